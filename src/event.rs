@@ -1,0 +1,111 @@
+//! What happened to an order: append-only facts, and the one table of legal transitions they obey.
+//! Reading them by cursor is left to the store, pushing them to whoever listens to the edges.
+
+use crate::lease::NodeId;
+use crate::order::{OrderId, OrderStatus};
+use crate::time::Timestamp;
+
+/// One change of one order, written in the transaction that made the change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub order_id: OrderId,
+    /// Counts the events of an order from 1, without holes.
+    pub version: u32,
+    pub kind: EventKind,
+    /// The status after the event.
+    pub status: OrderStatus,
+    pub at: Timestamp,
+    /// Attempts started and not given back, after the event.
+    pub attempt: u32,
+    /// The node that worked on the order, where one did.
+    pub node: Option<NodeId>,
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    Accepted,
+    Started,
+    Completed,
+    RetryScheduled,
+    Failed,
+    LeaseLost,
+    Released,
+    Cancelled,
+    Redriven,
+}
+
+impl EventKind {
+    pub const ALL: [EventKind; 9] = [
+        EventKind::Accepted,
+        EventKind::Started,
+        EventKind::Completed,
+        EventKind::RetryScheduled,
+        EventKind::Failed,
+        EventKind::LeaseLost,
+        EventKind::Released,
+        EventKind::Cancelled,
+        EventKind::Redriven,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            EventKind::Accepted => "accepted",
+            EventKind::Started => "started",
+            EventKind::Completed => "completed",
+            EventKind::RetryScheduled => "retry_scheduled",
+            EventKind::Failed => "failed",
+            EventKind::LeaseLost => "lease_lost",
+            EventKind::Released => "released",
+            EventKind::Cancelled => "cancelled",
+            EventKind::Redriven => "redriven",
+        }
+    }
+}
+
+impl OrderStatus {
+    /// The status an event leads to, or `None` where the event is not legal. `None` as `from` is an order
+    /// that does not exist yet. Every arrow of the state diagram is here and nowhere else.
+    pub fn after(from: Option<OrderStatus>, kind: EventKind) -> Option<OrderStatus> {
+        use OrderStatus::{Cancelled, Completed, Failed, Pending, Processing};
+        let (legal_from, to): (&[Option<OrderStatus>], OrderStatus) = match kind {
+            EventKind::Accepted => (&[None], Pending),
+            EventKind::Started => (&[Some(Pending)], Processing),
+            EventKind::Completed => (&[Some(Processing)], Completed),
+            EventKind::RetryScheduled | EventKind::LeaseLost | EventKind::Released => {
+                (&[Some(Processing)], Pending)
+            }
+            EventKind::Failed => (&[Some(Processing)], Failed),
+            EventKind::Cancelled => (&[Some(Pending), Some(Processing)], Cancelled),
+            EventKind::Redriven => (&[Some(Failed), Some(Cancelled)], Pending),
+        };
+        legal_from.contains(&from).then_some(to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_redrive_leaves_a_final_status() {
+        for status in OrderStatus::ALL.into_iter().filter(|status| status.is_final()) {
+            for kind in EventKind::ALL {
+                let moved = OrderStatus::after(Some(status), kind).is_some();
+                let allowed = kind == EventKind::Redriven && status != OrderStatus::Completed;
+                assert_eq!(moved, allowed, "{status:?} {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_begins_once() {
+        assert_eq!(
+            OrderStatus::after(None, EventKind::Accepted),
+            Some(OrderStatus::Pending)
+        );
+        for status in OrderStatus::ALL {
+            assert_eq!(OrderStatus::after(Some(status), EventKind::Accepted), None);
+        }
+    }
+}

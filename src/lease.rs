@@ -1,0 +1,89 @@
+//! The right to process an order once, and the answer to it. Granting and checking it is left to the store.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::order::{Order, OrderId};
+
+/// Longest text kept of an error, in bytes; the rest is cut off at a character's edge.
+pub const ERROR_BYTES_MAX: usize = 1024;
+
+/// One run of one process: random at every start, so that a restarted node never inherits its old leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:016x}", self.0)
+    }
+}
+
+/// Names one claim of one order. The fencing token rises with every claim of that order, so a result that
+/// carries an older one is refused (Kleppmann, "How to do distributed locking", 2016).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseKey {
+    pub order_id: OrderId,
+    pub token: u64,
+    /// Who claimed; written into the event that ends the attempt, so that `verify` sees whose result it was.
+    pub node: NodeId,
+}
+
+/// A claimed order: whoever holds it may process the order until the lease runs out.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// As it stands after the claim: `Processing`, with `attempts` counting this one.
+    pub order: Order,
+    pub token: u64,
+    pub node: NodeId,
+    /// The order was lost twice or more to dead nodes; a node runs one such order at a time.
+    pub suspect: bool,
+}
+
+impl Lease {
+    pub fn key(&self) -> LeaseKey {
+        LeaseKey {
+            order_id: self.order.order_id,
+            token: self.token,
+            node: self.node,
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Completed,
+    /// Back to Pending, due after the delay.
+    Retry {
+        after: Duration,
+        error: String,
+    },
+    /// For good, until somebody redrives it.
+    Failed {
+        error: String,
+    },
+    /// Handed back unfinished, without using up an attempt.
+    Released,
+}
+
+/// Cuts an error text to [`ERROR_BYTES_MAX`] and takes out NUL, which PostgreSQL cannot store.
+pub fn bounded_error(text: &str) -> String {
+    let mut end = text.len().min(ERROR_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].replace('\0', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_error_is_cut_at_a_character() {
+        let cut = bounded_error(&"é".repeat(ERROR_BYTES_MAX));
+        assert_eq!(cut.len(), ERROR_BYTES_MAX);
+        let cut = bounded_error(&format!("a{}", "é".repeat(ERROR_BYTES_MAX)));
+        assert_eq!(cut.len(), ERROR_BYTES_MAX - 1);
+    }
+}

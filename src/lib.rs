@@ -1,0 +1,13 @@
+//! `orderly`: accepts orders over HTTP, answers 201 only when an order is durable, processes orders first-in
+//! first-out, retries what fails, and shows numbers that are true.
+//!
+//! The modules in reading order: what an order is, where it is kept, who works on it, who serves it.
+
+#![deny(unsafe_code)]
+
+pub mod event;
+pub mod lease;
+pub mod money;
+pub mod order;
+pub mod retry;
+pub mod time;

@@ -1,0 +1,70 @@
+//! The project's chores as one program: `cargo xtask test` passes on a fresh Debian machine, `cargo xtask ci` is what
+//! guards a change. Both are also what a person runs.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+mod needs;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  test [ARGS]  bring what the tests need and run all of them, none skipped; ARGS go to cargo test
+  ci           formatting, lints and all tests, as .ci/run does";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let done = match arguments.split_first() {
+        Some((command, rest)) if command == "test" => test(rest),
+        Some((command, [])) if command == "ci" => run(Command::new(root().join(".ci/run"))),
+        Some((command, [])) if ["help", "--help", "-h"].contains(&command.as_str()) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Some(_) | None => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `cargo test` passes with what the machine has; here a test that would skip fails instead.
+fn test(arguments: &[String]) -> Result<()> {
+    let mounts = needs::bring()?;
+    let (wrapper, options) = mounts.wrapper().split_first().expect("a wrapper is a program");
+    let mut cargo = Command::new(wrapper);
+    cargo
+        .args(options)
+        .arg(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["test", "--workspace", "--locked"])
+        .args(arguments)
+        .env("ORDERLY_TEST_REQUIRE_ALL", "1");
+    run(cargo)
+}
+
+/// Runs in the root of the repository, wherever xtask was called.
+fn run(mut command: Command) -> Result<()> {
+    let status = command
+        .current_dir(root())
+        .status()
+        .with_context(|| format!("run {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
+
+fn root() -> &'static Path {
+    let own_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own_folder.parent().expect("xtask lies in the repository")
+}
