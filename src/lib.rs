@@ -11,3 +11,8 @@ pub mod money;
 pub mod order;
 pub mod retry;
 pub mod time;
+
+pub mod store;
+
+pub mod config;
+pub mod metrics;

@@ -1,0 +1,124 @@
+//! Configuration: flag over environment over `.env` over `orderly.toml` over default, into one checked [`Config`].
+//! The table of settings is in `config/settings.rs`; building command line flags from it is left to `cli/flags.rs`.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::retry::RetryPolicy;
+
+mod dot_env;
+mod layers;
+mod read;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use layers::{Layers, Shown, Sources};
+pub use read::on_this_machine;
+pub use values::without_password;
+
+/// Reads what `serve` needs from wherever it is given.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    Layers::gather(sources).server()
+}
+
+/// A configuration, and what its operator should know.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// To be logged once there is a log.
+    pub warnings: Vec<String>,
+}
+
+/// Everything that is wrong with a configuration; never shows a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", problems.join("; "))]
+pub struct ConfigError {
+    pub problems: Vec<String>,
+}
+
+/// Everything `serve` needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; every address the host name stands for.
+    pub listen: Vec<SocketAddr>,
+    pub database: Database,
+    /// Migrate at start; otherwise an old schema is refused.
+    pub migrate: bool,
+    /// Orders processed at once by this node, 1 to 10,000.
+    pub concurrency: u32,
+    /// Open client connections, 1 to 65,536.
+    pub connections_max: usize,
+    pub retry: RetryPolicy,
+    /// Leases lost to dead nodes before an order is Failed as poison, 1 to 1,000.
+    pub crashes_max: u32,
+    /// How long a silent node keeps its orders, 1 s to 1 h.
+    pub lease: Duration,
+    /// Longest run of one attempt, 1 s to 24 h.
+    pub attempt_timeout: Duration,
+    pub processor: ProcessorChoice,
+    /// Drain time after SIGTERM, 0 to 1 h.
+    pub shutdown_grace: Duration,
+    /// Pending orders above which new ones are refused; `None` for no limit.
+    pub pending_max: Option<u64>,
+    pub api_key: Option<Secret>,
+    pub log: LogConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Database {
+    Sqlite(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProcessorChoice {
+    /// `speed` divides the times, 0 means at once; `failure_rate` is the share of attempts that fail, 0 to 1.
+    Simulated { speed: f64, failure_rate: f64 },
+}
+
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// `RUST_LOG` directives.
+    pub filter: String,
+    pub format: LogFormat,
+    pub dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON lines otherwise.
+    Auto,
+    Text,
+    Json,
+}
+
+/// What commands need to know that talk to a running server.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// `http://HOST:PORT`, without a slash at its end.
+    pub url: String,
+    pub api_key: Option<Secret>,
+}
+
+/// A text that never shows itself in logs, errors or debug output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: String) -> Secret {
+        Secret(text)
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[secret]")
+    }
+}

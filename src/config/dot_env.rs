@@ -1,0 +1,142 @@
+//! Reads the lines of a `.env` file: `NAME=value`, with `export` in front, quotes and comments where wanted. A value
+//! is taken as it stands: a `$` in a password names no variable. What the names mean is left to `layers.rs`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+/// The variables of a file, and the numbers of its lines that cannot be read.
+pub struct DotEnv {
+    pub variables: BTreeMap<String, OsString>,
+    /// From 1; the lines themselves may be secrets.
+    pub bad_lines: Vec<usize>,
+}
+
+pub fn parse(text: &str) -> DotEnv {
+    let mut variables = BTreeMap::new();
+    let mut bad_lines = Vec::new();
+    // Some editors begin a file with a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match assignment(line) {
+            // The first one counts, as everywhere .env files are read.
+            Some((name, value)) => drop(variables.entry(name).or_insert_with(|| value.into())),
+            None => bad_lines.push(number),
+        }
+    }
+    DotEnv { variables, bad_lines }
+}
+
+fn assignment(line: &str) -> Option<(String, String)> {
+    let (name, rest) = line.split_once('=')?;
+    let name = name.strip_prefix("export ").unwrap_or(name).trim();
+    let is_name = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if name.is_empty() || !is_name {
+        return None;
+    }
+    Some((name.to_owned(), value(rest)?))
+}
+
+/// What stands right of the `=`.
+fn value(rest: &str) -> Option<String> {
+    let trimmed = rest.trim_start();
+    let (value, after) = match trimmed.chars().next() {
+        Some('\'') => {
+            let (value, after) = trimmed[1..].split_once('\'')?;
+            (value.to_owned(), after)
+        }
+        Some('"') => double_quoted(&trimmed[1..])?,
+        // Untrimmed: in `NAME= # comment` the blank makes it a comment.
+        Some(_) | None => return Some(unquoted(rest).to_owned()),
+    };
+    let is_end = unquoted(after).is_empty() && !after.starts_with('#');
+    is_end.then_some(value)
+}
+
+/// A comment begins with a blank: a `#` inside a password is none.
+fn unquoted(text: &str) -> &str {
+    let comment = text
+        .char_indices()
+        .zip(text.chars().skip(1))
+        .find(|((_, blank), next)| blank.is_whitespace() && *next == '#');
+    let end = comment.map_or(text.len(), |((at, _), _)| at);
+    text[..end].trim()
+}
+
+/// The value, and what follows its closing quote. `\"` and `\\` stand for the quote and the backslash, any other
+/// backslash for itself.
+fn double_quoted(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut characters = text.char_indices().peekable();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => {
+                let escaped = characters.next_if(|(_, next)| ['"', '\\'].contains(next));
+                value.push(escaped.map_or('\\', |(_, escaped)| escaped));
+            }
+            plain => value.push(plain),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_what_stands_there() {
+        for (line, value) in [
+            ("KEY=plain", "plain"),
+            ("  KEY = spaced out  ", "spaced out"),
+            ("export KEY=exported", "exported"),
+            ("KEY=", ""),
+            ("KEY= # only a comment", ""),
+            ("KEY=pa$HOMEword", "pa$HOMEword"),
+            ("KEY=\"pa${HOME}word\"", "pa${HOME}word"),
+            ("KEY=pa#word # comment", "pa#word"),
+            ("KEY=pa\\ss\"w'ord", "pa\\ss\"w'ord"),
+            ("KEY=a=b==", "a=b=="),
+            ("KEY='it # \"is\" \\'", "it # \"is\" \\"),
+            (r#"KEY="a \"b\" \\ \n # c" # d"#, r#"a "b" \ \n # c"#),
+            ("KEY=''", ""),
+            ("\u{feff}KEY=first in the file", "first in the file"),
+            ("KEY=windows\r\n", "windows"),
+            ("KEY=1\nKEY=2", "1"),
+        ] {
+            let read = parse(line);
+            assert_eq!(read.bad_lines, [0; 0], "{line}");
+            assert_eq!(read.variables["KEY"], OsString::from(value), "{line}");
+        }
+    }
+
+    #[test]
+    fn comments_and_blank_lines_are_no_variables() {
+        let read = parse("# KEY=1\n\n   \n  # KEY=2\n");
+        assert!(read.variables.is_empty() && read.bad_lines.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_by_its_number() {
+        for bad in [
+            "KEY",
+            "KEY value",
+            "=value",
+            "MY KEY=value",
+            "KEY='open",
+            "KEY=\"open\\\"",
+            "KEY='a'b",
+            "KEY=\"a\"#b",
+        ] {
+            let read = parse(&format!("A=1\n\n{bad}\nB=2\n"));
+            assert_eq!(read.bad_lines, [3], "{bad}");
+            assert_eq!(read.variables.len(), 2, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Gathers the settings from wherever they are given, as text with its origin. What the text means is left to
+//! `read.rs`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::dot_env;
+use super::settings::{
+    self, CONFIG_VARIABLE, DEFAULT_FILE, SETTINGS, Secrecy, Setting, VARIABLE_PREFIX, suggestion,
+};
+use super::values::without_password;
+
+/// A file of settings or a secret is a few kilobytes; whoever names another file by mistake is told.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Where settings are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Keys of the table with the texts given for them on the command line.
+    pub flags: Vec<(&'static str, String)>,
+    /// `--config`.
+    pub config_file: Option<PathBuf>,
+    pub environment: BTreeMap<String, OsString>,
+    /// Holds `.env` and `orderly.toml`, where they exist.
+    pub folder: PathBuf,
+}
+
+/// The text given for a setting and where it was given.
+#[derive(Clone, Debug)]
+pub struct Value {
+    pub text: String,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Flag,
+    Environment,
+    /// The `.env` file.
+    DotEnv,
+    /// `orderly.toml`, or the file named instead.
+    File(PathBuf),
+    Default,
+}
+
+/// The settings with the winning text of each, and what is wrong with where they came from.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    values: HashMap<&'static str, Value>,
+    pub problems: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// A setting as `doctor` shows it: never a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub variable: &'static str,
+    /// `None` when it is not set.
+    pub value: Option<String>,
+    pub origin: String,
+}
+
+impl Sources {
+    /// Those of this process.
+    pub fn of_process(flags: Vec<(&'static str, String)>, config_file: Option<PathBuf>) -> Sources {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .collect();
+        Sources {
+            flags,
+            config_file,
+            environment,
+            folder: PathBuf::from("."),
+        }
+    }
+}
+
+impl Layers {
+    /// What holds when nothing is set anywhere.
+    pub fn defaults() -> Layers {
+        let mut layers = Layers::default();
+        layers.add_file_text(DEFAULT_FILE, &Origin::Default, "orderly.default.toml");
+        layers
+    }
+
+    /// Never fails: what is wrong is kept in `problems`, so that `doctor` can go on.
+    pub fn gather(sources: &Sources) -> Layers {
+        let mut layers = Layers::defaults();
+        let dot_env = layers.read_dot_env(&sources.folder.join(".env"));
+        layers.add_config_file(sources, &dot_env);
+        layers.add_variables(&dot_env, &Origin::DotEnv);
+        layers.add_variables(&sources.environment, &Origin::Environment);
+        for (key, text) in &sources.flags {
+            layers.set(key, text.clone(), &Origin::Flag);
+        }
+        layers
+    }
+
+    /// The winning text of a setting, `None` when it is not set.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        debug_assert!(Setting::by_key(key).is_some(), "{key} is not in the table");
+        self.values.get(key)
+    }
+
+    /// Every setting in the order of the table.
+    pub fn shown(&self) -> Vec<Shown> {
+        SETTINGS
+            .iter()
+            .map(|setting| {
+                let value = self.get(setting.key);
+                Shown {
+                    variable: setting.variable,
+                    value: value.map(|value| match setting.secrecy {
+                        Secrecy::Public => value.text.clone(),
+                        Secrecy::Url => without_password(&value.text),
+                        Secrecy::Secret => "[secret]".to_owned(),
+                    }),
+                    origin: value
+                        .map_or_else(|| Origin::Default.to_string(), |value| value.origin.to_string()),
+                }
+            })
+            .collect()
+    }
+
+    /// An empty text is no value, so that `NAME= orderly` is the same as not setting it.
+    fn set(&mut self, key: &'static str, text: String, origin: &Origin) {
+        if !text.is_empty() {
+            let origin = origin.clone();
+            self.values.insert(key, Value { text, origin });
+        }
+    }
+
+    fn add_variables(&mut self, variables: &BTreeMap<String, OsString>, origin: &Origin) {
+        for setting in &SETTINGS {
+            let value = self.variable(variables, setting.variable, origin);
+            let file_name = setting
+                .file_variable()
+                .and_then(|name| Some((self.variable(variables, &name, origin)?, name)));
+            match (value, file_name) {
+                (Some(text), None) => self.set(setting.key, text, origin),
+                (None, Some((path, name))) => match read_text(Path::new(&path)) {
+                    // A secret that was not written yet must not pass for one that is not wanted.
+                    Ok(text) if text.trim().is_empty() => self
+                        .problems
+                        .push(format!("{name} ({origin}): {path} is empty or blank")),
+                    Ok(text) => self.set(setting.key, without_last_newline(text), origin),
+                    Err(error) => self
+                        .problems
+                        .push(format!("{name} ({origin}): read {path}: {error}")),
+                },
+                (Some(_), Some((_, name))) => self.problems.push(format!(
+                    "{} and {name} ({origin}) are both set: keep one",
+                    setting.variable
+                )),
+                (None, None) => {}
+            }
+        }
+        self.warn_of_unknown(variables, origin);
+    }
+
+    fn variable(
+        &mut self,
+        variables: &BTreeMap<String, OsString>,
+        name: &str,
+        origin: &Origin,
+    ) -> Option<String> {
+        let value = variables.get(name).filter(|value| !value.is_empty())?;
+        let text = value.to_str();
+        if text.is_none() {
+            self.problems.push(format!("{name} ({origin}): not UTF-8"));
+        }
+        text.map(str::to_owned)
+    }
+
+    fn warn_of_unknown(&mut self, variables: &BTreeMap<String, OsString>, origin: &Origin) {
+        for name in variables.keys() {
+            if !name.starts_with(VARIABLE_PREFIX) || settings::variables().any(|known| known == *name) {
+                continue;
+            }
+            let meant = suggestion(name, settings::variables());
+            self.warnings.push(format!(
+                "{name} ({origin}) is not a setting{}",
+                meant.map_or_else(String::new, |meant| format!(", did you mean {meant}?"))
+            ));
+        }
+    }
+
+    fn read_dot_env(&mut self, path: &Path) -> BTreeMap<String, OsString> {
+        let text = match read_text(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                self.problems.push(format!("read {}: {error}", path.display()));
+                String::new()
+            }
+        };
+        let read = dot_env::parse(&text);
+        for line in read.bad_lines {
+            self.problems.push(format!(
+                "{}:{line}: not a line of the form NAME=value",
+                path.display()
+            ));
+        }
+        read.variables
+    }
+
+    fn add_config_file(&mut self, sources: &Sources, dot_env: &BTreeMap<String, OsString>) {
+        let named = sources.config_file.clone().or_else(|| {
+            [&sources.environment, dot_env]
+                .into_iter()
+                .filter_map(|variables| variables.get(CONFIG_VARIABLE))
+                .find(|path| !path.is_empty())
+                .map(PathBuf::from)
+        });
+        let may_be_missing = named.is_none();
+        let path = named.unwrap_or_else(|| sources.folder.join("orderly.toml"));
+        match read_text(&path) {
+            Ok(text) => {
+                let shown = path.display().to_string();
+                self.add_file_text(&text, &Origin::File(path), &shown);
+            }
+            Err(error) if may_be_missing && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.problems.push(format!("read {}: {error}", path.display())),
+        }
+    }
+
+    fn add_file_text(&mut self, text: &str, origin: &Origin, shown_path: &str) {
+        let table: toml::Table = match text.parse() {
+            Ok(table) => table,
+            Err(error) => {
+                // The error's own display quotes the line, which may be a secret.
+                let line = error.span().map_or(0, |span| span.start.min(text.len()));
+                let line = text.bytes().take(line).filter(|byte| *byte == b'\n').count() + 1;
+                self.problems
+                    .push(format!("{shown_path}:{line}: {}", error.message()));
+                return;
+            }
+        };
+        for (key, value) in table {
+            let Some(setting) = Setting::by_key(&key) else {
+                self.problems.push(unknown_key(&key, shown_path));
+                continue;
+            };
+            match plain_text(value) {
+                Some(text) => self.set(setting.key, text, origin),
+                None => self.problems.push(format!(
+                    "{key} ({shown_path}): must be a text, a number or a boolean"
+                )),
+            }
+        }
+    }
+}
+
+fn unknown_key(key: &str, shown_path: &str) -> String {
+    let lower = key.to_lowercase().replace('-', "_");
+    let plain = lower.strip_prefix("orderly_").unwrap_or(&lower);
+    let meant = SETTINGS
+        .iter()
+        .find(|setting| setting.variable.eq_ignore_ascii_case(key))
+        .map(|setting| setting.key.to_owned())
+        .or_else(|| suggestion(plain, SETTINGS.iter().map(|setting| setting.key.to_owned())));
+    format!(
+        "{shown_path}: unknown key `{key}`{}",
+        meant.map_or_else(String::new, |meant| format!(", did you mean `{meant}`?"))
+    )
+}
+
+fn plain_text(value: toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(truth) => Some(truth.to_string()),
+        toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => None,
+    }
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+/// Editors and `echo` end a file with a newline that is no part of the secret.
+fn without_last_newline(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Flag => formatter.write_str("from the command line"),
+            Origin::Environment => formatter.write_str("from the environment"),
+            Origin::DotEnv => formatter.write_str("from .env"),
+            Origin::File(path) => write!(formatter, "from {}", path.display()),
+            Origin::Default => formatter.write_str("the default"),
+        }
+    }
+}

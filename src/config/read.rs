@@ -1,0 +1,300 @@
+//! Turns the gathered texts into checked configurations, finding all that is wrong at once.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::layers::{Layers, Origin};
+use super::settings::Setting;
+use super::{
+    ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, LogFormat, ProcessorChoice, values,
+};
+use crate::retry::RetryPolicy;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+
+const CONCURRENCY_MAX: u32 = 10_000;
+const CONNECTIONS_MAX: usize = 65_536;
+const ATTEMPTS_MAX: u32 = 1_000;
+const CRASHES_MAX: u32 = 1_000;
+/// More pending orders than any disk holds; below the integers of every store.
+const PENDING_MAX: u64 = 1_000_000_000_000;
+/// A thousand years in a second: beyond it, 0 says the same.
+const SPEED_MAX: f64 = 1e9;
+/// A key with fewer characters can be guessed by trying.
+const API_KEY_CHARS_ADVISED: usize = 16;
+
+impl Layers {
+    /// What `serve` needs.
+    pub fn server(&self) -> Result<Loaded, ConfigError> {
+        let mut reader = Reader::new(self);
+        let config = reader.server();
+        let warnings = [&self.warnings[..], &reader.warnings[..]].concat();
+        reader.finish(config.map(|config| Loaded { config, warnings }))
+    }
+
+    /// What commands need that open the store themselves.
+    pub fn database(&self) -> Result<Database, ConfigError> {
+        let mut reader = Reader::new(self);
+        let database = reader.required("database_url", values::database);
+        reader.finish(database)
+    }
+
+    /// What commands need that talk to a server.
+    pub fn client(&self) -> Result<ClientConfig, ConfigError> {
+        let mut reader = Reader::new(self);
+        let client = reader.client();
+        reader.finish(client)
+    }
+}
+
+/// Where a server that listens on `listen` is reached from its own machine: an address for everybody is none to call.
+pub fn on_this_machine(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Reads on after a problem: `None` stands for a value that could not be read.
+struct Reader<'a> {
+    layers: &'a Layers,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn new(layers: &Layers) -> Reader<'_> {
+        Reader {
+            layers,
+            problems: layers.problems.clone(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn finish<T>(self, value: Option<T>) -> Result<T, ConfigError> {
+        match value {
+            Some(value) if self.problems.is_empty() => Ok(value),
+            _ => Err(ConfigError {
+                problems: self.problems,
+            }),
+        }
+    }
+
+    fn server(&mut self) -> Option<Config> {
+        let listen = self.listen();
+        let database = self.required("database_url", values::database);
+        let migrate = self.required("migrate", values::switch);
+        let concurrency = self.number("concurrency", 1..=CONCURRENCY_MAX);
+        let connections_max = self.number("max_connections", 1..=CONNECTIONS_MAX);
+        let retry = self.retry();
+        let crashes_max = self.number("max_crashes", 1..=CRASHES_MAX);
+        let lease = self.duration("lease", SECOND..=HOUR);
+        let attempt_timeout = self.duration("attempt_timeout", SECOND..=DAY);
+        let processor = self.processor();
+        let shutdown_grace = self.duration("shutdown_grace", Duration::ZERO..=HOUR);
+        let pending_max = self.optional("max_pending", |text| values::number(text, &(1..=PENDING_MAX)));
+        let api_key = self.optional("api_key", values::api_key);
+        let open = self.required("open", values::switch);
+        let log = self.log();
+        if let (Some(listen), Some(open)) = (&listen, open) {
+            self.check_access(listen, open);
+        }
+        self.warn_of_short_key();
+        self.warn_of_idle_settings();
+        Some(Config {
+            listen: listen?,
+            database: database?,
+            migrate: migrate?,
+            concurrency: concurrency?,
+            connections_max: connections_max?,
+            retry: retry?,
+            crashes_max: crashes_max?,
+            lease: lease?,
+            attempt_timeout: attempt_timeout?,
+            processor: processor?,
+            shutdown_grace: shutdown_grace?,
+            pending_max,
+            api_key,
+            log: log?,
+        })
+    }
+
+    fn client(&mut self) -> Option<ClientConfig> {
+        let url = self.required("url", values::server_url);
+        let api_key = self.optional("api_key", values::api_key);
+        Some(ClientConfig { url: url?, api_key })
+    }
+
+    fn listen(&mut self) -> Option<Vec<SocketAddr>> {
+        let port = self.number("port", 0..=u16::MAX);
+        self.required("host", |host| resolve(host, port.unwrap_or(0)))
+            .filter(|_| port.is_some())
+    }
+
+    fn retry(&mut self) -> Option<RetryPolicy> {
+        let attempts_max = self.number("max_attempts", 1..=ATTEMPTS_MAX);
+        let base = self.duration("retry_base", Duration::ZERO..=DAY);
+        let cap = self.duration("retry_cap", Duration::ZERO..=DAY);
+        let (attempts_max, base, cap) = (attempts_max?, base?, cap?);
+        if base > cap {
+            let problem = format!("is longer than {}", self.name("retry_cap"));
+            self.problem("retry_base", &problem);
+        }
+        Some(RetryPolicy {
+            attempts_max,
+            base,
+            cap,
+        })
+    }
+
+    fn processor(&mut self) -> Option<ProcessorChoice> {
+        let speed = self.number("simulated_speed", 0.0..=SPEED_MAX);
+        let failure_rate = self.number("simulated_failure_rate", 0.0..=1.0);
+        self.required("processor", |text| values::choice(text, &[("simulated", ())]))?;
+        Some(ProcessorChoice::Simulated {
+            speed: speed?,
+            failure_rate: failure_rate?,
+        })
+    }
+
+    fn log(&mut self) -> Option<LogConfig> {
+        let filter = self.required("log_filter", |text| {
+            tracing_subscriber::EnvFilter::try_new(text)
+                .map(|_| text.to_owned())
+                .map_err(|error| format!("`{text}` is not a log filter: {error}"))
+        });
+        let format = self.required("log_format", |text| {
+            let formats = [
+                ("auto", LogFormat::Auto),
+                ("text", LogFormat::Text),
+                ("json", LogFormat::Json),
+            ];
+            values::choice(text, &formats)
+        });
+        let dir = self.required("log_dir", |text| Ok(PathBuf::from(text)));
+        Some(LogConfig {
+            filter: filter?,
+            format: format?,
+            dir: dir?,
+        })
+    }
+
+    /// Whoever can reach the port can order, so it is open to other machines only on purpose.
+    fn check_access(&mut self, listen: &[SocketAddr], open: bool) {
+        let has_key = self.layers.get("api_key").is_some();
+        let reachable = listen.iter().find(|address| !is_loopback(address.ip()));
+        match reachable {
+            Some(address) if !has_key && open => self.warnings.push(format!(
+                "{address} can be reached from other machines and asks for no key: \
+                 everybody there can read and change all orders"
+            )),
+            Some(address) if !has_key => self.problem(
+                "host",
+                &format!(
+                    "{address} can be reached from other machines: set ORDERLY_API_KEY, \
+                     or start with --open to serve everybody there"
+                ),
+            ),
+            Some(_) | None => {}
+        }
+    }
+
+    /// On loopback as well: whoever sets a key there has a proxy in front, or neighbours on the machine.
+    fn warn_of_short_key(&mut self) {
+        let key = self.layers.get("api_key");
+        if key.is_some_and(|key| key.text.len() < API_KEY_CHARS_ADVISED) {
+            self.warnings.push(format!(
+                "the API key is short: use {API_KEY_CHARS_ADVISED} random characters or more"
+            ));
+        }
+    }
+
+    fn warn_of_idle_settings(&mut self) {
+        if self.layers.get("redis_url").is_some() {
+            self.warnings.push(format!(
+                "{} is set, but Redis is not supported yet: the database hands out the work",
+                self.name("redis_url")
+            ));
+        }
+        if self.layers.get("database_direct_url").is_some() {
+            self.warnings.push(format!(
+                "{} is set, but means nothing to SQLite",
+                self.name("database_direct_url")
+            ));
+        }
+    }
+
+    fn number<T>(&mut self, key: &'static str, range: std::ops::RangeInclusive<T>) -> Option<T>
+    where
+        T: std::str::FromStr + PartialOrd + std::fmt::Display,
+    {
+        self.required(key, |text| values::number(text, &range))
+    }
+
+    fn duration(&mut self, key: &'static str, range: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
+        self.required(key, |text| values::duration(text, &range))
+    }
+
+    /// A setting that always has a value: the default file gives one.
+    fn required<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        debug_assert!(self.layers.get(key).is_some(), "{key} has no default");
+        self.optional(key, parse)
+    }
+
+    fn optional<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.layers.get(key)?;
+        match parse(&value.text) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.problem(key, &problem);
+                None
+            }
+        }
+    }
+
+    fn problem(&mut self, key: &'static str, problem: &str) {
+        self.problems.push(format!("{}: {problem}", self.name(key)));
+    }
+
+    /// The name by which the operator gave the setting, with where that was.
+    fn name(&self, key: &'static str) -> String {
+        let setting = Setting::by_key(key).expect("keys are written out in this file and tested");
+        let origin = self
+            .layers
+            .get(key)
+            .map_or(&Origin::Default, |value| &value.origin);
+        match origin {
+            Origin::Flag => format!("--{}", setting.flag().unwrap_or_default()),
+            Origin::Environment | Origin::DotEnv | Origin::Default => {
+                format!("{} ({origin})", setting.variable)
+            }
+            Origin::File(_) => format!("{key} ({origin})"),
+        }
+    }
+}
+
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let plain = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    let addresses: BTreeSet<SocketAddr> = (plain, port)
+        .to_socket_addrs()
+        .map_err(|error| format!("`{host}` has no address: {error}"))?
+        .collect();
+    if addresses.is_empty() {
+        return Err(format!("`{host}` has no address"));
+    }
+    Ok(addresses.into_iter().collect())
+}
+
+/// `::ffff:127.0.0.1` is this machine as well.
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback() || ip == IpAddr::V6(Ipv6Addr::LOCALHOST)
+}

@@ -1,0 +1,312 @@
+//! Where settings come from and which one wins.
+
+use super::*;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+
+/// A folder of its own, an environment of its own, and flags.
+struct Given {
+    folder: tempfile::TempDir,
+    sources: Sources,
+}
+
+fn given() -> Given {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = Sources {
+        folder: folder.path().to_owned(),
+        ..Sources::default()
+    };
+    Given { folder, sources }
+}
+
+impl Given {
+    fn variable(mut self, name: &str, value: &str) -> Given {
+        self.sources
+            .environment
+            .insert(name.to_owned(), OsString::from(value));
+        self
+    }
+
+    fn flag(mut self, key: &'static str, value: &str) -> Given {
+        self.sources.flags.push((key, value.to_owned()));
+        self
+    }
+
+    fn file(self, name: &str, text: &str) -> Given {
+        fs::write(self.folder.path().join(name), text).unwrap();
+        self
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn load(&self) -> Result<Loaded, ConfigError> {
+        load(&self.sources)
+    }
+
+    fn config(&self) -> Config {
+        self.load().unwrap().config
+    }
+
+    /// The one problem there is.
+    fn problem(&self) -> String {
+        let mut problems = self.load().unwrap_err().problems;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems.remove(0)
+    }
+}
+
+#[test]
+fn without_anything_the_defaults_are_those_of_the_contract() {
+    let loaded = given().load().unwrap();
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    let config = loaded.config;
+    assert_eq!(config.listen, ["127.0.0.1:5000".parse().unwrap()]);
+    assert_eq!(config.database, Database::Sqlite("data/orderly.db".into()));
+    assert!(config.migrate);
+    assert_eq!(config.concurrency, 100);
+    assert_eq!(config.connections_max, 4096);
+    assert_eq!(config.retry.attempts_max, 5);
+    assert_eq!(config.retry.base, Duration::from_secs(1));
+    assert_eq!(config.retry.cap, Duration::from_mins(5));
+    assert_eq!(config.crashes_max, 5);
+    assert_eq!(config.lease, Duration::from_secs(30));
+    assert_eq!(config.attempt_timeout, Duration::from_mins(5));
+    assert_eq!(
+        config.processor,
+        ProcessorChoice::Simulated {
+            speed: 1.0,
+            failure_rate: 0.0
+        }
+    );
+    assert_eq!(config.shutdown_grace, Duration::from_secs(25));
+    assert_eq!(config.pending_max, None);
+    assert_eq!(config.api_key, None);
+    assert_eq!(config.log.filter, "info");
+    assert_eq!(config.log.format, LogFormat::Auto);
+    assert_eq!(config.log.dir, PathBuf::from("logs"));
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_dot_env_beats_the_file() {
+    let layered = given().file(
+        "orderly.toml",
+        "port = 1\nconcurrency = 11\nmax_attempts = 21\nlease = '31s'",
+    );
+    let layered = layered.file(".env", "PORT=2\nORDERLY_CONCURRENCY=12\nORDERLY_MAX_ATTEMPTS=22");
+    let layered = layered
+        .variable("PORT", "3")
+        .variable("ORDERLY_CONCURRENCY", "13");
+    let config = layered.flag("port", "4").config();
+    assert_eq!(config.listen[0].port(), 4);
+    assert_eq!(config.concurrency, 13);
+    assert_eq!(config.retry.attempts_max, 22);
+    assert_eq!(config.lease, Duration::from_secs(31));
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    let given = given()
+        .file("orderly.toml", "port = 1")
+        .variable("PORT", "")
+        .variable("ORDERLY_API_KEY", "");
+    assert_eq!(given.config().listen[0].port(), 1);
+    assert_eq!(given.config().api_key, None);
+}
+
+#[test]
+fn everything_wrong_is_said_at_once_with_its_name_and_origin() {
+    let wrong = given()
+        .variable("ORDERLY_LEASE", "30")
+        .flag("port", "70000")
+        .file("orderly.toml", "concurrency = 0");
+    let error = wrong.load().unwrap_err().to_string();
+    assert!(
+        error.contains("ORDERLY_LEASE (from the environment): `30` has no unit"),
+        "{error}"
+    );
+    assert!(
+        error.contains("--port: `70000` is not a number from 0 to 65535"),
+        "{error}"
+    );
+    assert!(error.contains("concurrency (from "), "{error}");
+    assert!(error.contains("orderly.toml)"), "{error}");
+}
+
+#[test]
+fn an_unknown_key_in_the_file_stops_with_a_suggestion() {
+    for (key, meant) in [
+        ("prot", "port"),
+        ("ORDERLY_LEASE", "lease"),
+        ("log-dir", "log_dir"),
+    ] {
+        let problem = given().file("orderly.toml", &format!("{key} = 1")).problem();
+        assert!(problem.contains(&format!("unknown key `{key}`")), "{problem}");
+        assert!(
+            problem.ends_with(&format!("did you mean `{meant}`?")),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_variable_only_warns() {
+    let loaded = given()
+        .variable("ORDERLY_LAESE", "1s")
+        .variable("OTHER", "x")
+        .load()
+        .unwrap();
+    assert_eq!(
+        loaded.warnings,
+        ["ORDERLY_LAESE (from the environment) is not a setting, did you mean ORDERLY_LEASE?"]
+    );
+}
+
+#[test]
+fn a_named_file_must_be_there() {
+    let mut missing = given();
+    missing.sources.config_file = Some(missing.folder.path().join("other.toml"));
+    assert!(missing.problem().contains("other.toml"));
+    let named = missing
+        .file("other.toml", "port = 7")
+        .file("orderly.toml", "port = 8");
+    assert_eq!(named.config().listen[0].port(), 7);
+}
+
+#[test]
+fn a_secret_can_come_from_a_file() {
+    let with_file = given().file("key", "correct-horse-battery\n");
+    let path = with_file.path("key");
+    let with_file = with_file.variable("ORDERLY_API_KEY_FILE", &path);
+    assert_eq!(
+        with_file.config().api_key,
+        Some(Secret::new("correct-horse-battery".to_owned()))
+    );
+    let with_both = with_file.variable("ORDERLY_API_KEY", "another-one");
+    assert!(with_both.problem().contains("are both set"));
+}
+
+#[test]
+fn an_empty_file_of_a_secret_is_a_problem_and_not_an_open_door() {
+    for text in ["", "\n", " \t\r\n\n"] {
+        let given = given().file("secret", text);
+        let path = given.path("secret");
+        for name in ["ORDERLY_API_KEY_FILE", "DATABASE_URL_FILE", "REDIS_URL_FILE"] {
+            let variables = BTreeMap::from([(name.to_owned(), OsString::from(&path))]);
+            let sources = Sources {
+                environment: variables,
+                ..given.sources.clone()
+            };
+            let error = load(&sources).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("{name} (from the environment): {path} is empty or blank")
+            );
+        }
+    }
+}
+
+#[test]
+fn a_dollar_in_dot_env_is_a_dollar() {
+    let given = given().file(".env", "ORDERLY_API_KEY=pa$HOMEword${PATH}-and-more\n");
+    assert_eq!(
+        given.config().api_key,
+        Some(Secret::new("pa$HOMEword${PATH}-and-more".to_owned()))
+    );
+}
+
+#[test]
+fn a_short_key_is_warned_about_wherever_it_is_asked_for() {
+    for host in ["127.0.0.1", "0.0.0.0"] {
+        let given = given().variable("HOST", host);
+        let short = given.variable("ORDERLY_API_KEY", "0123456789abcde");
+        let warnings = short.load().unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{host}: {warnings:?}");
+        assert!(warnings[0].contains("the API key is short"), "{warnings:?}");
+    }
+}
+
+#[test]
+fn an_address_for_everybody_is_called_on_this_machine() {
+    for (listens, called) in [
+        ("0.0.0.0:5000", "127.0.0.1:5000"),
+        ("[::]:5000", "[::1]:5000"),
+        ("192.0.2.1:80", "192.0.2.1:80"),
+    ] {
+        assert_eq!(on_this_machine(listens.parse().unwrap()), called.parse().unwrap());
+    }
+}
+
+#[test]
+fn nothing_shows_a_secret() {
+    let hidden = given()
+        .variable("ORDERLY_API_KEY", "hunter2 with a space")
+        .variable("DATABASE_URL", "postgres://me:hunter2@host/db")
+        .variable("REDIS_URL", "redis://:hunter2@host")
+        .file(".env", "ORDERLY_API_KEY hunter2")
+        .file("orderly.toml", "api_key = hunter2");
+    let error = hidden.load().unwrap_err();
+    assert_eq!(error.problems.len(), 4, "{error}");
+    let layers = Layers::gather(&hidden.sources);
+    for shown in [error.to_string(), format!("{:?}", layers.shown())] {
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+    let key = Secret::new("hunter2".to_owned());
+    assert_eq!(format!("{key:?}"), "[secret]");
+}
+
+#[test]
+fn an_unreadable_line_is_named_by_its_number() {
+    let problem = given().file(".env", "PORT=1\n\nthis is no setting\n").problem();
+    assert!(problem.contains(".env:3: "), "{problem}");
+    let problem = given().file("orderly.toml", "port = 1\nhost = \n").problem();
+    assert!(problem.contains("orderly.toml:2: "), "{problem}");
+}
+
+#[test]
+fn only_this_machine_may_call_without_a_key() {
+    for host in ["127.0.0.1", "::1", "[::1]", "::ffff:127.0.0.1", "localhost"] {
+        given().variable("HOST", host).config();
+    }
+    for host in ["0.0.0.0", "::", "192.0.2.1"] {
+        let reachable = given().variable("HOST", host);
+        assert!(reachable.problem().contains("set ORDERLY_API_KEY"), "{host}");
+        let with_key = reachable.variable("ORDERLY_API_KEY", "0123456789abcdef");
+        assert_eq!(with_key.load().unwrap().warnings, Vec::<String>::new());
+    }
+    let open = given().variable("HOST", "0.0.0.0").flag("open", "on");
+    assert!(open.load().unwrap().warnings[0].contains("asks for no key"));
+}
+
+#[test]
+fn what_is_not_supported_yet_says_so() {
+    let problem = given().variable("DATABASE_URL", "postgres://host/db").problem();
+    assert_eq!(
+        problem,
+        "DATABASE_URL (from the environment): PostgreSQL is not supported yet: use sqlite:PATH"
+    );
+    let warnings = given()
+        .variable("REDIS_URL", "redis://host")
+        .load()
+        .unwrap()
+        .warnings;
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("Redis is not supported yet"), "{warnings:?}");
+}
+
+#[test]
+fn the_first_wait_is_not_longer_than_the_longest() {
+    let problem = given().variable("ORDERLY_RETRY_BASE", "10m").problem();
+    assert!(problem.contains("longer than ORDERLY_RETRY_CAP"), "{problem}");
+}
+
+#[test]
+fn a_client_needs_only_what_it_uses() {
+    let given = given()
+        .variable("HOST", "0.0.0.0")
+        .variable("ORDERLY_URL", "https://orders.example/");
+    let client = Layers::gather(&given.sources).client().unwrap();
+    assert_eq!(client.url, "https://orders.example");
+}

@@ -1,0 +1,271 @@
+//! The text forms of single values: durations, numbers, switches, URLs. Errors are fit for an operator and never
+//! show what may be secret. Which setting takes which form is left to `read.rs`.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{Database, Secret};
+
+/// Longer than any key that is generated, and well inside the limit on a request's head.
+const API_KEY_CHARS_MAX: usize = 1024;
+
+const NOT_SHOWN: &str = "[not shown]";
+
+pub fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!(
+            "`{text}` has no unit: write {text}s for seconds, or {text}ms, {text}m, {text}h, {text}d"
+        ));
+    }
+    let duration = humantime::parse_duration(text)
+        .map_err(|_| format!("`{text}` is not a duration such as 10ms, 30s, 5m, 2h or 7d"))?;
+    if range.contains(&duration) {
+        Ok(duration)
+    } else {
+        let shown = |bound: &Duration| humantime::format_duration(*bound).to_string();
+        Err(format!(
+            "`{text}` is not between {} and {}",
+            shown(range.start()),
+            shown(range.end())
+        ))
+    }
+}
+
+pub fn number<T>(text: &str, range: &RangeInclusive<T>) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    text.parse()
+        .ok()
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| {
+            format!(
+                "`{text}` is not a number from {} to {}",
+                range.start(),
+                range.end()
+            )
+        })
+}
+
+pub fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Ok(true),
+        "off" | "false" | "no" | "0" => Ok(false),
+        _ => Err(format!("`{text}` is neither `on` nor `off`")),
+    }
+}
+
+/// One of a few names.
+pub fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    choices
+        .iter()
+        .find(|(name, _)| *name == text)
+        .map(|(_, value)| *value)
+        .ok_or_else(|| {
+            let names: Vec<String> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();
+            format!("`{text}` is not {}", names.join(" or "))
+        })
+}
+
+pub fn database(text: &str) -> Result<Database, String> {
+    let (scheme, rest) = text.split_once(':').unwrap_or(("", ""));
+    match scheme {
+        "sqlite" => sqlite_path(rest).map(Database::Sqlite),
+        "postgres" | "postgresql" => Err("PostgreSQL is not supported yet: use sqlite:PATH".to_owned()),
+        // The text is not shown: it may be a connection string with a password in it.
+        _ => Err("not a URL of the form sqlite:PATH".to_owned()),
+    }
+}
+
+fn sqlite_path(rest: &str) -> Result<PathBuf, String> {
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    if path.is_empty() {
+        return Err("names no file: write sqlite:PATH".to_owned());
+    }
+    if path.starts_with(":memory:") {
+        return Err("a database in memory keeps nothing: write sqlite:PATH".to_owned());
+    }
+    if path.contains('?') {
+        return Err("options after `?` are not supported: write sqlite:PATH".to_owned());
+    }
+    Ok(PathBuf::from(path))
+}
+
+pub fn api_key(text: &str) -> Result<Secret, String> {
+    let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !visible || text.len() > API_KEY_CHARS_MAX {
+        return Err(format!(
+            "must be 1 to {API_KEY_CHARS_MAX} visible ASCII characters without spaces"
+        ));
+    }
+    Ok(Secret::new(text.to_owned()))
+}
+
+/// An `http` or `https` address without its last slash.
+pub fn server_url(text: &str) -> Result<String, String> {
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
+    match rest {
+        Some(rest) if !rest.is_empty() => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err("not a URL of the form http://HOST:PORT".to_owned()),
+    }
+}
+
+/// A URL as it may be shown: `***` for its password, before the host or among the parameters. What is no URL, or
+/// hides where its password ends, is not shown at all: too little rather than a part of a secret.
+pub fn without_password(url: &str) -> String {
+    if url.starts_with("sqlite:") {
+        return with_hidden_parameters(url);
+    }
+    match url.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => format!("{scheme}://{}", without_scheme(rest)),
+        Some(_) | None => NOT_SHOWN.to_owned(),
+    }
+}
+
+/// RFC 3986, section 3.1.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+}
+
+fn without_scheme(rest: &str) -> String {
+    // A password may hold an @, a slash, a ? or a # that should have been escaped: the last @ ends it.
+    let Some((userinfo, host)) = rest.rsplit_once('@') else {
+        return with_hidden_parameters(rest);
+    };
+    // The @ may as well belong to a parameter, and what follows it to a password there.
+    let in_parameters = userinfo
+        .split_once('?')
+        .is_some_and(|(_, parameters)| parameters.contains('='));
+    if in_parameters {
+        return NOT_SHOWN.to_owned();
+    }
+    let host = with_hidden_parameters(host);
+    match userinfo.split_once(':') {
+        Some((user, _)) => format!("{user}:***@{host}"),
+        None => format!("{userinfo}@{host}"),
+    }
+}
+
+fn with_hidden_parameters(text: &str) -> String {
+    let Some((head, parameters)) = text.split_once('?') else {
+        return text.to_owned();
+    };
+    let hidden: Vec<String> = parameters
+        .split('&')
+        .map(|parameter| match parameter.split_once('=') {
+            Some((name, _)) if is_secret_name(name) => format!("{name}=***"),
+            Some(_) | None => parameter.to_owned(),
+        })
+        .collect();
+    format!("{head}?{}", hidden.join("&"))
+}
+
+fn is_secret_name(parameter: &str) -> bool {
+    let name = parameter.to_ascii_lowercase();
+    ["pass", "secret", "token"].iter().any(|word| name.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_mins(1);
+
+    #[test]
+    fn durations_have_units_and_limits() {
+        assert_eq!(duration("10ms", &MINUTE), Ok(Duration::from_millis(10)));
+        assert_eq!(duration("1m", &MINUTE), Ok(Duration::from_mins(1)));
+        assert_eq!(duration("0s", &MINUTE), Ok(Duration::ZERO));
+        assert!(duration("30", &MINUTE).unwrap_err().contains("write 30s"));
+        assert!(duration("2m", &MINUTE).unwrap_err().contains("between 0s and 1m"));
+        for text in ["", "soon", "-1s", "1 parsec", "99999999999999999999s"] {
+            assert!(duration(text, &MINUTE).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_stay_in_their_range() {
+        assert_eq!(number("5", &(1..=5)), Ok(5_u32));
+        for text in ["0", "6", "-1", "1.5", "", "five"] {
+            assert!(number(text, &(1..=5_u32)).is_err(), "{text}");
+        }
+        for text in ["NaN", "inf", "-0.1"] {
+            assert!(number(text, &(0.0..=1e6)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sqlite_urls_name_a_file() {
+        let path = |text| database(text).map(|Database::Sqlite(path)| path);
+        for (url, file) in [
+            ("sqlite:data/orderly.db", "data/orderly.db"),
+            ("sqlite://data/orderly.db", "data/orderly.db"),
+            ("sqlite:/var/lib/orderly.db", "/var/lib/orderly.db"),
+            ("sqlite:///var/lib/orderly.db", "/var/lib/orderly.db"),
+        ] {
+            assert_eq!(path(url), Ok(PathBuf::from(file)), "{url}");
+        }
+        for url in [
+            "sqlite:",
+            "sqlite://",
+            "sqlite::memory:",
+            "sqlite:a.db?mode=ro",
+            "orderly.db",
+            "",
+        ] {
+            assert!(path(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_unsupported_database_is_named_without_its_password() {
+        let error = database("postgres://user:hunter2@host/db").unwrap_err();
+        assert!(error.contains("not supported yet"), "{error}");
+        for url in ["postgres://user:hunter2@host/db", "host=x password=hunter2"] {
+            assert!(!database(url).unwrap_err().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_shown_url_has_no_password() {
+        for (url, shown) in [
+            (
+                "postgres://me:hunter2@host:5432/db",
+                "postgres://me:***@host:5432/db",
+            ),
+            ("postgres://me:a/b@c@host/db", "postgres://me:***@host/db"),
+            (
+                "postgres://host/db?user=me&password=hunter2&sslmode=require",
+                "postgres://host/db?user=me&password=***&sslmode=require",
+            ),
+            ("redis://:hunter2@host", "redis://:***@host"),
+            ("postgres://me@host/db", "postgres://me@host/db"),
+            ("postgres://me:pa?hunter2@host/db", "postgres://me:***@host/db"),
+            ("rediss://me:hun#ter2?x@h", "rediss://me:***@h"),
+            (
+                "postgres://me:hunter2@host/db?passfile=x&token=hunter2",
+                "postgres://me:***@host/db?passfile=***&token=***",
+            ),
+            ("postgres://host/db?password=hun@ter2", "postgres://[not shown]"),
+            (
+                "postgres://me:a@host/db?password=hun@ter2",
+                "postgres://[not shown]",
+            ),
+            ("host=x password=hunter2", "[not shown]"),
+            ("host=x password=hun://ter2", "[not shown]"),
+            ("hunter2", "[not shown]"),
+            ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+            ("sqlite:data/orderly.db", "sqlite:data/orderly.db"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
+    }
+}

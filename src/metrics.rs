@@ -1,0 +1,199 @@
+//! What this process counts about itself since it started, for Prometheus. The numbers of the orders are the
+//! store's, not these; choosing a format for a scraper is left to `http/metrics.rs`.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Seconds; from a fast commit to the longest ordinary processing.
+const ORDER_SECONDS: [f64; 14] = [
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0,
+];
+const REQUEST_SECONDS: [f64; 11] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0,
+];
+const GROUP_CALLS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+/// Handles are cheap to clone; one set per process.
+#[derive(Clone)]
+pub struct Metrics {
+    pub registry: Arc<Registry>,
+    pub orders_accepted: Counter,
+    pub attempts: Family<AttemptLabels, Counter>,
+    /// Results refused because their lease was no longer valid.
+    pub stale_results_rejected: Counter,
+    pub leases_lost: Counter,
+    /// Acceptance to the first start.
+    pub order_wait: Histogram,
+    /// Start to result of one attempt.
+    pub order_processing: Histogram,
+    pub slots_busy: Gauge,
+    pub slots: Gauge,
+    /// Calls carried out by one commit.
+    pub store_group_calls: Histogram,
+    /// One commit, its sync included.
+    pub store_commit: Histogram,
+    pub store_errors: Counter,
+    /// Committed pages that are not copied into the database yet.
+    pub store_wal_bytes: Gauge,
+    pub http_requests: Family<RequestLabels, Counter>,
+    pub http_request_duration: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    pub connections: Gauge,
+    pub connections_refused: Counter,
+    pub log_lines_dropped: Counter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the names are the label values")]
+pub enum AttemptResult {
+    completed,
+    retry,
+    failed,
+    released,
+    /// The lease was lost or the order cancelled while it ran.
+    abandoned,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    pub result: AttemptResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// A standard method's name, or `other`.
+    pub method: &'static str,
+    /// The pattern that matched, never the path; `none` where none did.
+    pub route: &'static str,
+    pub status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RouteLabels {
+    pub route: &'static str,
+}
+
+impl Metrics {
+    pub fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("orderly");
+        let mut metrics = Metrics {
+            registry: Arc::new(Registry::default()),
+            orders_accepted: Counter::default(),
+            attempts: Family::default(),
+            stale_results_rejected: Counter::default(),
+            leases_lost: Counter::default(),
+            order_wait: Histogram::new(ORDER_SECONDS),
+            order_processing: Histogram::new(ORDER_SECONDS),
+            slots_busy: Gauge::default(),
+            slots: Gauge::default(),
+            store_group_calls: Histogram::new(GROUP_CALLS),
+            store_commit: Histogram::new(REQUEST_SECONDS),
+            store_errors: Counter::default(),
+            store_wal_bytes: Gauge::default(),
+            http_requests: Family::default(),
+            http_request_duration: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            log_lines_dropped: Counter::default(),
+        };
+        metrics.register(&mut registry);
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    fn register(&self, to: &mut Registry) {
+        to.register(
+            "orders_accepted",
+            "Orders stored by this process",
+            self.orders_accepted.clone(),
+        );
+        to.register(
+            "attempts",
+            "Attempts ended by this process",
+            self.attempts.clone(),
+        );
+        to.register(
+            "stale_results_rejected",
+            "Results refused because the lease was no longer valid",
+            self.stale_results_rejected.clone(),
+        );
+        to.register(
+            "leases_lost",
+            "Orders taken back from nodes whose lease ran out",
+            self.leases_lost.clone(),
+        );
+        to.register_with_unit(
+            "order_wait",
+            "Acceptance to first start",
+            Unit::Seconds,
+            self.order_wait.clone(),
+        );
+        to.register_with_unit(
+            "order_processing",
+            "Start to result of one attempt",
+            Unit::Seconds,
+            self.order_processing.clone(),
+        );
+        to.register(
+            "slots_busy",
+            "Orders this node is processing",
+            self.slots_busy.clone(),
+        );
+        to.register(
+            "slots",
+            "Orders this node processes at once at most",
+            self.slots.clone(),
+        );
+        to.register(
+            "store_group_calls",
+            "Calls carried out by one commit",
+            self.store_group_calls.clone(),
+        );
+        to.register_with_unit(
+            "store_commit",
+            "One commit, its sync included",
+            Unit::Seconds,
+            self.store_commit.clone(),
+        );
+        to.register(
+            "store_errors",
+            "Commits and checkpoints that failed",
+            self.store_errors.clone(),
+        );
+        to.register_with_unit(
+            "store_wal",
+            "Committed pages that are not copied into the database yet",
+            Unit::Bytes,
+            self.store_wal_bytes.clone(),
+        );
+        to.register("http_requests", "Requests answered", self.http_requests.clone());
+        to.register_with_unit(
+            "http_request_duration",
+            "Request head to answer head",
+            Unit::Seconds,
+            self.http_request_duration.clone(),
+        );
+        to.register("connections", "Open client connections", self.connections.clone());
+        to.register(
+            "connections_refused",
+            "Connections refused because as many as allowed were open",
+            self.connections_refused.clone(),
+        );
+        to.register(
+            "log_lines_dropped",
+            "Log lines lost because the disk was slower",
+            self.log_lines_dropped.clone(),
+        );
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}

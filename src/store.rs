@@ -1,0 +1,336 @@
+//! The durable truth about orders: the `Store` trait, its answers and its errors. Every call is one atomic
+//! transaction, synced before it returns. Drivers live in `store/`, the only place with SQL; deciding *what* to
+//! do (retry delays, rate of claims) is left to the callers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::event::Event;
+use crate::lease::{Lease, LeaseKey, NodeId, Outcome};
+use crate::order::{NewOrder, Order, OrderId, OrderStatus};
+use crate::time::Timestamp;
+
+pub mod clock;
+pub mod open;
+pub mod snapshot;
+pub mod sqlite;
+pub mod wakeups;
+
+pub use snapshot::Snapshot;
+pub use wakeups::Wakeups;
+
+/// Most leases one claim grants.
+pub const CLAIM_ORDERS_MAX: usize = 256;
+/// Most orders one call of `redrive_matching` or `give_back_expired` touches.
+pub const SWEEP_ORDERS_MAX: usize = 1_000;
+/// Most orders one page of a listing holds.
+pub const PAGE_ORDERS_MAX: usize = 500;
+/// Most events one page of a history holds.
+pub const HISTORY_EVENTS_MAX: usize = 1_000;
+/// How long an idempotency key is kept.
+pub const IDEMPOTENCY_RETENTION: Duration = Duration::from_hours(24);
+
+/// Orders, their events, their leases. Methods take durations, never instants: the driver owns the clock.
+///
+/// Dropping the future of a call does not take the call back: it may still be carried out.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Stores all of `orders` or none, each with its `accepted` event. With a key that is already stored for
+    /// the same request, stores nothing and answers what was answered then.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyReused`], [`StoreError::QueueFull`] and the operating errors.
+    async fn accept(
+        &self,
+        orders: Arc<[NewOrder]>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Accepted, StoreError>;
+
+    /// Claims up to `request.orders_max` (at most [`CLAIM_ORDERS_MAX`]) due orders for a node, unless paused:
+    /// first attempts in order of acceptance, then retries, redrives and given-back orders by due time;
+    /// while both lines have work, both move.
+    async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError>;
+
+    /// Ends an attempt. Changes nothing when the lease was lost, cancelled or settled before.
+    async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError>;
+
+    /// A node's heartbeat: says that it lives and extends those of its leases that it still has.
+    async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError>;
+
+    /// Takes back up to [`SWEEP_ORDERS_MAX`] orders whose leases ran out.
+    async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError>;
+
+    /// Announces a node. On a store that only one node can open, gives back at once what earlier nodes held.
+    async fn join(&self, heartbeat: Heartbeat, crashes_max: u32) -> Result<GivenBack, StoreError>;
+
+    /// Takes a node that stops in good order out of the list.
+    async fn leave(&self, node: NodeId) -> Result<(), StoreError>;
+
+    async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError>;
+
+    /// Failed or Cancelled back to Pending with fresh attempts, due now.
+    async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError>;
+
+    /// Redrives the oldest matching orders, at most [`SWEEP_ORDERS_MAX`] in one call.
+    async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError>;
+
+    /// Pauses or resumes claiming, for all nodes and across restarts. No order starts after a pause returned.
+    async fn set_paused(&self, paused: bool) -> Result<(), StoreError>;
+
+    async fn order(&self, id: OrderId) -> Result<Option<Order>, StoreError>;
+
+    /// Newest first.
+    async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError>;
+
+    /// An order's events with a version above `after`, oldest first, at most [`HISTORY_EVENTS_MAX`];
+    /// `None` for an unknown order.
+    async fn history(&self, id: OrderId, after: u32) -> Result<Option<Vec<Event>>, StoreError>;
+
+    /// All numbers in one snapshot, at a cost that does not grow with the number of orders.
+    async fn counters(&self) -> Result<Counters, StoreError>;
+
+    async fn queue(&self) -> Result<QueueState, StoreError>;
+
+    /// A view of everything at one instant, for `verify` and `doctor`.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError>;
+
+    /// From the last known state, without asking the database.
+    fn health(&self) -> StoreHealth;
+
+    /// Resolves when the store has failed in a way that only a restart can mend (a failed sync, a corrupt page).
+    async fn failed(&self) -> String;
+
+    /// Signals that something may have changed. Only an optimisation: polling alone makes progress.
+    fn wakeups(&self) -> Arc<Wakeups>;
+
+    /// Carries out what waits, refuses what comes later, and lets go of the database.
+    async fn close(&self);
+}
+
+/// A caller's promise that a repeated request is the same one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// Caller and route; keys of different scopes never meet.
+    pub scope: String,
+    /// 1 to 255 printable ASCII characters.
+    pub key: String,
+    /// SHA-256 of route and body bytes.
+    pub fingerprint: [u8; 32],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// In the order given.
+    pub order_ids: Vec<OrderId>,
+    pub created_at: Timestamp,
+    /// The key was known: this is the answer of the first request.
+    pub replayed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimRequest {
+    pub node: NodeId,
+    pub orders_max: usize,
+    /// How long the leases last unless renewed.
+    pub lease: Duration,
+    /// Whether a suspect order may be among them (at most one is).
+    pub suspect: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Claimed {
+    /// First attempts first, in order of acceptance.
+    pub leases: Vec<Lease>,
+    /// Time until the next order of the second line is due that such a claim may take; `None` when there is none
+    /// or the queue is paused.
+    pub next_due_in: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The outcome is stored and this is the order's status now.
+    Done(OrderStatus),
+    /// The lease was no longer valid: nothing changed.
+    Stale,
+}
+
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    pub node: NodeId,
+    /// Orders the node processes at once at most.
+    pub slots: u32,
+    pub leases: Vec<LeaseKey>,
+    /// Counted from the moment the store takes the heartbeat.
+    pub lease: Duration,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// Leases of the heartbeat that the node no longer has.
+    pub lost: Vec<LeaseKey>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct GiveBack {
+    /// Who asks: certainly alive, whatever its last heartbeat says.
+    pub node: NodeId,
+    /// Leases lost to dead nodes before an order is Failed as poison.
+    pub crashes_max: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GivenBack {
+    /// Back to Pending.
+    pub pending: usize,
+    /// Failed as poison.
+    pub poisoned: usize,
+    /// The limit was reached; there may be more.
+    pub more: bool,
+}
+
+/// What became of an operator's action on one order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acted {
+    /// Done now, or it already was (a second cancel).
+    Done(Order),
+    /// Not possible from the status the order has.
+    Refused(Order),
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct RedriveQuery {
+    /// `Failed` or `Cancelled`.
+    pub status: OrderStatus,
+    pub user_id: Option<i64>,
+    pub created_before: Option<Timestamp>,
+    /// Counts only.
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redriven {
+    /// Up to [`SWEEP_ORDERS_MAX`].
+    pub matched: usize,
+    pub retried: usize,
+    /// More orders match than one call takes.
+    pub more: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct OrderQuery {
+    pub status: Option<OrderStatus>,
+    pub user_id: Option<i64>,
+    pub reference: Option<String>,
+    /// Created strictly after.
+    pub created_after: Option<Timestamp>,
+    /// Created strictly before.
+    pub created_before: Option<Timestamp>,
+    /// Only orders with a smaller id: the last one of the page before.
+    pub before: Option<OrderId>,
+    /// 1 to [`PAGE_ORDERS_MAX`].
+    pub limit: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct OrderPage {
+    pub orders: Vec<Order>,
+    /// Pass as `before` for the next page; `None` at the end.
+    pub next: Option<OrderId>,
+}
+
+/// The table's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub pending: u64,
+    pub processing: u64,
+    pub completed: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+    /// Sum over Completed orders of completion minus start of the completing attempt, in microseconds.
+    pub processing_micros: u64,
+}
+
+impl Counters {
+    pub fn total(&self) -> u64 {
+        self.pending + self.processing + self.completed + self.failed + self.cancelled
+    }
+
+    pub fn of(&self, status: OrderStatus) -> u64 {
+        match status {
+            OrderStatus::Pending => self.pending,
+            OrderStatus::Processing => self.processing,
+            OrderStatus::Completed => self.completed,
+            OrderStatus::Failed => self.failed,
+            OrderStatus::Cancelled => self.cancelled,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct QueueState {
+    pub counters: Counters,
+    pub paused: bool,
+    /// Age of the order that has waited longest for a start it could have had; `None` when none waits.
+    pub oldest_waiting: Option<Duration>,
+    /// Nodes that joined and did not leave, at most [`NODES_MAX`], latest heartbeat first.
+    pub nodes: Vec<Node>,
+}
+
+/// Most nodes one `QueueState` lists.
+pub const NODES_MAX: usize = 1_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub node: NodeId,
+    pub slots: u32,
+    /// Orders it processed at its last heartbeat.
+    pub busy: u32,
+    pub started_at: Timestamp,
+    pub heartbeat_at: Timestamp,
+    /// Its heartbeat is younger than its lease time.
+    pub alive: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreHealth {
+    Ready,
+    /// Cannot store at the moment, and why.
+    NotReady(String),
+}
+
+/// The variants are what a caller branches on. Each shows its source itself, so that a log line needs no more.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing stored: too many calls wait for a commit.
+    #[error("too many requests are waiting for the store")]
+    Busy,
+    /// Nothing stored: as many orders as the operator allows are Pending.
+    #[error("the queue holds as many pending orders as it may")]
+    QueueFull,
+    /// Nothing stored: the store is closing.
+    #[error("the store is shutting down")]
+    Closed,
+    /// Nothing stored: the disk is full.
+    #[error("the disk is full")]
+    DiskFull,
+    /// Nothing stored: the store cannot be reached or written.
+    #[error("{attempted}: {source:#}")]
+    Unavailable {
+        attempted: &'static str,
+        #[source]
+        source: anyhow::Error,
+    },
+    /// Nothing stored: the key belongs to another request.
+    #[error("the idempotency key was used with another request")]
+    KeyReused,
+    /// May or may not be stored.
+    #[error("{attempted}: {source:#}")]
+    Unexpected {
+        attempted: &'static str,
+        #[source]
+        source: anyhow::Error,
+    },
+}

@@ -1,0 +1,116 @@
+//! Opens the store a configuration names, whichever driver it takes.
+
+use std::sync::Arc;
+
+use super::clock::WallClock;
+use super::sqlite::{self, Sqlite};
+use super::{Snapshot, Store};
+use crate::config::Database;
+use crate::metrics::Metrics;
+
+/// How to open a store for serving.
+pub struct OpenOptions {
+    /// Apply what is missing of the schema; otherwise an old schema is refused.
+    pub migrate: bool,
+    /// Pending orders above which `accept` answers `QueueFull`.
+    pub pending_max: Option<u64>,
+    pub metrics: Metrics,
+    /// Used by stores without a clock of their own.
+    pub clock: WallClock,
+}
+
+/// Why a store did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{location} is in use by another orderly process")]
+    InUse { location: String },
+    #[error(
+        "the schema of {location} is at migration {found}, newer than this binary knows ({known}): run a newer orderly"
+    )]
+    SchemaNewer {
+        location: String,
+        found: u32,
+        known: u32,
+    },
+    #[error(
+        "the schema of {location} is at migration {found}, this binary needs {needed}: run `orderly migrate`, or start with ORDERLY_MIGRATE=on"
+    )]
+    SchemaOlder {
+        location: String,
+        found: u32,
+        needed: u32,
+    },
+    #[error("migration {number} was changed after it was applied to {location}: restore the original binary")]
+    MigrationChanged { location: String, number: u32 },
+    #[error("{location} does not keep its promises: {setting}")]
+    NotDurable { location: String, setting: String },
+    #[error("no store at {location}")]
+    Missing { location: String },
+    #[error("open the store at {location}")]
+    Unavailable {
+        location: String,
+        #[source]
+        source: anyhow::Error,
+    },
+}
+
+/// A step of the schema and whether the store has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migration {
+    pub number: u32,
+    pub name: &'static str,
+    pub applied: bool,
+}
+
+/// Opens for serving, creating what does not exist yet.
+pub async fn open(database: &Database, options: OpenOptions) -> Result<Arc<dyn Store>, OpenError> {
+    match database {
+        Database::Sqlite(path) => {
+            let path = path.clone();
+            let location = location(database);
+            let store = blocking(location, move || Sqlite::open(&path, options)).await?;
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+/// Opens for reading at one instant, also beside a running server; creates nothing.
+pub async fn open_snapshot(database: &Database) -> Result<Box<dyn Snapshot>, OpenError> {
+    match database {
+        Database::Sqlite(path) => {
+            let path = path.clone();
+            blocking(location(database), move || sqlite::open_snapshot(&path)).await
+        }
+    }
+}
+
+/// Applies the missing migrations (none with `dry_run`) and answers all of them with their state before the call.
+pub async fn migrate(database: &Database, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
+    match database {
+        Database::Sqlite(path) => {
+            let path = path.clone();
+            blocking(location(database), move || sqlite::migrate(&path, dry_run)).await
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    location: String,
+    open: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
+) -> Result<T, OpenError> {
+    tokio::task::spawn_blocking(open)
+        .await
+        .unwrap_or_else(|panicked| {
+            Err(OpenError::Unavailable {
+                location,
+                source: panicked.into(),
+            })
+        })
+}
+
+/// Where the data is, without secrets: for people.
+pub fn location(database: &Database) -> String {
+    match database {
+        Database::Sqlite(path) => format!("sqlite:{}", path.display()),
+    }
+}

@@ -1,0 +1,365 @@
+//! The embedded store: one SQLite file in WAL mode with synchronous=FULL, one writer thread that commits in
+//! groups, a few readers. One server per file. SQLite's own clock is not used: time comes from [`SteadyClock`].
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use crate::event::Event;
+use crate::lease::{LeaseKey, NodeId, Outcome};
+use crate::order::{NewOrder, Order, OrderId};
+use crate::store::clock::{SteadyClock, system_clock};
+use crate::store::open::{Migration, OpenError, OpenOptions};
+use crate::store::{
+    Accepted, Acted, ClaimRequest, Claimed, Counters, GiveBack, GivenBack, Heartbeat, IdempotencyKey,
+    OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError,
+    StoreHealth, Wakeups,
+};
+use crate::time::Timestamp;
+
+mod accept;
+mod act;
+mod claim;
+mod connection;
+mod failure;
+mod group;
+mod migrations;
+mod nodes;
+mod query;
+mod reader;
+mod rows;
+mod settle;
+mod snapshot;
+mod writer;
+
+use connection::{ServerLock, unavailable};
+use failure::State;
+use group::Totals;
+use reader::Readers;
+use snapshot::SqliteSnapshot;
+use writer::{Writer, WriterParts};
+
+/// Orders that may wait for their commit; requests beyond are refused. A batch counts as many as it holds.
+const ORDERS_WAITING_MAX: usize = 16_384;
+
+pub struct Sqlite {
+    path: Arc<Path>,
+    writer: Writer,
+    readers: Arc<Readers>,
+    clock: Arc<SteadyClock>,
+    wakeups: Arc<Wakeups>,
+    state: Arc<State>,
+    orders_waiting: Arc<Semaphore>,
+    pending_max: Option<u64>,
+    /// Which line gets the odd place of a claim while both have work.
+    second_line_first: Arc<AtomicBool>,
+    /// Held until the store is closed.
+    server_lock: std::sync::Mutex<Option<ServerLock>>,
+}
+
+impl Sqlite {
+    /// Opens the file for serving, creating it where there is none.
+    pub fn open(path: &Path, options: OpenOptions) -> Result<Sqlite, OpenError> {
+        let server_lock = connection::lock(path)?;
+        let mut connection = connection::open_writer(path)?;
+        if options.migrate {
+            migrations::apply(path, &mut connection)?;
+        }
+        migrations::require_current(path, &connection)?;
+
+        let failed = |error: rusqlite::Error| unavailable(path, error.into());
+        let newest = snapshot::newest_time(&connection).map_err(failed)?;
+        let floor = newest.unwrap_or(Timestamp::from_micros(0));
+        let clock = Arc::new(SteadyClock::new(options.clock, floor));
+        let wakeups = Arc::new(Wakeups::default());
+        let state = Arc::new(State::new());
+        let readers = Readers::open(path, state.clone()).map_err(failed)?;
+        let writer = Writer::start(WriterParts {
+            connection,
+            clock: clock.clone(),
+            wakeups: wakeups.clone(),
+            metrics: options.metrics,
+            state: state.clone(),
+        })
+        .map_err(|source| unavailable(path, source))?;
+        Ok(Sqlite {
+            path: path.into(),
+            writer,
+            readers: Arc::new(readers),
+            clock,
+            wakeups,
+            state,
+            orders_waiting: Arc::new(Semaphore::new(ORDERS_WAITING_MAX)),
+            pending_max: options.pending_max,
+            second_line_first: Arc::new(AtomicBool::new(false)),
+            server_lock: std::sync::Mutex::new(Some(server_lock)),
+        })
+    }
+}
+
+/// Opens the file for reading at one instant, also beside a server.
+pub fn open_snapshot(path: &Path) -> Result<Box<dyn Snapshot>, OpenError> {
+    let failed = |error: rusqlite::Error| unavailable(path, error.into());
+    let connection = open_existing(path)?;
+    migrations::require_current(path, &connection)?;
+    let newest = snapshot::newest_time(&connection).map_err(failed)?;
+    let floor = newest.unwrap_or(Timestamp::from_micros(0));
+    let clock = Arc::new(SteadyClock::new(system_clock(), floor));
+    let snapshot = SqliteSnapshot::open(path, clock).map_err(failed)?;
+    Ok(Box::new(snapshot))
+}
+
+/// Applies what is missing of the schema, or only tells with `dry_run`.
+pub fn migrate(path: &Path, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
+    if dry_run {
+        return migrations::check(path, &open_existing(path)?);
+    }
+    let _server_lock = connection::lock(path)?;
+    let mut connection = connection::open_writer(path)?;
+    let before = migrations::check(path, &connection)?;
+    migrations::apply(path, &mut connection)?;
+    Ok(before)
+}
+
+fn open_existing(path: &Path) -> Result<rusqlite::Connection, OpenError> {
+    if !path.exists() {
+        return Err(OpenError::Missing {
+            location: connection::location(path),
+        });
+    }
+    connection::open_reader(path).map_err(|error| unavailable(path, error.into()))
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn accept(
+        &self,
+        orders: Arc<[NewOrder]>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Accepted, StoreError> {
+        let count = u32::try_from(orders.len()).map_err(|_| StoreError::Busy)?;
+        let waiting = self.orders_waiting.clone();
+        let waiting = waiting
+            .try_acquire_many_owned(count)
+            .map_err(|_| StoreError::Busy)?;
+        let pending_max = self.pending_max;
+        self.writer
+            .try_call("accept orders", move |group| {
+                // Held until the call is answered, also when nobody waits for it any more.
+                let _waiting = &waiting;
+                accept::accept(group, &orders, key.as_ref(), pending_max)
+            })
+            .await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        let turn = self.second_line_first.clone();
+        self.writer
+            .call("claim orders", move |group| claim::claim(group, &request, &turn))
+            .await
+    }
+
+    async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
+        self.writer
+            .call("settle an attempt", move |group| {
+                settle::settle(group, key, &outcome)
+            })
+            .await
+    }
+
+    async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
+        self.writer
+            .call("renew leases", move |group| nodes::renew(group, &heartbeat))
+            .await
+    }
+
+    async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
+        self.writer
+            .call("give back expired leases", move |group| {
+                settle::give_back_expired(group, &request)
+            })
+            .await
+    }
+
+    async fn join(&self, heartbeat: Heartbeat, crashes_max: u32) -> Result<GivenBack, StoreError> {
+        self.writer
+            .call("announce the node", move |group| {
+                nodes::join(group, &heartbeat, crashes_max)
+            })
+            .await
+    }
+
+    async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
+        self.writer
+            .call("take the node off the list", move |group| {
+                nodes::leave(group, node)
+            })
+            .await
+    }
+
+    async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
+        self.writer
+            .try_call("cancel an order", move |group| act::cancel(group, id))
+            .await
+    }
+
+    async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
+        self.writer
+            .try_call("redrive an order", move |group| act::redrive(group, id))
+            .await
+    }
+
+    async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError> {
+        if query.dry_run {
+            return self
+                .readers
+                .read("count orders to redrive", move |connection| {
+                    act::count_matching(connection, &query)
+                })
+                .await;
+        }
+        self.writer
+            .try_call("redrive orders", move |group| {
+                act::redrive_matching(group, &query)
+            })
+            .await
+    }
+
+    async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
+        self.writer
+            // Waits for its turn: an overload is when an operator wants to pause.
+            .call("pause or resume the queue", move |group| {
+                act::set_paused(group, paused);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn order(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
+        self.readers
+            .read("read an order", move |connection| query::order(connection, id))
+            .await
+    }
+
+    async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
+        self.readers
+            .read("list orders", move |connection| query::orders(connection, &query))
+            .await
+    }
+
+    async fn history(&self, id: OrderId, after: u32) -> Result<Option<Vec<Event>>, StoreError> {
+        self.readers
+            .read("read an order's events", move |connection| {
+                query::history(connection, id, after)
+            })
+            .await
+    }
+
+    async fn counters(&self) -> Result<Counters, StoreError> {
+        self.readers
+            .read("read the counters", |connection| {
+                Ok(Totals::read(connection)?.counters)
+            })
+            .await
+    }
+
+    async fn queue(&self) -> Result<QueueState, StoreError> {
+        let now = self.clock.now();
+        self.readers
+            .read("read the queue", move |connection| query::queue(connection, now))
+            .await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        if self.readers.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        let (path, clock) = (self.path.clone(), self.clock.clone());
+        let opened = tokio::task::spawn_blocking(move || SqliteSnapshot::open(&path, clock)).await;
+        let unexpected = |source: anyhow::Error| StoreError::Unexpected {
+            attempted: "open a snapshot",
+            source,
+        };
+        match opened {
+            Ok(Ok(snapshot)) => Ok(Box::new(snapshot)),
+            Ok(Err(error)) => Err(unexpected(error.into())),
+            Err(panicked) => Err(unexpected(panicked.into())),
+        }
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.state.health()
+    }
+
+    async fn failed(&self) -> String {
+        self.state.broken().await
+    }
+
+    fn wakeups(&self) -> Arc<Wakeups> {
+        self.wakeups.clone()
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+        self.state.closed();
+        self.server_lock
+            .lock()
+            .expect("no code panics while it holds this lock")
+            .take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::money::Money;
+    use crate::order::{BATCH_ORDERS_MAX, ItemIds};
+
+    fn batch() -> Arc<[NewOrder]> {
+        let order = NewOrder {
+            user_id: 1,
+            item_ids: ItemIds::new(&[1]).unwrap(),
+            total_amount: Money::parse("1").unwrap(),
+            reference: None,
+            metadata: None,
+        };
+        vec![order; BATCH_ORDERS_MAX].into()
+    }
+
+    /// Orders that wait for the writer are counted until they are stored or refused, not until the client hangs up.
+    #[tokio::test]
+    async fn orders_of_clients_that_went_away_still_count_as_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        let options = OpenOptions {
+            migrate: true,
+            pending_max: None,
+            metrics: Metrics::new(),
+            clock: system_clock(),
+        };
+        let store = Sqlite::open(&path, options).unwrap();
+        let lock = rusqlite::Connection::open(&path).unwrap();
+        lock.execute_batch("begin immediate").unwrap();
+        let mut accepted = 0;
+        let refused = loop {
+            let mut accept = Box::pin(store.accept(batch(), None));
+            match futures_util::poll!(&mut accept) {
+                std::task::Poll::Pending => accepted += 1,
+                std::task::Poll::Ready(answer) => break answer,
+            }
+            assert!(
+                accepted * BATCH_ORDERS_MAX <= ORDERS_WAITING_MAX,
+                "waiting orders have no limit"
+            );
+        };
+        assert!(matches!(refused, Err(StoreError::Busy)), "{refused:?}");
+        assert_eq!(accepted, ORDERS_WAITING_MAX / BATCH_ORDERS_MAX);
+        drop(lock);
+        store.close().await;
+    }
+}

@@ -1,0 +1,132 @@
+//! Storing new orders, and recognising a request that was stored before.
+
+use rusqlite::OptionalExtension;
+
+use super::group::{CallError, Change, Group};
+use super::rows::OrderCount;
+use crate::event::EventKind;
+use crate::order::{NewOrder, OrderId, Reference};
+use crate::store::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, StoreError};
+use crate::time::Timestamp;
+
+/// Keys past their retention forgotten with every key stored: more than one, so that their number falls.
+const KEYS_FORGOTTEN_PER_KEY: usize = 2;
+
+pub(super) fn accept(
+    group: &mut Group<'_>,
+    orders: &[NewOrder],
+    key: Option<&IdempotencyKey>,
+    pending_max: Option<u64>,
+) -> Result<Accepted, CallError> {
+    if let Some(key) = key
+        && let Some(first) = answered_before(group, key)?
+    {
+        return Ok(first);
+    }
+    let pending_then = group.totals.counters.pending + orders.len() as u64;
+    if pending_max.is_some_and(|limit| pending_then > limit) {
+        return Err(CallError::Refused(StoreError::QueueFull));
+    }
+    let order_ids = orders
+        .iter()
+        .map(|order| insert(group, order))
+        .collect::<Result<Vec<_>, _>>()?;
+    if let (Some(key), Some(first)) = (key, order_ids.first()) {
+        remember(group, key, *first, order_ids.len())?;
+    }
+    group.effects.accepted += order_ids.len() as u64;
+    Ok(Accepted {
+        order_ids,
+        created_at: group.now,
+        replayed: false,
+    })
+}
+
+fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::Error> {
+    let order_id = group.next_order_id();
+    group
+        .connection
+        .prepare_cached(
+            "insert into orders (order_id, status, version, attempts, generation, crashes, token, created_at,
+                                 user_id, total_amount, item_ids, reference, metadata)
+             values (?1, 0, 1, 0, 0, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute((
+            order_id,
+            group.now,
+            order.user_id,
+            order.total_amount.minor_units(),
+            order.item_ids.as_str(),
+            order.reference.as_ref().map(Reference::as_str),
+            order.metadata.as_deref(),
+        ))?;
+    group.record(Change {
+        order_id,
+        version: 1,
+        kind: EventKind::Accepted,
+        from: None,
+        attempt: 0,
+        node: None,
+        error: None,
+    })?;
+    Ok(order_id)
+}
+
+fn answered_before(group: &Group<'_>, key: &IdempotencyKey) -> Result<Option<Accepted>, CallError> {
+    let stored = group
+        .connection
+        .prepare_cached(
+            "select fingerprint, first_order_id, order_count, created_at from idempotency_keys
+             where scope = ?1 and key = ?2 and created_at > ?3",
+        )?
+        .query_row((&key.scope, &key.key, oldest_kept(group)), |row| {
+            Ok((
+                row.get::<_, [u8; 32]>(0)?,
+                row.get::<_, i64>(1)?,
+                row.get::<_, OrderCount>(2)?,
+                row.get::<_, Timestamp>(3)?,
+            ))
+        })
+        .optional()?;
+    match stored {
+        None => Ok(None),
+        Some((fingerprint, ..)) if fingerprint != key.fingerprint => {
+            Err(CallError::Refused(StoreError::KeyReused))
+        }
+        Some((_, first, OrderCount(count), created_at)) => Ok(Some(Accepted {
+            order_ids: (first..first.saturating_add(count)).map(OrderId).collect(),
+            created_at,
+            replayed: true,
+        })),
+    }
+}
+
+fn remember(
+    group: &Group<'_>,
+    key: &IdempotencyKey,
+    first: OrderId,
+    count: usize,
+) -> Result<(), rusqlite::Error> {
+    group
+        .connection
+        .prepare_cached(
+            "delete from idempotency_keys where (scope, key) in (
+                 select scope, key from idempotency_keys indexed by idempotency_keys_age
+                 where created_at <= ?1 order by created_at limit ?2)",
+        )?
+        .execute((oldest_kept(group), KEYS_FORGOTTEN_PER_KEY))?;
+    // A key past its retention may still be there and gives way.
+    group
+        .connection
+        .prepare_cached(
+            "insert or replace into idempotency_keys
+                 (scope, key, fingerprint, first_order_id, order_count, created_at)
+             values (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute((&key.scope, &key.key, key.fingerprint, first, count, group.now))?;
+    Ok(())
+}
+
+fn oldest_kept(group: &Group<'_>) -> Timestamp {
+    group.now.minus(IDEMPOTENCY_RETENTION)
+}

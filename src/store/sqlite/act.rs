@@ -1,0 +1,142 @@
+//! What people do to orders and to the queue: cancel, redrive, pause.
+
+use rusqlite::Connection;
+
+use super::group::{CallError, Change, Group};
+use super::query;
+use super::rows::{self, order_columns};
+use crate::event::EventKind;
+use crate::order::{Order, OrderId, OrderStatus};
+use crate::store::{Acted, RedriveQuery, Redriven, SWEEP_ORDERS_MAX};
+
+pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, CallError> {
+    let Some(order) = query::order(group.connection, order_id)? else {
+        return Ok(Acted::Unknown);
+    };
+    match order.status {
+        OrderStatus::Pending | OrderStatus::Processing => {}
+        OrderStatus::Cancelled => return Ok(Acted::Done(order)),
+        OrderStatus::Completed | OrderStatus::Failed => return Ok(Acted::Refused(order)),
+    }
+    let cancelled = group
+        .connection
+        .prepare_cached(concat!(
+            "update orders set status = 4, version = version + 1, lease_expires_at = null, due_at = null,
+                    finished_at = ?2
+             where order_id = ?1 returning ",
+            order_columns!()
+        ))?
+        .query_row((order_id, group.now), rows::order)?;
+    record(group, EventKind::Cancelled, order.status, &cancelled)?;
+    Ok(Acted::Done(cancelled))
+}
+
+pub(super) fn redrive(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, CallError> {
+    let Some(order) = query::order(group.connection, order_id)? else {
+        return Ok(Acted::Unknown);
+    };
+    match order.status {
+        OrderStatus::Failed | OrderStatus::Cancelled => {}
+        OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Completed => {
+            return Ok(Acted::Refused(order));
+        }
+    }
+    let redriven = group
+        .connection
+        .prepare_cached(concat!(
+            "update orders set status = 0, version = version + 1, attempts = 0, crashes = 0,
+                    generation = generation + 1, finished_at = null, due_at = ?2, last_error = null
+             where order_id = ?1 returning ",
+            order_columns!()
+        ))?
+        .query_row((order_id, group.now), rows::order)?;
+    record(group, EventKind::Redriven, order.status, &redriven)?;
+    Ok(Acted::Done(redriven))
+}
+
+fn record(
+    group: &mut Group<'_>,
+    kind: EventKind,
+    from: OrderStatus,
+    order: &Order,
+) -> Result<(), rusqlite::Error> {
+    group.record(Change {
+        order_id: order.order_id,
+        version: order.version,
+        kind,
+        from: Some(from),
+        attempt: order.attempts,
+        node: None,
+        error: None,
+    })
+}
+
+pub(super) fn redrive_matching(group: &mut Group<'_>, query: &RedriveQuery) -> Result<Redriven, CallError> {
+    let (matching, more) = matching(group.connection, query)?;
+    let mut retried = 0;
+    for order_id in &matching {
+        if let Acted::Done(_) = redrive(group, *order_id)? {
+            retried += 1;
+        }
+    }
+    Ok(Redriven {
+        matched: matching.len(),
+        retried,
+        more,
+    })
+}
+
+/// What `redrive_matching` would take.
+pub(super) fn count_matching(
+    connection: &Connection,
+    query: &RedriveQuery,
+) -> Result<Redriven, rusqlite::Error> {
+    let (matching, more) = matching(connection, query)?;
+    Ok(Redriven {
+        matched: matching.len(),
+        retried: 0,
+        more,
+    })
+}
+
+/// The oldest [`SWEEP_ORDERS_MAX`], and whether there are more.
+fn matching(connection: &Connection, query: &RedriveQuery) -> Result<(Vec<OrderId>, bool), rusqlite::Error> {
+    let mut matching = one_more_than_matching(connection, query)?;
+    let more = matching.len() > SWEEP_ORDERS_MAX;
+    matching.truncate(SWEEP_ORDERS_MAX);
+    Ok((matching, more))
+}
+
+fn one_more_than_matching(
+    connection: &Connection,
+    query: &RedriveQuery,
+) -> Result<Vec<OrderId>, rusqlite::Error> {
+    let below = match query.created_before {
+        Some(time) => query::first_created(connection, query::Created::NotBefore(time))?,
+        None => None,
+    };
+    // Without an order at or after the time, all orders are before it.
+    let below = below.unwrap_or(OrderId(i64::MAX));
+    let limit = SWEEP_ORDERS_MAX + 1;
+    match query.user_id {
+        None => connection
+            .prepare_cached(
+                "select order_id from orders indexed by orders_status
+                 where status = ?1 and order_id < ?2 order by order_id limit ?3",
+            )?
+            .query_map((query.status, below, limit), |row| row.get(0))?
+            .collect(),
+        Some(user_id) => connection
+            .prepare_cached(
+                "select order_id from orders indexed by orders_user
+                 where status = ?1 and order_id < ?2 and user_id = ?4 order by order_id limit ?3",
+            )?
+            .query_map((query.status, below, limit, user_id), |row| row.get(0))?
+            .collect(),
+    }
+}
+
+pub(super) fn set_paused(group: &mut Group<'_>, paused: bool) {
+    group.totals.paused = paused;
+    group.effects.work |= !paused;
+}

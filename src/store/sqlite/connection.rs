@@ -1,0 +1,240 @@
+//! Opens connections to the database file and proves that they keep what they store.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::store::open::OpenError;
+
+/// The first version without the WAL-reset bug, which could corrupt a file (sqlite.org/wal.html#walresetbug).
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+/// How long a statement waits for another process that holds the write lock, such as a backup or a shell.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Distinct statements kept prepared per connection: more than there are.
+const STATEMENTS_MAX: usize = 64;
+/// Page cache of the writer and of each reader, in KiB.
+const WRITER_CACHE_KIB: u32 = 16 * 1024;
+const READER_CACHE_KIB: u32 = 2 * 1024;
+/// The WAL file is cut back to this after a checkpoint that emptied it.
+const WAL_FILE_BYTES_MAX: u32 = 64 * 1024 * 1024;
+
+/// Proof that no other server has the file open, for as long as it lives. A lock on a file beside the database:
+/// a second descriptor of the database itself would drop SQLite's own locks when closed
+/// (sqlite.org/howtocorrupt.html section 2.2).
+pub(super) struct ServerLock(File);
+
+impl Drop for ServerLock {
+    /// Closing the file would do, but for a child process that was forked at this moment and has not yet closed its
+    /// copy: the lock belongs to the open file, of which both hold a descriptor.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "could not unlock the file beside the database");
+        }
+    }
+}
+
+/// Locks the file for serving and creates its folder.
+pub(super) fn lock(path: &Path) -> Result<ServerLock, OpenError> {
+    let locked = || -> anyhow::Result<Option<ServerLock>> {
+        create_folder(&folder_of(path))?;
+        let mut name = real_path(path)?.into_os_string();
+        name.push(".lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&name)
+            .with_context(|| format!("open {}", name.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(ServerLock(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).context("lock the file beside the database"),
+        }
+    };
+    match locked() {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(OpenError::InUse {
+            location: location(path),
+        }),
+        Err(source) => Err(unavailable(path, source)),
+    }
+}
+
+/// The one connection that writes. Creates the file where there is none.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
+    let connection = open(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    )
+    .and_then(|connection| {
+        set_up(&connection, WRITER_CACHE_KIB)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        // The writer checkpoints itself: the automatic one swallows its errors, a failed sync among them.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        connection.pragma_update(None, "journal_size_limit", WAL_FILE_BYTES_MAX)?;
+        Ok(connection)
+    })
+    .map_err(|error| unavailable(path, error.into()))?;
+    check_durable(path, &connection)?;
+    // SQLite ignores a failed sync of the folder when it creates a file; a new file must survive a power cut.
+    real_path(path)
+        .and_then(|real| sync_folder(&folder_of(&real)))
+        .map_err(|source| unavailable(path, source))?;
+    Ok(connection)
+}
+
+/// A connection that only reads, beside a writer of this or another process.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
+    // Not opened read-only: a reader of a WAL database writes its place into the shared index.
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    set_up(&connection, READER_CACHE_KIB)?;
+    connection.pragma_update(None, "query_only", true)?;
+    // The last connection to close would checkpoint: the writer's business.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(connection)
+}
+
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
+    Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+}
+
+fn set_up(connection: &Connection, cache_kib: u32) -> Result<(), rusqlite::Error> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    // Plans follow from the statement alone; without this, binding a value can have a statement compiled again.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.pragma_update(None, "trusted_schema", false)
+}
+
+/// Reads back, in statements of their own, what a commit must have to survive a power cut.
+fn check_durable(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    let not_durable = |setting: String| OpenError::NotDurable {
+        location: location(path),
+        setting,
+    };
+    if rusqlite::version_number() < SQLITE_VERSION_MIN {
+        return Err(not_durable(format!(
+            "SQLite {} is linked in, 3.51.3 or newer is needed",
+            rusqlite::version()
+        )));
+    }
+    let read = |pragma: &str| -> Result<String, OpenError> {
+        connection
+            .pragma_query_value(None, pragma, |row| row.get::<_, rusqlite::types::Value>(0))
+            .map(|value| match value {
+                rusqlite::types::Value::Integer(number) => number.to_string(),
+                rusqlite::types::Value::Text(text) => text,
+                other => format!("{other:?}"),
+            })
+            .map_err(|error| unavailable(path, error.into()))
+    };
+    // 2 is FULL (sqlite.org/pragma.html#pragma_synchronous).
+    for (pragma, needed) in [("journal_mode", "wal"), ("synchronous", "2")] {
+        let found = read(pragma)?;
+        if found != needed {
+            return Err(not_durable(format!("{pragma} is {found}, {needed} is needed")));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn location(path: &Path) -> String {
+    format!("sqlite:{}", path.display())
+}
+
+pub(super) fn unavailable(path: &Path, source: anyhow::Error) -> OpenError {
+    OpenError::Unavailable {
+        location: location(path),
+        source,
+    }
+}
+
+/// Follows links, so that two names of one file share one lock.
+fn real_path(path: &Path) -> anyhow::Result<PathBuf> {
+    if path.exists() {
+        return fs::canonicalize(path).with_context(|| format!("resolve {}", path.display()));
+    }
+    let name = path.file_name().context("the path names no file")?;
+    let folder = folder_of(path);
+    let folder = fs::canonicalize(&folder).with_context(|| format!("resolve {}", folder.display()))?;
+    Ok(folder.join(name))
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        Some(_) | None => PathBuf::from("."),
+    }
+}
+
+/// Each new folder is an entry of the one above, which is synced for it.
+fn create_folder(folder: &Path) -> anyhow::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder_of(folder);
+    create_folder(&above)?;
+    match fs::create_dir(folder) {
+        Ok(()) => sync_folder(&above),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("create the folder {}", folder.display())),
+    }
+}
+
+fn sync_folder(folder: &Path) -> anyhow::Result<()> {
+    File::open(folder)
+        .and_then(|open| open.sync_all())
+        .with_context(|| format!("sync the folder {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weaker_setting_is_found_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        let connection = open_writer(&path).unwrap();
+        check_durable(&path, &connection).unwrap();
+        connection.pragma_update(None, "synchronous", "normal").unwrap();
+        let refusal = check_durable(&path, &connection).unwrap_err();
+        assert!(matches!(refusal, OpenError::NotDurable { .. }), "{refusal}");
+        connection.pragma_update(None, "synchronous", "full").unwrap();
+        connection.pragma_update(None, "journal_mode", "delete").unwrap();
+        assert!(matches!(
+            check_durable(&path, &connection),
+            Err(OpenError::NotDurable { .. })
+        ));
+    }
+
+    #[test]
+    fn two_names_of_one_file_share_one_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        drop(open_writer(&path).unwrap());
+        let link = folder.path().join("link.db");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let _held = lock(&path).unwrap();
+        assert!(matches!(lock(&link), Err(OpenError::InUse { .. })));
+    }
+
+    /// As a child process has one between its fork and its exec.
+    #[test]
+    fn a_copied_descriptor_does_not_keep_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        let held = lock(&path).unwrap();
+        let _copy = held.0.try_clone().unwrap();
+        drop(held);
+        lock(&path).unwrap();
+    }
+}

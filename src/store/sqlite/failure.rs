@@ -1,0 +1,242 @@
+//! What an error of SQLite means: for the callers whose transaction met it, and for the process.
+
+use std::sync::{Arc, Mutex};
+
+use rusqlite::ffi;
+use tokio::sync::watch;
+
+use crate::store::{StoreError, StoreHealth};
+
+/// What became of a transaction that failed. Given to each of its callers.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    /// Nothing stored, passes when there is space again.
+    DiskFull,
+    /// Nothing stored, may pass by itself: locked by another process, read-only, not to be opened.
+    Unavailable(Arc<str>),
+    /// Nothing stored; a file is damaged or a sync failed, so nothing may be stored any more.
+    Broken(Arc<str>),
+    /// The commit itself failed so: stored or not, only a restart tells.
+    Unknown(Arc<str>),
+    /// The commit was synced but could not be taken into the shared index for lack of space: the next commit
+    /// overwrites it, a crash before that brings it back.
+    Unindexed,
+    /// Nothing stored; the statement is wrong, and would be again.
+    Unexpected(Arc<str>),
+}
+
+impl Failure {
+    /// Of a statement before the commit.
+    pub fn of(error: &rusqlite::Error) -> Failure {
+        let text: Arc<str> = error.to_string().into();
+        if is_undecodable(error) {
+            return Failure::Broken(text);
+        }
+        let (Some(primary), Some(extended)) = (error.sqlite_error_code(), error.sqlite_extended_error_code())
+        else {
+            return Failure::Unexpected(text);
+        };
+        match (primary, extended) {
+            // The shared index grows with the WAL and meets the full disk as an input/output error.
+            (rusqlite::ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => Failure::DiskFull,
+            (
+                rusqlite::ErrorCode::DatabaseBusy
+                | rusqlite::ErrorCode::DatabaseLocked
+                | rusqlite::ErrorCode::ReadOnly
+                | rusqlite::ErrorCode::PermissionDenied
+                | rusqlite::ErrorCode::CannotOpen,
+                _,
+            ) => Failure::Unavailable(text),
+            (
+                rusqlite::ErrorCode::SystemIoFailure
+                | rusqlite::ErrorCode::DatabaseCorrupt
+                | rusqlite::ErrorCode::NotADatabase,
+                _,
+            ) => Failure::Broken(text),
+            _ => Failure::Unexpected(text),
+        }
+    }
+
+    /// Of the commit.
+    pub fn of_commit(error: &rusqlite::Error) -> Failure {
+        if error.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_SHMSIZE) {
+            return Failure::Unindexed;
+        }
+        match Failure::of(error) {
+            Failure::Broken(text) | Failure::Unexpected(text) => Failure::Unknown(text),
+            nothing_stored => nothing_stored,
+        }
+    }
+
+    pub fn to_error(&self, attempted: &'static str) -> StoreError {
+        match self {
+            Failure::DiskFull => StoreError::DiskFull,
+            Failure::Unavailable(text) | Failure::Broken(text) => StoreError::Unavailable {
+                attempted,
+                source: anyhow::Error::msg(text.to_string()),
+            },
+            Failure::Unknown(text) | Failure::Unexpected(text) => StoreError::Unexpected {
+                attempted,
+                source: anyhow::Error::msg(text.to_string()),
+            },
+            Failure::Unindexed => StoreError::Unexpected {
+                attempted,
+                source: anyhow::Error::msg("the disk was full when the commit was synced"),
+            },
+        }
+    }
+}
+
+/// A row that cannot be read as what was written: pages have no checksums, so this is how damage shows.
+fn is_undecodable(error: &rusqlite::Error) -> bool {
+    matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::Utf8Error(..)
+    )
+}
+
+/// What is known of the store's state without asking it; shared by the writer, the readers and whoever asks.
+pub(super) struct State {
+    health: Mutex<StoreHealth>,
+    broken: watch::Sender<Option<String>>,
+}
+
+impl State {
+    pub fn new() -> State {
+        State {
+            health: Mutex::new(StoreHealth::Ready),
+            broken: watch::Sender::new(None),
+        }
+    }
+
+    pub fn health(&self) -> StoreHealth {
+        self.health
+            .lock()
+            .expect("no code panics while it holds this lock")
+            .clone()
+    }
+
+    /// A commit that wrote something succeeded.
+    pub fn wrote(&self) {
+        if self.broken.borrow().is_none() {
+            self.set_health(StoreHealth::Ready);
+        }
+    }
+
+    pub fn failed(&self, failure: &Failure) {
+        match failure {
+            Failure::DiskFull | Failure::Unindexed => {
+                self.set_health(StoreHealth::NotReady("the disk is full".to_owned()));
+            }
+            Failure::Unavailable(text) => self.set_health(StoreHealth::NotReady(text.to_string())),
+            Failure::Broken(text) | Failure::Unknown(text) => self.break_down(text),
+            Failure::Unexpected(_) => {}
+        }
+    }
+
+    pub fn closed(&self) {
+        let closed = StoreHealth::NotReady("the store is closed".to_owned());
+        *self
+            .health
+            .lock()
+            .expect("no code panics while it holds this lock") = closed;
+    }
+
+    /// Nothing is stored from here on; the process is to end.
+    pub fn break_down(&self, reason: &str) {
+        self.set_health(StoreHealth::NotReady(reason.to_owned()));
+        self.broken.send_if_modified(|broken| {
+            let first = broken.is_none();
+            if first {
+                *broken = Some(reason.to_owned());
+            }
+            first
+        });
+    }
+
+    pub fn broken_reason(&self) -> Option<String> {
+        self.broken.borrow().clone()
+    }
+
+    pub async fn broken(&self) -> String {
+        let mut broken = self.broken.subscribe();
+        let reason = broken
+            .wait_for(Option::is_some)
+            .await
+            .expect("the sender lives as long as the state that is borrowed here");
+        reason.clone().unwrap_or_default()
+    }
+
+    /// Says it in the log when it changes, however many commits go the same way.
+    fn set_health(&self, health: StoreHealth) {
+        let mut known = self
+            .health
+            .lock()
+            .expect("no code panics while it holds this lock");
+        if *known != health {
+            match &health {
+                StoreHealth::Ready => tracing::info!("the store can be written again"),
+                StoreHealth::NotReady(reason) => tracing::warn!(reason, "the store cannot be written"),
+            }
+            *known = health;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sqlite(extended_code: i32) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(ffi::Error::new(extended_code), None)
+    }
+
+    #[test]
+    fn a_failed_sync_of_a_commit_is_an_unknown_outcome() {
+        let failure = Failure::of_commit(&sqlite(ffi::SQLITE_IOERR_FSYNC));
+        assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");
+        let state = State::new();
+        state.failed(&failure);
+        state.wrote();
+        assert!(state.broken_reason().is_some());
+        assert_ne!(state.health(), StoreHealth::Ready);
+    }
+
+    #[test]
+    fn a_full_disk_passes() {
+        for (failure, stored_nothing) in [
+            (Failure::of(&sqlite(ffi::SQLITE_FULL)), true),
+            (Failure::of(&sqlite(ffi::SQLITE_IOERR_SHMSIZE)), true),
+            (Failure::of_commit(&sqlite(ffi::SQLITE_FULL)), true),
+            // SQLite grows the shared index after it synced the commit.
+            (Failure::of_commit(&sqlite(ffi::SQLITE_IOERR_SHMSIZE)), false),
+        ] {
+            let refused = matches!(failure.to_error("test"), StoreError::DiskFull);
+            assert_eq!(refused, stored_nothing, "{failure:?}");
+            let state = State::new();
+            state.failed(&failure);
+            assert_ne!(state.health(), StoreHealth::Ready);
+            state.wrote();
+            assert_eq!(state.health(), StoreHealth::Ready);
+        }
+    }
+
+    #[test]
+    fn a_lock_held_elsewhere_stores_nothing_and_breaks_nothing() {
+        assert!(matches!(
+            Failure::of(&sqlite(ffi::SQLITE_BUSY)),
+            Failure::Unavailable(_)
+        ));
+        assert!(matches!(
+            Failure::of(&sqlite(ffi::SQLITE_CORRUPT)),
+            Failure::Broken(_)
+        ));
+        assert!(matches!(
+            Failure::of(&sqlite(ffi::SQLITE_CONSTRAINT_UNIQUE)),
+            Failure::Unexpected(_)
+        ));
+    }
+}

@@ -1,0 +1,70 @@
+//! Who processes: nodes come, say that they live, and go.
+
+use super::group::{CallError, Group};
+use super::settle;
+use crate::lease::{LeaseKey, NodeId};
+use crate::store::{GivenBack, Heartbeat, Renewed};
+
+/// The file has one server at a time, so whatever an earlier node held is free at once.
+pub(super) fn join(
+    group: &mut Group<'_>,
+    heartbeat: &Heartbeat,
+    crashes_max: u32,
+) -> Result<GivenBack, CallError> {
+    group
+        .connection
+        .prepare_cached("delete from nodes where node <> ?1")?
+        .execute([heartbeat.node])?;
+    let given_back = settle::give_back_all(group, crashes_max)?;
+    beat(group, heartbeat)?;
+    Ok(given_back)
+}
+
+pub(super) fn leave(group: &mut Group<'_>, node: NodeId) -> Result<(), CallError> {
+    group
+        .connection
+        .prepare_cached("delete from nodes where node = ?1")?
+        .execute([node])?;
+    Ok(())
+}
+
+pub(super) fn renew(group: &mut Group<'_>, heartbeat: &Heartbeat) -> Result<Renewed, CallError> {
+    beat(group, heartbeat)?;
+    let mut lost = Vec::new();
+    for key in &heartbeat.leases {
+        if !extend(group, *key, heartbeat)? {
+            lost.push(*key);
+        }
+    }
+    Ok(Renewed { lost })
+}
+
+fn beat(group: &Group<'_>, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error> {
+    group
+        .connection
+        .prepare_cached(
+            "insert into nodes (node, slots, busy, started_at, heartbeat_at, expires_at)
+             values (?1, ?2, ?3, ?4, ?4, ?5)
+             on conflict (node) do update set
+                 slots = excluded.slots, busy = excluded.busy,
+                 heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at",
+        )?
+        .execute((
+            heartbeat.node,
+            heartbeat.slots,
+            heartbeat.leases.len(),
+            group.now,
+            group.now.plus(heartbeat.lease),
+        ))?;
+    Ok(())
+}
+
+fn extend(group: &Group<'_>, key: LeaseKey, heartbeat: &Heartbeat) -> Result<bool, rusqlite::Error> {
+    let extended = group
+        .connection
+        .prepare_cached(
+            "update orders set lease_expires_at = ?3 where order_id = ?1 and token = ?2 and status = 1",
+        )?
+        .execute((key.order_id, key.token, group.now.plus(heartbeat.lease)))?;
+    Ok(extended > 0)
+}

@@ -1,0 +1,289 @@
+//! Reading: single orders, listings, histories, numbers. Every listing is a page, served by one index from the
+//! place where the page before ended.
+
+use std::time::Duration;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
+
+use super::group::Totals;
+use super::rows::{self, EVENT_COLUMNS, order_columns};
+use crate::event::Event;
+use crate::order::{Order, OrderId, OrderStatus};
+use crate::store::{HISTORY_EVENTS_MAX, NODES_MAX, Node, OrderPage, OrderQuery, PAGE_ORDERS_MAX, QueueState};
+use crate::time::Timestamp;
+
+pub(super) fn order(connection: &Connection, order_id: OrderId) -> Result<Option<Order>, rusqlite::Error> {
+    connection
+        .prepare_cached(concat!(
+            "select ",
+            order_columns!(),
+            " from orders where order_id = ?1"
+        ))?
+        .query_row([order_id], rows::order)
+        .optional()
+}
+
+pub(super) fn history(
+    connection: &Connection,
+    order_id: OrderId,
+    after: u32,
+) -> Result<Option<Vec<Event>>, rusqlite::Error> {
+    let events = connection
+        .prepare_cached(&format!(
+            "select {EVENT_COLUMNS} from events indexed by events_order
+             where order_id = ?1 and version > ?2 order by version limit ?3"
+        ))?
+        .query_map((order_id, after, HISTORY_EVENTS_MAX), rows::event)?
+        .collect::<Result<Vec<_>, _>>()?;
+    if events.is_empty() && order(connection, order_id)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(events))
+}
+
+pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<OrderPage, rusqlite::Error> {
+    let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
+    let Some(range) = id_range(connection, query)? else {
+        return Ok(OrderPage::default());
+    };
+    let (statement, values) = listing(query, range, limit + 1);
+    let mut orders = connection
+        .prepare_cached(&statement)?
+        .query_map(params_from_iter(values), rows::order)?
+        .collect::<Result<Vec<_>, _>>()?;
+    let more = orders.len() > limit;
+    orders.truncate(limit);
+    Ok(OrderPage {
+        next: orders.last().map(|last| last.order_id).filter(|_| more),
+        orders,
+    })
+}
+
+/// Ids from the first on and below the second.
+type IdRange = (OrderId, OrderId);
+
+/// `created_at` rises with the id, so bounds in time are bounds in ids. `None` when no order can match.
+fn id_range(connection: &Connection, query: &OrderQuery) -> Result<Option<IdRange>, rusqlite::Error> {
+    let mut range = (OrderId(0), query.before.unwrap_or(OrderId(i64::MAX)));
+    if let Some(time) = query.created_before
+        && let Some(first) = first_created(connection, Created::NotBefore(time))?
+    {
+        range.1 = range.1.min(first);
+    }
+    if let Some(time) = query.created_after {
+        match first_created(connection, Created::After(time))? {
+            Some(first) => range.0 = first,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(range))
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Created {
+    NotBefore(Timestamp),
+    After(Timestamp),
+}
+
+/// The first order created so, by bisection of the primary key; `None` when there is none.
+pub(super) fn first_created(
+    connection: &Connection,
+    bound: Created,
+) -> Result<Option<OrderId>, rusqlite::Error> {
+    let mut at_or_above = connection.prepare_cached(
+        "select order_id, created_at from orders where order_id >= ?1 order by order_id limit 1",
+    )?;
+    let newest: Option<i64> = connection
+        .prepare_cached("select max(order_id) from orders")?
+        .query_row([], |row| row.get(0))?;
+    let matches = |created_at: Timestamp| match bound {
+        Created::NotBefore(time) => created_at >= time,
+        Created::After(time) => created_at > time,
+    };
+    let mut found = None;
+    // Every order below `low` was created too early; `high` is the last id that may still be the answer.
+    let (mut low, mut high) = (0, newest.unwrap_or(0));
+    while low <= high {
+        let middle = low + (high - low) / 2;
+        let (order_id, created_at) = at_or_above.query_row([middle], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Timestamp>(1)?))
+        })?;
+        if matches(created_at) {
+            found = Some(OrderId(order_id));
+            high = middle - 1;
+        } else {
+            low = order_id + 1;
+        }
+    }
+    Ok(found)
+}
+
+/// The statement of a page and its values: by the narrowest index, what it does not cover checked row by row.
+fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Value>) {
+    let mut values = vec![
+        Value::Integer(range.0.0),
+        Value::Integer(range.1.0),
+        Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)),
+    ];
+    let mut bind = |value: Value| {
+        values.push(value);
+        format!("?{}", values.len())
+    };
+    let status = query.status.map(rows::status_code);
+    let user = query.user_id.map(|user_id| bind(Value::Integer(user_id)));
+    let reference = query
+        .reference
+        .clone()
+        .map(|reference| bind(Value::Text(reference)));
+    let in_range = "order_id >= ?1 and order_id < ?2";
+    let newest_first = "order by order_id desc limit ?3";
+    let columns = order_columns!();
+    let statement = match (reference, user, status) {
+        (Some(reference), user, status) => {
+            let user = user.map_or(String::new(), |user| format!(" and +user_id = {user}"));
+            let status = status.map_or(String::new(), |status| format!(" and +status = {status}"));
+            format!(
+                "select {columns} from orders indexed by orders_reference
+                 where reference = {reference} and {in_range}{user}{status} {newest_first}"
+            )
+        }
+        (None, Some(user), Some(status)) => format!(
+            "select {columns} from orders indexed by orders_user
+             where user_id = {user} and status = {status} and {in_range} {newest_first}"
+        ),
+        (None, Some(user), None) => {
+            let per_status = OrderStatus::ALL.map(|status| {
+                format!(
+                    "select * from (select order_id from orders indexed by orders_user
+                     where user_id = {user} and status = {} and {in_range} {newest_first})",
+                    rows::status_code(status)
+                )
+            });
+            format!(
+                "select {columns} from orders where order_id in ({}) {newest_first}",
+                per_status.join(" union all ")
+            )
+        }
+        (None, None, Some(status)) => format!(
+            "select {columns} from orders indexed by orders_status
+             where status = {status} and {in_range} {newest_first}"
+        ),
+        (None, None, None) => format!("select {columns} from orders where {in_range} {newest_first}"),
+    };
+    (statement, values)
+}
+
+pub(super) fn queue(connection: &Connection, now: Timestamp) -> Result<QueueState, rusqlite::Error> {
+    let totals = Totals::read(connection)?;
+    Ok(QueueState {
+        counters: totals.counters,
+        paused: totals.paused,
+        oldest_waiting: oldest_waiting(connection, now)?,
+        nodes: nodes(connection, now)?,
+    })
+}
+
+fn oldest_waiting(connection: &Connection, now: Timestamp) -> Result<Option<Duration>, rusqlite::Error> {
+    let first_line: Option<Timestamp> = connection
+        .prepare_cached(
+            "select created_at from orders indexed by orders_first
+             where status = 0 and due_at is null order by order_id limit 1",
+        )?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    let second_line: Option<Timestamp> = connection
+        .prepare_cached(include_str!("next_due.sql"))?
+        .query_row([true], |row| row.get(0))?;
+    let second_line = second_line.filter(|due_at| *due_at <= now);
+    Ok(first_line
+        .into_iter()
+        .chain(second_line)
+        .min()
+        .map(|oldest| now.since(oldest)))
+}
+
+fn nodes(connection: &Connection, now: Timestamp) -> Result<Vec<Node>, rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "select node, slots, busy, started_at, heartbeat_at, expires_at >= ?1 from nodes
+             order by heartbeat_at desc, node limit ?2",
+        )?
+        .query_map((now, NODES_MAX), |row| {
+            Ok(Node {
+                node: row.get(0)?,
+                slots: row.get(1)?,
+                busy: row.get(2)?,
+                started_at: row.get(3)?,
+                heartbeat_at: row.get(4)?,
+                alive: row.get(5)?,
+            })
+        })?
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::open_writer;
+    use super::super::migrations;
+    use super::*;
+
+    fn plan(connection: &Connection, statement: &str, values: Vec<Value>) -> String {
+        connection
+            .prepare(&format!("explain query plan {statement}"))
+            .unwrap()
+            .query_map(params_from_iter(values), |row| row.get::<_, String>(3))
+            .unwrap()
+            .map(|line| line.unwrap() + "\n")
+            .collect()
+    }
+
+    /// Whatever the filters, a page is a range of one index in its order: nothing is sorted but the at most five
+    /// short lists of a user's statuses, and no table is scanned.
+    #[test]
+    fn every_page_is_served_by_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        let mut connection = open_writer(&path).unwrap();
+        migrations::apply(&path, &mut connection).unwrap();
+        for status in [None, Some(OrderStatus::Failed)] {
+            for user_id in [None, Some(1)] {
+                for reference in [None, Some("a".to_owned())] {
+                    let query = OrderQuery {
+                        status,
+                        user_id,
+                        reference,
+                        ..OrderQuery::default()
+                    };
+                    let (statement, values) = listing(&query, (OrderId(0), OrderId(9)), 10);
+                    let plan = plan(&connection, &statement, values);
+                    assert!(!plan.contains("SCAN orders"), "{statement}\n{plan}");
+                    let merges_statuses =
+                        query.user_id.is_some() && query.status.is_none() && query.reference.is_none();
+                    assert!(
+                        merges_statuses || !plan.contains("TEMP B-TREE"),
+                        "{statement}\n{plan}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_claim_reads_only_the_heads_of_its_indexes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        let mut connection = open_writer(&path).unwrap();
+        migrations::apply(&path, &mut connection).unwrap();
+        for (statement, index, values) in [
+            (include_str!("first_line.sql"), "orders_first", 1),
+            (include_str!("second_line.sql"), "orders_due", 2),
+            (include_str!("second_line_suspect.sql"), "orders_suspect", 1),
+            (include_str!("expired_leases.sql"), "orders_status", 2),
+        ] {
+            let plan = plan(&connection, statement, vec![Value::Integer(1); values]);
+            assert!(plan.contains(&format!("INDEX {index}")), "{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        }
+    }
+}

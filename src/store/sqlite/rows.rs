@@ -1,0 +1,239 @@
+//! Between rows and domain types: codes, columns, and the one statement that writes an event.
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Row};
+
+use crate::event::{Event, EventKind};
+use crate::lease::NodeId;
+use crate::money::Money;
+use crate::order::{BATCH_ORDERS_MAX, ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
+use crate::time::Timestamp;
+
+/// The columns [`order`] reads, in its order, for the head of a `select` or the tail of a `returning`.
+macro_rules! order_columns {
+    () => {
+        "order_id, status, version, attempts, generation, created_at, processing_at, finished_at, due_at, \
+         user_id, total_amount, item_ids, reference, last_error, metadata"
+    };
+}
+pub(super) use order_columns;
+
+/// How many columns [`order_columns`] names: where further ones begin.
+pub(super) const ORDER_COLUMNS: usize = 15;
+
+pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
+    let status: OrderStatus = row.get(1)?;
+    let due_at: Option<Timestamp> = row.get(8)?;
+    Ok(Order {
+        order_id: row.get(0)?,
+        status,
+        version: row.get(2)?,
+        attempts: row.get(3)?,
+        generation: row.get(4)?,
+        created_at: row.get(5)?,
+        processing_at: row.get(6)?,
+        finished_at: row.get(7)?,
+        next_attempt_at: due_at.filter(|_| status == OrderStatus::Pending),
+        request: NewOrder {
+            user_id: row.get(9)?,
+            total_amount: row.get(10)?,
+            item_ids: row.get(11)?,
+            reference: row.get(12)?,
+            metadata: row.get(14)?,
+        },
+        last_error: row.get(13)?,
+    })
+}
+
+/// The columns [`event`] reads, in its order.
+pub(super) const EVENT_COLUMNS: &str = "order_id, version, kind, status, at, attempt, node, error";
+
+pub(super) fn event(row: &Row<'_>) -> Result<Event, rusqlite::Error> {
+    Ok(Event {
+        order_id: row.get(0)?,
+        version: row.get(1)?,
+        kind: row.get(2)?,
+        status: row.get(3)?,
+        at: row.get(4)?,
+        attempt: row.get(5)?,
+        node: row.get(6)?,
+        error: row.get(7)?,
+    })
+}
+
+pub(super) fn insert_event(
+    connection: &Connection,
+    position: i64,
+    event: &Event,
+) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "insert into events (position, order_id, version, kind, status, at, attempt, node, error)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute((
+            position,
+            event.order_id,
+            event.version,
+            event.kind,
+            event.status,
+            event.at,
+            event.attempt,
+            event.node,
+            event.error.as_deref(),
+        ))?;
+    Ok(())
+}
+
+const STATUS_CODES: [OrderStatus; 5] = [
+    OrderStatus::Pending,
+    OrderStatus::Processing,
+    OrderStatus::Completed,
+    OrderStatus::Failed,
+    OrderStatus::Cancelled,
+];
+
+const KIND_CODES: [EventKind; 9] = [
+    EventKind::Accepted,
+    EventKind::Started,
+    EventKind::Completed,
+    EventKind::RetryScheduled,
+    EventKind::Failed,
+    EventKind::LeaseLost,
+    EventKind::Released,
+    EventKind::Cancelled,
+    EventKind::Redriven,
+];
+
+/// For statements that name a status in their text.
+pub(super) fn status_code(status: OrderStatus) -> i64 {
+    code_of(&STATUS_CODES, &status)
+}
+
+fn code_of<T: PartialEq>(codes: &[T], value: &T) -> i64 {
+    let code = codes
+        .iter()
+        .position(|known| known == value)
+        .expect("the tables of codes hold every variant, which a test proves");
+    i64::try_from(code).expect("there are few variants")
+}
+
+fn value_of<T: Copy>(codes: &[T], value: ValueRef<'_>) -> FromSqlResult<T> {
+    let code = value.as_i64()?;
+    usize::try_from(code)
+        .ok()
+        .and_then(|code| codes.get(code).copied())
+        .ok_or(FromSqlError::OutOfRange(code))
+}
+
+impl ToSql for OrderStatus {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(code_of(&STATUS_CODES, self)))
+    }
+}
+
+impl FromSql for OrderStatus {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<OrderStatus> {
+        value_of(&STATUS_CODES, value)
+    }
+}
+
+impl ToSql for EventKind {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(code_of(&KIND_CODES, self)))
+    }
+}
+
+impl FromSql for EventKind {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<EventKind> {
+        value_of(&KIND_CODES, value)
+    }
+}
+
+impl ToSql for OrderId {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(self.0))
+    }
+}
+
+impl FromSql for OrderId {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<OrderId> {
+        value.as_i64().map(OrderId)
+    }
+}
+
+impl ToSql for NodeId {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(self.0.cast_signed()))
+    }
+}
+
+impl FromSql for NodeId {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<NodeId> {
+        value.as_i64().map(|bits| NodeId(bits.cast_unsigned()))
+    }
+}
+
+impl ToSql for Timestamp {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(self.micros()))
+    }
+}
+
+impl FromSql for Timestamp {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Timestamp> {
+        value.as_i64().map(Timestamp::from_micros)
+    }
+}
+
+/// How many orders an idempotency key names: 1 to [`BATCH_ORDERS_MAX`].
+pub(super) struct OrderCount(pub i64);
+
+impl OrderCount {
+    pub fn is_possible(count: i64) -> bool {
+        usize::try_from(count).is_ok_and(|count| (1..=BATCH_ORDERS_MAX).contains(&count))
+    }
+}
+
+impl FromSql for OrderCount {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<OrderCount> {
+        let count = value.as_i64()?;
+        let possible = OrderCount::is_possible(count).then_some(OrderCount(count));
+        possible.ok_or(FromSqlError::OutOfRange(count))
+    }
+}
+
+impl FromSql for Money {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Money> {
+        let minor_units = value.as_i64()?;
+        Money::from_minor_units(minor_units).ok_or(FromSqlError::OutOfRange(minor_units))
+    }
+}
+
+impl FromSql for ItemIds {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<ItemIds> {
+        let text = value.as_str()?;
+        ItemIds::from_stored(text).ok_or_else(|| FromSqlError::Other("not a list of item ids".into()))
+    }
+}
+
+impl FromSql for Reference {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Reference> {
+        Reference::parse(value.as_str()?).map_err(FromSqlError::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variant_has_its_code() {
+        assert!(
+            OrderStatus::ALL
+                .iter()
+                .all(|status| STATUS_CODES.contains(status))
+        );
+        assert!(EventKind::ALL.iter().all(|kind| KIND_CODES.contains(kind)));
+    }
+}

@@ -1,0 +1,234 @@
+//! Ending attempts: by their result, or because their lease ran out.
+
+use std::time::Duration;
+
+use rusqlite::OptionalExtension;
+
+use super::group::{CallError, Change, Group};
+use crate::event::EventKind;
+use crate::lease::{LeaseKey, NodeId, Outcome, bounded_error};
+use crate::order::OrderStatus;
+use crate::store::{GiveBack, GivenBack, SWEEP_ORDERS_MAX, Settled};
+use crate::time::Timestamp;
+
+pub(super) fn settle(group: &mut Group<'_>, key: LeaseKey, outcome: &Outcome) -> Result<Settled, CallError> {
+    let end = End::of(outcome);
+    let status = end.status();
+    if end_attempt(group, key, end)? {
+        Ok(Settled::Done(status))
+    } else {
+        group.effects.stale_results += 1;
+        Ok(Settled::Stale)
+    }
+}
+
+/// How an attempt ends, in the terms of the row.
+struct End {
+    kind: EventKind,
+    /// The order was not at fault: the attempt does not count.
+    given_back: bool,
+    /// Leases lost to dead nodes, to be added.
+    crashes: u32,
+    due_in: Option<Duration>,
+    error: Option<String>,
+}
+
+impl End {
+    fn of(outcome: &Outcome) -> End {
+        let (kind, given_back, due_in, error) = match outcome {
+            Outcome::Completed => (EventKind::Completed, false, None, None),
+            Outcome::Retry { after, error } => (EventKind::RetryScheduled, false, Some(*after), Some(error)),
+            Outcome::Failed { error } => (EventKind::Failed, false, None, Some(error)),
+            Outcome::Released => (EventKind::Released, true, Some(Duration::ZERO), None),
+        };
+        End {
+            kind,
+            given_back,
+            crashes: 0,
+            due_in,
+            error: error.map(|text| bounded_error(text)),
+        }
+    }
+
+    fn lost(node: NodeId, holder_died: bool) -> End {
+        End {
+            kind: EventKind::LeaseLost,
+            given_back: true,
+            crashes: u32::from(holder_died),
+            due_in: Some(Duration::ZERO),
+            error: Some(if holder_died {
+                format!("node {node} died while it held the lease")
+            } else {
+                format!("node {node} let the lease run out")
+            }),
+        }
+    }
+
+    fn poison(crashes: u32) -> End {
+        End {
+            kind: EventKind::Failed,
+            given_back: false,
+            crashes: 1,
+            due_in: None,
+            error: Some(format!(
+                "poison: {crashes} nodes died while they processed this order"
+            )),
+        }
+    }
+
+    fn status(&self) -> OrderStatus {
+        OrderStatus::after(Some(OrderStatus::Processing), self.kind)
+            .expect("every way an attempt ends is in the table of transitions")
+    }
+}
+
+/// What the end of an attempt needs to know of the order.
+struct Attempted {
+    version: u32,
+    attempts: u32,
+    processing_at: Timestamp,
+}
+
+/// Changes nothing and answers `false` when the lease is no longer the order's.
+fn end_attempt(group: &mut Group<'_>, key: LeaseKey, end: End) -> Result<bool, rusqlite::Error> {
+    let Some(attempted) = attempted(group, key)? else {
+        return Ok(false);
+    };
+    let status = end.status();
+    let version = attempted.version + 1;
+    let attempts = attempted.attempts - u32::from(end.given_back);
+    // A given-back attempt says nothing about the order, so what its last attempt said stays.
+    let keeps_error = end.given_back;
+    let changed = group
+        .connection
+        .prepare_cached(include_str!("end_attempt.sql"))?
+        .execute((
+            key.order_id,
+            key.token,
+            status,
+            version,
+            attempts,
+            end.crashes,
+            end.due_in.map(|delay| group.now.plus(delay)),
+            status.is_final().then_some(group.now),
+            keeps_error,
+            end.error.as_deref(),
+        ))?;
+    assert_eq!(
+        changed, 1,
+        "nothing writes between two statements of a transaction"
+    );
+    if status == OrderStatus::Completed {
+        group.totals.counters.processing_micros += micros(group.now.since(attempted.processing_at));
+    }
+    group.record(Change {
+        order_id: key.order_id,
+        version,
+        kind: end.kind,
+        from: Some(OrderStatus::Processing),
+        attempt: attempts,
+        node: Some(key.node),
+        error: end.error,
+    })?;
+    Ok(true)
+}
+
+fn attempted(group: &Group<'_>, key: LeaseKey) -> Result<Option<Attempted>, rusqlite::Error> {
+    group
+        .connection
+        .prepare_cached(
+            "select version, attempts, processing_at from orders
+             where order_id = ?1 and token = ?2 and status = 1",
+        )?
+        .query_row((key.order_id, key.token), |row| {
+            Ok(Attempted {
+                version: row.get(0)?,
+                attempts: row.get(1)?,
+                processing_at: row.get(2)?,
+            })
+        })
+        .optional()
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn give_back_expired(group: &mut Group<'_>, request: &GiveBack) -> Result<GivenBack, CallError> {
+    let mut expired = held(group, include_str!("expired_leases.sql"), Some(group.now))?;
+    let more = expired.len() > SWEEP_ORDERS_MAX;
+    expired.truncate(SWEEP_ORDERS_MAX);
+    let mut given_back = give_back(group, &expired, request.crashes_max, |group, node| {
+        Ok(node != request.node && !lives(group, node)?)
+    })?;
+    given_back.more = more;
+    Ok(given_back)
+}
+
+/// Everything that is held: only right where no other node can live.
+pub(super) fn give_back_all(group: &mut Group<'_>, crashes_max: u32) -> Result<GivenBack, CallError> {
+    let mut total = GivenBack::default();
+    loop {
+        let held = held(group, include_str!("all_leases.sql"), None)?;
+        if held.is_empty() {
+            return Ok(total);
+        }
+        let given_back = give_back(group, &held, crashes_max, |_, _| Ok(true))?;
+        total.pending += given_back.pending;
+        total.poisoned += given_back.poisoned;
+    }
+}
+
+struct Held {
+    key: LeaseKey,
+    crashes: u32,
+}
+
+/// One more than [`SWEEP_ORDERS_MAX`], to tell whether there are more.
+fn held(group: &Group<'_>, statement: &str, at: Option<Timestamp>) -> Result<Vec<Held>, rusqlite::Error> {
+    group
+        .connection
+        .prepare_cached(statement)?
+        .query_map((at, SWEEP_ORDERS_MAX + 1), |row| {
+            Ok(Held {
+                key: LeaseKey {
+                    order_id: row.get(0)?,
+                    token: row.get(1)?,
+                    node: row.get(2)?,
+                },
+                crashes: row.get(3)?,
+            })
+        })?
+        .collect()
+}
+
+fn give_back(
+    group: &mut Group<'_>,
+    held: &[Held],
+    crashes_max: u32,
+    died: impl Fn(&Group<'_>, NodeId) -> Result<bool, rusqlite::Error>,
+) -> Result<GivenBack, CallError> {
+    let mut given_back = GivenBack::default();
+    for lease in held {
+        let holder_died = died(group, lease.key.node)?;
+        let crashes = lease.crashes + u32::from(holder_died);
+        if holder_died && crashes >= crashes_max {
+            end_attempt(group, lease.key, End::poison(crashes))?;
+            given_back.poisoned += 1;
+        } else {
+            end_attempt(group, lease.key, End::lost(lease.key.node, holder_died))?;
+            given_back.pending += 1;
+        }
+    }
+    group.effects.leases_lost += held.len() as u64;
+    Ok(given_back)
+}
+
+fn lives(group: &Group<'_>, node: NodeId) -> Result<bool, rusqlite::Error> {
+    group
+        .connection
+        .prepare_cached("select expires_at >= ?2 from nodes where node = ?1")?
+        .query_row((node, group.now), |row| row.get(0))
+        .optional()
+        .map(|lives| lives.unwrap_or(false))
+}

@@ -1,0 +1,233 @@
+//! Everything in the file at one instant, over a connection of its own whose read transaction stays open.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::connection::open_reader;
+use super::failure::Failure;
+use super::group::Totals;
+use super::query;
+use super::rows::{self, EVENT_COLUMNS, ORDER_COLUMNS, OrderCount, order_columns};
+use crate::order::OrderId;
+use crate::store::clock::SteadyClock;
+use crate::store::snapshot::{EventRecord, KeyRecord, LeaseRecord, OrderRecord, Snapshot};
+use crate::store::{Counters, QueueState, StoreError};
+
+pub(super) struct SqliteSnapshot {
+    connection: Arc<Mutex<Connection>>,
+    clock: Arc<SteadyClock>,
+}
+
+impl SqliteSnapshot {
+    pub fn open(path: &Path, clock: Arc<SteadyClock>) -> Result<SqliteSnapshot, rusqlite::Error> {
+        let connection = open_reader(path)?;
+        // The transaction's view is fixed by its first read, not by its beginning.
+        connection.execute_batch("begin; select 1 from sqlite_schema limit 1")?;
+        Ok(SqliteSnapshot {
+            connection: Arc::new(Mutex::new(connection)),
+            clock,
+        })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let connection = self.connection.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let connection = connection
+                .lock()
+                .expect("a query that panicked ends the snapshot's use");
+            query(&connection)
+        })
+        .await;
+        match answer {
+            Ok(result) => result.map_err(|error| Failure::of(&error).to_error(attempted)),
+            Err(panicked) => Err(StoreError::Unexpected {
+                attempted,
+                source: panicked.into(),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Snapshot for SqliteSnapshot {
+    async fn orders_after(
+        &mut self,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<OrderRecord>, StoreError> {
+        self.read("read orders of a snapshot", move |connection| {
+            orders_after(connection, after, limit)
+        })
+        .await
+    }
+
+    async fn keys_after(
+        &mut self,
+        after: Option<(String, String)>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>, StoreError> {
+        self.read("read keys of a snapshot", move |connection| {
+            keys_after(connection, after, limit)
+        })
+        .await
+    }
+
+    async fn counters(&mut self) -> Result<Counters, StoreError> {
+        self.read("read counters of a snapshot", |connection| {
+            Ok(Totals::read(connection)?.counters)
+        })
+        .await
+    }
+
+    async fn queue(&mut self) -> Result<QueueState, StoreError> {
+        let now = self.clock.now();
+        self.read("read the queue of a snapshot", move |connection| {
+            query::queue(connection, now)
+        })
+        .await
+    }
+
+    async fn damage(&mut self) -> Result<Vec<String>, StoreError> {
+        self.read("check the file of a snapshot", |connection| {
+            let mut findings = connection
+                .prepare("pragma integrity_check")?
+                .query_map([], |row| row.get::<_, String>(0))?
+                .collect::<Result<Vec<_>, _>>()?;
+            findings.retain(|finding| finding != "ok");
+            findings.extend(loose_ends(connection)?);
+            Ok(findings)
+        })
+        .await
+    }
+}
+
+/// What no order can show: rows that belong to none, and numbers that would be given out twice.
+fn loose_ends(connection: &Connection) -> Result<Vec<String>, rusqlite::Error> {
+    let number = |statement: &str| connection.query_row(statement, [], |row| row.get::<_, Option<i64>>(0));
+    let orphans = number(
+        "select count(*) from events
+         where not exists (select 1 from orders where orders.order_id = events.order_id)",
+    )?;
+    let totals = Totals::read(connection)?;
+    let mut findings = Vec::new();
+    if orphans != Some(0) {
+        findings.push(format!(
+            "{} events belong to no order",
+            orphans.unwrap_or_default()
+        ));
+    }
+    for (what, given_out, newest) in [
+        (
+            "order id",
+            totals.last_order_id,
+            number("select max(order_id) from orders")?,
+        ),
+        (
+            "event position",
+            totals.last_position,
+            number("select max(position) from events")?,
+        ),
+    ] {
+        if newest.is_some_and(|newest| newest > given_out) {
+            findings.push(format!(
+                "the next {what} would be {}, which is taken",
+                given_out + 1
+            ));
+        }
+    }
+    Ok(findings)
+}
+
+fn orders_after(
+    connection: &Connection,
+    after: Option<OrderId>,
+    limit: usize,
+) -> Result<Vec<OrderRecord>, rusqlite::Error> {
+    let after = after.unwrap_or(OrderId(i64::MIN));
+    let mut records = connection
+        .prepare_cached(concat!(
+            "select ",
+            order_columns!(),
+            ", crashes, node, token, lease_expires_at from orders
+             where order_id > ?1 order by order_id limit ?2"
+        ))?
+        .query_map((after, limit), |row| {
+            let (node, token) = (row.get(ORDER_COLUMNS + 1)?, row.get(ORDER_COLUMNS + 2)?);
+            let expires_at = row.get::<_, Option<_>>(ORDER_COLUMNS + 3)?;
+            let lease = |(node, expires_at)| LeaseRecord {
+                node,
+                token,
+                expires_at,
+            };
+            Ok(OrderRecord {
+                order: rows::order(row)?,
+                crashes: row.get(ORDER_COLUMNS)?,
+                lease: Option::zip(node, expires_at).map(lease),
+                events: Vec::new(),
+            })
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    for record in &mut records {
+        record.events = events_of(connection, record.order.order_id)?;
+    }
+    Ok(records)
+}
+
+fn events_of(connection: &Connection, order_id: OrderId) -> Result<Vec<EventRecord>, rusqlite::Error> {
+    connection
+        .prepare_cached(&format!(
+            "select {EVENT_COLUMNS}, position from events indexed by events_order
+             where order_id = ?1 order by version"
+        ))?
+        .query_map([order_id], |row| {
+            Ok(EventRecord {
+                event: rows::event(row)?,
+                position: row.get(8)?,
+            })
+        })?
+        .collect()
+}
+
+fn keys_after(
+    connection: &Connection,
+    after: Option<(String, String)>,
+    limit: usize,
+) -> Result<Vec<KeyRecord>, rusqlite::Error> {
+    let (scope, key) = after.unwrap_or_default();
+    connection
+        .prepare_cached(
+            "select scope, key, first_order_id, order_count from idempotency_keys
+             where (scope, key) > (?1, ?2) order by scope, key limit ?3",
+        )?
+        .query_map((scope, key, limit), |row| {
+            let (first, count): (i64, i64) = (row.get(2)?, row.get(3)?);
+            // A damaged count names no orders, which is found wrong, rather than more than memory holds.
+            let count = if OrderCount::is_possible(count) { count } else { 0 };
+            Ok(KeyRecord {
+                scope: row.get(0)?,
+                key: row.get(1)?,
+                order_ids: (first..first.saturating_add(count)).map(OrderId).collect(),
+            })
+        })?
+        .collect()
+}
+
+/// The newest time the store holds: no clock that serves it may start before.
+pub(super) fn newest_time(
+    connection: &Connection,
+) -> Result<Option<crate::time::Timestamp>, rusqlite::Error> {
+    connection
+        .query_row(
+            "select at from events order by position desc limit 1",
+            [],
+            |row| row.get(0),
+        )
+        .optional()
+}

@@ -1,0 +1,354 @@
+//! The one thread that writes: takes whatever calls wait, carries them out in one transaction, syncs, and only
+//! then answers. A group is what waited while the last one committed; there is no timer. What a call does is
+//! left to the modules beside this one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+use super::failure::{Failure, State};
+use super::group::{CallError, Effects, Group, Totals};
+use crate::metrics::Metrics;
+use crate::store::clock::SteadyClock;
+use crate::store::{StoreError, Wakeups};
+
+/// Calls that may wait for the writer; callers beyond are refused or wait, as they choose.
+const CALLS_WAITING_MAX: usize = 8_192;
+/// Calls taken at once, and rows changed after which a transaction takes no further call: together they bound how
+/// long the first of them waits for its answer. One call alone changes a few thousand rows at most.
+const GROUP_CALLS_MAX: usize = 1_024;
+const GROUP_ROWS_MAX: u64 = 20_000;
+/// SQLite's default.
+const PAGE_BYTES: usize = 4_096;
+/// WAL pages after which the writer copies them into the database: 16 MiB of 4 KiB pages.
+const CHECKPOINT_PAGES: usize = 4_096;
+
+/// Sends calls to the writer thread.
+pub(super) struct Writer {
+    calls: mpsc::Sender<Message>,
+}
+
+enum Message {
+    Call(Box<dyn Call>),
+    Close(oneshot::Sender<()>),
+}
+
+/// What the thread needs.
+pub(super) struct WriterParts {
+    pub connection: Connection,
+    pub clock: Arc<SteadyClock>,
+    pub wakeups: Arc<Wakeups>,
+    pub metrics: Metrics,
+    pub state: Arc<State>,
+}
+
+impl Writer {
+    pub fn start(mut parts: WriterParts) -> anyhow::Result<Writer> {
+        let wal_pages = Arc::new(AtomicUsize::new(0));
+        let counted = wal_pages.clone();
+        parts.connection.wal_hook(Some(move |_: &mut _, pages| {
+            counted.store(usize::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let totals = Totals::read(&parts.connection)?;
+        let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
+        let thread = WriterThread {
+            parts,
+            totals,
+            wal_pages,
+        };
+        thread::Builder::new()
+            .name("sqlite-writer".to_owned())
+            .spawn(move || thread.run(waiting))?;
+        Ok(Writer { calls })
+    }
+
+    /// Refuses with [`StoreError::Busy`] when too many calls wait.
+    pub async fn try_call<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        work: impl FnMut(&mut Group<'_>) -> Result<T, CallError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (call, answer) = pending(attempted, work);
+        self.calls
+            .try_send(Message::Call(call))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+                mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
+            })?;
+        answered(attempted, answer).await
+    }
+
+    /// Waits for a place when too many calls wait: for the workers, whose number is limited.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        work: impl FnMut(&mut Group<'_>) -> Result<T, CallError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (call, answer) = pending(attempted, work);
+        self.calls
+            .send(Message::Call(call))
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        answered(attempted, answer).await
+    }
+
+    /// Carries out what waits and ends the thread.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.calls.send(Message::Close(done)).await.is_ok() {
+            // An error means that the thread ended on its own, which is what was asked for.
+            let _ = closed.await;
+        }
+    }
+}
+
+async fn answered<T>(
+    attempted: &'static str,
+    answer: oneshot::Receiver<Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    answer.await.unwrap_or_else(|_| {
+        Err(StoreError::Unexpected {
+            attempted,
+            source: anyhow::Error::msg("the writer thread ended before it answered"),
+        })
+    })
+}
+
+/// A call that waits for its turn and keeps its result until the commit. May be carried out more than once:
+/// when its group failed, it is tried again on its own.
+trait Call: Send {
+    fn carry_out(&mut self, group: &mut Group<'_>) -> Result<(), rusqlite::Error>;
+    fn answer(self: Box<Self>, failure: Option<&Failure>);
+}
+
+struct PendingCall<T, W> {
+    attempted: &'static str,
+    work: W,
+    result: Option<Result<T, StoreError>>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+fn pending<T: Send + 'static>(
+    attempted: &'static str,
+    work: impl FnMut(&mut Group<'_>) -> Result<T, CallError> + Send + 'static,
+) -> (Box<dyn Call>, oneshot::Receiver<Result<T, StoreError>>) {
+    let (answer, receiver) = oneshot::channel();
+    let call = PendingCall {
+        attempted,
+        work,
+        result: None,
+        answer,
+    };
+    (Box::new(call), receiver)
+}
+
+impl<T, W> Call for PendingCall<T, W>
+where
+    T: Send,
+    W: FnMut(&mut Group<'_>) -> Result<T, CallError> + Send,
+{
+    fn carry_out(&mut self, group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
+        self.result = Some(match (self.work)(group) {
+            Ok(value) => Ok(value),
+            Err(CallError::Refused(refusal)) => Err(refusal),
+            Err(CallError::Sqlite(error)) => return Err(error),
+        });
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, failure: Option<&Failure>) {
+        let result = match (failure, self.result) {
+            (None, Some(result)) => result,
+            // A refusal too: it may rest on what another call of the group wrote.
+            (Some(failure), _) => Err(failure.to_error(self.attempted)),
+            (None, None) => unreachable!("a group commits only when each of its calls was carried out"),
+        };
+        // A caller that is gone wants no answer.
+        let _ = self.answer.send(result);
+    }
+}
+
+struct WriterThread {
+    parts: WriterParts,
+    totals: Totals,
+    /// Pages in the WAL after the last commit; written by SQLite's hook.
+    wal_pages: Arc<AtomicUsize>,
+}
+
+impl WriterThread {
+    fn run(mut self, mut waiting: mpsc::Receiver<Message>) {
+        let state = self.parts.state.clone();
+        let _guard = BreakDownOnPanic(&state);
+        let mut calls = Vec::new();
+        let mut closing = None;
+        while let Some(message) = waiting.blocking_recv() {
+            let mut next = Some(message);
+            while let Some(message) = next {
+                match message {
+                    Message::Call(call) => calls.push(call),
+                    Message::Close(done) => {
+                        waiting.close();
+                        closing = Some(done);
+                    }
+                }
+                next = if calls.len() < GROUP_CALLS_MAX {
+                    waiting.try_recv().ok()
+                } else {
+                    None
+                };
+            }
+            if !calls.is_empty() {
+                self.carry_out(&mut calls);
+            }
+        }
+        self.finish();
+        if let Some(done) = closing {
+            // Whoever asked may have stopped waiting.
+            let _ = done.send(());
+        }
+    }
+
+    /// Answers all of the calls, in as many transactions as they need.
+    fn carry_out(&mut self, calls: &mut Vec<Box<dyn Call>>) {
+        while !calls.is_empty() {
+            let (attempted, result) = match self.parts.state.broken_reason() {
+                Some(reason) => (calls.len(), Err(Failure::Broken(reason.into()))),
+                None => self.commit(calls),
+            };
+            let group = calls.drain(..attempted);
+            match result {
+                // One wrong statement must not fail the others of its group: each is tried on its own.
+                Err(Failure::Unexpected(_)) if attempted > 1 => {
+                    for call in group.collect::<Vec<_>>() {
+                        self.carry_out(&mut vec![call]);
+                    }
+                }
+                result => {
+                    let failure = result.err();
+                    for call in group {
+                        call.answer(failure.as_ref());
+                    }
+                    self.note(failure.as_ref());
+                }
+            }
+            self.checkpoint_when_large();
+        }
+    }
+
+    fn note(&self, failure: Option<&Failure>) {
+        if let Some(failure) = failure {
+            self.parts.metrics.store_errors.inc();
+            self.parts.state.failed(failure);
+            tracing::debug!(?failure, "a commit failed");
+        }
+    }
+
+    /// Commits as many calls as one transaction takes; answers how many that were, and what became of them.
+    fn commit(&mut self, calls: &mut [Box<dyn Call>]) -> (usize, Result<(), Failure>) {
+        let started = Instant::now();
+        let changes_before = self.parts.connection.total_changes();
+        let begun = Transaction::new_unchecked(&self.parts.connection, TransactionBehavior::Immediate);
+        let transaction = match begun {
+            Ok(transaction) => transaction,
+            Err(error) => return (calls.len(), Err(Failure::of(&error))),
+        };
+        let mut group = Group::new(&transaction, self.parts.clock.now(), self.totals);
+        let mut attempted = 0;
+        for call in calls.iter_mut() {
+            attempted += 1;
+            if let Err(error) = call.carry_out(&mut group) {
+                return (attempted, Err(Failure::of(&error)));
+            }
+            if transaction.total_changes() - changes_before > GROUP_ROWS_MAX {
+                break;
+            }
+        }
+        let Group { totals, effects, .. } = group;
+        if totals != self.totals
+            && let Err(error) = totals.write(&transaction)
+        {
+            return (attempted, Err(Failure::of(&error)));
+        }
+        if let Err(error) = transaction.commit() {
+            return (attempted, Err(Failure::of_commit(&error)));
+        }
+        self.totals = totals;
+        if self.parts.connection.total_changes() > changes_before {
+            self.parts.state.wrote();
+            self.measure(attempted, started);
+        }
+        self.tell(effects);
+        (attempted, Ok(()))
+    }
+
+    fn measure(&self, calls: usize, started: Instant) {
+        let metrics = &self.parts.metrics;
+        #[expect(clippy::cast_precision_loss, reason = "groups are small")]
+        metrics.store_group_calls.observe(calls as f64);
+        metrics.store_commit.observe(started.elapsed().as_secs_f64());
+        let wal_bytes = self.wal_pages.load(Ordering::Relaxed) * PAGE_BYTES;
+        metrics
+            .store_wal_bytes
+            .set(i64::try_from(wal_bytes).unwrap_or(i64::MAX));
+    }
+
+    fn tell(&self, effects: Effects) {
+        let WriterParts { wakeups, metrics, .. } = &self.parts;
+        metrics.orders_accepted.inc_by(effects.accepted);
+        metrics.leases_lost.inc_by(effects.leases_lost);
+        metrics.stale_results_rejected.inc_by(effects.stale_results);
+        if effects.work {
+            wakeups.notify_work();
+        }
+        wakeups.notify_final(effects.finals);
+    }
+
+    fn checkpoint_when_large(&self) {
+        if self.wal_pages.load(Ordering::Relaxed) >= CHECKPOINT_PAGES {
+            self.checkpoint("pragma wal_checkpoint(passive)");
+        }
+    }
+
+    /// Copies the WAL into the database. Its errors count like those of a commit: a failed sync is not retried.
+    fn checkpoint(&self, statement: &str) {
+        if self.parts.state.broken_reason().is_some() {
+            return;
+        }
+        // A reader in the way puts the rest off until the next time: the row says how far it came.
+        let pages = self.parts.connection.query_row(statement, [], |row| {
+            Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+        });
+        match pages {
+            Ok((in_log, copied)) => {
+                let left = usize::try_from(in_log - copied).unwrap_or(0);
+                self.wal_pages.store(left, Ordering::Relaxed);
+            }
+            Err(error) => {
+                self.note(Some(&Failure::of(&error)));
+                tracing::warn!(error = %error, "a checkpoint failed");
+            }
+        }
+    }
+
+    fn finish(self) {
+        self.checkpoint("pragma wal_checkpoint(truncate)");
+        if let Err((_, error)) = self.parts.connection.close() {
+            tracing::warn!(error = %error, "the database did not close cleanly");
+        }
+    }
+}
+
+struct BreakDownOnPanic<'s>(&'s State);
+
+impl Drop for BreakDownOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.break_down("the writer thread panicked");
+        }
+    }
+}
