@@ -14,5 +14,10 @@ pub mod time;
 
 pub mod store;
 
+pub mod processor;
+
+pub mod janitor;
+pub mod worker;
+
 pub mod config;
 pub mod metrics;

@@ -1,0 +1,3 @@
+//! Keeps the store in order in the background, on every node alike.
+
+pub mod leases;

@@ -1,0 +1,42 @@
+//! The business step: what processing an order means. Attempts, deadlines, retries and bookkeeping are left to
+//! `worker`.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::order::Order;
+
+pub mod simulated;
+
+/// Processes orders. Delivery is at least once: a crash between the effect and its record repeats an attempt,
+/// so an effect outside wants an idempotency key - order id and generation, the same for all attempts.
+#[async_trait]
+pub trait Processor: Send + Sync + 'static {
+    /// Dropped at any await point when the lease is lost, the order is cancelled, the attempt's time is over
+    /// or the node stops. May panic: that is a transient failure.
+    async fn process(&self, order: &Order, attempt: Attempt) -> Result<(), ProcessingError>;
+}
+
+/// Which try this is.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// From 1.
+    pub number: u32,
+    /// The claim's fencing token: rises with every claim of the order.
+    pub token: u64,
+}
+
+/// Why an attempt did not complete; the text is kept as the order's `last_error`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProcessingError {
+    /// Worth another attempt, after `retry_after` where the processor knows better than the back-off.
+    #[error("{error}")]
+    Transient {
+        error: String,
+        retry_after: Option<Duration>,
+    },
+    /// Will fail again: Failed at once.
+    #[error("{error}")]
+    Permanent { error: String },
+}

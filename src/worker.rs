@@ -1,0 +1,132 @@
+//! Processes orders on this node: claims as many as there are free slots, runs each to its settled end, keeps
+//! their leases alive. What processing means is left to `processor.rs`, which order is next to the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::lease::NodeId;
+use crate::metrics::Metrics;
+use crate::processor::Processor;
+use crate::retry::RetryPolicy;
+use crate::store::Store;
+
+mod dispatcher;
+mod executor;
+mod heartbeat;
+mod running;
+
+use running::Running;
+
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerSettings {
+    pub node: NodeId,
+    /// Orders processed at once, at least 1.
+    pub slots: u32,
+    /// How long a claim lasts unless renewed.
+    pub lease: Duration,
+    /// Longest run of one attempt.
+    pub attempt_timeout: Duration,
+    pub retry: RetryPolicy,
+}
+
+/// The running tasks of a node's worker; `drain` ends them.
+pub struct Worker {
+    shared: Arc<Shared>,
+    dispatcher: JoinHandle<()>,
+    heartbeat: JoinHandle<()>,
+}
+
+/// What the tasks of one worker have in common.
+struct Shared {
+    store: Arc<dyn Store>,
+    processor: Arc<dyn Processor>,
+    settings: WorkerSettings,
+    metrics: Metrics,
+    running: Running,
+    /// One permit per free slot; taken before a claim and moved into the task that runs the lease.
+    slots: Arc<Semaphore>,
+    executors: TaskTracker,
+    /// No more claims.
+    draining: CancellationToken,
+    /// Unfinished attempts are given back now.
+    hand_back: CancellationToken,
+    /// The heartbeat may end: nothing runs any more.
+    stopped: CancellationToken,
+    /// Told after every heartbeat.
+    beaten: Arc<Notify>,
+}
+
+impl Worker {
+    /// The node must have joined the store.
+    pub fn start(
+        store: Arc<dyn Store>,
+        processor: Arc<dyn Processor>,
+        settings: WorkerSettings,
+        metrics: Metrics,
+    ) -> Worker {
+        metrics.slots.set(i64::from(settings.slots));
+        let shared = Arc::new(Shared {
+            store,
+            processor,
+            settings,
+            metrics,
+            running: Running::default(),
+            slots: Arc::new(Semaphore::new(settings.slots as usize)),
+            executors: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            hand_back: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            beaten: Arc::default(),
+        });
+        Worker {
+            dispatcher: tokio::spawn(dispatcher::run(shared.clone())),
+            heartbeat: tokio::spawn(heartbeat::run(shared.clone())),
+            shared,
+        }
+    }
+
+    /// Stops claiming, lets attempts finish until `hand_back_at` or until [`Worker::hand_back`], then gives the
+    /// rest back, and returns when all of that is stored - or when nothing more can be stored.
+    pub async fn drain(self, hand_back_at: Instant) {
+        let shared = self.shared;
+        // However this ends, the heartbeat ends with it.
+        let _stop = shared.stopped.clone().drop_guard();
+        shared.draining.cancel();
+        ended("dispatcher", self.dispatcher.await);
+        shared.executors.close();
+        tokio::select! {
+            () = shared.executors.wait() => {}
+            () = tokio::time::sleep_until(hand_back_at) => shared.hand_back.cancel(),
+        }
+        shared.executors.wait().await;
+        shared.stopped.cancel();
+        ended("heartbeat", self.heartbeat.await);
+    }
+
+    /// Told after every heartbeat that was stored: this node's leases have just been renewed.
+    pub fn beaten(&self) -> Arc<Notify> {
+        self.shared.beaten.clone()
+    }
+
+    /// Cancelling it gives unfinished attempts back at once, whatever `drain` was told.
+    pub fn hand_back(&self) -> CancellationToken {
+        self.shared.hand_back.clone()
+    }
+}
+
+fn ended(task: &'static str, result: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = result {
+        tracing::error!(task, %error, "a worker task ended abnormally");
+    }
+}
+
+/// A share of a span, so that nodes and tasks that started together do not stay in step.
+fn jittered(span: Duration) -> Duration {
+    span.mul_f64(rand::random_range(0.9..=1.0))
+}

@@ -1,0 +1,204 @@
+//! Runs one lease to its settled end: the attempt behind a deadline and a panic fence, then its result until it
+//! is stored or the lease is gone.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Shared, jittered};
+use crate::lease::{Lease, LeaseKey, Outcome, bounded_error};
+use crate::metrics::{AttemptLabels, AttemptResult};
+use crate::order::OrderStatus;
+use crate::processor::{Attempt, ProcessingError};
+use crate::store::{Settled, StoreError};
+
+/// First and longest wait before a result that could not be stored is stored again.
+const STORE_RETRY_MIN: Duration = Duration::from_millis(50);
+const STORE_RETRY_MAX: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    lease: Lease,
+    lost: CancellationToken,
+    _slot: OwnedSemaphorePermit,
+) {
+    let entry = RunningEntry::new(&shared, &lease);
+    observe_wait(&shared, &lease);
+    let started = Instant::now();
+    let outcome = process(&shared, &lease, &lost).await;
+    let result = match outcome {
+        None => AttemptResult::abandoned,
+        Some(outcome) => {
+            shared
+                .metrics
+                .order_processing
+                .observe(started.elapsed().as_secs_f64());
+            settle(&shared, &entry, &lease, outcome, &lost).await
+        }
+    };
+    shared
+        .metrics
+        .attempts
+        .get_or_create(&AttemptLabels { result })
+        .inc();
+}
+
+/// Takes the attempt out of the list however its task ends.
+struct RunningEntry<'s> {
+    shared: &'s Shared,
+    key: LeaseKey,
+    suspect: bool,
+}
+
+impl<'s> RunningEntry<'s> {
+    fn new(shared: &'s Shared, lease: &Lease) -> RunningEntry<'s> {
+        shared.metrics.slots_busy.inc();
+        RunningEntry {
+            shared,
+            key: lease.key(),
+            suspect: lease.suspect,
+        }
+    }
+}
+
+impl Drop for RunningEntry<'_> {
+    fn drop(&mut self) {
+        self.shared.running.end(self.key);
+        self.shared.metrics.slots_busy.dec();
+        if self.suspect {
+            // The dispatcher may take the next suspect now.
+            self.shared.store.wakeups().notify_work();
+        }
+    }
+}
+
+fn observe_wait(shared: &Shared, lease: &Lease) {
+    let order = &lease.order;
+    if let Some(processing_at) = order.processing_at
+        && order.version == 2
+    {
+        let wait = processing_at.since(order.created_at);
+        shared.metrics.order_wait.observe(wait.as_secs_f64());
+    }
+}
+
+/// `None` when the attempt's result no longer matters: the lease is lost or the order was cancelled.
+async fn process(shared: &Shared, lease: &Lease, lost: &CancellationToken) -> Option<Outcome> {
+    let wakeups = shared.store.wakeups();
+    let mut cancelled = wakeups.watch_final(lease.order.order_id);
+    tokio::select! {
+        biased;
+        () = lost.cancelled() => None,
+        () = cancelled.woken() => None,
+        outcome = attempt(shared, lease) => Some(outcome),
+        () = shared.hand_back.cancelled() => Some(Outcome::Released),
+    }
+}
+
+async fn attempt(shared: &Shared, lease: &Lease) -> Outcome {
+    let number = lease.order.attempts;
+    let attempt = Attempt {
+        number,
+        token: lease.token,
+    };
+    let timeout = shared.settings.attempt_timeout;
+    let processing = AssertUnwindSafe(shared.processor.process(&lease.order, attempt)).catch_unwind();
+    let (error, retry_after) = match tokio::time::timeout(timeout, processing).await {
+        Ok(Ok(Ok(()))) => return Outcome::Completed,
+        Ok(Ok(Err(ProcessingError::Permanent { error }))) => {
+            return Outcome::Failed {
+                error: bounded_error(&error),
+            };
+        }
+        Ok(Ok(Err(ProcessingError::Transient { error, retry_after }))) => (error, retry_after),
+        Ok(Err(panic)) => (format!("the processor panicked: {}", panic_text(&*panic)), None),
+        Err(_) => (format!("the attempt took longer than {timeout:?}"), None),
+    };
+    let error = bounded_error(&error);
+    match shared.settings.retry.delay(number, rand::random()) {
+        Some(delay) => Outcome::Retry {
+            after: retry_after.unwrap_or(delay),
+            error,
+        },
+        None => Outcome::Failed { error },
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
+}
+
+/// A failure of the store never uses up an attempt: the result is stored again while the lease lives.
+async fn settle(
+    shared: &Shared,
+    entry: &RunningEntry<'_>,
+    lease: &Lease,
+    outcome: Outcome,
+    lost: &CancellationToken,
+) -> AttemptResult {
+    let order_id = lease.order.order_id;
+    let mut pause = STORE_RETRY_MIN;
+    let mut failing = false;
+    loop {
+        match shared.store.settle(entry.key, outcome.clone()).await {
+            Ok(Settled::Done(status)) => {
+                log_end(lease, status, &outcome);
+                return result_of(&outcome);
+            }
+            Ok(Settled::Stale) => {
+                tracing::warn!(order.id = %order_id, token = entry.key.token,
+                    "the result of order {order_id} came too late and was refused");
+                return AttemptResult::abandoned;
+            }
+            Err(StoreError::Closed) => return AttemptResult::abandoned,
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(order.id = %order_id, %error,
+                    "cannot store the result of order {order_id}, trying on");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = lost.cancelled() => return AttemptResult::abandoned,
+            () = tokio::time::sleep(jittered(pause)) => pause = (pause * 2).min(STORE_RETRY_MAX),
+        }
+    }
+}
+
+fn result_of(outcome: &Outcome) -> AttemptResult {
+    match outcome {
+        Outcome::Completed => AttemptResult::completed,
+        Outcome::Retry { .. } => AttemptResult::retry,
+        Outcome::Failed { .. } => AttemptResult::failed,
+        Outcome::Released => AttemptResult::released,
+    }
+}
+
+fn log_end(lease: &Lease, status: OrderStatus, outcome: &Outcome) {
+    let order_id = lease.order.order_id;
+    let attempt = lease.order.attempts;
+    match outcome {
+        Outcome::Completed => {
+            tracing::debug!(order.id = %order_id, attempt, status = status.name(), "order {order_id} completed");
+        }
+        Outcome::Released => {
+            tracing::info!(order.id = %order_id, attempt, "order {order_id} handed back unfinished");
+        }
+        Outcome::Retry { after, error } => {
+            tracing::info!(order.id = %order_id, attempt, error, retry_in = ?after,
+                "order {order_id} failed attempt {attempt} and will be tried again");
+        }
+        Outcome::Failed { error } => {
+            tracing::warn!(order.id = %order_id, attempt, error, "order {order_id} failed for good");
+        }
+    }
+}
