@@ -19,5 +19,7 @@ pub mod processor;
 pub mod janitor;
 pub mod worker;
 
+pub mod http;
+
 pub mod config;
 pub mod metrics;

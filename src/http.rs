@@ -1,0 +1,137 @@
+//! The HTTP edge: every route on one screen, and the only place that knows HTTP statuses. Sockets are left to
+//! `listener`, what is common to all requests to `request`, the orders themselves to the store.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, get, post};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Secret;
+use crate::metrics::Metrics;
+use crate::store::Store;
+
+mod accept;
+mod auth;
+mod batch_memory;
+mod body;
+mod docs;
+mod fields;
+mod health;
+mod idempotency;
+mod json;
+pub mod listener;
+mod metadata;
+mod metrics;
+mod negotiation;
+pub mod openapi;
+mod orders;
+mod polling;
+pub mod problem;
+mod query;
+mod queue;
+mod request;
+mod wire;
+
+pub use polling::Polling;
+
+/// What the routes work with.
+#[derive(Clone)]
+pub struct App {
+    pub store: Arc<dyn Store>,
+    pub metrics: Metrics,
+    /// Asked of every caller, except on the probes; `None` admits everybody.
+    pub api_key: Option<Secret>,
+    /// Only this machine can connect. Without a key that is all that guards the orders, so requests must then name
+    /// the server by a local name: a page may have bound its own name to this machine's address.
+    pub local_only: bool,
+    /// How often held reads look at their orders by themselves.
+    pub polling: Polling,
+    /// Cancelled when the server stops: probes say so and long polls end.
+    pub draining: CancellationToken,
+}
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Callers with the API key, where one is set.
+    Keyed,
+    /// Everybody: a load balancer has no key.
+    Open,
+}
+
+const ROUTES: usize = 20;
+
+fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
+    use Access::{Keyed, Open};
+    [
+        ("/orders", Keyed, get(orders::list).post(accept::one)),
+        ("/orders/batch", Keyed, post(accept::batch)),
+        ("/orders/retry", Keyed, post(orders::retry_matching)),
+        ("/orders/{id}", Keyed, get(orders::read)),
+        ("/orders/{id}/events", Keyed, get(orders::history)),
+        ("/orders/{id}/cancel", Keyed, post(orders::cancel)),
+        ("/orders/{id}/retry", Keyed, post(orders::retry)),
+        ("/queue", Keyed, get(queue::read)),
+        ("/queue/pause", Keyed, post(queue::pause)),
+        ("/queue/resume", Keyed, post(queue::resume)),
+        ("/metrics", Keyed, get(metrics::negotiated)),
+        ("/metrics/prometheus", Keyed, get(metrics::prometheus)),
+        ("/livez", Open, get(health::livez)),
+        ("/readyz", Open, get(health::readyz)),
+        ("/healthz", Open, get(health::healthz)),
+        ("/openapi.json", Keyed, get(docs::openapi)),
+        ("/docs", Keyed, get(docs::page)),
+        ("/docs/{file}", Keyed, get(docs::file)),
+        ("/problems", Keyed, get(docs::problems)),
+        ("/problems/{type}", Keyed, get(docs::problem)),
+    ]
+}
+
+/// Answers every request, whatever is asked of it: what no route takes is a 404 problem.
+pub fn router(app: App) -> Router {
+    let shared = Arc::new(Shared::new(app));
+    let around = |pattern, access| {
+        let context = request::Context::new(shared.clone(), pattern, access);
+        from_fn_with_state(context, request::attend)
+    };
+    let mut router = Router::new();
+    for (pattern, access, methods) in routes() {
+        router = router.route(pattern, methods.layer(around(pattern, access)));
+    }
+    router
+        .fallback(docs::nothing_here.layer(around(request::NO_ROUTE, Access::Keyed)))
+        .with_state(shared)
+}
+
+/// One per router, behind an `Arc`: cloned with every request.
+struct Shared {
+    store: Arc<dyn Store>,
+    metrics: Metrics,
+    draining: CancellationToken,
+    api_key: Option<auth::KeyDigest>,
+    in_flight: idempotency::InFlight,
+    batch_memory: batch_memory::BatchMemory,
+    local_only: bool,
+    polling: Polling,
+}
+
+impl Shared {
+    fn new(app: App) -> Shared {
+        Shared {
+            store: app.store,
+            metrics: app.metrics,
+            draining: app.draining,
+            api_key: app.api_key.as_ref().map(auth::KeyDigest::of),
+            in_flight: idempotency::InFlight::default(),
+            batch_memory: batch_memory::BatchMemory::new(batch_memory::BATCH_MEMORY_BYTES_MAX),
+            local_only: app.local_only,
+            polling: app.polling,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

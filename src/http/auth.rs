@@ -1,0 +1,186 @@
+//! Who may call: the API key, and browsers that were sent here by another site.
+
+use std::net::IpAddr;
+
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::problem::{Problem, ProblemType};
+use crate::config::Secret;
+
+/// Digests have one length, so comparing them tells nothing about the key, not even its length.
+pub struct KeyDigest([u8; 32]);
+
+impl KeyDigest {
+    pub fn of(secret: &Secret) -> KeyDigest {
+        KeyDigest(Sha256::digest(secret.expose()).into())
+    }
+
+    /// `Authorization: Bearer KEY` (RFC 6750), once.
+    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let refuse = |detail| Err(Problem::new(ProblemType::Unauthorized, detail));
+        let mut given = headers.get_all(AUTHORIZATION).iter();
+        let (Some(value), None) = (given.next(), given.next()) else {
+            return refuse("send the API key as Authorization: Bearer");
+        };
+        let scheme_and_key = value.as_bytes().split_at_checked("Bearer ".len());
+        let Some((_, key)) = scheme_and_key.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
+        else {
+            return refuse("send the API key as Authorization: Bearer");
+        };
+        let digest: [u8; 32] = Sha256::digest(key.trim_ascii()).into();
+        if bool::from(digest.ct_eq(&self.0)) {
+            Ok(())
+        } else {
+            refuse("the API key is not the right one")
+        }
+    }
+}
+
+/// Refuses what a browser sends because of another site's page, by the rule of Go 1.25's
+/// `http.CrossOriginProtection` (Valsorda, "A modern approach to preventing CSRF in Go", 2025): browsers say
+/// where a request comes from, other clients say nothing and pass.
+pub fn refuse_cross_site(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Ok(());
+    }
+    let same_site = match (headers.get("sec-fetch-site"), headers.get(ORIGIN)) {
+        (Some(site), _) => matches!(site.as_bytes(), b"same-origin" | b"none"),
+        (None, None) => true,
+        // A browser too old for the other header.
+        (None, Some(origin)) => {
+            let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+            let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+            authority.is_some_and(|(_, authority)| Some(authority) == host)
+        }
+    };
+    if same_site {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ProblemType::CrossSite,
+        "a page of another site sent this request; nothing was changed",
+    ))
+}
+
+/// Refuses a request that names the server otherwise than as this machine. A browser names it by what the page's
+/// address says, and a page can let its own name lead to this machine ("DNS rebinding"): the request then looks
+/// as if it came from the server's own page. A request without `Host` comes from no browser.
+pub fn require_local_name(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.get_all(HOST).iter().all(is_local) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ProblemType::CrossSite,
+        "without an API key this server answers only to localhost and loopback addresses in the Host header; \
+         nothing was changed",
+    ))
+}
+
+/// `localhost` or a loopback address, with or without a port.
+fn is_local(host: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else {
+        return false;
+    };
+    let name = authority.host();
+    // With brackets, as it stands in a URL.
+    let address = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost")
+        || address
+            .parse()
+            .is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn only_the_right_key_is_admitted() {
+        let key = KeyDigest::of(&Secret::new("s3cret".into()));
+        for good in ["Bearer s3cret", "bearer s3cret", "Bearer  s3cret"] {
+            assert!(key.admit(&headers(&[("authorization", good)])).is_ok(), "{good}");
+        }
+        for bad in [
+            &[][..],
+            &[("authorization", "s3cret")],
+            &[("authorization", "Bearer")],
+            &[("authorization", "Bearer ")],
+            &[("authorization", "Bearer s3cre")],
+            &[("authorization", "Bearer s3crets")],
+            &[("authorization", "Basic s3cret")],
+            &[("authorization", "Bearer x"), ("authorization", "Bearer s3cret")],
+        ] {
+            assert!(key.admit(&headers(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_this_machine_has_a_local_name() {
+        let passes = |host| require_local_name(&headers(&[("host", host)])).is_ok();
+        for local in [
+            "localhost",
+            "LocalHost:5000",
+            "127.0.0.1",
+            "127.0.0.1:5000",
+            "127.8.9.1",
+            "[::1]",
+            "[::1]:5000",
+        ] {
+            assert!(passes(local), "{local}");
+        }
+        for other in [
+            "",
+            "shop.example:5000",
+            "localhost.shop.example",
+            "127.0.0.1.shop.example",
+            "127.1",
+            "192.0.2.1:5000",
+            "0.0.0.0",
+            "[::2]",
+            "localhost, shop.example",
+        ] {
+            assert!(!passes(other), "{other}");
+        }
+        assert!(require_local_name(&HeaderMap::new()).is_ok());
+        let both = headers(&[("host", "localhost"), ("host", "shop.example")]);
+        assert!(require_local_name(&both).is_err());
+    }
+
+    #[test]
+    fn a_page_of_another_site_changes_nothing() {
+        let passes = |method: Method, pairs: &[_]| refuse_cross_site(&method, &headers(pairs)).is_ok();
+        assert!(passes(Method::POST, &[]));
+        assert!(passes(Method::POST, &[("sec-fetch-site", "same-origin")]));
+        assert!(passes(Method::POST, &[("sec-fetch-site", "none")]));
+        assert!(passes(Method::GET, &[("sec-fetch-site", "cross-site")]));
+        assert!(passes(
+            Method::POST,
+            &[("origin", "http://a.example:5000"), ("host", "a.example:5000")]
+        ));
+        assert!(!passes(Method::POST, &[("sec-fetch-site", "cross-site")]));
+        assert!(!passes(Method::POST, &[("sec-fetch-site", "same-site")]));
+        assert!(!passes(
+            Method::POST,
+            &[("origin", "null"), ("host", "a.example")]
+        ));
+        assert!(!passes(
+            Method::POST,
+            &[("origin", "http://b.example"), ("host", "a.example")]
+        ));
+    }
+}

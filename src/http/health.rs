@@ -1,0 +1,112 @@
+//! Probes: whether the process lives, and whether it should get traffic. Answered from the last known state, so
+//! that probing costs the store nothing.
+
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::problem::{Problem, ProblemBody};
+use super::{Shared, body};
+use crate::store::StoreHealth;
+
+/// Whether the process lives
+#[utoipa::path(get, operation_id = "checkLive", path = "/livez", tag = "operation", security(()),
+    responses((status = 200, description = "It does", body = HealthBody)))]
+pub async fn livez() -> Result<Response, Problem> {
+    let answer = HealthBody {
+        status: "alive",
+        checks: Vec::new(),
+    };
+    body::json(StatusCode::OK, &answer)
+}
+
+/// Whether the server can take orders
+#[utoipa::path(get, operation_id = "checkReady", path = "/readyz", tag = "operation", security(()),
+    params(("verbose" = Option<String>, Query, description = "List the checks")),
+    responses(
+        (status = 200, description = "It can", body = HealthBody),
+        (status = 503, description = "Not at the moment", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn readyz(
+    State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    readiness(&shared, query.as_deref())
+}
+
+/// The same as /readyz
+#[utoipa::path(get, operation_id = "checkHealth", path = "/healthz", tag = "operation", security(()),
+    params(("verbose" = Option<String>, Query, description = "List the checks")),
+    responses(
+        (status = 200, description = "It can take orders", body = HealthBody),
+        (status = 503, description = "Not at the moment", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn healthz(
+    State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    readiness(&shared, query.as_deref())
+}
+
+/// How the server is.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Health)]
+struct HealthBody {
+    /// `alive` or `ready`.
+    status: &'static str,
+    /// With `?verbose` only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    checks: Vec<CheckBody>,
+}
+
+/// One condition of readiness.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Check)]
+pub struct CheckBody {
+    name: &'static str,
+    ok: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+impl CheckBody {
+    fn new(name: &'static str, ok: bool, reason: &'static str) -> CheckBody {
+        CheckBody {
+            name,
+            ok,
+            reason: (!ok).then_some(reason),
+        }
+    }
+}
+
+/// A failed check is always named, all of them are where the client asks. Probes are open to everybody, so the
+/// reasons are a closed set: what the database said is in the log.
+fn readiness(shared: &Shared, query: Option<&str>) -> Result<Response, Problem> {
+    let verbose =
+        form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(name, _)| name == "verbose");
+    let serving = !shared.draining.is_cancelled();
+    let stores = shared.store.health() == StoreHealth::Ready;
+    let checks = [
+        CheckBody::new("serving", serving, "the server is shutting down"),
+        CheckBody::new("store", stores, "orders cannot be stored; the log says why"),
+    ];
+    let listed = if verbose { checks.to_vec() } else { Vec::new() };
+    let failed: Vec<String> = checks
+        .iter()
+        .filter_map(|check| check.reason.map(|reason| format!("{}: {reason}", check.name)))
+        .collect();
+    if !failed.is_empty() {
+        return Err(Problem::not_ready(failed.join(", "), listed));
+    }
+    let answer = HealthBody {
+        status: "ready",
+        checks: listed,
+    };
+    body::json(StatusCode::OK, &answer)
+}

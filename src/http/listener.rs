@@ -1,0 +1,282 @@
+//! Sockets: accepts connections up to a limit, refuses the others politely, cuts clients that stall, and lets
+//! every request under way end when the server drains. Who is slow is judged by `watch`; requests are left to
+//! the router.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use futures_util::future::join_all;
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use super::problem::{Problem, ProblemType};
+use super::request::RequestId;
+use crate::metrics::Metrics;
+use watch::{Watch, WatchedBody, WatchedIo};
+
+mod watch;
+
+/// What a client may take of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections open at once; above it they are refused with a 503.
+    pub connections_max: usize,
+    /// Refusals under way at once; above it connections are dropped without a word.
+    pub refusals_max: usize,
+    /// From connecting to the first byte.
+    pub first_byte: Duration,
+    /// From the first byte of a request's head to the last.
+    pub head: Duration,
+    /// From the end of an answer to the first byte of the next request.
+    pub idle: Duration,
+    /// Without the client taking a byte of its answer.
+    pub write_stall: Duration,
+    /// For a client that is answered while it still sends: to read the answer before the connection ends.
+    pub linger: Duration,
+}
+
+impl Limits {
+    /// An honest client on a bad line stays far below the times. Load balancers commonly keep an idle connection
+    /// for 60 seconds and must be the first to close it, so ours is longer.
+    pub fn new(connections_max: usize) -> Limits {
+        Limits {
+            connections_max,
+            refusals_max: 64,
+            first_byte: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            write_stall: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Head bytes in memory per connection; also bounds what is read of a body, or written of an answer, ahead of
+/// who takes it. A longer head is a 431.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Bytes thrown away of a client that sends on after its answer.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// Before the next try to accept when the process has no file descriptors or memory left: connections must end
+/// first, and trying faster would burn the processor they need.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Serves until `draining`, then lets every connection finish its request. Dropping the future ends what is left.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    router: Router,
+    limits: Limits,
+    metrics: Metrics,
+    draining: CancellationToken,
+) {
+    let server = Server {
+        router,
+        limits,
+        connections: Arc::new(Semaphore::new(limits.connections_max)),
+        refusals: Arc::new(Semaphore::new(limits.refusals_max)),
+        metrics,
+        draining,
+    };
+    join_all(listeners.into_iter().map(|listener| server.accept_all(listener))).await;
+}
+
+struct Server {
+    router: Router,
+    limits: Limits,
+    connections: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    metrics: Metrics,
+    draining: CancellationToken,
+}
+
+impl Server {
+    async fn accept_all(&self, listener: TcpListener) {
+        let mut tasks = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = self.draining.cancelled() => break,
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => log_panic(ended),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.admit(stream, &mut tasks),
+                    Err(error) => self.pause_after(&error).await,
+                },
+            }
+        }
+        // Connections that wait in the backlog are reset rather than left hanging.
+        drop(listener);
+        while let Some(ended) = tasks.join_next().await {
+            log_panic(ended);
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, tasks: &mut JoinSet<()>) {
+        if let Ok(permit) = self.connections.clone().try_acquire_owned() {
+            let connection = Connection::new(&self.metrics.connections, permit);
+            let (router, limits, draining) = (self.router.clone(), self.limits, self.draining.clone());
+            tasks.spawn(async move {
+                let _connection = connection;
+                // Only a hint: a stream that refuses it serves all the same.
+                let _ = stream.set_nodelay(true);
+                converse(stream, router, limits, &draining).await;
+            });
+            return;
+        }
+        self.metrics.connections_refused.inc();
+        if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
+            let linger = self.limits.linger;
+            tasks.spawn(async move {
+                let _permit = permit;
+                refuse(stream, linger).await;
+            });
+        }
+    }
+
+    async fn pause_after(&self, error: &io::Error) {
+        let of_the_client = matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::Interrupted
+        );
+        if of_the_client {
+            return;
+        }
+        tracing::warn!(%error, "cannot accept connections");
+        tokio::select! {
+            () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+            () = self.draining.cancelled() => {}
+        }
+    }
+}
+
+/// Counts as open until it is dropped.
+struct Connection {
+    open: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn new(open: &Gauge, permit: OwnedSemaphorePermit) -> Connection {
+        open.inc();
+        Connection {
+            open: open.clone(),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}
+
+/// Serves one connection to its end: the client's, a limit's, or the server's.
+async fn converse<S>(stream: S, router: Router, limits: Limits, draining: &CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let watch = Arc::new(Watch::new(limits));
+    let service = service_fn(|request: Request<Incoming>| {
+        watch.request_begins(request.body().size_hint().exact());
+        let mut router = router.clone();
+        let watch = watch.clone();
+        async move {
+            let answer = router.call(request).await;
+            answer.map(|response| response.map(|body| WatchedBody::new(body, watch)))
+        }
+    });
+    // hyper's own timer is not used: it cannot tell an idle connection from a slow head.
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(WatchedIo::new(stream, watch.clone())), service);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            // What can go wrong here is the client's doing, or said in an answer already.
+            _ended = &mut connection => break,
+            () = watch.expired() => return,
+            () = draining.cancelled(), if !told => {
+                told = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    }
+    if !told {
+        let mut stream = connection.into_parts().io.into_inner();
+        linger(&mut stream, limits.linger).await;
+    }
+}
+
+async fn refuse(mut stream: TcpStream, patience: Duration) {
+    let answer = async {
+        stream.write_all(refusal().as_bytes()).await?;
+        stream.shutdown().await
+    };
+    if let Ok(Ok(())) = timeout(patience, answer).await {
+        linger(&mut stream, patience).await;
+    }
+}
+
+/// The answer above the limit of connections: the request is not even read.
+fn refusal() -> String {
+    let problem = Problem::new(
+        ProblemType::TooManyConnections,
+        "as many connections as allowed are open; the request was not read and nothing was stored",
+    );
+    let id = RequestId::generate();
+    let document = problem.document(id.as_str());
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\n\
+         content-type: application/problem+json\r\n\
+         content-length: {}\r\n\
+         retry-after: 1\r\n\
+         x-request-id: {}\r\n\
+         x-content-type-options: nosniff\r\n\
+         connection: close\r\n\r\n{document}",
+        document.len(),
+        id.as_str(),
+    )
+}
+
+/// Reads on for a while after the answer. Closing a socket with unread bytes resets it, and the reset can
+/// overtake the answer - a 413 to a client that still sends would never be seen (RFC 9112 section 9.6).
+async fn linger(stream: &mut (impl AsyncRead + Unpin), patience: Duration) {
+    let thrown_away = async {
+        let mut buffer = [0; 4096];
+        let mut total = 0;
+        while total < LINGER_BYTES_MAX {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => total += count,
+            }
+        }
+    };
+    // Both ways the connection ends now.
+    let _ = timeout(patience, thrown_away).await;
+}
+
+fn log_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection ended by a panic");
+    }
+}
+
+#[cfg(test)]
+mod tests;

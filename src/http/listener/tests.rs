@@ -1,0 +1,277 @@
+//! Clients that stall, lie or never end. Times are virtual: the streams are in memory.
+
+use super::*;
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use futures_util::{StreamExt, stream};
+use tokio::io::DuplexStream;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+fn router() -> Router {
+    let endless = || async {
+        let chunk = Bytes::from_static(&[b'x'; 4096]);
+        Body::from_stream(stream::repeat(chunk).map(Ok::<_, io::Error>))
+    };
+    Router::new()
+        .route("/", get(|| async { "hello" }))
+        .route("/endless", get(endless))
+        .route("/refuse", post(|| async { StatusCode::PAYLOAD_TOO_LARGE }))
+        .route("/read", post(|body: Bytes| async move { body }))
+}
+
+struct Client {
+    stream: DuplexStream,
+    server: JoinHandle<()>,
+    draining: CancellationToken,
+}
+
+impl Client {
+    fn connect() -> Client {
+        let (stream, other_end) = tokio::io::duplex(16 * 1024);
+        let draining = CancellationToken::new();
+        let token = draining.clone();
+        let server = tokio::spawn(async move {
+            converse(other_end, router(), Limits::new(1), &token).await;
+        });
+        Client {
+            stream,
+            server,
+            draining,
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// The head of the next answer and five bytes of body: `hello`.
+    async fn greeting(&mut self) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(b"hello") {
+            text.push(self.stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    async fn rest(mut self) -> String {
+        let mut text = Vec::new();
+        self.stream.read_to_end(&mut text).await.unwrap();
+        self.server.await.unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_cut_after_ten_seconds() {
+    let started = Instant::now();
+    assert_eq!(Client::connect().rest().await, "");
+    assert_eq!(started.elapsed().as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_drips_is_cut_after_ten_seconds() {
+    let mut client = Client::connect();
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let started = Instant::now();
+    for byte in &GET[..9] {
+        client.send(&[*byte]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(client.rest().await, "");
+    assert_eq!(started.elapsed().as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_outlives_the_limit_of_a_head_but_not_its_own() {
+    let mut client = Client::connect();
+    client.send(GET).await;
+    client.greeting().await;
+    tokio::time::sleep(Duration::from_secs(74)).await;
+    client.send(&GET[..5]).await;
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    client.send(&GET[5..]).await;
+    assert!(client.greeting().await.starts_with("HTTP/1.1 200"));
+    let started = Instant::now();
+    assert_eq!(client.rest().await, "");
+    assert_eq!(started.elapsed().as_secs(), 75);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_is_cut_after_thirty_seconds() {
+    let mut client = Client::connect();
+    let started = Instant::now();
+    client.send(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.server.await.unwrap();
+    assert_eq!(started.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_client_may_finish_sending_before_it_reads() {
+    let mut client = Client::connect();
+    client
+        .send(b"POST /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: 500000\r\n\r\n")
+        .await;
+    client.send(&vec![b'x'; 500_000]).await;
+    assert!(client.rest().await.starts_with("HTTP/1.1 413"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_of_two_lengths_ends_its_connection() {
+    let mut client = Client::connect();
+    client
+        .send(
+            b"POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n\
+              5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\r\nhost: smuggled\r\n\r\n",
+        )
+        .await;
+    let answers = client.rest().await;
+    assert_eq!(answers.matches("HTTP/1.1").count(), 1, "{answers}");
+    assert!(answers.contains("hello"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_has_a_size() {
+    let mut client = Client::connect();
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\nx: ").await;
+    let _ = client.stream.write_all(&vec![b'x'; 2 * BUFFER_BYTES_MAX]).await;
+    assert!(client.rest().await.starts_with("HTTP/1.1 431"));
+
+    let mut client = Client::connect();
+    let headers = "x: y\r\n".repeat(101);
+    client
+        .send(format!("GET / HTTP/1.1\r\n{headers}\r\n").as_bytes())
+        .await;
+    assert!(client.rest().await.starts_with("HTTP/1.1 431"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_ends_idle_connections_at_once_and_others_after_their_answer() {
+    let fresh = Client::connect();
+    let mut idle = Client::connect();
+    idle.send(GET).await;
+    idle.greeting().await;
+    let mut halfway = Client::connect();
+    halfway
+        .send(b"POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n")
+        .await;
+    // Lets the server read what was sent.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+
+    let started = Instant::now();
+    for client in [&fresh, &idle, &halfway] {
+        client.draining.cancel();
+    }
+    assert_eq!(fresh.rest().await, "");
+    assert_eq!(idle.rest().await, "");
+    halfway.send(b"hello").await;
+    let answer = halfway.rest().await;
+    assert!(
+        answer.contains("200 OK") && answer.contains("connection: close"),
+        "{answer}"
+    );
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_are_refused_politely() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (metrics, draining) = (Metrics::new(), CancellationToken::new());
+    let server = tokio::spawn(serve(
+        vec![listener],
+        router(),
+        Limits::new(1),
+        metrics.clone(),
+        draining.clone(),
+    ));
+    let mut first = TcpStream::connect(address).await.unwrap();
+    first.write_all(GET).await.unwrap();
+    first.read_u8().await.unwrap();
+
+    let mut second = TcpStream::connect(address).await.unwrap();
+    second.write_all(GET).await.unwrap();
+    let mut answer = String::new();
+    second.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1\r\n"),
+        "{answer}"
+    );
+    assert_eq!(
+        (metrics.connections.get(), metrics.connections_refused.get()),
+        (1, 1)
+    );
+
+    drop(second);
+    draining.cancel();
+    server.await.unwrap();
+    assert_eq!(metrics.connections.get(), 0);
+}
+
+#[test]
+fn the_refusal_is_a_problem_document() {
+    let text = refusal();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.contains(&format!("content-length: {}\r\n", body.len())),
+        "{head}"
+    );
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+    let kind = ProblemType::TooManyConnections;
+    assert_eq!(problem["type"], format!("/problems/{}", kind.slug()));
+    let id = problem["instance"].as_str().unwrap();
+    assert!(
+        !id.is_empty() && head.contains(&format!("x-request-id: {id}\r\n")),
+        "{head}"
+    );
+    assert_ne!(text, refusal(), "each has its own id");
+}
+
+/// A client that asks again before it has its answer gains nothing for its next head.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_begins_before_the_last_answer_is_cut_after_ten_seconds() {
+    const POST: &[u8] = b"POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
+    for first in [GET, POST] {
+        let mut client = Client::connect();
+        let started = Instant::now();
+        client.send(&[first, &GET[..5]].concat()).await;
+        client.greeting().await;
+        assert_eq!(client.rest().await, "");
+        assert_eq!(started.elapsed().as_secs(), 10);
+
+        // In parts, the last of which comes while the answer is under way.
+        let mut client = Client::connect();
+        client.send(&first[..first.len() - 3]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let started = Instant::now();
+        client
+            .send(&[&first[first.len() - 3..], &GET[..5]].concat())
+            .await;
+        client.greeting().await;
+        assert_eq!(client.rest().await, "");
+        assert_eq!(started.elapsed().as_secs(), 10);
+
+        // All of it is no beginning of another.
+        let mut client = Client::connect();
+        client.send(first).await;
+        client.greeting().await;
+        let started = Instant::now();
+        assert_eq!(client.rest().await, "");
+        assert_eq!(started.elapsed().as_secs(), 75);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_sent_at_once_are_answered_in_turn() {
+    let mut client = Client::connect();
+    client.send(&[GET, GET, GET].concat()).await;
+    for _ in 0..3 {
+        client.greeting().await;
+    }
+    let started = Instant::now();
+    assert_eq!(client.rest().await, "");
+    assert!([10, 75].contains(&started.elapsed().as_secs()));
+}

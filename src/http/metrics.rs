@@ -1,0 +1,345 @@
+//! `GET /metrics`: the table's numbers from the store, beside what this process counts about itself, as JSON, as
+//! Prometheus text or as OpenMetrics.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::negotiation::{self, Form};
+use super::problem::Problem;
+use super::{Shared, body};
+use crate::order::OrderStatus;
+use crate::store::{Counters, QueueState};
+
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Read the numbers
+#[utoipa::path(get, operation_id = "readMetrics", path = "/metrics", tag = "operation",
+    responses((status = 200, description = "In the form that Accept prefers", content(
+        (MetricsBody = "application/json"),
+        (String = "text/plain"),
+        (String = "application/openmetrics-text"),
+    ))))]
+pub async fn negotiated(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, Problem> {
+    let accept = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut response = match negotiation::choose(accept) {
+        Form::Json => {
+            let state = shared.store.queue().await?;
+            body::json(StatusCode::OK, &MetricsBody::from(&state))?
+        }
+        Form::Text => exposition(&shared, TEXT).await?,
+        Form::OpenMetrics => exposition(&shared, OPEN_METRICS).await?,
+    };
+    response
+        .headers_mut()
+        .insert(VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
+}
+
+/// Read the numbers as Prometheus text
+#[utoipa::path(get, operation_id = "readPrometheusMetrics", path = "/metrics/prometheus", tag = "operation",
+    responses((status = 200, description = "Prometheus text format 0.0.4", body = String, content_type = "text/plain")))]
+pub async fn prometheus(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
+    exposition(&shared, TEXT).await
+}
+
+/// The table's numbers, in one snapshot.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Metrics)]
+struct MetricsBody {
+    total_orders: u64,
+    pending_orders: u64,
+    processing_orders: u64,
+    completed_orders: u64,
+    failed_orders: u64,
+    cancelled_orders: u64,
+    /// Completion minus start of the completing attempt, with two decimals.
+    #[schema(example = "5.75")]
+    average_processing_time_seconds: String,
+    #[schema(required)]
+    oldest_waiting_seconds: Option<f64>,
+    queue_paused: bool,
+}
+
+impl From<&QueueState> for MetricsBody {
+    fn from(state: &QueueState) -> MetricsBody {
+        let counters = &state.counters;
+        MetricsBody {
+            total_orders: counters.total(),
+            pending_orders: counters.pending,
+            processing_orders: counters.processing,
+            completed_orders: counters.completed,
+            failed_orders: counters.failed,
+            cancelled_orders: counters.cancelled,
+            average_processing_time_seconds: average_seconds(counters),
+            oldest_waiting_seconds: state.oldest_waiting.map(|age| age.as_secs_f64()),
+            queue_paused: state.paused,
+        }
+    }
+}
+
+/// Two decimals, half up; `0.00` when nothing is Completed.
+fn average_seconds(counters: &Counters) -> String {
+    const MICROS_PER_HUNDREDTH: u128 = 10_000;
+    let divisor = u128::from(counters.completed) * MICROS_PER_HUNDREDTH;
+    let hundredths = (u128::from(counters.processing_micros) + divisor / 2)
+        .checked_div(divisor)
+        .unwrap_or(0);
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+/// What this process counts is shown even when the store cannot be read: that is when it is needed most.
+async fn exposition(shared: &Shared, content_type: &'static str) -> Result<Response, Problem> {
+    let state = match shared.store.queue().await {
+        Ok(state) => Some(state),
+        Err(error) => {
+            tracing::warn!(%error, "the numbers of the orders are missing from this scrape");
+            None
+        }
+    };
+    let mut text = String::new();
+    text::encode_registry(&mut text, &shared.metrics.registry).map_err(Problem::unexpected)?;
+    text::encode_registry(&mut text, &table_registry(state.as_ref())).map_err(Problem::unexpected)?;
+    text::encode_eof(&mut text).map_err(Problem::unexpected)?;
+    if content_type == TEXT {
+        text = classic(&text).map_err(Problem::unexpected)?;
+    }
+    let mut response = Response::new(Body::from(text));
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    Ok(response)
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabels {
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+/// Made anew for every scrape from one snapshot of the store.
+fn table_registry(state: Option<&QueueState>) -> Registry {
+    let mut registry = Registry::with_prefix("orderly");
+    let build = Family::<BuildLabels, Gauge>::default();
+    let labels = BuildLabels {
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    build.get_or_create(&labels).set(1);
+    registry.register("build_info", "The version that runs", build);
+    let up = Gauge::<i64>::default();
+    up.set(i64::from(state.is_some()));
+    registry.register("store_up", "Whether the store could be read for this scrape", up);
+    let Some(state) = state else {
+        return registry;
+    };
+
+    let orders = Family::<StatusLabels, Gauge>::default();
+    for status in OrderStatus::ALL {
+        let labels = StatusLabels {
+            status: status.name(),
+        };
+        let count = i64::try_from(state.counters.of(status)).unwrap_or(i64::MAX);
+        orders.get_or_create(&labels).set(count);
+    }
+    registry.register("orders", "Orders in the store", orders);
+    let oldest = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+    oldest.set(state.oldest_waiting.unwrap_or_default().as_secs_f64());
+    registry.register_with_unit(
+        "oldest_waiting",
+        "Age of the order that has waited longest for a start it could have had, 0 when none waits",
+        Unit::Seconds,
+        oldest,
+    );
+    let paused = Gauge::<i64>::default();
+    paused.set(i64::from(state.paused));
+    registry.register("queue_paused", "Whether the queue is paused", paused);
+    registry
+}
+
+/// Rewrites OpenMetrics as Prometheus text 0.0.4: a counter's family is named like its sample, and there is
+/// neither a unit nor an end mark.
+fn classic(open_metrics: &str) -> Result<String, std::fmt::Error> {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help = None;
+    for line in open_metrics.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            if let Some((_, help)) = help.take().filter(|(helped, _)| *helped == name) {
+                writeln!(text, "# HELP {name}{suffix} {help}")?;
+            }
+            writeln!(text, "# TYPE {name}{suffix} {kind}")?;
+        } else if !line.starts_with('#') {
+            writeln!(text, "{line}")?;
+        }
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Metrics, RequestLabels, RouteLabels};
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    fn state() -> QueueState {
+        QueueState {
+            counters: Counters {
+                pending: 5,
+                processing: 3,
+                completed: 42,
+                processing_micros: 241_500_000,
+                ..Counters::default()
+            },
+            paused: true,
+            oldest_waiting: Some(Duration::from_millis(1_500)),
+            nodes: Vec::new(),
+        }
+    }
+
+    fn open_metrics() -> String {
+        let metrics = Metrics::new();
+        let labels = RequestLabels {
+            method: "GET",
+            route: "/orders/{id}",
+            status: 200,
+        };
+        metrics.http_requests.get_or_create(&labels).inc();
+        let labels = RouteLabels { route: labels.route };
+        metrics
+            .http_request_duration
+            .get_or_create(&labels)
+            .observe(0.001);
+        let mut text = String::new();
+        text::encode_registry(&mut text, &metrics.registry).unwrap();
+        text::encode_registry(&mut text, &table_registry(Some(&state()))).unwrap();
+        text::encode_eof(&mut text).unwrap();
+        text
+    }
+
+    /// The families of an exposition, after checking that every sample belongs to the one above it.
+    fn families(text: &str, counter_suffix: &str) -> Vec<String> {
+        let mut families = Vec::new();
+        let mut samples: Vec<String> = Vec::new();
+        for line in text.lines() {
+            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+                samples = match kind {
+                    "counter" => vec![format!("{name}{counter_suffix}")],
+                    "gauge" => vec![name.to_owned()],
+                    "histogram" => ["_bucket", "_sum", "_count"]
+                        .map(|suffix| format!("{name}{suffix}"))
+                        .into(),
+                    other => panic!("{name} has type {other}"),
+                };
+                families.push(name.to_owned());
+            } else if !line.starts_with('#') {
+                let name = line.split(['{', ' ']).next().unwrap();
+                assert!(
+                    samples.iter().any(|sample| sample == name),
+                    "{line} is outside {samples:?}"
+                );
+                assert!(line.rsplit(' ').next().unwrap().parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        let unique: BTreeSet<_> = families.iter().collect();
+        assert_eq!(unique.len(), families.len(), "a family comes twice");
+        families
+    }
+
+    #[test]
+    fn open_metrics_has_every_family_once_and_one_end() {
+        let text = open_metrics();
+        assert!(text.ends_with("# EOF\n"));
+        assert_eq!(text.matches("# EOF").count(), 1);
+        let families = families(&text, "_total");
+        assert!(
+            families
+                .iter()
+                .all(|name| name.starts_with("orderly_") && !name.ends_with("_total"))
+        );
+        for line in [
+            "orderly_orders{status=\"Pending\"} 5\n",
+            "orderly_orders{status=\"Cancelled\"} 0\n",
+            "orderly_oldest_waiting_seconds 1.5\n",
+            "orderly_queue_paused 1\n",
+            "orderly_store_up 1\n",
+            concat!(
+                "orderly_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1\n"
+            ),
+        ] {
+            assert!(text.contains(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn classic_text_names_counters_like_their_samples() {
+        let text = classic(&open_metrics()).unwrap();
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"));
+        families(&text, "");
+        assert!(text.contains("# HELP orderly_http_requests_total Requests answered.\n"));
+        assert!(text.contains("# TYPE orderly_http_requests_total counter\n"));
+        assert!(text.contains(
+            "orderly_http_requests_total{method=\"GET\",route=\"/orders/{id}\",status=\"200\"} 1\n"
+        ));
+    }
+
+    #[test]
+    fn a_scrape_without_the_store_shows_the_process_only() {
+        let mut text = String::new();
+        text::encode_registry(&mut text, &table_registry(None)).unwrap();
+        assert!(text.contains("orderly_store_up 0\n"));
+        assert!(!text.contains("orderly_orders"));
+    }
+
+    #[test]
+    fn the_average_has_two_decimals() {
+        assert_eq!(average_seconds(&state().counters), "5.75");
+        assert_eq!(average_seconds(&Counters::default()), "0.00");
+        let of = |completed, processing_micros| {
+            average_seconds(&Counters {
+                completed,
+                processing_micros,
+                ..Counters::default()
+            })
+        };
+        assert_eq!(of(3, 5_000), "0.00");
+        assert_eq!(of(1, 5_000), "0.01");
+        assert_eq!(of(1, u64::MAX), "18446744073709.55");
+    }
+
+    #[test]
+    fn the_json_shape_is_fixed() {
+        assert_eq!(
+            serde_json::to_string(&MetricsBody::from(&state())).unwrap(),
+            concat!(
+                r#"{"total_orders":50,"pending_orders":5,"processing_orders":3,"completed_orders":42,"#,
+                r#""failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.75","#,
+                r#""oldest_waiting_seconds":1.5,"queue_paused":true}"#
+            )
+        );
+    }
+}

@@ -1,0 +1,302 @@
+//! Reading orders and acting on them. Accepting them is `accept`'s part.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use serde_json::value::to_raw_value;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::body::{self, ORDER_BODY_BYTES_MAX};
+use super::problem::{Problem, ProblemBody, ProblemType};
+use super::query;
+use super::wire::{self, EventBody, EventsBody, OrderBody, PageBody, RedrivenBody};
+use crate::order::{Order, OrderId, parse_integer};
+use crate::store::{Acted, OrderPage, StoreError};
+
+/// Longest wait that `Prefer: wait` gets: below the minute after which many proxies give up.
+const WAIT_SECONDS_MAX: u64 = 60;
+/// Orders rendered for one page: forty of the longest, thousands of the usual ones. The page then ends early.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// The order number of a path.
+type PathId = Result<Path<String>, PathRejection>;
+
+/// Read an order
+#[utoipa::path(
+    get, operation_id = "readOrder", path = "/orders/{id}", tag = "orders",
+    params(
+        ("id" = i64, Path, description = "The order's number"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: hold the answer until the order is final, up to N (60) seconds"),
+    ),
+    responses(
+        (status = 200, description = "The whole order", body = OrderBody, headers(("Preference-Applied" = String))),
+        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn read(
+    State(shared): State<Arc<Shared>>,
+    id: PathId,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id = order_id(id)?;
+    let Some(seconds) = preferred_wait(&headers) else {
+        let order = shared.store.order(id).await?.ok_or_else(unknown_order)?;
+        return answer(&order);
+    };
+    let order = final_or_latest(&shared, id, Duration::from_secs(seconds)).await?;
+    let mut response = answer(&order)?;
+    let applied = HeaderValue::try_from(format!("wait={seconds}")).map_err(Problem::unexpected)?;
+    response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    Ok(response)
+}
+
+/// List orders, newest first
+#[utoipa::path(
+    get, operation_id = "listOrders", path = "/orders", tag = "orders",
+    params(
+        ("status" = Option<super::openapi::StatusName>, Query),
+        ("user_id" = Option<i64>, Query),
+        ("reference" = Option<String>, Query),
+        ("created_after" = Option<String>, Query, description = "RFC 3339; strictly after"),
+        ("created_before" = Option<String>, Query, description = "RFC 3339; strictly before"),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Orders per page, 50 unless given"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page of orders; it may end before `limit`", body = PageBody),
+        (status = 400, description = "Bad parameters, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn list(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let query = query::order_query(query.as_deref())?;
+    let page = shared.store.orders(query).await?;
+    body::json(StatusCode::OK, &rendered(&page)?)
+}
+
+/// Read an order's history
+#[utoipa::path(
+    get, operation_id = "readHistory", path = "/orders/{id}/events", tag = "orders",
+    params(
+        ("id" = i64, Path, description = "The order's number"),
+        ("after" = Option<u32>, Query, description = "Only events with a higher version"),
+    ),
+    responses(
+        (status = 200, description = "Its events, oldest first, at most 1,000", body = EventsBody),
+        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn history(
+    State(shared): State<Arc<Shared>>,
+    id: PathId,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let id = order_id(id)?;
+    let after = query::history_query(query.as_deref())?;
+    // Two reads, no contradiction: an order's user never changes.
+    let order = shared.store.order(id).await?.ok_or_else(unknown_order)?;
+    let history = shared.store.history(id, after).await?.ok_or_else(unknown_order)?;
+    let user_id = order.request.user_id;
+    let answer = EventsBody {
+        events: history
+            .iter()
+            .map(|event| EventBody::new(event, user_id))
+            .collect(),
+    };
+    body::json(StatusCode::OK, &answer)
+}
+
+/// Cancel an order
+#[utoipa::path(
+    post, operation_id = "cancelOrder", path = "/orders/{id}/cancel", tag = "orders",
+    params(("id" = i64, Path, description = "The order's number")),
+    responses(
+        (status = 200, description = "Cancelled, now or before", body = OrderBody),
+        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "Already Completed or Failed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn cancel(State(shared): State<Arc<Shared>>, id: PathId) -> Result<Response, Problem> {
+    acted(shared.store.cancel(order_id(id)?).await?, "cancelled")
+}
+
+/// Retry a failed or cancelled order
+#[utoipa::path(
+    post, operation_id = "retryOrder", path = "/orders/{id}/retry", tag = "orders",
+    params(("id" = i64, Path, description = "The order's number")),
+    responses(
+        (status = 200, description = "Pending again, with fresh attempts", body = OrderBody),
+        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "Neither Failed nor Cancelled; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn retry(State(shared): State<Arc<Shared>>, id: PathId) -> Result<Response, Problem> {
+    acted(shared.store.redrive(order_id(id)?).await?, "retried")
+}
+
+/// Retry many orders, oldest first
+#[utoipa::path(
+    post, operation_id = "retryOrders", path = "/orders/retry", tag = "orders",
+    request_body(content = super::openapi::RedriveSchema),
+    responses(
+        (status = 200, description = "How many matched and were retried, at most 1,000 per call", body = RedrivenBody),
+        (status = 422, description = "Bad fields, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn retry_matching(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    body::require_json(&head.headers)?;
+    let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
+    let query = wire::read_redrive(body::text(&body)?)?;
+    let redriven = shared.store.redrive_matching(query).await?;
+    body::json(StatusCode::OK, &RedrivenBody::from(redriven))
+}
+
+/// The order once it is final, or as it stands when the time is over or the server stops.
+async fn final_or_latest(shared: &Shared, id: OrderId, wait: Duration) -> Result<Order, Problem> {
+    let wakeups = shared.store.wakeups();
+    let deadline = Instant::now() + wait;
+    let mut pauses = shared.polling.pauses();
+    loop {
+        let over = Instant::now() >= deadline || shared.draining.is_cancelled();
+        // Registered before the read, so that a change between the two is not missed.
+        let mut waiter = wakeups.watch_final(id);
+        match shared.store.order(id).await {
+            Ok(order) => {
+                let order = order.ok_or_else(unknown_order)?;
+                if over || order.status.is_final() {
+                    return Ok(order);
+                }
+            }
+            // The client asked to wait, and these pass: not yet is what they mean.
+            Err(StoreError::Busy | StoreError::Unavailable { .. }) if !over => {}
+            Err(error) => return Err(error.into()),
+        }
+        let look_again = deadline.min(Instant::now() + pauses.next());
+        tokio::select! {
+            () = waiter.woken() => {}
+            () = tokio::time::sleep_until(look_again) => {}
+            () = shared.draining.cancelled() => {}
+        }
+    }
+}
+
+/// As many orders of the page as [`PAGE_BYTES_MAX`] takes, at least one; the next page begins after the last.
+fn rendered(page: &OrderPage) -> Result<PageBody, Problem> {
+    let mut orders = Vec::with_capacity(page.orders.len());
+    let (mut bytes, mut next, mut last) = (0, page.next, None);
+    for order in &page.orders {
+        let text = to_raw_value(&OrderBody::from(order)).map_err(Problem::unexpected)?;
+        bytes += text.get().len();
+        if bytes > PAGE_BYTES_MAX && last.is_some() {
+            next = last;
+            break;
+        }
+        orders.push(text);
+        last = Some(order.order_id);
+    }
+    Ok(PageBody {
+        orders,
+        next_cursor: next.map(query::cursor),
+    })
+}
+
+/// Seconds of the first `wait` preference (RFC 7240 section 4.3), at most [`WAIT_SECONDS_MAX`]; what is malformed
+/// is ignored, as preferences are.
+fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
+    let values = headers
+        .get_all(PREFER)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut preferences = values.flat_map(|value| value.split(','));
+    let wait = preferences.find_map(|preference| {
+        let preference = preference.split(';').next().unwrap_or(preference);
+        let (name, value) = preference.split_once('=')?;
+        name.trim()
+            .eq_ignore_ascii_case("wait")
+            .then(|| value.trim().trim_matches('"'))
+    })?;
+    let digits = !wait.is_empty() && wait.bytes().all(|byte| byte.is_ascii_digit());
+    // What does not fit an integer is more than the maximum too.
+    digits.then(|| wait.parse().unwrap_or(u64::MAX).min(WAIT_SECONDS_MAX))
+}
+
+fn order_id(path: PathId) -> Result<OrderId, Problem> {
+    let text = path.map(|Path(text)| text).map_err(|_| unknown_order())?;
+    parse_integer(&text).map(OrderId).map_err(|_| unknown_order())
+}
+
+fn unknown_order() -> Problem {
+    Problem::new(ProblemType::OrderNotFound, "no order has this number")
+}
+
+fn answer(order: &Order) -> Result<Response, Problem> {
+    body::json(StatusCode::OK, &OrderBody::from(order))
+}
+
+fn acted(acted: Acted, participle: &'static str) -> Result<Response, Problem> {
+    match acted {
+        Acted::Done(order) => answer(&order),
+        Acted::Refused(order) => Err(Problem::new(
+            ProblemType::ActionRefused,
+            format!(
+                "order {} is {} and cannot be {participle}; nothing changed",
+                order.order_id,
+                order.status.name()
+            ),
+        )),
+        Acted::Unknown => Err(unknown_order()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(values: &[&'static str]) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(PREFER, HeaderValue::from_static(value));
+        }
+        preferred_wait(&headers)
+    }
+
+    #[test]
+    fn the_first_wait_preference_counts_up_to_a_minute() {
+        assert_eq!(wait(&["wait=10"]), Some(10));
+        assert_eq!(wait(&["respond-async", "Wait = \"5\"; x=1, wait=7"]), Some(5));
+        assert_eq!(wait(&["wait=61"]), Some(60));
+        assert_eq!(wait(&["wait=99999999999999999999999"]), Some(60));
+        assert_eq!(wait(&["wait=0"]), Some(0));
+        for ignored in [&[][..], &["wait"], &["wait=-1"], &["wait="], &["waiting=3"]] {
+            assert_eq!(wait(ignored), None, "{ignored:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_order_number_is_not_found() {
+        let id = |text: &str| order_id(Ok(Path(text.to_owned())));
+        assert_eq!(id("45").unwrap(), OrderId(45));
+        for text in [
+            "0",
+            "-1",
+            "abc",
+            "01",
+            "1.0",
+            "9007199254740992",
+            "99999999999999999999",
+            "",
+        ] {
+            assert_eq!(id(text).unwrap_err().kind, ProblemType::OrderNotFound, "{text}");
+        }
+    }
+}

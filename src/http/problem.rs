@@ -1,0 +1,369 @@
+//! Every refusal and failure the API answers, as problem documents (RFC 9457), and what each error of the store
+//! means to a caller. Giving them a request id and writing them out is `request`'s part.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::fields::{FieldError, FieldErrors};
+use super::health::CheckBody;
+use crate::store::StoreError;
+
+/// What went wrong; each has a page under `/problems`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemType {
+    BadRequest,
+    MalformedJson,
+    InvalidParameters,
+    InvalidIdempotencyKey,
+    Unauthorized,
+    CrossSite,
+    NotFound,
+    OrderNotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    ActionRefused,
+    IdempotencyInFlight,
+    BodyTooLarge,
+    UriTooLong,
+    UnsupportedMediaType,
+    InvalidFields,
+    IdempotencyKeyReused,
+    TooManyHeaders,
+    Unexpected,
+    Busy,
+    TooManyConnections,
+    QueueFull,
+    ShuttingDown,
+    DiskFull,
+    StoreUnavailable,
+    NotReady,
+}
+
+/// The fixed facts of a type.
+struct Facts {
+    status: StatusCode,
+    slug: &'static str,
+    title: &'static str,
+    page: &'static str,
+}
+
+macro_rules! facts {
+    ($status:ident, $slug:literal, $title:literal) => {
+        Facts {
+            status: StatusCode::$status,
+            slug: $slug,
+            title: $title,
+            page: include_str!(concat!("../../docs/problems/", $slug, ".md")),
+        }
+    };
+}
+
+impl ProblemType {
+    pub const ALL: [ProblemType; 26] = [
+        ProblemType::BadRequest,
+        ProblemType::MalformedJson,
+        ProblemType::InvalidParameters,
+        ProblemType::InvalidIdempotencyKey,
+        ProblemType::Unauthorized,
+        ProblemType::CrossSite,
+        ProblemType::NotFound,
+        ProblemType::OrderNotFound,
+        ProblemType::MethodNotAllowed,
+        ProblemType::RequestTimeout,
+        ProblemType::ActionRefused,
+        ProblemType::IdempotencyInFlight,
+        ProblemType::BodyTooLarge,
+        ProblemType::UriTooLong,
+        ProblemType::UnsupportedMediaType,
+        ProblemType::InvalidFields,
+        ProblemType::IdempotencyKeyReused,
+        ProblemType::TooManyHeaders,
+        ProblemType::Unexpected,
+        ProblemType::Busy,
+        ProblemType::TooManyConnections,
+        ProblemType::QueueFull,
+        ProblemType::ShuttingDown,
+        ProblemType::DiskFull,
+        ProblemType::StoreUnavailable,
+        ProblemType::NotReady,
+    ];
+
+    #[rustfmt::skip] // one line per type
+    fn facts(self) -> Facts {
+        match self {
+            ProblemType::BadRequest => facts!(BAD_REQUEST, "bad-request", "The request is not acceptable"),
+            ProblemType::MalformedJson => facts!(BAD_REQUEST, "malformed-json", "The body is not JSON"),
+            ProblemType::InvalidParameters => facts!(BAD_REQUEST, "invalid-parameters", "Query parameters are not acceptable"),
+            ProblemType::InvalidIdempotencyKey => facts!(BAD_REQUEST, "invalid-idempotency-key", "The Idempotency-Key is not acceptable"),
+            ProblemType::Unauthorized => facts!(UNAUTHORIZED, "unauthorized", "An API key is required"),
+            ProblemType::CrossSite => facts!(FORBIDDEN, "cross-site", "A browser sent this for another site"),
+            ProblemType::NotFound => facts!(NOT_FOUND, "not-found", "There is nothing here"),
+            ProblemType::OrderNotFound => facts!(NOT_FOUND, "order-not-found", "There is no such order"),
+            ProblemType::MethodNotAllowed => facts!(METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here"),
+            ProblemType::RequestTimeout => facts!(REQUEST_TIMEOUT, "request-timeout", "The body took too long"),
+            ProblemType::ActionRefused => facts!(CONFLICT, "action-refused", "The order's status does not allow this"),
+            ProblemType::IdempotencyInFlight => facts!(CONFLICT, "idempotency-in-flight", "The first request with this key is still in flight"),
+            ProblemType::BodyTooLarge => facts!(PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
+            ProblemType::UriTooLong => facts!(URI_TOO_LONG, "uri-too-long", "The path and query are too long"),
+            ProblemType::UnsupportedMediaType => facts!(UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body has a type that is not taken here"),
+            ProblemType::InvalidFields => facts!(UNPROCESSABLE_ENTITY, "invalid-fields", "Fields are not acceptable"),
+            ProblemType::IdempotencyKeyReused => facts!(UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The Idempotency-Key belongs to another request"),
+            ProblemType::TooManyHeaders => facts!(REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-headers", "The request has too many headers"),
+            ProblemType::Unexpected => facts!(INTERNAL_SERVER_ERROR, "unexpected", "The server failed"),
+            ProblemType::Busy => facts!(SERVICE_UNAVAILABLE, "busy", "Too many requests are waiting"),
+            ProblemType::TooManyConnections => facts!(SERVICE_UNAVAILABLE, "too-many-connections", "Too many connections are open"),
+            ProblemType::QueueFull => facts!(SERVICE_UNAVAILABLE, "queue-full", "As many orders as allowed are pending"),
+            ProblemType::ShuttingDown => facts!(SERVICE_UNAVAILABLE, "shutting-down", "The server is shutting down"),
+            ProblemType::DiskFull => facts!(SERVICE_UNAVAILABLE, "disk-full", "The disk is full"),
+            ProblemType::StoreUnavailable => facts!(SERVICE_UNAVAILABLE, "store-unavailable", "The store is unavailable"),
+            ProblemType::NotReady => facts!(SERVICE_UNAVAILABLE, "not-ready", "The server is not ready"),
+        }
+    }
+
+    pub fn status(self) -> StatusCode {
+        self.facts().status
+    }
+
+    /// The last part of the URL path that is the problem's `type`.
+    pub fn slug(self) -> &'static str {
+        self.facts().slug
+    }
+
+    pub fn title(self) -> &'static str {
+        self.facts().title
+    }
+
+    /// The page that explains it, in Markdown.
+    pub fn page(self) -> &'static str {
+        self.facts().page
+    }
+
+    pub fn of_slug(slug: &str) -> Option<ProblemType> {
+        ProblemType::ALL.into_iter().find(|kind| kind.slug() == slug)
+    }
+
+    /// Seconds after which another try makes sense; every 503 has them.
+    fn retry_after(self) -> Option<HeaderValue> {
+        match self {
+            ProblemType::Busy | ProblemType::TooManyConnections | ProblemType::IdempotencyInFlight => {
+                Some(HeaderValue::from_static("1"))
+            }
+            ProblemType::QueueFull
+            | ProblemType::ShuttingDown
+            | ProblemType::StoreUnavailable
+            | ProblemType::NotReady => Some(HeaderValue::from_static("5")),
+            // Space does not come back by itself.
+            ProblemType::DiskFull => Some(HeaderValue::from_static("30")),
+            ProblemType::BadRequest
+            | ProblemType::MalformedJson
+            | ProblemType::InvalidParameters
+            | ProblemType::InvalidIdempotencyKey
+            | ProblemType::Unauthorized
+            | ProblemType::CrossSite
+            | ProblemType::NotFound
+            | ProblemType::OrderNotFound
+            | ProblemType::MethodNotAllowed
+            | ProblemType::RequestTimeout
+            | ProblemType::ActionRefused
+            | ProblemType::BodyTooLarge
+            | ProblemType::UriTooLong
+            | ProblemType::UnsupportedMediaType
+            | ProblemType::InvalidFields
+            | ProblemType::IdempotencyKeyReused
+            | ProblemType::TooManyHeaders
+            | ProblemType::Unexpected => None,
+        }
+    }
+}
+
+/// One refusal or failure. As a response it is only a note for `request::attend`, which knows the request's id.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub kind: ProblemType,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    checks: Vec<CheckBody>,
+    /// What the server's own log should say: the caller learns none of it.
+    cause: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl Problem {
+    pub fn new(kind: ProblemType, detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            checks: Vec::new(),
+            cause: None,
+        }
+    }
+
+    /// With the conditions of readiness that the client asked to see.
+    pub fn not_ready(detail: String, checks: Vec<CheckBody>) -> Problem {
+        Problem {
+            checks,
+            ..Problem::new(ProblemType::NotReady, detail)
+        }
+    }
+
+    /// All bad fields at once.
+    pub fn invalid(kind: ProblemType, errors: FieldErrors) -> Problem {
+        Problem {
+            kind,
+            detail: errors.summary().into(),
+            errors: errors.into_listed(),
+            checks: Vec::new(),
+            cause: None,
+        }
+    }
+
+    pub fn unexpected(cause: impl Error + Send + Sync + 'static) -> Problem {
+        Problem {
+            cause: Some(Arc::new(cause)),
+            ..Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+
+    /// For an answer that the framework made without us.
+    pub fn of_status(status: StatusCode) -> Problem {
+        match status {
+            StatusCode::NOT_FOUND => Problem::new(ProblemType::NotFound, "no route has this path"),
+            StatusCode::METHOD_NOT_ALLOWED => Problem::new(
+                ProblemType::MethodNotAllowed,
+                "the Allow header lists the methods of this path",
+            ),
+            status if status.is_client_error() => {
+                Problem::new(ProblemType::BadRequest, "the request could not be read")
+            }
+            _ => Problem::new(
+                ProblemType::Unexpected,
+                "something that should not happen did; whether anything was stored is unknown",
+            ),
+        }
+    }
+
+    pub fn errors(&self) -> &[FieldError] {
+        &self.errors
+    }
+
+    /// The failure behind the problem with all its sources, for the log.
+    pub fn cause(&self) -> Option<String> {
+        let mut error: &dyn Error = self.cause.as_deref()?;
+        let mut text = error.to_string();
+        while let Some(source) = error.source() {
+            let shown = source.to_string();
+            // Errors of the store show their source themselves.
+            if !text.contains(&shown) {
+                text.push_str(": ");
+                text.push_str(&shown);
+            }
+            error = source;
+        }
+        Some(text)
+    }
+
+    /// The document alone, for the request `instance`.
+    pub fn document(&self, instance: &str) -> String {
+        let document = ProblemBody {
+            kind: format!("/problems/{}", self.kind.slug()),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: &self.detail,
+            instance,
+            errors: self.errors(),
+            checks: &self.checks,
+        };
+        serde_json::to_string(&document).expect("strings and numbers always serialize")
+    }
+
+    /// The whole answer, for the request `instance`.
+    pub fn render(self, instance: &str) -> Response {
+        let mut response = Response::new(Body::from(self.document(instance)));
+        *response.status_mut() = self.kind.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.kind.retry_after() {
+            headers.insert(RETRY_AFTER, seconds);
+        }
+        if self.kind == ProblemType::Unauthorized {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.kind.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// What each error of the store means to a caller.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Problem {
+        match error {
+            StoreError::Busy => Problem::new(
+                ProblemType::Busy,
+                "too many requests are waiting for a commit; nothing was stored",
+            ),
+            StoreError::QueueFull => Problem::new(
+                ProblemType::QueueFull,
+                "as many orders as the operator allows are pending; nothing was stored",
+            ),
+            StoreError::Closed => Problem::new(
+                ProblemType::ShuttingDown,
+                "the server is shutting down; nothing was stored",
+            ),
+            StoreError::DiskFull => Problem::new(
+                ProblemType::DiskFull,
+                "the server's disk is full; nothing was stored",
+            ),
+            StoreError::KeyReused => Problem::new(
+                ProblemType::IdempotencyKeyReused,
+                "this Idempotency-Key was used with another body; nothing was stored",
+            ),
+            // The store's own log says why, once per failed commit.
+            StoreError::Unavailable { .. } => Problem::new(
+                ProblemType::StoreUnavailable,
+                "the store cannot be reached or written; nothing was stored",
+            ),
+            StoreError::Unexpected { .. } => Problem::unexpected(error),
+        }
+    }
+}
+
+/// A problem document (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemBody<'a> {
+    /// URL path of the page that explains the problem.
+    #[serde(rename = "type")]
+    #[schema(example = "/problems/invalid-fields")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    /// The request id, also in the X-Request-Id header.
+    instance: &'a str,
+    /// All bad fields, at most 100.
+    #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
+    #[schema(required = false)]
+    errors: &'a [FieldError],
+    /// Of a server that is not ready, with `?verbose`.
+    #[serde(skip_serializing_if = "<[CheckBody]>::is_empty")]
+    #[schema(required = false)]
+    checks: &'a [CheckBody],
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! Query parameters, read strictly: what is unknown, repeated or bad is named, all at once. What they select is
+//! the store's part.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+use super::fields::{FieldErrors, Pointer};
+use super::problem::{Problem, ProblemType};
+use super::wire::{TIME_EXPECTED, parse_time};
+use crate::order::{OrderId, OrderStatus, Reference, parse_integer};
+use crate::store::{OrderQuery, PAGE_ORDERS_MAX};
+
+const PAGE_ORDERS_DEFAULT: usize = 50;
+/// First byte of a cursor, so that a later form of it is told from this one.
+const CURSOR_FORM: u8 = 1;
+
+/// The parameters of `GET /orders`.
+pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
+    let names = [
+        "status",
+        "user_id",
+        "reference",
+        "created_after",
+        "created_before",
+        "limit",
+        "cursor",
+    ];
+    let mut parameters = Parameters::read(query, names);
+    let order_query = OrderQuery {
+        status: parameters.parse("status", |value| {
+            OrderStatus::parse(value)
+                .ok_or("must be one of Pending, Processing, Completed, Failed, Cancelled")
+        }),
+        user_id: parameters.parse("user_id", parse_integer),
+        reference: parameters.parse("reference", |value| {
+            Reference::parse(value).map(|reference| reference.as_str().to_owned())
+        }),
+        created_after: parameters.parse("created_after", |value| parse_time(value).ok_or(TIME_EXPECTED)),
+        created_before: parameters.parse("created_before", |value| parse_time(value).ok_or(TIME_EXPECTED)),
+        before: parameters.parse("cursor", |value| {
+            read_cursor(value).ok_or("is not a cursor of this list")
+        }),
+        limit: parameters
+            .parse("limit", page_size)
+            .unwrap_or(PAGE_ORDERS_DEFAULT),
+    };
+    parameters.finish(order_query)
+}
+
+/// The parameter of `GET /orders/{id}/events`: the last version the client has.
+pub fn history_query(query: Option<&str>) -> Result<u32, Problem> {
+    let mut parameters = Parameters::read(query, ["after"]);
+    let after = parameters.parse("after", |value| {
+        let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        let version = value.parse::<u32>().ok().filter(|_| digits);
+        version.ok_or("must be the version of an event: an integer from 0")
+    });
+    parameters.finish(after.unwrap_or(0))
+}
+
+/// The text that continues a list after the order `last`.
+pub fn cursor(last: OrderId) -> String {
+    let mut bytes = [CURSOR_FORM; 9];
+    bytes[1..].copy_from_slice(&last.0.to_be_bytes());
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn read_cursor(text: &str) -> Option<OrderId> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
+    let (form, id) = bytes.split_first()?;
+    let id = i64::from_be_bytes(id.try_into().ok()?);
+    (*form == CURSOR_FORM && id > 0).then_some(OrderId(id))
+}
+
+fn page_size(value: &str) -> Result<usize, String> {
+    let size = parse_integer(value)
+        .ok()
+        .and_then(|size| usize::try_from(size).ok());
+    size.filter(|size| *size <= PAGE_ORDERS_MAX)
+        .ok_or_else(|| format!("must be an integer from 1 to {PAGE_ORDERS_MAX}"))
+}
+
+/// The known parameters of one request with their values.
+struct Parameters<'a, const N: usize> {
+    values: [(&'static str, Option<Cow<'a, str>>); N],
+    errors: FieldErrors,
+}
+
+impl<'a, const N: usize> Parameters<'a, N> {
+    fn read(query: Option<&'a str>, names: [&'static str; N]) -> Parameters<'a, N> {
+        let mut values = names.map(|name| (name, None));
+        let mut errors = FieldErrors::default();
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            match values.iter_mut().find(|(known, _)| *known == name) {
+                None => errors.add(&Pointer::Root.member(&name), "is not a parameter of this request"),
+                Some((_, Some(_))) => errors.add(&Pointer::Root.member(&name), "is given more than once"),
+                Some((_, empty)) => *empty = Some(value),
+            }
+        }
+        Parameters { values, errors }
+    }
+
+    fn parse<T, E: std::fmt::Display>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let (_, value) = self.values.iter().find(|(known, _)| *known == name)?;
+        parse(value.as_deref()?)
+            .map_err(|reason| self.errors.add(&Pointer::Root.member(name), reason))
+            .ok()
+    }
+
+    fn finish<T>(self, parsed: T) -> Result<T, Problem> {
+        if self.errors.is_empty() {
+            return Ok(parsed);
+        }
+        Err(Problem::invalid(ProblemType::InvalidParameters, self.errors))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointers<T>(read: Result<T, Problem>) -> Vec<String> {
+        let Err(problem) = read else {
+            panic!("was accepted")
+        };
+        assert_eq!(problem.kind, ProblemType::InvalidParameters);
+        problem
+            .errors()
+            .iter()
+            .map(|error| error.pointer.clone())
+            .collect()
+    }
+
+    #[test]
+    fn every_filter_is_read() {
+        let page = cursor(OrderId(45));
+        let query = order_query(Some(&format!(
+            "status=Failed&user_id=7&reference=PO%2F7+x&created_after=1970-01-01T00:00:01Z\
+             &created_before=1970-01-01T02:00:02%2B02:00&limit=500&cursor={page}"
+        )))
+        .unwrap();
+        assert_eq!(query.status, Some(OrderStatus::Failed));
+        assert_eq!(query.user_id, Some(7));
+        assert_eq!(query.reference.as_deref(), Some("PO/7 x"));
+        assert_eq!(query.created_after.unwrap().micros(), 1_000_000);
+        assert_eq!(query.created_before.unwrap().micros(), 2_000_000);
+        assert_eq!((query.limit, query.before), (500, Some(OrderId(45))));
+        assert_eq!(order_query(None).unwrap().limit, PAGE_ORDERS_DEFAULT);
+    }
+
+    #[test]
+    fn all_bad_parameters_are_named() {
+        let query = "status=pending&user_id=x&user_id=1&created_after=now&limit=501&cursor=x&colour=red";
+        assert_eq!(
+            pointers(order_query(Some(query))),
+            [
+                "#/user_id",
+                "#/colour",
+                "#/status",
+                "#/user_id",
+                "#/created_after",
+                "#/cursor",
+                "#/limit"
+            ]
+        );
+        for bad in ["limit=0", "limit=", "limit=-1", "limit=%2B1"] {
+            assert_eq!(pointers(order_query(Some(bad))), ["#/limit"], "{bad}");
+        }
+        for bad in [
+            cursor(OrderId(0)),
+            cursor(OrderId(-1)),
+            format!("{}AA", cursor(OrderId(1))),
+            String::new(),
+        ] {
+            assert_eq!(
+                pointers(order_query(Some(&format!("cursor={bad}")))),
+                ["#/cursor"]
+            );
+        }
+    }
+
+    #[test]
+    fn a_history_continues_after_a_version() {
+        assert_eq!(history_query(None).unwrap(), 0);
+        assert_eq!(history_query(Some("after=3")).unwrap(), 3);
+        for bad in ["after=", "after=-1", "after=%2B1", "after=4294967296"] {
+            assert_eq!(pointers(history_query(Some(bad))), ["#/after"], "{bad}");
+        }
+    }
+}

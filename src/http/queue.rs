@@ -1,0 +1,45 @@
+//! The queue as an operator sees it, and pausing it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::Shared;
+use super::body;
+use super::problem::Problem;
+use super::wire::QueueBody;
+use crate::store::QueueState;
+
+/// Read the queue: counts, age, nodes
+#[utoipa::path(get, operation_id = "readQueue", path = "/queue", tag = "queue",
+    responses((status = 200, description = "In one snapshot", body = QueueBody)))]
+pub async fn read(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
+    answer(&shared.store.queue().await?)
+}
+
+/// Pause processing on all nodes, across restarts
+#[utoipa::path(post, operation_id = "pauseQueue", path = "/queue/pause", tag = "queue",
+    responses((status = 200, description = "No order starts any more; accepting goes on", body = QueueBody)))]
+pub async fn pause(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
+    set_paused(&shared, true).await
+}
+
+/// Resume processing
+#[utoipa::path(post, operation_id = "resumeQueue", path = "/queue/resume", tag = "queue",
+    responses((status = 200, description = "Orders start again", body = QueueBody)))]
+pub async fn resume(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
+    set_paused(&shared, false).await
+}
+
+async fn set_paused(shared: &Shared, paused: bool) -> Result<Response, Problem> {
+    shared.store.set_paused(paused).await?;
+    // The change is durable by now: whatever this read meets must not be answered as "nothing changed".
+    let state = shared.store.queue().await.map_err(Problem::unexpected)?;
+    answer(&state)
+}
+
+fn answer(state: &QueueState) -> Result<Response, Problem> {
+    body::json(StatusCode::OK, &QueueBody::from(state))
+}
