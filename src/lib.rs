@@ -23,3 +23,9 @@ pub mod http;
 
 pub mod config;
 pub mod metrics;
+pub mod telemetry;
+
+pub mod serve;
+pub mod verify;
+
+pub mod cli;

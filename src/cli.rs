@@ -1,0 +1,200 @@
+//! The command line: which command runs, and how its end is told: results on stdout, messages on stderr, and an
+//! exit code. What a command does is in its own file.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use self::failure::Failure;
+
+mod client;
+mod completions;
+mod doctor;
+mod failure;
+mod flags;
+mod migrate;
+mod openapi;
+mod orders;
+mod output;
+mod serve;
+mod verify;
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+/// `EX_CONFIG` of BSD's sysexits.h.
+const CONFIGURATION: u8 = 78;
+
+const HELP_END: &str = "\
+Without a command it serves, and takes the settings that `orderly serve --help` lists.
+Exit codes: 0 ok, 1 failed, 2 wrong usage, 78 wrong configuration. Results go to stdout, messages to stderr.";
+
+/// Accepts orders, processes them first-in first-out, and never loses one.
+#[derive(Parser)]
+#[command(name = "orderly", version, args_conflicts_with_subcommands = true, after_help = HELP_END)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::Args,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Accept orders over HTTP and process them
+    Serve(serve::Args),
+    /// Bring the schema of the store up to date
+    Migrate(migrate::Args),
+    /// Look at orders and act on them, through a running server
+    #[command(subcommand)]
+    Orders(orders::Command),
+    /// Check every promise against the store, also beside a running server
+    Verify(verify::Args),
+    /// Find out why it is not working
+    Doctor(doctor::Args),
+    /// Print the OpenAPI document of the HTTP interface
+    Openapi,
+    /// Print the completion script of a shell
+    Completions(completions::Args),
+}
+
+/// How a command that could do its work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// It found something wrong, and has said so.
+    Bad,
+}
+
+/// Reads the command line of this process and carries it out.
+pub fn run() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return answer_without_command(&error),
+    };
+    match carry_out(cli.command.unwrap_or(Command::Serve(cli.serve))) {
+        Ok(Verdict::Good) => ExitCode::SUCCESS,
+        Ok(Verdict::Bad) => ExitCode::from(FAILED),
+        Err(failure) => {
+            for line in failure.lines() {
+                output::message(&line);
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn parse(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
+    // Taken here as well, but listed only under `serve`: the commands would be lost among them.
+    let command = Cli::command().mut_args(|argument| {
+        let hidden = argument.get_help_heading() == Some(flags::HEADING);
+        argument.hide(hidden)
+    });
+    Cli::from_arg_matches_mut(&mut command.try_get_matches_from(line)?)
+}
+
+/// `--help` and `--version` are results, the rest is wrong usage.
+fn answer_without_command(error: &clap::Error) -> ExitCode {
+    match error.print() {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(FAILED),
+        Ok(()) | Err(_) if error.use_stderr() => ExitCode::from(USAGE),
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
+    }
+}
+
+fn carry_out(command: Command) -> Result<Verdict, Failure> {
+    match command {
+        // Starts a log and a runtime of its own kind.
+        Command::Serve(args) => serve::run(&args),
+        Command::Migrate(args) => run_here(migrate::run(&args)),
+        Command::Orders(command) => run_here(orders::run(&command)),
+        Command::Verify(args) => run_here(verify::run(&args)),
+        Command::Doctor(args) => run_here(doctor::run(&args)),
+        Command::Openapi => openapi::run(),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// Runs a command on this thread, with its log on stderr.
+fn run_here(command: impl Future<Output = Result<Verdict, Failure>>) -> Result<Verdict, Failure> {
+    crate::telemetry::start_on_stderr()?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed("start the runtime", error))?
+        .block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        super::parse(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_is_serve_with_its_flags() {
+        let cli = parse("orderly --port 1 --open").unwrap();
+        assert!(cli.command.is_none());
+        let port_and_open = [("port", "1".to_owned()), ("open", "on".to_owned())];
+        assert_eq!(cli.serve.flags.given(), port_and_open);
+        let Some(Command::Serve(args)) = parse("orderly serve --open=off --port=1").unwrap().command else {
+            panic!("the command is serve");
+        };
+        assert_eq!(args.flags.given()[1].1, "off");
+    }
+
+    #[test]
+    fn secrets_are_no_flags() {
+        assert!(parse("orderly serve --api-key x").is_err());
+    }
+
+    #[test]
+    fn commands_take_only_the_settings_they_use() {
+        assert!(parse("orderly verify --database-url sqlite:x.db").is_ok());
+        assert!(parse("orderly verify --port 1").is_err());
+        assert!(parse("orderly orders list --url http://x").is_ok());
+        assert!(parse("orderly orders list --port 1").is_err());
+    }
+
+    #[test]
+    fn a_retry_is_of_one_order_or_of_the_failed_ones() {
+        for line in [
+            "orderly orders retry 5",
+            "orderly orders retry --failed",
+            "orderly orders retry --failed --user-id 1 --created-before 2026-01-01T00:00:00Z --dry-run",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+        for line in [
+            "orderly orders retry",
+            "orderly orders retry 5 --failed",
+            "orderly orders retry 5 --dry-run",
+            "orderly orders retry 0",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_settings_are_listed_once() {
+        let help = parse("orderly --help").err().unwrap().to_string();
+        assert!(!help.contains("--max-attempts"), "{help}");
+    }
+
+    #[test]
+    fn help_names_the_variable_and_the_default_of_a_setting() {
+        let help = parse("orderly serve --help").err().unwrap().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            help.contains("--max-attempts <VALUE> Attempts before an order is Failed, 1 to 1000. [env: ORDERLY_MAX_ATTEMPTS] [default: 5]"),
+            "{help}"
+        );
+    }
+}

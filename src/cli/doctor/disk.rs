@@ -1,0 +1,68 @@
+//! Is there room for the orders to come?
+
+use std::path::{Path, PathBuf};
+
+use super::Check;
+use crate::config::Database;
+
+const MEBIBYTE: u64 = 1024 * 1024;
+/// Below this a busy store is full within minutes.
+const FREE_BYTES_FAIL: u64 = 64 * MEBIBYTE;
+/// Below this somebody should look after the disk soon.
+const FREE_BYTES_WARN: u64 = 1024 * MEBIBYTE;
+
+const NAME: &str = "disk";
+const ADVICE: &str = "make room: with a full disk no order is accepted";
+
+pub fn check(database: &Database) -> Check {
+    let Database::Sqlite(path) = database;
+    let folder = existing_folder(path);
+    match rustix::fs::statvfs(&folder) {
+        Ok(volume) => judge(&folder, volume.f_bavail.saturating_mul(volume.f_frsize)),
+        Err(error) => Check::fail(
+            NAME,
+            format!("cannot look at {}: {error}", folder.display()),
+            "make the folder readable for this user",
+        ),
+    }
+}
+
+fn judge(folder: &Path, free: u64) -> Check {
+    let finding = format!("{} MiB free at {}", free / MEBIBYTE, folder.display());
+    match free {
+        0..FREE_BYTES_FAIL => Check::fail(NAME, finding, ADVICE),
+        FREE_BYTES_FAIL..FREE_BYTES_WARN => Check::warn(NAME, finding, ADVICE),
+        FREE_BYTES_WARN.. => Check::ok(NAME, finding),
+    }
+}
+
+/// The folder of the data, or where it would be made.
+fn existing_folder(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut folders = path.ancestors().skip(1);
+    folders
+        .find(|folder| folder.is_dir())
+        .unwrap_or(Path::new("/"))
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn little_room_warns_and_none_fails() {
+        let state = |free| judge(Path::new("/"), free).state;
+        assert_eq!(state(0), State::Fail);
+        assert_eq!(state(FREE_BYTES_FAIL), State::Warn);
+        assert_eq!(state(FREE_BYTES_WARN), State::Ok);
+    }
+
+    #[test]
+    fn a_folder_that_is_yet_to_be_made_counts_as_the_one_it_will_be_in() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(existing_folder(&dir.path().join("a/b/orderly.db")), dir.path());
+        assert!(existing_folder(Path::new("orderly.db")).is_dir());
+    }
+}

@@ -1,0 +1,56 @@
+//! Does a server answer where the configuration says it listens?
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::Check;
+use crate::cli::client::{http_client, read_up_to};
+use crate::cli::failure::chain;
+use crate::config::{Config, on_this_machine};
+
+const NAME: &str = "server";
+/// Readiness is answered from memory: whoever needs longer hangs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// As much of an answer as fits on the screen; another program may answer anything.
+const ANSWER_CHARS_SHOWN: usize = 500;
+/// Enough to show that much of any answer, blanks included; the rest is not read.
+const ANSWER_BYTES_READ: usize = 16 * 1024;
+
+pub async fn check(config: &Config) -> Check {
+    let Some(address) = config.listen.first().copied().map(on_this_machine) else {
+        return Check::fail(NAME, "no address to listen on", "set HOST");
+    };
+    match ask(address).await {
+        Ok((status, body)) if status.is_success() => {
+            Check::ok(NAME, format!("ready at http://{address}: {}", shown(&body)))
+        }
+        Ok((status, body)) => Check::fail(
+            NAME,
+            format!("not ready at http://{address}: {status}: {}", shown(&body)),
+            "see the other checks and the log; another program may have the port",
+        ),
+        Err(error) if error.is_connect() => Check::warn(
+            NAME,
+            format!("nobody listens at http://{address}"),
+            "start `orderly serve`",
+        ),
+        Err(error) => Check::fail(
+            NAME,
+            format!("no answer from http://{address}: {}", chain(&error.without_url())),
+            "the process hangs, or another program has the port",
+        ),
+    }
+}
+
+async fn ask(address: SocketAddr) -> Result<(reqwest::StatusCode, String), reqwest::Error> {
+    let url = format!("http://{address}/readyz?verbose");
+    let answer = http_client(&url)?.get(url).timeout(ANSWER_TIMEOUT).send().await?;
+    let status = answer.status();
+    let body = read_up_to(answer, ANSWER_BYTES_READ).await?;
+    Ok((status, String::from_utf8_lossy(&body.bytes).into_owned()))
+}
+
+fn shown(body: &str) -> String {
+    let words: Vec<&str> = body.split_whitespace().collect();
+    words.join(" ").chars().take(ANSWER_CHARS_SHOWN).collect()
+}

@@ -1,0 +1,203 @@
+//! Can the store be read, is it sound, do the orders in it move, and does the clock agree with it?
+
+use std::time::Duration;
+
+use super::Check;
+use crate::cli::failure::chain;
+use crate::config::Database;
+use crate::order::OrderId;
+use crate::store::open::{self, OpenError};
+use crate::store::{QueueState, Snapshot, StoreError};
+use crate::time::Timestamp;
+
+/// An order that has waited longer than this for a start it could have had means too few slots or a stuck node.
+const WAIT_WARN: Duration = Duration::from_mins(5);
+/// A stored time may be this far ahead of the clock: two readings of one clock, or of two that are kept in step.
+const CLOCK_AHEAD_WARN: Duration = Duration::from_secs(2);
+
+pub async fn check(database: &Database) -> Vec<Check> {
+    let mut snapshot = match open::open_snapshot(database).await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return vec![unopened(&error)],
+    };
+    let mut checks = Vec::new();
+    if let Err(error) = check_snapshot(database, &mut *snapshot, &mut checks).await {
+        let advice = "look at the disk and the permissions; `orderly verify` tells more";
+        checks.push(Check::fail("store", chain(&error), advice));
+    }
+    checks
+}
+
+fn unopened(error: &OpenError) -> Check {
+    let finding = chain(error);
+    match error {
+        OpenError::Missing { .. } => {
+            Check::warn("store", finding, "the first start makes it: run `orderly serve`")
+        }
+        OpenError::SchemaOlder { .. } => Check::warn(
+            "store",
+            finding,
+            "run `orderly migrate`, or let `orderly serve` do it",
+        ),
+        OpenError::SchemaNewer { .. } | OpenError::MigrationChanged { .. } => Check::fail(
+            "store",
+            finding,
+            "use the newest binary that worked on this store",
+        ),
+        OpenError::NotDurable { .. } => Check::fail("store", finding, "change that setting of the database"),
+        OpenError::InUse { .. } => Check::fail("store", finding, "stop the other process first"),
+        OpenError::Unavailable { .. } => Check::fail(
+            "store",
+            finding,
+            "look at DATABASE_URL and the file's permissions",
+        ),
+    }
+}
+
+async fn check_snapshot(
+    database: &Database,
+    snapshot: &mut dyn Snapshot,
+    checks: &mut Vec<Check>,
+) -> Result<(), StoreError> {
+    checks.push(file(database, snapshot).await?);
+    let queue = snapshot.queue().await?;
+    checks.push(judge_queue(&queue));
+    let newest = newest_time(snapshot, &queue).await?;
+    checks.push(judge_clock(now(), newest));
+    Ok(())
+}
+
+async fn file(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Check, StoreError> {
+    let location = open::location(database);
+    let damage = snapshot.damage().await?;
+    if let Some(first) = damage.first() {
+        let finding = format!(
+            "{location} is damaged, {} findings, the first: {first}",
+            damage.len()
+        );
+        let advice = "stop the server, keep a copy of the files, restore a backup";
+        return Ok(Check::fail("store", finding, advice));
+    }
+    let counters = snapshot.counters().await?;
+    let finding = format!(
+        "{location} is sound: {} orders, {} pending, {} processing, {} failed",
+        counters.total(),
+        counters.pending,
+        counters.processing,
+        counters.failed
+    );
+    Ok(Check::ok("store", finding))
+}
+
+fn judge_queue(queue: &QueueState) -> Check {
+    const NAME: &str = "queue";
+    let alive = queue.nodes.iter().filter(|node| node.alive).count();
+    let waiting = queue.oldest_waiting.filter(|age| *age > WAIT_WARN);
+    let unfinished = queue.counters.pending + queue.counters.processing;
+    let finding = format!(
+        "{}, {alive} of {} nodes alive{}",
+        if queue.paused { "paused" } else { "running" },
+        queue.nodes.len(),
+        waiting.map_or_else(String::new, |age| format!(
+            ", the oldest order has waited for {}",
+            humantime::format_duration(Duration::from_secs(age.as_secs()))
+        ))
+    );
+    if queue.paused {
+        Check::warn(NAME, finding, "POST /queue/resume lets orders start again")
+    } else if alive == 0 && unfinished > 0 {
+        Check::warn(NAME, finding, "nobody works on the orders: start `orderly serve`")
+    } else if waiting.is_some() {
+        let advice = "raise ORDERLY_CONCURRENCY, or look into the log for what holds up the node";
+        Check::warn(NAME, finding, advice)
+    } else {
+        Check::ok(NAME, finding)
+    }
+}
+
+fn judge_clock(now: Timestamp, newest: Option<Timestamp>) -> Check {
+    const NAME: &str = "clock";
+    let ahead = newest.map_or(Duration::ZERO, |newest| newest.since(now));
+    if ahead > CLOCK_AHEAD_WARN {
+        let ahead = humantime::format_duration(Duration::from_secs(ahead.as_secs()));
+        Check::warn(
+            NAME,
+            format!("the newest time in the store is {ahead} ahead of this clock"),
+            "set the clock; until it has caught up, retries and leases take longer",
+        )
+    } else {
+        Check::ok(NAME, "not behind what is stored")
+    }
+}
+
+/// The latest heartbeat, start or acceptance.
+async fn newest_time(
+    snapshot: &mut dyn Snapshot,
+    queue: &QueueState,
+) -> Result<Option<Timestamp>, StoreError> {
+    let heartbeat = queue.nodes.iter().map(|node| node.heartbeat_at).max();
+    let last_order = last_order_event(snapshot).await?;
+    Ok(heartbeat.max(last_order))
+}
+
+/// The time of the last event of the last order, found by halving the range of the ids: pages only go upwards.
+async fn last_order_event(snapshot: &mut dyn Snapshot) -> Result<Option<Timestamp>, StoreError> {
+    let mut newest = None;
+    let (mut low, mut high) = (0, i64::MAX);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match snapshot.orders_after(Some(OrderId(middle)), 1).await?.pop() {
+            Some(record) => {
+                low = record.order.order_id.0;
+                newest = record.events.last().map(|last| last.event.at);
+            }
+            None => high = middle,
+        }
+    }
+    Ok(newest)
+}
+
+fn now() -> Timestamp {
+    crate::store::clock::system_clock()()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+    use crate::store::Counters;
+
+    fn idle() -> QueueState {
+        QueueState {
+            counters: Counters::default(),
+            paused: false,
+            oldest_waiting: None,
+            nodes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_queue_that_does_not_move_is_told_with_its_reason() {
+        assert_eq!(judge_queue(&idle()).state, State::Ok);
+        let mut deserted = idle();
+        deserted.counters.pending = 1;
+        assert!(judge_queue(&deserted).advice.unwrap().contains("orderly serve"));
+        let mut paused = idle();
+        paused.paused = true;
+        assert!(judge_queue(&paused).advice.unwrap().contains("resume"));
+        let mut late = idle();
+        late.oldest_waiting = Some(WAIT_WARN * 2);
+        let late = judge_queue(&late);
+        assert!(late.finding.ends_with("waited for 10m"), "{}", late.finding);
+        assert!(late.advice.unwrap().contains("ORDERLY_CONCURRENCY"));
+    }
+
+    #[test]
+    fn a_clock_behind_the_store_is_told() {
+        let now = Timestamp::from_micros(1_000_000);
+        let later = |seconds| Some(now.plus(Duration::from_secs(seconds)));
+        assert_eq!(judge_clock(now, None).state, State::Ok);
+        assert_eq!(judge_clock(now, later(0)).state, State::Ok);
+        assert_eq!(judge_clock(now, later(3600)).state, State::Warn);
+    }
+}

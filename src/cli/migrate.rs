@@ -1,0 +1,63 @@
+//! `orderly migrate`: brings the schema up to date, or shows what that would do.
+
+use serde_json::json;
+
+use super::failure::Failure;
+use super::flags::{Flags, Store};
+use super::{Verdict, output};
+use crate::store::open::{self, Migration};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Change nothing, show what is missing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags<Store>,
+}
+
+pub async fn run(args: &Args) -> Result<Verdict, Failure> {
+    let database = args.flags.layers().database()?;
+    let migrations = open::migrate(&database, args.dry_run).await?;
+    if args.json {
+        output::json(&json!({
+            "location": open::location(&database),
+            "dry_run": args.dry_run,
+            "migrations": migrations.iter().map(as_json(args.dry_run)).collect::<Vec<_>>(),
+        }))?;
+    } else {
+        let rows: Vec<[String; 3]> = migrations
+            .iter()
+            .map(|migration| {
+                [
+                    format!("{:04}", migration.number),
+                    migration.name.to_owned(),
+                    state(migration, args.dry_run).to_owned(),
+                ]
+            })
+            .collect();
+        output::result(&output::table(["NUMBER", "NAME", "STATE"], &rows))?;
+    }
+    Ok(Verdict::Good)
+}
+
+fn as_json(dry_run: bool) -> impl Fn(&Migration) -> serde_json::Value {
+    move |migration| {
+        json!({
+            "number": migration.number,
+            "name": migration.name,
+            "state": state(migration, dry_run),
+        })
+    }
+}
+
+fn state(migration: &Migration, dry_run: bool) -> &'static str {
+    match (migration.applied, dry_run) {
+        (true, _) => "applied",
+        (false, true) => "missing",
+        (false, false) => "applied now",
+    }
+}

@@ -1,0 +1,9 @@
+//! `orderly openapi`: prints the document that a server answers at `/openapi.json`.
+
+use super::failure::Failure;
+use super::{Verdict, output};
+
+pub fn run() -> Result<Verdict, Failure> {
+    output::json(&crate::http::openapi::document())?;
+    Ok(Verdict::Good)
+}

@@ -1,0 +1,91 @@
+//! Writing for people and programs: results on stdout, messages on stderr, tables, JSON.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::failure::Failure;
+
+/// Writes a result and a newline. A reader that went away (`| head`) has what it wanted: no failure.
+pub fn result(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.write_all(b"\n"))
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::failed("write to stdout", error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// A result for programs.
+pub fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::failed("write JSON", error))?;
+    result(&text)
+}
+
+/// Writes a line to stderr. Nobody is left to be told when that fails.
+pub fn message(text: &str) {
+    let _ = writeln!(io::stderr(), "orderly: {}", printable(text));
+}
+
+/// Columns under their headings, as wide as needed.
+pub fn table<const COLUMNS: usize>(headings: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
+    let rows: Vec<[String; COLUMNS]> = [headings.map(str::to_owned)]
+        .iter()
+        .chain(rows)
+        .map(|row| row.each_ref().map(|cell| printable(cell)))
+        .collect();
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    });
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(widths) {
+                // Writing to a String does not fail.
+                let _ = write!(line, "{cell:width$}  ");
+            }
+            line.trim_end().to_owned()
+        })
+        .collect();
+    lines.join("\n")
+}
+
+/// Without control characters: what others wrote must not steer this terminal.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|character| {
+            if character.is_control() {
+                '\u{fffd}'
+            } else {
+                character
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_nothing_steers_the_terminal() {
+        let rows = [
+            ["1".to_owned(), "a".to_owned()],
+            ["100".to_owned(), "\u{1b}[31mred".to_owned()],
+        ];
+        assert_eq!(
+            table(["ID", "REFERENCE"], &rows),
+            "ID   REFERENCE\n1    a\n100  \u{fffd}[31mred"
+        );
+    }
+}

@@ -1,0 +1,321 @@
+//! The composition root: builds the parts, starts them, drains and stops them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ProcessorChoice, on_this_machine};
+use crate::http::listener::{self, Limits};
+use crate::http::{self, App, Polling};
+use crate::janitor;
+use crate::lease::NodeId;
+use crate::metrics::Metrics;
+use crate::processor::Processor;
+use crate::processor::simulated::Simulated;
+use crate::store::clock::system_clock;
+use crate::store::open::{self, OpenError, OpenOptions};
+use crate::store::{GiveBack, Heartbeat, Store, StoreError};
+use crate::telemetry;
+use crate::worker::{Worker, WorkerSettings};
+
+/// Part of the drain time kept for giving back what is unfinished and for closing the store.
+const HAND_BACK_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long answers that are on their way may take to leave after the store broke down.
+const LAST_ANSWERS_TIME: Duration = Duration::from_millis(500);
+
+/// Why serving ended, other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("wait for signals")]
+    Signals(#[source] io::Error),
+    #[error("announce this node in the store")]
+    Join(#[source] StoreError),
+    #[error("the store failed and only a restart can mend it: {0}")]
+    StoreFailed(String),
+}
+
+/// Serves until SIGTERM or SIGINT, drains, and returns; a second signal gives unfinished orders back at once.
+pub async fn run(config: Config, metrics: Metrics) -> Result<(), ServeError> {
+    let mut signals = Signals::listen().map_err(ServeError::Signals)?;
+    let store = open::open(
+        &config.database,
+        OpenOptions {
+            migrate: config.migrate,
+            pending_max: config.pending_max,
+            metrics: metrics.clone(),
+            clock: system_clock(),
+        },
+    )
+    .await?;
+    let processor = processor(&config.processor);
+    let server = match Server::start(&config, store.clone(), processor, metrics).await {
+        Ok(server) => server,
+        Err(error) => {
+            store.close().await;
+            return Err(error);
+        }
+    };
+    announce(&config, &server);
+    let stopped = async {
+        let name = signals.next().await;
+        tracing::info!(
+            "{name} received: finishing what is under way, for {:?} at most",
+            config.shutdown_grace
+        );
+        server.stop(config.shutdown_grace, signals.next()).await;
+        tracing::info!("stopped");
+    };
+    tokio::select! {
+        biased;
+        reason = store.failed() => {
+            tracing::error!(%reason, "the store failed: nothing more is accepted, this process ends");
+            // Answers that are on their way may leave.
+            tokio::time::sleep(LAST_ANSWERS_TIME).await;
+            Err(ServeError::StoreFailed(reason))
+        }
+        () = stopped => Ok(()),
+    }
+}
+
+fn announce(config: &Config, server: &Server) {
+    let Some(&address) = server.addresses.first() else {
+        return;
+    };
+    let url = format!("http://{}", on_this_machine(address));
+    let location = open::location(&config.database);
+    // The variable by its name: whoever pastes the line has the key, whoever reads the log has not.
+    let key = match config.api_key {
+        Some(_) => " -H \"Authorization: Bearer $ORDERLY_API_KEY\"",
+        None => "",
+    };
+    tracing::info!(
+        target: telemetry::START_TARGET,
+        address = address.to_string(),
+        node = %server.node,
+        "orderly is ready at {url}, orders are kept in {location}; try: \
+         curl -X POST {url}/orders -H 'Content-Type: application/json'{key} \
+         -d '{{\"user_id\": 104, \"item_ids\": [101,102,103], \"total_amount\": 250.75}}'"
+    );
+    let ProcessorChoice::Simulated { .. } = config.processor;
+    tracing::info!("processing is simulated: orders take time and have no effect");
+}
+
+fn processor(choice: &ProcessorChoice) -> Arc<dyn Processor> {
+    match *choice {
+        ProcessorChoice::Simulated { speed, failure_rate } => Arc::new(Simulated { speed, failure_rate }),
+    }
+}
+
+/// A node at work: everything that runs between a start and a stop.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    node: NodeId,
+    store: Arc<dyn Store>,
+    worker: Worker,
+    http: JoinHandle<()>,
+    janitor: JoinHandle<()>,
+    draining: CancellationToken,
+    /// Stops the janitor.
+    stopped: CancellationToken,
+}
+
+impl Server {
+    /// Announces the node, takes over what earlier ones left, and begins to listen and to work.
+    pub async fn start(
+        config: &Config,
+        store: Arc<dyn Store>,
+        processor: Arc<dyn Processor>,
+        metrics: Metrics,
+    ) -> Result<Server, ServeError> {
+        let listeners = bind(&config.listen).await?;
+        let addresses = listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect();
+        let node = NodeId(rand::random());
+        join(&*store, node, config).await?;
+
+        let draining = CancellationToken::new();
+        let stopped = CancellationToken::new();
+        let worker = Worker::start(
+            store.clone(),
+            processor,
+            WorkerSettings {
+                node,
+                slots: config.concurrency,
+                lease: config.lease,
+                attempt_timeout: config.attempt_timeout,
+                retry: config.retry,
+            },
+            metrics.clone(),
+        );
+        let sweep = GiveBack {
+            node,
+            crashes_max: config.crashes_max,
+        };
+        let janitor = janitor::leases::run(store.clone(), sweep, worker.beaten(), stopped.clone());
+        let janitor = tokio::spawn(janitor);
+        let router = http::router(App {
+            store: store.clone(),
+            metrics: metrics.clone(),
+            api_key: config.api_key.clone(),
+            local_only: config.listen.iter().all(|address| address.ip().is_loopback()),
+            polling: Polling::default(),
+            draining: draining.clone(),
+        });
+        let limits = Limits::new(config.connections_max);
+        let http = tokio::spawn(listener::serve(
+            listeners,
+            router,
+            limits,
+            metrics,
+            draining.clone(),
+        ));
+        Ok(Server {
+            addresses,
+            node,
+            store,
+            worker,
+            http,
+            janitor,
+            draining,
+            stopped,
+        })
+    }
+
+    /// Where it listens; the ports are the real ones where the configuration said 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Drains within `grace`: refuses new work, finishes what is under way, gives back what cannot finish in
+    /// time (at once when `hurry` resolves), and closes the store.
+    pub async fn stop(self, grace: Duration, hurry: impl Future) {
+        let deadline = Instant::now() + grace;
+        let hand_back_at = deadline - HAND_BACK_TIME_MAX.min(grace / 4);
+        self.draining.cancel();
+        let hand_back = self.worker.hand_back();
+        let cut_off = self.http.abort_handle();
+        let http_ended = async {
+            if timeout_at(hand_back_at, self.http).await.is_err() {
+                cut_off.abort();
+                tracing::warn!("some requests were still open at the end of the drain time and are cut off");
+            }
+        };
+        let drained = async {
+            let drained = async { tokio::join!(http_ended, self.worker.drain(hand_back_at)) };
+            tokio::pin!(drained);
+            tokio::select! {
+                _ = &mut drained => return,
+                _ = hurry => hand_back.cancel(),
+            }
+            drained.await;
+        };
+        if timeout_at(deadline, drained).await.is_err() {
+            tracing::error!(
+                "some orders could not be given back in time; they are taken back at the next start"
+            );
+        }
+        self.stopped.cancel();
+        let closed = async {
+            if let Err(error) = self.store.leave(self.node).await {
+                tracing::warn!(%error, "could not take this node off the list");
+            }
+            self.store.close().await;
+            if let Err(error) = self.janitor.await {
+                tracing::error!(%error, "the janitor ended abnormally");
+            }
+        };
+        if timeout_at(deadline.max(Instant::now() + LAST_ANSWERS_TIME), closed)
+            .await
+            .is_err()
+        {
+            tracing::error!("the store did not close in time; what it answered is durable all the same");
+        }
+    }
+}
+
+/// Listens on each address; one that this machine does not have (such as `::1` without IPv6) is passed over as
+/// long as another works.
+async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
+    let mut listeners = Vec::new();
+    let mut missing = None;
+    for &address in addresses {
+        match TcpListener::bind(address).await {
+            Ok(listener) => listeners.push(listener),
+            Err(source) => {
+                let passes = source.kind() == io::ErrorKind::AddrNotAvailable;
+                let error = ServeError::Listen { address, source };
+                if !passes {
+                    return Err(error);
+                }
+                missing = Some(error);
+            }
+        }
+    }
+    match missing {
+        Some(error) if listeners.is_empty() => Err(error),
+        Some(_) | None => Ok(listeners),
+    }
+}
+
+async fn join(store: &dyn Store, node: NodeId, config: &Config) -> Result<(), ServeError> {
+    let heartbeat = Heartbeat {
+        node,
+        slots: config.concurrency,
+        leases: Vec::new(),
+        lease: config.lease,
+    };
+    let given_back = store
+        .join(heartbeat, config.crashes_max)
+        .await
+        .map_err(ServeError::Join)?;
+    if given_back.pending + given_back.poisoned > 0 {
+        tracing::warn!(
+            pending = given_back.pending,
+            poisoned = given_back.poisoned,
+            "took over orders that were being processed when the last node died"
+        );
+    }
+    Ok(())
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Checks every promise about stored orders against one instant of a store, page by page. It reads and judges,
+//! and repairs nothing. The rules for one order are in `verify/order_rules.rs`; what to do about a breach is left
+//! to people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::event::EventKind;
+use crate::order::{BATCH_ORDERS_MAX, OrderId, OrderStatus};
+use crate::store::snapshot::{KeyRecord, OrderRecord};
+use crate::store::{Counters, Snapshot, StoreError};
+
+mod order_rules;
+#[cfg(test)]
+mod tests;
+
+/// Orders held in memory at once, with their events.
+const PAGE_ORDERS: usize = 500;
+const PAGE_KEYS: usize = 500;
+/// Breaches described one by one; the rest is only counted. A broken store has either few or the same one often.
+pub const BREACHES_SHOWN_MAX: usize = 100;
+
+/// What was looked at and what is wrong with it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub orders: u64,
+    pub events: u64,
+    pub keys: u64,
+    /// The first [`BREACHES_SHOWN_MAX`].
+    pub breaches: Vec<Breach>,
+    pub breaches_total: u64,
+}
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    pub promise: Promise,
+    /// `None` where it is not about one order.
+    pub order_id: Option<OrderId>,
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Promise {
+    /// The database's files are sound.
+    SoundFiles,
+    /// The numbers are the table's.
+    Counters,
+    /// An order's events count from 1 without holes, and their places in the feed rise.
+    DenseEvents,
+    /// Every change of status is one of the diagram's arrows.
+    LegalSteps,
+    /// An order ends once; only a redrive begins it again.
+    OneEnd,
+    /// An order is what its last event says.
+    LastEvent,
+    /// Attempts count what was started and not given back since the last redrive.
+    Attempts,
+    /// An order's times are those of its events, which do not run backwards.
+    Times,
+    /// A lease is held on exactly the orders in processing.
+    Leases,
+    /// An attempt is ended for the node that started it and for no other.
+    Fenced,
+    /// What waits in the second line is due some time, and nothing else is.
+    SecondLine,
+    /// The last error is that of the last attempt that failed since the last redrive.
+    LastError,
+    /// First attempts start in the order of acceptance.
+    FifoStart,
+    /// A stored idempotency key names the orders it created.
+    IdempotencyKeys,
+}
+
+impl Promise {
+    pub fn name(self) -> &'static str {
+        match self {
+            Promise::SoundFiles => "sound_files",
+            Promise::Counters => "counters",
+            Promise::DenseEvents => "dense_events",
+            Promise::LegalSteps => "legal_steps",
+            Promise::OneEnd => "one_end",
+            Promise::LastEvent => "last_event",
+            Promise::Attempts => "attempts",
+            Promise::Times => "times",
+            Promise::Leases => "leases",
+            Promise::Fenced => "fenced",
+            Promise::SecondLine => "second_line",
+            Promise::LastError => "last_error",
+            Promise::FifoStart => "fifo_start",
+            Promise::IdempotencyKeys => "idempotency_keys",
+        }
+    }
+}
+
+/// Checks everything. Fails only when a store that seems sound cannot be read.
+pub async fn verify(snapshot: &mut dyn Snapshot) -> Result<Report, StoreError> {
+    let mut report = Report::default();
+    for damage in snapshot.damage().await? {
+        report.breach(Promise::SoundFiles, None, damage);
+    }
+    let damaged = !report.is_sound();
+    match check_content(snapshot, &mut report).await {
+        // No wonder, and what was found so far is what the operator needs.
+        Err(error) if damaged => {
+            let detail = format!("the rest cannot be read: {error}");
+            report.breach(Promise::SoundFiles, None, detail);
+            Ok(report)
+        }
+        checked => checked.map(|()| report),
+    }
+}
+
+async fn check_content(snapshot: &mut dyn Snapshot, report: &mut Report) -> Result<(), StoreError> {
+    let counted = check_orders(snapshot, report).await?;
+    check_counters(&snapshot.counters().await?, &counted, report);
+    check_keys(snapshot, report).await
+}
+
+impl Report {
+    pub fn is_sound(&self) -> bool {
+        self.breaches_total == 0
+    }
+
+    fn breach(&mut self, promise: Promise, order_id: Option<OrderId>, detail: String) {
+        self.breaches_total += 1;
+        if self.breaches.len() < BREACHES_SHOWN_MAX {
+            self.breaches.push(Breach {
+                promise,
+                order_id,
+                detail,
+            });
+        }
+    }
+}
+
+/// Checks order by order and answers the numbers of the table.
+async fn check_orders(snapshot: &mut dyn Snapshot, report: &mut Report) -> Result<Counters, StoreError> {
+    let mut counted = Counters::default();
+    let mut starts = StartOrder::default();
+    let mut after = None;
+    loop {
+        let page = snapshot.orders_after(after, PAGE_ORDERS).await?;
+        let Some(last) = page.last() else {
+            return Ok(counted);
+        };
+        after = Some(last.order.order_id);
+        for record in &page {
+            report.orders += 1;
+            report.events += record.events.len() as u64;
+            count(record, &mut counted);
+            starts.check(record, report);
+            order_rules::check(record, report);
+        }
+    }
+}
+
+fn count(record: &OrderRecord, counted: &mut Counters) {
+    let order = &record.order;
+    let number = match order.status {
+        OrderStatus::Pending => &mut counted.pending,
+        OrderStatus::Processing => &mut counted.processing,
+        OrderStatus::Completed => &mut counted.completed,
+        OrderStatus::Failed => &mut counted.failed,
+        OrderStatus::Cancelled => &mut counted.cancelled,
+    };
+    *number += 1;
+    if let (OrderStatus::Completed, Some(started), Some(finished)) =
+        (order.status, order.processing_at, order.finished_at)
+    {
+        let micros = finished.since(started).as_micros();
+        counted.processing_micros += u64::try_from(micros).unwrap_or(u64::MAX);
+    }
+}
+
+/// Follows the orders by rising id: their first starts must rise with them.
+#[derive(Default)]
+struct StartOrder {
+    /// The latest first start so far: its place in the feed and its order.
+    latest: Option<(i64, OrderId)>,
+    /// The first order that still waits for its first start.
+    waiting: Option<OrderId>,
+}
+
+impl StartOrder {
+    fn check(&mut self, record: &OrderRecord, report: &mut Report) {
+        let id = record.order.order_id;
+        let Some(second) = record.events.get(1) else {
+            self.waiting = self.waiting.or(Some(id));
+            return;
+        };
+        // Cancelled before it ever started: it left the line.
+        if second.event.kind != EventKind::Started {
+            return;
+        }
+        if let Some(waiting) = self.waiting {
+            let detail = format!("started although order {waiting} still waits for its first start");
+            report.breach(Promise::FifoStart, Some(id), detail);
+        }
+        match self.latest {
+            Some((position, earlier)) if position >= second.position => report.breach(
+                Promise::FifoStart,
+                Some(id),
+                format!("started before order {earlier}, which was accepted earlier"),
+            ),
+            Some(_) | None => self.latest = Some((second.position, id)),
+        }
+    }
+}
+
+fn check_counters(stored: &Counters, counted: &Counters, report: &mut Report) {
+    let statuses = OrderStatus::ALL.map(|status| {
+        (
+            format!("{} orders", status.name()),
+            stored.of(status),
+            counted.of(status),
+        )
+    });
+    let time = (
+        "processing_micros".to_owned(),
+        stored.processing_micros,
+        counted.processing_micros,
+    );
+    for (name, stored, counted) in statuses.into_iter().chain([time]) {
+        if stored != counted {
+            let detail = format!("{name}: {stored} stored, {counted} in the table");
+            report.breach(Promise::Counters, None, detail);
+        }
+    }
+}
+
+async fn check_keys(snapshot: &mut dyn Snapshot, report: &mut Report) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let page = snapshot.keys_after(after, PAGE_KEYS).await?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = Some((last.scope.clone(), last.key.clone()));
+        for record in &page {
+            report.keys += 1;
+            if let Some(detail) = key_problem(snapshot, record).await? {
+                let detail = format!("key {:?} of {:?} {detail}", record.key, record.scope);
+                report.breach(
+                    Promise::IdempotencyKeys,
+                    record.order_ids.first().copied(),
+                    detail,
+                );
+            }
+        }
+    }
+}
+
+async fn key_problem(snapshot: &mut dyn Snapshot, record: &KeyRecord) -> Result<Option<String>, StoreError> {
+    let ids = &record.order_ids;
+    let Some(first) = ids.first() else {
+        return Ok(Some("names no order".to_owned()));
+    };
+    if first.0 < 1 || ids.len() > BATCH_ORDERS_MAX {
+        return Ok(Some(format!("names {} orders from {first}", ids.len())));
+    }
+    if ids.windows(2).any(|pair| pair[1].0 != pair[0].0 + 1) {
+        return Ok(Some(
+            "names orders that were not accepted one after another".to_owned(),
+        ));
+    }
+    let stored = snapshot
+        .orders_after(Some(OrderId(first.0 - 1)), ids.len())
+        .await?;
+    let all_stored = ids.iter().eq(stored.iter().map(|record| &record.order.order_id));
+    Ok((!all_stored).then(|| "names orders that do not exist".to_owned()))
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report {
+            orders, events, keys, ..
+        } = self;
+        write!(
+            formatter,
+            "{orders} orders, {events} events, {keys} idempotency keys: "
+        )?;
+        if self.is_sound() {
+            return formatter.write_str("all promises kept");
+        }
+        let noun = if self.breaches_total == 1 {
+            "breach"
+        } else {
+            "breaches"
+        };
+        write!(formatter, "{} {noun}", self.breaches_total)?;
+        let mut by_promise: BTreeMap<Promise, Vec<&Breach>> = BTreeMap::new();
+        for breach in &self.breaches {
+            by_promise.entry(breach.promise).or_default().push(breach);
+        }
+        for (promise, breaches) in by_promise {
+            write!(formatter, "\n{}", promise.name())?;
+            for breach in breaches {
+                write!(formatter, "\n  {breach}")?;
+            }
+        }
+        let unshown = self.breaches_total - self.breaches.len() as u64;
+        if unshown > 0 {
+            write!(formatter, "\nand {unshown} more")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.order_id {
+            Some(id) => write!(formatter, "order {id}: {}", self.detail),
+            None => formatter.write_str(&self.detail),
+        }
+    }
+}

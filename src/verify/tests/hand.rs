@@ -1,0 +1,221 @@
+//! A store made by hand: events are carried out as a sound store does, and everything in it can be spoilt.
+
+use async_trait::async_trait;
+
+use super::super::count;
+use crate::event::{Event, EventKind};
+use crate::lease::NodeId;
+use crate::money::Money;
+use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus};
+use crate::store::snapshot::{EventRecord, KeyRecord, LeaseRecord, OrderRecord, Snapshot};
+use crate::store::{Counters, QueueState, StoreError};
+use crate::time::Timestamp;
+
+use EventKind::{
+    Accepted, Cancelled, Completed, Failed, LeaseLost, Redriven, Released, RetryScheduled, Started,
+};
+
+/// Who processes everything.
+pub const NODE: NodeId = NodeId(7);
+
+/// Orders of [`sound`].
+pub const COMPLETED: i64 = 1;
+pub const RETRIED: i64 = 2;
+pub const REDRIVEN: i64 = 3;
+pub const GIVEN_BACK: i64 = 4;
+pub const WAITING_FOR_RETRY: i64 = 6;
+pub const FAILED: i64 = 7;
+pub const PROCESSING: i64 = 8;
+pub const NEW: i64 = 9;
+
+/// Its feed is the order in which [`Hand::then`] was called.
+#[derive(Clone, Default)]
+pub struct Hand {
+    pub orders: Vec<OrderRecord>,
+    pub keys: Vec<KeyRecord>,
+    pub counters: Option<Counters>,
+    pub damage: Vec<String>,
+    pub unreadable: bool,
+    position: i64,
+}
+
+/// Every kind of event, every status and both lines.
+pub fn sound() -> Hand {
+    let mut hand = Hand::default();
+    let lives: [&[EventKind]; 9] = [
+        &[Accepted, Started, Completed],
+        &[Accepted, Started, RetryScheduled, Started, Completed],
+        &[Accepted, Started, Failed, Redriven],
+        &[
+            Accepted,
+            Started,
+            RetryScheduled,
+            Started,
+            LeaseLost,
+            Started,
+            Released,
+        ],
+        &[Accepted, Cancelled],
+        &[Accepted, Started, RetryScheduled],
+        &[Accepted, Started, Failed],
+        &[Accepted, Started],
+        &[Accepted],
+    ];
+    for (id, _) in (1..).zip(&lives) {
+        hand.then(id, Accepted);
+    }
+    for step in 1..7 {
+        for (id, life) in (1..).zip(&lives) {
+            if let Some(kind) = life.get(step) {
+                hand.then(id, *kind);
+            }
+        }
+    }
+    hand.keys = vec![key("a", 1..=1), key("b", 2..=9)];
+    hand
+}
+
+pub fn key(name: &str, ids: impl Iterator<Item = i64>) -> KeyRecord {
+    KeyRecord {
+        scope: "orders".to_owned(),
+        key: name.to_owned(),
+        order_ids: ids.map(OrderId).collect(),
+    }
+}
+
+impl Hand {
+    /// Carries out an event as a sound store does.
+    pub fn then(&mut self, id: i64, kind: EventKind) {
+        self.position += 1;
+        let at = Timestamp::from_micros(self.position * 1_000);
+        if kind == Accepted {
+            self.orders.push(record(id, at));
+        }
+        let position = self.position;
+        let record = self.order(id);
+        let order = &mut record.order;
+        order.status = OrderStatus::after(Some(order.status).filter(|_| order.version > 0), kind)
+            .expect("tests break rules afterwards, not here");
+        order.version += 1;
+        order.finished_at = order.status.is_final().then_some(at);
+        order.next_attempt_at = (order.status == OrderStatus::Pending && kind != Accepted).then_some(at);
+        record.lease = (kind == Started).then_some(LeaseRecord {
+            node: NODE,
+            token: 1,
+            expires_at: at,
+        });
+        let error = match kind {
+            RetryScheduled | Failed => Some("refused".to_owned()),
+            LeaseLost => Some("the node died".to_owned()),
+            Accepted | Started | Completed | Released | Cancelled | Redriven => None,
+        };
+        let is_people_s = matches!(kind, Accepted | Cancelled | Redriven);
+        match kind {
+            Started => {
+                order.attempts += 1;
+                order.processing_at = Some(at);
+            }
+            LeaseLost | Released => order.attempts -= 1,
+            Redriven => {
+                order.attempts = 0;
+                order.generation += 1;
+                order.last_error = None;
+            }
+            Completed => order.last_error = None,
+            RetryScheduled | Failed => order.last_error.clone_from(&error),
+            Accepted | Cancelled => {}
+        }
+        record.events.push(EventRecord {
+            position,
+            event: Event {
+                order_id: OrderId(id),
+                version: order.version,
+                kind,
+                status: order.status,
+                at,
+                attempt: order.attempts,
+                node: (!is_people_s).then_some(NODE),
+                error,
+            },
+        });
+    }
+
+    pub fn order(&mut self, id: i64) -> &mut OrderRecord {
+        self.orders
+            .iter_mut()
+            .find(|record| record.order.order_id.0 == id)
+            .unwrap()
+    }
+
+    pub fn event(&mut self, id: i64, version: usize) -> &mut EventRecord {
+        &mut self.order(id).events[version - 1]
+    }
+}
+
+fn record(id: i64, at: Timestamp) -> OrderRecord {
+    OrderRecord {
+        order: Order {
+            order_id: OrderId(id),
+            request: NewOrder {
+                user_id: 1,
+                item_ids: ItemIds::new(&[1]).unwrap(),
+                total_amount: Money::parse("1").unwrap(),
+                reference: None,
+                metadata: None,
+            },
+            status: OrderStatus::Pending,
+            version: 0,
+            attempts: 0,
+            generation: 0,
+            created_at: at,
+            processing_at: None,
+            finished_at: None,
+            next_attempt_at: None,
+            last_error: None,
+        },
+        lease: None,
+        crashes: 0,
+        events: Vec::new(),
+    }
+}
+
+#[async_trait]
+impl Snapshot for Hand {
+    async fn orders_after(
+        &mut self,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<OrderRecord>, StoreError> {
+        let later = |record: &&OrderRecord| Some(record.order.order_id) > after;
+        Ok(self.orders.iter().filter(later).take(limit).cloned().collect())
+    }
+
+    async fn keys_after(
+        &mut self,
+        after: Option<(String, String)>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>, StoreError> {
+        let later = |record: &&KeyRecord| Some((record.scope.clone(), record.key.clone())) > after;
+        Ok(self.keys.iter().filter(later).take(limit).cloned().collect())
+    }
+
+    async fn counters(&mut self) -> Result<Counters, StoreError> {
+        if self.unreadable {
+            return Err(StoreError::Unexpected {
+                attempted: "read counters",
+                source: anyhow::anyhow!("torn"),
+            });
+        }
+        let mut counted = Counters::default();
+        self.orders.iter().for_each(|record| count(record, &mut counted));
+        Ok(self.counters.unwrap_or(counted))
+    }
+
+    async fn queue(&mut self) -> Result<QueueState, StoreError> {
+        unreachable!("the promises are not about the queue's state")
+    }
+
+    async fn damage(&mut self) -> Result<Vec<String>, StoreError> {
+        Ok(self.damage.clone())
+    }
+}
