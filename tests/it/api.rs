@@ -1,0 +1,21 @@
+//! The product from outside: requests at the HTTP door of a real store, answers as a client reads them. What the
+//! store promises is left to `conformance`, sockets and their limits to `http::listener`.
+
+mod act;
+mod auth;
+mod batch;
+mod create;
+mod docs;
+mod door;
+mod envelope;
+mod exposition;
+mod failures;
+mod health;
+mod hostile;
+mod idempotency;
+mod list;
+mod load;
+mod malformed;
+mod metrics;
+mod read;
+mod refused;

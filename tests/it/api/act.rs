@@ -1,0 +1,234 @@
+//! What operators do: cancel, retry one or many, pause and resume.
+
+use std::time::Duration;
+
+use insta::assert_snapshot;
+use orderly::order::{OrderId, OrderStatus};
+use serde_json::json;
+
+use super::door::{Door, ORDER};
+use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, failed, order_of};
+
+/// Acts on an order of each status; where that is refused, nothing about the order may have changed.
+async fn act_on_each(action: &str, expected: [Option<OrderStatus>; 5]) {
+    let door = Door::open().await;
+    for (from, to) in OrderStatus::ALL.into_iter().zip(expected) {
+        let id = door.harness.order_in(from).await;
+        let (order, events) = (format!("/orders/{id}"), format!("/orders/{id}/events"));
+        let before = (door.get(&order).await, door.get(&events).await);
+        let answer = door.act(&format!("{order}/{action}")).await;
+        let after = (door.get(&order).await, door.get(&events).await);
+        if let Some(to) = to {
+            assert_eq!(answer.ok()["status"], to.name(), "{from:?}");
+            assert_eq!(answer.bytes(), after.0.bytes());
+        } else {
+            answer.assert_refused(409, "action-refused");
+            assert!(answer.text().contains(from.name()), "{}", answer.text());
+            assert_eq!(
+                (before.0.bytes(), before.1.bytes()),
+                (after.0.bytes(), after.1.bytes())
+            );
+        }
+        // The next one must be the only one that can start.
+        if door.harness.order(id).await.status == OrderStatus::Pending {
+            door.harness.cancel(id).await;
+        }
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_order_is_cancelled_until_it_has_ended() {
+    let cancelled = Some(OrderStatus::Cancelled);
+    act_on_each("cancel", [cancelled, cancelled, None, None, cancelled]).await;
+}
+
+#[tokio::test]
+async fn an_order_is_retried_once_it_was_given_up() {
+    let pending = Some(OrderStatus::Pending);
+    act_on_each("retry", [None, None, None, pending, pending]).await;
+}
+
+#[tokio::test]
+async fn a_second_cancel_gives_the_same_answer() {
+    let door = Door::open().await;
+    door.harness.accept_one().await;
+    let first = door.act("/orders/1/cancel").await;
+    door.harness.advance(Duration::from_secs(1));
+    let second = door.act("/orders/1/cancel").await;
+    assert_eq!((first.status, first.bytes()), (second.status, second.bytes()));
+    assert_eq!(second.ok()["version"], 2);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn the_result_of_a_cancelled_attempt_is_refused() {
+    let door = Door::open().await;
+    let id = door.harness.accept_one().await;
+    let lease = door.harness.claim_only(id).await;
+    assert_eq!(door.act("/orders/1/cancel").await.ok()["status"], "Cancelled");
+    let settled = door.harness.store().settle(lease.key(), failed()).await.unwrap();
+    assert_eq!(settled, orderly::store::Settled::Stale);
+    assert_eq!(door.get("/orders/1").await.ok()["status"], "Cancelled");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_retried_order_starts_with_fresh_attempts() {
+    let door = Door::open().await;
+    door.harness.attempt_once(failed()).await;
+    let retried = door.act("/orders/1/retry").await.ok();
+    assert_eq!(retried["attempts"], 0);
+    assert_eq!(retried["status"], "Pending");
+    assert_eq!(door.harness.claim_only(OrderId(1)).await.order.attempts, 1);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn many_are_retried_oldest_first_and_counted_before_on_request() {
+    let door = Door::open().await;
+    let ids = door.harness.accept_some(1001).await;
+    door.harness.cancel_all(&ids).await;
+    let all = r#"{"status":"Cancelled"}"#;
+    let counted = door
+        .post("/orders/retry", r#"{"status":"Cancelled","dry_run":true}"#)
+        .await;
+    assert_snapshot!(counted.text(), @r#"{"matched":1000,"retried":0,"more":true}"#);
+    assert_eq!(door.harness.counters().await.cancelled, 1001);
+    assert_snapshot!(door.post("/orders/retry", all).await.text(), @r#"{"matched":1000,"retried":1000,"more":true}"#);
+    assert_eq!(
+        door.get("/orders/1001").await.ok()["status"],
+        "Cancelled",
+        "the newest is left"
+    );
+    assert_snapshot!(door.post("/orders/retry", all).await.text(), @r#"{"matched":1,"retried":1,"more":false}"#);
+    assert_snapshot!(door.post("/orders/retry", all).await.text(), @r#"{"matched":0,"retried":0,"more":false}"#);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_mass_retry_takes_only_what_matches() {
+    let door = Door::open().await;
+    let harness = &door.harness;
+    harness.attempt_once(failed()).await;
+    harness.order_in(OrderStatus::Cancelled).await;
+    harness.advance(Duration::from_secs(10));
+    harness.accept(vec![order_of(7)]).await;
+    let lease = harness.claim_only(OrderId(3)).await;
+    harness.settle(&lease, failed()).await;
+    for (body, matched) in [
+        (json!({"status": "Failed", "dry_run": true}), 2),
+        (json!({"status": "Cancelled", "dry_run": true}), 1),
+        (json!({"status": "Failed", "user_id": 7, "dry_run": true}), 1),
+        (json!({"status": "Failed", "user_id": 8}), 0),
+        (
+            json!({"status": "Failed", "created_before": "2026-01-01T00:00:10Z"}),
+            1,
+        ),
+        (
+            json!({"status": "Failed", "created_before": null, "user_id": null, "dry_run": false}),
+            1,
+        ),
+        (json!({"status": "Failed"}), 0),
+    ] {
+        let redriven = door.post("/orders/retry", body.to_string()).await.ok();
+        let retried = if body["dry_run"] == true { 0 } else { matched };
+        assert_eq!(
+            redriven,
+            json!({"matched": matched, "retried": retried, "more": false}),
+            "{body}"
+        );
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_bad_mass_retry_is_refused_by_field() {
+    let door = Door::open().await;
+    door.harness.attempt_once(failed()).await;
+    for (body, pointers) in [
+        ("{}", &["#/status"][..]),
+        (r#"{"status":"failed"}"#, &["#/status"]),
+        (r#"{"status":"Completed"}"#, &["#/status"]),
+        (r#"{"status":null}"#, &["#/status"]),
+        (r#"{"status":"Failed","status":"Failed"}"#, &["#/status"]),
+        (
+            r#"{"status":"Failed","user_id":0,"dry_run":1}"#,
+            &["#/user_id", "#/dry_run"],
+        ),
+        (
+            r#"{"status":"Failed","created_before":"now"}"#,
+            &["#/created_before"],
+        ),
+        (r#"{"status":"Failed","limit":5}"#, &["#/limit"]),
+        ("[]", &["#"]),
+    ] {
+        let answer = door.post("/orders/retry", body).await;
+        answer.assert_refused_at(422, "invalid-fields", pointers);
+    }
+    door.post("/orders/retry", "")
+        .await
+        .assert_refused(400, "malformed-json");
+    assert_eq!(door.get("/orders/1").await.ok()["status"], "Failed");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_paused_queue_accepts_and_starts_nothing() {
+    let mut door = Door::open().await;
+    assert_eq!(door.act("/queue/pause").await.ok()["paused"], true);
+    door.post("/orders", ORDER).await.created();
+    assert!(door.harness.claim(10).await.is_empty());
+    assert_eq!(
+        door.act("/queue/pause").await.ok()["pending"],
+        1,
+        "a second pause is no error"
+    );
+    assert_eq!(door.act("/queue/resume").await.ok()["paused"], false);
+    door.harness.claim_only(OrderId(1)).await;
+
+    door.act("/queue/pause").await.ok();
+    door.harness.reopen().await;
+    assert!(door.harness.paused().await, "a pause survives a restart");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn the_queue_shows_counts_age_and_nodes() {
+    let door = Door::open().await;
+    door.harness.join(NODE_A).await;
+    door.harness.accept_some(3).await;
+    door.harness.claim(1).await;
+    door.harness.advance(Duration::from_millis(2500));
+    assert_snapshot!(door.get("/queue").await.shown(), @r#"
+    200 OK
+    content-type: application/json
+
+    {
+      "pending":2,
+      "processing":1,
+      "completed":0,
+      "failed":0,
+      "cancelled":0,
+      "oldest_waiting_seconds":2.5,
+      "paused":false,
+      "nodes":[
+        {
+          "node":"000000000000000a",
+          "slots":10,
+          "busy":0,
+          "started_at":"2026-01-01T00:00:00.000000Z",
+          "heartbeat_at":"2026-01-01T00:00:00.000000Z",
+          "alive":true
+        }
+      ]
+    }
+    "#);
+    door.harness.advance(LONGER_THAN_A_LEASE);
+    let queue = door.get("/queue").await.ok();
+    assert_eq!(
+        queue["nodes"][0]["alive"], false,
+        "its heartbeat is older than its lease"
+    );
+    door.close().await;
+}

@@ -1,0 +1,159 @@
+//! Who may call: with a key set, nobody without it, except on the probes; and no page of another site.
+
+use axum::http::StatusCode;
+
+use super::docs::operations;
+use super::door::{Door, JSON, ORDER};
+
+const KEY: &str = "correct-horse-battery-staple";
+const RIGHT: (&str, &str) = ("authorization", "Bearer correct-horse-battery-staple");
+const OPEN: [&str; 3] = ["/livez", "/readyz", "/healthz"];
+
+#[tokio::test]
+async fn every_route_but_the_probes_asks_for_the_key() {
+    let door = Door::with_key(KEY).await;
+    let wrong = [
+        &[][..],
+        &[("authorization", "Bearer wrong")],
+        &[("authorization", "Bearer correct-horse-battery-stapl")],
+        &[("authorization", "Bearer correct-horse-battery-staple2")],
+        &[("authorization", "Bearer")],
+        &[("authorization", "Basic correct-horse-battery-staple")],
+        &[("authorization", "correct-horse-battery-staple")],
+        &[("x-api-key", KEY)],
+        &[RIGHT, RIGHT],
+    ];
+    for (method, path) in operations() {
+        for headers in wrong {
+            let headers = [headers, &[("content-type", JSON)]].concat();
+            let answer = door.ask(method, &path, &headers, ORDER).await;
+            if OPEN.contains(&&*path) {
+                assert_eq!(answer.status, StatusCode::OK, "{method} {path}");
+            } else {
+                answer.assert_refused(401, "unauthorized");
+                assert_eq!(answer.header("www-authenticate"), "Bearer");
+            }
+        }
+    }
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn the_right_key_opens_every_route() {
+    let door = Door::with_key(KEY).await;
+    let headers = [RIGHT, ("content-type", JSON)];
+    for (method, path) in operations() {
+        let answer = door.ask(method, &path, &headers, ORDER).await;
+        assert_ne!(answer.status, StatusCode::UNAUTHORIZED, "{method} {path}");
+    }
+    assert_eq!(door.stored().await, 1);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_stranger_does_not_learn_which_routes_there_are() {
+    let door = Door::with_key(KEY).await;
+    door.get("/nothing").await.assert_refused(401, "unauthorized");
+    door.ask("DELETE", "/orders", &[], "")
+        .await
+        .assert_refused(401, "unauthorized");
+    door.get_with("/nothing", RIGHT)
+        .await
+        .assert_refused(404, "not-found");
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn without_a_key_everybody_may_call() {
+    let door = Door::open().await;
+    for header in [("authorization", "Bearer anything"), ("x-other", "")] {
+        let answer = door.get_with("/orders", header).await;
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn what_a_page_of_another_site_sends_is_refused() {
+    let door = Door::open().await;
+    let cross_site = [
+        &[("sec-fetch-site", "cross-site")][..],
+        &[("sec-fetch-site", "same-site")],
+        &[("origin", "https://shop.example"), ("host", "127.0.0.1:5000")],
+        &[("origin", "null"), ("host", "127.0.0.1:5000")],
+        &[
+            ("sec-fetch-site", "cross-site"),
+            ("origin", "http://127.0.0.1:5000"),
+            ("host", "127.0.0.1:5000"),
+        ],
+    ];
+    for path in [
+        "/orders",
+        "/orders/batch",
+        "/orders/retry",
+        "/orders/1/cancel",
+        "/queue/pause",
+    ] {
+        for headers in cross_site {
+            let headers = [headers, &[("content-type", JSON)]].concat();
+            let answer = door.ask("POST", path, &headers, ORDER).await;
+            answer.assert_refused(403, "cross-site");
+        }
+    }
+    assert!(!door.harness.paused().await);
+    door.close_empty().await;
+}
+
+/// A page that lets its own name lead to this machine sends what looks like its server's own requests.
+#[tokio::test]
+async fn a_server_of_this_machine_alone_answers_only_to_local_names() {
+    let door = Door::local().await;
+    let rebound = [
+        ("host", "shop.example:5000"),
+        ("sec-fetch-site", "same-origin"),
+        ("content-type", JSON),
+    ];
+    for (method, path) in operations() {
+        let answer = door.ask(method, &path, &rebound, ORDER).await;
+        if OPEN.contains(&&*path) {
+            assert_eq!(answer.status, StatusCode::OK, "{method} {path}");
+        } else {
+            answer.assert_refused(403, "cross-site");
+        }
+    }
+    assert_eq!(door.stored().await, 0);
+    for host in ["localhost:5000", "127.0.0.1:8080", "[::1]"] {
+        let local = [("host", host), ("content-type", JSON)];
+        door.ask("POST", "/orders", &local, ORDER).await.created();
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_others_reach_or_that_has_a_key_answers_to_any_name() {
+    let door = Door::open().await;
+    door.get_with("/orders", ("host", "shop.example")).await.ok();
+    door.close_empty().await;
+    let door = Door::with_key(KEY).await;
+    let headers = [RIGHT, ("host", "shop.example")];
+    door.ask("GET", "/orders", &headers, "").await.ok();
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn the_servers_own_pages_and_programs_may_post() {
+    let door = Door::open().await;
+    for headers in [
+        &[][..],
+        &[("sec-fetch-site", "same-origin")],
+        &[("sec-fetch-site", "none")],
+        &[("origin", "http://127.0.0.1:5000"), ("host", "127.0.0.1:5000")],
+    ] {
+        let headers = [headers, &[("content-type", JSON)]].concat();
+        door.ask("POST", "/orders", &headers, ORDER).await.created();
+    }
+    // A link from anywhere may be read.
+    let answer = door.get_with("/orders", ("sec-fetch-site", "cross-site")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    door.close().await;
+}

@@ -1,0 +1,243 @@
+//! `POST /orders/batch`: many orders in one body, as an array or a line each, all of them or none.
+
+use axum::body::{Body, Bytes};
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
+use insta::assert_snapshot;
+
+use super::door::{Answer, Door, ORDER};
+
+const OTHER: &str = r#"{"user_id":7,"item_ids":"9","total_amount":"0.3","reference":"PO-9"}"#;
+
+fn batch_of(orders: &[&str]) -> String {
+    format!(r#"{{"orders":[{}]}}"#, orders.join(","))
+}
+
+fn lines_of(orders: &[&str]) -> String {
+    orders.join("\n")
+}
+
+/// Sends the orders in both forms and hands both answers to `judge`.
+async fn in_both_forms(door: &Door, orders: &[&str], judge: impl Fn(Answer)) {
+    judge(door.post("/orders/batch", batch_of(orders)).await);
+    judge(door.post_lines(lines_of(orders)).await);
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_in_the_order_given() {
+    let door = Door::open().await;
+    let created = door.post("/orders/batch", batch_of(&[ORDER, OTHER])).await;
+    assert_snapshot!(created.shown(), @r#"
+    201 Created
+    content-type: application/json
+
+    {
+      "orders":[
+        {
+          "order_id":1,
+          "user_id":104,
+          "item_ids":"101,102,103",
+          "total_amount":250.75,
+          "status":"Pending",
+          "reference":null,
+          "metadata":null,
+          "version":1,
+          "item_count":3,
+          "attempts":0,
+          "created_at":"2026-01-01T00:00:00.000000Z",
+          "processing_at":null,
+          "completed_at":null,
+          "next_attempt_at":null,
+          "last_error":null,
+          "time_taken_seconds":null
+        },
+        {
+          "order_id":2,
+          "user_id":7,
+          "item_ids":"9",
+          "total_amount":0.30,
+          "status":"Pending",
+          "reference":"PO-9",
+          "metadata":null,
+          "version":1,
+          "item_count":1,
+          "attempts":0,
+          "created_at":"2026-01-01T00:00:00.000000Z",
+          "processing_at":null,
+          "completed_at":null,
+          "next_attempt_at":null,
+          "last_error":null,
+          "time_taken_seconds":null
+        }
+      ]
+    }
+    "#);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn lines_make_the_same_batch() {
+    let door = Door::open().await;
+    for lines in [
+        format!("{ORDER}\n{OTHER}"),
+        format!("{ORDER}\r\n{OTHER}\r\n"),
+        format!("\n {ORDER} \n\n{OTHER}\n\n"),
+    ] {
+        let created = door.post_lines(lines).await.created();
+        let references = [0, 1].map(|index| created["orders"][index]["reference"].clone());
+        assert_eq!(serde_json::json!(references), serde_json::json!([null, "PO-9"]));
+        assert_eq!(created["orders"].as_array().unwrap().len(), 2);
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_thousand_orders_are_taken_and_one_more_is_not() {
+    let door = Door::open().await;
+    in_both_forms(&door, &vec![ORDER; 1000], |answer| {
+        assert_eq!(answer.created()["orders"].as_array().unwrap().len(), 1000);
+    })
+    .await;
+    assert_eq!(door.stored().await, 2000);
+    in_both_forms(&door, &vec![ORDER; 1001], |answer| {
+        answer.assert_refused_at(422, "invalid-fields", &["#/orders"]);
+    })
+    .await;
+    assert_eq!(door.stored().await, 2000);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn the_numbers_of_a_batch_follow_each_other_and_its_orders_start_in_that_order() {
+    let door = Door::open().await;
+    let created = door.post("/orders/batch", batch_of(&[ORDER; 20])).await.created();
+    let orders = created["orders"].as_array().unwrap();
+    let numbers: Vec<i64> = orders
+        .iter()
+        .map(|order| order["order_id"].as_i64().unwrap())
+        .collect();
+    assert!(numbers.iter().copied().eq(1..=20), "{numbers:?}");
+    let started: Vec<i64> = door
+        .harness
+        .claim(20)
+        .await
+        .iter()
+        .map(|lease| lease.order.order_id.0)
+        .collect();
+    assert_eq!(started, numbers);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn one_bad_order_refuses_the_batch_and_is_named_by_its_place() {
+    let door = Door::open().await;
+    let negative = ORDER.replace("250.75", "-1");
+    let colour = ORDER.replace("user_id", "colour");
+    in_both_forms(&door, &[ORDER, OTHER, ORDER, &negative], |answer| {
+        answer.assert_refused_at(422, "invalid-fields", &["#/orders/3/total_amount"]);
+    })
+    .await;
+    in_both_forms(&door, &[&colour, ORDER, &negative, "7"], |answer| {
+        let places = [
+            "#/orders/0/colour",
+            "#/orders/0/user_id",
+            "#/orders/2/total_amount",
+            "#/orders/3",
+        ];
+        answer.assert_refused_at(422, "invalid-fields", &places);
+    })
+    .await;
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn very_many_bad_orders_are_counted_and_a_hundred_of_them_named() {
+    let door = Door::open().await;
+    in_both_forms(&door, &["{}"; 1000], |answer| {
+        let (status, kind, pointers) = answer.refusal();
+        assert_eq!(
+            (status, kind.as_str(), pointers.len()),
+            (422, "invalid-fields", 100)
+        );
+        assert!(answer.text().contains("3000"), "{}", answer.text());
+    })
+    .await;
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn an_empty_batch_is_refused() {
+    let door = Door::open().await;
+    for body in [
+        r#"{"orders":[]}"#,
+        "{}",
+        r#"{"orders":null}"#,
+        r#"{"orders":{}}"#,
+        r#"{"orders":7}"#,
+    ] {
+        let answer = door.post("/orders/batch", body).await;
+        answer.assert_refused_at(422, "invalid-fields", &["#/orders"]);
+    }
+    for lines in ["", "\n\n", " \r\n "] {
+        let answer = door.post_lines(lines).await;
+        answer.assert_refused_at(422, "invalid-fields", &["#/orders"]);
+    }
+    door.close_empty().await;
+}
+
+/// They announce a batch and send next to nothing.
+#[tokio::test]
+async fn slow_clients_leave_room_for_others() {
+    const SLOW_CLIENTS: usize = 1_000;
+    let door = Door::open().await;
+    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let slow = (0..SLOW_CLIENTS).map(|_| {
+        let arrived = arrived.clone();
+        let first = stream::once(async { Ok::<_, std::io::Error>(Bytes::from_static(b"{")) });
+        let rest = stream::once(async move {
+            arrived.send(()).expect("the test listens");
+            std::future::pending().await
+        });
+        door.post("/orders/batch", Body::from_stream(first.chain(rest)))
+    });
+    let others = async {
+        for _ in 0..SLOW_CLIENTS {
+            arrivals.recv().await.expect("a slow client is being read");
+        }
+        in_both_forms(&door, &[ORDER, OTHER], |answer| {
+            answer.created();
+        })
+        .await;
+    };
+    tokio::select! {
+        () = others => {}
+        _ = join_all(slow) => panic!("a slow client was answered"),
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn what_is_no_batch_is_refused_with_its_reason() {
+    let door = Door::open().await;
+    let unknown = format!(r#"{{"orders":[{ORDER}],"dry_run":true}}"#);
+    let answer = door.post("/orders/batch", unknown).await;
+    answer.assert_refused_at(422, "invalid-fields", &["#/dry_run"]);
+    let twice = format!(r#"{{"orders":[{ORDER}],"orders":[{ORDER}]}}"#);
+    let answer = door.post("/orders/batch", twice).await;
+    answer.assert_refused_at(422, "invalid-fields", &["#/orders"]);
+    let answer = door.post("/orders/batch", format!("[{ORDER}]")).await;
+    answer.assert_refused_at(422, "invalid-fields", &["#"]);
+
+    let truncated = batch_of(&[ORDER, ORDER]);
+    let answer = door
+        .post("/orders/batch", truncated[..truncated.len() - 2].to_owned())
+        .await;
+    answer.assert_refused(400, "malformed-json");
+    let answer = door.post_lines(format!("{ORDER}\n{}", &ORDER[1..])).await;
+    answer.assert_refused(400, "malformed-json");
+    assert!(answer.text().contains("line 2"), "{}", answer.text());
+    // Two objects in a line are not a line each.
+    let answer = door.post_lines(format!("{ORDER}{ORDER}")).await;
+    answer.assert_refused(400, "malformed-json");
+    door.close_empty().await;
+}

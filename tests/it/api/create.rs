@@ -1,0 +1,235 @@
+//! `POST /orders`: everything that is accepted, and the 201 that answers it.
+
+use insta::assert_snapshot;
+use orderly::lease::Outcome;
+use orderly::order::OrderId;
+
+use super::door::{Door, ORDER, order_with};
+
+/// An order with these texts as values.
+fn order(item_ids: &str, total_amount: &str) -> String {
+    format!(r#"{{"user_id":104,"item_ids":{item_ids},"total_amount":{total_amount}}}"#)
+}
+
+#[tokio::test]
+async fn a_created_order_is_answered_in_full() {
+    let door = Door::open().await;
+    assert_snapshot!(door.post("/orders", ORDER).await.shown(), @r#"
+    201 Created
+    content-type: application/json
+    location: /orders/1
+
+    {
+      "order_id":1,
+      "user_id":104,
+      "item_ids":"101,102,103",
+      "total_amount":250.75,
+      "status":"Pending",
+      "reference":null,
+      "metadata":null,
+      "version":1,
+      "item_count":3,
+      "attempts":0,
+      "created_at":"2026-01-01T00:00:00.000000Z",
+      "processing_at":null,
+      "completed_at":null,
+      "next_attempt_at":null,
+      "last_error":null,
+      "time_taken_seconds":null
+    }
+    "#);
+    let full = order_with(r#""reference":"PO-7/2026","metadata":{"gift":true,"weight":1.50}"#);
+    assert_snapshot!(door.post("/orders", full).await.shown(), @r#"
+    201 Created
+    content-type: application/json
+    location: /orders/2
+
+    {
+      "order_id":2,
+      "user_id":104,
+      "item_ids":"101,102,103",
+      "total_amount":250.75,
+      "status":"Pending",
+      "reference":"PO-7/2026",
+      "metadata":{
+        "gift":true,
+        "weight":1.50
+      },
+      "version":1,
+      "item_count":3,
+      "attempts":0,
+      "created_at":"2026-01-01T00:00:00.000000Z",
+      "processing_at":null,
+      "completed_at":null,
+      "next_attempt_at":null,
+      "last_error":null,
+      "time_taken_seconds":null
+    }
+    "#);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_amount_is_answered_exactly_with_two_decimals() {
+    let door = Door::open().await;
+    for (given, answered) in [
+        ("250.75", "250.75"),
+        ("\"250.75\"", "250.75"),
+        ("0.1", "0.10"),
+        ("0.30", "0.30"),
+        ("\"0.3\"", "0.30"),
+        ("0", "0.00"),
+        ("100", "100.00"),
+        ("100.0", "100.00"),
+        ("0.07", "0.07"),
+        ("4.35", "4.35"),
+        ("1.15", "1.15"),
+        ("999999999999.99", "999999999999.99"),
+        ("\"999999999999.99\"", "999999999999.99"),
+    ] {
+        let created = door.post("/orders", order("7", given)).await;
+        created.created();
+        let expected = format!(r#""total_amount":{answered},"#);
+        assert!(created.text().contains(&expected), "{given}: {}", created.text());
+        let read = door.get(created.header("location")).await;
+        assert!(read.text().contains(&expected), "{given}: {}", read.text());
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn items_come_as_array_or_integer_or_text_and_are_answered_as_text() {
+    let door = Door::open().await;
+    let thousand: Vec<String> = (1..=1000).map(|id: u32| id.to_string()).collect();
+    let thousand = thousand.join(",");
+    for (given, answered) in [
+        ("[101,102,103]", "101,102,103"),
+        ("[ 7 ]", "7"),
+        ("7", "7"),
+        ("\"101,102,103\"", "101,102,103"),
+        ("\"7\"", "7"),
+        ("[3,1,3]", "3,1,3"),
+        ("9007199254740991", "9007199254740991"),
+        (&format!("[{thousand}]"), &thousand),
+        (&format!("\"{thousand}\""), &thousand),
+    ] {
+        let created = door.post("/orders", order(given, "1")).await.created();
+        assert_eq!(created["item_ids"], answered);
+        assert_eq!(created["item_count"], answered.split(',').count());
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn the_largest_integer_of_every_reader_is_a_user() {
+    let door = Door::open().await;
+    let created = door
+        .post("/orders", ORDER.replace("104", "9007199254740991"))
+        .await;
+    assert_eq!(created.created()["user_id"], 9_007_199_254_740_991_u64);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn metadata_is_kept_byte_for_byte() {
+    let door = Door::open().await;
+    for metadata in [
+        "{}",
+        "{ \"z\" :\t1.10,\r\n \"a\":[ 1E3,-0.0, 12345678901234567890 ] }",
+        r#"{"\u0061":"\u00e9\/\ud83d\ude00","A":"é/😀"}"#,
+        r#"{"nested":{"same":1},"same":{"same":null}}"#,
+    ] {
+        let created = door
+            .post("/orders", order_with(&format!("\"metadata\": {metadata} ")))
+            .await;
+        let expected = format!("\"metadata\":{metadata},");
+        let location = created.header("location").to_owned();
+        for answer in [
+            created,
+            door.get(&location).await,
+            door.get("/orders?limit=1").await,
+        ] {
+            assert!(answer.text().contains(&expected), "{metadata}: {}", answer.text());
+        }
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn metadata_may_have_8192_bytes_and_32_levels() {
+    let door = Door::open().await;
+    let largest = format!(r#"{{"a":"{}"}}"#, "x".repeat(8192 - 8));
+    let deepest = format!("{}1{}", "{\"a\":".repeat(32), "}".repeat(32));
+    for metadata in [largest, deepest] {
+        let field = format!("\"metadata\":{metadata}");
+        door.post("/orders", order_with(&field)).await.created();
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_reference_is_kept_whatever_its_characters() {
+    let door = Door::open().await;
+    let longest = "é".repeat(200);
+    for (given, kept) in [
+        ("PO-7", "PO-7"),
+        (r#"a\"b\\c\/d"#, r#"a"b\c/d"#),
+        (r"\u00e9\ud83d\ude00", "é😀"),
+        (" spaces inside ", " spaces inside "),
+        ("'; drop table orders; --", "'; drop table orders; --"),
+        (&longest, &longest),
+    ] {
+        let created = door
+            .post("/orders", order_with(&format!("\"reference\":\"{given}\"")))
+            .await;
+        assert_eq!(created.created()["reference"], kept);
+        let read = door.get(created.header("location")).await;
+        assert_eq!(read.ok()["reference"], kept);
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn null_is_as_good_as_absent_for_what_is_optional() {
+    let door = Door::open().await;
+    let created = door
+        .post("/orders", order_with(r#""reference":null,"metadata":null"#))
+        .await;
+    assert_snapshot!(created.text(), @r#"{"order_id":1,"user_id":104,"item_ids":"101,102,103","total_amount":250.75,"status":"Pending","reference":null,"metadata":null,"version":1,"item_count":3,"attempts":0,"created_at":"2026-01-01T00:00:00.000000Z","processing_at":null,"completed_at":null,"next_attempt_at":null,"last_error":null,"time_taken_seconds":null}"#);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn orders_are_numbered_in_the_order_of_acceptance() {
+    let door = Door::open().await;
+    for number in 1..=3 {
+        let created = door.post("/orders", ORDER).await;
+        assert_eq!(created.created()["order_id"], number);
+        assert_eq!(created.header("location"), format!("/orders/{number}"));
+    }
+    door.close().await;
+}
+
+/// The answer is that of the request, not of the moment: a repeat after the completion still says Pending.
+#[tokio::test]
+async fn the_201_shows_the_order_as_accepted_whatever_happened_since() {
+    let door = Door::open().await;
+    let first = door.post_keyed("/orders", "k", ORDER).await;
+    let lease = door.harness.claim_only(OrderId(1)).await;
+    door.harness.settle(&lease, Outcome::Completed).await;
+    let again = door.post_keyed("/orders", "k", ORDER).await;
+    assert_eq!(again.created()["status"], "Pending");
+    assert_eq!(again.bytes(), first.bytes());
+    assert_eq!(door.get("/orders/1").await.ok()["status"], "Completed");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_json_body_may_name_its_charset() {
+    let door = Door::open().await;
+    for content_type in ["application/json; charset=utf-8", "Application/JSON"] {
+        let headers = [("content-type", content_type)];
+        door.ask("POST", "/orders", &headers, ORDER).await.created();
+    }
+    door.close().await;
+}

@@ -1,0 +1,356 @@
+//! The HTTP door: the router as the server builds it over a store whose clock the test holds, and what every
+//! answer is held to, whatever was asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use orderly::config::Secret;
+use orderly::http::problem::ProblemType;
+use orderly::http::{App, Polling, router};
+use orderly::store::Store;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::support::Harness;
+use crate::support::twisted::{Twist, twisted};
+
+pub const ORDER: &str = r#"{"user_id":104,"item_ids":[101,102,103],"total_amount":250.75}"#;
+pub const JSON: &str = "application/json";
+pub const NDJSON: &str = "application/x-ndjson";
+
+/// [`ORDER`] and one more field, or several.
+pub fn order_with(field: &str) -> String {
+    format!("{},{field}}}", ORDER.trim_end_matches('}'))
+}
+
+pub struct Door {
+    /// The store behind the door, for stories of workers and time, and to look at what is stored.
+    pub harness: Harness,
+    /// Cancelled where a test lets the server stop.
+    pub draining: CancellationToken,
+    router: Router,
+}
+
+/// How the server behind the door is set up.
+struct Setup<'a> {
+    api_key: Option<&'a str>,
+    local_only: bool,
+    polling: Polling,
+}
+
+impl Default for Setup<'_> {
+    /// Held reads do not look by themselves: they are answered by the store's signals or not at all.
+    fn default() -> Self {
+        Setup {
+            api_key: None,
+            local_only: false,
+            polling: Polling {
+                first: Duration::from_hours(1),
+                longest: Duration::from_hours(1),
+            },
+        }
+    }
+}
+
+impl Door {
+    pub async fn open() -> Door {
+        Door::build(|store| store, Setup::default()).await
+    }
+
+    pub async fn with_key(api_key: &str) -> Door {
+        let setup = Setup {
+            api_key: Some(api_key),
+            local_only: true,
+            ..Setup::default()
+        };
+        Door::build(|store| store, setup).await
+    }
+
+    /// Of a server that only its own machine can reach.
+    pub async fn local() -> Door {
+        let setup = Setup {
+            local_only: true,
+            ..Setup::default()
+        };
+        Door::build(|store| store, setup).await
+    }
+
+    /// The store takes so many pending orders and no more.
+    pub async fn with_pending_max(pending_max: u64) -> Door {
+        let mut harness = Harness::sqlite().await;
+        harness.reopen_with_pending_max(Some(pending_max)).await;
+        Door::before(harness, |store| store, &Setup::default())
+    }
+
+    /// The requests see the store through `twist`, the harness sees the store itself.
+    pub async fn twisted(twist: impl Twist) -> Door {
+        Door::build(|store| twisted(store, twist), Setup::default()).await
+    }
+
+    /// The same, and held reads look by themselves all the time.
+    pub async fn twisted_and_polling(twist: impl Twist) -> Door {
+        let setup = Setup {
+            polling: Polling {
+                first: Duration::from_millis(1),
+                longest: Duration::from_millis(1),
+            },
+            ..Setup::default()
+        };
+        Door::build(|store| twisted(store, twist), setup).await
+    }
+
+    async fn build(twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>, setup: Setup<'_>) -> Door {
+        Door::before(Harness::sqlite().await, twist, &setup)
+    }
+
+    fn before(
+        harness: Harness,
+        twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+        setup: &Setup<'_>,
+    ) -> Door {
+        let draining = CancellationToken::new();
+        let router = router(App {
+            store: twist(harness.store().clone()),
+            metrics: harness.metrics().clone(),
+            api_key: setup.api_key.map(|key| Secret::new(key.to_owned())),
+            local_only: setup.local_only,
+            polling: setup.polling,
+            draining: draining.clone(),
+        });
+        Door {
+            harness,
+            draining,
+            router,
+        }
+    }
+
+    /// Ends a test: the store must be sound, whatever came through the door.
+    pub async fn close(self) {
+        self.harness.assert_sound().await;
+        self.harness.store().close().await;
+    }
+
+    /// Ends a test after which nothing is stored: no order, no event, no key.
+    pub async fn close_empty(self) {
+        assert_eq!(
+            self.stored().await,
+            0,
+            "nothing was accepted, something is stored"
+        );
+        self.close().await;
+    }
+
+    pub async fn stored(&self) -> u64 {
+        self.harness.counters().await.total()
+    }
+}
+
+/// Requests.
+impl Door {
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], "").await
+    }
+
+    pub async fn get_with(&self, path: &str, header: (&str, &str)) -> Answer {
+        self.ask("GET", path, &[header], "").await
+    }
+
+    /// Without a body, as the actions are asked for.
+    pub async fn act(&self, path: &str) -> Answer {
+        self.ask("POST", path, &[], "").await
+    }
+
+    /// With a body of JSON.
+    pub async fn post(&self, path: &str, body: impl Into<Body>) -> Answer {
+        self.ask("POST", path, &[("content-type", JSON)], body).await
+    }
+
+    pub async fn post_keyed(&self, path: &str, key: &str, body: impl Into<Body>) -> Answer {
+        let headers = [("content-type", JSON), ("idempotency-key", key)];
+        self.ask("POST", path, &headers, body).await
+    }
+
+    pub async fn post_lines(&self, body: impl Into<Body>) -> Answer {
+        self.ask("POST", "/orders/batch", &[("content-type", NDJSON)], body)
+            .await
+    }
+
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request = Request::builder().method(&method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.into()).expect("a well-formed request");
+        let Ok(response) = self.router.clone().oneshot(request).await;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.expect("answers do not break off");
+        let answer = Answer {
+            status: head.status,
+            headers: head.headers,
+            body: body.to_bytes(),
+        };
+        answer.assert_common(&format!("{method} {path}"));
+        answer
+    }
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("our headers are ASCII"))
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("our answers are UTF-8")
+    }
+
+    pub fn bytes(&self) -> &Bytes {
+        &self.body
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.text()))
+    }
+
+    /// The answer of a request that was carried out.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text());
+        self.json()
+    }
+
+    #[track_caller]
+    pub fn created(&self) -> Value {
+        assert_eq!(self.status, StatusCode::CREATED, "{}", self.text());
+        self.json()
+    }
+
+    /// Status and type of a refusal, and the places of its bad fields.
+    pub fn refusal(&self) -> (u16, String, Vec<String>) {
+        let problem = self.json();
+        let kind = problem["type"].as_str().unwrap_or_default();
+        let errors = problem["errors"].as_array().cloned().unwrap_or_default();
+        let pointers = errors.iter().filter_map(|error| error["pointer"].as_str());
+        (
+            self.status.as_u16(),
+            kind.trim_start_matches("/problems/").to_owned(),
+            pointers.map(str::to_owned).collect(),
+        )
+    }
+
+    /// Refused as expected, without a list of fields.
+    #[track_caller]
+    pub fn assert_refused(&self, status: u16, kind: &str) {
+        let expected = (status, kind.to_owned(), Vec::new());
+        assert_eq!(self.refusal(), expected, "{}", self.text());
+    }
+
+    /// Refused because of exactly these fields or parameters.
+    #[track_caller]
+    pub fn assert_refused_at(&self, status: u16, kind: &str, pointers: &[&str]) {
+        let pointers = pointers.iter().map(|&pointer| pointer.to_owned()).collect();
+        assert_eq!(
+            self.refusal(),
+            (status, kind.to_owned(), pointers),
+            "{}",
+            self.text()
+        );
+    }
+
+    /// The whole answer for a snapshot, without the headers that every answer has or that follow from its body.
+    pub fn shown(&self) -> String {
+        let common = ["content-length", "x-content-type-options", "x-request-id"];
+        let mut lines: Vec<String> = self
+            .headers
+            .keys()
+            .map(HeaderName::as_str)
+            .filter(|name| !common.contains(name))
+            .map(|name| format!("{name}: {}", self.header(name)))
+            .collect();
+        lines.sort();
+        lines.insert(0, self.status.to_string());
+        lines.push(String::new());
+        lines.push(in_lines(self.text()));
+        lines
+            .join("\n")
+            .replace(self.header("x-request-id"), "[request id]")
+    }
+
+    /// What holds for every answer.
+    fn assert_common(&self, request: &str) {
+        assert!(!self.header("x-request-id").is_empty(), "{request} has no id");
+        assert_eq!(self.header("x-content-type-options"), "nosniff", "{request}");
+        let refused = self.status.is_client_error() || self.status.is_server_error();
+        if !refused {
+            return;
+        }
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{request}"
+        );
+        let problem = self.json();
+        let kind = problem["type"].as_str().unwrap_or_default();
+        let documented = kind.strip_prefix("/problems/").and_then(ProblemType::of_slug);
+        let documented = documented.unwrap_or_else(|| panic!("{request}: {kind} is not documented"));
+        assert_eq!(problem["status"], self.status.as_u16(), "{request}");
+        assert_eq!(problem["title"], documented.title(), "{request}");
+        assert_eq!(problem["instance"], self.header("x-request-id"), "{request}");
+        assert!(
+            problem["detail"].as_str().is_some_and(|text| !text.is_empty()),
+            "{request}"
+        );
+        let repeatable = self.status == StatusCode::SERVICE_UNAVAILABLE || kind.ends_with("in-flight");
+        assert_eq!(repeatable, !self.header("retry-after").is_empty(), "{request}");
+    }
+}
+
+/// One member or element a line, without changing anything else: order and digits are part of the promise.
+fn in_lines(json: &str) -> String {
+    let mut lines = String::new();
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for character in json.chars() {
+        let structural = !in_string;
+        if structural && matches!(character, '}' | ']') {
+            depth -= 1;
+            break_line(&mut lines, depth);
+        }
+        lines.push(character);
+        if structural && matches!(character, '{' | '[') {
+            depth += 1;
+        }
+        if structural && matches!(character, '{' | '[' | ',') {
+            break_line(&mut lines, depth);
+        }
+        if character == '"' && !escaped {
+            in_string = !in_string;
+        }
+        escaped = character == '\\' && !escaped;
+    }
+    lines
+}
+
+fn break_line(lines: &mut String, depth: usize) {
+    lines.push('\n');
+    lines.extend(std::iter::repeat_n("  ", depth));
+}

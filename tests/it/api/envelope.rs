@@ -1,0 +1,118 @@
+//! What is wrong around a body: its size, its type, its method, the number of the order in the path. Each is
+//! refused with its own status, and nothing is stored.
+
+use axum::body::{Body, Bytes};
+use futures_util::{StreamExt, stream};
+
+use super::door::{Door, JSON, NDJSON, ORDER};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+#[tokio::test]
+async fn a_body_above_its_limit_is_refused_announced_or_not() {
+    let door = Door::open().await;
+    let spaces = |count: usize| format!("{ORDER}{}", " ".repeat(count - ORDER.len()));
+    door.post("/orders", spaces(64 * KIB)).await.created();
+    for path in ["/orders", "/orders/retry"] {
+        let answer = door.post(path, spaces(64 * KIB + 1)).await;
+        answer.assert_refused(413, "body-too-large");
+    }
+    let answer = door.post("/orders/batch", spaces(8 * MIB + 1)).await;
+    answer.assert_refused(413, "body-too-large");
+    for path in ["/orders", "/orders/batch"] {
+        let chunks = stream::repeat(Bytes::from(vec![b' '; 64 * KIB])).take(10 * MIB / (64 * KIB));
+        let unannounced = Body::from_stream(chunks.map(Ok::<_, std::io::Error>));
+        let answer = door.post(path, unannounced).await;
+        answer.assert_refused(413, "body-too-large");
+    }
+    assert_eq!(door.stored().await, 1);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_stores_nothing() {
+    let door = Door::open().await;
+    let chunks = [
+        Ok(Bytes::from_static(ORDER.as_bytes())),
+        Err(std::io::Error::other("reset")),
+    ];
+    let answer = door
+        .post("/orders", Body::from_stream(stream::iter(chunks)))
+        .await;
+    answer.assert_refused(400, "bad-request");
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_declared_as_json_is_refused() {
+    let door = Door::open().await;
+    let text = [("content-type", "text/plain")];
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let jsonp = [("content-type", "application/jsonp")];
+    let zipped = [("content-type", JSON), ("content-encoding", "gzip")];
+    let both = [("content-type", JSON), ("content-type", "text/plain")];
+    for path in ["/orders", "/orders/batch", "/orders/retry"] {
+        for headers in [&[][..], &text, &form, &jsonp, &zipped, &both] {
+            let answer = door.ask("POST", path, headers, ORDER).await;
+            answer.assert_refused(415, "unsupported-media-type");
+        }
+    }
+    for path in ["/orders", "/orders/retry"] {
+        let answer = door.ask("POST", path, &[("content-type", NDJSON)], ORDER).await;
+        answer.assert_refused(415, "unsupported-media-type");
+    }
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn another_method_is_refused_with_the_ones_that_work() {
+    let door = Door::open().await;
+    for (method, path, allowed) in [
+        ("DELETE", "/orders", "GET,HEAD,POST"),
+        ("PUT", "/orders/1", "GET,HEAD"),
+        ("POST", "/orders/1", "GET,HEAD"),
+        ("PUT", "/orders/batch", "POST"),
+        ("GET", "/orders/1/cancel", "POST"),
+        ("GET", "/queue/pause", "POST"),
+        ("POST", "/metrics", "GET,HEAD"),
+        ("PATCH", "/readyz", "GET,HEAD"),
+        ("BREW", "/queue", "GET,HEAD"),
+    ] {
+        let answer = door.ask(method, path, &[("content-type", JSON)], ORDER).await;
+        answer.assert_refused(405, "method-not-allowed");
+        assert_eq!(answer.header("allow"), allowed, "{method} {path}");
+    }
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn what_is_no_order_number_is_not_found() {
+    let door = Door::open().await;
+    door.post("/orders", ORDER).await.created();
+    for id in [
+        "0",
+        "-1",
+        "2",
+        "01",
+        "+1",
+        "1.0",
+        "1e0",
+        "one",
+        "%31x",
+        "%00",
+        "%ff",
+        "9007199254740993",
+        "9223372036854775807",
+        "9223372036854775808",
+        "99999999999999999999999999",
+    ] {
+        for path in [format!("/orders/{id}"), format!("/orders/{id}/events")] {
+            door.get(&path).await.assert_refused(404, "order-not-found");
+        }
+        for path in [format!("/orders/{id}/cancel"), format!("/orders/{id}/retry")] {
+            door.act(&path).await.assert_refused(404, "order-not-found");
+        }
+    }
+    door.close().await;
+}

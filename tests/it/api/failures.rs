@@ -1,0 +1,239 @@
+//! What goes wrong inside: the store's errors and bugs, each as the problem that tells a caller what to do.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use insta::assert_snapshot;
+use orderly::store::{QueueState, Store, StoreError};
+
+use super::door::{Door, ORDER};
+use crate::support::twisted::{Fails, Panics, Twist};
+
+const READS: [&str; 5] = ["/orders", "/orders/1", "/orders/1/events", "/queue", "/metrics"];
+const ACTIONS: [&str; 4] = [
+    "/orders/1/cancel",
+    "/orders/1/retry",
+    "/queue/pause",
+    "/queue/resume",
+];
+
+type Failing = fn() -> StoreError;
+
+/// Every request that needs the store is refused in the same way.
+async fn assert_all_refused(door: &Door, status: u16, kind: &str, retry_after: &str) {
+    let batch = format!(r#"{{"orders":[{ORDER}]}}"#);
+    let mut answers = vec![
+        door.post("/orders", ORDER).await,
+        door.post_keyed("/orders", "k", ORDER).await,
+        door.post("/orders/batch", batch).await,
+        door.post("/orders/retry", r#"{"status":"Failed"}"#).await,
+    ];
+    for path in READS {
+        answers.push(door.get(path).await);
+    }
+    for path in ACTIONS {
+        answers.push(door.act(path).await);
+    }
+    for answer in answers {
+        answer.assert_refused(status, kind);
+        assert_eq!(answer.header("retry-after"), retry_after);
+        assert!(!answer.text().contains("secret"), "{}", answer.text());
+    }
+}
+
+fn unavailable() -> StoreError {
+    StoreError::Unavailable {
+        attempted: "read a secret table",
+        source: anyhow::anyhow!("secret path"),
+    }
+}
+
+fn unexpected() -> StoreError {
+    StoreError::Unexpected {
+        attempted: "read a secret table",
+        source: anyhow::anyhow!("secret path"),
+    }
+}
+
+#[tokio::test]
+async fn every_error_of_the_store_is_a_problem_of_its_own() {
+    let errors: [(Failing, u16, &str, &str); 7] = [
+        (|| StoreError::Busy, 503, "busy", "1"),
+        (|| StoreError::QueueFull, 503, "queue-full", "5"),
+        (|| StoreError::Closed, 503, "shutting-down", "5"),
+        (|| StoreError::DiskFull, 503, "disk-full", "30"),
+        (unavailable, 503, "store-unavailable", "5"),
+        (|| StoreError::KeyReused, 422, "idempotency-key-reused", ""),
+        (unexpected, 500, "unexpected", ""),
+    ];
+    for (error, status, kind, retry_after) in errors {
+        let door = Door::twisted(Fails(error)).await;
+        assert_all_refused(&door, status, kind, retry_after).await;
+        door.close_empty().await;
+    }
+}
+
+/// Changes whether the queue is paused, and then cannot read the queue.
+struct FailsToReadTheQueue;
+
+#[async_trait]
+impl Twist for FailsToReadTheQueue {
+    async fn queue(&self, _inner: &Arc<dyn Store>) -> Result<QueueState, StoreError> {
+        Err(StoreError::Busy)
+    }
+}
+
+/// A 503 would say that certainly nothing changed.
+#[tokio::test]
+async fn a_change_that_cannot_be_shown_is_not_said_to_have_failed() {
+    let door = Door::twisted(FailsToReadTheQueue).await;
+    for (action, paused) in [("/queue/pause", true), ("/queue/resume", false)] {
+        door.act(action).await.assert_refused(500, "unexpected");
+        assert_eq!(door.harness.paused().await, paused);
+    }
+    door.get("/queue").await.assert_refused(503, "busy");
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_panic_is_a_problem_and_the_next_request_is_served() {
+    let door = Door::twisted(Panics).await;
+    assert_all_refused(&door, 500, "unexpected", "").await;
+    let answer = door.get("/orders/1").await;
+    assert!(!answer.text().contains("bug"), "{}", answer.text());
+    assert_snapshot!(answer.shown(), @r#"
+    500 Internal Server Error
+    content-type: application/problem+json
+
+    {
+      "type":"/problems/unexpected",
+      "title":"The server failed",
+      "status":500,
+      "detail":"something that should not happen did; whether anything was stored is unknown",
+      "instance":"[request id]"
+    }
+    "#);
+    assert_eq!(door.get("/livez").await.ok()["status"], "alive");
+    door.close_empty().await;
+}
+
+/// A panic inside must not leave its key in flight for ever.
+#[tokio::test]
+async fn a_key_is_free_again_after_a_failure() {
+    let door = Door::twisted(Panics).await;
+    for _ in 0..2 {
+        door.post_keyed("/orders", "k", ORDER)
+            .await
+            .assert_refused(500, "unexpected");
+    }
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_closed_store_refuses_as_shutting_down() {
+    let door = Door::open().await;
+    door.harness.store().close().await;
+    let answer = door.post("/orders", ORDER).await;
+    answer.assert_refused(503, "shutting-down");
+}
+
+#[tokio::test]
+async fn as_many_pending_orders_as_allowed_refuse_the_next() {
+    let door = Door::with_pending_max(2).await;
+    door.post("/orders", ORDER).await.created();
+    let batch = format!(r#"{{"orders":[{ORDER},{ORDER}]}}"#);
+    door.post("/orders/batch", batch)
+        .await
+        .assert_refused(503, "queue-full");
+    door.post("/orders", ORDER).await.created();
+    door.post("/orders", ORDER)
+        .await
+        .assert_refused(503, "queue-full");
+    door.act("/orders/1/cancel").await.ok();
+    door.post("/orders", ORDER).await.created();
+    door.close().await;
+}
+
+#[tokio::test]
+async fn what_no_route_has_is_not_found() {
+    let door = Door::open().await;
+    for path in [
+        "/",
+        "/order",
+        "/orders/",
+        "/orders/1/",
+        "/orders/1/nothing",
+        "/Orders",
+        "//orders",
+        "/docs/../x",
+    ] {
+        for method in ["GET", "POST", "DELETE"] {
+            let answer = door.ask(method, path, &[], "").await;
+            answer.assert_refused(404, "not-found");
+        }
+    }
+    assert_snapshot!(door.get("/nothing").await.shown(), @r#"
+    404 Not Found
+    content-type: application/problem+json
+
+    {
+      "type":"/problems/not-found",
+      "title":"There is nothing here",
+      "status":404,
+      "detail":"no route has this path; /docs lists all routes",
+      "instance":"[request id]"
+    }
+    "#);
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_request_keeps_the_id_its_caller_gave() {
+    let door = Door::open().await;
+    let answer = door.get_with("/orders/1", ("x-request-id", "caller-7")).await;
+    assert_eq!(answer.header("x-request-id"), "caller-7");
+    assert_eq!(answer.json()["instance"], "caller-7");
+    let answer = door
+        .get_with("/orders/1", ("x-request-id", "not fit for a log"))
+        .await;
+    assert_ne!(answer.header("x-request-id"), "not fit for a log");
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn too_many_headers_are_refused() {
+    let door = Door::open().await;
+    let names: Vec<String> = (0..100).map(|number| format!("x-{number}")).collect();
+    let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "y")).collect();
+    let answer = door.ask("POST", "/orders", &headers, ORDER).await;
+    answer.assert_refused(431, "too-many-headers");
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_path_or_query_that_is_too_long_is_refused() {
+    let door = Door::open().await;
+    let of_length = |start: &str, length: usize| format!("{start}{}", "x".repeat(length - start.len()));
+    for start in ["/orders?reference=", "/orders/", "/nothing/"] {
+        let answer = door.get(&of_length(start, 8_001)).await;
+        answer.assert_refused(414, "uri-too-long");
+        let answer = door.get(&of_length(start, 8_000)).await;
+        assert_ne!(answer.status, 414);
+    }
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn every_type_of_problem_has_a_page() {
+    let door = Door::open().await;
+    let list = door.get("/problems").await;
+    for line in list.text().lines() {
+        let path = line.split(' ').next().unwrap();
+        assert_eq!(door.get(path).await.status, 200, "{path}");
+    }
+    assert!(list.text().lines().count() > 20);
+    door.get("/problems/nothing")
+        .await
+        .assert_refused(404, "not-found");
+    door.close_empty().await;
+}

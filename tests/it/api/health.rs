@@ -1,0 +1,77 @@
+//! The probes: alive is the process, ready is what can take orders now.
+
+use serde_json::json;
+
+use super::door::Door;
+use crate::support::twisted::{Fails, IsNotReady};
+
+#[tokio::test]
+async fn a_server_that_can_take_orders_is_ready() {
+    let door = Door::open().await;
+    assert_eq!(door.get("/livez").await.text(), r#"{"status":"alive"}"#);
+    assert_eq!(door.get("/readyz").await.text(), r#"{"status":"ready"}"#);
+    assert_eq!(door.get("/healthz").await.text(), r#"{"status":"ready"}"#);
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_verbose_probe_lists_the_checks() {
+    let door = Door::open().await;
+    let checks = r#"{"status":"ready","checks":[{"name":"serving","ok":true},{"name":"store","ok":true}]}"#;
+    for path in ["/readyz?verbose", "/healthz?verbose", "/readyz?verbose=1"] {
+        assert_eq!(door.get(path).await.text(), checks, "{path}");
+    }
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_server_that_stops_lives_and_is_not_ready() {
+    let door = Door::open().await;
+    door.draining.cancel();
+    for path in ["/readyz", "/healthz", "/readyz?verbose"] {
+        let answer = door.get(path).await;
+        answer.assert_refused(503, "not-ready");
+        assert!(answer.text().contains("shutting down"), "{}", answer.text());
+    }
+    let checks = door.get("/readyz?verbose").await.json()["checks"].clone();
+    let reason = "the server is shutting down";
+    assert_eq!(
+        checks,
+        json!([{"name": "serving", "ok": false, "reason": reason}, {"name": "store", "ok": true}])
+    );
+    assert_eq!(door.get("/livez").await.ok()["status"], "alive");
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_store_is_not_ready() {
+    let door = Door::twisted(IsNotReady("disk I/O error in /secret")).await;
+    for path in ["/readyz", "/healthz", "/readyz?verbose"] {
+        let answer = door.get(path).await;
+        answer.assert_refused(503, "not-ready");
+        let reason = "store: orders cannot be stored; the log says why";
+        assert_eq!(answer.json()["detail"], reason);
+        assert!(!answer.text().contains("secret"), "{}", answer.text());
+    }
+    door.draining.cancel();
+    let checks = door.get("/healthz?verbose").await.json()["checks"].clone();
+    let failed = checks
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|check| check["ok"] == false);
+    assert_eq!(failed.count(), 2, "{checks}");
+    assert!(door.get("/healthz").await.json()["checks"].is_null());
+    assert_eq!(door.get("/livez").await.ok()["status"], "alive");
+    door.close_empty().await;
+}
+
+/// Answered from the last known state: a probe must not wait for a store that hangs.
+#[tokio::test]
+async fn a_probe_asks_the_store_nothing() {
+    let door = Door::twisted(Fails(|| panic!("the store was asked"))).await;
+    for path in ["/livez", "/readyz?verbose", "/healthz"] {
+        door.get(path).await.ok();
+    }
+    door.close_empty().await;
+}

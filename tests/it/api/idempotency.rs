@@ -1,0 +1,230 @@
+//! `Idempotency-Key`: a repeated request is answered like the first and stores nothing, whoever repeats it and when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::task::JoinSet;
+
+use super::door::{Answer, Door, JSON, NDJSON, ORDER};
+use crate::support::twisted::Gate;
+
+const KEY: &str = "8e03978e-40d5-43e8-bc93-6894a57f9324";
+const BATCH: &str =
+    r#"{"orders":[{"user_id":1,"item_ids":7,"total_amount":1},{"user_id":2,"item_ids":7,"total_amount":2}]}"#;
+const LONGER_THAN_A_DAY: Duration = Duration::from_hours(25);
+
+fn assert_replay(again: &Answer, first: &Answer) {
+    assert_eq!(again.status, StatusCode::CREATED, "{}", again.text());
+    assert_eq!(again.bytes(), first.bytes());
+    assert_eq!(again.header("location"), first.header("location"));
+    assert_eq!(again.header("content-type"), first.header("content-type"));
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(first.header("idempotent-replayed"), "");
+}
+
+#[tokio::test]
+async fn a_repeat_is_answered_byte_for_byte_like_the_first() {
+    let door = Door::open().await;
+    let first = door.post_keyed("/orders", KEY, ORDER).await;
+    door.post("/orders", ORDER).await.created();
+    door.harness.advance(Duration::from_hours(1));
+    assert_replay(&door.post_keyed("/orders", KEY, ORDER).await, &first);
+    assert_eq!(door.stored().await, 2);
+    door.harness.cancel(orderly::order::OrderId(1)).await;
+    assert_replay(&door.post_keyed("/orders", KEY, ORDER).await, &first);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_repeated_as_a_whole() {
+    let door = Door::open().await;
+    let first = door.post_keyed("/orders/batch", KEY, BATCH).await;
+    assert_eq!(first.created()["orders"].as_array().unwrap().len(), 2);
+    assert_replay(&door.post_keyed("/orders/batch", KEY, BATCH).await, &first);
+    let headers = [("content-type", NDJSON), ("idempotency-key", "lines")];
+    let lines = format!("{ORDER}\n{ORDER}");
+    let first = door.ask("POST", "/orders/batch", &headers, lines.clone()).await;
+    assert_replay(&door.ask("POST", "/orders/batch", &headers, lines).await, &first);
+    assert_eq!(door.stored().await, 4);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn bare_and_quoted_values_are_one_key() {
+    let door = Door::open().await;
+    let first = door.post_keyed("/orders", "a key", ORDER).await;
+    assert_replay(&door.post_keyed("/orders", "\"a key\"", ORDER).await, &first);
+    assert_eq!(door.stored().await, 1);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn another_body_under_the_same_key_is_refused() {
+    let door = Door::open().await;
+    door.post_keyed("/orders", KEY, ORDER).await.created();
+    for other in [ORDER.replace("250.75", "250.76"), format!("{ORDER} ")] {
+        let answer = door.post_keyed("/orders", KEY, other).await;
+        answer.assert_refused(422, "idempotency-key-reused");
+    }
+    assert_eq!(door.stored().await, 1);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn each_route_has_its_own_keys() {
+    let door = Door::open().await;
+    let single = door.post_keyed("/orders", KEY, ORDER).await;
+    let batch = door.post_keyed("/orders/batch", KEY, BATCH).await;
+    assert_eq!(
+        (single.status, batch.status),
+        (StatusCode::CREATED, StatusCode::CREATED)
+    );
+    assert_eq!(batch.header("idempotent-replayed"), "");
+    assert_eq!(door.stored().await, 3);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn keys_differ_in_case_and_in_every_character() {
+    let door = Door::open().await;
+    for key in ["k", "K", "k ~", "k!", &"k".repeat(255)] {
+        let answer = door.post_keyed("/orders", key, ORDER).await;
+        answer.created();
+        assert_eq!(answer.header("idempotent-replayed"), "", "{key}");
+    }
+    assert_eq!(door.stored().await, 5);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn what_is_no_key_is_refused_before_anything_is_stored() {
+    let door = Door::open().await;
+    let long = "k".repeat(256);
+    for key in [
+        "",
+        " ",
+        "\"\"",
+        "\"open",
+        "\"closed\"after",
+        "caf\u{e9}",
+        "tab\tinside",
+        &long,
+    ] {
+        let answer = door.post_keyed("/orders", key, ORDER).await;
+        answer.assert_refused(400, "invalid-idempotency-key");
+        let answer = door.post_keyed("/orders/batch", key, BATCH).await;
+        answer.assert_refused(400, "invalid-idempotency-key");
+    }
+    let twice = [
+        ("content-type", JSON),
+        ("idempotency-key", "a"),
+        ("idempotency-key", "a"),
+    ];
+    let answer = door.ask("POST", "/orders", &twice, ORDER).await;
+    answer.assert_refused(400, "invalid-idempotency-key");
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn refusals_are_not_kept() {
+    let door = Door::open().await;
+    let bad = ORDER.replace("250.75", "-1");
+    for body in [bad.as_str(), "{", "[]"] {
+        assert!(
+            door.post_keyed("/orders", KEY, body.to_owned())
+                .await
+                .status
+                .is_client_error()
+        );
+    }
+    let first = door.post_keyed("/orders", KEY, ORDER).await;
+    first.created();
+    assert_eq!(first.header("idempotent-replayed"), "");
+    // A refusal says what is wrong with it, whatever the key is used for by now.
+    let answer = door.post_keyed("/orders", KEY, bad).await;
+    answer.assert_refused_at(422, "invalid-fields", &["#/total_amount"]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_key_is_kept_for_a_day() {
+    let door = Door::open().await;
+    let first = door.post_keyed("/orders", KEY, ORDER).await;
+    door.harness.advance(Duration::from_hours(23));
+    assert_replay(&door.post_keyed("/orders", KEY, ORDER).await, &first);
+    door.harness.advance(LONGER_THAN_A_DAY);
+    let later = door.post_keyed("/orders", KEY, ORDER).await;
+    assert_eq!(later.created()["order_id"], 2);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_repeat_while_the_first_is_in_flight_is_told_to_come_back() {
+    let gate = Gate::closed();
+    let door = Arc::new(Door::twisted(gate.clone()).await);
+    let sender = door.clone();
+    let first = tokio::spawn(async move { sender.post_keyed("/orders", KEY, ORDER).await });
+    gate.arrival().await;
+    let answer = door.post_keyed("/orders", KEY, ORDER).await;
+    answer.assert_refused(409, "idempotency-in-flight");
+    assert_eq!(answer.header("retry-after"), "1");
+    // Another body under the same key is not told what the first one will come to either.
+    let answer = door.post_keyed("/orders", KEY, format!("{ORDER} ")).await;
+    answer.assert_refused(409, "idempotency-in-flight");
+    gate.open();
+    let first = first.await.unwrap();
+    first.created();
+    assert_replay(&door.post_keyed("/orders", KEY, ORDER).await, &first);
+    Arc::into_inner(door).unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_leaves_its_key_usable() {
+    let gate = Gate::closed();
+    let door = Arc::new(Door::twisted(gate.clone()).await);
+    let sender = door.clone();
+    let first = tokio::spawn(async move { sender.post_keyed("/orders", KEY, ORDER).await });
+    gate.arrival().await;
+    first.abort();
+    assert!(first.await.is_err_and(|error| error.is_cancelled()));
+    gate.open();
+    door.post_keyed("/orders", KEY, ORDER).await.created();
+    assert_eq!(door.stored().await, 1);
+    Arc::into_inner(door).unwrap().close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_clients_with_one_key_make_one_order() {
+    const CLIENTS: usize = 64;
+    let door = Arc::new(Door::open().await);
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let door = door.clone();
+        clients.spawn(async move {
+            loop {
+                let answer = door.post_keyed("/orders", KEY, ORDER).await;
+                if answer.status != StatusCode::CONFLICT {
+                    return answer;
+                }
+                answer.assert_refused(409, "idempotency-in-flight");
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    let answers = clients.join_all().await;
+    let firsts = answers
+        .iter()
+        .filter(|answer| answer.header("idempotent-replayed").is_empty());
+    let [first] = firsts.collect::<Vec<_>>()[..] else {
+        panic!("one request is the first");
+    };
+    for answer in &answers {
+        assert_eq!(
+            (answer.status, answer.bytes()),
+            (StatusCode::CREATED, first.bytes())
+        );
+    }
+    assert_eq!(door.stored().await, 1);
+    Arc::into_inner(door).unwrap().close().await;
+}

@@ -1,0 +1,218 @@
+//! `GET /orders`: newest first, by filter, page by page.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use orderly::order::{OrderId, OrderStatus};
+
+use super::door::{Door, ORDER};
+use crate::support::make::{order_of, order_with_reference};
+
+/// The numbers on a page, and where the next one begins.
+async fn page(door: &Door, query: &str) -> (Vec<i64>, Option<String>) {
+    let page = door.get(&format!("/orders{query}")).await.ok();
+    let orders = page["orders"].as_array().unwrap();
+    let numbers = orders.iter().map(|order| order["order_id"].as_i64().unwrap());
+    let members: Vec<&String> = page.as_object().unwrap().keys().collect();
+    assert_eq!(members, ["next_cursor", "orders"]);
+    (numbers.collect(), page["next_cursor"].as_str().map(str::to_owned))
+}
+
+async fn numbers(door: &Door, query: &str) -> Vec<i64> {
+    let (numbers, next) = page(door, query).await;
+    assert_eq!(next, None, "all fit on a page");
+    numbers
+}
+
+fn newest_first(numbers: RangeInclusive<i64>) -> Vec<i64> {
+    numbers.rev().collect()
+}
+
+#[tokio::test]
+async fn an_empty_store_has_an_empty_list() {
+    let door = Door::open().await;
+    assert_eq!(
+        door.get("/orders").await.text(),
+        r#"{"orders":[],"next_cursor":null}"#
+    );
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_listed_order_is_the_order_that_is_read() {
+    let door = Door::open().await;
+    door.post("/orders", ORDER).await.created();
+    let order = door.get("/orders/1").await;
+    let list = door.get("/orders").await;
+    let expected = format!(r#"{{"orders":[{}],"next_cursor":null}}"#, order.text());
+    assert_eq!(list.text(), expected);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn orders_are_listed_newest_first_fifty_to_a_page() {
+    let door = Door::open().await;
+    door.harness.accept_some(60).await;
+    let (first, next) = page(&door, "").await;
+    assert_eq!(first, newest_first(11..=60));
+    assert_eq!(
+        numbers(&door, &format!("?cursor={}", next.unwrap())).await,
+        newest_first(1..=10)
+    );
+    let (largest, next) = page(&door, "?limit=500").await;
+    assert_eq!((largest.len(), next), (60, None));
+    door.close().await;
+}
+
+#[tokio::test]
+async fn filters_choose_and_combine() {
+    let door = Door::open().await;
+    let harness = &door.harness;
+    for status in [
+        OrderStatus::Completed,
+        OrderStatus::Failed,
+        OrderStatus::Cancelled,
+    ] {
+        harness.order_in(status).await;
+    }
+    harness.advance(Duration::from_secs(1));
+    harness.accept(vec![order_of(7), order_of(7)]).await;
+    harness.cancel(OrderId(5)).await;
+    harness.advance(Duration::from_secs(1));
+    harness
+        .accept(vec![order_with_reference("PO/7 & x"), order_of(7)])
+        .await;
+    for (query, expected) in [
+        ("?status=Completed", &[1][..]),
+        ("?status=Failed", &[2]),
+        ("?status=Cancelled", &[5, 3]),
+        ("?status=Pending", &[7, 6, 4]),
+        ("?status=Processing", &[]),
+        ("?user_id=7", &[7, 5, 4]),
+        ("?user_id=7&status=Pending", &[7, 4]),
+        ("?user_id=7&status=Cancelled", &[5]),
+        ("?user_id=8", &[]),
+        ("?reference=PO%2F7+%26%20x", &[6]),
+        ("?reference=PO%2F7", &[]),
+        ("?created_after=2026-01-01T00:00:00Z", &[7, 6, 5, 4]),
+        ("?created_before=2026-01-01T00:00:01Z", &[3, 2, 1]),
+        ("?created_before=2026-01-01T01:00:01%2B01:00", &[3, 2, 1]),
+        (
+            "?created_after=2026-01-01T00:00:00Z&created_before=2026-01-01T00:00:02Z",
+            &[5, 4],
+        ),
+        (
+            "?created_after=2026-01-01T00:00:00.999999Z&user_id=7&status=Pending",
+            &[7, 4],
+        ),
+        ("?created_after=2027-01-01T00:00:00Z", &[]),
+    ] {
+        assert_eq!(numbers(&door, query).await, expected, "{query}");
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_walk_through_the_pages_meets_every_order_once_while_others_arrive() {
+    let door = Door::open().await;
+    door.harness.accept_some(40).await;
+    let (mut walked, mut next) = page(&door, "?limit=7").await;
+    while let Some(cursor) = next {
+        door.post("/orders", ORDER).await.created();
+        let numbers;
+        (numbers, next) = page(&door, &format!("?limit=7&cursor={cursor}")).await;
+        walked.extend(numbers);
+    }
+    assert_eq!(walked, newest_first(1..=40));
+    door.close().await;
+}
+
+/// Orders that leave a filter on the way are passed over; none comes twice and none that stays is missed.
+#[tokio::test]
+async fn a_filtered_walk_is_complete_while_orders_change() {
+    let door = Door::open().await;
+    door.harness.accept_some(30).await;
+    let (mut walked, mut next) = page(&door, "?status=Pending&user_id=104&limit=4").await;
+    while let Some(cursor) = next {
+        let met = *walked.last().unwrap();
+        door.harness.cancel(OrderId(met)).await;
+        let numbers;
+        (numbers, next) = page(
+            &door,
+            &format!("?status=Pending&user_id=104&limit=4&cursor={cursor}"),
+        )
+        .await;
+        walked.extend(numbers);
+    }
+    assert_eq!(walked, newest_first(1..=30));
+    door.close().await;
+}
+
+/// Five hundred of the longest orders would be twelve megabytes.
+#[tokio::test]
+async fn a_page_of_long_orders_ends_early_and_the_next_goes_on() {
+    const PAGE_BYTES_MAX: usize = 1024 * 1024;
+    const ORDERS: i64 = 100;
+    let door = Door::open().await;
+    let items = vec!["9007199254740991"; 1000].join(",");
+    let metadata = format!(r#"{{"a":"{}"}}"#, "x".repeat(8_000));
+    let long = format!(r#"{{"user_id":1,"item_ids":[{items}],"total_amount":1,"metadata":{metadata}}}"#);
+    for _ in 0..ORDERS {
+        door.post("/orders", long.clone()).await.created();
+    }
+    let (mut walked, mut pages, mut query) = (Vec::new(), 0, String::from("/orders?limit=500"));
+    loop {
+        let answer = door.get(&query).await;
+        assert!(
+            answer.text().len() < PAGE_BYTES_MAX + 1024,
+            "{}",
+            answer.text().len()
+        );
+        let page = answer.ok();
+        let orders = page["orders"].as_array().unwrap();
+        walked.extend(orders.iter().map(|order| order["order_id"].as_i64().unwrap()));
+        pages += 1;
+        let Some(cursor) = page["next_cursor"].as_str() else {
+            break;
+        };
+        query = format!("/orders?limit=500&cursor={cursor}");
+    }
+    assert_eq!(walked, newest_first(1..=ORDERS));
+    assert_eq!(pages, 3);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn bad_parameters_are_refused_by_name_all_at_once() {
+    let door = Door::open().await;
+    for (query, pointers) in [
+        ("status=pending", &["#/status"][..]),
+        ("status=", &["#/status"]),
+        ("user_id=0", &["#/user_id"]),
+        ("user_id=9007199254740993", &["#/user_id"]),
+        ("user_id=1.0", &["#/user_id"]),
+        ("reference=", &["#/reference"]),
+        ("reference=%00", &["#/reference"]),
+        ("created_after=yesterday", &["#/created_after"]),
+        ("created_before=2026-01-01", &["#/created_before"]),
+        ("created_before=2026-01-01T00:00:00", &["#/created_before"]),
+        ("limit=0", &["#/limit"]),
+        ("limit=501", &["#/limit"]),
+        ("limit=-1", &["#/limit"]),
+        ("limit=x", &["#/limit"]),
+        ("limit=", &["#/limit"]),
+        ("cursor=", &["#/cursor"]),
+        ("cursor=1", &["#/cursor"]),
+        ("cursor=%F0%9F%98%80", &["#/cursor"]),
+        ("offset=10", &["#/offset"]),
+        ("user_id=1&user_id=1", &["#/user_id"]),
+        (
+            "status=x&user_id=y&limit=z&colour=red",
+            &["#/colour", "#/status", "#/user_id", "#/limit"],
+        ),
+    ] {
+        let answer = door.get(&format!("/orders?{query}")).await;
+        answer.assert_refused_at(400, "invalid-parameters", pointers);
+    }
+    door.close_empty().await;
+}

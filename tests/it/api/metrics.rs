@@ -1,0 +1,294 @@
+//! The numbers: the table's, in the form that the client asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use insta::assert_snapshot;
+use orderly::lease::Outcome;
+use orderly::order::{OrderId, OrderStatus};
+use orderly::processor::simulated::Simulated;
+use orderly::retry::RetryPolicy;
+use orderly::store::StoreError;
+use orderly::worker::{Worker, WorkerSettings};
+use tokio::time::Instant;
+
+use super::door::{Answer, Door, JSON, ORDER};
+use super::exposition::{Exposition, Format};
+use crate::support::make::{LEASE, NODE_A};
+use crate::support::twisted::Fails;
+
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+impl Answer {
+    #[track_caller]
+    fn exposition(&self) -> Exposition {
+        let format = match self.header("content-type") {
+            TEXT => Format::Classic,
+            OPEN_METRICS => Format::OpenMetrics,
+            other => panic!("{other} is no text format"),
+        };
+        Exposition::read(self.text(), format)
+    }
+}
+
+async fn open_metrics(door: &Door) -> Exposition {
+    let accept = ("accept", "application/openmetrics-text;version=1.0.0");
+    door.get_with("/metrics", accept).await.exposition()
+}
+
+/// Some orders of each status, as unlike each other as their counts.
+async fn fill(door: &Door) {
+    for (count, status) in (1..).zip(OrderStatus::ALL.into_iter().rev()) {
+        for _ in 0..count {
+            door.harness.order_in(status).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_numbers_of_an_empty_store_are_zero() {
+    let door = Door::open().await;
+    assert_snapshot!(door.get("/metrics").await.shown(), @r#"
+    200 OK
+    content-type: application/json
+    vary: Accept
+
+    {
+      "total_orders":0,
+      "pending_orders":0,
+      "processing_orders":0,
+      "completed_orders":0,
+      "failed_orders":0,
+      "cancelled_orders":0,
+      "average_processing_time_seconds":"0.00",
+      "oldest_waiting_seconds":null,
+      "queue_paused":false
+    }
+    "#);
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn the_numbers_are_answered_in_json() {
+    let door = Door::open().await;
+    for seconds in [5, 7] {
+        let id = door.harness.accept_one().await;
+        let lease = door.harness.claim_only(id).await;
+        door.harness.advance(Duration::from_millis(seconds * 1000 - 245));
+        door.harness.settle(&lease, Outcome::Completed).await;
+    }
+    door.harness.accept_one().await;
+    door.harness.advance(Duration::from_millis(1500));
+    assert_snapshot!(door.get("/metrics").await.text(), @r#"{"total_orders":3,"pending_orders":1,"processing_orders":0,"completed_orders":2,"failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.76","oldest_waiting_seconds":1.5,"queue_paused":false}"#);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn the_numbers_are_those_of_the_table_in_every_form() {
+    let door = Door::open().await;
+    fill(&door).await;
+    let counted = door.harness.recount().await;
+    assert_eq!(counted.total(), 15);
+    let json = door.get("/metrics").await.ok();
+    let text = door.get("/metrics/prometheus").await.exposition();
+    let open = open_metrics(&door).await;
+    assert_eq!(json["total_orders"], counted.total());
+    for status in OrderStatus::ALL {
+        let field = format!("{}_orders", status.name().to_lowercase());
+        assert_eq!(json[&field], counted.of(status), "{field}");
+        let sample = format!("orderly_orders{{status=\"{}\"}}", status.name());
+        for exposition in [&text, &open] {
+            assert_eq!(
+                exposition.value(&sample).to_string(),
+                counted.of(status).to_string(),
+                "{sample}"
+            );
+        }
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn the_form_is_the_one_that_the_client_prefers() {
+    let door = Door::open().await;
+    // As Prometheus 3.5, Prometheus 2.40, Grafana Agent and VictoriaMetrics, curl, and a browser send it.
+    let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+        application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+        text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    let prometheus_2 = "application/openmetrics-text;version=1.0.0;q=0.75,\
+        application/openmetrics-text;version=0.0.1;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    let protobuf_first = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+        encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,\
+        application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    let victoria = "text/plain;version=0.0.4;q=1,*/*;q=0.1";
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    for (accept, content_type) in [
+        (prometheus_3, OPEN_METRICS),
+        (prometheus_2, OPEN_METRICS),
+        (protobuf_first, OPEN_METRICS),
+        (victoria, TEXT),
+        (browser, JSON),
+        ("*/*", JSON),
+        ("", JSON),
+        ("application/json", JSON),
+        ("application/json, text/plain;q=0.9", JSON),
+        ("application/json;q=0.1, text/plain;q=0.9", TEXT),
+        ("application/json;q=0.5, */*;q=0.9", JSON),
+        ("text/plain", TEXT),
+        ("text/plain;version=0.0.4", TEXT),
+        ("TEXT/Plain", TEXT),
+        ("text/plain;q=0, */*", JSON),
+        ("application/openmetrics-text", OPEN_METRICS),
+        (
+            "application/openmetrics-text;version=0.0.1,text/plain;q=0.5",
+            TEXT,
+        ),
+        ("image/png", JSON),
+        (";;,,q=", JSON),
+    ] {
+        let answer = door.get_with("/metrics", ("accept", accept)).await;
+        assert_eq!(answer.header("content-type"), content_type, "{accept}");
+        assert_eq!(answer.header("vary"), "Accept");
+        if content_type != JSON {
+            answer.exposition();
+        }
+    }
+    let answer = door.get("/metrics").await;
+    assert_eq!(answer.header("content-type"), JSON, "without a wish");
+    let answer = door.get_with("/metrics/prometheus", ("accept", JSON)).await;
+    assert_eq!(answer.header("content-type"), TEXT, "always");
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn the_families_are_a_promise() {
+    let door = Door::open().await;
+    // Families of requests are shown from the first one on.
+    door.get("/livez").await.ok();
+    let families: Vec<String> = open_metrics(&door)
+        .await
+        .families
+        .iter()
+        .map(|family| format!("{} {}", family.kind, family.name))
+        .collect();
+    assert_snapshot!(families.join("\n"), @r#"
+    counter orderly_orders_accepted
+    counter orderly_stale_results_rejected
+    counter orderly_leases_lost
+    histogram orderly_order_wait_seconds
+    histogram orderly_order_processing_seconds
+    gauge orderly_slots_busy
+    gauge orderly_slots
+    histogram orderly_store_group_calls
+    histogram orderly_store_commit_seconds
+    counter orderly_store_errors
+    gauge orderly_store_wal_bytes
+    counter orderly_http_requests
+    histogram orderly_http_request_duration_seconds
+    gauge orderly_connections
+    counter orderly_connections_refused
+    counter orderly_log_lines_dropped
+    gauge orderly_build_info
+    gauge orderly_store_up
+    gauge orderly_orders
+    gauge orderly_oldest_waiting_seconds
+    gauge orderly_queue_paused
+    "#);
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_route_and_never_by_path() {
+    let door = Door::open().await;
+    for path in ["/orders/1", "/orders/2", "/orders/x", "/nothing/1", "/nothing/2"] {
+        assert_eq!(door.get(path).await.status, 404);
+    }
+    door.ask("BREW", "/orders", &[], "").await;
+    let counted = open_metrics(&door).await;
+    let count = |labels: &str| {
+        counted
+            .value(&format!("orderly_http_requests_total{{{labels}}}"))
+            .to_string()
+    };
+    assert_eq!(count(r#"method="GET",route="/orders/{id}",status="404""#), "3");
+    assert_eq!(count(r#"method="GET",route="none",status="404""#), "2");
+    assert_eq!(count(r#"method="other",route="/orders",status="405""#), "1");
+    let took = r#"orderly_http_request_duration_seconds_count{route="/orders/{id}"}"#;
+    assert_eq!(counted.value(took).to_string(), "3");
+    door.close_empty().await;
+}
+
+/// With a worker at work, the histograms of its orders hold each of them once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_did_is_counted_once() {
+    const ORDERS: usize = 5;
+    let door = Door::open().await;
+    door.harness.join(NODE_A).await;
+    let processor = Simulated {
+        speed: 0.0,
+        failure_rate: 0.0,
+    };
+    let settings = WorkerSettings {
+        node: NODE_A,
+        slots: 2,
+        lease: LEASE,
+        attempt_timeout: LEASE,
+        retry: RetryPolicy {
+            attempts_max: 1,
+            base: Duration::ZERO,
+            cap: Duration::ZERO,
+        },
+    };
+    let (store, metrics) = (door.harness.store().clone(), door.harness.metrics().clone());
+    let worker = Worker::start(store, Arc::new(processor), settings, metrics);
+    for number in 1..=ORDERS {
+        door.post("/orders", ORDER).await.created();
+        let done = door
+            .get_with(&format!("/orders/{number}"), ("prefer", "wait=60"))
+            .await;
+        assert_eq!(done.ok()["status"], "Completed");
+    }
+    worker.drain(Instant::now() + LEASE).await;
+    let counted = open_metrics(&door).await;
+    for sample in [
+        "orderly_orders_accepted_total",
+        "orderly_attempts_total{result=\"completed\"}",
+        "orderly_order_wait_seconds_count",
+        "orderly_order_processing_seconds_count",
+        "orderly_orders{status=\"Completed\"}",
+    ] {
+        assert_eq!(counted.value(sample).to_string(), ORDERS.to_string(), "{sample}");
+    }
+    assert_eq!(counted.value("orderly_slots").to_string(), "2");
+    assert_eq!(counted.value("orderly_slots_busy").to_string(), "0");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_pause_shows_in_every_form() {
+    let door = Door::open().await;
+    door.harness.accept_one().await;
+    door.harness.cancel(OrderId(1)).await;
+    door.act("/queue/pause").await.ok();
+    assert_eq!(door.get("/metrics").await.ok()["queue_paused"], true);
+    assert_eq!(
+        open_metrics(&door)
+            .await
+            .value("orderly_queue_paused")
+            .to_string(),
+        "1"
+    );
+    door.close().await;
+}
+
+/// A scrape is needed most when the store is away: the process's own numbers still come, the table's do not.
+#[tokio::test]
+async fn a_scrape_without_the_store_has_the_numbers_of_the_process() {
+    let door = Door::twisted(Fails(|| StoreError::DiskFull)).await;
+    let scraped = door.get("/metrics/prometheus").await;
+    assert_eq!(scraped.exposition().value("orderly_store_up").to_string(), "0");
+    assert!(!scraped.text().contains("orderly_orders{"), "{}", scraped.text());
+    door.get("/metrics").await.assert_refused(503, "disk-full");
+    door.close_empty().await;
+}

@@ -1,0 +1,337 @@
+//! Reading one order: as it stands, as soon as it is final, and everything that happened to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use insta::assert_snapshot;
+use orderly::lease::Outcome;
+use orderly::order::{Order, OrderId, OrderStatus};
+use orderly::store::{Store, StoreError};
+use tokio::time::Instant;
+
+use super::door::Door;
+use crate::support::make::{failed, retry_after};
+use crate::support::twisted::Twist;
+
+type Failing = fn() -> StoreError;
+
+/// Cannot read an order so many times.
+struct FailsToRead {
+    error: Failing,
+    times: AtomicU32,
+}
+
+#[async_trait]
+impl Twist for FailsToRead {
+    async fn order(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<Order>, StoreError> {
+        let left = self
+            .times
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        match left {
+            Ok(_) => Err((self.error)()),
+            Err(_) => inner.order(id).await,
+        }
+    }
+}
+
+/// An order is cancelled whenever it was read, and before the reader knows.
+struct CancelledOnceRead;
+
+#[async_trait]
+impl Twist for CancelledOnceRead {
+    async fn order(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<Order>, StoreError> {
+        let order = inner.order(id).await?;
+        inner.cancel(id).await?;
+        Ok(order)
+    }
+}
+
+#[tokio::test]
+async fn a_completed_order_is_answered_in_full() {
+    let door = Door::open().await;
+    let id = door.harness.accept_one().await;
+    door.harness.advance(Duration::from_millis(1500));
+    let lease = door.harness.claim_only(id).await;
+    door.harness.advance(Duration::from_micros(2_000_001));
+    door.harness.settle(&lease, Outcome::Completed).await;
+    assert_snapshot!(door.get("/orders/1").await.shown(), @r#"
+    200 OK
+    content-type: application/json
+
+    {
+      "order_id":1,
+      "user_id":104,
+      "item_ids":"101,102,103",
+      "total_amount":250.75,
+      "status":"Completed",
+      "reference":null,
+      "metadata":null,
+      "version":3,
+      "item_count":3,
+      "attempts":1,
+      "created_at":"2026-01-01T00:00:00.000000Z",
+      "processing_at":"2026-01-01T00:00:01.500000Z",
+      "completed_at":"2026-01-01T00:00:03.500001Z",
+      "next_attempt_at":null,
+      "last_error":null,
+      "time_taken_seconds":3.500001
+    }
+    "#);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_order_that_waits_for_its_next_attempt_says_when_and_why() {
+    let door = Door::open().await;
+    door.harness.attempt_once(retry_after(90)).await;
+    let order = door.get("/orders/1").await.ok();
+    assert_eq!(order["status"], "Pending");
+    assert_eq!(order["attempts"], 1);
+    assert_eq!(order["version"], 3);
+    assert_eq!(order["last_error"], "the warehouse did not answer");
+    assert_eq!(order["next_attempt_at"], "2026-01-01T00:01:30.000000Z");
+    assert_eq!(order["processing_at"], "2026-01-01T00:00:00.000000Z");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn only_a_completed_order_has_a_completion() {
+    let door = Door::open().await;
+    for status in OrderStatus::ALL {
+        let id = door.harness.order_in(status).await;
+        let order = door.get(&format!("/orders/{id}")).await.ok();
+        assert_eq!(order["status"], status.name());
+        let completed = status == OrderStatus::Completed;
+        assert_eq!(order["completed_at"].is_string(), completed, "{order}");
+        assert_eq!(order["time_taken_seconds"].is_number(), completed, "{order}");
+        assert_eq!(
+            order["last_error"].is_string(),
+            status == OrderStatus::Failed,
+            "{order}"
+        );
+        assert!(order["next_attempt_at"].is_null(), "{order}");
+        // The next one must be the only one that can start.
+        if status == OrderStatus::Pending {
+            door.harness.claim_only(id).await;
+        }
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_unknown_order_is_not_found_at_once() {
+    let door = Door::open().await;
+    door.get("/orders/1").await.assert_refused(404, "order-not-found");
+    let started = Instant::now();
+    let answer = door.get_with("/orders/1", ("prefer", "wait=60")).await;
+    answer.assert_refused(404, "order-not-found");
+    assert!(started.elapsed() < Duration::from_secs(30));
+    door.get("/orders/1/events")
+        .await
+        .assert_refused(404, "order-not-found");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_held_read_is_answered_when_the_order_becomes_final() {
+    let door = Door::open().await;
+    let id = door.harness.accept_one().await;
+    let started = Instant::now();
+    let held = door.get_with("/orders/1", ("prefer", "wait=60"));
+    let processing = async {
+        let lease = door.harness.claim_only(id).await;
+        door.harness.settle(&lease, failed()).await;
+    };
+    let (answer, ()) = tokio::join!(held, processing);
+    assert_eq!(answer.ok()["status"], "Failed");
+    assert_eq!(answer.header("preference-applied"), "wait=60");
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "it did not wait out the time"
+    );
+    door.close().await;
+}
+
+/// The first look finds it pending, and the signal comes before that look is over.
+#[tokio::test]
+async fn a_change_between_a_look_and_the_wait_is_not_missed() {
+    let door = Door::twisted(CancelledOnceRead).await;
+    door.harness.accept_one().await;
+    let started = Instant::now();
+    let answer = door.get_with("/orders/1", ("prefer", "wait=60")).await;
+    assert_eq!(answer.ok()["status"], "Cancelled");
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "it did not wait out the time"
+    );
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_held_read_outlasts_a_store_that_is_busy_or_away() {
+    let errors: [Failing; 2] = [
+        || StoreError::Busy,
+        || StoreError::Unavailable {
+            attempted: "read an order",
+            source: anyhow::anyhow!("gone"),
+        },
+    ];
+    for error in errors {
+        let times = 3.into();
+        let door = Door::twisted_and_polling(FailsToRead { error, times }).await;
+        door.harness.order_in(OrderStatus::Completed).await;
+        let answer = door.get_with("/orders/1", ("prefer", "wait=60")).await;
+        assert_eq!(answer.ok()["status"], "Completed");
+        door.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_held_read_says_what_was_wrong_when_its_time_is_over_or_waiting_cannot_help() {
+    let cases: [(Failing, &str, &str); 2] = [
+        (|| StoreError::Busy, "wait=0", "busy"),
+        (|| StoreError::Closed, "wait=60", "shutting-down"),
+    ];
+    for (error, prefer, kind) in cases {
+        let times = u32::MAX.into();
+        let door = Door::twisted_and_polling(FailsToRead { error, times }).await;
+        door.harness.accept_one().await;
+        let answer = door.get_with("/orders/1", ("prefer", prefer)).await;
+        answer.assert_refused(503, kind);
+        door.close().await;
+    }
+}
+
+/// A start is a change too, but not the one that was asked for.
+#[tokio::test(start_paused = true)]
+async fn a_held_read_is_answered_as_it_stands_when_the_time_is_over() {
+    let door = Door::open().await;
+    let id = door.harness.accept_one().await;
+    door.harness.claim_only(id).await;
+    let started = Instant::now();
+    let answer = door.get_with("/orders/1", ("prefer", "wait=20")).await;
+    assert_eq!(answer.ok()["status"], "Processing");
+    assert_eq!(answer.header("preference-applied"), "wait=20");
+    assert_eq!(started.elapsed().as_secs(), 20);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_held_read_is_answered_when_the_server_stops() {
+    let door = Door::open().await;
+    door.harness.accept_one().await;
+    let held = door.get_with("/orders/1", ("prefer", "wait=60"));
+    let (answer, ()) = tokio::join!(held, async { door.draining.cancel() });
+    assert_eq!(answer.ok()["status"], "Pending");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_preference_is_applied_up_to_a_minute_and_ignored_where_it_is_malformed() {
+    let door = Door::open().await;
+    door.harness.order_in(OrderStatus::Completed).await;
+    for (prefer, applied) in [
+        ("wait=5", "wait=5"),
+        ("respond-async, wait=7", "wait=7"),
+        ("wait=61", "wait=60"),
+        ("wait=3600", "wait=60"),
+        ("wait=99999999999999999999", "wait=60"),
+        ("wait=0", "wait=0"),
+        ("wait=soon", ""),
+        ("wait=-1", ""),
+        ("wait", ""),
+        ("return=minimal", ""),
+    ] {
+        let answer = door.get_with("/orders/1", ("prefer", prefer)).await;
+        assert_eq!(answer.ok()["status"], "Completed");
+        assert_eq!(answer.header("preference-applied"), applied, "{prefer}");
+    }
+    assert_eq!(door.get("/orders/1").await.header("preference-applied"), "");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_history_tells_everything_that_happened() {
+    let door = Door::open().await;
+    door.harness.attempt_once(retry_after(0)).await;
+    let lease = door.harness.claim_only(OrderId(1)).await;
+    door.harness.settle(&lease, failed()).await;
+    door.harness.redrive(OrderId(1)).await;
+    door.harness.cancel(OrderId(1)).await;
+    let history = door.get("/orders/1/events").await.ok();
+    let events = history["events"].as_array().unwrap();
+    let kinds: Vec<&str> = events
+        .iter()
+        .map(|event| event["kind"].as_str().unwrap())
+        .collect();
+    let told = [
+        "accepted",
+        "started",
+        "retry_scheduled",
+        "started",
+        "failed",
+        "redriven",
+        "cancelled",
+    ];
+    assert_eq!(kinds, told);
+    let versions = events.iter().map(|event| event["version"].as_u64().unwrap());
+    assert!(versions.eq(1..=7));
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_event_is_answered_in_full() {
+    let door = Door::open().await;
+    door.harness.attempt_once(failed()).await;
+    assert_snapshot!(door.get("/orders/1/events?after=1").await.shown(), @r#"
+    200 OK
+    content-type: application/json
+
+    {
+      "events":[
+        {
+          "order_id":1,
+          "user_id":104,
+          "version":2,
+          "kind":"started",
+          "status":"Processing",
+          "at":"2026-01-01T00:00:00.000000Z",
+          "attempt":1,
+          "node":"000000000000000a",
+          "error":null
+        },
+        {
+          "order_id":1,
+          "user_id":104,
+          "version":3,
+          "kind":"failed",
+          "status":"Failed",
+          "at":"2026-01-01T00:00:00.000000Z",
+          "attempt":1,
+          "node":"000000000000000a",
+          "error":"the card was declined"
+        }
+      ]
+    }
+    "#);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_history_continues_after_a_version() {
+    let door = Door::open().await;
+    door.harness.attempt_once(Outcome::Completed).await;
+    for (after, left) in [("0", 3), ("2", 1), ("3", 0), ("4294967295", 0)] {
+        let history = door.get(&format!("/orders/1/events?after={after}")).await.ok();
+        assert_eq!(history["events"].as_array().unwrap().len(), left, "{after}");
+    }
+    for bad in ["", "-1", "x", "4294967296"] {
+        let answer = door.get(&format!("/orders/1/events?after={bad}")).await;
+        answer.assert_refused_at(400, "invalid-parameters", &["#/after"]);
+    }
+    let answer = door.get("/orders/1/events?before=1").await;
+    answer.assert_refused_at(400, "invalid-parameters", &["#/before"]);
+    door.close().await;
+}

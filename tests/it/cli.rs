@@ -1,0 +1,136 @@
+//! The command line, through the real program: what it prints where, and how it ends.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::support::client::{Answer, Request, http, post};
+use crate::support::process::{Process, orderly};
+
+mod checks;
+mod configuration;
+mod orders;
+mod secrets;
+mod strangers;
+mod usage;
+
+/// A command that takes longer hangs.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How a command ended and what it said.
+struct Said {
+    exit: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Said {
+    /// The JSON of a command that found all well; such a command has nothing to say on stderr.
+    #[track_caller]
+    fn json(&self) -> Value {
+        assert_eq!(
+            (self.exit, self.stderr.as_str()),
+            (Some(0), ""),
+            "{}",
+            self.stdout
+        );
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {}", self.stdout))
+    }
+
+    #[track_caller]
+    fn assert_failed(&self, exit: i32, because: &str) {
+        self.assert_ended(exit, because);
+        assert_eq!(self.stdout, "", "a failure has no result");
+    }
+
+    /// A server that ended by itself: what it logged is on stdout.
+    #[track_caller]
+    fn assert_ended(&self, exit: i32, because: &str) {
+        assert_eq!(self.exit, Some(exit), "{}{}", self.stdout, self.stderr);
+        assert!(self.stderr.contains(because), "{}", self.stderr);
+    }
+}
+
+/// Runs a command of the program to its end.
+async fn told(mut command: Command) -> Said {
+    let output = tokio::time::timeout(PATIENCE, command.output()).await;
+    let output = output
+        .expect("a command ends in time")
+        .expect("the program can be run");
+    Said {
+        exit: output.status.code(),
+        stdout: String::from_utf8(output.stdout).expect("results are UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("messages are UTF-8"),
+    }
+}
+
+fn command(folder: &Path, line: &str) -> Command {
+    let mut command = orderly(folder);
+    command.args(line.split_whitespace());
+    command
+}
+
+/// A running server with its folder.
+struct Shop {
+    server: Process,
+    folder: TempDir,
+}
+
+impl Shop {
+    async fn open(settings: &[(&str, &str)]) -> Shop {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = orderly(folder.path());
+        command.envs(settings.iter().copied());
+        Shop {
+            server: Process::start(command).await,
+            folder,
+        }
+    }
+
+    /// Runs a command that talks to the server or to its store.
+    async fn told(&self, line: &str) -> Said {
+        let mut command = command(self.folder.path(), line);
+        command.env("ORDERLY_URL", &self.server.url);
+        told(command).await
+    }
+
+    async fn order(&self, user_id: u64) -> Value {
+        let request = Request {
+            key: format!("user {user_id}"),
+            user_id,
+            cents: 25_075,
+        };
+        match post(&http(), &self.server.url, &request).await {
+            Answer::Created(order) => order,
+            other => panic!("a good order was answered {other:?}"),
+        }
+    }
+
+    /// The order once it is final.
+    async fn ended(&self, id: u64) -> Value {
+        let url = format!("{}/orders/{id}", self.server.url);
+        let answer = http().get(url).header("Prefer", "wait=60").send().await;
+        answer
+            .expect("the server answers")
+            .json()
+            .await
+            .expect("an order is JSON")
+    }
+
+    fn port(&self) -> &str {
+        self.server
+            .url
+            .rsplit(':')
+            .next()
+            .expect("the address has a port")
+    }
+
+    async fn close(self) {
+        assert_eq!(self.server.terminate().await, Some(0));
+        let said = told(command(self.folder.path(), "verify")).await;
+        assert_eq!(said.exit, Some(0), "{}{}", said.stdout, said.stderr);
+    }
+}

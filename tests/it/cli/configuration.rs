@@ -1,0 +1,144 @@
+//! Starts that a configuration forbids, and those it only warns about.
+
+use std::path::Path;
+
+use super::{Said, Shop, command, told};
+use crate::support::process::{Process, orderly};
+
+async fn start_with(folder: &Path, settings: &[(&str, &str)]) -> Said {
+    let mut command = command(folder, "serve");
+    command.envs(settings.iter().copied());
+    told(command).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_setting_stops_the_start_with_78_and_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, value, because) in [
+        ("ORDERLY_CONCURRENCY", "many", "not a number from 1 to 10000"),
+        ("ORDERLY_CONCURRENCY", "0", "not a number from 1 to 10000"),
+        ("PORT", "65536", "not a number from 0 to 65535"),
+        ("ORDERLY_LEASE", "30", "has no unit"),
+        ("ORDERLY_LEASE", "1ms", "not between"),
+        ("ORDERLY_MIGRATE", "maybe", "neither"),
+        ("ORDERLY_PROCESSOR", "real", "simulated"),
+        ("ORDERLY_SIMULATED_FAILURE_RATE", "2", "not a number from 0 to 1"),
+        ("ORDERLY_LOG_FORMAT", "xml", "json"),
+        ("DATABASE_URL", "mysql://localhost/orders", "sqlite:PATH"),
+        ("DATABASE_URL", "postgres://localhost/orders", "not supported yet"),
+        (
+            "DATABASE_URL",
+            "postgresql://localhost/orders",
+            "not supported yet",
+        ),
+        ("HOST", "0.0.0.0", "ORDERLY_API_KEY"),
+        ("HOST", "::", "--open"),
+    ] {
+        let said = start_with(folder.path(), &[(name, value)]).await;
+        said.assert_failed(78, because);
+        assert!(said.stderr.contains(name), "{name}: {}", said.stderr);
+    }
+    assert!(!folder.path().join("orderly.db").exists(), "nothing was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_wrong_is_told_at_once_one_line_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = start_with(
+        folder.path(),
+        &[
+            ("ORDERLY_LEASE", "30"),
+            ("PORT", "x"),
+            ("ORDERLY_MAX_ATTEMPTS", "0"),
+        ],
+    )
+    .await;
+    said.assert_failed(78, "ORDERLY_MAX_ATTEMPTS");
+    assert_eq!(said.stderr.lines().count(), 3, "{}", said.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_key_in_the_file_stops_the_start_with_a_suggestion() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("orderly.toml"), "concurency = 5\n").unwrap();
+    start_with(folder.path(), &[])
+        .await
+        .assert_failed(78, "`concurrency`");
+    std::fs::write(folder.path().join("orderly.toml"), "concurrency = \n").unwrap();
+    start_with(folder.path(), &[])
+        .await
+        .assert_failed(78, "orderly.toml");
+    let mut command = command(folder.path(), "serve --config missing.toml");
+    command.env_remove("ORDERLY_CONFIG");
+    told(command).await.assert_failed(78, "missing.toml");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_variable_and_an_unsupported_one_are_warned_about() {
+    let shop = Shop::open(&[("ORDERLY_CONCURENCY", "5"), ("REDIS_URL", "redis://localhost")]).await;
+    assert!(
+        shop.server.said("ORDERLY_CONCURRENCY"),
+        "the variable that was meant"
+    );
+    assert!(shop.server.said("REDIS_URL"));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("orderly.toml"),
+        "concurrency = 3\nmax_attempts = 3\nlease = \"3s\"\n",
+    )
+    .unwrap();
+    std::fs::write(folder.path().join(".env"), "ORDERLY_LEASE=4s\n").unwrap();
+    let mut command = command(folder.path(), "doctor --json --concurrency 7");
+    command.envs([("ORDERLY_CONCURRENCY", "5"), ("ORDERLY_MAX_ATTEMPTS", "5")]);
+    let said = told(command).await;
+    let report: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let settings = report["settings"].as_array().unwrap();
+    let value = |name: &str| {
+        let found = settings.iter().find(|setting| setting["name"] == name);
+        found.unwrap()["value"].as_str().unwrap().to_owned()
+    };
+    let values = ["ORDERLY_CONCURRENCY", "ORDERLY_MAX_ATTEMPTS", "ORDERLY_LEASE"].map(value);
+    assert_eq!(values, ["7", "5", "4s"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_for_everybody_takes_a_key_or_the_word_open() {
+    for (name, value) in [
+        ("ORDERLY_API_KEY", "correct-horse-battery-staple"),
+        ("ORDERLY_OPEN", "on"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = orderly(folder.path());
+        command.env("HOST", "0.0.0.0").env(name, value);
+        let server = Process::start(command).await;
+        assert_eq!(server.terminate().await, Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_start_says_how_to_order_whatever_is_logged() {
+    const KEY: &str = "correct-horse-battery-staple";
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = orderly(folder.path());
+    command.envs([
+        ("RUST_LOG", "warn"),
+        ("HOST", "0.0.0.0"),
+        ("ORDERLY_API_KEY", KEY),
+    ]);
+    let server = Process::start(command).await;
+    let port = server.url.rsplit(':').next().unwrap();
+    assert!(server.said(&format!("ready at http://127.0.0.1:{port}, orders are kept in ")));
+    assert!(server.said(&format!("curl -X POST http://127.0.0.1:{port}/orders ")));
+    assert!(server.said(r#"-H \"Authorization: Bearer $ORDERLY_API_KEY\""#));
+    assert!(!server.said("http://0.0.0.0") && !server.said(KEY));
+    assert_eq!(server.terminate().await, Some(0));
+
+    let shop = Shop::open(&[("RUST_LOG", "error")]).await;
+    assert!(shop.server.said("curl -X POST") && !shop.server.said("Authorization"));
+    shop.close().await;
+}

@@ -1,0 +1,143 @@
+//! `orderly orders`: the same orders as over HTTP, for people and for programs.
+
+use serde_json::json;
+
+use super::Shop;
+
+/// Attempts fail at once and for good.
+const FAILING: [(&str, &str); 3] = [
+    ("ORDERLY_SIMULATED_SPEED", "0"),
+    ("ORDERLY_SIMULATED_FAILURE_RATE", "1"),
+    ("ORDERLY_MAX_ATTEMPTS", "1"),
+];
+/// An order takes hours, and one is processed at a time.
+const SLOW: [(&str, &str); 3] = [
+    ("ORDERLY_SIMULATED_SPEED", "0.001"),
+    ("ORDERLY_CONCURRENCY", "1"),
+    ("ORDERLY_SHUTDOWN_GRACE", "0s"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_listed_and_shown_as_the_server_answers_them() {
+    let shop = Shop::open(&FAILING).await;
+    for user_id in 1..=3 {
+        shop.order(user_id).await;
+        shop.ended(user_id).await;
+    }
+    let page = shop
+        .told("orders list --status Failed --limit 2 --json")
+        .await
+        .json();
+    assert_eq!(
+        [0, 1].map(|at| page["orders"][at]["order_id"].clone()),
+        [json!(3), json!(2)]
+    );
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let rest = shop
+        .told(&format!(
+            "orders list --status Failed --limit 2 --json --cursor {cursor}"
+        ))
+        .await
+        .json();
+    assert_eq!(
+        (&rest["orders"][0]["order_id"], &rest["next_cursor"]),
+        (&json!(1), &json!(null))
+    );
+    let none = shop.told("orders list --user-id 9 --json").await.json();
+    assert_eq!(none["orders"], json!([]));
+
+    let order = shop.told("orders get 2 --json").await.json();
+    assert_eq!(order, shop.ended(2).await);
+    let history = shop.told("orders get 2 --events --json").await.json();
+    assert_eq!(history["events"][2]["kind"], "failed");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_get_a_table_and_are_told_that_there_is_more() {
+    let shop = Shop::open(&FAILING).await;
+    for user_id in 1..=2 {
+        shop.order(user_id).await;
+        shop.ended(user_id).await;
+    }
+    let list = shop.told("orders list --limit 1").await;
+    assert_eq!(list.exit, Some(0));
+    let lines: Vec<&str> = list.stdout.lines().collect();
+    assert!(lines[0].starts_with("ORDER  STATUS"), "{}", list.stdout);
+    assert!(lines[1].starts_with("2      Failed"), "{}", list.stdout);
+    assert!(list.stderr.contains("--cursor"), "{}", list.stderr);
+    let order = shop.told("orders get 1").await;
+    assert!(
+        order.stdout.contains("total_amount        250.75\n"),
+        "{}",
+        order.stdout
+    );
+    let history = shop.told("orders get 1 --events").await;
+    assert_eq!(history.stdout.lines().count(), 4, "{}", history.stdout);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_cancelled_and_put_back() {
+    let shop = Shop::open(&SLOW).await;
+    shop.order(1).await;
+    shop.order(2).await;
+    let cancelled = shop.told("orders cancel 2 --json").await.json();
+    assert_eq!(cancelled["status"], "Cancelled");
+    assert_eq!(shop.told("orders cancel 2 --json").await.json(), cancelled);
+    let retried = shop.told("orders retry 2 --json").await.json();
+    assert_eq!(
+        (&retried["status"], &retried["attempts"]),
+        (&json!("Pending"), &json!(0))
+    );
+    let said = shop.told("orders retry 2").await;
+    said.assert_failed(1, "order 2 is Pending and cannot be retried");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_orders_are_counted_and_retried_together() {
+    let shop = Shop::open(&FAILING).await;
+    for user_id in 1..=3 {
+        shop.order(user_id).await;
+        shop.ended(user_id).await;
+    }
+    let counted = shop
+        .told("orders retry --failed --user-id 2 --dry-run --json")
+        .await
+        .json();
+    assert_eq!(counted, json!({"matched": 1, "retried": 0, "more": false}));
+    let retried = shop
+        .told("orders retry --failed --created-before 2020-01-01T00:00:00Z --json")
+        .await
+        .json();
+    assert_eq!(retried["matched"], 0);
+    let retried = shop.told("orders retry --failed").await;
+    assert_eq!(retried.stdout, "3 matched, 3 retried\n");
+    assert_eq!(shop.ended(1).await["status"], "Failed", "it failed again");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_told_on_one_line_of_stderr() {
+    let shop = Shop::open(&FAILING).await;
+    shop.told("orders get 7")
+        .await
+        .assert_failed(1, "no order has this number");
+    shop.told("orders list --created-after yesterday")
+        .await
+        .assert_failed(1, "#/created_after");
+    let said = shop.told("orders list --cursor garbled --json").await;
+    said.assert_failed(1, "#/cursor");
+    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_server_the_setting_that_names_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = super::command(folder.path(), "orders list");
+    // Nobody listens there: the port is reserved.
+    command.env("ORDERLY_URL", "http://127.0.0.1:1");
+    super::told(command).await.assert_failed(1, "ORDERLY_URL");
+}

@@ -1,0 +1,219 @@
+//! Secrets are never shown: not in a result, not in a message, not in a log, whatever is asked and whatever fails.
+
+use std::path::Path;
+
+use reqwest::StatusCode;
+
+use super::{Said, command, told};
+use crate::support::client::http;
+use crate::support::process::{Process, orderly};
+
+const CANARY: &str = "canary-9f8e7d6c5b4a";
+const WRONG: &str = "parrot-1a2b3c4d5e6f";
+
+/// Logs of everything, for a server whose key is the canary.
+const SETTINGS: [(&str, &str); 2] = [("ORDERLY_API_KEY", CANARY), ("RUST_LOG", "trace")];
+
+impl Said {
+    #[track_caller]
+    fn assert_silent(&self, line: &str) {
+        for secret in [CANARY, WRONG] {
+            assert!(!self.stdout.contains(secret), "{line}: {}", self.stdout);
+            assert!(!self.stderr.contains(secret), "{line}: {}", self.stderr);
+        }
+    }
+}
+
+/// Everything below the folder that is text, logs above all.
+fn assert_no_file_tells(folder: &Path, logs_expected: usize) {
+    let mut logs = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            assert_no_file_tells(&path, 0);
+            continue;
+        }
+        let text = std::fs::read(&path).unwrap();
+        logs += usize::from(!text.is_empty());
+        for secret in [CANARY, WRONG] {
+            let found = text
+                .windows(secret.len())
+                .any(|window| window == secret.as_bytes());
+            assert!(!found, "{} tells {secret}", path.display());
+        }
+    }
+    assert!(logs >= logs_expected, "{} has logs", folder.display());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_key_is_never_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut start = orderly(folder.path());
+    start.envs(SETTINGS);
+    let server = Process::start(start).await;
+    let orders = format!("{}/orders", server.url);
+    for (key, status) in [(CANARY, StatusCode::OK), (WRONG, StatusCode::UNAUTHORIZED)] {
+        let answer = http().get(&orders).bearer_auth(key).send().await.unwrap();
+        assert_eq!(answer.status(), status);
+        let text = answer.text().await.unwrap();
+        assert!(!text.contains(CANARY) && !text.contains(WRONG), "{text}");
+    }
+    let port = server.url.rsplit(':').next().unwrap().to_owned();
+    for (line, exit) in [
+        ("orders list", 0),
+        ("orders get 7", 1),
+        ("doctor", 0),
+        ("doctor --json", 0),
+        ("verify", 0),
+        ("serve", 1),
+        ("serve --concurrency 0", 78),
+        ("serve --help", 0),
+        ("openapi", 0),
+    ] {
+        let mut command = command(folder.path(), line);
+        command
+            .envs(SETTINGS)
+            .env("ORDERLY_URL", &server.url)
+            .env("PORT", &port);
+        let said = told(command).await;
+        assert_eq!(said.exit, Some(exit), "{line}: {}{}", said.stdout, said.stderr);
+        said.assert_silent(line);
+    }
+    let mut stranger = command(folder.path(), "orders list");
+    stranger
+        .env("ORDERLY_API_KEY", WRONG)
+        .env("ORDERLY_URL", &server.url);
+    let said = told(stranger).await;
+    said.assert_failed(1, "ORDERLY_API_KEY");
+    said.assert_silent("a stranger's list");
+    assert!(!server.said(CANARY) && !server.said(WRONG));
+    assert_eq!(server.terminate().await, Some(0));
+    assert_no_file_tells(&folder.path().join("logs"), 1);
+    assert_no_file_tells(folder.path(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_can_come_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let secrets = tempfile::tempdir().unwrap();
+    let file = secrets.path().join("key");
+    std::fs::write(&file, format!("{CANARY}\n")).unwrap();
+    let mut start = orderly(folder.path());
+    start.env("ORDERLY_API_KEY_FILE", &file);
+    let server = Process::start(start).await;
+    let orders = format!("{}/orders", server.url);
+    let admitted = http().get(&orders).bearer_auth(CANARY).send().await.unwrap();
+    assert_eq!(admitted.status(), StatusCode::OK);
+    let refused = http().get(&orders).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(server.terminate().await, Some(0));
+    assert_no_file_tells(folder.path(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_file_of_a_key_opens_no_door() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    for text in ["", " \n"] {
+        std::fs::write(&file, text).unwrap();
+        let mut start = command(folder.path(), "serve --open");
+        start.env("ORDERLY_API_KEY_FILE", &file);
+        told(start).await.assert_failed(78, "ORDERLY_API_KEY_FILE");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_in_dot_env_is_the_key_that_stands_there() {
+    const KEY: &str = "pa$HOMEword-${PATH}-long-enough";
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), format!("ORDERLY_API_KEY={KEY}\n")).unwrap();
+    let server = Process::start(orderly(folder.path())).await;
+    let orders = format!("{}/orders", server.url);
+    let admitted = http().get(&orders).bearer_auth(KEY).send().await.unwrap();
+    assert_eq!(admitted.status(), StatusCode::OK);
+    assert_eq!(server.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_in_urls_are_never_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = |scheme: &str| format!("{scheme}://shop:{CANARY}@127.0.0.1:1/orders");
+    for (name, scheme, line, exit) in [
+        ("DATABASE_URL", "postgres", "serve", 78),
+        ("DATABASE_URL", "mysql", "serve", 78),
+        ("DATABASE_URL", "postgres", "verify", 78),
+        ("DATABASE_URL", "postgres", "doctor", 1),
+        ("DATABASE_DIRECT_URL", "postgres", "doctor --json", 0),
+        ("REDIS_URL", "redis", "doctor", 0),
+        ("ORDERLY_URL", "http", "orders list", 1),
+        ("ORDERLY_URL", "ftp", "orders list", 78),
+    ] {
+        let mut command = command(folder.path(), line);
+        command.env(name, url(scheme));
+        let said = told(command).await;
+        assert_eq!(
+            said.exit,
+            Some(exit),
+            "{name} {line}: {}{}",
+            said.stdout,
+            said.stderr
+        );
+        said.assert_silent(&format!("{name} {line}"));
+    }
+    for (name, url, line, exit) in [
+        ("DATABASE_URL", format!("host=x password={CANARY}"), "doctor", 1),
+        (
+            "DATABASE_URL",
+            format!("postgres://me:pa?{CANARY}@host/db"),
+            "doctor",
+            1,
+        ),
+        (
+            "DATABASE_URL",
+            format!("postgres://host/db?password=x@{CANARY}"),
+            "doctor --json",
+            1,
+        ),
+        (
+            "DATABASE_DIRECT_URL",
+            format!("postgres://me:{CANARY}#x@host/db"),
+            "doctor",
+            0,
+        ),
+        ("REDIS_URL", format!("rediss://me:hun#{CANARY}?x@h"), "doctor", 0),
+        (
+            "REDIS_URL",
+            format!("rediss://me:hun#{CANARY}?x@h"),
+            "doctor --json",
+            0,
+        ),
+        ("REDIS_URL", CANARY.to_owned(), "doctor", 0),
+    ] {
+        let mut command = command(folder.path(), line);
+        command.env(name, &url);
+        let said = told(command).await;
+        assert_eq!(
+            said.exit,
+            Some(exit),
+            "{url} {line}: {}{}",
+            said.stdout,
+            said.stderr
+        );
+        assert!(
+            said.stdout.contains(name),
+            "the setting is shown: {}",
+            said.stdout
+        );
+        said.assert_silent(&format!("{url} {line}"));
+    }
+    let mut start = orderly(folder.path());
+    start.envs([
+        ("REDIS_URL", url("redis")),
+        ("DATABASE_DIRECT_URL", url("postgres")),
+    ]);
+    start.env("RUST_LOG", "trace");
+    let server = Process::start(start).await;
+    assert!(server.said("REDIS_URL") && !server.said(CANARY));
+    assert_eq!(server.terminate().await, Some(0));
+    assert_no_file_tells(folder.path(), 1);
+}

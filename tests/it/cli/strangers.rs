@@ -1,0 +1,56 @@
+//! Commands that reach a program other than the server: it may answer anything, without end.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{command, told};
+
+/// More than any command reads.
+const ANSWER_BYTES: usize = 33 * 1024 * 1024;
+
+/// Answers every request with much, and never comes to an end.
+async fn endless() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream));
+        }
+    });
+    address
+}
+
+async fn answer(mut stream: TcpStream) {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n";
+    let mut buffer = [0; 4096];
+    // A caller that had enough goes away, which is what the tests are about.
+    let _ = stream.read(&mut buffer).await;
+    let body = vec![b'x'; ANSWER_BYTES];
+    let _ = stream.write_all(&[HEAD, &body].concat()).await;
+    // Ends when the caller closes.
+    let _ = stream.read(&mut buffer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_without_end_is_not_read_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path(), "orders list");
+    command.env("ORDERLY_URL", format!("http://{}", endless().await));
+    told(command).await.assert_failed(1, "the answer is longer than");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_reads_the_beginning_of_a_strange_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = endless().await.port();
+    let said = told(command(folder.path(), &format!("doctor --port {port}"))).await;
+    assert!(
+        said.stdout
+            .contains(&format!("ready at http://127.0.0.1:{port}: xxx")),
+        "{}",
+        said.stdout
+    );
+    assert!(said.stdout.len() < 10_000, "{} bytes", said.stdout.len());
+}

@@ -1,0 +1,95 @@
+//! Commands that need neither store nor server, and lines that are none.
+
+use serde_json::Value;
+
+use super::{command, told};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_usage_is_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for line in [
+        "sell",
+        "--colour red",
+        "serve --colour red",
+        "serve --port",
+        "serve extra",
+        "orders get",
+        "orders get one",
+        "orders get 0",
+        "orders retry",
+        "orders retry 1 --failed",
+        "orders list --status pending",
+        "orders list --limit x",
+        "completions tcsh",
+        "completions",
+        "verify --port 1",
+    ] {
+        let said = told(command(folder.path(), line)).await;
+        said.assert_failed(2, "error:");
+        assert!(said.stderr.contains("--help"), "{line}: {}", said.stderr);
+    }
+    told(command(folder.path(), "orders"))
+        .await
+        .assert_failed(2, "Usage: orderly orders");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "nothing was made"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misspelt_command_or_flag_gets_a_suggestion() {
+    let folder = tempfile::tempdir().unwrap();
+    told(command(folder.path(), "verfy"))
+        .await
+        .assert_failed(2, "'verify'");
+    told(command(folder.path(), "serve --concurency 1"))
+        .await
+        .assert_failed(2, "'--concurrency'");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_and_version_are_results() {
+    let folder = tempfile::tempdir().unwrap();
+    for line in [
+        "--help",
+        "help",
+        "serve --help",
+        "orders --help",
+        "orders retry --help",
+        "doctor -h",
+    ] {
+        let said = told(command(folder.path(), line)).await;
+        assert_eq!((said.exit, said.stderr.as_str()), (Some(0), ""), "{line}");
+        assert!(said.stdout.contains("Usage: orderly"), "{line}: {}", said.stdout);
+    }
+    let version = told(command(folder.path(), "--version")).await;
+    assert_eq!(
+        version.stdout,
+        concat!("orderly ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_of_the_interface_is_printed_without_a_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let document: Value = told(command(folder.path(), "openapi")).await.json();
+    assert_eq!(
+        document,
+        serde_json::to_value(orderly::http::openapi::document()).unwrap()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_shell_gets_its_completions() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let said = told(command(folder.path(), &format!("completions {shell}"))).await;
+        assert_eq!((said.exit, said.stderr.as_str()), (Some(0), ""), "{shell}");
+        assert!(
+            said.stdout.contains("orderly") && said.stdout.contains("doctor"),
+            "{shell}"
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! `claim`: first attempts in order of acceptance, each granted once.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use orderly::event::EventKind;
+use orderly::lease::Outcome;
+use orderly::order::OrderStatus;
+use orderly::store::{CLAIM_ORDERS_MAX, ClaimRequest};
+
+use crate::support::Harness;
+use crate::support::harness::ids_of;
+use crate::support::make::{LEASE, NODE_A, NODE_B, claim_by};
+
+conformance! {
+    first_attempts_start_in_the_order_of_acceptance,
+    an_empty_queue_grants_nothing,
+    a_claim_grants_no_more_than_it_was_asked_for,
+    a_claim_for_nothing_grants_nothing,
+    a_claim_has_a_limit_of_its_own,
+    a_claimed_order_is_processing,
+    a_claimed_order_starts_at_the_time_of_the_claim,
+    the_started_event_names_the_node_and_the_attempt,
+    a_claimed_order_is_not_granted_again,
+    concurrent_claims_never_share_an_order,
+    a_later_order_never_starts_before_an_earlier_one,
+    a_cancelled_order_never_starts,
+    tokens_rise_with_every_claim_of_an_order,
+    a_lease_carries_the_whole_order,
+}
+
+async fn first_attempts_start_in_the_order_of_acceptance(harness: &mut Harness) {
+    let mut accepted = harness.accept_some(3).await;
+    accepted.push(harness.accept_one().await);
+    accepted.extend(harness.accept_some(3).await);
+    let mut started = ids_of(&harness.claim(2).await);
+    started.extend(ids_of(&harness.claim(1).await));
+    started.extend(ids_of(&harness.claim(10).await));
+    assert_eq!(started, accepted);
+}
+
+async fn an_empty_queue_grants_nothing(harness: &mut Harness) {
+    let claimed = harness.store().claim(claim_by(NODE_A, 10)).await.unwrap();
+    assert!(claimed.leases.is_empty());
+    assert_eq!(claimed.next_due_in, None);
+}
+
+async fn a_claim_grants_no_more_than_it_was_asked_for(harness: &mut Harness) {
+    harness.accept_some(5).await;
+    assert_eq!(harness.claim(3).await.len(), 3);
+    assert_eq!(harness.claim(3).await.len(), 2);
+}
+
+async fn a_claim_for_nothing_grants_nothing(harness: &mut Harness) {
+    harness.accept_one().await;
+    assert!(harness.claim(0).await.is_empty());
+}
+
+async fn a_claim_has_a_limit_of_its_own(harness: &mut Harness) {
+    harness.accept_some(CLAIM_ORDERS_MAX + 1).await;
+    assert_eq!(harness.claim(usize::MAX).await.len(), CLAIM_ORDERS_MAX);
+}
+
+async fn a_claimed_order_is_processing(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    assert_eq!(lease.order.status, OrderStatus::Processing);
+    assert_eq!((lease.order.attempts, lease.order.version), (1, 2));
+    assert!(!lease.suspect);
+    assert_eq!(harness.order(id).await, lease.order);
+}
+
+async fn a_claimed_order_starts_at_the_time_of_the_claim(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    harness.advance(Duration::from_secs(7));
+    let before = harness.now();
+    let lease = harness.claim_only(id).await;
+    let started = lease.order.processing_at.unwrap();
+    assert!(before <= started && started <= harness.now());
+}
+
+async fn the_started_event_names_the_node_and_the_attempt(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    let history = harness.store().history(id, 1).await.unwrap().unwrap();
+    assert_eq!(history.len(), 1);
+    assert_eq!(history[0].kind, EventKind::Started);
+    assert_eq!(history[0].node, Some(NODE_A));
+    assert_eq!(history[0].attempt, 1);
+    assert_eq!(Some(history[0].at), lease.order.processing_at);
+}
+
+async fn a_claimed_order_is_not_granted_again(harness: &mut Harness) {
+    harness.accept_one().await;
+    harness.claim(1).await;
+    harness.advance(LEASE / 2);
+    let claimed = harness.store().claim(claim_by(NODE_B, 10)).await.unwrap();
+    assert!(claimed.leases.is_empty());
+}
+
+async fn concurrent_claims_never_share_an_order(harness: &mut Harness) {
+    harness.accept_some(100).await;
+    let claims = (0..20).map(|turn| {
+        let node = if turn % 2 == 0 { NODE_A } else { NODE_B };
+        harness.store().claim(claim_by(node, 7))
+    });
+    let mut granted = HashSet::new();
+    for claimed in join_all(claims).await {
+        for lease in claimed.unwrap().leases {
+            assert!(granted.insert(lease.order.order_id), "granted twice");
+        }
+    }
+    assert_eq!(granted.len(), 100);
+}
+
+async fn a_later_order_never_starts_before_an_earlier_one(harness: &mut Harness) {
+    let mut started = Vec::new();
+    for _ in 0..10 {
+        let accepts = (0..4).map(|_| harness.accept_some(3));
+        let (_, leases) = tokio::join!(join_all(accepts), harness.claim(5));
+        started.extend(ids_of(&leases));
+    }
+    assert!(started.is_sorted_by(|one, next| one < next), "{started:?}");
+}
+
+async fn a_cancelled_order_never_starts(harness: &mut Harness) {
+    let ids = harness.accept_some(3).await;
+    harness.cancel(ids[1]).await;
+    assert_eq!(ids_of(&harness.claim(10).await), [ids[0], ids[2]]);
+}
+
+async fn tokens_rise_with_every_claim_of_an_order(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let mut tokens = Vec::new();
+    for _ in 0..5 {
+        let lease = harness.claim_only(id).await;
+        tokens.push(lease.token);
+        harness.settle(&lease, Outcome::Released).await;
+    }
+    assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
+}
+
+async fn a_lease_carries_the_whole_order(harness: &mut Harness) {
+    let ids = harness.accept_some(2).await;
+    let request = ClaimRequest {
+        suspect: false,
+        ..claim_by(NODE_B, 2)
+    };
+    let claimed = harness.store().claim(request).await.unwrap();
+    for (lease, id) in claimed.leases.iter().zip(ids) {
+        assert_eq!(lease.order, harness.order(id).await);
+    }
+}

@@ -1,0 +1,144 @@
+//! `settle` with a lease that is no longer valid: whoever lost it changes nothing.
+
+use orderly::lease::{Lease, LeaseKey, Outcome};
+use orderly::order::OrderId;
+use orderly::store::Settled;
+
+use crate::support::Harness;
+use crate::support::make::{LONGER_THAN_A_LEASE, NODE_B, failed, retry_after};
+
+conformance! {
+    a_lease_that_was_given_back_changes_nothing,
+    a_lease_that_was_given_back_changes_nothing_after_a_new_claim,
+    a_released_lease_changes_nothing,
+    a_lease_of_a_cancelled_order_changes_nothing,
+    a_lease_of_a_cancelled_and_redriven_order_changes_nothing,
+    a_second_settle_changes_nothing,
+    a_token_that_was_never_granted_changes_nothing,
+    a_lease_of_an_unknown_order_changes_nothing,
+    a_lease_that_ran_out_may_still_finish_until_it_is_given_back,
+    of_two_concurrent_outcomes_one_counts,
+    of_a_concurrent_cancel_and_outcome_one_counts,
+}
+
+async fn a_lease_that_was_given_back_changes_nothing(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    harness.advance(LONGER_THAN_A_LEASE);
+    assert_eq!(harness.give_back().await.pending, 1);
+    assert_stale(harness, &lease).await;
+}
+
+async fn a_lease_that_was_given_back_changes_nothing_after_a_new_claim(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let old = harness.claim_only(id).await;
+    harness.advance(LONGER_THAN_A_LEASE);
+    harness.give_back().await;
+    let new = harness.claim_as(NODE_B, 1).await.remove(0);
+    assert!(new.token > old.token);
+    assert_stale(harness, &old).await;
+    harness.settle(&new, Outcome::Completed).await;
+}
+
+async fn a_released_lease_changes_nothing(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    harness.settle(&lease, Outcome::Released).await;
+    assert_stale(harness, &lease).await;
+    harness.claim_only(id).await;
+    assert_stale(harness, &lease).await;
+}
+
+async fn a_lease_of_a_cancelled_order_changes_nothing(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    harness.cancel(id).await;
+    assert_stale(harness, &lease).await;
+}
+
+async fn a_lease_of_a_cancelled_and_redriven_order_changes_nothing(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    harness.cancel(id).await;
+    harness.redrive(id).await;
+    assert_stale(harness, &lease).await;
+    assert!(harness.claim_only(id).await.token > lease.token);
+    assert_stale(harness, &lease).await;
+}
+
+async fn a_second_settle_changes_nothing(harness: &mut Harness) {
+    for outcome in [Outcome::Completed, failed(), retry_after(60)] {
+        let id = harness.accept_one().await;
+        let lease = harness.claim_only(id).await;
+        harness.settle(&lease, outcome).await;
+        assert_stale(harness, &lease).await;
+    }
+}
+
+async fn a_token_that_was_never_granted_changes_nothing(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let mut lease = harness.claim_only(id).await;
+    let granted = lease.token;
+    for token in [granted + 1, granted + 1_000_000, granted - 1, 0] {
+        lease.token = token;
+        assert_stale(harness, &lease).await;
+    }
+}
+
+async fn a_lease_of_an_unknown_order_changes_nothing(harness: &mut Harness) {
+    let key = LeaseKey {
+        order_id: OrderId(1_000_000),
+        token: 1,
+        node: NODE_B,
+    };
+    let settled = harness.store().settle(key, Outcome::Completed).await.unwrap();
+    assert_eq!(settled, Settled::Stale);
+}
+
+async fn a_lease_that_ran_out_may_still_finish_until_it_is_given_back(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    harness.advance(LONGER_THAN_A_LEASE);
+    harness.settle(&lease, Outcome::Completed).await;
+    assert_eq!(harness.give_back().await.pending, 0);
+}
+
+async fn of_two_concurrent_outcomes_one_counts(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    let (one, other) = tokio::join!(
+        harness.store().settle(lease.key(), Outcome::Completed),
+        harness.store().settle(lease.key(), failed())
+    );
+    let stale = [one.unwrap(), other.unwrap()]
+        .iter()
+        .filter(|settled| **settled == Settled::Stale)
+        .count();
+    assert_eq!(stale, 1);
+    assert_eq!(harness.order(id).await.version, 3);
+}
+
+async fn of_a_concurrent_cancel_and_outcome_one_counts(harness: &mut Harness) {
+    for _ in 0..10 {
+        let id = harness.accept_one().await;
+        let lease = harness.claim_only(id).await;
+        let (cancelled, settled) = tokio::join!(
+            harness.store().cancel(id),
+            harness.store().settle(lease.key(), Outcome::Completed)
+        );
+        let was_cancelled = matches!(cancelled.unwrap(), orderly::store::Acted::Done(_));
+        let was_stale = settled.unwrap() == Settled::Stale;
+        assert_eq!(was_cancelled, was_stale);
+        assert_eq!(harness.order(id).await.version, 3);
+    }
+}
+
+async fn assert_stale(harness: &Harness, lease: &Lease) {
+    let id = lease.order.order_id;
+    let before = (harness.order(id).await, harness.counters().await);
+    for outcome in [Outcome::Completed, failed(), retry_after(1), Outcome::Released] {
+        let settled = harness.store().settle(lease.key(), outcome).await.unwrap();
+        assert_eq!(settled, Settled::Stale);
+    }
+    assert_eq!((harness.order(id).await, harness.counters().await), before);
+}

@@ -1,0 +1,239 @@
+//! `renew` and `give_back_expired`: who keeps an order, who loses it, and whose fault that is.
+
+use std::time::Duration;
+
+use orderly::event::EventKind;
+use orderly::lease::{Lease, LeaseKey, Outcome};
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::{CLAIM_ORDERS_MAX, GivenBack, SWEEP_ORDERS_MAX};
+
+use crate::support::Harness;
+use crate::support::make::{
+    CRASHES_MAX, LEASE, LONGER_THAN_A_LEASE, NODE_A, NODE_B, SHORTER_THAN_A_LEASE, failed, give_back_by,
+    heartbeat,
+};
+
+conformance! {
+    a_lease_lasts_as_long_as_it_was_granted_for,
+    a_renewed_lease_lasts_longer,
+    a_renewal_extends_only_what_it_names,
+    a_lease_that_ran_out_can_be_renewed_until_it_is_given_back,
+    a_renewal_reports_what_the_node_no_longer_has,
+    a_given_back_order_is_due_again_with_its_attempt,
+    an_order_in_no_hands_is_not_given_back,
+    a_lease_lost_by_a_dead_node_is_a_crash,
+    a_lease_lost_by_a_living_node_is_no_crash,
+    a_lease_lost_by_the_one_who_asks_is_no_crash,
+    a_failed_attempt_is_no_crash,
+    an_order_lost_too_often_is_failed_as_poison,
+    a_poisoned_order_can_be_redriven,
+    leases_lost_to_living_nodes_never_poison,
+    one_call_gives_back_no_more_than_its_limit,
+}
+
+async fn a_lease_lasts_as_long_as_it_was_granted_for(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    harness.claim_only(id).await;
+    harness.advance(SHORTER_THAN_A_LEASE);
+    assert_eq!(harness.give_back().await, GivenBack::default());
+    harness.advance(Duration::from_secs(2));
+    assert_eq!(harness.give_back().await, gave_back(1));
+}
+
+async fn a_renewed_lease_lasts_longer(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    for _ in 0..3 {
+        harness.advance(SHORTER_THAN_A_LEASE);
+        assert_eq!(renew(harness, &[lease.key()]).await, []);
+        assert_eq!(harness.give_back().await, GivenBack::default());
+    }
+    assert_eq!(harness.order(id).await.version, 2);
+    harness.advance(LONGER_THAN_A_LEASE);
+    assert_eq!(harness.give_back().await, gave_back(1));
+}
+
+async fn a_renewal_extends_only_what_it_names(harness: &mut Harness) {
+    let ids = harness.accept_some(3).await;
+    let leases = harness.claim(3).await;
+    harness.advance(LEASE / 2);
+    renew(harness, &[leases[1].key()]).await;
+    harness.advance(LEASE / 2 + Duration::from_secs(1));
+    assert_eq!(harness.give_back().await, gave_back(2));
+    assert_eq!(harness.order(ids[1]).await.status, OrderStatus::Processing);
+}
+
+async fn a_lease_that_ran_out_can_be_renewed_until_it_is_given_back(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    harness.advance(LONGER_THAN_A_LEASE);
+    assert_eq!(renew(harness, &[lease.key()]).await, []);
+    assert_eq!(harness.give_back().await, GivenBack::default());
+    harness.settle(&lease, Outcome::Completed).await;
+}
+
+async fn a_renewal_reports_what_the_node_no_longer_has(harness: &mut Harness) {
+    harness.accept_some(5).await;
+    let leases = harness.claim(5).await;
+    let keys: Vec<LeaseKey> = leases.iter().map(Lease::key).collect();
+    harness.settle(&leases[0], Outcome::Completed).await;
+    harness.cancel(keys[1].order_id).await;
+    harness.advance(LEASE / 2);
+    renew(harness, &[keys[4]]).await;
+    harness.advance(LEASE / 2 + Duration::from_secs(1));
+    assert_eq!(harness.give_back().await, gave_back(2));
+    // The third and the fourth order are in other hands, under new tokens.
+    let taken = harness.claim_as(NODE_B, 5).await;
+    assert_eq!(taken.len(), 2);
+
+    let never_granted = LeaseKey {
+        order_id: OrderId(1_000_000),
+        token: 1,
+        node: NODE_A,
+    };
+    let asked: Vec<LeaseKey> = keys.iter().copied().chain([never_granted]).collect();
+    let lost = renew(harness, &asked).await;
+    assert_eq!(lost, [keys[0], keys[1], keys[2], keys[3], never_granted]);
+}
+
+async fn a_given_back_order_is_due_again_with_its_attempt(harness: &mut Harness) {
+    let id = harness.order_due_in(0).await;
+    let lease = harness.claim_only(id).await;
+    assert_eq!(lease.order.attempts, 2);
+    harness.advance(LONGER_THAN_A_LEASE);
+    harness.give_back().await;
+    let order = harness.order(id).await;
+    assert_eq!((order.status, order.attempts), (OrderStatus::Pending, 1));
+    assert!(order.next_attempt_at.unwrap() <= harness.now());
+    let history = harness.store().history(id, 4).await.unwrap().unwrap();
+    assert_eq!(history.len(), 1);
+    assert_eq!(history[0].kind, EventKind::LeaseLost);
+    assert_eq!((history[0].attempt, history[0].node), (1, Some(NODE_A)));
+    assert_eq!(harness.claim_only(id).await.order.attempts, 2);
+}
+
+async fn an_order_in_no_hands_is_not_given_back(harness: &mut Harness) {
+    harness.order_in(OrderStatus::Completed).await;
+    harness.order_in(OrderStatus::Failed).await;
+    harness.order_in(OrderStatus::Cancelled).await;
+    harness.order_due_in(1).await;
+    harness.accept_one().await;
+    harness.advance(LONGER_THAN_A_LEASE);
+    assert_eq!(harness.give_back().await, GivenBack::default());
+}
+
+async fn a_lease_lost_by_a_dead_node_is_a_crash(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    for crashes in 1..=3 {
+        harness.crash_all(&[id], 1).await;
+        assert_eq!(harness.crashes(id).await, crashes);
+        assert_eq!(harness.order(id).await.attempts, 0);
+    }
+}
+
+async fn a_lease_lost_by_a_living_node_is_no_crash(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    harness.claim_only(id).await;
+    harness.advance(LONGER_THAN_A_LEASE);
+    renew(harness, &[]).await;
+    harness.advance(Duration::from_secs(1));
+    let given = harness.store().give_back_expired(give_back_by(NODE_B)).await;
+    assert_eq!(given.unwrap(), gave_back(1));
+    assert_eq!(harness.crashes(id).await, 0);
+    assert_eq!(harness.order(id).await.attempts, 0);
+}
+
+async fn a_lease_lost_by_the_one_who_asks_is_no_crash(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    renew(harness, &[]).await;
+    harness.claim_only(id).await;
+    harness.advance(LONGER_THAN_A_LEASE);
+    assert_eq!(harness.give_back().await, gave_back(1));
+    assert_eq!(harness.crashes(id).await, 0);
+}
+
+async fn a_failed_attempt_is_no_crash(harness: &mut Harness) {
+    let id = harness.order_due_in(0).await;
+    let lease = harness.claim_only(id).await;
+    harness.settle(&lease, Outcome::Released).await;
+    let lease = harness.claim_only(id).await;
+    harness.settle(&lease, failed()).await;
+    assert_eq!(harness.crashes(id).await, 0);
+}
+
+async fn an_order_lost_too_often_is_failed_as_poison(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    harness.crash_all(&[id], CRASHES_MAX - 1).await;
+    assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
+
+    harness.claim_as(NODE_B, 1).await;
+    harness.advance(LONGER_THAN_A_LEASE);
+    let expected = GivenBack {
+        poisoned: 1,
+        ..GivenBack::default()
+    };
+    assert_eq!(harness.give_back().await, expected);
+    let order = harness.order(id).await;
+    assert_eq!(order.status, OrderStatus::Failed);
+    assert!(order.finished_at.is_some());
+    let error = order.last_error.expect("a poisoned order says so");
+    assert!(error.contains(&CRASHES_MAX.to_string()), "{error}");
+    let history = harness.store().history(id, order.version - 1).await.unwrap();
+    let event = history.unwrap().remove(0);
+    assert_eq!((event.kind, event.error), (EventKind::Failed, Some(error)));
+    assert_eq!(harness.counters().await.failed, 1);
+    assert!(harness.claim(10).await.is_empty());
+}
+
+async fn a_poisoned_order_can_be_redriven(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    harness.crash_all(&[id], CRASHES_MAX).await;
+    let order = harness.redrive(id).await;
+    assert_eq!((order.status, order.last_error), (OrderStatus::Pending, None));
+    assert_eq!(harness.crashes(id).await, 0);
+    harness.crash_all(&[id], CRASHES_MAX - 1).await;
+    assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
+}
+
+async fn leases_lost_to_living_nodes_never_poison(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    for _ in 0..2 * CRASHES_MAX {
+        harness.claim_only(id).await;
+        harness.advance(LONGER_THAN_A_LEASE);
+        assert_eq!(harness.give_back().await, gave_back(1));
+    }
+    assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
+}
+
+async fn one_call_gives_back_no_more_than_its_limit(harness: &mut Harness) {
+    harness.accept_some(SWEEP_ORDERS_MAX).await;
+    harness.accept_one().await;
+    let mut held = 0;
+    while held <= SWEEP_ORDERS_MAX {
+        held += harness.claim(CLAIM_ORDERS_MAX).await.len();
+    }
+    harness.advance(LONGER_THAN_A_LEASE);
+    let expected = GivenBack {
+        more: true,
+        ..gave_back(SWEEP_ORDERS_MAX)
+    };
+    assert_eq!(harness.give_back().await, expected);
+    assert_eq!(harness.give_back().await, gave_back(1));
+    assert_eq!(harness.counters().await.pending, held as u64);
+}
+
+fn gave_back(pending: usize) -> GivenBack {
+    GivenBack {
+        pending,
+        ..GivenBack::default()
+    }
+}
+
+/// Node A's heartbeat; answers what it lost, in the order asked.
+async fn renew(harness: &Harness, leases: &[LeaseKey]) -> Vec<LeaseKey> {
+    let renewed = harness.store().renew(heartbeat(NODE_A, leases)).await.unwrap();
+    let lost = |key: &&LeaseKey| renewed.lost.contains(key);
+    let in_order: Vec<LeaseKey> = leases.iter().filter(lost).copied().collect();
+    assert_eq!(in_order.len(), renewed.lost.len(), "only what was asked about");
+    in_order
+}

@@ -1,0 +1,274 @@
+//! `orders`: every filter and every combination of filters, newest first, in pages that lose and repeat nothing.
+
+use std::time::Duration;
+
+use orderly::lease::Outcome;
+use orderly::order::{NewOrder, Order, OrderId, OrderStatus};
+use orderly::store::{OrderQuery, PAGE_ORDERS_MAX};
+use orderly::time::Timestamp;
+
+use crate::support::Harness;
+use crate::support::make::{failed, order_of, order_with_reference, retry_after};
+
+conformance! {
+    orders_come_newest_first,
+    a_listed_order_is_the_whole_order,
+    an_empty_store_has_an_empty_page,
+    every_combination_of_filters_finds_what_it_names,
+    a_filter_that_nothing_matches_finds_nothing,
+    creation_times_are_exclusive,
+    references_match_exactly,
+    pages_are_complete_and_without_repeats,
+    pages_are_complete_while_orders_arrive,
+    filtered_pages_are_complete,
+    the_last_page_says_so_also_when_it_is_full,
+    the_largest_page_is_given,
+}
+
+async fn orders_come_newest_first(harness: &mut Harness) {
+    let mut ids = harness.accept_some(5).await;
+    ids.reverse();
+    assert_eq!(list(harness, page_of(50)).await, ids);
+}
+
+async fn a_listed_order_is_the_whole_order(harness: &mut Harness) {
+    for order in varied_orders(harness).await {
+        let query = OrderQuery {
+            before: Some(OrderId(order.order_id.0 + 1)),
+            ..page_of(1)
+        };
+        let page = harness.store().orders(query).await.unwrap();
+        assert_eq!(page.orders, [order]);
+    }
+}
+
+async fn an_empty_store_has_an_empty_page(harness: &mut Harness) {
+    let page = harness.store().orders(page_of(50)).await.unwrap();
+    assert!(page.orders.is_empty());
+    assert_eq!(page.next, None);
+}
+
+async fn every_combination_of_filters_finds_what_it_names(harness: &mut Harness) {
+    let orders = varied_orders(harness).await;
+    let times: Vec<Timestamp> = orders.iter().map(|order| order.created_at).collect();
+    let mut found_orders = 0;
+    for combination in 0..1 << 6 {
+        let chosen = |filter: usize| combination & (1 << filter) != 0;
+        for status in OrderStatus::ALL {
+            let query = OrderQuery {
+                status: chosen(0).then_some(status),
+                user_id: chosen(1).then_some(1),
+                reference: chosen(2).then(|| "R-1".to_owned()),
+                created_after: chosen(3).then_some(times[3]),
+                created_before: chosen(4).then_some(times[orders.len() - 3]),
+                before: chosen(5).then_some(orders[orders.len() - 5].order_id),
+                limit: 50,
+            };
+            let expected = matching(&orders, &query);
+            assert_eq!(list(harness, query.clone()).await, expected, "{query:?}");
+            found_orders += expected.len();
+            if !chosen(0) {
+                break;
+            }
+        }
+    }
+    assert!(found_orders > 100, "the combinations find orders: {found_orders}");
+}
+
+async fn a_filter_that_nothing_matches_finds_nothing(harness: &mut Harness) {
+    let orders = varied_orders(harness).await;
+    let newest = orders.last().unwrap().created_at;
+    for query in [
+        OrderQuery {
+            user_id: Some(99),
+            ..page_of(50)
+        },
+        OrderQuery {
+            reference: Some("no such reference".to_owned()),
+            ..page_of(50)
+        },
+        OrderQuery {
+            created_after: Some(newest),
+            ..page_of(50)
+        },
+        OrderQuery {
+            created_before: Some(orders[0].created_at),
+            ..page_of(50)
+        },
+        OrderQuery {
+            before: Some(orders[0].order_id),
+            ..page_of(50)
+        },
+    ] {
+        assert_eq!(list(harness, query.clone()).await, [], "{query:?}");
+    }
+}
+
+async fn creation_times_are_exclusive(harness: &mut Harness) {
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(harness.accept_one().await);
+        harness.advance(Duration::from_micros(1));
+    }
+    let middle = harness.order(ids[1]).await.created_at;
+    let after = OrderQuery {
+        created_after: Some(middle),
+        ..page_of(50)
+    };
+    let before = OrderQuery {
+        created_before: Some(middle),
+        ..page_of(50)
+    };
+    assert_eq!(list(harness, after).await, [ids[2]]);
+    assert_eq!(list(harness, before).await, [ids[0]]);
+}
+
+async fn references_match_exactly(harness: &mut Harness) {
+    let requests = ["A-1", "a-1", "A-1 ", "A-10", "A%", "A-1"];
+    let ids = harness.accept(requests.map(order_with_reference).to_vec()).await;
+    harness.accept_one().await;
+    let query = |reference: &str| OrderQuery {
+        reference: Some(reference.to_owned()),
+        ..page_of(50)
+    };
+    assert_eq!(list(harness, query("A-1")).await, [ids[5], ids[0]]);
+    assert_eq!(list(harness, query("A%")).await, [ids[4]]);
+}
+
+async fn pages_are_complete_and_without_repeats(harness: &mut Harness) {
+    let mut ids = harness.accept_some(100).await;
+    ids.reverse();
+    for limit in [1, 7, 33, 99, 100, 101] {
+        assert_eq!(walk(harness, page_of(limit)).await, ids, "pages of {limit}");
+    }
+}
+
+async fn pages_are_complete_while_orders_arrive(harness: &mut Harness) {
+    let mut ids = harness.accept_some(20).await;
+    ids.reverse();
+    let mut query = page_of(3);
+    let mut seen = Vec::new();
+    loop {
+        let page = harness.store().orders(query.clone()).await.unwrap();
+        seen.extend(page.orders.iter().map(|order| order.order_id));
+        harness.accept_some(2).await;
+        match page.next {
+            Some(next) => query.before = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ids);
+}
+
+async fn filtered_pages_are_complete(harness: &mut Harness) {
+    let orders = varied_orders(harness).await;
+    for status in OrderStatus::ALL {
+        for user_id in [None, Some(1), Some(2)] {
+            let query = OrderQuery {
+                status: Some(status),
+                user_id,
+                ..page_of(1)
+            };
+            assert_eq!(walk(harness, query.clone()).await, matching(&orders, &query));
+        }
+    }
+}
+
+async fn the_last_page_says_so_also_when_it_is_full(harness: &mut Harness) {
+    harness.accept_some(6).await;
+    let first = harness.store().orders(page_of(3)).await.unwrap();
+    assert_eq!(first.next, Some(first.orders[2].order_id));
+    let query = OrderQuery {
+        before: first.next,
+        ..page_of(3)
+    };
+    let second = harness.store().orders(query).await.unwrap();
+    assert_eq!((second.orders.len(), second.next), (3, None));
+}
+
+async fn the_largest_page_is_given(harness: &mut Harness) {
+    harness.accept_some(PAGE_ORDERS_MAX + 1).await;
+    let page = harness.store().orders(page_of(PAGE_ORDERS_MAX)).await.unwrap();
+    assert_eq!(page.orders.len(), PAGE_ORDERS_MAX);
+    assert!(page.next.is_some());
+}
+
+fn page_of(limit: usize) -> OrderQuery {
+    OrderQuery {
+        limit,
+        ..OrderQuery::default()
+    }
+}
+
+async fn list(harness: &Harness, query: OrderQuery) -> Vec<OrderId> {
+    let page = harness.store().orders(query).await.unwrap();
+    page.orders.iter().map(|order| order.order_id).collect()
+}
+
+/// All pages from the first to the last.
+async fn walk(harness: &Harness, mut query: OrderQuery) -> Vec<OrderId> {
+    let mut seen = Vec::new();
+    loop {
+        let page = harness.store().orders(query.clone()).await.unwrap();
+        assert!(page.orders.len() <= query.limit);
+        seen.extend(page.orders.iter().map(|order| order.order_id));
+        match page.next {
+            Some(next) => query.before = Some(next),
+            None => return seen,
+        }
+    }
+}
+
+/// What the query means, in plain words.
+fn matching(orders: &[Order], query: &OrderQuery) -> Vec<OrderId> {
+    let reference = |order: &Order| {
+        let reference = order.request.reference.as_ref();
+        reference.map(|reference| reference.as_str().to_owned())
+    };
+    orders
+        .iter()
+        .rev()
+        .filter(|order| query.status.is_none_or(|status| order.status == status))
+        .filter(|order| query.user_id.is_none_or(|user| order.request.user_id == user))
+        .filter(|order| query.reference.is_none() || reference(order) == query.reference)
+        .filter(|order| query.created_after.is_none_or(|after| order.created_at > after))
+        .filter(|order| {
+            query
+                .created_before
+                .is_none_or(|before| order.created_at < before)
+        })
+        .filter(|order| query.before.is_none_or(|before| order.order_id < before))
+        .map(|order| order.order_id)
+        .collect()
+}
+
+/// Orders of two users in every status, with and without references, by rising id and time.
+async fn varied_orders(harness: &Harness) -> Vec<Order> {
+    for user_id in [1, 2] {
+        for reference in [None, Some("R-1"), Some("R-2")] {
+            let request = NewOrder {
+                user_id,
+                ..reference.map_or_else(|| order_of(user_id), order_with_reference)
+            };
+            for outcome in [Outcome::Completed, failed(), retry_after(3600)] {
+                start(harness, &request, Some(outcome)).await;
+            }
+            let cancelled = start(harness, &request, None).await;
+            harness.cancel(cancelled).await;
+            start(harness, &request, None).await;
+        }
+    }
+    harness.accept(vec![order_of(1), order_of(2)]).await;
+    let records = harness.records().await;
+    records.into_iter().map(|record| record.order).collect()
+}
+
+async fn start(harness: &Harness, request: &NewOrder, outcome: Option<Outcome>) -> OrderId {
+    harness.advance(Duration::from_secs(1));
+    let id = harness.accept(vec![request.clone()]).await[0];
+    let lease = harness.claim_only(id).await;
+    if let Some(outcome) = outcome {
+        harness.settle(&lease, outcome).await;
+    }
+    id
+}

@@ -1,0 +1,214 @@
+//! Random stories against a plain model of the state machine. The model says what may happen and what every order
+//! must look like afterwards; which of the due orders a claim takes is left to the store where the trait leaves it.
+
+use std::time::Duration;
+
+use orderly::lease::{LeaseKey, NodeId, Outcome};
+use orderly::store::{Acted, ClaimRequest, GiveBack};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::support::Harness;
+use crate::support::harness::recount;
+use crate::support::make::{NODE_A, NODE_B, claim_by, failed, heartbeat, retry_after};
+
+mod machine;
+
+use machine::{CRASHES_MAX, Model, ModelOrder};
+
+/// Enough for every pair of steps to meet many times; a run stays within seconds.
+const STORIES: u32 = 96;
+const STEPS_MAX: usize = 80;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Accept {
+        orders: usize,
+    },
+    Claim {
+        by_b: bool,
+        orders_max: usize,
+        suspect: bool,
+    },
+    /// With any lease that was ever granted.
+    Settle {
+        lease: Index,
+        outcome: Outcome,
+    },
+    Renew {
+        by_b: bool,
+    },
+    GiveBack {
+        by_b: bool,
+    },
+    Cancel {
+        order: Index,
+    },
+    Redrive {
+        order: Index,
+    },
+    Pause(bool),
+    /// In steps of 7 s, so that no lease of 30 s ends in the very moment of a step.
+    Advance {
+        sevens: u64,
+    },
+    /// Node B starts orders and is silent until node A takes them back.
+    Crash {
+        orders_max: usize,
+    },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let outcome = prop_oneof![
+        2 => Just(Outcome::Completed),
+        2 => (0_u64..4).prop_map(|sevens| retry_after(7 * sevens)),
+        1 => Just(failed()),
+        1 => Just(Outcome::Released),
+    ];
+    prop_oneof![
+        4 => (1_usize..4).prop_map(|orders| Step::Accept { orders }),
+        6 => (any::<bool>(), 0_usize..5, any::<bool>())
+            .prop_map(|(by_b, orders_max, suspect)| Step::Claim { by_b, orders_max, suspect }),
+        6 => (any::<Index>(), outcome).prop_map(|(lease, outcome)| Step::Settle { lease, outcome }),
+        1 => any::<bool>().prop_map(|by_b| Step::Renew { by_b }),
+        4 => any::<bool>().prop_map(|by_b| Step::GiveBack { by_b }),
+        2 => any::<Index>().prop_map(|order| Step::Cancel { order }),
+        3 => any::<Index>().prop_map(|order| Step::Redrive { order }),
+        1 => prop::bool::weighted(0.3).prop_map(Step::Pause),
+        5 => (1_u64..6).prop_map(|sevens| Step::Advance { sevens }),
+        4 => (1_usize..4).prop_map(|orders_max| Step::Crash { orders_max }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(STORIES) })]
+
+    #[test]
+    fn every_story_ends_as_the_model_says(steps in prop::collection::vec(step(), 1..STEPS_MAX)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(tell(Harness::sqlite(), steps));
+    }
+}
+
+async fn tell(harness: impl Future<Output = Harness>, steps: Vec<Step>) {
+    let mut story = Story {
+        harness: harness.await,
+        model: Model::default(),
+        granted: Vec::new(),
+    };
+    for step in steps {
+        story.take(step).await;
+    }
+    story.assert_table_is_model().await;
+    story.harness.assert_sound().await;
+    story.harness.store().close().await;
+}
+
+struct Story {
+    harness: Harness,
+    model: Model,
+    /// Every lease there ever was, so that old ones are tried too.
+    granted: Vec<LeaseKey>,
+}
+
+impl Story {
+    async fn take(&mut self, step: Step) {
+        let now = self.harness.now();
+        match step {
+            Step::Accept { orders } => {
+                let ids = self.harness.accept_some(orders).await;
+                self.model.accept(&ids);
+            }
+            Step::Claim {
+                by_b,
+                orders_max,
+                suspect,
+            } => {
+                let request = ClaimRequest {
+                    suspect,
+                    ..claim_by(node(by_b), orders_max)
+                };
+                self.claim(request).await;
+            }
+            Step::Crash { orders_max } => {
+                self.claim(claim_by(NODE_B, orders_max)).await;
+                self.harness.advance(Duration::from_secs(7 * 5));
+                self.give_back(NODE_A).await;
+            }
+            Step::Settle { lease, outcome } if !self.granted.is_empty() => {
+                let key = *lease.get(&self.granted);
+                let settled = self.harness.store().settle(key, outcome.clone()).await.unwrap();
+                assert_eq!(settled, self.model.settle(key, &outcome, now));
+            }
+            Step::Renew { by_b } => {
+                let node = node(by_b);
+                let (kept, all) = self.model.leases_of(node, &self.granted);
+                let renewed = self.harness.store().renew(heartbeat(node, &all)).await.unwrap();
+                assert_eq!(renewed.lost.len(), all.len() - kept.len());
+                assert!(renewed.lost.iter().all(|lost| !kept.contains(lost)));
+                self.model.renew(node, &kept, now);
+            }
+            Step::GiveBack { by_b } => self.give_back(node(by_b)).await,
+            Step::Cancel { order } if !self.model.orders.is_empty() => {
+                let id = self.model.pick(order);
+                let acted = self.harness.store().cancel(id).await.unwrap();
+                assert_eq!(matches!(acted, Acted::Done(_)), self.model.cancel(id, now));
+            }
+            Step::Redrive { order } if !self.model.orders.is_empty() => {
+                let id = self.model.pick(order);
+                let acted = self.harness.store().redrive(id).await.unwrap();
+                assert_eq!(matches!(acted, Acted::Done(_)), self.model.redrive(id, now));
+            }
+            Step::Pause(paused) => {
+                self.harness.store().set_paused(paused).await.unwrap();
+                self.model.paused = paused;
+            }
+            Step::Advance { sevens } => self.harness.advance(Duration::from_secs(7 * sevens)),
+            Step::Reopen => self.harness.reopen().await,
+            Step::Settle { .. } | Step::Cancel { .. } | Step::Redrive { .. } => {}
+        }
+    }
+
+    async fn claim(&mut self, request: ClaimRequest) {
+        let now = self.harness.now();
+        let claimed = self.harness.store().claim(request).await.unwrap();
+        self.model.assert_claim_is_legal(&request, &claimed.leases, now);
+        for lease in &claimed.leases {
+            self.granted.push(lease.key());
+            self.model.start(lease, request.node, now);
+        }
+        self.model.assert_next_due(&request, claimed.next_due_in, now);
+    }
+
+    async fn give_back(&mut self, asking: NodeId) {
+        let request = GiveBack {
+            node: asking,
+            crashes_max: CRASHES_MAX,
+        };
+        let given = self.harness.store().give_back_expired(request).await.unwrap();
+        assert_eq!(given, self.model.give_back(asking, self.harness.now()));
+    }
+
+    async fn assert_table_is_model(&self) {
+        let records = self.harness.records().await;
+        assert_eq!(records.len(), self.model.orders.len());
+        for record in &records {
+            let expected = &self.model.orders[&record.order.order_id];
+            assert_eq!(ModelOrder::of(&record.order, record.crashes), expected.visible());
+            let lease = record
+                .lease
+                .map(|lease| (lease.node, lease.token, lease.expires_at));
+            let held = expected.held.map(|held| (held.node, held.token, held.expires_at));
+            assert_eq!(lease, held, "order {}", record.order.order_id);
+        }
+        let counted = recount(records.iter().map(|record| &record.order));
+        assert_eq!(self.harness.counters().await, counted);
+        assert_eq!(self.harness.paused().await, self.model.paused);
+    }
+}
+
+fn node(is_b: bool) -> NodeId {
+    if is_b { NODE_B } else { NODE_A }
+}

@@ -1,0 +1,318 @@
+//! The state machine in plain words, without a database: what may happen, and what it makes of an order.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use orderly::lease::{Lease, LeaseKey, NodeId, Outcome};
+use orderly::order::{Order, OrderId, OrderStatus};
+use orderly::store::{ClaimRequest, GivenBack, Settled};
+use orderly::time::Timestamp;
+use proptest::sample::Index;
+
+use crate::support::make::LEASE;
+
+/// Few, so that random stories get there.
+pub const CRASHES_MAX: u32 = 3;
+const SUSPECT_CRASHES: u32 = 2;
+
+#[derive(Default)]
+pub struct Model {
+    pub orders: BTreeMap<OrderId, ModelOrder>,
+    heartbeats: BTreeMap<NodeId, Timestamp>,
+    pub paused: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelOrder {
+    status: OrderStatus,
+    version: u32,
+    attempts: u32,
+    generation: u32,
+    crashes: u32,
+    processing_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    /// Set while in the second line.
+    due: Option<Timestamp>,
+    pub held: Option<Held>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Held {
+    pub node: NodeId,
+    pub token: u64,
+    pub expires_at: Timestamp,
+}
+
+impl ModelOrder {
+    pub fn of(order: &Order, crashes: u32) -> ModelOrder {
+        ModelOrder {
+            status: order.status,
+            version: order.version,
+            attempts: order.attempts,
+            generation: order.generation,
+            crashes,
+            processing_at: order.processing_at,
+            finished_at: order.finished_at,
+            due: order.next_attempt_at,
+            held: None,
+        }
+    }
+
+    pub fn visible(&self) -> ModelOrder {
+        ModelOrder {
+            held: None,
+            ..self.clone()
+        }
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.crashes >= SUSPECT_CRASHES
+    }
+
+    fn change(&mut self, status: OrderStatus) {
+        self.status = status;
+        self.version += 1;
+        self.held = None;
+        self.due = None;
+    }
+
+    fn wait_until(&mut self, due: Timestamp) {
+        self.change(OrderStatus::Pending);
+        self.due = Some(due);
+    }
+
+    fn finish(&mut self, status: OrderStatus, now: Timestamp) {
+        self.change(status);
+        self.finished_at = Some(now);
+    }
+}
+
+impl Model {
+    pub fn pick(&self, index: Index) -> OrderId {
+        let ids: Vec<OrderId> = self.orders.keys().copied().collect();
+        *index.get(&ids)
+    }
+
+    pub fn accept(&mut self, ids: &[OrderId]) {
+        for id in ids {
+            assert!(self.orders.keys().all(|known| known < id), "ids rise");
+            let order = ModelOrder {
+                status: OrderStatus::Pending,
+                version: 1,
+                attempts: 0,
+                generation: 0,
+                crashes: 0,
+                processing_at: None,
+                finished_at: None,
+                due: None,
+                held: None,
+            };
+            self.orders.insert(*id, order);
+        }
+    }
+
+    /// Each line's orders in their order, as far as the claim may take them.
+    fn lines(&self, suspect: bool, now: Timestamp) -> (Vec<OrderId>, Vec<OrderId>) {
+        let pending = || {
+            self.orders
+                .iter()
+                .filter(|(_, order)| order.status == OrderStatus::Pending)
+        };
+        let first = pending()
+            .filter(|(_, order)| order.due.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        let mut second: Vec<_> = pending()
+            .filter(|(_, order)| order.due.is_some_and(|due| due <= now))
+            .collect();
+        second.sort_by_key(|(id, order)| (order.due, **id));
+        let mut suspects_left = usize::from(suspect);
+        second.retain(|(_, order)| {
+            let allowed = !order.is_suspect() || suspects_left > 0;
+            suspects_left -= usize::from(order.is_suspect() && allowed);
+            allowed
+        });
+        (first, second.into_iter().map(|(id, _)| *id).collect())
+    }
+
+    pub fn assert_claim_is_legal(&self, request: &ClaimRequest, leases: &[Lease], now: Timestamp) {
+        if self.paused {
+            assert!(leases.is_empty(), "nothing starts while paused");
+            return;
+        }
+        let (first, second) = self.lines(request.suspect, now);
+        let expected = request.orders_max.min(first.len() + second.len());
+        assert_eq!(leases.len(), expected, "a claim takes what there is");
+        let (of_second, of_first): (Vec<&Lease>, Vec<&Lease>) = leases
+            .iter()
+            .partition(|lease| self.orders[&lease.order.order_id].due.is_some());
+        let ids =
+            |leases: &[&Lease]| -> Vec<OrderId> { leases.iter().map(|lease| lease.order.order_id).collect() };
+        assert_eq!(
+            ids(&of_first),
+            first[..of_first.len()],
+            "first attempts in order of acceptance"
+        );
+        self.assert_due_order(&ids(&of_second), &second, request.suspect);
+        if expected >= 2 && !first.is_empty() && !second.is_empty() {
+            assert!(!of_first.is_empty() && !of_second.is_empty(), "both lines move");
+        }
+        for lease in leases {
+            let order = &self.orders[&lease.order.order_id];
+            assert_eq!(lease.suspect, order.is_suspect());
+        }
+    }
+
+    /// By due time; orders due at one instant come in any order, and the one suspect in any place.
+    fn assert_due_order(&self, taken: &[OrderId], line: &[OrderId], suspect: bool) {
+        let due = |id: &OrderId| self.orders[id].due;
+        let plain = |ids: &[OrderId]| -> Vec<OrderId> {
+            ids.iter()
+                .filter(|id| !self.orders[id].is_suspect())
+                .copied()
+                .collect()
+        };
+        let (plain_taken, plain_line) = (plain(taken), plain(line));
+        let taken_dues: Vec<_> = plain_taken.iter().map(due).collect();
+        let line_dues: Vec<_> = plain_line.iter().map(due).take(taken_dues.len()).collect();
+        assert_eq!(taken_dues, line_dues, "the second line by due time");
+        let suspects = taken.len() - plain_taken.len();
+        assert!(suspects <= usize::from(suspect), "one suspect, when asked for");
+    }
+
+    pub fn assert_next_due(&self, request: &ClaimRequest, next_due_in: Option<Duration>, now: Timestamp) {
+        let may_take =
+            |order: &&ModelOrder| !self.paused && (request.suspect || order.crashes < SUSPECT_CRASHES);
+        let waiting = || {
+            self.orders
+                .values()
+                .filter(may_take)
+                .filter_map(|order| order.due)
+        };
+        if let Some(due) = waiting().filter(|due| *due > now).min() {
+            let told = next_due_in.expect("an order waits in the second line");
+            assert!(
+                told <= due.since(now),
+                "{told:?} is later than {:?}",
+                due.since(now)
+            );
+        }
+        if waiting().count() == 0 {
+            assert_eq!(next_due_in, None);
+        }
+    }
+
+    pub fn start(&mut self, lease: &Lease, node: NodeId, now: Timestamp) {
+        let order = self
+            .orders
+            .get_mut(&lease.order.order_id)
+            .expect("only accepted orders start");
+        order.change(OrderStatus::Processing);
+        order.attempts += 1;
+        order.processing_at = Some(now);
+        order.held = Some(Held {
+            node,
+            token: lease.token,
+            expires_at: now.plus(LEASE),
+        });
+        assert_eq!(ModelOrder::of(&lease.order, order.crashes), order.visible());
+    }
+
+    fn holds(&self, key: LeaseKey) -> bool {
+        let held = self.orders[&key.order_id].held;
+        held.is_some_and(|held| held.token == key.token)
+    }
+
+    pub fn settle(&mut self, key: LeaseKey, outcome: &Outcome, now: Timestamp) -> Settled {
+        if !self.holds(key) {
+            return Settled::Stale;
+        }
+        let order = self.orders.get_mut(&key.order_id).expect("it holds the lease");
+        match outcome {
+            Outcome::Completed => order.finish(OrderStatus::Completed, now),
+            Outcome::Failed { .. } => order.finish(OrderStatus::Failed, now),
+            Outcome::Retry { after, .. } => order.wait_until(now.plus(*after)),
+            Outcome::Released => {
+                order.attempts -= 1;
+                order.wait_until(now);
+            }
+        }
+        Settled::Done(order.status)
+    }
+
+    /// What the node still has, and all it ever asked for.
+    pub fn leases_of(&self, node: NodeId, granted: &[LeaseKey]) -> (Vec<LeaseKey>, Vec<LeaseKey>) {
+        let of_another = |key: &LeaseKey| {
+            self.holds(*key)
+                && self.orders[&key.order_id]
+                    .held
+                    .is_some_and(|held| held.node != node)
+        };
+        let asked: Vec<LeaseKey> = granted.iter().filter(|key| !of_another(key)).copied().collect();
+        let kept = asked.iter().filter(|key| self.holds(**key)).copied().collect();
+        (kept, asked)
+    }
+
+    pub fn renew(&mut self, node: NodeId, kept: &[LeaseKey], now: Timestamp) {
+        self.heartbeats.insert(node, now);
+        for key in kept {
+            let order = self
+                .orders
+                .get_mut(&key.order_id)
+                .expect("kept leases are of orders");
+            let held = order.held.as_mut().expect("kept leases are held");
+            held.expires_at = held.expires_at.max(now.plus(LEASE));
+        }
+    }
+
+    pub fn give_back(&mut self, asking: NodeId, now: Timestamp) -> GivenBack {
+        let alive = |node: NodeId| {
+            let heartbeat = self.heartbeats.get(&node);
+            node == asking || heartbeat.is_some_and(|at| now.since(*at) < LEASE)
+        };
+        let mut given = GivenBack::default();
+        for order in self.orders.values_mut() {
+            let Some(held) = order.held.filter(|held| held.expires_at <= now) else {
+                continue;
+            };
+            order.crashes += u32::from(!alive(held.node));
+            if !alive(held.node) && order.crashes >= CRASHES_MAX {
+                order.finish(OrderStatus::Failed, now);
+                given.poisoned += 1;
+            } else {
+                order.attempts -= 1;
+                order.wait_until(now);
+                given.pending += 1;
+            }
+        }
+        given
+    }
+
+    /// Whether it is done or was before.
+    pub fn cancel(&mut self, id: OrderId, now: Timestamp) -> bool {
+        let order = self.orders.get_mut(&id).expect("it was accepted");
+        match order.status {
+            OrderStatus::Pending | OrderStatus::Processing => {
+                order.finish(OrderStatus::Cancelled, now);
+                true
+            }
+            OrderStatus::Cancelled => true,
+            OrderStatus::Completed | OrderStatus::Failed => false,
+        }
+    }
+
+    pub fn redrive(&mut self, id: OrderId, now: Timestamp) -> bool {
+        let order = self.orders.get_mut(&id).expect("it was accepted");
+        match order.status {
+            OrderStatus::Failed | OrderStatus::Cancelled => {
+                order.wait_until(now);
+                order.finished_at = None;
+                order.attempts = 0;
+                order.crashes = 0;
+                order.generation += 1;
+                true
+            }
+            OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Completed => false,
+        }
+    }
+}

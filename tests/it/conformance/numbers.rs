@@ -1,0 +1,190 @@
+//! `counters` and `queue`: numbers that are the table's, at every moment.
+
+use std::time::Duration;
+
+use orderly::lease::Outcome;
+use orderly::order::OrderStatus;
+use orderly::store::Counters;
+
+use crate::support::Harness;
+use crate::support::make::{LONGER_THAN_A_LEASE, failed, retry_after};
+
+conformance! {
+    an_empty_store_counts_nothing,
+    every_status_is_counted,
+    counters_equal_a_recount_after_every_step,
+    counters_survive_a_restart,
+    processing_time_is_that_of_the_completing_attempt,
+    processing_time_leaves_out_what_did_not_complete,
+    the_queue_shows_the_same_counters,
+    the_snapshot_shows_the_same_numbers,
+    an_empty_queue_has_nobody_waiting,
+    the_oldest_first_attempt_counts_from_its_acceptance,
+    the_oldest_retry_counts_from_its_due_time,
+    an_order_that_waits_out_its_back_off_is_not_waiting,
+    an_order_that_runs_is_not_waiting,
+}
+
+async fn an_empty_store_counts_nothing(harness: &mut Harness) {
+    assert_eq!(harness.counters().await, Counters::default());
+}
+
+async fn every_status_is_counted(harness: &mut Harness) {
+    // Pending last: what is ready to start would be claimed by the others.
+    for (status, count) in [
+        (OrderStatus::Processing, 1),
+        (OrderStatus::Completed, 2),
+        (OrderStatus::Failed, 3),
+        (OrderStatus::Cancelled, 4),
+        (OrderStatus::Pending, 5),
+    ] {
+        for _ in 0..count {
+            harness.order_in(status).await;
+        }
+    }
+    let expected = Counters {
+        processing: 1,
+        completed: 2,
+        failed: 3,
+        cancelled: 4,
+        pending: 5,
+        processing_micros: 0,
+    };
+    assert_eq!(harness.counters().await, expected);
+}
+
+async fn counters_equal_a_recount_after_every_step(harness: &mut Harness) {
+    harness.accept_some(20).await;
+    let leases = harness.claim(15).await;
+    let outcomes = [Outcome::Completed, failed(), Outcome::Released, retry_after(1)];
+    for (lease, outcome) in leases.iter().take(8).zip(outcomes.iter().cycle()) {
+        harness.advance(Duration::from_millis(700));
+        harness.settle(lease, outcome.clone()).await;
+        assert_eq!(harness.counters().await, harness.recount().await);
+    }
+    for lease in &leases[8..10] {
+        harness.cancel(lease.order.order_id).await;
+        assert_eq!(harness.counters().await, harness.recount().await);
+    }
+    harness.advance(LONGER_THAN_A_LEASE);
+    harness.give_back().await;
+    assert_eq!(harness.counters().await, harness.recount().await);
+    harness.redrive(leases[1].order.order_id).await;
+    assert_eq!(harness.counters().await, harness.recount().await);
+    for lease in harness.claim(100).await {
+        harness.advance(Duration::from_millis(300));
+        harness.settle(&lease, Outcome::Completed).await;
+    }
+    assert_eq!(harness.counters().await, harness.recount().await);
+    assert_eq!(harness.counters().await.total(), 20);
+}
+
+async fn counters_survive_a_restart(harness: &mut Harness) {
+    harness.accept_some(3).await;
+    let leases = harness.claim(2).await;
+    harness.advance(Duration::from_secs(2));
+    harness.settle(&leases[0], Outcome::Completed).await;
+    let before = harness.counters().await;
+    harness.reopen().await;
+    assert_eq!(harness.counters().await, before);
+}
+
+async fn processing_time_is_that_of_the_completing_attempt(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    harness.advance(Duration::from_secs(100));
+    let first = harness.claim_only(id).await;
+    harness.advance(Duration::from_secs(10));
+    harness.settle(&first, retry_after(0)).await;
+    let second = harness.claim_only(id).await;
+    harness.advance(Duration::from_millis(2_500));
+    harness.settle(&second, Outcome::Completed).await;
+
+    let order = harness.order(id).await;
+    let took = order.finished_at.unwrap().since(order.processing_at.unwrap());
+    assert!((2_500..5_000).contains(&took.as_millis()), "{took:?}");
+    let counted = harness.counters().await.processing_micros;
+    assert_eq!(u128::from(counted), took.as_micros());
+}
+
+async fn processing_time_leaves_out_what_did_not_complete(harness: &mut Harness) {
+    for outcome in [failed(), retry_after(60), Outcome::Released] {
+        let id = harness.accept_one().await;
+        let lease = harness.claim_only(id).await;
+        harness.advance(Duration::from_secs(5));
+        harness.settle(&lease, outcome).await;
+        if !harness.order(id).await.status.is_final() {
+            harness.cancel(id).await;
+        }
+    }
+    assert_eq!(harness.counters().await.processing_micros, 0);
+}
+
+async fn the_queue_shows_the_same_counters(harness: &mut Harness) {
+    // Pending last: what is ready to start would be claimed by the others.
+    for status in OrderStatus::ALL.into_iter().rev() {
+        harness.order_in(status).await;
+    }
+    let queue = harness.store().queue().await.unwrap();
+    assert_eq!(queue.counters, harness.counters().await);
+    assert_eq!(queue.counters.total(), 5);
+}
+
+async fn the_snapshot_shows_the_same_numbers(harness: &mut Harness) {
+    harness.accept_some(3).await;
+    harness.claim(1).await;
+    harness.store().set_paused(true).await.unwrap();
+    let mut snapshot = harness.store().snapshot().await.unwrap();
+    assert_eq!(snapshot.counters().await.unwrap(), harness.counters().await);
+    let queue = snapshot.queue().await.unwrap();
+    assert!(queue.paused);
+    assert_eq!(queue.counters.pending, 2);
+    assert_eq!(snapshot.damage().await.unwrap(), Vec::<String>::new());
+}
+
+async fn an_empty_queue_has_nobody_waiting(harness: &mut Harness) {
+    assert_eq!(oldest_waiting(harness).await, None);
+    harness.order_in(OrderStatus::Completed).await;
+    harness.advance(Duration::from_mins(1));
+    assert_eq!(oldest_waiting(harness).await, None);
+}
+
+async fn the_oldest_first_attempt_counts_from_its_acceptance(harness: &mut Harness) {
+    harness.accept_one().await;
+    harness.advance(Duration::from_secs(20));
+    harness.accept_one().await;
+    harness.advance(Duration::from_secs(10));
+    assert_age(oldest_waiting(harness).await, 30);
+    harness.claim(1).await;
+    assert_age(oldest_waiting(harness).await, 10);
+}
+
+async fn the_oldest_retry_counts_from_its_due_time(harness: &mut Harness) {
+    harness.order_due_in(10).await;
+    harness.advance(Duration::from_secs(15));
+    assert_age(oldest_waiting(harness).await, 5);
+    harness.accept_one().await;
+    harness.advance(Duration::from_secs(1));
+    assert_age(oldest_waiting(harness).await, 6);
+}
+
+async fn an_order_that_waits_out_its_back_off_is_not_waiting(harness: &mut Harness) {
+    harness.order_due_in(10).await;
+    harness.advance(Duration::from_secs(9));
+    assert_eq!(oldest_waiting(harness).await, None);
+}
+
+async fn an_order_that_runs_is_not_waiting(harness: &mut Harness) {
+    harness.order_in(OrderStatus::Processing).await;
+    harness.advance(Duration::from_secs(9));
+    assert_eq!(oldest_waiting(harness).await, None);
+}
+
+async fn oldest_waiting(harness: &Harness) -> Option<Duration> {
+    harness.store().queue().await.unwrap().oldest_waiting
+}
+
+/// A second of grace for stores whose clock nobody can stop.
+fn assert_age(age: Option<Duration>, seconds: u64) {
+    let age = age.expect("an order waits");
+    assert_eq!(age.as_secs(), seconds, "{age:?}");
+}

@@ -1,0 +1,158 @@
+//! `cancel` and `redrive`: what an operator can do to one order, from every status.
+
+use orderly::event::EventKind;
+use orderly::lease::Outcome;
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::Acted;
+
+use crate::support::Harness;
+use crate::support::make::failed;
+
+conformance! {
+    a_pending_order_is_cancelled,
+    an_order_that_waits_for_a_retry_is_cancelled,
+    an_order_that_runs_is_cancelled,
+    a_second_cancel_answers_the_same,
+    an_order_that_ended_cannot_be_cancelled,
+    a_failed_or_cancelled_order_is_redriven_with_fresh_attempts,
+    a_redriven_order_runs_to_its_end_again,
+    every_redrive_is_a_new_generation,
+    only_failed_and_cancelled_orders_are_redriven,
+    crashes_are_forgotten_by_a_redrive,
+    an_unknown_order_is_unknown,
+    a_concurrent_cancel_and_claim_agree,
+}
+
+async fn a_pending_order_is_cancelled(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let order = harness.cancel(id).await;
+    assert_eq!(order.status, OrderStatus::Cancelled);
+    assert_eq!((order.version, order.attempts), (2, 0));
+    assert!(order.finished_at.is_some());
+    assert_eq!(harness.order(id).await, order);
+    assert_eq!(
+        harness.events(id).await,
+        [EventKind::Accepted, EventKind::Cancelled]
+    );
+}
+
+async fn an_order_that_waits_for_a_retry_is_cancelled(harness: &mut Harness) {
+    let id = harness.order_due_in(10).await;
+    let order = harness.cancel(id).await;
+    assert_eq!(order.status, OrderStatus::Cancelled);
+    assert_eq!((order.next_attempt_at, order.attempts), (None, 1));
+}
+
+async fn an_order_that_runs_is_cancelled(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    harness.claim_only(id).await;
+    let order = harness.cancel(id).await;
+    assert_eq!(order.status, OrderStatus::Cancelled);
+    assert_eq!((order.version, order.attempts), (3, 1));
+    assert_eq!(harness.counters().await.processing, 0);
+}
+
+async fn a_second_cancel_answers_the_same(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let first = harness.cancel(id).await;
+    harness.advance(std::time::Duration::from_secs(1));
+    assert_eq!(harness.cancel(id).await, first);
+    assert_eq!(harness.order(id).await, first);
+}
+
+async fn an_order_that_ended_cannot_be_cancelled(harness: &mut Harness) {
+    for status in [OrderStatus::Completed, OrderStatus::Failed] {
+        let id = harness.order_in(status).await;
+        let order = harness.order(id).await;
+        let acted = harness.store().cancel(id).await.unwrap();
+        assert_eq!(acted, Acted::Refused(order.clone()));
+        assert_eq!(harness.order(id).await, order);
+    }
+}
+
+async fn a_failed_or_cancelled_order_is_redriven_with_fresh_attempts(harness: &mut Harness) {
+    for outcome in [Some(failed()), None] {
+        let id = harness.order_due_in(0).await;
+        let lease = harness.claim_only(id).await;
+        match outcome {
+            Some(outcome) => {
+                harness.settle(&lease, outcome).await;
+            }
+            None => {
+                harness.cancel(id).await;
+            }
+        }
+        let before = harness.order(id).await;
+        assert_eq!(before.attempts, 2);
+        let order = harness.redrive(id).await;
+        assert_eq!(order.status, OrderStatus::Pending);
+        assert_eq!((order.attempts, order.generation), (0, 1));
+        assert_eq!(order.version, before.version + 1);
+        assert_eq!((&order.last_error, order.finished_at), (&None, None));
+        assert!(order.next_attempt_at.unwrap() <= harness.now());
+        assert_eq!(order.created_at, before.created_at);
+        assert_eq!(harness.order(id).await, order);
+        assert_eq!(harness.events(id).await.last(), Some(&EventKind::Redriven));
+        harness.cancel(id).await;
+    }
+}
+
+async fn a_redriven_order_runs_to_its_end_again(harness: &mut Harness) {
+    let id = harness.order_in(OrderStatus::Failed).await;
+    harness.redrive(id).await;
+    let lease = harness.claim_only(id).await;
+    assert_eq!((lease.order.attempts, lease.order.generation), (1, 1));
+    harness.settle(&lease, Outcome::Completed).await;
+    let counters = harness.counters().await;
+    assert_eq!((counters.completed, counters.failed), (1, 0));
+}
+
+async fn every_redrive_is_a_new_generation(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    for generation in 1..=3 {
+        harness.cancel(id).await;
+        assert_eq!(harness.redrive(id).await.generation, generation);
+    }
+}
+
+async fn only_failed_and_cancelled_orders_are_redriven(harness: &mut Harness) {
+    for status in [
+        OrderStatus::Completed,
+        OrderStatus::Processing,
+        OrderStatus::Pending,
+    ] {
+        let id = harness.order_in(status).await;
+        let order = harness.order(id).await;
+        let acted = harness.store().redrive(id).await.unwrap();
+        assert_eq!(acted, Acted::Refused(order.clone()));
+        assert_eq!(harness.order(id).await, order);
+    }
+}
+
+async fn crashes_are_forgotten_by_a_redrive(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    harness.crash_all(&[id], 2).await;
+    harness.cancel(id).await;
+    assert_eq!(harness.crashes(id).await, 2);
+    harness.redrive(id).await;
+    assert_eq!(harness.crashes(id).await, 0);
+}
+
+async fn an_unknown_order_is_unknown(harness: &mut Harness) {
+    harness.accept_one().await;
+    for id in [OrderId(1_000_000), OrderId(i64::MAX), OrderId(0), OrderId(-1)] {
+        assert_eq!(harness.store().cancel(id).await.unwrap(), Acted::Unknown);
+        assert_eq!(harness.store().redrive(id).await.unwrap(), Acted::Unknown);
+        assert_eq!(harness.store().order(id).await.unwrap(), None);
+        assert_eq!(harness.store().history(id, 0).await.unwrap(), None);
+    }
+}
+
+async fn a_concurrent_cancel_and_claim_agree(harness: &mut Harness) {
+    for _ in 0..10 {
+        let id = harness.accept_one().await;
+        let (cancelled, leases) = tokio::join!(harness.cancel(id), harness.claim(1));
+        assert_eq!(harness.order(id).await, cancelled);
+        assert_eq!(cancelled.attempts as usize, leases.len());
+    }
+}

@@ -1,0 +1,94 @@
+//! `set_paused`: nothing starts, everything else goes on.
+
+use orderly::lease::Outcome;
+use orderly::order::OrderStatus;
+
+use crate::support::Harness;
+use crate::support::harness::ids_of;
+use crate::support::make::{NODE_A, NODE_B, heartbeat, retry_after};
+
+conformance! {
+    a_paused_queue_grants_nothing,
+    a_resumed_queue_goes_on_where_it_was,
+    a_pause_survives_a_restart,
+    a_pause_is_shown,
+    pausing_twice_is_pausing_once,
+    a_paused_queue_accepts_and_finishes,
+    no_order_starts_after_a_pause_returned,
+}
+
+async fn a_paused_queue_grants_nothing(harness: &mut Harness) {
+    harness.order_due_in(0).await;
+    harness.accept_one().await;
+    pause(harness, true).await;
+    assert!(harness.claim(10).await.is_empty());
+    assert!(harness.claim_as(NODE_B, 10).await.is_empty());
+}
+
+async fn a_resumed_queue_goes_on_where_it_was(harness: &mut Harness) {
+    let mut ids = harness.accept_some(2).await;
+    pause(harness, true).await;
+    ids.push(harness.accept_one().await);
+    pause(harness, false).await;
+    assert_eq!(ids_of(&harness.claim(10).await), ids);
+}
+
+async fn a_pause_survives_a_restart(harness: &mut Harness) {
+    harness.accept_one().await;
+    pause(harness, true).await;
+    harness.reopen().await;
+    assert!(harness.paused().await);
+    assert!(harness.claim(10).await.is_empty());
+    pause(harness, false).await;
+    harness.reopen().await;
+    assert!(!harness.paused().await);
+    assert_eq!(harness.claim(10).await.len(), 1);
+}
+
+async fn a_pause_is_shown(harness: &mut Harness) {
+    assert!(!harness.paused().await);
+    pause(harness, true).await;
+    assert!(harness.paused().await);
+    pause(harness, false).await;
+    assert!(!harness.paused().await);
+}
+
+async fn pausing_twice_is_pausing_once(harness: &mut Harness) {
+    pause(harness, true).await;
+    pause(harness, true).await;
+    pause(harness, false).await;
+    assert!(!harness.paused().await);
+}
+
+async fn a_paused_queue_accepts_and_finishes(harness: &mut Harness) {
+    harness.accept_some(3).await;
+    let leases = harness.claim(3).await;
+    pause(harness, true).await;
+    harness.accept_one().await;
+    harness.settle(&leases[0], Outcome::Completed).await;
+    harness.settle(&leases[1], retry_after(1)).await;
+    let beat = heartbeat(NODE_A, &[leases[2].key()]);
+    assert_eq!(harness.store().renew(beat).await.unwrap().lost, []);
+    let cancelled = harness.cancel(leases[2].order.order_id).await;
+    assert_eq!(cancelled.status, OrderStatus::Cancelled);
+    let counters = harness.counters().await;
+    assert_eq!((counters.pending, counters.completed), (2, 1));
+}
+
+async fn no_order_starts_after_a_pause_returned(harness: &mut Harness) {
+    for _ in 0..10 {
+        harness.accept_some(20).await;
+        let paused = async {
+            pause(harness, true).await;
+            harness.counters().await.processing
+        };
+        let claims = (0..10).map(|_| harness.claim(1));
+        let (at_pause, _) = tokio::join!(paused, futures_util::future::join_all(claims));
+        assert_eq!(harness.counters().await.processing, at_pause);
+        pause(harness, false).await;
+    }
+}
+
+async fn pause(harness: &Harness, paused: bool) {
+    harness.store().set_paused(paused).await.unwrap();
+}

@@ -1,0 +1,172 @@
+//! `redrive_matching`: many dead letters at once, oldest first, in bounded steps.
+
+use std::time::Duration;
+
+use orderly::lease::Outcome;
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::{RedriveQuery, Redriven, SWEEP_ORDERS_MAX};
+
+use crate::support::Harness;
+use crate::support::make::{failed, order_of};
+
+conformance! {
+    all_orders_of_the_status_are_redriven,
+    a_dry_run_counts_and_changes_nothing,
+    only_orders_of_the_user_are_redriven,
+    only_orders_created_before_are_redriven,
+    filters_combine,
+    nothing_matches_nothing,
+    one_call_redrives_the_oldest_up_to_its_limit,
+    a_redriven_order_is_as_if_redriven_alone,
+}
+
+const FAILED: RedriveQuery = RedriveQuery {
+    status: OrderStatus::Failed,
+    user_id: None,
+    created_before: None,
+    dry_run: false,
+};
+
+async fn all_orders_of_the_status_are_redriven(harness: &mut Harness) {
+    let failed = fail(harness, &[1, 2, 3]).await;
+    let cancelled = harness.order_in(OrderStatus::Cancelled).await;
+    let completed = harness.order_in(OrderStatus::Completed).await;
+    assert_eq!(redrive(harness, FAILED).await, redriven(3));
+    for id in failed {
+        assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
+    }
+    assert_eq!(harness.order(cancelled).await.status, OrderStatus::Cancelled);
+    assert_eq!(harness.order(completed).await.status, OrderStatus::Completed);
+
+    let cancelled_ones = RedriveQuery {
+        status: OrderStatus::Cancelled,
+        ..FAILED
+    };
+    assert_eq!(redrive(harness, cancelled_ones).await, redriven(1));
+    assert_eq!(harness.order(cancelled).await.status, OrderStatus::Pending);
+}
+
+async fn a_dry_run_counts_and_changes_nothing(harness: &mut Harness) {
+    fail(harness, &[1, 2, 3]).await;
+    let before: Vec<_> = all_orders(harness).await;
+    let dry_run = RedriveQuery {
+        dry_run: true,
+        ..FAILED
+    };
+    let expected = Redriven {
+        matched: 3,
+        retried: 0,
+        more: false,
+    };
+    assert_eq!(redrive(harness, dry_run).await, expected);
+    assert_eq!(all_orders(harness).await, before);
+}
+
+async fn only_orders_of_the_user_are_redriven(harness: &mut Harness) {
+    let ids = fail(harness, &[1, 2, 1]).await;
+    let query = RedriveQuery {
+        user_id: Some(1),
+        ..FAILED
+    };
+    assert_eq!(redrive(harness, query).await, redriven(2));
+    assert_eq!(harness.order(ids[1]).await.status, OrderStatus::Failed);
+}
+
+async fn only_orders_created_before_are_redriven(harness: &mut Harness) {
+    let early = fail(harness, &[1]).await[0];
+    harness.advance(Duration::from_secs(10));
+    let late = fail(harness, &[1]).await[0];
+    let query = RedriveQuery {
+        created_before: Some(harness.order(late).await.created_at),
+        ..FAILED
+    };
+    assert_eq!(redrive(harness, query).await, redriven(1));
+    assert_eq!(harness.order(early).await.status, OrderStatus::Pending);
+    assert_eq!(harness.order(late).await.status, OrderStatus::Failed);
+}
+
+async fn filters_combine(harness: &mut Harness) {
+    let early = fail(harness, &[1, 2]).await;
+    harness.advance(Duration::from_secs(10));
+    let late = fail(harness, &[1, 2]).await;
+    let query = RedriveQuery {
+        user_id: Some(2),
+        created_before: Some(harness.order(late[0]).await.created_at),
+        ..FAILED
+    };
+    assert_eq!(redrive(harness, query).await, redriven(1));
+    assert_eq!(harness.order(early[1]).await.status, OrderStatus::Pending);
+    assert_eq!(harness.counters().await.failed, 3);
+}
+
+async fn nothing_matches_nothing(harness: &mut Harness) {
+    harness.order_in(OrderStatus::Cancelled).await;
+    assert_eq!(redrive(harness, FAILED).await, Redriven::default());
+}
+
+async fn one_call_redrives_the_oldest_up_to_its_limit(harness: &mut Harness) {
+    let mut ids = harness.accept_some(SWEEP_ORDERS_MAX).await;
+    ids.push(harness.accept_one().await);
+    harness.cancel_all(&ids).await;
+    let query = RedriveQuery {
+        status: OrderStatus::Cancelled,
+        ..FAILED
+    };
+    let dry_run = RedriveQuery {
+        dry_run: true,
+        ..query
+    };
+    let counted = Redriven {
+        matched: SWEEP_ORDERS_MAX,
+        retried: 0,
+        more: true,
+    };
+    assert_eq!(redrive(harness, dry_run).await, counted);
+    let first = Redriven {
+        more: true,
+        ..redriven(SWEEP_ORDERS_MAX)
+    };
+    assert_eq!(redrive(harness, query).await, first);
+    let newest = ids[SWEEP_ORDERS_MAX];
+    assert_eq!(harness.order(newest).await.status, OrderStatus::Cancelled);
+    assert_eq!(redrive(harness, query).await, redriven(1));
+    assert_eq!(harness.counters().await.pending, ids.len() as u64);
+}
+
+async fn a_redriven_order_is_as_if_redriven_alone(harness: &mut Harness) {
+    let id = fail(harness, &[1]).await[0];
+    redrive(harness, FAILED).await;
+    let order = harness.order(id).await;
+    assert_eq!((order.attempts, order.generation), (0, 1));
+    assert_eq!((&order.last_error, order.finished_at), (&None, None));
+    let lease = harness.claim_only(id).await;
+    harness.settle(&lease, Outcome::Completed).await;
+}
+
+fn redriven(orders: usize) -> Redriven {
+    Redriven {
+        matched: orders,
+        retried: orders,
+        more: false,
+    }
+}
+
+async fn redrive(harness: &Harness, query: RedriveQuery) -> Redriven {
+    harness.store().redrive_matching(query).await.unwrap()
+}
+
+/// A Failed order of each user.
+async fn fail(harness: &Harness, users: &[i64]) -> Vec<OrderId> {
+    let ids = harness
+        .accept(users.iter().map(|user| order_of(*user)).collect())
+        .await;
+    for lease in harness.claim(users.len()).await {
+        harness.settle(&lease, failed()).await;
+    }
+    ids
+}
+
+async fn all_orders(harness: &Harness) -> Vec<orderly::order::Order> {
+    let records = harness.records().await;
+    records.into_iter().map(|record| record.order).collect()
+}

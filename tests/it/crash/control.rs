@@ -1,0 +1,130 @@
+//! The control of the crash test: a server that answers before it stores must be found out by the same checks.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orderly::config::{Config, Database, LogConfig, LogFormat, ProcessorChoice};
+use orderly::metrics::Metrics;
+use orderly::processor::simulated::Simulated;
+use orderly::retry::RetryPolicy;
+use orderly::serve::Server;
+use orderly::store::clock::system_clock;
+use orderly::store::open::{OpenOptions, open};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::killed::{Ending, Rounds, busy, end_again_and_again};
+use super::load::seed;
+use crate::support::answers_early::AnswersEarly;
+use crate::support::process::{configure, orderly};
+use crate::support::twisted::twisted;
+
+/// How long an acknowledged order is only in memory: as long as it takes to accept many.
+const DELAY: Duration = Duration::from_millis(200);
+/// Set for the child process alone: the database it serves.
+const SERVE: &str = "ORDERLY_TEST_CONTROL_SERVE";
+const ROUNDS: usize = 3;
+
+/// Does nothing in an ordinary run. In the child process of the test below it is the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn serves_as_the_child_of_the_control() {
+    let Ok(path) = std::env::var(SERVE) else { return };
+    let database = Database::Sqlite(PathBuf::from(path));
+    let metrics = Metrics::new();
+    let options = OpenOptions {
+        migrate: true,
+        pending_max: None,
+        metrics: metrics.clone(),
+        clock: system_clock(),
+    };
+    let inner = open(&database, options).await.unwrap();
+    let early = AnswersEarly::after(DELAY, &inner).await;
+    let processor = Arc::new(Simulated {
+        speed: 100.0,
+        failure_rate: 0.0,
+    });
+    let server = Server::start(&config(database), twisted(inner, early), processor, metrics)
+        .await
+        .unwrap();
+    // Before anybody knows whom to signal.
+    let mut terminated = signal(SignalKind::terminate()).unwrap();
+    println!(
+        "{}",
+        serde_json::json!({"address": server.addresses()[0].to_string()})
+    );
+    terminated.recv().await;
+    server
+        .stop(Duration::from_secs(10), std::future::pending::<()>())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_crash_test_notices_a_store_that_answers_early() {
+    let wrong = ends_of_an_early_answerer(Ending::Killed).await;
+    assert!(
+        wrong.iter().any(|finding| finding.starts_with("lost")),
+        "{wrong:#?}"
+    );
+}
+
+/// So it is the crash, and not the control itself, that the test above notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_answers_early_loses_nothing_without_a_crash() {
+    let wrong = ends_of_an_early_answerer(Ending::Stopped).await;
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+async fn ends_of_an_early_answerer(ending: Ending) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let rounds = Rounds {
+        ending,
+        count: ROUNDS,
+        folder: folder.path(),
+        seed: seed(),
+    };
+    let server = || {
+        let mut command = Command::new(std::env::current_exe().expect("this test has a file"));
+        configure(&mut command, folder.path());
+        command
+            .args([
+                "crash::control::serves_as_the_child_of_the_control",
+                "--exact",
+                "--nocapture",
+            ])
+            .env(SERVE, folder.path().join("orderly.db"));
+        command
+    };
+    end_again_and_again(rounds, server, busy(orderly(folder.path()))).await
+}
+
+fn config(database: Database) -> Config {
+    Config {
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        database,
+        migrate: true,
+        concurrency: 100,
+        connections_max: 1000,
+        retry: RetryPolicy {
+            attempts_max: 5,
+            base: Duration::from_millis(20),
+            cap: Duration::from_secs(1),
+        },
+        crashes_max: 1000,
+        lease: Duration::from_secs(30),
+        attempt_timeout: Duration::from_mins(5),
+        processor: ProcessorChoice::Simulated {
+            speed: 100.0,
+            failure_rate: 0.0,
+        },
+        shutdown_grace: Duration::from_secs(10),
+        pending_max: None,
+        api_key: None,
+        log: LogConfig {
+            filter: "error".to_owned(),
+            format: LogFormat::Json,
+            dir: PathBuf::from("logs"),
+        },
+    }
+}

@@ -1,0 +1,334 @@
+//! A disk that fails or is full.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use reqwest::StatusCode;
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::support::client::{Answer, Request, http, post};
+use crate::support::process::{Process, configure, orderly, run};
+use crate::support::required;
+
+/// Syncs of one thread that still work: enough for the writer to create the store, to pause and to accept some orders.
+const GOOD_SYNCS: u32 = 30;
+/// Far more orders than any disk here takes.
+const ORDERS_MAX: u64 = 100_000;
+/// Orders sent after the first one that found the disk full.
+const SENT_WHILE_FULL: u64 = 20;
+const PAGE_BYTES: u64 = 4096;
+/// Of the write-ahead log: a header of 24 bytes before each page (<https://sqlite.org/walformat.html>).
+const FRAME_BYTES: u64 = PAGE_BYTES + 24;
+/// Frames that the first 32 KiB of the shared index have room for, same source; the next frame makes the file grow.
+const FRAMES_INDEXED: u64 = 4062;
+/// Several commits' worth.
+const FRAMES_NEAR_THE_END: u64 = 100;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_ends_the_server_and_nothing_is_acknowledged_after_it() {
+    if !required("strace", Command::new("strace").arg("-V").output().await.is_ok()) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("strace");
+    configure(&mut command, folder.path());
+    command
+        .args(["-f", "-q", "-o", "strace.txt", "-e", "trace=fsync,fdatasync"])
+        .args([
+            "-e",
+            &format!("inject=fsync,fdatasync:error=EIO:when={GOOD_SYNCS}+"),
+        ])
+        .arg(env!("CARGO_BIN_EXE_orderly"));
+    let mut server = Process::start(only_accepts(command)).await;
+    pause(&server.url).await;
+    let mut shop = Shop::new(&server.url);
+    // Nothing but an accept is stored from here on, so the first sync that fails is that of an accept.
+    let first_failure = shop.send_until_not_created().await;
+    assert!(
+        matches!(first_failure, Answer::Unknown),
+        "whether the order is stored is not known: {first_failure:?}"
+    );
+    assert!(!shop.acknowledged.is_empty(), "some orders came before the fault");
+    let acknowledged = shop.acknowledged.len();
+    let exit = tokio::select! {
+        exit = server.ended() => exit,
+        () = shop.send(ORDERS_MAX) => panic!("the server goes on"),
+    };
+    assert_eq!(exit.code(), Some(1));
+    assert!(server.said("the store failed"));
+    assert_eq!(
+        shop.acknowledged.len(),
+        acknowledged,
+        "acknowledged after the failed sync"
+    );
+
+    let (exit, report) = run(folder.path(), &["verify", "--json"]).await;
+    assert_eq!(exit, Some(0), "{report}");
+    let healed = Process::start(orderly(folder.path())).await;
+    shop.url.clone_from(&healed.url);
+    shop.assert_true().await;
+    assert_eq!(healed.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_orders_and_resumes_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path()).await else {
+        return;
+    };
+    disk.leave_free(16 * 1024 * 1024);
+    let server = Process::start(on(&disk, folder.path())).await;
+    let mut shop = Shop::new(&server.url);
+    shop.send_until_refused().await;
+    assert_eq!(shop.ready().await, StatusCode::SERVICE_UNAVAILABLE);
+    let (request, id) = shop.acknowledged.last().expect("some orders came before");
+    assert_eq!(shop.ids_of(&request.key).await, [*id], "reads go on");
+
+    disk.free();
+    // The heartbeat notices that there is space again; nobody has to act.
+    while shop.ready().await != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+    let resumed = shop.send_one().await;
+    assert!(matches!(resumed, Answer::Created(_)), "{resumed:?}");
+    shop.assert_true().await;
+    assert_eq!(server.terminate().await, Some(0));
+    let (exit, report) = run(&disk.path, &["verify"]).await;
+    assert_eq!(exit, Some(0), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_full_disk_refused_is_not_stored_after_a_kill_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path()).await else {
+        return;
+    };
+    let server = Process::start(on(&disk, folder.path())).await;
+    let mut shop = Shop::new(&server.url);
+    shop.send(50).await;
+    disk.leave_free(256 * 1024);
+    shop.send_until_refused().await;
+    shop.send(SENT_WHILE_FULL).await;
+    assert!(!shop.refused.is_empty());
+    server.kill().await;
+    disk.free();
+    restart_and_compare(&disk, folder.path(), shop).await;
+}
+
+/// The shared index grows after the commit was synced: an answer that says "nothing stored" would be untrue then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_too_full_for_the_shared_index_is_told_truly() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path()).await else {
+        return;
+    };
+    let server = Process::start(only_accepts(on(&disk, folder.path()))).await;
+    pause(&server.url).await;
+    let mut shop = Shop::new(&server.url);
+    let log = disk.path.join("orderly.db-wal");
+    let index = disk.path.join("orderly.db-shm");
+    let first_size = size(&index);
+    loop {
+        if size(&log) / FRAME_BYTES + FRAMES_NEAR_THE_END > FRAMES_INDEXED {
+            // A commit that wants more is refused, and leaves the log that much longer for the next.
+            disk.leave_free(first_size - PAGE_BYTES);
+        }
+        if matches!(shop.send_one().await, Answer::Unknown) {
+            break;
+        }
+        assert_eq!(size(&index), first_size, "its growth was answered with certainty");
+    }
+    assert!(
+        size(&log) / FRAME_BYTES > FRAMES_INDEXED,
+        "the commit was written"
+    );
+    assert!(size(&index) < 2 * first_size, "the index had no space to grow");
+    assert_eq!(shop.ready().await, StatusCode::SERVICE_UNAVAILABLE);
+    shop.send(SENT_WHILE_FULL).await;
+    server.kill().await;
+    disk.free();
+    restart_and_compare(&disk, folder.path(), shop).await;
+}
+
+async fn restart_and_compare(disk: &SmallDisk, folder: &Path, mut shop: Shop) {
+    let healed = Process::start(on(disk, folder)).await;
+    shop.url.clone_from(&healed.url);
+    shop.assert_true().await;
+    assert_eq!(healed.terminate().await, Some(0));
+    let (exit, report) = run(&disk.path, &["verify"]).await;
+    assert_eq!(exit, Some(0), "{report}");
+}
+
+/// The store on the disk, the log beside it, and heartbeats every second.
+fn on(disk: &SmallDisk, folder: &Path) -> Command {
+    let mut command = orderly(&disk.path);
+    command
+        .env("ORDERLY_LOG_DIR", folder.join("logs"))
+        .env("ORDERLY_LEASE", "3s");
+    command
+}
+
+/// Once paused, nothing but accepts is stored: no heartbeat comes within the test.
+fn only_accepts(mut command: Command) -> Command {
+    command.env("ORDERLY_LEASE", "1h");
+    command
+}
+
+async fn pause(url: &str) {
+    let paused = http().post(format!("{url}/queue/pause")).send().await.unwrap();
+    assert_eq!(paused.status(), StatusCode::OK);
+}
+
+fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).unwrap().len()
+}
+
+/// A client that sends one order after another, and remembers what it was told.
+struct Shop {
+    http: reqwest::Client,
+    url: String,
+    sent: u64,
+    acknowledged: Vec<(Request, i64)>,
+    refused: Vec<Request>,
+}
+
+impl Shop {
+    fn new(url: &str) -> Shop {
+        Shop {
+            http: http(),
+            url: url.to_owned(),
+            sent: 0,
+            acknowledged: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    async fn send_one(&mut self) -> Answer {
+        self.sent += 1;
+        assert!(self.sent < ORDERS_MAX, "the fault never came");
+        let request = Request {
+            key: format!("{:0>100}", self.sent),
+            user_id: 1,
+            cents: self.sent,
+        };
+        let answer = post(&self.http, &self.url, &request).await;
+        match &answer {
+            Answer::Created(order) => self.acknowledged.push((request, id_of(order))),
+            Answer::Refused(StatusCode::SERVICE_UNAVAILABLE) => self.refused.push(request),
+            Answer::Refused(status) => panic!("a good order was refused: {status}"),
+            // Stored or not: nothing to compare.
+            Answer::Unknown => {}
+        }
+        answer
+    }
+
+    async fn send(&mut self, count: u64) {
+        for _ in 0..count {
+            self.send_one().await;
+        }
+    }
+
+    async fn send_until_not_created(&mut self) -> Answer {
+        loop {
+            let answer = self.send_one().await;
+            if !matches!(answer, Answer::Created(_)) {
+                return answer;
+            }
+        }
+    }
+
+    async fn send_until_refused(&mut self) {
+        while self.refused.is_empty() {
+            self.send_one().await;
+        }
+    }
+
+    async fn ready(&self) -> StatusCode {
+        let answer = self.http.get(format!("{}/readyz", self.url)).send().await;
+        answer.unwrap().status()
+    }
+
+    /// The orders with the reference.
+    async fn ids_of(&self, reference: &str) -> Vec<i64> {
+        let url = format!("{}/orders?reference={reference}", self.url);
+        let page = self.http.get(url).send().await.unwrap();
+        assert_eq!(page.status(), StatusCode::OK);
+        let page: Value = page.json().await.unwrap();
+        page["orders"].as_array().unwrap().iter().map(id_of).collect()
+    }
+
+    /// What was acknowledged is there, once, and what was refused is not.
+    async fn assert_true(&self) {
+        for (request, id) in &self.acknowledged {
+            let found = self.ids_of(&request.key).await;
+            assert_eq!(found, [*id], "acknowledged: {}", request.key);
+        }
+        for request in &self.refused {
+            let found = self.ids_of(&request.key).await;
+            assert!(found.is_empty(), "refused: {} is {found:?}", request.key);
+        }
+    }
+}
+
+fn id_of(order: &Value) -> i64 {
+    order["order_id"].as_i64().expect("an order has a number")
+}
+
+/// A file system of 24 MiB, unmounted when dropped.
+struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    async fn mount(folder: &Path) -> Option<SmallDisk> {
+        let path = folder.join("disk");
+        std::fs::create_dir(&path).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
+            .arg(&path)
+            .output()
+            .await;
+        let works = mounted.is_ok_and(|output| output.status.success());
+        required("mounting a tmpfs", works).then_some(SmallDisk { path })
+    }
+
+    /// Takes or gives back space until so much is left.
+    fn leave_free(&self, bytes: u64) {
+        let ballast = OpenOptions::new().create(true).append(true).open(self.ballast());
+        let mut ballast = ballast.unwrap();
+        let disk = rustix::fs::statvfs(&self.path).unwrap();
+        let free = disk.f_bavail * disk.f_frsize;
+        if let Some(missing) = bytes.checked_sub(free) {
+            let held = ballast.metadata().unwrap().len();
+            ballast.set_len(held - missing).unwrap();
+        } else {
+            let surplus = usize::try_from(free - bytes).unwrap();
+            ballast.write_all(&vec![0; surplus]).unwrap();
+        }
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path.join("ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        unmount(&self.path);
+    }
+}
+
+fn unmount(path: &Path) {
+    let unmounted = std::process::Command::new("umount").arg("-l").arg(path).status();
+    assert!(
+        unmounted.is_ok_and(|status| status.success()),
+        "umount {}",
+        path.display()
+    );
+}

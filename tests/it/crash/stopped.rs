@@ -1,0 +1,114 @@
+//! SIGTERM: what is under way is finished or handed back, and the exit is clean.
+
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::sync::watch;
+
+use super::killed::busy;
+use super::load::{Load, seed};
+use crate::support::client::http;
+use crate::support::process::{Process, orderly, run};
+use crate::support::required;
+
+const ROUNDS: usize = 5;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_exits_cleanly_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = || {
+        let mut command = busy(orderly(folder.path()));
+        command
+            .env("ORDERLY_SIMULATED_SPEED", "10")
+            .env("ORDERLY_SHUTDOWN_GRACE", "5s");
+        command
+    };
+    let mut load = Load::new(8, seed());
+    for _ in 0..ROUNDS {
+        let mut stopped = Process::start(server()).await;
+        let (sender, mut reached) = watch::channel(0);
+        let url = stopped.url.clone();
+        let stop = async {
+            reached
+                .wait_for(|count| *count >= 50)
+                .await
+                .expect("the load gets there");
+            stopped.signal("TERM").await;
+            let exit = stopped.ended().await;
+            assert_eq!(exit.code(), Some(0));
+            assert!(!stopped.said("could not be given back"));
+        };
+        tokio::join!(load.run(&url, usize::MAX, sender), stop);
+        let (exit, report) = run(folder.path(), &["verify"]).await;
+        assert_eq!(exit, Some(0), "{report}");
+    }
+    let last = Process::start(server()).await;
+    let (sender, _) = watch::channel(0);
+    load.run(&last.url, 8, sender).await;
+    let wrong = load.log.compare(&http(), &last.url).await;
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(last.terminate().await, Some(0));
+}
+
+/// Orders that would take hours do not keep a stop waiting past its time, and start again afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_finished_is_handed_back_within_the_grace_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = orderly(folder.path());
+    command
+        .env("ORDERLY_SIMULATED_SPEED", "0.001")
+        .env("ORDERLY_SHUTDOWN_GRACE", "1s");
+    let first = Process::start(command).await;
+    let mut load = Load::new(4, 1);
+    let (sender, _) = watch::channel(0);
+    load.run(&first.url, 20, sender).await;
+    assert_eq!(first.terminate().await, Some(0));
+    let (exit, report) = run(folder.path(), &["verify"]).await;
+    assert_eq!(exit, Some(0), "{report}");
+
+    let second = Process::start(busy(orderly(folder.path()))).await;
+    let wrong = load.log.compare(&http(), &second.url).await;
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(second.terminate().await, Some(0));
+}
+
+/// Handing back needs a sync; when that fails the end must not look like a good one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_during_a_stop_ends_with_a_failure() {
+    if !required("strace", Command::new("strace").arg("-V").output().await.is_ok()) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = orderly(folder.path());
+    command
+        .env("ORDERLY_SIMULATED_SPEED", "0.001")
+        .env("ORDERLY_SHUTDOWN_GRACE", "2s");
+    let mut server = Process::start(command).await;
+    let mut load = Load::new(1, 1);
+    let (sender, _) = watch::channel(0);
+    load.run(&server.url, 1, sender).await;
+
+    let mut strace = Command::new("strace")
+        .args([
+            "-f",
+            "-e",
+            "trace=fsync,fdatasync",
+            "-e",
+            "inject=fsync,fdatasync:error=EIO",
+        ])
+        .args(["-p", &server.id().to_string()])
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("strace can be started");
+    let mut said = BufReader::new(strace.stderr.take().expect("stderr is piped")).lines();
+    let attached = said.next_line().await.unwrap().unwrap_or_default();
+    assert!(attached.contains("attached"), "{attached}");
+
+    server.signal("TERM").await;
+    assert_eq!(server.ended().await.code(), Some(1));
+    assert!(server.said("the store failed"));
+    drop(said);
+    strace.kill().await.expect("strace can be killed");
+}

@@ -1,0 +1,152 @@
+//! A shop in front of the server: sends orders, repeats what it does not know the end of, and keeps a log that is
+//! compared with the table afterwards.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(90);
+
+pub fn http() -> reqwest::Client {
+    // The client wants a provider of TLS although these tests use none; a second installation is no news.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .timeout(REQUEST_TIME_MAX)
+        .build()
+        .expect("a client with a provider of TLS")
+}
+
+/// One request a client wants answered: the same key until it is.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub key: String,
+    pub user_id: u64,
+    pub cents: u64,
+}
+
+impl Request {
+    pub fn body(&self) -> Value {
+        let amount = format!("{}.{:02}", self.cents / 100, self.cents % 100);
+        json!({"user_id": self.user_id, "item_ids": [self.user_id, 7], "total_amount": amount, "reference": self.key})
+    }
+}
+
+#[derive(Debug)]
+pub enum Answer {
+    Created(Value),
+    /// Certainly not stored.
+    Refused(StatusCode),
+    /// Stored or not: ask again with the same key.
+    Unknown,
+}
+
+pub async fn post(http: &reqwest::Client, url: &str, request: &Request) -> Answer {
+    let sent = http
+        .post(format!("{url}/orders"))
+        .header("Idempotency-Key", &request.key)
+        .json(&request.body())
+        .send()
+        .await;
+    let Ok(response) = sent else {
+        return Answer::Unknown;
+    };
+    match response.status() {
+        StatusCode::CREATED => match response.json().await {
+            Ok(order) => Answer::Created(order),
+            Err(_) => Answer::Unknown,
+        },
+        StatusCode::CONFLICT => Answer::Unknown,
+        status if status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE => {
+            Answer::Refused(status)
+        }
+        _ => Answer::Unknown,
+    }
+}
+
+/// What was acknowledged.
+#[derive(Default)]
+pub struct Log {
+    acknowledged: Mutex<HashMap<String, (Request, Vec<i64>)>>,
+}
+
+impl Log {
+    pub fn acknowledge(&self, request: &Request, order: &Value) {
+        let id = order["order_id"].as_i64().expect("an answer names its order");
+        let mut acknowledged = self.acknowledged.lock().unwrap();
+        let entry = acknowledged
+            .entry(request.key.clone())
+            .or_insert_with(|| (request.clone(), Vec::new()));
+        if !entry.1.contains(&id) {
+            entry.1.push(id);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.acknowledged.lock().unwrap().len()
+    }
+
+    /// Waits for the end of every acknowledged order and answers what is wrong.
+    pub async fn compare(&self, http: &reqwest::Client, url: &str) -> Vec<String> {
+        let acknowledged: Vec<_> = self.acknowledged.lock().unwrap().values().cloned().collect();
+        let mut wrong = Vec::new();
+        let mut seen = HashMap::new();
+        for (request, ids) in acknowledged {
+            let [id] = ids[..] else {
+                wrong.push(format!("duplicated: key {} has the orders {ids:?}", request.key));
+                continue;
+            };
+            if let Some(other) = seen.insert(id, request.key.clone()) {
+                wrong.push(format!(
+                    "shared: order {id} answers the keys {other} and {}",
+                    request.key
+                ));
+            }
+            match read(http, url, id).await {
+                None => wrong.push(format!("lost: order {id} of key {}", request.key)),
+                // The number was given again, which is only possible when its first order is gone.
+                Some(order) if order["reference"] != request.key => wrong.push(format!(
+                    "lost: order {id} of key {} is now that of {}",
+                    request.key, order["reference"]
+                )),
+                Some(order) => wrong.extend(differences(&request, &order)),
+            }
+        }
+        wrong
+    }
+}
+
+/// The order once it is final; `None` for an unknown one.
+async fn read(http: &reqwest::Client, url: &str, id: i64) -> Option<Value> {
+    let response = http
+        .get(format!("{url}/orders/{id}"))
+        .header("Prefer", "wait=60")
+        .send()
+        .await
+        .expect("the server answers once the faults are over");
+    match response.status() {
+        StatusCode::NOT_FOUND => None,
+        StatusCode::OK => Some(response.json().await.expect("an order is JSON")),
+        status => panic!("reading order {id} was answered {status}"),
+    }
+}
+
+fn differences(request: &Request, order: &Value) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let id = &order["order_id"];
+    let sent = request.body();
+    let items = format!("{},7", request.user_id);
+    let amount = sent["total_amount"].as_str().unwrap_or_default();
+    if order["user_id"] != sent["user_id"]
+        || order["item_ids"] != json!(items)
+        || order["total_amount"].as_f64() != amount.parse().ok()
+    {
+        wrong.push(format!("diverged: order {id} is {order}, sent was {sent}"));
+    }
+    if !["Completed", "Failed"].contains(&order["status"].as_str().unwrap_or_default()) {
+        wrong.push(format!("unfinished: order {id} is {}", order["status"]));
+    }
+    wrong
+}

@@ -1,0 +1,48 @@
+//! A wall clock that stands still until a test moves it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use orderly::store::clock::WallClock;
+use orderly::time::Timestamp;
+
+/// 2026-01-01T00:00:00Z, so that times in failures read like times.
+const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+
+/// Clones show the same time.
+#[derive(Clone)]
+pub struct FakeClock {
+    micros: Arc<AtomicI64>,
+}
+
+impl FakeClock {
+    pub fn new() -> FakeClock {
+        FakeClock {
+            micros: Arc::new(AtomicI64::new(START.micros())),
+        }
+    }
+
+    /// What `OpenOptions` takes.
+    pub fn wall(&self) -> WallClock {
+        let clock = self.clone();
+        Arc::new(move || clock.now())
+    }
+
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.micros.load(Ordering::SeqCst))
+    }
+
+    pub fn advance(&self, span: Duration) {
+        self.set(self.now().plus(span));
+    }
+
+    /// What an operator or a time service does to a clock that was fast.
+    pub fn step_back(&self, span: Duration) {
+        self.set(self.now().minus(span));
+    }
+
+    fn set(&self, time: Timestamp) {
+        self.micros.store(time.micros(), Ordering::SeqCst);
+    }
+}

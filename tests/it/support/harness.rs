@@ -1,0 +1,321 @@
+//! A store under test and the clock it runs by. Everything a driver needs to take part in the conformance suite is
+//! here; the suite itself knows no driver.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+use orderly::config::Database;
+use orderly::event::EventKind;
+use orderly::lease::{Lease, NodeId, Outcome};
+use orderly::metrics::Metrics;
+use orderly::order::{NewOrder, Order, OrderId, OrderStatus};
+use orderly::store::open::{OpenOptions, open};
+use orderly::store::snapshot::OrderRecord;
+use orderly::store::{Acted, Counters, GivenBack, Settled, Store};
+use orderly::time::Timestamp;
+use orderly::verify;
+use tempfile::TempDir;
+
+use super::clock::FakeClock;
+use super::make::{
+    CRASHES_MAX, LONGER_THAN_A_LEASE, NODE_A, NODE_B, claim_by, failed, give_back_by, heartbeat, new_order,
+    retry_after,
+};
+
+/// A claim that hangs fails with its name instead of stopping the run.
+const CLAIM_TIME_MAX: Duration = Duration::from_mins(1);
+/// Calls a test has under way at once where it makes very many: far below what a store refuses as Busy.
+const CALLS_AT_ONCE: usize = 64;
+/// Orders one page of a snapshot holds here.
+const SNAPSHOT_PAGE_ORDERS: usize = 100;
+
+pub struct Harness {
+    store: Arc<dyn Store>,
+    clock: FakeClock,
+    database: Database,
+    /// What the store counts about itself.
+    metrics: Metrics,
+    /// Removed with the harness.
+    _folder: TempDir,
+}
+
+/// Tests one claim of the suite, and then everything `orderly verify` knows.
+pub async fn check(mut harness: Harness, claim: impl AsyncFnOnce(&mut Harness)) {
+    let claimed = async {
+        claim(&mut harness).await;
+        harness.assert_sound().await;
+        harness.store.close().await;
+    };
+    tokio::time::timeout(CLAIM_TIME_MAX, claimed)
+        .await
+        .expect("a claim ends in time");
+}
+
+/// The store, its clock and its life.
+impl Harness {
+    pub async fn sqlite() -> Harness {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let database = Database::Sqlite(folder.path().join("orderly.db"));
+        let clock = FakeClock::new();
+        let metrics = Metrics::new();
+        let store = open_store(&database, &clock, &metrics, None).await;
+        Harness {
+            store,
+            clock,
+            database,
+            metrics,
+            _folder: folder,
+        }
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The store's own time, up to what passes between the two readings on a store with its own clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub fn advance(&self, span: Duration) {
+        self.clock.advance(span);
+    }
+
+    pub fn step_clock_back(&self, span: Duration) {
+        self.clock.step_back(span);
+    }
+
+    /// Whether the store is one that only one node can open.
+    pub fn is_embedded(&self) -> bool {
+        match self.database {
+            Database::Sqlite(_) => true,
+        }
+    }
+
+    /// Closes the store and opens it again, as a restart does.
+    pub async fn reopen(&mut self) {
+        self.reopen_with_pending_max(None).await;
+    }
+
+    pub async fn reopen_with_pending_max(&mut self, pending_max: Option<u64>) {
+        self.store.close().await;
+        self.store = open_store(&self.database, &self.clock, &self.metrics, pending_max).await;
+    }
+
+    pub async fn assert_sound(&self) {
+        let mut snapshot = self.store.snapshot().await.unwrap();
+        let report = verify::verify(&mut *snapshot).await.unwrap();
+        assert!(report.breaches.is_empty(), "{report}");
+    }
+}
+
+async fn open_store(
+    database: &Database,
+    clock: &FakeClock,
+    metrics: &Metrics,
+    pending_max: Option<u64>,
+) -> Arc<dyn Store> {
+    let options = OpenOptions {
+        migrate: true,
+        pending_max,
+        metrics: metrics.clone(),
+        clock: clock.wall(),
+    };
+    open(database, options).await.expect("a new or sound store opens")
+}
+
+/// Steps of a story, for node A where a node acts.
+impl Harness {
+    pub async fn accept(&self, orders: Vec<NewOrder>) -> Vec<OrderId> {
+        let accepted = self.store.accept(orders.into(), None).await.unwrap();
+        assert!(!accepted.replayed, "nothing replays without a key");
+        accepted.order_ids
+    }
+
+    pub async fn accept_one(&self) -> OrderId {
+        self.accept(vec![new_order()]).await[0]
+    }
+
+    pub async fn accept_some(&self, count: usize) -> Vec<OrderId> {
+        self.accept(vec![new_order(); count]).await
+    }
+
+    pub async fn claim(&self, orders_max: usize) -> Vec<Lease> {
+        self.claim_as(NODE_A, orders_max).await
+    }
+
+    pub async fn claim_as(&self, node: NodeId, orders_max: usize) -> Vec<Lease> {
+        self.store.claim(claim_by(node, orders_max)).await.unwrap().leases
+    }
+
+    /// Claims the only order that can start.
+    pub async fn claim_only(&self, id: OrderId) -> Lease {
+        let mut leases = self.claim(2).await;
+        assert_eq!(ids_of(&leases), [id]);
+        leases.remove(0)
+    }
+
+    /// Settles with a valid lease.
+    pub async fn settle(&self, lease: &Lease, outcome: Outcome) -> OrderStatus {
+        match self.store.settle(lease.key(), outcome).await.unwrap() {
+            Settled::Done(status) => status,
+            Settled::Stale => panic!("the lease of order {} is valid", lease.order.order_id),
+        }
+    }
+
+    /// Accepts an order and takes it through one attempt; no other order may be ready to start.
+    pub async fn attempt_once(&self, outcome: Outcome) -> OrderId {
+        let id = self.accept_one().await;
+        let lease = self.claim_only(id).await;
+        self.settle(&lease, outcome).await;
+        id
+    }
+
+    /// Makes an order with the status; no other order may be ready to start.
+    pub async fn order_in(&self, status: OrderStatus) -> OrderId {
+        match status {
+            OrderStatus::Pending => self.accept_one().await,
+            OrderStatus::Processing => {
+                let id = self.accept_one().await;
+                self.claim_only(id).await;
+                id
+            }
+            OrderStatus::Completed => self.attempt_once(Outcome::Completed).await,
+            OrderStatus::Failed => self.attempt_once(failed()).await,
+            OrderStatus::Cancelled => {
+                let id = self.accept_one().await;
+                self.cancel(id).await;
+                id
+            }
+        }
+    }
+
+    /// An order in the second line, due after so many seconds; no other order may be ready to start.
+    pub async fn order_due_in(&self, seconds: u64) -> OrderId {
+        self.attempt_once(retry_after(seconds)).await
+    }
+
+    /// Lets node B die with the leases of the orders so many times; no other order may be ready to start.
+    pub async fn crash_all(&self, ids: &[OrderId], crashes: u32) {
+        for _ in 0..crashes {
+            self.store.renew(heartbeat(NODE_B, &[])).await.unwrap();
+            let leases = self.claim_as(NODE_B, ids.len() + 1).await;
+            assert_eq!(ids_of(&leases), ids);
+            self.advance(LONGER_THAN_A_LEASE);
+            self.give_back().await;
+        }
+    }
+
+    pub async fn join(&self, node: NodeId) -> GivenBack {
+        self.store.join(heartbeat(node, &[]), CRASHES_MAX).await.unwrap()
+    }
+
+    /// Node A takes back what nobody renewed.
+    pub async fn give_back(&self) -> GivenBack {
+        self.store.give_back_expired(give_back_by(NODE_A)).await.unwrap()
+    }
+
+    pub async fn cancel(&self, id: OrderId) -> Order {
+        done(self.store.cancel(id).await.unwrap())
+    }
+
+    pub async fn redrive(&self, id: OrderId) -> Order {
+        done(self.store.redrive(id).await.unwrap())
+    }
+
+    /// Cancels many at once, so that a store which groups commits can.
+    pub async fn cancel_all(&self, ids: &[OrderId]) {
+        stream::iter(ids)
+            .map(|id| self.cancel(*id))
+            .buffer_unordered(CALLS_AT_ONCE)
+            .for_each(|_| std::future::ready(()))
+            .await;
+    }
+}
+
+/// What the store says afterwards.
+impl Harness {
+    pub async fn order(&self, id: OrderId) -> Order {
+        self.store
+            .order(id)
+            .await
+            .unwrap()
+            .expect("the order was accepted")
+    }
+
+    pub async fn events(&self, id: OrderId) -> Vec<EventKind> {
+        let history = self.store.history(id, 0).await.unwrap();
+        let events = history.expect("the order was accepted");
+        events.into_iter().map(|event| event.kind).collect()
+    }
+
+    /// Leases of the order that were lost to dead nodes.
+    pub async fn crashes(&self, id: OrderId) -> u32 {
+        let records = self.records().await;
+        let record = records.iter().find(|record| record.order.order_id == id);
+        record.expect("the order was accepted").crashes
+    }
+
+    pub async fn paused(&self) -> bool {
+        self.store.queue().await.unwrap().paused
+    }
+
+    /// All orders by rising id, read at one instant.
+    pub async fn records(&self) -> Vec<OrderRecord> {
+        let mut snapshot = self.store.snapshot().await.unwrap();
+        let mut records: Vec<OrderRecord> = Vec::new();
+        loop {
+            let after = records.last().map(|record| record.order.order_id);
+            let page = snapshot.orders_after(after, SNAPSHOT_PAGE_ORDERS).await.unwrap();
+            if page.is_empty() {
+                return records;
+            }
+            records.extend(page);
+        }
+    }
+
+    pub async fn counters(&self) -> Counters {
+        self.store.counters().await.unwrap()
+    }
+
+    /// The numbers counted from the orders themselves.
+    pub async fn recount(&self) -> Counters {
+        recount(self.records().await.iter().map(|record| &record.order))
+    }
+}
+
+pub fn recount<'a>(orders: impl Iterator<Item = &'a Order>) -> Counters {
+    let mut counters = Counters::default();
+    for order in orders {
+        match order.status {
+            OrderStatus::Pending => counters.pending += 1,
+            OrderStatus::Processing => counters.processing += 1,
+            OrderStatus::Completed => counters.completed += 1,
+            OrderStatus::Failed => counters.failed += 1,
+            OrderStatus::Cancelled => counters.cancelled += 1,
+        }
+        if order.status == OrderStatus::Completed {
+            let finished = order.finished_at.expect("a completed order ended");
+            let started = order.processing_at.expect("a completed order started");
+            counters.processing_micros += u64::try_from(finished.since(started).as_micros()).unwrap();
+        }
+    }
+    counters
+}
+
+pub fn ids_of(leases: &[Lease]) -> Vec<OrderId> {
+    leases.iter().map(|lease| lease.order.order_id).collect()
+}
+
+pub fn done(acted: Acted) -> Order {
+    match acted {
+        Acted::Done(order) => order,
+        Acted::Refused(order) => panic!("order {} is {:?}", order.order_id, order.status),
+        Acted::Unknown => panic!("the order was accepted"),
+    }
+}

@@ -1,0 +1,87 @@
+//! Makers of what stores take: valid, and as small as the test's subject allows.
+
+use std::time::Duration;
+
+use orderly::lease::{LeaseKey, NodeId, Outcome};
+use orderly::money::Money;
+use orderly::order::{ItemIds, NewOrder, Reference};
+use orderly::store::{ClaimRequest, GiveBack, Heartbeat, IdempotencyKey};
+
+pub const NODE_A: NodeId = NodeId(0xA);
+pub const NODE_B: NodeId = NodeId(0xB);
+
+pub const LEASE: Duration = Duration::from_secs(30);
+pub const SHORTER_THAN_A_LEASE: Duration = Duration::from_secs(29);
+pub const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(31);
+pub const CRASHES_MAX: u32 = 5;
+
+pub fn new_order() -> NewOrder {
+    NewOrder {
+        user_id: 104,
+        item_ids: ItemIds::new(&[101, 102, 103]).expect("three ids in range"),
+        total_amount: Money::parse("250.75").expect("an amount"),
+        reference: None,
+        metadata: None,
+    }
+}
+
+pub fn order_of(user_id: i64) -> NewOrder {
+    NewOrder {
+        user_id,
+        ..new_order()
+    }
+}
+
+pub fn order_with_reference(reference: &str) -> NewOrder {
+    NewOrder {
+        reference: Some(Reference::parse(reference).expect("a valid reference")),
+        ..new_order()
+    }
+}
+
+/// The same `body` stands for the same request.
+pub fn key(name: &str, body: u8) -> IdempotencyKey {
+    IdempotencyKey {
+        scope: "orders".to_owned(),
+        key: name.to_owned(),
+        fingerprint: [body; 32],
+    }
+}
+
+pub fn claim_by(node: NodeId, orders_max: usize) -> ClaimRequest {
+    ClaimRequest {
+        node,
+        orders_max,
+        lease: LEASE,
+        suspect: true,
+    }
+}
+
+pub fn heartbeat(node: NodeId, leases: &[LeaseKey]) -> Heartbeat {
+    Heartbeat {
+        node,
+        slots: 10,
+        leases: leases.to_vec(),
+        lease: LEASE,
+    }
+}
+
+pub fn give_back_by(node: NodeId) -> GiveBack {
+    GiveBack {
+        node,
+        crashes_max: CRASHES_MAX,
+    }
+}
+
+pub fn retry_after(seconds: u64) -> Outcome {
+    Outcome::Retry {
+        after: Duration::from_secs(seconds),
+        error: "the warehouse did not answer".to_owned(),
+    }
+}
+
+pub fn failed() -> Outcome {
+    Outcome::Failed {
+        error: "the card was declined".to_owned(),
+    }
+}

@@ -1,0 +1,145 @@
+//! The real program as a process of its own, on loopback, ended by its id whatever becomes of the test.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// A start or an end that takes longer has failed.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Lines of output kept to explain a failure.
+const LINES_KEPT: usize = 200;
+
+pub struct Process {
+    child: Child,
+    pub url: String,
+    output: Arc<Mutex<VecDeque<String>>>,
+}
+
+/// `orderly` with its files in `folder` and a port of its own.
+pub fn orderly(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orderly"));
+    configure(&mut command, folder);
+    command
+}
+
+/// The same environment for whatever program serves.
+pub fn configure(command: &mut Command, folder: &Path) {
+    for (name, _) in std::env::vars() {
+        if name.starts_with("ORDERLY_") || ["HOST", "PORT", "DATABASE_URL", "RUST_LOG"].contains(&&*name) {
+            command.env_remove(name);
+        }
+    }
+    command
+        .current_dir(folder)
+        .env("PORT", "0")
+        .env(
+            "DATABASE_URL",
+            format!("sqlite:{}", folder.join("orderly.db").display()),
+        )
+        .env("ORDERLY_LOG_FORMAT", "json")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+}
+
+impl Process {
+    /// Waits until it says where it listens.
+    pub async fn start(mut command: Command) -> Process {
+        let mut child = command.spawn().expect("the program can be started");
+        let output = Arc::new(Mutex::new(VecDeque::new()));
+        let (said, mut address) = watch::channel(None);
+        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        tokio::spawn(keep(stdout, output.clone(), Some(said)));
+        tokio::spawn(keep(stderr, output.clone(), None));
+        let heard = tokio::time::timeout(PATIENCE, address.wait_for(Option::is_some)).await;
+        let heard: Option<String> = heard.ok().and_then(Result::ok).and_then(|heard| heard.clone());
+        let Some(address) = heard else {
+            panic!("the server did not start: {:#?}", output.lock().unwrap());
+        };
+        Process {
+            child,
+            url: format!("http://{address}"),
+            output,
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("the process was not waited for")
+    }
+
+    /// SIGKILL: no line of the program runs any more.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("the process can be killed");
+    }
+
+    pub async fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([format!("-{name}"), self.id().to_string()])
+            .status()
+            .await;
+        assert!(sent.expect("kill can be run").success());
+    }
+
+    pub async fn ended(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        ended
+            .unwrap_or_else(|_| panic!("the process did not end: {:#?}", self.output.lock().unwrap()))
+            .expect("the process can be waited for")
+    }
+
+    /// SIGTERM, and the exit code.
+    pub async fn terminate(mut self) -> Option<i32> {
+        self.signal("TERM").await;
+        self.ended().await.code()
+    }
+
+    pub fn said(&self, text: &str) -> bool {
+        self.output.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+}
+
+async fn keep(
+    stream: BufReader<impl tokio::io::AsyncRead + Unpin>,
+    output: Arc<Mutex<VecDeque<String>>>,
+    said: Option<watch::Sender<Option<String>>>,
+) {
+    let mut lines = stream.lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let json = serde_json::from_str::<serde_json::Value>(&line).ok();
+        {
+            let mut output = output.lock().unwrap();
+            if output.len() == LINES_KEPT {
+                output.pop_front();
+            }
+            output.push_back(line);
+        }
+        // After the line is kept: whoever waits for the address may look for what was said with it.
+        if let (Some(said), Some(json)) = (&said, json)
+            && let Some(address) = json.get("address").and_then(serde_json::Value::as_str)
+        {
+            said.send_replace(Some(address.to_owned()));
+        }
+    }
+}
+
+/// Runs a command of the program to its end: exit code and stdout.
+pub async fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = tokio::time::timeout(PATIENCE, orderly(folder).args(arguments).output()).await;
+    let output = output
+        .expect("a command ends in time")
+        .expect("the program can be run");
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (output.status.code(), text)
+}

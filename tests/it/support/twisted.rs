@@ -1,0 +1,338 @@
+//! A store that breaks one promise on purpose or fails when told to: the controls that show a check can turn red,
+//! and the faults that no database offers on demand.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use orderly::event::Event;
+use orderly::lease::{LeaseKey, NodeId, Outcome};
+use orderly::order::{NewOrder, Order, OrderId};
+use orderly::store::{
+    Accepted, Acted, ClaimRequest, Claimed, Counters, GiveBack, GivenBack, Heartbeat, IdempotencyKey,
+    OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError,
+    StoreHealth, Wakeups,
+};
+use tokio::sync::Semaphore;
+
+/// What is twisted; the rest goes straight to the store behind.
+#[async_trait]
+pub trait Twist: Send + Sync + 'static {
+    async fn accept(
+        &self,
+        inner: &Arc<dyn Store>,
+        orders: Arc<[NewOrder]>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Accepted, StoreError> {
+        inner.accept(orders, key).await
+    }
+
+    async fn claim(&self, inner: &Arc<dyn Store>, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        inner.claim(request).await
+    }
+
+    async fn settle(
+        &self,
+        inner: &Arc<dyn Store>,
+        key: LeaseKey,
+        outcome: Outcome,
+    ) -> Result<Settled, StoreError> {
+        inner.settle(key, outcome).await
+    }
+
+    async fn renew(&self, inner: &Arc<dyn Store>, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
+        inner.renew(heartbeat).await
+    }
+
+    async fn order(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<Order>, StoreError> {
+        self.before().await?;
+        inner.order(id).await
+    }
+
+    async fn queue(&self, inner: &Arc<dyn Store>) -> Result<QueueState, StoreError> {
+        self.before().await?;
+        inner.queue().await
+    }
+
+    fn health(&self, inner: &Arc<dyn Store>) -> StoreHealth {
+        inner.health()
+    }
+
+    async fn close(&self, inner: &Arc<dyn Store>) {
+        inner.close().await;
+    }
+
+    /// Comes before every other call, and instead of it when it fails.
+    async fn before(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// Lets a result in under whatever token is current: what a store that matches by id alone does.
+#[derive(Default)]
+pub struct SwapsStaleTokens {
+    current: Mutex<HashMap<OrderId, u64>>,
+}
+
+#[async_trait]
+impl Twist for SwapsStaleTokens {
+    async fn claim(&self, inner: &Arc<dyn Store>, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        let claimed = inner.claim(request).await?;
+        let mut current = self.current.lock().unwrap();
+        current.extend(
+            claimed
+                .leases
+                .iter()
+                .map(|lease| (lease.order.order_id, lease.token)),
+        );
+        drop(current);
+        Ok(claimed)
+    }
+
+    async fn settle(
+        &self,
+        inner: &Arc<dyn Store>,
+        key: LeaseKey,
+        outcome: Outcome,
+    ) -> Result<Settled, StoreError> {
+        let current = self.current.lock().unwrap().get(&key.order_id).copied();
+        let key = LeaseKey {
+            token: current.unwrap_or(key.token),
+            ..key
+        };
+        inner.settle(key, outcome).await
+    }
+}
+
+/// Cannot store results so many times; the store behind is not asked.
+pub struct FailsToSettle {
+    pub times: AtomicU32,
+}
+
+#[async_trait]
+impl Twist for FailsToSettle {
+    async fn settle(
+        &self,
+        inner: &Arc<dyn Store>,
+        key: LeaseKey,
+        outcome: Outcome,
+    ) -> Result<Settled, StoreError> {
+        let left = self
+            .times
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        match left {
+            Ok(_) => Err(StoreError::DiskFull),
+            Err(_) => inner.settle(key, outcome).await,
+        }
+    }
+}
+
+/// Cannot renew leases: a node that the store no longer hears.
+pub struct NeverRenews;
+
+#[async_trait]
+impl Twist for NeverRenews {
+    async fn renew(&self, _inner: &Arc<dyn Store>, _heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
+        Err(StoreError::DiskFull)
+    }
+}
+
+/// Fails every request with an error of the test's choice.
+pub struct Fails(pub fn() -> StoreError);
+
+#[async_trait]
+impl Twist for Fails {
+    async fn accept(
+        &self,
+        _inner: &Arc<dyn Store>,
+        _orders: Arc<[NewOrder]>,
+        _key: Option<IdempotencyKey>,
+    ) -> Result<Accepted, StoreError> {
+        Err(self.0())
+    }
+
+    async fn before(&self) -> Result<(), StoreError> {
+        Err(self.0())
+    }
+}
+
+/// Has a bug in every call.
+pub struct Panics;
+
+#[async_trait]
+impl Twist for Panics {
+    async fn accept(
+        &self,
+        _inner: &Arc<dyn Store>,
+        _orders: Arc<[NewOrder]>,
+        _key: Option<IdempotencyKey>,
+    ) -> Result<Accepted, StoreError> {
+        panic!("a bug in the store")
+    }
+
+    async fn before(&self) -> Result<(), StoreError> {
+        panic!("a bug in the store")
+    }
+}
+
+/// Says of itself that it cannot store, and stores all the same.
+pub struct IsNotReady(pub &'static str);
+
+#[async_trait]
+impl Twist for IsNotReady {
+    fn health(&self, _inner: &Arc<dyn Store>) -> StoreHealth {
+        StoreHealth::NotReady(self.0.to_owned())
+    }
+}
+
+/// A door before `accept` that a test opens.
+pub struct Gate {
+    arrived: Semaphore,
+    admitted: Semaphore,
+}
+
+impl Gate {
+    pub fn closed() -> Arc<Gate> {
+        Arc::new(Gate {
+            arrived: Semaphore::new(0),
+            admitted: Semaphore::new(0),
+        })
+    }
+
+    /// Waits until one more call stands before the gate.
+    pub async fn arrival(&self) {
+        self.arrived.acquire().await.expect("never closed").forget();
+    }
+
+    /// From now on every call passes.
+    pub fn open(&self) {
+        self.admitted.close();
+    }
+}
+
+#[async_trait]
+impl Twist for Arc<Gate> {
+    async fn accept(
+        &self,
+        inner: &Arc<dyn Store>,
+        orders: Arc<[NewOrder]>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Accepted, StoreError> {
+        self.arrived.add_permits(1);
+        // No permit is ever given: the end of the wait is that the gate opens.
+        let _ = self.admitted.acquire().await;
+        inner.accept(orders, key).await
+    }
+}
+
+pub fn twisted(inner: Arc<dyn Store>, twist: impl Twist) -> Arc<dyn Store> {
+    Arc::new(Twisted { inner, twist })
+}
+
+struct Twisted<T> {
+    inner: Arc<dyn Store>,
+    twist: T,
+}
+
+#[async_trait]
+impl<T: Twist> Store for Twisted<T> {
+    async fn accept(
+        &self,
+        orders: Arc<[NewOrder]>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Accepted, StoreError> {
+        self.twist.accept(&self.inner, orders, key).await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        self.twist.claim(&self.inner, request).await
+    }
+
+    async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
+        self.twist.settle(&self.inner, key, outcome).await
+    }
+
+    async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
+        self.twist.renew(&self.inner, heartbeat).await
+    }
+
+    async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
+        self.twist.before().await?;
+        self.inner.give_back_expired(request).await
+    }
+
+    async fn join(&self, heartbeat: Heartbeat, crashes_max: u32) -> Result<GivenBack, StoreError> {
+        self.twist.before().await?;
+        self.inner.join(heartbeat, crashes_max).await
+    }
+
+    async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
+        self.twist.before().await?;
+        self.inner.leave(node).await
+    }
+
+    async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
+        self.twist.before().await?;
+        self.inner.cancel(id).await
+    }
+
+    async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
+        self.twist.before().await?;
+        self.inner.redrive(id).await
+    }
+
+    async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError> {
+        self.twist.before().await?;
+        self.inner.redrive_matching(query).await
+    }
+
+    async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
+        self.twist.before().await?;
+        self.inner.set_paused(paused).await
+    }
+
+    async fn order(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
+        self.twist.order(&self.inner, id).await
+    }
+
+    async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
+        self.twist.before().await?;
+        self.inner.orders(query).await
+    }
+
+    async fn history(&self, id: OrderId, after: u32) -> Result<Option<Vec<Event>>, StoreError> {
+        self.twist.before().await?;
+        self.inner.history(id, after).await
+    }
+
+    async fn counters(&self) -> Result<Counters, StoreError> {
+        self.twist.before().await?;
+        self.inner.counters().await
+    }
+
+    async fn queue(&self) -> Result<QueueState, StoreError> {
+        self.twist.queue(&self.inner).await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        self.twist.before().await?;
+        self.inner.snapshot().await
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.twist.health(&self.inner)
+    }
+
+    async fn failed(&self) -> String {
+        self.inner.failed().await
+    }
+
+    fn wakeups(&self) -> Arc<Wakeups> {
+        self.inner.wakeups()
+    }
+
+    async fn close(&self) {
+        self.twist.close(&self.inner).await;
+    }
+}

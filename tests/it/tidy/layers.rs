@@ -1,0 +1,162 @@
+//! Who may know whom: the arrows between modules, and the words that belong to one of them.
+
+use super::{Source, assert_none, program};
+
+const DOMAIN: [&str; 6] = ["order", "money", "event", "lease", "retry", "time"];
+
+/// What a module may name besides itself and, where it says so, the domain. The rest knows everything.
+const ARROWS: [(&str, bool, &[&str]); 16] = [
+    ("order", true, &[]),
+    ("money", true, &[]),
+    ("event", true, &[]),
+    ("lease", true, &[]),
+    ("retry", true, &[]),
+    ("time", true, &[]),
+    ("config", false, &["retry"]),
+    ("metrics", false, &[]),
+    ("telemetry", false, &["config", "metrics"]),
+    ("store", true, &["config", "metrics"]),
+    ("processor", true, &[]),
+    ("worker", true, &["store", "processor", "metrics"]),
+    ("janitor", true, &["store"]),
+    ("http", true, &["store", "config", "metrics"]),
+    ("verify", true, &["store"]),
+    ("lib", false, &[]),
+];
+const KNOW_EVERYTHING: [&str; 3] = ["serve", "cli", "main"];
+
+#[test]
+fn modules_name_only_what_lies_below_them() {
+    let mut breaches = Vec::new();
+    for source in program() {
+        let module = module_of(&source);
+        if KNOW_EVERYTHING.contains(&module) {
+            continue;
+        }
+        let Some((_, domain, others)) = ARROWS.iter().find(|(from, ..)| *from == module) else {
+            breaches.push(format!("{}: which modules may it name?", source.path));
+            continue;
+        };
+        for named in modules_named(&source) {
+            let allowed = named == module
+                || (*domain && DOMAIN.contains(&named.as_str()))
+                || others.contains(&named.as_str());
+            if !allowed {
+                breaches.push(format!("{} names {named}", source.path));
+            }
+        }
+    }
+    assert_none("arrows between modules point one way", &breaches);
+}
+
+#[test]
+fn the_arrows_read_here_are_the_ones_written() {
+    let source = |text: &str| Source {
+        path: "src/worker.rs".to_owned(),
+        text: text.to_owned(),
+    };
+    let named = |text: &str| modules_named(&source(text));
+    assert_eq!(named("use crate::store::Store;"), ["store"]);
+    assert_eq!(named("use crate::{http, store::Store};"), ["http", "store"]);
+    assert_eq!(
+        named("use crate::{\n    http::{App, router},\n    cli,\n};"),
+        ["http", "cli"]
+    );
+    assert_eq!(named("fn f() { crate::serve::run(); }"), ["serve"]);
+    assert_eq!(named("// crate::http is elsewhere"), Vec::<String>::new());
+}
+
+#[test]
+fn the_domain_knows_no_runtime() {
+    let breaches: Vec<String> = program()
+        .iter()
+        .filter(|source| DOMAIN.contains(&module_of(source)))
+        .filter(|source| source.code().contains("tokio"))
+        .map(|source| source.path.clone())
+        .collect();
+    assert_none("the domain does without tokio", &breaches);
+}
+
+#[test]
+fn sql_is_only_under_store() {
+    const SQL: [&str; 5] = [
+        "select ",
+        "insert into ",
+        "delete from ",
+        "update orders",
+        "rusqlite",
+    ];
+    let breaches = lines_with(&SQL, |source| !source.is_under("src/store"));
+    assert_none("only stores speak SQL", &breaches);
+}
+
+#[test]
+fn http_statuses_are_only_under_http() {
+    let breaches = lines_with(&["StatusCode"], |source| {
+        !["http", "cli"].contains(&module_of(source))
+    });
+    assert_none("only http answers statuses, only cli reads them", &breaches);
+}
+
+/// `src/http/wire.rs` is of `http`.
+fn module_of(source: &Source) -> &str {
+    let inside = source.path.strip_prefix("src/").unwrap_or(&source.path);
+    let end = inside.find(['/', '.']).unwrap_or(inside.len());
+    &inside[..end]
+}
+
+/// The modules of this crate that the file's code names, in the order it names them.
+fn modules_named(source: &Source) -> Vec<String> {
+    let code = source.code();
+    let mut named = Vec::new();
+    for (at, path_start) in code.match_indices("crate::") {
+        let rest = &code[at + path_start.len()..];
+        match rest.strip_prefix('{') {
+            Some(group) => named.extend(first_names(group)),
+            None => named.push(name_at(rest)),
+        }
+    }
+    named
+}
+
+/// The first name of each path in a `use` group, which ends with the brace that opened before.
+fn first_names(group: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut depth = 0_i32;
+    let mut at_start = true;
+    for (at, character) in group.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => at_start = true,
+            _ if at_start && !character.is_whitespace() => {
+                names.push(name_at(&group[at..]));
+                at_start = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+fn name_at(path: &str) -> String {
+    let in_name = |character: &char| character.is_alphanumeric() || *character == '_';
+    path.chars().take_while(in_name).collect()
+}
+
+fn lines_with(words: &[&str], is_bound: impl Fn(&Source) -> bool) -> Vec<String> {
+    let sources = program();
+    let bound = sources.iter().filter(|source| is_bound(source));
+    bound
+        .flat_map(|source| {
+            let code = source.code();
+            let found = code
+                .lines()
+                .filter(|line| words.iter().any(|word| line.contains(word)));
+            found
+                .map(|line| format!("{}: {}", source.path, line.trim()))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}

@@ -1,0 +1,175 @@
+//! What every file looks like, and what must exist beside another.
+
+use std::collections::BTreeSet;
+
+use super::{FILE_LINES_COMFORTABLE, FILE_LINES_MAX, Source, all_sources, assert_none, files_under, program};
+
+/// Files longer than is comfortable, each with its reason.
+const LONG_FILES: [(&str, &str); 0] = [];
+
+/// Files of tests that let time pass, each with its reason.
+const SLEEPING_FILES: [(&str, &str); 1] = [(
+    "tests/it/worker/world.rs",
+    "processing that takes its time, in virtual time",
+)];
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let breaches: Vec<String> = all_sources()
+        .into_iter()
+        .filter(|source| !source.text.starts_with("//! "))
+        .map(|source| source.path)
+        .collect();
+    assert_none("every file opens with `//! `", &breaches);
+}
+
+#[test]
+fn nothing_is_left_undone() {
+    let words = ["todo!(", "unimplemented!(", "dbg!(", "FIXME", "TODO"];
+    assert_none("finished code", &lines_with(&all_sources(), &words));
+}
+
+#[test]
+fn only_the_command_line_prints() {
+    let words = ["println!(", "print!(", "std::io::stdout"];
+    let silent: Vec<Source> = program()
+        .into_iter()
+        .filter(|source| !source.is_under("src/cli") && source.path != "src/main.rs")
+        .collect();
+    assert_none("the rest logs", &lines_with(&silent, &words));
+}
+
+#[test]
+fn no_test_sleeps() {
+    // In virtual time a sleep costs nothing and is the subject.
+    let is_virtual = |code: &str| code.contains("start_paused = true") || code.contains("time::pause()");
+    let breaches: Vec<String> = all_sources()
+        .iter()
+        .map(|source| {
+            let is_test = source.is_under("tests") || source.path.ends_with("/tests.rs");
+            let code = if is_test {
+                source.code()
+            } else {
+                source.unit_tests()
+            };
+            (source, code)
+        })
+        .filter(|(_, code)| code.contains("sleep(") && !is_virtual(code))
+        .map(|(source, _)| source.path.clone())
+        .filter(|path| !SLEEPING_FILES.iter().any(|(excused, _)| excused == path))
+        // The rule itself names what it forbids.
+        .filter(|path| !path.starts_with("tests/it/tidy"))
+        .collect();
+    assert_none("tests wait for events, not for time", &breaches);
+}
+
+#[test]
+fn files_stay_readable() {
+    let mut breaches = Vec::new();
+    for source in all_sources() {
+        let lines = source.text.lines().count();
+        let excused = LONG_FILES.iter().any(|(path, _)| *path == source.path);
+        if lines > FILE_LINES_MAX || (lines > FILE_LINES_COMFORTABLE && !excused) {
+            breaches.push(format!("{}: {lines} lines", source.path));
+        }
+        if lines <= FILE_LINES_COMFORTABLE && excused {
+            breaches.push(format!("{}: no longer long, take it off the list", source.path));
+        }
+    }
+    assert_none("files of a comfortable length", &breaches);
+}
+
+#[test]
+fn migrations_are_numbered_without_holes() {
+    for driver in ["sqlite"] {
+        let files = files_under(&format!("migrations/{driver}"), "sql");
+        assert!(!files.is_empty(), "{driver} has a schema");
+        for (number, file) in (1..).zip(&files) {
+            let name = file.path.rsplit('/').next().expect("a path has a last part");
+            assert!(name.starts_with(&format!("{number:04}_")), "{}", file.path);
+        }
+    }
+}
+
+#[test]
+fn every_problem_has_its_page_and_every_page_its_problem() {
+    let pages: BTreeSet<String> = files_under("docs/problems", "md").iter().map(stem).collect();
+    let answered: BTreeSet<String> = program()
+        .iter()
+        .filter(|source| source.is_under("src/http") && !source.path.ends_with("/tests.rs"))
+        .flat_map(|source| problems_in(&source.code()))
+        .collect();
+    assert!(answered.len() >= 20, "the problems were read: {answered:?}");
+    let without_page: Vec<String> = answered.difference(&pages).cloned().collect();
+    assert_none("problems without a page", &without_page);
+    let never_answered: Vec<String> = pages.difference(&answered).cloned().collect();
+    assert_none("pages of problems that are never answered", &never_answered);
+}
+
+/// Names from the table of problems, and from answers that are written out.
+fn problems_in(code: &str) -> Vec<String> {
+    let is_of_name = |letter: char| letter.is_ascii_lowercase() || letter == '-';
+    let name = |text: &str| -> String { text.chars().take_while(|letter| is_of_name(*letter)).collect() };
+    let in_table = code
+        .split("facts!(")
+        .skip(1)
+        .filter_map(|row| row.split_once('"'))
+        .map(|(_, rest)| name(rest));
+    let written_out = code.split("\"/problems/").skip(1).map(name);
+    in_table
+        .chain(written_out)
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn the_conformance_suite_calls_every_method_of_store() {
+    let store = std::fs::read_to_string("src/store.rs").expect("the trait is in its file");
+    let body = between(&store, "pub trait Store", "\n}\n");
+    let methods: BTreeSet<&str> = body
+        .split("fn ")
+        .skip(1)
+        .filter_map(|rest| rest.split_once('(').map(|(name, _)| name))
+        .collect();
+    assert!(methods.len() >= 20, "the trait was read: {methods:?}");
+    // Not the rest of the support: what wraps a store calls every method of the one behind.
+    let suite: String = all_sources()
+        .iter()
+        .filter(|source| {
+            source.is_under("tests/it/conformance") || source.path == "tests/it/support/harness.rs"
+        })
+        .map(Source::code)
+        .collect();
+    // Calls may be broken over lines.
+    let suite: String = suite.split_whitespace().collect();
+    let missing: Vec<String> = methods
+        .iter()
+        .filter(|method| !suite.contains(&format!(".{method}(")))
+        .map(|method| (*method).to_owned())
+        .collect();
+    assert_none("methods of Store without a claim", &missing);
+}
+
+fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    let from = text.find(start).expect("the start is there");
+    let length = text[from..].find(end).expect("the end is there");
+    &text[from..from + length]
+}
+
+fn stem(file: &Source) -> String {
+    let name = file.path.rsplit('/').next().expect("a path has a last part");
+    name.trim_end_matches(".md").to_owned()
+}
+
+fn lines_with(sources: &[Source], words: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    // The rules themselves name what they forbid.
+    for source in sources.iter().filter(|source| !source.is_under("tests/it/tidy")) {
+        for line in source.text.lines() {
+            if words.iter().any(|word| line.contains(word)) {
+                found.push(format!("{}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    found
+}

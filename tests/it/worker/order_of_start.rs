@@ -1,0 +1,103 @@
+//! Which order starts when.
+
+use std::time::Duration;
+
+use orderly::order::{OrderId, OrderStatus};
+
+use super::world::{Setting, Step, World};
+
+#[tokio::test(start_paused = true)]
+async fn with_one_slot_orders_are_processed_one_after_another_as_accepted() {
+    let world = World::new(Setting {
+        slots: 1,
+        ..Setting::default()
+    })
+    .await;
+    world.script.otherwise(Step::Take(Duration::from_millis(100)));
+    let ids = world.harness.accept_some(30).await;
+    world.until_status(ids[29], OrderStatus::Completed).await;
+    assert_eq!(world.script.started(), ids);
+    assert_eq!(world.script.most_at_once(), 1);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_run_at_once_as_there_are_slots() {
+    let world = World::new(Setting {
+        slots: 7,
+        ..Setting::default()
+    })
+    .await;
+    world.script.otherwise(Step::Take(Duration::from_secs(1)));
+    let ids = world.harness.accept_some(50).await;
+    world.until_status(ids[49], OrderStatus::Completed).await;
+    assert_eq!(world.script.most_at_once(), 7);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_waiting_for_its_retry_holds_up_nobody() {
+    let world = World::new(Setting {
+        slots: 1,
+        ..Setting::default()
+    })
+    .await;
+    world.script.otherwise(Step::Take(Duration::from_millis(50)));
+    world.harness.store().set_paused(true).await.unwrap();
+    let ids = world.harness.accept_some(5).await;
+    world.script.order(ids[0], &[Step::Fail, Step::Complete]);
+    world.harness.store().set_paused(false).await.unwrap();
+    for id in &ids {
+        world.until_status(*id, OrderStatus::Completed).await;
+    }
+    assert_eq!(first_starts(&world), ids);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_is_not_starved_by_new_orders() {
+    let world = World::new(Setting {
+        slots: 1,
+        attempts_max: 10,
+        ..Setting::default()
+    })
+    .await;
+    world.script.otherwise(Step::Take(Duration::from_millis(500)));
+    world.harness.store().set_paused(true).await.unwrap();
+    let ids = world.harness.accept_some(200).await;
+    world.script.order(ids[0], &[Step::Fail]);
+    world.harness.store().set_paused(false).await.unwrap();
+    world.until_status(ids[0], OrderStatus::Completed).await;
+    let last = world.harness.order(ids[199]).await.status;
+    assert_eq!(
+        last,
+        OrderStatus::Pending,
+        "the retry did not wait for the whole line"
+    );
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_starts_while_the_queue_is_paused() {
+    let world = World::new(Setting::default()).await;
+    world.harness.store().set_paused(true).await.unwrap();
+    let ids = world.harness.accept_some(3).await;
+    world.pass(Duration::from_secs(30)).await;
+    assert!(world.script.started().is_empty());
+    world.harness.store().set_paused(false).await.unwrap();
+    for id in ids {
+        world.until_status(id, OrderStatus::Completed).await;
+    }
+    world.end().await;
+}
+
+/// Orders in the order of their first attempts.
+fn first_starts(world: &World) -> Vec<OrderId> {
+    let mut first = Vec::new();
+    for id in world.script.started() {
+        if !first.contains(&id) {
+            first.push(id);
+        }
+    }
+    first
+}

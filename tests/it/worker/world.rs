@@ -1,0 +1,272 @@
+//! A worker, its store and their time. The store's thread does not know of tokio's paused time, so time is driven
+//! by hand: both clocks move in small steps, and between two steps the test looks at the store.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use orderly::lease::NodeId;
+use orderly::metrics::Metrics;
+use orderly::order::{Order, OrderId, OrderStatus};
+use orderly::processor::{Attempt, ProcessingError, Processor};
+use orderly::retry::RetryPolicy;
+use orderly::store::{Heartbeat, Store};
+use orderly::worker::{Worker, WorkerSettings};
+use tokio::time::Instant;
+
+use crate::support::Harness;
+
+pub const NODE: NodeId = NodeId(0x5EED);
+pub const LEASE: Duration = Duration::from_secs(30);
+/// How far time moves between two looks.
+const STEP: Duration = Duration::from_millis(20);
+/// A node that never joined.
+const NOBODY: NodeId = NodeId(0xD0_0D);
+/// Virtual time after which what a test waits for is not going to happen.
+const PATIENCE: Duration = Duration::from_mins(30);
+
+pub struct World {
+    pub harness: Harness,
+    pub script: Arc<Script>,
+    pub metrics: Metrics,
+    worker: Option<Worker>,
+    /// While it lives, tokio does not move its paused time by itself.
+    _time_stands_still: std::sync::mpsc::Sender<()>,
+}
+
+/// Which worker a test wants.
+#[derive(Clone, Copy)]
+pub struct Setting {
+    pub slots: u32,
+    pub attempts_max: u32,
+    pub attempt_timeout: Duration,
+}
+
+impl Default for Setting {
+    fn default() -> Setting {
+        Setting {
+            slots: 4,
+            attempts_max: 3,
+            attempt_timeout: Duration::from_mins(5),
+        }
+    }
+}
+
+impl Setting {
+    fn worker(self) -> WorkerSettings {
+        WorkerSettings {
+            node: NODE,
+            slots: self.slots,
+            lease: LEASE,
+            attempt_timeout: self.attempt_timeout,
+            retry: RetryPolicy {
+                attempts_max: self.attempts_max,
+                base: Duration::from_secs(1),
+                cap: Duration::from_mins(5),
+            },
+        }
+    }
+}
+
+impl World {
+    pub async fn new(setting: Setting) -> World {
+        World::with_store(setting, |store| store).await
+    }
+
+    /// The worker sees the store through `twist`; the test sees the store itself.
+    pub async fn with_store(setting: Setting, twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> World {
+        let (time_stands_still, held) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || held.recv());
+        let harness = Harness::sqlite().await;
+        let script = Arc::new(Script::default());
+        let metrics = Metrics::new();
+        let store = twist(harness.store().clone());
+        let heartbeat = Heartbeat {
+            node: NODE,
+            slots: setting.slots,
+            leases: Vec::new(),
+            lease: LEASE,
+        };
+        store.join(heartbeat, 5).await.unwrap();
+        let worker = Worker::start(store, script.clone(), setting.worker(), metrics.clone());
+        World {
+            harness,
+            script,
+            metrics,
+            worker: Some(worker),
+            _time_stands_still: time_stands_still,
+        }
+    }
+
+    /// Moves time until the condition holds.
+    pub async fn until(&self, what: &str, condition: impl AsyncFn(&World) -> bool) {
+        let started = Instant::now();
+        while !condition(self).await {
+            assert!(started.elapsed() < PATIENCE, "{what} did not happen");
+            self.step().await;
+        }
+    }
+
+    /// Lets so much time pass.
+    pub async fn pass(&self, span: Duration) {
+        let started = Instant::now();
+        while started.elapsed() < span {
+            self.step().await;
+        }
+    }
+
+    async fn step(&self) {
+        self.harness.advance(STEP);
+        tokio::time::advance(STEP).await;
+        // The writer answers in order, and this goes through it although it changes nothing: when it is answered,
+        // so is what the worker had asked for before, and time does not run ahead of the writer.
+        self.harness.store().leave(NOBODY).await.unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub async fn until_status(&self, id: OrderId, status: OrderStatus) {
+        self.until(&format!("order {id} to be {status:?}"), async |world| {
+            world.harness.order(id).await.status == status
+        })
+        .await;
+    }
+
+    /// Ends the worker as a stop does, unfinished attempts being handed back after `grace`.
+    pub async fn drain(&mut self, grace: Duration) {
+        let worker = self.worker.take().expect("a worker is drained once");
+        let drained = tokio::spawn(worker.drain(Instant::now() + grace));
+        self.until("the worker to stop", async |_| drained.is_finished())
+            .await;
+    }
+
+    /// Another worker on the same store, after the first was drained.
+    pub fn restart(&mut self, setting: Setting) {
+        assert!(self.worker.is_none(), "one worker at a time");
+        let store = self.harness.store().clone();
+        let worker = Worker::start(store, self.script.clone(), setting.worker(), self.metrics.clone());
+        self.worker = Some(worker);
+    }
+
+    pub async fn end(mut self) {
+        if self.worker.is_some() {
+            self.drain(Duration::ZERO).await;
+        }
+        self.harness.assert_sound().await;
+        self.harness.store().close().await;
+    }
+}
+
+/// What happens to an attempt.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    Complete,
+    Take(Duration),
+    Fail,
+    FailForGood,
+    Panic,
+    Hang,
+}
+
+/// A processor that does as it is told, and remembers what it was asked.
+#[derive(Default)]
+pub struct Script {
+    /// The next attempts of an order; without any it completes at once.
+    steps: Mutex<HashMap<OrderId, VecDeque<Step>>>,
+    otherwise: Mutex<Option<Step>>,
+    started: Mutex<Vec<(OrderId, u32)>>,
+    under_way: Mutex<UnderWay>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct UnderWay {
+    now: usize,
+    most: usize,
+}
+
+impl Script {
+    pub fn order(&self, id: OrderId, steps: &[Step]) {
+        self.steps
+            .lock()
+            .unwrap()
+            .insert(id, steps.iter().copied().collect());
+    }
+
+    pub fn otherwise(&self, step: Step) {
+        *self.otherwise.lock().unwrap() = Some(step);
+    }
+
+    /// Orders in the order their attempts began.
+    pub fn started(&self) -> Vec<OrderId> {
+        self.started.lock().unwrap().iter().map(|(id, _)| *id).collect()
+    }
+
+    pub fn attempts_of(&self, id: OrderId) -> Vec<u32> {
+        let started = self.started.lock().unwrap();
+        started
+            .iter()
+            .filter(|(of, _)| *of == id)
+            .map(|(_, number)| *number)
+            .collect()
+    }
+
+    pub fn most_at_once(&self) -> usize {
+        self.under_way.lock().unwrap().most
+    }
+
+    pub fn now(&self) -> usize {
+        self.under_way.lock().unwrap().now
+    }
+
+    fn next(&self, id: OrderId) -> Step {
+        let mut steps = self.steps.lock().unwrap();
+        let told = steps.get_mut(&id).and_then(VecDeque::pop_front);
+        told.or(*self.otherwise.lock().unwrap()).unwrap_or(Step::Complete)
+    }
+}
+
+struct Counted<'s>(&'s Script);
+
+impl<'s> Counted<'s> {
+    fn new(script: &'s Script) -> Counted<'s> {
+        let mut under_way = script.under_way.lock().unwrap();
+        under_way.now += 1;
+        under_way.most = under_way.most.max(under_way.now);
+        Counted(script)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.lock().unwrap().now -= 1;
+    }
+}
+
+#[async_trait]
+impl Processor for Script {
+    async fn process(&self, order: &Order, attempt: Attempt) -> Result<(), ProcessingError> {
+        let _counted = Counted::new(self);
+        self.started
+            .lock()
+            .unwrap()
+            .push((order.order_id, attempt.number));
+        match self.next(order.order_id) {
+            Step::Complete => Ok(()),
+            Step::Take(span) => {
+                tokio::time::sleep(span).await;
+                Ok(())
+            }
+            Step::Fail => Err(ProcessingError::Transient {
+                error: "no stock answer".to_owned(),
+                retry_after: None,
+            }),
+            Step::FailForGood => Err(ProcessingError::Permanent {
+                error: "no such item".to_owned(),
+            }),
+            Step::Panic => panic!("a bug in the processor"),
+            Step::Hang => std::future::pending().await,
+        }
+    }
+}
