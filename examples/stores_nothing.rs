@@ -1,0 +1,155 @@
+//! The yardstick of the first benchmark: the whole HTTP side of `orderly` over a store that forgets. What it answers
+//! per second is what durability is measured against; see docs/BENCHMARKS.md.
+//!
+//! `cargo run --release --example stores_nothing` listens on 127.0.0.1:5001 until it is interrupted.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use orderly::event::Event;
+use orderly::http::{self, App, listener};
+use orderly::lease::{LeaseKey, NodeId, Outcome};
+use orderly::metrics::Metrics;
+use orderly::order::{NewOrder, Order, OrderId};
+use orderly::store::clock::{WallClock, system_clock};
+use orderly::store::{
+    Accepted, Acted, ClaimRequest, Claimed, Counters, GiveBack, GivenBack, Heartbeat, IdempotencyKey,
+    OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError,
+    StoreHealth, Wakeups,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let address = SocketAddr::from(([127, 0, 0, 1], 5001));
+    let listener = TcpListener::bind(address).await?;
+    let metrics = Metrics::new();
+    let draining = CancellationToken::new();
+    let router = http::router(App {
+        store: Arc::new(Forgetful {
+            last_id: AtomicI64::new(0),
+            clock: system_clock(),
+        }),
+        metrics: metrics.clone(),
+        api_key: None,
+        local_only: true,
+        polling: http::Polling::default(),
+        draining: draining.clone(),
+    });
+    println!("listening on http://{address}, storing nothing");
+    let limits = listener::Limits::new(4096);
+    tokio::select! {
+        () = listener::serve(vec![listener], router, limits, metrics, draining.clone()) => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Ok(())
+}
+
+/// Accepts orders and drops them; knows nothing else.
+struct Forgetful {
+    last_id: AtomicI64,
+    clock: WallClock,
+}
+
+#[async_trait]
+impl Store for Forgetful {
+    async fn accept(
+        &self,
+        orders: Arc<[NewOrder]>,
+        _: Option<IdempotencyKey>,
+    ) -> Result<Accepted, StoreError> {
+        let count = i64::try_from(orders.len()).unwrap_or(i64::MAX);
+        let last = self.last_id.fetch_add(count, Ordering::Relaxed) + count;
+        Ok(Accepted {
+            order_ids: (last - count + 1..=last).map(OrderId).collect(),
+            created_at: (self.clock)(),
+            replayed: false,
+        })
+    }
+
+    async fn claim(&self, _: ClaimRequest) -> Result<Claimed, StoreError> {
+        Ok(Claimed::default())
+    }
+
+    async fn settle(&self, _: LeaseKey, _: Outcome) -> Result<Settled, StoreError> {
+        Ok(Settled::Stale)
+    }
+
+    async fn renew(&self, _: Heartbeat) -> Result<Renewed, StoreError> {
+        Ok(Renewed::default())
+    }
+
+    async fn give_back_expired(&self, _: GiveBack) -> Result<GivenBack, StoreError> {
+        Ok(GivenBack::default())
+    }
+
+    async fn join(&self, _: Heartbeat, _: u32) -> Result<GivenBack, StoreError> {
+        Ok(GivenBack::default())
+    }
+
+    async fn leave(&self, _: NodeId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn cancel(&self, _: OrderId) -> Result<Acted, StoreError> {
+        Ok(Acted::Unknown)
+    }
+
+    async fn redrive(&self, _: OrderId) -> Result<Acted, StoreError> {
+        Ok(Acted::Unknown)
+    }
+
+    async fn redrive_matching(&self, _: RedriveQuery) -> Result<Redriven, StoreError> {
+        Ok(Redriven::default())
+    }
+
+    async fn set_paused(&self, _: bool) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn order(&self, _: OrderId) -> Result<Option<Order>, StoreError> {
+        Ok(None)
+    }
+
+    async fn orders(&self, _: OrderQuery) -> Result<OrderPage, StoreError> {
+        Ok(OrderPage::default())
+    }
+
+    async fn history(&self, _: OrderId, _: u32) -> Result<Option<Vec<Event>>, StoreError> {
+        Ok(None)
+    }
+
+    async fn counters(&self) -> Result<Counters, StoreError> {
+        Ok(Counters::default())
+    }
+
+    async fn queue(&self) -> Result<QueueState, StoreError> {
+        Ok(QueueState {
+            counters: Counters::default(),
+            paused: false,
+            oldest_waiting: None,
+            nodes: Vec::new(),
+        })
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        Err(StoreError::Closed)
+    }
+
+    fn health(&self) -> StoreHealth {
+        StoreHealth::Ready
+    }
+
+    async fn failed(&self) -> String {
+        std::future::pending().await
+    }
+
+    fn wakeups(&self) -> Arc<Wakeups> {
+        Arc::default()
+    }
+
+    async fn close(&self) {}
+}
