@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -80,16 +81,19 @@ pub async fn run(config: Config, metrics: Metrics) -> Result<(), ServeError> {
         server.stop(config.shutdown_grace, signals.next()).await;
         tracing::info!("stopped");
     };
-    tokio::select! {
+    let failed = tokio::select! {
         biased;
-        reason = store.failed() => {
-            tracing::error!(%reason, "the store failed: nothing more is accepted, this process ends");
-            // Answers that are on their way may leave.
-            tokio::time::sleep(LAST_ANSWERS_TIME).await;
-            Err(ServeError::StoreFailed(reason))
-        }
-        () = stopped => Ok(()),
-    }
+        reason = store.failed() => Some(reason),
+        // It may have failed with its very last sync.
+        () = stopped => store.failed().now_or_never(),
+    };
+    let Some(reason) = failed else {
+        return Ok(());
+    };
+    tracing::error!(%reason, "the store failed: nothing more is accepted, this process ends");
+    // Answers that are on their way may leave.
+    tokio::time::sleep(LAST_ANSWERS_TIME).await;
+    Err(ServeError::StoreFailed(reason))
 }
 
 fn announce(config: &Config, server: &Server) {

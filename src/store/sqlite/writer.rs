@@ -230,21 +230,16 @@ impl WriterThread {
                 }
                 result => {
                     let failure = result.err();
+                    // Noted first, so that whoever is told of a failure finds the store not ready.
+                    if let Some(failure) = &failure {
+                        note(&self.parts, failure);
+                    }
                     for call in group {
                         call.answer(failure.as_ref());
                     }
-                    self.note(failure.as_ref());
                 }
             }
             self.checkpoint_when_large();
-        }
-    }
-
-    fn note(&self, failure: Option<&Failure>) {
-        if let Some(failure) = failure {
-            self.parts.metrics.store_errors.inc();
-            self.parts.state.failed(failure);
-            tracing::debug!(?failure, "a commit failed");
         }
     }
 
@@ -329,7 +324,7 @@ impl WriterThread {
                 self.wal_pages.store(left, Ordering::Relaxed);
             }
             Err(error) => {
-                self.note(Some(&Failure::of(&error)));
+                note(&self.parts, &Failure::of(&error));
                 tracing::warn!(error = %error, "a checkpoint failed");
             }
         }
@@ -341,6 +336,12 @@ impl WriterThread {
             tracing::warn!(error = %error, "the database did not close cleanly");
         }
     }
+}
+
+fn note(parts: &WriterParts, failure: &Failure) {
+    parts.metrics.store_errors.inc();
+    parts.state.failed(failure);
+    tracing::debug!(?failure, "a commit failed");
 }
 
 struct BreakDownOnPanic<'s>(&'s State);
