@@ -10,11 +10,14 @@ use crate::retry::RetryPolicy;
 
 mod dot_env;
 mod layers;
+mod postgres_url;
 mod read;
 pub mod settings;
 #[cfg(test)]
 mod tests;
 mod values;
+
+pub use postgres_url::{PostgresUrl, Roots, TlsMode};
 
 pub use layers::{Layers, Shown, Sources};
 pub use read::on_this_machine;
@@ -46,6 +49,8 @@ pub struct Config {
     /// Where to listen; every address the host name stands for.
     pub listen: Vec<SocketAddr>,
     pub database: Database,
+    /// Leave the database alone after some quiet time, so that a serverless one can sleep.
+    pub idle_sleep: bool,
     /// Migrate at start; otherwise an old schema is refused.
     pub migrate: bool,
     /// Orders processed at once by this node, 1 to 10,000.
@@ -71,6 +76,31 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Database {
     Sqlite(PathBuf),
+    Postgres(Box<PostgresDatabase>),
+}
+
+impl Database {
+    /// The store a URL names, and what in it is ignored. Errors never show a secret.
+    pub fn parse(url: &str) -> Result<(Database, Vec<String>), String> {
+        Ok(match values::database_url(url)? {
+            values::DatabaseUrl::Sqlite(path) => (Database::Sqlite(path), Vec::new()),
+            values::DatabaseUrl::Postgres(url, ignored) => {
+                let database = PostgresDatabase {
+                    url: *url,
+                    direct: None,
+                };
+                (Database::Postgres(Box::new(database)), ignored)
+            }
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresDatabase {
+    /// Maybe through a pooler.
+    pub url: PostgresUrl,
+    /// Past the pooler, for LISTEN and migrations.
+    pub direct: Option<PostgresUrl>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use super::layers::{Layers, Origin};
 use super::settings::Setting;
+use super::values::{self, DatabaseUrl};
 use super::{
-    ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, LogFormat, ProcessorChoice, values,
+    ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, LogFormat, PostgresDatabase, PostgresUrl,
+    ProcessorChoice,
 };
 use crate::retry::RetryPolicy;
 
@@ -36,11 +38,12 @@ impl Layers {
         reader.finish(config.map(|config| Loaded { config, warnings }))
     }
 
-    /// What commands need that open the store themselves.
-    pub fn database(&self) -> Result<Database, ConfigError> {
+    /// What commands need that open the store themselves, and what their users should know about it.
+    pub fn database(&self) -> Result<(Database, Vec<String>), ConfigError> {
         let mut reader = Reader::new(self);
-        let database = reader.required("database_url", values::database);
-        reader.finish(database)
+        let database = reader.database();
+        let warnings = std::mem::take(&mut reader.warnings);
+        reader.finish(database.map(|database| (database, warnings)))
     }
 
     /// What commands need that talk to a server.
@@ -88,7 +91,8 @@ impl Reader<'_> {
 
     fn server(&mut self) -> Option<Config> {
         let listen = self.listen();
-        let database = self.required("database_url", values::database);
+        let database = self.database();
+        let idle_sleep = self.required("idle_sleep", values::switch);
         let migrate = self.required("migrate", values::switch);
         let concurrency = self.number("concurrency", 1..=CONCURRENCY_MAX);
         let connections_max = self.number("max_connections", 1..=CONNECTIONS_MAX);
@@ -106,10 +110,14 @@ impl Reader<'_> {
             self.check_access(listen, open);
         }
         self.warn_of_short_key();
-        self.warn_of_idle_settings();
+        self.warn_of_redis();
+        if let (Some(Database::Sqlite(_)), Some(true)) = (&database, idle_sleep) {
+            self.warn_of_no_meaning("idle_sleep");
+        }
         Some(Config {
             listen: listen?,
             database: database?,
+            idle_sleep: idle_sleep?,
             migrate: migrate?,
             concurrency: concurrency?,
             connections_max: connections_max?,
@@ -135,6 +143,26 @@ impl Reader<'_> {
         let port = self.number("port", 0..=u16::MAX);
         self.required("host", |host| resolve(host, port.unwrap_or(0)))
             .filter(|_| port.is_some())
+    }
+
+    fn database(&mut self) -> Option<Database> {
+        let (url, ignored) = match self.required("database_url", values::database_url)? {
+            DatabaseUrl::Sqlite(path) => {
+                if self.layers.get("database_direct_url").is_some() {
+                    self.warn_of_no_meaning("database_direct_url");
+                }
+                return Some(Database::Sqlite(path));
+            }
+            DatabaseUrl::Postgres(url, ignored) => (*url, ignored),
+        };
+        self.warn_of("database_url", &ignored);
+        let direct = self.optional("database_direct_url", PostgresUrl::parse);
+        let direct = direct.map(|(direct, ignored)| {
+            self.warn_of("database_direct_url", &ignored);
+            self.warn_of_no_direct_way(&url, &direct);
+            direct
+        });
+        Some(Database::Postgres(Box::new(PostgresDatabase { url, direct })))
     }
 
     fn retry(&mut self) -> Option<RetryPolicy> {
@@ -215,19 +243,38 @@ impl Reader<'_> {
         }
     }
 
-    fn warn_of_idle_settings(&mut self) {
+    fn warn_of_redis(&mut self) {
         if self.layers.get("redis_url").is_some() {
-            self.warnings.push(format!(
-                "{} is set, but Redis is not supported yet: the database hands out the work",
-                self.name("redis_url")
+            let warning = "set, but Redis is not supported yet: the database hands out the work";
+            self.warnings
+                .push(format!("{} is {warning}", self.name("redis_url")));
+        }
+    }
+
+    fn warn_of_no_meaning(&mut self, key: &'static str) {
+        let warning = format!("{} is set, but means nothing to SQLite", self.name(key));
+        self.warnings.push(warning);
+    }
+
+    /// Nobody would notice: migrations and wake-ups just go elsewhere, or nowhere.
+    fn warn_of_no_direct_way(&mut self, url: &PostgresUrl, direct: &PostgresUrl) {
+        let mut doubts = Vec::new();
+        if direct.looks_pooled() {
+            doubts.push("leads to a pooler, by its name or port: it is meant to go past it".to_owned());
+        }
+        if direct.server.get_dbname() != url.server.get_dbname() {
+            doubts.push(format!(
+                "names another database than {}: both must be the same one",
+                self.name("database_url")
             ));
         }
-        if self.layers.get("database_direct_url").is_some() {
-            self.warnings.push(format!(
-                "{} is set, but means nothing to SQLite",
-                self.name("database_direct_url")
-            ));
-        }
+        self.warn_of("database_direct_url", &doubts);
+    }
+
+    fn warn_of(&mut self, key: &'static str, warnings: &[String]) {
+        let name = self.name(key);
+        let told = warnings.iter().map(|warning| format!("{name}: {warning}"));
+        self.warnings.extend(told);
     }
 
     fn number<T>(&mut self, key: &'static str, range: std::ops::RangeInclusive<T>) -> Option<T>

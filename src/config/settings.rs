@@ -49,7 +49,7 @@ const fn setting(key: &'static str, variable: &'static str, secrecy: Secrecy, au
 }
 
 /// In the order of `orderly.default.toml`.
-pub const SETTINGS: [Setting; 25] = {
+pub const SETTINGS: [Setting; 26] = {
     use Audience::{Client, Server, Store};
     use Secrecy::{Public, Secret, Url};
     [
@@ -58,6 +58,7 @@ pub const SETTINGS: [Setting; 25] = {
         setting("database_url", "DATABASE_URL", Url, Store),
         setting("database_direct_url", "DATABASE_DIRECT_URL", Url, Store),
         setting("redis_url", "REDIS_URL", Url, Server),
+        setting("idle_sleep", "ORDERLY_IDLE_SLEEP", Public, Server),
         setting("migrate", "ORDERLY_MIGRATE", Public, Server),
         setting("concurrency", "ORDERLY_CONCURRENCY", Public, Server),
         setting("max_connections", "ORDERLY_MAX_CONNECTIONS", Public, Server),

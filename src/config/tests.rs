@@ -243,7 +243,7 @@ fn an_address_for_everybody_is_called_on_this_machine() {
 fn nothing_shows_a_secret() {
     let hidden = given()
         .variable("ORDERLY_API_KEY", "hunter2 with a space")
-        .variable("DATABASE_URL", "postgres://me:hunter2@host/db")
+        .variable("DATABASE_URL", "postgres://me:hunter2@host/db?sslmode=maybe")
         .variable("REDIS_URL", "redis://:hunter2@host")
         .file(".env", "ORDERLY_API_KEY hunter2")
         .file("orderly.toml", "api_key = hunter2");
@@ -282,11 +282,6 @@ fn only_this_machine_may_call_without_a_key() {
 
 #[test]
 fn what_is_not_supported_yet_says_so() {
-    let problem = given().variable("DATABASE_URL", "postgres://host/db").problem();
-    assert_eq!(
-        problem,
-        "DATABASE_URL (from the environment): PostgreSQL is not supported yet: use sqlite:PATH"
-    );
     let warnings = given()
         .variable("REDIS_URL", "redis://host")
         .load()
@@ -294,6 +289,96 @@ fn what_is_not_supported_yet_says_so() {
         .warnings;
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("Redis is not supported yet"), "{warnings:?}");
+}
+
+const POOLED: &str = "postgresql://me:hunter2@ep-a-pooler.aws.neon.tech/db?sslmode=require";
+const DIRECT: &str = "postgresql://me:hunter2@ep-a.aws.neon.tech/db?sslmode=require";
+
+#[test]
+fn postgres_has_a_url_and_maybe_one_past_its_pooler() {
+    for scheme in ["postgres", "postgresql"] {
+        let given = given().variable("DATABASE_URL", &format!("{scheme}://me@host/db"));
+        let Database::Postgres(database) = given.config().database else {
+            panic!("the database is PostgreSQL");
+        };
+        assert_eq!(database.url.location, "postgres://host:5432/db");
+        assert_eq!(database.direct, None);
+    }
+    let both = given()
+        .file("url", &format!("{POOLED}\n"))
+        .file("direct", &format!("{DIRECT}\n"));
+    let (url, direct) = (both.path("url"), both.path("direct"));
+    let both = both
+        .variable("DATABASE_URL_FILE", &url)
+        .variable("DATABASE_DIRECT_URL_FILE", &direct)
+        .variable("ORDERLY_IDLE_SLEEP", "on");
+    let Loaded { config, warnings } = both.load().unwrap();
+    assert_eq!(warnings, [""; 0]);
+    let Database::Postgres(database) = &config.database else {
+        panic!("the database is PostgreSQL");
+    };
+    assert!(database.url.looks_pooled() && config.idle_sleep);
+    let direct = database.direct.as_ref().unwrap();
+    assert_eq!(direct.location, "postgres://ep-a.aws.neon.tech:5432/db");
+    assert_eq!(direct.server.get_password(), Some("hunter2".as_bytes()));
+    let shown = format!("{config:?} {:?}", Layers::gather(&both.sources).shown());
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn what_is_ignored_in_a_url_is_told_with_the_name_of_the_setting() {
+    let warned = given()
+        .variable("DATABASE_URL", &format!("{POOLED}&pgbouncer=true"))
+        .file(
+            "orderly.toml",
+            "database_direct_url = 'postgres://h:6432/other?gssencmode=disable'",
+        );
+    let warnings = warned.load().unwrap().warnings;
+    let (_, of_store) = Layers::gather(&warned.sources).database().unwrap();
+    assert_eq!(warnings, of_store);
+    for (warning, told) in warnings.iter().zip([
+        "DATABASE_URL (from the environment): the parameter `pgbouncer` is not known",
+        "the parameter `gssencmode` is not known",
+        "leads to a pooler",
+        "names another database than DATABASE_URL",
+    ]) {
+        assert!(warning.contains(told), "{warning}");
+        let is_direct = warning.starts_with("database_direct_url (from ");
+        assert_eq!(is_direct, !warning.contains("pgbouncer"), "{warning}");
+    }
+    assert_eq!(warnings.len(), 4, "{warnings:?}");
+}
+
+#[test]
+fn both_urls_must_be_right_and_lead_to_postgres() {
+    let wrong = given()
+        .variable("DATABASE_URL", POOLED)
+        .variable("DATABASE_DIRECT_URL", "sqlite:data/orderly.db");
+    let problem = "DATABASE_DIRECT_URL (from the environment): \
+                   not a URL of the form postgres://USER:PASSWORD@HOST/DATABASE";
+    assert_eq!(wrong.problem(), problem);
+    let error = Layers::gather(&wrong.sources).database().unwrap_err();
+    assert_eq!(error.problems, [problem]);
+    let unsure = given().variable("DATABASE_URL", "postgres://me:hunter2@host/db?sslmode=allow");
+    assert_eq!(
+        unsure.problem(),
+        "DATABASE_URL (from the environment): \
+         sslmode must be one of disable, prefer, require, verify-ca, verify-full"
+    );
+}
+
+#[test]
+fn what_only_postgres_knows_means_nothing_to_sqlite() {
+    let given = given()
+        .variable("DATABASE_DIRECT_URL", DIRECT)
+        .variable("ORDERLY_IDLE_SLEEP", "on");
+    assert_eq!(
+        given.load().unwrap().warnings,
+        [
+            "DATABASE_DIRECT_URL (from the environment) is set, but means nothing to SQLite",
+            "ORDERLY_IDLE_SLEEP (from the environment) is set, but means nothing to SQLite",
+        ]
+    );
 }
 
 #[test]

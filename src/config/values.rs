@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Database, Secret};
+use super::{PostgresUrl, Secret};
 
 /// Longer than any key that is generated, and well inside the limit on a request's head.
 const API_KEY_CHARS_MAX: usize = 1024;
@@ -70,13 +70,24 @@ pub fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
         })
 }
 
-pub fn database(text: &str) -> Result<Database, String> {
+/// A store as its URL names it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    Sqlite(PathBuf),
+    /// And what is ignored in it.
+    Postgres(Box<PostgresUrl>, Vec<String>),
+}
+
+pub fn database_url(text: &str) -> Result<DatabaseUrl, String> {
     let (scheme, rest) = text.split_once(':').unwrap_or(("", ""));
     match scheme {
-        "sqlite" => sqlite_path(rest).map(Database::Sqlite),
-        "postgres" | "postgresql" => Err("PostgreSQL is not supported yet: use sqlite:PATH".to_owned()),
+        "sqlite" => sqlite_path(rest).map(DatabaseUrl::Sqlite),
+        "postgres" | "postgresql" => {
+            let (url, ignored) = PostgresUrl::parse(text)?;
+            Ok(DatabaseUrl::Postgres(Box::new(url), ignored))
+        }
         // The text is not shown: it may be a connection string with a password in it.
-        _ => Err("not a URL of the form sqlite:PATH".to_owned()),
+        _ => Err("not a URL of the form sqlite:PATH or postgres://HOST/DATABASE".to_owned()),
     }
 }
 
@@ -204,14 +215,17 @@ mod tests {
 
     #[test]
     fn sqlite_urls_name_a_file() {
-        let path = |text| database(text).map(|Database::Sqlite(path)| path);
         for (url, file) in [
             ("sqlite:data/orderly.db", "data/orderly.db"),
             ("sqlite://data/orderly.db", "data/orderly.db"),
             ("sqlite:/var/lib/orderly.db", "/var/lib/orderly.db"),
             ("sqlite:///var/lib/orderly.db", "/var/lib/orderly.db"),
         ] {
-            assert_eq!(path(url), Ok(PathBuf::from(file)), "{url}");
+            assert_eq!(
+                database_url(url),
+                Ok(DatabaseUrl::Sqlite(PathBuf::from(file))),
+                "{url}"
+            );
         }
         for url in [
             "sqlite:",
@@ -221,16 +235,20 @@ mod tests {
             "orderly.db",
             "",
         ] {
-            assert!(path(url).is_err(), "{url}");
+            assert!(database_url(url).is_err(), "{url}");
         }
     }
 
     #[test]
-    fn an_unsupported_database_is_named_without_its_password() {
-        let error = database("postgres://user:hunter2@host/db").unwrap_err();
-        assert!(error.contains("not supported yet"), "{error}");
-        for url in ["postgres://user:hunter2@host/db", "host=x password=hunter2"] {
-            assert!(!database(url).unwrap_err().contains("hunter2"));
+    fn a_url_that_names_no_store_is_not_repeated() {
+        for url in [
+            "mysql://user:hunter2@host/db",
+            "host=x password=hunter2",
+            "postgres:hunter2",
+            "postgresql://user:hunter2@host/db?sslmode=hunter2",
+        ] {
+            let error = database_url(url).unwrap_err();
+            assert!(!error.contains("hunter2"), "{url}: {error}");
         }
     }
 

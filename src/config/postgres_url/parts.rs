@@ -1,0 +1,190 @@
+//! Takes the text of a PostgreSQL URL apart as libpq does: user, password, hosts, database, parameters, all decoded.
+//! What the parameters mean is left to `postgres_url.rs`. No error repeats any of the text: it may be secret.
+
+const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+
+/// The decoded parts; empty ones are not set.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    pub user: String,
+    /// Passwords are bytes to the server.
+    pub password: Vec<u8>,
+    /// As many as there are ports. A host may be empty where a parameter names it.
+    pub hosts: Vec<String>,
+    /// Empty where the default is meant.
+    pub ports: Vec<String>,
+    pub database: String,
+    pub parameters: Vec<(String, Vec<u8>)>,
+}
+
+impl Parts {
+    pub fn of(url: &str) -> Result<Parts, String> {
+        let rest = SCHEMES
+            .iter()
+            .find_map(|scheme| url.strip_prefix(scheme))
+            .ok_or("not a URL of the form postgres://USER:PASSWORD@HOST/DATABASE")?;
+        let (credentials, rest) = split_credentials(rest)?;
+        let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+        let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+        let (hosts, ports) = hosts_and_ports(authority)?;
+        Ok(Parts {
+            user: decoded_text(user)?,
+            password: decoded(password)?,
+            hosts,
+            ports,
+            database: decoded_text(database)?,
+            parameters: split_parameters(parameters)?,
+        })
+    }
+}
+
+/// The part before the `@`, and what follows it. A second `@`, or one in another place, was meant to be part of a
+/// password or a parameter: taken for a mark it would make a host, a name or a warning of half a secret.
+fn split_credentials(rest: &str) -> Result<(&str, &str), String> {
+    let (credentials, rest) = rest.split_once('@').unwrap_or(("", rest));
+    if credentials.contains('/') || rest.contains('@') {
+        return Err("an `@` or a `/` in the user name, the password or a parameter \
+                    must be written as %40 or %2F"
+            .to_owned());
+    }
+    Ok((credentials, rest))
+}
+
+fn hosts_and_ports(authority: &str) -> Result<(Vec<String>, Vec<String>), String> {
+    if authority.is_empty() {
+        return Ok(Default::default());
+    }
+    let pairs: Vec<(String, String)> = authority
+        .split(',')
+        .map(|pair| {
+            let (host, port) = split_port(pair)?;
+            Ok((decoded_text(host)?, decoded_text(port)?))
+        })
+        .collect::<Result<_, String>>()?;
+    Ok(pairs.into_iter().unzip())
+}
+
+fn split_port(pair: &str) -> Result<(&str, &str), String> {
+    let Some(bracketed) = pair.strip_prefix('[') else {
+        return Ok(pair.split_once(':').unwrap_or((pair, "")));
+    };
+    let (host, port) = bracketed
+        .split_once(']')
+        .ok_or("the `[` before an IPv6 address has no `]` behind it")?;
+    match port.strip_prefix(':') {
+        Some(port) => Ok((host, port)),
+        None if port.is_empty() => Ok((host, port)),
+        None => Err("only a port can follow the `]` of an IPv6 address".to_owned()),
+    }
+}
+
+fn split_parameters(text: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+    text.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair
+                .split_once('=')
+                .ok_or("a parameter after the `?` is not of the form NAME=VALUE")?;
+            Ok((decoded_text(name)?, decoded(value)?))
+        })
+        .collect()
+}
+
+fn decoded_text(text: &str) -> Result<String, String> {
+    String::from_utf8(decoded(text)?).map_err(|_| "a part other than the password is not UTF-8".to_owned())
+}
+
+/// RFC 3986, section 2.1. A `+` stands for itself.
+fn decoded(text: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digits = [rest.next(), rest.next()].map(|digit| digit.and_then(hexadecimal));
+        match digits {
+            // The protocol ends its texts with a zero.
+            [Some(0), Some(0)] => return Err("%00 can be part of nothing".to_owned()),
+            [Some(high), Some(low)] => bytes.push(high << 4 | low),
+            [_, _] => return Err("a `%` that stands for itself must be written as %25".to_owned()),
+        }
+    }
+    Ok(bytes)
+}
+
+fn hexadecimal(digit: u8) -> Option<u8> {
+    let value = char::from(digit).to_digit(16)?;
+    u8::try_from(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(parameters: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), value.as_bytes().to_vec());
+        parameters.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn every_part_is_found_and_decoded() {
+        let parts =
+            Parts::of("postgresql://m%C3%A9:p%40ss%2Fw+rd%25@h1:1,[::1]:2,h3/d%20b?a=b%26c&&d=e=f&").unwrap();
+        let expected = Parts {
+            user: "mé".to_owned(),
+            password: b"p@ss/w+rd%".to_vec(),
+            hosts: ["h1", "::1", "h3"].map(str::to_owned).to_vec(),
+            ports: ["1", "2", ""].map(str::to_owned).to_vec(),
+            database: "d b".to_owned(),
+            parameters: pairs(&[("a", "b&c"), ("d", "e=f")]),
+        };
+        assert_eq!(parts, expected);
+    }
+
+    #[test]
+    fn every_part_can_be_missing() {
+        assert_eq!(Parts::of("postgres://").unwrap(), Parts::default());
+        let parts = Parts::of("postgres:///?host=%2Ftmp").unwrap();
+        assert_eq!(parts.parameters, pairs(&[("host", "/tmp")]));
+        let parts = Parts::of("postgres://:5433").unwrap();
+        assert_eq!((&*parts.hosts[0], &*parts.ports[0]), ("", "5433"));
+    }
+
+    #[test]
+    fn a_password_holds_what_libpq_lets_it_hold() {
+        for password in ["hun#ter2", "hun?ter2", "hun:ter2", "hun&t=r2", "%ff"] {
+            let parts = Parts::of(&format!("postgres://me:{password}@host/db?a=b")).unwrap();
+            assert_eq!(parts.password, decoded(password).unwrap());
+            assert_eq!((&*parts.hosts[0], &*parts.database), ("host", "db"));
+        }
+    }
+
+    #[test]
+    fn what_could_be_half_a_secret_is_refused_and_not_repeated() {
+        for url in [
+            "postgres://me:hun@ter2@host/db",
+            "postgres://me:hun/ter2@host/db",
+            "postgres://host/db?password=hun@ter2",
+            "postgres://me:x@host/db?password=hun@ter2",
+            "postgres://me:hun%ter2@host/db",
+            "postgres://me:hun%2",
+            "postgres://me:x@host/db?hunter2",
+            "postgres://me:x@[hunter2/db",
+            "postgres://me:x@[::1]hunter2/db",
+            "postgres://hunter2%ff@host/db",
+            "postgres://host/db?password=hunter2%00",
+            "hunter2",
+            "host=x password=hunter2",
+            "postgres:hunter2",
+        ] {
+            let error = Parts::of(url).unwrap_err();
+            assert!(
+                !error.contains("hun") && !error.contains("ter2"),
+                "{url}: {error}"
+            );
+        }
+    }
+}
