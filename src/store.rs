@@ -13,9 +13,17 @@ use crate::order::{NewOrder, Order, OrderId, OrderStatus};
 use crate::time::Timestamp;
 
 pub mod clock;
+mod codes;
+mod columns;
+pub mod copy;
+mod ending;
+mod health;
+mod migrations;
 pub mod open;
+pub mod postgres;
 pub mod snapshot;
 pub mod sqlite;
+mod waiting;
 pub mod wakeups;
 
 pub use snapshot::Snapshot;
@@ -29,6 +37,10 @@ pub const SWEEP_ORDERS_MAX: usize = 1_000;
 pub const PAGE_ORDERS_MAX: usize = 500;
 /// Most events one page of a history holds.
 pub const HISTORY_EVENTS_MAX: usize = 1_000;
+/// Most events one page of the feed holds.
+pub const FEED_EVENTS_MAX: usize = 1_000;
+/// Leases lost to dead nodes from which an order is a suspect; the partial indexes of the schemas say the same.
+const SUSPECT_CRASHES: u32 = 2;
 /// How long an idempotency key is kept.
 pub const IDEMPOTENCY_RETENTION: Duration = Duration::from_hours(24);
 
@@ -88,6 +100,11 @@ pub trait Store: Send + Sync + 'static {
     /// `None` for an unknown order.
     async fn history(&self, id: OrderId, after: u32) -> Result<Option<Vec<Event>>, StoreError>;
 
+    /// The one feed of all events: those behind `after` (from the oldest kept without), at most [`FEED_EVENTS_MAX`].
+    /// Positions follow the commits: what is committed later has a higher one, so that reading on from the last one
+    /// seen skips nothing.
+    async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError>;
+
     /// All numbers in one snapshot, at a cost that does not grow with the number of orders.
     async fn counters(&self) -> Result<Counters, StoreError>;
 
@@ -98,6 +115,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// From the last known state, without asking the database.
     fn health(&self) -> StoreHealth;
+
+    /// Settings of the database under which a 201 is worth less than promised, from the last known state.
+    fn weaknesses(&self) -> Vec<String>;
 
     /// Resolves when the store has failed in a way that only a restart can mend (a failed sync, a corrupt page).
     async fn failed(&self) -> String;
@@ -146,6 +166,8 @@ pub struct Claimed {
     /// Time until the next order of the second line is due that such a claim may take; `None` when there is none
     /// or the queue is paused.
     pub next_due_in: Option<Duration>,
+    /// No order of the store is Pending or Processing, on any node: nothing to claim, to sweep or to wait for.
+    pub idle: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +263,16 @@ pub struct OrderPage {
     pub next: Option<OrderId>,
 }
 
+/// A place in the one feed of all events; rises with the commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FeedPosition(pub i64);
+
+#[derive(Clone, Debug, Default)]
+pub struct FeedPage {
+    /// By rising position; may be short or empty.
+    pub events: Vec<(FeedPosition, Event)>,
+}
+
 /// The table's numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -256,6 +288,11 @@ pub struct Counters {
 impl Counters {
     pub fn total(&self) -> u64 {
         self.pending + self.processing + self.completed + self.failed + self.cancelled
+    }
+
+    /// Orders that have not ended.
+    pub fn open(&self) -> u64 {
+        self.pending + self.processing
     }
 
     pub fn of(&self, status: OrderStatus) -> u64 {

@@ -1,5 +1,7 @@
-//! What `verify` and `doctor` read: everything in the store at one instant, page by page. Judging it is left to
-//! `verify.rs`.
+//! What `verify`, `doctor` and `copy` read: everything in the store at one instant, page by page. Judging it is left
+//! to `verify.rs`.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -19,12 +21,32 @@ pub trait Snapshot: Send {
         limit: usize,
     ) -> Result<Vec<OrderRecord>, StoreError>;
 
+    /// The one feed of all events: the next ones above the position `after`, by rising position; empty at the end.
+    async fn events_after(
+        &mut self,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<EventRecord>, StoreError>;
+
     /// Idempotency keys above `after` (scope and key), in that order, with the orders they name.
     async fn keys_after(
         &mut self,
-        after: Option<(String, String)>,
+        after: Option<KeyName>,
         limit: usize,
     ) -> Result<Vec<KeyRecord>, StoreError>;
+
+    /// The highest order id given out; never given again, whatever is deleted.
+    async fn last_order_id(&mut self) -> Result<OrderId, StoreError>;
+
+    /// Whether all of these orders are stored.
+    async fn has_orders(&mut self, ids: &[OrderId]) -> Result<bool, StoreError>;
+
+    /// The longest time that passes between taking an order's `created_at` and its commit. Only orders further apart
+    /// than that were certainly accepted one after the other; zero where one writer stores all orders.
+    fn accept_time_max(&self) -> Duration;
+
+    /// Settings under which a 201 is worth less than promised.
+    async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError>;
 
     /// The stored counters, to be compared with the table.
     async fn counters(&mut self) -> Result<Counters, StoreError>;
@@ -35,32 +57,43 @@ pub trait Snapshot: Send {
     async fn damage(&mut self) -> Result<Vec<String>, StoreError>;
 }
 
+/// Scope and key of an idempotency key.
+pub type KeyName = (String, String);
+
 /// An order with what the API does not show of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderRecord {
     pub order: Order,
+    /// The fencing token of the latest claim; 0 before the first.
+    pub token: u64,
+    /// Who claimed it last.
+    pub node: Option<NodeId>,
+    /// Set exactly while Processing.
     pub lease: Option<LeaseRecord>,
     pub crashes: u32,
     pub events: Vec<EventRecord>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRecord {
     /// Place in the one feed of all events: rises with the commits.
     pub position: i64,
     pub event: Event,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseRecord {
     pub node: NodeId,
     pub token: u64,
     pub expires_at: Timestamp,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRecord {
     pub scope: String,
     pub key: String,
+    /// SHA-256 of route and body bytes.
+    pub fingerprint: [u8; 32],
     pub order_ids: Vec<OrderId>,
+    pub created_at: Timestamp,
 }

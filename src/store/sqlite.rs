@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use tokio::sync::Semaphore;
 
 use crate::event::Event;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, Order, OrderId};
 use crate::store::clock::{SteadyClock, system_clock};
 use crate::store::open::{Migration, OpenError, OpenOptions};
+use crate::store::waiting::WaitingOrders;
 use crate::store::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, GiveBack, GivenBack, Heartbeat, IdempotencyKey,
-    OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError,
-    StoreHealth, Wakeups,
+    Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
+    IdempotencyKey, OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot,
+    Store, StoreError, StoreHealth, Wakeups,
 };
 use crate::time::Timestamp;
 
@@ -42,9 +42,6 @@ use reader::Readers;
 use snapshot::SqliteSnapshot;
 use writer::{Writer, WriterParts};
 
-/// Orders that may wait for their commit; requests beyond are refused. A batch counts as many as it holds.
-const ORDERS_WAITING_MAX: usize = 16_384;
-
 pub struct Sqlite {
     path: Arc<Path>,
     writer: Writer,
@@ -52,7 +49,7 @@ pub struct Sqlite {
     clock: Arc<SteadyClock>,
     wakeups: Arc<Wakeups>,
     state: Arc<State>,
-    orders_waiting: Arc<Semaphore>,
+    waiting: WaitingOrders,
     pending_max: Option<u64>,
     /// Which line gets the odd place of a claim while both have work.
     second_line_first: Arc<AtomicBool>,
@@ -92,7 +89,7 @@ impl Sqlite {
             clock,
             wakeups,
             state,
-            orders_waiting: Arc::new(Semaphore::new(ORDERS_WAITING_MAX)),
+            waiting: WaitingOrders::new(),
             pending_max: options.pending_max,
             second_line_first: Arc::new(AtomicBool::new(false)),
             server_lock: std::sync::Mutex::new(Some(server_lock)),
@@ -102,14 +99,24 @@ impl Sqlite {
 
 /// Opens the file for reading at one instant, also beside a server.
 pub fn open_snapshot(path: &Path) -> Result<Box<dyn Snapshot>, OpenError> {
+    Ok(Box::new(snapshot_of(path)?))
+}
+
+/// The same without a server beside it, as long as the snapshot lives.
+pub fn open_offline(path: &Path) -> Result<Box<dyn Snapshot>, OpenError> {
+    require_file(path)?;
+    let server_lock = connection::lock(path)?;
+    Ok(Box::new(snapshot_of(path)?.keeping(server_lock)))
+}
+
+fn snapshot_of(path: &Path) -> Result<SqliteSnapshot, OpenError> {
     let failed = |error: rusqlite::Error| unavailable(path, error.into());
     let connection = open_existing(path)?;
     migrations::require_current(path, &connection)?;
     let newest = snapshot::newest_time(&connection).map_err(failed)?;
     let floor = newest.unwrap_or(Timestamp::from_micros(0));
     let clock = Arc::new(SteadyClock::new(system_clock(), floor));
-    let snapshot = SqliteSnapshot::open(path, clock).map_err(failed)?;
-    Ok(Box::new(snapshot))
+    SqliteSnapshot::open(path, clock).map_err(failed)
 }
 
 /// Applies what is missing of the schema, or only tells with `dry_run`.
@@ -125,12 +132,17 @@ pub fn migrate(path: &Path, dry_run: bool) -> Result<Vec<Migration>, OpenError> 
 }
 
 fn open_existing(path: &Path) -> Result<rusqlite::Connection, OpenError> {
-    if !path.exists() {
-        return Err(OpenError::Missing {
-            location: connection::location(path),
-        });
-    }
+    require_file(path)?;
     connection::open_reader(path).map_err(|error| unavailable(path, error.into()))
+}
+
+fn require_file(path: &Path) -> Result<(), OpenError> {
+    if path.exists() {
+        return Ok(());
+    }
+    Err(OpenError::Missing {
+        location: connection::location(path),
+    })
 }
 
 #[async_trait]
@@ -140,16 +152,12 @@ impl Store for Sqlite {
         orders: Arc<[NewOrder]>,
         key: Option<IdempotencyKey>,
     ) -> Result<Accepted, StoreError> {
-        let count = u32::try_from(orders.len()).map_err(|_| StoreError::Busy)?;
-        let waiting = self.orders_waiting.clone();
-        let waiting = waiting
-            .try_acquire_many_owned(count)
-            .map_err(|_| StoreError::Busy)?;
+        let places = self.waiting.enter(&orders)?;
         let pending_max = self.pending_max;
         self.writer
             .try_call("accept orders", move |group| {
                 // Held until the call is answered, also when nobody waits for it any more.
-                let _waiting = &waiting;
+                let _places = &places;
                 accept::accept(group, &orders, key.as_ref(), pending_max)
             })
             .await
@@ -258,6 +266,14 @@ impl Store for Sqlite {
             .await
     }
 
+    async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
+        self.readers
+            .read("read the feed", move |connection| {
+                query::events_after(connection, after, limit)
+            })
+            .await
+    }
+
     async fn counters(&self) -> Result<Counters, StoreError> {
         self.readers
             .read("read the counters", |connection| {
@@ -294,6 +310,11 @@ impl Store for Sqlite {
         self.state.health()
     }
 
+    /// A file is opened with the settings its promises need, or not at all.
+    fn weaknesses(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn failed(&self) -> String {
         self.state.broken().await
     }
@@ -319,6 +340,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::money::Money;
     use crate::order::{BATCH_ORDERS_MAX, ItemIds};
+    use crate::store::waiting::ORDERS_WAITING_MAX;
 
     fn batch() -> Arc<[NewOrder]> {
         let order = NewOrder {

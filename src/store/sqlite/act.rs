@@ -4,9 +4,10 @@ use rusqlite::Connection;
 
 use super::group::{CallError, Change, Group};
 use super::query;
-use super::rows::{self, order_columns};
+use super::rows;
 use crate::event::EventKind;
 use crate::order::{Order, OrderId, OrderStatus};
+use crate::store::columns::order_columns;
 use crate::store::{Acted, RedriveQuery, Redriven, SWEEP_ORDERS_MAX};
 
 pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, CallError> {

@@ -5,15 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rusqlite::Row;
 
 use super::group::{CallError, Change, Group};
-use super::rows::{self, ORDER_COLUMNS, order_columns};
+use super::rows;
 use crate::event::EventKind;
 use crate::lease::Lease;
 use crate::order::{Order, OrderId, OrderStatus};
-use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed};
+use crate::store::columns::{ORDER_COLUMNS, order_columns};
+use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES};
 use crate::time::Timestamp;
-
-/// Leases lost to dead nodes from which an order is a suspect; the partial indexes of the schema say the same.
-const SUSPECT_CRASHES: u32 = 2;
 
 /// `second_line_first` says which line gets the odd place when both have work; it turns whenever it was asked.
 pub(super) fn claim(
@@ -22,7 +20,10 @@ pub(super) fn claim(
     second_line_first: &AtomicBool,
 ) -> Result<Claimed, CallError> {
     if group.totals.paused {
-        return Ok(Claimed::default());
+        return Ok(Claimed {
+            idle: group.totals.counters.open() == 0,
+            ..Claimed::default()
+        });
     }
     let places = request.orders_max.min(CLAIM_ORDERS_MAX);
     let first_line = first_line(group, places)?;
@@ -37,6 +38,7 @@ pub(super) fn claim(
     Ok(Claimed {
         leases,
         next_due_in: next_due(group, request.suspect)?.map(|due| due.since(group.now)),
+        idle: group.totals.counters.open() == 0,
     })
 }
 

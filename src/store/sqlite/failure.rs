@@ -1,11 +1,10 @@
 //! What an error of SQLite means: for the callers whose transaction met it, and for the process.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use rusqlite::ffi;
-use tokio::sync::watch;
-
+use crate::store::health::Health;
 use crate::store::{StoreError, StoreHealth};
+use rusqlite::ffi;
 
 /// What became of a transaction that failed. Given to each of its callers.
 #[derive(Clone, Debug)]
@@ -98,91 +97,51 @@ fn is_undecodable(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// What is known of the store's state without asking it; shared by the writer, the readers and whoever asks.
+/// The store's health, in the terms of SQLite's failures.
 pub(super) struct State {
-    health: Mutex<StoreHealth>,
-    broken: watch::Sender<Option<String>>,
+    health: Health,
 }
 
 impl State {
     pub fn new() -> State {
         State {
-            health: Mutex::new(StoreHealth::Ready),
-            broken: watch::Sender::new(None),
+            health: Health::new(),
         }
     }
 
     pub fn health(&self) -> StoreHealth {
-        self.health
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .clone()
+        self.health.get()
     }
 
     /// A commit that wrote something succeeded.
     pub fn wrote(&self) {
-        if self.broken.borrow().is_none() {
-            self.set_health(StoreHealth::Ready);
-        }
+        self.health.works();
     }
 
     pub fn failed(&self, failure: &Failure) {
         match failure {
-            Failure::DiskFull | Failure::Unindexed => {
-                self.set_health(StoreHealth::NotReady("the disk is full".to_owned()));
-            }
-            Failure::Unavailable(text) => self.set_health(StoreHealth::NotReady(text.to_string())),
-            Failure::Broken(text) | Failure::Unknown(text) => self.break_down(text),
+            Failure::DiskFull | Failure::Unindexed => self.health.fails("the disk is full"),
+            Failure::Unavailable(text) => self.health.fails(text),
+            Failure::Broken(text) | Failure::Unknown(text) => self.health.break_down(text),
             Failure::Unexpected(_) => {}
         }
     }
 
     pub fn closed(&self) {
-        let closed = StoreHealth::NotReady("the store is closed".to_owned());
-        *self
-            .health
-            .lock()
-            .expect("no code panics while it holds this lock") = closed;
+        self.health.closed();
     }
 
     /// Nothing is stored from here on; the process is to end.
     pub fn break_down(&self, reason: &str) {
-        self.set_health(StoreHealth::NotReady(reason.to_owned()));
-        self.broken.send_if_modified(|broken| {
-            let first = broken.is_none();
-            if first {
-                *broken = Some(reason.to_owned());
-            }
-            first
-        });
+        self.health.break_down(reason);
     }
 
     pub fn broken_reason(&self) -> Option<String> {
-        self.broken.borrow().clone()
+        self.health.broken_reason()
     }
 
     pub async fn broken(&self) -> String {
-        let mut broken = self.broken.subscribe();
-        let reason = broken
-            .wait_for(Option::is_some)
-            .await
-            .expect("the sender lives as long as the state that is borrowed here");
-        reason.clone().unwrap_or_default()
-    }
-
-    /// Says it in the log when it changes, however many commits go the same way.
-    fn set_health(&self, health: StoreHealth) {
-        let mut known = self
-            .health
-            .lock()
-            .expect("no code panics while it holds this lock");
-        if *known != health {
-            match &health {
-                StoreHealth::Ready => tracing::info!("the store can be written again"),
-                StoreHealth::NotReady(reason) => tracing::warn!(reason, "the store cannot be written"),
-            }
-            *known = health;
-        }
+        self.health.broken().await
     }
 }
 

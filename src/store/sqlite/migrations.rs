@@ -1,19 +1,12 @@
 //! Brings the schema of a file up to date, one transaction per step. What a step does is left to its file.
 
-use std::fmt::Write;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
-use sha2::{Digest, Sha256};
 
 use super::connection::{location, unavailable};
+use crate::store::migrations::{self, Applied, Step};
 use crate::store::open::{Migration, OpenError};
-
-struct Step {
-    number: u32,
-    name: &'static str,
-    sql: &'static str,
-}
 
 /// Same numbers and names as in the folders of the other drivers.
 const STEPS: [Step; 1] = [Step {
@@ -47,70 +40,24 @@ fn run(transaction: &Transaction<'_>, step: &Step) -> Result<(), rusqlite::Error
     transaction.execute_batch(step.sql)?;
     transaction.execute(
         "insert into migrations (number, name, checksum) values (?1, ?2, ?3)",
-        (step.number, step.name, checksum(step)),
+        (step.number, step.name, step.checksum()),
     )?;
     Ok(())
 }
 
 /// All steps and whether they are applied; an error when the file is newer or was built otherwise.
 pub(super) fn check(path: &Path, connection: &Connection) -> Result<Vec<Migration>, OpenError> {
-    let failed = |error: rusqlite::Error| unavailable(path, error.into());
-    let known = STEPS.last().map_or(0, |step| step.number);
-    let found = newest(connection).map_err(failed)?;
-    if found > known {
-        return Err(OpenError::SchemaNewer {
-            location: location(path),
-            found,
-            known,
-        });
-    }
-    let mut migrations = Vec::with_capacity(STEPS.len());
-    for step in &STEPS {
-        let applied = step.number <= found;
-        if applied {
-            let stored: String = connection
-                .query_row(
-                    "select checksum from migrations where number = ?1",
-                    [step.number],
-                    |row| row.get(0),
-                )
-                .map_err(failed)?;
-            if stored != checksum(step) {
-                return Err(OpenError::MigrationChanged {
-                    location: location(path),
-                    number: step.number,
-                });
-            }
-        }
-        migrations.push(Migration {
-            number: step.number,
-            name: step.name,
-            applied,
-        });
-    }
-    Ok(migrations)
+    let applied = applied(connection).map_err(|error| unavailable(path, error.into()))?;
+    migrations::compare(&location(path), &STEPS, &applied)
 }
 
 /// Refuses a schema that lacks a step.
 pub(super) fn require_current(path: &Path, connection: &Connection) -> Result<(), OpenError> {
-    let migrations = check(path, connection)?;
-    let newest = |applied_only: bool| {
-        let steps = migrations.iter().filter(|step| step.applied || !applied_only);
-        steps.map(|step| step.number).max().unwrap_or(0)
-    };
-    let (found, needed) = (newest(true), newest(false));
-    if found < needed {
-        return Err(OpenError::SchemaOlder {
-            location: location(path),
-            found,
-            needed,
-        });
-    }
-    Ok(())
+    migrations::require_current(&location(path), &check(path, connection)?)
 }
 
-/// 0 for a file without a schema.
-fn newest(connection: &Connection) -> Result<u32, rusqlite::Error> {
+/// Empty for a file without a schema.
+fn applied(connection: &Connection) -> Result<Vec<Applied>, rusqlite::Error> {
     let exists = connection
         .query_row(
             "select 1 from sqlite_schema where type = 'table' and name = 'migrations'",
@@ -118,20 +65,18 @@ fn newest(connection: &Connection) -> Result<u32, rusqlite::Error> {
             |_| Ok(()),
         )
         .optional()?;
-    match exists {
-        None => Ok(0),
-        Some(()) => connection.query_row("select coalesce(max(number), 0) from migrations", [], |row| {
-            row.get(0)
-        }),
+    if exists.is_none() {
+        return Ok(Vec::new());
     }
-}
-
-fn checksum(step: &Step) -> String {
-    let digest = Sha256::digest(step.sql);
-    digest.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    connection
+        .prepare("select number, checksum from migrations")?
+        .query_map([], |row| {
+            Ok(Applied {
+                number: row.get(0)?,
+                checksum: row.get(1)?,
+            })
+        })?
+        .collect()
 }
 
 #[cfg(test)]

@@ -7,10 +7,15 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::group::Totals;
-use super::rows::{self, EVENT_COLUMNS, order_columns};
+use super::rows;
 use crate::event::Event;
 use crate::order::{Order, OrderId, OrderStatus};
-use crate::store::{HISTORY_EVENTS_MAX, NODES_MAX, Node, OrderPage, OrderQuery, PAGE_ORDERS_MAX, QueueState};
+use crate::store::codes;
+use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, order_columns};
+use crate::store::{
+    FEED_EVENTS_MAX, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, NODES_MAX, Node, OrderPage, OrderQuery,
+    PAGE_ORDERS_MAX, QueueState,
+};
 use crate::time::Timestamp;
 
 pub(super) fn order(connection: &Connection, order_id: OrderId) -> Result<Option<Order>, rusqlite::Error> {
@@ -40,6 +45,24 @@ pub(super) fn history(
         return Ok(None);
     }
     Ok(Some(events))
+}
+
+/// Positions are given out by the one writer, so they follow the commits by themselves.
+pub(super) fn events_after(
+    connection: &Connection,
+    after: Option<FeedPosition>,
+    limit: usize,
+) -> Result<FeedPage, rusqlite::Error> {
+    let after = after.map_or(0, |position| position.0);
+    let events = connection
+        .prepare_cached(&format!(
+            "select {EVENT_COLUMNS}, position from events where position > ?1 order by position limit ?2"
+        ))?
+        .query_map((after, limit.min(FEED_EVENTS_MAX)), |row| {
+            Ok((FeedPosition(row.get(EVENT_COLUMNS_COUNT)?), rows::event(row)?))
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(FeedPage { events })
 }
 
 pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<OrderPage, rusqlite::Error> {
@@ -130,7 +153,7 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Val
         values.push(value);
         format!("?{}", values.len())
     };
-    let status = query.status.map(rows::status_code);
+    let status = query.status.map(codes::status_code);
     let user = query.user_id.map(|user_id| bind(Value::Integer(user_id)));
     let reference = query
         .reference
@@ -157,7 +180,7 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Val
                 format!(
                     "select * from (select order_id from orders indexed by orders_user
                      where user_id = {user} and status = {} and {in_range} {newest_first})",
-                    rows::status_code(status)
+                    codes::status_code(status)
                 )
             });
             format!(

@@ -7,20 +7,10 @@ use crate::event::{Event, EventKind};
 use crate::lease::NodeId;
 use crate::money::Money;
 use crate::order::{BATCH_ORDERS_MAX, ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
+use crate::store::codes;
 use crate::time::Timestamp;
 
-/// The columns [`order`] reads, in its order, for the head of a `select` or the tail of a `returning`.
-macro_rules! order_columns {
-    () => {
-        "order_id, status, version, attempts, generation, created_at, processing_at, finished_at, due_at, \
-         user_id, total_amount, item_ids, reference, last_error, metadata"
-    };
-}
-pub(super) use order_columns;
-
-/// How many columns [`order_columns`] names: where further ones begin.
-pub(super) const ORDER_COLUMNS: usize = 15;
-
+/// Of [`crate::store::columns::order_columns`].
 pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
     let status: OrderStatus = row.get(1)?;
     let due_at: Option<Timestamp> = row.get(8)?;
@@ -45,9 +35,7 @@ pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
     })
 }
 
-/// The columns [`event`] reads, in its order.
-pub(super) const EVENT_COLUMNS: &str = "order_id, version, kind, status, at, attempt, node, error";
-
+/// Of [`crate::store::columns::EVENT_COLUMNS`].
 pub(super) fn event(row: &Row<'_>) -> Result<Event, rusqlite::Error> {
     Ok(Event {
         order_id: row.get(0)?,
@@ -85,68 +73,32 @@ pub(super) fn insert_event(
     Ok(())
 }
 
-const STATUS_CODES: [OrderStatus; 5] = [
-    OrderStatus::Pending,
-    OrderStatus::Processing,
-    OrderStatus::Completed,
-    OrderStatus::Failed,
-    OrderStatus::Cancelled,
-];
-
-const KIND_CODES: [EventKind; 9] = [
-    EventKind::Accepted,
-    EventKind::Started,
-    EventKind::Completed,
-    EventKind::RetryScheduled,
-    EventKind::Failed,
-    EventKind::LeaseLost,
-    EventKind::Released,
-    EventKind::Cancelled,
-    EventKind::Redriven,
-];
-
-/// For statements that name a status in their text.
-pub(super) fn status_code(status: OrderStatus) -> i64 {
-    code_of(&STATUS_CODES, &status)
-}
-
-fn code_of<T: PartialEq>(codes: &[T], value: &T) -> i64 {
-    let code = codes
-        .iter()
-        .position(|known| known == value)
-        .expect("the tables of codes hold every variant, which a test proves");
-    i64::try_from(code).expect("there are few variants")
-}
-
-fn value_of<T: Copy>(codes: &[T], value: ValueRef<'_>) -> FromSqlResult<T> {
+fn decoded<T>(value: ValueRef<'_>, of: impl Fn(i64) -> Option<T>) -> FromSqlResult<T> {
     let code = value.as_i64()?;
-    usize::try_from(code)
-        .ok()
-        .and_then(|code| codes.get(code).copied())
-        .ok_or(FromSqlError::OutOfRange(code))
+    of(code).ok_or(FromSqlError::OutOfRange(code))
 }
 
 impl ToSql for OrderStatus {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::from(code_of(&STATUS_CODES, self)))
+        Ok(ToSqlOutput::from(codes::status_code(*self)))
     }
 }
 
 impl FromSql for OrderStatus {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<OrderStatus> {
-        value_of(&STATUS_CODES, value)
+        decoded(value, codes::status_of)
     }
 }
 
 impl ToSql for EventKind {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::from(code_of(&KIND_CODES, self)))
+        Ok(ToSqlOutput::from(codes::kind_code(*self)))
     }
 }
 
 impl FromSql for EventKind {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<EventKind> {
-        value_of(&KIND_CODES, value)
+        decoded(value, codes::kind_of)
     }
 }
 
@@ -220,20 +172,5 @@ impl FromSql for ItemIds {
 impl FromSql for Reference {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Reference> {
         Reference::parse(value.as_str()?).map_err(FromSqlError::other)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_variant_has_its_code() {
-        assert!(
-            OrderStatus::ALL
-                .iter()
-                .all(|status| STATUS_CODES.contains(status))
-        );
-        assert!(EventKind::ALL.iter().all(|kind| KIND_CODES.contains(kind)));
     }
 }

@@ -6,15 +6,16 @@ use rusqlite::OptionalExtension;
 
 use super::group::{CallError, Change, Group};
 use crate::event::EventKind;
-use crate::lease::{LeaseKey, NodeId, Outcome, bounded_error};
+use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::OrderStatus;
+use crate::store::ending::End;
 use crate::store::{GiveBack, GivenBack, SWEEP_ORDERS_MAX, Settled};
 use crate::time::Timestamp;
 
 pub(super) fn settle(group: &mut Group<'_>, key: LeaseKey, outcome: &Outcome) -> Result<Settled, CallError> {
     let end = End::of(outcome);
     let status = end.status();
-    if end_attempt(group, key, end)? {
+    if end_attempt(group, key, end, 0)? {
         Ok(Settled::Done(status))
     } else {
         group.effects.stale_results += 1;
@@ -22,63 +23,29 @@ pub(super) fn settle(group: &mut Group<'_>, key: LeaseKey, outcome: &Outcome) ->
     }
 }
 
-/// How an attempt ends, in the terms of the row.
-struct End {
-    kind: EventKind,
-    /// The order was not at fault: the attempt does not count.
-    given_back: bool,
-    /// Leases lost to dead nodes, to be added.
-    crashes: u32,
-    due_in: Option<Duration>,
-    error: Option<String>,
+/// The end of an attempt whose lease ran out or whose node died.
+fn lost(node: NodeId, holder_died: bool) -> End {
+    End {
+        kind: EventKind::LeaseLost,
+        given_back: true,
+        due_in: Some(Duration::ZERO),
+        error: Some(if holder_died {
+            format!("node {node} died while it held the lease")
+        } else {
+            format!("node {node} let the lease run out")
+        }),
+    }
 }
 
-impl End {
-    fn of(outcome: &Outcome) -> End {
-        let (kind, given_back, due_in, error) = match outcome {
-            Outcome::Completed => (EventKind::Completed, false, None, None),
-            Outcome::Retry { after, error } => (EventKind::RetryScheduled, false, Some(*after), Some(error)),
-            Outcome::Failed { error } => (EventKind::Failed, false, None, Some(error)),
-            Outcome::Released => (EventKind::Released, true, Some(Duration::ZERO), None),
-        };
-        End {
-            kind,
-            given_back,
-            crashes: 0,
-            due_in,
-            error: error.map(|text| bounded_error(text)),
-        }
-    }
-
-    fn lost(node: NodeId, holder_died: bool) -> End {
-        End {
-            kind: EventKind::LeaseLost,
-            given_back: true,
-            crashes: u32::from(holder_died),
-            due_in: Some(Duration::ZERO),
-            error: Some(if holder_died {
-                format!("node {node} died while it held the lease")
-            } else {
-                format!("node {node} let the lease run out")
-            }),
-        }
-    }
-
-    fn poison(crashes: u32) -> End {
-        End {
-            kind: EventKind::Failed,
-            given_back: false,
-            crashes: 1,
-            due_in: None,
-            error: Some(format!(
-                "poison: {crashes} nodes died while they processed this order"
-            )),
-        }
-    }
-
-    fn status(&self) -> OrderStatus {
-        OrderStatus::after(Some(OrderStatus::Processing), self.kind)
-            .expect("every way an attempt ends is in the table of transitions")
+/// The end of an order that so many nodes did not survive.
+fn poison(crashes: u32) -> End {
+    End {
+        kind: EventKind::Failed,
+        given_back: false,
+        due_in: None,
+        error: Some(format!(
+            "poison: {crashes} nodes died while they processed this order"
+        )),
     }
 }
 
@@ -89,8 +56,13 @@ struct Attempted {
     processing_at: Timestamp,
 }
 
-/// Changes nothing and answers `false` when the lease is no longer the order's.
-fn end_attempt(group: &mut Group<'_>, key: LeaseKey, end: End) -> Result<bool, rusqlite::Error> {
+/// Adds to the leases lost to dead nodes. Changes nothing and answers `false` when the lease is no longer the order's.
+fn end_attempt(
+    group: &mut Group<'_>,
+    key: LeaseKey,
+    end: End,
+    crashes: u32,
+) -> Result<bool, rusqlite::Error> {
     let Some(attempted) = attempted(group, key)? else {
         return Ok(false);
     };
@@ -108,7 +80,7 @@ fn end_attempt(group: &mut Group<'_>, key: LeaseKey, end: End) -> Result<bool, r
             status,
             version,
             attempts,
-            end.crashes,
+            crashes,
             end.due_in.map(|delay| group.now.plus(delay)),
             status.is_final().then_some(group.now),
             keeps_error,
@@ -211,12 +183,13 @@ fn give_back(
     let mut given_back = GivenBack::default();
     for lease in held {
         let holder_died = died(group, lease.key.node)?;
-        let crashes = lease.crashes + u32::from(holder_died);
-        if holder_died && crashes >= crashes_max {
-            end_attempt(group, lease.key, End::poison(crashes))?;
+        let crashes = u32::from(holder_died);
+        let crashes_so_far = lease.crashes + crashes;
+        if holder_died && crashes_so_far >= crashes_max {
+            end_attempt(group, lease.key, poison(crashes_so_far), crashes)?;
             given_back.poisoned += 1;
         } else {
-            end_attempt(group, lease.key, End::lost(lease.key.node, holder_died))?;
+            end_attempt(group, lease.key, lost(lease.key.node, holder_died), crashes)?;
             given_back.pending += 1;
         }
     }

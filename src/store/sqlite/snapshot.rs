@@ -2,23 +2,28 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::connection::open_reader;
+use super::connection::{ServerLock, open_reader};
 use super::failure::Failure;
 use super::group::Totals;
 use super::query;
-use super::rows::{self, EVENT_COLUMNS, ORDER_COLUMNS, OrderCount, order_columns};
+use super::rows::{self, OrderCount};
+use crate::lease::NodeId;
 use crate::order::OrderId;
 use crate::store::clock::SteadyClock;
-use crate::store::snapshot::{EventRecord, KeyRecord, LeaseRecord, OrderRecord, Snapshot};
-use crate::store::{Counters, QueueState, StoreError};
+use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, ORDER_COLUMNS, order_columns};
+use crate::store::snapshot::{EventRecord, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot};
+use crate::store::{Counters, FeedPosition, QueueState, StoreError};
 
 pub(super) struct SqliteSnapshot {
     connection: Arc<Mutex<Connection>>,
     clock: Arc<SteadyClock>,
+    /// Where no server may begin to change the file beside it.
+    _server_lock: Option<ServerLock>,
 }
 
 impl SqliteSnapshot {
@@ -29,7 +34,16 @@ impl SqliteSnapshot {
         Ok(SqliteSnapshot {
             connection: Arc::new(Mutex::new(connection)),
             clock,
+            _server_lock: None,
         })
+    }
+
+    /// Keeps servers away for as long as it lives.
+    pub fn keeping(self, server_lock: ServerLock) -> SqliteSnapshot {
+        SqliteSnapshot {
+            _server_lock: Some(server_lock),
+            ..self
+        }
     }
 
     async fn read<T: Send + 'static>(
@@ -68,15 +82,62 @@ impl Snapshot for SqliteSnapshot {
         .await
     }
 
+    async fn events_after(
+        &mut self,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        self.read("read the feed of a snapshot", move |connection| {
+            let page = query::events_after(connection, after.map(FeedPosition), limit)?;
+            let record = |(position, event): (FeedPosition, _)| EventRecord {
+                position: position.0,
+                event,
+            };
+            Ok(page.events.into_iter().map(record).collect())
+        })
+        .await
+    }
+
     async fn keys_after(
         &mut self,
-        after: Option<(String, String)>,
+        after: Option<KeyName>,
         limit: usize,
     ) -> Result<Vec<KeyRecord>, StoreError> {
         self.read("read keys of a snapshot", move |connection| {
             keys_after(connection, after, limit)
         })
         .await
+    }
+
+    async fn last_order_id(&mut self) -> Result<OrderId, StoreError> {
+        self.read("read the last order id of a snapshot", |connection| {
+            Ok(OrderId(Totals::read(connection)?.last_order_id))
+        })
+        .await
+    }
+
+    async fn has_orders(&mut self, ids: &[OrderId]) -> Result<bool, StoreError> {
+        let ids = ids.to_vec();
+        self.read("look for orders in a snapshot", move |connection| {
+            let mut exists = connection.prepare_cached("select 1 from orders where order_id = ?1")?;
+            for id in ids {
+                if !exists.exists([id])? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// One writer stores all orders and reads the clock once for each commit.
+    fn accept_time_max(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// A file is opened with the settings its promises need, or not at all.
+    async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
     }
 
     async fn counters(&mut self) -> Result<Counters, StoreError> {
@@ -159,7 +220,8 @@ fn orders_after(
              where order_id > ?1 order by order_id limit ?2"
         ))?
         .query_map((after, limit), |row| {
-            let (node, token) = (row.get(ORDER_COLUMNS + 1)?, row.get(ORDER_COLUMNS + 2)?);
+            let node: Option<NodeId> = row.get(ORDER_COLUMNS + 1)?;
+            let token: u64 = row.get(ORDER_COLUMNS + 2)?;
             let expires_at = row.get::<_, Option<_>>(ORDER_COLUMNS + 3)?;
             let lease = |(node, expires_at)| LeaseRecord {
                 node,
@@ -168,6 +230,8 @@ fn orders_after(
             };
             Ok(OrderRecord {
                 order: rows::order(row)?,
+                token,
+                node,
                 crashes: row.get(ORDER_COLUMNS)?,
                 lease: Option::zip(node, expires_at).map(lease),
                 events: Vec::new(),
@@ -189,7 +253,7 @@ fn events_of(connection: &Connection, order_id: OrderId) -> Result<Vec<EventReco
         .query_map([order_id], |row| {
             Ok(EventRecord {
                 event: rows::event(row)?,
-                position: row.get(8)?,
+                position: row.get(EVENT_COLUMNS_COUNT)?,
             })
         })?
         .collect()
@@ -197,13 +261,13 @@ fn events_of(connection: &Connection, order_id: OrderId) -> Result<Vec<EventReco
 
 fn keys_after(
     connection: &Connection,
-    after: Option<(String, String)>,
+    after: Option<KeyName>,
     limit: usize,
 ) -> Result<Vec<KeyRecord>, rusqlite::Error> {
     let (scope, key) = after.unwrap_or_default();
     connection
         .prepare_cached(
-            "select scope, key, first_order_id, order_count from idempotency_keys
+            "select scope, key, first_order_id, order_count, fingerprint, created_at from idempotency_keys
              where (scope, key) > (?1, ?2) order by scope, key limit ?3",
         )?
         .query_map((scope, key, limit), |row| {
@@ -214,6 +278,8 @@ fn keys_after(
                 scope: row.get(0)?,
                 key: row.get(1)?,
                 order_ids: (first..first.saturating_add(count)).map(OrderId).collect(),
+                fingerprint: row.get(4)?,
+                created_at: row.get(5)?,
             })
         })?
         .collect()

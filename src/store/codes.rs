@@ -1,0 +1,65 @@
+//! The numbers under which stores keep statuses and kinds of events; their schemas say the same.
+
+use crate::event::EventKind;
+use crate::order::OrderStatus;
+
+const STATUSES: [OrderStatus; 5] = [
+    OrderStatus::Pending,
+    OrderStatus::Processing,
+    OrderStatus::Completed,
+    OrderStatus::Failed,
+    OrderStatus::Cancelled,
+];
+
+const KINDS: [EventKind; 9] = [
+    EventKind::Accepted,
+    EventKind::Started,
+    EventKind::Completed,
+    EventKind::RetryScheduled,
+    EventKind::Failed,
+    EventKind::LeaseLost,
+    EventKind::Released,
+    EventKind::Cancelled,
+    EventKind::Redriven,
+];
+
+pub(super) fn status_code(status: OrderStatus) -> i16 {
+    code_of(&STATUSES, &status)
+}
+
+pub(super) fn status_of(code: i64) -> Option<OrderStatus> {
+    value_of(&STATUSES, code)
+}
+
+pub(super) fn kind_code(kind: EventKind) -> i16 {
+    code_of(&KINDS, &kind)
+}
+
+pub(super) fn kind_of(code: i64) -> Option<EventKind> {
+    value_of(&KINDS, code)
+}
+
+fn code_of<T: PartialEq>(codes: &[T], value: &T) -> i16 {
+    let code = codes
+        .iter()
+        .position(|known| known == value)
+        .expect("the tables of codes hold every variant, which a test proves");
+    i16::try_from(code).expect("there are few variants")
+}
+
+fn value_of<T: Copy>(codes: &[T], code: i64) -> Option<T> {
+    usize::try_from(code)
+        .ok()
+        .and_then(|code| codes.get(code).copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variant_has_its_code() {
+        assert!(OrderStatus::ALL.iter().all(|status| STATUSES.contains(status)));
+        assert!(EventKind::ALL.iter().all(|kind| KINDS.contains(kind)));
+    }
+}

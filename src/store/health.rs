@@ -1,0 +1,89 @@
+//! What is known of a store's state without asking it; shared by the parts of a driver and read by whoever asks.
+
+use std::sync::{Mutex, MutexGuard};
+
+use tokio::sync::watch;
+
+use super::StoreHealth;
+
+pub(super) struct Health {
+    known: Mutex<StoreHealth>,
+    broken: watch::Sender<Option<String>>,
+}
+
+impl Health {
+    pub fn new() -> Health {
+        Health {
+            known: Mutex::new(StoreHealth::Ready),
+            broken: watch::Sender::new(None),
+        }
+    }
+
+    pub fn get(&self) -> StoreHealth {
+        self.known().clone()
+    }
+
+    /// The store did what it was asked, so it can.
+    pub fn works(&self) {
+        if self.broken.borrow().is_none() {
+            self.set(StoreHealth::Ready);
+        }
+    }
+
+    pub fn fails(&self, reason: &str) {
+        self.set(StoreHealth::NotReady(reason.to_owned()));
+    }
+
+    pub fn closed(&self) {
+        *self.known() = StoreHealth::NotReady("the store is closed".to_owned());
+    }
+
+    /// Nothing is stored from here on; the process is to end.
+    pub fn break_down(&self, reason: &str) {
+        self.fails(reason);
+        self.broken.send_if_modified(|broken| {
+            let first = broken.is_none();
+            if first {
+                *broken = Some(reason.to_owned());
+            }
+            first
+        });
+    }
+
+    pub fn broken_reason(&self) -> Option<String> {
+        self.broken.borrow().clone()
+    }
+
+    pub async fn broken(&self) -> String {
+        let mut broken = self.broken.subscribe();
+        let reason = broken
+            .wait_for(Option::is_some)
+            .await
+            .expect("the sender lives as long as the state that is borrowed here");
+        reason.clone().unwrap_or_default()
+    }
+
+    /// Says it in the log when it changes, however many calls go the same way.
+    fn set(&self, health: StoreHealth) {
+        let mut known = self.known();
+        if *known != health {
+            match (&*known, &health) {
+                (_, StoreHealth::Ready) => tracing::info!("the store can be written again"),
+                (StoreHealth::Ready, StoreHealth::NotReady(reason)) => {
+                    tracing::warn!(reason, "the store cannot be written");
+                }
+                // Another reason for the same is no news for whoever watches.
+                (StoreHealth::NotReady(_), StoreHealth::NotReady(reason)) => {
+                    tracing::debug!(reason, "the store still cannot be written");
+                }
+            }
+            *known = health;
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, StoreHealth> {
+        self.known
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+}
