@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::clock::WallClock;
+use super::postgres::{self, Postgres};
 use super::sqlite::{self, Sqlite};
 use super::{Snapshot, Store};
 use crate::config::Database;
@@ -71,6 +72,7 @@ pub async fn open(database: &Database, options: OpenOptions) -> Result<Arc<dyn S
             let store = blocking(location, move || Sqlite::open(&path, options)).await?;
             Ok(Arc::new(store))
         }
+        Database::Postgres(database) => Ok(Arc::new(Postgres::open(database, options).await?)),
     }
 }
 
@@ -81,6 +83,19 @@ pub async fn open_snapshot(database: &Database) -> Result<Box<dyn Snapshot>, Ope
             let path = path.clone();
             blocking(location(database), move || sqlite::open_snapshot(&path)).await
         }
+        Database::Postgres(database) => postgres::open_snapshot(database).await,
+    }
+}
+
+/// The same without a server beside it: refused while one runs. A file stays closed to servers as long as the snapshot
+/// lives; of a shared database nobody can say that no node will come.
+pub async fn open_offline(database: &Database) -> Result<Box<dyn Snapshot>, OpenError> {
+    match database {
+        Database::Sqlite(path) => {
+            let path = path.clone();
+            blocking(location(database), move || sqlite::open_offline(&path)).await
+        }
+        Database::Postgres(database) => postgres::open_offline(database).await,
     }
 }
 
@@ -91,6 +106,7 @@ pub async fn migrate(database: &Database, dry_run: bool) -> Result<Vec<Migration
             let path = path.clone();
             blocking(location(database), move || sqlite::migrate(&path, dry_run)).await
         }
+        Database::Postgres(database) => postgres::migrate(database, dry_run).await,
     }
 }
 
@@ -112,5 +128,6 @@ async fn blocking<T: Send + 'static>(
 pub fn location(database: &Database) -> String {
     match database {
         Database::Sqlite(path) => format!("sqlite:{}", path.display()),
+        Database::Postgres(database) => database.url.location.clone(),
     }
 }

@@ -1,0 +1,376 @@
+//! The shared store: one PostgreSQL database, any number of nodes. Accepts and results are grouped on connections of
+//! their own, claims come one after another under a lock, everything else goes through a few more connections. All
+//! times are the database's. Every change is one statement or one message, so that a node that freezes anywhere keeps
+//! nobody waiting; nothing relies on a session, so that any pooler may be in between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::config::PostgresDatabase;
+use crate::event::Event;
+use crate::lease::{LeaseKey, NodeId, Outcome};
+use crate::order::{NewOrder, Order, OrderId};
+use crate::store::open::{Migration, OpenError, OpenOptions};
+use crate::store::waiting::WaitingOrders;
+use crate::store::{
+    Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
+    IdempotencyKey, OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot,
+    Store, StoreError, StoreHealth, Wakeups,
+};
+
+mod accept;
+mod act;
+mod claim;
+mod connect;
+mod durability;
+mod failure;
+mod floor;
+mod group;
+mod import;
+mod links;
+mod nodes;
+mod notify;
+mod query;
+mod rows;
+mod schema;
+mod settle;
+mod shared;
+mod snapshot;
+mod tls;
+
+pub(super) use import::Import;
+
+use accept::Accept;
+use claim::Claimer;
+use connect::{Connection, Connector, Link};
+use failure::{Failure, State};
+use group::Groups;
+use links::Links;
+use schema::{Problem, Schema};
+use settle::Settle;
+use shared::Shared;
+use snapshot::PostgresSnapshot;
+
+/// Connections that accept: while one waits for its commit the other sends the next group.
+const ACCEPT_CONNECTIONS: usize = 2;
+const SETTLE_CONNECTIONS: usize = 2;
+
+/// Names of the locks, which all nodes share with whatever else uses the database: any numbers nobody else takes.
+const CLAIM_LOCK: i64 = 7_239_846_511_032_002;
+const FEED_LOCK: i64 = 7_239_846_511_032_003;
+
+/// How long a statement that accepts may run, from taking `created_at` to its commit, with time to spare: it is given up,
+/// and the server told to, after a third of this. Orders further apart count as accepted one after the other.
+const ACCEPT_TIME_MAX: Duration = Duration::from_secs(30);
+
+pub struct Postgres {
+    connector: Arc<Connector>,
+    state: Arc<State>,
+    shared: Arc<Shared>,
+    accepts: Groups<Accept>,
+    settles: Groups<Settle>,
+    claimer: Mutex<Claimer>,
+    /// For heartbeats and what follows them: however long the others wait, the node stays alive.
+    heart: Mutex<Link>,
+    links: Arc<Links>,
+    waiting: WaitingOrders,
+    pending_max: Option<u64>,
+    /// The notifier and the listener.
+    tasks: TaskTracker,
+}
+
+impl Postgres {
+    /// Opens the database for serving. One that cannot be reached at the moment is no error: the store is not ready
+    /// then, and tries on whenever it is asked for something.
+    pub async fn open(database: &PostgresDatabase, options: OpenOptions) -> Result<Postgres, OpenError> {
+        let location = &database.url.location;
+        let state = Arc::new(State::new());
+        let direct = match &database.direct {
+            Some(url) => Some(connector(url, &state, None)?),
+            None => None,
+        };
+        let schema = Schema::new(location.clone(), options.migrate, direct.clone());
+        let connector = connector(&database.url, &state, Some(schema))?;
+        if let Err(failure) = connector.connect().await {
+            if let Some(refusal) = connector.take_refusal() {
+                return Err(refusal);
+            }
+            match failure {
+                Failure::Refused(_) | Failure::Unexpected(_) => return Err(unavailable(location, &failure)),
+                _ => tracing::warn!(
+                    "the database at {location} cannot be reached, trying on: {}",
+                    failure.to_error("connect")
+                ),
+            }
+        }
+        let shared = Arc::new(Shared::new(options.metrics));
+        let links = Arc::new(Links::new(&connector));
+        let tasks = TaskTracker::new();
+        let origin = format!("{:016x}", rand::random::<u64>());
+        tasks.spawn(notify::notify(shared.clone(), links.clone(), origin.clone()));
+        match direct.or_else(|| (!database.url.looks_pooled()).then(|| connector.clone())) {
+            Some(way) => {
+                tasks.spawn(notify::listen(shared.clone(), way, links.clone(), origin));
+            }
+            None => notify::tell_of_polling(),
+        }
+        tasks.close();
+        // Two that look for room at the same time would both find it. Other nodes may: the limit is each node's own look.
+        let accept_connections = match options.pending_max {
+            Some(_) => 1,
+            None => ACCEPT_CONNECTIONS,
+        };
+        Ok(Postgres {
+            accepts: Groups::start(&connector, accept_connections, &shared),
+            settles: Groups::start(&connector, SETTLE_CONNECTIONS, &shared),
+            claimer: Mutex::new(Claimer::new(&connector)),
+            heart: Mutex::new(Link::new(connector.clone())),
+            links,
+            connector,
+            state,
+            shared,
+            waiting: WaitingOrders::new(),
+            pending_max: options.pending_max,
+            tasks,
+        })
+    }
+}
+
+fn connector(
+    url: &crate::config::PostgresUrl,
+    state: &Arc<State>,
+    schema: Option<Schema>,
+) -> Result<Arc<Connector>, OpenError> {
+    let connector = Connector::new(url, state.clone(), schema).map_err(|source| OpenError::Unavailable {
+        location: url.location.clone(),
+        source,
+    })?;
+    Ok(Arc::new(connector))
+}
+
+fn unavailable(location: &str, failure: &Failure) -> OpenError {
+    OpenError::Unavailable {
+        location: location.to_owned(),
+        source: failure.to_error("connect").into(),
+    }
+}
+
+/// Opens the database for reading at one instant, also beside servers.
+pub async fn open_snapshot(database: &PostgresDatabase) -> Result<Box<dyn Snapshot>, OpenError> {
+    Ok(Box::new(snapshot_of(database).await?))
+}
+
+/// The same, refused while a node is on the list and alive. One that sleeps (`ORDERLY_IDLE_SLEEP`) is on no list.
+pub async fn open_offline(database: &PostgresDatabase) -> Result<Box<dyn Snapshot>, OpenError> {
+    let location = &database.url.location;
+    let snapshot = snapshot_of(database).await?;
+    let queue = query::queue(&snapshot).await;
+    let queue = queue.map_err(|failure| unavailable(location, &failure))?;
+    if queue.nodes.iter().any(|node| node.alive) {
+        return Err(OpenError::InUse {
+            location: location.clone(),
+        });
+    }
+    Ok(Box::new(snapshot))
+}
+
+/// The way that servers go, so that what it shows is what they meet.
+async fn snapshot_of(database: &PostgresDatabase) -> Result<PostgresSnapshot, OpenError> {
+    let location = &database.url.location;
+    let connection = connect_once(&database.url).await?;
+    let migrations = refused(schema::check(&connection.client, location).await, location)?;
+    if migrations.iter().all(|step| !step.applied) {
+        return Err(OpenError::Missing {
+            location: location.clone(),
+        });
+    }
+    crate::store::migrations::require_current(location, &migrations)?;
+    let snapshot = PostgresSnapshot::open(connection).await;
+    snapshot.map_err(|failure| unavailable(location, &failure))
+}
+
+/// Applies what is missing of the schema, or only tells with `dry_run`.
+pub async fn migrate(database: &PostgresDatabase, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
+    let way = database.direct.as_ref().unwrap_or(&database.url);
+    let location = &way.location;
+    let connection = connect_once(way).await?;
+    let before = refused(schema::check(&connection.client, location).await, location)?;
+    if !dry_run {
+        refused(schema::apply(&connection.client, location).await, location)?;
+    }
+    Ok(before)
+}
+
+async fn connect_once(url: &crate::config::PostgresUrl) -> Result<Connection, OpenError> {
+    let connector = connector(url, &Arc::new(State::new()), None)?;
+    let connected = connector.connect().await;
+    connected.map_err(|failure| unavailable(&url.location, &failure))
+}
+
+fn refused<T>(result: Result<T, Problem>, location: &str) -> Result<T, OpenError> {
+    result.map_err(|problem| match problem {
+        Problem::Refusal(refusal) => refusal,
+        Problem::Failure(failure) => unavailable(location, &failure),
+    })
+}
+
+/// What a caller of the pool is told.
+fn told<T>(result: Result<T, Failure>, attempted: &'static str) -> Result<T, StoreError> {
+    result.map_err(|failure| failure.to_error(attempted))
+}
+
+impl Postgres {
+    async fn heart(&self) -> Result<MutexGuard<'_, Link>, StoreError> {
+        let link = self.heart.lock().await;
+        if self.shared.closing.is_cancelled() {
+            return Err(StoreError::Closed);
+        }
+        Ok(link)
+    }
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn accept(
+        &self,
+        orders: Arc<[NewOrder]>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Accepted, StoreError> {
+        let places = self.waiting.enter(&orders)?;
+        self.accepts
+            .call(Accept {
+                orders,
+                key,
+                pending_max: self.pending_max,
+                _places: places,
+            })
+            .await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        // One at a time on this node: another would only wait for the same lock in the database.
+        let mut claimer = self.claimer.lock().await;
+        if self.shared.closing.is_cancelled() {
+            return Err(StoreError::Closed);
+        }
+        told(claimer.claim(&request).await, "claim orders")
+    }
+
+    async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
+        self.settles.call(Settle { key, outcome }).await
+    }
+
+    async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
+        let mut link = self.heart().await?;
+        let renewed = nodes::renew(&mut link, &self.shared, &self.state, &heartbeat).await;
+        told(renewed, "renew leases")
+    }
+
+    async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
+        let mut link = self.heart().await?;
+        let given_back = act::give_back_expired(&mut link, &self.shared, &request).await;
+        told(given_back, "give back expired leases")
+    }
+
+    /// Other nodes may hold leases: who died is found by the sweep that follows the first heartbeat.
+    async fn join(&self, heartbeat: Heartbeat, _crashes_max: u32) -> Result<GivenBack, StoreError> {
+        let mut link = self.heart().await?;
+        let joined = nodes::renew(&mut link, &self.shared, &self.state, &heartbeat).await;
+        told(joined, "announce the node").map(|_| GivenBack::default())
+    }
+
+    async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
+        let mut link = self.heart().await?;
+        told(nodes::leave(&mut link, node).await, "take the node off the list")
+    }
+
+    async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
+        told(
+            act::cancel(&self.links, &self.shared, id).await,
+            "cancel an order",
+        )
+    }
+
+    async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
+        told(
+            act::redrive(&self.links, &self.shared, id).await,
+            "redrive an order",
+        )
+    }
+
+    async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError> {
+        let redriven = act::redrive_matching(&self.links, &self.shared, &query).await;
+        told(redriven, "redrive orders")
+    }
+
+    async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
+        let set = act::set_paused(&self.links, &self.shared, paused).await;
+        told(set, "pause or resume the queue")
+    }
+
+    async fn order(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
+        told(query::order(&*self.links, id).await, "read an order")
+    }
+
+    async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
+        told(query::orders(&*self.links, &query).await, "list orders")
+    }
+
+    async fn history(&self, id: OrderId, after: u32) -> Result<Option<Vec<Event>>, StoreError> {
+        let history = query::history(&*self.links, id, after).await;
+        told(history, "read an order's events")
+    }
+
+    async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
+        let page = query::events_after(&self.links, after, limit).await;
+        told(page, "read the feed")
+    }
+
+    async fn counters(&self) -> Result<Counters, StoreError> {
+        told(query::counters(&*self.links).await, "read the counters")
+    }
+
+    async fn queue(&self) -> Result<QueueState, StoreError> {
+        told(query::queue(&*self.links).await, "read the queue")
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        if self.shared.closing.is_cancelled() {
+            return Err(StoreError::Closed);
+        }
+        let opened = async { PostgresSnapshot::open(self.connector.connect().await?).await };
+        Ok(Box::new(told(opened.await, "open a snapshot")?))
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.state.health()
+    }
+
+    fn weaknesses(&self) -> Vec<String> {
+        self.state.weaknesses()
+    }
+
+    async fn failed(&self) -> String {
+        self.state.broken().await
+    }
+
+    fn wakeups(&self) -> Arc<Wakeups> {
+        self.shared.wakeups.clone()
+    }
+
+    async fn close(&self) {
+        self.shared.closing.cancel();
+        self.accepts.close().await;
+        self.settles.close().await;
+        // After what is under way.
+        drop(self.claimer.lock().await);
+        drop(self.heart.lock().await);
+        self.tasks.wait().await;
+        self.links.close().await;
+        self.state.closed();
+    }
+}

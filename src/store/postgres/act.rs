@@ -1,0 +1,191 @@
+//! What people do to orders and to the queue: cancel, redrive, pause; and what is taken back from nodes that are gone.
+
+use std::sync::atomic::Ordering;
+
+use tokio_postgres::types::{ToSql, Type};
+
+use super::CLAIM_LOCK;
+use super::connect::Link;
+use super::failure::Failure;
+use super::links::Links;
+use super::query::{self, Created};
+use super::rows;
+use super::shared::Shared;
+use crate::order::{OrderId, OrderStatus};
+use crate::store::columns::order_columns;
+use crate::store::{Acted, GiveBack, GivenBack, RedriveQuery, Redriven, SWEEP_ORDERS_MAX, codes};
+
+/// Tells whether there are more than one call takes.
+const ONE_MORE: usize = SWEEP_ORDERS_MAX + 1;
+/// Forgotten with every sweep, so that what a node that is gone stored goes as well.
+const KEYS_FORGOTTEN_MIN: usize = 100;
+
+pub(super) async fn cancel(links: &Links, shared: &Shared, id: OrderId) -> Result<Acted, Failure> {
+    let slot = Shared::any_slot();
+    let statement = concat!(
+        include_str!("cancel.sql"),
+        "select ",
+        order_columns!(),
+        " from changed"
+    );
+    let changed = links
+        .once(statement, &[(&id.0, Type::INT8), (&slot, Type::INT2)])
+        .await?;
+    if let Some(row) = changed.first() {
+        shared.ended([id]);
+        return Ok(Acted::Done(rows::order(row)?));
+    }
+    Ok(match query::order(links, id).await? {
+        None => Acted::Unknown,
+        Some(order) if order.status == OrderStatus::Cancelled => Acted::Done(order),
+        Some(order) => Acted::Refused(order),
+    })
+}
+
+pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Result<Acted, Failure> {
+    let slot = Shared::any_slot();
+    let statement = concat!(
+        include_str!("redrive.sql"),
+        "select ",
+        order_columns!(),
+        " from changed"
+    );
+    let changed = links
+        .once(statement, &[(&vec![id.0], Type::INT8_ARRAY), (&slot, Type::INT2)])
+        .await?;
+    if let Some(row) = changed.first() {
+        shared.work_came();
+        return Ok(Acted::Done(rows::order(row)?));
+    }
+    Ok(match query::order(links, id).await? {
+        None => Acted::Unknown,
+        Some(order) => Acted::Refused(order),
+    })
+}
+
+pub(super) async fn redrive_matching(
+    links: &Links,
+    shared: &Shared,
+    query: &RedriveQuery,
+) -> Result<Redriven, Failure> {
+    let mut matching = one_more_than_matching(links, query).await?;
+    let more = matching.len() > SWEEP_ORDERS_MAX;
+    matching.truncate(SWEEP_ORDERS_MAX);
+    let retried = if query.dry_run || matching.is_empty() {
+        0
+    } else {
+        let slot = Shared::any_slot();
+        let statement = concat!(include_str!("redrive.sql"), "select order_id from changed");
+        let changed = links
+            .once(statement, &[(&matching, Type::INT8_ARRAY), (&slot, Type::INT2)])
+            .await?;
+        shared.work_came();
+        changed.len()
+    };
+    Ok(Redriven {
+        matched: matching.len(),
+        retried,
+        more,
+    })
+}
+
+/// The oldest matching orders.
+async fn one_more_than_matching(links: &Links, query: &RedriveQuery) -> Result<Vec<i64>, Failure> {
+    let below = match query.created_before {
+        Some(time) => query::first_created(links, Created::NotBefore(time)).await?,
+        None => None,
+    };
+    let below = below.unwrap_or(i64::MAX);
+    let status = codes::status_code(query.status);
+    let limit = rows::limit(ONE_MORE);
+    let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![
+        (&status, Type::INT2),
+        (&below, Type::INT8),
+        (&query.created_before, Type::TIMESTAMPTZ),
+        (&limit, Type::INT8),
+    ];
+    // Compared as rows, so that no other index gives the order.
+    let statement = match &query.user_id {
+        None => {
+            "select order_id from orderly.orders
+             where (status, order_id) >= ($1, 0) and (status, order_id) < ($1, $2)
+                 and ($3 is null or created_at < $3)
+             order by status, order_id limit $4"
+        }
+        Some(user_id) => {
+            parameters.push((user_id, Type::INT8));
+            "select order_id from orderly.orders
+             where (user_id, status, order_id) >= ($5, $1, 0) and (user_id, status, order_id) < ($5, $1, $2)
+                 and ($3 is null or created_at < $3)
+             order by user_id, status, order_id limit $4"
+        }
+    };
+    let found = links.read(statement, &parameters).await?;
+    found.iter().map(|row| rows::column(row, 0)).collect()
+}
+
+/// Waits for the claim that is under way, if one is: no order starts after this is committed.
+pub(super) async fn set_paused(links: &Links, shared: &Shared, paused: bool) -> Result<(), Failure> {
+    let message = format!(
+        "begin isolation level read committed; set local statement_timeout = 5000; set local lock_timeout = 5000; \
+         select pg_advisory_xact_lock({CLAIM_LOCK}); update orderly.queue set paused = {paused}; commit"
+    );
+    links.flight(&message).await?;
+    if !paused {
+        shared.work_came();
+    }
+    Ok(())
+}
+
+pub(super) async fn give_back_expired(
+    link: &mut Link,
+    shared: &Shared,
+    request: &GiveBack,
+) -> Result<GivenBack, Failure> {
+    let slot = Shared::any_slot();
+    let node = rows::node_code(request.node);
+    let crashes_max = i32::try_from(request.crashes_max).unwrap_or(i32::MAX);
+    let orders_max = rows::limit(SWEEP_ORDERS_MAX);
+    let ended = link
+        .repeatable(
+            include_str!("give_back.sql"),
+            &[
+                (&node, Type::INT8),
+                (&crashes_max, Type::INT4),
+                (&orders_max, Type::INT8),
+                (&slot, Type::INT2),
+            ],
+        )
+        .await?;
+    let mut given_back = GivenBack::default();
+    let mut poisoned = Vec::new();
+    for row in &ended {
+        if rows::status(row, 1)?.is_final() {
+            poisoned.push(OrderId(rows::column(row, 0)?));
+        } else {
+            given_back.pending += 1;
+        }
+        given_back.more = rows::column(row, 2)?;
+    }
+    given_back.poisoned = poisoned.len();
+    shared.metrics.leases_lost.inc_by(ended.len() as u64);
+    shared.ended(poisoned);
+    if given_back.pending > 0 {
+        shared.work_came();
+    }
+    forget_keys(link, shared).await;
+    Ok(given_back)
+}
+
+/// Idempotency keys past their retention: more than were stored since the last time, so that their number falls. What
+/// fails here is done the next time.
+async fn forget_keys(link: &mut Link, shared: &Shared) {
+    let stored = shared.keys_stored.swap(0, Ordering::Relaxed);
+    let limit = rows::limit(2 * stored + KEYS_FORGOTTEN_MIN);
+    let forgotten = link
+        .repeatable(include_str!("forget_keys.sql"), &[(&limit, Type::INT8)])
+        .await;
+    if let Err(failure) = forgotten {
+        tracing::debug!(?failure, "old idempotency keys could not be forgotten");
+    }
+}

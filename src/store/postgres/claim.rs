@@ -1,0 +1,253 @@
+//! Handing out due orders: the claim in one message, then what was claimed in another, so that the lock is held as
+//! short as possible and never while somebody reads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::types::Type;
+
+use super::CLAIM_LOCK;
+use super::connect::{Connector, Link};
+use super::failure::Failure;
+use super::floor::{Floor, Seen};
+use super::rows;
+use super::settle::micros;
+use super::shared::Shared;
+use crate::lease::Lease;
+use crate::store::columns::{ORDER_COLUMNS, order_columns};
+use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES};
+
+/// For a claim and its turn at the lock.
+const CLAIM_TIME_MAX: Duration = Duration::from_secs(5);
+/// The same for one without a floor, which may walk past very many dead entries.
+const FULL_LOOK_TIME_MAX: Duration = Duration::from_secs(10);
+/// For the answer to arrive, once the server's own limit has passed.
+const ANSWER_SLACK: Duration = Duration::from_secs(5);
+/// First and longest wait before the orders of a claim are read again.
+const READ_AGAIN_MIN: Duration = Duration::from_millis(100);
+const READ_AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// The one connection that claims.
+pub(super) struct Claimer {
+    link: Link,
+    floor: Floor,
+    /// Gets the odd place of a claim while both lines have work.
+    second_line_first: bool,
+}
+
+/// A lease as the claim's message tells it.
+struct Granted {
+    order_id: i64,
+    token: i64,
+}
+
+/// What the claim's message answers.
+struct Answer {
+    granted: Vec<Granted>,
+    /// `None` while the queue is paused: what is hidden is not gone.
+    seen: Option<Seen>,
+    next_due_in: Option<Duration>,
+    idle: bool,
+}
+
+impl Claimer {
+    pub fn new(connector: &Arc<Connector>) -> Claimer {
+        Claimer {
+            link: Link::new(connector.clone()),
+            floor: Floor::new(),
+            second_line_first: false,
+        }
+    }
+
+    pub async fn claim(&mut self, request: &ClaimRequest) -> Result<Claimed, Failure> {
+        let places = request.orders_max.min(CLAIM_ORDERS_MAX);
+        let answer = self.send(request, places).await?;
+        if !answer.granted.is_empty() {
+            // Turns whether or not both lines had work: where only one had, it makes no difference.
+            self.second_line_first = !self.second_line_first;
+        }
+        Ok(Claimed {
+            leases: self.read_leases(&answer.granted, request).await?,
+            next_due_in: answer.next_due_in,
+            idle: answer.idle,
+        })
+    }
+
+    /// Not sent again when its answer is lost, or twice the orders would be leased, half of them to nobody. But when a
+    /// connection proves to be gone that was open before, most likely nothing arrived.
+    async fn send(&mut self, request: &ClaimRequest, places: usize) -> Result<Answer, Failure> {
+        let mut may_be_gone = self.link.is_open();
+        loop {
+            let connection = self.link.open().await?;
+            let began = Instant::now();
+            let floor = self.floor.of(connection, began);
+            let time_max = if floor == 0 {
+                FULL_LOOK_TIME_MAX
+            } else {
+                CLAIM_TIME_MAX
+            };
+            let message = message(&[
+                (":places", rows::limit(places)),
+                (":node", rows::node_code(request.node)),
+                (":lease_micros", micros(request.lease)),
+                (":suspect", request.suspect.into()),
+                (":second_line_first", self.second_line_first.into()),
+                (":floor", floor),
+                (":slot", Shared::any_slot().into()),
+                (
+                    ":time_ms",
+                    i64::try_from(time_max.as_millis()).unwrap_or(i64::MAX),
+                ),
+                (":lock", CLAIM_LOCK),
+            ]);
+            match self.link.fly(&message, time_max + ANSWER_SLACK).await {
+                Ok(messages) => {
+                    let answer = Answer::read(&messages)?;
+                    if let Some(seen) = answer.seen {
+                        self.floor.saw(seen, began, Instant::now());
+                    }
+                    return Ok(answer);
+                }
+                Err(Failure::Unknown(_)) if may_be_gone => may_be_gone = false,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// In the order they were granted; one that was lost or cancelled since is left out.
+    async fn read_leases(
+        &mut self,
+        granted: &[Granted],
+        request: &ClaimRequest,
+    ) -> Result<Vec<Lease>, Failure> {
+        if granted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let order_ids: Vec<i64> = granted.iter().map(|lease| lease.order_id).collect();
+        let mut pause = READ_AGAIN_MIN;
+        let found = loop {
+            let read = self
+                .link
+                .read(
+                    concat!(
+                        "select ",
+                        order_columns!(),
+                        ", token, crashes from orderly.orders where order_id = any ($1) and status = 1"
+                    ),
+                    &[(&order_ids, Type::INT8_ARRAY)],
+                )
+                .await;
+            match read {
+                // The leases are this node's: given up, they would have to run out.
+                Err(_) if pause <= READ_AGAIN_MAX.min(request.lease / 4) => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                read => break read?,
+            }
+        };
+        let mut leases = HashMap::new();
+        for row in &found {
+            let lease = Lease {
+                order: rows::order(row)?,
+                token: rows::large_count(row, ORDER_COLUMNS)?,
+                node: request.node,
+                suspect: rows::count(row, ORDER_COLUMNS + 1)? >= SUSPECT_CRASHES,
+            };
+            leases.insert(lease.order.order_id.0, lease);
+        }
+        let still_granted = |granted: &Granted| {
+            let lease = leases.remove(&granted.order_id)?;
+            (rows::token_code(lease.token) == granted.token).then_some(lease)
+        };
+        Ok(granted.iter().filter_map(still_granted).collect())
+    }
+}
+
+/// The text of `claim.sql` with its numbers; texts never get into it.
+fn message(numbers: &[(&str, i64)]) -> String {
+    numbers
+        .iter()
+        .fold(include_str!("claim.sql").to_owned(), |text, (name, number)| {
+            text.replace(name, &number.to_string())
+        })
+}
+
+impl Answer {
+    /// From the rows of the message's statements, which are told apart by their first columns.
+    fn read(messages: &[SimpleQueryMessage]) -> Result<Answer, Failure> {
+        let missing = || Failure::undecodable("a claim", "a part of it");
+        let results = results(messages);
+        let of = |name| {
+            let found = results.iter().find(|result| result.name == name);
+            found.ok_or_else(missing)
+        };
+        let (ids, claim, outlook) = (of("last_order_id")?, of("order_id")?, of("transaction")?);
+        let mut granted = Vec::new();
+        let mut claimed = None;
+        for row in 0..claim.rows.len() {
+            let (Some(order_id), Some(token)) = (claim.number(row, 0)?, claim.number(row, 1)?) else {
+                continue;
+            };
+            if claim.number(row, 2)? == Some(1) {
+                claimed = claimed.max(Some(order_id));
+            }
+            granted.push(Granted { order_id, token });
+        }
+        let running = claim.number(0, 4)? == Some(1);
+        let seen = Seen {
+            last_order_id: ids.number(0, 0)?.ok_or_else(missing)?,
+            oldest_running: ids.number(0, 1)?.ok_or_else(missing)?,
+            transaction: outlook.number(0, 0)?,
+            claimed,
+            exhausted: claim.number(0, 3)? == Some(1),
+        };
+        let next_due_in = outlook
+            .number(0, 1)?
+            .map(|micros| Duration::from_micros(micros.max(0).cast_unsigned()));
+        Ok(Answer {
+            granted,
+            seen: running.then_some(seen),
+            next_due_in,
+            idle: outlook.number(0, 2)? == Some(0),
+        })
+    }
+}
+
+/// What one statement of a message answered.
+struct StatementResult<'m> {
+    /// Of its first column.
+    name: String,
+    rows: Vec<&'m tokio_postgres::SimpleQueryRow>,
+}
+
+impl StatementResult<'_> {
+    fn number(&self, row: usize, column: usize) -> Result<Option<i64>, Failure> {
+        let text = self.rows.get(row).and_then(|row| row.get(column));
+        text.map(|text| text.parse().map_err(|_| Failure::undecodable("a number", text)))
+            .transpose()
+    }
+}
+
+fn results(messages: &[SimpleQueryMessage]) -> Vec<StatementResult<'_>> {
+    let mut results: Vec<StatementResult<'_>> = Vec::new();
+    for message in messages {
+        match message {
+            SimpleQueryMessage::RowDescription(columns) => results.push(StatementResult {
+                name: columns
+                    .first()
+                    .map_or_else(String::new, |column| column.name().to_owned()),
+                rows: Vec::new(),
+            }),
+            SimpleQueryMessage::Row(row) => {
+                if let Some(result) = results.last_mut() {
+                    result.rows.push(row);
+                }
+            }
+            _ => {}
+        }
+    }
+    results
+}

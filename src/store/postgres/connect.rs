@@ -1,0 +1,374 @@
+//! Ways to the database: opened when they are needed and not before, looked at before they are trusted again, given up
+//! when they hang. What is said over them is left to the modules beside this one.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, SimpleQueryMessage, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::durability::Durability;
+use super::failure::{Failure, State};
+use super::schema::Schema;
+use super::tls;
+use crate::config::PostgresUrl;
+use crate::store::open::OpenError;
+
+/// To connect to one host, when the URL gives it no longer: the network, TLS, authentication, and a serverless database
+/// that wakes up.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// For one statement or flight, from sending it to having its answer; then its connection counts as hanging.
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// To ask the server to stop a statement nobody waits for any more.
+const CANCEL_TIME_MAX: Duration = Duration::from_secs(2);
+/// A connection unused for longer is looked at first: servers, poolers and firewalls drop idle ones without a word.
+const TRUSTED_UNUSED: Duration = Duration::from_secs(15);
+/// After a failed attempt to connect the node waits so long before the next, doubling from the first to the last;
+/// meanwhile callers are refused at once.
+const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Oldest PostgreSQL whose statements these are, as `server_version_num`.
+const SERVER_VERSION_MIN: i64 = 140_000;
+
+/// Opens connections to one URL. Knows how that went lately, for all of the node.
+pub(super) struct Connector {
+    server: tokio_postgres::Config,
+    tls: MakeRustlsConnect,
+    state: Arc<State>,
+    /// What a connection must find in the database; `None` for those that only look.
+    schema: Option<Schema>,
+    gate: Mutex<Gate>,
+}
+
+/// The parameters of a statement, with the types it takes them as: no round trip asks the server for them.
+pub(super) type Parameters<'p> = &'p [(&'p (dyn ToSql + Sync), Type)];
+
+type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+/// A connection whose messages are read by whoever opened it.
+pub(super) type RawConnection = tokio_postgres::Connection<Socket, TlsStream>;
+
+/// Keeps callers from connecting while the database is away.
+#[derive(Default)]
+struct Gate {
+    /// What the last attempt met, and until when that is the answer to further ones.
+    closed: Option<(Instant, Failure)>,
+    pause: Duration,
+    /// Counts the times it was closed: attempts that began before the last one say nothing new.
+    rounds: u64,
+}
+
+/// An open connection; dropping it closes it.
+pub(super) struct Connection {
+    pub client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Connector {
+    pub fn new(
+        url: &PostgresUrl,
+        state: Arc<State>,
+        schema: Option<Schema>,
+    ) -> Result<Connector, anyhow::Error> {
+        Ok(Connector {
+            server: url.server.clone(),
+            tls: tls::connector(url)?,
+            state,
+            schema,
+            gate: Mutex::default(),
+        })
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Why this binary must not work on the database, once.
+    pub fn take_refusal(&self) -> Option<OpenError> {
+        self.schema.as_ref()?.take_refusal()
+    }
+
+    /// A new connection to a server that can store orders. What it says about its settings is noted.
+    pub async fn connect(&self) -> Result<Connection, Failure> {
+        let round = self.pass_gate()?;
+        let connected = self.connect_and_check().await.map_err(Failure::of_preparing);
+        match &connected {
+            Ok(_) => *self.gate() = Gate::default(),
+            Err(failure) => self.close_gate(failure, round),
+        }
+        connected
+    }
+
+    async fn connect_and_check(&self) -> Result<Connection, Failure> {
+        let (client, connection) = self.open().await?;
+        let driver = tokio::spawn(async move {
+            // Whoever waits for an answer is told; a connection nobody uses is opened again when it is needed.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to the database ended");
+            }
+        });
+        let connection = Connection { client, driver };
+        check_server(&connection.client, &self.state).await?;
+        if let Some(schema) = &self.schema {
+            schema.require(&connection.client, &self.state).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Only opens a connection; its messages are the caller's to read.
+    pub async fn open(&self) -> Result<(Client, RawConnection), Failure> {
+        // One after another, when there are several.
+        let hosts = self
+            .server
+            .get_hosts()
+            .len()
+            .max(self.server.get_hostaddrs().len());
+        let of_one = self.server.get_connect_timeout().copied().unwrap_or_default();
+        let time_max = of_one.max(CONNECT_TIME_MAX) * u32::try_from(hosts).unwrap_or(1).max(1);
+        timeout(time_max, self.server.connect(self.tls.clone()))
+            .await
+            .map_err(|_| Failure::Unavailable(format!("not connected within {time_max:?}").into()))?
+            .map_err(|error| Failure::of_connecting(&error))
+    }
+
+    fn pass_gate(&self) -> Result<u64, Failure> {
+        let gate = self.gate();
+        match &gate.closed {
+            Some((until, failure)) if Instant::now() < *until => Err(failure.clone()),
+            Some(_) | None => Ok(gate.rounds),
+        }
+    }
+
+    fn close_gate(&self, failure: &Failure, round: u64) {
+        self.state.failed(failure);
+        let mut gate = self.gate();
+        if gate.rounds != round {
+            return;
+        }
+        gate.rounds += 1;
+        gate.pause = (gate.pause * 2).clamp(RECONNECT_PAUSE_MIN, RECONNECT_PAUSE_MAX);
+        let pause = gate.pause.mul_f64(rand::random_range(0.5..=1.0));
+        gate.closed = Some((Instant::now() + pause, failure.clone()));
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Tells the server that nobody waits for the statement any more, so that it holds no locks for nothing.
+    async fn cancel(&self, client: &Client) {
+        let cancelled = timeout(
+            CANCEL_TIME_MAX,
+            client.cancel_token().cancel_query(self.tls.clone()),
+        )
+        .await;
+        if !matches!(cancelled, Ok(Ok(()))) {
+            tracing::debug!("a statement that hangs could not be cancelled");
+        }
+    }
+}
+
+/// Reads back the settings on which the promises rest.
+async fn check_server(client: &Client, state: &State) -> Result<(), Failure> {
+    let answer = answered(client.simple_query(include_str!("settings.sql"))).await?;
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let setting = |index: usize| {
+        row.and_then(|row| row.get(index))
+            .ok_or_else(|| Failure::undecodable("settings", "nothing"))
+    };
+    let version = setting(0)?;
+    if version.parse::<i64>().unwrap_or(0) < SERVER_VERSION_MIN {
+        let text = format!("PostgreSQL 14 or newer is needed, this is server_version_num {version}");
+        return Err(Failure::Refused(text.into()));
+    }
+    if setting(1)? == "on" {
+        return Err(Failure::Unavailable(
+            "the server is read-only: a standby, or set so".into(),
+        ));
+    }
+    let isolation = setting(2)?;
+    if isolation != "read committed" {
+        let text = format!(
+            "default_transaction_isolation is {isolation} for this user and database: set it to read committed"
+        );
+        return Err(Failure::Refused(text.into()));
+    }
+    state.found_weaknesses(Durability::read(|index| setting(3 + index))?.weaknesses());
+    Ok(())
+}
+
+/// The answer to a statement, or that there is none in time.
+pub(super) async fn answered<T>(
+    statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Failure> {
+    answered_within(ANSWER_TIME_MAX, statement).await
+}
+
+/// The same for statements that may take as long as this.
+pub(super) async fn answered_within<T>(
+    time_max: Duration,
+    statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Failure> {
+    match timeout(time_max, statement).await {
+        Ok(answer) => answer.map_err(|error| Failure::of(&error)),
+        Err(_) => Err(Failure::Hung(format!("no answer within {time_max:?}").into())),
+    }
+}
+
+/// A connection of one's own, opened again when it was lost.
+pub(super) struct Link {
+    connector: Arc<Connector>,
+    connection: Option<Connection>,
+    used: Instant,
+    opened: u64,
+}
+
+impl Link {
+    pub fn new(connector: Arc<Connector>) -> Link {
+        Link {
+            connector,
+            connection: None,
+            used: Instant::now(),
+            opened: 0,
+        }
+    }
+
+    /// Carries out one statement, which is one transaction and not to be carried out twice: a connection that was not
+    /// used for a while is looked at first.
+    pub async fn once(&mut self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        if !self.is_trusted().await {
+            self.connection = None;
+        }
+        let answer = self.query(statement, parameters).await;
+        if answer.is_ok() {
+            self.connector.state.stored();
+        }
+        answer
+    }
+
+    /// The same for one that does no harm when it is carried out twice: a connection that turns out to be lost, or a
+    /// deadlock, is no reason to fail.
+    pub async fn repeatable(
+        &mut self,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        let old = self.connection.is_some();
+        match self.query(statement, parameters).await {
+            Err(Failure::Unknown(_)) if old => self.query(statement, parameters).await,
+            Err(Failure::Again(_)) => self.query(statement, parameters).await,
+            answer => answer,
+        }
+    }
+
+    /// The same for one that only reads.
+    pub async fn read(&mut self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        let answer = self.repeatable(statement, parameters).await;
+        answer.map_err(Failure::of_reading)
+    }
+
+    /// Carries out a text of several statements, sent as one message; it does no harm when it is carried out twice.
+    pub async fn flight(&mut self, statements: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
+        let old = self.connection.is_some();
+        match self.fly(statements, ANSWER_TIME_MAX).await {
+            Err(Failure::Unknown(_)) if old => self.fly(statements, ANSWER_TIME_MAX).await,
+            answer => answer,
+        }
+    }
+
+    /// The same, not repeated, and with a time of its own.
+    pub async fn fly(
+        &mut self,
+        statements: &str,
+        time_max: Duration,
+    ) -> Result<Vec<SimpleQueryMessage>, Failure> {
+        let connection = self.take_connection().await?;
+        let answer = answered_within(time_max, connection.client.simple_query(statements)).await;
+        match answer {
+            Ok(answer) => {
+                self.worked(connection);
+                Ok(answer)
+            }
+            // The text may have begun a transaction: the connection is not used on, whatever went wrong.
+            Err(failure) => {
+                self.connector.state.failed(&failure);
+                if matches!(failure, Failure::Hung(_)) {
+                    self.connector.cancel(&connection.client).await;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    async fn query(&mut self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        let connection = self.take_connection().await?;
+        match answered(connection.client.query_typed(statement, parameters)).await {
+            Ok(answer) => {
+                self.worked(connection);
+                Ok(answer)
+            }
+            Err(failure) => {
+                self.connector.state.failed(&failure);
+                if failure.leaves_connection_usable() {
+                    self.connection = Some(connection);
+                } else if matches!(failure, Failure::Hung(_)) {
+                    self.connector.cancel(&connection.client).await;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Opens the connection when there is none; answers which one it is: another number, another connection.
+    pub async fn open(&mut self) -> Result<u64, Failure> {
+        let connection = self.take_connection().await?;
+        self.connection = Some(connection);
+        Ok(self.opened)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// Out of the link while a statement is under way: a caller who goes away then takes the connection with him, and
+    /// the next one does not wait for an answer that is not his, nor find himself in a transaction that is not his.
+    async fn take_connection(&mut self) -> Result<Connection, Failure> {
+        match self.connection.take() {
+            Some(connection) if !connection.client.is_closed() => Ok(connection),
+            Some(_) | None => {
+                self.opened += 1;
+                self.connector.connect().await
+            }
+        }
+    }
+
+    fn worked(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+        self.used = Instant::now();
+        self.connector.state.works();
+    }
+
+    async fn is_trusted(&self) -> bool {
+        match &self.connection {
+            None => false,
+            Some(connection) if connection.client.is_closed() => false,
+            Some(_) if self.used.elapsed() < TRUSTED_UNUSED => true,
+            Some(connection) => {
+                let looked_at = timeout(CANCEL_TIME_MAX, connection.client.check_connection());
+                matches!(looked_at.await, Ok(Ok(())))
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What an error of PostgreSQL or of the way to it means: for the callers whose statement met it, and for the node.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Notify;
+use tokio_postgres::error::SqlState;
+
+use crate::store::health::Health;
+use crate::store::{StoreError, StoreHealth};
+
+/// What became of a statement that failed. Given to each of its callers.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    /// Nothing stored, passes when there is space again.
+    DiskFull,
+    /// Nothing stored: the server was not reached, or takes no statements at the moment.
+    Unavailable(Arc<str>),
+    /// Nothing stored, and will not be until somebody acts: a wrong password, an unknown database, a foreign schema.
+    Refused(Arc<str>),
+    /// Nothing stored: the statement waited or ran for longer than it may.
+    TimedOut(Arc<str>),
+    /// Nothing stored, to be run again: a deadlock was broken up.
+    Again(Arc<str>),
+    /// The answer was lost with the connection: stored or not.
+    Unknown(Arc<str>),
+    /// No answer in time: stored or not, or yet to be.
+    Hung(Arc<str>),
+    /// Nothing stored; the statement is wrong, and would be again.
+    Unexpected(Arc<str>),
+    /// Carried out, but the answer makes no sense.
+    Unreadable(Arc<str>),
+    /// Nothing stored: the store is closing.
+    Closed,
+}
+
+impl Failure {
+    /// Of a statement that was sent.
+    pub fn of(error: &tokio_postgres::Error) -> Failure {
+        match error.code() {
+            Some(code) => Failure::of_code(code, describe(error).into()),
+            None => Failure::Unknown(describe(error).into()),
+        }
+    }
+
+    /// Of an attempt to connect.
+    pub fn of_connecting(error: &tokio_postgres::Error) -> Failure {
+        let text = describe(error).into();
+        match error.code().map(SqlState::code) {
+            // A password or a user that is wrong, a database that does not exist, a right that is missing.
+            Some(code) if code.starts_with("28") || ["3D000", "42501"].contains(&code) => {
+                Failure::Refused(text)
+            }
+            Some(_) | None => Failure::Unavailable(text),
+        }
+    }
+
+    pub fn undecodable(what: &str, found: impl Display) -> Failure {
+        Failure::Unreadable(format!("the database answered {what} that cannot be one: {found}").into())
+    }
+
+    fn of_code(code: &SqlState, text: Arc<str>) -> Failure {
+        // Appendix A of PostgreSQL's manual.
+        match code.code() {
+            // The server may have committed: it says so too when it is stopped while it waits for a standby.
+            "57P01" | "57P02" | "57P04" => Failure::Unknown(text),
+            "40001" | "40P01" => Failure::Again(text),
+            "53100" => Failure::DiskFull,
+            // Read-only (a standby after a failover), not up yet, out of connections or memory, an idle connection closed
+            // before the statement came, a transaction that ended before it.
+            "25006" | "57P03" | "53000" | "53200" | "53300" | "53400" | "57P05" | "25P01" | "25P02"
+            | "25P03" | "25P04" => Failure::Unavailable(text),
+            "55P03" | "57014" => Failure::TimedOut(text),
+            // Connection trouble, also in a pooler's words; trouble of the server's machine or of itself.
+            other if ["08", "58", "XX", "F0"].contains(&&other[..2]) => Failure::Unknown(text),
+            _ => Failure::Unexpected(text),
+        }
+    }
+
+    /// Whether the connection may be used on.
+    pub fn leaves_connection_usable(&self) -> bool {
+        match self {
+            Failure::DiskFull
+            | Failure::TimedOut(_)
+            | Failure::Again(_)
+            | Failure::Unexpected(_)
+            | Failure::Unreadable(_)
+            | Failure::Closed => true,
+            Failure::Unavailable(_) | Failure::Refused(_) | Failure::Unknown(_) | Failure::Hung(_) => false,
+        }
+    }
+
+    pub fn to_error(&self, attempted: &'static str) -> StoreError {
+        match self {
+            Failure::DiskFull => StoreError::DiskFull,
+            Failure::Closed => StoreError::Closed,
+            Failure::Unavailable(text)
+            | Failure::Refused(text)
+            | Failure::TimedOut(text)
+            | Failure::Again(text) => StoreError::Unavailable {
+                attempted,
+                source: anyhow::Error::msg(text.to_string()),
+            },
+            Failure::Unknown(text)
+            | Failure::Hung(text)
+            | Failure::Unexpected(text)
+            | Failure::Unreadable(text) => StoreError::Unexpected {
+                attempted,
+                source: anyhow::Error::msg(text.to_string()),
+            },
+        }
+    }
+
+    /// Of the statements that come before the caller's own: nothing of his was sent.
+    pub fn of_preparing(self) -> Failure {
+        match self {
+            Failure::Unknown(text)
+            | Failure::Hung(text)
+            | Failure::Again(text)
+            | Failure::Unreadable(text) => Failure::Unavailable(text),
+            Failure::Unexpected(text) => Failure::Refused(text),
+            known => known,
+        }
+    }
+
+    /// Of a statement that only reads: nothing can have been stored.
+    pub fn of_reading(self) -> Failure {
+        match self {
+            Failure::Unknown(text) | Failure::Hung(text) => Failure::Unavailable(text),
+            known => known,
+        }
+    }
+}
+
+/// The server's own words where there are some; they hold no values of ours but keys of an index.
+fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(answer) = error.as_db_error() {
+        return format!("{} ({})", answer.message(), answer.code().code());
+    }
+    // Each error tells only its own part.
+    let sources = std::iter::successors(error.source(), |source| (*source).source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+/// The store's health and settings, as the last answers tell.
+pub(super) struct State {
+    health: Health,
+    /// Reading goes on with a full disk, so what was read does not show that it has room again.
+    disk_is_full: AtomicBool,
+    weaknesses: Mutex<Vec<String>>,
+    used: Notify,
+}
+
+impl State {
+    pub fn new() -> State {
+        State {
+            health: Health::new(),
+            disk_is_full: AtomicBool::new(false),
+            weaknesses: Mutex::default(),
+            used: Notify::new(),
+        }
+    }
+
+    pub fn health(&self) -> StoreHealth {
+        self.health.get()
+    }
+
+    /// The database carried out a statement.
+    pub fn works(&self) {
+        self.used.notify_waiters();
+        if !self.disk_is_full.load(Ordering::Relaxed) {
+            self.health.works();
+        }
+    }
+
+    /// Resolves with the next statement that is carried out.
+    pub async fn used(&self) {
+        self.used.notified().await;
+    }
+
+    /// And it stored something.
+    pub fn stored(&self) {
+        self.disk_is_full.store(false, Ordering::Relaxed);
+        self.health.works();
+    }
+
+    pub fn failed(&self, failure: &Failure) {
+        match failure {
+            Failure::DiskFull => {
+                self.disk_is_full.store(true, Ordering::Relaxed);
+                self.health.fails("the disk is full");
+            }
+            Failure::Unavailable(text)
+            | Failure::Refused(text)
+            | Failure::Unknown(text)
+            | Failure::Hung(text) => {
+                self.health.fails(text);
+            }
+            Failure::TimedOut(_)
+            | Failure::Again(_)
+            | Failure::Unexpected(_)
+            | Failure::Unreadable(_)
+            | Failure::Closed => {}
+        }
+    }
+
+    pub fn closed(&self) {
+        self.health.closed();
+    }
+
+    /// The schema is one that this binary must not touch: the process is to end.
+    pub fn break_down(&self, reason: &str) {
+        self.health.break_down(reason);
+    }
+
+    pub async fn broken(&self) -> String {
+        self.health.broken().await
+    }
+
+    pub fn weaknesses(&self) -> Vec<String> {
+        self.known_weaknesses().clone()
+    }
+
+    /// Says it in the log when it changes.
+    pub fn found_weaknesses(&self, found: Vec<String>) {
+        let mut known = self.known_weaknesses();
+        if *known != found {
+            for weakness in &found {
+                tracing::warn!("orders may be lost in a crash of the database: {weakness}");
+            }
+            *known = found;
+        }
+    }
+
+    fn known_weaknesses(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.weaknesses
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+}

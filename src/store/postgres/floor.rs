@@ -1,0 +1,189 @@
+//! A lower bound for the first line, so that a claim does not walk past the dead entries of all the orders that were
+//! claimed before it: as long as anybody holds an old snapshot, nobody may clean them up.
+//!
+//! An order may only be passed over when it cannot be in the first line any more. Ids are drawn before their
+//! transaction commits, so an id below one that was seen may still come. But its transaction has an id of its own, drawn
+//! before the order's: an id of the sequence is *decided* when every transaction that was running when it was read has
+//! ended. A claim that begins after that sees every order up to it, and takes them in their order: what is decided, up to
+//! the last one that this claim took, is gone from the line.
+
+use std::time::{Duration, Instant};
+
+/// The longest time between two claims that look without a floor: after a failover to a standby that lags behind, ids
+/// are given out again.
+const FULL_LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// Times what the last one took: where there is very much to walk past, it is done less often.
+const FULL_LOOK_SHARE: u32 = 50;
+
+#[derive(Debug)]
+pub(super) struct Floor {
+    /// No order of the first line is at or below.
+    bound: i64,
+    decided: i64,
+    /// An id of the sequence, and the transaction before whose id all that drew up to it have theirs.
+    mark: Option<(i64, i64)>,
+    /// Of the connection all this was seen on: another one may lead to another server.
+    connection: u64,
+    next_full_look: Option<Instant>,
+}
+
+/// What a claim saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// Of the sequence, before the claim's transaction got its id.
+    pub last_order_id: i64,
+    /// The oldest transaction that had not ended before the claim looked: what is older is seen by the claim.
+    pub oldest_running: i64,
+    /// Of the claim; `None` when it wrote nothing.
+    pub transaction: Option<i64>,
+    /// The highest id of the first line that it claimed.
+    pub claimed: Option<i64>,
+    /// It saw the first line to its end.
+    pub exhausted: bool,
+}
+
+impl Floor {
+    pub fn new() -> Floor {
+        Floor {
+            bound: 0,
+            decided: 0,
+            mark: None,
+            connection: 0,
+            next_full_look: None,
+        }
+    }
+
+    /// The bound for the next claim over this connection; 0 is none.
+    pub fn of(&mut self, connection: u64, now: Instant) -> i64 {
+        if connection != self.connection {
+            *self = Floor {
+                connection,
+                ..Floor::new()
+            };
+        }
+        if self.next_full_look.is_none_or(|due| due <= now) {
+            self.bound = 0;
+        }
+        self.bound
+    }
+
+    /// What a claim with the bound given last saw, which began and ended then.
+    pub fn saw(&mut self, seen: Seen, began: Instant, ended: Instant) {
+        if self.bound == 0 {
+            let spaced = (ended - began) * FULL_LOOK_SHARE;
+            self.next_full_look = Some(ended + spaced.max(FULL_LOOK_INTERVAL));
+        }
+        if let Some((id, transaction)) = self.mark
+            && seen.oldest_running >= transaction
+        {
+            self.decided = self.decided.max(id);
+            self.mark = None;
+        }
+        if self.mark.is_none()
+            && let Some(transaction) = seen.transaction
+        {
+            self.mark = Some((seen.last_order_id, transaction));
+        }
+        // What is decided was seen by this very claim: up to the last one that it took, it took all that was there.
+        let passed = if seen.exhausted {
+            self.decided
+        } else {
+            seen.claimed.map_or(0, |claimed| claimed.min(self.decided))
+        };
+        self.bound = self.bound.max(passed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Claims one after another, each in no time.
+    struct Claims {
+        floor: Floor,
+        now: Instant,
+    }
+
+    impl Claims {
+        fn new() -> Claims {
+            Claims {
+                floor: Floor::new(),
+                now: Instant::now(),
+            }
+        }
+
+        fn next(&mut self, seen: Seen) -> i64 {
+            let bound = self.floor.of(1, self.now);
+            self.floor.saw(seen, self.now, self.now);
+            bound
+        }
+    }
+
+    fn claim(last_order_id: i64, transaction: i64, oldest_running: i64, claimed: i64) -> Seen {
+        Seen {
+            last_order_id,
+            transaction: Some(transaction),
+            oldest_running,
+            claimed: Some(claimed),
+            exhausted: false,
+        }
+    }
+
+    #[test]
+    fn nothing_is_passed_over_that_a_running_transaction_can_still_store() {
+        let mut claims = Claims::new();
+        // Transaction 40 drew an id below 100 and runs on.
+        assert_eq!(claims.next(claim(100, 50, 40, 90)), 0);
+        assert_eq!(claims.next(claim(200, 60, 40, 190)), 0);
+        assert_eq!(claims.next(claim(300, 70, 50, 290)), 0);
+        assert_eq!(claims.next(claim(400, 80, 75, 390)), 100);
+        assert_eq!(claims.next(claim(400, 90, 85, 395)), 300);
+    }
+
+    #[test]
+    fn nothing_is_passed_over_that_was_not_claimed() {
+        let mut claims = Claims::new();
+        claims.next(claim(1_000, 50, 50, 10));
+        claims.next(claim(1_000, 60, 60, 20));
+        assert_eq!(claims.next(claim(1_000, 70, 70, 30)), 20);
+    }
+
+    /// Order 7 was claimed while 2 to 6 were not committed yet. They come later, and the claims take one each.
+    #[test]
+    fn what_commits_late_is_claimed_to_its_end() {
+        let mut claims = Claims::new();
+        assert_eq!(claims.next(claim(7, 50, 40, 7)), 0);
+        for (number, late) in (2..=6).enumerate() {
+            let transaction = 60 + i64::try_from(number).unwrap();
+            let bound = claims.next(claim(7, transaction, transaction, late));
+            assert!(bound < late, "order {late} is above {bound}");
+        }
+    }
+
+    #[test]
+    fn a_first_line_seen_to_its_end_is_passed_over_as_far_as_it_is_decided() {
+        let mut claims = Claims::new();
+        claims.next(claim(100, 50, 50, 10));
+        let to_its_end = Seen {
+            exhausted: true,
+            ..claim(200, 60, 60, 20)
+        };
+        claims.next(to_its_end);
+        assert_eq!(claims.next(claim(200, 70, 70, 30)), 100);
+    }
+
+    #[test]
+    fn a_look_without_a_floor_comes_in_time_and_with_every_connection() {
+        let start = Instant::now();
+        let mut floor = Floor::new();
+        assert_eq!(floor.of(1, start), 0);
+        floor.saw(claim(100, 50, 50, 90), start, start);
+        assert_eq!(floor.of(1, start), 0);
+        floor.saw(claim(100, 60, 60, 95), start, start);
+        assert_eq!(floor.of(1, start + FULL_LOOK_INTERVAL / 2), 95);
+        assert_eq!(floor.of(1, start + FULL_LOOK_INTERVAL * 2), 0);
+        floor.saw(claim(100, 70, 70, 99), start, start + FULL_LOOK_INTERVAL);
+        assert_eq!(floor.of(1, start + FULL_LOOK_INTERVAL * 3), 99);
+        assert_eq!(floor.of(2, start), 0);
+    }
+}

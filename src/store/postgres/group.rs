@@ -1,0 +1,238 @@
+//! Group commit: calls that wait while the connections are busy go into one statement, and are answered when it is
+//! committed. There is no timer: a group is what came while the ones before committed. What the statement says is left
+//! to the kinds of calls.
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::connect::{Connector, Link};
+use super::failure::Failure;
+use super::shared::Shared;
+use crate::store::StoreError;
+
+/// Calls that may wait for a connection.
+const CALLS_WAITING_MAX: usize = 16_384;
+/// Calls and their rows in one statement: together they bound how long the first of them waits for its answer.
+const GROUP_CALLS_MAX: usize = 1_024;
+const GROUP_ROWS_MAX: usize = 1_000;
+/// How often a call is carried out whose statement was the victim of a deadlock, or failed for what may be the fault of
+/// another call of its group.
+const TRIES_MAX: u32 = 5;
+
+/// What many callers ask for at once.
+pub(super) trait Call: Send + Sync + Sized + 'static {
+    type Answer: Send;
+    /// Calls with the same subject do not fit into one statement.
+    type Subject: Eq + Hash + Send;
+    const ATTEMPTED: &'static str;
+
+    fn subject(&self) -> Option<Self::Subject>;
+
+    /// At most [`GROUP_ROWS_MAX`].
+    fn rows(&self) -> usize;
+
+    /// One transaction for all of them; answers each in the order given. A failure is that of all.
+    fn carry_out(
+        calls: &[&Self],
+        link: &mut Link,
+        shared: &Shared,
+    ) -> impl Future<Output = Result<Vec<Result<Self::Answer, StoreError>>, Failure>> + Send;
+}
+
+/// Takes calls to the connections of their kind.
+pub(super) struct Groups<C: Call> {
+    calls: mpsc::Sender<Waiting<C>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Waiting<C: Call> {
+    call: C,
+    tries: u32,
+    /// A group with it failed for what may be one call's fault.
+    alone: bool,
+    answer: oneshot::Sender<Result<C::Answer, StoreError>>,
+}
+
+impl<C: Call> Groups<C> {
+    pub fn start(connector: &Arc<Connector>, connections: usize, shared: &Arc<Shared>) -> Groups<C> {
+        let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
+        let runner = Runner {
+            connector: connector.clone(),
+            shared: shared.clone(),
+            idle: (0..connections).map(|_| Link::new(connector.clone())).collect(),
+            held: VecDeque::new(),
+            running: JoinSet::new(),
+        };
+        Groups {
+            calls,
+            task: Mutex::new(Some(tokio::spawn(runner.run(waiting)))),
+        }
+    }
+
+    /// Waits for a place when too many calls wait.
+    pub async fn call(&self, call: C) -> Result<C::Answer, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting {
+            call,
+            tries: 0,
+            alone: false,
+            answer,
+        };
+        self.calls.send(waiting).await.map_err(|_| StoreError::Closed)?;
+        answered.await.unwrap_or_else(|_| {
+            Err(StoreError::Unexpected {
+                attempted: C::ATTEMPTED,
+                source: anyhow::Error::msg("the writer ended before it answered"),
+            })
+        })
+    }
+
+    /// Waits until everything is carried out that waited when the store began to close.
+    pub async fn close(&self) {
+        let task = self
+            .task
+            .lock()
+            .expect("no code panics while it holds this lock")
+            .take();
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "a writer ended abnormally");
+        }
+    }
+}
+
+struct Runner<C: Call> {
+    connector: Arc<Connector>,
+    shared: Arc<Shared>,
+    idle: Vec<Link>,
+    /// Taken from the callers but not sent yet.
+    held: VecDeque<Waiting<C>>,
+    /// One task per connection in use; answers with the calls to be tried again.
+    running: JoinSet<(Link, Vec<Waiting<C>>)>,
+}
+
+impl<C: Call> Runner<C> {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Waiting<C>>) {
+        let closing = self.shared.closing.clone();
+        let mut open = true;
+        loop {
+            while !self.held.is_empty()
+                && let Some(link) = self.idle.pop()
+            {
+                while self.held.len() < GROUP_CALLS_MAX
+                    && let Ok(call) = waiting.try_recv()
+                {
+                    self.held.push_back(call);
+                }
+                let group = self.next_group();
+                self.running.spawn(carry_out(group, link, self.shared.clone()));
+            }
+            if !open && self.held.is_empty() && self.running.is_empty() {
+                return;
+            }
+            tokio::select! {
+                () = closing.cancelled(), if !waiting.is_closed() => waiting.close(),
+                call = waiting.recv(), if open && self.held.is_empty() => match call {
+                    Some(call) => self.held.push_back(call),
+                    None => open = false,
+                },
+                Some(ended) = self.running.join_next() => self.ended(ended),
+            }
+        }
+    }
+
+    /// The oldest calls that fit into one statement; a later call with a subject that is taken stays behind.
+    fn next_group(&mut self) -> Vec<Waiting<C>> {
+        let mut group = Vec::new();
+        let mut left = VecDeque::new();
+        let mut subjects = HashSet::new();
+        let mut rows = 0;
+        let mut group_is_alone = false;
+        while let Some(next) = self.held.pop_front() {
+            let fits = group.is_empty()
+                || (!next.alone
+                    && !group_is_alone
+                    && group.len() < GROUP_CALLS_MAX
+                    && rows + next.call.rows() <= GROUP_ROWS_MAX);
+            if !fits {
+                left.push_back(next);
+                break;
+            }
+            let subject = next.call.subject();
+            if subject.is_some_and(|subject| !subjects.insert(subject)) {
+                left.push_back(next);
+                continue;
+            }
+            rows += next.call.rows();
+            group_is_alone |= next.alone;
+            group.push(next);
+        }
+        left.append(&mut self.held);
+        self.held = left;
+        group
+    }
+
+    fn ended(&mut self, ended: Result<(Link, Vec<Waiting<C>>), tokio::task::JoinError>) {
+        match ended {
+            Ok((link, again)) => {
+                self.idle.push(link);
+                for call in again.into_iter().rev() {
+                    self.held.push_front(call);
+                }
+            }
+            Err(error) => {
+                // Its callers are told by their channels.
+                tracing::error!(%error, attempted = C::ATTEMPTED, "a group ended abnormally");
+                self.idle.push(Link::new(self.connector.clone()));
+            }
+        }
+    }
+}
+
+async fn carry_out<C: Call>(
+    group: Vec<Waiting<C>>,
+    mut link: Link,
+    shared: Arc<Shared>,
+) -> (Link, Vec<Waiting<C>>) {
+    let started = Instant::now();
+    let calls: Vec<&C> = group.iter().map(|waiting| &waiting.call).collect();
+    let result = C::carry_out(&calls, &mut link, &shared).await;
+    let failure = match result {
+        Ok(answers) => {
+            shared.measure(group.len(), started);
+            for (waiting, answer) in group.into_iter().zip(answers) {
+                // A caller that is gone wants no answer.
+                let _ = waiting.answer.send(answer);
+            }
+            return (link, Vec::new());
+        }
+        Err(failure) => failure,
+    };
+    shared.metrics.store_errors.inc();
+    let alone = match &failure {
+        Failure::Again(_) => Some(false),
+        // One wrong call must not fail the others of its group: each is tried on its own.
+        Failure::Unexpected(_) if group.len() > 1 => Some(true),
+        _ => None,
+    };
+    let mut again = Vec::new();
+    for mut waiting in group {
+        waiting.tries += 1;
+        match alone {
+            Some(alone) if waiting.tries < TRIES_MAX => {
+                waiting.alone |= alone;
+                again.push(waiting);
+            }
+            Some(_) | None => {
+                let _ = waiting.answer.send(Err(failure.to_error(C::ATTEMPTED)));
+            }
+        }
+    }
+    (link, again)
+}

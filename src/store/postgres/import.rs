@@ -1,0 +1,263 @@
+//! Fills an empty database with what another store holds, in one transaction over one connection: unless it is committed,
+//! nothing of it was ever there. What is written, and that it is right, is left to `store/copy.rs`.
+
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::connect::{Connection, Parameters};
+use super::failure::Failure;
+use super::query::Reads;
+use super::rows;
+use super::schema;
+use super::snapshot::PostgresSnapshot;
+use super::{connect_once, refused, unavailable};
+use crate::config::PostgresDatabase;
+use crate::order::{OrderId, Reference};
+use crate::store::copy::CopyError;
+use crate::store::snapshot::{EventRecord, KeyRecord, OrderRecord};
+use crate::store::{Counters, Snapshot, StoreError, codes};
+
+/// Dropping it takes everything back.
+pub(in crate::store) struct Import {
+    snapshot: PostgresSnapshot,
+    /// The last place in the feed that was given out.
+    last_position: i64,
+}
+
+impl Import {
+    /// Brings the schema up to date, closes the database to others that write, and sees that it is empty.
+    pub async fn begin(database: &PostgresDatabase) -> Result<Import, CopyError> {
+        let location = &database.url.location;
+        let connection = connect_once(database.direct.as_ref().unwrap_or(&database.url)).await?;
+        refused(schema::apply(&connection.client, location).await, location)?;
+        let begun = begin(connection).await;
+        let (found, import) = begun.map_err(|failure| unavailable(location, &failure))?;
+        match found {
+            None => Ok(import),
+            Some(found) => Err(CopyError::NotEmpty {
+                location: location.clone(),
+                found,
+            }),
+        }
+    }
+
+    pub async fn write_orders(&self, records: &[OrderRecord]) -> Result<(), StoreError> {
+        let orders = || records.iter().map(|record| &record.order);
+        let requests = || orders().map(|order| &order.request);
+        let order_ids: Vec<i64> = orders().map(|order| order.order_id.0).collect();
+        let statuses: Vec<i16> = orders().map(|order| codes::status_code(order.status)).collect();
+        let versions: Vec<i32> = orders().map(|order| count(order.version)).collect();
+        let attempts: Vec<i32> = orders().map(|order| count(order.attempts)).collect();
+        let generations: Vec<i32> = orders().map(|order| count(order.generation)).collect();
+        let crashes: Vec<i32> = records.iter().map(|record| count(record.crashes)).collect();
+        let tokens: Vec<i64> = records
+            .iter()
+            .map(|record| rows::token_code(record.token))
+            .collect();
+        let nodes: Vec<Option<i64>> = records
+            .iter()
+            .map(|record| record.node.map(rows::node_code))
+            .collect();
+        let leases: Vec<_> = records
+            .iter()
+            .map(|record| record.lease.map(|lease| lease.expires_at))
+            .collect();
+        let created_at: Vec<_> = orders().map(|order| order.created_at).collect();
+        let changed_at: Vec<_> = records
+            .iter()
+            .map(|record| {
+                let latest = record.events.last();
+                latest.map_or(record.order.created_at, |latest| latest.event.at)
+            })
+            .collect();
+        let processing_at: Vec<_> = orders().map(|order| order.processing_at).collect();
+        let finished_at: Vec<_> = orders().map(|order| order.finished_at).collect();
+        let due_at: Vec<_> = orders().map(|order| order.next_attempt_at).collect();
+        let user_ids: Vec<i64> = requests().map(|request| request.user_id).collect();
+        let amounts: Vec<i64> = requests()
+            .map(|request| request.total_amount.minor_units())
+            .collect();
+        let item_ids: Vec<&str> = requests().map(|request| request.item_ids.as_str()).collect();
+        let references: Vec<Option<&str>> = requests()
+            .map(|request| request.reference.as_ref().map(Reference::as_str))
+            .collect();
+        let errors: Vec<Option<&str>> = orders().map(|order| order.last_error.as_deref()).collect();
+        let metadata: Vec<Option<&str>> = requests().map(|request| request.metadata.as_deref()).collect();
+        self.write(
+            include_str!("import_orders.sql"),
+            &[
+                (&order_ids, Type::INT8_ARRAY),
+                (&statuses, Type::INT2_ARRAY),
+                (&versions, Type::INT4_ARRAY),
+                (&attempts, Type::INT4_ARRAY),
+                (&generations, Type::INT4_ARRAY),
+                (&crashes, Type::INT4_ARRAY),
+                (&tokens, Type::INT8_ARRAY),
+                (&nodes, Type::INT8_ARRAY),
+                (&leases, Type::TIMESTAMPTZ_ARRAY),
+                (&created_at, Type::TIMESTAMPTZ_ARRAY),
+                (&changed_at, Type::TIMESTAMPTZ_ARRAY),
+                (&processing_at, Type::TIMESTAMPTZ_ARRAY),
+                (&finished_at, Type::TIMESTAMPTZ_ARRAY),
+                (&due_at, Type::TIMESTAMPTZ_ARRAY),
+                (&user_ids, Type::INT8_ARRAY),
+                (&amounts, Type::INT8_ARRAY),
+                (&item_ids, Type::TEXT_ARRAY),
+                (&references, Type::TEXT_ARRAY),
+                (&errors, Type::TEXT_ARRAY),
+                (&metadata, Type::TEXT_ARRAY),
+            ],
+        )
+        .await
+    }
+
+    /// The next events of the feed, as one batch. They get the places that follow, without the holes there may have been.
+    pub async fn write_events(&mut self, records: &[EventRecord]) -> Result<(), StoreError> {
+        let events = || records.iter().map(|record| &record.event);
+        let order_ids: Vec<i64> = events().map(|event| event.order_id.0).collect();
+        let versions: Vec<i32> = events().map(|event| count(event.version)).collect();
+        let kinds: Vec<i16> = events().map(|event| codes::kind_code(event.kind)).collect();
+        let statuses: Vec<i16> = events().map(|event| codes::status_code(event.status)).collect();
+        let times: Vec<_> = events().map(|event| event.at).collect();
+        let attempts: Vec<i32> = events().map(|event| count(event.attempt)).collect();
+        let nodes: Vec<Option<i64>> = events().map(|event| event.node.map(rows::node_code)).collect();
+        let errors: Vec<Option<&str>> = events().map(|event| event.error.as_deref()).collect();
+        let first_position = self.last_position + 1;
+        self.write(
+            include_str!("import_events.sql"),
+            &[
+                (&first_position, Type::INT8),
+                (&order_ids, Type::INT8_ARRAY),
+                (&versions, Type::INT4_ARRAY),
+                (&kinds, Type::INT2_ARRAY),
+                (&statuses, Type::INT2_ARRAY),
+                (&times, Type::TIMESTAMPTZ_ARRAY),
+                (&attempts, Type::INT4_ARRAY),
+                (&nodes, Type::INT8_ARRAY),
+                (&errors, Type::TEXT_ARRAY),
+            ],
+        )
+        .await?;
+        self.last_position += rows::limit(records.len());
+        Ok(())
+    }
+
+    pub async fn write_keys(&self, records: &[KeyRecord]) -> Result<(), StoreError> {
+        let scopes: Vec<&str> = records.iter().map(|record| record.scope.as_str()).collect();
+        let keys: Vec<&str> = records.iter().map(|record| record.key.as_str()).collect();
+        let fingerprints: Vec<&[u8]> = records.iter().map(|record| &record.fingerprint[..]).collect();
+        let order_ids: Vec<String> = records
+            .iter()
+            .map(|record| array_text(&record.order_ids))
+            .collect();
+        let created_at: Vec<_> = records.iter().map(|record| record.created_at).collect();
+        self.write(
+            include_str!("import_keys.sql"),
+            &[
+                (&scopes, Type::TEXT_ARRAY),
+                (&keys, Type::TEXT_ARRAY),
+                (&fingerprints, Type::BYTEA_ARRAY),
+                (&order_ids, Type::TEXT_ARRAY),
+                (&created_at, Type::TIMESTAMPTZ_ARRAY),
+            ],
+        )
+        .await
+    }
+
+    /// The rest. What was written is large and new: whoever reads it next, here or after the commit, wants plans for it.
+    pub async fn write_numbers(&self, counters: &Counters, paused: bool) -> Result<(), StoreError> {
+        let numbers = [
+            counters.pending,
+            counters.processing,
+            counters.completed,
+            counters.failed,
+            counters.cancelled,
+            counters.processing_micros,
+        ]
+        .map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        let [
+            pending,
+            processing,
+            completed,
+            failed,
+            cancelled,
+            processing_micros,
+        ] = &numbers;
+        self.write(
+            "update orderly.counters set pending = $1, processing = $2, completed = $3, failed = $4, cancelled = $5,
+                 processing_micros = $6
+             where slot = 0",
+            &[
+                (pending, Type::INT8),
+                (processing, Type::INT8),
+                (completed, Type::INT8),
+                (failed, Type::INT8),
+                (cancelled, Type::INT8),
+                (processing_micros, Type::INT8),
+            ],
+        )
+        .await?;
+        self.write(
+            "update orderly.queue set paused = $1, last_position = $2",
+            &[(&paused, Type::BOOL), (&self.last_position, Type::INT8)],
+        )
+        .await?;
+        let analyze = "analyze orderly.orders, orderly.batches, orderly.events, orderly.idempotency_keys";
+        self.write(analyze, &[]).await
+    }
+
+    /// What was written so far.
+    pub fn written(&mut self) -> &mut dyn Snapshot {
+        &mut self.snapshot
+    }
+
+    /// Orders that are accepted from then on have ids above the last one given out elsewhere.
+    pub async fn commit(self, last_order_id: OrderId) -> Result<(), StoreError> {
+        // Last, since a sequence does not go back with its transaction.
+        self.write(
+            "select setval('orderly.order_ids', greatest(last_value, $1)) from orderly.order_ids where $1 > 0",
+            &[(&last_order_id.0, Type::INT8)],
+        )
+        .await?;
+        let committed = self.snapshot.run("commit").await;
+        committed.map_err(|failure| {
+            failure
+                .to_error("commit the copy, of which all or nothing is stored; `orderly verify` tells which")
+        })
+    }
+
+    async fn write(&self, statement: &str, parameters: Parameters<'_>) -> Result<(), StoreError> {
+        // Nothing is stored before the commit, so a lost answer leaves no doubt: as when something is only read.
+        let written = self.snapshot.read(statement, parameters).await;
+        written
+            .map(|_: Vec<Row>| ())
+            .map_err(|failure| failure.to_error("write the copy"))
+    }
+}
+
+/// What the database holds already, if anything.
+async fn begin(connection: Connection) -> Result<(Option<String>, Import), Failure> {
+    let snapshot = PostgresSnapshot::within(connection);
+    snapshot.run(include_str!("import_begin.sql")).await?;
+    let state = snapshot.read(include_str!("import_empty.sql"), &[]).await?;
+    let state = rows::only(&state)?;
+    let last_position = rows::column(state, 1)?;
+    Ok((
+        rows::column(state, 0)?,
+        Import {
+            snapshot,
+            last_position,
+        },
+    ))
+}
+
+/// A number of a sound store fits; another is found to differ afterwards.
+fn count(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// As PostgreSQL reads an array.
+fn array_text(order_ids: &[OrderId]) -> String {
+    let ids: Vec<String> = order_ids.iter().map(|id| id.0.to_string()).collect();
+    format!("{{{}}}", ids.join(","))
+}

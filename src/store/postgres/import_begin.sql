@@ -1,0 +1,9 @@
+-- Begins the transaction of a copy. Whoever else would write waits or is refused, so that what is empty stays so until the
+-- copy is committed; readers go on. A copy that froze is given up after ten minutes.
+begin isolation level read committed read write;
+set local synchronous_commit = on;
+set local statement_timeout = 600000;
+set local lock_timeout = 5000;
+set local idle_in_transaction_session_timeout = 600000;
+lock table orderly.orders, orderly.batches, orderly.events, orderly.idempotency_keys, orderly.nodes, orderly.counters,
+    orderly.queue in share row exclusive mode

@@ -1,0 +1,10 @@
+-- What the database holds already, when it holds anything, and the last place in the feed that was ever given out.
+select
+    case
+        when exists (select from orderly.orders) then 'orders'
+        when exists (select from orderly.events) or exists (select from orderly.batches) then 'events'
+        when exists (select from orderly.idempotency_keys) then 'idempotency keys'
+        when exists (select from orderly.nodes) then 'nodes'
+    end,
+    last_position
+from orderly.queue

@@ -1,0 +1,62 @@
+//! Who processes: nodes come, say that they live, and go.
+
+use tokio_postgres::types::Type;
+
+use super::connect::Link;
+use super::durability::Durability;
+use super::failure::{Failure, State};
+use super::rows;
+use super::settle::micros;
+use super::shared::Shared;
+use crate::lease::{LeaseKey, NodeId};
+use crate::store::{Heartbeat, Renewed};
+
+/// A heartbeat.
+pub(super) async fn renew(
+    link: &mut Link,
+    shared: &Shared,
+    state: &State,
+    heartbeat: &Heartbeat,
+) -> Result<Renewed, Failure> {
+    let held = &heartbeat.leases;
+    let order_ids: Vec<i64> = held.iter().map(|key| key.order_id.0).collect();
+    let tokens: Vec<i64> = held.iter().map(|key| rows::token_code(key.token)).collect();
+    let lease_micros = micros(heartbeat.lease);
+    let node = rows::node_code(heartbeat.node);
+    let slots = i32::try_from(heartbeat.slots).unwrap_or(i32::MAX);
+    let busy = i32::try_from(heartbeat.leases.len()).unwrap_or(i32::MAX);
+    let answer = link
+        .repeatable(
+            include_str!("renew.sql"),
+            &[
+                (&order_ids, Type::INT8_ARRAY),
+                (&tokens, Type::INT8_ARRAY),
+                (&lease_micros, Type::INT8),
+                (&node, Type::INT8),
+                (&slots, Type::INT4),
+                (&busy, Type::INT4),
+            ],
+        )
+        .await?;
+    state.stored();
+    let row = rows::only(&answer)?;
+    let extended: Vec<i64> = rows::column(row, 0)?;
+    let extended_tokens: Vec<i64> = rows::column(row, 1)?;
+    shared.found_others(rows::column(row, 2)?);
+    let durability = Durability::read(|index| rows::column(row, 3 + index))?;
+    state.found_weaknesses(durability.weaknesses());
+    let extended: std::collections::HashSet<(i64, i64)> = extended.into_iter().zip(extended_tokens).collect();
+    let is_lost = |key: &&LeaseKey| !extended.contains(&(key.order_id.0, rows::token_code(key.token)));
+    Ok(Renewed {
+        lost: heartbeat.leases.iter().filter(is_lost).copied().collect(),
+    })
+}
+
+pub(super) async fn leave(link: &mut Link, node: NodeId) -> Result<(), Failure> {
+    link.repeatable(
+        "delete from orderly.nodes where node = $1",
+        &[(&rows::node_code(node), Type::INT8)],
+    )
+    .await
+    .map(drop)
+}

@@ -1,0 +1,41 @@
+-- Redrives the orders $1, by rising id, that are Failed or Cancelled; the others have no row in the answer.
+-- $2: counter row. Served by the primary key.
+with moment as materialized (
+    select clock_timestamp() as at
+), found as materialized (
+    select order_id, status from orderly.orders
+    where order_id = any ($1::int8[])
+    order by order_id
+    for update
+), changed as (
+    update orderly.orders as o set
+        status = 0,
+        version = o.version + 1,
+        attempts = 0,
+        crashes = 0,
+        generation = o.generation + 1,
+        finished_at = null,
+        due_at = moment.at,
+        changed_at = greatest(moment.at, o.changed_at),
+        last_error = null
+    from moment, found
+    where o.order_id = found.order_id and found.status in (3, 4) and o.status in (3, 4)
+    returning o.*, found.status as earlier
+), batch as (
+    insert into orderly.batches (batch, events)
+    select nextval('orderly.batch_ids'), count(*) from changed having count(*) > 0
+    returning batch
+), recorded as (
+    insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt)
+    select batch, row_number() over (order by order_id) - 1, order_id, version, 8, status, changed_at, attempts
+    from batch, changed
+), counted as (
+    update orderly.counters as c set
+        pending = c.pending + change.failed + change.cancelled,
+        failed = c.failed - change.failed,
+        cancelled = c.cancelled - change.cancelled
+    from (
+        select count(*) filter (where earlier = 3) as failed, count(*) filter (where earlier = 4) as cancelled
+        from changed) as change
+    where c.slot = $2 and change.failed + change.cancelled > 0
+)

@@ -1,0 +1,23 @@
+-- A heartbeat: the node lives, and those of its leases that it still has ($1 orders by rising id, $2 tokens) last $3
+-- microseconds from now. Reads the settings back on the way. $4: node, $5: slots, $6: orders it processes.
+with moment as materialized (
+    select clock_timestamp() as at, $3::int8 * interval '1 microsecond' as lease
+), beat as (
+    insert into orderly.nodes as n (node, slots, busy, started_at, heartbeat_at, expires_at)
+    select $4, $5, $6, at, at, at + lease from moment
+    on conflict (node) do update set
+        slots = excluded.slots, busy = excluded.busy,
+        heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at
+), held as materialized (
+    select * from unnest($1::int8[], $2::int8[]) as held (order_id, token)
+), extended as (
+    update orderly.orders as o set lease_expires_at = moment.at + moment.lease
+    from moment, held
+    where o.order_id = held.order_id and o.token = held.token and o.status = 1
+    returning o.order_id, o.token
+)
+select coalesce((select array_agg(order_id order by order_id, token) from extended), '{}'),
+    coalesce((select array_agg(token order by order_id, token) from extended), '{}'),
+    exists (select from orderly.nodes, moment where node <> $4 and expires_at >= moment.at),
+    current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
+    current_setting('synchronous_standby_names'), (current_setting('neon.timeline_id', true) is not null)::text

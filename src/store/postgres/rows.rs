@@ -1,0 +1,140 @@
+//! Between rows and domain types: columns, codes and times.
+
+use bytes::BytesMut;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
+use super::failure::Failure;
+use crate::event::Event;
+use crate::lease::NodeId;
+use crate::money::Money;
+use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
+use crate::store::codes;
+use crate::time::Timestamp;
+
+/// Of [`crate::store::columns::order_columns`].
+pub(super) fn order(row: &Row) -> Result<Order, Failure> {
+    let status = status(row, 1)?;
+    let due_at: Option<Timestamp> = column(row, 8)?;
+    let minor_units: i64 = column(row, 10)?;
+    let reference: Option<&str> = column(row, 12)?;
+    Ok(Order {
+        order_id: OrderId(column(row, 0)?),
+        status,
+        version: count(row, 2)?,
+        attempts: count(row, 3)?,
+        generation: count(row, 4)?,
+        created_at: column(row, 5)?,
+        processing_at: column(row, 6)?,
+        finished_at: column(row, 7)?,
+        next_attempt_at: due_at.filter(|_| status == OrderStatus::Pending),
+        request: NewOrder {
+            user_id: column(row, 9)?,
+            total_amount: Money::from_minor_units(minor_units)
+                .ok_or_else(|| Failure::undecodable("an amount", minor_units))?,
+            item_ids: ItemIds::from_stored(column(row, 11)?)
+                .ok_or_else(|| Failure::undecodable("a list of item ids", ""))?,
+            reference: reference
+                .map(Reference::parse)
+                .transpose()
+                .map_err(|error| Failure::undecodable("a reference", error))?,
+            metadata: column::<Option<String>>(row, 14)?.map(Into::into),
+        },
+        last_error: column(row, 13)?,
+    })
+}
+
+/// Of [`crate::store::columns::EVENT_COLUMNS`].
+pub(super) fn event(row: &Row) -> Result<Event, Failure> {
+    let kind: i16 = column(row, 2)?;
+    Ok(Event {
+        order_id: OrderId(column(row, 0)?),
+        version: count(row, 1)?,
+        kind: codes::kind_of(kind.into()).ok_or_else(|| Failure::undecodable("a kind of event", kind))?,
+        status: status(row, 3)?,
+        at: column(row, 4)?,
+        attempt: count(row, 5)?,
+        node: column::<Option<i64>>(row, 6)?.map(node_of),
+        error: column(row, 7)?,
+    })
+}
+
+pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, index: usize) -> Result<T, Failure> {
+    row.try_get(index)
+        .map_err(|error| Failure::undecodable("a column", error))
+}
+
+/// The row of an answer that always has one.
+pub(super) fn only(found: &[Row]) -> Result<&Row, Failure> {
+    found
+        .first()
+        .ok_or_else(|| Failure::undecodable("a row", "nothing"))
+}
+
+pub(super) fn status(row: &Row, index: usize) -> Result<OrderStatus, Failure> {
+    let code: i16 = column(row, index)?;
+    codes::status_of(code.into()).ok_or_else(|| Failure::undecodable("a status", code))
+}
+
+/// A number that is never negative.
+pub(super) fn count(row: &Row, index: usize) -> Result<u32, Failure> {
+    let number: i32 = column(row, index)?;
+    u32::try_from(number).map_err(|_| Failure::undecodable("a count", number))
+}
+
+/// The same for 64 bits.
+pub(super) fn large_count(row: &Row, index: usize) -> Result<u64, Failure> {
+    let number: i64 = column(row, index)?;
+    u64::try_from(number).map_err(|_| Failure::undecodable("a count", number))
+}
+
+pub(super) fn node_code(node: NodeId) -> i64 {
+    node.0.cast_signed()
+}
+
+pub(super) fn node_of(bits: i64) -> NodeId {
+    NodeId(bits.cast_unsigned())
+}
+
+/// A token as it is stored: it counts the claims of one order.
+pub(super) fn token_code(token: u64) -> i64 {
+    i64::try_from(token).unwrap_or(i64::MAX)
+}
+
+/// Counts given to a statement; what does not fit does not exist.
+pub(super) fn limit(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// PostgreSQL counts microseconds from 2000-01-01T00:00:00Z.
+const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+impl ToSql for Timestamp {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        (self.micros() - EPOCH_MICROS).to_sql(ty, out)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Timestamp {
+    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Timestamp, Box<dyn std::error::Error + Sync + Send>> {
+        let micros = i64::from_sql(ty, raw)?;
+        let micros = micros
+            .checked_add(EPOCH_MICROS)
+            .ok_or("a time outside of what can be stored")?;
+        Ok(Timestamp::from_micros(micros))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+}

@@ -1,0 +1,202 @@
+//! Brings the schema up to date, or refuses one that this binary does not know. Under a lock, so that of many nodes that
+//! start together one does the work; in one transaction; only by messages that any pooler passes on. A step only adds
+//! what a node of the version before does not miss (expand first, contract a version later). What a step does is left
+//! to its file.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::connect::{Connector, answered, answered_within};
+use super::failure::{Failure, State};
+use crate::store::migrations::{self, Applied, Step};
+use crate::store::open::{Migration, OpenError};
+
+/// Same numbers and names as in the folders of the other drivers.
+const STEPS: [Step; 1] = [Step {
+    number: 1,
+    name: "initial",
+    sql: include_str!("../../../migrations/postgres/0001_initial.sql"),
+}];
+
+/// For one step, or for the lock while another node migrates: a later step may have to read all orders.
+const STEP_TIME_MAX: Duration = Duration::from_mins(10);
+
+/// Making the schema needs a right on the database, so it is not asked for when it is there.
+/// A node that dies or freezes while it migrates keeps the others waiting no longer than this.
+const BEGIN: &str = "begin; \
+    set local idle_in_transaction_session_timeout = 60000; \
+    set local statement_timeout = 0; \
+    select pg_advisory_xact_lock(7239846511032001); \
+    do 'begin if to_regnamespace(''orderly'') is null then create schema orderly; end if; end'; \
+    create table if not exists orderly.migrations ( \
+        number integer primary key, name text not null, checksum text not null)";
+
+/// What the node needs to find, looked at over its first connection.
+pub(super) struct Schema {
+    location: String,
+    /// Apply what is missing; otherwise an old schema is refused.
+    migrate: bool,
+    /// The way past the pooler, for migrations.
+    direct: Option<Arc<Connector>>,
+    found: OnceCell<()>,
+    /// Why this binary must not work on the database.
+    refusal: Mutex<Option<OpenError>>,
+}
+
+impl Schema {
+    pub fn new(location: String, migrate: bool, direct: Option<Arc<Connector>>) -> Schema {
+        Schema {
+            location,
+            migrate,
+            direct,
+            found: OnceCell::new(),
+            refusal: Mutex::default(),
+        }
+    }
+
+    /// Looks once; what was found to be right stays so.
+    pub async fn require(&self, client: &Client, state: &State) -> Result<(), Failure> {
+        let look = async || match self.bring(client).await {
+            Ok(()) => Ok(()),
+            Err(Problem::Failure(failure)) => Err(failure),
+            Err(Problem::Refusal(refusal)) => {
+                let text = refusal.to_string();
+                state.break_down(&text);
+                *self.refusal() = Some(refusal);
+                Err(Failure::Refused(text.into()))
+            }
+        };
+        self.found.get_or_try_init(look).await.copied()
+    }
+
+    /// The reason, once.
+    pub fn take_refusal(&self) -> Option<OpenError> {
+        self.refusal().take()
+    }
+
+    async fn bring(&self, client: &Client) -> Result<(), Problem> {
+        let mut migrations = check(client, &self.location).await?;
+        if self.migrate && migrations.iter().any(|step| !step.applied) {
+            migrations = match &self.direct {
+                None => apply(client, &self.location).await?,
+                Some(direct) => apply(&Box::pin(direct.connect()).await?.client, &self.location).await?,
+            };
+        }
+        migrations::require_current(&self.location, &migrations).map_err(Problem::Refusal)
+    }
+
+    fn refusal(&self) -> MutexGuard<'_, Option<OpenError>> {
+        self.refusal
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+}
+
+pub(super) enum Problem {
+    /// On the way; may pass.
+    Failure(Failure),
+    /// In the schema.
+    Refusal(OpenError),
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Problem {
+        Problem::Failure(failure)
+    }
+}
+
+/// All steps and whether they are applied.
+pub(super) async fn check(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
+    // The name as a value: a table that does not exist is no error then.
+    let exists = rows(
+        client,
+        "select 1 where to_regclass('orderly.migrations') is not null",
+    )
+    .await?;
+    let applied = match exists.len() {
+        0 => Vec::new(),
+        _ => applied(client).await?,
+    };
+    migrations::compare(location, &STEPS, &applied).map_err(Problem::Refusal)
+}
+
+/// Applies what is missing; answers all steps as they are then.
+pub(super) async fn apply(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
+    let result = apply_in_transaction(client, location).await;
+    if result.is_err() {
+        // An error here is one of the connection, which ends the transaction as well.
+        let _ = answered(client.batch_execute("rollback")).await;
+    }
+    result
+}
+
+async fn apply_in_transaction(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
+    run(client, BEGIN).await?;
+    // Read under the lock: whoever waited for it finds the work done.
+    let applied = applied(client).await?;
+    for step in migrations::compare(location, &STEPS, &applied).map_err(Problem::Refusal)? {
+        if step.applied {
+            continue;
+        }
+        let step = &STEPS[(step.number - 1) as usize];
+        run(client, step.sql).await?;
+        let Step { number, name, .. } = step;
+        let checksum = step.checksum();
+        let remember = format!("insert into orderly.migrations values ({number}, '{name}', '{checksum}')");
+        run(client, &remember).await?;
+        tracing::info!("applied migration {number} ({name}) to {location}");
+    }
+    run(client, "commit").await?;
+    check(client, location).await
+}
+
+async fn applied(client: &Client) -> Result<Vec<Applied>, Failure> {
+    let rows = rows(
+        client,
+        "select number, checksum from orderly.migrations order by number",
+    )
+    .await?;
+    rows.into_iter()
+        .map(|row| match &row[..] {
+            [Some(number), Some(checksum)] => Ok(Applied {
+                number: number
+                    .parse()
+                    .map_err(|_| Failure::undecodable("a migration", number))?,
+                checksum: checksum.clone(),
+            }),
+            _ => Err(Failure::undecodable("a migration", "nothing")),
+        })
+        .collect()
+}
+
+async fn run(client: &Client, statements: &str) -> Result<(), Failure> {
+    answered_within(STEP_TIME_MAX, client.batch_execute(statements)).await
+}
+
+async fn rows(client: &Client, statement: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
+    let messages = answered(client.simple_query(statement)).await?;
+    let rows = messages.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(
+            (0..row.len())
+                .map(|index| row.get(index).map(str::to_owned))
+                .collect(),
+        ),
+        _ => None,
+    });
+    Ok(rows.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_numbered_from_one_without_holes() {
+        for (place, step) in STEPS.iter().enumerate() {
+            assert_eq!(step.number as usize, place + 1);
+        }
+    }
+}

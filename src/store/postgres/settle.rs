@@ -1,0 +1,106 @@
+//! Ending attempts by their results.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+
+use super::connect::Link;
+use super::failure::Failure;
+use super::group::Call;
+use super::rows;
+use super::shared::Shared;
+use crate::lease::{LeaseKey, Outcome};
+use crate::order::{OrderId, OrderStatus};
+use crate::store::ending::End;
+use crate::store::{Settled, StoreError, codes};
+
+pub(super) struct Settle {
+    pub key: LeaseKey,
+    pub outcome: Outcome,
+}
+
+/// More than a lifetime; the latest times there are stay out of reach.
+const DELAY_MAX: Duration = Duration::from_hours(24 * 365 * 1_000);
+
+/// A span as statements take it; longer ones than fit are no spans of ours.
+pub(super) fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl Call for Settle {
+    type Answer = Settled;
+    /// One statement ends an order's attempt once.
+    type Subject = OrderId;
+    const ATTEMPTED: &'static str = "settle an attempt";
+
+    fn subject(&self) -> Option<OrderId> {
+        Some(self.key.order_id)
+    }
+
+    fn rows(&self) -> usize {
+        1
+    }
+
+    async fn carry_out(
+        calls: &[&Settle],
+        link: &mut Link,
+        shared: &Shared,
+    ) -> Result<Vec<Result<Settled, StoreError>>, Failure> {
+        let mut numbers: Vec<usize> = (0..calls.len()).collect();
+        numbers.sort_unstable_by_key(|number| calls[*number].key.order_id);
+        let sorted = || numbers.iter().map(|number| calls[*number]);
+        let ends: Vec<End> = sorted().map(|call| End::of(&call.outcome)).collect();
+        let order_ids: Vec<i64> = sorted().map(|call| call.key.order_id.0).collect();
+        let tokens: Vec<i64> = sorted().map(|call| rows::token_code(call.key.token)).collect();
+        let nodes: Vec<i64> = sorted().map(|call| rows::node_code(call.key.node)).collect();
+        let kinds: Vec<i16> = ends.iter().map(|end| codes::kind_code(end.kind)).collect();
+        let statuses: Vec<i16> = ends.iter().map(|end| codes::status_code(end.status())).collect();
+        let given_back: Vec<bool> = ends.iter().map(|end| end.given_back).collect();
+        let due_in_micros: Vec<Option<i64>> = ends
+            .iter()
+            .map(|end| end.due_in.map(|delay| micros(delay.min(DELAY_MAX))))
+            .collect();
+        let errors: Vec<Option<&str>> = ends.iter().map(|end| end.error.as_deref()).collect();
+        let slot = Shared::any_slot();
+        let ended = link
+            .once(
+                include_str!("settle.sql"),
+                &[
+                    (&order_ids, Type::INT8_ARRAY),
+                    (&tokens, Type::INT8_ARRAY),
+                    (&nodes, Type::INT8_ARRAY),
+                    (&kinds, Type::INT2_ARRAY),
+                    (&statuses, Type::INT2_ARRAY),
+                    (&given_back, Type::BOOL_ARRAY),
+                    (&due_in_micros, Type::INT8_ARRAY),
+                    (&errors, Type::TEXT_ARRAY),
+                    (&slot, Type::INT2),
+                ],
+            )
+            .await?;
+        let mut answers: Vec<Result<Settled, StoreError>> =
+            calls.iter().map(|_| Ok(Settled::Stale)).collect();
+        let mut finals = Vec::new();
+        let mut work = false;
+        for row in &ended {
+            let place: i64 = rows::column(row, 0)?;
+            let number = usize::try_from(place - 1)
+                .ok()
+                .and_then(|place| numbers.get(place))
+                .ok_or_else(|| Failure::undecodable("a result's place", place))?;
+            let status = rows::status(row, 2)?;
+            if status.is_final() {
+                finals.push(OrderId(rows::column(row, 1)?));
+            }
+            work |= status == OrderStatus::Pending;
+            answers[*number] = Ok(Settled::Done(status));
+        }
+        let stale = (calls.len() - ended.len()) as u64;
+        shared.metrics.stale_results_rejected.inc_by(stale);
+        shared.ended(finals);
+        if work {
+            shared.work_came();
+        }
+        Ok(answers)
+    }
+}

@@ -1,0 +1,286 @@
+//! Everything in the database at one instant, over a connection of its own whose read transaction stays open.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::ACCEPT_TIME_MAX;
+use super::connect::{Connection, Parameters, answered, answered_within};
+use super::durability::Durability;
+use super::failure::Failure;
+use super::query::{self, Reads};
+use super::rows;
+use crate::order::OrderId;
+use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, ORDER_COLUMNS, order_columns};
+use crate::store::snapshot::{EventRecord, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot};
+use crate::store::{Counters, FEED_EVENTS_MAX, QueueState, StoreError};
+
+/// For one statement: some of them read everything there is.
+const ANSWER_TIME_MAX: Duration = Duration::from_mins(10);
+
+/// A snapshot numbers nothing. What has no place in the feed yet is shown behind what has one, in the order it will get:
+/// from this position on, by batch and by place in it, for which there are so many bits.
+const UNNUMBERED: i64 = 1 << 61;
+const PLACE_BITS: u32 = 20;
+
+pub(super) struct PostgresSnapshot {
+    connection: Connection,
+}
+
+impl PostgresSnapshot {
+    pub async fn open(connection: Connection) -> Result<PostgresSnapshot, Failure> {
+        // The transaction's view is fixed by its first read, not by its beginning.
+        let begin = "begin isolation level repeatable read read only; select 1";
+        answered(connection.client.batch_execute(begin)).await?;
+        Ok(PostgresSnapshot { connection })
+    }
+}
+
+/// Of a transaction that also writes.
+impl PostgresSnapshot {
+    /// Shows what the connection's own transaction has written, and what is committed.
+    pub fn within(connection: Connection) -> PostgresSnapshot {
+        PostgresSnapshot { connection }
+    }
+
+    pub async fn run(&self, statements: &str) -> Result<(), Failure> {
+        answered_within(ANSWER_TIME_MAX, self.connection.client.batch_execute(statements)).await
+    }
+}
+
+impl Reads for PostgresSnapshot {
+    async fn read(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        let answer = self.connection.client.query_typed(statement, parameters);
+        let answer = answered_within(ANSWER_TIME_MAX, answer).await;
+        answer.map_err(Failure::of_reading)
+    }
+}
+
+#[async_trait]
+impl Snapshot for PostgresSnapshot {
+    async fn orders_after(
+        &mut self,
+        after: Option<OrderId>,
+        limit: usize,
+    ) -> Result<Vec<OrderRecord>, StoreError> {
+        let records = orders_after(self, after, limit).await;
+        records.map_err(|failure| failure.to_error("read orders of a snapshot"))
+    }
+
+    async fn events_after(
+        &mut self,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        let records = events_after(self, after.unwrap_or(0), limit).await;
+        records.map_err(|failure| failure.to_error("read the feed of a snapshot"))
+    }
+
+    async fn keys_after(
+        &mut self,
+        after: Option<KeyName>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>, StoreError> {
+        let records = keys_after(self, after, limit).await;
+        records.map_err(|failure| failure.to_error("read keys of a snapshot"))
+    }
+
+    async fn last_order_id(&mut self) -> Result<OrderId, StoreError> {
+        let last = last_order_id(self).await;
+        last.map_err(|failure| failure.to_error("read the last order id of a snapshot"))
+    }
+
+    async fn has_orders(&mut self, ids: &[OrderId]) -> Result<bool, StoreError> {
+        let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+        let found = self
+            .read(
+                "select bool_and(exists (select from orderly.orders where order_id = id)) from unnest($1::int8[]) as id",
+                &[(&ids, Type::INT8_ARRAY)],
+            )
+            .await;
+        let all = found.and_then(|found| rows::column::<Option<bool>>(rows::only(&found)?, 0));
+        all.map(|all| all.unwrap_or(true))
+            .map_err(|failure| failure.to_error("look for orders in a snapshot"))
+    }
+
+    fn accept_time_max(&self) -> Duration {
+        ACCEPT_TIME_MAX
+    }
+
+    async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {
+        let settings = async {
+            let found = self.read(include_str!("settings.sql"), &[]).await?;
+            let row = rows::only(&found)?;
+            Ok(Durability::read(|index| rows::column(row, 3 + index))?.weaknesses())
+        };
+        settings
+            .await
+            .map_err(|failure: Failure| failure.to_error("read the settings of the database"))
+    }
+
+    async fn counters(&mut self) -> Result<Counters, StoreError> {
+        let counters = query::counters(self).await;
+        counters.map_err(|failure| failure.to_error("read counters of a snapshot"))
+    }
+
+    async fn queue(&mut self) -> Result<QueueState, StoreError> {
+        let queue = query::queue(self).await;
+        queue.map_err(|failure| failure.to_error("read the queue of a snapshot"))
+    }
+
+    async fn damage(&mut self) -> Result<Vec<String>, StoreError> {
+        let damage = damage(self).await;
+        damage.map_err(|failure| failure.to_error("check the tables of a snapshot"))
+    }
+}
+
+/// What no order can show: rows that belong to none, numbers that would be given out twice, a feed with holes.
+async fn damage(source: &impl Reads) -> Result<Vec<String>, Failure> {
+    let found = source.read(include_str!("damage.sql"), &[]).await?;
+    found.iter().map(|row| rows::column(row, 0)).collect()
+}
+
+async fn orders_after(
+    source: &impl Reads,
+    after: Option<OrderId>,
+    limit: usize,
+) -> Result<Vec<OrderRecord>, Failure> {
+    let after = after.map_or(i64::MIN, |after| after.0);
+    let limit = rows::limit(limit);
+    let found = source
+        .read(
+            concat!(
+                "select ",
+                order_columns!(),
+                ", crashes, node, token, lease_expires_at from orderly.orders
+                 where order_id > $1 order by order_id limit $2"
+            ),
+            &[(&after, Type::INT8), (&limit, Type::INT8)],
+        )
+        .await?;
+    let mut records = found.iter().map(record).collect::<Result<Vec<_>, _>>()?;
+    let order_ids: Vec<i64> = records.iter().map(|record| record.order.order_id.0).collect();
+    let mut events = events_of(source, &order_ids).await?;
+    for record in &mut records {
+        record.events = events.remove(&record.order.order_id).unwrap_or_default();
+    }
+    Ok(records)
+}
+
+fn record(row: &Row) -> Result<OrderRecord, Failure> {
+    let node = rows::column::<Option<i64>>(row, ORDER_COLUMNS + 1)?.map(rows::node_of);
+    let token = rows::large_count(row, ORDER_COLUMNS + 2)?;
+    let expires_at = rows::column::<Option<_>>(row, ORDER_COLUMNS + 3)?;
+    let lease = |(node, expires_at)| LeaseRecord {
+        node,
+        token,
+        expires_at,
+    };
+    Ok(OrderRecord {
+        order: rows::order(row)?,
+        token,
+        node,
+        lease: Option::zip(node, expires_at).map(lease),
+        crashes: rows::count(row, ORDER_COLUMNS)?,
+        events: Vec::new(),
+    })
+}
+
+/// By order and version.
+async fn events_of(
+    source: &impl Reads,
+    order_ids: &[i64],
+) -> Result<HashMap<OrderId, Vec<EventRecord>>, Failure> {
+    let statement = format!(
+        "select {EVENT_COLUMNS}, coalesce(b.first_position + e.place, {UNNUMBERED} + (e.batch << {PLACE_BITS}) + e.place)
+         from orderly.events as e join orderly.batches as b using (batch)
+         where order_id = any ($1) order by order_id, version"
+    );
+    let order_ids = order_ids.to_vec();
+    let found = source.read(&statement, &[(&order_ids, Type::INT8_ARRAY)]).await?;
+    let mut events: HashMap<OrderId, Vec<EventRecord>> = HashMap::new();
+    for row in &found {
+        let record = event_record(row)?;
+        events.entry(record.event.order_id).or_default().push(record);
+    }
+    Ok(events)
+}
+
+fn event_record(row: &Row) -> Result<EventRecord, Failure> {
+    Ok(EventRecord {
+        position: rows::column(row, EVENT_COLUMNS_COUNT)?,
+        event: rows::event(row)?,
+    })
+}
+
+/// First what has its place in the feed, then the rest.
+async fn events_after(source: &impl Reads, after: i64, limit: usize) -> Result<Vec<EventRecord>, Failure> {
+    let limit = rows::limit(limit.min(FEED_EVENTS_MAX));
+    let numbered = source
+        .read(
+            include_str!("feed.sql"),
+            &[(&after, Type::INT8), (&limit, Type::INT8)],
+        )
+        .await?;
+    if !numbered.is_empty() {
+        return numbered.iter().map(event_record).collect();
+    }
+    let after = after.max(UNNUMBERED) - UNNUMBERED;
+    let batch = after >> PLACE_BITS;
+    let place = after - (batch << PLACE_BITS);
+    let statement = format!(
+        "select {EVENT_COLUMNS}, {UNNUMBERED} + (e.batch << {PLACE_BITS}) + e.place
+         from orderly.events as e join orderly.batches as b using (batch)
+         where b.first_position is null and (e.batch, e.place) > ($1, $2) order by e.batch, e.place limit $3"
+    );
+    let unnumbered = source
+        .read(
+            &statement,
+            &[(&batch, Type::INT8), (&place, Type::INT8), (&limit, Type::INT8)],
+        )
+        .await?;
+    unnumbered.iter().map(event_record).collect()
+}
+
+async fn last_order_id(source: &impl Reads) -> Result<OrderId, Failure> {
+    let found = source
+        .read(
+            "select case when is_called then last_value else 0 end from orderly.order_ids",
+            &[],
+        )
+        .await?;
+    Ok(OrderId(rows::column(rows::only(&found)?, 0)?))
+}
+
+async fn keys_after(
+    source: &impl Reads,
+    after: Option<KeyName>,
+    limit: usize,
+) -> Result<Vec<KeyRecord>, Failure> {
+    let (scope, key) = after.unwrap_or_default();
+    let limit = rows::limit(limit);
+    let found = source
+        .read(
+            "select scope, key, fingerprint, order_ids, created_at from orderly.idempotency_keys
+             where (scope, key) > ($1, $2) order by scope, key limit $3",
+            &[(&scope, Type::TEXT), (&key, Type::TEXT), (&limit, Type::INT8)],
+        )
+        .await?;
+    let key = |row| {
+        let fingerprint: &[u8] = rows::column(row, 2)?;
+        let order_ids: Vec<i64> = rows::column(row, 3)?;
+        Ok(KeyRecord {
+            scope: rows::column(row, 0)?,
+            key: rows::column(row, 1)?,
+            fingerprint: fingerprint
+                .try_into()
+                .map_err(|_| Failure::undecodable("a fingerprint", fingerprint.len()))?,
+            order_ids: order_ids.into_iter().map(OrderId).collect(),
+            created_at: rows::column(row, 4)?,
+        })
+    };
+    found.iter().map(key).collect()
+}
