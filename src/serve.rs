@@ -22,7 +22,7 @@ use crate::processor::Processor;
 use crate::processor::simulated::Simulated;
 use crate::store::clock::system_clock;
 use crate::store::open::{self, OpenError, OpenOptions};
-use crate::store::{GiveBack, Heartbeat, Store, StoreError};
+use crate::store::{GiveBack, Heartbeat, Store, StoreError, StoreHealth};
 use crate::telemetry;
 use crate::worker::{Worker, WorkerSettings};
 
@@ -102,6 +102,10 @@ fn announce(config: &Config, server: &Server) {
     };
     let url = format!("http://{}", on_this_machine(address));
     let location = open::location(&config.database);
+    let ready = match server.store.health() {
+        StoreHealth::Ready => "is ready",
+        StoreHealth::NotReady(_) => "listens, without its store so far,",
+    };
     // The variable by its name: whoever pastes the line has the key, whoever reads the log has not.
     let key = match config.api_key {
         Some(_) => " -H \"Authorization: Bearer $ORDERLY_API_KEY\"",
@@ -111,7 +115,7 @@ fn announce(config: &Config, server: &Server) {
         target: telemetry::START_TARGET,
         address = address.to_string(),
         node = %server.node,
-        "orderly is ready at {url}, orders are kept in {location}; try: \
+        "orderly {ready} at {url}, orders are kept in {location}; try: \
          curl -X POST {url}/orders -H 'Content-Type: application/json'{key} \
          -d '{{\"user_id\": 104, \"item_ids\": [101,102,103], \"total_amount\": 250.75}}'"
     );
@@ -139,7 +143,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Announces the node, takes over what earlier ones left, and begins to listen and to work.
+    /// Announces the node, takes over what earlier ones left, and begins to listen and to work. A store that opened
+    /// without its database is waited for while serving: until it is there, orders are refused with 503.
     pub async fn start(
         config: &Config,
         store: Arc<dyn Store>,
@@ -165,6 +170,7 @@ impl Server {
                 lease: config.lease,
                 attempt_timeout: config.attempt_timeout,
                 retry: config.retry,
+                idle_sleep: config.idle_sleep,
             },
             metrics.clone(),
         );
@@ -289,10 +295,17 @@ async fn join(store: &dyn Store, node: NodeId, config: &Config) -> Result<(), Se
         leases: Vec::new(),
         lease: config.lease,
     };
-    let given_back = store
-        .join(heartbeat, config.crashes_max)
-        .await
-        .map_err(ServeError::Join)?;
+    // Asked before the call, which may be what changes it: a store that was ready and fails its first call has a
+    // fault to be looked at, one that never was has a database that will come.
+    let health = store.health();
+    let given_back = match (store.join(heartbeat, config.crashes_max).await, health) {
+        (Ok(given_back), _) => given_back,
+        (Err(error @ StoreError::Unavailable { .. }), StoreHealth::NotReady(_)) => {
+            tracing::warn!(%error, "cannot announce this node yet: serving without the store until it can be reached");
+            return Ok(());
+        }
+        (Err(error), _) => return Err(ServeError::Join(error)),
+    };
     if given_back.pending + given_back.poisoned > 0 {
         tracing::warn!(
             pending = given_back.pending,

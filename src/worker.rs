@@ -1,10 +1,11 @@
 //! Processes orders on this node: claims as many as there are free slots, runs each to its settled end, keeps
-//! their leases alive. What processing means is left to `processor.rs`, which order is next to the store.
+//! their leases alive, and is quiet where there is nothing to do. What processing means is left to `processor.rs`,
+//! which order is next to the store.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,12 +17,17 @@ use crate::processor::Processor;
 use crate::retry::RetryPolicy;
 use crate::store::Store;
 
+mod backoff;
 mod dispatcher;
 mod executor;
 mod heartbeat;
 mod running;
 
 use running::Running;
+
+/// Between two polls, and between two heartbeats, while no order is open. Even its shortest, by [`jittered`], is above
+/// 30 s: two polls and two heartbeats a minute.
+const QUIET_INTERVAL: Duration = Duration::from_secs(34);
 
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerSettings {
@@ -33,6 +39,8 @@ pub struct WorkerSettings {
     /// Longest run of one attempt.
     pub attempt_timeout: Duration,
     pub retry: RetryPolicy,
+    /// Leave the store alone after some quiet time, until a request to this node wakes it.
+    pub idle_sleep: bool,
 }
 
 /// The running tasks of a node's worker; `drain` ends them.
@@ -49,6 +57,8 @@ struct Shared {
     settings: WorkerSettings,
     metrics: Metrics,
     running: Running,
+    /// Set by the dispatcher, who sees what there is to do; kept by the heartbeat.
+    pace: watch::Sender<Pace>,
     /// One permit per free slot; taken before a claim and moved into the task that runs the lease.
     slots: Arc<Semaphore>,
     executors: TaskTracker,
@@ -58,12 +68,33 @@ struct Shared {
     hand_back: CancellationToken,
     /// The heartbeat may end: nothing runs any more.
     stopped: CancellationToken,
-    /// Told after every heartbeat.
+    /// Told after every heartbeat that a sweep is to follow.
     beaten: Arc<Notify>,
 }
 
+/// How much this node asks of its store, most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Pace {
+    /// Orders are open, here or on another node.
+    Working,
+    /// No order of the store is open, and nothing runs here.
+    Idle,
+    /// No call at all.
+    Asleep,
+}
+
+impl Shared {
+    fn set_pace(&self, pace: Pace) {
+        self.pace.send_if_modified(|current| {
+            let changed = *current != pace;
+            *current = pace;
+            changed
+        });
+    }
+}
+
 impl Worker {
-    /// The node must have joined the store.
+    /// The node has joined the store, or could not reach it: then the first heartbeat that can be stored announces it.
     pub fn start(
         store: Arc<dyn Store>,
         processor: Arc<dyn Processor>,
@@ -77,6 +108,7 @@ impl Worker {
             settings,
             metrics,
             running: Running::default(),
+            pace: watch::Sender::new(Pace::Working),
             slots: Arc::new(Semaphore::new(settings.slots as usize)),
             executors: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -109,7 +141,8 @@ impl Worker {
         ended("heartbeat", self.heartbeat.await);
     }
 
-    /// Told after every heartbeat that was stored: this node's leases have just been renewed.
+    /// Told after every heartbeat that was stored while orders are open anywhere: this node's leases have just been
+    /// renewed.
     pub fn beaten(&self) -> Arc<Notify> {
         self.shared.beaten.clone()
     }

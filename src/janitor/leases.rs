@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{GiveBack, Store, StoreError};
 
-/// Sweeps until stopped, after every heartbeat of this node. A node that slept, or whose clock was set forward, renews
-/// its own leases first that way, and does not take its running orders from itself.
+/// Sweeps until stopped, after every heartbeat of this node while orders are open on any. A node that slept, or whose
+/// clock was set forward, renews its own leases first that way, and does not take its running orders from itself.
 pub async fn run(store: Arc<dyn Store>, request: GiveBack, beaten: Arc<Notify>, stopped: CancellationToken) {
     let mut failing = false;
     loop {

@@ -1,38 +1,50 @@
-//! Claims orders for the free slots, and waits for work where there is none.
+//! Claims orders for the free slots, and waits for work where there is none: the less there is, the more quietly.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::{Shared, executor, jittered};
+use super::backoff::Backoff;
+use super::{Pace, QUIET_INTERVAL, Shared, executor, jittered};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, StoreError};
 
-/// Longest time between two looks at the queue: what makes progress when every wake-up is lost.
+/// Longest time between two looks at the queue while orders are open: what makes progress when every wake-up is lost.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest wait for an order that is due soon: spares a claim that comes a moment too early.
 const DUE_WAIT_MIN: Duration = Duration::from_millis(1);
-/// Wait after a claim that failed.
-const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// First and longest wait after a claim that failed. The longest is what a store that comes back may wait for us.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Nothing to do for so long, and the node lets the database sleep. Serverless ones do after five minutes without
+/// a query; sooner than this, and a shop with an order a minute would pay for the way to sleep and back each time.
+const SLEEP_AFTER: Duration = Duration::from_mins(2);
 
 pub(super) async fn run(shared: Arc<Shared>) {
+    let mut lull: Option<Lull> = None;
+    let mut retries = Backoff::new(RETRY_MIN, RETRY_MAX);
     let mut failing = false;
     while let Some(slots) = free_slots(&shared).await {
         let places = slots.len();
         match claim(&shared, slots).await {
             Ok(claimed) => {
+                retries.reset();
                 failing = false;
+                if !claimed.idle {
+                    lull = None;
+                }
                 if claimed.leases.len() < places {
-                    wait_for_work(&shared, claimed.next_due_in).await;
+                    lull = wait_for_work(&shared, &claimed, lull).await;
                 }
             }
             Err(error) => {
+                lull = None;
                 if !failing {
                     tracing::warn!(%error, "cannot claim orders, trying on");
                     failing = true;
                 }
-                wait(&shared, jittered(RETRY_INTERVAL)).await;
+                wait_after_failure(&shared, retries.pause()).await;
             }
         }
     }
@@ -59,8 +71,9 @@ async fn free_slots(shared: &Shared) -> Option<Vec<OwnedSemaphorePermit>> {
 ///
 /// Not to be cancelled: a claim that was carried out but not started would sit until its lease runs out.
 async fn claim(shared: &Arc<Shared>, slots: Vec<OwnedSemaphorePermit>) -> Result<Claimed, StoreError> {
+    // Counted from before the store is asked. Should the answer come later than that, no attempt begins.
     let expires = Instant::now() + shared.settings.lease;
-    let claimed = shared
+    let mut claimed = shared
         .store
         .claim(ClaimRequest {
             node: shared.settings.node,
@@ -69,27 +82,92 @@ async fn claim(shared: &Arc<Shared>, slots: Vec<OwnedSemaphorePermit>) -> Result
             suspect: !shared.running.has_suspect(),
         })
         .await?;
+    // What still runs here although the store has done with it - cancelled on another node - is heard of at the next
+    // heartbeat, which should be soon.
+    claimed.idle &= shared.running.is_empty();
+    shared.set_pace(if claimed.idle { Pace::Idle } else { Pace::Working });
     for (lease, slot) in claimed.leases.iter().zip(slots) {
-        let lost = shared.running.begin(lease, expires);
-        let attempt = executor::run(shared.clone(), lease.clone(), lost, slot);
+        let hold = shared.running.begin(lease, expires);
+        let attempt = executor::run(shared.clone(), lease.clone(), hold, slot);
         shared.executors.spawn(attempt);
     }
     Ok(claimed)
 }
 
-async fn wait_for_work(shared: &Shared, next_due_in: Option<Duration>) {
-    let due = next_due_in.map_or(POLL_INTERVAL, |due| due.max(DUE_WAIT_MIN));
-    // A wake-up that came during the claim is kept and ends the wait at once.
-    let wakeups = shared.store.wakeups();
-    tokio::select! {
-        () = wakeups.work() => {}
-        () = wait(shared, due.min(jittered(POLL_INTERVAL))) => {}
+/// A time in which the store has nothing to do, on any node, as far as this one has seen.
+#[derive(Clone, Copy)]
+struct Lull {
+    began: Instant,
+    /// Until the next look.
+    poll: Duration,
+}
+
+impl Lull {
+    fn begin() -> Lull {
+        Lull {
+            began: Instant::now(),
+            poll: POLL_INTERVAL,
+        }
+    }
+
+    fn go_on(self) -> Lull {
+        Lull {
+            poll: (self.poll * 2).min(QUIET_INTERVAL),
+            ..self
+        }
     }
 }
 
-async fn wait(shared: &Shared, span: Duration) {
+/// Until there may be work or it is time to look; answers the lull that goes on.
+async fn wait_for_work(shared: &Shared, claimed: &Claimed, lull: Option<Lull>) -> Option<Lull> {
+    if !claimed.idle {
+        let due = claimed
+            .next_due_in
+            .map_or(POLL_INTERVAL, |due| due.max(DUE_WAIT_MIN));
+        woken_within(shared, due.min(jittered(POLL_INTERVAL))).await;
+        return None;
+    }
+    let lull = lull.map_or_else(Lull::begin, Lull::go_on);
+    let poll = jittered(lull.poll);
+    if !shared.settings.idle_sleep {
+        return (!woken_within(shared, poll).await).then_some(lull);
+    }
+    let time_to_sleep = SLEEP_AFTER.saturating_sub(lull.began.elapsed());
+    if time_to_sleep.is_zero() {
+        sleep_until_woken(shared).await;
+        return None;
+    }
+    // The node sleeps after a look, so that an idle store is what it saw last.
+    (!woken_within(shared, poll.min(time_to_sleep)).await).then_some(lull)
+}
+
+/// Whether a wake-up came first. One that came during the claim is kept and ends the wait at once.
+async fn woken_within(shared: &Shared, span: Duration) -> bool {
+    let wakeups = shared.store.wakeups();
+    tokio::select! {
+        () = shared.draining.cancelled() => false,
+        () = wakeups.work() => true,
+        () = sleep(span) => false,
+    }
+}
+
+/// A request to this node ends it. Other nodes do not: whatever they accept they process.
+async fn sleep_until_woken(shared: &Shared) {
+    tracing::info!("nothing to do: this node leaves its store alone until it is asked for something");
+    shared.set_pace(Pace::Asleep);
+    let wakeups = shared.store.wakeups();
     tokio::select! {
         () = shared.draining.cancelled() => {}
-        () = tokio::time::sleep(span) => {}
+        () = wakeups.work() => shared.set_pace(Pace::Working),
     }
+}
+
+/// A wake-up is a sign of life of the store and shortens the wait, but many of them do not make a storm of claims.
+async fn wait_after_failure(shared: &Shared, span: Duration) {
+    let at_least = span.min(RETRY_MIN);
+    tokio::select! {
+        () = shared.draining.cancelled() => return,
+        () = sleep(at_least) => {}
+    }
+    woken_within(shared, span.saturating_sub(at_least)).await;
 }

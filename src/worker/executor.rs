@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::{Shared, jittered};
+use super::Shared;
+use super::backoff::Backoff;
+use super::running::{Hold, HoldEnd};
 use crate::lease::{Lease, LeaseKey, Outcome, bounded_error};
 use crate::metrics::{AttemptLabels, AttemptResult};
 use crate::order::OrderStatus;
@@ -21,16 +22,11 @@ use crate::store::{Settled, StoreError};
 const STORE_RETRY_MIN: Duration = Duration::from_millis(50);
 const STORE_RETRY_MAX: Duration = Duration::from_secs(2);
 
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    lease: Lease,
-    lost: CancellationToken,
-    _slot: OwnedSemaphorePermit,
-) {
+pub(super) async fn run(shared: Arc<Shared>, lease: Lease, mut hold: Hold, _slot: OwnedSemaphorePermit) {
     let entry = RunningEntry::new(&shared, &lease);
     observe_wait(&shared, &lease);
     let started = Instant::now();
-    let outcome = process(&shared, &lease, &lost).await;
+    let outcome = process(&shared, &lease, &mut hold).await;
     let result = match outcome {
         None => AttemptResult::abandoned,
         Some(outcome) => {
@@ -38,7 +34,7 @@ pub(super) async fn run(
                 .metrics
                 .order_processing
                 .observe(started.elapsed().as_secs_f64());
-            settle(&shared, &entry, &lease, outcome, &lost).await
+            settle(&shared, &entry, &lease, outcome, &mut hold).await
         }
     };
     shared
@@ -88,12 +84,15 @@ fn observe_wait(shared: &Shared, lease: &Lease) {
 }
 
 /// `None` when the attempt's result no longer matters: the lease is lost or the order was cancelled.
-async fn process(shared: &Shared, lease: &Lease, lost: &CancellationToken) -> Option<Outcome> {
+async fn process(shared: &Shared, lease: &Lease, hold: &mut Hold) -> Option<Outcome> {
     let wakeups = shared.store.wakeups();
     let mut cancelled = wakeups.watch_final(lease.order.order_id);
     tokio::select! {
         biased;
-        () = lost.cancelled() => None,
+        end = hold.end() => {
+            log_abandoned(lease, end);
+            None
+        }
         () = cancelled.woken() => None,
         outcome = attempt(shared, lease) => Some(outcome),
         () = shared.hand_back.cancelled() => Some(Outcome::Released),
@@ -143,10 +142,10 @@ async fn settle(
     entry: &RunningEntry<'_>,
     lease: &Lease,
     outcome: Outcome,
-    lost: &CancellationToken,
+    hold: &mut Hold,
 ) -> AttemptResult {
     let order_id = lease.order.order_id;
-    let mut pause = STORE_RETRY_MIN;
+    let mut retries = Backoff::new(STORE_RETRY_MIN, STORE_RETRY_MAX);
     let mut failing = false;
     loop {
         match shared.store.settle(entry.key, outcome.clone()).await {
@@ -168,8 +167,11 @@ async fn settle(
             Err(_) => {}
         }
         tokio::select! {
-            () = lost.cancelled() => return AttemptResult::abandoned,
-            () = tokio::time::sleep(jittered(pause)) => pause = (pause * 2).min(STORE_RETRY_MAX),
+            end = hold.end() => {
+                log_abandoned(lease, end);
+                return AttemptResult::abandoned;
+            }
+            () = tokio::time::sleep(retries.pause()) => {}
         }
     }
 }
@@ -180,6 +182,19 @@ fn result_of(outcome: &Outcome) -> AttemptResult {
         Outcome::Retry { .. } => AttemptResult::retry,
         Outcome::Failed { .. } => AttemptResult::failed,
         Outcome::Released => AttemptResult::released,
+    }
+}
+
+fn log_abandoned(lease: &Lease, end: HoldEnd) {
+    let order_id = lease.order.order_id;
+    match end {
+        HoldEnd::Lost => {
+            tracing::debug!(order.id = %order_id, "order {order_id} was cancelled or given back, its attempt is let go");
+        }
+        HoldEnd::RanOut => {
+            tracing::warn!(order.id = %order_id,
+                "gave up the attempt at order {order_id}: its lease could not be renewed in time");
+        }
     }
 }
 

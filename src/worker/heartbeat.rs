@@ -1,38 +1,56 @@
-//! Says that the node lives and keeps the leases of its running attempts; gives attempts up whose leases it can
-//! no longer believe in.
+//! Says that the node lives and keeps the leases of its running attempts, as often as there is need; takes the node
+//! off the list before it sleeps. Giving up an attempt whose lease ran out is left to `running.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Shared, jittered};
-use crate::store::{Heartbeat, StoreError};
+use super::backoff::Backoff;
+use super::{Pace, QUIET_INTERVAL, Shared, jittered};
+use crate::store::{Heartbeat, StoreError, StoreHealth};
 
-/// Heartbeats per lease time: two may fail before a lease is lost.
-const BEATS_PER_LEASE: u32 = 3;
-/// Longest time between two heartbeats: the sweep for lost leases follows each.
+/// Heartbeats per time that one says the node lives for: two may fail before the node counts as dead.
+const BEATS_PER_VALIDITY: u32 = 3;
+/// Longest time between two heartbeats while orders are open: the sweep for lost leases follows each.
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// Wait after a heartbeat that could not be stored, and between two looks at leases while one is on its way.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// First wait after a heartbeat that could not be stored.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Between two looks at what the store says of itself, which cost no query.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(shared: Arc<Shared>) {
-    let interval = (shared.settings.lease / BEATS_PER_LEASE).min(INTERVAL_MAX);
+    let mut pace = shared.pace.subscribe();
+    // The node has just joined.
+    let mut announced = Pace::Working;
+    let mut retries = Backoff::new(RETRY_MIN, interval(&shared, Pace::Working));
     let mut failing = false;
     loop {
-        let pause = if failing {
-            interval.min(RETRY_INTERVAL)
-        } else {
-            interval
+        let due = async {
+            if failing {
+                sleep(retries.pause()).await;
+            } else {
+                until_due(&shared, &mut pace, announced).await;
+            }
         };
+        // A heartbeat on its way is not dropped: it could be carried out after the node left.
         tokio::select! {
             () = shared.stopped.cancelled() => return,
-            () = tokio::time::sleep(jittered(pause)) => {}
+            () = due => {}
         }
-        match beat_while_watching(&shared).await {
+        let wanted = wanted(&shared, &pace);
+        match announce(&shared, wanted).await {
             Ok(()) => {
+                announced = wanted;
                 failing = false;
-                shared.beaten.notify_one();
+                retries.reset();
+            }
+            Err(error) if wanted == Pace::Asleep => {
+                // Not tried again: that would keep the database awake. The list shows the node as dead for a while.
+                announced = Pace::Asleep;
+                failing = false;
+                tracing::warn!(%error, "could not take this node off the list before it sleeps");
             }
             Err(error) => {
                 if !failing {
@@ -41,45 +59,78 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 }
             }
         }
-        give_up_expired(&shared);
     }
 }
 
-/// A store that does not answer must not keep this node believing in leases that ran out.
-async fn beat_while_watching(shared: &Shared) -> Result<(), StoreError> {
-    let beat = beat(shared);
-    tokio::pin!(beat);
+/// Until the rhythm that was announced asks for the next heartbeat, or the node is to be more awake than it announced,
+/// or is to sleep. One that may be quieter says so with its next heartbeat: a trickle of orders does not add any.
+async fn until_due(shared: &Shared, pace: &mut watch::Receiver<Pace>, announced: Pace) {
+    let due = match announced {
+        Pace::Working | Pace::Idle => Some(Instant::now() + jittered(interval(shared, announced))),
+        Pace::Asleep => None,
+    };
     loop {
+        pace.mark_unchanged();
+        let wanted = wanted(shared, pace);
+        let at_once = wanted < announced || (wanted == Pace::Asleep && announced != Pace::Asleep);
+        if at_once || due.is_some_and(|due| due <= Instant::now()) {
+            return;
+        }
+        let look = Instant::now() + HEALTH_INTERVAL;
         tokio::select! {
-            result = &mut beat => return result,
-            () = tokio::time::sleep(RETRY_INTERVAL) => give_up_expired(shared),
+            () = sleep_until(due.map_or(look, |due| due.min(look))) => {}
+            changed = pace.changed() => changed.expect("the sender is shared with this task"),
         }
     }
 }
 
-fn give_up_expired(shared: &Shared) {
-    let given_up = shared.running.give_up_expired(Instant::now());
-    if given_up > 0 {
-        tracing::warn!(
-            attempts = given_up,
-            "gave up attempts whose leases could not be renewed in time"
-        );
+/// A store that is not ready is asked often, or a quiet node would not notice that it is back.
+fn wanted(shared: &Shared, pace: &watch::Receiver<Pace>) -> Pace {
+    match shared.store.health() {
+        StoreHealth::Ready => *pace.borrow(),
+        StoreHealth::NotReady(_) => Pace::Working,
     }
 }
 
-async fn beat(shared: &Shared) -> Result<(), StoreError> {
-    let leases = shared.running.keys(shared.settings.node);
+async fn announce(shared: &Shared, pace: Pace) -> Result<(), StoreError> {
+    match pace {
+        Pace::Working => {
+            beat(shared, shared.settings.lease).await?;
+            shared.beaten.notify_one();
+        }
+        // No sweep: nothing is held anywhere.
+        Pace::Idle => beat(shared, QUIET_INTERVAL * BEATS_PER_VALIDITY).await?,
+        Pace::Asleep => shared.store.leave(shared.settings.node).await?,
+    }
+    Ok(())
+}
+
+/// A node without leases counts as alive for as long as `validity`; leases, and nodes with any, last as configured.
+async fn beat(shared: &Shared, validity: Duration) -> Result<(), StoreError> {
     // Counted from before the store is asked, so that this node's clock never outlives the store's.
-    let expires = Instant::now() + shared.settings.lease;
+    let asked = Instant::now();
+    let lease = shared.settings.lease;
+    let leases = shared.running.keys(shared.settings.node, asked);
     let renewed = shared
         .store
         .renew(Heartbeat {
             node: shared.settings.node,
             slots: shared.settings.slots,
+            lease: if leases.is_empty() {
+                validity.max(lease)
+            } else {
+                lease
+            },
             leases: leases.clone(),
-            lease: shared.settings.lease,
         })
         .await?;
-    shared.running.renewed(&leases, &renewed.lost, expires);
+    shared.running.renewed(&leases, &renewed.lost, asked + lease);
     Ok(())
+}
+
+fn interval(shared: &Shared, pace: Pace) -> Duration {
+    match pace {
+        Pace::Working => (shared.settings.lease / BEATS_PER_VALIDITY).min(INTERVAL_MAX),
+        Pace::Idle | Pace::Asleep => QUIET_INTERVAL,
+    }
 }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use crate::lease::{Lease, LeaseKey, NodeId};
 use crate::order::OrderId;
@@ -18,25 +18,41 @@ pub(super) struct Running {
 struct Attempt {
     token: u64,
     suspect: bool,
+    belief: watch::Sender<Belief>,
+}
+
+#[derive(Clone, Copy)]
+enum Belief {
     /// By this node's monotonic clock, counted from before the store was asked: no later than the store's own.
-    expires: Instant,
-    lost: CancellationToken,
+    Until(Instant),
+    /// The store said that the lease is no longer ours.
+    Lost,
+}
+
+/// An attempt's view of its lease.
+pub(super) struct Hold {
+    belief: watch::Receiver<Belief>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HoldEnd {
+    /// The order was cancelled or given back.
+    Lost,
+    /// It could not be renewed in time.
+    RanOut,
 }
 
 impl Running {
-    /// The token returned is cancelled when the lease is lost.
-    pub fn begin(&self, lease: &Lease, expires: Instant) -> CancellationToken {
-        let lost = CancellationToken::new();
+    pub fn begin(&self, lease: &Lease, expires: Instant) -> Hold {
+        let (belief, hold) = watch::channel(Belief::Until(expires));
         let attempt = Attempt {
             token: lease.token,
             suspect: lease.suspect,
-            expires,
-            lost: lost.clone(),
+            belief,
         };
-        if let Some(older) = self.attempts().insert(lease.order.order_id, attempt) {
-            older.lost.cancel();
-        }
-        lost
+        // An older attempt at the same order hears of it by the end of its channel.
+        self.attempts().insert(lease.order.order_id, attempt);
+        Hold { belief: hold }
     }
 
     pub fn end(&self, key: LeaseKey) {
@@ -49,10 +65,17 @@ impl Running {
         }
     }
 
-    pub fn keys(&self, node: NodeId) -> Vec<LeaseKey> {
+    pub fn is_empty(&self) -> bool {
+        self.attempts().is_empty()
+    }
+
+    /// The leases this node still believes in. One that ran out is not renewed: its attempt is being given up, and
+    /// the order would wait for nobody.
+    pub fn keys(&self, node: NodeId, now: Instant) -> Vec<LeaseKey> {
         let mut keys: Vec<LeaseKey> = self
             .attempts()
             .iter()
+            .filter(|(_, attempt)| attempt.believes(now))
             .map(|(order_id, attempt)| LeaseKey {
                 order_id: *order_id,
                 token: attempt.token,
@@ -69,33 +92,56 @@ impl Running {
     }
 
     pub fn renewed(&self, keys: &[LeaseKey], lost: &[LeaseKey], expires: Instant) {
-        let mut attempts = self.attempts();
+        let attempts = self.attempts();
         for key in keys {
-            if let Some(attempt) = attempts.get_mut(&key.order_id)
+            if let Some(attempt) = attempts.get(&key.order_id)
                 && attempt.token == key.token
             {
-                if lost.contains(key) {
-                    attempt.lost.cancel();
+                attempt.belief.send_replace(if lost.contains(key) {
+                    Belief::Lost
                 } else {
-                    attempt.expires = expires;
-                }
+                    Belief::Until(expires)
+                });
             }
         }
-    }
-
-    /// Gives up the attempts whose leases this node could not renew in time; answers how many.
-    pub fn give_up_expired(&self, now: Instant) -> usize {
-        let attempts = self.attempts();
-        let expired = attempts.values().filter(|attempt| attempt.expires <= now);
-        expired
-            .filter(|attempt| !attempt.lost.is_cancelled())
-            .map(|attempt| attempt.lost.cancel())
-            .count()
     }
 
     fn attempts(&self) -> MutexGuard<'_, HashMap<OrderId, Attempt>> {
         self.attempts
             .lock()
             .expect("no code panics while it holds this lock")
+    }
+}
+
+impl Attempt {
+    fn believes(&self, now: Instant) -> bool {
+        match *self.belief.borrow() {
+            Belief::Until(expires) => now < expires,
+            Belief::Lost => false,
+        }
+    }
+}
+
+impl Hold {
+    /// Resolves when this node may no longer believe in the lease, at the moment it runs out by this node's clock:
+    /// nothing has to come round and notice, so a process that stood still for longer than the lease does not go on
+    /// with the attempt. Cancel safe.
+    pub async fn end(&mut self) -> HoldEnd {
+        loop {
+            let expires = match *self.belief.borrow_and_update() {
+                Belief::Until(expires) => expires,
+                Belief::Lost => return HoldEnd::Lost,
+            };
+            // The timer alone may be late by a turn of the runtime.
+            if expires <= Instant::now() {
+                return HoldEnd::RanOut;
+            }
+            tokio::select! {
+                () = sleep_until(expires) => {}
+                changed = self.belief.changed() => if changed.is_err() {
+                    return HoldEnd::Lost;
+                },
+            }
+        }
     }
 }

@@ -1,0 +1,50 @@
+//! Growing pauses between the tries of something that keeps failing. Knowing what may be tried again is left to
+//! the callers.
+
+use std::time::Duration;
+
+pub(super) struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    pub fn new(first: Duration, longest: Duration) -> Backoff {
+        Backoff {
+            first: first.min(longest),
+            longest,
+            next: first.min(longest),
+        }
+    }
+
+    /// Twice the one before, and up to half shorter at random, so that nodes which lost the same database do not come
+    /// back to it together.
+    pub fn pause(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        pause.mul_f64(rand::random_range(0.5..=1.0))
+    }
+
+    /// It succeeded.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_the_longest_and_begin_again_after_a_success() {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
+        for _ in 0..2 {
+            for seconds in [1, 2, 4, 5, 5] {
+                let (pause, whole) = (backoff.pause(), Duration::from_secs(seconds));
+                assert!(whole / 2 <= pause && pause <= whole, "{pause:?} of {whole:?}");
+            }
+            backoff.reset();
+        }
+    }
+}
