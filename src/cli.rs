@@ -10,6 +10,7 @@ use self::failure::Failure;
 
 mod client;
 mod completions;
+mod copy;
 mod doctor;
 mod failure;
 mod flags;
@@ -50,6 +51,8 @@ enum Command {
     Orders(orders::Command),
     /// Check every promise against the store, also beside a running server
     Verify(verify::Args),
+    /// Move a store to PostgreSQL, while no server runs on it
+    Copy(copy::Args),
     /// Find out why it is not working
     Doctor(doctor::Args),
     /// Print the OpenAPI document of the HTTP interface
@@ -109,6 +112,7 @@ fn carry_out(command: Command) -> Result<Verdict, Failure> {
         Command::Migrate(args) => run_here(migrate::run(&args)),
         Command::Orders(command) => run_here(orders::run(&command)),
         Command::Verify(args) => run_here(verify::run(&args)),
+        Command::Copy(args) => run_here(copy::run(&args)),
         Command::Doctor(args) => run_here(doctor::run(&args)),
         Command::Openapi => openapi::run(),
         Command::Completions(args) => completions::run(&args),
@@ -159,6 +163,9 @@ mod tests {
     fn commands_take_only_the_settings_they_use() {
         assert!(parse("orderly verify --database-url sqlite:x.db").is_ok());
         assert!(parse("orderly verify --port 1").is_err());
+        assert!(parse("orderly copy --from sqlite:x.db --to postgres://h/d").is_ok());
+        assert!(parse("orderly copy --from sqlite:x.db").is_ok());
+        assert!(parse("orderly copy --to postgres://h/d").is_err());
         assert!(parse("orderly orders list --url http://x").is_ok());
         assert!(parse("orderly orders list --port 1").is_err());
     }

@@ -102,8 +102,9 @@ async fn examine(layers: &Layers) -> Vec<Check> {
             .map(|problem| Check::fail("configuration", problem, "correct it: nothing starts until then"))
             .collect(),
     };
-    if let Ok(database) = layers.database() {
-        checks.push(disk::check(&database));
+    // Its warnings are among those of the whole.
+    if let Ok((database, _)) = layers.database() {
+        checks.extend(disk::check(&database));
         checks.extend(store::check(&database).await);
     }
     if let Ok(loaded) = &loaded {

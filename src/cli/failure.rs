@@ -4,6 +4,7 @@ use super::{CONFIGURATION, FAILED};
 use crate::config::ConfigError;
 use crate::serve::ServeError;
 use crate::store::StoreError;
+use crate::store::copy::CopyError;
 use crate::store::open::OpenError;
 use crate::telemetry::TelemetryError;
 
@@ -87,6 +88,16 @@ impl From<ServeError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         Failure::Failed(error.into())
+    }
+}
+
+impl From<CopyError> for Failure {
+    fn from(error: CopyError) -> Failure {
+        match error {
+            CopyError::Open(error) => error.into(),
+            CopyError::Store(error) => error.into(),
+            CopyError::NotEmpty { .. } => Failure::Failed(error.into()),
+        }
     }
 }
 

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Command};
 
+use super::failure::Failure;
+use super::output;
 use crate::config::settings::{Audience, CONFIG_VARIABLE, SETTINGS, Setting};
-use crate::config::{Layers, Sources};
+use crate::config::{Database, Layers, Sources};
 
 /// What the settings are listed under in `--help`.
 pub const HEADING: &str = "Settings";
@@ -62,6 +64,17 @@ impl<T: Taker> Flags<T> {
     #[cfg(test)]
     pub fn given(&self) -> &[(&'static str, String)] {
         &self.given
+    }
+}
+
+impl Flags<Store> {
+    /// The store these flags and the other sources name. What its user should know about it goes to stderr.
+    pub fn database(&self) -> Result<Database, Failure> {
+        let (database, warnings) = self.layers().database()?;
+        for warning in warnings {
+            output::message(&warning);
+        }
+        Ok(database)
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args) -> Result<Verdict, Failure> {
-    let database = args.flags.layers().database()?;
+    let database = args.flags.database()?;
     let migrations = open::migrate(&database, args.dry_run).await?;
     if args.json {
         output::json(&json!({

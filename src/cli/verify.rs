@@ -18,7 +18,7 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args) -> Result<Verdict, Failure> {
-    let database = args.flags.layers().database()?;
+    let database = args.flags.database()?;
     let mut snapshot = open::open_snapshot(&database).await?;
     let report = verify(&mut *snapshot).await?;
     if args.json {

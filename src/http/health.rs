@@ -28,7 +28,7 @@ pub async fn livez() -> Result<Response, Problem> {
 #[utoipa::path(get, operation_id = "checkReady", path = "/readyz", tag = "operation", security(()),
     params(("verbose" = Option<String>, Query, description = "List the checks")),
     responses(
-        (status = 200, description = "It can", body = HealthBody),
+        (status = 200, description = "It can; with `durability` not ok, what it confirms is worth less than promised", body = HealthBody),
         (status = 503, description = "Not at the moment", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn readyz(
@@ -58,13 +58,13 @@ pub async fn healthz(
 struct HealthBody {
     /// `alive` or `ready`.
     status: &'static str,
-    /// With `?verbose` only.
+    /// With `?verbose` only: `serving`, `store`, `durability`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     checks: Vec<CheckBody>,
 }
 
-/// One condition of readiness.
+/// One condition of readiness; `durability` alone is told and does not make a server unready.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Check)]
 pub struct CheckBody {
@@ -85,6 +85,9 @@ impl CheckBody {
     }
 }
 
+/// A setting of the database is nothing that other nodes would do better, so it is told and keeps no traffic away.
+const WEAK: &str = "the database confirms commits before they are safe; the log says which setting";
+
 /// A failed check is always named, all of them are where the client asks. Probes are open to everybody, so the
 /// reasons are a closed set: what the database said is in the log.
 fn readiness(shared: &Shared, query: Option<&str>) -> Result<Response, Problem> {
@@ -92,12 +95,18 @@ fn readiness(shared: &Shared, query: Option<&str>) -> Result<Response, Problem> 
         form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(name, _)| name == "verbose");
     let serving = !shared.draining.is_cancelled();
     let stores = shared.store.health() == StoreHealth::Ready;
-    let checks = [
+    let needed = [
         CheckBody::new("serving", serving, "the server is shutting down"),
         CheckBody::new("store", stores, "orders cannot be stored; the log says why"),
     ];
-    let listed = if verbose { checks.to_vec() } else { Vec::new() };
-    let failed: Vec<String> = checks
+    let listed = if verbose {
+        let durable = shared.store.weaknesses().is_empty();
+        let durability = CheckBody::new("durability", durable, WEAK);
+        needed.iter().cloned().chain([durability]).collect()
+    } else {
+        Vec::new()
+    };
+    let failed: Vec<String> = needed
         .iter()
         .filter_map(|check| check.reason.map(|reason| format!("{}: {reason}", check.name)))
         .collect();

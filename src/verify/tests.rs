@@ -1,10 +1,12 @@
 //! One sound store, and one breach for each rule that must be found in it.
 
 use super::*;
+use crate::event::EventKind;
 use crate::lease::NodeId;
 use crate::time::Timestamp;
 
 mod hand;
+mod many_writers;
 
 use EventKind::{
     Accepted, Cancelled, Completed, Failed, LeaseLost, Redriven, Released, RetryScheduled, Started,

@@ -14,8 +14,15 @@ const FREE_BYTES_WARN: u64 = 1024 * MEBIBYTE;
 const NAME: &str = "disk";
 const ADVICE: &str = "make room: with a full disk no order is accepted";
 
-pub fn check(database: &Database) -> Check {
-    let Database::Sqlite(path) = database;
+/// `None` where the orders are on another machine's disk.
+pub fn check(database: &Database) -> Option<Check> {
+    match database {
+        Database::Sqlite(path) => Some(check_folder_of(path)),
+        Database::Postgres(_) => None,
+    }
+}
+
+fn check_folder_of(path: &Path) -> Check {
     let folder = existing_folder(path);
     match rustix::fs::statvfs(&folder) {
         Ok(volume) => judge(&folder, volume.f_bavail.saturating_mul(volume.f_frsize)),

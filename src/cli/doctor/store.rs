@@ -1,4 +1,4 @@
-//! Can the store be read, is it sound, do the orders in it move, and does the clock agree with it?
+//! Can the store be read, is it sound and durable, do the orders in it move, and does the clock agree with it?
 
 use std::time::Duration;
 
@@ -18,17 +18,20 @@ const CLOCK_AHEAD_WARN: Duration = Duration::from_secs(2);
 pub async fn check(database: &Database) -> Vec<Check> {
     let mut snapshot = match open::open_snapshot(database).await {
         Ok(snapshot) => snapshot,
-        Err(error) => return vec![unopened(&error)],
+        Err(error) => return vec![unopened(database, &error)],
     };
     let mut checks = Vec::new();
     if let Err(error) = check_snapshot(database, &mut *snapshot, &mut checks).await {
-        let advice = "look at the disk and the permissions; `orderly verify` tells more";
+        let advice = match database {
+            Database::Sqlite(_) => "look at the disk and the permissions; `orderly verify` tells more",
+            Database::Postgres(_) => "look at the database's own log; `orderly verify` tells more",
+        };
         checks.push(Check::fail("store", chain(&error), advice));
     }
     checks
 }
 
-fn unopened(error: &OpenError) -> Check {
+fn unopened(database: &Database, error: &OpenError) -> Check {
     let finding = chain(error);
     match error {
         OpenError::Missing { .. } => {
@@ -46,11 +49,16 @@ fn unopened(error: &OpenError) -> Check {
         ),
         OpenError::NotDurable { .. } => Check::fail("store", finding, "change that setting of the database"),
         OpenError::InUse { .. } => Check::fail("store", finding, "stop the other process first"),
-        OpenError::Unavailable { .. } => Check::fail(
-            "store",
-            finding,
-            "look at DATABASE_URL and the file's permissions",
-        ),
+        OpenError::Unavailable { .. } => {
+            let advice = match database {
+                Database::Sqlite(_) => "look at DATABASE_URL and the file's permissions",
+                Database::Postgres(_) => {
+                    "look at DATABASE_URL: host, port, user, password, database and sslmode; \
+                     `psql \"$DATABASE_URL\"` must work from here"
+                }
+            };
+            Check::fail("store", finding, advice)
+        }
     }
 }
 
@@ -59,15 +67,16 @@ async fn check_snapshot(
     snapshot: &mut dyn Snapshot,
     checks: &mut Vec<Check>,
 ) -> Result<(), StoreError> {
-    checks.push(file(database, snapshot).await?);
+    checks.push(contents(database, snapshot).await?);
+    checks.push(judge_durability(&snapshot.weaknesses().await?));
     let queue = snapshot.queue().await?;
     checks.push(judge_queue(&queue));
     let newest = newest_time(snapshot, &queue).await?;
-    checks.push(judge_clock(now(), newest));
+    checks.push(judge_clock(database, now(), newest));
     Ok(())
 }
 
-async fn file(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Check, StoreError> {
+async fn contents(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Check, StoreError> {
     let location = open::location(database);
     let damage = snapshot.damage().await?;
     if let Some(first) = damage.first() {
@@ -75,7 +84,10 @@ async fn file(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Check,
             "{location} is damaged, {} findings, the first: {first}",
             damage.len()
         );
-        let advice = "stop the server, keep a copy of the files, restore a backup";
+        let advice = match database {
+            Database::Sqlite(_) => "stop the server, keep a copy of the files, restore a backup",
+            Database::Postgres(_) => "stop all nodes, keep a dump, restore a backup",
+        };
         return Ok(Check::fail("store", finding, advice));
     }
     let counters = snapshot.counters().await?;
@@ -87,6 +99,19 @@ async fn file(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Check,
         counters.failed
     );
     Ok(Check::ok("store", finding))
+}
+
+fn judge_durability(weaknesses: &[String]) -> Check {
+    const NAME: &str = "durability";
+    if weaknesses.is_empty() {
+        return Check::ok(NAME, "what is confirmed is safe");
+    }
+    Check::fail(
+        NAME,
+        weaknesses.join("; "),
+        "until that is changed, an order answered with 201 can be lost: the setting may come from the server, the \
+         database, the role, the URL's `options` or the pooler",
+    )
 }
 
 fn judge_queue(queue: &QueueState) -> Check {
@@ -115,15 +140,21 @@ fn judge_queue(queue: &QueueState) -> Check {
     }
 }
 
-fn judge_clock(now: Timestamp, newest: Option<Timestamp>) -> Check {
+fn judge_clock(database: &Database, now: Timestamp, newest: Option<Timestamp>) -> Check {
     const NAME: &str = "clock";
     let ahead = newest.map_or(Duration::ZERO, |newest| newest.since(now));
     if ahead > CLOCK_AHEAD_WARN {
         let ahead = humantime::format_duration(Duration::from_secs(ahead.as_secs()));
+        let advice = match database {
+            Database::Sqlite(_) => "set the clock; until it has caught up, retries and leases take longer",
+            Database::Postgres(_) => {
+                "set the clock; leases and retries go by the database's, only the times in this node's log are off"
+            }
+        };
         Check::warn(
             NAME,
             format!("the newest time in the store is {ahead} ahead of this clock"),
-            "set the clock; until it has caught up, retries and leases take longer",
+            advice,
         )
     } else {
         Check::ok(NAME, "not behind what is stored")
@@ -196,8 +227,17 @@ mod tests {
     fn a_clock_behind_the_store_is_told() {
         let now = Timestamp::from_micros(1_000_000);
         let later = |seconds| Some(now.plus(Duration::from_secs(seconds)));
-        assert_eq!(judge_clock(now, None).state, State::Ok);
-        assert_eq!(judge_clock(now, later(0)).state, State::Ok);
-        assert_eq!(judge_clock(now, later(3600)).state, State::Warn);
+        let state = |newest| judge_clock(&Database::Sqlite("orderly.db".into()), now, newest).state;
+        assert_eq!(state(None), State::Ok);
+        assert_eq!(state(later(0)), State::Ok);
+        assert_eq!(state(later(3600)), State::Warn);
+    }
+
+    #[test]
+    fn a_weak_setting_fails_and_is_named() {
+        assert_eq!(judge_durability(&[]).state, State::Ok);
+        let weak = judge_durability(&["fsync is off".to_owned(), "synchronous_commit is off".to_owned()]);
+        assert_eq!(weak.state, State::Fail);
+        assert_eq!(weak.finding, "fsync is off; synchronous_commit is off");
     }
 }

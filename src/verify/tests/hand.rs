@@ -1,5 +1,7 @@
 //! A store made by hand: events are carried out as a sound store does, and everything in it can be spoilt.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::super::count;
@@ -7,7 +9,7 @@ use crate::event::{Event, EventKind};
 use crate::lease::NodeId;
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus};
-use crate::store::snapshot::{EventRecord, KeyRecord, LeaseRecord, OrderRecord, Snapshot};
+use crate::store::snapshot::{EventRecord, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot};
 use crate::store::{Counters, QueueState, StoreError};
 use crate::time::Timestamp;
 
@@ -36,6 +38,7 @@ pub struct Hand {
     pub counters: Option<Counters>,
     pub damage: Vec<String>,
     pub unreadable: bool,
+    accept_time_max: Duration,
     position: i64,
 }
 
@@ -79,11 +82,21 @@ pub fn key(name: &str, ids: impl Iterator<Item = i64>) -> KeyRecord {
     KeyRecord {
         scope: "orders".to_owned(),
         key: name.to_owned(),
+        fingerprint: [0; 32],
+        created_at: Timestamp::from_micros(0),
         order_ids: ids.map(OrderId).collect(),
     }
 }
 
 impl Hand {
+    /// An acceptance may take half a minute, beside others.
+    pub fn of_many_writers(self) -> Hand {
+        Hand {
+            accept_time_max: Duration::from_secs(30),
+            ..self
+        }
+    }
+
     /// Carries out an event as a sound store does.
     pub fn then(&mut self, id: i64, kind: EventKind) {
         self.position += 1;
@@ -173,6 +186,8 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
             next_attempt_at: None,
             last_error: None,
         },
+        token: 0,
+        node: None,
         lease: None,
         crashes: 0,
         events: Vec::new(),
@@ -190,13 +205,38 @@ impl Snapshot for Hand {
         Ok(self.orders.iter().filter(later).take(limit).cloned().collect())
     }
 
+    async fn events_after(
+        &mut self,
+        _after: Option<i64>,
+        _limit: usize,
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        unreachable!("the promises are about the events of orders")
+    }
+
     async fn keys_after(
         &mut self,
-        after: Option<(String, String)>,
+        after: Option<KeyName>,
         limit: usize,
     ) -> Result<Vec<KeyRecord>, StoreError> {
         let later = |record: &&KeyRecord| Some((record.scope.clone(), record.key.clone())) > after;
         Ok(self.keys.iter().filter(later).take(limit).cloned().collect())
+    }
+
+    async fn last_order_id(&mut self) -> Result<OrderId, StoreError> {
+        unreachable!("the promises are not about orders to come")
+    }
+
+    async fn has_orders(&mut self, ids: &[OrderId]) -> Result<bool, StoreError> {
+        let stored = |id: &OrderId| self.orders.iter().any(|record| record.order.order_id == *id);
+        Ok(ids.iter().all(stored))
+    }
+
+    fn accept_time_max(&self) -> Duration {
+        self.accept_time_max
+    }
+
+    async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {
+        unreachable!("the promises are not about the settings")
     }
 
     async fn counters(&mut self) -> Result<Counters, StoreError> {

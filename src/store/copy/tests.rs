@@ -1,0 +1,167 @@
+//! A store against copies of its file that are not true: each kind of difference must be found. What a copy that is true
+//! looks like, and that nothing is left of another, is tested with PostgreSQL.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::compare::compare;
+use super::*;
+use crate::lease::{NodeId, Outcome};
+use crate::metrics::Metrics;
+use crate::money::Money;
+use crate::order::{ItemIds, NewOrder};
+use crate::store::clock::system_clock;
+use crate::store::open::{OpenOptions, open, open_snapshot};
+use crate::store::{ClaimRequest, IdempotencyKey};
+
+/// Three orders with keys of their own: completed, failed, waiting.
+async fn store_of_three(path: &Path) {
+    let options = OpenOptions {
+        migrate: true,
+        pending_max: None,
+        metrics: Metrics::new(),
+        clock: system_clock(),
+    };
+    let store = open(&Database::Sqlite(path.to_owned()), options).await.unwrap();
+    for name in ["a", "b", "c"] {
+        let order = NewOrder {
+            user_id: 1,
+            item_ids: ItemIds::new(&[1]).unwrap(),
+            total_amount: Money::parse("1").unwrap(),
+            reference: None,
+            metadata: None,
+        };
+        let key = IdempotencyKey {
+            scope: "orders".to_owned(),
+            key: name.to_owned(),
+            fingerprint: [0; 32],
+        };
+        store.accept(Arc::from([order]), Some(key)).await.unwrap();
+    }
+    let request = ClaimRequest {
+        node: NodeId(7),
+        orders_max: 2,
+        lease: std::time::Duration::from_secs(30),
+        suspect: false,
+    };
+    let claimed = store.claim(request).await.unwrap();
+    let failed = Outcome::Failed {
+        error: "refused".to_owned(),
+    };
+    for (lease, outcome) in claimed.leases.iter().zip([Outcome::Completed, failed]) {
+        store.settle(lease.key(), outcome).await.unwrap();
+    }
+    store.close().await;
+}
+
+/// What is found when this was done to the copy.
+async fn found(tampering: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let paths: [PathBuf; 2] = ["original.db", "copy.db"].map(|name| folder.path().join(name));
+    store_of_three(&paths[0]).await;
+    std::fs::copy(&paths[0], &paths[1]).unwrap();
+    let copy = rusqlite::Connection::open(&paths[1]).unwrap();
+    copy.execute_batch(tampering).unwrap();
+    drop(copy);
+    let [original, copy] = paths.map(Database::Sqlite);
+    let mut original = open_snapshot(&original).await.unwrap();
+    let mut copy = open_snapshot(&copy).await.unwrap();
+    let compared = compare(&mut *original, &mut *copy, &Copied::default(), &mut |_| {}).await;
+    let differences = compared.unwrap();
+    assert_eq!(differences.shown.len() as u64, differences.total);
+    differences.shown
+}
+
+#[tokio::test]
+async fn a_true_copy_differs_in_nothing() {
+    assert_eq!(found("").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn places_in_the_feed_may_differ_as_long_as_they_rise_alike() {
+    let stretched = "update events set position = -position; update events set position = -2 * position + 5";
+    assert_eq!(found(stretched).await, [""; 0]);
+    let swapped = "update events set position = 99 where position = 4;
+        update events set position = 4 where position = 5; update events set position = 5 where position = 99";
+    assert_eq!(
+        found(swapped).await,
+        ["the feed differs from version 2 of order 1 on"]
+    );
+}
+
+#[tokio::test]
+async fn every_part_of_an_order_is_compared() {
+    for (tampering, part) in [
+        (
+            "update orders set user_id = 2 where order_id = 2",
+            "what was ordered",
+        ),
+        (
+            "update orders set last_error = 'x' where order_id = 2",
+            "its state",
+        ),
+        ("update orders set token = 9 where order_id = 2", "its token"),
+        ("update orders set node = 9 where order_id = 2", "its node"),
+        (
+            "update orders set crashes = 9 where order_id = 2",
+            "its number of crashes",
+        ),
+    ] {
+        let found = found(tampering).await;
+        assert!(
+            found.contains(&format!("order 2: {part} differs")),
+            "{tampering}: {found:?}"
+        );
+    }
+    let history = "update events set at = at + 1 where order_id = 2 and version = 2";
+    assert_eq!(
+        found(history).await,
+        [
+            "order 2: its history differs",
+            "the feed differs from version 2 of order 2 on"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_order_or_a_key_too_few_or_too_many_is_found() {
+    for order_id in 1..=3 {
+        let delete = format!("delete from orders where order_id = {order_id}");
+        assert_eq!(found(&delete).await, [format!("order {order_id} is missing")]);
+    }
+    let renumbered = "update orders set order_id = 9 where order_id = 3";
+    assert_eq!(
+        found(renumbered).await,
+        ["order 3 is missing", "order 9 is not in the source"]
+    );
+    assert_eq!(
+        found("update idempotency_keys set key = 'B' where key = 'b'").await,
+        [
+            r#"idempotency key "B" of "orders" is not in the source"#,
+            r#"idempotency key "b" of "orders" is missing"#
+        ]
+    );
+    assert_eq!(
+        found("update idempotency_keys set order_count = 2 where key = 'b'").await,
+        [r#"idempotency key "b" of "orders": what it stands for differs"#]
+    );
+}
+
+#[tokio::test]
+async fn an_event_too_few_is_found() {
+    assert_eq!(
+        found("delete from events where position = (select max(position) from events)").await,
+        [
+            "order 2: its history differs",
+            "the feed differs from version 3 of order 2 on"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_numbers_are_compared() {
+    assert_eq!(
+        found("update counters set failed = 2, paused = 1").await,
+        ["the counters differ", "one queue is paused, the other is not"]
+    );
+}
