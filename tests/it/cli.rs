@@ -12,6 +12,7 @@ use crate::support::process::{Process, orderly};
 
 mod checks;
 mod configuration;
+mod copy;
 mod orders;
 mod secrets;
 mod strangers;

@@ -1,7 +1,8 @@
 //! The specification of `orderly::store::Store`: one claim per function, each run against every driver. Nothing
 //! here knows a driver; what a driver does beyond the trait is tested where the driver is.
 
-/// Runs the listed claims of the module against every driver.
+/// Runs the listed claims of the module against every driver, and against PostgreSQL behind a pooler too. Where one is
+/// not installed its tests say so.
 macro_rules! conformance {
     ($($claim:ident),+ $(,)?) => {
         mod sqlite {
@@ -12,11 +13,32 @@ macro_rules! conformance {
                 }
             )+
         }
+        mod postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $claim() {
+                    if let Some(harness) = crate::support::Harness::postgres().await {
+                        crate::support::check(harness, super::$claim).await;
+                    }
+                }
+            )+
+        }
+        mod pooled {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $claim() {
+                    if let Some(harness) = crate::support::Harness::pooled().await {
+                        crate::support::check(harness, super::$claim).await;
+                    }
+                }
+            )+
+        }
     };
 }
 
 mod accept;
 mod claim;
+mod feed;
 mod fencing;
 mod history;
 mod idempotency;

@@ -3,6 +3,6 @@
 mod control;
 mod disk;
 mod killed;
-mod load;
+pub mod load;
 mod start;
 mod stopped;

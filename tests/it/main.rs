@@ -4,8 +4,11 @@
 
 mod api;
 mod cli;
+mod cluster;
 mod conformance;
+mod copy;
 mod crash;
+mod postgres;
 mod support;
 mod tidy;
 mod worker;

@@ -1,12 +1,17 @@
-//! What the tests share: a store with a clock in their hands, makers of orders, and the oracle that every store
-//! must pass when a test is done with it.
+//! What the tests share: a store with a clock in their hands, the servers and the proxy it may stand behind, makers of
+//! orders, and the oracle that every store must pass when a test is done with it.
+
+use std::time::Duration;
 
 pub mod answers_early;
 pub mod client;
 pub mod clock;
+pub mod gate;
 pub mod harness;
 pub mod make;
+pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod twisted;
 
 pub use harness::{Harness, check};
@@ -22,4 +27,14 @@ pub fn required(what: &str, present: bool) -> bool {
         println!("skipped: {what} is not possible here");
     }
     present
+}
+
+/// What takes longer does not happen.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Asks until it holds: for what a server does and tells nobody.
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let asked = async { while !holds().await {} };
+    let held = tokio::time::timeout(PATIENCE, asked).await;
+    assert!(held.is_ok(), "{what}: not in time");
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+mod blueprint;
 mod layers;
 mod links;
 mod text;

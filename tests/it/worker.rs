@@ -1,7 +1,13 @@
 //! The engine in virtual time: a real store and a real worker, with the hours of a test passing in moments.
 
 mod attempts;
+mod away;
+mod frozen;
 mod leases;
+mod line;
 mod order_of_start;
+mod quiet;
+mod start;
 mod stopping;
+mod sweeps;
 mod world;

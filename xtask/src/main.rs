@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
+mod debian;
 mod needs;
 
 const USAGE: &str = "\

@@ -1,19 +1,30 @@
-//! What the tests need from the machine, and how to get it on Debian. What a test does with it is left to the test.
+//! What the tests need from the machine, and where a test finds it. Getting it on Debian is left to `debian.rs`, what a
+//! test does with it to the test.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::debian;
+
 /// A program, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 5] = [
     // Fails chosen system calls of a server: a sync, a write.
     ("strace", "strace"),
     // Gives a server a small disk of its own, which a test fills.
     ("unshare", "util-linux"),
     ("mount", "mount"),
+    // Makes the private databases of the tests.
+    ("initdb", "postgresql"),
+    // Stands before some of them.
+    ("pgbouncer", "pgbouncer"),
 ];
+/// Where programs are that are on no path, or not on that of every user.
+const SYSTEM_PROGRAMS: &str = "/usr/sbin";
+/// One folder per version.
+const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
 
 /// What the tests are run under so that they may mount a disk; the disk-full test mounts a tmpfs.
 #[derive(Clone, Copy)]
@@ -37,45 +48,30 @@ impl Mounts {
 pub fn bring() -> Result<Mounts> {
     let packages: Vec<&str> = PROGRAMS
         .into_iter()
-        .filter(|(program, _)| !is_on_path(program))
+        .filter(|(program, _)| !is_installed(program))
         .map(|(_, package)| package)
         .collect();
     if !packages.is_empty() {
-        install(&packages)?;
+        debian::install(&packages)?;
     }
     private_mounts()
 }
 
-fn is_on_path(program: &str) -> bool {
+fn is_installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    env::split_paths(&path)
+        .chain([PathBuf::from(SYSTEM_PROGRAMS)])
+        .chain(postgres_folders())
+        .any(|folder| folder.join(program).is_file())
 }
 
-fn install(packages: &[&str]) -> Result<()> {
-    let names = packages.join(" ");
-    if !is_root()? || !Path::new("/usr/bin/apt-get").exists() {
-        bail!("the tests need {names}; on Debian: sudo apt-get update && sudo apt-get install -y {names}");
-    }
-    println!("installing {names}");
-    apt_get(&["update"])?;
-    apt_get(&[&["install", "-y", "--no-install-recommends"], packages].concat())
-}
-
-fn apt_get(arguments: &[&str]) -> Result<()> {
-    let status = Command::new("apt-get")
-        .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .status()
-        .context("run apt-get")?;
-    if !status.success() {
-        bail!("apt-get {} failed: {status}", arguments.join(" "));
-    }
-    Ok(())
-}
-
-fn is_root() -> Result<bool> {
-    let id = Command::new("id").arg("-u").output().context("run id")?;
-    Ok(id.stdout.trim_ascii() == b"0")
+fn postgres_folders() -> impl Iterator<Item = PathBuf> {
+    let versions = Path::new(POSTGRES_VERSIONS).read_dir();
+    versions
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|version| version.path().join("bin"))
 }
 
 fn private_mounts() -> Result<Mounts> {
@@ -84,7 +80,7 @@ fn private_mounts() -> Result<Mounts> {
             return Ok(mounts);
         }
     }
-    if is_root()? {
+    if debian::is_root()? {
         bail!(
             "the disk-full test mounts a tmpfs, and root may not do so here: the right CAP_SYS_ADMIN is missing, as \
              in a container by default (docker run --cap-add SYS_ADMIN --security-opt apparmor=unconfined)"

@@ -54,7 +54,7 @@ async fn a_second_cancel_gives_the_same_answer() {
     let door = Door::open().await;
     door.harness.accept_one().await;
     let first = door.act("/orders/1/cancel").await;
-    door.harness.advance(Duration::from_secs(1));
+    door.harness.advance(Duration::from_secs(1)).await;
     let second = door.act("/orders/1/cancel").await;
     assert_eq!((first.status, first.bytes()), (second.status, second.bytes()));
     assert_eq!(second.ok()["version"], 2);
@@ -112,7 +112,7 @@ async fn a_mass_retry_takes_only_what_matches() {
     let harness = &door.harness;
     harness.attempt_once(failed()).await;
     harness.order_in(OrderStatus::Cancelled).await;
-    harness.advance(Duration::from_secs(10));
+    harness.advance(Duration::from_secs(10)).await;
     harness.accept(vec![order_of(7)]).await;
     let lease = harness.claim_only(OrderId(3)).await;
     harness.settle(&lease, failed()).await;
@@ -199,7 +199,7 @@ async fn the_queue_shows_counts_age_and_nodes() {
     door.harness.join(NODE_A).await;
     door.harness.accept_some(3).await;
     door.harness.claim(1).await;
-    door.harness.advance(Duration::from_millis(2500));
+    door.harness.advance(Duration::from_millis(2500)).await;
     assert_snapshot!(door.get("/queue").await.shown(), @r#"
     200 OK
     content-type: application/json
@@ -224,7 +224,7 @@ async fn the_queue_shows_counts_age_and_nodes() {
       ]
     }
     "#);
-    door.harness.advance(LONGER_THAN_A_LEASE);
+    door.harness.advance(LONGER_THAN_A_LEASE).await;
     let queue = door.get("/queue").await.ok();
     assert_eq!(
         queue["nodes"][0]["alive"], false,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::door::Door;
-use crate::support::twisted::{Fails, IsNotReady};
+use crate::support::twisted::{Fails, IsNotReady, IsWeak};
 
 #[tokio::test]
 async fn a_server_that_can_take_orders_is_ready() {
@@ -17,10 +17,34 @@ async fn a_server_that_can_take_orders_is_ready() {
 #[tokio::test]
 async fn a_verbose_probe_lists_the_checks() {
     let door = Door::open().await;
-    let checks = r#"{"status":"ready","checks":[{"name":"serving","ok":true},{"name":"store","ok":true}]}"#;
+    let checks = json!([
+        {"name": "serving", "ok": true}, {"name": "store", "ok": true}, {"name": "durability", "ok": true},
+    ]);
     for path in ["/readyz?verbose", "/healthz?verbose", "/readyz?verbose=1"] {
-        assert_eq!(door.get(path).await.text(), checks, "{path}");
+        assert_eq!(
+            door.get(path).await.ok(),
+            json!({"status": "ready", "checks": checks}),
+            "{path}"
+        );
     }
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_weak_setting_of_the_database_is_told_and_keeps_no_traffic_away() {
+    let door = Door::twisted(IsWeak("synchronous_commit is off for role /secret")).await;
+    assert_eq!(door.get("/readyz").await.text(), r#"{"status":"ready"}"#);
+    let answer = door.get("/readyz?verbose").await;
+    let reason = "the database confirms commits before they are safe; the log says which setting";
+    assert_eq!(
+        answer.ok()["checks"][2],
+        json!({"name": "durability", "ok": false, "reason": reason})
+    );
+    assert!(!answer.text().contains("secret"), "{}", answer.text());
+    door.draining.cancel();
+    let refused = door.get("/readyz?verbose").await.json();
+    assert_eq!(refused["detail"], "serving: the server is shutting down");
+    assert_eq!(refused["checks"][2]["ok"], false);
     door.close_empty().await;
 }
 
@@ -37,7 +61,11 @@ async fn a_server_that_stops_lives_and_is_not_ready() {
     let reason = "the server is shutting down";
     assert_eq!(
         checks,
-        json!([{"name": "serving", "ok": false, "reason": reason}, {"name": "store", "ok": true}])
+        json!([
+            {"name": "serving", "ok": false, "reason": reason},
+            {"name": "store", "ok": true},
+            {"name": "durability", "ok": true},
+        ])
     );
     assert_eq!(door.get("/livez").await.ok()["status"], "alive");
     door.close_empty().await;

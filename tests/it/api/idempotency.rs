@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use tokio::task::JoinSet;
 
 use super::door::{Answer, Door, JSON, NDJSON, ORDER};
-use crate::support::twisted::Gate;
+use crate::support::gate::Gate;
 
 const KEY: &str = "8e03978e-40d5-43e8-bc93-6894a57f9324";
 const BATCH: &str =
@@ -28,7 +28,7 @@ async fn a_repeat_is_answered_byte_for_byte_like_the_first() {
     let door = Door::open().await;
     let first = door.post_keyed("/orders", KEY, ORDER).await;
     door.post("/orders", ORDER).await.created();
-    door.harness.advance(Duration::from_hours(1));
+    door.harness.advance(Duration::from_hours(1)).await;
     assert_replay(&door.post_keyed("/orders", KEY, ORDER).await, &first);
     assert_eq!(door.stored().await, 2);
     door.harness.cancel(orderly::order::OrderId(1)).await;
@@ -151,9 +151,9 @@ async fn refusals_are_not_kept() {
 async fn a_key_is_kept_for_a_day() {
     let door = Door::open().await;
     let first = door.post_keyed("/orders", KEY, ORDER).await;
-    door.harness.advance(Duration::from_hours(23));
+    door.harness.advance(Duration::from_hours(23)).await;
     assert_replay(&door.post_keyed("/orders", KEY, ORDER).await, &first);
-    door.harness.advance(LONGER_THAN_A_DAY);
+    door.harness.advance(LONGER_THAN_A_DAY).await;
     let later = door.post_keyed("/orders", KEY, ORDER).await;
     assert_eq!(later.created()["order_id"], 2);
     door.close().await;

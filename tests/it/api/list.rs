@@ -75,10 +75,10 @@ async fn filters_choose_and_combine() {
     ] {
         harness.order_in(status).await;
     }
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     harness.accept(vec![order_of(7), order_of(7)]).await;
     harness.cancel(OrderId(5)).await;
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     harness
         .accept(vec![order_with_reference("PO/7 & x"), order_of(7)])
         .await;

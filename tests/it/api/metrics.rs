@@ -75,11 +75,13 @@ async fn the_numbers_are_answered_in_json() {
     for seconds in [5, 7] {
         let id = door.harness.accept_one().await;
         let lease = door.harness.claim_only(id).await;
-        door.harness.advance(Duration::from_millis(seconds * 1000 - 245));
+        door.harness
+            .advance(Duration::from_millis(seconds * 1000 - 245))
+            .await;
         door.harness.settle(&lease, Outcome::Completed).await;
     }
     door.harness.accept_one().await;
-    door.harness.advance(Duration::from_millis(1500));
+    door.harness.advance(Duration::from_millis(1500)).await;
     assert_snapshot!(door.get("/metrics").await.text(), @r#"{"total_orders":3,"pending_orders":1,"processing_orders":0,"completed_orders":2,"failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.76","oldest_waiting_seconds":1.5,"queue_paused":false}"#);
     door.close().await;
 }
@@ -239,6 +241,7 @@ async fn what_a_worker_did_is_counted_once() {
             base: Duration::ZERO,
             cap: Duration::ZERO,
         },
+        idle_sleep: false,
     };
     let (store, metrics) = (door.harness.store().clone(), door.harness.metrics().clone());
     let worker = Worker::start(store, Arc::new(processor), settings, metrics);

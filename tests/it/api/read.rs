@@ -52,9 +52,9 @@ impl Twist for CancelledOnceRead {
 async fn a_completed_order_is_answered_in_full() {
     let door = Door::open().await;
     let id = door.harness.accept_one().await;
-    door.harness.advance(Duration::from_millis(1500));
+    door.harness.advance(Duration::from_millis(1500)).await;
     let lease = door.harness.claim_only(id).await;
-    door.harness.advance(Duration::from_micros(2_000_001));
+    door.harness.advance(Duration::from_micros(2_000_001)).await;
     door.harness.settle(&lease, Outcome::Completed).await;
     assert_snapshot!(door.get("/orders/1").await.shown(), @r#"
     200 OK

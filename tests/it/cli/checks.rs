@@ -95,9 +95,17 @@ async fn doctor_finds_a_running_shop_healthy() {
         .collect();
     assert_eq!(
         checks,
-        ["configuration", "disk", "store", "queue", "clock", "server"]
+        [
+            "configuration",
+            "disk",
+            "store",
+            "durability",
+            "queue",
+            "clock",
+            "server"
+        ]
     );
-    for name in ["store", "queue", "clock", "server"] {
+    for name in ["store", "durability", "queue", "clock", "server"] {
         let check = report["checks"]
             .as_array()
             .unwrap()

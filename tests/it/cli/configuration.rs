@@ -25,11 +25,11 @@ async fn a_bad_setting_stops_the_start_with_78_and_its_name() {
         ("ORDERLY_SIMULATED_FAILURE_RATE", "2", "not a number from 0 to 1"),
         ("ORDERLY_LOG_FORMAT", "xml", "json"),
         ("DATABASE_URL", "mysql://localhost/orders", "sqlite:PATH"),
-        ("DATABASE_URL", "postgres://localhost/orders", "not supported yet"),
+        ("DATABASE_URL", "postgres:///orders", "names no host"),
         (
             "DATABASE_URL",
-            "postgresql://localhost/orders",
-            "not supported yet",
+            "postgresql://localhost/orders?sslmode=on",
+            "verify-full",
         ),
         ("HOST", "0.0.0.0", "ORDERLY_API_KEY"),
         ("HOST", "::", "--open"),
@@ -81,6 +81,32 @@ async fn an_unknown_variable_and_an_unsupported_one_are_warned_about() {
         "the variable that was meant"
     );
     assert!(shop.server.said("REDIS_URL"));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_means_nothing_to_the_store_is_warned_about_wherever_it_is_opened() {
+    let shop = Shop::open(&[
+        ("DATABASE_DIRECT_URL", "postgres://localhost/orders"),
+        ("ORDERLY_IDLE_SLEEP", "on"),
+    ])
+    .await;
+    let warning = "DATABASE_DIRECT_URL (from the environment) is set, but means nothing to SQLite";
+    assert!(shop.server.said(warning));
+    assert!(
+        shop.server
+            .said("ORDERLY_IDLE_SLEEP (from the environment) is set, but means nothing")
+    );
+    for line in ["verify", "migrate --dry-run"] {
+        let mut command = command(shop.folder.path(), line);
+        command.env("DATABASE_DIRECT_URL", "postgres://localhost/orders");
+        let said = told(command).await;
+        assert_eq!(
+            (said.exit, said.stderr),
+            (Some(0), format!("orderly: {warning}\n")),
+            "{line}"
+        );
+    }
     shop.close().await;
 }
 

@@ -139,10 +139,7 @@ async fn passwords_in_urls_are_never_told() {
     let folder = tempfile::tempdir().unwrap();
     let url = |scheme: &str| format!("{scheme}://shop:{CANARY}@127.0.0.1:1/orders");
     for (name, scheme, line, exit) in [
-        ("DATABASE_URL", "postgres", "serve", 78),
         ("DATABASE_URL", "mysql", "serve", 78),
-        ("DATABASE_URL", "postgres", "verify", 78),
-        ("DATABASE_URL", "postgres", "doctor", 1),
         ("DATABASE_DIRECT_URL", "postgres", "doctor --json", 0),
         ("REDIS_URL", "redis", "doctor", 0),
         ("ORDERLY_URL", "http", "orders list", 1),
@@ -164,7 +161,7 @@ async fn passwords_in_urls_are_never_told() {
         ("DATABASE_URL", format!("host=x password={CANARY}"), "doctor", 1),
         (
             "DATABASE_URL",
-            format!("postgres://me:pa?{CANARY}@host/db"),
+            format!("postgres://me:pa@{CANARY}@host/db"),
             "doctor",
             1,
         ),
@@ -172,6 +169,12 @@ async fn passwords_in_urls_are_never_told() {
             "DATABASE_URL",
             format!("postgres://host/db?password=x@{CANARY}"),
             "doctor --json",
+            1,
+        ),
+        (
+            "DATABASE_URL",
+            format!("postgres://me:{CANARY}@host/db?sslmode=maybe"),
+            "doctor",
             1,
         ),
         (
@@ -216,4 +219,42 @@ async fn passwords_in_urls_are_never_told() {
     assert!(server.said("REDIS_URL") && !server.said(CANARY));
     assert_eq!(server.terminate().await, Some(0));
     assert_no_file_tells(folder.path(), 1);
+}
+
+/// Wherever it lies: in a file, in a place where it does not belong, in the second URL.
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_of_wrong_urls_are_never_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let secrets = tempfile::tempdir().unwrap();
+    let good = format!("postgres://shop:{CANARY}@127.0.0.1:1/orders");
+    for (database, direct) in [
+        (format!("{good}?sslmode=maybe"), good.clone()),
+        (format!("{good}?{CANARY}=x&port=0"), good.clone()),
+        (format!("postgres://127.0.0.1:{CANARY}/orders"), good.clone()),
+        (good.clone(), format!("{good}?connect_timeout=maybe")),
+        (
+            good.clone(),
+            format!("postgres://shop:{WRONG}@{CANARY}@host/orders"),
+        ),
+        (
+            good.clone(),
+            format!("postgres://shop:{WRONG}%-{CANARY}@host/orders"),
+        ),
+    ] {
+        for line in ["serve", "verify", "migrate"] {
+            let mut command = command(folder.path(), line);
+            command.env_remove("DATABASE_URL");
+            for (name, url) in [
+                ("DATABASE_URL_FILE", &database),
+                ("DATABASE_DIRECT_URL_FILE", &direct),
+            ] {
+                let file = secrets.path().join(name);
+                std::fs::write(&file, url).unwrap();
+                command.env(name, file);
+            }
+            let said = told(command).await;
+            said.assert_failed(78, "DATABASE_");
+            said.assert_silent(&format!("{database} {direct} {line}"));
+        }
+    }
 }

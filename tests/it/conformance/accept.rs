@@ -24,10 +24,10 @@ conformance! {
 }
 
 async fn an_accepted_order_is_pending_and_as_it_was_asked_for(harness: &mut Harness) {
-    let before = harness.now();
+    let before = harness.now().await;
     let id = harness.accept_one().await;
     let order = harness.order(id).await;
-    assert!(before <= order.created_at && order.created_at <= harness.now());
+    assert!(before <= order.created_at && order.created_at <= harness.now().await);
     let expected = Order {
         order_id: id,
         request: new_order(),

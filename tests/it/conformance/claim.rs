@@ -28,6 +28,10 @@ conformance! {
     a_cancelled_order_never_starts,
     tokens_rise_with_every_claim_of_an_order,
     a_lease_carries_the_whole_order,
+    a_store_without_open_orders_is_idle,
+    a_store_with_an_order_that_waits_or_is_processed_is_not_idle,
+    a_paused_store_with_a_pending_order_is_not_idle,
+    a_claim_that_grants_is_not_idle,
 }
 
 async fn first_attempts_start_in_the_order_of_acceptance(harness: &mut Harness) {
@@ -73,11 +77,11 @@ async fn a_claimed_order_is_processing(harness: &mut Harness) {
 
 async fn a_claimed_order_starts_at_the_time_of_the_claim(harness: &mut Harness) {
     let id = harness.accept_one().await;
-    harness.advance(Duration::from_secs(7));
-    let before = harness.now();
+    harness.advance(Duration::from_secs(7)).await;
+    let before = harness.now().await;
     let lease = harness.claim_only(id).await;
     let started = lease.order.processing_at.unwrap();
-    assert!(before <= started && started <= harness.now());
+    assert!(before <= started && started <= harness.now().await);
 }
 
 async fn the_started_event_names_the_node_and_the_attempt(harness: &mut Harness) {
@@ -94,7 +98,7 @@ async fn the_started_event_names_the_node_and_the_attempt(harness: &mut Harness)
 async fn a_claimed_order_is_not_granted_again(harness: &mut Harness) {
     harness.accept_one().await;
     harness.claim(1).await;
-    harness.advance(LEASE / 2);
+    harness.advance(LEASE / 2).await;
     let claimed = harness.store().claim(claim_by(NODE_B, 10)).await.unwrap();
     assert!(claimed.leases.is_empty());
 }
@@ -151,4 +155,53 @@ async fn a_lease_carries_the_whole_order(harness: &mut Harness) {
     for (lease, id) in claimed.leases.iter().zip(ids) {
         assert_eq!(lease.order, harness.order(id).await);
     }
+}
+
+async fn a_store_without_open_orders_is_idle(harness: &mut Harness) {
+    assert!(is_idle(harness).await);
+    for status in [
+        OrderStatus::Completed,
+        OrderStatus::Failed,
+        OrderStatus::Cancelled,
+    ] {
+        harness.order_in(status).await;
+    }
+    assert!(is_idle(harness).await);
+    harness.reopen().await;
+    assert!(is_idle(harness).await);
+}
+
+async fn a_store_with_an_order_that_waits_or_is_processed_is_not_idle(harness: &mut Harness) {
+    let id = harness.order_due_in(60).await;
+    assert!(!is_idle(harness).await, "it waits for a retry");
+    harness.advance(Duration::from_mins(1)).await;
+    let lease = harness.claim_only(id).await;
+    assert!(!is_idle(harness).await, "another node processes it");
+    harness.settle(&lease, Outcome::Completed).await;
+    assert!(is_idle(harness).await);
+    harness.order_in(OrderStatus::Failed).await;
+    let failed = harness.order_in(OrderStatus::Failed).await;
+    harness.redrive(failed).await;
+    harness.store().set_paused(true).await.unwrap();
+    assert!(!is_idle(harness).await, "it was redriven");
+}
+
+async fn a_paused_store_with_a_pending_order_is_not_idle(harness: &mut Harness) {
+    harness.store().set_paused(true).await.unwrap();
+    assert!(is_idle(harness).await);
+    harness.accept_one().await;
+    assert!(!is_idle(harness).await);
+}
+
+async fn a_claim_that_grants_is_not_idle(harness: &mut Harness) {
+    harness.accept_one().await;
+    let claimed = harness.store().claim(claim_by(NODE_A, 10)).await.unwrap();
+    assert_eq!((claimed.leases.len(), claimed.idle), (1, false));
+}
+
+/// What a claim says that grants nothing.
+async fn is_idle(harness: &Harness) -> bool {
+    let claimed = harness.store().claim(claim_by(NODE_B, 10)).await.unwrap();
+    assert!(claimed.leases.is_empty());
+    claimed.idle
 }

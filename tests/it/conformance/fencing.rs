@@ -24,7 +24,7 @@ conformance! {
 async fn a_lease_that_was_given_back_changes_nothing(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     assert_eq!(harness.give_back().await.pending, 1);
     assert_stale(harness, &lease).await;
 }
@@ -32,7 +32,7 @@ async fn a_lease_that_was_given_back_changes_nothing(harness: &mut Harness) {
 async fn a_lease_that_was_given_back_changes_nothing_after_a_new_claim(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let old = harness.claim_only(id).await;
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     harness.give_back().await;
     let new = harness.claim_as(NODE_B, 1).await.remove(0);
     assert!(new.token > old.token);
@@ -98,7 +98,7 @@ async fn a_lease_of_an_unknown_order_changes_nothing(harness: &mut Harness) {
 async fn a_lease_that_ran_out_may_still_finish_until_it_is_given_back(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     harness.settle(&lease, Outcome::Completed).await;
     assert_eq!(harness.give_back().await.pending, 0);
 }

@@ -113,22 +113,22 @@ async fn orders_keep_their_histories_apart(harness: &mut Harness) {
 async fn eventful(harness: &Harness) -> OrderId {
     let id = harness.accept_one().await;
     let mut lease = harness.claim_only(id).await;
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     harness.settle(&lease, retry_after(0)).await;
     lease = harness.claim_only(id).await;
     harness.settle(&lease, Outcome::Released).await;
     harness.claim_only(id).await;
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     harness.give_back().await;
     lease = harness.claim_only(id).await;
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     harness.settle(&lease, failed()).await;
     harness.redrive(id).await;
     harness.cancel(id).await;
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     harness.redrive(id).await;
     lease = harness.claim_only(id).await;
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     harness.settle(&lease, Outcome::Completed).await;
     id
 }

@@ -28,7 +28,7 @@ const ALMOST_THE_RETENTION: Duration = IDEMPOTENCY_RETENTION.saturating_sub(Dura
 
 async fn a_repeated_key_answers_what_it_answered_first(harness: &mut Harness) {
     let first = accept(harness, 1, key("k", 1)).await.unwrap();
-    harness.advance(Duration::from_mins(1));
+    harness.advance(Duration::from_mins(1)).await;
     let second = accept(harness, 1, key("k", 1)).await.unwrap();
     assert!(!first.replayed && second.replayed);
     assert_eq!(
@@ -93,7 +93,7 @@ async fn keys_are_told_apart_by_case(harness: &mut Harness) {
 
 async fn a_key_is_kept_for_its_retention(harness: &mut Harness) {
     accept(harness, 1, key("k", 1)).await.unwrap();
-    harness.advance(ALMOST_THE_RETENTION);
+    harness.advance(ALMOST_THE_RETENTION).await;
     assert!(accept(harness, 1, key("k", 1)).await.unwrap().replayed);
     let refused = accept(harness, 1, key("k", 2)).await;
     assert!(matches!(refused, Err(StoreError::KeyReused)), "{refused:?}");
@@ -101,7 +101,9 @@ async fn a_key_is_kept_for_its_retention(harness: &mut Harness) {
 
 async fn a_key_is_forgotten_after_its_retention(harness: &mut Harness) {
     let first = accept(harness, 1, key("k", 1)).await.unwrap();
-    harness.advance(IDEMPOTENCY_RETENTION + Duration::from_mins(1));
+    harness
+        .advance(IDEMPOTENCY_RETENTION + Duration::from_mins(1))
+        .await;
     let second = accept(harness, 2, key("k", 2)).await.unwrap();
     assert!(!second.replayed);
     assert!(!second.order_ids.contains(&first.order_ids[0]));

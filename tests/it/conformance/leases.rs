@@ -34,9 +34,9 @@ conformance! {
 async fn a_lease_lasts_as_long_as_it_was_granted_for(harness: &mut Harness) {
     let id = harness.accept_one().await;
     harness.claim_only(id).await;
-    harness.advance(SHORTER_THAN_A_LEASE);
+    harness.advance(SHORTER_THAN_A_LEASE).await;
     assert_eq!(harness.give_back().await, GivenBack::default());
-    harness.advance(Duration::from_secs(2));
+    harness.advance(Duration::from_secs(2)).await;
     assert_eq!(harness.give_back().await, gave_back(1));
 }
 
@@ -44,21 +44,21 @@ async fn a_renewed_lease_lasts_longer(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     for _ in 0..3 {
-        harness.advance(SHORTER_THAN_A_LEASE);
+        harness.advance(SHORTER_THAN_A_LEASE).await;
         assert_eq!(renew(harness, &[lease.key()]).await, []);
         assert_eq!(harness.give_back().await, GivenBack::default());
     }
     assert_eq!(harness.order(id).await.version, 2);
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     assert_eq!(harness.give_back().await, gave_back(1));
 }
 
 async fn a_renewal_extends_only_what_it_names(harness: &mut Harness) {
     let ids = harness.accept_some(3).await;
     let leases = harness.claim(3).await;
-    harness.advance(LEASE / 2);
+    harness.advance(LEASE / 2).await;
     renew(harness, &[leases[1].key()]).await;
-    harness.advance(LEASE / 2 + Duration::from_secs(1));
+    harness.advance(LEASE / 2 + Duration::from_secs(1)).await;
     assert_eq!(harness.give_back().await, gave_back(2));
     assert_eq!(harness.order(ids[1]).await.status, OrderStatus::Processing);
 }
@@ -66,7 +66,7 @@ async fn a_renewal_extends_only_what_it_names(harness: &mut Harness) {
 async fn a_lease_that_ran_out_can_be_renewed_until_it_is_given_back(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     assert_eq!(renew(harness, &[lease.key()]).await, []);
     assert_eq!(harness.give_back().await, GivenBack::default());
     harness.settle(&lease, Outcome::Completed).await;
@@ -78,9 +78,9 @@ async fn a_renewal_reports_what_the_node_no_longer_has(harness: &mut Harness) {
     let keys: Vec<LeaseKey> = leases.iter().map(Lease::key).collect();
     harness.settle(&leases[0], Outcome::Completed).await;
     harness.cancel(keys[1].order_id).await;
-    harness.advance(LEASE / 2);
+    harness.advance(LEASE / 2).await;
     renew(harness, &[keys[4]]).await;
-    harness.advance(LEASE / 2 + Duration::from_secs(1));
+    harness.advance(LEASE / 2 + Duration::from_secs(1)).await;
     assert_eq!(harness.give_back().await, gave_back(2));
     // The third and the fourth order are in other hands, under new tokens.
     let taken = harness.claim_as(NODE_B, 5).await;
@@ -100,11 +100,11 @@ async fn a_given_back_order_is_due_again_with_its_attempt(harness: &mut Harness)
     let id = harness.order_due_in(0).await;
     let lease = harness.claim_only(id).await;
     assert_eq!(lease.order.attempts, 2);
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     harness.give_back().await;
     let order = harness.order(id).await;
     assert_eq!((order.status, order.attempts), (OrderStatus::Pending, 1));
-    assert!(order.next_attempt_at.unwrap() <= harness.now());
+    assert!(order.next_attempt_at.unwrap() <= harness.now().await);
     let history = harness.store().history(id, 4).await.unwrap().unwrap();
     assert_eq!(history.len(), 1);
     assert_eq!(history[0].kind, EventKind::LeaseLost);
@@ -118,7 +118,7 @@ async fn an_order_in_no_hands_is_not_given_back(harness: &mut Harness) {
     harness.order_in(OrderStatus::Cancelled).await;
     harness.order_due_in(1).await;
     harness.accept_one().await;
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     assert_eq!(harness.give_back().await, GivenBack::default());
 }
 
@@ -134,9 +134,9 @@ async fn a_lease_lost_by_a_dead_node_is_a_crash(harness: &mut Harness) {
 async fn a_lease_lost_by_a_living_node_is_no_crash(harness: &mut Harness) {
     let id = harness.accept_one().await;
     harness.claim_only(id).await;
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     renew(harness, &[]).await;
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     let given = harness.store().give_back_expired(give_back_by(NODE_B)).await;
     assert_eq!(given.unwrap(), gave_back(1));
     assert_eq!(harness.crashes(id).await, 0);
@@ -147,7 +147,7 @@ async fn a_lease_lost_by_the_one_who_asks_is_no_crash(harness: &mut Harness) {
     let id = harness.accept_one().await;
     renew(harness, &[]).await;
     harness.claim_only(id).await;
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     assert_eq!(harness.give_back().await, gave_back(1));
     assert_eq!(harness.crashes(id).await, 0);
 }
@@ -167,7 +167,7 @@ async fn an_order_lost_too_often_is_failed_as_poison(harness: &mut Harness) {
     assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
 
     harness.claim_as(NODE_B, 1).await;
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     let expected = GivenBack {
         poisoned: 1,
         ..GivenBack::default()
@@ -199,7 +199,7 @@ async fn leases_lost_to_living_nodes_never_poison(harness: &mut Harness) {
     let id = harness.accept_one().await;
     for _ in 0..2 * CRASHES_MAX {
         harness.claim_only(id).await;
-        harness.advance(LONGER_THAN_A_LEASE);
+        harness.advance(LONGER_THAN_A_LEASE).await;
         assert_eq!(harness.give_back().await, gave_back(1));
     }
     assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
@@ -212,7 +212,7 @@ async fn one_call_gives_back_no_more_than_its_limit(harness: &mut Harness) {
     while held <= SWEEP_ORDERS_MAX {
         held += harness.claim(CLAIM_ORDERS_MAX).await.len();
     }
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     let expected = GivenBack {
         more: true,
         ..gave_back(SWEEP_ORDERS_MAX)

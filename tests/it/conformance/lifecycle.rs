@@ -14,12 +14,14 @@ use crate::support::make::{
 };
 
 conformance! {
+    settings_that_weaken_a_store_are_told,
     a_snapshot_shows_one_instant,
     a_snapshot_shows_what_the_api_does_not,
     a_snapshot_comes_in_pages,
     a_snapshot_lists_the_keys,
     events_take_their_places_in_one_feed,
     a_new_store_is_ready_and_has_not_failed,
+    settings_that_weaken_durability_are_named,
     accepted_orders_wake_who_waits_for_work,
     redriven_orders_wake_who_waits_for_work,
     given_back_orders_wake_who_waits_for_work,
@@ -28,6 +30,18 @@ conformance! {
     a_closed_store_refuses_everything,
     closing_carries_out_what_waits,
     closing_twice_is_closing_once,
+}
+
+async fn settings_that_weaken_a_store_are_told(harness: &mut Harness) {
+    harness.accept_one().await;
+    let told = harness.store().weaknesses();
+    if harness.is_embedded() {
+        assert!(told.is_empty(), "{told:?}");
+    } else {
+        // The server of the tests does not sync.
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("fsync"), "{told:?}");
+    }
 }
 
 async fn a_snapshot_shows_one_instant(harness: &mut Harness) {
@@ -55,7 +69,7 @@ async fn a_snapshot_shows_what_the_api_does_not(harness: &mut Harness) {
     assert_eq!(records[0].order, harness.order(id).await);
     let held = records[0].lease.expect("a running order has a lease");
     assert_eq!((held.node, held.token), (NODE_A, lease.token));
-    assert!(held.expires_at > harness.now());
+    assert!(held.expires_at > harness.now().await);
     assert!(records[1].lease.is_none());
     harness.settle(&lease, Outcome::Completed).await;
     assert!(harness.records().await[0].lease.is_none());
@@ -120,6 +134,21 @@ async fn a_new_store_is_ready_and_has_not_failed(harness: &mut Harness) {
     assert_eq!(harness.store().failed().now_or_never(), None);
 }
 
+async fn settings_that_weaken_durability_are_named(harness: &mut Harness) {
+    let mut snapshot = harness.store().snapshot().await.unwrap();
+    for weaknesses in [harness.store().weaknesses(), snapshot.weaknesses().await.unwrap()] {
+        if harness.is_embedded() {
+            assert!(weaknesses.is_empty(), "{weaknesses:?}");
+        } else {
+            // The tests share a server that does not sync.
+            assert!(
+                weaknesses.iter().any(|weakness| weakness.contains("fsync")),
+                "{weaknesses:?}"
+            );
+        }
+    }
+}
+
 async fn accepted_orders_wake_who_waits_for_work(harness: &mut Harness) {
     drain_work(harness);
     harness.accept_one().await;
@@ -146,7 +175,7 @@ async fn redriven_orders_wake_who_waits_for_work(harness: &mut Harness) {
 async fn given_back_orders_wake_who_waits_for_work(harness: &mut Harness) {
     harness.order_in(OrderStatus::Processing).await;
     drain_work(harness);
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     harness.give_back().await;
     harness.store().wakeups().work().await;
 }

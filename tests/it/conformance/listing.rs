@@ -108,7 +108,7 @@ async fn creation_times_are_exclusive(harness: &mut Harness) {
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(harness.accept_one().await);
-        harness.advance(Duration::from_micros(1));
+        harness.advance(Duration::from_micros(1)).await;
     }
     let middle = harness.order(ids[1]).await.created_at;
     let after = OrderQuery {
@@ -264,7 +264,7 @@ async fn varied_orders(harness: &Harness) -> Vec<Order> {
 }
 
 async fn start(harness: &Harness, request: &NewOrder, outcome: Option<Outcome>) -> OrderId {
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     let id = harness.accept(vec![request.clone()]).await[0];
     let lease = harness.claim_only(id).await;
     if let Some(outcome) = outcome {

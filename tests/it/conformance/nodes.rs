@@ -25,12 +25,12 @@ conformance! {
 }
 
 async fn a_node_that_joined_is_listed(harness: &mut Harness) {
-    let before = harness.now();
+    let before = harness.now().await;
     harness.join(NODE_A).await;
     let node = only_node(harness).await;
     assert_eq!((node.node, node.slots, node.busy), (NODE_A, 10, 0));
     assert!(node.alive);
-    assert!(before <= node.started_at && node.started_at <= harness.now());
+    assert!(before <= node.started_at && node.started_at <= harness.now().await);
     assert_eq!(node.heartbeat_at, node.started_at);
 }
 
@@ -39,7 +39,7 @@ async fn a_heartbeat_is_shown(harness: &mut Harness) {
     let joined = only_node(harness).await;
     harness.accept_some(2).await;
     let keys: Vec<_> = harness.claim(2).await.iter().map(Lease::key).collect();
-    harness.advance(Duration::from_secs(10));
+    harness.advance(Duration::from_secs(10)).await;
     harness.store().renew(heartbeat(NODE_A, &keys)).await.unwrap();
     let node = only_node(harness).await;
     assert_eq!(node.busy, 2);
@@ -49,9 +49,9 @@ async fn a_heartbeat_is_shown(harness: &mut Harness) {
 
 async fn a_silent_node_is_listed_as_dead(harness: &mut Harness) {
     harness.join(NODE_A).await;
-    harness.advance(SHORTER_THAN_A_LEASE);
+    harness.advance(SHORTER_THAN_A_LEASE).await;
     assert!(only_node(harness).await.alive);
-    harness.advance(Duration::from_secs(2));
+    harness.advance(Duration::from_secs(2)).await;
     assert!(!only_node(harness).await.alive);
     harness.store().renew(heartbeat(NODE_A, &[])).await.unwrap();
     assert!(only_node(harness).await.alive);
@@ -134,7 +134,7 @@ async fn a_node_that_joins_an_empty_store_gives_back_nothing(harness: &mut Harne
 
 async fn a_node_that_joins_again_keeps_its_place_in_the_list(harness: &mut Harness) {
     harness.join(NODE_A).await;
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     harness.join(NODE_A).await;
     assert!(only_node(harness).await.alive);
 }

@@ -58,7 +58,7 @@ async fn counters_equal_a_recount_after_every_step(harness: &mut Harness) {
     let leases = harness.claim(15).await;
     let outcomes = [Outcome::Completed, failed(), Outcome::Released, retry_after(1)];
     for (lease, outcome) in leases.iter().take(8).zip(outcomes.iter().cycle()) {
-        harness.advance(Duration::from_millis(700));
+        harness.advance(Duration::from_millis(700)).await;
         harness.settle(lease, outcome.clone()).await;
         assert_eq!(harness.counters().await, harness.recount().await);
     }
@@ -66,13 +66,13 @@ async fn counters_equal_a_recount_after_every_step(harness: &mut Harness) {
         harness.cancel(lease.order.order_id).await;
         assert_eq!(harness.counters().await, harness.recount().await);
     }
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     harness.give_back().await;
     assert_eq!(harness.counters().await, harness.recount().await);
     harness.redrive(leases[1].order.order_id).await;
     assert_eq!(harness.counters().await, harness.recount().await);
     for lease in harness.claim(100).await {
-        harness.advance(Duration::from_millis(300));
+        harness.advance(Duration::from_millis(300)).await;
         harness.settle(&lease, Outcome::Completed).await;
     }
     assert_eq!(harness.counters().await, harness.recount().await);
@@ -82,7 +82,7 @@ async fn counters_equal_a_recount_after_every_step(harness: &mut Harness) {
 async fn counters_survive_a_restart(harness: &mut Harness) {
     harness.accept_some(3).await;
     let leases = harness.claim(2).await;
-    harness.advance(Duration::from_secs(2));
+    harness.advance(Duration::from_secs(2)).await;
     harness.settle(&leases[0], Outcome::Completed).await;
     let before = harness.counters().await;
     harness.reopen().await;
@@ -91,12 +91,12 @@ async fn counters_survive_a_restart(harness: &mut Harness) {
 
 async fn processing_time_is_that_of_the_completing_attempt(harness: &mut Harness) {
     let id = harness.accept_one().await;
-    harness.advance(Duration::from_secs(100));
+    harness.advance(Duration::from_secs(100)).await;
     let first = harness.claim_only(id).await;
-    harness.advance(Duration::from_secs(10));
+    harness.advance(Duration::from_secs(10)).await;
     harness.settle(&first, retry_after(0)).await;
     let second = harness.claim_only(id).await;
-    harness.advance(Duration::from_millis(2_500));
+    harness.advance(Duration::from_millis(2_500)).await;
     harness.settle(&second, Outcome::Completed).await;
 
     let order = harness.order(id).await;
@@ -110,7 +110,7 @@ async fn processing_time_leaves_out_what_did_not_complete(harness: &mut Harness)
     for outcome in [failed(), retry_after(60), Outcome::Released] {
         let id = harness.accept_one().await;
         let lease = harness.claim_only(id).await;
-        harness.advance(Duration::from_secs(5));
+        harness.advance(Duration::from_secs(5)).await;
         harness.settle(&lease, outcome).await;
         if !harness.order(id).await.status.is_final() {
             harness.cancel(id).await;
@@ -144,15 +144,15 @@ async fn the_snapshot_shows_the_same_numbers(harness: &mut Harness) {
 async fn an_empty_queue_has_nobody_waiting(harness: &mut Harness) {
     assert_eq!(oldest_waiting(harness).await, None);
     harness.order_in(OrderStatus::Completed).await;
-    harness.advance(Duration::from_mins(1));
+    harness.advance(Duration::from_mins(1)).await;
     assert_eq!(oldest_waiting(harness).await, None);
 }
 
 async fn the_oldest_first_attempt_counts_from_its_acceptance(harness: &mut Harness) {
     harness.accept_one().await;
-    harness.advance(Duration::from_secs(20));
+    harness.advance(Duration::from_secs(20)).await;
     harness.accept_one().await;
-    harness.advance(Duration::from_secs(10));
+    harness.advance(Duration::from_secs(10)).await;
     assert_age(oldest_waiting(harness).await, 30);
     harness.claim(1).await;
     assert_age(oldest_waiting(harness).await, 10);
@@ -160,22 +160,22 @@ async fn the_oldest_first_attempt_counts_from_its_acceptance(harness: &mut Harne
 
 async fn the_oldest_retry_counts_from_its_due_time(harness: &mut Harness) {
     harness.order_due_in(10).await;
-    harness.advance(Duration::from_secs(15));
+    harness.advance(Duration::from_secs(15)).await;
     assert_age(oldest_waiting(harness).await, 5);
     harness.accept_one().await;
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     assert_age(oldest_waiting(harness).await, 6);
 }
 
 async fn an_order_that_waits_out_its_back_off_is_not_waiting(harness: &mut Harness) {
     harness.order_due_in(10).await;
-    harness.advance(Duration::from_secs(9));
+    harness.advance(Duration::from_secs(9)).await;
     assert_eq!(oldest_waiting(harness).await, None);
 }
 
 async fn an_order_that_runs_is_not_waiting(harness: &mut Harness) {
     harness.order_in(OrderStatus::Processing).await;
-    harness.advance(Duration::from_secs(9));
+    harness.advance(Duration::from_secs(9)).await;
     assert_eq!(oldest_waiting(harness).await, None);
 }
 

@@ -74,7 +74,7 @@ async fn only_orders_of_the_user_are_redriven(harness: &mut Harness) {
 
 async fn only_orders_created_before_are_redriven(harness: &mut Harness) {
     let early = fail(harness, &[1]).await[0];
-    harness.advance(Duration::from_secs(10));
+    harness.advance(Duration::from_secs(10)).await;
     let late = fail(harness, &[1]).await[0];
     let query = RedriveQuery {
         created_before: Some(harness.order(late).await.created_at),
@@ -87,7 +87,7 @@ async fn only_orders_created_before_are_redriven(harness: &mut Harness) {
 
 async fn filters_combine(harness: &mut Harness) {
     let early = fail(harness, &[1, 2]).await;
-    harness.advance(Duration::from_secs(10));
+    harness.advance(Duration::from_secs(10)).await;
     let late = fail(harness, &[1, 2]).await;
     let query = RedriveQuery {
         user_id: Some(2),

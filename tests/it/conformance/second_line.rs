@@ -29,9 +29,9 @@ conformance! {
 
 async fn a_retry_starts_when_it_is_due_and_no_earlier(harness: &mut Harness) {
     let id = harness.order_due_in(10).await;
-    harness.advance(Duration::from_secs(9));
+    harness.advance(Duration::from_secs(9)).await;
     assert!(harness.claim(10).await.is_empty());
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     let lease = harness.claim_only(id).await;
     assert_eq!(lease.order.attempts, 2);
     assert_eq!(lease.order.next_attempt_at, None);
@@ -41,7 +41,7 @@ async fn retries_start_by_due_time(harness: &mut Harness) {
     let last = harness.order_due_in(30).await;
     let first = harness.order_due_in(10).await;
     let second = harness.order_due_in(20).await;
-    harness.advance(Duration::from_mins(1));
+    harness.advance(Duration::from_mins(1)).await;
     assert_eq!(ids_of(&harness.claim(10).await), [first, second, last]);
 }
 
@@ -51,7 +51,7 @@ async fn the_longest_due_go_first_where_there_is_not_room_for_all(harness: &mut 
         by_due_time.push((seconds, harness.order_due_in(seconds).await));
     }
     by_due_time.sort_unstable();
-    harness.advance(Duration::from_mins(1));
+    harness.advance(Duration::from_mins(1)).await;
     for pair in by_due_time.chunks(2) {
         let request = ClaimRequest {
             suspect: false,
@@ -68,7 +68,7 @@ async fn orders_that_wait_out_their_back_off_hold_up_nobody(harness: &mut Harnes
         harness.settle(&lease, retry_after(60)).await;
     }
     let due = harness.order_due_in(1).await;
-    harness.advance(Duration::from_secs(2));
+    harness.advance(Duration::from_secs(2)).await;
     let first_attempt = harness.accept_one().await;
     let started = ids_of(&harness.claim(10).await);
     assert_eq!(started, [first_attempt, due]);
@@ -127,9 +127,9 @@ async fn first_attempts_come_first_in_a_claim(harness: &mut Harness) {
 async fn a_claim_tells_when_the_next_retry_is_due(harness: &mut Harness) {
     harness.order_due_in(10).await;
     assert_due_in(&claim_nothing(harness).await, Duration::from_secs(10));
-    harness.advance(Duration::from_secs(4));
+    harness.advance(Duration::from_secs(4)).await;
     assert_due_in(&claim_nothing(harness).await, Duration::from_secs(6));
-    harness.advance(Duration::from_secs(6));
+    harness.advance(Duration::from_secs(6)).await;
     let claimed = harness.store().claim(claim_by(NODE_A, 10)).await.unwrap();
     assert_eq!(claimed.leases.len(), 1);
     assert_eq!(claimed.next_due_in, None);
@@ -159,7 +159,7 @@ async fn a_cancelled_retry_is_no_longer_waited_for(harness: &mut Harness) {
     let id = harness.order_due_in(10).await;
     harness.cancel(id).await;
     assert_eq!(claim_nothing(harness).await.next_due_in, None);
-    harness.advance(Duration::from_mins(1));
+    harness.advance(Duration::from_mins(1)).await;
     assert!(harness.claim(10).await.is_empty());
 }
 
@@ -169,9 +169,9 @@ async fn two_lines(harness: &Harness, each: usize) -> (Vec<OrderId>, Vec<OrderId
     for lease in harness.claim(each).await {
         harness.settle(&lease, retry_after(1)).await;
         // So that due times differ and the order of the line is certain.
-        harness.advance(Duration::from_millis(1));
+        harness.advance(Duration::from_millis(1)).await;
     }
-    harness.advance(Duration::from_secs(1));
+    harness.advance(Duration::from_secs(1)).await;
     (harness.accept_some(each).await, second_line)
 }
 

@@ -25,8 +25,8 @@ conformance! {
 async fn a_completed_order_is_final(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
-    harness.advance(Duration::from_secs(5));
-    let before = harness.now();
+    harness.advance(Duration::from_secs(5)).await;
+    let before = harness.now().await;
     assert_eq!(
         harness.settle(&lease, Outcome::Completed).await,
         OrderStatus::Completed
@@ -36,7 +36,7 @@ async fn a_completed_order_is_final(harness: &mut Harness) {
     assert_eq!((order.version, order.attempts), (3, 1));
     assert_eq!(order.processing_at, lease.order.processing_at);
     let finished = order.finished_at.unwrap();
-    assert!(before <= finished && finished <= harness.now());
+    assert!(before <= finished && finished <= harness.now().await);
     assert_eq!((order.next_attempt_at, order.last_error), (None, None));
     assert!(harness.claim(10).await.is_empty());
 }
@@ -52,7 +52,7 @@ async fn a_completed_retry_shows_no_error(harness: &mut Harness) {
 async fn a_retry_waits_for_its_time_with_its_error(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
-    let before = harness.now();
+    let before = harness.now().await;
     assert_eq!(
         harness.settle(&lease, retry_after(10)).await,
         OrderStatus::Pending
@@ -61,7 +61,7 @@ async fn a_retry_waits_for_its_time_with_its_error(harness: &mut Harness) {
     assert_eq!(order.status, OrderStatus::Pending);
     let due = order.next_attempt_at.unwrap();
     let delay = Duration::from_secs(10);
-    assert!(before.plus(delay) <= due && due <= harness.now().plus(delay));
+    assert!(before.plus(delay) <= due && due <= harness.now().await.plus(delay));
     assert_eq!(order.last_error.as_deref(), Some("the warehouse did not answer"));
     assert_eq!(order.processing_at, lease.order.processing_at);
     assert_eq!(order.finished_at, None);
@@ -80,7 +80,7 @@ async fn a_retry_uses_up_an_attempt(harness: &mut Harness) {
 async fn a_failed_order_is_final_with_its_error(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
-    harness.advance(Duration::from_secs(5));
+    harness.advance(Duration::from_secs(5)).await;
     assert_eq!(harness.settle(&lease, failed()).await, OrderStatus::Failed);
     let order = harness.order(id).await;
     assert_eq!(order.status, OrderStatus::Failed);
@@ -147,7 +147,7 @@ async fn a_delay_beyond_all_times_does_no_harm(harness: &mut Harness) {
     };
     assert_eq!(harness.settle(&lease, forever).await, OrderStatus::Pending);
     assert!(harness.claim(10).await.is_empty());
-    assert!(harness.order(id).await.next_attempt_at.unwrap() > harness.now());
+    assert!(harness.order(id).await.next_attempt_at.unwrap() > harness.now().await);
 }
 
 async fn outcomes_survive_a_restart(harness: &mut Harness) {

@@ -101,6 +101,7 @@ async fn ends_of_an_early_answerer(ending: Ending) -> Vec<String> {
 
 fn config(database: Database) -> Config {
     Config {
+        idle_sleep: false,
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
         database,
         migrate: true,

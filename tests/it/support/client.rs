@@ -11,10 +11,15 @@ use serde_json::{Value, json};
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(90);
 
 pub fn http() -> reqwest::Client {
+    http_within(REQUEST_TIME_MAX)
+}
+
+/// For a client that waits no longer for an answer.
+pub fn http_within(time_max: Duration) -> reqwest::Client {
     // The client wants a provider of TLS although these tests use none; a second installation is no news.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
-        .timeout(REQUEST_TIME_MAX)
+        .timeout(time_max)
         .build()
         .expect("a client with a provider of TLS")
 }
@@ -44,10 +49,15 @@ pub enum Answer {
 }
 
 pub async fn post(http: &reqwest::Client, url: &str, request: &Request) -> Answer {
+    post_body(http, url, &request.key, &request.body()).await
+}
+
+/// Any other order.
+pub async fn post_body(http: &reqwest::Client, url: &str, key: &str, body: &Value) -> Answer {
     let sent = http
         .post(format!("{url}/orders"))
-        .header("Idempotency-Key", &request.key)
-        .json(&request.body())
+        .header("Idempotency-Key", key)
+        .json(body)
         .send()
         .await;
     let Ok(response) = sent else {

@@ -1,4 +1,4 @@
-//! A wall clock that stands still until a test moves it.
+//! A wall clock that stands still until a test moves it. Showing its time to a database is left to the harness.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use orderly::config::Database;
+use orderly::config::{Database, PostgresDatabase, PostgresUrl};
 use orderly::event::EventKind;
 use orderly::lease::{Lease, NodeId, Outcome};
 use orderly::metrics::Metrics;
@@ -22,6 +22,10 @@ use super::make::{
     CRASHES_MAX, LONGER_THAN_A_LEASE, NODE_A, NODE_B, claim_by, failed, give_back_by, heartbeat, new_order,
     retry_after,
 };
+use super::postgres::{self, Server, TestDatabase};
+use super::required;
+
+mod moved;
 
 /// A claim that hangs fails with its name instead of stopping the run.
 const CLAIM_TIME_MAX: Duration = Duration::from_mins(1);
@@ -36,8 +40,16 @@ pub struct Harness {
     database: Database,
     /// What the store counts about itself.
     metrics: Metrics,
-    /// Removed with the harness.
-    _folder: TempDir,
+    home: Home,
+}
+
+/// Where the store is; gone with the harness.
+enum Home {
+    Folder {
+        _folder: TempDir,
+    },
+    /// Has the clock that the store goes by, which is kept at the harness's own time.
+    Postgres(Box<TestDatabase>),
 }
 
 /// Tests one claim of the suite, and then everything `orderly verify` knows.
@@ -57,7 +69,38 @@ impl Harness {
     pub async fn sqlite() -> Harness {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let database = Database::Sqlite(folder.path().join("orderly.db"));
+        Harness::open(database, FakeClock::new(), Home::Folder { _folder: folder }).await
+    }
+
+    /// On a database of its own, or `None` where there is no PostgreSQL.
+    pub async fn postgres() -> Option<Harness> {
+        if !required("a private PostgreSQL", postgres::is_installed()) {
+            return None;
+        }
+        let database = Server::shared().await.create_database().await;
+        let url = database.url();
+        Some(Harness::on_postgres(database, &url).await)
+    }
+
+    /// The same through PgBouncer, without a way past it.
+    pub async fn pooled() -> Option<Harness> {
+        if !required("a private PgBouncer", postgres::is_installed_with_pgbouncer()) {
+            return None;
+        }
+        let database = Server::shared().await.create_database().await;
+        let url = database.bouncer_url().await;
+        Some(Harness::on_postgres(database, &url).await)
+    }
+
+    async fn on_postgres(home: TestDatabase, url: &str) -> Harness {
+        let (url, _) = PostgresUrl::parse(url).expect("a URL of the tests' own");
+        let database = Database::Postgres(Box::new(PostgresDatabase { url, direct: None }));
         let clock = FakeClock::new();
+        home.set_clock(Some(clock.now())).await;
+        Harness::open(database, clock, Home::Postgres(Box::new(home))).await
+    }
+
+    async fn open(database: Database, clock: FakeClock, home: Home) -> Harness {
         let metrics = Metrics::new();
         let store = open_store(&database, &clock, &metrics, None).await;
         Harness {
@@ -65,7 +108,7 @@ impl Harness {
             clock,
             database,
             metrics,
-            _folder: folder,
+            home,
         }
     }
 
@@ -77,23 +120,36 @@ impl Harness {
         &self.metrics
     }
 
-    /// The store's own time, up to what passes between the two readings on a store with its own clock.
-    pub fn now(&self) -> Timestamp {
-        self.clock.now()
+    /// The store's own time, which stands still.
+    pub async fn now(&self) -> Timestamp {
+        match &self.home {
+            Home::Folder { .. } => self.clock.now(),
+            Home::Postgres(database) => database.now().await,
+        }
     }
 
-    pub fn advance(&self, span: Duration) {
+    pub async fn advance(&self, span: Duration) {
         self.clock.advance(span);
+        self.show_time().await;
     }
 
-    pub fn step_clock_back(&self, span: Duration) {
+    pub async fn step_clock_back(&self, span: Duration) {
         self.clock.step_back(span);
+        self.show_time().await;
+    }
+
+    async fn show_time(&self) {
+        match &self.home {
+            Home::Folder { .. } => {}
+            Home::Postgres(database) => database.set_clock(Some(self.clock.now())).await,
+        }
     }
 
     /// Whether the store is one that only one node can open.
     pub fn is_embedded(&self) -> bool {
         match self.database {
             Database::Sqlite(_) => true,
+            Database::Postgres(_) => false,
         }
     }
 
@@ -206,7 +262,7 @@ impl Harness {
             self.store.renew(heartbeat(NODE_B, &[])).await.unwrap();
             let leases = self.claim_as(NODE_B, ids.len() + 1).await;
             assert_eq!(ids_of(&leases), ids);
-            self.advance(LONGER_THAN_A_LEASE);
+            self.advance(LONGER_THAN_A_LEASE).await;
             self.give_back().await;
         }
     }

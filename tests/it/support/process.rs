@@ -6,6 +6,8 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use orderly::lease::NodeId;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -18,6 +20,8 @@ const LINES_KEPT: usize = 200;
 pub struct Process {
     child: Child,
     pub url: String,
+    /// What it said of itself when it began to listen.
+    announcement: Value,
     output: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -31,7 +35,10 @@ pub fn orderly(folder: &Path) -> Command {
 /// The same environment for whatever program serves.
 pub fn configure(command: &mut Command, folder: &Path) {
     for (name, _) in std::env::vars() {
-        if name.starts_with("ORDERLY_") || ["HOST", "PORT", "DATABASE_URL", "RUST_LOG"].contains(&&*name) {
+        let is_ours = ["ORDERLY_", "DATABASE_", "REDIS_", "SSL_CERT_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
+        if is_ours || ["HOST", "PORT", "RUST_LOG"].contains(&&*name) {
             command.env_remove(name);
         }
     }
@@ -54,21 +61,29 @@ impl Process {
     pub async fn start(mut command: Command) -> Process {
         let mut child = command.spawn().expect("the program can be started");
         let output = Arc::new(Mutex::new(VecDeque::new()));
-        let (said, mut address) = watch::channel(None);
+        let (said, mut announcement) = watch::channel(None);
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         tokio::spawn(keep(stdout, output.clone(), Some(said)));
         tokio::spawn(keep(stderr, output.clone(), None));
-        let heard = tokio::time::timeout(PATIENCE, address.wait_for(Option::is_some)).await;
-        let heard: Option<String> = heard.ok().and_then(Result::ok).and_then(|heard| heard.clone());
-        let Some(address) = heard else {
+        let heard = tokio::time::timeout(PATIENCE, announcement.wait_for(Option::is_some)).await;
+        let heard: Option<Value> = heard.ok().and_then(Result::ok).and_then(|heard| heard.clone());
+        let Some(announcement) = heard else {
             panic!("the server did not start: {:#?}", output.lock().unwrap());
         };
         Process {
             child,
-            url: format!("http://{address}"),
+            url: format!("http://{}", announcement["address"].as_str().unwrap_or_default()),
+            announcement,
             output,
         }
+    }
+
+    /// As which node it works.
+    pub fn node(&self) -> NodeId {
+        let said = self.announcement["node"].as_str();
+        let node = said.and_then(|text| u64::from_str_radix(text, 16).ok());
+        NodeId(node.expect("it says so when it begins to listen"))
     }
 
     pub fn id(&self) -> u32 {
@@ -102,18 +117,24 @@ impl Process {
     }
 
     pub fn said(&self, text: &str) -> bool {
-        self.output.lock().unwrap().iter().any(|line| line.contains(text))
+        self.said_times(text) > 0
+    }
+
+    /// In how many of the lines that are kept.
+    pub fn said_times(&self, text: &str) -> usize {
+        let output = self.output.lock().unwrap();
+        output.iter().filter(|line| line.contains(text)).count()
     }
 }
 
 async fn keep(
     stream: BufReader<impl tokio::io::AsyncRead + Unpin>,
     output: Arc<Mutex<VecDeque<String>>>,
-    said: Option<watch::Sender<Option<String>>>,
+    said: Option<watch::Sender<Option<Value>>>,
 ) {
     let mut lines = stream.lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let json = serde_json::from_str::<serde_json::Value>(&line).ok();
+        let json = serde_json::from_str::<Value>(&line).ok();
         {
             let mut output = output.lock().unwrap();
             if output.len() == LINES_KEPT {
@@ -123,9 +144,9 @@ async fn keep(
         }
         // After the line is kept: whoever waits for the address may look for what was said with it.
         if let (Some(said), Some(json)) = (&said, json)
-            && let Some(address) = json.get("address").and_then(serde_json::Value::as_str)
+            && json.get("address").is_some_and(Value::is_string)
         {
-            said.send_replace(Some(address.to_owned()));
+            said.send_replace(Some(json));
         }
     }
 }

@@ -10,11 +10,12 @@ use orderly::event::Event;
 use orderly::lease::{LeaseKey, NodeId, Outcome};
 use orderly::order::{NewOrder, Order, OrderId};
 use orderly::store::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, GiveBack, GivenBack, Heartbeat, IdempotencyKey,
-    OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError,
-    StoreHealth, Wakeups,
+    Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
+    IdempotencyKey, OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot,
+    Store, StoreError, StoreHealth, Wakeups,
 };
-use tokio::sync::Semaphore;
+
+use super::gate::Gate;
 
 /// What is twisted; the rest goes straight to the store behind.
 #[async_trait]
@@ -57,6 +58,10 @@ pub trait Twist: Send + Sync + 'static {
 
     fn health(&self, inner: &Arc<dyn Store>) -> StoreHealth {
         inner.health()
+    }
+
+    fn weaknesses(&self, inner: &Arc<dyn Store>) -> Vec<String> {
+        inner.weaknesses()
     }
 
     async fn close(&self, inner: &Arc<dyn Store>) {
@@ -186,31 +191,17 @@ impl Twist for IsNotReady {
     }
 }
 
+/// Confirms commits before they are safe, as a database does that is set to.
+pub struct IsWeak(pub &'static str);
+
+#[async_trait]
+impl Twist for IsWeak {
+    fn weaknesses(&self, _inner: &Arc<dyn Store>) -> Vec<String> {
+        vec![self.0.to_owned()]
+    }
+}
+
 /// A door before `accept` that a test opens.
-pub struct Gate {
-    arrived: Semaphore,
-    admitted: Semaphore,
-}
-
-impl Gate {
-    pub fn closed() -> Arc<Gate> {
-        Arc::new(Gate {
-            arrived: Semaphore::new(0),
-            admitted: Semaphore::new(0),
-        })
-    }
-
-    /// Waits until one more call stands before the gate.
-    pub async fn arrival(&self) {
-        self.arrived.acquire().await.expect("never closed").forget();
-    }
-
-    /// From now on every call passes.
-    pub fn open(&self) {
-        self.admitted.close();
-    }
-}
-
 #[async_trait]
 impl Twist for Arc<Gate> {
     async fn accept(
@@ -219,9 +210,7 @@ impl Twist for Arc<Gate> {
         orders: Arc<[NewOrder]>,
         key: Option<IdempotencyKey>,
     ) -> Result<Accepted, StoreError> {
-        self.arrived.add_permits(1);
-        // No permit is ever given: the end of the wait is that the gate opens.
-        let _ = self.admitted.acquire().await;
+        self.pass().await;
         inner.accept(orders, key).await
     }
 }
@@ -306,6 +295,11 @@ impl<T: Twist> Store for Twisted<T> {
         self.inner.history(id, after).await
     }
 
+    async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
+        self.twist.before().await?;
+        self.inner.events_after(after, limit).await
+    }
+
     async fn counters(&self) -> Result<Counters, StoreError> {
         self.twist.before().await?;
         self.inner.counters().await
@@ -322,6 +316,10 @@ impl<T: Twist> Store for Twisted<T> {
 
     fn health(&self) -> StoreHealth {
         self.twist.health(&self.inner)
+    }
+
+    fn weaknesses(&self) -> Vec<String> {
+        self.twist.weaknesses(&self.inner)
     }
 
     async fn failed(&self) -> String {

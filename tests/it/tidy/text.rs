@@ -8,10 +8,20 @@ use super::{FILE_LINES_COMFORTABLE, FILE_LINES_MAX, Source, all_sources, assert_
 const LONG_FILES: [(&str, &str); 0] = [];
 
 /// Files of tests that let time pass, each with its reason.
-const SLEEPING_FILES: [(&str, &str); 1] = [(
-    "tests/it/worker/world.rs",
-    "processing that takes its time, in virtual time",
-)];
+const SLEEPING_FILES: [(&str, &str); 3] = [
+    (
+        "tests/it/cluster/faults.rs",
+        "how long real processes stand still is the fault itself",
+    ),
+    (
+        "tests/it/worker/world.rs",
+        "processing that takes its time, in virtual time",
+    ),
+    (
+        "tests/it/support/proxy/link.rs",
+        "a link whose slowness is what a test asks for",
+    ),
+];
 
 #[test]
 fn every_file_says_what_it_is_for() {
@@ -81,7 +91,7 @@ fn files_stay_readable() {
 
 #[test]
 fn migrations_are_numbered_without_holes() {
-    for driver in ["sqlite"] {
+    for driver in ["sqlite", "postgres"] {
         let files = files_under(&format!("migrations/{driver}"), "sql");
         assert!(!files.is_empty(), "{driver} has a schema");
         for (number, file) in (1..).zip(&files) {
@@ -89,6 +99,15 @@ fn migrations_are_numbered_without_holes() {
             assert!(name.starts_with(&format!("{number:04}_")), "{}", file.path);
         }
     }
+    let names = |driver: &str| -> Vec<String> {
+        let files = files_under(&format!("migrations/{driver}"), "sql");
+        files.iter().map(stem).collect()
+    };
+    assert_eq!(
+        names("sqlite"),
+        names("postgres"),
+        "both stores have the same steps"
+    );
 }
 
 #[test]

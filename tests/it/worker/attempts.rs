@@ -96,6 +96,7 @@ async fn a_hanging_attempt_is_cut_off_and_its_slot_is_free_again() {
         slots: 1,
         attempts_max: 1,
         attempt_timeout: Duration::from_secs(10),
+        ..Setting::default()
     })
     .await;
     world.script.otherwise(Step::Hang);

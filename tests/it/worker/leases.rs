@@ -78,7 +78,7 @@ async fn suspects_run_one_at_a_time() {
 async fn a_late_result_is_refused(harness: &Harness, store: Arc<dyn Store>) -> Result<(), String> {
     let id = harness.accept_one().await;
     let stale = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
-    harness.advance(LONGER_THAN_A_LEASE);
+    harness.advance(LONGER_THAN_A_LEASE).await;
     harness.give_back().await;
     let current = store.claim(claim_by(NODE_B, 1)).await.unwrap().leases.remove(0);
     let late = store.settle(stale.key(), Outcome::Completed).await.unwrap();

@@ -1,4 +1,4 @@
-//! A worker, its store and their time. The store's thread does not know of tokio's paused time, so time is driven
+//! A node without its HTTP side - worker, janitor, store - and its time. The store's thread does not know of tokio's paused time, so time is driven
 //! by hand: both clocks move in small steps, and between two steps the test looks at the store.
 
 use std::collections::{HashMap, VecDeque};
@@ -6,21 +6,27 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use orderly::janitor;
 use orderly::lease::NodeId;
 use orderly::metrics::Metrics;
 use orderly::order::{Order, OrderId, OrderStatus};
 use orderly::processor::{Attempt, ProcessingError, Processor};
 use orderly::retry::RetryPolicy;
-use orderly::store::{Heartbeat, Store};
+use orderly::store::{GiveBack, Heartbeat, Node, Store};
 use orderly::worker::{Worker, WorkerSettings};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::Harness;
+use crate::support::make::CRASHES_MAX;
 
 pub const NODE: NodeId = NodeId(0x5EED);
 pub const LEASE: Duration = Duration::from_secs(30);
 /// How far time moves between two looks.
 const STEP: Duration = Duration::from_millis(20);
+/// The same where only minutes and hours matter.
+const LONG_STEP: Duration = Duration::from_millis(500);
 /// A node that never joined.
 const NOBODY: NodeId = NodeId(0xD0_0D);
 /// Virtual time after which what a test waits for is not going to happen.
@@ -30,7 +36,7 @@ pub struct World {
     pub harness: Harness,
     pub script: Arc<Script>,
     pub metrics: Metrics,
-    worker: Option<Worker>,
+    node: Option<AtWork>,
     /// While it lives, tokio does not move its paused time by itself.
     _time_stands_still: std::sync::mpsc::Sender<()>,
 }
@@ -41,6 +47,7 @@ pub struct Setting {
     pub slots: u32,
     pub attempts_max: u32,
     pub attempt_timeout: Duration,
+    pub idle_sleep: bool,
 }
 
 impl Default for Setting {
@@ -49,6 +56,7 @@ impl Default for Setting {
             slots: 4,
             attempts_max: 3,
             attempt_timeout: Duration::from_mins(5),
+            idle_sleep: false,
         }
     }
 }
@@ -65,7 +73,38 @@ impl Setting {
                 base: Duration::from_secs(1),
                 cap: Duration::from_mins(5),
             },
+            idle_sleep: self.idle_sleep,
         }
+    }
+}
+
+/// The tasks of a node.
+struct AtWork {
+    worker: Worker,
+    janitor: JoinHandle<()>,
+    stopped: CancellationToken,
+}
+
+impl AtWork {
+    fn start(store: Arc<dyn Store>, script: Arc<Script>, setting: Setting, metrics: Metrics) -> AtWork {
+        let worker = Worker::start(store.clone(), script, setting.worker(), metrics);
+        let stopped = CancellationToken::new();
+        let sweep = GiveBack {
+            node: NODE,
+            crashes_max: CRASHES_MAX,
+        };
+        let janitor = janitor::leases::run(store, sweep, worker.beaten(), stopped.clone());
+        AtWork {
+            worker,
+            janitor: tokio::spawn(janitor),
+            stopped,
+        }
+    }
+
+    async fn drain(self, hand_back_at: Instant) {
+        self.worker.drain(hand_back_at).await;
+        self.stopped.cancel();
+        self.janitor.await.unwrap();
     }
 }
 
@@ -88,13 +127,13 @@ impl World {
             leases: Vec::new(),
             lease: LEASE,
         };
-        store.join(heartbeat, 5).await.unwrap();
-        let worker = Worker::start(store, script.clone(), setting.worker(), metrics.clone());
+        store.join(heartbeat, CRASHES_MAX).await.unwrap();
+        let node = AtWork::start(store, script.clone(), setting, metrics.clone());
         World {
             harness,
             script,
             metrics,
-            worker: Some(worker),
+            node: Some(node),
             _time_stands_still: time_stands_still,
         }
     }
@@ -104,21 +143,41 @@ impl World {
         let started = Instant::now();
         while !condition(self).await {
             assert!(started.elapsed() < PATIENCE, "{what} did not happen");
-            self.step().await;
+            self.step(STEP).await;
         }
     }
 
     /// Lets so much time pass.
     pub async fn pass(&self, span: Duration) {
+        self.pass_by(STEP, span, async |_| {}).await;
+    }
+
+    /// The same in long steps, looking at the world after each.
+    pub async fn pass_long(&self, span: Duration, look: impl AsyncFnMut(&World)) {
+        self.pass_by(LONG_STEP, span, look).await;
+    }
+
+    async fn pass_by(&self, step: Duration, span: Duration, mut look: impl AsyncFnMut(&World)) {
         let started = Instant::now();
         while started.elapsed() < span {
-            self.step().await;
+            self.step(step).await;
+            look(self).await;
         }
     }
 
-    async fn step(&self) {
-        self.harness.advance(STEP);
-        tokio::time::advance(STEP).await;
+    /// Stops the node's process for so long and lets it go on: the store's time passes and others act, while the
+    /// node's clock shows nothing of it until all of the time is over at once. Signals of the store still reach it: a
+    /// node with free slots would claim what others give back.
+    pub async fn freeze(&self, span: Duration, meanwhile: impl AsyncFnOnce(&Harness)) {
+        self.harness.advance(span).await;
+        meanwhile(&self.harness).await;
+        tokio::time::advance(span).await;
+        self.step(STEP).await;
+    }
+
+    async fn step(&self, span: Duration) {
+        self.harness.advance(span).await;
+        tokio::time::advance(span).await;
         // The writer answers in order, and this goes through it although it changes nothing: when it is answered,
         // so is what the worker had asked for before, and time does not run ahead of the writer.
         self.harness.store().leave(NOBODY).await.unwrap();
@@ -134,24 +193,31 @@ impl World {
         .await;
     }
 
+    /// The node as the store lists it.
+    pub async fn listed(&self) -> Option<Node> {
+        let queue = self.harness.store().queue().await.unwrap();
+        queue.nodes.into_iter().find(|node| node.node == NODE)
+    }
+
     /// Ends the worker as a stop does, unfinished attempts being handed back after `grace`.
     pub async fn drain(&mut self, grace: Duration) {
-        let worker = self.worker.take().expect("a worker is drained once");
-        let drained = tokio::spawn(worker.drain(Instant::now() + grace));
+        let node = self.node.take().expect("a node is drained once");
+        let drained = tokio::spawn(node.drain(Instant::now() + grace));
         self.until("the worker to stop", async |_| drained.is_finished())
             .await;
+        drained.await.unwrap();
     }
 
     /// Another worker on the same store, after the first was drained.
     pub fn restart(&mut self, setting: Setting) {
-        assert!(self.worker.is_none(), "one worker at a time");
+        assert!(self.node.is_none(), "one node at a time");
         let store = self.harness.store().clone();
-        let worker = Worker::start(store, self.script.clone(), setting.worker(), self.metrics.clone());
-        self.worker = Some(worker);
+        let node = AtWork::start(store, self.script.clone(), setting, self.metrics.clone());
+        self.node = Some(node);
     }
 
     pub async fn end(mut self) {
-        if self.worker.is_some() {
+        if self.node.is_some() {
             self.drain(Duration::ZERO).await;
         }
         self.harness.assert_sound().await;

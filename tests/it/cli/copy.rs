@@ -1,0 +1,149 @@
+//! `orderly copy`: from the embedded store to PostgreSQL, as an operator does it.
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use super::{Said, Shop, command, told};
+use crate::support::client::http;
+use crate::support::postgres::{self, Server, TestDatabase};
+use crate::support::process::{Process, orderly};
+use crate::support::required;
+
+/// An empty database, or `None` where there is no PostgreSQL.
+async fn database() -> Option<TestDatabase> {
+    if !required("a private PgBouncer", postgres::is_installed_with_pgbouncer()) {
+        return None;
+    }
+    Some(Server::shared().await.create_database().await)
+}
+
+/// A shop that was killed in the middle of its work: three orders have ended, two have not.
+async fn killed_shop() -> tempfile::TempDir {
+    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    for user_id in 1..=3 {
+        shop.order(user_id).await;
+        assert_eq!(shop.ended(user_id).await["status"], "Completed");
+    }
+    assert_eq!(shop.server.terminate().await, Some(0));
+    let mut slow = orderly(shop.folder.path());
+    slow.env("ORDERLY_SIMULATED_SPEED", "0.001");
+    let shop = Shop {
+        server: Process::start(slow).await,
+        folder: shop.folder,
+    };
+    for user_id in 4..=5 {
+        shop.order(user_id).await;
+    }
+    let said = shop
+        .told("copy --from sqlite:orderly.db --to postgres://127.0.0.1:1/x")
+        .await;
+    said.assert_failed(1, "in use by another orderly process");
+    shop.server.kill().await;
+    shop.folder
+}
+
+/// The tests' server promises no durability, which the log on stderr may say.
+#[track_caller]
+fn result(said: &Said, exit: i32) -> Value {
+    assert_eq!(said.exit, Some(exit), "{}{}", said.stdout, said.stderr);
+    serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error} in {}", said.stdout))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shop_moves_to_postgresql_and_goes_on_there() {
+    let Some(database) = database().await else {
+        return;
+    };
+    let folder = killed_shop().await;
+    let url = database.bouncer_url().await;
+    // The target is the store of the settings: no password on the command line.
+    let mut copy = command(folder.path(), "copy --from sqlite:orderly.db --json");
+    copy.env("DATABASE_URL", &url);
+    let copied = result(&told(copy).await, 0);
+    let expected = json!({"copied": true, "orders": 5, "keys": 5, "differences_total": 0, "differences": []});
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&copied[name], value, "{name} of {copied}");
+    }
+    assert_eq!(copied["from"], "sqlite:orderly.db");
+
+    let mut serve = orderly(folder.path());
+    serve.env("DATABASE_URL", &url);
+    serve.envs([("ORDERLY_SIMULATED_SPEED", "0"), ("ORDERLY_LEASE", "1s")]);
+    let shop = Shop {
+        server: Process::start(serve).await,
+        folder,
+    };
+    for user_id in 4..=5 {
+        assert_eq!(shop.ended(user_id).await["status"], "Completed");
+    }
+    assert_eq!(shop.order(6).await["order_id"], 6);
+    assert_eq!(shop.order(3).await["order_id"], 3, "its key is known");
+    shop.ended(6).await;
+    let metrics = http().get(format!("{}/metrics", shop.server.url)).send().await;
+    let metrics: Value = metrics.unwrap().json().await.unwrap();
+    assert_eq!(metrics["completed_orders"], 6, "{metrics}");
+    assert_eq!(shop.server.terminate().await, Some(0));
+    let mut verify = command(shop.folder.path(), "verify");
+    verify.env("DATABASE_URL", &url);
+    let said = told(verify).await;
+    assert_eq!(said.exit, Some(0), "{}{}", said.stdout, said.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_not_true_or_breaks_off_leaves_nothing_behind() {
+    let Some(database) = database().await else {
+        return;
+    };
+    let folder = killed_shop().await;
+    let line = format!("copy --from sqlite:orderly.db --to {} --json", database.url());
+    let file = folder.path().join("orderly.db");
+    let change = |statement: &str| {
+        let file = Connection::open(&file).unwrap();
+        assert!(file.execute(statement, []).unwrap() > 0, "{statement}");
+    };
+    // PostgreSQL's integers end before SQLite's.
+    change("update orders set attempts = 3000000000 where order_id = 2");
+    let said = told(command(folder.path(), &line)).await;
+    let report = result(&said, 1);
+    assert_eq!(report["copied"], false);
+    assert_eq!(report["differences"], json!(["order 2: its state differs"]));
+    // And its text has no NUL.
+    change("update orders set attempts = 1, last_error = char(65, 0) where order_id = 2");
+    told(command(folder.path(), &line))
+        .await
+        .assert_failed(1, "write the copy");
+    change("update orders set last_error = null where order_id = 2");
+    let copied = result(&told(command(folder.path(), &line)).await, 0);
+    assert_eq!(copied["orders"], 5);
+    told(command(folder.path(), &line))
+        .await
+        .assert_failed(1, "holds orders already");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_needs_a_source_and_a_postgresql_to_go_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let anywhere = "postgres://user:hunter2@127.0.0.1:1/x";
+    for (line, exit, because) in [
+        ("copy", 2, "--from"),
+        ("copy --from sqlite:none.db", 78, "SQLite file"),
+        ("copy --from sqlite:none.db --to sqlite:other.db", 78, "--to"),
+        ("copy --from mysql://user:hunter2@h/d --to sqlite:x", 78, "--from"),
+        (
+            &*format!("copy --from sqlite:none.db --to {anywhere}"),
+            1,
+            "no store at",
+        ),
+        (
+            &*format!("copy --from {anywhere} --to {anywhere}"),
+            1,
+            "127.0.0.1:1/x",
+        ),
+    ] {
+        let said = told(command(folder.path(), line)).await;
+        said.assert_failed(exit, because);
+        assert!(!said.stderr.contains("hunter2"), "{line}: {}", said.stderr);
+    }
+    let made = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(made, 0, "nothing was made");
+}

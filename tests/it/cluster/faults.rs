@@ -1,0 +1,114 @@
+//! What happens to the servers of a cluster: in every round one of three is killed and comes back as another, one
+//! stands still again and again, and one is left in peace. Which, and when, comes out of the seed.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use orderly::lease::NodeId;
+use orderly::time::Timestamp;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use tokio::time::sleep;
+
+use super::nodes::{Cluster, LEASE, Node, now};
+use super::shop::{Doors, Shop};
+
+const ROUNDS: usize = 10;
+const FREEZES_PER_ROUND: usize = 20;
+pub const FREEZES: usize = ROUNDS * FREEZES_PER_ROUND;
+/// Between two freezes, and how long most of them last: from less than one statement to many.
+const GAP: Range<Duration> = Duration::ZERO..Duration::from_millis(50);
+const SHORT: Range<Duration> = Duration::from_micros(100)..Duration::from_millis(60);
+/// How much longer than its lease a node stands still once in every round: others have then taken over, or are about
+/// to, or come too late for it.
+const PAST_LEASE: Range<Duration> = Duration::ZERO..Duration::from_millis(800);
+/// The freeze of a round before which a node is killed, and how many later another takes its place.
+const KILLED_BEFORE: Range<usize> = 1..10;
+const ABSENT_FOR: Range<usize> = 2..10;
+
+/// A time in which a node did nothing, longer than its lease.
+#[derive(Clone, Copy, Debug)]
+pub struct Silence {
+    pub node: NodeId,
+    pub from: Timestamp,
+    /// `None` for a node that was killed.
+    pub until: Option<Timestamp>,
+}
+
+pub struct Faults<'f> {
+    pub cluster: &'f Cluster,
+    pub doors: &'f Doors,
+    pub shop: &'f Shop,
+    /// Demanded with every freeze, so that each of them meets orders in every state.
+    pub orders_per_freeze: usize,
+}
+
+impl Faults<'_> {
+    /// All the rounds; answers who was silent when.
+    pub async fn happen(&self, nodes: &mut Vec<Node>, seed: u64) -> Vec<Silence> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut silences = Vec::new();
+        for _ in 0..ROUNDS {
+            nodes.shuffle(&mut rng);
+            self.round(nodes, &mut rng, &mut silences).await;
+        }
+        silences
+    }
+
+    /// The last node is killed, the first stands still.
+    async fn round(&self, nodes: &mut Vec<Node>, rng: &mut StdRng, silences: &mut Vec<Silence>) {
+        let mut victim = nodes.pop();
+        let killed_before = rng.random_range(KILLED_BEFORE);
+        let back_before = killed_before + rng.random_range(ABSENT_FOR);
+        let past_lease = rng.random_range(0..FREEZES_PER_ROUND);
+        for freeze in 0..FREEZES_PER_ROUND {
+            self.shop.demand(self.orders_per_freeze);
+            if freeze == killed_before
+                && let Some(victim) = victim.take()
+            {
+                silences.push(self.kill(victim).await);
+            }
+            if freeze == back_before {
+                nodes.push(self.start().await);
+            }
+            sleep(rng.random_range(GAP)).await;
+            if freeze == past_lease {
+                let span = LEASE + rng.random_range(PAST_LEASE);
+                silences.push(stand_still(&nodes[0], span).await);
+            } else {
+                stand_still(&nodes[0], rng.random_range(SHORT)).await;
+            }
+        }
+    }
+
+    async fn kill(&self, node: Node) -> Silence {
+        let (id, url) = (node.id, node.url().to_owned());
+        node.kill().await;
+        self.doors.close(&url);
+        Silence {
+            node: id,
+            from: now(),
+            until: None,
+        }
+    }
+
+    async fn start(&self) -> Node {
+        let node = self.cluster.start().await;
+        self.doors.open(node.url());
+        node
+    }
+}
+
+async fn stand_still(node: &Node, span: Duration) -> Silence {
+    node.freeze().await;
+    let from = now();
+    sleep(span).await;
+    let until = Some(now());
+    node.thaw().await;
+    Silence {
+        node: node.id,
+        from,
+        until,
+    }
+}

@@ -1,0 +1,222 @@
+//! Real servers that share a database of the test's own: started, asked, frozen, killed and stopped one by one. Every
+//! process ends with its handle, however the test ends.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use orderly::config::{Database, PostgresDatabase, PostgresUrl};
+use orderly::lease::NodeId;
+use orderly::order::OrderId;
+use orderly::store::open::open_snapshot;
+use orderly::store::snapshot::OrderRecord;
+use orderly::time::Timestamp;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::support::client::http;
+use crate::support::postgres::{self, Server, TestDatabase};
+use crate::support::process::{Process, configure, run};
+use crate::support::required;
+
+/// The shortest there is: many are lost in a short test.
+const LEASE_MS: u64 = 1_000;
+pub const LEASE: Duration = Duration::from_millis(LEASE_MS);
+/// While orders are open a node says that it lives, and then sweeps, as often as this; see `worker/heartbeat.rs`.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(LEASE_MS / 3);
+/// A share of the times of the simulated processor: few items take 286 ms, many longer than a lease.
+const SPEED: &str = "7";
+/// Orders one page of a snapshot holds here.
+const SNAPSHOT_PAGE_ORDERS: usize = 500;
+
+/// A database, and how its servers are set up.
+pub struct Cluster {
+    pub database: TestDatabase,
+    settings: Settings,
+    folder: TempDir,
+    started: AtomicUsize,
+}
+
+/// Environment variables in which the servers of a test differ from all others.
+pub type Settings = &'static [(&'static str, &'static str)];
+
+/// One server.
+pub struct Node {
+    pub id: NodeId,
+    process: Process,
+    http: reqwest::Client,
+}
+
+impl Cluster {
+    /// `None` where there is no PostgreSQL.
+    pub async fn new(settings: Settings) -> Option<Cluster> {
+        if !required("a private PostgreSQL", postgres::is_installed()) {
+            return None;
+        }
+        Some(Cluster {
+            database: Server::shared().await.create_database().await,
+            settings,
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            started: AtomicUsize::new(0),
+        })
+    }
+
+    pub async fn start(&self) -> Node {
+        self.start_at(&self.database.url()).await
+    }
+
+    /// With a way to the database of its own.
+    pub async fn start_at(&self, database_url: &str) -> Node {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let folder = self.folder.path().join(number.to_string());
+        std::fs::create_dir(&folder).expect("every server has a folder of its own");
+        // One that stands still would not even notice that the test process was killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_orderly")]);
+        configure(&mut command, &folder);
+        command.envs([
+            ("DATABASE_URL", database_url),
+            ("ORDERLY_LEASE", &format!("{LEASE_MS}ms")),
+            ("ORDERLY_SIMULATED_SPEED", SPEED),
+            // Servers are killed here as often as it takes, which is not the orders' fault.
+            ("ORDERLY_MAX_CRASHES", "1000"),
+            ("RUST_LOG", "info,orderly::worker=error"),
+        ]);
+        command.envs(self.settings.iter().copied());
+        let process = Process::start(command).await;
+        Node {
+            id: process.node(),
+            process,
+            http: http(),
+        }
+    }
+
+    /// Every order there is, with its events.
+    pub async fn records(&self) -> Vec<OrderRecord> {
+        let (url, _) = PostgresUrl::parse(&self.database.url()).expect("a URL of the tests' own");
+        let database = Database::Postgres(Box::new(PostgresDatabase { url, direct: None }));
+        let mut snapshot = open_snapshot(&database).await.unwrap();
+        let mut records: Vec<OrderRecord> = Vec::new();
+        loop {
+            let last = records.last().map(|record| record.order.order_id);
+            let page = snapshot.orders_after(last, SNAPSHOT_PAGE_ORDERS).await.unwrap();
+            if page.is_empty() {
+                return records;
+            }
+            records.extend(page);
+        }
+    }
+
+    /// What `orderly verify` says: its exit code and its words.
+    pub async fn verify(&self) -> (Option<i32>, String) {
+        let url = self.database.url();
+        run(self.folder.path(), &["verify", "--database-url", &url]).await
+    }
+}
+
+/// The clock of the database, which runs on this machine.
+pub fn now() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let micros = since_1970.expect("tests live after 1970").as_micros();
+    Timestamp::from_micros(i64::try_from(micros).expect("tests end before the year 9999"))
+}
+
+/// Its life.
+impl Node {
+    /// SIGSTOP: it stands still between two of its instructions, and its connections stay open.
+    pub async fn freeze(&self) {
+        self.process.signal("STOP").await;
+    }
+
+    pub async fn thaw(&self) {
+        self.process.signal("CONT").await;
+    }
+
+    pub async fn kill(self) {
+        self.process.kill().await;
+    }
+
+    /// SIGTERM, and the exit code.
+    pub async fn terminate(self) -> Option<i32> {
+        self.process.terminate().await
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// Its door.
+impl Node {
+    pub fn url(&self) -> &str {
+        &self.process.url
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let response = self.http.get(format!("{}{path}", self.url())).send().await;
+        let response = response.expect("a node that lives answers");
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        response.json().await.expect("answers are JSON")
+    }
+
+    /// Whatever the answer to an action is.
+    pub async fn act(&self, path: &str) -> (StatusCode, Value) {
+        let response = self.http.post(format!("{}{path}", self.url())).send().await;
+        let response = response.expect("a node that lives answers");
+        let status = response.status();
+        (status, response.json().await.expect("answers are JSON"))
+    }
+
+    /// Orders of one item each, all or none.
+    pub async fn accept(&self, count: usize) -> Vec<OrderId> {
+        let order = json!({"user_id": 1, "item_ids": [7], "total_amount": 1});
+        let response = self
+            .http
+            .post(format!("{}/orders/batch", self.url()))
+            .json(&json!({"orders": vec![order; count]}))
+            .send()
+            .await
+            .expect("a node that lives answers");
+        assert_eq!(response.status(), StatusCode::CREATED);
+        let answer: Value = response.json().await.expect("answers are JSON");
+        let orders = answer["orders"].as_array().expect("the orders");
+        orders.iter().map(order_id).collect()
+    }
+
+    pub async fn order(&self, id: OrderId) -> Value {
+        self.get(&format!("/orders/{id}")).await
+    }
+
+    /// One line of what it counts about itself.
+    pub async fn number(&self, name: &str) -> u64 {
+        let response = self
+            .http
+            .get(format!("{}/metrics/prometheus", self.url()))
+            .send()
+            .await;
+        let text = response.expect("a node that lives answers").text().await;
+        let text = text.expect("numbers are text");
+        let sample = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let sample = sample.unwrap_or_else(|| panic!("{name} is not among\n{text}"));
+        sample.parse().expect("a whole number")
+    }
+
+    /// Results it came with after their leases were lost.
+    pub async fn stale_results(&self) -> u64 {
+        self.number("orderly_stale_results_rejected_total").await
+    }
+
+    /// Orders that have not ended, on any node.
+    pub async fn open_orders(&self) -> u64 {
+        let queue = self.get("/queue").await;
+        let count = |status: &str| queue[status].as_u64().expect("a count");
+        count("pending") + count("processing")
+    }
+}
+
+pub fn order_id(order: &Value) -> OrderId {
+    OrderId(order["order_id"].as_i64().expect("an order has its number"))
+}

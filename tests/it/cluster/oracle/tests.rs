@@ -1,0 +1,82 @@
+//! The oracle itself: what really happened is sound, and whatever is changed about it afterwards is noticed.
+
+use std::time::Duration;
+
+use orderly::lease::NodeId;
+
+use super::Evidence;
+use crate::cluster::faults::Silence;
+use crate::cluster::nodes::Cluster;
+use crate::cluster::shop::{Assortment, Doors, Shop};
+use crate::support::until;
+
+const ORDERS: Assortment = Assortment {
+    name: "order",
+    orders: 3,
+    long_share: 0.0,
+    cancelled_share: 0.0,
+};
+
+/// A few orders, one after another, on one node.
+async fn ordinary() -> Option<Evidence> {
+    let cluster = Cluster::new(&[]).await?;
+    let node = cluster.start().await;
+    let doors = Doors::default();
+    doors.open(node.url());
+    let shop = Shop::new(&doors, ORDERS, 1);
+    shop.demand(ORDERS.orders);
+    shop.run(1).await;
+    until("all orders end", async || node.open_orders().await == 0).await;
+    Some(Evidence {
+        sales: shop.sales(),
+        silences: Vec::new(),
+        records: cluster.records().await,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_afterwards_is_noticed() {
+    type Change = fn(&mut Evidence);
+    let Some(evidence) = ordinary().await else { return };
+    assert_eq!(evidence.breaches(), [""; 0]);
+    let changes: [(&str, Change); 8] = [
+        ("lost", |evidence| drop(evidence.records.remove(0))),
+        ("duplicated", |evidence| drop(evidence.sales.remove(0))),
+        ("diverged", |evidence| {
+            evidence.sales[0].body["user_id"] = 999.into();
+        }),
+        ("cancelled", |evidence| evidence.sales[0].cancelled = true),
+        ("ended", |evidence| {
+            let events = &mut evidence.records[0].events;
+            events.extend(events.last().cloned());
+        }),
+        ("fenced", |evidence| {
+            let completed = evidence.records[0].events.last_mut().unwrap();
+            completed.event.node = Some(NodeId(1));
+        }),
+        ("fifo", |evidence| {
+            let before_all = evidence.sales[0].sent.checked_sub(Duration::from_secs(1));
+            evidence.sales[2].answered = before_all.expect("the machine is up for longer");
+        }),
+        ("takeover", |evidence| {
+            let [_, started, completed] = &mut evidence.records[0].events[..] else {
+                panic!("the order was accepted, started and completed");
+            };
+            completed.event.at = completed.event.at.plus(Duration::from_hours(1));
+            evidence.silences.push(Silence {
+                node: started.event.node.unwrap(),
+                from: started.event.at,
+                until: None,
+            });
+        }),
+    ];
+    for (promise, change) in changes {
+        let mut tampered = evidence.clone();
+        change(&mut tampered);
+        let breaches = tampered.breaches();
+        assert!(
+            breaches.iter().any(|breach| breach.starts_with(promise)),
+            "{promise}: {breaches:?}"
+        );
+    }
+}

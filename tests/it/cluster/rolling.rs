@@ -1,0 +1,84 @@
+//! A new version, node by node: each is stopped in good order while orders come in, after another took its place.
+
+use orderly::event::EventKind;
+use orderly::store::snapshot::OrderRecord;
+
+use super::nodes::{Cluster, Settings};
+use super::oracle::Evidence;
+use super::shop::{Assortment, Doors, Shop};
+use crate::crash::load::seed;
+use crate::support::until;
+
+const CLIENTS: u64 = 8;
+/// Sent before and while each of the nodes is replaced.
+const ORDERS_PER_STEP: usize = 100;
+const ORDERS: Assortment = Assortment {
+    name: "rolling",
+    orders: 6 * ORDERS_PER_STEP,
+    long_share: 0.3,
+    cancelled_share: 0.0,
+};
+
+/// Some orders take longer than a stop may: they are handed back. Nobody dies, so no lease is to run out, however busy
+/// the machine is.
+const SETTINGS: Settings = &[("ORDERLY_SHUTDOWN_GRACE", "1s"), ("ORDERLY_LEASE", "1m")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_replaced_one_after_another_lose_nothing_and_repeat_only_what_they_handed_back() {
+    let Some(cluster) = Cluster::new(SETTINGS).await else {
+        return;
+    };
+    let doors = Doors::default();
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        let node = cluster.start().await;
+        doors.open(node.url());
+        nodes.push(node);
+    }
+    let shop = Shop::new(&doors, ORDERS, seed());
+    let roll = async {
+        for _ in 0..nodes.len() {
+            let old = nodes.remove(0);
+            shop.demand(ORDERS_PER_STEP);
+            let new = cluster.start().await;
+            doors.open(new.url());
+            nodes.push(new);
+            shop.demand(ORDERS_PER_STEP);
+            // Clients go on coming to its door until it is gone.
+            let url = old.url().to_owned();
+            assert_eq!(old.terminate().await, Some(0));
+            doors.close(&url);
+        }
+        nodes
+    };
+    let (nodes, ()) = tokio::join!(roll, shop.run(CLIENTS));
+    until("all orders end", async || nodes[0].open_orders().await == 0).await;
+
+    let evidence = Evidence {
+        sales: shop.sales(),
+        silences: Vec::new(),
+        records: cluster.records().await,
+    };
+    let breaches = evidence.breaches();
+    assert!(breaches.is_empty(), "{breaches:#?}");
+    assert!(
+        evidence.count(EventKind::Released) > 0,
+        "something was handed back"
+    );
+    for record in &evidence.records {
+        assert!(repeats_only_what_was_handed_back(record), "{:?}", record.events);
+    }
+    for node in nodes {
+        assert_eq!(node.terminate().await, Some(0));
+    }
+    let (exit, report) = cluster.verify().await;
+    assert_eq!(exit, Some(0), "{report}");
+}
+
+/// No attempt fails here.
+fn repeats_only_what_was_handed_back(record: &OrderRecord) -> bool {
+    let kinds: Vec<EventKind> = record.events.iter().map(|stored| stored.event.kind).collect();
+    kinds.windows(2).all(|pair| {
+        pair[1] != EventKind::Started || [EventKind::Accepted, EventKind::Released].contains(&pair[0])
+    })
+}

@@ -1,0 +1,193 @@
+//! Shops before a cluster: they send orders to whichever server they like, repeat under the same key elsewhere what
+//! they do not know the end of, take some orders back, and remember when they were told what.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use orderly::order::OrderId;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::nodes::order_id;
+use crate::support::client::{Answer, http_within, post_body};
+
+/// A careful client does not wait for a server that stands still, but asks another.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
+/// More than ten items take longest.
+const LONG_ITEMS: u64 = 11;
+
+/// Where the servers that are not known to be dead listen.
+#[derive(Clone, Default)]
+pub struct Doors(Arc<Mutex<Vec<String>>>);
+
+impl Doors {
+    pub fn open(&self, url: &str) {
+        self.0.lock().unwrap().push(url.to_owned());
+    }
+
+    pub fn close(&self, url: &str) {
+        self.0.lock().unwrap().retain(|door| door != url);
+    }
+
+    fn any(&self, rng: &mut StdRng) -> String {
+        let doors = self.0.lock().unwrap();
+        doors[rng.random_range(0..doors.len())].clone()
+    }
+}
+
+/// An order that was acknowledged.
+#[derive(Clone, Debug)]
+pub struct Sale {
+    pub key: String,
+    pub body: Value,
+    pub order_id: OrderId,
+    /// When the first request was sent.
+    pub sent: Instant,
+    /// When the first 201 was there.
+    pub answered: Instant,
+    /// It was taken back, and the answer to that was 200.
+    pub cancelled: bool,
+}
+
+impl Sale {
+    pub fn item_ids(&self) -> String {
+        let items = self.body["item_ids"].as_array().expect("the items");
+        let items: Vec<String> = items.iter().map(Value::to_string).collect();
+        items.join(",")
+    }
+}
+
+/// What a shop sells.
+#[derive(Clone, Copy, Debug)]
+pub struct Assortment {
+    /// The beginning of its keys, which no other shop of the test has.
+    pub name: &'static str,
+    pub orders: usize,
+    /// Share of the orders that take longer than a lease.
+    pub long_share: f64,
+    /// Share of those that are taken back as soon as they are sold.
+    pub cancelled_share: f64,
+}
+
+pub struct Shop {
+    doors: Doors,
+    assortment: Assortment,
+    seed: u64,
+    keys: AtomicUsize,
+    /// One permit for every order that may be sent by now.
+    demand: Semaphore,
+    sales: Mutex<Vec<Sale>>,
+}
+
+impl Shop {
+    /// Sends each order when there is [`Shop::demand`] for it.
+    pub fn new(doors: &Doors, assortment: Assortment, seed: u64) -> Arc<Shop> {
+        Arc::new(Shop {
+            doors: doors.clone(),
+            assortment,
+            seed,
+            keys: AtomicUsize::new(0),
+            demand: Semaphore::new(0),
+            sales: Mutex::default(),
+        })
+    }
+
+    pub fn demand(&self, orders: usize) {
+        self.demand.add_permits(orders);
+    }
+
+    pub fn sales(&self) -> Vec<Sale> {
+        self.sales.lock().unwrap().clone()
+    }
+
+    /// Until all orders are acknowledged, with so many clients at once.
+    pub async fn run(self: &Arc<Shop>, clients: u64) {
+        let mut running = JoinSet::new();
+        for number in 0..clients {
+            let client = Client {
+                rng: StdRng::seed_from_u64(self.seed.wrapping_add(number)),
+                http: http_within(ANSWER_TIME_MAX),
+                shop: self.clone(),
+            };
+            running.spawn(client.run());
+        }
+        running.join_all().await;
+    }
+}
+
+struct Client {
+    rng: StdRng,
+    http: reqwest::Client,
+    shop: Arc<Shop>,
+}
+
+impl Client {
+    async fn run(mut self) {
+        loop {
+            let number = self.shop.keys.fetch_add(1, Ordering::SeqCst);
+            let Assortment {
+                name,
+                orders,
+                cancelled_share,
+                ..
+            } = self.shop.assortment;
+            if number >= orders {
+                return;
+            }
+            let demand = self.shop.demand.acquire().await;
+            demand.expect("it is never closed").forget();
+            let mut sale = self.sell(format!("{name}-{number}")).await;
+            if self.rng.random_bool(cancelled_share) {
+                sale.cancelled = self.take_back(sale.order_id).await;
+            }
+            self.shop.sales.lock().unwrap().push(sale);
+        }
+    }
+
+    async fn sell(&mut self, key: String) -> Sale {
+        let long = self.rng.random_bool(self.shop.assortment.long_share);
+        let items = if long { LONG_ITEMS } else { 1 };
+        let body = json!({
+            "user_id": self.rng.random_range(1..50),
+            "item_ids": (1..=items).collect::<Vec<_>>(),
+            "total_amount": format!("{}.{:02}", self.rng.random_range(0..10_000), self.rng.random_range(0..100)),
+            "reference": key,
+        });
+        let sent = Instant::now();
+        let order_id = loop {
+            let door = self.shop.doors.any(&mut self.rng);
+            match post_body(&self.http, &door, &key, &body).await {
+                Answer::Created(order) => break order_id(&order),
+                Answer::Refused(StatusCode::SERVICE_UNAVAILABLE) | Answer::Unknown => {}
+                Answer::Refused(status) => panic!("a good order was refused: {status}"),
+            }
+        };
+        Sale {
+            key,
+            body,
+            order_id,
+            sent,
+            answered: Instant::now(),
+            cancelled: false,
+        }
+    }
+
+    /// Whether it was in time.
+    async fn take_back(&mut self, id: OrderId) -> bool {
+        loop {
+            let door = self.shop.doors.any(&mut self.rng);
+            let sent = self.http.post(format!("{door}/orders/{id}/cancel")).send().await;
+            match sent.map(|response| response.status()) {
+                Ok(StatusCode::OK) => return true,
+                Ok(StatusCode::CONFLICT) => return false,
+                Ok(status) => assert!(status.is_server_error(), "a cancel was answered {status}"),
+                Err(_) => {}
+            }
+        }
+    }
+}

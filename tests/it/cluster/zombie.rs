@@ -1,0 +1,172 @@
+//! A node that comes back from the dead: it stands still with results on the way, loses its leases, and goes on when
+//! others have its orders. And the same with the check of the token taken out of the statement, on the wire.
+
+use std::sync::Arc;
+
+use orderly::order::OrderId;
+
+use super::faults::Silence;
+use super::nodes::{Cluster, Node, now};
+use super::oracle::Evidence;
+use super::shop::{Assortment, Doors, Sale, Shop};
+use crate::crash::load::seed;
+use crate::support::gate::Gate;
+use crate::support::postgres::Server;
+use crate::support::proxy::{Action, Proxy};
+use crate::support::until;
+
+/// The statement that stores results begins like this.
+const SETTLE: &str = "-- Ends attempts, each of its own lease";
+/// What fences it.
+const TOKEN_CHECK: &str = " and o.token = result.token";
+/// Longer than a lease, so that whoever takes the orders over has them while the zombie's results arrive.
+const ORDERS: Assortment = Assortment {
+    name: "zombie",
+    orders: 8,
+    long_share: 1.0,
+    cancelled_share: 0.0,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fencing {
+    AsShipped,
+    /// On the way from the zombie to the database.
+    TakenOut,
+}
+
+/// Three nodes, the zombie among them, when it has come back.
+pub struct Haunted {
+    pub nodes: Vec<Node>,
+    pub sales: Vec<Sale>,
+    pub silence: Silence,
+    /// The zombie's way to the database.
+    _proxy: Proxy,
+}
+
+/// The results of the first node wait on the wire until the two others have its orders.
+pub async fn haunt(cluster: &Cluster, fencing: Fencing, seed: u64) -> Haunted {
+    let proxy = Proxy::before(Server::shared().await.address()).await;
+    let on_the_way = Gate::closed();
+    keep_results_back(&proxy, &on_the_way, fencing);
+    let url = cluster.database.url_at("127.0.0.1", proxy.address().port());
+    let zombie = cluster.start_at(&url).await;
+    let sales = sell(&zombie, seed).await;
+    until("it has all orders", async || {
+        zombie.get("/queue").await["processing"] == sales.len()
+    })
+    .await;
+    let (first, second) = tokio::join!(cluster.start(), cluster.start());
+
+    on_the_way.arrival().await;
+    zombie.freeze().await;
+    let from = now();
+    until("the others have all orders", async || {
+        let mut taken = true;
+        for sale in &sales {
+            taken &= started_times(&first, sale.order_id).await > 1;
+        }
+        taken
+    })
+    .await;
+    on_the_way.open();
+    let silence = Silence {
+        node: zombie.id,
+        from,
+        until: Some(now()),
+    };
+    zombie.thaw().await;
+    Haunted {
+        nodes: vec![zombie, first, second],
+        sales,
+        silence,
+        _proxy: proxy,
+    }
+}
+
+fn keep_results_back(proxy: &Proxy, gate: &Arc<Gate>, fencing: Fencing) {
+    let then = match fencing {
+        Fencing::AsShipped => Action::Forward,
+        Fencing::TakenOut => Action::Rewrite {
+            from: TOKEN_CHECK.to_owned(),
+            to: String::new(),
+        },
+    };
+    let gate = gate.clone();
+    proxy.on_flight(move |flight| {
+        if flight.sql().starts_with(SETTLE) {
+            assert!(
+                flight.sql().contains(TOKEN_CHECK),
+                "the statement reads otherwise"
+            );
+            Action::KeepBack {
+                gate: gate.clone(),
+                then: Box::new(then.clone()),
+            }
+        } else {
+            Action::Forward
+        }
+    });
+}
+
+async fn sell(node: &Node, seed: u64) -> Vec<Sale> {
+    let doors = Doors::default();
+    doors.open(node.url());
+    let shop = Shop::new(&doors, ORDERS, seed);
+    shop.demand(ORDERS.orders);
+    shop.run(1).await;
+    shop.sales()
+}
+
+async fn started_times(node: &Node, id: OrderId) -> usize {
+    let history = node.get(&format!("/orders/{id}/events")).await;
+    let events = history["events"].as_array().expect("events").iter();
+    events.filter(|event| event["kind"] == "started").count()
+}
+
+/// What the zombie alone leaves behind: the breaches, and what `orderly verify` says.
+async fn aftermath(fencing: Fencing) -> Option<(Vec<String>, (Option<i32>, String))> {
+    let cluster = Cluster::new(&[]).await?;
+    let haunted = haunt(&cluster, fencing, seed()).await;
+    let [zombie, first, _] = &haunted.nodes[..] else {
+        panic!("there are three nodes");
+    };
+    match fencing {
+        Fencing::AsShipped => {
+            until("stale results are counted", async || {
+                zombie.stale_results().await > 0
+            })
+            .await;
+        }
+        // It is the rightful holder who comes too late then.
+        Fencing::TakenOut => {}
+    }
+    until("all orders end", async || first.open_orders().await == 0).await;
+    let evidence = Evidence {
+        sales: haunted.sales,
+        silences: vec![haunted.silence],
+        records: cluster.records().await,
+    };
+    Some((evidence.breaches(), cluster.verify().await))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_of_a_lost_lease_is_refused_and_counted() {
+    let Some((breaches, (exit, report))) = aftermath(Fencing::AsShipped).await else {
+        return;
+    };
+    assert!(breaches.is_empty(), "{breaches:#?}");
+    assert_eq!(exit, Some(0), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oracle_notices_a_store_that_does_not_check_the_token() {
+    let Some((breaches, (exit, report))) = aftermath(Fencing::TakenOut).await else {
+        return;
+    };
+    assert!(
+        breaches.iter().any(|breach| breach.starts_with("fenced")),
+        "{breaches:#?}"
+    );
+    assert_eq!(exit, Some(1), "{report}");
+    assert!(report.contains("fenced"), "{report}");
+}

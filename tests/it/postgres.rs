@@ -1,0 +1,16 @@
+//! The shared store on bad days and on strange servers: what its callers meet when the database is away, hangs, loses
+//! an answer, weakens its settings or shows a wrong certificate. What every store promises is left to the conformance
+//! suite, several nodes at once to the cluster tests.
+
+mod away;
+mod direct;
+mod idle;
+mod late_commits;
+mod lost_commit;
+mod plans;
+mod pool;
+mod scene;
+mod schema;
+mod secrets;
+mod settings;
+mod tls;

@@ -1,0 +1,242 @@
+//! The database is away: at the start, for the time of a restart, for the blink in which all sessions are ended. A node
+//! refuses what it cannot store, keeps what it acknowledged, and finds back by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use orderly::store::open::open_snapshot;
+use orderly::verify;
+use reqwest::StatusCode;
+use tokio::task::JoinSet;
+
+use super::scene::{database_at, has_postgres, node, number, status_of, through, until_ready};
+use crate::support::client::{Answer, Log, Request, http, post};
+use crate::support::postgres::{Options, Server, Stop, TestDatabase};
+use crate::support::process::Process;
+use crate::support::proxy::Proxy;
+use crate::support::until;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_starts_without_its_database_and_is_ready_when_that_comes() {
+    if !has_postgres() {
+        return;
+    }
+    let server = Server::start(Options::default()).await;
+    let database = server.create_database().await;
+    server.stop(Stop::Fast).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &database.url())).await;
+    assert_eq!(status_of(&node, "/livez").await, StatusCode::OK);
+    assert_eq!(status_of(&node, "/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+    let request = Request {
+        key: "patience".to_owned(),
+        user_id: 1,
+        cents: 1,
+    };
+    let refused = http()
+        .post(format!("{}/orders", node.url))
+        .json(&request.body())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let retry_after = refused.headers()["retry-after"].to_str().unwrap();
+    assert!(retry_after.parse::<u32>().is_ok(), "{retry_after}");
+
+    server.start_again().await;
+    until_ready(&node).await;
+    assert_eq!(orders_in(&database).await, 0, "what was refused was not stored");
+    let log = Log::default();
+    match post(&http(), &node.url, &request).await {
+        Answer::Created(order) => log.acknowledge(&request, &order),
+        other => panic!("a ready node takes orders: {other:?}"),
+    }
+    assert_eq!(log.compare(&http(), &node.url).await, [""; 0]);
+    assert_eq!(node.terminate().await, Some(0));
+    assert_sound(&database).await;
+}
+
+/// Shops that want every order taken, and keep a log of those that were.
+struct Load {
+    log: Arc<Log>,
+    stop: Arc<AtomicBool>,
+    refused: Arc<AtomicUsize>,
+    shops: JoinSet<()>,
+}
+
+const SHOPS: usize = 4;
+
+impl Load {
+    fn start(url: &str) -> Load {
+        let mut load = Load {
+            log: Arc::default(),
+            stop: Arc::default(),
+            refused: Arc::default(),
+            shops: JoinSet::new(),
+        };
+        for shop in 0..SHOPS {
+            let (log, stop, refused) = (load.log.clone(), load.stop.clone(), load.refused.clone());
+            let url = url.to_owned();
+            load.shops.spawn(async move {
+                let http = http();
+                let mut number = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    let request = Request {
+                        key: format!("order {number} of shop {shop}"),
+                        user_id: shop as u64 + 1,
+                        cents: number,
+                    };
+                    number += 1;
+                    // Until it is taken, also when the shop is to stop: so every key has an order.
+                    let order = loop {
+                        match post(&http, &url, &request).await {
+                            Answer::Created(order) => break order,
+                            Answer::Refused(StatusCode::SERVICE_UNAVAILABLE) => {
+                                refused.fetch_add(1, Ordering::SeqCst);
+                            }
+                            Answer::Unknown => {}
+                            Answer::Refused(status) => panic!("a good order was refused: {status}"),
+                        }
+                    };
+                    log.acknowledge(&request, &order);
+                }
+            });
+        }
+        load
+    }
+
+    /// Waits until so many more are acknowledged.
+    async fn goes_on(&self) {
+        let before = self.log.len();
+        until("orders are taken", async || {
+            tokio::task::yield_now().await;
+            self.log.len() >= before + 20
+        })
+        .await;
+    }
+
+    async fn is_refused(&self) {
+        let before = self.refused.load(Ordering::SeqCst);
+        until("orders are refused", async || {
+            tokio::task::yield_now().await;
+            self.refused.load(Ordering::SeqCst) > before
+        })
+        .await;
+    }
+
+    async fn stop(self) -> Arc<Log> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.shops.join_all().await;
+        self.log
+    }
+}
+
+/// Whatever happened before: every acknowledged order is there once, and ended.
+async fn assert_nothing_lost(load: Load, node: Process, database: &TestDatabase) {
+    let log = load.stop().await;
+    until_ready(&node).await;
+    assert_eq!(log.compare(&http(), &node.url).await, [""; 0]);
+    assert_eq!(
+        usize::try_from(orders_in(database).await),
+        Ok(log.len()),
+        "one order for each key"
+    );
+    assert_eq!(node.terminate().await, Some(0));
+    assert_sound(database).await;
+}
+
+async fn orders_in(database: &TestDatabase) -> i64 {
+    let admin = database.admin().await;
+    let schemas = "select count(*) from pg_namespace where nspname = 'orderly'";
+    match number(&admin, schemas).await {
+        0 => 0,
+        _ => number(&admin, "select count(*) from orderly.orders").await,
+    }
+}
+
+async fn assert_sound(database: &TestDatabase) {
+    let mut snapshot = open_snapshot(&database_at(&database.url())).await.unwrap();
+    let report = verify::verify(&mut *snapshot).await.unwrap();
+    assert!(report.is_sound(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_database_loses_nothing_that_was_acknowledged() {
+    if !has_postgres() {
+        return;
+    }
+    let server = Server::start(Options::default()).await;
+    let database = server.create_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &database.url())).await;
+    let load = Load::start(&node.url);
+    load.goes_on().await;
+    for how in [Stop::Fast, Stop::Killed, Stop::Fast, Stop::Killed] {
+        server.stop(how).await;
+        load.is_refused().await;
+        until("the node is not ready", async || {
+            status_of(&node, "/readyz").await == StatusCode::SERVICE_UNAVAILABLE
+        })
+        .await;
+        server.start_again().await;
+        until_ready(&node).await;
+        load.goes_on().await;
+    }
+    assert_nothing_lost(load, node, &database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ended_sessions_lose_nothing_that_was_acknowledged() {
+    if !has_postgres() {
+        return;
+    }
+    let server = Server::shared().await;
+    let database = server.create_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &database.url())).await;
+    let load = Load::start(&node.url);
+    let mut ended = 0;
+    for _ in 0..8 {
+        load.goes_on().await;
+        ended += server.terminate_backends(&database).await;
+    }
+    assert!(ended >= 8, "{ended} sessions were ended");
+    load.goes_on().await;
+    assert_nothing_lost(load, node, &database).await;
+}
+
+/// However many ask a node, it does not storm a database that cannot be reached.
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_to_connect_are_few_while_the_database_is_away() {
+    const AWAY: Duration = Duration::from_secs(8);
+    /// Pauses that double from a tenth of a second to five: eight fit, each ended by whichever connections are wanted at
+    /// that moment.
+    const ATTEMPTS_MAX: u64 = 25;
+    if !has_postgres() {
+        return;
+    }
+    let server = Server::shared().await;
+    let database = server.create_database().await;
+    let proxy = Proxy::before(server.address()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &through(&proxy, &database))).await;
+    let load = Load::start(&node.url);
+    load.goes_on().await;
+    proxy.refuse(true);
+    proxy.cut_all();
+    let (cut, connected) = (Instant::now(), proxy.connection_count());
+    until("the database was away for a while", async || {
+        load.is_refused().await;
+        cut.elapsed() >= AWAY
+    })
+    .await;
+    let attempts = proxy.connection_count() - connected;
+    assert!(
+        (1..=ATTEMPTS_MAX).contains(&attempts),
+        "{attempts} attempts in {AWAY:?}"
+    );
+    proxy.refuse(false);
+    load.goes_on().await;
+    assert_nothing_lost(load, node, &database).await;
+}

@@ -1,0 +1,254 @@
+//! Writers that commit late: numbers are drawn before the commit, so a reader that follows those numbers skips what
+//! commits behind it. The feed's own positions do not.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::join_all;
+use orderly::order::OrderId;
+use orderly::store::{Accepted, FeedPosition, Store};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio_postgres::Client;
+
+use super::scene::{Scene, assert_sound, number, store_at, through};
+use crate::support::gate::Gate;
+use crate::support::make::new_order;
+use crate::support::postgres::Server;
+use crate::support::proxy::{Action, Flight, Proxy};
+use crate::support::until;
+
+const WRITERS: usize = 4;
+
+/// Follows the feed and keeps what it saw.
+#[derive(Default)]
+struct Follower {
+    last: Option<FeedPosition>,
+    /// By order and version, how often.
+    seen: HashMap<(OrderId, u32), usize>,
+}
+
+impl Follower {
+    async fn read(&mut self, store: &dyn Store) {
+        let page = store.events_after(self.last, 50).await.unwrap();
+        for (position, event) in page.events {
+            assert!(self.last < Some(position), "positions rise");
+            self.last = Some(position);
+            *self.seen.entry((event.order_id, event.version)).or_default() += 1;
+        }
+    }
+
+    async fn read_until(&mut self, store: &dyn Store, events: usize) {
+        while self.seen.len() < events {
+            self.read(store).await;
+        }
+    }
+
+    fn assert_once(&self, orders: &[OrderId]) {
+        assert_eq!(self.seen.len(), orders.len());
+        for id in orders {
+            assert_eq!(self.seen.get(&(*id, 1)), Some(&1), "order {id}");
+        }
+    }
+}
+
+/// What many write who read such a table: `number > cursor`. The control: it must skip.
+struct PlainReader {
+    client: Client,
+    cursor: i64,
+    seen: usize,
+}
+
+impl PlainReader {
+    fn new(client: Client) -> PlainReader {
+        PlainReader {
+            client,
+            cursor: 0,
+            seen: 0,
+        }
+    }
+
+    async fn read(&mut self) {
+        let statement = "select batch from orderly.events where batch > $1 order by batch, place";
+        let rows = self.client.query(statement, &[&self.cursor]).await.unwrap();
+        self.seen += rows.len();
+        if let Some(last) = rows.last() {
+            self.cursor = last.get(0);
+        }
+    }
+}
+
+fn accepts(flight: &Flight) -> bool {
+    flight.sql().contains("insert into orderly.orders")
+}
+
+/// The last number given to a batch, committed or not.
+const LAST_DRAWN: &str = "select case when is_called then last_value else 0 end from orderly.batch_ids";
+
+/// Holds back the commit of the next flight that accepts.
+fn hold_next(scene: &Scene) -> Arc<Gate> {
+    let gate = Gate::closed();
+    let holding = gate.clone();
+    let held = AtomicUsize::new(0);
+    scene.proxy.on_flight(move |flight| {
+        if accepts(flight) && held.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Action::Hold(holding.clone());
+        }
+        Action::Forward
+    });
+    gate
+}
+
+async fn accept_some(store: &dyn Store, orders: usize) -> Accepted {
+    let orders: Vec<_> = (0..orders).map(|_| new_order()).collect();
+    store.accept(orders.into(), None).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_commits_late_is_read_once_and_a_plain_reader_skips_it() {
+    const ROUNDS: usize = 5;
+    let Some(scene) = Scene::new().await else { return };
+    let proxy = Proxy::before(Server::shared().await.address()).await;
+    let punctual = punctual_store(&scene, &proxy).await;
+    let mut follower = Follower::default();
+    let mut plain = PlainReader::new(scene.database.admin().await);
+    let mut orders = Vec::new();
+    for _ in 0..ROUNDS {
+        let drawn = scene.number(LAST_DRAWN).await;
+        let gate = hold_next(&scene);
+        let late = accept_some(&*scene.store, 3);
+        let meanwhile = async {
+            gate.arrival().await;
+            until("the late one has its number", async || {
+                scene.number(LAST_DRAWN).await > drawn
+            })
+            .await;
+            let early = accept_some(&*punctual, 2).await;
+            follower.read_until(&*punctual, orders.len() + 2).await;
+            plain.read().await;
+            gate.open();
+            early
+        };
+        let (late, early) = tokio::join!(late, meanwhile);
+        orders.extend(early.order_ids);
+        orders.extend(late.order_ids);
+        follower.read_until(&*punctual, orders.len()).await;
+        plain.read().await;
+    }
+    follower.assert_once(&orders);
+    assert_eq!(
+        plain.seen,
+        2 * ROUNDS,
+        "the control skips everything that was late"
+    );
+    let counted = scene
+        .number("select sum(pending)::int8 from orderly.counters where slot >= 128")
+        .await;
+    assert_eq!(usize::try_from(counted), Ok(2 * ROUNDS), "it had rows of its own");
+    punctual.close().await;
+    scene.end().await;
+}
+
+/// A store that commits at once, whatever the scene's own waits for. Both would wait if they happened to count in the same
+/// row, so this one has rows of its own.
+async fn punctual_store(scene: &Scene, proxy: &Proxy) -> Arc<dyn Store> {
+    let rows = "insert into orderly.counters (slot) select generate_series(128, 255)";
+    scene.admin.batch_execute(rows).await.unwrap();
+    proxy.on_flight(|flight| {
+        if !accepts(flight) {
+            return Action::Forward;
+        }
+        Action::Rewrite {
+            from: "where slot = $6".to_owned(),
+            to: "where slot = $6 + 128".to_owned(),
+        }
+    });
+    store_at(&through(proxy, &scene.database)).await
+}
+
+/// Gates that hold commits back, opened in an order of their own.
+#[derive(Default)]
+struct Lock {
+    closed: Mutex<Vec<Arc<Gate>>>,
+}
+
+/// Commits held back at a time: one writer always gets through.
+const HELD_MAX: usize = WRITERS - 1;
+
+impl Lock {
+    fn action(&self, rng: &mut StdRng) -> Action {
+        let mut closed = self.closed.lock().unwrap();
+        if closed.len() == HELD_MAX || rng.random_bool(0.4) {
+            return Action::Forward;
+        }
+        let gate = Gate::closed();
+        closed.push(gate.clone());
+        Action::Hold(gate)
+    }
+
+    fn open_one(&self, rng: &mut StdRng) {
+        let mut closed = self.closed.lock().unwrap();
+        if !closed.is_empty() {
+            let chosen = rng.random_range(0..closed.len());
+            closed.swap_remove(chosen).open();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_among_writers_that_commit_in_any_order_misses_nothing() {
+    const ACCEPTS: usize = 75;
+    let Some(scene) = Scene::new().await else { return };
+    let seed = rand::random();
+    println!("seed: {seed}");
+    let lock = Arc::new(Lock::default());
+    let (deciding, rng) = (lock.clone(), Mutex::new(StdRng::seed_from_u64(seed)));
+    scene.proxy.on_flight(move |flight| {
+        if accepts(flight) {
+            deciding.action(&mut rng.lock().unwrap())
+        } else {
+            Action::Forward
+        }
+    });
+    let finished = AtomicUsize::new(0);
+    let write = async |writer: usize| {
+        let mut rng = StdRng::seed_from_u64(seed + writer as u64);
+        let store = store_at(&through(&scene.proxy, &scene.database)).await;
+        let mut ids = Vec::new();
+        for _ in 0..ACCEPTS {
+            ids.extend(accept_some(&*store, rng.random_range(1..4)).await.order_ids);
+        }
+        finished.fetch_add(1, Ordering::SeqCst);
+        store.close().await;
+        ids
+    };
+    let reader = store_at(&scene.database.url()).await;
+    let mut plain = PlainReader::new(scene.database.admin().await);
+    let read = async {
+        let mut follower = Follower::default();
+        let mut rng = StdRng::seed_from_u64(seed);
+        while finished.load(Ordering::SeqCst) < WRITERS {
+            follower.read(&*reader).await;
+            plain.read().await;
+            lock.open_one(&mut rng);
+        }
+        follower
+    };
+    let (orders, mut follower) = tokio::join!(join_all((0..WRITERS).map(write)), read);
+    let orders = orders.concat();
+    follower.read_until(&*reader, orders.len()).await;
+    plain.read().await;
+    follower.assert_once(&orders);
+    assert!(
+        plain.seen < orders.len(),
+        "the control skips something: {} of {}",
+        plain.seen,
+        orders.len()
+    );
+    let unnumbered = "select count(*) from orderly.batches where first_position is null";
+    assert_eq!(number(&scene.admin, unnumbered).await, 0);
+    assert_sound(&*reader).await;
+    reader.close().await;
+    scene.end().await;
+}

@@ -1,0 +1,250 @@
+//! Which index serves what, whatever the statistics say, and that no cost grows with the orders that are finished: the
+//! statements are the store's own, and PostgreSQL tells how it carried them out.
+
+use orderly::lease::{LeaseKey, Outcome};
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::{OrderQuery, RedriveQuery};
+
+use super::scene::Scene;
+use crate::support::make::{NODE_A, give_back_by, heartbeat, key, new_order};
+
+mod plan;
+mod story;
+
+use plan::{Caught, of_claim};
+use story::{ALL_STATISTICS, BIG_USER, FINISHED, SMALL_USER, story};
+
+/// Orders that are asked for.
+const PAGE_ORDERS: usize = 10;
+/// Pages of the database that such a statement touches at most: some for each order, none for the finished ones.
+const PAGES_MAX: u64 = 150;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_reads_the_heads_of_its_lines_whatever_the_statistics_say() {
+    for statistics in ALL_STATISTICS {
+        let Some(scene) = story(statistics, FINISHED).await else {
+            return;
+        };
+        let (claim, _) = of_claim(&scene).await;
+        let (first, second) = (claim.part("CTE first_line"), claim.part("CTE second_line"));
+        assert_eq!(first.indexes(), ["orders_first"], "{statistics:?}");
+        assert_eq!(
+            second.indexes(),
+            ["orders_due", "orders_suspect"],
+            "{statistics:?}"
+        );
+        assert!(!first.sorts() && !second.sorts(), "{statistics:?}: {claim}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_costs_the_same_with_twenty_thousand_finished_orders() {
+    for statistics in ALL_STATISTICS {
+        let Some(young) = story(statistics, 0).await else {
+            return;
+        };
+        let Some(old) = story(statistics, FINISHED).await else {
+            return;
+        };
+        let pages = async |scene: &Scene| {
+            let (claim, outlook) = of_claim(scene).await;
+            claim.pages() + outlook.pages()
+        };
+        let (young, old) = (pages(&young).await, pages(&old).await);
+        // The indexes are a level higher, and each order that is claimed has an entry in several of them.
+        assert!(
+            old <= 2 * young,
+            "{statistics:?}: {young} pages, {old} with finished orders"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_orders_costs_what_it_holds_whatever_the_statistics_say() {
+    let mut wrong = Vec::new();
+    for statistics in ALL_STATISTICS {
+        let Some(scene) = story(statistics, FINISHED).await else {
+            return;
+        };
+        for (page, index) in pages_of_orders(&scene).await {
+            let plan = page.plan(&scene).await;
+            let (indexes, pages) = (plan.indexes(), plan.pages());
+            // A page of one user's orders is made of one of each status.
+            let sorts = plan.sorts() && !page.what.ends_with("of a user");
+            if indexes != [index] || pages > PAGES_MAX || sorts {
+                wrong.push(format!(
+                    "{statistics:?}: {}: {indexes:?}, {pages} pages, sorts: {sorts}",
+                    page.what
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Each with the index that has it in its order.
+async fn pages_of_orders(scene: &Scene) -> Vec<(Caught, &'static str)> {
+    let query = |status, user_id, reference: Option<&str>| OrderQuery {
+        status,
+        user_id,
+        reference: reference.map(str::to_owned),
+        limit: PAGE_ORDERS,
+        ..OrderQuery::default()
+    };
+    let mut queries = vec![
+        ("all".to_owned(), query(None, None, None), "orders_pkey"),
+        (
+            "reference".to_owned(),
+            query(None, None, Some("order 500")),
+            "orders_reference",
+        ),
+    ];
+    for user_id in [BIG_USER, SMALL_USER] {
+        let of_user = query(None, Some(user_id), None);
+        queries.push((format!("{user_id}, of a user"), of_user, "orders_user"));
+    }
+    for status in OrderStatus::ALL {
+        let name = status.name();
+        queries.push((name.to_owned(), query(Some(status), None, None), "orders_status"));
+        for user_id in [BIG_USER, SMALL_USER] {
+            let of_both = query(Some(status), Some(user_id), None);
+            queries.push((format!("{name} of user {user_id}"), of_both, "orders_user"));
+        }
+    }
+    let mut pages = Vec::new();
+    for (what, query, index) in queries {
+        let mut types = vec!["int8"; 3];
+        let mut values = vec![
+            "0".to_owned(),
+            i64::MAX.to_string(),
+            (PAGE_ORDERS + 1).to_string(),
+        ];
+        if let Some(user_id) = query.user_id {
+            types.push("int8");
+            values.push(user_id.to_string());
+        }
+        if let Some(reference) = &query.reference {
+            types.push("text");
+            values.push(format!("'{reference}'"));
+        }
+        let (types, values) = (types.join(", "), values.join(", "));
+        scene.store.orders(query).await.unwrap();
+        let page = Caught::of(scene, &what, "order_id desc limit $3", &types, &values);
+        pages.push((page, index));
+    }
+    pages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_else_is_asked_costs_the_same_with_twenty_thousand_finished_orders() {
+    let mut wrong = Vec::new();
+    for statistics in ALL_STATISTICS {
+        let Some(scene) = story(statistics, FINISHED).await else {
+            return;
+        };
+        for caught in everything_else(&scene).await {
+            let plan = caught.plan(&scene).await;
+            if plan.pages() > PAGES_MAX {
+                let (pages, indexes) = (plan.pages(), plan.indexes());
+                wrong.push(format!(
+                    "{statistics:?}: {}: {pages} pages, {indexes:?}",
+                    caught.what
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Asks it, and answers what was sent.
+async fn everything_else(scene: &Scene) -> Vec<Caught> {
+    let store = &scene.store;
+    let unknown = LeaseKey {
+        order_id: OrderId(1),
+        token: 9,
+        node: NODE_A,
+    };
+    store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
+    store.renew(heartbeat(NODE_A, &[unknown])).await.unwrap();
+    store.settle(unknown, Outcome::Completed).await.unwrap();
+    store.queue().await.unwrap();
+    store.history(OrderId(1), 0).await.unwrap();
+    store.events_after(None, PAGE_ORDERS).await.unwrap();
+    store.cancel(OrderId(1)).await.unwrap();
+    store.redrive(OrderId(1)).await.unwrap();
+    for _ in 0..2 {
+        let accepted = store.accept([new_order()].into(), Some(key("again", 1))).await;
+        accepted.unwrap();
+    }
+    // Nothing is due, so that whoever looks for the first that is must not look through those that wait.
+    let put_off = "update orderly.orders set due_at = now() + interval '1 hour' where due_at <= now()";
+    scene.admin.batch_execute(put_off).await.unwrap();
+    // After the cancel, whose statement has the same part.
+    store.order(OrderId(1)).await.unwrap();
+    let mut asked = Vec::new();
+    for (user_id, types, values) in [(None, "", ""), (Some(SMALL_USER), ", int8", ", 7")] {
+        let dead = RedriveQuery {
+            status: OrderStatus::Failed,
+            user_id,
+            created_before: None,
+            dry_run: true,
+        };
+        store.redrive_matching(dead).await.unwrap();
+        let what = format!("dead letters of {user_id:?}");
+        let types = format!("int2, int8, timestamptz, int8{types}");
+        let values = format!("3, {}, null, 1001{values}", i64::MAX);
+        asked.push(Caught::of(scene, &what, "limit $4", &types, &values));
+    }
+    for (what, part, types, values) in [
+        (
+            "sweep",
+            "Takes back orders whose",
+            "int8, int4, int8, int2",
+            "10, 5, 1000, 3",
+        ),
+        (
+            "heartbeat",
+            "A heartbeat",
+            "int8[], int8[], int8, int8, int4, int4",
+            "'{500}', '{1}', 1, 7, 1, 1",
+        ),
+        (
+            "result",
+            "Ends attempts",
+            "int8[], int8[], int8[], int2[], int2[], bool[], int8[], text[], int2",
+            "'{500}', '{1}', '{7}', '{2}', '{2}', '{f}', '{null}', '{null}', 3",
+        ),
+        ("queue", "The heads of the three lines", "", ""),
+        ("order", "from orderly.orders where order_id = $1", "int8", "500"),
+        (
+            "history",
+            "version > $2 order by version",
+            "int8, int4, int8",
+            "500, 0, 100",
+        ),
+        ("feed", "The events behind place", "int8, int8", "9000, 10"),
+        (
+            "end of the feed",
+            "The events behind place",
+            "int8, int8",
+            "20000, 10",
+        ),
+        ("cancel", "Cancels order $1", "int8, int2", "2, 3"),
+        (
+            "redrive",
+            "Redrives the orders",
+            "int8[], int2",
+            "'{20100, 20110}', 3",
+        ),
+        (
+            "known key",
+            "What was answered for",
+            "text[], text[]",
+            "'{orders}', '{key 500}'",
+        ),
+        ("old keys", "Forgets up to $1 keys", "int8", "2"),
+    ] {
+        asked.push(Caught::of(scene, what, part, types, values));
+    }
+    asked
+}

@@ -1,0 +1,205 @@
+//! Few connections for many callers: a pooler with two, one of the store's own that hangs, and a pool that is used up.
+//! Whoever cannot be served is refused cleanly, whoever waits for a lost answer is told so in time, the others go on.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use orderly::lease::Outcome;
+use orderly::order::OrderStatus;
+use orderly::store::{OrderQuery, Settled, StoreError};
+use tokio::sync::mpsc;
+
+use super::scene::{Scene, accept_keyed, assert_sound, has_pgbouncer, jump, store_at};
+use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, claim_by, give_back_by, heartbeat};
+use crate::support::postgres::{PgBouncer, Server};
+use crate::support::proxy::Action;
+
+/// After that a statement counts as lost, and a connection as hanging.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// What a claim may take beyond that.
+const CLAIM_SLACK: Duration = Duration::from_secs(5);
+/// For a free connection, where all are in use.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// Connections for what is neither accepted, claimed nor settled.
+const LINKS: usize = 6;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_connections_of_a_pooler_serve_many_callers() {
+    const CALLERS: usize = 48;
+    const ROUNDS: usize = 6;
+    if !has_pgbouncer() {
+        return;
+    }
+    let shared = Server::shared().await;
+    let database = shared.create_database().await;
+    let bouncer = PgBouncer::start(shared, 2).await;
+    let store = store_at(&database.url_at("127.0.0.1", bouncer.address().port())).await;
+    let (served, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let store = &*store;
+    let note = |result: Result<(), StoreError>| match result {
+        Ok(()) => drop(served.fetch_add(1, Ordering::SeqCst)),
+        // Certainly nothing stored.
+        Err(StoreError::Unavailable { .. } | StoreError::Busy) => {
+            refused.fetch_add(1, Ordering::SeqCst);
+        }
+        Err(other) => panic!("neither served nor refused: {other}"),
+    };
+    let caller = async |caller: usize| {
+        for round in 0..ROUNDS {
+            let accepted = accept_keyed(store, &format!("{caller} {round}")).await;
+            let id = accepted.as_ref().ok().map(|accepted| accepted.order_ids[0]);
+            note(accepted.map(drop));
+            match store.claim(claim_by(NODE_A, 2)).await {
+                Ok(claimed) => {
+                    note(Ok(()));
+                    for lease in &claimed.leases {
+                        note(store.settle(lease.key(), Outcome::Completed).await.map(drop));
+                    }
+                }
+                Err(error) => note(Err(error)),
+            }
+            if let Some(id) = id {
+                note(store.order(id).await.map(drop));
+            }
+            let page = OrderQuery {
+                limit: 5,
+                ..OrderQuery::default()
+            };
+            note(store.orders(page).await.map(drop));
+            note(store.renew(heartbeat(NODE_A, &[])).await.map(drop));
+            note(store.counters().await.map(drop));
+            note(store.events_after(None, 10).await.map(drop));
+        }
+    };
+    join_all((0..CALLERS).map(caller)).await;
+    let (served, refused) = (served.into_inner(), refused.into_inner());
+    println!("{served} served, {refused} refused");
+    assert!(served > 10 * refused, "{served} served, {refused} refused");
+    store.counters().await.unwrap();
+    assert_sound(store).await;
+    store.close().await;
+}
+
+/// One connection of each kind hangs: the server has carried out what was asked of it, and nobody hears.
+#[tokio::test]
+async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
+    /// A part of the statement that accepts, of the one that settles, of the one that claims.
+    const FROZEN: [&str; 3] = [
+        "insert into orderly.idempotency_keys",
+        "o.token = result.token",
+        "first_line",
+    ];
+    let Some(scene) = Scene::new().await else { return };
+    let store = &scene.store;
+    for number in 0..6 {
+        accept_keyed(&**store, &format!("before {number}")).await.unwrap();
+    }
+    let leases = store.claim(claim_by(NODE_A, 2)).await.unwrap().leases;
+    let (freezes, mut frozen) = mpsc::unbounded_channel();
+    let hits: [AtomicUsize; 3] = Default::default();
+    scene.proxy.on_flight(move |flight| {
+        let sql = flight.sql();
+        let kind = FROZEN.iter().position(|part| sql.contains(part));
+        let Some(kind) = kind.filter(|kind| hits[*kind].fetch_add(1, Ordering::SeqCst) == 0) else {
+            return Action::Forward;
+        };
+        // Nobody listens at the end of the test.
+        let _ = freezes.send(kind);
+        Action::Silence
+    });
+    let accept = tokio::spawn({
+        let store = store.clone();
+        async move { accept_keyed(&*store, "frozen").await }
+    });
+    let settle = tokio::spawn({
+        let (store, key) = (store.clone(), leases[0].key());
+        async move { store.settle(key, Outcome::Completed).await }
+    });
+    let claim = tokio::spawn({
+        let store = store.clone();
+        async move { store.claim(claim_by(NODE_A, 3)).await }
+    });
+    for _ in FROZEN {
+        frozen.recv().await.unwrap();
+    }
+
+    for number in 0..10 {
+        accept_keyed(&**store, &format!("meanwhile {number}"))
+            .await
+            .unwrap();
+    }
+    let settled = store.settle(leases[1].key(), Outcome::Completed).await;
+    assert_eq!(settled.unwrap(), Settled::Done(OrderStatus::Completed));
+    store.order(leases[0].order.order_id).await.unwrap();
+    assert!(!accept.is_finished() && !settle.is_finished() && !claim.is_finished());
+
+    jump(ANSWER_TIME_MAX + CLAIM_SLACK).await;
+    let unknown = |error: Option<StoreError>| {
+        assert!(matches!(error, Some(StoreError::Unexpected { .. })), "{error:?}");
+    };
+    unknown(accept.await.unwrap().err());
+    unknown(settle.await.unwrap().err());
+    // Not asked again: most likely it was carried out, and the leases that nobody heard of run out.
+    unknown(claim.await.unwrap().err());
+
+    assert!(accept_keyed(&**store, "frozen").await.unwrap().replayed);
+    let again = store.settle(leases[0].key(), Outcome::Completed).await;
+    assert_eq!(again.unwrap(), Settled::Stale, "it was carried out");
+    assert_eq!(store.claim(claim_by(NODE_A, 100)).await.unwrap().leases.len(), 12);
+    // The leases nobody heard of run out.
+    let later = scene.database.now().await.plus(LONGER_THAN_A_LEASE);
+    scene.database.set_clock(Some(later)).await;
+    let given_back = store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
+    assert_eq!(given_back.pending, 3 + 12);
+    assert_eq!(store.claim(claim_by(NODE_A, 100)).await.unwrap().leases.len(), 15);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_used_up_pool_refuses_reads_and_takes_orders() {
+    let Some(scene) = Scene::new().await else { return };
+    let store = &scene.store;
+    let id = accept_keyed(&**store, "before").await.unwrap().order_ids[0];
+    let (freezes, mut frozen) = mpsc::unbounded_channel();
+    let hits = AtomicUsize::new(0);
+    scene.proxy.on_flight(move |flight| {
+        let reads = flight.sql().contains("from orderly.orders where order_id = $1");
+        if !reads || hits.fetch_add(1, Ordering::SeqCst) >= LINKS {
+            return Action::Forward;
+        }
+        // Nobody listens at the end of the test.
+        let _ = freezes.send(());
+        Action::Silence
+    });
+    let read = || {
+        let store = store.clone();
+        tokio::spawn(async move { store.order(id).await })
+    };
+    let hanging: Vec<_> = (0..LINKS).map(|_| read()).collect();
+    for _ in 0..LINKS {
+        frozen.recv().await.unwrap();
+    }
+    let waiting = read();
+    accept_keyed(&**store, "meanwhile").await.unwrap();
+    assert!(!waiting.is_finished());
+    jump(WAIT_MAX).await;
+    let refused = waiting.await.unwrap();
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable { .. })),
+        "{refused:?}"
+    );
+    accept_keyed(&**store, "still").await.unwrap();
+
+    jump(ANSWER_TIME_MAX.saturating_sub(WAIT_MAX)).await;
+    for read in join_all(hanging).await {
+        // What only reads is asked again where the connection had worked before.
+        let read = read.unwrap();
+        assert!(
+            matches!(read, Ok(Some(_)) | Err(StoreError::Unavailable { .. })),
+            "{read:?}"
+        );
+    }
+    assert!(store.order(id).await.unwrap().is_some());
+    scene.end().await;
+}

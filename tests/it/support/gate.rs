@@ -1,0 +1,36 @@
+//! A gate that holds up whatever comes to it until a test opens it.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+pub struct Gate {
+    arrived: Semaphore,
+    admitted: Semaphore,
+}
+
+impl Gate {
+    pub fn closed() -> Arc<Gate> {
+        Arc::new(Gate {
+            arrived: Semaphore::new(0),
+            admitted: Semaphore::new(0),
+        })
+    }
+
+    /// Arrives, and waits until the gate is open.
+    pub async fn pass(&self) {
+        self.arrived.add_permits(1);
+        // No permit is ever given: the end of the wait is that the gate opens.
+        let _ = self.admitted.acquire().await;
+    }
+
+    /// Waits until one more has arrived.
+    pub async fn arrival(&self) {
+        self.arrived.acquire().await.expect("never closed").forget();
+    }
+
+    /// From now on everything passes.
+    pub fn open(&self) {
+        self.admitted.close();
+    }
+}

@@ -1,0 +1,41 @@
+//! A harness that goes on where another stopped, on a PostgreSQL database into which the store was copied.
+
+use orderly::config::{Database, PostgresDatabase};
+use orderly::store::copy::{Copied, CopyError, copy};
+
+use super::{Harness, Home};
+use crate::support::postgres::{Server, TestDatabase};
+
+impl Harness {
+    /// Where the store is, of a harness on PostgreSQL.
+    pub fn home(&self) -> &TestDatabase {
+        match &self.home {
+            Home::Postgres(home) => home,
+            Home::Folder { .. } => panic!("the store is a file"),
+        }
+    }
+
+    /// Into the PostgreSQL database of a URL. The store is to be closed.
+    pub async fn copy_into(&self, url: &str) -> Result<Copied, CopyError> {
+        copy(&self.database, &postgres_database(url), &mut |_| {}).await
+    }
+
+    /// Closes the store and opens its copy, with the same clock.
+    pub async fn move_to_postgres(self) -> Harness {
+        self.store.close().await;
+        let home = Server::shared().await.create_database().await;
+        let url = home.url();
+        let copied = self.copy_into(&url).await.unwrap();
+        assert_eq!(copied.differences.shown, [""; 0]);
+        home.set_clock(Some(self.clock.now())).await;
+        let database = Database::Postgres(Box::new(postgres_database(&url)));
+        Harness::open(database, self.clock, Home::Postgres(Box::new(home))).await
+    }
+}
+
+fn postgres_database(url: &str) -> PostgresDatabase {
+    match Database::parse(url) {
+        Ok((Database::Postgres(database), _)) => *database,
+        other => panic!("a URL of the tests' own is {other:?}"),
+    }
+}

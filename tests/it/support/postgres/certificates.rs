@@ -1,0 +1,83 @@
+//! A throw-away authority and what servers show: a certificate of that authority for some names, or one that nobody
+//! has signed.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::{ClientConfig, RootCertStore};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// What a server shows and proves, as PEM.
+pub struct Certificate {
+    pub chain: String,
+    pub key: String,
+}
+
+impl Certificate {
+    pub fn self_signed(names: &[&str]) -> Certificate {
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params(names).self_signed(&key).expect("a certificate");
+        Certificate {
+            chain: certificate.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    root: rcgen::Certificate,
+}
+
+impl Authority {
+    pub fn new() -> Authority {
+        let mut params = params(&[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        // Not that of the certificates it signs: OpenSSL would take them for self-signed ones.
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority of the tests");
+        let key = KeyPair::generate().expect("a key");
+        let root = params.self_signed(&key).expect("a certificate");
+        Authority {
+            root,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// What `sslrootcert` names a file with, as PEM.
+    pub fn root(&self) -> String {
+        self.root.pem()
+    }
+
+    /// A client that trusts this authority alone, and wants the name of the host.
+    pub fn client(&self) -> MakeRustlsConnect {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(self.root.der().clone())
+            .expect("a certificate of an authority");
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring knows the versions of TLS")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        MakeRustlsConnect::new(config)
+    }
+
+    pub fn certificate_for(&self, names: &[&str]) -> Certificate {
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params(names)
+            .signed_by(&key, &self.issuer)
+            .expect("a certificate");
+        Certificate {
+            chain: certificate.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+fn params(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    CertificateParams::new(names).expect("host names and addresses")
+}

@@ -1,0 +1,191 @@
+//! A proxy before PostgreSQL that knows its messages: it counts and shows what a client sends, and makes the bad days
+//! that no server offers on demand. Everything it runs ends with its handle. Making sense of SQL is left to the tests.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+mod flight;
+mod frame;
+mod link;
+mod tests;
+
+pub use flight::Flight;
+
+use super::gate::Gate;
+
+/// More than the connections of a few nodes.
+const CONNECTIONS_MAX: usize = 256;
+/// Flights whose text is kept, the latest.
+const FLIGHTS_KEPT: usize = 10_000;
+
+/// What becomes of a flight.
+#[derive(Clone)]
+pub enum Action {
+    Forward,
+    /// Forwards it so much later. What the client sends behind it waits too.
+    Delay(Duration),
+    /// Forwards all but its Sync (all of a simple query) until the gate opens: its statements are carried out and hold
+    /// their locks, and nothing is committed.
+    Hold(Arc<Gate>),
+    /// Forwards nothing of it until the gate opens, and does then what else is to be done with it. What the client
+    /// sends behind it waits too.
+    KeepBack {
+        gate: Arc<Gate>,
+        then: Box<Action>,
+    },
+    /// Forwards it with other text in its statements.
+    Rewrite {
+        from: String,
+        to: String,
+    },
+    /// Has the server carry it out to the end, keeps the answer, and cuts the connection.
+    LoseAnswer,
+    /// Has the server carry it out to the end, keeps the answer, and says nothing more on a connection that stays open.
+    Silence,
+    /// Cuts the connection before the server has seen anything of it.
+    Cut,
+}
+
+type Hook = Arc<dyn Fn(&Flight) -> Action + Send + Sync>;
+
+/// Counts are of what came since the proxy started, through all connections.
+pub struct Proxy {
+    address: SocketAddr,
+    rules: Arc<Rules>,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+impl Proxy {
+    /// What a client asks of the server about TLS is asked; inside TLS the proxy sees no messages.
+    pub async fn before(server: SocketAddr) -> Proxy {
+        Proxy::start(server, false).await
+    }
+
+    /// Answers for the server that it has no TLS.
+    pub async fn refusing_tls(server: SocketAddr) -> Proxy {
+        Proxy::start(server, true).await
+    }
+
+    async fn start(server: SocketAddr, refuses_tls: bool) -> Proxy {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let rules = Arc::new(Rules::new(refuses_tls));
+        let accepting = tokio::spawn(accept(listener, server, rules.clone()));
+        Proxy {
+            address,
+            rules,
+            _accepting: AbortOnDropHandle::new(accepting),
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on decides about every flight. It must not block.
+    pub fn on_flight(&self, hook: impl Fn(&Flight) -> Action + Send + Sync + 'static) {
+        *self.rules.hook.lock().unwrap() = Arc::new(hook);
+    }
+
+    /// The statements of the latest flights.
+    pub fn flights(&self) -> Vec<String> {
+        self.rules.flights.lock().unwrap().iter().cloned().collect()
+    }
+
+    pub fn flight_count(&self) -> u64 {
+        self.rules.flight_count.load(Ordering::SeqCst)
+    }
+
+    /// Attempts to connect, refused ones too.
+    pub fn connection_count(&self) -> u64 {
+        self.rules.connection_count.load(Ordering::SeqCst)
+    }
+
+    /// Cuts every connection there is.
+    pub fn cut_all(&self) {
+        self.rules.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Whether new connections are closed at once.
+    pub fn refuse(&self, refusing: bool) {
+        self.rules.refusing.store(refusing, Ordering::SeqCst);
+    }
+
+    /// Whether nothing passes in either direction, on connections that stay open.
+    pub fn freeze(&self, frozen: bool) {
+        self.rules.frozen.send_replace(frozen);
+    }
+
+    /// Whether every byte travels alone.
+    pub fn slice(&self, sliced: bool) {
+        self.rules.sliced.store(sliced, Ordering::SeqCst);
+    }
+}
+
+/// Written by the handle, read by the links.
+struct Rules {
+    refuses_tls: bool,
+    hook: Mutex<Hook>,
+    flights: Mutex<VecDeque<String>>,
+    flight_count: AtomicU64,
+    connection_count: AtomicU64,
+    refusing: AtomicBool,
+    sliced: AtomicBool,
+    frozen: watch::Sender<bool>,
+    /// How often all connections were cut.
+    cuts: watch::Sender<u64>,
+}
+
+impl Rules {
+    fn new(refuses_tls: bool) -> Rules {
+        Rules {
+            refuses_tls,
+            hook: Mutex::new(Arc::new(|_| Action::Forward)),
+            flights: Mutex::default(),
+            flight_count: AtomicU64::new(0),
+            connection_count: AtomicU64::new(0),
+            refusing: AtomicBool::new(false),
+            sliced: AtomicBool::new(false),
+            frozen: watch::Sender::new(false),
+            cuts: watch::Sender::new(0),
+        }
+    }
+
+    fn action(&self, flight: &Flight) -> Action {
+        self.flight_count.fetch_add(1, Ordering::SeqCst);
+        {
+            let mut flights = self.flights.lock().unwrap();
+            if flights.len() == FLIGHTS_KEPT {
+                flights.pop_front();
+            }
+            flights.push_back(flight.sql());
+        }
+        // Not under the lock: the hook may set another.
+        let hook = self.hook.lock().unwrap().clone();
+        hook(flight)
+    }
+}
+
+async fn accept(listener: TcpListener, server: SocketAddr, rules: Arc<Rules>) {
+    let mut links = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if links.len() < CONNECTIONS_MAX => {
+                let (client, _) = accepted.expect("a listener on loopback accepts");
+                rules.connection_count.fetch_add(1, Ordering::SeqCst);
+                if !rules.refusing.load(Ordering::SeqCst) {
+                    links.spawn(link::carry(client, server, rules.clone(), rules.cuts.subscribe()));
+                }
+            }
+            Some(ended) = links.join_next() => ended.expect("a link does not panic"),
+        }
+    }
+}

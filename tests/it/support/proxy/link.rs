@@ -1,0 +1,234 @@
+//! One connection through the proxy: both directions, until either side or a cut ends it. What becomes of a flight is
+//! decided in `proxy.rs` and carried out here.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+
+use super::flight::{Flight, Gathered, Gathering};
+use super::frame::{Frames, Malformed, Startup};
+use super::{Action, Rules};
+
+/// Read at once from one side, and so what a frozen link holds at most of messages that are complete.
+const CHUNK_BYTES: usize = 16 * 1024;
+/// The server is ready for the next flight; every flight has one of these as the end of its answer.
+const READY_FOR_QUERY: u8 = b'Z';
+const TLS_ACCEPTED: u8 = b'S';
+const TLS_REFUSED: u8 = b'N';
+
+pub async fn carry(client: TcpStream, server: SocketAddr, rules: Arc<Rules>, mut cuts: watch::Receiver<u64>) {
+    let link = Link {
+        rules,
+        unanswered: OnceLock::new(),
+    };
+    let ended = tokio::select! {
+        ended = link.run(client, server) => ended,
+        // The sender lives in the rules, which the link has.
+        _ = cuts.changed() => Ok(()),
+    };
+    match ended {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => eprintln!("a link of the proxy: {error}"),
+        // That a side is gone is how a link ends.
+        Ok(()) | Err(_) => {}
+    }
+}
+
+struct Link {
+    rules: Arc<Rules>,
+    /// Set by the client's direction before the server sees the flight, read by the server's direction.
+    unanswered: OnceLock<Unanswered>,
+}
+
+/// The flight that is not answered, nor any behind it.
+struct Unanswered {
+    /// Counted from 1.
+    flight: u64,
+    /// Whether the connection ends when the server has answered.
+    cut: bool,
+}
+
+impl Link {
+    async fn run(&self, client: TcpStream, server: SocketAddr) -> io::Result<()> {
+        let server = TcpStream::connect(server).await?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        let mut frames = Frames::default();
+        loop {
+            let Some(startup) = next_startup(&mut from_client, &mut frames).await? else {
+                return Ok(());
+            };
+            match startup.code {
+                Startup::TLS | Startup::GSS if self.rules.refuses_tls => {
+                    self.send(&mut to_client, &[TLS_REFUSED]).await?;
+                }
+                Startup::TLS | Startup::GSS => {
+                    self.send(&mut to_server, &startup.bytes).await?;
+                    let answer = from_server.read_u8().await?;
+                    self.send(&mut to_client, &[answer]).await?;
+                    if answer == TLS_ACCEPTED {
+                        break;
+                    }
+                }
+                Startup::CANCEL => {
+                    self.send(&mut to_server, &startup.bytes).await?;
+                    break;
+                }
+                _ => {
+                    self.send(&mut to_server, &startup.bytes).await?;
+                    return tokio::select! {
+                        ended = self.requests(from_client, to_server, frames) => ended,
+                        ended = self.answers(from_server, to_client) => ended,
+                    };
+                }
+            }
+        }
+        self.send(&mut to_server, &frames.into_rest()).await?;
+        tokio::select! {
+            ended = self.bytes(from_client, to_server) => ended,
+            ended = self.bytes(from_server, to_client) => ended,
+        }
+    }
+
+    async fn requests(
+        &self,
+        mut from_client: OwnedReadHalf,
+        mut to_server: OwnedWriteHalf,
+        mut frames: Frames,
+    ) -> io::Result<()> {
+        let mut gathering = Gathering::default();
+        let mut number = 0;
+        loop {
+            while let Some(frame) = frames.next().map_err(invalid)? {
+                match gathering.take(frame) {
+                    Gathered::More => {}
+                    Gathered::Alone(frame) => {
+                        let mut bytes = Vec::new();
+                        frame.encode(&mut bytes);
+                        self.send(&mut to_server, &bytes).await?;
+                    }
+                    Gathered::Flight(flight) => {
+                        number += 1;
+                        self.request(flight, number, &mut to_server).await?;
+                    }
+                }
+            }
+            if !read_more(&mut from_client, &mut frames).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn request(
+        &self,
+        mut flight: Flight,
+        number: u64,
+        to_server: &mut OwnedWriteHalf,
+    ) -> io::Result<()> {
+        let mut action = self.rules.action(&flight);
+        while let Action::KeepBack { gate, then } = action {
+            gate.pass().await;
+            action = *then;
+        }
+        match action {
+            Action::Forward | Action::KeepBack { .. } => {}
+            Action::Delay(span) => tokio::time::sleep(span).await,
+            Action::Hold(gate) => {
+                let (first, last) = flight.split();
+                self.send(to_server, &first).await?;
+                gate.pass().await;
+                return self.send(to_server, &last).await;
+            }
+            Action::Rewrite { from, to } => flight.rewrite(&from, &to),
+            Action::LoseAnswer => self.leave_unanswered(number, true),
+            Action::Silence => self.leave_unanswered(number, false),
+            Action::Cut => return Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+        self.send(to_server, &flight.encode()).await
+    }
+
+    /// The first one counts: nothing behind it is answered.
+    fn leave_unanswered(&self, flight: u64, cut: bool) {
+        self.unanswered.get_or_init(|| Unanswered { flight, cut });
+    }
+
+    async fn answers(&self, mut from_server: OwnedReadHalf, mut to_client: OwnedWriteHalf) -> io::Result<()> {
+        let mut frames = Frames::default();
+        // The first is the end of the start, so that this is the number of the flight that is answered.
+        let mut ready = 0;
+        loop {
+            let mut bytes = Vec::new();
+            while let Some(frame) = frames.next().map_err(invalid)? {
+                let is_ready = frame.tag == READY_FOR_QUERY;
+                match self.unanswered.get() {
+                    Some(unanswered) if unanswered.flight <= ready => {
+                        if is_ready && unanswered.cut {
+                            return self.send(&mut to_client, &bytes).await;
+                        }
+                    }
+                    Some(_) | None => frame.encode(&mut bytes),
+                }
+                ready += u64::from(is_ready);
+            }
+            self.send(&mut to_client, &bytes).await?;
+            if !read_more(&mut from_server, &mut frames).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What the proxy cannot read.
+    async fn bytes(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> io::Result<()> {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match from.read(&mut chunk).await? {
+                0 => return Ok(()),
+                read => self.send(&mut to, &chunk[..read]).await?,
+            }
+        }
+    }
+
+    async fn send(&self, to: &mut OwnedWriteHalf, bytes: &[u8]) -> io::Result<()> {
+        let mut frozen = self.rules.frozen.subscribe();
+        let thawed = frozen.wait_for(|frozen| !frozen).await;
+        thawed.expect("the sender lives in the rules");
+        if !self.rules.sliced.load(std::sync::atomic::Ordering::SeqCst) {
+            return to.write_all(bytes).await;
+        }
+        for byte in bytes {
+            to.write_u8(*byte).await?;
+            // So that the other side has a chance to read it alone.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+async fn next_startup(from: &mut OwnedReadHalf, frames: &mut Frames) -> io::Result<Option<Startup>> {
+    loop {
+        if let Some(startup) = frames.next_startup().map_err(invalid)? {
+            return Ok(Some(startup));
+        }
+        if !read_more(from, frames).await? {
+            return Ok(None);
+        }
+    }
+}
+
+/// Whether there was more.
+async fn read_more(from: &mut OwnedReadHalf, frames: &mut Frames) -> io::Result<bool> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let read = from.read(&mut chunk).await?;
+    frames.push(&chunk[..read]);
+    Ok(read > 0)
+}
+
+fn invalid(malformed: Malformed) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, malformed)
+}

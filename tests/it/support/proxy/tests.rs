@@ -1,0 +1,315 @@
+//! The proxy before a real server, with a real client: what each of its bad days looks like from both sides.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+
+use super::{Action, Proxy};
+use crate::support::gate::Gate;
+use crate::support::postgres::{self, Authority, Options, Server, TestDatabase};
+use crate::support::{required, until};
+
+/// A database with one table, the proxy before its server, and ways in: through the proxy and past it.
+struct Scene {
+    proxy: Proxy,
+    database: TestDatabase,
+    client: Client,
+    admin: Client,
+}
+
+impl Scene {
+    async fn new() -> Option<Scene> {
+        if !required("a private PostgreSQL", postgres::is_installed()) {
+            return None;
+        }
+        let server = Server::shared().await;
+        let database = server.create_database().await;
+        let admin = database.admin().await;
+        let table = "create table public.rows (id int primary key, token int not null default 1)";
+        admin.batch_execute(table).await.unwrap();
+        let proxy = Proxy::before(server.address()).await;
+        let client = postgres::connect(&through(&proxy, &database)).await.unwrap();
+        Some(Scene {
+            proxy,
+            database,
+            client,
+            admin,
+        })
+    }
+
+    async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
+        postgres::connect(&through(&self.proxy, &self.database)).await
+    }
+
+    /// Flights whose statements hold the text meet the action; the others pass.
+    fn when(&self, text: &'static str, action: Action) {
+        self.proxy.on_flight(move |flight| {
+            if flight.sql().contains(text) {
+                action.clone()
+            } else {
+                Action::Forward
+            }
+        });
+    }
+
+    async fn rows(&self) -> i64 {
+        let counted = self
+            .admin
+            .query_one("select count(*) from public.rows", &[])
+            .await;
+        counted.unwrap().get(0)
+    }
+
+    async fn until_rows(&self, expected: i64) {
+        until("the rows are there", async || self.rows().await == expected).await;
+    }
+}
+
+fn through(proxy: &Proxy, database: &TestDatabase) -> String {
+    database.url_at("127.0.0.1", proxy.address().port())
+}
+
+/// One flight of the extended protocol, as the store sends them.
+async fn insert(client: &Client, id: i32) -> Result<u64, tokio_postgres::Error> {
+    let statement = "insert into public.rows values ($1)";
+    client.execute_typed(statement, &[(&id, Type::INT4)]).await
+}
+
+#[tokio::test]
+async fn what_passes_is_shown_and_counted() {
+    let Some(scene) = Scene::new().await else { return };
+    assert_eq!(
+        (scene.proxy.connection_count(), scene.proxy.flight_count()),
+        (1, 0)
+    );
+    insert(&scene.client, 1).await.unwrap();
+    scene.client.batch_execute("begin; commit").await.unwrap();
+    assert_eq!(scene.proxy.flight_count(), 2);
+    assert_eq!(
+        scene.proxy.flights(),
+        ["insert into public.rows values ($1)", "begin; commit"]
+    );
+    assert_eq!(scene.rows().await, 1);
+}
+
+#[tokio::test]
+async fn bytes_that_travel_alone_arrive() {
+    let Some(scene) = Scene::new().await else { return };
+    scene.proxy.slice(true);
+    let long = "ä".repeat(1000);
+    let client = scene.connect().await.unwrap();
+    let row = client
+        .query_typed("select $1", &[(&long, Type::TEXT)])
+        .await
+        .unwrap();
+    assert_eq!(row[0].get::<_, &str>(0), long);
+}
+
+#[tokio::test]
+async fn cut_connections_are_closed_and_new_ones_pass() {
+    let Some(scene) = Scene::new().await else { return };
+    let other = scene.connect().await.unwrap();
+    scene.proxy.cut_all();
+    for client in [&scene.client, &other] {
+        assert!(insert(client, 1).await.unwrap_err().is_closed());
+    }
+    insert(&scene.connect().await.unwrap(), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn refused_connections_are_counted_and_old_ones_pass() {
+    let Some(scene) = Scene::new().await else { return };
+    scene.proxy.refuse(true);
+    assert!(scene.connect().await.is_err());
+    insert(&scene.client, 1).await.unwrap();
+    scene.proxy.refuse(false);
+    assert!(scene.connect().await.is_ok());
+    assert_eq!(scene.proxy.connection_count(), 3);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_of_a_flight_that_was_carried_out() {
+    let Some(scene) = Scene::new().await else { return };
+    scene.when("insert", Action::LoseAnswer);
+    // Sent before the first is answered: what came before the loss is answered, what comes after is not.
+    let (before, lost, after) = tokio::join!(
+        scene.client.batch_execute("select 1"),
+        insert(&scene.client, 1),
+        scene.client.batch_execute("select 2"),
+    );
+    before.unwrap();
+    assert!(lost.unwrap_err().is_closed());
+    assert!(after.unwrap_err().is_closed());
+    assert_eq!(scene.rows().await, 1);
+}
+
+#[tokio::test]
+async fn the_answer_to_a_commit_can_be_lost() {
+    let Some(scene) = Scene::new().await else { return };
+    scene.when("commit", Action::LoseAnswer);
+    scene.client.batch_execute("begin").await.unwrap();
+    insert(&scene.client, 1).await.unwrap();
+    assert_eq!(scene.rows().await, 0);
+    assert!(scene.client.batch_execute("commit").await.is_err());
+    assert_eq!(scene.rows().await, 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_fell_silent_stays_open() {
+    let Some(scene) = Scene::new().await else { return };
+    scene.when("insert", Action::Silence);
+    let unanswered = insert(&scene.client, 1);
+    tokio::pin!(unanswered);
+    tokio::select! {
+        biased;
+        answered = &mut unanswered => panic!("{answered:?}"),
+        () = scene.until_rows(1) => {}
+    }
+    assert!(!scene.client.is_closed());
+    scene.proxy.cut_all();
+    assert!(unanswered.await.unwrap_err().is_closed());
+}
+
+#[tokio::test]
+async fn a_flight_that_is_cut_never_arrives() {
+    let Some(scene) = Scene::new().await else { return };
+    scene.when("insert", Action::Cut);
+    assert!(insert(&scene.client, 1).await.unwrap_err().is_closed());
+    assert_eq!(scene.rows().await, 0);
+}
+
+#[tokio::test]
+async fn a_held_flight_is_carried_out_and_commits_when_it_is_let_go() {
+    let Some(scene) = Scene::new().await else { return };
+    let gate = Gate::closed();
+    scene.when("insert", Action::Hold(gate.clone()));
+    let held = insert(&scene.client, 1);
+    let let_go = async {
+        gate.arrival().await;
+        let locked =
+            "select 1 from pg_locks where relation = 'public.rows'::regclass and mode = 'RowExclusiveLock'";
+        until("the row is inserted", async || {
+            !scene.admin.query(locked, &[]).await.unwrap().is_empty()
+        })
+        .await;
+        assert_eq!(scene.rows().await, 0);
+        gate.open();
+    };
+    let (held, ()) = tokio::join!(held, let_go);
+    held.unwrap();
+    assert_eq!(scene.rows().await, 1);
+}
+
+#[tokio::test]
+async fn a_flight_that_was_kept_back_comes_after_what_others_did_meanwhile() {
+    let Some(scene) = Scene::new().await else { return };
+    let gate = Gate::closed();
+    let then = Box::new(Action::Rewrite {
+        from: "($1)".to_owned(),
+        to: "($1 + 1)".to_owned(),
+    });
+    scene.when(
+        "insert",
+        Action::KeepBack {
+            gate: gate.clone(),
+            then,
+        },
+    );
+    let kept_back = insert(&scene.client, 1);
+    let meanwhile = async {
+        gate.arrival().await;
+        insert(&scene.admin, 2).await.unwrap();
+        gate.open();
+    };
+    let (kept_back, ()) = tokio::join!(kept_back, meanwhile);
+    let refused = kept_back.unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::UNIQUE_VIOLATION), "{refused}");
+}
+
+#[tokio::test]
+async fn nothing_passes_a_frozen_proxy_until_it_thaws() {
+    let Some(scene) = Scene::new().await else { return };
+    let (arrived, mut arrivals) = mpsc::unbounded_channel();
+    scene.proxy.on_flight(move |_| {
+        arrived.send(()).expect("the test waits");
+        Action::Forward
+    });
+    scene.proxy.freeze(true);
+    let frozen = insert(&scene.client, 1);
+    let thaw = async {
+        arrivals.recv().await.unwrap();
+        assert_eq!(scene.rows().await, 0);
+        assert!(!scene.client.is_closed());
+        scene.proxy.freeze(false);
+    };
+    let (frozen, ()) = tokio::join!(frozen, thaw);
+    frozen.unwrap();
+}
+
+#[tokio::test]
+async fn a_delayed_flight_arrives_later() {
+    const DELAY: Duration = Duration::from_millis(50);
+    let Some(scene) = Scene::new().await else { return };
+    scene.when("insert", Action::Delay(DELAY));
+    let sent = Instant::now();
+    insert(&scene.client, 1).await.unwrap();
+    assert!(sent.elapsed() >= DELAY);
+}
+
+#[tokio::test]
+async fn a_condition_can_be_taken_out_of_a_statement() {
+    let Some(scene) = Scene::new().await else { return };
+    insert(&scene.client, 1).await.unwrap();
+    let update = async || {
+        let statement = "update public.rows set token = token + 1 where id = $1 and token = $2";
+        let (id, stale) = (1_i32, 7_i32);
+        let values: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+            [(&id, Type::INT4), (&stale, Type::INT4)];
+        scene.client.execute_typed(statement, &values).await.unwrap()
+    };
+    assert_eq!(update().await, 0);
+    let rewrite = Action::Rewrite {
+        from: " and token = $2".to_owned(),
+        to: String::new(),
+    };
+    scene.when("update", rewrite);
+    assert_eq!(update().await, 1);
+}
+
+#[tokio::test]
+async fn what_is_encrypted_passes_unseen() {
+    if !required("a private PostgreSQL", postgres::is_installed()) {
+        return;
+    }
+    let authority = Authority::new();
+    let options = Options::default().certificate(authority.certificate_for(&["127.0.0.1"]));
+    let server = Server::start(options).await;
+    let database = server.create_database().await;
+    let encrypted = async |proxy: &Proxy| {
+        let url = format!("{}?sslmode=require", through(proxy, &database));
+        let config: tokio_postgres::Config = url.parse().unwrap();
+        let (client, connection) = config.connect(authority.client()).await?;
+        tokio::spawn(connection);
+        client.batch_execute("select 1").await
+    };
+    let proxy = Proxy::before(server.address()).await;
+    encrypted(&proxy).await.unwrap();
+    assert_eq!((proxy.connection_count(), proxy.flight_count()), (1, 0));
+    let proxy = Proxy::refusing_tls(server.address()).await;
+    assert!(encrypted(&proxy).await.is_err());
+    let client = postgres::connect(&through(&proxy, &database)).await.unwrap();
+    client.batch_execute("select 1").await.unwrap();
+    assert_eq!(proxy.flights(), ["select 1"]);
+}
+
+#[tokio::test]
+async fn everything_ends_with_the_proxy() {
+    let Some(scene) = Scene::new().await else { return };
+    let url = through(&scene.proxy, &scene.database);
+    drop(scene.proxy);
+    assert!(insert(&scene.client, 1).await.unwrap_err().is_closed());
+    assert!(postgres::connect(&url).await.is_err());
+}

@@ -1,0 +1,101 @@
+//! A store that is away is asked for at a bounded rate, and found at once when it is back.
+
+use std::time::Duration;
+
+use orderly::event::EventKind::{Accepted, Completed, Started};
+use orderly::order::OrderStatus;
+use tokio::time::Instant;
+
+use super::line::{Call, Line, most_within};
+use super::world::{Setting, Step, World};
+use crate::support::twisted::twisted;
+
+const MINUTE: Duration = Duration::from_mins(1);
+/// The longest pause between two claims that fail.
+const FOUND_WITHIN: Duration = Duration::from_secs(5);
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_is_asked_every_few_seconds_and_found_when_it_is_back() {
+    let line = Line::new();
+    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    world.script.otherwise(Step::Hang);
+    world.harness.accept_some(2).await;
+    world
+        .until("two attempts to begin", async |world| world.script.now() == 2)
+        .await;
+    line.cut_all();
+    world.pass_long(MINUTE, async |_| {}).await;
+    assert_eq!(world.script.now(), 0, "both leases ran out");
+    let away = Instant::now();
+    world.pass_long(Duration::from_mins(10), async |_| {}).await;
+    for of in [Call::Claim, Call::Renew] {
+        let tries = line.times_since(away, of);
+        assert!((120..=240).contains(&tries.len()), "{of:?}: {}", tries.len());
+        assert!(
+            most_within(Duration::from_secs(2), &tries) <= 1,
+            "{of:?}: {tries:?}"
+        );
+    }
+    assert_eq!(line.times_since(away, Call::Settle), []);
+    assert_eq!(
+        line.times_since(away, Call::Other),
+        [],
+        "no sweep without a heartbeat"
+    );
+    world.script.otherwise(Step::Complete);
+    line.mend();
+    let back = Instant::now();
+    for order in world.harness.records().await {
+        world
+            .until_status(order.order.order_id, OrderStatus::Completed)
+            .await;
+    }
+    assert!(back.elapsed() <= FOUND_WITHIN * 2, "{:?}", back.elapsed());
+    world.end().await;
+}
+
+/// Where accepting works and claiming does not, each accepted order wakes the dispatcher.
+#[tokio::test(start_paused = true)]
+async fn wake_ups_do_not_make_a_storm_of_failing_claims() {
+    let line = Line::new();
+    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    line.cut(&[Call::Claim]);
+    world.pass_long(MINUTE, async |_| {}).await;
+    let noisy = Instant::now();
+    world
+        .pass_long(MINUTE, async |world| {
+            world.harness.accept_one().await;
+        })
+        .await;
+    let claims = line.times_since(noisy, Call::Claim);
+    assert!(claims.len() <= 2 * 60, "{}", claims.len());
+    line.mend();
+    let back = Instant::now();
+    world
+        .until("the first order to start", async |world| {
+            !world.script.started().is_empty()
+        })
+        .await;
+    assert!(back.elapsed() <= FOUND_WITHIN);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_stored_when_the_store_is_back_within_the_lease() {
+    let line = Line::new();
+    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    world.script.otherwise(Step::Take(Duration::from_secs(1)));
+    let id = world.harness.accept_one().await;
+    world
+        .until("the attempt to begin", async |world| world.script.now() == 1)
+        .await;
+    line.cut_all();
+    let cut = Instant::now();
+    world.pass(Duration::from_secs(20)).await;
+    let tries = line.times_since(cut, Call::Settle);
+    assert!((10..=40).contains(&tries.len()), "{}", tries.len());
+    line.mend();
+    world.until_status(id, OrderStatus::Completed).await;
+    assert_eq!(world.harness.events(id).await, [Accepted, Started, Completed]);
+    world.end().await;
+}

@@ -1,0 +1,113 @@
+//! A node whose process stood still for longer than its leases last: what it holds is no longer its own, and it must
+//! know before it goes on.
+
+use std::time::Duration;
+
+use orderly::event::EventKind::{Accepted, Completed, LeaseLost, Started};
+use orderly::lease::Outcome;
+use orderly::order::OrderStatus;
+use tokio::time::Instant;
+
+use super::line::{Call, Line};
+use super::world::{LEASE, Setting, Step, World};
+use crate::support::make::{LONGER_THAN_A_LEASE, NODE_B, give_back_by};
+use crate::support::twisted::twisted;
+
+/// The result is due in the same moment in which the node goes on: the lost lease comes first.
+#[tokio::test(start_paused = true)]
+async fn a_node_frozen_past_its_lease_leaves_the_order_to_the_one_that_took_it_over() {
+    let full = Setting {
+        slots: 1,
+        ..Setting::default()
+    };
+    let world = World::new(full).await;
+    world.script.otherwise(Step::Take(Duration::from_secs(20)));
+    let id = world.harness.accept_one().await;
+    world
+        .until("the attempt to begin", async |world| world.script.now() == 1)
+        .await;
+    let mut current = None;
+    world
+        .freeze(LONGER_THAN_A_LEASE, async |harness| {
+            let swept = harness.store().give_back_expired(give_back_by(NODE_B)).await;
+            assert_eq!(swept.unwrap().pending, 1);
+            current = harness.claim_as(NODE_B, 1).await.pop();
+        })
+        .await;
+    assert_eq!(world.script.now(), 0, "the attempt was let go at once");
+    world.pass(Duration::from_secs(5)).await;
+    assert_eq!(
+        world.metrics.stale_results_rejected.get(),
+        0,
+        "no late result was sent"
+    );
+    let current = current.expect("the other node claimed the order");
+    let status = world.harness.settle(&current, Outcome::Completed).await;
+    assert_eq!(status, OrderStatus::Completed);
+    assert_eq!(
+        world.harness.events(id).await,
+        [Accepted, Started, LeaseLost, Started, Completed]
+    );
+    world.end().await;
+}
+
+/// A lease that ran out is not renewed with the next heartbeat: nobody works on it, and it would hold the order up.
+#[tokio::test(start_paused = true)]
+async fn a_frozen_node_does_not_renew_what_it_gives_up() {
+    let world = World::new(Setting::default()).await;
+    world.script.otherwise(Step::Hang);
+    let id = world.harness.accept_one().await;
+    world
+        .until("the attempt to begin", async |world| world.script.now() == 1)
+        .await;
+    world.freeze(LONGER_THAN_A_LEASE, async |_| {}).await;
+    world.script.otherwise(Step::Complete);
+    world.pass(Duration::from_secs(3)).await;
+    assert_eq!(
+        world.harness.events(id).await,
+        [Accepted, Started, LeaseLost, Started, Completed]
+    );
+    assert_eq!(world.harness.crashes(id).await, 0, "the node lives");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_freeze_changes_nothing() {
+    let world = World::new(Setting::default()).await;
+    world.script.otherwise(Step::Take(Duration::from_secs(40)));
+    let id = world.harness.accept_one().await;
+    world
+        .until("the attempt to begin", async |world| world.script.now() == 1)
+        .await;
+    for _ in 0..3 {
+        world.freeze(LEASE / 2, async |_| {}).await;
+        world.pass(Duration::from_millis(100)).await;
+    }
+    world.until_status(id, OrderStatus::Completed).await;
+    assert_eq!(world.harness.events(id).await, [Accepted, Started, Completed]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_answered_after_its_leases_ran_out_starts_nothing() {
+    let line = Line::new();
+    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    line.hold_claims();
+    let id = world.harness.accept_one().await;
+    world.until_status(id, OrderStatus::Processing).await;
+    world.freeze(LONGER_THAN_A_LEASE, async |_| {}).await;
+    let answered = Instant::now();
+    line.let_claims_go();
+    world.until_status(id, OrderStatus::Completed).await;
+    assert_eq!(
+        world.harness.events(id).await,
+        [Accepted, Started, LeaseLost, Started, Completed]
+    );
+    assert_eq!(
+        world.script.attempts_of(id).len(),
+        1,
+        "the late claim began no attempt"
+    );
+    assert!(!line.times_since(answered, Call::Claim).is_empty());
+    world.end().await;
+}

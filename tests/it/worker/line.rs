@@ -1,0 +1,162 @@
+//! The line between a node and its store: notes every call that goes over it, and can be cut or slow.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use orderly::lease::{LeaseKey, Outcome};
+use orderly::order::NewOrder;
+use orderly::store::{
+    Accepted, ClaimRequest, Claimed, Heartbeat, IdempotencyKey, Renewed, Settled, Store, StoreError,
+    StoreHealth,
+};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::support::twisted::Twist;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Accept,
+    Claim,
+    Settle,
+    Renew,
+    /// Of a worker and its janitor: a sweep, or taking the node off the list.
+    Other,
+}
+
+pub struct Line {
+    calls: Mutex<Vec<(Instant, Call)>>,
+    cut: Mutex<Vec<Call>>,
+    /// What the store says of itself meanwhile.
+    not_ready: AtomicBool,
+    claims_held: AtomicBool,
+    /// Closed when they are let go; no permit is ever given.
+    claims_let_go: Semaphore,
+}
+
+impl Line {
+    pub fn new() -> Arc<Line> {
+        Arc::new(Line {
+            calls: Mutex::default(),
+            cut: Mutex::default(),
+            not_ready: AtomicBool::new(false),
+            claims_held: AtomicBool::new(false),
+            claims_let_go: Semaphore::new(0),
+        })
+    }
+
+    /// From now on these calls fail, and the store behind is not asked.
+    pub fn cut(&self, calls: &[Call]) {
+        *self.cut.lock().unwrap() = calls.to_vec();
+    }
+
+    pub fn cut_all(&self) {
+        self.cut(&[Call::Accept, Call::Claim, Call::Settle, Call::Renew, Call::Other]);
+        self.not_ready.store(true, Ordering::SeqCst);
+    }
+
+    pub fn mend(&self) {
+        self.cut(&[]);
+        self.not_ready.store(false, Ordering::SeqCst);
+    }
+
+    pub fn say_not_ready(&self) {
+        self.not_ready.store(true, Ordering::SeqCst);
+    }
+
+    /// Claims are carried out, and their answers stay on the way.
+    pub fn hold_claims(&self) {
+        self.claims_held.store(true, Ordering::SeqCst);
+    }
+
+    pub fn let_claims_go(&self) {
+        self.claims_held.store(false, Ordering::SeqCst);
+        self.claims_let_go.close();
+    }
+
+    /// Calls since the moment, answered or not.
+    pub fn calls_since(&self, since: Instant) -> Vec<(Instant, Call)> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|(at, _)| *at >= since).copied().collect()
+    }
+
+    pub fn times_since(&self, since: Instant, of: Call) -> Vec<Instant> {
+        let calls = self.calls_since(since).into_iter();
+        calls.filter(|(_, call)| *call == of).map(|(at, _)| at).collect()
+    }
+
+    fn note(&self, call: Call) -> Result<(), StoreError> {
+        self.calls.lock().unwrap().push((Instant::now(), call));
+        if self.cut.lock().unwrap().contains(&call) {
+            return Err(away());
+        }
+        Ok(())
+    }
+}
+
+pub fn away() -> StoreError {
+    StoreError::Unavailable {
+        attempted: "reach the store",
+        source: anyhow::anyhow!("the line is cut"),
+    }
+}
+
+/// Most calls that any span of this length holds.
+pub fn most_within(span: Duration, times: &[Instant]) -> usize {
+    let within = |from: &Instant| {
+        let from = *from;
+        times.iter().filter(|at| (from..from + span).contains(at)).count()
+    };
+    times.iter().map(within).max().unwrap_or(0)
+}
+
+#[async_trait]
+impl Twist for Arc<Line> {
+    async fn accept(
+        &self,
+        inner: &Arc<dyn Store>,
+        orders: Arc<[NewOrder]>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Accepted, StoreError> {
+        self.note(Call::Accept)?;
+        inner.accept(orders, key).await
+    }
+
+    async fn claim(&self, inner: &Arc<dyn Store>, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        self.note(Call::Claim)?;
+        let claimed = inner.claim(request).await;
+        if self.claims_held.load(Ordering::SeqCst) {
+            // The end of the wait is that the semaphore closes.
+            let _ = self.claims_let_go.acquire().await;
+        }
+        claimed
+    }
+
+    async fn settle(
+        &self,
+        inner: &Arc<dyn Store>,
+        key: LeaseKey,
+        outcome: Outcome,
+    ) -> Result<Settled, StoreError> {
+        self.note(Call::Settle)?;
+        inner.settle(key, outcome).await
+    }
+
+    async fn renew(&self, inner: &Arc<dyn Store>, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
+        self.note(Call::Renew)?;
+        inner.renew(heartbeat).await
+    }
+
+    fn health(&self, inner: &Arc<dyn Store>) -> StoreHealth {
+        if self.not_ready.load(Ordering::SeqCst) {
+            return StoreHealth::NotReady("the line is cut".to_owned());
+        }
+        inner.health()
+    }
+
+    async fn before(&self) -> Result<(), StoreError> {
+        self.note(Call::Other)
+    }
+}

@@ -1,0 +1,185 @@
+//! A node with nothing to do is quiet, or silent where it may be, and wide awake at the first order.
+
+use std::time::Duration;
+
+use orderly::order::{OrderId, OrderStatus};
+use tokio::time::Instant;
+
+use super::line::{Call, Line, most_within};
+use super::world::{LEASE, Setting, Step, World};
+use crate::support::twisted::twisted;
+
+const MINUTE: Duration = Duration::from_mins(1);
+/// After that a node with nothing to do has become as quiet as it will, or sleeps.
+const UNTIL_QUIET: Duration = Duration::from_mins(3);
+const SLEEPY: Setting = Setting {
+    slots: 4,
+    attempts_max: 3,
+    attempt_timeout: Duration::from_mins(5),
+    idle_sleep: true,
+};
+
+#[tokio::test(start_paused = true)]
+async fn with_nothing_open_a_node_makes_four_calls_a_minute_at_most() {
+    let line = Line::new();
+    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    let id = world.harness.accept_one().await;
+    world.until_status(id, OrderStatus::Completed).await;
+    world.pass_long(UNTIL_QUIET, async |_| {}).await;
+    let quiet = Instant::now();
+    world.pass_long(Duration::from_mins(30), async |_| {}).await;
+    let calls = line.calls_since(quiet);
+    let times: Vec<Instant> = calls.iter().map(|(at, _)| *at).collect();
+    assert!(most_within(MINUTE, &times) <= 4, "{calls:?}");
+    for of in [Call::Claim, Call::Renew] {
+        let polls = line.times_since(quiet, of);
+        assert!(polls.len() >= 30, "{of:?} goes on all the same: {polls:?}");
+    }
+    assert_eq!(line.times_since(quiet, Call::Other), [], "nothing is swept");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_node_stays_in_the_list_of_the_living() {
+    let world = World::new(Setting::default()).await;
+    let look = async |world: &World| {
+        let listed = world.listed().await.expect("the node is listed");
+        assert!(listed.alive, "since {:?}", listed.heartbeat_at);
+    };
+    world.pass_long(Duration::from_mins(20), look).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_node_takes_up_an_order_at_once() {
+    let world = World::new(Setting::default()).await;
+    world.pass_long(Duration::from_mins(20), async |_| {}).await;
+    assert_taken_up_at_once(&world).await;
+    world.end().await;
+}
+
+/// What it announced while it was quiet must not make it count as alive for longer than its leases last.
+#[tokio::test(start_paused = true)]
+async fn an_order_lost_with_a_node_that_was_quiet_before_is_lost_to_a_dead_node() {
+    let world = World::new(Setting::default()).await;
+    world.script.otherwise(Step::Hang);
+    world.pass_long(Duration::from_mins(20), async |_| {}).await;
+    let id = world.harness.accept_one().await;
+    world
+        .until("the attempt to begin", async |world| world.script.now() == 1)
+        .await;
+    world.pass(Duration::from_millis(100)).await;
+    world
+        .freeze(LEASE + Duration::from_secs(1), async |harness| {
+            assert_eq!(harness.give_back().await.pending, 1);
+            assert_eq!(harness.crashes(id).await, 1);
+        })
+        .await;
+    world.script.otherwise(Step::Complete);
+    world.until_status(id, OrderStatus::Completed).await;
+    world.end().await;
+}
+
+/// Otherwise each order of a thin trickle would cost a heartbeat and a sweep.
+#[tokio::test(start_paused = true)]
+async fn a_trickle_of_orders_adds_no_heartbeats() {
+    let line = Line::new();
+    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    world.pass_long(UNTIL_QUIET, async |_| {}).await;
+    let trickling = Instant::now();
+    for _ in 0..60 {
+        let id = world.harness.accept_one().await;
+        world.until_status(id, OrderStatus::Completed).await;
+        // Long enough to be seen idle in between.
+        world.pass(Duration::from_millis(1500)).await;
+    }
+    let beats = line.times_since(trickling, Call::Renew);
+    assert!(most_within(MINUTE, &beats) <= 30, "{beats:?}");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_two_quiet_minutes_a_sleepy_node_makes_no_call_until_it_is_asked() {
+    let line = Line::new();
+    let world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
+    let id = world.harness.accept_one().await;
+    world.until_status(id, OrderStatus::Completed).await;
+    world.pass_long(Duration::from_secs(125), async |_| {}).await;
+    let asleep = Instant::now();
+    assert_eq!(
+        world.listed().await,
+        None,
+        "a node that sleeps is not listed as dead"
+    );
+    world.pass_long(Duration::from_hours(1), async |_| {}).await;
+    assert_eq!(line.calls_since(asleep), []);
+    assert_taken_up_at_once(&world).await;
+    let listed = world.listed().await.expect("an awake node is listed");
+    assert!(listed.alive);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sleepy_node_does_not_sleep_while_anything_is_open() {
+    let world = World::new(SLEEPY).await;
+    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.accept_one().await;
+    let look = async |world: &World| assert!(world.listed().await.is_some());
+    world.pass_long(Duration::from_mins(20), look).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_could_not_leave_the_list_sleeps_all_the_same() {
+    let line = Line::new();
+    let world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
+    world.pass_long(MINUTE, async |_| {}).await;
+    let cut = Instant::now();
+    line.cut(&[Call::Other]);
+    world.pass_long(UNTIL_QUIET, async |_| {}).await;
+    assert_eq!(line.times_since(cut, Call::Other).len(), 1);
+    let asleep = Instant::now();
+    world.pass_long(Duration::from_hours(1), async |_| {}).await;
+    assert_eq!(line.calls_since(asleep), []);
+    world.end().await;
+}
+
+/// A request met a store that is away, so the node is not ready: nobody else would find out that it is back.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_sleeps_asks_after_a_store_that_is_not_ready() {
+    let line = Line::new();
+    let world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
+    world.pass_long(UNTIL_QUIET, async |_| {}).await;
+    line.say_not_ready();
+    let away = Instant::now();
+    world.pass_long(MINUTE, async |_| {}).await;
+    let beats = line.times_since(away, Call::Renew).len();
+    assert!((5..=15).contains(&beats), "{beats}");
+    line.mend();
+    world.pass_long(MINUTE, async |_| {}).await;
+    let asleep = Instant::now();
+    world.pass_long(Duration::from_hours(1), async |_| {}).await;
+    assert_eq!(line.calls_since(asleep), []);
+    assert_eq!(world.listed().await, None);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_asleep_takes_no_time_and_no_call() {
+    let line = Line::new();
+    let mut world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
+    world.pass_long(UNTIL_QUIET, async |_| {}).await;
+    let asked = Instant::now();
+    world.drain(MINUTE).await;
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    assert_eq!(line.calls_since(asked), []);
+    world.end().await;
+}
+
+async fn assert_taken_up_at_once(world: &World) -> OrderId {
+    let accepted = Instant::now();
+    let id = world.harness.accept_one().await;
+    world.until_status(id, OrderStatus::Completed).await;
+    assert!(accepted.elapsed() < Duration::from_secs(1));
+    id
+}

@@ -1,0 +1,111 @@
+//! Starting while the database of the store is away.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orderly::config::{Config, Database, LogConfig, LogFormat, ProcessorChoice};
+use orderly::metrics::Metrics;
+use orderly::processor::simulated::Simulated;
+use orderly::retry::RetryPolicy;
+use orderly::serve::{ServeError, Server};
+use orderly::store::Store;
+use reqwest::StatusCode;
+
+use super::line::{Call, Line};
+use crate::support::Harness;
+use crate::support::client::http;
+use crate::support::twisted::twisted;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_starts_and_refuses_orders_while_its_store_is_away_and_works_when_it_is_back() {
+    let harness = Harness::sqlite().await;
+    let line = Line::new();
+    line.cut_all();
+    let server = start(twisted(harness.store().clone(), line.clone()))
+        .await
+        .unwrap();
+    let url = format!("http://{}", server.addresses()[0]);
+    let http = http();
+    for (probe, status) in [
+        ("readyz", StatusCode::SERVICE_UNAVAILABLE),
+        ("livez", StatusCode::OK),
+    ] {
+        let answer = http.get(format!("{url}/{probe}")).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{probe}");
+    }
+    let order = r#"{"user_id":104,"item_ids":[101],"total_amount":1}"#;
+    let create = || {
+        let request = http.post(format!("{url}/orders"));
+        request
+            .header("content-type", "application/json")
+            .body(order)
+            .send()
+    };
+    let refused = create().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    line.mend();
+    assert_eq!(create().await.unwrap().status(), StatusCode::CREATED);
+    let done = http
+        .get(format!("{url}/orders/1"))
+        .header("prefer", "wait=60")
+        .send()
+        .await
+        .unwrap();
+    let done: serde_json::Value = serde_json::from_str(&done.text().await.unwrap()).unwrap();
+    assert_eq!(done["status"], "Completed");
+    server
+        .stop(Duration::from_secs(10), std::future::pending::<()>())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_ready_and_refuses_the_node_ends_the_start() {
+    let harness = Harness::sqlite().await;
+    let line = Line::new();
+    line.cut(&[Call::Other]);
+    let refused = start(twisted(harness.store().clone(), line)).await;
+    assert!(matches!(refused.err(), Some(ServeError::Join(_))));
+    harness.store().close().await;
+}
+
+async fn start(store: Arc<dyn Store>) -> Result<Server, ServeError> {
+    let processor = Arc::new(Simulated {
+        speed: 0.0,
+        failure_rate: 0.0,
+    });
+    Server::start(&config(), store, processor, Metrics::new()).await
+}
+
+fn config() -> Config {
+    Config {
+        idle_sleep: false,
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        database: Database::Sqlite(PathBuf::from("opened by the test")),
+        migrate: true,
+        concurrency: 4,
+        connections_max: 100,
+        retry: RetryPolicy {
+            attempts_max: 5,
+            base: Duration::from_secs(1),
+            cap: Duration::from_secs(1),
+        },
+        crashes_max: 5,
+        lease: Duration::from_secs(30),
+        attempt_timeout: Duration::from_mins(5),
+        processor: ProcessorChoice::Simulated {
+            speed: 0.0,
+            failure_rate: 0.0,
+        },
+        shutdown_grace: Duration::from_secs(10),
+        pending_max: None,
+        api_key: None,
+        log: LogConfig {
+            filter: "error".to_owned(),
+            format: LogFormat::Json,
+            dir: PathBuf::from("logs"),
+        },
+    }
+}
