@@ -15,9 +15,9 @@ use orderly::metrics::Metrics;
 use orderly::order::{NewOrder, Order, OrderId};
 use orderly::store::clock::{WallClock, system_clock};
 use orderly::store::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, GiveBack, GivenBack, Heartbeat, IdempotencyKey,
-    OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError,
-    StoreHealth, Wakeups,
+    Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
+    IdempotencyKey, OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot,
+    Store, StoreError, StoreHealth, Wakeups,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -122,6 +122,10 @@ impl Store for Forgetful {
         Ok(None)
     }
 
+    async fn events_after(&self, _: Option<FeedPosition>, _: usize) -> Result<FeedPage, StoreError> {
+        Ok(FeedPage::default())
+    }
+
     async fn counters(&self) -> Result<Counters, StoreError> {
         Ok(Counters::default())
     }
@@ -141,6 +145,10 @@ impl Store for Forgetful {
 
     fn health(&self) -> StoreHealth {
         StoreHealth::Ready
+    }
+
+    fn weaknesses(&self) -> Vec<String> {
+        vec!["nothing is stored".to_owned()]
     }
 
     async fn failed(&self) -> String {
