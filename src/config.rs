@@ -69,6 +69,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Pending orders above which new ones are refused; `None` for no limit.
     pub pending_max: Option<u64>,
+    /// Orders that ended longer ago are taken out, at least a day; `None` to keep all.
+    pub retention: Option<Duration>,
     pub api_key: Option<Secret>,
     pub log: LogConfig,
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::event::Event;
 use crate::lease::{Lease, LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, Order, OrderId, OrderStatus};
 use crate::time::Timestamp;
@@ -16,7 +15,9 @@ pub mod clock;
 mod codes;
 mod columns;
 pub mod copy;
+mod counters;
 mod ending;
+mod feed;
 mod health;
 mod migrations;
 pub mod open;
@@ -26,6 +27,8 @@ pub mod sqlite;
 mod waiting;
 pub mod wakeups;
 
+pub use counters::Counters;
+pub use feed::{FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition};
 pub use snapshot::Snapshot;
 pub use wakeups::Wakeups;
 
@@ -39,6 +42,11 @@ pub const PAGE_ORDERS_MAX: usize = 500;
 pub const HISTORY_EVENTS_MAX: usize = 1_000;
 /// Most events one page of the feed holds.
 pub const FEED_EVENTS_MAX: usize = 1_000;
+/// Most orders one call of `prune` looks at.
+pub const PRUNE_ORDERS_MAX: usize = 500;
+/// Events after which one call of `prune` takes out no further order: most orders have three, a few have thousands, and
+/// others wait meanwhile.
+pub const PRUNE_EVENTS_MAX: usize = 2_000;
 /// Leases lost to dead nodes from which an order is a suspect; the partial indexes of the schemas say the same.
 const SUSPECT_CRASHES: u32 = 2;
 /// How long an idempotency key is kept.
@@ -88,21 +96,31 @@ pub trait Store: Send + Sync + 'static {
     /// Redrives the oldest matching orders, at most [`SWEEP_ORDERS_MAX`] in one call.
     async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError>;
 
+    /// One small step of retention: takes out orders that ended long ago, with all their events. A store that cannot
+    /// tell yet which places in the feed an order's events have leaves it for a later round.
+    async fn prune(&self, request: Prune) -> Result<Pruned, StoreError>;
+
     /// Pauses or resumes claiming, for all nodes and across restarts. No order starts after a pause returned.
     async fn set_paused(&self, paused: bool) -> Result<(), StoreError>;
 
-    async fn order(&self, id: OrderId) -> Result<Option<Order>, StoreError>;
+    async fn order(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
+        Ok(self.order_view(id).await?.map(|view| view.order))
+    }
+
+    /// An order with the place in the feed from which on to follow it.
+    async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError>;
 
     /// Newest first.
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError>;
 
     /// An order's events with a version above `after`, oldest first, at most [`HISTORY_EVENTS_MAX`];
     /// `None` for an unknown order.
-    async fn history(&self, id: OrderId, after: u32) -> Result<Option<Vec<Event>>, StoreError>;
+    async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError>;
 
-    /// The one feed of all events: those behind `after` (from the oldest kept without), at most [`FEED_EVENTS_MAX`].
+    /// The one feed of all events: those behind `after` (all there are without), at most [`FEED_EVENTS_MAX`].
     /// Positions follow the commits: what is committed later has a higher one, so that reading on from the last one
-    /// seen skips nothing.
+    /// seen skips nothing. Whether `after` is a place of this feed, and one behind which nothing was taken out, is told
+    /// by the page's bounds.
     async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError>;
 
     /// All numbers in one snapshot, at a cost that does not grow with the number of orders.
@@ -241,6 +259,23 @@ pub struct Redriven {
     pub more: bool,
 }
 
+#[derive(Clone, Copy, Debug)]
+pub struct Prune {
+    /// By the store's clock: orders that ended longer ago than this go. Shorter than [`IDEMPOTENCY_RETENTION`], and keys
+    /// that are still answered name orders that are gone.
+    pub older_than: Duration,
+    /// Where the step before ended; `None` begins a round.
+    pub after: Option<OrderId>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Orders that were taken out; the step looked at [`PRUNE_ORDERS_MAX`] at most.
+    pub orders: usize,
+    /// Where the next step of the round begins; `None` when the round is over, or left to another node that is at it.
+    pub next: Option<OrderId>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct OrderQuery {
     pub status: Option<OrderStatus>,
@@ -256,54 +291,30 @@ pub struct OrderQuery {
     pub limit: usize,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct OrderPage {
     pub orders: Vec<Order>,
     /// Pass as `before` for the next page; `None` at the end.
     pub next: Option<OrderId>,
+    /// As in [`OrderView`].
+    pub at: FeedCursor,
 }
 
-/// A place in the one feed of all events; rises with the commits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FeedPosition(pub i64);
-
-#[derive(Clone, Debug, Default)]
-pub struct FeedPage {
-    /// By rising position; may be short or empty.
-    pub events: Vec<(FeedPosition, Event)>,
+/// An order as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderView {
+    pub order: Order,
+    /// Every change that the order does not show yet lies behind this place; some that it shows may, too.
+    pub at: FeedCursor,
 }
 
-/// The table's numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub pending: u64,
-    pub processing: u64,
-    pub completed: u64,
-    pub failed: u64,
-    pub cancelled: u64,
-    /// Sum over Completed orders of completion minus start of the completing attempt, in microseconds.
-    pub processing_micros: u64,
-}
-
-impl Counters {
-    pub fn total(&self) -> u64 {
-        self.pending + self.processing + self.completed + self.failed + self.cancelled
-    }
-
-    /// Orders that have not ended.
-    pub fn open(&self) -> u64 {
-        self.pending + self.processing
-    }
-
-    pub fn of(&self, status: OrderStatus) -> u64 {
-        match status {
-            OrderStatus::Pending => self.pending,
-            OrderStatus::Processing => self.processing,
-            OrderStatus::Completed => self.completed,
-            OrderStatus::Failed => self.failed,
-            OrderStatus::Cancelled => self.cancelled,
-        }
-    }
+/// Events of one order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// By rising version.
+    pub events: Vec<FeedEvent>,
+    /// As in [`OrderView`].
+    pub at: FeedCursor,
 }
 
 #[derive(Clone, Debug)]

@@ -70,6 +70,8 @@ struct Shared {
     stopped: CancellationToken,
     /// Told after every heartbeat that a sweep is to follow.
     beaten: Arc<Notify>,
+    /// Told after every heartbeat.
+    awake: Arc<Notify>,
 }
 
 /// How much this node asks of its store, most first.
@@ -115,6 +117,7 @@ impl Worker {
             hand_back: CancellationToken::new(),
             stopped: CancellationToken::new(),
             beaten: Arc::default(),
+            awake: Arc::default(),
         });
         Worker {
             dispatcher: tokio::spawn(dispatcher::run(shared.clone())),
@@ -145,6 +148,12 @@ impl Worker {
     /// renewed.
     pub fn beaten(&self) -> Arc<Notify> {
         self.shared.beaten.clone()
+    }
+
+    /// Told after every heartbeat that was stored, also while no order is open: the store is there, and this node does not
+    /// leave it alone.
+    pub fn awake(&self) -> Arc<Notify> {
+        self.shared.awake.clone()
     }
 
     /// Cancelling it gives unfinished attempts back at once, whatever `drain` was told.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ const ATTEMPTS_MAX: u32 = 1_000;
 const CRASHES_MAX: u32 = 1_000;
 /// More pending orders than any disk holds; below the integers of every store.
 const PENDING_MAX: u64 = 1_000_000_000_000;
+/// No shorter than an idempotency key is kept: a request that is repeated finds its order. A hundred years say the same as
+/// `keep`.
+const RETENTION: RangeInclusive<Duration> = DAY..=Duration::from_hours(100 * 8_766);
 /// A thousand years in a second: beyond it, 0 says the same.
 const SPEED_MAX: f64 = 1e9;
 /// A key with fewer characters can be guessed by trying.
@@ -103,6 +107,7 @@ impl Reader<'_> {
         let processor = self.processor();
         let shutdown_grace = self.duration("shutdown_grace", Duration::ZERO..=HOUR);
         let pending_max = self.optional("max_pending", |text| values::number(text, &(1..=PENDING_MAX)));
+        let retention = self.required("retention", |text| values::retention(text, &RETENTION));
         let api_key = self.optional("api_key", values::api_key);
         let open = self.required("open", values::switch);
         let log = self.log();
@@ -128,6 +133,7 @@ impl Reader<'_> {
             processor: processor?,
             shutdown_grace: shutdown_grace?,
             pending_max,
+            retention: retention?,
             api_key,
             log: log?,
         })
@@ -277,14 +283,14 @@ impl Reader<'_> {
         self.warnings.extend(told);
     }
 
-    fn number<T>(&mut self, key: &'static str, range: std::ops::RangeInclusive<T>) -> Option<T>
+    fn number<T>(&mut self, key: &'static str, range: RangeInclusive<T>) -> Option<T>
     where
         T: std::str::FromStr + PartialOrd + std::fmt::Display,
     {
         self.required(key, |text| values::number(text, &range))
     }
 
-    fn duration(&mut self, key: &'static str, range: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
+    fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
         self.required(key, |text| values::duration(text, &range))
     }
 

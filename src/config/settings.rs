@@ -49,7 +49,7 @@ const fn setting(key: &'static str, variable: &'static str, secrecy: Secrecy, au
 }
 
 /// In the order of `orderly.default.toml`.
-pub const SETTINGS: [Setting; 26] = {
+pub const SETTINGS: [Setting; 27] = {
     use Audience::{Client, Server, Store};
     use Secrecy::{Public, Secret, Url};
     [
@@ -78,6 +78,7 @@ pub const SETTINGS: [Setting; 26] = {
         ),
         setting("shutdown_grace", "ORDERLY_SHUTDOWN_GRACE", Public, Server),
         setting("max_pending", "ORDERLY_MAX_PENDING", Public, Server),
+        setting("retention", "ORDERLY_RETENTION", Public, Server),
         setting("api_key", "ORDERLY_API_KEY", Secret, Server),
         setting("open", "ORDERLY_OPEN", Public, Server),
         setting("log_filter", "RUST_LOG", Public, Server),

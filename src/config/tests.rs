@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 
+mod retention;
+
 /// A folder of its own, an environment of its own, and flags.
 struct Given {
     folder: tempfile::TempDir,
@@ -83,6 +85,7 @@ fn without_anything_the_defaults_are_those_of_the_contract() {
     );
     assert_eq!(config.shutdown_grace, Duration::from_secs(25));
     assert_eq!(config.pending_max, None);
+    assert_eq!(config.retention, None);
     assert_eq!(config.api_key, None);
     assert_eq!(config.log.filter, "info");
     assert_eq!(config.log.format, LogFormat::Auto);

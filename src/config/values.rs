@@ -34,6 +34,16 @@ pub fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration
     }
 }
 
+/// `None` for `keep`.
+pub fn retention(text: &str, range: &RangeInclusive<Duration>) -> Result<Option<Duration>, String> {
+    if text == "keep" {
+        return Ok(None);
+    }
+    duration(text, range)
+        .map(Some)
+        .map_err(|problem| format!("{problem}; `keep` keeps all orders"))
+}
+
 pub fn number<T>(text: &str, range: &RangeInclusive<T>) -> Result<T, String>
 where
     T: FromStr + PartialOrd + Display,
@@ -199,6 +209,17 @@ mod tests {
         assert!(duration("2m", &MINUTE).unwrap_err().contains("between 0s and 1m"));
         for text in ["", "soon", "-1s", "1 parsec", "99999999999999999999s"] {
             assert!(duration(text, &MINUTE).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_retention_is_a_duration_or_for_ever() {
+        let range = Duration::from_hours(24)..=Duration::from_hours(48);
+        assert_eq!(retention("keep", &range), Ok(None));
+        assert_eq!(retention("1d", &range), Ok(Some(Duration::from_hours(24))));
+        for text in ["23h", "3d", "7", "", "forever", "Keep"] {
+            let problem = retention(text, &range).unwrap_err();
+            assert!(problem.ends_with("; `keep` keeps all orders"), "{problem}");
         }
     }
 

@@ -110,6 +110,29 @@ pub async fn migrate(database: &Database, dry_run: bool) -> Result<Vec<Migration
     }
 }
 
+/// Refuses where there is no store, or a server runs on it, where that can be told; its schema may be an older one.
+pub async fn require_unused(database: &Database) -> Result<(), OpenError> {
+    match database {
+        Database::Sqlite(path) => {
+            let path = path.clone();
+            blocking(location(database), move || sqlite::require_unused(&path)).await
+        }
+        Database::Postgres(database) => postgres::require_unused(database).await,
+    }
+}
+
+/// Begins another life of the feed of a store that was restored from a backup: positions that were given out since the
+/// backup will be given out again, to other events. Refused while a server runs, where that can be told.
+pub async fn renew_feed(database: &Database) -> Result<(), OpenError> {
+    match database {
+        Database::Sqlite(path) => {
+            let path = path.clone();
+            blocking(location(database), move || sqlite::renew_feed(&path)).await
+        }
+        Database::Postgres(database) => postgres::renew_feed(database).await,
+    }
+}
+
 async fn blocking<T: Send + 'static>(
     location: String,
     open: impl FnOnce() -> Result<T, OpenError> + Send + 'static,

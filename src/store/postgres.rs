@@ -11,15 +11,14 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::config::PostgresDatabase;
-use crate::event::Event;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, Order, OrderId};
+use crate::order::{NewOrder, OrderId};
 use crate::store::open::{Migration, OpenError, OpenOptions};
 use crate::store::waiting::WaitingOrders;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
-    IdempotencyKey, OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot,
-    Store, StoreError, StoreHealth, Wakeups,
+    History, IdempotencyKey, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery,
+    Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
 };
 
 mod accept;
@@ -28,13 +27,16 @@ mod claim;
 mod connect;
 mod durability;
 mod failure;
+mod feed;
 mod floor;
 mod group;
 mod import;
 mod links;
 mod nodes;
 mod notify;
+mod prune;
 mod query;
+mod restored;
 mod rows;
 mod schema;
 mod settle;
@@ -43,11 +45,13 @@ mod snapshot;
 mod tls;
 
 pub(super) use import::Import;
+pub use restored::{renew_feed, require_unused};
 
 use accept::Accept;
 use claim::Claimer;
 use connect::{Connection, Connector, Link};
 use failure::{Failure, State};
+use feed::Feed;
 use group::Groups;
 use links::Links;
 use schema::{Problem, Schema};
@@ -62,6 +66,7 @@ const SETTLE_CONNECTIONS: usize = 2;
 /// Names of the locks, which all nodes share with whatever else uses the database: any numbers nobody else takes.
 const CLAIM_LOCK: i64 = 7_239_846_511_032_002;
 const FEED_LOCK: i64 = 7_239_846_511_032_003;
+const PRUNE_LOCK: i64 = 7_239_846_511_032_004;
 
 /// How long a statement that accepts may run, from taking `created_at` to its commit, with time to spare: it is given up,
 /// and the server told to, after a third of this. Orders further apart count as accepted one after the other.
@@ -77,9 +82,10 @@ pub struct Postgres {
     /// For heartbeats and what follows them: however long the others wait, the node stays alive.
     heart: Mutex<Link>,
     links: Arc<Links>,
+    feed: Arc<Feed>,
     waiting: WaitingOrders,
     pending_max: Option<u64>,
-    /// The notifier and the listener.
+    /// The one that numbers the feed, the notifier and the listener.
     tasks: TaskTracker,
 }
 
@@ -111,6 +117,8 @@ impl Postgres {
         let links = Arc::new(Links::new(&connector));
         let tasks = TaskTracker::new();
         let origin = format!("{:016x}", rand::random::<u64>());
+        let feed = Arc::new(Feed::new(links.clone(), shared.clone()));
+        tasks.spawn(feed.clone().keep_numbered());
         tasks.spawn(notify::notify(shared.clone(), links.clone(), origin.clone()));
         match direct.or_else(|| (!database.url.looks_pooled()).then(|| connector.clone())) {
             Some(way) => {
@@ -130,6 +138,7 @@ impl Postgres {
             claimer: Mutex::new(Claimer::new(&connector)),
             heart: Mutex::new(Link::new(connector.clone())),
             links,
+            feed,
             connector,
             state,
             shared,
@@ -257,7 +266,7 @@ impl Store for Postgres {
         if self.shared.closing.is_cancelled() {
             return Err(StoreError::Closed);
         }
-        told(claimer.claim(&request).await, "claim orders")
+        told(claimer.claim(&request, &self.shared).await, "claim orders")
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
@@ -285,7 +294,10 @@ impl Store for Postgres {
 
     async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
         let mut link = self.heart().await?;
-        told(nodes::leave(&mut link, node).await, "take the node off the list")
+        told(
+            nodes::leave(&mut link, &self.shared, node).await,
+            "take the node off the list",
+        )
     }
 
     async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
@@ -307,26 +319,30 @@ impl Store for Postgres {
         told(redriven, "redrive orders")
     }
 
+    async fn prune(&self, request: Prune) -> Result<Pruned, StoreError> {
+        told(prune::prune(&self.links, &request).await, "take out old orders")
+    }
+
     async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
         let set = act::set_paused(&self.links, &self.shared, paused).await;
         told(set, "pause or resume the queue")
     }
 
-    async fn order(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
-        told(query::order(&*self.links, id).await, "read an order")
+    async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+        told(query::order_view(&*self.links, id).await, "read an order")
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
         told(query::orders(&*self.links, &query).await, "list orders")
     }
 
-    async fn history(&self, id: OrderId, after: u32) -> Result<Option<Vec<Event>>, StoreError> {
-        let history = query::history(&*self.links, id, after).await;
+    async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError> {
+        let history = self.feed.history(id, after).await;
         told(history, "read an order's events")
     }
 
     async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
-        let page = query::events_after(&self.links, after, limit).await;
+        let page = self.feed.events_after(after, limit).await;
         told(page, "read the feed")
     }
 
@@ -370,6 +386,7 @@ impl Store for Postgres {
         drop(self.claimer.lock().await);
         drop(self.heart.lock().await);
         self.tasks.wait().await;
+        self.feed.number_rest().await;
         self.links.close().await;
         self.state.closed();
     }

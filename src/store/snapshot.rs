@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Counters, QueueState, StoreError};
+use super::{Counters, FeedBounds, QueueState, StoreError};
 use crate::event::Event;
 use crate::lease::NodeId;
 use crate::order::{Order, OrderId};
@@ -48,13 +48,37 @@ pub trait Snapshot: Send {
     /// Settings under which a 201 is worth less than promised.
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError>;
 
+    /// The time of the store's clock, no earlier than the instant.
+    async fn read_at(&mut self) -> Result<Timestamp, StoreError>;
+
     /// The stored counters, to be compared with the table.
     async fn counters(&mut self) -> Result<Counters, StoreError>;
 
     async fn queue(&mut self) -> Result<QueueState, StoreError>;
 
+    /// Where the feed begins and ends, and what waits to get into it.
+    async fn feed(&mut self) -> Result<FeedState, StoreError>;
+
     /// What the database's own check of its files finds wrong; empty when it is sound.
     async fn damage(&mut self) -> Result<Vec<String>, StoreError>;
+}
+
+/// Most waiting transactions that a [`FeedState`] counts.
+pub const FEED_WAITING_MAX: u64 = 100_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeedState {
+    pub bounds: FeedBounds,
+    /// What is committed and has no place in the feed yet; `None` when everything has.
+    pub waiting: Option<FeedWaiting>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeedWaiting {
+    /// Up to [`FEED_WAITING_MAX`].
+    pub transactions: u64,
+    /// How long the oldest of them has waited, by the store's clock.
+    pub oldest: Duration,
 }
 
 /// Scope and key of an idempotency key.

@@ -7,16 +7,15 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 
-use crate::event::Event;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, Order, OrderId};
+use crate::order::{NewOrder, OrderId};
 use crate::store::clock::{SteadyClock, system_clock};
 use crate::store::open::{Migration, OpenError, OpenOptions};
 use crate::store::waiting::WaitingOrders;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
-    IdempotencyKey, OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot,
-    Store, StoreError, StoreHealth, Wakeups,
+    History, IdempotencyKey, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery,
+    Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
 };
 use crate::time::Timestamp;
 
@@ -28,8 +27,10 @@ mod failure;
 mod group;
 mod migrations;
 mod nodes;
+mod prune;
 mod query;
 mod reader;
+mod restored;
 mod rows;
 mod settle;
 mod snapshot;
@@ -39,6 +40,7 @@ use connection::{ServerLock, unavailable};
 use failure::State;
 use group::Totals;
 use reader::Readers;
+pub use restored::{renew_feed, require_unused};
 use snapshot::SqliteSnapshot;
 use writer::{Writer, WriterParts};
 
@@ -72,6 +74,8 @@ impl Sqlite {
         let floor = newest.unwrap_or(Timestamp::from_micros(0));
         let clock = Arc::new(SteadyClock::new(options.clock, floor));
         let wakeups = Arc::new(Wakeups::default());
+        // Nobody else writes to the file.
+        wakeups.set_hears_all(true);
         let state = Arc::new(State::new());
         let readers = Readers::open(path, state.clone()).map_err(failed)?;
         let writer = Writer::start(WriterParts {
@@ -236,6 +240,12 @@ impl Store for Sqlite {
             .await
     }
 
+    async fn prune(&self, request: Prune) -> Result<Pruned, StoreError> {
+        self.writer
+            .call("take out old orders", move |group| prune::prune(group, &request))
+            .await
+    }
+
     async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
         self.writer
             // Waits for its turn: an overload is when an operator wants to pause.
@@ -246,9 +256,11 @@ impl Store for Sqlite {
             .await
     }
 
-    async fn order(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
+    async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
         self.readers
-            .read("read an order", move |connection| query::order(connection, id))
+            .read("read an order", move |connection| {
+                query::order_view(connection, id)
+            })
             .await
     }
 
@@ -258,7 +270,7 @@ impl Store for Sqlite {
             .await
     }
 
-    async fn history(&self, id: OrderId, after: u32) -> Result<Option<Vec<Event>>, StoreError> {
+    async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError> {
         self.readers
             .read("read an order's events", move |connection| {
                 query::history(connection, id, after)
@@ -267,9 +279,10 @@ impl Store for Sqlite {
     }
 
     async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
+        let now = self.clock.now();
         self.readers
             .read("read the feed", move |connection| {
-                query::events_after(connection, after, limit)
+                query::events_after(connection, after, limit, now)
             })
             .await
     }

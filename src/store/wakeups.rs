@@ -1,16 +1,20 @@
-//! Signals from the store to whoever waits in this process: work to claim, orders that became final. Lost or
-//! spurious signals do no harm: every waiter also polls.
+//! Signals from the store to whoever waits in this process: work to claim, new events, orders that became final. Spurious
+//! signals do no harm. Nor do lost ones to whoever also polls; one that leaves the database alone (`ORDERLY_IDLE_SLEEP`)
+//! does not, and may learn of other nodes' changes only when something wakes it.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::order::OrderId;
 
 #[derive(Default)]
 pub struct Wakeups {
     work: Notify,
+    changed: Notify,
+    /// Written by the store; false while it may miss what others commit.
+    hears_all: watch::Sender<bool>,
     /// Woken and removed when the order becomes final; one entry per live [`FinalWaiter`].
     finals: Mutex<HashMap<OrderId, Vec<oneshot::Sender<()>>>>,
 }
@@ -30,6 +34,30 @@ impl Wakeups {
 
     pub fn notify_work(&self) {
         self.work.notify_one();
+    }
+
+    /// Waits until there may be new events since the last call; for one reader of the feed.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub fn notify_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Whether every commit is signalled, other nodes' too: then there is little to find by polling.
+    pub fn hears_all(&self) -> bool {
+        *self.hears_all.borrow()
+    }
+
+    /// To hear of it when that changes: what was committed around that moment may not have been signalled.
+    pub fn watch_hears_all(&self) -> watch::Receiver<bool> {
+        self.hears_all.subscribe()
+    }
+
+    pub fn set_hears_all(&self, hears_all: bool) {
+        self.hears_all
+            .send_if_modified(|current| std::mem::replace(current, hears_all) != hears_all);
     }
 
     /// Register before reading the order, so that a change between the two is not missed.

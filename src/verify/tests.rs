@@ -1,5 +1,7 @@
 //! One sound store, and one breach for each rule that must be found in it.
 
+use std::time::Duration;
+
 use super::*;
 use crate::event::EventKind;
 use crate::lease::NodeId;
@@ -348,6 +350,17 @@ async fn keys_that_name_no_orders_of_theirs_are_found() {
         let spoil = |hand: &mut Hand| hand.keys.push(key("c", ids.into_iter()));
         check(spoil, Promise::IdempotencyKeys, first).await;
     }
+}
+
+#[tokio::test]
+async fn a_key_that_is_answered_no_more_may_name_orders_that_are_gone() {
+    let mut hand = sound();
+    hand.keys.push(key("c", 10..=11));
+    let past_its_retention = hand.keys[2].created_at.plus(IDEMPOTENCY_RETENTION);
+    hand.read_at = Some(past_its_retention.minus(Duration::from_micros(1)));
+    assert_eq!(found(hand.clone()).await, [(Promise::IdempotencyKeys, Some(10))]);
+    hand.read_at = Some(past_its_retention);
+    assert_eq!(found(hand).await, []);
 }
 
 #[tokio::test]

@@ -100,8 +100,9 @@ async fn announce(shared: &Shared, pace: Pace) -> Result<(), StoreError> {
         }
         // No sweep: nothing is held anywhere.
         Pace::Idle => beat(shared, QUIET_INTERVAL * BEATS_PER_VALIDITY).await?,
-        Pace::Asleep => shared.store.leave(shared.settings.node).await?,
+        Pace::Asleep => return shared.store.leave(shared.settings.node).await,
     }
+    shared.awake.notify_one();
     Ok(())
 }
 

@@ -54,7 +54,7 @@ impl Call for Accept {
             shared.metrics.orders_accepted.inc_by(accepted as u64);
             let keys = admitted.iter().filter(|(_, call)| call.key.is_some()).count();
             shared.keys_stored.fetch_add(keys, Ordering::Relaxed);
-            shared.work_came();
+            shared.changed_with_work();
         }
         let missing: Vec<usize> = (0..calls.len())
             .filter(|number| !stored.contains_key(number))

@@ -30,8 +30,10 @@ pub(super) async fn cancel(links: &Links, shared: &Shared, id: OrderId) -> Resul
     );
     let changed = links
         .once(statement, &[(&id.0, Type::INT8), (&slot, Type::INT2)])
-        .await?;
+        .await
+        .inspect_err(|failure| shared.unsure(failure))?;
     if let Some(row) = changed.first() {
+        shared.changed();
         shared.ended([id]);
         return Ok(Acted::Done(rows::order(row)?));
     }
@@ -52,9 +54,10 @@ pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Resu
     );
     let changed = links
         .once(statement, &[(&vec![id.0], Type::INT8_ARRAY), (&slot, Type::INT2)])
-        .await?;
+        .await
+        .inspect_err(|failure| shared.unsure(failure))?;
     if let Some(row) = changed.first() {
-        shared.work_came();
+        shared.changed_with_work();
         return Ok(Acted::Done(rows::order(row)?));
     }
     Ok(match query::order(links, id).await? {
@@ -78,8 +81,11 @@ pub(super) async fn redrive_matching(
         let statement = concat!(include_str!("redrive.sql"), "select order_id from changed");
         let changed = links
             .once(statement, &[(&matching, Type::INT8_ARRAY), (&slot, Type::INT2)])
-            .await?;
-        shared.work_came();
+            .await
+            .inspect_err(|failure| shared.unsure(failure))?;
+        if !changed.is_empty() {
+            shared.changed_with_work();
+        }
         changed.len()
     };
     Ok(Redriven {
@@ -156,7 +162,11 @@ pub(super) async fn give_back_expired(
                 (&slot, Type::INT2),
             ],
         )
-        .await?;
+        .await;
+    if link.was_repeated() {
+        shared.changed_with_work();
+    }
+    let ended = ended.inspect_err(|failure| shared.unsure(failure))?;
     let mut given_back = GivenBack::default();
     let mut poisoned = Vec::new();
     for row in &ended {
@@ -169,10 +179,12 @@ pub(super) async fn give_back_expired(
     }
     given_back.poisoned = poisoned.len();
     shared.metrics.leases_lost.inc_by(ended.len() as u64);
-    shared.ended(poisoned);
     if given_back.pending > 0 {
-        shared.work_came();
+        shared.changed_with_work();
+    } else if !poisoned.is_empty() {
+        shared.changed();
     }
+    shared.ended(poisoned);
     forget_keys(link, shared).await;
     Ok(given_back)
 }

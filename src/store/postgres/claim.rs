@@ -61,10 +61,12 @@ impl Claimer {
         }
     }
 
-    pub async fn claim(&mut self, request: &ClaimRequest) -> Result<Claimed, Failure> {
+    pub async fn claim(&mut self, request: &ClaimRequest, shared: &Shared) -> Result<Claimed, Failure> {
         let places = request.orders_max.min(CLAIM_ORDERS_MAX);
-        let answer = self.send(request, places).await?;
+        let answer = self.send(request, places, shared).await;
+        let answer = answer.inspect_err(|failure| shared.unsure(failure))?;
         if !answer.granted.is_empty() {
+            shared.changed();
             // Turns whether or not both lines had work: where only one had, it makes no difference.
             self.second_line_first = !self.second_line_first;
         }
@@ -77,43 +79,53 @@ impl Claimer {
 
     /// Not sent again when its answer is lost, or twice the orders would be leased, half of them to nobody. But when a
     /// connection proves to be gone that was open before, most likely nothing arrived.
-    async fn send(&mut self, request: &ClaimRequest, places: usize) -> Result<Answer, Failure> {
-        let mut may_be_gone = self.link.is_open();
-        loop {
-            let connection = self.link.open().await?;
-            let began = Instant::now();
-            let floor = self.floor.of(connection, began);
-            let time_max = if floor == 0 {
-                FULL_LOOK_TIME_MAX
-            } else {
-                CLAIM_TIME_MAX
-            };
-            let message = message(&[
-                (":places", rows::limit(places)),
-                (":node", rows::node_code(request.node)),
-                (":lease_micros", micros(request.lease)),
-                (":suspect", request.suspect.into()),
-                (":second_line_first", self.second_line_first.into()),
-                (":floor", floor),
-                (":slot", Shared::any_slot().into()),
-                (
-                    ":time_ms",
-                    i64::try_from(time_max.as_millis()).unwrap_or(i64::MAX),
-                ),
-                (":lock", CLAIM_LOCK),
-            ]);
-            match self.link.fly(&message, time_max + ANSWER_SLACK).await {
-                Ok(messages) => {
-                    let answer = Answer::read(&messages)?;
-                    if let Some(seen) = answer.seen {
-                        self.floor.saw(seen, began, Instant::now());
-                    }
-                    return Ok(answer);
-                }
-                Err(Failure::Unknown(_)) if may_be_gone => may_be_gone = false,
-                Err(failure) => return Err(failure),
+    async fn send(
+        &mut self,
+        request: &ClaimRequest,
+        places: usize,
+        shared: &Shared,
+    ) -> Result<Answer, Failure> {
+        let may_be_gone = self.link.is_open();
+        match self.send_once(request, places).await {
+            Err(Failure::Unknown(_)) if may_be_gone => {
+                let answer = self.send_once(request, places).await;
+                // What the first one did, if it arrived after all, is in no answer.
+                shared.changed();
+                answer
             }
+            answer => answer,
         }
+    }
+
+    async fn send_once(&mut self, request: &ClaimRequest, places: usize) -> Result<Answer, Failure> {
+        let connection = self.link.open().await?;
+        let began = Instant::now();
+        let floor = self.floor.of(connection, began);
+        let time_max = if floor == 0 {
+            FULL_LOOK_TIME_MAX
+        } else {
+            CLAIM_TIME_MAX
+        };
+        let message = message(&[
+            (":places", rows::limit(places)),
+            (":node", rows::node_code(request.node)),
+            (":lease_micros", micros(request.lease)),
+            (":suspect", request.suspect.into()),
+            (":second_line_first", self.second_line_first.into()),
+            (":floor", floor),
+            (":slot", Shared::any_slot().into()),
+            (
+                ":time_ms",
+                i64::try_from(time_max.as_millis()).unwrap_or(i64::MAX),
+            ),
+            (":lock", CLAIM_LOCK),
+        ]);
+        let messages = self.link.fly(&message, time_max + ANSWER_SLACK).await?;
+        let answer = Answer::read(&messages)?;
+        if let Some(seen) = answer.seen {
+            self.floor.saw(seen, began, Instant::now());
+        }
+        Ok(answer)
     }
 
     /// In the order they were granted; one that was lost or cancelled since is left out.

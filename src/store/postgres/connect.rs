@@ -233,6 +233,8 @@ pub(super) struct Link {
     connection: Option<Connection>,
     used: Instant,
     opened: u64,
+    /// The latest repeatable statement was sent once more after its answer was lost.
+    repeated: bool,
 }
 
 impl Link {
@@ -242,6 +244,7 @@ impl Link {
             connection: None,
             used: Instant::now(),
             opened: 0,
+            repeated: false,
         }
     }
 
@@ -266,11 +269,20 @@ impl Link {
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Failure> {
         let old = self.connection.is_some();
+        self.repeated = false;
         match self.query(statement, parameters).await {
-            Err(Failure::Unknown(_)) if old => self.query(statement, parameters).await,
+            Err(Failure::Unknown(_)) if old => {
+                self.repeated = true;
+                self.query(statement, parameters).await
+            }
             Err(Failure::Again(_)) => self.query(statement, parameters).await,
             answer => answer,
         }
+    }
+
+    /// Whether the latest repeatable statement may have stored what its answer does not tell of.
+    pub fn was_repeated(&self) -> bool {
+        self.repeated
     }
 
     /// The same for one that only reads.

@@ -79,6 +79,20 @@ impl Failure {
         }
     }
 
+    /// Whether what the statement was to store may be stored, now or soon.
+    pub fn may_be_stored(&self) -> bool {
+        match self {
+            Failure::Unknown(_) | Failure::Hung(_) | Failure::Unreadable(_) => true,
+            Failure::DiskFull
+            | Failure::Unavailable(_)
+            | Failure::Refused(_)
+            | Failure::TimedOut(_)
+            | Failure::Again(_)
+            | Failure::Unexpected(_)
+            | Failure::Closed => false,
+        }
+    }
+
     /// Whether the connection may be used on.
     pub fn leaves_connection_usable(&self) -> bool {
         match self {

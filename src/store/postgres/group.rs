@@ -214,6 +214,7 @@ async fn carry_out<C: Call>(
         }
         Err(failure) => failure,
     };
+    shared.unsure(&failure);
     shared.metrics.store_errors.inc();
     let alone = match &failure {
         Failure::Again(_) => Some(false),

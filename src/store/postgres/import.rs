@@ -20,6 +20,8 @@ use crate::store::{Counters, Snapshot, StoreError, codes};
 /// Dropping it takes everything back.
 pub(in crate::store) struct Import {
     snapshot: PostgresSnapshot,
+    /// The last place in the feed that was given out before.
+    oldest_position: i64,
     /// The last place in the feed that was given out.
     last_position: i64,
 }
@@ -198,8 +200,12 @@ impl Import {
         )
         .await?;
         self.write(
-            "update orderly.queue set paused = $1, last_position = $2",
-            &[(&paused, Type::BOOL), (&self.last_position, Type::INT8)],
+            "update orderly.queue set paused = $1, oldest_position = $2, last_position = $3",
+            &[
+                (&paused, Type::BOOL),
+                (&self.oldest_position, Type::INT8),
+                (&self.last_position, Type::INT8),
+            ],
         )
         .await?;
         let analyze = "analyze orderly.orders, orderly.batches, orderly.events, orderly.idempotency_keys";
@@ -246,6 +252,7 @@ async fn begin(connection: Connection) -> Result<(Option<String>, Import), Failu
         rows::column(state, 0)?,
         Import {
             snapshot,
+            oldest_position: last_position,
             last_position,
         },
     ))

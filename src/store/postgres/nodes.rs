@@ -25,7 +25,7 @@ pub(super) async fn renew(
     let node = rows::node_code(heartbeat.node);
     let slots = i32::try_from(heartbeat.slots).unwrap_or(i32::MAX);
     let busy = i32::try_from(heartbeat.leases.len()).unwrap_or(i32::MAX);
-    let answer = link
+    let beaten = link
         .repeatable(
             include_str!("renew.sql"),
             &[
@@ -37,13 +37,19 @@ pub(super) async fn renew(
                 (&busy, Type::INT4),
             ],
         )
-        .await?;
+        .await;
+    shared.listed.send_replace(beaten.is_ok());
+    let answer = beaten?;
     state.stored();
     let row = rows::only(&answer)?;
     let extended: Vec<i64> = rows::column(row, 0)?;
     let extended_tokens: Vec<i64> = rows::column(row, 1)?;
     shared.found_others(rows::column(row, 2)?);
-    let durability = Durability::read(|index| rows::column(row, 3 + index))?;
+    if rows::column(row, 3)? {
+        // Whoever committed it may be gone, and have told nobody.
+        shared.changed();
+    }
+    let durability = Durability::read(|index| rows::column(row, 4 + index))?;
     state.found_weaknesses(durability.weaknesses());
     let extended: std::collections::HashSet<(i64, i64)> = extended.into_iter().zip(extended_tokens).collect();
     let is_lost = |key: &&LeaseKey| !extended.contains(&(key.order_id.0, rows::token_code(key.token)));
@@ -52,7 +58,9 @@ pub(super) async fn renew(
     })
 }
 
-pub(super) async fn leave(link: &mut Link, node: NodeId) -> Result<(), Failure> {
+pub(super) async fn leave(link: &mut Link, shared: &Shared, node: NodeId) -> Result<(), Failure> {
+    // From now on the others may no longer tell this one.
+    shared.listed.send_replace(false);
     link.repeatable(
         "delete from orderly.nodes where node = $1",
         &[(&rows::node_code(node), Type::INT8)],

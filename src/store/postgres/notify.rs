@@ -1,7 +1,10 @@
-//! Wakes the nodes that wait for work when another accepts some: one NOTIFY for all that was committed since the last,
-//! never in the transactions themselves, where it would make them wait for each other. Only an optimisation: every node
-//! also polls, and where notifications do not arrive (through a pooler they are lost without a word) it does nothing
-//! else.
+//! Wakes the nodes that wait for work when another accepts some, and those that follow the feed when it grows: one NOTIFY
+//! for all that was committed since the last, never in the transactions themselves, where it would make them wait for each
+//! other. Only an optimisation: every node that is awake also polls, and where notifications do not arrive (through a pooler they are
+//! lost without a word) it does nothing else.
+//!
+//! Who is alone tells nobody. A node that joins sends a notification to prove to itself that it hears; the others learn
+//! from it at once that there is somebody to tell.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,8 +12,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
-use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 
@@ -18,6 +21,7 @@ use super::connect::{Connector, RawConnection, answered};
 use super::failure::Failure;
 use super::links::Links;
 use super::shared::Shared;
+use crate::store::Wakeups;
 
 /// Shortest time between two notifications of one node.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
@@ -29,8 +33,13 @@ const SELF_TEST_TIME_MAX: Duration = Duration::from_secs(5);
 const LISTEN_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
 /// The same where they did not arrive: a pooler stays one, a slow moment passes.
 const LISTEN_AGAIN_INTERVAL_DEAF: Duration = Duration::from_mins(10);
-/// Notifications that are held for the listener; what they say is all the same.
-const NOTIFICATIONS_WAITING_MAX: usize = 64;
+/// Behind the sender's name: there is work, and new events.
+const WORK: &str = " work";
+/// The same where there are new events but no work: who only works need not look.
+const ONLY_EVENTS: &str = " events";
+/// Whoever says neither is of a version without the feed, which tells of work alone: for so long after its latest word
+/// this node does not believe that it hears everything.
+const OLD_VERSION_TIME: Duration = Duration::from_mins(10);
 
 /// Sends what `shared.news` asks for, until the store closes.
 pub(super) async fn notify(shared: Arc<Shared>, links: Arc<Links>, origin: String) {
@@ -43,13 +52,19 @@ pub(super) async fn notify(shared: Arc<Shared>, links: Arc<Links>, origin: Strin
         if !shared.others.load(Ordering::SeqCst) {
             continue;
         }
-        let pause = match send(&links, &origin).await {
+        let work = shared.work_news.swap(false, Ordering::SeqCst);
+        let mark = if work { WORK } else { ONLY_EVENTS };
+        let pause = match send(&links, &format!("{origin}{mark}")).await {
             Ok(()) => {
                 shared.untold.store(false, Ordering::SeqCst);
                 INTERVAL_MIN
             }
             Err(failure) => {
                 tracing::debug!(?failure, "the other nodes could not be notified");
+                if work {
+                    shared.work_news.store(true, Ordering::SeqCst);
+                }
+                shared.news.notify_one();
                 RETRY_INTERVAL
             }
         };
@@ -85,9 +100,10 @@ pub(super) async fn listen(
     origin: String,
 ) {
     let mut told = false;
+    let old_version = watch::Sender::new(None);
     loop {
         let pause;
-        match listen_once(&shared, &connector, &links, &origin).await {
+        match listen_once(&shared, &connector, &links, &origin, &old_version).await {
             Ended::Closing => return,
             Ended::Lost => pause = LISTEN_AGAIN_INTERVAL,
             Ended::Deaf => {
@@ -116,7 +132,22 @@ pub(super) fn tell_of_polling() {
     );
 }
 
-async fn listen_once(shared: &Shared, connector: &Connector, links: &Links, origin: &str) -> Ended {
+/// When a node of a version without the feed was heard last.
+type OldVersion = watch::Sender<Option<Instant>>;
+
+/// A node that is on no list is not told of everything: it need not listen, and must not believe that it hears all.
+async fn listen_once(
+    shared: &Shared,
+    connector: &Connector,
+    links: &Links,
+    origin: &str,
+    old_version: &OldVersion,
+) -> Ended {
+    let mut listed = shared.listed.subscribe();
+    tokio::select! {
+        () = shared.closing.cancelled() => return Ended::Closing,
+        _ = listed.wait_for(|listed| *listed) => {}
+    }
     let (client, connection) = match connector.open().await {
         Ok(opened) => opened,
         Err(failure) => {
@@ -124,40 +155,50 @@ async fn listen_once(shared: &Shared, connector: &Connector, links: &Links, orig
             return Ended::Lost;
         }
     };
-    let (sender, mut notifications) = mpsc::channel(NOTIFICATIONS_WAITING_MAX);
-    let drive = drive(connection, sender);
-    let receive = async {
-        match prove(&client, links, origin, &mut notifications).await {
-            Ok(true) => {}
-            Ok(false) => return Ended::Deaf,
+    let own = watch::Sender::new(0);
+    let hear = drive(connection, |payload| {
+        if payload.starts_with(origin) {
+            own.send_modify(|heard| *heard += 1);
+        } else {
+            heard_another(shared, payload, old_version);
+        }
+    });
+    let believe = async {
+        match believe(shared, &client, links, origin, &own, old_version).await {
+            Ok(ended) => ended,
             Err(failure) => {
                 tracing::debug!(?failure, "cannot listen for other nodes' notifications");
-                return Ended::Lost;
+                Ended::Lost
             }
         }
-        while let Some(payload) = notifications.recv().await {
-            if payload != origin {
-                shared.wakeups.notify_work();
-            }
-        }
-        Ended::Lost
     };
-    tokio::select! {
+    let ended = tokio::select! {
         () = shared.closing.cancelled() => Ended::Closing,
-        ended = receive => ended,
-        () = drive => Ended::Lost,
+        ended = believe => ended,
+        () = hear => Ended::Lost,
+    };
+    shared.wakeups.set_hears_all(false);
+    ended
+}
+
+fn heard_another(shared: &Shared, payload: &str, old_version: &OldVersion) {
+    // Or it would not be told of what is committed here until the next heartbeat.
+    shared.found_others(true);
+    if !payload.ends_with(WORK) && !payload.ends_with(ONLY_EVENTS) {
+        old_version.send_replace(Some(Instant::now()));
     }
+    if !payload.ends_with(ONLY_EVENTS) {
+        shared.wakeups.notify_work();
+    }
+    shared.events_came();
 }
 
 /// Reads the connection's messages to its end.
-async fn drive(mut connection: RawConnection, notifications: mpsc::Sender<String>) {
+async fn drive(mut connection: RawConnection, mut hear: impl FnMut(&str)) {
     let mut messages = poll_fn(move |context| connection.poll_message(context));
     while let Some(message) = messages.next().await {
         match message {
-            Ok(AsyncMessage::Notification(notification)) => {
-                // When many wait to be looked at, one more says nothing new.
-                let _ = notifications.try_send(notification.payload().to_owned());
-            }
+            Ok(AsyncMessage::Notification(notification)) => hear(notification.payload()),
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(%error, "the connection that listens ended");
@@ -167,27 +208,56 @@ async fn drive(mut connection: RawConnection, notifications: mpsc::Sender<String
     }
 }
 
-/// Whether a notification sent the usual way arrives here.
-async fn prove(
+/// As long as notifications arrive, the others know of this node, and all of them tell of everything, everything that
+/// they commit is heard of.
+async fn believe(
+    shared: &Shared,
     client: &Client,
     links: &Links,
     origin: &str,
-    notifications: &mut mpsc::Receiver<String>,
-) -> Result<bool, Failure> {
+    own: &watch::Sender<u64>,
+    old_version: &OldVersion,
+) -> Result<Ended, Failure> {
+    let mut listed = shared.listed.subscribe();
     answered(client.batch_execute("listen orderly")).await?;
-    send(links, origin).await?;
-    let heard_back = async {
-        while let Some(payload) = notifications.recv().await {
-            if payload == origin {
-                return true;
-            }
+    loop {
+        // Each time anew: those who came while this node was on no list do not know of it.
+        if !proven(links, origin, own).await? {
+            // A pooler may have left the server's session listening.
+            answered(client.batch_execute("unlisten *")).await?;
+            return Ok(Ended::Deaf);
         }
-        false
-    };
-    let arrived = timeout(SELF_TEST_TIME_MAX, heard_back).await.unwrap_or(false);
-    if !arrived {
-        // A pooler may have left the server's session listening.
-        answered(client.batch_execute("unlisten *")).await?;
+        tokio::select! {
+            _ = listed.wait_for(|listed| !*listed) => {}
+            () = believe_unless_old(&shared.wakeups, old_version) => {}
+        }
+        shared.wakeups.set_hears_all(false);
+        let _ = listed.wait_for(|listed| *listed).await;
     }
-    Ok(arrived)
+}
+
+/// Without an end: believes except for a while after a node of an older version was heard.
+async fn believe_unless_old(wakeups: &Wakeups, old_version: &OldVersion) {
+    let mut heard = old_version.subscribe();
+    loop {
+        let left = heard
+            .borrow_and_update()
+            .and_then(|heard| OLD_VERSION_TIME.checked_sub(heard.elapsed()))
+            .filter(|left| !left.is_zero());
+        wakeups.set_hears_all(left.is_none());
+        tokio::select! {
+            _ = heard.changed() => {}
+            () = sleep(left.unwrap_or_default()), if left.is_some() => {}
+        }
+    }
+}
+
+/// Whether a notification sent the usual way arrives here.
+async fn proven(links: &Links, origin: &str, own: &watch::Sender<u64>) -> Result<bool, Failure> {
+    let mut heard = own.subscribe();
+    let before = *heard.borrow();
+    // The others take it for work, as they take every word of a node that they do not know.
+    send(links, &format!("{origin}{WORK}")).await?;
+    let arrived = timeout(SELF_TEST_TIME_MAX, heard.wait_for(|heard| *heard > before)).await;
+    Ok(arrived.is_ok())
 }

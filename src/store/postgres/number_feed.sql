@@ -1,6 +1,7 @@
 -- One message that gives the next places in the feed to the batches that are committed by now, in the order of their
 -- numbers; what commits later gets later places. One node at a time: another that comes meanwhile finds nothing to do,
--- and reads on with what there is. :lock, :batches_max are numbers put into the text.
+-- and reads on with what there is. :taken is the taking of the lock, :batches_max a number. Answers whether the lock was
+-- taken, and in a second row how many batches got their places, unless there were none.
 begin isolation level read committed;
 set local statement_timeout = 5000;
 set local lock_timeout = 5000;
@@ -10,7 +11,7 @@ set local enable_seqscan = off;
 set local enable_hashjoin = off;
 set local enable_mergejoin = off;
 -- Tried in a statement of its own: the next one's view is then taken with the lock held.
-select set_config('orderly.numbers_feed', pg_try_advisory_xact_lock(:lock)::text, true);
+select set_config('orderly.numbers_feed', :taken, true) as taken;
 with unnumbered as materialized (
     select batch, events, sum(events) over (order by batch) as events_so_far from (
         select batch, events from orderly.batches
@@ -29,5 +30,6 @@ set last_position = last_position + change.events
 from (
     select coalesce(max(events_so_far), 0) as events, (select count(*) from placed) as batches from unnumbered
 ) as change
-where change.batches > 0;
+where change.batches > 0
+returning change.batches;
 commit

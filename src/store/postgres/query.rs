@@ -1,4 +1,4 @@
-//! Reading: single orders, listings, histories, the feed, numbers. Every listing is a page, served by one index from
+//! Reading: single orders, listings, numbers. Every listing is a page, served by one index from
 //! the place where the page before ended.
 
 use std::time::Duration;
@@ -9,19 +9,13 @@ use tokio_postgres::types::{ToSql, Type};
 use super::connect::Parameters;
 use super::failure::Failure;
 use super::links::Links;
-use super::rows;
-use super::{ACCEPT_TIME_MAX, FEED_LOCK};
-use crate::event::Event;
+use super::{ACCEPT_TIME_MAX, feed, rows};
 use crate::order::{Order, OrderId, OrderStatus};
-use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, order_columns};
+use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{
-    Counters, FEED_EVENTS_MAX, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, NODES_MAX, Node, OrderPage,
-    OrderQuery, PAGE_ORDERS_MAX, QueueState, codes,
+    Counters, NODES_MAX, Node, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX, QueueState, codes,
 };
 use crate::time::Timestamp;
-
-/// Batches that get their places in one message.
-const NUMBERED_BATCHES_MAX: i64 = 5_000;
 
 /// Whatever statements that read are sent to: the pool, or the connection of a snapshot.
 pub(super) trait Reads: Sync {
@@ -48,85 +42,33 @@ pub(super) async fn order(source: &impl Reads, id: OrderId) -> Result<Option<Ord
     found.first().map(rows::order).transpose()
 }
 
-pub(super) async fn history(
-    source: &impl Reads,
-    id: OrderId,
-    after: u32,
-) -> Result<Option<Vec<Event>>, Failure> {
-    let statement = format!(
-        "select {EVENT_COLUMNS} from orderly.events
-         where order_id = $1 and version > $2 order by version limit $3"
+/// The order and the end of the feed in one view of the database.
+pub(super) async fn order_view(source: &impl Reads, id: OrderId) -> Result<Option<OrderView>, Failure> {
+    let statement = concat!(
+        "select ",
+        order_columns!(),
+        ", feed_id, last_position from orderly.orders cross join orderly.queue where order_id = $1 and queue.id = 1"
     );
-    let after = i32::try_from(after).unwrap_or(i32::MAX);
-    let limit = rows::limit(HISTORY_EVENTS_MAX);
-    let found = source
-        .read(
-            &statement,
-            &[(&id.0, Type::INT8), (&after, Type::INT4), (&limit, Type::INT8)],
-        )
-        .await?;
-    if found.is_empty() && order(source, id).await?.is_none() {
-        return Ok(None);
-    }
-    found.iter().map(rows::event).collect::<Result<_, _>>().map(Some)
-}
-
-/// Numbers what was committed since somebody did only when the page is not full without.
-pub(super) async fn events_after(
-    links: &Links,
-    after: Option<FeedPosition>,
-    limit: usize,
-) -> Result<FeedPage, Failure> {
-    let after = after.map_or(0, |position| position.0);
-    let limit = limit.min(FEED_EVENTS_MAX);
-    let page = feed_page(links, after, limit).await?;
-    if page.events.len() == limit || !number(links).await? {
-        return Ok(page);
-    }
-    feed_page(links, after, limit).await
-}
-
-async fn feed_page(links: &Links, after: i64, limit: usize) -> Result<FeedPage, Failure> {
-    let limit = rows::limit(limit);
-    let found = links
-        .read(
-            include_str!("feed.sql"),
-            &[(&after, Type::INT8), (&limit, Type::INT8)],
-        )
-        .await?;
-    let event = |row| {
-        Ok((
-            FeedPosition(rows::column(row, EVENT_COLUMNS_COUNT)?),
-            rows::event(row)?,
-        ))
+    let found = source.read(statement, &[(&id.0, Type::INT8)]).await?;
+    let view = |row| {
+        Ok(OrderView {
+            order: rows::order(row)?,
+            at: rows::feed_cursor(row, ORDER_COLUMNS)?,
+        })
     };
-    let events = found.iter().map(event).collect::<Result<_, Failure>>()?;
-    Ok(FeedPage { events })
-}
-
-/// Gives places in the feed to what is committed; answers whether there was something.
-async fn number(links: &Links) -> Result<bool, Failure> {
-    let waiting = links
-        .read(
-            // In the order of the index, so that whatever the statistics say it is not looked for in the table.
-            "select 1 from orderly.batches where first_position is null order by batch limit 1",
-            &[],
-        )
-        .await?;
-    if waiting.is_empty() {
-        return Ok(false);
-    }
-    let message = include_str!("number_feed.sql")
-        .replace(":lock", &FEED_LOCK.to_string())
-        .replace(":batches_max", &NUMBERED_BATCHES_MAX.to_string());
-    links.flight(&message).await?;
-    Ok(true)
+    found.first().map(view).transpose()
 }
 
 pub(super) async fn orders(source: &impl Reads, query: &OrderQuery) -> Result<OrderPage, Failure> {
     let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
+    // Read before the orders: what they do not show yet is committed later.
+    let at = feed::end(source).await?;
     let Some(range) = id_range(source, query).await? else {
-        return Ok(OrderPage::default());
+        return Ok(OrderPage {
+            orders: Vec::new(),
+            next: None,
+            at,
+        });
     };
     let page_and_one = rows::limit(limit + 1);
     let listing = Listing::new(query, &range, &page_and_one);
@@ -137,6 +79,7 @@ pub(super) async fn orders(source: &impl Reads, query: &OrderQuery) -> Result<Or
     Ok(OrderPage {
         next: orders.last().map(|last| last.order_id).filter(|_| more),
         orders,
+        at,
     })
 }
 

@@ -1,5 +1,7 @@
 -- A heartbeat: the node lives, and those of its leases that it still has ($1 orders by rising id, $2 tokens) last $3
--- microseconds from now. Reads the settings back on the way. $4: node, $5: slots, $6: orders it processes.
+-- microseconds from now. Reads the settings back on the way, and whether something is committed that has no place in the
+-- feed (served by batches_unnumbered; only this way is it found when the node that committed it died or never knew). $4:
+-- node, $5: slots, $6: orders it processes.
 with moment as materialized (
     select clock_timestamp() as at, $3::int8 * interval '1 microsecond' as lease
 ), beat as (
@@ -19,5 +21,6 @@ with moment as materialized (
 select coalesce((select array_agg(order_id order by order_id, token) from extended), '{}'),
     coalesce((select array_agg(token order by order_id, token) from extended), '{}'),
     exists (select from orderly.nodes, moment where node <> $4 and expires_at >= moment.at),
+    (select batch from orderly.batches where first_position is null order by batch limit 1) is not null,
     current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
     current_setting('synchronous_standby_names'), (current_setting('neon.timeline_id', true) is not null)::text

@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::lease::NodeId;
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
-use crate::store::codes;
+use crate::store::{FeedCursor, FeedId, FeedPosition, codes};
 use crate::time::Timestamp;
 
 /// Of [`crate::store::columns::order_columns`].
@@ -44,19 +44,31 @@ pub(super) fn order(row: &Row) -> Result<Order, Failure> {
     })
 }
 
-/// Of [`crate::store::columns::EVENT_COLUMNS`].
-pub(super) fn event(row: &Row) -> Result<Event, Failure> {
-    let kind: i16 = column(row, 2)?;
+/// Of [`crate::store::columns::EVENT_COLUMNS`], which begin at `first`.
+pub(super) fn event(row: &Row, first: usize) -> Result<Event, Failure> {
+    let kind: i16 = column(row, first + 2)?;
     Ok(Event {
-        order_id: OrderId(column(row, 0)?),
-        version: count(row, 1)?,
+        order_id: OrderId(column(row, first)?),
+        version: count(row, first + 1)?,
         kind: codes::kind_of(kind.into()).ok_or_else(|| Failure::undecodable("a kind of event", kind))?,
-        status: status(row, 3)?,
-        at: column(row, 4)?,
-        attempt: count(row, 5)?,
-        node: column::<Option<i64>>(row, 6)?.map(node_of),
-        error: column(row, 7)?,
+        status: status(row, first + 3)?,
+        at: column(row, first + 4)?,
+        attempt: count(row, first + 5)?,
+        node: column::<Option<i64>>(row, first + 6)?.map(node_of),
+        error: column(row, first + 7)?,
     })
+}
+
+/// The feed and a place in it.
+pub(super) fn feed_cursor(row: &Row, first: usize) -> Result<FeedCursor, Failure> {
+    Ok(FeedCursor {
+        feed: feed_id(row, first)?,
+        position: FeedPosition(column(row, first + 1)?),
+    })
+}
+
+pub(super) fn feed_id(row: &Row, index: usize) -> Result<FeedId, Failure> {
+    column(row, index).map(|id: i64| FeedId(id.cast_unsigned()))
 }
 
 pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, index: usize) -> Result<T, Failure> {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::time::sleep;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::connect::{Connector, answered, answered_within};
@@ -15,14 +16,29 @@ use crate::store::migrations::{self, Applied, Step};
 use crate::store::open::{Migration, OpenError};
 
 /// Same numbers and names as in the folders of the other drivers.
-const STEPS: [Step; 1] = [Step {
-    number: 1,
-    name: "initial",
-    sql: include_str!("../../../migrations/postgres/0001_initial.sql"),
-}];
+const STEPS: [Step; 2] = [
+    Step {
+        number: 1,
+        name: "initial",
+        sql: include_str!("../../../migrations/postgres/0001_initial.sql"),
+    },
+    Step {
+        number: 2,
+        name: "live",
+        sql: include_str!("../../../migrations/postgres/0002_live.sql"),
+    },
+];
 
 /// For one step, or for the lock while another node migrates: a later step may have to read all orders.
 const STEP_TIME_MAX: Duration = Duration::from_mins(10);
+
+/// How long a step may wait for a table that somebody reads (`verify`, `copy`, a dump): every statement of the nodes that
+/// work meanwhile waits behind it, and they give up after some 5 s.
+const TABLE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Between two attempts, for what waited behind the last one.
+const TABLE_PAUSE: Duration = Duration::from_secs(3);
+/// A reader that takes longer than these together, well over a minute, is to end first.
+const TABLE_ATTEMPTS: u32 = 20;
 
 /// Making the schema needs a right on the database, so it is not asked for when it is there.
 /// A node that dies or freezes while it migrates keeps the others waiting no longer than this.
@@ -125,12 +141,32 @@ pub(super) async fn check(client: &Client, location: &str) -> Result<Vec<Migrati
 
 /// Applies what is missing; answers all steps as they are then.
 pub(super) async fn apply(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
-    let result = apply_in_transaction(client, location).await;
-    if result.is_err() {
-        // An error here is one of the connection, which ends the transaction as well.
-        let _ = answered(client.batch_execute("rollback")).await;
+    for attempt in 1.. {
+        let result = apply_in_transaction(client, location).await;
+        if result.is_err() {
+            // An error here is one of the connection, which ends the transaction as well.
+            let _ = answered(client.batch_execute("rollback")).await;
+        }
+        match result {
+            Err(Problem::Failure(Failure::TimedOut(text))) if attempt < TABLE_ATTEMPTS => {
+                if attempt == 1 {
+                    tracing::info!(
+                        "a migration of {location} waits for somebody who reads, trying on: {text}"
+                    );
+                }
+                sleep(TABLE_PAUSE).await;
+            }
+            Err(Problem::Failure(Failure::TimedOut(text))) => {
+                let text = format!(
+                    "somebody holds a table of {location} that a migration changes (a verify, a copy, a dump?), \
+                     {attempt} attempts were in vain: try again when that has ended ({text})"
+                );
+                return Err(Problem::Failure(Failure::Unavailable(text.into())));
+            }
+            result => return result,
+        }
     }
-    result
+    unreachable!("the last attempt answers")
 }
 
 async fn apply_in_transaction(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
@@ -142,6 +178,8 @@ async fn apply_in_transaction(client: &Client, location: &str) -> Result<Vec<Mig
             continue;
         }
         let step = &STEPS[(step.number - 1) as usize];
+        let wait = format!("set local lock_timeout = {}", TABLE_WAIT_MAX.as_millis());
+        run(client, &wait).await?;
         run(client, step.sql).await?;
         let Step { number, name, .. } = step;
         let checksum = step.checksum();

@@ -97,10 +97,12 @@ impl Call for Settle {
         }
         let stale = (calls.len() - ended.len()) as u64;
         shared.metrics.stale_results_rejected.inc_by(stale);
-        shared.ended(finals);
         if work {
-            shared.work_came();
+            shared.changed_with_work();
+        } else if !ended.is_empty() {
+            shared.changed();
         }
+        shared.ended(finals);
         Ok(answers)
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::failure::Failure;
 use crate::metrics::Metrics;
 use crate::order::OrderId;
 use crate::store::Wakeups;
@@ -18,9 +19,19 @@ const COUNTER_SLOTS: i16 = 128;
 pub(super) struct Shared {
     pub wakeups: Arc<Wakeups>,
     pub metrics: Metrics,
-    /// Other nodes may want to know of new work; the notifier waits for it.
+    /// Rises with every commit that may have left events without a place in the feed.
+    pub commits: watch::Sender<u64>,
+    /// Something was committed, on whatever node, since the feed was last read to its end. Set before the readers are
+    /// woken, taken by the one that reads.
+    pub unread: AtomicBool,
+    /// Other nodes may want to know of new work or events; the notifier waits for it.
     pub news: Notify,
-    /// Other nodes are alive, as the last heartbeat found.
+    /// Of what there is to tell, some is work. Set before `news`, taken by the notifier.
+    pub work_news: AtomicBool,
+    /// This node is on the list of those that live, so that the others tell it what they do. Written by the heartbeat,
+    /// followed by the listener.
+    pub listed: watch::Sender<bool>,
+    /// Other nodes are alive, as the last heartbeat found, or a notification since.
     pub others: AtomicBool,
     /// There was news, and nobody was told. Set by the notifier before it looks for others and cleared when it told
     /// them; taken by the heartbeat that finds some, so that a node that joined between two of them is told as well.
@@ -36,7 +47,11 @@ impl Shared {
         Shared {
             wakeups: Arc::default(),
             metrics,
+            commits: watch::Sender::new(0),
+            unread: AtomicBool::new(true),
             news: Notify::new(),
+            work_news: AtomicBool::new(false),
+            listed: watch::Sender::new(false),
             others: AtomicBool::new(false),
             untold: AtomicBool::new(false),
             keys_stored: AtomicUsize::new(0),
@@ -49,13 +64,46 @@ impl Shared {
         rand::random_range(0..COUNTER_SLOTS)
     }
 
-    /// Orders may have become claimable, here and for the other nodes.
-    pub fn work_came(&self) {
-        self.wakeups.notify_work();
+    /// Events were committed.
+    pub fn changed(&self) {
+        self.found_unplaced();
+        self.events_came();
         self.news.notify_one();
     }
 
-    /// What a heartbeat found.
+    /// The same where orders may have become claimable by it. Told to the other nodes in one go.
+    pub fn changed_with_work(&self) {
+        self.wakeups.notify_work();
+        self.work_news.store(true, Ordering::SeqCst);
+        self.changed();
+    }
+
+    /// A statement that writes failed. Where it may be carried out all the same nobody else will tell of it.
+    pub fn unsure(&self, failure: &Failure) {
+        if failure.may_be_stored() {
+            self.changed_with_work();
+        }
+    }
+
+    /// Orders may have become claimable without any event.
+    pub fn work_came(&self) {
+        self.wakeups.notify_work();
+        self.work_news.store(true, Ordering::SeqCst);
+        self.news.notify_one();
+    }
+
+    /// There may be more in the feed, or soon, for those who read it here.
+    pub fn events_came(&self) {
+        self.unread.store(true, Ordering::SeqCst);
+        self.wakeups.notify_changed();
+    }
+
+    /// There may be events without a place in the feed.
+    pub fn found_unplaced(&self) {
+        self.commits.send_modify(|commits| *commits += 1);
+    }
+
+    /// What a heartbeat found, or what somebody else's notification says.
     pub fn found_others(&self, others: bool) {
         self.others.store(others, Ordering::SeqCst);
         if others && self.untold.swap(false, Ordering::SeqCst) {

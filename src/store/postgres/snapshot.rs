@@ -15,8 +15,12 @@ use super::query::{self, Reads};
 use super::rows;
 use crate::order::OrderId;
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, ORDER_COLUMNS, order_columns};
-use crate::store::snapshot::{EventRecord, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot};
-use crate::store::{Counters, FEED_EVENTS_MAX, QueueState, StoreError};
+use crate::store::snapshot::{
+    EventRecord, FEED_WAITING_MAX, FeedState, FeedWaiting, KeyName, KeyRecord, LeaseRecord, OrderRecord,
+    Snapshot,
+};
+use crate::store::{Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, QueueState, StoreError};
+use crate::time::Timestamp;
 
 /// For one statement: some of them read everything there is.
 const ANSWER_TIME_MAX: Duration = Duration::from_mins(10);
@@ -121,6 +125,13 @@ impl Snapshot for PostgresSnapshot {
             .map_err(|failure: Failure| failure.to_error("read the settings of the database"))
     }
 
+    async fn read_at(&mut self) -> Result<Timestamp, StoreError> {
+        let found = self.read("select clock_timestamp()", &[]).await;
+        found
+            .and_then(|found| rows::column(rows::only(&found)?, 0))
+            .map_err(|failure| failure.to_error("read the time of the database"))
+    }
+
     async fn counters(&mut self) -> Result<Counters, StoreError> {
         let counters = query::counters(self).await;
         counters.map_err(|failure| failure.to_error("read counters of a snapshot"))
@@ -131,10 +142,37 @@ impl Snapshot for PostgresSnapshot {
         queue.map_err(|failure| failure.to_error("read the queue of a snapshot"))
     }
 
+    async fn feed(&mut self) -> Result<FeedState, StoreError> {
+        let feed = feed(self).await;
+        feed.map_err(|failure| failure.to_error("read the state of the feed of a snapshot"))
+    }
+
     async fn damage(&mut self) -> Result<Vec<String>, StoreError> {
         let damage = damage(self).await;
         damage.map_err(|failure| failure.to_error("check the tables of a snapshot"))
     }
+}
+
+async fn feed(source: &impl Reads) -> Result<FeedState, Failure> {
+    let limit = i64::try_from(FEED_WAITING_MAX).expect("the limit is a small number");
+    let found = source
+        .read(include_str!("feed_state.sql"), &[(&limit, Type::INT8)])
+        .await?;
+    let row = rows::only(&found)?;
+    let transactions = rows::large_count(row, 3)?;
+    let waited: Option<i64> = rows::column(row, 4)?;
+    let waiting = FeedWaiting {
+        transactions,
+        oldest: Duration::from_micros(waited.unwrap_or(0).max(0).cast_unsigned()),
+    };
+    Ok(FeedState {
+        bounds: FeedBounds {
+            feed: rows::feed_id(row, 0)?,
+            oldest: FeedPosition(rows::column(row, 1)?),
+            last: FeedPosition(rows::column(row, 2)?),
+        },
+        waiting: (transactions > 0).then_some(waiting),
+    })
 }
 
 /// What no order can show: rows that belong to none, numbers that would be given out twice, a feed with holes.
@@ -212,7 +250,7 @@ async fn events_of(
 fn event_record(row: &Row) -> Result<EventRecord, Failure> {
     Ok(EventRecord {
         position: rows::column(row, EVENT_COLUMNS_COUNT)?,
-        event: rows::event(row)?,
+        event: rows::event(row, 0)?,
     })
 }
 

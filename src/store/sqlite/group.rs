@@ -16,6 +16,8 @@ pub(super) struct Totals {
     pub counters: Counters,
     pub last_order_id: i64,
     pub last_position: i64,
+    /// The highest position that was taken out.
+    pub oldest_position: i64,
     pub paused: bool,
 }
 
@@ -112,7 +114,7 @@ impl<'c> Group<'c> {
     }
 }
 
-fn counter(counters: &mut Counters, status: OrderStatus) -> &mut u64 {
+pub(super) fn counter(counters: &mut Counters, status: OrderStatus) -> &mut u64 {
     match status {
         OrderStatus::Pending => &mut counters.pending,
         OrderStatus::Processing => &mut counters.processing,
@@ -127,7 +129,7 @@ impl Totals {
         connection
             .prepare_cached(
                 "select pending, processing, completed, failed, cancelled, processing_micros,
-                        last_order_id, last_position, paused
+                        last_order_id, last_position, oldest_position, paused
                  from counters where id = 1",
             )?
             .query_row([], |row| {
@@ -142,7 +144,8 @@ impl Totals {
                     },
                     last_order_id: row.get(6)?,
                     last_position: row.get(7)?,
-                    paused: row.get(8)?,
+                    oldest_position: row.get(8)?,
+                    paused: row.get(9)?,
                 })
             })
     }
@@ -159,7 +162,8 @@ impl Totals {
         connection
             .prepare_cached(
                 "update counters set pending = ?1, processing = ?2, completed = ?3, failed = ?4, cancelled = ?5,
-                        processing_micros = ?6, last_order_id = ?7, last_position = ?8, paused = ?9
+                        processing_micros = ?6, last_order_id = ?7, last_position = ?8, oldest_position = ?9,
+                        paused = ?10
                  where id = 1",
             )?
             .execute((
@@ -171,6 +175,7 @@ impl Totals {
                 processing_micros,
                 self.last_order_id,
                 self.last_position,
+                self.oldest_position,
                 self.paused,
             ))?;
         Ok(())

@@ -9,11 +9,18 @@ use crate::store::migrations::{self, Applied, Step};
 use crate::store::open::{Migration, OpenError};
 
 /// Same numbers and names as in the folders of the other drivers.
-const STEPS: [Step; 1] = [Step {
-    number: 1,
-    name: "initial",
-    sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
-}];
+const STEPS: [Step; 2] = [
+    Step {
+        number: 1,
+        name: "initial",
+        sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
+    },
+    Step {
+        number: 2,
+        name: "live",
+        sql: include_str!("../../../migrations/sqlite/0002_live.sql"),
+    },
+];
 
 const CREATE_HISTORY: &str = "create table if not exists migrations (
     number integer primary key, name text not null, checksum text not null) strict";

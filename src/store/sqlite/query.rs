@@ -4,17 +4,16 @@
 use std::time::Duration;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
 use super::group::Totals;
 use super::rows;
-use crate::event::Event;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::codes;
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, order_columns};
 use crate::store::{
-    FEED_EVENTS_MAX, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, NODES_MAX, Node, OrderPage, OrderQuery,
-    PAGE_ORDERS_MAX, QueueState,
+    FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition, HISTORY_EVENTS_MAX,
+    History, NODES_MAX, Node, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX, QueueState,
 };
 use crate::time::Timestamp;
 
@@ -29,22 +28,61 @@ pub(super) fn order(connection: &Connection, order_id: OrderId) -> Result<Option
         .optional()
 }
 
+pub(super) fn order_view(
+    connection: &Connection,
+    order_id: OrderId,
+) -> Result<Option<OrderView>, rusqlite::Error> {
+    let Some(order) = order(connection, order_id)? else {
+        return Ok(None);
+    };
+    let at = feed_end(connection)?;
+    Ok(Some(OrderView { order, at }))
+}
+
 pub(super) fn history(
     connection: &Connection,
     order_id: OrderId,
     after: u32,
-) -> Result<Option<Vec<Event>>, rusqlite::Error> {
+) -> Result<Option<History>, rusqlite::Error> {
+    let Some(OrderView { order, at }) = order_view(connection, order_id)? else {
+        return Ok(None);
+    };
     let events = connection
         .prepare_cached(&format!(
-            "select {EVENT_COLUMNS} from events indexed by events_order
+            "select {EVENT_COLUMNS}, position from events indexed by events_order
              where order_id = ?1 and version > ?2 order by version limit ?3"
         ))?
-        .query_map((order_id, after, HISTORY_EVENTS_MAX), rows::event)?
+        .query_map((order_id, after, HISTORY_EVENTS_MAX), |row| {
+            feed_event(row, order.request.user_id)
+        })?
         .collect::<Result<Vec<_>, _>>()?;
-    if events.is_empty() && order(connection, order_id)?.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(events))
+    Ok(Some(History { events, at }))
+}
+
+fn feed_event(row: &Row<'_>, user_id: i64) -> Result<FeedEvent, rusqlite::Error> {
+    Ok(FeedEvent {
+        position: FeedPosition(row.get(EVENT_COLUMNS_COUNT)?),
+        user_id,
+        event: rows::event(row)?,
+    })
+}
+
+/// The place behind which everything lies that this view of the database does not show.
+fn feed_end(connection: &Connection) -> Result<FeedCursor, rusqlite::Error> {
+    let bounds = feed_bounds(connection)?;
+    Ok(bounds.cursor(bounds.last))
+}
+
+pub(super) fn feed_bounds(connection: &Connection) -> Result<FeedBounds, rusqlite::Error> {
+    connection
+        .prepare_cached("select feed_id, oldest_position, last_position from counters where id = 1")?
+        .query_row([], |row| {
+            Ok(FeedBounds {
+                feed: FeedId(row.get::<_, i64>(0)?.cast_unsigned()),
+                oldest: FeedPosition(row.get(1)?),
+                last: FeedPosition(row.get(2)?),
+            })
+        })
 }
 
 /// Positions are given out by the one writer, so they follow the commits by themselves.
@@ -52,23 +90,36 @@ pub(super) fn events_after(
     connection: &Connection,
     after: Option<FeedPosition>,
     limit: usize,
+    read_at: Timestamp,
 ) -> Result<FeedPage, rusqlite::Error> {
     let after = after.map_or(0, |position| position.0);
     let events = connection
         .prepare_cached(&format!(
-            "select {EVENT_COLUMNS}, position from events where position > ?1 order by position limit ?2"
+            "select {EVENT_COLUMNS}, position,
+                 (select user_id from orders where orders.order_id = events.order_id)
+             from events where position > ?1 order by position limit ?2"
         ))?
         .query_map((after, limit.min(FEED_EVENTS_MAX)), |row| {
-            Ok((FeedPosition(row.get(EVENT_COLUMNS_COUNT)?), rows::event(row)?))
+            feed_event(row, row.get(EVENT_COLUMNS_COUNT + 1)?)
         })?
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(FeedPage { events })
+    Ok(FeedPage {
+        events,
+        bounds: feed_bounds(connection)?,
+        read_at,
+        unplaced: false,
+    })
 }
 
 pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<OrderPage, rusqlite::Error> {
     let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
+    let at = feed_end(connection)?;
     let Some(range) = id_range(connection, query)? else {
-        return Ok(OrderPage::default());
+        return Ok(OrderPage {
+            orders: Vec::new(),
+            next: None,
+            at,
+        });
     };
     let (statement, values) = listing(query, range, limit + 1);
     let mut orders = connection
@@ -80,6 +131,7 @@ pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<Orde
     Ok(OrderPage {
         next: orders.last().map(|last| last.order_id).filter(|_| more),
         orders,
+        at,
     })
 }
 

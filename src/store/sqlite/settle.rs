@@ -122,7 +122,7 @@ fn attempted(group: &Group<'_>, key: LeaseKey) -> Result<Option<Attempted>, rusq
         .optional()
 }
 
-fn micros(span: Duration) -> u64 {
+pub(super) fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -16,8 +16,11 @@ use crate::lease::NodeId;
 use crate::order::OrderId;
 use crate::store::clock::SteadyClock;
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, ORDER_COLUMNS, order_columns};
-use crate::store::snapshot::{EventRecord, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot};
-use crate::store::{Counters, FeedPosition, QueueState, StoreError};
+use crate::store::snapshot::{
+    EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot,
+};
+use crate::store::{Counters, FEED_EVENTS_MAX, QueueState, StoreError};
+use crate::time::Timestamp;
 
 pub(super) struct SqliteSnapshot {
     connection: Arc<Mutex<Connection>>,
@@ -88,12 +91,16 @@ impl Snapshot for SqliteSnapshot {
         limit: usize,
     ) -> Result<Vec<EventRecord>, StoreError> {
         self.read("read the feed of a snapshot", move |connection| {
-            let page = query::events_after(connection, after.map(FeedPosition), limit)?;
-            let record = |(position, event): (FeedPosition, _)| EventRecord {
-                position: position.0,
-                event,
-            };
-            Ok(page.events.into_iter().map(record).collect())
+            let mut statement = connection.prepare_cached(&format!(
+                "select {EVENT_COLUMNS}, position from events where position > ?1 order by position limit ?2"
+            ))?;
+            let records = statement.query_map((after.unwrap_or(0), limit.min(FEED_EVENTS_MAX)), |row| {
+                Ok(EventRecord {
+                    position: row.get(EVENT_COLUMNS_COUNT)?,
+                    event: rows::event(row)?,
+                })
+            })?;
+            records.collect()
         })
         .await
     }
@@ -140,6 +147,10 @@ impl Snapshot for SqliteSnapshot {
         Ok(Vec::new())
     }
 
+    async fn read_at(&mut self) -> Result<Timestamp, StoreError> {
+        Ok(self.clock.now())
+    }
+
     async fn counters(&mut self) -> Result<Counters, StoreError> {
         self.read("read counters of a snapshot", |connection| {
             Ok(Totals::read(connection)?.counters)
@@ -151,6 +162,17 @@ impl Snapshot for SqliteSnapshot {
         let now = self.clock.now();
         self.read("read the queue of a snapshot", move |connection| {
             query::queue(connection, now)
+        })
+        .await
+    }
+
+    /// Events get their places in the transaction that writes them.
+    async fn feed(&mut self) -> Result<FeedState, StoreError> {
+        self.read("read the state of the feed of a snapshot", |connection| {
+            Ok(FeedState {
+                bounds: query::feed_bounds(connection)?,
+                waiting: None,
+            })
         })
         .await
     }
@@ -169,7 +191,7 @@ impl Snapshot for SqliteSnapshot {
     }
 }
 
-/// What no order can show: rows that belong to none, and numbers that would be given out twice.
+/// What no order can show: rows that belong to none, numbers that would be given out twice, a feed with holes.
 fn loose_ends(connection: &Connection) -> Result<Vec<String>, rusqlite::Error> {
     let number = |statement: &str| connection.query_row(statement, [], |row| row.get::<_, Option<i64>>(0));
     let orphans = number(
@@ -202,6 +224,18 @@ fn loose_ends(connection: &Connection) -> Result<Vec<String>, rusqlite::Error> {
                 given_out + 1
             ));
         }
+    }
+    let (oldest, last) = (totals.oldest_position, totals.last_position);
+    let stored = connection.query_row(
+        "select count(*) from events where position > ?1",
+        [oldest],
+        |row| row.get::<_, i64>(0),
+    )?;
+    if stored != last - oldest {
+        findings.push(format!(
+            "the feed has {stored} events behind position {oldest}, {} were written",
+            last - oldest
+        ));
     }
     Ok(findings)
 }
@@ -286,9 +320,7 @@ fn keys_after(
 }
 
 /// The newest time the store holds: no clock that serves it may start before.
-pub(super) fn newest_time(
-    connection: &Connection,
-) -> Result<Option<crate::time::Timestamp>, rusqlite::Error> {
+pub(super) fn newest_time(connection: &Connection) -> Result<Option<Timestamp>, rusqlite::Error> {
     connection
         .query_row(
             "select at from events order by position desc limit 1",

@@ -272,7 +272,11 @@ impl WriterThread {
         if let Err(error) = transaction.commit() {
             return (attempted, Err(Failure::of_commit(&error)));
         }
+        let changed = totals.last_position > self.totals.last_position;
         self.totals = totals;
+        if changed {
+            self.parts.wakeups.notify_changed();
+        }
         if self.parts.connection.total_changes() > changes_before {
             self.parts.state.wrote();
             self.measure(attempted, started);

@@ -9,7 +9,9 @@ use crate::event::{Event, EventKind};
 use crate::lease::NodeId;
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus};
-use crate::store::snapshot::{EventRecord, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot};
+use crate::store::snapshot::{
+    EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot,
+};
 use crate::store::{Counters, QueueState, StoreError};
 use crate::time::Timestamp;
 
@@ -38,6 +40,7 @@ pub struct Hand {
     pub counters: Option<Counters>,
     pub damage: Vec<String>,
     pub unreadable: bool,
+    pub read_at: Option<Timestamp>,
     accept_time_max: Duration,
     position: i64,
 }
@@ -239,6 +242,10 @@ impl Snapshot for Hand {
         unreachable!("the promises are not about the settings")
     }
 
+    async fn read_at(&mut self) -> Result<Timestamp, StoreError> {
+        Ok(self.read_at.unwrap_or(Timestamp::from_micros(0)))
+    }
+
     async fn counters(&mut self) -> Result<Counters, StoreError> {
         if self.unreadable {
             return Err(StoreError::Unexpected {
@@ -253,6 +260,10 @@ impl Snapshot for Hand {
 
     async fn queue(&mut self) -> Result<QueueState, StoreError> {
         unreachable!("the promises are not about the queue's state")
+    }
+
+    async fn feed(&mut self) -> Result<FeedState, StoreError> {
+        unreachable!("the promises are not about the feed's state")
     }
 
     async fn damage(&mut self) -> Result<Vec<String>, StoreError> {

@@ -1,0 +1,326 @@
+//! The feed: giving places to what is committed, and reading it. Why the places are given after the commit is in
+//! docs/decisions/0007-the-feed-is-numbered-after-the-commit.md.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Row, SimpleQueryMessage};
+
+use super::failure::Failure;
+use super::links::Links;
+use super::query::{self, Reads};
+use super::shared::Shared;
+use super::{FEED_LOCK, rows};
+use crate::order::OrderId;
+use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
+use crate::store::{
+    FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, History,
+};
+
+/// Batches that get their places in one message.
+const NUMBERED_BATCHES_MAX: u64 = 5_000;
+/// How long what is committed may go without its places when nobody reads the feed: so much further back than need be
+/// begins whoever follows an order from where it was read.
+const NUMBERING_INTERVAL: Duration = Duration::from_secs(1);
+/// The same after failures: doubles up to this.
+const NUMBERING_INTERVAL_MAX: Duration = Duration::from_secs(30);
+/// For the last time, when the store closes: what is left is found by another node, or at the next start.
+const LAST_NUMBERING_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// What this node knows about the feed.
+pub(super) struct Feed {
+    links: Arc<Links>,
+    shared: Arc<Shared>,
+    /// Held by whoever gives places: of those who wait for another node only one takes a connection for it.
+    numbering: Mutex<()>,
+    /// Of `Shared::commits`, those whose events have their places.
+    numbered: AtomicU64,
+    /// The last place given out, as the latest page showed.
+    end: AtomicI64,
+}
+
+/// Whether to wait for whoever gives places at the moment, on this node or another, or to leave it to that one.
+#[derive(Clone, Copy)]
+enum Turn {
+    Wait,
+    Leave,
+}
+
+/// What has its place now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Numbered {
+    /// Everything that was committed before.
+    All,
+    /// As much as one message takes.
+    Some,
+    /// What somebody else, who is at it, has seen.
+    ByAnother,
+}
+
+impl Feed {
+    pub fn new(links: Arc<Links>, shared: Arc<Shared>) -> Feed {
+        Feed {
+            links,
+            shared,
+            numbering: Mutex::new(()),
+            numbered: AtomicU64::new(0),
+            end: AtomicI64::new(0),
+        }
+    }
+
+    /// Of one view of the database: a page that is not full holds everything up to the last place given out. What was
+    /// committed since the last numbering is numbered first only when the page would not be full without it.
+    pub async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, Failure> {
+        let after = after.map_or(0, |position| position.0);
+        let limit = limit.min(FEED_EVENTS_MAX);
+        // Whoever stands at the end and is told of news comes for what has no place yet: to look before would be in vain.
+        let at_end = limit > 0 && after >= self.end.load(Ordering::Relaxed);
+        let is_told = at_end && self.shared.unread.swap(false, Ordering::SeqCst);
+        let mut failed = None;
+        if is_told {
+            failed = self.number(Turn::Leave).await.err();
+        }
+        let mut read = self.page(after, limit).await?;
+        if !is_told && read.unplaced && read.events.len() < limit {
+            match self.number(Turn::Leave).await {
+                Ok(_) => read = self.page(after, limit).await?,
+                Err(failure) => failed = Some(failure),
+            }
+        }
+        match failed {
+            // What has its place is read whatever keeps the rest from getting one, such as a full disk.
+            Some(failure) if read.unplaced && read.events.is_empty() => Err(failure),
+            Some(_) | None => Ok(read),
+        }
+    }
+
+    async fn page(&self, after: i64, limit: usize) -> Result<FeedPage, Failure> {
+        let commits = *self.shared.commits.borrow();
+        let limit = rows::limit(limit);
+        let statement = concat!(
+            include_str!("feed_page.sql"),
+            " left join lateral (",
+            include_str!("feed.sql"),
+            ") as next on true where queue.id = 1 order by next.position"
+        );
+        let parameters = &[
+            (&after as &(dyn tokio_postgres::types::ToSql + Sync), Type::INT8),
+            (&limit, Type::INT8),
+        ];
+        let found = self.links.read(statement, parameters).await?;
+        let read = page_of(&found)?;
+        self.end.store(read.bounds.last.0, Ordering::Relaxed);
+        if !read.unplaced {
+            self.numbered.fetch_max(commits, Ordering::SeqCst);
+        }
+        Ok(read)
+    }
+
+    /// With the places of all of the events: what has none yet is numbered first. Where that cannot be done, because the
+    /// disk is full or another node takes too long over it, there is no answer: one without the latest event would claim
+    /// that nothing happened since.
+    pub async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, Failure> {
+        let Some(view) = query::order_view(&*self.links, id).await? else {
+            return Ok(None);
+        };
+        loop {
+            let found = history_rows(&self.links, id, after).await?;
+            let events: Option<Vec<FeedEvent>> = found
+                .iter()
+                .map(|row| feed_event(row, view.order.request.user_id))
+                .collect::<Result<_, Failure>>()?;
+            if let Some(events) = events {
+                // Every order has events: this one was taken out since it was read.
+                if events.is_empty() && after == 0 {
+                    return Ok(None);
+                }
+                return Ok(Some(History { events, at: view.at }));
+            }
+            // Another node may have committed it: whoever begins to number from now on sees it.
+            self.shared.found_unplaced();
+            self.number(Turn::Wait).await?;
+        }
+    }
+
+    /// Gives places in the feed to what is committed, the oldest first.
+    async fn number(&self, turn: Turn) -> Result<Numbered, Failure> {
+        let numbering = match turn {
+            Turn::Wait => {
+                let before = *self.shared.commits.borrow();
+                let numbering = self.numbering.lock().await;
+                if self.numbered.load(Ordering::SeqCst) >= before {
+                    return Ok(Numbered::All);
+                }
+                numbering
+            }
+            Turn::Leave => match self.numbering.try_lock() {
+                Ok(numbering) => numbering,
+                Err(_) => return Ok(Numbered::ByAnother),
+            },
+        };
+        self.number_now(turn, &numbering).await
+    }
+
+    async fn number_now(&self, turn: Turn, _numbering: &MutexGuard<'_, ()>) -> Result<Numbered, Failure> {
+        let taken = match turn {
+            Turn::Wait => format!("(pg_advisory_xact_lock({FEED_LOCK}) is not null)::text"),
+            Turn::Leave => format!("pg_try_advisory_xact_lock({FEED_LOCK})::text"),
+        };
+        let message = include_str!("number_feed.sql")
+            .replace(":taken", &taken)
+            .replace(":batches_max", &NUMBERED_BATCHES_MAX.to_string());
+        let commits = *self.shared.commits.borrow();
+        let numbered = numbered(&self.links.flight(&message).await?)?;
+        if numbered == Numbered::All {
+            self.numbered.fetch_max(commits, Ordering::SeqCst);
+        }
+        Ok(numbered)
+    }
+
+    /// Numbers from time to time what this node commits or finds without a place, until the store closes: orders are
+    /// read with the last place given out, which should not be far behind. Where a reader does it there is nothing to do.
+    pub async fn keep_numbered(self: Arc<Self>) {
+        let closing = &self.shared.closing;
+        let mut pause = NUMBERING_INTERVAL;
+        let mut failing = false;
+        loop {
+            let due = async {
+                self.left_to_number().await;
+                sleep(pause).await;
+            };
+            tokio::select! {
+                () = closing.cancelled() => return,
+                () = due => {}
+            }
+            while self.is_unnumbered() && !closing.is_cancelled() {
+                match self.number(Turn::Leave).await {
+                    Ok(Numbered::Some) => continue,
+                    // Another may have begun before our commit: then once more.
+                    Ok(Numbered::All | Numbered::ByAnother) => {
+                        pause = NUMBERING_INTERVAL;
+                        failing = false;
+                    }
+                    Err(failure) => {
+                        pause = (pause * 2).min(NUMBERING_INTERVAL_MAX);
+                        if !failing {
+                            let error = failure.to_error("number the feed");
+                            tracing::warn!(%error, "cannot give what is committed its place in the feed, trying on");
+                            failing = true;
+                        }
+                    }
+                }
+                break;
+            }
+        }
+    }
+
+    /// When everything is committed that this node was to commit.
+    pub async fn number_rest(&self) {
+        if self.is_unnumbered() {
+            let last = async {
+                // Whoever is at it began before the last commit, perhaps.
+                let numbering = self.numbering.lock().await;
+                self.number_now(Turn::Leave, &numbering).await
+            };
+            // The statement is carried out or not, whether or not its answer is waited for.
+            let _ = timeout(LAST_NUMBERING_TIME_MAX, last).await;
+        }
+    }
+
+    fn is_unnumbered(&self) -> bool {
+        *self.shared.commits.borrow() > self.numbered.load(Ordering::SeqCst)
+    }
+
+    async fn left_to_number(&self) {
+        let mut commits = self.shared.commits.subscribe();
+        let left = commits.wait_for(|commits| *commits > self.numbered.load(Ordering::SeqCst));
+        left.await.expect("the sender lives as long as the feed");
+    }
+}
+
+/// Where the columns of the event begin in a row of a page.
+const PAGE_EVENT: usize = 5;
+
+fn page_of(found: &[Row]) -> Result<FeedPage, Failure> {
+    let first = rows::only(found)?;
+    let mut read = FeedPage {
+        events: Vec::new(),
+        bounds: FeedBounds {
+            feed: rows::feed_id(first, 0)?,
+            oldest: FeedPosition(rows::column(first, 1)?),
+            last: FeedPosition(rows::column(first, 2)?),
+        },
+        read_at: rows::column(first, 3)?,
+        unplaced: rows::column(first, 4)?,
+    };
+    for row in found {
+        // Without an event there is one row, of the queue alone.
+        if let Some(position) = rows::column::<Option<i64>>(row, PAGE_EVENT + EVENT_COLUMNS_COUNT)? {
+            read.events.push(FeedEvent {
+                position: FeedPosition(position),
+                user_id: rows::column(row, PAGE_EVENT + EVENT_COLUMNS_COUNT + 1)?,
+                event: rows::event(row, PAGE_EVENT)?,
+            });
+        }
+    }
+    Ok(read)
+}
+
+/// The place behind which everything lies that what is read from now on does not show.
+pub(super) async fn end(source: &impl Reads) -> Result<FeedCursor, Failure> {
+    let found = source
+        .read("select feed_id, last_position from orderly.queue", &[])
+        .await?;
+    rows::feed_cursor(rows::only(&found)?, 0)
+}
+
+async fn history_rows(links: &Links, id: OrderId, after: u32) -> Result<Vec<Row>, Failure> {
+    let statement = format!(
+        "select {EVENT_COLUMNS}, first_position + place
+         from orderly.events join orderly.batches using (batch)
+         where order_id = $1 and version > $2 order by version limit $3"
+    );
+    let after = i32::try_from(after).unwrap_or(i32::MAX);
+    let limit = rows::limit(HISTORY_EVENTS_MAX);
+    links
+        .read(
+            &statement,
+            &[(&id.0, Type::INT8), (&after, Type::INT4), (&limit, Type::INT8)],
+        )
+        .await
+}
+
+/// `None` for one that has no place yet.
+fn feed_event(row: &Row, user_id: i64) -> Result<Option<FeedEvent>, Failure> {
+    let Some(position) = rows::column(row, EVENT_COLUMNS_COUNT)? else {
+        return Ok(None);
+    };
+    Ok(Some(FeedEvent {
+        position: FeedPosition(position),
+        user_id,
+        event: rows::event(row, 0)?,
+    }))
+}
+
+/// From the rows of the message's statements: whether the lock was taken, and how many batches it was.
+fn numbered(messages: &[SimpleQueryMessage]) -> Result<Numbered, Failure> {
+    let mut columns = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    match columns.next() {
+        Some("true") => {}
+        Some("false") => return Ok(Numbered::ByAnother),
+        other => return Err(Failure::undecodable("a turn", other.unwrap_or("nothing"))),
+    }
+    let batches = columns.next().unwrap_or("0");
+    match batches.parse::<u64>() {
+        Ok(NUMBERED_BATCHES_MAX..) => Ok(Numbered::Some),
+        Ok(_) => Ok(Numbered::All),
+        Err(_) => Err(Failure::undecodable("a number of batches", batches)),
+    }
+}

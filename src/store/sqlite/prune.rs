@@ -1,0 +1,84 @@
+//! Taking out orders that ended long ago, with their events.
+
+use super::group::{CallError, Group, counter};
+use super::settle::micros;
+use crate::order::{OrderId, OrderStatus};
+use crate::store::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
+use crate::time::Timestamp;
+
+/// What the walk sees of an order.
+struct Seen {
+    order_id: OrderId,
+    status: OrderStatus,
+    created_at: Timestamp,
+    processing_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+}
+
+/// Walks the primary key: what ended before a time was created before it, and creation times rise with the ids, so that
+/// the walk ends where the orders are too young to have ended in time.
+pub(super) fn prune(group: &mut Group<'_>, request: &Prune) -> Result<Pruned, CallError> {
+    let cutoff = group.now.minus(request.older_than);
+    let page = next_orders(group, request.after)?;
+    let (mut orders, mut events) = (0, 0);
+    let mut last = None;
+    for seen in &page {
+        if seen.created_at >= cutoff {
+            return Ok(Pruned { orders, next: None });
+        }
+        if seen.finished_at.is_some_and(|finished_at| finished_at < cutoff) {
+            if events >= PRUNE_EVENTS_MAX {
+                return Ok(Pruned { orders, next: last });
+            }
+            events += take_out(group, seen)?;
+            orders += 1;
+        }
+        last = Some(seen.order_id);
+    }
+    Ok(Pruned {
+        orders,
+        next: last.filter(|_| page.len() == PRUNE_ORDERS_MAX),
+    })
+}
+
+fn next_orders(group: &Group<'_>, after: Option<OrderId>) -> Result<Vec<Seen>, rusqlite::Error> {
+    group
+        .connection
+        .prepare_cached(
+            "select order_id, status, created_at, processing_at, finished_at from orders
+             where order_id > ?1 order by order_id limit ?2",
+        )?
+        .query_map((after.unwrap_or(OrderId(0)), PRUNE_ORDERS_MAX), |row| {
+            Ok(Seen {
+                order_id: row.get(0)?,
+                status: row.get(1)?,
+                created_at: row.get(2)?,
+                processing_at: row.get(3)?,
+                finished_at: row.get(4)?,
+            })
+        })?
+        .collect()
+}
+
+/// Answers how many events it had.
+fn take_out(group: &mut Group<'_>, order: &Seen) -> Result<usize, rusqlite::Error> {
+    let positions: Vec<i64> = group
+        .connection
+        .prepare_cached("delete from events indexed by events_order where order_id = ?1 returning position")?
+        .query_map([order.order_id], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    group
+        .connection
+        .prepare_cached("delete from orders where order_id = ?1")?
+        .execute([order.order_id])?;
+    let totals = &mut group.totals;
+    let highest = positions.iter().copied().max().unwrap_or(0);
+    totals.oldest_position = totals.oldest_position.max(highest);
+    *counter(&mut totals.counters, order.status) -= 1;
+    if let (OrderStatus::Completed, Some(started), Some(finished)) =
+        (order.status, order.processing_at, order.finished_at)
+    {
+        totals.counters.processing_micros -= micros(finished.since(started));
+    }
+    Ok(positions.len())
+}
