@@ -2,6 +2,7 @@
 //! `listener`, what is common to all requests to `request`, the orders themselves to the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::handler::Handler;
@@ -10,6 +11,7 @@ use axum::routing::{MethodRouter, get, post};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
+use crate::live::Feed;
 use crate::metrics::Metrics;
 use crate::store::Store;
 
@@ -17,25 +19,24 @@ mod accept;
 mod auth;
 mod batch_memory;
 mod body;
+mod cursor;
 mod docs;
 mod fields;
 mod health;
 mod idempotency;
 mod json;
 pub mod listener;
+mod live;
 mod metadata;
 mod metrics;
 mod negotiation;
 pub mod openapi;
 mod orders;
-mod polling;
 pub mod problem;
 mod query;
 mod queue;
 mod request;
 mod wire;
-
-pub use polling::Polling;
 
 /// What the routes work with.
 #[derive(Clone)]
@@ -47,8 +48,10 @@ pub struct App {
     /// Only this machine can connect. Without a key that is all that guards the orders, so requests must then name
     /// the server by a local name: a page may have bound its own name to this machine's address.
     pub local_only: bool,
-    /// How often held reads look at their orders by themselves.
-    pub polling: Polling,
+    /// What held reads and streams follow.
+    pub live: Feed,
+    /// How long a stream may be silent.
+    pub heartbeat: Duration,
     /// Cancelled when the server stops: probes say so and long polls end.
     pub draining: CancellationToken,
 }
@@ -62,7 +65,9 @@ enum Access {
     Open,
 }
 
-const ROUTES: usize = 20;
+/// Between two signs of life on a stream: below the time after which proxies give up on a silent connection.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+const ROUTES: usize = 22;
 
 fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
     use Access::{Keyed, Open};
@@ -74,6 +79,8 @@ fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
         ("/orders/{id}/events", Keyed, get(orders::history)),
         ("/orders/{id}/cancel", Keyed, post(orders::cancel)),
         ("/orders/{id}/retry", Keyed, post(orders::retry)),
+        ("/events", Keyed, get(live::events)),
+        ("/ws", Keyed, get(live::socket::open)),
         ("/queue", Keyed, get(queue::read)),
         ("/queue/pause", Keyed, post(queue::pause)),
         ("/queue/resume", Keyed, post(queue::resume)),
@@ -115,7 +122,8 @@ struct Shared {
     in_flight: idempotency::InFlight,
     batch_memory: batch_memory::BatchMemory,
     local_only: bool,
-    polling: Polling,
+    live: Feed,
+    heartbeat: Duration,
 }
 
 impl Shared {
@@ -128,7 +136,8 @@ impl Shared {
             in_flight: idempotency::InFlight::default(),
             batch_memory: batch_memory::BatchMemory::new(batch_memory::BATCH_MEMORY_BYTES_MAX),
             local_only: app.local_only,
-            polling: app.polling,
+            live: app.live,
+            heartbeat: app.heartbeat,
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod store;
 pub mod processor;
 
 pub mod janitor;
+pub mod live;
 pub mod worker;
 
 pub mod http;

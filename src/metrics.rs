@@ -2,6 +2,7 @@
 //! store's, not these; choosing a format for a scraper is left to `http/metrics.rs`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -43,6 +44,12 @@ pub struct Metrics {
     pub store_wal_bytes: Gauge,
     pub http_requests: Family<RequestLabels, Counter>,
     pub http_request_duration: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    /// Streams and held reads that follow the feed.
+    pub feed_subscribers: Gauge,
+    pub feed_deliveries: Counter,
+    pub feed_subscribers_lagged: Counter,
+    /// Age of the oldest change of the last read of the feed's end.
+    pub feed_lag: Gauge<f64, AtomicU64>,
     pub connections: Gauge,
     pub connections_refused: Counter,
     pub log_lines_dropped: Counter,
@@ -97,6 +104,10 @@ impl Metrics {
             store_wal_bytes: Gauge::default(),
             http_requests: Family::default(),
             http_request_duration: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
+            feed_subscribers: Gauge::default(),
+            feed_deliveries: Counter::default(),
+            feed_subscribers_lagged: Counter::default(),
+            feed_lag: Gauge::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             log_lines_dropped: Counter::default(),
@@ -177,6 +188,27 @@ impl Metrics {
             "Request head to answer head",
             Unit::Seconds,
             self.http_request_duration.clone(),
+        );
+        to.register(
+            "feed_subscribers",
+            "Streams and held reads that follow the feed of changes",
+            self.feed_subscribers.clone(),
+        );
+        to.register(
+            "feed_deliveries",
+            "Changes handed to subscribers",
+            self.feed_deliveries.clone(),
+        );
+        to.register(
+            "feed_subscribers_lagged",
+            "Times a subscriber was too slow for its queue and went back to the log",
+            self.feed_subscribers_lagged.clone(),
+        );
+        to.register_with_unit(
+            "feed_lag",
+            "Age of the oldest change when the feed was last read, while somebody listens",
+            Unit::Seconds,
+            self.feed_lag.clone(),
         );
         to.register("connections", "Open client connections", self.connections.clone());
         to.register(

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ProcessorChoice, on_this_machine};
 use crate::http::listener::{self, Limits};
-use crate::http::{self, App, Polling};
+use crate::http::{self, App, HEARTBEAT};
 use crate::janitor;
 use crate::lease::NodeId;
+use crate::live::{Live, LiveSettings};
 use crate::metrics::Metrics;
 use crate::processor::Processor;
 use crate::processor::simulated::Simulated;
@@ -136,9 +137,10 @@ pub struct Server {
     store: Arc<dyn Store>,
     worker: Worker,
     http: JoinHandle<()>,
-    janitor: JoinHandle<()>,
+    janitors: Vec<JoinHandle<()>>,
+    live: Live,
     draining: CancellationToken,
-    /// Stops the janitor.
+    /// Stops the janitors.
     stopped: CancellationToken,
 }
 
@@ -178,14 +180,28 @@ impl Server {
             node,
             crashes_max: config.crashes_max,
         };
-        let janitor = janitor::leases::run(store.clone(), sweep, worker.beaten(), stopped.clone());
-        let janitor = tokio::spawn(janitor);
+        let live = Live::start(
+            store.clone(),
+            metrics.clone(),
+            LiveSettings {
+                idle_sleep: config.idle_sleep,
+            },
+            draining.clone(),
+        );
+        let leases = janitor::leases::run(store.clone(), sweep, worker.beaten(), stopped.clone());
+        let mut janitors = vec![tokio::spawn(leases)];
+        if let Some(older_than) = config.retention {
+            let retention =
+                janitor::retention::run(store.clone(), older_than, worker.awake(), stopped.clone());
+            janitors.push(tokio::spawn(retention));
+        }
         let router = http::router(App {
             store: store.clone(),
             metrics: metrics.clone(),
             api_key: config.api_key.clone(),
             local_only: config.listen.iter().all(|address| address.ip().is_loopback()),
-            polling: Polling::default(),
+            live: live.feed(),
+            heartbeat: HEARTBEAT,
             draining: draining.clone(),
         });
         let limits = Limits::new(config.connections_max);
@@ -202,7 +218,8 @@ impl Server {
             store,
             worker,
             http,
-            janitor,
+            janitors,
+            live,
             draining,
             stopped,
         })
@@ -251,8 +268,13 @@ impl Server {
                 tracing::warn!(%error, "could not take this node off the list");
             }
             self.store.close().await;
-            if let Err(error) = self.janitor.await {
-                tracing::error!(%error, "the janitor ended abnormally");
+            for janitor in self.janitors {
+                if let Err(error) = janitor.await {
+                    tracing::error!(%error, "a janitor ended abnormally");
+                }
+            }
+            if let Err(error) = self.live.ended().await {
+                tracing::error!(%error, "the task that follows the feed ended abnormally");
             }
         };
         if timeout_at(deadline.max(Instant::now() + LAST_ANSWERS_TIME), closed)

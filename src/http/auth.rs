@@ -66,6 +66,59 @@ pub fn refuse_cross_site(method: &Method, headers: &HeaderMap) -> Result<(), Pro
     ))
 }
 
+/// Refuses what a page of another site asks for: a browser lets every page open a WebSocket anywhere, with an `Origin`
+/// that tells whose page it is (RFC 6455 section 10.2), and lets it read what comes. Clients that are no browsers
+/// name none.
+pub fn require_own_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let own = match (origins.next(), origins.next()) {
+        (None, _) => true,
+        (Some(origin), None) => is_own(origin, headers),
+        (Some(_), Some(_)) => false,
+    };
+    if own {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ProblemType::CrossSite,
+        "a page of another site asked for this connection",
+    ))
+}
+
+/// Whether the origin has the name and the port that the request was sent to. The scheme may be the one of a proxy in
+/// front.
+fn is_own(origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return false;
+    };
+    let (Ok(origin), Ok(host)) = (origin.to_str(), host.to_str()) else {
+        return false;
+    };
+    let (authority, default_port) = match origin.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (rest, 80),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (rest, 443),
+        Some(_) | None => return false,
+    };
+    let place = |authority: &str| name_and_port(authority, default_port);
+    place(authority).is_some_and(|own| Some(own) == place(host))
+}
+
+/// `None` for what is no host of a URL: with a user, a path, or a port that is none.
+fn name_and_port(authority: &str, default_port: u16) -> Option<(String, u16)> {
+    let parsed = Authority::try_from(authority).ok()?;
+    let name = parsed.host();
+    let port = match authority.strip_prefix(name)? {
+        "" => default_port,
+        rest => {
+            let digits = rest.strip_prefix(':')?;
+            let only_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+            digits.parse().ok().filter(|_| only_digits)?
+        }
+    };
+    Some((name.to_ascii_lowercase(), port))
+}
+
 /// Refuses a request that names the server otherwise than as this machine. A browser names it by what the page's
 /// address says, and a page can let its own name lead to this machine ("DNS rebinding"): the request then looks
 /// as if it came from the server's own page. A request without `Host` comes from no browser.
@@ -159,6 +212,57 @@ mod tests {
         assert!(require_local_name(&HeaderMap::new()).is_ok());
         let both = headers(&[("host", "localhost"), ("host", "shop.example")]);
         assert!(require_local_name(&both).is_err());
+    }
+
+    #[test]
+    fn only_a_page_of_this_server_opens_a_socket() {
+        let passes = |pairs: &[_]| require_own_origin(&headers(pairs)).is_ok();
+        assert!(passes(&[("host", "127.0.0.1:5000")]));
+        for (origin, host) in [
+            ("http://127.0.0.1:5000", "127.0.0.1:5000"),
+            ("HTTP://LocalHost:5000", "localhost:5000"),
+            ("http://shop.example", "shop.example:80"),
+            ("http://shop.example:80", "shop.example"),
+            ("https://shop.example", "shop.example"),
+            ("https://shop.example", "shop.example:443"),
+            ("http://[::1]:5000", "[::1]:5000"),
+        ] {
+            assert!(passes(&[("origin", origin), ("host", host)]), "{origin} {host}");
+        }
+        for (origin, host) in [
+            ("null", "shop.example"),
+            ("", "shop.example"),
+            ("http://", ""),
+            ("shop.example", "shop.example"),
+            ("http://other.example", "shop.example"),
+            ("http://shop.example.evil.example", "shop.example"),
+            ("http://evilshop.example", "shop.example"),
+            ("http://shop.example@evil.example", "shop.example"),
+            ("http://evil.example@shop.example", "shop.example"),
+            ("http://shop.example/", "shop.example"),
+            ("http://shop.example:5001", "shop.example:5000"),
+            ("http://shop.example:5000", "shop.example"),
+            ("http://shop.example:+80", "shop.example"),
+            ("https://shop.example:80", "shop.example"),
+            ("http://shop.example:443", "shop.example"),
+            ("http://shop.example:99999", "shop.example:99999"),
+            ("chrome-extension://shop.example", "shop.example"),
+            ("http://localhost:5000", "127.0.0.1:5000"),
+        ] {
+            assert!(!passes(&[("origin", origin), ("host", host)]), "{origin} {host}");
+        }
+        let own = "http://shop.example";
+        assert!(!passes(&[("origin", own)]), "without a host");
+        assert!(!passes(&[
+            ("origin", own),
+            ("origin", own),
+            ("host", "shop.example")
+        ]));
+        assert!(!passes(&[
+            ("origin", own),
+            ("host", "shop.example"),
+            ("host", "other.example")
+        ]));
     }
 
     #[test]

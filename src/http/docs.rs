@@ -1,5 +1,5 @@
-//! What the server says about itself: the OpenAPI document, its page (Swagger UI, everything on board) and the
-//! pages of the problem types.
+//! What the server says about itself: the OpenAPI document, its page (Swagger UI, everything on board), a page that
+//! shows orders as they change, and the pages of the problem types.
 
 use std::sync::{Arc, LazyLock};
 
@@ -19,6 +19,9 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let document = openapi::document().to_pretty_json();
     document.expect("strings and numbers always serialize").into()
 });
+/// A page that follows the orders of the server it comes from; see examples/live.
+const LIVE_NAME: &str = "live.html";
+const LIVE_PAGE: &str = include_str!("../../examples/live/live.html");
 static VIEWER: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::from("/openapi.json")));
 
 /// This document
@@ -40,6 +43,8 @@ pub async fn page() -> Result<Response, Problem> {
 }
 
 /// A file of the documentation page
+///
+/// `live.html` shows orders as they change.
 #[utoipa::path(get, operation_id = "readDocsFile", path = "/docs/{file}", tag = "documentation",
     params(("file" = String, Path)),
     responses(
@@ -48,6 +53,9 @@ pub async fn page() -> Result<Response, Problem> {
     ))]
 pub async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     let Path(name) = name.map_err(|_| no_page())?;
+    if name == LIVE_NAME {
+        return Ok(text("text/html; charset=utf-8", LIVE_PAGE));
+    }
     let file = asset(&name)?;
     let content_type = HeaderValue::try_from(file.content_type).map_err(Problem::unexpected)?;
     let mut response = Response::new(Body::from(file.bytes.into_owned()));

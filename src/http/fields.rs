@@ -110,6 +110,13 @@ impl FieldErrors {
         }
     }
 
+    /// Every bad field in one text, for those who are answered by a text alone.
+    pub fn listing(&self) -> String {
+        let listed = self.listed.iter();
+        let texts = listed.map(|error| format!("{} {}", error.pointer, error.detail));
+        texts.collect::<Vec<_>>().join("; ")
+    }
+
     pub fn into_listed(self) -> Vec<FieldError> {
         self.listed
     }

@@ -2,8 +2,9 @@
 //! every request under way end when the server drains. Who is slow is judged by `watch`; requests are left to
 //! the router.
 
+use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -27,7 +28,10 @@ use super::request::RequestId;
 use crate::metrics::Metrics;
 use watch::{Watch, WatchedBody, WatchedIo};
 
+mod takeover;
 mod watch;
+
+pub use takeover::Takeover;
 
 /// What a client may take of the server.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +71,9 @@ impl Limits {
 /// Head bytes in memory per connection; also bounds what is read of a body, or written of an answer, ahead of
 /// who takes it. A longer head is a 431.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// How long what was sent may stay without an acknowledgement (RFC 5482): longer than a bad line's worst moments.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_MS_MAX: u32 = 60_000;
 /// Bytes thrown away of a client that sends on after its answer.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Before the next try to accept when the process has no file descriptors or memory left: connections must end
@@ -127,8 +134,9 @@ impl Server {
             let (router, limits, draining) = (self.router.clone(), self.limits, self.draining.clone());
             tasks.spawn(async move {
                 let _connection = connection;
-                // Only a hint: a stream that refuses it serves all the same.
+                // Only hints: a stream that refuses them serves all the same.
                 let _ = stream.set_nodelay(true);
+                give_up_on_the_dead(&stream);
                 converse(stream, router, limits, &draining).await;
             });
             return;
@@ -162,6 +170,16 @@ impl Server {
     }
 }
 
+/// A peer that went without a word - its power failed, its network changed - is noticed when what was sent to it stays
+/// without an acknowledgement; left to the system, a stream to it would live on for a quarter of an hour.
+#[cfg(target_os = "linux")]
+fn give_up_on_the_dead(stream: &TcpStream) {
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS_MAX);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_up_on_the_dead(_stream: &TcpStream) {}
+
 /// Counts as open until it is dropped.
 struct Connection {
     open: Gauge,
@@ -190,20 +208,25 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let watch = Arc::new(Watch::new(limits));
+    let takeover = Arc::new(Mutex::new(None));
     let service = service_fn(|request: Request<Incoming>| {
         watch.request_begins(request.body().size_hint().exact());
         let mut router = router.clone();
-        let watch = watch.clone();
+        let (watch, takeover) = (watch.clone(), takeover.clone());
         async move {
-            let answer = router.call(request).await;
-            answer.map(|response| response.map(|body| WatchedBody::new(body, watch)))
+            let Ok(mut response) = router.call(request).await;
+            if let Some(planned) = response.extensions_mut().remove::<Takeover>() {
+                *unpoisoned(&takeover) = Some(planned);
+            }
+            Ok::<_, Infallible>(response.map(|body| WatchedBody::new(body, watch)))
         }
     });
     // hyper's own timer is not used: it cannot tell an idle connection from a slow head.
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(WatchedIo::new(stream, watch.clone())), service);
+        .serve_connection(TokioIo::new(WatchedIo::new(stream, watch.clone())), service)
+        .with_upgrades();
     let mut told = false;
     loop {
         tokio::select! {
@@ -216,10 +239,17 @@ where
             }
         }
     }
-    if !told {
-        let mut stream = connection.into_parts().io.into_inner();
-        linger(&mut stream, limits.linger).await;
+    let planned = unpoisoned(&takeover).take();
+    match (connection.into_parts(), planned) {
+        (None, Some(planned)) => Takeover::carry_out(planned).await,
+        (Some(parts), _) if !told => linger(&mut parts.io.into_inner(), limits.linger).await,
+        (Some(_) | None, _) => {}
     }
+}
+
+/// Of one connection's task only: there is nobody to wait for, and every write to it is whole.
+fn unpoisoned(takeover: &Mutex<Option<Takeover>>) -> MutexGuard<'_, Option<Takeover>> {
+    takeover.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn refuse(mut stream: TcpStream, patience: Duration) {

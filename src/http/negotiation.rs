@@ -1,4 +1,4 @@
-//! Which form of the metrics a client wants, from its `Accept` header (RFC 9110 section 12.5.1).
+//! What form of an answer a client wants, from its `Accept` header (RFC 9110 section 12.5.1).
 
 /// The forms in which the metrics exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,21 @@ pub fn choose<'a>(accept: impl IntoIterator<Item = &'a str>) -> Form {
         None if scraper => Form::Text,
         None => Form::Json,
     }
+}
+
+/// Whether a stream of events is named, and no less wanted than JSON: wildcards choose the page.
+pub fn wants_event_stream<'a>(accept: impl IntoIterator<Item = &'a str>) -> bool {
+    let (mut stream, mut json) = (0, 0);
+    for range in accept.into_iter().flat_map(|value| value.split(',')) {
+        let (name, parameters) = range.split_once(';').unwrap_or((range, ""));
+        let name = name.trim();
+        if name.eq_ignore_ascii_case("text/event-stream") {
+            stream = stream.max(quality(parameters));
+        } else if name.eq_ignore_ascii_case("application/json") {
+            json = json.max(quality(parameters));
+        }
+    }
+    stream > 0 && stream >= json
 }
 
 /// Compared field by field; of equal ones the first in the header counts.
@@ -106,6 +121,27 @@ mod tests {
             &["text/plain;q=0.5", "application/json;q=0.501"],
         ] {
             assert_eq!(choose(accept.iter().copied()), Form::Json, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_is_for_whoever_names_it() {
+        for accept in [
+            &["text/event-stream"][..],
+            &["Text/Event-Stream; q=0.1"],
+            &["application/json;q=0.5, text/event-stream"],
+            &["*/*", "text/event-stream"],
+        ] {
+            assert!(wants_event_stream(accept.iter().copied()), "{accept:?}");
+        }
+        for accept in [
+            &[][..],
+            &["*/*"],
+            &["text/*"],
+            &["text/event-stream;q=0"],
+            &["application/json, text/event-stream;q=0.9"],
+        ] {
+            assert!(!wants_event_stream(accept.iter().copied()), "{accept:?}");
         }
     }
 

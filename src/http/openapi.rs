@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
-use super::{accept, docs, health, metrics, orders, queue};
+use super::{accept, docs, health, live, metrics, orders, queue};
 use crate::event::EventKind;
 use crate::order::{BATCH_ORDERS_MAX, INTEGER_MAX, ITEMS_MAX, OrderStatus, REFERENCE_CHARS_MAX};
 
@@ -21,7 +21,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
     info(
         title = "orderly",
         description = "Accepts orders, answers 201 only when an order is durable, processes them first-in first-out. \
-            Every refusal is a problem document (RFC 9457); GET /problems lists the types.",
+            Every refusal is a problem document (RFC 9457); GET /problems lists the types. \
+            [A page that shows orders as they change](/docs/live.html).",
     ),
     paths(
         accept::one,
@@ -32,6 +33,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
         orders::cancel,
         orders::retry,
         orders::retry_matching,
+        live::events,
+        live::socket::open,
         queue::read,
         queue::pause,
         queue::resume,

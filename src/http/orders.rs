@@ -12,16 +12,20 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::body::{self, ORDER_BODY_BYTES_MAX};
+use super::cursor::{self, ORDERLY_CURSOR};
 use super::problem::{Problem, ProblemBody, ProblemType};
 use super::query;
 use super::wire::{self, EventBody, EventsBody, OrderBody, PageBody, RedrivenBody};
+use crate::live::{Filter, Next, Subscription};
 use crate::order::{Order, OrderId, parse_integer};
-use crate::store::{Acted, OrderPage, StoreError};
+use crate::store::{Acted, FeedCursor, OrderPage, OrderView, StoreError};
 
 /// Longest wait that `Prefer: wait` gets: below the minute after which many proxies give up.
 const WAIT_SECONDS_MAX: u64 = 60;
 /// Orders rendered for one page: forty of the longest, thousands of the usual ones. The page then ends early.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Before a held read asks again a store that cannot answer at the moment.
+const HELD_READ_RETRY: Duration = Duration::from_millis(500);
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -36,7 +40,7 @@ type PathId = Result<Path<String>, PathRejection>;
         ("Prefer" = Option<String>, Header, description = "`wait=N`: hold the answer until the order is final, up to N (60) seconds"),
     ),
     responses(
-        (status = 200, description = "The whole order", body = OrderBody, headers(("Preference-Applied" = String))),
+        (status = 200, description = "The whole order", body = OrderBody, headers(("Preference-Applied" = String), ("Orderly-Cursor" = String, description = "From there on the feed tells what this answer does not show"))),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -47,11 +51,11 @@ pub async fn read(
 ) -> Result<Response, Problem> {
     let id = order_id(id)?;
     let Some(seconds) = preferred_wait(&headers) else {
-        let order = shared.store.order(id).await?.ok_or_else(unknown_order)?;
-        return answer(&order);
+        let view = shared.store.order_view(id).await?.ok_or_else(unknown_order)?;
+        return viewed(&view);
     };
-    let order = final_or_latest(&shared, id, Duration::from_secs(seconds)).await?;
-    let mut response = answer(&order)?;
+    let view = final_or_latest(&shared, id, Duration::from_secs(seconds)).await?;
+    let mut response = viewed(&view)?;
     let applied = HeaderValue::try_from(format!("wait={seconds}")).map_err(Problem::unexpected)?;
     response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     Ok(response)
@@ -77,7 +81,8 @@ pub async fn read(
 pub async fn list(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let query = query::order_query(query.as_deref())?;
     let page = shared.store.orders(query).await?;
-    body::json(StatusCode::OK, &rendered(&page)?)
+    let response = body::json(StatusCode::OK, &rendered(&page)?)?;
+    Ok(with_cursor(response, page.at))
 }
 
 /// Read an order's history
@@ -99,17 +104,15 @@ pub async fn history(
 ) -> Result<Response, Problem> {
     let id = order_id(id)?;
     let after = query::history_query(query.as_deref())?;
-    // Two reads, no contradiction: an order's user never changes.
-    let order = shared.store.order(id).await?.ok_or_else(unknown_order)?;
     let history = shared.store.history(id, after).await?.ok_or_else(unknown_order)?;
-    let user_id = order.request.user_id;
     let answer = EventsBody {
         events: history
+            .events
             .iter()
-            .map(|event| EventBody::new(event, user_id))
+            .map(|event| EventBody::new(event, history.at.feed))
             .collect(),
     };
-    body::json(StatusCode::OK, &answer)
+    Ok(with_cursor(body::json(StatusCode::OK, &answer)?, history.at))
 }
 
 /// Cancel an order
@@ -162,30 +165,51 @@ pub async fn retry_matching(
 }
 
 /// The order once it is final, or as it stands when the time is over or the server stops.
-async fn final_or_latest(shared: &Shared, id: OrderId, wait: Duration) -> Result<Order, Problem> {
-    let wakeups = shared.store.wakeups();
+async fn final_or_latest(shared: &Shared, id: OrderId, wait: Duration) -> Result<OrderView, Problem> {
     let deadline = Instant::now() + wait;
-    let mut pauses = shared.polling.pauses();
+    let mut subscription = None;
     loop {
         let over = Instant::now() >= deadline || shared.draining.is_cancelled();
-        // Registered before the read, so that a change between the two is not missed.
-        let mut waiter = wakeups.watch_final(id);
-        match shared.store.order(id).await {
-            Ok(order) => {
-                let order = order.ok_or_else(unknown_order)?;
-                if over || order.status.is_final() {
-                    return Ok(order);
+        let look_again = match shared.store.order_view(id).await {
+            Ok(view) => {
+                let view = view.ok_or_else(unknown_order)?;
+                if over || view.order.status.is_final() {
+                    return Ok(view);
                 }
+                None
             }
             // The client asked to wait, and these pass: not yet is what they mean.
-            Err(StoreError::Busy | StoreError::Unavailable { .. }) if !over => {}
+            Err(StoreError::Busy | StoreError::Unavailable { .. }) if !over => Some(HELD_READ_RETRY),
             Err(error) => return Err(error.into()),
-        }
-        let look_again = deadline.min(Instant::now() + pauses.next());
+        };
+        let at_the_latest = deadline.min(look_again.map_or(deadline, |pause| Instant::now() + pause));
         tokio::select! {
-            () = waiter.woken() => {}
-            () = tokio::time::sleep_until(look_again) => {}
+            () = until_final(shared, id, &mut subscription) => {}
+            () = tokio::time::sleep_until(at_the_latest) => {}
             () = shared.draining.cancelled() => {}
+        }
+    }
+}
+
+/// Resolves at once when it has just begun to listen: what happened before is only in the order.
+async fn until_final(shared: &Shared, id: OrderId, subscription: &mut Option<Subscription>) {
+    let Some(subscription) = subscription else {
+        let of_the_order = Filter {
+            order_id: Some(id),
+            ..Filter::default()
+        };
+        match shared.live.subscribe(of_the_order, None).await {
+            Ok(begun) => *subscription = Some(begun),
+            // As above: it is tried again.
+            Err(_) => tokio::time::sleep(HELD_READ_RETRY).await,
+        }
+        return;
+    };
+    loop {
+        match subscription.next().await {
+            Next::Change(change) if change.event.event.status.is_final() => return,
+            Next::Change(_) => {}
+            Next::Resync(_) => return,
         }
     }
 }
@@ -241,6 +265,15 @@ fn unknown_order() -> Problem {
 
 fn answer(order: &Order) -> Result<Response, Problem> {
     body::json(StatusCode::OK, &OrderBody::from(order))
+}
+
+fn viewed(view: &OrderView) -> Result<Response, Problem> {
+    Ok(with_cursor(answer(&view.order)?, view.at))
+}
+
+fn with_cursor(mut response: Response, at: FeedCursor) -> Response {
+    response.headers_mut().insert(ORDERLY_CURSOR, cursor::header(at));
+    response
 }
 
 fn acted(acted: Acted, participle: &'static str) -> Result<Response, Problem> {

@@ -6,7 +6,9 @@ use std::error::Error;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{
+    CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -14,7 +16,8 @@ use utoipa::ToSchema;
 
 use super::fields::{FieldError, FieldErrors};
 use super::health::CheckBody;
-use crate::store::StoreError;
+
+mod meanings;
 
 /// What went wrong; each has a page under `/problems`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +33,13 @@ pub enum ProblemType {
     MethodNotAllowed,
     RequestTimeout,
     ActionRefused,
+    CursorGone,
     IdempotencyInFlight,
     BodyTooLarge,
     UriTooLong,
     UnsupportedMediaType,
     InvalidFields,
+    UpgradeRequired,
     IdempotencyKeyReused,
     TooManyHeaders,
     Unexpected,
@@ -67,7 +72,7 @@ macro_rules! facts {
 }
 
 impl ProblemType {
-    pub const ALL: [ProblemType; 26] = [
+    pub const ALL: [ProblemType; 28] = [
         ProblemType::BadRequest,
         ProblemType::MalformedJson,
         ProblemType::InvalidParameters,
@@ -79,11 +84,13 @@ impl ProblemType {
         ProblemType::MethodNotAllowed,
         ProblemType::RequestTimeout,
         ProblemType::ActionRefused,
+        ProblemType::CursorGone,
         ProblemType::IdempotencyInFlight,
         ProblemType::BodyTooLarge,
         ProblemType::UriTooLong,
         ProblemType::UnsupportedMediaType,
         ProblemType::InvalidFields,
+        ProblemType::UpgradeRequired,
         ProblemType::IdempotencyKeyReused,
         ProblemType::TooManyHeaders,
         ProblemType::Unexpected,
@@ -110,11 +117,13 @@ impl ProblemType {
             ProblemType::MethodNotAllowed => facts!(METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here"),
             ProblemType::RequestTimeout => facts!(REQUEST_TIMEOUT, "request-timeout", "The body took too long"),
             ProblemType::ActionRefused => facts!(CONFLICT, "action-refused", "The order's status does not allow this"),
+            ProblemType::CursorGone => facts!(GONE, "cursor-gone", "The feed cannot be read from this cursor"),
             ProblemType::IdempotencyInFlight => facts!(CONFLICT, "idempotency-in-flight", "The first request with this key is still in flight"),
             ProblemType::BodyTooLarge => facts!(PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
             ProblemType::UriTooLong => facts!(URI_TOO_LONG, "uri-too-long", "The path and query are too long"),
             ProblemType::UnsupportedMediaType => facts!(UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body has a type that is not taken here"),
             ProblemType::InvalidFields => facts!(UNPROCESSABLE_ENTITY, "invalid-fields", "Fields are not acceptable"),
+            ProblemType::UpgradeRequired => facts!(UPGRADE_REQUIRED, "upgrade-required", "The path is a WebSocket"),
             ProblemType::IdempotencyKeyReused => facts!(UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The Idempotency-Key belongs to another request"),
             ProblemType::TooManyHeaders => facts!(REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-headers", "The request has too many headers"),
             ProblemType::Unexpected => facts!(INTERNAL_SERVER_ERROR, "unexpected", "The server failed"),
@@ -173,10 +182,12 @@ impl ProblemType {
             | ProblemType::MethodNotAllowed
             | ProblemType::RequestTimeout
             | ProblemType::ActionRefused
+            | ProblemType::CursorGone
             | ProblemType::BodyTooLarge
             | ProblemType::UriTooLong
             | ProblemType::UnsupportedMediaType
             | ProblemType::InvalidFields
+            | ProblemType::UpgradeRequired
             | ProblemType::IdempotencyKeyReused
             | ProblemType::TooManyHeaders
             | ProblemType::Unexpected => None,
@@ -191,6 +202,7 @@ pub struct Problem {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     checks: Vec<CheckBody>,
+    cursor: Option<String>,
     /// What the server's own log should say: the caller learns none of it.
     cause: Option<Arc<dyn Error + Send + Sync>>,
 }
@@ -202,7 +214,23 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             checks: Vec::new(),
+            cursor: None,
             cause: None,
+        }
+    }
+
+    pub fn bad_request(detail: &'static str) -> Problem {
+        Problem::new(ProblemType::BadRequest, detail)
+    }
+
+    /// With the cursor of the feed's end.
+    pub fn cursor_gone(now: String) -> Problem {
+        Problem {
+            cursor: Some(now),
+            ..Problem::new(
+                ProblemType::CursorGone,
+                "the cursor is too old, of another store, or from the future: read the orders again, and go on from there",
+            )
         }
     }
 
@@ -221,6 +249,7 @@ impl Problem {
             detail: errors.summary().into(),
             errors: errors.into_listed(),
             checks: Vec::new(),
+            cursor: None,
             cause: None,
         }
     }
@@ -280,6 +309,7 @@ impl Problem {
             instance,
             errors: self.errors(),
             checks: &self.checks,
+            cursor: self.cursor.as_deref(),
         };
         serde_json::to_string(&document).expect("strings and numbers always serialize")
     }
@@ -296,6 +326,11 @@ impl Problem {
         if self.kind == ProblemType::Unauthorized {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if self.kind == ProblemType::UpgradeRequired {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
         response
     }
 }
@@ -305,40 +340,6 @@ impl IntoResponse for Problem {
         let mut response = self.kind.status().into_response();
         response.extensions_mut().insert(self);
         response
-    }
-}
-
-/// What each error of the store means to a caller.
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Problem {
-        match error {
-            StoreError::Busy => Problem::new(
-                ProblemType::Busy,
-                "too many requests are waiting for a commit; nothing was stored",
-            ),
-            StoreError::QueueFull => Problem::new(
-                ProblemType::QueueFull,
-                "as many orders as the operator allows are pending; nothing was stored",
-            ),
-            StoreError::Closed => Problem::new(
-                ProblemType::ShuttingDown,
-                "the server is shutting down; nothing was stored",
-            ),
-            StoreError::DiskFull => Problem::new(
-                ProblemType::DiskFull,
-                "the server's disk is full; nothing was stored",
-            ),
-            StoreError::KeyReused => Problem::new(
-                ProblemType::IdempotencyKeyReused,
-                "this Idempotency-Key was used with another body; nothing was stored",
-            ),
-            // The store's own log says why, once per failed commit.
-            StoreError::Unavailable { .. } => Problem::new(
-                ProblemType::StoreUnavailable,
-                "the store cannot be reached or written; nothing was stored",
-            ),
-            StoreError::Unexpected { .. } => Problem::unexpected(error),
-        }
     }
 }
 
@@ -363,6 +364,10 @@ pub struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "<[CheckBody]>::is_empty")]
     #[schema(required = false)]
     checks: &'a [CheckBody],
+    /// The end of the feed, where it cannot be read from the cursor that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    cursor: Option<&'a str>,
 }
 
 #[cfg(test)]

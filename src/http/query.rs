@@ -9,10 +9,12 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use super::fields::{FieldErrors, Pointer};
 use super::problem::{Problem, ProblemType};
 use super::wire::{TIME_EXPECTED, parse_time};
+use crate::live::Filter;
 use crate::order::{OrderId, OrderStatus, Reference, parse_integer};
-use crate::store::{OrderQuery, PAGE_ORDERS_MAX};
+use crate::store::{FEED_EVENTS_MAX, FeedCursor, OrderQuery, PAGE_ORDERS_MAX};
 
 const PAGE_ORDERS_DEFAULT: usize = 50;
+const FEED_EVENTS_DEFAULT: usize = 100;
 /// First byte of a cursor, so that a later form of it is told from this one.
 const CURSOR_FORM: u8 = 1;
 
@@ -29,10 +31,7 @@ pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
     ];
     let mut parameters = Parameters::read(query, names);
     let order_query = OrderQuery {
-        status: parameters.parse("status", |value| {
-            OrderStatus::parse(value)
-                .ok_or("must be one of Pending, Processing, Completed, Failed, Cancelled")
-        }),
+        status: parameters.parse("status", parse_status),
         user_id: parameters.parse("user_id", parse_integer),
         reference: parameters.parse("reference", |value| {
             Reference::parse(value).map(|reference| reference.as_str().to_owned())
@@ -43,7 +42,7 @@ pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
             read_cursor(value).ok_or("is not a cursor of this list")
         }),
         limit: parameters
-            .parse("limit", page_size)
+            .parse("limit", |value| page_size(value, PAGE_ORDERS_MAX))
             .unwrap_or(PAGE_ORDERS_DEFAULT),
     };
     parameters.finish(order_query)
@@ -60,6 +59,51 @@ pub fn history_query(query: Option<&str>) -> Result<u32, Problem> {
     parameters.finish(after.unwrap_or(0))
 }
 
+/// Whom and what to follow, and from where.
+pub struct FeedQuery {
+    pub filter: Filter,
+    pub after: Option<FeedCursor>,
+}
+
+/// The parameters of a page of `GET /events`.
+pub struct FeedPageQuery {
+    pub feed: FeedQuery,
+    pub limit: usize,
+}
+
+/// The parameters of a stream of `GET /events`.
+pub fn feed_query(query: Option<&str>) -> Result<FeedQuery, Problem> {
+    let mut parameters = Parameters::read(query, ["order_id", "user_id", "status", "after"]);
+    let feed = feed_parameters(&mut parameters);
+    parameters.finish(feed)
+}
+
+pub fn feed_page_query(query: Option<&str>) -> Result<FeedPageQuery, Problem> {
+    let mut parameters = Parameters::read(query, ["order_id", "user_id", "status", "after", "limit"]);
+    let feed = feed_parameters(&mut parameters);
+    let limit = parameters.parse("limit", |value| page_size(value, FEED_EVENTS_MAX));
+    parameters.finish(FeedPageQuery {
+        feed,
+        limit: limit.unwrap_or(FEED_EVENTS_DEFAULT),
+    })
+}
+
+fn feed_parameters<const N: usize>(parameters: &mut Parameters<'_, N>) -> FeedQuery {
+    let filter = Filter {
+        order_id: parameters.parse("order_id", parse_integer).map(OrderId),
+        user_id: parameters.parse("user_id", parse_integer),
+        status: parameters.parse("status", parse_status),
+    };
+    let after = parameters.parse("after", |value| {
+        super::cursor::read(value).ok_or("is not a cursor of a feed of orders")
+    });
+    FeedQuery { filter, after }
+}
+
+fn parse_status(value: &str) -> Result<OrderStatus, &'static str> {
+    OrderStatus::parse(value).ok_or("must be one of Pending, Processing, Completed, Failed, Cancelled")
+}
+
 /// The text that continues a list after the order `last`.
 pub fn cursor(last: OrderId) -> String {
     let mut bytes = [CURSOR_FORM; 9];
@@ -74,12 +118,12 @@ fn read_cursor(text: &str) -> Option<OrderId> {
     (*form == CURSOR_FORM && id > 0).then_some(OrderId(id))
 }
 
-fn page_size(value: &str) -> Result<usize, String> {
+fn page_size(value: &str, size_max: usize) -> Result<usize, String> {
     let size = parse_integer(value)
         .ok()
         .and_then(|size| usize::try_from(size).ok());
-    size.filter(|size| *size <= PAGE_ORDERS_MAX)
-        .ok_or_else(|| format!("must be an integer from 1 to {PAGE_ORDERS_MAX}"))
+    size.filter(|size| *size <= size_max)
+        .ok_or_else(|| format!("must be an integer from 1 to {size_max}"))
 }
 
 /// The known parameters of one request with their values.

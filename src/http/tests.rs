@@ -13,19 +13,15 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::config::Database;
+use crate::live::{Live, LiveSettings};
 use crate::store::clock::system_clock;
 use crate::store::open::{OpenOptions, open};
-
-/// Held reads are answered by the store's signals or not at all.
-const SIGNALS_ONLY: Polling = Polling {
-    first: Duration::from_hours(1),
-    longest: Duration::from_hours(1),
-};
 
 struct Served {
     router: Router,
     store: Arc<dyn Store>,
     draining: CancellationToken,
+    live: Feed,
     _folder: tempfile::TempDir,
 }
 
@@ -42,18 +38,22 @@ impl Served {
         let database = Database::Sqlite(folder.path().join("orderly.db"));
         let store = open(&database, options).await.unwrap();
         let draining = CancellationToken::new();
+        let settings = LiveSettings { idle_sleep: false };
+        let live = Live::start(store.clone(), metrics.clone(), settings, draining.clone()).feed();
         let router = router(App {
             store: store.clone(),
             metrics,
             api_key: api_key.map(|key| Secret::new(key.to_owned())),
             local_only: false,
-            polling: SIGNALS_ONLY,
+            live: live.clone(),
+            heartbeat: HEARTBEAT,
             draining: draining.clone(),
         });
         Served {
             router,
             store,
             draining,
+            live,
             _folder: folder,
         }
     }
@@ -305,7 +305,8 @@ async fn a_failure_is_a_problem_and_one_line_that_names_the_request() {
         metrics: Metrics::new(),
         api_key: None,
         local_only: false,
-        polling: SIGNALS_ONLY,
+        live: served.live.clone(),
+        heartbeat: HEARTBEAT,
         draining: served.draining.clone(),
     }));
     let context = request::Context::new(shared, "/panic", Access::Open);

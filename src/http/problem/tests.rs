@@ -1,6 +1,7 @@
 //! The types of problems and their pages belong together, and what a failure was is not told to its caller.
 
 use super::*;
+use crate::store::StoreError;
 use std::collections::BTreeSet;
 use std::path::Path;
 

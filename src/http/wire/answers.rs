@@ -6,8 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::event::Event;
-use crate::http::openapi::{EventKindName, StatusName};
+use crate::http::openapi::StatusName;
 use crate::money::Money;
 use crate::order::{NewOrder, Order, OrderId, OrderStatus, Reference};
 use crate::store::{Node, QueueState, Redriven};
@@ -116,51 +115,6 @@ pub struct PageBody {
     pub next_cursor: Option<String>,
 }
 
-/// Something that happened to an order.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Event)]
-pub struct EventBody<'a> {
-    order_id: i64,
-    user_id: i64,
-    /// Counts the events of an order from 1, without holes.
-    version: u32,
-    #[schema(value_type = EventKindName)]
-    kind: &'static str,
-    /// The status after the event.
-    #[schema(value_type = StatusName)]
-    status: &'static str,
-    #[schema(value_type = String, format = DateTime)]
-    at: Time,
-    attempt: u32,
-    #[schema(required)]
-    node: Option<String>,
-    #[schema(required)]
-    error: Option<&'a str>,
-}
-
-impl<'a> EventBody<'a> {
-    pub fn new(event: &'a Event, user_id: i64) -> EventBody<'a> {
-        EventBody {
-            order_id: event.order_id.0,
-            user_id,
-            version: event.version,
-            kind: event.kind.name(),
-            status: event.status.name(),
-            at: Time(event.at),
-            attempt: event.attempt,
-            node: event.node.map(|node| node.to_string()),
-            error: event.error.as_deref(),
-        }
-    }
-}
-
-/// Oldest first.
-#[derive(Serialize, ToSchema)]
-#[schema(as = History)]
-pub struct EventsBody<'a> {
-    pub events: Vec<EventBody<'a>>,
-}
-
 /// What a mass retry did.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Redriven)]
@@ -241,7 +195,7 @@ impl From<&Node> for NodeBody {
 }
 
 /// RFC 3339 UTC with always six fraction digits and `Z`.
-struct Time(Timestamp);
+pub(super) struct Time(pub(super) Timestamp);
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -291,8 +245,6 @@ impl Serialize for Verbatim<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EventKind;
-    use crate::lease::NodeId;
     use crate::order::ItemIds;
 
     fn order() -> Order {
@@ -354,27 +306,6 @@ mod tests {
         order.status = OrderStatus::Cancelled;
         let body = text(&OrderBody::from(&order));
         assert!(body.contains(r#""completed_at":null"#) && body.contains(r#""time_taken_seconds":null"#));
-    }
-
-    #[test]
-    fn an_event_names_its_node() {
-        let event = Event {
-            order_id: OrderId(45),
-            version: 2,
-            kind: EventKind::RetryScheduled,
-            status: OrderStatus::Pending,
-            at: Timestamp::from_micros(0),
-            attempt: 1,
-            node: Some(NodeId(255)),
-            error: Some("no".into()),
-        };
-        assert_eq!(
-            text(&EventBody::new(&event, 104)),
-            concat!(
-                r#"{"order_id":45,"user_id":104,"version":2,"kind":"retry_scheduled","status":"Pending","#,
-                r#""at":"1970-01-01T00:00:00.000000Z","attempt":1,"node":"00000000000000ff","error":"no"}"#
-            )
-        );
     }
 
     #[test]

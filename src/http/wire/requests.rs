@@ -252,7 +252,7 @@ fn metadata(value: &str) -> Result<Box<str>, String> {
     Ok(value.into())
 }
 
-fn required<'a, T, E: std::fmt::Display>(
+pub(super) fn required<'a, T, E: std::fmt::Display>(
     value: Option<&'a str>,
     at: &Pointer<'_>,
     errors: &mut FieldErrors,
@@ -266,7 +266,7 @@ fn required<'a, T, E: std::fmt::Display>(
 }
 
 /// `null` is as good as absent.
-fn optional<T, E: std::fmt::Display>(
+pub(super) fn optional<T, E: std::fmt::Display>(
     value: Option<&str>,
     at: &Pointer<'_>,
     errors: &mut FieldErrors,
@@ -277,7 +277,7 @@ fn optional<T, E: std::fmt::Display>(
 }
 
 /// Whether it was an object; another value is a bad field, what is not JSON is the error.
-fn object_or_error(
+pub(super) fn object_or_error(
     read: Result<(), ObjectError>,
     at: &Pointer<'_>,
     errors: &mut FieldErrors,

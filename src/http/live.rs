@@ -1,0 +1,77 @@
+//! The feed over HTTP: by page, as server-sent events, over a WebSocket. Following the log is left to `live`.
+
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State};
+use axum::http::HeaderMap;
+use axum::http::header::ACCEPT;
+use axum::response::Response;
+use bytes::Bytes;
+
+use super::problem::{Problem, ProblemBody};
+use super::wire::{EventBody, FeedBody};
+use super::{Shared, cursor, negotiation};
+use crate::live::Change;
+
+mod page;
+pub mod socket;
+mod sse;
+
+/// Follow all orders
+///
+/// By page, or with `Accept: text/event-stream` as server-sent events.
+#[utoipa::path(
+    get, operation_id = "readFeed", path = "/events", tag = "live",
+    params(
+        ("after" = Option<String>, Query, description = "A cursor. Without one: a page begins with the oldest event kept, a stream with what comes next"),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "Events per page, 100 unless given; not for streams"),
+        ("order_id" = Option<i64>, Query),
+        ("user_id" = Option<i64>, Query),
+        ("status" = Option<super::openapi::StatusName>, Query, description = "After the event"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Of a stream that is taken up again; wins over `after`"),
+    ),
+    responses(
+        (status = 200, description = "Events in the order of the feed; a page may be short or empty", content(
+            (FeedBody = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = 400, description = "Bad parameters, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 410, description = "The cursor is too old, of another store, or from the future; `cursor` is the one of now", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn events(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let accept = headers.get_all(ACCEPT).iter();
+    if negotiation::wants_event_stream(accept.filter_map(|value| value.to_str().ok())) {
+        sse::stream(&shared, &headers, query.as_deref()).await
+    } else {
+        page::read(&shared, query.as_deref()).await
+    }
+}
+
+/// Before the cursor, and between it and the event's JSON, in a [`frame`].
+const FRAME_HEAD: &[u8] = b"event: order\nid: ";
+const FRAME_DATA: &[u8] = b"\ndata: ";
+const FRAME_END: &[u8] = b"\n\n";
+
+/// A change as one server-sent event (WHATWG HTML section 9.2): rendered once for all who get it.
+fn frame(change: &Change) -> Bytes {
+    change.text(|change| {
+        let cursor = cursor::text(change.cursor());
+        let body = EventBody::new(&change.event, change.feed);
+        let json = serde_json::to_vec(&body).expect("an event has nothing that JSON cannot say");
+        [FRAME_HEAD, cursor.as_bytes(), FRAME_DATA, &json, FRAME_END]
+            .concat()
+            .into()
+    })
+}
+
+/// The event's JSON alone, out of its [`frame`].
+fn event_json(change: &Change) -> Bytes {
+    let frame = frame(change);
+    let begin = FRAME_HEAD.len() + cursor::CHARS + FRAME_DATA.len();
+    frame.slice(begin..frame.len() - FRAME_END.len())
+}

@@ -1,0 +1,69 @@
+//! `GET /ws`: several subscriptions to the feed over one WebSocket (RFC 6455). Here is the handshake; what is said after
+//! it is left to `conversation`, who may ask at all to `auth`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::handshake::server::create_response;
+
+use crate::http::listener::Takeover;
+use crate::http::problem::{Problem, ProblemBody, ProblemType};
+use crate::http::{Shared, auth};
+
+mod allowance;
+mod conversation;
+mod subscriptions;
+
+/// Follow orders over a WebSocket
+///
+/// Messages are JSON texts. The client sends `{"type":"subscribe","id":"a","user_id":42,"after":"…"}`, with any of
+/// `order_id`, `user_id` and `status`, or `"all":true`, and `{"type":"unsubscribe","id":"a"}`. The server answers with
+/// the same `id`: `subscribed` (`cursor`), `event` (`event`, as everywhere), `resync` (`cursor`), `error` (`detail`, and
+/// `cursor` where it ends a subscription).
+#[utoipa::path(
+    get, operation_id = "openSocket", path = "/ws", tag = "live",
+    responses(
+        (status = 101, description = "The connection is a WebSocket from here on"),
+        (status = 400, description = "Not the beginning of a WebSocket", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site asked", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 426, description = "Not asked for as a WebSocket, or for another version than 13", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn open(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    auth::require_own_origin(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let head = axum::http::Request::from_parts(parts, ());
+    let response = create_response(&head).map_err(|error| refusal(&error))?;
+    let mut request = head.map(|()| body);
+    let switched = hyper::upgrade::on(&mut request);
+    let (feed, heartbeat) = (shared.live.clone(), shared.heartbeat);
+    let takeover = Takeover::new(switched, move |stream| {
+        conversation::hold(stream, feed, heartbeat)
+    });
+    let mut response = response.map(|()| Body::empty());
+    response.extensions_mut().insert(takeover);
+    Ok(response)
+}
+
+fn refusal(error: &Error) -> Problem {
+    match error {
+        Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => Problem::new(
+            ProblemType::UpgradeRequired,
+            "only version 13 of the WebSocket protocol is spoken here",
+        ),
+        Error::Protocol(
+            ProtocolError::WrongHttpMethod
+            | ProtocolError::WrongHttpVersion
+            | ProtocolError::MissingConnectionUpgradeHeader
+            | ProtocolError::MissingUpgradeWebSocketHeader,
+        ) => Problem::new(
+            ProblemType::UpgradeRequired,
+            "this path is a WebSocket: ask for it with Upgrade: websocket over HTTP/1.1",
+        ),
+        _ => Problem::bad_request("Sec-WebSocket-Key must be 16 bytes in base64"),
+    }
+}

@@ -1,0 +1,256 @@
+//! One WebSocket from its first message to its last: whose turn it is, how it ends, and by which close code (RFC 6455
+//! section 7.4). What the subscriptions find is left to `subscriptions`.
+
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
+
+use super::allowance::Allowance;
+use super::subscriptions::{News, Subscriptions};
+use crate::http::wire::{BadMessage, ClientMessage, ServerMessage, SubscriptionId, read_message};
+use crate::live::Feed;
+
+/// A message of a client: several times the longest that means something.
+const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// Read and written at once.
+const BUFFER_BYTES: usize = 4 * 1024;
+/// What waits for the connection: more than [`BUFFER_BYTES`] and the longest message together ever are.
+const WRITE_BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// News written before the connection is listened to again.
+const NEWS_AT_ONCE: usize = 16;
+/// In which the client takes that: as long as the readers of other answers have for a byte.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
+/// For the last words of both sides.
+const CLOSING_TIME_MAX: Duration = Duration::from_secs(2);
+/// Thrown away of a client that sends on meanwhile.
+const CLOSING_BYTES_MAX: u64 = 1024 * 1024;
+/// Heartbeats without a sign of life after which a client is taken for gone.
+const SILENT_HEARTBEATS_MAX: u32 = 3;
+
+/// Holds the conversation to its end: the client's, a limit's, or the server's.
+pub async fn hold(stream: Upgraded, feed: Feed, heartbeat: Duration) {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(BUFFER_BYTES)
+        .write_buffer_size(BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX));
+    let socket = WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config)).await;
+    let (subscriptions, news) = Subscriptions::new(feed.clone());
+    let mut conversation = Conversation {
+        socket,
+        feed,
+        subscriptions,
+        news,
+        allowance: Allowance::full(Instant::now()),
+        silent_heartbeats: 0,
+    };
+    let end = conversation.go_on(heartbeat).await;
+    // Whatever is left of it after that time is dropped, and the connection with it.
+    let _ = timeout(CLOSING_TIME_MAX, conversation.end(end)).await;
+}
+
+struct Conversation {
+    socket: WebSocketStream<TokioIo<Upgraded>>,
+    feed: Feed,
+    subscriptions: Subscriptions,
+    news: mpsc::Receiver<News>,
+    allowance: Allowance,
+    /// Since the client was heard.
+    silent_heartbeats: u32,
+}
+
+enum End {
+    /// Nobody is there to be told.
+    Lost,
+    /// The client closes; its close frame is answered.
+    Theirs,
+    ServerStops,
+    Ours(CloseCode, &'static str),
+}
+
+impl Conversation {
+    async fn go_on(&mut self, heartbeat: Duration) -> End {
+        let feed = self.feed.clone();
+        let mut ending = pin!(feed.ending());
+        let mut heartbeats = interval_at(Instant::now() + heartbeat, heartbeat);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(NEWS_AT_ONCE);
+        loop {
+            // In this order: a client that sends is slowed down by its allowance, one that only reads has the rest.
+            let went = tokio::select! {
+                biased;
+                () = &mut ending => ControlFlow::Break(End::ServerStops),
+                received = self.socket.next() => self.received(received).await,
+                Some(ended) = self.subscriptions.task_ended() => match ended {
+                    Err(error) if error.is_panic() => {
+                        ControlFlow::Break(End::Ours(CloseCode::Error, "something that should not happen did"))
+                    }
+                    Ok(()) | Err(_) => ControlFlow::Continue(()),
+                },
+                _ = heartbeats.tick() => self.beat().await,
+                _count = self.news.recv_many(&mut batch, NEWS_AT_ONCE) => self.pass_on(&mut batch).await,
+            };
+            if let ControlFlow::Break(end) = went {
+                return end;
+            }
+        }
+    }
+
+    async fn received(&mut self, received: Option<Result<Message, Error>>) -> ControlFlow<End> {
+        let message = match received {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return ControlFlow::Break(end_after(&error)),
+            None => return ControlFlow::Break(End::Lost),
+        };
+        self.silent_heartbeats = 0;
+        if matches!(message, Message::Close(_)) {
+            return ControlFlow::Break(End::Theirs);
+        }
+        if !self.allowance.take(Instant::now()) {
+            return ControlFlow::Break(End::Ours(CloseCode::Policy, "too many messages"));
+        }
+        match message {
+            Message::Text(text) => self.heard(text.as_str()).await,
+            Message::Binary(_) => {
+                ControlFlow::Break(End::Ours(CloseCode::Unsupported, "messages are JSON texts"))
+            }
+            // A ping is answered by the library, with the next read at the latest.
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    async fn heard(&mut self, text: &str) -> ControlFlow<End> {
+        let refused = match read_message(text) {
+            Ok(ClientMessage::Subscribe { id, filter, after }) => {
+                let begun = self.subscriptions.begin(id.clone(), filter, after);
+                begun.map_err(|detail| (Some(id), detail))
+            }
+            Ok(ClientMessage::Unsubscribe { id }) if self.subscriptions.end(&id) => Ok(()),
+            Ok(ClientMessage::Unsubscribe { id }) => Err((
+                Some(id),
+                String::from("#/id is of no subscription on this socket"),
+            )),
+            Err(BadMessage { id, detail }) => Err((id, detail)),
+        };
+        match refused {
+            Ok(()) => ControlFlow::Continue(()),
+            Err((id, detail)) => self.write([error(id.as_ref(), &detail)]).await,
+        }
+    }
+
+    async fn beat(&mut self) -> ControlFlow<End> {
+        if self.silent_heartbeats == SILENT_HEARTBEATS_MAX {
+            return ControlFlow::Break(End::Lost);
+        }
+        self.silent_heartbeats += 1;
+        self.write([Message::Ping(Bytes::new())]).await
+    }
+
+    async fn pass_on(&mut self, batch: &mut Vec<News>) -> ControlFlow<End> {
+        let mut messages = Vec::with_capacity(batch.len());
+        for news in batch.drain(..) {
+            messages.extend(self.subscriptions.text(&news).map(Message::from));
+        }
+        self.write(messages).await
+    }
+
+    /// Waits for the client to take it, though not for ever.
+    async fn write(&mut self, messages: impl IntoIterator<Item = Message>) -> ControlFlow<End> {
+        let (socket, feed) = (&mut self.socket, &self.feed);
+        let written = async {
+            for message in messages {
+                socket.feed(message).await?;
+            }
+            socket.flush().await
+        };
+        let patience = async {
+            tokio::select! {
+                () = sleep(WRITE_TIME_MAX) => {}
+                // A client that does not read keeps no server from stopping.
+                () = async {
+                    feed.ending().await;
+                    sleep(CLOSING_TIME_MAX).await;
+                } => {}
+            }
+        };
+        tokio::select! {
+            biased;
+            written = written => match written {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(End::Lost),
+            },
+            () = patience => ControlFlow::Break(End::Lost),
+        }
+    }
+
+    async fn end(mut self, end: End) {
+        match end {
+            End::Lost => return,
+            End::Theirs => {}
+            End::ServerStops => {
+                // Each subscription tells with its last news from where to go on.
+                self.subscriptions.begin_no_more();
+                let mut batch = Vec::with_capacity(NEWS_AT_ONCE);
+                while self.news.recv_many(&mut batch, NEWS_AT_ONCE).await > 0 {
+                    if self.pass_on(&mut batch).await.is_break() {
+                        return;
+                    }
+                }
+                self.close(CloseCode::Away, "the server stops").await;
+            }
+            End::Ours(code, reason) => self.close(code, reason).await,
+        }
+        // The client's own close frame, and what it sent before it knew. After a violation nothing is understood any
+        // more, and the rest is thrown away: a connection closed with unread bytes is reset, and the reset can overtake
+        // the close frame.
+        while let Some(Ok(_)) = self.socket.next().await {}
+        let mut stream = self.socket.into_inner();
+        if stream.shutdown().await.is_ok() {
+            let _ = tokio::io::copy(&mut stream.take(CLOSING_BYTES_MAX), &mut tokio::io::sink()).await;
+        }
+    }
+
+    async fn close(&mut self, code: CloseCode, reason: &'static str) {
+        let frame = CloseFrame {
+            code,
+            reason: reason.into(),
+        };
+        // A client that cannot be told finds out.
+        let _ = self.socket.close(Some(frame)).await;
+    }
+}
+
+fn error(id: Option<&SubscriptionId>, detail: &str) -> Message {
+    ServerMessage::Error {
+        id: id.map(SubscriptionId::as_str),
+        detail,
+        cursor: None,
+    }
+    .text()
+    .into()
+}
+
+fn end_after(error: &Error) -> End {
+    match error {
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Lost,
+        Error::Protocol(_) => End::Ours(CloseCode::Protocol, "not the WebSocket protocol"),
+        Error::Capacity(_) => End::Ours(CloseCode::Size, "the message is too long"),
+        Error::Utf8(_) => End::Ours(CloseCode::Invalid, "the message is not UTF-8"),
+        _ => End::Lost,
+    }
+}

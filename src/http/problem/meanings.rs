@@ -1,0 +1,51 @@
+//! What the errors of the parts below mean to a caller.
+
+use super::{Problem, ProblemType};
+use crate::live::SubscribeError;
+use crate::store::StoreError;
+
+impl From<SubscribeError> for Problem {
+    fn from(error: SubscribeError) -> Problem {
+        match error {
+            SubscribeError::TooMany => Problem::new(
+                ProblemType::Busy,
+                "as many follow the feed on this node as may: come back later, or to another node",
+            ),
+            SubscribeError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// What each error of the store means to a caller.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Problem {
+        match error {
+            StoreError::Busy => Problem::new(
+                ProblemType::Busy,
+                "too many requests are waiting for a commit; nothing was stored",
+            ),
+            StoreError::QueueFull => Problem::new(
+                ProblemType::QueueFull,
+                "as many orders as the operator allows are pending; nothing was stored",
+            ),
+            StoreError::Closed => Problem::new(
+                ProblemType::ShuttingDown,
+                "the server is shutting down; nothing was stored",
+            ),
+            StoreError::DiskFull => Problem::new(
+                ProblemType::DiskFull,
+                "the server's disk is full; nothing was stored",
+            ),
+            StoreError::KeyReused => Problem::new(
+                ProblemType::IdempotencyKeyReused,
+                "this Idempotency-Key was used with another body; nothing was stored",
+            ),
+            // The store's own log says why, once per failed commit.
+            StoreError::Unavailable { .. } => Problem::new(
+                ProblemType::StoreUnavailable,
+                "the store cannot be reached or written; nothing was stored",
+            ),
+            StoreError::Unexpected { .. } => Problem::unexpected(error),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Renders events, as histories, pages and streams all show them.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::answers::Time;
+use crate::http::cursor;
+use crate::http::openapi::{EventKindName, StatusName};
+use crate::store::{FeedCursor, FeedEvent, FeedId};
+
+/// Something that happened to an order.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
+pub struct EventBody<'a> {
+    /// Its place in the feed: what comes after it is read from there.
+    cursor: String,
+    order_id: i64,
+    user_id: i64,
+    /// Counts the events of an order from 1, without holes.
+    version: u32,
+    #[schema(value_type = EventKindName)]
+    kind: &'static str,
+    /// The status after the event.
+    #[schema(value_type = StatusName)]
+    status: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    at: Time,
+    attempt: u32,
+    #[schema(required)]
+    node: Option<String>,
+    #[schema(required)]
+    error: Option<&'a str>,
+}
+
+impl<'a> EventBody<'a> {
+    pub fn new(placed: &'a FeedEvent, feed: FeedId) -> EventBody<'a> {
+        let FeedEvent {
+            position,
+            user_id,
+            ref event,
+        } = *placed;
+        EventBody {
+            cursor: cursor::text(FeedCursor { feed, position }),
+            order_id: event.order_id.0,
+            user_id,
+            version: event.version,
+            kind: event.kind.name(),
+            status: event.status.name(),
+            at: Time(event.at),
+            attempt: event.attempt,
+            node: event.node.map(|node| node.to_string()),
+            error: event.error.as_deref(),
+        }
+    }
+}
+
+/// Oldest first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = History)]
+pub struct EventsBody<'a> {
+    pub events: Vec<EventBody<'a>>,
+}
+
+/// Events of all orders, in the order of the feed.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FeedPage)]
+pub struct FeedBody {
+    /// Rendered one by one, since a page ends where it becomes too long.
+    #[schema(value_type = Vec<EventBody<'static>>)]
+    pub events: Vec<Box<RawValue>>,
+    /// Pass as `after` for what comes next, now or later.
+    pub next_cursor: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, EventKind};
+    use crate::lease::NodeId;
+    use crate::order::{OrderId, OrderStatus};
+    use crate::store::FeedPosition;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn an_event_names_its_node() {
+        let event = FeedEvent {
+            position: FeedPosition(7),
+            user_id: 104,
+            event: Event {
+                order_id: OrderId(45),
+                version: 2,
+                kind: EventKind::RetryScheduled,
+                status: OrderStatus::Pending,
+                at: Timestamp::from_micros(0),
+                attempt: 1,
+                node: Some(NodeId(255)),
+                error: Some("no".into()),
+            },
+        };
+        assert_eq!(
+            serde_json::to_string(&EventBody::new(&event, FeedId(0))).unwrap(),
+            concat!(
+                r#"{"cursor":"AgAAAAAAAAAAAAAAAAAAAAc","order_id":45,"user_id":104,"version":2,"kind":"retry_scheduled","status":"Pending","#,
+                r#""at":"1970-01-01T00:00:00.000000Z","attempt":1,"node":"00000000000000ff","error":"no"}"#
+            )
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! Reads the log from where somebody stands. Following it from its end is left to `tail`.
+
+use super::Filter;
+use crate::store::{FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPosition, Store, StoreError};
+
+/// Events looked at for one page, however few of them match.
+const EVENTS_LOOKED_AT_MAX: usize = 10 * FEED_EVENTS_MAX;
+
+/// Some matching events of the log.
+pub struct LogPage {
+    pub events: Vec<FeedEvent>,
+    /// Everything that matches up to here is in `events`.
+    pub position: FeedPosition,
+    /// Where they do not contain the place that was asked for, the rest means nothing.
+    pub bounds: FeedBounds,
+}
+
+/// The first `limit` matching events behind `after`, or as many as a limited number of events contains.
+pub(super) async fn page(
+    store: &dyn Store,
+    filter: Filter,
+    after: FeedPosition,
+    limit: usize,
+) -> Result<LogPage, StoreError> {
+    // Where everything matches no more is read than asked for.
+    let step = if filter == Filter::default() {
+        limit.min(FEED_EVENTS_MAX)
+    } else {
+        FEED_EVENTS_MAX
+    };
+    let first = store.events_after(Some(after), step).await?;
+    let mut read = LogPage {
+        events: Vec::new(),
+        position: after,
+        bounds: first.bounds,
+    };
+    let mut page = first;
+    let mut looked_at = 0;
+    loop {
+        let count = page.events.len();
+        looked_at += count;
+        for event in page.events {
+            if filter.matches(&event) {
+                if read.events.len() == limit {
+                    return Ok(read);
+                }
+                read.position = event.position;
+                read.events.push(event);
+            } else {
+                read.position = event.position;
+            }
+        }
+        if count < step {
+            // The end of the log. The last events of it may have been taken out.
+            read.position = read.position.max(page.bounds.last);
+            return Ok(read);
+        }
+        if read.events.len() == limit || looked_at >= EVENTS_LOOKED_AT_MAX {
+            return Ok(read);
+        }
+        page = store.events_after(Some(read.position), step).await?;
+        if !page.bounds.contain(read.bounds.cursor(read.position)) {
+            // What comes next was taken out meanwhile: whoever goes on from here is told then.
+            return Ok(read);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Who hears of which change: found by the order or the user that it concerns, so that a change costs what it is worth to
+//! those who listen, not to how many there are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::sync::mpsc;
+
+use super::{Change, Filter};
+use crate::order::OrderId;
+
+/// Changes that wait for one subscriber, 8 bytes each beside what all share. One who is taken off for a burst goes on from
+/// the recent changes in memory.
+const QUEUE_CHANGES_MAX: usize = 256;
+
+#[derive(Default)]
+pub(super) struct Routes {
+    next_number: u64,
+    by_order: HashMap<OrderId, Group>,
+    by_user: HashMap<i64, Group>,
+    unbound: Group,
+}
+
+/// By their numbers, so that who leaves is found at once.
+type Group = BTreeMap<u64, Route>;
+
+struct Route {
+    filter: Filter,
+    queue: mpsc::Sender<Arc<Change>>,
+    /// See [`Registration::complete_to`].
+    complete_to: Arc<AtomicI64>,
+}
+
+/// A subscriber's end of its route.
+pub(super) struct Registration {
+    pub number: u64,
+    pub queue: mpsc::Receiver<Arc<Change>>,
+    /// Set when the subscriber is taken off: with what is left in the queue it has everything up to this place.
+    pub complete_to: Arc<AtomicI64>,
+}
+
+/// What became of one change.
+#[derive(Default)]
+pub(super) struct Handed {
+    pub delivered: u64,
+    pub lagged: u64,
+}
+
+impl Routes {
+    pub fn add(&mut self, filter: Filter) -> Registration {
+        let (sender, queue) = mpsc::channel(QUEUE_CHANGES_MAX);
+        let complete_to = Arc::new(AtomicI64::new(i64::MIN));
+        let number = self.next_number;
+        self.next_number += 1;
+        let route = Route {
+            filter,
+            queue: sender,
+            complete_to: complete_to.clone(),
+        };
+        let group = match (filter.order_id, filter.user_id) {
+            (Some(order_id), _) => self.by_order.entry(order_id).or_default(),
+            (None, Some(user_id)) => self.by_user.entry(user_id).or_default(),
+            (None, None) => &mut self.unbound,
+        };
+        group.insert(number, route);
+        Registration {
+            number,
+            queue,
+            complete_to,
+        }
+    }
+
+    pub fn remove(&mut self, filter: &Filter, number: u64) {
+        let leave = |group: &mut Group| {
+            group.remove(&number);
+        };
+        match (filter.order_id, filter.user_id) {
+            (Some(order_id), _) => in_group(&mut self.by_order, &order_id, leave),
+            (None, Some(user_id)) => in_group(&mut self.by_user, &user_id, leave),
+            (None, None) => leave(&mut self.unbound),
+        }
+    }
+
+    /// Takes everybody off, where what comes next does not follow what was handed out.
+    pub fn clear(&mut self) {
+        *self = Routes {
+            next_number: self.next_number,
+            ..Routes::default()
+        };
+    }
+
+    /// Those whose queue is full are taken off.
+    pub fn hand_out(&mut self, change: &Arc<Change>) -> Handed {
+        let mut handed = Handed::default();
+        let mut offer = |group: &mut Group| group.retain(|_, route| route.offer(change, &mut handed));
+        in_group(&mut self.by_order, &change.event.event.order_id, &mut offer);
+        in_group(&mut self.by_user, &change.event.user_id, &mut offer);
+        offer(&mut self.unbound);
+        handed
+    }
+}
+
+impl Route {
+    /// Whether the subscriber stays.
+    fn offer(&self, change: &Arc<Change>, handed: &mut Handed) -> bool {
+        if !self.filter.matches(&change.event) {
+            return true;
+        }
+        match self.queue.try_send(change.clone()) {
+            Ok(()) => {
+                handed.delivered += 1;
+                true
+            }
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                handed.lagged += 1;
+                // Seen by the subscriber together with the end of the queue.
+                self.complete_to
+                    .store(change.event.position.0 - 1, Ordering::Release);
+                false
+            }
+            // It is just going.
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+}
+
+fn in_group<K: Eq + Hash>(groups: &mut HashMap<K, Group>, key: &K, change: impl FnOnce(&mut Group)) {
+    if let Some(group) = groups.get_mut(key) {
+        change(group);
+        if group.is_empty() {
+            groups.remove(key);
+        }
+    }
+}
