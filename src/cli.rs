@@ -19,6 +19,7 @@ mod openapi;
 mod orders;
 mod output;
 mod serve;
+mod tail;
 mod verify;
 
 const FAILED: u8 = 1;
@@ -49,6 +50,8 @@ enum Command {
     /// Look at orders and act on them, through a running server
     #[command(subcommand)]
     Orders(orders::Command),
+    /// Follow the changes of orders as they happen, through a running server
+    Tail(tail::Args),
     /// Check every promise against the store, also beside a running server
     Verify(verify::Args),
     /// Move a store to PostgreSQL, while no server runs on it
@@ -111,6 +114,7 @@ fn carry_out(command: Command) -> Result<Verdict, Failure> {
         Command::Serve(args) => serve::run(&args),
         Command::Migrate(args) => run_here(migrate::run(&args)),
         Command::Orders(command) => run_here(orders::run(&command)),
+        Command::Tail(args) => run_here(tail::run(&args)),
         Command::Verify(args) => run_here(verify::run(&args)),
         Command::Copy(args) => run_here(copy::run(&args)),
         Command::Doctor(args) => run_here(doctor::run(&args)),
@@ -122,11 +126,14 @@ fn carry_out(command: Command) -> Result<Verdict, Failure> {
 /// Runs a command on this thread, with its log on stderr.
 fn run_here(command: impl Future<Output = Result<Verdict, Failure>>) -> Result<Verdict, Failure> {
     crate::telemetry::start_on_stderr()?;
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::failed("start the runtime", error))?
-        .block_on(command)
+        .map_err(|error| Failure::failed("start the runtime", error))?;
+    let ended = runtime.block_on(command);
+    // Not waiting for a write to a terminal that stands still.
+    runtime.shutdown_background();
+    ended
 }
 
 #[cfg(test)]
@@ -168,6 +175,8 @@ mod tests {
         assert!(parse("orderly copy --to postgres://h/d").is_err());
         assert!(parse("orderly orders list --url http://x").is_ok());
         assert!(parse("orderly orders list --port 1").is_err());
+        assert!(parse("orderly tail --order 45 --user 104 --status Failed --json --url http://x").is_ok());
+        assert!(parse("orderly tail --port 1").is_err());
     }
 
     #[test]

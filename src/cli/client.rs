@@ -3,21 +3,38 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use reqwest::{Method, StatusCode};
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 
-use super::failure::Failure;
+use super::failure::{Failure, chain};
 use crate::config::ClientConfig;
+
+const LAST_EVENT_ID: &str = "Last-Event-ID";
+const EVENT_STREAM: &str = "text/event-stream";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than any single call of the server takes.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// Twice a page of the 500 longest orders there can be, each some 30 kB; another program may answer anything.
 const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Three signs of life of a stream: one that is silent for longer goes nowhere any more.
+const STREAM_SILENCE_MAX: Duration = Duration::from_secs(45);
 
 pub struct Client {
     http: reqwest::Client,
     config: ClientConfig,
+}
+
+/// A stream of server-sent events.
+pub struct Following(reqwest::Response);
+
+/// Why there is no stream.
+pub enum Refusal {
+    /// The server is away, or overloaded.
+    ForNow(Failure),
+    ForGood(Failure),
 }
 
 /// The parts of a problem document (RFC 9457) that people read.
@@ -44,14 +61,47 @@ impl Client {
 
     /// The body of a good answer; `query` pairs are encoded here.
     pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<String, Failure> {
-        let mut path = path.to_owned();
-        if !query.is_empty() {
-            let query = form_urlencoded::Serializer::new(String::new())
-                .extend_pairs(query)
-                .finish();
-            path = format!("{path}?{query}");
+        self.send(Method::GET, &with_query(path, query), None).await
+    }
+
+    /// A stream that goes on behind the event with the id `last_id`, for as long as both sides want.
+    pub async fn follow(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        last_id: Option<&str>,
+    ) -> Result<Following, Refusal> {
+        let http = stream_client(&self.config.url)
+            .map_err(|error| Refusal::ForGood(Failure::failed("make an HTTP client", error)))?;
+        let mut request = http
+            .get(format!("{}{}", self.config.url, with_query(path, query)))
+            .header(ACCEPT, EVENT_STREAM);
+        if let Some(last_id) = last_id {
+            request = request.header(LAST_EVENT_ID, last_id);
         }
-        self.send(Method::GET, &path, None).await
+        let answer = self.answer(request).await.map_err(Refusal::ForNow)?;
+        let status = answer.status();
+        let is_stream = answer
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(EVENT_STREAM.as_bytes()));
+        if status == StatusCode::OK && is_stream {
+            return Ok(Following(answer));
+        }
+        let failure = match text(answer).await {
+            Ok(_) => Failure::Failed(anyhow::anyhow!(
+                "the answer is no stream of events: does ORDERLY_URL name an orderly server?"
+            )),
+            Err(failure) => failure,
+        };
+        // Like the browsers' EventSource, but for the refusals that say of themselves that they pass.
+        let passes = status.is_server_error()
+            || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+        Err(if passes {
+            Refusal::ForNow(failure)
+        } else {
+            Refusal::ForGood(failure)
+        })
     }
 
     pub async fn post(&self, path: &str, body: Option<&serde_json::Value>) -> Result<String, Failure> {
@@ -65,33 +115,61 @@ impl Client {
         body: Option<&serde_json::Value>,
     ) -> Result<String, Failure> {
         let mut request = self.http.request(method, format!("{}{path}", self.config.url));
-        if let Some(key) = &self.config.api_key {
-            request = request.bearer_auth(key.expose());
-        }
         if let Some(body) = body {
             request = request.json(body);
+        }
+        let answer = self.answer(request).await?;
+        text(answer).await
+    }
+
+    async fn answer(&self, mut request: RequestBuilder) -> Result<Response, Failure> {
+        if let Some(key) = &self.config.api_key {
+            request = request.bearer_auth(key.expose());
         }
         let answer = request.send().await.map_err(reqwest::Error::without_url);
         let answer = answer.with_context(|| {
             let url = crate::config::without_password(&self.config.url);
             format!("no answer from {url} (ORDERLY_URL names the server; `orderly serve` starts one)")
         })?;
-        let status = answer.status();
-        let body = read_up_to(answer, ANSWER_BYTES_MAX)
-            .await
-            .map_err(|error| Failure::failed("read the answer", error.without_url()))?;
-        if !body.is_whole {
-            return Err(Failure::Failed(anyhow::anyhow!(
-                "the answer is longer than {ANSWER_BYTES_MAX} bytes: does ORDERLY_URL name an orderly server?"
-            )));
-        }
-        let text = String::from_utf8_lossy(&body.bytes).into_owned();
-        if status.is_success() {
-            Ok(text)
-        } else {
-            Err(Failure::Failed(anyhow::anyhow!(told(status, &text))))
-        }
+        Ok(answer)
     }
+}
+
+/// The body of a good answer; what a refusal says otherwise.
+async fn text(answer: Response) -> Result<String, Failure> {
+    let status = answer.status();
+    let body = read_up_to(answer, ANSWER_BYTES_MAX)
+        .await
+        .map_err(|error| Failure::failed("read the answer", error.without_url()))?;
+    if !body.is_whole {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "the answer is longer than {ANSWER_BYTES_MAX} bytes: does ORDERLY_URL name an orderly server?"
+        )));
+    }
+    let text = String::from_utf8_lossy(&body.bytes).into_owned();
+    if status.is_success() {
+        Ok(text)
+    } else {
+        Err(Failure::Failed(anyhow::anyhow!(told(status, &text))))
+    }
+}
+
+impl Following {
+    /// The next piece of it; `None` at its end. Otherwise the reason why the connection was lost.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        let next = self.0.chunk().await;
+        next.map_err(|error| chain(&error.without_url()))
+    }
+}
+
+fn with_query(path: &str, query: &[(&str, String)]) -> String {
+    if query.is_empty() {
+        return path.to_owned();
+    }
+    let query = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(query)
+        .finish();
+    format!("{path}?{query}")
 }
 
 /// The beginning of an answer, or all of it.
@@ -101,7 +179,7 @@ pub struct Body {
 }
 
 /// Reads a body as far as its first `bytes_max` bytes.
-pub async fn read_up_to(mut answer: reqwest::Response, bytes_max: usize) -> Result<Body, reqwest::Error> {
+pub async fn read_up_to(mut answer: Response, bytes_max: usize) -> Result<Body, reqwest::Error> {
     let mut bytes = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
         let room = bytes_max - bytes.len();
@@ -121,16 +199,24 @@ pub async fn read_up_to(mut answer: reqwest::Response, bytes_max: usize) -> Resu
 
 /// A client for requests to one address, with limits on the time they take.
 pub fn http_client(url: &str) -> Result<reqwest::Client, reqwest::Error> {
+    builder(url).timeout(REQUEST_TIMEOUT).build()
+}
+
+/// The same for an answer that does not end, as long as there are signs of life.
+fn stream_client(url: &str) -> Result<reqwest::Client, reqwest::Error> {
+    builder(url).read_timeout(STREAM_SILENCE_MAX).build()
+}
+
+fn builder(url: &str) -> reqwest::ClientBuilder {
     // An error says that one is installed already, by the first client: the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(REQUEST_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none());
     if is_this_machine(url) {
         builder = builder.no_proxy();
     }
-    builder.build()
+    builder
 }
 
 /// A proxy cannot reach the loopback of the machine it serves.

@@ -9,6 +9,7 @@ use super::{Verdict, output};
 use crate::config::{Layers, Shown};
 
 mod disk;
+mod feed;
 mod server;
 mod store;
 

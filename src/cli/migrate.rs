@@ -1,4 +1,4 @@
-//! `orderly migrate`: brings the schema up to date, or shows what that would do.
+//! `orderly migrate`: brings the schema up to date, or shows what that would do; makes a restored backup a store of its own.
 
 use serde_json::json;
 
@@ -12,6 +12,9 @@ pub struct Args {
     /// Change nothing, show what is missing
     #[arg(long)]
     dry_run: bool,
+    /// The store was restored from a backup and no server runs on it yet: cursors of its former life count no more
+    #[arg(long, conflicts_with = "dry_run")]
+    restored: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -21,11 +24,19 @@ pub struct Args {
 
 pub async fn run(args: &Args) -> Result<Verdict, Failure> {
     let database = args.flags.database()?;
+    if args.restored {
+        // The next line would make a store where there is none, and change one that is in use.
+        open::require_unused(&database).await?;
+    }
     let migrations = open::migrate(&database, args.dry_run).await?;
+    if args.restored {
+        open::renew_feed(&database).await?;
+    }
     if args.json {
         output::json(&json!({
             "location": open::location(&database),
             "dry_run": args.dry_run,
+            "restored": args.restored,
             "migrations": migrations.iter().map(as_json(args.dry_run)).collect::<Vec<_>>(),
         }))?;
     } else {
@@ -40,6 +51,11 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
             })
             .collect();
         output::result(&output::table(["NUMBER", "NAME", "STATE"], &rows))?;
+        if args.restored {
+            output::result(
+                "this store has another feed now: whoever follows it with a cursor from before is told where to go on",
+            )?;
+        }
     }
     Ok(Verdict::Good)
 }

@@ -2,23 +2,25 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 
 use serde::Serialize;
 
 use super::failure::Failure;
 
-/// Writes a result and a newline. A reader that went away (`| head`) has what it wanted: no failure.
+/// Writes a result and a newline.
 pub fn result(text: &str) -> Result<(), Failure> {
+    // Where nobody reads there is nothing more to write anyway.
+    write(&format!("{text}\n")).map(|_| ())
+}
+
+/// Writes to stdout at once. A reader that went away (`| head`) has what it wanted: no failure, but the end.
+pub fn write(text: &str) -> Result<ControlFlow<()>, Failure> {
     let mut stdout = io::stdout().lock();
-    let written = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.write_all(b"\n"))
-        .and_then(|()| stdout.flush());
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed("write to stdout", error))
-        }
-        Ok(()) | Err(_) => Ok(()),
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(Failure::failed("write to stdout", error)),
     }
 }
 

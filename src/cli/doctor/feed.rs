@@ -1,0 +1,117 @@
+//! Does what is committed get into the feed of events in time?
+
+use std::time::Duration;
+
+use super::Check;
+use crate::store::QueueState;
+use crate::store::snapshot::{FEED_WAITING_MAX, FeedState, FeedWaiting};
+
+/// A node that lives gives places every second, and after failures every half a minute.
+const WAIT_WARN: Duration = Duration::from_mins(1);
+
+pub(super) fn judge(feed: &FeedState, queue: &QueueState) -> Check {
+    const NAME: &str = "feed";
+    let (oldest, last) = (feed.bounds.oldest.0, feed.bounds.last.0);
+    let places = if last > oldest {
+        format!("places {} to {last}", oldest + 1)
+    } else {
+        "no events".to_owned()
+    };
+    let Some(waiting) = feed.waiting else {
+        return Check::ok(NAME, format!("{places}, everything in it"));
+    };
+    let finding = format!(
+        "{places}, {} for theirs, the oldest for {}",
+        wait(waiting),
+        age(waiting)
+    );
+    // Without a node nobody gives places: the first to start does.
+    let is_alive = queue.nodes.iter().any(|node| node.alive);
+    if is_alive && waiting.oldest > WAIT_WARN {
+        let advice = "followers of the feed hear of changes late: look into the nodes' logs, and into the database for \
+                      a lock that is held or a session that hangs (pg_locks, pg_stat_activity)";
+        Check::warn(NAME, finding, advice)
+    } else {
+        Check::ok(NAME, finding)
+    }
+}
+
+fn wait(waiting: FeedWaiting) -> String {
+    match waiting.transactions {
+        FEED_WAITING_MAX.. => format!("{FEED_WAITING_MAX} transactions or more wait"),
+        1 => "1 transaction waits".to_owned(),
+        some => format!("{some} transactions wait"),
+    }
+}
+
+fn age(waiting: FeedWaiting) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(waiting.oldest.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+    use crate::lease::NodeId;
+    use crate::store::{Counters, FeedBounds, FeedId, FeedPosition, Node};
+    use crate::time::Timestamp;
+
+    fn queue(alive: bool) -> QueueState {
+        let node = Node {
+            node: NodeId(1),
+            slots: 1,
+            busy: 0,
+            started_at: Timestamp::from_micros(1),
+            heartbeat_at: Timestamp::from_micros(1),
+            alive,
+        };
+        QueueState {
+            counters: Counters::default(),
+            paused: false,
+            oldest_waiting: None,
+            nodes: vec![node],
+        }
+    }
+
+    fn feed(waiting: Option<(u64, u64)>) -> FeedState {
+        FeedState {
+            bounds: FeedBounds {
+                feed: FeedId(1),
+                oldest: FeedPosition(20),
+                last: FeedPosition(50),
+            },
+            waiting: waiting.map(|(transactions, seconds)| FeedWaiting {
+                transactions,
+                oldest: Duration::from_secs(seconds),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_feed_is_shown_from_its_first_place_to_its_last() {
+        let whole = judge(&feed(None), &queue(true));
+        assert_eq!(whole.state, State::Ok);
+        assert_eq!(whole.finding, "places 21 to 50, everything in it");
+        let mut empty = feed(None);
+        empty.bounds.oldest = empty.bounds.last;
+        assert_eq!(judge(&empty, &queue(true)).finding, "no events, everything in it");
+    }
+
+    #[test]
+    fn a_feed_that_falls_behind_living_nodes_is_told() {
+        let late = judge(&feed(Some((3, 90))), &queue(true));
+        assert_eq!(late.state, State::Warn);
+        assert_eq!(
+            late.finding,
+            "places 21 to 50, 3 transactions wait for theirs, the oldest for 1m 30s"
+        );
+        assert_eq!(judge(&feed(Some((3, 90))), &queue(false)).state, State::Ok);
+        assert_eq!(judge(&feed(Some((3, 5))), &queue(true)).state, State::Ok);
+        let many = judge(&feed(Some((FEED_WAITING_MAX, 5))), &queue(true));
+        assert!(
+            many.finding.contains("100000 transactions or more"),
+            "{}",
+            many.finding
+        );
+    }
+}

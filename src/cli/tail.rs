@@ -1,0 +1,250 @@
+//! `orderly tail`: every change of the orders on a terminal, through a running server, until it is interrupted. It comes
+//! back by itself after a cut, with the place it had come to, so that nothing is left out and nothing told twice.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use clap::builder::RangedI64ValueParser;
+use serde::Deserialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+
+use super::client::{Client, Following, Refusal};
+use super::failure::Failure;
+use super::flags::{self, Flags};
+use super::{Verdict, output};
+use crate::order::{INTEGER_MAX, OrderStatus};
+use event_stream::{Event, EventStream};
+use line::Line;
+
+mod event_stream;
+mod line;
+
+/// Where the server has not said how long to wait before coming back.
+const RETRY_DEFAULT: Duration = Duration::from_secs(2);
+/// However often coming back failed, and whatever the server said.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Changes of this order only
+    #[arg(long, value_name = "ID", alias = "order-id", value_parser = id())]
+    order: Option<i64>,
+    /// Changes of this user's orders only
+    #[arg(long, value_name = "ID", alias = "user-id", value_parser = id())]
+    user: Option<i64>,
+    /// Changes to this status only
+    #[arg(long, value_parser = OrderStatus::ALL.map(OrderStatus::name))]
+    status: Option<String>,
+    /// Begin after this cursor, not with what comes next
+    #[arg(long)]
+    after: Option<String>,
+    /// Print the server's JSON, one change on a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags<flags::Client>,
+}
+
+/// Of a `resync` event.
+#[derive(Deserialize)]
+struct Resync {
+    cursor: String,
+}
+
+pub async fn run(args: &Args) -> Result<Verdict, Failure> {
+    let client = Client::new(args.flags.layers().client()?)?;
+    let mut terminated =
+        signal(SignalKind::terminate()).map_err(|error| Failure::failed("listen for signals", error))?;
+    let mut tail = Tail {
+        client,
+        query: args.query(),
+        lines: if args.json {
+            Lines::Json
+        } else {
+            Lines::for_people()
+        },
+        stream: EventStream::default(),
+        failures: 0,
+        lost: false,
+    };
+    tokio::select! {
+        ended = tail.follow() => ended?,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.map_err(|error| Failure::failed("listen for signals", error))?;
+        }
+        _ = terminated.recv() => {}
+    }
+    Ok(Verdict::Good)
+}
+
+impl Args {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        [
+            ("order_id", self.order.map(|id| id.to_string())),
+            ("user_id", self.user.map(|id| id.to_string())),
+            ("status", self.status.clone()),
+            ("after", self.after.clone()),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
+}
+
+struct Tail {
+    client: Client,
+    query: Vec<(&'static str, String)>,
+    lines: Lines,
+    stream: EventStream,
+    /// Attempts in a row that led nowhere.
+    failures: u32,
+    /// The connection was lost, which its user was told.
+    lost: bool,
+}
+
+enum Lines {
+    Json,
+    Text { coloured: bool },
+}
+
+/// Why the stream does not go on.
+enum Cut {
+    /// Coming back may help.
+    Lost(String),
+    /// Nobody reads what is written.
+    Unread,
+}
+
+impl Tail {
+    /// Until nobody reads any more, or the server refuses.
+    async fn follow(&mut self) -> Result<(), Failure> {
+        let mut following = self.first().await?;
+        loop {
+            match self.read(&mut following).await? {
+                Cut::Unread => return Ok(()),
+                Cut::Lost(reason) => self.tell_loss(&reason),
+            }
+            following = self.again().await?;
+        }
+    }
+
+    /// Where this fails, a wrong address is likelier than a server that is just away.
+    async fn first(&self) -> Result<Following, Failure> {
+        let opened = self.client.follow("/events", &self.query, None).await;
+        opened.map_err(|refusal| match refusal {
+            Refusal::ForNow(failure) | Refusal::ForGood(failure) => failure,
+        })
+    }
+
+    async fn again(&mut self) -> Result<Following, Failure> {
+        loop {
+            sleep(self.pause()).await;
+            self.failures += 1;
+            let last_id = self.stream.last_id();
+            match self.client.follow("/events", &self.query, last_id).await {
+                Ok(following) => return Ok(following),
+                Err(Refusal::ForNow(_)) => {}
+                Err(Refusal::ForGood(failure)) => return Err(failure),
+            }
+        }
+    }
+
+    /// As long as the server asked for, up to twice that so that not all come back together, and longer each time; never
+    /// longer than [`RETRY_MAX`].
+    fn pause(&self) -> Duration {
+        let asked = self.stream.retry().unwrap_or(RETRY_DEFAULT).min(RETRY_MAX);
+        let longer = asked.saturating_mul(1 << self.failures.min(5));
+        longer.mul_f64(rand::random_range(1.0..2.0)).min(RETRY_MAX)
+    }
+
+    /// Until the stream ends, one way or the other.
+    async fn read(&mut self, following: &mut Following) -> Result<Cut, Failure> {
+        // What was half told when the connection was lost is told again.
+        self.stream = EventStream::after(self.stream.last_id().map(str::to_owned));
+        loop {
+            let bytes = match following.next().await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return Ok(Cut::Lost("the server ended it".to_owned())),
+                Err(reason) => return Ok(Cut::Lost(reason)),
+            };
+            // Not by the answer alone: a proxy may answer for a server that is away.
+            self.failures = 0;
+            if std::mem::take(&mut self.lost) {
+                output::message("connected again");
+            }
+            let events = self
+                .stream
+                .read(&bytes)
+                .map_err(|_| strange("sends lines without end"))?;
+            let mut text = String::new();
+            for event in events {
+                self.tell(&event, &mut text)?;
+            }
+            if !text.is_empty() && written(text).await?.is_break() {
+                return Ok(Cut::Unread);
+            }
+        }
+    }
+
+    fn tell(&self, event: &Event, text: &mut String) -> Result<(), Failure> {
+        match event.name.as_str() {
+            "order" => {
+                text.push_str(&match self.lines {
+                    // Between the tokens of JSON a line feed is a blank.
+                    Lines::Json => event.data.replace('\n', " "),
+                    Lines::Text { coloured } => Line::read(&event.data)
+                        .map_err(|_| strange("sends other events"))?
+                        .text(coloured),
+                });
+                text.push('\n');
+            }
+            "resync" => {
+                let resync: Resync =
+                    serde_json::from_str(&event.data).map_err(|_| strange("sends other events"))?;
+                output::message(&format!(
+                    "changes are missing here: the place to go on from is too old or of another store; going on \
+                     from now, cursor {}",
+                    resync.cursor
+                ));
+            }
+            // Of a newer server.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn tell_loss(&mut self, reason: &str) {
+        if !std::mem::replace(&mut self.lost, true) {
+            output::message(&format!(
+                "the connection was lost ({reason}); trying to come back"
+            ));
+        }
+    }
+}
+
+impl Lines {
+    fn for_people() -> Lines {
+        Lines::Text {
+            coloured: anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never,
+        }
+    }
+}
+
+/// On a thread of its own: a terminal that stands still must not keep a signal from being heard.
+async fn written(text: String) -> Result<ControlFlow<()>, Failure> {
+    let writing = tokio::task::spawn_blocking(move || output::write(&text));
+    writing
+        .await
+        .map_err(|error| Failure::failed("write to stdout", error))?
+}
+
+fn strange(what: &'static str) -> Failure {
+    Failure::Failed(anyhow::anyhow!(
+        "the server {what}: does ORDERLY_URL name an orderly server?"
+    ))
+}
+
+fn id() -> RangedI64ValueParser<i64> {
+    clap::value_parser!(i64).range(1..=INTEGER_MAX)
+}
