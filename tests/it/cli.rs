@@ -16,6 +16,7 @@ mod copy;
 mod orders;
 mod secrets;
 mod strangers;
+mod tail;
 mod usage;
 
 /// A command that takes longer hangs.

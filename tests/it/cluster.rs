@@ -2,6 +2,7 @@
 //! cut off, or stop in good order.
 
 mod faults;
+mod live;
 mod nodes;
 mod operator;
 mod oracle;

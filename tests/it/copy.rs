@@ -47,6 +47,8 @@ macro_rules! from_every_store {
     };
 }
 
+mod holes;
+
 from_every_store! {
     orders_in_every_state_are_copied_with_their_histories,
     the_feed_keeps_its_order_also_where_nobody_has_read_it_yet,
@@ -105,7 +107,8 @@ async fn feed(harness: &Harness) -> Vec<(FeedPosition, Event)> {
         if page.events.is_empty() {
             return feed;
         }
-        feed.extend(page.events);
+        let events = page.events.into_iter();
+        feed.extend(events.map(|event| (event.position, event.event)));
     }
 }
 

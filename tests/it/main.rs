@@ -8,6 +8,7 @@ mod cluster;
 mod conformance;
 mod copy;
 mod crash;
+mod cuts;
 mod postgres;
 mod support;
 mod tidy;

@@ -4,13 +4,16 @@
 
 mod away;
 mod direct;
+mod feed;
 mod idle;
 mod late_commits;
 mod lost_commit;
 mod plans;
 mod pool;
+mod retention;
 mod scene;
 mod schema;
 mod secrets;
 mod settings;
+mod signals;
 mod tls;

@@ -4,14 +4,18 @@
 use std::time::Duration;
 
 pub mod answers_early;
+pub mod browser;
 pub mod client;
 pub mod clock;
+pub mod cutter;
 pub mod gate;
 pub mod harness;
+pub mod late;
 pub mod make;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod socket;
 pub mod twisted;
 
 pub use harness::{Harness, check};
@@ -30,11 +34,16 @@ pub fn required(what: &str, present: bool) -> bool {
 }
 
 /// What takes longer does not happen.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks until it holds: for what a server does and tells nobody.
 pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let asked = async { while !holds().await {} };
+    let asked = async {
+        while !holds().await {
+            // What is waited for may need this thread.
+            tokio::task::yield_now().await;
+        }
+    };
     let held = tokio::time::timeout(PATIENCE, asked).await;
     assert!(held.is_ok(), "{what}: not in time");
 }

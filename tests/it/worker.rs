@@ -7,6 +7,7 @@ mod leases;
 mod line;
 mod order_of_start;
 mod quiet;
+mod retention;
 mod start;
 mod stopping;
 mod sweeps;

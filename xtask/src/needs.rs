@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::debian;
 
 /// A program, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 7] = [
     // Fails chosen system calls of a server: a sync, a write.
     ("strace", "strace"),
     // Gives a server a small disk of its own, which a test fills.
@@ -20,6 +20,9 @@ const PROGRAMS: [(&str, &str); 5] = [
     ("initdb", "postgresql"),
     // Stands before some of them.
     ("pgbouncer", "pgbouncer"),
+    // Follows the feed as browsers do, and is driven by the other.
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
 ];
 /// Where programs are that are on no path, or not on that of every user.
 const SYSTEM_PROGRAMS: &str = "/usr/sbin";

@@ -136,6 +136,22 @@ async fn the_page_needs_no_other_server() {
     door.close_empty().await;
 }
 
+#[tokio::test]
+async fn a_page_that_shows_orders_as_they_change_is_served_and_named() {
+    let door = Door::open().await;
+    let page = door.get("/docs/live.html").await;
+    assert_eq!(
+        (page.status, page.header("content-type")),
+        (StatusCode::OK, "text/html; charset=utf-8")
+    );
+    // What is not there cannot be loaded from elsewhere, and what others wrote does not become HTML.
+    assert_eq!(references(page.text()), Vec::<String>::new());
+    assert!(!page.text().contains("innerHTML"));
+    let document = door.get("/openapi.json").await;
+    assert!(document.text().contains("/docs/live.html"));
+    door.close_empty().await;
+}
+
 /// What a page loads: the values of its `src` and `href`.
 fn references(html: &str) -> Vec<String> {
     ["src=\"", "href=\""]

@@ -7,10 +7,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use axum::response::Response;
 use http_body_util::BodyExt;
 use orderly::config::Secret;
 use orderly::http::problem::ProblemType;
-use orderly::http::{App, Polling, router};
+use orderly::http::{App, router};
+use orderly::live::{Live, LiveSettings};
 use orderly::store::Store;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -34,25 +36,23 @@ pub struct Door {
     /// Cancelled where a test lets the server stop.
     pub draining: CancellationToken,
     router: Router,
+    live: Live,
 }
 
 /// How the server behind the door is set up.
 struct Setup<'a> {
     api_key: Option<&'a str>,
     local_only: bool,
-    polling: Polling,
+    heartbeat: Duration,
 }
 
 impl Default for Setup<'_> {
-    /// Held reads do not look by themselves: they are answered by the store's signals or not at all.
+    /// Streams send no signs of life.
     fn default() -> Self {
         Setup {
             api_key: None,
             local_only: false,
-            polling: Polling {
-                first: Duration::from_hours(1),
-                longest: Duration::from_hours(1),
-            },
+            heartbeat: Duration::from_hours(1),
         }
     }
 }
@@ -92,16 +92,13 @@ impl Door {
         Door::build(|store| twisted(store, twist), Setup::default()).await
     }
 
-    /// The same, and held reads look by themselves all the time.
-    pub async fn twisted_and_polling(twist: impl Twist) -> Door {
+    /// With streams that give a sign of life as often as that.
+    pub async fn with_heartbeat(heartbeat: Duration) -> Door {
         let setup = Setup {
-            polling: Polling {
-                first: Duration::from_millis(1),
-                longest: Duration::from_millis(1),
-            },
+            heartbeat,
             ..Setup::default()
         };
-        Door::build(|store| twisted(store, twist), setup).await
+        Door::build(|store| store, setup).await
     }
 
     async fn build(twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>, setup: Setup<'_>) -> Door {
@@ -114,24 +111,36 @@ impl Door {
         setup: &Setup<'_>,
     ) -> Door {
         let draining = CancellationToken::new();
+        let store = twist(harness.store().clone());
+        let settings = LiveSettings { idle_sleep: false };
+        let live = Live::start(
+            store.clone(),
+            harness.metrics().clone(),
+            settings,
+            draining.clone(),
+        );
         let router = router(App {
-            store: twist(harness.store().clone()),
+            store,
             metrics: harness.metrics().clone(),
             api_key: setup.api_key.map(|key| Secret::new(key.to_owned())),
             local_only: setup.local_only,
-            polling: setup.polling,
+            live: live.feed(),
+            heartbeat: setup.heartbeat,
             draining: draining.clone(),
         });
         Door {
             harness,
             draining,
             router,
+            live,
         }
     }
 
     /// Ends a test: the store must be sound, whatever came through the door.
     pub async fn close(self) {
         self.harness.assert_sound().await;
+        self.draining.cancel();
+        self.live.ended().await.expect("the tail does not panic");
         self.harness.store().close().await;
     }
 
@@ -143,6 +152,11 @@ impl Door {
             "nothing was accepted, something is stored"
         );
         self.close().await;
+    }
+
+    /// For a listener before it.
+    pub fn router(&self) -> Router {
+        self.router.clone()
     }
 
     pub async fn stored(&self) -> u64 {
@@ -187,14 +201,7 @@ impl Door {
         headers: &[(&str, &str)],
         body: impl Into<Body>,
     ) -> Answer {
-        let method = Method::from_bytes(method.as_bytes()).expect("a method");
-        let mut request = Request::builder().method(&method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(body.into()).expect("a well-formed request");
-        let Ok(response) = self.router.clone().oneshot(request).await;
-        let (head, body) = response.into_parts();
+        let (head, body) = self.response(method, path, headers, body).await.into_parts();
         let body = body.collect().await.expect("answers do not break off");
         let answer = Answer {
             status: head.status,
@@ -203,6 +210,26 @@ impl Door {
         };
         answer.assert_common(&format!("{method} {path}"));
         answer
+    }
+}
+
+/// Requests whose answers are not read here.
+impl Door {
+    pub async fn response(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Response {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request = Request::builder().method(&method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.into()).expect("a well-formed request");
+        let Ok(response) = self.router.clone().oneshot(request).await;
+        response
     }
 }
 
@@ -291,9 +318,22 @@ impl Answer {
         lines.insert(0, self.status.to_string());
         lines.push(String::new());
         lines.push(in_lines(self.text()));
-        lines
+        let mut shown = lines
             .join("\n")
-            .replace(self.header("x-request-id"), "[request id]")
+            .replace(self.header("x-request-id"), "[request id]");
+        // Places of a feed, whose name is drawn at random.
+        for name in ["orderly-cursor: ", "\"cursor\":\""] {
+            let mut from = 0;
+            while let Some(found) = shown[from..].find(name) {
+                let begin = from + found + name.len();
+                let end = shown[begin..]
+                    .find(['"', '\n'])
+                    .map_or(shown.len(), |length| begin + length);
+                shown.replace_range(begin..end, "[cursor]");
+                from = begin;
+            }
+        }
+        shown
     }
 
     /// What holds for every answer.

@@ -188,6 +188,10 @@ async fn the_families_are_a_promise() {
     gauge orderly_store_wal_bytes
     counter orderly_http_requests
     histogram orderly_http_request_duration_seconds
+    gauge orderly_feed_subscribers
+    counter orderly_feed_deliveries
+    counter orderly_feed_subscribers_lagged
+    gauge orderly_feed_lag_seconds
     gauge orderly_connections
     counter orderly_connections_refused
     counter orderly_log_lines_dropped

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use insta::assert_snapshot;
 use orderly::lease::Outcome;
-use orderly::order::{Order, OrderId, OrderStatus};
-use orderly::store::{Store, StoreError};
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::{OrderView, Store, StoreError};
 use tokio::time::Instant;
 
 use super::door::Door;
@@ -25,13 +25,13 @@ struct FailsToRead {
 
 #[async_trait]
 impl Twist for FailsToRead {
-    async fn order(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<Order>, StoreError> {
+    async fn order_view(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<OrderView>, StoreError> {
         let left = self
             .times
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         match left {
             Ok(_) => Err((self.error)()),
-            Err(_) => inner.order(id).await,
+            Err(_) => inner.order_view(id).await,
         }
     }
 }
@@ -41,8 +41,8 @@ struct CancelledOnceRead;
 
 #[async_trait]
 impl Twist for CancelledOnceRead {
-    async fn order(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<Order>, StoreError> {
-        let order = inner.order(id).await?;
+    async fn order_view(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+        let order = inner.order_view(id).await?;
         inner.cancel(id).await?;
         Ok(order)
     }
@@ -59,6 +59,7 @@ async fn a_completed_order_is_answered_in_full() {
     assert_snapshot!(door.get("/orders/1").await.shown(), @r#"
     200 OK
     content-type: application/json
+    orderly-cursor: [cursor]
 
     {
       "order_id":1,
@@ -180,7 +181,7 @@ async fn a_held_read_outlasts_a_store_that_is_busy_or_away() {
     ];
     for error in errors {
         let times = 3.into();
-        let door = Door::twisted_and_polling(FailsToRead { error, times }).await;
+        let door = Door::twisted(FailsToRead { error, times }).await;
         door.harness.order_in(OrderStatus::Completed).await;
         let answer = door.get_with("/orders/1", ("prefer", "wait=60")).await;
         assert_eq!(answer.ok()["status"], "Completed");
@@ -196,7 +197,7 @@ async fn a_held_read_says_what_was_wrong_when_its_time_is_over_or_waiting_cannot
     ];
     for (error, prefer, kind) in cases {
         let times = u32::MAX.into();
-        let door = Door::twisted_and_polling(FailsToRead { error, times }).await;
+        let door = Door::twisted(FailsToRead { error, times }).await;
         door.harness.accept_one().await;
         let answer = door.get_with("/orders/1", ("prefer", prefer)).await;
         answer.assert_refused(503, kind);
@@ -288,10 +289,12 @@ async fn an_event_is_answered_in_full() {
     assert_snapshot!(door.get("/orders/1/events?after=1").await.shown(), @r#"
     200 OK
     content-type: application/json
+    orderly-cursor: [cursor]
 
     {
       "events":[
         {
+          "cursor":"[cursor]",
           "order_id":1,
           "user_id":104,
           "version":2,
@@ -303,6 +306,7 @@ async fn an_event_is_answered_in_full() {
           "error":null
         },
         {
+          "cursor":"[cursor]",
           "order_id":1,
           "user_id":104,
           "version":3,

@@ -1,9 +1,13 @@
 //! `verify`, `doctor` and `migrate`: the commands that look at the store themselves.
 
+use std::path::Path;
+
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::{Said, Shop, command, told};
+use crate::support::postgres::{self, Server};
+use crate::support::required;
 
 /// A store of three completed orders whose server has stopped.
 async fn stopped_shop() -> Shop {
@@ -44,6 +48,7 @@ async fn a_tampered_store_is_found_out() {
         "update events set kind = 4, status = 3 where order_id = 2 and version = 3",
         "delete from orders where order_id = 2",
         "update counters set completed = 4",
+        "update counters set last_position = last_position + 1",
         "update counters set processing_micros = processing_micros + 1",
         "update orders set processing_at = 0 where order_id = 3",
         "update idempotency_keys set first_order_id = 9 where first_order_id = 2",
@@ -101,11 +106,12 @@ async fn doctor_finds_a_running_shop_healthy() {
             "store",
             "durability",
             "queue",
+            "feed",
             "clock",
             "server"
         ]
     );
-    for name in ["store", "durability", "queue", "clock", "server"] {
+    for name in ["store", "durability", "queue", "feed", "clock", "server"] {
         let check = report["checks"]
             .as_array()
             .unwrap()
@@ -181,4 +187,89 @@ async fn a_store_is_migrated_once_and_only_on_request_where_that_is_set() {
         "a second time there is nothing to do"
     );
     assert_eq!(told(strict("verify")).await.exit, Some(0));
+}
+
+fn feed_of(shop: &Path) -> i64 {
+    let file = Connection::open(shop.join("orderly.db")).unwrap();
+    let feed = file.query_row("select feed_id from counters", [], |row| row.get(0));
+    feed.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_file_begins_another_feed_while_no_server_runs() {
+    let shop = stopped_shop().await;
+    shop.told("migrate --restored")
+        .await
+        .assert_failed(1, "in use by another orderly process");
+    assert_eq!(shop.server.terminate().await, Some(0));
+    let folder = shop.folder.path();
+    let first = feed_of(folder);
+    let plain = told(command(folder, "migrate --json")).await.json();
+    assert_eq!((&plain["restored"], feed_of(folder)), (&json!(false), first));
+    let restored = told(command(folder, "migrate --restored --json")).await.json();
+    assert_eq!(restored["restored"], true);
+    let second = feed_of(folder);
+    assert_ne!(second, first);
+    let said = told(command(folder, "migrate --restored")).await;
+    assert!(said.stdout.contains("another feed"), "{}", said.stdout);
+    assert_ne!(feed_of(folder), second);
+    assert_eq!(told(command(folder, "verify")).await.exit, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_database_begins_another_feed_while_no_node_lives() {
+    if !required("a private PostgreSQL", postgres::is_installed()) {
+        return;
+    }
+    let database = Server::shared().await.create_database().await;
+    let admin = database.admin().await;
+    let folder = tempfile::tempdir().unwrap();
+    let migrate = async |line: &str| {
+        let mut command = command(folder.path(), line);
+        command.env("DATABASE_URL", database.url());
+        told(command).await
+    };
+    let feed = async || -> i64 {
+        let feed = admin.query_one("select feed_id from orderly.queue", &[]).await;
+        feed.unwrap().get(0)
+    };
+    migrate("migrate --restored")
+        .await
+        .assert_failed(1, "no store at");
+    let nothing = "select to_regnamespace('orderly') is null";
+    let nothing: bool = admin.query_one(nothing, &[]).await.unwrap().get(0);
+    assert!(nothing, "nothing was made");
+    assert_eq!(migrate("migrate").await.exit, Some(0));
+    let first = feed().await;
+    // Before the other step, which a backup from before it lacks: nothing is changed under a node that lives.
+    let forget = "delete from orderly.migrations where number = 2";
+    admin.batch_execute(forget).await.unwrap();
+    let node = "insert into orderly.nodes values (1, 1, 0, now(), now(), now() + interval '1 hour')";
+    admin.batch_execute(node).await.unwrap();
+    migrate("migrate --restored").await.assert_failed(1, "in use");
+    assert_eq!(feed().await, first);
+    let undone = "alter table orderly.queue drop column feed_id, drop column oldest_position";
+    admin.batch_execute(undone).await.unwrap();
+    // As a backup has those that lived when it was made.
+    let silent = "update orderly.nodes set expires_at = now() - interval '1 second'";
+    admin.batch_execute(silent).await.unwrap();
+    let said = migrate("migrate --restored").await;
+    assert_eq!(said.exit, Some(0), "{}", said.stderr);
+    assert_ne!(feed().await, first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_nothing_to_restore_where_there_is_no_store() {
+    let folder = tempfile::tempdir().unwrap();
+    told(command(folder.path(), "migrate --restored"))
+        .await
+        .assert_failed(1, "no store at");
+    told(command(folder.path(), "migrate --restored --dry-run"))
+        .await
+        .assert_failed(2, "--dry-run");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "nothing was made"
+    );
 }

@@ -12,23 +12,27 @@ const ANSWER_BYTES: usize = 33 * 1024 * 1024;
 
 /// Answers every request with much, and never comes to an end.
 async fn endless() -> SocketAddr {
+    endless_of("application/json").await
+}
+
+async fn endless_of(content_type: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer(stream));
+            tokio::spawn(answer(stream, content_type));
         }
     });
     address
 }
 
-async fn answer(mut stream: TcpStream) {
-    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n";
+async fn answer(mut stream: TcpStream, content_type: &str) {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n");
     let mut buffer = [0; 4096];
     // A caller that had enough goes away, which is what the tests are about.
     let _ = stream.read(&mut buffer).await;
     let body = vec![b'x'; ANSWER_BYTES];
-    let _ = stream.write_all(&[HEAD, &body].concat()).await;
+    let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
     // Ends when the caller closes.
     let _ = stream.read(&mut buffer).await;
 }
@@ -39,6 +43,22 @@ async fn a_list_without_end_is_not_read_to_its_end() {
     let mut command = command(folder.path(), "orders list");
     command.env("ORDERLY_URL", format!("http://{}", endless().await));
     told(command).await.assert_failed(1, "the answer is longer than");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_something_else_is_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    for (content_type, because) in [
+        ("text/event-stream", "lines without end"),
+        ("text/html", "the answer is longer than"),
+    ] {
+        let mut command = command(folder.path(), "tail");
+        command.env(
+            "ORDERLY_URL",
+            format!("http://{}", endless_of(content_type).await),
+        );
+        told(command).await.assert_failed(1, because);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,8 @@ async fn wrong_usage_is_exit_code_2() {
         "orders retry 1 --failed",
         "orders list --status pending",
         "orders list --limit x",
+        "tail --status completed",
+        "tail --user me",
         "completions tcsh",
         "completions",
         "verify --port 1",
@@ -58,6 +60,7 @@ async fn help_and_version_are_results() {
         "serve --help",
         "orders --help",
         "orders retry --help",
+        "tail --help",
         "doctor -h",
     ] {
         let said = told(command(folder.path(), line)).await;

@@ -104,7 +104,7 @@ async fn an_accepted_order_has_one_event(harness: &mut Harness) {
         node: None,
         error: None,
     };
-    assert_eq!(harness.store().history(id, 0).await.unwrap(), Some(vec![event]));
+    assert_eq!(harness.history(id, 0).await, [event]);
 }
 
 async fn concurrent_callers_get_orders_of_their_own(harness: &mut Harness) {

@@ -87,7 +87,7 @@ async fn a_claimed_order_starts_at_the_time_of_the_claim(harness: &mut Harness) 
 async fn the_started_event_names_the_node_and_the_attempt(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
-    let history = harness.store().history(id, 1).await.unwrap().unwrap();
+    let history = harness.history(id, 1).await;
     assert_eq!(history.len(), 1);
     assert_eq!(history[0].kind, EventKind::Started);
     assert_eq!(history[0].node, Some(NODE_A));

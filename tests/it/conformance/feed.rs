@@ -8,10 +8,10 @@ use futures_util::future::join_all;
 use orderly::event::{Event, EventKind};
 use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
-use orderly::store::{FEED_EVENTS_MAX, FeedPosition};
+use orderly::store::{FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedPosition, OrderQuery};
 
 use crate::support::Harness;
-use crate::support::make::{LONGER_THAN_A_LEASE, NODE_B, failed, retry_after};
+use crate::support::make::{LONGER_THAN_A_LEASE, NODE_B, failed, order_of, retry_after};
 
 conformance! {
     the_feed_of_an_empty_store_is_empty,
@@ -27,6 +27,14 @@ conformance! {
     a_page_of_nothing_is_empty,
     there_is_nothing_behind_the_end,
     a_reader_among_writers_misses_nothing,
+    the_bounds_of_a_new_feed_are_nothing,
+    the_bounds_tell_the_last_place,
+    a_feed_keeps_its_identity_across_a_restart,
+    every_store_has_a_feed_of_its_own,
+    an_event_tells_whose_order_it_is,
+    what_a_view_of_an_order_does_not_show_lies_behind_its_place,
+    what_a_page_of_orders_does_not_show_lies_behind_its_place,
+    a_view_among_writers_is_never_older_than_its_place,
 }
 
 async fn the_feed_of_an_empty_store_is_empty(harness: &mut Harness) {
@@ -42,7 +50,7 @@ async fn the_feed_holds_every_event_of_every_order_once(harness: &mut Harness) {
             .map(|(_, event)| event)
             .filter(|event| event.order_id == id)
             .collect();
-        let history = harness.store().history(id, 0).await.unwrap().unwrap();
+        let history = harness.history(id, 0).await;
         assert_eq!(of_order, history.iter().collect::<Vec<_>>(), "order {id}");
     }
 }
@@ -168,6 +176,147 @@ async fn a_reader_among_writers_misses_nothing(harness: &mut Harness) {
     tokio::join!(writers, read_while_written);
 }
 
+async fn the_bounds_of_a_new_feed_are_nothing(harness: &mut Harness) {
+    let bounds = bounds(harness).await;
+    assert_eq!((bounds.oldest, bounds.last), (FeedPosition(0), FeedPosition(0)));
+    assert!(bounds.contain(bounds.cursor(FeedPosition(0))));
+}
+
+async fn the_bounds_tell_the_last_place(harness: &mut Harness) {
+    eventful(harness).await;
+    let feed = read(harness, None, FEED_EVENTS_MAX, EVENTFUL_EVENTS).await;
+    let bounds = bounds(harness).await;
+    assert_eq!(bounds.oldest, FeedPosition(0));
+    assert_eq!(Some(bounds.last), feed.last().map(|(position, _)| *position));
+}
+
+async fn a_feed_keeps_its_identity_across_a_restart(harness: &mut Harness) {
+    eventful(harness).await;
+    read(harness, None, FEED_EVENTS_MAX, EVENTFUL_EVENTS).await;
+    let before = bounds(harness).await;
+    harness.reopen().await;
+    assert_eq!(bounds(harness).await, before);
+}
+
+async fn every_store_has_a_feed_of_its_own(harness: &mut Harness) {
+    let another = if harness.is_embedded() {
+        Some(Harness::sqlite().await)
+    } else {
+        Harness::postgres().await
+    };
+    let another = another.expect("there is one of the kind already");
+    let (one, other) = (bounds(harness).await, bounds(&another).await);
+    assert_ne!(one.feed, other.feed);
+    assert!(!one.contain(other.cursor(FeedPosition(0))));
+    another.store().close().await;
+}
+
+async fn an_event_tells_whose_order_it_is(harness: &mut Harness) {
+    let ids = harness.accept((1..=3).map(order_of).collect()).await;
+    harness.cancel_all(&ids).await;
+    read(harness, None, FEED_EVENTS_MAX, 6).await;
+    let page = harness.store().events_after(None, FEED_EVENTS_MAX).await.unwrap();
+    assert_eq!(page.events.len(), 6);
+    for event in &page.events {
+        let order = harness.order(event.event.order_id).await;
+        assert_eq!(event.user_id, order.request.user_id);
+    }
+    for (id, user_id) in ids.iter().zip(1..) {
+        let history = harness.store().history(*id, 0).await.unwrap().unwrap();
+        assert_eq!(history.events.len(), 2);
+        for event in &history.events {
+            assert_eq!(event.user_id, user_id);
+            assert!(page.events.contains(event));
+        }
+    }
+}
+
+async fn what_a_view_of_an_order_does_not_show_lies_behind_its_place(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let mut views = vec![view(harness, id).await];
+    let lease = harness.claim_only(id).await;
+    views.push(view(harness, id).await);
+    harness.settle(&lease, failed()).await;
+    views.push(view(harness, id).await);
+    for (version, at) in &views {
+        let history = harness.store().history(id, *version).await.unwrap().unwrap();
+        assert_eq!(history.events.len(), 3 - *version as usize);
+        assert_behind(*at, &history.events);
+        // The rest of a history is followed from its own place.
+        assert!(bounds(harness).await.contain(history.at));
+    }
+    harness.redrive(id).await;
+    let history = harness.store().history(id, 0).await.unwrap().unwrap();
+    harness.cancel(id).await;
+    let rest = harness.store().history(id, 4).await.unwrap().unwrap();
+    assert_eq!(rest.events.len(), 1);
+    assert_behind(history.at, &rest.events);
+}
+
+async fn what_a_page_of_orders_does_not_show_lies_behind_its_place(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let nothing_so_young = Some(harness.now().await.plus(Duration::from_hours(1)));
+    for (created_after, orders) in [(None, 1), (nothing_so_young, 0)] {
+        let query = OrderQuery {
+            created_after,
+            limit: 1,
+            ..OrderQuery::default()
+        };
+        let seen = harness.order(id).await.version;
+        let page = harness.store().orders(query).await.unwrap();
+        assert_eq!(page.orders.len(), orders);
+        harness.cancel(id).await;
+        harness.redrive(id).await;
+        let rest = harness.store().history(id, seen).await.unwrap().unwrap();
+        assert_eq!(rest.events.len(), 2);
+        assert_behind(page.at, &rest.events);
+    }
+}
+
+async fn a_view_among_writers_is_never_older_than_its_place(harness: &mut Harness) {
+    const REDRIVES: u32 = 40;
+    let harness = &*harness;
+    let id = harness.accept_one().await;
+    let writer = async {
+        for _ in 0..REDRIVES {
+            harness.cancel(id).await;
+            harness.redrive(id).await;
+        }
+    };
+    let reader = async {
+        let mut views = Vec::new();
+        while views.last().is_none_or(|(version, _)| *version <= 2 * REDRIVES) {
+            views.push(view(harness, id).await);
+            // So that there are places to be given.
+            page(harness, Some(FeedPosition(i64::MAX)), 1).await;
+        }
+        views
+    };
+    let ((), views) = tokio::join!(writer, reader);
+    let history = harness.store().history(id, 0).await.unwrap().unwrap();
+    for (version, at) in views {
+        assert_behind(at, &history.events[version as usize..]);
+    }
+}
+
+/// The order's version and the place from which on to follow it.
+async fn view(harness: &Harness, id: OrderId) -> (u32, FeedCursor) {
+    let view = harness.store().order_view(id).await.unwrap();
+    let view = view.expect("the order was accepted");
+    assert!(bounds(harness).await.contain(view.at));
+    (view.order.version, view.at)
+}
+
+fn assert_behind(at: FeedCursor, unseen: &[FeedEvent]) {
+    for event in unseen {
+        assert!(event.position > at.position, "{event:?} is not behind {at:?}");
+    }
+}
+
+async fn bounds(harness: &Harness) -> FeedBounds {
+    harness.store().events_after(None, 0).await.unwrap().bounds
+}
+
 /// What `eventful` leaves behind.
 const EVENTFUL_EVENTS: usize = 3 + 2 + 11;
 
@@ -225,5 +374,9 @@ async fn assert_next(
 }
 
 async fn page(harness: &Harness, after: Option<FeedPosition>, limit: usize) -> Vec<(FeedPosition, Event)> {
-    harness.store().events_after(after, limit).await.unwrap().events
+    let page = harness.store().events_after(after, limit).await.unwrap();
+    page.events
+        .into_iter()
+        .map(|event| (event.position, event.event))
+        .collect()
 }

@@ -134,6 +134,5 @@ async fn eventful(harness: &Harness) -> OrderId {
 }
 
 async fn history(harness: &Harness, id: OrderId, after: u32) -> Vec<Event> {
-    let history = harness.store().history(id, after).await.unwrap();
-    history.expect("the order was accepted")
+    harness.history(id, after).await
 }

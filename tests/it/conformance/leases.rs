@@ -105,7 +105,7 @@ async fn a_given_back_order_is_due_again_with_its_attempt(harness: &mut Harness)
     let order = harness.order(id).await;
     assert_eq!((order.status, order.attempts), (OrderStatus::Pending, 1));
     assert!(order.next_attempt_at.unwrap() <= harness.now().await);
-    let history = harness.store().history(id, 4).await.unwrap().unwrap();
+    let history = harness.history(id, 4).await;
     assert_eq!(history.len(), 1);
     assert_eq!(history[0].kind, EventKind::LeaseLost);
     assert_eq!((history[0].attempt, history[0].node), (1, Some(NODE_A)));
@@ -178,8 +178,7 @@ async fn an_order_lost_too_often_is_failed_as_poison(harness: &mut Harness) {
     assert!(order.finished_at.is_some());
     let error = order.last_error.expect("a poisoned order says so");
     assert!(error.contains(&CRASHES_MAX.to_string()), "{error}");
-    let history = harness.store().history(id, order.version - 1).await.unwrap();
-    let event = history.unwrap().remove(0);
+    let event = harness.history(id, order.version - 1).await.remove(0);
     assert_eq!((event.kind, event.error), (EventKind::Failed, Some(error)));
     assert_eq!(harness.counters().await.failed, 1);
     assert!(harness.claim(10).await.is_empty());

@@ -127,7 +127,7 @@ async fn an_outcome_is_the_last_event(harness: &mut Harness) {
     ] {
         let id = harness.attempt_once(outcome).await;
         let order = harness.order(id).await;
-        let history = harness.store().history(id, 2).await.unwrap().unwrap();
+        let history = harness.history(id, 2).await;
         assert_eq!(history.len(), 1);
         let event = &history[0];
         assert_eq!((event.version, event.kind, event.attempt), (3, kind, attempt));

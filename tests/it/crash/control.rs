@@ -121,6 +121,7 @@ fn config(database: Database) -> Config {
         },
         shutdown_grace: Duration::from_secs(10),
         pending_max: None,
+        retention: None,
         api_key: None,
         log: LogConfig {
             filter: "error".to_owned(),

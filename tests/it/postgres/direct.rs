@@ -1,18 +1,13 @@
 //! A way past the pooler carries what the pooler keeps back.
 
-use std::time::Duration;
-
 use orderly::config::{Database, PostgresDatabase, PostgresUrl};
 use orderly::metrics::Metrics;
 use orderly::store::clock::system_clock;
 use orderly::store::open::{OpenOptions, open};
 
-use super::scene::{accept_keyed, has_pgbouncer, store_at};
+use super::scene::{HEARS_WITHIN, accept_keyed, has_pgbouncer, store_at};
 use crate::support::make::{NODE_A, NODE_B, heartbeat};
 use crate::support::postgres::Server;
-
-/// It must first prove that it hears.
-const HEARS_WITHIN: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_behind_a_pooler_is_woken_over_the_direct_way() {

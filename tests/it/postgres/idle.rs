@@ -7,17 +7,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use orderly::lease::Outcome;
-use orderly::store::{Store, StoreHealth};
+use orderly::live::{Filter, Live, LiveSettings, Next, Subscription};
+use orderly::metrics::Metrics;
+use orderly::order::OrderId;
+use orderly::store::{FEED_EVENTS_MAX, Store, StoreHealth};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-use super::scene::{Scene, accept_keyed, jump};
+use super::scene::{HEARS_WITHIN, Scene, accept_keyed, jump};
 use crate::support::make::{NODE_A, claim_by, heartbeat};
 use crate::support::postgres::Server;
 use crate::support::proxy::Action;
 use crate::support::until;
 
 const HOUR: Duration = Duration::from_hours(1);
-/// For the store to find out that it can listen.
-const PATIENCE: Duration = Duration::from_mins(1);
+const MINUTE: Duration = Duration::from_mins(1);
 /// Between the polls of a node with nothing to do.
 const QUIET_INTERVAL: Duration = Duration::from_secs(34);
 
@@ -39,22 +43,15 @@ impl Scene {
             .remove(0);
         self.store.settle(lease.key(), Outcome::Completed).await.unwrap();
         self.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
-        let wakeups = self.store.wakeups();
-        // What the order itself woke.
-        wakeups.work().await;
         // The store hears others only when it has heard itself, and tries that again only while it is used.
-        let heard = async {
-            loop {
-                tokio::select! {
-                    biased;
-                    () = wakeups.work() => return,
-                    told = self.admin.batch_execute("notify orderly, 'from elsewhere'") => told.unwrap(),
-                }
-                self.store.counters().await.unwrap();
-            }
-        };
-        let heard = tokio::time::timeout(PATIENCE, heard).await;
-        heard.expect("the store listens in time");
+        until("the store listens", async || {
+            self.store.counters().await.unwrap();
+            self.store.wakeups().hears_all()
+        })
+        .await;
+        // What was committed has its place in the feed, and the store knows it.
+        let page = self.store.events_after(None, FEED_EVENTS_MAX).await.unwrap();
+        assert!(!page.unplaced);
     }
 
     /// What an idle node asks of its store in one of its intervals.
@@ -69,6 +66,30 @@ impl Scene {
         self.number(others).await
     }
 
+    /// In steps that are shorter than an answer may take, each long enough in fact for one to come.
+    async fn pass(&self, span: Duration) {
+        const STEP: Duration = Duration::from_secs(2);
+        let mut passed = Duration::ZERO;
+        while passed < span {
+            jump(STEP).await;
+            self.sessions().await;
+            passed += STEP;
+        }
+    }
+
+    /// Somebody who has followed the feed since it was last read to its end.
+    async fn follow(&self, idle_sleep: bool) -> Follower {
+        let ending = CancellationToken::new();
+        let settings = LiveSettings { idle_sleep };
+        let live = Live::start(self.store.clone(), Metrics::new(), settings, ending.clone());
+        let subscription = live.feed().subscribe(Filter::default(), None).await;
+        Follower {
+            subscription: subscription.unwrap(),
+            live,
+            ending,
+        }
+    }
+
     /// Nothing is sent and nothing connects, however long.
     async fn assert_silent(&self) {
         let before = (self.proxy.flight_count(), self.proxy.connection_count());
@@ -80,6 +101,72 @@ impl Scene {
         let after = (self.proxy.flight_count(), self.proxy.connection_count());
         assert_eq!(after, before, "{:?}", self.proxy.flights().last());
     }
+}
+
+struct Follower {
+    subscription: Subscription,
+    live: Live,
+    ending: CancellationToken,
+}
+
+impl Follower {
+    async fn hears(&mut self, id: OrderId) {
+        match timeout(HEARS_WITHIN, self.subscription.next()).await {
+            Ok(Next::Change(change)) => assert_eq!(change.event.event.order_id, id),
+            Ok(Next::Resync(cursor)) => panic!("sent back to {cursor:?}"),
+            Err(elapsed) => panic!("nothing was heard: {elapsed}"),
+        }
+    }
+
+    async fn end(self) {
+        self.ending.cancel();
+        self.live.ended().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_follows_an_idle_feed_costs_two_queries_a_minute() {
+    const MINUTES: u32 = 10;
+    let Some(scene) = Scene::new().await else { return };
+    scene.is_in_use().await;
+    let mut follower = scene.follow(false).await;
+    scene.pass(MINUTE).await;
+    let (before, connections) = (scene.queries(), scene.proxy.connection_count());
+    scene.pass(MINUTE * MINUTES).await;
+    let sent = scene.queries() - before;
+    assert!(
+        (1..=20).contains(&sent),
+        "{sent} queries in {MINUTES} minutes: {:?}",
+        scene.proxy.flights().last()
+    );
+    assert_eq!(scene.proxy.connection_count(), connections);
+    let accepted = accept_keyed(&*scene.store, "after that").await.unwrap();
+    follower.hears(accepted.order_ids[0]).await;
+    follower.end().await;
+    scene.end().await;
+}
+
+/// Nor does the end of the connection that listens wake the database, which may itself have ended it to sleep.
+#[tokio::test]
+async fn who_follows_the_feed_of_a_node_that_may_sleep_does_not_keep_the_database_awake() {
+    let Some(scene) = Scene::new().await else { return };
+    scene.is_in_use().await;
+    let mut follower = scene.follow(true).await;
+    scene.pass(3 * MINUTE).await;
+    scene.assert_silent().await;
+    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+        where datname = current_database() and query = 'listen orderly'";
+    assert_eq!(scene.number(cut).await, 1);
+    until("the node knows that it is deaf", async || {
+        tokio::task::yield_now().await;
+        !scene.store.wakeups().hears_all()
+    })
+    .await;
+    scene.assert_silent().await;
+    let accepted = accept_keyed(&*scene.store, "after that").await.unwrap();
+    follower.hears(accepted.order_ids[0]).await;
+    follower.end().await;
+    scene.end().await;
 }
 
 #[tokio::test]
@@ -97,6 +184,24 @@ async fn an_idle_node_sends_one_query_for_each_of_its_calls() {
     let sent = scene.queries() - before;
     assert!(sent <= 2 * ROUNDS, "{sent} queries in {ROUNDS} intervals");
     assert_eq!(scene.proxy.connection_count(), connections);
+    scene.end().await;
+}
+
+/// The last that it sends: what was committed gets its place in the feed, with nobody reading.
+#[tokio::test]
+async fn a_store_that_is_left_alone_leaves_nothing_undone() {
+    let Some(scene) = Scene::new().await else { return };
+    scene.is_in_use().await;
+    accept_keyed(&*scene.store, "the last").await.unwrap();
+    let (before, unplaced) = (
+        scene.queries(),
+        "select count(*) from orderly.batches where first_position is null",
+    );
+    jump(HOUR).await;
+    until("it has its place", async || scene.number(unplaced).await == 0).await;
+    assert_eq!(scene.queries() - before, 1, "one message");
+    // Whose answer has come when the store has nothing more to close with.
+    scene.assert_silent().await;
     scene.end().await;
 }
 

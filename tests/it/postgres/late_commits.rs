@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 use orderly::order::OrderId;
-use orderly::store::{Accepted, FeedPosition, Store};
+use orderly::store::{Accepted, FeedEvent, FeedPosition, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio_postgres::Client;
 
 use super::scene::{Scene, assert_sound, number, store_at, through};
 use crate::support::gate::Gate;
+use crate::support::late::{HeldCommits, PlainReader};
 use crate::support::make::new_order;
 use crate::support::postgres::Server;
 use crate::support::proxy::{Action, Flight, Proxy};
@@ -32,7 +32,7 @@ struct Follower {
 impl Follower {
     async fn read(&mut self, store: &dyn Store) {
         let page = store.events_after(self.last, 50).await.unwrap();
-        for (position, event) in page.events {
+        for FeedEvent { position, event, .. } in page.events {
             assert!(self.last < Some(position), "positions rise");
             self.last = Some(position);
             *self.seen.entry((event.order_id, event.version)).or_default() += 1;
@@ -53,38 +53,19 @@ impl Follower {
     }
 }
 
-/// What many write who read such a table: `number > cursor`. The control: it must skip.
-struct PlainReader {
-    client: Client,
-    cursor: i64,
-    seen: usize,
-}
-
-impl PlainReader {
-    fn new(client: Client) -> PlainReader {
-        PlainReader {
-            client,
-            cursor: 0,
-            seen: 0,
-        }
-    }
-
-    async fn read(&mut self) {
-        let statement = "select batch from orderly.events where batch > $1 order by batch, place";
-        let rows = self.client.query(statement, &[&self.cursor]).await.unwrap();
-        self.seen += rows.len();
-        if let Some(last) = rows.last() {
-            self.cursor = last.get(0);
-        }
-    }
-}
-
 fn accepts(flight: &Flight) -> bool {
     flight.sql().contains("insert into orderly.orders")
 }
 
 /// The last number given to a batch, committed or not.
 const LAST_DRAWN: &str = "select case when is_called then last_value else 0 end from orderly.batch_ids";
+
+/// The last number that is committed, which many would take for the end of the feed.
+const LAST_BATCH: &str = "select max(batch) from orderly.batches";
+
+fn batch_of(id: OrderId) -> String {
+    format!("select batch from orderly.events where order_id = {id} and version = 1")
+}
 
 /// Holds back the commit of the next flight that accepts.
 fn hold_next(scene: &Scene) -> Arc<Gate> {
@@ -127,10 +108,26 @@ async fn what_commits_late_is_read_once_and_a_plain_reader_skips_it() {
             let early = accept_some(&*punctual, 2).await;
             follower.read_until(&*punctual, orders.len() + 2).await;
             plain.read().await;
+            // Whoever follows an order that is read now, from where it was read, must meet what commits later.
+            let read = punctual.order_view(early.order_ids[0]).await.unwrap();
+            let (at, last_batch) = (read.unwrap().at, scene.number(LAST_BATCH).await);
+            let page = punctual.events_after(Some(at.position), 50).await.unwrap();
+            assert!(
+                page.events.is_empty() && !page.unplaced,
+                "what is not committed does not wait for a place"
+            );
             gate.open();
-            early
+            (early, at, last_batch)
         };
-        let (late, early) = tokio::join!(late, meanwhile);
+        let (late, (early, at, last_batch)) = tokio::join!(late, meanwhile);
+        for id in &late.order_ids {
+            let history = punctual.history(*id, 0).await.unwrap().unwrap();
+            assert!(history.events[0].position > at.position, "order {id} lies behind");
+        }
+        assert!(
+            scene.number(&batch_of(late.order_ids[0])).await < last_batch,
+            "the control would pass over it"
+        );
         orders.extend(early.order_ids);
         orders.extend(late.order_ids);
         follower.read_until(&*punctual, orders.len()).await;
@@ -138,7 +135,7 @@ async fn what_commits_late_is_read_once_and_a_plain_reader_skips_it() {
     }
     follower.assert_once(&orders);
     assert_eq!(
-        plain.seen,
+        plain.seen(),
         2 * ROUNDS,
         "the control skips everything that was late"
     );
@@ -167,34 +164,8 @@ async fn punctual_store(scene: &Scene, proxy: &Proxy) -> Arc<dyn Store> {
     store_at(&through(proxy, &scene.database)).await
 }
 
-/// Gates that hold commits back, opened in an order of their own.
-#[derive(Default)]
-struct Lock {
-    closed: Mutex<Vec<Arc<Gate>>>,
-}
-
 /// Commits held back at a time: one writer always gets through.
 const HELD_MAX: usize = WRITERS - 1;
-
-impl Lock {
-    fn action(&self, rng: &mut StdRng) -> Action {
-        let mut closed = self.closed.lock().unwrap();
-        if closed.len() == HELD_MAX || rng.random_bool(0.4) {
-            return Action::Forward;
-        }
-        let gate = Gate::closed();
-        closed.push(gate.clone());
-        Action::Hold(gate)
-    }
-
-    fn open_one(&self, rng: &mut StdRng) {
-        let mut closed = self.closed.lock().unwrap();
-        if !closed.is_empty() {
-            let chosen = rng.random_range(0..closed.len());
-            closed.swap_remove(chosen).open();
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_among_writers_that_commit_in_any_order_misses_nothing() {
@@ -202,7 +173,7 @@ async fn a_reader_among_writers_that_commit_in_any_order_misses_nothing() {
     let Some(scene) = Scene::new().await else { return };
     let seed = rand::random();
     println!("seed: {seed}");
-    let lock = Arc::new(Lock::default());
+    let lock = Arc::new(HeldCommits::new(HELD_MAX));
     let (deciding, rng) = (lock.clone(), Mutex::new(StdRng::seed_from_u64(seed)));
     scene.proxy.on_flight(move |flight| {
         if accepts(flight) {
@@ -241,9 +212,9 @@ async fn a_reader_among_writers_that_commit_in_any_order_misses_nothing() {
     plain.read().await;
     follower.assert_once(&orders);
     assert!(
-        plain.seen < orders.len(),
+        plain.seen() < orders.len(),
         "the control skips something: {} of {}",
-        plain.seen,
+        plain.seen(),
         orders.len()
     );
     let unnumbered = "select count(*) from orderly.batches where first_position is null";

@@ -3,7 +3,7 @@
 
 use orderly::lease::{LeaseKey, Outcome};
 use orderly::order::{OrderId, OrderStatus};
-use orderly::store::{OrderQuery, RedriveQuery};
+use orderly::store::{FEED_EVENTS_MAX, OrderQuery, PRUNE_ORDERS_MAX, Prune, RedriveQuery};
 
 use super::scene::Scene;
 use crate::support::make::{NODE_A, give_back_by, heartbeat, key, new_order};
@@ -11,8 +11,8 @@ use crate::support::make::{NODE_A, give_back_by, heartbeat, key, new_order};
 mod plan;
 mod story;
 
-use plan::{Caught, of_claim};
-use story::{ALL_STATISTICS, BIG_USER, FINISHED, SMALL_USER, story};
+use plan::{Caught, of_claim, of_step};
+use story::{ALL_STATISTICS, BIG_USER, FINISHED, SMALL_USER, numbered_late, story};
 
 /// Orders that are asked for.
 const PAGE_ORDERS: usize = 10;
@@ -135,6 +135,54 @@ async fn pages_of_orders(scene: &Scene) -> Vec<(Caught, &'static str)> {
     pages
 }
 
+/// Pages of the database for an event of the feed: the ways down three indexes, and the rows themselves.
+const PAGES_PER_EVENT: u64 = 12;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_the_feed_costs_what_it_holds_whatever_the_statistics_say() {
+    let mut wrong = Vec::new();
+    for statistics in ALL_STATISTICS {
+        let Some(scene) = story(statistics, FINISHED).await else {
+            return;
+        };
+        wrong.extend(dear_pages_of_the_feed(&scene, &format!("{statistics:?}")).await);
+    }
+    let Some(scene) = story(ALL_STATISTICS[0], FINISHED).await else {
+        return;
+    };
+    numbered_late(&scene).await;
+    wrong.extend(dear_pages_of_the_feed(&scene, "from before anything had a place").await);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+async fn dear_pages_of_the_feed(scene: &Scene, statistics: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    scene.store.events_after(None, PAGE_ORDERS).await.unwrap();
+    for after in [0, FINISHED / 2, FINISHED - 10, FINISHED] {
+        for limit in [0, PAGE_ORDERS, FEED_EVENTS_MAX] {
+            let values = format!("{after}, {limit}");
+            let page = Caught::of(scene, "page", "The events behind place", "int8, int8", &values);
+            let plan = page.plan(scene).await;
+            let events = u64::try_from(limit)
+                .unwrap()
+                .min((FINISHED - after).unsigned_abs());
+            let is_dear = plan.pages() > PAGES_MAX + PAGES_PER_EVENT * events;
+            let walked: Vec<&str> = plan
+                .walked()
+                .into_iter()
+                .filter(|table| *table != "queue")
+                .collect();
+            if is_dear || !walked.is_empty() || plan.is_compiled() {
+                let (pages, compiled) = (plan.pages(), plan.is_compiled());
+                wrong.push(format!(
+                    "{statistics}, {limit} behind {after}: {pages} pages, walked {walked:?}, compiled: {compiled}"
+                ));
+            }
+        }
+    }
+    wrong
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_else_is_asked_costs_the_same_with_twenty_thousand_finished_orders() {
     let mut wrong = Vec::new();
@@ -154,6 +202,34 @@ async fn whatever_else_is_asked_costs_the_same_with_twenty_thousand_finished_ord
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Pages of tables and indexes for each order that goes, with its one event and the batch of that.
+const PAGES_PER_ORDER_MAX: u64 = 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_of_retention_finds_what_it_takes_out_by_index_whatever_the_statistics_say() {
+    for statistics in ALL_STATISTICS {
+        let Some(scene) = story(statistics, FINISHED).await else {
+            return;
+        };
+        // Among the finished orders, whose step is carried out twice: once for the store, once for its plan.
+        let step = Prune {
+            older_than: std::time::Duration::ZERO,
+            after: Some(OrderId(FINISHED / 2)),
+        };
+        assert_eq!(scene.store.prune(step).await.unwrap().orders, PRUNE_ORDERS_MAX);
+        let plan = of_step(&scene).await;
+        let most = PAGES_PER_ORDER_MAX * PRUNE_ORDERS_MAX as u64;
+        assert!(
+            plan.pages() <= most,
+            "{statistics:?}: {} pages, {plan}",
+            plan.pages()
+        );
+        let page = plan.part("CTE page");
+        assert_eq!(page.indexes(), ["orders_pkey"], "{statistics:?}");
+        assert!(!page.sorts(), "{statistics:?}");
+    }
 }
 
 /// Asks it, and answers what was sent.
@@ -215,7 +291,12 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
             "'{500}', '{1}', '{7}', '{2}', '{2}', '{f}', '{null}', '{null}', 3",
         ),
         ("queue", "The heads of the three lines", "", ""),
-        ("order", "from orderly.orders where order_id = $1", "int8", "500"),
+        (
+            "order",
+            "cross join orderly.queue where order_id = $1",
+            "int8",
+            "500",
+        ),
         (
             "history",
             "version > $2 order by version",

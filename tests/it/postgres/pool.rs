@@ -164,7 +164,9 @@ async fn a_used_up_pool_refuses_reads_and_takes_orders() {
     let (freezes, mut frozen) = mpsc::unbounded_channel();
     let hits = AtomicUsize::new(0);
     scene.proxy.on_flight(move |flight| {
-        let reads = flight.sql().contains("from orderly.orders where order_id = $1");
+        let reads = flight
+            .sql()
+            .contains("cross join orderly.queue where order_id = $1");
         if !reads || hits.fetch_add(1, Ordering::SeqCst) >= LINKS {
             return Action::Forward;
         }

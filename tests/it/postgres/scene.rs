@@ -22,6 +22,9 @@ use crate::support::process::{Process, orderly};
 use crate::support::proxy::Proxy;
 use crate::support::{required, until};
 
+/// What a node does is heard by the others long before, once it has proved that it hears.
+pub const HEARS_WITHIN: Duration = Duration::from_secs(30);
+
 pub fn has_postgres() -> bool {
     required("a private PostgreSQL", postgres::is_installed())
 }

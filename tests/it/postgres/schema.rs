@@ -4,8 +4,11 @@
 use futures_util::future::join_all;
 use orderly::store::open::{self, OpenError};
 
-use super::scene::{database_at, has_postgres, store_at};
-use crate::support::postgres::Server;
+use tokio_postgres::Client;
+
+use super::scene::{database_at, has_postgres, number, store_at};
+use crate::support::postgres::{Options, Server};
+use crate::support::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_start_together_make_the_schema_once() {
@@ -21,7 +24,56 @@ async fn nodes_that_start_together_make_the_schema_once() {
     }
     let steps = "select count(*) from orderly.migrations";
     let applied: i64 = database.admin().await.query_one(steps, &[]).await.unwrap().get(0);
-    assert_eq!(applied, 1);
+    assert_eq!(applied, 2);
+}
+
+/// The first step alone, as a version before left it.
+async fn make_first_step(admin: &Client) {
+    let make = "create schema orderly; create table orderly.migrations (
+        number integer primary key, name text not null, checksum text not null)";
+    admin.batch_execute(make).await.unwrap();
+    let first = include_str!("../../../migrations/postgres/0001_initial.sql");
+    admin.batch_execute(first).await.unwrap();
+    let remember = "insert into orderly.migrations
+        values (1, 'initial', encode(sha256(convert_to($1, 'UTF8')), 'hex'))";
+    admin.execute(remember, &[&first]).await.unwrap();
+}
+
+/// A table that is to be changed is waited for without keeping those who work waiting behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_waits_for_a_reader_keeps_no_claims_waiting() {
+    if !has_postgres() {
+        return;
+    }
+    // Its own: a transaction that waits to change a table keeps what others left behind from being cleaned up.
+    let server = Server::start(Options::default()).await;
+    let database = server.create_database().await;
+    let admin = database.admin().await;
+    make_first_step(&admin).await;
+    let reader = database.admin().await;
+    let read = "begin; select id from orderly.queue";
+    reader.batch_execute(read).await.unwrap();
+    let claiming = database.admin().await;
+    let migration = tokio::spawn(async move { open::migrate(&database_at(&database.url()), false).await });
+    for _ in 0..2 {
+        until("the migration waits for the table", async || {
+            let waits = "select count(*) from pg_locks
+                where relation = 'orderly.queue'::regclass and mode = 'AccessExclusiveLock' and not granted";
+            number(&admin, waits).await == 1
+        })
+        .await;
+        // With the limits of a claim.
+        let claim = "begin; set local statement_timeout = 5000; set local lock_timeout = 5000;
+            select 1 from orderly.queue where not paused; commit";
+        let claimed = claiming.batch_execute(claim).await;
+        assert!(claimed.is_ok(), "{claimed:?}");
+        assert!(!migration.is_finished());
+    }
+    reader.batch_execute("commit").await.unwrap();
+    let before = migration.await.unwrap().unwrap();
+    let applied: Vec<bool> = before.iter().map(|step| step.applied).collect();
+    assert_eq!(applied, [true, false]);
+    assert_eq!(number(&admin, "select count(*) from orderly.migrations").await, 2);
 }
 
 #[tokio::test]

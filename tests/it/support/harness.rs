@@ -1,18 +1,19 @@
 //! A store under test and the clock it runs by. Everything a driver needs to take part in the conformance suite is
 //! here; the suite itself knows no driver.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use orderly::config::{Database, PostgresDatabase, PostgresUrl};
-use orderly::event::EventKind;
+use orderly::event::{Event, EventKind};
 use orderly::lease::{Lease, NodeId, Outcome};
 use orderly::metrics::Metrics;
 use orderly::order::{NewOrder, Order, OrderId, OrderStatus};
 use orderly::store::open::{OpenOptions, open};
 use orderly::store::snapshot::OrderRecord;
-use orderly::store::{Acted, Counters, GivenBack, Settled, Store};
+use orderly::store::{Acted, Counters, FeedPosition, GivenBack, Settled, Store};
 use orderly::time::Timestamp;
 use orderly::verify;
 use tempfile::TempDir;
@@ -26,6 +27,7 @@ use super::postgres::{self, Server, TestDatabase};
 use super::required;
 
 mod moved;
+mod pruned;
 
 /// A claim that hangs fails with its name instead of stopping the run.
 const CLAIM_TIME_MAX: Duration = Duration::from_mins(1);
@@ -114,6 +116,14 @@ impl Harness {
 
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Of the embedded store.
+    pub fn file(&self) -> &Path {
+        match &self.database {
+            Database::Sqlite(path) => path,
+            Database::Postgres(_) => panic!("a shared database is no file"),
+        }
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -305,9 +315,15 @@ impl Harness {
     }
 
     pub async fn events(&self, id: OrderId) -> Vec<EventKind> {
-        let history = self.store.history(id, 0).await.unwrap();
-        let events = history.expect("the order was accepted");
-        events.into_iter().map(|event| event.kind).collect()
+        let history = self.history(id, 0).await;
+        history.into_iter().map(|event| event.kind).collect()
+    }
+
+    /// The order's events with a version above `after`.
+    pub async fn history(&self, id: OrderId, after: u32) -> Vec<Event> {
+        let history = self.store.history(id, after).await.unwrap();
+        let history = history.expect("the order was accepted");
+        history.events.into_iter().map(|event| event.event).collect()
     }
 
     /// Leases of the order that were lost to dead nodes.
@@ -315,6 +331,12 @@ impl Harness {
         let records = self.records().await;
         let record = records.iter().find(|record| record.order.order_id == id);
         record.expect("the order was accepted").crashes
+    }
+
+    /// Until every event has its place in the feed: a shared store gives places when somebody asks.
+    pub async fn place_all(&self) {
+        let end = Some(FeedPosition(i64::MAX));
+        while self.store.events_after(end, 1).await.unwrap().unplaced {}
     }
 
     pub async fn paused(&self) -> bool {

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use orderly::event::Event;
 use orderly::lease::{LeaseKey, NodeId, Outcome};
-use orderly::order::{NewOrder, Order, OrderId};
+use orderly::order::{NewOrder, OrderId};
 use orderly::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
-    IdempotencyKey, OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot,
-    Store, StoreError, StoreHealth, Wakeups,
+    History, IdempotencyKey, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery,
+    Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
 };
+use tokio::sync::{Semaphore, watch};
 
 use super::gate::Gate;
 
@@ -46,9 +46,14 @@ pub trait Twist: Send + Sync + 'static {
         inner.renew(heartbeat).await
     }
 
-    async fn order(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<Order>, StoreError> {
+    async fn prune(&self, inner: &Arc<dyn Store>, request: Prune) -> Result<Pruned, StoreError> {
         self.before().await?;
-        inner.order(id).await
+        inner.prune(request).await
+    }
+
+    async fn order_view(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+        self.before().await?;
+        inner.order_view(id).await
     }
 
     async fn queue(&self, inner: &Arc<dyn Store>) -> Result<QueueState, StoreError> {
@@ -201,6 +206,48 @@ impl Twist for IsWeak {
     }
 }
 
+/// Answers nothing while a test holds it.
+pub struct StandsStill {
+    held: watch::Sender<bool>,
+    arrived: Semaphore,
+}
+
+impl StandsStill {
+    /// Not yet.
+    pub fn new() -> Arc<StandsStill> {
+        Arc::new(StandsStill {
+            held: watch::Sender::new(false),
+            arrived: Semaphore::new(0),
+        })
+    }
+
+    pub fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
+    pub fn release(&self) {
+        self.held.send_replace(false);
+    }
+
+    /// Waits until one more call is held.
+    pub async fn arrival(&self) {
+        self.arrived.acquire().await.expect("never closed").forget();
+    }
+}
+
+#[async_trait]
+impl Twist for Arc<StandsStill> {
+    async fn before(&self) -> Result<(), StoreError> {
+        let mut held = self.held.subscribe();
+        if *held.borrow_and_update() {
+            self.arrived.add_permits(1);
+        }
+        let released = held.wait_for(|held| !held).await;
+        released.expect("the sender is ours");
+        Ok(())
+    }
+}
+
 /// A door before `accept` that a test opens.
 #[async_trait]
 impl Twist for Arc<Gate> {
@@ -276,13 +323,17 @@ impl<T: Twist> Store for Twisted<T> {
         self.inner.redrive_matching(query).await
     }
 
+    async fn prune(&self, request: Prune) -> Result<Pruned, StoreError> {
+        self.twist.prune(&self.inner, request).await
+    }
+
     async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
         self.twist.before().await?;
         self.inner.set_paused(paused).await
     }
 
-    async fn order(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
-        self.twist.order(&self.inner, id).await
+    async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+        self.twist.order_view(&self.inner, id).await
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
@@ -290,7 +341,7 @@ impl<T: Twist> Store for Twisted<T> {
         self.inner.orders(query).await
     }
 
-    async fn history(&self, id: OrderId, after: u32) -> Result<Option<Vec<Event>>, StoreError> {
+    async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError> {
         self.twist.before().await?;
         self.inner.history(id, after).await
     }

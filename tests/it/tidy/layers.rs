@@ -5,7 +5,7 @@ use super::{Source, assert_none, program};
 const DOMAIN: [&str; 6] = ["order", "money", "event", "lease", "retry", "time"];
 
 /// What a module may name besides itself and, where it says so, the domain. The rest knows everything.
-const ARROWS: [(&str, bool, &[&str]); 16] = [
+const ARROWS: [(&str, bool, &[&str]); 17] = [
     ("order", true, &[]),
     ("money", true, &[]),
     ("event", true, &[]),
@@ -19,7 +19,8 @@ const ARROWS: [(&str, bool, &[&str]); 16] = [
     ("processor", true, &[]),
     ("worker", true, &["store", "processor", "metrics"]),
     ("janitor", true, &["store"]),
-    ("http", true, &["store", "config", "metrics"]),
+    ("live", true, &["store", "metrics"]),
+    ("http", true, &["store", "live", "config", "metrics"]),
     ("verify", true, &["store"]),
     ("lib", false, &[]),
 ];

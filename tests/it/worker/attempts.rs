@@ -54,7 +54,7 @@ async fn a_retry_waits_no_longer_than_its_ceiling() {
     world.script.otherwise(Step::Fail);
     let id = world.harness.accept_one().await;
     world.until_status(id, OrderStatus::Failed).await;
-    let history = world.harness.store().history(id, 0).await.unwrap().unwrap();
+    let history = world.harness.history(id, 0).await;
     let retries = history.iter().filter(|event| event.kind == RetryScheduled);
     let starts = history.iter().filter(|event| event.kind == Started).skip(1);
     for (number, (retry, start)) in retries.zip(starts).enumerate() {

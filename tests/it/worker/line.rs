@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use orderly::lease::{LeaseKey, Outcome};
 use orderly::order::NewOrder;
 use orderly::store::{
-    Accepted, ClaimRequest, Claimed, Heartbeat, IdempotencyKey, Renewed, Settled, Store, StoreError,
-    StoreHealth,
+    Accepted, ClaimRequest, Claimed, Heartbeat, IdempotencyKey, Prune, Pruned, Renewed, Settled, Store,
+    StoreError, StoreHealth,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ pub enum Call {
     Claim,
     Settle,
     Renew,
+    Prune,
     /// Of a worker and its janitor: a sweep, or taking the node off the list.
     Other,
 }
@@ -53,7 +54,14 @@ impl Line {
     }
 
     pub fn cut_all(&self) {
-        self.cut(&[Call::Accept, Call::Claim, Call::Settle, Call::Renew, Call::Other]);
+        self.cut(&[
+            Call::Accept,
+            Call::Claim,
+            Call::Settle,
+            Call::Renew,
+            Call::Prune,
+            Call::Other,
+        ]);
         self.not_ready.store(true, Ordering::SeqCst);
     }
 
@@ -147,6 +155,11 @@ impl Twist for Arc<Line> {
     async fn renew(&self, inner: &Arc<dyn Store>, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
         self.note(Call::Renew)?;
         inner.renew(heartbeat).await
+    }
+
+    async fn prune(&self, inner: &Arc<dyn Store>, request: Prune) -> Result<Pruned, StoreError> {
+        self.note(Call::Prune)?;
+        inner.prune(request).await
     }
 
     fn health(&self, inner: &Arc<dyn Store>) -> StoreHealth {

@@ -79,7 +79,7 @@ async fn start(store: Arc<dyn Store>) -> Result<Server, ServeError> {
     Server::start(&config(), store, processor, Metrics::new()).await
 }
 
-fn config() -> Config {
+pub fn config() -> Config {
     Config {
         idle_sleep: false,
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
@@ -101,6 +101,7 @@ fn config() -> Config {
         },
         shutdown_grace: Duration::from_secs(10),
         pending_max: None,
+        retention: None,
         api_key: None,
         log: LogConfig {
             filter: "error".to_owned(),

@@ -48,6 +48,8 @@ pub struct Setting {
     pub attempts_max: u32,
     pub attempt_timeout: Duration,
     pub idle_sleep: bool,
+    /// How long the janitor keeps orders that ended.
+    pub retention: Option<Duration>,
 }
 
 impl Default for Setting {
@@ -57,6 +59,7 @@ impl Default for Setting {
             attempts_max: 3,
             attempt_timeout: Duration::from_mins(5),
             idle_sleep: false,
+            retention: None,
         }
     }
 }
@@ -81,7 +84,7 @@ impl Setting {
 /// The tasks of a node.
 struct AtWork {
     worker: Worker,
-    janitor: JoinHandle<()>,
+    janitors: Vec<JoinHandle<()>>,
     stopped: CancellationToken,
 }
 
@@ -93,10 +96,15 @@ impl AtWork {
             node: NODE,
             crashes_max: CRASHES_MAX,
         };
-        let janitor = janitor::leases::run(store, sweep, worker.beaten(), stopped.clone());
+        let leases = janitor::leases::run(store.clone(), sweep, worker.beaten(), stopped.clone());
+        let mut janitors = vec![tokio::spawn(leases)];
+        if let Some(older_than) = setting.retention {
+            let retention = janitor::retention::run(store, older_than, worker.awake(), stopped.clone());
+            janitors.push(tokio::spawn(retention));
+        }
         AtWork {
             worker,
-            janitor: tokio::spawn(janitor),
+            janitors,
             stopped,
         }
     }
@@ -104,7 +112,9 @@ impl AtWork {
     async fn drain(self, hand_back_at: Instant) {
         self.worker.drain(hand_back_at).await;
         self.stopped.cancel();
-        self.janitor.await.unwrap();
+        for janitor in self.janitors {
+            janitor.await.unwrap();
+        }
     }
 }
 

@@ -47,30 +47,57 @@ fn caught(scene: &Scene, part: &str) -> String {
 
 /// The claim that was sent last, under the settings that its message makes, and the look ahead that follows it.
 pub async fn of_claim(scene: &Scene) -> (Plan, Plan) {
-    let message = caught(scene, "first_line");
+    let statements = statements(&caught(scene, "first_line"));
+    let settings = settings(&statements);
+    assert!(settings.len() > 5, "{settings:?}");
+    let outlook = statements
+        .iter()
+        .find(|statement| statement.starts_with("select pg_current_xact_id_if_assigned"));
+    (
+        Plan::of(scene, &settings, main_statement(&statements)).await,
+        Plan::of(scene, &[], outlook.unwrap()).await,
+    )
+}
+
+/// The same of the step of retention that was sent last.
+pub async fn of_step(scene: &Scene) -> Plan {
+    let statements = statements(&caught(scene, "events_gone"));
+    let mut settings = settings(&statements);
+    // The lock, and that it was taken.
+    let taken = statements
+        .iter()
+        .find(|statement| statement.contains("set_config"));
+    settings.push(taken.unwrap());
+    Plan::of(scene, &settings, main_statement(&statements)).await
+}
+
+fn statements(message: &str) -> Vec<String> {
     let lines: Vec<&str> = message
         .lines()
         .filter(|line| !line.trim_start().starts_with("--"))
         .collect();
     let text = lines.join("\n");
-    let statements: Vec<&str> = text.split(';').map(str::trim).collect();
-    let is_setting = |statement: &&&str| statement.starts_with("set local");
-    let settings: Vec<&str> = statements.iter().filter(is_setting).copied().collect();
-    assert!(settings.len() > 5, "{settings:?}");
-    let claim = statements
+    text.split(';')
+        .map(|statement| statement.trim().to_owned())
+        .collect()
+}
+
+fn settings(statements: &[String]) -> Vec<&str> {
+    let statements = statements.iter().map(String::as_str);
+    statements
+        .filter(|statement| statement.starts_with("set local"))
+        .collect()
+}
+
+fn main_statement(statements: &[String]) -> &str {
+    let main = statements
         .iter()
         .find(|statement| statement.starts_with("with moment"));
-    let outlook = statements
-        .iter()
-        .find(|statement| statement.starts_with("select pg_current_xact_id_if_assigned"));
-    (
-        Plan::of(scene, &settings, claim.unwrap()).await,
-        Plan::of(scene, &[], outlook.unwrap()).await,
-    )
+    main.unwrap()
 }
 
 /// How a statement was carried out.
-pub struct Plan(Value);
+pub struct Plan(Value, bool);
 
 impl Plan {
     /// Carries it out and takes it back.
@@ -93,7 +120,7 @@ impl Plan {
             _ => None,
         });
         let plan: Value = serde_json::from_str(text.expect("a plan")).expect("JSON, as asked for");
-        Plan(plan[0]["Plan"].clone())
+        Plan(plan[0]["Plan"].clone(), plan[0].get("JIT").is_some())
     }
 
     /// Pages of tables and indexes it touched.
@@ -105,7 +132,8 @@ impl Plan {
     /// The part of the plan with this name.
     pub fn part(&self, name: &str) -> Plan {
         let part = self.nodes().into_iter().find(|node| node["Subplan Name"] == name);
-        Plan(part.unwrap_or_else(|| panic!("no {name} in {self}")).clone())
+        let part = part.unwrap_or_else(|| panic!("no {name} in {self}"));
+        Plan(part.clone(), self.1)
     }
 
     /// Indexes that were read, each once, by name.
@@ -115,6 +143,18 @@ impl Plan {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// Tables that were read from their beginning, not by an index.
+    pub fn walked(&self) -> Vec<&str> {
+        let nodes = self.nodes().into_iter();
+        let walks = nodes.filter(|node| node["Node Type"] == "Seq Scan");
+        walks.filter_map(|node| node["Relation Name"].as_str()).collect()
+    }
+
+    /// It seemed to be so much work that compiling it would be worth it, which takes longer than any statement here.
+    pub fn is_compiled(&self) -> bool {
+        self.1
     }
 
     pub fn sorts(&self) -> bool {

@@ -1,6 +1,6 @@
 //! A table with a past, and statistics that are wrong about it.
 
-use orderly::order::OrderStatus;
+use orderly::order::{OrderId, OrderStatus};
 
 use super::super::scene::Scene;
 use super::PAGE_ORDERS;
@@ -78,6 +78,19 @@ update orderly.counters set
 where slot = 0";
 
 const ANALYZE: &str = "analyze orderly.orders, orderly.idempotency_keys, orderly.batches, orderly.events";
+
+/// The feed of such a store, as if nobody had numbered it until now: the statistics are from before.
+pub async fn numbered_late(scene: &Scene) {
+    let unnumber =
+        "update orderly.batches set first_position = null; update orderly.queue set last_position = 0;
+        vacuum orderly.batches";
+    for statement in unnumber.split(';').chain([ANALYZE]) {
+        scene.admin.batch_execute(statement).await.unwrap();
+    }
+    while scene.store.events_after(None, 1).await.unwrap().unplaced {
+        scene.store.history(OrderId(FINISHED), 0).await.unwrap();
+    }
+}
 
 /// A store with orders of every kind, and accepted after them so many that are finished, first those that were
 /// completed, then those that were cancelled: whatever walks past orders instead of finding them walks far.

@@ -1,0 +1,339 @@
+//! `GET /events` as server-sent events.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use http_body_util::BodyExt;
+use orderly::lease::Outcome;
+use orderly::order::OrderId;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::door::Door;
+use crate::support::make::order_of;
+
+/// Nothing here takes so long; a stream that is silent for it has lost something.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A stream as it is read.
+struct Followed {
+    headers: HeaderMap,
+    body: Body,
+    text: String,
+}
+
+/// One block of a stream.
+#[derive(Debug, Default, PartialEq)]
+struct Block {
+    event: String,
+    id: String,
+    data: String,
+    retry: Option<u64>,
+    comments: usize,
+}
+
+impl Followed {
+    async fn open(door: &Door, query: &str, headers: &[(&str, &str)]) -> Followed {
+        let accept = [&[("accept", "text/event-stream")], headers].concat();
+        let response = door
+            .response("GET", &format!("/events{query}"), &accept, "")
+            .await;
+        assert_eq!(response.status(), 200);
+        let (head, body) = response.into_parts();
+        Followed {
+            headers: head.headers,
+            body,
+            text: String::new(),
+        }
+    }
+
+    /// `None` at the end of the stream.
+    async fn block(&mut self) -> Option<Block> {
+        let next = async {
+            loop {
+                if let Some((block, rest)) = self.text.split_once("\n\n") {
+                    let block = Block::read(block);
+                    let rest = rest.to_owned();
+                    self.text = rest;
+                    return Some(block);
+                }
+                let frame = self.body.frame().await?.expect("a stream does not break off");
+                let data = frame.into_data().expect("a stream has no trailers");
+                self.text.push_str(std::str::from_utf8(&data).unwrap());
+            }
+        };
+        timeout(PATIENCE, next).await.expect("something comes in time")
+    }
+
+    /// The first block, which is no event; answers its cursor.
+    async fn beginning(&mut self) -> String {
+        let block = self.block().await.expect("a stream begins");
+        assert!(block.retry.is_some_and(|ms| (1_000..=4_000).contains(&ms)));
+        assert_eq!((block.event.as_str(), block.data.as_str()), ("", ""));
+        block.id
+    }
+
+    async fn event(&mut self) -> Value {
+        let block = self.block().await.expect("the stream goes on");
+        assert_eq!(block.event, "order");
+        let event: Value = serde_json::from_str(&block.data).unwrap();
+        assert_eq!(event["cursor"], block.id.as_str());
+        event
+    }
+
+    async fn events(&mut self, count: usize) -> Vec<(u64, u64)> {
+        let mut events = Vec::new();
+        for _ in 0..count {
+            let event = self.event().await;
+            events.push((
+                event["order_id"].as_u64().unwrap(),
+                event["version"].as_u64().unwrap(),
+            ));
+        }
+        events
+    }
+}
+
+impl Block {
+    fn read(text: &str) -> Block {
+        let mut block = Block::default();
+        for line in text.lines() {
+            match line.split_once(": ") {
+                Some(("event", value)) => value.clone_into(&mut block.event),
+                Some(("id", value)) => value.clone_into(&mut block.id),
+                Some(("data", value)) => value.clone_into(&mut block.data),
+                Some(("retry", value)) => block.retry = Some(value.parse().unwrap()),
+                None if line.starts_with(':') => block.comments += 1,
+                _ => panic!("what is {line:?}?"),
+            }
+        }
+        block
+    }
+}
+
+#[tokio::test]
+async fn a_stream_tells_what_happens_from_now_on() {
+    let door = Door::open().await;
+    door.harness.accept_one().await;
+    let mut stream = Followed::open(&door, "", &[]).await;
+    stream.beginning().await;
+    door.harness.accept_one().await;
+    assert_eq!(stream.events(1).await, [(2, 1)]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn proxies_are_told_to_pass_it_on_at_once() {
+    let door = Door::open().await;
+    let stream = Followed::open(&door, "", &[]).await;
+    assert_eq!(stream.headers["content-type"], "text/event-stream");
+    assert_eq!(stream.headers["cache-control"], "no-store");
+    assert_eq!(stream.headers["x-accel-buffering"], "no");
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn an_event_of_a_stream_is_the_one_of_the_page() {
+    let door = Door::open().await;
+    let mut stream = Followed::open(&door, "", &[]).await;
+    let beginning = stream.beginning().await;
+    door.harness.attempt_once(Outcome::Completed).await;
+    let page = door.get(&format!("/events?after={beginning}")).await.ok();
+    for event in page["events"].as_array().unwrap() {
+        assert_eq!(stream.event().await, *event);
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_where_the_client_left() {
+    let door = Door::open().await;
+    let mut stream = Followed::open(&door, "", &[]).await;
+    let beginning = stream.beginning().await;
+    door.harness.attempt_once(Outcome::Completed).await;
+    let first = stream.event().await["cursor"].as_str().unwrap().to_owned();
+    drop(stream);
+    door.harness.accept_one().await;
+    let all_but_one = [(1, 2), (1, 3), (2, 1)];
+    let mut by_id = Followed::open(&door, "", &[("last-event-id", &first)]).await;
+    assert_eq!(by_id.beginning().await, first);
+    assert_eq!(by_id.events(3).await, all_but_one);
+    let mut by_query = Followed::open(&door, &format!("?after={first}"), &[]).await;
+    by_query.beginning().await;
+    assert_eq!(by_query.events(3).await, all_but_one);
+    // A browser keeps the address it began with.
+    let query = format!("?after={beginning}");
+    let mut again = Followed::open(&door, &query, &[("last-event-id", &first)]).await;
+    again.beginning().await;
+    assert_eq!(again.events(3).await, all_but_one);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn snapshot_and_stream_leave_no_gap() {
+    let door = Door::open().await;
+    let id = door.harness.accept_one().await;
+    let snapshot = door.get("/orders/1").await;
+    door.harness.claim_only(id).await;
+    let cursor = snapshot.header("orderly-cursor");
+    let mut stream = Followed::open(&door, &format!("?order_id=1&after={cursor}"), &[]).await;
+    stream.beginning().await;
+    door.harness.cancel(id).await;
+    assert_eq!(snapshot.ok()["version"], 1);
+    assert_eq!(stream.events(2).await, [(1, 2), (1, 3)]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn filters_narrow_a_stream() {
+    let door = Door::open().await;
+    let mut of_user = Followed::open(&door, "?user_id=7", &[]).await;
+    let mut of_order = Followed::open(&door, "?order_id=2", &[]).await;
+    let mut completed = Followed::open(&door, "?status=Completed&user_id=8", &[]).await;
+    for stream in [&mut of_user, &mut of_order, &mut completed] {
+        stream.beginning().await;
+    }
+    door.harness.accept(vec![order_of(7), order_of(8)]).await;
+    for lease in door.harness.claim(2).await {
+        door.harness.settle(&lease, Outcome::Completed).await;
+    }
+    assert_eq!(of_user.events(3).await, [(1, 1), (1, 2), (1, 3)]);
+    assert_eq!(of_order.events(3).await, [(2, 1), (2, 2), (2, 3)]);
+    assert_eq!(completed.events(1).await, [(2, 3)]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_cursor_that_leads_nowhere_is_answered_by_a_resync() {
+    let (door, other) = (Door::open().await, Door::open().await);
+    door.harness.accept_one().await;
+    other.harness.accept_one().await;
+    let foreign = other.get("/orders/1").await.header("orderly-cursor").to_owned();
+    let now = door.get("/orders/1").await.header("orderly-cursor").to_owned();
+    let future = format!("{}Zw", &now[..now.len() - 2]);
+    for cursor in [foreign, future] {
+        let mut stream = Followed::open(&door, "", &[("last-event-id", &cursor)]).await;
+        // Until it is told, so that a cut in between does not keep it from the client.
+        assert_eq!(stream.beginning().await, cursor);
+        let block = stream.block().await.unwrap();
+        assert_eq!((block.event.as_str(), &block.id), ("resync", &now));
+        assert_eq!(block.data, format!("{{\"cursor\":\"{now}\"}}"));
+    }
+    let mut stream = Followed::open(&door, "?after=AgAAAAAAAAAAAAAAAAAAAAA", &[]).await;
+    stream.beginning().await;
+    assert_eq!(stream.block().await.unwrap().event, "resync");
+    // It goes on from there.
+    door.harness.accept_one().await;
+    assert_eq!(stream.events(1).await, [(2, 1)]);
+    other.close().await;
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_cursor_behind_which_orders_went_is_answered_by_a_resync_until_it_is_told() {
+    let door = Door::open().await;
+    door.harness.accept_one().await;
+    let too_old = door.get("/orders/1").await.header("orderly-cursor").to_owned();
+    door.harness.cancel(OrderId(1)).await;
+    door.harness.prune_all().await;
+    door.harness.accept_one().await;
+    let now = door.get("/orders/2").await.header("orderly-cursor").to_owned();
+    // Twice it is cut off after the first block, and comes back with what it has by then.
+    let mut last = too_old.clone();
+    for _ in 0..2 {
+        let mut stream = Followed::open(&door, "", &[("last-event-id", &last)]).await;
+        last = stream.beginning().await;
+        assert_eq!(last, too_old);
+    }
+    let mut stream = Followed::open(&door, "", &[("last-event-id", &last)]).await;
+    stream.beginning().await;
+    let block = stream.block().await.unwrap();
+    assert_eq!((block.event.as_str(), &block.id), ("resync", &now));
+    door.harness.accept_one().await;
+    assert_eq!(stream.events(1).await, [(3, 1)]);
+
+    // A server that stops before it was told.
+    let mut stream = Followed::open(&door, "", &[("last-event-id", &last)]).await;
+    stream.beginning().await;
+    door.draining.cancel();
+    let block = stream.block().await.unwrap();
+    assert_eq!((block.event.as_str(), &block.id), ("", &too_old));
+    assert_eq!(stream.block().await, None);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn what_is_no_cursor_is_refused() {
+    let door = Door::open().await;
+    let accept = ("accept", "text/event-stream");
+    for id in ["x", "45", "AAAA"] {
+        let answer = door
+            .ask("GET", "/events", &[accept, ("last-event-id", id)], "")
+            .await;
+        answer.assert_refused(400, "bad-request");
+    }
+    let answer = door.get_with("/events?after=x&limit=5", accept).await;
+    answer.assert_refused_at(400, "invalid-parameters", &["#/limit", "#/after"]);
+    // An empty one is what a client sends that has none.
+    Followed::open(&door, "", &[("last-event-id", "")]).await;
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn a_silent_stream_gives_signs_of_life_and_a_newer_cursor() {
+    let door = Door::with_heartbeat(Duration::from_millis(20)).await;
+    let mut stream = Followed::open(&door, "?user_id=99", &[]).await;
+    let beginning = stream.beginning().await;
+    let sign = stream.block().await.unwrap();
+    assert_eq!(
+        (sign.comments, sign.event.as_str(), sign.data.as_str()),
+        (1, "", "")
+    );
+    assert_eq!(sign.id, beginning);
+    door.harness.accept_one().await;
+    let end = door.get("/orders/1").await.header("orderly-cursor").to_owned();
+    // It concerns others, and takes this one's place along with the next sign or a later one.
+    while stream.block().await.unwrap().id != end {}
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_a_cursor_when_the_server_stops() {
+    let door = Door::open().await;
+    let mut stream = Followed::open(&door, "", &[]).await;
+    let beginning = stream.beginning().await;
+    door.harness.accept_one().await;
+    let cursor = stream.event().await["cursor"].as_str().unwrap().to_owned();
+    assert_ne!(cursor, beginning);
+    door.draining.cancel();
+    let last = stream.block().await.unwrap();
+    assert_eq!((last.id, last.event.as_str()), (cursor, ""));
+    assert_eq!(stream.block().await, None);
+    door.close().await;
+}
+
+/// As a client of a server that stops and comes back would.
+#[tokio::test]
+async fn a_reader_who_comes_late_gets_more_than_memory_holds() {
+    const ORDERS: usize = 6_000;
+    let door = Door::open().await;
+    let mut early = Followed::open(&door, "", &[]).await;
+    let beginning = early.beginning().await;
+    // Not read meanwhile: its queue overflows, and memory moves on.
+    door.harness.accept_some(ORDERS).await;
+    let mut late = Followed::open(&door, &format!("?after={beginning}"), &[]).await;
+    late.beginning().await;
+    let all: Vec<(u64, u64)> = (1..=ORDERS as u64).map(|id| (id, 1)).collect();
+    assert_eq!(late.events(ORDERS).await, all);
+    assert_eq!(early.events(ORDERS).await, all);
+    door.harness.accept_one().await;
+    let next = [(ORDERS as u64 + 1, 1)];
+    assert_eq!(late.events(1).await, next);
+    assert_eq!(early.events(1).await, next);
+    assert!(door.harness.metrics().feed_subscribers_lagged.get() > 0);
+    assert_eq!(door.harness.metrics().feed_subscribers.get(), 2);
+    drop((early, late));
+    assert_eq!(door.harness.metrics().feed_subscribers.get(), 0);
+    door.close().await;
+}

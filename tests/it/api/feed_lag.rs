@@ -1,0 +1,87 @@
+//! How far the feed is behind, as an operator sees it while the store cannot be read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use orderly::live::{Filter, Live, LiveSettings, Next};
+use orderly::store::StoreError;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::twisted::{Twist, twisted};
+use crate::support::{Harness, PATIENCE, until};
+
+/// Cannot be asked while it is set.
+struct Away(Arc<AtomicBool>);
+
+#[async_trait]
+impl Twist for Away {
+    async fn before(&self) -> Result<(), StoreError> {
+        if self.0.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable {
+                attempted: "read the feed",
+                source: anyhow::anyhow!("gone"),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_that_cannot_be_read_is_behind_until_it_can() {
+    let harness = Harness::sqlite().await;
+    let away = Arc::new(AtomicBool::new(false));
+    let store = twisted(harness.store().clone(), Away(away.clone()));
+    let draining = CancellationToken::new();
+    let settings = LiveSettings { idle_sleep: false };
+    let live = Live::start(store, harness.metrics().clone(), settings, draining.clone());
+    let mut follower = live.feed().subscribe(Filter::default(), None).await.unwrap();
+    let begun_later = {
+        away.store(true, Ordering::SeqCst);
+        let id = harness.accept_one().await;
+        let at = follower.cursor();
+        until("the feed is behind", async || {
+            harness.metrics().feed_lag.get() > 0.0
+        })
+        .await;
+        // Whoever comes with a place waits for the store; who has none cannot be given one.
+        assert!(live.feed().subscribe(Filter::default(), Some(at)).await.is_ok());
+        away.store(false, Ordering::SeqCst);
+        id
+    };
+    let next = timeout(PATIENCE, follower.next()).await.expect("it is told");
+    let Next::Change(change) = next else {
+        panic!("nothing was taken out")
+    };
+    assert_eq!(change.event.event.order_id, begun_later);
+    until("the feed has caught up", async || {
+        harness.store().wakeups().notify_changed();
+        harness.metrics().feed_lag.get() == 0.0
+    })
+    .await;
+    draining.cancel();
+    live.ended().await.unwrap();
+    harness.store().close().await;
+}
+
+#[tokio::test]
+async fn a_stream_begins_while_the_store_is_away_where_it_has_a_place() {
+    let harness = Harness::sqlite().await;
+    harness.accept_one().await;
+    let place = harness.store().events_after(None, 0).await.unwrap().bounds;
+    let away = Arc::new(AtomicBool::new(true));
+    let store = twisted(harness.store().clone(), Away(away.clone()));
+    let draining = CancellationToken::new();
+    let settings = LiveSettings { idle_sleep: false };
+    let live = Live::start(store, harness.metrics().clone(), settings, draining.clone());
+    assert!(live.feed().subscribe(Filter::default(), None).await.is_err());
+    let after = Some(place.cursor(place.oldest));
+    let mut follower = live.feed().subscribe(Filter::default(), after).await.unwrap();
+    away.store(false, Ordering::SeqCst);
+    let next = timeout(PATIENCE, follower.next()).await.expect("it is told");
+    assert!(matches!(next, Next::Change(_)));
+    draining.cancel();
+    live.ended().await.unwrap();
+    harness.store().close().await;
+}

@@ -1,0 +1,80 @@
+//! A database that is put back to an earlier state under a running server: what comes does not follow what was, and
+//! everybody who follows is told.
+
+use std::time::Duration;
+
+use orderly::live::{Filter, Live, LiveSettings, Next, Subscription};
+use orderly::store::FeedCursor;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::Harness;
+
+/// Nothing here takes so long.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+async fn next(subscription: &mut Subscription) -> Next {
+    let next = timeout(PATIENCE, subscription.next()).await;
+    next.expect("something comes")
+}
+
+async fn sent_back(subscription: &mut Subscription) -> FeedCursor {
+    match next(subscription).await {
+        Next::Resync(cursor) => cursor,
+        Next::Change(change) => panic!("was told of {:?}", change.event),
+    }
+}
+
+/// As an operator's tool would, past the server.
+fn put_back(harness: &Harness, statement: &str) {
+    let file = rusqlite::Connection::open(harness.file()).unwrap();
+    file.busy_timeout(Duration::from_secs(10)).unwrap();
+    file.execute(statement, []).unwrap();
+}
+
+async fn everybody_is_told(statement: &str) {
+    let harness = Harness::sqlite().await;
+    let draining = CancellationToken::new();
+    let settings = LiveSettings { idle_sleep: false };
+    let metrics = harness.metrics().clone();
+    let live = Live::start(harness.store().clone(), metrics, settings, draining.clone());
+    harness.accept_some(3).await;
+    let mut follower = live.feed().subscribe(Filter::default(), None).await.unwrap();
+    let mut behind = live.feed().subscribe(Filter::default(), None).await.unwrap();
+    harness.accept_some(2).await;
+    for _ in 0..2 {
+        assert!(matches!(next(&mut follower).await, Next::Change(_)));
+    }
+    // It has one left to read in its queue.
+    assert!(matches!(next(&mut behind).await, Next::Change(_)));
+    put_back(&harness, statement);
+    // The tail looks when there is something to see.
+    harness.store().wakeups().notify_changed();
+    let told = sent_back(&mut follower).await;
+    assert!(matches!(next(&mut behind).await, Next::Change(_)), "what it had");
+    assert_eq!(sent_back(&mut behind).await, told);
+    assert_eq!(follower.cursor(), told);
+    draining.cancel();
+    live.ended().await.unwrap();
+    harness.store().close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_feed_is_told_to_everybody() {
+    everybody_is_told("update counters set feed_id = feed_id + 1").await;
+}
+
+/// As when a provider goes back to a moment, and nobody says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_that_ends_earlier_is_told_to_everybody() {
+    everybody_is_told("update counters set last_position = last_position - 2").await;
+}
+
+/// A node that did not look for longer than the retention.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_that_lost_what_came_next_is_told_to_everybody() {
+    everybody_is_told(
+        "update counters set last_position = last_position + 9, oldest_position = last_position + 5",
+    )
+    .await;
+}

@@ -1,0 +1,197 @@
+//! How a connection ends, and whom a client that does not read or answer costs anything.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+
+use super::{CONNECTIONS_MAX, EVERYTHING_ELSE_LASTS, Hall, SYSTEM_BUFFER_BYTES};
+use crate::api::door::Door;
+use crate::support::socket::{Said, Socket};
+
+#[tokio::test]
+async fn every_end_has_its_code() {
+    let hall = Hall::open().await;
+    let close = |code: u16| {
+        let mut frame = vec![0x88, 0x82, 0, 0, 0, 0];
+        frame.extend(code.to_be_bytes());
+        frame
+    };
+    let masked = |opcode: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[opcode, 0x80 | length, 0, 0, 0, 0][..], payload].concat()
+    };
+    let mut too_long = vec![0x81, 0xfe];
+    too_long.extend(4097_u16.to_be_bytes());
+    too_long.extend([0; 4]);
+    too_long.extend([b' '; 4097]);
+    for (what, frame, code) in [
+        ("theirs", close(1000), 1000),
+        ("a binary message", masked(0x82, b"{}"), 1003),
+        ("no UTF-8", masked(0x81, &[0xff]), 1007),
+        ("too long a message", too_long, 1009),
+        ("without a mask", vec![0x81, 2, b'{', b'}'], 1002),
+        ("a reserved bit", masked(0xc1, b"{}"), 1002),
+        ("a continuation of nothing", masked(0x80, b"{}"), 1002),
+        ("an unknown opcode", masked(0x83, b"{}"), 1002),
+        ("a ping in pieces", masked(0x09, b"{}"), 1002),
+    ] {
+        let mut stream = raw(&hall.address).await;
+        stream.write_all(&frame).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(EVERYTHING_ELSE_LASTS, stream.read_to_end(&mut answer)).await;
+        read.expect("the server ends the connection").unwrap();
+        assert_eq!(answer.first(), Some(&0x88), "{what}: {answer:?}");
+        assert_eq!(u16::from_be_bytes([answer[2], answer[3]]), code, "{what}");
+    }
+    hall.close().await;
+}
+
+/// Past the handshake, without a client that knows the rules.
+async fn raw(address: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "GET /ws HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.expect("an answer"));
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    // RFC 6455 section 1.3 has this pair.
+    assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
+    stream
+}
+
+#[tokio::test]
+async fn a_client_that_talks_without_end_is_shown_out() {
+    const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
+    let hall = Hall::open().await;
+    let mut stream = raw(&hall.address).await;
+    let (mut answers, mut voice) = stream.split();
+    // A hundred times what it may, and less than the server throws away before it closes the connection.
+    let talk = PING.repeat(20_000);
+    let mut answer = Vec::new();
+    let told = async { tokio::join!(voice.write_all(&talk), answers.read_to_end(&mut answer)) };
+    let told = tokio::time::timeout(EVERYTHING_ELSE_LASTS, told).await;
+    let (talked, _) = told.expect("the server ends the connection");
+    talked.unwrap();
+    // Behind some pongs.
+    let close = answer.chunks(2).position(|head| head[0] == 0x88);
+    let close = 2 * close.expect("a close frame");
+    assert_eq!(answer[close + 2..close + 4], 1008_u16.to_be_bytes());
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_answers_is_taken_for_gone() {
+    let heartbeat = Duration::from_millis(20);
+    let hall = Hall::before(Door::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
+    let mut silent = raw(&hall.address).await;
+    let mut pings = Vec::new();
+    let read = tokio::time::timeout(EVERYTHING_ELSE_LASTS, silent.read_to_end(&mut pings)).await;
+    read.expect("the server gives it up").unwrap();
+    assert_eq!(pings, [0x89, 0].repeat(3), "three pings and no more");
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn a_client_that_answers_stays_for_as_long_as_it_does() {
+    let heartbeat = Duration::from_millis(20);
+    let hall = Hall::before(Door::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
+    let mut socket = hall.connect().await;
+    socket.subscribe("a", json!({"all": true})).await;
+    let mut pings = 0;
+    while pings < 10 {
+        pings += usize::from(socket.next().await == Said::Ping);
+    }
+    hall.accept(1).await;
+    socket.hear_event("a").await;
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_stops_tells_where_to_go_on() {
+    let hall = Hall::open().await;
+    let mut socket = hall.connect().await;
+    socket.subscribe("a", json!({"all": true})).await;
+    socket.subscribe("b", json!({"user_id": 5})).await;
+    hall.accept(1).await;
+    let heard = socket.hear_event("a").await;
+    hall.door.draining.cancel();
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let message = socket.hear().await;
+        assert_eq!(message["type"], "error", "{message}");
+        assert_eq!(
+            message["cursor"], heard["cursor"],
+            "all that was heard, and no more"
+        );
+        told.push(message["id"].as_str().unwrap().to_owned());
+    }
+    told.sort();
+    assert_eq!(told, ["a", "b"]);
+    assert_eq!(socket.next().await, Said::Closed(Some(1001)));
+    hall.close().await;
+}
+
+/// Those whose connections take no more are taken off the feed, wait with bounded queues, and miss nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_stuck_readers_cost_the_others_nothing_and_hear_everything_when_they_read() {
+    const STUCK: u64 = 50;
+    let hall = Hall::open().await;
+    let mut stuck = Vec::new();
+    for _ in 0..STUCK {
+        let stream = TcpSocket::new_v4().unwrap();
+        stream.set_recv_buffer_size(SYSTEM_BUFFER_BYTES).unwrap();
+        let stream = stream.connect(hall.address.parse().unwrap()).await.unwrap();
+        let mut socket = Socket::over(stream, &hall.address).await.unwrap();
+        socket.subscribe("a", json!({"all": true})).await;
+        stuck.push(socket);
+    }
+    let mut reader = hall.connect().await;
+    reader.subscribe("a", json!({"all": true})).await;
+
+    let metrics = hall.door.harness.metrics();
+    let mut events = 0;
+    // Quickly: one that takes nothing for half a minute is cut off.
+    while metrics.feed_subscribers_lagged.get() < STUCK {
+        // Fewer than a queue holds, so that one that reads does not lag.
+        let ids = hall.door.harness.accept_some(100).await;
+        hall.door.harness.cancel_all(&ids).await;
+        for _ in 0..200 {
+            reader.hear_event("a").await;
+        }
+        events += 200;
+    }
+    for user_id in 1..=20 {
+        let id = hall.accept(user_id).await;
+        assert_eq!(reader.hear_event("a").await["order_id"], id.0);
+        events += 1;
+    }
+    let all = i64::try_from(STUCK).unwrap() + 1;
+    assert_eq!(hall.subscribers(), all, "nobody was thrown out");
+    println!("{events} events");
+    let mut reading = JoinSet::new();
+    for mut socket in stuck {
+        reading.spawn(async move {
+            let mut versions = HashMap::new();
+            for _ in 0..events {
+                let event = socket.hear_event("a").await;
+                let version = versions.entry(event["order_id"].to_string()).or_insert(0);
+                *version += 1;
+                assert_eq!(event["version"], *version, "{event}");
+            }
+        });
+    }
+    while let Some(read) = reading.join_next().await {
+        read.unwrap();
+    }
+    hall.close().await;
+}

@@ -1,0 +1,108 @@
+//! Who may connect, and what is no WebSocket.
+
+use axum::http::StatusCode;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Error;
+
+use super::Hall;
+use crate::api::door::Door;
+use crate::support::socket::{Socket, request};
+use crate::support::until;
+
+#[tokio::test]
+async fn a_socket_holds_a_connection_until_it_ends() {
+    let hall = Hall::before(Door::open().await, 2);
+    let (first, mut second) = (hall.connect().await, hall.connect().await);
+    second.subscribe("a", json!({"all": true})).await;
+    let stream = TcpStream::connect(&hall.address).await.unwrap();
+    match Socket::over(stream, &hall.address).await {
+        Err(Error::Http(answer)) => assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("a third was let in"),
+    }
+    drop(first);
+    until("its place is free", async || {
+        hall.door.harness.metrics().connections.get() == 1
+    })
+    .await;
+    hall.connect().await.subscribe("a", json!({"all": true})).await;
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn only_pages_of_this_server_may_connect() {
+    let hall = Hall::open().await;
+    let address = &hall.address;
+    let port = address.rsplit(':').next().unwrap();
+    let own = format!("http://{address}");
+    for (origin, status) in [
+        (own.as_str(), StatusCode::SWITCHING_PROTOCOLS),
+        (&format!("https://{address}"), StatusCode::SWITCHING_PROTOCOLS),
+        ("null", StatusCode::FORBIDDEN),
+        ("http://127.0.0.1", StatusCode::FORBIDDEN),
+        (&format!("{own}.shop.example"), StatusCode::FORBIDDEN),
+        (
+            &format!("http://127.0.0.1.shop.example:{port}"),
+            StatusCode::FORBIDDEN,
+        ),
+        (&format!("http://shop.example:{port}"), StatusCode::FORBIDDEN),
+    ] {
+        let mut request = request(address);
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        let stream = TcpStream::connect(address).await.unwrap();
+        let answered = match tokio_tungstenite::client_async(request, stream).await {
+            Ok((_, answer)) => answer.status(),
+            Err(Error::Http(answer)) => answer.status(),
+            Err(error) => panic!("{origin}: {error}"),
+        };
+        assert_eq!(answered, status, "{origin}");
+    }
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn what_is_no_handshake_is_told_what_is() {
+    const HANDSHAKE: [(&str, &str); 4] = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let door = Door::open().await;
+    let with = |name: &str, value: Option<&'static str>| -> Vec<(&str, &str)> {
+        let kept = HANDSHAKE.into_iter().filter(|(other, _)| *other != name);
+        let exchanged = HANDSHAKE.into_iter().filter(|(other, _)| *other == name);
+        let exchanged = exchanged.filter_map(|(name, _)| Some((name, value?)));
+        kept.chain(exchanged).collect()
+    };
+    for (headers, kind) in [
+        (vec![], "upgrade-required"),
+        (with("connection", Some("close")), "upgrade-required"),
+        (with("upgrade", Some("h2c")), "upgrade-required"),
+        (with("sec-websocket-version", None), "upgrade-required"),
+        (with("sec-websocket-version", Some("8")), "upgrade-required"),
+        (with("sec-websocket-key", None), "bad-request"),
+        (with("sec-websocket-key", Some("short")), "bad-request"),
+    ] {
+        let answer = door.ask("GET", "/ws", &headers, "").await;
+        let (status, named, _) = answer.refusal();
+        assert_eq!(named, kind, "{headers:?}");
+        if kind == "upgrade-required" {
+            assert_eq!(status, 426);
+            assert_eq!(answer.header("upgrade"), "websocket");
+            assert_eq!(answer.header("connection"), "upgrade");
+            assert_eq!(answer.header("sec-websocket-version"), "13");
+        }
+    }
+    door.close_empty().await;
+
+    let door = Door::with_key("s3cret").await;
+    let answer = door.ask("GET", "/ws", &HANDSHAKE, "").await;
+    assert_eq!(answer.refusal().0, 401);
+    door.close_empty().await;
+    let door = Door::local().await;
+    let headers = [&HANDSHAKE[..], &[("host", "shop.example:5000")]].concat();
+    assert_eq!(door.ask("GET", "/ws", &headers, "").await.refusal().0, 403);
+    door.close_empty().await;
+}

@@ -1,0 +1,211 @@
+//! What is said after the handshake.
+
+use orderly::event::EventKind;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{Bytes, Message};
+
+use super::Hall;
+use crate::support::socket::{Said, subscribe, unsubscribe};
+use crate::support::until;
+
+#[tokio::test]
+async fn each_subscription_of_a_socket_hears_what_it_asked_for() {
+    let hall = Hall::open().await;
+    let mut socket = hall.connect().await;
+    socket.subscribe("user", json!({"user_id": 7})).await;
+    hall.accept(8).await;
+    let id = hall.accept(7).await;
+    let event = socket.hear_event("user").await;
+    assert_eq!(event, hall.history(id).await[0]);
+
+    let fields = json!({"order_id": id.0, "user_id": 7, "status": "Cancelled"});
+    socket.subscribe("order", fields).await;
+    socket.say(unsubscribe("user")).await;
+    hall.door.harness.cancel(id).await;
+    let cancelled = socket.hear_event("order").await;
+    assert_eq!(cancelled, hall.history(id).await[1]);
+    assert_eq!(cancelled["kind"], EventKind::Cancelled.name());
+
+    socket
+        .subscribe("all", json!({"all": true, "user_id": null}))
+        .await;
+    let other = hall.accept(9).await;
+    assert_eq!(socket.hear_event("all").await["order_id"], other.0);
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn a_subscription_goes_on_behind_its_cursor() {
+    let hall = Hall::open().await;
+    let beginning = hall.beginning().await;
+    let ids = [hall.accept(1).await, hall.accept(2).await, hall.accept(3).await];
+    let mut socket = hall.connect().await;
+    let begins = socket
+        .subscribe("a", json!({"all": true, "after": beginning}))
+        .await;
+    assert_eq!(begins, beginning);
+    let first = socket.hear_event("a").await;
+    assert_eq!(first["order_id"], ids[0].0);
+    socket
+        .say(subscribe("b", json!({"all": true, "after": first["cursor"]})))
+        .await;
+    // What both hear may come in any order, what one hears may not.
+    let mut heard = [vec![first["order_id"].clone()], Vec::new()];
+    while heard.iter().map(Vec::len).sum::<usize>() < 5 {
+        let message = socket.hear().await;
+        if message["type"] == "event" {
+            let of = usize::from(message["id"] == "b");
+            heard[of].push(message["event"]["order_id"].clone());
+        }
+    }
+    assert_eq!(heard[0], ids.map(|id| json!(id.0)));
+    assert_eq!(heard[1], [json!(ids[1].0), json!(ids[2].0)]);
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn a_place_that_is_not_in_the_feed_is_answered_by_a_resync() {
+    let hall = Hall::open().await;
+    let other = Hall::open().await;
+    hall.accept(1).await;
+    let foreign = other.beginning().await;
+    assert_resync(&hall, &foreign).await;
+    other.close().await;
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn a_place_behind_which_orders_went_is_answered_by_a_resync() {
+    let hall = Hall::open().await;
+    let too_old = hall.beginning().await;
+    let gone = hall.accept(1).await;
+    hall.door.harness.cancel(gone).await;
+    hall.door.harness.prune_all().await;
+    hall.accept(1).await;
+    assert_resync(&hall, &too_old).await;
+    hall.close().await;
+}
+
+/// To a place that cannot be followed from: it goes on from now.
+async fn assert_resync(hall: &Hall, nowhere: &str) {
+    let page = hall.door.get("/orders").await;
+    let now = page.header("orderly-cursor");
+    let mut socket = hall.connect().await;
+    let fields = json!({"all": true, "after": nowhere});
+    let begins = socket.subscribe("a", fields).await;
+    assert_eq!(
+        begins, nowhere,
+        "who is cut off before it is told hears of it again"
+    );
+    let resync = socket.hear().await;
+    assert_eq!(resync, json!({"type": "resync", "id": "a", "cursor": now}));
+    let next = hall.accept(2).await;
+    assert_eq!(socket.hear_event("a").await["order_id"], next.0);
+}
+
+#[tokio::test]
+async fn nothing_comes_of_a_subscription_that_was_ended() {
+    let hall = Hall::open().await;
+    let mut socket = hall.connect().await;
+    socket.subscribe("a", json!({"all": true})).await;
+    let mut reader = hall.connect().await;
+    reader.subscribe("a", json!({"all": true})).await;
+    for user_id in 1..=50 {
+        hall.accept(user_id).await;
+        // What nobody was told yet is what comes next, also to who subscribes then.
+        reader.hear_event("a").await;
+    }
+    socket.say(unsubscribe("a")).await;
+    socket
+        .send(Message::Ping(Bytes::from_static(b"ended")))
+        .await
+        .unwrap();
+    while socket.next().await != Said::Pong(Bytes::from_static(b"ended")) {}
+    until("the subscription is gone", async || hall.subscribers() == 1).await;
+    // The same name again is another subscription, which hears nothing of what the first would have.
+    socket.subscribe("a", json!({"all": true})).await;
+    let id = hall.accept(60).await;
+    assert_eq!(socket.hear_event("a").await["order_id"], id.0);
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn a_message_that_means_nothing_is_an_error_and_no_more() {
+    let hall = Hall::open().await;
+    let mut socket = hall.connect().await;
+    for (bad, id, reason) in [
+        ("", Value::Null, "not JSON"),
+        ("[]", Value::Null, "must be an object"),
+        (
+            r#"{"type":"subscribe","all":true}"#,
+            Value::Null,
+            "#/id is required",
+        ),
+        (
+            r#"{"type":"hello","id":"a","colour":1}"#,
+            json!("a"),
+            "#/colour is not a field of this message; #/type must be",
+        ),
+        (r#"{"type":"subscribe","id":"a"}"#, json!("a"), "needs order_id"),
+        (
+            r#"{"type":"subscribe","id":"a","all":true,"after":"1"}"#,
+            json!("a"),
+            "#/after is not a cursor",
+        ),
+        (
+            r#"{"type":"unsubscribe","id":"a"}"#,
+            json!("a"),
+            "of no subscription",
+        ),
+    ] {
+        socket.send(Message::from(bad)).await.unwrap();
+        let answer = socket.hear().await;
+        assert_eq!(
+            (&answer["type"], &answer["id"]),
+            (&json!("error"), &id),
+            "{bad}: {answer}"
+        );
+        assert!(
+            answer["detail"].as_str().unwrap().contains(reason),
+            "{bad}: {answer}"
+        );
+        assert!(answer.get("cursor").is_none(), "{answer}");
+    }
+    socket.subscribe("a", json!({"all": true})).await;
+    socket.say(subscribe("a", json!({"user_id": 1}))).await;
+    let answer = socket.hear().await;
+    assert_eq!(
+        (&answer["type"], &answer["id"]),
+        (&json!("error"), &json!("a")),
+        "{answer}"
+    );
+    let id = hall.accept(1).await;
+    assert_eq!(
+        socket.hear_event("a").await["order_id"],
+        id.0,
+        "the first goes on"
+    );
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn a_socket_has_a_hundred_subscriptions_and_no_more() {
+    let hall = Hall::open().await;
+    let mut socket = hall.connect().await;
+    for number in 1..=100 {
+        socket
+            .subscribe(&number.to_string(), json!({"user_id": number}))
+            .await;
+    }
+    socket.say(subscribe("101", json!({"all": true}))).await;
+    let answer = socket.hear().await;
+    assert_eq!(answer["type"], "error", "{answer}");
+    assert_eq!(hall.subscribers(), 100);
+    socket.say(unsubscribe("1")).await;
+    socket.subscribe("101", json!({"user_id": 101})).await;
+    hall.accept(101).await;
+    socket.hear_event("101").await;
+    drop(socket);
+    until("all of them are gone", async || hall.subscribers() == 0).await;
+    hall.close().await;
+}

@@ -1,0 +1,309 @@
+//! `orderly tail`: the same changes as over HTTP, as they happen, whatever becomes of the connection.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+
+use super::{PATIENCE, Shop, command, orderly};
+use crate::support::client::http;
+use crate::support::process::Process;
+
+/// Orders are completed at once.
+const FAST: [(&str, &str); 1] = [("ORDERLY_SIMULATED_SPEED", "0")];
+/// accepted, started, completed.
+const CHANGES: usize = 3;
+
+/// `orderly tail` while it runs.
+struct Tail {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    messages: Lines<BufReader<ChildStderr>>,
+}
+
+impl Tail {
+    fn start(shop: &Shop, line: &str) -> Tail {
+        let mut command = command(shop.folder.path(), line);
+        command.env("ORDERLY_URL", &shop.server.url);
+        Tail::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Tail {
+        let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+        Tail {
+            lines: BufReader::new(child.stdout.take().unwrap()).lines(),
+            messages: BufReader::new(child.stderr.take().unwrap()).lines(),
+            child,
+        }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
+        let line = line.expect("a change is told in time").unwrap();
+        line.expect("it goes on")
+    }
+
+    /// So many changes, from `--json`.
+    async fn changes(&mut self, count: usize) -> Vec<Value> {
+        let mut changes = Vec::new();
+        for _ in 0..count {
+            changes.push(serde_json::from_str(&self.line().await).unwrap());
+        }
+        changes
+    }
+
+    async fn message(&mut self) -> String {
+        let line = tokio::time::timeout(PATIENCE, self.messages.next_line()).await;
+        let line = line.expect("it is said in time").unwrap();
+        line.expect("it goes on")
+    }
+
+    async fn signal(&self, name: &str) {
+        let id = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").args([format!("-{name}"), id]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
+    /// Its exit code and what else it had to say.
+    async fn ended(mut self) -> (Option<i32>, String) {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let status = ended.expect("it ends in time").unwrap();
+        let mut rest = String::new();
+        let mut messages = self.messages.into_inner();
+        messages.read_to_string(&mut rest).await.unwrap();
+        (status.code(), rest)
+    }
+}
+
+impl Shop {
+    /// The place in the feed before whatever comes next.
+    async fn cursor(&self) -> String {
+        let url = format!("{}/orders?limit=1", self.server.url);
+        let answer = http().get(url).send().await.unwrap();
+        let cursor = answer.headers().get("Orderly-Cursor").expect("reads carry it");
+        cursor.to_str().unwrap().to_owned()
+    }
+
+    /// Everything that ever happened, by page.
+    async fn feed(&self) -> Vec<Value> {
+        let url = format!("{}/events?limit=1000", self.server.url);
+        let page: Value = http().get(url).send().await.unwrap().json().await.unwrap();
+        page["events"].as_array().unwrap().clone()
+    }
+
+    /// SIGKILL, and another server at the same address.
+    async fn restart(self) -> Shop {
+        let port = self.port().to_owned();
+        let Shop { server, folder } = self;
+        server.kill().await;
+        let mut command = orderly(folder.path());
+        command.envs(FAST).env("PORT", port);
+        Shop {
+            server: Process::start(command).await,
+            folder,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_told_verbatim_and_in_their_order() {
+    let shop = Shop::open(&FAST).await;
+    let mut tail = Tail::start(&shop, &format!("tail --json --after {}", shop.cursor().await));
+    for user_id in 1..=2 {
+        shop.order(user_id).await;
+        shop.ended(user_id).await;
+    }
+    let url = format!("{}/events", shop.server.url);
+    let page = http().get(url).send().await.unwrap().text().await.unwrap();
+    for _ in 0..2 * CHANGES {
+        let line = tail.line().await;
+        assert!(page.contains(&line), "{line} is not in {page}");
+    }
+    tail.signal("TERM").await;
+    assert_eq!(tail.ended().await, (Some(0), String::new()));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_cursor_it_begins_with_what_comes_next() {
+    let shop = Shop::open(&FAST).await;
+    shop.order(1).await;
+    shop.ended(1).await;
+    let mut tail = Tail::start(&shop, "tail --status Completed");
+    // Nothing tells when it has begun, so orders come until it has told one.
+    let ordering = async {
+        for user_id in 2.. {
+            shop.order(user_id).await;
+            shop.ended(user_id).await;
+        }
+    };
+    let line = tokio::select! {
+        line = tail.line() => line,
+        () = ordering => unreachable!("orders come without end"),
+    };
+    assert!(line.contains("completed"), "{line}");
+    assert!(line.ends_with("Completed"), "no colours in a pipe: {line:?}");
+    assert!(!line.contains("order 1  "), "it was over before: {line}");
+    tail.signal("INT").await;
+    assert_eq!(tail.ended().await, (Some(0), String::new()));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_asked_for_is_told() {
+    let shop = Shop::open(&FAST).await;
+    let after = shop.cursor().await;
+    for user_id in 7..=8 {
+        shop.order(user_id).await;
+        shop.ended(user_id - 6).await;
+    }
+    for (filters, expected) in [
+        ("--order 2", vec![(2, 1), (2, 2), (2, 3)]),
+        ("--user 7", vec![(1, 1), (1, 2), (1, 3)]),
+        ("--status Completed", vec![(1, 3), (2, 3)]),
+        ("--user-id 8 --order-id 2 --status Processing", vec![(2, 2)]),
+    ] {
+        let mut tail = Tail::start(&shop, &format!("tail --json --after {after} {filters}"));
+        let told = tail.changes(expected.len()).await;
+        let place = |change: &Value| Some((change["order_id"].as_i64()?, change["version"].as_i64()?));
+        let told: Vec<_> = told.iter().filter_map(place).collect();
+        assert_eq!(told, expected, "{filters}");
+        tail.signal("TERM").await;
+        tail.ended().await;
+    }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_leaves_no_gap_and_no_repetition() {
+    let mut shop = Shop::open(&FAST).await;
+    let mut tail = Tail::start(&shop, &format!("tail --json --after {}", shop.cursor().await));
+    shop.order(1).await;
+    let mut told = tail.changes(CHANGES).await;
+    for user_id in 2..=4 {
+        // Whatever has become of it by then: the next server begins where this one was.
+        shop.order(user_id).await;
+        shop = shop.restart().await;
+        for expected in ["the connection was lost", "connected again"] {
+            let message = tail.message().await;
+            assert!(message.contains(expected), "{message}");
+        }
+        shop.ended(user_id).await;
+        let feed = shop.feed().await;
+        told.extend(tail.changes(feed.len() - told.len()).await);
+        assert_eq!(told, feed);
+    }
+    tail.signal("TERM").await;
+    assert_eq!(tail.ended().await, (Some(0), String::new()));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_of_another_store_is_told_and_it_goes_on_from_now() {
+    let (shop, other) = tokio::join!(Shop::open(&FAST), Shop::open(&FAST));
+    shop.order(1).await;
+    shop.ended(1).await;
+    let mut tail = Tail::start(&shop, &format!("tail --json --after {}", other.cursor().await));
+    let message = tail.message().await;
+    assert!(message.contains("changes are missing here"), "{message}");
+    shop.order(2).await;
+    shop.ended(2).await;
+    let told = tail.changes(CHANGES).await;
+    assert!(
+        told.iter().all(|change| change["order_id"] == json!(2)),
+        "{told:?}"
+    );
+    tail.signal("TERM").await;
+    assert_eq!(tail.ended().await, (Some(0), String::new()));
+    shop.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_no_longer_ends_it_quietly() {
+    let shop = Shop::open(&FAST).await;
+    let mut tail = Tail::start(&shop, &format!("tail --after {}", shop.cursor().await));
+    shop.order(1).await;
+    tail.line().await;
+    let Tail {
+        mut child,
+        lines,
+        messages,
+    } = tail;
+    drop(lines);
+    // It notices with the next change.
+    let ordering = async {
+        for user_id in 2.. {
+            shop.order(user_id).await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(PATIENCE, child.wait()) => ended,
+        () = ordering => unreachable!("orders come without end"),
+    };
+    assert_eq!(ended.expect("it ends in time").unwrap().code(), Some(0));
+    let mut said = String::new();
+    messages.into_inner().read_to_string(&mut said).await.unwrap();
+    assert_eq!(said, "");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_ends_it_with_1() {
+    let shop = Shop::open(&FAST).await;
+    let said = shop.told("tail --after garbled").await;
+    said.assert_failed(1, "after");
+    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
+    let mut nobody = command(shop.folder.path(), "tail");
+    // Nobody listens there: the port is reserved.
+    nobody.env("ORDERLY_URL", "http://127.0.0.1:1");
+    super::told(nobody).await.assert_failed(1, "ORDERLY_URL");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_sent_and_one_that_changed_ends_it() {
+    const KEY: &str = "a-key-of-a-good-length";
+    let shop = Shop::open(&[FAST[0], ("ORDERLY_API_KEY", KEY)]).await;
+    shop.told("tail")
+        .await
+        .assert_failed(1, "ORDERLY_API_KEY holds the key");
+    let mut with_key = command(shop.folder.path(), "tail --json");
+    with_key
+        .env("ORDERLY_URL", &shop.server.url)
+        .env("ORDERLY_API_KEY", KEY);
+    let mut tail = Tail::spawn(with_key);
+    let order = json!({"user_id": 1, "item_ids": 7, "total_amount": 1});
+    let ordering = async {
+        loop {
+            let request = http()
+                .post(format!("{}/orders", shop.server.url))
+                .bearer_auth(KEY);
+            request
+                .json(&order)
+                .send()
+                .await
+                .unwrap()
+                .error_for_status()
+                .unwrap();
+        }
+    };
+    tokio::select! {
+        changes = tail.changes(1) => assert_eq!(changes[0]["user_id"], 1),
+        () = ordering => unreachable!("orders come without end"),
+    }
+    let port = shop.port().to_owned();
+    let Shop { server, folder } = shop;
+    server.kill().await;
+    let mut command = orderly(folder.path());
+    command
+        .envs(FAST)
+        .env("PORT", port)
+        .env("ORDERLY_API_KEY", "another-key-of-a-good-length");
+    let server = Process::start(command).await;
+    let (code, rest) = tail.ended().await;
+    assert_eq!(code, Some(1));
+    assert!(rest.contains("ORDERLY_API_KEY holds the key"), "{rest}");
+    Shop { server, folder }.close().await;
+}

@@ -1,0 +1,280 @@
+//! The live feed of a cluster: whoever listens at one node hears everything that happens at all of them, once and in the
+//! order of the feed, also when transactions commit late, and when it comes back to another node than it left.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use futures_util::future::join_all;
+use orderly::order::OrderId;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use reqwest::{Response, StatusCode};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::nodes::{Cluster, Node, Settings};
+use crate::support::late::{HeldCommits, PlainReader};
+use crate::support::postgres::Server;
+use crate::support::proxy::{Action, Flight, Proxy};
+use crate::support::{PATIENCE, until};
+
+/// Orders are processed at once, some of them more than once.
+const SETTINGS: Settings = &[
+    ("ORDERLY_CONCURRENCY", "8"),
+    ("ORDERLY_SIMULATED_SPEED", "0"),
+    ("ORDERLY_SIMULATED_FAILURE_RATE", "0.2"),
+    ("ORDERLY_MAX_ATTEMPTS", "3"),
+    ("ORDERLY_RETRY_BASE", "5ms"),
+];
+const SHOPS_PER_NODE: u64 = 2;
+const BATCHES_PER_SHOP: usize = 25;
+/// Of the two connections that accept and the two that settle: the others go on.
+const HELD_MAX: usize = 2;
+/// After so many events a restless follower goes to the other node.
+const EVENTS_PER_VISIT: usize = 15;
+
+/// What a follower was told: which change, and its cursor.
+type Told = Vec<((OrderId, u64), String)>;
+
+/// One node whose transactions commit late, and one beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_at_all_nodes_hear_everything_once_while_transactions_commit_late() {
+    let Some(cluster) = Cluster::new(SETTINGS).await else {
+        return;
+    };
+    let seed: u64 = rand::random();
+    println!("seed: {seed}");
+    let proxy = Proxy::before(Server::shared().await.address()).await;
+    let held = hold_commits(&proxy, seed);
+    let late = cluster
+        .start_at(&cluster.database.url_at("127.0.0.1", proxy.address().port()))
+        .await;
+    let punctual = cluster.start().await;
+
+    let (total, told) = watch::channel(None);
+    let faithful = [&late, &punctual].map(|node| Follower::new(vec![node.url().to_owned()]));
+    let restless = Follower::new(vec![late.url().to_owned(), punctual.url().to_owned()]);
+    let mut followers = Vec::new();
+    for follower in faithful.into_iter().chain([restless]) {
+        followers.push(follower.begin().await);
+    }
+    let following = join_all(
+        followers
+            .into_iter()
+            .map(|follower| follower.follow(told.clone())),
+    );
+
+    let shops = (0..SHOPS_PER_NODE).flat_map(|number| [(&late, number), (&punctual, 10 + number)]);
+    let story = async {
+        join_all(shops.map(|(node, number)| sell(node, seed.wrapping_add(number)))).await;
+        until("all orders end", async || punctual.open_orders().await == 0).await;
+        let admin = cluster.database.admin().await;
+        until("every event has its place", async || {
+            let unplaced = "select count(*) from orderly.batches where first_position is null";
+            admin.query_one(unplaced, &[]).await.unwrap().get::<_, i64>(0) == 0
+        })
+        .await;
+        let happened = happened(&cluster).await;
+        total.send_replace(Some(happened.len()));
+        happened
+    };
+    let mut plain = PlainReader::new(cluster.database.admin().await);
+    let mut rng = StdRng::seed_from_u64(seed);
+    let open_gates = async {
+        while total.borrow().is_none() {
+            plain.read().await;
+            held.open_one(&mut rng);
+        }
+    };
+    let (heard, happened, ()) = tokio::join!(following, story, open_gates);
+    for (number, told) in heard.iter().enumerate() {
+        let changes: Vec<_> = told.iter().map(|(change, _)| *change).collect();
+        assert_eq!(changes.len(), happened.len(), "follower {number}");
+        assert_eq!(changes, happened, "follower {number}");
+        assert_eq!(
+            told, &heard[0],
+            "follower {number}: the same cursors at every node"
+        );
+    }
+    plain.read().await;
+    assert!(
+        plain.seen() < happened.len(),
+        "the control skips something: {} of {}",
+        plain.seen(),
+        happened.len()
+    );
+    let (exit, report) = cluster.verify().await;
+    assert_eq!(exit, Some(0), "{report}");
+}
+
+/// Of what accepts and of what ends attempts.
+fn hold_commits(proxy: &Proxy, seed: u64) -> Arc<HeldCommits> {
+    let writes = |flight: &Flight| {
+        let sql = flight.sql();
+        sql.contains("insert into orderly.orders") || sql.contains("-- Ends attempts")
+    };
+    let held = Arc::new(HeldCommits::new(HELD_MAX));
+    let (deciding, rng) = (held.clone(), Mutex::new(StdRng::seed_from_u64(seed)));
+    proxy.on_flight(move |flight| {
+        if writes(flight) {
+            deciding.action(&mut rng.lock().unwrap())
+        } else {
+            Action::Forward
+        }
+    });
+    held
+}
+
+/// Sells some orders at a node, and takes one back now and then.
+async fn sell(node: &Node, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    for _ in 0..BATCHES_PER_SHOP {
+        let orders = node.accept(rng.random_range(1..4)).await;
+        if rng.random_bool(0.3) {
+            let (status, answer) = node.act(&format!("/orders/{}/cancel", orders[0])).await;
+            assert!(
+                [StatusCode::OK, StatusCode::CONFLICT].contains(&status),
+                "{answer}"
+            );
+        }
+    }
+}
+
+/// Every change there was, in the order of the feed.
+async fn happened(cluster: &Cluster) -> Vec<(OrderId, u64)> {
+    let records = cluster.records().await;
+    let mut events: Vec<_> = records
+        .iter()
+        .flat_map(|record| &record.events)
+        .map(|stored| {
+            let event = &stored.event;
+            (stored.position, (event.order_id, u64::from(event.version)))
+        })
+        .collect();
+    events.sort_unstable();
+    events.into_iter().map(|(_, change)| change).collect()
+}
+
+/// A client that follows everything. With several nodes to go to it does not stay long with any.
+struct Follower {
+    nodes: Vec<String>,
+    http: reqwest::Client,
+    visits: usize,
+    cursor: Option<String>,
+    stream: Option<Stream>,
+    told: Told,
+}
+
+/// A stream as it is read.
+struct Stream {
+    response: Response,
+    text: String,
+}
+
+impl Follower {
+    fn new(nodes: Vec<String>) -> Follower {
+        // The client wants a provider of TLS although these tests use none; a second installation is no news.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Follower {
+            nodes,
+            http: reqwest::Client::new(),
+            visits: 0,
+            cursor: None,
+            stream: None,
+            told: Vec::new(),
+        }
+    }
+
+    /// From now on, which is known once the stream begins.
+    async fn begin(mut self) -> Follower {
+        self.go_on().await;
+        let beginning = self.block().await;
+        assert!(beginning.starts_with("retry: "), "{beginning}");
+        self
+    }
+
+    /// To the next node, from where it is.
+    async fn go_on(&mut self) {
+        let node = &self.nodes[self.visits % self.nodes.len()];
+        self.visits += 1;
+        let mut request = self.http.get(format!("{node}/events"));
+        request = request.header("Accept", "text/event-stream");
+        if let Some(cursor) = &self.cursor {
+            request = request.header("Last-Event-ID", cursor);
+        }
+        let response = request.send().await.expect("a node that lives answers");
+        assert_eq!(response.status(), StatusCode::OK);
+        self.stream = Some(Stream {
+            response,
+            text: String::new(),
+        });
+    }
+
+    /// Until it was told as many changes as there were.
+    async fn follow(mut self, mut total: watch::Receiver<Option<usize>>) -> Told {
+        let mut of_visit = 0;
+        loop {
+            let enough = |total: &Option<usize>| total.is_some_and(|total| self.told.len() >= total);
+            let block = tokio::select! {
+                biased;
+                all = total.wait_for(enough) => {
+                    all.expect("the story outlives its followers");
+                    return self.told;
+                }
+                block = next_block(self.stream.as_mut().expect("it follows a stream")) => block,
+            };
+            of_visit += usize::from(self.take(&block));
+            if self.nodes.len() > 1 && of_visit == EVENTS_PER_VISIT {
+                of_visit = 0;
+                self.go_on().await;
+            }
+        }
+    }
+
+    async fn block(&mut self) -> String {
+        let block = next_block(self.stream.as_mut().expect("it follows a stream")).await;
+        self.take(&block);
+        block
+    }
+
+    /// Whether it was a change.
+    fn take(&mut self, block: &str) -> bool {
+        let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
+        if let Some(id) = field("id: ") {
+            self.cursor = Some(id.to_owned());
+        }
+        match field("event: ") {
+            None => return false,
+            Some(kind) => assert_eq!(kind, "order", "{block}"),
+        }
+        let event: Value = serde_json::from_str(field("data: ").expect("an event has data")).unwrap();
+        let number = |name: &str| event[name].as_i64().expect("a number");
+        let version = number("version").unsigned_abs();
+        let cursor = event["cursor"].as_str().expect("a cursor").to_owned();
+        self.told.push(((OrderId(number("order_id")), version), cursor));
+        true
+    }
+}
+
+/// Cancel safe: what has come is kept.
+async fn next_block(stream: &mut Stream) -> String {
+    let next = async {
+        loop {
+            if let Some((block, rest)) = stream.text.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                stream.text = rest;
+                return block;
+            }
+            let chunk = stream
+                .response
+                .chunk()
+                .await
+                .expect("a stream does not break off");
+            let chunk = chunk.expect("a stream does not end before its node");
+            let text = std::str::from_utf8(&chunk).expect("frames are not cut in characters");
+            stream.text.push_str(text);
+        }
+    };
+    timeout(PATIENCE, next).await.expect("something comes in time")
+}

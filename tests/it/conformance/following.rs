@@ -1,0 +1,300 @@
+//! `orderly::live` over every driver: what somebody who follows the feed hears, however slow, and however often it goes
+//! and comes back.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orderly::lease::Outcome;
+use orderly::live::{Feed, Filter, Live, LiveSettings, Next, Subscription};
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::{FeedCursor, FeedPosition, Store};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::Harness;
+use crate::support::make::{failed, order_of, retry_after};
+
+mod resync;
+
+conformance![
+    followers_hear_everything_that_concerns_them_in_order,
+    a_follower_hears_of_what_comes_and_of_nothing_else,
+    one_that_never_reads_costs_the_others_nothing,
+    the_cursor_moves_on_where_nothing_matches,
+    following_ends_and_begins_again,
+];
+
+/// Nothing here takes so long.
+const PATIENCE: Duration = Duration::from_mins(1);
+const USERS: i64 = 4;
+/// More than a follower's queue holds.
+const BURST: usize = 1_500;
+
+fn live(harness: &Harness) -> (Live, CancellationToken) {
+    live_over(harness.store().clone(), harness)
+}
+
+fn live_over(store: Arc<dyn Store>, harness: &Harness) -> (Live, CancellationToken) {
+    let draining = CancellationToken::new();
+    let settings = LiveSettings { idle_sleep: false };
+    let metrics = harness.metrics().clone();
+    let live = Live::start(store, metrics, settings, draining.clone());
+    (live, draining)
+}
+
+async fn end(live: Live, draining: CancellationToken) {
+    draining.cancel();
+    live.ended().await.expect("the tail does not panic");
+}
+
+fn of_user(user_id: i64) -> Filter {
+    Filter {
+        user_id: Some(user_id),
+        ..Filter::default()
+    }
+}
+
+/// What somebody heard: order, version and place.
+type Heard = Vec<(OrderId, u32, FeedPosition)>;
+
+async fn hear(subscription: &mut Subscription) -> (OrderId, u32, FeedPosition) {
+    match timeout(PATIENCE, subscription.next()).await {
+        Ok(Next::Change(change)) => {
+            let event = &change.event;
+            (event.event.order_id, event.event.version, event.position)
+        }
+        Ok(Next::Resync(cursor)) => panic!("sent back to {cursor:?}"),
+        Err(elapsed) => panic!("nothing came: {elapsed}"),
+    }
+}
+
+async fn end_of_feed(harness: &Harness) -> FeedCursor {
+    let mut last = None;
+    // On a shared database what is committed gets its place when somebody reads.
+    loop {
+        let page = harness.store().events_after(last, 1_000).await.unwrap();
+        if page.events.is_empty() && !page.unplaced {
+            return page.bounds.cursor(page.bounds.last);
+        }
+        last = page.events.last().map(|event| event.position).or(last);
+    }
+}
+
+async fn followers_hear_everything_that_concerns_them_in_order(harness: &mut Harness) {
+    const FOLLOWERS: u64 = 12;
+    let seed: u64 = rand::random();
+    eprintln!("seed {seed}");
+    let (live, draining) = live(harness);
+    // The end of the feed, once the story is over.
+    let (over, _) = watch::channel(None);
+    let mut followers = JoinSet::new();
+    for number in 0..FOLLOWERS {
+        let rng = StdRng::seed_from_u64(seed.wrapping_add(number));
+        followers.spawn(follow(live.feed(), rng, over.subscribe()));
+    }
+    tell_a_story(harness, StdRng::seed_from_u64(seed)).await;
+    over.send_replace(Some(end_of_feed(harness).await));
+    let mut events: Vec<_> = harness
+        .records()
+        .await
+        .into_iter()
+        .flat_map(|record| {
+            let user_id = record.order.request.user_id;
+            record.events.into_iter().map(move |stored| (stored, user_id))
+        })
+        .collect();
+    events.sort_by_key(|(stored, _)| stored.position);
+    while let Some(follower) = followers.join_next().await {
+        let (filter, began, heard) = follower.unwrap();
+        let concerns = |user_id: i64, order_id: OrderId, status: OrderStatus| {
+            filter.user_id.is_none_or(|id| id == user_id)
+                && filter.order_id.is_none_or(|id| id == order_id)
+                && filter.status.is_none_or(|wanted| wanted == status)
+        };
+        let expected: Heard = events
+            .iter()
+            .filter(|(stored, user_id)| {
+                let event = &stored.event;
+                stored.position > began.position.0 && concerns(*user_id, event.order_id, event.status)
+            })
+            .map(|(stored, _)| {
+                let place = FeedPosition(stored.position);
+                (stored.event.order_id, stored.event.version, place)
+            })
+            .collect();
+        assert_eq!(heard.len(), expected.len(), "{filter:?} since {began:?}");
+        assert_eq!(heard, expected, "{filter:?} since {began:?}");
+    }
+    end(live, draining).await;
+}
+
+/// Reads in its own way until it has come to the end: fast or slow, now and then going away and coming back.
+async fn follow(
+    feed: Feed,
+    mut rng: StdRng,
+    mut over: watch::Receiver<Option<FeedCursor>>,
+) -> (Filter, FeedCursor, Heard) {
+    let filter = match rng.random_range(0..5) {
+        0 => of_user(rng.random_range(1..=USERS)),
+        1 => Filter {
+            order_id: Some(OrderId(rng.random_range(1..=20))),
+            ..Filter::default()
+        },
+        2 => Filter {
+            status: Some(OrderStatus::Processing),
+            ..of_user(1)
+        },
+        _ => Filter::default(),
+    };
+    // Not everybody listens all the time.
+    let lazy = rng.random_bool(0.5);
+    let mut subscription = feed.subscribe(filter, None).await.unwrap();
+    let began = subscription.cursor();
+    let mut heard = Heard::new();
+    loop {
+        let at = subscription.cursor();
+        if let Some(end) = *over.borrow()
+            && at.position >= end.position
+        {
+            return (filter, began, heard);
+        }
+        if rng.random_bool(0.01) {
+            drop(subscription);
+            subscription = feed.subscribe(filter, Some(at)).await.unwrap();
+        }
+        if lazy && over.borrow().is_none() && rng.random_bool(0.05) {
+            // Until the story is over: everything is waiting then.
+            over.changed().await.unwrap();
+        }
+        // Where nothing more concerns it, its cursor moves on all the same.
+        if let Ok(next) = timeout(Duration::from_millis(20), subscription.next()).await {
+            let Next::Change(change) = next else {
+                panic!("nothing was taken out")
+            };
+            let event = &change.event;
+            heard.push((event.event.order_id, event.event.version, event.position));
+        }
+    }
+}
+
+async fn tell_a_story(harness: &Harness, mut rng: StdRng) {
+    let mut ids = Vec::new();
+    for step in 0..80 {
+        match rng.random_range(0..6) {
+            0 | 1 => {
+                let count = if step % 20 == 19 {
+                    BURST
+                } else {
+                    rng.random_range(1..4)
+                };
+                let orders = (0..count).map(|_| order_of(rng.random_range(1..=USERS)));
+                ids.extend(harness.accept(orders.collect()).await);
+            }
+            2 | 3 => {
+                for lease in harness.claim(rng.random_range(1..5)).await {
+                    let outcome = match rng.random_range(0..3) {
+                        0 => Outcome::Completed,
+                        1 => retry_after(0),
+                        _ => failed(),
+                    };
+                    harness.settle(&lease, outcome).await;
+                }
+            }
+            choice if !ids.is_empty() => {
+                let id = ids[rng.random_range(0..ids.len())];
+                let acted = if choice == 4 {
+                    harness.store().cancel(id).await
+                } else {
+                    harness.store().redrive(id).await
+                };
+                acted.unwrap();
+            }
+            _ => {}
+        }
+    }
+    // Whatever the dice said: more than a queue holds.
+    harness.accept_some(BURST).await;
+}
+
+async fn a_follower_hears_of_what_comes_and_of_nothing_else(harness: &mut Harness) {
+    let (live, draining) = live(harness);
+    harness.accept(vec![order_of(1)]).await;
+    end_of_feed(harness).await;
+    let mut subscription = live.feed().subscribe(of_user(1), None).await.unwrap();
+    let ids = harness.accept(vec![order_of(2), order_of(1)]).await;
+    let (id, version, _) = hear(&mut subscription).await;
+    assert_eq!((id, version), (ids[1], 1));
+    harness.cancel(ids[0]).await;
+    harness.cancel(ids[1]).await;
+    let (id, version, position) = hear(&mut subscription).await;
+    assert_eq!((id, version), (ids[1], 2));
+    assert_eq!(subscription.cursor().position, position);
+    end(live, draining).await;
+}
+
+async fn one_that_never_reads_costs_the_others_nothing(harness: &mut Harness) {
+    let (live, draining) = live(harness);
+    let feed = live.feed();
+    let mut stuck = Vec::new();
+    for _ in 0..50 {
+        stuck.push(feed.subscribe(Filter::default(), None).await.unwrap());
+    }
+    let mut reader = feed.subscribe(Filter::default(), None).await.unwrap();
+    for _ in 0..3 {
+        let ids = harness.accept_some(BURST).await;
+        let mut heard = HashSet::new();
+        for _ in 0..BURST {
+            heard.insert(hear(&mut reader).await.0);
+        }
+        assert_eq!(heard, ids.into_iter().collect());
+    }
+    // Taken off, all of them, once each.
+    assert!(harness.metrics().feed_subscribers_lagged.get() >= 50);
+    // And complete, should they ever read.
+    let mut one = stuck.remove(0);
+    let mut last = None;
+    for _ in 0..3 * BURST {
+        let (_, _, position) = hear(&mut one).await;
+        assert!(last < Some(position));
+        last = Some(position);
+    }
+    end(live, draining).await;
+}
+
+async fn the_cursor_moves_on_where_nothing_matches(harness: &mut Harness) {
+    let (live, draining) = live(harness);
+    let mut nothing = live.feed().subscribe(of_user(1), None).await.unwrap();
+    let mut everything = live.feed().subscribe(Filter::default(), None).await.unwrap();
+    let began = nothing.cursor();
+    harness.accept(vec![order_of(2), order_of(2)]).await;
+    let then = end_of_feed(harness).await;
+    // What comes behind them tells that all are through with them.
+    harness.accept(vec![order_of(2)]).await;
+    for _ in 0..3 {
+        hear(&mut everything).await;
+    }
+    let moved = nothing.cursor();
+    assert!(began.position < then.position && then.position <= moved.position);
+    end(live, draining).await;
+}
+
+async fn following_ends_and_begins_again(harness: &mut Harness) {
+    let (live, draining) = live(harness);
+    for _ in 0..3 {
+        let mut subscription = live.feed().subscribe(Filter::default(), None).await.unwrap();
+        let id = harness.accept_one().await;
+        assert_eq!(hear(&mut subscription).await.0, id);
+        let at = subscription.cursor();
+        drop(subscription);
+        let missed = harness.accept_one().await;
+        let mut again = live.feed().subscribe(Filter::default(), Some(at)).await.unwrap();
+        assert_eq!(hear(&mut again).await.0, missed);
+    }
+    assert_eq!(harness.metrics().feed_subscribers.get(), 0);
+    end(live, draining).await;
+}

@@ -1,0 +1,137 @@
+//! Whoever cannot go on without a gap is told so, and goes on from now.
+
+use orderly::live::{Filter, Live, Next, Subscription};
+use orderly::store::{FeedCursor, FeedId, FeedPosition};
+use tokio::time::timeout;
+
+use super::{BURST, Heard, PATIENCE, end, end_of_feed, hear, live, live_over, of_user};
+use crate::support::Harness;
+use crate::support::make::order_of;
+use crate::support::twisted::{StandsStill, twisted};
+
+conformance![
+    a_place_outside_the_feed_is_answered_by_a_resync_and_goes_on,
+    a_place_behind_which_orders_went_is_answered_by_a_resync,
+    a_tail_that_slept_while_orders_went_tells_everybody,
+];
+
+async fn subscribe_after(live: &Live, after: FeedCursor) -> Subscription {
+    let subscribed = live.feed().subscribe(Filter::default(), Some(after)).await;
+    subscribed.expect("the store is there")
+}
+
+/// Where it is sent to, and what it hears before.
+async fn hear_resync(subscription: &mut Subscription) -> (Heard, FeedCursor) {
+    let mut heard = Heard::new();
+    loop {
+        let next = timeout(PATIENCE, subscription.next()).await;
+        match next.expect("something comes in time") {
+            Next::Change(change) => {
+                let event = &change.event;
+                heard.push((event.event.order_id, event.event.version, event.position));
+            }
+            Next::Resync(cursor) => return (heard, cursor),
+        }
+    }
+}
+
+async fn a_place_outside_the_feed_is_answered_by_a_resync_and_goes_on(harness: &mut Harness) {
+    let (live, draining) = live(harness);
+    harness.accept_one().await;
+    let now = end_of_feed(harness).await;
+    let future = FeedCursor {
+        position: FeedPosition(now.position.0 + 1),
+        ..now
+    };
+    let foreign = FeedCursor {
+        feed: FeedId(!now.feed.0),
+        ..now
+    };
+    for wrong in [future, foreign] {
+        let mut subscription = live
+            .feed()
+            .subscribe(Filter::default(), Some(wrong))
+            .await
+            .unwrap();
+        let next = timeout(PATIENCE, subscription.next()).await.unwrap();
+        let Next::Resync(cursor) = next else {
+            panic!("{wrong:?} was taken for a place of this feed")
+        };
+        assert_eq!(cursor.feed, now.feed);
+        let id = harness.accept_one().await;
+        assert_eq!(hear(&mut subscription).await.0, id);
+        // The next round's future begins behind it.
+        harness.cancel(id).await;
+        assert_eq!(hear(&mut subscription).await.0, id);
+    }
+    end(live, draining).await;
+}
+
+async fn a_place_behind_which_orders_went_is_answered_by_a_resync(harness: &mut Harness) {
+    harness.accept_one().await;
+    let too_old = end_of_feed(harness).await;
+    let gone = harness.accept_one().await;
+    harness.cancel(gone).await;
+    harness.prune_all().await;
+    let oldest = end_of_feed(harness).await;
+    let kept = harness.accept_one().await;
+    let now = end_of_feed(harness).await;
+    let (live, draining) = live(harness);
+    let mut subscription = subscribe_after(&live, too_old).await;
+    assert_eq!(
+        subscription.cursor(),
+        too_old,
+        "whoever is cut off before it is told hears of it again"
+    );
+    assert_eq!(hear_resync(&mut subscription).await, (vec![], now));
+    let next = harness.accept_one().await;
+    assert_eq!(hear(&mut subscription).await.0, next);
+    // Nothing is missing behind the last that went.
+    let mut complete = subscribe_after(&live, oldest).await;
+    assert_eq!(hear(&mut complete).await.0, kept);
+    assert_eq!(hear(&mut complete).await.0, next);
+    end(live, draining).await;
+}
+
+/// What went was never read: a follower must not hear of what comes after it as if that came next.
+async fn a_tail_that_slept_while_orders_went_tells_everybody(harness: &mut Harness) {
+    let still = StandsStill::new();
+    let (live, draining) = live_over(twisted(harness.store().clone(), still.clone()), harness);
+    let mut followers = Vec::new();
+    for filter in [Filter::default(), of_user(1), of_user(2), Filter::default()] {
+        followers.push(live.feed().subscribe(filter, None).await.unwrap());
+    }
+    let ids = harness.accept(vec![order_of(1); BURST]).await;
+    // The last of them reads nothing yet, and its queue is full; the third has nothing to hear of.
+    for reader in &mut followers[..2] {
+        for _ in &ids {
+            hear(reader).await;
+        }
+    }
+    still.hold();
+    // From when a read of it is held on.
+    let seen_or_not = harness.accept(vec![order_of(3)]).await;
+    still.arrival().await;
+    harness.cancel_all(&seen_or_not).await;
+    harness.cancel(ids[0]).await;
+    harness.prune_all().await;
+    harness.accept(vec![order_of(1), order_of(2)]).await;
+    let now = end_of_feed(harness).await;
+    still.release();
+
+    for follower in &mut followers {
+        let began = follower.cursor().position;
+        let (heard, cursor) = hear_resync(follower).await;
+        assert_eq!(cursor, now);
+        let places = heard.iter().map(|(_, _, position)| position.0);
+        assert!(
+            places.eq((began.0 + 1..).take(heard.len())),
+            "there is a hole: {heard:?}"
+        );
+    }
+    let next = harness.accept(vec![order_of(1)]).await;
+    for reader in [0, 1, 3] {
+        assert_eq!(hear(&mut followers[reader]).await.0, next[0]);
+    }
+    end(live, draining).await;
+}

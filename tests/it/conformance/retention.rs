@@ -1,0 +1,330 @@
+//! `prune`: of the orders that ended long ago nothing is left, of the others everything is.
+
+use std::time::Duration;
+
+use orderly::event::Event;
+use orderly::lease::Outcome;
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::snapshot::OrderRecord;
+use orderly::store::{Acted, Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, OrderQuery, Prune, Pruned};
+
+use crate::support::Harness;
+use crate::support::make::{failed, key, new_order, order_with_reference};
+
+mod steps;
+
+conformance! {
+    an_empty_store_has_nothing_to_take_out,
+    orders_that_ended_long_ago_go_with_their_events,
+    an_order_goes_by_its_end_and_not_by_its_acceptance,
+    what_is_open_stays_however_old_it_is,
+    an_order_that_was_redriven_stays,
+    an_order_that_ended_just_so_long_ago_stays,
+    what_is_gone_is_in_no_listing,
+    the_average_is_that_of_the_orders_that_are_left,
+    the_feed_is_told_complete_from_where_it_is,
+    the_oldest_place_never_sinks,
+    a_second_round_finds_nothing,
+    numbers_are_not_given_again_when_all_orders_are_gone,
+    a_repeated_request_is_answered_when_its_order_is_gone,
+}
+
+const RETENTION: Duration = Duration::from_hours(24);
+const LATER: Duration = Duration::from_hours(25);
+
+async fn an_empty_store_has_nothing_to_take_out(harness: &mut Harness) {
+    assert_eq!(step(harness, None).await, Pruned::default());
+    assert_round(harness, &[]).await;
+}
+
+async fn orders_that_ended_long_ago_go_with_their_events(harness: &mut Harness) {
+    let mut old = Vec::new();
+    for _ in 0..3 {
+        old.extend(ended_orders(harness).await);
+    }
+    harness.advance(LATER).await;
+    ended_orders(harness).await;
+    assert_round(harness, &old).await;
+    harness.reopen().await;
+    assert_round(harness, &[]).await;
+    harness.advance(LATER).await;
+    assert_eq!(round(harness).await, 3);
+    assert_eq!(harness.counters().await, Counters::default());
+}
+
+async fn an_order_goes_by_its_end_and_not_by_its_acceptance(harness: &mut Harness) {
+    let late = harness.accept_one().await;
+    let lease = harness.claim_only(late).await;
+    let old = harness.order_in(OrderStatus::Completed).await;
+    harness.advance(LATER).await;
+    harness.settle(&lease, Outcome::Completed).await;
+    assert_round(harness, &[old]).await;
+    harness.advance(LATER).await;
+    assert_round(harness, &[late]).await;
+}
+
+async fn what_is_open_stays_however_old_it_is(harness: &mut Harness) {
+    let processing = harness.order_in(OrderStatus::Processing).await;
+    let retried = harness.order_due_in(1).await;
+    let old = ended_orders(harness).await;
+    let pending = harness.accept_one().await;
+    harness.advance(LATER).await;
+    assert_round(harness, &old).await;
+    for id in [processing, retried, pending] {
+        assert!(!harness.order(id).await.status.is_final());
+    }
+}
+
+async fn an_order_that_was_redriven_stays(harness: &mut Harness) {
+    let old = ended_orders(harness).await;
+    let id = harness.order_in(OrderStatus::Failed).await;
+    harness.advance(LATER).await;
+    harness.redrive(id).await;
+    assert_round(harness, &old).await;
+    let lease = harness.claim_only(id).await;
+    harness.settle(&lease, Outcome::Completed).await;
+    assert_round(harness, &[]).await;
+}
+
+async fn an_order_that_ended_just_so_long_ago_stays(harness: &mut Harness) {
+    let id = harness.order_in(OrderStatus::Cancelled).await;
+    harness.advance(RETENTION).await;
+    assert_round(harness, &[]).await;
+    harness.advance(Duration::from_micros(1)).await;
+    assert_round(harness, &[id]).await;
+}
+
+async fn what_is_gone_is_in_no_listing(harness: &mut Harness) {
+    let gone = harness.accept(vec![order_with_reference("a"); 3]).await;
+    harness.cancel_all(&gone).await;
+    harness.advance(LATER).await;
+    let young = harness.accept(vec![order_with_reference("a"); 2]).await;
+    harness.cancel(young[0]).await;
+    assert_round(harness, &gone).await;
+    for (status, reference) in [
+        (None, None),
+        (None, Some("a")),
+        (Some(OrderStatus::Cancelled), None),
+        (Some(OrderStatus::Cancelled), Some("a")),
+    ] {
+        let query = OrderQuery {
+            status,
+            reference: reference.map(str::to_owned),
+            limit: 10,
+            ..OrderQuery::default()
+        };
+        let page = harness.store().orders(query).await.unwrap();
+        let ids: Vec<OrderId> = page.orders.iter().map(|order| order.order_id).collect();
+        let left = if status.is_some() { &young[..1] } else { &young[..] };
+        assert!(ids.iter().rev().eq(left), "{status:?} {reference:?}: {ids:?}");
+    }
+    for id in gone {
+        assert_eq!(harness.store().cancel(id).await.unwrap(), Acted::Unknown);
+        assert_eq!(harness.store().redrive(id).await.unwrap(), Acted::Unknown);
+    }
+}
+
+async fn the_average_is_that_of_the_orders_that_are_left(harness: &mut Harness) {
+    let old = completed_in(harness, Duration::from_secs(7)).await;
+    harness.advance(LATER).await;
+    completed_in(harness, Duration::from_micros(2_000_003)).await;
+    assert_round(harness, &[old]).await;
+    let counters = harness.counters().await;
+    assert_eq!((counters.completed, counters.processing_micros), (1, 2_000_003));
+}
+
+/// An order that stays has events on both sides of that place.
+async fn the_feed_is_told_complete_from_where_it_is(harness: &mut Harness) {
+    let staying = harness.accept_some(2).await;
+    let leases = harness.claim(2).await;
+    let old = ended_orders(harness).await;
+    harness.advance(LATER).await;
+    for lease in &leases {
+        harness.settle(lease, Outcome::Completed).await;
+    }
+    harness.place_all().await;
+    let before = bounds(harness).await;
+    assert_eq!((before.oldest.0, before.last.0), (0, 2 + 2 + 2 + 3 + 3 + 2));
+    assert_round(harness, &old).await;
+    let after = bounds(harness).await;
+    assert_eq!((after.oldest.0, after.last), (2 + 2 + 2 + 3 + 3, before.last));
+    for (place, kept) in [(0, false), (11, false), (12, true), (14, true), (15, false)] {
+        let cursor = after.cursor(FeedPosition(place));
+        assert_eq!(after.contain(cursor), kept, "{place}");
+    }
+    for id in staying {
+        assert_eq!(harness.history(id, 0).await.len(), 3);
+    }
+}
+
+async fn the_oldest_place_never_sinks(harness: &mut Harness) {
+    let late = harness.accept_one().await;
+    let lease = harness.claim_only(late).await;
+    harness.settle(&lease, failed()).await;
+    harness.redrive(late).await;
+    let early = harness.order_in(OrderStatus::Cancelled).await;
+    harness.cancel(late).await;
+    harness.place_all().await;
+    harness.advance(LATER).await;
+    assert_round(harness, &[late, early]).await;
+    let bounds_then = bounds(harness).await;
+    assert_eq!(bounds_then.oldest, bounds_then.last);
+    harness.accept_one().await;
+    assert_round(harness, &[]).await;
+    assert_eq!(bounds(harness).await.oldest, bounds_then.oldest);
+}
+
+async fn a_second_round_finds_nothing(harness: &mut Harness) {
+    let old = ended_orders(harness).await;
+    harness.advance(LATER).await;
+    assert_round(harness, &old).await;
+    assert_round(harness, &[]).await;
+}
+
+async fn numbers_are_not_given_again_when_all_orders_are_gone(harness: &mut Harness) {
+    let old = ended_orders(harness).await;
+    harness.advance(LATER).await;
+    assert_round(harness, &old).await;
+    assert_eq!(harness.records().await, []);
+    let last = bounds(harness).await.last;
+    harness.reopen().await;
+    let next = harness.accept_one().await;
+    assert!(Some(&next) > old.iter().max());
+    let page = feed(harness, None, FEED_EVENTS_MAX).await;
+    assert_eq!(page.len(), 1);
+    assert_eq!(page[0].0.0, last.0 + 1);
+}
+
+/// Never configured so, since a key is answered for a day: no order is made twice all the same.
+async fn a_repeated_request_is_answered_when_its_order_is_gone(harness: &mut Harness) {
+    let accept = async || {
+        let accepted = harness.store().accept([new_order()].into(), Some(key("k", 1)));
+        accepted.await.unwrap()
+    };
+    let first = accept().await;
+    harness.cancel(first.order_ids[0]).await;
+    harness.advance(Duration::from_hours(2)).await;
+    harness.place_all().await;
+    let hour = Prune {
+        older_than: Duration::from_hours(1),
+        after: None,
+    };
+    assert_eq!(harness.store().prune(hour).await.unwrap().orders, 1);
+    let again = accept().await;
+    assert!(again.replayed);
+    assert_eq!(
+        (&again.order_ids, again.created_at),
+        (&first.order_ids, first.created_at)
+    );
+    assert_eq!(harness.counters().await, Counters::default());
+    harness.advance(LATER).await;
+    harness.assert_sound().await;
+    let fresh = accept().await;
+    assert!(!fresh.replayed && fresh.order_ids > first.order_ids);
+}
+
+/// One order in each final status; no other may be ready to start.
+async fn ended_orders(harness: &Harness) -> Vec<OrderId> {
+    let mut ids = Vec::new();
+    for status in [
+        OrderStatus::Completed,
+        OrderStatus::Failed,
+        OrderStatus::Cancelled,
+    ] {
+        ids.push(harness.order_in(status).await);
+    }
+    ids
+}
+
+async fn completed_in(harness: &Harness, span: Duration) -> OrderId {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    harness.advance(span).await;
+    harness.settle(&lease, Outcome::Completed).await;
+    id
+}
+
+async fn step(harness: &Harness, after: Option<OrderId>) -> Pruned {
+    let older_than = RETENTION;
+    harness.store().prune(Prune { older_than, after }).await.unwrap()
+}
+
+/// Answers how many orders went. A shared store leaves those alone whose events have no places in the feed yet.
+async fn round(harness: &Harness) -> usize {
+    harness.place_all().await;
+    let mut pruned = step(harness, None).await;
+    let mut orders = pruned.orders;
+    while pruned.next.is_some() {
+        pruned = step(harness, pruned.next).await;
+        orders += pruned.orders;
+    }
+    orders
+}
+
+/// A round takes out exactly these orders, and everything that is left agrees.
+async fn assert_round(harness: &Harness, ids: &[OrderId]) {
+    harness.place_all().await;
+    let (bounds_before, records) = (bounds(harness).await, harness.records().await);
+    let (gone, kept): (Vec<OrderRecord>, Vec<OrderRecord>) = records
+        .into_iter()
+        .partition(|record| ids.contains(&record.order.order_id));
+    assert_eq!((gone.len(), round(harness).await), (ids.len(), ids.len()));
+    assert_eq!(harness.records().await, kept);
+    assert_eq!(harness.counters().await, harness.recount().await);
+    for id in ids {
+        assert_eq!(harness.store().order(*id).await.unwrap(), None);
+        assert_eq!(harness.store().history(*id, 0).await.unwrap(), None);
+    }
+    let highest = gone
+        .iter()
+        .flat_map(|record| &record.events)
+        .map(|event| event.position);
+    let oldest = highest.max().unwrap_or(0).max(bounds_before.oldest.0);
+    let expected = FeedBounds {
+        oldest: FeedPosition(oldest),
+        ..bounds_before
+    };
+    assert_eq!(bounds(harness).await, expected);
+    assert_feed(harness, &kept, expected).await;
+    harness.assert_sound().await;
+}
+
+/// From wherever it is read, the feed has every event that is left, and behind its oldest place it has no holes.
+async fn assert_feed(harness: &Harness, kept: &[OrderRecord], bounds: FeedBounds) {
+    let mut expected: Vec<(FeedPosition, Event)> = kept
+        .iter()
+        .flat_map(|record| &record.events)
+        .map(|stored| (FeedPosition(stored.position), stored.event.clone()))
+        .collect();
+    expected.sort_by_key(|(position, _)| *position);
+    for limit in [1, 3, FEED_EVENTS_MAX] {
+        assert_eq!(feed(harness, None, limit).await, expected);
+    }
+    for place in 0..=bounds.last.0 {
+        let behind = expected.iter().filter(|(position, _)| position.0 > place);
+        let page = feed(harness, Some(FeedPosition(place)), FEED_EVENTS_MAX).await;
+        assert!(page.iter().eq(behind), "behind {place}: {page:?}");
+        if place == bounds.oldest.0 {
+            let places = page.iter().map(|(position, _)| position.0);
+            assert!(places.eq(place + 1..=bounds.last.0));
+        }
+    }
+}
+
+/// Reads to the end.
+async fn feed(harness: &Harness, after: Option<FeedPosition>, limit: usize) -> Vec<(FeedPosition, Event)> {
+    let mut feed: Vec<(FeedPosition, Event)> = Vec::new();
+    loop {
+        let last = feed.last().map(|(position, _)| *position).or(after);
+        let page = harness.store().events_after(last, limit).await.unwrap();
+        if page.events.is_empty() && !page.unplaced {
+            return feed;
+        }
+        let events = page.events.into_iter();
+        feed.extend(events.map(|event| (event.position, event.event)));
+    }
+}
+
+async fn bounds(harness: &Harness) -> FeedBounds {
+    harness.store().events_after(None, 0).await.unwrap().bounds
+}

@@ -1,0 +1,77 @@
+//! The same with a browser's own `EventSource` and `WebSocket`.
+
+use serde_json::{Value, json};
+
+use super::shop::{Seen, Shop, differences};
+use super::story::{CUTS, live_through};
+use crate::crash::load::seed;
+use crate::support::browser::{self, Browser};
+use crate::support::cutter::{BEHIND_THE_HEAD, Cutter, Feed};
+use crate::support::{required, until};
+
+/// They wait some seconds after each cut, as the server asks them to; so the cuts are shared among several. Chromium has
+/// six connections for a site.
+const SOURCES: usize = 5;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_miss_nothing_and_hear_nothing_twice() {
+    if !required("a test with Chromium", browser::is_installed()) {
+        return;
+    }
+    let mut shop = Shop::open().await;
+    let beginning = shop.beginning().await;
+    let line = Cutter::before(shop.url(), CUTS, BEHIND_THE_HEAD, seed()).await;
+    let browser = Browser::start().await;
+    browser.visit(&format!("{}/livez", line.url)).await;
+    let script = include_str!("follow.js");
+    browser.run(script, json!([beginning, SOURCES])).await;
+
+    let heard = async || {
+        let feeds = browser
+            .run(
+                "return feeds.map((feed) => [feed.seen.length, feed.dead])",
+                json!([]),
+            )
+            .await;
+        let feeds = feeds.as_array().unwrap().iter();
+        let counts = feeds.map(|feed| {
+            assert_eq!(feed[1], false, "a browser comes back after every cut");
+            feed[0].as_u64().unwrap()
+        });
+        counts.min().unwrap()
+    };
+    let lines = [(&line, Feed::Events), (&line, Feed::Socket)];
+    live_through(&mut shop, &lines, async || {
+        heard().await;
+    })
+    .await;
+    let table = shop.table().await;
+    until("all of them heard of everything", async || {
+        heard().await >= table.len() as u64
+    })
+    .await;
+    let feeds = browser.run("return feeds", json!([])).await;
+    let feeds = feeds.as_array().unwrap();
+    assert_eq!(feeds.len(), SOURCES + 1);
+    for feed in feeds {
+        assert_eq!(feed["resyncs"], 0);
+        let seen: Vec<Seen> = feed["seen"].as_array().unwrap().iter().map(seen).collect();
+        let wrong = differences(&seen, &table);
+        assert!(
+            wrong.is_empty(),
+            "{} findings, {:#?}",
+            wrong.len(),
+            &wrong[..wrong.len().min(20)]
+        );
+    }
+    browser.close().await;
+    shop.close().await;
+}
+
+fn seen(triple: &Value) -> Seen {
+    Seen {
+        cursor: triple[0].as_str().unwrap().to_owned(),
+        order_id: triple[1].as_u64().unwrap(),
+        version: triple[2].as_u64().unwrap(),
+    }
+}

@@ -1,0 +1,168 @@
+//! Programs of ours that follow everything: `orderly tail`, and the examples that others begin with.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+
+use super::shop::{Seen, Shop, Table, differences};
+use super::story::live_through;
+use crate::crash::load::seed;
+use crate::support::cutter::{ANYWHERE, Cutter, Feed};
+use crate::support::process::{configure, orderly};
+use crate::support::until;
+
+/// For each program: it waits some seconds after each, as the server asks it to.
+const CUTS: usize = 5;
+/// How far the programs may be behind the shop.
+const SALES_AHEAD_MAX: usize = 10;
+
+/// A program that follows, ended when dropped.
+struct Follower {
+    name: &'static str,
+    line: Cutter,
+    _child: Child,
+    told: Arc<Mutex<Vec<String>>>,
+    /// What it said to explain itself.
+    messages: Arc<Mutex<Vec<String>>>,
+}
+
+impl Follower {
+    fn start(name: &'static str, line: Cutter, mut command: Command) -> Follower {
+        let mut child = command.env("ORDERLY_URL", &line.url).spawn().unwrap();
+        let (told, messages) = <(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<String>>>)>::default();
+        tokio::spawn(keep(child.stdout.take().unwrap(), told.clone()));
+        tokio::spawn(keep(child.stderr.take().unwrap(), messages.clone()));
+        Follower {
+            name,
+            line,
+            _child: child,
+            told,
+            messages,
+        }
+    }
+
+    fn lines(&self) -> usize {
+        self.told.lock().unwrap().len()
+    }
+
+    #[track_caller]
+    fn assert_right(&self, wrong: &[String]) {
+        assert!(
+            wrong.is_empty(),
+            "{}: {} findings, {:#?}, said {:#?}",
+            self.name,
+            wrong.len(),
+            &wrong[..wrong.len().min(20)],
+            self.messages.lock().unwrap()
+        );
+    }
+}
+
+async fn keep(output: impl AsyncRead + Unpin, kept: Arc<Mutex<Vec<String>>>) {
+    let mut lines = BufReader::new(output).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        kept.lock().unwrap().push(line);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_misses_nothing_and_tells_nothing_twice() {
+    let mut shop = Shop::open().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut tail = orderly(folder.path());
+    tail.args(["tail", "--json", "--after", &shop.beginning().await]);
+    let line = Cutter::before(shop.url(), CUTS, ANYWHERE, seed()).await;
+    let tail = Follower::start("orderly tail", line, tail);
+    let table = sell_until_cut(&mut shop, &[&tail]).await;
+    until("it told everything", async || tail.lines() >= table.len()).await;
+    let told = tail.told.lock().unwrap().clone();
+    let seen: Vec<Seen> = told
+        .iter()
+        .map(|line| Seen::of(&serde_json::from_str(line).unwrap()))
+        .collect();
+    tail.assert_right(&differences(&seen, &table));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_miss_nothing() {
+    let mut shop = Shop::open().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut followers = Vec::new();
+    for (interpreter, name) in [("python3", "follow.py"), ("node", "follow.mjs")] {
+        // They are for those who have it; the server needs none of them.
+        let asked = Command::new(interpreter).arg("--version").output().await;
+        if !asked.is_ok_and(|asked| asked.status.success()) {
+            println!("skipped: {name} is not possible here");
+            continue;
+        }
+        let mut command = Command::new(interpreter);
+        command.arg(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("examples/live")
+                .join(name),
+        );
+        configure(&mut command, folder.path());
+        let line = Cutter::before(shop.url(), CUTS, ANYWHERE, seed()).await;
+        followers.push(Follower::start(name, line, command));
+    }
+    let all: Vec<&Follower> = followers.iter().collect();
+    let table = sell_until_cut(&mut shop, &all).await;
+    let last = last_versions(&table);
+    for follower in &followers {
+        until("the example shows how every order ended", async || {
+            shown(follower).0 == last
+        })
+        .await;
+        follower.assert_right(&shown(follower).1);
+    }
+    shop.close().await;
+}
+
+/// Until all were cut as often as they are to be.
+async fn sell_until_cut(shop: &mut Shop, followers: &[&Follower]) -> Table {
+    let heard = || followers.iter().map(|follower| follower.lines()).min();
+    shop.sell().await;
+    // What there was before it is shown, if it is so few.
+    until("each has begun", async || heard().is_none_or(|lines| lines > 0)).await;
+    let lines: Vec<(&Cutter, Feed)> = followers
+        .iter()
+        .map(|follower| (&follower.line, Feed::Events))
+        .collect();
+    let sales = Cell::new(0_usize);
+    live_through(shop, &lines, async || {
+        sales.set(sales.get() + 1);
+        let least = sales.get().saturating_sub(SALES_AHEAD_MAX);
+        until("none is far behind", async || {
+            heard().is_none_or(|lines| lines >= least)
+        })
+        .await;
+    })
+    .await;
+    shop.table().await
+}
+
+fn last_versions(table: &Table) -> BTreeMap<u64, u64> {
+    // The highest version of an order comes last.
+    table.keys().copied().collect()
+}
+
+/// The version that each order has come to, and what is wrong on the way there. A line is `7 Completed version 3 completed`;
+/// without the last word it was there already when the example began.
+fn shown(follower: &Follower) -> (BTreeMap<u64, u64>, Vec<String>) {
+    let mut versions = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for line in &*follower.told.lock().unwrap() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (id, version): (u64, u64) = (words[0].parse().unwrap(), words[3].parse().unwrap());
+        let before = versions.insert(id, version);
+        if words.len() > 4 && version != before.unwrap_or(0) + 1 {
+            wrong.push(format!("after version {before:?}: {line}"));
+        }
+    }
+    (versions, wrong)
+}

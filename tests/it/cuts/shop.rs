@@ -1,0 +1,226 @@
+//! Something to hear of: a server at work, ended and started again on the same store, and the table that what was
+//! heard is compared with.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::support::client::http;
+use crate::support::cutter::Cutter;
+use crate::support::postgres::TestDatabase;
+use crate::support::process::{Process, orderly};
+use crate::support::until;
+
+/// Orders accepted at once; one of them is cancelled, or was too quick.
+const BATCH_ORDERS: u64 = 3;
+const READS_AT_ONCE: usize = 16;
+
+pub struct Shop {
+    folder: TempDir,
+    server: Option<Process>,
+    http: reqwest::Client,
+    database: Option<TestDatabase>,
+    orders: Vec<u64>,
+}
+
+/// An event as a client heard of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub cursor: String,
+    pub order_id: u64,
+    pub version: u64,
+}
+
+impl Seen {
+    /// From the object that is the same everywhere.
+    pub fn of(event: &Value) -> Seen {
+        let number = |name: &str| event[name].as_u64().expect("an event's number");
+        Seen {
+            cursor: event["cursor"].as_str().expect("an event's cursor").to_owned(),
+            order_id: number("order_id"),
+            version: number("version"),
+        }
+    }
+}
+
+/// All there is to hear of: the version of an order's event, and its place.
+pub type Table = BTreeMap<(u64, u64), Vec<u8>>;
+
+impl Shop {
+    /// On SQLite.
+    pub async fn open() -> Shop {
+        Shop::on(None).await
+    }
+
+    /// On a database of PostgreSQL, otherwise.
+    pub async fn on(database: Option<TestDatabase>) -> Shop {
+        let mut shop = Shop {
+            folder: tempfile::tempdir().unwrap(),
+            server: None,
+            http: http(),
+            database,
+            orders: Vec::new(),
+        };
+        shop.start(&[]).await;
+        shop
+    }
+
+    pub fn url(&self) -> &str {
+        &self.server.as_ref().expect("the server runs").url
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let answer = self.http.get(format!("{}{path}", self.url())).send().await;
+        answer.expect("the server answers").json().await.expect("JSON")
+    }
+
+    /// The place before everything.
+    pub async fn beginning(&self) -> String {
+        let page = self.get("/events?limit=1&status=Cancelled").await;
+        page["next_cursor"].as_str().unwrap().to_owned()
+    }
+
+    /// Sells a little more.
+    pub async fn sell(&mut self) {
+        let orders: Vec<Value> = (1..=BATCH_ORDERS)
+            .map(|user_id| json!({"user_id": user_id, "item_ids": 7, "total_amount": 1}))
+            .collect();
+        let url = format!("{}/orders/batch", self.url());
+        let sent = self.http.post(url).json(&json!({"orders": orders})).send().await;
+        let answer = sent.expect("the server answers");
+        assert_eq!(answer.status(), 201);
+        let answer: Value = answer.json().await.expect("JSON");
+        let accepted = answer["orders"].as_array().expect("the orders");
+        let ids = accepted
+            .iter()
+            .map(|order| order["order_id"].as_u64().expect("a number"));
+        self.orders.extend(ids);
+        let last = self.orders.last().expect("some were accepted");
+        let cancel = format!("{}/orders/{last}/cancel", self.url());
+        self.http.post(cancel).send().await.expect("the server answers");
+    }
+
+    /// SIGTERM, and another server on the same store, which the cutters then lead to.
+    pub async fn restart(&mut self, cutters: &[&Cutter]) {
+        let server = self.server.take().expect("the server runs");
+        assert_eq!(server.terminate().await, Some(0));
+        self.start(cutters).await;
+    }
+
+    /// The same after a SIGKILL.
+    pub async fn crash(&mut self, cutters: &[&Cutter]) {
+        self.server.take().expect("the server runs").kill().await;
+        self.start(cutters).await;
+    }
+
+    async fn start(&mut self, cutters: &[&Cutter]) {
+        let server = Process::start(self.program()).await;
+        for cutter in cutters {
+            cutter.aim(&server.url);
+        }
+        self.server = Some(server);
+    }
+
+    /// Waits until nothing happens any more, and reads the histories of all orders.
+    pub async fn table(&self) -> Table {
+        until("every order is final", async || {
+            let numbers = self.get("/metrics").await;
+            numbers["pending_orders"] == 0 && numbers["processing_orders"] == 0
+        })
+        .await;
+        let histories = stream::iter(&self.orders)
+            .map(|id| async move { self.get(&format!("/orders/{id}/events")).await })
+            .buffer_unordered(READS_AT_ONCE);
+        let histories: Vec<Value> = histories.collect().await;
+        let events = histories
+            .iter()
+            .flat_map(|history| history["events"].as_array().unwrap());
+        let seen = events.map(Seen::of);
+        let table: Table = seen
+            .map(|seen| ((seen.order_id, seen.version), place(&seen.cursor)))
+            .collect();
+        println!("{} orders, {} events", self.orders.len(), table.len());
+        table
+    }
+
+    /// The server ends in good order, and its store is sound.
+    pub async fn close(mut self) {
+        let server = self.server.take().expect("the server runs");
+        assert_eq!(server.terminate().await, Some(0));
+        let verified = self.program().arg("verify").output().await;
+        let verified = verified.expect("the program can be run");
+        let report = String::from_utf8_lossy(&verified.stdout);
+        assert!(verified.status.success(), "{report}");
+    }
+
+    /// Quick orders, of which some are tried again and some fail for good.
+    fn program(&self) -> Command {
+        let mut command = orderly(self.folder.path());
+        command.envs([
+            ("ORDERLY_SIMULATED_SPEED", "500"),
+            ("ORDERLY_SIMULATED_FAILURE_RATE", "0.3"),
+            ("ORDERLY_MAX_ATTEMPTS", "3"),
+            ("ORDERLY_RETRY_BASE", "10ms"),
+            ("ORDERLY_MAX_CRASHES", "1000"),
+            // What a killed node held is back soon.
+            ("ORDERLY_LEASE", "2s"),
+            ("RUST_LOG", "info,orderly::worker=error"),
+        ]);
+        if let Some(database) = &self.database {
+            command.env("DATABASE_URL", database.url());
+        }
+        command
+    }
+}
+
+/// Cursors are opaque to clients. To us they are bytes that rise with the feed.
+fn place(cursor: &str) -> Vec<u8> {
+    BASE64_URL_SAFE_NO_PAD.decode(cursor).expect("a cursor of ours")
+}
+
+/// What is wrong with what a client heard.
+pub fn differences(seen: &[Seen], table: &Table) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut heard = BTreeSet::new();
+    let mut versions = BTreeMap::new();
+    let mut last = Vec::new();
+    for event in seen {
+        let key = (event.order_id, event.version);
+        let place = place(&event.cursor);
+        if !heard.insert(key) {
+            wrong.push(format!("repeated: {event:?}"));
+        }
+        if place <= last {
+            wrong.push(format!("back in the feed: {event:?}"));
+        }
+        let version = versions.entry(event.order_id).or_insert(0);
+        *version += 1;
+        if *version != event.version {
+            wrong.push(format!("not the next version of its order: {event:?}"));
+        }
+        if table.get(&key) != Some(&place) {
+            wrong.push(format!("not in the table, or elsewhere: {event:?}"));
+        }
+        last = place;
+    }
+    let missing = table.keys().filter(|key| !heard.contains(key));
+    wrong.extend(missing.map(|key| format!("missing: {key:?}")));
+    wrong
+}
+
+/// Events that were passed over: later ones were heard of.
+pub fn gaps(seen: &[Seen], table: &Table) -> usize {
+    let heard: BTreeSet<_> = seen.iter().map(|event| (event.order_id, event.version)).collect();
+    let last = seen
+        .iter()
+        .map(|event| place(&event.cursor))
+        .max()
+        .unwrap_or_default();
+    let passed = table.iter().filter(|(_, place)| **place < last);
+    passed.filter(|(key, _)| !heard.contains(key)).count()
+}

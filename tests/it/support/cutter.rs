@@ -1,0 +1,171 @@
+//! A bad line between a client and a server: bytes go both ways, and connections that follow the feed are cut in the
+//! middle of whatever is just sent, so and so many times. Everything else passes unharmed.
+
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Where a follower is cut, in bytes that reach the client from its request for the feed on: from somewhere in the
+/// answer's head to some events later.
+pub const ANYWHERE: Range<usize> = 1..3_000;
+/// The same without the head, for browsers: over plain HTTP, Chromium takes half a head for a whole one, and an
+/// `EventSource` that misses its content type in it does not come back. That is not the server's doing.
+pub const BEHIND_THE_HEAD: Range<usize> = 512..3_000;
+
+/// Ended when dropped.
+pub struct Cutter {
+    pub url: String,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    /// The server's address; another one after a restart.
+    aim: watch::Sender<String>,
+    /// Still to come, per [`Feed`].
+    cuts: [AtomicUsize; 2],
+    bytes: Range<usize>,
+    rng: Mutex<StdRng>,
+}
+
+/// Which way a client follows it.
+#[derive(Clone, Copy, Debug)]
+pub enum Feed {
+    Events,
+    Socket,
+}
+
+impl Feed {
+    fn of_request(bytes: &[u8]) -> Option<Feed> {
+        if bytes.starts_with(b"GET /events") {
+            Some(Feed::Events)
+        } else if bytes.starts_with(b"GET /ws") {
+            Some(Feed::Socket)
+        } else {
+            None
+        }
+    }
+}
+
+impl Cutter {
+    /// Before the server, with so many cuts for each way to follow the feed.
+    pub async fn before(server: &str, cuts: usize, bytes: Range<usize>, seed: u64) -> Cutter {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shared = Arc::new(Shared {
+            aim: watch::Sender::new(address(server)),
+            cuts: [AtomicUsize::new(cuts), AtomicUsize::new(cuts)],
+            bytes,
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+        });
+        let task = tokio::spawn(accept_all(listener, shared.clone()));
+        Cutter { url, shared, task }
+    }
+
+    /// Where `127.0.0.1:5000` is asked for without `http://`.
+    pub fn address(&self) -> String {
+        address(&self.url)
+    }
+
+    pub fn aim(&self, server: &str) {
+        self.shared.aim.send_replace(address(server));
+    }
+
+    pub fn cuts_left(&self, feed: Feed) -> usize {
+        self.shared.cuts[feed as usize].load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Cutter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn address(url: &str) -> String {
+    url.strip_prefix("http://").expect("a URL of ours").to_owned()
+}
+
+async fn accept_all(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (client, _) = accepted.expect("a loopback listener accepts");
+                let shared = shared.clone();
+                connections.spawn(async move {
+                    // However it ends, both sides find out by its end.
+                    let _ = forward(client, &shared).await;
+                });
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+impl Shared {
+    /// A server that is just being restarted is waited for.
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let mut aim = self.aim.subscribe();
+        loop {
+            let address = aim.borrow_and_update().clone();
+            match TcpStream::connect(&address).await {
+                Ok(server) => return Ok(server),
+                Err(_) => aim.changed().await.map_err(io::Error::other)?,
+            }
+        }
+    }
+
+    fn take_cut(&self, feed: Feed) -> bool {
+        let cuts = &self.cuts[feed as usize];
+        let taken = cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |cuts| cuts.checked_sub(1));
+        taken.is_ok()
+    }
+}
+
+async fn forward(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
+    let mut server = shared.connect().await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (mut up, mut down) = ([0; 4096], [0; 4096]);
+    // Once it follows the feed: the bytes that still reach the client.
+    let mut follows: Option<(Feed, usize)> = None;
+    loop {
+        tokio::select! {
+            read = client.read(&mut up) => {
+                let bytes = &up[..read?];
+                if bytes.is_empty() {
+                    return Ok(());
+                }
+                // Clients send a request's head at once; a connection may be used for other requests before.
+                if let Some(feed) = Feed::of_request(bytes) {
+                    let until_cut = shared.rng.lock().unwrap().random_range(shared.bytes.clone());
+                    follows = Some((feed, until_cut));
+                }
+                server.write_all(bytes).await?;
+            }
+            read = server.read(&mut down) => {
+                let bytes = &down[..read?];
+                if bytes.is_empty() {
+                    return Ok(());
+                }
+                match &mut follows {
+                    Some((feed, left)) if *left <= bytes.len() && shared.take_cut(*feed) => {
+                        return client.write_all(&bytes[..*left]).await;
+                    }
+                    Some((_, left)) => *left = left.saturating_sub(bytes.len()).max(1),
+                    None => {}
+                }
+                client.write_all(bytes).await?;
+            }
+        }
+    }
+}
