@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
-use orderly::event::Event;
 use orderly::http::{self, App, listener};
 use orderly::lease::{LeaseKey, NodeId, Outcome};
+use orderly::live::{Live, LiveSettings};
 use orderly::metrics::Metrics;
 use orderly::order::{NewOrder, Order, OrderId};
 use orderly::store::clock::{WallClock, system_clock};
 use orderly::store::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
-    IdempotencyKey, OrderPage, OrderQuery, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot,
-    Store, StoreError, StoreHealth, Wakeups,
+    Accepted, Acted, ClaimRequest, Claimed, Counters, FeedBounds, FeedId, FeedPage, FeedPosition, GiveBack,
+    GivenBack, Heartbeat, History, IdempotencyKey, OrderPage, OrderQuery, OrderView, Prune, Pruned,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -28,15 +28,19 @@ async fn main() -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await?;
     let metrics = Metrics::new();
     let draining = CancellationToken::new();
+    let store: Arc<dyn Store> = Arc::new(Forgetful {
+        last_id: AtomicI64::new(0),
+        clock: system_clock(),
+    });
+    let settings = LiveSettings { idle_sleep: false };
+    let live = Live::start(store.clone(), metrics.clone(), settings, draining.clone());
     let router = http::router(App {
-        store: Arc::new(Forgetful {
-            last_id: AtomicI64::new(0),
-            clock: system_clock(),
-        }),
+        store,
         metrics: metrics.clone(),
         api_key: None,
         local_only: true,
-        polling: http::Polling::default(),
+        live: live.feed(),
+        heartbeat: http::HEARTBEAT,
         draining: draining.clone(),
     });
     println!("listening on http://{address}, storing nothing");
@@ -47,6 +51,13 @@ async fn main() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// The feed of a store in which nothing happens.
+const NOTHING: FeedBounds = FeedBounds {
+    feed: FeedId(0),
+    oldest: FeedPosition(0),
+    last: FeedPosition(0),
+};
 
 /// Accepts orders and drops them; knows nothing else.
 struct Forgetful {
@@ -106,6 +117,10 @@ impl Store for Forgetful {
         Ok(Redriven::default())
     }
 
+    async fn prune(&self, _: Prune) -> Result<Pruned, StoreError> {
+        Ok(Pruned::default())
+    }
+
     async fn set_paused(&self, _: bool) -> Result<(), StoreError> {
         Ok(())
     }
@@ -114,16 +129,29 @@ impl Store for Forgetful {
         Ok(None)
     }
 
-    async fn orders(&self, _: OrderQuery) -> Result<OrderPage, StoreError> {
-        Ok(OrderPage::default())
+    async fn order_view(&self, _: OrderId) -> Result<Option<OrderView>, StoreError> {
+        Ok(None)
     }
 
-    async fn history(&self, _: OrderId, _: u32) -> Result<Option<Vec<Event>>, StoreError> {
+    async fn orders(&self, _: OrderQuery) -> Result<OrderPage, StoreError> {
+        Ok(OrderPage {
+            orders: Vec::new(),
+            next: None,
+            at: NOTHING.cursor(NOTHING.last),
+        })
+    }
+
+    async fn history(&self, _: OrderId, _: u32) -> Result<Option<History>, StoreError> {
         Ok(None)
     }
 
     async fn events_after(&self, _: Option<FeedPosition>, _: usize) -> Result<FeedPage, StoreError> {
-        Ok(FeedPage::default())
+        Ok(FeedPage {
+            events: Vec::new(),
+            bounds: NOTHING,
+            read_at: (self.clock)(),
+            unplaced: false,
+        })
     }
 
     async fn counters(&self) -> Result<Counters, StoreError> {
