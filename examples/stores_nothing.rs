@@ -12,7 +12,7 @@ use orderly::http::{self, App, listener};
 use orderly::lease::{LeaseKey, NodeId, Outcome};
 use orderly::live::{Live, LiveSettings};
 use orderly::metrics::Metrics;
-use orderly::order::{NewOrder, Order, OrderId};
+use orderly::order::{NewOrder, OrderId};
 use orderly::store::clock::{WallClock, system_clock};
 use orderly::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedBounds, FeedId, FeedPage, FeedPosition, GiveBack,
@@ -123,10 +123,6 @@ impl Store for Forgetful {
 
     async fn set_paused(&self, _: bool) -> Result<(), StoreError> {
         Ok(())
-    }
-
-    async fn order(&self, _: OrderId) -> Result<Option<Order>, StoreError> {
-        Ok(None)
     }
 
     async fn order_view(&self, _: OrderId) -> Result<Option<OrderView>, StoreError> {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -115,6 +116,13 @@ impl Metrics {
         metrics.register(&mut registry);
         metrics.registry = Arc::new(registry);
         metrics
+    }
+
+    /// One commit of the store: so many calls in it, and how long it took.
+    pub fn committed(&self, calls: usize, took: Duration) {
+        #[expect(clippy::cast_precision_loss, reason = "groups are small")]
+        self.store_group_calls.observe(calls as f64);
+        self.store_commit.observe(took.as_secs_f64());
     }
 
     fn register(&self, to: &mut Registry) {

@@ -103,10 +103,6 @@ pub trait Store: Send + Sync + 'static {
     /// Pauses or resumes claiming, for all nodes and across restarts. No order starts after a pause returned.
     async fn set_paused(&self, paused: bool) -> Result<(), StoreError>;
 
-    async fn order(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
-        Ok(self.order_view(id).await?.map(|view| view.order))
-    }
-
     /// An order with the place in the feed from which on to follow it.
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError>;
 

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::timeout;
 
 use super::batch_memory::Share;
@@ -19,6 +20,8 @@ use super::problem::{Problem, ProblemType};
 pub const ORDER_BODY_BYTES_MAX: usize = 64 * 1024;
 /// A thousand orders of the longest usual size.
 pub const BATCH_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Of the items of one page: thousands of the usual orders or events, forty of the longest orders.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// From the head of a request to the last byte of its body: a batch of full size passes at 2.3 Mbit/s, and a
 /// client that drips cannot hold a place for longer.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
@@ -155,6 +158,26 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Prob
 /// An answer in JSON that keeps its part of `share` until it is sent.
 pub fn json_in_share(status: StatusCode, value: &impl Serialize, share: Share) -> Result<Response, Problem> {
     Ok(json_text(status, share.hold(rendered(value)?)))
+}
+
+/// As many of a page's items as [`PAGE_BYTES_MAX`] takes, at least one, each rendered for itself; with the last of them
+/// where they are not all: the next page begins behind it.
+pub fn page_items<'i, T, B: Serialize>(
+    items: &'i [T],
+    body: impl Fn(&'i T) -> B,
+) -> Result<(Vec<Box<RawValue>>, Option<&'i T>), Problem> {
+    let mut texts = Vec::with_capacity(items.len());
+    let (mut bytes, mut last) = (0, None);
+    for item in items {
+        let text = to_raw_value(&body(item)).map_err(Problem::unexpected)?;
+        bytes += text.get().len();
+        if bytes > PAGE_BYTES_MAX && last.is_some() {
+            return Ok((texts, last));
+        }
+        texts.push(text);
+        last = Some(item);
+    }
+    Ok((texts, None))
 }
 
 fn rendered(value: &impl Serialize) -> Result<Vec<u8>, Problem> {

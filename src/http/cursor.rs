@@ -9,6 +9,9 @@ use crate::store::{FeedCursor, FeedId, FeedPosition};
 /// Carried by reads of orders: from there on the feed tells what they do not show.
 pub const ORDERLY_CURSOR: HeaderName = HeaderName::from_static("orderly-cursor");
 
+/// Why [`read`] gave `None`.
+pub const EXPECTED: &str = "is not a cursor of a feed of orders";
+
 /// First byte, so that another form, and a cursor of a list of orders, is told from this one.
 const FORM: u8 = 2;
 const BYTES: usize = 1 + 8 + 8;

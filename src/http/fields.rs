@@ -6,6 +6,8 @@ use std::fmt::{self, Write};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// Of a member or a parameter.
+pub const REPEATED: &str = "is given more than once";
 /// Bad fields listed in one answer: more help nobody, and the answer to a hostile body stays small.
 pub const ERRORS_LISTED_MAX: usize = 100;
 /// Bytes of a field name shown in a pointer, for the same reason.

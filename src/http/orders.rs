@@ -7,7 +7,6 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
-use serde_json::value::to_raw_value;
 use tokio::time::Instant;
 
 use super::Shared;
@@ -22,8 +21,6 @@ use crate::store::{Acted, FeedCursor, OrderPage, OrderView, StoreError};
 
 /// Longest wait that `Prefer: wait` gets: below the minute after which many proxies give up.
 const WAIT_SECONDS_MAX: u64 = 60;
-/// Orders rendered for one page: forty of the longest, thousands of the usual ones. The page then ends early.
-const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Before a held read asks again a store that cannot answer at the moment.
 const HELD_READ_RETRY: Duration = Duration::from_millis(500);
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -214,20 +211,9 @@ async fn until_final(shared: &Shared, id: OrderId, subscription: &mut Option<Sub
     }
 }
 
-/// As many orders of the page as [`PAGE_BYTES_MAX`] takes, at least one; the next page begins after the last.
 fn rendered(page: &OrderPage) -> Result<PageBody, Problem> {
-    let mut orders = Vec::with_capacity(page.orders.len());
-    let (mut bytes, mut next, mut last) = (0, page.next, None);
-    for order in &page.orders {
-        let text = to_raw_value(&OrderBody::from(order)).map_err(Problem::unexpected)?;
-        bytes += text.get().len();
-        if bytes > PAGE_BYTES_MAX && last.is_some() {
-            next = last;
-            break;
-        }
-        orders.push(text);
-        last = Some(order.order_id);
-    }
+    let (orders, cut_behind) = body::page_items(&page.orders, |order| OrderBody::from(order))?;
+    let next = cut_behind.map_or(page.next, |last| Some(last.order_id));
     Ok(PageBody {
         orders,
         next_cursor: next.map(query::cursor),

@@ -6,9 +6,9 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use super::fields::{FieldErrors, Pointer};
+use super::fields::{FieldErrors, Pointer, REPEATED};
 use super::problem::{Problem, ProblemType};
-use super::wire::{TIME_EXPECTED, parse_time};
+use super::wire::{STATUS_EXPECTED, TIME_EXPECTED, parse_time};
 use crate::live::Filter;
 use crate::order::{OrderId, OrderStatus, Reference, parse_integer};
 use crate::store::{FEED_EVENTS_MAX, FeedCursor, OrderQuery, PAGE_ORDERS_MAX};
@@ -95,13 +95,13 @@ fn feed_parameters<const N: usize>(parameters: &mut Parameters<'_, N>) -> FeedQu
         status: parameters.parse("status", parse_status),
     };
     let after = parameters.parse("after", |value| {
-        super::cursor::read(value).ok_or("is not a cursor of a feed of orders")
+        super::cursor::read(value).ok_or(super::cursor::EXPECTED)
     });
     FeedQuery { filter, after }
 }
 
 fn parse_status(value: &str) -> Result<OrderStatus, &'static str> {
-    OrderStatus::parse(value).ok_or("must be one of Pending, Processing, Completed, Failed, Cancelled")
+    OrderStatus::parse(value).ok_or(STATUS_EXPECTED)
 }
 
 /// The text that continues a list after the order `last`.
@@ -139,7 +139,7 @@ impl<'a, const N: usize> Parameters<'a, N> {
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match values.iter_mut().find(|(known, _)| *known == name) {
                 None => errors.add(&Pointer::Root.member(&name), "is not a parameter of this request"),
-                Some((_, Some(_))) => errors.add(&Pointer::Root.member(&name), "is given more than once"),
+                Some((_, Some(_))) => errors.add(&Pointer::Root.member(&name), REPEATED),
                 Some((_, empty)) => *empty = Some(value),
             }
         }

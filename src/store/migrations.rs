@@ -13,6 +13,23 @@ pub(super) struct Step {
     pub sql: &'static str,
 }
 
+/// The steps of the driver with this folder: the same numbers and names in all of them.
+macro_rules! steps {
+    ($folder:literal) => {
+        $crate::store::migrations::steps!($folder, 1 "0001" "initial", 2 "0002" "live")
+    };
+    ($folder:literal, $($number:literal $digits:literal $name:literal),+) => {
+        &[$($crate::store::migrations::Step {
+            number: $number,
+            name: $name,
+            sql: include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"), "/migrations/", $folder, "/", $digits, "_", $name, ".sql"
+            )),
+        }),+]
+    };
+}
+pub(super) use steps;
+
 /// A step that a store has.
 pub(super) struct Applied {
     pub number: u32,
@@ -56,6 +73,16 @@ pub(super) fn compare(
         }),
     };
     steps.iter().map(state).collect()
+}
+
+/// Refuses where there is no schema at all.
+pub(super) fn require_any(location: &str, migrations: &[Migration]) -> Result<(), OpenError> {
+    if migrations.iter().any(|step| step.applied) {
+        return Ok(());
+    }
+    Err(OpenError::Missing {
+        location: location.to_owned(),
+    })
 }
 
 /// Refuses a schema that lacks a step.

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::PostgresDatabase;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
+use crate::store::migrations::{require_any, require_current};
 use crate::store::open::{Migration, OpenError, OpenOptions};
 use crate::store::waiting::WaitingOrders;
 use crate::store::{
@@ -32,6 +33,7 @@ mod floor;
 mod group;
 mod import;
 mod links;
+mod message;
 mod nodes;
 mod notify;
 mod prune;
@@ -192,12 +194,8 @@ async fn snapshot_of(database: &PostgresDatabase) -> Result<PostgresSnapshot, Op
     let location = &database.url.location;
     let connection = connect_once(&database.url).await?;
     let migrations = refused(schema::check(&connection.client, location).await, location)?;
-    if migrations.iter().all(|step| !step.applied) {
-        return Err(OpenError::Missing {
-            location: location.clone(),
-        });
-    }
-    crate::store::migrations::require_current(location, &migrations)?;
+    require_any(location, &migrations)?;
+    require_current(location, &migrations)?;
     let snapshot = PostgresSnapshot::open(connection).await;
     snapshot.map_err(|failure| unavailable(location, &failure))
 }

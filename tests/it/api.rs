@@ -5,6 +5,7 @@ mod act;
 mod auth;
 mod batch;
 mod create;
+mod crowd;
 mod docs;
 mod door;
 mod envelope;

@@ -7,6 +7,7 @@ pub mod answers_early;
 pub mod browser;
 pub mod client;
 pub mod clock;
+pub mod config;
 pub mod cutter;
 pub mod gate;
 pub mod harness;

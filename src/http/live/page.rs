@@ -2,17 +2,13 @@
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::value::to_raw_value;
 
 use crate::http::problem::Problem;
 use crate::http::query::FeedPageQuery;
 use crate::http::wire::{EventBody, FeedBody};
 use crate::http::{Shared, body, cursor, query};
 use crate::live::LogPage;
-use crate::store::{FeedCursor, FeedPosition};
-
-/// Events rendered for one page: some thousand of the usual ones. The page then ends early.
-const PAGE_BYTES_MAX: usize = 1024 * 1024;
+use crate::store::FeedCursor;
 
 pub async fn read(shared: &Shared, query: Option<&str>) -> Result<Response, Problem> {
     let query = query::feed_page_query(query)?;
@@ -54,23 +50,10 @@ async fn page_after(
     })
 }
 
-/// As many events of the page as [`PAGE_BYTES_MAX`] takes, at least one; the next page begins after the last.
 fn rendered(page: &LogPage) -> Result<FeedBody, Problem> {
     let feed = page.bounds.feed;
-    let mut events = Vec::with_capacity(page.events.len());
-    let (mut bytes, mut last, mut next) = (0, None::<FeedPosition>, page.position);
-    for event in &page.events {
-        let text = to_raw_value(&EventBody::new(event, feed)).map_err(Problem::unexpected)?;
-        bytes += text.get().len();
-        if let Some(last) = last
-            && bytes > PAGE_BYTES_MAX
-        {
-            next = last;
-            break;
-        }
-        events.push(text);
-        last = Some(event.position);
-    }
+    let (events, cut_behind) = body::page_items(&page.events, |event| EventBody::new(event, feed))?;
+    let next = cut_behind.map_or(page.position, |last| last.position);
     Ok(FeedBody {
         events,
         next_cursor: cursor::text(page.bounds.cursor(next)),

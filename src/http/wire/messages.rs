@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::STATUS_EXPECTED;
 use super::requests::{object_or_error, optional, required};
 use crate::http::cursor;
-use crate::http::fields::{FieldErrors, Pointer};
+use crate::http::fields::{FieldErrors, Pointer, REPEATED};
 use crate::http::json::{self, Kind};
 use crate::live::Filter;
 use crate::order::{OrderId, OrderStatus, parse_integer};
@@ -15,7 +16,6 @@ use crate::store::FeedCursor;
 
 const SUBSCRIPTION_ID_CHARS_MAX: usize = 64;
 const UNKNOWN: &str = "is not a field of this message";
-const REPEATED: &str = "is given more than once";
 
 /// What a client says.
 #[derive(Debug, PartialEq, Eq)]
@@ -177,7 +177,7 @@ impl Given<'_> {
         }
         let after = optional(self.after, &root.member("after"), errors, |value| {
             let text = string(value).as_deref().and_then(cursor::read);
-            text.ok_or("is not a cursor of a feed of orders")
+            text.ok_or(cursor::EXPECTED)
         });
         (filter, after)
     }
@@ -217,7 +217,7 @@ fn subscription_id(value: &str) -> Result<SubscriptionId, String> {
 fn status(value: &str) -> Result<OrderStatus, &'static str> {
     let name = string(value);
     name.and_then(|name| OrderStatus::parse(&name))
-        .ok_or("must be one of Pending, Processing, Completed, Failed, Cancelled")
+        .ok_or(STATUS_EXPECTED)
 }
 
 fn string(value: &str) -> Option<Cow<'_, str>> {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use crate::http::fields::{FieldErrors, Pointer};
+use crate::http::fields::{FieldErrors, Pointer, REPEATED};
 use crate::http::json::{self, Kind, ObjectError};
 use crate::http::metadata;
 use crate::http::problem::{Problem, ProblemType};
@@ -15,7 +15,6 @@ use crate::store::RedriveQuery;
 use super::answers::{TIME_EXPECTED, parse_time};
 
 const UNKNOWN: &str = "is not a field of this request";
-const REPEATED: &str = "is given more than once";
 const REQUIRED: &str = "is required";
 const NOT_AN_OBJECT: &str = "must be an object";
 const NOT_UNICODE: &str = "must consist of Unicode characters (no lone surrogate)";

@@ -12,6 +12,7 @@ use super::CLAIM_LOCK;
 use super::connect::{Connector, Link};
 use super::failure::Failure;
 use super::floor::{Floor, Seen};
+use super::message::with_numbers;
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
@@ -106,7 +107,7 @@ impl Claimer {
         } else {
             CLAIM_TIME_MAX
         };
-        let message = message(&[
+        let numbers = [
             (":places", rows::limit(places)),
             (":node", rows::node_code(request.node)),
             (":lease_micros", micros(request.lease)),
@@ -119,7 +120,8 @@ impl Claimer {
                 i64::try_from(time_max.as_millis()).unwrap_or(i64::MAX),
             ),
             (":lock", CLAIM_LOCK),
-        ]);
+        ];
+        let message = with_numbers(include_str!("claim.sql"), &numbers);
         let messages = self.link.fly(&message, time_max + ANSWER_SLACK).await?;
         let answer = Answer::read(&messages)?;
         if let Some(seen) = answer.seen {
@@ -176,15 +178,6 @@ impl Claimer {
         };
         Ok(granted.iter().filter_map(still_granted).collect())
     }
-}
-
-/// The text of `claim.sql` with its numbers; texts never get into it.
-fn message(numbers: &[(&str, i64)]) -> String {
-    numbers
-        .iter()
-        .fold(include_str!("claim.sql").to_owned(), |text, (name, number)| {
-            text.replace(name, &number.to_string())
-        })
 }
 
 impl Answer {

@@ -205,7 +205,7 @@ async fn carry_out<C: Call>(
     let result = C::carry_out(&calls, &mut link, &shared).await;
     let failure = match result {
         Ok(answers) => {
-            shared.measure(group.len(), started);
+            shared.metrics.committed(group.len(), started.elapsed());
             for (waiting, answer) in group.into_iter().zip(answers) {
                 // A caller that is gone wants no answer.
                 let _ = waiting.answer.send(answer);

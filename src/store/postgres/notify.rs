@@ -1,7 +1,7 @@
 //! Wakes the nodes that wait for work when another accepts some, and those that follow the feed when it grows: one NOTIFY
 //! for all that was committed since the last, never in the transactions themselves, where it would make them wait for each
-//! other. Only an optimisation: every node that is awake also polls, and where notifications do not arrive (through a pooler they are
-//! lost without a word) it does nothing else.
+//! other. Only an optimisation: every node that is awake also polls, and where notifications do not arrive (through a
+//! pooler they are lost without a word) it does nothing else.
 //!
 //! Who is alone tells nobody. A node that joins sends a notification to prove to itself that it hears; the others learn
 //! from it at once that there is somebody to tell.

@@ -4,6 +4,7 @@ use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::failure::Failure;
 use super::links::Links;
+use super::message::with_numbers;
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
@@ -22,11 +23,7 @@ pub(super) async fn prune(links: &Links, request: &Prune) -> Result<Pruned, Fail
         (":events_max", rows::limit(PRUNE_EVENTS_MAX)),
         (":slot", Shared::any_slot().into()),
     ];
-    let message = numbers
-        .iter()
-        .fold(include_str!("prune.sql").to_owned(), |text, (name, number)| {
-            text.replace(name, &number.to_string())
-        });
+    let message = with_numbers(include_str!("prune.sql"), &numbers);
     let answer = links.flight(&message).await?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) if row.columns().iter().any(|column| column.name() == "pruned") => {

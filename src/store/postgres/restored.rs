@@ -3,7 +3,7 @@
 use super::connect::answered;
 use super::{connect_once, refused, schema, unavailable};
 use crate::config::PostgresDatabase;
-use crate::store::migrations::require_current;
+use crate::store::migrations::{require_any, require_current};
 use crate::store::open::OpenError;
 
 /// Refuses where no step of the schema was ever applied, or a node is on the list and alive.
@@ -12,11 +12,7 @@ pub async fn require_unused(database: &PostgresDatabase) -> Result<(), OpenError
     let location = &way.location;
     let connection = connect_once(way).await?;
     let migrations = refused(schema::check(&connection.client, location).await, location)?;
-    if migrations.iter().all(|step| !step.applied) {
-        return Err(OpenError::Missing {
-            location: location.clone(),
-        });
-    }
+    require_any(location, &migrations)?;
     let living = "select 1 from orderly.nodes where expires_at >= clock_timestamp() limit 1";
     let living = answered(connection.client.query_opt(living, &[])).await;
     match living.map_err(|failure| unavailable(location, &failure))? {

@@ -15,19 +15,7 @@ use super::failure::{Failure, State};
 use crate::store::migrations::{self, Applied, Step};
 use crate::store::open::{Migration, OpenError};
 
-/// Same numbers and names as in the folders of the other drivers.
-const STEPS: [Step; 2] = [
-    Step {
-        number: 1,
-        name: "initial",
-        sql: include_str!("../../../migrations/postgres/0001_initial.sql"),
-    },
-    Step {
-        number: 2,
-        name: "live",
-        sql: include_str!("../../../migrations/postgres/0002_live.sql"),
-    },
-];
+const STEPS: &[Step] = migrations::steps!("postgres");
 
 /// For one step, or for the lock while another node migrates: a later step may have to read all orders.
 const STEP_TIME_MAX: Duration = Duration::from_mins(10);
@@ -136,7 +124,7 @@ pub(super) async fn check(client: &Client, location: &str) -> Result<Vec<Migrati
         0 => Vec::new(),
         _ => applied(client).await?,
     };
-    migrations::compare(location, &STEPS, &applied).map_err(Problem::Refusal)
+    migrations::compare(location, STEPS, &applied).map_err(Problem::Refusal)
 }
 
 /// Applies what is missing; answers all steps as they are then.
@@ -173,7 +161,7 @@ async fn apply_in_transaction(client: &Client, location: &str) -> Result<Vec<Mig
     run(client, BEGIN).await?;
     // Read under the lock: whoever waited for it finds the work done.
     let applied = applied(client).await?;
-    for step in migrations::compare(location, &STEPS, &applied).map_err(Problem::Refusal)? {
+    for step in migrations::compare(location, STEPS, &applied).map_err(Problem::Refusal)? {
         if step.applied {
             continue;
         }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -113,11 +112,5 @@ impl Shared {
 
     pub fn ended(&self, order_ids: impl IntoIterator<Item = OrderId>) {
         self.wakeups.notify_final(order_ids);
-    }
-
-    pub fn measure(&self, calls: usize, started: Instant) {
-        #[expect(clippy::cast_precision_loss, reason = "groups are small")]
-        self.metrics.store_group_calls.observe(calls as f64);
-        self.metrics.store_commit.observe(started.elapsed().as_secs_f64());
     }
 }

@@ -8,19 +8,7 @@ use super::connection::{location, unavailable};
 use crate::store::migrations::{self, Applied, Step};
 use crate::store::open::{Migration, OpenError};
 
-/// Same numbers and names as in the folders of the other drivers.
-const STEPS: [Step; 2] = [
-    Step {
-        number: 1,
-        name: "initial",
-        sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
-    },
-    Step {
-        number: 2,
-        name: "live",
-        sql: include_str!("../../../migrations/sqlite/0002_live.sql"),
-    },
-];
+const STEPS: &[Step] = migrations::steps!("sqlite");
 
 const CREATE_HISTORY: &str = "create table if not exists migrations (
     number integer primary key, name text not null, checksum text not null) strict";
@@ -28,7 +16,7 @@ const CREATE_HISTORY: &str = "create table if not exists migrations (
 /// Applies what is missing.
 pub(super) fn apply(path: &Path, connection: &mut Connection) -> Result<(), OpenError> {
     let failed = |error: rusqlite::Error| unavailable(path, error.into());
-    for step in &STEPS {
+    for step in STEPS {
         // The state is read under the write lock, so that of two processes one waits and finds the work done.
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -55,7 +43,7 @@ fn run(transaction: &Transaction<'_>, step: &Step) -> Result<(), rusqlite::Error
 /// All steps and whether they are applied; an error when the file is newer or was built otherwise.
 pub(super) fn check(path: &Path, connection: &Connection) -> Result<Vec<Migration>, OpenError> {
     let applied = applied(connection).map_err(|error| unavailable(path, error.into()))?;
-    migrations::compare(&location(path), &STEPS, &applied)
+    migrations::compare(&location(path), STEPS, &applied)
 }
 
 /// Refuses a schema that lacks a step.

@@ -287,9 +287,7 @@ impl WriterThread {
 
     fn measure(&self, calls: usize, started: Instant) {
         let metrics = &self.parts.metrics;
-        #[expect(clippy::cast_precision_loss, reason = "groups are small")]
-        metrics.store_group_calls.observe(calls as f64);
-        metrics.store_commit.observe(started.elapsed().as_secs_f64());
+        metrics.committed(calls, started.elapsed());
         let wal_bytes = self.wal_pages.load(Ordering::Relaxed) * PAGE_BYTES;
         metrics
             .store_wal_bytes

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use orderly::config::Secret;
 use orderly::http::problem::ProblemType;
 use orderly::http::{App, router};
-use orderly::live::{Live, LiveSettings};
+use orderly::live::{Feed, Live, LiveSettings};
 use orderly::store::Store;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -157,6 +157,11 @@ impl Door {
     /// For a listener before it.
     pub fn router(&self) -> Router {
         self.router.clone()
+    }
+
+    /// What the streams behind the door follow.
+    pub fn feed(&self) -> Feed {
+        self.live.feed()
     }
 
     pub async fn stored(&self) -> u64 {

@@ -242,7 +242,7 @@ async fn a_closed_store_refuses_everything(harness: &mut Harness) {
         ("redrive", store.redrive(id).await.err()),
         ("redrive_matching", store.redrive_matching(redrive).await.err()),
         ("set_paused", store.set_paused(true).await.err()),
-        ("order", store.order(id).await.err()),
+        ("order", store.order_view(id).await.err()),
         ("orders", store.orders(list).await.err()),
         ("history", store.history(id, 0).await.err()),
         ("counters", store.counters().await.err()),

@@ -143,7 +143,7 @@ async fn an_unknown_order_is_unknown(harness: &mut Harness) {
     for id in [OrderId(1_000_000), OrderId(i64::MAX), OrderId(0), OrderId(-1)] {
         assert_eq!(harness.store().cancel(id).await.unwrap(), Acted::Unknown);
         assert_eq!(harness.store().redrive(id).await.unwrap(), Acted::Unknown);
-        assert_eq!(harness.store().order(id).await.unwrap(), None);
+        assert_eq!(harness.store().order_view(id).await.unwrap(), None);
         assert_eq!(harness.store().history(id, 0).await.unwrap(), None);
     }
 }

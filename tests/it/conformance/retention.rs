@@ -272,7 +272,7 @@ async fn assert_round(harness: &Harness, ids: &[OrderId]) {
     assert_eq!(harness.records().await, kept);
     assert_eq!(harness.counters().await, harness.recount().await);
     for id in ids {
-        assert_eq!(harness.store().order(*id).await.unwrap(), None);
+        assert_eq!(harness.store().order_view(*id).await.unwrap(), None);
         assert_eq!(harness.store().history(*id, 0).await.unwrap(), None);
     }
     let highest = gone

@@ -1,11 +1,10 @@
 //! The control of the crash test: a server that answers before it stores must be found out by the same checks.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orderly::config::{Config, Database, LogConfig, LogFormat, ProcessorChoice};
+use orderly::config::{Config, Database, ProcessorChoice};
 use orderly::metrics::Metrics;
 use orderly::processor::simulated::Simulated;
 use orderly::retry::RetryPolicy;
@@ -18,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::killed::{Ending, Rounds, busy, end_again_and_again};
 use super::load::seed;
 use crate::support::answers_early::AnswersEarly;
+use crate::support::config::config;
 use crate::support::process::{configure, orderly};
 use crate::support::twisted::twisted;
 
@@ -45,7 +45,7 @@ async fn serves_as_the_child_of_the_control() {
         speed: 100.0,
         failure_rate: 0.0,
     });
-    let server = Server::start(&config(database), twisted(inner, early), processor, metrics)
+    let server = Server::start(&busy_config(), twisted(inner, early), processor, metrics)
         .await
         .unwrap();
     // Before anybody knows whom to signal.
@@ -99,12 +99,9 @@ async fn ends_of_an_early_answerer(ending: Ending) -> Vec<String> {
     end_again_and_again(rounds, server, busy(orderly(folder.path()))).await
 }
 
-fn config(database: Database) -> Config {
+/// Fast, and used to crashes: they are the subject, and no order is to fail of them.
+fn busy_config() -> Config {
     Config {
-        idle_sleep: false,
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
-        database,
-        migrate: true,
         concurrency: 100,
         connections_max: 1000,
         retry: RetryPolicy {
@@ -113,20 +110,10 @@ fn config(database: Database) -> Config {
             cap: Duration::from_secs(1),
         },
         crashes_max: 1000,
-        lease: Duration::from_secs(30),
-        attempt_timeout: Duration::from_mins(5),
         processor: ProcessorChoice::Simulated {
             speed: 100.0,
             failure_rate: 0.0,
         },
-        shutdown_grace: Duration::from_secs(10),
-        pending_max: None,
-        retention: None,
-        api_key: None,
-        log: LogConfig {
-            filter: "error".to_owned(),
-            format: LogFormat::Json,
-            dir: PathBuf::from("logs"),
-        },
+        ..config()
     }
 }

@@ -268,7 +268,7 @@ async fn assert_first_calls_work(scene: &Scene) {
     let store: &dyn Store = &*scene.store;
     let accepted = accept_keyed(store, "the first one").await.unwrap();
     assert!(!accepted.replayed);
-    assert!(store.order(accepted.order_ids[0]).await.unwrap().is_some());
+    assert!(store.order_view(accepted.order_ids[0]).await.unwrap().is_some());
     let claimed = store.claim(claim_by(NODE_A, 10)).await.unwrap();
     assert!(
         claimed

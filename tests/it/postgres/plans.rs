@@ -256,7 +256,7 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
     let put_off = "update orderly.orders set due_at = now() + interval '1 hour' where due_at <= now()";
     scene.admin.batch_execute(put_off).await.unwrap();
     // After the cancel, whose statement has the same part.
-    store.order(OrderId(1)).await.unwrap();
+    store.order_view(OrderId(1)).await.unwrap();
     let mut asked = Vec::new();
     for (user_id, types, values) in [(None, "", ""), (Some(SMALL_USER), ", int8", ", 7")] {
         let dead = RedriveQuery {

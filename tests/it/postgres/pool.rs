@@ -60,7 +60,7 @@ async fn two_connections_of_a_pooler_serve_many_callers() {
                 Err(error) => note(Err(error)),
             }
             if let Some(id) = id {
-                note(store.order(id).await.map(drop));
+                note(store.order_view(id).await.map(drop));
             }
             let page = OrderQuery {
                 limit: 5,
@@ -131,7 +131,7 @@ async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
     }
     let settled = store.settle(leases[1].key(), Outcome::Completed).await;
     assert_eq!(settled.unwrap(), Settled::Done(OrderStatus::Completed));
-    store.order(leases[0].order.order_id).await.unwrap();
+    store.order_view(leases[0].order.order_id).await.unwrap();
     assert!(!accept.is_finished() && !settle.is_finished() && !claim.is_finished());
 
     jump(ANSWER_TIME_MAX + CLAIM_SLACK).await;
@@ -176,7 +176,7 @@ async fn a_used_up_pool_refuses_reads_and_takes_orders() {
     });
     let read = || {
         let store = store.clone();
-        tokio::spawn(async move { store.order(id).await })
+        tokio::spawn(async move { store.order_view(id).await })
     };
     let hanging: Vec<_> = (0..LINKS).map(|_| read()).collect();
     for _ in 0..LINKS {
@@ -202,6 +202,6 @@ async fn a_used_up_pool_refuses_reads_and_takes_orders() {
             "{read:?}"
         );
     }
-    assert!(store.order(id).await.unwrap().is_some());
+    assert!(store.order_view(id).await.unwrap().is_some());
     scene.end().await;
 }

@@ -308,10 +308,11 @@ impl Harness {
 impl Harness {
     pub async fn order(&self, id: OrderId) -> Order {
         self.store
-            .order(id)
+            .order_view(id)
             .await
             .unwrap()
             .expect("the order was accepted")
+            .order
     }
 
     pub async fn events(&self, id: OrderId) -> Vec<EventKind> {

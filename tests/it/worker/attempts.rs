@@ -118,9 +118,7 @@ async fn a_cancelled_order_is_let_go_at_once() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Hang);
     let id = world.harness.accept_one().await;
-    world
-        .until("the attempt to begin", async |world| world.script.now() == 1)
-        .await;
+    world.until_begun().await;
     world.harness.cancel(id).await;
     let cancelled = Instant::now();
     world

@@ -86,9 +86,7 @@ async fn a_result_is_stored_when_the_store_is_back_within_the_lease() {
     let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
     world.script.otherwise(Step::Take(Duration::from_secs(1)));
     let id = world.harness.accept_one().await;
-    world
-        .until("the attempt to begin", async |world| world.script.now() == 1)
-        .await;
+    world.until_begun().await;
     line.cut_all();
     let cut = Instant::now();
     world.pass(Duration::from_secs(20)).await;

@@ -23,9 +23,7 @@ async fn a_node_frozen_past_its_lease_leaves_the_order_to_the_one_that_took_it_o
     let world = World::new(full).await;
     world.script.otherwise(Step::Take(Duration::from_secs(20)));
     let id = world.harness.accept_one().await;
-    world
-        .until("the attempt to begin", async |world| world.script.now() == 1)
-        .await;
+    world.until_begun().await;
     let mut current = None;
     world
         .freeze(LONGER_THAN_A_LEASE, async |harness| {
@@ -57,9 +55,7 @@ async fn a_frozen_node_does_not_renew_what_it_gives_up() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Hang);
     let id = world.harness.accept_one().await;
-    world
-        .until("the attempt to begin", async |world| world.script.now() == 1)
-        .await;
+    world.until_begun().await;
     world.freeze(LONGER_THAN_A_LEASE, async |_| {}).await;
     world.script.otherwise(Step::Complete);
     world.pass(Duration::from_secs(3)).await;
@@ -76,9 +72,7 @@ async fn a_short_freeze_changes_nothing() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Take(Duration::from_secs(40)));
     let id = world.harness.accept_one().await;
-    world
-        .until("the attempt to begin", async |world| world.script.now() == 1)
-        .await;
+    world.until_begun().await;
     for _ in 0..3 {
         world.freeze(LEASE / 2, async |_| {}).await;
         world.pass(Duration::from_millis(100)).await;

@@ -33,9 +33,7 @@ async fn an_attempt_whose_lease_cannot_be_renewed_is_given_up() {
     let world = World::with_store(Setting::default(), |store| twisted(store, NeverRenews)).await;
     world.script.otherwise(Step::Hang);
     world.harness.accept_one().await;
-    world
-        .until("the attempt to begin", async |world| world.script.now() == 1)
-        .await;
+    world.until_begun().await;
     world.pass(LEASE + Duration::from_secs(2)).await;
     assert_eq!(
         world.script.now(),

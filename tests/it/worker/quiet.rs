@@ -66,9 +66,7 @@ async fn an_order_lost_with_a_node_that_was_quiet_before_is_lost_to_a_dead_node(
     world.script.otherwise(Step::Hang);
     world.pass_long(Duration::from_mins(20), async |_| {}).await;
     let id = world.harness.accept_one().await;
-    world
-        .until("the attempt to begin", async |world| world.script.now() == 1)
-        .await;
+    world.until_begun().await;
     world.pass(Duration::from_millis(100)).await;
     world
         .freeze(LEASE + Duration::from_secs(1), async |harness| {

@@ -14,9 +14,9 @@ use reqwest::StatusCode;
 use tokio::time::Instant;
 
 use super::line::{Call, Line, away, most_within};
-use super::start;
 use super::world::{Setting, World};
 use crate::support::client::http;
+use crate::support::config::config;
 use crate::support::twisted::{Twist, twisted};
 use crate::support::{Harness, until};
 
@@ -207,7 +207,7 @@ async fn a_server_takes_out_what_its_retention_says() {
     let config = Config {
         retention: Some(DAY),
         lease: Duration::from_secs(1),
-        ..start::config()
+        ..config()
     };
     let processor = Arc::new(Simulated {
         speed: 0.0,

@@ -1,14 +1,10 @@
 //! Starting while the database of the store is away.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orderly::config::{Config, Database, LogConfig, LogFormat, ProcessorChoice};
 use orderly::metrics::Metrics;
 use orderly::processor::simulated::Simulated;
-use orderly::retry::RetryPolicy;
 use orderly::serve::{ServeError, Server};
 use orderly::store::Store;
 use reqwest::StatusCode;
@@ -16,6 +12,7 @@ use reqwest::StatusCode;
 use super::line::{Call, Line};
 use crate::support::Harness;
 use crate::support::client::http;
+use crate::support::config::config;
 use crate::support::twisted::twisted;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,36 +74,4 @@ async fn start(store: Arc<dyn Store>) -> Result<Server, ServeError> {
         failure_rate: 0.0,
     });
     Server::start(&config(), store, processor, Metrics::new()).await
-}
-
-pub fn config() -> Config {
-    Config {
-        idle_sleep: false,
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
-        database: Database::Sqlite(PathBuf::from("opened by the test")),
-        migrate: true,
-        concurrency: 4,
-        connections_max: 100,
-        retry: RetryPolicy {
-            attempts_max: 5,
-            base: Duration::from_secs(1),
-            cap: Duration::from_secs(1),
-        },
-        crashes_max: 5,
-        lease: Duration::from_secs(30),
-        attempt_timeout: Duration::from_mins(5),
-        processor: ProcessorChoice::Simulated {
-            speed: 0.0,
-            failure_rate: 0.0,
-        },
-        shutdown_grace: Duration::from_secs(10),
-        pending_max: None,
-        retention: None,
-        api_key: None,
-        log: LogConfig {
-            filter: "error".to_owned(),
-            format: LogFormat::Json,
-            dir: PathBuf::from("logs"),
-        },
-    }
 }

@@ -196,6 +196,12 @@ impl World {
         }
     }
 
+    /// Until the one attempt that there is to be has begun.
+    pub async fn until_begun(&self) {
+        self.until("the attempt to begin", async |world| world.script.now() == 1)
+            .await;
+    }
+
     pub async fn until_status(&self, id: OrderId, status: OrderStatus) {
         self.until(&format!("order {id} to be {status:?}"), async |world| {
             world.harness.order(id).await.status == status

@@ -98,7 +98,7 @@ async fn a_redrive_at_the_same_time_comes_before_or_too_late(harness: &mut Harne
     for (id, acted) in answers {
         match acted {
             Acted::Done(order) => stayed.push(order.order_id),
-            Acted::Unknown => assert_eq!(harness.store().order(id).await.unwrap(), None),
+            Acted::Unknown => assert_eq!(harness.store().order_view(id).await.unwrap(), None),
             Acted::Refused(order) => panic!("order {id} is {:?}", order.status),
         }
     }

@@ -1,0 +1,46 @@
+//! As many as a node lets follow the feed, and what becomes of one more.
+
+use orderly::lease::Outcome;
+use orderly::live::{Filter, SubscribeError};
+
+use super::door::Door;
+
+/// More than any limit that would still be one.
+const FAR_TOO_MANY: usize = 100_000;
+
+#[tokio::test]
+async fn above_the_limit_a_stream_is_refused_and_the_rest_goes_on() {
+    let door = Door::open().await;
+    let mut followers = Vec::new();
+    let refused = loop {
+        match door.feed().subscribe(Filter::default(), None).await {
+            Ok(follower) => followers.push(follower),
+            Err(refused) => break refused,
+        }
+        assert!(followers.len() < FAR_TOO_MANY, "there is no limit");
+    };
+    assert!(matches!(refused, SubscribeError::TooMany), "{refused}");
+    let stream = || door.get_with("/events", ("accept", "text/event-stream"));
+    let answer = stream().await;
+    answer.assert_refused(503, "busy");
+    assert_ne!(answer.header("retry-after"), "");
+    // Orders are taken, processed and waited for all the same, and pages need no place.
+    let id = door.harness.accept_one().await;
+    let held = door.get_with("/orders/1", ("prefer", "wait=60"));
+    let processing = async {
+        let lease = door.harness.claim_only(id).await;
+        door.harness.settle(&lease, Outcome::Completed).await;
+    };
+    let (answer, ()) = tokio::join!(held, processing);
+    assert_eq!(answer.ok()["status"], "Completed");
+    let page = door.get("/events").await.ok();
+    assert_eq!(page["events"].as_array().unwrap().len(), 3);
+    // One who leaves makes room.
+    followers.pop();
+    let response = door
+        .response("GET", "/events", &[("accept", "text/event-stream")], "")
+        .await;
+    assert_eq!(response.status(), 200);
+    drop(response);
+    door.close().await;
+}
