@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let (empty, crowded) = (Bench::open(empty).await?, Bench::open(crowded).await?);
     eprintln!("filling the crowded database");
-    crowded.fill(COMPLETED, &Outcome::Completed).await?;
+    crowded.fill(COMPLETED, &Outcome::COMPLETED).await?;
     let later = Outcome::Retry {
         after: Duration::from_hours(24),
         error: "the warehouse is closed".to_owned(),
@@ -76,6 +76,7 @@ impl Bench {
             pending_max: None,
             metrics: Metrics::new(),
             clock: system_clock(),
+            ordering: None,
         };
         let store = open(&database, options).await?;
         if store.counters().await?.total() > 0 {
@@ -104,6 +105,7 @@ impl Bench {
             orders_max,
             lease: Duration::from_hours(1),
             suspect: false,
+            outside: false,
         };
         Ok(self.store.claim(request).await?.leases)
     }
@@ -148,7 +150,7 @@ impl Bench {
             if leases.len() != ORDERS_PER_CLAIM {
                 bail!("a claim found {} orders", leases.len());
             }
-            self.settle(leases, &Outcome::Completed).await?;
+            self.settle(leases, &Outcome::COMPLETED).await?;
         }
         times.sort_unstable();
         Ok(times[CLAIMS_PER_ROUND / 2])

@@ -16,8 +16,9 @@ use orderly::order::{NewOrder, OrderId};
 use orderly::store::clock::{WallClock, system_clock};
 use orderly::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedBounds, FeedId, FeedPage, FeedPosition, GiveBack,
-    GivenBack, Heartbeat, History, IdempotencyKey, OrderPage, OrderQuery, OrderView, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
+    GivenBack, Heartbeat, Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView,
+    OutsideHold, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store,
+    StoreError, StoreHealth, Wakeups,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -91,6 +92,14 @@ impl Store for Forgetful {
 
     async fn renew(&self, _: Heartbeat) -> Result<Renewed, StoreError> {
         Ok(Renewed::default())
+    }
+
+    async fn hold_outside(&self, _: LeaseKey, _: OutsideHold) -> Result<Held, StoreError> {
+        Ok(Held::Stale)
+    }
+
+    async fn claimed(&self, _: OrderId) -> Result<Option<LatestClaim>, StoreError> {
+        Ok(None)
     }
 
     async fn give_back_expired(&self, _: GiveBack) -> Result<GivenBack, StoreError> {

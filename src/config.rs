@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::order::Ordering;
 use crate::retry::RetryPolicy;
 
 mod dot_env;
@@ -65,6 +66,9 @@ pub struct Config {
     /// Longest run of one attempt, 1 s to 24 h.
     pub attempt_timeout: Duration,
     pub processor: ProcessorChoice,
+    /// Attempts begun per second by this node at most; `None` for no limit.
+    pub rate_limit: Option<f64>,
+    pub ordering: Ordering,
     /// Drain time after SIGTERM, 0 to 1 h.
     pub shutdown_grace: Duration,
     /// Pending orders above which new ones are refused; `None` for no limit.

@@ -27,7 +27,6 @@ mod idempotency;
 mod json;
 pub mod listener;
 mod live;
-mod metadata;
 mod metrics;
 mod negotiation;
 pub mod openapi;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::order::{Order, OrderId};
+use crate::portable_json::JsonText;
 
 /// Longest text kept of an error, in bytes; the rest is cut off at a character's edge.
 pub const ERROR_BYTES_MAX: usize = 1024;
@@ -52,7 +53,9 @@ impl Lease {
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Completed,
+    Completed {
+        result: Option<JsonText>,
+    },
     /// Back to Pending, due after the delay.
     Retry {
         after: Duration,
@@ -64,6 +67,11 @@ pub enum Outcome {
     },
     /// Handed back unfinished, without using up an attempt.
     Released,
+}
+
+impl Outcome {
+    /// Without a result.
+    pub const COMPLETED: Outcome = Outcome::Completed { result: None };
 }
 
 /// Cuts an error text to [`ERROR_BYTES_MAX`] and takes out NUL, which PostgreSQL cannot store.

@@ -9,6 +9,7 @@ pub mod event;
 pub mod lease;
 pub mod money;
 pub mod order;
+pub mod portable_json;
 pub mod retry;
 pub mod time;
 

@@ -65,6 +65,8 @@ pub enum AttemptResult {
     released,
     /// The lease was lost or the order cancelled while it ran.
     abandoned,
+    /// Others go on with it.
+    handed_over,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

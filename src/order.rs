@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::money::Money;
+use crate::portable_json::JsonText;
 use crate::time::Timestamp;
 
 /// Largest integer that every JSON reader holds exactly (RFC 8259 section 6): 2^53 − 1.
@@ -11,7 +12,8 @@ pub const INTEGER_MAX: i64 = 9_007_199_254_740_991;
 pub const ITEMS_MAX: usize = 1_000;
 pub const REFERENCE_CHARS_MAX: usize = 200;
 pub const METADATA_BYTES_MAX: usize = 8_192;
-pub const METADATA_DEPTH_MAX: usize = 32;
+/// Of the result that a processor gives.
+pub const RESULT_BYTES_MAX: usize = 8_192;
 /// Orders in one batch.
 pub const BATCH_ORDERS_MAX: usize = 1_000;
 
@@ -99,6 +101,27 @@ pub struct Order {
     /// While Pending in the second line (retries, redrives, given-back orders): when it is due.
     pub next_attempt_at: Option<Timestamp>,
     pub last_error: Option<String>,
+    /// What the processor gave when it completed the order, at most [`RESULT_BYTES_MAX`] bytes.
+    pub result: Option<JsonText>,
+}
+
+/// Whether the orders of one user wait for each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ordering {
+    /// They do not.
+    #[default]
+    None,
+    /// At most one of them is in processing, and the next one starts when no earlier one is open any more.
+    User(OnFailure),
+}
+
+/// What a Failed order means for the later ones of its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// They go on.
+    Skip,
+    /// They wait until it was redriven and completed, or cancelled.
+    Block,
 }
 
 /// 1 to [`ITEMS_MAX`] item ids, each 1 … [`INTEGER_MAX`], kept as the comma-separated text that is answered.

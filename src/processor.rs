@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::order::Order;
+use crate::portable_json::JsonText;
 
 pub mod simulated;
 
@@ -15,7 +16,21 @@ pub mod simulated;
 pub trait Processor: Send + Sync + 'static {
     /// Dropped at any await point when the lease is lost, the order is cancelled, the attempt's time is over
     /// or the node stops. May panic: that is a transient failure.
-    async fn process(&self, order: &Order, attempt: Attempt) -> Result<(), ProcessingError>;
+    async fn process(&self, order: &Order, attempt: Attempt) -> Result<Processed, ProcessingError>;
+}
+
+/// How an attempt went well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Processed {
+    /// At most [`RESULT_BYTES_MAX`](crate::order::RESULT_BYTES_MAX) bytes of a result.
+    Completed { result: Option<JsonText> },
+    /// Others go on with it, and will settle the attempt with its token, until its time is over.
+    HandedOver,
+}
+
+impl Processed {
+    /// Completed without a result.
+    pub const COMPLETED: Processed = Processed::Completed { result: None };
 }
 
 /// Which try this is.
@@ -33,6 +48,13 @@ pub enum ProcessingError {
     /// Worth another attempt, after `retry_after` where the processor knows better than the back-off.
     #[error("{error}")]
     Transient {
+        error: String,
+        retry_after: Option<Duration>,
+    },
+    /// The same, but what failed is not the order: whatever processes it cannot be reached or cannot work. Many of these
+    /// one after the other, and no order is tried until it can.
+    #[error("{error}")]
+    Unavailable {
         error: String,
         retry_after: Option<Duration>,
     },

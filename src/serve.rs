@@ -23,7 +23,7 @@ use crate::processor::Processor;
 use crate::processor::simulated::Simulated;
 use crate::store::clock::system_clock;
 use crate::store::open::{self, OpenError, OpenOptions};
-use crate::store::{GiveBack, Heartbeat, Store, StoreError, StoreHealth};
+use crate::store::{Breaker, GiveBack, Heartbeat, Store, StoreError, StoreHealth};
 use crate::telemetry;
 use crate::worker::{Worker, WorkerSettings};
 
@@ -61,6 +61,7 @@ pub async fn run(config: Config, metrics: Metrics) -> Result<(), ServeError> {
             pending_max: config.pending_max,
             metrics: metrics.clone(),
             clock: system_clock(),
+            ordering: Some(config.ordering),
         },
     )
     .await?;
@@ -316,6 +317,7 @@ async fn join(store: &dyn Store, node: NodeId, config: &Config) -> Result<(), Se
         slots: config.concurrency,
         leases: Vec::new(),
         lease: config.lease,
+        breaker: Breaker::Closed,
     };
     // Asked before the call, which may be what changes it: a store that was ready and fails its first call has a
     // fault to be looked at, one that never was has a database that will come.

@@ -79,6 +79,13 @@ pub trait Store: Send + Sync + 'static {
     /// A node's heartbeat: says that it lives and extends those of its leases that it still has.
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError>;
 
+    /// A worker outside has the lease from now on, for so long, but for `run_max` from the start of the attempt at the
+    /// longest. No heartbeat renews it and no end of a node ends it.
+    async fn hold_outside(&self, key: LeaseKey, hold: OutsideHold) -> Result<Held, StoreError>;
+
+    /// An order with its latest claim.
+    async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError>;
+
     /// Takes back up to [`SWEEP_ORDERS_MAX`] orders whose leases ran out.
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError>;
 
@@ -171,6 +178,32 @@ pub struct ClaimRequest {
     pub lease: Duration,
     /// Whether a suspect order may be among them (at most one is).
     pub suspect: bool,
+    /// For workers outside, as [`Store::hold_outside`] has it.
+    pub outside: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct OutsideHold {
+    /// From now.
+    pub lease: Duration,
+    /// From the start of the attempt.
+    pub run_max: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// From now.
+    For(Duration),
+    /// The lease was no longer valid, or its attempt has no time left: nothing changed.
+    Stale,
+}
+
+/// Who claimed an order last; whether it still holds it, the status tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatestClaim {
+    pub order: Order,
+    /// `None` before the first claim.
+    pub key: Option<LeaseKey>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -200,6 +233,18 @@ pub struct Heartbeat {
     pub leases: Vec<LeaseKey>,
     /// Counted from the moment the store takes the heartbeat.
     pub lease: Duration,
+    pub breaker: Breaker,
+}
+
+/// Whether a node claims orders, as far as what processes them is concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Breaker {
+    #[default]
+    Closed,
+    /// It claims none: what processes them is plainly down.
+    Open,
+    /// It finds out, with a few, whether that is over.
+    HalfOpen,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -336,6 +381,8 @@ pub struct Node {
     pub heartbeat_at: Timestamp,
     /// Its heartbeat is younger than its lease time.
     pub alive: bool,
+    /// As of that heartbeat.
+    pub breaker: Breaker,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

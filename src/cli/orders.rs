@@ -122,6 +122,7 @@ struct Order {
     time_taken_seconds: Option<Box<RawValue>>,
     next_attempt_at: Option<String>,
     last_error: Option<String>,
+    result: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -296,6 +297,7 @@ impl Order {
             ),
             ("next_attempt_at", self.next_attempt_at),
             ("last_error", self.last_error),
+            ("result", self.result.map(|raw| raw.to_string())),
         ];
         let lines: Vec<String> = fields
             .into_iter()

@@ -13,6 +13,7 @@ use super::{
     ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, LogFormat, PostgresDatabase, PostgresUrl,
     ProcessorChoice,
 };
+use crate::order::{OnFailure, Ordering};
 use crate::retry::RetryPolicy;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -28,6 +29,9 @@ const PENDING_MAX: u64 = 1_000_000_000_000;
 /// No shorter than an idempotency key is kept: a request that is repeated finds its order. A hundred years say the same as
 /// `keep`.
 const RETENTION: RangeInclusive<Duration> = DAY..=Duration::from_hours(100 * 8_766);
+/// One attempt in a quarter of an hour.
+const RATE_MIN: f64 = 0.001;
+const RATE_MAX: f64 = 1e6;
 /// A thousand years in a second: beyond it, 0 says the same.
 const SPEED_MAX: f64 = 1e9;
 /// A key with fewer characters can be guessed by trying.
@@ -105,6 +109,8 @@ impl Reader<'_> {
         let lease = self.duration("lease", SECOND..=HOUR);
         let attempt_timeout = self.duration("attempt_timeout", SECOND..=DAY);
         let processor = self.processor();
+        let rate_limit = self.optional("rate_limit", |text| values::number(text, &(RATE_MIN..=RATE_MAX)));
+        let ordering = self.ordering();
         let shutdown_grace = self.duration("shutdown_grace", Duration::ZERO..=HOUR);
         let pending_max = self.optional("max_pending", |text| values::number(text, &(1..=PENDING_MAX)));
         let retention = self.required("retention", |text| values::retention(text, &RETENTION));
@@ -131,6 +137,8 @@ impl Reader<'_> {
             lease: lease?,
             attempt_timeout: attempt_timeout?,
             processor: processor?,
+            rate_limit,
+            ordering: ordering?,
             shutdown_grace: shutdown_grace?,
             pending_max,
             retention: retention?,
@@ -195,6 +203,13 @@ impl Reader<'_> {
             speed: speed?,
             failure_rate: failure_rate?,
         })
+    }
+
+    fn ordering(&mut self) -> Option<Ordering> {
+        let choices = [("skip", OnFailure::Skip), ("block", OnFailure::Block)];
+        let on_failure = self.required("ordering_on_failure", |text| values::choice(text, &choices))?;
+        let choices = [("none", Ordering::None), ("user", Ordering::User(on_failure))];
+        self.required("ordering", |text| values::choice(text, &choices))
     }
 
     fn log(&mut self) -> Option<LogConfig> {

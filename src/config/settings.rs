@@ -49,7 +49,7 @@ const fn setting(key: &'static str, variable: &'static str, secrecy: Secrecy, au
 }
 
 /// In the order of `orderly.default.toml`.
-pub const SETTINGS: [Setting; 27] = {
+pub const SETTINGS: [Setting; 30] = {
     use Audience::{Client, Server, Store};
     use Secrecy::{Public, Secret, Url};
     [
@@ -73,6 +73,14 @@ pub const SETTINGS: [Setting; 27] = {
         setting(
             "simulated_failure_rate",
             "ORDERLY_SIMULATED_FAILURE_RATE",
+            Public,
+            Server,
+        ),
+        setting("rate_limit", "ORDERLY_RATE_LIMIT", Public, Server),
+        setting("ordering", "ORDERLY_ORDERING", Public, Server),
+        setting(
+            "ordering_on_failure",
+            "ORDERLY_ORDERING_ON_FAILURE",
             Public,
             Server,
         ),

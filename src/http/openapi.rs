@@ -269,6 +269,6 @@ mod tests {
             order["properties"]["status"]["$ref"],
             "#/components/schemas/Status"
         );
-        assert_eq!(order["required"].as_array().unwrap().len(), 16);
+        assert_eq!(order["required"].as_array().unwrap().len(), 17);
     }
 }

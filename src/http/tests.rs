@@ -34,6 +34,7 @@ impl Served {
             pending_max: None,
             metrics: metrics.clone(),
             clock: system_clock(),
+            ordering: None,
         };
         let database = Database::Sqlite(folder.path().join("orderly.db"));
         let store = open(&database, options).await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Attempt, ProcessingError, Processor};
+use super::{Attempt, Processed, ProcessingError, Processor};
 use crate::order::Order;
 
 /// Fewer than 3 items take 2 s, 3 to 10 take 5 s, more than 10 take 10 s, all divided by `speed`.
@@ -31,7 +31,7 @@ impl Simulated {
 
 #[async_trait]
 impl Processor for Simulated {
-    async fn process(&self, order: &Order, _attempt: Attempt) -> Result<(), ProcessingError> {
+    async fn process(&self, order: &Order, _attempt: Attempt) -> Result<Processed, ProcessingError> {
         let duration = self.duration(order.request.item_ids.count());
         if !duration.is_zero() {
             tokio::time::sleep(duration).await;
@@ -42,7 +42,7 @@ impl Processor for Simulated {
                 retry_after: None,
             });
         }
-        Ok(())
+        Ok(Processed::COMPLETED)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::event::EventKind;
 use crate::order::OrderStatus;
+use crate::store::Breaker;
 
 const STATUSES: [OrderStatus; 5] = [
     OrderStatus::Pending,
@@ -23,6 +24,8 @@ const KINDS: [EventKind; 9] = [
     EventKind::Redriven,
 ];
 
+const BREAKERS: [Breaker; 3] = [Breaker::Closed, Breaker::Open, Breaker::HalfOpen];
+
 pub(super) fn status_code(status: OrderStatus) -> i16 {
     code_of(&STATUSES, &status)
 }
@@ -37,6 +40,14 @@ pub(super) fn kind_code(kind: EventKind) -> i16 {
 
 pub(super) fn kind_of(code: i64) -> Option<EventKind> {
     value_of(&KINDS, code)
+}
+
+pub(super) fn breaker_code(breaker: Breaker) -> i16 {
+    code_of(&BREAKERS, &breaker)
+}
+
+pub(super) fn breaker_of(code: i64) -> Option<Breaker> {
+    value_of(&BREAKERS, code)
 }
 
 fn code_of<T: PartialEq>(codes: &[T], value: &T) -> i16 {

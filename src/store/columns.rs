@@ -4,13 +4,13 @@
 macro_rules! order_columns {
     () => {
         "order_id, status, version, attempts, generation, created_at, processing_at, finished_at, due_at, \
-         user_id, total_amount, item_ids, reference, last_error, metadata"
+         user_id, total_amount, item_ids, reference, last_error, metadata, result"
     };
 }
 pub(super) use order_columns;
 
 /// How many columns [`order_columns`] names: where further ones begin.
-pub(super) const ORDER_COLUMNS: usize = 15;
+pub(super) const ORDER_COLUMNS: usize = 16;
 
 /// The columns of an event.
 pub(super) const EVENT_COLUMNS: &str = "order_id, version, kind, status, at, attempt, node, error";

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::event::EventKind;
 use crate::lease::{Outcome, bounded_error};
 use crate::order::OrderStatus;
+use crate::portable_json::JsonText;
 
 pub(super) struct End {
     pub kind: EventKind,
@@ -13,12 +14,13 @@ pub(super) struct End {
     /// Until the order is due again, when it goes back to Pending.
     pub due_in: Option<Duration>,
     pub error: Option<String>,
+    pub result: Option<JsonText>,
 }
 
 impl End {
     pub fn of(outcome: &Outcome) -> End {
         let (kind, given_back, due_in, error) = match outcome {
-            Outcome::Completed => (EventKind::Completed, false, None, None),
+            Outcome::Completed { .. } => (EventKind::Completed, false, None, None),
             Outcome::Retry { after, error } => (EventKind::RetryScheduled, false, Some(*after), Some(error)),
             Outcome::Failed { error } => (EventKind::Failed, false, None, Some(error)),
             Outcome::Released => (EventKind::Released, true, Some(Duration::ZERO), None),
@@ -28,6 +30,10 @@ impl End {
             given_back,
             due_in,
             error: error.map(|text| bounded_error(text)),
+            result: match outcome {
+                Outcome::Completed { result } => result.clone(),
+                Outcome::Retry { .. } | Outcome::Failed { .. } | Outcome::Released => None,
+            },
         }
     }
 

@@ -8,6 +8,7 @@ use super::sqlite::{self, Sqlite};
 use super::{Snapshot, Store};
 use crate::config::Database;
 use crate::metrics::Metrics;
+use crate::order::Ordering;
 
 /// How to open a store for serving.
 pub struct OpenOptions {
@@ -18,6 +19,8 @@ pub struct OpenOptions {
     pub metrics: Metrics,
     /// Used by stores without a clock of their own.
     pub clock: WallClock,
+    /// Whether the orders of one user are to wait for each other; `None` leaves it as it is.
+    pub ordering: Option<Ordering>,
 }
 
 /// Why a store did not open.

@@ -18,8 +18,8 @@ use crate::store::open::{Migration, OpenError, OpenOptions};
 use crate::store::waiting::WaitingOrders;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
-    History, IdempotencyKey, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery,
-    Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
+    Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
 };
 
 mod accept;
@@ -36,6 +36,7 @@ mod links;
 mod message;
 mod nodes;
 mod notify;
+mod outside;
 mod prune;
 mod query;
 mod restored;
@@ -275,6 +276,17 @@ impl Store for Postgres {
         let mut link = self.heart().await?;
         let renewed = nodes::renew(&mut link, &self.shared, &self.state, &heartbeat).await;
         told(renewed, "renew leases")
+    }
+
+    async fn hold_outside(&self, key: LeaseKey, hold: OutsideHold) -> Result<Held, StoreError> {
+        told(outside::hold(&self.links, key, hold).await, "hold a lease")
+    }
+
+    async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
+        told(
+            outside::latest_claim(&*self.links, id).await,
+            "read an order's claim",
+        )
     }
 
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {

@@ -110,6 +110,8 @@ pub struct LeaseRecord {
     pub node: NodeId,
     pub token: u64,
     pub expires_at: Timestamp,
+    /// Held by a worker outside.
+    pub outside: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

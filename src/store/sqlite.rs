@@ -14,8 +14,8 @@ use crate::store::open::{Migration, OpenError, OpenOptions};
 use crate::store::waiting::WaitingOrders;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
-    History, IdempotencyKey, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery,
-    Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
+    Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
 };
 use crate::time::Timestamp;
 
@@ -27,6 +27,7 @@ mod failure;
 mod group;
 mod migrations;
 mod nodes;
+mod outside;
 mod prune;
 mod query;
 mod reader;
@@ -185,6 +186,20 @@ impl Store for Sqlite {
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
         self.writer
             .call("renew leases", move |group| nodes::renew(group, &heartbeat))
+            .await
+    }
+
+    async fn hold_outside(&self, key: LeaseKey, hold: OutsideHold) -> Result<Held, StoreError> {
+        self.writer
+            .call("hold a lease", move |group| outside::hold(group, key, hold))
+            .await
+    }
+
+    async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
+        self.readers
+            .read("read an order's claim", move |connection| {
+                outside::latest_claim(connection, id)
+            })
             .await
     }
 
@@ -376,6 +391,7 @@ mod tests {
             pending_max: None,
             metrics: Metrics::new(),
             clock: system_clock(),
+            ordering: None,
         };
         let store = Sqlite::open(&path, options).unwrap();
         let lock = rusqlite::Connection::open(&path).unwrap();

@@ -80,6 +80,7 @@ async fn claim(shared: &Arc<Shared>, slots: Vec<OwnedSemaphorePermit>) -> Result
             orders_max: slots.len(),
             lease: shared.settings.lease,
             suspect: !shared.running.has_suspect(),
+            outside: false,
         })
         .await?;
     // What still runs here although the store has done with it - cancelled on another node - is heard of at the next

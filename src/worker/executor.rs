@@ -15,33 +15,41 @@ use super::running::{Hold, HoldEnd};
 use crate::lease::{Lease, LeaseKey, Outcome, bounded_error};
 use crate::metrics::{AttemptLabels, AttemptResult};
 use crate::order::OrderStatus;
-use crate::processor::{Attempt, ProcessingError};
-use crate::store::{Settled, StoreError};
+use crate::processor::{Attempt, Processed, ProcessingError};
+use crate::store::{Held, OutsideHold, Settled, StoreError};
 
 /// First and longest wait before a result that could not be stored is stored again.
 const STORE_RETRY_MIN: Duration = Duration::from_millis(50);
 const STORE_RETRY_MAX: Duration = Duration::from_secs(2);
+/// The longest wait that a processor may ask for: as long as the longest that an operator may set.
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 
 pub(super) async fn run(shared: Arc<Shared>, lease: Lease, mut hold: Hold, _slot: OwnedSemaphorePermit) {
     let entry = RunningEntry::new(&shared, &lease);
     observe_wait(&shared, &lease);
     let started = Instant::now();
-    let outcome = process(&shared, &lease, &mut hold).await;
-    let result = match outcome {
+    let ended = process(&shared, &lease, &mut hold).await;
+    if ended.is_some() {
+        let took = started.elapsed().as_secs_f64();
+        shared.metrics.order_processing.observe(took);
+    }
+    let result = match ended {
         None => AttemptResult::abandoned,
-        Some(outcome) => {
-            shared
-                .metrics
-                .order_processing
-                .observe(started.elapsed().as_secs_f64());
-            settle(&shared, &entry, &lease, outcome, &mut hold).await
-        }
+        Some(Ended::Here(outcome)) => settle(&shared, &entry, &lease, outcome, &mut hold).await,
+        Some(Ended::HandedOver) => hand_over(&shared, &entry, &lease, &mut hold).await,
     };
     shared
         .metrics
         .attempts
         .get_or_create(&AttemptLabels { result })
         .inc();
+}
+
+/// How the part of an attempt ended that runs here.
+enum Ended {
+    Here(Outcome),
+    /// Others go on with it.
+    HandedOver,
 }
 
 /// Takes the attempt out of the list however its task ends.
@@ -84,7 +92,7 @@ fn observe_wait(shared: &Shared, lease: &Lease) {
 }
 
 /// `None` when the attempt's result no longer matters: the lease is lost or the order was cancelled.
-async fn process(shared: &Shared, lease: &Lease, hold: &mut Hold) -> Option<Outcome> {
+async fn process(shared: &Shared, lease: &Lease, hold: &mut Hold) -> Option<Ended> {
     let wakeups = shared.store.wakeups();
     let mut cancelled = wakeups.watch_final(lease.order.order_id);
     tokio::select! {
@@ -94,12 +102,12 @@ async fn process(shared: &Shared, lease: &Lease, hold: &mut Hold) -> Option<Outc
             None
         }
         () = cancelled.woken() => None,
-        outcome = attempt(shared, lease) => Some(outcome),
-        () = shared.hand_back.cancelled() => Some(Outcome::Released),
+        ended = attempt(shared, lease) => Some(ended),
+        () = shared.hand_back.cancelled() => Some(Ended::Here(Outcome::Released)),
     }
 }
 
-async fn attempt(shared: &Shared, lease: &Lease) -> Outcome {
+async fn attempt(shared: &Shared, lease: &Lease) -> Ended {
     let number = lease.order.attempts;
     let attempt = Attempt {
         number,
@@ -108,24 +116,29 @@ async fn attempt(shared: &Shared, lease: &Lease) -> Outcome {
     let timeout = shared.settings.attempt_timeout;
     let processing = AssertUnwindSafe(shared.processor.process(&lease.order, attempt)).catch_unwind();
     let (error, retry_after) = match tokio::time::timeout(timeout, processing).await {
-        Ok(Ok(Ok(()))) => return Outcome::Completed,
+        Ok(Ok(Ok(Processed::Completed { result }))) => return Ended::Here(Outcome::Completed { result }),
+        Ok(Ok(Ok(Processed::HandedOver))) => return Ended::HandedOver,
         Ok(Ok(Err(ProcessingError::Permanent { error }))) => {
-            return Outcome::Failed {
+            return Ended::Here(Outcome::Failed {
                 error: bounded_error(&error),
-            };
+            });
         }
-        Ok(Ok(Err(ProcessingError::Transient { error, retry_after }))) => (error, retry_after),
+        Ok(Ok(Err(
+            ProcessingError::Transient { error, retry_after }
+            | ProcessingError::Unavailable { error, retry_after },
+        ))) => (error, retry_after),
         Ok(Err(panic)) => (format!("the processor panicked: {}", panic_text(&*panic)), None),
         Err(_) => (format!("the attempt took longer than {timeout:?}"), None),
     };
     let error = bounded_error(&error);
-    match shared.settings.retry.delay(number, rand::random()) {
+    Ended::Here(match shared.settings.retry.delay(number, rand::random()) {
+        // Asked to wait, it waits so long at the least.
         Some(delay) => Outcome::Retry {
-            after: retry_after.unwrap_or(delay),
+            after: retry_after.map_or(delay, |asked| asked.min(RETRY_AFTER_MAX).max(delay)),
             error,
         },
         None => Outcome::Failed { error },
-    }
+    })
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -144,21 +157,57 @@ async fn settle(
     outcome: Outcome,
     hold: &mut Hold,
 ) -> AttemptResult {
+    let settle = || shared.store.settle(entry.key, outcome.clone());
+    match stored(lease, hold, settle).await {
+        Some(Settled::Done(status)) => {
+            log_end(lease, status, &outcome);
+            result_of(&outcome)
+        }
+        Some(Settled::Stale) => {
+            let order_id = lease.order.order_id;
+            tracing::warn!(order.id = %order_id, token = entry.key.token,
+                "the result of order {order_id} came too late and was refused");
+            AttemptResult::abandoned
+        }
+        None => AttemptResult::abandoned,
+    }
+}
+
+/// The lease goes on without this node, until the attempt's time is over.
+async fn hand_over(
+    shared: &Shared,
+    entry: &RunningEntry<'_>,
+    lease: &Lease,
+    hold: &mut Hold,
+) -> AttemptResult {
+    let run_max = shared.settings.attempt_timeout;
+    let outside = OutsideHold {
+        lease: run_max,
+        run_max,
+    };
+    match stored(lease, hold, || shared.store.hold_outside(entry.key, outside)).await {
+        Some(Held::For(time)) => {
+            let order_id = lease.order.order_id;
+            tracing::debug!(order.id = %order_id, within = ?time, "order {order_id} was handed over");
+            AttemptResult::handed_over
+        }
+        // Whoever took it over may have settled it already.
+        Some(Held::Stale) | None => AttemptResult::abandoned,
+    }
+}
+
+/// Carries a call out until the store takes it; `None` when the lease is gone before that, or the store is closed.
+async fn stored<T, F>(lease: &Lease, hold: &mut Hold, call: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
     let order_id = lease.order.order_id;
     let mut retries = Backoff::new(STORE_RETRY_MIN, STORE_RETRY_MAX);
     let mut failing = false;
     loop {
-        match shared.store.settle(entry.key, outcome.clone()).await {
-            Ok(Settled::Done(status)) => {
-                log_end(lease, status, &outcome);
-                return result_of(&outcome);
-            }
-            Ok(Settled::Stale) => {
-                tracing::warn!(order.id = %order_id, token = entry.key.token,
-                    "the result of order {order_id} came too late and was refused");
-                return AttemptResult::abandoned;
-            }
-            Err(StoreError::Closed) => return AttemptResult::abandoned,
+        match call().await {
+            Ok(answer) => return Some(answer),
+            Err(StoreError::Closed) => return None,
             Err(error) if !failing => {
                 failing = true;
                 tracing::warn!(order.id = %order_id, %error,
@@ -169,7 +218,7 @@ async fn settle(
         tokio::select! {
             end = hold.end() => {
                 log_abandoned(lease, end);
-                return AttemptResult::abandoned;
+                return None;
             }
             () = tokio::time::sleep(retries.pause()) => {}
         }
@@ -178,7 +227,7 @@ async fn settle(
 
 fn result_of(outcome: &Outcome) -> AttemptResult {
     match outcome {
-        Outcome::Completed => AttemptResult::completed,
+        Outcome::Completed { .. } => AttemptResult::completed,
         Outcome::Retry { .. } => AttemptResult::retry,
         Outcome::Failed { .. } => AttemptResult::failed,
         Outcome::Released => AttemptResult::released,
@@ -202,7 +251,7 @@ fn log_end(lease: &Lease, status: OrderStatus, outcome: &Outcome) {
     let order_id = lease.order.order_id;
     let attempt = lease.order.attempts;
     match outcome {
-        Outcome::Completed => {
+        Outcome::Completed { .. } => {
             tracing::debug!(order.id = %order_id, attempt, status = status.name(), "order {order_id} completed");
         }
         Outcome::Released => {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backoff::Backoff;
 use super::{Pace, QUIET_INTERVAL, Shared, jittered};
-use crate::store::{Heartbeat, StoreError, StoreHealth};
+use crate::store::{Breaker, Heartbeat, StoreError, StoreHealth};
 
 /// Heartbeats per time that one says the node lives for: two may fail before the node counts as dead.
 const BEATS_PER_VALIDITY: u32 = 3;
@@ -123,6 +123,7 @@ async fn beat(shared: &Shared, validity: Duration) -> Result<(), StoreError> {
                 lease
             },
             leases: leases.clone(),
+            breaker: Breaker::Closed,
         })
         .await?;
     shared.running.renewed(&leases, &renewed.lost, asked + lease);

@@ -133,7 +133,7 @@ async fn the_feed_keeps_its_order_also_where_nobody_has_read_it_yet(harness: Har
     let read = feed(&harness).await;
     let later = harness.accept_some(2).await;
     for lease in harness.claim(10).await.iter().rev() {
-        harness.settle(lease, Outcome::Completed).await;
+        harness.settle(lease, Outcome::COMPLETED).await;
     }
     let mut expected: Vec<OrderId> = [&first[..], &later, &first, &later].concat();
     expected.extend(later.iter().rev().chain(first.iter().rev()));
@@ -201,7 +201,7 @@ async fn leases_go_on_and_are_taken_back_when_they_run_out(harness: Harness) {
     let leases = harness.claim_as(NODE_B, 2).await;
     check(harness.move_to_postgres().await, async |copy: &mut Harness| {
         // A result that was on its way.
-        copy.settle(&leases[0], Outcome::Completed).await;
+        copy.settle(&leases[0], Outcome::COMPLETED).await;
         copy.store().renew(heartbeat(NODE_A, &[])).await.unwrap();
         copy.advance(LONGER_THAN_A_LEASE).await;
         assert_eq!(copy.give_back().await.pending, 1);

@@ -53,7 +53,7 @@ mod tests {
     use super::super::State;
     use super::*;
     use crate::lease::NodeId;
-    use crate::store::{Counters, FeedBounds, FeedId, FeedPosition, Node};
+    use crate::store::{Breaker, Counters, FeedBounds, FeedId, FeedPosition, Node};
     use crate::time::Timestamp;
 
     fn queue(alive: bool) -> QueueState {
@@ -64,6 +64,7 @@ mod tests {
             started_at: Timestamp::from_micros(1),
             heartbeat_at: Timestamp::from_micros(1),
             alive,
+            breaker: Breaker::Closed,
         };
         QueueState {
             counters: Counters::default(),

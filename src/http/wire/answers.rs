@@ -51,6 +51,9 @@ pub struct OrderBody<'a> {
     /// Acceptance to completion, once Completed.
     #[schema(required)]
     time_taken_seconds: Option<f64>,
+    /// What the processor gave when it completed the order, byte for byte.
+    #[schema(value_type = Option<Value>, required)]
+    result: Option<Verbatim<'a>>,
 }
 
 impl<'a> OrderBody<'a> {
@@ -73,6 +76,7 @@ impl<'a> OrderBody<'a> {
             next_attempt_at: None,
             last_error: None,
             time_taken_seconds: None,
+            result: None,
         }
     }
 }
@@ -91,6 +95,7 @@ impl<'a> From<&'a Order> for OrderBody<'a> {
             next_attempt_at: order.next_attempt_at.map(Time),
             last_error: order.last_error.as_deref(),
             time_taken_seconds: completed_at.map(|at| at.since(order.created_at).as_secs_f64()),
+            result: order.result.as_ref().map(|result| Verbatim(result.as_str())),
             ..OrderBody::accepted(&order.request, order.order_id, order.created_at)
         }
     }
@@ -246,6 +251,7 @@ impl Serialize for Verbatim<'_> {
 mod tests {
     use super::*;
     use crate::order::ItemIds;
+    use crate::portable_json::JsonText;
 
     fn order() -> Order {
         Order {
@@ -266,6 +272,7 @@ mod tests {
             finished_at: Some(Timestamp::from_micros(1_700_000_002_000_001)),
             next_attempt_at: None,
             last_error: None,
+            result: Some(JsonText::parse("{ \"ok\": 1.10 }").unwrap()),
         }
     }
 
@@ -282,7 +289,7 @@ mod tests {
                 r#""status":"Completed","reference":"PO-\"7\"","metadata":{ "a": 1.10 },"version":3,"#,
                 r#""item_count":3,"attempts":1,"created_at":"2023-11-14T22:13:20.000000Z","#,
                 r#""processing_at":"2023-11-14T22:13:20.500000Z","completed_at":"2023-11-14T22:13:22.000001Z","#,
-                r#""next_attempt_at":null,"last_error":null,"time_taken_seconds":2.000001}"#
+                r#""next_attempt_at":null,"last_error":null,"time_taken_seconds":2.000001,"result":{ "ok": 1.10 }}"#
             )
         );
     }

@@ -4,12 +4,12 @@ use std::convert::Infallible;
 
 use crate::http::fields::{FieldErrors, Pointer, REPEATED};
 use crate::http::json::{self, Kind, ObjectError};
-use crate::http::metadata;
 use crate::http::problem::{Problem, ProblemType};
 use crate::money::Money;
 use crate::order::{
     BATCH_ORDERS_MAX, ITEMS_MAX, ItemIds, METADATA_BYTES_MAX, NewOrder, OrderStatus, Reference, parse_integer,
 };
+use crate::portable_json;
 use crate::store::RedriveQuery;
 
 use super::answers::{TIME_EXPECTED, parse_time};
@@ -247,7 +247,7 @@ fn metadata(value: &str) -> Result<Box<str>, String> {
     if value.len() > METADATA_BYTES_MAX {
         return Err(format!("must not exceed {METADATA_BYTES_MAX} bytes"));
     }
-    metadata::check(value).map_err(|error| error.to_string())?;
+    portable_json::check(value).map_err(|error| error.to_string())?;
     Ok(value.into())
 }
 

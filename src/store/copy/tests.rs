@@ -21,6 +21,7 @@ async fn store_of_three(path: &Path) {
         pending_max: None,
         metrics: Metrics::new(),
         clock: system_clock(),
+        ordering: None,
     };
     let store = open(&Database::Sqlite(path.to_owned()), options).await.unwrap();
     for name in ["a", "b", "c"] {
@@ -43,12 +44,13 @@ async fn store_of_three(path: &Path) {
         orders_max: 2,
         lease: std::time::Duration::from_secs(30),
         suspect: false,
+        outside: false,
     };
     let claimed = store.claim(request).await.unwrap();
     let failed = Outcome::Failed {
         error: "refused".to_owned(),
     };
-    for (lease, outcome) in claimed.leases.iter().zip([Outcome::Completed, failed]) {
+    for (lease, outcome) in claimed.leases.iter().zip([Outcome::COMPLETED, failed]) {
         store.settle(lease.key(), outcome).await.unwrap();
     }
     store.close().await;

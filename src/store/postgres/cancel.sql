@@ -9,6 +9,7 @@ with moment as materialized (
         status = 4,
         version = o.version + 1,
         lease_expires_at = null,
+        outside = false,
         due_at = null,
         changed_at = greatest(moment.at, o.changed_at),
         finished_at = greatest(moment.at, o.changed_at)

@@ -112,6 +112,7 @@ impl Claimer {
             (":node", rows::node_code(request.node)),
             (":lease_micros", micros(request.lease)),
             (":suspect", request.suspect.into()),
+            (":outside", request.outside.into()),
             (":second_line_first", self.second_line_first.into()),
             (":floor", floor),
             (":slot", Shared::any_slot().into()),

@@ -1,6 +1,6 @@
 -- One message that claims, so that a node that freezes anywhere never holds the lock: the server carries it out to its
 -- end without asking back. What comes out is small enough never to wait for a reader.
--- :places, :time_ms, :lock, :node, :lease_micros, :suspect, :second_line_first, :floor, :slot are numbers put into the text.
+-- :places, :time_ms, :lock, :node, :lease_micros, :suspect, :outside, :second_line_first, :floor, :slot are numbers put into the text.
 -- No order at or below :floor can be in the first line any more; see floor.rs.
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
@@ -61,6 +61,7 @@ with moment as materialized (
         attempts = o.attempts + 1,
         token = o.token + 1,
         node = :node,
+        outside = :outside = 1,
         lease_expires_at = moment.at + :lease_micros * interval '1 microsecond',
         processing_at = greatest(moment.at, o.changed_at),
         changed_at = greatest(moment.at, o.changed_at)

@@ -13,6 +13,7 @@ use super::snapshot::PostgresSnapshot;
 use super::{connect_once, refused, unavailable};
 use crate::config::PostgresDatabase;
 use crate::order::{OrderId, Reference};
+use crate::portable_json::JsonText;
 use crate::store::copy::CopyError;
 use crate::store::snapshot::{EventRecord, KeyRecord, OrderRecord};
 use crate::store::{Counters, Snapshot, StoreError, codes};
@@ -85,6 +86,13 @@ impl Import {
             .collect();
         let errors: Vec<Option<&str>> = orders().map(|order| order.last_error.as_deref()).collect();
         let metadata: Vec<Option<&str>> = requests().map(|request| request.metadata.as_deref()).collect();
+        let results: Vec<Option<&str>> = orders()
+            .map(|order| order.result.as_ref().map(JsonText::as_str))
+            .collect();
+        let outside: Vec<bool> = records
+            .iter()
+            .map(|record| record.lease.is_some_and(|lease| lease.outside))
+            .collect();
         self.write(
             include_str!("import_orders.sql"),
             &[
@@ -108,6 +116,8 @@ impl Import {
                 (&references, Type::TEXT_ARRAY),
                 (&errors, Type::TEXT_ARRAY),
                 (&metadata, Type::TEXT_ARRAY),
+                (&results, Type::TEXT_ARRAY),
+                (&outside, Type::BOOL_ARRAY),
             ],
         )
         .await

@@ -9,7 +9,7 @@ use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
 use crate::lease::{LeaseKey, NodeId};
-use crate::store::{Heartbeat, Renewed};
+use crate::store::{Heartbeat, Renewed, codes};
 
 /// A heartbeat.
 pub(super) async fn renew(
@@ -25,6 +25,7 @@ pub(super) async fn renew(
     let node = rows::node_code(heartbeat.node);
     let slots = i32::try_from(heartbeat.slots).unwrap_or(i32::MAX);
     let busy = i32::try_from(heartbeat.leases.len()).unwrap_or(i32::MAX);
+    let breaker = codes::breaker_code(heartbeat.breaker);
     let beaten = link
         .repeatable(
             include_str!("renew.sql"),
@@ -35,6 +36,7 @@ pub(super) async fn renew(
                 (&node, Type::INT8),
                 (&slots, Type::INT4),
                 (&busy, Type::INT4),
+                (&breaker, Type::INT2),
             ],
         )
         .await;

@@ -240,7 +240,7 @@ pub(super) async fn queue(source: &impl Reads) -> Result<QueueState, Failure> {
     let limit = rows::limit(NODES_MAX);
     let nodes = source
         .read(
-            "select node, slots, busy, started_at, heartbeat_at, expires_at >= clock_timestamp()
+            "select node, slots, busy, started_at, heartbeat_at, expires_at >= clock_timestamp(), breaker
              from orderly.nodes order by heartbeat_at desc, node limit $1",
             &[(&limit, Type::INT8)],
         )
@@ -261,5 +261,6 @@ fn node(row: &Row) -> Result<Node, Failure> {
         started_at: rows::column(row, 3)?,
         heartbeat_at: rows::column(row, 4)?,
         alive: rows::column(row, 5)?,
+        breaker: rows::breaker(row, 6)?,
     })
 }

@@ -9,7 +9,8 @@ use crate::event::Event;
 use crate::lease::NodeId;
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
-use crate::store::{FeedCursor, FeedId, FeedPosition, codes};
+use crate::portable_json::JsonText;
+use crate::store::{Breaker, FeedCursor, FeedId, FeedPosition, codes};
 use crate::time::Timestamp;
 
 /// Of [`crate::store::columns::order_columns`].
@@ -41,6 +42,7 @@ pub(super) fn order(row: &Row) -> Result<Order, Failure> {
             metadata: column::<Option<String>>(row, 14)?.map(Into::into),
         },
         last_error: column(row, 13)?,
+        result: column::<Option<String>>(row, 15)?.map(JsonText::from_stored),
     })
 }
 
@@ -86,6 +88,11 @@ pub(super) fn only(found: &[Row]) -> Result<&Row, Failure> {
 pub(super) fn status(row: &Row, index: usize) -> Result<OrderStatus, Failure> {
     let code: i16 = column(row, index)?;
     codes::status_of(code.into()).ok_or_else(|| Failure::undecodable("a status", code))
+}
+
+pub(super) fn breaker(row: &Row, index: usize) -> Result<Breaker, Failure> {
+    let code: i16 = column(row, index)?;
+    codes::breaker_of(code.into()).ok_or_else(|| Failure::undecodable("the state of a breaker", code))
 }
 
 /// A number that is never negative.

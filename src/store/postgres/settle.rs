@@ -11,6 +11,7 @@ use super::rows;
 use super::shared::Shared;
 use crate::lease::{LeaseKey, Outcome};
 use crate::order::{OrderId, OrderStatus};
+use crate::portable_json::JsonText;
 use crate::store::ending::End;
 use crate::store::{Settled, StoreError, codes};
 
@@ -61,6 +62,10 @@ impl Call for Settle {
             .map(|end| end.due_in.map(|delay| micros(delay.min(DELAY_MAX))))
             .collect();
         let errors: Vec<Option<&str>> = ends.iter().map(|end| end.error.as_deref()).collect();
+        let results: Vec<Option<&str>> = ends
+            .iter()
+            .map(|end| end.result.as_ref().map(JsonText::as_str))
+            .collect();
         let slot = Shared::any_slot();
         let ended = link
             .once(
@@ -74,6 +79,7 @@ impl Call for Settle {
                     (&given_back, Type::BOOL_ARRAY),
                     (&due_in_micros, Type::INT8_ARRAY),
                     (&errors, Type::TEXT_ARRAY),
+                    (&results, Type::TEXT_ARRAY),
                     (&slot, Type::INT2),
                 ],
             )

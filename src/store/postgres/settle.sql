@@ -1,12 +1,13 @@
 -- Ends attempts, each of its own lease and of no other: the token is checked by the statement that writes, so a worker
 -- that lost its lease changes nothing and finds no row in the answer. A lease that ran out but was not given to another
--- still counts. $1-$8: one row per result, by rising order id, so that no two statements wait for each other's rows;
--- $9: counter row. Served by the primary key.
+-- still counts. $1-$9: one row per result, by rising order id, so that no two statements wait for each other's rows;
+-- $10: counter row. Served by the primary key.
 with moment as materialized (
     select clock_timestamp() as at
 ), result as materialized (
-    select * from unnest($1::int8[], $2::int8[], $3::int8[], $4::int2[], $5::int2[], $6::bool[], $7::int8[], $8::text[])
-        with ordinality as result (order_id, token, node, kind, status, given_back, due_in_micros, error, place)
+    select * from unnest($1::int8[], $2::int8[], $3::int8[], $4::int2[], $5::int2[], $6::bool[], $7::int8[], $8::text[],
+            $9::text[])
+        with ordinality as result (order_id, token, node, kind, status, given_back, due_in_micros, error, given, place)
 ), ended as (
     update orderly.orders as o set
         status = result.status,
@@ -17,7 +18,9 @@ with moment as materialized (
         due_at = moment.at + result.due_in_micros * interval '1 microsecond',
         finished_at = case when result.status > 1 then greatest(moment.at, o.changed_at) end,
         -- A given-back attempt says nothing about the order, so what its last attempt said stays.
-        last_error = case when result.given_back then o.last_error else result.error end
+        last_error = case when result.given_back then o.last_error else result.error end,
+        result = result.given,
+        outside = false
     from moment, result
     where o.order_id = result.order_id and o.token = result.token and o.status = 1
     returning o.order_id, o.version, o.attempts, o.status, o.changed_at, o.processing_at,
@@ -46,6 +49,6 @@ with moment as materialized (
             coalesce(sum((extract(epoch from changed_at - processing_at) * 1000000)::int8)
                 filter (where status = 2), 0) as micros
         from ended) as change
-    where c.slot = $9 and change.ended > 0
+    where c.slot = $10 and change.ended > 0
 )
 select place, order_id, status from ended

@@ -193,7 +193,7 @@ async fn orders_after(
             concat!(
                 "select ",
                 order_columns!(),
-                ", crashes, node, token, lease_expires_at from orderly.orders
+                ", crashes, node, token, lease_expires_at, outside from orderly.orders
                  where order_id > $1 order by order_id limit $2"
             ),
             &[(&after, Type::INT8), (&limit, Type::INT8)],
@@ -212,10 +212,12 @@ fn record(row: &Row) -> Result<OrderRecord, Failure> {
     let node = rows::column::<Option<i64>>(row, ORDER_COLUMNS + 1)?.map(rows::node_of);
     let token = rows::large_count(row, ORDER_COLUMNS + 2)?;
     let expires_at = rows::column::<Option<_>>(row, ORDER_COLUMNS + 3)?;
+    let outside = rows::column(row, ORDER_COLUMNS + 4)?;
     let lease = |(node, expires_at)| LeaseRecord {
         node,
         token,
         expires_at,
+        outside,
     };
     Ok(OrderRecord {
         order: rows::order(row)?,

@@ -22,7 +22,7 @@ pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, 
     let cancelled = group
         .connection
         .prepare_cached(concat!(
-            "update orders set status = 4, version = version + 1, lease_expires_at = null, due_at = null,
+            "update orders set status = 4, version = version + 1, lease_expires_at = null, outside = 0, due_at = null,
                     finished_at = ?2
              where order_id = ?1 returning ",
             order_columns!()

@@ -109,7 +109,7 @@ fn start(group: &mut Group<'_>, order_id: OrderId, request: &ClaimRequest) -> Re
         .connection
         .prepare_cached(
             "update orders set status = 1, version = ?2, attempts = ?3, token = ?4, node = ?5,
-                    lease_expires_at = ?6, processing_at = ?7
+                    lease_expires_at = ?6, processing_at = ?7, outside = ?8
              where order_id = ?1 and status = 0",
         )?
         .execute((
@@ -120,6 +120,7 @@ fn start(group: &mut Group<'_>, order_id: OrderId, request: &ClaimRequest) -> Re
             request.node,
             group.now.plus(request.lease),
             group.now,
+            request.outside,
         ))?;
     group.record(Change {
         order_id,

@@ -9,5 +9,7 @@ update orders set
     lease_expires_at = null,
     due_at = ?7,
     finished_at = ?8,
-    last_error = case when ?9 then last_error else ?10 end
+    last_error = case when ?9 then last_error else ?10 end,
+    result = ?11,
+    outside = 0
 where order_id = ?1 and token = ?2 and status = 1

@@ -3,7 +3,7 @@
 use super::group::{CallError, Group};
 use super::settle;
 use crate::lease::{LeaseKey, NodeId};
-use crate::store::{GivenBack, Heartbeat, Renewed};
+use crate::store::{GivenBack, Heartbeat, Renewed, codes};
 
 /// The file has one server at a time, so whatever an earlier node held is free at once.
 pub(super) fn join(
@@ -43,11 +43,12 @@ fn beat(group: &Group<'_>, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error>
     group
         .connection
         .prepare_cached(
-            "insert into nodes (node, slots, busy, started_at, heartbeat_at, expires_at)
-             values (?1, ?2, ?3, ?4, ?4, ?5)
+            "insert into nodes (node, slots, busy, started_at, heartbeat_at, expires_at, breaker)
+             values (?1, ?2, ?3, ?4, ?4, ?5, ?6)
              on conflict (node) do update set
                  slots = excluded.slots, busy = excluded.busy,
-                 heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at",
+                 heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at,
+                 breaker = excluded.breaker",
         )?
         .execute((
             heartbeat.node,
@@ -55,6 +56,7 @@ fn beat(group: &Group<'_>, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error>
             heartbeat.leases.len(),
             group.now,
             group.now.plus(heartbeat.lease),
+            codes::breaker_code(heartbeat.breaker),
         ))?;
     Ok(())
 }

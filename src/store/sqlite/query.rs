@@ -281,7 +281,7 @@ fn oldest_waiting(connection: &Connection, now: Timestamp) -> Result<Option<Dura
 fn nodes(connection: &Connection, now: Timestamp) -> Result<Vec<Node>, rusqlite::Error> {
     connection
         .prepare_cached(
-            "select node, slots, busy, started_at, heartbeat_at, expires_at >= ?1 from nodes
+            "select node, slots, busy, started_at, heartbeat_at, expires_at >= ?1, breaker from nodes
              order by heartbeat_at desc, node limit ?2",
         )?
         .query_map((now, NODES_MAX), |row| {
@@ -292,6 +292,7 @@ fn nodes(connection: &Connection, now: Timestamp) -> Result<Vec<Node>, rusqlite:
                 started_at: row.get(3)?,
                 heartbeat_at: row.get(4)?,
                 alive: row.get(5)?,
+                breaker: row.get(6)?,
             })
         })?
         .collect()

@@ -7,7 +7,8 @@ use crate::event::{Event, EventKind};
 use crate::lease::NodeId;
 use crate::money::Money;
 use crate::order::{BATCH_ORDERS_MAX, ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
-use crate::store::codes;
+use crate::portable_json::JsonText;
+use crate::store::{Breaker, codes};
 use crate::time::Timestamp;
 
 /// Of [`crate::store::columns::order_columns`].
@@ -32,6 +33,7 @@ pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
             metadata: row.get(14)?,
         },
         last_error: row.get(13)?,
+        result: row.get::<_, Option<String>>(15)?.map(JsonText::from_stored),
     })
 }
 
@@ -99,6 +101,12 @@ impl ToSql for EventKind {
 impl FromSql for EventKind {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<EventKind> {
         decoded(value, codes::kind_of)
+    }
+}
+
+impl FromSql for Breaker {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Breaker> {
+        decoded(value, codes::breaker_of)
     }
 }
 

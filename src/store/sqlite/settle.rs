@@ -8,6 +8,7 @@ use super::group::{CallError, Change, Group};
 use crate::event::EventKind;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::OrderStatus;
+use crate::portable_json::JsonText;
 use crate::store::ending::End;
 use crate::store::{GiveBack, GivenBack, SWEEP_ORDERS_MAX, Settled};
 use crate::time::Timestamp;
@@ -24,16 +25,20 @@ pub(super) fn settle(group: &mut Group<'_>, key: LeaseKey, outcome: &Outcome) ->
 }
 
 /// The end of an attempt whose lease ran out or whose node died.
-fn lost(node: NodeId, holder_died: bool) -> End {
+fn lost(held: &Held, holder_died: bool) -> End {
+    let node = held.key.node;
     End {
         kind: EventKind::LeaseLost,
         given_back: true,
         due_in: Some(Duration::ZERO),
-        error: Some(if holder_died {
+        error: Some(if held.outside {
+            "no result came from outside before the lease ran out".to_owned()
+        } else if holder_died {
             format!("node {node} died while it held the lease")
         } else {
             format!("node {node} let the lease run out")
         }),
+        result: None,
     }
 }
 
@@ -44,8 +49,9 @@ fn poison(crashes: u32) -> End {
         given_back: false,
         due_in: None,
         error: Some(format!(
-            "poison: {crashes} nodes died while they processed this order"
+            "poison: {crashes} nodes or workers fell silent while they processed this order"
         )),
+        result: None,
     }
 }
 
@@ -85,6 +91,7 @@ fn end_attempt(
             status.is_final().then_some(group.now),
             keeps_error,
             end.error.as_deref(),
+            end.result.as_ref().map(JsonText::as_str),
         ))?;
     assert_eq!(
         changed, 1,
@@ -130,14 +137,16 @@ pub(super) fn give_back_expired(group: &mut Group<'_>, request: &GiveBack) -> Re
     let mut expired = held(group, include_str!("expired_leases.sql"), Some(group.now))?;
     let more = expired.len() > SWEEP_ORDERS_MAX;
     expired.truncate(SWEEP_ORDERS_MAX);
-    let mut given_back = give_back(group, &expired, request.crashes_max, |group, node| {
-        Ok(node != request.node && !lives(group, node)?)
+    let mut given_back = give_back(group, &expired, request.crashes_max, |group, held| {
+        // Nobody knows whether a worker outside lives; one that says nothing counts as dead.
+        let node = held.key.node;
+        Ok(held.outside || (node != request.node && !lives(group, node)?))
     })?;
     given_back.more = more;
     Ok(given_back)
 }
 
-/// Everything that is held: only right where no other node can live.
+/// Everything that nodes hold: only right where no other node can live.
 pub(super) fn give_back_all(group: &mut Group<'_>, crashes_max: u32) -> Result<GivenBack, CallError> {
     let mut total = GivenBack::default();
     loop {
@@ -154,6 +163,8 @@ pub(super) fn give_back_all(group: &mut Group<'_>, crashes_max: u32) -> Result<G
 struct Held {
     key: LeaseKey,
     crashes: u32,
+    /// By a worker outside.
+    outside: bool,
 }
 
 /// One more than [`SWEEP_ORDERS_MAX`], to tell whether there are more.
@@ -169,6 +180,7 @@ fn held(group: &Group<'_>, statement: &str, at: Option<Timestamp>) -> Result<Vec
                     node: row.get(2)?,
                 },
                 crashes: row.get(3)?,
+                outside: row.get(4)?,
             })
         })?
         .collect()
@@ -178,18 +190,18 @@ fn give_back(
     group: &mut Group<'_>,
     held: &[Held],
     crashes_max: u32,
-    died: impl Fn(&Group<'_>, NodeId) -> Result<bool, rusqlite::Error>,
+    died: impl Fn(&Group<'_>, &Held) -> Result<bool, rusqlite::Error>,
 ) -> Result<GivenBack, CallError> {
     let mut given_back = GivenBack::default();
     for lease in held {
-        let holder_died = died(group, lease.key.node)?;
+        let holder_died = died(group, lease)?;
         let crashes = u32::from(holder_died);
         let crashes_so_far = lease.crashes + crashes;
         if holder_died && crashes_so_far >= crashes_max {
             end_attempt(group, lease.key, poison(crashes_so_far), crashes)?;
             given_back.poisoned += 1;
         } else {
-            end_attempt(group, lease.key, lost(lease.key.node, holder_died), crashes)?;
+            end_attempt(group, lease.key, lost(lease, holder_died), crashes)?;
             given_back.pending += 1;
         }
     }

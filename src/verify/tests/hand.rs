@@ -119,6 +119,7 @@ impl Hand {
             node: NODE,
             token: 1,
             expires_at: at,
+            outside: false,
         });
         let error = match kind {
             RetryScheduled | Failed => Some("refused".to_owned()),
@@ -188,6 +189,7 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
             finished_at: None,
             next_attempt_at: None,
             last_error: None,
+            result: None,
         },
         token: 0,
         node: None,

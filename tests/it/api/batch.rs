@@ -49,7 +49,8 @@ async fn a_batch_is_answered_in_the_order_given() {
           "completed_at":null,
           "next_attempt_at":null,
           "last_error":null,
-          "time_taken_seconds":null
+          "time_taken_seconds":null,
+          "result":null
         },
         {
           "order_id":2,
@@ -67,7 +68,8 @@ async fn a_batch_is_answered_in_the_order_given() {
           "completed_at":null,
           "next_attempt_at":null,
           "last_error":null,
-          "time_taken_seconds":null
+          "time_taken_seconds":null,
+          "result":null
         }
       ]
     }

@@ -35,7 +35,8 @@ async fn a_created_order_is_answered_in_full() {
       "completed_at":null,
       "next_attempt_at":null,
       "last_error":null,
-      "time_taken_seconds":null
+      "time_taken_seconds":null,
+      "result":null
     }
     "#);
     let full = order_with(r#""reference":"PO-7/2026","metadata":{"gift":true,"weight":1.50}"#);
@@ -63,7 +64,8 @@ async fn a_created_order_is_answered_in_full() {
       "completed_at":null,
       "next_attempt_at":null,
       "last_error":null,
-      "time_taken_seconds":null
+      "time_taken_seconds":null,
+      "result":null
     }
     "#);
     door.close().await;
@@ -195,7 +197,7 @@ async fn null_is_as_good_as_absent_for_what_is_optional() {
     let created = door
         .post("/orders", order_with(r#""reference":null,"metadata":null"#))
         .await;
-    assert_snapshot!(created.text(), @r#"{"order_id":1,"user_id":104,"item_ids":"101,102,103","total_amount":250.75,"status":"Pending","reference":null,"metadata":null,"version":1,"item_count":3,"attempts":0,"created_at":"2026-01-01T00:00:00.000000Z","processing_at":null,"completed_at":null,"next_attempt_at":null,"last_error":null,"time_taken_seconds":null}"#);
+    assert_snapshot!(created.text(), @r#"{"order_id":1,"user_id":104,"item_ids":"101,102,103","total_amount":250.75,"status":"Pending","reference":null,"metadata":null,"version":1,"item_count":3,"attempts":0,"created_at":"2026-01-01T00:00:00.000000Z","processing_at":null,"completed_at":null,"next_attempt_at":null,"last_error":null,"time_taken_seconds":null,"result":null}"#);
     door.close().await;
 }
 
@@ -216,7 +218,7 @@ async fn the_201_shows_the_order_as_accepted_whatever_happened_since() {
     let door = Door::open().await;
     let first = door.post_keyed("/orders", "k", ORDER).await;
     let lease = door.harness.claim_only(OrderId(1)).await;
-    door.harness.settle(&lease, Outcome::Completed).await;
+    door.harness.settle(&lease, Outcome::COMPLETED).await;
     let again = door.post_keyed("/orders", "k", ORDER).await;
     assert_eq!(again.created()["status"], "Pending");
     assert_eq!(again.bytes(), first.bytes());

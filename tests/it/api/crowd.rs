@@ -29,7 +29,7 @@ async fn above_the_limit_a_stream_is_refused_and_the_rest_goes_on() {
     let held = door.get_with("/orders/1", ("prefer", "wait=60"));
     let processing = async {
         let lease = door.harness.claim_only(id).await;
-        door.harness.settle(&lease, Outcome::Completed).await;
+        door.harness.settle(&lease, Outcome::COMPLETED).await;
     };
     let (answer, ()) = tokio::join!(held, processing);
     assert_eq!(answer.ok()["status"], "Completed");

@@ -21,6 +21,10 @@ use tower::ServiceExt;
 use crate::support::Harness;
 use crate::support::twisted::{Twist, twisted};
 
+mod lines;
+
+use lines::in_lines;
+
 pub const ORDER: &str = r#"{"user_id":104,"item_ids":[101,102,103],"total_amount":250.75}"#;
 pub const JSON: &str = "application/json";
 pub const NDJSON: &str = "application/x-ndjson";
@@ -368,34 +372,4 @@ impl Answer {
         let repeatable = self.status == StatusCode::SERVICE_UNAVAILABLE || kind.ends_with("in-flight");
         assert_eq!(repeatable, !self.header("retry-after").is_empty(), "{request}");
     }
-}
-
-/// One member or element a line, without changing anything else: order and digits are part of the promise.
-fn in_lines(json: &str) -> String {
-    let mut lines = String::new();
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for character in json.chars() {
-        let structural = !in_string;
-        if structural && matches!(character, '}' | ']') {
-            depth -= 1;
-            break_line(&mut lines, depth);
-        }
-        lines.push(character);
-        if structural && matches!(character, '{' | '[') {
-            depth += 1;
-        }
-        if structural && matches!(character, '{' | '[' | ',') {
-            break_line(&mut lines, depth);
-        }
-        if character == '"' && !escaped {
-            in_string = !in_string;
-        }
-        escaped = character == '\\' && !escaped;
-    }
-    lines
-}
-
-fn break_line(lines: &mut String, depth: usize) {
-    lines.push('\n');
-    lines.extend(std::iter::repeat_n("  ", depth));
 }

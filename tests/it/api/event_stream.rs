@@ -138,7 +138,7 @@ async fn an_event_of_a_stream_is_the_one_of_the_page() {
     let door = Door::open().await;
     let mut stream = Followed::open(&door, "", &[]).await;
     let beginning = stream.beginning().await;
-    door.harness.attempt_once(Outcome::Completed).await;
+    door.harness.attempt_once(Outcome::COMPLETED).await;
     let page = door.get(&format!("/events?after={beginning}")).await.ok();
     for event in page["events"].as_array().unwrap() {
         assert_eq!(stream.event().await, *event);
@@ -151,7 +151,7 @@ async fn a_stream_goes_on_where_the_client_left() {
     let door = Door::open().await;
     let mut stream = Followed::open(&door, "", &[]).await;
     let beginning = stream.beginning().await;
-    door.harness.attempt_once(Outcome::Completed).await;
+    door.harness.attempt_once(Outcome::COMPLETED).await;
     let first = stream.event().await["cursor"].as_str().unwrap().to_owned();
     drop(stream);
     door.harness.accept_one().await;
@@ -196,7 +196,7 @@ async fn filters_narrow_a_stream() {
     }
     door.harness.accept(vec![order_of(7), order_of(8)]).await;
     for lease in door.harness.claim(2).await {
-        door.harness.settle(&lease, Outcome::Completed).await;
+        door.harness.settle(&lease, Outcome::COMPLETED).await;
     }
     assert_eq!(of_user.events(3).await, [(1, 1), (1, 2), (1, 3)]);
     assert_eq!(of_order.events(3).await, [(2, 1), (2, 2), (2, 3)]);

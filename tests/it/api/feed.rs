@@ -46,7 +46,7 @@ async fn an_empty_feed_has_a_cursor_to_come_back_with() {
 #[tokio::test]
 async fn the_feed_is_read_page_by_page_without_gap_or_repeat() {
     let door = Door::open().await;
-    door.harness.attempt_once(Outcome::Completed).await;
+    door.harness.attempt_once(Outcome::COMPLETED).await;
     door.harness.attempt_once(failed()).await;
     for limit in 1..=7 {
         let mut seen = Vec::new();
@@ -79,7 +79,7 @@ async fn filters_narrow_the_feed_together() {
         .accept(vec![order_of(7), order_of(8), order_of(7)])
         .await;
     let lease = door.harness.claim(1).await.remove(0);
-    door.harness.settle(&lease, Outcome::Completed).await;
+    door.harness.settle(&lease, Outcome::COMPLETED).await;
     for (query, found) in [
         ("user_id=7", &[(1, 1), (3, 1), (1, 2), (1, 3)][..]),
         ("order_id=2", &[(2, 1)]),
@@ -107,7 +107,7 @@ async fn filters_narrow_the_feed_together() {
 #[tokio::test]
 async fn reads_of_orders_say_from_where_the_feed_goes_on() {
     let door = Door::open().await;
-    door.harness.attempt_once(Outcome::Completed).await;
+    door.harness.attempt_once(Outcome::COMPLETED).await;
     for path in ["/orders/1", "/orders", "/orders?user_id=99", "/orders/1/events"] {
         let cursor = cursor_of(&door, path).await;
         let id = door.harness.order_in(OrderStatus::Pending).await.0.unsigned_abs();

@@ -78,7 +78,7 @@ async fn the_numbers_are_answered_in_json() {
         door.harness
             .advance(Duration::from_millis(seconds * 1000 - 245))
             .await;
-        door.harness.settle(&lease, Outcome::Completed).await;
+        door.harness.settle(&lease, Outcome::COMPLETED).await;
     }
     door.harness.accept_one().await;
     door.harness.advance(Duration::from_millis(1500)).await;

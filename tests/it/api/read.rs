@@ -55,7 +55,7 @@ async fn a_completed_order_is_answered_in_full() {
     door.harness.advance(Duration::from_millis(1500)).await;
     let lease = door.harness.claim_only(id).await;
     door.harness.advance(Duration::from_micros(2_000_001)).await;
-    door.harness.settle(&lease, Outcome::Completed).await;
+    door.harness.settle(&lease, Outcome::COMPLETED).await;
     assert_snapshot!(door.get("/orders/1").await.shown(), @r#"
     200 OK
     content-type: application/json
@@ -77,7 +77,8 @@ async fn a_completed_order_is_answered_in_full() {
       "completed_at":"2026-01-01T00:00:03.500001Z",
       "next_attempt_at":null,
       "last_error":null,
-      "time_taken_seconds":3.500001
+      "time_taken_seconds":3.500001,
+      "result":null
     }
     "#);
     door.close().await;
@@ -326,7 +327,7 @@ async fn an_event_is_answered_in_full() {
 #[tokio::test]
 async fn a_history_continues_after_a_version() {
     let door = Door::open().await;
-    door.harness.attempt_once(Outcome::Completed).await;
+    door.harness.attempt_once(Outcome::COMPLETED).await;
     for (after, left) in [("0", 3), ("2", 1), ("3", 0), ("4294967295", 0)] {
         let history = door.get(&format!("/orders/1/events?after={after}")).await.ok();
         assert_eq!(history["events"].as_array().unwrap().len(), left, "{after}");

@@ -40,6 +40,7 @@ async fn an_accepted_order_is_pending_and_as_it_was_asked_for(harness: &mut Harn
         finished_at: None,
         next_attempt_at: None,
         last_error: None,
+        result: None,
     };
     assert_eq!(order, expected);
 }

@@ -177,7 +177,7 @@ async fn a_store_with_an_order_that_waits_or_is_processed_is_not_idle(harness: &
     harness.advance(Duration::from_mins(1)).await;
     let lease = harness.claim_only(id).await;
     assert!(!is_idle(harness).await, "another node processes it");
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     assert!(is_idle(harness).await);
     harness.order_in(OrderStatus::Failed).await;
     let failed = harness.order_in(OrderStatus::Failed).await;

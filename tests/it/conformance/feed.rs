@@ -81,7 +81,7 @@ async fn what_happens_later_has_a_higher_position(harness: &mut Harness) {
     last = assert_next(harness, last, id, EventKind::Started).await;
     let other = harness.accept_one().await;
     last = assert_next(harness, last, other, EventKind::Accepted).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     last = assert_next(harness, last, id, EventKind::Completed).await;
     harness.step_clock_back(Duration::from_hours(1)).await;
     harness.cancel(other).await;
@@ -154,7 +154,7 @@ async fn a_reader_among_writers_misses_nothing(harness: &mut Harness) {
     let writers = join_all((0..ORDERS).map(async |_| {
         let id = harness.accept_one().await;
         for lease in harness.claim(2).await {
-            harness.settle(&lease, Outcome::Completed).await;
+            harness.settle(&lease, Outcome::COMPLETED).await;
         }
         id
     }));
@@ -326,7 +326,7 @@ async fn eventful(harness: &Harness) -> Vec<OrderId> {
     let cancelled = harness.accept_one().await;
     let lease = harness.claim(1).await.remove(0);
     harness.cancel(cancelled).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     harness.settle(&lease, retry_after(0)).await;

@@ -37,7 +37,7 @@ async fn a_lease_that_was_given_back_changes_nothing_after_a_new_claim(harness: 
     let new = harness.claim_as(NODE_B, 1).await.remove(0);
     assert!(new.token > old.token);
     assert_stale(harness, &old).await;
-    harness.settle(&new, Outcome::Completed).await;
+    harness.settle(&new, Outcome::COMPLETED).await;
 }
 
 async fn a_released_lease_changes_nothing(harness: &mut Harness) {
@@ -67,7 +67,7 @@ async fn a_lease_of_a_cancelled_and_redriven_order_changes_nothing(harness: &mut
 }
 
 async fn a_second_settle_changes_nothing(harness: &mut Harness) {
-    for outcome in [Outcome::Completed, failed(), retry_after(60)] {
+    for outcome in [Outcome::COMPLETED, failed(), retry_after(60)] {
         let id = harness.accept_one().await;
         let lease = harness.claim_only(id).await;
         harness.settle(&lease, outcome).await;
@@ -91,7 +91,7 @@ async fn a_lease_of_an_unknown_order_changes_nothing(harness: &mut Harness) {
         token: 1,
         node: NODE_B,
     };
-    let settled = harness.store().settle(key, Outcome::Completed).await.unwrap();
+    let settled = harness.store().settle(key, Outcome::COMPLETED).await.unwrap();
     assert_eq!(settled, Settled::Stale);
 }
 
@@ -99,7 +99,7 @@ async fn a_lease_that_ran_out_may_still_finish_until_it_is_given_back(harness: &
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     harness.advance(LONGER_THAN_A_LEASE).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     assert_eq!(harness.give_back().await.pending, 0);
 }
 
@@ -107,7 +107,7 @@ async fn of_two_concurrent_outcomes_one_counts(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     let (one, other) = tokio::join!(
-        harness.store().settle(lease.key(), Outcome::Completed),
+        harness.store().settle(lease.key(), Outcome::COMPLETED),
         harness.store().settle(lease.key(), failed())
     );
     let stale = [one.unwrap(), other.unwrap()]
@@ -124,7 +124,7 @@ async fn of_a_concurrent_cancel_and_outcome_one_counts(harness: &mut Harness) {
         let lease = harness.claim_only(id).await;
         let (cancelled, settled) = tokio::join!(
             harness.store().cancel(id),
-            harness.store().settle(lease.key(), Outcome::Completed)
+            harness.store().settle(lease.key(), Outcome::COMPLETED)
         );
         let was_cancelled = matches!(cancelled.unwrap(), orderly::store::Acted::Done(_));
         let was_stale = settled.unwrap() == Settled::Stale;
@@ -136,7 +136,7 @@ async fn of_a_concurrent_cancel_and_outcome_one_counts(harness: &mut Harness) {
 async fn assert_stale(harness: &Harness, lease: &Lease) {
     let id = lease.order.order_id;
     let before = (harness.order(id).await, harness.counters().await);
-    for outcome in [Outcome::Completed, failed(), retry_after(1), Outcome::Released] {
+    for outcome in [Outcome::COMPLETED, failed(), retry_after(1), Outcome::Released] {
         let settled = harness.store().settle(lease.key(), outcome).await.unwrap();
         assert_eq!(settled, Settled::Stale);
     }

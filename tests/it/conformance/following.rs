@@ -198,7 +198,7 @@ async fn tell_a_story(harness: &Harness, mut rng: StdRng) {
             2 | 3 => {
                 for lease in harness.claim(rng.random_range(1..5)).await {
                     let outcome = match rng.random_range(0..3) {
-                        0 => Outcome::Completed,
+                        0 => Outcome::COMPLETED,
                         1 => retry_after(0),
                         _ => failed(),
                     };

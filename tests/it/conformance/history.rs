@@ -129,7 +129,7 @@ async fn eventful(harness: &Harness) -> OrderId {
     harness.redrive(id).await;
     lease = harness.claim_only(id).await;
     harness.advance(Duration::from_secs(1)).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     id
 }
 

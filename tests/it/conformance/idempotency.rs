@@ -59,7 +59,7 @@ async fn a_key_survives_a_restart(harness: &mut Harness) {
 async fn a_key_answers_the_same_when_its_order_has_ended(harness: &mut Harness) {
     let first = accept(harness, 1, key("k", 1)).await.unwrap();
     let lease = harness.claim_only(first.order_ids[0]).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     let second = accept(harness, 1, key("k", 1)).await.unwrap();
     assert_eq!(
         (second.order_ids, second.created_at),

@@ -69,14 +69,14 @@ async fn a_lease_that_ran_out_can_be_renewed_until_it_is_given_back(harness: &mu
     harness.advance(LONGER_THAN_A_LEASE).await;
     assert_eq!(renew(harness, &[lease.key()]).await, []);
     assert_eq!(harness.give_back().await, GivenBack::default());
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
 }
 
 async fn a_renewal_reports_what_the_node_no_longer_has(harness: &mut Harness) {
     harness.accept_some(5).await;
     let leases = harness.claim(5).await;
     let keys: Vec<LeaseKey> = leases.iter().map(Lease::key).collect();
-    harness.settle(&leases[0], Outcome::Completed).await;
+    harness.settle(&leases[0], Outcome::COMPLETED).await;
     harness.cancel(keys[1].order_id).await;
     harness.advance(LEASE / 2).await;
     renew(harness, &[keys[4]]).await;

@@ -71,7 +71,7 @@ async fn a_snapshot_shows_what_the_api_does_not(harness: &mut Harness) {
     assert_eq!((held.node, held.token), (NODE_A, lease.token));
     assert!(held.expires_at > harness.now().await);
     assert!(records[1].lease.is_none());
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     assert!(harness.records().await[0].lease.is_none());
 }
 
@@ -112,7 +112,7 @@ async fn a_snapshot_lists_the_keys(harness: &mut Harness) {
 async fn events_take_their_places_in_one_feed(harness: &mut Harness) {
     harness.accept_some(3).await;
     for lease in harness.claim(3).await {
-        harness.settle(&lease, Outcome::Completed).await;
+        harness.settle(&lease, Outcome::COMPLETED).await;
     }
     let records = harness.records().await;
     let mut events: Vec<_> = records.iter().flat_map(|record| &record.events).collect();
@@ -190,7 +190,7 @@ async fn a_resumed_queue_wakes_who_waits_for_work(harness: &mut Harness) {
 
 async fn a_final_order_wakes_who_waits_for_it(harness: &mut Harness) {
     let wakeups = harness.store().wakeups();
-    for outcome in [Some(Outcome::Completed), Some(failed()), None] {
+    for outcome in [Some(Outcome::COMPLETED), Some(failed()), None] {
         let id = harness.accept_one().await;
         let lease = harness.claim_only(id).await;
         let mut waiter = wakeups.watch_final(id);
@@ -230,7 +230,7 @@ async fn a_closed_store_refuses_everything(harness: &mut Harness) {
     for (call, error) in [
         ("accept", store.accept([new_order()].into(), None).await.err()),
         ("claim", store.claim(claim_by(NODE_A, 1)).await.err()),
-        ("settle", store.settle(lease, Outcome::Completed).await.err()),
+        ("settle", store.settle(lease, Outcome::COMPLETED).await.err()),
         ("renew", store.renew(heartbeat(NODE_A, &[])).await.err()),
         (
             "give_back_expired",

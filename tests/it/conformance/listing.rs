@@ -250,7 +250,7 @@ async fn varied_orders(harness: &Harness) -> Vec<Order> {
                 user_id,
                 ..reference.map_or_else(|| order_of(user_id), order_with_reference)
             };
-            for outcome in [Outcome::Completed, failed(), retry_after(3600)] {
+            for outcome in [Outcome::COMPLETED, failed(), retry_after(3600)] {
                 start(harness, &request, Some(outcome)).await;
             }
             let cancelled = start(harness, &request, None).await;

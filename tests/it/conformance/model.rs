@@ -65,7 +65,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let outcome = prop_oneof![
-        2 => Just(Outcome::Completed),
+        2 => Just(Outcome::COMPLETED),
         2 => (0_u64..4).prop_map(|sevens| retry_after(7 * sevens)),
         1 => Just(failed()),
         1 => Just(Outcome::Released),

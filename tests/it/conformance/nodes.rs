@@ -121,7 +121,7 @@ async fn joining_a_shared_store_leaves_living_nodes_their_orders(harness: &mut H
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     assert_eq!(harness.join(NODE_B).await, GivenBack::default());
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     assert_eq!(nodes(harness).await.len(), 2);
 }
 

@@ -56,7 +56,7 @@ async fn every_status_is_counted(harness: &mut Harness) {
 async fn counters_equal_a_recount_after_every_step(harness: &mut Harness) {
     harness.accept_some(20).await;
     let leases = harness.claim(15).await;
-    let outcomes = [Outcome::Completed, failed(), Outcome::Released, retry_after(1)];
+    let outcomes = [Outcome::COMPLETED, failed(), Outcome::Released, retry_after(1)];
     for (lease, outcome) in leases.iter().take(8).zip(outcomes.iter().cycle()) {
         harness.advance(Duration::from_millis(700)).await;
         harness.settle(lease, outcome.clone()).await;
@@ -73,7 +73,7 @@ async fn counters_equal_a_recount_after_every_step(harness: &mut Harness) {
     assert_eq!(harness.counters().await, harness.recount().await);
     for lease in harness.claim(100).await {
         harness.advance(Duration::from_millis(300)).await;
-        harness.settle(&lease, Outcome::Completed).await;
+        harness.settle(&lease, Outcome::COMPLETED).await;
     }
     assert_eq!(harness.counters().await, harness.recount().await);
     assert_eq!(harness.counters().await.total(), 20);
@@ -83,7 +83,7 @@ async fn counters_survive_a_restart(harness: &mut Harness) {
     harness.accept_some(3).await;
     let leases = harness.claim(2).await;
     harness.advance(Duration::from_secs(2)).await;
-    harness.settle(&leases[0], Outcome::Completed).await;
+    harness.settle(&leases[0], Outcome::COMPLETED).await;
     let before = harness.counters().await;
     harness.reopen().await;
     assert_eq!(harness.counters().await, before);
@@ -97,7 +97,7 @@ async fn processing_time_is_that_of_the_completing_attempt(harness: &mut Harness
     harness.settle(&first, retry_after(0)).await;
     let second = harness.claim_only(id).await;
     harness.advance(Duration::from_millis(2_500)).await;
-    harness.settle(&second, Outcome::Completed).await;
+    harness.settle(&second, Outcome::COMPLETED).await;
 
     let order = harness.order(id).await;
     let took = order.finished_at.unwrap().since(order.processing_at.unwrap());

@@ -102,7 +102,7 @@ async fn a_redriven_order_runs_to_its_end_again(harness: &mut Harness) {
     harness.redrive(id).await;
     let lease = harness.claim_only(id).await;
     assert_eq!((lease.order.attempts, lease.order.generation), (1, 1));
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     let counters = harness.counters().await;
     assert_eq!((counters.completed, counters.failed), (1, 0));
 }

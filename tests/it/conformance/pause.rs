@@ -65,7 +65,7 @@ async fn a_paused_queue_accepts_and_finishes(harness: &mut Harness) {
     let leases = harness.claim(3).await;
     pause(harness, true).await;
     harness.accept_one().await;
-    harness.settle(&leases[0], Outcome::Completed).await;
+    harness.settle(&leases[0], Outcome::COMPLETED).await;
     harness.settle(&leases[1], retry_after(1)).await;
     let beat = heartbeat(NODE_A, &[leases[2].key()]);
     assert_eq!(harness.store().renew(beat).await.unwrap().lost, []);

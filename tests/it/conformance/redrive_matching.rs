@@ -140,7 +140,7 @@ async fn a_redriven_order_is_as_if_redriven_alone(harness: &mut Harness) {
     assert_eq!((order.attempts, order.generation), (0, 1));
     assert_eq!((&order.last_error, order.finished_at), (&None, None));
     let lease = harness.claim_only(id).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
 }
 
 fn redriven(orders: usize) -> Redriven {

@@ -57,7 +57,7 @@ async fn an_order_goes_by_its_end_and_not_by_its_acceptance(harness: &mut Harnes
     let lease = harness.claim_only(late).await;
     let old = harness.order_in(OrderStatus::Completed).await;
     harness.advance(LATER).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     assert_round(harness, &[old]).await;
     harness.advance(LATER).await;
     assert_round(harness, &[late]).await;
@@ -82,7 +82,7 @@ async fn an_order_that_was_redriven_stays(harness: &mut Harness) {
     harness.redrive(id).await;
     assert_round(harness, &old).await;
     let lease = harness.claim_only(id).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     assert_round(harness, &[]).await;
 }
 
@@ -140,7 +140,7 @@ async fn the_feed_is_told_complete_from_where_it_is(harness: &mut Harness) {
     let old = ended_orders(harness).await;
     harness.advance(LATER).await;
     for lease in &leases {
-        harness.settle(lease, Outcome::Completed).await;
+        harness.settle(lease, Outcome::COMPLETED).await;
     }
     harness.place_all().await;
     let before = bounds(harness).await;
@@ -240,7 +240,7 @@ async fn completed_in(harness: &Harness, span: Duration) -> OrderId {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     harness.advance(span).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     id
 }
 

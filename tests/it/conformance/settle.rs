@@ -28,7 +28,7 @@ async fn a_completed_order_is_final(harness: &mut Harness) {
     harness.advance(Duration::from_secs(5)).await;
     let before = harness.now().await;
     assert_eq!(
-        harness.settle(&lease, Outcome::Completed).await,
+        harness.settle(&lease, Outcome::COMPLETED).await,
         OrderStatus::Completed
     );
     let order = harness.order(id).await;
@@ -44,7 +44,7 @@ async fn a_completed_order_is_final(harness: &mut Harness) {
 async fn a_completed_retry_shows_no_error(harness: &mut Harness) {
     let id = harness.order_due_in(0).await;
     let lease = harness.claim_only(id).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     let order = harness.order(id).await;
     assert_eq!((order.last_error, order.attempts), (None, 2));
 }
@@ -115,7 +115,7 @@ async fn a_released_retry_keeps_its_attempts_and_its_error(harness: &mut Harness
 
 async fn an_outcome_is_the_last_event(harness: &mut Harness) {
     for (outcome, kind, attempt, error) in [
-        (Outcome::Completed, EventKind::Completed, 1, None),
+        (Outcome::COMPLETED, EventKind::Completed, 1, None),
         (failed(), EventKind::Failed, 1, Some("the card was declined")),
         (Outcome::Released, EventKind::Released, 0, None),
         (
@@ -152,7 +152,7 @@ async fn a_delay_beyond_all_times_does_no_harm(harness: &mut Harness) {
 
 async fn outcomes_survive_a_restart(harness: &mut Harness) {
     let mut before = Vec::new();
-    for outcome in [Outcome::Completed, failed(), retry_after(60)] {
+    for outcome in [Outcome::COMPLETED, failed(), retry_after(60)] {
         let id = harness.attempt_once(outcome).await;
         before.push(harness.order(id).await);
     }

@@ -84,7 +84,7 @@ async fn a_redriven_suspect_is_one_no_longer(harness: &mut Harness) {
 async fn a_completed_suspect_is_completed(harness: &mut Harness) {
     let id = suspect(harness).await;
     let lease = harness.claim_only(id).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     assert_eq!(harness.counters().await.completed, 1);
 }
 

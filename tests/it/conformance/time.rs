@@ -60,7 +60,7 @@ async fn an_order_never_finishes_before_it_started(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     harness.step_clock_back(HOUR).await;
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     let order = harness.order(id).await;
     assert!(order.finished_at >= order.processing_at);
     assert!(order.processing_at >= Some(order.created_at));

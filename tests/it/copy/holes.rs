@@ -24,7 +24,7 @@ async fn a_feed_with_holes_is_copied_without_them(harness: Harness) {
         after: None,
     };
     assert_eq!(harness.store().prune(day).await.unwrap().orders, 1);
-    harness.settle(&lease, Outcome::Completed).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
     let (before, counters) = (contents(&harness).await, harness.counters().await);
     let read = feed(&harness).await;
     assert_eq!(events(&read).len(), 3);

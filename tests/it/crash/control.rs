@@ -38,6 +38,7 @@ async fn serves_as_the_child_of_the_control() {
         pending_max: None,
         metrics: metrics.clone(),
         clock: system_clock(),
+        ordering: None,
     };
     let inner = open(&database, options).await.unwrap();
     let early = AnswersEarly::after(DELAY, &inner).await;

@@ -26,6 +26,7 @@ async fn a_node_behind_a_pooler_is_woken_over_the_direct_way() {
         pending_max: None,
         metrics: Metrics::new(),
         clock: system_clock(),
+        ordering: None,
     };
     let hearing = open(&Database::Postgres(Box::new(two_ways)), options)
         .await

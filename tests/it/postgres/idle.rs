@@ -41,7 +41,7 @@ impl Scene {
             .unwrap()
             .leases
             .remove(0);
-        self.store.settle(lease.key(), Outcome::Completed).await.unwrap();
+        self.store.settle(lease.key(), Outcome::COMPLETED).await.unwrap();
         self.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
         // The store hears others only when it has heard itself, and tries that again only while it is used.
         until("the store listens", async || {

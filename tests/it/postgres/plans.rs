@@ -242,7 +242,7 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
     };
     store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
     store.renew(heartbeat(NODE_A, &[unknown])).await.unwrap();
-    store.settle(unknown, Outcome::Completed).await.unwrap();
+    store.settle(unknown, Outcome::COMPLETED).await.unwrap();
     store.queue().await.unwrap();
     store.history(OrderId(1), 0).await.unwrap();
     store.events_after(None, PAGE_ORDERS).await.unwrap();

@@ -54,7 +54,7 @@ async fn two_connections_of_a_pooler_serve_many_callers() {
                 Ok(claimed) => {
                     note(Ok(()));
                     for lease in &claimed.leases {
-                        note(store.settle(lease.key(), Outcome::Completed).await.map(drop));
+                        note(store.settle(lease.key(), Outcome::COMPLETED).await.map(drop));
                     }
                 }
                 Err(error) => note(Err(error)),
@@ -114,7 +114,7 @@ async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
     });
     let settle = tokio::spawn({
         let (store, key) = (store.clone(), leases[0].key());
-        async move { store.settle(key, Outcome::Completed).await }
+        async move { store.settle(key, Outcome::COMPLETED).await }
     });
     let claim = tokio::spawn({
         let store = store.clone();
@@ -129,7 +129,7 @@ async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
             .await
             .unwrap();
     }
-    let settled = store.settle(leases[1].key(), Outcome::Completed).await;
+    let settled = store.settle(leases[1].key(), Outcome::COMPLETED).await;
     assert_eq!(settled.unwrap(), Settled::Done(OrderStatus::Completed));
     store.order_view(leases[0].order.order_id).await.unwrap();
     assert!(!accept.is_finished() && !settle.is_finished() && !claim.is_finished());
@@ -144,7 +144,7 @@ async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
     unknown(claim.await.unwrap().err());
 
     assert!(accept_keyed(&**store, "frozen").await.unwrap().replayed);
-    let again = store.settle(leases[0].key(), Outcome::Completed).await;
+    let again = store.settle(leases[0].key(), Outcome::COMPLETED).await;
     assert_eq!(again.unwrap(), Settled::Stale, "it was carried out");
     assert_eq!(store.claim(claim_by(NODE_A, 100)).await.unwrap().leases.len(), 12);
     // The leases nobody heard of run out.

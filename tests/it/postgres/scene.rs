@@ -91,6 +91,7 @@ pub async fn store_at(url: &str) -> Arc<dyn Store> {
         pending_max: None,
         metrics: Metrics::new(),
         clock: system_clock(),
+        ordering: None,
     };
     open(&database_at(url), options).await.expect("the store opens")
 }

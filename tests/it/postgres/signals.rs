@@ -98,7 +98,7 @@ async fn every_change_is_heard_at_another_node_and_wakes_its_worker_only_for_wor
     assert_heard("it was taken back", EventsAndWork).await;
     let lease = claim(store).await;
     assert_heard("it was started for the last time", Events).await;
-    store.settle(lease.key(), Outcome::Completed).await.unwrap();
+    store.settle(lease.key(), Outcome::COMPLETED).await.unwrap();
     assert_heard("it was completed", Events).await;
 
     hearing.close().await;

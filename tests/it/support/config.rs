@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use orderly::config::{Config, Database, LogConfig, LogFormat, ProcessorChoice};
+use orderly::order::Ordering;
 use orderly::retry::RetryPolicy;
 
 /// Few slots, no time for processing, any free port. The database is opened by the test, before the server starts.
@@ -28,6 +29,8 @@ pub fn config() -> Config {
             speed: 0.0,
             failure_rate: 0.0,
         },
+        rate_limit: None,
+        ordering: Ordering::None,
         shutdown_grace: Duration::from_secs(10),
         pending_max: None,
         retention: None,

@@ -191,6 +191,7 @@ async fn open_store(
         pending_max,
         metrics: metrics.clone(),
         clock: clock.wall(),
+        ordering: None,
     };
     open(database, options).await.expect("a new or sound store opens")
 }
@@ -251,7 +252,7 @@ impl Harness {
                 self.claim_only(id).await;
                 id
             }
-            OrderStatus::Completed => self.attempt_once(Outcome::Completed).await,
+            OrderStatus::Completed => self.attempt_once(Outcome::COMPLETED).await,
             OrderStatus::Failed => self.attempt_once(failed()).await,
             OrderStatus::Cancelled => {
                 let id = self.accept_one().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use orderly::lease::{LeaseKey, NodeId, Outcome};
 use orderly::money::Money;
 use orderly::order::{ItemIds, NewOrder, Reference};
-use orderly::store::{ClaimRequest, GiveBack, Heartbeat, IdempotencyKey};
+use orderly::store::{Breaker, ClaimRequest, GiveBack, Heartbeat, IdempotencyKey};
 
 pub const NODE_A: NodeId = NodeId(0xA);
 pub const NODE_B: NodeId = NodeId(0xB);
@@ -54,6 +54,7 @@ pub fn claim_by(node: NodeId, orders_max: usize) -> ClaimRequest {
         orders_max,
         lease: LEASE,
         suspect: true,
+        outside: false,
     }
 }
 
@@ -63,6 +64,7 @@ pub fn heartbeat(node: NodeId, leases: &[LeaseKey]) -> Heartbeat {
         slots: 10,
         leases: leases.to_vec(),
         lease: LEASE,
+        breaker: Breaker::Closed,
     }
 }
 

@@ -10,8 +10,8 @@ use orderly::lease::{LeaseKey, NodeId, Outcome};
 use orderly::order::{NewOrder, OrderId};
 use orderly::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
-    History, IdempotencyKey, OrderPage, OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery,
-    Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
+    Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -291,6 +291,16 @@ impl<T: Twist> Store for Twisted<T> {
 
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
         self.twist.renew(&self.inner, heartbeat).await
+    }
+
+    async fn hold_outside(&self, key: LeaseKey, hold: OutsideHold) -> Result<Held, StoreError> {
+        self.twist.before().await?;
+        self.inner.hold_outside(key, hold).await
+    }
+
+    async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
+        self.twist.before().await?;
+        self.inner.claimed(id).await
     }
 
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {

@@ -2,17 +2,26 @@
 
 use super::{Source, assert_none, program};
 
-const DOMAIN: [&str; 6] = ["order", "money", "event", "lease", "retry", "time"];
+const DOMAIN: [&str; 7] = [
+    "order",
+    "money",
+    "event",
+    "lease",
+    "retry",
+    "time",
+    "portable_json",
+];
 
 /// What a module may name besides itself and, where it says so, the domain. The rest knows everything.
-const ARROWS: [(&str, bool, &[&str]); 17] = [
+const ARROWS: [(&str, bool, &[&str]); 18] = [
     ("order", true, &[]),
     ("money", true, &[]),
     ("event", true, &[]),
     ("lease", true, &[]),
     ("retry", true, &[]),
     ("time", true, &[]),
-    ("config", false, &["retry"]),
+    ("portable_json", true, &[]),
+    ("config", false, &["order", "retry"]),
     ("metrics", false, &[]),
     ("telemetry", false, &["config", "metrics"]),
     ("store", true, &["config", "metrics"]),

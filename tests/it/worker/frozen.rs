@@ -40,7 +40,7 @@ async fn a_node_frozen_past_its_lease_leaves_the_order_to_the_one_that_took_it_o
         "no late result was sent"
     );
     let current = current.expect("the other node claimed the order");
-    let status = world.harness.settle(&current, Outcome::Completed).await;
+    let status = world.harness.settle(&current, Outcome::COMPLETED).await;
     assert_eq!(status, OrderStatus::Completed);
     assert_eq!(
         world.harness.events(id).await,

@@ -79,12 +79,12 @@ async fn a_late_result_is_refused(harness: &Harness, store: Arc<dyn Store>) -> R
     harness.advance(LONGER_THAN_A_LEASE).await;
     harness.give_back().await;
     let current = store.claim(claim_by(NODE_B, 1)).await.unwrap().leases.remove(0);
-    let late = store.settle(stale.key(), Outcome::Completed).await.unwrap();
+    let late = store.settle(stale.key(), Outcome::COMPLETED).await.unwrap();
     let status = harness.order(id).await.status;
     if late != Settled::Stale || status != OrderStatus::Processing {
         return Err(format!("a stale result landed: order {id} is {status:?}"));
     }
-    let result = store.settle(current.key(), Outcome::Completed).await.unwrap();
+    let result = store.settle(current.key(), Outcome::COMPLETED).await.unwrap();
     assert_eq!(result, Settled::Done(OrderStatus::Completed));
     Ok(())
 }

@@ -10,9 +10,9 @@ use orderly::janitor;
 use orderly::lease::NodeId;
 use orderly::metrics::Metrics;
 use orderly::order::{Order, OrderId, OrderStatus};
-use orderly::processor::{Attempt, ProcessingError, Processor};
+use orderly::processor::{Attempt, Processed, ProcessingError, Processor};
 use orderly::retry::RetryPolicy;
-use orderly::store::{GiveBack, Heartbeat, Node, Store};
+use orderly::store::{Breaker, GiveBack, Heartbeat, Node, Store};
 use orderly::worker::{Worker, WorkerSettings};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -136,6 +136,7 @@ impl World {
             slots: setting.slots,
             leases: Vec::new(),
             lease: LEASE,
+            breaker: Breaker::Closed,
         };
         store.join(heartbeat, CRASHES_MAX).await.unwrap();
         let node = AtWork::start(store, script.clone(), setting, metrics.clone());
@@ -328,17 +329,17 @@ impl Drop for Counted<'_> {
 
 #[async_trait]
 impl Processor for Script {
-    async fn process(&self, order: &Order, attempt: Attempt) -> Result<(), ProcessingError> {
+    async fn process(&self, order: &Order, attempt: Attempt) -> Result<Processed, ProcessingError> {
         let _counted = Counted::new(self);
         self.started
             .lock()
             .unwrap()
             .push((order.order_id, attempt.number));
         match self.next(order.order_id) {
-            Step::Complete => Ok(()),
+            Step::Complete => Ok(Processed::COMPLETED),
             Step::Take(span) => {
                 tokio::time::sleep(span).await;
-                Ok(())
+                Ok(Processed::COMPLETED)
             }
             Step::Fail => Err(ProcessingError::Transient {
                 error: "no stock answer".to_owned(),

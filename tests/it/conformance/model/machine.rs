@@ -229,7 +229,7 @@ impl Model {
         }
         let order = self.orders.get_mut(&key.order_id).expect("it holds the lease");
         match outcome {
-            Outcome::Completed => order.finish(OrderStatus::Completed, now),
+            Outcome::Completed { .. } => order.finish(OrderStatus::Completed, now),
             Outcome::Failed { .. } => order.finish(OrderStatus::Failed, now),
             Outcome::Retry { after, .. } => order.wait_until(now.plus(*after)),
             Outcome::Released => {

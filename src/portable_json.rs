@@ -1,17 +1,38 @@
-//! Checks an order's metadata without changing a byte of it: other readers, other languages and other databases
-//! must understand the same object. Its size and place in the body are left to `wire`.
+//! JSON that is kept as it came, byte for byte, and yet fully checked: other readers, other languages and other databases
+//! must understand the same value. That the text is JSON at all, and where in a body it stands, is left to whoever read it.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use crate::order::METADATA_DEPTH_MAX;
+/// Objects and arrays around a value, itself included.
+pub const JSON_DEPTH_MAX: usize = 32;
 
-/// Why a well-formed object is not acceptable; the message is fit for an API answer.
+/// The text of one JSON value that passed [`check`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonText(Box<str>);
+
+impl JsonText {
+    /// Takes the text of one well-formed value.
+    pub fn parse(text: &str) -> Result<JsonText, JsonError> {
+        check(text).map(|()| JsonText(text.into()))
+    }
+
+    /// As a store kept it.
+    pub fn from_stored(text: String) -> JsonText {
+        JsonText(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a well-formed value is not acceptable; the message is fit for an API answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MetadataError {
-    #[error("must not be nested deeper than {METADATA_DEPTH_MAX} levels")]
+pub enum JsonError {
+    #[error("must not be nested deeper than {JSON_DEPTH_MAX} levels")]
     TooDeep,
     #[error("must not have the same key twice in one object")]
     DuplicateKey,
@@ -21,26 +42,26 @@ pub enum MetadataError {
     Unrepresentable,
 }
 
-/// Takes the text of a well-formed JSON object.
-pub fn check(object: &str) -> Result<(), MetadataError> {
+/// Takes the text of one well-formed value.
+pub fn check(value: &str) -> Result<(), JsonError> {
     let mut found = None;
-    let mut reader = serde_json::Deserializer::from_str(object);
+    let mut reader = serde_json::Deserializer::from_str(value);
     let seed = Checked {
         depth: 0,
         found: &mut found,
     };
     match seed.deserialize(&mut reader) {
         Ok(()) => Ok(()),
-        Err(_) => Err(found.unwrap_or(MetadataError::Unrepresentable)),
+        Err(_) => Err(found.unwrap_or(JsonError::Unrepresentable)),
     }
 }
 
-/// Visits one value and everything inside it. Recursion ends at [`METADATA_DEPTH_MAX`].
+/// Visits one value and everything inside it. Recursion ends at [`JSON_DEPTH_MAX`].
 struct Checked<'a> {
     /// Objects and arrays around the value.
     depth: usize,
     /// The reason, since the reader's own error would hide it in a text.
-    found: &'a mut Option<MetadataError>,
+    found: &'a mut Option<JsonError>,
 }
 
 impl Checked<'_> {
@@ -51,21 +72,21 @@ impl Checked<'_> {
         }
     }
 
-    fn refuse<E: Error>(&mut self, reason: MetadataError) -> E {
+    fn refuse<E: Error>(&mut self, reason: JsonError) -> E {
         *self.found = Some(reason);
         E::custom(reason)
     }
 
     fn enter<E: Error>(&mut self) -> Result<(), E> {
-        if self.depth >= METADATA_DEPTH_MAX {
-            return Err(self.refuse(MetadataError::TooDeep));
+        if self.depth >= JSON_DEPTH_MAX {
+            return Err(self.refuse(JsonError::TooDeep));
         }
         Ok(())
     }
 
     fn check_text<E: Error>(&mut self, text: &str) -> Result<(), E> {
         if text.contains('\0') {
-            return Err(self.refuse(MetadataError::Nul));
+            return Err(self.refuse(JsonError::Nul));
         }
         Ok(())
     }
@@ -92,7 +113,7 @@ impl<'de> Visitor<'de> for Checked<'_> {
         while let Some(key) = map.next_key::<String>()? {
             self.check_text(&key)?;
             if !keys.insert(key) {
-                return Err(self.refuse(MetadataError::DuplicateKey));
+                return Err(self.refuse(JsonError::DuplicateKey));
             }
             map.next_value_seed(self.inner())?;
         }
@@ -148,12 +169,12 @@ mod tests {
     #[test]
     fn what_other_readers_would_trip_over_is_refused() {
         for (text, reason) in [
-            (r#"{"a":{"b":1,"\u0062":2}}"#, MetadataError::DuplicateKey),
-            (r#"{"a":"x\u0000"}"#, MetadataError::Nul),
-            (r#"{"a\u0000":1}"#, MetadataError::Nul),
-            (r#"{"a":["\ud800"]}"#, MetadataError::Unrepresentable),
-            (r#"{"\udc00":1}"#, MetadataError::Unrepresentable),
-            (r#"{"a":1e400}"#, MetadataError::Unrepresentable),
+            (r#"{"a":{"b":1,"\u0062":2}}"#, JsonError::DuplicateKey),
+            (r#"{"a":"x\u0000"}"#, JsonError::Nul),
+            (r#"{"a\u0000":1}"#, JsonError::Nul),
+            (r#"{"a":["\ud800"]}"#, JsonError::Unrepresentable),
+            (r#"{"\udc00":1}"#, JsonError::Unrepresentable),
+            (r#"{"a":1e400}"#, JsonError::Unrepresentable),
         ] {
             assert_eq!(check(text), Err(reason), "{text}");
         }
@@ -162,8 +183,8 @@ mod tests {
     #[test]
     fn depth_is_counted_with_the_object_itself() {
         let nested = |arrays: usize| format!("{{\"a\":{}{}}}", "[".repeat(arrays), "]".repeat(arrays));
-        assert_eq!(check(&nested(METADATA_DEPTH_MAX - 1)), Ok(()));
-        assert_eq!(check(&nested(METADATA_DEPTH_MAX)), Err(MetadataError::TooDeep));
-        assert_eq!(check(&nested(30_000)), Err(MetadataError::TooDeep));
+        assert_eq!(check(&nested(JSON_DEPTH_MAX - 1)), Ok(()));
+        assert_eq!(check(&nested(JSON_DEPTH_MAX)), Err(JsonError::TooDeep));
+        assert_eq!(check(&nested(30_000)), Err(JsonError::TooDeep));
     }
 }

@@ -1,0 +1,30 @@
+-- Processing by others: results, leases that workers outside hold, and the orders of a user one after another. A node that
+-- does not know these columns works on beside one that does, as long as no user's orders wait for each other.
+
+-- What the processor gave when it completed the order: JSON text.
+alter table orderly.orders add column result text;
+-- Processing: the lease is held by a worker outside, and does not end with a node.
+alter table orderly.orders add column outside boolean not null default false;
+-- Null where the orders of a user do not wait for each other. Otherwise 0 while Pending for the one of its user that may
+-- start, 1 for those that wait for it; 2 from the change that gives another one its turn, or may take one, until a
+-- claim has seen to it: claims come one after another, so they decide whose turn it is.
+alter table orderly.orders add column turn smallint;
+
+-- The same lines for orders whose turn it is.
+create index orders_turn_first on orderly.orders ((order_id + 0)) where status = 0 and due_at is null and turn = 0;
+create index orders_turn_due on orderly.orders (due_at, order_id)
+    where status = 0 and due_at is not null and turn = 0 and crashes < 2;
+create index orders_turn_suspect on orderly.orders (due_at, order_id)
+    where status = 0 and due_at is not null and turn = 0 and crashes >= 2;
+-- The one of a user whose turn it is.
+create index orders_turn on orderly.orders (user_id) where status = 0 and turn = 0;
+-- What the next claim has to see to.
+create index orders_unseen on orderly.orders ((order_id + 0)) where turn = 2;
+
+-- Whether the node claims, as of its last heartbeat: 0 closed (it does), 1 open, 2 half open.
+alter table orderly.nodes add column breaker smallint not null default 0;
+
+-- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
+alter table orderly.queue add column ordering smallint not null default 0;
+-- The highest order id given out when they last ceased to: among later orders the order of starts is that of acceptance.
+alter table orderly.queue add column fifo_from bigint not null default 0;

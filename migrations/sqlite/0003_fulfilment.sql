@@ -1,0 +1,26 @@
+-- Processing by others: results, leases that workers outside hold, and the orders of a user one after another.
+
+-- What the processor gave when it completed the order: JSON text.
+alter table orders add column result text;
+-- Processing: the lease is held by a worker outside, and does not end with a node.
+alter table orders add column outside integer not null default 0;
+-- Null where the orders of a user do not wait for each other. Otherwise, while Pending: 0 for the one of its user that may
+-- start, 1 for those that wait for it.
+alter table orders add column turn integer;
+
+-- The same lines for orders whose turn it is.
+create index orders_turn_first on orders (order_id) where status = 0 and due_at is null and turn = 0;
+create index orders_turn_due on orders (due_at, order_id)
+    where status = 0 and due_at is not null and turn = 0 and crashes < 2;
+create index orders_turn_suspect on orders (due_at, order_id)
+    where status = 0 and due_at is not null and turn = 0 and crashes >= 2;
+-- The one of a user whose turn it is.
+create index orders_turn on orders (user_id) where status = 0 and turn = 0;
+
+-- Whether the node claims, as of its last heartbeat: 0 closed (it does), 1 open, 2 half open.
+alter table nodes add column breaker integer not null default 0;
+
+-- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
+alter table counters add column ordering integer not null default 0;
+-- The highest order id given out when they last ceased to: among later orders the order of starts is that of acceptance.
+alter table counters add column fifo_from integer not null default 0;

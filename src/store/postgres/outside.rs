@@ -1,0 +1,63 @@
+//! Leases that workers outside hold: looked up by whoever comes with a token, and kept for longer.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+
+use super::failure::Failure;
+use super::links::Links;
+use super::query::Reads;
+use super::rows;
+use super::settle::micros;
+use crate::lease::LeaseKey;
+use crate::order::OrderId;
+use crate::store::columns::{ORDER_COLUMNS, order_columns};
+use crate::store::{Held, LatestClaim, OutsideHold};
+
+/// The same hold may be taken twice: only its time is counted from the later one.
+pub(super) async fn hold(links: &Links, key: LeaseKey, hold: OutsideHold) -> Result<Held, Failure> {
+    let held = links
+        .repeatable(
+            include_str!("hold_outside.sql"),
+            &[
+                (&key.order_id.0, Type::INT8),
+                (&rows::token_code(key.token), Type::INT8),
+                (&micros(hold.lease), Type::INT8),
+                (&micros(hold.run_max), Type::INT8),
+            ],
+        )
+        .await?;
+    let Some(row) = held.first() else {
+        return Ok(Held::Stale);
+    };
+    let micros: i64 = rows::column(row, 0)?;
+    Ok(Held::For(Duration::from_micros(micros.max(0).cast_unsigned())))
+}
+
+pub(super) async fn latest_claim(source: &impl Reads, id: OrderId) -> Result<Option<LatestClaim>, Failure> {
+    let found = source
+        .read(
+            concat!(
+                "select ",
+                order_columns!(),
+                ", token, node from orderly.orders where order_id = $1"
+            ),
+            &[(&id.0, Type::INT8)],
+        )
+        .await?;
+    found
+        .first()
+        .map(|row| {
+            let token = rows::large_count(row, ORDER_COLUMNS)?;
+            let node: Option<i64> = rows::column(row, ORDER_COLUMNS + 1)?;
+            Ok(LatestClaim {
+                order: rows::order(row)?,
+                key: node.map(|node| LeaseKey {
+                    order_id: id,
+                    token,
+                    node: rows::node_of(node),
+                }),
+            })
+        })
+        .transpose()
+}
