@@ -1,6 +1,6 @@
 //! Checks every promise about stored orders against one instant of a store, page by page. It reads and judges,
 //! and repairs nothing. The rules for one order are in `verify/order_rules.rs`, those for the order of first starts in
-//! `verify/start_order.rs`; what to do about a breach is left to people.
+//! `verify/start_rule.rs` and `verify/start_order.rs`; what to do about a breach is left to people.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,10 +8,11 @@ use std::fmt;
 use crate::order::{BATCH_ORDERS_MAX, OrderId, OrderStatus};
 use crate::store::snapshot::{KeyRecord, OrderRecord};
 use crate::store::{Counters, IDEMPOTENCY_RETENTION, Snapshot, StoreError};
-use start_order::StartOrder;
+use start_rule::Starts;
 
 mod order_rules;
 mod start_order;
+mod start_rule;
 #[cfg(test)]
 mod tests;
 
@@ -67,8 +68,10 @@ pub enum Promise {
     SecondLine,
     /// The last error is that of the last attempt that failed since the last redrive.
     LastError,
-    /// First attempts start in the order of acceptance.
+    /// First attempts start in the order of acceptance; where the orders of a user wait for each other, among his own.
     FifoStart,
+    /// Where the orders of a user wait for each other, one of them is in processing at most.
+    UserTurns,
     /// An idempotency key that is still answered names the orders it created.
     IdempotencyKeys,
 }
@@ -89,6 +92,7 @@ impl Promise {
             Promise::SecondLine => "second_line",
             Promise::LastError => "last_error",
             Promise::FifoStart => "fifo_start",
+            Promise::UserTurns => "user_turns",
             Promise::IdempotencyKeys => "idempotency_keys",
         }
     }
@@ -147,7 +151,7 @@ impl Report {
 /// Checks order by order and answers the numbers of the table.
 async fn check_orders(snapshot: &mut dyn Snapshot, report: &mut Report) -> Result<Counters, StoreError> {
     let mut counted = Counters::default();
-    let mut starts = StartOrder::new(snapshot.accept_time_max());
+    let mut starts = Starts::new(snapshot.start_rule().await?, snapshot.accept_time_max());
     let mut after = None;
     loop {
         let page = snapshot.orders_after(after, PAGE_ORDERS).await?;

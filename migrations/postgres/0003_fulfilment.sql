@@ -26,5 +26,5 @@ alter table orderly.nodes add column breaker smallint not null default 0;
 
 -- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
 alter table orderly.queue add column ordering smallint not null default 0;
--- The highest order id given out when they last ceased to: among later orders the order of starts is that of acceptance.
-alter table orderly.queue add column fifo_from bigint not null default 0;
+-- The highest order id given out when that was last changed: later orders were never started by another rule.
+alter table orderly.queue add column ordering_from bigint not null default 0;

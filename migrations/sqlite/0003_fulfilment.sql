@@ -22,5 +22,5 @@ alter table nodes add column breaker integer not null default 0;
 
 -- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
 alter table counters add column ordering integer not null default 0;
--- The highest order id given out when they last ceased to: among later orders the order of starts is that of acceptance.
-alter table counters add column fifo_from integer not null default 0;
+-- The highest order id given out when that was last changed: later orders were never started by another rule.
+alter table counters add column ordering_from integer not null default 0;

@@ -212,7 +212,7 @@ async fn until_final(shared: &Shared, id: OrderId, subscription: &mut Option<Sub
 }
 
 fn rendered(page: &OrderPage) -> Result<PageBody, Problem> {
-    let (orders, cut_behind) = body::page_items(&page.orders, |order| OrderBody::from(order))?;
+    let (orders, cut_behind) = body::page_items(&page.orders, OrderBody::from)?;
     let next = cut_behind.map_or(page.next, |last| Some(last.order_id));
     Ok(PageBody {
         orders,

@@ -1,7 +1,7 @@
 //! The numbers under which stores keep statuses and kinds of events; their schemas say the same.
 
 use crate::event::EventKind;
-use crate::order::OrderStatus;
+use crate::order::{OnFailure, OrderStatus, Ordering};
 use crate::store::Breaker;
 
 const STATUSES: [OrderStatus; 5] = [
@@ -22,6 +22,12 @@ const KINDS: [EventKind; 9] = [
     EventKind::Released,
     EventKind::Cancelled,
     EventKind::Redriven,
+];
+
+const ORDERINGS: [Ordering; 3] = [
+    Ordering::None,
+    Ordering::User(OnFailure::Skip),
+    Ordering::User(OnFailure::Block),
 ];
 
 const BREAKERS: [Breaker; 3] = [Breaker::Closed, Breaker::Open, Breaker::HalfOpen];
@@ -48,6 +54,14 @@ pub(super) fn breaker_code(breaker: Breaker) -> i16 {
 
 pub(super) fn breaker_of(code: i64) -> Option<Breaker> {
     value_of(&BREAKERS, code)
+}
+
+pub(super) fn ordering_code(ordering: Ordering) -> i16 {
+    code_of(&ORDERINGS, &ordering)
+}
+
+pub(super) fn ordering_of(code: i64) -> Option<Ordering> {
+    value_of(&ORDERINGS, code)
 }
 
 fn code_of<T: PartialEq>(codes: &[T], value: &T) -> i16 {

@@ -11,6 +11,7 @@ use super::postgres::Import;
 use super::snapshot::{EventRecord, KeyRecord, OrderRecord};
 use super::{Snapshot, StoreError};
 use crate::config::{Database, PostgresDatabase};
+use crate::order::Ordering;
 
 mod compare;
 mod pages;
@@ -114,7 +115,13 @@ async fn write(
     })
     .await?;
     let paused = source.queue().await?.paused;
-    target.write_numbers(&counters, paused).await?;
+    // In the copy no orders wait for others of their user until a server is told that they do.
+    let rule = source.start_rule().await?;
+    let ordering_from = match rule.ordering {
+        Ordering::None => rule.from,
+        Ordering::User(_) => source.last_order_id().await?,
+    };
+    target.write_numbers(&counters, paused, ordering_from).await?;
     Ok(Copied {
         orders: orders.done,
         events: events.done,

@@ -46,6 +46,7 @@ mod settle;
 mod shared;
 mod snapshot;
 mod tls;
+mod turns;
 
 pub(super) use import::Import;
 pub use restored::{renew_feed, require_unused};
@@ -116,7 +117,7 @@ impl Postgres {
                 ),
             }
         }
-        let shared = Arc::new(Shared::new(options.metrics));
+        let shared = Arc::new(Shared::new(options.metrics, options.ordering.unwrap_or_default()));
         let links = Arc::new(Links::new(&connector));
         let tasks = TaskTracker::new();
         let origin = format!("{:016x}", rand::random::<u64>());
@@ -138,7 +139,7 @@ impl Postgres {
         Ok(Postgres {
             accepts: Groups::start(&connector, accept_connections, &shared),
             settles: Groups::start(&connector, SETTLE_CONNECTIONS, &shared),
-            claimer: Mutex::new(Claimer::new(&connector)),
+            claimer: Mutex::new(Claimer::new(&connector, options.ordering)),
             heart: Mutex::new(Link::new(connector.clone())),
             links,
             feed,

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::{Counters, FeedBounds, QueueState, StoreError};
 use crate::event::Event;
 use crate::lease::NodeId;
-use crate::order::{Order, OrderId};
+use crate::order::{Order, OrderId, Ordering};
 use crate::time::Timestamp;
 
 /// One instant of a store. Holds a read transaction open: drop it soon.
@@ -45,6 +45,9 @@ pub trait Snapshot: Send {
     /// than that were certainly accepted one after the other; zero where one writer stores all orders.
     fn accept_time_max(&self) -> Duration;
 
+    /// By which rule orders start.
+    async fn start_rule(&mut self) -> Result<StartRule, StoreError>;
+
     /// Settings under which a 201 is worth less than promised.
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError>;
 
@@ -61,6 +64,13 @@ pub trait Snapshot: Send {
 
     /// What the database's own check of its files finds wrong; empty when it is sound.
     async fn damage(&mut self) -> Result<Vec<String>, StoreError>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartRule {
+    pub ordering: Ordering,
+    /// The highest order id given out when the rule was last another one.
+    pub from: OrderId,
 }
 
 /// Most waiting transactions that a [`FeedState`] counts.

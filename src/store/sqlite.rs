@@ -35,6 +35,7 @@ mod restored;
 mod rows;
 mod settle;
 mod snapshot;
+mod turns;
 mod writer;
 
 use connection::{ServerLock, unavailable};
@@ -74,6 +75,9 @@ impl Sqlite {
         let newest = snapshot::newest_time(&connection).map_err(failed)?;
         let floor = newest.unwrap_or(Timestamp::from_micros(0));
         let clock = Arc::new(SteadyClock::new(options.clock, floor));
+        if let Some(ordering) = options.ordering {
+            turns::set_ordering(&mut connection, ordering, clock.now()).map_err(failed)?;
+        }
         let wakeups = Arc::new(Wakeups::default());
         // Nobody else writes to the file.
         wakeups.set_hears_all(true);

@@ -9,6 +9,7 @@ use crate::time::Timestamp;
 
 mod hand;
 mod many_writers;
+mod turns;
 
 use EventKind::{
     Accepted, Cancelled, Completed, Failed, LeaseLost, Redriven, Released, RetryScheduled, Started,

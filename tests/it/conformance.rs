@@ -57,3 +57,4 @@ mod second_line;
 mod settle;
 mod suspects;
 mod time;
+mod turns;

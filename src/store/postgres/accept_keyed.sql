@@ -1,11 +1,13 @@
 -- Stores a group of calls, some with keys, each with its orders and their events, in one statement.
 -- Calls whose key is stored already are left out: they have no row in the answer.
 -- $1-$6: the orders and the number of the call each belongs to; $7-$10: the keys and their calls; $11: counter row.
+-- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes (see turns.rs).
 with moment as materialized (
     -- See accept.sql.
     select greatest(clock_timestamp(), (
             select created_at from orderly.orders order by order_id desc limit 1)) as at,
-        pg_current_xact_id() as transaction
+        pg_current_xact_id() as transaction,
+        (select case when ordering > 0 then 2 end from orderly.queue)::int2 as turn
 ), numbered as materialized (
     select nextval('orderly.order_ids') as order_id, new.*
     from moment, unnest($1::int4[], $2::int8[], $3::int8[], $4::text[], $5::text[], $6::text[]) with ordinality
@@ -33,8 +35,9 @@ with moment as materialized (
     where keyed.call is null or kept.first_order_id is not null
 ), stored as (
     insert into orderly.orders (order_id, status, version, attempts, generation, crashes, token, created_at, changed_at,
-        user_id, total_amount, item_ids, reference, metadata)
-    select order_id, 0, 1, 0, 0, 0, 0, moment.at, moment.at, user_id, total_amount, item_ids, reference, metadata
+        user_id, total_amount, item_ids, reference, metadata, turn)
+    select order_id, 0, 1, 0, 0, 0, 0, moment.at, moment.at, user_id, total_amount, item_ids, reference, metadata,
+        moment.turn
     from moment, numbered
     where numbered.call in (select call from stored_calls)
     returning order_id

@@ -1,7 +1,9 @@
 -- Cancels order $1 when it is open; no row when it is not, or is unknown. $2: counter row. A running attempt's result
 -- finds no lease any more. Served by the primary key.
+-- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes (see turns.rs).
 with moment as materialized (
-    select clock_timestamp() as at
+    select clock_timestamp() as at,
+        (select case when ordering > 0 then 2 end from orderly.queue)::int2 as turn
 ), found as materialized (
     select order_id, status from orderly.orders where order_id = $1 for update
 ), changed as (
@@ -10,6 +12,7 @@ with moment as materialized (
         version = o.version + 1,
         lease_expires_at = null,
         outside = false,
+        turn = moment.turn,
         due_at = null,
         changed_at = greatest(moment.at, o.changed_at),
         finished_at = greatest(moment.at, o.changed_at)

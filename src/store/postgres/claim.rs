@@ -1,6 +1,7 @@
 //! Handing out due orders: the claim in one message, then what was claimed in another, so that the lock is held as
 //! short as possible and never while somebody reads.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +17,11 @@ use super::message::with_numbers;
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
-use crate::lease::Lease;
+use super::turns;
+use crate::lease::{Lease, NodeId};
+use crate::order::Ordering;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES};
+use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES, codes};
 
 /// For a claim and its turn at the lock.
 const CLAIM_TIME_MAX: Duration = Duration::from_secs(5);
@@ -36,6 +39,12 @@ pub(super) struct Claimer {
     floor: Floor,
     /// Gets the odd place of a claim while both lines have work.
     second_line_first: bool,
+    /// What this node was told of the orders of a user; `None` goes by what the store says.
+    told: Option<Ordering>,
+    /// By which it claims.
+    ordering: Ordering,
+    /// Its message, numbers left open.
+    message: Cow<'static, str>,
 }
 
 /// A lease as the claim's message tells it.
@@ -51,21 +60,32 @@ struct Answer {
     seen: Option<Seen>,
     next_due_in: Option<Duration>,
     idle: bool,
+    /// The store's; nothing is claimed by another.
+    ordering: Ordering,
 }
 
 impl Claimer {
-    pub fn new(connector: &Arc<Connector>) -> Claimer {
+    pub fn new(connector: &Arc<Connector>, told: Option<Ordering>) -> Claimer {
+        let ordering = told.unwrap_or_default();
         Claimer {
             link: Link::new(connector.clone()),
             floor: Floor::new(),
             second_line_first: false,
+            told,
+            ordering,
+            message: turns::claim_message(ordering),
         }
     }
 
     pub async fn claim(&mut self, request: &ClaimRequest, shared: &Shared) -> Result<Claimed, Failure> {
         let places = request.orders_max.min(CLAIM_ORDERS_MAX);
         let answer = self.send(request, places, shared).await;
-        let answer = answer.inspect_err(|failure| shared.unsure(failure))?;
+        let mut answer = answer.inspect_err(|failure| shared.unsure(failure))?;
+        if answer.ordering != self.ordering {
+            self.agree(answer.ordering, request.node, shared).await?;
+            let again = self.send(request, places, shared).await;
+            answer = again.inspect_err(|failure| shared.unsure(failure))?;
+        }
         if !answer.granted.is_empty() {
             shared.changed();
             // Turns whether or not both lines had work: where only one had, it makes no difference.
@@ -76,6 +96,23 @@ impl Claimer {
             next_due_in: answer.next_due_in,
             idle: answer.idle,
         })
+    }
+
+    /// Finds one ordering for the store and this node.
+    async fn agree(&mut self, stored: Ordering, node: NodeId, shared: &Shared) -> Result<(), Failure> {
+        let ordering = match self.told {
+            None => stored,
+            Some(told) if turns::set_ordering(&mut self.link, told, node).await? => told,
+            Some(_) => {
+                let text = "other nodes of this store live that go by another ORDERLY_ORDERING: \
+                    this one starts no order until they are gone";
+                return Err(Failure::Unavailable(text.into()));
+            }
+        };
+        self.ordering = ordering;
+        self.message = turns::claim_message(ordering);
+        shared.go_by(ordering);
+        Ok(())
     }
 
     /// Not sent again when its answer is lost, or twice the orders would be leased, half of them to nobody. But when a
@@ -101,7 +138,13 @@ impl Claimer {
     async fn send_once(&mut self, request: &ClaimRequest, places: usize) -> Result<Answer, Failure> {
         let connection = self.link.open().await?;
         let began = Instant::now();
-        let floor = self.floor.of(connection, began);
+        // Where orders wait for their turn, one below any floor may get it.
+        let in_turn = self.ordering != Ordering::None;
+        let floor = if in_turn {
+            0
+        } else {
+            self.floor.of(connection, began)
+        };
         let time_max = if floor == 0 {
             FULL_LOOK_TIME_MAX
         } else {
@@ -113,6 +156,7 @@ impl Claimer {
             (":lease_micros", micros(request.lease)),
             (":suspect", request.suspect.into()),
             (":outside", request.outside.into()),
+            (":ordering", codes::ordering_code(self.ordering).into()),
             (":second_line_first", self.second_line_first.into()),
             (":floor", floor),
             (":slot", Shared::any_slot().into()),
@@ -122,10 +166,10 @@ impl Claimer {
             ),
             (":lock", CLAIM_LOCK),
         ];
-        let message = with_numbers(include_str!("claim.sql"), &numbers);
+        let message = with_numbers(&self.message, &numbers);
         let messages = self.link.fly(&message, time_max + ANSWER_SLACK).await?;
         let answer = Answer::read(&messages)?;
-        if let Some(seen) = answer.seen {
+        if let Some(seen) = answer.seen.filter(|_| !in_turn) {
             self.floor.saw(seen, began, Instant::now());
         }
         Ok(answer)
@@ -218,6 +262,10 @@ impl Answer {
             seen: running.then_some(seen),
             next_due_in,
             idle: outlook.number(0, 2)? == Some(0),
+            ordering: outlook
+                .number(0, 3)?
+                .and_then(codes::ordering_of)
+                .ok_or_else(missing)?,
         })
     }
 }

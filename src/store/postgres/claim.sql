@@ -1,6 +1,6 @@
 -- One message that claims, so that a node that freezes anywhere never holds the lock: the server carries it out to its
 -- end without asking back. What comes out is small enough never to wait for a reader.
--- :places, :time_ms, :lock, :node, :lease_micros, :suspect, :outside, :second_line_first, :floor, :slot are numbers put into the text.
+-- :places, :time_ms, :lock, :node, :lease_micros, :suspect, :outside, :ordering, :second_line_first, :floor, :slot are numbers put into the text.
 -- No order at or below :floor can be in the first line any more; see floor.rs.
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
@@ -23,7 +23,8 @@ from orderly.order_ids;
 with moment as materialized (
     select clock_timestamp() as at
 ), running as materialized (
-    select 1 from orderly.queue where not paused
+    -- Nor where the orders of a user wait for each other and this node does not know.
+    select 1 from orderly.queue where not paused and ordering = :ordering
 ), first_line as materialized (
     -- Served by orders_first alone.
     select order_id, order_id + 0 as turn from orderly.orders
@@ -105,5 +106,6 @@ select pg_current_xact_id_if_assigned() as transaction,
         where status = 0 and due_at is not null and crashes >= 2 and :suspect = 1
         order by due_at, order_id limit 1)) as due
     where exists (select from orderly.queue where not paused)) as next_due_in_micros,
-    (select sum(pending + processing)::int8 from orderly.counters) as open_orders;
+    (select sum(pending + processing)::int8 from orderly.counters) as open_orders,
+    (select ordering from orderly.queue) as ordering;
 commit

@@ -1,8 +1,10 @@
 -- Takes back orders whose leases ran out, the oldest first; those that another node takes back at this moment are left
 -- to it. Served by orders_status (a range, so that no other index gives the order): as many rows as orders are being processed, which the slots of the nodes limit.
 -- $1: who asks, $2: crashes that make an order poison, $3: most orders, $4: counter row.
+-- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes (see turns.rs).
 with moment as materialized (
-    select clock_timestamp() as at
+    select clock_timestamp() as at,
+        (select case when ordering > 0 then 2 end from orderly.queue)::int2 as turn
 ), found as materialized (
     select o.order_id, o.token, o.node, o.crashes,
         -- Nobody knows whether a worker outside lives; one that says nothing counts as dead.
@@ -24,6 +26,7 @@ with moment as materialized (
         crashes = o.crashes + expired.died::int,
         lease_expires_at = null,
         outside = false,
+        turn = moment.turn,
         changed_at = greatest(moment.at, o.changed_at),
         due_at = case when not expired.poison then moment.at end,
         finished_at = case when expired.poison then greatest(moment.at, o.changed_at) end,

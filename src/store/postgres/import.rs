@@ -177,7 +177,12 @@ impl Import {
     }
 
     /// The rest. What was written is large and new: whoever reads it next, here or after the commit, wants plans for it.
-    pub async fn write_numbers(&self, counters: &Counters, paused: bool) -> Result<(), StoreError> {
+    pub async fn write_numbers(
+        &self,
+        counters: &Counters,
+        paused: bool,
+        ordering_from: OrderId,
+    ) -> Result<(), StoreError> {
         let numbers = [
             counters.pending,
             counters.processing,
@@ -210,11 +215,12 @@ impl Import {
         )
         .await?;
         self.write(
-            "update orderly.queue set paused = $1, oldest_position = $2, last_position = $3",
+            "update orderly.queue set paused = $1, oldest_position = $2, last_position = $3, ordering_from = $4",
             &[
                 (&paused, Type::BOOL),
                 (&self.oldest_position, Type::INT8),
                 (&self.last_position, Type::INT8),
+                (&ordering_from.0, Type::INT8),
             ],
         )
         .await?;

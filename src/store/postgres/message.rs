@@ -2,7 +2,7 @@
 //! text, and texts never are.
 
 /// `text` with every name (`:places`) replaced by its number.
-pub(super) fn with_numbers(text: &'static str, numbers: &[(&str, i64)]) -> String {
+pub(super) fn with_numbers(text: &str, numbers: &[(&str, i64)]) -> String {
     numbers.iter().fold(text.to_owned(), |text, (name, number)| {
         text.replace(name, &number.to_string())
     })

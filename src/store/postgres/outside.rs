@@ -16,7 +16,7 @@ use crate::store::{Held, LatestClaim, OutsideHold};
 
 /// The same hold may be taken twice: only its time is counted from the later one.
 pub(super) async fn hold(links: &Links, key: LeaseKey, hold: OutsideHold) -> Result<Held, Failure> {
-    let held = links
+    let answer = links
         .repeatable(
             include_str!("hold_outside.sql"),
             &[
@@ -27,7 +27,7 @@ pub(super) async fn hold(links: &Links, key: LeaseKey, hold: OutsideHold) -> Res
             ],
         )
         .await?;
-    let Some(row) = held.first() else {
+    let Some(row) = answer.first() else {
         return Ok(Held::Stale);
     };
     let micros: i64 = rows::column(row, 0)?;

@@ -44,7 +44,7 @@ with moment as materialized (
     delete from orderly.orders as o
     using held, moment
     where o.order_id = held.order_id and o.status > 1 and o.finished_at < moment.ended_before
-    returning o.order_id, o.status, o.processing_at, o.finished_at
+    returning o.order_id, o.status, o.processing_at, o.finished_at, o.user_id
 ), events_gone as (
     delete from orderly.events as e using gone where e.order_id = gone.order_id
     returning e.batch, e.place
@@ -61,6 +61,15 @@ with moment as materialized (
     update orderly.queue set oldest_position = highest.position
     from (select max(position) as position from touched) as highest
     where oldest_position < highest.position
+), freed as (
+    -- Failed orders that later ones of their user waited for.
+    update orderly.orders as o set turn = 2
+    from (select distinct user_id from gone where status = 3) as of_failed, orderly.queue as queue
+    where queue.ordering = 2 and o.turn = 1 and o.order_id = (
+        select first.order_id from orderly.orders as first
+        where (first.user_id, first.status, first.order_id) >= (of_failed.user_id, 0, 0)
+            and (first.user_id, first.status) < (of_failed.user_id, 1)
+        order by first.user_id, first.status, first.order_id limit 1)
 ), counted as (
     update orderly.counters as c set
         completed = c.completed - change.completed,

@@ -1,7 +1,9 @@
 -- Redrives the orders $1, by rising id, that are Failed or Cancelled; the others have no row in the answer.
 -- $2: counter row. Served by the primary key.
+-- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes (see turns.rs).
 with moment as materialized (
-    select clock_timestamp() as at
+    select clock_timestamp() as at,
+        (select case when ordering > 0 then 2 end from orderly.queue)::int2 as turn
 ), found as materialized (
     select order_id, status from orderly.orders
     where order_id = any ($1::int8[])
@@ -17,7 +19,8 @@ with moment as materialized (
         finished_at = null,
         due_at = moment.at,
         changed_at = greatest(moment.at, o.changed_at),
-        last_error = null
+        last_error = null,
+        turn = moment.turn
     from moment, found
     where o.order_id = found.order_id and found.status in (3, 4) and o.status in (3, 4)
     returning o.*, found.status as earlier

@@ -2,8 +2,10 @@
 -- that lost its lease changes nothing and finds no row in the answer. A lease that ran out but was not given to another
 -- still counts. $1-$9: one row per result, by rising order id, so that no two statements wait for each other's rows;
 -- $10: counter row. Served by the primary key.
+-- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes (see turns.rs).
 with moment as materialized (
-    select clock_timestamp() as at
+    select clock_timestamp() as at,
+        (select case when ordering > 0 then 2 end from orderly.queue)::int2 as turn
 ), result as materialized (
     select * from unnest($1::int8[], $2::int8[], $3::int8[], $4::int2[], $5::int2[], $6::bool[], $7::int8[], $8::text[],
             $9::text[])
@@ -20,7 +22,8 @@ with moment as materialized (
         -- A given-back attempt says nothing about the order, so what its last attempt said stays.
         last_error = case when result.given_back then o.last_error else result.error end,
         result = result.given,
-        outside = false
+        outside = false,
+        turn = moment.turn
     from moment, result
     where o.order_id = result.order_id and o.token = result.token and o.status = 1
     returning o.order_id, o.version, o.attempts, o.status, o.changed_at, o.processing_at,

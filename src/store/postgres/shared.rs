@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
 use crate::metrics::Metrics;
-use crate::order::OrderId;
+use crate::order::{self, OrderId};
 use crate::store::Wakeups;
 
 /// Rows of counters, as the schema has them. Many more than statements are under way at once: two that take the same one
@@ -37,12 +37,14 @@ pub(super) struct Shared {
     pub untold: AtomicBool,
     /// Idempotency keys stored since old ones were last forgotten.
     pub keys_stored: AtomicUsize,
+    /// The orders of a user wait for each other: the end of one may be the start of another.
+    pub in_turn: AtomicBool,
     /// The store takes no further calls.
     pub closing: CancellationToken,
 }
 
 impl Shared {
-    pub fn new(metrics: Metrics) -> Shared {
+    pub fn new(metrics: Metrics, ordering: order::Ordering) -> Shared {
         Shared {
             wakeups: Arc::default(),
             metrics,
@@ -54,6 +56,7 @@ impl Shared {
             others: AtomicBool::new(false),
             untold: AtomicBool::new(false),
             keys_stored: AtomicUsize::new(0),
+            in_turn: AtomicBool::new(ordering != order::Ordering::None),
             closing: CancellationToken::new(),
         }
     }
@@ -110,7 +113,18 @@ impl Shared {
         }
     }
 
+    /// Orders ended, as events say that are committed.
     pub fn ended(&self, order_ids: impl IntoIterator<Item = OrderId>) {
+        let mut order_ids = order_ids.into_iter().peekable();
+        if order_ids.peek().is_some() && self.in_turn.load(Ordering::Relaxed) {
+            self.work_came();
+        }
         self.wakeups.notify_final(order_ids);
+    }
+
+    /// How the store orders the orders of a user.
+    pub fn go_by(&self, ordering: order::Ordering) {
+        self.in_turn
+            .store(ordering != order::Ordering::None, Ordering::Relaxed);
     }
 }

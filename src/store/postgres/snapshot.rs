@@ -17,9 +17,9 @@ use crate::order::OrderId;
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, ORDER_COLUMNS, order_columns};
 use crate::store::snapshot::{
     EventRecord, FEED_WAITING_MAX, FeedState, FeedWaiting, KeyName, KeyRecord, LeaseRecord, OrderRecord,
-    Snapshot,
+    Snapshot, StartRule,
 };
-use crate::store::{Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, QueueState, StoreError};
+use crate::store::{Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, QueueState, StoreError, codes};
 use crate::time::Timestamp;
 
 /// For one statement: some of them read everything there is.
@@ -114,6 +114,11 @@ impl Snapshot for PostgresSnapshot {
         ACCEPT_TIME_MAX
     }
 
+    async fn start_rule(&mut self) -> Result<StartRule, StoreError> {
+        let rule = start_rule(self).await;
+        rule.map_err(|failure| failure.to_error("read the rule of a snapshot's starts"))
+    }
+
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {
         let settings = async {
             let found = self.read(include_str!("settings.sql"), &[]).await?;
@@ -179,6 +184,18 @@ async fn feed(source: &impl Reads) -> Result<FeedState, Failure> {
 async fn damage(source: &impl Reads) -> Result<Vec<String>, Failure> {
     let found = source.read(include_str!("damage.sql"), &[]).await?;
     found.iter().map(|row| rows::column(row, 0)).collect()
+}
+
+async fn start_rule(source: &impl Reads) -> Result<StartRule, Failure> {
+    let found = source
+        .read("select ordering, ordering_from from orderly.queue", &[])
+        .await?;
+    let row = rows::only(&found)?;
+    let code: i16 = rows::column(row, 0)?;
+    Ok(StartRule {
+        ordering: codes::ordering_of(code.into()).ok_or_else(|| Failure::undecodable("an ordering", code))?,
+        from: OrderId(rows::column(row, 1)?),
+    })
 }
 
 async fn orders_after(

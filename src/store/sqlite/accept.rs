@@ -4,6 +4,7 @@ use rusqlite::OptionalExtension;
 
 use super::group::{CallError, Change, Group};
 use super::rows::OrderCount;
+use super::turns;
 use crate::event::EventKind;
 use crate::order::{NewOrder, OrderId, Reference};
 use crate::store::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, StoreError};
@@ -44,12 +45,13 @@ pub(super) fn accept(
 
 fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::Error> {
     let order_id = group.next_order_id();
+    let turn = turns::of_new(group, order.user_id)?;
     group
         .connection
         .prepare_cached(
             "insert into orders (order_id, status, version, attempts, generation, crashes, token, created_at,
-                                 user_id, total_amount, item_ids, reference, metadata)
-             values (?1, 0, 1, 0, 0, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7)",
+                                 user_id, total_amount, item_ids, reference, metadata, turn)
+             values (?1, 0, 1, 0, 0, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
         .execute((
             order_id,
@@ -59,6 +61,7 @@ fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::
             order.item_ids.as_str(),
             order.reference.as_ref().map(Reference::as_str),
             order.metadata.as_deref(),
+            turn,
         ))?;
     group.record(Change {
         order_id,

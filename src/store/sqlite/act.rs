@@ -5,6 +5,7 @@ use rusqlite::Connection;
 use super::group::{CallError, Change, Group};
 use super::query;
 use super::rows;
+use super::turns;
 use crate::event::EventKind;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::columns::order_columns;
@@ -29,6 +30,7 @@ pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, 
         ))?
         .query_row((order_id, group.now), rows::order)?;
     record(group, EventKind::Cancelled, order.status, &cancelled)?;
+    turns::pass(group, cancelled.request.user_id)?;
     Ok(Acted::Done(cancelled))
 }
 
@@ -46,12 +48,13 @@ pub(super) fn redrive(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted,
         .connection
         .prepare_cached(concat!(
             "update orders set status = 0, version = version + 1, attempts = 0, crashes = 0,
-                    generation = generation + 1, finished_at = null, due_at = ?2, last_error = null
+                    generation = generation + 1, finished_at = null, due_at = ?2, last_error = null, turn = ?3
              where order_id = ?1 returning ",
             order_columns!()
         ))?
-        .query_row((order_id, group.now), rows::order)?;
+        .query_row((order_id, group.now, turns::of_returning(group)), rows::order)?;
     record(group, EventKind::Redriven, order.status, &redriven)?;
+    turns::pass(group, redriven.request.user_id)?;
     Ok(Acted::Done(redriven))
 }
 

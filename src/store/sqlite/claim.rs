@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rusqlite::Row;
 
 use super::group::{CallError, Change, Group};
-use super::rows;
+use super::{rows, turns};
 use crate::event::EventKind;
 use crate::lease::Lease;
 use crate::order::{Order, OrderId, OrderStatus};
@@ -56,7 +56,10 @@ fn share(places: usize, first: usize, second: usize, second_line_first: bool) ->
 fn first_line(group: &Group<'_>, limit: usize) -> Result<Vec<OrderId>, rusqlite::Error> {
     group
         .connection
-        .prepare_cached(include_str!("first_line.sql"))?
+        .prepare_cached(&turns::in_turn(
+            include_str!("first_line.sql"),
+            group.totals.ordering,
+        ))?
         .query_map([limit], |row| row.get(0))?
         .collect()
 }
@@ -65,13 +68,17 @@ fn second_line(group: &Group<'_>, limit: usize, suspect: bool) -> Result<Vec<Ord
     let due = |row: &Row<'_>| Ok((row.get::<_, Timestamp>(0)?, row.get::<_, OrderId>(1)?));
     let mut line = group
         .connection
-        .prepare_cached(include_str!("second_line.sql"))?
+        .prepare_cached(&turns::in_turn(
+            include_str!("second_line.sql"),
+            group.totals.ordering,
+        ))?
         .query_map((group.now, limit), due)?
         .collect::<Result<Vec<_>, _>>()?;
     if suspect {
-        let mut statement = group
-            .connection
-            .prepare_cached(include_str!("second_line_suspect.sql"))?;
+        let mut statement = group.connection.prepare_cached(&turns::in_turn(
+            include_str!("second_line_suspect.sql"),
+            group.totals.ordering,
+        ))?;
         for found in statement.query_map([group.now], due)? {
             line.push(found?);
         }
@@ -138,7 +145,10 @@ fn start(group: &mut Group<'_>, order_id: OrderId, request: &ClaimRequest) -> Re
 fn next_due(group: &Group<'_>, suspect: bool) -> Result<Option<Timestamp>, rusqlite::Error> {
     group
         .connection
-        .prepare_cached(include_str!("next_due.sql"))?
+        .prepare_cached(&turns::in_turn(
+            include_str!("next_due.sql"),
+            group.totals.ordering,
+        ))?
         .query_row([suspect], |row| row.get(0))
 }
 

@@ -11,5 +11,6 @@ update orders set
     finished_at = ?8,
     last_error = case when ?9 then last_error else ?10 end,
     result = ?11,
-    outside = 0
+    outside = 0,
+    turn = ?12
 where order_id = ?1 and token = ?2 and status = 1

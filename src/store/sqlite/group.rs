@@ -6,8 +6,8 @@ use rusqlite::Connection;
 use super::rows;
 use crate::event::{Event, EventKind};
 use crate::lease::NodeId;
-use crate::order::{OrderId, OrderStatus};
-use crate::store::{Counters, StoreError};
+use crate::order::{OrderId, OrderStatus, Ordering};
+use crate::store::{Counters, StoreError, codes};
 use crate::time::Timestamp;
 
 /// The one row of the table of counters.
@@ -19,6 +19,9 @@ pub(super) struct Totals {
     /// The highest position that was taken out.
     pub oldest_position: i64,
     pub paused: bool,
+    pub ordering: Ordering,
+    /// The highest order id when the ordering was last changed.
+    pub ordering_from: i64,
 }
 
 pub(super) struct Group<'c> {
@@ -129,7 +132,7 @@ impl Totals {
         connection
             .prepare_cached(
                 "select pending, processing, completed, failed, cancelled, processing_micros,
-                        last_order_id, last_position, oldest_position, paused
+                        last_order_id, last_position, oldest_position, paused, ordering, ordering_from
                  from counters where id = 1",
             )?
             .query_row([], |row| {
@@ -146,6 +149,8 @@ impl Totals {
                     last_position: row.get(7)?,
                     oldest_position: row.get(8)?,
                     paused: row.get(9)?,
+                    ordering: row.get(10)?,
+                    ordering_from: row.get(11)?,
                 })
             })
     }
@@ -163,7 +168,7 @@ impl Totals {
             .prepare_cached(
                 "update counters set pending = ?1, processing = ?2, completed = ?3, failed = ?4, cancelled = ?5,
                         processing_micros = ?6, last_order_id = ?7, last_position = ?8, oldest_position = ?9,
-                        paused = ?10
+                        paused = ?10, ordering = ?11, ordering_from = ?12
                  where id = 1",
             )?
             .execute((
@@ -177,6 +182,8 @@ impl Totals {
                 self.last_position,
                 self.oldest_position,
                 self.paused,
+                codes::ordering_code(self.ordering),
+                self.ordering_from,
             ))?;
         Ok(())
     }

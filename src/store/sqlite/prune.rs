@@ -2,6 +2,7 @@
 
 use super::group::{CallError, Group, counter};
 use super::settle::micros;
+use super::turns;
 use crate::order::{OrderId, OrderStatus};
 use crate::store::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
 use crate::time::Timestamp;
@@ -13,6 +14,7 @@ struct Seen {
     created_at: Timestamp,
     processing_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
+    user_id: i64,
 }
 
 /// Walks the primary key: what ended before a time was created before it, and creation times rise with the ids, so that
@@ -45,7 +47,7 @@ fn next_orders(group: &Group<'_>, after: Option<OrderId>) -> Result<Vec<Seen>, r
     group
         .connection
         .prepare_cached(
-            "select order_id, status, created_at, processing_at, finished_at from orders
+            "select order_id, status, created_at, processing_at, finished_at, user_id from orders
              where order_id > ?1 order by order_id limit ?2",
         )?
         .query_map((after.unwrap_or(OrderId(0)), PRUNE_ORDERS_MAX), |row| {
@@ -55,6 +57,7 @@ fn next_orders(group: &Group<'_>, after: Option<OrderId>) -> Result<Vec<Seen>, r
                 created_at: row.get(2)?,
                 processing_at: row.get(3)?,
                 finished_at: row.get(4)?,
+                user_id: row.get(5)?,
             })
         })?
         .collect()
@@ -80,5 +83,7 @@ fn take_out(group: &mut Group<'_>, order: &Seen) -> Result<usize, rusqlite::Erro
     {
         totals.counters.processing_micros -= micros(finished.since(started));
     }
+    // Others of its user may have waited for it.
+    turns::pass(group, order.user_id)?;
     Ok(positions.len())
 }

@@ -7,8 +7,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
 use super::group::Totals;
-use super::rows;
-use crate::order::{Order, OrderId, OrderStatus};
+use super::{rows, turns};
+use crate::order::{Order, OrderId, OrderStatus, Ordering};
 use crate::store::codes;
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, order_columns};
 use crate::store::{
@@ -254,21 +254,26 @@ pub(super) fn queue(connection: &Connection, now: Timestamp) -> Result<QueueStat
     Ok(QueueState {
         counters: totals.counters,
         paused: totals.paused,
-        oldest_waiting: oldest_waiting(connection, now)?,
+        oldest_waiting: oldest_waiting(connection, totals.ordering, now)?,
         nodes: nodes(connection, now)?,
     })
 }
 
-fn oldest_waiting(connection: &Connection, now: Timestamp) -> Result<Option<Duration>, rusqlite::Error> {
+fn oldest_waiting(
+    connection: &Connection,
+    ordering: Ordering,
+    now: Timestamp,
+) -> Result<Option<Duration>, rusqlite::Error> {
     let first_line: Option<Timestamp> = connection
-        .prepare_cached(
+        .prepare_cached(&turns::in_turn(
             "select created_at from orders indexed by orders_first
              where status = 0 and due_at is null order by order_id limit 1",
-        )?
+            ordering,
+        ))?
         .query_row([], |row| row.get(0))
         .optional()?;
     let second_line: Option<Timestamp> = connection
-        .prepare_cached(include_str!("next_due.sql"))?
+        .prepare_cached(&turns::in_turn(include_str!("next_due.sql"), ordering))?
         .query_row([true], |row| row.get(0))?;
     let second_line = second_line.filter(|due_at| *due_at <= now);
     Ok(first_line

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row};
 use crate::event::{Event, EventKind};
 use crate::lease::NodeId;
 use crate::money::Money;
-use crate::order::{BATCH_ORDERS_MAX, ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
+use crate::order::{BATCH_ORDERS_MAX, ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering, Reference};
 use crate::portable_json::JsonText;
 use crate::store::{Breaker, codes};
 use crate::time::Timestamp;
@@ -101,6 +101,12 @@ impl ToSql for EventKind {
 impl FromSql for EventKind {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<EventKind> {
         decoded(value, codes::kind_of)
+    }
+}
+
+impl FromSql for Ordering {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Ordering> {
+        decoded(value, codes::ordering_of)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rusqlite::OptionalExtension;
 
 use super::group::{CallError, Change, Group};
+use super::turns;
 use crate::event::EventKind;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::OrderStatus;
@@ -60,6 +61,7 @@ struct Attempted {
     version: u32,
     attempts: u32,
     processing_at: Timestamp,
+    user_id: i64,
 }
 
 /// Adds to the leases lost to dead nodes. Changes nothing and answers `false` when the lease is no longer the order's.
@@ -92,6 +94,7 @@ fn end_attempt(
             keeps_error,
             end.error.as_deref(),
             end.result.as_ref().map(JsonText::as_str),
+            turns::of_returning(group),
         ))?;
     assert_eq!(
         changed, 1,
@@ -109,6 +112,7 @@ fn end_attempt(
         node: Some(key.node),
         error: end.error,
     })?;
+    turns::pass(group, attempted.user_id)?;
     Ok(true)
 }
 
@@ -116,7 +120,7 @@ fn attempted(group: &Group<'_>, key: LeaseKey) -> Result<Option<Attempted>, rusq
     group
         .connection
         .prepare_cached(
-            "select version, attempts, processing_at from orders
+            "select version, attempts, processing_at, user_id from orders
              where order_id = ?1 and token = ?2 and status = 1",
         )?
         .query_row((key.order_id, key.token), |row| {
@@ -124,6 +128,7 @@ fn attempted(group: &Group<'_>, key: LeaseKey) -> Result<Option<Attempted>, rusq
                 version: row.get(0)?,
                 attempts: row.get(1)?,
                 processing_at: row.get(2)?,
+                user_id: row.get(3)?,
             })
         })
         .optional()

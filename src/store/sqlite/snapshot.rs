@@ -17,7 +17,7 @@ use crate::order::OrderId;
 use crate::store::clock::SteadyClock;
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, ORDER_COLUMNS, order_columns};
 use crate::store::snapshot::{
-    EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot,
+    EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot, StartRule,
 };
 use crate::store::{Counters, FEED_EVENTS_MAX, QueueState, StoreError};
 use crate::time::Timestamp;
@@ -143,6 +143,17 @@ impl Snapshot for SqliteSnapshot {
     }
 
     /// A file is opened with the settings its promises need, or not at all.
+    async fn start_rule(&mut self) -> Result<StartRule, StoreError> {
+        self.read("read the rule of a snapshot's starts", |connection| {
+            let totals = Totals::read(connection)?;
+            Ok(StartRule {
+                ordering: totals.ordering,
+                from: OrderId(totals.ordering_from),
+            })
+        })
+        .await
+    }
+
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {
         Ok(Vec::new())
     }

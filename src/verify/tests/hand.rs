@@ -8,9 +8,9 @@ use super::super::count;
 use crate::event::{Event, EventKind};
 use crate::lease::NodeId;
 use crate::money::Money;
-use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus};
+use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering};
 use crate::store::snapshot::{
-    EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot,
+    EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot, StartRule,
 };
 use crate::store::{Counters, QueueState, StoreError};
 use crate::time::Timestamp;
@@ -41,6 +41,7 @@ pub struct Hand {
     pub damage: Vec<String>,
     pub unreadable: bool,
     pub read_at: Option<Timestamp>,
+    pub ordering: Ordering,
     accept_time_max: Duration,
     position: i64,
 }
@@ -225,6 +226,13 @@ impl Snapshot for Hand {
     ) -> Result<Vec<KeyRecord>, StoreError> {
         let later = |record: &&KeyRecord| Some((record.scope.clone(), record.key.clone())) > after;
         Ok(self.keys.iter().filter(later).take(limit).cloned().collect())
+    }
+
+    async fn start_rule(&mut self) -> Result<StartRule, StoreError> {
+        Ok(StartRule {
+            ordering: self.ordering,
+            from: OrderId(0),
+        })
     }
 
     async fn last_order_id(&mut self) -> Result<OrderId, StoreError> {

@@ -10,7 +10,7 @@ use orderly::config::{Database, PostgresDatabase, PostgresUrl};
 use orderly::event::{Event, EventKind};
 use orderly::lease::{Lease, NodeId, Outcome};
 use orderly::metrics::Metrics;
-use orderly::order::{NewOrder, Order, OrderId, OrderStatus};
+use orderly::order::{NewOrder, Order, OrderId, OrderStatus, Ordering};
 use orderly::store::open::{OpenOptions, open};
 use orderly::store::snapshot::OrderRecord;
 use orderly::store::{Acted, Counters, FeedPosition, GivenBack, Settled, Store};
@@ -27,6 +27,7 @@ use super::postgres::{self, Server, TestDatabase};
 use super::required;
 
 mod moved;
+mod ordered;
 mod pruned;
 
 /// A claim that hangs fails with its name instead of stopping the run.
@@ -104,7 +105,7 @@ impl Harness {
 
     async fn open(database: Database, clock: FakeClock, home: Home) -> Harness {
         let metrics = Metrics::new();
-        let store = open_store(&database, &clock, &metrics, None).await;
+        let store = open_store(&database, &clock, &metrics, None, None).await;
         Harness {
             store,
             clock,
@@ -170,7 +171,7 @@ impl Harness {
 
     pub async fn reopen_with_pending_max(&mut self, pending_max: Option<u64>) {
         self.store.close().await;
-        self.store = open_store(&self.database, &self.clock, &self.metrics, pending_max).await;
+        self.store = open_store(&self.database, &self.clock, &self.metrics, pending_max, None).await;
     }
 
     pub async fn assert_sound(&self) {
@@ -185,13 +186,14 @@ async fn open_store(
     clock: &FakeClock,
     metrics: &Metrics,
     pending_max: Option<u64>,
+    ordering: Option<Ordering>,
 ) -> Arc<dyn Store> {
     let options = OpenOptions {
         migrate: true,
         pending_max,
         metrics: metrics.clone(),
         clock: clock.wall(),
-        ordering: None,
+        ordering,
     };
     open(database, options).await.expect("a new or sound store opens")
 }

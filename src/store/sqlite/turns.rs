@@ -1,0 +1,153 @@
+//! The orders of a user one after another (`ORDERLY_ORDERING=user`): among those that are Pending, one has its turn and the
+//! others wait for it. Whatever may change whose turn it is says so with [`pass`], in the transaction of the change.
+
+use std::borrow::Cow;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+
+use super::group::{Group, Totals};
+use crate::order::{OnFailure, OrderId, OrderStatus, Ordering};
+use crate::time::Timestamp;
+
+/// Of `orders.turn`: whether an order that is Pending may start, as far as the others of its user are concerned.
+const ITS_TURN: i64 = 0;
+const WAITS: i64 = 1;
+
+/// The turn of an order that is just accepted; `None` where the orders of a user do not wait for each other.
+pub(super) fn of_new(group: &Group<'_>, user_id: i64) -> Result<Option<i64>, rusqlite::Error> {
+    let Ordering::User(on_failure) = group.totals.ordering else {
+        return Ok(None);
+    };
+    let first = first_open(group.connection, user_id, on_failure)?;
+    Ok(Some(if first.is_some() { WAITS } else { ITS_TURN }))
+}
+
+/// The turn of an order that comes back as Pending: none, until [`pass`] gives it.
+pub(super) fn of_returning(group: &Group<'_>) -> Option<i64> {
+    match group.totals.ordering {
+        Ordering::None => None,
+        Ordering::User(_) => Some(WAITS),
+    }
+}
+
+/// Gives the turn to the first order of the user that is open, when that one is Pending and none is in processing.
+pub(super) fn pass(group: &mut Group<'_>, user_id: i64) -> Result<(), rusqlite::Error> {
+    let Ordering::User(on_failure) = group.totals.ordering else {
+        return Ok(());
+    };
+    let connection = group.connection;
+    let next = match first_open(connection, user_id, on_failure)? {
+        Some((order_id, OrderStatus::Pending))
+            if first_with(connection, user_id, OrderStatus::Processing)?.is_none() =>
+        {
+            Some(order_id)
+        }
+        _ => None,
+    };
+    let holder: Option<OrderId> = connection
+        .prepare_cached("select order_id from orders indexed by orders_turn where user_id = ?1 and status = 0 and turn = 0")?
+        .query_row([user_id], |row| row.get(0))
+        .optional()?;
+    if holder == next {
+        return Ok(());
+    }
+    if let Some(holder) = holder {
+        set_turn(connection, holder, WAITS)?;
+    }
+    if let Some(next) = next {
+        set_turn(connection, next, ITS_TURN)?;
+        group.effects.work = true;
+    }
+    Ok(())
+}
+
+/// Among the orders of the user that later ones wait for.
+pub(super) fn first_open(
+    connection: &Connection,
+    user_id: i64,
+    on_failure: OnFailure,
+) -> Result<Option<(OrderId, OrderStatus)>, rusqlite::Error> {
+    let waited_for: &[OrderStatus] = match on_failure {
+        OnFailure::Skip => &[OrderStatus::Pending, OrderStatus::Processing],
+        OnFailure::Block => &[OrderStatus::Pending, OrderStatus::Processing, OrderStatus::Failed],
+    };
+    let mut first: Option<(OrderId, OrderStatus)> = None;
+    for status in waited_for {
+        let found = first_with(connection, user_id, *status)?.map(|order_id| (order_id, *status));
+        first = match (first, found) {
+            (Some(one), Some(other)) if other.0 < one.0 => Some(other),
+            (None, found) => found,
+            (first, _) => first,
+        };
+    }
+    Ok(first)
+}
+
+fn first_with(
+    connection: &Connection,
+    user_id: i64,
+    status: OrderStatus,
+) -> Result<Option<OrderId>, rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "select order_id from orders indexed by orders_user
+             where user_id = ?1 and status = ?2 order by order_id limit 1",
+        )?
+        .query_row((user_id, status), |row| row.get(0))
+        .optional()
+}
+
+fn set_turn(connection: &Connection, order_id: OrderId, turn: i64) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached("update orders set turn = ?2 where order_id = ?1")?
+        .execute((order_id, turn))?;
+    Ok(())
+}
+
+/// From now on the orders of a user wait for each other, or no longer do. For a file that no node works on.
+pub(super) fn set_ordering(
+    connection: &mut Connection,
+    ordering: Ordering,
+    now: Timestamp,
+) -> Result<(), rusqlite::Error> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let totals = Totals::read(&transaction)?;
+    if totals.ordering == ordering {
+        return Ok(());
+    }
+    let mut group = Group::new(&transaction, now, totals);
+    group.totals.ordering = ordering;
+    // Those in processing are given their turn when they come back.
+    transaction.execute(
+        "update orders set turn = ?1 where status = 0",
+        [of_returning(&group)],
+    )?;
+    group.totals.ordering_from = totals.last_order_id;
+    pass_to_all(&mut group)?;
+    group.totals.write(&transaction)?;
+    transaction.commit()
+}
+
+/// Among the orders that wait, which are looked at once.
+fn pass_to_all(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
+    let users: Vec<i64> = group
+        .connection
+        .prepare("select distinct user_id from orders indexed by orders_status where status = 0")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    users.into_iter().try_for_each(|user_id| pass(group, user_id))
+}
+
+/// The statement about a line of orders, for those among them whose turn it is.
+pub(super) fn in_turn(statement: &str, ordering: Ordering) -> Cow<'_, str> {
+    match ordering {
+        Ordering::None => statement.into(),
+        Ordering::User(_) => statement
+            .replace("indexed by orders_", "indexed by orders_turn_")
+            .replace(
+                "where status = 0 and due_at",
+                "where status = 0 and turn = 0 and due_at",
+            )
+            .into(),
+    }
+}

@@ -1,0 +1,61 @@
+//! By which rule orders start: all in one line, or the orders of each user in a line of their own, one at a time. What a line
+//! demands is left to `start_order.rs`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::start_order::StartOrder;
+use super::{Promise, Report};
+use crate::order::{OrderId, OrderStatus, Ordering};
+use crate::store::snapshot::{OrderRecord, StartRule};
+
+/// Follows the orders by rising id.
+pub(super) struct Starts {
+    rule: StartRule,
+    accept_time_max: Duration,
+    /// By user where the rule is about users; one for each of them is in memory then.
+    lines: HashMap<Option<i64>, StartOrder>,
+    /// By user, as well.
+    processing: HashMap<i64, OrderId>,
+}
+
+impl Starts {
+    pub fn new(rule: StartRule, accept_time_max: Duration) -> Starts {
+        Starts {
+            rule,
+            accept_time_max,
+            lines: HashMap::new(),
+            processing: HashMap::new(),
+        }
+    }
+
+    pub fn check(&mut self, record: &OrderRecord, report: &mut Report) {
+        // The others may have started by another rule.
+        if record.order.order_id <= self.rule.from {
+            return;
+        }
+        let line = match self.rule.ordering {
+            Ordering::None => None,
+            Ordering::User(_) => {
+                self.check_one_at_a_time(record, report);
+                Some(record.order.request.user_id)
+            }
+        };
+        let line = self
+            .lines
+            .entry(line)
+            .or_insert_with(|| StartOrder::new(self.accept_time_max));
+        line.check(record, report);
+    }
+
+    fn check_one_at_a_time(&mut self, record: &OrderRecord, report: &mut Report) {
+        if record.order.status != OrderStatus::Processing {
+            return;
+        }
+        let (id, user_id) = (record.order.order_id, record.order.request.user_id);
+        if let Some(other) = self.processing.insert(user_id, id) {
+            let detail = format!("is in processing beside order {other} of the same user");
+            report.breach(Promise::UserTurns, Some(id), detail);
+        }
+    }
+}
