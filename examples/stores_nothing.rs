@@ -17,8 +17,8 @@ use orderly::store::clock::{WallClock, system_clock};
 use orderly::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedBounds, FeedId, FeedPage, FeedPosition, GiveBack,
     GivenBack, Heartbeat, Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView,
-    OutsideHold, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store,
-    StoreError, StoreHealth, Wakeups,
+    OutsideHold, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing,
+    Store, StoreError, StoreHealth, Wakeups,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -135,6 +135,10 @@ impl Store for Forgetful {
     }
 
     async fn order_view(&self, _: OrderId) -> Result<Option<OrderView>, StoreError> {
+        Ok(None)
+    }
+
+    async fn standing(&self, _: OrderId) -> Result<Option<Standing>, StoreError> {
         Ok(None)
     }
 

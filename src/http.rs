@@ -21,6 +21,7 @@ mod batch_memory;
 mod body;
 mod cursor;
 mod docs;
+mod explain;
 mod fields;
 mod health;
 mod idempotency;
@@ -66,7 +67,7 @@ enum Access {
 
 /// Between two signs of life on a stream: below the time after which proxies give up on a silent connection.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
-const ROUTES: usize = 22;
+const ROUTES: usize = 23;
 
 fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
     use Access::{Keyed, Open};
@@ -76,6 +77,7 @@ fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
         ("/orders/retry", Keyed, post(orders::retry_matching)),
         ("/orders/{id}", Keyed, get(orders::read)),
         ("/orders/{id}/events", Keyed, get(orders::history)),
+        ("/orders/{id}/explain", Keyed, get(explain::explain)),
         ("/orders/{id}/cancel", Keyed, post(orders::cancel)),
         ("/orders/{id}/retry", Keyed, post(orders::retry)),
         ("/events", Keyed, get(live::events)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::lease::{Lease, LeaseKey, NodeId, Outcome};
+use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, Order, OrderId, OrderStatus};
 use crate::time::Timestamp;
 
@@ -22,15 +22,25 @@ mod health;
 mod migrations;
 pub mod open;
 pub mod postgres;
+mod reads;
 pub mod snapshot;
 pub mod sqlite;
 mod waiting;
 pub mod wakeups;
+mod work;
 
 pub use counters::Counters;
 pub use feed::{FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition};
+pub use reads::{
+    AHEAD_MAX, CurrentLease, History, NODES_MAX, Node, OrderPage, OrderQuery, OrderView, Place, QueueState,
+    Standing,
+};
 pub use snapshot::Snapshot;
 pub use wakeups::Wakeups;
+pub use work::{
+    Breaker, ClaimRequest, Claimed, GiveBack, GivenBack, Heartbeat, Held, LatestClaim, OutsideHold, Renewed,
+    Settled,
+};
 
 /// Most leases one claim grants.
 pub const CLAIM_ORDERS_MAX: usize = 256;
@@ -113,6 +123,9 @@ pub trait Store: Send + Sync + 'static {
     /// An order with the place in the feed from which on to follow it.
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError>;
 
+    /// What keeps an order from starting, as the store sees it, at about one instant.
+    async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError>;
+
     /// Newest first.
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError>;
 
@@ -170,107 +183,6 @@ pub struct Accepted {
     pub replayed: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub struct ClaimRequest {
-    pub node: NodeId,
-    pub orders_max: usize,
-    /// How long the leases last unless renewed.
-    pub lease: Duration,
-    /// Whether a suspect order may be among them (at most one is).
-    pub suspect: bool,
-    /// For workers outside, as [`Store::hold_outside`] has it.
-    pub outside: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct OutsideHold {
-    /// From now.
-    pub lease: Duration,
-    /// From the start of the attempt.
-    pub run_max: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// From now.
-    For(Duration),
-    /// The lease was no longer valid, or its attempt has no time left: nothing changed.
-    Stale,
-}
-
-/// Who claimed an order last; whether it still holds it, the status tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LatestClaim {
-    pub order: Order,
-    /// `None` before the first claim.
-    pub key: Option<LeaseKey>,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct Claimed {
-    /// First attempts first, in order of acceptance.
-    pub leases: Vec<Lease>,
-    /// Time until the next order of the second line is due that such a claim may take; `None` when there is none
-    /// or the queue is paused.
-    pub next_due_in: Option<Duration>,
-    /// No order of the store is Pending or Processing, on any node: nothing to claim, to sweep or to wait for.
-    pub idle: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// The outcome is stored and this is the order's status now.
-    Done(OrderStatus),
-    /// The lease was no longer valid: nothing changed.
-    Stale,
-}
-
-#[derive(Clone, Debug)]
-pub struct Heartbeat {
-    pub node: NodeId,
-    /// Orders the node processes at once at most.
-    pub slots: u32,
-    pub leases: Vec<LeaseKey>,
-    /// Counted from the moment the store takes the heartbeat.
-    pub lease: Duration,
-    pub breaker: Breaker,
-}
-
-/// Whether a node claims orders, as far as what processes them is concerned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Breaker {
-    #[default]
-    Closed,
-    /// It claims none: what processes them is plainly down.
-    Open,
-    /// It finds out, with a few, whether that is over.
-    HalfOpen,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Renewed {
-    /// Leases of the heartbeat that the node no longer has.
-    pub lost: Vec<LeaseKey>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct GiveBack {
-    /// Who asks: certainly alive, whatever its last heartbeat says.
-    pub node: NodeId,
-    /// Leases lost to dead nodes before an order is Failed as poison.
-    pub crashes_max: u32,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GivenBack {
-    /// Back to Pending.
-    pub pending: usize,
-    /// Failed as poison.
-    pub poisoned: usize,
-    /// The limit was reached; there may be more.
-    pub more: bool,
-}
-
 /// What became of an operator's action on one order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acted {
@@ -315,74 +227,6 @@ pub struct Pruned {
     pub orders: usize,
     /// Where the next step of the round begins; `None` when the round is over, or left to another node that is at it.
     pub next: Option<OrderId>,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct OrderQuery {
-    pub status: Option<OrderStatus>,
-    pub user_id: Option<i64>,
-    pub reference: Option<String>,
-    /// Created strictly after.
-    pub created_after: Option<Timestamp>,
-    /// Created strictly before.
-    pub created_before: Option<Timestamp>,
-    /// Only orders with a smaller id: the last one of the page before.
-    pub before: Option<OrderId>,
-    /// 1 to [`PAGE_ORDERS_MAX`].
-    pub limit: usize,
-}
-
-#[derive(Clone, Debug)]
-pub struct OrderPage {
-    pub orders: Vec<Order>,
-    /// Pass as `before` for the next page; `None` at the end.
-    pub next: Option<OrderId>,
-    /// As in [`OrderView`].
-    pub at: FeedCursor,
-}
-
-/// An order as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OrderView {
-    pub order: Order,
-    /// Every change that the order does not show yet lies behind this place; some that it shows may, too.
-    pub at: FeedCursor,
-}
-
-/// Events of one order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct History {
-    /// By rising version.
-    pub events: Vec<FeedEvent>,
-    /// As in [`OrderView`].
-    pub at: FeedCursor,
-}
-
-#[derive(Clone, Debug)]
-pub struct QueueState {
-    pub counters: Counters,
-    pub paused: bool,
-    /// Age of the order that has waited longest for a start it could have had; `None` when none waits.
-    pub oldest_waiting: Option<Duration>,
-    /// Nodes that joined and did not leave, at most [`NODES_MAX`], latest heartbeat first.
-    pub nodes: Vec<Node>,
-}
-
-/// Most nodes one `QueueState` lists.
-pub const NODES_MAX: usize = 1_000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
-    pub node: NodeId,
-    pub slots: u32,
-    /// Orders it processed at its last heartbeat.
-    pub busy: u32,
-    pub started_at: Timestamp,
-    pub heartbeat_at: Timestamp,
-    /// Its heartbeat is younger than its lease time.
-    pub alive: bool,
-    /// As of that heartbeat.
-    pub breaker: Breaker,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,11 +10,11 @@ alter table orderly.orders add column outside boolean not null default false;
 -- claim has seen to it: claims come one after another, so they decide whose turn it is.
 alter table orderly.orders add column turn smallint;
 
--- The same lines for orders whose turn it is.
-create index orders_turn_first on orderly.orders ((order_id + 0)) where status = 0 and due_at is null and turn = 0;
-create index orders_turn_due on orderly.orders (due_at, order_id)
+-- The same lines for orders whose turn it is, on other expressions, so that the indexes of all orders cannot serve their order.
+create index orders_turn_first on orderly.orders ((order_id - 0)) where status = 0 and due_at is null and turn = 0;
+create index orders_turn_due on orderly.orders (due_at, (order_id - 0))
     where status = 0 and due_at is not null and turn = 0 and crashes < 2;
-create index orders_turn_suspect on orderly.orders (due_at, order_id)
+create index orders_turn_suspect on orderly.orders (due_at, (order_id - 0))
     where status = 0 and due_at is not null and turn = 0 and crashes >= 2;
 -- The one of a user whose turn it is.
 create index orders_turn on orderly.orders (user_id) where status = 0 and turn = 0;

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
-use super::{accept, docs, health, live, metrics, orders, queue};
+use super::{accept, docs, explain, health, live, metrics, orders, queue};
 use crate::event::EventKind;
 use crate::order::{BATCH_ORDERS_MAX, INTEGER_MAX, ITEMS_MAX, OrderStatus, REFERENCE_CHARS_MAX};
 
@@ -30,6 +30,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         orders::list,
         orders::read,
         orders::history,
+        explain::explain,
         orders::cancel,
         orders::retry,
         orders::retry_matching,

@@ -27,7 +27,7 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// The order number of a path.
-type PathId = Result<Path<String>, PathRejection>;
+pub(super) type PathId = Result<Path<String>, PathRejection>;
 
 /// Read an order
 #[utoipa::path(
@@ -240,12 +240,12 @@ fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
     digits.then(|| wait.parse().unwrap_or(u64::MAX).min(WAIT_SECONDS_MAX))
 }
 
-fn order_id(path: PathId) -> Result<OrderId, Problem> {
+pub(super) fn order_id(path: PathId) -> Result<OrderId, Problem> {
     let text = path.map(|Path(text)| text).map_err(|_| unknown_order())?;
     parse_integer(&text).map(OrderId).map_err(|_| unknown_order())
 }
 
-fn unknown_order() -> Problem {
+pub(super) fn unknown_order() -> Problem {
     Problem::new(ProblemType::OrderNotFound, "no order has this number")
 }
 

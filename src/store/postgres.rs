@@ -19,7 +19,8 @@ use crate::store::waiting::WaitingOrders;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
     Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store, StoreError, StoreHealth,
+    Wakeups,
 };
 
 mod accept;
@@ -45,6 +46,7 @@ mod schema;
 mod settle;
 mod shared;
 mod snapshot;
+mod standing;
 mod tls;
 mod turns;
 
@@ -341,6 +343,12 @@ impl Store for Postgres {
 
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
         told(query::order_view(&*self.links, id).await, "read an order")
+    }
+
+    async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
+        let ordering = self.shared.ordering();
+        let standing = standing::standing(&*self.links, ordering, id).await;
+        told(standing, "read where an order stands")
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {

@@ -15,7 +15,8 @@ use crate::store::waiting::WaitingOrders;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
     Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Store, StoreError, StoreHealth, Wakeups,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store, StoreError, StoreHealth,
+    Wakeups,
 };
 use crate::time::Timestamp;
 
@@ -35,6 +36,9 @@ mod restored;
 mod rows;
 mod settle;
 mod snapshot;
+mod standing;
+#[cfg(test)]
+mod tests;
 mod turns;
 mod writer;
 
@@ -283,6 +287,15 @@ impl Store for Sqlite {
             .await
     }
 
+    async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
+        let now = self.clock.now();
+        self.readers
+            .read("read where an order stands", move |connection| {
+                standing::standing(connection, id, now)
+            })
+            .await
+    }
+
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
         self.readers
             .read("list orders", move |connection| query::orders(connection, &query))
@@ -363,58 +376,5 @@ impl Store for Sqlite {
             .lock()
             .expect("no code panics while it holds this lock")
             .take();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::Metrics;
-    use crate::money::Money;
-    use crate::order::{BATCH_ORDERS_MAX, ItemIds};
-    use crate::store::waiting::ORDERS_WAITING_MAX;
-
-    fn batch() -> Arc<[NewOrder]> {
-        let order = NewOrder {
-            user_id: 1,
-            item_ids: ItemIds::new(&[1]).unwrap(),
-            total_amount: Money::parse("1").unwrap(),
-            reference: None,
-            metadata: None,
-        };
-        vec![order; BATCH_ORDERS_MAX].into()
-    }
-
-    /// Orders that wait for the writer are counted until they are stored or refused, not until the client hangs up.
-    #[tokio::test]
-    async fn orders_of_clients_that_went_away_still_count_as_waiting() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("orders.db");
-        let options = OpenOptions {
-            migrate: true,
-            pending_max: None,
-            metrics: Metrics::new(),
-            clock: system_clock(),
-            ordering: None,
-        };
-        let store = Sqlite::open(&path, options).unwrap();
-        let lock = rusqlite::Connection::open(&path).unwrap();
-        lock.execute_batch("begin immediate").unwrap();
-        let mut accepted = 0;
-        let refused = loop {
-            let mut accept = Box::pin(store.accept(batch(), None));
-            match futures_util::poll!(&mut accept) {
-                std::task::Poll::Pending => accepted += 1,
-                std::task::Poll::Ready(answer) => break answer,
-            }
-            assert!(
-                accepted * BATCH_ORDERS_MAX <= ORDERS_WAITING_MAX,
-                "waiting orders have no limit"
-            );
-        };
-        assert!(matches!(refused, Err(StoreError::Busy)), "{refused:?}");
-        assert_eq!(accepted, ORDERS_WAITING_MAX / BATCH_ORDERS_MAX);
-        drop(lock);
-        store.close().await;
     }
 }

@@ -10,6 +10,7 @@ mod docs;
 mod door;
 mod envelope;
 mod event_stream;
+mod explain;
 mod exposition;
 mod failures;
 mod feed;

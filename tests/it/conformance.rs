@@ -55,6 +55,7 @@ mod redrive_matching;
 mod retention;
 mod second_line;
 mod settle;
+mod standing;
 mod suspects;
 mod time;
 mod turns;

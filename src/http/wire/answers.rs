@@ -200,7 +200,7 @@ impl From<&Node> for NodeBody {
 }
 
 /// RFC 3339 UTC with always six fraction digits and `Z`.
-pub(super) struct Time(pub(super) Timestamp);
+pub struct Time(pub Timestamp);
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -37,8 +37,9 @@ pub(super) struct Shared {
     pub untold: AtomicBool,
     /// Idempotency keys stored since old ones were last forgotten.
     pub keys_stored: AtomicUsize,
-    /// The orders of a user wait for each other: the end of one may be the start of another.
-    pub in_turn: AtomicBool,
+    /// Whether the orders of a user wait for each other, so that the end of one may be the start of another. Written by the
+    /// claims, which find out.
+    ordering: watch::Sender<order::Ordering>,
     /// The store takes no further calls.
     pub closing: CancellationToken,
 }
@@ -56,7 +57,7 @@ impl Shared {
             others: AtomicBool::new(false),
             untold: AtomicBool::new(false),
             keys_stored: AtomicUsize::new(0),
-            in_turn: AtomicBool::new(ordering != order::Ordering::None),
+            ordering: watch::Sender::new(ordering),
             closing: CancellationToken::new(),
         }
     }
@@ -116,15 +117,17 @@ impl Shared {
     /// Orders ended, as events say that are committed.
     pub fn ended(&self, order_ids: impl IntoIterator<Item = OrderId>) {
         let mut order_ids = order_ids.into_iter().peekable();
-        if order_ids.peek().is_some() && self.in_turn.load(Ordering::Relaxed) {
+        if order_ids.peek().is_some() && self.ordering() != order::Ordering::None {
             self.work_came();
         }
         self.wakeups.notify_final(order_ids);
     }
 
-    /// How the store orders the orders of a user.
     pub fn go_by(&self, ordering: order::Ordering) {
-        self.in_turn
-            .store(ordering != order::Ordering::None, Ordering::Relaxed);
+        self.ordering.send_replace(ordering);
+    }
+
+    pub fn ordering(&self) -> order::Ordering {
+        *self.ordering.borrow()
     }
 }

@@ -31,22 +31,12 @@ pub(super) fn claim_message(ordering: Ordering) -> Cow<'static, str> {
         include_str!("see_to_turns.sql"),
         &[(":unseen_max", UNSEEN_MAX), (":blocks", blocks)],
     );
-    CLAIM
+    lines(CLAIM, ordering)
         .replace(
             "set local enable_sort = off;",
             "set local enable_sort = off;\nset local enable_incremental_sort = off;",
         )
         .replace("with moment as", &format!("{see_to}with moment as"))
-        .replace("order_id + 0", "order_id - 0")
-        .replace(
-            "where status = 0 and due_at",
-            "where status = 0 and turn = 0 and due_at",
-        )
-        .replace("order by due_at, order_id\n", "order by due_at, order_id - 0\n")
-        .replace(
-            "order by due_at, order_id limit",
-            "order by due_at, order_id - 0 limit",
-        )
         .replace(
             "where o.order_id = chosen.order_id and o.status = 0\n",
             // An earlier one may have come back that nobody has seen to yet.
@@ -56,6 +46,25 @@ pub(super) fn claim_message(ordering: Ordering) -> Cow<'static, str> {
                 and earlier.order_id < o.order_id)\n",
         )
         .into()
+}
+
+/// The statement about lines of orders, for those among them whose turn it is.
+pub(super) fn lines(statement: &str, ordering: Ordering) -> Cow<'_, str> {
+    match ordering {
+        Ordering::None => statement.into(),
+        Ordering::User(_) => statement
+            .replace("order_id + 0", "order_id - 0")
+            .replace(
+                "where status = 0 and due_at",
+                "where status = 0 and turn = 0 and due_at",
+            )
+            .replace("order by due_at, order_id\n", "order by due_at, order_id - 0\n")
+            .replace(
+                "order by due_at, order_id limit",
+                "order by due_at, order_id - 0 limit",
+            )
+            .into(),
+    }
 }
 
 /// Makes the store's ordering what this node was told, unless another node lives. Answers whether it is.

@@ -83,7 +83,7 @@ pub(super) fn first_open(
     Ok(first)
 }
 
-fn first_with(
+pub(super) fn first_with(
     connection: &Connection,
     user_id: i64,
     status: OrderStatus,

@@ -13,6 +13,7 @@ use orderly::config::Secret;
 use orderly::http::problem::ProblemType;
 use orderly::http::{App, router};
 use orderly::live::{Feed, Live, LiveSettings};
+use orderly::order::Ordering;
 use orderly::store::Store;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +89,13 @@ impl Door {
     pub async fn with_pending_max(pending_max: u64) -> Door {
         let mut harness = Harness::sqlite().await;
         harness.reopen_with_pending_max(Some(pending_max)).await;
+        Door::before(harness, |store| store, &Setup::default())
+    }
+
+    /// The orders of a user wait for each other, or not.
+    pub async fn with_ordering(ordering: Ordering) -> Door {
+        let mut harness = Harness::sqlite().await;
+        harness.reopen_with_ordering(ordering).await;
         Door::before(harness, |store| store, &Setup::default())
     }
 

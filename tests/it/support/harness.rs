@@ -27,8 +27,8 @@ use super::postgres::{self, Server, TestDatabase};
 use super::required;
 
 mod moved;
-mod ordered;
 mod pruned;
+mod reopened;
 
 /// A claim that hangs fails with its name instead of stopping the run.
 const CLAIM_TIME_MAX: Duration = Duration::from_mins(1);
@@ -162,16 +162,6 @@ impl Harness {
             Database::Sqlite(_) => true,
             Database::Postgres(_) => false,
         }
-    }
-
-    /// Closes the store and opens it again, as a restart does.
-    pub async fn reopen(&mut self) {
-        self.reopen_with_pending_max(None).await;
-    }
-
-    pub async fn reopen_with_pending_max(&mut self, pending_max: Option<u64>) {
-        self.store.close().await;
-        self.store = open_store(&self.database, &self.clock, &self.metrics, pending_max, None).await;
     }
 
     pub async fn assert_sound(&self) {

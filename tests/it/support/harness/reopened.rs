@@ -1,10 +1,20 @@
-//! Stores whose orders wait for others of their user.
+//! Restarts, also with other settings.
 
 use orderly::order::Ordering;
 
 use super::{Harness, ids_of, open_store};
 
 impl Harness {
+    /// Closes the store and opens it again, as a restart does.
+    pub async fn reopen(&mut self) {
+        self.reopen_with_pending_max(None).await;
+    }
+
+    pub async fn reopen_with_pending_max(&mut self, pending_max: Option<u64>) {
+        self.store.close().await;
+        self.store = open_store(&self.database, &self.clock, &self.metrics, pending_max, None).await;
+    }
+
     /// With the orders of a user waiting for each other, or not. A shared store goes by it from the next claim on.
     pub async fn reopen_with_ordering(&mut self, ordering: Ordering) {
         self.store.close().await;

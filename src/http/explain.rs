@@ -1,0 +1,311 @@
+//! Why is an order waiting? What the store knows of where it stands, in words a person acts on. What keeps orders from
+//! starting is the store's and the worker's; here is only what is told of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::body;
+use super::orders::{PathId, order_id, unknown_order};
+use super::problem::{Problem, ProblemBody};
+use super::wire::Time;
+use super::{Shared, openapi::StatusName};
+use crate::order::{Order, OrderStatus};
+use crate::store::{AHEAD_MAX, Breaker, CurrentLease, Node, Place, QueueState, Standing};
+use crate::time::Timestamp;
+
+/// How far off an estimate may be, as a factor: it rests on the mean of all orders that were ever completed.
+const ESTIMATE_SPREAD: u32 = 2;
+
+/// Explain why an order waits
+#[utoipa::path(
+    get, operation_id = "explainOrder", path = "/orders/{id}/explain", tag = "orders",
+    params(("id" = i64, Path, description = "The order's number")),
+    responses(
+        (status = 200, description = "What keeps it from starting, most telling first, and when it may start", body = ExplanationBody),
+        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn explain(State(shared): State<Arc<Shared>>, id: PathId) -> Result<Response, Problem> {
+    let standing = shared.store.standing(order_id(id)?).await?;
+    let standing = standing.ok_or_else(unknown_order)?;
+    body::json(StatusCode::OK, &ExplanationBody::of(&standing))
+}
+
+/// Why an order waits, as of about the same moment.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Explanation)]
+pub struct ExplanationBody {
+    order_id: i64,
+    #[schema(value_type = StatusName)]
+    status: &'static str,
+    /// Never empty; the most telling first.
+    reasons: Vec<ReasonBody>,
+    /// Its place among the orders of its line that could start, from 1; null when it could not. Orders that come back wait
+    /// in a line of their own, and the two take turns.
+    #[schema(required)]
+    position: Option<u64>,
+    /// The position is that or higher: no more orders are counted.
+    position_at_least: bool,
+    /// Null when nothing tells.
+    #[schema(required)]
+    estimated_start: Option<EstimateBody>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Reason)]
+pub struct ReasonBody {
+    reason: Reason,
+    detail: String,
+    /// The order it waits for, or behind.
+    #[schema(required)]
+    order_id: Option<i64>,
+    /// When that ends, where it is known.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    until: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It is Completed, Failed or Cancelled.
+    Ended,
+    /// It has started.
+    Processing,
+    /// The queue is paused.
+    Paused,
+    /// It failed, and waits for its next attempt.
+    BackOff,
+    /// An order of the same user comes first.
+    UserOrder,
+    /// No node is alive that processes orders.
+    NoNode,
+    /// Workers take orders from these nodes; none has taken this one.
+    WaitsForWorker,
+    /// What processes orders is down, as far as every node that is alive can tell.
+    BreakerOpen,
+    /// Every node that is alive is busy.
+    NoFreeSlot,
+    /// It was lost with nodes before; a node takes one such order at a time.
+    Suspect,
+    /// Others come first.
+    BehindOrder,
+    /// Nothing keeps it: it starts within a second or so.
+    Next,
+}
+
+/// The earliest and the latest start that can be expected.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EstimatedStart)]
+pub struct EstimateBody {
+    #[schema(value_type = String, format = DateTime)]
+    earliest: Time,
+    #[schema(value_type = String, format = DateTime)]
+    latest: Time,
+}
+
+impl ExplanationBody {
+    fn of(standing: &Standing) -> ExplanationBody {
+        let order = &standing.order;
+        let reasons = match order.status {
+            OrderStatus::Pending => waiting(standing),
+            OrderStatus::Processing => vec![processing(order, standing.lease)],
+            OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => vec![ended(order)],
+        };
+        ExplanationBody {
+            order_id: order.order_id.0,
+            status: order.status.name(),
+            position: standing.place.map(|place| place.ahead + 1),
+            position_at_least: standing.place.is_some_and(|place| place.ahead >= AHEAD_MAX),
+            estimated_start: estimate(standing, &reasons),
+            reasons,
+        }
+    }
+}
+
+fn reason(reason: Reason, detail: impl Into<String>) -> ReasonBody {
+    ReasonBody {
+        reason,
+        detail: detail.into(),
+        order_id: None,
+        until: None,
+    }
+}
+
+fn ended(order: &Order) -> ReasonBody {
+    let detail = match order.status {
+        OrderStatus::Failed => "it failed for good; POST /orders/{id}/retry gives it fresh attempts",
+        OrderStatus::Cancelled => "it was cancelled; POST /orders/{id}/retry takes that back",
+        OrderStatus::Completed | OrderStatus::Pending | OrderStatus::Processing => "it is completed",
+    };
+    reason(Reason::Ended, detail.replace("{id}", &order.order_id.to_string()))
+}
+
+fn processing(order: &Order, lease: Option<CurrentLease>) -> ReasonBody {
+    let attempt = order.attempts;
+    match lease {
+        Some(lease) if lease.outside => ReasonBody {
+            until: Some(Time(lease.expires_at)),
+            ..reason(
+                Reason::Processing,
+                format!(
+                    "a worker outside has it, attempt {attempt}; without a word from there it comes back when its lease ends"
+                ),
+            )
+        },
+        Some(lease) => ReasonBody {
+            until: Some(Time(lease.expires_at)),
+            ..reason(
+                Reason::Processing,
+                format!(
+                    "node {} works on it, attempt {attempt}, and renews its lease",
+                    lease.node
+                ),
+            )
+        },
+        None => reason(Reason::Processing, format!("attempt {attempt} has begun")),
+    }
+}
+
+/// What keeps a Pending order: first what would keep it whatever came of the others.
+fn waiting(standing: &Standing) -> Vec<ReasonBody> {
+    let queue = &standing.queue;
+    let mut reasons = Vec::new();
+    if queue.paused {
+        reasons.push(reason(
+            Reason::Paused,
+            "the queue is paused; POST /queue/resume starts it again",
+        ));
+    }
+    reasons.extend(back_off(&standing.order, standing.read_at));
+    if let Some(other) = standing.waits_for {
+        reasons.push(ReasonBody {
+            order_id: Some(other.0),
+            ..reason(
+                Reason::UserOrder,
+                format!("the orders of a user are processed one after another, and order {other} of the same user comes first"),
+            )
+        });
+    }
+    reasons.extend(nodes(queue));
+    if standing.suspect {
+        reasons.push(reason(
+            Reason::Suspect,
+            "it was being processed when nodes or workers fell silent; each node takes one such order at a time",
+        ));
+    }
+    reasons.extend(behind(standing.place));
+    if reasons.is_empty() {
+        reasons.push(reason(Reason::Next, "nothing keeps it: it is about to start"));
+    }
+    reasons
+}
+
+fn back_off(order: &Order, now: Timestamp) -> Option<ReasonBody> {
+    let due_at = order.next_attempt_at.filter(|due_at| *due_at > now)?;
+    Some(ReasonBody {
+        until: Some(Time(due_at)),
+        ..reason(
+            Reason::BackOff,
+            format!(
+                "attempt {} failed; the next one waits for its time",
+                order.attempts
+            ),
+        )
+    })
+}
+
+fn behind(place: Option<Place>) -> Option<ReasonBody> {
+    let Place { ahead, behind, .. } = place?;
+    let other = behind?;
+    let more = if ahead >= AHEAD_MAX { " or more" } else { "" };
+    Some(ReasonBody {
+        order_id: Some(other.0),
+        ..reason(
+            Reason::BehindOrder,
+            format!("{ahead}{more} orders come first; order {other} is the one right before it"),
+        )
+    })
+}
+
+/// What keeps all orders at the moment, as of the nodes' last heartbeats.
+fn nodes(queue: &QueueState) -> Option<ReasonBody> {
+    let alive: Vec<&Node> = queue.nodes.iter().filter(|node| node.alive).collect();
+    let working: Vec<&Node> = alive.iter().copied().filter(|node| node.slots > 0).collect();
+    if alive.is_empty() {
+        return Some(reason(
+            Reason::NoNode,
+            "no node is alive, or all of them sleep; one that is asked for something wakes up",
+        ));
+    }
+    if working.is_empty() {
+        return Some(reason(
+            Reason::WaitsForWorker,
+            "workers take the orders from these nodes (POST /leases), and none has taken this one yet",
+        ));
+    }
+    if working.iter().all(|node| node.breaker == Breaker::Open) {
+        return Some(reason(
+            Reason::BreakerOpen,
+            "what processes the orders cannot be reached or does not work; it is tried every few seconds",
+        ));
+    }
+    let free = working
+        .iter()
+        .any(|node| node.breaker == Breaker::Closed && node.busy < node.slots);
+    (!free).then(|| {
+        let slots: u64 = working.iter().map(|node| u64::from(node.slots)).sum();
+        reason(
+            Reason::NoFreeSlot,
+            format!("all {slots} slots of the nodes that are alive are taken"),
+        )
+    })
+}
+
+/// From the mean time of an attempt and the slots there are: when so many others will have made room.
+fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<EstimateBody> {
+    const UNKNOWN: [Reason; 6] = [
+        Reason::Paused,
+        Reason::UserOrder,
+        Reason::NoNode,
+        Reason::WaitsForWorker,
+        Reason::BreakerOpen,
+        Reason::Suspect,
+    ];
+    let place = standing.place?;
+    if reasons.iter().any(|given| UNKNOWN.contains(&given.reason)) || place.ahead >= AHEAD_MAX {
+        return None;
+    }
+    let counters = &standing.queue.counters;
+    let mean_micros = counters.processing_micros.checked_div(counters.completed)?;
+    let alive = standing.queue.nodes.iter().filter(|node| node.alive);
+    let (slots, busy) = alive.fold((0_u64, 0_u64), |(slots, busy), node| {
+        (
+            slots + u64::from(node.slots),
+            busy + u64::from(node.busy.min(node.slots)),
+        )
+    });
+    let free = slots - busy;
+    // While both lines have orders, they take turns.
+    let before_at_most = place.ahead + place.other_line.min(place.ahead + 1);
+    let rounds = |before: u64| (before + 1).saturating_sub(free).div_ceil(slots.max(1));
+    let mean = Duration::from_micros(mean_micros);
+    let after = |rounds: u64| mean.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
+    Some(EstimateBody {
+        earliest: Time(
+            standing
+                .read_at
+                .plus(after(rounds(place.ahead).saturating_sub(1)) / ESTIMATE_SPREAD),
+        ),
+        latest: Time(
+            standing
+                .read_at
+                .plus(after(rounds(before_at_most) + 1) * ESTIMATE_SPREAD),
+        ),
+    })
+}

@@ -1,0 +1,61 @@
+//! Why an order waits: who holds it, which order of its user it waits for, what is before it in its line.
+
+use tokio_postgres::types::Type;
+
+use super::failure::Failure;
+use super::query::{self, Reads};
+use super::{rows, turns};
+use crate::lease::NodeId;
+use crate::order::{OrderId, Ordering};
+use crate::store::columns::{ORDER_COLUMNS, order_columns};
+use crate::store::{AHEAD_MAX, CurrentLease, Place, SUSPECT_CRASHES, Standing};
+use crate::time::Timestamp;
+
+pub(super) async fn standing(
+    source: &impl Reads,
+    ordering: Ordering,
+    id: OrderId,
+) -> Result<Option<Standing>, Failure> {
+    let statement = concat!(
+        include_str!("standing.sql"),
+        "select ",
+        order_columns!(),
+        ", crashes, node, lease_expires_at, outside, moment.at, waits_for, ahead, behind, other_line
+         from subject, moment, waiting, place"
+    );
+    let statement = turns::lines(statement, ordering);
+    let ahead_max = i64::try_from(AHEAD_MAX).unwrap_or(i64::MAX);
+    let found = source
+        .read(&statement, &[(&id.0, Type::INT8), (&ahead_max, Type::INT8)])
+        .await?;
+    let Some(row) = found.first() else {
+        return Ok(None);
+    };
+    let read_at: Timestamp = rows::column(row, ORDER_COLUMNS + 4)?;
+    let node: Option<NodeId> = rows::column::<Option<i64>>(row, ORDER_COLUMNS + 1)?.map(rows::node_of);
+    let expires_at: Option<Timestamp> = rows::column(row, ORDER_COLUMNS + 2)?;
+    let outside = rows::column(row, ORDER_COLUMNS + 3)?;
+    let lease = |(node, expires_at)| CurrentLease {
+        node,
+        expires_at,
+        outside,
+    };
+    let waits_for = rows::column::<Option<i64>>(row, ORDER_COLUMNS + 5)?.map(OrderId);
+    let place = match rows::column::<Option<i64>>(row, ORDER_COLUMNS + 6)? {
+        Some(_) if waits_for.is_none() => Some(Place {
+            ahead: rows::large_count(row, ORDER_COLUMNS + 6)?,
+            behind: rows::column::<Option<i64>>(row, ORDER_COLUMNS + 7)?.map(OrderId),
+            other_line: rows::large_count(row, ORDER_COLUMNS + 8)?,
+        }),
+        _ => None,
+    };
+    Ok(Some(Standing {
+        order: rows::order(row)?,
+        lease: Option::zip(node, expires_at).map(lease),
+        suspect: rows::count(row, ORDER_COLUMNS)? >= SUSPECT_CRASHES,
+        waits_for,
+        place,
+        queue: query::queue(source).await?,
+        read_at,
+    }))
+}

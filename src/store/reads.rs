@@ -1,0 +1,114 @@
+//! What is read of orders and of the queue.
+
+use std::time::Duration;
+
+use super::{Breaker, Counters, FeedCursor, FeedEvent};
+use crate::lease::NodeId;
+use crate::order::{Order, OrderId, OrderStatus};
+use crate::time::Timestamp;
+
+#[derive(Clone, Debug, Default)]
+pub struct OrderQuery {
+    pub status: Option<OrderStatus>,
+    pub user_id: Option<i64>,
+    pub reference: Option<String>,
+    /// Created strictly after.
+    pub created_after: Option<Timestamp>,
+    /// Created strictly before.
+    pub created_before: Option<Timestamp>,
+    /// Only orders with a smaller id: the last one of the page before.
+    pub before: Option<OrderId>,
+    /// 1 to [`super::PAGE_ORDERS_MAX`].
+    pub limit: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct OrderPage {
+    pub orders: Vec<Order>,
+    /// Pass as `before` for the next page; `None` at the end.
+    pub next: Option<OrderId>,
+    /// As in [`OrderView`].
+    pub at: FeedCursor,
+}
+
+/// An order as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderView {
+    pub order: Order,
+    /// Every change that the order does not show yet lies behind this place; some that it shows may, too.
+    pub at: FeedCursor,
+}
+
+/// Where an order stands.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub order: Order,
+    /// While it is in processing.
+    pub lease: Option<CurrentLease>,
+    /// A node processes one like this at a time.
+    pub suspect: bool,
+    /// While Pending: the open order of the same user that comes before it, where they wait for each other.
+    pub waits_for: Option<OrderId>,
+    /// While Pending, due, and waiting for no order of its user.
+    pub place: Option<Place>,
+    pub queue: QueueState,
+    /// When this was read, by the store's clock.
+    pub read_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CurrentLease {
+    pub node: NodeId,
+    pub expires_at: Timestamp,
+    /// A worker outside holds it.
+    pub outside: bool,
+}
+
+/// Of an order that could start now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Orders before it in its own line, counted up to [`AHEAD_MAX`].
+    pub ahead: u64,
+    /// The one right before it.
+    pub behind: Option<OrderId>,
+    /// Orders of the other line that could start now, counted up to [`AHEAD_MAX`].
+    pub other_line: u64,
+}
+
+/// Events of one order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// By rising version.
+    pub events: Vec<FeedEvent>,
+    /// As in [`OrderView`].
+    pub at: FeedCursor,
+}
+
+#[derive(Clone, Debug)]
+pub struct QueueState {
+    pub counters: Counters,
+    pub paused: bool,
+    /// Age of the order that has waited longest for a start it could have had; `None` when none waits.
+    pub oldest_waiting: Option<Duration>,
+    /// Nodes that joined and did not leave, at most [`NODES_MAX`], latest heartbeat first.
+    pub nodes: Vec<Node>,
+}
+
+/// Orders counted that are before one.
+pub const AHEAD_MAX: u64 = 10_000;
+/// Most nodes one `QueueState` lists.
+pub const NODES_MAX: usize = 1_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub node: NodeId,
+    pub slots: u32,
+    /// Orders it processed at its last heartbeat.
+    pub busy: u32,
+    pub started_at: Timestamp,
+    pub heartbeat_at: Timestamp,
+    /// Its heartbeat is younger than its lease time.
+    pub alive: bool,
+    /// As of that heartbeat.
+    pub breaker: Breaker,
+}

@@ -1,0 +1,107 @@
+//! What workers and the store tell each other: claims, results, heartbeats, and leases that ran out.
+
+use std::time::Duration;
+
+use crate::lease::{Lease, LeaseKey, NodeId};
+use crate::order::{Order, OrderStatus};
+
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimRequest {
+    pub node: NodeId,
+    pub orders_max: usize,
+    /// How long the leases last unless renewed.
+    pub lease: Duration,
+    /// Whether a suspect order may be among them (at most one is).
+    pub suspect: bool,
+    /// For workers outside, as [`super::Store::hold_outside`] has it.
+    pub outside: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct OutsideHold {
+    /// From now.
+    pub lease: Duration,
+    /// From the start of the attempt.
+    pub run_max: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// From now.
+    For(Duration),
+    /// The lease was no longer valid, or its attempt has no time left: nothing changed.
+    Stale,
+}
+
+/// Who claimed an order last; whether it still holds it, the status tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatestClaim {
+    pub order: Order,
+    /// `None` before the first claim.
+    pub key: Option<LeaseKey>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Claimed {
+    /// First attempts first, in order of acceptance.
+    pub leases: Vec<Lease>,
+    /// Time until the next order of the second line is due that such a claim may take; `None` when there is none
+    /// or the queue is paused.
+    pub next_due_in: Option<Duration>,
+    /// No order of the store is Pending or Processing, on any node: nothing to claim, to sweep or to wait for.
+    pub idle: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The outcome is stored and this is the order's status now.
+    Done(OrderStatus),
+    /// The lease was no longer valid: nothing changed.
+    Stale,
+}
+
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    pub node: NodeId,
+    /// Orders the node processes at once at most.
+    pub slots: u32,
+    pub leases: Vec<LeaseKey>,
+    /// Counted from the moment the store takes the heartbeat.
+    pub lease: Duration,
+    pub breaker: Breaker,
+}
+
+/// Whether a node claims orders, as far as what processes them is concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Breaker {
+    #[default]
+    Closed,
+    /// It claims none: what processes them is plainly down.
+    Open,
+    /// It finds out, with a few, whether that is over.
+    HalfOpen,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// Leases of the heartbeat that the node no longer has.
+    pub lost: Vec<LeaseKey>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct GiveBack {
+    /// Who asks: certainly alive, whatever its last heartbeat says.
+    pub node: NodeId,
+    /// Leases lost to dead nodes before an order is Failed as poison.
+    pub crashes_max: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GivenBack {
+    /// Back to Pending.
+    pub pending: usize,
+    /// Failed as poison.
+    pub poisoned: usize,
+    /// The limit was reached; there may be more.
+    pub more: bool,
+}

@@ -1,0 +1,205 @@
+//! Why is it waiting? Each reason, and what an estimate rests on.
+
+use std::time::Duration;
+
+use insta::assert_snapshot;
+use orderly::lease::{NodeId, Outcome};
+use orderly::order::{OnFailure, OrderId, OrderStatus, Ordering};
+use orderly::store::{Breaker, ClaimRequest, Heartbeat};
+use serde_json::Value;
+
+use super::door::Door;
+use crate::support::make::{NODE_A, NODE_B, claim_by, failed, heartbeat, order_of, retry_after};
+
+async fn explained(door: &Door, id: OrderId) -> Value {
+    door.get(&format!("/orders/{id}/explain")).await.ok()
+}
+
+async fn reasons(door: &Door, id: OrderId) -> Vec<String> {
+    let explained = explained(door, id).await;
+    let reasons = explained["reasons"].as_array().unwrap();
+    let names = reasons
+        .iter()
+        .map(|given| given["reason"].as_str().unwrap().to_owned());
+    names.collect()
+}
+
+/// A node as its heartbeat says.
+async fn node(door: &Door, node: NodeId, slots: u32, breaker: Breaker) {
+    let beat = Heartbeat {
+        slots,
+        breaker,
+        ..heartbeat(node, &[])
+    };
+    door.harness.store().renew(beat).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_order_that_is_next_says_so() {
+    let door = Door::open().await;
+    node(&door, NODE_A, 2, Breaker::Closed).await;
+    door.harness.accept_one().await;
+    let answer = door.get("/orders/1/explain").await;
+    assert_snapshot!(answer.shown(), @r#"
+    200 OK
+    content-type: application/json
+
+    {
+      "order_id":1,
+      "status":"Pending",
+      "reasons":[
+        {
+          "reason":"next",
+          "detail":"nothing keeps it: it is about to start",
+          "order_id":null,
+          "until":null
+        }
+      ],
+      "position":1,
+      "position_at_least":false,
+      "estimated_start":null
+    }
+    "#);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_order_behind_others_says_which_and_how_many() {
+    let door = Door::open().await;
+    node(&door, NODE_A, 2, Breaker::Closed).await;
+    let ids = door.harness.accept_some(3).await;
+    let told = explained(&door, ids[2]).await;
+    assert_eq!(told["position"], 3);
+    assert_eq!(told["reasons"][0]["reason"], "behind_order");
+    assert_eq!(told["reasons"][0]["order_id"], ids[1].0);
+    assert_eq!(told["estimated_start"], Value::Null, "nothing was ever completed");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn what_keeps_all_orders_is_told() {
+    let door = Door::open().await;
+    let id = door.harness.accept_one().await;
+    assert_eq!(reasons(&door, id).await, ["no_node"]);
+    node(&door, NODE_A, 0, Breaker::Closed).await;
+    assert_eq!(reasons(&door, id).await, ["waits_for_worker"]);
+    node(&door, NODE_A, 2, Breaker::Open).await;
+    assert_eq!(reasons(&door, id).await, ["breaker_open"]);
+    node(&door, NODE_B, 2, Breaker::Closed).await;
+    assert_eq!(reasons(&door, id).await, ["next"]);
+    door.act("/queue/pause").await.ok();
+    assert_eq!(reasons(&door, id).await, ["paused"]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn nodes_without_a_free_slot_are_told() {
+    let door = Door::open().await;
+    let ids = door.harness.accept_some(2).await;
+    let lease = door.harness.claim(1).await.remove(0);
+    let full = Heartbeat {
+        slots: 1,
+        ..heartbeat(NODE_A, &[lease.key()])
+    };
+    door.harness.store().renew(full).await.unwrap();
+    assert_eq!(reasons(&door, ids[1]).await, ["no_free_slot"]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_order_between_two_attempts_tells_until_when() {
+    let door = Door::open().await;
+    node(&door, NODE_A, 2, Breaker::Closed).await;
+    let id = door.harness.attempt_once(retry_after(60)).await;
+    let told = explained(&door, id).await;
+    assert_eq!(told["reasons"][0]["reason"], "back_off");
+    let order = door.get(&format!("/orders/{id}")).await.ok();
+    assert_eq!(told["reasons"][0]["until"], order["next_attempt_at"]);
+    assert_eq!(told["position"], Value::Null);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_order_of_a_user_tells_which_one_it_waits_for() {
+    let door = Door::with_ordering(Ordering::User(OnFailure::Block)).await;
+    node(&door, NODE_A, 2, Breaker::Closed).await;
+    let ids = door.harness.accept(vec![order_of(1); 2]).await;
+    let lease = door.harness.claim(1).await.remove(0);
+    door.harness.settle(&lease, failed()).await;
+    let told = explained(&door, ids[1]).await;
+    assert_eq!(told["reasons"][0]["reason"], "user_order");
+    assert_eq!(told["reasons"][0]["order_id"], ids[0].0);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_suspect_says_so() {
+    let door = Door::open().await;
+    let id = door.harness.accept_one().await;
+    door.harness.crash_all(&[id], 2).await;
+    node(&door, NODE_A, 2, Breaker::Closed).await;
+    assert_eq!(reasons(&door, id).await, ["suspect"]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_order_in_processing_tells_who_has_it() {
+    let door = Door::open().await;
+    for outside in [false, true] {
+        let id = door.harness.accept_one().await;
+        let request = ClaimRequest {
+            outside,
+            ..claim_by(NODE_A, 1)
+        };
+        door.harness.store().claim(request).await.unwrap();
+        let told = explained(&door, id).await;
+        assert_eq!(told["reasons"][0]["reason"], "processing");
+        assert!(told["reasons"][0]["until"].is_string());
+        let detail = told["reasons"][0]["detail"].as_str().unwrap().to_owned();
+        assert_eq!(detail.contains("outside"), outside, "{detail}");
+        assert_eq!(detail.contains(&NODE_A.to_string()), !outside, "{detail}");
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_order_that_ended_waits_for_nothing() {
+    let door = Door::open().await;
+    for status in [
+        OrderStatus::Completed,
+        OrderStatus::Failed,
+        OrderStatus::Cancelled,
+    ] {
+        let id = door.harness.order_in(status).await;
+        assert_eq!(reasons(&door, id).await, ["ended"]);
+    }
+    door.get("/orders/7/explain")
+        .await
+        .assert_refused(404, "order-not-found");
+    door.close().await;
+}
+
+/// One slot, and 10 s for an order: the fourth in line starts in 30 s when all goes as it did.
+#[tokio::test]
+async fn an_estimate_is_a_range_around_what_the_mean_says() {
+    let door = Door::open().await;
+    let id = door.harness.accept_one().await;
+    let lease = door.harness.claim_only(id).await;
+    door.harness.advance(Duration::from_secs(10)).await;
+    door.harness.settle(&lease, Outcome::COMPLETED).await;
+    node(&door, NODE_A, 1, Breaker::Closed).await;
+    let ids = door.harness.accept_some(4).await;
+    let told = explained(&door, ids[3]).await;
+    let now = door.harness.now().await;
+    let seconds_from_now = |name: &str| {
+        let at = told["estimated_start"][name].as_str().unwrap();
+        let at: jiff::Timestamp = at.parse().unwrap();
+        at.as_microsecond() - now.micros()
+    };
+    let expected = 30_000_000;
+    let (earliest, latest) = (seconds_from_now("earliest"), seconds_from_now("latest"));
+    assert!(0 < earliest && earliest < expected && expected < latest, "{told}");
+    let first = explained(&door, ids[0]).await;
+    assert!(first["estimated_start"].is_object(), "{first}");
+    door.close().await;
+}

@@ -1,0 +1,163 @@
+//! Where an order stands: who holds it, which order of its user it waits for, and what is before it.
+
+use std::time::Duration;
+
+use orderly::lease::Outcome;
+use orderly::order::{OnFailure, OrderId, Ordering};
+use orderly::store::{ClaimRequest, CurrentLease, Place, Standing};
+
+use crate::support::Harness;
+use crate::support::make::{LEASE, NODE_A, claim_by, failed, order_of, retry_after};
+
+conformance! {
+    an_unknown_order_stands_nowhere,
+    orders_of_the_first_line_stand_behind_earlier_ones,
+    a_due_retry_stands_in_the_second_line,
+    an_order_that_waits_for_its_time_has_no_place,
+    an_order_in_processing_tells_who_holds_it,
+    an_order_that_ended_has_no_place,
+    a_suspect_is_told,
+    an_order_tells_which_one_of_its_user_it_waits_for,
+    an_order_of_a_user_waits_for_the_one_in_processing,
+    places_count_only_those_whose_turn_it_is,
+}
+
+async fn standing(harness: &Harness, id: OrderId) -> Standing {
+    harness
+        .store()
+        .standing(id)
+        .await
+        .unwrap()
+        .expect("the order was accepted")
+}
+
+async fn an_unknown_order_stands_nowhere(harness: &mut Harness) {
+    assert!(harness.store().standing(OrderId(7)).await.unwrap().is_none());
+}
+
+async fn orders_of_the_first_line_stand_behind_earlier_ones(harness: &mut Harness) {
+    let ids = harness.accept_some(4).await;
+    harness.cancel(ids[1]).await;
+    let place = |ahead, behind| {
+        Some(Place {
+            ahead,
+            behind,
+            other_line: 0,
+        })
+    };
+    assert_eq!(standing(harness, ids[0]).await.place, place(0, None));
+    assert_eq!(standing(harness, ids[2]).await.place, place(1, Some(ids[0])));
+    assert_eq!(standing(harness, ids[3]).await.place, place(2, Some(ids[2])));
+    assert_eq!(standing(harness, ids[3]).await.order, harness.order(ids[3]).await);
+    assert_eq!(standing(harness, ids[3]).await.read_at, harness.now().await);
+}
+
+async fn a_due_retry_stands_in_the_second_line(harness: &mut Harness) {
+    let retried = harness.accept_some(2).await;
+    for lease in harness.claim(2).await {
+        harness.settle(&lease, retry_after(0)).await;
+    }
+    let waiting = harness.accept_some(3).await;
+    let place = |ahead, behind, other_line| {
+        Some(Place {
+            ahead,
+            behind,
+            other_line,
+        })
+    };
+    assert_eq!(standing(harness, retried[0]).await.place, place(0, None, 3));
+    assert_eq!(
+        standing(harness, retried[1]).await.place,
+        place(1, Some(retried[0]), 3)
+    );
+    assert_eq!(
+        standing(harness, waiting[1]).await.place,
+        place(1, Some(waiting[0]), 2)
+    );
+}
+
+async fn an_order_that_waits_for_its_time_has_no_place(harness: &mut Harness) {
+    let id = harness.attempt_once(retry_after(60)).await;
+    let told = standing(harness, id).await;
+    assert_eq!((told.place, told.lease, told.waits_for), (None, None, None));
+    harness.advance(Duration::from_mins(1)).await;
+    assert_eq!(
+        standing(harness, id).await.place.map(|place| place.ahead),
+        Some(0)
+    );
+}
+
+async fn an_order_in_processing_tells_who_holds_it(harness: &mut Harness) {
+    for outside in [false, true] {
+        let id = harness.accept_one().await;
+        let request = ClaimRequest {
+            outside,
+            ..claim_by(NODE_A, 1)
+        };
+        assert_eq!(harness.store().claim(request).await.unwrap().leases.len(), 1);
+        let lease = CurrentLease {
+            node: NODE_A,
+            expires_at: harness.now().await.plus(LEASE),
+            outside,
+        };
+        let told = standing(harness, id).await;
+        assert_eq!((told.lease, told.place), (Some(lease), None));
+    }
+}
+
+async fn an_order_that_ended_has_no_place(harness: &mut Harness) {
+    for outcome in [Outcome::COMPLETED, failed()] {
+        let id = harness.attempt_once(outcome).await;
+        let told = standing(harness, id).await;
+        assert_eq!((told.lease, told.place), (None, None));
+    }
+}
+
+async fn a_suspect_is_told(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    assert!(!standing(harness, id).await.suspect);
+    harness.crash_all(&[id], 2).await;
+    assert!(standing(harness, id).await.suspect);
+}
+
+async fn an_order_tells_which_one_of_its_user_it_waits_for(harness: &mut Harness) {
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Block))
+        .await;
+    let ids = harness.accept(vec![order_of(1); 3]).await;
+    let other = harness.accept(vec![order_of(2)]).await[0];
+    assert_eq!(standing(harness, ids[0]).await.waits_for, None);
+    assert_eq!(standing(harness, ids[2]).await.waits_for, Some(ids[0]));
+    assert_eq!(standing(harness, other).await.waits_for, None);
+    let lease = harness.claim(1).await.remove(0);
+    harness.settle(&lease, failed()).await;
+    let told = standing(harness, ids[1]).await;
+    assert_eq!((told.waits_for, told.place), (Some(ids[0]), None));
+}
+
+async fn an_order_of_a_user_waits_for_the_one_in_processing(harness: &mut Harness) {
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .await;
+    let ids = harness.accept(vec![order_of(1); 2]).await;
+    let lease = harness.claim_only(ids[0]).await;
+    harness.settle(&lease, failed()).await;
+    harness.claim_only(ids[1]).await;
+    harness.redrive(ids[0]).await;
+    assert_eq!(standing(harness, ids[0]).await.waits_for, Some(ids[1]));
+}
+
+async fn places_count_only_those_whose_turn_it_is(harness: &mut Harness) {
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .await;
+    let stuck = harness.accept(vec![order_of(1); 5]).await;
+    let other = harness.accept(vec![order_of(2)]).await[0];
+    harness.claim(0).await;
+    let place = Place {
+        ahead: 1,
+        behind: Some(stuck[0]),
+        other_line: 0,
+    };
+    assert_eq!(standing(harness, other).await.place, Some(place));
+}
