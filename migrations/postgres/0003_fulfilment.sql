@@ -23,6 +23,8 @@ create index orders_unseen on orderly.orders ((order_id + 0)) where turn = 2;
 
 -- Whether the node claims, as of its last heartbeat: 0 closed (it does), 1 open, 2 half open.
 alter table orderly.nodes add column breaker smallint not null default 0;
+-- What the node was told of the orders of a user, as in orderly.queue.
+alter table orderly.nodes add column ordering smallint not null default 0;
 
 -- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
 alter table orderly.queue add column ordering smallint not null default 0;

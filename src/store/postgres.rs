@@ -119,7 +119,7 @@ impl Postgres {
                 ),
             }
         }
-        let shared = Arc::new(Shared::new(options.metrics, options.ordering.unwrap_or_default()));
+        let shared = Arc::new(Shared::new(options.metrics, options.ordering));
         let links = Arc::new(Links::new(&connector));
         let tasks = TaskTracker::new();
         let origin = format!("{:016x}", rand::random::<u64>());

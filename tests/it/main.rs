@@ -9,6 +9,7 @@ mod conformance;
 mod copy;
 mod crash;
 mod cuts;
+mod fulfilment;
 mod postgres;
 mod support;
 mod tidy;

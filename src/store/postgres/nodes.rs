@@ -26,6 +26,7 @@ pub(super) async fn renew(
     let slots = i32::try_from(heartbeat.slots).unwrap_or(i32::MAX);
     let busy = i32::try_from(heartbeat.leases.len()).unwrap_or(i32::MAX);
     let breaker = codes::breaker_code(heartbeat.breaker);
+    let ordering = codes::ordering_code(shared.told_ordering());
     let beaten = link
         .repeatable(
             include_str!("renew.sql"),
@@ -37,6 +38,7 @@ pub(super) async fn renew(
                 (&slots, Type::INT4),
                 (&busy, Type::INT4),
                 (&breaker, Type::INT2),
+                (&ordering, Type::INT2),
             ],
         )
         .await;

@@ -1,5 +1,5 @@
--- One message that makes the orders of a user wait for each other, or no longer, unless another node is alive that goes by
--- what is: :ordering as the schema has it. Writers wait for it, so that whatever is stored later goes by it, and nothing that
+-- One message that makes the orders of a user wait for each other, or no longer, unless another node is alive that was told
+-- otherwise: :ordering as the schema has it. Writers wait for it, so that whatever is stored later goes by it, and nothing that
 -- waits is forgotten. Looks at all orders that wait. :lock and :node are numbers put into the text.
 begin isolation level read committed;
 set local statement_timeout = 600000;
@@ -11,7 +11,9 @@ update orderly.queue set
     ordering = :ordering,
     ordering_from = (select case when is_called then last_value else 0 end from orderly.order_ids)
 where ordering <> :ordering
-    and not exists (select from orderly.nodes where node <> :node and expires_at >= clock_timestamp());
+    and not exists (
+        select from orderly.nodes
+        where node <> :node and expires_at >= clock_timestamp() and nodes.ordering <> :ordering);
 update orderly.orders set turn = case when :ordering > 0 then 2 end
 where (status = 0 or turn = 2) and exists (select from orderly.queue where ordering = :ordering);
 select ordering as ordering from orderly.queue;

@@ -40,12 +40,14 @@ pub(super) struct Shared {
     /// Whether the orders of a user wait for each other, so that the end of one may be the start of another. Written by the
     /// claims, which find out.
     ordering: watch::Sender<order::Ordering>,
+    /// What this node was told of it.
+    told_ordering: Option<order::Ordering>,
     /// The store takes no further calls.
     pub closing: CancellationToken,
 }
 
 impl Shared {
-    pub fn new(metrics: Metrics, ordering: order::Ordering) -> Shared {
+    pub fn new(metrics: Metrics, told_ordering: Option<order::Ordering>) -> Shared {
         Shared {
             wakeups: Arc::default(),
             metrics,
@@ -57,7 +59,8 @@ impl Shared {
             others: AtomicBool::new(false),
             untold: AtomicBool::new(false),
             keys_stored: AtomicUsize::new(0),
-            ordering: watch::Sender::new(ordering),
+            ordering: watch::Sender::new(told_ordering.unwrap_or_default()),
+            told_ordering,
             closing: CancellationToken::new(),
         }
     }
@@ -125,6 +128,11 @@ impl Shared {
 
     pub fn go_by(&self, ordering: order::Ordering) {
         self.ordering.send_replace(ordering);
+    }
+
+    /// For the other nodes; one that goes by whatever is says that.
+    pub fn told_ordering(&self) -> order::Ordering {
+        self.told_ordering.unwrap_or_else(|| self.ordering())
     }
 
     pub fn ordering(&self) -> order::Ordering {

@@ -6,12 +6,12 @@ use orderly::order::{OrderId, OrderStatus};
 use orderly::store::{FEED_EVENTS_MAX, OrderQuery, PRUNE_ORDERS_MAX, Prune, RedriveQuery};
 
 use super::scene::Scene;
-use crate::support::make::{NODE_A, give_back_by, heartbeat, key, new_order};
+use crate::support::make::{NODE_A, claim_by, give_back_by, heartbeat, key, new_order};
 
 mod plan;
 mod story;
 
-use plan::{Caught, of_claim, of_step};
+use plan::{Caught, of_claim, of_step, of_turns};
 use story::{ALL_STATISTICS, BIG_USER, FINISHED, SMALL_USER, numbered_late, story};
 
 /// Orders that are asked for.
@@ -133,6 +133,45 @@ async fn pages_of_orders(scene: &Scene) -> Vec<(Caught, &'static str)> {
         pages.push((page, index));
     }
     pages
+}
+
+/// Of one user, before all others in the first line: none of them has its turn.
+const BLOCKED: &str = "
+insert into orderly.orders (order_id, status, version, attempts, generation, crashes, token, created_at, changed_at,
+    user_id, total_amount, item_ids, turn)
+select -n, 0, 1, 0, 0, 0, 0, now(), now(), 9, 100, '1,2', 1 from generate_series(1, 20000) as n;
+update orderly.counters set pending = pending + 20000 where slot = 0;
+update orderly.orders set turn = 0 where status = 0 and turn is null;
+update orderly.queue set ordering = 1;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_orders_wait_for_others_of_their_user_a_claim_reads_only_those_whose_turn_it_is() {
+    for statistics in ALL_STATISTICS {
+        let Some(scene) = story(statistics, FINISHED).await else {
+            return;
+        };
+        scene.admin.batch_execute(BLOCKED).await.unwrap();
+        scene.store.claim(claim_by(NODE_A, PAGE_ORDERS)).await.unwrap();
+        let (claim, _) = of_claim(&scene).await;
+        let (first, second) = (claim.part("CTE first_line"), claim.part("CTE second_line"));
+        assert_eq!(first.indexes(), ["orders_turn_first"], "{statistics:?}");
+        assert_eq!(
+            second.indexes(),
+            ["orders_turn_due", "orders_turn_suspect"],
+            "{statistics:?}"
+        );
+        assert!(!first.sorts() && !second.sorts(), "{statistics:?}: {claim}");
+        assert!(first.pages() <= PAGES_MAX, "{statistics:?}: {first}");
+        // One more order, and one that ends: both are seen to.
+        scene.store.accept([new_order()].into(), None).await.unwrap();
+        scene.store.cancel(OrderId(-1)).await.unwrap();
+        let turns = of_turns(&scene).await;
+        assert!(
+            turns.pages() <= PAGES_MAX,
+            "{statistics:?}: {} pages, {turns}",
+            turns.pages()
+        );
+    }
 }
 
 /// Pages of the database for an event of the feed: the ways down three indexes, and the rows themselves.
@@ -281,14 +320,14 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
         (
             "heartbeat",
             "A heartbeat",
-            "int8[], int8[], int8, int8, int4, int4",
-            "'{500}', '{1}', 1, 7, 1, 1",
+            "int8[], int8[], int8, int8, int4, int4, int2, int2",
+            "'{500}', '{1}', 1, 7, 1, 1, 0, 0",
         ),
         (
             "result",
             "Ends attempts",
-            "int8[], int8[], int8[], int2[], int2[], bool[], int8[], text[], int2",
-            "'{500}', '{1}', '{7}', '{2}', '{2}', '{f}', '{null}', '{null}', 3",
+            "int8[], int8[], int8[], int2[], int2[], bool[], int8[], text[], text[], int2",
+            "'{500}', '{1}', '{7}', '{2}', '{2}', '{f}', '{null}', '{null}', '{null}', 3",
         ),
         ("queue", "The heads of the three lines", "", ""),
         (

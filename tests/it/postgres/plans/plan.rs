@@ -59,6 +59,15 @@ pub async fn of_claim(scene: &Scene) -> (Plan, Plan) {
     )
 }
 
+/// What the claim that was sent last does before, to see whose turn it is.
+pub async fn of_turns(scene: &Scene) -> Plan {
+    let statements = statements(&caught(scene, "first_line"));
+    let turns = statements
+        .iter()
+        .find(|statement| statement.starts_with("with unseen"));
+    Plan::of(scene, &settings(&statements), turns.unwrap()).await
+}
+
 /// The same of the step of retention that was sent last.
 pub async fn of_step(scene: &Scene) -> Plan {
     let statements = statements(&caught(scene, "events_gone"));
