@@ -22,8 +22,8 @@ mod subscriptions;
 ///
 /// Messages are JSON texts. The client sends `{"type":"subscribe","id":"a","user_id":42,"after":"…"}`, with any of
 /// `order_id`, `user_id` and `status`, or `"all":true`, and `{"type":"unsubscribe","id":"a"}`. The server answers with
-/// the same `id`: `subscribed` (`cursor`), `event` (`event`, as everywhere), `resync` (`cursor`), `error` (`detail`, and
-/// `cursor` where it ends a subscription).
+/// the same `id`: `subscribed` (`cursor`; again with a newer one where nothing else told it), `event` (`event`, as
+/// everywhere), `resync` (`cursor`), `error` (`detail`, and `cursor` where it ends a subscription).
 #[utoipa::path(
     get, operation_id = "openSocket", path = "/ws", tag = "live",
     responses(

@@ -158,6 +158,7 @@ impl Conversation {
             return ControlFlow::Break(End::Lost);
         }
         self.silent_heartbeats += 1;
+        self.subscriptions.beat();
         self.write([Message::Ping(Bytes::new())]).await
     }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::http::cursor;
@@ -24,6 +24,8 @@ pub struct Subscriptions {
     tasks: JoinSet<()>,
     /// `None` once nothing new begins.
     outbox: Option<mpsc::Sender<News>>,
+    /// Counts the socket's heartbeats, for every subscription to tell its place.
+    beats: watch::Sender<u64>,
     next_number: u64,
 }
 
@@ -41,7 +43,8 @@ pub struct News {
 }
 
 enum What {
-    Begins(FeedCursor),
+    /// It has come so far: at its beginning, and later where nothing else says so.
+    At(FeedCursor),
     Change(Arc<Change>),
     Resync(FeedCursor),
     /// Nothing follows.
@@ -60,6 +63,7 @@ impl Subscriptions {
             running: HashMap::new(),
             tasks: JoinSet::new(),
             outbox: Some(sender),
+            beats: watch::Sender::new(0),
             next_number: 0,
         };
         (none, news)
@@ -92,6 +96,7 @@ impl Subscriptions {
             number,
             id: id.clone(),
             outbox,
+            beats: self.beats.subscribe(),
         };
         let task = self.tasks.spawn(follow(self.feed.clone(), filter, after, outlet));
         self.running.insert(id, Running { number, task });
@@ -107,6 +112,12 @@ impl Subscriptions {
         ended.is_some()
     }
 
+    /// Has those tell their place whose client does not know it: each says one message, and one that still waits to say
+    /// something counts several heartbeats as one.
+    pub fn beat(&self) {
+        self.beats.send_modify(|beats| *beats += 1);
+    }
+
     pub fn begin_no_more(&mut self) {
         self.outbox = None;
     }
@@ -118,7 +129,7 @@ impl Subscriptions {
             return None;
         }
         Some(match &news.what {
-            What::Begins(at) => {
+            What::At(at) => {
                 let cursor = cursor::text(*at);
                 ServerMessage::Subscribed {
                     id: id.as_str(),
@@ -158,6 +169,7 @@ struct Outlet {
     number: u64,
     id: SubscriptionId,
     outbox: mpsc::Sender<News>,
+    beats: watch::Receiver<u64>,
 }
 
 /// The socket is gone.
@@ -177,14 +189,14 @@ impl Outlet {
 /// Also to who has no cursor yet.
 const STOPS: &str = "the server stops: come back";
 
-async fn follow(feed: Feed, filter: Filter, after: Option<FeedCursor>, outlet: Outlet) {
+async fn follow(feed: Feed, filter: Filter, after: Option<FeedCursor>, mut outlet: Outlet) {
     let begun = tokio::select! {
         biased;
         () = feed.ending() => Err(STOPS),
         begun = feed.subscribe(filter, after) => begun.map_err(|error| reason(&error)),
     };
     let (detail, cursor) = match begun {
-        Ok(subscription) => match pass_on(&feed, subscription, &outlet).await {
+        Ok(subscription) => match pass_on(&feed, subscription, &mut outlet).await {
             Ok(at) => (STOPS, Some(at)),
             Err(Gone) => return,
         },
@@ -195,20 +207,42 @@ async fn follow(feed: Feed, filter: Filter, after: Option<FeedCursor>, outlet: O
 }
 
 /// Until the server stops: the place to come back with.
-async fn pass_on(feed: &Feed, mut subscription: Subscription, outlet: &Outlet) -> Result<FeedCursor, Gone> {
-    outlet.tell(What::Begins(subscription.cursor())).await?;
+async fn pass_on(
+    feed: &Feed,
+    mut subscription: Subscription,
+    outlet: &mut Outlet,
+) -> Result<FeedCursor, Gone> {
+    // The client's, once it has everything it was sent.
+    let mut told = subscription.cursor();
+    outlet.tell(What::At(told)).await?;
     loop {
-        let next = tokio::select! {
+        let what = tokio::select! {
             biased;
             () = feed.ending() => return Ok(subscription.cursor()),
-            next = subscription.next() => next,
+            next = subscription.next() => match next {
+                Next::Change(change) => {
+                    told = change.cursor();
+                    What::Change(change)
+                }
+                Next::Resync(cursor) => {
+                    told = cursor;
+                    What::Resync(cursor)
+                }
+            },
+            beat = outlet.beats.changed() => {
+                if beat.is_err() {
+                    return Err(Gone);
+                }
+                let at = subscription.cursor();
+                if at == told {
+                    continue;
+                }
+                // Or a client that nothing concerns would come back to have all of it read.
+                told = at;
+                What::At(at)
+            }
         };
-        outlet
-            .tell(match next {
-                Next::Change(change) => What::Change(change),
-                Next::Resync(cursor) => What::Resync(cursor),
-            })
-            .await?;
+        outlet.tell(what).await?;
     }
 }
 

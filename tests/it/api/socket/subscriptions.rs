@@ -1,10 +1,13 @@
 //! What is said after the handshake.
 
+use std::time::Duration;
+
 use orderly::event::EventKind;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use super::Hall;
+use super::{CONNECTIONS_MAX, Hall};
+use crate::api::door::Door;
 use crate::support::socket::{Said, subscribe, unsubscribe};
 use crate::support::until;
 
@@ -31,6 +34,37 @@ async fn each_subscription_of_a_socket_hears_what_it_asked_for() {
         .await;
     let other = hall.accept(9).await;
     assert_eq!(socket.hear_event("all").await["order_id"], other.0);
+    hall.close().await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_nothing_concerns_learns_its_place_with_a_heartbeat_and_once() {
+    // The client reads as often as that at least, or would be taken for gone.
+    let heartbeat = Duration::from_millis(100);
+    let hall = Hall::before(Door::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
+    let mut socket = hall.connect().await;
+    let beginning = socket.subscribe("quiet", json!({"user_id": 99})).await;
+    socket.subscribe("all", json!({"all": true})).await;
+    hall.accept(1).await;
+    let mut told = [socket.hear().await, socket.hear().await];
+    told.sort_by_key(|message| message["id"].to_string());
+    let [mut of_all, of_quiet] = told;
+    let place = of_all["event"]["cursor"].take();
+    assert_ne!(place, json!(beginning));
+    let expected = json!({"type": "subscribed", "id": "quiet", "cursor": place});
+    assert_eq!(of_quiet, expected);
+    // Who knows it is not told again, also not the one who had the event.
+    let mut pings = 0;
+    while pings < 3 {
+        match socket.next().await {
+            Said::Ping => pings += 1,
+            said => panic!("nothing moved, and {said:?} came"),
+        }
+    }
+    let id = hall.accept(99).await;
+    for _ in 0..2 {
+        assert_eq!(socket.hear().await["event"]["order_id"], id.0);
+    }
     hall.close().await;
 }
 
