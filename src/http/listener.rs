@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
 use futures_util::future::join_all;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -48,6 +50,9 @@ pub struct Limits {
     pub idle: Duration,
     /// Without the client taking a byte of its answer.
     pub write_stall: Duration,
+    /// The same for an event stream once the server drains: its client can come back with its last id, and is no reason
+    /// to keep a server from stopping.
+    pub draining_stream_stall: Duration,
     /// For a client that is answered while it still sends: to read the answer before the connection ends.
     pub linger: Duration,
 }
@@ -63,11 +68,14 @@ impl Limits {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             write_stall: Duration::from_secs(30),
+            draining_stream_stall: Duration::from_secs(2),
             linger: Duration::from_secs(1),
         }
     }
 }
 
+/// The media type of answers that go on until the server drains.
+pub const EVENT_STREAM: &str = "text/event-stream";
 /// Head bytes in memory per connection; also bounds what is read of a body, or written of an answer, ahead of
 /// who takes it. A longer head is a 431.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -218,6 +226,9 @@ where
             if let Some(planned) = response.extensions_mut().remove::<Takeover>() {
                 *unpoisoned(&takeover) = Some(planned);
             }
+            if is_event_stream(response.headers()) {
+                watch.streams();
+            }
             Ok::<_, Infallible>(response.map(|body| WatchedBody::new(body, watch)))
         }
     });
@@ -235,6 +246,7 @@ where
             () = watch.expired() => return,
             () = draining.cancelled(), if !told => {
                 told = true;
+                watch.drains();
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
         }
@@ -245,6 +257,12 @@ where
         (Some(parts), _) if !told => linger(&mut parts.io.into_inner(), limits.linger).await,
         (Some(_) | None, _) => {}
     }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes() == EVENT_STREAM.as_bytes())
 }
 
 /// Of one connection's task only: there is nobody to wait for, and every write to it is whole.

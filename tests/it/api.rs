@@ -27,3 +27,4 @@ mod put_back;
 mod read;
 mod refused;
 mod socket;
+mod stop;

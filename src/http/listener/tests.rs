@@ -16,7 +16,9 @@ fn router() -> Router {
         let chunk = Bytes::from_static(&[b'x'; 4096]);
         Body::from_stream(stream::repeat(chunk).map(Ok::<_, io::Error>))
     };
+    let stream = move || async move { ([(CONTENT_TYPE, EVENT_STREAM)], endless().await) };
     Router::new()
+        .route("/stream", get(stream))
         .route("/", get(|| async { "hello" }))
         .route("/endless", get(endless))
         .route("/refuse", post(|| async { StatusCode::PAYLOAD_TOO_LARGE }))
@@ -107,6 +109,35 @@ async fn a_client_that_does_not_read_is_cut_after_thirty_seconds() {
     client.send(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
     client.server.await.unwrap();
     assert_eq!(started.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_nobody_reads_is_cut_two_seconds_into_a_stop_and_another_answer_as_ever() {
+    for (path, seconds) in [("/stream", 2), ("/endless", 25)] {
+        let mut client = Client::connect();
+        client
+            .send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes())
+            .await;
+        // Some time after it is stuck, and not when a limit is looked at anyway.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let started = Instant::now();
+        client.draining.cancel();
+        client.server.await.unwrap();
+        assert_eq!(started.elapsed().as_secs(), seconds, "{path}");
+    }
+    // One that reads is not cut, and is stuck later.
+    let mut client = Client::connect();
+    client.send(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    client.draining.cancel();
+    let mut taken = vec![0; 64 * 1024];
+    for _ in 0..9 {
+        client.stream.read_exact(&mut taken).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let stuck = Instant::now();
+    client.server.await.unwrap();
+    assert_eq!(stuck.elapsed().as_secs(), 1, "two after the last byte was taken");
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,6 +24,9 @@ struct State {
     since: Instant,
     /// Since when the client takes nothing of its answer.
     write_blocked: Option<Instant>,
+    /// The last answer is an event stream, which may have ended without all of it being sent.
+    streams: bool,
+    draining_since: Option<Instant>,
     head_end: HeadEnd,
     /// Bytes received after the end of the request's head: its body, and perhaps the next head's beginning.
     after_head: u64,
@@ -51,6 +54,8 @@ impl Watch {
                 stage: Stage::Fresh,
                 since: Instant::now(),
                 write_blocked: None,
+                streams: false,
+                draining_since: None,
                 head_end: HeadEnd::default(),
                 after_head: 0,
                 body: None,
@@ -63,7 +68,19 @@ impl Watch {
         let mut state = self.state();
         // A head that came whole with the request before was not seen to end.
         state.body = body.filter(|_| state.head_end.found);
+        state.streams = false;
         state.enter(Stage::Answering);
+    }
+
+    /// The request is answered by an event stream.
+    pub fn streams(&self) {
+        self.state().streams = true;
+    }
+
+    /// The server drains. An event stream then ends by itself, unless its client takes nothing of it: the answer's body
+    /// is not asked for more while what it gave is not sent.
+    pub fn drains(&self) {
+        self.state().draining_since.get_or_insert_with(Instant::now);
     }
 
     fn answer_ends(&self) {
@@ -92,14 +109,16 @@ impl Watch {
         };
     }
 
-    /// Resolves when a limit is passed. Cancel safe.
+    /// Resolves when a limit is passed. Cancel safe; to be called anew after [`Watch::drains`].
     ///
     /// Stages change with every request, timers do not: the sleep is never longer than the shortest limit, so
     /// whatever deadline appears meanwhile is still ahead when it ends.
     pub async fn expired(&self) {
         let limits = &self.limits;
+        let draining = self.state().draining_since.is_some();
         let shortest = [limits.first_byte, limits.head, limits.idle, limits.write_stall]
             .into_iter()
+            .chain(draining.then_some(limits.draining_stream_stall))
             .fold(limits.first_byte, std::time::Duration::min);
         loop {
             let now = Instant::now();
@@ -120,7 +139,13 @@ impl Watch {
             Stage::Answering => None,
             Stage::Idle => Some(state.since + self.limits.idle),
         };
-        let write = state.write_blocked.map(|since| since + self.limits.write_stall);
+        let write = state.write_blocked.map(|since| {
+            let deadline = since + self.limits.write_stall;
+            match state.draining_since.filter(|_| state.streams) {
+                Some(drains) => deadline.min(since.max(drains) + self.limits.draining_stream_stall),
+                None => deadline,
+            }
+        });
         match (read, write) {
             (Some(read), Some(write)) => Some(read.min(write)),
             (read, write) => read.or(write),

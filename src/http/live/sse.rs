@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::time::{Instant, sleep_until};
 
+use crate::http::listener::EVENT_STREAM;
 use crate::http::problem::Problem;
 use crate::http::query::{self, FeedQuery};
 use crate::http::{Shared, cursor};
@@ -42,7 +43,7 @@ pub async fn stream(shared: &Shared, headers: &HeaderMap, query: Option<&str>) -
     });
     let mut response = Response::new(Body::from_stream(frames));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     Ok(response)

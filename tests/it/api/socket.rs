@@ -16,20 +16,20 @@ mod ends;
 mod handshake;
 mod subscriptions;
 
-const EVERYTHING_ELSE_LASTS: Duration = Duration::from_mins(1);
-const CONNECTIONS_MAX: usize = 2_000;
+pub(super) const EVERYTHING_ELSE_LASTS: Duration = Duration::from_mins(1);
+pub(super) const CONNECTIONS_MAX: usize = 2_000;
 /// The less the system keeps of what nobody reads, the sooner a connection is stuck: not after megabytes.
-const SYSTEM_BUFFER_BYTES: u32 = 4 * 1024;
+pub(super) const SYSTEM_BUFFER_BYTES: u32 = 4 * 1024;
 
 /// A door that listens.
-struct Hall {
-    door: Door,
-    address: String,
+pub(super) struct Hall {
+    pub door: Door,
+    pub address: String,
     server: JoinHandle<()>,
 }
 
 impl Hall {
-    async fn open() -> Hall {
+    pub async fn open() -> Hall {
         Hall::before(Door::open().await, CONNECTIONS_MAX)
     }
 
@@ -53,11 +53,11 @@ impl Hall {
         }
     }
 
-    async fn connect(&self) -> Socket {
+    pub async fn connect(&self) -> Socket {
         Socket::connect(&self.address).await
     }
 
-    async fn accept(&self, user_id: i64) -> OrderId {
+    pub async fn accept(&self, user_id: i64) -> OrderId {
         let order = NewOrder {
             user_id,
             ..new_order()
@@ -65,7 +65,7 @@ impl Hall {
         self.door.harness.accept(vec![order]).await[0]
     }
 
-    fn subscribers(&self) -> i64 {
+    pub fn subscribers(&self) -> i64 {
         self.door.harness.metrics().feed_subscribers.get()
     }
 
@@ -82,7 +82,7 @@ impl Hall {
     }
 
     /// Stops the server, which must not take long whoever is connected.
-    async fn close(self) {
+    pub async fn close(self) {
         self.door.draining.cancel();
         let ended = tokio::time::timeout(EVERYTHING_ELSE_LASTS, self.server).await;
         ended.expect("nobody holds up a stop").unwrap();

@@ -1,0 +1,52 @@
+//! Whom a server that stops waits for: nobody who reads nothing of his event stream.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use super::socket::{Hall, SYSTEM_BUFFER_BYTES};
+use crate::support::until;
+
+const STUCK: usize = 20;
+/// Half of what such a client has while the server does not stop, and several times what it has then.
+const STOPS_WITHIN: Duration = Duration::from_secs(15);
+
+/// A stream of everything, of which only the answer's beginning was read.
+async fn follow(hall: &Hall) -> TcpStream {
+    let stream = TcpSocket::new_v4().unwrap();
+    stream.set_recv_buffer_size(SYSTEM_BUFFER_BYTES).unwrap();
+    let mut stream = stream.connect(hall.address.parse().unwrap()).await.unwrap();
+    let head = "GET /events HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.windows(6).any(|bytes| bytes == b"retry:") {
+        answer.push(stream.read_u8().await.expect("an answer"));
+    }
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_nobody_reads_hold_up_no_stop() {
+    let hall = Hall::open().await;
+    let mut stuck = Vec::new();
+    for _ in 0..STUCK {
+        stuck.push(follow(&hall).await);
+    }
+    let metrics = hall.door.harness.metrics();
+    until("all of them are stuck", async || {
+        hall.door.harness.accept_some(100).await;
+        metrics.feed_subscribers_lagged.get() >= STUCK as u64
+    })
+    .await;
+    let mut reader = follow(&hall).await;
+    hall.door.draining.cancel();
+    let mut last = String::new();
+    reader.read_to_string(&mut last).await.unwrap();
+    assert!(last.ends_with("\n\n\r\n0\r\n\r\n"), "in good order: {last}");
+    timeout(STOPS_WITHIN, hall.close())
+        .await
+        .expect("the server stops");
+    drop(stuck);
+}
