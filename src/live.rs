@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::order::{OrderId, OrderStatus};
-use crate::store::{FEED_EVENTS_MAX, FeedCursor, FeedEvent, FeedId, FeedPosition, Store, StoreError};
+use crate::store::{FeedCursor, FeedEvent, FeedId, FeedPosition, Store, StoreError};
 
 mod catch_up;
 mod recent;
@@ -25,7 +25,7 @@ mod tail;
 pub use catch_up::LogPage;
 pub use subscription::{Next, Subscription};
 
-use recent::Recent;
+use recent::{RECENT_CHANGES_MAX, Recent};
 use routes::Routes;
 
 /// Who may follow the feed at once on one node. Each costs some 40 KiB when it is stuck, most of that its connection's.
@@ -209,20 +209,24 @@ impl Shared {
     /// The feed and the place up to which it was handed out; begins to follow it where nobody does. Whoever asks counts
     /// as a subscriber already, so that it goes on.
     async fn head(&self) -> Result<FeedCursor, StoreError> {
-        if let Some(head) = self.known_head() {
-            return Ok(head);
+        match self.known_head() {
+            Some(head) => Ok(head),
+            None => self.begin().await,
         }
+    }
+
+    async fn begin(&self) -> Result<FeedCursor, StoreError> {
         let bounds = self.store.events_after(None, 0).await?.bounds;
-        // A little of what was before is read first: clients of a server that was restarted come back together.
-        let warm = i64::try_from(FEED_EVENTS_MAX).expect("a page is small");
+        // What was before is read first: clients of a server that was restarted come back together.
+        let warm = i64::try_from(RECENT_CHANGES_MAX).expect("it is a small number");
         let first = FeedPosition((bounds.last.0 - warm).max(bounds.oldest.0));
-        let page = self.store.events_after(Some(first), FEED_EVENTS_MAX).await?;
+        let page = catch_up::newest(&*self.store, bounds.cursor(first), RECENT_CHANGES_MAX).await?;
         let mut state = self.state();
         if state.feed.is_none() {
-            state.feed = Some(page.bounds.feed);
-            state.recent.begin(first);
-            self.head.store(first.0, Ordering::Release);
-            self.hand_out(&mut state, page.bounds.feed, page.events);
+            state.feed = Some(page.begin.feed);
+            state.recent.begin(page.begin.position);
+            self.head.store(page.begin.position.0, Ordering::Release);
+            self.hand_out(&mut state, page.begin.feed, page.events);
             self.joined.notify_one();
         }
         drop(state);

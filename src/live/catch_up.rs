@@ -1,7 +1,7 @@
 //! Reads the log from where somebody stands. Following it from its end is left to `tail`.
 
 use super::Filter;
-use crate::store::{FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPosition, Store, StoreError};
+use crate::store::{FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedPosition, Store, StoreError};
 
 /// Events looked at for one page, however few of them match.
 const EVENTS_LOOKED_AT_MAX: usize = 10 * FEED_EVENTS_MAX;
@@ -62,6 +62,41 @@ pub(super) async fn page(
         if !page.bounds.contain(read.bounds.cursor(read.position)) {
             // What comes next was taken out meanwhile: whoever goes on from here is told then.
             return Ok(read);
+        }
+    }
+}
+
+/// The end of the log, or nearly: whoever reads on comes to it.
+pub(super) struct Newest {
+    /// Where `events` begin.
+    pub begin: FeedCursor,
+    /// All that come next, however far.
+    pub events: Vec<FeedEvent>,
+}
+
+/// What follows `first`, in pages, and no more than `count` and one page. Nothing at all, and the end of the log as it is
+/// now, where something of it was taken out meanwhile.
+pub(super) async fn newest(store: &dyn Store, first: FeedCursor, count: usize) -> Result<Newest, StoreError> {
+    let mut newest = Newest {
+        begin: first,
+        events: Vec::new(),
+    };
+    let mut at = first;
+    loop {
+        let page = store.events_after(Some(at.position), FEED_EVENTS_MAX).await?;
+        if !page.bounds.contain(at) {
+            return Ok(Newest {
+                begin: page.bounds.cursor(page.bounds.last),
+                events: Vec::new(),
+            });
+        }
+        let is_full = page.events.len() == FEED_EVENTS_MAX;
+        newest.events.extend(page.events);
+        if let Some(last) = newest.events.last() {
+            at.position = last.position;
+        }
+        if !is_full || newest.events.len() >= count {
+            return Ok(newest);
         }
     }
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::{Change, Filter};
 use crate::store::FeedPosition;
 
-/// Some seconds of a busy shop; about 3 MiB once all of them are rendered.
-const RECENT_CHANGES_MAX: usize = 4_096;
+/// Whoever is cut off and comes back is served out of these, whatever it missed: the place it knows is one heartbeat old at
+/// most (15 s) when it is cut off, and it waits for up to the longest `retry` (4 s). That makes 9,500 changes where 500 are
+/// made per second. About 750 bytes each once rendered: 7.5 MiB.
+pub(super) const RECENT_CHANGES_MAX: usize = 10_000;
 
 #[derive(Default)]
 pub(super) struct Recent {

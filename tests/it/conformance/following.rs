@@ -20,6 +20,7 @@ use crate::support::Harness;
 use crate::support::make::{failed, order_of, retry_after};
 
 mod resync;
+mod returning;
 
 conformance![
     followers_hear_everything_that_concerns_them_in_order,
