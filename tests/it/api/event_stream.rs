@@ -316,7 +316,7 @@ async fn a_stream_ends_with_a_cursor_when_the_server_stops() {
 /// As a client of a server that stops and comes back would.
 #[tokio::test]
 async fn a_reader_who_comes_late_gets_more_than_memory_holds() {
-    const ORDERS: usize = 6_000;
+    const ORDERS: usize = 12_000;
     let door = Door::open().await;
     let mut early = Followed::open(&door, "", &[]).await;
     let beginning = early.beginning().await;
