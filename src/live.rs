@@ -4,7 +4,7 @@
 //! A subscriber gets changes from a bounded queue of its own. One whose queue is full is taken off, and reads on from
 //! the recent changes in memory or from the log until it has caught up: it costs the others nothing.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
@@ -117,6 +117,10 @@ struct Shared {
     /// Somebody subscribed: the tail may have to begin, or to look more often.
     joined: Notify,
     log_reads: Arc<Semaphore>,
+    /// Held by the one who begins to follow the feed: of those who come together the others wait for what he finds.
+    beginning: tokio::sync::Mutex<()>,
+    /// How often that could not be done. Written with `beginning` held, read before and under it.
+    begun_in_vain: AtomicU64,
     /// Streams end.
     draining: CancellationToken,
 }
@@ -152,6 +156,8 @@ impl Live {
             subscribers: AtomicUsize::new(0),
             joined: Notify::new(),
             log_reads: Arc::new(Semaphore::new(LOG_READS_MAX)),
+            beginning: tokio::sync::Mutex::default(),
+            begun_in_vain: AtomicU64::new(0),
             draining,
         });
         Live {
@@ -209,10 +215,26 @@ impl Shared {
     /// The feed and the place up to which it was handed out; begins to follow it where nobody does. Whoever asks counts
     /// as a subscriber already, so that it goes on.
     async fn head(&self) -> Result<FeedCursor, StoreError> {
-        match self.known_head() {
-            Some(head) => Ok(head),
-            None => self.begin().await,
+        if let Some(head) = self.known_head() {
+            return Ok(head);
         }
+        let begun_in_vain = self.begun_in_vain.load(Ordering::SeqCst);
+        let _beginning = self.beginning.lock().await;
+        if let Some(head) = self.known_head() {
+            return Ok(head);
+        }
+        if self.begun_in_vain.load(Ordering::SeqCst) != begun_in_vain {
+            // Thousands who wait do not each find out for themselves, one after the other, that the store is away.
+            return Err(StoreError::Unavailable {
+                attempted: "begin to follow the feed",
+                source: anyhow::anyhow!("it was tried just now, and the store did not answer"),
+            });
+        }
+        let begun = self.begin().await;
+        if begun.is_err() {
+            self.begun_in_vain.fetch_add(1, Ordering::SeqCst);
+        }
+        begun
     }
 
     async fn begin(&self) -> Result<FeedCursor, StoreError> {

@@ -1,30 +1,58 @@
 //! Those who come back together to a node that was restarted: they cost the store little.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use orderly::live::Filter;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use orderly::live::{Filter, Live, SubscribeError, Subscription};
 use orderly::order::OrderId;
 use orderly::store::{FeedPosition, StoreError};
 
 use super::{end, end_of_feed, hear, live_over};
 use crate::support::Harness;
-use crate::support::twisted::{Twist, twisted};
+use crate::support::twisted::{StandsStill, Twist, twisted};
 
-conformance![who_missed_one_heartbeat_and_the_wait_after_it_needs_no_store];
+conformance![
+    who_missed_one_heartbeat_and_the_wait_after_it_needs_no_store,
+    those_who_come_together_have_the_store_read_once,
+    those_who_come_together_hear_together_that_the_store_is_away,
+];
 
 /// Changes of 19 s, at 500 per second: a heartbeat of 15 s, and the longest wait of 4 s.
 const MISSED: usize = 9_500;
 const OLDER: usize = 1_000;
+const CROWD: usize = 100;
 
-/// Cannot be asked while it is set.
-struct Away(Arc<AtomicBool>);
+/// Stands still, counts what is asked of it, and is away, as a test likes.
+struct Moody {
+    stands_still: Arc<StandsStill>,
+    asked: AtomicUsize,
+    away: AtomicBool,
+}
+
+impl Moody {
+    fn new() -> Arc<Moody> {
+        Arc::new(Moody {
+            stands_still: StandsStill::new(),
+            asked: AtomicUsize::new(0),
+            away: AtomicBool::new(false),
+        })
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
 
 #[async_trait]
-impl Twist for Away {
+impl Twist for Arc<Moody> {
     async fn before(&self) -> Result<(), StoreError> {
-        if self.0.load(Ordering::SeqCst) {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.stands_still.before().await?;
+        if self.away.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable {
                 attempted: "read the feed",
                 source: anyhow::anyhow!("gone"),
@@ -43,11 +71,11 @@ async fn who_missed_one_heartbeat_and_the_wait_after_it_needs_no_store(harness: 
     }
     // All of it has its place, so that the node has it from the beginning.
     end_of_feed(harness).await;
-    let away = Arc::new(AtomicBool::new(false));
-    let store = twisted(harness.store().clone(), Away(away.clone()));
+    let moody = Moody::new();
+    let store = twisted(harness.store().clone(), moody.clone());
     let (live, draining) = live_over(store, harness);
     let first = live.feed().subscribe(Filter::default(), None).await.unwrap();
-    away.store(true, Ordering::SeqCst);
+    moody.away.store(true, Ordering::SeqCst);
     let mut back = live
         .feed()
         .subscribe(Filter::default(), Some(left_at))
@@ -62,5 +90,47 @@ async fn who_missed_one_heartbeat_and_the_wait_after_it_needs_no_store(harness: 
     let heard: Vec<OrderId> = heard.into_iter().map(|(id, _)| id).collect();
     assert_eq!(heard, orders);
     drop((first, back));
+    end(live, draining).await;
+}
+
+/// All of them wait for the first, who waits for the store: what becomes of each.
+async fn crowd(live: &Live, moody: &Moody, then: impl FnOnce()) -> Vec<Result<Subscription, SubscribeError>> {
+    moody.stands_still.hold();
+    let feed = live.feed();
+    let mut all = pin!(join_all(
+        (0..CROWD).map(|_| feed.subscribe(Filter::default(), None))
+    ));
+    assert!(all.as_mut().now_or_never().is_none());
+    moody.stands_still.arrival().await;
+    then();
+    moody.stands_still.release();
+    all.await
+}
+
+async fn those_who_come_together_have_the_store_read_once(harness: &mut Harness) {
+    harness.accept_one().await;
+    end_of_feed(harness).await;
+    let moody = Moody::new();
+    let (live, draining) = live_over(twisted(harness.store().clone(), moody.clone()), harness);
+    let all = crowd(&live, &moody, || {}).await;
+    // Where it ends, and what was before; the tail may have begun as well.
+    assert!((2..10).contains(&moody.asked()), "{}", moody.asked());
+    let accepted = harness.accept_one().await;
+    for subscription in all {
+        let (id, version, _) = hear(&mut subscription.unwrap()).await;
+        assert_eq!((id, version), (accepted, 1));
+    }
+    end(live, draining).await;
+}
+
+async fn those_who_come_together_hear_together_that_the_store_is_away(harness: &mut Harness) {
+    let moody = Moody::new();
+    let (live, draining) = live_over(twisted(harness.store().clone(), moody.clone()), harness);
+    let all = crowd(&live, &moody, || moody.away.store(true, Ordering::SeqCst)).await;
+    assert!(all.iter().all(Result::is_err));
+    assert_eq!(moody.asked(), 1);
+    // Who comes later asks anew.
+    moody.away.store(false, Ordering::SeqCst);
+    live.feed().subscribe(Filter::default(), None).await.unwrap();
     end(live, draining).await;
 }
