@@ -116,7 +116,7 @@ struct Shared {
     subscribers: AtomicUsize,
     /// Somebody subscribed: the tail may have to begin, or to look more often.
     joined: Notify,
-    log_reads: Arc<Semaphore>,
+    log_reads: Semaphore,
     /// Held by the one who begins to follow the feed: of those who come together the others wait for what he finds.
     beginning: tokio::sync::Mutex<()>,
     /// How often that could not be done. Written with `beginning` held, read before and under it.
@@ -155,7 +155,7 @@ impl Live {
             head: AtomicI64::new(0),
             subscribers: AtomicUsize::new(0),
             joined: Notify::new(),
-            log_reads: Arc::new(Semaphore::new(LOG_READS_MAX)),
+            log_reads: Semaphore::new(LOG_READS_MAX),
             beginning: tokio::sync::Mutex::default(),
             begun_in_vain: AtomicU64::new(0),
             draining,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::poll_fn;
 use tokio::time::sleep;
-use tokio_util::sync::PollSemaphore;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::catch_up::LogPage;
 use super::routes::Registration;
 use super::{Change, Filter, SUBSCRIBERS_MAX, Shared, SubscribeError, catch_up};
 use crate::store::{FeedCursor, FeedPosition, StoreError};
@@ -37,8 +37,9 @@ pub struct Subscription {
     complete_to: FeedPosition,
     /// Comes behind the backlog; `None` while catching up.
     following: Option<Registration>,
-    /// To read the log. A place in the line that is kept when the wait is broken off.
-    turns: PollSemaphore,
+    /// The log, as it is read at the moment. It goes on when the wait for it is broken off, and so keeps its place in the
+    /// line; being a task of its own, it also gives its turn back when nobody asks for what it read.
+    reading: Option<AbortOnDropHandle<Result<LogPage, StoreError>>>,
     present: Present,
 }
 
@@ -73,7 +74,7 @@ impl Subscription {
             backlog: VecDeque::new(),
             complete_to: at.position,
             following: None,
-            turns: PollSemaphore::new(present.0.log_reads.clone()),
+            reading: None,
             present,
         };
         // A place known from before this moment is judged by the log, which may take its turn.
@@ -136,6 +137,7 @@ impl Subscription {
 
     async fn catch_up(&mut self) {
         if self.step_in_memory() {
+            self.reading = None;
             return;
         }
         let before = self.at;
@@ -180,13 +182,18 @@ impl Subscription {
         true
     }
 
+    /// Cancel safe: what is broken off goes on with the next call.
     async fn step_in_log(&mut self) -> Result<(), StoreError> {
-        let turn = poll_fn(|context| self.turns.poll_acquire(context)).await;
-        let _turn = turn.expect("the semaphore of log reads is never closed");
-        let shared = &self.present.0;
-        // Where nobody followed the feed so far.
-        shared.head().await?;
-        let read = catch_up::page(&*shared.store, self.filter, self.at.position, LOG_STEP).await?;
+        let reading = self.reading.get_or_insert_with(|| {
+            let read = read_log(self.present.0.clone(), self.filter, self.at.position);
+            AbortOnDropHandle::new(tokio::spawn(read))
+        });
+        let read = reading.await;
+        self.reading = None;
+        let read = read.map_err(|error| StoreError::Unexpected {
+            attempted: "read the feed",
+            source: error.into(),
+        })??;
         self.verified = true;
         if !read.bounds.contain(self.at) {
             self.resync = Some(read.bounds.cursor(read.bounds.last));
@@ -198,6 +205,15 @@ impl Subscription {
         self.complete_to = read.position;
         Ok(())
     }
+}
+
+/// One of a few at a time.
+async fn read_log(shared: Arc<Shared>, filter: Filter, after: FeedPosition) -> Result<LogPage, StoreError> {
+    let turn = shared.log_reads.acquire().await;
+    let _turn = turn.expect("the semaphore of log reads is never closed");
+    // Where nobody followed the feed so far.
+    shared.head().await?;
+    catch_up::page(&*shared.store, filter, after, LOG_STEP).await
 }
 
 impl Drop for Subscription {

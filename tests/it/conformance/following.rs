@@ -21,6 +21,7 @@ use crate::support::make::{failed, order_of, retry_after};
 
 mod resync;
 mod returning;
+mod turns;
 
 conformance![
     followers_hear_everything_that_concerns_them_in_order,

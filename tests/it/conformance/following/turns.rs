@@ -1,0 +1,61 @@
+//! Reads of the log, of which few are made at a time: one who queued for his turn and is not asked any more keeps it from
+//! nobody.
+
+use futures_util::FutureExt;
+use orderly::live::{Filter, Live, Next, Subscription};
+use orderly::store::{FeedCursor, FeedId};
+use tokio::time::timeout;
+
+use super::{PATIENCE, end, end_of_feed, live_over};
+use crate::support::Harness;
+use crate::support::twisted::{StandsStill, twisted};
+
+conformance![who_broke_off_his_wait_for_a_turn_keeps_it_from_nobody];
+
+/// As many reads as are made at a time.
+const TURNS: usize = 2;
+
+async fn subscribe(live: &Live, after: Option<FeedCursor>) -> Subscription {
+    live.feed().subscribe(Filter::default(), after).await.unwrap()
+}
+
+async fn resyncs(mut subscription: Subscription) {
+    let next = timeout(PATIENCE, subscription.next()).await;
+    assert!(matches!(next.expect("it has its turn"), Next::Resync(_)));
+}
+
+async fn who_broke_off_his_wait_for_a_turn_keeps_it_from_nobody(harness: &mut Harness) {
+    harness.accept_one().await;
+    let now = end_of_feed(harness).await;
+    let stands_still = StandsStill::new();
+    let store = twisted(harness.store().clone(), stands_still.clone());
+    let (live, draining) = live_over(store, harness);
+    let _follower = subscribe(&live, None).await;
+    // Only the log knows that it leads nowhere.
+    let foreign = FeedCursor {
+        feed: FeedId(!now.feed.0),
+        ..now
+    };
+    stands_still.hold();
+    let mut reading = Vec::new();
+    for _ in 0..TURNS {
+        reading.push(tokio::spawn(resyncs(subscribe(&live, Some(foreign)).await)));
+        stands_still.arrival().await;
+    }
+    // They wait for a turn, and then for something else, such as a client that does not read.
+    let mut idle = Vec::new();
+    for _ in 0..TURNS {
+        let mut subscription = subscribe(&live, Some(foreign)).await;
+        assert!(subscription.next().now_or_never().is_none());
+        idle.push(subscription);
+    }
+    stands_still.release();
+    resyncs(subscribe(&live, Some(foreign)).await).await;
+    for read in reading {
+        read.await.unwrap();
+    }
+    for subscription in idle {
+        resyncs(subscription).await;
+    }
+    end(live, draining).await;
+}
