@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Shared, State};
 use crate::store::{FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedPosition, StoreError, Wakeups};
@@ -26,7 +26,8 @@ const POLL_DEAF_QUIET: Duration = Duration::from_secs(15);
 const SLEEP_AFTER: Duration = Duration::from_mins(2);
 /// How long the feed is followed on when the last subscriber is gone: those whose connection was cut come back.
 const LINGER: Duration = Duration::from_mins(1);
-/// After a read that failed.
+/// After a read that failed, whatever is signalled meanwhile: a store that is away is not asked at the pace of the changes
+/// that others still make, or of those that fail.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// A change that is read so long after it happened is worth a warning.
 const LAG_WARNING: Duration = Duration::from_secs(10);
@@ -103,7 +104,11 @@ impl<'s> Tail<'s> {
                         tracing::warn!(%error, "cannot follow the feed, trying on");
                         self.failing = true;
                     }
-                    Look::In(RETRY_PAUSE)
+                    if self.is_over() {
+                        return Ok(());
+                    }
+                    sleep(RETRY_PAUSE).await;
+                    continue;
                 }
             };
             if self.is_over() {

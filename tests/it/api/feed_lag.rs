@@ -1,11 +1,12 @@
 //! How far the feed is behind, as an operator sees it while the store cannot be read.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use orderly::live::{Filter, Live, LiveSettings, Next};
-use orderly::store::StoreError;
+use orderly::store::{StoreError, Wakeups};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +61,58 @@ async fn a_feed_that_cannot_be_read_is_behind_until_it_can() {
         harness.metrics().feed_lag.get() == 0.0
     })
     .await;
+    draining.cancel();
+    live.ended().await.unwrap();
+    harness.store().close().await;
+}
+
+/// Something happens whenever it is asked in vain, and it counts when that was.
+struct Restless {
+    away: AtomicBool,
+    wakeups: OnceLock<Arc<Wakeups>>,
+    failed_at: Mutex<Vec<Instant>>,
+}
+
+#[async_trait]
+impl Twist for Arc<Restless> {
+    async fn before(&self) -> Result<(), StoreError> {
+        if !self.away.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.failed_at.lock().unwrap().push(Instant::now());
+        self.wakeups.get().expect("it is set").notify_changed();
+        Err(StoreError::Busy)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_failed_is_repeated_after_its_pause_whatever_happens_meanwhile() {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let harness = Harness::sqlite().await;
+    let restless = Arc::new(Restless {
+        away: AtomicBool::new(false),
+        wakeups: OnceLock::from(harness.store().wakeups()),
+        failed_at: Mutex::default(),
+    });
+    let store = twisted(harness.store().clone(), restless.clone());
+    let draining = CancellationToken::new();
+    let settings = LiveSettings { idle_sleep: false };
+    let live = Live::start(store, harness.metrics().clone(), settings, draining.clone());
+    let mut follower = live.feed().subscribe(Filter::default(), None).await.unwrap();
+    restless.away.store(true, Ordering::SeqCst);
+    harness.accept_one().await;
+    until("it failed three times", async || {
+        harness.store().wakeups().notify_changed();
+        restless.failed_at.lock().unwrap().len() >= 3
+    })
+    .await;
+    restless.away.store(false, Ordering::SeqCst);
+    let failed_at = restless.failed_at.lock().unwrap().clone();
+    for pair in failed_at.windows(2) {
+        assert!(pair[1] - pair[0] >= PAUSE, "{failed_at:?}");
+    }
+    let next = timeout(PATIENCE, follower.next()).await.expect("it is told");
+    assert!(matches!(next, Next::Change(_)));
     draining.cancel();
     live.ended().await.unwrap();
     harness.store().close().await;
