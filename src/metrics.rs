@@ -1,8 +1,8 @@
 //! What this process counts about itself since it started, for Prometheus. The numbers of the orders are the
 //! store's, not these; choosing a format for a scraper is left to `http/metrics.rs`.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -49,8 +49,7 @@ pub struct Metrics {
     pub feed_subscribers: Gauge,
     pub feed_deliveries: Counter,
     pub feed_subscribers_lagged: Counter,
-    /// Age of the oldest change of the last read of the feed's end.
-    pub feed_lag: Gauge<f64, AtomicU64>,
+    pub feed_lag: FeedLag,
     pub connections: Gauge,
     pub connections_refused: Counter,
     pub log_lines_dropped: Counter,
@@ -110,7 +109,7 @@ impl Metrics {
             feed_subscribers: Gauge::default(),
             feed_deliveries: Counter::default(),
             feed_subscribers_lagged: Counter::default(),
-            feed_lag: Gauge::default(),
+            feed_lag: FeedLag::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             log_lines_dropped: Counter::default(),
@@ -216,9 +215,10 @@ impl Metrics {
         );
         to.register_with_unit(
             "feed_lag",
-            "Age of the oldest change when the feed was last read, while somebody listens",
+            "How late changes come into the feed and out of it, whichever is later: how long something committed has \
+             waited for its place, and the age of the oldest change when the feed was last read for those who listen",
             Unit::Seconds,
-            self.feed_lag.clone(),
+            self.feed_lag.gauge.clone(),
         );
         to.register("connections", "Open client connections", self.connections.clone());
         to.register(
@@ -231,6 +231,46 @@ impl Metrics {
             "Log lines lost because the disk was slower",
             self.log_lines_dropped.clone(),
         );
+    }
+}
+
+/// The worse of what two know of it, each of whom tells again whenever that changes. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct FeedLag {
+    gauge: Gauge<f64, AtomicU64>,
+    known: Arc<Mutex<KnownLag>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct KnownLag {
+    read: Duration,
+    unplaced: Duration,
+}
+
+impl FeedLag {
+    /// By the one who reads the end of the feed, while somebody listens: how old the oldest change was.
+    pub fn read(&self, lag: Duration) {
+        self.tell(|known| known.read = lag);
+    }
+
+    /// By a store that gives places after the commit, whether or not somebody listens: how long the oldest commit has
+    /// waited for its place.
+    pub fn unplaced(&self, lag: Duration) {
+        self.tell(|known| known.unplaced = lag);
+    }
+
+    /// In seconds.
+    pub fn get(&self) -> f64 {
+        self.gauge.get()
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut KnownLag)) {
+        let mut known = self
+            .known
+            .lock()
+            .expect("no code panics while it holds this lock");
+        change(&mut known);
+        self.gauge.set(known.read.max(known.unplaced).as_secs_f64());
     }
 }
 

@@ -186,7 +186,7 @@ impl<'s> Tail<'s> {
         self.behind_since = behind.map(|began| self.behind_since.unwrap_or(began));
         let waited = self.behind_since.map_or(Duration::ZERO, |since| since.elapsed());
         let lag = age.max(waited);
-        self.shared.metrics.feed_lag.set(lag.as_secs_f64());
+        self.shared.metrics.feed_lag.read(lag);
         let lagging = lag >= LAG_WARNING;
         if lagging && !self.lagging {
             tracing::warn!(
@@ -227,7 +227,7 @@ impl<'s> Tail<'s> {
         }
         state.feed = None;
         state.recent.clear();
-        self.shared.metrics.feed_lag.set(0.0);
+        self.shared.metrics.feed_lag.read(Duration::ZERO);
         true
     }
 }

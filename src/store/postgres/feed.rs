@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Row, SimpleQueryMessage};
 
@@ -59,6 +59,14 @@ enum Numbered {
     Some,
     /// What somebody else, who is at it, has seen.
     ByAnother,
+}
+
+/// The oldest commit this node knows of that may have no place yet.
+#[derive(Clone, Copy)]
+struct Waiting {
+    /// Of `Shared::commits`.
+    commit: u64,
+    since: Instant,
 }
 
 impl Feed {
@@ -183,13 +191,19 @@ impl Feed {
 
     /// Numbers from time to time what this node commits or finds without a place, until the store closes: orders are
     /// read with the last place given out, which should not be far behind. Where a reader does it there is nothing to do.
+    /// Tells how long that is overdue.
     pub async fn keep_numbered(self: Arc<Self>) {
         let closing = &self.shared.closing;
         let mut pause = NUMBERING_INTERVAL;
         let mut failing = false;
+        let mut waiting = None;
         loop {
             let due = async {
                 self.left_to_number().await;
+                waiting.get_or_insert_with(|| Waiting {
+                    commit: *self.shared.commits.borrow(),
+                    since: Instant::now(),
+                });
                 sleep(pause).await;
             };
             tokio::select! {
@@ -215,6 +229,9 @@ impl Feed {
                 }
                 break;
             }
+            waiting = waiting.filter(|waiting| waiting.commit > self.numbered.load(Ordering::SeqCst));
+            let waited = waiting.map_or(Duration::ZERO, |waiting| waiting.since.elapsed());
+            self.shared.metrics.feed_lag.unplaced(waited);
         }
     }
 

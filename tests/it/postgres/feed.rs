@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use orderly::metrics::Metrics;
 use orderly::order::OrderId;
 use orderly::store::{FeedPosition, Heartbeat, StoreError};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::scene::{HEARS_WITHIN, Scene, assert_sound, store_at};
+use super::scene::{HEARS_WITHIN, Scene, assert_sound, store_at, store_that_counts};
 use crate::support::make::{NODE_A, NODE_B, heartbeat, new_order};
 use crate::support::process::run;
 use crate::support::proxy::{Action, Flight};
@@ -104,6 +105,25 @@ async fn what_another_node_did_not_see_when_it_gave_places_gets_one_later() {
         scene.place_of_reading(id).await == 1
     })
     .await;
+    scene.end().await;
+}
+
+/// Whoever follows the feed on another node, or comes soon, is late by that.
+#[tokio::test(flavor = "multi_thread")]
+async fn places_that_are_not_given_show_as_lag_though_nobody_listens() {
+    let Some(scene) = Scene::new().await else { return };
+    let metrics = Metrics::new();
+    let store = store_that_counts(&scene.database.url(), &metrics).await;
+    scene.take_lock().await;
+    store.accept([new_order()].into(), None).await.unwrap();
+    until("the lag rises with every second", async || {
+        metrics.feed_lag.get() >= 3.0
+    })
+    .await;
+    scene.give_lock_back().await;
+    until("nothing is late any more", async || metrics.feed_lag.get() == 0.0).await;
+    assert_eq!(scene.number(UNPLACED).await, 0);
+    store.close().await;
     scene.end().await;
 }
 

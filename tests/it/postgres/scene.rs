@@ -86,10 +86,14 @@ pub fn database_at(url: &str) -> Database {
 }
 
 pub async fn store_at(url: &str) -> Arc<dyn Store> {
+    store_that_counts(url, &Metrics::new()).await
+}
+
+pub async fn store_that_counts(url: &str, metrics: &Metrics) -> Arc<dyn Store> {
     let options = OpenOptions {
         migrate: true,
         pending_max: None,
-        metrics: Metrics::new(),
+        metrics: metrics.clone(),
         clock: system_clock(),
         ordering: None,
     };
