@@ -1,5 +1,5 @@
-// Runs in a page of the server. Arguments: the place to begin, and how many event sources.
-const [beginning, sources] = arguments;
+// Runs in a page of the server, follows in both ways. Arguments: the place to begin.
+const [beginning] = arguments;
 window.feeds = [];
 
 function feed() {
@@ -8,8 +8,7 @@ function feed() {
   return added;
 }
 
-for (let number = 0; number < sources; number += 1) {
-  const heard = feed();
+function listen(heard) {
   // Comes back by itself, with the last id it saw.
   const source = new EventSource(`/events?after=${beginning}`);
   source.addEventListener('order', (message) => {
@@ -19,6 +18,7 @@ for (let number = 0; number < sources; number += 1) {
   source.addEventListener('resync', () => { heard.resyncs += 1; });
   source.addEventListener('error', () => { heard.dead = source.readyState === EventSource.CLOSED; });
 }
+listen(feed());
 
 function connect(heard, place) {
   let last = place;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rand::rngs::StdRng;
@@ -34,6 +34,8 @@ struct Shared {
     cuts: [AtomicUsize; 2],
     bytes: Range<usize>,
     rng: Mutex<StdRng>,
+    /// See [`Cutter::hurry_clients`].
+    hurries: AtomicBool,
 }
 
 /// Which way a client follows it.
@@ -65,6 +67,7 @@ impl Cutter {
             cuts: [AtomicUsize::new(cuts), AtomicUsize::new(cuts)],
             bytes,
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
+            hurries: AtomicBool::new(false),
         });
         let task = tokio::spawn(accept_all(listener, shared.clone()));
         Cutter { url, shared, task }
@@ -77,6 +80,12 @@ impl Cutter {
 
     pub fn aim(&self, server: &str) {
         self.shared.aim.send_replace(address(server));
+    }
+
+    /// From now on event streams pass with a `retry:` of some milliseconds in place of the server's seconds. Nothing else of
+    /// them is touched.
+    pub fn hurry_clients(&self) {
+        self.shared.hurries.store(true, Ordering::SeqCst);
     }
 
     pub fn cuts_left(&self, feed: Feed) -> usize {
@@ -131,6 +140,21 @@ impl Shared {
     }
 }
 
+/// Where a stream begins in the bytes. They keep their number.
+fn hurry(bytes: &mut [u8]) {
+    const FIELD: &[u8] = b"\nretry: ";
+    let Some(field) = bytes.windows(FIELD.len()).position(|window| window == FIELD) else {
+        return;
+    };
+    let wait = bytes[field + FIELD.len()..].iter_mut();
+    let digits: Vec<&mut u8> = wait.take_while(|byte| byte.is_ascii_digit()).collect();
+    // Of some seconds in milliseconds, the last two digits stay: less than a tenth of one.
+    let count = digits.len();
+    for digit in digits.into_iter().take(count.saturating_sub(2)) {
+        *digit = b'0';
+    }
+}
+
 async fn forward(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut server = shared.connect().await?;
     client.set_nodelay(true)?;
@@ -153,7 +177,10 @@ async fn forward(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
                 server.write_all(bytes).await?;
             }
             read = server.read(&mut down) => {
-                let bytes = &down[..read?];
+                let bytes = &mut down[..read?];
+                if shared.hurries.load(Ordering::SeqCst) {
+                    hurry(bytes);
+                }
                 if bytes.is_empty() {
                     return Ok(());
                 }
