@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use orderly::event::EventKind;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::{CONNECTIONS_MAX, Hall};
 use crate::api::door::Door;
 use crate::support::socket::{Said, subscribe, unsubscribe};
-use crate::support::until;
+use crate::support::{PATIENCE, until};
 
 #[tokio::test]
 async fn each_subscription_of_a_socket_hears_what_it_asked_for() {
@@ -46,7 +47,9 @@ async fn a_subscription_that_nothing_concerns_learns_its_place_with_a_heartbeat_
     let beginning = socket.subscribe("quiet", json!({"user_id": 99})).await;
     socket.subscribe("all", json!({"all": true})).await;
     hall.accept(1).await;
-    let mut told = [socket.hear().await, socket.hear().await];
+    let told = async { [socket.hear().await, socket.hear().await] };
+    // Pings come for ever.
+    let mut told = timeout(PATIENCE, told).await.expect("both are told");
     told.sort_by_key(|message| message["id"].to_string());
     let [mut of_all, of_quiet] = told;
     let place = of_all["event"]["cursor"].take();
