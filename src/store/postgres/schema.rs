@@ -1,7 +1,8 @@
 //! Brings the schema up to date, or refuses one that this binary does not know. Under a lock, so that of many nodes that
-//! start together one does the work; in one transaction; only by messages that any pooler passes on. A step only adds
-//! what a node of the version before does not miss (expand first, contract a version later). What a step does is left
-//! to its file.
+//! start together one does the work; only by messages that any pooler passes on, each step and its transaction in one: a
+//! node that freezes while it migrates holds no table, since the server carries out what it has and asks nobody back. A
+//! step only adds what a node of the version before does not miss (expand first, contract a version later). What a step
+//! does is left to its file.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -28,13 +29,14 @@ const TABLE_PAUSE: Duration = Duration::from_secs(3);
 /// A reader that takes longer than these together, well over a minute, is to end first.
 const TABLE_ATTEMPTS: u32 = 20;
 
-/// Making the schema needs a right on the database, so it is not asked for when it is there.
-/// A node that dies or freezes while it migrates keeps the others waiting no longer than this.
-const BEGIN: &str = "begin; \
-    set local idle_in_transaction_session_timeout = 60000; \
+/// What all of it begins with: one migrates, the others wait for as long as a step takes and find it done.
+const BEGIN: &str = "begin isolation level read committed; \
     set local statement_timeout = 0; \
-    select pg_advisory_xact_lock(7239846511032001); \
-    do 'begin if to_regnamespace(''orderly'') is null then create schema orderly; end if; end'; \
+    set local lock_timeout = 0; \
+    select pg_advisory_xact_lock(7239846511032001)";
+
+/// Making the schema needs a right on the database, so it is not asked for when it is there.
+const MAKE: &str = "do 'begin if to_regnamespace(''orderly'') is null then create schema orderly; end if; end'; \
     create table if not exists orderly.migrations ( \
         number integer primary key, name text not null, checksum text not null)";
 
@@ -130,7 +132,7 @@ pub(super) async fn check(client: &Client, location: &str) -> Result<Vec<Migrati
 /// Applies what is missing; answers all steps as they are then.
 pub(super) async fn apply(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
     for attempt in 1.. {
-        let result = apply_in_transaction(client, location).await;
+        let result = apply_steps(client, location).await;
         if result.is_err() {
             // An error here is one of the connection, which ends the transaction as well.
             let _ = answered(client.batch_execute("rollback")).await;
@@ -157,26 +159,37 @@ pub(super) async fn apply(client: &Client, location: &str) -> Result<Vec<Migrati
     unreachable!("the last attempt answers")
 }
 
-async fn apply_in_transaction(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
-    run(client, BEGIN).await?;
-    // Read under the lock: whoever waited for it finds the work done.
-    let applied = applied(client).await?;
-    for step in migrations::compare(location, STEPS, &applied).map_err(Problem::Refusal)? {
+async fn apply_steps(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
+    run(client, &format!("{BEGIN}; {MAKE}; commit")).await?;
+    for step in check(client, location).await? {
         if step.applied {
             continue;
         }
         let step = &STEPS[(step.number - 1) as usize];
-        let wait = format!("set local lock_timeout = {}", TABLE_WAIT_MAX.as_millis());
-        run(client, &wait).await?;
-        run(client, step.sql).await?;
-        let Step { number, name, .. } = step;
-        let checksum = step.checksum();
-        let remember = format!("insert into orderly.migrations values ({number}, '{name}', '{checksum}')");
-        run(client, &remember).await?;
-        tracing::info!("applied migration {number} ({name}) to {location}");
+        if run(client, &message(step)).await? {
+            let Step { number, name, .. } = step;
+            tracing::info!("applied migration {number} ({name}) to {location}");
+        }
     }
-    run(client, "commit").await?;
+    // Of another version, perhaps, whose node was faster.
     check(client, location).await
+}
+
+/// Carries out a step unless another node did so meanwhile, and answers a row if it did. Steps follow each other, so one
+/// that is missing under the lock is the next.
+fn message(step: &Step) -> String {
+    let Step { number, name, sql } = step;
+    let (checksum, wait) = (step.checksum(), TABLE_WAIT_MAX.as_millis());
+    format!(
+        "{BEGIN}; \
+         set local lock_timeout = {wait}; \
+         do $once$ begin if not exists (select from orderly.migrations where number = {number}) then \
+             execute $step${sql}$step$; \
+         end if; end $once$; \
+         insert into orderly.migrations values ({number}, '{name}', '{checksum}') \
+             on conflict do nothing returning number as applied; \
+         commit"
+    )
 }
 
 async fn applied(client: &Client) -> Result<Vec<Applied>, Failure> {
@@ -198,8 +211,14 @@ async fn applied(client: &Client) -> Result<Vec<Applied>, Failure> {
         .collect()
 }
 
-async fn run(client: &Client, statements: &str) -> Result<(), Failure> {
-    answered_within(STEP_TIME_MAX, client.batch_execute(statements)).await
+/// One message; whether it applied a step.
+async fn run(client: &Client, statements: &str) -> Result<bool, Failure> {
+    let messages = answered_within(STEP_TIME_MAX, client.simple_query(statements)).await?;
+    let mut rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    Ok(rows.any(|row| row.columns().iter().any(|column| column.name() == "applied")))
 }
 
 async fn rows(client: &Client, statement: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
@@ -223,6 +242,14 @@ mod tests {
     fn steps_are_numbered_from_one_without_holes() {
         for (place, step) in STEPS.iter().enumerate() {
             assert_eq!(step.number as usize, place + 1);
+        }
+    }
+
+    /// They are carried out as texts in texts.
+    #[test]
+    fn no_step_holds_what_stands_around_it() {
+        for step in STEPS {
+            assert!(!step.sql.contains("$step$") && !step.sql.contains("$once$"));
         }
     }
 }

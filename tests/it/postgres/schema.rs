@@ -3,11 +3,13 @@
 
 use futures_util::future::join_all;
 use orderly::store::open::{self, OpenError};
-
+use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-use super::scene::{database_at, has_postgres, number, store_at};
+use super::scene::{database_at, has_postgres, number, store_at, through};
+use crate::support::gate::Gate;
 use crate::support::postgres::{Options, Server};
+use crate::support::proxy::{Action, Proxy};
 use crate::support::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,6 +75,81 @@ async fn a_migration_that_waits_for_a_reader_keeps_no_claims_waiting() {
     let before = migration.await.unwrap().unwrap();
     let applied: Vec<bool> = before.iter().map(|step| step.applied).collect();
     assert_eq!(applied, [true, false]);
+    assert_eq!(number(&admin, "select count(*) from orderly.migrations").await, 2);
+}
+
+/// Frozen before any of its messages, as by a signal, a node that migrates holds nothing: the others start orders, and one
+/// that comes to migrate does so in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_freezes_while_it_migrates_holds_up_nobody() {
+    if !has_postgres() {
+        return;
+    }
+    let server = Server::shared().await;
+    let database = server.create_database().await;
+    let admin = database.admin().await;
+    make_first_step(&admin).await;
+    let proxy = Proxy::before(server.address()).await;
+    let (freezes, mut frozen) = mpsc::unbounded_channel();
+    proxy.on_flight(move |flight| {
+        let gate = Gate::closed();
+        // Nobody listens at the end of the test.
+        let _ = freezes.send((flight.sql(), gate.clone()));
+        Action::KeepBack {
+            gate,
+            then: Box::new(Action::Forward),
+        }
+    });
+    let url = through(&proxy, &database);
+    let mut migration = tokio::spawn(async move { open::migrate(&database_at(&url), false).await });
+    let mut messages = Vec::new();
+    let migrated = loop {
+        let (message, gate) = tokio::select! {
+            kept_back = frozen.recv() => kept_back.expect("the hook lives as long as the proxy"),
+            migrated = &mut migration => break migrated,
+        };
+        let claim = "begin; set local lock_timeout = '2s'; select pg_advisory_xact_lock(7239846511032001);
+            update orderly.queue set paused = paused; commit";
+        let claimed = admin.batch_execute(claim).await;
+        assert!(claimed.is_ok(), "{claimed:?} before {message}");
+        messages.push(message);
+        gate.open();
+    };
+    migrated.unwrap().unwrap();
+    let altering = messages
+        .iter()
+        .filter(|sql| sql.contains("alter table orderly.queue"));
+    assert_eq!(altering.count(), 1, "{messages:?}");
+    assert_eq!(number(&admin, "select count(*) from orderly.migrations").await, 2);
+}
+
+/// The node that freezes is overtaken by one that does its work, and finds that done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_another_node_overtakes_finds_its_steps_done() {
+    if !has_postgres() {
+        return;
+    }
+    let server = Server::shared().await;
+    let database = server.create_database().await;
+    let proxy = Proxy::before(server.address()).await;
+    let gate = Gate::closed();
+    let frozen = gate.clone();
+    proxy.on_flight(move |flight| {
+        if !flight.sql().contains("create table orderly.orders") {
+            return Action::Forward;
+        }
+        Action::KeepBack {
+            gate: frozen.clone(),
+            then: Box::new(Action::Forward),
+        }
+    });
+    let url = through(&proxy, &database);
+    let slow = tokio::spawn(async move { open::migrate(&database_at(&url), false).await });
+    gate.arrival().await;
+    open::migrate(&database_at(&database.url()), false).await.unwrap();
+    gate.open();
+    slow.await.unwrap().unwrap();
+    let admin = database.admin().await;
     assert_eq!(number(&admin, "select count(*) from orderly.migrations").await, 2);
 }
 
