@@ -14,7 +14,7 @@ pub async fn require_unused(database: &PostgresDatabase) -> Result<(), OpenError
     let migrations = refused(schema::check(&connection.client, location).await, location)?;
     require_any(location, &migrations)?;
     let living = "select 1 from orderly.nodes where expires_at >= clock_timestamp() limit 1";
-    let living = answered(connection.client.query_opt(living, &[])).await;
+    let living = answered(connection.client.query_typed_opt(living, &[])).await;
     match living.map_err(|failure| unavailable(location, &failure))? {
         Some(_) => Err(OpenError::InUse {
             location: location.clone(),
@@ -31,7 +31,9 @@ pub async fn renew_feed(database: &PostgresDatabase) -> Result<(), OpenError> {
     let connection = connect_once(way).await?;
     let migrations = refused(schema::check(&connection.client, location).await, location)?;
     require_current(location, &migrations)?;
-    let renewed = connection.client.execute(include_str!("renew_feed.sql"), &[]);
+    let renewed = connection
+        .client
+        .execute_typed(include_str!("renew_feed.sql"), &[]);
     match answered(renewed).await {
         Ok(0) => Err(OpenError::InUse {
             location: location.clone(),

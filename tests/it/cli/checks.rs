@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::{Said, Shop, command, told};
-use crate::support::postgres::{self, Server};
+use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::required;
 
 /// A store of three completed orders whose server has stopped.
@@ -218,15 +218,27 @@ async fn a_restored_file_begins_another_feed_while_no_server_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_database_begins_another_feed_while_no_node_lives() {
-    if !required("a private PostgreSQL", postgres::is_installed()) {
-        return;
+    if required("a private PostgreSQL", postgres::is_installed()) {
+        let database = Server::shared().await.create_database().await;
+        begins_another_feed(&database, &database.url()).await;
     }
-    let database = Server::shared().await.create_database().await;
+}
+
+/// One that keeps no statement between two messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_database_behind_a_pooler_begins_another_feed_too() {
+    if required("a private PgBouncer", postgres::is_installed_with_pgbouncer()) {
+        let database = Server::shared().await.create_database().await;
+        begins_another_feed(&database, &database.bouncer_url().await).await;
+    }
+}
+
+async fn begins_another_feed(database: &TestDatabase, url: &str) {
     let admin = database.admin().await;
     let folder = tempfile::tempdir().unwrap();
     let migrate = async |line: &str| {
         let mut command = command(folder.path(), line);
-        command.env("DATABASE_URL", database.url());
+        command.env("DATABASE_URL", url);
         told(command).await
     };
     let feed = async || -> i64 {
