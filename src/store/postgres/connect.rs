@@ -194,7 +194,7 @@ async fn check_server(client: &Client, state: &State) -> Result<(), Failure> {
         return Err(Failure::Refused(text.into()));
     }
     if setting(1)? == "on" {
-        return Err(Failure::Unavailable(
+        return Err(Failure::ReadOnly(
             "the server is read-only: a standby, or set so".into(),
         ));
     }

@@ -16,6 +16,8 @@ use crate::store::{StoreError, StoreHealth};
 pub(super) enum Failure {
     /// Nothing stored, passes when there is space again.
     DiskFull,
+    /// Nothing stored: the server only reads at the moment (a standby, or one that was set so).
+    ReadOnly(Arc<str>),
     /// Nothing stored: the server was not reached, or takes no statements at the moment.
     Unavailable(Arc<str>),
     /// Nothing stored, and will not be until somebody acts: a wrong password, an unknown database, a foreign schema.
@@ -68,10 +70,11 @@ impl Failure {
             "57P01" | "57P02" | "57P04" => Failure::Unknown(text),
             "40001" | "40P01" => Failure::Again(text),
             "53100" => Failure::DiskFull,
-            // Read-only (a standby after a failover), not up yet, out of connections or memory, an idle connection closed
-            // before the statement came, a transaction that ended before it.
-            "25006" | "57P03" | "53000" | "53200" | "53300" | "53400" | "57P05" | "25P01" | "25P02"
-            | "25P03" | "25P04" => Failure::Unavailable(text),
+            "25006" => Failure::ReadOnly(text),
+            // Not up yet, out of connections or memory, an idle connection closed before the statement came, a transaction
+            // that ended before it.
+            "57P03" | "53000" | "53200" | "53300" | "53400" | "57P05" | "25P01" | "25P02" | "25P03"
+            | "25P04" => Failure::Unavailable(text),
             "55P03" | "57014" => Failure::TimedOut(text),
             // Connection trouble, also in a pooler's words; trouble of the server's machine or of itself.
             other if ["08", "58", "XX", "F0"].contains(&&other[..2]) => Failure::Unknown(text),
@@ -84,6 +87,7 @@ impl Failure {
         match self {
             Failure::Unknown(_) | Failure::Hung(_) | Failure::Unreadable(_) => true,
             Failure::DiskFull
+            | Failure::ReadOnly(_)
             | Failure::Unavailable(_)
             | Failure::Refused(_)
             | Failure::TimedOut(_)
@@ -102,7 +106,12 @@ impl Failure {
             | Failure::Unexpected(_)
             | Failure::Unreadable(_)
             | Failure::Closed => true,
-            Failure::Unavailable(_) | Failure::Refused(_) | Failure::Unknown(_) | Failure::Hung(_) => false,
+            // Of a server that only reads: another connection may lead to the one that writes now.
+            Failure::ReadOnly(_)
+            | Failure::Unavailable(_)
+            | Failure::Refused(_)
+            | Failure::Unknown(_)
+            | Failure::Hung(_) => false,
         }
     }
 
@@ -110,7 +119,8 @@ impl Failure {
         match self {
             Failure::DiskFull => StoreError::DiskFull,
             Failure::Closed => StoreError::Closed,
-            Failure::Unavailable(text)
+            Failure::ReadOnly(text)
+            | Failure::Unavailable(text)
             | Failure::Refused(text)
             | Failure::TimedOut(text)
             | Failure::Again(text) => StoreError::Unavailable {
@@ -161,8 +171,9 @@ fn describe(error: &tokio_postgres::Error) -> String {
 /// The store's health and settings, as the last answers tell.
 pub(super) struct State {
     health: Health,
-    /// Reading goes on with a full disk, so what was read does not show that it has room again.
-    disk_is_full: AtomicBool,
+    /// Reading goes on with a full disk and on a server that only reads, so what was read does not show that it writes
+    /// again: something has to be stored.
+    only_reads: AtomicBool,
     weaknesses: Mutex<Vec<String>>,
     used: Notify,
 }
@@ -171,7 +182,7 @@ impl State {
     pub fn new() -> State {
         State {
             health: Health::new(),
-            disk_is_full: AtomicBool::new(false),
+            only_reads: AtomicBool::new(false),
             weaknesses: Mutex::default(),
             used: Notify::new(),
         }
@@ -184,7 +195,7 @@ impl State {
     /// The database carried out a statement.
     pub fn works(&self) {
         self.used.notify_waiters();
-        if !self.disk_is_full.load(Ordering::Relaxed) {
+        if !self.only_reads.load(Ordering::Relaxed) {
             self.health.works();
         }
     }
@@ -196,15 +207,19 @@ impl State {
 
     /// And it stored something.
     pub fn stored(&self) {
-        self.disk_is_full.store(false, Ordering::Relaxed);
+        self.only_reads.store(false, Ordering::Relaxed);
         self.health.works();
     }
 
     pub fn failed(&self, failure: &Failure) {
         match failure {
             Failure::DiskFull => {
-                self.disk_is_full.store(true, Ordering::Relaxed);
+                self.only_reads.store(true, Ordering::Relaxed);
                 self.health.fails("the disk is full");
+            }
+            Failure::ReadOnly(text) => {
+                self.only_reads.store(true, Ordering::Relaxed);
+                self.health.fails(text);
             }
             Failure::Unavailable(text)
             | Failure::Refused(text)

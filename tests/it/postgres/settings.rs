@@ -9,6 +9,7 @@ use super::scene::{
     accept_keyed, has_pgbouncer, has_postgres, node, number, status_of, store_at, until_ready, warnings_with,
 };
 use crate::support::client::{Answer, Request, http, post};
+use crate::support::make::{NODE_A, heartbeat};
 use crate::support::postgres::{Options, PgBouncer, Server, TestDatabase};
 use crate::support::process::Process;
 use crate::support::until;
@@ -209,6 +210,55 @@ async fn a_read_only_database_is_waited_for_and_nothing_is_stored() {
     assert_eq!(order["reference"], json!("later"));
     assert_eq!(number(&admin, "select count(*) from orderly.orders").await, 1);
     assert_eq!(node.terminate().await, Some(0));
+}
+
+/// Sessions that were open before go on reading, which is no sign that the server writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_can_only_read_is_not_ready_until_something_was_stored() {
+    if !has_postgres() {
+        return;
+    }
+    // Its own: the setting is one of the whole server.
+    let server = Server::start(Options::default()).await;
+    let database = server.create_database().await;
+    let admin = database.admin().await;
+    // The test's own session goes on as it is.
+    admin
+        .batch_execute("set default_transaction_read_only = off")
+        .await
+        .unwrap();
+    let store = store_at(&database.url()).await;
+    let id = accept_keyed(&*store, "before").await.unwrap().order_ids[0];
+    store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+    store.order_view(id).await.unwrap();
+    assert_eq!(store.health(), StoreHealth::Ready);
+
+    let set = async |value: &str| {
+        let set = format!("alter system set default_transaction_read_only = {value}");
+        admin.batch_execute(&set).await.unwrap();
+        admin.batch_execute("select pg_reload_conf()").await.unwrap();
+    };
+    set("on").await;
+    until("the sessions that write are told", async || {
+        let beaten = store.renew(heartbeat(NODE_A, &[])).await;
+        let accepted = accept_keyed(&*store, "meanwhile").await;
+        matches!(beaten, Err(StoreError::Unavailable { .. }))
+            && matches!(accepted, Err(StoreError::Unavailable { .. }))
+    })
+    .await;
+    assert!(store.order_view(id).await.unwrap().is_some(), "reading goes on");
+    assert!(matches!(store.health(), StoreHealth::NotReady(_)));
+
+    set("off").await;
+    until("a new session writes", async || {
+        store.order_view(id).await.unwrap();
+        let ready = store.health() == StoreHealth::Ready;
+        assert!(!ready, "what was read shows nothing");
+        store.renew(heartbeat(NODE_A, &[])).await.is_ok()
+    })
+    .await;
+    assert_eq!(store.health(), StoreHealth::Ready);
+    store.close().await;
 }
 
 async fn assert_refused(store: &dyn Store) {
