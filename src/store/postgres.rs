@@ -85,7 +85,7 @@ pub struct Postgres {
     accepts: Groups<Accept>,
     settles: Groups<Settle>,
     claimer: Mutex<Claimer>,
-    /// For heartbeats and what follows them: however long the others wait, the node stays alive.
+    /// For heartbeats alone: however long the others wait, the node stays alive.
     heart: Mutex<Link>,
     links: Arc<Links>,
     feed: Arc<Feed>,
@@ -293,9 +293,11 @@ impl Store for Postgres {
     }
 
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
-        let mut link = self.heart().await?;
-        let given_back = act::give_back_expired(&mut link, &self.shared, &request).await;
-        told(given_back, "give back expired leases")
+        let sweep = async {
+            let mut lent = self.links.lend().await?;
+            act::give_back_expired(lent.link(), &self.shared, &request).await
+        };
+        told(sweep.await, "give back expired leases")
     }
 
     /// Other nodes may hold leases: who died is found by the sweep that follows the first heartbeat.

@@ -19,6 +19,8 @@ use crate::store::{Acted, GiveBack, GivenBack, RedriveQuery, Redriven, SWEEP_ORD
 const ONE_MORE: usize = SWEEP_ORDERS_MAX + 1;
 /// Forgotten with every sweep, so that what a node that is gone stored goes as well.
 const KEYS_FORGOTTEN_MIN: usize = 100;
+/// Stored ones that one sweep makes up for: what failed for a while does not become too much for one statement.
+const KEYS_MATCHED_MAX: usize = 20_000;
 
 pub(super) async fn cancel(links: &Links, shared: &Shared, id: OrderId) -> Result<Acted, Failure> {
     let slot = Shared::any_slot();
@@ -193,11 +195,17 @@ pub(super) async fn give_back_expired(
 /// fails here is done the next time.
 async fn forget_keys(link: &mut Link, shared: &Shared) {
     let stored = shared.keys_stored.swap(0, Ordering::Relaxed);
-    let limit = rows::limit(2 * stored + KEYS_FORGOTTEN_MIN);
+    let matched = stored.min(KEYS_MATCHED_MAX);
+    let limit = rows::limit(2 * matched + KEYS_FORGOTTEN_MIN);
     let forgotten = link
         .repeatable(include_str!("forget_keys.sql"), &[(&limit, Type::INT8)])
         .await;
-    if let Err(failure) = forgotten {
-        tracing::debug!(?failure, "old idempotency keys could not be forgotten");
-    }
+    let left = match forgotten {
+        Ok(_) => stored - matched,
+        Err(failure) => {
+            tracing::debug!(?failure, "old idempotency keys could not be forgotten");
+            stored
+        }
+    };
+    shared.keys_stored.fetch_add(left, Ordering::Relaxed);
 }

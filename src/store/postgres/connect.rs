@@ -254,7 +254,7 @@ impl Link {
         if !self.is_trusted().await {
             self.connection = None;
         }
-        let answer = self.query(statement, parameters).await;
+        let answer = self.query(ANSWER_TIME_MAX, statement, parameters).await;
         if answer.is_ok() {
             self.connector.state.stored();
         }
@@ -268,14 +268,25 @@ impl Link {
         statement: &str,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Failure> {
+        self.repeatable_within(ANSWER_TIME_MAX, statement, parameters)
+            .await
+    }
+
+    /// The same for one whose answer is of no use any more after so long.
+    pub async fn repeatable_within(
+        &mut self,
+        time_max: Duration,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, Failure> {
         let old = self.connection.is_some();
         self.repeated = false;
-        match self.query(statement, parameters).await {
+        match self.query(time_max, statement, parameters).await {
             Err(Failure::Unknown(_)) if old => {
                 self.repeated = true;
-                self.query(statement, parameters).await
+                self.query(time_max, statement, parameters).await
             }
-            Err(Failure::Again(_)) => self.query(statement, parameters).await,
+            Err(Failure::Again(_)) => self.query(time_max, statement, parameters).await,
             answer => answer,
         }
     }
@@ -317,16 +328,28 @@ impl Link {
             Err(failure) => {
                 self.connector.state.failed(&failure);
                 if matches!(failure, Failure::Hung(_)) {
-                    self.connector.cancel(&connection.client).await;
+                    self.give_up(connection);
                 }
                 Err(failure)
             }
         }
     }
 
-    async fn query(&mut self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+    /// Of a connection that hangs nobody waits for anything any more, least of all for a word that may hang as well.
+    fn give_up(&self, connection: Connection) {
+        let connector = self.connector.clone();
+        tokio::spawn(async move { connector.cancel(&connection.client).await });
+    }
+
+    async fn query(
+        &mut self,
+        time_max: Duration,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, Failure> {
         let connection = self.take_connection().await?;
-        match answered(connection.client.query_typed(statement, parameters)).await {
+        let asked = connection.client.query_typed(statement, parameters);
+        match answered_within(time_max, asked).await {
             Ok(answer) => {
                 self.worked(connection);
                 Ok(answer)
@@ -336,7 +359,7 @@ impl Link {
                 if failure.leaves_connection_usable() {
                     self.connection = Some(connection);
                 } else if matches!(failure, Failure::Hung(_)) {
-                    self.connector.cancel(&connection.client).await;
+                    self.give_up(connection);
                 }
                 Err(failure)
             }

@@ -32,23 +32,23 @@ impl Links {
 
     /// See [`Link::once`].
     pub async fn once(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
-        let mut lent = self.take().await?;
+        let mut lent = self.lend().await?;
         lent.link().once(statement, parameters).await
     }
 
     /// See [`Link::repeatable`].
     pub async fn repeatable(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
-        let mut lent = self.take().await?;
+        let mut lent = self.lend().await?;
         lent.link().repeatable(statement, parameters).await
     }
 
     pub async fn read(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
-        let mut lent = self.take().await?;
+        let mut lent = self.lend().await?;
         lent.link().read(statement, parameters).await
     }
 
     pub async fn flight(&self, statements: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
-        let mut lent = self.take().await?;
+        let mut lent = self.lend().await?;
         lent.link().flight(statements).await
     }
 
@@ -65,7 +65,8 @@ impl Links {
         }
     }
 
-    async fn take(&self) -> Result<Lent, Failure> {
+    /// One of them for several statements, one after the other.
+    pub async fn lend(&self) -> Result<Lent, Failure> {
         let permit = match timeout(WAIT_MAX, self.permits.clone().acquire_owned()).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(_)) => return Err(Failure::Closed),
@@ -89,7 +90,7 @@ impl Links {
 
 /// A connection on loan: its link goes back however its use ends, without the connection when a statement was left
 /// unanswered.
-struct Lent {
+pub(super) struct Lent {
     link: Option<Link>,
     free: Arc<Mutex<Vec<Link>>>,
     /// Given back after the link.
@@ -97,7 +98,7 @@ struct Lent {
 }
 
 impl Lent {
-    fn link(&mut self) -> &mut Link {
+    pub fn link(&mut self) -> &mut Link {
         self.link.as_mut().expect("there is a link for every permit")
     }
 }

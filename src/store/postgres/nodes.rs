@@ -1,8 +1,10 @@
 //! Who processes: nodes come, say that they live, and go.
 
+use std::time::Duration;
+
 use tokio_postgres::types::Type;
 
-use super::connect::Link;
+use super::connect::{ANSWER_TIME_MAX, Link};
 use super::durability::Durability;
 use super::failure::{Failure, State};
 use super::rows;
@@ -10,6 +12,11 @@ use super::settle::micros;
 use super::shared::Shared;
 use crate::lease::{LeaseKey, NodeId};
 use crate::store::{Heartbeat, Renewed, codes};
+
+/// Of a lease, for the answer to a heartbeat: what hangs for longer is given up while there is time for another one.
+const LEASE_SHARE: u32 = 3;
+/// Of the shortest lease there is; a validity that means nothing, as tests have it, leaves the answer time to come.
+const ANSWER_TIME_MIN: Duration = Duration::from_millis(330);
 
 /// A heartbeat.
 pub(super) async fn renew(
@@ -28,7 +35,8 @@ pub(super) async fn renew(
     let breaker = codes::breaker_code(heartbeat.breaker);
     let ordering = codes::ordering_code(shared.told_ordering());
     let beaten = link
-        .repeatable(
+        .repeatable_within(
+            answer_time_max(heartbeat.lease),
             include_str!("renew.sql"),
             &[
                 (&order_ids, Type::INT8_ARRAY),
@@ -60,6 +68,10 @@ pub(super) async fn renew(
     Ok(Renewed {
         lost: heartbeat.leases.iter().filter(is_lost).copied().collect(),
     })
+}
+
+fn answer_time_max(lease: Duration) -> Duration {
+    (lease / LEASE_SHARE).clamp(ANSWER_TIME_MIN, ANSWER_TIME_MAX)
 }
 
 pub(super) async fn leave(link: &mut Link, shared: &Shared, node: NodeId) -> Result<(), Failure> {

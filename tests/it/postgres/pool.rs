@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use orderly::lease::Outcome;
 use orderly::order::OrderStatus;
-use orderly::store::{OrderQuery, Settled, StoreError};
+use orderly::store::{Heartbeat, OrderQuery, Settled, StoreError};
 use tokio::sync::mpsc;
 
 use super::scene::{Scene, accept_keyed, assert_sound, has_pgbouncer, jump, store_at};
@@ -21,6 +21,7 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 const CLAIM_SLACK: Duration = Duration::from_secs(5);
 /// For a free connection, where all are in use.
 const WAIT_MAX: Duration = Duration::from_secs(5);
+const LONGER_THAN_KEYS_ARE_KEPT: Duration = Duration::from_hours(25);
 /// Connections for what is neither accepted, claimed nor settled.
 const LINKS: usize = 6;
 
@@ -203,5 +204,91 @@ async fn a_used_up_pool_refuses_reads_and_takes_orders() {
         );
     }
     assert!(store.order_view(id).await.unwrap().is_some());
+    scene.end().await;
+}
+
+/// Whatever hangs, the node says that it lives.
+#[tokio::test]
+async fn a_sweep_that_hangs_keeps_no_heartbeat_waiting() {
+    let Some(scene) = Scene::new().await else { return };
+    let store = &scene.store;
+    let (freezes, mut frozen) = mpsc::unbounded_channel();
+    scene.proxy.on_flight(move |flight| {
+        if !flight.sql().contains("Takes back orders whose leases ran out") {
+            return Action::Forward;
+        }
+        // Nobody listens at the end of the test.
+        let _ = freezes.send(());
+        Action::Silence
+    });
+    let sweep = tokio::spawn({
+        let store = store.clone();
+        async move { store.give_back_expired(give_back_by(NODE_A)).await }
+    });
+    frozen.recv().await.unwrap();
+    store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+    assert!(!sweep.is_finished());
+    scene.proxy.on_flight(|_| Action::Forward);
+    jump(ANSWER_TIME_MAX).await;
+    assert!(sweep.await.unwrap().is_err());
+    store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_hangs_is_given_up_while_the_lease_lasts() {
+    /// The shortest there is.
+    const SHORT_LEASE: Duration = Duration::from_secs(1);
+    let Some(scene) = Scene::new().await else { return };
+    let store = &scene.store;
+    let beat = || {
+        let store = store.clone();
+        let heartbeat = Heartbeat {
+            lease: SHORT_LEASE,
+            ..heartbeat(NODE_A, &[])
+        };
+        tokio::spawn(async move { store.renew(heartbeat).await })
+    };
+    beat().await.unwrap().unwrap();
+    let (freezes, mut frozen) = mpsc::unbounded_channel();
+    scene.proxy.on_flight(move |flight| {
+        if !flight.sql().contains("A heartbeat") {
+            return Action::Forward;
+        }
+        // Nobody listens at the end of the test.
+        let _ = freezes.send(());
+        Action::Silence
+    });
+    let hanging = beat();
+    frozen.recv().await.unwrap();
+    scene.proxy.on_flight(|_| Action::Forward);
+    jump(SHORT_LEASE * 2 / 5).await;
+    assert!(hanging.await.unwrap().is_err());
+    beat().await.unwrap().unwrap();
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_could_not_be_forgotten_are_made_up_for() {
+    /// More than a sweep forgets of those that this node did not store.
+    const KEYS: usize = 250;
+    let Some(scene) = Scene::new().await else { return };
+    let store = &*scene.store;
+    let names: Vec<String> = (0..KEYS).map(|number| format!("order {number}")).collect();
+    for accepted in join_all(names.iter().map(|name| accept_keyed(store, name))).await {
+        accepted.unwrap();
+    }
+    let later = scene.database.now().await.plus(LONGER_THAN_KEYS_ARE_KEPT);
+    scene.database.set_clock(Some(later)).await;
+    let keys = || scene.number("select count(*) from orderly.idempotency_keys");
+    scene.proxy.on_flight(|_| Action::Rewrite {
+        from: "delete from orderly.idempotency_keys".to_owned(),
+        to: "delete from orderly.no_such_table".to_owned(),
+    });
+    store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
+    assert_eq!(usize::try_from(keys().await), Ok(KEYS));
+    scene.proxy.on_flight(|_| Action::Forward);
+    store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
+    assert_eq!(keys().await, 0);
     scene.end().await;
 }
