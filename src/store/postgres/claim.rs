@@ -136,14 +136,18 @@ impl Claimer {
     }
 
     async fn send_once(&mut self, request: &ClaimRequest, places: usize) -> Result<Answer, Failure> {
-        let connection = self.link.open().await?;
+        let server = self.link.open().await?;
         let began = Instant::now();
         // Where orders wait for their turn, one below any floor may get it.
         let in_turn = self.ordering != Ordering::None;
         let floor = if in_turn {
-            0
+            Some(0)
         } else {
-            self.floor.of(connection, began)
+            self.floor.of(&server, began)
+        };
+        let Some(floor) = floor else {
+            let text = "looking for the oldest order took too long, the next look comes later";
+            return Err(Failure::TimedOut(text.into()));
         };
         let time_max = if floor == 0 {
             FULL_LOOK_TIME_MAX
@@ -167,7 +171,11 @@ impl Claimer {
             (":lock", CLAIM_LOCK),
         ];
         let message = with_numbers(&self.message, &numbers);
-        let messages = self.link.fly(&message, time_max + ANSWER_SLACK).await?;
+        let messages = self.link.fly(&message, time_max + ANSWER_SLACK).await;
+        if let (Err(Failure::TimedOut(_)), false) = (&messages, in_turn) {
+            self.floor.took_too_long(began, Instant::now());
+        }
+        let messages = messages?;
         let answer = Answer::read(&messages)?;
         if let Some(seen) = answer.seen.filter(|_| !in_turn) {
             self.floor.saw(seen, began, Instant::now());

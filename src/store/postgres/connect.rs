@@ -61,9 +61,13 @@ struct Gate {
     rounds: u64,
 }
 
+/// Names one database on one server from a start of that to its end.
+pub(super) type ServerRun = Arc<str>;
+
 /// An open connection; dropping it closes it.
 pub(super) struct Connection {
     pub client: Client,
+    server: ServerRun,
     driver: JoinHandle<()>,
 }
 
@@ -116,8 +120,12 @@ impl Connector {
                 tracing::debug!(%error, "a connection to the database ended");
             }
         });
-        let connection = Connection { client, driver };
-        check_server(&connection.client, &self.state).await?;
+        let mut connection = Connection {
+            client,
+            server: "".into(),
+            driver,
+        };
+        connection.server = check_server(&connection.client, &self.state).await?;
         if let Some(schema) = &self.schema {
             schema.require(&connection.client, &self.state).await?;
         }
@@ -178,7 +186,7 @@ impl Connector {
 }
 
 /// Reads back the settings on which the promises rest.
-async fn check_server(client: &Client, state: &State) -> Result<(), Failure> {
+async fn check_server(client: &Client, state: &State) -> Result<ServerRun, Failure> {
     let answer = answered(client.simple_query(include_str!("settings.sql"))).await?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
@@ -206,7 +214,7 @@ async fn check_server(client: &Client, state: &State) -> Result<(), Failure> {
         return Err(Failure::Refused(text.into()));
     }
     state.found_weaknesses(Durability::read(|index| setting(3 + index))?.weaknesses());
-    Ok(())
+    Ok(setting(8)?.into())
 }
 
 /// The answer to a statement, or that there is none in time.
@@ -232,7 +240,6 @@ pub(super) struct Link {
     connector: Arc<Connector>,
     connection: Option<Connection>,
     used: Instant,
-    opened: u64,
     /// The latest repeatable statement was sent once more after its answer was lost.
     repeated: bool,
 }
@@ -243,7 +250,6 @@ impl Link {
             connector,
             connection: None,
             used: Instant::now(),
-            opened: 0,
             repeated: false,
         }
     }
@@ -366,11 +372,12 @@ impl Link {
         }
     }
 
-    /// Opens the connection when there is none; answers which one it is: another number, another connection.
-    pub async fn open(&mut self) -> Result<u64, Failure> {
+    /// Opens the connection when there is none; answers where it leads.
+    pub async fn open(&mut self) -> Result<ServerRun, Failure> {
         let connection = self.take_connection().await?;
+        let server = connection.server.clone();
         self.connection = Some(connection);
-        Ok(self.opened)
+        Ok(server)
     }
 
     pub fn is_open(&self) -> bool {
@@ -382,10 +389,7 @@ impl Link {
     async fn take_connection(&mut self) -> Result<Connection, Failure> {
         match self.connection.take() {
             Some(connection) if !connection.client.is_closed() => Ok(connection),
-            Some(_) | None => {
-                self.opened += 1;
-                self.connector.connect().await
-            }
+            Some(_) | None => self.connector.connect().await,
         }
     }
 

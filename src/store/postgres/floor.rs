@@ -9,11 +9,15 @@
 
 use std::time::{Duration, Instant};
 
+use super::connect::ServerRun;
+
 /// The longest time between two claims that look without a floor: after a failover to a standby that lags behind, ids
 /// are given out again.
 const FULL_LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Times what the last one took: where there is very much to walk past, it is done less often.
 const FULL_LOOK_SHARE: u32 = 50;
+/// The same for one that took too long where there is no floor to go on with: the other nodes' claims wait meanwhile.
+const VAIN_LOOK_SHARE: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct Floor {
@@ -22,9 +26,13 @@ pub(super) struct Floor {
     decided: i64,
     /// An id of the sequence, and the transaction before whose id all that drew up to it have theirs.
     mark: Option<(i64, i64)>,
-    /// Of the connection all this was seen on: another one may lead to another server.
-    connection: u64,
+    /// Where all this was seen. A new connection may lead elsewhere: after a failover, ids are given out again.
+    server: Option<ServerRun>,
     next_full_look: Option<Instant>,
+    /// The claim under way looks without a floor.
+    looks_fully: bool,
+    /// There is no bound, and the last look without one took too long.
+    looked_in_vain: bool,
 }
 
 /// What a claim saw.
@@ -48,28 +56,51 @@ impl Floor {
             bound: 0,
             decided: 0,
             mark: None,
-            connection: 0,
+            server: None,
             next_full_look: None,
+            looks_fully: false,
+            looked_in_vain: false,
         }
     }
 
-    /// The bound for the next claim over this connection; 0 is none.
-    pub fn of(&mut self, connection: u64, now: Instant) -> i64 {
-        if connection != self.connection {
+    /// The bound for the next claim on this server; 0 is none. `None` while there is none, and the last look without one
+    /// took too long.
+    pub fn of(&mut self, server: &ServerRun, now: Instant) -> Option<i64> {
+        if self.server.as_ref() != Some(server) {
             *self = Floor {
-                connection,
+                server: Some(server.clone()),
                 ..Floor::new()
             };
         }
-        if self.next_full_look.is_none_or(|due| due <= now) {
-            self.bound = 0;
+        let due = self.next_full_look.is_none_or(|due| due <= now);
+        self.looks_fully = due || self.bound == 0;
+        match self.looks_fully {
+            true if self.looked_in_vain && !due => None,
+            true => Some(0),
+            false => Some(self.bound),
         }
-        self.bound
+    }
+
+    /// The claim with the bound given last was given up by the server. What was seen before it stays true; without a floor
+    /// the next one would take as long.
+    pub fn took_too_long(&mut self, began: Instant, ended: Instant) {
+        if !self.looks_fully {
+            return;
+        }
+        self.looked_in_vain = self.bound == 0;
+        let share = if self.looked_in_vain {
+            VAIN_LOOK_SHARE
+        } else {
+            FULL_LOOK_SHARE
+        };
+        self.next_full_look = Some(ended + (ended - began) * share);
     }
 
     /// What a claim with the bound given last saw, which began and ended then.
     pub fn saw(&mut self, seen: Seen, began: Instant, ended: Instant) {
-        if self.bound == 0 {
+        if self.looks_fully {
+            self.bound = 0;
+            self.looked_in_vain = false;
             let spaced = (ended - began) * FULL_LOOK_SHARE;
             self.next_full_look = Some(ended + spaced.max(FULL_LOOK_INTERVAL));
         }
@@ -113,10 +144,14 @@ mod tests {
         }
 
         fn next(&mut self, seen: Seen) -> i64 {
-            let bound = self.floor.of(1, self.now);
+            let bound = self.floor.of(&server(1), self.now);
             self.floor.saw(seen, self.now, self.now);
-            bound
+            bound.expect("no look took long")
         }
+    }
+
+    fn server(number: u32) -> ServerRun {
+        number.to_string().into()
     }
 
     fn claim(last_order_id: i64, transaction: i64, oldest_running: i64, claimed: i64) -> Seen {
@@ -173,17 +208,55 @@ mod tests {
     }
 
     #[test]
-    fn a_look_without_a_floor_comes_in_time_and_with_every_connection() {
+    fn a_look_without_a_floor_comes_in_time_and_with_every_server() {
         let start = Instant::now();
         let mut floor = Floor::new();
-        assert_eq!(floor.of(1, start), 0);
+        assert_eq!(floor.of(&server(1), start), Some(0));
         floor.saw(claim(100, 50, 50, 90), start, start);
-        assert_eq!(floor.of(1, start), 0);
+        assert_eq!(floor.of(&server(1), start), Some(0));
         floor.saw(claim(100, 60, 60, 95), start, start);
-        assert_eq!(floor.of(1, start + FULL_LOOK_INTERVAL / 2), 95);
-        assert_eq!(floor.of(1, start + FULL_LOOK_INTERVAL * 2), 0);
+        assert_eq!(floor.of(&server(1), start + FULL_LOOK_INTERVAL / 2), Some(95));
+        assert_eq!(floor.of(&server(1), start + FULL_LOOK_INTERVAL * 2), Some(0));
         floor.saw(claim(100, 70, 70, 99), start, start + FULL_LOOK_INTERVAL);
-        assert_eq!(floor.of(1, start + FULL_LOOK_INTERVAL * 3), 99);
-        assert_eq!(floor.of(2, start), 0);
+        assert_eq!(floor.of(&server(1), start + FULL_LOOK_INTERVAL * 3), Some(99));
+        assert_eq!(floor.of(&server(2), start), Some(0));
+    }
+
+    #[test]
+    fn a_look_that_took_too_long_leaves_the_floor_and_is_not_repeated_soon() {
+        let mut claims = Claims::new();
+        claims.next(claim(100, 50, 50, 90));
+        claims.next(claim(100, 60, 60, 95));
+        let Claims { mut floor, now } = claims;
+        let (began, took) = (now + FULL_LOOK_INTERVAL, FULL_LOOK_INTERVAL);
+        assert_eq!(floor.of(&server(1), began), Some(0));
+        floor.took_too_long(began, began + took);
+        assert_eq!(floor.of(&server(1), began + took), Some(95));
+        // One above the floor says nothing about those without.
+        floor.took_too_long(began + took, began + took);
+        floor.saw(claim(200, 70, 70, 99), began + took, began + took);
+        let ended = began + took;
+        assert_eq!(
+            floor.of(&server(1), ended + took * (FULL_LOOK_SHARE - 1)),
+            Some(99)
+        );
+        assert_eq!(floor.of(&server(1), ended + took * FULL_LOOK_SHARE), Some(0));
+    }
+
+    #[test]
+    fn who_never_got_through_looks_again_after_a_while() {
+        let (start, took) = (Instant::now(), Duration::from_secs(10));
+        let mut floor = Floor::new();
+        assert_eq!(floor.of(&server(1), start), Some(0));
+        floor.took_too_long(start, start + took);
+        assert_eq!(floor.of(&server(1), start + took), None);
+        let due = start + took + took * VAIN_LOOK_SHARE;
+        assert_eq!(floor.of(&server(1), due), Some(0));
+        floor.saw(claim(100, 50, 50, 90), due, due);
+        // None yet, and it did not take long.
+        assert_eq!(floor.of(&server(1), due), Some(0));
+        // What was in vain on one server may not be on another.
+        floor.took_too_long(due, due + took);
+        assert_eq!(floor.of(&server(2), due + took), Some(0));
     }
 }

@@ -10,8 +10,11 @@ use orderly::verify;
 use reqwest::StatusCode;
 use tokio::task::JoinSet;
 
-use super::scene::{database_at, has_postgres, node, number, status_of, through, until_ready};
+use super::scene::{
+    Scene, accept_keyed, database_at, has_postgres, node, number, status_of, through, until_ready,
+};
 use crate::support::client::{Answer, Log, Request, http, post};
+use crate::support::make::{NODE_A, claim_by};
 use crate::support::postgres::{Options, Server, Stop, TestDatabase};
 use crate::support::process::Process;
 use crate::support::proxy::Proxy;
@@ -239,4 +242,39 @@ async fn attempts_to_connect_are_few_while_the_database_is_away() {
     proxy.refuse(false);
     load.goes_on().await;
     assert_nothing_lost(load, node, &database).await;
+}
+
+/// The part of the last claim that says which orders it passes over.
+fn last_floor(scene: &Scene) -> i64 {
+    let flights = scene.proxy.flights();
+    let claim = flights.iter().rev().find(|sql| sql.contains("first_line"));
+    let (_, after) = claim.unwrap().split_once("order_id + 0 > ").unwrap();
+    let (floor, _) = after.split_once(' ').unwrap();
+    floor.parse().unwrap()
+}
+
+/// Or every claim after a lost connection would walk past all that was claimed before, under the lock of all claims.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_over_a_new_connection_to_the_same_server_begin_where_the_old_ones_ended() {
+    const CLAIMS: usize = 4;
+    let Some(scene) = Scene::new().await else { return };
+    let store = &*scene.store;
+    let mut ids = Vec::new();
+    for number in 0..=CLAIMS {
+        let accepted = accept_keyed(store, &format!("order {number}")).await.unwrap();
+        ids.extend(accepted.order_ids);
+    }
+    let claim_next = async |number: usize| {
+        let claimed = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases;
+        assert_eq!(claimed[0].order.order_id, ids[number]);
+    };
+    for number in 0..CLAIMS {
+        claim_next(number).await;
+    }
+    let floor = last_floor(&scene);
+    assert!(floor > 0);
+    scene.proxy.cut_all();
+    claim_next(CLAIMS).await;
+    assert!(last_floor(&scene) >= floor);
+    scene.end().await;
 }
