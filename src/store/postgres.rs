@@ -49,6 +49,7 @@ mod snapshot;
 mod standing;
 mod tls;
 mod turns;
+mod unanswered;
 
 pub(super) use import::Import;
 pub use restored::{renew_feed, require_unused};

@@ -1,5 +1,6 @@
 //! Ending attempts by their results.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio_postgres::types::Type;
@@ -83,7 +84,12 @@ impl Call for Settle {
                     (&slot, Type::INT2),
                 ],
             )
-            .await?;
+            .await
+            .inspect_err(|failure| {
+                if failure.may_be_stored() {
+                    shared.unanswered.remember(calls.iter().map(|call| call.key));
+                }
+            })?;
         let mut answers: Vec<Result<Settled, StoreError>> =
             calls.iter().map(|_| Ok(Settled::Stale)).collect();
         let mut finals = Vec::new();
@@ -101,8 +107,31 @@ impl Call for Settle {
             work |= status == OrderStatus::Pending;
             answers[*number] = Ok(Settled::Done(status));
         }
-        let stale = (calls.len() - ended.len()) as u64;
-        shared.metrics.stale_results_rejected.inc_by(stale);
+        let sent_before = calls.iter().map(|call| shared.unanswered.take(call.key));
+        let sent_before: Vec<usize> = (0..calls.len())
+            .zip(sent_before)
+            .filter(|(number, sent_before)| *sent_before && matches!(answers[*number], Ok(Settled::Stale)))
+            .map(|(number, _)| number)
+            .collect();
+        if !sent_before.is_empty() {
+            let earlier = sent_before
+                .iter()
+                .map(|number| calls[*number])
+                .collect::<Vec<_>>();
+            let found = stored_before(&earlier, link, shared).await;
+            for ((number, call), answer) in sent_before.into_iter().zip(earlier).zip(found) {
+                if let Ok(Settled::Done(status)) = answer
+                    && status.is_final()
+                {
+                    finals.push(call.key.order_id);
+                }
+                answers[number] = answer;
+            }
+        }
+        let stale = answers
+            .iter()
+            .filter(|answer| matches!(answer, Ok(Settled::Stale)));
+        shared.metrics.stale_results_rejected.inc_by(stale.count() as u64);
         if work {
             shared.changed_with_work();
         } else if !ended.is_empty() {
@@ -110,5 +139,59 @@ impl Call for Settle {
         }
         shared.ended(finals);
         Ok(answers)
+    }
+}
+
+/// What became of results that find no lease, and whose answers were lost when they were sent before.
+async fn stored_before(
+    calls: &[&Settle],
+    link: &mut Link,
+    shared: &Shared,
+) -> Vec<Result<Settled, StoreError>> {
+    let order_ids: Vec<i64> = calls.iter().map(|call| call.key.order_id.0).collect();
+    let tokens: Vec<i64> = calls
+        .iter()
+        .map(|call| rows::token_code(call.key.token))
+        .collect();
+    let nodes: Vec<i64> = calls.iter().map(|call| rows::node_code(call.key.node)).collect();
+    let kinds: Vec<i16> = calls
+        .iter()
+        .map(|call| codes::kind_code(End::of(&call.outcome).kind))
+        .collect();
+    let found = link
+        .read(
+            include_str!("settled.sql"),
+            &[
+                (&order_ids, Type::INT8_ARRAY),
+                (&tokens, Type::INT8_ARRAY),
+                (&nodes, Type::INT8_ARRAY),
+                (&kinds, Type::INT2_ARRAY),
+            ],
+        )
+        .await;
+    let statuses = found.and_then(|found| {
+        let status = |row| Ok((rows::column::<i64>(row, 0)?, rows::status(row, 1)?));
+        found
+            .iter()
+            .map(status)
+            .collect::<Result<HashMap<_, _>, Failure>>()
+    });
+    match statuses {
+        Ok(statuses) => (1..)
+            .zip(calls)
+            .map(|(place, _)| {
+                Ok(statuses
+                    .get(&place)
+                    .map_or(Settled::Stale, |status| Settled::Done(*status)))
+            })
+            .collect(),
+        // Still unknown. The others of the group have their answers.
+        Err(failure) => {
+            shared.unanswered.remember(calls.iter().map(|call| call.key));
+            calls
+                .iter()
+                .map(|_| Err(failure.to_error(Settle::ATTEMPTED)))
+                .collect()
+        }
     }
 }
