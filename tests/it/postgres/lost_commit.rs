@@ -1,19 +1,22 @@
 //! The answer to a commit is lost: whoever asked does not know, asks again under the same key, and has one order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
-use orderly::order::OrderId;
-use orderly::store::StoreError;
+use orderly::lease::Outcome;
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::{Settled, StoreError};
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::scene::{Scene, accept_keyed, has_postgres, node, through, until_ready};
-use crate::support::client::{Request, http};
+use super::scene::{Scene, accept_keyed, has_postgres, node, through, until_ready, warnings_with};
+use crate::support::client::{Answer, Request, http, post};
+use crate::support::make::{NODE_A, NODE_B, claim_by, failed, retry_after};
 use crate::support::postgres::Server;
 use crate::support::process::Process;
 use crate::support::proxy::{Action, Flight, Proxy};
+use crate::support::until;
 
 const ANSWERS_LOST: usize = 200;
 const CALLERS: usize = 4;
@@ -41,15 +44,15 @@ fn lose_answers(proxy: &Proxy, go_on: impl Fn(usize) -> bool + Send + Sync + 'st
 async fn two_hundred_lost_commits_leave_one_order_for_each_key() {
     let Some(scene) = Scene::new().await else { return };
     // Keys whose orders were stored by a commit whose answer was lost: the repetition found them.
-    let replayed = Arc::new(AtomicUsize::new(0));
-    let so_far = replayed.clone();
-    let lost = lose_answers(&scene.proxy, move |_| {
-        so_far.load(Ordering::SeqCst) < ANSWERS_LOST
-    });
+    let replayed = AtomicUsize::new(0);
+    let enough = Arc::new(AtomicBool::new(false));
+    let is_enough = enough.clone();
+    lose_answers(&scene.proxy, move |_| !is_enough.load(Ordering::SeqCst));
     let unknown = AtomicUsize::new(0);
+    let lost = || usize::try_from(scene.proxy.lost_answer_count()).expect("a test loses few answers");
     let caller = async |caller: usize| {
         let mut ids = Vec::new();
-        while replayed.load(Ordering::SeqCst) < ANSWERS_LOST {
+        while !enough.load(Ordering::SeqCst) {
             let name = format!("order {} of caller {caller}", ids.len());
             ids.push(loop {
                 match accept_keyed(&*scene.store, &name).await {
@@ -61,6 +64,8 @@ async fn two_hundred_lost_commits_leave_one_order_for_each_key() {
                     Err(other) => panic!("a lost answer is no certain one: {other}"),
                 };
             });
+            let replayed = replayed.load(Ordering::SeqCst);
+            enough.fetch_or(lost().min(replayed) >= ANSWERS_LOST, Ordering::SeqCst);
         }
         ids
     };
@@ -74,11 +79,10 @@ async fn two_hundred_lost_commits_leave_one_order_for_each_key() {
         .number("select count(distinct reference) from orderly.orders")
         .await;
     assert_eq!((stored, keys), (count(asked), count(asked)));
-    let lost = lost.load(Ordering::SeqCst);
-    // A flight carries the call of one caller at least, and of all at most.
+    let (lost, unknown) = (lost(), unknown.into_inner());
     assert!(
-        lost * CALLERS >= ANSWERS_LOST && unknown.into_inner() >= ANSWERS_LOST,
-        "{lost} answers lost"
+        lost >= ANSWERS_LOST && unknown >= lost,
+        "{lost} answers lost, {unknown} calls without one"
     );
     scene.end().await;
 }
@@ -134,4 +138,132 @@ async fn a_client_that_does_not_know_is_told_so_and_repeats() {
     let listed: Value = listed.json().await.unwrap();
     assert_eq!(listed["orders"].as_array().unwrap().len(), 1);
     assert_eq!(node.terminate().await, Some(0));
+}
+
+fn settles(flight: &Flight) -> bool {
+    flight.sql().contains("Ends attempts")
+}
+
+/// Loses the answers to the next so many flights that settle.
+fn lose_results(proxy: &Proxy, losses: usize) {
+    let seen = AtomicUsize::new(0);
+    proxy.on_flight(move |flight| {
+        if settles(flight) && seen.fetch_add(1, Ordering::SeqCst) < losses {
+            Action::LoseAnswer
+        } else {
+            Action::Forward
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_whose_answer_was_lost_is_known_when_it_is_sent_again() {
+    let Some(scene) = Scene::new().await else { return };
+    let store = &*scene.store;
+    let start = async |node| {
+        let claimed = store.claim(claim_by(node, 1)).await.unwrap().leases;
+        claimed[0].key()
+    };
+    let assert_unknown = async |key, outcome| {
+        let lost = store.settle(key, outcome).await;
+        assert!(matches!(lost, Err(StoreError::Unexpected { .. })), "{lost:?}");
+    };
+    for (outcome, status) in [
+        (Outcome::Completed, OrderStatus::Completed),
+        (failed(), OrderStatus::Failed),
+        (retry_after(0), OrderStatus::Pending),
+        (Outcome::Released, OrderStatus::Pending),
+    ] {
+        accept_keyed(store, &format!("{outcome:?}")).await.unwrap();
+        let key = start(NODE_A).await;
+        lose_results(&scene.proxy, 2);
+        assert_unknown(key, outcome.clone()).await;
+        // The second finds nothing to end any more, and nobody hears of that either.
+        assert_unknown(key, outcome.clone()).await;
+        // Whoever goes on with the order takes nothing from what is known of this attempt.
+        let later = match status {
+            OrderStatus::Pending => Some(start(NODE_B).await),
+            _ => None,
+        };
+        let again = store.settle(key, outcome.clone()).await.unwrap();
+        assert_eq!(again, Settled::Done(status), "{outcome:?}");
+        let once_more = store.settle(key, outcome.clone()).await.unwrap();
+        assert_eq!(once_more, Settled::Stale, "an answer is given once");
+        if let Some(later) = later {
+            let ended = store.settle(later, Outcome::Completed).await.unwrap();
+            assert_eq!(ended, Settled::Done(OrderStatus::Completed));
+        }
+    }
+    scene.end().await;
+}
+
+/// What was lost is not always a result of one's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_result_whose_answer_was_lost_stays_late() {
+    let Some(scene) = Scene::new().await else { return };
+    let store = &*scene.store;
+    accept_keyed(store, "cancelled").await.unwrap();
+    let lease = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
+    store.cancel(lease.order.order_id).await.unwrap();
+    accept_keyed(store, "of another").await.unwrap();
+    let released = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
+    store.settle(released.key(), Outcome::Released).await.unwrap();
+    let taken = store.claim(claim_by(NODE_B, 1)).await.unwrap().leases.remove(0);
+    store.settle(taken.key(), Outcome::Completed).await.unwrap();
+    for key in [lease.key(), released.key()] {
+        lose_results(&scene.proxy, 1);
+        let lost = store.settle(key, Outcome::Completed).await;
+        assert!(matches!(lost, Err(StoreError::Unexpected { .. })), "{lost:?}");
+        let again = store.settle(key, Outcome::Completed).await.unwrap();
+        assert_eq!(again, Settled::Stale);
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_counts_an_attempt_whose_answer_was_lost_as_completed() {
+    if !has_postgres() {
+        return;
+    }
+    let server = Server::shared().await;
+    let database = server.create_database().await;
+    let proxy = Proxy::before(server.address()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &through(&proxy, &database))).await;
+    until_ready(&node).await;
+    lose_results(&proxy, 1);
+    let request = Request {
+        key: "the only one".to_owned(),
+        user_id: 7,
+        cents: 100,
+    };
+    assert!(matches!(
+        post(&http(), &node.url, &request).await,
+        Answer::Created(_)
+    ));
+    let metrics = async || {
+        let url = format!("{}/metrics/prometheus", node.url);
+        let text = http().get(url).send().await.unwrap().text().await.unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    until("the attempt is counted", async || {
+        let metrics = metrics().await;
+        metrics
+            .iter()
+            .any(|line| line.starts_with("orderly_attempts_total{"))
+    })
+    .await;
+    assert_eq!(proxy.lost_answer_count(), 1);
+    let metrics = metrics().await;
+    for line in [
+        "orderly_attempts_total{result=\"completed\"} 1",
+        "orderly_stale_results_rejected_total 0",
+    ] {
+        assert!(
+            metrics.iter().any(|found| found == line),
+            "{line} in {metrics:#?}"
+        );
+    }
+    assert_eq!(node.terminate().await, Some(0));
+    assert_eq!(warnings_with(folder.path(), "came too late").len(), 0);
 }

@@ -109,6 +109,11 @@ impl Proxy {
         self.rules.connection_count.load(Ordering::SeqCst)
     }
 
+    /// Answers that the server gave to the end and no client got, as [`Action::LoseAnswer`] has it.
+    pub fn lost_answer_count(&self) -> u64 {
+        self.rules.lost_answer_count.load(Ordering::SeqCst)
+    }
+
     /// Cuts every connection there is.
     pub fn cut_all(&self) {
         self.rules.cuts.send_modify(|cuts| *cuts += 1);
@@ -137,6 +142,7 @@ struct Rules {
     flights: Mutex<VecDeque<String>>,
     flight_count: AtomicU64,
     connection_count: AtomicU64,
+    lost_answer_count: AtomicU64,
     refusing: AtomicBool,
     sliced: AtomicBool,
     frozen: watch::Sender<bool>,
@@ -152,6 +158,7 @@ impl Rules {
             flights: Mutex::default(),
             flight_count: AtomicU64::new(0),
             connection_count: AtomicU64::new(0),
+            lost_answer_count: AtomicU64::new(0),
             refusing: AtomicBool::new(false),
             sliced: AtomicBool::new(false),
             frozen: watch::Sender::new(false),

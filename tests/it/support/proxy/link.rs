@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -169,6 +170,7 @@ impl Link {
                 match self.unanswered.get() {
                     Some(unanswered) if unanswered.flight <= ready => {
                         if is_ready && unanswered.cut {
+                            self.rules.lost_answer_count.fetch_add(1, Ordering::SeqCst);
                             return self.send(&mut to_client, &bytes).await;
                         }
                     }
@@ -198,7 +200,7 @@ impl Link {
         let mut frozen = self.rules.frozen.subscribe();
         let thawed = frozen.wait_for(|frozen| !frozen).await;
         thawed.expect("the sender lives in the rules");
-        if !self.rules.sliced.load(std::sync::atomic::Ordering::SeqCst) {
+        if !self.rules.sliced.load(Ordering::SeqCst) {
             return to.write_all(bytes).await;
         }
         for byte in bytes {
