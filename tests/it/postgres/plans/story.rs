@@ -79,8 +79,13 @@ where slot = 0";
 
 const ANALYZE: &str = "analyze orderly.orders, orderly.idempotency_keys, orderly.batches, orderly.events";
 
-/// The feed of such a store, as if nobody had numbered it until now: the statistics are from before.
-pub async fn numbered_late(scene: &Scene) {
+/// The feed of such a store, as if nobody had numbered it until now: the statistics are from before. Answers how many pages
+/// may have to be read past what the numbering left dead, until that is cleaned up.
+///
+/// Readers clean up behind themselves, but only what they know that nobody needs. Their idea of that is coarse: while a
+/// transaction writes anywhere on the server, in another test's database too, the first of them may have to walk past
+/// everything.
+pub async fn numbered_late(scene: &Scene) -> u64 {
     let unnumber =
         "update orderly.batches set first_position = null; update orderly.queue set last_position = 0;
         vacuum orderly.batches";
@@ -90,6 +95,9 @@ pub async fn numbered_late(scene: &Scene) {
     while scene.store.events_after(None, 1).await.unwrap().unplaced {
         scene.store.history(OrderId(FINISHED), 0).await.unwrap();
     }
+    let dead = "select (pg_relation_size('orderly.batches') + pg_relation_size('orderly.batches_unnumbered'))
+        / current_setting('block_size')::int8";
+    u64::try_from(scene.number(dead).await).unwrap()
 }
 
 /// A store with orders of every kind, and accepted after them so many that are finished, first those that were
