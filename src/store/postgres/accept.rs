@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use tokio_postgres::types::{ToSql, Type};
 
-use super::connect::Link;
 use super::failure::Failure;
 use super::group::Call;
+use super::link::Link;
 use super::rows;
 use super::shared::Shared;
 use crate::order::{NewOrder, OrderId, Reference};

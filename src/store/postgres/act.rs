@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::CLAIM_LOCK;
-use super::connect::Link;
 use super::failure::Failure;
+use super::link::Link;
 use super::links::Links;
 use super::query::{self, Created};
 use super::rows;

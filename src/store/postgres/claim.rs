@@ -10,9 +10,10 @@ use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::Type;
 
 use super::CLAIM_LOCK;
-use super::connect::{Connector, Link};
+use super::connect::Connector;
 use super::failure::Failure;
 use super::floor::{Floor, Seen};
+use super::link::Link;
 use super::message::with_numbers;
 use super::rows;
 use super::settle::micros;

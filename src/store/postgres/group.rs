@@ -10,8 +10,9 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::connect::{Connector, Link};
+use super::connect::Connector;
 use super::failure::Failure;
+use super::link::Link;
 use super::shared::Shared;
 use crate::store::StoreError;
 

@@ -7,8 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_postgres::{Row, SimpleQueryMessage};
 
-use super::connect::{Connector, Link, Parameters};
+use super::connect::{Connector, Parameters};
 use super::failure::Failure;
+use super::link::Link;
 
 /// Statements of this kind under way at once.
 const LINKS: usize = 6;

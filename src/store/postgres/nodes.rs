@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::connect::{ANSWER_TIME_MAX, Link};
+use super::connect::ANSWER_TIME_MAX;
 use super::durability::Durability;
 use super::failure::{Failure, State};
+use super::link::Link;
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::connect::Link;
 use super::failure::Failure;
 use super::group::Call;
+use super::link::Link;
 use super::rows;
 use super::shared::Shared;
 use crate::lease::{LeaseKey, Outcome};
