@@ -94,6 +94,8 @@ pub struct Postgres {
     feed: Arc<Feed>,
     waiting: WaitingOrders,
     pending_max: Option<u64>,
+    /// Who this is in notifications.
+    origin: String,
     /// The one that numbers the feed, the notifier and the listener.
     tasks: TaskTracker,
 }
@@ -131,7 +133,7 @@ impl Postgres {
         tasks.spawn(notify::notify(shared.clone(), links.clone(), origin.clone()));
         match direct.or_else(|| (!database.url.looks_pooled()).then(|| connector.clone())) {
             Some(way) => {
-                tasks.spawn(notify::listen(shared.clone(), way, links.clone(), origin));
+                tasks.spawn(notify::listen(shared.clone(), way, links.clone(), origin.clone()));
             }
             None => notify::tell_of_polling(),
         }
@@ -153,6 +155,7 @@ impl Postgres {
             shared,
             waiting: WaitingOrders::new(),
             pending_max: options.pending_max,
+            origin,
             tasks,
         })
     }
@@ -313,7 +316,7 @@ impl Store for Postgres {
     async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
         let mut link = self.heart().await?;
         told(
-            nodes::leave(&mut link, &self.shared, node).await,
+            nodes::leave(&mut link, &self.shared, node, &notify::word_of_work(&self.origin)).await,
             "take the node off the list",
         )
     }

@@ -152,7 +152,8 @@ async fn woken_within(shared: &Shared, span: Duration) -> bool {
     }
 }
 
-/// A request to this node ends it. Other nodes do not: whatever they accept they process.
+/// A request to this node ends it. Other nodes do not, as whatever they accept they process; but one that leaves says so
+/// while orders are open.
 async fn sleep_until_woken(shared: &Shared) {
     tracing::info!("nothing to do: this node leaves its store alone until it is asked for something");
     shared.set_pace(Pace::Asleep);

@@ -75,12 +75,13 @@ fn answer_time_max(lease: Duration) -> Duration {
     (lease / LEASE_SHARE).clamp(ANSWER_TIME_MIN, ANSWER_TIME_MAX)
 }
 
-pub(super) async fn leave(link: &mut Link, shared: &Shared, node: NodeId) -> Result<(), Failure> {
+/// `word` is what wakes those who sleep, where there is something left to do.
+pub(super) async fn leave(link: &mut Link, shared: &Shared, node: NodeId, word: &str) -> Result<(), Failure> {
     // From now on the others may no longer tell this one.
     shared.listed.send_replace(false);
     link.repeatable(
-        "delete from orderly.nodes where node = $1",
-        &[(&rows::node_code(node), Type::INT8)],
+        include_str!("leave.sql"),
+        &[(&rows::node_code(node), Type::INT8), (&word, Type::TEXT)],
     )
     .await
     .map(drop)

@@ -4,7 +4,8 @@
 //! pooler they are lost without a word) it does nothing else.
 //!
 //! Who is alone tells nobody. A node that joins sends a notification to prove to itself that it hears; the others learn
-//! from it at once that there is somebody to tell.
+//! from it at once that there is somebody to tell. One that leaves while orders are open says so whether or not it knows of
+//! others: those that sleep are on no list.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -73,6 +74,11 @@ pub(super) async fn notify(shared: Arc<Shared>, links: Arc<Links>, origin: Strin
             () = sleep(pause) => {}
         }
     }
+}
+
+/// What `origin` says of work.
+pub(super) fn word_of_work(origin: &str) -> String {
+    format!("{origin}{WORK}")
 }
 
 async fn send(links: &Links, payload: &str) -> Result<(), Failure> {
@@ -257,7 +263,7 @@ async fn proven(links: &Links, origin: &str, own: &watch::Sender<u64>) -> Result
     let mut heard = own.subscribe();
     let before = *heard.borrow();
     // The others take it for work, as they take every word of a node that they do not know.
-    send(links, &format!("{origin}{WORK}")).await?;
+    send(links, &word_of_work(origin)).await?;
     let arrived = timeout(SELF_TEST_TIME_MAX, heard.wait_for(|heard| *heard > before)).await;
     Ok(arrived.is_ok())
 }

@@ -221,6 +221,52 @@ async fn a_node_hears_everything_only_while_the_others_know_of_it() {
     scene.end().await;
 }
 
+/// It is on no list, so nobody tells it of what is accepted; but the last that was awake may have been the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_sleeps_is_woken_by_one_that_leaves_and_leaves_work_behind() {
+    let Some(scene) = Scene::new().await else { return };
+    let store = &*scene.store;
+    let sleeping = hearing_store(&scene).await;
+    let wakeups = sleeping.wakeups();
+    sleeping.leave(NODE_B).await.unwrap();
+    // That there is nobody to tell.
+    store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+    wakeups.work().now_or_never();
+    let told = || {
+        let flights = scene.proxy.flights();
+        flights
+            .iter()
+            .filter(|sql| sql.contains("select pg_notify('orderly', $1)"))
+            .count()
+    };
+    let before = told();
+    let id = accept(store).await;
+    store.leave(NODE_A).await.unwrap();
+    let woken = timeout(HEARS_WITHIN, wakeups.work()).await;
+    assert!(woken.is_ok(), "an order is left");
+    assert_eq!(told(), before, "nobody was told when it was accepted");
+
+    let lease = sleeping
+        .claim(claim_by(NODE_B, 1))
+        .await
+        .unwrap()
+        .leases
+        .remove(0);
+    assert_eq!(lease.order.order_id, id);
+    sleeping.settle(lease.key(), Outcome::Completed).await.unwrap();
+    wakeups.work().now_or_never();
+    store.leave(NODE_A).await.unwrap();
+    wakeups.changed().now_or_never();
+    // Notifications arrive in their order: what was sent before this one has been heard.
+    let events = "select pg_notify('orderly', '0123456789abcdef events')";
+    scene.admin.batch_execute(events).await.unwrap();
+    let heard = timeout(HEARS_WITHIN, wakeups.changed()).await;
+    assert!(heard.is_ok(), "it listens");
+    assert!(wakeups.work().now_or_never().is_none(), "nothing is left");
+    sleeping.close().await;
+    scene.end().await;
+}
+
 /// While a node of a version without the feed works beside it, which tells of work but of no other change.
 #[tokio::test]
 async fn a_node_that_hears_one_of_an_older_version_does_not_believe_that_it_hears_all() {
