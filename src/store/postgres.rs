@@ -13,8 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::PostgresDatabase;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
-use crate::store::migrations::{require_any, require_current};
-use crate::store::open::{Migration, OpenError, OpenOptions};
+use crate::store::open::{OpenError, OpenOptions};
 use crate::store::waiting::WaitingOrders;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
@@ -26,6 +25,7 @@ use crate::store::{
 mod accept;
 mod act;
 mod claim;
+mod commands;
 mod connect;
 mod durability;
 mod failure;
@@ -52,18 +52,19 @@ mod tls;
 mod turns;
 mod unanswered;
 
+pub use commands::{migrate, open_offline, open_snapshot};
 pub(super) use import::Import;
 pub use restored::{renew_feed, require_unused};
 
 use accept::Accept;
 use claim::Claimer;
-use connect::{Connection, Connector};
+use connect::Connector;
 use failure::{Failure, State};
 use feed::Feed;
 use group::Groups;
 use link::Link;
 use links::Links;
-use schema::{Problem, Schema};
+use schema::Schema;
 use settle::Settle;
 use shared::Shared;
 use snapshot::PostgresSnapshot;
@@ -178,61 +179,6 @@ fn unavailable(location: &str, failure: &Failure) -> OpenError {
         location: location.to_owned(),
         source: failure.to_error("connect").into(),
     }
-}
-
-/// Opens the database for reading at one instant, also beside servers.
-pub async fn open_snapshot(database: &PostgresDatabase) -> Result<Box<dyn Snapshot>, OpenError> {
-    Ok(Box::new(snapshot_of(database).await?))
-}
-
-/// The same, refused while a node is on the list and alive. One that sleeps (`ORDERLY_IDLE_SLEEP`) is on no list.
-pub async fn open_offline(database: &PostgresDatabase) -> Result<Box<dyn Snapshot>, OpenError> {
-    let location = &database.url.location;
-    let snapshot = snapshot_of(database).await?;
-    let queue = query::queue(&snapshot).await;
-    let queue = queue.map_err(|failure| unavailable(location, &failure))?;
-    if queue.nodes.iter().any(|node| node.alive) {
-        return Err(OpenError::InUse {
-            location: location.clone(),
-        });
-    }
-    Ok(Box::new(snapshot))
-}
-
-/// The way that servers go, so that what it shows is what they meet.
-async fn snapshot_of(database: &PostgresDatabase) -> Result<PostgresSnapshot, OpenError> {
-    let location = &database.url.location;
-    let connection = connect_once(&database.url).await?;
-    let migrations = refused(schema::check(&connection.client, location).await, location)?;
-    require_any(location, &migrations)?;
-    require_current(location, &migrations)?;
-    let snapshot = PostgresSnapshot::open(connection).await;
-    snapshot.map_err(|failure| unavailable(location, &failure))
-}
-
-/// Applies what is missing of the schema, or only tells with `dry_run`.
-pub async fn migrate(database: &PostgresDatabase, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
-    let way = database.direct.as_ref().unwrap_or(&database.url);
-    let location = &way.location;
-    let connection = connect_once(way).await?;
-    let before = refused(schema::check(&connection.client, location).await, location)?;
-    if !dry_run {
-        refused(schema::apply(&connection.client, location).await, location)?;
-    }
-    Ok(before)
-}
-
-async fn connect_once(url: &crate::config::PostgresUrl) -> Result<Connection, OpenError> {
-    let connector = connector(url, &Arc::new(State::new()), None)?;
-    let connected = connector.connect().await;
-    connected.map_err(|failure| unavailable(&url.location, &failure))
-}
-
-fn refused<T>(result: Result<T, Problem>, location: &str) -> Result<T, OpenError> {
-    result.map_err(|problem| match problem {
-        Problem::Refusal(refusal) => refusal,
-        Problem::Failure(failure) => unavailable(location, &failure),
-    })
 }
 
 /// What a caller of the pool is told.

@@ -4,13 +4,14 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+use super::commands::{connect_once, refused};
 use super::connect::{Connection, Parameters};
 use super::failure::Failure;
 use super::query::Reads;
 use super::rows;
 use super::schema;
 use super::snapshot::PostgresSnapshot;
-use super::{connect_once, refused, unavailable};
+use super::unavailable;
 use crate::config::PostgresDatabase;
 use crate::order::{OrderId, Reference};
 use crate::portable_json::JsonText;

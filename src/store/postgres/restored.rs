@@ -1,7 +1,8 @@
 //! A database that was restored from a backup.
 
+use super::commands::{connect_once, refused};
 use super::connect::answered;
-use super::{connect_once, refused, schema, unavailable};
+use super::{schema, unavailable};
 use crate::config::PostgresDatabase;
 use crate::store::migrations::{require_any, require_current};
 use crate::store::open::OpenError;

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::CLAIM_LOCK;
-use super::connect::Link;
 use super::failure::Failure;
+use super::link::Link;
 use super::message::with_numbers;
 use super::rows;
 use crate::lease::NodeId;

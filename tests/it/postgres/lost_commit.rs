@@ -169,7 +169,7 @@ async fn a_result_whose_answer_was_lost_is_known_when_it_is_sent_again() {
         assert!(matches!(lost, Err(StoreError::Unexpected { .. })), "{lost:?}");
     };
     for (outcome, status) in [
-        (Outcome::Completed, OrderStatus::Completed),
+        (Outcome::COMPLETED, OrderStatus::Completed),
         (failed(), OrderStatus::Failed),
         (retry_after(0), OrderStatus::Pending),
         (Outcome::Released, OrderStatus::Pending),
@@ -190,7 +190,7 @@ async fn a_result_whose_answer_was_lost_is_known_when_it_is_sent_again() {
         let once_more = store.settle(key, outcome.clone()).await.unwrap();
         assert_eq!(once_more, Settled::Stale, "an answer is given once");
         if let Some(later) = later {
-            let ended = store.settle(later, Outcome::Completed).await.unwrap();
+            let ended = store.settle(later, Outcome::COMPLETED).await.unwrap();
             assert_eq!(ended, Settled::Done(OrderStatus::Completed));
         }
     }
@@ -209,12 +209,12 @@ async fn a_late_result_whose_answer_was_lost_stays_late() {
     let released = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
     store.settle(released.key(), Outcome::Released).await.unwrap();
     let taken = store.claim(claim_by(NODE_B, 1)).await.unwrap().leases.remove(0);
-    store.settle(taken.key(), Outcome::Completed).await.unwrap();
+    store.settle(taken.key(), Outcome::COMPLETED).await.unwrap();
     for key in [lease.key(), released.key()] {
         lose_results(&scene.proxy, 1);
-        let lost = store.settle(key, Outcome::Completed).await;
+        let lost = store.settle(key, Outcome::COMPLETED).await;
         assert!(matches!(lost, Err(StoreError::Unexpected { .. })), "{lost:?}");
-        let again = store.settle(key, Outcome::Completed).await.unwrap();
+        let again = store.settle(key, Outcome::COMPLETED).await.unwrap();
         assert_eq!(again, Settled::Stale);
     }
     scene.end().await;

@@ -253,7 +253,7 @@ async fn a_node_that_sleeps_is_woken_by_one_that_leaves_and_leaves_work_behind()
         .leases
         .remove(0);
     assert_eq!(lease.order.order_id, id);
-    sleeping.settle(lease.key(), Outcome::Completed).await.unwrap();
+    sleeping.settle(lease.key(), Outcome::COMPLETED).await.unwrap();
     wakeups.work().now_or_never();
     store.leave(NODE_A).await.unwrap();
     wakeups.changed().now_or_never();

@@ -1,0 +1,68 @@
+//! What commands do with the database that do not serve: read it at one instant, and bring its schema up to date.
+
+use std::sync::Arc;
+
+use super::connect::Connection;
+use super::failure::State;
+use super::schema::{self, Problem};
+use super::snapshot::PostgresSnapshot;
+use super::{connector, query, unavailable};
+use crate::config::{PostgresDatabase, PostgresUrl};
+use crate::store::Snapshot;
+use crate::store::migrations::{require_any, require_current};
+use crate::store::open::{Migration, OpenError};
+
+/// Opens the database for reading at one instant, also beside servers.
+pub async fn open_snapshot(database: &PostgresDatabase) -> Result<Box<dyn Snapshot>, OpenError> {
+    Ok(Box::new(snapshot_of(database).await?))
+}
+
+/// The same, refused while a node is on the list and alive. One that sleeps (`ORDERLY_IDLE_SLEEP`) is on no list.
+pub async fn open_offline(database: &PostgresDatabase) -> Result<Box<dyn Snapshot>, OpenError> {
+    let location = &database.url.location;
+    let snapshot = snapshot_of(database).await?;
+    let queue = query::queue(&snapshot).await;
+    let queue = queue.map_err(|failure| unavailable(location, &failure))?;
+    if queue.nodes.iter().any(|node| node.alive) {
+        return Err(OpenError::InUse {
+            location: location.clone(),
+        });
+    }
+    Ok(Box::new(snapshot))
+}
+
+/// The way that servers go, so that what it shows is what they meet.
+async fn snapshot_of(database: &PostgresDatabase) -> Result<PostgresSnapshot, OpenError> {
+    let location = &database.url.location;
+    let connection = connect_once(&database.url).await?;
+    let migrations = refused(schema::check(&connection.client, location).await, location)?;
+    require_any(location, &migrations)?;
+    require_current(location, &migrations)?;
+    let snapshot = PostgresSnapshot::open(connection).await;
+    snapshot.map_err(|failure| unavailable(location, &failure))
+}
+
+/// Applies what is missing of the schema, or only tells with `dry_run`.
+pub async fn migrate(database: &PostgresDatabase, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
+    let way = database.direct.as_ref().unwrap_or(&database.url);
+    let location = &way.location;
+    let connection = connect_once(way).await?;
+    let before = refused(schema::check(&connection.client, location).await, location)?;
+    if !dry_run {
+        refused(schema::apply(&connection.client, location).await, location)?;
+    }
+    Ok(before)
+}
+
+pub(super) async fn connect_once(url: &PostgresUrl) -> Result<Connection, OpenError> {
+    let connector = connector(url, &Arc::new(State::new()), None)?;
+    let connected = connector.connect().await;
+    connected.map_err(|failure| unavailable(&url.location, &failure))
+}
+
+pub(super) fn refused<T>(result: Result<T, Problem>, location: &str) -> Result<T, OpenError> {
+    result.map_err(|problem| match problem {
+        Problem::Refusal(refusal) => refusal,
+        Problem::Failure(failure) => unavailable(location, &failure),
+    })
+}
