@@ -13,6 +13,7 @@ mod dot_env;
 mod layers;
 mod postgres_url;
 mod read;
+mod service;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use postgres_url::{PostgresUrl, Roots, TlsMode};
 
 pub use layers::{Layers, Shown, Sources};
 pub use read::on_this_machine;
+pub use service::{HttpService, ServiceUrl, SigningKey};
 pub use values::without_password;
 
 /// Reads what `serve` needs from wherever it is given.
@@ -113,6 +115,8 @@ pub struct PostgresDatabase {
 pub enum ProcessorChoice {
     /// `speed` divides the times, 0 means at once; `failure_rate` is the share of attempts that fail, 0 to 1.
     Simulated { speed: f64, failure_rate: f64 },
+    /// A service of the user's is called for each attempt.
+    Http(Box<HttpService>),
 }
 
 #[derive(Clone, Debug)]

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::order::{Order, OrderId};
 use crate::portable_json::JsonText;
 
-/// Longest text kept of an error, in bytes; the rest is cut off at a character's edge.
-pub const ERROR_BYTES_MAX: usize = 1024;
+/// Longest text kept of an error, in bytes; the rest is cut off at a character's edge. A KiB of what a service gave as its
+/// reason, and some words around it.
+pub const ERROR_BYTES_MAX: usize = 1024 + 32;
 
 /// One run of one process: random at every start, so that a restarted node never inherits its old leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,6 +9,7 @@ pub mod event;
 pub mod lease;
 pub mod money;
 pub mod order;
+pub mod order_json;
 pub mod portable_json;
 pub mod retry;
 pub mod time;
@@ -26,6 +27,7 @@ pub mod http;
 pub mod config;
 pub mod metrics;
 pub mod telemetry;
+pub mod tls_roots;
 
 pub mod serve;
 pub mod verify;

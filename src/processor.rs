@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use crate::order::Order;
 use crate::portable_json::JsonText;
 
+pub mod http;
 pub mod simulated;
 
 /// Processes orders. Delivery is at least once: a crash between the effect and its record repeats an attempt,
@@ -55,6 +56,13 @@ pub enum ProcessingError {
     /// one after the other, and no order is tried until it can.
     #[error("{error}")]
     Unavailable {
+        error: String,
+        retry_after: Option<Duration>,
+    },
+    /// In between: whatever processes the order was reached and failed at it. One says little, but where nothing else comes
+    /// for a while it is as good as away.
+    #[error("{error}")]
+    Ailing {
         error: String,
         retry_after: Option<Duration>,
     },

@@ -20,6 +20,7 @@ use crate::lease::NodeId;
 use crate::live::{Live, LiveSettings};
 use crate::metrics::Metrics;
 use crate::processor::Processor;
+use crate::processor::http::Http;
 use crate::processor::simulated::Simulated;
 use crate::store::clock::system_clock;
 use crate::store::open::{self, OpenError, OpenOptions};
@@ -37,6 +38,8 @@ const LAST_ANSWERS_TIME: Duration = Duration::from_millis(500);
 pub enum ServeError {
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error("get ready to call the service that processes the orders")]
+    Processor(#[source] reqwest::Error),
     #[error("listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -54,6 +57,7 @@ pub enum ServeError {
 /// Serves until SIGTERM or SIGINT, drains, and returns; a second signal gives unfinished orders back at once.
 pub async fn run(config: Config, metrics: Metrics) -> Result<(), ServeError> {
     let mut signals = Signals::listen().map_err(ServeError::Signals)?;
+    let processor = processor(&config)?;
     let store = open::open(
         &config.database,
         OpenOptions {
@@ -65,7 +69,6 @@ pub async fn run(config: Config, metrics: Metrics) -> Result<(), ServeError> {
         },
     )
     .await?;
-    let processor = processor(&config.processor);
     let server = match Server::start(&config, store.clone(), processor, metrics).await {
         Ok(server) => server,
         Err(error) => {
@@ -121,14 +124,22 @@ fn announce(config: &Config, server: &Server) {
          curl -X POST {url}/orders -H 'Content-Type: application/json'{key} \
          -d '{{\"user_id\": 104, \"item_ids\": [101,102,103], \"total_amount\": 250.75}}'"
     );
-    let ProcessorChoice::Simulated { .. } = config.processor;
-    tracing::info!("processing is simulated: orders take time and have no effect");
+    match &config.processor {
+        ProcessorChoice::Simulated { .. } => {
+            tracing::info!("processing is simulated: orders take time and have no effect");
+        }
+        ProcessorChoice::Http(service) => tracing::info!("orders are processed by {}", service.url),
+    }
 }
 
-fn processor(choice: &ProcessorChoice) -> Arc<dyn Processor> {
-    match *choice {
-        ProcessorChoice::Simulated { speed, failure_rate } => Arc::new(Simulated { speed, failure_rate }),
-    }
+fn processor(config: &Config) -> Result<Arc<dyn Processor>, ServeError> {
+    Ok(match &config.processor {
+        &ProcessorChoice::Simulated { speed, failure_rate } => Arc::new(Simulated { speed, failure_rate }),
+        ProcessorChoice::Http(service) => {
+            let http = Http::new((**service).clone(), config.concurrency, config.attempt_timeout);
+            Arc::new(http.map_err(ServeError::Processor)?)
+        }
+    })
 }
 
 /// A node at work: everything that runs between a start and a stop.

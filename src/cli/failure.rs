@@ -80,6 +80,7 @@ impl From<ServeError> for Failure {
             ServeError::Listen { .. }
             | ServeError::Signals(_)
             | ServeError::Join(_)
+            | ServeError::Processor(_)
             | ServeError::StoreFailed(_) => Failure::Failed(error.into()),
         }
     }

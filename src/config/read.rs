@@ -11,10 +11,11 @@ use super::settings::Setting;
 use super::values::{self, DatabaseUrl};
 use super::{
     ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, LogFormat, PostgresDatabase, PostgresUrl,
-    ProcessorChoice,
 };
 use crate::order::{OnFailure, Ordering};
 use crate::retry::RetryPolicy;
+
+mod processor;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -192,16 +193,6 @@ impl Reader<'_> {
             attempts_max,
             base,
             cap,
-        })
-    }
-
-    fn processor(&mut self) -> Option<ProcessorChoice> {
-        let speed = self.number("simulated_speed", 0.0..=SPEED_MAX);
-        let failure_rate = self.number("simulated_failure_rate", 0.0..=1.0);
-        self.required("processor", |text| values::choice(text, &[("simulated", ())]))?;
-        Some(ProcessorChoice::Simulated {
-            speed: speed?,
-            failure_rate: failure_rate?,
         })
     }
 

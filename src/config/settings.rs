@@ -49,7 +49,7 @@ const fn setting(key: &'static str, variable: &'static str, secrecy: Secrecy, au
 }
 
 /// In the order of `orderly.default.toml`.
-pub const SETTINGS: [Setting; 30] = {
+pub const SETTINGS: [Setting; 34] = {
     use Audience::{Client, Server, Store};
     use Secrecy::{Public, Secret, Url};
     [
@@ -69,6 +69,20 @@ pub const SETTINGS: [Setting; 30] = {
         setting("lease", "ORDERLY_LEASE", Public, Server),
         setting("attempt_timeout", "ORDERLY_ATTEMPT_TIMEOUT", Public, Server),
         setting("processor", "ORDERLY_PROCESSOR", Public, Server),
+        setting("processor_url", "ORDERLY_PROCESSOR_URL", Url, Server),
+        setting("processor_secret", "ORDERLY_PROCESSOR_SECRET", Secret, Server),
+        setting(
+            "processor_connect_timeout",
+            "ORDERLY_PROCESSOR_CONNECT_TIMEOUT",
+            Public,
+            Server,
+        ),
+        setting(
+            "processor_response_timeout",
+            "ORDERLY_PROCESSOR_RESPONSE_TIMEOUT",
+            Public,
+            Server,
+        ),
         setting("simulated_speed", "ORDERLY_SIMULATED_SPEED", Public, Server),
         setting(
             "simulated_failure_rate",

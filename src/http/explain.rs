@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::body;
 use super::orders::{PathId, order_id, unknown_order};
 use super::problem::{Problem, ProblemBody};
-use super::wire::Time;
+use crate::order_json::Time;
 use super::{Shared, openapi::StatusName};
 use crate::order::{Order, OrderStatus};
 use crate::store::{AHEAD_MAX, Breaker, CurrentLease, Node, Place, QueueState, Standing};

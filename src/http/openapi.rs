@@ -9,7 +9,8 @@ use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
 use super::{accept, docs, explain, health, live, metrics, orders, queue};
 use crate::event::EventKind;
-use crate::order::{BATCH_ORDERS_MAX, INTEGER_MAX, ITEMS_MAX, OrderStatus, REFERENCE_CHARS_MAX};
+use crate::order::{BATCH_ORDERS_MAX, INTEGER_MAX, ITEMS_MAX, REFERENCE_CHARS_MAX};
+pub use crate::order_json::StatusName;
 
 /// The whole document.
 pub fn document() -> utoipa::openapi::OpenApi {
@@ -184,21 +185,6 @@ impl PartialSchema for RedriveSchema {
                 "dry_run": { "description": "Only count", "type": ["boolean", "null"] },
             },
         }))
-    }
-}
-
-/// The name of an order's status.
-pub struct StatusName;
-
-impl ToSchema for StatusName {
-    fn name() -> Cow<'static, str> {
-        "Status".into()
-    }
-}
-
-impl PartialSchema for StatusName {
-    fn schema() -> RefOr<Schema> {
-        fragment(json!({ "type": "string", "enum": OrderStatus::ALL.map(OrderStatus::name) }))
     }
 }
 

@@ -9,9 +9,8 @@ mod events;
 mod messages;
 mod requests;
 
-pub use answers::{
-    OrderBody, OrdersBody, PageBody, QueueBody, RedrivenBody, TIME_EXPECTED, Time, parse_time,
-};
+pub use crate::order_json::OrderBody;
+pub use answers::{OrdersBody, PageBody, QueueBody, RedrivenBody, TIME_EXPECTED, parse_time};
 pub use events::{EventBody, EventsBody, FeedBody};
 pub use messages::{BadMessage, ClientMessage, ServerMessage, SubscriptionId, event_message, read_message};
 pub use requests::{read_batch, read_batch_lines, read_order, read_redrive};

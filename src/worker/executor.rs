@@ -125,7 +125,8 @@ async fn attempt(shared: &Shared, lease: &Lease) -> Ended {
         }
         Ok(Ok(Err(
             ProcessingError::Transient { error, retry_after }
-            | ProcessingError::Unavailable { error, retry_after },
+            | ProcessingError::Unavailable { error, retry_after }
+            | ProcessingError::Ailing { error, retry_after },
         ))) => (error, retry_after),
         Ok(Err(panic)) => (format!("the processor panicked: {}", panic_text(&*panic)), None),
         Err(_) => (format!("the attempt took longer than {timeout:?}"), None),

@@ -4,9 +4,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::answers::Time;
 use crate::http::cursor;
-use crate::http::openapi::{EventKindName, StatusName};
+use crate::http::openapi::EventKindName;
+use crate::order_json::{StatusName, Time};
 use crate::store::{FeedCursor, FeedEvent, FeedId};
 
 /// Something that happened to an order.

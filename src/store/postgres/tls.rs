@@ -20,6 +20,7 @@ use tokio_postgres::config::SslNegotiation;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{PostgresUrl, Roots, TlsMode};
+use crate::tls_roots::roots_of_machine;
 
 mod public_key;
 #[cfg(test)]
@@ -111,23 +112,6 @@ impl Anchors {
         }
         Ok(Anchors { roots, named })
     }
-}
-
-/// The public ones where the machine has none, as in a container that holds little more than this program.
-fn roots_of_machine() -> RootCertStore {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::debug!(%error, "some root certificates of this machine could not be read");
-    }
-    let mut roots = RootCertStore::empty();
-    let (_, unusable) = roots.add_parsable_certificates(found.certs);
-    if unusable > 0 {
-        tracing::debug!(unusable, "some root certificates of this machine cannot be used");
-    }
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    roots
 }
 
 #[derive(Debug)]

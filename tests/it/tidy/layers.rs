@@ -13,7 +13,7 @@ const DOMAIN: [&str; 7] = [
 ];
 
 /// What a module may name besides itself and, where it says so, the domain. The rest knows everything.
-const ARROWS: [(&str, bool, &[&str]); 18] = [
+const ARROWS: [(&str, bool, &[&str]); 20] = [
     ("order", true, &[]),
     ("money", true, &[]),
     ("event", true, &[]),
@@ -24,12 +24,18 @@ const ARROWS: [(&str, bool, &[&str]); 18] = [
     ("config", false, &["order", "retry"]),
     ("metrics", false, &[]),
     ("telemetry", false, &["config", "metrics"]),
-    ("store", true, &["config", "metrics"]),
-    ("processor", true, &[]),
+    ("tls_roots", false, &[]),
+    ("store", true, &["config", "metrics", "tls_roots"]),
+    ("order_json", true, &[]),
+    ("processor", true, &["order_json", "config", "tls_roots"]),
     ("worker", true, &["store", "processor", "metrics"]),
     ("janitor", true, &["store"]),
     ("live", true, &["store", "metrics"]),
-    ("http", true, &["store", "live", "config", "metrics"]),
+    (
+        "http",
+        true,
+        &["order_json", "store", "live", "config", "metrics"],
+    ),
     ("verify", true, &["store"]),
     ("lib", false, &[]),
 ];

@@ -1,0 +1,77 @@
+//! Which processor works on the orders, and what it needs.
+
+use std::time::Duration;
+
+use super::{DAY, HOUR, Reader, SPEED_MAX};
+use crate::config::service::{HttpService, ServiceUrl, SigningKey};
+use crate::config::{ProcessorChoice, values};
+
+/// Shorter than any way to another machine and back: a mistake in the unit.
+const TIMEOUT_MIN: Duration = Duration::from_millis(10);
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Simulated,
+    Http,
+}
+
+impl Reader<'_> {
+    /// What the other processors need is read as well, so that all mistakes are told at once.
+    pub(super) fn processor(&mut self) -> Option<ProcessorChoice> {
+        let speed = self.number("simulated_speed", 0.0..=SPEED_MAX);
+        let failure_rate = self.number("simulated_failure_rate", 0.0..=1.0);
+        let service = self.http_service();
+        let kinds = [("simulated", Kind::Simulated), ("http", Kind::Http)];
+        match self.required("processor", |text| values::choice(text, &kinds))? {
+            Kind::Simulated => {
+                self.warn_of_no_service();
+                Some(ProcessorChoice::Simulated {
+                    speed: speed?,
+                    failure_rate: failure_rate?,
+                })
+            }
+            Kind::Http => {
+                if self.layers.get("processor_url").is_none() {
+                    let problem = "`http` needs ORDERLY_PROCESSOR_URL, the URL of the service that processes the orders";
+                    self.problem("processor", problem);
+                }
+                self.warn_of_no_signature();
+                Some(ProcessorChoice::Http(Box::new(service?)))
+            }
+        }
+    }
+
+    fn http_service(&mut self) -> Option<HttpService> {
+        let url = self.optional("processor_url", ServiceUrl::parse);
+        let signing_keys = self.optional("processor_secret", SigningKey::parse_all);
+        let connect_timeout = self.duration("processor_connect_timeout", TIMEOUT_MIN..=HOUR);
+        let response_timeout = self.duration("processor_response_timeout", TIMEOUT_MIN..=DAY);
+        Some(HttpService {
+            url: url?,
+            signing_keys: signing_keys.unwrap_or_default(),
+            connect_timeout: connect_timeout?,
+            response_timeout: response_timeout?,
+        })
+    }
+
+    /// Orders would be completed without anybody having done anything about them.
+    fn warn_of_no_service(&mut self) {
+        for key in ["processor_url", "processor_secret"] {
+            if self.layers.get(key).is_some() {
+                let name = self.name(key);
+                self.warnings.push(format!(
+                    "{name} is set, but processing is simulated: ORDERLY_PROCESSOR=http sends the orders to a service"
+                ));
+            }
+        }
+    }
+
+    fn warn_of_no_signature(&mut self) {
+        if self.layers.get("processor_secret").is_none() {
+            self.warnings.push(
+                "ORDERLY_PROCESSOR_SECRET is not set: deliveries are not signed, so the service cannot tell them from anybody's"
+                    .to_owned(),
+            );
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Processes orders by calling a service of the user's: each attempt is one POST of the order, and the answer says how it
+//! ended. What an answer means is in `http/answer.rs`; when to try again is left to `worker`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use reqwest::header::{CONTENT_TYPE, USER_AGENT};
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder};
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout};
+
+use super::{Attempt, Processed, ProcessingError, Processor};
+use crate::config::HttpService;
+use crate::order::Order;
+use crate::order_json::OrderBody;
+use crate::tls_roots::roots_of_machine;
+use lookup::Lookups;
+
+mod answer;
+mod lookup;
+mod signature;
+
+/// Shorter than services keep a connection that is not used (gunicorn 2 s, Node and uvicorn 5 s): one that they close in the
+/// moment it is used costs an attempt.
+const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(1);
+/// Of an answer. More than any framework and proxy add together; hyper's own limit on their bytes is some 400 KiB.
+const HEADERS_MAX: usize = 100;
+/// Kept of an attempt's time for storing that it completed, when its body does not come to an end.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// Calls a service.
+pub struct Http {
+    client: Client,
+    service: HttpService,
+    attempt_timeout: Duration,
+}
+
+impl Http {
+    /// For at most `slots` attempts at once, each of which is dropped after `attempt_timeout`. Reads the certificates of
+    /// authorities, so it blocks for some milliseconds.
+    pub fn new(service: HttpService, slots: u32, attempt_timeout: Duration) -> Result<Http, reqwest::Error> {
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls())
+            .dns_resolver(Arc::new(Lookups::new()))
+            // Orders go to where the operator said, and nowhere else: not on to where an answer points, and not through what
+            // the environment names for other programs.
+            .redirect(Policy::none())
+            .no_proxy()
+            .http1_only()
+            .http1_max_headers(HEADERS_MAX)
+            .connect_timeout(service.connect_timeout)
+            .pool_idle_timeout(CONNECTION_IDLE_MAX)
+            .pool_max_idle_per_host(slots as usize)
+            .build()?;
+        Ok(Http {
+            client,
+            service,
+            attempt_timeout,
+        })
+    }
+
+    fn request(
+        &self,
+        order: &Order,
+        attempt: Attempt,
+        trace: Trace,
+    ) -> Result<RequestBuilder, ProcessingError> {
+        let body =
+            serde_json::to_vec(&OrderBody::from(order)).map_err(|error| ProcessingError::Permanent {
+                error: format!("the order cannot be sent: {error}"),
+            })?;
+        // The same for all attempts; a redrive is a new wish.
+        let key = format!("order-{}-{}", order.order_id, order.generation);
+        // A clock before 1970 is as wrong as 1970.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let timestamp = now.as_secs();
+        let mut request = self
+            .client
+            .post(self.service.url.expose().clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, concat!("orderly/", env!("CARGO_PKG_VERSION")))
+            .header("Idempotency-Key", &key)
+            .header("Orderly-Attempt", attempt.number)
+            .header("Orderly-Token", attempt.token)
+            .header("traceparent", trace.to_string())
+            .header("webhook-id", &key)
+            .header("webhook-timestamp", timestamp);
+        if let Some(signature) = signature::header(&self.service.signing_keys, &key, timestamp, &body) {
+            request = request.header("webhook-signature", signature);
+        }
+        Ok(request.body(body))
+    }
+
+    async fn call(&self, order: &Order, request: RequestBuilder) -> Result<Processed, ProcessingError> {
+        let began = Instant::now();
+        let response_timeout = self.service.response_timeout;
+        let answer = match timeout(response_timeout, request.send()).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(no_answer(&error)),
+            Err(_) => {
+                return Err(ProcessingError::Ailing {
+                    error: format!("the service did not answer within {response_timeout:?}"),
+                    retry_after: None,
+                });
+            }
+        };
+        // What has been answered must not be lost to the end of the attempt's time.
+        let read_until = began + self.attempt_timeout.saturating_sub(SETTLE_TIME);
+        answer::meaning(order.order_id, answer, read_until).await
+    }
+}
+
+#[async_trait]
+impl Processor for Http {
+    async fn process(&self, order: &Order, attempt: Attempt) -> Result<Processed, ProcessingError> {
+        let trace = Trace::random();
+        let order_id = order.order_id;
+        let request = self.request(order, attempt, trace)?;
+        let ended = self.call(order, request).await;
+        tracing::debug!(order.id = %order_id, attempt = attempt.number, trace.id = trace.id(), end = end_of(&ended),
+            "attempt {} at order {order_id} was sent to the service", attempt.number);
+        ended
+    }
+}
+
+fn tls() -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring knows the versions of TLS")
+        .with_root_certificates(roots_of_machine())
+        .with_no_client_auth()
+}
+
+/// Why there was no answer. The innermost error is the one that says it; those around it repeat what everybody knows.
+fn no_answer(error: &reqwest::Error) -> ProcessingError {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    if error.is_connect() {
+        ProcessingError::Unavailable {
+            error: format!("the service cannot be reached: {cause}"),
+            retry_after: None,
+        }
+    } else {
+        ProcessingError::Ailing {
+            error: format!("the service gave no answer: {cause}"),
+            retry_after: None,
+        }
+    }
+}
+
+/// For the log.
+fn end_of(ended: &Result<Processed, ProcessingError>) -> &'static str {
+    match ended {
+        Ok(Processed::Completed { .. }) => "completed",
+        Ok(Processed::HandedOver) => "handed over",
+        Err(ProcessingError::Transient { .. }) => "to be tried again",
+        Err(ProcessingError::Unavailable { .. }) => "unavailable",
+        Err(ProcessingError::Ailing { .. }) => "ailing",
+        Err(ProcessingError::Permanent { .. }) => "refused",
+    }
+}
+
+/// What finds an attempt again in the service's own traces: W3C Trace Context, version 00.
+#[derive(Clone, Copy)]
+struct Trace {
+    trace_id: u128,
+    parent_id: u64,
+}
+
+impl Trace {
+    fn random() -> Trace {
+        Trace {
+            // Zeros are no ids.
+            trace_id: rand::random::<u128>().max(1),
+            parent_id: rand::random::<u64>().max(1),
+        }
+    }
+
+    fn id(self) -> String {
+        format!("{:032x}", self.trace_id)
+    }
+}
+
+impl fmt::Display for Trace {
+    /// Sampled: whoever looks for one attempt wants it to be there.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "00-{:032x}-{:016x}-01", self.trace_id, self.parent_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_has_the_form_that_tools_read() {
+        let trace = Trace {
+            trace_id: 0xA1,
+            parent_id: 0xB2,
+        };
+        assert_eq!(
+            trace.to_string(),
+            "00-000000000000000000000000000000a1-00000000000000b2-01"
+        );
+    }
+}

@@ -1,0 +1,297 @@
+//! What the answer of a service means for the order. Nothing here believes that the service is well: what it sends is read
+//! up to a length and for a time.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::Response;
+use reqwest::header::{DATE, HeaderName, LOCATION, RETRY_AFTER};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::without_password;
+use crate::order::{OrderId, RESULT_BYTES_MAX};
+use crate::portable_json::{JsonError, JsonText};
+use crate::processor::{Processed, ProcessingError};
+
+/// Of a body that may have a result: the result, and whatever else a service likes to say.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// From the head of an answer to the end of its body. Services write both at once.
+const BODY_TIME_MAX: Duration = Duration::from_secs(5);
+/// What is kept of a body that says why an order cannot be processed.
+const REASON_BYTES_MAX: usize = 1024;
+/// One character more, so that one which is cut lies behind what is kept.
+const REASON_BYTES_READ: usize = REASON_BYTES_MAX + 4;
+/// As much of an address as helps to find out who redirects.
+const LOCATION_CHARS_MAX: usize = 300;
+
+/// `read_until` is the end of the attempt's time.
+pub(super) async fn meaning(
+    order_id: OrderId,
+    answer: Response,
+    read_until: Instant,
+) -> Result<Processed, ProcessingError> {
+    let status = answer.status().as_u16();
+    let read_until = read_until.min(Instant::now() + BODY_TIME_MAX);
+    match status {
+        202 => Ok(Processed::HandedOver),
+        // It is done, whatever becomes of the body: to call again would be to do it again.
+        200..=299 => {
+            let result = result(answer, read_until).await.unwrap_or_else(|why| {
+                tracing::warn!(order.id = %order_id, "order {order_id} completed, but without a result: {why}");
+                None
+            });
+            Ok(Processed::Completed { result })
+        }
+        _ => Err(refusal(status, answer, read_until).await),
+    }
+}
+
+async fn refusal(status: u16, answer: Response, read_until: Instant) -> ProcessingError {
+    let retry_after = retry_after(&answer);
+    if (300..=399).contains(&status) {
+        let error = redirected(status, &answer);
+        return ProcessingError::Transient { error, retry_after };
+    }
+    let reason = reason(answer, read_until).await;
+    let error = if reason.is_empty() {
+        format!("the service answered {status}")
+    } else {
+        format!("the service answered {status}: {reason}")
+    };
+    match status {
+        408 | 425 | 429 => ProcessingError::Transient { error, retry_after },
+        400..=499 => ProcessingError::Permanent { error },
+        // From what stands before a service that is away, or from one that says so itself.
+        502..=504 => ProcessingError::Unavailable { error, retry_after },
+        500..=599 => ProcessingError::Ailing { error, retry_after },
+        // 101, and what is no status of HTTP.
+        _ => ProcessingError::Transient { error, retry_after },
+    }
+}
+
+/// Why a service that completed an order gave no result, though it seemed to mean to.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Lost {
+    #[error("the body of the answer has more than {BODY_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("the body of the answer did not end in time")]
+    TooSlow,
+    #[error("the body of the answer was cut off")]
+    Cut,
+    #[error("the body of the answer is not JSON: {0}")]
+    NotJson(String),
+    #[error("it has more than {RESULT_BYTES_MAX} bytes")]
+    ResultTooLong,
+    #[error("it {0}")]
+    Unfit(#[from] JsonError),
+}
+
+async fn result(mut answer: Response, read_until: Instant) -> Result<Option<JsonText>, Lost> {
+    let body = match timeout_at(read_until, read(&mut answer, BODY_BYTES_MAX + 1)).await {
+        Ok((body, _)) if body.len() > BODY_BYTES_MAX => return Err(Lost::TooLong),
+        Ok((body, Ended::Well)) => body,
+        Ok((_, Ended::Cut)) => return Err(Lost::Cut),
+        Err(_) => return Err(Lost::TooSlow),
+    };
+    result_in(&body)
+}
+
+/// `null` is as good as none, and so is a body that is no object: there is no member in it.
+fn result_in(body: &[u8]) -> Result<Option<JsonText>, Lost> {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        result: Option<&'a RawValue>,
+    }
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Ok(None);
+    }
+    let answer: Answer<'_> = std::str::from_utf8(body)
+        .map_err(|error| Lost::NotJson(error.to_string()))
+        .and_then(|text| serde_json::from_str(text).map_err(|error| Lost::NotJson(error.to_string())))?;
+    let Some(result) = answer.result.map(RawValue::get) else {
+        return Ok(None);
+    };
+    if result.len() > RESULT_BYTES_MAX {
+        return Err(Lost::ResultTooLong);
+    }
+    Ok(Some(JsonText::parse(result)?))
+}
+
+/// What was read of it when the time is over or the line is cut is better than nothing.
+async fn reason(mut answer: Response, read_until: Instant) -> String {
+    let mut body = Vec::new();
+    let reading = read_into(&mut body, &mut answer, REASON_BYTES_READ);
+    // Either way there is what there is.
+    let _ = timeout_at(read_until, reading).await;
+    legible(&body)
+}
+
+/// As text that a log and a terminal can show: at most [`REASON_BYTES_MAX`].
+fn legible(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let is_shown = |letter: &char| !letter.is_control() || ['\n', '\t'].contains(letter);
+    let mut shown: String = text.chars().filter(is_shown).collect();
+    shown.truncate(shown.floor_char_boundary(REASON_BYTES_MAX));
+    shown.truncate(shown.trim_end().len());
+    shown
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It ended by itself, or there is as much as was wanted.
+    Well,
+    Cut,
+}
+
+async fn read(answer: &mut Response, bytes_max: usize) -> (Vec<u8>, Ended) {
+    let mut body = Vec::new();
+    let ended = read_into(&mut body, answer, bytes_max).await;
+    (body, ended)
+}
+
+/// Until there are `bytes_max`.
+async fn read_into(body: &mut Vec<u8>, answer: &mut Response, bytes_max: usize) -> Ended {
+    while body.len() < bytes_max {
+        match answer.chunk().await {
+            Ok(Some(chunk)) => {
+                let room = bytes_max - body.len();
+                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            }
+            Ok(None) => return Ended::Well,
+            Err(_) => return Ended::Cut,
+        }
+    }
+    Ended::Well
+}
+
+/// What is secret in an address is in its query, or before its host.
+fn redirected(status: u16, answer: &Response) -> String {
+    let Some(location) = answer.headers().get(LOCATION) else {
+        return format!("the service answered {status}: redirects are not followed");
+    };
+    let location = String::from_utf8_lossy(location.as_bytes());
+    let plain = location.split(['?', '#']).next().unwrap_or_default();
+    let plain: String = plain.chars().take(LOCATION_CHARS_MAX).collect();
+    let shown = if plain.contains('@') {
+        without_password(&plain)
+    } else {
+        plain
+    };
+    format!("the service answered {status}: redirects are not followed (to {shown})")
+}
+
+fn retry_after(answer: &Response) -> Option<Duration> {
+    let header = |name: HeaderName| answer.headers().get(name)?.to_str().ok();
+    let now = header(DATE).and_then(http_date).unwrap_or_else(SystemTime::now);
+    delay(header(RETRY_AFTER)?, now)
+}
+
+/// RFC 9110 section 10.2.3: seconds, or a time. That is by the clock of whoever answers.
+fn delay(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More than fit are too many for everybody.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    // A time that is over is now.
+    http_date(text).map(|at| at.duration_since(now).unwrap_or_default())
+}
+
+fn http_date(text: &str) -> Option<SystemTime> {
+    httpdate::parse_http_date(text.trim()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(body: &str) -> Option<String> {
+        let result = result_in(body.as_bytes()).unwrap();
+        result.map(|text| text.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_result_is_kept_byte_for_byte() {
+        for (body, result) in [
+            (
+                r#" {"result" : { "a":  1.10 }, "more": [] } "#,
+                Some(r#"{ "a":  1.10 }"#),
+            ),
+            (r#"{"result":"é\u00e9"}"#, Some(r#""é\u00e9""#)),
+            (r#"{"result":0}"#, Some("0")),
+            (r#"{"result":false}"#, Some("false")),
+            (r#"{"result":null}"#, None),
+            ("{}", None),
+            ("", None),
+            ("ok", None),
+            (r#"[{"result":1}]"#, None),
+            ("<html>", None),
+        ] {
+            assert_eq!(kept(body).as_deref(), result, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_unfit_result_is_lost() {
+        let lost = |body: &str| result_in(body.as_bytes()).unwrap_err();
+        let long = |bytes: usize| format!(r#"{{"result":"{}"}}"#, "a".repeat(bytes - 2));
+        assert!(kept(&long(RESULT_BYTES_MAX)).is_some());
+        assert_eq!(lost(&long(RESULT_BYTES_MAX + 1)), Lost::ResultTooLong);
+        assert_eq!(
+            lost(r#"{"result":{"a":1,"a":2}}"#),
+            Lost::Unfit(JsonError::DuplicateKey)
+        );
+        assert_eq!(lost(r#"{"result":"\u0000"}"#), Lost::Unfit(JsonError::Nul));
+        let deep = format!(r#"{{"result":{}{}}}"#, "[".repeat(40), "]".repeat(40));
+        assert_eq!(lost(&deep), Lost::Unfit(JsonError::TooDeep));
+        let deeper = format!(r#"{{"result":{}{}}}"#, "[".repeat(4_000), "]".repeat(4_000));
+        assert_eq!(lost(&deeper), Lost::Unfit(JsonError::TooDeep));
+        for body in [
+            r#"{"result":1"#,
+            r#"{"result":1,"result":2}"#,
+            "{result:1}",
+            r#"{"a":1} x"#,
+        ] {
+            assert!(matches!(lost(body), Lost::NotJson(_)), "{body}");
+        }
+        assert!(matches!(
+            result_in(b"{\"result\":\"\xff\"}"),
+            Err(Lost::NotJson(_))
+        ));
+    }
+
+    #[test]
+    fn a_reason_is_text_that_can_be_shown() {
+        assert_eq!(
+            legible(b"no\x00 \x1b[31mstock\r\n\tleft \n"),
+            "no [31mstock\n\tleft"
+        );
+        assert_eq!(legible(b"a\xffb"), "a\u{fffd}b");
+        assert_eq!(legible("a\u{85}\u{7f}b".as_bytes()), "ab");
+        let long = "é".repeat(REASON_BYTES_MAX);
+        assert_eq!(legible(&long.as_bytes()[..REASON_BYTES_READ]), "é".repeat(512));
+        let odd = format!("a{long}");
+        assert_eq!(
+            legible(&odd.as_bytes()[..REASON_BYTES_READ]).len(),
+            REASON_BYTES_MAX - 1
+        );
+    }
+
+    #[test]
+    fn a_wait_is_given_in_seconds_or_as_a_time() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let seconds = |text: &str| delay(text, now).map(|wait| wait.as_secs());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds(" 0 "), Some(0));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:50:07 GMT"), Some(30));
+        assert_eq!(seconds("Sunday, 06-Nov-94 08:50:07 GMT"), Some(30));
+        assert_eq!(seconds("Sun Nov  6 08:50:07 1994"), Some(30));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
+        assert_eq!(seconds("99999999999999999999"), Some(u64::MAX));
+        for text in ["", "soon", "-1", "1.5", "+5", "1h"] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+}
