@@ -11,8 +11,32 @@ use crate::portable_json::JsonText;
 pub mod http;
 pub mod simulated;
 
-/// Processes orders. Delivery is at least once: a crash between the effect and its record repeats an attempt,
-/// so an effect outside wants an idempotency key - order id and generation, the same for all attempts.
+/// Processes orders: the business step, which the worker runs for each attempt. Delivery is at least once: a crash between
+/// the effect and its record repeats an attempt, so an effect outside wants
+/// [`Order::idempotency_key`], and one that keeps tokens can refuse whoever holds an older one.
+///
+/// A processor of your own is served by [`serve::run_with`](crate::serve::run_with), with the API, the retries and everything
+/// else around it; `examples/own_processor.rs` is such a program. All of it:
+///
+/// ```
+/// use async_trait::async_trait;
+/// use orderly::order::Order;
+/// use orderly::portable_json::JsonText;
+/// use orderly::processor::{Attempt, Processed, ProcessingError, Processor};
+///
+/// struct Greeter;
+///
+/// #[async_trait]
+/// impl Processor for Greeter {
+///     async fn process(&self, order: &Order, _: Attempt) -> Result<Processed, ProcessingError> {
+///         let greeting = JsonText::parse(r#"{"said": "hello"}"#);
+///         match greeting {
+///             Ok(result) if order.request.user_id > 0 => Ok(Processed::Completed { result: Some(result) }),
+///             _ => Err(ProcessingError::Permanent { error: "nobody to greet".to_owned() }),
+///         }
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Processor: Send + Sync + 'static {
     /// Dropped at any await point when the lease is lost, the order is cancelled, the attempt's time is over

@@ -56,8 +56,32 @@ pub enum ServeError {
 
 /// Serves until SIGTERM or SIGINT, drains, and returns; a second signal gives unfinished orders back at once.
 pub async fn run(config: Config, metrics: Metrics) -> Result<(), ServeError> {
-    let mut signals = Signals::listen().map_err(ServeError::Signals)?;
     let processor = processor(&config)?;
+    let by = match &config.processor {
+        ProcessorChoice::Simulated { .. } => {
+            "processing is simulated: orders take time and have no effect".to_owned()
+        }
+        ProcessorChoice::Http(service) => format!("orders are processed by {}", service.url),
+    };
+    serve(config, processor, &by, metrics).await
+}
+
+/// The same with a processor of your own, whatever the configuration says of another; see `examples/own_processor.rs`.
+pub async fn run_with(
+    config: Config,
+    processor: Arc<dyn Processor>,
+    metrics: Metrics,
+) -> Result<(), ServeError> {
+    serve(config, processor, "orders are processed by this program", metrics).await
+}
+
+async fn serve(
+    config: Config,
+    processor: Arc<dyn Processor>,
+    by: &str,
+    metrics: Metrics,
+) -> Result<(), ServeError> {
+    let mut signals = Signals::listen().map_err(ServeError::Signals)?;
     let store = open::open(
         &config.database,
         OpenOptions {
@@ -77,6 +101,7 @@ pub async fn run(config: Config, metrics: Metrics) -> Result<(), ServeError> {
         }
     };
     announce(&config, &server);
+    tracing::info!("{by}");
     let stopped = async {
         let name = signals.next().await;
         tracing::info!(
@@ -124,12 +149,6 @@ fn announce(config: &Config, server: &Server) {
          curl -X POST {url}/orders -H 'Content-Type: application/json'{key} \
          -d '{{\"user_id\": 104, \"item_ids\": [101,102,103], \"total_amount\": 250.75}}'"
     );
-    match &config.processor {
-        ProcessorChoice::Simulated { .. } => {
-            tracing::info!("processing is simulated: orders take time and have no effect");
-        }
-        ProcessorChoice::Http(service) => tracing::info!("orders are processed by {}", service.url),
-    }
 }
 
 fn processor(config: &Config) -> Result<Arc<dyn Processor>, ServeError> {

@@ -72,8 +72,7 @@ impl Http {
             serde_json::to_vec(&OrderBody::from(order)).map_err(|error| ProcessingError::Permanent {
                 error: format!("the order cannot be sent: {error}"),
             })?;
-        // The same for all attempts; a redrive is a new wish.
-        let key = format!("order-{}-{}", order.order_id, order.generation);
+        let key = order.idempotency_key();
         // A clock before 1970 is as wrong as 1970.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let timestamp = now.as_secs();

@@ -1,0 +1,71 @@
+//! Orders processed in Rust, inside the server: a complete program. It is configured as `orderly serve` is, by the
+//! environment, `.env` and `orderly.toml`.
+//!
+//! ```text
+//! cargo run --example own_processor
+//! curl -X POST http://127.0.0.1:5000/orders -H 'Content-Type: application/json' \
+//!   -d '{"user_id": 104, "item_ids": [101,102,103], "total_amount": 250.75}'
+//! curl http://127.0.0.1:5000/orders/1 -H 'Prefer: wait=30'
+//! ```
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use orderly::config::{self, Loaded, Sources};
+use orderly::metrics::Metrics;
+use orderly::order::Order;
+use orderly::portable_json::JsonText;
+use orderly::processor::{Attempt, Processed, ProcessingError, Processor};
+use orderly::{serve, telemetry};
+use serde_json::json;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Loaded { config, warnings } = config::load(&Sources::of_process(Vec::new(), None))?;
+    let _telemetry = telemetry::start(&config.log)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    serve::run_with(config, Arc::new(Warehouse::default()), Metrics::new()).await?;
+    Ok(())
+}
+
+/// Packs orders.
+#[derive(Default)]
+pub struct Warehouse {
+    /// Number of the parcel by the order's key: an attempt that is repeated finds what it did.
+    parcels: Mutex<HashMap<String, usize>>,
+}
+
+#[async_trait]
+impl Processor for Warehouse {
+    /// Dropped at its await points when the order is cancelled or the attempt's time is over.
+    async fn process(&self, order: &Order, attempt: Attempt) -> Result<Processed, ProcessingError> {
+        let items: Vec<&str> = order.request.item_ids.as_str().split(',').collect();
+        if items.contains(&"13") {
+            // Will be no different the next time: Failed, until somebody looks at it.
+            return Err(ProcessingError::Permanent {
+                error: "item 13 is not for sale".to_owned(),
+            });
+        }
+        if items.contains(&"7") && attempt.number == 1 {
+            // Pending again, and tried again after a while that grows with the attempts.
+            return Err(ProcessingError::Transient {
+                error: "item 7 is being restocked".to_owned(),
+                retry_after: Some(Duration::from_millis(100)),
+            });
+        }
+        let parcel = {
+            let mut parcels = self.parcels.lock().expect("no holder of it panics");
+            let next = parcels.len() + 1;
+            *parcels.entry(order.idempotency_key()).or_insert(next)
+        };
+        // Kept on the order, where everybody who reads it sees it.
+        let result = json!({"parcel": parcel, "items": items.len()}).to_string();
+        Ok(Processed::Completed {
+            result: JsonText::parse(&result).ok(),
+        })
+    }
+}
