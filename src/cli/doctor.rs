@@ -10,6 +10,7 @@ use crate::config::{Layers, Shown};
 
 mod disk;
 mod feed;
+mod processor;
 mod server;
 mod store;
 
@@ -109,6 +110,7 @@ async fn examine(layers: &Layers) -> Vec<Check> {
         checks.extend(store::check(&database).await);
     }
     if let Ok(loaded) = &loaded {
+        checks.extend(processor::check(&loaded.config).await);
         checks.push(server::check(&loaded.config).await);
     }
     checks

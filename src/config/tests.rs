@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 
+mod processor;
 mod retention;
 
 /// A folder of its own, an environment of its own, and flags.
@@ -382,12 +383,6 @@ fn what_only_postgres_knows_means_nothing_to_sqlite() {
             "ORDERLY_IDLE_SLEEP (from the environment) is set, but means nothing to SQLite",
         ]
     );
-}
-
-#[test]
-fn the_first_wait_is_not_longer_than_the_longest() {
-    let problem = given().variable("ORDERLY_RETRY_BASE", "10m").problem();
-    assert!(problem.contains("longer than ORDERLY_RETRY_CAP"), "{problem}");
 }
 
 #[test]
