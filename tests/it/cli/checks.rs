@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Said, Shop, command, told};
 use crate::support::postgres::{self, Server, TestDatabase};
+use crate::fulfilment::receiver::Receiver;
 use crate::support::required;
 
 /// A store of three completed orders whose server has stopped.
@@ -149,6 +150,32 @@ async fn doctor_tells_a_damaged_store_and_a_bad_setting_in_one_visit() {
         .map(|check| check["name"].as_str().unwrap())
         .collect();
     assert_eq!(failed, ["configuration", "store"], "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_tells_whether_somebody_is_there_to_process_the_orders() {
+    let receiver = Receiver::start().await;
+    let url = receiver.url();
+    let folder = tempfile::tempdir().unwrap();
+    let asked = async || {
+        let mut command = command(folder.path(), "doctor --json");
+        command.envs([("ORDERLY_PROCESSOR", "http"), ("ORDERLY_PROCESSOR_URL", &url)]);
+        let found = finding(&told(command).await);
+        let checks = found["checks"].as_array().unwrap().clone();
+        checks
+            .into_iter()
+            .find(|check| check["name"] == "processor")
+            .unwrap()
+    };
+    assert_eq!(asked().await["state"], "ok");
+    assert!(receiver.deliveries().is_empty(), "a connection is no delivery");
+    drop(receiver);
+    let check = asked().await;
+    assert_eq!(check["state"], "fail");
+    assert!(
+        check["finding"].as_str().unwrap().contains("Connection refused"),
+        "{check}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,22 @@
 use std::path::Path;
 
 use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tokio::process::Command;
 
 use super::{Said, command, told};
+use crate::fulfilment::receiver::{Reaction, Receiver, answer};
 use crate::support::client::http;
 use crate::support::process::{Process, orderly};
 
 const CANARY: &str = "canary-9f8e7d6c5b4a";
 const WRONG: &str = "parrot-1a2b3c4d5e6f";
+
+/// A signing secret with the canary in it, as it is given.
+const CANARY_KEY: &str = "Y2FuYXJ5LTlmOGU3ZDZjNWI0YS1vZi1kZWxpdmVyaWVz";
+/// `shop` with the canary as its password, as it is sent.
+const CANARY_BASIC: &str = "c2hvcDpjYW5hcnktOWY4ZTdkNmM1YjRh";
+const ALL: [&str; 4] = [CANARY, WRONG, CANARY_KEY, CANARY_BASIC];
 
 /// Logs of everything, for a server whose key is the canary.
 const SETTINGS: [(&str, &str); 2] = [("ORDERLY_API_KEY", CANARY), ("RUST_LOG", "trace")];
@@ -17,7 +26,7 @@ const SETTINGS: [(&str, &str); 2] = [("ORDERLY_API_KEY", CANARY), ("RUST_LOG", "
 impl Said {
     #[track_caller]
     fn assert_silent(&self, line: &str) {
-        for secret in [CANARY, WRONG] {
+        for secret in ALL {
             assert!(!self.stdout.contains(secret), "{line}: {}", self.stdout);
             assert!(!self.stderr.contains(secret), "{line}: {}", self.stderr);
         }
@@ -35,7 +44,7 @@ fn assert_no_file_tells(folder: &Path, logs_expected: usize) {
         }
         let text = std::fs::read(&path).unwrap();
         logs += usize::from(!text.is_empty());
-        for secret in [CANARY, WRONG] {
+        for secret in ALL {
             let found = text
                 .windows(secret.len())
                 .any(|window| window == secret.as_bytes());
@@ -90,6 +99,77 @@ async fn the_api_key_is_never_told() {
     assert_eq!(server.terminate().await, Some(0));
     assert_no_file_tells(&folder.path().join("logs"), 1);
     assert_no_file_tells(folder.path(), 1);
+}
+
+/// Whatever becomes of the orders, and whatever is wrong with the settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secrets_of_deliveries_are_never_told() {
+    let receiver = Receiver::start().await;
+    receiver.tell(
+        "fails",
+        [
+            answer(500, "", ""),
+            Reaction::Reset,
+            answer(302, "Location: /x\r\n", ""),
+        ],
+    );
+    receiver.tell("is refused", [answer(422, "", "no")]);
+    let secret = format!("whsec_{CANARY_KEY}");
+    let url = |host: &str| format!("http://shop:{CANARY}@{host}/in?token={CANARY}");
+    let here = url(&receiver.address.to_string());
+    let folder = tempfile::tempdir().unwrap();
+    let configure = |command: &mut Command, url: &str, secret: &str| {
+        command.envs([
+            ("ORDERLY_PROCESSOR", "http"),
+            ("ORDERLY_PROCESSOR_URL", url),
+            ("ORDERLY_PROCESSOR_SECRET", secret),
+            ("ORDERLY_RETRY_BASE", "0s"),
+            ("RUST_LOG", "trace"),
+        ]);
+    };
+    let mut start = orderly(folder.path());
+    configure(&mut start, &here, &secret);
+    let server = Process::start(start).await;
+    for name in ["completes", "fails", "is refused"] {
+        let order = json!({"user_id": 1, "item_ids": 1, "total_amount": 1, "reference": name});
+        let sent = http()
+            .post(format!("{}/orders", server.url))
+            .json(&order)
+            .send()
+            .await;
+        let order: Value = sent.unwrap().json().await.unwrap();
+        let url = format!("{}/orders/{}", server.url, order["order_id"]);
+        let ended = http().get(url).header("Prefer", "wait=60").send().await;
+        let ended = ended.unwrap().text().await.unwrap();
+        assert!(ended.contains("Completed") || ended.contains("422"), "{ended}");
+        assert!(ALL.iter().all(|secret| !ended.contains(secret)), "{ended}");
+    }
+    let delivery = &receiver.deliveries()[0];
+    assert!(
+        delivery.header("authorization").ends_with(CANARY_BASIC)
+            && !delivery.header("webhook-signature").is_empty()
+    );
+    assert!(ALL.iter().all(|secret| !server.said(secret)));
+    assert!(server.said("shop:***@"), "it says who processes the orders");
+    for (line, url, secret, exit) in [
+        ("doctor", here.as_str(), secret.as_str(), 0),
+        ("doctor --json", &here, &secret, 0),
+        ("serve --port 1", &url("127.0.0.1:1/a b"), &secret, 78),
+        ("serve --port 1", &url("127.0.0.1:x"), &secret, 78),
+        ("serve --port 1", &format!("ftp://{CANARY}@host"), &secret, 78),
+        ("serve --port 1", &here, &format!("{secret}="), 78),
+        ("serve --port 1", &here, CANARY_KEY, 78),
+        ("serve --help", &here, &secret, 0),
+    ] {
+        let mut command = command(folder.path(), line);
+        configure(&mut command, url, secret);
+        command.env("PORT", server.url.rsplit(':').next().unwrap());
+        let said = told(command).await;
+        assert_eq!(said.exit, Some(exit), "{line}: {}{}", said.stdout, said.stderr);
+        said.assert_silent(line);
+    }
+    assert_eq!(server.terminate().await, Some(0));
+    assert_no_file_tells(&folder.path().join("logs"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,222 @@
+//! What a service is sent.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use orderly::order::OrderId;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+use standardwebhooks::Webhook;
+
+use super::receiver::{Delivery, Reaction, Receiver, answer};
+use super::shop::{Shop, patient, service, signed};
+use crate::support::until;
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const OTHER: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_the_order_as_it_is_read_meanwhile() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
+    receiver.tell("held", [Reaction::Hold]);
+    let id = shop.order("held").await;
+    until("it is delivered", async || receiver.open() == 1).await;
+    let read = shop.text(id, false).await;
+    receiver.release();
+    let order = shop.ended(id).await;
+    let [delivery] = &receiver.deliveries()[..] else {
+        panic!("it was sent once")
+    };
+    assert_eq!(String::from_utf8_lossy(&delivery.body), read);
+    assert_eq!(delivery.order()["status"], "Processing");
+    assert_eq!(delivery.request_line, "POST /orders HTTP/1.1");
+    for (name, value) in [
+        ("host", receiver.address.to_string()),
+        ("content-type", "application/json".to_owned()),
+        ("user-agent", format!("orderly/{}", env!("CARGO_PKG_VERSION"))),
+        ("orderly-attempt", "1".to_owned()),
+        ("idempotency-key", format!("order-{id}-0")),
+        ("webhook-id", format!("order-{id}-0")),
+    ] {
+        assert_eq!(delivery.header(name), value, "{name}");
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let sent: u64 = delivery.header("webhook-timestamp").parse().unwrap();
+    assert!((now - 60..=now).contains(&sent), "{sent}");
+    assert!(
+        !delivery.headers.contains_key("webhook-signature"),
+        "there is no secret"
+    );
+    assert_eq!(order["status"], "Completed");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_share_their_key_and_a_redrive_has_its_own() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(service(&receiver.url()), |_| {}).await;
+    receiver.tell(
+        "it",
+        [
+            answer(500, "", ""),
+            Reaction::Reset,
+            answer(422, "", "no"),
+            answer(503, "", ""),
+        ],
+    );
+    let id = shop.order("it").await;
+    assert_eq!(shop.ended(id).await["status"], "Failed");
+    shop.act(id, "retry").await;
+    assert_eq!(shop.ended(id).await["status"], "Completed");
+    let sent = receiver.deliveries();
+    let all = |name: &str| -> Vec<String> {
+        sent.iter()
+            .map(|delivery| delivery.header(name).to_owned())
+            .collect()
+    };
+    let (first, second) = (format!("order-{id}-0"), format!("order-{id}-1"));
+    let keys = [&first, &first, &first, &second, &second];
+    assert_eq!(all("idempotency-key").iter().collect::<Vec<_>>(), keys);
+    assert_eq!(all("webhook-id").iter().collect::<Vec<_>>(), keys);
+    assert_eq!(all("orderly-attempt"), ["1", "2", "3", "1", "2"]);
+    let tokens: Vec<u64> = all("orderly-token")
+        .iter()
+        .map(|token| token.parse().unwrap())
+        .collect();
+    assert!(
+        tokens.is_sorted_by(|earlier, later| earlier < later),
+        "{tokens:?}"
+    );
+    let mut traces = all("traceparent");
+    for trace in &traces {
+        let parts: Vec<&str> = trace.split('-').collect();
+        assert_eq!(
+            parts.iter().map(|part| part.len()).collect::<Vec<_>>(),
+            [2, 32, 16, 2],
+            "{trace}"
+        );
+        assert!(
+            parts
+                .iter()
+                .all(|part| part.bytes().all(|byte| b"0123456789abcdef".contains(&byte)))
+        );
+    }
+    traces.sort();
+    traces.dedup();
+    assert_eq!(traces.len(), 5, "each attempt has a trace of its own");
+    shop.close().await;
+}
+
+/// By the token that was sent: the executor is not the only one who may end the attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_is_the_one_that_counts() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
+    receiver.tell("held", [Reaction::Hold]);
+    let id = shop.order("held").await;
+    until("it is delivered", async || receiver.open() == 1).await;
+    let token: u64 = receiver.deliveries()[0].header("orderly-token").parse().unwrap();
+    let claim = shop.harness.store().claimed(OrderId(id)).await.unwrap().unwrap();
+    assert_eq!(claim.key.unwrap().token, token);
+    receiver.release();
+    shop.ended(id).await;
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_are_good_for_who_has_either_secret_and_for_nobody_else() {
+    let receiver = Receiver::start().await;
+    let url = receiver.url();
+    for (secrets, good) in [
+        (SECRET.to_owned(), vec![SECRET]),
+        (format!("{OTHER} {SECRET}"), vec![SECRET, OTHER]),
+    ] {
+        let shop = Shop::open(signed(&url, &secrets), |_| {}).await;
+        let id = shop.order(&secrets).await;
+        assert_eq!(shop.ended(id).await["status"], "Completed");
+        let delivery = receiver.deliveries_of(&secrets).remove(0);
+        for secret in [SECRET, OTHER] {
+            assert_eq!(
+                is_signed(&delivery, secret),
+                good.contains(&secret),
+                "{secret} of {secrets}"
+            );
+        }
+        let mut changed = delivery.clone();
+        changed.body[20] ^= 1;
+        assert!(!is_signed(&changed, SECRET));
+        let mut moved = delivery.clone();
+        let other_id = format!("order-{}-0", id + 1);
+        moved.headers.insert("webhook-id".to_owned(), other_id);
+        assert!(!is_signed(&moved, SECRET));
+        shop.close().await;
+    }
+}
+
+/// By the specification's own library.
+fn is_signed(delivery: &Delivery, secret: &str) -> bool {
+    let headers: HeaderMap = delivery
+        .headers
+        .iter()
+        .map(|(name, value)| {
+            let name: HeaderName = name.parse().unwrap();
+            (name, HeaderValue::from_str(value).unwrap())
+        })
+        .collect();
+    Webhook::new(secret)
+        .unwrap()
+        .verify(&delivery.body, &headers)
+        .is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_taken_on_stays_in_processing_without_a_slot() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(service(&receiver.url()), |config| config.concurrency = 1).await;
+    // What the body says is for nobody.
+    receiver.tell("later", [answer(202, "", r#"{"result":1}"#)]);
+    let taken_on = shop.order("later").await;
+    let next = shop.order("next").await;
+    assert_eq!(shop.ended(next).await["status"], "Completed");
+    let order: Value = shop.now(taken_on).await;
+    assert_eq!(
+        (&order["status"], &order["result"]),
+        (&"Processing".into(), &Value::Null)
+    );
+    assert_eq!(receiver.deliveries_of("later").len(), 1);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_and_a_password_in_the_url_are_sent_as_basic_authentication() {
+    let receiver = Receiver::start().await;
+    let url = format!("http://shop:open%20sesame@{}/in?tenant=7", receiver.address);
+    let shop = Shop::open(service(&url), |_| {}).await;
+    assert_eq!(shop.ended(shop.order("it").await).await["status"], "Completed");
+    let sent = receiver.deliveries().remove(0);
+    assert_eq!(sent.request_line, "POST /in?tenant=7 HTTP/1.1");
+    assert_eq!(sent.header("authorization"), "Basic c2hvcDpvcGVuIHNlc2FtZQ==");
+    shop.close().await;
+}
+
+/// A connection that is used again serves many orders, one after another.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_share_connections() {
+    const ORDERS: usize = 50;
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(service(&receiver.url()), |config| {
+        config.concurrency = 2;
+        config.lease = Duration::from_secs(30);
+    })
+    .await;
+    let mut orders = Vec::new();
+    for _ in 0..ORDERS {
+        orders.push(shop.order("it").await);
+    }
+    for id in orders {
+        assert_eq!(shop.ended(id).await["status"], "Completed");
+    }
+    assert_eq!(receiver.deliveries().len(), ORDERS);
+    assert!(receiver.connections() < ORDERS / 2, "{}", receiver.connections());
+    shop.close().await;
+}

@@ -1,0 +1,65 @@
+//! What some orders suffer from their service is nothing to the others.
+
+use orderly::order::{OrderId, OrderStatus};
+
+use super::receiver::{Reaction, Receiver};
+use super::shop::{Shop, patient};
+use crate::support::until;
+
+const SLOTS: u32 = 4;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_go_on_beside_those_that_hang() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(patient(&receiver.url()), |config| config.concurrency = SLOTS).await;
+    let stalled = b"HTTP/1.1 422 No\r\nContent-Le".to_vec();
+    let mut hanging = Vec::new();
+    for (name, said) in [
+        ("silent", Vec::new()),
+        ("half a head", stalled.clone()),
+        ("once more", stalled),
+    ] {
+        receiver.tell(name, [Reaction::AnswerAndHang(said)]);
+        hanging.push(shop.order(name).await);
+    }
+    until("they hang", async || receiver.open() == 3).await;
+    let mut orders = Vec::new();
+    for _ in 0..50 {
+        orders.push(shop.order("good").await);
+    }
+    for id in orders {
+        assert_eq!(shop.ended(id).await["status"], "Completed");
+    }
+    assert_eq!(receiver.open(), 3);
+    for id in &hanging {
+        assert_eq!(shop.now(*id).await["status"], "Processing");
+        // Which ends the call: the service sees that nobody waits any more.
+        shop.act(*id, "cancel").await;
+    }
+    until("nobody waits", async || receiver.open() == 0).await;
+    for _ in 0..SLOTS {
+        receiver.tell("held", [Reaction::Hold]);
+        shop.order("held").await;
+    }
+    until("every slot is there again", async || {
+        receiver.open() == SLOTS as usize
+    })
+    .await;
+    receiver.release();
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_hangs_up_and_uses_up_no_attempt() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
+    receiver.tell("silent", [Reaction::AnswerAndHang(Vec::new())]);
+    let id = shop.order("silent").await;
+    until("it hangs", async || receiver.open() == 1).await;
+    let mut harness = shop.stop_at_once().await;
+    until("nobody waits", async || receiver.open() == 0).await;
+    harness.reopen().await;
+    let order = harness.order(OrderId(id)).await;
+    assert_eq!((order.status, order.attempts), (OrderStatus::Pending, 0));
+    harness.store().close().await;
+}

@@ -1,0 +1,282 @@
+//! Every kind of answer, and of none, leads to its status.
+
+use orderly::lease::ERROR_BYTES_MAX;
+use orderly::processor::ProcessingError;
+use serde_json::Value;
+
+use super::receiver::{Reaction, Receiver, answer};
+use super::shop::{Shop, service};
+use crate::support::until;
+
+/// How often the hostile ones come round.
+const ROUNDS: usize = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    Transient,
+    Unavailable,
+    Ailing,
+    Permanent,
+}
+
+fn blame(error: &ProcessingError) -> Blame {
+    match error {
+        ProcessingError::Transient { .. } => Blame::Transient,
+        ProcessingError::Unavailable { .. } => Blame::Unavailable,
+        ProcessingError::Ailing { .. } => Blame::Ailing,
+        ProcessingError::Permanent { .. } => Blame::Permanent,
+    }
+}
+
+fn bytes(text: &str) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
+/// What is retried, whom it blames, and what is said of it.
+fn retried() -> Vec<(&'static str, Reaction, Blame, &'static str)> {
+    use Blame::{Ailing, Transient, Unavailable};
+    use Reaction::{AnswerAndClose, AnswerAndHang, Endless, Reset};
+    const LATE: &str = "the service did not answer within 700ms";
+    const NONE: &str = "the service gave no answer: ";
+    let location = "Location: https://me:hunter2@shop.example/new?token=hunter2\r\n";
+    let many_headers = "X-A: a\r\n".repeat(150);
+    vec![
+        ("hangs", AnswerAndHang(Vec::new()), Ailing, LATE),
+        (
+            "hangs in its head",
+            AnswerAndHang(bytes("HTTP/1.1 200 OK\r\nConte")),
+            Ailing,
+            LATE,
+        ),
+        ("resets", Reset, Ailing, NONE),
+        ("closes", AnswerAndClose(Vec::new()), Ailing, NONE),
+        (
+            "closes in its head",
+            AnswerAndClose(bytes("HTTP/1.1 200 OK\r\nConte")),
+            Ailing,
+            NONE,
+        ),
+        (
+            "no HTTP",
+            AnswerAndClose(bytes("SSH-2.0-OpenSSH_9.9\r\n\r\n")),
+            Ailing,
+            NONE,
+        ),
+        (
+            "endless head",
+            Endless(bytes("HTTP/1.1 200 OK\r\n"), bytes("X-A: aaaaaaaaaaaaaaaa\r\n")),
+            Ailing,
+            NONE,
+        ),
+        (
+            "endless line",
+            Endless(bytes("HTTP/1.1 200 OK\r\nX-A: "), vec![b'a'; 1024]),
+            Ailing,
+            NONE,
+        ),
+        (
+            "dripping head",
+            Endless(bytes("HTTP/1.1 200 OK\r\nX-A: "), vec![b'a']),
+            Ailing,
+            "the service ",
+        ),
+        (
+            "never begins",
+            Endless(Vec::new(), bytes("HTTP/1.1 103 Early Hints\r\n\r\n")),
+            Ailing,
+            LATE,
+        ),
+        ("too many headers", answer(200, &many_headers, ""), Ailing, NONE),
+        (
+            "408",
+            answer(408, "", "slow"),
+            Transient,
+            "the service answered 408: slow",
+        ),
+        ("425", answer(425, "", ""), Transient, "the service answered 425"),
+        (
+            "429",
+            answer(429, "Retry-After: 0\r\n", ""),
+            Transient,
+            "the service answered 429",
+        ),
+        (
+            "500",
+            answer(500, "", "out of\tpaper\n"),
+            Ailing,
+            "the service answered 500: out of\tpaper",
+        ),
+        ("501", answer(501, "", ""), Ailing, "the service answered 501"),
+        (
+            "502",
+            answer(502, "", "<html>"),
+            Unavailable,
+            "the service answered 502: <html>",
+        ),
+        (
+            "503",
+            answer(503, "", ""),
+            Unavailable,
+            "the service answered 503",
+        ),
+        (
+            "504",
+            answer(504, "", ""),
+            Unavailable,
+            "the service answered 504",
+        ),
+        ("599", answer(599, "", ""), Ailing, "the service answered 599"),
+        ("700", answer(700, "", ""), Transient, "the service answered 700"),
+        (
+            "500 with an endless body",
+            Endless(bytes("HTTP/1.1 500 No\r\n\r\n"), bytes("no ")),
+            Ailing,
+            "the service answered 500: no no no",
+        ),
+        (
+            "500 with a body that hangs",
+            AnswerAndHang(bytes("HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\nno")),
+            Ailing,
+            "the service answered 500: no",
+        ),
+        (
+            "304",
+            answer(304, "", ""),
+            Transient,
+            "the service answered 304: redirects are not followed",
+        ),
+        (
+            "301",
+            answer(301, location, ""),
+            Transient,
+            "the service answered 301: redirects are not followed (to https://me:***@shop.example/new)",
+        ),
+        (
+            "307",
+            answer(307, "Location: /orders\r\n", ""),
+            Transient,
+            "the service answered 307: redirects are not followed (to /orders)",
+        ),
+    ]
+}
+
+/// With two slots for all of them, several times over: whatever one took, it gave back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_pass_is_tried_again_and_no_slot_is_lost_to_it() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(service(&receiver.url()), |config| {
+        config.concurrency = 2;
+        config.attempt_timeout = std::time::Duration::from_secs(2);
+        config.retry.attempts_max = u32::try_from(ROUNDS).unwrap() + 1;
+    })
+    .await;
+    let mut orders = Vec::new();
+    for (name, reaction, ..) in retried() {
+        receiver.tell(name, vec![reaction; ROUNDS]);
+        orders.push(shop.order(name).await);
+    }
+    for ((name, _, blamed, said), id) in retried().into_iter().zip(orders) {
+        let order = shop.ended(id).await;
+        assert_eq!(order["status"], "Completed", "{name}: {order}");
+        assert_eq!(order["attempts"], ROUNDS + 1, "{name}");
+        let failures = shop.failures(id);
+        assert_eq!(failures.len(), ROUNDS, "{name}");
+        for failure in failures {
+            let text = failure.to_string();
+            assert_eq!(blame(&failure), blamed, "{name}: {text}");
+            assert!(text.starts_with(said), "{name}: {text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+        assert_eq!(receiver.deliveries_of(name).len(), ROUNDS + 1, "{name}");
+    }
+    // Both slots are there at the same time.
+    for name in ["last", "very last"] {
+        receiver.tell(name, [Reaction::Hold]);
+        shop.order(name).await;
+    }
+    until("both are under way", async || receiver.open() == 2).await;
+    receiver.release();
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_for_good_and_keeps_the_first_kib_of_its_reason() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(service(&receiver.url()), |_| {}).await;
+    let long = "é".repeat(2_000);
+    for (status, body, said) in [
+        (
+            422,
+            "the card was declined\r\n",
+            "the service answered 422: the card was declined",
+        ),
+        (400, "", "the service answered 400"),
+        (401, "\u{1b}[31mwho?\0", "the service answered 401: [31mwho?"),
+        (404, "a\n\tb", "the service answered 404: a\n\tb"),
+        (410, "gone", "the service answered 410: gone"),
+        (
+            409,
+            long.as_str(),
+            &format!("the service answered 409: {}", "é".repeat(512)),
+        ),
+    ] {
+        let name = status.to_string();
+        receiver.tell(&name, [answer(status, "Retry-After: 1\r\n", body)]);
+        let id = shop.order(&name).await;
+        let order = shop.ended(id).await;
+        assert_eq!(
+            (&order["status"], &order["attempts"]),
+            (&"Failed".into(), &1.into())
+        );
+        assert_eq!(order["last_error"], said);
+        assert_eq!(
+            shop.failures(id).iter().map(blame).collect::<Vec<_>>(),
+            [Blame::Permanent]
+        );
+        assert!(said.len() <= ERROR_BYTES_MAX);
+    }
+    // What there is of it is kept, also when it does not end well.
+    for (name, reaction) in [
+        (
+            "cut",
+            Reaction::AnswerAndClose(bytes("HTTP/1.1 422 No\r\nContent-Length: 99\r\n\r\nsold out")),
+        ),
+        (
+            "hangs",
+            Reaction::AnswerAndHang(bytes("HTTP/1.1 422 No\r\nContent-Length: 99\r\n\r\nsold out")),
+        ),
+    ] {
+        receiver.tell(name, [reaction]);
+        let order = shop.ended(shop.order(name).await).await;
+        assert_eq!(
+            order["last_error"], "the service answered 422: sold out",
+            "{name}"
+        );
+        assert_eq!(order["status"], "Failed");
+    }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_away_is_unavailable() {
+    let receiver = Receiver::start().await;
+    let closed = receiver.url();
+    drop(receiver);
+    for (url, said) in [
+        (
+            closed.as_str(),
+            "the service cannot be reached: Connection refused",
+        ),
+        ("http://service.invalid/", "the service cannot be reached: "),
+    ] {
+        // Until its port is closed somebody may still answer there.
+        let shop = Shop::open(service(url), |config| config.retry.attempts_max = 2).await;
+        let id = shop.order("any").await;
+        let order: Value = shop.ended(id).await;
+        assert_eq!(order["status"], "Failed");
+        let last = shop.failures(id).pop().unwrap();
+        assert_eq!(blame(&last), Blame::Unavailable, "{last}");
+        assert!(last.to_string().starts_with(said), "{last}");
+        shop.close().await;
+    }
+}

@@ -1,0 +1,152 @@
+//! Services behind TLS: whose certificates count.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orderly::config::HttpService;
+use orderly::processor::ProcessingError;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::receiver::{self, Receiver};
+use super::shop::{Shop, service};
+use crate::support::client::http;
+use crate::support::postgres::{Authority, Certificate};
+use crate::support::process::{Process, orderly};
+
+/// Completes every order over TLS; ended when dropped.
+struct Secured {
+    address: SocketAddr,
+    _end: DropGuard,
+}
+
+impl Secured {
+    async fn start(certificate: &Certificate) -> Secured {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let chain = CertificateDer::pem_slice_iter(certificate.chain.as_bytes());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                chain.collect::<Result<_, _>>().unwrap(),
+                PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let end = CancellationToken::new();
+        let serving = serve(listener, TlsAcceptor::from(Arc::new(config)));
+        let ended = end.clone();
+        tokio::spawn(async move { ended.run_until_cancelled(serving).await });
+        Secured {
+            address,
+            _end: end.drop_guard(),
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            // Who does not trust us goes away.
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            while let Ok(Some(_)) = receiver::read(&mut stream).await {
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{\"result\":\"tls\"}";
+                if stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_cannot_be_trusted_is_not_sent_anything() {
+    let secured = Secured::start(&Certificate::self_signed(&["127.0.0.1"])).await;
+    let plain = Receiver::start().await;
+    let silent = HttpService {
+        connect_timeout: Duration::from_millis(300),
+        ..service(&format!("https://{}/", plain.address))
+    };
+    for (service, said) in [
+        (
+            service(&format!("https://{}/", secured.address)),
+            "the service cannot be reached: invalid peer certificate: UnknownIssuer",
+        ),
+        // It waits for the end of a head, which a handshake is not.
+        (silent, "the service cannot be reached: "),
+    ] {
+        let shop = Shop::open(service, |config| config.retry.attempts_max = 1).await;
+        let id = shop.order("it").await;
+        let order = shop.ended(id).await;
+        assert_eq!(order["status"], "Failed");
+        let error = shop.failures(id).remove(0);
+        assert!(matches!(error, ProcessingError::Unavailable { .. }), "{error:?}");
+        assert!(error.to_string().starts_with(said), "{error}");
+        shop.close().await;
+    }
+    assert!(plain.deliveries().is_empty());
+    // The other way round: no HTTP comes back.
+    let shop = Shop::open(service(&format!("http://{}/", secured.address)), |config| {
+        config.retry.attempts_max = 1;
+    })
+    .await;
+    let id = shop.order("it").await;
+    assert_eq!(shop.ended(id).await["status"], "Failed");
+    assert!(matches!(shop.failures(id)[0], ProcessingError::Ailing { .. }));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_of_ones_own_counts_where_it_is_named() {
+    let authority = Authority::new();
+    let good = Secured::start(&authority.certificate_for(&["127.0.0.1"])).await;
+    let other_name = Secured::start(&authority.certificate_for(&["shop.example"])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root.pem");
+    std::fs::write(&root, authority.root()).unwrap();
+    for (address, status, said) in [
+        (good.address, "Completed", ""),
+        (other_name.address, "Failed", "not valid for name"),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = orderly(home.path());
+        command.envs([
+            ("ORDERLY_PROCESSOR", "http"),
+            ("ORDERLY_PROCESSOR_URL", &format!("https://{address}/orders")),
+            ("ORDERLY_MAX_ATTEMPTS", "1"),
+        ]);
+        command.env("SSL_CERT_FILE", &root);
+        let server = Process::start(command).await;
+        let order = ended(&server.url).await;
+        assert_eq!(order["status"], status, "{order}");
+        assert!(
+            order["last_error"].as_str().unwrap_or_default().contains(said),
+            "{order}"
+        );
+        assert_eq!(server.terminate().await, Some(0));
+    }
+}
+
+async fn ended(url: &str) -> Value {
+    let order = json!({"user_id": 104, "item_ids": 7, "total_amount": 1});
+    let answer = http().post(format!("{url}/orders")).json(&order).send().await;
+    assert_eq!(answer.unwrap().status(), 201);
+    let answer = http()
+        .get(format!("{url}/orders/1"))
+        .header("Prefer", "wait=60")
+        .send();
+    answer.await.unwrap().json().await.unwrap()
+}

@@ -1,0 +1,65 @@
+//! A service that asks for time is given it.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use super::receiver::{Receiver, answer};
+use super::shop::{Shop, service};
+use crate::support::until;
+
+/// Longest that a service may ask for.
+const DAY_SECONDS: u64 = 24 * 60 * 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_waits_as_long_as_the_service_asks() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(service(&receiver.url()), |_| {}).await;
+    let began = shop.harness.now().await;
+    let in_an_hour = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_hours(1));
+    let dated = format!("Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nRetry-After: {in_an_hour}\r\n");
+    for (name, status, header, seconds) in [
+        ("seconds", 503, "Retry-After: 120\r\n", 120),
+        ("too many", 429, "Retry-After: 0000120\r\n", 120),
+        ("a failure", 500, "retry-after: 7\r\n", 7),
+        ("a redirect", 302, "Retry-After: 9\r\n", 9),
+        ("a time", 503, dated.as_str(), 3_600),
+        (
+            "for ever",
+            503,
+            "Retry-After: 99999999999999999999\r\n",
+            DAY_SECONDS,
+        ),
+    ] {
+        receiver.tell(name, [answer(status, header, "")]);
+        let id = shop.order(name).await;
+        until("it waits", async || !next_attempt(&shop.now(id).await).is_null()).await;
+        let order = shop.now(id).await;
+        assert_eq!(order["status"], "Pending");
+        let due: jiff::Timestamp = next_attempt(&order).as_str().unwrap().parse().unwrap();
+        let wait = due.as_microsecond() - began.micros();
+        assert_eq!(wait, i64::try_from(seconds * 1_000_000).unwrap(), "{name}");
+        assert_eq!(receiver.deliveries_of(name).len(), 1, "{name}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_is_over_ends_in_another_attempt() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(service(&receiver.url()), |_| {}).await;
+    receiver.tell("it", [answer(503, "Retry-After: 5\r\n", "")]);
+    let id = shop.order("it").await;
+    until("it waits", async || !next_attempt(&shop.now(id).await).is_null()).await;
+    shop.harness.advance(Duration::from_secs(5)).await;
+    let order = shop.ended(id).await;
+    assert_eq!(
+        (&order["status"], &order["attempts"]),
+        (&"Completed".into(), &2.into())
+    );
+    shop.close().await;
+}
+
+fn next_attempt(order: &Value) -> &Value {
+    &order["next_attempt_at"]
+}
