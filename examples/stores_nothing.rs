@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use orderly::http::{self, App, listener};
@@ -13,6 +14,8 @@ use orderly::lease::{LeaseKey, NodeId, Outcome};
 use orderly::live::{Live, LiveSettings};
 use orderly::metrics::Metrics;
 use orderly::order::{NewOrder, OrderId};
+use orderly::pull::{Outside, OutsideSettings};
+use orderly::retry::RetryPolicy;
 use orderly::store::clock::{WallClock, system_clock};
 use orderly::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedBounds, FeedId, FeedPage, FeedPosition, GiveBack,
@@ -35,12 +38,27 @@ async fn main() -> anyhow::Result<()> {
     });
     let settings = LiveSettings { idle_sleep: false };
     let live = Live::start(store.clone(), metrics.clone(), settings, draining.clone());
+    let outside = Outside {
+        store: store.clone(),
+        settings: OutsideSettings {
+            lease: Duration::from_secs(30),
+            attempt_timeout: Duration::from_mins(5),
+            retry: RetryPolicy {
+                attempts_max: 5,
+                base: Duration::from_secs(1),
+                cap: Duration::from_mins(5),
+            },
+        },
+        desk: None,
+        metrics: metrics.clone(),
+    };
     let router = http::router(App {
         store,
         metrics: metrics.clone(),
         api_key: None,
         local_only: true,
         live: live.feed(),
+        outside,
         heartbeat: http::HEARTBEAT,
         draining: draining.clone(),
     });

@@ -117,6 +117,8 @@ pub enum ProcessorChoice {
     Simulated { speed: f64, failure_rate: f64 },
     /// A service of the user's is called for each attempt.
     Http(Box<HttpService>),
+    /// Workers outside take the orders; this node processes none.
+    Pull,
 }
 
 #[derive(Clone, Debug)]

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Secret;
 use crate::live::Feed;
 use crate::metrics::Metrics;
+use crate::pull::Outside;
 use crate::store::Store;
 
 mod accept;
@@ -26,6 +27,7 @@ mod fields;
 mod health;
 mod idempotency;
 mod json;
+mod leases;
 pub mod listener;
 mod live;
 mod metrics;
@@ -50,6 +52,8 @@ pub struct App {
     pub local_only: bool,
     /// What held reads and streams follow.
     pub live: Feed,
+    /// What workers outside take from, and bring back to.
+    pub outside: Outside,
     /// How long a stream may be silent.
     pub heartbeat: Duration,
     /// Cancelled when the server stops: probes say so and long polls end.
@@ -67,7 +71,7 @@ enum Access {
 
 /// Between two signs of life on a stream: below the time after which proxies give up on a silent connection.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
-const ROUTES: usize = 23;
+const ROUTES: usize = 28;
 
 fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
     use Access::{Keyed, Open};
@@ -80,6 +84,11 @@ fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
         ("/orders/{id}/explain", Keyed, get(explain::explain)),
         ("/orders/{id}/cancel", Keyed, post(orders::cancel)),
         ("/orders/{id}/retry", Keyed, post(orders::retry)),
+        ("/leases", Keyed, post(leases::take)),
+        ("/leases/{id}/renew", Keyed, post(leases::renew)),
+        ("/leases/{id}/complete", Keyed, post(leases::complete)),
+        ("/leases/{id}/fail", Keyed, post(leases::fail)),
+        ("/leases/{id}/release", Keyed, post(leases::release)),
         ("/events", Keyed, get(live::events)),
         ("/ws", Keyed, get(live::socket::open)),
         ("/queue", Keyed, get(queue::read)),
@@ -124,6 +133,7 @@ struct Shared {
     batch_memory: batch_memory::BatchMemory,
     local_only: bool,
     live: Feed,
+    outside: Outside,
     heartbeat: Duration,
 }
 
@@ -138,6 +148,7 @@ impl Shared {
             batch_memory: batch_memory::BatchMemory::new(batch_memory::BATCH_MEMORY_BYTES_MAX),
             local_only: app.local_only,
             live: app.live,
+            outside: app.outside,
             heartbeat: app.heartbeat,
         }
     }

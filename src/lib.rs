@@ -17,6 +17,7 @@ pub mod time;
 pub mod store;
 
 pub mod processor;
+pub mod pull;
 
 pub mod janitor;
 pub mod live;

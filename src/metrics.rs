@@ -30,6 +30,12 @@ pub struct Metrics {
     /// Results refused because their lease was no longer valid.
     pub stale_results_rejected: Counter,
     pub leases_lost: Counter,
+    /// Leases given to workers outside.
+    pub leases_granted: Counter,
+    /// Requests for leases that wait at this node.
+    pub lease_requests_waiting: Gauge,
+    /// What workers outside came back with.
+    pub outside_results: Family<OutsideLabels, Counter>,
     /// Acceptance to the first start.
     pub order_wait: Histogram,
     /// Start to result of one attempt.
@@ -73,6 +79,22 @@ pub struct AttemptLabels {
     pub result: AttemptResult,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the names are the label values")]
+pub enum OutsideResult {
+    completed,
+    retry,
+    failed,
+    released,
+    /// Refused: the token was no longer the order's.
+    lost,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutsideLabels {
+    pub result: OutsideResult,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
     /// A standard method's name, or `other`.
@@ -96,6 +118,9 @@ impl Metrics {
             attempts: Family::default(),
             stale_results_rejected: Counter::default(),
             leases_lost: Counter::default(),
+            leases_granted: Counter::default(),
+            lease_requests_waiting: Gauge::default(),
+            outside_results: Family::default(),
             order_wait: Histogram::new(ORDER_SECONDS),
             order_processing: Histogram::new(ORDER_SECONDS),
             slots_busy: Gauge::default(),
@@ -146,6 +171,21 @@ impl Metrics {
             "leases_lost",
             "Orders taken back from nodes whose lease ran out",
             self.leases_lost.clone(),
+        );
+        to.register(
+            "leases_granted",
+            "Leases given to workers outside",
+            self.leases_granted.clone(),
+        );
+        to.register(
+            "lease_requests_waiting",
+            "Requests for leases that wait at this node",
+            self.lease_requests_waiting.clone(),
+        );
+        to.register(
+            "outside_results",
+            "Results that workers outside came back with",
+            self.outside_results.clone(),
         );
         to.register_with_unit(
             "order_wait",

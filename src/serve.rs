@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, ProcessorChoice, on_this_machine};
+use crate::config::{Config, on_this_machine};
 use crate::http::listener::{self, Limits};
 use crate::http::{self, App, HEARTBEAT};
 use crate::janitor;
@@ -20,13 +19,17 @@ use crate::lease::NodeId;
 use crate::live::{Live, LiveSettings};
 use crate::metrics::Metrics;
 use crate::processor::Processor;
-use crate::processor::http::Http;
-use crate::processor::simulated::Simulated;
+use crate::pull::{Desk, Outside, OutsideSettings};
 use crate::store::clock::system_clock;
 use crate::store::open::{self, OpenError, OpenOptions};
 use crate::store::{Breaker, GiveBack, Heartbeat, Store, StoreError, StoreHealth};
 use crate::telemetry;
 use crate::worker::{Worker, WorkerSettings};
+
+mod processing;
+mod signals;
+
+use signals::Signals;
 
 /// Part of the drain time kept for giving back what is unfinished and for closing the store.
 const HAND_BACK_TIME_MAX: Duration = Duration::from_secs(2);
@@ -56,13 +59,8 @@ pub enum ServeError {
 
 /// Serves until SIGTERM or SIGINT, drains, and returns; a second signal gives unfinished orders back at once.
 pub async fn run(config: Config, metrics: Metrics) -> Result<(), ServeError> {
-    let processor = processor(&config)?;
-    let by = match &config.processor {
-        ProcessorChoice::Simulated { .. } => {
-            "processing is simulated: orders take time and have no effect".to_owned()
-        }
-        ProcessorChoice::Http(service) => format!("orders are processed by {}", service.url),
-    };
+    let processor = processing::processor(&config)?;
+    let by = processing::by_whom(&config.processor);
     serve(config, processor, &by, metrics).await
 }
 
@@ -72,12 +70,13 @@ pub async fn run_with(
     processor: Arc<dyn Processor>,
     metrics: Metrics,
 ) -> Result<(), ServeError> {
-    serve(config, processor, "orders are processed by this program", metrics).await
+    let by = "orders are processed by this program";
+    serve(config, Some(processor), by, metrics).await
 }
 
 async fn serve(
     config: Config,
-    processor: Arc<dyn Processor>,
+    processor: Option<Arc<dyn Processor>>,
     by: &str,
     metrics: Metrics,
 ) -> Result<(), ServeError> {
@@ -93,7 +92,11 @@ async fn serve(
         },
     )
     .await?;
-    let server = match Server::start(&config, store.clone(), processor, metrics).await {
+    let started = match processor {
+        Some(processor) => Server::start(&config, store.clone(), processor, metrics).await,
+        None => Server::start_for_workers(&config, store.clone(), metrics).await,
+    };
+    let server = match started {
         Ok(server) => server,
         Err(error) => {
             store.close().await;
@@ -151,16 +154,6 @@ fn announce(config: &Config, server: &Server) {
     );
 }
 
-fn processor(config: &Config) -> Result<Arc<dyn Processor>, ServeError> {
-    Ok(match &config.processor {
-        &ProcessorChoice::Simulated { speed, failure_rate } => Arc::new(Simulated { speed, failure_rate }),
-        ProcessorChoice::Http(service) => {
-            let http = Http::new((**service).clone(), config.concurrency, config.attempt_timeout);
-            Arc::new(http.map_err(ServeError::Processor)?)
-        }
-    })
-}
-
 /// A node at work: everything that runs between a start and a stop.
 pub struct Server {
     addresses: Vec<SocketAddr>,
@@ -184,29 +177,61 @@ impl Server {
         processor: Arc<dyn Processor>,
         metrics: Metrics,
     ) -> Result<Server, ServeError> {
+        Server::begin(config, store, Some(processor), metrics).await
+    }
+
+    /// The same, for workers outside that take the orders over HTTP: this node processes none.
+    pub async fn start_for_workers(
+        config: &Config,
+        store: Arc<dyn Store>,
+        metrics: Metrics,
+    ) -> Result<Server, ServeError> {
+        Server::begin(config, store, None, metrics).await
+    }
+
+    async fn begin(
+        config: &Config,
+        store: Arc<dyn Store>,
+        processor: Option<Arc<dyn Processor>>,
+        metrics: Metrics,
+    ) -> Result<Server, ServeError> {
         let listeners = bind(&config.listen).await?;
         let addresses = listeners
             .iter()
             .filter_map(|listener| listener.local_addr().ok())
             .collect();
         let node = NodeId(rand::random());
-        join(&*store, node, config).await?;
+        let slots = processor.as_ref().map_or(0, |_| config.concurrency);
+        join(&*store, node, slots, config).await?;
 
         let draining = CancellationToken::new();
         let stopped = CancellationToken::new();
-        let worker = Worker::start(
-            store.clone(),
-            processor,
-            WorkerSettings {
-                node,
-                slots: config.concurrency,
+        let settings = WorkerSettings {
+            node,
+            slots,
+            lease: config.lease,
+            attempt_timeout: config.attempt_timeout,
+            retry: config.retry,
+            idle_sleep: config.idle_sleep,
+        };
+        let (worker, desk) = if let Some(processor) = processor {
+            let worker = Worker::start(store.clone(), processor, settings, metrics.clone());
+            (worker, None)
+        } else {
+            let desk = Desk::new(store.wakeups(), metrics.clone());
+            let worker = Worker::start_for(desk.clone(), store.clone(), settings, metrics.clone());
+            (worker, Some(desk))
+        };
+        let outside = Outside {
+            store: store.clone(),
+            settings: OutsideSettings {
                 lease: config.lease,
                 attempt_timeout: config.attempt_timeout,
                 retry: config.retry,
-                idle_sleep: config.idle_sleep,
             },
-            metrics.clone(),
-        );
+            desk,
+            metrics: metrics.clone(),
+        };
         let sweep = GiveBack {
             node,
             crashes_max: config.crashes_max,
@@ -232,6 +257,7 @@ impl Server {
             api_key: config.api_key.clone(),
             local_only: config.listen.iter().all(|address| address.ip().is_loopback()),
             live: live.feed(),
+            outside,
             heartbeat: HEARTBEAT,
             draining: draining.clone(),
         });
@@ -341,10 +367,10 @@ async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> 
     }
 }
 
-async fn join(store: &dyn Store, node: NodeId, config: &Config) -> Result<(), ServeError> {
+async fn join(store: &dyn Store, node: NodeId, slots: u32, config: &Config) -> Result<(), ServeError> {
     let heartbeat = Heartbeat {
         node,
-        slots: config.concurrency,
+        slots,
         leases: Vec::new(),
         lease: config.lease,
         breaker: Breaker::Closed,
@@ -368,25 +394,4 @@ async fn join(store: &dyn Store, node: NodeId, config: &Config) -> Result<(), Se
         );
     }
     Ok(())
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }

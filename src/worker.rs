@@ -1,6 +1,6 @@
 //! Processes orders on this node: claims as many as there are free slots, runs each to its settled end, keeps
 //! their leases alive, and is quiet where there is nothing to do. What processing means is left to `processor.rs`,
-//! which order is next to the store.
+//! which order is next to the store. Where workers outside process them, it claims for those.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::lease::NodeId;
 use crate::metrics::Metrics;
 use crate::processor::Processor;
+use crate::pull::Desk;
 use crate::retry::RetryPolicy;
 use crate::store::Store;
 
@@ -21,6 +22,7 @@ mod backoff;
 mod dispatcher;
 mod executor;
 mod heartbeat;
+mod outside;
 mod running;
 
 use running::Running;
@@ -32,7 +34,7 @@ const QUIET_INTERVAL: Duration = Duration::from_secs(34);
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerSettings {
     pub node: NodeId,
-    /// Orders processed at once, at least 1.
+    /// Orders processed at once, at least 1; none where workers outside process them.
     pub slots: u32,
     /// How long a claim lasts unless renewed.
     pub lease: Duration,
@@ -53,7 +55,8 @@ pub struct Worker {
 /// What the tasks of one worker have in common.
 struct Shared {
     store: Arc<dyn Store>,
-    processor: Arc<dyn Processor>,
+    /// `None` where workers outside process the orders.
+    processor: Option<Arc<dyn Processor>>,
     settings: WorkerSettings,
     metrics: Metrics,
     running: Running,
@@ -86,6 +89,12 @@ enum Pace {
 }
 
 impl Shared {
+    fn processor(&self) -> &dyn Processor {
+        self.processor
+            .as_deref()
+            .expect("attempts run only on nodes with a processor")
+    }
+
     fn set_pace(&self, pace: Pace) {
         self.pace.send_if_modified(|current| {
             let changed = *current != pace;
@@ -103,8 +112,37 @@ impl Worker {
         settings: WorkerSettings,
         metrics: Metrics,
     ) -> Worker {
+        let shared = Worker::shared(store, Some(processor), settings, metrics);
+        Worker {
+            dispatcher: tokio::spawn(dispatcher::run(shared.clone())),
+            heartbeat: tokio::spawn(heartbeat::run(shared.clone())),
+            shared,
+        }
+    }
+
+    /// The same for a node that hands its orders out at the desk and processes none: it has no slots.
+    pub fn start_for(
+        desk: Arc<Desk>,
+        store: Arc<dyn Store>,
+        settings: WorkerSettings,
+        metrics: Metrics,
+    ) -> Worker {
+        let shared = Worker::shared(store, None, settings, metrics);
+        Worker {
+            dispatcher: tokio::spawn(outside::run(shared.clone(), desk)),
+            heartbeat: tokio::spawn(heartbeat::run(shared.clone())),
+            shared,
+        }
+    }
+
+    fn shared(
+        store: Arc<dyn Store>,
+        processor: Option<Arc<dyn Processor>>,
+        settings: WorkerSettings,
+        metrics: Metrics,
+    ) -> Arc<Shared> {
         metrics.slots.set(i64::from(settings.slots));
-        let shared = Arc::new(Shared {
+        Arc::new(Shared {
             store,
             processor,
             settings,
@@ -118,12 +156,7 @@ impl Worker {
             stopped: CancellationToken::new(),
             beaten: Arc::default(),
             awake: Arc::default(),
-        });
-        Worker {
-            dispatcher: tokio::spawn(dispatcher::run(shared.clone())),
-            heartbeat: tokio::spawn(heartbeat::run(shared.clone())),
-            shared,
-        }
+        })
     }
 
     /// Stops claiming, lets attempts finish until `hand_back_at` or until [`Worker::hand_back`], then gives the

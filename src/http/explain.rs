@@ -13,9 +13,9 @@ use utoipa::ToSchema;
 use super::body;
 use super::orders::{PathId, order_id, unknown_order};
 use super::problem::{Problem, ProblemBody};
-use crate::order_json::Time;
 use super::{Shared, openapi::StatusName};
 use crate::order::{Order, OrderStatus};
+use crate::order_json::Time;
 use crate::store::{AHEAD_MAX, Breaker, CurrentLease, Node, Place, QueueState, Standing};
 use crate::time::Timestamp;
 

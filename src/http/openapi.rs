@@ -7,10 +7,14 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
-use super::{accept, docs, explain, health, live, metrics, orders, queue};
+use super::{accept, docs, explain, health, leases, live, metrics, orders, queue};
 use crate::event::EventKind;
 use crate::order::{BATCH_ORDERS_MAX, INTEGER_MAX, ITEMS_MAX, REFERENCE_CHARS_MAX};
 pub use crate::order_json::StatusName;
+
+mod workers;
+
+pub use workers::{CompletionSchema, FailureSchema, ReleaseSchema, RenewalSchema, TakeSchema};
 
 /// The whole document.
 pub fn document() -> utoipa::openapi::OpenApi {
@@ -35,6 +39,11 @@ pub fn document() -> utoipa::openapi::OpenApi {
         orders::cancel,
         orders::retry,
         orders::retry_matching,
+        leases::take,
+        leases::renew,
+        leases::complete,
+        leases::fail,
+        leases::release,
         live::events,
         live::socket::open,
         queue::read,

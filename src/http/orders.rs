@@ -249,7 +249,7 @@ pub(super) fn unknown_order() -> Problem {
     Problem::new(ProblemType::OrderNotFound, "no order has this number")
 }
 
-fn answer(order: &Order) -> Result<Response, Problem> {
+pub(super) fn answer(order: &Order) -> Result<Response, Problem> {
     body::json(StatusCode::OK, &OrderBody::from(order))
 }
 

@@ -33,6 +33,8 @@ pub enum ProblemType {
     MethodNotAllowed,
     RequestTimeout,
     ActionRefused,
+    LeaseLost,
+    PullDisabled,
     CursorGone,
     IdempotencyInFlight,
     BodyTooLarge,
@@ -72,7 +74,7 @@ macro_rules! facts {
 }
 
 impl ProblemType {
-    pub const ALL: [ProblemType; 28] = [
+    pub const ALL: [ProblemType; 30] = [
         ProblemType::BadRequest,
         ProblemType::MalformedJson,
         ProblemType::InvalidParameters,
@@ -84,6 +86,8 @@ impl ProblemType {
         ProblemType::MethodNotAllowed,
         ProblemType::RequestTimeout,
         ProblemType::ActionRefused,
+        ProblemType::LeaseLost,
+        ProblemType::PullDisabled,
         ProblemType::CursorGone,
         ProblemType::IdempotencyInFlight,
         ProblemType::BodyTooLarge,
@@ -117,6 +121,8 @@ impl ProblemType {
             ProblemType::MethodNotAllowed => facts!(METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here"),
             ProblemType::RequestTimeout => facts!(REQUEST_TIMEOUT, "request-timeout", "The body took too long"),
             ProblemType::ActionRefused => facts!(CONFLICT, "action-refused", "The order's status does not allow this"),
+            ProblemType::LeaseLost => facts!(CONFLICT, "lease-lost", "The lease is lost"),
+            ProblemType::PullDisabled => facts!(CONFLICT, "pull-disabled", "The server processes its orders by itself"),
             ProblemType::CursorGone => facts!(GONE, "cursor-gone", "The feed cannot be read from this cursor"),
             ProblemType::IdempotencyInFlight => facts!(CONFLICT, "idempotency-in-flight", "The first request with this key is still in flight"),
             ProblemType::BodyTooLarge => facts!(PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
@@ -182,6 +188,8 @@ impl ProblemType {
             | ProblemType::MethodNotAllowed
             | ProblemType::RequestTimeout
             | ProblemType::ActionRefused
+            | ProblemType::LeaseLost
+            | ProblemType::PullDisabled
             | ProblemType::CursorGone
             | ProblemType::BodyTooLarge
             | ProblemType::UriTooLong

@@ -14,6 +14,8 @@ use tower::ServiceExt;
 use super::*;
 use crate::config::Database;
 use crate::live::{Live, LiveSettings};
+use crate::pull::OutsideSettings;
+use crate::retry::RetryPolicy;
 use crate::store::clock::system_clock;
 use crate::store::open::{OpenOptions, open};
 
@@ -22,6 +24,7 @@ struct Served {
     store: Arc<dyn Store>,
     draining: CancellationToken,
     live: Feed,
+    outside: Outside,
     _folder: tempfile::TempDir,
 }
 
@@ -41,12 +44,27 @@ impl Served {
         let draining = CancellationToken::new();
         let settings = LiveSettings { idle_sleep: false };
         let live = Live::start(store.clone(), metrics.clone(), settings, draining.clone()).feed();
+        let outside = Outside {
+            store: store.clone(),
+            settings: OutsideSettings {
+                lease: Duration::from_secs(30),
+                attempt_timeout: Duration::from_mins(5),
+                retry: RetryPolicy {
+                    attempts_max: 5,
+                    base: Duration::ZERO,
+                    cap: Duration::ZERO,
+                },
+            },
+            desk: None,
+            metrics: metrics.clone(),
+        };
         let router = router(App {
             store: store.clone(),
             metrics,
             api_key: api_key.map(|key| Secret::new(key.to_owned())),
             local_only: false,
             live: live.clone(),
+            outside: outside.clone(),
             heartbeat: HEARTBEAT,
             draining: draining.clone(),
         });
@@ -55,6 +73,7 @@ impl Served {
             store,
             draining,
             live,
+            outside,
             _folder: folder,
         }
     }
@@ -307,6 +326,7 @@ async fn a_failure_is_a_problem_and_one_line_that_names_the_request() {
         api_key: None,
         local_only: false,
         live: served.live.clone(),
+        outside: served.outside.clone(),
         heartbeat: HEARTBEAT,
         draining: served.draining.clone(),
     }));

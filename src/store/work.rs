@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::lease::{Lease, LeaseKey, NodeId};
 use crate::order::{Order, OrderStatus};
+use crate::time::Timestamp;
 
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimRequest {
@@ -27,8 +28,8 @@ pub struct OutsideHold {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// From now.
-    For(Duration),
+    /// By the store's clock.
+    Until(Timestamp),
     /// The lease was no longer valid, or its attempt has no time left: nothing changed.
     Stale,
 }

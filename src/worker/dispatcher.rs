@@ -11,12 +11,12 @@ use super::{Pace, QUIET_INTERVAL, Shared, executor, jittered};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, StoreError};
 
 /// Longest time between two looks at the queue while orders are open: what makes progress when every wake-up is lost.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest wait for an order that is due soon: spares a claim that comes a moment too early.
 const DUE_WAIT_MIN: Duration = Duration::from_millis(1);
 /// First and longest wait after a claim that failed. The longest is what a store that comes back may wait for us.
-const RETRY_MIN: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+pub(super) const RETRY_MIN: Duration = Duration::from_millis(500);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Nothing to do for so long, and the node lets the database sleep. Serverless ones do after five minutes without
 /// a query; sooner than this, and a shop with an order a minute would pay for the way to sleep and back each time.
 const SLEEP_AFTER: Duration = Duration::from_mins(2);
@@ -35,7 +35,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     lull = None;
                 }
                 if claimed.leases.len() < places {
-                    lull = wait_for_work(&shared, &claimed, lull).await;
+                    lull = wait_for_work(&shared, &claimed, lull, shared.settings.idle_sleep).await;
                 }
             }
             Err(error) => {
@@ -97,7 +97,7 @@ async fn claim(shared: &Arc<Shared>, slots: Vec<OwnedSemaphorePermit>) -> Result
 
 /// A time in which the store has nothing to do, on any node, as far as this one has seen.
 #[derive(Clone, Copy)]
-struct Lull {
+pub(super) struct Lull {
     began: Instant,
     /// Until the next look.
     poll: Duration,
@@ -120,7 +120,12 @@ impl Lull {
 }
 
 /// Until there may be work or it is time to look; answers the lull that goes on.
-async fn wait_for_work(shared: &Shared, claimed: &Claimed, lull: Option<Lull>) -> Option<Lull> {
+pub(super) async fn wait_for_work(
+    shared: &Shared,
+    claimed: &Claimed,
+    lull: Option<Lull>,
+    may_sleep: bool,
+) -> Option<Lull> {
     if !claimed.idle {
         let due = claimed
             .next_due_in
@@ -130,7 +135,7 @@ async fn wait_for_work(shared: &Shared, claimed: &Claimed, lull: Option<Lull>) -
     }
     let lull = lull.map_or_else(Lull::begin, Lull::go_on);
     let poll = jittered(lull.poll);
-    if !shared.settings.idle_sleep {
+    if !may_sleep {
         return (!woken_within(shared, poll).await).then_some(lull);
     }
     let time_to_sleep = SLEEP_AFTER.saturating_sub(lull.began.elapsed());
@@ -143,7 +148,7 @@ async fn wait_for_work(shared: &Shared, claimed: &Claimed, lull: Option<Lull>) -
 }
 
 /// Whether a wake-up came first. One that came during the claim is kept and ends the wait at once.
-async fn woken_within(shared: &Shared, span: Duration) -> bool {
+pub(super) async fn woken_within(shared: &Shared, span: Duration) -> bool {
     let wakeups = shared.store.wakeups();
     tokio::select! {
         () = shared.draining.cancelled() => false,
@@ -165,7 +170,7 @@ async fn sleep_until_woken(shared: &Shared) {
 }
 
 /// A wake-up is a sign of life of the store and shortens the wait, but many of them do not make a storm of claims.
-async fn wait_after_failure(shared: &Shared, span: Duration) {
+pub(super) async fn wait_after_failure(shared: &Shared, span: Duration) {
     let at_least = span.min(RETRY_MIN);
     tokio::select! {
         () = shared.draining.cancelled() => return,

@@ -19,8 +19,8 @@ use crate::processor::{Attempt, Processed, ProcessingError};
 use crate::store::{Held, OutsideHold, Settled, StoreError};
 
 /// First and longest wait before a result that could not be stored is stored again.
-const STORE_RETRY_MIN: Duration = Duration::from_millis(50);
-const STORE_RETRY_MAX: Duration = Duration::from_secs(2);
+pub(super) const STORE_RETRY_MIN: Duration = Duration::from_millis(50);
+pub(super) const STORE_RETRY_MAX: Duration = Duration::from_secs(2);
 /// The longest wait that a processor may ask for: as long as the longest that an operator may set.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 
@@ -81,7 +81,7 @@ impl Drop for RunningEntry<'_> {
     }
 }
 
-fn observe_wait(shared: &Shared, lease: &Lease) {
+pub(super) fn observe_wait(shared: &Shared, lease: &Lease) {
     let order = &lease.order;
     if let Some(processing_at) = order.processing_at
         && order.version == 2
@@ -114,7 +114,7 @@ async fn attempt(shared: &Shared, lease: &Lease) -> Ended {
         token: lease.token,
     };
     let timeout = shared.settings.attempt_timeout;
-    let processing = AssertUnwindSafe(shared.processor.process(&lease.order, attempt)).catch_unwind();
+    let processing = AssertUnwindSafe(shared.processor().process(&lease.order, attempt)).catch_unwind();
     let (error, retry_after) = match tokio::time::timeout(timeout, processing).await {
         Ok(Ok(Ok(Processed::Completed { result }))) => return Ended::Here(Outcome::Completed { result }),
         Ok(Ok(Ok(Processed::HandedOver))) => return Ended::HandedOver,
@@ -187,9 +187,9 @@ async fn hand_over(
         run_max,
     };
     match stored(lease, hold, || shared.store.hold_outside(entry.key, outside)).await {
-        Some(Held::For(time)) => {
+        Some(Held::Until(_)) => {
             let order_id = lease.order.order_id;
-            tracing::debug!(order.id = %order_id, within = ?time, "order {order_id} was handed over");
+            tracing::debug!(order.id = %order_id, within = ?run_max, "order {order_id} was handed over");
             AttemptResult::handed_over
         }
         // Whoever took it over may have settled it already.

@@ -18,6 +18,7 @@ mod feed_lag;
 mod health;
 mod hostile;
 mod idempotency;
+mod leases;
 mod list;
 mod live_page;
 mod load;

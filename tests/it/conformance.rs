@@ -50,6 +50,7 @@ mod model;
 mod nodes;
 mod numbers;
 mod operator;
+mod outside;
 mod pause;
 mod redrive_matching;
 mod retention;

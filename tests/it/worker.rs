@@ -6,6 +6,7 @@ mod frozen;
 mod leases;
 mod line;
 mod order_of_start;
+mod outside;
 mod quiet;
 mod retention;
 mod start;

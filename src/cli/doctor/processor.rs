@@ -11,7 +11,7 @@ const NAME: &str = "processor";
 /// `None` where nobody else is needed. Only opens a connection: what a service does with a request is its own affair.
 pub async fn check(config: &Config) -> Option<Check> {
     let service = match &config.processor {
-        ProcessorChoice::Simulated { .. } => return None,
+        ProcessorChoice::Simulated { .. } | ProcessorChoice::Pull => return None,
         ProcessorChoice::Http(service) => service,
     };
     let url = service.url.expose();

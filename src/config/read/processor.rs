@@ -13,6 +13,7 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 enum Kind {
     Simulated,
     Http,
+    Pull,
 }
 
 impl Reader<'_> {
@@ -21,14 +22,22 @@ impl Reader<'_> {
         let speed = self.number("simulated_speed", 0.0..=SPEED_MAX);
         let failure_rate = self.number("simulated_failure_rate", 0.0..=1.0);
         let service = self.http_service();
-        let kinds = [("simulated", Kind::Simulated), ("http", Kind::Http)];
+        let kinds = [
+            ("simulated", Kind::Simulated),
+            ("http", Kind::Http),
+            ("pull", Kind::Pull),
+        ];
         match self.required("processor", |text| values::choice(text, &kinds))? {
             Kind::Simulated => {
-                self.warn_of_no_service();
+                self.warn_of_no_service("processing is simulated");
                 Some(ProcessorChoice::Simulated {
                     speed: speed?,
                     failure_rate: failure_rate?,
                 })
+            }
+            Kind::Pull => {
+                self.warn_of_no_service("workers take the orders");
+                Some(ProcessorChoice::Pull)
             }
             Kind::Http => {
                 if self.layers.get("processor_url").is_none() {
@@ -55,12 +64,12 @@ impl Reader<'_> {
     }
 
     /// Orders would be completed without anybody having done anything about them.
-    fn warn_of_no_service(&mut self) {
+    fn warn_of_no_service(&mut self, instead: &str) {
         for key in ["processor_url", "processor_secret"] {
             if self.layers.get(key).is_some() {
                 let name = self.name(key);
                 self.warnings.push(format!(
-                    "{name} is set, but processing is simulated: ORDERLY_PROCESSOR=http sends the orders to a service"
+                    "{name} is set, but {instead}: ORDERLY_PROCESSOR=http sends the orders to a service"
                 ));
             }
         }

@@ -14,10 +14,10 @@ use crate::store::RedriveQuery;
 
 use super::answers::{TIME_EXPECTED, parse_time};
 
-const UNKNOWN: &str = "is not a field of this request";
+pub(super) const UNKNOWN: &str = "is not a field of this request";
 const REQUIRED: &str = "is required";
 const NOT_AN_OBJECT: &str = "must be an object";
-const NOT_UNICODE: &str = "must consist of Unicode characters (no lone surrogate)";
+pub(super) const NOT_UNICODE: &str = "must consist of Unicode characters (no lone surrogate)";
 
 /// The body of `POST /orders`.
 pub fn read_order(body: &str) -> Result<NewOrder, Problem> {
@@ -126,16 +126,7 @@ pub fn read_redrive(body: &str) -> Result<RedriveQuery, Problem> {
             text.and_then(|text| parse_time(&text)).ok_or(TIME_EXPECTED)
         },
     );
-    let dry_run = optional(
-        dry_run,
-        &root.member("dry_run"),
-        &mut errors,
-        |value| match value {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err("must be true or false"),
-        },
-    );
+    let dry_run = optional(dry_run, &root.member("dry_run"), &mut errors, boolean);
     let query = status.map(|status| RedriveQuery {
         status,
         user_id,
@@ -275,6 +266,14 @@ pub(super) fn optional<T, E: std::fmt::Display>(
     read(value).map_err(|reason| errors.add(at, reason)).ok()
 }
 
+pub(super) fn boolean(value: &str) -> Result<bool, &'static str> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("must be true or false"),
+    }
+}
+
 /// Whether it was an object; another value is a bad field, what is not JSON is the error.
 pub(super) fn object_or_error(
     read: Result<(), ObjectError>,
@@ -295,14 +294,14 @@ fn batch_size() -> String {
     format!("must be an array of 1 to {BATCH_ORDERS_MAX} orders")
 }
 
-fn malformed_json(reason: &str) -> Problem {
+pub(super) fn malformed_json(reason: &str) -> Problem {
     Problem::new(
         ProblemType::MalformedJson,
         format!("the body is not JSON: {reason}"),
     )
 }
 
-fn complete<T>(value: Option<T>, errors: FieldErrors) -> Result<T, Problem> {
+pub(super) fn complete<T>(value: Option<T>, errors: FieldErrors) -> Result<T, Problem> {
     match value {
         Some(value) if errors.is_empty() => Ok(value),
         _ => Err(Problem::invalid(ProblemType::InvalidFields, errors)),

@@ -10,4 +10,4 @@ update orderly.orders as o set
 from moment
 where o.order_id = $1 and o.token = $2 and o.status = 1
     and o.processing_at + $4 * interval '1 microsecond' > moment.at
-returning (extract(epoch from o.lease_expires_at - moment.at) * 1000000)::int8
+returning o.lease_expires_at

@@ -1,7 +1,5 @@
 //! Leases that workers outside hold: looked up by whoever comes with a token, and kept for longer.
 
-use std::time::Duration;
-
 use tokio_postgres::types::Type;
 
 use super::failure::Failure;
@@ -30,8 +28,7 @@ pub(super) async fn hold(links: &Links, key: LeaseKey, hold: OutsideHold) -> Res
     let Some(row) = answer.first() else {
         return Ok(Held::Stale);
     };
-    let micros: i64 = rows::column(row, 0)?;
-    Ok(Held::For(Duration::from_micros(micros.max(0).cast_unsigned())))
+    Ok(Held::Until(rows::column(row, 0)?))
 }
 
 pub(super) async fn latest_claim(source: &impl Reads, id: OrderId) -> Result<Option<LatestClaim>, Failure> {

@@ -15,7 +15,9 @@ with moment as materialized (
 ), held as materialized (
     select * from unnest($1::int8[], $2::int8[]) as held (order_id, token)
 ), extended as (
-    update orderly.orders as o set lease_expires_at = moment.at + moment.lease
+    -- One that a worker outside has by now keeps its own time.
+    update orderly.orders as o
+    set lease_expires_at = case when o.outside then o.lease_expires_at else moment.at + moment.lease end
     from moment, held
     where o.order_id = held.order_id and o.token = held.token and o.status = 1
     returning o.order_id, o.token

@@ -61,11 +61,13 @@ fn beat(group: &Group<'_>, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error>
     Ok(())
 }
 
+/// Whether the lease is still there; one that a worker outside has by now keeps its own time.
 fn extend(group: &Group<'_>, key: LeaseKey, heartbeat: &Heartbeat) -> Result<bool, rusqlite::Error> {
     let extended = group
         .connection
         .prepare_cached(
-            "update orders set lease_expires_at = ?3 where order_id = ?1 and token = ?2 and status = 1",
+            "update orders set lease_expires_at = case when outside then lease_expires_at else ?3 end
+             where order_id = ?1 and token = ?2 and status = 1",
         )?
         .execute((key.order_id, key.token, group.now.plus(heartbeat.lease)))?;
     Ok(extended > 0)

@@ -30,7 +30,7 @@ pub(super) fn hold(group: &mut Group<'_>, key: LeaseKey, hold: OutsideHold) -> R
              where order_id = ?1 and token = ?2 and status = 1",
         )?
         .execute((key.order_id, key.token, expires))?;
-    Ok(Held::For(expires.since(group.now)))
+    Ok(Held::Until(expires))
 }
 
 pub(super) fn latest_claim(

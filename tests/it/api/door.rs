@@ -15,7 +15,9 @@ use orderly::http::{App, router};
 use orderly::live::{Feed, Live, LiveSettings};
 use orderly::order::Ordering;
 use orderly::store::Store;
+use orderly::worker::Worker;
 use serde_json::Value;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -23,6 +25,7 @@ use crate::support::Harness;
 use crate::support::twisted::{Twist, twisted};
 
 mod lines;
+pub mod workers;
 
 use lines::in_lines;
 
@@ -42,13 +45,17 @@ pub struct Door {
     pub draining: CancellationToken,
     router: Router,
     live: Live,
+    /// Hands out orders to those who ask at the door.
+    worker: Option<Worker>,
 }
 
 /// How the server behind the door is set up.
-struct Setup<'a> {
+pub struct Setup<'a> {
     api_key: Option<&'a str>,
     local_only: bool,
     heartbeat: Duration,
+    /// Whether orders are for workers outside.
+    pull: bool,
 }
 
 impl Default for Setup<'_> {
@@ -58,6 +65,7 @@ impl Default for Setup<'_> {
             api_key: None,
             local_only: false,
             heartbeat: Duration::from_hours(1),
+            pull: false,
         }
     }
 }
@@ -131,12 +139,14 @@ impl Door {
             settings,
             draining.clone(),
         );
+        let (outside, worker) = workers::outside(&store, harness.metrics(), setup.pull);
         let router = router(App {
             store,
             metrics: harness.metrics().clone(),
             api_key: setup.api_key.map(|key| Secret::new(key.to_owned())),
             local_only: setup.local_only,
             live: live.feed(),
+            outside,
             heartbeat: setup.heartbeat,
             draining: draining.clone(),
         });
@@ -145,11 +155,15 @@ impl Door {
             draining,
             router,
             live,
+            worker,
         }
     }
 
     /// Ends a test: the store must be sound, whatever came through the door.
     pub async fn close(self) {
+        if let Some(worker) = self.worker {
+            worker.drain(Instant::now()).await;
+        }
         self.harness.assert_sound().await;
         self.draining.cancel();
         self.live.ended().await.expect("the tail does not panic");

@@ -6,8 +6,8 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::{Said, Shop, command, told};
-use crate::support::postgres::{self, Server, TestDatabase};
 use crate::fulfilment::receiver::Receiver;
+use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::required;
 
 /// A store of three completed orders whose server has stopped.

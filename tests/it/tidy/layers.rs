@@ -13,7 +13,7 @@ const DOMAIN: [&str; 7] = [
 ];
 
 /// What a module may name besides itself and, where it says so, the domain. The rest knows everything.
-const ARROWS: [(&str, bool, &[&str]); 20] = [
+const ARROWS: [(&str, bool, &[&str]); 21] = [
     ("order", true, &[]),
     ("money", true, &[]),
     ("event", true, &[]),
@@ -28,13 +28,14 @@ const ARROWS: [(&str, bool, &[&str]); 20] = [
     ("store", true, &["config", "metrics", "tls_roots"]),
     ("order_json", true, &[]),
     ("processor", true, &["order_json", "config", "tls_roots"]),
-    ("worker", true, &["store", "processor", "metrics"]),
+    ("pull", true, &["store", "metrics"]),
+    ("worker", true, &["store", "processor", "pull", "metrics"]),
     ("janitor", true, &["store"]),
     ("live", true, &["store", "metrics"]),
     (
         "http",
         true,
-        &["order_json", "store", "live", "config", "metrics"],
+        &["order_json", "store", "live", "pull", "config", "metrics"],
     ),
     ("verify", true, &["store"]),
     ("lib", false, &[]),

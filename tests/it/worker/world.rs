@@ -11,6 +11,7 @@ use orderly::lease::NodeId;
 use orderly::metrics::Metrics;
 use orderly::order::{Order, OrderId, OrderStatus};
 use orderly::processor::{Attempt, Processed, ProcessingError, Processor};
+use orderly::pull::Desk;
 use orderly::retry::RetryPolicy;
 use orderly::store::{Breaker, GiveBack, Heartbeat, Node, Store};
 use orderly::worker::{Worker, WorkerSettings};
@@ -91,6 +92,10 @@ struct AtWork {
 impl AtWork {
     fn start(store: Arc<dyn Store>, script: Arc<Script>, setting: Setting, metrics: Metrics) -> AtWork {
         let worker = Worker::start(store.clone(), script, setting.worker(), metrics);
+        AtWork::around(worker, store, setting)
+    }
+
+    fn around(worker: Worker, store: Arc<dyn Store>, setting: Setting) -> AtWork {
         let stopped = CancellationToken::new();
         let sweep = GiveBack {
             node: NODE,
@@ -125,6 +130,32 @@ impl World {
 
     /// The worker sees the store through `twist`; the test sees the store itself.
     pub async fn with_store(setting: Setting, twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> World {
+        World::with(setting, twist, |store, script, metrics| {
+            AtWork::start(store, script, setting, metrics)
+        })
+        .await
+    }
+
+    /// The same with a node that hands its orders out at the desk.
+    pub async fn with_desk(
+        setting: Setting,
+        twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> (World, Arc<Desk>) {
+        let mut desk = None;
+        let world = World::with(setting, twist, |store, _, metrics| {
+            let desk = desk.insert(Desk::new(store.wakeups(), metrics.clone()));
+            let worker = Worker::start_for(desk.clone(), store.clone(), setting.worker(), metrics);
+            AtWork::around(worker, store, setting)
+        })
+        .await;
+        (world, desk.expect("the node has started"))
+    }
+
+    async fn with(
+        setting: Setting,
+        twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+        start: impl FnOnce(Arc<dyn Store>, Arc<Script>, Metrics) -> AtWork,
+    ) -> World {
         let (time_stands_still, held) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || held.recv());
         let harness = Harness::sqlite().await;
@@ -139,7 +170,7 @@ impl World {
             breaker: Breaker::Closed,
         };
         store.join(heartbeat, CRASHES_MAX).await.unwrap();
-        let node = AtWork::start(store, script.clone(), setting, metrics.clone());
+        let node = start(store, script.clone(), metrics.clone());
         World {
             harness,
             script,

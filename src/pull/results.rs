@@ -1,0 +1,169 @@
+//! What comes back from workers outside: results, and leases to be kept for longer. The token decides, whoever brings it:
+//! a worker that took the order at the desk, or a receiver that was sent it and answered that it calls back.
+
+use std::time::Duration;
+
+use super::{Outside, RETRY_AFTER_MAX};
+use crate::lease::{LeaseKey, Outcome};
+use crate::metrics::{OutsideLabels, OutsideResult};
+use crate::order::{Order, OrderId, OrderStatus};
+use crate::portable_json::JsonText;
+use crate::store::{Held, LatestClaim, OutsideHold, Settled, StoreError};
+use crate::time::Timestamp;
+
+/// Why a call with a token has no result.
+#[derive(Debug)]
+pub enum ResultError {
+    UnknownOrder,
+    /// The token is not the order's latest, or its attempt has ended: nothing changed.
+    LeaseLost,
+    /// What is stored, the error tells.
+    Store(StoreError),
+    /// The result is stored, but the order could not be read afterwards.
+    Unread(StoreError),
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub error: String,
+    /// No other attempt will do better.
+    pub permanent: bool,
+    /// The next attempt is to come no sooner.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<StoreError> for ResultError {
+    fn from(error: StoreError) -> ResultError {
+        ResultError::Store(error)
+    }
+}
+
+impl Outside {
+    /// The worker has the lease for so long from now on, or less where the attempt's time ends before.
+    pub async fn renew(&self, id: OrderId, token: u64, lease: Duration) -> Result<Timestamp, ResultError> {
+        let latest = self.latest_claim(id).await?;
+        let key = latest
+            .key
+            .filter(|key| key.token == token)
+            .ok_or(ResultError::LeaseLost)?;
+        let hold = OutsideHold {
+            lease,
+            run_max: self.settings.attempt_timeout,
+        };
+        match self.store.hold_outside(key, hold).await? {
+            Held::Until(expires) => Ok(expires),
+            Held::Stale => Err(ResultError::LeaseLost),
+        }
+    }
+
+    /// A completion that is repeated with the same result is answered like the first one, whose answer may have been
+    /// lost.
+    pub async fn complete(
+        &self,
+        id: OrderId,
+        token: u64,
+        result: Option<JsonText>,
+    ) -> Result<Order, ResultError> {
+        // No claim follows a completion: the latest token of a completed order is the one that completed it.
+        let is_repeated = |latest: &LatestClaim| {
+            let order = &latest.order;
+            latest.key.is_some_and(|key| key.token == token)
+                && order.status == OrderStatus::Completed
+                && order.result == result
+        };
+        let latest = self.latest_claim(id).await?;
+        if is_repeated(&latest) {
+            return Ok(latest.order);
+        }
+        let outcome = Outcome::Completed {
+            result: result.clone(),
+        };
+        match self.settle(&latest, token, outcome).await {
+            // The same request, sent again, may have been quicker than the first.
+            Err(ResultError::LeaseLost) => {
+                let latest = self.latest_claim(id).await?;
+                is_repeated(&latest)
+                    .then_some(latest.order)
+                    .ok_or(ResultError::LeaseLost)
+            }
+            settled => settled,
+        }
+    }
+
+    /// Another attempt follows after the back-off, unless this was the last one or none will do better.
+    pub async fn fail(&self, id: OrderId, token: u64, failure: Failure) -> Result<Order, ResultError> {
+        let latest = self.latest_claim(id).await?;
+        let delay = self.settings.retry.delay(latest.order.attempts, rand::random());
+        let error = failure.error;
+        let outcome = match delay.filter(|_| !failure.permanent) {
+            Some(delay) => {
+                let asked = failure.retry_after.unwrap_or(Duration::ZERO);
+                let after = asked.min(RETRY_AFTER_MAX).max(delay);
+                Outcome::Retry { after, error }
+            }
+            None => Outcome::Failed { error },
+        };
+        self.settle(&latest, token, outcome).await
+    }
+
+    /// Back in line unfinished, without using up an attempt.
+    pub async fn release(&self, id: OrderId, token: u64) -> Result<Order, ResultError> {
+        let latest = self.latest_claim(id).await?;
+        self.settle(&latest, token, Outcome::Released).await
+    }
+
+    async fn latest_claim(&self, id: OrderId) -> Result<LatestClaim, ResultError> {
+        self.store.claimed(id).await?.ok_or(ResultError::UnknownOrder)
+    }
+
+    /// The statement that writes checks the token once more: between the two the lease may be lost.
+    async fn settle(&self, latest: &LatestClaim, token: u64, outcome: Outcome) -> Result<Order, ResultError> {
+        let counted = result_of(&outcome);
+        let Some(key) = latest.key.filter(|key| key.token == token) else {
+            self.metrics.stale_results_rejected.inc();
+            return Err(self.counted_as_lost());
+        };
+        match self.store.settle(key, outcome).await? {
+            Settled::Done(_) => self.count(counted),
+            Settled::Stale => return Err(self.counted_as_lost()),
+        }
+        let order = self.settled_order(key).await?;
+        if let (Some(started), Some(finished)) = (order.processing_at, order.finished_at) {
+            self.metrics
+                .order_processing
+                .observe(finished.since(started).as_secs_f64());
+        }
+        Ok(order)
+    }
+
+    async fn settled_order(&self, key: LeaseKey) -> Result<Order, ResultError> {
+        let view = self
+            .store
+            .order_view(key.order_id)
+            .await
+            .map_err(ResultError::Unread)?;
+        Ok(view.ok_or(ResultError::UnknownOrder)?.order)
+    }
+
+    fn counted_as_lost(&self) -> ResultError {
+        self.count(OutsideResult::lost);
+        ResultError::LeaseLost
+    }
+
+    fn count(&self, result: OutsideResult) {
+        self.metrics
+            .outside_results
+            .get_or_create(&OutsideLabels { result })
+            .inc();
+    }
+}
+
+fn result_of(outcome: &Outcome) -> OutsideResult {
+    match outcome {
+        Outcome::Completed { .. } => OutsideResult::completed,
+        Outcome::Retry { .. } => OutsideResult::retry,
+        Outcome::Failed { .. } => OutsideResult::failed,
+        Outcome::Released => OutsideResult::released,
+    }
+}

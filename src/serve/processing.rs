@@ -1,0 +1,34 @@
+//! Who processes the orders, as the configuration says.
+
+use std::sync::Arc;
+
+use super::ServeError;
+use crate::config::{Config, ProcessorChoice};
+use crate::processor::Processor;
+use crate::processor::http::Http;
+use crate::processor::simulated::Simulated;
+
+/// `None` where workers outside process the orders.
+pub(super) fn processor(config: &Config) -> Result<Option<Arc<dyn Processor>>, ServeError> {
+    Ok(match &config.processor {
+        &ProcessorChoice::Simulated { speed, failure_rate } => {
+            Some(Arc::new(Simulated { speed, failure_rate }))
+        }
+        ProcessorChoice::Http(service) => {
+            let http = Http::new((**service).clone(), config.concurrency, config.attempt_timeout);
+            Some(Arc::new(http.map_err(ServeError::Processor)?))
+        }
+        ProcessorChoice::Pull => None,
+    })
+}
+
+/// For people.
+pub(super) fn by_whom(choice: &ProcessorChoice) -> String {
+    match choice {
+        ProcessorChoice::Simulated { .. } => {
+            "processing is simulated: orders take time and have no effect".to_owned()
+        }
+        ProcessorChoice::Http(service) => format!("orders are processed by {}", service.url),
+        ProcessorChoice::Pull => "orders wait for workers, which take them with POST /leases".to_owned(),
+    }
+}

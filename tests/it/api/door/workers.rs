@@ -1,0 +1,78 @@
+//! The door of a server that hands its orders out to workers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orderly::metrics::Metrics;
+use orderly::pull::{Desk, Outside, OutsideSettings};
+use orderly::retry::RetryPolicy;
+use orderly::store::Store;
+use orderly::worker::{Worker, WorkerSettings};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{Door, Setup};
+use crate::support::make::NODE_A;
+
+/// Back-off takes no time.
+const SETTINGS: WorkerSettings = WorkerSettings {
+    node: NODE_A,
+    slots: 0,
+    lease: Duration::from_secs(30),
+    attempt_timeout: Duration::from_mins(5),
+    retry: RetryPolicy {
+        attempts_max: 2,
+        base: Duration::ZERO,
+        cap: Duration::ZERO,
+    },
+    idle_sleep: false,
+};
+
+/// What the routes work with, and who claims for those that ask.
+pub(super) fn outside(store: &Arc<dyn Store>, metrics: &Metrics, pull: bool) -> (Outside, Option<Worker>) {
+    let desk = pull.then(|| Desk::new(store.wakeups(), metrics.clone()));
+    let worker = desk
+        .clone()
+        .map(|desk| Worker::start_for(desk, store.clone(), SETTINGS, metrics.clone()));
+    let outside = Outside {
+        store: store.clone(),
+        settings: OutsideSettings {
+            lease: SETTINGS.lease,
+            attempt_timeout: SETTINGS.attempt_timeout,
+            retry: SETTINGS.retry,
+        },
+        desk,
+        metrics: metrics.clone(),
+    };
+    (outside, worker)
+}
+
+impl Door {
+    /// Of a server whose orders are for workers outside.
+    pub async fn for_workers() -> Door {
+        Door::twisted_for_workers(|store| store).await
+    }
+
+    /// The same, with requests and a dispatcher that see the store through `twist`.
+    pub async fn twisted_for_workers(twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Door {
+        let setup = Setup {
+            pull: true,
+            ..Setup::default()
+        };
+        Door::build(twist, setup).await
+    }
+
+    /// Stops handing out orders, as a server does that stops.
+    pub async fn stop_handing_out(&mut self) {
+        let worker = self.worker.take().expect("it hands out orders");
+        worker.drain(Instant::now()).await;
+    }
+
+    /// The only lease there is to be had.
+    pub async fn take_one(&self) -> Value {
+        let mut leases = self.post("/leases", r#"{"max":2}"#).await.ok()["leases"].take();
+        let leases = leases.as_array_mut().expect("a list of leases");
+        assert_eq!(leases.len(), 1, "{leases:?}");
+        leases.remove(0)
+    }
+}

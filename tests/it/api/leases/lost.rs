@@ -1,0 +1,288 @@
+//! Tokens that no longer count, and calls that are repeated because their answer was lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use orderly::event::EventKind;
+use orderly::lease::{LeaseKey, Outcome};
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::{ClaimRequest, Claimed, OrderView, Settled, Store, StoreError};
+use serde_json::json;
+
+use super::ids;
+use crate::api::door::Door;
+use crate::support::gate::Gate;
+use crate::support::make::LONGER_THAN_A_LEASE;
+use crate::support::twisted::{FailsToSettle, Twist, twisted};
+use crate::support::until;
+
+const ID: OrderId = OrderId(1);
+/// Each with the least it needs besides the token.
+const CALLS: [(&str, &str); 5] = [
+    ("renew", ""),
+    ("complete", ""),
+    ("complete", r#","result":7"#),
+    ("fail", r#","error":"no""#),
+    ("release", ""),
+];
+
+/// Every call with the token is refused, and nothing about the order has changed.
+async fn assert_lost(door: &Door, token: u64) {
+    let shown = async || {
+        let (order, events) = (door.get("/orders/1").await, door.get("/orders/1/events").await);
+        (
+            order.bytes().clone(),
+            events.bytes().clone(),
+            door.harness.counters().await,
+        )
+    };
+    let before = shown().await;
+    for (action, rest) in CALLS {
+        let body = format!("{{\"token\":{token}{rest}}}");
+        let answer = door.post(&format!("/leases/1/{action}"), body).await;
+        answer.assert_refused(409, "lease-lost");
+        assert_eq!(shown().await, before, "{action}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_counts_while_its_lease_is_the_orders_and_no_longer() {
+    let door = Door::for_workers().await;
+    door.harness.accept_one().await;
+    assert_lost(&door, 1).await;
+    door.take_one().await;
+    assert_lost(&door, 2).await;
+    door.harness.advance(LONGER_THAN_A_LEASE).await;
+    door.harness.give_back().await;
+    assert_lost(&door, 1).await;
+    door.take_one().await;
+    assert_lost(&door, 1).await;
+    door.post("/leases/1/release", r#"{"token":2}"#).await.ok();
+    assert_lost(&door, 2).await;
+    door.take_one().await;
+    door.act("/orders/1/cancel").await.ok();
+    assert_lost(&door, 3).await;
+    door.act("/orders/1/retry").await.ok();
+    assert_lost(&door, 3).await;
+    door.take_one().await;
+    let body = r#"{"token":4,"error":"no","permanent":true}"#;
+    door.post("/leases/1/fail", body).await.ok();
+    assert_lost(&door, 4).await;
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_completion_is_repeated_with_the_same_answer_and_nothing_else_is() {
+    for (result, other) in [
+        (json!({"a": [1.10]}), json!({"a": [1.1]})),
+        (json!(null), json!(7)),
+    ] {
+        let door = Door::for_workers().await;
+        door.harness.accept_one().await;
+        door.take_one().await;
+        let body = json!({"token": 1, "result": result})
+            .to_string()
+            .replace("1.1", "1.10");
+        let complete = async |body: String| door.post("/leases/1/complete", body).await;
+        let first = complete(body.clone()).await;
+        first.ok();
+        let again = complete(body).await;
+        assert_eq!((again.status, again.bytes()), (first.status, first.bytes()));
+        complete(json!({"token": 1, "result": other}).to_string())
+            .await
+            .assert_refused(409, "lease-lost");
+        for (action, rest) in [("renew", ""), ("fail", r#","error":"no""#), ("release", "")] {
+            let answer = door.post(&format!("/leases/1/{action}"), format!("{{\"token\":1{rest}}}"));
+            answer.await.assert_refused(409, "lease-lost");
+        }
+        let events = door.harness.events(ID).await;
+        assert_eq!(
+            events,
+            [EventKind::Accepted, EventKind::Started, EventKind::Completed]
+        );
+        door.close().await;
+    }
+}
+
+#[tokio::test]
+async fn of_the_same_completion_sent_twice_at_once_both_are_answered() {
+    let door = Door::for_workers().await;
+    for id in 1..=10 {
+        door.harness.accept_one().await;
+        door.take_one().await;
+        let (path, body) = (format!("/leases/{id}/complete"), r#"{"token":1,"result":[7]}"#);
+        let (one, other) = tokio::join!(door.post(&path, body), door.post(&path, body));
+        assert_eq!(one.ok(), other.ok());
+        assert_eq!(door.harness.order(OrderId(id)).await.version, 3);
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn of_two_workers_with_the_same_order_the_one_with_the_token_completes_it() {
+    let door = Door::for_workers().await;
+    door.harness.accept_one().await;
+    door.take_one().await;
+    door.harness.advance(LONGER_THAN_A_LEASE).await;
+    door.harness.give_back().await;
+    door.take_one().await;
+    let (late, in_time) = tokio::join!(
+        door.post("/leases/1/complete", r#"{"token":1,"result":"late"}"#),
+        door.post("/leases/1/complete", r#"{"token":2,"result":"in time"}"#)
+    );
+    late.assert_refused(409, "lease-lost");
+    assert_eq!(in_time.ok()["result"], "in time");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_stored_may_be_brought_again() {
+    let fails = FailsToSettle { times: 2.into() };
+    let door = Door::twisted_for_workers(|store| twisted(store, fails)).await;
+    door.harness.accept_one().await;
+    door.take_one().await;
+    for _ in 0..2 {
+        let answer = door.post("/leases/1/complete", r#"{"token":1}"#).await;
+        answer.assert_refused(503, "disk-full");
+        assert_eq!(door.harness.order(ID).await.status, OrderStatus::Processing);
+    }
+    door.post("/leases/1/complete", r#"{"token":1}"#).await.ok();
+    door.close().await;
+}
+
+/// Stores results, and cannot read the order for some time.
+struct CannotRead(AtomicBool);
+
+#[async_trait]
+impl Twist for Arc<CannotRead> {
+    async fn order_view(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+        if self.0.load(Ordering::SeqCst) {
+            return Err(StoreError::Busy);
+        }
+        inner.order_view(id).await
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_is_not_answered_as_not_stored() {
+    let twist = Arc::new(CannotRead(AtomicBool::new(true)));
+    let door = Door::twisted_for_workers(|store| twisted(store, twist.clone())).await;
+    door.harness.accept_one().await;
+    door.take_one().await;
+    let complete = async || door.post("/leases/1/complete", r#"{"token":1}"#).await;
+    complete().await.assert_refused(500, "unexpected");
+    assert_eq!(door.harness.order(ID).await.status, OrderStatus::Completed);
+    assert_eq!(complete().await.ok()["status"], "Completed", "repeating it tells");
+    twist.0.store(false, Ordering::SeqCst);
+    door.close().await;
+}
+
+/// Claims as the test says.
+struct Claims {
+    fails: Option<fn() -> StoreError>,
+    /// Closed, the answer waits after the claim was carried out.
+    answers: Arc<Gate>,
+}
+
+#[async_trait]
+impl Twist for Claims {
+    async fn claim(&self, inner: &Arc<dyn Store>, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        if let Some(fails) = self.fails {
+            return Err(fails());
+        }
+        let claimed = inner.claim(request).await;
+        if request.orders_max > 0 {
+            self.answers.pass().await;
+        }
+        claimed
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_fails_is_answered_as_what_it_is() {
+    let away = || StoreError::Unavailable {
+        attempted: "claim orders",
+        source: anyhow::anyhow!("gone"),
+    };
+    let unknown = || StoreError::Unexpected {
+        attempted: "claim orders",
+        source: anyhow::anyhow!("no answer"),
+    };
+    let failures: [(fn() -> StoreError, u16, &str); 3] = [
+        (away, 503, "store-unavailable"),
+        (|| StoreError::DiskFull, 503, "disk-full"),
+        (unknown, 500, "unexpected"),
+    ];
+    for (fails, status, kind) in failures {
+        let claims = Claims {
+            fails: Some(fails),
+            answers: Gate::closed(),
+        };
+        let door = Door::twisted_for_workers(|store| twisted(store, claims)).await;
+        door.harness.accept_one().await;
+        door.act("/leases").await.assert_refused(status, kind);
+        door.post("/leases", r#"{"wait":1}"#)
+            .await
+            .assert_refused(status, kind);
+        assert_eq!(door.harness.events(ID).await, [EventKind::Accepted]);
+        door.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_was_claimed_for_a_client_that_is_gone_is_released() {
+    let answers = Gate::closed();
+    let claims = Claims {
+        fails: None,
+        answers: answers.clone(),
+    };
+    let door = Door::twisted_for_workers(|store| twisted(store, claims)).await;
+    door.harness.accept_one().await;
+    {
+        let hangs_up = door.post("/leases", r#"{"wait":60}"#);
+        tokio::select! {
+            _ = hangs_up => panic!("the claim has no answer yet"),
+            () = answers.arrival() => {}
+        }
+    }
+    answers.open();
+    until("it is given back", async || {
+        door.harness.order(ID).await.status == OrderStatus::Pending
+    })
+    .await;
+    let lease = door.take_one().await;
+    assert_eq!((&lease["token"], &lease["attempt"]), (&json!(2), &json!(1)));
+    let kinds = door.harness.events(ID).await;
+    assert_eq!(kinds[1..3], [EventKind::Started, EventKind::Released]);
+    assert_eq!(door.harness.crashes(ID).await, 0);
+    door.close().await;
+}
+
+/// The embedded store is asked by one dispatcher, and yet what it does must not depend on that.
+#[tokio::test]
+async fn a_result_that_meets_a_cancel_counts_or_is_refused() {
+    let door = Door::for_workers().await;
+    for id in 1..=10 {
+        door.harness.accept_one().await;
+        door.take_one().await;
+        let (complete, cancel) = (format!("/leases/{id}/complete"), format!("/orders/{id}/cancel"));
+        let (completed, cancelled) = tokio::join!(door.post(&complete, r#"{"token":1}"#), door.act(&cancel));
+        assert_ne!(completed.status.is_success(), cancelled.status.is_success());
+        assert_eq!(door.harness.order(OrderId(id)).await.version, 3);
+    }
+    assert_eq!(ids(&door.act("/leases").await.ok()), [0; 0]);
+    let key = LeaseKey {
+        order_id: ID,
+        token: 1,
+        node: crate::support::make::NODE_A,
+    };
+    let settled = door
+        .harness
+        .store()
+        .settle(key, Outcome::COMPLETED)
+        .await
+        .unwrap();
+    assert_eq!(settled, Settled::Stale);
+    door.close().await;
+}

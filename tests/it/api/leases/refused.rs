@@ -1,0 +1,241 @@
+//! What workers may get wrong: each is named, all at once, and nothing changes.
+
+use futures_util::FutureExt;
+use orderly::event::EventKind;
+use orderly::order::OrderId;
+use orderly::pull::WAITING_MAX;
+use serde_json::Value;
+
+use super::ids;
+use crate::api::door::{Door, JSON, NDJSON};
+use crate::support::until;
+
+const CALLS: [&str; 4] = ["renew", "complete", "fail", "release"];
+
+/// A door where the first order is held with token 1, and a second one waits.
+async fn held() -> Door {
+    let door = Door::for_workers().await;
+    door.harness.accept_some(2).await;
+    assert_eq!(ids(&door.act("/leases").await.ok()), [1]);
+    door
+}
+
+/// Nothing came of it.
+async fn unchanged(door: Door) {
+    assert_eq!(
+        door.harness.events(OrderId(1)).await,
+        [EventKind::Accepted, EventKind::Started]
+    );
+    assert_eq!(door.harness.events(OrderId(2)).await, [EventKind::Accepted]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn every_bad_field_is_named_and_nothing_happens() {
+    let door = held().await;
+    let long = format!("\"{}\"", "é".repeat(513));
+    let large = format!("\"{}\"", "x".repeat(8_191));
+    let deep = format!("{}{}", "[".repeat(33), "]".repeat(33));
+    let with = |field: &str, value: &str| format!("{{\"token\":1,{field}:{value}}}");
+    let error = |value: &str| with("\"error\"", value);
+    let result = |value: &str| with("\"result\"", value);
+    let refused: Vec<(&str, String, Vec<&str>)> = vec![
+        ("", r#"{"max":0}"#.into(), vec!["#/max"]),
+        (
+            "",
+            r#"{"max":101,"wait":61,"lease":0}"#.into(),
+            vec!["#/max", "#/wait", "#/lease"],
+        ),
+        (
+            "",
+            r#"{"max":"1","wait":-1,"lease":3601}"#.into(),
+            vec!["#/max", "#/wait", "#/lease"],
+        ),
+        (
+            "",
+            r#"{"max":1.0,"wait":1.5,"lease":"30s"}"#.into(),
+            vec!["#/max", "#/wait", "#/lease"],
+        ),
+        ("", r#"{"max":99999999999999999999}"#.into(), vec!["#/max"]),
+        ("", r#"{"max":1,"max":1}"#.into(), vec!["#/max"]),
+        (
+            "",
+            r#"{"limit":1,"wait_seconds":1}"#.into(),
+            vec!["#/limit", "#/wait_seconds"],
+        ),
+        ("", "[]".into(), vec!["#"]),
+        ("", "1".into(), vec!["#"]),
+        ("renew", "{}".into(), vec!["#/token"]),
+        ("renew", r#"{"token":0}"#.into(), vec!["#/token"]),
+        ("renew", r#"{"token":null}"#.into(), vec!["#/token"]),
+        ("renew", r#"{"token":"1"}"#.into(), vec!["#/token"]),
+        ("renew", r#"{"token":9007199254740992}"#.into(), vec!["#/token"]),
+        ("renew", r#"{"token":1,"token":1}"#.into(), vec!["#/token"]),
+        ("renew", r#"{"token":1,"lease":0}"#.into(), vec!["#/lease"]),
+        (
+            "renew",
+            r#"{"lease":9999,"x":1}"#.into(),
+            vec!["#/x", "#/token", "#/lease"],
+        ),
+        ("complete", r#"{"result":7}"#.into(), vec!["#/token"]),
+        ("complete", with("\"error\"", "\"x\""), vec!["#/error"]),
+        ("complete", result(&large), vec!["#/result"]),
+        ("complete", result(&deep), vec!["#/result"]),
+        ("complete", result(r#"{"a":1,"\u0061":2}"#), vec!["#/result"]),
+        ("complete", result(r#""\u0000""#), vec!["#/result"]),
+        ("complete", result(r#""\ud800""#), vec!["#/result"]),
+        ("complete", result("1e400"), vec!["#/result"]),
+        ("fail", r#"{"token":1}"#.into(), vec!["#/error"]),
+        ("fail", error("\"\""), vec!["#/error"]),
+        ("fail", error(&long), vec!["#/error"]),
+        ("fail", error("7"), vec!["#/error"]),
+        ("fail", error(r#""a\u0000b""#), vec!["#/error"]),
+        ("fail", error(r#""\ud800""#), vec!["#/error"]),
+        (
+            "fail",
+            r#"{"error":null,"permanent":1,"retry_after":86401}"#.into(),
+            vec!["#/token", "#/error", "#/permanent", "#/retry_after"],
+        ),
+        (
+            "fail",
+            error("\"x\"").replace('}', r#","retry_after":-1}"#),
+            vec!["#/retry_after"],
+        ),
+        ("release", "{}".into(), vec!["#/token"]),
+        ("release", r#"{"token":1,"error":"x"}"#.into(), vec!["#/error"]),
+        ("release", "null".into(), vec!["#"]),
+    ];
+    for (action, body, pointers) in refused {
+        let path = if action.is_empty() {
+            "/leases".to_owned()
+        } else {
+            format!("/leases/1/{action}")
+        };
+        let answer = door.post(&path, body).await;
+        answer.assert_refused_at(422, "invalid-fields", &pointers);
+    }
+    unchanged(door).await;
+}
+
+#[tokio::test]
+async fn the_limits_themselves_are_taken() {
+    let door = held().await;
+    let error = "é".repeat(512);
+    let result = format!("\"{}\"", "x".repeat(8_190));
+    door.post("/leases/1/renew", r#"{"token":1,"lease":3600}"#)
+        .await
+        .ok();
+    let answer = door
+        .post(
+            "/leases/1/complete",
+            format!("{{\"token\":1,\"result\":{result}}}"),
+        )
+        .await;
+    assert_eq!(answer.ok()["result"].as_str().unwrap().len(), 8_190);
+    assert_eq!(
+        ids(&door.post("/leases", r#"{"max":100,"lease":1}"#).await.ok()),
+        [2]
+    );
+    let body = format!("{{\"token\":1,\"error\":\"{error}\",\"retry_after\":86400,\"permanent\":null}}");
+    assert_eq!(
+        door.post("/leases/2/fail", body).await.ok()["last_error"],
+        Value::from(error)
+    );
+    door.close().await;
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_refused_as_that() {
+    let door = held().await;
+    for body in ["{", "{\"token\":1", "token=1", "{\"token\":01}", " "] {
+        door.post("/leases", body)
+            .await
+            .assert_refused(400, "malformed-json");
+        for action in CALLS {
+            let answer = door.post(&format!("/leases/1/{action}"), body).await;
+            answer.assert_refused(400, "malformed-json");
+        }
+    }
+    for action in CALLS {
+        let path = format!("/leases/1/{action}");
+        door.post(&path, "").await.assert_refused(400, "malformed-json");
+        door.act(&path)
+            .await
+            .assert_refused(415, "unsupported-media-type");
+    }
+    unchanged(door).await;
+}
+
+#[tokio::test]
+async fn only_json_of_a_bounded_size_is_read() {
+    let door = held().await;
+    let paths = CALLS.map(|action| format!("/leases/1/{action}"));
+    for path in paths.iter().map(String::as_str).chain(["/leases"]) {
+        for kind in ["text/plain", NDJSON, "application/x-www-form-urlencoded"] {
+            let answer = door
+                .ask("POST", path, &[("content-type", kind)], "{\"token\":1}")
+                .await;
+            answer.assert_refused(415, "unsupported-media-type");
+        }
+        let answer = door.ask("POST", path, &[], "{\"max\":1}").await;
+        answer.assert_refused(415, "unsupported-media-type");
+        let large = format!("{{\"token\":1{}}}", " ".repeat(64 * 1024));
+        let answer = door.ask("POST", path, &[("content-type", JSON)], large).await;
+        answer.assert_refused(413, "body-too-large");
+        door.get(path).await.assert_refused(405, "method-not-allowed");
+    }
+    unchanged(door).await;
+}
+
+#[tokio::test]
+async fn an_order_that_does_not_exist_is_not_found() {
+    let door = held().await;
+    for id in ["3", "0", "-1", "x", "9007199254740992"] {
+        for action in CALLS {
+            let body = r#"{"token":1,"error":"no"}"#;
+            let body = if action == "fail" { body } else { r#"{"token":1}"# };
+            let answer = door.post(&format!("/leases/{id}/{action}"), body).await;
+            answer.assert_refused(404, "order-not-found");
+        }
+    }
+    unchanged(door).await;
+}
+
+#[tokio::test]
+async fn a_server_that_processes_by_itself_gives_no_order_away() {
+    let door = Door::open().await;
+    door.harness.accept_one().await;
+    door.act("/leases").await.assert_refused(409, "pull-disabled");
+    let answer = door.post("/leases", r#"{"max":0}"#).await;
+    answer.assert_refused_at(422, "invalid-fields", &["#/max"]);
+    assert_eq!(door.harness.events(OrderId(1)).await, [EventKind::Accepted]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_line_that_is_full_takes_no_request_more() {
+    let door = Door::for_workers().await;
+    let mut waiting = Vec::new();
+    for _ in 0..WAITING_MAX {
+        let headers = [("content-type", JSON)];
+        let mut request = Box::pin(async {
+            door.response("POST", "/leases", &headers, r#"{"wait":60}"#)
+                .await
+                .status()
+        });
+        assert!((&mut request).now_or_never().is_none());
+        waiting.push(request);
+    }
+    let in_line = || door.harness.metrics().lease_requests_waiting.get();
+    until("all are in line", async || {
+        usize::try_from(in_line()) == Ok(WAITING_MAX)
+    })
+    .await;
+    let answer = door.act("/leases").await;
+    answer.assert_refused(503, "busy");
+    assert_eq!(answer.header("retry-after"), "1");
+    drop(waiting);
+    door.harness.accept_one().await;
+    door.take_one().await;
+    door.close().await;
+}

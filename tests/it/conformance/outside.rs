@@ -1,0 +1,382 @@
+//! Leases that workers outside hold: no heartbeat keeps them and no end of a node ends them, only their time, their
+//! attempt's time, or what comes back under their token.
+
+use std::time::Duration;
+
+use orderly::event::EventKind;
+use orderly::lease::{Lease, LeaseKey, Outcome};
+use orderly::order::{OrderId, OrderStatus};
+use orderly::portable_json::JsonText;
+use orderly::store::{ClaimRequest, GivenBack, Held, LatestClaim, OutsideHold, Settled};
+
+use crate::support::Harness;
+use crate::support::harness::ids_of;
+use crate::support::make::{
+    CRASHES_MAX, LEASE, LONGER_THAN_A_LEASE, NODE_A, NODE_B, SHORTER_THAN_A_LEASE, claim_by, failed,
+    heartbeat, retry_after,
+};
+
+/// From the start of an attempt.
+const RUN_MAX: Duration = Duration::from_secs(100);
+
+conformance! {
+    a_lease_outside_survives_the_end_and_the_start_of_nodes,
+    a_lease_outside_lasts_as_long_as_it_was_granted_for,
+    no_heartbeat_renews_a_lease_outside_or_finds_it_lost,
+    a_lease_that_is_handed_over_is_one_outside_from_then_on,
+    a_hold_lasts_from_now_on_and_may_be_shorter_than_what_was_left,
+    a_hold_ends_with_the_time_of_its_attempt,
+    a_hold_needs_the_latest_token_of_an_order_in_processing,
+    a_lease_outside_that_ran_out_can_be_held_until_it_is_given_back,
+    a_silent_worker_counts_as_a_dead_one,
+    an_order_that_no_worker_survives_is_failed_as_poison,
+    a_claim_for_workers_grants_one_suspect_at_most,
+    a_claim_of_nothing_grants_nothing_and_tells_whether_orders_are_open,
+    the_latest_claim_names_the_token_that_counts,
+    the_latest_claim_names_the_node_that_claimed,
+    a_result_is_kept_byte_for_byte_with_its_order,
+    a_retried_order_has_no_result_until_it_completes_again,
+    the_result_of_a_cancelled_order_is_refused,
+    a_result_that_comes_after_the_order_was_given_back_is_refused,
+    an_order_that_was_outside_may_run_on_a_node_afterwards,
+}
+
+async fn a_lease_outside_survives_the_end_and_the_start_of_nodes(harness: &mut Harness) {
+    harness.join(NODE_A).await;
+    let (outside, inside) = (harness.accept_one().await, harness.accept_one().await);
+    let lease = take_only(harness, outside).await;
+    harness.claim_only(inside).await;
+    harness.store().leave(NODE_A).await.unwrap();
+    harness.reopen().await;
+    let given_back = harness.join(NODE_B).await;
+    assert_eq!(given_back.pending, usize::from(harness.is_embedded()));
+    assert_eq!(harness.order(outside).await.status, OrderStatus::Processing);
+    harness.advance(SHORTER_THAN_A_LEASE).await;
+    assert_eq!(harness.give_back().await, GivenBack::default());
+    harness.settle(&lease, Outcome::COMPLETED).await;
+}
+
+async fn a_lease_outside_lasts_as_long_as_it_was_granted_for(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    take_only(harness, id).await;
+    harness.advance(SHORTER_THAN_A_LEASE).await;
+    assert_eq!(harness.give_back().await, GivenBack::default());
+    harness.advance(Duration::from_secs(2)).await;
+    assert_eq!(harness.give_back().await.pending, 1);
+}
+
+async fn no_heartbeat_renews_a_lease_outside_or_finds_it_lost(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = take_only(harness, id).await;
+    hold(harness, &lease, 3 * LEASE).await;
+    harness.advance(LEASE).await;
+    // Of the node that handed it over, perhaps on its way since before.
+    let beat = heartbeat(NODE_A, &[lease.key()]);
+    assert_eq!(harness.store().renew(beat).await.unwrap().lost, []);
+    harness.advance(LONGER_THAN_A_LEASE).await;
+    assert_eq!(
+        harness.give_back().await,
+        GivenBack::default(),
+        "its time is its own"
+    );
+    harness.advance(LEASE).await;
+    assert_eq!(harness.give_back().await.pending, 1);
+}
+
+async fn a_lease_that_is_handed_over_is_one_outside_from_then_on(harness: &mut Harness) {
+    harness.join(NODE_A).await;
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    hold(harness, &lease, LEASE).await;
+    harness.reopen().await;
+    assert_eq!(harness.join(NODE_B).await, GivenBack::default());
+    harness.advance(LONGER_THAN_A_LEASE).await;
+    assert_eq!(harness.give_back().await.pending, 1);
+    assert_eq!(harness.crashes(id).await, 1);
+}
+
+async fn a_hold_lasts_from_now_on_and_may_be_shorter_than_what_was_left(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = take_only(harness, id).await;
+    for _ in 0..3 {
+        harness.advance(LEASE / 2).await;
+        let expires = harness.now().await.plus(LEASE);
+        assert_eq!(hold(harness, &lease, LEASE).await, Held::Until(expires));
+    }
+    assert_eq!(harness.order(id).await.version, 2, "holding is no event");
+    hold(harness, &lease, Duration::from_secs(1)).await;
+    harness.advance(Duration::from_secs(2)).await;
+    assert_eq!(harness.give_back().await.pending, 1);
+}
+
+async fn a_hold_ends_with_the_time_of_its_attempt(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = take_only(harness, id).await;
+    let end = harness.now().await.plus(RUN_MAX);
+    harness.advance(RUN_MAX - Duration::from_secs(10)).await;
+    assert_eq!(hold(harness, &lease, LEASE).await, Held::Until(end));
+    harness.advance(Duration::from_secs(10)).await;
+    assert_eq!(hold(harness, &lease, LEASE).await, Held::Stale);
+    harness.advance(Duration::from_secs(1)).await;
+    assert_eq!(harness.give_back().await.pending, 1);
+}
+
+async fn a_hold_needs_the_latest_token_of_an_order_in_processing(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let old = take_only(harness, id).await;
+    let guessed = LeaseKey {
+        token: old.token + 1,
+        ..old.key()
+    };
+    assert_stale(harness, guessed).await;
+    harness.settle(&old, Outcome::Released).await;
+    assert_stale(harness, old.key()).await;
+    let new = take_only(harness, id).await;
+    assert_stale(harness, old.key()).await;
+    harness.settle(&new, Outcome::COMPLETED).await;
+    assert_stale(harness, new.key()).await;
+    let cancelled = harness.accept_one().await;
+    let lease = take_only(harness, cancelled).await;
+    harness.cancel(cancelled).await;
+    assert_stale(harness, lease.key()).await;
+    let unknown = LeaseKey {
+        order_id: OrderId(1_000_000),
+        ..lease.key()
+    };
+    let held = harness
+        .store()
+        .hold_outside(unknown, for_a_lease())
+        .await
+        .unwrap();
+    assert_eq!(held, Held::Stale);
+}
+
+async fn a_lease_outside_that_ran_out_can_be_held_until_it_is_given_back(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = take_only(harness, id).await;
+    harness.advance(LONGER_THAN_A_LEASE).await;
+    hold(harness, &lease, LEASE).await;
+    assert_eq!(harness.give_back().await, GivenBack::default());
+    harness.settle(&lease, Outcome::COMPLETED).await;
+}
+
+async fn a_silent_worker_counts_as_a_dead_one(harness: &mut Harness) {
+    harness.join(NODE_A).await;
+    let id = harness.accept_one().await;
+    for crashes in 1..=2 {
+        assert!(!take_only(harness, id).await.suspect);
+        harness.advance(LONGER_THAN_A_LEASE).await;
+        // The node that claimed for the worker lives, and asks itself.
+        assert_eq!(harness.give_back().await.pending, 1);
+        assert_eq!(harness.crashes(id).await, crashes);
+        assert_eq!(harness.order(id).await.attempts, 0, "no attempt is used up");
+    }
+    let lost = harness.history(id, 0).await.remove(2);
+    assert_eq!(lost.kind, EventKind::LeaseLost);
+    assert!(lost.error.unwrap().contains("outside"));
+    assert!(take_only(harness, id).await.suspect);
+}
+
+async fn an_order_that_no_worker_survives_is_failed_as_poison(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    for _ in 0..CRASHES_MAX {
+        take_only(harness, id).await;
+        harness.advance(LONGER_THAN_A_LEASE).await;
+        harness.give_back().await;
+    }
+    let order = harness.order(id).await;
+    assert_eq!(order.status, OrderStatus::Failed);
+    assert!(order.last_error.unwrap().starts_with("poison"));
+    assert_eq!(harness.redrive(id).await.status, OrderStatus::Pending);
+    assert!(!take_only(harness, id).await.suspect);
+}
+
+async fn a_claim_for_workers_grants_one_suspect_at_most(harness: &mut Harness) {
+    let mut suspects = harness.accept_some(3).await;
+    harness.crash_all(&suspects, 2).await;
+    let innocent = harness.accept_one().await;
+    let first = take(harness, 10).await;
+    assert_eq!(first.iter().filter(|lease| lease.suspect).count(), 1);
+    assert!(ids_of(&first).contains(&innocent));
+    for _ in 0..2 {
+        let leases = take(harness, 10).await;
+        assert_eq!(leases.len(), 1);
+        suspects.retain(|id| *id != leases[0].order.order_id);
+    }
+    assert_eq!(suspects.len(), 1, "each time another one");
+}
+
+async fn a_claim_of_nothing_grants_nothing_and_tells_whether_orders_are_open(harness: &mut Harness) {
+    let look = ClaimRequest {
+        outside: true,
+        ..claim_by(NODE_A, 0)
+    };
+    assert!(harness.store().claim(look).await.unwrap().idle);
+    let retried = harness.order_due_in(0).await;
+    let id = harness.accept_one().await;
+    let claimed = harness.store().claim(look).await.unwrap();
+    assert!(claimed.leases.is_empty() && !claimed.idle);
+    assert_eq!(ids_of(&take(harness, 10).await), [id, retried]);
+    assert!(!harness.store().claim(look).await.unwrap().idle);
+}
+
+async fn the_latest_claim_names_the_token_that_counts(harness: &mut Harness) {
+    let unknown = harness.store().claimed(OrderId(1_000_000)).await.unwrap();
+    assert_eq!(unknown, None);
+    let id = harness.accept_one().await;
+    assert_eq!(latest(harness, id).await.key, None, "nobody claimed it");
+    let first = take_only(harness, id).await;
+    assert_eq!(latest(harness, id).await.key, Some(first.key()));
+    assert_eq!(latest(harness, id).await.order, first.order);
+    harness.settle(&first, retry_after(0)).await;
+    assert_eq!(
+        latest(harness, id).await.key,
+        Some(first.key()),
+        "also between attempts"
+    );
+    let second = take_only(harness, id).await;
+    assert!(second.token > first.token);
+    assert_eq!(latest(harness, id).await.key, Some(second.key()));
+    harness.settle(&second, Outcome::COMPLETED).await;
+    let latest = latest(harness, id).await;
+    assert_eq!(latest.key, Some(second.key()));
+    assert_eq!(latest.order, harness.order(id).await);
+}
+
+async fn the_latest_claim_names_the_node_that_claimed(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = take_only(harness, id).await;
+    harness.settle(&lease, Outcome::Released).await;
+    let claimed = harness.claim_as(NODE_B, 1).await.remove(0);
+    let key = latest(harness, id).await.key.unwrap();
+    assert_eq!((key, key.node), (claimed.key(), NODE_B));
+    assert_eq!(
+        harness.store().settle(key, Outcome::COMPLETED).await.unwrap(),
+        Settled::Done(OrderStatus::Completed)
+    );
+}
+
+async fn a_result_is_kept_byte_for_byte_with_its_order(harness: &mut Harness) {
+    let text = r#"{ "charge" : 1.10,"é":[null, "\u00e9"] }"#;
+    let id = harness.accept_one().await;
+    let lease = take_only(harness, id).await;
+    harness.settle(&lease, with_result(text)).await;
+    let kept = harness.order(id).await.result.unwrap();
+    assert_eq!(kept.as_str(), text);
+    harness.reopen().await;
+    assert_eq!(harness.order(id).await.result.unwrap().as_str(), text);
+    assert_eq!(harness.records().await[0].order.result.as_ref(), Some(&kept));
+}
+
+async fn a_retried_order_has_no_result_until_it_completes_again(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = take_only(harness, id).await;
+    harness.settle(&lease, failed()).await;
+    assert_eq!(harness.order(id).await.result, None);
+    harness.redrive(id).await;
+    let lease = take_only(harness, id).await;
+    assert_eq!(lease.order.generation, 1);
+    harness.settle(&lease, with_result("7")).await;
+    assert_eq!(harness.order(id).await.result.unwrap().as_str(), "7");
+}
+
+async fn the_result_of_a_cancelled_order_is_refused(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = take_only(harness, id).await;
+    let cancelled = harness.cancel(id).await;
+    let settled = harness
+        .store()
+        .settle(lease.key(), with_result("7"))
+        .await
+        .unwrap();
+    assert_eq!(settled, Settled::Stale);
+    assert_eq!(harness.order(id).await, cancelled);
+}
+
+async fn a_result_that_comes_after_the_order_was_given_back_is_refused(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let slow = take_only(harness, id).await;
+    harness.advance(LONGER_THAN_A_LEASE).await;
+    harness.give_back().await;
+    for _ in 0..2 {
+        let settled = harness
+            .store()
+            .settle(slow.key(), with_result("1"))
+            .await
+            .unwrap();
+        assert_eq!(settled, Settled::Stale);
+        if harness.order(id).await.status == OrderStatus::Pending {
+            let quick = take_only(harness, id).await;
+            harness.settle(&quick, with_result("2")).await;
+        }
+    }
+    assert_eq!(harness.order(id).await.result.unwrap().as_str(), "2");
+}
+
+async fn an_order_that_was_outside_may_run_on_a_node_afterwards(harness: &mut Harness) {
+    harness.join(NODE_A).await;
+    let id = harness.accept_one().await;
+    let lease = take_only(harness, id).await;
+    harness.settle(&lease, Outcome::Released).await;
+    let lease = harness.claim_only(id).await;
+    harness.advance(SHORTER_THAN_A_LEASE).await;
+    let beat = heartbeat(NODE_A, &[lease.key()]);
+    harness.store().renew(beat).await.unwrap();
+    harness.advance(SHORTER_THAN_A_LEASE).await;
+    assert_eq!(
+        harness.give_back().await,
+        GivenBack::default(),
+        "heartbeats renew it"
+    );
+    harness.advance(LONGER_THAN_A_LEASE).await;
+    assert_eq!(harness.give_back().await.pending, 1);
+    assert_eq!(harness.crashes(id).await, 0, "the node that asks lives");
+}
+
+async fn take(harness: &Harness, orders_max: usize) -> Vec<Lease> {
+    let request = ClaimRequest {
+        outside: true,
+        ..claim_by(NODE_A, orders_max)
+    };
+    harness.store().claim(request).await.unwrap().leases
+}
+
+/// Takes the only order that can start.
+async fn take_only(harness: &Harness, id: OrderId) -> Lease {
+    let mut leases = take(harness, 2).await;
+    assert_eq!(ids_of(&leases), [id]);
+    leases.remove(0)
+}
+
+fn for_a_lease() -> OutsideHold {
+    OutsideHold {
+        lease: LEASE,
+        run_max: RUN_MAX,
+    }
+}
+
+async fn hold(harness: &Harness, lease: &Lease, time: Duration) -> Held {
+    let hold = OutsideHold {
+        lease: time,
+        run_max: RUN_MAX,
+    };
+    harness.store().hold_outside(lease.key(), hold).await.unwrap()
+}
+
+async fn latest(harness: &Harness, id: OrderId) -> LatestClaim {
+    let latest = harness.store().claimed(id).await.unwrap();
+    latest.expect("the order was accepted")
+}
+
+async fn assert_stale(harness: &Harness, key: LeaseKey) {
+    let before = latest(harness, key.order_id).await;
+    let held = harness.store().hold_outside(key, for_a_lease()).await.unwrap();
+    assert_eq!(held, Held::Stale);
+    assert_eq!(latest(harness, key.order_id).await, before);
+}
+
+fn with_result(text: &str) -> Outcome {
+    Outcome::Completed {
+        result: Some(JsonText::parse(text).expect("a result")),
+    }
+}

@@ -1,0 +1,313 @@
+//! A server that hands out its orders, processes that work for it, and what its orders say when all is over.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::support::client::http;
+use crate::support::cutter::{ANYWHERE, Cutter};
+use crate::support::postgres::TestDatabase;
+use crate::support::process::{Process, configure, orderly};
+use crate::support::until;
+
+/// The shortest there is: what a killed worker held is back soon.
+pub const LEASE_SECONDS: u64 = 1;
+
+/// A server that may die, at an address that stays.
+pub struct Shop {
+    folder: TempDir,
+    database: Option<TestDatabase>,
+    /// Where the server's database is asked for, when not directly.
+    database_url: Option<String>,
+    server: Option<Process>,
+    /// Passes everything on to the server there is.
+    front: Option<Cutter>,
+    http: reqwest::Client,
+    pub orders: Vec<u64>,
+}
+
+impl Shop {
+    /// On SQLite unless there is a database.
+    pub async fn open(database: Option<TestDatabase>) -> Shop {
+        Shop::open_at(database, None).await
+    }
+
+    /// With a way to the database that the test controls.
+    pub async fn open_at(database: Option<TestDatabase>, database_url: Option<String>) -> Shop {
+        let mut shop = Shop {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            database,
+            database_url,
+            server: None,
+            front: None,
+            http: http(),
+            orders: Vec::new(),
+        };
+        shop.start().await;
+        let front = Cutter::before(&shop.server().url, 0, ANYWHERE, 0).await;
+        shop.front = Some(front);
+        shop
+    }
+
+    /// Where workers ask for orders, whatever server is behind.
+    pub fn url(&self) -> &str {
+        &self.front.as_ref().expect("the shop is open").url
+    }
+
+    pub fn server(&self) -> &Process {
+        self.server.as_ref().expect("the server runs")
+    }
+
+    async fn start(&mut self) {
+        let server = Process::start(self.program()).await;
+        if let Some(front) = &self.front {
+            front.aim(&server.url);
+        }
+        self.server = Some(server);
+    }
+
+    pub async fn kill_server(&mut self) {
+        self.server.take().expect("the server runs").kill().await;
+        self.start().await;
+    }
+
+    /// SIGTERM, and another server on the same store.
+    pub async fn restart_server(&mut self) {
+        let server = self.server.take().expect("the server runs");
+        assert_eq!(server.terminate().await, Some(0));
+        self.start().await;
+    }
+
+    /// Orders with the metadata, all or none.
+    pub async fn accept(&mut self, count: usize, metadata: Value) {
+        let order = json!({"user_id": 1, "item_ids": [7], "total_amount": 1, "metadata": metadata});
+        let url = format!("{}/orders/batch", self.server().url);
+        let orders = json!({"orders": vec![order; count]});
+        let answer = self
+            .http
+            .post(url)
+            .json(&orders)
+            .send()
+            .await
+            .expect("the server answers");
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        let answer: Value = answer.json().await.expect("JSON");
+        let accepted = answer["orders"].as_array().expect("the orders").iter();
+        self.orders
+            .extend(accepted.map(|order| order["order_id"].as_u64().expect("a number")));
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let answer = self.http.get(format!("{}{path}", self.server().url)).send().await;
+        answer.expect("the server answers").json().await.expect("JSON")
+    }
+
+    /// Whatever the answer is.
+    pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        let url = format!("{}{path}", self.server().url);
+        let answer = self
+            .http
+            .post(url)
+            .json(&body)
+            .send()
+            .await
+            .expect("the server answers");
+        let status = answer.status();
+        (status, answer.json().await.expect("JSON"))
+    }
+
+    pub async fn kinds(&self, id: u64) -> Vec<String> {
+        let history = self.get(&format!("/orders/{id}/events")).await;
+        let events = history["events"].as_array().expect("events").iter();
+        events
+            .map(|event| event["kind"].as_str().expect("a kind").to_owned())
+            .collect()
+    }
+
+    pub async fn all_ended(&self) {
+        until("every order ends", async || {
+            let queue = self.get("/queue").await;
+            queue["pending"] == 0 && queue["processing"] == 0
+        })
+        .await;
+    }
+
+    /// A worker process that works for this shop.
+    pub fn employ(&self, mut command: Command) -> Employee {
+        configure(&mut command, self.folder.path());
+        command
+            .env("ORDERLY_URL", self.url())
+            .env("WORKER_LEASE_SECONDS", LEASE_SECONDS.to_string())
+            .env("WORKER_THREADS", "2");
+        Employee::start(command)
+    }
+
+    /// The server ends in good order, and its store is sound.
+    pub async fn close(mut self) -> (Option<i32>, String) {
+        let server = self.server.take().expect("the server runs");
+        assert_eq!(server.terminate().await, Some(0));
+        let mut verify = self.program();
+        if let Some(database) = &self.database {
+            verify.env("DATABASE_URL", database.url());
+        }
+        let verified = verify
+            .arg("verify")
+            .output()
+            .await
+            .expect("the program can be run");
+        (
+            verified.status.code(),
+            String::from_utf8_lossy(&verified.stdout).into_owned(),
+        )
+    }
+
+    fn program(&self) -> Command {
+        let mut command = orderly(self.folder.path());
+        command.envs([
+            ("ORDERLY_PROCESSOR", "pull"),
+            ("ORDERLY_LEASE", "1s"),
+            ("ORDERLY_RETRY_BASE", "10ms"),
+            // Workers are killed here as often as it takes, which is not the orders' fault.
+            ("ORDERLY_MAX_CRASHES", "1000"),
+            ("RUST_LOG", "info,orderly::worker=error,orderly::janitor=error"),
+        ]);
+        if let Some(database) = &self.database {
+            command.env("DATABASE_URL", database.url());
+        }
+        if let Some(url) = &self.database_url {
+            command.env("DATABASE_URL", url);
+        }
+        command
+    }
+}
+
+/// A process that processes orders; killed when dropped.
+pub struct Employee {
+    child: Child,
+    said: Arc<Mutex<Vec<String>>>,
+    /// How many lines it said.
+    lines: watch::Receiver<usize>,
+}
+
+/// A result that the server took, as a worker tells: `45 Completed token 7`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    pub order_id: u64,
+    pub status: String,
+    pub token: u64,
+}
+
+impl Employee {
+    fn start(mut command: Command) -> Employee {
+        let mut child = command.spawn().expect("the program can be started");
+        let said: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (count, lines) = watch::channel(0);
+        let stdout = child.stdout.take().expect("stdout is piped");
+        tokio::spawn(keep(stdout, said.clone(), count));
+        let stderr = child.stderr.take().expect("stderr is piped");
+        tokio::spawn(drain(stderr));
+        Employee { child, said, lines }
+    }
+
+    /// The program at this path.
+    pub fn program(interpreter: &str, path: &Path) -> Command {
+        let mut command = Command::new(interpreter);
+        command.arg(path);
+        command
+    }
+
+    pub fn taken(&self) -> Vec<Taken> {
+        let said = self.said.lock().unwrap();
+        said.iter().filter_map(|line| Taken::read(line)).collect()
+    }
+
+    pub fn has_said(&self, text: &str) -> bool {
+        self.said.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    pub fn lines(&self) -> usize {
+        *self.lines.borrow()
+    }
+
+    pub async fn signal(&self, name: &str) {
+        let id = self.child.id().expect("it was not waited for").to_string();
+        let sent = Command::new("kill").args([format!("-{name}"), id]).status().await;
+        assert!(sent.expect("kill can be run").success());
+    }
+
+    /// SIGKILL; what it said stays.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("the process can be killed");
+    }
+
+    /// SIGTERM, and the exit code.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        self.signal("TERM").await;
+        let ended = tokio::time::timeout(crate::support::PATIENCE, self.child.wait()).await;
+        ended
+            .expect("it ends in time")
+            .expect("it can be waited for")
+            .code()
+    }
+}
+
+impl Taken {
+    fn read(line: &str) -> Option<Taken> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [order_id, status, "token", token] = words[..] else {
+            return None;
+        };
+        Some(Taken {
+            order_id: order_id.parse().ok()?,
+            status: status.to_owned(),
+            token: token.parse().ok()?,
+        })
+    }
+}
+
+async fn keep(stream: impl AsyncRead + Unpin, kept: Arc<Mutex<Vec<String>>>, count: watch::Sender<usize>) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        kept.lock().unwrap().push(line);
+        count.send_modify(|count| *count += 1);
+    }
+}
+
+async fn drain(stream: impl AsyncRead + Unpin) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        eprintln!("{line}");
+    }
+}
+
+/// What is wrong with how the orders ended: each was completed once, under the token of its last lease, and nobody was
+/// told that another completion was taken.
+pub async fn breaches(shop: &Shop, taken: &[Taken]) -> Vec<String> {
+    let mut breaches = Vec::new();
+    for &id in &shop.orders {
+        let kinds = shop.kinds(id).await;
+        let count = |kind: &str| kinds.iter().filter(|found| *found == kind).count();
+        let (completed, started) = (count("completed"), count("started"));
+        if completed != 1 || kinds.last().is_none_or(|last| last != "completed") {
+            breaches.push(format!("once: order {id} has {kinds:?}"));
+        }
+        let told: Vec<u64> = taken
+            .iter()
+            .filter(|taken| taken.order_id == id && taken.status == "Completed")
+            .map(|taken| taken.token)
+            .collect();
+        // A lease has the next token. Whoever was killed could not tell any more.
+        if told.len() > 1 || told.iter().any(|token| usize::try_from(*token) != Ok(started)) {
+            breaches.push(format!(
+                "fenced: order {id} was started {started} times, and completed by {told:?}"
+            ));
+        }
+    }
+    breaches
+}

@@ -1,0 +1,142 @@
+//! The example workers, as their users run them.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tokio::process::Command;
+
+use super::pull::{Employee, Shop, breaches};
+use crate::support::until;
+
+/// The example itself, which is another program; here it is the child process of a test.
+#[path = "../../../examples/pull_worker.rs"]
+mod pull_worker;
+
+/// Set for the child process alone.
+const WORK: &str = "ORDERLY_TEST_PULL_WORKER";
+
+/// Does nothing in an ordinary run. In a child process it is the example.
+#[test]
+fn works_as_the_child_of_another_test() {
+    if std::env::var_os(WORK).is_some() {
+        pull_worker::main();
+    }
+}
+
+/// The example in Rust as a process of its own.
+pub fn in_rust() -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test has a file"));
+    let test = "fulfilment::pull_examples::works_as_the_child_of_another_test";
+    command.args([test, "--exact", "--nocapture"]).env(WORK, "1");
+    command
+}
+
+/// The example in Python, where there is Python.
+async fn in_python() -> Option<Command> {
+    let asked = Command::new("python3").arg("--version").output().await;
+    if !asked.is_ok_and(|asked| asked.status.success()) {
+        println!("skipped: worker.py is not possible here");
+        return None;
+    }
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/workers/worker.py");
+    Some(Employee::program("python3", &path))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_in_rust_works_as_told() {
+    works_as_told(in_rust).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_in_python_works_as_told() {
+    if let Some(command) = in_python().await {
+        let program = PathBuf::from(command.as_std().get_program());
+        let path = PathBuf::from(command.as_std().get_args().next().expect("its file"));
+        works_as_told(|| Employee::program(&program.to_string_lossy(), &path)).await;
+    }
+}
+
+async fn works_as_told(worker: impl Fn() -> Command) {
+    let mut shop = Shop::open(None).await;
+    let mut quick = shop.employ(with(worker(), "0.01"));
+    completes_refuses_and_tries_again(&mut shop).await;
+    survives_restarts(&mut shop).await;
+    let end = quick.terminate().await;
+    assert_eq!(end, Some(0), "it ends in good order");
+    // What was refused or tried again is not among what is completed at once.
+    shop.orders.drain(..3);
+    assert_eq!(breaches(&shop, &quick.taken()).await, [""; 0]);
+    keeps_its_lease_and_gives_back(&mut shop, worker).await;
+    let (exit, report) = shop.close().await;
+    assert_eq!(exit, Some(0), "{report}");
+}
+
+fn with(mut command: Command, work_seconds: &str) -> Command {
+    command
+        .env("WORK_SECONDS", work_seconds)
+        .env("WORKER_GRACE_SECONDS", "0.1");
+    command
+}
+
+async fn completes_refuses_and_tries_again(shop: &mut Shop) {
+    shop.accept(1, json!({})).await;
+    shop.accept(1, json!({"refuse": true})).await;
+    shop.accept(1, json!({"unlucky": 2})).await;
+    shop.all_ended().await;
+    let order = shop.get("/orders/1").await;
+    assert_eq!(order["status"], "Completed");
+    assert_eq!(order["result"], json!({"shipped": "7", "key": "order-1-0"}));
+    let order = shop.get("/orders/2").await;
+    assert_eq!(
+        (&order["status"], &order["attempts"]),
+        (&json!("Failed"), &json!(1))
+    );
+    assert_eq!(order["last_error"], "the card was declined");
+    let order = shop.get("/orders/3").await;
+    assert_eq!(
+        (&order["status"], &order["attempts"]),
+        (&json!("Completed"), &json!(3))
+    );
+    let kinds = shop.kinds(3).await;
+    assert_eq!(kinds.iter().filter(|kind| *kind == "retry_scheduled").count(), 2);
+}
+
+async fn survives_restarts(shop: &mut Shop) {
+    for round in 0..4 {
+        shop.accept(5, json!({})).await;
+        if round % 2 == 0 {
+            shop.restart_server().await;
+        } else {
+            shop.kill_server().await;
+        }
+    }
+    shop.accept(1, json!({})).await;
+    shop.all_ended().await;
+}
+
+async fn keeps_its_lease_and_gives_back(shop: &mut Shop, worker: impl Fn() -> Command) {
+    let mut slow = shop.employ(with(worker(), "2.5"));
+    shop.accept(1, json!({})).await;
+    let id = *shop.orders.last().expect("one was accepted");
+    shop.all_ended().await;
+    assert_eq!(
+        shop.kinds(id).await,
+        ["accepted", "started", "completed"],
+        "renewed in between"
+    );
+
+    shop.accept(1, json!({})).await;
+    let id = id + 1;
+    until("it has begun", async || {
+        shop.get("/queue").await["processing"] == 1
+    })
+    .await;
+    assert_eq!(slow.terminate().await, Some(0));
+    let kinds = shop.kinds(id).await;
+    assert_eq!(
+        kinds,
+        ["accepted", "started", "released"],
+        "it gave back what it held"
+    );
+    assert_eq!(shop.get(&format!("/orders/{id}")).await["attempts"], 0);
+}

@@ -1,0 +1,187 @@
+//! A worker that comes back when another has its order: refused, at whatever step the server is killed meanwhile. And the
+//! same with the checks of the token taken out of the statements, on the wire to the database, which must be noticed.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::pull::{Shop, Taken, breaches};
+use crate::support::postgres::{self, Server};
+use crate::support::proxy::{Action, Proxy};
+use crate::support::{required, until};
+
+/// The statement that stores results, and what fences it.
+const SETTLE: &str = "-- Ends attempts, each of its own lease";
+const TOKEN_CHECK: &str = " and o.token = result.token";
+/// The statement that finds the latest claim, and the token it reads.
+const LATEST_CLAIM: &str = ", token, node from orderly.orders where order_id = $1";
+const FIRST_TOKEN: &str = ", 1::int8, node from orderly.orders where order_id = $1";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fencing {
+    AsShipped,
+    /// On the way from the server to the database.
+    TakenOut,
+}
+
+/// The only lease that is to be had, when it is to be had.
+async fn take(shop: &Shop, lease: u64) -> Value {
+    loop {
+        let (status, mut answer) = shop.post("/leases", json!({"wait": 20, "lease": lease})).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        if answer["leases"][0].is_object() {
+            return answer["leases"][0].take();
+        }
+    }
+}
+
+/// What a worker is told that completes an order, or that it was refused.
+async fn complete(shop: &Shop, lease: &Value, result: &str) -> (StatusCode, Option<Taken>) {
+    let id = lease["order"]["order_id"].as_u64().expect("a number");
+    let token = lease["token"].as_u64().expect("a number");
+    let body = json!({"token": token, "result": result});
+    let (status, answer) = shop.post(&format!("/leases/{id}/complete"), body).await;
+    let told = (status == StatusCode::OK).then(|| Taken {
+        order_id: id,
+        status: answer["status"].as_str().expect("a status").to_owned(),
+        token,
+    });
+    (status, told)
+}
+
+/// The first worker falls silent, another takes its order, and both bring a result: the late one first.
+async fn a_worker_comes_back(shop: &mut Shop) -> (StatusCode, Vec<Taken>) {
+    shop.accept(1, json!({})).await;
+    let first = take(shop, 1).await;
+    let second = take(shop, 60).await;
+    assert_eq!((&first["token"], &second["token"]), (&json!(1), &json!(2)));
+    let (late, told_first) = complete(shop, &first, "late").await;
+    let (_, told_then) = complete(shop, &second, "in time").await;
+    (late, told_first.into_iter().chain(told_then).collect())
+}
+
+async fn on_postgresql(fencing: Fencing) -> Option<(StatusCode, Vec<String>)> {
+    if !required("a private PostgreSQL", postgres::is_installed()) {
+        return None;
+    }
+    let server = Server::shared().await;
+    let database = server.create_database().await;
+    let proxy = Proxy::before(server.address()).await;
+    proxy.on_flight(move |flight| {
+        let sql = flight.sql();
+        let rewrite = |from: &str, to: &str| Action::Rewrite {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        };
+        if sql.starts_with(SETTLE) {
+            assert!(sql.contains(TOKEN_CHECK), "the statement reads otherwise");
+        }
+        match fencing {
+            Fencing::AsShipped => Action::Forward,
+            Fencing::TakenOut if sql.starts_with(SETTLE) => rewrite(TOKEN_CHECK, ""),
+            Fencing::TakenOut if sql.contains(LATEST_CLAIM) => rewrite(LATEST_CLAIM, FIRST_TOKEN),
+            Fencing::TakenOut => Action::Forward,
+        }
+    });
+    let url = database.url_at("127.0.0.1", proxy.address().port());
+    let mut shop = Shop::open_at(Some(database), Some(url)).await;
+    let (late, taken) = a_worker_comes_back(&mut shop).await;
+    Some((late, breaches(&shop, &taken).await))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_result_is_refused_on_postgresql() {
+    let Some((late, breaches)) = on_postgresql(Fencing::AsShipped).await else {
+        return;
+    };
+    assert_eq!(late, StatusCode::CONFLICT);
+    assert_eq!(breaches, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oracle_notices_a_server_that_does_not_check_the_token() {
+    let Some((late, breaches)) = on_postgresql(Fencing::TakenOut).await else {
+        return;
+    };
+    assert_eq!(late, StatusCode::OK, "the control takes the late result");
+    assert!(
+        breaches.iter().any(|breach| breach.starts_with("fenced")),
+        "{breaches:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_result_is_refused_on_sqlite() {
+    let mut shop = Shop::open(None).await;
+    let (late, taken) = a_worker_comes_back(&mut shop).await;
+    assert_eq!(late, StatusCode::CONFLICT);
+    assert_eq!(breaches(&shop, &taken).await, [""; 0]);
+    assert_eq!(shop.get("/orders/1").await["result"], "in time");
+    let (exit, report) = shop.close().await;
+    assert_eq!(exit, Some(0), "{report}");
+}
+
+/// Between any two steps of a worker the server is killed: what was answered before holds after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_of_the_server_at_any_step_changes_nothing_that_was_answered() {
+    let mut shop = Shop::open(None).await;
+    shop.accept(1, json!({})).await;
+    shop.kill_server().await;
+    let (_, answer) = shop.post("/leases", json!({"lease": 60})).await;
+    let lease = answer["leases"][0].clone();
+    assert_eq!(lease["token"], 1, "accepted before the kill: {answer}");
+    shop.kill_server().await;
+    let (status, renewed) = shop
+        .post("/leases/1/renew", json!({"token": 1, "lease": 90}))
+        .await;
+    assert_eq!(status, StatusCode::OK, "{renewed}");
+    shop.kill_server().await;
+    assert_eq!(
+        shop.kinds(1).await,
+        ["accepted", "started"],
+        "the lease outlives servers"
+    );
+    let (status, first) = shop
+        .post("/leases/1/complete", json!({"token": 1, "result": 7}))
+        .await;
+    assert_eq!(status, StatusCode::OK, "{first}");
+    shop.kill_server().await;
+    // Its answer might have been lost.
+    let (status, again) = shop
+        .post("/leases/1/complete", json!({"token": 1, "result": 7}))
+        .await;
+    assert_eq!((status, again), (StatusCode::OK, first));
+    assert_eq!(shop.kinds(1).await, ["accepted", "started", "completed"]);
+    let (exit, report) = shop.close().await;
+    assert_eq!(exit, Some(0), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_killed_while_it_waits_loses_nothing() {
+    let mut shop = Shop::open(None).await;
+    let waiting = shop.employ(super::pull_examples::in_rust());
+    let number = async |name: &str| {
+        let text = reqwest_text(&shop, "/metrics/prometheus").await;
+        let sample = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        sample.expect("it is among the numbers").to_owned()
+    };
+    until("its threads stand in line", async || {
+        number("orderly_lease_requests_waiting").await == "2"
+    })
+    .await;
+    drop(waiting);
+    until("they are gone", async || {
+        number("orderly_lease_requests_waiting").await == "0"
+    })
+    .await;
+    shop.accept(1, json!({})).await;
+    let lease = take(&shop, 60).await;
+    assert_eq!((&lease["token"], &lease["attempt"]), (&json!(1), &json!(1)));
+}
+
+async fn reqwest_text(shop: &Shop, path: &str) -> String {
+    let url = format!("{}{path}", shop.server().url);
+    let answer = crate::support::client::http().get(url).send().await;
+    answer.expect("the server answers").text().await.expect("text")
+}

@@ -1,0 +1,117 @@
+//! Workers and servers are killed, and workers stand still and come back, at random moments: every order is completed
+//! once, by whoever held it then.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+use tokio::process::Command;
+
+use super::pull::{Employee, Shop, Taken, breaches};
+use super::pull_examples::in_rust;
+use crate::crash::load::seed;
+use crate::support::postgres::{self, Server, TestDatabase};
+use crate::support::{required, until};
+
+const WORKERS: usize = 3;
+const FAULTS: usize = 15;
+/// Accepted before each fault.
+const ORDERS: usize = 12;
+/// Results taken after which a fault comes: few enough that some of the orders are still on their way then.
+const RESULTS: std::ops::Range<usize> = 0..10;
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    KillWorker,
+    KillServer,
+    /// SIGSTOP until others have processed what it held, then SIGCONT.
+    FreezeWorker,
+}
+
+impl Fault {
+    fn any(rng: &mut StdRng) -> Fault {
+        match rng.random_range(0..5) {
+            0..2 => Fault::KillWorker,
+            2..4 => Fault::KillServer,
+            _ => Fault::FreezeWorker,
+        }
+    }
+}
+
+fn worker() -> Command {
+    let mut command = in_rust();
+    command.env("WORK_SECONDS", "0.02");
+    command
+}
+
+/// What all of them were told, also those that are gone.
+struct Staff {
+    at_work: Vec<Employee>,
+    gone: Vec<Employee>,
+}
+
+impl Staff {
+    fn results(&self) -> usize {
+        self.at_work.iter().chain(&self.gone).map(Employee::lines).sum()
+    }
+
+    fn taken(&self) -> Vec<Taken> {
+        self.at_work
+            .iter()
+            .chain(&self.gone)
+            .flat_map(Employee::taken)
+            .collect()
+    }
+}
+
+async fn live_through_faults(database: Option<TestDatabase>) {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let mut shop = Shop::open(database).await;
+    let mut staff = Staff {
+        at_work: (0..WORKERS).map(|_| shop.employ(worker())).collect(),
+        gone: Vec::new(),
+    };
+    for _ in 0..FAULTS {
+        let before = staff.results();
+        shop.accept(ORDERS, json!({})).await;
+        let results = before + rng.random_range(RESULTS);
+        until("some are done", async || staff.results() >= results).await;
+        let fault = Fault::any(&mut rng);
+        let index = rng.random_range(0..WORKERS);
+        println!("{fault:?} {index} after {results} results");
+        match fault {
+            Fault::KillWorker => {
+                let mut killed = std::mem::replace(&mut staff.at_work[index], shop.employ(worker()));
+                killed.kill().await;
+                staff.gone.push(killed);
+            }
+            Fault::KillServer => shop.kill_server().await,
+            Fault::FreezeWorker => {
+                staff.at_work[index].signal("STOP").await;
+                shop.all_ended().await;
+                staff.at_work[index].signal("CONT").await;
+            }
+        }
+    }
+    shop.all_ended().await;
+    for employee in &mut staff.at_work {
+        assert_eq!(employee.terminate().await, Some(0));
+    }
+    let taken = staff.taken();
+    println!("{} orders, {} results told", shop.orders.len(), taken.len());
+    assert_eq!(breaches(&shop, &taken).await, [""; 0]);
+    let (exit, report) = shop.close().await;
+    assert_eq!(exit, Some(0), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_order_is_completed_once_whoever_is_killed_on_sqlite() {
+    live_through_faults(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_order_is_completed_once_whoever_is_killed_on_postgresql() {
+    if required("a private PostgreSQL", postgres::is_installed()) {
+        let database = Server::shared().await.create_database().await;
+        live_through_faults(Some(database)).await;
+    }
+}

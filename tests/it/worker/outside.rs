@@ -1,0 +1,269 @@
+//! A node whose orders are processed by workers outside: it claims for those who wait, is as quiet as any other, and takes
+//! back what they let go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orderly::event::EventKind;
+use orderly::order::{OrderId, OrderStatus};
+use orderly::pull::{Desk, TakeError, Wanted};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::line::{Call, Line, most_within};
+use super::world::{LEASE, Setting, World};
+use crate::support::twisted::twisted;
+
+const MINUTE: Duration = Duration::from_mins(1);
+const UNTIL_QUIET: Duration = Duration::from_mins(3);
+const SLEEPY: Setting = Setting {
+    slots: 0,
+    attempts_max: 3,
+    attempt_timeout: Duration::from_mins(5),
+    idle_sleep: true,
+    retention: None,
+};
+const AWAKE: Setting = Setting {
+    idle_sleep: false,
+    ..SLEEPY
+};
+const ID: OrderId = OrderId(1);
+
+async fn world(setting: Setting) -> (World, Arc<Desk>, Arc<Line>) {
+    let line = Line::new();
+    let (world, desk) = World::with_desk(setting, |store| twisted(store, line.clone())).await;
+    (world, desk, line)
+}
+
+type Asking = JoinHandle<Result<Vec<OrderId>, TakeError>>;
+
+/// A worker that asks for one order, and stands in line when this returns.
+async fn ask(desk: &Arc<Desk>, wait: Duration) -> Asking {
+    let wanted = Wanted {
+        orders_max: 1,
+        wait,
+        lease: LEASE,
+    };
+    let desk = desk.clone();
+    let asking = tokio::spawn(async move {
+        let leases = desk.take(wanted).await?.into_leases();
+        Ok(leases.iter().map(|lease| lease.order.order_id).collect())
+    });
+    tokio::task::yield_now().await;
+    asking
+}
+
+async fn answer(world: &World, asking: Asking) -> Vec<OrderId> {
+    world.until("an answer", async |_| asking.is_finished()).await;
+    asking.await.unwrap().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_nothing_open_and_nobody_waiting_it_makes_four_calls_a_minute_at_most() {
+    let (world, desk, line) = world(AWAKE).await;
+    let asking = ask(&desk, Duration::ZERO).await;
+    assert_eq!(answer(&world, asking).await, []);
+    world.pass_long(UNTIL_QUIET, async |_| {}).await;
+    let quiet = Instant::now();
+    world.pass_long(Duration::from_mins(30), async |_| {}).await;
+    let calls = line.calls_since(quiet);
+    let times: Vec<Instant> = calls.iter().map(|(at, _)| *at).collect();
+    assert!(most_within(MINUTE, &times) <= 4, "{calls:?}");
+    assert!(
+        line.times_since(quiet, Call::Claim).len() >= 30,
+        "it looks all the same"
+    );
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_that_wait_ask_the_store_no_more_often_than_one() {
+    let (world, desk, line) = world(AWAKE).await;
+    world.pass_long(UNTIL_QUIET, async |_| {}).await;
+    let mut waiting = Vec::new();
+    for _ in 0..200 {
+        waiting.push(ask(&desk, MINUTE).await);
+    }
+    world.pass_long(UNTIL_QUIET, async |_| {}).await;
+    for asking in waiting {
+        assert_eq!(answer(&world, asking).await, []);
+    }
+    // They ask anew when their time is over, each at another moment.
+    let mut waiting: Vec<Asking> = Vec::new();
+    for _ in 0..120 {
+        waiting.push(ask(&desk, MINUTE).await);
+        world.pass(Duration::from_millis(500)).await;
+    }
+    let quiet = Instant::now();
+    for _ in 0..240 {
+        waiting.push(ask(&desk, MINUTE).await);
+        world.pass(Duration::from_millis(500)).await;
+    }
+    let claims = line.times_since(quiet, Call::Claim);
+    assert!(most_within(MINUTE, &claims) <= 2, "{claims:?}");
+    world.harness.accept_one().await;
+    world
+        .until("the one that has waited longest has it", async |world| {
+            world.harness.order(ID).await.status == OrderStatus::Processing
+        })
+        .await;
+    drop(desk);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_goes_to_whoever_waits_at_once() {
+    let (world, desk, _) = world(AWAKE).await;
+    world.pass_long(Duration::from_mins(10), async |_| {}).await;
+    let asking = ask(&desk, MINUTE).await;
+    world.pass(Duration::from_secs(10)).await;
+    let accepted = Instant::now();
+    let id = world.harness.accept_one().await;
+    assert_eq!(answer(&world, asking).await, [id]);
+    assert!(
+        accepted.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        accepted.elapsed()
+    );
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_goes_to_whoever_waits_when_it_is_due() {
+    let (world, desk, _) = world(AWAKE).await;
+    let due = Instant::now() + Duration::from_secs(20);
+    // Nobody waits at the desk yet.
+    world.harness.order_due_in(20).await;
+    let asking = ask(&desk, MINUTE).await;
+    assert_eq!(answer(&world, asking).await, [ID]);
+    let late = Instant::now().saturating_duration_since(due);
+    assert!(
+        Instant::now() >= due && late < Duration::from_secs(1),
+        "{late:?} late"
+    );
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_waits_it_looks_once_a_second_whatever_is_accepted() {
+    let (world, desk, line) = world(AWAKE).await;
+    world.harness.accept_one().await;
+    world.pass(Duration::from_secs(2)).await;
+    let busy = Instant::now();
+    for _ in 0..200 {
+        world.harness.accept_one().await;
+        world.pass(Duration::from_millis(100)).await;
+    }
+    let claims = line.times_since(busy, Call::Claim);
+    assert!(most_within(Duration::from_secs(10), &claims) <= 12, "{claims:?}");
+    let asking = ask(&desk, Duration::ZERO).await;
+    let asked = Instant::now();
+    assert_eq!(answer(&world, asking).await, [ID]);
+    assert!(
+        asked.elapsed() < Duration::from_millis(100),
+        "a worker is heard at once"
+    );
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_silent_worker_held_is_back_soon_after_its_time_though_nobody_waits() {
+    let (world, desk, _) = world(AWAKE).await;
+    world.harness.accept_one().await;
+    let asking = ask(&desk, MINUTE).await;
+    assert_eq!(answer(&world, asking).await, [ID]);
+    let taken = Instant::now();
+    world.until_status(ID, OrderStatus::Pending).await;
+    let back = taken.elapsed();
+    assert!(LEASE <= back && back < LEASE + Duration::from_secs(7), "{back:?}");
+    assert_eq!(world.harness.crashes(ID).await, 1);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sleepy_node_sleeps_while_nobody_waits_and_wakes_for_a_worker() {
+    let (world, desk, line) = world(SLEEPY).await;
+    world.pass_long(UNTIL_QUIET, async |_| {}).await;
+    let asleep = Instant::now();
+    world.pass_long(Duration::from_hours(1), async |_| {}).await;
+    assert_eq!(line.calls_since(asleep), []);
+    let asking = ask(&desk, MINUTE).await;
+    world.pass_long(Duration::from_secs(50), async |_| {}).await;
+    assert!(
+        world
+            .listed()
+            .await
+            .is_some_and(|node| node.alive && node.slots == 0)
+    );
+    assert!(!asking.is_finished());
+    let id = world.harness.accept_one().await;
+    assert_eq!(answer(&world, asking).await, [id]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sleepy_node_does_not_sleep_while_somebody_waits() {
+    let (world, desk, line) = world(SLEEPY).await;
+    let mut waiting = vec![ask(&desk, MINUTE).await];
+    let began = Instant::now();
+    for _ in 0..20 {
+        world.pass_long(Duration::from_secs(30), async |_| {}).await;
+        waiting.push(ask(&desk, MINUTE).await);
+    }
+    let claims = line.times_since(began, Call::Claim);
+    let gaps = claims.windows(2).map(|two| two[1] - two[0]);
+    assert!(gaps.max().is_some_and(|gap| gap < MINUTE), "{claims:?}");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_who_waits_goes_on_to_wait() {
+    let (world, desk, line) = world(AWAKE).await;
+    line.cut(&[Call::Claim]);
+    let asking = ask(&desk, MINUTE).await;
+    let asks_once = ask(&desk, Duration::ZERO).await;
+    world.until("an answer", async |_| asks_once.is_finished()).await;
+    assert!(matches!(asks_once.await.unwrap(), Err(TakeError::Store(_))));
+    let id = world.harness.accept_one().await;
+    world.pass(Duration::from_secs(20)).await;
+    assert!(!asking.is_finished());
+    line.mend();
+    assert_eq!(answer(&world, asking).await, [id]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_whose_worker_is_gone_is_released_although_the_store_falters() {
+    let (world, desk, line) = world(AWAKE).await;
+    line.hold_claims();
+    world.harness.accept_one().await;
+    let asking = ask(&desk, MINUTE).await;
+    world.until_status(ID, OrderStatus::Processing).await;
+    asking.abort();
+    assert!(asking.await.is_err());
+    line.cut(&[Call::Settle]);
+    line.let_claims_go();
+    world.pass(Duration::from_secs(5)).await;
+    assert_eq!(world.harness.order(ID).await.status, OrderStatus::Processing);
+    line.mend();
+    world.until_status(ID, OrderStatus::Pending).await;
+    let events = world.harness.events(ID).await;
+    assert_eq!(
+        events,
+        [EventKind::Accepted, EventKind::Started, EventKind::Released]
+    );
+    assert_eq!(world.harness.order(ID).await.attempts, 0);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_lets_those_go_who_wait() {
+    let (mut world, desk, _) = world(AWAKE).await;
+    let asking = ask(&desk, MINUTE).await;
+    world.pass(Duration::from_secs(1)).await;
+    world.drain(Duration::ZERO).await;
+    assert_eq!(asking.await.unwrap().unwrap(), []);
+    let refused = ask(&desk, MINUTE).await.await.unwrap();
+    assert!(matches!(refused, Err(TakeError::Closed)));
+    world.end().await;
+}
