@@ -193,7 +193,7 @@ pub async fn main() {
     }
     tokio::select! {
         // Each says why it ended.
-        _ = async { while at_work.join_next().await.is_some() {} } => std::process::exit(1),
+        () = async { while at_work.join_next().await.is_some() {} } => std::process::exit(1),
         _ = terminated.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
 use insta::assert_snapshot;
 use orderly::event::EventKind;
 use orderly::order::{OrderId, OrderStatus};
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use super::door::Door;
 use crate::support::make::{LONGER_THAN_A_LEASE, new_order};
@@ -222,10 +225,10 @@ async fn a_worker_may_ask_for_a_longer_wait_before_the_next_attempt() {
     door.take_one().await;
     let body = r#"{"token":1,"error":"try in a minute","retry_after":60}"#;
     door.post("/leases/1/fail", body).await.ok();
-    let due = door.harness.now().await.plus(Duration::from_secs(60));
+    let due = door.harness.now().await.plus(Duration::from_mins(1));
     assert_eq!(door.harness.order(OrderId(1)).await.next_attempt_at, Some(due));
     assert_eq!(ids(&door.act("/leases").await.ok()), [0; 0]);
-    door.harness.advance(Duration::from_secs(60)).await;
+    door.harness.advance(Duration::from_mins(1)).await;
     assert_eq!(door.take_one().await["token"], 2);
     door.close().await;
 }
@@ -338,13 +341,12 @@ async fn a_server_that_stops_lets_who_waits_go_and_hands_out_nothing_more() {
     let mut door = Door::for_workers().await;
     let router = door.router();
     let waits = tokio::spawn(async move {
-        use tower::ServiceExt;
-        let request = axum::http::Request::post("/leases").header("content-type", "application/json");
+        let request = Request::post("/leases").header("content-type", "application/json");
         let answer = router
-            .oneshot(request.body(r#"{"wait":60}"#.into()).unwrap())
+            .oneshot(request.body(Body::from(r#"{"wait":60}"#)).unwrap())
             .await
             .unwrap();
-        axum::body::to_bytes(answer.into_body(), 1_000).await.unwrap()
+        to_bytes(answer.into_body(), 1_000).await.unwrap()
     });
     until("it stands in line", async || {
         door.harness.metrics().lease_requests_waiting.get() == 1

@@ -227,10 +227,6 @@ impl Employee {
         said.iter().filter_map(|line| Taken::read(line)).collect()
     }
 
-    pub fn has_said(&self, text: &str) -> bool {
-        self.said.lock().unwrap().iter().any(|line| line.contains(text))
-    }
-
     pub fn lines(&self) -> usize {
         *self.lines.borrow()
     }

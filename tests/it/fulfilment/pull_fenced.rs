@@ -76,10 +76,9 @@ async fn on_postgresql(fencing: Fencing) -> Option<(StatusCode, Vec<String>)> {
             assert!(sql.contains(TOKEN_CHECK), "the statement reads otherwise");
         }
         match fencing {
-            Fencing::AsShipped => Action::Forward,
             Fencing::TakenOut if sql.starts_with(SETTLE) => rewrite(TOKEN_CHECK, ""),
             Fencing::TakenOut if sql.contains(LATEST_CLAIM) => rewrite(LATEST_CLAIM, FIRST_TOKEN),
-            Fencing::TakenOut => Action::Forward,
+            Fencing::TakenOut | Fencing::AsShipped => Action::Forward,
         }
     });
     let url = database.url_at("127.0.0.1", proxy.address().port());

@@ -93,8 +93,9 @@ async fn a_completion_is_repeated_with_the_same_answer_and_nothing_else_is() {
             .await
             .assert_refused(409, "lease-lost");
         for (action, rest) in [("renew", ""), ("fail", r#","error":"no""#), ("release", "")] {
-            let answer = door.post(&format!("/leases/1/{action}"), format!("{{\"token\":1{rest}}}"));
-            answer.await.assert_refused(409, "lease-lost");
+            let path = format!("/leases/1/{action}");
+            let answer = door.post(&path, format!("{{\"token\":1{rest}}}")).await;
+            answer.assert_refused(409, "lease-lost");
         }
         let events = door.harness.events(ID).await;
         assert_eq!(
@@ -199,6 +200,9 @@ impl Twist for Claims {
     }
 }
 
+/// How a claim fails, and what that is answered as.
+type Failure = (fn() -> StoreError, u16, &'static str);
+
 #[tokio::test]
 async fn a_claim_that_fails_is_answered_as_what_it_is() {
     let away = || StoreError::Unavailable {
@@ -209,7 +213,7 @@ async fn a_claim_that_fails_is_answered_as_what_it_is() {
         attempted: "claim orders",
         source: anyhow::anyhow!("no answer"),
     };
-    let failures: [(fn() -> StoreError, u16, &str); 3] = [
+    let failures: [Failure; 3] = [
         (away, 503, "store-unavailable"),
         (|| StoreError::DiskFull, 503, "disk-full"),
         (unknown, 500, "unexpected"),

@@ -215,9 +215,9 @@ async fn a_server_that_processes_by_itself_gives_no_order_away() {
 #[tokio::test]
 async fn a_line_that_is_full_takes_no_request_more() {
     let door = Door::for_workers().await;
+    let headers = [("content-type", JSON)];
     let mut waiting = Vec::new();
     for _ in 0..WAITING_MAX {
-        let headers = [("content-type", JSON)];
         let mut request = Box::pin(async {
             door.response("POST", "/leases", &headers, r#"{"wait":60}"#)
                 .await
