@@ -11,14 +11,16 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
+import urllib.parse
 
-URL = os.environ.get("ORDERLY_URL", "http://127.0.0.1:5000")
-KEY = os.environ.get("ORDERLY_API_KEY")
+URL = urllib.parse.urlsplit(os.environ.get("ORDERLY_URL", "http://127.0.0.1:5000"))
+HEADERS = {"Content-Type": "application/json"}
+if os.environ.get("ORDERLY_API_KEY"):
+    HEADERS["Authorization"] = "Bearer " + os.environ["ORDERLY_API_KEY"]
 # Orders processed at once.
 THREADS = int(os.environ.get("WORKER_THREADS", "4"))
 # How long an order is ours unless we renew, and so how soon others have it when this process dies.
@@ -31,8 +33,9 @@ WAIT_SECONDS = 20
 PAUSE_SECONDS_MAX = 10
 
 stopping = threading.Event()
+refused = threading.Event()  # the server gives us no orders at all
 held = {}  # leases by order
-held_lock = threading.Lock()
+asking = set()  # connections on which we wait for an order
 
 
 class Refused(Exception):
@@ -40,7 +43,7 @@ class Refused(Exception):
 
 
 class Lost(Exception):
-    """The order was cancelled, or is another worker's by now."""
+    """The order was cancelled or is another worker's by now, or this process stops; the text says so."""
 
 
 def handle(order, idempotency_key, attempt):
@@ -55,31 +58,35 @@ def handle(order, idempotency_key, attempt):
 
 
 def post(path, body, seconds=10):
-    """Asks until there is an answer, ever more slowly while the server is away; once only when this process stops."""
+    """Asks until there is an answer, ever more slowly while the server is away; not again when this process stops."""
+    kind = http.client.HTTPSConnection if URL.scheme == "https" else http.client.HTTPConnection
     pause = 0.1
     while True:
-        request = urllib.request.Request(URL + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        if KEY:
-            request.add_header("Authorization", "Bearer " + KEY)
+        connection = kind(URL.hostname, URL.port, timeout=seconds)
+        if path == "/leases":
+            asking.add(connection)
         try:
-            with urllib.request.urlopen(request, timeout=seconds) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            reason = f"{error.code} {error.read().decode(errors='replace')}"
-            if error.code in (404, 409):
-                raise Lost(reason) from None
-            if error.code < 500 and error.code not in (408, 429):
-                raise RuntimeError(reason) from None
-            pause = max(pause, float(error.headers.get("Retry-After", 0)))
+            connection.request("POST", path, json.dumps(body), HEADERS)
+            answer = connection.getresponse()
+            text = answer.read()
+            if answer.status == 200:
+                return json.loads(text)
+            reason = f"{answer.status} {text.decode(errors='replace')}"
+            if answer.status < 500 and answer.status not in (408, 429):
+                raise Lost(reason)
+            pause = max(pause, float(answer.headers.get("Retry-After", 0)))
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = str(error)
+        finally:
+            asking.discard(connection)
+            connection.close()
         if stopping.wait(pause * random.uniform(0.5, 1)):
             raise Lost("stopping: " + reason)
         print(f"{reason}; trying again", file=sys.stderr)
         pause = min(pause * 2, PAUSE_SECONDS_MAX)
 
 
-def about(lease, action, **body):
+def about(lease, action, body):
     return post(f"/leases/{lease['order']['order_id']}/{action}", {"token": lease["token"], **body})
 
 
@@ -87,8 +94,8 @@ def keep(lease, ended):
     """Renews while the step runs; one that was lost is not renewed, and its result will be refused."""
     while not ended.wait(LEASE_SECONDS / 3):
         try:
-            about(lease, "renew", lease=LEASE_SECONDS)
-        except (Lost, RuntimeError):
+            about(lease, "renew", {"lease": LEASE_SECONDS})
+        except Lost:
             return
 
 
@@ -111,23 +118,31 @@ def work():
         try:
             asked = {"max": 1, "wait": WAIT_SECONDS, "lease": LEASE_SECONDS}
             leases = post("/leases", asked, WAIT_SECONDS + 10)["leases"]
-        except (Lost, RuntimeError) as error:
+        except Lost as error:
             if not stopping.is_set():
                 print(f"no order to be had: {error}", file=sys.stderr)
-                os.kill(os.getpid(), signal.SIGTERM)
+                refused.set()
+                stopping.set()
             return
         for lease in leases:
             order_id = lease["order"]["order_id"]
-            with held_lock:
-                held[order_id] = lease
-            action, body = attempt(lease)
+            held[order_id] = lease
+            action, body = ("release", {}) if stopping.is_set() else attempt(lease)
             try:
-                order = about(lease, action, **body)
+                order = about(lease, action, body)
                 print(order_id, order["status"], "token", lease["token"], flush=True)
-            except (Lost, RuntimeError) as error:
+            except Lost as error:
                 print(f"{order_id}: {action} was refused: {error}", file=sys.stderr)
-            with held_lock:
-                held.pop(order_id, None)
+            held.pop(order_id, None)
+
+
+def hang_up():
+    """The server notices, and gives no order to who is gone; one that is on its way is still read, and given back."""
+    for connection in list(asking):
+        try:
+            connection.sock.shutdown(socket.SHUT_RDWR)
+        except (AttributeError, OSError):
+            pass  # not connected yet, or not any more
 
 
 def main():
@@ -136,16 +151,18 @@ def main():
     for _ in range(THREADS):
         threading.Thread(target=work, daemon=True).start()
     stopping.wait()
+    hang_up()
     deadline = time.monotonic() + GRACE_SECONDS
-    while held and time.monotonic() < deadline:
+    while (held or asking) and time.monotonic() < deadline:
         time.sleep(0.05)
-    # Threads that only wait for an order end with the process: the server notices, and gives the order to others.
     for order_id, lease in list(held.items()):
         try:
-            about(lease, "release")
+            about(lease, "release", {})
             print(order_id, "given back", flush=True)
-        except (Lost, RuntimeError) as error:
+        except Lost as error:
             print(f"{order_id} could not be given back: {error}", file=sys.stderr)
+    # What still runs ends with the process.
+    sys.exit(1 if refused.is_set() else 0)
 
 
 if __name__ == "__main__":

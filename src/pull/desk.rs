@@ -191,14 +191,19 @@ impl Desk {
         let mut leases = leases.into_iter();
         let mut unserved = Vec::new();
         for (number, waiting) in turn.served {
+            if waiting.answer.is_closed() {
+                continue;
+            }
             let granted: Vec<Lease> = leases.by_ref().take(waiting.wanted.orders_max).collect();
             if granted.is_empty() {
                 unserved.push((number, waiting));
             } else {
-                // To a request that is gone they are dropped, which returns them.
+                // To a request that has just gone: then they are dropped, which returns them.
                 drop(waiting.answer.send(Ok(self.grant(granted))));
             }
         }
+        // Of requests that are gone. Returned as well.
+        drop(self.grant(leases.collect()));
         let over = {
             let mut state = self.state();
             state.failure = None;

@@ -58,7 +58,10 @@ body!(
     /// The body of `POST /leases/{id}/complete`.
     CompletionSchema, "Complete", ["token"], {
         "token": (token()),
-        "result": { "description": "Any JSON, kept byte for byte: at most 8,192 bytes, 32 levels, no key twice" },
+        "result": {
+            "description": "Any JSON, kept byte for byte: at most 8,192 bytes, 32 levels, no key twice",
+            "type": ["object", "array", "string", "number", "boolean", "null"],
+        },
     }
 );
 body!(

@@ -158,6 +158,14 @@ async fn leases_of_a_request_that_is_gone_come_back() {
     desk.serve(turn, leases(1..=2));
     assert_eq!(ids(&desk.returned()), [1, 2]);
 
+    let gone = ask(&desk, wanted(1, MINUTE)).await;
+    let next = ask(&desk, wanted(1, MINUTE)).await;
+    let turn = desk.next_turn();
+    gone.abort();
+    assert!(gone.await.is_err());
+    desk.serve(turn, leases(1..=1));
+    assert_eq!(next.await.unwrap().unwrap(), [1], "whoever waits has them first");
+
     // Handed over, and not picked up.
     let mut take = Box::pin(desk.take(wanted(1, MINUTE)));
     assert!((&mut take).now_or_never().is_none());

@@ -16,19 +16,58 @@ use crate::support::until;
 
 mod lost;
 mod refused;
+mod settled;
 
 #[tokio::test]
 async fn a_worker_takes_an_order_and_completes_it() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
-    assert_snapshot!(door.act("/leases").await.shown());
+    assert_snapshot!(door.act("/leases").await.shown(), @r#"
+    200 OK
+    content-type: application/json
+
+    {
+      "leases":[
+        {
+          "order":{
+            "order_id":1,
+            "user_id":104,
+            "item_ids":"101,102,103",
+            "total_amount":250.75,
+            "status":"Processing",
+            "reference":null,
+            "metadata":null,
+            "version":2,
+            "item_count":3,
+            "attempts":1,
+            "created_at":"2026-01-01T00:00:00.000000Z",
+            "processing_at":"2026-01-01T00:00:00.000000Z",
+            "completed_at":null,
+            "next_attempt_at":null,
+            "last_error":null,
+            "time_taken_seconds":null,
+            "result":null
+          },
+          "token":1,
+          "attempt":1,
+          "idempotency_key":"order-1-0",
+          "expires_at":"2026-01-01T00:00:30.000000Z"
+        }
+      ]
+    }
+    "#);
     let completed = door
         .post(
             "/leases/1/complete",
             r#"{"token":1,"result":{ "charge": "ch_1" }}"#,
         )
         .await;
-    assert_snapshot!(completed.shown());
+    assert_eq!(completed.ok()["status"], "Completed");
+    assert!(
+        completed.text().ends_with(r#""result":{ "charge": "ch_1" }}"#),
+        "{}",
+        completed.text()
+    );
     assert_eq!(door.get("/orders/1").await.bytes(), completed.bytes());
     door.close().await;
 }
@@ -91,44 +130,6 @@ async fn a_paused_queue_hands_out_nothing_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn the_idempotency_key_is_the_same_for_all_attempts_until_somebody_retries_the_order() {
-    let door = Door::for_workers().await;
-    door.harness.accept_one().await;
-    let mut seen = Vec::new();
-    for _ in 0..2 {
-        let lease = door.take_one().await;
-        seen.push((
-            lease["idempotency_key"].clone(),
-            lease["attempt"].clone(),
-            lease["token"].clone(),
-        ));
-        door.post(
-            "/leases/1/fail",
-            json!({"token": lease["token"], "error": "no"}).to_string(),
-        )
-        .await
-        .ok();
-    }
-    door.act("/orders/1/retry").await.ok();
-    let lease = door.take_one().await;
-    seen.push((
-        lease["idempotency_key"].clone(),
-        lease["attempt"].clone(),
-        lease["token"].clone(),
-    ));
-    let first = json!("order-1-0");
-    assert_eq!(
-        seen,
-        [
-            (first.clone(), 1.into(), 1.into()),
-            (first, 2.into(), 2.into()),
-            (json!("order-1-1"), 1.into(), 3.into())
-        ]
-    );
-    door.close().await;
-}
-
-#[tokio::test]
 async fn a_lease_lasts_as_long_as_asked_and_is_renewed_until_its_attempt_is_over() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
@@ -182,139 +183,6 @@ async fn a_lease_is_never_longer_than_an_attempt_may_take() {
 }
 
 #[tokio::test]
-async fn a_failed_attempt_is_followed_by_another_until_none_is_left() {
-    let door = Door::for_workers().await;
-    door.harness.accept_one().await;
-    let fail = async |lease: &Value| {
-        let body = json!({"token": lease["token"], "error": "the \"warehouse\" is closed"});
-        door.post("/leases/1/fail", body.to_string()).await.ok()
-    };
-    let answer = fail(&door.take_one().await).await;
-    assert_eq!(
-        (&answer["status"], &answer["attempts"]),
-        (&json!("Pending"), &json!(1))
-    );
-    assert_eq!(answer["last_error"], "the \"warehouse\" is closed");
-    let answer = fail(&door.take_one().await).await;
-    assert_eq!(
-        (&answer["status"], &answer["attempts"]),
-        (&json!("Failed"), &json!(2))
-    );
-    door.close().await;
-}
-
-#[tokio::test]
-async fn a_failure_for_good_is_not_tried_again() {
-    let door = Door::for_workers().await;
-    door.harness.accept_one().await;
-    let lease = door.take_one().await;
-    let body = json!({"token": lease["token"], "error": "no such item", "permanent": true, "retry_after": 5});
-    let answer = door.post("/leases/1/fail", body.to_string()).await.ok();
-    assert_eq!(
-        (&answer["status"], &answer["attempts"]),
-        (&json!("Failed"), &json!(1))
-    );
-    assert_eq!(answer["last_error"], "no such item");
-    door.close().await;
-}
-
-#[tokio::test]
-async fn a_worker_may_ask_for_a_longer_wait_before_the_next_attempt() {
-    let door = Door::for_workers().await;
-    door.harness.accept_one().await;
-    door.take_one().await;
-    let body = r#"{"token":1,"error":"try in a minute","retry_after":60}"#;
-    door.post("/leases/1/fail", body).await.ok();
-    let due = door.harness.now().await.plus(Duration::from_mins(1));
-    assert_eq!(door.harness.order(OrderId(1)).await.next_attempt_at, Some(due));
-    assert_eq!(ids(&door.act("/leases").await.ok()), [0; 0]);
-    door.harness.advance(Duration::from_mins(1)).await;
-    assert_eq!(door.take_one().await["token"], 2);
-    door.close().await;
-}
-
-#[tokio::test]
-async fn a_released_order_is_due_again_with_its_attempt() {
-    let door = Door::for_workers().await;
-    door.harness.accept_one().await;
-    door.take_one().await;
-    let answer = door.post("/leases/1/release", r#"{"token":1}"#).await.ok();
-    assert_eq!(
-        (&answer["status"], &answer["attempts"]),
-        (&json!("Pending"), &json!(0))
-    );
-    let lease = door.take_one().await;
-    assert_eq!((&lease["token"], &lease["attempt"]), (&json!(2), &json!(1)));
-    door.close().await;
-}
-
-#[tokio::test]
-async fn a_receiver_settles_what_a_node_handed_over_to_it() {
-    let door = Door::open().await;
-    door.harness.accept_some(3).await;
-    let leases = door.harness.claim(3).await;
-    let path = |index: usize, action: &str| format!("/leases/{}/{action}", leases[index].order.order_id);
-    let token = |index: usize| json!({"token": leases[index].token}).to_string();
-    door.post(&path(0, "renew"), token(0)).await.ok();
-    assert_eq!(
-        door.post(&path(0, "complete"), token(0)).await.ok()["status"],
-        "Completed"
-    );
-    let body = json!({"token": leases[1].token, "error": "no", "permanent": true});
-    assert_eq!(
-        door.post(&path(1, "fail"), body.to_string()).await.ok()["status"],
-        "Failed"
-    );
-    assert_eq!(
-        door.post(&path(2, "release"), token(2)).await.ok()["status"],
-        "Pending"
-    );
-    door.close().await;
-}
-
-#[tokio::test]
-async fn results_are_counted_by_what_they_are() {
-    let door = Door::for_workers().await;
-    door.harness.accept_some(4).await;
-    for (action, body) in [
-        ("complete", json!({})),
-        ("complete", json!({"result": null})),
-        ("fail", json!({"error": "no"})),
-        ("release", json!({})),
-    ] {
-        let lease = door.take_one().await;
-        let mut body = body;
-        body["token"] = lease["token"].clone();
-        let path = format!("/leases/{}/{action}", lease["order"]["order_id"]);
-        door.post(&path, body.to_string()).await.ok();
-        if action == "release" {
-            door.post(&path, body.to_string())
-                .await
-                .assert_refused(409, "lease-lost");
-        }
-    }
-    let text = door.get("/metrics/prometheus").await;
-    for line in [
-        "orderly_leases_granted_total 4",
-        "orderly_lease_requests_waiting 0",
-        "orderly_outside_results_total{result=\"completed\"} 2",
-        "orderly_outside_results_total{result=\"retry\"} 1",
-        "orderly_outside_results_total{result=\"released\"} 1",
-        "orderly_outside_results_total{result=\"lost\"} 1",
-        "orderly_stale_results_rejected_total 1",
-        "orderly_order_processing_seconds_count 2",
-        "orderly_order_wait_seconds_count 4",
-    ] {
-        assert!(
-            text.text().lines().any(|found| found == line),
-            "{line} in {}",
-            text.text()
-        );
-    }
-    door.close().await;
-}
-
-#[tokio::test]
 async fn a_client_that_hangs_up_while_it_waits_loses_nothing() {
     let door = Door::for_workers().await;
     let waiting = || door.harness.metrics().lease_requests_waiting.get();
@@ -328,11 +196,11 @@ async fn a_client_that_hangs_up_while_it_waits_loses_nothing() {
     }
     assert_eq!(waiting(), 0);
     door.harness.accept_one().await;
-    assert_eq!(door.take_one().await["attempt"], 1);
-    assert_eq!(
-        door.harness.events(OrderId(1)).await,
-        [EventKind::Accepted, EventKind::Started]
-    );
+    // A claim that was on its way for the one that is gone may have it for a moment.
+    let taken = door.post("/leases", r#"{"wait":60}"#).await.ok();
+    assert_eq!(taken["leases"][0]["attempt"], 1);
+    let events = door.harness.events(OrderId(1)).await;
+    assert!(!events.contains(&EventKind::LeaseLost), "{events:?}");
     door.close().await;
 }
 

@@ -178,6 +178,8 @@ async fn the_families_are_a_promise() {
     counter orderly_orders_accepted
     counter orderly_stale_results_rejected
     counter orderly_leases_lost
+    counter orderly_leases_granted
+    gauge orderly_lease_requests_waiting
     histogram orderly_order_wait_seconds
     histogram orderly_order_processing_seconds
     gauge orderly_slots_busy

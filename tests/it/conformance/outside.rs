@@ -44,8 +44,9 @@ conformance! {
 
 async fn a_lease_outside_survives_the_end_and_the_start_of_nodes(harness: &mut Harness) {
     harness.join(NODE_A).await;
-    let (outside, inside) = (harness.accept_one().await, harness.accept_one().await);
+    let outside = harness.accept_one().await;
     let lease = take_only(harness, outside).await;
+    let inside = harness.accept_one().await;
     harness.claim_only(inside).await;
     harness.store().leave(NODE_A).await.unwrap();
     harness.reopen().await;

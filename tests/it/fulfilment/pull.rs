@@ -19,6 +19,9 @@ use crate::support::until;
 /// The shortest there is: what a killed worker held is back soon.
 pub const LEASE_SECONDS: u64 = 1;
 
+/// Orders that one worker processes at once.
+pub const THREADS: u64 = 2;
+
 /// A server that may die, at an address that stays.
 pub struct Shop {
     folder: TempDir,
@@ -108,6 +111,19 @@ impl Shop {
         answer.expect("the server answers").json().await.expect("JSON")
     }
 
+    /// How many requests for orders the server believes to be waiting.
+    pub async fn waiting(&self) -> u64 {
+        const NAME: &str = "orderly_lease_requests_waiting ";
+        let url = format!("{}/metrics/prometheus", self.server().url);
+        let answer = self.http.get(url).send().await.expect("the server answers");
+        let text = answer.text().await.expect("numbers are text");
+        let sample = text.lines().find_map(|line| line.strip_prefix(NAME));
+        sample
+            .expect("it is among the numbers")
+            .parse()
+            .expect("a whole number")
+    }
+
     /// Whatever the answer is.
     pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
         let url = format!("{}{path}", self.server().url);
@@ -144,7 +160,7 @@ impl Shop {
         command
             .env("ORDERLY_URL", self.url())
             .env("WORKER_LEASE_SECONDS", LEASE_SECONDS.to_string())
-            .env("WORKER_THREADS", "2");
+            .env("WORKER_THREADS", THREADS.to_string());
         Employee::start(command)
     }
 

@@ -4,7 +4,8 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::pull::{Shop, Taken, breaches};
+use super::pull::{Shop, THREADS, Taken, breaches};
+use super::pull_examples::in_rust;
 use crate::support::postgres::{self, Server};
 use crate::support::proxy::{Action, Proxy};
 use crate::support::{required, until};
@@ -157,30 +158,14 @@ async fn a_kill_of_the_server_at_any_step_changes_nothing_that_was_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_killed_while_it_waits_loses_nothing() {
     let mut shop = Shop::open(None).await;
-    let waiting = shop.employ(super::pull_examples::in_rust());
-    let number = async |name: &str| {
-        let text = reqwest_text(&shop, "/metrics/prometheus").await;
-        let sample = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        sample.expect("it is among the numbers").to_owned()
-    };
+    let waiting = shop.employ(in_rust());
     until("its threads stand in line", async || {
-        number("orderly_lease_requests_waiting").await == "2"
+        shop.waiting().await == THREADS
     })
     .await;
     drop(waiting);
-    until("they are gone", async || {
-        number("orderly_lease_requests_waiting").await == "0"
-    })
-    .await;
+    until("they are gone", async || shop.waiting().await == 0).await;
     shop.accept(1, json!({})).await;
     let lease = take(&shop, 60).await;
     assert_eq!((&lease["token"], &lease["attempt"]), (&json!(1), &json!(1)));
-}
-
-async fn reqwest_text(shop: &Shop, path: &str) -> String {
-    let url = format!("{}{path}", shop.server().url);
-    let answer = crate::support::client::http().get(url).send().await;
-    answer.expect("the server answers").text().await.expect("text")
 }

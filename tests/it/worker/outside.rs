@@ -235,9 +235,10 @@ async fn while_the_store_is_away_who_waits_goes_on_to_wait() {
 #[tokio::test(start_paused = true)]
 async fn an_order_whose_worker_is_gone_is_released_although_the_store_falters() {
     let (world, desk, line) = world(AWAKE).await;
+    let asking = ask(&desk, MINUTE).await;
+    world.pass(Duration::from_secs(1)).await;
     line.hold_claims();
     world.harness.accept_one().await;
-    let asking = ask(&desk, MINUTE).await;
     world.until_status(ID, OrderStatus::Processing).await;
     asking.abort();
     assert!(asking.await.is_err());
