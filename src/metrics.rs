@@ -42,6 +42,9 @@ pub struct Metrics {
     pub order_processing: Histogram,
     pub slots_busy: Gauge,
     pub slots: Gauge,
+    /// 1 for the state it is in, 0 for the others.
+    pub breaker_state: Family<BreakerLabels, Gauge>,
+    pub breaker_openings: Counter,
     /// Calls carried out by one commit.
     pub store_group_calls: Histogram,
     /// One commit, its sync included.
@@ -95,6 +98,19 @@ pub struct OutsideLabels {
     pub result: OutsideResult,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the names are the label values")]
+pub enum BreakerState {
+    closed,
+    open,
+    half_open,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BreakerLabels {
+    pub state: BreakerState,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
     /// A standard method's name, or `other`.
@@ -125,6 +141,8 @@ impl Metrics {
             order_processing: Histogram::new(ORDER_SECONDS),
             slots_busy: Gauge::default(),
             slots: Gauge::default(),
+            breaker_state: Family::default(),
+            breaker_openings: Counter::default(),
             store_group_calls: Histogram::new(GROUP_CALLS),
             store_commit: Histogram::new(REQUEST_SECONDS),
             store_errors: Counter::default(),
@@ -208,6 +226,16 @@ impl Metrics {
             "slots",
             "Orders this node processes at once at most",
             self.slots.clone(),
+        );
+        to.register(
+            "breaker_state",
+            "Whether this node claims orders, as far as what processes them is concerned: 1 for the state it is in",
+            self.breaker_state.clone(),
+        );
+        to.register(
+            "breaker_openings",
+            "Times this node stopped claiming because what processes the orders was down",
+            self.breaker_openings.clone(),
         );
         to.register(
             "store_group_calls",

@@ -212,6 +212,7 @@ impl Server {
             lease: config.lease,
             attempt_timeout: config.attempt_timeout,
             retry: config.retry,
+            rate_limit: config.rate_limit,
             idle_sleep: config.idle_sleep,
         };
         let (worker, desk) = if let Some(processor) = processor {

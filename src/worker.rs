@@ -21,10 +21,12 @@ use crate::store::Store;
 mod backoff;
 mod dispatcher;
 mod executor;
+mod guard;
 mod heartbeat;
 mod outside;
 mod running;
 
+use guard::Guard;
 use running::Running;
 
 /// Between two polls, and between two heartbeats, while no order is open. Even its shortest, by [`jittered`], is above
@@ -41,6 +43,8 @@ pub struct WorkerSettings {
     /// Longest run of one attempt.
     pub attempt_timeout: Duration,
     pub retry: RetryPolicy,
+    /// Attempts begun per second at most, above zero.
+    pub rate_limit: Option<f64>,
     /// Leave the store alone after some quiet time, until a request to this node wakes it.
     pub idle_sleep: bool,
 }
@@ -60,6 +64,7 @@ struct Shared {
     settings: WorkerSettings,
     metrics: Metrics,
     running: Running,
+    guard: Arc<Guard>,
     /// Set by the dispatcher, who sees what there is to do; kept by the heartbeat.
     pace: watch::Sender<Pace>,
     /// One permit per free slot; taken before a claim and moved into the task that runs the lease.
@@ -146,6 +151,7 @@ impl Worker {
             store,
             processor,
             settings,
+            guard: Guard::new(settings.slots, settings.rate_limit, metrics.clone()),
             metrics,
             running: Running::default(),
             pace: watch::Sender::new(Pace::Working),

@@ -1,12 +1,13 @@
-//! Claims orders for the free slots, and waits for work where there is none: the less there is, the more quietly.
+//! Claims orders for the free slots, as many as the guard lets begin, and waits for work where there is none: the less there is, the more quietly.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backoff::Backoff;
+use super::guard::Turn;
 use super::{Pace, QUIET_INTERVAL, Shared, executor, jittered};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, StoreError};
 
@@ -25,7 +26,15 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut lull: Option<Lull> = None;
     let mut retries = Backoff::new(RETRY_MIN, RETRY_MAX);
     let mut failing = false;
-    while let Some(slots) = free_slots(&shared).await {
+    while let Some(mut slots) = free_slots(&shared).await {
+        match shared.guard.turn(slots.len()) {
+            Turn::Start(attempts) => slots.truncate(attempts),
+            Turn::Wait(until) => {
+                drop(slots);
+                wait_for_turn(&shared, until).await;
+                continue;
+            }
+        }
         let places = slots.len();
         match claim(&shared, slots).await {
             Ok(claimed) => {
@@ -35,6 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     lull = None;
                 }
                 if claimed.leases.len() < places {
+                    shared.guard.found_no_more();
                     lull = wait_for_work(&shared, &claimed, lull, shared.settings.idle_sleep).await;
                 }
             }
@@ -67,6 +77,15 @@ async fn free_slots(shared: &Shared) -> Option<Vec<OwnedSemaphorePermit>> {
     Some(slots)
 }
 
+/// Until attempts may begin, or more of them than were allowed.
+async fn wait_for_turn(shared: &Shared, until: Instant) {
+    tokio::select! {
+        () = shared.draining.cancelled() => {}
+        () = shared.guard.changed() => {}
+        () = sleep_until(until) => {}
+    }
+}
+
 /// Each lease moves into a task with its slot; the slots that are left over are free again.
 ///
 /// Not to be cancelled: a claim that was carried out but not started would sit until its lease runs out.
@@ -89,7 +108,8 @@ async fn claim(shared: &Arc<Shared>, slots: Vec<OwnedSemaphorePermit>) -> Result
     shared.set_pace(if claimed.idle { Pace::Idle } else { Pace::Working });
     for (lease, slot) in claimed.leases.iter().zip(slots) {
         let hold = shared.running.begin(lease, expires);
-        let attempt = executor::run(shared.clone(), lease.clone(), hold, slot);
+        let trial = shared.guard.begin(lease.order.attempts);
+        let attempt = executor::run(shared.clone(), lease.clone(), hold, trial, slot);
         shared.executors.spawn(attempt);
     }
     Ok(claimed)

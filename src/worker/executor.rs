@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::backoff::Backoff;
+use super::guard::{Evidence, Trial, Verdict};
 use super::running::{Hold, HoldEnd};
 use crate::lease::{Lease, LeaseKey, Outcome, bounded_error};
 use crate::metrics::{AttemptLabels, AttemptResult};
@@ -24,11 +25,17 @@ pub(super) const STORE_RETRY_MAX: Duration = Duration::from_secs(2);
 /// The longest wait that a processor may ask for: as long as the longest that an operator may set.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 
-pub(super) async fn run(shared: Arc<Shared>, lease: Lease, mut hold: Hold, _slot: OwnedSemaphorePermit) {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    lease: Lease,
+    mut hold: Hold,
+    trial: Trial,
+    _slot: OwnedSemaphorePermit,
+) {
     let entry = RunningEntry::new(&shared, &lease);
     observe_wait(&shared, &lease);
     let started = Instant::now();
-    let ended = process(&shared, &lease, &mut hold).await;
+    let ended = process(&shared, &lease, trial, &mut hold).await;
     if ended.is_some() {
         let took = started.elapsed().as_secs_f64();
         shared.metrics.order_processing.observe(took);
@@ -92,7 +99,7 @@ pub(super) fn observe_wait(shared: &Shared, lease: &Lease) {
 }
 
 /// `None` when the attempt's result no longer matters: the lease is lost or the order was cancelled.
-async fn process(shared: &Shared, lease: &Lease, hold: &mut Hold) -> Option<Ended> {
+async fn process(shared: &Shared, lease: &Lease, trial: Trial, hold: &mut Hold) -> Option<Ended> {
     let wakeups = shared.store.wakeups();
     let mut cancelled = wakeups.watch_final(lease.order.order_id);
     tokio::select! {
@@ -102,12 +109,12 @@ async fn process(shared: &Shared, lease: &Lease, hold: &mut Hold) -> Option<Ende
             None
         }
         () = cancelled.woken() => None,
-        ended = attempt(shared, lease) => Some(ended),
+        ended = attempt(shared, lease, trial) => Some(ended),
         () = shared.hand_back.cancelled() => Some(Ended::Here(Outcome::Released)),
     }
 }
 
-async fn attempt(shared: &Shared, lease: &Lease) -> Ended {
+async fn attempt(shared: &Shared, lease: &Lease, trial: Trial) -> Ended {
     let number = lease.order.attempts;
     let attempt = Attempt {
         number,
@@ -115,31 +122,70 @@ async fn attempt(shared: &Shared, lease: &Lease) -> Ended {
     };
     let timeout = shared.settings.attempt_timeout;
     let processing = AssertUnwindSafe(shared.processor().process(&lease.order, attempt)).catch_unwind();
-    let (error, retry_after) = match tokio::time::timeout(timeout, processing).await {
-        Ok(Ok(Ok(Processed::Completed { result }))) => return Ended::Here(Outcome::Completed { result }),
-        Ok(Ok(Ok(Processed::HandedOver))) => return Ended::HandedOver,
+    let failure = match tokio::time::timeout(timeout, processing).await {
+        Ok(Ok(Ok(processed))) => {
+            trial.good();
+            return match processed {
+                Processed::Completed { result } => Ended::Here(Outcome::Completed { result }),
+                Processed::HandedOver => Ended::HandedOver,
+            };
+        }
         Ok(Ok(Err(ProcessingError::Permanent { error }))) => {
+            trial.good();
             return Ended::Here(Outcome::Failed {
                 error: bounded_error(&error),
             });
         }
-        Ok(Ok(Err(
-            ProcessingError::Transient { error, retry_after }
-            | ProcessingError::Unavailable { error, retry_after }
-            | ProcessingError::Ailing { error, retry_after },
-        ))) => (error, retry_after),
-        Ok(Err(panic)) => (format!("the processor panicked: {}", panic_text(&*panic)), None),
-        Err(_) => (format!("the attempt took longer than {timeout:?}"), None),
-    };
-    let error = bounded_error(&error);
-    Ended::Here(match shared.settings.retry.delay(number, rand::random()) {
-        // Asked to wait, it waits so long at the least.
-        Some(delay) => Outcome::Retry {
-            after: retry_after.map_or(delay, |asked| asked.min(RETRY_AFTER_MAX).max(delay)),
-            error,
+        Ok(Ok(Err(ProcessingError::Transient { error, retry_after }))) => {
+            trial.good();
+            Failure { error, retry_after }
+        }
+        Ok(Ok(Err(ProcessingError::Unavailable { error, retry_after }))) => {
+            if trial.bad(Evidence::Unavailable { retry_after }, &error) == Verdict::GivenBack {
+                return Ended::Here(Outcome::Released);
+            }
+            Failure { error, retry_after }
+        }
+        Ok(Ok(Err(ProcessingError::Ailing { error, retry_after }))) => {
+            trial.bad(Evidence::Ailing, &error);
+            Failure { error, retry_after }
+        }
+        // Tells of a bug, and nothing of whoever processes the orders.
+        Ok(Err(panic)) => Failure {
+            error: format!("the processor panicked: {}", panic_text(&*panic)),
+            retry_after: None,
         },
-        None => Outcome::Failed { error },
-    })
+        Err(_) => {
+            let error = format!("the attempt took longer than {timeout:?}");
+            trial.bad(Evidence::Ailing, &error);
+            Failure {
+                error,
+                retry_after: None,
+            }
+        }
+    };
+    Ended::Here(again_or_failed(shared, number, &failure))
+}
+
+/// Why an attempt is to be repeated.
+struct Failure {
+    error: String,
+    /// The processor knows better than the back-off.
+    retry_after: Option<Duration>,
+}
+
+fn again_or_failed(shared: &Shared, number: u32, failure: &Failure) -> Outcome {
+    let policy = &shared.settings.retry;
+    let error = bounded_error(&failure.error);
+    let Some(delay) = policy.delay(number, rand::random()) else {
+        return Outcome::Failed { error };
+    };
+    // Asked to wait, it waits so long at the least.
+    let asked = failure.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
+    Outcome::Retry {
+        after: shared.guard.retry_after(delay.max(asked), policy.cap),
+        error,
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -22,8 +22,12 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut pace = shared.pace.subscribe();
+    let mut breaker = shared.guard.watch_state();
     // The node has just joined.
-    let mut announced = Pace::Working;
+    let mut announced = Announced {
+        pace: Pace::Working,
+        breaker: Breaker::Closed,
+    };
     let mut retries = Backoff::new(RETRY_MIN, interval(&shared, Pace::Working));
     let mut failing = false;
     loop {
@@ -31,7 +35,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             if failing {
                 sleep(retries.pause()).await;
             } else {
-                until_due(&shared, &mut pace, announced).await;
+                until_due(&shared, &mut pace, &mut breaker, announced).await;
             }
         };
         // A heartbeat on its way is not dropped: it could be carried out after the node left.
@@ -39,16 +43,19 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.stopped.cancelled() => return,
             () = due => {}
         }
-        let wanted = wanted(&shared, &pace);
+        let wanted = Announced {
+            pace: wanted(&shared, &pace),
+            breaker: shared.guard.state(),
+        };
         match announce(&shared, wanted).await {
             Ok(()) => {
                 announced = wanted;
                 failing = false;
                 retries.reset();
             }
-            Err(error) if wanted == Pace::Asleep => {
+            Err(error) if wanted.pace == Pace::Asleep => {
                 // Not tried again: that would keep the database awake. The list shows the node as dead for a while.
-                announced = Pace::Asleep;
+                announced = wanted;
                 failing = false;
                 tracing::warn!(%error, "could not take this node off the list before it sleeps");
             }
@@ -62,24 +69,39 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// What the node told the store last.
+#[derive(Clone, Copy)]
+struct Announced {
+    pace: Pace,
+    breaker: Breaker,
+}
+
 /// Until the rhythm that was announced asks for the next heartbeat, or the node is to be more awake than it announced,
-/// or is to sleep. One that may be quieter says so with its next heartbeat: a trickle of orders does not add any.
-async fn until_due(shared: &Shared, pace: &mut watch::Receiver<Pace>, announced: Pace) {
-    let due = match announced {
-        Pace::Working | Pace::Idle => Some(Instant::now() + jittered(interval(shared, announced))),
+/// or is to sleep, or has something to tell of its breaker. One that may be quieter says so with its next heartbeat: a trickle of orders does not add any.
+async fn until_due(
+    shared: &Shared,
+    pace: &mut watch::Receiver<Pace>,
+    breaker: &mut watch::Receiver<Breaker>,
+    announced: Announced,
+) {
+    let due = match announced.pace {
+        Pace::Working | Pace::Idle => Some(Instant::now() + jittered(interval(shared, announced.pace))),
         Pace::Asleep => None,
     };
     loop {
         pace.mark_unchanged();
         let wanted = wanted(shared, pace);
-        let at_once = wanted < announced || (wanted == Pace::Asleep && announced != Pace::Asleep);
-        if at_once || due.is_some_and(|due| due <= Instant::now()) {
+        let at_once = wanted < announced.pace || (wanted == Pace::Asleep && announced.pace != Pace::Asleep);
+        // A node that sleeps is not on the list.
+        let news = wanted != Pace::Asleep && *breaker.borrow_and_update() != announced.breaker;
+        if at_once || news || due.is_some_and(|due| due <= Instant::now()) {
             return;
         }
         let look = Instant::now() + HEALTH_INTERVAL;
         tokio::select! {
             () = sleep_until(due.map_or(look, |due| due.min(look))) => {}
             changed = pace.changed() => changed.expect("the sender is shared with this task"),
+            changed = breaker.changed() => changed.expect("the sender is shared with this task"),
         }
     }
 }
@@ -92,14 +114,15 @@ fn wanted(shared: &Shared, pace: &watch::Receiver<Pace>) -> Pace {
     }
 }
 
-async fn announce(shared: &Shared, pace: Pace) -> Result<(), StoreError> {
-    match pace {
+async fn announce(shared: &Shared, wanted: Announced) -> Result<(), StoreError> {
+    let breaker = wanted.breaker;
+    match wanted.pace {
         Pace::Working => {
-            beat(shared, shared.settings.lease).await?;
+            beat(shared, breaker, shared.settings.lease).await?;
             shared.beaten.notify_one();
         }
         // No sweep: nothing is held anywhere.
-        Pace::Idle => beat(shared, QUIET_INTERVAL * BEATS_PER_VALIDITY).await?,
+        Pace::Idle => beat(shared, breaker, QUIET_INTERVAL * BEATS_PER_VALIDITY).await?,
         Pace::Asleep => return shared.store.leave(shared.settings.node).await,
     }
     shared.awake.notify_one();
@@ -107,7 +130,7 @@ async fn announce(shared: &Shared, pace: Pace) -> Result<(), StoreError> {
 }
 
 /// A node without leases counts as alive for as long as `validity`; leases, and nodes with any, last as configured.
-async fn beat(shared: &Shared, validity: Duration) -> Result<(), StoreError> {
+async fn beat(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(), StoreError> {
     // Counted from before the store is asked, so that this node's clock never outlives the store's.
     let asked = Instant::now();
     let lease = shared.settings.lease;
@@ -123,7 +146,7 @@ async fn beat(shared: &Shared, validity: Duration) -> Result<(), StoreError> {
                 lease
             },
             leases: leases.clone(),
-            breaker: Breaker::Closed,
+            breaker,
         })
         .await?;
     shared.running.renewed(&leases, &renewed.lost, asked + lease);

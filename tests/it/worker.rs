@@ -7,6 +7,7 @@ mod leases;
 mod line;
 mod order_of_start;
 mod outside;
+mod protection;
 mod quiet;
 mod retention;
 mod start;

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::order_json::{OrderBody, Time};
-use crate::store::{Node, QueueState, Redriven};
+use crate::store::{Breaker, Node, QueueState, Redriven};
 use crate::time::Timestamp;
 
 /// The orders of a batch, in the order given.
@@ -91,6 +91,28 @@ pub struct NodeBody {
     #[schema(value_type = String, format = DateTime)]
     heartbeat_at: Time,
     alive: bool,
+    breaker: BreakerName,
+}
+
+/// Whether a node claims orders, as far as what processes them is concerned: `open` claims none, `half_open` finds out with
+/// a few whether it works again.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Breaker)]
+#[serde(rename_all = "snake_case")]
+enum BreakerName {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+impl From<Breaker> for BreakerName {
+    fn from(breaker: Breaker) -> BreakerName {
+        match breaker {
+            Breaker::Closed => BreakerName::Closed,
+            Breaker::Open => BreakerName::Open,
+            Breaker::HalfOpen => BreakerName::HalfOpen,
+        }
+    }
 }
 
 impl From<&Node> for NodeBody {
@@ -102,6 +124,7 @@ impl From<&Node> for NodeBody {
             started_at: Time(node.started_at),
             heartbeat_at: Time(node.heartbeat_at),
             alive: node.alive,
+            breaker: node.breaker.into(),
         }
     }
 }

@@ -219,7 +219,8 @@ async fn the_queue_shows_counts_age_and_nodes() {
           "busy":0,
           "started_at":"2026-01-01T00:00:00.000000Z",
           "heartbeat_at":"2026-01-01T00:00:00.000000Z",
-          "alive":true
+          "alive":true,
+          "breaker":"closed"
         }
       ]
     }

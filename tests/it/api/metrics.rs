@@ -184,6 +184,7 @@ async fn the_families_are_a_promise() {
     histogram orderly_order_processing_seconds
     gauge orderly_slots_busy
     gauge orderly_slots
+    counter orderly_breaker_openings
     histogram orderly_store_group_calls
     histogram orderly_store_commit_seconds
     counter orderly_store_errors
@@ -247,6 +248,7 @@ async fn what_a_worker_did_is_counted_once() {
             base: Duration::ZERO,
             cap: Duration::ZERO,
         },
+        rate_limit: None,
         idle_sleep: false,
     };
     let (store, metrics) = (door.harness.store().clone(), door.harness.metrics().clone());
@@ -270,6 +272,10 @@ async fn what_a_worker_did_is_counted_once() {
         assert_eq!(counted.value(sample).to_string(), ORDERS.to_string(), "{sample}");
     }
     assert_eq!(counted.value("orderly_slots").to_string(), "2");
+    for (state, shown) in [("closed", "1"), ("open", "0"), ("half_open", "0")] {
+        let gauge = format!("orderly_breaker_state{{state=\"{state}\"}}");
+        assert_eq!(counted.value(&gauge).to_string(), shown);
+    }
     assert_eq!(counted.value("orderly_slots_busy").to_string(), "0");
     door.close().await;
 }

@@ -107,12 +107,21 @@ async fn doctor_finds_a_running_shop_healthy() {
             "store",
             "durability",
             "queue",
+            "breaker",
             "feed",
             "clock",
             "server"
         ]
     );
-    for name in ["store", "durability", "queue", "feed", "clock", "server"] {
+    for name in [
+        "store",
+        "durability",
+        "queue",
+        "breaker",
+        "feed",
+        "clock",
+        "server",
+    ] {
         let check = report["checks"]
             .as_array()
             .unwrap()

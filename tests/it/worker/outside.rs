@@ -20,6 +20,7 @@ const SLEEPY: Setting = Setting {
     slots: 0,
     attempts_max: 3,
     attempt_timeout: Duration::from_mins(5),
+    rate_limit: None,
     idle_sleep: true,
     retention: None,
 };

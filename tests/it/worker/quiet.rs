@@ -17,6 +17,7 @@ const SLEEPY: Setting = Setting {
     attempts_max: 3,
     attempt_timeout: Duration::from_mins(5),
     idle_sleep: true,
+    rate_limit: None,
     retention: None,
 };
 

@@ -49,6 +49,7 @@ pub struct Setting {
     pub attempts_max: u32,
     pub attempt_timeout: Duration,
     pub idle_sleep: bool,
+    pub rate_limit: Option<f64>,
     /// How long the janitor keeps orders that ended.
     pub retention: Option<Duration>,
 }
@@ -60,6 +61,7 @@ impl Default for Setting {
             attempts_max: 3,
             attempt_timeout: Duration::from_mins(5),
             idle_sleep: false,
+            rate_limit: None,
             retention: None,
         }
     }
@@ -78,6 +80,7 @@ impl Setting {
                 cap: Duration::from_mins(5),
             },
             idle_sleep: self.idle_sleep,
+            rate_limit: self.rate_limit,
         }
     }
 }
@@ -279,6 +282,10 @@ pub enum Step {
     Complete,
     Take(Duration),
     Fail,
+    /// Nobody there.
+    Refuse,
+    /// Somebody who asks for time.
+    AskForTime(Duration),
     FailForGood,
     Panic,
     Hang,
@@ -290,8 +297,16 @@ pub struct Script {
     /// The next attempts of an order; without any it completes at once.
     steps: Mutex<HashMap<OrderId, VecDeque<Step>>>,
     otherwise: Mutex<Option<Step>>,
-    started: Mutex<Vec<(OrderId, u32)>>,
+    started: Mutex<Vec<Started>>,
     under_way: Mutex<UnderWay>,
+}
+
+/// An attempt as it began.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    pub at: Instant,
+    pub order_id: OrderId,
+    pub number: u32,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -314,15 +329,24 @@ impl Script {
 
     /// Orders in the order their attempts began.
     pub fn started(&self) -> Vec<OrderId> {
-        self.started.lock().unwrap().iter().map(|(id, _)| *id).collect()
+        self.attempts().iter().map(|started| started.order_id).collect()
+    }
+
+    /// All attempts in the order in which they began.
+    pub fn attempts(&self) -> Vec<Started> {
+        self.started.lock().unwrap().clone()
+    }
+
+    pub fn attempts_since(&self, since: Instant) -> usize {
+        let started = self.started.lock().unwrap();
+        started.iter().filter(|started| started.at >= since).count()
     }
 
     pub fn attempts_of(&self, id: OrderId) -> Vec<u32> {
-        let started = self.started.lock().unwrap();
+        let started = self.attempts().into_iter();
         started
-            .iter()
-            .filter(|(of, _)| *of == id)
-            .map(|(_, number)| *number)
+            .filter(|started| started.order_id == id)
+            .map(|started| started.number)
             .collect()
     }
 
@@ -362,10 +386,11 @@ impl Drop for Counted<'_> {
 impl Processor for Script {
     async fn process(&self, order: &Order, attempt: Attempt) -> Result<Processed, ProcessingError> {
         let _counted = Counted::new(self);
-        self.started
-            .lock()
-            .unwrap()
-            .push((order.order_id, attempt.number));
+        self.started.lock().unwrap().push(Started {
+            at: Instant::now(),
+            order_id: order.order_id,
+            number: attempt.number,
+        });
         match self.next(order.order_id) {
             Step::Complete => Ok(Processed::COMPLETED),
             Step::Take(span) => {
@@ -375,6 +400,14 @@ impl Processor for Script {
             Step::Fail => Err(ProcessingError::Transient {
                 error: "no stock answer".to_owned(),
                 retry_after: None,
+            }),
+            Step::Refuse => Err(ProcessingError::Unavailable {
+                error: "nobody there".to_owned(),
+                retry_after: None,
+            }),
+            Step::AskForTime(span) => Err(ProcessingError::Unavailable {
+                error: "come back later".to_owned(),
+                retry_after: Some(span),
             }),
             Step::FailForGood => Err(ProcessingError::Permanent {
                 error: "no such item".to_owned(),

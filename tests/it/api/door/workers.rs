@@ -25,6 +25,7 @@ const SETTINGS: WorkerSettings = WorkerSettings {
         base: Duration::ZERO,
         cap: Duration::ZERO,
     },
+    rate_limit: None,
     idle_sleep: false,
 };
 

@@ -1,0 +1,74 @@
+//! Do the nodes claim orders, as far as what processes them is concerned?
+
+use super::Check;
+use crate::store::{Breaker, Node, QueueState};
+
+pub(super) fn judge(queue: &QueueState) -> Check {
+    const NAME: &str = "breaker";
+    let not_closed: Vec<&Node> = queue
+        .nodes
+        .iter()
+        .filter(|node| node.alive && node.breaker != Breaker::Closed)
+        .collect();
+    if not_closed.is_empty() {
+        return Check::ok(NAME, "no node finds that what processes the orders is down");
+    }
+    let findings: Vec<String> = not_closed.into_iter().map(finding).collect();
+    let advice = "look after whatever processes the orders: they stay pending meanwhile and start by themselves when it is \
+                  back; the node's log says how attempts failed";
+    Check::warn(NAME, findings.join("; "), advice)
+}
+
+fn finding(node: &Node) -> String {
+    let said = match node.breaker {
+        Breaker::Closed => "claims orders",
+        Breaker::Open => "claims no orders: what processes them is down",
+        Breaker::HalfOpen => "claims few orders: it finds out whether what processes them is back",
+    };
+    format!("node {} {said}", node.node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+    use crate::lease::NodeId;
+    use crate::store::Counters;
+    use crate::time::Timestamp;
+
+    fn queue(nodes: &[(u64, bool, Breaker)]) -> QueueState {
+        let node = |&(node, alive, breaker): &(u64, bool, Breaker)| Node {
+            node: NodeId(node),
+            slots: 1,
+            busy: 0,
+            started_at: Timestamp::from_micros(1),
+            heartbeat_at: Timestamp::from_micros(1),
+            alive,
+            breaker,
+        };
+        QueueState {
+            counters: Counters::default(),
+            paused: false,
+            oldest_waiting: None,
+            nodes: nodes.iter().map(node).collect(),
+        }
+    }
+
+    #[test]
+    fn nodes_that_claim_nothing_are_named() {
+        let checked = judge(&queue(&[
+            (1, true, Breaker::Closed),
+            (2, true, Breaker::Open),
+            (3, true, Breaker::HalfOpen),
+            (4, false, Breaker::Open),
+        ]));
+        assert_eq!(checked.state, State::Warn);
+        assert_eq!(
+            checked.finding,
+            "node 0000000000000002 claims no orders: what processes them is down; \
+             node 0000000000000003 claims few orders: it finds out whether what processes them is back"
+        );
+        assert_eq!(judge(&queue(&[(1, true, Breaker::Closed)])).state, State::Ok);
+        assert_eq!(judge(&queue(&[(1, false, Breaker::Open)])).state, State::Ok);
+    }
+}

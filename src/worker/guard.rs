@@ -1,0 +1,202 @@
+//! How many attempts may begin, as far as whatever processes the orders is concerned: asked by the dispatcher, told by the
+//! executors how theirs ended. The rules are in `guard/`; free slots are left to the dispatcher.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::metrics::{BreakerLabels, BreakerState, Metrics};
+use crate::store::Breaker;
+
+mod breaker;
+mod budget;
+mod rate;
+
+use breaker::{Begun, CircuitBreaker};
+pub(super) use breaker::{Evidence, Verdict};
+use budget::RetryBudget;
+use rate::RateLimit;
+
+/// Whether the dispatcher may claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// So many, at least one.
+    Start(usize),
+    /// None before then, unless [`Guard::changed`] resolves.
+    Wait(Instant),
+}
+
+pub(super) struct Guard {
+    rules: Mutex<Rules>,
+    state: watch::Sender<Breaker>,
+    /// More may begin than was said.
+    changed: Notify,
+    metrics: Metrics,
+}
+
+struct Rules {
+    breaker: CircuitBreaker,
+    rate: Option<RateLimit>,
+    budget: RetryBudget,
+}
+
+/// An attempt that began; one that is dropped ended without telling anything.
+pub(super) struct Trial {
+    guard: Arc<Guard>,
+    begun: Option<Begun>,
+}
+
+impl Guard {
+    pub fn new(slots: u32, rate_limit: Option<f64>, metrics: Metrics) -> Arc<Guard> {
+        let now = Instant::now();
+        show(&metrics, Breaker::Closed);
+        Arc::new(Guard {
+            rules: Mutex::new(Rules {
+                breaker: CircuitBreaker::new(slots),
+                rate: rate_limit.map(|per_second| RateLimit::new(per_second, now)),
+                budget: RetryBudget::new(now),
+            }),
+            state: watch::Sender::new(Breaker::Closed),
+            changed: Notify::new(),
+            metrics,
+        })
+    }
+
+    /// For one claim, with so many free slots, at least one.
+    pub fn turn(&self, free: usize) -> Turn {
+        let now = Instant::now();
+        let rules = self.rules();
+        match (rules.breaker.turn(free, now), &rules.rate) {
+            (Turn::Start(attempts), Some(rate)) => rate.turn(attempts, now),
+            (turn, _) => turn,
+        }
+    }
+
+    /// Resolves when it is worth while to ask again, before the time that was told.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Attempt `number` begins.
+    pub fn begin(self: &Arc<Guard>, number: u32) -> Trial {
+        let now = Instant::now();
+        let mut rules = self.rules();
+        let begun = rules.breaker.begin(now);
+        if let Some(rate) = &mut rules.rate {
+            rate.take(1, now);
+        }
+        if number == 1 {
+            rules.budget.first_attempt(now);
+        }
+        drop(rules);
+        Trial {
+            guard: self.clone(),
+            begun: Some(begun),
+        }
+    }
+
+    /// A claim had places for more orders than it found.
+    pub fn found_no_more(&self) {
+        self.change(|rules| rules.breaker.found_no_more(), "");
+    }
+
+    /// When the failed attempt of an order may be repeated that wants to wait for `backoff`. The budget adds no wait
+    /// beyond `longest`.
+    pub fn retry_after(&self, backoff: Duration, longest: Duration) -> Duration {
+        let mut rules = self.rules();
+        let reserved = rules.budget.reserve(longest, Instant::now(), rand::random());
+        backoff.max(reserved)
+    }
+
+    pub fn state(&self) -> Breaker {
+        *self.state.borrow()
+    }
+
+    pub fn watch_state(&self) -> watch::Receiver<Breaker> {
+        self.state.subscribe()
+    }
+
+    /// Changes the rules, and tells what came of it.
+    fn change<T>(&self, change: impl FnOnce(&mut Rules) -> T, error: &str) -> T {
+        let mut rules = self.rules();
+        let before = rules.breaker.state();
+        let result = change(&mut rules);
+        let after = rules.breaker.state();
+        if before != after {
+            // Under the lock, so that states are told in the order in which they were.
+            self.state.send_replace(after);
+            show(&self.metrics, after);
+        }
+        drop(rules);
+        if before != after || after != Breaker::Closed {
+            self.changed.notify_one();
+        }
+        if before != after {
+            self.tell(before, after, error);
+        }
+        result
+    }
+
+    fn tell(&self, before: Breaker, after: Breaker, error: &str) {
+        if after == Breaker::Open {
+            self.metrics.breaker_openings.inc();
+        }
+        match (before, after) {
+            (Breaker::Closed, Breaker::Open) => tracing::warn!(
+                error,
+                "what processes the orders is down: they stay pending, and one is tried now and then until it is back"
+            ),
+            (_, Breaker::Closed) => tracing::info!("what processes the orders is back: they start again"),
+            (_, Breaker::Open | Breaker::HalfOpen) => {
+                tracing::debug!(?before, ?after, error, "the breaker has changed");
+            }
+        }
+    }
+
+    fn rules(&self) -> MutexGuard<'_, Rules> {
+        self.rules
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+}
+
+impl Trial {
+    pub fn good(mut self) {
+        self.end(Some(Evidence::Good), "");
+    }
+
+    /// `error` is what the log says should this open the breaker.
+    pub fn bad(mut self, evidence: Evidence, error: &str) -> Verdict {
+        self.end(Some(evidence), error)
+    }
+
+    fn end(&mut self, evidence: Option<Evidence>, error: &str) -> Verdict {
+        let Some(begun) = self.begun.take() else {
+            return Verdict::Counts;
+        };
+        let (now, random) = (Instant::now(), rand::random());
+        self.guard
+            .change(|rules| rules.breaker.end(begun, evidence, now, random), error)
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.end(None, "");
+    }
+}
+
+fn show(metrics: &Metrics, now: Breaker) {
+    for (state, label) in [
+        (Breaker::Closed, BreakerState::closed),
+        (Breaker::Open, BreakerState::open),
+        (Breaker::HalfOpen, BreakerState::half_open),
+    ] {
+        let gauge = metrics
+            .breaker_state
+            .get_or_create(&BreakerLabels { state: label });
+        gauge.set(i64::from(state == now));
+    }
+}

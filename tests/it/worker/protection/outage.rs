@@ -1,0 +1,104 @@
+//! Two minutes without the service that processes the orders, under load, and then it is back.
+
+use std::time::Duration;
+
+use orderly::order::OrderStatus;
+use orderly::store::Breaker;
+use tokio::time::Instant;
+
+use super::super::world::{Setting, Step, World};
+use super::until_breaker;
+
+const SLOTS: u32 = 32;
+/// How long the service takes for an order.
+const WORK: Duration = Duration::from_millis(200);
+const OUTAGE: Duration = Duration::from_mins(2);
+/// New orders come all the while, so many in every half second.
+const ORDERS_PER_LOOK: usize = 10;
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_a_service_that_cannot_be_reached_costs_nothing_but_time() {
+    dead_for_two_minutes(Step::Refuse).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_a_service_that_asks_for_time_costs_nothing_but_time() {
+    dead_for_two_minutes(Step::AskForTime(Duration::from_secs(5))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_a_service_that_hangs_costs_nothing_but_time() {
+    dead_for_two_minutes(Step::Hang).await;
+}
+
+async fn dead_for_two_minutes(dead: Step) {
+    let setting = Setting {
+        slots: SLOTS,
+        attempts_max: 5,
+        attempt_timeout: Duration::from_secs(10),
+        ..Setting::default()
+    };
+    let world = World::new(setting).await;
+    world.script.otherwise(Step::Take(WORK));
+    load(&world, Duration::from_secs(20)).await;
+    world.script.otherwise(dead);
+    load(&world, OUTAGE).await;
+    let waiting = world.harness.counters().await.pending;
+    assert!(waiting > 2_000, "{waiting}");
+    world.script.otherwise(Step::Take(WORK));
+    let back = Instant::now();
+    world
+        .until("the service to be found", async |world| {
+            world
+                .listed()
+                .await
+                .is_some_and(|node| node.breaker == Breaker::HalfOpen)
+        })
+        .await;
+    // A probe that hangs comes to its end first.
+    let found = back.elapsed();
+    assert!(found <= Duration::from_secs(21), "{found:?}");
+    let began = Instant::now();
+    let mut most = Vec::new();
+    for _ in 0..5 {
+        world.pass(WORK).await;
+        most.push(world.script.attempts_since(began));
+    }
+    for (rounds, begun) in most.into_iter().enumerate() {
+        // Those of a round, and of the next one, which begins where it ends.
+        assert!(begun < 4 << rounds, "{dead:?}: {begun} began in {rounds} rounds");
+    }
+    until_breaker(&world, Breaker::Closed).await;
+    let closed = Instant::now();
+    world
+        .until("the queue to be empty", async |world| {
+            let counters = world.harness.counters().await;
+            counters.pending + counters.processing == 0
+        })
+        .await;
+    // At 160 a second.
+    assert!(
+        closed.elapsed() <= Duration::from_mins(1),
+        "{:?}",
+        closed.elapsed()
+    );
+    assert!(world.script.most_at_once() <= SLOTS as usize);
+    let orders = world.harness.records().await;
+    for record in &orders {
+        assert_eq!(record.order.status, OrderStatus::Completed);
+    }
+    let (calls, orders) = (world.script.attempts().len(), orders.len());
+    println!("{dead:?}: {calls} calls for {orders} orders, found after {found:?}");
+    assert!(
+        calls * 10 <= orders * 11,
+        "{dead:?}: {calls} calls for {orders} orders"
+    );
+    world.end().await;
+}
+
+async fn load(world: &World, span: Duration) {
+    let look = async |world: &World| {
+        world.harness.accept_some(ORDERS_PER_LOOK).await;
+    };
+    world.pass_long(span, look).await;
+}

@@ -1,0 +1,110 @@
+//! No more attempts than the limit per second, and no more retries than the budget.
+
+use std::time::Duration;
+
+use orderly::order::OrderStatus;
+use tokio::time::Instant;
+
+use super::super::line::{Call, Line, most_within};
+use super::super::world::{Setting, Step, World};
+use super::{MINUTE, until_all_completed};
+use crate::support::twisted::twisted;
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_per_second_holds_however_many_wait_and_whatever_becomes_of_them() {
+    let line = Line::new();
+    let setting = Setting {
+        slots: 50,
+        rate_limit: Some(5.0),
+        ..Setting::default()
+    };
+    let world = World::with_store(setting, |store| twisted(store, line.clone())).await;
+    world.harness.store().set_paused(true).await.unwrap();
+    let ids = world.harness.accept_some(600).await;
+    for id in ids.iter().step_by(3) {
+        world.script.order(*id, &[Step::Fail]);
+    }
+    world.harness.store().set_paused(false).await.unwrap();
+    let began = Instant::now();
+    world.pass(MINUTE + Duration::from_secs(30)).await;
+    let attempts: Vec<Instant> = world.script.attempts().iter().map(|started| started.at).collect();
+    assert!(most_within(MINUTE, &attempts) <= 5 * 60 + 5);
+    assert!(most_within(Duration::from_secs(10), &attempts) <= 5 * 10 + 5);
+    assert!(attempts.len() >= 5 * 90 - 10, "{} attempts", attempts.len());
+    assert!(
+        world.harness.counters().await.processing <= 5,
+        "no more are claimed than may begin"
+    );
+    let claims = line.times_since(began, Call::Claim).len();
+    assert!(claims <= attempts.len() + 10, "{claims} claims");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn below_one_a_second_an_attempt_begins_now_and_then() {
+    let setting = Setting {
+        rate_limit: Some(0.1),
+        ..Setting::default()
+    };
+    let world = World::new(setting).await;
+    let ids = world.harness.accept_some(4).await;
+    world.pass_long(Duration::from_secs(25), async |_| {}).await;
+    assert_eq!(world.script.attempts().len(), 3);
+    until_all_completed(&world, &ids).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_the_limit_makes_it_wait_is_a_stop_at_once() {
+    let setting = Setting {
+        rate_limit: Some(0.001),
+        ..Setting::default()
+    };
+    let mut world = World::new(setting).await;
+    let ids = world.harness.accept_some(2).await;
+    world.until_status(ids[0], OrderStatus::Completed).await;
+    let asked = Instant::now();
+    world.drain(MINUTE).await;
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_of_very_many_failures_at_once_are_spaced() {
+    let setting = Setting {
+        slots: 200,
+        ..Setting::default()
+    };
+    let world = World::new(setting).await;
+    world.harness.store().set_paused(true).await.unwrap();
+    let ids = world.harness.accept_some(600).await;
+    for id in &ids {
+        world.script.order(*id, &[Step::Fail]);
+    }
+    world.harness.store().set_paused(false).await.unwrap();
+    until_all_completed(&world, &ids).await;
+    let retries = world.script.attempts().into_iter();
+    let retries: Vec<Instant> = retries
+        .filter(|started| started.number > 1)
+        .map(|started| started.at)
+        .collect();
+    assert_eq!(retries.len(), 600);
+    let most = most_within(Duration::from_secs(1), &retries);
+    // A tenth of 600 in a second, and the few that are never spaced; the back-off alone has most of them come in one.
+    assert!(most <= 80, "{most} of 600 in a second");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_failures_in_a_quiet_shop_wait_for_their_back_off_alone() {
+    let world = World::new(Setting::default()).await;
+    world.script.otherwise(Step::Fail);
+    let ids = world.harness.accept_some(3).await;
+    let failed = Instant::now();
+    for id in ids {
+        world.until_status(id, OrderStatus::Failed).await;
+    }
+    // At most 1 s and 2 s.
+    assert!(failed.elapsed() <= Duration::from_secs(4));
+    world.end().await;
+}
