@@ -8,6 +8,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::failure::Failure;
 
+mod bench;
 mod client;
 mod completions;
 mod copy;
@@ -58,6 +59,11 @@ enum Command {
     Copy(copy::Args),
     /// Find out why it is not working
     Doctor(doctor::Args),
+    /// Measure a server of its own, or a running one, against yardsticks of the same run
+    Bench(bench::Args),
+    /// A server that `bench` measures as a yardstick
+    #[command(hide = true)]
+    BenchYardstick(bench::YardstickArgs),
     /// Print the OpenAPI document of the HTTP interface
     Openapi,
     /// Print the completion script of a shell
@@ -118,6 +124,9 @@ fn carry_out(command: Command) -> Result<Verdict, Failure> {
         Command::Verify(args) => run_here(verify::run(&args)),
         Command::Copy(args) => run_here(copy::run(&args)),
         Command::Doctor(args) => run_here(doctor::run(&args)),
+        // Bring runtimes with more threads.
+        Command::Bench(args) => bench::run(&args),
+        Command::BenchYardstick(args) => bench::serve_yardstick(&args),
         Command::Openapi => openapi::run(),
         Command::Completions(args) => completions::run(&args),
     }

@@ -38,7 +38,9 @@ pub mod problem;
 mod query;
 mod queue;
 mod request;
-mod wire;
+/// Seen from outside by the benchmark of its costs only.
+#[doc(hidden)]
+pub mod wire;
 
 /// What the routes work with.
 #[derive(Clone)]

@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod telemetry;
 pub mod tls_roots;
 
+pub mod bench;
 pub mod serve;
 pub mod verify;
 

@@ -18,7 +18,9 @@ use crate::store::{FeedCursor, FeedEvent, FeedId, FeedPosition, Store, StoreErro
 
 mod catch_up;
 mod recent;
-mod routes;
+/// Seen from outside by the benchmark of its costs only.
+#[doc(hidden)]
+pub mod routes;
 mod subscription;
 mod tail;
 
@@ -47,7 +49,7 @@ pub struct Change {
 }
 
 impl Change {
-    fn new(feed: FeedId, event: FeedEvent) -> Arc<Change> {
+    pub fn new(feed: FeedId, event: FeedEvent) -> Arc<Change> {
         Arc::new(Change {
             feed,
             event,

@@ -16,7 +16,7 @@ use crate::order::OrderId;
 const QUEUE_CHANGES_MAX: usize = 256;
 
 #[derive(Default)]
-pub(super) struct Routes {
+pub struct Routes {
     next_number: u64,
     by_order: HashMap<OrderId, Group>,
     by_user: HashMap<i64, Group>,
@@ -34,7 +34,7 @@ struct Route {
 }
 
 /// A subscriber's end of its route.
-pub(super) struct Registration {
+pub struct Registration {
     pub number: u64,
     pub queue: mpsc::Receiver<Arc<Change>>,
     /// Set when the subscriber is taken off: with what is left in the queue it has everything up to this place.
@@ -43,7 +43,7 @@ pub(super) struct Registration {
 
 /// What became of one change.
 #[derive(Default)]
-pub(super) struct Handed {
+pub struct Handed {
     pub delivered: u64,
     pub lagged: u64,
 }

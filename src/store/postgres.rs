@@ -55,6 +55,7 @@ mod unanswered;
 pub use commands::{migrate, open_offline, open_snapshot};
 pub(super) use import::Import;
 pub use restored::{renew_feed, require_unused};
+pub use tls::connector as tls_connector;
 
 use accept::Accept;
 use claim::Claimer;

@@ -10,6 +10,7 @@ use tokio::process::Command;
 use crate::support::client::{Answer, Request, http, post};
 use crate::support::process::{Process, orderly};
 
+mod bench;
 mod checks;
 mod configuration;
 mod copy;

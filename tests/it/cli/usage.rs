@@ -25,6 +25,7 @@ async fn wrong_usage_is_exit_code_2() {
         "completions tcsh",
         "completions",
         "verify --port 1",
+        "bench sell",
     ] {
         let said = told(command(folder.path(), line)).await;
         said.assert_failed(2, "error:");
@@ -62,6 +63,7 @@ async fn help_and_version_are_results() {
         "orders retry --help",
         "tail --help",
         "doctor -h",
+        "bench --help",
     ] {
         let said = told(command(folder.path(), line)).await;
         assert_eq!((said.exit, said.stderr.as_str()), (Some(0), ""), "{line}");

@@ -13,7 +13,7 @@ const DOMAIN: [&str; 7] = [
 ];
 
 /// What a module may name besides itself and, where it says so, the domain. The rest knows everything.
-const ARROWS: [(&str, bool, &[&str]); 21] = [
+const ARROWS: [(&str, bool, &[&str]); 22] = [
     ("order", true, &[]),
     ("money", true, &[]),
     ("event", true, &[]),
@@ -38,6 +38,11 @@ const ARROWS: [(&str, bool, &[&str]); 21] = [
         &["order_json", "store", "live", "pull", "config", "metrics"],
     ),
     ("verify", true, &["store"]),
+    (
+        "bench",
+        true,
+        &["store", "live", "http", "pull", "config", "metrics"],
+    ),
     ("lib", false, &[]),
 ];
 const KNOW_EVERYTHING: [&str; 3] = ["serve", "cli", "main"];

@@ -1,40 +1,52 @@
-//! The yardstick of the first benchmark: the whole HTTP side of `orderly` over a store that forgets. What it answers
-//! per second is what durability is measured against; see docs/BENCHMARKS.md.
-//!
-//! `cargo run --release --example stores_nothing` listens on 127.0.0.1:5001 until it is interrupted.
+//! The yardstick of everything: the whole HTTP side of `orderly` over a store that forgets. What it answers per second is
+//! what durability is measured against.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orderly::http::{self, App, listener};
-use orderly::lease::{LeaseKey, NodeId, Outcome};
-use orderly::live::{Live, LiveSettings};
-use orderly::metrics::Metrics;
-use orderly::order::{NewOrder, OrderId};
-use orderly::pull::{Outside, OutsideSettings};
-use orderly::retry::RetryPolicy;
-use orderly::store::clock::{WallClock, system_clock};
-use orderly::store::{
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::raw_store;
+use crate::http::{self, App, listener};
+use crate::lease::{LeaseKey, NodeId, Outcome};
+use crate::live::{Live, LiveSettings};
+use crate::metrics::Metrics;
+use crate::order::{NewOrder, Order, OrderId, OrderStatus};
+use crate::pull::{Outside, OutsideSettings};
+use crate::retry::RetryPolicy;
+use crate::store::clock::{WallClock, system_clock};
+use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedBounds, FeedId, FeedPage, FeedPosition, GiveBack,
     GivenBack, Heartbeat, Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView,
     OutsideHold, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing,
     Store, StoreError, StoreHealth, Wakeups,
 };
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let address = SocketAddr::from(([127, 0, 0, 1], 5001));
-    let listener = TcpListener::bind(address).await?;
+/// Serves until the process ends, `connections` at once.
+pub async fn serve(listener: TcpListener, connections: usize) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let draining = CancellationToken::new();
+    let clock = system_clock();
     let store: Arc<dyn Store> = Arc::new(Forgetful {
         last_id: AtomicI64::new(0),
-        clock: system_clock(),
+        template: Order {
+            order_id: OrderId(0),
+            request: raw_store::order()?,
+            status: OrderStatus::Completed,
+            version: 3,
+            attempts: 1,
+            generation: 0,
+            created_at: clock(),
+            processing_at: Some(clock()),
+            finished_at: Some(clock()),
+            next_attempt_at: None,
+            last_error: None,
+            result: None,
+        },
+        clock,
     });
     let settings = LiveSettings { idle_sleep: false };
     let live = Live::start(store.clone(), metrics.clone(), settings, draining.clone());
@@ -62,12 +74,8 @@ async fn main() -> anyhow::Result<()> {
         heartbeat: http::HEARTBEAT,
         draining: draining.clone(),
     });
-    println!("listening on http://{address}, storing nothing");
-    let limits = listener::Limits::new(4096);
-    tokio::select! {
-        () = listener::serve(vec![listener], router, limits, metrics, draining.clone()) => {}
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-    }
+    let limits = listener::Limits::new(connections);
+    listener::serve(vec![listener], router, limits, metrics, draining).await;
     Ok(())
 }
 
@@ -78,9 +86,10 @@ const NOTHING: FeedBounds = FeedBounds {
     last: FeedPosition(0),
 };
 
-/// Accepts orders and drops them; knows nothing else.
+/// Accepts orders and drops them; knows one order, by every id.
 struct Forgetful {
     last_id: AtomicI64,
+    template: Order,
     clock: WallClock,
 }
 
@@ -152,8 +161,15 @@ impl Store for Forgetful {
         Ok(())
     }
 
-    async fn order_view(&self, _: OrderId) -> Result<Option<OrderView>, StoreError> {
-        Ok(None)
+    async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+        let order = Order {
+            order_id: id,
+            ..self.template.clone()
+        };
+        Ok(Some(OrderView {
+            order,
+            at: NOTHING.cursor(NOTHING.last),
+        }))
     }
 
     async fn standing(&self, _: OrderId) -> Result<Option<Standing>, StoreError> {

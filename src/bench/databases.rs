@@ -1,0 +1,149 @@
+//! PostgreSQL databases of a run: each new, made beside the one whose URL was given, and dropped at its end. What is in
+//! the given one is never looked at.
+
+use std::sync::{Mutex, MutexGuard};
+
+use anyhow::{Context, ensure};
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_postgres::config::Host;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::PostgresUrl;
+use crate::store::postgres::tls_connector;
+
+pub struct Databases {
+    url: String,
+    server: PostgresUrl,
+    made: Mutex<Vec<String>>,
+}
+
+impl Databases {
+    pub fn beside(url: &str) -> Result<Databases, String> {
+        let (server, _) = PostgresUrl::parse(url)?;
+        Ok(Databases {
+            url: url.to_owned(),
+            server,
+            made: Mutex::default(),
+        })
+    }
+
+    /// Whether the server is this machine, by its addresses or the name `localhost`.
+    pub fn is_local(&self) -> bool {
+        let is_local = |host: &Host| match host {
+            Host::Tcp(name) => super::is_local_name(name),
+            Host::Unix(_) => true,
+        };
+        let addresses = self.server.server.get_hostaddrs();
+        match addresses {
+            [] => self.server.server.get_hosts().iter().all(is_local),
+            addresses => addresses.iter().all(std::net::IpAddr::is_loopback),
+        }
+    }
+
+    /// Without user or secrets.
+    pub fn location(&self) -> &str {
+        &self.server.location
+    }
+
+    /// The URL of a new one.
+    pub async fn make(&self) -> anyhow::Result<String> {
+        let name = format!(
+            "orderly_bench_{}_{:08x}",
+            std::process::id(),
+            rand::random::<u32>()
+        );
+        let url = with_database(&self.url, &name);
+        let (parsed, _) = PostgresUrl::parse(&url).map_err(anyhow::Error::msg)?;
+        ensure!(
+            parsed.server.get_dbname() == Some(name.as_str()),
+            "the URL of the database must name it in its path"
+        );
+        let (client, _driver) = connect(&self.server).await?;
+        // Before the call, which may have been carried out though it was broken off.
+        self.made().push(name.clone());
+        let made = client.batch_execute(&format!("create database {name}")).await;
+        made.context("make a database of its own (the user needs the right to)")?;
+        Ok(url)
+    }
+
+    /// Takes away all that were made, whoever is still connected.
+    pub async fn drop_all(&self) {
+        let names = std::mem::take(&mut *self.made());
+        if names.is_empty() {
+            return;
+        }
+        let dropped = async {
+            let (client, _driver) = connect(&self.server).await?;
+            for name in &names {
+                client
+                    .batch_execute(&format!("drop database if exists {name} with (force)"))
+                    .await?;
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = dropped.await {
+            tracing::warn!("could not drop the databases {}: {error:#}", names.join(", "));
+        }
+    }
+
+    fn made(&self) -> MutexGuard<'_, Vec<String>> {
+        self.made.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+/// A connection and what reads its messages; dropping that closes it.
+pub async fn connect(url: &PostgresUrl) -> anyhow::Result<(Client, AbortOnDropHandle<()>)> {
+    let connected = url.server.connect(tls_connector(url)?).await;
+    let (client, connection) = connected.with_context(|| format!("connect to {}", url.location))?;
+    let driver: JoinHandle<()> = tokio::spawn(async move {
+        // Whoever waits for an answer is told.
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to the database ended");
+        }
+    });
+    Ok((client, AbortOnDropHandle::new(driver)))
+}
+
+/// The same server and parameters, another database.
+fn with_database(url: &str, name: &str) -> String {
+    let (before, parameters) = match url.split_once('?') {
+        Some((before, parameters)) => (before, format!("?{parameters}")),
+        None => (url, String::new()),
+    };
+    let authority = before.find("://").map_or(0, |at| at + "://".len());
+    let server = match before[authority..].find('/') {
+        Some(length) => &before[..authority + length],
+        None => before,
+    };
+    format!("{server}/{name}{parameters}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_database_of_the_same_server() {
+        for (url, expected) in [
+            ("postgres://h/d", "postgres://h/x"),
+            ("postgres://u:p@h:1", "postgres://u:p@h:1/x"),
+            (
+                "postgresql://h/d?sslmode=require",
+                "postgresql://h/x?sslmode=require",
+            ),
+            ("postgresql:///d?host=/run/a", "postgresql:///x?host=/run/a"),
+            ("postgres://h?a=/b", "postgres://h/x?a=/b"),
+        ] {
+            assert_eq!(with_database(url, "x"), expected);
+        }
+    }
+
+    #[test]
+    fn a_server_elsewhere_is_not_this_machine() {
+        let is_local = |url: &str| Databases::beside(url).unwrap().is_local();
+        assert!(is_local("postgres://127.0.0.1/d") && is_local("postgres://localhost/d"));
+        assert!(!is_local("postgres://db.example/d"));
+        assert!(!is_local("postgres://127.0.0.1,db.example/d"));
+    }
+}

@@ -1,0 +1,128 @@
+//! The yardstick that most teams would write: a plain `axum` handler that reads the JSON into a struct and inserts one
+//! row per request, over a pool of 16 connections with prepared statements. No checks, no events, no idempotency.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
+use axum::routing::post;
+use axum::serve::ListenerExt;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_postgres::{Client, Statement};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::databases;
+use crate::config::PostgresUrl;
+
+/// Connections to the database.
+const POOL: usize = 16;
+
+#[derive(Deserialize)]
+struct Order {
+    user_id: i64,
+    item_ids: Vec<i64>,
+    total_amount: f64,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    order_id: i64,
+    user_id: i64,
+    item_ids: &'a str,
+    total_amount: f64,
+    status: &'a str,
+}
+
+/// The yardstick with its pool open.
+pub struct OneInsert(Arc<Pool>);
+
+/// Makes its table in the database, which is empty.
+pub async fn prepare(database: &PostgresUrl) -> anyhow::Result<OneInsert> {
+    let (client, _driver) = databases::connect(database).await?;
+    let made = client.batch_execute(include_str!("one_insert/schema.sql")).await;
+    made.context("make the table of the yardstick")?;
+    Ok(OneInsert(Pool::open(database).await?))
+}
+
+impl OneInsert {
+    /// Serves until the process ends.
+    pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
+        let router = Router::new().route("/orders", post(insert)).with_state(self.0);
+        let listener = listener.tap_io(|stream| {
+            // Slower without, and no more than that.
+            let _ = stream.set_nodelay(true);
+        });
+        axum::serve(listener, router).await.context("serve")
+    }
+}
+
+async fn insert(State(pool): State<Arc<Pool>>, body: Bytes) -> Response {
+    match pool.insert(&body).await {
+        Ok(answer) => respond(201, answer),
+        Err(error) => respond(500, format!("{error:#}").into_bytes()),
+    }
+}
+
+fn respond(status: u16, body: Vec<u8>) -> Response {
+    let response = Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, "application/json")
+        .body(body.into());
+    response.expect("these are good headers")
+}
+
+struct Pool {
+    free: Semaphore,
+    clients: Mutex<Vec<(Client, Statement)>>,
+    _drivers: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Pool {
+    async fn open(database: &PostgresUrl) -> anyhow::Result<Arc<Pool>> {
+        let (mut clients, mut drivers) = (Vec::new(), Vec::new());
+        for _ in 0..POOL {
+            let (client, driver) = databases::connect(database).await?;
+            drivers.push(driver);
+            let statement = client.prepare(include_str!("one_insert/insert.sql")).await;
+            clients.push((client, statement.context("prepare the statement")?));
+        }
+        Ok(Arc::new(Pool {
+            free: Semaphore::new(POOL),
+            clients: Mutex::new(clients),
+            _drivers: drivers,
+        }))
+    }
+
+    async fn insert(&self, body: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let order: Order = serde_json::from_slice(body).context("read the order")?;
+        let items: Vec<String> = order.item_ids.iter().map(i64::to_string).collect();
+        let item_ids = items.join(",");
+        let _turn = self.free.acquire().await.context("wait for a connection")?;
+        let taken = self.clients().pop();
+        let (client, statement) = taken.context("there are as many clients as turns")?;
+        let row = client
+            .query_one(&statement, &[&order.user_id, &item_ids, &order.total_amount])
+            .await;
+        self.clients().push((client, statement));
+        let answer = Answer {
+            order_id: row.context("insert an order")?.get(0),
+            user_id: order.user_id,
+            item_ids: &item_ids,
+            total_amount: order.total_amount,
+            status: "Pending",
+        };
+        serde_json::to_vec(&answer).context("write the answer")
+    }
+
+    fn clients(&self) -> std::sync::MutexGuard<'_, Vec<(Client, Statement)>> {
+        self.clients
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+}

@@ -1,0 +1,80 @@
+//! The yardstick of the store itself: orders accepted by direct calls in this process, as many at once as the load has
+//! connections, on a fresh store of the same kind.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures_util::future::try_join_all;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::load::Driven;
+use crate::config::Database;
+use crate::metrics::Metrics;
+use crate::money::Money;
+use crate::order::{ItemIds, NewOrder};
+use crate::store::Store;
+use crate::store::clock::system_clock;
+use crate::store::open::{self, OpenOptions};
+
+pub struct RawStore {
+    store: Arc<dyn Store>,
+}
+
+impl RawStore {
+    pub async fn open(database_url: &str) -> anyhow::Result<RawStore> {
+        let (database, _) = Database::parse(database_url).map_err(anyhow::Error::msg)?;
+        let options = OpenOptions {
+            migrate: true,
+            pending_max: None,
+            metrics: Metrics::new(),
+            clock: system_clock(),
+            ordering: None,
+        };
+        let store = open::open(&database, options).await?;
+        Ok(RawStore { store })
+    }
+
+    pub async fn accept(&self, callers: usize, batch_size: usize, time: Duration) -> anyhow::Result<Driven> {
+        let orders: Arc<[NewOrder]> = vec![order()?; batch_size].into();
+        let end = Instant::now() + time;
+        let calls = (0..callers).map(|_| {
+            let called = call_on(self.store.clone(), orders.clone(), end);
+            AbortOnDropHandle::new(tokio::spawn(called))
+        });
+        let mut driven = Driven::default();
+        for share in try_join_all(calls).await.context("call the store")? {
+            driven.add(share?);
+        }
+        Ok(driven)
+    }
+
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+async fn call_on(store: Arc<dyn Store>, orders: Arc<[NewOrder]>, end: Instant) -> anyhow::Result<Driven> {
+    let mut driven = Driven::default();
+    let mut began = Instant::now();
+    while began < end {
+        store.accept(orders.clone(), None).await?;
+        let now = Instant::now();
+        driven.answered += 1;
+        driven.in_time += u64::from(now <= end);
+        driven.latencies.record(now - began);
+        began = now;
+    }
+    Ok(driven)
+}
+
+/// The one that the load generator sends.
+pub fn order() -> anyhow::Result<NewOrder> {
+    Ok(NewOrder {
+        user_id: 104,
+        item_ids: ItemIds::new(&[101, 102, 103]).context("three ids")?,
+        total_amount: Money::parse("250.75").map_err(|error| anyhow::anyhow!("{error:?}"))?,
+        reference: None,
+        metadata: None,
+    })
+}

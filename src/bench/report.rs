@@ -1,0 +1,168 @@
+//! What a run found. How it is shown is left to the command.
+
+use serde::Serialize;
+
+use super::statistics::{LatencyFigures, Spread};
+use super::{Kind, Load};
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub version: &'static str,
+    /// What orders were kept in: `sqlite`, `postgresql`, or `unknown` to a server that ran already.
+    pub store: &'static str,
+    pub connections: usize,
+    pub duration_seconds: f64,
+    pub rounds: usize,
+    pub settings: Vec<String>,
+    pub loads: Vec<LoadReport>,
+    /// What its reader should know.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct LoadReport {
+    pub load: Load,
+    pub unit: &'static str,
+    /// The server under test, then the yardsticks.
+    pub kinds: Vec<KindReport>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct KindReport {
+    pub kind: Kind,
+    pub rate: Option<Spread>,
+    /// The server's rate by this kind's, round by round; of yardsticks only.
+    pub ratio: Option<Spread>,
+    /// Medians over the rounds, and the highest of all.
+    pub latency: Option<LatencyFigures>,
+    pub processing: Option<Processing>,
+    pub rounds: Vec<Round>,
+}
+
+/// One kind in one round.
+#[derive(Clone, Debug, Serialize)]
+pub struct Round {
+    pub rate: f64,
+    /// Good answers, or orders, or syncs.
+    pub count: u64,
+    pub refused: u64,
+    /// Of an open loop: what was never sent, because the server was too slow.
+    pub unsent: u64,
+    /// Of an open loop: requests per second that were meant.
+    pub offered: Option<f64>,
+    pub latency: Option<LatencyFigures>,
+    pub processing: Option<Processing>,
+}
+
+/// What became of the orders meanwhile.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Processing {
+    pub accepted_per_second: f64,
+    pub completed_per_second: f64,
+    /// Pending and in processing, at the end more than at the beginning.
+    pub queue_growth: i64,
+    /// By more than what is always under way.
+    pub queue_grew: bool,
+    /// From the 201 to the start as the order has it: taken within the claim, before its commit. Medians in milliseconds,
+    /// of `pickup` only.
+    pub start_p50_ms: Option<f64>,
+    pub start_p99_ms: Option<f64>,
+}
+
+impl Report {
+    pub fn refused(&self) -> u64 {
+        let kinds = self.loads.iter().flat_map(|load| &load.kinds);
+        let rounds = kinds.flat_map(|kind| &kind.rounds);
+        rounds.map(|round| round.refused).sum()
+    }
+}
+
+impl LoadReport {
+    /// Of all rounds, with the kind that is measured first.
+    pub fn of(load: Load, rounds: &[Vec<(Kind, Round)>]) -> LoadReport {
+        let kinds = rounds.first().map(Vec::as_slice).unwrap_or_default();
+        let kinds = kinds.iter().map(|(kind, _)| KindReport::of(*kind, rounds));
+        LoadReport {
+            load,
+            unit: load.unit(),
+            kinds: kinds.collect(),
+        }
+    }
+}
+
+impl KindReport {
+    fn of(kind: Kind, rounds: &[Vec<(Kind, Round)>]) -> KindReport {
+        let of_kind = |wanted: Kind| {
+            let all = rounds.iter().flatten();
+            all.filter(move |(kind, _)| *kind == wanted)
+                .map(|(_, round)| round)
+        };
+        let pairs = of_kind(Kind::Orderly).zip(of_kind(kind));
+        // Of a yardstick that did nothing in a round there is no ratio.
+        let ratios = pairs
+            .filter(|(_, yardstick)| yardstick.rate > 0.0)
+            .map(|(own, yardstick)| own.rate / yardstick.rate);
+        let own: Vec<Round> = of_kind(kind).cloned().collect();
+        KindReport {
+            kind,
+            rate: Spread::of(own.iter().map(|round| round.rate)),
+            ratio: Spread::of(ratios).filter(|_| kind != Kind::Orderly),
+            latency: median_latency(&own),
+            processing: median_processing(&own),
+            rounds: own,
+        }
+    }
+}
+
+fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
+    Spread::of(figures).map(|spread| spread.median)
+}
+
+fn median_latency(rounds: &[Round]) -> Option<LatencyFigures> {
+    let all = || rounds.iter().filter_map(|round| round.latency);
+    Some(LatencyFigures {
+        p50_ms: median(all().map(|latency| latency.p50_ms))?,
+        p99_ms: median(all().map(|latency| latency.p99_ms))?,
+        max_ms: Spread::of(all().map(|latency| latency.max_ms))?.max,
+    })
+}
+
+fn median_processing(rounds: &[Round]) -> Option<Processing> {
+    let all = || rounds.iter().filter_map(|round| round.processing);
+    Some(Processing {
+        accepted_per_second: median(all().map(|processing| processing.accepted_per_second))?,
+        completed_per_second: median(all().map(|processing| processing.completed_per_second))?,
+        queue_growth: all().map(|processing| processing.queue_growth).max()?,
+        queue_grew: all().any(|processing| processing.queue_grew),
+        start_p50_ms: median(all().filter_map(|processing| processing.start_p50_ms)),
+        start_p99_ms: median(all().filter_map(|processing| processing.start_p99_ms)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(rate: f64) -> Round {
+        Round {
+            rate,
+            count: 1,
+            refused: 0,
+            unsent: 0,
+            offered: None,
+            latency: None,
+            processing: None,
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_the_median_of_the_rounds_own_ratios() {
+        let rounds = [(50.0, 100.0), (30.0, 100.0), (80.0, 100.0)]
+            .map(|(own, yardstick)| vec![(Kind::Orderly, round(own)), (Kind::Nothing, round(yardstick))]);
+        let report = LoadReport::of(Load::Accept, &rounds);
+        assert_eq!(report.kinds.len(), 2);
+        assert_eq!(report.kinds[0].ratio, None);
+        let ratio = report.kinds[1].ratio.unwrap();
+        assert_eq!((ratio.min, ratio.median, ratio.max), (0.3, 0.5, 0.8));
+    }
+}

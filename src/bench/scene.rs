@@ -1,0 +1,100 @@
+//! What a run stands on: its folder, its processes and its databases, all gone when it is over.
+
+use anyhow::Context;
+
+use super::databases::Databases;
+use super::process::{Folder, Processes, Settings};
+use super::script::Caller;
+use super::{Plan, Target};
+
+/// Connections a server may have, at least; enough for any that look at its numbers.
+const CONNECTIONS_MIN: usize = 1_024;
+
+pub struct Scene {
+    pub folder: Folder,
+    processes: Processes,
+    target_databases: Option<Databases>,
+    yardstick_databases: Option<Databases>,
+}
+
+impl Scene {
+    pub fn new(plan: &Plan) -> anyhow::Result<Scene> {
+        let beside = |url: Option<&String>| {
+            let databases = url.map(|url| Databases::beside(url)).transpose();
+            databases.map_err(anyhow::Error::msg)
+        };
+        let target_url = match &plan.target {
+            Target::Postgres(url) => Some(url),
+            Target::Sqlite | Target::Running(_) => None,
+        };
+        Ok(Scene {
+            target_databases: beside(target_url)?,
+            yardstick_databases: beside(plan.yardstick_database.as_ref().or(target_url))?,
+            folder: Folder::new_in(&plan.folder)?,
+            processes: Processes::default(),
+        })
+    }
+
+    /// The server under test on new data, or the one that runs; `name` is of the load.
+    pub async fn server(&self, plan: &Plan, name: &str) -> anyhow::Result<Caller> {
+        if let Target::Running(caller) = &plan.target {
+            return Ok(caller.clone());
+        }
+        let folder = self.folder.inside(name)?;
+        let settings = Settings {
+            database_url: self.new_store(plan, name).await?,
+            connections: plan.connections.max(CONNECTIONS_MIN),
+            others: &plan.settings,
+        };
+        self.processes.serve(&plan.program, &folder, settings).await
+    }
+
+    /// The URL of a new store of the kind that is measured.
+    pub async fn new_store(&self, plan: &Plan, name: &str) -> anyhow::Result<String> {
+        match (&plan.target, &self.target_databases) {
+            (Target::Postgres(_), Some(databases)) => databases.make().await,
+            (Target::Postgres(_) | Target::Sqlite | Target::Running(_), _) => {
+                let file = self.folder.inside(name)?.join("orderly.db");
+                Ok(format!("sqlite:{}", file.display()))
+            }
+        }
+    }
+
+    /// The server that stores nothing.
+    pub async fn forgetful(&self, plan: &Plan) -> anyhow::Result<Caller> {
+        let connections = plan.connections.max(CONNECTIONS_MIN).to_string();
+        let arguments = ["nothing", "--connections", &connections];
+        self.processes
+            .yardstick(&plan.yardstick_program, &arguments, None)
+            .await
+    }
+
+    /// The server that makes one INSERT per request, where there is a PostgreSQL for it.
+    pub async fn one_insert(&self, plan: &Plan) -> anyhow::Result<Option<Caller>> {
+        let Some(databases) = &self.yardstick_databases else {
+            return Ok(None);
+        };
+        let url = databases.make().await.context("for a yardstick")?;
+        let arguments = ["one-insert"];
+        let caller = self
+            .processes
+            .yardstick(&plan.yardstick_program, &arguments, Some(&url))
+            .await?;
+        Ok(Some(caller))
+    }
+
+    /// Ends a server that the run started; one that it found goes on.
+    pub async fn end(&self, server: &Caller) {
+        self.processes.end(server.address).await;
+    }
+
+    /// Ends everything and takes it away.
+    pub async fn clear(self) {
+        self.processes.end_all().await;
+        for databases in [&self.target_databases, &self.yardstick_databases] {
+            if let Some(databases) = databases {
+                databases.drop_all().await;
+            }
+        }
+    }
+}

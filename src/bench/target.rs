@@ -1,0 +1,191 @@
+//! The server under test beside the load on it: its queue, its numbers, orders one at a time.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::connection::Connection;
+use super::script::{Caller, Script, Turns, order_ids};
+use super::statistics::Latencies;
+
+/// Between two looks at the numbers while the queue empties.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// For the queue to empty.
+const EMPTY_TIME_MAX: Duration = Duration::from_mins(10);
+/// Orders per request when the queue is filled.
+const FILL_BATCH: usize = 1_000;
+/// Requests under way at once when the queue is filled.
+const FILL_CONNECTIONS: usize = 4;
+/// Between two orders of an idle server: it shall have nothing to do when the next one comes.
+const IDLE_TIME: Duration = Duration::from_millis(20);
+/// Before it is looked whether such an order is completed, and again.
+const PICKUP_LOOK_INTERVAL: Duration = Duration::from_millis(10);
+const PICKUP_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Orders by state.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    pub open: u64,
+    pub completed: u64,
+}
+
+pub async fn set_paused(caller: &Caller, paused: bool) -> anyhow::Result<()> {
+    let path = if paused { "/queue/pause" } else { "/queue/resume" };
+    ask(caller, &caller.post(path, "")).await?;
+    Ok(())
+}
+
+pub async fn numbers(caller: &Caller) -> anyhow::Result<Numbers> {
+    let mut connection = Connection::open(caller.address).await?;
+    numbers_over(&mut connection, caller).await
+}
+
+async fn numbers_over(connection: &mut Connection, caller: &Caller) -> anyhow::Result<Numbers> {
+    let metrics = ask_over(connection, &caller.get("/metrics")).await?;
+    let number = |name: &str| {
+        metrics[name]
+            .as_u64()
+            .with_context(|| format!("{name} of /metrics"))
+    };
+    Ok(Numbers {
+        open: number("pending_orders")? + number("processing_orders")?,
+        completed: number("completed_orders")?,
+    })
+}
+
+/// Waits until no order is open.
+pub async fn emptied(caller: &Caller) -> anyhow::Result<()> {
+    let mut connection = Connection::open(caller.address).await?;
+    let started = Instant::now();
+    while numbers_over(&mut connection, caller).await?.open > 0 {
+        ensure!(
+            started.elapsed() < EMPTY_TIME_MAX,
+            "the queue does not empty within {EMPTY_TIME_MAX:?}"
+        );
+        sleep(LOOK_INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// How long the processing of so many orders takes that wait when the queue is resumed. Leaves it running.
+pub async fn drain(caller: &Caller, orders: usize) -> anyhow::Result<Duration> {
+    set_paused(caller, true).await?;
+    fill(caller, orders).await?;
+    let before = numbers(caller).await?;
+    let expected = before.completed + orders as u64;
+    ensure!(
+        before.open == orders as u64,
+        "{} orders wait instead of {orders}",
+        before.open
+    );
+    let started = Instant::now();
+    set_paused(caller, false).await?;
+    emptied(caller).await?;
+    let took = started.elapsed();
+    let completed = numbers(caller).await?.completed;
+    ensure!(
+        completed == expected,
+        "{completed} orders are completed instead of {expected}"
+    );
+    Ok(took)
+}
+
+/// Accepts so many orders.
+async fn fill(caller: &Caller, orders: usize) -> anyhow::Result<()> {
+    let shares = (0..FILL_CONNECTIONS).map(|share| async move {
+        // The first shares take what does not divide.
+        let mut left = orders / FILL_CONNECTIONS + usize::from(share < orders % FILL_CONNECTIONS);
+        let mut connection = Connection::open(caller.address).await?;
+        while left > 0 {
+            let count = left.min(FILL_BATCH);
+            let turns = Turns::begin(Script::batch(caller, count).into(), 0);
+            // Many are alike, and making them costs more than sending them.
+            for _ in 0..left / count {
+                ask_over(&mut connection, turns.request()).await?;
+            }
+            left %= count;
+        }
+        anyhow::Ok(())
+    });
+    futures_util::future::try_join_all(shares).await?;
+    Ok(())
+}
+
+/// Orders that are there, to be read: one batch, completed.
+pub async fn stock(caller: &Caller) -> anyhow::Result<Vec<i64>> {
+    let mut connection = Connection::open(caller.address).await?;
+    let turns = Turns::begin(Script::batch(caller, FILL_BATCH).into(), 0);
+    let answer = connection.exchange(turns.request()).await?;
+    ensure!(answer.is_good(), "{}", answer.told());
+    let ids = order_ids(answer.body);
+    ensure!(!ids.is_empty(), "a batch was answered without orders");
+    Ok(ids)
+}
+
+/// How soon orders were taken up, from the moment their 201 was here.
+#[derive(Default)]
+pub struct PickedUp {
+    pub count: u64,
+    /// Until the processor, which does nothing, was done: the latest that it can have begun.
+    pub processed: Latencies,
+    /// Until the start that the order shows, which lies within the claim.
+    pub started: Latencies,
+}
+
+/// One order at a time, for so long.
+pub async fn pick_up(caller: &Caller, time: Duration) -> anyhow::Result<PickedUp> {
+    let mut connection = Connection::open(caller.address).await?;
+    let mut turns = Turns::begin(Script::accept(caller).into(), 0);
+    let mut picked_up = PickedUp::default();
+    let started = Instant::now();
+    while picked_up.count == 0 || started.elapsed() < time {
+        sleep(IDLE_TIME).await;
+        let answer = connection.exchange(turns.request()).await?;
+        let answered_at = SystemTime::now();
+        ensure!(answer.is_good(), "{}", answer.told());
+        let id = *order_ids(answer.body).first().context("an order has an id")?;
+        turns.answered(b"");
+        let order = completed(&mut connection, caller, id).await?;
+        let since = |field: &str| -> anyhow::Result<Duration> {
+            let text = order[field]
+                .as_str()
+                .with_context(|| format!("{field} of order {id}"))?;
+            let at: jiff::Timestamp = text.parse().context("read a time")?;
+            // Zero where it began before the answer was here.
+            Ok(SystemTime::from(at)
+                .duration_since(answered_at)
+                .unwrap_or_default())
+        };
+        picked_up.processed.record(since("completed_at")?);
+        picked_up.started.record(since("processing_at")?);
+        picked_up.count += 1;
+    }
+    Ok(picked_up)
+}
+
+/// Looks now and then: whoever waited for it would give the server something to do.
+async fn completed(connection: &mut Connection, caller: &Caller, id: i64) -> anyhow::Result<Value> {
+    let request = caller.get(&format!("/orders/{id}"));
+    let started = Instant::now();
+    while started.elapsed() < PICKUP_TIME_MAX {
+        sleep(PICKUP_LOOK_INTERVAL).await;
+        let order = ask_over(connection, &request).await?;
+        if order["status"] == "Completed" {
+            return Ok(order);
+        }
+    }
+    bail!("order {id} is not completed within {PICKUP_TIME_MAX:?}")
+}
+
+async fn ask(caller: &Caller, request: &[u8]) -> anyhow::Result<Value> {
+    let mut connection = Connection::open(caller.address).await?;
+    ask_over(&mut connection, request).await
+}
+
+async fn ask_over(connection: &mut Connection, request: &[u8]) -> anyhow::Result<Value> {
+    let answer = connection.exchange(request).await?;
+    ensure!(answer.is_good(), "{}", answer.told());
+    serde_json::from_slice(answer.body).context("read an answer")
+}

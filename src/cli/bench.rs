@@ -1,0 +1,371 @@
+//! `orderly bench`: what is to be measured, a bar that tells how far it is, and tables or JSON of what was found. The
+//! measuring is in `bench.rs` of the library.
+
+use std::io::{IsTerminal, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::failure::Failure;
+use super::{Verdict, output};
+use crate::bench::{
+    self, Caller, Databases, Load, Plan, Progress, Rate, Target, YARDSTICK_DATABASE_VARIABLE, forgetful,
+    is_local_name, one_insert,
+};
+use crate::config::{Database, Layers, PostgresUrl, Sources};
+use tables::tables;
+
+mod tables;
+
+/// More connections are more than one machine's ports and descriptors.
+const CONNECTIONS: RangeInclusive<i64> = 1..=10_000;
+const ROUNDS: RangeInclusive<i64> = 1..=1_000;
+const ORDERS: RangeInclusive<i64> = 1..=10_000_000;
+/// As many as a request of the API takes.
+const BATCH: RangeInclusive<i64> = 1..=1_000;
+const DURATION: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_mins(10);
+/// Requests per second of an open loop.
+const RATE: RangeInclusive<f64> = 1.0..=10_000_000.0;
+/// Threads of this process beside those of the load generator, for the yardsticks within it.
+const WORKERS: usize = 2;
+const BAR_WIDTH: usize = 24;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to do to the server
+    #[arg(value_enum, value_name = "LOAD", default_value = "accept")]
+    loads: Vec<Load>,
+    /// Connections that send at once
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count(CONNECTIONS))]
+    connections: usize,
+    /// How long each kind is measured in each round
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    duration: Duration,
+    /// How often all kinds are measured, in turns
+    #[arg(long, value_name = "COUNT", default_value = "5", value_parser = count(ROUNDS))]
+    rounds: usize,
+    /// Send so many requests per second, or such a share of the peak rate (50%), whether or not earlier ones were answered
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    rate: Option<Rate>,
+    /// Orders that wait for drain
+    #[arg(long, value_name = "COUNT", default_value = "100000", value_parser = count(ORDERS))]
+    orders: usize,
+    /// Orders in a request of batch
+    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count(BATCH))]
+    batch_size: usize,
+    /// A PostgreSQL server to measure on instead of a SQLite file: databases are made beside the one named, and dropped
+    #[arg(long, value_name = "URL", conflicts_with = "url")]
+    database_url: Option<String>,
+    /// The same for the yardstick of one INSERT per request, where orders are kept elsewhere
+    #[arg(long, value_name = "URL")]
+    yardstick_database_url: Option<String>,
+    /// A server that runs already, to be measured instead of one of its own; it keeps the orders
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Send the load to other machines as well
+    #[arg(long)]
+    allow_remote: bool,
+    /// A variable for the server under test, such as `ORDERLY_CONCURRENCY=200`
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting, conflicts_with = "url")]
+    settings: Vec<(String, String)>,
+    /// Another build of this program as the server under test
+    #[arg(long, value_name = "PATH", conflicts_with = "url")]
+    program: Option<PathBuf>,
+    /// Where to make a folder for the run; its disk is what is measured [default: the one for temporary files]
+    #[arg(long, value_name = "PATH")]
+    folder: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub struct YardstickArgs {
+    #[arg(value_enum)]
+    kind: Yardstick,
+    #[arg(long, default_value = "4096")]
+    connections: usize,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Yardstick {
+    Nothing,
+    OneInsert,
+}
+
+pub fn run(args: &Args) -> Result<Verdict, Failure> {
+    crate::telemetry::start_on_stderr()?;
+    let runtime = runtime()?;
+    let ran = runtime.block_on(measure(args));
+    runtime.shutdown_background();
+    ran
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed("start the runtime", error))
+}
+
+async fn measure(args: &Args) -> Result<Verdict, Failure> {
+    let plan = plan(args).await?;
+    let listen = |kind| signal(kind).map_err(|error| Failure::failed("listen for signals", error));
+    let (mut terminated, mut interrupted) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let stopped = async {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+    };
+    let bar = Bar::on_terminal();
+    let report = bench::run(&plan, &mut |progress| bar.show(progress), stopped).await;
+    bar.clear();
+    let report = report?;
+    if args.json {
+        output::json(&report)?;
+    } else {
+        output::result(&tables(&report))?;
+    }
+    // Not quiet about a figure that is worth nothing.
+    Ok(if report.refused() == 0 {
+        Verdict::Good
+    } else {
+        Verdict::Bad
+    })
+}
+
+async fn plan(args: &Args) -> Result<Plan, Failure> {
+    for (flag, url) in [
+        ("--database-url", &args.database_url),
+        ("--yardstick-database-url", &args.yardstick_database_url),
+    ] {
+        if let Some(url) = url {
+            check_database(flag, url, args.allow_remote)?;
+        }
+    }
+    let own = || std::env::current_exe().map_err(|error| Failure::failed("find this program", error));
+    let needs_its_own = [Load::Drain, Load::Pickup];
+    if args.url.is_some()
+        && let Some(load) = args.loads.iter().find(|load| needs_its_own.contains(load))
+    {
+        return Err(wrong(
+            "--url",
+            &format!(
+                "{} needs a server of its own, with nothing else to do",
+                load.name()
+            ),
+        ));
+    }
+    Ok(Plan {
+        loads: args.loads.clone(),
+        target: match (&args.url, &args.database_url) {
+            (Some(url), _) => Target::Running(caller(url, args.allow_remote).await?),
+            (None, Some(url)) => Target::Postgres(url.clone()),
+            (None, None) => Target::Sqlite,
+        },
+        yardstick_database: args.yardstick_database_url.clone(),
+        yardstick_program: own()?,
+        program: match &args.program {
+            Some(path) => std::path::absolute(path)
+                .map_err(|error| Failure::failed("find the program to measure", error))?,
+            None => own()?,
+        },
+        folder: args.folder.clone().unwrap_or_else(std::env::temp_dir),
+        settings: args.settings.clone(),
+        connections: args.connections,
+        time: args.duration,
+        rounds: args.rounds,
+        rate: args.rate,
+        orders: args.orders,
+        batch_size: args.batch_size,
+    })
+}
+
+fn check_database(flag: &str, url: &str, allow_remote: bool) -> Result<(), Failure> {
+    match Database::parse(url) {
+        Ok((Database::Postgres(_), _)) => {}
+        Ok((Database::Sqlite(_), _)) => {
+            return Err(wrong(
+                flag,
+                "names a SQLite file: without it a new one is made; --folder says where",
+            ));
+        }
+        Err(problem) => return Err(wrong(flag, &problem)),
+    }
+    let databases = Databases::beside(url).map_err(|problem| wrong(flag, &problem))?;
+    if !databases.is_local() && !allow_remote {
+        return Err(wrong(flag, &remote(databases.location())));
+    }
+    Ok(())
+}
+
+/// The server that runs at a URL, with the key of the settings.
+async fn caller(url: &str, allow_remote: bool) -> Result<Caller, Failure> {
+    let given = vec![("url", url.to_owned())];
+    let config = Layers::gather(&Sources::of_process(given, None)).client()?;
+    let parsed = reqwest::Url::parse(&config.url).map_err(|error| wrong("--url", &error.to_string()))?;
+    let host = parsed.host_str().unwrap_or_default();
+    if parsed.scheme() != "http" || parsed.path() != "/" {
+        return Err(wrong("--url", "must be http://HOST:PORT: the load is plain HTTP"));
+    }
+    if !is_local_name(host) && !allow_remote {
+        return Err(wrong("--url", &remote(host)));
+    }
+    let port = parsed.port_or_known_default().unwrap_or(80);
+    let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await;
+    let mut found = found.map_err(|error| Failure::failed("find the server of --url", error))?;
+    let address = found.next();
+    Ok(Caller {
+        address: address.ok_or_else(|| wrong("--url", "leads to no address"))?,
+        api_key: config.api_key,
+    })
+}
+
+fn remote(host: &str) -> String {
+    format!("{host} is not this machine; a load can hurt whoever gets it: --allow-remote if that is meant")
+}
+
+fn wrong(flag: &str, problem: &str) -> Failure {
+    Failure::Configuration(vec![format!("{flag}: {problem}")])
+}
+
+/// Serves a yardstick until the process is ended, or the one that started it is gone.
+pub fn serve_yardstick(args: &YardstickArgs) -> Result<Verdict, Failure> {
+    crate::telemetry::start_on_stderr()?;
+    std::thread::spawn(|| {
+        // Nothing comes; the end does, however the other process ended.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed("start the runtime", error))?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
+        let listener = listener.map_err(|error| Failure::failed("listen", error))?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| Failure::failed("listen", error))?;
+        let announced = format!("{}\n", serde_json::json!({ "address": address.to_string() }));
+        match args.kind {
+            Yardstick::Nothing => {
+                let _ = output::write(&announced)?;
+                forgetful::serve(listener, args.connections).await?;
+            }
+            Yardstick::OneInsert => {
+                let url = std::env::var(YARDSTICK_DATABASE_VARIABLE)
+                    .map_err(|error| Failure::failed("read the URL of the yardstick's database", error))?;
+                let (url, _) = PostgresUrl::parse(&url)
+                    .map_err(|problem| wrong(YARDSTICK_DATABASE_VARIABLE, &problem))?;
+                let yardstick = one_insert::prepare(&url).await?;
+                let _ = output::write(&announced)?;
+                yardstick.serve(listener).await?;
+            }
+        }
+        Ok(Verdict::Good)
+    })
+}
+
+fn count(range: RangeInclusive<i64>) -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser;
+    clap::value_parser!(i64).range(range).try_map(usize::try_from)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if !DURATION.contains(&duration) {
+        return Err("must be 50ms to 10m".to_owned());
+    }
+    Ok(duration)
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    let expected = "must be requests per second, or a share of the peak such as 50%";
+    let number = |text: &str| text.trim().parse::<f64>().map_err(|_| expected.to_owned());
+    match text.strip_suffix('%') {
+        Some(share) => {
+            let share = number(share)? / 100.0;
+            let is_share = (0.01..=1.0).contains(&share);
+            is_share
+                .then_some(Rate::OfPeak(share))
+                .ok_or_else(|| "must be 1% to 100%".to_owned())
+        }
+        None => {
+            let rate = number(text)?;
+            let is_rate = RATE.contains(&rate);
+            is_rate
+                .then_some(Rate::PerSecond(rate))
+                .ok_or_else(|| expected.to_owned())
+        }
+    }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("must be NAME=VALUE".to_owned()),
+    }
+}
+
+/// A line on stderr that is written over, where that is a terminal.
+struct Bar {
+    shown: bool,
+}
+
+impl Bar {
+    fn on_terminal() -> Bar {
+        Bar {
+            shown: std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn show(&self, progress: &Progress) {
+        let Progress {
+            done,
+            total,
+            load,
+            kind,
+            round,
+        } = progress;
+        let filled = BAR_WIDTH * done / (*total).max(1);
+        let bar = format!("{}{}", "#".repeat(filled), ".".repeat(BAR_WIDTH - filled));
+        self.write(&format!(
+            "[{bar}] {}, round {round}: {}",
+            load.name(),
+            tables::name(*kind)
+        ));
+    }
+
+    fn clear(&self) {
+        self.write("");
+    }
+
+    fn write(&self, line: &str) {
+        if self.shown {
+            // Nobody is left to be told when that fails.
+            let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_or_a_share_of_the_peak() {
+        assert_eq!(rate("12000"), Ok(Rate::PerSecond(12_000.0)));
+        assert_eq!(rate("50%"), Ok(Rate::OfPeak(0.5)));
+        for text in ["", "0", "-1", "NaN", "inf", "0%", "101%", "%", "half"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+}

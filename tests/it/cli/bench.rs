@@ -1,0 +1,245 @@
+//! `orderly bench`: very short runs of everything it measures. How fast anything is, is not asked.
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{PATIENCE, Said, Shop, command, told};
+use crate::support::postgres::{self, Server};
+use crate::support::process::orderly;
+use crate::support::{required, until};
+
+/// As short as a run may be.
+const SHORT: &str = "--duration 50ms --rounds 2 --connections 4 --json";
+
+/// Runs a bench with its folder inside `folder`.
+async fn bench(folder: &TempDir, line: &str) -> Said {
+    let line = format!("bench {line} {SHORT} --folder {}", folder.path().display());
+    told(command(folder.path(), &line)).await
+}
+
+/// The only load of a report, every figure of which is there.
+#[track_caller]
+fn only_load(said: &Said, kinds: &[&str]) -> Value {
+    assert_eq!(said.exit, Some(0), "{}{}", said.stdout, said.stderr);
+    let report: Value = serde_json::from_str(&said.stdout).expect("it is JSON");
+    let loads = report["loads"].as_array().expect("a list of loads");
+    assert_eq!(loads.len(), 1, "{report}");
+    let measured = loads[0]["kinds"].as_array().expect("a list of kinds");
+    let names: Vec<&str> = measured.iter().filter_map(|kind| kind["kind"].as_str()).collect();
+    assert_eq!(names, kinds, "{report}");
+    for kind in measured {
+        assert!(kind["rate"]["median"].as_f64() > Some(0.0), "{kind}");
+        assert_eq!(kind["ratio"].is_object(), kind["kind"] != "orderly", "{kind}");
+        let rounds = kind["rounds"].as_array().expect("a list of rounds");
+        assert_eq!(rounds.len(), 2, "{kind}");
+        for round in rounds {
+            assert!(round["count"].as_u64() > Some(0), "{round}");
+            assert_eq!(round["refused"], 0, "{round}");
+        }
+    }
+    loads[0].clone()
+}
+
+/// Neither files nor processes.
+#[track_caller]
+fn assert_nothing_left(folder: &TempDir) {
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let folder = folder
+        .path()
+        .to_str()
+        .expect("temporary folders have plain names");
+    for process in std::fs::read_dir("/proc").unwrap() {
+        let process = process.unwrap().path();
+        // Those that work in it, and those that were told of it.
+        let works_in = std::fs::read_link(process.join("cwd")).unwrap_or_default();
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let works_in = works_in.to_string_lossy().into_owned();
+        assert!(
+            !works_in.starts_with(folder) && !line.contains(folder),
+            "{line} in {works_in}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_load_is_measured_with_its_yardsticks() {
+    let folder = tempfile::tempdir().unwrap();
+    for (line, kinds) in [
+        ("accept", &["orderly", "nothing", "store", "disk"][..]),
+        ("batch --batch-size 10", &["orderly", "nothing", "store", "disk"]),
+        ("status", &["orderly", "nothing", "disk"]),
+        ("mixed", &["orderly", "nothing", "disk"]),
+        ("end-to-end", &["orderly", "nothing", "store", "disk"]),
+        ("drain --orders 1003", &["orderly", "nothing", "disk"]),
+        ("pickup", &["orderly", "disk"]),
+    ] {
+        let said = bench(&folder, line).await;
+        let load = only_load(&said, kinds);
+        assert!(line.starts_with(load["load"].as_str().unwrap()), "{load}");
+        assert_eq!(said.stderr, "", "{line}");
+        assert_nothing_left(&folder);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_loop_says_what_was_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = only_load(
+        &bench(&folder, "accept --rate 200").await,
+        &["orderly", "nothing", "store", "disk"],
+    );
+    let round = &load["kinds"][0]["rounds"][0];
+    assert_eq!(round["offered"], 200.0);
+    // 50 ms at 200 a second.
+    assert_eq!(
+        round["count"].as_u64().unwrap() + round["unsent"].as_u64().unwrap(),
+        10,
+        "{round}"
+    );
+    let load = only_load(
+        &bench(&folder, "status --rate 50%").await,
+        &["orderly", "nothing", "disk"],
+    );
+    assert!(
+        load["kinds"][0]["rounds"][0]["offered"].as_f64() > Some(0.0),
+        "{load}"
+    );
+    assert_nothing_left(&folder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_loads_are_shown_in_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = format!(
+        "bench accept drain --orders 10 --duration 50ms --rounds 1 --connections 1 --folder {}",
+        folder.path().display()
+    );
+    let said = told(command(folder.path(), &line)).await;
+    assert_eq!((said.exit, said.stderr.as_str()), (Some(0), ""));
+    for text in [
+        "accept, sqlite, 1 connections, 1 round",
+        "drain, sqlite",
+        "nothing stored",
+        "ORDERLY BY IT",
+    ] {
+        assert!(said.stdout.contains(text), "{text} in {}", said.stdout);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgresql_each_store_is_a_database_of_its_own() {
+    if !required("a private PostgreSQL", postgres::is_installed()) {
+        return;
+    }
+    let database = Server::shared().await.create_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let line = format!("accept --database-url {}", database.url());
+    let said = bench(&folder, &line).await;
+    only_load(&said, &["orderly", "nothing", "one-insert", "store", "disk"]);
+    assert_nothing_left(&folder);
+    let admin = database.admin().await;
+    let left = "select datname from pg_database where datname like 'orderly_bench_%'";
+    assert_eq!(
+        admin.query(left, &[]).await.unwrap().len(),
+        0,
+        "databases are dropped"
+    );
+    let tables = "select 1 from pg_tables where schemaname = 'public'";
+    assert_eq!(
+        admin.query(tables, &[]).await.unwrap().len(),
+        0,
+        "the given one is left alone"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_runs_is_measured_and_goes_on() {
+    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let said = bench(&folder, &format!("accept --url {}", shop.server.url)).await;
+    only_load(&said, &["orderly", "nothing", "disk"]);
+    assert_nothing_left(&folder);
+    shop.order(1).await;
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_this_machine_gets_no_load() {
+    let folder = tempfile::tempdir().unwrap();
+    for line in [
+        "--url http://192.0.2.1:5000",
+        "--url http://orders.example",
+        "--database-url postgres://db.example/d",
+        "--yardstick-database-url postgres://192.0.2.1/d",
+    ] {
+        bench(&folder, line)
+            .await
+            .assert_failed(78, "is not this machine");
+    }
+    assert_nothing_left(&folder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_measured_is_refused_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    for (line, exit, because) in [
+        ("--database-url sqlite:x.db", 78, "names a SQLite file"),
+        ("--url https://127.0.0.1:5000", 78, "plain HTTP"),
+        ("drain --url http://127.0.0.1:5000", 78, "a server of its own"),
+        ("--rate 0", 2, "requests per second"),
+        ("--set NAME", 2, "NAME=VALUE"),
+        ("sell", 2, "possible values"),
+        ("--batch-size 1001", 2, "1001"),
+        ("--url http://127.0.0.1:1 --set A=b", 2, "cannot be used with"),
+    ] {
+        bench(&folder, line).await.assert_failed(exit, because);
+    }
+    let line = "bench --duration 1ms";
+    told(command(folder.path(), line))
+        .await
+        .assert_failed(2, "50ms to 10m");
+    assert_nothing_left(&folder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_start_is_told_of_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    bench(&folder, "--set ORDERLY_CONCURRENCY=none")
+        .await
+        .assert_failed(1, "start the server to measure");
+    assert_nothing_left(&folder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_run_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut long = orderly(folder.path());
+    long.args([
+        "bench",
+        "accept",
+        "--duration",
+        "10m",
+        "--connections",
+        "2",
+        "--folder",
+    ]);
+    long.arg(folder.path());
+    let mut running = long.spawn().expect("the program can be started");
+    let id = running.id().expect("it runs");
+    // It measures once its server has a store.
+    until("the server has a store", async || {
+        let made = std::fs::read_dir(folder.path()).unwrap().flatten().next();
+        made.is_some_and(|made| made.path().join("0-accept/orderly.db").exists())
+    })
+    .await;
+    let sent = tokio::process::Command::new("kill")
+        .args(["-INT", &id.to_string()])
+        .status()
+        .await;
+    assert!(sent.unwrap().success());
+    let ended = tokio::time::timeout(PATIENCE, running.wait()).await;
+    assert_eq!(ended.expect("it ends soon").unwrap().code(), Some(1));
+    assert_nothing_left(&folder);
+}
