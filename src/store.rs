@@ -36,6 +36,7 @@ pub use reads::{
     Standing,
 };
 pub use snapshot::Snapshot;
+pub use waiting::ORDERS_WAITING_MAX;
 pub use wakeups::Wakeups;
 pub use work::{
     Breaker, ClaimRequest, Claimed, GiveBack, GivenBack, Heartbeat, Held, LatestClaim, OutsideHold, Renewed,

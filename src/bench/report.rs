@@ -17,11 +17,14 @@ pub struct Report {
     pub loads: Vec<LoadReport>,
     /// What its reader should know.
     pub notes: Vec<String>,
+    /// Loads that could not be measured, and why.
+    pub failures: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct LoadReport {
     pub load: Load,
+    pub connections: usize,
     pub unit: &'static str,
     /// The server under test, then the yardsticks.
     pub kinds: Vec<KindReport>,
@@ -70,20 +73,22 @@ pub struct Processing {
 }
 
 impl Report {
-    pub fn refused(&self) -> u64 {
+    /// Whether all was measured, and every figure means something.
+    pub fn is_good(&self) -> bool {
         let kinds = self.loads.iter().flat_map(|load| &load.kinds);
-        let rounds = kinds.flat_map(|kind| &kind.rounds);
-        rounds.map(|round| round.refused).sum()
+        let mut rounds = kinds.flat_map(|kind| &kind.rounds);
+        self.failures.is_empty() && rounds.all(|round| round.refused == 0)
     }
 }
 
 impl LoadReport {
     /// Of all rounds, with the kind that is measured first.
-    pub fn of(load: Load, rounds: &[Vec<(Kind, Round)>]) -> LoadReport {
+    pub fn of(load: Load, connections: usize, rounds: &[Vec<(Kind, Round)>]) -> LoadReport {
         let kinds = rounds.first().map(Vec::as_slice).unwrap_or_default();
         let kinds = kinds.iter().map(|(kind, _)| KindReport::of(*kind, rounds));
         LoadReport {
             load,
+            connections,
             unit: load.unit(),
             kinds: kinds.collect(),
         }
@@ -159,7 +164,7 @@ mod tests {
     fn a_ratio_is_the_median_of_the_rounds_own_ratios() {
         let rounds = [(50.0, 100.0), (30.0, 100.0), (80.0, 100.0)]
             .map(|(own, yardstick)| vec![(Kind::Orderly, round(own)), (Kind::Nothing, round(yardstick))]);
-        let report = LoadReport::of(Load::Accept, &rounds);
+        let report = LoadReport::of(Load::Accept, 64, &rounds);
         assert_eq!(report.kinds.len(), 2);
         assert_eq!(report.kinds[0].ratio, None);
         let ratio = report.kinds[1].ratio.unwrap();

@@ -12,6 +12,7 @@ use super::scene::Scene;
 use super::script::{Caller, Script};
 use super::statistics::per_second;
 use super::{Kind, Load, Plan, Progress, Rate, Target, disk, target};
+use crate::store::ORDERS_WAITING_MAX;
 
 /// Before the first round, for each server; no longer than a round.
 const WARM_UP_TIME_MAX: Duration = Duration::from_secs(1);
@@ -38,44 +39,23 @@ pub async fn measure(
         );
     }
     let mut loads = Vec::new();
-    let mut done = 0;
+    let mut failures = Vec::new();
     for (number, &load) in plan.loads.iter().enumerate() {
-        let name = format!("{number}-{}", load.name());
-        let orderly = scene.server(plan, &name).await?;
-        let subjects = Subjects {
-            plan,
-            load,
-            scripts: Scripts::of(plan, load, &orderly, &nothing, one_insert.as_ref()).await?,
-            store: raw_store(plan, scene, load, &name).await?,
-            orderly,
-            folder: scene.folder.path(),
+        let servers = Servers {
+            nothing: &nothing,
+            one_insert: one_insert.as_ref(),
+            number,
         };
-        let kinds = subjects.kinds();
-        subjects.warm_up().await?;
-        let mut rounds = Vec::new();
-        for round in 1..=plan.rounds {
-            let mut measured = Vec::new();
-            let rate = subjects.rate().await?;
-            for &kind in &kinds {
-                progress(&Progress {
-                    done,
-                    total: (plan.rounds * kinds.len()) * plan.loads.len(),
-                    load,
-                    kind,
-                    round,
-                });
-                measured.push((kind, subjects.measure_alone(kind, rate, &mut notes).await?));
-                done += 1;
-            }
-            rounds.push(measured);
+        match measure_load(plan, scene, load, servers, progress, &mut notes).await {
+            Ok(report) => loads.push(report),
+            // What was measured before is not lost with it, nor what comes.
+            Err(error) => failures.push(error.context(format!("measure {}", load.name()))),
         }
-        if let Some(store) = &subjects.store {
-            store.close().await;
-        }
-        if let Target::Sqlite | Target::Postgres(_) = plan.target {
-            scene.end(&subjects.orderly).await;
-        }
-        loads.push(LoadReport::of(load, &rounds));
+    }
+    if loads.is_empty()
+        && let Some(error) = failures.pop()
+    {
+        return Err(error);
     }
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -94,7 +74,80 @@ pub async fn measure(
             .collect(),
         loads,
         notes,
+        failures: failures.iter().map(|error| format!("{error:#}")).collect(),
     })
+}
+
+/// The yardsticks of all loads, and the load's place in the plan.
+#[derive(Clone, Copy)]
+struct Servers<'a> {
+    nothing: &'a Caller,
+    one_insert: Option<&'a Caller>,
+    number: usize,
+}
+
+async fn measure_load(
+    plan: &Plan,
+    scene: &Scene,
+    load: Load,
+    servers: Servers<'_>,
+    progress: &mut (dyn FnMut(&Progress) + Send),
+    notes: &mut Vec<String>,
+) -> anyhow::Result<LoadReport> {
+    let Servers {
+        nothing,
+        one_insert,
+        number,
+    } = servers;
+    let name = format!("{number}-{}", load.name());
+    let orderly = scene.server(plan, &name).await?;
+    let subjects = Subjects {
+        plan,
+        load,
+        connections: connections(plan, load),
+        scripts: Scripts::of(plan, load, &orderly, nothing, one_insert).await?,
+        store: raw_store(plan, scene, load, &name).await?,
+        orderly,
+        folder: scene.folder.path(),
+    };
+    let kinds = subjects.kinds();
+    let steps = plan.rounds * kinds.len();
+    subjects.warm_up().await?;
+    let mut rounds = Vec::new();
+    for round in 1..=plan.rounds {
+        let mut measured = Vec::new();
+        let rate = subjects.rate().await?;
+        for &kind in &kinds {
+            let of_load = (round - 1) * kinds.len() + measured.len();
+            progress(&Progress {
+                // As if all loads had as many kinds.
+                done: number * steps + of_load,
+                total: steps * plan.loads.len(),
+                load,
+                kind,
+                round,
+            });
+            measured.push((kind, subjects.measure_alone(kind, rate, notes).await?));
+        }
+        rounds.push(measured);
+    }
+    if let Some(store) = &subjects.store {
+        store.close().await;
+    }
+    if !matches!(plan.target, Target::Running(_)) {
+        scene.end(&subjects.orderly).await;
+    }
+    Ok(LoadReport::of(load, subjects.connections, &rounds))
+}
+
+/// No more than the orders of their requests may wait for a commit together.
+fn connections(plan: &Plan, load: Load) -> usize {
+    match load {
+        Load::Batch => plan.connections.min(ORDERS_WAITING_MAX / plan.batch_size).max(1),
+        Load::Accept | Load::Status | Load::Mixed | Load::EndToEnd | Load::Drain | Load::Pickup => {
+            plan.connections
+        }
+    }
 }
 
 /// Where the store alone is a yardstick.
@@ -152,6 +205,7 @@ impl Scripts {
 struct Subjects<'a> {
     plan: &'a Plan,
     load: Load,
+    connections: usize,
     orderly: Caller,
     scripts: Scripts,
     store: Option<RawStore>,
@@ -260,7 +314,7 @@ impl Subjects<'_> {
                     1
                 };
                 (
-                    store.accept(self.plan.connections, orders, time).await?,
+                    store.accept(self.connections, orders, time).await?,
                     time,
                     orders as u64,
                 )
@@ -336,7 +390,7 @@ impl Subjects<'_> {
     }
 
     async fn drive(&self, script: &Arc<Script>, time: Duration, rate: Option<f64>) -> anyhow::Result<Driven> {
-        let connections = self.plan.connections;
+        let connections = self.connections;
         drive(
             script,
             Drive {

@@ -91,10 +91,11 @@ impl Scene {
     /// Ends everything and takes it away.
     pub async fn clear(self) {
         self.processes.end_all().await;
-        for databases in [&self.target_databases, &self.yardstick_databases] {
-            if let Some(databases) = databases {
-                databases.drop_all().await;
-            }
+        for databases in [self.target_databases, self.yardstick_databases]
+            .into_iter()
+            .flatten()
+        {
+            databases.drop_all().await;
         }
     }
 }

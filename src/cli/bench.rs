@@ -133,8 +133,10 @@ async fn measure(args: &Args) -> Result<Verdict, Failure> {
     } else {
         output::result(&tables(&report))?;
     }
-    // Not quiet about a figure that is worth nothing.
-    Ok(if report.refused() == 0 {
+    for failure in &report.failures {
+        output::message(failure);
+    }
+    Ok(if report.is_good() {
         Verdict::Good
     } else {
         Verdict::Bad
@@ -288,24 +290,20 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn rate(text: &str) -> Result<Rate, String> {
-    let expected = "must be requests per second, or a share of the peak such as 50%";
+    let expected = "must be requests per second, or a share of the peak of 1% to 100%";
     let number = |text: &str| text.trim().parse::<f64>().map_err(|_| expected.to_owned());
-    match text.strip_suffix('%') {
-        Some(share) => {
-            let share = number(share)? / 100.0;
-            let is_share = (0.01..=1.0).contains(&share);
-            is_share
-                .then_some(Rate::OfPeak(share))
-                .ok_or_else(|| "must be 1% to 100%".to_owned())
-        }
-        None => {
-            let rate = number(text)?;
-            let is_rate = RATE.contains(&rate);
-            is_rate
-                .then_some(Rate::PerSecond(rate))
-                .ok_or_else(|| expected.to_owned())
-        }
+    if let Some(share) = text.strip_suffix('%') {
+        let share = number(share)? / 100.0;
+        let is_share = (0.01..=1.0).contains(&share);
+        return is_share
+            .then_some(Rate::OfPeak(share))
+            .ok_or_else(|| expected.to_owned());
     }
+    let rate = number(text)?;
+    let is_rate = RATE.contains(&rate);
+    is_rate
+        .then_some(Rate::PerSecond(rate))
+        .ok_or_else(|| expected.to_owned())
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {

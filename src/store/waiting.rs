@@ -8,7 +8,7 @@ use super::StoreError;
 use crate::order::NewOrder;
 
 /// Orders that may wait for their commit; requests beyond are refused. A batch counts as many as it holds.
-pub(super) const ORDERS_WAITING_MAX: usize = 16_384;
+pub const ORDERS_WAITING_MAX: usize = 16_384;
 
 pub(super) struct WaitingOrders {
     places: Arc<Semaphore>,

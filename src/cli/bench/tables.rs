@@ -34,7 +34,7 @@ fn table(report: &Report, load: &LoadReport) -> String {
         "{}, {}, {} connections, {rounds} of {} s\n",
         load.load.name(),
         report.store,
-        report.connections,
+        load.connections,
         report.duration_seconds
     );
     let rows: Vec<[String; 6]> = load.kinds.iter().map(row).collect();
