@@ -22,6 +22,7 @@ mod rounds;
 mod scene;
 mod script;
 mod statistics;
+mod subjects;
 mod target;
 
 pub use databases::Databases;

@@ -34,7 +34,7 @@ pub struct LoadReport {
 pub struct KindReport {
     pub kind: Kind,
     pub rate: Option<Spread>,
-    /// The server's rate by this kind's, round by round; of yardsticks only.
+    /// The server's rate by this kind's, round by round; of yardsticks only, and not where no rate was asked for.
     pub ratio: Option<Spread>,
     /// Medians over the rounds, and the highest of all.
     pub latency: Option<LatencyFigures>,
@@ -85,7 +85,14 @@ impl LoadReport {
     /// Of all rounds, with the kind that is measured first.
     pub fn of(load: Load, connections: usize, rounds: &[Vec<(Kind, Round)>]) -> LoadReport {
         let kinds = rounds.first().map(Vec::as_slice).unwrap_or_default();
-        let kinds = kinds.iter().map(|(kind, _)| KindReport::of(*kind, rounds));
+        let kinds = kinds.iter().map(|(kind, _)| {
+            let mut report = KindReport::of(*kind, rounds);
+            if load == Load::Pickup {
+                // One order at a time with pauses: its rate is of its own making.
+                report.ratio = None;
+            }
+            report
+        });
         LoadReport {
             load,
             connections,
