@@ -122,7 +122,7 @@ def work():
             if not stopping.is_set():
                 print(f"no order to be had: {error}", file=sys.stderr)
                 refused.set()
-                stopping.set()
+                os.kill(os.getpid(), signal.SIGTERM)
             return
         for lease in leases:
             order_id = lease["order"]["order_id"]
@@ -146,11 +146,13 @@ def hang_up():
 
 
 def main():
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stopping.set())
+    # Blocked in all threads, and waited for here: a handler could come while this thread holds a lock it needs.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     for _ in range(THREADS):
         threading.Thread(target=work, daemon=True).start()
-    stopping.wait()
+    signal.sigwait(signals)
+    stopping.set()
     hang_up()
     deadline = time.monotonic() + GRACE_SECONDS
     while (held or asking) and time.monotonic() < deadline:

@@ -1,6 +1,5 @@
 //! A server that hands out its orders, processes that work for it, and what its orders say when all is over.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use reqwest::StatusCode;
@@ -229,13 +228,6 @@ impl Employee {
         let stderr = child.stderr.take().expect("stderr is piped");
         tokio::spawn(drain(stderr));
         Employee { child, said, lines }
-    }
-
-    /// The program at this path.
-    pub fn program(interpreter: &str, path: &Path) -> Command {
-        let mut command = Command::new(interpreter);
-        command.arg(path);
-        command
     }
 
     pub fn taken(&self) -> Vec<Taken> {

@@ -1,11 +1,11 @@
 //! The example workers, as their users run them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
 use tokio::process::Command;
 
-use super::pull::{Employee, Shop, THREADS, breaches};
+use super::pull::{Shop, THREADS, breaches};
 use crate::support::until;
 
 /// The example itself, which is another program; here it is the child process of a test.
@@ -31,15 +31,21 @@ pub fn in_rust() -> Command {
     command
 }
 
-/// The example in Python, where there is Python.
-async fn in_python() -> Option<Command> {
+/// The example in Python, for whom there is Python.
+pub fn in_python() -> Command {
+    let mut command = Command::new("python3");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/workers/worker.py"));
+    command
+}
+
+/// The server needs none.
+pub async fn has_python() -> bool {
     let asked = Command::new("python3").arg("--version").output().await;
-    if !asked.is_ok_and(|asked| asked.status.success()) {
+    let present = asked.is_ok_and(|asked| asked.status.success());
+    if !present {
         println!("skipped: worker.py is not possible here");
-        return None;
     }
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/workers/worker.py");
-    Some(Employee::program("python3", &path))
+    present
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,10 +55,8 @@ async fn the_example_in_rust_works_as_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_in_python_works_as_told() {
-    if let Some(command) = in_python().await {
-        let program = PathBuf::from(command.as_std().get_program());
-        let path = PathBuf::from(command.as_std().get_args().next().expect("its file"));
-        works_as_told(|| Employee::program(&program.to_string_lossy(), &path)).await;
+    if has_python().await {
+        works_as_told(in_python).await;
     }
 }
 

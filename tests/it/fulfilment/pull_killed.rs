@@ -6,8 +6,8 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tokio::process::Command;
 
-use super::pull::{Employee, Shop, Taken, breaches};
-use super::pull_examples::in_rust;
+use super::pull::{Employee, Shop, THREADS, Taken, breaches};
+use super::pull_examples::{has_python, in_python, in_rust};
 use crate::crash::load::seed;
 use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::{required, until};
@@ -37,8 +37,13 @@ impl Fault {
     }
 }
 
-fn worker() -> Command {
-    let mut command = in_rust();
+/// The first is another program than the others.
+async fn worker(index: usize) -> Command {
+    let mut command = if index == 0 && has_python().await {
+        in_python()
+    } else {
+        in_rust()
+    };
     command.env("WORK_SECONDS", "0.02");
     command
 }
@@ -67,9 +72,12 @@ async fn live_through_faults(database: Option<TestDatabase>) {
     let mut rng = StdRng::seed_from_u64(seed());
     let mut shop = Shop::open(database).await;
     let mut staff = Staff {
-        at_work: (0..WORKERS).map(|_| shop.employ(worker())).collect(),
+        at_work: Vec::new(),
         gone: Vec::new(),
     };
+    for index in 0..WORKERS {
+        staff.at_work.push(shop.employ(worker(index).await));
+    }
     for _ in 0..FAULTS {
         let before = staff.results();
         shop.accept(ORDERS, json!({})).await;
@@ -80,9 +88,9 @@ async fn live_through_faults(database: Option<TestDatabase>) {
         println!("{fault:?} {index} after {results} results");
         match fault {
             Fault::KillWorker => {
-                let mut killed = std::mem::replace(&mut staff.at_work[index], shop.employ(worker()));
-                killed.kill().await;
-                staff.gone.push(killed);
+                staff.at_work[index].kill().await;
+                let next = shop.employ(worker(index).await);
+                staff.gone.push(std::mem::replace(&mut staff.at_work[index], next));
             }
             Fault::KillServer => shop.kill_server().await,
             Fault::FreezeWorker => {
@@ -93,6 +101,8 @@ async fn live_through_faults(database: Option<TestDatabase>) {
         }
     }
     shop.all_ended().await;
+    let threads = THREADS * WORKERS as u64;
+    until("all stand in line", async || shop.waiting().await == threads).await;
     for employee in &mut staff.at_work {
         assert_eq!(employee.terminate().await, Some(0));
     }
