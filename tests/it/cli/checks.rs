@@ -178,7 +178,7 @@ async fn doctor_tells_whether_somebody_is_there_to_process_the_orders() {
     };
     assert_eq!(asked().await["state"], "ok");
     assert!(receiver.deliveries().is_empty(), "a connection is no delivery");
-    drop(receiver);
+    receiver.stop().await;
     let check = asked().await;
     assert_eq!(check["state"], "fail");
     assert!(

@@ -261,7 +261,7 @@ async fn a_refusal_is_for_good_and_keeps_the_first_kib_of_its_reason() {
 async fn a_service_that_is_away_is_unavailable() {
     let receiver = Receiver::start().await;
     let closed = receiver.url();
-    drop(receiver);
+    receiver.stop().await;
     for (url, said) in [
         (
             closed.as_str(),
@@ -269,12 +269,11 @@ async fn a_service_that_is_away_is_unavailable() {
         ),
         ("http://service.invalid/", "the service cannot be reached: "),
     ] {
-        // Until its port is closed somebody may still answer there.
-        let shop = Shop::open(service(url), |config| config.retry.attempts_max = 2).await;
+        let shop = Shop::open(service(url), |config| config.retry.attempts_max = 1).await;
         let id = shop.order("any").await;
         let order: Value = shop.ended(id).await;
         assert_eq!(order["status"], "Failed");
-        let last = shop.failures(id).pop().unwrap();
+        let last = shop.failures(id).remove(0);
         assert_eq!(blame(&last), Blame::Unavailable, "{last}");
         assert!(last.to_string().starts_with(said), "{last}");
         shop.close().await;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// For a service that answers at once or never.
@@ -54,7 +55,8 @@ impl Delivery {
 pub struct Receiver {
     pub address: SocketAddr,
     desk: Arc<Desk>,
-    _end: DropGuard,
+    end: DropGuard,
+    serving: JoinHandle<()>,
 }
 
 #[derive(Default)]
@@ -83,12 +85,21 @@ impl Receiver {
         let end = CancellationToken::new();
         let serving = serve(listener, desk.clone());
         let ended = end.clone();
-        tokio::spawn(async move { ended.run_until_cancelled(serving).await });
+        let serving = tokio::spawn(async move {
+            ended.run_until_cancelled(serving).await;
+        });
         Receiver {
             address,
             desk,
-            _end: end.drop_guard(),
+            end: end.drop_guard(),
+            serving,
         }
+    }
+
+    /// Whoever connects from now on is refused.
+    pub async fn stop(self) {
+        drop(self.end);
+        self.serving.await.unwrap();
     }
 
     pub fn url(&self) -> String {
