@@ -10,6 +10,7 @@ mod outside;
 mod protection;
 mod quiet;
 mod retention;
+mod script;
 mod start;
 mod stopping;
 mod sweeps;

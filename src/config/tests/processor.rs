@@ -65,7 +65,7 @@ fn what_is_missing_or_wrong_is_told_without_what_is_secret() {
     }
     let problem = given().variable("ORDERLY_PROCESSOR", "htpp").problem();
     assert!(
-        problem.ends_with("`htpp` is not `simulated` or `http`"),
+        problem.ends_with("`htpp` is not `simulated` or `http` or `pull`"),
         "{problem}"
     );
 }

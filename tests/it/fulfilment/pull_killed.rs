@@ -90,7 +90,9 @@ async fn live_through_faults(database: Option<TestDatabase>) {
             Fault::KillWorker => {
                 staff.at_work[index].kill().await;
                 let next = shop.employ(worker(index).await);
-                staff.gone.push(std::mem::replace(&mut staff.at_work[index], next));
+                staff
+                    .gone
+                    .push(std::mem::replace(&mut staff.at_work[index], next));
             }
             Fault::KillServer => shop.kill_server().await,
             Fault::FreezeWorker => {
