@@ -113,7 +113,7 @@ fn claim_100_of_100000(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = [1, 100, 10_000])]
 fn hand_out_a_change(bencher: Bencher<'_, '_>, followers: usize) {
     let mut routes = Routes::default();
-    let followed: Vec<_> = (0..followers)
+    let followed = (0..followers)
         .map(|follower| {
             let user_id = i64::try_from(follower).expect("it is a small number");
             routes.add(Filter {
@@ -121,20 +121,22 @@ fn hand_out_a_change(bencher: Bencher<'_, '_>, followers: usize) {
                 ..Filter::default()
             })
         })
-        .collect();
+        .enumerate();
+    // The user of the event is the one with the number 1.
+    let is_served = |follower: usize| follower.is_multiple_of(100) || follower == 1;
+    let (served, others): (Vec<_>, Vec<_>) = followed.partition(|(follower, _)| is_served(*follower));
+    let mut served: Vec<_> = served.into_iter().map(|(_, follower)| follower).collect();
     let change = Change::new(FeedId(1), event());
-    let mut queues: Vec<_> = followed
-        .into_iter()
-        .map(|registration| registration.queue)
-        .collect();
     bencher.bench_local(|| {
         let delivered = routes.hand_out(black_box(&change)).delivered;
-        // As their connections do, or the queues would be full.
-        for queue in &mut queues {
-            while queue.try_recv().is_ok() {}
+        // As the connections of those who got it do, or their queues would be full.
+        for follower in &mut served {
+            assert!(follower.queue.try_recv().is_ok());
         }
         delivered
     });
+    // They followed to the end.
+    drop(others);
 }
 
 fn event() -> FeedEvent {
