@@ -89,13 +89,15 @@ pub enum Reason {
     WaitsForWorker,
     /// What processes orders is down, as far as every node that is alive can tell.
     BreakerOpen,
+    /// It was down a moment ago, and few orders are started at a time.
+    BreakerHalfOpen,
     /// Every node that is alive is busy.
     NoFreeSlot,
     /// It was lost with nodes before; a node takes one such order at a time.
     Suspect,
     /// Others come first.
     BehindOrder,
-    /// Nothing keeps it: it starts within a second or so.
+    /// Nothing that the store knows of keeps it: it starts within a second or so, or as `ORDERLY_RATE_LIMIT` allows.
     Next,
 }
 
@@ -201,7 +203,10 @@ fn waiting(standing: &Standing) -> Vec<ReasonBody> {
     }
     reasons.extend(behind(standing.place));
     if reasons.is_empty() {
-        reasons.push(reason(Reason::Next, "nothing keeps it: it is about to start"));
+        reasons.push(reason(
+            Reason::Next,
+            "nothing keeps it: it is about to start, or as soon as ORDERLY_RATE_LIMIT allows",
+        ));
     }
     reasons
 }
@@ -255,6 +260,12 @@ fn nodes(queue: &QueueState) -> Option<ReasonBody> {
             "what processes the orders cannot be reached or does not work; it is tried every few seconds",
         ));
     }
+    if working.iter().all(|node| node.breaker != Breaker::Closed) {
+        return Some(reason(
+            Reason::BreakerHalfOpen,
+            "what processes the orders was down a moment ago: it is asked for more and more again",
+        ));
+    }
     let free = working
         .iter()
         .any(|node| node.breaker == Breaker::Closed && node.busy < node.slots);
@@ -269,12 +280,13 @@ fn nodes(queue: &QueueState) -> Option<ReasonBody> {
 
 /// From the mean time of an attempt and the slots there are: when so many others will have made room.
 fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<EstimateBody> {
-    const UNKNOWN: [Reason; 6] = [
+    const UNKNOWN: [Reason; 7] = [
         Reason::Paused,
         Reason::UserOrder,
         Reason::NoNode,
         Reason::WaitsForWorker,
         Reason::BreakerOpen,
+        Reason::BreakerHalfOpen,
         Reason::Suspect,
     ];
     let place = standing.place?;

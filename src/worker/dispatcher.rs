@@ -108,7 +108,7 @@ async fn claim(shared: &Arc<Shared>, slots: Vec<OwnedSemaphorePermit>) -> Result
     shared.set_pace(if claimed.idle { Pace::Idle } else { Pace::Working });
     for (lease, slot) in claimed.leases.iter().zip(slots) {
         let hold = shared.running.begin(lease, expires);
-        let trial = shared.guard.begin(lease.order.attempts);
+        let trial = shared.guard.begin(lease.order.order_id, lease.order.attempts);
         let attempt = executor::run(shared.clone(), lease.clone(), hold, trial, slot);
         shared.executors.spawn(attempt);
     }

@@ -8,15 +8,18 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::metrics::{BreakerLabels, BreakerState, Metrics};
+use crate::order::OrderId;
 use crate::store::Breaker;
 
 mod breaker;
 mod budget;
+mod forgiven;
 mod rate;
 
 use breaker::{Begun, CircuitBreaker};
 pub(super) use breaker::{Evidence, Verdict};
 use budget::RetryBudget;
+use forgiven::Forgiven;
 use rate::RateLimit;
 
 /// Whether the dispatcher may claim.
@@ -40,11 +43,13 @@ struct Rules {
     breaker: CircuitBreaker,
     rate: Option<RateLimit>,
     budget: RetryBudget,
+    forgiven: Forgiven,
 }
 
 /// An attempt that began; one that is dropped ended without telling anything.
 pub(super) struct Trial {
     guard: Arc<Guard>,
+    order: OrderId,
     begun: Option<Begun>,
 }
 
@@ -57,6 +62,7 @@ impl Guard {
                 breaker: CircuitBreaker::new(slots),
                 rate: rate_limit.map(|per_second| RateLimit::new(per_second, now)),
                 budget: RetryBudget::new(now),
+                forgiven: Forgiven::default(),
             }),
             state: watch::Sender::new(Breaker::Closed),
             changed: Notify::new(),
@@ -79,8 +85,8 @@ impl Guard {
         self.changed.notified().await;
     }
 
-    /// Attempt `number` begins.
-    pub fn begin(self: &Arc<Guard>, number: u32) -> Trial {
+    /// Attempt `number` at the order begins.
+    pub fn begin(self: &Arc<Guard>, order: OrderId, number: u32) -> Trial {
         let now = Instant::now();
         let mut rules = self.rules();
         let begun = rules.breaker.begin(now);
@@ -93,6 +99,7 @@ impl Guard {
         drop(rules);
         Trial {
             guard: self.clone(),
+            order,
             begun: Some(begun),
         }
     }
@@ -177,8 +184,19 @@ impl Trial {
             return Verdict::Counts;
         };
         let (now, random) = (Instant::now(), rand::random());
-        self.guard
-            .change(|rules| rules.breaker.end(begun, evidence, now, random), error)
+        let order = self.order;
+        self.guard.change(
+            |rules| {
+                if evidence == Some(Evidence::Good) {
+                    rules.forgiven.good(order);
+                }
+                match rules.breaker.end(begun, evidence, now, random) {
+                    Verdict::GivenBack if !rules.forgiven.may_go_back(order) => Verdict::Counts,
+                    verdict => verdict,
+                }
+            },
+            error,
+        )
     }
 }
 

@@ -51,6 +51,9 @@ pub(super) async fn run(shared: Arc<Shared>, desk: Arc<Desk>) {
             }
         }
     }
+    // Whoever still waits is told; what was claimed for those who are gone goes back before the node does.
+    desk.close();
+    give_back_returned(&shared, &desk);
 }
 
 /// However the dispatcher ends, nobody waits for it.

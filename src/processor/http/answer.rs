@@ -51,7 +51,8 @@ async fn refusal(status: u16, answer: Response, read_until: Instant) -> Processi
     let retry_after = retry_after(&answer);
     if (300..=399).contains(&status) {
         let error = redirected(status, &answer);
-        return ProcessingError::Transient { error, retry_after };
+        // A page about maintenance, or a wrong URL: either way not the order's fault alone.
+        return ProcessingError::Ailing { error, retry_after };
     }
     let reason = reason(answer, read_until).await;
     let error = if reason.is_empty() {

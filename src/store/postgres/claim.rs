@@ -266,10 +266,20 @@ impl Answer {
         let next_due_in = outlook
             .number(0, 1)?
             .map(|micros| Duration::from_micros(micros.max(0).cast_unsigned()));
+        // Others may have their turn among those that this claim did not get to see to.
+        let unseen = results.iter().find(|result| result.name == "unseen");
+        let more_turns = match unseen {
+            Some(unseen) => unseen.number(0, 0)? == Some(turns::UNSEEN_MAX),
+            None => false,
+        };
         Ok(Answer {
             granted,
             seen: running.then_some(seen),
-            next_due_in,
+            next_due_in: if more_turns {
+                Some(Duration::ZERO)
+            } else {
+                next_due_in
+            },
             idle: outlook.number(0, 2)? == Some(0),
             ordering: outlook
                 .number(0, 3)?

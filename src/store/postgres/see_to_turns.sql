@@ -1,9 +1,10 @@
 -- Sees to the turns of at most :unseen_max changed orders, the oldest first: for each of their users, the first order that is
 -- open has its turn when it is Pending and none is in processing; with :blocks, a Failed order is open as well. Under the
--- claim's lock. What another transaction is changing at this moment is left to the next claim.
+-- claim's lock. What another transaction is changing at this moment, or has changed since this statement began, is left to the
+-- next claim.
 -- Served by orders_unseen, orders_user and orders_turn.
 with unseen as materialized (
-    select order_id, user_id from orderly.orders
+    select order_id, user_id, version from orderly.orders
     where turn = 2
     order by order_id + 0
     limit :unseen_max
@@ -32,6 +33,8 @@ with unseen as materialized (
     set turn = case when o.status <> 0 then null when o.order_id = next.order_id then 0 else 1 end
     from unseen join next using (user_id)
     where o.order_id = unseen.order_id and o.turn = 2
+        -- What was locked may be newer than what this statement sees otherwise, and decided by: then its mark stays.
+        and unseen.version = (select s.version from orderly.orders as s where s.order_id = unseen.order_id)
 ), taken_back as (
     update orderly.orders as o set turn = 1
     from next

@@ -5,15 +5,21 @@ with moment as materialized (
 ), subject as materialized (
     select * from orderly.orders where order_id = $1
 ), waiting as materialized (
-    -- With earlier ones that are open, or one in processing after a redrive.
-    select (
-        select o.order_id from orderly.orders as o, subject, orderly.queue as queue
-        where queue.ordering > 0 and subject.status = 0 and o.user_id = subject.user_id
-            and o.order_id <> subject.order_id
-            and (o.status = 1 or (o.order_id < subject.order_id
-                and (o.status = 0 or (o.status = 3 and queue.ordering = 2))))
-        order by o.order_id limit 1
-    ) as waits_for
+    -- Earlier ones that are open, or one in processing after a redrive: the heads of what the user has, compared as rows, so
+    -- that no other index gives the order.
+    select case when queue.ordering > 0 and subject.status = 0 then least(
+        (select o.order_id from orderly.orders as o
+        where (o.user_id, o.status, o.order_id) >= (subject.user_id, 0, 0)
+            and (o.user_id, o.status, o.order_id) < (subject.user_id, 0, subject.order_id)
+        order by o.user_id, o.status, o.order_id limit 1),
+        (select o.order_id from orderly.orders as o
+        where (o.user_id, o.status, o.order_id) >= (subject.user_id, 1, 0) and (o.user_id, o.status) < (subject.user_id, 2)
+        order by o.user_id, o.status, o.order_id limit 1),
+        (select o.order_id from orderly.orders as o
+        where (o.user_id, o.status, o.order_id) >= (subject.user_id, 3, 0)
+            and (o.user_id, o.status, o.order_id) < (subject.user_id, 3, subject.order_id) and queue.ordering = 2
+        order by o.user_id, o.status, o.order_id limit 1)) end as waits_for
+    from subject, orderly.queue as queue
 ), first_line as materialized (
     select order_id from orderly.orders
     where status = 0 and due_at is null and order_id + 0 < (

@@ -4,6 +4,7 @@
 //! then takes those whose turn it is. See docs/decisions/0013-orders-of-a-user-one-after-another.md.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use tokio_postgres::SimpleQueryMessage;
 
@@ -16,8 +17,10 @@ use crate::lease::NodeId;
 use crate::order::{OnFailure, Ordering};
 use crate::store::codes;
 
+/// For a change of the ordering, which looks at all orders that wait; the statement's own limit is a little shorter.
+const SET_TIME_MAX: Duration = Duration::from_secs(610);
 /// Changed orders that one claim sees to: some milliseconds of work under the lock.
-const UNSEEN_MAX: i64 = 500;
+pub(super) const UNSEEN_MAX: i64 = 500;
 
 /// The message of a claim, for stores of this ordering. The lines of those whose turn it is are the same lines with one more
 /// condition; their indexes have expressions of their own, so that no other index can serve their order.
@@ -63,6 +66,11 @@ pub(super) fn lines(statement: &str, ordering: Ordering) -> Cow<'_, str> {
                 "order by due_at, order_id limit",
                 "order by due_at, order_id - 0 limit",
             )
+            .replace("(due_at, order_id) <", "(due_at, order_id - 0) <")
+            .replace(
+                "order by due_at desc, order_id desc",
+                "order by due_at desc, order_id - 0 desc",
+            )
             .into(),
     }
 }
@@ -78,7 +86,8 @@ pub(super) async fn set_ordering(link: &mut Link, ordering: Ordering, node: Node
             (":node", rows::node_code(node)),
         ],
     );
-    let answer = link.flight(&message).await?;
+    // Done twice it does no harm, so a lost answer is asked for again by the next claim.
+    let answer = link.fly(&message, SET_TIME_MAX).await?;
     let found = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row)
             if row

@@ -50,7 +50,7 @@ async fn an_order_that_is_next_says_so() {
       "reasons":[
         {
           "reason":"next",
-          "detail":"nothing keeps it: it is about to start",
+          "detail":"nothing keeps it: it is about to start, or as soon as ORDERLY_RATE_LIMIT allows",
           "order_id":null,
           "until":null
         }
@@ -85,6 +85,8 @@ async fn what_keeps_all_orders_is_told() {
     assert_eq!(reasons(&door, id).await, ["waits_for_worker"]);
     node(&door, NODE_A, 2, Breaker::Open).await;
     assert_eq!(reasons(&door, id).await, ["breaker_open"]);
+    node(&door, NODE_A, 2, Breaker::HalfOpen).await;
+    assert_eq!(reasons(&door, id).await, ["breaker_half_open"]);
     node(&door, NODE_B, 2, Breaker::Closed).await;
     assert_eq!(reasons(&door, id).await, ["next"]);
     door.act("/queue/pause").await.ok();

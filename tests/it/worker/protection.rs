@@ -268,3 +268,24 @@ async fn with_nothing_open_a_node_is_as_quiet_as_ever_though_its_breaker_is_open
     );
     world.end().await;
 }
+
+/// One whose own processing brings it about that nobody is there: it must come to an end, and hold up nobody.
+#[tokio::test(start_paused = true)]
+async fn an_order_for_which_nobody_is_there_while_others_are_served_fails_in_the_end() {
+    let world = World::new(Setting::default()).await;
+    world.script.otherwise(Step::Take(Duration::from_millis(50)));
+    let alone = OrderId(1);
+    world.script.order(alone, &[Step::Refuse; 100]);
+    assert_eq!(world.harness.accept_one().await, alone);
+    // Alone it is what an outage looks like.
+    world.pass(MINUTE).await;
+    assert_eq!(world.harness.order(alone).await.status, OrderStatus::Pending);
+    let mut others = Vec::new();
+    while world.harness.order(alone).await.status != OrderStatus::Failed {
+        assert!(others.len() < 1_000, "it is tried for ever");
+        others.push(world.harness.accept_one().await);
+        world.pass(Duration::from_secs(5)).await;
+    }
+    until_all_completed(&world, &others).await;
+    world.end().await;
+}
