@@ -8,7 +8,9 @@ use crate::portable_json::JsonText;
 
 /// Longest text kept of an error, in bytes; the rest is cut off at a character's edge. A KiB of what a service gave as its
 /// reason, and some words around it.
-pub const ERROR_BYTES_MAX: usize = 1024 + 32;
+pub const ERROR_BYTES_MAX: usize = REASON_BYTES_MAX + 32;
+/// Of the reason that whoever processed the order gives, in bytes.
+pub const REASON_BYTES_MAX: usize = 1024;
 
 /// One run of one process: random at every start, so that a restarted node never inherits its old leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

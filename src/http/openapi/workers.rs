@@ -7,7 +7,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::fragment;
-use crate::lease::ERROR_BYTES_MAX;
+use crate::lease::REASON_BYTES_MAX;
 use crate::order::INTEGER_MAX;
 use crate::pull::{LEASE_MAX, LEASES_MAX, RETRY_AFTER_MAX, WAIT_MAX};
 
@@ -70,7 +70,7 @@ body!(
         "token": (token()),
         "error": {
             "description": "Kept as the order's `last_error`; at most 1,024 bytes",
-            "type": "string", "minLength": 1, "maxLength": ERROR_BYTES_MAX,
+            "type": "string", "minLength": 1, "maxLength": REASON_BYTES_MAX,
         },
         "permanent": { "description": "No other attempt will do better", "type": ["boolean", "null"] },
         "retry_after": {

@@ -14,7 +14,7 @@ use super::requests::{
 use crate::http::fields::{FieldErrors, Pointer, REPEATED};
 use crate::http::json::{self, Kind};
 use crate::http::problem::Problem;
-use crate::lease::{ERROR_BYTES_MAX, Lease};
+use crate::lease::{REASON_BYTES_MAX, Lease};
 use crate::order::{RESULT_BYTES_MAX, parse_integer};
 use crate::order_json::Time;
 use crate::portable_json::JsonText;
@@ -160,8 +160,8 @@ fn error_text(value: &str) -> Result<String, String> {
         return Err("must be a string".into());
     }
     let text = json::string(value).ok_or(NOT_UNICODE)?;
-    if text.is_empty() || text.len() > ERROR_BYTES_MAX {
-        return Err(format!("must have 1 to {ERROR_BYTES_MAX} bytes"));
+    if text.is_empty() || text.len() > REASON_BYTES_MAX {
+        return Err(format!("must have 1 to {REASON_BYTES_MAX} bytes"));
     }
     if text.contains('\0') {
         return Err("must not contain the NUL character".into());

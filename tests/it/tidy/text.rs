@@ -14,7 +14,7 @@ const SLEEPING_FILES: [(&str, &str); 3] = [
         "how long real processes stand still is the fault itself",
     ),
     (
-        "tests/it/worker/world.rs",
+        "tests/it/worker/script.rs",
         "processing that takes its time, in virtual time",
     ),
     (
