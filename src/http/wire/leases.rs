@@ -14,7 +14,7 @@ use super::requests::{
 use crate::http::fields::{FieldErrors, Pointer, REPEATED};
 use crate::http::json::{self, Kind};
 use crate::http::problem::Problem;
-use crate::lease::{REASON_BYTES_MAX, Lease};
+use crate::lease::{Lease, REASON_BYTES_MAX};
 use crate::order::{RESULT_BYTES_MAX, parse_integer};
 use crate::order_json::Time;
 use crate::portable_json::JsonText;

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::without_password;
+use crate::lease::REASON_BYTES_MAX;
 use crate::order::{OrderId, RESULT_BYTES_MAX};
 use crate::portable_json::{JsonError, JsonText};
 use crate::processor::{Processed, ProcessingError};
@@ -18,8 +19,6 @@ use crate::processor::{Processed, ProcessingError};
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// From the head of an answer to the end of its body. Services write both at once.
 const BODY_TIME_MAX: Duration = Duration::from_secs(5);
-/// What is kept of a body that says why an order cannot be processed.
-const REASON_BYTES_MAX: usize = 1024;
 /// One character more, so that one which is cut lies behind what is kept.
 const REASON_BYTES_READ: usize = REASON_BYTES_MAX + 4;
 /// As much of an address as helps to find out who redirects.
