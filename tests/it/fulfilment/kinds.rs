@@ -142,19 +142,19 @@ fn retried() -> Vec<(&'static str, Reaction, Blame, &'static str)> {
         (
             "304",
             answer(304, "", ""),
-            Transient,
+            Ailing,
             "the service answered 304: redirects are not followed",
         ),
         (
             "301",
             answer(301, location, ""),
-            Transient,
+            Ailing,
             "the service answered 301: redirects are not followed (to https://me:***@shop.example/new)",
         ),
         (
             "307",
             answer(307, "Location: /orders\r\n", ""),
-            Transient,
+            Ailing,
             "the service answered 307: redirects are not followed (to /orders)",
         ),
     ]
