@@ -196,7 +196,11 @@ async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(
     for ((name, _, blamed, said), id) in retried().zip(orders) {
         let order = shop.ended(id).await;
         assert_eq!(order["status"], "Completed", "{name}: {order}");
-        assert_eq!(order["attempts"], ROUNDS + 1, "{name}");
+        // Three in a row for which nobody was there are doubt enough to give them back, and those do not count.
+        let attempts = usize::try_from(order["attempts"].as_u64().unwrap()).unwrap();
+        let may_be_given_back = if blamed == Blame::Unavailable { ROUNDS } else { 0 };
+        let counted = ROUNDS + 1 - may_be_given_back..=ROUNDS + 1;
+        assert!(counted.contains(&attempts), "{name}: {attempts} attempts");
         let failures = shop.failures(id);
         assert_eq!(failures.len(), ROUNDS, "{name}");
         for failure in failures {
