@@ -141,6 +141,8 @@ pub struct Plan {
     pub orders: usize,
     /// Orders per request of `batch`.
     pub batch_size: usize,
+    /// Whose orders they are, in turns.
+    pub users: usize,
 }
 
 /// What comes next in a run.

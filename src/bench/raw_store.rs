@@ -9,6 +9,7 @@ use futures_util::future::try_join_all;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::load::Driven;
+use super::script::user_of;
 use crate::config::Database;
 use crate::metrics::Metrics;
 use crate::money::Money;
@@ -16,6 +17,9 @@ use crate::order::{ItemIds, NewOrder};
 use crate::store::Store;
 use crate::store::clock::system_clock;
 use crate::store::open::{self, OpenOptions};
+
+/// Orders prepared before the time runs.
+const VARIANTS_ORDERS: usize = 4_000;
 
 pub struct RawStore {
     store: Arc<dyn Store>,
@@ -35,11 +39,27 @@ impl RawStore {
         Ok(RawStore { store })
     }
 
-    pub async fn accept(&self, callers: usize, batch_size: usize, time: Duration) -> anyhow::Result<Driven> {
-        let orders: Arc<[NewOrder]> = vec![order()?; batch_size].into();
+    pub async fn accept(
+        &self,
+        callers: usize,
+        batch_size: usize,
+        users: usize,
+        time: Duration,
+    ) -> anyhow::Result<Driven> {
+        let one = order()?;
+        let variants = (VARIANTS_ORDERS / batch_size).max(1);
+        let of_variant = |variant: usize| {
+            let numbers = (0..batch_size).map(|number| variant * batch_size + number);
+            let orders = numbers.map(|number| NewOrder {
+                user_id: i64::try_from(user_of(number, users)).unwrap_or(i64::MAX),
+                ..one.clone()
+            });
+            orders.collect::<Arc<[NewOrder]>>()
+        };
+        let variants: Arc<[Arc<[NewOrder]>]> = (0..variants).map(of_variant).collect();
         let end = Instant::now() + time;
-        let calls = (0..callers).map(|_| {
-            let called = call_on(self.store.clone(), orders.clone(), end);
+        let calls = (0..callers).map(|caller| {
+            let called = call_on(self.store.clone(), variants.clone(), caller, end);
             AbortOnDropHandle::new(tokio::spawn(called))
         });
         let mut driven = Driven::default();
@@ -54,11 +74,20 @@ impl RawStore {
     }
 }
 
-async fn call_on(store: Arc<dyn Store>, orders: Arc<[NewOrder]>, end: Instant) -> anyhow::Result<Driven> {
+async fn call_on(
+    store: Arc<dyn Store>,
+    variants: Arc<[Arc<[NewOrder]>]>,
+    caller: usize,
+    end: Instant,
+) -> anyhow::Result<Driven> {
     let mut driven = Driven::default();
+    // As the connections of the load, callers begin at different places.
+    let mut next = caller.wrapping_mul(7_919);
     let mut began = Instant::now();
     while began < end {
-        store.accept(orders.clone(), None).await?;
+        let orders = variants[next % variants.len()].clone();
+        next = next.wrapping_add(1);
+        store.accept(orders, None).await?;
         let now = Instant::now();
         driven.answered += 1;
         driven.in_time += u64::from(now <= end);

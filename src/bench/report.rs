@@ -11,6 +11,8 @@ pub struct Report {
     /// What orders were kept in: `sqlite`, `postgresql`, or `unknown` to a server that ran already.
     pub store: &'static str,
     pub connections: usize,
+    /// Whose orders they were, in turns.
+    pub users: usize,
     pub duration_seconds: f64,
     pub rounds: usize,
     pub settings: Vec<String>,

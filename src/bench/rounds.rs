@@ -49,6 +49,7 @@ pub async fn measure(
             Target::Running(_) => "unknown",
         },
         connections: plan.connections,
+        users: plan.users,
         duration_seconds: plan.time.as_secs_f64(),
         rounds: plan.rounds,
         settings: plan

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::Secret;
 
-/// Different requests of a script, sent in turn: orders of so many users, reads of so many orders.
+/// Different requests of a script, sent in turn, where there are not more users.
 const VARIANTS: usize = 1_000;
 /// Of a batch: they are long.
 const BATCH_VARIANTS: usize = 4;
@@ -61,9 +61,10 @@ pub struct Script {
 }
 
 impl Script {
-    /// One order a request.
-    pub fn accept(caller: &Caller) -> Script {
-        let requests = (1..=VARIANTS).map(|user| caller.post("/orders", &order(user)));
+    /// One order a request, of one user after another.
+    pub fn accept(caller: &Caller, users: usize) -> Script {
+        let variants = 1..=VARIANTS.max(users);
+        let requests = variants.map(|number| caller.post("/orders", &order(number, users)));
         Script {
             requests: requests.collect(),
             caller: caller.clone(),
@@ -72,9 +73,10 @@ impl Script {
         }
     }
 
-    pub fn batch(caller: &Caller, orders: usize) -> Script {
+    pub fn batch(caller: &Caller, orders: usize, users: usize) -> Script {
         let requests = (0..BATCH_VARIANTS).map(|variant| {
-            let orders: Vec<String> = (1..=orders).map(|user| order(variant * orders + user)).collect();
+            let numbers = (1..=orders).map(|number| variant * orders + number);
+            let orders: Vec<String> = numbers.map(|number| order(number, users)).collect();
             let body = format!("{{\"orders\":[{}]}}", orders.join(","));
             caller.post("/orders/batch", &body)
         });
@@ -98,10 +100,10 @@ impl Script {
     }
 
     /// Orders, each followed by reads of its status.
-    pub fn mixed(caller: &Caller) -> Script {
+    pub fn mixed(caller: &Caller, users: usize) -> Script {
         Script {
             reads_per_request: READS_PER_ORDER,
-            ..Script::accept(caller)
+            ..Script::accept(caller, users)
         }
     }
 
@@ -164,9 +166,15 @@ pub fn order_ids(body: &[u8]) -> Vec<i64> {
     digits.filter_map(|digits| digits.parse().ok()).collect()
 }
 
+/// The user of the so many-th order.
+pub fn user_of(number: usize, users: usize) -> usize {
+    number % users + 1
+}
+
 /// One of three items.
-fn order(user: usize) -> String {
-    let (first, cents) = (100 + user % 800, user % 90 + 10);
+fn order(number: usize, users: usize) -> String {
+    let user = user_of(number, users);
+    let (first, cents) = (100 + number % 800, number % 90 + 10);
     format!(
         "{{\"user_id\":{user},\"item_ids\":[{first},{},{}],\"total_amount\":250.{cents}}}",
         first + 1,
@@ -176,6 +184,8 @@ fn order(user: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn caller() -> Caller {
@@ -187,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_request_is_whole() {
-        let script = Arc::new(Script::accept(&caller()));
+        let script = Arc::new(Script::accept(&caller(), 1));
         let turns = Turns::begin(script, 0);
         let text = std::str::from_utf8(turns.request()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -199,8 +209,28 @@ mod tests {
     }
 
     #[test]
+    fn orders_are_of_as_many_users_as_asked_for() {
+        for users in [1, 3, 2_000] {
+            for script in [
+                Script::accept(&caller(), users),
+                Script::batch(&caller(), 1_000, users),
+            ] {
+                let texts = script
+                    .requests
+                    .iter()
+                    .map(|request| String::from_utf8_lossy(request));
+                let texts: Vec<_> = texts.collect();
+                let of_text = |text| str::split(text, "\"user_id\":").skip(1);
+                let rests = texts.iter().flat_map(|text| of_text(text));
+                let seen: HashSet<_> = rests.filter_map(|rest| rest.split(',').next()).collect();
+                assert_eq!(seen.len(), users);
+            }
+        }
+    }
+
+    #[test]
     fn an_order_of_the_mixed_load_is_read_after_it_was_accepted() {
-        let mut turns = Turns::begin(Arc::new(Script::mixed(&caller())), 3);
+        let mut turns = Turns::begin(Arc::new(Script::mixed(&caller(), 5)), 3);
         assert!(turns.request().starts_with(b"POST /orders "));
         turns.answered(br#"{"order_id":45,"user_id":1}"#);
         for _ in 0..READS_PER_ORDER {

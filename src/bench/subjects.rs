@@ -40,13 +40,13 @@ impl Scripts {
         one_insert: Option<&Caller>,
     ) -> anyhow::Result<Scripts> {
         let script = |caller: &Caller, ids: &[i64]| match load {
-            Load::Batch => Script::batch(caller, plan.batch_size),
+            Load::Batch => Script::batch(caller, plan.batch_size, plan.users),
             Load::Status => Script::status(caller, ids),
-            Load::Mixed => Script::mixed(caller),
-            Load::Accept | Load::EndToEnd | Load::Drain | Load::Pickup => Script::accept(caller),
+            Load::Mixed => Script::mixed(caller, plan.users),
+            Load::Accept | Load::EndToEnd | Load::Drain | Load::Pickup => Script::accept(caller, plan.users),
         };
         let ids = match load {
-            Load::Status => target::stock(orderly).await?,
+            Load::Status => target::stock(orderly, plan.users).await?,
             _ => Vec::new(),
         };
         let is_own = !matches!(plan.target, Target::Running(_));
@@ -56,7 +56,7 @@ impl Scripts {
         Ok(Scripts {
             orderly: script(orderly, &ids).into(),
             nothing: script(nothing, &ids).into(),
-            one_insert: one_insert.map(|caller| Script::accept(caller).into()),
+            one_insert: one_insert.map(|caller| Script::accept(caller, plan.users).into()),
         })
     }
 }
@@ -174,7 +174,9 @@ impl Subjects<'_> {
                     1
                 };
                 (
-                    store.accept(self.connections, orders, time).await?,
+                    store
+                        .accept(self.connections, orders, self.plan.users, time)
+                        .await?,
                     time,
                     orders as u64,
                 )
@@ -219,7 +221,7 @@ impl Subjects<'_> {
     }
 
     async fn drain(&self) -> anyhow::Result<Round> {
-        let took = target::drain(&self.orderly, self.plan.orders).await?;
+        let took = target::drain(&self.orderly, self.plan.orders, self.plan.users).await?;
         let orders = self.plan.orders as u64;
         let driven = Driven {
             answered: orders,
@@ -229,7 +231,7 @@ impl Subjects<'_> {
     }
 
     async fn pick_up(&self) -> anyhow::Result<Round> {
-        let picked_up = target::pick_up(&self.orderly, self.plan.time).await?;
+        let picked_up = target::pick_up(&self.orderly, self.plan.time, self.plan.users).await?;
         let driven = Driven {
             answered: picked_up.count,
             latencies: picked_up.processed,

@@ -70,9 +70,9 @@ pub async fn emptied(caller: &Caller) -> anyhow::Result<()> {
 }
 
 /// How long the processing of so many orders takes that wait when the queue is resumed. Leaves it running.
-pub async fn drain(caller: &Caller, orders: usize) -> anyhow::Result<Duration> {
+pub async fn drain(caller: &Caller, orders: usize, users: usize) -> anyhow::Result<Duration> {
     set_paused(caller, true).await?;
-    fill(caller, orders).await?;
+    fill(caller, orders, users).await?;
     let before = numbers(caller).await?;
     let expected = before.completed + orders as u64;
     ensure!(
@@ -93,14 +93,14 @@ pub async fn drain(caller: &Caller, orders: usize) -> anyhow::Result<Duration> {
 }
 
 /// Accepts so many orders.
-async fn fill(caller: &Caller, orders: usize) -> anyhow::Result<()> {
+async fn fill(caller: &Caller, orders: usize, users: usize) -> anyhow::Result<()> {
     let shares = (0..FILL_CONNECTIONS).map(|share| async move {
         // The first shares take what does not divide.
         let mut left = orders / FILL_CONNECTIONS + usize::from(share < orders % FILL_CONNECTIONS);
         let mut connection = Connection::open(caller.address).await?;
         while left > 0 {
             let count = left.min(FILL_BATCH);
-            let turns = Turns::begin(Script::batch(caller, count).into(), 0);
+            let turns = Turns::begin(Script::batch(caller, count, users).into(), 0);
             // Many are alike, and making them costs more than sending them.
             for _ in 0..left / count {
                 ask_over(&mut connection, turns.request()).await?;
@@ -114,9 +114,9 @@ async fn fill(caller: &Caller, orders: usize) -> anyhow::Result<()> {
 }
 
 /// Orders that are there, to be read: one batch, completed.
-pub async fn stock(caller: &Caller) -> anyhow::Result<Vec<i64>> {
+pub async fn stock(caller: &Caller, users: usize) -> anyhow::Result<Vec<i64>> {
     let mut connection = Connection::open(caller.address).await?;
-    let turns = Turns::begin(Script::batch(caller, FILL_BATCH).into(), 0);
+    let turns = Turns::begin(Script::batch(caller, FILL_BATCH, users).into(), 0);
     let answer = connection.exchange(turns.request()).await?;
     ensure!(answer.is_good(), "{}", answer.told());
     let ids = order_ids(answer.body);
@@ -135,9 +135,9 @@ pub struct PickedUp {
 }
 
 /// One order at a time, for so long.
-pub async fn pick_up(caller: &Caller, time: Duration) -> anyhow::Result<PickedUp> {
+pub async fn pick_up(caller: &Caller, time: Duration, users: usize) -> anyhow::Result<PickedUp> {
     let mut connection = Connection::open(caller.address).await?;
-    let mut turns = Turns::begin(Script::accept(caller).into(), 0);
+    let mut turns = Turns::begin(Script::accept(caller, users).into(), 0);
     let mut picked_up = PickedUp::default();
     let started = Instant::now();
     while picked_up.count == 0 || started.elapsed() < time {

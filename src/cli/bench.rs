@@ -27,6 +27,8 @@ const ROUNDS: RangeInclusive<i64> = 1..=1_000;
 const ORDERS: RangeInclusive<i64> = 1..=10_000_000;
 /// As many as a request of the API takes.
 const BATCH: RangeInclusive<i64> = 1..=1_000;
+/// Each has a request of its own, prepared in memory.
+const USERS: RangeInclusive<i64> = 1..=100_000;
 const DURATION: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_mins(10);
 /// Requests per second of an open loop.
 const RATE: RangeInclusive<f64> = 1.0..=10_000_000.0;
@@ -57,6 +59,9 @@ pub struct Args {
     /// Orders in a request of batch
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count(BATCH))]
     batch_size: usize,
+    /// Users whose orders they are, in turns
+    #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count(USERS))]
+    users: usize,
     /// A PostgreSQL server to measure on instead of a SQLite file: databases are made beside the one named, and dropped
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     database_url: Option<String>,
@@ -187,6 +192,7 @@ async fn plan(args: &Args) -> Result<Plan, Failure> {
         rate: args.rate,
         orders: args.orders,
         batch_size: args.batch_size,
+        users: args.users,
     })
 }
 

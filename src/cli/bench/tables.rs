@@ -31,10 +31,11 @@ fn table(report: &Report, load: &LoadReport) -> String {
         rounds => format!("{rounds} rounds"),
     };
     let mut text = format!(
-        "{}, {}, {} connections, {rounds} of {} s\n",
+        "{}, {}, {} connections, {} users, {rounds} of {} s\n",
         load.load.name(),
         report.store,
         load.connections,
+        report.users,
         report.duration_seconds
     );
     let rows: Vec<[String; 6]> = load.kinds.iter().map(row).collect();

@@ -114,13 +114,13 @@ async fn an_open_loop_says_what_was_meant() {
 async fn several_loads_are_shown_in_tables() {
     let folder = tempfile::tempdir().unwrap();
     let line = format!(
-        "bench accept drain --orders 10 --duration 50ms --rounds 1 --connections 1 --folder {}",
+        "bench accept drain --orders 10 --users 7 --duration 50ms --rounds 1 --connections 1 --folder {}",
         folder.path().display()
     );
     let said = told(command(folder.path(), &line)).await;
     assert_eq!((said.exit, said.stderr.as_str()), (Some(0), ""));
     for text in [
-        "accept, sqlite, 1 connections, 1 round",
+        "accept, sqlite, 1 connections, 7 users, 1 round",
         "drain, sqlite",
         "nothing stored",
         "ORDERLY BY IT",
