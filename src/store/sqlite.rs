@@ -276,7 +276,11 @@ impl Store for Sqlite {
                 act::set_paused(group, paused);
                 Ok(())
             })
-            .await
+            .await?;
+        if !paused {
+            self.wakeups.notify_resumed();
+        }
+        Ok(())
     }
 
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {

@@ -12,6 +12,8 @@ use crate::order::OrderId;
 #[derive(Default)]
 pub struct Wakeups {
     work: Notify,
+    /// Told apart from `work`, of which there is very much that means nothing while the queue is paused.
+    resumed: Notify,
     changed: Notify,
     /// Written by the store; false while it may miss what others commit.
     hears_all: watch::Sender<bool>,
@@ -33,6 +35,17 @@ impl Wakeups {
     }
 
     pub fn notify_work(&self) {
+        self.work.notify_one();
+    }
+
+    /// Waits until the queue was resumed by a call to this node since the last time; for one dispatcher.
+    pub async fn resumed(&self) {
+        self.resumed.notified().await;
+    }
+
+    /// There may be work as well.
+    pub fn notify_resumed(&self) {
+        self.resumed.notify_one();
         self.work.notify_one();
     }
 

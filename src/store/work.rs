@@ -51,6 +51,8 @@ pub struct Claimed {
     pub next_due_in: Option<Duration>,
     /// No order of the store is Pending or Processing, on any node: nothing to claim, to sweep or to wait for.
     pub idle: bool,
+    /// Nothing starts, on any node, before somebody resumes the queue.
+    pub paused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

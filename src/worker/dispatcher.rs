@@ -18,6 +18,9 @@ const DUE_WAIT_MIN: Duration = Duration::from_millis(1);
 /// First and longest wait after a claim that failed. The longest is what a store that comes back may wait for us.
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(500);
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long orders that come are no news once a claim found the queue paused: each commit would bring the next claim in
+/// vain. That the queue was resumed by another node may be noticed so much later, by this one at once.
+const PAUSED_DEAF: Duration = Duration::from_millis(100);
 /// Nothing to do for so long, and the node lets the database sleep. Serverless ones do after five minutes without
 /// a query; sooner than this, and a shop with an order a minute would pay for the way to sleep and back each time.
 const SLEEP_AFTER: Duration = Duration::from_mins(2);
@@ -146,6 +149,9 @@ pub(super) async fn wait_for_work(
     lull: Option<Lull>,
     may_sleep: bool,
 ) -> Option<Lull> {
+    if claimed.paused {
+        deaf_while_paused(shared).await;
+    }
     if !claimed.idle {
         let due = claimed
             .next_due_in
@@ -165,6 +171,16 @@ pub(super) async fn wait_for_work(
     }
     // The node sleeps after a look, so that an idle store is what it saw last.
     (!woken_within(shared, poll.min(time_to_sleep)).await).then_some(lull)
+}
+
+/// Leaves wake-ups where they are for a while, unless the queue is resumed here.
+async fn deaf_while_paused(shared: &Shared) {
+    let wakeups = shared.store.wakeups();
+    tokio::select! {
+        () = shared.draining.cancelled() => {}
+        () = wakeups.resumed() => {}
+        () = sleep(PAUSED_DEAF) => {}
+    }
 }
 
 /// Whether a wake-up came first. One that came during the claim is kept and ends the wait at once.

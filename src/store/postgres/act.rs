@@ -141,6 +141,7 @@ pub(super) async fn set_paused(links: &Links, shared: &Shared, paused: bool) -> 
     links.flight(&message).await?;
     if !paused {
         shared.work_came();
+        shared.wakeups.notify_resumed();
     }
     Ok(())
 }

@@ -93,6 +93,8 @@ impl Claimer {
             self.second_line_first = !self.second_line_first;
         }
         Ok(Claimed {
+            // Nor does an answer say so that came by another ordering than the store's.
+            paused: answer.seen.is_none() && answer.ordering == self.ordering,
             leases: self.read_leases(&answer.granted, request).await?,
             next_due_in: answer.next_due_in,
             idle: answer.idle,

@@ -22,6 +22,7 @@ pub(super) fn claim(
     if group.totals.paused {
         return Ok(Claimed {
             idle: group.totals.counters.open() == 0,
+            paused: true,
             ..Claimed::default()
         });
     }
@@ -39,6 +40,7 @@ pub(super) fn claim(
         leases,
         next_due_in: next_due(group, request.suspect)?.map(|due| due.since(group.now)),
         idle: group.totals.counters.open() == 0,
+        paused: false,
     })
 }
 

@@ -1,16 +1,19 @@
 //! `set_paused`: nothing starts, everything else goes on.
 
+use futures_util::FutureExt;
 use orderly::lease::Outcome;
 use orderly::order::OrderStatus;
 
 use crate::support::Harness;
 use crate::support::harness::ids_of;
-use crate::support::make::{NODE_A, NODE_B, heartbeat, retry_after};
+use crate::support::make::{NODE_A, NODE_B, claim_by, heartbeat, retry_after};
 
 conformance! {
     a_paused_queue_grants_nothing,
     a_resumed_queue_goes_on_where_it_was,
     a_pause_survives_a_restart,
+    a_claim_says_whether_the_queue_is_paused,
+    a_resume_is_signalled_apart_from_work,
     a_pause_is_shown,
     pausing_twice_is_pausing_once,
     a_paused_queue_accepts_and_finishes,
@@ -43,6 +46,27 @@ async fn a_pause_survives_a_restart(harness: &mut Harness) {
     harness.reopen().await;
     assert!(!harness.paused().await);
     assert_eq!(harness.claim(10).await.len(), 1);
+}
+
+async fn a_claim_says_whether_the_queue_is_paused(harness: &mut Harness) {
+    for paused in [false, true, false] {
+        pause(harness, paused).await;
+        for open in ["without an order", "with one"] {
+            let claimed = harness.store().claim(claim_by(NODE_B, 10)).await.unwrap();
+            assert_eq!(claimed.paused, paused, "{open}");
+            harness.accept_one().await;
+        }
+    }
+}
+
+async fn a_resume_is_signalled_apart_from_work(harness: &mut Harness) {
+    let wakeups = harness.store().wakeups();
+    pause(harness, true).await;
+    harness.accept_one().await;
+    assert!(wakeups.resumed().now_or_never().is_none());
+    pause(harness, false).await;
+    assert!(wakeups.resumed().now_or_never().is_some());
+    assert!(wakeups.work().now_or_never().is_some(), "and as work");
 }
 
 async fn a_pause_is_shown(harness: &mut Harness) {

@@ -6,7 +6,7 @@ use orderly::order::{OrderId, OrderStatus};
 use tokio::time::Instant;
 
 use super::line::{Call, Line, most_within};
-use super::world::{LEASE, Setting, Step, World};
+use super::world::{LEASE, STEP, Setting, Step, World};
 use crate::support::twisted::twisted;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -182,4 +182,39 @@ async fn assert_taken_up_at_once(world: &World) -> OrderId {
     world.until_status(id, OrderStatus::Completed).await;
     assert!(accepted.elapsed() < Duration::from_secs(1));
     id
+}
+
+/// Each would find nothing, and on a shared store take its turn before those of the other nodes.
+#[tokio::test(start_paused = true)]
+async fn orders_that_come_while_the_queue_is_paused_bring_few_claims() {
+    let line = Line::new();
+    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    world.harness.store().set_paused(true).await.unwrap();
+    let paused = Instant::now();
+    let look = async |world: &World| {
+        world.harness.accept_one().await;
+    };
+    world.pass_by(STEP, Duration::from_secs(2), look).await;
+    let claims = line.times_since(paused, Call::Claim);
+    assert!(
+        (10..=21).contains(&claims.len()),
+        "of 100 orders: {}",
+        claims.len()
+    );
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_waits_for_the_resume_starts_with_it() {
+    let world = World::new(Setting::default()).await;
+    for _ in 0..5 {
+        world.harness.store().set_paused(true).await.unwrap();
+        let id = world.harness.accept_one().await;
+        world.pass(STEP).await;
+        world.harness.store().set_paused(false).await.unwrap();
+        let resumed = Instant::now();
+        world.until_status(id, OrderStatus::Completed).await;
+        assert!(resumed.elapsed() <= 2 * STEP, "{:?}", resumed.elapsed());
+    }
+    world.end().await;
 }

@@ -24,7 +24,7 @@ pub use super::script::{Script, Step};
 pub const NODE: NodeId = NodeId(0x5EED);
 pub const LEASE: Duration = Duration::from_secs(30);
 /// How far time moves between two looks.
-const STEP: Duration = Duration::from_millis(20);
+pub const STEP: Duration = Duration::from_millis(20);
 /// The same where only minutes and hours matter.
 const LONG_STEP: Duration = Duration::from_millis(500);
 /// A node that never joined.
@@ -201,7 +201,7 @@ impl World {
         self.pass_by(LONG_STEP, span, look).await;
     }
 
-    async fn pass_by(&self, step: Duration, span: Duration, mut look: impl AsyncFnMut(&World)) {
+    pub async fn pass_by(&self, step: Duration, span: Duration, mut look: impl AsyncFnMut(&World)) {
         let started = Instant::now();
         while started.elapsed() < span {
             self.step(step).await;
