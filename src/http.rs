@@ -38,9 +38,12 @@ pub mod problem;
 mod query;
 mod queue;
 mod request;
+mod ways;
 /// Seen from outside by the benchmark of its costs only.
 #[doc(hidden)]
 pub mod wire;
+
+pub use ways::Routes;
 
 /// What the routes work with.
 #[derive(Clone)]
@@ -74,14 +77,16 @@ enum Access {
 /// Between two signs of life on a stream: below the time after which proxies give up on a silent connection.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 const ROUTES: usize = 28;
+const ORDERS: &str = "/orders";
+const ORDER: &str = "/orders/{id}";
 
 fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
     use Access::{Keyed, Open};
     [
-        ("/orders", Keyed, get(orders::list).post(accept::one)),
+        (ORDERS, Keyed, get(orders::list).post(accept::one)),
         ("/orders/batch", Keyed, post(accept::batch)),
         ("/orders/retry", Keyed, post(orders::retry_matching)),
-        ("/orders/{id}", Keyed, get(orders::read)),
+        (ORDER, Keyed, get(orders::read)),
         ("/orders/{id}/events", Keyed, get(orders::history)),
         ("/orders/{id}/explain", Keyed, get(explain::explain)),
         ("/orders/{id}/cancel", Keyed, post(orders::cancel)),
@@ -110,19 +115,31 @@ fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
 }
 
 /// Answers every request, whatever is asked of it: what no route takes is a 404 problem.
-pub fn router(app: App) -> Router {
+pub fn router(app: App) -> Routes {
     let shared = Arc::new(Shared::new(app));
-    let around = |pattern, access| {
-        let context = request::Context::new(shared.clone(), pattern, access);
-        from_fn_with_state(context, request::attend)
-    };
+    let context = |pattern, access| request::Context::new(shared.clone(), pattern, access);
+    let (mut orders, mut order) = (None, None);
     let mut router = Router::new();
     for (pattern, access, methods) in routes() {
-        router = router.route(pattern, methods.layer(around(pattern, access)));
+        let context = context(pattern, access);
+        match pattern {
+            ORDERS => orders = Some(context.clone()),
+            ORDER => order = Some(context.clone()),
+            _ => {}
+        }
+        let around = from_fn_with_state(context, request::attend);
+        router = router.route(pattern, methods.layer(around));
     }
-    router
-        .fallback(docs::nothing_here.layer(around(request::NO_ROUTE, Access::Keyed)))
-        .with_state(shared)
+    let around = from_fn_with_state(context(request::NO_ROUTE, Access::Keyed), request::attend);
+    const LISTED: &str = "it is in the list of routes";
+    Routes(Arc::new(ways::Ways {
+        orders: orders.expect(LISTED),
+        order: order.expect(LISTED),
+        router: router
+            .fallback(docs::nothing_here.layer(around))
+            .with_state(shared.clone()),
+        shared,
+    }))
 }
 
 /// One per router, behind an `Arc`: cloned with every request.

@@ -19,6 +19,11 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::config::{LogConfig, LogFormat};
 
+mod requests;
+
+use requests::NamesRequests;
+pub use requests::RequestLog;
+
 /// Days of log files kept, today's included.
 const LOG_FILES_MAX: usize = 7;
 /// Lines that may wait for a slow disk or reader, some 10 MB; further ones are dropped and counted, so that
@@ -60,6 +65,7 @@ pub fn start(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
     tracing_subscriber::registry()
         .with(vec![Some(stdout), file].into_iter().flatten().collect::<Vec<_>>())
         .with(filter)
+        .with(NamesRequests::for_filter(&log.filter))
         .try_init()?;
     if let Some(error) = refused {
         tracing::warn!(

@@ -7,12 +7,13 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
 use futures_util::future::join_all;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -88,10 +89,25 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// first, and trying faster would burn the processor they need.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// What answers requests: every route behind one door.
+pub trait Answers:
+    Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Serves until `draining`, then lets every connection finish its request. Dropping the future ends what is left.
 pub async fn serve(
     listeners: Vec<TcpListener>,
-    router: Router,
+    router: impl Answers,
     limits: Limits,
     metrics: Metrics,
     draining: CancellationToken,
@@ -107,8 +123,8 @@ pub async fn serve(
     join_all(listeners.into_iter().map(|listener| server.accept_all(listener))).await;
 }
 
-struct Server {
-    router: Router,
+struct Server<R> {
+    router: R,
     limits: Limits,
     connections: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -116,7 +132,7 @@ struct Server {
     draining: CancellationToken,
 }
 
-impl Server {
+impl<R: Answers> Server<R> {
     async fn accept_all(&self, listener: TcpListener) {
         let mut tasks = JoinSet::new();
         loop {
@@ -211,7 +227,7 @@ impl Drop for Connection {
 }
 
 /// Serves one connection to its end: the client's, a limit's, or the server's.
-async fn converse<S>(stream: S, router: Router, limits: Limits, draining: &CancellationToken)
+async fn converse<S>(stream: S, router: impl Answers, limits: Limits, draining: &CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -222,7 +238,7 @@ where
         let mut router = router.clone();
         let (watch, takeover) = (watch.clone(), takeover.clone());
         async move {
-            let Ok(mut response) = router.call(request).await;
+            let Ok(mut response) = router.call(request.map(Body::new)).await;
             if let Some(planned) = response.extensions_mut().remove::<Takeover>() {
                 *unpoisoned(&takeover) = Some(planned);
             }

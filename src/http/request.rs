@@ -2,9 +2,11 @@
 //! and the log line. What they ask for is left to the routes.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::header::X_CONTENT_TYPE_OPTIONS;
 use axum::http::uri::PathAndQuery;
@@ -12,12 +14,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use tracing::Instrument;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
 use uuid::Uuid;
 
 use super::problem::{Problem, ProblemType};
 use super::{Access, Shared, auth};
 use crate::metrics::{RequestLabels, RouteLabels};
+use crate::telemetry::RequestLog;
 
 /// The route of requests that no route takes, in metrics and logs.
 pub const NO_ROUTE: &str = "none";
@@ -35,6 +39,15 @@ pub struct Context {
     shared: Arc<Shared>,
     route: &'static str,
     access: Access,
+    counted: Arc<Counted>,
+}
+
+/// The numbers of a route that nearly every request to it changes, once there are any.
+#[derive(Default)]
+struct Counted {
+    took: OnceLock<Histogram>,
+    /// By method: the status of its first good answer, and how many there were of those.
+    good: [OnceLock<(u16, Counter)>; METHODS.len()],
 }
 
 impl Context {
@@ -43,6 +56,7 @@ impl Context {
             shared,
             route,
             access,
+            counted: Arc::default(),
         }
     }
 
@@ -69,75 +83,106 @@ impl Context {
         auth::refuse_cross_site(request.method(), headers)
     }
 
-    fn count(&self, method: &'static str, status: u16, took: Duration) {
+    fn count(&self, method: usize, status: u16, took: Duration) {
         let metrics = &self.shared.metrics;
-        let labels = RequestLabels {
-            method,
-            route: self.route,
-            status,
+        let counter = || {
+            let labels = RequestLabels {
+                method: METHODS[method],
+                route: self.route,
+                status,
+            };
+            metrics.http_requests.get_or_create(&labels).clone()
         };
-        metrics.http_requests.get_or_create(&labels).inc();
-        let labels = RouteLabels { route: self.route };
-        metrics
-            .http_request_duration
-            .get_or_create(&labels)
-            .observe(took.as_secs_f64());
+        let good = &self.counted.good[method];
+        if (200..300).contains(&status) {
+            good.get_or_init(|| (status, counter()));
+        }
+        match good.get() {
+            Some((known, requests)) if *known == status => requests.inc(),
+            Some(_) | None => counter().inc(),
+        };
+        let histogram = || {
+            let labels = RouteLabels { route: self.route };
+            metrics.http_request_duration.get_or_create(&labels).clone()
+        };
+        let duration = self.counted.took.get_or_init(histogram);
+        duration.observe(took.as_secs_f64());
     }
 }
 
-/// Wraps every route and the answer to what no route takes.
+/// Wraps every route that the router finds, and the answer to what no route takes.
 pub async fn attend(State(context): State<Context>, request: Request, next: Next) -> Response {
+    answered(&context, request, |request| next.run(request)).await
+}
+
+/// What `answer` makes of a request, and all around it.
+pub async fn answered<F>(context: &Context, request: Request, answer: impl FnOnce(Request) -> F) -> Response
+where
+    F: Future<Output = Response>,
+{
     let started = Instant::now();
-    let id = RequestId::of(request.headers());
-    let method = method_label(request.method());
-    // At error, so that it is there for every line that passes the filter: each names its request, the one of the
-    // panic hook included.
-    let span = tracing::error_span!("request", request.id = id.as_str());
-    let answer = match context.admit(&request) {
-        Ok(()) => AssertUnwindSafe(next.run(request))
-            .catch_unwind()
-            .instrument(span.clone())
-            .await
-            // Without a cause to log: the panic hook did, with the place.
-            .unwrap_or_else(|_panic| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response()),
+    let mut log = RequestLog::new(RequestId::of(request.headers()).0);
+    let method = method_index(request.method());
+    let mut answered = match context.admit(&request) {
+        Ok(()) => {
+            let answering = AssertUnwindSafe(async { answer(request).await }).catch_unwind();
+            log.follow(pin!(answering))
+                .await
+                // Without a cause to log: the panic hook did, with the place.
+                .unwrap_or_else(|_panic| {
+                    Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response()
+                })
+        }
         Err(problem) => problem.into_response(),
     };
-    let mut response = span.in_scope(|| written_out(answer, &id));
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id.0);
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-
+    let mut response = match problem_of(&mut answered) {
+        Some(problem) => {
+            let id = log.id().to_owned();
+            log.within(|| written_out(problem, &id))
+        }
+        None => answered,
+    };
     let status = response.status().as_u16();
     let took = started.elapsed();
-    context.count(method, status, took);
-    tracing::debug!(
-        parent: &span,
-        http.method = method,
-        http.route = context.route,
-        http.status = status,
-        duration_ms = took.as_secs_f64() * 1_000.0,
-        "request answered"
+    log.within(|| {
+        tracing::debug!(
+            http.method = METHODS[method],
+            http.route = context.route,
+            http.status = status,
+            duration_ms = took.as_secs_f64() * 1_000.0,
+            "request answered"
+        );
+    });
+    let headers = response.headers_mut();
+    headers.insert(
+        REQUEST_ID,
+        HeaderValue::from_maybe_shared(log.into_id()).expect(VISIBLE),
     );
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    context.count(method, status, took);
     response
 }
 
-/// Turns the note of a problem, and every refusal that the framework made, into a problem document.
-fn written_out(mut answer: Response, id: &RequestId) -> Response {
+/// The note of a problem, or a refusal that the framework made.
+fn problem_of(answer: &mut Response) -> Option<Problem> {
     let status = answer.status();
-    let problem = match answer.extensions_mut().remove::<Problem>() {
-        Some(problem) => problem,
-        None if status.is_client_error() || status.is_server_error() => Problem::of_status(status),
-        None => return answer,
-    };
+    let noted = answer.extensions_mut().remove::<Problem>();
+    let refused =
+        || (status.is_client_error() || status.is_server_error()).then(|| Problem::of_status(status));
+    noted.or_else(refused)
+}
+
+/// The problem's document.
+fn written_out(problem: Problem, id: &str) -> Response {
     if let Some(cause) = problem.cause() {
         let kind = problem.kind.slug();
-        tracing::error!(problem = kind, cause, "request {} failed", id.as_str());
+        tracing::error!(problem = kind, cause, "request {id} failed");
     }
-    problem.render(id.as_str())
+    problem.render(id)
 }
 
 /// Names one request in answers, problems and logs.
-pub struct RequestId(HeaderValue);
+pub struct RequestId(Bytes);
 
 impl RequestId {
     /// The caller's own id when it is fit for a log, otherwise a new one.
@@ -147,7 +192,7 @@ impl RequestId {
             (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
         };
         match headers.get(REQUEST_ID).filter(fit) {
-            Some(given) => RequestId(given.clone()),
+            Some(given) => RequestId(Bytes::copy_from_slice(given.as_bytes())),
             None => RequestId::generate(),
         }
     }
@@ -158,33 +203,31 @@ impl RequestId {
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         let millis = u64::try_from(since_epoch.as_millis()).unwrap_or_default();
+        let mut buffer = Uuid::encode_buffer();
         let id = uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid();
-        let text = id
-            .hyphenated()
-            .encode_lower(&mut Uuid::encode_buffer())
-            .to_owned();
-        RequestId(HeaderValue::try_from(text).expect("a UUID consists of hexadecimal digits and hyphens"))
+        let text = id.hyphenated().encode_lower(&mut buffer);
+        RequestId(Bytes::copy_from_slice(text.as_bytes()))
     }
 
     pub fn as_str(&self) -> &str {
-        self.0
-            .to_str()
-            .expect("made of visible ASCII characters in both ways")
+        std::str::from_utf8(&self.0).expect(VISIBLE)
     }
 }
 
-/// A closed set: whatever a client makes up is `other`.
-fn method_label(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::PATCH => "PATCH",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        _ => "other",
-    }
+/// What both ways to an id see to.
+const VISIBLE: &str = "it consists of visible ASCII characters";
+
+/// A closed set: whatever a client makes up is the last.
+const METHODS: [&str; 8] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other",
+];
+
+fn method_index(method: &Method) -> usize {
+    let other = METHODS.len() - 1;
+    METHODS[..other]
+        .iter()
+        .position(|name| *name == method.as_str())
+        .unwrap_or(other)
 }
 
 #[cfg(test)]

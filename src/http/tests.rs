@@ -1,15 +1,18 @@
 //! What holds for every route.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use axum::response::Response;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 use super::*;
 use crate::config::Database;
@@ -20,7 +23,7 @@ use crate::store::clock::system_clock;
 use crate::store::open::{OpenOptions, open};
 
 struct Served {
-    router: Router,
+    router: BoxCloneSyncService<Request<Body>, Response, Infallible>,
     store: Arc<dyn Store>,
     draining: CancellationToken,
     live: Feed,
@@ -69,7 +72,7 @@ impl Served {
             draining: draining.clone(),
         });
         Served {
-            router,
+            router: BoxCloneSyncService::new(router),
             store,
             draining,
             live,
@@ -335,6 +338,7 @@ async fn a_failure_is_a_problem_and_one_line_that_names_the_request() {
     let router = Router::new()
         .route("/panic", get(panics).layer(attended()))
         .route("/fail", get(fails).layer(attended()));
+    let router = BoxCloneSyncService::new(router);
     let served = Served { router, ..served };
     let lines = Lines::default();
     let writer = lines.clone();

@@ -1,5 +1,7 @@
 //! Clients that stall, lie or never end. Times are virtual: the streams are in memory.
 
+use axum::Router;
+
 use super::*;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;

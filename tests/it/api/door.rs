@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use axum::response::Response;
 use http_body_util::BodyExt;
 use orderly::config::Secret;
 use orderly::http::problem::ProblemType;
-use orderly::http::{App, router};
+use orderly::http::{App, Routes, router};
 use orderly::live::{Feed, Live, LiveSettings};
 use orderly::order::Ordering;
 use orderly::store::Store;
@@ -43,7 +42,7 @@ pub struct Door {
     pub harness: Harness,
     /// Cancelled where a test lets the server stop.
     pub draining: CancellationToken,
-    router: Router,
+    router: Routes,
     live: Live,
     /// Hands out orders to those who ask at the door.
     worker: Option<Worker>,
@@ -181,7 +180,7 @@ impl Door {
     }
 
     /// For a listener before it.
-    pub fn router(&self) -> Router {
+    pub fn router(&self) -> Routes {
         self.router.clone()
     }
 

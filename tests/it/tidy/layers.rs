@@ -35,7 +35,15 @@ const ARROWS: [(&str, bool, &[&str]); 22] = [
     (
         "http",
         true,
-        &["order_json", "store", "live", "pull", "config", "metrics"],
+        &[
+            "order_json",
+            "store",
+            "live",
+            "pull",
+            "config",
+            "metrics",
+            "telemetry",
+        ],
     ),
     ("verify", true, &["store"]),
     (

@@ -1,0 +1,98 @@
+//! The way of a request to its route. The two that nearly all requests are for - an order comes, an order is asked after - are
+//! taken without the router, which puts a request on the heap several times before it arrives. What is answered is the same.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context as Waking, Poll};
+
+use axum::Router;
+use axum::body::HttpBody;
+use axum::extract::{Path, Request, State};
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderValue, Method};
+use axum::response::{IntoResponse, Response};
+use futures_util::future::BoxFuture;
+use tower::Service;
+
+use super::request::{Context, answered};
+use super::{ORDERS, Shared, accept, orders};
+
+/// Longest number of an order.
+const ID_DIGITS_MAX: usize = 19;
+
+/// All routes and the answer to what none takes. Cheap to clone.
+#[derive(Clone)]
+pub struct Routes(pub(super) Arc<Ways>);
+
+pub(super) struct Ways {
+    pub shared: Arc<Shared>,
+    /// Of [`ORDERS`].
+    pub orders: Context,
+    /// Of [`super::ORDER`].
+    pub order: Context,
+    pub router: Router,
+}
+
+impl Ways {
+    async fn answer(&self, request: Request) -> Response {
+        let path = request.uri().path();
+        let state = || State(self.shared.clone());
+        let response = match *request.method() {
+            Method::POST if path == ORDERS => {
+                let accept = async |request| sized(accept::one(state(), request).await.into_response());
+                answered(&self.orders, request, accept).await
+            }
+            Method::GET => match number(path) {
+                Some(id) => {
+                    let id = Ok(Path(id.to_owned()));
+                    let read = async |request: Request| {
+                        let (head, _body) = request.into_parts();
+                        sized(orders::read(state(), id, head.headers).await.into_response())
+                    };
+                    answered(&self.order, request, read).await
+                }
+                None => return self.route(request).await,
+            },
+            _ => return self.route(request).await,
+        };
+        sized(response)
+    }
+
+    async fn route(&self, request: Request) -> Response {
+        let Ok(response) = self.router.clone().call(request).await;
+        response
+    }
+}
+
+/// Of the order that a path asks after. What is written otherwise than in digits is left to the router.
+fn number(path: &str) -> Option<&str> {
+    let id = path.strip_prefix(ORDERS)?.strip_prefix('/')?;
+    let is_number = (1..=ID_DIGITS_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(id)
+}
+
+/// With its length among its headers, as the router has it.
+fn sized(mut response: Response) -> Response {
+    if let Some(length) = response.body().size_hint().exact() {
+        let headers = response.headers_mut();
+        headers
+            .entry(CONTENT_LENGTH)
+            .or_insert_with(|| HeaderValue::from(length));
+    }
+    response
+}
+
+impl Service<Request> for Routes {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Waking<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let ways = self.0.clone();
+        Box::pin(async move { Ok(ways.answer(request).await) })
+    }
+}
