@@ -69,6 +69,8 @@ struct Shared {
     pace: watch::Sender<Pace>,
     /// One permit per free slot; taken before a claim and moved into the task that runs the lease.
     slots: Arc<Semaphore>,
+    /// As many permits as there are slots, one for each result that is on its way into the store.
+    results: Arc<Semaphore>,
     executors: TaskTracker,
     /// No more claims.
     draining: CancellationToken,
@@ -156,6 +158,7 @@ impl Worker {
             running: Running::default(),
             pace: watch::Sender::new(Pace::Working),
             slots: Arc::new(Semaphore::new(settings.slots as usize)),
+            results: Arc::new(Semaphore::new(settings.slots as usize)),
             executors: TaskTracker::new(),
             draining: CancellationToken::new(),
             hand_back: CancellationToken::new(),

@@ -30,23 +30,26 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut retries = Backoff::new(RETRY_MIN, RETRY_MAX);
     let mut failing = false;
     while let Some(mut slots) = free_slots(&shared).await {
-        match shared.guard.turn(slots.len()) {
-            Turn::Start(attempts) => slots.truncate(attempts),
+        match shared.guard.turn(slots.num_permits()) {
+            Turn::Start(attempts) => {
+                let spare = slots.num_permits().saturating_sub(attempts);
+                drop(slots.split(spare));
+            }
             Turn::Wait(until) => {
                 drop(slots);
                 wait_for_turn(&shared, until).await;
                 continue;
             }
         }
-        let places = slots.len();
+        let places = slots.num_permits();
         match claim(&shared, slots).await {
-            Ok(claimed) => {
+            Ok((claimed, started)) => {
                 retries.reset();
                 failing = false;
                 if !claimed.idle {
                     lull = None;
                 }
-                if claimed.leases.len() < places {
+                if started < places {
                     shared.guard.found_no_more();
                     lull = wait_for_work(&shared, &claimed, lull, shared.settings.idle_sleep).await;
                 }
@@ -64,18 +67,28 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// At least one slot, as many as are free and one claim may use; `None` when draining.
-async fn free_slots(shared: &Shared) -> Option<Vec<OwnedSemaphorePermit>> {
-    let first = tokio::select! {
+async fn free_slots(shared: &Shared) -> Option<OwnedSemaphorePermit> {
+    let mut slots = tokio::select! {
         biased;
         () = shared.draining.cancelled() => return None,
         permit = shared.slots.clone().acquire_owned() => permit.expect("the semaphore of slots is never closed"),
     };
-    let mut slots = vec![first];
-    while slots.len() < CLAIM_ORDERS_MAX {
-        match shared.slots.clone().try_acquire_owned() {
-            Ok(permit) => slots.push(permit),
-            Err(_) => break,
+    // Attempts that one commit ended free their slots one after the other: a claim for each would be a commit for each.
+    loop {
+        let free = shared.slots.available_permits();
+        tokio::task::yield_now().await;
+        if shared.slots.available_permits() == free {
+            break;
         }
+    }
+    let more = shared.slots.available_permits().min(CLAIM_ORDERS_MAX - 1);
+    // Nobody else takes any.
+    if let Ok(more) = shared
+        .slots
+        .clone()
+        .try_acquire_many_owned(u32::try_from(more).unwrap_or(0))
+    {
+        slots.merge(more);
     }
     Some(slots)
 }
@@ -89,17 +102,21 @@ async fn wait_for_turn(shared: &Shared, until: Instant) {
     }
 }
 
-/// Each lease moves into a task with its slot; the slots that are left over are free again.
+/// Each lease moves into a task with its slot; the slots that are left over are free again. How many there were is told
+/// beside what else was.
 ///
 /// Not to be cancelled: a claim that was carried out but not started would sit until its lease runs out.
-async fn claim(shared: &Arc<Shared>, slots: Vec<OwnedSemaphorePermit>) -> Result<Claimed, StoreError> {
+async fn claim(
+    shared: &Arc<Shared>,
+    mut slots: OwnedSemaphorePermit,
+) -> Result<(Claimed, usize), StoreError> {
     // Counted from before the store is asked. Should the answer come later than that, no attempt begins.
     let expires = Instant::now() + shared.settings.lease;
     let mut claimed = shared
         .store
         .claim(ClaimRequest {
             node: shared.settings.node,
-            orders_max: slots.len(),
+            orders_max: slots.num_permits(),
             lease: shared.settings.lease,
             suspect: !shared.running.has_suspect(),
             outside: false,
@@ -109,13 +126,16 @@ async fn claim(shared: &Arc<Shared>, slots: Vec<OwnedSemaphorePermit>) -> Result
     // heartbeat, which should be soon.
     claimed.idle &= shared.running.is_empty();
     shared.set_pace(if claimed.idle { Pace::Idle } else { Pace::Working });
-    for (lease, slot) in claimed.leases.iter().zip(slots) {
-        let hold = shared.running.begin(lease, expires);
+    let mut started = 0;
+    for lease in std::mem::take(&mut claimed.leases) {
+        let Some(slot) = slots.split(1) else { break };
+        let hold = shared.running.begin(&lease, expires);
         let trial = shared.guard.begin(lease.order.order_id, lease.order.attempts);
-        let attempt = executor::run(shared.clone(), lease.clone(), hold, trial, slot);
+        let attempt = executor::run(shared.clone(), lease, hold, trial, slot);
         shared.executors.spawn(attempt);
+        started += 1;
     }
-    Ok(claimed)
+    Ok((claimed, started))
 }
 
 /// A time in which the store has nothing to do, on any node, as far as this one has seen.

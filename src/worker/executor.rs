@@ -1,8 +1,11 @@
 //! Runs one lease to its settled end: the attempt behind a deadline and a panic fence, then its result until it
 //! is stored or the lease is gone.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -30,8 +33,9 @@ pub(super) async fn run(
     lease: Lease,
     mut hold: Hold,
     trial: Trial,
-    _slot: OwnedSemaphorePermit,
+    slot: OwnedSemaphorePermit,
 ) {
+    let slot = BusySlot::new(&shared, slot);
     let entry = RunningEntry::new(&shared, &lease);
     observe_wait(&shared, &lease);
     let started = Instant::now();
@@ -40,6 +44,7 @@ pub(super) async fn run(
         let took = started.elapsed().as_secs_f64();
         shared.metrics.order_processing.observe(took);
     }
+    let _kept = slot.release().await;
     let result = match ended {
         None => AttemptResult::abandoned,
         Some(Ended::Here(outcome)) => settle(&shared, &entry, &lease, outcome, &mut hold).await,
@@ -50,6 +55,48 @@ pub(super) async fn run(
         .attempts
         .get_or_create(&AttemptLabels { result })
         .inc();
+}
+
+/// Counts as busy until it is dropped.
+struct BusySlot<'s> {
+    shared: &'s Shared,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<'s> BusySlot<'s> {
+    fn new(shared: &'s Shared, permit: OwnedSemaphorePermit) -> BusySlot<'s> {
+        shared.metrics.slots_busy.inc();
+        BusySlot {
+            shared,
+            _permit: permit,
+        }
+    }
+
+    /// The attempt is over, so its slot is for the next order, whose claim may share a commit with the result. While as many
+    /// results wait for the store as there are slots, the slot waits with them.
+    async fn release(self) -> Keeps<'s> {
+        let shared = self.shared;
+        // With one slot an order starts when the one before has ended, also in the events.
+        if shared.settings.slots == 1 {
+            return Keeps::Slot { _busy: self };
+        }
+        let place = shared.results.clone().acquire_owned().await;
+        Keeps::Place {
+            _place: place.expect("the semaphore of results is never closed"),
+        }
+    }
+}
+
+impl Drop for BusySlot<'_> {
+    fn drop(&mut self) {
+        self.shared.metrics.slots_busy.dec();
+    }
+}
+
+/// What an attempt holds until its result is stored.
+enum Keeps<'s> {
+    Slot { _busy: BusySlot<'s> },
+    Place { _place: OwnedSemaphorePermit },
 }
 
 /// How the part of an attempt ended that runs here.
@@ -68,7 +115,6 @@ struct RunningEntry<'s> {
 
 impl<'s> RunningEntry<'s> {
     fn new(shared: &'s Shared, lease: &Lease) -> RunningEntry<'s> {
-        shared.metrics.slots_busy.inc();
         RunningEntry {
             shared,
             key: lease.key(),
@@ -80,7 +126,6 @@ impl<'s> RunningEntry<'s> {
 impl Drop for RunningEntry<'_> {
     fn drop(&mut self) {
         self.shared.running.end(self.key);
-        self.shared.metrics.slots_busy.dec();
         if self.suspect {
             // The dispatcher may take the next suspect now.
             self.shared.store.wakeups().notify_work();
@@ -100,7 +145,17 @@ pub(super) fn observe_wait(shared: &Shared, lease: &Lease) {
 
 /// `None` when the attempt's result no longer matters: the lease is lost or the order was cancelled.
 async fn process(shared: &Shared, lease: &Lease, trial: Trial, hold: &mut Hold) -> Option<Ended> {
+    if let Some(end) = hold.ended() {
+        log_abandoned(lease, end);
+        return None;
+    }
+    let mut attempt = pin!(attempt(shared, lease, trial));
+    // What is over at once needs nobody who watches it.
+    if let Poll::Ready(ended) = poll_fn(|waking| Poll::Ready(attempt.as_mut().poll(waking))).await {
+        return Some(ended);
+    }
     let wakeups = shared.store.wakeups();
+    // A cancel from before this is told by the next heartbeat, as one is that came before the claim's answer.
     let mut cancelled = wakeups.watch_final(lease.order.order_id);
     tokio::select! {
         biased;
@@ -109,7 +164,7 @@ async fn process(shared: &Shared, lease: &Lease, trial: Trial, hold: &mut Hold) 
             None
         }
         () = cancelled.woken() => None,
-        ended = attempt(shared, lease, trial) => Some(ended),
+        ended = attempt => Some(ended),
         () = shared.hand_back.cancelled() => Some(Ended::Here(Outcome::Released)),
     }
 }

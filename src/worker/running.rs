@@ -123,6 +123,14 @@ impl Attempt {
 }
 
 impl Hold {
+    /// What [`Hold::end`] would resolve to at once.
+    pub fn ended(&self) -> Option<HoldEnd> {
+        match *self.belief.borrow() {
+            Belief::Until(expires) => (expires <= Instant::now()).then_some(HoldEnd::RanOut),
+            Belief::Lost => Some(HoldEnd::Lost),
+        }
+    }
+
     /// Resolves when this node may no longer believe in the lease, at the moment it runs out by this node's clock:
     /// nothing has to come round and notice, so a process that stood still for longer than the lease does not go on
     /// with the attempt. Cancel safe.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use orderly::order::{OrderId, OrderStatus};
 
-use super::world::{Setting, Step, World};
+use super::line::{Call, Line};
+use super::world::{LEASE, Setting, Step, World};
+use crate::support::twisted::twisted;
 
 #[tokio::test(start_paused = true)]
 async fn with_one_slot_orders_are_processed_one_after_another_as_accepted() {
@@ -33,6 +35,37 @@ async fn as_many_run_at_once_as_there_are_slots() {
     world.until_status(ids[49], OrderStatus::Completed).await;
     assert_eq!(world.script.most_at_once(), 7);
     world.end().await;
+}
+
+/// How many attempts begin while the store takes no results.
+async fn begun_without_results(slots: u32) -> usize {
+    let line = Line::new();
+    let setting = Setting {
+        slots,
+        ..Setting::default()
+    };
+    let world = World::with_store(setting, |store| twisted(store, line.clone())).await;
+    line.cut(&[Call::Settle]);
+    let ids = world.harness.accept_some(20).await;
+    world.pass(LEASE / 4).await;
+    let begun = world.script.started();
+    assert_eq!(begun, ids[..begun.len()]);
+    line.mend();
+    world.until_status(ids[19], OrderStatus::Completed).await;
+    assert_eq!(world.script.started(), ids, "none begins twice");
+    world.end().await;
+    begun.len()
+}
+
+/// The next order's claim may then share a commit with the result. How many results wait is limited all the same.
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_free_when_its_attempt_is_over_while_no_more_results_wait_than_there_are_slots() {
+    assert_eq!(begun_without_results(3).await, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_one_slot_the_next_order_starts_when_the_result_of_the_one_before_is_stored() {
+    assert_eq!(begun_without_results(1).await, 1);
 }
 
 #[tokio::test(start_paused = true)]
