@@ -112,7 +112,7 @@ async fn followers_at_all_nodes_hear_everything_once_while_transactions_commit_l
 fn hold_commits(proxy: &Proxy, seed: u64) -> Arc<HeldCommits> {
     let writes = |flight: &Flight| {
         let sql = flight.sql();
-        sql.contains("insert into orderly.orders") || sql.contains("-- Ends attempts")
+        sql.contains("from orderly.accept") || sql.contains("from orderly.settle")
     };
     let held = Arc::new(HeldCommits::new(HELD_MAX));
     let (deciding, rng) = (held.clone(), Mutex::new(StdRng::seed_from_u64(seed)));

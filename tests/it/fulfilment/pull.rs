@@ -24,7 +24,7 @@ pub const THREADS: u64 = 2;
 /// A server that may die, at an address that stays.
 pub struct Shop {
     folder: TempDir,
-    database: Option<TestDatabase>,
+    pub database: Option<TestDatabase>,
     /// Where the server's database is asked for, when not directly.
     database_url: Option<String>,
     server: Option<Process>,

@@ -1,5 +1,5 @@
 //! A worker that comes back when another has its order: refused, at whatever step the server is killed meanwhile. And the
-//! same with the checks of the token taken out of the statements, on the wire to the database, which must be noticed.
+//! same with the checks of the token taken out, other statements put in on the wire to the database, which must be noticed.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -10,8 +10,9 @@ use crate::support::postgres::{self, Server};
 use crate::support::proxy::{Action, Proxy};
 use crate::support::{required, until};
 
-/// The statement that stores results, and what fences it.
-const SETTLE: &str = "-- Ends attempts, each of its own lease";
+/// The function that stores results, its copy without what fences it, and that.
+const SETTLE: &str = "orderly.settle";
+const UNFENCED: &str = "orderly.settle_unfenced";
 const TOKEN_CHECK: &str = " and o.token = result.token";
 /// The statement that finds the latest claim, and the token it reads.
 const LATEST_CLAIM: &str = ", token, node from orderly.orders where order_id = $1";
@@ -73,17 +74,18 @@ async fn on_postgresql(fencing: Fencing) -> Option<(StatusCode, Vec<String>)> {
             from: from.to_owned(),
             to: to.to_owned(),
         };
-        if sql.starts_with(SETTLE) {
-            assert!(sql.contains(TOKEN_CHECK), "the statement reads otherwise");
-        }
         match fencing {
-            Fencing::TakenOut if sql.starts_with(SETTLE) => rewrite(TOKEN_CHECK, ""),
+            Fencing::TakenOut if sql.contains(&format!("from {SETTLE}(")) => {
+                rewrite(&format!("{SETTLE}("), &format!("{UNFENCED}("))
+            }
             Fencing::TakenOut if sql.contains(LATEST_CLAIM) => rewrite(LATEST_CLAIM, FIRST_TOKEN),
             Fencing::TakenOut | Fencing::AsShipped => Action::Forward,
         }
     });
     let url = database.url_at("127.0.0.1", proxy.address().port());
     let mut shop = Shop::open_at(Some(database), Some(url)).await;
+    let database = shop.database.as_ref().expect("it was given one");
+    database.copy_function(SETTLE, UNFENCED, TOKEN_CHECK).await;
     let (late, taken) = a_worker_comes_back(&mut shop).await;
     Some((late, breaches(&shop, &taken).await))
 }

@@ -54,7 +54,7 @@ impl Follower {
 }
 
 fn accepts(flight: &Flight) -> bool {
-    flight.sql().contains("insert into orderly.orders")
+    flight.sql().contains("from orderly.accept")
 }
 
 /// The last number given to a batch, committed or not.
@@ -157,8 +157,8 @@ async fn punctual_store(scene: &Scene, proxy: &Proxy) -> Arc<dyn Store> {
             return Action::Forward;
         }
         Action::Rewrite {
-            from: "where slot = $6".to_owned(),
-            to: "where slot = $6 + 128".to_owned(),
+            from: "$6)".to_owned(),
+            to: "($6 + 128::int2)::int2)".to_owned(),
         }
     });
     store_at(&through(proxy, &scene.database)).await

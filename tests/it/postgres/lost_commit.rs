@@ -22,7 +22,7 @@ const ANSWERS_LOST: usize = 200;
 const CALLERS: usize = 4;
 
 fn accepts(flight: &Flight) -> bool {
-    flight.sql().contains("insert into orderly.orders")
+    flight.sql().contains("from orderly.accept")
 }
 
 /// Loses the answer to every other flight that accepts, as long as `go_on` says so, and counts them.
@@ -141,7 +141,7 @@ async fn a_client_that_does_not_know_is_told_so_and_repeats() {
 }
 
 fn settles(flight: &Flight) -> bool {
-    flight.sql().contains("Ends attempts")
+    flight.sql().contains("from orderly.settle")
 }
 
 /// Loses the answers to the next so many flights that settle.

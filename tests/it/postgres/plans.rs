@@ -295,6 +295,7 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
         let accepted = store.accept([new_order()].into(), Some(key("again", 1))).await;
         accepted.unwrap();
     }
+    store.accept([new_order()].into(), None).await.unwrap();
     // Nothing is due, so that whoever looks for the first that is must not look through those that wait.
     let put_off = "update orderly.orders set due_at = now() + interval '1 hour' where due_at <= now()";
     scene.admin.batch_execute(put_off).await.unwrap();
@@ -332,6 +333,18 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
             "Ends attempts",
             "int8[], int8[], int8[], int2[], int2[], bool[], int8[], text[], text[], int2",
             "'{500}', '{1}', '{7}', '{2}', '{2}', '{f}', '{null}', '{null}', '{null}', 3",
+        ),
+        (
+            "order to be stored",
+            "from orderly.accept(",
+            "int8[], int8[], text[], text[], text[], int2",
+            "'{1}', '{1}', '{1}', '{null}', '{null}', 3",
+        ),
+        (
+            "order to be stored under a key",
+            "from orderly.accept_keyed(",
+            "int4[], int8[], int8[], text[], text[], text[], int4[], text[], text[], bytea[], int2",
+            "'{0}', '{1}', '{1}', '{1}', '{null}', '{null}', '{0}', '{orders}', '{a new one}', '{a}', 3",
         ),
         ("queue", "The heads of the three lines", "", ""),
         (

@@ -86,11 +86,7 @@ async fn two_connections_of_a_pooler_serve_many_callers() {
 #[tokio::test]
 async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
     /// A part of the statement that accepts, of the one that settles, of the one that claims.
-    const FROZEN: [&str; 3] = [
-        "insert into orderly.idempotency_keys",
-        "o.token = result.token",
-        "first_line",
-    ];
+    const FROZEN: [&str; 3] = ["from orderly.accept_keyed", "from orderly.settle", "first_line"];
     let Some(scene) = Scene::new().await else { return };
     let store = &scene.store;
     for number in 0..6 {

@@ -13,7 +13,7 @@ use crate::support::proxy::{Action, Proxy};
 use crate::support::until;
 
 /// Of the schema, as the program knows it.
-const STEPS: i64 = 3;
+const STEPS: i64 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_start_together_make_the_schema_once() {
@@ -77,7 +77,7 @@ async fn a_migration_that_waits_for_a_reader_keeps_no_claims_waiting() {
     reader.batch_execute("commit").await.unwrap();
     let before = migration.await.unwrap().unwrap();
     let applied: Vec<bool> = before.iter().map(|step| step.applied).collect();
-    assert_eq!(applied, [true, false, false]);
+    assert_eq!(applied, [true, false, false, false]);
     assert_eq!(
         number(&admin, "select count(*) from orderly.migrations").await,
         STEPS

@@ -130,7 +130,7 @@ async fn a_change_whose_answer_is_lost_is_heard_as_well() {
     let Some(scene) = Scene::new().await else { return };
     let hearing = hearing_store(&scene).await;
     scene.proxy.on_flight(|flight| {
-        if flight.sql().contains("insert into orderly.orders") {
+        if flight.sql().contains("from orderly.accept") {
             return Action::LoseAnswer;
         }
         Action::Forward

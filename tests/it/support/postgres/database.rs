@@ -99,6 +99,18 @@ impl TestDatabase {
         self.server.connect(&self.name).await.unwrap()
     }
 
+    /// Makes a copy of one of the store's functions with a part of its text taken out.
+    pub async fn copy_function(&self, function: &str, copy: &str, without: &str) {
+        let admin = self.admin().await;
+        let text = "select pg_get_functiondef(to_regproc($1))";
+        let text: String = admin.query_one(text, &[&function]).await.unwrap().get(0);
+        assert!(text.contains(without), "{function} reads otherwise: {text}");
+        let text = text
+            .replace(without, "")
+            .replace(&format!("{function}("), &format!("{copy}("));
+        admin.batch_execute(&text).await.unwrap();
+    }
+
     /// What `clock_timestamp()` answers from now on: this time, or the real one.
     pub async fn set_clock(&self, time: Option<Timestamp>) {
         let time = time.map(|time| {

@@ -1,0 +1,182 @@
+-- The statements that carry the load, as functions: a session plans what is in a function once, and what a node sends each
+-- time, which must be planned anew wherever poolers share sessions, is one call. A function is one statement for whoever
+-- calls it: committed when it is answered, carried out to its end whatever becomes of the caller. A node that does not know
+-- them works on beside one that does.
+--
+-- A plan is kept for as long as a session lasts, so it must be right for tables that were empty when it was made: the rows
+-- of tables are found by index alone, and lists are joined by hashing where they may be long. Plans that are switched off
+-- cost so much that compiling them would seem worth it.
+
+-- Stores a group of calls without keys, their orders with their events. accept_keyed is the same for groups with keys.
+-- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes.
+create function orderly.accept(
+    user_ids bigint[], amounts bigint[], items text[], order_references text[], metadatas text[], counter_slot smallint,
+    out order_ids bigint[], out accepted_at timestamptz
+) language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off
+as $accept$
+begin
+    with moment as materialized (
+        -- The creation time never runs backwards. The transaction has its id before it draws order ids: whoever sees a
+        -- later id in the sequence knows that it waits for a transaction with an earlier one (the floor of a claim).
+        select greatest(clock_timestamp(), (
+                select created_at from orderly.orders order by order_id desc limit 1)) as at,
+            pg_current_xact_id() as transaction,
+            (select case when ordering > 0 then 2 end from orderly.queue where id = 1)::int2 as turn
+    ), numbered as materialized (
+        select nextval('orderly.order_ids') as order_id, new.*
+        from moment, unnest(user_ids, amounts, items, order_references, metadatas) with ordinality
+            as new (user_id, total_amount, item_ids, reference, metadata, place)
+        where moment.transaction is not null
+    ), stored as (
+        insert into orderly.orders (order_id, status, version, attempts, generation, crashes, token, created_at,
+            changed_at, user_id, total_amount, item_ids, reference, metadata, turn)
+        select order_id, 0, 1, 0, 0, 0, 0, moment.at, moment.at, user_id, total_amount, item_ids, reference, metadata,
+            moment.turn
+        from moment, numbered
+    ), batch as (
+        insert into orderly.batches (batch, events)
+        select nextval('orderly.batch_ids'), count(*) from numbered having count(*) > 0
+        returning batch
+    ), recorded as (
+        insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt)
+        select batch, place - 1, order_id, 1, 0, 0, moment.at, 0
+        from moment, batch, numbered
+    ), counted as (
+        update orderly.counters set pending = pending + (select count(*) from numbered) where slot = counter_slot
+    )
+    select array(select order_id from numbered order by place), moment.at into order_ids, accepted_at from moment;
+end $accept$;
+
+-- Stores a group of calls, some with keys, each with its orders and their events. Calls whose key is stored already are
+-- left out: they have no row in the answer. order_calls: the number of the call each order belongs to; key_calls: that of
+-- each key.
+create function orderly.accept_keyed(
+    order_calls integer[], user_ids bigint[], amounts bigint[], items text[], order_references text[], metadatas text[],
+    key_calls integer[], scopes text[], keys text[], fingerprints bytea[], counter_slot smallint
+) returns table (stored_call integer, stored_order_ids bigint[], accepted_at timestamptz)
+language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_nestloop = off
+as $accept$
+begin
+    return query
+    with moment as materialized (
+        -- See accept.
+        select greatest(clock_timestamp(), (
+                select created_at from orderly.orders order by order_id desc limit 1)) as at,
+            pg_current_xact_id() as transaction,
+            (select case when ordering > 0 then 2 end from orderly.queue where id = 1)::int2 as turn
+    ), numbered as materialized (
+        select nextval('orderly.order_ids') as order_id, new.*
+        from moment, unnest(order_calls, user_ids, amounts, items, order_references, metadatas) with ordinality
+            as new (call, user_id, total_amount, item_ids, reference, metadata, place)
+        where moment.transaction is not null
+    ), calls as materialized (
+        select call, array_agg(order_id order by place) as order_ids from numbered group by call
+    ), kept as (
+        -- In the order of the keys, so that two groups that share some never wait for each other.
+        insert into orderly.idempotency_keys as stored (scope, key, fingerprint, order_ids, created_at)
+        select asked.scope, asked.key, asked.fingerprint, calls.order_ids, moment.at
+        from moment, unnest(key_calls, scopes, keys, fingerprints) as asked (call, scope, key, fingerprint)
+            join calls using (call)
+        order by asked.scope collate "C", asked.key collate "C"
+        -- A key past its retention may still be there and gives way.
+        on conflict (scope, key) do update set
+            fingerprint = excluded.fingerprint, order_ids = excluded.order_ids, created_at = excluded.created_at
+            where stored.created_at <= excluded.created_at - interval '24 hours'
+        returning stored.order_ids[1] as first_order_id
+    ), stored_calls as materialized (
+        select calls.call, calls.order_ids
+        from calls
+            left join unnest(key_calls) as keyed (call) using (call)
+            left join kept on kept.first_order_id = calls.order_ids[1]
+        where keyed.call is null or kept.first_order_id is not null
+    ), stored as (
+        insert into orderly.orders (order_id, status, version, attempts, generation, crashes, token, created_at,
+            changed_at, user_id, total_amount, item_ids, reference, metadata, turn)
+        select order_id, 0, 1, 0, 0, 0, 0, moment.at, moment.at, user_id, total_amount, item_ids, reference, metadata,
+            moment.turn
+        from moment, numbered
+        where numbered.call in (select call from stored_calls)
+        returning order_id
+    ), batch as (
+        insert into orderly.batches (batch, events)
+        select nextval('orderly.batch_ids'), count(*) from stored having count(*) > 0
+        returning batch
+    ), recorded as (
+        insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt)
+        select batch, row_number() over (order by order_id) - 1, order_id, 1, 0, 0, moment.at, 0
+        from moment, batch, stored
+    ), counted as (
+        update orderly.counters set pending = pending + (select count(*) from stored) where slot = counter_slot
+    )
+    select call, order_ids, moment.at from stored_calls, moment;
+end $accept$;
+
+-- Ends attempts, each of its own lease and of no other: the token is checked by the statement that writes, so a worker
+-- that lost its lease changes nothing and finds no row in the answer. A lease that ran out but was not given to another
+-- still counts. One element per result, by rising order id, so that no two statements wait for each other's rows. Served by
+-- the primary key. Where the orders of a user wait for each other, the next claim sees to the turns of all that changes.
+create function orderly.settle(
+    order_ids bigint[], tokens bigint[], nodes bigint[], kinds smallint[], statuses smallint[], given_backs boolean[],
+    due_ins_micros bigint[], errors text[], results text[], counter_slot smallint
+) returns table (ended_place bigint, ended_order_id bigint, ended_status smallint)
+language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_bitmapscan = off
+as $settle$
+begin
+    return query
+    with moment as materialized (
+        select clock_timestamp() as at,
+            (select case when ordering > 0 then 2 end from orderly.queue where id = 1)::int2 as turn
+    ), result as materialized (
+        select * from unnest(order_ids, tokens, nodes, kinds, statuses, given_backs, due_ins_micros, errors, results)
+            with ordinality
+            as result (order_id, token, node, kind, status, given_back, due_in_micros, error, given, place)
+    ), ended as (
+        update orderly.orders as o set
+            status = result.status,
+            version = o.version + 1,
+            attempts = o.attempts - result.given_back::int,
+            lease_expires_at = null,
+            changed_at = greatest(moment.at, o.changed_at),
+            due_at = moment.at + result.due_in_micros * interval '1 microsecond',
+            finished_at = case when result.status > 1 then greatest(moment.at, o.changed_at) end,
+            -- A given-back attempt says nothing about the order, so what its last attempt said stays.
+            last_error = case when result.given_back then o.last_error else result.error end,
+            result = result.given,
+            outside = false,
+            turn = moment.turn
+        from moment, result
+        where o.order_id = result.order_id and o.token = result.token and o.status = 1
+        returning o.order_id, o.version, o.attempts, o.status, o.changed_at, o.processing_at,
+            result.place, result.kind, result.node, result.error
+    ), batch as (
+        insert into orderly.batches (batch, events)
+        select nextval('orderly.batch_ids'), count(*) from ended having count(*) > 0
+        returning batch
+    ), recorded as (
+        insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt, node, error)
+        select batch, row_number() over (order by order_id) - 1, order_id, version, kind, status, changed_at, attempts,
+            node, error
+        from batch, ended
+    ), counted as (
+        update orderly.counters as c set
+            pending = c.pending + change.pending,
+            processing = c.processing - change.ended,
+            completed = c.completed + change.completed,
+            failed = c.failed + change.failed,
+            processing_micros = c.processing_micros + change.micros
+        from (
+            select count(*) as ended,
+                count(*) filter (where status = 0) as pending,
+                count(*) filter (where status = 2) as completed,
+                count(*) filter (where status = 3) as failed,
+                coalesce(sum((extract(epoch from changed_at - processing_at) * 1000000)::int8)
+                    filter (where status = 2), 0) as micros
+            from ended) as change
+        where c.slot = counter_slot and change.ended > 0
+    )
+    select place, order_id, status from ended;
+end $settle$;

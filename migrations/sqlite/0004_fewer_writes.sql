@@ -1,0 +1,1 @@
+-- Nothing changes here; the number is taken by the shared store's step of this name.
