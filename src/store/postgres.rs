@@ -51,6 +51,7 @@ mod standing;
 mod tls;
 mod turns;
 mod unanswered;
+mod view;
 
 pub use commands::{migrate, open_offline, open_snapshot};
 pub(super) use import::Import;
@@ -69,10 +70,13 @@ use schema::Schema;
 use settle::Settle;
 use shared::Shared;
 use snapshot::PostgresSnapshot;
+use view::View;
 
 /// Connections that accept: while one waits for its commit the other sends the next group.
 const ACCEPT_CONNECTIONS: usize = 2;
 const SETTLE_CONNECTIONS: usize = 2;
+/// Connections that read single orders.
+const VIEW_CONNECTIONS: usize = 2;
 
 /// Names of the locks, which all nodes share with whatever else uses the database: any numbers nobody else takes.
 const CLAIM_LOCK: i64 = 7_239_846_511_032_002;
@@ -89,6 +93,7 @@ pub struct Postgres {
     shared: Arc<Shared>,
     accepts: Groups<Accept>,
     settles: Groups<Settle>,
+    views: Groups<View>,
     claimer: Mutex<Claimer>,
     /// For heartbeats alone: however long the others wait, the node stays alive.
     heart: Mutex<Link>,
@@ -148,6 +153,7 @@ impl Postgres {
         Ok(Postgres {
             accepts: Groups::start(&connector, accept_connections, &shared),
             settles: Groups::start(&connector, SETTLE_CONNECTIONS, &shared),
+            views: Groups::start(&connector, VIEW_CONNECTIONS, &shared),
             claimer: Mutex::new(Claimer::new(&connector, options.ordering)),
             heart: Mutex::new(Link::new(connector.clone())),
             links,
@@ -297,7 +303,7 @@ impl Store for Postgres {
     }
 
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
-        told(query::order_view(&*self.links, id).await, "read an order")
+        self.views.call(View { id }).await
     }
 
     async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
@@ -356,6 +362,7 @@ impl Store for Postgres {
         self.shared.closing.cancel();
         self.accepts.close().await;
         self.settles.close().await;
+        self.views.close().await;
         // After what is under way.
         drop(self.claimer.lock().await);
         drop(self.heart.lock().await);

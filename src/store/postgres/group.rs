@@ -1,5 +1,5 @@
 //! Group commit: calls that wait while the connections are busy go into one statement, and are answered when it is
-//! committed. There is no timer: a group is what came while the ones before committed. What the statement says is left
+//! committed; reads of single orders share statements in the same way. There is no timer: a group is what came while the ones before committed. What the statement says is left
 //! to the kinds of calls.
 
 use std::collections::{HashSet, VecDeque};
@@ -31,6 +31,8 @@ pub(super) trait Call: Send + Sync + Sized + 'static {
     /// Calls with the same subject do not fit into one statement.
     type Subject: Eq + Hash + Send;
     const ATTEMPTED: &'static str;
+    /// Otherwise they only read.
+    const STORES: bool = true;
 
     fn subject(&self) -> Option<Self::Subject>;
 
@@ -206,7 +208,9 @@ async fn carry_out<C: Call>(
     let result = C::carry_out(&calls, &mut link, &shared).await;
     let failure = match result {
         Ok(answers) => {
-            shared.metrics.committed(group.len(), started.elapsed());
+            if C::STORES {
+                shared.metrics.committed(group.len(), started.elapsed());
+            }
             for (waiting, answer) in group.into_iter().zip(answers) {
                 // A caller that is gone wants no answer.
                 let _ = waiting.answer.send(answer);

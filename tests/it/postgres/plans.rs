@@ -349,9 +349,9 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
         ("queue", "The heads of the three lines", "", ""),
         (
             "order",
-            "cross join orderly.queue where order_id = $1",
-            "int8",
-            "500",
+            "with ordinality as asked (id, place)",
+            "int8[]",
+            "'{500, 20200, 500}'",
         ),
         (
             "history",

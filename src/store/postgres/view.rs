@@ -1,0 +1,66 @@
+//! Reading single orders: reads that wait while the connections are busy go into one statement. It is sent after all of
+//! them came, so each sees whatever was answered before it was asked.
+
+use tokio_postgres::types::Type;
+
+use super::failure::Failure;
+use super::group::Call;
+use super::link::Link;
+use super::rows;
+use super::shared::Shared;
+use crate::order::OrderId;
+use crate::store::columns::{ORDER_COLUMNS, order_columns};
+use crate::store::{OrderView, StoreError};
+
+pub(super) struct View {
+    pub id: OrderId,
+}
+
+const STATEMENT: &str = concat!(
+    include_str!("view_orders.sql"),
+    "select ",
+    order_columns!(),
+    ", feed_id, last_position, place from orderly.queue \
+     cross join unnest($1::int8[]) with ordinality as asked (id, place) \
+     cross join lateral (select ",
+    order_columns!(),
+    " from orderly.orders where order_id = asked.id offset 0) as found where queue.id = 1"
+);
+
+impl Call for View {
+    type Answer = Option<OrderView>;
+    /// Two may ask for one order.
+    type Subject = std::convert::Infallible;
+    const ATTEMPTED: &'static str = "read an order";
+    const STORES: bool = false;
+
+    fn subject(&self) -> Option<Self::Subject> {
+        None
+    }
+
+    fn rows(&self) -> usize {
+        1
+    }
+
+    async fn carry_out(
+        calls: &[&View],
+        link: &mut Link,
+        _shared: &Shared,
+    ) -> Result<Vec<Result<Option<OrderView>, StoreError>>, Failure> {
+        let ids: Vec<i64> = calls.iter().map(|call| call.id.0).collect();
+        let found = link.read(STATEMENT, &[(&ids, Type::INT8_ARRAY)]).await?;
+        let mut answers: Vec<_> = calls.iter().map(|_| Ok(None)).collect();
+        for row in &found {
+            let place: i64 = rows::column(row, ORDER_COLUMNS + 2)?;
+            let answer = usize::try_from(place - 1)
+                .ok()
+                .and_then(|place| answers.get_mut(place))
+                .ok_or_else(|| Failure::undecodable("an order's place", place))?;
+            *answer = Ok(Some(OrderView {
+                order: rows::order(row)?,
+                at: rows::feed_cursor(row, ORDER_COLUMNS)?,
+            }));
+        }
+        Ok(answers)
+    }
+}

@@ -1,0 +1,3 @@
+-- Single orders ($1: their ids, which may repeat) and the end of the feed, in one view of the database: a row for each that
+-- there is, with its place in the list. Served by the primary key, id by id: `offset 0` keeps the planner from joining what
+-- it could read whole.
