@@ -22,10 +22,12 @@ use crate::time::Timestamp;
 
 mod accept;
 mod act;
+mod call;
 mod claim;
 mod connection;
 mod failure;
 mod group;
+mod listing;
 mod migrations;
 mod nodes;
 mod outside;
@@ -37,11 +39,13 @@ mod rows;
 mod settle;
 mod snapshot;
 mod standing;
+mod statements;
 #[cfg(test)]
 mod tests;
 mod turns;
 mod writer;
 
+use call::SETTLE;
 use connection::{ServerLock, unavailable};
 use failure::State;
 use group::Totals;
@@ -168,7 +172,7 @@ impl Store for Sqlite {
         let places = self.waiting.enter(&orders)?;
         let pending_max = self.pending_max;
         self.writer
-            .try_call("accept orders", move |group| {
+            .try_accept("accept orders", move |group| {
                 // Held until the call is answered, also when nobody waits for it any more.
                 let _places = &places;
                 accept::accept(group, &orders, key.as_ref(), pending_max)
@@ -184,10 +188,11 @@ impl Store for Sqlite {
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
+        if outcome == Outcome::COMPLETED {
+            return self.writer.complete(key).await;
+        }
         self.writer
-            .call("settle an attempt", move |group| {
-                settle::settle(group, key, &outcome)
-            })
+            .call(SETTLE, move |group| Ok(settle::settle(group, key, &outcome)?))
             .await
     }
 
@@ -302,7 +307,9 @@ impl Store for Sqlite {
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
         self.readers
-            .read("list orders", move |connection| query::orders(connection, &query))
+            .read("list orders", move |connection| {
+                listing::orders(connection, &query)
+            })
             .await
     }
 

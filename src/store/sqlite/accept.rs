@@ -2,10 +2,10 @@
 
 use rusqlite::OptionalExtension;
 
-use super::group::{CallError, Change, Group};
+use super::group::{CallError, Group};
 use super::rows::OrderCount;
+use super::statements::Hot;
 use super::turns;
-use crate::event::EventKind;
 use crate::order::{NewOrder, OrderId, Reference};
 use crate::store::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
@@ -46,32 +46,17 @@ pub(super) fn accept(
 fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::Error> {
     let order_id = group.next_order_id();
     let turn = turns::of_new(group, order.user_id)?;
-    group
-        .connection
-        .prepare_cached(
-            "insert into orders (order_id, status, version, attempts, generation, crashes, token, created_at,
-                                 user_id, total_amount, item_ids, reference, metadata, turn)
-             values (?1, 0, 1, 0, 0, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?
-        .execute((
-            order_id,
-            group.now,
-            order.user_id,
-            order.total_amount.minor_units(),
-            order.item_ids.as_str(),
-            order.reference.as_ref().map(Reference::as_str),
-            order.metadata.as_deref(),
-            turn,
-        ))?;
-    group.record(Change {
+    group.statements.get(Hot::InsertOrder)?.execute((
         order_id,
-        version: 1,
-        kind: EventKind::Accepted,
-        from: None,
-        attempt: 0,
-        node: None,
-        error: None,
-    })?;
+        group.now,
+        order.user_id,
+        order.total_amount.minor_units(),
+        order.item_ids.as_str(),
+        order.reference.as_ref().map(Reference::as_str),
+        order.metadata.as_deref(),
+        turn,
+    ))?;
+    group.record_accepted(order_id);
     Ok(order_id)
 }
 

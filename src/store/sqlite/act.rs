@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use super::group::{CallError, Change, Group};
+use super::listing;
 use super::query;
 use super::rows;
 use super::turns;
@@ -116,7 +117,7 @@ fn one_more_than_matching(
     query: &RedriveQuery,
 ) -> Result<Vec<OrderId>, rusqlite::Error> {
     let below = match query.created_before {
-        Some(time) => query::first_created(connection, query::Created::NotBefore(time))?,
+        Some(time) => listing::first_created(connection, listing::Created::NotBefore(time))?,
         None => None,
     };
     // Without an order at or after the time, all orders are before it.
@@ -125,15 +126,16 @@ fn one_more_than_matching(
     match query.user_id {
         None => connection
             .prepare_cached(
-                "select order_id from orders indexed by orders_status
-                 where status = ?1 and order_id < ?2 order by order_id limit ?3",
+                "select order_id from orders indexed by orders_ended
+                 where finished_at is not null and status = ?1 and order_id < ?2 order by order_id limit ?3",
             )?
             .query_map((query.status, below, limit), |row| row.get(0))?
             .collect(),
         Some(user_id) => connection
             .prepare_cached(
-                "select order_id from orders indexed by orders_user
-                 where status = ?1 and order_id < ?2 and user_id = ?4 order by order_id limit ?3",
+                "select order_id from orders indexed by orders_user_ended
+                 where finished_at is not null and status = ?1 and order_id < ?2 and user_id = ?4
+                 order by order_id limit ?3",
             )?
             .query_map((query.status, below, limit, user_id), |row| row.get(0))?
             .collect(),

@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::Row;
 
-use super::group::{CallError, Change, Group};
+use super::group::{CallError, Change, Group, Run};
+use super::statements::Hot;
 use super::{rows, turns};
 use crate::event::EventKind;
 use crate::lease::Lease;
 use crate::order::{Order, OrderId, OrderStatus};
-use crate::store::columns::{ORDER_COLUMNS, order_columns};
+use crate::store::columns::ORDER_COLUMNS;
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES};
 use crate::time::Timestamp;
 
@@ -32,10 +33,13 @@ pub(super) fn claim(
     let tied = places > 0 && !first_line.is_empty() && !second_line.is_empty();
     let second_line_first = tied && second_line_first.fetch_not(Ordering::Relaxed);
     let (from_first, from_second) = share(places, first_line.len(), second_line.len(), second_line_first);
-    let chosen = first_line[..from_first].iter().chain(&second_line[..from_second]);
-    let leases = chosen
-        .map(|order_id| start(group, *order_id, request))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut leases = Vec::with_capacity(from_first + from_second);
+    for run in runs(&first_line[..from_first]) {
+        start_run(group, run, request, &mut leases)?;
+    }
+    for order_id in &second_line[..from_second] {
+        leases.push(start(group, *order_id, request)?);
+    }
     Ok(Claimed {
         leases,
         next_due_in: next_due(group, request.suspect)?.map(|due| due.since(group.now)),
@@ -89,48 +93,81 @@ fn second_line(group: &Group<'_>, limit: usize, suspect: bool) -> Result<Vec<Ord
     Ok(line.into_iter().map(|(_, order_id)| order_id).collect())
 }
 
+/// In the order given.
+fn runs(ids: &[OrderId]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for order_id in ids {
+        if !runs.last_mut().is_some_and(|run| run.takes(*order_id)) {
+            runs.push(Run::of(*order_id));
+        }
+    }
+    runs
+}
+
+/// Orders of the first line, whose ids are mostly consecutive: one statement for all of them costs less than half of one for
+/// each.
+fn start_run(
+    group: &mut Group<'_>,
+    run: Run,
+    request: &ClaimRequest,
+    leases: &mut Vec<Lease>,
+) -> Result<(), rusqlite::Error> {
+    let now = group.now;
+    let waiting = group.statements.get(Hot::ReadWaitingRun)?;
+    for lease in waiting.query_map((run.first, run.last), |row| granted(row, request, now))? {
+        leases.push(lease?);
+    }
+    let started = group.statements.get(Hot::StartRun)?.execute((
+        run.first,
+        run.last,
+        request.node,
+        now.plus(request.lease),
+        now,
+        request.outside,
+    ))?;
+    assert_eq!(
+        started,
+        run.len(),
+        "nothing writes between two statements of a transaction"
+    );
+    group.record_run(run, EventKind::Started, OrderStatus::Pending, request.node)
+}
+
+/// The lease on an order that waits.
+fn granted(row: &Row<'_>, request: &ClaimRequest, now: Timestamp) -> Result<Lease, rusqlite::Error> {
+    let waiting = rows::order(row)?;
+    Ok(Lease {
+        token: row.get::<_, u64>(ORDER_COLUMNS)? + 1,
+        node: request.node,
+        suspect: row.get::<_, u32>(ORDER_COLUMNS + 1)? >= SUSPECT_CRASHES,
+        order: Order {
+            status: OrderStatus::Processing,
+            version: waiting.version + 1,
+            attempts: waiting.attempts + 1,
+            processing_at: Some(now),
+            next_attempt_at: None,
+            ..waiting
+        },
+    })
+}
+
 fn start(group: &mut Group<'_>, order_id: OrderId, request: &ClaimRequest) -> Result<Lease, rusqlite::Error> {
+    let now = group.now;
     let lease = group
-        .connection
-        .prepare_cached(concat!(
-            "select ",
-            order_columns!(),
-            ", token, crashes from orders where order_id = ?1"
-        ))?
-        .query_row([order_id], |row| {
-            let waiting = rows::order(row)?;
-            Ok(Lease {
-                token: row.get::<_, u64>(ORDER_COLUMNS)? + 1,
-                node: request.node,
-                suspect: row.get::<_, u32>(ORDER_COLUMNS + 1)? >= SUSPECT_CRASHES,
-                order: Order {
-                    status: OrderStatus::Processing,
-                    version: waiting.version + 1,
-                    attempts: waiting.attempts + 1,
-                    processing_at: Some(group.now),
-                    next_attempt_at: None,
-                    ..waiting
-                },
-            })
-        })?;
+        .statements
+        .get(Hot::ReadWaiting)?
+        .query_row([order_id], |row| granted(row, request, now))?;
     // Two plain statements cost half of one `update … returning`; the transaction makes them one.
-    group
-        .connection
-        .prepare_cached(
-            "update orders set status = 1, version = ?2, attempts = ?3, token = ?4, node = ?5,
-                    lease_expires_at = ?6, processing_at = ?7, outside = ?8
-             where order_id = ?1 and status = 0",
-        )?
-        .execute((
-            order_id,
-            lease.order.version,
-            lease.order.attempts,
-            lease.token,
-            request.node,
-            group.now.plus(request.lease),
-            group.now,
-            request.outside,
-        ))?;
+    group.statements.get(Hot::Start)?.execute((
+        order_id,
+        lease.order.version,
+        lease.order.attempts,
+        lease.token,
+        request.node,
+        now.plus(request.lease),
+        now,
+        request.outside,
+    ))?;
     group.record(Change {
         order_id,
         version: lease.order.version,

@@ -3,8 +3,8 @@
 
 use rusqlite::Connection;
 
-use super::rows;
-use crate::event::{Event, EventKind};
+use super::statements::{Hot, Statements};
+use crate::event::EventKind;
 use crate::lease::NodeId;
 use crate::order::{OrderId, OrderStatus, Ordering};
 use crate::store::{Counters, StoreError, codes};
@@ -30,6 +30,38 @@ pub(super) struct Group<'c> {
     pub now: Timestamp,
     pub totals: Totals,
     pub effects: Effects,
+    pub statements: Statements<'c>,
+    /// The ids of orders whose events are still to be written.
+    accepted: Option<Run>,
+}
+
+/// Orders with consecutive ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub first: OrderId,
+    pub last: OrderId,
+}
+
+impl Run {
+    pub fn of(only: OrderId) -> Run {
+        Run {
+            first: only,
+            last: only,
+        }
+    }
+
+    /// Whether the order is the next one; then it is in the run.
+    pub fn takes(&mut self, next: OrderId) -> bool {
+        let follows = next.0 == self.last.0 + 1;
+        if follows {
+            self.last = next;
+        }
+        follows
+    }
+
+    pub fn len(self) -> usize {
+        usize::try_from(self.last.0 - self.first.0 + 1).expect("a run does not end before it begins")
+    }
 }
 
 /// What follows from a commit.
@@ -77,38 +109,106 @@ impl<'c> Group<'c> {
             now,
             totals,
             effects: Effects::default(),
+            statements: Statements::new(connection),
+            accepted: None,
         }
+    }
+
+    /// Before the commit.
+    pub fn end(self) -> (Totals, Effects) {
+        assert!(self.accepted.is_none(), "what was accepted has its events");
+        (self.totals, self.effects)
     }
 
     /// Writes the event of a change of an order's row, and counts it. Every status change goes through here.
     pub fn record(&mut self, change: Change) -> Result<(), rusqlite::Error> {
-        let status = OrderStatus::after(change.from, change.kind)
-            .expect("the statements change rows only along the table of transitions");
+        let status = self.count(change.from, change.kind, Run::of(change.order_id));
         self.totals.last_position += 1;
-        if let Some(from) = change.from {
-            *counter(&mut self.totals.counters, from) -= 1;
+        self.statements.get(Hot::InsertEvent)?.execute((
+            self.totals.last_position,
+            change.order_id,
+            change.version,
+            change.kind,
+            status,
+            self.now,
+            change.attempt,
+            change.node,
+            change.error,
+        ))?;
+        Ok(())
+    }
+
+    /// The same for all orders of a run, whose rows have changed in the same way.
+    pub fn record_run(
+        &mut self,
+        run: Run,
+        kind: EventKind,
+        from: OrderStatus,
+        node: NodeId,
+    ) -> Result<(), rusqlite::Error> {
+        self.count(Some(from), kind, run);
+        self.insert_events(run, kind, Some(node))
+    }
+
+    /// An order that was just stored; its event is written with those of the orders accepted after it.
+    pub fn record_accepted(&mut self, order_id: OrderId) {
+        self.count(None, EventKind::Accepted, Run::of(order_id));
+        match &mut self.accepted {
+            Some(run) => assert!(run.takes(order_id), "ids are given out one after another"),
+            none => *none = Some(Run::of(order_id)),
         }
-        *counter(&mut self.totals.counters, status) += 1;
+    }
+
+    /// Whose events are still to be written.
+    pub fn accepted_orders(&self) -> usize {
+        self.accepted.map_or(0, Run::len)
+    }
+
+    /// To be called when other calls follow than those that accept.
+    pub fn write_accepted(&mut self) -> Result<(), rusqlite::Error> {
+        match self.accepted.take() {
+            Some(run) => self.insert_events(run, EventKind::Accepted, None),
+            None => Ok(()),
+        }
+    }
+
+    /// Answers the status that the orders have now.
+    fn count(&mut self, from: Option<OrderStatus>, kind: EventKind, run: Run) -> OrderStatus {
+        let status = OrderStatus::after(from, kind)
+            .expect("the statements change rows only along the table of transitions");
+        let orders = run.len() as u64;
+        if let Some(from) = from {
+            *counter(&mut self.totals.counters, from) -= orders;
+        }
+        *counter(&mut self.totals.counters, status) += orders;
         if status.is_final() {
-            self.effects.finals.push(change.order_id);
+            self.effects
+                .finals
+                .extend((run.first.0..=run.last.0).map(OrderId));
         }
         if status == OrderStatus::Pending {
             self.effects.work = true;
         }
-        rows::insert_event(
-            self.connection,
-            self.totals.last_position,
-            &Event {
-                order_id: change.order_id,
-                version: change.version,
-                kind: change.kind,
-                status,
-                at: self.now,
-                attempt: change.attempt,
-                node: change.node,
-                error: change.error,
-            },
-        )
+        status
+    }
+
+    fn insert_events(
+        &mut self,
+        run: Run,
+        kind: EventKind,
+        node: Option<NodeId>,
+    ) -> Result<(), rusqlite::Error> {
+        let inserted = self.statements.get(Hot::InsertEvents)?.execute((
+            self.totals.last_position + 1 - run.first.0,
+            kind,
+            self.now,
+            node,
+            run.first,
+            run.last,
+        ))?;
+        assert_eq!(inserted, run.len(), "every order of a run is there");
+        self.totals.last_position += i64::try_from(inserted).expect("a run is short");
+        Ok(())
     }
 
     pub fn next_order_id(&mut self) -> OrderId {

@@ -77,12 +77,73 @@ fn applied(connection: &Connection) -> Result<Vec<Applied>, rusqlite::Error> {
 #[cfg(test)]
 mod tests {
     use super::super::connection::open_writer;
+    use super::super::listing;
     use super::*;
+    use crate::order::OrderStatus;
+    use crate::store::OrderQuery;
 
     #[test]
     fn steps_are_numbered_from_one_without_holes() {
         for (place, step) in STEPS.iter().enumerate() {
             assert_eq!(step.number as usize, place + 1);
+        }
+    }
+
+    /// Two orders of each way to be, in a file of the version before the indexes were divided.
+    #[test]
+    fn what_a_file_holds_is_listed_after_the_indexes_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        let mut connection = open_writer(&path).unwrap();
+        let before = STEPS.iter().filter(|step| step.number < 4);
+        before.for_each(|step| connection.execute_batch(step.sql).unwrap());
+        connection.execute_batch(CREATE_HISTORY).unwrap();
+        for step in STEPS.iter().filter(|step| step.number < 4) {
+            connection
+                .execute(
+                    "insert into migrations values (?1, ?2, ?3)",
+                    (step.number, step.name, step.checksum()),
+                )
+                .unwrap();
+        }
+        for (id, status, due_at, finished_at) in [
+            (1, 0, None, None),
+            (2, 0, Some(5), None),
+            (3, 1, None, None),
+            (4, 2, None, Some(6)),
+            (5, 3, None, Some(6)),
+            (6, 4, None, Some(6)),
+        ]
+        .into_iter()
+        .flat_map(|(id, status, due_at, finished_at)| {
+            [id, id + 6].map(|id| (id, status, due_at, finished_at))
+        }) {
+            connection
+                .execute(
+                    "insert into orders (order_id, status, version, attempts, generation, crashes, token, created_at,
+                                         user_id, total_amount, item_ids, due_at, finished_at)
+                     values (?1, ?2, 1, 0, 0, 0, 0, 1, 7, 100, '1', ?3, ?4)",
+                    (id, status, due_at, finished_at),
+                )
+                .unwrap();
+        }
+        apply(&path, &mut connection).unwrap();
+        for user_id in [None, Some(7)] {
+            let mut found = Vec::new();
+            for status in OrderStatus::ALL {
+                let query = OrderQuery {
+                    status: Some(status),
+                    user_id,
+                    limit: 50,
+                    ..OrderQuery::default()
+                };
+                let page = listing::orders(&connection, &query).unwrap();
+                assert!(page.orders.iter().all(|order| order.status == status));
+                assert!(page.orders.is_sorted_by(|one, next| one.order_id > next.order_id));
+                found.extend(page.orders.iter().map(|order| order.order_id.0));
+            }
+            found.sort_unstable();
+            assert!(found.iter().copied().eq(1..=12), "{user_id:?}: {found:?}");
         }
     }
 

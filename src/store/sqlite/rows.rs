@@ -1,7 +1,7 @@
-//! Between rows and domain types: codes, columns, and the one statement that writes an event.
+//! Between rows and domain types: codes and columns.
 
+use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Row};
 
 use crate::event::{Event, EventKind};
 use crate::lease::NodeId;
@@ -49,30 +49,6 @@ pub(super) fn event(row: &Row<'_>) -> Result<Event, rusqlite::Error> {
         node: row.get(6)?,
         error: row.get(7)?,
     })
-}
-
-pub(super) fn insert_event(
-    connection: &Connection,
-    position: i64,
-    event: &Event,
-) -> Result<(), rusqlite::Error> {
-    connection
-        .prepare_cached(
-            "insert into events (position, order_id, version, kind, status, at, attempt, node, error)
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        )?
-        .execute((
-            position,
-            event.order_id,
-            event.version,
-            event.kind,
-            event.status,
-            event.at,
-            event.attempt,
-            event.node,
-            event.error.as_deref(),
-        ))?;
-    Ok(())
 }
 
 fn decoded<T>(value: ValueRef<'_>, of: impl Fn(i64) -> Option<T>) -> FromSqlResult<T> {

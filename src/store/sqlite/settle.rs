@@ -4,17 +4,22 @@ use std::time::Duration;
 
 use rusqlite::OptionalExtension;
 
-use super::group::{CallError, Change, Group};
+use super::group::{CallError, Change, Group, Run};
+use super::statements::Hot;
 use super::turns;
 use crate::event::EventKind;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::OrderStatus;
+use crate::order::{OrderId, OrderStatus, Ordering};
 use crate::portable_json::JsonText;
 use crate::store::ending::End;
 use crate::store::{GiveBack, GivenBack, SWEEP_ORDERS_MAX, Settled};
 use crate::time::Timestamp;
 
-pub(super) fn settle(group: &mut Group<'_>, key: LeaseKey, outcome: &Outcome) -> Result<Settled, CallError> {
+pub(super) fn settle(
+    group: &mut Group<'_>,
+    key: LeaseKey,
+    outcome: &Outcome,
+) -> Result<Settled, rusqlite::Error> {
     let end = End::of(outcome);
     let status = end.status();
     if end_attempt(group, key, end, 0)? {
@@ -23,6 +28,65 @@ pub(super) fn settle(group: &mut Group<'_>, key: LeaseKey, outcome: &Outcome) ->
         group.effects.stale_results += 1;
         Ok(Settled::Stale)
     }
+}
+
+/// Completes attempts without a result as [`settle`] would one after another, and answers what became of each. Those at orders
+/// with consecutive ids, as a claim hands them out, are done together, where each of them has its lease: that costs less than
+/// half.
+pub(super) fn complete(group: &mut Group<'_>, keys: &[LeaseKey]) -> Result<Vec<Settled>, rusqlite::Error> {
+    // Each key with the place of its answer.
+    let mut sorted: Vec<(LeaseKey, usize)> = keys.iter().copied().zip(0..).collect();
+    sorted.sort_by_key(|(key, _)| key.order_id);
+    let mut settled = vec![Settled::Stale; keys.len()];
+    let together = |one: &(LeaseKey, usize), next: &(LeaseKey, usize)| {
+        let (one, next) = (one.0, next.0);
+        next.order_id.0 == one.order_id.0 + 1 && next.token == one.token && next.node == one.node
+    };
+    for run in sorted.chunk_by(together) {
+        let done = run.len() > 1 && complete_run(group, run[0].0, run.len())?;
+        for (key, place) in run {
+            settled[*place] = if done {
+                Settled::Done(OrderStatus::Completed)
+            } else {
+                settle(group, *key, &Outcome::COMPLETED)?
+            };
+        }
+    }
+    Ok(settled)
+}
+
+/// From the order of this lease on so many. Changes nothing and answers `false` when one of them has lost its lease, or the
+/// orders of a user wait for each other.
+fn complete_run(group: &mut Group<'_>, first: LeaseKey, orders: usize) -> Result<bool, rusqlite::Error> {
+    match group.totals.ordering {
+        Ordering::None => {}
+        Ordering::User(_) => return Ok(false),
+    }
+    let mut run = Run::of(first.order_id);
+    while run.len() < orders {
+        run.takes(OrderId(run.last.0 + 1));
+    }
+    let (now, token) = (group.now, first.token);
+    let (held, took): (usize, u64) = group
+        .statements
+        .get(Hot::ReadAttempts)?
+        .query_row((run.first, run.last, token, now), |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    if held < orders {
+        return Ok(false);
+    }
+    let completed = group
+        .statements
+        .get(Hot::CompleteRun)?
+        .execute((run.first, run.last, token, now))?;
+    assert_eq!(
+        completed, orders,
+        "nothing writes between two statements of a transaction"
+    );
+    group.totals.counters.processing_micros += took;
+    group.record_run(run, EventKind::Completed, OrderStatus::Processing, first.node)?;
+    Ok(true)
 }
 
 /// The end of an attempt whose lease ran out or whose node died.
@@ -79,23 +143,21 @@ fn end_attempt(
     let attempts = attempted.attempts - u32::from(end.given_back);
     // A given-back attempt says nothing about the order, so what its last attempt said stays.
     let keeps_error = end.given_back;
-    let changed = group
-        .connection
-        .prepare_cached(include_str!("end_attempt.sql"))?
-        .execute((
-            key.order_id,
-            key.token,
-            status,
-            version,
-            attempts,
-            crashes,
-            end.due_in.map(|delay| group.now.plus(delay)),
-            status.is_final().then_some(group.now),
-            keeps_error,
-            end.error.as_deref(),
-            end.result.as_ref().map(JsonText::as_str),
-            turns::of_returning(group),
-        ))?;
+    let turn = turns::of_returning(group);
+    let changed = group.statements.get(Hot::EndAttempt)?.execute((
+        key.order_id,
+        key.token,
+        status,
+        version,
+        attempts,
+        crashes,
+        end.due_in.map(|delay| group.now.plus(delay)),
+        status.is_final().then_some(group.now),
+        keeps_error,
+        end.error.as_deref(),
+        end.result.as_ref().map(JsonText::as_str),
+        turn,
+    ))?;
     assert_eq!(
         changed, 1,
         "nothing writes between two statements of a transaction"
@@ -116,13 +178,10 @@ fn end_attempt(
     Ok(true)
 }
 
-fn attempted(group: &Group<'_>, key: LeaseKey) -> Result<Option<Attempted>, rusqlite::Error> {
+fn attempted(group: &mut Group<'_>, key: LeaseKey) -> Result<Option<Attempted>, rusqlite::Error> {
     group
-        .connection
-        .prepare_cached(
-            "select version, attempts, processing_at, user_id from orders
-             where order_id = ?1 and token = ?2 and status = 1",
-        )?
+        .statements
+        .get(Hot::ReadAttempt)?
         .query_row((key.order_id, key.token), |row| {
             Ok(Attempted {
                 version: row.get(0)?,

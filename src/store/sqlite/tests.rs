@@ -6,7 +6,9 @@ use crate::money::Money;
 use crate::order::{BATCH_ORDERS_MAX, ItemIds};
 use crate::store::waiting::ORDERS_WAITING_MAX;
 
-fn batch() -> Arc<[NewOrder]> {
+mod together;
+
+pub(super) fn batch() -> Arc<[NewOrder]> {
     let order = NewOrder {
         user_id: 1,
         item_ids: ItemIds::new(&[1]).unwrap(),

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::group::{Group, Totals};
+use super::listing;
 use crate::order::{OnFailure, OrderId, OrderStatus, Ordering};
 use crate::time::Timestamp;
 
@@ -89,11 +90,11 @@ pub(super) fn first_with(
     status: OrderStatus,
 ) -> Result<Option<OrderId>, rusqlite::Error> {
     connection
-        .prepare_cached(
-            "select order_id from orders indexed by orders_user
-             where user_id = ?1 and status = ?2 order by order_id limit 1",
-        )?
-        .query_row((user_id, status), |row| row.get(0))
+        .prepare_cached(&format!(
+            "select order_id from {} and user_id = ?1 order by order_id limit 1",
+            listing::with_status_by_user(status)
+        ))?
+        .query_row([user_id], |row| row.get(0))
         .optional()
 }
 
@@ -124,7 +125,8 @@ pub(super) fn set_ordering(
     )?;
     group.totals.ordering_from = totals.last_order_id;
     pass_to_all(&mut group)?;
-    group.totals.write(&transaction)?;
+    let (totals, _) = group.end();
+    totals.write(&transaction)?;
     transaction.commit()
 }
 
@@ -132,7 +134,7 @@ pub(super) fn set_ordering(
 fn pass_to_all(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
     let users: Vec<i64> = group
         .connection
-        .prepare("select distinct user_id from orders indexed by orders_status where status = 0")?
+        .prepare("select distinct user_id from orders indexed by orders_user_pending where status = 0")?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     users.into_iter().try_for_each(|user_id| pass(group, user_id))

@@ -10,11 +10,13 @@ use std::time::Instant;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use super::call::{Call, Kind, SETTLE, carry_out_next, completion, pending};
 use super::failure::{Failure, State};
 use super::group::{CallError, Effects, Group, Totals};
+use crate::lease::LeaseKey;
 use crate::metrics::Metrics;
 use crate::store::clock::SteadyClock;
-use crate::store::{StoreError, Wakeups};
+use crate::store::{Accepted, Settled, StoreError, Wakeups};
 
 /// Calls that may wait for the writer; callers beyond are refused or wait, as they choose.
 const CALLS_WAITING_MAX: usize = 8_192;
@@ -73,14 +75,29 @@ impl Writer {
         attempted: &'static str,
         work: impl FnMut(&mut Group<'_>) -> Result<T, CallError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (call, answer) = pending(attempted, work);
+        let (call, answer) = pending(attempted, Kind::Other, work);
+        self.try_send(call)?;
+        answered(attempted, answer).await
+    }
+
+    /// The same for a call that stores new orders and changes nothing else about orders or events.
+    pub async fn try_accept(
+        &self,
+        attempted: &'static str,
+        work: impl FnMut(&mut Group<'_>) -> Result<Accepted, CallError> + Send + 'static,
+    ) -> Result<Accepted, StoreError> {
+        let (call, answer) = pending(attempted, Kind::Accept, work);
+        self.try_send(call)?;
+        answered(attempted, answer).await
+    }
+
+    fn try_send(&self, call: Box<dyn Call>) -> Result<(), StoreError> {
         self.calls
             .try_send(Message::Call(call))
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => StoreError::Busy,
                 mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
-            })?;
-        answered(attempted, answer).await
+            })
     }
 
     /// Waits for a place when too many calls wait: for the workers, whose number is limited.
@@ -89,12 +106,23 @@ impl Writer {
         attempted: &'static str,
         work: impl FnMut(&mut Group<'_>) -> Result<T, CallError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (call, answer) = pending(attempted, work);
+        let (call, answer) = pending(attempted, Kind::Other, work);
+        self.send(call).await?;
+        answered(attempted, answer).await
+    }
+
+    /// Completes an attempt without a result; waits for a place as [`Writer::call`] does.
+    pub async fn complete(&self, key: LeaseKey) -> Result<Settled, StoreError> {
+        let (call, answer) = completion(key);
+        self.send(call).await?;
+        answered(SETTLE, answer).await
+    }
+
+    async fn send(&self, call: Box<dyn Call>) -> Result<(), StoreError> {
         self.calls
             .send(Message::Call(call))
             .await
-            .map_err(|_| StoreError::Closed)?;
-        answered(attempted, answer).await
+            .map_err(|_| StoreError::Closed)
     }
 
     /// Carries out what waits and ends the thread.
@@ -117,60 +145,6 @@ async fn answered<T>(
             source: anyhow::Error::msg("the writer thread ended before it answered"),
         })
     })
-}
-
-/// A call that waits for its turn and keeps its result until the commit. May be carried out more than once:
-/// when its group failed, it is tried again on its own.
-trait Call: Send {
-    fn carry_out(&mut self, group: &mut Group<'_>) -> Result<(), rusqlite::Error>;
-    fn answer(self: Box<Self>, failure: Option<&Failure>);
-}
-
-struct PendingCall<T, W> {
-    attempted: &'static str,
-    work: W,
-    result: Option<Result<T, StoreError>>,
-    answer: oneshot::Sender<Result<T, StoreError>>,
-}
-
-fn pending<T: Send + 'static>(
-    attempted: &'static str,
-    work: impl FnMut(&mut Group<'_>) -> Result<T, CallError> + Send + 'static,
-) -> (Box<dyn Call>, oneshot::Receiver<Result<T, StoreError>>) {
-    let (answer, receiver) = oneshot::channel();
-    let call = PendingCall {
-        attempted,
-        work,
-        result: None,
-        answer,
-    };
-    (Box::new(call), receiver)
-}
-
-impl<T, W> Call for PendingCall<T, W>
-where
-    T: Send,
-    W: FnMut(&mut Group<'_>) -> Result<T, CallError> + Send,
-{
-    fn carry_out(&mut self, group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
-        self.result = Some(match (self.work)(group) {
-            Ok(value) => Ok(value),
-            Err(CallError::Refused(refusal)) => Err(refusal),
-            Err(CallError::Sqlite(error)) => return Err(error),
-        });
-        Ok(())
-    }
-
-    fn answer(self: Box<Self>, failure: Option<&Failure>) {
-        let result = match (failure, self.result) {
-            (None, Some(result)) => result,
-            // A refusal too: it may rest on what another call of the group wrote.
-            (Some(failure), _) => Err(failure.to_error(self.attempted)),
-            (None, None) => unreachable!("a group commits only when each of its calls was carried out"),
-        };
-        // A caller that is gone wants no answer.
-        let _ = self.answer.send(result);
-    }
 }
 
 struct WriterThread {
@@ -254,16 +228,21 @@ impl WriterThread {
         };
         let mut group = Group::new(&transaction, self.parts.clock.now(), self.totals);
         let mut attempted = 0;
-        for call in calls.iter_mut() {
-            attempted += 1;
-            if let Err(error) = call.carry_out(&mut group) {
+        while attempted < calls.len() {
+            let (taken, carried_out) = carry_out_next(&mut calls[attempted..], &mut group);
+            attempted += taken;
+            if let Err(error) = carried_out {
                 return (attempted, Err(Failure::of(&error)));
             }
-            if transaction.total_changes() - changes_before > GROUP_ROWS_MAX {
+            let events_to_write = group.accepted_orders() as u64;
+            if transaction.total_changes() - changes_before + events_to_write > GROUP_ROWS_MAX {
                 break;
             }
         }
-        let Group { totals, effects, .. } = group;
+        if let Err(error) = group.write_accepted() {
+            return (attempted, Err(Failure::of(&error)));
+        }
+        let (totals, effects) = group.end();
         if totals != self.totals
             && let Err(error) = totals.write(&transaction)
         {

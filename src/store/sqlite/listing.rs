@@ -1,0 +1,260 @@
+//! Listings: pages of orders, newest first, each served by an index from the place where the page before ended.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, params_from_iter};
+
+use super::{query, rows};
+use crate::order::{OrderId, OrderStatus};
+use crate::store::codes;
+use crate::store::columns::order_columns;
+use crate::store::{OrderPage, OrderQuery, PAGE_ORDERS_MAX};
+use crate::time::Timestamp;
+
+pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<OrderPage, rusqlite::Error> {
+    let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
+    let at = query::feed_end(connection)?;
+    let Some(range) = id_range(connection, query)? else {
+        return Ok(OrderPage {
+            orders: Vec::new(),
+            next: None,
+            at,
+        });
+    };
+    let (statement, values) = listing(query, range, limit + 1);
+    let mut orders = connection
+        .prepare_cached(&statement)?
+        .query_map(params_from_iter(values), rows::order)?
+        .collect::<Result<Vec<_>, _>>()?;
+    let more = orders.len() > limit;
+    orders.truncate(limit);
+    Ok(OrderPage {
+        next: orders.last().map(|last| last.order_id).filter(|_| more),
+        orders,
+        at,
+    })
+}
+
+/// Ids from the first on and below the second.
+type IdRange = (OrderId, OrderId);
+
+/// `created_at` rises with the id, so bounds in time are bounds in ids. `None` when no order can match.
+fn id_range(connection: &Connection, query: &OrderQuery) -> Result<Option<IdRange>, rusqlite::Error> {
+    let mut range = (OrderId(0), query.before.unwrap_or(OrderId(i64::MAX)));
+    if let Some(time) = query.created_before
+        && let Some(first) = first_created(connection, Created::NotBefore(time))?
+    {
+        range.1 = range.1.min(first);
+    }
+    if let Some(time) = query.created_after {
+        match first_created(connection, Created::After(time))? {
+            Some(first) => range.0 = first,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(range))
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Created {
+    NotBefore(Timestamp),
+    After(Timestamp),
+}
+
+/// The first order created so, by bisection of the primary key; `None` when there is none.
+pub(super) fn first_created(
+    connection: &Connection,
+    bound: Created,
+) -> Result<Option<OrderId>, rusqlite::Error> {
+    let mut at_or_above = connection.prepare_cached(
+        "select order_id, created_at from orders where order_id >= ?1 order by order_id limit 1",
+    )?;
+    let newest: Option<i64> = connection
+        .prepare_cached("select max(order_id) from orders")?
+        .query_row([], |row| row.get(0))?;
+    let matches = |created_at: Timestamp| match bound {
+        Created::NotBefore(time) => created_at >= time,
+        Created::After(time) => created_at > time,
+    };
+    let mut found = None;
+    // Every order below `low` was created too early; `high` is the last id that may still be the answer.
+    let (mut low, mut high) = (0, newest.unwrap_or(0));
+    while low <= high {
+        let middle = low + (high - low) / 2;
+        let (order_id, created_at) = at_or_above.query_row([middle], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Timestamp>(1)?))
+        })?;
+        if matches(created_at) {
+            found = Some(OrderId(order_id));
+            high = middle - 1;
+        } else {
+            low = order_id + 1;
+        }
+    }
+    Ok(found)
+}
+
+/// The statement of a page and its values: by the narrowest index, what it does not cover checked row by row.
+fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Value>) {
+    let mut values = vec![
+        Value::Integer(range.0.0),
+        Value::Integer(range.1.0),
+        Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)),
+    ];
+    let mut bind = |value: Value| {
+        values.push(value);
+        format!("?{}", values.len())
+    };
+    let user = query.user_id.map(|user_id| bind(Value::Integer(user_id)));
+    let reference = query
+        .reference
+        .clone()
+        .map(|reference| bind(Value::Text(reference)));
+    let in_range = "order_id >= ?1 and order_id < ?2";
+    let newest_first = "order by order_id desc limit ?3";
+    let columns = order_columns!();
+    let statement = match (reference, user, query.status) {
+        (Some(reference), user, status) => {
+            let user = user.map_or(String::new(), |user| format!(" and +user_id = {user}"));
+            let status = status.map_or(String::new(), |status| {
+                format!(" and +status = {}", codes::status_code(status))
+            });
+            format!(
+                "select {columns} from orders indexed by orders_reference
+                 where reference = {reference} and {in_range}{user}{status} {newest_first}"
+            )
+        }
+        (None, Some(user), Some(status)) => format!(
+            "select {columns} from {} and user_id = {user} and {in_range} {newest_first}",
+            with_status_by_user(status)
+        ),
+        (None, Some(user), None) => merged(&OrderStatus::ALL.map(|status| {
+            format!(
+                "{} and user_id = {user} and {in_range} {newest_first}",
+                with_status_by_user(status)
+            )
+        })),
+        (None, None, Some(status)) => match status {
+            OrderStatus::Pending => merged(
+                &[FIRST_LINE_BY_ID, SECOND_LINE_BY_ID]
+                    .map(|line| format!("{line} and {in_range} {newest_first}")),
+            ),
+            // All of them are looked at, which are as many as are being processed.
+            OrderStatus::Processing => merged(&[format!(
+                "{} and {in_range} {newest_first}",
+                with_status_by_user(status)
+            )]),
+            OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => format!(
+                "select {columns} from orders indexed by orders_ended
+                 where finished_at is not null and status = {} and {in_range} {newest_first}",
+                codes::status_code(status)
+            ),
+        },
+        (None, None, None) => format!("select {columns} from orders where {in_range} {newest_first}"),
+    };
+    (statement, values)
+}
+
+/// The orders that wait, by id, as two lists.
+const FIRST_LINE_BY_ID: &str = "orders indexed by orders_first where status = 0 and due_at is null";
+const SECOND_LINE_BY_ID: &str = "orders indexed by orders_returned where status = 0 and due_at is not null";
+
+/// The table with the index that holds a user's orders of this status by id, and the condition that makes it apply.
+pub(super) fn with_status_by_user(status: OrderStatus) -> &'static str {
+    match status {
+        OrderStatus::Pending => "orders indexed by orders_user_pending where status = 0",
+        OrderStatus::Processing => "orders indexed by orders_processing where status = 1",
+        OrderStatus::Completed => {
+            "orders indexed by orders_user_ended where finished_at is not null and status = 2"
+        }
+        OrderStatus::Failed => {
+            "orders indexed by orders_user_ended where finished_at is not null and status = 3"
+        }
+        OrderStatus::Cancelled => {
+            "orders indexed by orders_user_ended where finished_at is not null and status = 4"
+        }
+    }
+}
+
+/// A page of several short lists of ids.
+fn merged(lists: &[String]) -> String {
+    let lists: Vec<String> = lists
+        .iter()
+        .map(|list| format!("select * from (select order_id from {list})"))
+        .collect();
+    format!(
+        "select {} from orders where order_id in ({}) order by order_id desc limit ?3",
+        order_columns!(),
+        lists.join(" union all ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::open_writer;
+    use super::super::migrations;
+    use super::*;
+
+    fn plan(connection: &Connection, statement: &str, values: Vec<Value>) -> String {
+        connection
+            .prepare(&format!("explain query plan {statement}"))
+            .unwrap()
+            .query_map(params_from_iter(values), |row| row.get::<_, String>(3))
+            .unwrap()
+            .map(|line| line.unwrap() + "\n")
+            .collect()
+    }
+
+    /// Whatever the filters, a page is a range of one index in its order: nothing is sorted but the at most five
+    /// short lists that some are merged from and what is in processing, and no table is scanned.
+    #[test]
+    fn every_page_is_served_by_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        let mut connection = open_writer(&path).unwrap();
+        migrations::apply(&path, &mut connection).unwrap();
+        for status in OrderStatus::ALL.map(Some).into_iter().chain([None]) {
+            for user_id in [None, Some(1)] {
+                for reference in [None, Some("a".to_owned())] {
+                    let query = OrderQuery {
+                        status,
+                        user_id,
+                        reference,
+                        ..OrderQuery::default()
+                    };
+                    let (statement, values) = listing(&query, (OrderId(0), OrderId(9)), 10);
+                    let plan = plan(&connection, &statement, values);
+                    // An index that holds nothing but what the list wants is read from its end.
+                    let lists = ["orders_first", "orders_returned", "orders_processing"];
+                    let scans = plan.lines().filter(|line| {
+                        line.contains("SCAN orders") && !lists.iter().any(|index| line.ends_with(index))
+                    });
+                    assert_eq!(scans.count(), 0, "{statement}\n{plan}");
+                    let merges = match (query.user_id, query.status, &query.reference) {
+                        (Some(_), None, None)
+                        | (None, Some(OrderStatus::Pending | OrderStatus::Processing), None) => true,
+                        (Some(_), Some(_), _) | (None, _, _) | (_, _, Some(_)) => false,
+                    };
+                    assert!(merges || !plan.contains("TEMP B-TREE"), "{statement}\n{plan}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_claim_reads_only_the_heads_of_its_indexes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        let mut connection = open_writer(&path).unwrap();
+        migrations::apply(&path, &mut connection).unwrap();
+        for (statement, index, values) in [
+            (include_str!("first_line.sql"), "orders_first", 1),
+            (include_str!("second_line.sql"), "orders_due", 2),
+            (include_str!("second_line_suspect.sql"), "orders_suspect", 1),
+            (include_str!("expired_leases.sql"), "orders_processing", 2),
+        ] {
+            let plan = plan(&connection, statement, vec![Value::Integer(1); values]);
+            assert!(plan.contains(&format!("INDEX {index}")), "{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        }
+    }
+}

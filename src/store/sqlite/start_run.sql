@@ -1,0 +1,11 @@
+-- Starts the orders with the ids from ?1 to ?2, which all wait in the first line. Served by the primary key.
+update or rollback orders set
+    status = 1,
+    version = version + 1,
+    attempts = attempts + 1,
+    token = token + 1,
+    node = ?3,
+    lease_expires_at = ?4,
+    processing_at = ?5,
+    outside = ?6
+where order_id between ?1 and ?2 and status = 0 and due_at is null
