@@ -14,6 +14,8 @@ use crate::money::Money;
 use crate::order::{NewOrder, Order, OrderId, OrderStatus, Reference};
 use crate::time::Timestamp;
 
+mod text;
+
 /// An order.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Order)]
@@ -127,6 +129,10 @@ pub struct Time(pub Timestamp);
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+        let usual = text::usual(self.0.micros());
+        if let Some(text) = usual.as_ref().and_then(|text| std::str::from_utf8(text).ok()) {
+            return serializer.serialize_str(text);
+        }
         let instant = jiff::Timestamp::from_microsecond(self.0.micros()).map_err(S::Error::custom)?;
         serializer.serialize_str(&PRINTER.timestamp_to_string(&instant))
     }

@@ -46,7 +46,7 @@ pub async fn one(State(shared): State<Arc<Shared>>, request: Request) -> Result<
         return Err(Problem::unexpected(WrongCount));
     };
     let answer = OrderBody::accepted(order, *id, accepted.created_at);
-    let mut response = marked(body::json(StatusCode::CREATED, &answer)?, &accepted);
+    let mut response = marked(body::order(StatusCode::CREATED, &answer)?, &accepted);
     let location = HeaderValue::try_from(format!("/orders/{id}")).map_err(Problem::unexpected)?;
     response.headers_mut().insert(LOCATION, location);
     Ok(response)
@@ -94,7 +94,8 @@ pub async fn batch(State(shared): State<Arc<Shared>>, request: Request) -> Resul
             .map(|(order, id)| OrderBody::accepted(order, *id, accepted.created_at))
             .collect(),
     };
-    let response = body::json_in_share(StatusCode::CREATED, &answer, share)?;
+    let text = answer.text().map_err(Problem::unexpected)?;
+    let response = body::text_in_share(StatusCode::CREATED, text, share);
     Ok(marked(response, &accepted))
 }
 

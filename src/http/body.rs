@@ -2,6 +2,9 @@
 //! left to `wire`.
 
 use std::error::Error;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -15,6 +18,7 @@ use tokio::time::timeout;
 
 use super::batch_memory::Share;
 use super::problem::{Problem, ProblemType};
+use crate::order_json::OrderBody;
 
 /// One order with the longest legal list of items, reference and metadata fits three times.
 pub const ORDER_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -114,6 +118,21 @@ fn limited(body: Body, bytes_max: usize) -> Result<Limited<Body>, Problem> {
 }
 
 async fn in_time(read: impl Future<Output = Result<Bytes, Problem>>) -> Result<Bytes, Problem> {
+    let mut read = pin!(read);
+    // A body that came with its head is here at the second look, and needs no timer.
+    let mut looked = false;
+    let at_once = poll_fn(|waking| match read.as_mut().poll(waking) {
+        Poll::Ready(body) => Poll::Ready(Some(body)),
+        Poll::Pending if looked => Poll::Ready(None),
+        Poll::Pending => {
+            looked = true;
+            waking.waker().wake_by_ref();
+            Poll::Pending
+        }
+    });
+    if let Some(body) = at_once.await {
+        return body;
+    }
     timeout(BODY_TIME_MAX, read).await.unwrap_or_else(|_| {
         Err(Problem::new(
             ProblemType::RequestTimeout,
@@ -155,9 +174,16 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Prob
     Ok(json_text(status, rendered(value)?))
 }
 
-/// An answer in JSON that keeps its part of `share` until it is sent.
-pub fn json_in_share(status: StatusCode, value: &impl Serialize, share: Share) -> Result<Response, Problem> {
-    Ok(json_text(status, share.hold(rendered(value)?)))
+/// An answer that is one order.
+pub fn order(status: StatusCode, order: &OrderBody<'_>) -> Result<Response, Problem> {
+    let mut text = Vec::new();
+    order.write(&mut text).map_err(Problem::unexpected)?;
+    Ok(json_text(status, text))
+}
+
+/// An answer of such a text in JSON, which keeps its part of `share` until it is sent.
+pub fn text_in_share(status: StatusCode, text: Vec<u8>, share: Share) -> Response {
+    json_text(status, share.hold(text))
 }
 
 /// As many of a page's items as [`PAGE_BYTES_MAX`] takes, at least one, each rendered for itself; with the last of them

@@ -250,7 +250,7 @@ pub(super) fn unknown_order() -> Problem {
 }
 
 pub(super) fn answer(order: &Order) -> Result<Response, Problem> {
-    body::json(StatusCode::OK, &OrderBody::from(order))
+    body::order(StatusCode::OK, &OrderBody::from(order))
 }
 
 fn viewed(view: &OrderView) -> Result<Response, Problem> {

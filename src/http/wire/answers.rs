@@ -9,10 +9,28 @@ use crate::store::{Breaker, Node, QueueState, Redriven};
 use crate::time::Timestamp;
 
 /// The orders of a batch, in the order given.
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 #[schema(as = Orders)]
 pub struct OrdersBody<'a> {
     pub orders: Vec<OrderBody<'a>>,
+}
+
+impl OrdersBody<'_> {
+    pub fn text(&self) -> Result<Vec<u8>, serde_json::Error> {
+        /// With a comma for each order.
+        const AROUND: usize = 16;
+        let bytes: usize = self.orders.iter().map(|order| order.bytes_about() + 1).sum();
+        let mut text = Vec::with_capacity(AROUND + bytes);
+        text.extend_from_slice(b"{\"orders\":[");
+        for (index, order) in self.orders.iter().enumerate() {
+            if index > 0 {
+                text.push(b',');
+            }
+            order.write(&mut text)?;
+        }
+        text.extend_from_slice(b"]}");
+        Ok(text)
+    }
 }
 
 /// Orders, newest first.
