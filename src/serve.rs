@@ -372,6 +372,7 @@ async fn join(store: &dyn Store, node: NodeId, slots: u32, config: &Config) -> R
     let heartbeat = Heartbeat {
         node,
         slots,
+        busy: 0,
         leases: Vec::new(),
         lease: config.lease,
         breaker: Breaker::Closed,

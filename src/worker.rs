@@ -3,6 +3,7 @@
 //! which order is next to the store. Where workers outside process them, it claims for those.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -71,6 +72,8 @@ struct Shared {
     slots: Arc<Semaphore>,
     /// As many permits as there are slots, one for each result that is on its way into the store.
     results: Arc<Semaphore>,
+    /// Slots in which an order is processed.
+    busy: AtomicU32,
     executors: TaskTracker,
     /// No more claims.
     draining: CancellationToken,
@@ -159,6 +162,7 @@ impl Worker {
             pace: watch::Sender::new(Pace::Working),
             slots: Arc::new(Semaphore::new(settings.slots as usize)),
             results: Arc::new(Semaphore::new(settings.slots as usize)),
+            busy: AtomicU32::new(0),
             executors: TaskTracker::new(),
             draining: CancellationToken::new(),
             hand_back: CancellationToken::new(),

@@ -68,6 +68,8 @@ pub struct Heartbeat {
     pub node: NodeId,
     /// Orders the node processes at once at most.
     pub slots: u32,
+    /// Orders it processes now: fewer than its leases while results wait to be stored.
+    pub busy: u32,
     pub leases: Vec<LeaseKey>,
     /// Counted from the moment the store takes the heartbeat.
     pub lease: Duration,

@@ -116,9 +116,12 @@ impl<S: Subscriber> Layer<S> for NamesRequests {
     }
 }
 
+/// Where requests are answered, whose lines a filter may ask for alone.
+const TARGET: &str = "orderly::http::request";
+
 /// At error, so that it is there for every line that passes the filter.
 fn span(id: &Bytes) -> Span {
-    tracing::error_span!("request", request.id = text(id))
+    tracing::error_span!(target: TARGET, "request", request.id = text(id))
 }
 
 fn text(id: &Bytes) -> &str {

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -44,8 +45,19 @@ pub(super) async fn run(
         let took = started.elapsed().as_secs_f64();
         shared.metrics.order_processing.observe(took);
     }
-    let _kept = slot.release().await;
-    let result = match ended {
+    let kept = match &ended {
+        // Nothing is left to store.
+        None => None,
+        Some(_) => tokio::select! {
+            biased;
+            kept = slot.release() => Some(kept),
+            end = hold.end() => {
+                log_abandoned(&lease, end);
+                None
+            }
+        },
+    };
+    let result = match ended.filter(|_| kept.is_some()) {
         None => AttemptResult::abandoned,
         Some(Ended::Here(outcome)) => settle(&shared, &entry, &lease, outcome, &mut hold).await,
         Some(Ended::HandedOver) => hand_over(&shared, &entry, &lease, &mut hold).await,
@@ -66,6 +78,7 @@ struct BusySlot<'s> {
 impl<'s> BusySlot<'s> {
     fn new(shared: &'s Shared, permit: OwnedSemaphorePermit) -> BusySlot<'s> {
         shared.metrics.slots_busy.inc();
+        shared.busy.fetch_add(1, Ordering::Relaxed);
         BusySlot {
             shared,
             _permit: permit,
@@ -90,6 +103,7 @@ impl<'s> BusySlot<'s> {
 impl Drop for BusySlot<'_> {
     fn drop(&mut self) {
         self.shared.metrics.slots_busy.dec();
+        self.shared.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,6 +2,7 @@
 //! off the list before it sleeps. Giving up an attempt whose lease ran out is left to `running.rs`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -140,6 +141,7 @@ async fn beat(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(
         .renew(Heartbeat {
             node: shared.settings.node,
             slots: shared.settings.slots,
+            busy: shared.busy.load(Ordering::Relaxed),
             lease: if leases.is_empty() {
                 validity.max(lease)
             } else {

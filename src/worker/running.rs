@@ -11,7 +11,7 @@ use crate::order::OrderId;
 
 #[derive(Default)]
 pub(super) struct Running {
-    /// At most one per slot. An order that was given back and claimed again replaces its older attempt.
+    /// At most two per slot: one that runs, and one whose result waits to be stored. An order that was given back and claimed again replaces its older attempt.
     attempts: Mutex<HashMap<OrderId, Attempt>>,
 }
 

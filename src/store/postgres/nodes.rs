@@ -32,7 +32,7 @@ pub(super) async fn renew(
     let lease_micros = micros(heartbeat.lease);
     let node = rows::node_code(heartbeat.node);
     let slots = i32::try_from(heartbeat.slots).unwrap_or(i32::MAX);
-    let busy = i32::try_from(heartbeat.leases.len()).unwrap_or(i32::MAX);
+    let busy = i32::try_from(heartbeat.busy).unwrap_or(i32::MAX);
     let breaker = codes::breaker_code(heartbeat.breaker);
     let ordering = codes::ordering_code(shared.told_ordering());
     let beaten = link

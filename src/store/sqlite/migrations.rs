@@ -16,6 +16,7 @@ const CREATE_HISTORY: &str = "create table if not exists migrations (
 /// Applies what is missing.
 pub(super) fn apply(path: &Path, connection: &mut Connection) -> Result<(), OpenError> {
     let failed = |error: rusqlite::Error| unavailable(path, error.into());
+    let is_new = applied(connection).map_err(failed)?.is_empty();
     for step in STEPS {
         // The state is read under the write lock, so that of two processes one waits and finds the work done.
         let transaction = connection
@@ -25,8 +26,17 @@ pub(super) fn apply(path: &Path, connection: &mut Connection) -> Result<(), Open
         if check(path, &transaction)?[(step.number - 1) as usize].applied {
             continue;
         }
+        if !is_new {
+            tracing::info!(
+                step = step.name,
+                "bringing the schema of the file up to date, which may take minutes where it holds many orders"
+            );
+        }
         run(&transaction, step).map_err(failed)?;
         transaction.commit().map_err(failed)?;
+        if !is_new {
+            tracing::info!(step = step.name, "the schema of the file is a step further");
+        }
     }
     Ok(())
 }

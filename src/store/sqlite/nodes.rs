@@ -53,7 +53,7 @@ fn beat(group: &Group<'_>, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error>
         .execute((
             heartbeat.node,
             heartbeat.slots,
-            heartbeat.leases.len(),
+            heartbeat.busy,
             group.now,
             group.now.plus(heartbeat.lease),
             codes::breaker_code(heartbeat.breaker),

@@ -1,5 +1,5 @@
 -- Starts the orders with the ids from ?1 to ?2, which all wait in the first line. Served by the primary key.
-update or rollback orders set
+update or rollback orders not indexed set
     status = 1,
     version = version + 1,
     attempts = attempts + 1,

@@ -35,6 +35,7 @@ fn logs() {
     });
     assert_eq!((first.id(), second.id()), ("first", "second"));
     tracing::error!("between");
+    first.within(|| tracing::debug!(target: TARGET, "answered"));
     let panics = std::panic::AssertUnwindSafe(|| first.within(|| panic!("over")));
     assert!(std::panic::catch_unwind(panics).is_err());
     tracing::error!("after a panic");
@@ -116,6 +117,12 @@ fn each_line_within_a_request_names_it_and_no_other_does() {
     ];
     let expected = expected.map(|(message, request)| (message.to_owned(), request.to_owned()));
     assert_eq!(logged("error"), expected);
+}
+
+#[test]
+fn a_filter_that_asks_only_for_what_answers_requests_gets_their_names() {
+    let answered = ("answered".to_owned(), "first".to_owned());
+    assert_eq!(logged("orderly::http::request=debug"), [answered]);
 }
 
 #[test]

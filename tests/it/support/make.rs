@@ -62,6 +62,7 @@ pub fn heartbeat(node: NodeId, leases: &[LeaseKey]) -> Heartbeat {
     Heartbeat {
         node,
         slots: 10,
+        busy: u32::try_from(leases.len()).expect("tests hold few leases"),
         leases: leases.to_vec(),
         lease: LEASE,
         breaker: Breaker::Closed,

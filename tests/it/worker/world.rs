@@ -167,6 +167,7 @@ impl World {
         let heartbeat = Heartbeat {
             node: NODE,
             slots: setting.slots,
+            busy: 0,
             leases: Vec::new(),
             lease: LEASE,
             breaker: Breaker::Closed,
