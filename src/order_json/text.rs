@@ -90,13 +90,11 @@ impl OrderBody<'_> {
 }
 
 fn text(text: Option<&str>, to: &mut Vec<u8>) -> Result<(), Error> {
-    match text {
-        Some(text) => serde_json::to_writer(to, text),
-        None => {
-            to.extend_from_slice(NULL);
-            Ok(())
-        }
+    if let Some(text) = text {
+        return serde_json::to_writer(to, text);
     }
+    to.extend_from_slice(NULL);
+    Ok(())
 }
 
 fn verbatim(json: Option<&Verbatim<'_>>, to: &mut Vec<u8>) {
