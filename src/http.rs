@@ -79,6 +79,7 @@ pub const HEARTBEAT: Duration = Duration::from_secs(15);
 const ROUTES: usize = 28;
 const ORDERS: &str = "/orders";
 const ORDER: &str = "/orders/{id}";
+const LISTED: &str = "it is in the list of routes";
 
 fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
     use Access::{Keyed, Open};
@@ -131,7 +132,6 @@ pub fn router(app: App) -> Routes {
         router = router.route(pattern, methods.layer(around));
     }
     let around = from_fn_with_state(context(request::NO_ROUTE, Access::Keyed), request::attend);
-    const LISTED: &str = "it is in the list of routes";
     Routes(Arc::new(ways::Ways {
         orders: orders.expect(LISTED),
         order: order.expect(LISTED),
