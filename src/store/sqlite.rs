@@ -31,6 +31,7 @@ mod listing;
 mod migrations;
 mod nodes;
 mod outside;
+mod points;
 mod prune;
 mod query;
 mod reader;
@@ -49,6 +50,7 @@ use call::SETTLE;
 use connection::{ServerLock, unavailable};
 use failure::State;
 use group::Totals;
+use points::Points;
 use reader::Readers;
 pub use restored::{renew_feed, require_unused};
 use snapshot::SqliteSnapshot;
@@ -58,6 +60,7 @@ pub struct Sqlite {
     path: Arc<Path>,
     writer: Writer,
     readers: Arc<Readers>,
+    points: Points,
     clock: Arc<SteadyClock>,
     wakeups: Arc<Wakeups>,
     state: Arc<State>,
@@ -91,6 +94,7 @@ impl Sqlite {
         wakeups.set_hears_all(true);
         let state = Arc::new(State::new());
         let readers = Readers::open(path, state.clone()).map_err(failed)?;
+        let points = Points::open(path, state.clone()).map_err(failed)?;
         let writer = Writer::start(WriterParts {
             connection,
             clock: clock.clone(),
@@ -103,6 +107,7 @@ impl Sqlite {
             path: path.into(),
             writer,
             readers: Arc::new(readers),
+            points,
             clock,
             wakeups,
             state,
@@ -209,7 +214,7 @@ impl Store for Sqlite {
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
-        self.readers
+        self.points
             .read("read an order's claim", move |connection| {
                 outside::latest_claim(connection, id)
             })
@@ -289,7 +294,7 @@ impl Store for Sqlite {
     }
 
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
-        self.readers
+        self.points
             .read("read an order", move |connection| {
                 query::order_view(connection, id)
             })
@@ -331,7 +336,7 @@ impl Store for Sqlite {
     }
 
     async fn counters(&self) -> Result<Counters, StoreError> {
-        self.readers
+        self.points
             .read("read the counters", |connection| {
                 Ok(Totals::read(connection)?.counters)
             })
@@ -381,6 +386,7 @@ impl Store for Sqlite {
 
     async fn close(&self) {
         self.readers.close().await;
+        self.points.close().await;
         self.writer.close().await;
         self.state.closed();
         self.server_lock
