@@ -20,8 +20,9 @@ const STATEMENTS_MAX: usize = 64;
 /// Page cache of the writer and of each reader, in KiB.
 const WRITER_CACHE_KIB: u32 = 16 * 1024;
 const READER_CACHE_KIB: u32 = 2 * 1024;
-/// The WAL file is cut back to this after a checkpoint that emptied it.
-const WAL_FILE_BYTES_MAX: u32 = 64 * 1024 * 1024;
+/// The WAL file is cut back to this after a checkpoint that emptied it: somewhat more than the size at which the writer
+/// makes one, so that the file is not cut and extended again each time.
+const WAL_FILE_BYTES_MAX: u32 = 80 * 1024 * 1024;
 
 /// Proof that no other server has the file open, for as long as it lives. A lock on a file beside the database:
 /// a second descriptor of the database itself would drop SQLite's own locks when closed
