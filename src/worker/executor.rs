@@ -45,17 +45,18 @@ pub(super) async fn run(
         let took = started.elapsed().as_secs_f64();
         shared.metrics.order_processing.observe(took);
     }
-    let kept = match &ended {
-        // Nothing is left to store.
-        None => None,
-        Some(_) => tokio::select! {
+    let kept = if ended.is_some() {
+        tokio::select! {
             biased;
             kept = slot.release() => Some(kept),
             end = hold.end() => {
                 log_abandoned(&lease, end);
                 None
             }
-        },
+        }
+    } else {
+        // Nothing is left to store.
+        None
     };
     let result = match ended.filter(|_| kept.is_some()) {
         None => AttemptResult::abandoned,
