@@ -1,14 +1,15 @@
 //! Group commit: calls that wait while the connections are busy go into one statement, and are answered when it is
-//! committed; reads of single orders share statements in the same way. There is no timer: a group is what came while the ones before committed. What the statement says is left
-//! to the kinds of calls.
+//! committed; reads of single orders share statements in the same way. Nothing waits for a timer while it could go: a group
+//! is what came while the ones before committed. What the statement says is left to the kinds of calls.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet, yield_now};
+use tokio::time::{Instant, sleep_until};
 
 use super::connect::Connector;
 use super::failure::Failure;
@@ -21,6 +22,9 @@ const CALLS_WAITING_MAX: usize = 16_384;
 /// Calls and their rows in one statement: together they bound how long the first of them waits for its answer.
 const GROUP_CALLS_MAX: usize = 1_024;
 const GROUP_ROWS_MAX: usize = 1_000;
+/// Beside a group under way another one is sent when as many calls wait as that one has, so that two connections take turns
+/// with groups of a size instead of the second one taking whatever comes first. A group that takes longer holds nobody up.
+const TURN_TIME_MAX: Duration = Duration::from_millis(5);
 /// How often a call is carried out whose statement was the victim of a deadlock, or failed for what may be the fault of
 /// another call of its group.
 const TRIES_MAX: u32 = 5;
@@ -70,6 +74,10 @@ impl<C: Call> Groups<C> {
             idle: (0..connections).map(|_| Link::new(connector.clone())).collect(),
             held: VecDeque::new(),
             running: JoinSet::new(),
+            latest: Latest {
+                calls: 0,
+                turn_ends: Instant::now(),
+            },
         };
         Groups {
             calls,
@@ -118,6 +126,13 @@ struct Runner<C: Call> {
     held: VecDeque<Waiting<C>>,
     /// One task per connection in use; answers with the calls to be tried again.
     running: JoinSet<(Link, Vec<Waiting<C>>)>,
+    latest: Latest,
+}
+
+/// The group that was sent last.
+struct Latest {
+    calls: usize,
+    turn_ends: Instant,
 }
 
 impl<C: Call> Runner<C> {
@@ -125,15 +140,21 @@ impl<C: Call> Runner<C> {
         let closing = self.shared.closing.clone();
         let mut open = true;
         loop {
-            while !self.held.is_empty()
+            while self.has_group(waiting.len())
                 && let Some(link) = self.idle.pop()
             {
+                // Whoever is about to call comes along.
+                yield_now().await;
                 while self.held.len() < GROUP_CALLS_MAX
                     && let Ok(call) = waiting.try_recv()
                 {
                     self.held.push_back(call);
                 }
                 let group = self.next_group();
+                self.latest = Latest {
+                    calls: group.len(),
+                    turn_ends: Instant::now() + TURN_TIME_MAX,
+                };
                 self.running.spawn(carry_out(group, link, self.shared.clone()));
             }
             if !open && self.held.is_empty() && self.running.is_empty() {
@@ -141,13 +162,22 @@ impl<C: Call> Runner<C> {
             }
             tokio::select! {
                 () = closing.cancelled(), if !waiting.is_closed() => waiting.close(),
-                call = waiting.recv(), if open && self.held.is_empty() => match call {
+                call = waiting.recv(), if open && (self.held.is_empty() || !self.idle.is_empty()) => match call {
                     Some(call) => self.held.push_back(call),
                     None => open = false,
                 },
+                () = sleep_until(self.latest.turn_ends), if !self.held.is_empty() && !self.idle.is_empty() => {}
                 Some(ended) = self.running.join_next() => self.ended(ended),
             }
         }
+    }
+
+    /// Whether there is something to be sent now, should a connection be free; `waiting` calls are not held yet.
+    fn has_group(&self, waiting: usize) -> bool {
+        !self.held.is_empty()
+            && (self.running.is_empty()
+                || self.held.len() + waiting >= self.latest.calls
+                || Instant::now() >= self.latest.turn_ends)
     }
 
     /// The oldest calls that fit into one statement; a later call with a subject that is taken stays behind.

@@ -11,6 +11,7 @@ use orderly::store::{Heartbeat, OrderQuery, Settled, StoreError};
 use tokio::sync::mpsc;
 
 use super::scene::{Scene, accept_keyed, assert_sound, has_pgbouncer, jump, store_at};
+use crate::support::gate::Gate;
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, claim_by, give_back_by, heartbeat};
 use crate::support::postgres::{PgBouncer, Server};
 use crate::support::proxy::Action;
@@ -86,7 +87,11 @@ async fn two_connections_of_a_pooler_serve_many_callers() {
 #[tokio::test]
 async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
     /// A part of the statement that accepts, of the one that settles, of the one that claims.
-    const FROZEN: [&str; 3] = ["from orderly.accept_keyed", "from orderly.settle", "first_line"];
+    const FROZEN: [&str; 3] = [
+        "from orderly.accept_keyed",
+        "from orderly.settle",
+        "from orderly.claim(",
+    ];
     let Some(scene) = Scene::new().await else { return };
     let store = &scene.store;
     for number in 0..6 {
@@ -153,6 +158,53 @@ async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
     let given_back = store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
     assert_eq!(given_back.pending, 3 + 12);
     assert_eq!(store.claim(claim_by(NODE_A, 100)).await.unwrap().leases.len(), 15);
+    scene.end().await;
+}
+
+/// Beside a large group a small one waits for its turn, but not for long.
+#[tokio::test]
+async fn a_large_group_that_hangs_holds_no_single_order_up() {
+    const MANY: usize = 20;
+    let Some(scene) = Scene::new().await else { return };
+    let store = &scene.store;
+    let first = Gate::closed();
+    let holding = first.clone();
+    let hits = AtomicUsize::new(0);
+    let (freezes, mut frozen) = mpsc::unbounded_channel();
+    scene.proxy.on_flight(move |flight| {
+        if !flight.sql().contains("from orderly.accept") {
+            return Action::Forward;
+        }
+        let action = match hits.fetch_add(1, Ordering::SeqCst) {
+            0 => Action::Hold(holding.clone()),
+            1 => Action::Silence,
+            _ => return Action::Forward,
+        };
+        // Nobody listens at the end of the test.
+        let _ = freezes.send(());
+        action
+    });
+    let accept = |name: String| {
+        let store = store.clone();
+        tokio::spawn(async move { accept_keyed(&*store, &name).await })
+    };
+    let alone = accept("alone".to_owned());
+    frozen.recv().await.unwrap();
+    let many: Vec<_> = (0..MANY)
+        .map(|number| accept(format!("one of many {number}")))
+        .collect();
+    frozen.recv().await.unwrap();
+    first.open();
+    alone.await.unwrap().unwrap();
+    accept_keyed(&**store, "single").await.unwrap();
+    assert!(
+        many.iter().all(|one| !one.is_finished()),
+        "they are one group, which hangs"
+    );
+    jump(ANSWER_TIME_MAX).await;
+    for one in join_all(many).await {
+        assert!(matches!(one.unwrap(), Err(StoreError::Unexpected { .. })));
+    }
     scene.end().await;
 }
 
