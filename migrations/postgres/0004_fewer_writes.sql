@@ -149,7 +149,9 @@ begin
             outside = false,
             turn = moment.turn
         from moment, result
-        where o.order_id = result.order_id and o.token = result.token and o.status = 1
+        -- Driven by the results, as in claim.
+        where o.order_id = result.order_id and o.token = result.token and o.status + 0 = 1
+            and result.order_id + 0 = result.order_id
         returning o.order_id, o.version, o.attempts, o.status, o.changed_at, o.processing_at,
             result.place, result.kind, result.node, result.error
     ), batch as (
@@ -180,3 +182,120 @@ begin
     )
     select place, order_id, status from ended;
 end $settle$;
+
+-- Claims the next due orders of both lines for a node. Called in a message of its own that ends the transaction, so that a
+-- node that freezes anywhere never holds the lock: the server carries it out to its end without asking back. What comes out
+-- is small enough never to wait for a reader. Where the orders of a user wait for each other, nodes send the statements
+-- themselves, with the lines of those whose turn it is.
+-- No order at or below `above` can be in the first line any more (the floor). The plans of the lines are the heads of their
+-- indexes, whatever the statistics say.
+create function orderly.claim(
+    places bigint, claiming_node bigint, lease_micros bigint, takes_suspects bigint, is_outside bigint,
+    known_ordering bigint, second_first bigint, above bigint, counter_slot bigint, claim_lock bigint,
+    out order_ids bigint[], out tokens bigint[], out claimed bigint, out exhausted integer, out running bigint,
+    out last_order_id bigint, out oldest_running xid8, out transaction xid8, out next_due_in_micros bigint,
+    out open_orders bigint, out stored_ordering smallint
+) language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
+set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
+as $claim$
+begin
+    -- Claims of all nodes come one after another, each with a view that has everything committed before, since each
+    -- statement of a function has its own: first-in first-out start.
+    perform pg_advisory_xact_lock(claim_lock);
+    -- Read before this transaction gets its id: every order id up to it was drawn by a transaction with an earlier one. And
+    -- before the claim's own view: whatever ended before the oldest transaction that runs now is seen by it.
+    select last_value, pg_snapshot_xmin(pg_current_snapshot()) into last_order_id, oldest_running from orderly.order_ids;
+    with moment as materialized (
+        select clock_timestamp() as at
+    ), running as materialized (
+        -- Nor where the orders of a user wait for each other and this node does not know.
+        select 1 from orderly.queue where id = 1 and not paused and ordering = known_ordering
+    ), first_line as materialized (
+        -- Served by orders_first alone.
+        select order_id, order_id + 0 as turn from orderly.orders
+        where status = 0 and due_at is null and order_id + 0 > above and exists (select from running)
+        order by order_id + 0
+        limit places
+    ), second_line as materialized (
+        -- Served by orders_due and orders_suspect: orders that wait out a back-off are behind the range that is read.
+        (select order_id, due_at from orderly.orders
+        where status = 0 and due_at is not null and crashes < 2 and due_at <= (select at from moment)
+            and exists (select from running)
+        order by due_at, order_id
+        limit places)
+        union all
+        (select order_id, due_at from orderly.orders
+        where status = 0 and due_at is not null and crashes >= 2 and due_at <= (select at from moment)
+            and takes_suspects = 1 and exists (select from running)
+        order by due_at, order_id
+        limit least(places, 1))
+    ), lines as materialized (
+        select (select count(*) from first_line) as first, (select count(*) from second_line) as second
+    ), share as materialized (
+        -- While both lines have work, both move; a short line leaves its places to the other.
+        select least(second, greatest((places + second_first) / 2, places - first)) as second from lines
+    ), chosen as materialized (
+        (select order_id, 1 as line, row_number() over (order by turn) as turn from first_line
+        order by turn limit (select places - second from share))
+        union all
+        (select order_id, 2 as line, row_number() over (order by due_at, order_id) as turn from second_line
+        order by turn limit (select second from share))
+    ), started as (
+        update orderly.orders as o set
+            status = 1,
+            version = o.version + 1,
+            attempts = o.attempts + 1,
+            token = o.token + 1,
+            node = claiming_node,
+            outside = is_outside = 1,
+            lease_expires_at = moment.at + lease_micros * interval '1 microsecond',
+            processing_at = greatest(moment.at, o.changed_at),
+            changed_at = greatest(moment.at, o.changed_at)
+        from moment, chosen
+        -- Driven by what was chosen, through the primary key: no index has the status so, and it is taken for one row, so
+        -- that even of a table that was almost empty when the plan was made nothing else seems cheaper.
+        where o.order_id = chosen.order_id and chosen.order_id + 0 = chosen.order_id and o.status + 0 = 0
+        returning o.order_id, o.version, o.attempts, o.token, o.changed_at, chosen.line, chosen.turn
+    ), believed as (
+        -- An idle node says that it lives for longer than a lease lasts; with orders in its hands it is believed no longer.
+        update orderly.nodes as n set expires_at = moment.at + lease_micros * interval '1 microsecond'
+        from moment
+        where n.node = claiming_node and n.expires_at > moment.at + lease_micros * interval '1 microsecond'
+            and exists (select from started)
+    ), batch as (
+        insert into orderly.batches (batch, events)
+        select nextval('orderly.batch_ids'), count(*) from started having count(*) > 0
+        returning batch
+    ), recorded as (
+        insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt, node)
+        select batch, row_number() over (order by line, turn) - 1, order_id, version, 1, 1, changed_at, attempts, claiming_node
+        from batch, started
+    ), counted as (
+        update orderly.counters set pending = pending - change.started, processing = processing + change.started
+        from (select count(*) as started from started) as change
+        where slot = counter_slot and change.started > 0
+    )
+    -- The first line is exhausted when all of it was seen, and taken.
+    select array(select order_id from started order by line, turn), array(select token from started order by line, turn),
+        (select max(order_id) from started where line = 1),
+        (lines.first < places and lines.first + share.second <= places)::int,
+        (select count(*) from running)
+    into order_ids, tokens, claimed, exhausted, running
+    from lines cross join share;
+    -- Whether it wrote something; when the next order of the second line is due that such a claim may take; how many orders
+    -- are open.
+    select pg_current_xact_id_if_assigned(),
+        (select (extract(epoch from min(due_at) - clock_timestamp()) * 1000000)::int8 from (
+            (select due_at from orderly.orders
+            where status = 0 and due_at is not null and crashes < 2
+            order by due_at, order_id limit 1)
+            union all
+            (select due_at from orderly.orders
+            where status = 0 and due_at is not null and crashes >= 2 and takes_suspects = 1
+            order by due_at, order_id limit 1)) as due
+        where exists (select from orderly.queue where id = 1 and not paused)),
+        (select sum(pending + processing)::int8 from orderly.counters),
+        (select q.ordering from orderly.queue as q where id = 1)
+    into transaction, next_due_in_micros, open_orders, stored_ordering;
+end $claim$;

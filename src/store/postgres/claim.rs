@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::Type;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::CLAIM_LOCK;
 use super::connect::Connector;
@@ -33,6 +33,15 @@ const ANSWER_SLACK: Duration = Duration::from_secs(5);
 /// First and longest wait before the orders of a claim are read again.
 const READ_AGAIN_MIN: Duration = Duration::from_millis(100);
 const READ_AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// What was claimed, id by id: the planner otherwise looks through all that is or was in processing, dead entries too.
+const READ_LEASES: &str = concat!(
+    "select ",
+    order_columns!(),
+    ", token, crashes from unnest($1::int8[]) as asked (id) cross join lateral (select ",
+    order_columns!(),
+    ", token, crashes from orderly.orders where order_id = asked.id and status = 1 offset 0) as found"
+);
 
 /// The one connection that claims.
 pub(super) struct Claimer {
@@ -200,14 +209,7 @@ impl Claimer {
         let found = loop {
             let read = self
                 .link
-                .read(
-                    concat!(
-                        "select ",
-                        order_columns!(),
-                        ", token, crashes from orderly.orders where order_id = any ($1) and status = 1"
-                    ),
-                    &[(&order_ids, Type::INT8_ARRAY)],
-                )
+                .read(READ_LEASES, &[(&order_ids, Type::INT8_ARRAY)])
                 .await;
             match read {
                 // The leases are this node's: given up, they would have to run out.
@@ -237,92 +239,78 @@ impl Claimer {
 }
 
 impl Answer {
-    /// From the rows of the message's statements, which are told apart by their first columns.
+    /// From the rows of the message's statements, whose columns have names of their own.
     fn read(messages: &[SimpleQueryMessage]) -> Result<Answer, Failure> {
         let missing = || Failure::undecodable("a claim", "a part of it");
-        let results = results(messages);
-        let of = |name| {
-            let found = results.iter().find(|result| result.name == name);
-            found.ok_or_else(missing)
-        };
-        let (ids, claim, outlook) = (of("last_order_id")?, of("order_id")?, of("transaction")?);
-        let mut granted = Vec::new();
-        let mut claimed = None;
-        for row in 0..claim.rows.len() {
-            let (Some(order_id), Some(token)) = (claim.number(row, 0)?, claim.number(row, 1)?) else {
-                continue;
-            };
-            if claim.number(row, 2)? == Some(1) {
-                claimed = claimed.max(Some(order_id));
-            }
-            granted.push(Granted { order_id, token });
+        let values = Values::of(messages);
+        let order_ids = values.numbers("order_ids")?;
+        let tokens = values.numbers("tokens")?;
+        if order_ids.len() != tokens.len() {
+            return Err(missing());
         }
-        let running = claim.number(0, 4)? == Some(1);
+        let granted = order_ids.into_iter().zip(tokens);
         let seen = Seen {
-            last_order_id: ids.number(0, 0)?.ok_or_else(missing)?,
-            oldest_running: ids.number(0, 1)?.ok_or_else(missing)?,
-            transaction: outlook.number(0, 0)?,
-            claimed,
-            exhausted: claim.number(0, 3)? == Some(1),
+            last_order_id: values.number("last_order_id")?.ok_or_else(missing)?,
+            oldest_running: values.number("oldest_running")?.ok_or_else(missing)?,
+            transaction: values.number("transaction")?,
+            claimed: values.number("claimed")?,
+            exhausted: values.number("exhausted")? == Some(1),
         };
-        let next_due_in = outlook
-            .number(0, 1)?
+        let next_due_in = values
+            .number("next_due_in_micros")?
             .map(|micros| Duration::from_micros(micros.max(0).cast_unsigned()));
         // Others may have their turn among those that this claim did not get to see to.
-        let unseen = results.iter().find(|result| result.name == "unseen");
-        let more_turns = match unseen {
-            Some(unseen) => unseen.number(0, 0)? == Some(turns::UNSEEN_MAX),
-            None => false,
-        };
+        let more_turns = values.number("unseen")? == Some(turns::UNSEEN_MAX);
         Ok(Answer {
-            granted,
-            seen: running.then_some(seen),
+            granted: granted
+                .map(|(order_id, token)| Granted { order_id, token })
+                .collect(),
+            seen: (values.number("running")? == Some(1)).then_some(seen),
             next_due_in: if more_turns {
                 Some(Duration::ZERO)
             } else {
                 next_due_in
             },
-            idle: outlook.number(0, 2)? == Some(0),
-            ordering: outlook
-                .number(0, 3)?
+            idle: values.number("open_orders")? == Some(0),
+            ordering: values
+                .number("stored_ordering")?
                 .and_then(codes::ordering_of)
                 .ok_or_else(missing)?,
         })
     }
 }
 
-/// What one statement of a message answered.
-struct StatementResult<'m> {
-    /// Of its first column.
-    name: String,
-    rows: Vec<&'m tokio_postgres::SimpleQueryRow>,
-}
+/// What the statements of a message answered, a row each.
+struct Values<'m>(Vec<&'m SimpleQueryRow>);
 
-impl StatementResult<'_> {
-    fn number(&self, row: usize, column: usize) -> Result<Option<i64>, Failure> {
-        let text = self.rows.get(row).and_then(|row| row.get(column));
-        text.map(|text| text.parse().map_err(|_| Failure::undecodable("a number", text)))
-            .transpose()
+impl<'m> Values<'m> {
+    fn of(messages: &'m [SimpleQueryMessage]) -> Values<'m> {
+        let rows = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        Values(rows.collect())
+    }
+
+    fn text(&self, name: &str) -> Option<&'m str> {
+        self.0.iter().find_map(|row| {
+            let place = row.columns().iter().position(|column| column.name() == name)?;
+            row.get(place)
+        })
+    }
+
+    fn number(&self, name: &str) -> Result<Option<i64>, Failure> {
+        self.text(name).map(number).transpose()
+    }
+
+    /// Of an array, as in `{1,2}`.
+    fn numbers(&self, name: &str) -> Result<Vec<i64>, Failure> {
+        let text = self.text(name).unwrap_or_default();
+        let numbers = text.trim_matches(['{', '}']).split(',');
+        numbers.filter(|text| !text.is_empty()).map(number).collect()
     }
 }
 
-fn results(messages: &[SimpleQueryMessage]) -> Vec<StatementResult<'_>> {
-    let mut results: Vec<StatementResult<'_>> = Vec::new();
-    for message in messages {
-        match message {
-            SimpleQueryMessage::RowDescription(columns) => results.push(StatementResult {
-                name: columns
-                    .first()
-                    .map_or_else(String::new, |column| column.name().to_owned()),
-                rows: Vec::new(),
-            }),
-            SimpleQueryMessage::Row(row) => {
-                if let Some(result) = results.last_mut() {
-                    result.rows.push(row);
-                }
-            }
-            _ => {}
-        }
-    }
-    results
+fn number(text: &str) -> Result<i64, Failure> {
+    text.parse().map_err(|_| Failure::undecodable("a number", text))
 }

@@ -1,111 +1,12 @@
--- One message that claims, so that a node that freezes anywhere never holds the lock: the server carries it out to its
--- end without asking back. What comes out is small enough never to wait for a reader.
--- :places, :time_ms, :lock, :node, :lease_micros, :suspect, :outside, :ordering, :second_line_first, :floor, :slot are numbers put into the text.
--- No order at or below :floor can be in the first line any more; see floor.rs.
+-- One message that claims, so that a node that freezes anywhere never holds the lock: see orderly.claim. :places, :time_ms,
+-- :lock, :node, :lease_micros, :suspect, :outside, :ordering, :second_line_first, :floor, :slot are numbers put into the text.
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
 set local lock_timeout = :time_ms;
--- The plans of the lines are the heads of their indexes, whatever the statistics say.
--- Plans that are switched off cost so much that compiling them would seem worth it.
-set local jit = off;
-set local enable_seqscan = off;
-set local enable_bitmapscan = off;
-set local enable_sort = off;
-set local enable_hashjoin = off;
-set local enable_mergejoin = off;
--- Claims of all nodes come one after another, each with a view that has everything committed before: first-in
--- first-out start.
-select pg_advisory_xact_lock(:lock);
--- Read before this transaction gets its id: every order id up to it was drawn by a transaction with an earlier one. And
--- before the claim's own view: whatever ended before the oldest transaction that runs now is seen by it.
-select last_value as last_order_id, pg_snapshot_xmin(pg_current_snapshot()) as oldest_running
-from orderly.order_ids;
-with moment as materialized (
-    select clock_timestamp() as at
-), running as materialized (
-    -- Nor where the orders of a user wait for each other and this node does not know.
-    select 1 from orderly.queue where not paused and ordering = :ordering
-), first_line as materialized (
-    -- Served by orders_first alone.
-    select order_id, order_id + 0 as turn from orderly.orders
-    where status = 0 and due_at is null and order_id + 0 > :floor and exists (select from running)
-    order by order_id + 0
-    limit :places
-), second_line as materialized (
-    -- Served by orders_due and orders_suspect: orders that wait out a back-off are behind the range that is read.
-    (select order_id, due_at from orderly.orders
-    where status = 0 and due_at is not null and crashes < 2 and due_at <= (select at from moment)
-        and exists (select from running)
-    order by due_at, order_id
-    limit :places)
-    union all
-    (select order_id, due_at from orderly.orders
-    where status = 0 and due_at is not null and crashes >= 2 and due_at <= (select at from moment)
-        and :suspect = 1 and exists (select from running)
-    order by due_at, order_id
-    limit least(:places, 1))
-), lines as materialized (
-    select (select count(*) from first_line) as first, (select count(*) from second_line) as second
-), share as materialized (
-    -- While both lines have work, both move; a short line leaves its places to the other.
-    select least(second, greatest((:places + :second_line_first) / 2, :places - first)) as second from lines
-), chosen as materialized (
-    (select order_id, 1 as line, row_number() over (order by turn) as turn from first_line
-    order by turn limit (select :places - second from share))
-    union all
-    (select order_id, 2 as line, row_number() over (order by due_at, order_id) as turn from second_line
-    order by turn limit (select second from share))
-), started as (
-    update orderly.orders as o set
-        status = 1,
-        version = o.version + 1,
-        attempts = o.attempts + 1,
-        token = o.token + 1,
-        node = :node,
-        outside = :outside = 1,
-        lease_expires_at = moment.at + :lease_micros * interval '1 microsecond',
-        processing_at = greatest(moment.at, o.changed_at),
-        changed_at = greatest(moment.at, o.changed_at)
-    from moment, chosen
-    where o.order_id = chosen.order_id and o.status = 0
-    returning o.order_id, o.version, o.attempts, o.token, o.changed_at, chosen.line, chosen.turn
-), believed as (
-    -- An idle node says that it lives for longer than a lease lasts; with orders in its hands it is believed no longer.
-    update orderly.nodes as n set expires_at = moment.at + :lease_micros * interval '1 microsecond'
-    from moment
-    where n.node = :node and n.expires_at > moment.at + :lease_micros * interval '1 microsecond'
-        and exists (select from started)
-), batch as (
-    insert into orderly.batches (batch, events)
-    select nextval('orderly.batch_ids'), count(*) from started having count(*) > 0
-    returning batch
-), recorded as (
-    insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt, node)
-    select batch, row_number() over (order by line, turn) - 1, order_id, version, 1, 1, changed_at, attempts, :node
-    from batch, started
-), counted as (
-    update orderly.counters set pending = pending - change.started, processing = processing + change.started
-    from (select count(*) as started from started) as change
-    where slot = :slot and change.started > 0
-)
--- One row without an order when none was started. The first line is exhausted when all of it was seen, and taken.
-select order_id, token, line,
-    (lines.first < :places and lines.first + share.second <= :places)::int as exhausted,
-    (select count(*) from running) as running
-from lines cross join share left join started on true
-order by line, turn;
--- Whether it wrote something; when the next order of the second line is due that such a claim may take; how many orders
--- are open.
-select pg_current_xact_id_if_assigned() as transaction,
-    (select (extract(epoch from min(due_at) - clock_timestamp()) * 1000000)::int8 from (
-        (select due_at from orderly.orders
-        where status = 0 and due_at is not null and crashes < 2
-        order by due_at, order_id limit 1)
-        union all
-        (select due_at from orderly.orders
-        where status = 0 and due_at is not null and crashes >= 2 and :suspect = 1
-        order by due_at, order_id limit 1)) as due
-    where exists (select from orderly.queue where not paused)) as next_due_in_micros,
-    (select sum(pending + processing)::int8 from orderly.counters) as open_orders,
-    (select ordering from orderly.queue) as ordering;
+select order_ids, tokens, claimed, exhausted, running, last_order_id, oldest_running, transaction, next_due_in_micros,
+    open_orders, stored_ordering
+from orderly.claim(
+    places => :places, claiming_node => :node, lease_micros => :lease_micros, takes_suspects => :suspect,
+    is_outside => :outside, known_ordering => :ordering, second_first => :second_line_first, above => :floor,
+    counter_slot => :slot, claim_lock => :lock);
 commit

@@ -25,25 +25,24 @@ pub(super) const UNSEEN_MAX: i64 = 500;
 /// The message of a claim, for stores of this ordering. The lines of those whose turn it is are the same lines with one more
 /// condition; their indexes have expressions of their own, so that no other index can serve their order.
 pub(super) fn claim_message(ordering: Ordering) -> Cow<'static, str> {
-    const CLAIM: &str = include_str!("claim.sql");
     let Ordering::User(on_failure) = ordering else {
-        return CLAIM.into();
+        return include_str!("claim.sql").into();
     };
     let blocks = i64::from(on_failure == OnFailure::Block);
     let see_to = with_numbers(
         include_str!("see_to_turns.sql"),
         &[(":unseen_max", UNSEEN_MAX), (":blocks", blocks)],
     );
-    lines(CLAIM, ordering)
+    lines(include_str!("claim_in_turn.sql"), ordering)
         .replace(
             "set local enable_sort = off;",
             "set local enable_sort = off;\nset local enable_incremental_sort = off;",
         )
         .replace("with moment as", &format!("{see_to}with moment as"))
         .replace(
-            "where o.order_id = chosen.order_id and o.status = 0\n",
+            "and o.status + 0 = 0\n",
             // An earlier one may have come back that nobody has seen to yet.
-            "where o.order_id = chosen.order_id and o.status = 0 and not exists (\n        \
+            "and o.status + 0 = 0 and not exists (\n        \
                 select from orderly.orders as earlier\n        \
                 where earlier.user_id = o.user_id and earlier.status = 0 and earlier.turn = 2\n            \
                 and earlier.order_id < o.order_id)\n",

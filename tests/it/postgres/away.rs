@@ -247,9 +247,12 @@ async fn attempts_to_connect_are_few_while_the_database_is_away() {
 /// The part of the last claim that says which orders it passes over.
 fn last_floor(scene: &Scene) -> i64 {
     let flights = scene.proxy.flights();
-    let claim = flights.iter().rev().find(|sql| sql.contains("first_line"));
-    let (_, after) = claim.unwrap().split_once("order_id + 0 > ").unwrap();
-    let (floor, _) = after.split_once(' ').unwrap();
+    let claim = flights
+        .iter()
+        .rev()
+        .find(|sql| sql.contains("from orderly.claim("));
+    let (_, after) = claim.unwrap().split_once("above => ").unwrap();
+    let (floor, _) = after.split_once(',').unwrap();
     floor.parse().unwrap()
 }
 

@@ -10,8 +10,9 @@ use crate::support::make::{NODE_A, claim_by, give_back_by, heartbeat, key, new_o
 
 mod plan;
 mod story;
+mod waiting;
 
-use plan::{Caught, of_claim, of_step, of_turns};
+use plan::{Caught, of_claim, of_claim_in_turn, of_step, of_turns};
 use story::{ALL_STATISTICS, BIG_USER, FINISHED, SMALL_USER, numbered_late, story};
 
 /// Orders that are asked for.
@@ -25,7 +26,7 @@ async fn a_claim_reads_the_heads_of_its_lines_whatever_the_statistics_say() {
         let Some(scene) = story(statistics, FINISHED).await else {
             return;
         };
-        let (claim, _) = of_claim(&scene).await;
+        let (claim, _) = of_claim(&scene, PAGE_ORDERS).await;
         let (first, second) = (claim.part("CTE first_line"), claim.part("CTE second_line"));
         assert_eq!(first.indexes(), ["orders_first"], "{statistics:?}");
         assert_eq!(
@@ -47,7 +48,7 @@ async fn a_claim_costs_the_same_with_twenty_thousand_finished_orders() {
             return;
         };
         let pages = async |scene: &Scene| {
-            let (claim, outlook) = of_claim(scene).await;
+            let (claim, outlook) = of_claim(scene, PAGE_ORDERS).await;
             claim.pages() + outlook.pages()
         };
         let (young, old) = (pages(&young).await, pages(&old).await);
@@ -152,7 +153,7 @@ async fn where_orders_wait_for_others_of_their_user_a_claim_reads_only_those_who
         };
         scene.admin.batch_execute(BLOCKED).await.unwrap();
         scene.store.claim(claim_by(NODE_A, PAGE_ORDERS)).await.unwrap();
-        let (claim, _) = of_claim(&scene).await;
+        let claim = of_claim_in_turn(&scene).await;
         let (first, second) = (claim.part("CTE first_line"), claim.part("CTE second_line"));
         assert_eq!(first.indexes(), ["orders_turn_first"], "{statistics:?}");
         assert_eq!(

@@ -176,7 +176,7 @@ async fn what_is_sent_twice_is_heard_whatever_its_second_answer_says() {
     accept(store).await;
     wakeups.changed().await;
 
-    scene.lose_first_answer("first_line as materialized");
+    scene.lose_first_answer("from orderly.claim(");
     let claimed = store.claim(short).await.unwrap();
     assert_eq!(claimed.leases.len(), 0);
     assert!(wakeups.changed().now_or_never().is_some(), "it was started");

@@ -45,23 +45,69 @@ fn caught(scene: &Scene, part: &str) -> String {
         .clone()
 }
 
-/// The claim that was sent last, under the settings that its message makes, and the look ahead that follows it.
-pub async fn of_claim(scene: &Scene) -> (Plan, Plan) {
-    let statements = statements(&caught(scene, "first_line"));
-    let settings = settings(&statements);
+/// What the function that claims does for this many orders, under the settings it has, and the look ahead that follows.
+pub async fn of_claim(scene: &Scene, places: usize) -> (Plan, Plan) {
+    let claim = "select prosrc, (select string_agg('set local ' || replace(setting, '=', ' = '), ';') from unnest(proconfig) as setting)
+        from pg_proc where oid = 'orderly.claim'::regproc";
+    let claim = scene.admin.query_one(claim, &[]).await.unwrap();
+    let (text, settings): (String, String) = (claim.get(0), claim.get(1));
+    let settings: Vec<&str> = settings.split(';').collect();
     assert!(settings.len() > 5, "{settings:?}");
+    let values = [
+        ("places", places.to_string()),
+        ("claiming_node", "10".to_owned()),
+        ("lease_micros", "1000000".to_owned()),
+        ("takes_suspects", "1".to_owned()),
+        ("is_outside", "0".to_owned()),
+        ("known_ordering", "0".to_owned()),
+        ("second_first", "0".to_owned()),
+        ("above", "0".to_owned()),
+        ("counter_slot", "3".to_owned()),
+    ];
+    let text = values
+        .iter()
+        .fold(text, |text, (name, value)| with_value(&text, name, value));
+    let statements: Vec<String> = statements(&text)
+        .iter()
+        .map(|text| without_targets(text))
+        .collect();
     let outlook = statements
         .iter()
         .find(|statement| statement.starts_with("select pg_current_xact_id_if_assigned"));
     (
         Plan::of(scene, &settings, main_statement(&statements)).await,
-        Plan::of(scene, &[], outlook.unwrap()).await,
+        Plan::of(scene, &settings, outlook.unwrap()).await,
     )
+}
+
+/// The text with a value where the whole word is this name.
+fn with_value(text: &str, name: &str, value: &str) -> String {
+    let is_of_word = |char: char| char.is_alphanumeric() || char == '_';
+    let words = text.split_inclusive(|char| !is_of_word(char));
+    let replaced = words.map(|word| match word.strip_prefix(name) {
+        Some(rest) if !rest.starts_with(is_of_word) => format!("{value}{rest}"),
+        _ => word.to_owned(),
+    });
+    replaced.collect()
+}
+
+/// Without the line that says into which variables the answer goes.
+fn without_targets(statement: &str) -> String {
+    let lines = statement
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("into "));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The same where the orders of a user wait for each other: the statements of the message that was sent last.
+pub async fn of_claim_in_turn(scene: &Scene) -> Plan {
+    let statements = statements(&caught(scene, "first_line as materialized"));
+    Plan::of(scene, &settings(&statements), main_statement(&statements)).await
 }
 
 /// What the claim that was sent last does before, to see whose turn it is.
 pub async fn of_turns(scene: &Scene) -> Plan {
-    let statements = statements(&caught(scene, "first_line"));
+    let statements = statements(&caught(scene, "first_line as materialized"));
     let turns = statements
         .iter()
         .find(|statement| statement.starts_with("with unseen"));
@@ -110,7 +156,7 @@ pub struct Plan(Value, bool);
 
 impl Plan {
     /// Carries it out and takes it back.
-    async fn of(scene: &Scene, settings: &[&str], statement: &str) -> Plan {
+    pub async fn of(scene: &Scene, settings: &[&str], statement: &str) -> Plan {
         let run = async |statement: &str| {
             let answer = scene.admin.simple_query(statement).await;
             answer.unwrap_or_else(|error| panic!("{error:?} in {statement}"))
