@@ -214,8 +214,7 @@ async fn an_order_that_waits_for_the_resume_starts_with_it() {
         world.harness.store().set_paused(false).await.unwrap();
         let resumed = Instant::now();
         world.until_status(id, OrderStatus::Completed).await;
-        // Without a signal it would be 100 ms.
-        assert!(resumed.elapsed() <= 4 * STEP, "{:?}", resumed.elapsed());
+        assert!(resumed.elapsed() <= 2 * STEP, "{:?}", resumed.elapsed());
     }
     world.end().await;
 }
