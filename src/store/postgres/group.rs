@@ -4,7 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -71,7 +71,7 @@ impl<C: Call> Groups<C> {
         let runner = Runner {
             connector: connector.clone(),
             shared: shared.clone(),
-            idle: (0..connections).map(|_| Link::new(connector.clone())).collect(),
+            idle: Idle::of((0..connections).map(|_| Link::new(connector.clone()))),
             held: VecDeque::new(),
             running: JoinSet::new(),
             latest: Latest {
@@ -121,12 +121,39 @@ impl<C: Call> Groups<C> {
 struct Runner<C: Call> {
     connector: Arc<Connector>,
     shared: Arc<Shared>,
-    idle: Vec<Link>,
+    idle: Idle,
     /// Taken from the callers but not sent yet.
     held: VecDeque<Waiting<C>>,
     /// One task per connection in use; answers with the calls to be tried again.
-    running: JoinSet<(Link, Vec<Waiting<C>>)>,
+    running: JoinSet<Vec<Waiting<C>>>,
     latest: Latest,
+}
+
+/// Connections that are not in use; the one that was used last is taken first. Each is back before its group is answered,
+/// so that whoever calls again then finds it, rather than another one that may not be open.
+#[derive(Clone)]
+struct Idle(Arc<Mutex<Vec<Link>>>);
+
+impl Idle {
+    fn of(links: impl Iterator<Item = Link>) -> Idle {
+        Idle(Arc::new(Mutex::new(links.collect())))
+    }
+
+    fn take(&self) -> Option<Link> {
+        self.links().pop()
+    }
+
+    fn put_back(&self, link: Link) {
+        self.links().push(link);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.links().is_empty()
+    }
+
+    fn links(&self) -> MutexGuard<'_, Vec<Link>> {
+        self.0.lock().expect("no code panics while it holds this lock")
+    }
 }
 
 /// The group that was sent last.
@@ -141,7 +168,7 @@ impl<C: Call> Runner<C> {
         let mut open = true;
         loop {
             while self.has_group(waiting.len())
-                && let Some(link) = self.idle.pop()
+                && let Some(link) = self.idle.take()
             {
                 // Whoever is about to call comes along.
                 yield_now().await;
@@ -155,7 +182,8 @@ impl<C: Call> Runner<C> {
                     calls: group.len(),
                     turn_ends: Instant::now() + TURN_TIME_MAX,
                 };
-                self.running.spawn(carry_out(group, link, self.shared.clone()));
+                self.running
+                    .spawn(carry_out(group, link, self.idle.clone(), self.shared.clone()));
             }
             if !open && self.held.is_empty() && self.running.is_empty() {
                 return;
@@ -211,10 +239,9 @@ impl<C: Call> Runner<C> {
         group
     }
 
-    fn ended(&mut self, ended: Result<(Link, Vec<Waiting<C>>), tokio::task::JoinError>) {
+    fn ended(&mut self, ended: Result<Vec<Waiting<C>>, tokio::task::JoinError>) {
         match ended {
-            Ok((link, again)) => {
-                self.idle.push(link);
+            Ok(again) => {
                 for call in again.into_iter().rev() {
                     self.held.push_front(call);
                 }
@@ -222,7 +249,7 @@ impl<C: Call> Runner<C> {
             Err(error) => {
                 // Its callers are told by their channels.
                 tracing::error!(%error, attempted = C::ATTEMPTED, "a group ended abnormally");
-                self.idle.push(Link::new(self.connector.clone()));
+                self.idle.put_back(Link::new(self.connector.clone()));
             }
         }
     }
@@ -231,11 +258,13 @@ impl<C: Call> Runner<C> {
 async fn carry_out<C: Call>(
     group: Vec<Waiting<C>>,
     mut link: Link,
+    idle: Idle,
     shared: Arc<Shared>,
-) -> (Link, Vec<Waiting<C>>) {
+) -> Vec<Waiting<C>> {
     let started = Instant::now();
     let calls: Vec<&C> = group.iter().map(|waiting| &waiting.call).collect();
     let result = C::carry_out(&calls, &mut link, &shared).await;
+    idle.put_back(link);
     let failure = match result {
         Ok(answers) => {
             if C::STORES {
@@ -245,7 +274,7 @@ async fn carry_out<C: Call>(
                 // A caller that is gone wants no answer.
                 let _ = waiting.answer.send(answer);
             }
-            return (link, Vec::new());
+            return Vec::new();
         }
         Err(failure) => failure,
     };
@@ -270,5 +299,5 @@ async fn carry_out<C: Call>(
             }
         }
     }
-    (link, again)
+    again
 }
