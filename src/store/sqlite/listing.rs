@@ -194,6 +194,15 @@ mod tests {
     use super::super::migrations;
     use super::*;
 
+    /// A new file of the current schema, and the folder it is in.
+    fn migrated() -> (tempfile::TempDir, Connection) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        let mut connection = open_writer(&path).unwrap();
+        migrations::apply(&path, &mut connection).unwrap();
+        (folder, connection)
+    }
+
     fn plan(connection: &Connection, statement: &str, values: Vec<Value>) -> String {
         connection
             .prepare(&format!("explain query plan {statement}"))
@@ -208,10 +217,7 @@ mod tests {
     /// short lists that some are merged from and what is in processing, and no table is scanned.
     #[test]
     fn every_page_is_served_by_an_index() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("orders.db");
-        let mut connection = open_writer(&path).unwrap();
-        migrations::apply(&path, &mut connection).unwrap();
+        let (_folder, connection) = migrated();
         for status in OrderStatus::ALL.map(Some).into_iter().chain([None]) {
             for user_id in [None, Some(1)] {
                 for reference in [None, Some("a".to_owned())] {
@@ -241,10 +247,7 @@ mod tests {
 
     #[test]
     fn a_claim_reads_only_the_heads_of_its_indexes() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("orders.db");
-        let mut connection = open_writer(&path).unwrap();
-        migrations::apply(&path, &mut connection).unwrap();
+        let (_folder, connection) = migrated();
         for (statement, index, values) in [
             (include_str!("first_line.sql"), "orders_first", 1),
             (include_str!("second_line.sql"), "orders_due", 2),
@@ -259,10 +262,7 @@ mod tests {
 
     #[test]
     fn what_is_done_to_many_orders_at_once_reads_a_range_of_ids() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("orders.db");
-        let mut connection = open_writer(&path).unwrap();
-        migrations::apply(&path, &mut connection).unwrap();
+        let (_folder, connection) = migrated();
         for (statement, values) in [
             (include_str!("start_run.sql"), 6),
             (include_str!("read_attempts.sql"), 4),

@@ -253,8 +253,10 @@ async fn a_node_that_sleeps_is_woken_by_one_that_leaves_and_leaves_work_behind()
         .leases
         .remove(0);
     assert_eq!(lease.order.order_id, id);
+    // The claim is news to the other, which hears that somebody is there after all, and tells what it told nobody.
+    let told_late = timeout(HEARS_WITHIN, wakeups.work()).await;
+    assert!(told_late.is_ok(), "what was accepted is told late");
     sleeping.settle(lease.key(), Outcome::COMPLETED).await.unwrap();
-    wakeups.work().now_or_never();
     store.leave(NODE_A).await.unwrap();
     wakeups.changed().now_or_never();
     // Notifications arrive in their order: what was sent before this one has been heard.
