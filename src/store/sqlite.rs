@@ -23,6 +23,7 @@ use crate::time::Timestamp;
 mod accept;
 mod act;
 mod call;
+mod checkpoints;
 mod claim;
 mod connection;
 mod failure;
@@ -47,6 +48,7 @@ mod turns;
 mod writer;
 
 use call::SETTLE;
+use checkpoints::Notes;
 use connection::{ServerLock, unavailable};
 use failure::State;
 use group::Totals;
@@ -95,14 +97,16 @@ impl Sqlite {
         let state = Arc::new(State::new());
         let readers = Readers::open(path, state.clone()).map_err(failed)?;
         let points = Points::open(path, state.clone()).map_err(failed)?;
-        let writer = Writer::start(WriterParts {
+        let parts = WriterParts {
             connection,
             clock: clock.clone(),
             wakeups: wakeups.clone(),
-            metrics: options.metrics,
-            state: state.clone(),
-        })
-        .map_err(|source| unavailable(path, source))?;
+            notes: Notes {
+                state: state.clone(),
+                metrics: options.metrics,
+            },
+        };
+        let writer = Writer::start(path, parts).map_err(|source| unavailable(path, source))?;
         Ok(Sqlite {
             path: path.into(),
             writer,

@@ -20,9 +20,9 @@ const STATEMENTS_MAX: usize = 64;
 /// Page cache of the writer and of each reader, in KiB.
 const WRITER_CACHE_KIB: u32 = 16 * 1024;
 const READER_CACHE_KIB: u32 = 2 * 1024;
-/// The WAL file is cut back to this after a checkpoint that emptied it: somewhat more than the size at which the writer
-/// makes one, so that the file is not cut and extended again each time.
-const WAL_FILE_BYTES_MAX: u32 = 80 * 1024 * 1024;
+/// The WAL file is cut back to this when it is begun anew: as long as it gets while it is copied, so that the file is not
+/// cut and extended again each time.
+const WAL_FILE_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
 /// Proof that no other server has the file open, for as long as it lives. A lock on a file beside the database:
 /// a second descriptor of the database itself would drop SQLite's own locks when closed
@@ -76,7 +76,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
         set_up(&connection, WRITER_CACHE_KIB)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
-        // The writer checkpoints itself: the automatic one swallows its errors, a failed sync among them.
+        // See `checkpoints`.
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.pragma_update(None, "journal_size_limit", WAL_FILE_BYTES_MAX)?;
         Ok(connection)

@@ -1,6 +1,7 @@
 //! What an error of SQLite means: for the callers whose transaction met it, and for the process.
 
 use std::sync::Arc;
+use std::thread;
 
 use crate::store::health::Health;
 use crate::store::{StoreError, StoreHealth};
@@ -142,6 +143,19 @@ impl State {
 
     pub async fn broken(&self) -> String {
         self.health.broken().await
+    }
+}
+
+/// For threads without which the store does not work.
+pub(super) struct BreakDownOnPanic<'s>(pub &'s State);
+
+impl Drop for BreakDownOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let thread = thread::current();
+            let name = thread.name().unwrap_or("nameless");
+            self.0.break_down(&format!("the thread {name} panicked"));
+        }
     }
 }
 

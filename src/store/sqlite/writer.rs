@@ -2,8 +2,8 @@
 //! then answers. A group is what waited while the last one committed; there is no timer. What a call does is
 //! left to the modules beside this one.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -11,10 +11,10 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::call::{Call, Kind, SETTLE, carry_out_next, completion, pending};
-use super::failure::{Failure, State};
+use super::checkpoints::{self, Checkpoints, Notes};
+use super::failure::{BreakDownOnPanic, Failure};
 use super::group::{CallError, Effects, Group, Totals};
 use crate::lease::LeaseKey;
-use crate::metrics::Metrics;
 use crate::store::clock::SteadyClock;
 use crate::store::{Accepted, Settled, StoreError, Wakeups};
 
@@ -26,9 +26,6 @@ const GROUP_CALLS_MAX: usize = 1_024;
 const GROUP_ROWS_MAX: u64 = 20_000;
 /// SQLite's default.
 const PAGE_BYTES: usize = 4_096;
-/// WAL pages after which the writer copies them into the database: 64 MiB of 4 KiB pages. A page that many orders change
-/// is copied once for all of them, so the later the cheaper; the first start after a crash reads as much once.
-const CHECKPOINT_PAGES: usize = 16_384;
 
 /// Sends calls to the writer thread.
 pub(super) struct Writer {
@@ -45,24 +42,19 @@ pub(super) struct WriterParts {
     pub connection: Connection,
     pub clock: Arc<SteadyClock>,
     pub wakeups: Arc<Wakeups>,
-    pub metrics: Metrics,
-    pub state: Arc<State>,
+    pub notes: Notes,
 }
 
 impl Writer {
-    pub fn start(mut parts: WriterParts) -> anyhow::Result<Writer> {
-        let wal_pages = Arc::new(AtomicUsize::new(0));
-        let counted = wal_pages.clone();
-        parts.connection.wal_hook(Some(move |_: &mut _, pages| {
-            counted.store(usize::try_from(pages).unwrap_or(0), Ordering::Relaxed);
-            Ok(())
-        }))?;
+    pub fn start(path: &Path, mut parts: WriterParts) -> anyhow::Result<Writer> {
         let totals = Totals::read(&parts.connection)?;
+        let notes = parts.notes.clone();
+        let checkpoints = Checkpoints::start(path, &mut parts.connection, notes, checkpoints::LIMITS)?;
         let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
         let thread = WriterThread {
             parts,
             totals,
-            wal_pages,
+            checkpoints,
         };
         thread::Builder::new()
             .name("sqlite-writer".to_owned())
@@ -151,13 +143,12 @@ async fn answered<T>(
 struct WriterThread {
     parts: WriterParts,
     totals: Totals,
-    /// Pages in the WAL after the last commit; written by SQLite's hook.
-    wal_pages: Arc<AtomicUsize>,
+    checkpoints: Checkpoints,
 }
 
 impl WriterThread {
     fn run(mut self, mut waiting: mpsc::Receiver<Message>) {
-        let state = self.parts.state.clone();
+        let state = self.parts.notes.state.clone();
         let _guard = BreakDownOnPanic(&state);
         let mut calls = Vec::new();
         let mut closing = None;
@@ -191,7 +182,7 @@ impl WriterThread {
     /// Answers all of the calls, in as many transactions as they need.
     fn carry_out(&mut self, calls: &mut Vec<Box<dyn Call>>) {
         while !calls.is_empty() {
-            let (attempted, result) = match self.parts.state.broken_reason() {
+            let (attempted, result) = match self.parts.notes.state.broken_reason() {
                 Some(reason) => (calls.len(), Err(Failure::Broken(reason.into()))),
                 None => self.commit(calls),
             };
@@ -207,14 +198,15 @@ impl WriterThread {
                     let failure = result.err();
                     // Noted first, so that whoever is told of a failure finds the store not ready.
                     if let Some(failure) = &failure {
-                        note(&self.parts, failure);
+                        self.parts.notes.failed(failure);
+                        tracing::debug!(?failure, "a commit failed");
                     }
                     for call in group {
                         call.answer(failure.as_ref());
                     }
                 }
             }
-            self.checkpoint_when_large();
+            self.checkpoints.look(&self.parts.connection, &self.parts.notes);
         }
     }
 
@@ -258,7 +250,7 @@ impl WriterThread {
             self.parts.wakeups.notify_changed();
         }
         if self.parts.connection.total_changes() > changes_before {
-            self.parts.state.wrote();
+            self.parts.notes.state.wrote();
             self.measure(attempted, started);
         }
         self.tell(effects);
@@ -266,16 +258,17 @@ impl WriterThread {
     }
 
     fn measure(&self, calls: usize, started: Instant) {
-        let metrics = &self.parts.metrics;
+        let metrics = &self.parts.notes.metrics;
         metrics.committed(calls, started.elapsed());
-        let wal_bytes = self.wal_pages.load(Ordering::Relaxed) * PAGE_BYTES;
+        let wal_bytes = self.checkpoints.pages() * PAGE_BYTES;
         metrics
             .store_wal_bytes
             .set(i64::try_from(wal_bytes).unwrap_or(i64::MAX));
     }
 
     fn tell(&self, effects: Effects) {
-        let WriterParts { wakeups, metrics, .. } = &self.parts;
+        let WriterParts { wakeups, notes, .. } = &self.parts;
+        let metrics = &notes.metrics;
         metrics.orders_accepted.inc_by(effects.accepted);
         metrics.leases_lost.inc_by(effects.leases_lost);
         metrics.stale_results_rejected.inc_by(effects.stale_results);
@@ -285,53 +278,10 @@ impl WriterThread {
         wakeups.notify_final(effects.finals);
     }
 
-    fn checkpoint_when_large(&self) {
-        if self.wal_pages.load(Ordering::Relaxed) >= CHECKPOINT_PAGES {
-            self.checkpoint("pragma wal_checkpoint(passive)");
-        }
-    }
-
-    /// Copies the WAL into the database. Its errors count like those of a commit: a failed sync is not retried.
-    fn checkpoint(&self, statement: &str) {
-        if self.parts.state.broken_reason().is_some() {
-            return;
-        }
-        // A reader in the way puts the rest off until the next time: the row says how far it came.
-        let pages = self.parts.connection.query_row(statement, [], |row| {
-            Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-        });
-        match pages {
-            Ok((in_log, copied)) => {
-                let left = usize::try_from(in_log - copied).unwrap_or(0);
-                self.wal_pages.store(left, Ordering::Relaxed);
-            }
-            Err(error) => {
-                note(&self.parts, &Failure::of(&error));
-                tracing::warn!(error = %error, "a checkpoint failed");
-            }
-        }
-    }
-
     fn finish(self) {
-        self.checkpoint("pragma wal_checkpoint(truncate)");
+        self.checkpoints.finish(&self.parts.connection, &self.parts.notes);
         if let Err((_, error)) = self.parts.connection.close() {
             tracing::warn!(error = %error, "the database did not close cleanly");
-        }
-    }
-}
-
-fn note(parts: &WriterParts, failure: &Failure) {
-    parts.metrics.store_errors.inc();
-    parts.state.failed(failure);
-    tracing::debug!(?failure, "a commit failed");
-}
-
-struct BreakDownOnPanic<'s>(&'s State);
-
-impl Drop for BreakDownOnPanic<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.break_down("the writer thread panicked");
         }
     }
 }

@@ -72,6 +72,72 @@ async fn a_failed_sync_ends_the_server_and_nothing_is_acknowledged_after_it() {
     assert_eq!(healed.terminate().await, Some(0));
 }
 
+/// While nobody waits for it: the log is copied beside the writer, whose own syncs go on working.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_of_the_database_ends_the_server_and_loses_nothing() {
+    /// Far more than until the log is copied for the first time.
+    const BATCHES_MAX: usize = 1_000;
+    const BATCH: usize = 500;
+    /// As much as an order may have, so that the log is soon full.
+    const NOTE_CHARS: usize = 8_000;
+    if !required("strace", Command::new("strace").arg("-V").output().await.is_ok()) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let new = Process::start(orderly(folder.path())).await;
+    assert_eq!(new.terminate().await, Some(0));
+    let database = folder.path().join("orderly.db");
+    assert!(database.exists());
+    let mut command = Command::new("strace");
+    configure(&mut command, folder.path());
+    command
+        .args([
+            "-f",
+            "-q",
+            "-o",
+            "strace.txt",
+            "-e",
+            "trace=fsync,fdatasync",
+            "-P",
+        ])
+        .arg(&database)
+        .args(["-e", "inject=fsync,fdatasync:error=EIO"])
+        .arg(env!("CARGO_BIN_EXE_orderly"));
+    let mut server = Process::start(only_accepts(command)).await;
+    pause(&server.url).await;
+    let note = "x".repeat(NOTE_CHARS);
+    let order =
+        serde_json::json!({"user_id": 1, "item_ids": [1], "total_amount": 1, "metadata": {"note": note}});
+    let orders = vec![order; BATCH];
+    let batch = serde_json::json!({ "orders": orders });
+    let url = format!("{}/orders/batch", server.url);
+    let mut acknowledged = 0;
+    for _ in 0..BATCHES_MAX {
+        match http().post(&url).json(&batch).send().await {
+            Ok(answer) if answer.status() == StatusCode::CREATED => acknowledged += BATCH as u64,
+            Ok(_) | Err(_) => break,
+        }
+    }
+    assert_eq!(server.ended().await.code(), Some(1));
+    assert!(server.said("the store failed"));
+    assert!(acknowledged > 0, "some orders came before the fault");
+
+    let (exit, report) = run(folder.path(), &["verify", "--json"]).await;
+    assert_eq!(exit, Some(0), "{report}");
+    let healed = Process::start(only_accepts(orderly(folder.path()))).await;
+    let numbers: Value = http()
+        .get(format!("{}/metrics", healed.url))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let stored = numbers["total_orders"].as_u64().unwrap();
+    assert!(stored >= acknowledged, "{stored} of {acknowledged}: {numbers}");
+    assert_eq!(healed.terminate().await, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_orders_and_resumes_by_itself() {
     let folder = tempfile::tempdir().unwrap();
