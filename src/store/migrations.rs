@@ -16,7 +16,9 @@ pub(super) struct Step {
 /// The steps of the driver with this folder: the same numbers and names in all of them.
 macro_rules! steps {
     ($folder:literal) => {
-        $crate::store::migrations::steps!($folder, 1 "0001" "initial", 2 "0002" "live", 3 "0003" "fulfilment", 4 "0004" "fewer_writes")
+        $crate::store::migrations::steps!(
+            $folder, 1 "0001" "initial", 2 "0002" "live", 3 "0003" "fulfilment", 4 "0004" "fewer_writes", 5 "0005" "flat"
+        )
     };
     ($folder:literal, $($number:literal $digits:literal $name:literal),+) => {
         &[$($crate::store::migrations::Step {

@@ -83,7 +83,6 @@ impl Sqlite {
             migrations::apply(path, &mut connection)?;
         }
         migrations::require_current(path, &connection)?;
-
         let failed = |error: rusqlite::Error| unavailable(path, error.into());
         let newest = snapshot::newest_time(&connection).map_err(failed)?;
         let floor = newest.unwrap_or(Timestamp::from_micros(0));

@@ -133,8 +133,8 @@ fn one_more_than_matching(
             .collect(),
         Some(user_id) => connection
             .prepare_cached(
-                "select order_id from orders indexed by orders_user_ended
-                 where finished_at is not null and status = ?1 and order_id < ?2 and user_id = ?4
+                "select order_id from orders indexed by orders_user_unsuccessful
+                 where status > 2 and status = ?1 and order_id < ?2 and user_id = ?4
                  order by order_id limit ?3",
             )?
             .query_map((query.status, below, limit, user_id), |row| row.get(0))?

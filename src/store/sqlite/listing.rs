@@ -1,5 +1,7 @@
 //! Listings: pages of orders, newest first, each served by an index from the place where the page before ended.
 
+mod spans;
+
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
@@ -20,7 +22,13 @@ pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<Orde
             at,
         });
     };
-    let (statement, values) = listing(query, range, limit + 1);
+    let completed = match (&query.reference, query.user_id, query.status) {
+        (None, Some(user_id), None | Some(OrderStatus::Completed)) => {
+            spans::completed_of_user(connection, user_id, range, limit + 1)?
+        }
+        _ => Vec::new(),
+    };
+    let (statement, values) = listing(query, range, limit + 1, &completed);
     let mut orders = connection
         .prepare_cached(&statement)?
         .query_map(params_from_iter(values), rows::order)?
@@ -93,8 +101,9 @@ pub(super) fn first_created(
     Ok(found)
 }
 
-/// The statement of a page and its values: by the narrowest index, what it does not cover checked row by row.
-fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Value>) {
+/// The statement of a page and its values: by the narrowest index, what it does not cover checked row by row. What the user
+/// completed is given, where all or the completed orders of a user are asked for.
+fn listing(query: &OrderQuery, range: IdRange, limit: usize, completed: &[OrderId]) -> (String, Vec<Value>) {
     let mut values = vec![
         Value::Integer(range.0.0),
         Value::Integer(range.1.0),
@@ -123,26 +132,30 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Val
                  where reference = {reference} and {in_range}{user}{status} {newest_first}"
             )
         }
-        (None, Some(user), Some(status)) => format!(
-            "select {columns} from {} and user_id = {user} and {in_range} {newest_first}",
-            with_status_by_user(status)
-        ),
-        (None, Some(user), None) => merged(&OrderStatus::ALL.map(|status| {
-            format!(
-                "{} and user_id = {user} and {in_range} {newest_first}",
-                with_status_by_user(status)
-            )
-        })),
+        (None, Some(user), Some(status)) => match list_by_user(status) {
+            Some(list) => {
+                format!("select {columns} from {list} and user_id = {user} and {in_range} {newest_first}")
+            }
+            None => merged(&[given(&bind(json(completed)))]),
+        },
+        (None, Some(user), None) => {
+            let completed = bind(json(completed));
+            merged(&OrderStatus::ALL.map(|status| match list_by_user(status) {
+                Some(list) => ids(&format!(
+                    "{list} and user_id = {user} and {in_range} {newest_first}"
+                )),
+                None => given(&completed),
+            }))
+        }
         (None, None, Some(status)) => match status {
             OrderStatus::Pending => merged(
                 &[FIRST_LINE_BY_ID, SECOND_LINE_BY_ID]
-                    .map(|line| format!("{line} and {in_range} {newest_first}")),
+                    .map(|line| ids(&format!("{line} and {in_range} {newest_first}"))),
             ),
             // All of them are looked at, which are as many as are being processed.
-            OrderStatus::Processing => merged(&[format!(
-                "{} and {in_range} {newest_first}",
-                with_status_by_user(status)
-            )]),
+            OrderStatus::Processing => merged(&[ids(&format!(
+                "{PROCESSING_BY_USER} and {in_range} {newest_first}"
+            ))]),
             OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => format!(
                 "select {columns} from orders indexed by orders_ended
                  where finished_at is not null and status = {} and {in_range} {newest_first}",
@@ -158,29 +171,40 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Val
 const FIRST_LINE_BY_ID: &str = "orders indexed by orders_first where status = 0 and due_at is null";
 const SECOND_LINE_BY_ID: &str = "orders indexed by orders_returned where status = 0 and due_at is not null";
 
-/// The table with the index that holds a user's orders of this status by id, and the condition that makes it apply.
-pub(super) fn with_status_by_user(status: OrderStatus) -> &'static str {
+/// The orders of users, by id: the table with the index that holds them, and the condition that makes it apply.
+pub(super) const PENDING_BY_USER: &str = "orders indexed by orders_user_pending where status = 0";
+pub(super) const PROCESSING_BY_USER: &str = "orders indexed by orders_processing where status = 1";
+pub(super) const FAILED_BY_USER: &str =
+    "orders indexed by orders_user_unsuccessful where status > 2 and status = 3";
+const CANCELLED_BY_USER: &str = "orders indexed by orders_user_unsuccessful where status > 2 and status = 4";
+
+/// `None` for what is found by [`spans::completed_of_user`].
+fn list_by_user(status: OrderStatus) -> Option<&'static str> {
     match status {
-        OrderStatus::Pending => "orders indexed by orders_user_pending where status = 0",
-        OrderStatus::Processing => "orders indexed by orders_processing where status = 1",
-        OrderStatus::Completed => {
-            "orders indexed by orders_user_ended where finished_at is not null and status = 2"
-        }
-        OrderStatus::Failed => {
-            "orders indexed by orders_user_ended where finished_at is not null and status = 3"
-        }
-        OrderStatus::Cancelled => {
-            "orders indexed by orders_user_ended where finished_at is not null and status = 4"
-        }
+        OrderStatus::Pending => Some(PENDING_BY_USER),
+        OrderStatus::Processing => Some(PROCESSING_BY_USER),
+        OrderStatus::Completed => None,
+        OrderStatus::Failed => Some(FAILED_BY_USER),
+        OrderStatus::Cancelled => Some(CANCELLED_BY_USER),
     }
+}
+
+fn ids(list: &str) -> String {
+    format!("select * from (select order_id from {list})")
+}
+
+/// What [`json`] holds.
+fn given(order_ids: &str) -> String {
+    format!("select value from json_each({order_ids})")
+}
+
+fn json(order_ids: &[OrderId]) -> Value {
+    let order_ids: Vec<String> = order_ids.iter().map(OrderId::to_string).collect();
+    Value::Text(format!("[{}]", order_ids.join(",")))
 }
 
 /// A page of several short lists of ids.
 fn merged(lists: &[String]) -> String {
-    let lists: Vec<String> = lists
-        .iter()
-        .map(|list| format!("select * from (select order_id from {list})"))
-        .collect();
     format!(
         "select {} from orders where order_id in ({}) order by order_id desc limit ?3",
         order_columns!(),
@@ -195,7 +219,7 @@ mod tests {
     use super::*;
 
     /// A new file of the current schema, and the folder it is in.
-    fn migrated() -> (tempfile::TempDir, Connection) {
+    pub fn migrated() -> (tempfile::TempDir, Connection) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orders.db");
         let mut connection = open_writer(&path).unwrap();
@@ -203,7 +227,7 @@ mod tests {
         (folder, connection)
     }
 
-    fn plan(connection: &Connection, statement: &str, values: Vec<Value>) -> String {
+    pub fn plan(connection: &Connection, statement: &str, values: Vec<Value>) -> String {
         connection
             .prepare(&format!("explain query plan {statement}"))
             .unwrap()
@@ -227,7 +251,7 @@ mod tests {
                         reference,
                         ..OrderQuery::default()
                     };
-                    let (statement, values) = listing(&query, (OrderId(0), OrderId(9)), 10);
+                    let (statement, values) = listing(&query, (OrderId(0), OrderId(9)), 10, &[OrderId(1)]);
                     let plan = plan(&connection, &statement, values);
                     // All that is in processing is looked at, by an index that holds nothing else.
                     let scans = plan
@@ -235,7 +259,7 @@ mod tests {
                         .filter(|line| line.contains("SCAN orders") && !line.ends_with("orders_processing"));
                     assert_eq!(scans.count(), 0, "{statement}\n{plan}");
                     let merges = match (query.user_id, query.status, &query.reference) {
-                        (Some(_), None, None)
+                        (Some(_), None | Some(OrderStatus::Completed), None)
                         | (None, Some(OrderStatus::Pending | OrderStatus::Processing), None) => true,
                         (Some(_), Some(_), _) | (None, _, _) | (_, _, Some(_)) => false,
                     };

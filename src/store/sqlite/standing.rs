@@ -80,7 +80,7 @@ fn waits_for(
         .map(|(first, _)| first)
         .filter(|first| *first != order.order_id);
     match earlier {
-        None => turns::first_with(connection, user_id, OrderStatus::Processing),
+        None => turns::in_processing(connection, user_id),
         earlier => Ok(earlier),
     }
 }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::group::{Group, Totals};
-use super::listing;
+use super::listing::{FAILED_BY_USER, PENDING_BY_USER, PROCESSING_BY_USER};
 use crate::order::{OnFailure, OrderId, OrderStatus, Ordering};
 use crate::time::Timestamp;
 
@@ -38,9 +38,7 @@ pub(super) fn pass(group: &mut Group<'_>, user_id: i64) -> Result<(), rusqlite::
     };
     let connection = group.connection;
     let next = match first_open(connection, user_id, on_failure)? {
-        Some((order_id, OrderStatus::Pending))
-            if first_with(connection, user_id, OrderStatus::Processing)?.is_none() =>
-        {
+        Some((order_id, OrderStatus::Pending)) if in_processing(connection, user_id)?.is_none() => {
             Some(order_id)
         }
         _ => None,
@@ -68,13 +66,16 @@ pub(super) fn first_open(
     user_id: i64,
     on_failure: OnFailure,
 ) -> Result<Option<(OrderId, OrderStatus)>, rusqlite::Error> {
-    let waited_for: &[OrderStatus] = match on_failure {
-        OnFailure::Skip => &[OrderStatus::Pending, OrderStatus::Processing],
-        OnFailure::Block => &[OrderStatus::Pending, OrderStatus::Processing, OrderStatus::Failed],
+    const PENDING: (OrderStatus, &str) = (OrderStatus::Pending, PENDING_BY_USER);
+    const PROCESSING: (OrderStatus, &str) = (OrderStatus::Processing, PROCESSING_BY_USER);
+    const FAILED: (OrderStatus, &str) = (OrderStatus::Failed, FAILED_BY_USER);
+    let waited_for: &[(OrderStatus, &str)] = match on_failure {
+        OnFailure::Skip => &[PENDING, PROCESSING],
+        OnFailure::Block => &[PENDING, PROCESSING, FAILED],
     };
     let mut first: Option<(OrderId, OrderStatus)> = None;
-    for status in waited_for {
-        let found = first_with(connection, user_id, *status)?.map(|order_id| (order_id, *status));
+    for (status, list) in waited_for {
+        let found = first_of_user(connection, user_id, list)?.map(|order_id| (order_id, *status));
         first = match (first, found) {
             (Some(one), Some(other)) if other.0 < one.0 => Some(other),
             (None, found) => found,
@@ -84,15 +85,22 @@ pub(super) fn first_open(
     Ok(first)
 }
 
-pub(super) fn first_with(
+/// The order of the user that is in processing; where more are, the first.
+pub(super) fn in_processing(
     connection: &Connection,
     user_id: i64,
-    status: OrderStatus,
+) -> Result<Option<OrderId>, rusqlite::Error> {
+    first_of_user(connection, user_id, PROCESSING_BY_USER)
+}
+
+fn first_of_user(
+    connection: &Connection,
+    user_id: i64,
+    list: &str,
 ) -> Result<Option<OrderId>, rusqlite::Error> {
     connection
         .prepare_cached(&format!(
-            "select order_id from {} and user_id = ?1 order by order_id limit 1",
-            listing::with_status_by_user(status)
+            "select order_id from {list} and user_id = ?1 order by order_id limit 1"
         ))?
         .query_row([user_id], |row| row.get(0))
         .optional()

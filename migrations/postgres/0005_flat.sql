@@ -1,0 +1,1 @@
+-- Only the embedded store changes in this step.
