@@ -252,6 +252,8 @@ where
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(BUFFER_BYTES_MAX)
+        // Most answers are short: copied behind their head and sent as one they take less than as two. See WatchedBody.
+        .writev(false)
         .serve_connection(TokioIo::new(WatchedIo::new(stream, watch.clone())), service)
         .with_upgrades();
     let mut told = false;
