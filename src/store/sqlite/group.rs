@@ -44,9 +44,14 @@ pub(super) struct Run {
 
 impl Run {
     pub fn of(only: OrderId) -> Run {
+        Run::of_length(only, 1)
+    }
+
+    pub fn of_length(first: OrderId, orders: usize) -> Run {
+        let after = first.0 + i64::try_from(orders).expect("a run is short");
         Run {
-            first: only,
-            last: only,
+            first,
+            last: OrderId(after - 1),
         }
     }
 

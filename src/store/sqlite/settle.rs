@@ -9,7 +9,7 @@ use super::statements::Hot;
 use super::turns;
 use crate::event::EventKind;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{OrderId, OrderStatus, Ordering};
+use crate::order::{OrderStatus, Ordering};
 use crate::portable_json::JsonText;
 use crate::store::ending::End;
 use crate::store::{GiveBack, GivenBack, SWEEP_ORDERS_MAX, Settled};
@@ -62,10 +62,7 @@ fn complete_run(group: &mut Group<'_>, first: LeaseKey, orders: usize) -> Result
         Ordering::None => {}
         Ordering::User(_) => return Ok(false),
     }
-    let mut run = Run::of(first.order_id);
-    while run.len() < orders {
-        run.takes(OrderId(run.last.0 + 1));
-    }
+    let run = Run::of_length(first.order_id, orders);
     let (now, token) = (group.now, first.token);
     let (held, took): (usize, u64) = group
         .statements
