@@ -25,13 +25,14 @@ impl Health {
 
     /// The store did what it was asked, so it can.
     pub fn works(&self) {
+        let mut known = self.known();
         if self.broken.borrow().is_none() {
-            self.set(StoreHealth::Ready);
+            set(&mut known, StoreHealth::Ready);
         }
     }
 
     pub fn fails(&self, reason: &str) {
-        self.set(StoreHealth::NotReady(reason.to_owned()));
+        set(&mut self.known(), StoreHealth::NotReady(reason.to_owned()));
     }
 
     pub fn closed(&self) {
@@ -40,7 +41,9 @@ impl Health {
 
     /// Nothing is stored from here on; the process is to end.
     pub fn break_down(&self, reason: &str) {
-        self.fails(reason);
+        // Held, so that nobody finds that it works in between.
+        let mut known = self.known();
+        set(&mut known, StoreHealth::NotReady(reason.to_owned()));
         self.broken.send_if_modified(|broken| {
             let first = broken.is_none();
             if first {
@@ -63,27 +66,26 @@ impl Health {
         reason.clone().unwrap_or_default()
     }
 
-    /// Says it in the log when it changes, however many calls go the same way.
-    fn set(&self, health: StoreHealth) {
-        let mut known = self.known();
-        if *known != health {
-            match (&*known, &health) {
-                (_, StoreHealth::Ready) => tracing::info!("the store can be written again"),
-                (StoreHealth::Ready, StoreHealth::NotReady(reason)) => {
-                    tracing::warn!(reason, "the store cannot be written");
-                }
-                // Another reason for the same is no news for whoever watches.
-                (StoreHealth::NotReady(_), StoreHealth::NotReady(reason)) => {
-                    tracing::debug!(reason, "the store still cannot be written");
-                }
-            }
-            *known = health;
-        }
-    }
-
     fn known(&self) -> MutexGuard<'_, StoreHealth> {
         self.known
             .lock()
             .expect("no code panics while it holds this lock")
+    }
+}
+
+/// Says it in the log when it changes, however many calls go the same way.
+fn set(known: &mut StoreHealth, health: StoreHealth) {
+    if *known != health {
+        match (&*known, &health) {
+            (_, StoreHealth::Ready) => tracing::info!("the store can be written again"),
+            (StoreHealth::Ready, StoreHealth::NotReady(reason)) => {
+                tracing::warn!(reason, "the store cannot be written");
+            }
+            // Another reason for the same is no news for whoever watches.
+            (StoreHealth::NotReady(_), StoreHealth::NotReady(reason)) => {
+                tracing::debug!(reason, "the store still cannot be written");
+            }
+        }
+        *known = health;
     }
 }

@@ -244,6 +244,10 @@ impl WriterThread {
         if let Err(error) = transaction.commit() {
             return (attempted, Err(Failure::of_commit(&error)));
         }
+        // Somebody else may have been told of a sync that failed, of the same files and at the same time.
+        if let Some(reason) = self.parts.notes.state.broken_reason() {
+            return (attempted, Err(Failure::Unknown(reason.into())));
+        }
         let changed = totals.last_position > self.totals.last_position;
         self.totals = totals;
         if changed {
@@ -260,7 +264,7 @@ impl WriterThread {
     fn measure(&self, calls: usize, started: Instant) {
         let metrics = &self.parts.notes.metrics;
         metrics.committed(calls, started.elapsed());
-        let wal_bytes = self.checkpoints.pages() * PAGE_BYTES;
+        let wal_bytes = self.checkpoints.left() * PAGE_BYTES;
         metrics
             .store_wal_bytes
             .set(i64::try_from(wal_bytes).unwrap_or(i64::MAX));
