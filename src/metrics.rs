@@ -255,7 +255,7 @@ impl Metrics {
         );
         to.register_with_unit(
             "store_wal",
-            "Committed pages that are not copied into the database yet",
+            "Log of the commits that is not copied into the database yet",
             Unit::Bytes,
             self.store_wal_bytes.clone(),
         );

@@ -1,6 +1,6 @@
 //! Copies the log into the database before it grows too long. A thread with a connection of its own copies nearly all of it
-//! while the writer goes on; the writer copies what came meanwhile, so that it may begin the log anew. The automatic
-//! checkpoint is off: it ignores its own errors, a failed sync of the database among them.
+//! while the writer goes on; the writer copies what came meanwhile and has the database synced, so that it may begin the log
+//! anew. The automatic checkpoint is off: it ignores its own errors, a failed sync of the database among them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 
-use super::connection::open_reader;
+use super::connection::open_copier;
 use super::failure::{BreakDownOnPanic, Failure, State};
 use crate::metrics::Metrics;
 
@@ -56,10 +56,10 @@ pub(super) struct Checkpoints {
 
 /// The thread that copies. Its errors are noted by itself.
 struct Copier {
-    /// Dropped to end it.
-    orders: SyncSender<()>,
+    /// A pass is asked for. Dropped to end it.
+    asked: SyncSender<()>,
     /// How many pages of the log were copied after each pass; nothing of one that failed.
-    passes: Receiver<Option<usize>>,
+    made: Receiver<Option<usize>>,
     thread: JoinHandle<()>,
 }
 
@@ -91,7 +91,8 @@ impl Notes {
             Ok(copied) => usize::try_from(copied).ok(),
             Err(error) => {
                 self.failed(&Failure::of(&error));
-                tracing::warn!(error = %error, "a checkpoint failed");
+                let thread = thread::current();
+                tracing::warn!(error = %error, thread = thread.name(), "a checkpoint failed");
                 None
             }
         }
@@ -119,35 +120,50 @@ impl Checkpoints {
             copied: 0,
             due_at: limits.due,
             passes: 0,
-            copier: Copier::start(open_reader(path)?, notes)?,
+            copier: Copier::start(open_copier(path)?, notes)?,
         })
     }
 
     /// Pages in the log.
-    pub fn pages(&self) -> usize {
+    fn pages(&self) -> usize {
         self.log.load(Ordering::Relaxed)
+    }
+
+    /// Pages in the log that are not in the database, as far as is known.
+    pub fn left(&self) -> usize {
+        let pages = self.pages();
+        // Begun anew since the last look, none of it is.
+        if pages < self.seen {
+            pages
+        } else {
+            pages - self.copied
+        }
     }
 
     /// Called by the writer between two commits.
     pub fn look(&mut self, writer: &Connection, notes: &Notes) {
         let pages = self.pages();
         if pages < self.seen {
-            // Begun anew.
+            // Begun anew. A pass that had copied all of the old one is at its end, and says nothing of this one.
+            if self.passes > 0 {
+                self.copier.made.recv().unwrap_or(None);
+                self.passes = 0;
+            }
             self.copied = 0;
             self.due_at = self.limits.due;
         }
         self.seen = pages;
         if self.passes > 0 {
-            let copied = match self.copier.passes.try_recv() {
+            let copied = match self.copier.made.try_recv() {
                 Err(TryRecvError::Empty) if pages < self.due_at + self.limits.meanwhile => return,
-                Err(TryRecvError::Empty) => self.copier.passes.recv().unwrap_or(None),
+                Err(TryRecvError::Empty) => self.copier.made.recv().unwrap_or(None),
                 // A thread that panicked has said so.
                 ended => ended.unwrap_or(None),
             };
             let copied = copied.unwrap_or(self.copied).min(pages);
             let came_on = copied > self.copied;
             self.copied = copied;
-            if self.is_much_left(pages) && !came_on {
+            if self.is_much_left() && !came_on {
                 // Somebody reads in it who began long ago.
                 self.passes = 0;
                 self.due_at = pages + self.limits.rest;
@@ -156,7 +172,7 @@ impl Checkpoints {
         } else if pages < self.due_at {
             return;
         }
-        if self.is_much_left(pages) && self.passes < PASSES_MAX {
+        if self.is_much_left() && self.passes < PASSES_MAX {
             self.next_pass();
             return;
         }
@@ -169,20 +185,20 @@ impl Checkpoints {
         self.due_at = pages + self.limits.again;
     }
 
-    fn is_much_left(&self, pages: usize) -> bool {
-        pages - self.copied > self.limits.rest
+    fn is_much_left(&self) -> bool {
+        self.left() > self.limits.rest
     }
 
     fn next_pass(&mut self) {
         // The thread waits for it, unless it panicked, which it has said.
-        if self.copier.orders.send(()).is_ok() {
+        if self.copier.asked.send(()).is_ok() {
             self.passes += 1;
         }
     }
 
     /// Copies all of it and empties the log.
     pub fn finish(self, writer: &Connection, notes: &Notes) {
-        drop(self.copier.orders);
+        drop(self.copier.asked);
         if self.copier.thread.join().is_err() {
             tracing::warn!("the thread that copies the log panicked");
         }
@@ -192,29 +208,25 @@ impl Checkpoints {
 
 impl Copier {
     fn start(connection: Connection, notes: Notes) -> anyhow::Result<Copier> {
-        let (orders, ordered) = sync_channel(1);
-        let (made, passes) = sync_channel(1);
+        let (asked, passes) = sync_channel(1);
+        let (tell, made) = sync_channel(1);
         let thread = thread::Builder::new()
             .name("sqlite-checkpoints".to_owned())
             .spawn(move || {
                 let _guard = BreakDownOnPanic(&notes.state);
-                while let Ok(()) = ordered.recv() {
-                    // Whoever ordered may be closing.
-                    let _ = made.send(notes.copy(&connection));
+                while let Ok(()) = passes.recv() {
+                    // Whoever asked may be closing.
+                    let _ = tell.send(notes.copy(&connection));
                 }
             })?;
-        Ok(Copier {
-            orders,
-            passes,
-            thread,
-        })
+        Ok(Copier { asked, made, thread })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sqlite::connection::open_writer;
+    use crate::store::sqlite::connection::{open_reader, open_writer};
 
     const SMALL: Limits = Limits {
         due: 64,
@@ -286,6 +298,29 @@ mod tests {
             assert!(longest <= most, "{longest} pages");
         }
         assert!(log.notes.state.broken_reason().is_none());
+    }
+
+    #[test]
+    fn a_pass_over_the_old_log_says_nothing_of_the_new_one() {
+        let mut log = Log::new();
+        while log.checkpoints.passes == 0 {
+            log.commit();
+        }
+        let other = open_reader(&log.folder.path().join("orders.db")).unwrap();
+        let is_copied = || {
+            let statement = "pragma wal_checkpoint(passive)";
+            let counts = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+            // -1 while the pass is under way.
+            let (pages, copied) = other.query_row(statement, [], counts).unwrap();
+            copied > 0 && copied == pages
+        };
+        while !is_copied() {
+            thread::yield_now();
+        }
+        let pages = log.commit();
+        assert!(pages < SMALL.due, "not begun anew: {pages} pages");
+        assert_eq!((log.checkpoints.passes, log.checkpoints.copied), (0, 0));
+        assert!(log.fill() >= SMALL.due, "copied early");
     }
 
     #[test]

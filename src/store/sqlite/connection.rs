@@ -20,9 +20,9 @@ const STATEMENTS_MAX: usize = 64;
 /// Page cache of the writer and of each reader, in KiB.
 const WRITER_CACHE_KIB: u32 = 16 * 1024;
 const READER_CACHE_KIB: u32 = 2 * 1024;
-/// The WAL file is cut back to this when it is begun anew: as long as it gets while it is copied, so that the file is not
-/// cut and extended again each time.
-const WAL_FILE_BYTES_MAX: u32 = 64 * 1024 * 1024;
+/// The WAL file is cut back to this when it is begun anew: longer than it mostly gets while it is copied, so that the file is
+/// not cut and extended again each time.
+const WAL_FILE_BYTES_MAX: u32 = 80 * 1024 * 1024;
 
 /// Proof that no other server has the file open, for as long as it lives. A lock on a file beside the database:
 /// a second descriptor of the database itself would drop SQLite's own locks when closed
@@ -98,6 +98,18 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     connection.pragma_update(None, "query_only", true)?;
     // The last connection to close would checkpoint: the writer's business.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(connection)
+}
+
+/// A connection that only copies the log into the database, which it may have to sync.
+pub(super) fn open_copier(path: &Path) -> Result<Connection, OpenError> {
+    let connection = open_reader(path)
+        .and_then(|connection| {
+            connection.pragma_update(None, "synchronous", "full")?;
+            Ok(connection)
+        })
+        .map_err(|error| unavailable(path, error.into()))?;
+    check_durable(path, &connection)?;
     Ok(connection)
 }
 

@@ -72,7 +72,7 @@ async fn a_failed_sync_ends_the_server_and_nothing_is_acknowledged_after_it() {
     assert_eq!(healed.terminate().await, Some(0));
 }
 
-/// While nobody waits for it: the log is copied beside the writer, whose own syncs go on working.
+/// The log is copied beside the writer, whose own syncs go on working.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_of_the_database_ends_the_server_and_loses_nothing() {
     /// Far more than until the log is copied for the first time.
