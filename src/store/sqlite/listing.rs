@@ -22,11 +22,9 @@ pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<Orde
             at,
         });
     };
-    let completed = match (&query.reference, query.user_id, query.status) {
-        (None, Some(user_id), None | Some(OrderStatus::Completed)) => {
-            spans::completed_of_user(connection, user_id, range, limit + 1)?
-        }
-        _ => Vec::new(),
+    let completed = match asks_for_completed_of(query) {
+        Some(user_id) => spans::completed_of_user(connection, user_id, range, limit + 1)?,
+        None => Vec::new(),
     };
     let (statement, values) = listing(query, range, limit + 1, &completed);
     let mut orders = connection
@@ -177,6 +175,15 @@ pub(super) const PROCESSING_BY_USER: &str = "orders indexed by orders_processing
 pub(super) const FAILED_BY_USER: &str =
     "orders indexed by orders_user_unsuccessful where status > 2 and status = 3";
 const CANCELLED_BY_USER: &str = "orders indexed by orders_user_unsuccessful where status > 2 and status = 4";
+
+/// The user whose completed orders are among those that [`listing`] needs to be given: of all statuses or of this one, unless
+/// the reference leads to the orders.
+fn asks_for_completed_of(query: &OrderQuery) -> Option<i64> {
+    let lists_suffice = query.status.is_some_and(|status| list_by_user(status).is_some());
+    query
+        .user_id
+        .filter(|_| query.reference.is_none() && !lists_suffice)
+}
 
 /// `None` for what is found by [`spans::completed_of_user`].
 fn list_by_user(status: OrderStatus) -> Option<&'static str> {
