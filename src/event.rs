@@ -76,7 +76,7 @@ impl OrderStatus {
                 (&[Some(Processing)], Pending)
             }
             EventKind::Failed => (&[Some(Processing)], Failed),
-            EventKind::Cancelled => (&[Some(Pending), Some(Processing)], Cancelled),
+            EventKind::Cancelled => (&[Some(Pending), Some(Processing), Some(Failed)], Cancelled),
             EventKind::Redriven => (&[Some(Failed), Some(Cancelled)], Pending),
         };
         legal_from.contains(&from).then_some(to)
@@ -88,12 +88,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_redrive_leaves_a_final_status() {
+    fn only_a_redrive_or_a_cancel_of_a_failed_order_leaves_a_final_status() {
         for status in OrderStatus::ALL.into_iter().filter(|status| status.is_final()) {
+            let allowed: &[EventKind] = match status {
+                OrderStatus::Failed => &[EventKind::Cancelled, EventKind::Redriven],
+                OrderStatus::Cancelled => &[EventKind::Redriven],
+                _ => &[],
+            };
             for kind in EventKind::ALL {
                 let moved = OrderStatus::after(Some(status), kind).is_some();
-                let allowed = kind == EventKind::Redriven && status != OrderStatus::Completed;
-                assert_eq!(moved, allowed, "{status:?} {kind:?}");
+                assert_eq!(moved, allowed.contains(&kind), "{status:?} {kind:?}");
             }
         }
     }

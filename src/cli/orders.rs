@@ -20,7 +20,7 @@ pub enum Command {
     Get(Get),
     /// Put a Failed or Cancelled order back to Pending, or many Failed ones
     Retry(Retry),
-    /// Cancel a Pending or Processing order
+    /// Cancel a Pending, Processing or Failed order
     Cancel(Cancel),
 }
 

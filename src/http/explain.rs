@@ -141,7 +141,9 @@ fn reason(reason: Reason, detail: impl Into<String>) -> ReasonBody {
 
 fn ended(order: &Order) -> ReasonBody {
     let detail = match order.status {
-        OrderStatus::Failed => "it failed for good; POST /orders/{id}/retry gives it fresh attempts",
+        OrderStatus::Failed => {
+            "it failed for good; POST /orders/{id}/retry gives it fresh attempts, POST /orders/{id}/cancel ends it"
+        }
         OrderStatus::Cancelled => "it was cancelled; POST /orders/{id}/retry takes that back",
         OrderStatus::Completed | OrderStatus::Pending | OrderStatus::Processing => "it is completed",
     };

@@ -119,7 +119,7 @@ pub async fn history(
     responses(
         (status = 200, description = "Cancelled, now or before", body = OrderBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "Already Completed or Failed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "Already Completed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn cancel(State(shared): State<Arc<Shared>>, id: PathId) -> Result<Response, Problem> {

@@ -147,7 +147,7 @@ async fn an_illegal_step_is_found() {
 #[tokio::test]
 async fn a_second_end_is_found() {
     let mut hand = sound();
-    hand.event(REDRIVEN, 4).event.kind = Cancelled;
+    hand.event(REDRIVEN, 4).event.kind = Completed;
     let found = found(hand).await;
     assert!(found.contains(&(Promise::OneEnd, Some(REDRIVEN))), "{found:?}");
 }

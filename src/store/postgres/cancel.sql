@@ -1,4 +1,4 @@
--- Cancels order $1 when it is open; no row when it is not, or is unknown. $2: counter row. A running attempt's result
+-- Cancels order $1 when it is Pending, Processing or Failed; no row when it is not, or is unknown. $2: counter row. A running attempt's result
 -- finds no lease any more. Served by the primary key.
 -- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes (see turns.rs).
 with moment as materialized (
@@ -17,7 +17,7 @@ with moment as materialized (
         changed_at = greatest(moment.at, o.changed_at),
         finished_at = greatest(moment.at, o.changed_at)
     from moment, found
-    where o.order_id = found.order_id and found.status in (0, 1) and o.status in (0, 1)
+    where o.order_id = found.order_id and found.status in (0, 1, 3) and o.status in (0, 1, 3)
     returning o.*, found.status as earlier
 ), batch as (
     insert into orderly.batches (batch, events)
@@ -28,7 +28,8 @@ with moment as materialized (
     select batch, 0, order_id, version, 7, status, changed_at, attempts from batch, changed
 ), counted as (
     update orderly.counters set
-        pending = pending - (earlier = 0)::int, processing = processing - (earlier = 1)::int, cancelled = cancelled + 1
+        pending = pending - (earlier = 0)::int, processing = processing - (earlier = 1)::int,
+        failed = failed - (earlier = 3)::int, cancelled = cancelled + 1
     from changed
     where slot = $2
 )

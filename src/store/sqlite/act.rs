@@ -17,9 +17,9 @@ pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, 
         return Ok(Acted::Unknown);
     };
     match order.status {
-        OrderStatus::Pending | OrderStatus::Processing => {}
+        OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Failed => {}
         OrderStatus::Cancelled => return Ok(Acted::Done(order)),
-        OrderStatus::Completed | OrderStatus::Failed => return Ok(Acted::Refused(order)),
+        OrderStatus::Completed => return Ok(Acted::Refused(order)),
     }
     let cancelled = group
         .connection

@@ -38,9 +38,9 @@ async fn act_on_each(action: &str, expected: [Option<OrderStatus>; 5]) {
 }
 
 #[tokio::test]
-async fn an_order_is_cancelled_until_it_has_ended() {
+async fn every_order_but_a_completed_one_is_cancelled() {
     let cancelled = Some(OrderStatus::Cancelled);
-    act_on_each("cancel", [cancelled, cancelled, None, None, cancelled]).await;
+    act_on_each("cancel", [cancelled, cancelled, None, cancelled, cancelled]).await;
 }
 
 #[tokio::test]

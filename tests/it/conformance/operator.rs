@@ -1,5 +1,7 @@
 //! `cancel` and `redrive`: what an operator can do to one order, from every status.
 
+use std::time::Duration;
+
 use orderly::event::EventKind;
 use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
@@ -13,7 +15,8 @@ conformance! {
     an_order_that_waits_for_a_retry_is_cancelled,
     an_order_that_runs_is_cancelled,
     a_second_cancel_answers_the_same,
-    an_order_that_ended_cannot_be_cancelled,
+    a_failed_order_is_cancelled,
+    a_completed_order_cannot_be_cancelled,
     a_failed_or_cancelled_order_is_redriven_with_fresh_attempts,
     a_redriven_order_runs_to_its_end_again,
     every_redrive_is_a_new_generation,
@@ -60,14 +63,31 @@ async fn a_second_cancel_answers_the_same(harness: &mut Harness) {
     assert_eq!(harness.order(id).await, first);
 }
 
-async fn an_order_that_ended_cannot_be_cancelled(harness: &mut Harness) {
-    for status in [OrderStatus::Completed, OrderStatus::Failed] {
-        let id = harness.order_in(status).await;
-        let order = harness.order(id).await;
-        let acted = harness.store().cancel(id).await.unwrap();
-        assert_eq!(acted, Acted::Refused(order.clone()));
-        assert_eq!(harness.order(id).await, order);
-    }
+async fn a_failed_order_is_cancelled(harness: &mut Harness) {
+    let id = harness.order_in(OrderStatus::Failed).await;
+    let failed = harness.order(id).await;
+    harness.advance(Duration::from_secs(1)).await;
+    let order = harness.cancel(id).await;
+    assert_eq!(order.status, OrderStatus::Cancelled);
+    assert_eq!(
+        (order.attempts, &order.last_error),
+        (failed.attempts, &failed.last_error)
+    );
+    assert!(order.finished_at > failed.finished_at);
+    assert_eq!(harness.events(id).await.last(), Some(&EventKind::Cancelled));
+    let counters = harness.counters().await;
+    assert_eq!((counters.failed, counters.cancelled), (0, 1));
+    assert_eq!(harness.cancel(id).await, order);
+    harness.redrive(id).await;
+    harness.claim_only(id).await;
+}
+
+async fn a_completed_order_cannot_be_cancelled(harness: &mut Harness) {
+    let id = harness.order_in(OrderStatus::Completed).await;
+    let order = harness.order(id).await;
+    let acted = harness.store().cancel(id).await.unwrap();
+    assert_eq!(acted, Acted::Refused(order.clone()));
+    assert_eq!(harness.order(id).await, order);
 }
 
 async fn a_failed_or_cancelled_order_is_redriven_with_fresh_attempts(harness: &mut Harness) {

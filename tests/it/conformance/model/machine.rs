@@ -292,12 +292,12 @@ impl Model {
     pub fn cancel(&mut self, id: OrderId, now: Timestamp) -> bool {
         let order = self.orders.get_mut(&id).expect("it was accepted");
         match order.status {
-            OrderStatus::Pending | OrderStatus::Processing => {
+            OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Failed => {
                 order.finish(OrderStatus::Cancelled, now);
                 true
             }
             OrderStatus::Cancelled => true,
-            OrderStatus::Completed | OrderStatus::Failed => false,
+            OrderStatus::Completed => false,
         }
     }
 
