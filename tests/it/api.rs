@@ -8,6 +8,7 @@ mod create;
 mod crowd;
 mod docs;
 mod door;
+mod empty;
 mod envelope;
 mod event_stream;
 mod explain;

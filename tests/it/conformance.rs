@@ -38,6 +38,7 @@ macro_rules! conformance {
 
 mod accept;
 mod claim;
+mod empty;
 mod feed;
 mod fencing;
 mod following;

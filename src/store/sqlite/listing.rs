@@ -82,8 +82,11 @@ pub(super) fn first_created(
         Created::After(time) => created_at > time,
     };
     let mut found = None;
+    let Some(newest) = newest else {
+        return Ok(None);
+    };
     // Every order below `low` was created too early; `high` is the last id that may still be the answer.
-    let (mut low, mut high) = (0, newest.unwrap_or(0));
+    let (mut low, mut high) = (0, newest);
     while low <= high {
         let middle = low + (high - low) / 2;
         let (order_id, created_at) = at_or_above.query_row([middle], |row| {
