@@ -49,6 +49,8 @@ pub const CLAIM_ORDERS_MAX: usize = 256;
 pub const SWEEP_ORDERS_MAX: usize = 1_000;
 /// Most orders one page of a listing holds.
 pub const PAGE_ORDERS_MAX: usize = 500;
+/// Most rows one page looks at, of orders or of the feed: where few of them match it is short or empty, and the next goes on.
+pub const PAGE_ROWS_LOOKED_AT_MAX: usize = 10_000;
 /// Most events one page of a history holds.
 pub const HISTORY_EVENTS_MAX: usize = 1_000;
 /// Most events one page of the feed holds.

@@ -182,7 +182,7 @@ async fn list(args: &List) -> Result<(), Failure> {
     let rows: Vec<_> = page.orders.iter().map(Order::row).collect();
     output::result(&output::table(Order::HEADINGS, &rows))?;
     if let Some(cursor) = page.next_cursor {
-        output::message(&format!("there are more: add --cursor {cursor}"));
+        output::message(&format!("the list goes on: add --cursor {cursor}"));
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ mod sse;
         ("Last-Event-ID" = Option<String>, Header, description = "Of a stream that is taken up again; wins over `after`"),
     ),
     responses(
-        (status = 200, description = "Events in the order of the feed; a page may be short or empty", content(
+        (status = 200, description = "Events in the order of the feed. A page may be short or empty before the end, which is where `next_cursor` is the cursor that was passed", content(
             (FeedBody = "application/json"),
             (String = "text/event-stream"),
         )),

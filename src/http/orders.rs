@@ -71,7 +71,7 @@ pub async fn read(
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
     ),
     responses(
-        (status = 200, description = "A page of orders; it may end before `limit`", body = PageBody),
+        (status = 200, description = "A page of orders. It may be short or empty before the end: go on until `next_cursor` is null", body = PageBody),
         (status = 400, description = "Bad parameters, all of them named", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]

@@ -1,10 +1,10 @@
 //! Reads the log from where somebody stands. Following it from its end is left to `tail`.
 
 use super::Filter;
-use crate::store::{FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedPosition, Store, StoreError};
-
-/// Events looked at for one page, however few of them match.
-const EVENTS_LOOKED_AT_MAX: usize = 10 * FEED_EVENTS_MAX;
+use crate::store::{
+    FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedPosition, PAGE_ROWS_LOOKED_AT_MAX, Store,
+    StoreError,
+};
 
 /// Some matching events of the log.
 pub struct LogPage {
@@ -15,7 +15,7 @@ pub struct LogPage {
     pub bounds: FeedBounds,
 }
 
-/// The first `limit` matching events behind `after`, or as many as a limited number of events contains.
+/// The first `limit` matching events behind `after`, or those among the next [`PAGE_ROWS_LOOKED_AT_MAX`].
 pub(super) async fn page(
     store: &dyn Store,
     filter: Filter,
@@ -55,7 +55,7 @@ pub(super) async fn page(
             read.position = read.position.max(page.bounds.last);
             return Ok(read);
         }
-        if read.events.len() == limit || looked_at >= EVENTS_LOOKED_AT_MAX {
+        if read.events.len() == limit || looked_at >= PAGE_ROWS_LOOKED_AT_MAX {
             return Ok(read);
         }
         page = store.events_after(Some(read.position), step).await?;

@@ -35,6 +35,7 @@ mod group;
 mod import;
 mod link;
 mod links;
+mod listing;
 mod message;
 mod nodes;
 mod notify;

@@ -16,7 +16,7 @@ pub struct OrderQuery {
     pub created_after: Option<Timestamp>,
     /// Created strictly before.
     pub created_before: Option<Timestamp>,
-    /// Only orders with a smaller id: the last one of the page before.
+    /// Only orders with a smaller id: `next` of the page before.
     pub before: Option<OrderId>,
     /// 1 to [`super::PAGE_ORDERS_MAX`].
     pub limit: usize,
@@ -24,6 +24,7 @@ pub struct OrderQuery {
 
 #[derive(Clone, Debug)]
 pub struct OrderPage {
+    /// May be fewer than `limit`, also none, before the end: a page looks at [`super::PAGE_ROWS_LOOKED_AT_MAX`] rows at most.
     pub orders: Vec<Order>,
     /// Pass as `before` for the next page; `None` at the end.
     pub next: Option<OrderId>,

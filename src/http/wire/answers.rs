@@ -40,7 +40,7 @@ pub struct PageBody {
     /// Rendered one by one, since a page ends where it becomes too long.
     #[schema(value_type = Vec<OrderBody<'static>>)]
     pub orders: Vec<Box<RawValue>>,
-    /// Pass as `cursor` for the next page, which there may be after a short one too; null at the end.
+    /// Pass as `cursor` for the next page, which there may be after a short or empty one too; null at the end.
     #[schema(required)]
     pub next_cursor: Option<String>,
 }

@@ -1,19 +1,19 @@
-//! Reading: single orders, listings, numbers. Every listing is a page, served by one index from
-//! the place where the page before ended.
+//! Reading: single orders, pages of orders, numbers. The statement of a page is left to `listing`.
 
 use std::time::Duration;
 
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
 use super::connect::Parameters;
 use super::failure::Failure;
 use super::links::Links;
+use super::listing::{self, Listing};
 use super::{ACCEPT_TIME_MAX, feed, rows};
-use crate::order::{Order, OrderId, OrderStatus};
+use crate::order::{Order, OrderId};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{
-    Counters, NODES_MAX, Node, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX, QueueState, codes,
+    Counters, NODES_MAX, Node, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX, QueueState,
 };
 use crate::time::Timestamp;
 
@@ -73,18 +73,12 @@ pub(super) async fn orders(source: &impl Reads, query: &OrderQuery) -> Result<Or
     let page_and_one = rows::limit(limit + 1);
     let listing = Listing::new(query, &range, &page_and_one);
     let found = source.read(&listing.statement, &listing.parameters).await?;
-    let mut orders = found.iter().map(rows::order).collect::<Result<Vec<_>, _>>()?;
-    let more = orders.len() > limit;
-    orders.truncate(limit);
-    Ok(OrderPage {
-        next: orders.last().map(|last| last.order_id).filter(|_| more),
-        orders,
-        at,
-    })
+    let (orders, next) = listing::page_of(&found, limit)?;
+    Ok(OrderPage { orders, next, at })
 }
 
 /// Ids from the first on and below the second.
-type IdRange = (i64, i64);
+pub(super) type IdRange = (i64, i64);
 
 /// Bounds in time are bounds in ids up to what was accepted at the same moment; the times themselves are checked row
 /// by row. `None` when no order can match.
@@ -125,88 +119,6 @@ pub(super) async fn first_created(source: &impl Reads, bound: Created) -> Result
         )
         .await?;
     found.first().map(|row| rows::column(row, 0)).transpose()
-}
-
-/// The statement of a page and its values: by the narrowest index, what it does not cover checked row by row.
-struct Listing<'q> {
-    statement: String,
-    parameters: Vec<(&'q (dyn ToSql + Sync), Type)>,
-}
-
-impl<'q> Listing<'q> {
-    fn new(query: &'q OrderQuery, range: &'q IdRange, limit: &'q i64) -> Listing<'q> {
-        let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![
-            (&range.0, Type::INT8),
-            (&range.1, Type::INT8),
-            (limit, Type::INT8),
-        ];
-        let mut bind = |value: &'q (dyn ToSql + Sync), ty: Type| {
-            parameters.push((value, ty));
-            format!("${}", parameters.len())
-        };
-        let user = query.user_id.as_ref().map(|user_id| bind(user_id, Type::INT8));
-        let reference = query
-            .reference
-            .as_ref()
-            .map(|reference| bind(reference, Type::TEXT));
-        let after = query.created_after.as_ref().map_or(String::new(), |time| {
-            format!(" and created_at > {}", bind(time, Type::TIMESTAMPTZ))
-        });
-        let before = query.created_before.as_ref().map_or(String::new(), |time| {
-            format!(" and created_at < {}", bind(time, Type::TIMESTAMPTZ))
-        });
-        let times = after + &before;
-        let status = query.status.map(|status| codes::status_code(status).to_string());
-        let statement = match (reference, user, status) {
-            (Some(reference), user, status) => {
-                let user = user.map_or(String::new(), |user| format!(" and user_id = {user}"));
-                let status = status.map_or(String::new(), |status| format!(" and status = {status}"));
-                // The index has no others, which the planner does not conclude from a comparison of rows.
-                let named = " and reference is not null";
-                page(&[("reference", &reference)], &(times + &user + &status + named))
-            }
-            (None, Some(user), Some(status)) => page(&[("user_id", &user), ("status", &status)], &times),
-            (None, Some(user), None) => {
-                // The index has the status before the id: a page of each, and of those the newest.
-                let per_status = OrderStatus::ALL.map(|status| {
-                    let status = codes::status_code(status).to_string();
-                    let of_status = page(&[("user_id", &user), ("status", &status)], &times);
-                    format!("({of_status})")
-                });
-                let columns = order_columns!();
-                let merged = per_status.join(" union all ");
-                format!("select {columns} from ({merged}) as pages order by order_id desc limit $3")
-            }
-            (None, None, Some(status)) => page(&[("status", &status)], &times),
-            (None, None, None) => page(&[], &times),
-        };
-        Listing {
-            statement,
-            parameters,
-        }
-    }
-}
-
-/// A range of the index on these columns and the id, newest first. Compared as rows and ordered by all of the columns,
-/// so that no other index gives the order: with unlucky statistics the planner otherwise walks the primary key.
-fn page(columns: &[(&str, &str)], further: &str) -> String {
-    let names: Vec<&str> = columns
-        .iter()
-        .map(|(name, _)| *name)
-        .chain(["order_id"])
-        .collect();
-    let row = |id: &str| {
-        let values: Vec<&str> = columns.iter().map(|(_, value)| *value).chain([id]).collect();
-        format!("({}) {{}} ({})", names.join(", "), values.join(", "))
-    };
-    let at_or_above = row("$1").replace("{}", ">=");
-    let below = row("$2").replace("{}", "<");
-    let newest_first: Vec<String> = names.iter().map(|name| format!("{name} desc")).collect();
-    format!(
-        "select {} from orderly.orders where {at_or_above} and {below}{further} order by {} limit $3",
-        order_columns!(),
-        newest_first.join(", ")
-    )
 }
 
 pub(super) async fn counters(source: &impl Reads) -> Result<Counters, Failure> {

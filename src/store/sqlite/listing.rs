@@ -3,13 +3,13 @@
 mod spans;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, Row, params_from_iter};
 
 use super::{query, rows};
-use crate::order::{OrderId, OrderStatus};
+use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::codes;
 use crate::store::columns::order_columns;
-use crate::store::{OrderPage, OrderQuery, PAGE_ORDERS_MAX};
+use crate::store::{OrderPage, OrderQuery, PAGE_ORDERS_MAX, PAGE_ROWS_LOOKED_AT_MAX};
 use crate::time::Timestamp;
 
 pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<OrderPage, rusqlite::Error> {
@@ -26,18 +26,58 @@ pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<Orde
         Some(user_id) => spans::completed_of_user(connection, user_id, range, limit + 1)?,
         None => Vec::new(),
     };
-    let (statement, values) = listing(query, range, limit + 1, &completed);
-    let mut orders = connection
-        .prepare_cached(&statement)?
-        .query_map(params_from_iter(values), rows::order)?
-        .collect::<Result<Vec<_>, _>>()?;
-    let more = orders.len() > limit;
-    orders.truncate(limit);
+    let is_exact = query.reference.is_none() || (query.user_id.is_none() && query.status.is_none());
+    let rows_max = if is_exact {
+        limit + 1
+    } else {
+        PAGE_ROWS_LOOKED_AT_MAX
+    };
+    let (statement, values) = listing(query, range, rows_max, &completed);
+    let mut statement = connection.prepare_cached(&statement)?;
+    let mut found = statement.query(params_from_iter(values))?;
+    let mut orders = Vec::new();
+    let mut looked_at = 0;
+    let mut last_looked_at = None;
+    while let Some(row) = found.next()? {
+        looked_at += 1;
+        last_looked_at = Some(row.get(ORDER_ID)?);
+        if !is_exact && !matches(row, query)? {
+            continue;
+        }
+        if orders.len() == limit {
+            let last = orders.last().map(|last: &Order| last.order_id);
+            return Ok(OrderPage {
+                next: last,
+                orders,
+                at,
+            });
+        }
+        orders.push(rows::order(row)?);
+    }
     Ok(OrderPage {
-        next: orders.last().map(|last| last.order_id).filter(|_| more),
+        // Not at the end: as many were looked at as one page may look at.
+        next: last_looked_at.filter(|_| looked_at == rows_max),
         orders,
         at,
     })
+}
+
+/// Places of columns that [`order_columns`] names.
+const ORDER_ID: usize = 0;
+const STATUS: usize = 1;
+const USER_ID: usize = 9;
+
+/// Whether an order of the reference is one that is asked for.
+fn matches(row: &Row<'_>, query: &OrderQuery) -> Result<bool, rusqlite::Error> {
+    let has_status = match query.status {
+        Some(status) => row.get::<_, OrderStatus>(STATUS)? == status,
+        None => true,
+    };
+    let is_of_user = match query.user_id {
+        Some(user_id) => row.get::<_, i64>(USER_ID)? == user_id,
+        None => true,
+    };
+    Ok(has_status && is_of_user)
 }
 
 /// Ids from the first on and below the second.
@@ -102,8 +142,8 @@ pub(super) fn first_created(
     Ok(found)
 }
 
-/// The statement of a page and its values: by the narrowest index, what it does not cover checked row by row. What the user
-/// completed is given, where all or the completed orders of a user are asked for.
+/// The statement of a page and its values: by the narrowest index. Orders of a reference are of any user and status. What the
+/// user completed is given, where all or the completed orders of a user are asked for.
 fn listing(query: &OrderQuery, range: IdRange, limit: usize, completed: &[OrderId]) -> (String, Vec<Value>) {
     let mut values = vec![
         Value::Integer(range.0.0),
@@ -114,25 +154,22 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize, completed: &[OrderI
         values.push(value);
         format!("?{}", values.len())
     };
-    let user = query.user_id.map(|user_id| bind(Value::Integer(user_id)));
     let reference = query
         .reference
         .clone()
         .map(|reference| bind(Value::Text(reference)));
+    let user = query
+        .user_id
+        .filter(|_| reference.is_none())
+        .map(|user_id| bind(Value::Integer(user_id)));
     let in_range = "order_id >= ?1 and order_id < ?2";
     let newest_first = "order by order_id desc limit ?3";
     let columns = order_columns!();
     let statement = match (reference, user, query.status) {
-        (Some(reference), user, status) => {
-            let user = user.map_or(String::new(), |user| format!(" and +user_id = {user}"));
-            let status = status.map_or(String::new(), |status| {
-                format!(" and +status = {}", codes::status_code(status))
-            });
-            format!(
-                "select {columns} from orders indexed by orders_reference
-                 where reference = {reference} and {in_range}{user}{status} {newest_first}"
-            )
-        }
+        (Some(reference), _, _) => format!(
+            "select {columns} from orders indexed by orders_reference
+             where reference = {reference} and {in_range} {newest_first}"
+        ),
         (None, Some(user), Some(status)) => match list_by_user(status) {
             Some(list) => {
                 format!("select {columns} from {list} and user_id = {user} and {in_range} {newest_first}")

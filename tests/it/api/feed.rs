@@ -221,3 +221,18 @@ async fn a_page_of_long_events_ends_early_and_goes_on() {
     assert!(seen.into_iter().eq(all));
     door.close().await;
 }
+
+#[tokio::test]
+async fn a_page_for_a_user_without_events_ends_after_ten_thousand() {
+    let door = Door::open().await;
+    let last = door.harness.accept_more_than_a_page_looks_at(&order_of(7)).await;
+    door.harness.accept(vec![order_of(8)]).await;
+    let (first, cursor) = page(&door, "?user_id=8").await;
+    assert_eq!(first, [], "looked at too many");
+    let (second, end) = page(&door, &format!("?user_id=8&after={cursor}")).await;
+    let expected = (u64::try_from(last.0).unwrap() + 1_000, 1);
+    assert_eq!(second, [expected]);
+    let (rest, _) = page(&door, &format!("?after={end}")).await;
+    assert_eq!(rest, []);
+    door.close().await;
+}

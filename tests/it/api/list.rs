@@ -216,3 +216,18 @@ async fn bad_parameters_are_refused_by_name_all_at_once() {
     }
     door.close_empty().await;
 }
+
+#[tokio::test]
+async fn a_page_may_be_empty_before_the_end() {
+    let door = Door::open().await;
+    door.harness.accept(vec![order_with_reference("web")]).await;
+    door.harness.cancel(OrderId(1)).await;
+    let others = order_with_reference("web");
+    door.harness.accept_more_than_a_page_looks_at(&others).await;
+    let query = "?reference=web&status=Cancelled";
+    let (first, next) = page(&door, query).await;
+    assert!(first.is_empty(), "{first:?}");
+    let cursor = next.expect("there is more");
+    assert_eq!(numbers(&door, &format!("{query}&cursor={cursor}")).await, [1]);
+    door.close().await;
+}

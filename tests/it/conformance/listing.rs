@@ -8,7 +8,7 @@ use orderly::store::{OrderQuery, PAGE_ORDERS_MAX};
 use orderly::time::Timestamp;
 
 use crate::support::Harness;
-use crate::support::make::{failed, order_of, order_with_reference, retry_after};
+use crate::support::make::{failed, new_order, order_of, order_with_reference, retry_after};
 
 conformance! {
     orders_come_newest_first,
@@ -23,6 +23,8 @@ conformance! {
     filtered_pages_are_complete,
     the_last_page_says_so_also_when_it_is_full,
     the_largest_page_is_given,
+    a_page_of_a_reference_ends_after_ten_thousand_other_orders,
+    a_page_by_time_ends_after_ten_thousand_other_orders,
 }
 
 async fn orders_come_newest_first(harness: &mut Harness) {
@@ -191,6 +193,73 @@ async fn the_largest_page_is_given(harness: &mut Harness) {
     let page = harness.store().orders(page_of(PAGE_ORDERS_MAX)).await.unwrap();
     assert_eq!(page.orders.len(), PAGE_ORDERS_MAX);
     assert!(page.next.is_some());
+}
+
+/// Issue 13, point 28.
+async fn a_page_of_a_reference_ends_after_ten_thousand_other_orders(harness: &mut Harness) {
+    let of_user = |user_id| NewOrder {
+        user_id,
+        ..order_with_reference("web")
+    };
+    let wanted = harness.accept(vec![of_user(2), of_user(2)]).await;
+    harness.cancel(wanted[1]).await;
+    harness.accept_more_than_a_page_looks_at(&of_user(1)).await;
+    for (status, user_id, expected) in [
+        (None, Some(2), vec![wanted[1], wanted[0]]),
+        (Some(OrderStatus::Cancelled), None, vec![wanted[1]]),
+        (Some(OrderStatus::Cancelled), Some(2), vec![wanted[1]]),
+        (Some(OrderStatus::Failed), None, vec![]),
+    ] {
+        let query = OrderQuery {
+            status,
+            user_id,
+            reference: Some("web".to_owned()),
+            ..page_of(50)
+        };
+        let first = harness.store().orders(query.clone()).await.unwrap();
+        assert_eq!(first.orders, [], "{query:?} looked at too many");
+        assert!(first.next.is_some(), "{query:?}");
+        assert_eq!(walk(harness, query).await, expected);
+    }
+    // What matches is found at once, however much follows.
+    let query = OrderQuery {
+        user_id: Some(1),
+        reference: Some("web".to_owned()),
+        ..page_of(50)
+    };
+    let page = harness.store().orders(query).await.unwrap();
+    let last = page.orders.last().map(|order| order.order_id);
+    assert_eq!((page.orders.len(), page.next), (50, last));
+}
+
+/// A shared store finds an instant by id only roughly, since orders that are accepted at the same moment have times in any
+/// order.
+async fn a_page_by_time_ends_after_ten_thousand_other_orders(harness: &mut Harness) {
+    let wanted = harness.accept_one().await;
+    let cancelled = harness.accept_one().await;
+    harness.cancel(cancelled).await;
+    harness.advance(Duration::from_secs(1)).await;
+    let later = harness.accept_more_than_a_page_looks_at(&new_order()).await;
+    let created_before = Some(harness.order(later).await.created_at);
+    let user = new_order().user_id;
+    for (status, user_id, expected) in [
+        (None, None, vec![cancelled, wanted]),
+        (None, Some(user), vec![cancelled, wanted]),
+        (Some(OrderStatus::Pending), None, vec![wanted]),
+        (Some(OrderStatus::Pending), Some(user), vec![wanted]),
+        (Some(OrderStatus::Cancelled), None, vec![cancelled]),
+    ] {
+        let query = OrderQuery {
+            status,
+            user_id,
+            created_before,
+            ..page_of(1)
+        };
+        let first = harness.store().orders(query.clone()).await.unwrap();
+        let looks_at_others = status != Some(OrderStatus::Cancelled) && !harness.is_embedded();
+        assert_eq!(first.orders.is_empty(), looks_at_others, "{query:?}");
+        assert_eq!(walk(harness, query).await, expected);
+    }
 }
 
 fn page_of(limit: usize) -> OrderQuery {

@@ -11,6 +11,7 @@ use crate::support::make::{NODE_A, claim_by, give_back_by, heartbeat, key, new_o
 mod plan;
 mod story;
 mod waiting;
+mod walked;
 
 use plan::{Caught, of_claim, of_claim_in_turn, of_step, of_turns};
 use story::{ALL_STATISTICS, BIG_USER, FINISHED, SMALL_USER, numbered_late, story};

@@ -1,0 +1,213 @@
+//! Statements of pages of orders: newest first, each served by one index from the place where the page before ended. Where
+//! the index does not hold all that is asked for, a page looks at a limited number of rows and says how far it came.
+
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::failure::Failure;
+use super::query::IdRange;
+use super::rows;
+use crate::order::{Order, OrderId, OrderStatus};
+use crate::store::columns::{ORDER_COLUMNS, order_columns};
+use crate::store::{OrderQuery, PAGE_ROWS_LOOKED_AT_MAX, codes};
+
+/// Rows looked at in one step of a walk: so few that an index in its order is the cheapest way to them, whatever the
+/// statistics say. With thousands the planner may want to collect and sort all there are.
+const STEP_ROWS: usize = 20;
+
+/// The statement of a page and its values, `$3` being how many orders it answers. A row has the columns of an order, and
+/// where rows are looked at in vain, the id down to which all were.
+pub(super) struct Listing<'q> {
+    pub statement: String,
+    pub parameters: Vec<(&'q (dyn ToSql + Sync), Type)>,
+}
+
+impl<'q> Listing<'q> {
+    pub fn new(query: &'q OrderQuery, range: &'q IdRange, limit: &'q i64) -> Listing<'q> {
+        let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![
+            (&range.0, Type::INT8),
+            (&range.1, Type::INT8),
+            (limit, Type::INT8),
+        ];
+        let mut bind = |value: &'q (dyn ToSql + Sync), ty: Type| {
+            parameters.push((value, ty));
+            format!("${}", parameters.len())
+        };
+        let user = query.user_id.as_ref().map(|user_id| bind(user_id, Type::INT8));
+        let reference = query
+            .reference
+            .as_ref()
+            .map(|reference| bind(reference, Type::TEXT));
+        let mut further = Vec::new();
+        if let Some(time) = &query.created_after {
+            further.push(format!("created_at > {}", bind(time, Type::TIMESTAMPTZ)));
+        }
+        if let Some(time) = &query.created_before {
+            further.push(format!("created_at < {}", bind(time, Type::TIMESTAMPTZ)));
+        }
+        let status = query.status.map(|status| codes::status_code(status).to_string());
+        let ranges = match (reference, user, status) {
+            (Some(reference), user, status) => {
+                further.extend(user.map(|user| format!("user_id = {user}")));
+                further.extend(status.map(|status| format!("status = {status}")));
+                vec![Range::of(&[("reference", &reference)])]
+            }
+            (None, Some(user), Some(status)) => vec![Range::of(&[("user_id", &user), ("status", &status)])],
+            // The index has the status before the id: a page of each, and of those the newest.
+            (None, Some(user), None) => OrderStatus::ALL
+                .map(|status| {
+                    let status = codes::status_code(status).to_string();
+                    Range::of(&[("user_id", &user), ("status", &status)])
+                })
+                .into(),
+            (None, None, Some(status)) => vec![Range::of(&[("status", &status)])],
+            (None, None, None) => vec![Range::of(&[])],
+        };
+        let statement = if further.is_empty() {
+            exact(&ranges)
+        } else {
+            looked_through(&ranges, &further.join(" and "))
+        };
+        Listing {
+            statement,
+            parameters,
+        }
+    }
+}
+
+/// The orders of a page, and where the next one begins.
+pub(super) fn page_of(found: &[Row], limit: usize) -> Result<(Vec<Order>, Option<OrderId>), Failure> {
+    let mut orders = Vec::new();
+    let mut complete_to = None;
+    for row in found {
+        if row.len() > ORDER_COLUMNS {
+            complete_to = rows::column::<Option<i64>>(row, ORDER_COLUMNS)?.map(OrderId);
+        }
+        // Where no order is found there is one row, of the place alone.
+        let Some(order_id) = rows::column::<Option<i64>>(row, 0)?.map(OrderId) else {
+            continue;
+        };
+        if complete_to.is_some_and(|complete_to| order_id < complete_to) {
+            break;
+        }
+        if orders.len() == limit {
+            let last = orders.last().map(|last: &Order| last.order_id);
+            return Ok((orders, last));
+        }
+        orders.push(rows::order(row)?);
+    }
+    Ok((orders, complete_to))
+}
+
+/// Stands for the id that a range ends below.
+const BELOW: &str = ":below";
+
+/// A range of the index on some columns and the id, newest first. Compared as rows and ordered by all of the columns, so
+/// that no other index gives the order: with unlucky statistics the planner otherwise walks the primary key.
+struct Range {
+    /// With [`BELOW`] in it.
+    condition: String,
+    newest_first: String,
+}
+
+impl Range {
+    fn of(columns: &[(&str, &str)]) -> Range {
+        let names: Vec<&str> = columns
+            .iter()
+            .map(|(name, _)| *name)
+            .chain(["order_id"])
+            .collect();
+        let row = |id: &str| {
+            let values: Vec<&str> = columns.iter().map(|(_, value)| *value).chain([id]).collect();
+            format!("({}) {{}} ({})", names.join(", "), values.join(", "))
+        };
+        let at_or_above = row("$1").replace("{}", ">=");
+        let below = row(BELOW).replace("{}", "<");
+        // An index that leaves out what is null: the planner does not conclude from a comparison of rows that there is none.
+        let named = match columns {
+            [("reference", _)] => " and reference is not null",
+            _ => "",
+        };
+        let newest_first: Vec<String> = names.iter().map(|name| format!("{name} desc")).collect();
+        Range {
+            condition: format!("{at_or_above} and {below}{named}"),
+            newest_first: format!("order by {}", newest_first.join(", ")),
+        }
+    }
+
+    /// What is in it below an id.
+    fn select(&self, columns: &str, below: &str) -> String {
+        let condition = self.condition.replace(BELOW, below);
+        let newest_first = &self.newest_first;
+        format!("select {columns} from orderly.orders where {condition} {newest_first}")
+    }
+}
+
+/// A page of everything in the ranges.
+fn exact(ranges: &[Range]) -> String {
+    let columns = order_columns!();
+    let pages: Vec<String> = ranges
+        .iter()
+        .map(|range| range.select(columns, "$2") + " limit $3")
+        .collect();
+    match pages.as_slice() {
+        [page] => page.clone(),
+        pages => format!(
+            "select {columns} from (({})) as pages order by order_id desc limit $3",
+            pages.join(") union all (")
+        ),
+    }
+}
+
+/// A page of what meets the condition among the first rows of the ranges. Each is walked in steps until a page is full or the
+/// rows are too many. Down to the last column, the highest id at which a walk ended early, no order is missing.
+fn looked_through(ranges: &[Range], condition: &str) -> String {
+    let rows_max = PAGE_ROWS_LOOKED_AT_MAX / ranges.len();
+    let numbers = || 0..ranges.len();
+    let walks: Vec<String> = numbers()
+        .zip(ranges)
+        .map(|(number, range)| walk(number, range, condition, rows_max))
+        .collect();
+    let ends: Vec<String> = numbers()
+        .map(|number| {
+            format!(
+                "case when cardinality(end_{number}.ids) >= $3 or end_{number}.looked_at >= {rows_max}
+                 then end_{number}.low end"
+            )
+        })
+        .collect();
+    let ids: Vec<String> = numbers().map(|number| format!("end_{number}.ids")).collect();
+    let tables: Vec<String> = numbers().map(|number| format!("end_{number}")).collect();
+    format!(
+        "with recursive {walks}
+         select found.*, complete_to
+         from (select greatest({ends}) as complete_to, {ids} as ids from {tables}) as walked
+         left join lateral (
+             select {columns} from orderly.orders where order_id = any (walked.ids)
+             order by order_id desc limit $3) as found on true
+         order by order_id desc",
+        walks = walks.join(", "),
+        ends = ends.join(", "),
+        ids = ids.join(" || "),
+        tables = tables.join(", "),
+        columns = order_columns!(),
+    )
+}
+
+/// The walk through a range, and where it ended.
+fn walk(number: usize, range: &Range, condition: &str, rows_max: usize) -> String {
+    let low = format!("walk_{number}.low");
+    let rows = range.select("order_id, status, user_id, created_at", &low);
+    format!(
+        "walk_{number} (low, ids, looked_at) as (
+             select $2::int8, '{{}}'::int8[], 0::int8
+             union all
+             select step.low, walk_{number}.ids || step.ids, walk_{number}.looked_at + step.looked_at
+             from walk_{number} cross join lateral (
+                 select min(order_id) as low, count(*) as looked_at,
+                     coalesce(array_agg(order_id) filter (where {condition}), '{{}}') as ids
+                 from ({rows} limit {STEP_ROWS}) as looked_at) as step
+             where cardinality(walk_{number}.ids) < $3 and walk_{number}.looked_at < {rows_max} and step.looked_at > 0
+         ), end_{number} as (select * from walk_{number} order by looked_at desc limit 1)"
+    )
+}
