@@ -97,7 +97,7 @@ impl Queue {
             orders_max: CLAIM,
             lease: Duration::from_hours(1),
             suspect: false,
-            outside: false,
+            processor: None,
         };
         let claimed = self.runtime.block_on(self.store.claim(request));
         claimed.expect("orders are claimed").leases.len()

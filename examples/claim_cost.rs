@@ -105,7 +105,7 @@ impl Bench {
             orders_max,
             lease: Duration::from_hours(1),
             suspect: false,
-            outside: false,
+            processor: None,
         };
         Ok(self.store.claim(request).await?.leases)
     }

@@ -77,6 +77,53 @@ impl Outcome {
     pub const COMPLETED: Outcome = Outcome::Completed { result: None };
 }
 
+/// What processes the orders that a node claims. All nodes of a store have the same, or orders would end in different ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessorKind {
+    Simulated,
+    /// A service that the node calls.
+    Http,
+    /// Workers that take orders from the node.
+    Pull,
+    /// The program that this is part of.
+    Own,
+    /// The same, where it tells others the token before it hands the order over.
+    OwnDelivering,
+}
+
+impl ProcessorKind {
+    pub const ALL: [ProcessorKind; 5] = [
+        ProcessorKind::Simulated,
+        ProcessorKind::Http,
+        ProcessorKind::Pull,
+        ProcessorKind::Own,
+        ProcessorKind::OwnDelivering,
+    ];
+
+    /// As the configuration names it; `own` is not for the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            ProcessorKind::Simulated => "simulated",
+            ProcessorKind::Http => "http",
+            ProcessorKind::Pull => "pull",
+            ProcessorKind::Own | ProcessorKind::OwnDelivering => "own",
+        }
+    }
+
+    /// Workers outside hold the leases.
+    pub fn is_outside(self) -> bool {
+        self == ProcessorKind::Pull
+    }
+
+    /// Others than the node are told the tokens, and may end the attempts.
+    pub fn hands_out(self) -> bool {
+        match self {
+            ProcessorKind::Http | ProcessorKind::Pull | ProcessorKind::OwnDelivering => true,
+            ProcessorKind::Simulated | ProcessorKind::Own => false,
+        }
+    }
+}
+
 /// Cuts an error text to [`ERROR_BYTES_MAX`] and takes out NUL, which PostgreSQL cannot store.
 pub fn bounded_error(text: &str) -> String {
     let mut end = text.len().min(ERROR_BYTES_MAX);

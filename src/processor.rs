@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::lease::ProcessorKind;
 use crate::order::Order;
 use crate::portable_json::JsonText;
 
@@ -42,6 +43,12 @@ pub trait Processor: Send + Sync + 'static {
     /// Dropped at any await point when the lease is lost, the order is cancelled, the attempt's time is over
     /// or the node stops. May panic: that is a transient failure.
     async fn process(&self, order: &Order, attempt: Attempt) -> Result<Processed, ProcessingError>;
+
+    /// Which processor this is to the other nodes of the store. Results that come from elsewhere before `process` returned
+    /// count only where this is [`ProcessorKind::OwnDelivering`].
+    fn kind(&self) -> ProcessorKind {
+        ProcessorKind::Own
+    }
 }
 
 /// How an attempt went well.

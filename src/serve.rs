@@ -15,17 +15,18 @@ use crate::config::{Config, on_this_machine};
 use crate::http::listener::{self, Limits};
 use crate::http::{self, App, HEARTBEAT};
 use crate::janitor;
-use crate::lease::NodeId;
+use crate::lease::{NodeId, ProcessorKind};
 use crate::live::{Live, LiveSettings};
 use crate::metrics::Metrics;
 use crate::processor::Processor;
 use crate::pull::{Desk, Outside, OutsideSettings};
 use crate::store::clock::system_clock;
 use crate::store::open::{self, OpenError, OpenOptions};
-use crate::store::{Breaker, GiveBack, Heartbeat, Store, StoreError, StoreHealth};
+use crate::store::{GiveBack, Store, StoreError, StoreHealth};
 use crate::telemetry;
 use crate::worker::{Worker, WorkerSettings};
 
+mod joining;
 mod processing;
 mod signals;
 
@@ -202,7 +203,8 @@ impl Server {
             .collect();
         let node = NodeId(rand::random());
         let slots = processor.as_ref().map_or(0, |_| config.concurrency);
-        join(&*store, node, slots, config).await?;
+        let kind = processor.as_ref().map_or(ProcessorKind::Pull, |own| own.kind());
+        joining::join(&*store, node, (slots, kind), config).await?;
 
         let draining = CancellationToken::new();
         let stopped = CancellationToken::new();
@@ -366,34 +368,4 @@ async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> 
         Some(error) if listeners.is_empty() => Err(error),
         Some(_) | None => Ok(listeners),
     }
-}
-
-async fn join(store: &dyn Store, node: NodeId, slots: u32, config: &Config) -> Result<(), ServeError> {
-    let heartbeat = Heartbeat {
-        node,
-        slots,
-        busy: 0,
-        leases: Vec::new(),
-        lease: config.lease,
-        breaker: Breaker::Closed,
-    };
-    // Asked before the call, which may be what changes it: a store that was ready and fails its first call has a
-    // fault to be looked at, one that never was has a database that will come.
-    let health = store.health();
-    let given_back = match (store.join(heartbeat, config.crashes_max).await, health) {
-        (Ok(given_back), _) => given_back,
-        (Err(error @ StoreError::Unavailable { .. }), StoreHealth::NotReady(_)) => {
-            tracing::warn!(%error, "cannot announce this node yet: serving without the store until it can be reached");
-            return Ok(());
-        }
-        (Err(error), _) => return Err(ServeError::Join(error)),
-    };
-    if given_back.pending + given_back.poisoned > 0 {
-        tracing::warn!(
-            pending = given_back.pending,
-            poisoned = given_back.poisoned,
-            "took over orders that were being processed when the last node died"
-        );
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::lease::NodeId;
+use crate::lease::{NodeId, ProcessorKind};
 use crate::metrics::Metrics;
 use crate::processor::Processor;
 use crate::pull::Desk;
@@ -103,6 +103,12 @@ impl Shared {
         self.processor
             .as_deref()
             .expect("attempts run only on nodes with a processor")
+    }
+
+    fn processor_kind(&self) -> ProcessorKind {
+        self.processor
+            .as_ref()
+            .map_or(ProcessorKind::Pull, |processor| processor.kind())
     }
 
     fn set_pace(&self, pace: Pace) {

@@ -5,6 +5,8 @@
 alter table orderly.orders add column result text;
 -- Processing: the lease is held by a worker outside, and does not end with a node.
 alter table orderly.orders add column outside boolean not null default false;
+-- Others than the node that claimed know the token of the latest claim: their results count.
+alter table orderly.orders add column handed_out boolean not null default false;
 -- Null where the orders of a user do not wait for each other. Otherwise 0 while Pending for the one of its user that may
 -- start, 1 for those that wait for it; 2 from the change that gives another one its turn, or may take one, until a
 -- claim has seen to it: claims come one after another, so they decide whose turn it is.
@@ -25,8 +27,13 @@ create index orders_unseen on orderly.orders ((order_id + 0)) where turn = 2;
 alter table orderly.nodes add column breaker smallint not null default 0;
 -- What the node was told of the orders of a user, as in orderly.queue.
 alter table orderly.nodes add column ordering smallint not null default 0;
+-- What processes the orders that the node claims, as in orderly.queue; null where the node did not say.
+alter table orderly.nodes add column processor smallint;
 
 -- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
 alter table orderly.queue add column ordering smallint not null default 0;
 -- The highest order id given out when that was last changed: later orders were never started by another rule.
 alter table orderly.queue add column ordering_from bigint not null default 0;
+-- What processes the orders: 0 a simulation, 1 a service, 2 workers that take them, 3 or 4 the program itself. Nodes that
+-- were told otherwise start nothing.
+alter table orderly.queue add column processor smallint not null default 0;

@@ -191,10 +191,10 @@ end $settle$;
 -- indexes, whatever the statistics say.
 create function orderly.claim(
     places bigint, claiming_node bigint, lease_micros bigint, takes_suspects bigint, is_outside bigint,
-    known_ordering bigint, second_first bigint, above bigint, counter_slot bigint, claim_lock bigint,
+    is_handed_out bigint, known_processor bigint, known_ordering bigint, second_first bigint, above bigint, counter_slot bigint, claim_lock bigint,
     out order_ids bigint[], out tokens bigint[], out claimed bigint, out exhausted integer, out running bigint,
     out last_order_id bigint, out oldest_running xid8, out transaction xid8, out next_due_in_micros bigint,
-    out open_orders bigint, out stored_ordering smallint
+    out open_orders bigint, out stored_ordering smallint, out stored_processor smallint
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
 set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
@@ -209,8 +209,11 @@ begin
     with moment as materialized (
         select clock_timestamp() as at
     ), running as materialized (
-        -- Nor where the orders of a user wait for each other and this node does not know.
-        select 1 from orderly.queue where id = 1 and not paused and ordering = known_ordering
+        -- Nor where the orders of a user wait for each other and this node does not know, or where something else
+        -- processes them.
+        select 1 from orderly.queue
+        where id = 1 and not paused and ordering = known_ordering
+            and (known_processor < 0 or processor = known_processor)
     ), first_line as materialized (
         -- Served by orders_first alone.
         select order_id, order_id + 0 as turn from orderly.orders
@@ -249,6 +252,7 @@ begin
             token = o.token + 1,
             node = claiming_node,
             outside = is_outside = 1,
+            handed_out = is_handed_out = 1,
             lease_expires_at = moment.at + lease_micros * interval '1 microsecond',
             processing_at = greatest(moment.at, o.changed_at),
             changed_at = greatest(moment.at, o.changed_at)
@@ -296,6 +300,7 @@ begin
             order by due_at, order_id limit 1)) as due
         where exists (select from orderly.queue where id = 1 and not paused)),
         (select sum(pending + processing)::int8 from orderly.counters),
-        (select q.ordering from orderly.queue as q where id = 1)
-    into transaction, next_due_in_micros, open_orders, stored_ordering;
+        (select q.ordering from orderly.queue as q where id = 1),
+        (select q.processor from orderly.queue as q where id = 1)
+    into transaction, next_due_in_micros, open_orders, stored_ordering, stored_processor;
 end $claim$;

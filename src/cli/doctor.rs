@@ -8,6 +8,7 @@ use super::flags::{Flags, Server};
 use super::{Verdict, output};
 use crate::config::{Layers, Shown};
 
+mod agreement;
 mod breaker;
 mod disk;
 mod feed;

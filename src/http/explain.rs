@@ -242,7 +242,11 @@ fn behind(place: Option<Place>) -> Option<ReasonBody> {
 
 /// What keeps all orders at the moment, as of the nodes' last heartbeats.
 fn nodes(queue: &QueueState) -> Option<ReasonBody> {
-    let alive: Vec<&Node> = queue.nodes.iter().filter(|node| node.alive).collect();
+    let alive: Vec<&Node> = queue
+        .nodes
+        .iter()
+        .filter(|node| node.alive && node.agrees)
+        .collect();
     let working: Vec<&Node> = alive.iter().copied().filter(|node| node.slots > 0).collect();
     if alive.is_empty() {
         return Some(reason(

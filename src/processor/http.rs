@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Attempt, Processed, ProcessingError, Processor};
 use crate::config::HttpService;
+use crate::lease::ProcessorKind;
 use crate::order::Order;
 use crate::order_json::OrderBody;
 use crate::tls_roots::roots_of_machine;
@@ -122,6 +123,10 @@ impl Processor for Http {
         tracing::debug!(order.id = %order_id, attempt = attempt.number, trace.id = trace.id(), end = end_of(&ended),
             "attempt {} at order {order_id} was sent to the service", attempt.number);
         ended
+    }
+
+    fn kind(&self) -> ProcessorKind {
+        ProcessorKind::Http
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Attempt, Processed, ProcessingError, Processor};
+use crate::lease::ProcessorKind;
 use crate::order::Order;
 
 /// Fewer than 3 items take 2 s, 3 to 10 take 5 s, more than 10 take 10 s, all divided by `speed`.
@@ -43,6 +44,10 @@ impl Processor for Simulated {
             });
         }
         Ok(Processed::COMPLETED)
+    }
+
+    fn kind(&self) -> ProcessorKind {
+        ProcessorKind::Simulated
     }
 }
 

@@ -1,5 +1,6 @@
 //! What comes back from workers outside: results, and leases to be kept for longer. The token decides, whoever brings it:
-//! a worker that took the order at the desk, or a receiver that was sent it and answered that it calls back.
+//! a worker that took the order at the desk, or a receiver that was sent it and calls back, perhaps before it answered that
+//! it will. An order that was never handed out takes nothing: its node alone knows how its attempt ends.
 
 use std::time::Duration;
 
@@ -43,10 +44,7 @@ impl Outside {
     /// The worker has the lease for so long from now on, or less where the attempt's time ends before.
     pub async fn renew(&self, id: OrderId, token: u64, lease: Duration) -> Result<Timestamp, ResultError> {
         let latest = self.latest_claim(id).await?;
-        let key = latest
-            .key
-            .filter(|key| key.token == token)
-            .ok_or(ResultError::LeaseLost)?;
+        let key = handed_out(&latest, token).ok_or(ResultError::LeaseLost)?;
         let hold = OutsideHold {
             lease,
             run_max: self.settings.attempt_timeout,
@@ -68,7 +66,7 @@ impl Outside {
         // No claim follows a completion: the latest token of a completed order is the one that completed it.
         let is_repeated = |latest: &LatestClaim| {
             let order = &latest.order;
-            latest.key.is_some_and(|key| key.token == token)
+            handed_out(latest, token).is_some()
                 && order.status == OrderStatus::Completed
                 && order.result == result
         };
@@ -120,7 +118,7 @@ impl Outside {
     /// The statement that writes checks the token once more: between the two the lease may be lost.
     async fn settle(&self, latest: &LatestClaim, token: u64, outcome: Outcome) -> Result<Order, ResultError> {
         let counted = result_of(&outcome);
-        let Some(key) = latest.key.filter(|key| key.token == token) else {
+        let Some(key) = handed_out(latest, token) else {
             self.metrics.stale_results_rejected.inc();
             return Err(self.counted_as_lost());
         };
@@ -157,6 +155,11 @@ impl Outside {
             .get_or_create(&OutsideLabels { result })
             .inc();
     }
+}
+
+/// The lease of the latest claim, where this is its token and others than its node were told it.
+fn handed_out(latest: &LatestClaim, token: u64) -> Option<LeaseKey> {
+    latest.key.filter(|key| latest.handed_out && key.token == token)
 }
 
 fn result_of(outcome: &Outcome) -> OutsideResult {

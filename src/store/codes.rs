@@ -1,6 +1,7 @@
 //! The numbers under which stores keep statuses and kinds of events; their schemas say the same.
 
 use crate::event::EventKind;
+use crate::lease::ProcessorKind;
 use crate::order::{OnFailure, OrderStatus, Ordering};
 use crate::store::Breaker;
 
@@ -62,6 +63,14 @@ pub(super) fn ordering_code(ordering: Ordering) -> i16 {
 
 pub(super) fn ordering_of(code: i64) -> Option<Ordering> {
     value_of(&ORDERINGS, code)
+}
+
+pub(super) fn processor_code(processor: ProcessorKind) -> i16 {
+    code_of(&ProcessorKind::ALL, &processor)
+}
+
+pub(super) fn processor_of(code: i64) -> Option<ProcessorKind> {
+    value_of(&ProcessorKind::ALL, code)
 }
 
 fn code_of<T: PartialEq>(codes: &[T], value: &T) -> i16 {

@@ -24,6 +24,7 @@ use crate::store::{
 
 mod accept;
 mod act;
+mod agreement;
 mod claim;
 mod commands;
 mod connect;

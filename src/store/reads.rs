@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Breaker, Counters, FeedCursor, FeedEvent};
-use crate::lease::NodeId;
+use crate::lease::{NodeId, ProcessorKind};
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::time::Timestamp;
 
@@ -112,4 +112,8 @@ pub struct Node {
     pub alive: bool,
     /// As of that heartbeat.
     pub breaker: Breaker,
+    /// What processes its orders, where it said so.
+    pub processor: Option<ProcessorKind>,
+    /// It was told the same as the store's other nodes: otherwise it starts nothing.
+    pub agrees: bool,
 }

@@ -102,6 +102,8 @@ pub struct OrderRecord {
     pub token: u64,
     /// Who claimed it last.
     pub node: Option<NodeId>,
+    /// Others than that node were told the token.
+    pub handed_out: bool,
     /// Set exactly while Processing.
     pub lease: Option<LeaseRecord>,
     pub crashes: u32,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::lease::{Lease, LeaseKey, NodeId};
+use crate::lease::{Lease, LeaseKey, NodeId, ProcessorKind};
 use crate::order::{Order, OrderStatus};
 use crate::time::Timestamp;
 
@@ -14,8 +14,21 @@ pub struct ClaimRequest {
     pub lease: Duration,
     /// Whether a suspect order may be among them (at most one is).
     pub suspect: bool,
-    /// For workers outside, as [`super::Store::hold_outside`] has it.
-    pub outside: bool,
+    /// What is to process them. On a store that nodes share nothing is granted while a node with another one lives; a
+    /// caller that names none gets orders as from a processor that runs here alone.
+    pub processor: Option<ProcessorKind>,
+}
+
+impl ClaimRequest {
+    /// A worker outside holds the leases, as [`super::Store::hold_outside`] has it.
+    pub(super) fn outside(&self) -> bool {
+        self.processor.is_some_and(ProcessorKind::is_outside)
+    }
+
+    /// Others than this node are told the tokens, so their results count.
+    pub(super) fn hands_out(&self) -> bool {
+        self.processor.is_some_and(ProcessorKind::hands_out)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +53,8 @@ pub struct LatestClaim {
     pub order: Order,
     /// `None` before the first claim.
     pub key: Option<LeaseKey>,
+    /// Others than the node that claimed were told the token, so they may bring a result.
+    pub handed_out: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -74,6 +89,7 @@ pub struct Heartbeat {
     /// Counted from the moment the store takes the heartbeat.
     pub lease: Duration,
     pub breaker: Breaker,
+    pub processor: Option<ProcessorKind>,
 }
 
 /// Whether a node claims orders, as far as what processes them is concerned.

@@ -119,7 +119,7 @@ async fn claim(
             orders_max: slots.num_permits(),
             lease: shared.settings.lease,
             suspect: !shared.running.has_suspect(),
-            outside: false,
+            processor: Some(shared.processor_kind()),
         })
         .await?;
     // What still runs here although the store has done with it - cancelled on another node - is heard of at the next

@@ -149,6 +149,7 @@ async fn beat(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(
             },
             leases: leases.clone(),
             breaker,
+            processor: Some(shared.processor_kind()),
         })
         .await?;
     shared.running.renewed(&leases, &renewed.lost, asked + lease);

@@ -75,7 +75,7 @@ async fn claim(shared: &Shared, turn: &Turn) -> Result<Claimed, StoreError> {
             lease: turn.lease().min(shared.settings.attempt_timeout),
             // One for each claim: who processes it is not known here, so neither is when it ends.
             suspect: true,
-            outside: true,
+            processor: Some(shared.processor_kind()),
         })
         .await?;
     shared.set_pace(if claimed.idle { Pace::Idle } else { Pace::Working });

@@ -42,6 +42,7 @@ mod empty;
 mod feed;
 mod fencing;
 mod following;
+mod handed_out;
 mod history;
 mod idempotency;
 mod leases;

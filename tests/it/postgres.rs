@@ -2,6 +2,7 @@
 //! an answer, weakens its settings or shows a wrong certificate. What every store promises is left to the conformance
 //! suite, several nodes at once to the cluster tests.
 
+mod agreement;
 mod away;
 mod direct;
 mod feed;

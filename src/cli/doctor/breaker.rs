@@ -45,6 +45,8 @@ mod tests {
             heartbeat_at: Timestamp::from_micros(1),
             alive,
             breaker,
+            processor: None,
+            agrees: true,
         };
         QueueState {
             counters: Counters::default(),

@@ -65,6 +65,8 @@ mod tests {
             heartbeat_at: Timestamp::from_micros(1),
             alive,
             breaker: Breaker::Closed,
+            processor: None,
+            agrees: true,
         };
         QueueState {
             counters: Counters::default(),

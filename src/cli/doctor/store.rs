@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Check, breaker, feed};
+use super::{Check, agreement, breaker, feed};
 use crate::cli::failure::chain;
 use crate::config::Database;
 use crate::order::OrderId;
@@ -71,6 +71,7 @@ async fn check_snapshot(
     checks.push(judge_durability(&snapshot.weaknesses().await?));
     let queue = snapshot.queue().await?;
     checks.push(judge_queue(&queue));
+    checks.extend(agreement::judge(&queue));
     checks.push(breaker::judge(&queue));
     checks.push(feed::judge(&snapshot.feed().await?, &queue));
     let newest = newest_time(snapshot, &queue).await?;

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use crate::lease::ProcessorKind;
 use crate::order_json::{OrderBody, Time};
 use crate::store::{Breaker, Node, QueueState, Redriven};
 use crate::time::Timestamp;
@@ -110,6 +111,12 @@ pub struct NodeBody {
     heartbeat_at: Time,
     alive: bool,
     breaker: BreakerName,
+    /// What processes its orders: `simulated`, `http`, `pull`, or `own` where it is part of the program. Null where an older
+    /// node did not say.
+    #[schema(required)]
+    processor: Option<&'static str>,
+    /// False where it was told other things than the nodes that live: it starts no order until they are gone.
+    starts_orders: bool,
 }
 
 /// Whether a node claims orders, as far as what processes them is concerned: `open` claims none, `half_open` finds out with
@@ -143,6 +150,8 @@ impl From<&Node> for NodeBody {
             heartbeat_at: Time(node.heartbeat_at),
             alive: node.alive,
             breaker: node.breaker.into(),
+            processor: node.processor.map(ProcessorKind::name),
+            starts_orders: node.agrees,
         }
     }
 }

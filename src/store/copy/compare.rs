@@ -150,6 +150,7 @@ impl Compared for OrderRecord {
             ("its lease", self.lease == other.lease),
             ("its token", self.token == other.token),
             ("its node", self.node == other.node),
+            ("whether it was handed out", self.handed_out == other.handed_out),
             ("its number of crashes", self.crashes == other.crashes),
             ("its history", events(self) == events(other)),
         ])

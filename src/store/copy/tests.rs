@@ -44,7 +44,7 @@ async fn store_of_three(path: &Path) {
         orders_max: 2,
         lease: std::time::Duration::from_secs(30),
         suspect: false,
-        outside: false,
+        processor: None,
     };
     let claimed = store.claim(request).await.unwrap();
     let failed = Outcome::Failed {

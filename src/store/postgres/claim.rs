@@ -10,6 +10,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::CLAIM_LOCK;
+use super::agreement;
 use super::connect::Connector;
 use super::failure::Failure;
 use super::floor::{Floor, Seen};
@@ -19,7 +20,7 @@ use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
 use super::turns;
-use crate::lease::{Lease, NodeId};
+use crate::lease::{Lease, ProcessorKind};
 use crate::order::Ordering;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES, codes};
@@ -28,6 +29,8 @@ use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES, cod
 const CLAIM_TIME_MAX: Duration = Duration::from_secs(5);
 /// The same for one without a floor, which may walk past very many dead entries.
 const FULL_LOOK_TIME_MAX: Duration = Duration::from_secs(10);
+/// Stands for a processor where the node names none.
+const ANY: i16 = -1;
 /// For the answer to arrive, once the server's own limit has passed.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
 /// First and longest wait before the orders of a claim are read again.
@@ -72,6 +75,8 @@ struct Answer {
     idle: bool,
     /// The store's; nothing is claimed by another.
     ordering: Ordering,
+    /// The same.
+    processor: ProcessorKind,
 }
 
 impl Claimer {
@@ -91,8 +96,8 @@ impl Claimer {
         let places = request.orders_max.min(CLAIM_ORDERS_MAX);
         let answer = self.send(request, places, shared).await;
         let mut answer = answer.inspect_err(|failure| shared.unsure(failure))?;
-        if answer.ordering != self.ordering {
-            self.agree(answer.ordering, request.node, shared).await?;
+        if !self.agrees(&answer, request) {
+            self.agree(&answer, request, shared).await?;
             let again = self.send(request, places, shared).await;
             answer = again.inspect_err(|failure| shared.unsure(failure))?;
         }
@@ -102,16 +107,34 @@ impl Claimer {
             self.second_line_first = !self.second_line_first;
         }
         Ok(Claimed {
-            // Nor does an answer say so that came by another ordering than the store's.
-            paused: answer.seen.is_none() && answer.ordering == self.ordering,
+            // Nor does an answer say so that came by other rules than the store's.
+            paused: answer.seen.is_none() && self.agrees(&answer, request),
             leases: self.read_leases(&answer.granted, request).await?,
             next_due_in: answer.next_due_in,
             idle: answer.idle,
         })
     }
 
-    /// Finds one ordering for the store and this node.
-    async fn agree(&mut self, stored: Ordering, node: NodeId, shared: &Shared) -> Result<(), Failure> {
+    /// Whether the store goes by what this node was told.
+    fn agrees(&self, answer: &Answer, request: &ClaimRequest) -> bool {
+        let same_processor = request.processor.is_none_or(|told| told == answer.processor);
+        answer.ordering == self.ordering && same_processor
+    }
+
+    /// Finds one processor and one ordering for the store and this node.
+    async fn agree(
+        &mut self,
+        answer: &Answer,
+        request: &ClaimRequest,
+        shared: &Shared,
+    ) -> Result<(), Failure> {
+        let (stored, node) = (answer.ordering, request.node);
+        if let Some(told) = request.processor.filter(|told| *told != answer.processor) {
+            agreement::set_processor(&mut self.link, told, node).await?;
+        }
+        if stored == self.ordering {
+            return Ok(());
+        }
         let ordering = match self.told {
             None => stored,
             Some(told) if turns::set_ordering(&mut self.link, told, node).await? => told,
@@ -171,7 +194,12 @@ impl Claimer {
             (":node", rows::node_code(request.node)),
             (":lease_micros", micros(request.lease)),
             (":suspect", request.suspect.into()),
-            (":outside", request.outside.into()),
+            (":outside", request.outside().into()),
+            (":handed_out", request.hands_out().into()),
+            (
+                ":processor",
+                request.processor.map_or(ANY, codes::processor_code).into(),
+            ),
             (":ordering", codes::ordering_code(self.ordering).into()),
             (":second_line_first", self.second_line_first.into()),
             (":floor", floor),
@@ -275,6 +303,10 @@ impl Answer {
             ordering: values
                 .number("stored_ordering")?
                 .and_then(codes::ordering_of)
+                .ok_or_else(missing)?,
+            processor: values
+                .number("stored_processor")?
+                .and_then(codes::processor_of)
                 .ok_or_else(missing)?,
         })
     }

@@ -1,7 +1,7 @@
 -- One message that claims where the orders of a user wait for each other, so that a node that freezes anywhere never holds the
 -- lock: the server carries it out to its end without asking back. What comes out is small enough never to wait for a reader.
 -- Elsewhere it is orderly.claim, the same statements planned once; turns.rs puts in whose turn it is.
--- :places, :time_ms, :lock, :node, :lease_micros, :suspect, :outside, :ordering, :second_line_first, :floor, :slot are numbers put into the text.
+-- :places, :time_ms, :lock, :node, :lease_micros, :suspect, :outside, :handed_out, :processor, :ordering, :second_line_first, :floor, :slot are numbers put into the text.
 -- No order at or below :floor can be in the first line any more; see floor.rs.
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
@@ -24,8 +24,9 @@ from orderly.order_ids;
 with moment as materialized (
     select clock_timestamp() as at
 ), running as materialized (
-    -- Nor where the orders of a user wait for each other and this node does not know.
-    select 1 from orderly.queue where not paused and ordering = :ordering
+    -- Nor where the orders of a user wait for each other and this node does not know, or where something else processes them.
+    select 1 from orderly.queue
+    where not paused and ordering = :ordering and (:processor < 0 or processor = :processor)
 ), first_line as materialized (
     -- Served by orders_first alone.
     select order_id, order_id + 0 as turn from orderly.orders
@@ -64,6 +65,7 @@ with moment as materialized (
         token = o.token + 1,
         node = :node,
         outside = :outside = 1,
+        handed_out = :handed_out = 1,
         lease_expires_at = moment.at + :lease_micros * interval '1 microsecond',
         processing_at = greatest(moment.at, o.changed_at),
         changed_at = greatest(moment.at, o.changed_at)
@@ -110,5 +112,6 @@ select pg_current_xact_id_if_assigned() as transaction,
         order by due_at, order_id limit 1)) as due
     where exists (select from orderly.queue where not paused)) as next_due_in_micros,
     (select sum(pending + processing)::int8 from orderly.counters) as open_orders,
-    (select ordering from orderly.queue) as stored_ordering;
+    (select ordering from orderly.queue) as stored_ordering,
+    (select processor from orderly.queue) as stored_processor;
 commit

@@ -5,6 +5,7 @@ with moment as materialized (
 )
 update orderly.orders as o set
     outside = true,
+    handed_out = true,
     lease_expires_at = least(
         moment.at + $3 * interval '1 microsecond', o.processing_at + $4 * interval '1 microsecond')
 from moment

@@ -94,6 +94,7 @@ impl Import {
             .iter()
             .map(|record| record.lease.is_some_and(|lease| lease.outside))
             .collect();
+        let handed_out: Vec<bool> = records.iter().map(|record| record.handed_out).collect();
         self.write(
             include_str!("import_orders.sql"),
             &[
@@ -119,6 +120,7 @@ impl Import {
                 (&metadata, Type::TEXT_ARRAY),
                 (&results, Type::TEXT_ARRAY),
                 (&outside, Type::BOOL_ARRAY),
+                (&handed_out, Type::BOOL_ARRAY),
             ],
         )
         .await

@@ -35,6 +35,7 @@ pub(super) async fn renew(
     let busy = i32::try_from(heartbeat.busy).unwrap_or(i32::MAX);
     let breaker = codes::breaker_code(heartbeat.breaker);
     let ordering = codes::ordering_code(shared.told_ordering());
+    let processor = heartbeat.processor.map(codes::processor_code);
     let beaten = link
         .repeatable_within(
             answer_time_max(heartbeat.lease),
@@ -48,6 +49,7 @@ pub(super) async fn renew(
                 (&busy, Type::INT4),
                 (&breaker, Type::INT2),
                 (&ordering, Type::INT2),
+                (&processor, Type::INT2),
             ],
         )
         .await;

@@ -37,7 +37,7 @@ pub(super) async fn latest_claim(source: &impl Reads, id: OrderId) -> Result<Opt
             concat!(
                 "select ",
                 order_columns!(),
-                ", token, node from orderly.orders where order_id = $1"
+                ", token, node, handed_out from orderly.orders where order_id = $1"
             ),
             &[(&id.0, Type::INT8)],
         )
@@ -54,6 +54,7 @@ pub(super) async fn latest_claim(source: &impl Reads, id: OrderId) -> Result<Opt
                     token,
                     node: rows::node_of(node),
                 }),
+                handed_out: rows::column(row, ORDER_COLUMNS + 2)?,
             })
         })
         .transpose()

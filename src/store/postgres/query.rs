@@ -152,7 +152,9 @@ pub(super) async fn queue(source: &impl Reads) -> Result<QueueState, Failure> {
     let limit = rows::limit(NODES_MAX);
     let nodes = source
         .read(
-            "select node, slots, busy, started_at, heartbeat_at, expires_at >= clock_timestamp(), breaker
+            "select node, slots, busy, started_at, heartbeat_at, expires_at >= clock_timestamp(), breaker, processor,
+                 exists (select from orderly.queue as q where q.id = 1 and q.ordering = nodes.ordering
+                     and q.processor = coalesce(nodes.processor, q.processor))
              from orderly.nodes order by heartbeat_at desc, node limit $1",
             &[(&limit, Type::INT8)],
         )
@@ -174,5 +176,7 @@ fn node(row: &Row) -> Result<Node, Failure> {
         heartbeat_at: rows::column(row, 4)?,
         alive: rows::column(row, 5)?,
         breaker: rows::breaker(row, 6)?,
+        processor: rows::processor(row, 7)?,
+        agrees: rows::column(row, 8)?,
     })
 }

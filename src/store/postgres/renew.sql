@@ -2,16 +2,16 @@
 -- microseconds from now. Reads the settings back on the way, and whether something is committed that has no place in the
 -- feed (served by batches_unnumbered; only this way is it found when the node that committed it died or never knew). $4:
 -- node, $5: slots, $6: orders it processes, $7: its breaker, $8: its
--- ordering.
+-- ordering, $9: its processor.
 with moment as materialized (
     select clock_timestamp() as at, $3::int8 * interval '1 microsecond' as lease
 ), beat as (
-    insert into orderly.nodes as n (node, slots, busy, started_at, heartbeat_at, expires_at, breaker, ordering)
-    select $4, $5, $6, at, at, at + lease, $7, $8 from moment
+    insert into orderly.nodes as n (node, slots, busy, started_at, heartbeat_at, expires_at, breaker, ordering, processor)
+    select $4, $5, $6, at, at, at + lease, $7, $8, $9 from moment
     on conflict (node) do update set
         slots = excluded.slots, busy = excluded.busy,
         heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at, breaker = excluded.breaker,
-        ordering = excluded.ordering
+        ordering = excluded.ordering, processor = excluded.processor
 ), held as materialized (
     select * from unnest($1::int8[], $2::int8[]) as held (order_id, token)
 ), extended as (

@@ -6,7 +6,7 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use super::failure::Failure;
 use crate::event::Event;
-use crate::lease::NodeId;
+use crate::lease::{NodeId, ProcessorKind};
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
 use crate::portable_json::JsonText;
@@ -93,6 +93,14 @@ pub(super) fn status(row: &Row, index: usize) -> Result<OrderStatus, Failure> {
 pub(super) fn breaker(row: &Row, index: usize) -> Result<Breaker, Failure> {
     let code: i16 = column(row, index)?;
     codes::breaker_of(code.into()).ok_or_else(|| Failure::undecodable("the state of a breaker", code))
+}
+
+pub(super) fn processor(row: &Row, index: usize) -> Result<Option<ProcessorKind>, Failure> {
+    let code: Option<i16> = column(row, index)?;
+    code.map(|code| {
+        codes::processor_of(code.into()).ok_or_else(|| Failure::undecodable("a kind of processor", code))
+    })
+    .transpose()
 }
 
 /// A number that is never negative.

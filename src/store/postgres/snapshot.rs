@@ -210,7 +210,7 @@ async fn orders_after(
             concat!(
                 "select ",
                 order_columns!(),
-                ", crashes, node, token, lease_expires_at, outside from orderly.orders
+                ", crashes, node, token, lease_expires_at, outside, handed_out from orderly.orders
                  where order_id > $1 order by order_id limit $2"
             ),
             &[(&after, Type::INT8), (&limit, Type::INT8)],
@@ -240,6 +240,7 @@ fn record(row: &Row) -> Result<OrderRecord, Failure> {
         order: rows::order(row)?,
         token,
         node,
+        handed_out: rows::column(row, ORDER_COLUMNS + 5)?,
         lease: Option::zip(node, expires_at).map(lease),
         crashes: rows::count(row, ORDER_COLUMNS)?,
         events: Vec::new(),

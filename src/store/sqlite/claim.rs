@@ -123,7 +123,8 @@ fn start_run(
         request.node,
         now.plus(request.lease),
         now,
-        request.outside,
+        request.outside(),
+        request.hands_out(),
     ))?;
     assert_eq!(
         started,
@@ -166,7 +167,8 @@ fn start(group: &mut Group<'_>, order_id: OrderId, request: &ClaimRequest) -> Re
         request.node,
         now.plus(request.lease),
         now,
-        request.outside,
+        request.outside(),
+        request.hands_out(),
     ))?;
     group.record(Change {
         order_id,

@@ -43,12 +43,12 @@ fn beat(group: &Group<'_>, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error>
     group
         .connection
         .prepare_cached(
-            "insert into nodes (node, slots, busy, started_at, heartbeat_at, expires_at, breaker)
-             values (?1, ?2, ?3, ?4, ?4, ?5, ?6)
+            "insert into nodes (node, slots, busy, started_at, heartbeat_at, expires_at, breaker, processor)
+             values (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7)
              on conflict (node) do update set
                  slots = excluded.slots, busy = excluded.busy,
                  heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at,
-                 breaker = excluded.breaker",
+                 breaker = excluded.breaker, processor = excluded.processor",
         )?
         .execute((
             heartbeat.node,
@@ -57,6 +57,7 @@ fn beat(group: &Group<'_>, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error>
             group.now,
             group.now.plus(heartbeat.lease),
             codes::breaker_code(heartbeat.breaker),
+            heartbeat.processor.map(codes::processor_code),
         ))?;
     Ok(())
 }

@@ -26,7 +26,7 @@ pub(super) fn hold(group: &mut Group<'_>, key: LeaseKey, hold: OutsideHold) -> R
     group
         .connection
         .prepare_cached(
-            "update orders set outside = 1, lease_expires_at = ?3
+            "update orders set outside = 1, handed_out = 1, lease_expires_at = ?3
              where order_id = ?1 and token = ?2 and status = 1",
         )?
         .execute((key.order_id, key.token, expires))?;
@@ -41,7 +41,7 @@ pub(super) fn latest_claim(
         .prepare_cached(concat!(
             "select ",
             order_columns!(),
-            ", token, node from orders where order_id = ?1"
+            ", token, node, handed_out from orders where order_id = ?1"
         ))?
         .query_row([id], |row| {
             let token = row.get(ORDER_COLUMNS)?;
@@ -53,6 +53,7 @@ pub(super) fn latest_claim(
                     token,
                     node,
                 }),
+                handed_out: row.get(ORDER_COLUMNS + 2)?,
             })
         })
         .optional()

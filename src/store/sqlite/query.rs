@@ -145,7 +145,7 @@ fn oldest_waiting(
 fn nodes(connection: &Connection, now: Timestamp) -> Result<Vec<Node>, rusqlite::Error> {
     connection
         .prepare_cached(
-            "select node, slots, busy, started_at, heartbeat_at, expires_at >= ?1, breaker from nodes
+            "select node, slots, busy, started_at, heartbeat_at, expires_at >= ?1, breaker, processor from nodes
              order by heartbeat_at desc, node limit ?2",
         )?
         .query_map((now, NODES_MAX), |row| {
@@ -157,6 +157,9 @@ fn nodes(connection: &Connection, now: Timestamp) -> Result<Vec<Node>, rusqlite:
                 heartbeat_at: row.get(4)?,
                 alive: row.get(5)?,
                 breaker: row.get(6)?,
+                processor: row.get(7)?,
+                // A file has one server.
+                agrees: true,
             })
         })?
         .collect()

@@ -4,7 +4,7 @@ use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 
 use crate::event::{Event, EventKind};
-use crate::lease::NodeId;
+use crate::lease::{NodeId, ProcessorKind};
 use crate::money::Money;
 use crate::order::{BATCH_ORDERS_MAX, ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering, Reference};
 use crate::portable_json::JsonText;
@@ -89,6 +89,12 @@ impl FromSql for Ordering {
 impl FromSql for Breaker {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Breaker> {
         decoded(value, codes::breaker_of)
+    }
+}
+
+impl FromSql for ProcessorKind {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<ProcessorKind> {
+        decoded(value, codes::processor_of)
     }
 }
 

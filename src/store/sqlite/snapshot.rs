@@ -261,7 +261,7 @@ fn orders_after(
         .prepare_cached(concat!(
             "select ",
             order_columns!(),
-            ", crashes, node, token, lease_expires_at, outside from orders
+            ", crashes, node, token, lease_expires_at, outside, handed_out from orders
              where order_id > ?1 order by order_id limit ?2"
         ))?
         .query_map((after, limit), |row| {
@@ -279,6 +279,7 @@ fn orders_after(
                 order: rows::order(row)?,
                 token,
                 node,
+                handed_out: row.get(ORDER_COLUMNS + 5)?,
                 crashes: row.get(ORDER_COLUMNS)?,
                 lease: Option::zip(node, expires_at).map(lease),
                 events: Vec::new(),

@@ -7,5 +7,6 @@ update or rollback orders not indexed set
     node = ?3,
     lease_expires_at = ?4,
     processing_at = ?5,
-    outside = ?6
+    outside = ?6,
+    handed_out = ?7
 where order_id between ?1 and ?2 and status = 0 and due_at is null

@@ -42,7 +42,7 @@ impl Hot {
             ),
             Hot::Start => {
                 "update orders set status = 1, version = ?2, attempts = ?3, token = ?4, node = ?5,
-                        lease_expires_at = ?6, processing_at = ?7, outside = ?8
+                        lease_expires_at = ?6, processing_at = ?7, outside = ?8, handed_out = ?9
                  where order_id = ?1 and status = 0"
             }
             Hot::ReadWaitingRun => concat!(

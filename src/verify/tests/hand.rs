@@ -194,6 +194,7 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
         },
         token: 0,
         node: None,
+        handed_out: false,
         lease: None,
         crashes: 0,
         events: Vec::new(),

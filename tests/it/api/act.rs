@@ -220,7 +220,9 @@ async fn the_queue_shows_counts_age_and_nodes() {
           "started_at":"2026-01-01T00:00:00.000000Z",
           "heartbeat_at":"2026-01-01T00:00:00.000000Z",
           "alive":true,
-          "breaker":"closed"
+          "breaker":"closed",
+          "processor":null,
+          "starts_orders":true
         }
       ]
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use orderly::lease::{NodeId, Outcome};
+use orderly::lease::{NodeId, Outcome, ProcessorKind};
 use orderly::order::{OnFailure, OrderId, OrderStatus, Ordering};
 use orderly::store::{Breaker, ClaimRequest, Heartbeat};
 use serde_json::Value;
@@ -150,7 +150,7 @@ async fn an_order_in_processing_tells_who_has_it() {
     for outside in [false, true] {
         let id = door.harness.accept_one().await;
         let request = ClaimRequest {
-            outside,
+            processor: outside.then_some(ProcessorKind::Pull),
             ..claim_by(NODE_A, 1)
         };
         door.harness.store().claim(request).await.unwrap();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use orderly::event::EventKind;
-use orderly::lease::{Lease, LeaseKey, Outcome};
+use orderly::lease::{Lease, LeaseKey, Outcome, ProcessorKind};
 use orderly::order::{OrderId, OrderStatus};
 use orderly::portable_json::JsonText;
 use orderly::store::{ClaimRequest, GivenBack, Held, LatestClaim, OutsideHold, Settled};
@@ -210,7 +210,7 @@ async fn a_claim_for_workers_grants_one_suspect_at_most(harness: &mut Harness) {
 
 async fn a_claim_of_nothing_grants_nothing_and_tells_whether_orders_are_open(harness: &mut Harness) {
     let look = ClaimRequest {
-        outside: true,
+        processor: Some(ProcessorKind::Pull),
         ..claim_by(NODE_A, 0)
     };
     assert!(harness.store().claim(look).await.unwrap().idle);
@@ -337,7 +337,7 @@ async fn an_order_that_was_outside_may_run_on_a_node_afterwards(harness: &mut Ha
 
 async fn take(harness: &Harness, orders_max: usize) -> Vec<Lease> {
     let request = ClaimRequest {
-        outside: true,
+        processor: Some(ProcessorKind::Pull),
         ..claim_by(NODE_A, orders_max)
     };
     harness.store().claim(request).await.unwrap().leases

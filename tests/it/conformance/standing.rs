@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use orderly::lease::Outcome;
+use orderly::lease::{Outcome, ProcessorKind};
 use orderly::order::{OnFailure, OrderId, Ordering};
 use orderly::store::{ClaimRequest, CurrentLease, Place, Standing};
 
@@ -91,7 +91,7 @@ async fn an_order_in_processing_tells_who_holds_it(harness: &mut Harness) {
     for outside in [false, true] {
         let id = harness.accept_one().await;
         let request = ClaimRequest {
-            outside,
+            processor: outside.then_some(ProcessorKind::Pull),
             ..claim_by(NODE_A, 1)
         };
         assert_eq!(harness.store().claim(request).await.unwrap().leases.len(), 1);

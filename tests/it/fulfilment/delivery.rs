@@ -3,12 +3,14 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use orderly::order::OrderId;
+use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::Value;
+use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 
 use super::receiver::{Delivery, Reaction, Receiver, answer};
 use super::shop::{Shop, patient, service, signed};
+use crate::support::client::http;
 use crate::support::until;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -184,6 +186,25 @@ async fn an_order_taken_on_stays_in_processing_without_a_slot() {
         (&"Processing".into(), &Value::Null)
     );
     assert_eq!(receiver.deliveries_of("later").len(), 1);
+    shop.close().await;
+}
+
+/// A service that is quick calls back before its 202 has arrived.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_back_before_the_answer_counts() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
+    receiver.tell("quick", [Reaction::Hold]);
+    let id = shop.order("quick").await;
+    until("it is delivered", async || receiver.open() == 1).await;
+    let token = receiver.deliveries()[0].header("orderly-token").to_owned();
+    let url = format!("{}/leases/{id}/complete", shop.url);
+    let call_back = http()
+        .post(url)
+        .json(&json!({"token": token.parse::<u64>().unwrap()}));
+    assert_eq!(call_back.send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(shop.now(id).await["status"], "Completed");
+    receiver.release();
     shop.close().await;
 }
 

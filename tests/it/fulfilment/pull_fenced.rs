@@ -15,8 +15,8 @@ const SETTLE: &str = "orderly.settle";
 const UNFENCED: &str = "orderly.settle_unfenced";
 const TOKEN_CHECK: &str = " and o.token = result.token";
 /// The statement that finds the latest claim, and the token it reads.
-const LATEST_CLAIM: &str = ", token, node from orderly.orders where order_id = $1";
-const FIRST_TOKEN: &str = ", 1::int8, node from orderly.orders where order_id = $1";
+const LATEST_CLAIM: &str = ", token, node, handed_out from orderly.orders where order_id = $1";
+const FIRST_TOKEN: &str = ", 1::int8, node, handed_out from orderly.orders where order_id = $1";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fencing {

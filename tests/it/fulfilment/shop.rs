@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use orderly::config::{Config, HttpService, ServiceUrl, SigningKey};
+use orderly::lease::ProcessorKind;
 use orderly::metrics::Metrics;
 use orderly::order::{Order, OrderId};
 use orderly::processor::http::Http;
@@ -160,5 +161,9 @@ impl Processor for Calls {
             failures.entry(order.order_id).or_default().push(error.clone());
         }
         ended
+    }
+
+    fn kind(&self) -> ProcessorKind {
+        self.http.kind()
     }
 }

@@ -327,8 +327,8 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
         (
             "heartbeat",
             "A heartbeat",
-            "int8[], int8[], int8, int8, int4, int4, int2, int2",
-            "'{500}', '{1}', 1, 7, 1, 1, 0, 0",
+            "int8[], int8[], int8, int8, int4, int4, int2, int2, int2",
+            "'{500}', '{1}', 1, 7, 1, 1, 0, 0, null",
         ),
         (
             "result",

@@ -54,7 +54,7 @@ pub fn claim_by(node: NodeId, orders_max: usize) -> ClaimRequest {
         orders_max,
         lease: LEASE,
         suspect: true,
-        outside: false,
+        processor: None,
     }
 }
 
@@ -66,6 +66,7 @@ pub fn heartbeat(node: NodeId, leases: &[LeaseKey]) -> Heartbeat {
         leases: leases.to_vec(),
         lease: LEASE,
         breaker: Breaker::Closed,
+        processor: None,
     }
 }
 

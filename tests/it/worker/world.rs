@@ -174,6 +174,7 @@ impl World {
             leases: Vec::new(),
             lease: LEASE,
             breaker: Breaker::Closed,
+            processor: None,
         };
         store.join(heartbeat, CRASHES_MAX).await.unwrap();
         let node = start(store, script.clone(), metrics.clone());

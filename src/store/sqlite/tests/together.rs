@@ -66,7 +66,7 @@ impl Scene {
             orders_max,
             lease: LEASE,
             suspect: true,
-            outside: false,
+            processor: None,
         };
         let turn = AtomicBool::new(false);
         let claimed = self.at(second, |group| claim::claim(group, &request, &turn));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use orderly::event::EventKind;
-use orderly::lease::{LeaseKey, Outcome};
+use orderly::lease::{LeaseKey, Outcome, ProcessorKind};
 use orderly::order::{OrderId, OrderStatus};
 use orderly::store::{ClaimRequest, Claimed, OrderView, Settled, Store, StoreError};
 use serde_json::json;
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::ids;
 use crate::api::door::Door;
 use crate::support::gate::Gate;
-use crate::support::make::LONGER_THAN_A_LEASE;
+use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, claim_by};
 use crate::support::twisted::{FailsToSettle, Twist, twisted};
 use crate::support::until;
 
@@ -43,6 +43,31 @@ async fn assert_lost(door: &Door, token: u64) {
         let answer = door.post(&format!("/leases/1/{action}"), body).await;
         answer.assert_refused(409, "lease-lost");
         assert_eq!(shown().await, before, "{action}");
+    }
+}
+
+/// Issue 13, point 5: its token is easily guessed, and whoever did could end the order.
+#[tokio::test]
+async fn an_order_that_its_node_processes_alone_takes_no_result() {
+    for processor in [ProcessorKind::Simulated, ProcessorKind::Own] {
+        let door = Door::open().await;
+        door.harness.accept_one().await;
+        let request = ClaimRequest {
+            processor: Some(processor),
+            ..claim_by(NODE_A, 1)
+        };
+        let lease = door
+            .harness
+            .store()
+            .claim(request)
+            .await
+            .unwrap()
+            .leases
+            .remove(0);
+        assert_lost(&door, lease.token).await;
+        door.harness.settle(&lease, Outcome::COMPLETED).await;
+        assert_lost(&door, lease.token).await;
+        door.close().await;
     }
 }
 

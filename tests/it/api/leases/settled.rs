@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use orderly::lease::ProcessorKind;
 use orderly::order::OrderId;
+use orderly::store::ClaimRequest;
 use serde_json::{Value, json};
 
 use super::ids;
 use crate::api::door::Door;
+use crate::support::make::{NODE_A, claim_by};
 
 #[tokio::test]
 async fn a_failed_attempt_is_followed_by_another_until_none_is_left() {
@@ -79,7 +82,11 @@ async fn a_released_order_is_due_again_with_its_attempt() {
 async fn a_receiver_settles_what_a_node_handed_over_to_it() {
     let door = Door::open().await;
     door.harness.accept_some(3).await;
-    let leases = door.harness.claim(3).await;
+    let delivering = ClaimRequest {
+        processor: Some(ProcessorKind::Http),
+        ..claim_by(NODE_A, 3)
+    };
+    let leases = door.harness.store().claim(delivering).await.unwrap().leases;
     let path = |index: usize, action: &str| format!("/leases/{}/{action}", leases[index].order.order_id);
     let token = |index: usize| json!({"token": leases[index].token}).to_string();
     door.post(&path(0, "renew"), token(0)).await.ok();

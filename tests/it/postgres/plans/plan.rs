@@ -59,6 +59,8 @@ pub async fn of_claim(scene: &Scene, places: usize) -> (Plan, Plan) {
         ("lease_micros", "1000000".to_owned()),
         ("takes_suspects", "1".to_owned()),
         ("is_outside", "0".to_owned()),
+        ("is_handed_out", "0".to_owned()),
+        ("known_processor", "-1".to_owned()),
         ("known_ordering", "0".to_owned()),
         ("second_first", "0".to_owned()),
         ("above", "0".to_owned()),

@@ -27,7 +27,7 @@ async fn a_claim_and_its_results_cost_the_same_with_twenty_thousand_waiting_orde
             &scene,
             &[],
             "select from orderly.claim(places => 10, claiming_node => 10, lease_micros => 1000, takes_suspects => 1,
-                is_outside => 0, known_ordering => 0, second_first => 0, above => 0, counter_slot => 1, claim_lock => 1)",
+                is_outside => 0, is_handed_out => 0, known_processor => -1, known_ordering => 0, second_first => 0, above => 0, counter_slot => 1, claim_lock => 1)",
         );
         let claim = claim.await.pages();
         assert!(claim <= CLAIM_PAGES_MAX, "{statistics:?}: {claim} pages");

@@ -1,0 +1,24 @@
+//! Were all nodes of the store told the same? One that was not starts nothing.
+
+use super::Check;
+use crate::lease::ProcessorKind;
+use crate::store::{Node, QueueState};
+
+/// `None` where they agree.
+pub(super) fn judge(queue: &QueueState) -> Option<Check> {
+    let differ = queue.nodes.iter().filter(|node| node.alive && !node.agrees);
+    let findings: Vec<String> = differ.map(finding).collect();
+    (!findings.is_empty()).then(|| {
+        let advice = "give all nodes of a store the same ORDERLY_PROCESSOR, ORDERLY_ORDERING and \
+                      ORDERLY_ORDERING_ON_FAILURE; to change one of them, stop the nodes that have the old value";
+        Check::fail("agreement", findings.join("; "), advice)
+    })
+}
+
+fn finding(node: &Node) -> String {
+    let processor = node.processor.map_or("unknown", ProcessorKind::name);
+    format!(
+        "node {} (processor {processor}) was told other things than the nodes that live, and starts no order",
+        node.node
+    )
+}

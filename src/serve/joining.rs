@@ -1,0 +1,42 @@
+//! Announces a node to its store before it works.
+
+use super::ServeError;
+use crate::config::Config;
+use crate::lease::{NodeId, ProcessorKind};
+use crate::store::{Breaker, Heartbeat, Store, StoreError, StoreHealth};
+
+pub(super) async fn join(
+    store: &dyn Store,
+    node: NodeId,
+    (slots, kind): (u32, ProcessorKind),
+    config: &Config,
+) -> Result<(), ServeError> {
+    let heartbeat = Heartbeat {
+        node,
+        slots,
+        busy: 0,
+        leases: Vec::new(),
+        lease: config.lease,
+        breaker: Breaker::Closed,
+        processor: Some(kind),
+    };
+    // Asked before the call, which may be what changes it: a store that was ready and fails its first call has a
+    // fault to be looked at, one that never was has a database that will come.
+    let health = store.health();
+    let given_back = match (store.join(heartbeat, config.crashes_max).await, health) {
+        (Ok(given_back), _) => given_back,
+        (Err(error @ StoreError::Unavailable { .. }), StoreHealth::NotReady(_)) => {
+            tracing::warn!(%error, "cannot announce this node yet: serving without the store until it can be reached");
+            return Ok(());
+        }
+        (Err(error), _) => return Err(ServeError::Join(error)),
+    };
+    if given_back.pending + given_back.poisoned > 0 {
+        tracing::warn!(
+            pending = given_back.pending,
+            poisoned = given_back.poisoned,
+            "took over orders that were being processed when the last node died"
+        );
+    }
+    Ok(())
+}

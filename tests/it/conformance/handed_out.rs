@@ -1,0 +1,73 @@
+//! Whose results count: of orders whose token others than their node were told, and of no others (issue 13, point 5).
+
+use orderly::lease::{Outcome, ProcessorKind};
+use orderly::order::{OnFailure, OrderId, Ordering};
+use orderly::store::{ClaimRequest, OutsideHold};
+
+use crate::support::Harness;
+use crate::support::make::{LEASE, NODE_A, claim_by};
+
+conformance! {
+    only_a_claim_whose_token_others_know_is_handed_out,
+    a_claim_in_turn_says_whether_it_hands_orders_out,
+    an_order_that_is_handed_over_was_handed_out,
+}
+
+async fn only_a_claim_whose_token_others_know_is_handed_out(harness: &mut Harness) {
+    // Some that start together, and one that comes back.
+    let ids = harness.accept_some(3).await;
+    for processor in ProcessorKind::ALL {
+        let request = ClaimRequest {
+            processor: Some(processor),
+            ..claim_by(NODE_A, 3)
+        };
+        let leases = harness.store().claim(request).await.unwrap().leases;
+        assert_eq!(leases.len(), 3);
+        for id in &ids {
+            let handed_out = matches!(
+                processor,
+                ProcessorKind::Http | ProcessorKind::Pull | ProcessorKind::OwnDelivering
+            );
+            assert_eq!(is_handed_out(harness, *id).await, handed_out, "{processor:?}");
+        }
+        for lease in leases {
+            harness.settle(&lease, Outcome::Released).await;
+        }
+    }
+}
+
+async fn an_order_that_is_handed_over_was_handed_out(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    assert!(!is_handed_out(harness, id).await);
+    let hold = OutsideHold {
+        lease: LEASE,
+        run_max: 2 * LEASE,
+    };
+    harness.store().hold_outside(lease.key(), hold).await.unwrap();
+    assert!(is_handed_out(harness, id).await);
+    harness.settle(&lease, Outcome::Released).await;
+    harness.claim_only(id).await;
+    assert!(!is_handed_out(harness, id).await, "the next claim is another one");
+}
+
+async fn a_claim_in_turn_says_whether_it_hands_orders_out(harness: &mut Harness) {
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .await;
+    let id = harness.accept_one().await;
+    for (processor, handed_out) in [(ProcessorKind::Http, true), (ProcessorKind::Simulated, false)] {
+        let request = ClaimRequest {
+            processor: Some(processor),
+            ..claim_by(NODE_A, 1)
+        };
+        let lease = harness.store().claim(request).await.unwrap().leases.remove(0);
+        assert_eq!(is_handed_out(harness, id).await, handed_out, "{processor:?}");
+        harness.settle(&lease, Outcome::Released).await;
+    }
+}
+
+async fn is_handed_out(harness: &Harness, id: OrderId) -> bool {
+    let latest = harness.store().claimed(id).await.unwrap();
+    latest.expect("the order was accepted").handed_out
+}
