@@ -9,6 +9,8 @@ use crate::portable_json::JsonText;
 /// Longest text kept of an error, in bytes; the rest is cut off at a character's edge. A KiB of what a service gave as its
 /// reason, and some words around it.
 pub const ERROR_BYTES_MAX: usize = REASON_BYTES_MAX + 32;
+/// Delay before the next attempt at an order whose ends the store refuses: somebody has to act first.
+const REFUSED_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// Of the reason that whoever processed the order gives, in bytes.
 pub const REASON_BYTES_MAX: usize = 1024;
 
@@ -75,6 +77,22 @@ pub enum Outcome {
 impl Outcome {
     /// Without a result.
     pub const COMPLETED: Outcome = Outcome::Completed { result: None };
+
+    /// Replaces this outcome when the store refuses it for good: tried one after the other until one is stored. A lease that
+    /// cannot be handed back is left to run out.
+    pub fn after_refusal(&self, reason: &str) -> Vec<Outcome> {
+        match self {
+            Outcome::Released => Vec::new(),
+            Outcome::Completed { .. } | Outcome::Retry { .. } | Outcome::Failed { .. } => {
+                let error = format!("the store refused the result ({reason})");
+                let after = REFUSED_RETRY_AFTER;
+                vec![
+                    Outcome::Failed { error: error.clone() },
+                    Outcome::Retry { after, error },
+                ]
+            }
+        }
+    }
 }
 
 /// What processes the orders that a node claims. All nodes of a store have the same, or orders would end in different ways.

@@ -39,8 +39,8 @@ pub use snapshot::Snapshot;
 pub use waiting::ORDERS_WAITING_MAX;
 pub use wakeups::Wakeups;
 pub use work::{
-    Breaker, ClaimRequest, Claimed, GiveBack, GivenBack, Heartbeat, Held, LatestClaim, OutsideHold, Renewed,
-    Settled,
+    Breaker, ClaimRequest, Claimed, GiveBack, GivenBack, Heartbeat, Held, LatestClaim, OutsideHold,
+    RefusedOrder, Renewed, Settled,
 };
 
 /// Most leases one claim grants.
@@ -258,6 +258,15 @@ pub enum StoreError {
     #[error("{attempted}: {source:#}")]
     Unavailable {
         attempted: &'static str,
+        #[source]
+        source: anyhow::Error,
+    },
+    /// Nothing stored, and this call would be refused again: the store takes others.
+    #[error("{attempted}: {source:#}")]
+    Refused {
+        attempted: &'static str,
+        /// The kind of the refusal by its code. Short ASCII that any store takes, without a word of a caller.
+        reason: String,
         #[source]
         source: anyhow::Error,
     },

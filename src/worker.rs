@@ -25,6 +25,7 @@ mod executor;
 mod guard;
 mod heartbeat;
 mod outside;
+mod results;
 mod running;
 
 use guard::Guard;

@@ -1,22 +1,26 @@
 //! Takes back orders from nodes that fell silent.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{GiveBack, Store, StoreError};
+use crate::order::OrderId;
+use crate::store::{GiveBack, RefusedOrder, Store, StoreError};
 
 /// Sweeps until stopped, after every heartbeat of this node while orders are open on any. A node that slept, or whose
 /// clock was set forward, renews its own leases first that way, and does not take its running orders from itself.
 pub async fn run(store: Arc<dyn Store>, request: GiveBack, beaten: Arc<Notify>, stopped: CancellationToken) {
     let mut failing = false;
+    // Told once, not after every sweep.
+    let mut refused = HashSet::new();
     loop {
         tokio::select! {
             () = stopped.cancelled() => return,
             () = beaten.notified() => {}
         }
-        match sweep(&*store, request).await {
+        match sweep(&*store, request, &mut refused).await {
             Ok(()) => failing = false,
             Err(error) => {
                 if !failing {
@@ -28,9 +32,20 @@ pub async fn run(store: Arc<dyn Store>, request: GiveBack, beaten: Arc<Notify>, 
     }
 }
 
-async fn sweep(store: &dyn Store, request: GiveBack) -> Result<(), StoreError> {
+async fn sweep(
+    store: &dyn Store,
+    request: GiveBack,
+    refused: &mut HashSet<OrderId>,
+) -> Result<(), StoreError> {
+    let mut refused_now = HashSet::new();
     loop {
         let given_back = store.give_back_expired(request).await?;
+        for order in given_back.refused {
+            if !refused.contains(&order.order_id) {
+                tell_refused(&order);
+            }
+            refused_now.insert(order.order_id);
+        }
         if given_back.pending + given_back.poisoned > 0 {
             tracing::warn!(
                 pending = given_back.pending,
@@ -39,7 +54,14 @@ async fn sweep(store: &dyn Store, request: GiveBack) -> Result<(), StoreError> {
             );
         }
         if !given_back.more {
+            *refused = refused_now;
             return Ok(());
         }
     }
+}
+
+pub fn tell_refused(refused: &RefusedOrder) {
+    let order_id = refused.order_id;
+    tracing::error!(order.id = %order_id, reason = refused.reason,
+        "the store refuses to take back order {order_id}; it stays Processing until the cause is gone");
 }

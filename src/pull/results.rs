@@ -117,12 +117,12 @@ impl Outside {
 
     /// The statement that writes checks the token once more: between the two the lease may be lost.
     async fn settle(&self, latest: &LatestClaim, token: u64, outcome: Outcome) -> Result<Order, ResultError> {
-        let counted = result_of(&outcome);
         let Some(key) = handed_out(latest, token) else {
             self.metrics.stale_results_rejected.inc();
             return Err(self.counted_as_lost());
         };
-        match self.store.settle(key, outcome).await? {
+        let (settled, counted) = self.settle_or_instead(key, outcome).await?;
+        match settled {
             Settled::Done(_) => self.count(counted),
             Settled::Stale => return Err(self.counted_as_lost()),
         }
@@ -133,6 +133,32 @@ impl Outside {
                 .observe(finished.since(started).as_secs_f64());
         }
         Ok(order)
+    }
+
+    /// A worker that repeats a result which the store refuses for good would do so until its lease ends: the attempt ends
+    /// at once, with a reason that can be stored.
+    async fn settle_or_instead(
+        &self,
+        key: LeaseKey,
+        outcome: Outcome,
+    ) -> Result<(Settled, OutsideResult), StoreError> {
+        let refusal = match self.store.settle(key, outcome.clone()).await {
+            Err(error @ StoreError::Refused { .. }) => error,
+            settled => return Ok((settled?, result_of(&outcome))),
+        };
+        let order_id = key.order_id;
+        tracing::error!(order.id = %order_id, error = %refusal,
+            "the store refuses the result of order {order_id} for good");
+        let StoreError::Refused { reason, .. } = &refusal else {
+            return Err(refusal);
+        };
+        for instead in outcome.after_refusal(reason) {
+            match self.store.settle(key, instead.clone()).await {
+                Err(StoreError::Refused { .. }) => {}
+                settled => return Ok((settled?, result_of(&instead))),
+            }
+        }
+        Err(refusal)
     }
 
     async fn settled_order(&self, key: LeaseKey) -> Result<Order, ResultError> {

@@ -2,6 +2,7 @@
 
 use super::ServeError;
 use crate::config::Config;
+use crate::janitor::leases;
 use crate::lease::{NodeId, ProcessorKind};
 use crate::store::{Breaker, Heartbeat, Store, StoreError, StoreHealth};
 
@@ -31,6 +32,7 @@ pub(super) async fn join(
         }
         (Err(error), _) => return Err(ServeError::Join(error)),
     };
+    given_back.refused.iter().for_each(leases::tell_refused);
     if given_back.pending + given_back.poisoned > 0 {
         tracing::warn!(
             pending = given_back.pending,

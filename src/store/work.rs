@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::lease::{Lease, LeaseKey, NodeId, ProcessorKind};
-use crate::order::{Order, OrderStatus};
+use crate::order::{Order, OrderId, OrderStatus};
 use crate::time::Timestamp;
 
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +107,15 @@ pub enum Breaker {
 pub struct Renewed {
     /// Leases of the heartbeat that the node no longer has.
     pub lost: Vec<LeaseKey>,
+    /// Leases that the store refused to extend; the others are extended.
+    pub refused: Vec<RefusedOrder>,
+}
+
+/// An order that the store refuses to change for good, among others that it changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedOrder {
+    pub order_id: OrderId,
+    pub reason: String,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,12 +126,14 @@ pub struct GiveBack {
     pub crashes_max: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GivenBack {
     /// Back to Pending.
     pub pending: usize,
     /// Failed as poison.
     pub poisoned: usize,
+    /// Orders that the store refused to take back; they stay Processing, without a lease.
+    pub refused: Vec<RefusedOrder>,
     /// The limit was reached; there may be more.
     pub more: bool,
 }

@@ -129,7 +129,8 @@ async fn claim(
     let mut started = 0;
     for lease in std::mem::take(&mut claimed.leases) {
         let Some(slot) = slots.split(1) else { break };
-        let hold = shared.running.begin(&lease, expires);
+        let time_max = shared.settings.attempt_timeout;
+        let hold = shared.running.begin(&lease, expires, time_max);
         let trial = shared.guard.begin(lease.order.order_id, lease.order.attempts);
         let attempt = executor::run(shared.clone(), lease, hold, trial, slot);
         shared.executors.spawn(attempt);

@@ -1,5 +1,5 @@
-//! Runs one lease to its settled end: the attempt behind a deadline and a panic fence, then its result until it
-//! is stored or the lease is gone.
+//! Runs one lease to its settled end: the attempt behind a deadline and a panic fence. Storing its result is left to
+//! `results.rs`.
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -14,18 +14,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::backoff::Backoff;
 use super::guard::{Evidence, Trial, Verdict};
+use super::results;
 use super::running::{Hold, HoldEnd};
 use crate::lease::{Lease, LeaseKey, Outcome, bounded_error};
 use crate::metrics::{AttemptLabels, AttemptResult};
-use crate::order::OrderStatus;
 use crate::processor::{Attempt, Processed, ProcessingError};
-use crate::store::{Held, OutsideHold, Settled, StoreError};
 
-/// First and longest wait before a result that could not be stored is stored again.
-pub(super) const STORE_RETRY_MIN: Duration = Duration::from_millis(50);
-pub(super) const STORE_RETRY_MAX: Duration = Duration::from_secs(2);
 /// The longest wait that a processor may ask for: as long as the longest that an operator may set.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 
@@ -37,7 +32,7 @@ pub(super) async fn run(
     slot: OwnedSemaphorePermit,
 ) {
     let slot = BusySlot::new(&shared, slot);
-    let entry = RunningEntry::new(&shared, &lease);
+    let _entry = RunningEntry::new(&shared, &lease);
     observe_wait(&shared, &lease);
     let started = Instant::now();
     let ended = process(&shared, &lease, trial, &mut hold).await;
@@ -60,8 +55,8 @@ pub(super) async fn run(
     };
     let result = match ended.filter(|_| kept.is_some()) {
         None => AttemptResult::abandoned,
-        Some(Ended::Here(outcome)) => settle(&shared, &entry, &lease, outcome, &mut hold).await,
-        Some(Ended::HandedOver) => hand_over(&shared, &entry, &lease, &mut hold).await,
+        Some(Ended::Here(outcome)) => results::settle(&shared, &lease, outcome, &mut hold).await,
+        Some(Ended::HandedOver) => results::hand_over(&shared, &lease, &mut hold).await,
     };
     shared
         .metrics
@@ -266,92 +261,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no text")
 }
 
-/// A failure of the store never uses up an attempt: the result is stored again while the lease lives.
-async fn settle(
-    shared: &Shared,
-    entry: &RunningEntry<'_>,
-    lease: &Lease,
-    outcome: Outcome,
-    hold: &mut Hold,
-) -> AttemptResult {
-    let settle = || shared.store.settle(entry.key, outcome.clone());
-    match stored(lease, hold, settle).await {
-        Some(Settled::Done(status)) => {
-            log_end(lease, status, &outcome);
-            result_of(&outcome)
-        }
-        Some(Settled::Stale) => {
-            let order_id = lease.order.order_id;
-            tracing::warn!(order.id = %order_id, token = entry.key.token,
-                "the result of order {order_id} came too late and was refused");
-            AttemptResult::abandoned
-        }
-        None => AttemptResult::abandoned,
-    }
-}
-
-/// The lease goes on without this node, until the attempt's time is over.
-async fn hand_over(
-    shared: &Shared,
-    entry: &RunningEntry<'_>,
-    lease: &Lease,
-    hold: &mut Hold,
-) -> AttemptResult {
-    let run_max = shared.settings.attempt_timeout;
-    let outside = OutsideHold {
-        lease: run_max,
-        run_max,
-    };
-    match stored(lease, hold, || shared.store.hold_outside(entry.key, outside)).await {
-        Some(Held::Until(_)) => {
-            let order_id = lease.order.order_id;
-            tracing::debug!(order.id = %order_id, within = ?run_max, "order {order_id} was handed over");
-            AttemptResult::handed_over
-        }
-        // Whoever took it over may have settled it already.
-        Some(Held::Stale) | None => AttemptResult::abandoned,
-    }
-}
-
-/// Carries a call out until the store takes it; `None` when the lease is gone before that, or the store is closed.
-async fn stored<T, F>(lease: &Lease, hold: &mut Hold, call: impl Fn() -> F) -> Option<T>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let order_id = lease.order.order_id;
-    let mut retries = Backoff::new(STORE_RETRY_MIN, STORE_RETRY_MAX);
-    let mut failing = false;
-    loop {
-        match call().await {
-            Ok(answer) => return Some(answer),
-            Err(StoreError::Closed) => return None,
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(order.id = %order_id, %error,
-                    "cannot store the result of order {order_id}, trying on");
-            }
-            Err(_) => {}
-        }
-        tokio::select! {
-            end = hold.end() => {
-                log_abandoned(lease, end);
-                return None;
-            }
-            () = tokio::time::sleep(retries.pause()) => {}
-        }
-    }
-}
-
-fn result_of(outcome: &Outcome) -> AttemptResult {
-    match outcome {
-        Outcome::Completed { .. } => AttemptResult::completed,
-        Outcome::Retry { .. } => AttemptResult::retry,
-        Outcome::Failed { .. } => AttemptResult::failed,
-        Outcome::Released => AttemptResult::released,
-    }
-}
-
-fn log_abandoned(lease: &Lease, end: HoldEnd) {
+pub(super) fn log_abandoned(lease: &Lease, end: HoldEnd) {
     let order_id = lease.order.order_id;
     match end {
         HoldEnd::Lost => {
@@ -360,26 +270,6 @@ fn log_abandoned(lease: &Lease, end: HoldEnd) {
         HoldEnd::RanOut => {
             tracing::warn!(order.id = %order_id,
                 "gave up the attempt at order {order_id}: its lease could not be renewed in time");
-        }
-    }
-}
-
-fn log_end(lease: &Lease, status: OrderStatus, outcome: &Outcome) {
-    let order_id = lease.order.order_id;
-    let attempt = lease.order.attempts;
-    match outcome {
-        Outcome::Completed { .. } => {
-            tracing::debug!(order.id = %order_id, attempt, status = status.name(), "order {order_id} completed");
-        }
-        Outcome::Released => {
-            tracing::info!(order.id = %order_id, attempt, "order {order_id} handed back unfinished");
-        }
-        Outcome::Retry { after, error } => {
-            tracing::info!(order.id = %order_id, attempt, error, retry_in = ?after,
-                "order {order_id} failed attempt {attempt} and will be tried again");
-        }
-        Outcome::Failed { error } => {
-            tracing::warn!(order.id = %order_id, attempt, error, "order {order_id} failed for good");
         }
     }
 }

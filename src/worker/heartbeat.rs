@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backoff::Backoff;
 use super::{Pace, QUIET_INTERVAL, Shared, jittered};
+use crate::lease::LeaseKey;
 use crate::store::{Breaker, Heartbeat, StoreError, StoreHealth};
 
 /// Heartbeats per time that one says the node lives for: two may fail before the node counts as dead.
@@ -152,7 +153,18 @@ async fn beat(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(
             processor: Some(shared.processor_kind()),
         })
         .await?;
-    shared.running.renewed(&leases, &renewed.lost, asked + lease);
+    for refused in &renewed.refused {
+        let order_id = refused.order_id;
+        tracing::warn!(order.id = %order_id, reason = refused.reason,
+            "the store refuses to renew the lease of order {order_id}");
+    }
+    // A lease that was refused is believed in as long as before.
+    let is_refused = |key: &LeaseKey| {
+        let mut refused = renewed.refused.iter();
+        refused.any(|refused| refused.order_id == key.order_id)
+    };
+    let kept: Vec<LeaseKey> = leases.into_iter().filter(|key| !is_refused(key)).collect();
+    shared.running.renewed(&kept, &renewed.lost, asked + lease);
     Ok(())
 }
 

@@ -9,7 +9,8 @@ use super::backoff::Backoff;
 use super::dispatcher::{
     Lull, POLL_INTERVAL, RETRY_MAX, RETRY_MIN, wait_after_failure, wait_for_work, woken_within,
 };
-use super::executor::{STORE_RETRY_MAX, STORE_RETRY_MIN, observe_wait};
+use super::executor::observe_wait;
+use super::results::{STORE_RETRY_MAX, STORE_RETRY_MIN};
 use super::{Pace, Shared, jittered};
 use crate::lease::{Lease, Outcome};
 use crate::pull::{Desk, Turn};
@@ -108,7 +109,8 @@ async fn give_back(shared: Arc<Shared>, lease: Lease) {
     let until = Instant::now() + shared.settings.lease;
     let mut retries = Backoff::new(STORE_RETRY_MIN, STORE_RETRY_MAX);
     while let Err(error) = shared.store.settle(lease.key(), Outcome::Released).await {
-        if matches!(error, StoreError::Closed) || Instant::now() >= until || shared.hand_back.is_cancelled() {
+        let is_over = matches!(error, StoreError::Closed | StoreError::Refused { .. });
+        if is_over || Instant::now() >= until || shared.hand_back.is_cancelled() {
             tracing::warn!(order.id = %order_id, %error, "order {order_id}, which no worker took, could not be given back");
             return;
         }

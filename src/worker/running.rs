@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -18,6 +19,8 @@ pub(super) struct Running {
 struct Attempt {
     token: u64,
     suspect: bool,
+    /// No later heartbeat keeps the lease.
+    renewed_until: Instant,
     belief: watch::Sender<Belief>,
 }
 
@@ -43,11 +46,14 @@ pub(super) enum HoldEnd {
 }
 
 impl Running {
-    pub fn begin(&self, lease: &Lease, expires: Instant) -> Hold {
+    /// The attempt takes `time_max` at most. After that its lease is renewed no more: what is left of it is for storing the
+    /// result.
+    pub fn begin(&self, lease: &Lease, expires: Instant, time_max: Duration) -> Hold {
         let (belief, hold) = watch::channel(Belief::Until(expires));
         let attempt = Attempt {
             token: lease.token,
             suspect: lease.suspect,
+            renewed_until: Instant::now() + time_max,
             belief,
         };
         // An older attempt at the same order hears of it by the end of its channel.
@@ -69,13 +75,13 @@ impl Running {
         self.attempts().is_empty()
     }
 
-    /// The leases this node still believes in. One that ran out is not renewed: its attempt is being given up, and
-    /// the order would wait for nobody.
+    /// The leases to renew: this node still believes in them, and their attempts may still run. One that ran out is not
+    /// renewed: its attempt is being given up, and the order would wait for nobody.
     pub fn keys(&self, node: NodeId, now: Instant) -> Vec<LeaseKey> {
         let mut keys: Vec<LeaseKey> = self
             .attempts()
             .iter()
-            .filter(|(_, attempt)| attempt.believes(now))
+            .filter(|(_, attempt)| now < attempt.renewed_until && attempt.believes(now))
             .map(|(order_id, attempt)| LeaseKey {
                 order_id: *order_id,
                 token: attempt.token,

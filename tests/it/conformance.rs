@@ -55,6 +55,7 @@ mod operator;
 mod outside;
 mod pause;
 mod redrive_matching;
+mod refused;
 mod retention;
 mod second_line;
 mod settle;

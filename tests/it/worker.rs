@@ -9,6 +9,7 @@ mod order_of_start;
 mod outside;
 mod protection;
 mod quiet;
+mod refused;
 mod retention;
 mod script;
 mod start;

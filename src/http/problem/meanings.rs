@@ -79,7 +79,8 @@ fn known(error: &StoreError) -> Option<Problem> {
             "this Idempotency-Key was used with another body; nothing was stored",
         ),
         // The store's own log says why, once per failed commit.
-        StoreError::Unavailable { .. } => Problem::new(
+        // Not the caller's fault as far as this server knows, so it is told to come again.
+        StoreError::Unavailable { .. } | StoreError::Refused { .. } => Problem::new(
             ProblemType::StoreUnavailable,
             "the store cannot be reached or written; nothing was stored",
         ),

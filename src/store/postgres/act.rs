@@ -13,7 +13,9 @@ use super::rows;
 use super::shared::Shared;
 use crate::order::{OrderId, OrderStatus};
 use crate::store::columns::order_columns;
-use crate::store::{Acted, GiveBack, GivenBack, RedriveQuery, Redriven, SWEEP_ORDERS_MAX, codes};
+use crate::store::{
+    Acted, GiveBack, GivenBack, RedriveQuery, Redriven, RefusedOrder, SWEEP_ORDERS_MAX, codes,
+};
 
 /// Tells whether there are more than one call takes.
 const ONE_MORE: usize = SWEEP_ORDERS_MAX + 1;
@@ -146,10 +148,64 @@ pub(super) async fn set_paused(links: &Links, shared: &Shared, paused: bool) -> 
     Ok(())
 }
 
+/// When the database refuses to take back all at once, for what may be one order's fault, that order is looked for by halves.
 pub(super) async fn give_back_expired(
     link: &mut Link,
     shared: &Shared,
     request: &GiveBack,
+) -> Result<GivenBack, Failure> {
+    let given_back = match give_back(link, shared, request, None).await {
+        Err(failure) if failure.may_be_of_one() => give_back_by_halves(link, shared, request).await?,
+        given_back => given_back?,
+    };
+    forget_keys(link, shared).await;
+    Ok(given_back)
+}
+
+async fn give_back_by_halves(
+    link: &mut Link,
+    shared: &Shared,
+    request: &GiveBack,
+) -> Result<GivenBack, Failure> {
+    let orders_max = rows::limit(SWEEP_ORDERS_MAX);
+    let found = link
+        .read(include_str!("expired.sql"), &[(&orders_max, Type::INT8)])
+        .await?;
+    let order_ids = found.iter().map(|row| rows::column(row, 0));
+    let mut left = vec![order_ids.collect::<Result<Vec<i64>, Failure>>()?];
+    let mut given_back = GivenBack::default();
+    while let Some(mut some) = left.pop() {
+        match give_back(link, shared, request, Some(&some)).await {
+            Ok(given) => {
+                given_back.pending += given.pending;
+                given_back.poisoned += given.poisoned;
+            }
+            Err(failure) if failure.may_be_of_one() && some.len() > 1 => {
+                left.push(some.split_off(some.len() / 2));
+                left.push(some);
+            }
+            Err(failure) if failure.may_be_of_one() => {
+                let reason = failure.to_error("give back an expired lease").to_string();
+                let refused = some.into_iter().map(|order_id| RefusedOrder {
+                    order_id: OrderId(order_id),
+                    reason: reason.clone(),
+                });
+                given_back.refused.extend(refused);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    // Orders that are refused again would be found again.
+    given_back.more = found.len() == SWEEP_ORDERS_MAX && given_back.pending + given_back.poisoned > 0;
+    Ok(given_back)
+}
+
+/// Of these orders only, where some are given.
+async fn give_back(
+    link: &mut Link,
+    shared: &Shared,
+    request: &GiveBack,
+    only: Option<&Vec<i64>>,
 ) -> Result<GivenBack, Failure> {
     let slot = Shared::any_slot();
     let node = rows::node_code(request.node);
@@ -163,6 +219,7 @@ pub(super) async fn give_back_expired(
                 (&crashes_max, Type::INT4),
                 (&orders_max, Type::INT8),
                 (&slot, Type::INT2),
+                (&only, Type::INT8_ARRAY),
             ],
         )
         .await;
@@ -188,7 +245,6 @@ pub(super) async fn give_back_expired(
         shared.changed();
     }
     shared.ended(poisoned);
-    forget_keys(link, shared).await;
     Ok(given_back)
 }
 

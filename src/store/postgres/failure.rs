@@ -11,6 +11,10 @@ use tokio_postgres::error::SqlState;
 use crate::store::health::Health;
 use crate::store::{StoreError, StoreHealth};
 
+/// Classes of errors that follow from the values of a statement and from the rules that a database has for them: of a
+/// function, a foreign value, a cardinality, data, a constraint, a trigger, a routine, `with check`, a limit, `raise`.
+const REJECTIONS: [&str; 11] = ["09", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"];
+
 /// What became of a statement that failed. Given to each of its callers.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
@@ -22,6 +26,8 @@ pub(super) enum Failure {
     Unavailable(Arc<str>),
     /// Nothing stored, and will not be until somebody acts: a wrong password, an unknown database, a foreign schema.
     Refused(Arc<str>),
+    /// Nothing stored: this database is not one to store orders in, until it is set otherwise or replaced.
+    Unsuitable(Arc<str>),
     /// Nothing stored: the statement waited or ran for longer than it may.
     TimedOut(Arc<str>),
     /// Nothing stored, to be run again: a deadlock was broken up.
@@ -30,7 +36,13 @@ pub(super) enum Failure {
     Unknown(Arc<str>),
     /// No answer in time: stored or not, or yet to be.
     Hung(Arc<str>),
-    /// Nothing stored; the statement is wrong, and would be again.
+    /// Nothing stored, nor will be by any statement of the kind until somebody acts: a right was taken away, a table or a
+    /// function is missing.
+    Forbidden(Arc<str>),
+    /// Nothing stored, and this statement would be refused again with the same values: a text that the encoding does not
+    /// have, a check, a trigger.
+    Rejected { code: Arc<str>, text: Arc<str> },
+    /// Nothing stored; what that means for the next time is unknown.
     Unexpected(Arc<str>),
     /// Carried out, but the answer makes no sense.
     Unreadable(Arc<str>),
@@ -78,6 +90,12 @@ impl Failure {
             "55P03" | "57014" => Failure::TimedOut(text),
             // Connection trouble, also in a pooler's words; trouble of the server's machine or of itself.
             other if ["08", "58", "XX", "F0"].contains(&&other[..2]) => Failure::Unknown(text),
+            // A right, a table, a column, a function, a schema. A statement that is wrong in itself fails in every test.
+            other if other.starts_with("42") || other.starts_with("3F") => Failure::Forbidden(text),
+            other if REJECTIONS.contains(&&other[..2]) => Failure::Rejected {
+                code: other.into(),
+                text,
+            },
             _ => Failure::Unexpected(text),
         }
     }
@@ -90,11 +108,22 @@ impl Failure {
             | Failure::ReadOnly(_)
             | Failure::Unavailable(_)
             | Failure::Refused(_)
+            | Failure::Unsuitable(_)
             | Failure::TimedOut(_)
             | Failure::Again(_)
+            | Failure::Forbidden(_)
+            | Failure::Rejected { .. }
             | Failure::Unexpected(_)
             | Failure::Closed => false,
         }
+    }
+
+    /// Whether one of several calls in a statement may be to blame.
+    pub fn may_be_of_one(&self) -> bool {
+        matches!(
+            self,
+            Failure::Forbidden(_) | Failure::Rejected { .. } | Failure::Unexpected(_)
+        )
     }
 
     /// Whether the connection may be used on.
@@ -103,6 +132,8 @@ impl Failure {
             Failure::DiskFull
             | Failure::TimedOut(_)
             | Failure::Again(_)
+            | Failure::Forbidden(_)
+            | Failure::Rejected { .. }
             | Failure::Unexpected(_)
             | Failure::Unreadable(_)
             | Failure::Closed => true,
@@ -110,6 +141,7 @@ impl Failure {
             Failure::ReadOnly(_)
             | Failure::Unavailable(_)
             | Failure::Refused(_)
+            | Failure::Unsuitable(_)
             | Failure::Unknown(_)
             | Failure::Hung(_) => false,
         }
@@ -122,18 +154,25 @@ impl Failure {
             Failure::ReadOnly(text)
             | Failure::Unavailable(text)
             | Failure::Refused(text)
+            | Failure::Unsuitable(text)
             | Failure::TimedOut(text)
-            | Failure::Again(text) => StoreError::Unavailable {
-                attempted,
-                source: anyhow::Error::msg(text.to_string()),
-            },
-            Failure::Unknown(text)
-            | Failure::Hung(text)
+            | Failure::Again(text)
             | Failure::Unexpected(text)
-            | Failure::Unreadable(text) => StoreError::Unexpected {
+            | Failure::Forbidden(text) => StoreError::Unavailable {
                 attempted,
                 source: anyhow::Error::msg(text.to_string()),
             },
+            Failure::Rejected { code, text } => StoreError::Refused {
+                attempted,
+                reason: format!("SQLSTATE {code}"),
+                source: anyhow::Error::msg(text.to_string()),
+            },
+            Failure::Unknown(text) | Failure::Hung(text) | Failure::Unreadable(text) => {
+                StoreError::Unexpected {
+                    attempted,
+                    source: anyhow::Error::msg(text.to_string()),
+                }
+            }
         }
     }
 
@@ -144,7 +183,9 @@ impl Failure {
             | Failure::Hung(text)
             | Failure::Again(text)
             | Failure::Unreadable(text) => Failure::Unavailable(text),
-            Failure::Unexpected(text) => Failure::Refused(text),
+            Failure::Unexpected(text) | Failure::Forbidden(text) | Failure::Rejected { text, .. } => {
+                Failure::Refused(text)
+            }
             known => known,
         }
     }
@@ -223,12 +264,15 @@ impl State {
             }
             Failure::Unavailable(text)
             | Failure::Refused(text)
+            | Failure::Unsuitable(text)
             | Failure::Unknown(text)
             | Failure::Hung(text) => {
                 self.health.fails(text);
             }
             Failure::TimedOut(_)
             | Failure::Again(_)
+            | Failure::Forbidden(_)
+            | Failure::Rejected { .. }
             | Failure::Unexpected(_)
             | Failure::Unreadable(_)
             | Failure::Closed => {}

@@ -1,6 +1,7 @@
 -- Takes back orders whose leases ran out, the oldest first; those that another node takes back at this moment are left
 -- to it. Served by orders_status (a range, so that no other index gives the order): as many rows as orders are being processed, which the slots of the nodes limit.
--- $1: who asks, $2: crashes that make an order poison, $3: most orders, $4: counter row.
+-- $1: who asks, $2: crashes that make an order poison, $3: most orders, $4: counter row, $5: the only orders to look at, or
+-- null.
 -- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes (see turns.rs).
 with moment as materialized (
     select clock_timestamp() as at,
@@ -13,6 +14,7 @@ with moment as materialized (
         o.outside
     from orderly.orders as o
     where o.status >= 1 and o.status <= 1 and o.lease_expires_at < (select at from moment)
+        and ($5::int8[] is null or o.order_id = any ($5::int8[]))
     order by o.status, o.order_id
     limit $3 + 1
     for update of o skip locked

@@ -25,8 +25,7 @@ const GROUP_ROWS_MAX: usize = 1_000;
 /// Beside a group under way another one is sent when as many calls wait as that one has, so that two connections take turns
 /// with groups of a size instead of the second one taking whatever comes first. A group that takes longer holds nobody up.
 const TURN_TIME_MAX: Duration = Duration::from_millis(5);
-/// How often a call is carried out whose statement was the victim of a deadlock, or failed for what may be the fault of
-/// another call of its group.
+/// How often a call is carried out whose statement was the victim of a deadlock.
 const TRIES_MAX: u32 = 5;
 
 /// What many callers ask for at once.
@@ -60,8 +59,8 @@ pub(super) struct Groups<C: Call> {
 struct Waiting<C: Call> {
     call: C,
     tries: u32,
-    /// A group with it failed for what may be one call's fault.
-    alone: bool,
+    /// Most calls of a group with it: half of one that failed for what may be one call's fault.
+    company_max: usize,
     answer: oneshot::Sender<Result<C::Answer, StoreError>>,
 }
 
@@ -91,7 +90,7 @@ impl<C: Call> Groups<C> {
         let waiting = Waiting {
             call,
             tries: 0,
-            alone: false,
+            company_max: GROUP_CALLS_MAX,
             answer,
         };
         self.calls.send(waiting).await.map_err(|_| StoreError::Closed)?;
@@ -214,12 +213,10 @@ impl<C: Call> Runner<C> {
         let mut left = VecDeque::new();
         let mut subjects = HashSet::new();
         let mut rows = 0;
-        let mut group_is_alone = false;
+        let mut calls_max = GROUP_CALLS_MAX;
         while let Some(next) = self.held.pop_front() {
             let fits = group.is_empty()
-                || (!next.alone
-                    && !group_is_alone
-                    && group.len() < GROUP_CALLS_MAX
+                || (group.len() < calls_max.min(next.company_max)
                     && rows + next.call.rows() <= GROUP_ROWS_MAX);
             if !fits {
                 left.push_back(next);
@@ -231,7 +228,7 @@ impl<C: Call> Runner<C> {
                 continue;
             }
             rows += next.call.rows();
-            group_is_alone |= next.alone;
+            calls_max = calls_max.min(next.company_max);
             group.push(next);
         }
         left.append(&mut self.held);
@@ -280,23 +277,18 @@ async fn carry_out<C: Call>(
     };
     shared.unsure(&failure);
     shared.metrics.store_errors.inc();
-    let alone = match &failure {
-        Failure::Again(_) => Some(false),
-        // One wrong call must not fail the others of its group: each is tried on its own.
-        Failure::Unexpected(_) if group.len() > 1 => Some(true),
-        _ => None,
-    };
+    // One wrong call must not fail the others of its group: it is looked for by halves.
+    let halved = failure.may_be_of_one() && group.len() > 1;
+    let company_max = if halved { group.len() / 2 } else { GROUP_CALLS_MAX };
     let mut again = Vec::new();
     for mut waiting in group {
-        waiting.tries += 1;
-        match alone {
-            Some(alone) if waiting.tries < TRIES_MAX => {
-                waiting.alone |= alone;
-                again.push(waiting);
-            }
-            Some(_) | None => {
-                let _ = waiting.answer.send(Err(failure.to_error(C::ATTEMPTED)));
-            }
+        let deadlocked = matches!(failure, Failure::Again(_));
+        waiting.tries += u32::from(deadlocked);
+        waiting.company_max = waiting.company_max.min(company_max);
+        if halved || (deadlocked && waiting.tries < TRIES_MAX) {
+            again.push(waiting);
+        } else {
+            let _ = waiting.answer.send(Err(failure.to_error(C::ATTEMPTED)));
         }
     }
     again

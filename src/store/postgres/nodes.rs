@@ -12,15 +12,44 @@ use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
 use crate::lease::{LeaseKey, NodeId};
-use crate::store::{Heartbeat, Renewed, codes};
+use crate::store::{Heartbeat, RefusedOrder, Renewed, codes};
 
 /// Of a lease, for the answer to a heartbeat: what hangs for longer is given up while there is time for another one.
 const LEASE_SHARE: u32 = 3;
 /// Of the shortest lease there is; a validity that means nothing, as tests have it, leaves the answer time to come.
 const ANSWER_TIME_MIN: Duration = Duration::from_millis(330);
 
-/// A heartbeat.
+/// A heartbeat. When the database refuses it for what may be one order's fault, the node lives all the same, and the leases
+/// are extended one by one.
 pub(super) async fn renew(
+    link: &mut Link,
+    shared: &Shared,
+    state: &State,
+    heartbeat: &Heartbeat,
+) -> Result<Renewed, Failure> {
+    match renew_all(link, shared, state, heartbeat).await {
+        Err(failure) if failure.may_be_of_one() && !heartbeat.leases.is_empty() => {}
+        renewed => return renewed,
+    }
+    let only = |leases| Heartbeat {
+        leases,
+        ..heartbeat.clone()
+    };
+    let mut renewed = renew_all(link, shared, state, &only(Vec::new())).await?;
+    for key in &heartbeat.leases {
+        match renew_all(link, shared, state, &only(vec![*key])).await {
+            Ok(one) => renewed.lost.extend(one.lost),
+            Err(failure) if failure.may_be_of_one() => renewed.refused.push(RefusedOrder {
+                order_id: key.order_id,
+                reason: failure.to_error("renew a lease").to_string(),
+            }),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(renewed)
+}
+
+async fn renew_all(
     link: &mut Link,
     shared: &Shared,
     state: &State,
@@ -70,6 +99,7 @@ pub(super) async fn renew(
     let is_lost = |key: &&LeaseKey| !extended.contains(&(key.order_id.0, rows::token_code(key.token)));
     Ok(Renewed {
         lost: heartbeat.leases.iter().filter(is_lost).copied().collect(),
+        refused: Vec::new(),
     })
 }
 

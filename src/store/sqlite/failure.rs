@@ -21,6 +21,8 @@ pub(super) enum Failure {
     /// The commit was synced but could not be taken into the shared index for lack of space: the next commit
     /// overwrites it, a crash before that brings it back.
     Unindexed,
+    /// Nothing stored, and the call would be refused again: a constraint, a trigger, a value that is too large.
+    Rejected { code: i32, text: Arc<str> },
     /// Nothing stored; the statement is wrong, and would be again.
     Unexpected(Arc<str>),
 }
@@ -53,6 +55,12 @@ impl Failure {
                 | rusqlite::ErrorCode::NotADatabase,
                 _,
             ) => Failure::Broken(text),
+            (
+                rusqlite::ErrorCode::ConstraintViolation
+                | rusqlite::ErrorCode::TooBig
+                | rusqlite::ErrorCode::TypeMismatch,
+                code,
+            ) => Failure::Rejected { code, text },
             _ => Failure::Unexpected(text),
         }
     }
@@ -73,6 +81,11 @@ impl Failure {
             Failure::DiskFull => StoreError::DiskFull,
             Failure::Unavailable(text) | Failure::Broken(text) => StoreError::Unavailable {
                 attempted,
+                source: anyhow::Error::msg(text.to_string()),
+            },
+            Failure::Rejected { code, text } => StoreError::Refused {
+                attempted,
+                reason: format!("SQLite error {code}"),
                 source: anyhow::Error::msg(text.to_string()),
             },
             Failure::Unknown(text) | Failure::Unexpected(text) => StoreError::Unexpected {
@@ -124,7 +137,7 @@ impl State {
             Failure::DiskFull | Failure::Unindexed => self.health.fails("the disk is full"),
             Failure::Unavailable(text) => self.health.fails(text),
             Failure::Broken(text) | Failure::Unknown(text) => self.health.break_down(text),
-            Failure::Unexpected(_) => {}
+            Failure::Rejected { .. } | Failure::Unexpected(_) => {}
         }
     }
 
@@ -209,7 +222,7 @@ mod tests {
         ));
         assert!(matches!(
             Failure::of(&sqlite(ffi::SQLITE_CONSTRAINT_UNIQUE)),
-            Failure::Unexpected(_)
+            Failure::Rejected { .. }
         ));
     }
 }

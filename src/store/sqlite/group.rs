@@ -3,6 +3,7 @@
 
 use rusqlite::Connection;
 
+use super::failure::Failure;
 use super::statements::{Hot, Statements};
 use crate::event::EventKind;
 use crate::lease::NodeId;
@@ -80,6 +81,25 @@ pub(super) struct Effects {
     pub stale_results: u64,
 }
 
+impl Effects {
+    /// How far it is now, but for the ended orders, of which only the number is kept.
+    fn marked(&self) -> (Effects, usize) {
+        let marked = Effects {
+            finals: Vec::new(),
+            ..*self
+        };
+        (marked, self.finals.len())
+    }
+
+    fn back_to(&mut self, (marked, finals): (Effects, usize)) {
+        self.finals.truncate(finals);
+        *self = Effects {
+            finals: std::mem::take(&mut self.finals),
+            ..marked
+        };
+    }
+}
+
 /// Why a call did not succeed.
 pub(super) enum CallError {
     /// The call alone is answered so; it must not have written anything.
@@ -117,6 +137,30 @@ impl<'c> Group<'c> {
             statements: Statements::new(connection),
             accepted: None,
         }
+    }
+
+    /// Carries out a part of a call that the database may refuse without the rest of the call; what the part did until then
+    /// is taken back, and the refusal is answered.
+    pub fn part<T>(
+        &mut self,
+        part: impl FnOnce(&mut Group<'c>) -> Result<T, rusqlite::Error>,
+    ) -> Result<Result<T, String>, rusqlite::Error> {
+        let (totals, effects) = (self.totals, self.effects.marked());
+        self.connection.prepare_cached("savepoint part")?.execute([])?;
+        let done = match part(self) {
+            Ok(done) => Ok(done),
+            Err(error) => match Failure::of(&error) {
+                Failure::Rejected { text, .. } => {
+                    self.connection.prepare_cached("rollback to part")?.execute([])?;
+                    self.totals = totals;
+                    self.effects.back_to(effects);
+                    Err(text.to_string())
+                }
+                _ => return Err(error),
+            },
+        };
+        self.connection.prepare_cached("release part")?.execute([])?;
+        Ok(done)
     }
 
     /// Before the commit.

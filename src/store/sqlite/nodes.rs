@@ -3,7 +3,7 @@
 use super::group::{CallError, Group};
 use super::settle;
 use crate::lease::{LeaseKey, NodeId};
-use crate::store::{GivenBack, Heartbeat, Renewed, codes};
+use crate::store::{GivenBack, Heartbeat, RefusedOrder, Renewed, codes};
 
 /// The file has one server at a time, so whatever an earlier node held is free at once.
 pub(super) fn join(
@@ -30,13 +30,18 @@ pub(super) fn leave(group: &mut Group<'_>, node: NodeId) -> Result<(), CallError
 
 pub(super) fn renew(group: &mut Group<'_>, heartbeat: &Heartbeat) -> Result<Renewed, CallError> {
     beat(group, heartbeat)?;
-    let mut lost = Vec::new();
+    let mut renewed = Renewed::default();
     for key in &heartbeat.leases {
-        if !extend(group, *key, heartbeat)? {
-            lost.push(*key);
+        match group.part(|group| extend(group, *key, heartbeat))? {
+            Ok(true) => {}
+            Ok(false) => renewed.lost.push(*key),
+            Err(reason) => renewed.refused.push(RefusedOrder {
+                order_id: key.order_id,
+                reason,
+            }),
         }
     }
-    Ok(Renewed { lost })
+    Ok(renewed)
 }
 
 fn beat(group: &Group<'_>, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error> {

@@ -12,7 +12,7 @@ use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{OrderStatus, Ordering};
 use crate::portable_json::JsonText;
 use crate::store::ending::End;
-use crate::store::{GiveBack, GivenBack, SWEEP_ORDERS_MAX, Settled};
+use crate::store::{GiveBack, GivenBack, RefusedOrder, SWEEP_ORDERS_MAX, Settled};
 use crate::time::Timestamp;
 
 pub(super) fn settle(
@@ -203,7 +203,8 @@ pub(super) fn give_back_expired(group: &mut Group<'_>, request: &GiveBack) -> Re
         let node = held.key.node;
         Ok(held.outside || (node != request.node && !lives(group, node)?))
     })?;
-    given_back.more = more;
+    // Orders that are refused again would be found again.
+    given_back.more = more && given_back.pending + given_back.poisoned > 0;
     Ok(given_back)
 }
 
@@ -218,6 +219,10 @@ pub(super) fn give_back_all(group: &mut Group<'_>, crashes_max: u32) -> Result<G
         let given_back = give_back(group, &held, crashes_max, |_, _| Ok(true))?;
         total.pending += given_back.pending;
         total.poisoned += given_back.poisoned;
+        if given_back.refused.len() == held.len() {
+            total.refused = given_back.refused;
+            return Ok(total);
+        }
     }
 }
 
@@ -258,15 +263,22 @@ fn give_back(
         let holder_died = died(group, lease)?;
         let crashes = u32::from(holder_died);
         let crashes_so_far = lease.crashes + crashes;
-        if holder_died && crashes_so_far >= crashes_max {
-            end_attempt(group, lease.key, poison(crashes_so_far), crashes)?;
-            given_back.poisoned += 1;
+        let is_poison = holder_died && crashes_so_far >= crashes_max;
+        let end = if is_poison {
+            poison(crashes_so_far)
         } else {
-            end_attempt(group, lease.key, lost(lease, holder_died), crashes)?;
-            given_back.pending += 1;
+            lost(lease, holder_died)
+        };
+        match group.part(|group| end_attempt(group, lease.key, end, crashes))? {
+            Ok(_) if is_poison => given_back.poisoned += 1,
+            Ok(_) => given_back.pending += 1,
+            Err(reason) => given_back.refused.push(RefusedOrder {
+                order_id: lease.key.order_id,
+                reason,
+            }),
         }
     }
-    group.effects.leases_lost += held.len() as u64;
+    group.effects.leases_lost += (given_back.pending + given_back.poisoned) as u64;
     Ok(given_back)
 }
 

@@ -188,11 +188,12 @@ impl WriterThread {
             };
             let group = calls.drain(..attempted);
             match result {
-                // One wrong statement must not fail the others of its group: each is tried on its own.
-                Err(Failure::Unexpected(_)) if attempted > 1 => {
-                    for call in group.collect::<Vec<_>>() {
-                        self.carry_out(&mut vec![call]);
-                    }
+                // One wrong call must not fail the others of its group: it is looked for by halves.
+                Err(Failure::Rejected { .. } | Failure::Unexpected(_)) if attempted > 1 => {
+                    let mut first: Vec<Box<dyn Call>> = group.collect();
+                    let mut second = first.split_off(attempted / 2);
+                    self.carry_out(&mut first);
+                    self.carry_out(&mut second);
                 }
                 result => {
                     let failure = result.err();

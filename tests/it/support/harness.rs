@@ -30,6 +30,7 @@ mod many;
 mod moved;
 mod pruned;
 mod reopened;
+mod rules;
 
 /// A claim that hangs fails with its name instead of stopping the run.
 const CLAIM_TIME_MAX: Duration = Duration::from_mins(1);

@@ -256,6 +256,7 @@ fn reason(error: &SubscribeError) -> &'static str {
         // The store's own log says why.
         StoreError::Busy | StoreError::Unavailable { .. } => "the feed cannot be read now: try again soon",
         StoreError::Unexpected { .. }
+        | StoreError::Refused { .. }
         | StoreError::DiskFull
         | StoreError::QueueFull
         | StoreError::KeyReused => {

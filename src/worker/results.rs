@@ -1,0 +1,169 @@
+//! Stores how an attempt ended: until the store takes it, refuses it for good, or the lease is gone.
+
+use std::time::Duration;
+
+use super::Shared;
+use super::backoff::Backoff;
+use super::executor::log_abandoned;
+use super::running::Hold;
+use crate::lease::{Lease, Outcome};
+use crate::metrics::AttemptResult;
+use crate::order::OrderStatus;
+use crate::store::{Held, OutsideHold, Settled, StoreError};
+
+/// First and longest wait before a result that could not be stored is stored again.
+pub(super) const STORE_RETRY_MIN: Duration = Duration::from_millis(50);
+pub(super) const STORE_RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Why a call has no answer.
+enum NotStored {
+    /// The lease is gone, or the store is closed.
+    Gone,
+    /// The store would refuse it again.
+    Refused(String),
+}
+
+/// A failure of the store never uses up an attempt: the result is stored again while the lease lives. A refusal for good
+/// does: the attempt ends with a reason that can be stored.
+pub(super) async fn settle(
+    shared: &Shared,
+    lease: &Lease,
+    outcome: Outcome,
+    hold: &mut Hold,
+) -> AttemptResult {
+    match settle_one(shared, lease, &outcome, hold).await {
+        Ok(settled) => result_of(lease, settled, &outcome),
+        Err(NotStored::Gone) => AttemptResult::abandoned,
+        Err(NotStored::Refused(reason)) => {
+            settle_instead(shared, lease, outcome.after_refusal(&reason), hold).await
+        }
+    }
+}
+
+/// Tries each of the outcomes once.
+async fn settle_instead(
+    shared: &Shared,
+    lease: &Lease,
+    outcomes: Vec<Outcome>,
+    hold: &mut Hold,
+) -> AttemptResult {
+    for outcome in outcomes {
+        match settle_one(shared, lease, &outcome, hold).await {
+            Ok(settled) => return result_of(lease, settled, &outcome),
+            Err(NotStored::Gone) => return AttemptResult::abandoned,
+            Err(NotStored::Refused(_)) => {}
+        }
+    }
+    let order_id = lease.order.order_id;
+    tracing::error!(order.id = %order_id,
+        "the store takes no end of the attempt at order {order_id}; the lease is left to run out");
+    AttemptResult::abandoned
+}
+
+async fn settle_one(
+    shared: &Shared,
+    lease: &Lease,
+    outcome: &Outcome,
+    hold: &mut Hold,
+) -> Result<Settled, NotStored> {
+    let settle = || shared.store.settle(lease.key(), outcome.clone());
+    stored(lease, hold, settle).await
+}
+
+/// The lease goes on without this node, until the attempt's time is over.
+pub(super) async fn hand_over(shared: &Shared, lease: &Lease, hold: &mut Hold) -> AttemptResult {
+    let run_max = shared.settings.attempt_timeout;
+    let outside = OutsideHold {
+        lease: run_max,
+        run_max,
+    };
+    match stored(lease, hold, || shared.store.hold_outside(lease.key(), outside)).await {
+        Ok(Held::Until(_)) => {
+            let order_id = lease.order.order_id;
+            tracing::debug!(order.id = %order_id, within = ?run_max, "order {order_id} was handed over");
+            AttemptResult::handed_over
+        }
+        // Whoever took it over may have settled it already.
+        Ok(Held::Stale) | Err(NotStored::Gone) => AttemptResult::abandoned,
+        Err(NotStored::Refused(reason)) => {
+            settle_instead(shared, lease, Outcome::COMPLETED.after_refusal(&reason), hold).await
+        }
+    }
+}
+
+/// Carries a call out until the store takes it.
+async fn stored<T, F>(lease: &Lease, hold: &mut Hold, call: impl Fn() -> F) -> Result<T, NotStored>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let order_id = lease.order.order_id;
+    let mut retries = Backoff::new(STORE_RETRY_MIN, STORE_RETRY_MAX);
+    let mut failing = false;
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(StoreError::Closed) => return Err(NotStored::Gone),
+            Err(StoreError::Refused {
+                attempted,
+                reason,
+                source,
+            }) => {
+                tracing::error!(order.id = %order_id, reason, attempted, error = format!("{source:#}"),
+                    "the store refuses the result of order {order_id} for good");
+                return Err(NotStored::Refused(reason));
+            }
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(order.id = %order_id, %error,
+                    "cannot store the result of order {order_id}, trying on");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            end = hold.end() => {
+                log_abandoned(lease, end);
+                return Err(NotStored::Gone);
+            }
+            () = tokio::time::sleep(retries.pause()) => {}
+        }
+    }
+}
+
+fn result_of(lease: &Lease, settled: Settled, outcome: &Outcome) -> AttemptResult {
+    let status = match settled {
+        Settled::Done(status) => status,
+        Settled::Stale => {
+            let order_id = lease.order.order_id;
+            tracing::warn!(order.id = %order_id, token = lease.token,
+                "the result of order {order_id} came too late and was refused");
+            return AttemptResult::abandoned;
+        }
+    };
+    log_end(lease, status, outcome);
+    match outcome {
+        Outcome::Completed { .. } => AttemptResult::completed,
+        Outcome::Retry { .. } => AttemptResult::retry,
+        Outcome::Failed { .. } => AttemptResult::failed,
+        Outcome::Released => AttemptResult::released,
+    }
+}
+
+fn log_end(lease: &Lease, status: OrderStatus, outcome: &Outcome) {
+    let order_id = lease.order.order_id;
+    let attempt = lease.order.attempts;
+    match outcome {
+        Outcome::Completed { .. } => {
+            tracing::debug!(order.id = %order_id, attempt, status = status.name(), "order {order_id} completed");
+        }
+        Outcome::Released => {
+            tracing::info!(order.id = %order_id, attempt, "order {order_id} handed back unfinished");
+        }
+        Outcome::Retry { after, error } => {
+            tracing::info!(order.id = %order_id, attempt, error, retry_in = ?after,
+                "order {order_id} failed attempt {attempt} and will be tried again");
+        }
+        Outcome::Failed { error } => {
+            tracing::warn!(order.id = %order_id, attempt, error, "order {order_id} failed for good");
+        }
+    }
+}

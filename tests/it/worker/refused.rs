@@ -1,0 +1,124 @@
+//! Results that the store refuses for good, and results that it cannot take for long.
+
+use std::time::Duration;
+
+use orderly::event::EventKind::{Accepted, Failed, LeaseLost, RetryScheduled, Started};
+use orderly::order::{OrderId, OrderStatus};
+
+use super::world::{LEASE, Setting, Step, World};
+use crate::support::twisted::{FailsToSettle, twisted};
+
+const ORDERS: usize = 20;
+
+/// A world in which the database refuses changes of one order among others, and that order.
+async fn with_rule(condition: &str) -> (World, OrderId, Vec<OrderId>) {
+    let world = World::new(Setting {
+        slots: ORDERS as u32,
+        ..Setting::default()
+    })
+    .await;
+    world.script.otherwise(Step::Take(Duration::from_secs(1)));
+    let mut ids = world.harness.accept_some(ORDERS).await;
+    let bad = ids.remove(ORDERS / 2);
+    let condition = format!("new.order_id = {bad} and {condition}");
+    world.harness.refuse_updates(&condition).await;
+    (world, bad, ids)
+}
+
+async fn all_completed(world: &World, ids: &[OrderId]) {
+    for id in ids {
+        world.until_status(*id, OrderStatus::Completed).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_result_fails_its_order_and_no_other() {
+    let (world, bad, others) = with_rule("new.status = 2").await;
+    world.until_status(bad, OrderStatus::Failed).await;
+    all_completed(&world, &others).await;
+    assert_eq!(world.harness.events(bad).await, [Accepted, Started, Failed]);
+    let error = world.harness.order(bad).await.last_error.unwrap();
+    assert!(
+        error.starts_with("the store refused the result (SQLite error "),
+        "{error}"
+    );
+    assert!(!error.contains("not with us"), "{error}");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_may_neither_complete_nor_fail_waits_for_somebody_to_act() {
+    let (world, bad, others) = with_rule("new.status in (2, 3)").await;
+    all_completed(&world, &others).await;
+    world
+        .until("the order to be put off", async |world| {
+            world.harness.events(bad).await == [Accepted, Started, RetryScheduled]
+        })
+        .await;
+    world.pass_long(Duration::from_mins(59), async |_| {}).await;
+    assert_eq!(world.script.attempts_of(bad), [1]);
+    let order = world.harness.order(bad).await;
+    assert!(order.last_error.unwrap().contains("refused the result"));
+    world.harness.allow_updates().await;
+    world.until_status(bad, OrderStatus::Completed).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_whose_every_end_is_refused_is_tried_once_until_the_cause_is_gone() {
+    let (world, bad, others) = with_rule("old.status = 1").await;
+    all_completed(&world, &others).await;
+    world.pass_long(Duration::from_mins(10), async |_| {}).await;
+    assert_eq!(world.script.attempts_of(bad), [1]);
+    let later = world.harness.accept_one().await;
+    world.until_status(later, OrderStatus::Completed).await;
+    world.harness.allow_updates().await;
+    world.until_status(bad, OrderStatus::Completed).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_outlives_the_time_of_its_attempt_by_one_lease_at_most() {
+    let limit = Duration::from_mins(1);
+    let setting = Setting {
+        attempt_timeout: limit,
+        ..Setting::default()
+    };
+    let fails = FailsToSettle {
+        times: u32::MAX.into(),
+    };
+    let mut world = World::with_store(setting, |store| twisted(store, fails)).await;
+    world.script.otherwise(Step::Take(Duration::from_secs(1)));
+    let id = world.harness.accept_one().await;
+    world.until_begun().await;
+    world.pass(limit - Duration::from_secs(1)).await;
+    assert_eq!(
+        world.script.attempts_of(id).len(),
+        1,
+        "the result may still be stored"
+    );
+    assert_eq!(world.harness.order(id).await.status, OrderStatus::Processing);
+    world.pass(LEASE + Duration::from_secs(10)).await;
+    let events = world.harness.events(id).await;
+    assert_eq!(events[..3], [Accepted, Started, LeaseLost]);
+    world.drain(Duration::ZERO).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_in_the_last_second_of_the_attempt_counts() {
+    let limit = Duration::from_mins(1);
+    let setting = Setting {
+        attempt_timeout: limit,
+        ..Setting::default()
+    };
+    let world = World::new(setting).await;
+    world
+        .script
+        .otherwise(Step::Take(limit - Duration::from_millis(100)));
+    let id = world.harness.accept_one().await;
+    world.until_begun().await;
+    world.until_status(id, OrderStatus::Completed).await;
+    assert_eq!(world.script.attempts_of(id), [1]);
+    world.end().await;
+}
