@@ -65,7 +65,8 @@ impl From<OpenError> for Failure {
             OpenError::SchemaNewer { .. }
             | OpenError::SchemaOlder { .. }
             | OpenError::MigrationChanged { .. }
-            | OpenError::NotDurable { .. } => Failure::Configuration(vec![chain(&error)]),
+            | OpenError::NotDurable { .. }
+            | OpenError::Unsuitable { .. } => Failure::Configuration(vec![chain(&error)]),
             OpenError::InUse { .. } | OpenError::Missing { .. } | OpenError::Unavailable { .. } => {
                 Failure::Failed(error.into())
             }

@@ -48,6 +48,8 @@ pub enum OpenError {
     MigrationChanged { location: String, number: u32 },
     #[error("{location} does not keep its promises: {setting}")]
     NotDurable { location: String, setting: String },
+    #[error("{location} is not fit to store orders: {reason}")]
+    Unsuitable { location: String, reason: String },
     #[error("no store at {location}")]
     Missing { location: String },
     #[error("open the store at {location}")]

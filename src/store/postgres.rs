@@ -126,7 +126,9 @@ impl Postgres {
                 return Err(refusal);
             }
             match failure {
-                Failure::Refused(_) | Failure::Unexpected(_) => return Err(unavailable(location, &failure)),
+                Failure::Refused(_) | Failure::Unsuitable(_) | Failure::Unexpected(_) => {
+                    return Err(unavailable(location, &failure));
+                }
                 _ => tracing::warn!(
                     "the database at {location} cannot be reached, trying on: {}",
                     failure.to_error("connect")
@@ -184,9 +186,16 @@ fn connector(
 }
 
 fn unavailable(location: &str, failure: &Failure) -> OpenError {
-    OpenError::Unavailable {
-        location: location.to_owned(),
-        source: failure.to_error("connect").into(),
+    let location = location.to_owned();
+    match failure {
+        Failure::Unsuitable(reason) => OpenError::Unsuitable {
+            location,
+            reason: reason.to_string(),
+        },
+        _ => OpenError::Unavailable {
+            location,
+            source: failure.to_error("connect").into(),
+        },
     }
 }
 

@@ -5,6 +5,7 @@
 mod agreement;
 mod away;
 mod direct;
+mod encoding;
 mod feed;
 mod idle;
 mod late_commits;

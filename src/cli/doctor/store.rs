@@ -48,6 +48,7 @@ fn unopened(database: &Database, error: &OpenError) -> Check {
             "use the newest binary that worked on this store",
         ),
         OpenError::NotDurable { .. } => Check::fail("store", finding, "change that setting of the database"),
+        OpenError::Unsuitable { .. } => Check::fail("store", finding, "change that, or use another database"),
         OpenError::InUse { .. } => Check::fail("store", finding, "stop the other process first"),
         OpenError::Unavailable { .. } => {
             let advice = match database {

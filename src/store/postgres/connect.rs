@@ -197,7 +197,7 @@ async fn check_server(client: &Client, state: &State) -> Result<ServerRun, Failu
     let version = setting(0)?;
     if version.parse::<i64>().unwrap_or(0) < SERVER_VERSION_MIN {
         let text = format!("PostgreSQL 14 or newer is needed, this is server_version_num {version}");
-        return Err(Failure::Refused(text.into()));
+        return Err(Failure::Unsuitable(text.into()));
     }
     if setting(1)? == "on" {
         return Err(Failure::ReadOnly(
@@ -209,7 +209,15 @@ async fn check_server(client: &Client, state: &State) -> Result<ServerRun, Failu
         let text = format!(
             "default_transaction_isolation is {isolation} for this user and database: set it to read committed"
         );
-        return Err(Failure::Refused(text.into()));
+        return Err(Failure::Unsuitable(text.into()));
+    }
+    let encoding = setting(9)?;
+    if encoding != "UTF8" {
+        let text = format!(
+            "the database's encoding is {encoding}, which does not have every text: make another one \
+             (create database … encoding 'UTF8' template template0)"
+        );
+        return Err(Failure::Unsuitable(text.into()));
     }
     state.found_weaknesses(Durability::read(|index| setting(3 + index))?.weaknesses());
     Ok(setting(8)?.into())
