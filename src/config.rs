@@ -11,6 +11,7 @@ use crate::retry::RetryPolicy;
 
 mod dot_env;
 mod layers;
+mod password_file;
 mod postgres_url;
 mod read;
 mod service;
@@ -22,6 +23,7 @@ mod values;
 pub use postgres_url::{PostgresUrl, Roots, TlsMode};
 
 pub use layers::{Layers, Shown, Sources};
+pub use password_file::PasswordSources;
 pub use read::on_this_machine;
 pub use service::{HttpService, ServiceUrl, SigningKey};
 pub use values::without_password;
@@ -88,11 +90,13 @@ pub enum Database {
 }
 
 impl Database {
-    /// The store a URL names, and what in it is ignored. Errors never show a secret.
-    pub fn parse(url: &str) -> Result<(Database, Vec<String>), String> {
+    /// The store a URL names, with a password from elsewhere where the URL lacks one, and what its user should know.
+    /// Errors never show a secret.
+    pub fn parse(url: &str, passwords: &PasswordSources) -> Result<(Database, Vec<String>), String> {
         Ok(match values::database_url(url)? {
             values::DatabaseUrl::Sqlite(path) => (Database::Sqlite(path), Vec::new()),
-            values::DatabaseUrl::Postgres(url, ignored) => {
+            values::DatabaseUrl::Postgres(mut url, mut ignored) => {
+                ignored.extend(passwords.complete(&mut url));
                 let database = PostgresDatabase {
                     url: *url,
                     direct: None,

@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::load::Driven;
 use super::script::user_of;
-use crate::config::Database;
+use crate::config::{Database, PasswordSources};
 use crate::metrics::Metrics;
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder};
@@ -27,7 +27,8 @@ pub struct RawStore {
 
 impl RawStore {
     pub async fn open(database_url: &str) -> anyhow::Result<RawStore> {
-        let (database, _) = Database::parse(database_url).map_err(anyhow::Error::msg)?;
+        let (database, _) =
+            Database::parse(database_url, &PasswordSources::default()).map_err(anyhow::Error::msg)?;
         let options = OpenOptions {
             migrate: true,
             pending_max: None,

@@ -16,7 +16,7 @@ use crate::bench::{
     self, Caller, Databases, Load, Plan, Progress, Rate, Target, YARDSTICK_DATABASE_VARIABLE, forgetful,
     is_local_name, one_insert,
 };
-use crate::config::{Database, Layers, PostgresUrl, Sources};
+use crate::config::{Database, Layers, PasswordSources, PostgresUrl, Sources};
 use tables::tables;
 
 mod tables;
@@ -197,7 +197,7 @@ async fn plan(args: &Args) -> Result<Plan, Failure> {
 }
 
 fn check_database(flag: &str, url: &str, allow_remote: bool) -> Result<(), Failure> {
-    match Database::parse(url) {
+    match Database::parse(url, &PasswordSources::default()) {
         Ok((Database::Postgres(_), _)) => {}
         Ok((Database::Sqlite(_), _)) => {
             return Err(wrong(

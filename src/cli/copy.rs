@@ -8,7 +8,7 @@ use serde_json::json;
 use super::failure::Failure;
 use super::flags::{Flags, Store};
 use super::{Verdict, output};
-use crate::config::{Database, PostgresDatabase};
+use crate::config::{Database, PasswordSources, PostgresDatabase};
 use crate::store::copy::{self, Copied, Progress, Step};
 use crate::store::open;
 
@@ -32,9 +32,10 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args) -> Result<Verdict, Failure> {
-    let from = database("--from", &args.from)?;
+    let passwords = args.flags.layers().passwords;
+    let from = database("--from", &args.from, &passwords)?;
     let to = match &args.to {
-        Some(url) => postgres("--to", database("--to", url)?)?,
+        Some(url) => postgres("--to", database("--to", url, &passwords)?)?,
         None => postgres("DATABASE_URL", args.flags.database()?)?,
     };
     let copied = copy::copy(&from, &to, &mut messages()).await?;
@@ -53,8 +54,8 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
 }
 
 /// The store a flag names. What its user should know about it goes to stderr.
-fn database(flag: &str, url: &str) -> Result<Database, Failure> {
-    let parsed = Database::parse(url);
+fn database(flag: &str, url: &str, passwords: &PasswordSources) -> Result<Database, Failure> {
+    let parsed = Database::parse(url, passwords);
     let (database, warnings) = parsed.map_err(|problem| wrong(flag, &problem))?;
     for warning in warnings {
         output::message(&format!("{flag}: {warning}"));

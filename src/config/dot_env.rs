@@ -1,17 +1,18 @@
 //! Reads the lines of a `.env` file: `NAME=value`, with `export` in front, quotes and comments where wanted. A value
-//! is taken as it stands: a `$` in a password names no variable. What the names mean is left to `layers.rs`.
+//! is taken as it stands: a `$` in a password names no variable. Other programs read the file too: a line that makes no
+//! sense here is passed over, unless it begins with a name of ours. What the names mean is left to `layers.rs`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-/// The variables of a file, and the numbers of its lines that cannot be read.
+/// The variables of a file, and the numbers of the lines that were meant for us and cannot be read.
 pub struct DotEnv {
     pub variables: BTreeMap<String, OsString>,
     /// From 1; the lines themselves may be secrets.
     pub bad_lines: Vec<usize>,
 }
 
-pub fn parse(text: &str) -> DotEnv {
+pub fn parse(text: &str, is_ours: impl Fn(&str) -> bool) -> DotEnv {
     let mut variables = BTreeMap::new();
     let mut bad_lines = Vec::new();
     // Some editors begin a file with a byte order mark.
@@ -22,21 +23,30 @@ pub fn parse(text: &str) -> DotEnv {
             continue;
         }
         match assignment(line) {
-            // The first one counts, as everywhere .env files are read.
-            Some((name, value)) => drop(variables.entry(name).or_insert_with(|| value.into())),
-            None => bad_lines.push(number),
+            // The last one counts, as in a shell that reads the file.
+            Some((name, value)) => drop(variables.insert(name, value.into())),
+            None if is_ours(first_word(line)) => bad_lines.push(number),
+            None => {}
         }
     }
     DotEnv { variables, bad_lines }
 }
 
+/// The name that a line begins with, whatever follows it.
+fn first_word(line: &str) -> &str {
+    let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+    let end = line.find(|character: char| !is_of_name(character));
+    &line[..end.unwrap_or(line.len())]
+}
+
+fn is_of_name(character: char) -> bool {
+    character.is_ascii_alphanumeric() || character == '_'
+}
+
 fn assignment(line: &str) -> Option<(String, String)> {
     let (name, rest) = line.split_once('=')?;
     let name = name.strip_prefix("export ").unwrap_or(name).trim();
-    let is_name = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if name.is_empty() || !is_name {
+    if name.is_empty() || !name.chars().all(is_of_name) {
         return None;
     }
     Some((name.to_owned(), value(rest)?))
@@ -108,9 +118,9 @@ mod tests {
             ("KEY=''", ""),
             ("\u{feff}KEY=first in the file", "first in the file"),
             ("KEY=windows\r\n", "windows"),
-            ("KEY=1\nKEY=2", "1"),
+            ("KEY=1\nKEY=2", "2"),
         ] {
-            let read = parse(line);
+            let read = parse(line, |_| true);
             assert_eq!(read.bad_lines, [0; 0], "{line}");
             assert_eq!(read.variables["KEY"], OsString::from(value), "{line}");
         }
@@ -118,25 +128,34 @@ mod tests {
 
     #[test]
     fn comments_and_blank_lines_are_no_variables() {
-        let read = parse("# KEY=1\n\n   \n  # KEY=2\n");
+        let read = parse("# KEY=1\n\n   \n  # KEY=2\n", |_| true);
         assert!(read.variables.is_empty() && read.bad_lines.is_empty());
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_by_its_number() {
+    fn an_unreadable_line_of_ours_is_reported_by_its_number() {
         for bad in [
             "KEY",
             "KEY value",
-            "=value",
-            "MY KEY=value",
+            "KEY: value",
+            "export KEY",
+            "KEY ONE=value",
             "KEY='open",
             "KEY=\"open\\\"",
             "KEY='a'b",
             "KEY=\"a\"#b",
         ] {
-            let read = parse(&format!("A=1\n\n{bad}\nB=2\n"));
+            let read = parse(&format!("A=1\n\n{bad}\nB=2\n"), |name| name == "KEY");
             assert_eq!(read.bad_lines, [3], "{bad}");
             assert_eq!(read.variables.len(), 2, "{bad}");
         }
+    }
+
+    #[test]
+    fn lines_of_other_programs_are_passed_over() {
+        let text = "set -a\nMY KEY=x\n=x\nOTHER='open\n-----BEGIN KEY-----\nname: value\n[section]\n{\"a\": 1}\nKEY=1\n";
+        let read = parse(text, |name| name == "KEY");
+        assert_eq!(read.bad_lines, [0; 0]);
+        assert_eq!(read.variables["KEY"], OsString::from("1"));
     }
 }

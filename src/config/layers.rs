@@ -9,10 +9,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::dot_env;
+use super::password_file::PasswordSources;
 use super::settings::{
-    self, CONFIG_VARIABLE, DEFAULT_FILE, SETTINGS, Secrecy, Setting, VARIABLE_PREFIX, suggestion,
+    self, CONFIG_VARIABLE, DEFAULT_FILE, SETTINGS, Secrecy, Setting, VARIABLE_PREFIX, meant_by, suggestion,
 };
-use super::values::without_password;
+use super::values::{self, address_of, without_password};
 
 /// A file of settings or a secret is a few kilobytes; whoever names another file by mistake is told.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -52,7 +53,11 @@ pub enum Origin {
 pub struct Layers {
     values: HashMap<&'static str, Value>,
     pub problems: Vec<String>,
+    /// Further ones, for whoever opens the store: it may be another one than the operator means.
+    pub problems_of_store: Vec<String>,
     pub warnings: Vec<String>,
+    /// Where passwords are that the URLs do not hold.
+    pub passwords: PasswordSources,
 }
 
 /// A setting as `doctor` shows it: never a secret.
@@ -91,11 +96,12 @@ impl Layers {
     pub fn gather(sources: &Sources) -> Layers {
         let mut layers = Layers::defaults();
         let dot_env = layers.read_dot_env(&sources.folder.join(".env"));
+        layers.passwords = PasswordSources::of(&sources.environment, &dot_env);
         layers.add_config_file(sources, &dot_env);
         layers.add_variables(&dot_env, &Origin::DotEnv);
         layers.add_variables(&sources.environment, &Origin::Environment);
         for (key, text) in &sources.flags {
-            layers.set(key, text.clone(), &Origin::Flag);
+            layers.set(key, text, &Origin::Flag);
         }
         layers
     }
@@ -117,6 +123,7 @@ impl Layers {
                     value: value.map(|value| match setting.secrecy {
                         Secrecy::Public => value.text.clone(),
                         Secrecy::Url => without_password(&value.text),
+                        Secrecy::Address => address_of(&value.text),
                         Secrecy::Secret => "[secret]".to_owned(),
                     }),
                     origin: value
@@ -126,12 +133,27 @@ impl Layers {
             .collect()
     }
 
-    /// An empty text is no value, so that `NAME= orderly` is the same as not setting it.
-    fn set(&mut self, key: &'static str, text: String, origin: &Origin) {
-        if !text.is_empty() {
-            let origin = origin.clone();
-            self.values.insert(key, Value { text, origin });
+    /// An empty text is no value, so that `NAME= orderly` is the same as not setting it. Blanks and newlines at the ends
+    /// are no part of a value: editors and `echo` put them there. One of nothing else is a mistake, and not an open door.
+    fn set(&mut self, key: &'static str, text: &str, origin: &Origin) {
+        if text.is_empty() {
+            return;
         }
+        let setting = Setting::by_key(key).expect("keys come from the table");
+        let text = text.trim();
+        // Two secrets may stand on two lines.
+        let is_broken = setting.secrecy != Secrecy::Secret && text.contains(char::is_control);
+        let problem = if text.is_empty() {
+            "is blank"
+        } else if is_broken {
+            values::CONTROL_CHARACTER
+        } else {
+            let (text, origin) = (text.to_owned(), origin.clone());
+            self.values.insert(key, Value { text, origin });
+            return;
+        };
+        self.problems
+            .push(format!("{}: {problem}", origin.name_of(setting)));
     }
 
     fn add_variables(&mut self, variables: &BTreeMap<String, OsString>, origin: &Origin) {
@@ -141,13 +163,13 @@ impl Layers {
                 .file_variable()
                 .and_then(|name| Some((self.variable(variables, &name, origin)?, name)));
             match (value, file_name) {
-                (Some(text), None) => self.set(setting.key, text, origin),
-                (None, Some((path, name))) => match read_text(Path::new(&path)) {
+                (Some(text), None) => self.set(setting.key, &text, origin),
+                (None, Some((path, name))) => match read_named(&path) {
                     // A secret that was not written yet must not pass for one that is not wanted.
                     Ok(text) if text.trim().is_empty() => self
                         .problems
                         .push(format!("{name} ({origin}): {path} is empty or blank")),
-                    Ok(text) => self.set(setting.key, without_last_newline(text), origin),
+                    Ok(text) => self.set(setting.key, &text, origin),
                     Err(error) => self
                         .problems
                         .push(format!("{name} ({origin}): read {path}: {error}")),
@@ -181,11 +203,16 @@ impl Layers {
             if !name.starts_with(VARIABLE_PREFIX) || settings::variables().any(|known| known == *name) {
                 continue;
             }
-            let meant = suggestion(name, settings::variables());
-            self.warnings.push(format!(
-                "{name} ({origin}) is not a setting{}",
-                meant.map_or_else(String::new, |meant| format!(", did you mean {meant}?"))
-            ));
+            let told = format!("{name} ({origin}) is not a setting");
+            match meant_by(name) {
+                Some(meant) if meant.names_the_store => self
+                    .problems_of_store
+                    .push(format!("{told}: the store is named by {}", meant.variable)),
+                Some(meant) => self
+                    .warnings
+                    .push(format!("{told}, did you mean {}?", meant.variable)),
+                None => self.warnings.push(told),
+            }
         }
     }
 
@@ -198,7 +225,9 @@ impl Layers {
                 String::new()
             }
         };
-        let read = dot_env::parse(&text);
+        let read = dot_env::parse(&text, |name| {
+            name.starts_with(VARIABLE_PREFIX) || settings::variables().any(|known| known == name)
+        });
         for line in read.bad_lines {
             self.problems.push(format!(
                 "{}:{line}: not a line of the form NAME=value",
@@ -218,7 +247,11 @@ impl Layers {
         });
         let may_be_missing = named.is_none();
         let path = named.unwrap_or_else(|| sources.folder.join("orderly.toml"));
-        match read_text(&path) {
+        let read = match path.to_str() {
+            Some(text) => read_named(text),
+            None => read_text(&path),
+        };
+        match read {
             Ok(text) => {
                 let shown = path.display().to_string();
                 self.add_file_text(&text, &Origin::File(path), &shown);
@@ -246,7 +279,7 @@ impl Layers {
                 continue;
             };
             match plain_text(value) {
-                Some(text) => self.set(setting.key, text, origin),
+                Some(text) => self.set(setting.key, &text, origin),
                 None => self.problems.push(format!(
                     "{key} ({shown_path}): must be a text, a number or a boolean"
                 )),
@@ -290,15 +323,23 @@ fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Editors and `echo` end a file with a newline that is no part of the secret.
-fn without_last_newline(mut text: String) -> String {
-    if text.ends_with('\n') {
-        text.pop();
-        if text.ends_with('\r') {
-            text.pop();
+/// A file that a setting names.
+fn read_named(path: &str) -> io::Result<String> {
+    let path = values::path(path.trim()).map_err(io::Error::other)?;
+    read_text(&path)
+}
+
+impl Origin {
+    /// The name by which a setting was given here, with where that was.
+    pub fn name_of(&self, setting: &Setting) -> String {
+        match self {
+            Origin::Flag => format!("--{}", setting.flag().unwrap_or_default()),
+            Origin::Environment | Origin::DotEnv | Origin::Default => {
+                format!("{} ({self})", setting.variable)
+            }
+            Origin::File(_) => format!("{} ({self})", setting.key),
         }
     }
-    text
 }
 
 impl fmt::Display for Origin {

@@ -11,6 +11,7 @@ use tokio_postgres::config::{
     ChannelBinding, Host, LoadBalanceHosts, SslMode, SslNegotiation, TargetSessionAttrs,
 };
 
+use super::values;
 use parts::Parts;
 
 mod parts;
@@ -50,6 +51,8 @@ pub struct PostgresUrl {
     pub roots: Roots,
     /// `postgres://host:port/database`: for people, without user or secrets.
     pub location: String,
+    /// Where a password is looked for that the URL does not hold, when it names a file for that.
+    pub password_file: Option<PathBuf>,
 }
 
 /// What `sslmode` comes to, with libpq's exceptions applied: `require` with a root file is `VerifyCa`, and through a
@@ -117,6 +120,7 @@ struct Reader {
     roots: Option<GivenRoots>,
     connect_time: Option<Duration>,
     unconfirmed_time: Option<Duration>,
+    password_file: Option<PathBuf>,
     ignored: BTreeSet<String>,
 }
 
@@ -150,6 +154,7 @@ impl Reader {
             roots: None,
             connect_time: Some(CONNECT_TIME),
             unconfirmed_time: Some(UNCONFIRMED_TIME),
+            password_file: None,
             ignored: BTreeSet::new(),
         }
     }
@@ -173,7 +178,8 @@ impl Reader {
             // How JDBC says it; libpq takes it for that.
             "ssl" if value == "true" => self.mode = Some(TlsMode::Require),
             "sslrootcert" if value == "system" => self.roots = Some(GivenRoots::System),
-            "sslrootcert" => self.roots = Some(GivenRoots::File(PathBuf::from(value))),
+            "sslrootcert" => self.roots = Some(GivenRoots::File(path(name, &value)?)),
+            "passfile" => self.password_file = Some(path(name, &value)?),
             "sslnegotiation" => drop(self.server.ssl_negotiation(one_of(name, &value, &NEGOTIATIONS)?)),
             "channel_binding" => drop(self.server.channel_binding(one_of(name, &value, &BINDINGS)?)),
             "target_session_attrs" => {
@@ -226,6 +232,7 @@ impl Reader {
             tls,
             roots,
             location,
+            password_file: self.password_file,
         };
         Ok((url, self.ignored.into_iter().collect()))
     }
@@ -367,6 +374,10 @@ fn addresses(value: &str) -> Result<Vec<IpAddr>, String> {
                 .map_err(|_| "hostaddr must be an IP address".to_owned())
         })
         .collect()
+}
+
+fn path(name: &str, value: &str) -> Result<PathBuf, String> {
+    values::path(value).map_err(|problem| format!("{name}: {problem}"))
 }
 
 fn is_socket(host: &str) -> bool {

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::layers::{Layers, Origin};
@@ -65,7 +64,7 @@ impl Layers {
 
 /// Where a server that listens on `listen` is reached from its own machine: an address for everybody is none to call.
 pub fn on_this_machine(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
+    let ip = match listen.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
@@ -149,9 +148,29 @@ impl Reader<'_> {
     }
 
     fn client(&mut self) -> Option<ClientConfig> {
-        let url = self.required("url", values::server_url);
+        let url = match self.layers.get("url") {
+            Some(_) => self.optional("url", values::server_url),
+            None => self.url_of_own_server(),
+        };
         let api_key = self.optional("api_key", values::api_key);
         Some(ClientConfig { url: url?, api_key })
+    }
+
+    /// A server on this machine with the same settings.
+    fn url_of_own_server(&mut self) -> Option<String> {
+        let port = self.number("port", 0..=u16::MAX)?;
+        if port == 0 {
+            self.problem(
+                "port",
+                "is 0, which is any free port: name the server by ORDERLY_URL",
+            );
+            return None;
+        }
+        let host = self.required("host", |host| Ok(without_brackets(host).to_owned()))?;
+        Some(match host.parse() {
+            Ok(ip) => format!("http://{}", on_this_machine(SocketAddr::new(ip, port))),
+            Err(_) => format!("http://{host}:{port}"),
+        })
     }
 
     fn listen(&mut self) -> Option<Vec<SocketAddr>> {
@@ -161,7 +180,8 @@ impl Reader<'_> {
     }
 
     fn database(&mut self) -> Option<Database> {
-        let (url, ignored) = match self.required("database_url", values::database_url)? {
+        self.problems.extend_from_slice(&self.layers.problems_of_store);
+        let (mut url, ignored) = match self.required("database_url", values::database_url)? {
             DatabaseUrl::Sqlite(path) => {
                 if self.layers.get("database_direct_url").is_some() {
                     self.warn_of_no_meaning("database_direct_url");
@@ -171,13 +191,21 @@ impl Reader<'_> {
             DatabaseUrl::Postgres(url, ignored) => (*url, ignored),
         };
         self.warn_of("database_url", &ignored);
+        self.complete("database_url", &mut url);
         let direct = self.optional("database_direct_url", PostgresUrl::parse);
-        let direct = direct.map(|(direct, ignored)| {
+        let direct = direct.map(|(mut direct, ignored)| {
             self.warn_of("database_direct_url", &ignored);
+            self.complete("database_direct_url", &mut direct);
             self.warn_of_no_direct_way(&url, &direct);
             direct
         });
         Some(Database::Postgres(Box::new(PostgresDatabase { url, direct })))
+    }
+
+    /// Looks elsewhere for a password that the URL does not hold.
+    fn complete(&mut self, key: &'static str, url: &mut PostgresUrl) {
+        let warnings = self.layers.passwords.complete(url);
+        self.warn_of(key, &warnings);
     }
 
     fn retry(&mut self) -> Option<RetryPolicy> {
@@ -217,7 +245,7 @@ impl Reader<'_> {
             ];
             values::choice(text, &formats)
         });
-        let dir = self.required("log_dir", |text| Ok(PathBuf::from(text)));
+        let dir = self.required("log_dir", values::path);
         Some(LogConfig {
             filter: filter?,
             format: format?,
@@ -324,26 +352,15 @@ impl Reader<'_> {
     /// The name by which the operator gave the setting, with where that was.
     fn name(&self, key: &'static str) -> String {
         let setting = Setting::by_key(key).expect("keys are written out in this file and tested");
-        let origin = self
-            .layers
-            .get(key)
-            .map_or(&Origin::Default, |value| &value.origin);
-        match origin {
-            Origin::Flag => format!("--{}", setting.flag().unwrap_or_default()),
-            Origin::Environment | Origin::DotEnv | Origin::Default => {
-                format!("{} ({origin})", setting.variable)
-            }
-            Origin::File(_) => format!("{key} ({origin})"),
-        }
+        let value = self.layers.get(key);
+        value
+            .map_or(&Origin::Default, |value| &value.origin)
+            .name_of(setting)
     }
 }
 
 fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-    let plain = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
-    let addresses: BTreeSet<SocketAddr> = (plain, port)
+    let addresses: BTreeSet<SocketAddr> = (without_brackets(host), port)
         .to_socket_addrs()
         .map_err(|error| format!("`{host}` has no address: {error}"))?
         .collect();
@@ -351,6 +368,11 @@ fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         return Err(format!("`{host}` has no address"));
     }
     Ok(addresses.into_iter().collect())
+}
+
+fn without_brackets(host: &str) -> &str {
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.unwrap_or(host)
 }
 
 /// `::ffff:127.0.0.1` is this machine as well.

@@ -25,6 +25,8 @@ pub enum Secrecy {
     Public,
     /// A URL that may carry a password: shown without it, can come from a file.
     Url,
+    /// A URL that may carry a secret anywhere: shown by scheme, host and port, can come from a file.
+    Address,
     /// Never shown, can come from a file, has no flag: a command line is there for all to see.
     Secret,
 }
@@ -51,13 +53,13 @@ const fn setting(key: &'static str, variable: &'static str, secrecy: Secrecy, au
 /// In the order of `orderly.default.toml`.
 pub const SETTINGS: [Setting; 34] = {
     use Audience::{Client, Server, Store};
-    use Secrecy::{Public, Secret, Url};
+    use Secrecy::{Address, Public, Secret, Url};
     [
         setting("host", "HOST", Public, Server),
         setting("port", "PORT", Public, Server),
         setting("database_url", "DATABASE_URL", Url, Store),
         setting("database_direct_url", "DATABASE_DIRECT_URL", Url, Store),
-        setting("redis_url", "REDIS_URL", Url, Server),
+        setting("redis_url", "REDIS_URL", Address, Server),
         setting("idle_sleep", "ORDERLY_IDLE_SLEEP", Public, Server),
         setting("migrate", "ORDERLY_MIGRATE", Public, Server),
         setting("concurrency", "ORDERLY_CONCURRENCY", Public, Server),
@@ -69,7 +71,7 @@ pub const SETTINGS: [Setting; 34] = {
         setting("lease", "ORDERLY_LEASE", Public, Server),
         setting("attempt_timeout", "ORDERLY_ATTEMPT_TIMEOUT", Public, Server),
         setting("processor", "ORDERLY_PROCESSOR", Public, Server),
-        setting("processor_url", "ORDERLY_PROCESSOR_URL", Url, Server),
+        setting("processor_url", "ORDERLY_PROCESSOR_URL", Address, Server),
         setting("processor_secret", "ORDERLY_PROCESSOR_SECRET", Secret, Server),
         setting(
             "processor_connect_timeout",
@@ -118,7 +120,7 @@ impl Setting {
     /// The long flag without its dashes; secrets have none.
     pub fn flag(&self) -> Option<String> {
         match self.secrecy {
-            Secrecy::Public | Secrecy::Url => Some(self.key.replace('_', "-")),
+            Secrecy::Public | Secrecy::Url | Secrecy::Address => Some(self.key.replace('_', "-")),
             Secrecy::Secret => None,
         }
     }
@@ -127,7 +129,7 @@ impl Setting {
     pub fn file_variable(&self) -> Option<String> {
         match self.secrecy {
             Secrecy::Public => None,
-            Secrecy::Url | Secrecy::Secret => Some(format!("{}_FILE", self.variable)),
+            Secrecy::Url | Secrecy::Address | Secrecy::Secret => Some(format!("{}_FILE", self.variable)),
         }
     }
 
@@ -147,12 +149,54 @@ impl Setting {
     }
 }
 
-/// The known name that an unknown one was probably meant to be.
+/// Opens the server to everybody on the network: nobody is led to it by a slip of the finger.
+pub const OPENS_THE_SERVER: &str = "open";
+
+/// What an unknown variable was probably meant to be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Meant {
+    pub variable: String,
+    /// It names the store: whoever goes on without it works on another one.
+    pub names_the_store: bool,
+}
+
+/// The setting that an unknown variable was probably meant for: one of that name without the prefix or by its key in the
+/// file, else the one with the most similar name.
+pub fn meant_by(unknown: &str) -> Option<Meant> {
+    let bare = without_prefix(unknown);
+    let by_name = variables().find(|known| known == bare);
+    let by_key = || {
+        let mut settings = SETTINGS.iter();
+        settings
+            .find(|setting| setting.key.eq_ignore_ascii_case(bare))
+            .map(|setting| setting.variable.to_owned())
+    };
+    let similar = || {
+        let known = variables().map(|known| without_prefix(&known).to_owned());
+        let similar = suggestion(bare, known)?;
+        variables().find(|known| without_prefix(known) == similar)
+    };
+    let variable = by_name.or_else(by_key).or_else(similar)?;
+    let store = Setting::by_key("database_url")?;
+    let names_the_store = variable == store.variable || Some(&variable) == store.file_variable().as_ref();
+    let opens = Setting::by_key(OPENS_THE_SERVER)?.variable == variable;
+    (!opens).then_some(Meant {
+        variable,
+        names_the_store,
+    })
+}
+
+fn without_prefix(name: &str) -> &str {
+    name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name)
+}
+
+/// The known name that an unknown one was probably meant to be; never the one that opens the server.
 pub fn suggestion(unknown: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
     /// Below this Jaro-Winkler similarity two names of this table have little more than a word in common.
     const SIMILARITY_MIN: f64 = 0.85;
     known
         .into_iter()
+        .filter(|name| !name.eq_ignore_ascii_case(OPENS_THE_SERVER))
         .map(|name| (strsim::jaro_winkler(unknown, &name), name))
         .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
         .max_by(|(left, _), (right, _)| left.total_cmp(right))
@@ -195,13 +239,38 @@ mod tests {
 
     #[test]
     fn a_misspelt_name_is_recognised() {
-        let suggested = |name: &str| suggestion(name, variables());
-        assert_eq!(
-            suggested("ORDERLY_CONCURENCY").as_deref(),
-            Some("ORDERLY_CONCURRENCY")
-        );
+        let meant = |name: &str| meant_by(name).map(|meant| (meant.variable, meant.names_the_store));
+        for (name, variable, names_the_store) in [
+            ("ORDERLY_CONCURENCY", "ORDERLY_CONCURRENCY", false),
+            ("ORDERLY_HOST", "HOST", false),
+            ("ORDERLY_HSOT", "HOST", false),
+            ("ORDERLY_PORT", "PORT", false),
+            ("ORDERLY_REDIS_URL", "REDIS_URL", false),
+            ("ORDERLY_RUST_LOG", "RUST_LOG", false),
+            ("ORDERLY_LOG_FILTER", "RUST_LOG", false),
+            ("ORDERLY_DATABASE_DIRECT_URL", "DATABASE_DIRECT_URL", false),
+            ("ORDERLY_DATABASE_URL", "DATABASE_URL", true),
+            ("ORDERLY_DATABASE_URL_FILE", "DATABASE_URL_FILE", true),
+            ("ORDERLY_DATABASE_URI", "DATABASE_URL", true),
+            ("ORDERLY_DATABASE", "DATABASE_URL", true),
+        ] {
+            assert_eq!(
+                meant(name),
+                Some((variable.to_owned(), names_the_store)),
+                "{name}"
+            );
+        }
+        assert_eq!(meant("ORDERLY_COLOUR_OF_THE_SKY"), None);
         let keys = || SETTINGS.iter().map(|setting| setting.key.to_owned());
         assert_eq!(suggestion("prot", keys()).as_deref(), Some("port"));
         assert_eq!(suggestion("colour", keys()), None);
+        for name in ["opn", "opne", "opens"] {
+            assert_ne!(suggestion(name, keys()).as_deref(), Some("open"), "{name}");
+            let variable = format!("ORDERLY_{}", name.to_uppercase());
+            assert_ne!(
+                meant(&variable).map(|(name, _)| name).as_deref(),
+                Some("ORDERLY_OPEN")
+            );
+        }
     }
 }

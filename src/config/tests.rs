@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 
+mod names;
 mod processor;
 mod retention;
 
@@ -263,7 +264,7 @@ fn nothing_shows_a_secret() {
 
 #[test]
 fn an_unreadable_line_is_named_by_its_number() {
-    let problem = given().file(".env", "PORT=1\n\nthis is no setting\n").problem();
+    let problem = given().file(".env", "PORT=1\n\nPORT is 5\n").problem();
     assert!(problem.contains(".env:3: "), "{problem}");
     let problem = given().file("orderly.toml", "port = 1\nhost = \n").problem();
     assert!(problem.contains("orderly.toml:2: "), "{problem}");

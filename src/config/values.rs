@@ -14,6 +14,10 @@ const API_KEY_CHARS_MAX: usize = 1024;
 
 const NOT_SHOWN: &str = "[not shown]";
 
+/// What is wrong with a value that holds one.
+pub const CONTROL_CHARACTER: &str =
+    "a control character stands in it, such as a newline or a tab: take it out";
+
 pub fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!(
@@ -88,7 +92,9 @@ pub enum DatabaseUrl {
     Postgres(Box<PostgresUrl>, Vec<String>),
 }
 
+/// Blanks and newlines at its ends are no part of it.
 pub fn database_url(text: &str) -> Result<DatabaseUrl, String> {
+    let text = text.trim();
     let (scheme, rest) = text.split_once(':').unwrap_or(("", ""));
     match scheme {
         "sqlite" => sqlite_path(rest).map(DatabaseUrl::Sqlite),
@@ -112,7 +118,22 @@ fn sqlite_path(rest: &str) -> Result<PathBuf, String> {
     if path.contains('?') {
         return Err("options after `?` are not supported: write sqlite:PATH".to_owned());
     }
-    Ok(PathBuf::from(path))
+    let file = self::path(path)?;
+    if path.ends_with('/') || file.file_name().is_none() {
+        return Err("names a folder: add the name of the file, as in sqlite:data/orderly.db".to_owned());
+    }
+    Ok(file)
+}
+
+/// A path that means the same to this program as to a reader.
+pub fn path(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with('~') {
+        return Err("only a shell knows what `~` stands for: write the path in full".to_owned());
+    }
+    if text.contains(char::is_control) {
+        return Err(CONTROL_CHARACTER.to_owned());
+    }
+    Ok(PathBuf::from(text))
 }
 
 pub fn api_key(text: &str) -> Result<Secret, String> {
@@ -134,6 +155,17 @@ pub fn server_url(text: &str) -> Result<String, String> {
         Some(rest) if !rest.is_empty() => Ok(text.trim_end_matches('/').to_owned()),
         _ => Err("not a URL of the form http://HOST:PORT".to_owned()),
     }
+}
+
+/// Scheme, host and port of a URL: all of it that holds no secret, whatever its owner hides in path, query or user name.
+pub fn address_of(url: &str) -> String {
+    let parsed = reqwest::Url::parse(url).ok();
+    let address = parsed.and_then(|url| {
+        let (scheme, host) = (url.scheme(), url.host_str()?);
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        Some(format!("{scheme}://{host}{port}"))
+    });
+    address.unwrap_or_else(|| NOT_SHOWN.to_owned())
 }
 
 /// A URL as it may be shown: `***` for its password, before the host or among the parameters. What is no URL, or
@@ -241,6 +273,9 @@ mod tests {
             ("sqlite://data/orderly.db", "data/orderly.db"),
             ("sqlite:/var/lib/orderly.db", "/var/lib/orderly.db"),
             ("sqlite:///var/lib/orderly.db", "/var/lib/orderly.db"),
+            ("sqlite:data/orderly.db\n", "data/orderly.db"),
+            (" \tsqlite:data/orderly.db \r\n", "data/orderly.db"),
+            ("sqlite:data/a b.db", "data/a b.db"),
         ] {
             assert_eq!(
                 database_url(url),
@@ -253,6 +288,11 @@ mod tests {
             "sqlite://",
             "sqlite::memory:",
             "sqlite:a.db?mode=ro",
+            "sqlite:~/orderly.db",
+            "sqlite:data/",
+            "sqlite:///",
+            "sqlite:..",
+            "sqlite:a\nb.db",
             "orderly.db",
             "",
         ] {
@@ -270,6 +310,23 @@ mod tests {
         ] {
             let error = database_url(url).unwrap_err();
             assert!(!error.contains("hunter2"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_address_of_a_url_holds_no_secret() {
+        for (url, shown) in [
+            (
+                "https://hunter2@shop.example/hunter2?code=hunter2",
+                "https://shop.example",
+            ),
+            ("http://me:hunter2@127.0.0.1:8000/", "http://127.0.0.1:8000"),
+            ("http://[::1]:8000/in", "http://[::1]:8000"),
+            ("redis://:hunter2@host:6379/0", "redis://host:6379"),
+            ("hunter2", "[not shown]"),
+            ("", "[not shown]"),
+        ] {
+            assert_eq!(address_of(url), shown);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A harness that goes on where another stopped, on a PostgreSQL database into which the store was copied.
 
-use orderly::config::{Database, PostgresDatabase};
+use orderly::config::{Database, PasswordSources, PostgresDatabase};
 use orderly::store::copy::{Copied, CopyError, copy};
 
 use super::{Harness, Home};
@@ -34,7 +34,7 @@ impl Harness {
 }
 
 fn postgres_database(url: &str) -> PostgresDatabase {
-    match Database::parse(url) {
+    match Database::parse(url, &PasswordSources::default()) {
         Ok((Database::Postgres(database), _)) => *database,
         other => panic!("a URL of the tests' own is {other:?}"),
     }

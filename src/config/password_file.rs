@@ -1,0 +1,275 @@
+//! Finds a database password that the URL does not hold: in `PGPASSWORD`, then in the password file, with libpq's rules
+//! (<https://www.postgresql.org/docs/current/libpq-pgpass.html>). What else a URL says is left to `postgres_url.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tokio_postgres::config::Host;
+
+use super::{PostgresUrl, Secret};
+
+/// The name of the password file in the home folder.
+const FILE_NAME: &str = ".pgpass";
+/// Others could read the password otherwise: libpq ignores a file with any of these rights.
+const RIGHTS_OF_OTHERS: u32 = 0o077;
+/// The folders in which libpq's builds look for a socket when no host is named; the file calls such a host `localhost`.
+const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+const LOCALHOST: &str = "localhost";
+
+/// Where a password may be found.
+#[derive(Clone, Debug, Default)]
+pub struct PasswordSources {
+    /// `PGPASSWORD`
+    password: Option<Secret>,
+    /// `PGPASSFILE`
+    file: Option<PathBuf>,
+    home: Option<PathBuf>,
+    /// The user of a URL without one.
+    user: Option<String>,
+}
+
+impl PasswordSources {
+    /// Those of the process; what is missing there may stand in `.env`.
+    pub fn of(environment: &BTreeMap<String, OsString>, dot_env: &BTreeMap<String, OsString>) -> Self {
+        let variable = |name: &str| {
+            let layers = [environment, dot_env].into_iter();
+            let mut values = layers.filter_map(|variables| variables.get(name));
+            values.find(|value| !value.is_empty()).cloned()
+        };
+        PasswordSources {
+            password: variable("PGPASSWORD")
+                .and_then(|value| value.into_string().ok())
+                .map(Secret::new),
+            file: variable("PGPASSFILE").map(PathBuf::from),
+            home: environment.get("HOME").map(PathBuf::from),
+            user: environment
+                .get("USER")
+                .and_then(|user| user.clone().into_string().ok()),
+        }
+    }
+
+    /// Gives the URL the password it lacks. Answers what its operator should know.
+    pub fn complete(&self, url: &mut PostgresUrl) -> Vec<String> {
+        if url.server.get_password().is_some() {
+            return Vec::new();
+        }
+        if let Some(password) = &self.password {
+            url.server.password(password.expose());
+            return Vec::new();
+        }
+        let named = url.password_file.as_ref().or(self.file.as_ref());
+        let Some(path) = named
+            .cloned()
+            .or_else(|| Some(self.home.as_ref()?.join(FILE_NAME)))
+        else {
+            return Vec::new();
+        };
+        let text = match read_private(&path) {
+            Ok(text) => text,
+            Err(warning) => return warning.into_iter().collect(),
+        };
+        let found: BTreeSet<Vec<u8>> = self
+            .servers(url)
+            .iter()
+            .filter_map(|server| password_for(server, &text))
+            .collect();
+        let warnings = if found.len() > 1 {
+            vec![format!(
+                "{} holds different passwords for the hosts of the URL: only one is tried",
+                path.display()
+            )]
+        } else {
+            Vec::new()
+        };
+        if let Some(password) = found.into_iter().next() {
+            url.server.password(password);
+        }
+        warnings
+    }
+
+    /// Host, port, database and user of each server of the URL, as the file names them.
+    fn servers(&self, url: &PostgresUrl) -> Vec<[String; 4]> {
+        let server = &url.server;
+        let user = server.get_user().map(str::to_owned).or_else(|| self.user.clone());
+        let user = user.unwrap_or_default();
+        let database = server.get_dbname().unwrap_or(&user);
+        let ports = server.get_ports().iter().cycle();
+        let host = |host: &Host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(folder) if SOCKET_FOLDERS.iter().any(|known| folder == Path::new(known)) => {
+                LOCALHOST.to_owned()
+            }
+            Host::Unix(folder) => folder.display().to_string(),
+        };
+        let hosts = server.get_hosts().iter().map(host);
+        hosts
+            .zip(ports)
+            .map(|(host, port)| [host, port.to_string(), database.to_owned(), user.clone()])
+            .collect()
+    }
+}
+
+/// The text of a file that nobody else can read. Otherwise a warning, or none where there is no file.
+fn read_private(path: &Path) -> Result<String, Option<String>> {
+    let ignored = |reason: &str| Some(format!("the password file {} {reason}", path.display()));
+    let found = match fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(None),
+        Err(error) => return Err(ignored(&format!("cannot be read and is ignored: {error}"))),
+    };
+    if !found.is_file() {
+        return Err(ignored("is not a plain file and is ignored"));
+    }
+    if found.permissions().mode() & RIGHTS_OF_OTHERS != 0 {
+        return Err(ignored("can be read by others and is ignored: chmod 600 it"));
+    }
+    fs::read_to_string(path).map_err(|error| ignored(&format!("cannot be read and is ignored: {error}")))
+}
+
+/// The password of the first line that fits; `None` where that is empty.
+fn password_for(server: &[String; 4], text: &str) -> Option<Vec<u8>> {
+    let mut lines = text.lines().filter(|line| !line.starts_with('#'));
+    let password = lines.find_map(|line| {
+        let mut rest = line;
+        for wanted in server {
+            let (field, after) = split_field(rest)?;
+            if field != "*" && unescaped(field) != *wanted {
+                return None;
+            }
+            rest = after;
+        }
+        // A password may be followed by further fields, for later versions of the form.
+        let password = split_field(rest).map_or(rest, |(password, _)| password);
+        Some(unescaped(password).into_bytes())
+    });
+    password.filter(|password| !password.is_empty())
+}
+
+/// Splits at the first colon without a backslash before it.
+fn split_field(text: &str) -> Option<(&str, &str)> {
+    let mut escaped = false;
+    for (at, character) in text.char_indices() {
+        match character {
+            ':' if !escaped => return Some((&text[..at], &text[at + 1..])),
+            '\\' => escaped = !escaped,
+            _ => escaped = false,
+        }
+    }
+    None
+}
+
+fn unescaped(field: &str) -> String {
+    let mut characters = field.chars();
+    let mut text = String::with_capacity(field.len());
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => text.extend(characters.next()),
+            plain => text.push(plain),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn password(url: &str, file: &str) -> Option<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("passwords");
+        fs::write(&path, file).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let sources = PasswordSources {
+            file: Some(path),
+            user: Some("me".to_owned()),
+            ..PasswordSources::default()
+        };
+        let (mut url, _) = PostgresUrl::parse(url).unwrap();
+        assert_eq!(sources.complete(&mut url), [""; 0]);
+        let password = url.server.get_password()?;
+        Some(String::from_utf8(password.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn the_first_line_that_fits_gives_the_password() {
+        for (line, expected) in [
+            ("host:5432:db:shop:right", Some("right")),
+            ("*:*:*:*:right", Some("right")),
+            (
+                "# *:*:*:*:no\nother:5432:db:shop:no\nhost:*:db:shop:right",
+                Some("right"),
+            ),
+            ("host:5432:db:shop:a\\:b\\\\c", Some("a:b\\c")),
+            ("host:5432:db:shop:right:more", Some("right")),
+            ("host:5433:db:shop:no", None),
+            ("host:5432:db:other:no", None),
+            ("host:5432:db:shop:", None),
+            ("host:5432:db", None),
+            ("", None),
+        ] {
+            let found = password("postgres://shop@host/db", line);
+            assert_eq!(found.as_deref(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_socket_of_the_usual_folder_is_localhost() {
+        let url = "postgres:///db?host=/var/run/postgresql";
+        assert_eq!(
+            password(url, "localhost:5432:db:me:right").as_deref(),
+            Some("right")
+        );
+        let url = "postgres:///db?host=/run/other";
+        assert_eq!(
+            password(url, "localhost:*:db:me:no\n/run/other:*:*:*:right").as_deref(),
+            Some("right")
+        );
+        assert_eq!(
+            password("postgres://host", "host:*:me:me:right").as_deref(),
+            Some("right")
+        );
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_ignored_with_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("passwords");
+        fs::write(&path, "*:*:*:*:right").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        for (file, warned) in [
+            (path, "can be read by others"),
+            (folder.path().to_owned(), "is not a plain file"),
+        ] {
+            let sources = PasswordSources {
+                file: Some(file),
+                ..PasswordSources::default()
+            };
+            let (mut url, _) = PostgresUrl::parse("postgres://me@host/db").unwrap();
+            let warnings = sources.complete(&mut url);
+            assert!(warnings[0].contains(warned), "{warnings:?}");
+            assert_eq!(url.server.get_password(), None);
+        }
+    }
+
+    #[test]
+    fn the_variable_wins_over_the_file_and_the_url_over_both() {
+        let sources = PasswordSources {
+            password: Some(Secret::new("variable".to_owned())),
+            ..PasswordSources::default()
+        };
+        for (url, expected) in [
+            ("postgres://me@host/db", "variable"),
+            ("postgres://me:@host/db", "variable"),
+            ("postgres://me:own@host/db", "own"),
+        ] {
+            let (mut url, _) = PostgresUrl::parse(url).unwrap();
+            sources.complete(&mut url);
+            assert_eq!(url.server.get_password(), Some(expected.as_bytes()));
+        }
+        assert!(!format!("{sources:?}").contains("variable"));
+    }
+}
