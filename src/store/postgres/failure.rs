@@ -61,13 +61,15 @@ impl Failure {
 
     /// Of an attempt to connect.
     pub fn of_connecting(error: &tokio_postgres::Error) -> Failure {
-        let text = describe(error).into();
-        match error.code().map(SqlState::code) {
-            // A password or a user that is wrong, a database that does not exist, a right that is missing.
-            Some(code) if code.starts_with("28") || ["3D000", "42501"].contains(&code) => {
-                Failure::Refused(text)
-            }
-            Some(_) | None => Failure::Unavailable(text),
+        let text = describe(error);
+        let for_good = match error.code() {
+            Some(code) => refuses_for_good(code.code(), &text),
+            None => cannot_succeed(error),
+        };
+        match for_good {
+            true if text.ends_with(NO_PASSWORD) => Failure::Refused(NO_PASSWORD_TOLD.into()),
+            true => Failure::Refused(text.into()),
+            false => Failure::Unavailable(text.into()),
         }
     }
 
@@ -197,6 +199,46 @@ impl Failure {
             known => known,
         }
     }
+}
+
+/// How the driver says that the server wants a password and it has none, and how that is told to people.
+const NO_PASSWORD: &str = "password missing";
+const NO_PASSWORD_TOLD: &str =
+    "the server wants a password and there is none: put it into the URL, PGPASSWORD or ~/.pgpass";
+/// How the driver says that it must encrypt and the server cannot.
+const NO_TLS: &str = "server does not support TLS";
+/// What `PgBouncer` says for good; it says everything with one code, also what passes.
+const POOLER_REFUSALS: [&str; 3] = [
+    "unsupported startup parameter",
+    "no such database",
+    "no such user",
+];
+
+/// Whether the answer to a connection is one that only a change of settings will change.
+fn refuses_for_good(code: &str, text: &str) -> bool {
+    // A password or a user that is wrong, a database that does not exist, a right that is missing.
+    code.starts_with("28")
+        || ["3D000", "42501"].contains(&code)
+        || (code == "08P01" && POOLER_REFUSALS.iter().any(|refusal| text.contains(refusal)))
+}
+
+/// Whether the driver ended an attempt for a reason that stays: a password that is missing, a way to prove it that it
+/// does not know, TLS that the server does not speak, a certificate that does not verify.
+fn cannot_succeed(error: &tokio_postgres::Error) -> bool {
+    let said = error.to_string();
+    let by_driver = ["invalid configuration", "authentication error"];
+    if by_driver.iter().any(|start| said.starts_with(start)) {
+        return true;
+    }
+    let mut sources = std::iter::successors(error.source(), |source| (*source).source());
+    sources.any(|source| {
+        let io = source
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        let inner = io.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let tls = source.downcast_ref::<rustls::Error>().or(inner);
+        matches!(tls, Some(rustls::Error::InvalidCertificate(_))) || source.to_string() == NO_TLS
+    })
 }
 
 /// The server's own words where there are some; they hold no values of ours but keys of an index.
