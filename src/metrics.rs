@@ -296,7 +296,7 @@ impl Metrics {
         );
         to.register(
             "log_lines_dropped",
-            "Log lines lost because the disk was slower",
+            "Log lines lost: a disk was full or slow, or nobody read stdout",
             self.log_lines_dropped.clone(),
         );
     }

@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -19,8 +21,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::config::{LogConfig, LogFormat};
 
+mod lines;
 mod requests;
 
+use lines::{Lines, LogFile};
 use requests::NamesRequests;
 pub use requests::RequestLog;
 
@@ -36,9 +40,12 @@ const NEWEST_NAME: &str = "app.log";
 pub const START_TARGET: &str = "orderly::start";
 
 /// Keep it until the end of the process: dropping it writes what still waits.
+#[derive(Default)]
 pub struct Telemetry {
     guards: Vec<WorkerGuard>,
     dropped: Vec<ErrorCounter>,
+    /// Lines that a disk or a reader refused.
+    lost: Arc<AtomicU64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +60,10 @@ pub enum TelemetryError {
 /// warning. From here on, panics are log lines too.
 pub fn start(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
     let filter = filter(&log.filter)?;
-    let mut telemetry = Telemetry {
-        guards: Vec::new(),
-        dropped: Vec::new(),
-    };
+    let mut telemetry = Telemetry::default();
     let stdout = stdout_layer(log.format, telemetry.unhurried("log-stdout", io::stdout()));
-    let (file, refused) = match daily_file(&log.dir) {
-        Ok(appender) => (Some(json_layer(telemetry.unhurried("log-file", appender))), None),
+    let (file, refused) = match LogFile::open(&log.dir) {
+        Ok(file) => (Some(json_layer(telemetry.unhurried("log-file", file))), None),
         Err(error) => (None, Some(error)),
     };
     tracing_subscriber::registry()
@@ -91,12 +95,10 @@ pub fn start_on_stderr() -> Result<(), TelemetryError> {
 }
 
 impl Telemetry {
-    /// Lines dropped since the start because whoever takes them was slower.
-    pub fn dropped_lines(&self) -> u64 {
-        self.dropped
-            .iter()
-            .map(|counter| counter.dropped_lines() as u64)
-            .sum()
+    /// Lines lost since the start: whoever takes them was slower, or took them no more.
+    pub fn lost_lines(&self) -> u64 {
+        let dropped = self.dropped.iter().map(|counter| counter.dropped_lines() as u64);
+        dropped.sum::<u64>() + self.lost.load(Ordering::Relaxed)
     }
 
     /// A writer that never makes a caller wait.
@@ -105,7 +107,7 @@ impl Telemetry {
             .buffered_lines_limit(LINES_WAITING_MAX)
             .lossy(true)
             .thread_name(thread_name)
-            .finish(writer);
+            .finish(Lines::new(writer, self.lost.clone()));
         self.guards.push(guard);
         self.dropped.push(writer.error_counter());
         writer
@@ -258,10 +260,7 @@ mod tests {
     fn the_start_is_told_whatever_the_filter_unless_the_log_is_off() {
         let told = |directives: &str| {
             let dir = tempfile::tempdir().unwrap();
-            let mut telemetry = Telemetry {
-                guards: Vec::new(),
-                dropped: Vec::new(),
-            };
+            let mut telemetry = Telemetry::default();
             let layer = json_layer(telemetry.unhurried("test", daily_file(dir.path()).unwrap()));
             let log = tracing_subscriber::registry()
                 .with(layer)
@@ -283,10 +282,7 @@ mod tests {
     #[test]
     fn a_json_line_has_its_fields_beside_its_message_and_its_spans() {
         let dir = tempfile::tempdir().unwrap();
-        let mut telemetry = Telemetry {
-            guards: Vec::new(),
-            dropped: Vec::new(),
-        };
+        let mut telemetry = Telemetry::default();
         let writer = telemetry.unhurried("test", daily_file(dir.path()).unwrap());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(json_layer(writer)), || {
             let span = tracing::info_span!("request", request.id = "r1");

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio::time::Instant;
 
 use super::Verdict;
 use super::failure::{Failure, chain};
@@ -12,8 +13,10 @@ use crate::config::Loaded;
 use crate::metrics::Metrics;
 use crate::telemetry::{self, Telemetry};
 
-/// How soon dropped log lines show in the metrics.
-const DROPPED_LINES_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon lost log lines show in the metrics.
+const LOST_LINES_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two lines that tell of lost ones: where one log loses them, the other may still be read.
+const LOST_LINES_TOLD_INTERVAL: Duration = Duration::from_mins(1);
 /// How long work on other threads may go on once serving has ended, such as a file system that does not answer.
 /// Orders do not wait for it: what must be kept was kept before.
 const LAST_WORK_TIME: Duration = Duration::from_secs(1);
@@ -38,7 +41,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let serving = async {
         tokio::select! {
             served = crate::serve::run(config, metrics.clone()) => served,
-            never = count_dropped_lines(&telemetry, &metrics) => match never {},
+            never = count_lost_lines(&telemetry, &metrics) => match never {},
         }
     };
     let served = run_to_its_end(runtime, serving, LAST_WORK_TIME);
@@ -57,14 +60,23 @@ fn run_to_its_end<T>(runtime: Runtime, main: impl Future<Output = T>, last_work_
     ended
 }
 
-async fn count_dropped_lines(telemetry: &Telemetry, metrics: &Metrics) -> Infallible {
-    let mut interval = tokio::time::interval(DROPPED_LINES_INTERVAL);
+async fn count_lost_lines(telemetry: &Telemetry, metrics: &Metrics) -> Infallible {
+    let mut interval = tokio::time::interval(LOST_LINES_INTERVAL);
     let mut counted = 0;
+    let mut told_at: Option<Instant> = None;
     loop {
         interval.tick().await;
-        let dropped = telemetry.dropped_lines();
-        metrics.log_lines_dropped.inc_by(dropped - counted);
-        counted = dropped;
+        let lost = telemetry.lost_lines();
+        metrics.log_lines_dropped.inc_by(lost - counted);
+        let is_told = told_at.is_some_and(|at| at.elapsed() < LOST_LINES_TOLD_INTERVAL);
+        if lost > counted && !is_told {
+            tracing::warn!(
+                lost,
+                "log lines are lost: the disk of the log is full, or whoever reads the log is too slow"
+            );
+            told_at = Some(Instant::now());
+        }
+        counted = lost;
     }
 }
 
