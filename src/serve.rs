@@ -26,6 +26,7 @@ use crate::store::{GiveBack, Store, StoreError, StoreHealth};
 use crate::telemetry;
 use crate::worker::{Worker, WorkerSettings};
 
+mod clock;
 mod joining;
 mod processing;
 mod signals;
@@ -58,7 +59,7 @@ pub enum ServeError {
     StoreFailed(String),
 }
 
-/// Serves until SIGTERM or SIGINT, drains, and returns; a second signal gives unfinished orders back at once.
+/// Serves until SIGTERM, SIGINT, SIGQUIT or SIGHUP, drains, and returns; a second signal gives unfinished orders back at once.
 pub async fn run(config: Config, metrics: Metrics) -> Result<(), ServeError> {
     let processor = processing::processor(&config)?;
     let by = processing::by_whom(&config.processor);
@@ -93,6 +94,7 @@ async fn serve(
         },
     )
     .await?;
+    clock::compare(&*store, &config.database).await;
     let started = match processor {
         Some(processor) => Server::start(&config, store.clone(), processor, metrics).await,
         None => Server::start_for_workers(&config, store.clone(), metrics).await,
@@ -125,7 +127,6 @@ async fn serve(
         return Ok(());
     };
     tracing::error!(%reason, "the store failed: nothing more is accepted, this process ends");
-    // Answers that are on their way may leave.
     tokio::time::sleep(LAST_ANSWERS_TIME).await;
     Err(ServeError::StoreFailed(reason))
 }

@@ -66,6 +66,17 @@ pub trait Snapshot: Send {
     async fn damage(&mut self) -> Result<Vec<String>, StoreError>;
 }
 
+/// The latest time in the store that its nodes wrote: a heartbeat, or the last event of the last order.
+pub async fn newest_time(snapshot: &mut dyn Snapshot) -> Result<Option<Timestamp>, StoreError> {
+    let nodes = snapshot.queue().await?.nodes;
+    let heartbeat = nodes.iter().map(|node| node.heartbeat_at).max();
+    let last = snapshot.last_order_id().await?;
+    // Empty where retention took out the last order.
+    let record = snapshot.orders_after(Some(OrderId(last.0 - 1)), 1).await?.pop();
+    let event = record.and_then(|record| Some(record.events.last()?.event.at));
+    Ok(heartbeat.max(event))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StartRule {
     pub ordering: Ordering,
