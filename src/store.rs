@@ -22,6 +22,7 @@ mod health;
 mod migrations;
 pub mod open;
 pub mod postgres;
+pub mod probe;
 mod reads;
 pub mod snapshot;
 pub mod sqlite;

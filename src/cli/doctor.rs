@@ -8,10 +8,12 @@ use super::flags::{Flags, Server};
 use super::{Verdict, output};
 use crate::config::{Layers, Shown};
 
+mod advice;
 mod agreement;
 mod breaker;
 mod disk;
 mod feed;
+mod log;
 mod processor;
 mod server;
 mod store;
@@ -109,9 +111,12 @@ async fn examine(layers: &Layers) -> Vec<Check> {
     // Its warnings are among those of the whole.
     if let Ok((database, _)) = layers.database() {
         checks.extend(disk::check(&database));
-        checks.extend(store::check(&database).await);
+        // A start migrates unless it is told otherwise; what it was told cannot be read here.
+        let migrates = loaded.as_ref().map_or(true, |loaded| loaded.config.migrate);
+        checks.extend(store::check(&database, migrates).await);
     }
     if let Ok(loaded) = &loaded {
+        checks.push(log::check(&loaded.config.log.dir));
         checks.extend(processor::check(&loaded.config).await);
         checks.push(server::check(&loaded.config).await);
     }

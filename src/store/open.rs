@@ -115,6 +115,17 @@ pub async fn migrate(database: &Database, dry_run: bool) -> Result<Vec<Migration
     }
 }
 
+/// Tries out what the first start does where there is no store yet: making its folder or its schema. Leaves nothing behind.
+pub async fn rehearse(database: &Database) -> Result<(), OpenError> {
+    match database {
+        Database::Sqlite(path) => {
+            let path = path.clone();
+            blocking(location(database), move || sqlite::migrations::rehearse(&path)).await
+        }
+        Database::Postgres(database) => postgres::rehearse(database).await,
+    }
+}
+
 /// Refuses where there is no store, or a server runs on it, where that can be told; its schema may be an older one.
 pub async fn require_unused(database: &Database) -> Result<(), OpenError> {
     match database {

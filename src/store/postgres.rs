@@ -55,7 +55,7 @@ mod turns;
 mod unanswered;
 mod view;
 
-pub use commands::{migrate, open_offline, open_snapshot};
+pub use commands::{migrate, open_offline, open_snapshot, rehearse};
 pub(super) use import::Import;
 pub use restored::{renew_feed, require_unused};
 pub use tls::connector as tls_connector;

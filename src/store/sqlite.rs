@@ -29,7 +29,7 @@ mod connection;
 mod failure;
 mod group;
 mod listing;
-mod migrations;
+pub(super) mod migrations;
 mod nodes;
 mod outside;
 mod points;

@@ -18,7 +18,12 @@ pub async fn check(config: &Config) -> Option<Check> {
     let host = url.host_str()?.trim_matches(['[', ']']);
     let connect = TcpStream::connect((host, url.port_or_known_default()?));
     let problem = match timeout(service.connect_timeout, connect).await {
-        Ok(Ok(_)) => return Some(Check::ok(NAME, format!("{} can be reached", service.url))),
+        Ok(Ok(_)) => {
+            return Some(Check::ok(
+                NAME,
+                format!("{} takes connections; no order was sent to it", service.url),
+            ));
+        }
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no connection within {:?}", service.connect_timeout),
     };

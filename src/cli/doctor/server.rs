@@ -24,11 +24,18 @@ pub async fn check(config: &Config) -> Check {
         Ok((status, body)) if status.is_success() => {
             Check::ok(NAME, format!("ready at http://{address}: {}", shown(&body)))
         }
-        Ok((status, body)) => Check::fail(
-            NAME,
-            format!("not ready at http://{address}: {status}: {}", shown(&body)),
-            "see the other checks and the log; another program may have the port",
-        ),
+        Ok((status, body)) => match reasons(&body) {
+            Some(reasons) => Check::fail(
+                NAME,
+                format!("not ready at http://{address}: {reasons}"),
+                "see the other checks and the log of the server",
+            ),
+            None => Check::fail(
+                NAME,
+                format!("not ready at http://{address}: {status}: {}", shown(&body)),
+                "another program may have the port",
+            ),
+        },
         Err(error) if error.is_connect() => Check::warn(
             NAME,
             format!("nobody listens at http://{address}"),
@@ -50,7 +57,30 @@ async fn ask(address: SocketAddr) -> Result<(reqwest::StatusCode, String), reqwe
     Ok((status, String::from_utf8_lossy(&body.bytes).into_owned()))
 }
 
+/// The problem that an orderly server tells; `None` for what another program answers.
+fn reasons(body: &str) -> Option<String> {
+    let problem: serde_json::Value = serde_json::from_str(body).ok()?;
+    let kind = problem["type"].as_str()?;
+    let detail = problem["detail"].as_str()?;
+    kind.starts_with("/problems/").then(|| shown(detail))
+}
+
 fn shown(body: &str) -> String {
     let words: Vec<&str> = body.split_whitespace().collect();
     words.join(" ").chars().take(ANSWER_CHARS_SHOWN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_problem_of_a_server_is_told_without_its_json() {
+        let body =
+            r#"{"type":"/problems/not-ready","title":"x","status":503,"detail":"store: the disk is full"}"#;
+        assert_eq!(reasons(body).as_deref(), Some("store: the disk is full"));
+        for body in ["<html>", "{}", r#"{"type":"about:blank","detail":"x"}"#] {
+            assert_eq!(reasons(body), None, "{body}");
+        }
+    }
 }

@@ -1,12 +1,12 @@
-//! Can the store be read, is it sound and durable, do the orders in it move, and does the clock agree with it?
+//! Can the store be read, or made where there is none, is it sound and durable, do the orders in it move, and does the clock agree with it?
 
 use std::time::Duration;
 
-use super::{Check, agreement, breaker, feed};
+use super::{Check, advice, agreement, breaker, feed};
 use crate::cli::failure::chain;
 use crate::config::Database;
-use crate::order::OrderId;
 use crate::store::open::{self, OpenError};
+use crate::store::snapshot::newest_time;
 use crate::store::{QueueState, Snapshot, StoreError};
 use crate::time::Timestamp;
 
@@ -14,29 +14,54 @@ use crate::time::Timestamp;
 const WAIT_WARN: Duration = Duration::from_mins(5);
 /// A stored time may be this far ahead of the clock: two readings of one clock, or of two that are kept in step.
 const CLOCK_AHEAD_WARN: Duration = Duration::from_secs(2);
+const NO_MIGRATION: &str = "run `orderly migrate`: with ORDERLY_MIGRATE=off no start does it";
 
-pub async fn check(database: &Database) -> Vec<Check> {
+/// `migrates`: whether a start makes or changes the schema.
+pub async fn check(database: &Database, migrates: bool) -> Vec<Check> {
     let mut snapshot = match open::open_snapshot(database).await {
         Ok(snapshot) => snapshot,
-        Err(error) => return vec![unopened(database, &error)],
+        // A file may be there without anything of ours in it.
+        Err(OpenError::Missing { .. } | OpenError::SchemaOlder { found: 0, .. }) => {
+            return vec![missing(database, migrates).await];
+        }
+        Err(error) => return vec![unopened(database, &error, migrates)],
     };
     let mut checks = Vec::new();
     if let Err(error) = check_snapshot(database, &mut *snapshot, &mut checks).await {
-        let advice = match database {
-            Database::Sqlite(_) => "look at the disk and the permissions; `orderly verify` tells more",
-            Database::Postgres(_) => "look at the database's own log; `orderly verify` tells more",
-        };
-        checks.push(Check::fail("store", chain(&error), advice));
+        let finding = chain(&error);
+        let advice = advice::of(database, &finding);
+        checks.push(Check::fail("store", finding, advice));
     }
     checks
 }
 
-fn unopened(database: &Database, error: &OpenError) -> Check {
+/// Tries what the first start will do.
+async fn missing(database: &Database, migrates: bool) -> Check {
+    let finding = format!("no store at {}", open::location(database));
+    if !migrates {
+        return Check::fail("store", finding, NO_MIGRATION);
+    }
+    match open::rehearse(database).await {
+        Ok(()) => Check::warn("store", finding, "the first start makes it: run `orderly serve`"),
+        Err(error) => {
+            let reason = chain(&error);
+            let advice = advice::of(database, &reason);
+            Check::fail(
+                "store",
+                format!("{finding}, and none can be made: {reason}"),
+                advice,
+            )
+        }
+    }
+}
+
+fn unopened(database: &Database, error: &OpenError, migrates: bool) -> Check {
     let finding = chain(error);
     match error {
         OpenError::Missing { .. } => {
             Check::warn("store", finding, "the first start makes it: run `orderly serve`")
         }
+        OpenError::SchemaOlder { .. } if !migrates => Check::fail("store", finding, NO_MIGRATION),
         OpenError::SchemaOlder { .. } => Check::warn(
             "store",
             finding,
@@ -51,13 +76,7 @@ fn unopened(database: &Database, error: &OpenError) -> Check {
         OpenError::Unsuitable { .. } => Check::fail("store", finding, "change that, or use another database"),
         OpenError::InUse { .. } => Check::fail("store", finding, "stop the other process first"),
         OpenError::Unavailable { .. } => {
-            let advice = match database {
-                Database::Sqlite(_) => "look at DATABASE_URL and the file's permissions",
-                Database::Postgres(_) => {
-                    "look at DATABASE_URL: host, port, user, password, database and sslmode; \
-                     `psql \"$DATABASE_URL\"` must work from here"
-                }
-            };
+            let advice = advice::of(database, &finding);
             Check::fail("store", finding, advice)
         }
     }
@@ -75,7 +94,7 @@ async fn check_snapshot(
     checks.extend(agreement::judge(&queue));
     checks.push(breaker::judge(&queue));
     checks.push(feed::judge(&snapshot.feed().await?, &queue));
-    let newest = newest_time(snapshot, &queue).await?;
+    let newest = newest_time(snapshot).await?;
     checks.push(judge_clock(database, now(), newest));
     Ok(())
 }
@@ -133,7 +152,7 @@ fn judge_queue(queue: &QueueState) -> Check {
         ))
     );
     if queue.paused {
-        Check::warn(NAME, finding, "POST /queue/resume lets orders start again")
+        Check::warn(NAME, finding, "`orderly resume` lets orders start again")
     } else if alive == 0 && unfinished > 0 {
         Check::warn(NAME, finding, "nobody works on the orders: start `orderly serve`")
     } else if waiting.is_some() {
@@ -152,7 +171,8 @@ fn judge_clock(database: &Database, now: Timestamp, newest: Option<Timestamp>) -
         let advice = match database {
             Database::Sqlite(_) => "set the clock; until it has caught up, retries and leases take longer",
             Database::Postgres(_) => {
-                "set the clock; leases and retries go by the database's, only the times in this node's log are off"
+                "set the clock: leases and retries go by the database's, but the times in this node's log and in the \
+                 signatures of its deliveries are off"
             }
         };
         Check::warn(
@@ -163,33 +183,6 @@ fn judge_clock(database: &Database, now: Timestamp, newest: Option<Timestamp>) -
     } else {
         Check::ok(NAME, "not behind what is stored")
     }
-}
-
-/// The latest heartbeat, start or acceptance.
-async fn newest_time(
-    snapshot: &mut dyn Snapshot,
-    queue: &QueueState,
-) -> Result<Option<Timestamp>, StoreError> {
-    let heartbeat = queue.nodes.iter().map(|node| node.heartbeat_at).max();
-    let last_order = last_order_event(snapshot).await?;
-    Ok(heartbeat.max(last_order))
-}
-
-/// The time of the last event of the last order, found by halving the range of the ids: pages only go upwards.
-async fn last_order_event(snapshot: &mut dyn Snapshot) -> Result<Option<Timestamp>, StoreError> {
-    let mut newest = None;
-    let (mut low, mut high) = (0, i64::MAX);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match snapshot.orders_after(Some(OrderId(middle)), 1).await?.pop() {
-            Some(record) => {
-                low = record.order.order_id.0;
-                newest = record.events.last().map(|last| last.event.at);
-            }
-            None => high = middle,
-        }
-    }
-    Ok(newest)
 }
 
 fn now() -> Timestamp {

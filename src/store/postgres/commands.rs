@@ -54,6 +54,14 @@ pub async fn migrate(database: &PostgresDatabase, dry_run: bool) -> Result<Vec<M
     Ok(before)
 }
 
+/// Carries out what the first start does to a database without a schema, and takes it back.
+pub async fn rehearse(database: &PostgresDatabase) -> Result<(), OpenError> {
+    let way = database.direct.as_ref().unwrap_or(&database.url);
+    let connection = connect_once(way).await?;
+    let rehearsed = schema::rehearse(&connection.client).await;
+    rehearsed.map_err(|failure| unavailable(&way.location, &failure))
+}
+
 pub(super) async fn connect_once(url: &PostgresUrl) -> Result<Connection, OpenError> {
     let connector = connector(url, &Arc::new(State::new()), None)?;
     let connected = connector.connect().await;

@@ -175,6 +175,16 @@ async fn apply_steps(client: &Client, location: &str) -> Result<Vec<Migration>, 
     check(client, location).await
 }
 
+/// Everything of `apply` in one transaction that is rolled back. Waits for no lock longer than a migration does.
+pub(super) async fn rehearse(client: &Client) -> Result<(), Failure> {
+    let wait = TABLE_WAIT_MAX.as_millis();
+    let steps: String = STEPS.iter().flat_map(|step| [step.sql, ";\n"]).collect();
+    let statements = format!(
+        "begin isolation level read committed; set local lock_timeout = {wait}; {MAKE};\n{steps} rollback"
+    );
+    answered(client.batch_execute(&statements)).await
+}
+
 /// Carries out a step unless another node did so meanwhile, and answers a row if it did. Steps follow each other, so one
 /// that is missing under the lock is the next.
 fn message(step: &Step) -> String {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::Context;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::connection::{location, unavailable};
@@ -39,6 +40,34 @@ pub(super) fn apply(path: &Path, connection: &mut Connection) -> Result<(), Open
         }
     }
     Ok(())
+}
+
+/// Carries out what the first start does where there is no schema yet, and takes it back. Makes no file.
+pub fn rehearse(path: &Path) -> Result<(), OpenError> {
+    let failed = |error: rusqlite::Error| unavailable(path, error.into());
+    if !path.exists() {
+        return try_out_folder(path).map_err(|source| unavailable(path, source));
+    }
+    let mut connection = super::connection::open_reader(path).map_err(failed)?;
+    connection
+        .pragma_update(None, "query_only", false)
+        .map_err(failed)?;
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(failed)?;
+    transaction.execute_batch(CREATE_HISTORY).map_err(failed)?;
+    for step in STEPS {
+        run(&transaction, step).map_err(failed)?;
+    }
+    transaction.rollback().map_err(failed)
+}
+
+/// The nearest folder there is must take another one or a file.
+fn try_out_folder(path: &Path) -> anyhow::Result<()> {
+    let path = std::path::absolute(path)?;
+    let folder = path.ancestors().skip(1).find(|folder| folder.exists());
+    let folder = folder.context("the path has no folder")?;
+    crate::store::probe::writable(folder).with_context(|| format!("write into {}", folder.display()))
 }
 
 fn run(transaction: &Transaction<'_>, step: &Step) -> Result<(), rusqlite::Error> {

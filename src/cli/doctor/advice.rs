@@ -1,0 +1,216 @@
+//! What to do about a store that does not open or does not answer, by what it said. Every piece of advice names a step
+//! that can help with just that.
+
+use crate::config::Database;
+
+/// For an error of the store, as it is told.
+pub(super) fn of(database: &Database, told: &str) -> &'static str {
+    let known: &[(&str, &str)] = match database {
+        Database::Sqlite(_) => &SQLITE,
+        Database::Postgres(_) => {
+            if let Some(advice) = by_code(told) {
+                return advice;
+            }
+            &POSTGRES
+        }
+    };
+    let told = told.to_lowercase();
+    let fits = known.iter().find(|(words, _)| told.contains(words));
+    fits.map_or(
+        match database {
+            Database::Sqlite(_) => "look at the path in DATABASE_URL, the disk and the permissions",
+            Database::Postgres(_) => "look at DATABASE_URL and into the database's own log",
+        },
+        |(_, advice)| advice,
+    )
+}
+
+const OTHER_PROGRAM: &str =
+    "something else keeps its tables there: give orderly a database of its own in DATABASE_URL";
+const NO_CONNECTION_FREE: &str = "no connection is free: see who holds them (pg_stat_activity), or raise max_connections or the \
+                                  limit of the role or the database";
+const READ_ONLY: &str = "point DATABASE_URL at the primary: with several hosts in it, target_session_attrs=read-write finds \
+                         it; or set default_transaction_read_only off";
+const WHO_HOLDS_IT: &str =
+    "another session holds a lock or works hard: find it in pg_stat_activity and pg_locks, and end it";
+const HANGS: &str = "the address may be wrong or behind a firewall; where the port is open, the server hangs or the pooler has \
+                     no server connection to give (PgBouncer: SHOW POOLS)";
+
+/// By the SQLSTATE in the words of the server (PostgreSQL's manual, appendix A).
+fn by_code(told: &str) -> Option<&'static str> {
+    let advice = match sqlstate(told)? {
+        "28P01" | "28000" => {
+            "correct user or password: in DATABASE_URL, or where that has none, in PGPASSWORD or ~/.pgpass; running nodes \
+             keep the old one until they are started again"
+        }
+        "3D000" => "make the database (createdb), or correct its name in DATABASE_URL",
+        "42501" => {
+            "give the role of DATABASE_URL that right: `grant create on database` for a first start, \
+             `grant usage on schema orderly` and the rights on its tables, or make it their owner"
+        }
+        "42P06" | "42P07" | "42710" | "42701" | "42723" => OTHER_PROGRAM,
+        "53300" => NO_CONNECTION_FREE,
+        "53100" => "make room on the database's disk",
+        "25006" => READ_ONLY,
+        "57P03" => "the server starts or stops at the moment: look again in a minute",
+        "55P03" | "57014" => WHO_HOLDS_IT,
+        "08P01" if told.contains("startup parameter") => {
+            "the pooler takes no such setting: take `options` out of DATABASE_URL, or name it in ignore_startup_parameters of \
+             PgBouncer"
+        }
+        _ => return None,
+    };
+    Some(advice)
+}
+
+/// Five characters in brackets at the end of what the server said.
+fn sqlstate(told: &str) -> Option<&str> {
+    let (_, rest) = told.rsplit_once('(')?;
+    let (code, _) = rest.split_once(')')?;
+    let is_code = code.len() == 5
+        && code
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+    is_code.then_some(code)
+}
+
+/// Words of the driver, the pooler and the system, in lower case.
+const POSTGRES: [(&str, &str); 13] = [
+    (
+        "wants a password",
+        "the password goes into DATABASE_URL, PGPASSWORD or ~/.pgpass",
+    ),
+    ("read-only", READ_ONLY),
+    (
+        "connection refused",
+        "start PostgreSQL, or correct host and port in DATABASE_URL",
+    ),
+    (
+        "no such file or directory",
+        "no server listens on that socket: start PostgreSQL, or correct DATABASE_URL",
+    ),
+    (
+        "failed to lookup address",
+        "the name is not known here: correct the host in DATABASE_URL",
+    ),
+    ("not connected within", HANGS),
+    ("no answer within", HANGS),
+    (
+        "does not support tls",
+        "the server speaks no TLS: turn on ssl there, or take sslmode out of DATABASE_URL",
+    ),
+    (
+        "certificate",
+        "the server's certificate does not fit: use a host name that it holds, or name its authority in sslrootcert",
+    ),
+    (
+        "tls handshake",
+        "look at sslmode in DATABASE_URL: what answers may be no PostgreSQL, or a proxy before it",
+    ),
+    (
+        "root certificates",
+        "correct sslrootcert in DATABASE_URL: the file must hold certificates in PEM",
+    ),
+    (
+        "default_transaction_isolation",
+        "alter role or alter database sets it",
+    ),
+    ("is needed, this is server_version_num", "upgrade PostgreSQL"),
+];
+
+const SQLITE: [(&str, &str); 8] = [
+    ("already exists", OTHER_PROGRAM),
+    (
+        "not a database",
+        "the file is no store: correct DATABASE_URL, or restore a backup",
+    ),
+    (
+        "malformed",
+        "stop the server, keep a copy of the files, restore a backup",
+    ),
+    (
+        "locked",
+        "another program holds the file (a shell, a backup): end that",
+    ),
+    (
+        "permission denied",
+        "make the folder and the files in it writable for this user",
+    ),
+    (
+        "unable to open",
+        "make the folder and the files in it readable and writable for this user",
+    ),
+    (
+        "read-only",
+        "mount the disk writable and give this user the right to write",
+    ),
+    ("no space left", "make room on the disk"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PasswordSources;
+
+    fn advice(told: &str) -> &'static str {
+        let url = "postgres://me:x@host/db";
+        let (database, _) = Database::parse(url, &PasswordSources::default()).unwrap();
+        of(&database, told)
+    }
+
+    #[test]
+    fn advice_fits_what_the_server_said() {
+        for (told, part) in [
+            (
+                "connect: password authentication failed for user \"x\" (28P01)",
+                "PGPASSWORD",
+            ),
+            ("connect: database \"x\" does not exist (3D000)", "createdb"),
+            (
+                "connect: sorry, too many clients already (53300)",
+                "max_connections",
+            ),
+            ("read: permission denied for table batches (42501)", "grant"),
+            (
+                "connect: relation \"orders\" already exists (42P07)",
+                "a database of its own",
+            ),
+            (
+                "connect: the server is read-only: a standby, or set so",
+                "primary",
+            ),
+            (
+                "connect: cannot execute INSERT in a read-only transaction (25006)",
+                "primary",
+            ),
+            ("connect: not connected within 10s", "SHOW POOLS"),
+            (
+                "read: canceling statement due to lock timeout (55P03)",
+                "pg_locks",
+            ),
+            (
+                "connect: unsupported startup parameter: options (08P01)",
+                "ignore_startup_parameters",
+            ),
+            (
+                "connect: error connecting to server: Connection refused (os error 111)",
+                "start PostgreSQL",
+            ),
+            (
+                "connect: invalid peer certificate: certificate not valid for name",
+                "sslrootcert",
+            ),
+            ("connect: something new (XX000)", "the database's own log"),
+        ] {
+            assert!(advice(told).contains(part), "{told}: {}", advice(told));
+        }
+    }
+
+    #[test]
+    fn only_a_code_is_a_code() {
+        assert_eq!(sqlstate("sorry (53300)"), Some("53300"));
+        for told in ["refused (os error 111)", "none", "(12)", "a (b)"] {
+            assert_eq!(sqlstate(told), None, "{told}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Can the log be written where the configuration says?
+
+use std::path::Path;
+
+use super::Check;
+use crate::store::probe;
+
+const NAME: &str = "log";
+const ADVICE: &str = "make the folder writable for this user, make room, or name another one in ORDERLY_LOG_DIR: without it \
+                      the log goes to stdout alone";
+
+/// The folder itself, or the one that it would be made in.
+pub(super) fn check(dir: &Path) -> Check {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let nearest = dir.ancestors().find(|folder| folder.exists());
+    match probe::writable(nearest.unwrap_or(&dir)) {
+        Ok(()) => Check::ok(NAME, format!("{} can be written", dir.display())),
+        Err(error) => {
+            let finding = format!(
+                "no log file: the folder {} cannot be written: {error}",
+                dir.display()
+            );
+            Check::warn(NAME, finding, ADVICE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn a_folder_that_a_start_can_make_is_no_trouble() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(check(dir.path()).state, State::Ok);
+        assert_eq!(check(&dir.path().join("a/b")).state, State::Ok);
+        assert_eq!(check(&file).state, State::Warn);
+        assert_eq!(check(&file.join("logs")).state, State::Warn);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
