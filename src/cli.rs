@@ -4,21 +4,27 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ContextKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::failure::Failure;
+use self::queue::Act;
+use crate::config::settings::OPENS_THE_SERVER;
 
+mod arguments;
 mod bench;
 mod client;
 mod completions;
 mod copy;
 mod doctor;
 mod failure;
+mod fields;
 mod flags;
 mod migrate;
 mod openapi;
 mod orders;
 mod output;
+mod queue;
 mod serve;
 mod tail;
 mod verify;
@@ -51,6 +57,14 @@ enum Command {
     /// Look at orders and act on them, through a running server
     #[command(subcommand)]
     Orders(orders::Command),
+    /// Show whether a running server is ready, and its queue; exit code 1 when it is not
+    Status(queue::Args),
+    /// Show the queue: counts, the oldest order that waits, the nodes
+    Queue(queue::Args),
+    /// Let no order start on any node, across restarts; accepting goes on
+    Pause(queue::Args),
+    /// Let orders start again
+    Resume(queue::Args),
     /// Follow the changes of orders as they happen, through a running server
     Tail(tail::Args),
     /// Check every promise against the store, also beside a running server
@@ -97,6 +111,19 @@ pub fn run() -> ExitCode {
 }
 
 fn parse(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
+    parse_line(line).map_err(|mut error| {
+        // Nobody is led to an open server by a slip of the finger.
+        let suggested = error.get(ContextKind::SuggestedArg).map(ToString::to_string);
+        if suggested.is_some_and(|flag| flag.trim_start_matches('-') == OPENS_THE_SERVER) {
+            error.remove(ContextKind::SuggestedArg);
+            // It names the flag as well.
+            error.remove(ContextKind::Usage);
+        }
+        error
+    })
+}
+
+fn parse_line(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
     // Taken here as well, but listed only under `serve`: the commands would be lost among them.
     let command = Cli::command().mut_args(|argument| {
         let hidden = argument.get_help_heading() == Some(flags::HEADING);
@@ -120,6 +147,10 @@ fn carry_out(command: Command) -> Result<Verdict, Failure> {
         Command::Serve(args) => serve::run(&args),
         Command::Migrate(args) => run_here(migrate::run(&args)),
         Command::Orders(command) => run_here(orders::run(&command)),
+        Command::Status(args) => run_here(queue::status(&args)),
+        Command::Queue(args) => run_here(queue::run(&args, Act::Nothing)),
+        Command::Pause(args) => run_here(queue::run(&args, Act::Pause)),
+        Command::Resume(args) => run_here(queue::run(&args, Act::Resume)),
         Command::Tail(args) => run_here(tail::run(&args)),
         Command::Verify(args) => run_here(verify::run(&args)),
         Command::Copy(args) => run_here(copy::run(&args)),
@@ -168,6 +199,23 @@ mod tests {
             panic!("the command is serve");
         };
         assert_eq!(args.flags.given()[1].1, "off");
+    }
+
+    #[test]
+    fn a_slip_of_the_finger_does_not_open_the_server() {
+        for (line, suggested) in [
+            ("orderly serve --opn", None),
+            ("orderly serve --openn", None),
+            ("orderly --opne", None),
+            ("orderly serve --prot 1", Some("'--port'")),
+        ] {
+            let error = parse(line).err().unwrap().to_string();
+            assert!(
+                !error.contains("'--open'") && !error.contains("--open["),
+                "{error}"
+            );
+            assert!(suggested.is_none_or(|flag| error.contains(flag)), "{error}");
+        }
     }
 
     #[test]

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::failure::{Failure, chain};
 use crate::config::ClientConfig;
 
 const LAST_EVENT_ID: &str = "Last-Event-ID";
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const EVENT_STREAM: &str = "text/event-stream";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,6 +55,41 @@ struct FieldProblem {
     detail: String,
 }
 
+/// Whether a request that ended so may have been carried out.
+pub fn may_have_changed_something(failure: &Failure) -> bool {
+    let Failure::Failed(error) = failure else {
+        return false;
+    };
+    match (Refused::of(failure), error.downcast_ref::<reqwest::Error>()) {
+        (Some(refused), _) => !refused.changed_nothing,
+        (None, Some(error)) => !error.is_connect(),
+        (None, None) => true,
+    }
+}
+
+/// An answer other than a good one.
+#[derive(Debug, thiserror::Error)]
+#[error("{told}")]
+pub struct Refused {
+    told: String,
+    /// What a problem document says.
+    pub detail: Option<String>,
+    /// Certainly; otherwise the request may have been carried out.
+    changed_nothing: bool,
+    /// 503: the server is there and cannot do it at the moment.
+    pub is_unavailable: bool,
+}
+
+impl Refused {
+    /// `None` where no answer came at all.
+    pub fn of(failure: &Failure) -> Option<&Refused> {
+        match failure {
+            Failure::Failed(error) => error.downcast_ref(),
+            Failure::Configuration(_) => None,
+        }
+    }
+}
+
 impl Client {
     pub fn new(config: ClientConfig) -> Result<Client, Failure> {
         let http = http_client(&config.url).map_err(|error| Failure::failed("make an HTTP client", error))?;
@@ -61,7 +98,8 @@ impl Client {
 
     /// The body of a good answer; `query` pairs are encoded here.
     pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<String, Failure> {
-        self.send(Method::GET, &with_query(path, query), None).await
+        let request = self.request(Method::GET, &with_query(path, query));
+        text(self.answer(request).await?).await
     }
 
     /// A stream that goes on behind the event with the id `last_id`, for as long as both sides want.
@@ -105,21 +143,30 @@ impl Client {
     }
 
     pub async fn post(&self, path: &str, body: Option<&serde_json::Value>) -> Result<String, Failure> {
-        self.send(Method::POST, path, body).await
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&serde_json::Value>,
-    ) -> Result<String, Failure> {
-        let mut request = self.http.request(method, format!("{}{path}", self.config.url));
+        let mut request = self.request(Method::POST, path);
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = self.answer(request).await?;
-        text(answer).await
+        text(self.answer(request).await?).await
+    }
+
+    /// Posts a JSON text under an idempotency key.
+    pub async fn post_keyed(&self, path: &str, body: String, key: &str) -> Result<String, Failure> {
+        let request = self
+            .request(Method::POST, path)
+            .header(CONTENT_TYPE, "application/json")
+            .header(IDEMPOTENCY_KEY, key)
+            .body(body);
+        text(self.answer(request).await?).await
+    }
+
+    /// The address of the server, without secrets.
+    pub fn shown_url(&self) -> String {
+        crate::config::without_password(&self.config.url)
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.config.url))
     }
 
     async fn answer(&self, mut request: RequestBuilder) -> Result<Response, Failure> {
@@ -128,7 +175,7 @@ impl Client {
         }
         let answer = request.send().await.map_err(reqwest::Error::without_url);
         let answer = answer.with_context(|| {
-            let url = crate::config::without_password(&self.config.url);
+            let url = self.shown_url();
             format!("no answer from {url} (ORDERLY_URL names the server; `orderly serve` starts one)")
         })?;
         Ok(answer)
@@ -150,7 +197,14 @@ async fn text(answer: Response) -> Result<String, Failure> {
     if status.is_success() {
         Ok(text)
     } else {
-        Err(Failure::Failed(anyhow::anyhow!(told(status, &text))))
+        Err(Failure::Failed(anyhow::Error::new(Refused {
+            told: told(status, &text),
+            detail: problem(&text).detail,
+            is_unavailable: status == StatusCode::SERVICE_UNAVAILABLE,
+            // Of a 409 the first request may be under way.
+            changed_nothing: (status.is_client_error() && status != StatusCode::CONFLICT)
+                || status == StatusCode::SERVICE_UNAVAILABLE,
+        })))
     }
 }
 
@@ -230,9 +284,19 @@ fn is_this_machine(url: &str) -> bool {
     })
 }
 
+/// Reads an answer, which another program may have given.
+pub fn read<T: DeserializeOwned>(answer: &str) -> Result<T, Failure> {
+    serde_json::from_str(answer)
+        .map_err(|error| Failure::failed("read the answer, which is not that of an orderly server", error))
+}
+
+fn problem(body: &str) -> Problem {
+    serde_json::from_str(body).unwrap_or_default()
+}
+
 /// A refusal in words, on one line.
 fn told(status: StatusCode, body: &str) -> String {
-    let problem: Problem = serde_json::from_str(body).unwrap_or_default();
+    let problem = problem(body);
     let mut line = problem.title.unwrap_or_else(|| {
         let reason = status.canonical_reason().unwrap_or("refused");
         format!("{} {reason}", status.as_u16())

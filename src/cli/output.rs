@@ -37,29 +37,46 @@ pub fn message(text: &str) {
 
 /// Columns under their headings, as wide as needed.
 pub fn table<const COLUMNS: usize>(headings: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
-    let rows: Vec<[String; COLUMNS]> = [headings.map(str::to_owned)]
-        .iter()
-        .chain(rows)
-        .map(|row| row.each_ref().map(|cell| printable(cell)))
-        .collect();
-    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    });
-    let lines: Vec<String> = rows
-        .iter()
-        .map(|row| {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(widths) {
-                // Writing to a String does not fail.
-                let _ = write!(line, "{cell:width$}  ");
+    let headings = headings.map(str::to_owned);
+    Table::new(COLUMNS).lines([headings].iter().chain(rows))
+}
+
+/// Columns that line up over several pages as far as can be: none gets narrower.
+pub struct Table {
+    widths: Vec<usize>,
+}
+
+impl Table {
+    pub fn new(columns: usize) -> Table {
+        Table {
+            widths: vec![0; columns],
+        }
+    }
+
+    /// The next rows, each with a cell for every column.
+    pub fn lines<R: AsRef<[String]>>(&mut self, rows: impl IntoIterator<Item = R>) -> String {
+        let rows: Vec<Vec<String>> = rows
+            .into_iter()
+            .map(|row| row.as_ref().iter().map(|cell| printable(cell)).collect())
+            .collect();
+        for row in &rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
             }
-            line.trim_end().to_owned()
-        })
-        .collect();
-    lines.join("\n")
+        }
+        let lines: Vec<String> = rows
+            .iter()
+            .map(|row| {
+                let mut line = String::new();
+                for (cell, width) in row.iter().zip(&self.widths) {
+                    // Writing to a String does not fail.
+                    let _ = write!(line, "{cell:width$}  ");
+                }
+                line.trim_end().to_owned()
+            })
+            .collect();
+        lines.join("\n")
+    }
 }
 
 /// Without control characters: what others wrote must not steer this terminal.

@@ -4,16 +4,15 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use clap::builder::RangedI64ValueParser;
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
+use super::arguments::{id, status};
 use super::client::{Client, Following, Refusal};
 use super::failure::Failure;
 use super::flags::{self, Flags};
 use super::{Verdict, output};
-use crate::order::{INTEGER_MAX, OrderStatus};
 use event_stream::{Event, EventStream};
 use line::Line;
 
@@ -34,8 +33,8 @@ pub struct Args {
     #[arg(long, value_name = "ID", alias = "user-id", value_parser = id())]
     user: Option<i64>,
     /// Changes to this status only
-    #[arg(long, value_parser = OrderStatus::ALL.map(OrderStatus::name))]
-    status: Option<String>,
+    #[arg(long, ignore_case = true, value_parser = status())]
+    status: Option<&'static str>,
     /// Begin after this cursor, not with what comes next
     #[arg(long)]
     after: Option<String>,
@@ -83,7 +82,7 @@ impl Args {
         [
             ("order_id", self.order.map(|id| id.to_string())),
             ("user_id", self.user.map(|id| id.to_string())),
-            ("status", self.status.clone()),
+            ("status", self.status.map(str::to_owned)),
             ("after", self.after.clone()),
         ]
         .into_iter()
@@ -243,8 +242,4 @@ fn strange(what: &'static str) -> Failure {
     Failure::Failed(anyhow::anyhow!(
         "the server {what}: does ORDERLY_URL name an orderly server?"
     ))
-}
-
-fn id() -> RangedI64ValueParser<i64> {
-    clap::value_parser!(i64).range(1..=INTEGER_MAX)
 }

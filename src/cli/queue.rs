@@ -1,0 +1,83 @@
+//! `orderly queue`, `pause`, `resume` and `status`: the queue of a running server, and whether that is ready.
+
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::client::{Client, Refused, read};
+use super::failure::Failure;
+use super::flags::{self, Flags};
+use super::{Verdict, fields, output};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags<flags::Client>,
+}
+
+/// What to do with the queue before showing it.
+#[derive(Clone, Copy)]
+pub enum Act {
+    Nothing,
+    Pause,
+    Resume,
+}
+
+pub async fn run(args: &Args, act: Act) -> Result<Verdict, Failure> {
+    let client = args.client()?;
+    let answer = match act {
+        Act::Nothing => client.get("/queue", &[]).await,
+        Act::Pause => client.post("/queue/pause", None).await,
+        Act::Resume => client.post("/queue/resume", None).await,
+    }?;
+    let text = if args.json {
+        answer
+    } else {
+        fields::read(&answer)?.in_full()
+    };
+    output::result(&text)?;
+    Ok(Verdict::Good)
+}
+
+/// Shows the queue also of a server that is not ready, where it can tell.
+pub async fn status(args: &Args) -> Result<Verdict, Failure> {
+    let client = args.client()?;
+    let not_ready = match client.get("/readyz", &[("verbose", String::new())]).await {
+        Ok(_) => None,
+        Err(failure) => match Refused::of(&failure) {
+            Some(refused) if refused.is_unavailable && refused.detail.is_some() => refused.detail.clone(),
+            // Not one of the answers of a probe.
+            Some(_) | None => return Err(failure),
+        },
+    };
+    let queue = match (client.get("/queue", &[]).await, &not_ready) {
+        (Ok(queue), _) => Some(queue),
+        (Err(failure), None) => return Err(failure),
+        (Err(_), Some(_)) => None,
+    };
+    if args.json {
+        let queue: Option<Box<RawValue>> = queue.as_deref().map(read).transpose()?;
+        output::json(&json!({"ready": not_ready.is_none(), "reason": not_ready, "queue": queue}))?;
+    } else {
+        let told = not_ready
+            .as_deref()
+            .map_or_else(|| "ready".to_owned(), |reason| format!("not ready: {reason}"));
+        output::result(&format!("{} is {}", client.shown_url(), output::printable(&told)))?;
+        if let Some(queue) = queue {
+            output::result(&format!("\n{}", fields::read(&queue)?.in_full()))?;
+        }
+    }
+    Ok(if not_ready.is_none() {
+        Verdict::Good
+    } else {
+        Verdict::Bad
+    })
+}
+
+impl Args {
+    fn client(&self) -> Result<Client, Failure> {
+        Client::new(self.flags.layers().client()?)
+    }
+}
