@@ -104,6 +104,11 @@ impl Proxy {
         self.rules.flight_count.load(Ordering::SeqCst)
     }
 
+    /// Whether every flight was answered to the end, and the answer sent on.
+    pub fn is_quiet(&self) -> bool {
+        self.rules.answered_count.load(Ordering::SeqCst) == self.flight_count()
+    }
+
     /// Attempts to connect, refused ones too.
     pub fn connection_count(&self) -> u64 {
         self.rules.connection_count.load(Ordering::SeqCst)
@@ -141,6 +146,7 @@ struct Rules {
     hook: Mutex<Hook>,
     flights: Mutex<VecDeque<String>>,
     flight_count: AtomicU64,
+    answered_count: AtomicU64,
     connection_count: AtomicU64,
     lost_answer_count: AtomicU64,
     refusing: AtomicBool,
@@ -157,6 +163,7 @@ impl Rules {
             hook: Mutex::new(Arc::new(|_| Action::Forward)),
             flights: Mutex::default(),
             flight_count: AtomicU64::new(0),
+            answered_count: AtomicU64::new(0),
             connection_count: AtomicU64::new(0),
             lost_answer_count: AtomicU64::new(0),
             refusing: AtomicBool::new(false),

@@ -165,6 +165,7 @@ impl Link {
         let mut ready = 0;
         loop {
             let mut bytes = Vec::new();
+            let mut answered = 0;
             while let Some(frame) = frames.next().map_err(invalid)? {
                 let is_ready = frame.tag == READY_FOR_QUERY;
                 match self.unanswered.get() {
@@ -174,11 +175,15 @@ impl Link {
                             return self.send(&mut to_client, &bytes).await;
                         }
                     }
-                    Some(_) | None => frame.encode(&mut bytes),
+                    Some(_) | None => {
+                        frame.encode(&mut bytes);
+                        answered += u64::from(is_ready && ready > 0);
+                    }
                 }
                 ready += u64::from(is_ready);
             }
             self.send(&mut to_client, &bytes).await?;
+            self.rules.answered_count.fetch_add(answered, Ordering::SeqCst);
             if !read_more(&mut from_server, &mut frames).await? {
                 return Ok(());
             }
