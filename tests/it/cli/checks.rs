@@ -110,6 +110,7 @@ async fn doctor_finds_a_running_shop_healthy() {
             "breaker",
             "feed",
             "clock",
+            "log",
             "server"
         ]
     );
@@ -120,6 +121,7 @@ async fn doctor_finds_a_running_shop_healthy() {
         "breaker",
         "feed",
         "clock",
+        "log",
         "server",
     ] {
         let check = report["checks"]

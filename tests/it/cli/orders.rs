@@ -1,6 +1,8 @@
 //! `orderly orders`: the same orders as over HTTP, for people and for programs.
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::Shop;
 
@@ -140,4 +142,93 @@ async fn without_a_server_the_setting_that_names_it_is_told() {
     // Nobody listens there: the port is reserved.
     command.env("ORDERLY_URL", "http://127.0.0.1:1");
     super::told(command).await.assert_failed(1, "ORDERLY_URL");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_orders_are_listed_page_by_page() {
+    let shop = Shop::open(&FAILING).await;
+    for user_id in 1..=5 {
+        shop.order(user_id).await;
+        shop.ended(user_id).await;
+    }
+    let lines = shop
+        .told("orders list --all --limit 2 --status failed --json")
+        .await;
+    let ids: Vec<serde_json::Value> = lines
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["order_id"].clone())
+        .collect();
+    assert_eq!(ids, [5, 4, 3, 2, 1].map(|id| json!(id)));
+    let table = shop.told("orders list --all --limit 2").await;
+    assert_eq!(
+        (table.exit, table.stdout.lines().count()),
+        (Some(0), 6),
+        "{}",
+        table.stdout
+    );
+    assert_eq!(table.stderr, "");
+    let first = table.stdout.lines().nth(1).unwrap();
+    assert!(
+        first.starts_with("5      Failed") && first.contains("simulated"),
+        "{first}"
+    );
+    shop.close().await;
+}
+
+/// A page looks at so many rows, whatever it finds there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_all_goes_on_behind_short_and_empty_pages() {
+    let order = |id: u64| {
+        json!({"order_id": id, "user_id": 1, "item_count": 1, "total_amount": 1, "reference": null, "status": "Failed",
+               "attempts": 1, "created_at": "x", "last_error": null, "later": 1})
+    };
+    let pages = [
+        json!({"orders": [order(9)], "next_cursor": "a"}),
+        json!({"orders": [], "next_cursor": "b"}),
+        json!({"orders": [order(3)], "next_cursor": null}),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (line, expected) in [("orders list --all", 3), ("orders list --all --json", 2)] {
+        let mut command = super::command(folder.path(), line);
+        command.env("ORDERLY_URL", answering(pages.to_vec()).await);
+        let said = super::told(command).await;
+        assert_eq!(
+            (said.exit, said.stdout.lines().count()),
+            (Some(0), expected),
+            "{}",
+            said.stdout
+        );
+    }
+    let same = json!({"orders": [], "next_cursor": "a"});
+    let mut command = super::command(folder.path(), "orders list --all --json");
+    command.env("ORDERLY_URL", answering(vec![same.clone(), same]).await);
+    super::told(command)
+        .await
+        .assert_failed(1, "the same cursor twice");
+}
+
+/// A server that gives these answers, each to one request on a connection of its own.
+async fn answering(answers: Vec<serde_json::Value>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let body = answer.to_string();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            stream
+                .write_all(&[head.as_bytes(), body.as_bytes()].concat())
+                .await
+                .unwrap();
+        }
+    });
+    url
 }

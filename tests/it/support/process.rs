@@ -23,6 +23,8 @@ pub struct Process {
     /// What it said of itself when it began to listen.
     announcement: Value,
     output: Arc<Mutex<VecDeque<String>>>,
+    /// Marked with every line.
+    grown: watch::Receiver<()>,
 }
 
 /// `orderly` with its files in `folder` and a port of its own.
@@ -35,7 +37,7 @@ pub fn orderly(folder: &Path) -> Command {
 /// The same environment for whatever program serves.
 pub fn configure(command: &mut Command, folder: &Path) {
     for (name, _) in std::env::vars() {
-        let is_ours = ["ORDERLY_", "DATABASE_", "REDIS_", "SSL_CERT_"]
+        let is_ours = ["ORDERLY_", "DATABASE_", "REDIS_", "SSL_CERT_", "PGPASS"]
             .iter()
             .any(|prefix| name.starts_with(prefix));
         if is_ours || ["HOST", "PORT", "RUST_LOG"].contains(&&*name) {
@@ -64,8 +66,9 @@ impl Process {
         let (said, mut announcement) = watch::channel(None);
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
-        tokio::spawn(keep(stdout, output.clone(), Some(said)));
-        tokio::spawn(keep(stderr, output.clone(), None));
+        let (heard, grown) = watch::channel(());
+        tokio::spawn(keep(stdout, output.clone(), heard.clone(), Some(said)));
+        tokio::spawn(keep(stderr, output.clone(), heard, None));
         let heard = tokio::time::timeout(PATIENCE, announcement.wait_for(Option::is_some)).await;
         let heard: Option<Value> = heard.ok().and_then(Result::ok).and_then(|heard| heard.clone());
         let Some(announcement) = heard else {
@@ -76,6 +79,7 @@ impl Process {
             url: format!("http://{}", announcement["address"].as_str().unwrap_or_default()),
             announcement,
             output,
+            grown,
         }
     }
 
@@ -116,6 +120,18 @@ impl Process {
         self.ended().await.code()
     }
 
+    /// Waits until it says so.
+    pub async fn says(&self, text: &str) {
+        let mut grown = self.grown.clone();
+        let heard = tokio::time::timeout(PATIENCE, grown.wait_for(|()| self.said(text))).await;
+        let heard = heard.is_ok_and(|heard| heard.is_ok());
+        assert!(
+            heard,
+            "it does not say {text:?}: {:#?}",
+            self.output.lock().unwrap()
+        );
+    }
+
     pub fn said(&self, text: &str) -> bool {
         self.said_times(text) > 0
     }
@@ -130,6 +146,7 @@ impl Process {
 async fn keep(
     stream: BufReader<impl tokio::io::AsyncRead + Unpin>,
     output: Arc<Mutex<VecDeque<String>>>,
+    grows: watch::Sender<()>,
     said: Option<watch::Sender<Option<Value>>>,
 ) {
     let mut lines = stream.lines();
@@ -142,6 +159,7 @@ async fn keep(
             }
             output.push_back(line);
         }
+        grows.send_replace(());
         // After the line is kept: whoever waits for the address may look for what was said with it.
         if let (Some(said), Some(json)) = (&said, json)
             && json.get("address").is_some_and(Value::is_string)

@@ -1,0 +1,55 @@
+//! Log lines that a disk does not take are counted and told on stdout, and a deleted folder is made again.
+
+use std::time::Duration;
+
+use super::Shop;
+use crate::support::client::http;
+use crate::support::process::{Process, orderly};
+use crate::support::until;
+
+async fn lost(server: &Process) -> u64 {
+    let answer = http()
+        .get(format!("{}/metrics/prometheus", server.url))
+        .send()
+        .await;
+    let text = answer.unwrap().text().await.unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("orderly_log_lines_dropped_total "));
+    line.expect("the counter is there")
+        .parse()
+        .expect("it is a number")
+}
+
+/// Every write to `/dev/full` fails as on a full disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_lost_on_a_full_disk_are_counted_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = folder.path().join("logs");
+    std::fs::create_dir(&logs).unwrap();
+    let now = jiff::Timestamp::now();
+    for time in [now, now + Duration::from_hours(24)] {
+        let day = &time.to_string()[..10];
+        std::os::unix::fs::symlink("/dev/full", logs.join(format!("app.{day}.log"))).unwrap();
+    }
+    let server = Process::start(orderly(folder.path())).await;
+    server.says("log lines are lost").await;
+    until("lost lines are counted", async || lost(&server).await > 0).await;
+    assert_eq!(server.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_log_folder_is_made_again() {
+    let shop = Shop::open(&[]).await;
+    let logs = shop.folder.path().join("logs");
+    std::fs::remove_dir_all(&logs).unwrap();
+    shop.server.signal("USR1").await;
+    shop.server.says("SIGUSR1 received").await;
+    let newest = logs.join("app.log");
+    until("the log goes on in a new file", async || {
+        std::fs::read_to_string(&newest).is_ok_and(|log| log.contains("SIGUSR1 received"))
+    })
+    .await;
+    assert_eq!(lost(&shop.server).await, 0);
+    shop.close().await;
+}

@@ -1,0 +1,91 @@
+//! Settings that are nearly right, through the real program: what is cut off, what is refused, what is suggested.
+
+use super::{command, told};
+use crate::support::process::{Process, orderly};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newline_at_the_end_of_a_url_names_no_other_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.db");
+    let mut start = orderly(folder.path());
+    start.env("DATABASE_URL", format!("sqlite:{}\n", path.display()));
+    let server = Process::start(start).await;
+    assert_eq!(server.terminate().await, Some(0));
+    assert!(path.exists(), "the file has the name that was meant");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_not_meant_as_it_stands_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (url, because) in [
+        ("sqlite:~/orders.db", "only a shell knows"),
+        ("sqlite:data/", "names a folder"),
+        ("sqlite:da\nta/orders.db", "control character"),
+    ] {
+        for line in ["serve", "verify", "migrate"] {
+            let mut command = command(folder.path(), line);
+            command.env("DATABASE_URL", url);
+            told(command).await.assert_failed(78, because);
+        }
+    }
+    let from = told(command(
+        folder.path(),
+        "copy --from sqlite:~/x.db --to postgres://h/d",
+    ))
+    .await;
+    from.assert_failed(78, "only a shell knows");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_under_a_wrong_name_ends_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    for line in ["serve", "verify", "migrate"] {
+        let mut command = command(folder.path(), line);
+        command.env_remove("DATABASE_URL");
+        command.env("ORDERLY_DATABASE_URL", "postgres://host/db");
+        told(command)
+            .await
+            .assert_failed(78, "the store is named by DATABASE_URL");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_with_a_prefix_leads_to_no_open_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut start = orderly(folder.path());
+    start.env("ORDERLY_HOST", "0.0.0.0");
+    let server = Process::start(start).await;
+    assert!(server.said("ORDERLY_HOST (from the environment) is not a setting, did you mean HOST?"));
+    assert!(!server.said("ORDERLY_OPEN"));
+    assert_eq!(server.terminate().await, Some(0));
+    let said = told(command(folder.path(), "serve --opn")).await;
+    said.assert_failed(2, "--opn");
+    assert!(!said.stderr.contains("'--open"), "{}", said.stderr);
+}
+
+/// `tail` is tried where the port leads nowhere: it says where it looked.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_know_the_port_of_the_server_they_share_settings_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Process::start(orderly(folder.path())).await;
+    let port = server.url.rsplit(':').next().unwrap().to_owned();
+    let mut list = command(folder.path(), "orders list --json");
+    list.env("PORT", &port);
+    told(list).await.json();
+    std::fs::write(
+        folder.path().join(".env"),
+        format!("COMPOSE_PROJECT\nPORT=1\nPORT={port}\n"),
+    )
+    .unwrap();
+    let mut queue = command(folder.path(), "queue --json");
+    queue.env_remove("PORT");
+    told(queue).await.json();
+    let mut status = command(folder.path(), "status");
+    status.env("PORT", "1");
+    told(status)
+        .await
+        .assert_failed(1, "no answer from http://127.0.0.1:1 ");
+    assert_eq!(server.terminate().await, Some(0));
+}

@@ -1,0 +1,146 @@
+//! `orderly queue`, `pause`, `resume`, `status`, `orders create` and `explain`: what otherwise only an HTTP client can do.
+
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+use super::{Shop, told};
+
+/// On a line of its own, whatever the width of the columns.
+#[track_caller]
+fn assert_tells(text: &str, words: &str) {
+    let mut lines = text
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    assert!(lines.any(|line| line == words), "{words}: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_pauses_looks_and_resumes() {
+    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    let paused = shop.told("pause --json").await.json();
+    assert_eq!(paused["paused"], true);
+    shop.order(1).await;
+    let queue = shop.told("queue").await;
+    assert_tells(&queue.stdout, "pending 1");
+    assert_tells(&queue.stdout, "paused true");
+    assert!(queue.stdout.contains("\nNODE "), "{}", queue.stdout);
+    let explained = shop.told("orders explain 1 --json").await.json();
+    assert_eq!(explained["reasons"][0]["reason"], "paused");
+    let explained = shop.told("orders explain 1").await;
+    assert!(explained.stdout.contains("REASON "), "{}", explained.stdout);
+    assert!(explained.stdout.contains("paused"), "{}", explained.stdout);
+    let resumed = shop.told("resume").await;
+    assert_tells(&resumed.stdout, "paused false");
+    assert_eq!(shop.ended(1).await["status"], "Completed");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_readiness_and_queue_by_its_exit_code_too() {
+    let shop = Shop::open(&[]).await;
+    let status = shop.told("status --json").await.json();
+    assert_eq!(
+        (&status["ready"], &status["queue"]["pending"]),
+        (&json!(true), &json!(0))
+    );
+    let status = shop.told("status").await;
+    let first = format!("{} is ready\n", shop.server.url);
+    assert!(status.stdout.starts_with(&first), "{}", status.stdout);
+    assert!(status.stdout.contains("pending"), "{}", status.stdout);
+    shop.told("orders get 1").await.assert_failed(1, "no order");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_placed_and_repeated_under_its_key() {
+    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    let line = "orders create --user-id 104 --item-ids 101,102,103 --total-amount 250.75 --reference R-1 \
+                --metadata {\"a\":1.50} --idempotency-key k --json";
+    let order = shop.told(line).await.json();
+    assert_eq!(
+        [&order["order_id"], &order["item_ids"], &order["reference"]],
+        [&json!(1), &json!("101,102,103"), &json!("R-1")]
+    );
+    let raw = shop.told(line).await.stdout;
+    assert!(
+        raw.contains(r#""total_amount":250.75"#) && raw.contains(r#""metadata":{"a":1.50}"#),
+        "{raw}"
+    );
+    assert_eq!(
+        shop.told(line).await.json()["order_id"],
+        1,
+        "the key places no second order"
+    );
+    let shown = shop
+        .told("orders create --user-id 1 --item-ids 7 --total-amount 1")
+        .await;
+    assert!(
+        shown.stdout.starts_with("order_id            2\n"),
+        "{}",
+        shown.stdout
+    );
+
+    let file = shop.folder.path().join("order.json");
+    std::fs::write(&file, r#"{"user_id": 5, "item_ids": 1, "total_amount": "3.00"}"#).unwrap();
+    let from_file = shop.told("orders create --body order.json --json").await.json();
+    assert_eq!(from_file["user_id"], 5);
+    let mut from_stdin = super::command(shop.folder.path(), "orders create --body - --json");
+    from_stdin
+        .env("ORDERLY_URL", &shop.server.url)
+        .stdin(std::fs::File::open(&file).unwrap());
+    assert_eq!(told(from_stdin).await.json()["order_id"], 4);
+
+    let refused = shop
+        .told("orders create --user-id 0 --item-ids x --total-amount 1.005")
+        .await;
+    refused.assert_failed(1, "#/user_id");
+    assert!(refused.stderr.contains("#/total_amount"), "{}", refused.stderr);
+    assert!(
+        !refused.stderr.contains("--idempotency-key"),
+        "certainly nothing: {}",
+        refused.stderr
+    );
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_end_is_unknown_is_told_with_its_key() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let cuts = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // The request came, and the connection ends.
+        stream.read_u8().await.unwrap();
+    });
+    let folder = tempfile::tempdir().unwrap();
+    for (url, is_unknown) in [(cuts.as_str(), true), ("http://127.0.0.1:1", false)] {
+        let mut create: Command = super::command(
+            folder.path(),
+            "orders create --user-id 1 --item-ids 1 --total-amount 1 --idempotency-key k",
+        );
+        create.env("ORDERLY_URL", url);
+        let said = told(create).await;
+        said.assert_failed(1, "no answer from");
+        let told = said.stderr.contains("with --idempotency-key k the same command");
+        assert_eq!(told, is_unknown, "{}", said.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_is_understood_in_any_case() {
+    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    shop.order(1).await;
+    shop.ended(1).await;
+    for status in ["completed", "COMPLETED", "Completed"] {
+        let page = shop
+            .told(&format!("orders list --status {status} --json"))
+            .await
+            .json();
+        assert_eq!(page["orders"].as_array().unwrap().len(), 1, "{status}");
+    }
+    let none: Value = shop.told("orders list --status failed --json").await.json();
+    assert_eq!(none["orders"], json!([]));
+    shop.close().await;
+}

@@ -1,0 +1,84 @@
+//! Signals: those that ask to stop drain, the others are ignored, and each is told in the log. A clock that is behind the
+//! store is told at the start.
+
+use rusqlite::Connection;
+use tokio::process::Command;
+
+use super::Shop;
+use crate::support::process::{Process, orderly};
+
+/// An order takes hours: ended in good order, it is handed back.
+const SLOW: [(&str, &str); 2] = [
+    ("ORDERLY_SIMULATED_SPEED", "0.001"),
+    ("ORDERLY_SHUTDOWN_GRACE", "1s"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_signal_that_ends_a_process_drains_the_server() {
+    for name in ["HUP", "QUIT", "INT", "TERM"] {
+        let mut shop = Shop::open(&SLOW).await;
+        shop.order(1).await;
+        shop.server.signal(name).await;
+        let ended = shop.server.ended().await;
+        assert_eq!(ended.code(), Some(0), "SIG{name}");
+        assert!(
+            shop.server.said(&format!("SIG{name} received: finishing")),
+            "SIG{name}"
+        );
+        let file = Connection::open(shop.folder.path().join("orderly.db")).unwrap();
+        let status: i64 = file
+            .query_row("select status from orders where order_id = 1", [], |row| {
+                row.get(0)
+            })
+            .unwrap();
+        assert_eq!(status, 0, "SIG{name}: the order is Pending again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_that_mean_nothing_are_ignored_and_told() {
+    let shop = Shop::open(&[]).await;
+    for name in ["USR1", "USR2"] {
+        shop.server.signal(name).await;
+        let told = format!("SIG{name} received: it means nothing to this server and is ignored");
+        shop.server.says(&told).await;
+    }
+    shop.order(1).await;
+    shop.close().await;
+}
+
+/// As `nohup` starts it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wrapped = Command::new("sh");
+    wrapped
+        .args(["-c", "trap '' HUP; exec \"$0\""])
+        .arg(env!("CARGO_BIN_EXE_orderly"));
+    crate::support::process::configure(&mut wrapped, folder.path());
+    let server = Process::start(wrapped).await;
+    server.signal("HUP").await;
+    server.signal("USR1").await;
+    server.says("SIGUSR1 received").await;
+    assert!(!server.said("SIGHUP"));
+    assert_eq!(server.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_years_ahead_of_the_clock_is_told_at_the_start() {
+    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    shop.order(1).await;
+    shop.ended(1).await;
+    assert!(!shop.server.said("ahead of the clock"));
+    assert_eq!(shop.server.terminate().await, Some(0));
+    let file = Connection::open(shop.folder.path().join("orderly.db")).unwrap();
+    let three_years = 3 * 366 * 86_400_000_000_i64;
+    file.execute("update events set at = at + ?1", [three_years])
+        .unwrap();
+    drop(file);
+    let server = Process::start(orderly(shop.folder.path())).await;
+    server
+        .says("ahead of the clock of this machine; set the clock")
+        .await;
+    assert_eq!(server.terminate().await, Some(0));
+}
