@@ -263,9 +263,16 @@ fn nothing_is_left_of_a_test_process_that_is_killed() {
     let (_, folders) = said.trim().rsplit_once(SERVERS_ARE_UP).unwrap();
     let folders: Vec<&str> = folders.split(' ').collect();
     assert_eq!(folders.len(), 2);
+    // With what is in them, which tells who wrote there last.
+    let left = Command::new("find")
+        .args(&folders)
+        .stderr(Stdio::null())
+        .output()
+        .unwrap();
     assert!(
         folders.iter().all(|folder| !Path::new(folder).exists()),
-        "{folders:?}"
+        "{folders:?}: {}",
+        String::from_utf8_lossy(&left.stdout)
     );
 }
 
