@@ -124,13 +124,13 @@ impl Range {
         let at_or_above = row("$1").replace("{}", ">=");
         let below = row(BELOW).replace("{}", "<");
         // An index that leaves out what is null: the planner does not conclude from a comparison of rows that there is none.
-        let named = match columns {
+        let present = match columns {
             [("reference", _)] => " and reference is not null",
             _ => "",
         };
         let newest_first: Vec<String> = names.iter().map(|name| format!("{name} desc")).collect();
         Range {
-            condition: format!("{at_or_above} and {below}{named}"),
+            condition: format!("{at_or_above} and {below}{present}"),
             newest_first: format!("order by {}", newest_first.join(", ")),
         }
     }
