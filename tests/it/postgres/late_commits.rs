@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use super::scene::{Scene, assert_sound, number, store_at, through};
 use crate::support::gate::Gate;
 use crate::support::late::{HeldCommits, PlainReader};
-use crate::support::make::new_order;
+use crate::support::make::{NODE_A, claim_by, new_order};
 use crate::support::postgres::Server;
 use crate::support::proxy::{Action, Flight, Proxy};
 use crate::support::until;
@@ -143,6 +143,44 @@ async fn what_commits_late_is_read_once_and_a_plain_reader_skips_it() {
         .number("select sum(pending)::int8 from orderly.counters where slot >= 128")
         .await;
     assert_eq!(usize::try_from(counted), Ok(2 * ROUNDS), "it had rows of its own");
+    punctual.close().await;
+    scene.end().await;
+}
+
+/// Issue 13, point 38. Of orders that are accepted at the same time none was accepted first, whatever their ids say; the
+/// late ones are claimed as soon as they are committed, before anything that came since.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_accepted_at_the_same_time_start_as_they_are_committed() {
+    let Some(scene) = Scene::new().await else { return };
+    let proxy = Proxy::before(Server::shared().await.address()).await;
+    let punctual = punctual_store(&scene, &proxy).await;
+    let claim = async || -> Vec<OrderId> {
+        let leases = punctual.claim(claim_by(NODE_A, 5)).await.unwrap().leases;
+        leases.iter().map(|lease| lease.order.order_id).collect()
+    };
+    // The floor of the claims has risen.
+    accept_some(&*punctual, 10).await;
+    for _ in 0..3 {
+        claim().await;
+    }
+    let gate = hold_next(&scene);
+    let late = accept_some(&*scene.store, 3);
+    let meanwhile = async {
+        gate.arrival().await;
+        let drawn = "select last_value from orderly.order_ids";
+        until("the late ones have their ids", async || {
+            scene.number(drawn).await == 13
+        })
+        .await;
+        let early = accept_some(&*punctual, 6).await.order_ids;
+        assert_eq!(claim().await, early[..5]);
+        gate.open();
+        early
+    };
+    let (late, early) = tokio::join!(late, meanwhile);
+    assert!(late.order_ids[2] < early[0], "{late:?} {early:?}");
+    let then = accept_some(&*punctual, 1).await.order_ids;
+    assert_eq!(claim().await, [late.order_ids, vec![early[5], then[0]]].concat());
     punctual.close().await;
     scene.end().await;
 }
