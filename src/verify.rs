@@ -151,7 +151,11 @@ impl Report {
 /// Checks order by order and answers the numbers of the table.
 async fn check_orders(snapshot: &mut dyn Snapshot, report: &mut Report) -> Result<Counters, StoreError> {
     let mut counted = Counters::default();
-    let mut starts = Starts::new(snapshot.start_rule().await?, snapshot.accept_time_max());
+    let mut starts = Starts::new(
+        snapshot.start_rule().await?,
+        snapshot.accept_time_max(),
+        snapshot.passed_over().await?,
+    );
     let mut after = None;
     loop {
         let page = snapshot.orders_after(after, PAGE_ORDERS).await?;

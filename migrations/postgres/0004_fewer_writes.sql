@@ -7,13 +7,36 @@
 -- of tables are found by index alone, and lists are joined by hashing where they may be long. Plans that are switched off
 -- cost so much that compiling them would seem worth it.
 
+-- Another session may lock any row for as long as it likes. What can be left for later is left (skip locked), so that one row
+-- keeps nobody else waiting; what must have its row waits for a few seconds and changes nothing then.
+
+-- Of a first start: the earlier orders of the first line that its claim passed over, because another session had locked them.
+alter table orderly.events add column passed_over bigint[];
+
+-- A row of the counters that nobody holds: the preferred one, or one of a few others. Locked until the transaction ends.
+create function orderly.free_counter(preferred bigint) returns smallint language plpgsql
+as $free$
+declare
+    free_slot smallint;
+begin
+    for step in 0..7 loop
+        select c.slot into free_slot from orderly.counters as c
+        where c.slot = case when step = 0 then preferred else (preferred + 37 * step) % 128 end
+        for update skip locked;
+        if found then
+            return free_slot;
+        end if;
+    end loop;
+    return preferred;
+end $free$;
+
 -- Stores a group of calls without keys, their orders with their events. accept_keyed is the same for groups with keys.
 -- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes.
 create function orderly.accept(
     user_ids bigint[], amounts bigint[], items text[], order_references text[], metadatas text[], counter_slot smallint,
     out order_ids bigint[], out accepted_at timestamptz
 ) language plpgsql
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set lock_timeout = 3000
 as $accept$
 begin
     with moment as materialized (
@@ -43,7 +66,8 @@ begin
         select batch, place - 1, order_id, 1, 0, 0, moment.at, 0
         from moment, batch, numbered
     ), counted as (
-        update orderly.counters set pending = pending + (select count(*) from numbered) where slot = counter_slot
+        update orderly.counters set pending = pending + (select count(*) from numbered)
+        where slot = (select orderly.free_counter(counter_slot))
     )
     select array(select order_id from numbered order by place), moment.at into order_ids, accepted_at from moment;
 end $accept$;
@@ -57,6 +81,7 @@ create function orderly.accept_keyed(
 ) returns table (stored_call integer, stored_order_ids bigint[], accepted_at timestamptz)
 language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_nestloop = off
+set lock_timeout = 3000
 as $accept$
 begin
     return query
@@ -73,12 +98,24 @@ begin
         where moment.transaction is not null
     ), calls as materialized (
         select call, array_agg(order_id order by place) as order_ids from numbered group by call
+    ), asked as materialized (
+        -- A key that is there is looked at before it is locked. Looked up one by one, whatever the plan says of joins.
+        select given.*, (
+            select known.created_at from orderly.idempotency_keys as known
+            where known.scope = given.scope and known.key = given.key) as stored_at
+        from unnest(key_calls, scopes, keys, fingerprints) as given (call, scope, key, fingerprint)
     ), kept as (
         -- In the order of the keys, so that two groups that share some never wait for each other.
         insert into orderly.idempotency_keys as stored (scope, key, fingerprint, order_ids, created_at)
         select asked.scope, asked.key, asked.fingerprint, calls.order_ids, moment.at
-        from moment, unnest(key_calls, scopes, keys, fingerprints) as asked (call, scope, key, fingerprint)
-            join calls using (call)
+        from moment, asked join calls using (call)
+        where case
+            when asked.stored_at is null then true
+            when asked.stored_at <= moment.at - interval '24 hours' then coalesce((
+                select true from orderly.idempotency_keys as known
+                where known.scope = asked.scope and known.key = asked.key
+                for update skip locked), false)
+            else false end
         order by asked.scope collate "C", asked.key collate "C"
         -- A key past its retention may still be there and gives way.
         on conflict (scope, key) do update set
@@ -108,22 +145,23 @@ begin
         select batch, row_number() over (order by order_id) - 1, order_id, 1, 0, 0, moment.at, 0
         from moment, batch, stored
     ), counted as (
-        update orderly.counters set pending = pending + (select count(*) from stored) where slot = counter_slot
+        update orderly.counters set pending = pending + (select count(*) from stored)
+        where slot = (select orderly.free_counter(counter_slot))
     )
     select call, order_ids, moment.at from stored_calls, moment;
 end $accept$;
 
 -- Ends attempts, each of its own lease and of no other: the token is checked by the statement that writes, so a worker
 -- that lost its lease changes nothing and finds no row in the answer. A lease that ran out but was not given to another
--- still counts. One element per result, by rising order id, so that no two statements wait for each other's rows. Served by
--- the primary key. Where the orders of a user wait for each other, the next claim sees to the turns of all that changes.
+-- still counts. What another session has locked is left: its row in the answer has no status. One element per result, by
+-- rising order id. Served by the primary key. Where the orders of a user wait for each other, the next claim sees to the turns of all that changes.
 create function orderly.settle(
     order_ids bigint[], tokens bigint[], nodes bigint[], kinds smallint[], statuses smallint[], given_backs boolean[],
     due_ins_micros bigint[], errors text[], results text[], counter_slot smallint
 ) returns table (ended_place bigint, ended_order_id bigint, ended_status smallint)
 language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off
-set enable_mergejoin = off set enable_bitmapscan = off
+set enable_mergejoin = off set enable_bitmapscan = off set lock_timeout = 3000
 as $settle$
 begin
     return query
@@ -134,6 +172,13 @@ begin
         select * from unnest(order_ids, tokens, nodes, kinds, statuses, given_backs, due_ins_micros, errors, results)
             with ordinality
             as result (order_id, token, node, kind, status, given_back, due_in_micros, error, given, place)
+    ), held as materialized (
+        -- Driven by the results, as in claim.
+        select result.*
+        from result cross join lateral (
+            select 1 as locked from orderly.orders as o
+            where o.order_id = result.order_id and o.token = result.token and o.status + 0 = 1
+            for update skip locked) as free
     ), ended as (
         update orderly.orders as o set
             status = result.status,
@@ -148,8 +193,7 @@ begin
             result = result.given,
             outside = false,
             turn = moment.turn
-        from moment, result
-        -- Driven by the results, as in claim.
+        from moment, held as result
         where o.order_id = result.order_id and o.token = result.token and o.status + 0 = 1
             and result.order_id + 0 = result.order_id
         returning o.order_id, o.version, o.attempts, o.status, o.changed_at, o.processing_at,
@@ -178,23 +222,33 @@ begin
                 coalesce(sum((extract(epoch from changed_at - processing_at) * 1000000)::int8)
                     filter (where status = 2), 0) as micros
             from ended) as change
-        where c.slot = counter_slot and change.ended > 0
+        where c.slot = (select orderly.free_counter(counter_slot) where exists (select from ended)) and change.ended > 0
     )
-    select place, order_id, status from ended;
+    select place, order_id, status from ended
+    union all
+    -- Locked by another session: without a status, to be tried again.
+    select result.place, result.order_id, null
+    from result
+    where result.place not in (select place from held) and exists (
+        select from orderly.orders as o
+        where o.order_id = result.order_id and o.token = result.token and o.status + 0 = 1 offset 0);
 end $settle$;
 
 -- Claims the next due orders of both lines for a node. Called in a message of its own that ends the transaction, so that a
 -- node that freezes anywhere never holds the lock: the server carries it out to its end without asking back. What comes out
 -- is small enough never to wait for a reader. Where the orders of a user wait for each other, nodes send the statements
 -- themselves, with the lines of those whose turn it is.
+-- An order that another session has locked is passed over; so many more than are wanted are looked at (`spare`).
 -- No order at or below `above` can be in the first line any more (the floor). The plans of the lines are the heads of their
 -- indexes, whatever the statistics say.
 create function orderly.claim(
     places bigint, claiming_node bigint, lease_micros bigint, takes_suspects bigint, is_outside bigint,
-    is_handed_out bigint, known_processor bigint, known_ordering bigint, second_first bigint, above bigint, counter_slot bigint, claim_lock bigint,
+    is_handed_out bigint, known_processor bigint, known_ordering bigint, second_first bigint, above bigint, spare bigint,
+    counter_slot bigint, claim_lock bigint,
     out order_ids bigint[], out tokens bigint[], out claimed bigint, out exhausted integer, out running bigint,
     out last_order_id bigint, out oldest_running xid8, out transaction xid8, out next_due_in_micros bigint,
-    out open_orders bigint, out stored_ordering smallint, out stored_processor smallint
+    out open_orders bigint, out stored_ordering smallint, out stored_processor smallint,
+    out locked_first bigint[], out locked_second bigint[]
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
 set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
@@ -205,7 +259,8 @@ begin
     perform pg_advisory_xact_lock(claim_lock);
     -- Read before this transaction gets its id: every order id up to it was drawn by a transaction with an earlier one. And
     -- before the claim's own view: whatever ended before the oldest transaction that runs now is seen by it.
-    select last_value, pg_snapshot_xmin(pg_current_snapshot()) into last_order_id, oldest_running from orderly.order_ids;
+    select case when is_called then last_value else 0 end, pg_snapshot_xmin(pg_current_snapshot())
+    into last_order_id, oldest_running from orderly.order_ids;
     with moment as materialized (
         select clock_timestamp() as at
     ), running as materialized (
@@ -219,30 +274,64 @@ begin
         select order_id, order_id + 0 as turn from orderly.orders
         where status = 0 and due_at is null and order_id + 0 > above and exists (select from running)
         order by order_id + 0
+        limit places + spare
+    ), first_free as materialized (
+        -- One after the other, no more than are wanted.
+        select order_id, turn
+        from first_line cross join lateral (
+            select 1 as locked from orderly.orders as o
+            where o.order_id = first_line.order_id and o.status + 0 = 0 and o.due_at is null
+            for update skip locked) as free
         limit places
     ), second_line as materialized (
         -- Served by orders_due and orders_suspect: orders that wait out a back-off are behind the range that is read.
-        (select order_id, due_at from orderly.orders
+        (select order_id, due_at, false as suspect from orderly.orders
         where status = 0 and due_at is not null and crashes < 2 and due_at <= (select at from moment)
             and exists (select from running)
         order by due_at, order_id
-        limit places)
+        limit places + spare)
         union all
-        (select order_id, due_at from orderly.orders
+        (select order_id, due_at, true as suspect from orderly.orders
         where status = 0 and due_at is not null and crashes >= 2 and due_at <= (select at from moment)
             and takes_suspects = 1 and exists (select from running)
         order by due_at, order_id
+        limit least(places, 1) + spare)
+    ), second_free as materialized (
+        (select order_id, due_at, suspect
+        from second_line cross join lateral (
+            select 1 as locked from orderly.orders as o
+            where o.order_id = second_line.order_id and o.status + 0 = 0 and o.due_at is not null
+            for update skip locked) as free
+        where not suspect
+        limit places)
+        union all
+        (select order_id, due_at, suspect
+        from second_line cross join lateral (
+            select 1 as locked from orderly.orders as o
+            where o.order_id = second_line.order_id and o.status + 0 = 0 and o.due_at is not null
+            for update skip locked) as free
+        where suspect
         limit least(places, 1))
     ), lines as materialized (
-        select (select count(*) from first_line) as first, (select count(*) from second_line) as second
+        select (select count(*) from first_free) as first, (select max(order_id) from first_free) as last,
+            count(*) as second, count(*) filter (where suspect) as suspects
+        from second_free
+    ), first_passed as materialized (
+        -- What was looked at in vain, by rising id.
+        select order_id from first_line, lines
+        where order_id not in (select order_id from first_free) and (lines.first < places or order_id < lines.last)
+    ), second_passed as materialized (
+        select order_id from second_line, lines
+        where order_id not in (select order_id from second_free)
+            and case when suspect then lines.suspects < least(places, 1) else lines.second - lines.suspects < places end
     ), share as materialized (
         -- While both lines have work, both move; a short line leaves its places to the other.
         select least(second, greatest((places + second_first) / 2, places - first)) as second from lines
     ), chosen as materialized (
-        (select order_id, 1 as line, row_number() over (order by turn) as turn from first_line
+        (select order_id, 1 as line, row_number() over (order by turn) as turn from first_free
         order by turn limit (select places - second from share))
         union all
-        (select order_id, 2 as line, row_number() over (order by due_at, order_id) as turn from second_line
+        (select order_id, 2 as line, row_number() over (order by due_at, order_id) as turn from second_free
         order by turn limit (select second from share))
     ), started as (
         update orderly.orders as o set
@@ -267,25 +356,29 @@ begin
         from moment
         where n.node = claiming_node and n.expires_at > moment.at + lease_micros * interval '1 microsecond'
             and exists (select from started)
+            and n.node = (select mine.node from orderly.nodes as mine where mine.node = claiming_node for update skip locked)
     ), batch as (
         insert into orderly.batches (batch, events)
         select nextval('orderly.batch_ids'), count(*) from started having count(*) > 0
         returning batch
     ), recorded as (
-        insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt, node)
-        select batch, row_number() over (order by line, turn) - 1, order_id, version, 1, 1, changed_at, attempts, claiming_node
+        insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt, node, passed_over)
+        select batch, row_number() over (order by line, turn) - 1, order_id, version, 1, 1, changed_at, attempts, claiming_node,
+            case when line = 1 then nullif(
+                array(select p.order_id from first_passed as p where p.order_id < started.order_id), '{}') end
         from batch, started
     ), counted as (
         update orderly.counters set pending = pending - change.started, processing = processing + change.started
         from (select count(*) as started from started) as change
-        where slot = counter_slot and change.started > 0
+        where slot = (select orderly.free_counter(counter_slot) where exists (select from started)) and change.started > 0
     )
-    -- The first line is exhausted when all of it was seen, and taken.
+    -- The first line is exhausted when all of it was seen, and taken but for what was passed over.
     select array(select order_id from started order by line, turn), array(select token from started order by line, turn),
         (select max(order_id) from started where line = 1),
-        (lines.first < places and lines.first + share.second <= places)::int,
-        (select count(*) from running)
-    into order_ids, tokens, claimed, exhausted, running
+        ((select count(*) from first_line) < places + spare and lines.first < places and lines.first + share.second <= places)::int,
+        (select count(*) from running),
+        array(select order_id from first_passed), array(select order_id from second_passed)
+    into order_ids, tokens, claimed, exhausted, running, locked_first, locked_second
     from lines cross join share;
     -- Whether it wrote something; when the next order of the second line is due that such a claim may take; how many orders
     -- are open.

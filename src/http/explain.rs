@@ -81,6 +81,8 @@ pub enum Reason {
     Paused,
     /// It failed, and waits for its next attempt.
     BackOff,
+    /// Another session of the database has locked it.
+    Locked,
     /// An order of the same user comes first.
     UserOrder,
     /// No node is alive that processes orders.
@@ -116,7 +118,11 @@ impl ExplanationBody {
         let order = &standing.order;
         let reasons = match order.status {
             OrderStatus::Pending => waiting(standing),
-            OrderStatus::Processing => vec![processing(order, standing.lease)],
+            OrderStatus::Processing => {
+                let mut reasons = vec![processing(order, standing.lease)];
+                reasons.extend(locked(standing));
+                reasons
+            }
             OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => vec![ended(order)],
         };
         ExplanationBody {
@@ -186,6 +192,7 @@ fn waiting(standing: &Standing) -> Vec<ReasonBody> {
             "the queue is paused; POST /queue/resume starts it again",
         ));
     }
+    reasons.extend(locked(standing));
     reasons.extend(back_off(&standing.order, standing.read_at));
     if let Some(other) = standing.waits_for {
         reasons.push(ReasonBody {
@@ -211,6 +218,14 @@ fn waiting(standing: &Standing) -> Vec<ReasonBody> {
         ));
     }
     reasons
+}
+
+fn locked(standing: &Standing) -> Option<ReasonBody> {
+    let holder = standing.locked_by.as_ref()?;
+    Some(reason(
+        Reason::Locked,
+        format!("{holder} has locked it: nothing happens to it until that transaction ends"),
+    ))
 }
 
 fn back_off(order: &Order, now: Timestamp) -> Option<ReasonBody> {
@@ -286,8 +301,9 @@ fn nodes(queue: &QueueState) -> Option<ReasonBody> {
 
 /// From the mean time of an attempt and the slots there are: when so many others will have made room.
 fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<EstimateBody> {
-    const UNKNOWN: [Reason; 7] = [
+    const UNKNOWN: [Reason; 8] = [
         Reason::Paused,
+        Reason::Locked,
         Reason::UserOrder,
         Reason::NoNode,
         Reason::WaitsForWorker,

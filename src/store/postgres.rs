@@ -33,10 +33,12 @@ mod failure;
 mod feed;
 mod floor;
 mod group;
+mod holders;
 mod import;
 mod link;
 mod links;
 mod listing;
+mod locked;
 mod message;
 mod nodes;
 mod notify;
@@ -141,6 +143,7 @@ impl Postgres {
         let origin = format!("{:016x}", rand::random::<u64>());
         let feed = Arc::new(Feed::new(links.clone(), shared.clone()));
         tasks.spawn(feed.clone().keep_numbered());
+        tasks.spawn(holders::watch(shared.clone(), links.clone()));
         tasks.spawn(notify::notify(shared.clone(), links.clone(), origin.clone()));
         match direct.or_else(|| (!database.url.looks_pooled()).then(|| connector.clone())) {
             Some(way) => {
@@ -242,7 +245,7 @@ impl Store for Postgres {
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
-        self.settles.call(Settle { key, outcome }).await
+        settle::settle(&self.settles, &self.shared, key, outcome).await
     }
 
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
@@ -252,7 +255,10 @@ impl Store for Postgres {
     }
 
     async fn hold_outside(&self, key: LeaseKey, hold: OutsideHold) -> Result<Held, StoreError> {
-        told(outside::hold(&self.links, key, hold).await, "hold a lease")
+        told(
+            outside::hold(&self.links, &self.shared, key, hold).await,
+            "hold a lease",
+        )
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {

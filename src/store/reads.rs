@@ -1,5 +1,6 @@
 //! What is read of orders and of the queue.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::{Breaker, Counters, FeedCursor, FeedEvent};
@@ -52,6 +53,8 @@ pub struct Standing {
     pub waits_for: Option<OrderId>,
     /// While Pending, due, and waiting for no order of its user.
     pub place: Option<Place>,
+    /// Of another session of the database, whose locks keep this order as it is.
+    pub locked_by: Option<LockHolder>,
     pub queue: QueueState,
     /// When this was read, by the store's clock.
     pub read_at: Timestamp,
@@ -63,6 +66,32 @@ pub struct CurrentLease {
     pub expires_at: Timestamp,
     /// A worker outside holds it.
     pub outside: bool,
+}
+
+/// A session of the database that has locked an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockHolder {
+    pub pid: i32,
+    pub user: Option<String>,
+    pub application: Option<String>,
+    /// Its transaction, where this node's role may know.
+    pub open_for: Option<Duration>,
+}
+
+impl fmt::Display for LockHolder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "session {} of the database", self.pid)?;
+        let user = self.user.iter().map(|user| format!("user {user}"));
+        let named = self.application.iter().filter(|name| !name.is_empty());
+        let application = named.map(|name| format!("application {name}"));
+        let open_for = self.open_for.iter();
+        let transaction = open_for.map(|span| format!("its transaction open for {} s", span.as_secs()));
+        let parts: Vec<String> = user.chain(application).chain(transaction).collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        write!(formatter, " ({})", parts.join(", "))
+    }
 }
 
 /// Of an order that could start now.

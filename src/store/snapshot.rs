@@ -1,6 +1,7 @@
 //! What `verify`, `doctor` and `copy` read: everything in the store at one instant, page by page. Judging it is left
 //! to `verify.rs`.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,6 +48,9 @@ pub trait Snapshot: Send {
 
     /// By which rule orders start.
     async fn start_rule(&mut self) -> Result<StartRule, StoreError>;
+
+    /// The orders that any claim passed over; see [`EventRecord::passed_over`].
+    async fn passed_over(&mut self) -> Result<HashSet<OrderId>, StoreError>;
 
     /// Settings under which a 201 is worth less than promised.
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError>;
@@ -126,6 +130,9 @@ pub struct EventRecord {
     /// Place in the one feed of all events: rises with the commits.
     pub position: i64,
     pub event: Event,
+    /// Of a first start: the earlier orders that its claim passed over, because another session of the database had locked
+    /// them. By rising id.
+    pub passed_over: Vec<OrderId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

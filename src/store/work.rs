@@ -107,6 +107,9 @@ pub enum Breaker {
 pub struct Renewed {
     /// Leases of the heartbeat that the node no longer has.
     pub lost: Vec<LeaseKey>,
+    /// Leases that were not renewed, because another session of the database has locked their orders: the node still has
+    /// them, for no longer than before.
+    pub locked: Vec<LeaseKey>,
     /// Leases that the store refused to extend; the others are extended.
     pub refused: Vec<RefusedOrder>,
 }

@@ -3,8 +3,12 @@
 //! Where one writer stores all orders, ids rise in the order of acceptance. Where many do, an id is drawn before its
 //! order is accepted, so of two orders that were under way at the same time either may be the earlier one; but an order
 //! that was created so long before another that it must have been accepted by then was the earlier one for certain.
+//!
+//! An order that another session of the database has locked is passed over. The claim that does so says it in the events of
+//! what it starts, so the order may be overtaken by those starts and by no others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Promise, Report};
@@ -26,12 +30,21 @@ pub(super) struct StartOrder {
     /// The others, by the end of the span in which they were created.
     recent: BTreeMap<Timestamp, Starts>,
     newest: Timestamp,
+    /// Orders that any claim passed over. They are in neither of the above.
+    passed_over: Arc<HashSet<OrderId>>,
+    /// Those of them that came by, with their creation, by their start and their number: at the end those that wait.
+    excused: BTreeMap<(i64, OrderId), Timestamp>,
 }
 
+/// The start of an order that still waits for its first: after all others.
+const NOT_YET: i64 = i64::MAX;
+
 impl StartOrder {
-    pub fn new(accept_time_max: Duration) -> StartOrder {
+    pub fn new(accept_time_max: Duration, passed_over: Arc<HashSet<OrderId>>) -> StartOrder {
         StartOrder {
             accept_time_max,
+            passed_over,
+            excused: BTreeMap::new(),
             earlier: Starts::default(),
             recent: BTreeMap::new(),
             newest: Timestamp::from_micros(0),
@@ -43,8 +56,35 @@ impl StartOrder {
         let created_at = record.order.created_at;
         if let FirstStart::At(position) = start {
             self.judge(record.order.order_id, created_at, position, report);
+            self.judge_passes(record, position, report);
         }
-        self.remember(record.order.order_id, created_at, start);
+        if self.passed_over.contains(&record.order.order_id) {
+            let position = match start {
+                FirstStart::At(position) => position,
+                FirstStart::Waiting => NOT_YET,
+                FirstStart::Never => return,
+            };
+            self.excused.insert((position, record.order.order_id), created_at);
+        } else {
+            self.remember(record.order.order_id, created_at, start);
+        }
+    }
+
+    /// The same for orders that some claim passed over: this one's had to, if it did not wait.
+    fn judge_passes(&self, record: &OrderRecord, position: i64, report: &mut Report) {
+        let accepted_by = record.order.created_at.minus(self.accept_time_max);
+        let passed_over = record.events.get(1).map(|started| &started.passed_over);
+        let later = self.excused.range((position, OrderId(0))..);
+        let overtaken = later.filter(|((_, id), created_at)| {
+            let was_accepted = self.accept_time_max.is_zero() || **created_at < accepted_by;
+            was_accepted && !passed_over.is_some_and(|passed_over| passed_over.contains(id))
+        });
+        for ((_, earlier), _) in overtaken.take(1) {
+            let detail = format!(
+                "started before order {earlier}, which was accepted earlier, and which its claim did not pass over"
+            );
+            report.breach(Promise::FifoStart, Some(record.order.order_id), detail);
+        }
     }
 
     fn judge(&self, id: OrderId, created_at: Timestamp, position: i64, report: &mut Report) {

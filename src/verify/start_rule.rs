@@ -1,7 +1,8 @@
 //! By which rule orders start: all in one line, or the orders of each user in a line of their own, one at a time. What a line
 //! demands is left to `start_order.rs`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::start_order::StartOrder;
@@ -13,6 +14,7 @@ use crate::store::snapshot::{OrderRecord, StartRule};
 pub(super) struct Starts {
     rule: StartRule,
     accept_time_max: Duration,
+    passed_over: Arc<HashSet<OrderId>>,
     /// By user where the rule is about users; one for each of them is in memory then.
     lines: HashMap<Option<i64>, StartOrder>,
     /// By user, as well.
@@ -20,10 +22,11 @@ pub(super) struct Starts {
 }
 
 impl Starts {
-    pub fn new(rule: StartRule, accept_time_max: Duration) -> Starts {
+    pub fn new(rule: StartRule, accept_time_max: Duration, passed_over: HashSet<OrderId>) -> Starts {
         Starts {
             rule,
             accept_time_max,
+            passed_over: Arc::new(passed_over),
             lines: HashMap::new(),
             processing: HashMap::new(),
         }
@@ -44,7 +47,7 @@ impl Starts {
         let line = self
             .lines
             .entry(line)
-            .or_insert_with(|| StartOrder::new(self.accept_time_max));
+            .or_insert_with(|| StartOrder::new(self.accept_time_max, self.passed_over.clone()));
         line.check(record, report);
     }
 

@@ -158,12 +158,15 @@ async fn beat(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(
         tracing::warn!(order.id = %order_id, reason = refused.reason,
             "the store refuses to renew the lease of order {order_id}");
     }
-    // A lease that was refused is believed in as long as before.
+    // A lease that was refused, or whose order is locked, is believed in as long as before.
     let is_refused = |key: &LeaseKey| {
         let mut refused = renewed.refused.iter();
         refused.any(|refused| refused.order_id == key.order_id)
     };
-    let kept: Vec<LeaseKey> = leases.into_iter().filter(|key| !is_refused(key)).collect();
+    let kept: Vec<LeaseKey> = leases
+        .into_iter()
+        .filter(|key| !is_refused(key) && !renewed.locked.contains(key))
+        .collect();
     shared.running.renewed(&kept, &renewed.lost, asked + lease);
     Ok(())
 }

@@ -9,6 +9,8 @@ mod encoding;
 mod feed;
 mod idle;
 mod late_commits;
+mod locked;
+mod locked_calls;
 mod lost_commit;
 mod plans;
 mod pool;

@@ -4,6 +4,7 @@
 use super::pages::{Paged, Walk};
 use super::{Copied, Progress, Step, Watcher};
 use crate::event::Event;
+use crate::order::OrderId;
 use crate::store::snapshot::{EventRecord, KeyRecord, OrderRecord};
 use crate::store::{Snapshot, StoreError};
 
@@ -144,6 +145,13 @@ impl Compared for OrderRecord {
             let events = record.events.iter();
             events.map(|stored| stored.event.clone()).collect()
         };
+        let passed_over = |record: &OrderRecord| -> Vec<(u32, Vec<OrderId>)> {
+            let events = record.events.iter();
+            let passing = events.filter(|stored| !stored.passed_over.is_empty());
+            passing
+                .map(|stored| (stored.event.version, stored.passed_over.clone()))
+                .collect()
+        };
         unlike(&[
             ("what was ordered", self.order.request == other.order.request),
             ("its state", self.order == other.order),
@@ -153,6 +161,7 @@ impl Compared for OrderRecord {
             ("whether it was handed out", self.handed_out == other.handed_out),
             ("its number of crashes", self.crashes == other.crashes),
             ("its history", events(self) == events(other)),
+            ("what it passed over", passed_over(self) == passed_over(other)),
         ])
     }
 }

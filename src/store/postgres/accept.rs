@@ -75,9 +75,10 @@ impl Call for Accept {
     }
 }
 
-/// The key was there, and when it was looked up its retention had passed.
+/// The key was there, and when it was looked up its retention had passed. Or it is past that and another session of the
+/// database has locked it.
 fn forgotten_just_now() -> StoreError {
-    StoreError::Unexpected {
+    StoreError::Unavailable {
         attempted: Accept::ATTEMPTED,
         source: anyhow::Error::msg("the idempotency key ran out at this moment"),
     }

@@ -8,6 +8,7 @@ use super::CLAIM_LOCK;
 use super::failure::Failure;
 use super::link::Link;
 use super::links::Links;
+use super::locked::Patience;
 use super::query::{self, Created};
 use super::rows;
 use super::shared::Shared;
@@ -21,53 +22,71 @@ use crate::store::{
 const ONE_MORE: usize = SWEEP_ORDERS_MAX + 1;
 /// Forgotten with every sweep, so that what a node that is gone stored goes as well.
 const KEYS_FORGOTTEN_MIN: usize = 100;
+/// For the queue's row, with the claims' lock in hand: all claims wait meanwhile.
+const QUEUE_LOCK_MS: u32 = 1_000;
 /// Stored ones that one sweep makes up for: what failed for a while does not become too much for one statement.
 const KEYS_MATCHED_MAX: usize = 20_000;
 
 pub(super) async fn cancel(links: &Links, shared: &Shared, id: OrderId) -> Result<Acted, Failure> {
-    let slot = Shared::any_slot();
     let statement = concat!(
         include_str!("cancel.sql"),
         "select ",
         order_columns!(),
         " from changed"
     );
-    let changed = links
-        .once(statement, &[(&id.0, Type::INT8), (&slot, Type::INT2)])
-        .await
-        .inspect_err(|failure| shared.unsure(failure))?;
-    if let Some(row) = changed.first() {
-        shared.changed();
-        shared.ended([id]);
-        return Ok(Acted::Done(rows::order(row)?));
+    let mut patience = Patience::new();
+    loop {
+        let slot = Shared::any_slot();
+        let changed = links
+            .once(statement, &[(&id.0, Type::INT8), (&slot, Type::INT2)])
+            .await
+            .inspect_err(|failure| shared.unsure(failure))?;
+        if let Some(row) = changed.first() {
+            shared.changed();
+            shared.ended([id]);
+            return Ok(Acted::Done(rows::order(row)?));
+        }
+        match query::order(links, id).await? {
+            None => return Ok(Acted::Unknown),
+            Some(order) => match order.status {
+                OrderStatus::Cancelled => return Ok(Acted::Done(order)),
+                OrderStatus::Completed => return Ok(Acted::Refused(order)),
+                OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Failed => {
+                    patience.wait(id, shared).await?;
+                }
+            },
+        }
     }
-    Ok(match query::order(links, id).await? {
-        None => Acted::Unknown,
-        Some(order) if order.status == OrderStatus::Cancelled => Acted::Done(order),
-        Some(order) => Acted::Refused(order),
-    })
 }
 
 pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Result<Acted, Failure> {
-    let slot = Shared::any_slot();
     let statement = concat!(
         include_str!("redrive.sql"),
         "select ",
         order_columns!(),
         " from changed"
     );
-    let changed = links
-        .once(statement, &[(&vec![id.0], Type::INT8_ARRAY), (&slot, Type::INT2)])
-        .await
-        .inspect_err(|failure| shared.unsure(failure))?;
-    if let Some(row) = changed.first() {
-        shared.changed_with_work();
-        return Ok(Acted::Done(rows::order(row)?));
+    let mut patience = Patience::new();
+    loop {
+        let slot = Shared::any_slot();
+        let changed = links
+            .once(statement, &[(&vec![id.0], Type::INT8_ARRAY), (&slot, Type::INT2)])
+            .await
+            .inspect_err(|failure| shared.unsure(failure))?;
+        if let Some(row) = changed.first() {
+            shared.changed_with_work();
+            return Ok(Acted::Done(rows::order(row)?));
+        }
+        match query::order(links, id).await? {
+            None => return Ok(Acted::Unknown),
+            Some(order) => match order.status {
+                OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Completed => {
+                    return Ok(Acted::Refused(order));
+                }
+                OrderStatus::Failed | OrderStatus::Cancelled => patience.wait(id, shared).await?,
+            },
+        }
     }
-    Ok(match query::order(links, id).await? {
-        None => Acted::Unknown,
-        Some(order) => Acted::Refused(order),
-    })
 }
 
 pub(super) async fn redrive_matching(
@@ -138,7 +157,8 @@ async fn one_more_than_matching(links: &Links, query: &RedriveQuery) -> Result<V
 pub(super) async fn set_paused(links: &Links, shared: &Shared, paused: bool) -> Result<(), Failure> {
     let message = format!(
         "begin isolation level read committed; set local statement_timeout = 5000; set local lock_timeout = 5000; \
-         select pg_advisory_xact_lock({CLAIM_LOCK}); update orderly.queue set paused = {paused}; commit"
+         select pg_advisory_xact_lock({CLAIM_LOCK}); set local lock_timeout = {QUEUE_LOCK_MS}; \
+         update orderly.queue set paused = {paused}; commit"
     );
     links.flight(&message).await?;
     if !paused {

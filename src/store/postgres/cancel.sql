@@ -1,11 +1,12 @@
--- Cancels order $1 when it is Pending, Processing or Failed; no row when it is not, or is unknown. $2: counter row. A running attempt's result
+-- Cancels order $1 when it is Pending, Processing or Failed; no row when it is not, is unknown, or is locked by another
+-- session. $2: counter row. A running attempt's result
 -- finds no lease any more. Served by the primary key.
 -- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes (see turns.rs).
 with moment as materialized (
     select clock_timestamp() as at,
         (select case when ordering > 0 then 2 end from orderly.queue)::int2 as turn
 ), found as materialized (
-    select order_id, status from orderly.orders where order_id = $1 for update
+    select order_id, status from orderly.orders where order_id = $1 for update skip locked
 ), changed as (
     update orderly.orders as o set
         status = 4,
@@ -31,5 +32,5 @@ with moment as materialized (
         pending = pending - (earlier = 0)::int, processing = processing - (earlier = 1)::int,
         failed = failed - (earlier = 3)::int, cancelled = cancelled + 1
     from changed
-    where slot = $2
+    where slot = (select orderly.free_counter($2) where exists (select from changed))
 )

@@ -21,7 +21,7 @@ use super::settle::micros;
 use super::shared::Shared;
 use super::turns;
 use crate::lease::{Lease, ProcessorKind};
-use crate::order::Ordering;
+use crate::order::{OrderId, Ordering};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES, codes};
 
@@ -36,6 +36,13 @@ const ANSWER_SLACK: Duration = Duration::from_secs(5);
 /// First and longest wait before the orders of a claim are read again.
 const READ_AGAIN_MIN: Duration = Duration::from_millis(100);
 const READ_AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// Orders beyond those wanted that a claim looks at, so that it finds enough where others are locked: at least, and at most.
+/// What is locked beyond that keeps those behind it waiting.
+const SPARE_MIN: usize = 4;
+const SPARE_MAX: usize = 1_000;
+/// Between two looks at orders that another session has locked: nobody says when they are free.
+const LOCKED_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What was claimed, id by id: the planner otherwise looks through all that is or was in processing, dead entries too.
 const READ_LEASES: &str = concat!(
@@ -52,6 +59,8 @@ pub(super) struct Claimer {
     floor: Floor,
     /// Gets the odd place of a claim while both lines have work.
     second_line_first: bool,
+    /// Of the next claim.
+    spare: usize,
     /// What this node was told of the orders of a user; `None` goes by what the store says.
     told: Option<Ordering>,
     /// By which it claims.
@@ -71,6 +80,8 @@ struct Answer {
     granted: Vec<Granted>,
     /// `None` while the queue is paused: what is hidden is not gone.
     seen: Option<Seen>,
+    /// Orders of either line that another session has locked.
+    locked: Vec<i64>,
     next_due_in: Option<Duration>,
     idle: bool,
     /// The store's; nothing is claimed by another.
@@ -86,6 +97,7 @@ impl Claimer {
             link: Link::new(connector.clone()),
             floor: Floor::new(),
             second_line_first: false,
+            spare: SPARE_MIN,
             told,
             ordering,
             message: turns::claim_message(ordering),
@@ -101,18 +113,34 @@ impl Claimer {
             let again = self.send(request, places, shared).await;
             answer = again.inspect_err(|failure| shared.unsure(failure))?;
         }
+        shared.locked.found(answer.locked.iter().copied().map(OrderId));
         if !answer.granted.is_empty() {
             shared.changed();
             // Turns whether or not both lines had work: where only one had, it makes no difference.
             self.second_line_first = !self.second_line_first;
         }
+        let next_due_in = self.next_look_in(&answer, places);
         Ok(Claimed {
             // Nor does an answer say so that came by other rules than the store's.
             paused: answer.seen.is_none() && self.agrees(&answer, request),
             leases: self.read_leases(&answer.granted, request).await?,
-            next_due_in: answer.next_due_in,
+            next_due_in,
             idle: answer.idle,
         })
+    }
+
+    /// When the next claim should come. What is locked is due, but would be passed over again.
+    fn next_look_in(&mut self, answer: &Answer, places: usize) -> Option<Duration> {
+        if answer.locked.is_empty() {
+            self.spare = SPARE_MIN;
+            return answer.next_due_in;
+        }
+        let looked_too_short = answer.locked.len() > self.spare && self.spare < SPARE_MAX;
+        self.spare = (2 * answer.locked.len()).clamp(SPARE_MIN, SPARE_MAX);
+        if looked_too_short && answer.granted.len() < places {
+            return Some(Duration::ZERO);
+        }
+        Some(LOCKED_LOOK_INTERVAL)
     }
 
     /// Whether the store goes by what this node was told.
@@ -191,6 +219,7 @@ impl Claimer {
         };
         let numbers = [
             (":places", rows::limit(places)),
+            (":spare", rows::limit(self.spare)),
             (":node", rows::node_code(request.node)),
             (":lease_micros", micros(request.lease)),
             (":suspect", request.suspect.into()),
@@ -277,12 +306,16 @@ impl Answer {
             return Err(missing());
         }
         let granted = order_ids.into_iter().zip(tokens);
+        let mut locked = values.numbers("locked_first")?;
+        let passed_over = locked.first().copied();
+        locked.extend(values.numbers("locked_second")?);
         let seen = Seen {
             last_order_id: values.number("last_order_id")?.ok_or_else(missing)?,
             oldest_running: values.number("oldest_running")?.ok_or_else(missing)?,
             transaction: values.number("transaction")?,
             claimed: values.number("claimed")?,
             exhausted: values.number("exhausted")? == Some(1),
+            passed_over,
         };
         let next_due_in = values
             .number("next_due_in_micros")?
@@ -294,6 +327,7 @@ impl Answer {
                 .map(|(order_id, token)| Granted { order_id, token })
                 .collect(),
             seen: (values.number("running")? == Some(1)).then_some(seen),
+            locked,
             next_due_in: if more_turns {
                 Some(Duration::ZERO)
             } else {

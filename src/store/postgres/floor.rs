@@ -5,7 +5,8 @@
 //! transaction commits, so an id below one that was seen may still come. But its transaction has an id of its own, drawn
 //! before the order's: an id of the sequence is *decided* when every transaction that was running when it was read has
 //! ended. A claim that begins after that sees every order up to it, and takes them in their order: what is decided, up to
-//! the last one that this claim took, is gone from the line.
+//! the last one that this claim took, is gone from the line. But for what it passed over, because another session had locked
+//! it: the bound stays below that, so that every claim looks at it again.
 
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub(super) struct Seen {
     pub claimed: Option<i64>,
     /// It saw the first line to its end.
     pub exhausted: bool,
+    /// The lowest id of the first line that it passed over.
+    pub passed_over: Option<i64>,
 }
 
 impl Floor {
@@ -121,6 +124,7 @@ impl Floor {
         } else {
             seen.claimed.map_or(0, |claimed| claimed.min(self.decided))
         };
+        let passed = seen.passed_over.map_or(passed, |locked| passed.min(locked - 1));
         self.bound = self.bound.max(passed);
     }
 }
@@ -161,6 +165,7 @@ mod tests {
             oldest_running,
             claimed: Some(claimed),
             exhausted: false,
+            passed_over: None,
         }
     }
 
@@ -205,6 +210,21 @@ mod tests {
         };
         claims.next(to_its_end);
         assert_eq!(claims.next(claim(200, 70, 70, 30)), 100);
+    }
+
+    #[test]
+    fn what_a_claim_passed_over_stays_above_the_bound() {
+        let mut claims = Claims::new();
+        let locked = |transaction, claimed, exhausted| Seen {
+            passed_over: Some(15),
+            exhausted,
+            ..claim(100, transaction, transaction, claimed)
+        };
+        claims.next(locked(50, 20, false));
+        claims.next(locked(60, 30, false));
+        assert_eq!(claims.next(locked(70, 100, true)), 14);
+        assert_eq!(claims.next(claim(100, 80, 80, 15)), 14);
+        assert_eq!(claims.next(claim(100, 90, 90, 15)), 15);
     }
 
     #[test]

@@ -62,11 +62,13 @@ with moment as materialized (
     from (
         select count(*) filter (where status = 0) as pending, count(*) filter (where status = 3) as failed
         from ended) as change
-    where c.slot = $4 and change.pending + change.failed > 0
+    where c.slot = (select orderly.free_counter($4) where exists (select from ended)) and change.pending + change.failed > 0
 ), forgotten as (
     -- A node that died long ago, and holds nothing any more, leaves the list.
-    delete from orderly.nodes as n
-    where n.expires_at < (select at from moment) - interval '1 hour'
-        and not exists (select from orderly.orders as o where o.status = 1 and o.node = n.node)
+    delete from orderly.nodes where node in (
+        select n.node from orderly.nodes as n
+        where n.expires_at < (select at from moment) - interval '1 hour'
+            and not exists (select from orderly.orders as o where o.status = 1 and o.node = n.node)
+        for update skip locked)
 )
 select order_id, status, (select count(*) from found) > $3 as more from ended

@@ -137,6 +137,10 @@ impl Import {
         let attempts: Vec<i32> = events().map(|event| count(event.attempt)).collect();
         let nodes: Vec<Option<i64>> = events().map(|event| event.node.map(rows::node_code)).collect();
         let errors: Vec<Option<&str>> = events().map(|event| event.error.as_deref()).collect();
+        let passed_over: Vec<Option<String>> = records
+            .iter()
+            .map(|record| (!record.passed_over.is_empty()).then(|| array_text(&record.passed_over)))
+            .collect();
         let first_position = self.last_position + 1;
         self.write(
             include_str!("import_events.sql"),
@@ -150,6 +154,7 @@ impl Import {
                 (&attempts, Type::INT4_ARRAY),
                 (&nodes, Type::INT8_ARRAY),
                 (&errors, Type::TEXT_ARRAY),
+                (&passed_over, Type::TEXT_ARRAY),
             ],
         )
         .await?;

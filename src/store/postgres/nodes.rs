@@ -1,5 +1,6 @@
 //! Who processes: nodes come, say that they live, and go.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio_postgres::types::Type;
@@ -11,7 +12,8 @@ use super::link::Link;
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
-use crate::lease::{LeaseKey, NodeId};
+use crate::lease::NodeId;
+use crate::order::OrderId;
 use crate::store::{Heartbeat, RefusedOrder, Renewed, codes};
 
 /// Of a lease, for the answer to a heartbeat: what hangs for longer is given up while there is time for another one.
@@ -38,7 +40,10 @@ pub(super) async fn renew(
     let mut renewed = renew_all(link, shared, state, &only(Vec::new())).await?;
     for key in &heartbeat.leases {
         match renew_all(link, shared, state, &only(vec![*key])).await {
-            Ok(one) => renewed.lost.extend(one.lost),
+            Ok(one) => {
+                renewed.lost.extend(one.lost);
+                renewed.locked.extend(one.locked);
+            }
             Err(failure) if failure.may_be_of_one() => renewed.refused.push(RefusedOrder {
                 order_id: key.order_id,
                 reason: failure.to_error("renew a lease").to_string(),
@@ -95,10 +100,23 @@ async fn renew_all(
     }
     let durability = Durability::read(|index| rows::column(row, 4 + index))?;
     state.found_weaknesses(durability.weaknesses());
-    let extended: std::collections::HashSet<(i64, i64)> = extended.into_iter().zip(extended_tokens).collect();
-    let is_lost = |key: &&LeaseKey| !extended.contains(&(key.order_id.0, rows::token_code(key.token)));
+    let extended: HashSet<(i64, i64)> = extended.into_iter().zip(extended_tokens).collect();
+    let locked: Vec<i64> = rows::column(row, 9)?;
+    let locked_tokens: Vec<i64> = rows::column(row, 10)?;
+    shared.locked.found(locked.iter().copied().map(OrderId));
+    let locked: HashSet<(i64, i64)> = locked.into_iter().zip(locked_tokens).collect();
+    let (mut lost, mut unrenewed) = (Vec::new(), Vec::new());
+    for key in &heartbeat.leases {
+        let row = (key.order_id.0, rows::token_code(key.token));
+        match (extended.contains(&row), locked.contains(&row)) {
+            (true, _) => {}
+            (false, true) => unrenewed.push(*key),
+            (false, false) => lost.push(*key),
+        }
+    }
     Ok(Renewed {
-        lost: heartbeat.leases.iter().filter(is_lost).copied().collect(),
+        lost,
+        locked: unrenewed,
         refused: Vec::new(),
     })
 }

@@ -4,31 +4,44 @@ use tokio_postgres::types::Type;
 
 use super::failure::Failure;
 use super::links::Links;
+use super::locked::Patience;
 use super::query::Reads;
 use super::rows;
 use super::settle::micros;
+use super::shared::Shared;
 use crate::lease::LeaseKey;
 use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{Held, LatestClaim, OutsideHold};
 
 /// The same hold may be taken twice: only its time is counted from the later one.
-pub(super) async fn hold(links: &Links, key: LeaseKey, hold: OutsideHold) -> Result<Held, Failure> {
-    let answer = links
-        .repeatable(
-            include_str!("hold_outside.sql"),
-            &[
-                (&key.order_id.0, Type::INT8),
-                (&rows::token_code(key.token), Type::INT8),
-                (&micros(hold.lease), Type::INT8),
-                (&micros(hold.run_max), Type::INT8),
-            ],
-        )
-        .await?;
-    let Some(row) = answer.first() else {
-        return Ok(Held::Stale);
-    };
-    Ok(Held::Until(rows::column(row, 0)?))
+pub(super) async fn hold(
+    links: &Links,
+    shared: &Shared,
+    key: LeaseKey,
+    hold: OutsideHold,
+) -> Result<Held, Failure> {
+    let mut patience = Patience::new();
+    loop {
+        let answer = links
+            .repeatable(
+                include_str!("hold_outside.sql"),
+                &[
+                    (&key.order_id.0, Type::INT8),
+                    (&rows::token_code(key.token), Type::INT8),
+                    (&micros(hold.lease), Type::INT8),
+                    (&micros(hold.run_max), Type::INT8),
+                ],
+            )
+            .await?;
+        let Some(row) = answer.first() else {
+            return Ok(Held::Stale);
+        };
+        if let Some(until) = rows::column(row, 0)? {
+            return Ok(Held::Until(until));
+        }
+        patience.wait(key.order_id, shared).await?;
+    }
 }
 
 pub(super) async fn latest_claim(source: &impl Reads, id: OrderId) -> Result<Option<LatestClaim>, Failure> {

@@ -40,10 +40,17 @@ with moment as materialized (
             select from orderly.events as e join orderly.batches as b on b.batch = e.batch
             where e.order_id = o.order_id and b.first_position is null)
     for update of o skip locked
+), events_held as materialized (
+    select e.order_id from held join orderly.events as e on e.order_id = held.order_id
+    for update of e skip locked
+), whole as materialized (
+    select order_id from held
+    where (select count(*) from events_held where events_held.order_id = held.order_id)
+        = (select count(*) from orderly.events where events.order_id = held.order_id)
 ), gone as (
     delete from orderly.orders as o
-    using held, moment
-    where o.order_id = held.order_id and o.status > 1 and o.finished_at < moment.ended_before
+    using whole, moment
+    where o.order_id = whole.order_id and o.status > 1 and o.finished_at < moment.ended_before
     returning o.order_id, o.status, o.processing_at, o.finished_at, o.user_id
 ), events_gone as (
     delete from orderly.events as e using gone where e.order_id = gone.order_id
@@ -83,7 +90,7 @@ with moment as materialized (
             coalesce(sum((extract(epoch from finished_at - processing_at) * 1000000)::int8)
                 filter (where status = 2), 0) as micros
         from gone) as change
-    where c.slot = :slot and change.completed + change.failed + change.cancelled > 0
+    where c.slot = (select orderly.free_counter(:slot) where exists (select from gone)) and change.completed + change.failed + change.cancelled > 0
 )
 select (select count(*) from gone) as pruned,
     case

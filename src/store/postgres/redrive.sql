@@ -1,4 +1,5 @@
--- Redrives the orders $1, by rising id, that are Failed or Cancelled; the others have no row in the answer.
+-- Redrives the orders $1, by rising id, that are Failed or Cancelled; the others, and those that another session has locked,
+-- have no row in the answer.
 -- $2: counter row. Served by the primary key.
 -- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes (see turns.rs).
 with moment as materialized (
@@ -8,7 +9,7 @@ with moment as materialized (
     select order_id, status from orderly.orders
     where order_id = any ($1::int8[])
     order by order_id
-    for update
+    for update skip locked
 ), changed as (
     update orderly.orders as o set
         status = 0,
@@ -40,5 +41,5 @@ with moment as materialized (
     from (
         select count(*) filter (where earlier = 3) as failed, count(*) filter (where earlier = 4) as cancelled
         from changed) as change
-    where c.slot = $2 and change.failed + change.cancelled > 0
+    where c.slot = (select orderly.free_counter($2) where exists (select from changed)) and change.failed + change.cancelled > 0
 )

@@ -5,26 +5,46 @@
 -- ordering, $9: its processor.
 with moment as materialized (
     select clock_timestamp() as at, $3::int8 * interval '1 microsecond' as lease
+), mine as materialized (
+    select node from orderly.nodes where node = $4 for update skip locked
 ), beat as (
+    update orderly.nodes as n set
+        slots = $5, busy = $6, heartbeat_at = at, expires_at = at + lease, breaker = $7, ordering = $8,
+        processor = $9
+    from moment, mine
+    where n.node = mine.node
+), joined as (
     insert into orderly.nodes as n (node, slots, busy, started_at, heartbeat_at, expires_at, breaker, ordering, processor)
     select $4, $5, $6, at, at, at + lease, $7, $8, $9 from moment
-    on conflict (node) do update set
-        slots = excluded.slots, busy = excluded.busy,
-        heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at, breaker = excluded.breaker,
-        ordering = excluded.ordering, processor = excluded.processor
+    where not exists (select from orderly.nodes where node = $4)
+    on conflict (node) do nothing
 ), held as materialized (
     select * from unnest($1::int8[], $2::int8[]) as held (order_id, token)
+), free as materialized (
+    -- What another session has locked is neither renewed nor lost.
+    select held.*
+    from held cross join lateral (
+        select 1 as locked from orderly.orders as o
+        where o.order_id = held.order_id and o.token = held.token and o.status + 0 = 1
+        for update skip locked) as free
 ), extended as (
     -- One that a worker outside has by now keeps its own time.
     update orderly.orders as o
     set lease_expires_at = case when o.outside then o.lease_expires_at else moment.at + moment.lease end
-    from moment, held
-    where o.order_id = held.order_id and o.token = held.token and o.status = 1
+    from moment, free
+    where o.order_id = free.order_id and o.token = free.token and o.status + 0 = 1
     returning o.order_id, o.token
+), locked as materialized (
+    select held.* from held
+    where (held.order_id, held.token) not in (select order_id, token from free) and exists (
+        select from orderly.orders as o
+        where o.order_id = held.order_id and o.token = held.token and o.status + 0 = 1 offset 0)
 )
 select coalesce((select array_agg(order_id order by order_id, token) from extended), '{}'),
     coalesce((select array_agg(token order by order_id, token) from extended), '{}'),
     exists (select from orderly.nodes, moment where node <> $4 and expires_at >= moment.at),
     (select batch from orderly.batches where first_position is null order by batch limit 1) is not null,
     current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
-    current_setting('synchronous_standby_names'), (current_setting('neon.timeline_id', true) is not null)::text
+    current_setting('synchronous_standby_names'), (current_setting('neon.timeline_id', true) is not null)::text,
+    coalesce((select array_agg(order_id order by order_id, token) from locked), '{}'),
+    coalesce((select array_agg(token order by order_id, token) from locked), '{}')

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::failure::Failure;
-use super::group::Call;
+use super::group::{Call, Groups};
 use super::link::Link;
+use super::locked::Patience;
 use super::rows;
 use super::shared::Shared;
 use crate::lease::{LeaseKey, Outcome};
@@ -21,6 +22,32 @@ pub(super) struct Settle {
     pub outcome: Outcome,
 }
 
+pub(super) enum Ending {
+    Settled(Settled),
+    /// Another session has locked the order: nothing changed.
+    Locked,
+}
+
+/// Tries again while another session has locked the order: the others of its group are settled, and no connection waits.
+pub(super) async fn settle(
+    settles: &Groups<Settle>,
+    shared: &Shared,
+    key: LeaseKey,
+    outcome: Outcome,
+) -> Result<Settled, StoreError> {
+    let mut patience = Patience::new();
+    loop {
+        let outcome = outcome.clone();
+        match settles.call(Settle { key, outcome }).await? {
+            Ending::Settled(settled) => return Ok(settled),
+            Ending::Locked => {
+                let waited = patience.wait(key.order_id, shared).await;
+                waited.map_err(|failure| failure.to_error(Settle::ATTEMPTED))?;
+            }
+        }
+    }
+}
+
 /// More than a lifetime; the latest times there are stay out of reach.
 const DELAY_MAX: Duration = Duration::from_hours(24 * 365 * 1_000);
 
@@ -30,7 +57,7 @@ pub(super) fn micros(span: Duration) -> i64 {
 }
 
 impl Call for Settle {
-    type Answer = Settled;
+    type Answer = Ending;
     /// One statement ends an order's attempt once.
     type Subject = OrderId;
     const ATTEMPTED: &'static str = "settle an attempt";
@@ -47,7 +74,7 @@ impl Call for Settle {
         calls: &[&Settle],
         link: &mut Link,
         shared: &Shared,
-    ) -> Result<Vec<Result<Settled, StoreError>>, Failure> {
+    ) -> Result<Vec<Result<Ending, StoreError>>, Failure> {
         let mut numbers: Vec<usize> = (0..calls.len()).collect();
         numbers.sort_unstable_by_key(|number| calls[*number].key.order_id);
         let sorted = || numbers.iter().map(|number| calls[*number]);
@@ -93,6 +120,7 @@ impl Call for Settle {
         let mut answers: Vec<Result<Settled, StoreError>> =
             calls.iter().map(|_| Ok(Settled::Stale)).collect();
         let mut finals = Vec::new();
+        let mut locked = Vec::new();
         let mut work = false;
         for row in &ended {
             let place: i64 = rows::column(row, 0)?;
@@ -100,6 +128,10 @@ impl Call for Settle {
                 .ok()
                 .and_then(|place| numbers.get(place))
                 .ok_or_else(|| Failure::undecodable("a result's place", place))?;
+            if rows::column::<Option<i16>>(row, 2)?.is_none() {
+                locked.push(*number);
+                continue;
+            }
             let status = rows::status(row, 2)?;
             if status.is_final() {
                 finals.push(OrderId(rows::column(row, 1)?));
@@ -113,6 +145,13 @@ impl Call for Settle {
             .filter(|(number, sent_before)| *sent_before && matches!(answers[*number], Ok(Settled::Stale)))
             .map(|(number, _)| number)
             .collect();
+        // What was sent before may be what holds the lock.
+        let (sent_before, sent_and_locked): (Vec<usize>, Vec<usize>) = sent_before
+            .into_iter()
+            .partition(|number| !locked.contains(number));
+        shared
+            .unanswered
+            .remember(sent_and_locked.iter().map(|number| calls[*number].key));
         if !sent_before.is_empty() {
             let earlier = sent_before
                 .iter()
@@ -130,15 +169,24 @@ impl Call for Settle {
         }
         let stale = answers
             .iter()
-            .filter(|answer| matches!(answer, Ok(Settled::Stale)));
-        shared.metrics.stale_results_rejected.inc_by(stale.count() as u64);
+            .filter(|answer| matches!(answer, Ok(Settled::Stale)))
+            .count()
+            - locked.len();
+        shared.metrics.stale_results_rejected.inc_by(stale as u64);
         if work {
             shared.changed_with_work();
-        } else if !ended.is_empty() {
+        } else if ended.len() > locked.len() {
             shared.changed();
         }
         shared.ended(finals);
-        Ok(answers)
+        let mut endings: Vec<Result<Ending, StoreError>> = answers
+            .into_iter()
+            .map(|answer| answer.map(Ending::Settled))
+            .collect();
+        for number in locked {
+            endings[number] = Ok(Ending::Locked);
+        }
+        Ok(endings)
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
+use super::locked::Locked;
 use super::unanswered::Unanswered;
 use crate::metrics::Metrics;
 use crate::order::{self, OrderId};
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     ordering: watch::Sender<order::Ordering>,
     /// What this node was told of it.
     told_ordering: Option<order::Ordering>,
+    /// Orders that other sessions of the database have locked.
+    pub locked: Locked,
     /// Results that were sent and not answered.
     pub unanswered: Unanswered,
     /// The store takes no further calls.
@@ -64,6 +67,7 @@ impl Shared {
             keys_stored: AtomicUsize::new(0),
             ordering: watch::Sender::new(told_ordering.unwrap_or_default()),
             told_ordering,
+            locked: Locked::default(),
             unanswered: Unanswered::default(),
             closing: CancellationToken::new(),
         }

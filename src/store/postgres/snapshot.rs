@@ -1,6 +1,6 @@
 //! Everything in the database at one instant, over a connection of its own whose read transaction stays open.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -119,6 +119,11 @@ impl Snapshot for PostgresSnapshot {
         rule.map_err(|failure| failure.to_error("read the rule of a snapshot's starts"))
     }
 
+    async fn passed_over(&mut self) -> Result<HashSet<OrderId>, StoreError> {
+        let passed_over = passed_over(self).await;
+        passed_over.map_err(|failure| failure.to_error("read what claims of a snapshot passed over"))
+    }
+
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {
         let settings = async {
             let found = self.read(include_str!("settings.sql"), &[]).await?;
@@ -198,6 +203,19 @@ async fn start_rule(source: &impl Reads) -> Result<StartRule, Failure> {
     })
 }
 
+async fn passed_over(source: &impl Reads) -> Result<HashSet<OrderId>, Failure> {
+    let found = source
+        .read(
+            "select distinct unnest(passed_over) from orderly.events where passed_over is not null",
+            &[],
+        )
+        .await?;
+    found
+        .iter()
+        .map(|row| rows::column(row, 0).map(OrderId))
+        .collect()
+}
+
 async fn orders_after(
     source: &impl Reads,
     after: Option<OrderId>,
@@ -253,7 +271,8 @@ async fn events_of(
     order_ids: &[i64],
 ) -> Result<HashMap<OrderId, Vec<EventRecord>>, Failure> {
     let statement = format!(
-        "select {EVENT_COLUMNS}, coalesce(b.first_position + e.place, {UNNUMBERED} + (e.batch << {PLACE_BITS}) + e.place)
+        "select {EVENT_COLUMNS}, coalesce(b.first_position + e.place, {UNNUMBERED} + (e.batch << {PLACE_BITS}) + e.place),
+             passed_over
          from orderly.events as e join orderly.batches as b using (batch)
          where order_id = any ($1) order by order_id, version"
     );
@@ -268,20 +287,26 @@ async fn events_of(
 }
 
 fn event_record(row: &Row) -> Result<EventRecord, Failure> {
+    let passed_over: Option<Vec<i64>> = rows::column(row, EVENT_COLUMNS_COUNT + 1)?;
     Ok(EventRecord {
         position: rows::column(row, EVENT_COLUMNS_COUNT)?,
         event: rows::event(row, 0)?,
+        passed_over: passed_over.unwrap_or_default().into_iter().map(OrderId).collect(),
     })
 }
 
 /// First what has its place in the feed, then the rest.
 async fn events_after(source: &impl Reads, after: i64, limit: usize) -> Result<Vec<EventRecord>, Failure> {
     let limit = rows::limit(limit.min(FEED_EVENTS_MAX));
+    let statement = concat!(
+        "select fed.*, (select e.passed_over from orderly.events as e
+             where e.order_id = fed.order_id and e.version = fed.version)
+         from (",
+        include_str!("feed.sql"),
+        ") as fed order by fed.position"
+    );
     let numbered = source
-        .read(
-            include_str!("feed.sql"),
-            &[(&after, Type::INT8), (&limit, Type::INT8)],
-        )
+        .read(statement, &[(&after, Type::INT8), (&limit, Type::INT8)])
         .await?;
     if !numbered.is_empty() {
         return numbered.iter().map(event_record).collect();
@@ -290,7 +315,7 @@ async fn events_after(source: &impl Reads, after: i64, limit: usize) -> Result<V
     let batch = after >> PLACE_BITS;
     let place = after - (batch << PLACE_BITS);
     let statement = format!(
-        "select {EVENT_COLUMNS}, {UNNUMBERED} + (e.batch << {PLACE_BITS}) + e.place
+        "select {EVENT_COLUMNS}, {UNNUMBERED} + (e.batch << {PLACE_BITS}) + e.place, passed_over
          from orderly.events as e join orderly.batches as b using (batch)
          where b.first_position is null and (e.batch, e.place) > ($1, $2) order by e.batch, e.place limit $3"
     );

@@ -3,6 +3,7 @@
 use tokio_postgres::types::Type;
 
 use super::failure::Failure;
+use super::holders::holders;
 use super::query::{self, Reads};
 use super::{rows, turns};
 use crate::lease::NodeId;
@@ -55,6 +56,7 @@ pub(super) async fn standing(
         suspect: rows::count(row, ORDER_COLUMNS)? >= SUSPECT_CRASHES,
         waits_for,
         place,
+        locked_by: holders(source, &[id]).await?.pop().map(|(_, holder)| holder),
         queue: query::queue(source).await?,
         read_at,
     }))

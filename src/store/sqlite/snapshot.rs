@@ -1,5 +1,6 @@
 //! Everything in the file at one instant, over a connection of its own whose read transaction stays open.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -98,6 +99,7 @@ impl Snapshot for SqliteSnapshot {
                 Ok(EventRecord {
                     position: row.get(EVENT_COLUMNS_COUNT)?,
                     event: rows::event(row)?,
+                    passed_over: Vec::new(),
                 })
             })?;
             records.collect()
@@ -152,6 +154,11 @@ impl Snapshot for SqliteSnapshot {
             })
         })
         .await
+    }
+
+    /// No claim does: there is one writer.
+    async fn passed_over(&mut self) -> Result<HashSet<OrderId>, StoreError> {
+        Ok(HashSet::new())
     }
 
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {
@@ -302,6 +309,7 @@ fn events_of(connection: &Connection, order_id: OrderId) -> Result<Vec<EventReco
             Ok(EventRecord {
                 event: rows::event(row)?,
                 position: row.get(EVENT_COLUMNS_COUNT)?,
+                passed_over: Vec::new(),
             })
         })?
         .collect()

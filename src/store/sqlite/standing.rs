@@ -60,6 +60,7 @@ pub(super) fn standing(
         suspect,
         waits_for,
         place,
+        locked_by: None,
         read_at: now,
     }))
 }

@@ -1,5 +1,6 @@
 //! A store made by hand: events are carried out as a sound store does, and everything in it can be spoilt.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -155,6 +156,7 @@ impl Hand {
                 node: (!is_people_s).then_some(NODE),
                 error,
             },
+            passed_over: Vec::new(),
         });
     }
 
@@ -247,6 +249,11 @@ impl Snapshot for Hand {
 
     fn accept_time_max(&self) -> Duration {
         self.accept_time_max
+    }
+
+    async fn passed_over(&mut self) -> Result<HashSet<OrderId>, StoreError> {
+        let events = self.orders.iter().flat_map(|record| &record.events);
+        Ok(events.flat_map(|stored| stored.passed_over.clone()).collect())
     }
 
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {

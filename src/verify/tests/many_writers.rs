@@ -52,6 +52,57 @@ async fn an_order_that_still_waits_must_not_be_overtaken_by_a_much_later_one() {
     }
 }
 
+/// Orders 1 to 3, a minute apart, of which 1 starts last.
+fn passed_over() -> Hand {
+    let mut hand = Hand::default().of_many_writers();
+    for id in 1..=3 {
+        hand.then(id, Accepted);
+    }
+    for id in [2, 3, 1] {
+        hand.then(id, Started);
+    }
+    for (id, seconds) in [(2, 60), (3, 120)] {
+        postpone(&mut hand, id, Duration::from_secs(seconds));
+    }
+    hand
+}
+
+#[tokio::test]
+async fn only_starts_whose_claim_passed_an_order_over_may_overtake_it() {
+    for (by, wrong) in [(vec![], vec![2, 3]), (vec![2], vec![3]), (vec![2, 3], vec![])] {
+        let mut hand = passed_over();
+        for id in &by {
+            hand.event(*id, 2).passed_over.push(OrderId(1));
+        }
+        let expected: Vec<_> = wrong.iter().map(|id| (Promise::FifoStart, Some(*id))).collect();
+        assert_eq!(found(hand).await, expected, "passed over by {by:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_was_passed_over_may_still_wait() {
+    for (by, breaches) in [(vec![2, 3], 0), (vec![2], 1)] {
+        let mut hand = Hand::default().of_many_writers();
+        for (id, kind) in [
+            (1, Accepted),
+            (2, Accepted),
+            (3, Accepted),
+            (2, Started),
+            (3, Started),
+        ] {
+            hand.then(id, kind);
+        }
+        for (id, seconds) in [(2, 60), (3, 120)] {
+            postpone(&mut hand, id, Duration::from_secs(seconds));
+        }
+        for id in by {
+            hand.event(id, 2).passed_over.push(OrderId(1));
+        }
+        let report = verify(&mut hand).await.unwrap();
+        assert_eq!(report.breaches_total, breaches, "{report}");
+    }
+}
+
 /// An order may be created before one that drew its id earlier, and still counts by its own time.
 #[tokio::test]
 async fn ids_that_do_not_rise_with_the_times_hide_nothing() {

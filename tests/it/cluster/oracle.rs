@@ -1,7 +1,7 @@
 //! What a cluster promised, compared with what its clients were told and what its table says afterwards. Each breach
 //! begins with the word for the promise that was not kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use orderly::event::{Event, EventKind};
@@ -92,13 +92,17 @@ impl Evidence {
     }
 
     /// Over all pairs of orders of which the first was acknowledged before the second was sent: the first starts no
-    /// later. Positions in the feed rise with the claims.
+    /// later. Positions in the feed rise with the claims. An order that a claim passed over, because it was locked, may be
+    /// overtaken by what that claim started.
     fn inversions(&self) -> Vec<String> {
         let starts = self.first_starts();
+        let passed_over = self.passed_over();
+        let mut breaches = self.overtakers_of_locked(&starts, &passed_over);
         let started = |sale: &Sale| starts.get(&sale.order_id).copied();
         let mut acknowledged: Vec<(Instant, i64, OrderId)> = self
             .sales
             .iter()
+            .filter(|sale| !passed_over.contains_key(&sale.order_id))
             .filter_map(|sale| Some((sale.answered, started(sale)?, sale.order_id)))
             .collect();
         acknowledged.sort_unstable();
@@ -110,7 +114,6 @@ impl Evidence {
         sent.sort_unstable();
         let mut acknowledged = acknowledged.into_iter().peekable();
         let mut latest: Option<(i64, OrderId)> = None;
-        let mut breaches = Vec::new();
         for (sent, start, id) in sent {
             while let Some((_, start, id)) = acknowledged.next_if(|(answered, _, _)| *answered < sent) {
                 latest = latest.max(Some((start, id)));
@@ -121,6 +124,45 @@ impl Evidence {
                 breaches.push(format!(
                     "fifo: order {id} started before order {first}, which was acknowledged before it was sent"
                 ));
+            }
+        }
+        breaches
+    }
+
+    /// The orders that were passed over, each with what was started instead.
+    fn passed_over(&self) -> HashMap<OrderId, HashSet<OrderId>> {
+        let mut passed_over: HashMap<OrderId, HashSet<OrderId>> = HashMap::new();
+        let events = self.records.iter().flat_map(|record| &record.events);
+        for stored in events {
+            for id in &stored.passed_over {
+                passed_over.entry(*id).or_default().insert(stored.event.order_id);
+            }
+        }
+        passed_over
+    }
+
+    fn overtakers_of_locked(
+        &self,
+        starts: &HashMap<OrderId, i64>,
+        passed_over: &HashMap<OrderId, HashSet<OrderId>>,
+    ) -> Vec<String> {
+        let mut breaches = Vec::new();
+        for first in &self.sales {
+            let (Some(excused), Some(start)) =
+                (passed_over.get(&first.order_id), starts.get(&first.order_id))
+            else {
+                continue;
+            };
+            let overtook = |later: &&Sale| {
+                first.answered < later.sent && starts.get(&later.order_id).is_some_and(|other| other < start)
+            };
+            for later in self.sales.iter().filter(overtook) {
+                if !excused.contains(&later.order_id) {
+                    let (later, first) = (later.order_id, first.order_id);
+                    breaches.push(format!(
+                        "fifo: order {later} started before order {first} without passing it over"
+                    ));
+                }
             }
         }
         breaches

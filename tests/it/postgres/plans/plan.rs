@@ -64,6 +64,7 @@ pub async fn of_claim(scene: &Scene, places: usize) -> (Plan, Plan) {
         ("known_ordering", "0".to_owned()),
         ("second_first", "0".to_owned()),
         ("above", "0".to_owned()),
+        ("spare", "4".to_owned()),
         ("counter_slot", "3".to_owned()),
     ];
     let text = values

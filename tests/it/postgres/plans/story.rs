@@ -83,7 +83,7 @@ const USED_WHILE_EMPTY: &str = "
 select from orderly.accept('{}', '{}', '{}', '{}', '{}', 1::int2);
 select from orderly.accept_keyed('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1::int2);
 select from orderly.claim(places => 10, claiming_node => 10, lease_micros => 1000, takes_suspects => 1, is_outside => 0, is_handed_out => 0, known_processor => -1,
-    known_ordering => 0, second_first => 0, above => 0, counter_slot => 1, claim_lock => 1);
+    known_ordering => 0, second_first => 0, above => 0, spare => 4, counter_slot => 1, claim_lock => 1);
 select from orderly.settle('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1::int2);";
 
 const ANALYZE: &str = "analyze orderly.orders, orderly.idempotency_keys, orderly.batches, orderly.events";

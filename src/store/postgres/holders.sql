@@ -1,0 +1,11 @@
+-- Which sessions hold the rows of the orders $1: a row's xmax is the transaction that locked or changed it last, and while
+-- that runs it holds a lock on its own number. Who has no rights over a session is not told how long its transaction is open.
+select held.order_id, holder.pid, session.usename::text, session.application_name,
+    extract(epoch from pg_catalog.clock_timestamp() - session.xact_start)::int8
+from unnest($1::int8[]) as asked (id)
+cross join lateral (select order_id, xmax from orderly.orders where order_id = asked.id offset 0) as held
+join pg_locks as holder
+    on holder.locktype = 'transactionid' and holder.granted and holder.transactionid = held.xmax
+        and holder.pid <> pg_backend_pid()
+left join pg_stat_activity as session on session.pid = holder.pid
+order by holder.pid, held.order_id

@@ -1,0 +1,237 @@
+//! What is asked of rows that another session of the database has locked: it waits or is refused, and nothing else does.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use orderly::lease::{Lease, Outcome};
+use orderly::order::OrderStatus;
+use orderly::store::{Acted, OutsideHold, Prune, RedriveQuery, Settled, StoreError};
+
+use super::locked::{Locker, accept, accept_later, claim};
+use super::scene::{Scene, node, number};
+use crate::support::client::http;
+use crate::support::make::{LEASE, NODE_A, claim_by, failed, give_back_by, heartbeat, key, new_order};
+use crate::support::process::Process;
+use crate::support::until;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_of_a_group_are_stored_around_a_locked_order() {
+    let Some(scene) = Scene::new().await else { return };
+    accept(&*scene.store, 20).await;
+    let leases = scene.store.claim(claim_by(NODE_A, 20)).await.unwrap().leases;
+    let locker = Locker::of_orders(&scene, &[leases[7].order.order_id]).await;
+    let settle = async |lease: &Lease| scene.store.settle(lease.key(), Outcome::COMPLETED).await;
+    let completed = "select count(*) from orderly.orders where status = 2";
+    let (ends, ()) = tokio::join!(join_all(leases.iter().map(settle)), async {
+        until("the others are completed", async || {
+            scene.number(completed).await == 19
+        })
+        .await;
+        locker.release().await;
+    });
+    for end in ends {
+        assert_eq!(end.unwrap(), Settled::Done(OrderStatus::Completed));
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_a_locked_order_is_refused_and_certainly_not_done() {
+    let Some(scene) = Scene::new().await else { return };
+    let store = &scene.store;
+    let ids = accept(&**store, 4).await;
+    let leases = store.claim(claim_by(NODE_A, 3)).await.unwrap().leases;
+    store.settle(leases[0].key(), failed()).await.unwrap();
+    let locker = Locker::of_orders(&scene, &ids).await;
+    let refused = async |answer: Result<String, StoreError>| {
+        assert!(
+            matches!(answer, Err(StoreError::Unavailable { .. })),
+            "{answer:?}"
+        );
+    };
+    let hold = OutsideHold {
+        lease: LEASE,
+        run_max: LEASE,
+    };
+    tokio::join!(
+        async { refused(store.cancel(ids[3]).await.map(|done| format!("{done:?}"))).await },
+        async { refused(store.cancel(ids[1]).await.map(|done| format!("{done:?}"))).await },
+        async { refused(store.redrive(ids[0]).await.map(|done| format!("{done:?}"))).await },
+        async {
+            let settled = store.settle(leases[1].key(), Outcome::COMPLETED).await;
+            refused(settled.map(|done| format!("{done:?}"))).await;
+        },
+        async {
+            let held = store.hold_outside(leases[2].key(), hold).await;
+            refused(held.map(|done| format!("{done:?}"))).await;
+        },
+    );
+    locker.release().await;
+    let open = "select count(*) from orderly.orders where status in (0, 1) and version <= 2";
+    assert_eq!(scene.number(open).await, 3, "nothing was done");
+    assert!(matches!(store.cancel(ids[3]).await.unwrap(), Acted::Done(_)));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_redriven_together_leave_out_a_locked_one() {
+    let Some(scene) = Scene::new().await else { return };
+    let ids = accept(&*scene.store, 3).await;
+    for lease in scene.store.claim(claim_by(NODE_A, 3)).await.unwrap().leases {
+        scene.store.settle(lease.key(), failed()).await.unwrap();
+    }
+    let query = RedriveQuery {
+        status: OrderStatus::Failed,
+        user_id: None,
+        created_before: None,
+        dry_run: false,
+    };
+    let locker = Locker::of_orders(&scene, &ids[1..2]).await;
+    let redriven = scene.store.redrive_matching(query.clone()).await.unwrap();
+    assert_eq!((redriven.matched, redriven.retried), (3, 2));
+    locker.release().await;
+    let redriven = scene.store.redrive_matching(query).await.unwrap();
+    assert_eq!((redriven.matched, redriven.retried), (1, 1));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_renews_its_other_leases_and_loses_no_locked_one() {
+    let Some(scene) = Scene::new().await else { return };
+    let store = &scene.store;
+    accept(&**store, 3).await;
+    let leases = store.claim(claim_by(NODE_A, 3)).await.unwrap().leases;
+    let keys: Vec<_> = leases.iter().map(Lease::key).collect();
+    let lengthened =
+        "select count(*) from orderly.orders where lease_expires_at > clock_timestamp() + interval '1 hour'";
+    let mut beat = heartbeat(NODE_A, &keys);
+    beat.lease = Duration::from_hours(2);
+    let node = Locker::of(&scene, "orderly.nodes").await;
+    let locker = Locker::of_orders(&scene, &[keys[1].order_id]).await;
+    let renewed = store.renew(beat.clone()).await.unwrap();
+    assert_eq!((renewed.lost, renewed.locked), (vec![], vec![keys[1]]));
+    assert_eq!(scene.number(lengthened).await, 2);
+    locker.release().await;
+    node.release().await;
+    let renewed = store.renew(beat.clone()).await.unwrap();
+    assert_eq!((renewed.lost, renewed.locked), (vec![], vec![]));
+    assert_eq!(scene.number(lengthened).await, 3);
+    // The node's own row.
+    let node = Locker::of(&scene, "orderly.nodes").await;
+    store.renew(beat).await.unwrap();
+    store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
+    store.leave(NODE_A).await.unwrap();
+    node.release().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_keys_and_counters_keep_no_order_from_being_accepted() {
+    let Some(scene) = Scene::new().await else { return };
+    let store = &scene.store;
+    let accept_under = async |name: &str| store.accept([new_order()].into(), Some(key(name, 1))).await;
+    let (young, old) = (
+        accept_under("young").await.unwrap(),
+        accept_under("old").await.unwrap(),
+    );
+    let age =
+        "update orderly.idempotency_keys set created_at = created_at - interval '2 days' where key = 'old'";
+    scene.admin.batch_execute(age).await.unwrap();
+    let keys = Locker::of(&scene, "orderly.idempotency_keys").await;
+    let counters = Locker::of(&scene, "orderly.counters where slot % 4 <> 0").await;
+    let again = accept_under("young").await.unwrap();
+    assert_eq!((again.order_ids, again.replayed), (young.order_ids, true));
+    let refused = accept_under("old").await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable { .. })),
+        "{refused:?}"
+    );
+    let (with_key, without) = tokio::join!(accept_under("new"), store.accept([new_order()].into(), None));
+    with_key.unwrap();
+    without.unwrap();
+    keys.release().await;
+    counters.release().await;
+    let renewed = accept_under("old").await.unwrap();
+    assert!(!renewed.replayed && renewed.order_ids != old.order_ids);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_leaves_what_is_locked_for_another_round() {
+    let Some(scene) = Scene::new().await else { return };
+    let store = &scene.store;
+    let ids = accept_later(&scene, 0, 3).await;
+    for lease in store.claim(claim_by(NODE_A, 3)).await.unwrap().leases {
+        store.settle(lease.key(), Outcome::COMPLETED).await.unwrap();
+    }
+    accept_later(&scene, 120, 1).await;
+    store.events_after(None, 100).await.unwrap();
+    let step = Prune {
+        older_than: Duration::from_hours(1),
+        after: None,
+    };
+    let order = Locker::of_orders(&scene, &ids[..1]).await;
+    let event = Locker::of(&scene, &format!("orderly.events where order_id = {}", ids[1])).await;
+    assert_eq!(store.prune(step).await.unwrap().orders, 1);
+    order.release().await;
+    event.release().await;
+    assert_eq!(store.prune(step).await.unwrap().orders, 2);
+    scene.end().await;
+}
+
+/// Claims wait for the lock that a pause takes, so it must not wait for long itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_meets_a_locked_row_is_refused_soon() {
+    let Some(scene) = Scene::new().await else { return };
+    let queue = Locker::of(&scene, "orderly.queue").await;
+    let refused = scene.store.set_paused(true).await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable { .. })),
+        "{refused:?}"
+    );
+    let ids = accept(&*scene.store, 1).await;
+    assert_eq!(claim(&*scene.store, 1).await, ids);
+    queue.release().await;
+    scene.store.set_paused(true).await.unwrap();
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_names_who_has_locked_an_order_and_says_when_that_is_over() {
+    let Some(scene) = Scene::new().await else { return };
+    let ids = accept(&*scene.store, 2).await;
+    let locker = Locker::of_orders(&scene, &ids[..1]).await;
+    let pid = number(&locker.0, "select pg_backend_pid()::int8").await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &scene.database.url())).await;
+    let completed = async |count| {
+        until("orders are completed", async || {
+            scene
+                .number("select count(*) from orderly.orders where status = 2")
+                .await
+                == count
+        })
+        .await;
+    };
+    completed(1).await;
+    until("the log names the session", async || {
+        node.said(&format!("session {pid} of the database (user ")) && node.said("has locked 1 order (1)")
+    })
+    .await;
+    let order = format!("{}/orders/{}", node.url, ids[0]);
+    let explained = http().get(format!("{order}/explain")).send().await.unwrap();
+    let explained: serde_json::Value = explained.json().await.unwrap();
+    assert_eq!(explained["reasons"][0]["reason"], "locked", "{explained}");
+    let detail = explained["reasons"][0]["detail"].as_str().unwrap();
+    assert!(detail.starts_with(&format!("session {pid} ")), "{detail}");
+    let refused = http().post(format!("{order}/cancel")).send().await.unwrap();
+    assert_eq!(refused.status(), reqwest::StatusCode::SERVICE_UNAVAILABLE);
+    locker.release().await;
+    completed(2).await;
+    until("the log says that it is over", async || {
+        node.said("has locked no order any more")
+    })
+    .await;
+    assert_eq!(node.terminate().await, Some(0));
+    scene.end().await;
+}
