@@ -23,7 +23,7 @@ pub struct OrderBody<'a> {
     order_id: i64,
     user_id: i64,
     /// Comma-separated.
-    #[schema(example = "101,102,103")]
+    #[schema(example = "101,102,103", pattern = "^[1-9][0-9]*(,[1-9][0-9]*)*$")]
     item_ids: &'a str,
     /// Always two decimals.
     #[schema(value_type = f64, example = 250.75)]
@@ -33,7 +33,7 @@ pub struct OrderBody<'a> {
     #[schema(required)]
     reference: Option<&'a str>,
     /// As it was given, byte for byte.
-    #[schema(value_type = Option<Object>, required)]
+    #[schema(value_type = Option<HashMap<String, Value>>, required)]
     metadata: Option<Verbatim<'a>>,
     /// Number of its events.
     version: u32,

@@ -1,10 +1,14 @@
 //! The OpenAPI 3.1 document: all routes with what they take and give. Serving it is left to `docs`.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use serde_json::json;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, Schema};
+use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
 use super::{accept, docs, explain, health, leases, live, metrics, orders, queue};
@@ -12,13 +16,43 @@ use crate::event::EventKind;
 use crate::order::{BATCH_ORDERS_MAX, INTEGER_MAX, ITEMS_MAX, REFERENCE_CHARS_MAX};
 pub use crate::order_json::StatusName;
 
+const AMOUNT_MAX: f64 = 999_999_999_999.99;
+const AMOUNT_PATTERN: &str = r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,2})?$";
+
+mod parameters;
 mod workers;
 
+use parameters::ParameterSchemas;
 pub use workers::{CompletionSchema, FailureSchema, ReleaseSchema, RenewalSchema, TakeSchema};
 
 /// The whole document.
 pub fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
+}
+
+/// Each answer that an operation has of its own, as method, path and status; and what any may end in.
+pub(super) fn answers() -> &'static [(&'static str, String, u16)] {
+    static ANSWERS: LazyLock<Vec<(&'static str, String, u16)>> = LazyLock::new(|| {
+        const ANYWHERE: [u16; 2] = [500, 503];
+        let of = |method, path: &str, operation: &Option<Operation>| {
+            let statuses = operation
+                .iter()
+                .flat_map(|operation| operation.responses.responses.keys());
+            let own = statuses.filter_map(|status| status.parse().ok());
+            let all: BTreeSet<u16> = own.chain(operation.iter().flat_map(|_| ANYWHERE)).collect();
+            let path = path.to_owned();
+            all.into_iter()
+                .map(move |status| (method, path.clone(), status))
+                .collect::<Vec<_>>()
+        };
+        let document = document();
+        let items = document.paths.paths.iter();
+        items
+            .flat_map(|(path, item)| [of("GET", path, &item.get), of("POST", path, &item.post)])
+            .flatten()
+            .collect()
+    });
+    &ANSWERS
 }
 
 #[derive(OpenApi)]
@@ -60,8 +94,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
         docs::problems,
         docs::problem,
     ),
-    components(schemas(NewOrderSchema, StatusName, EventKindName)),
-    modifiers(&ApiKey, &Refusals),
+    components(schemas(NewOrderSchema, StatusName, EventKindName, JsonSchema)),
+    modifiers(&ApiKey, &Refusals, &ParameterSchemas, &OptionalBodies),
 )]
 struct Document;
 
@@ -99,6 +133,19 @@ impl Modify for Refusals {
     }
 }
 
+/// Bodies that may be left out, which an attribute cannot say of a schema that is written by hand.
+struct OptionalBodies;
+
+impl Modify for OptionalBodies {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let item = document.paths.paths.get_mut("/leases");
+        let operation = item.and_then(|item| item.post.as_mut());
+        if let Some(RefOr::T(body)) = operation.and_then(|operation| operation.request_body.as_mut()) {
+            body.required = Some(Required::False);
+        }
+    }
+}
+
 /// The body of `POST /orders`, which `wire` reads by hand.
 pub struct NewOrderSchema;
 
@@ -110,7 +157,7 @@ impl ToSchema for NewOrderSchema {
 
 impl PartialSchema for NewOrderSchema {
     fn schema() -> RefOr<Schema> {
-        let integer = json!({ "type": "integer", "minimum": 1, "maximum": INTEGER_MAX });
+        let integer = id();
         fragment(json!({
             "type": "object",
             "required": ["user_id", "item_ids", "total_amount"],
@@ -122,22 +169,27 @@ impl PartialSchema for NewOrderSchema {
                     "oneOf": [
                         { "type": "array", "items": integer, "minItems": 1, "maxItems": ITEMS_MAX },
                         integer,
-                        { "type": "string" },
+                        { "type": "string", "pattern": parameters::integers() },
                     ],
                 },
                 "total_amount": {
                     "description": "0 to 999999999999.99 with at most two decimals and no exponent",
-                    "oneOf": [{ "type": "number", "minimum": 0 }, { "type": "string" }],
+                    "oneOf": [
+                        { "type": "number", "minimum": 0, "maximum": AMOUNT_MAX, "multipleOf": 0.01 },
+                        { "type": "string", "pattern": AMOUNT_PATTERN },
+                    ],
                 },
                 "reference": {
                     "description": "The caller's own order number; not unique",
                     "type": ["string", "null"],
                     "minLength": 1,
                     "maxLength": REFERENCE_CHARS_MAX,
+                    "pattern": parameters::NO_CONTROLS,
                 },
                 "metadata": {
                     "description": "Kept byte for byte: at most 8,192 bytes, 32 levels, no key twice",
                     "type": ["object", "null"],
+                    "additionalProperties": true,
                 },
             },
             "example": { "user_id": 104, "item_ids": [101, 102, 103], "total_amount": 250.75 },
@@ -189,11 +241,31 @@ impl PartialSchema for RedriveSchema {
             "additionalProperties": false,
             "properties": {
                 "status": { "type": "string", "enum": ["Failed", "Cancelled"] },
-                "user_id": { "type": ["integer", "null"], "minimum": 1, "maximum": INTEGER_MAX },
+                "user_id": {
+                    "type": ["integer", "null"], "format": "int64", "minimum": 1, "maximum": INTEGER_MAX,
+                },
                 "created_before": { "type": ["string", "null"], "format": "date-time" },
                 "dry_run": { "description": "Only count", "type": ["boolean", "null"] },
             },
         }))
+    }
+}
+
+/// Any JSON.
+pub struct JsonSchema;
+
+impl ToSchema for JsonSchema {
+    fn name() -> Cow<'static, str> {
+        "Json".into()
+    }
+}
+
+impl PartialSchema for JsonSchema {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::AnyValue)
+            .description(Some("Any JSON"))
+            .into()
     }
 }
 
@@ -212,59 +284,14 @@ impl PartialSchema for EventKindName {
     }
 }
 
+/// A number of an order or a user, or of an item.
+fn id() -> serde_json::Value {
+    json!({ "type": "integer", "format": "int64", "minimum": 1, "maximum": INTEGER_MAX })
+}
+
 fn fragment(schema: serde_json::Value) -> RefOr<Schema> {
     serde_json::from_value(schema).expect("the schemas above are written in the form of OpenAPI 3.1")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::Value;
-    use std::collections::BTreeSet;
-
-    fn every<'a>(key: &str, value: &'a Value, found: &mut Vec<&'a str>) {
-        match value {
-            Value::Object(members) => {
-                for (name, member) in members {
-                    if name == key {
-                        found.extend(member.as_str());
-                    }
-                    every(key, member, found);
-                }
-            }
-            Value::Array(elements) => elements.iter().for_each(|element| every(key, element, found)),
-            _ => {}
-        }
-    }
-
-    #[test]
-    fn every_reference_leads_somewhere_and_every_operation_has_its_own_name() {
-        let document = serde_json::to_value(document()).unwrap();
-        let mut references = Vec::new();
-        every("$ref", &document, &mut references);
-        assert!(references.len() > 20);
-        for reference in references {
-            let pointer = reference.strip_prefix('#').unwrap();
-            assert!(document.pointer(pointer).is_some(), "{reference}");
-        }
-        let mut names = Vec::new();
-        every("operationId", &document, &mut names);
-        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-    }
-
-    #[test]
-    fn what_is_read_by_hand_is_described_in_full() {
-        let document = serde_json::to_value(document()).unwrap();
-        let order = &document["components"]["schemas"]["NewOrder"];
-        assert_eq!(order["additionalProperties"], false);
-        assert_eq!(order["required"], json!(["user_id", "item_ids", "total_amount"]));
-        assert_eq!(order["properties"]["item_ids"]["oneOf"][0]["maxItems"], ITEMS_MAX);
-        assert_eq!(order["properties"]["user_id"]["maximum"], INTEGER_MAX);
-        let order = &document["components"]["schemas"]["Order"];
-        assert_eq!(
-            order["properties"]["status"]["$ref"],
-            "#/components/schemas/Status"
-        );
-        assert_eq!(order["required"].as_array().unwrap().len(), 17);
-    }
-}
+mod tests;

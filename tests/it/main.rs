@@ -4,6 +4,7 @@
 
 mod api;
 mod cli;
+mod clients;
 mod cluster;
 mod conformance;
 mod copy;

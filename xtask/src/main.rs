@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
+mod clients;
 mod debian;
 mod needs;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
 /// `cargo test` passes with what the machine has; here a test that would skip fails instead.
 fn test(arguments: &[String]) -> Result<()> {
     let mounts = needs::bring()?;
+    clients::bring(root())?;
     let (wrapper, options) = mounts.wrapper().split_first().expect("a wrapper is a program");
     let mut cargo = Command::new(wrapper);
     cargo

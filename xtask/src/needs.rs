@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::debian;
 
 /// A program, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 10] = [
     // Fails chosen system calls of a server: a sync, a write.
     ("strace", "strace"),
     // Gives a server a small disk of its own, which a test fills.
@@ -23,7 +23,13 @@ const PROGRAMS: [(&str, &str); 7] = [
     // Follows the feed as browsers do, and is driven by the other.
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
+    // Run the tools that read the OpenAPI document, and the clients they generate.
+    ("python3", "python3"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
 ];
+/// Brings what `python3 -m venv` copies into a new folder, where Python itself has it not.
+const VENV_PACKAGE: &str = "python3-venv";
 /// Where programs are that are on no path, or not on that of every user.
 const SYSTEM_PROGRAMS: &str = "/usr/sbin";
 /// One folder per version.
@@ -49,15 +55,26 @@ impl Mounts {
 
 /// Installs what is missing when it may, otherwise says what to install.
 pub fn bring() -> Result<Mounts> {
-    let packages: Vec<&str> = PROGRAMS
+    let mut packages: Vec<&str> = PROGRAMS
         .into_iter()
         .filter(|(program, _)| !is_installed(program))
         .map(|(_, package)| package)
         .collect();
+    if !has_venv() {
+        packages.push(VENV_PACKAGE);
+    }
     if !packages.is_empty() {
         debian::install(&packages)?;
     }
     private_mounts()
+}
+
+fn has_venv() -> bool {
+    let asked = Command::new("python3")
+        .args(["-c", "import ensurepip"])
+        .stderr(Stdio::null())
+        .status();
+    asked.is_ok_and(|status| status.success())
 }
 
 fn is_installed(program: &str) -> bool {

@@ -59,8 +59,8 @@ body!(
     CompletionSchema, "Complete", ["token"], {
         "token": (token()),
         "result": {
+            "$ref": "#/components/schemas/Json",
             "description": "Any JSON, kept byte for byte: at most 8,192 bytes, 32 levels, no key twice",
-            "type": ["object", "array", "string", "number", "boolean", "null"],
         },
     }
 );
@@ -70,7 +70,7 @@ body!(
         "token": (token()),
         "error": {
             "description": "Kept as the order's `last_error`; at most 1,024 bytes",
-            "type": "string", "minLength": 1, "maxLength": REASON_BYTES_MAX,
+            "type": "string", "minLength": 1, "maxLength": REASON_BYTES_MAX, "pattern": "^[^\\u0000]*$",
         },
         "permanent": { "description": "No other attempt will do better", "type": ["boolean", "null"] },
         "retry_after": {

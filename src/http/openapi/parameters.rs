@@ -1,0 +1,103 @@
+//! What a parameter may be, by its name: bounds, lengths and patterns, in one table for all operations. The readers are
+//! `query`, `idempotency` and `cursor`.
+
+use serde_json::{Value, json};
+use utoipa::Modify;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::{Operation, Parameter};
+
+use super::{fragment, id};
+use crate::order::{INTEGER_MAX, ITEMS_MAX, REFERENCE_CHARS_MAX};
+use crate::store::{FEED_EVENTS_MAX, PAGE_ORDERS_MAX};
+
+/// The feed's cursor: 17 bytes in base64, of which the first is the form and the last eight are no negative number.
+const FEED_CURSOR: &str = "^A[g-v][A-Za-z0-9_-]{10}[A-Za-f][A-Za-z0-9_-]{9}[AEIMQUYcgkosw048]$";
+/// The cursor of the list: nine bytes in base64, as above.
+const LIST_CURSOR: &str = "^A[Q-X][A-Za-z0-9_-]{10}$";
+/// A reference: no control characters.
+pub(super) const NO_CONTROLS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+/// Bare values, which are the simpler of the two forms.
+const IDEMPOTENCY_KEY: &str = "^[!#-~]([ -~]{0,253}[!-~])?$";
+
+/// Gives each parameter its schema.
+pub(super) struct ParameterSchemas;
+
+impl Modify for ParameterSchemas {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for (path, item) in &mut document.paths.paths {
+            let operations = [&mut item.get, &mut item.post].into_iter().flatten();
+            for parameter in operations.flat_map(parameters_of) {
+                if let Some(schema) = schema(path, &parameter.name) {
+                    parameter.schema = Some(fragment(schema));
+                }
+            }
+        }
+    }
+}
+
+fn parameters_of(operation: &mut Operation) -> impl Iterator<Item = &mut Parameter> {
+    let given = operation.parameters.iter_mut().flatten();
+    given.filter_map(|parameter| match parameter {
+        RefOr::T(parameter) => Some(parameter),
+        RefOr::Ref(_) => None,
+    })
+}
+
+fn schema(path: &str, name: &str) -> Option<Value> {
+    let schema = match (path, name) {
+        (_, "id" | "user_id" | "order_id") => id(),
+        (_, "status") => json!({ "$ref": "#/components/schemas/Status" }),
+        (_, "reference") => json!({
+            "type": "string", "minLength": 1, "maxLength": REFERENCE_CHARS_MAX, "pattern": NO_CONTROLS,
+        }),
+        (_, "created_after" | "created_before") => json!({ "type": "string", "format": "date-time" }),
+        ("/orders", "limit") => json!({ "type": "integer", "minimum": 1, "maximum": PAGE_ORDERS_MAX }),
+        ("/events", "limit") => json!({ "type": "integer", "minimum": 1, "maximum": FEED_EVENTS_MAX }),
+        (_, "cursor") => json!({ "type": "string", "pattern": LIST_CURSOR }),
+        ("/events", "after") => json!({ "type": "string", "pattern": FEED_CURSOR }),
+        ("/orders/{id}/events", "after") => json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX }),
+        (_, "Idempotency-Key") => json!({
+            "type": "string", "minLength": 1, "maxLength": 255, "pattern": IDEMPOTENCY_KEY,
+        }),
+        _ => return None,
+    };
+    Some(schema)
+}
+
+/// Integers from 1 to [`INTEGER_MAX`] separated by commas, with blanks around them or without.
+pub(super) fn integers() -> String {
+    let integer = integer_pattern(&INTEGER_MAX.to_string());
+    let more = ITEMS_MAX - 1;
+    format!("^ *({integer}) *(, *({integer}) *){{0,{more}}}$")
+}
+
+/// Those with fewer digits, then, digit by digit, those that are smaller there and as large before, and the largest itself.
+fn integer_pattern(largest: &str) -> String {
+    let digits = largest.len();
+    let shorter = format!("[1-9][0-9]{{0,{}}}", digits - 2);
+    let smaller = largest.char_indices().filter_map(|(place, digit)| {
+        let least = if place == 0 { '1' } else { '0' };
+        let below = char::from_u32(u32::from(digit) - 1).filter(|below| *below >= least)?;
+        let rest = digits - place - 1;
+        Some(format!("{}[{least}-{below}][0-9]{{{rest}}}", &largest[..place]))
+    });
+    let all: Vec<String> = [shorter]
+        .into_iter()
+        .chain(smaller)
+        .chain([largest.to_owned()])
+        .collect();
+    all.join("|")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_has_all_integers_up_to_the_largest() {
+        assert_eq!(
+            integer_pattern("305"),
+            "[1-9][0-9]{0,1}|[1-2][0-9]{2}|30[0-4][0-9]{0}|305"
+        );
+    }
+}

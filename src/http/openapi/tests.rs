@@ -1,0 +1,130 @@
+//! The document is whole, says what requests may hold, and describes any JSON as that.
+
+use super::*;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+fn every<'a>(key: &str, value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                if name == key {
+                    found.extend(member.as_str());
+                }
+                every(key, member, found);
+            }
+        }
+        Value::Array(elements) => elements.iter().for_each(|element| every(key, element, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_reference_leads_somewhere_and_every_operation_has_its_own_name() {
+    let document = serde_json::to_value(document()).unwrap();
+    let mut references = Vec::new();
+    every("$ref", &document, &mut references);
+    assert!(references.len() > 20);
+    for reference in references {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+    let mut names = Vec::new();
+    every("operationId", &document, &mut names);
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+}
+
+/// A schema that says what it takes: no text without a form, no number without bounds, no list without a length.
+fn unbounded(at: &str, schema: &Value, found: &mut Vec<String>) {
+    let named = |name: &str| match &schema["type"] {
+        Value::Array(types) => types.iter().any(|given| given == name),
+        given => given == name,
+    };
+    let has = |members: &[&str]| members.iter().any(|member| !schema[*member].is_null());
+    let is_bounded = (!named("string") || has(&["pattern", "enum", "format"]))
+        && (!(named("integer") || named("number")) || has(&["minimum"]) && has(&["maximum"]))
+        && (!named("array") || has(&["maxItems"]))
+        && (!named("object") || has(&["additionalProperties"]));
+    if !is_bounded {
+        found.push(at.to_owned());
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        unbounded(&format!("{at}/{name}"), property, found);
+    }
+    let members = schema["oneOf"].as_array().into_iter().flatten();
+    for member in members.chain(schema.get("items")) {
+        unbounded(&format!("{at}/…"), member, found);
+    }
+}
+
+#[test]
+fn requests_are_described_with_their_bounds() {
+    let document = serde_json::to_value(document()).unwrap();
+    let mut found = Vec::new();
+    let bodies = [
+        "NewOrder",
+        "NewOrders",
+        "Redrive",
+        "Take",
+        "Renew",
+        "Complete",
+        "Fail",
+        "Release",
+    ];
+    for name in bodies {
+        unbounded(name, &document["components"]["schemas"][name], &mut found);
+    }
+    let items = document["paths"].as_object().unwrap();
+    for (path, operation) in items.iter().flat_map(|(path, item)| {
+        item.as_object()
+            .unwrap()
+            .values()
+            .map(move |operation| (path, operation))
+    }) {
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let at = format!("{path} {}", parameter["name"].as_str().unwrap());
+            unbounded(&at, &parameter["schema"], &mut found);
+        }
+    }
+    // Names of files and types that lead nowhere are not found; what is not understood there is as good as not said.
+    let free = [
+        "/docs/{file} file",
+        "/problems/{type} type",
+        "verbose",
+        "Prefer",
+        "Last-Event-ID",
+    ];
+    found.retain(|at| !free.iter().any(|free| at.ends_with(free)));
+    assert_eq!(found, [""; 0]);
+}
+
+#[test]
+fn any_json_is_described_as_any_json() {
+    let document = serde_json::to_value(document()).unwrap();
+    let schemas = &document["components"]["schemas"];
+    assert!(
+        schemas["Complete"]["properties"]["result"]["type"].is_null() && schemas["Json"]["type"].is_null()
+    );
+    assert!(schemas["Order"]["properties"]["result"]["type"].is_null());
+    for order in ["Order", "NewOrder"] {
+        let metadata = &schemas[order]["properties"]["metadata"];
+        assert_eq!(metadata["type"], json!(["object", "null"]));
+        assert!(!metadata["additionalProperties"].is_null());
+    }
+}
+
+#[test]
+fn what_is_read_by_hand_is_described_in_full() {
+    let document = serde_json::to_value(document()).unwrap();
+    let order = &document["components"]["schemas"]["NewOrder"];
+    assert_eq!(order["additionalProperties"], false);
+    assert_eq!(order["required"], json!(["user_id", "item_ids", "total_amount"]));
+    assert_eq!(order["properties"]["item_ids"]["oneOf"][0]["maxItems"], ITEMS_MAX);
+    assert_eq!(order["properties"]["user_id"]["maximum"], INTEGER_MAX);
+    let order = &document["components"]["schemas"]["Order"];
+    assert_eq!(
+        order["properties"]["status"]["$ref"],
+        "#/components/schemas/Status"
+    );
+    assert_eq!(order["required"].as_array().unwrap().len(), 17);
+}

@@ -1,0 +1,166 @@
+//! The OpenAPI document as others use it. Schemathesis sends what the document allows and what it does not, and clients that
+//! others generate from it, in Python and in TypeScript, place, read, explain and complete an order. `cargo xtask test`
+//! installs these tools under `target`, in the versions that stand beside the scripts.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::support::client::http;
+use crate::support::process::{Process, orderly};
+use crate::support::required;
+
+/// Per operation and phase: some 1,500 requests in all, half a minute.
+const EXAMPLES: &str = "10";
+const SEED: &str = "20261129";
+
+fn tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients")
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients")
+}
+
+fn python(program: &str) -> PathBuf {
+    tools().join("python/bin").join(program)
+}
+
+fn node(program: &str) -> PathBuf {
+    tools().join("node_modules/.bin").join(program)
+}
+
+/// A server whose orders are for workers outside, so that every route has something to do.
+async fn server(folder: &Path) -> Process {
+    let mut command = orderly(folder);
+    command.env("ORDERLY_PROCESSOR", "pull");
+    Process::start(command).await
+}
+
+/// What it said, of a program that ended well.
+async fn run(command: &mut Command) -> String {
+    let output = command.kill_on_drop(true).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    said.into_owned()
+}
+
+/// The document, as the server gives it, in a file.
+async fn document(server: &Process, folder: &Path) -> PathBuf {
+    let answer = http()
+        .get(format!("{}/openapi.json", server.url))
+        .send()
+        .await
+        .unwrap();
+    let file = folder.join("openapi.json");
+    std::fs::write(&file, answer.text().await.unwrap()).unwrap();
+    file
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_nothing() {
+    if !required("Schemathesis", python("st").exists()) {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let server = server(folder.path()).await;
+    let document = format!("{}/openapi.json", server.url);
+    let arguments = ["--checks", "all", "--max-examples", EXAMPLES, "--seed", SEED];
+    let said = run(Command::new(python("st"))
+        .arg("--config-file")
+        .arg(scripts().join("schemathesis.toml"))
+        .args(["run", &document])
+        .args(arguments)
+        .args(["--continue-on-failure", "--no-color"])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("SCHEMATHESIS_HOOKS", "hooks")
+        .env("PYTHONPATH", scripts())
+        .current_dir(folder.path()))
+    .await;
+    // All operations were tried.
+    let document = serde_json::to_value(orderly::http::openapi::document()).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let operations: usize = paths.values().map(|item| item.as_object().unwrap().len()).sum();
+    // Where it has the document from it does not try.
+    assert!(said.contains(&format!("Tested: {}", operations - 1)), "{said}");
+    assert_eq!(server.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generated_client_in_python_completes_an_order() {
+    if !required("openapi-python-client", python("openapi-python-client").exists()) {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let server = server(folder.path()).await;
+    let document = document(&server, folder.path()).await;
+    let path = std::env::join_paths(
+        [python("")]
+            .into_iter()
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+    );
+    let said = run(Command::new(python("openapi-python-client"))
+        .args(["generate", "--meta", "none", "--path"])
+        .arg(document)
+        .arg("--output-path")
+        .arg(folder.path().join("orderly_client"))
+        .env("PATH", path.unwrap()))
+    .await;
+    // Batches by line have no JSON, which is all that this generator knows; nothing else may be missing.
+    assert!(
+        said.contains("Unsupported content type application/x-ndjson"),
+        "{said}"
+    );
+    assert_eq!(said.matches("WARNING").count(), 1, "{said}");
+    assert!(!said.contains("Unable to"), "{said}");
+    let said = run(Command::new(python("python"))
+        .arg(scripts().join("shop.py"))
+        .arg(&server.url)
+        .env("PYTHONPATH", folder.path())
+        .env("PYTHONDONTWRITEBYTECODE", "1"))
+    .await;
+    assert_eq!(said.trim(), "done");
+    assert_eq!(server.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generated_client_in_typescript_completes_an_order() {
+    if !required("openapi-typescript", node("openapi-typescript").exists()) {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let server = server(folder.path()).await;
+    let document = document(&server, folder.path()).await;
+    let project = folder.path().join("client");
+    std::fs::create_dir(&project).unwrap();
+    std::os::unix::fs::symlink(tools().join("node_modules"), project.join("node_modules")).unwrap();
+    std::fs::write(project.join("package.json"), r#"{"type":"module"}"#).unwrap();
+    std::fs::copy(scripts().join("shop.ts"), project.join("shop.ts")).unwrap();
+    let types = project.join("api.ts");
+    run(Command::new(node("openapi-typescript"))
+        .arg(document)
+        .arg("-o")
+        .arg(types))
+    .await;
+    // Every type of an answer is checked against how the script uses it.
+    let arguments = [
+        "--strict",
+        "--noUncheckedIndexedAccess",
+        "--target",
+        "es2022",
+        "--module",
+        "nodenext",
+    ];
+    run(Command::new(node("tsc"))
+        .args(arguments)
+        .args(["--skipLibCheck", "shop.ts"])
+        .current_dir(&project))
+    .await;
+    let said = run(Command::new("node")
+        .args(["shop.js", &server.url])
+        .current_dir(&project))
+    .await;
+    assert_eq!(said.trim(), "done");
+    assert_eq!(server.terminate().await, Some(0));
+}
