@@ -33,8 +33,8 @@ mod work;
 pub use counters::Counters;
 pub use feed::{FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition};
 pub use reads::{
-    AHEAD_MAX, CurrentLease, History, LockHolder, NODES_MAX, Node, OrderPage, OrderQuery, OrderView, Place,
-    QueueState, Standing,
+    AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, History, LockHolder, NODES_MAX, Node, OrderPage,
+    OrderQuery, OrderView, Place, Predecessor, QueueState, Standing,
 };
 pub use snapshot::Snapshot;
 pub use waiting::ORDERS_WAITING_MAX;

@@ -20,6 +20,8 @@ create index orders_turn_suspect on orderly.orders (due_at, (order_id - 0))
     where status = 0 and due_at is not null and turn = 0 and crashes >= 2;
 -- The one of a user whose turn it is.
 create index orders_turn on orderly.orders (user_id) where status = 0 and turn = 0;
+-- Those that wait for another order of their user, the longest waiting first.
+create index orders_blocked on orderly.orders ((coalesce(due_at, created_at))) where status = 0 and turn = 1;
 -- What the next claim has to see to.
 create index orders_unseen on orderly.orders ((order_id + 0)) where turn = 2;
 

@@ -18,6 +18,8 @@ create index orders_turn_suspect on orders (due_at, order_id)
     where status = 0 and due_at is not null and turn = 0 and crashes >= 2;
 -- The one of a user whose turn it is.
 create index orders_turn on orders (user_id) where status = 0 and turn = 0;
+-- Those that wait for another order of their user, the longest waiting first.
+create index orders_blocked on orders (coalesce(due_at, created_at)) where status = 0 and turn = 1;
 
 -- Whether the node claims, as of its last heartbeat: 0 closed (it does), 1 open, 2 half open.
 alter table nodes add column breaker integer not null default 0;

@@ -19,10 +19,10 @@ use crate::pull::{Outside, OutsideSettings};
 use crate::retry::RetryPolicy;
 use crate::store::clock::{WallClock, system_clock};
 use crate::store::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, FeedBounds, FeedId, FeedPage, FeedPosition, GiveBack,
-    GivenBack, Heartbeat, Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView,
-    OutsideHold, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing,
-    Store, StoreError, StoreHealth, Wakeups,
+    Accepted, Acted, Blocked, ClaimRequest, Claimed, Counters, FeedBounds, FeedId, FeedPage, FeedPosition,
+    GiveBack, GivenBack, Heartbeat, Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery,
+    OrderView, OutsideHold, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot,
+    Standing, Store, StoreError, StoreHealth, Wakeups,
 };
 
 /// Serves until the process ends, `connections` at once.
@@ -206,6 +206,7 @@ impl Store for Forgetful {
             counters: Counters::default(),
             paused: false,
             oldest_waiting: None,
+            blocked: Blocked::default(),
             nodes: Vec::new(),
         })
     }

@@ -16,7 +16,7 @@ use super::problem::{Problem, ProblemBody};
 use super::{Shared, openapi::StatusName};
 use crate::order::{Order, OrderStatus};
 use crate::order_json::Time;
-use crate::store::{AHEAD_MAX, Breaker, CurrentLease, Node, Place, QueueState, Standing};
+use crate::store::{AHEAD_MAX, Breaker, CurrentLease, Node, Place, Predecessor, QueueState, Standing};
 use crate::time::Timestamp;
 
 /// How far off an estimate may be, as a factor: it rests on the mean of all orders that were ever completed.
@@ -57,8 +57,9 @@ pub struct ExplanationBody {
     estimated_start: Option<EstimateBody>,
 }
 
+/// One thing that keeps an order from starting, or that became of it.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Reason)]
+#[schema(as = ExplainedReason)]
 pub struct ReasonBody {
     reason: Reason,
     detail: String,
@@ -194,15 +195,7 @@ fn waiting(standing: &Standing) -> Vec<ReasonBody> {
     }
     reasons.extend(locked(standing));
     reasons.extend(back_off(&standing.order, standing.read_at));
-    if let Some(other) = standing.waits_for {
-        reasons.push(ReasonBody {
-            order_id: Some(other.0),
-            ..reason(
-                Reason::UserOrder,
-                format!("the orders of a user are processed one after another, and order {other} of the same user comes first"),
-            )
-        });
-    }
+    reasons.extend(standing.waits_for.map(predecessor));
     reasons.extend(nodes(queue));
     if standing.suspect {
         reasons.push(reason(
@@ -226,6 +219,27 @@ fn locked(standing: &Standing) -> Option<ReasonBody> {
         Reason::Locked,
         format!("{holder} has locked it: nothing happens to it until that transaction ends"),
     ))
+}
+
+/// The order of the same user that comes first, and what its end takes.
+fn predecessor(earlier: Predecessor) -> ReasonBody {
+    let other = earlier.order_id;
+    let end = match earlier.status {
+        OrderStatus::Failed => format!(
+            " and is Failed, so this one waits until somebody acts: POST /orders/{other}/retry gives it fresh attempts, \
+             POST /orders/{other}/cancel ends it"
+        ),
+        status => format!(" and is {}", status.name()),
+    };
+    ReasonBody {
+        order_id: Some(other.0),
+        ..reason(
+            Reason::UserOrder,
+            format!(
+                "the orders of a user are processed one after another: order {other} of the same user comes first{end}"
+            ),
+        )
+    }
 }
 
 fn back_off(order: &Order, now: Timestamp) -> Option<ReasonBody> {
@@ -255,7 +269,7 @@ fn behind(place: Option<Place>) -> Option<ReasonBody> {
     })
 }
 
-/// What keeps all orders at the moment, as of the nodes' last heartbeats.
+/// What keeps all orders at the moment: what the nodes process now, the rest as of their last heartbeats.
 fn nodes(queue: &QueueState) -> Option<ReasonBody> {
     let alive: Vec<&Node> = queue
         .nodes

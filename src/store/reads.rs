@@ -50,14 +50,23 @@ pub struct Standing {
     /// A node processes one like this at a time.
     pub suspect: bool,
     /// While Pending: the open order of the same user that comes before it, where they wait for each other.
-    pub waits_for: Option<OrderId>,
+    pub waits_for: Option<Predecessor>,
     /// While Pending, due, and waiting for no order of its user.
     pub place: Option<Place>,
     /// Of another session of the database, whose locks keep this order as it is.
     pub locked_by: Option<LockHolder>,
+    /// Each node's `busy` is the number of orders it is processing now, not as of its last heartbeat.
     pub queue: QueueState,
     /// When this was read, by the store's clock.
     pub read_at: Timestamp,
+}
+
+/// An order that later ones of its user wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    pub order_id: OrderId,
+    /// Pending, Processing or Failed; as long as it is Failed, the others wait for an operator.
+    pub status: OrderStatus,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,10 +129,22 @@ pub struct QueueState {
     pub paused: bool,
     /// Age of the order that has waited longest for a start it could have had; `None` when none waits.
     pub oldest_waiting: Option<Duration>,
+    pub blocked: Blocked,
     /// Nodes that joined and did not leave, at most [`NODES_MAX`], latest heartbeat first.
     pub nodes: Vec<Node>,
 }
 
+/// Pending orders that wait for an earlier order of their user, where those are processed one after another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Blocked {
+    /// Counted up to [`BLOCKED_MAX`].
+    pub orders: u64,
+    /// How long the first of them has waited since it was accepted or came back; `None` when there is none.
+    pub oldest: Option<Duration>,
+}
+
+/// Blocked orders counted: a read costs the same however many there are.
+pub const BLOCKED_MAX: u64 = 10_000;
 /// Orders counted that are before one.
 pub const AHEAD_MAX: u64 = 10_000;
 /// Most nodes one `QueueState` lists.

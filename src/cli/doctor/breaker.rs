@@ -33,7 +33,7 @@ mod tests {
     use super::super::State;
     use super::*;
     use crate::lease::NodeId;
-    use crate::store::Counters;
+    use crate::store::{Blocked, Counters};
     use crate::time::Timestamp;
 
     fn queue(nodes: &[(u64, bool, Breaker)]) -> QueueState {
@@ -52,6 +52,7 @@ mod tests {
             counters: Counters::default(),
             paused: false,
             oldest_waiting: None,
+            blocked: Blocked::default(),
             nodes: nodes.iter().map(node).collect(),
         }
     }

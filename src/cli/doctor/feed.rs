@@ -53,7 +53,7 @@ mod tests {
     use super::super::State;
     use super::*;
     use crate::lease::NodeId;
-    use crate::store::{Breaker, Counters, FeedBounds, FeedId, FeedPosition, Node};
+    use crate::store::{Blocked, Breaker, Counters, FeedBounds, FeedId, FeedPosition, Node};
     use crate::time::Timestamp;
 
     fn queue(alive: bool) -> QueueState {
@@ -72,6 +72,7 @@ mod tests {
             counters: Counters::default(),
             paused: false,
             oldest_waiting: None,
+            blocked: Blocked::default(),
             nodes: vec![node],
         }
     }

@@ -155,6 +155,15 @@ fn judge_queue(queue: &QueueState) -> Check {
         Check::warn(NAME, finding, "`orderly resume` lets orders start again")
     } else if alive == 0 && unfinished > 0 {
         Check::warn(NAME, finding, "nobody works on the orders: start `orderly serve`")
+    } else if let Some(age) = queue.blocked.oldest.filter(|age| *age > WAIT_WARN) {
+        let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
+        let finding = format!(
+            "{finding}, {} wait for another one of their user, up to {age}",
+            queue.blocked.orders
+        );
+        let advice = "GET /orders/{id}/explain of one that waits names the order before it; where that is Failed, retry or \
+            cancel it";
+        Check::warn(NAME, finding, advice)
     } else if waiting.is_some() {
         let advice = "raise ORDERLY_CONCURRENCY, or look into the log for what holds up the node";
         Check::warn(NAME, finding, advice)
@@ -193,13 +202,14 @@ fn now() -> Timestamp {
 mod tests {
     use super::super::State;
     use super::*;
-    use crate::store::Counters;
+    use crate::store::{Blocked, Counters};
 
     fn idle() -> QueueState {
         QueueState {
             counters: Counters::default(),
             paused: false,
             oldest_waiting: None,
+            blocked: Blocked::default(),
             nodes: Vec::new(),
         }
     }
@@ -213,6 +223,18 @@ mod tests {
         let mut paused = idle();
         paused.paused = true;
         assert!(judge_queue(&paused).advice.unwrap().contains("resume"));
+        let mut blocked = idle();
+        blocked.blocked.orders = 3;
+        blocked.blocked.oldest = Some(WAIT_WARN * 2);
+        let blocked = judge_queue(&blocked);
+        assert!(
+            blocked
+                .finding
+                .ends_with("3 wait for another one of their user, up to 10m"),
+            "{}",
+            blocked.finding
+        );
+        assert!(blocked.advice.unwrap().contains("retry or cancel"));
         let mut late = idle();
         late.oldest_waiting = Some(WAIT_WARN * 2);
         let late = judge_queue(&late);

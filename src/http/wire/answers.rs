@@ -78,6 +78,11 @@ pub struct QueueBody {
     /// Age of the order that has waited longest for a start it could have had; null when none waits.
     #[schema(required)]
     oldest_waiting_seconds: Option<f64>,
+    /// Pending orders that wait for an earlier one of their user, counted up to 10,000.
+    blocked: u64,
+    /// How long the one of them has waited that has waited longest; null when there is none.
+    #[schema(required)]
+    oldest_blocked_seconds: Option<f64>,
     paused: bool,
     nodes: Vec<NodeBody>,
 }
@@ -91,6 +96,8 @@ impl From<&QueueState> for QueueBody {
             failed: state.counters.failed,
             cancelled: state.counters.cancelled,
             oldest_waiting_seconds: state.oldest_waiting.map(|age| age.as_secs_f64()),
+            blocked: state.blocked.orders,
+            oldest_blocked_seconds: state.blocked.oldest.map(|age| age.as_secs_f64()),
             paused: state.paused,
             nodes: state.nodes.iter().map(NodeBody::from).collect(),
         }

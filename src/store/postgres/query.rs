@@ -9,11 +9,13 @@ use super::connect::Parameters;
 use super::failure::Failure;
 use super::links::Links;
 use super::listing::{self, Listing};
+use super::message::with_numbers;
 use super::{ACCEPT_TIME_MAX, feed, rows};
 use crate::order::{Order, OrderId};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{
-    Counters, NODES_MAX, Node, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX, QueueState,
+    BLOCKED_MAX, Blocked, Counters, NODES_MAX, Node, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX,
+    QueueState,
 };
 use crate::time::Timestamp;
 
@@ -145,10 +147,14 @@ fn counters_of(row: &Row) -> Result<Counters, Failure> {
 }
 
 pub(super) async fn queue(source: &impl Reads) -> Result<QueueState, Failure> {
-    let found = source.read(include_str!("queue.sql"), &[]).await?;
+    let blocked_max = i64::try_from(BLOCKED_MAX).unwrap_or(i64::MAX);
+    let statement = with_numbers(include_str!("queue.sql"), &[(":blocked_max", blocked_max)]);
+    let found = source.read(&statement, &[]).await?;
     let row = rows::only(&found)?;
-    let waiting_micros: Option<i64> = rows::column(row, 7)?;
-    let oldest_waiting = waiting_micros.map(|micros| Duration::from_micros(micros.max(0).cast_unsigned()));
+    let age = |column| {
+        let micros: Option<i64> = rows::column(row, column)?;
+        Ok::<_, Failure>(micros.map(|micros| Duration::from_micros(micros.max(0).cast_unsigned())))
+    };
     let limit = rows::limit(NODES_MAX);
     let nodes = source
         .read(
@@ -162,7 +168,11 @@ pub(super) async fn queue(source: &impl Reads) -> Result<QueueState, Failure> {
     Ok(QueueState {
         counters: counters_of(row)?,
         paused: rows::column(row, 6)?,
-        oldest_waiting,
+        oldest_waiting: age(7)?,
+        blocked: Blocked {
+            orders: rows::large_count(row, 8)?,
+            oldest: age(9)?,
+        },
         nodes: nodes.iter().map(node).collect::<Result<_, _>>()?,
     })
 }

@@ -9,7 +9,7 @@ use super::{rows, turns};
 use crate::lease::NodeId;
 use crate::order::{OrderId, Ordering};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::{AHEAD_MAX, CurrentLease, Place, SUSPECT_CRASHES, Standing};
+use crate::store::{AHEAD_MAX, CurrentLease, Place, Predecessor, SUSPECT_CRASHES, Standing};
 use crate::time::Timestamp;
 
 pub(super) async fn standing(
@@ -21,7 +21,8 @@ pub(super) async fn standing(
         include_str!("standing.sql"),
         "select ",
         order_columns!(),
-        ", crashes, node, lease_expires_at, outside, moment.at, waits_for, ahead, behind, other_line
+        ", crashes, node, lease_expires_at, outside, moment.at, waits_for, ahead, behind, other_line,
+         (select earlier.status from orderly.orders as earlier where earlier.order_id = waits_for)
          from subject, moment, waiting, place"
     );
     let statement = turns::lines(statement, ordering);
@@ -41,7 +42,15 @@ pub(super) async fn standing(
         expires_at,
         outside,
     };
-    let waits_for = rows::column::<Option<i64>>(row, ORDER_COLUMNS + 5)?.map(OrderId);
+    let earlier: Option<i64> = rows::column(row, ORDER_COLUMNS + 5)?;
+    let waits_for = earlier
+        .map(|order_id| {
+            Ok::<_, Failure>(Predecessor {
+                order_id: OrderId(order_id),
+                status: rows::status(row, ORDER_COLUMNS + 9)?,
+            })
+        })
+        .transpose()?;
     let place = match rows::column::<Option<i64>>(row, ORDER_COLUMNS + 6)? {
         Some(_) if waits_for.is_none() => Some(Place {
             ahead: rows::large_count(row, ORDER_COLUMNS + 6)?,
@@ -50,6 +59,24 @@ pub(super) async fn standing(
         }),
         _ => None,
     };
+    let mut queue = query::queue(source).await?;
+    let running = source
+        .read(
+            "select node, count(*)::int8 from (
+                 select node, outside from orderly.orders where status = 1 order by status, order_id limit $1) as running
+             where not outside group by node",
+            &[(&ahead_max, Type::INT8)],
+        )
+        .await?;
+    for node in &mut queue.nodes {
+        node.busy = 0;
+    }
+    for row in &running {
+        let of: NodeId = rows::node_of(rows::column(row, 0)?);
+        for node in queue.nodes.iter_mut().filter(|node| node.node == of) {
+            node.busy = u32::try_from(rows::large_count(row, 1)?).unwrap_or(u32::MAX);
+        }
+    }
     Ok(Some(Standing {
         order: rows::order(row)?,
         lease: Option::zip(node, expires_at).map(lease),
@@ -57,7 +84,7 @@ pub(super) async fn standing(
         waits_for,
         place,
         locked_by: holders(source, &[id]).await?.pop().map(|(_, holder)| holder),
-        queue: query::queue(source).await?,
+        queue,
         read_at,
     }))
 }

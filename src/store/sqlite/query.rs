@@ -9,8 +9,8 @@ use super::{rows, turns};
 use crate::order::{Order, OrderId, Ordering};
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, order_columns};
 use crate::store::{
-    FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition, HISTORY_EVENTS_MAX,
-    History, NODES_MAX, Node, OrderView, QueueState,
+    BLOCKED_MAX, Blocked, FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition,
+    HISTORY_EVENTS_MAX, History, NODES_MAX, Node, OrderView, QueueState,
 };
 use crate::time::Timestamp;
 
@@ -114,6 +114,7 @@ pub(super) fn queue(connection: &Connection, now: Timestamp) -> Result<QueueStat
         counters: totals.counters,
         paused: totals.paused,
         oldest_waiting: oldest_waiting(connection, totals.ordering, now)?,
+        blocked: blocked(connection, now)?,
         nodes: nodes(connection, now)?,
     })
 }
@@ -140,6 +141,21 @@ fn oldest_waiting(
         .chain(second_line)
         .min()
         .map(|oldest| now.since(oldest)))
+}
+
+fn blocked(connection: &Connection, now: Timestamp) -> Result<Blocked, rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "select count(*), min(since) from (
+                 select coalesce(due_at, created_at) as since from orders indexed by orders_blocked
+                 where status = 0 and turn = 1 order by coalesce(due_at, created_at) limit ?1)",
+        )?
+        .query_row([BLOCKED_MAX], |row| {
+            Ok(Blocked {
+                orders: row.get(0)?,
+                oldest: row.get::<_, Option<Timestamp>>(1)?.map(|since| now.since(since)),
+            })
+        })
 }
 
 fn nodes(connection: &Connection, now: Timestamp) -> Result<Vec<Node>, rusqlite::Error> {

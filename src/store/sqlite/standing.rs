@@ -7,7 +7,7 @@ use super::{query, rows, turns};
 use crate::lease::NodeId;
 use crate::order::{Order, OrderId, OrderStatus, Ordering};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::{AHEAD_MAX, CurrentLease, Place, SUSPECT_CRASHES, Standing};
+use crate::store::{AHEAD_MAX, CurrentLease, Place, Predecessor, SUSPECT_CRASHES, Standing};
 use crate::time::Timestamp;
 
 /// The heads of the lines up to an order that is in one of them.
@@ -49,12 +49,16 @@ pub(super) fn standing(
     };
     let ordering = Totals::read(connection)?.ordering;
     let waits_for = waits_for(connection, &order, ordering)?;
+    let mut queue = query::queue(connection, now)?;
+    for node in &mut queue.nodes {
+        node.busy = busy(connection, node.node)?;
+    }
     let place = match waits_for {
         None => place(connection, &order, ordering, now)?,
         Some(_) => None,
     };
     Ok(Some(Standing {
-        queue: query::queue(connection, now)?,
+        queue,
         order,
         lease,
         suspect,
@@ -65,11 +69,22 @@ pub(super) fn standing(
     }))
 }
 
+/// Orders that the node is processing itself.
+fn busy(connection: &Connection, node: NodeId) -> Result<u32, rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "select count(*) from (
+                 select node, outside from orders indexed by orders_processing where status = 1 limit ?2)
+             where node = ?1 and outside = 0",
+        )?
+        .query_row((node, AHEAD_MAX), |row| row.get(0))
+}
+
 fn waits_for(
     connection: &Connection,
     order: &Order,
     ordering: Ordering,
-) -> Result<Option<OrderId>, rusqlite::Error> {
+) -> Result<Option<Predecessor>, rusqlite::Error> {
     let Ordering::User(on_failure) = ordering else {
         return Ok(None);
     };
@@ -77,13 +92,13 @@ fn waits_for(
         return Ok(None);
     }
     let user_id = order.request.user_id;
-    let earlier = turns::first_open(connection, user_id, on_failure)?
-        .map(|(first, _)| first)
-        .filter(|first| *first != order.order_id);
-    match earlier {
-        None => turns::in_processing(connection, user_id),
-        earlier => Ok(earlier),
-    }
+    let earlier =
+        turns::first_open(connection, user_id, on_failure)?.filter(|(first, _)| *first != order.order_id);
+    let found = match earlier {
+        None => turns::in_processing(connection, user_id)?.map(|id| (id, OrderStatus::Processing)),
+        earlier => earlier,
+    };
+    Ok(found.map(|(order_id, status)| Predecessor { order_id, status }))
 }
 
 fn place(

@@ -211,6 +211,8 @@ async fn the_queue_shows_counts_age_and_nodes() {
       "failed":0,
       "cancelled":0,
       "oldest_waiting_seconds":2.5,
+      "blocked":0,
+      "oldest_blocked_seconds":null,
       "paused":false,
       "nodes":[
         {

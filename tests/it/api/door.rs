@@ -23,6 +23,7 @@ use tower::ServiceExt;
 use crate::support::Harness;
 use crate::support::twisted::{Twist, twisted};
 
+mod described;
 mod lines;
 pub mod workers;
 
@@ -239,6 +240,7 @@ impl Door {
             body: body.to_bytes(),
         };
         answer.assert_common(&format!("{method} {path}"));
+        described::assert_described(method, path, &answer);
         answer
     }
 }

@@ -134,6 +134,47 @@ async fn an_order_of_a_user_tells_which_one_it_waits_for() {
     door.close().await;
 }
 
+/// Issue 13, point 17: what blocks for ever says so, and what ends it.
+#[tokio::test]
+async fn a_failed_order_that_blocks_is_told_with_what_ends_it() {
+    let door = Door::with_ordering(Ordering::User(OnFailure::Block)).await;
+    node(&door, NODE_A, 2, Breaker::Closed).await;
+    let ids = door.harness.accept(vec![order_of(1); 2]).await;
+    let detail = async || {
+        let told = explained(&door, ids[1]).await;
+        told["reasons"][0]["detail"].as_str().unwrap().to_owned()
+    };
+    assert!(detail().await.ends_with("comes first and is Pending"));
+    let lease = door.harness.claim(1).await.remove(0);
+    assert!(detail().await.ends_with("comes first and is Processing"));
+    door.harness.settle(&lease, failed()).await;
+    let told = detail().await;
+    for part in [
+        "order 1",
+        "is Failed",
+        "POST /orders/1/retry",
+        "POST /orders/1/cancel",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    door.act("/orders/1/cancel").await.ok();
+    door.harness.claim_only(ids[1]).await;
+    door.close().await;
+}
+
+/// Issue 13, point 17: a heartbeat is up to seconds old, the table is not.
+#[tokio::test]
+async fn a_slot_taken_since_the_last_heartbeat_is_taken() {
+    let door = Door::open().await;
+    node(&door, NODE_A, 1, Breaker::Closed).await;
+    let ids = door.harness.accept_some(2).await;
+    let lease = door.harness.claim(1).await.remove(0);
+    assert_eq!(reasons(&door, ids[1]).await, ["no_free_slot"]);
+    door.harness.settle(&lease, Outcome::COMPLETED).await;
+    assert_eq!(reasons(&door, ids[1]).await, ["next"]);
+    door.close().await;
+}
+
 #[tokio::test]
 async fn a_suspect_says_so() {
     let door = Door::open().await;

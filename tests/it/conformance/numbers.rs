@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use orderly::lease::Outcome;
-use orderly::order::OrderStatus;
-use orderly::store::Counters;
+use orderly::order::{OnFailure, OrderStatus, Ordering};
+use orderly::store::{Blocked, Counters};
 
 use crate::support::Harness;
-use crate::support::make::{LONGER_THAN_A_LEASE, failed, retry_after};
+use crate::support::make::{LONGER_THAN_A_LEASE, failed, order_of, retry_after};
 
 conformance! {
     an_empty_store_counts_nothing,
@@ -23,6 +23,9 @@ conformance! {
     the_oldest_retry_counts_from_its_due_time,
     an_order_that_waits_out_its_back_off_is_not_waiting,
     an_order_that_runs_is_not_waiting,
+    an_order_that_waits_for_its_user_is_blocked_and_not_waiting,
+    an_order_blocked_by_a_failed_one_is_counted_with_its_age,
+    an_order_that_came_back_is_blocked_from_then_on,
 }
 
 async fn an_empty_store_counts_nothing(harness: &mut Harness) {
@@ -177,6 +180,66 @@ async fn an_order_that_runs_is_not_waiting(harness: &mut Harness) {
     harness.order_in(OrderStatus::Processing).await;
     harness.advance(Duration::from_secs(9)).await;
     assert_eq!(oldest_waiting(harness).await, None);
+}
+
+/// Issue 13, point 17: `oldest_waiting` is of those that could start, the others have numbers of their own.
+async fn an_order_that_waits_for_its_user_is_blocked_and_not_waiting(harness: &mut Harness) {
+    let rule = Ordering::User(OnFailure::Skip);
+    harness.reopen_with_ordering(rule).await;
+    let ids = harness.accept(vec![order_of(1); 3]).await;
+    let lease = harness.claim_only(ids[0]).await;
+    harness.advance(Duration::from_secs(20)).await;
+    assert_eq!(oldest_waiting(harness).await, None);
+    assert_blocked(harness, 2, 20).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
+    harness.claim_only(ids[1]).await;
+    assert_blocked(harness, 1, 20).await;
+    harness.accept(vec![order_of(2)]).await;
+    harness.advance(Duration::from_secs(5)).await;
+    harness.store().set_paused(true).await.unwrap();
+    harness.claim(1).await;
+    assert_blocked(harness, 1, 25).await;
+}
+
+async fn an_order_blocked_by_a_failed_one_is_counted_with_its_age(harness: &mut Harness) {
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Block))
+        .await;
+    let ids = harness.accept(vec![order_of(1); 2]).await;
+    let lease = harness.claim_only(ids[0]).await;
+    harness.settle(&lease, failed()).await;
+    harness.claim(10).await;
+    harness.advance(Duration::from_hours(2)).await;
+    assert_eq!(oldest_waiting(harness).await, None);
+    assert_blocked(harness, 1, 7_200).await;
+    harness.cancel(ids[0]).await;
+    harness.claim_only(ids[1]).await;
+    assert_eq!(blocked(harness).await, Blocked::default());
+}
+
+async fn an_order_that_came_back_is_blocked_from_then_on(harness: &mut Harness) {
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .await;
+    let ids = harness.accept(vec![order_of(1); 2]).await;
+    let lease = harness.claim_only(ids[0]).await;
+    harness.settle(&lease, failed()).await;
+    harness.claim_only(ids[1]).await;
+    harness.advance(Duration::from_secs(300)).await;
+    harness.redrive(ids[0]).await;
+    harness.claim(10).await;
+    harness.advance(Duration::from_secs(7)).await;
+    assert_blocked(harness, 1, 7).await;
+}
+
+async fn blocked(harness: &Harness) -> Blocked {
+    harness.store().queue().await.unwrap().blocked
+}
+
+async fn assert_blocked(harness: &Harness, orders: u64, seconds: u64) {
+    let blocked = blocked(harness).await;
+    assert_eq!(blocked.orders, orders);
+    assert_age(blocked.oldest, seconds);
 }
 
 async fn oldest_waiting(harness: &Harness) -> Option<Duration> {

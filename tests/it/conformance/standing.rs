@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use orderly::lease::{Outcome, ProcessorKind};
-use orderly::order::{OnFailure, OrderId, Ordering};
-use orderly::store::{ClaimRequest, CurrentLease, Place, Standing};
+use orderly::order::{OnFailure, OrderId, OrderStatus, Ordering};
+use orderly::store::{ClaimRequest, CurrentLease, Place, Predecessor, Standing};
 
 use crate::support::Harness;
 use crate::support::make::{LEASE, NODE_A, claim_by, failed, order_of, retry_after};
@@ -127,12 +127,22 @@ async fn an_order_tells_which_one_of_its_user_it_waits_for(harness: &mut Harness
     let ids = harness.accept(vec![order_of(1); 3]).await;
     let other = harness.accept(vec![order_of(2)]).await[0];
     assert_eq!(standing(harness, ids[0]).await.waits_for, None);
-    assert_eq!(standing(harness, ids[2]).await.waits_for, Some(ids[0]));
+    assert_eq!(
+        standing(harness, ids[2])
+            .await
+            .waits_for
+            .map(|earlier| earlier.order_id),
+        Some(ids[0])
+    );
     assert_eq!(standing(harness, other).await.waits_for, None);
     let lease = harness.claim(1).await.remove(0);
     harness.settle(&lease, failed()).await;
     let told = standing(harness, ids[1]).await;
-    assert_eq!((told.waits_for, told.place), (Some(ids[0]), None));
+    let failed = Predecessor {
+        order_id: ids[0],
+        status: OrderStatus::Failed,
+    };
+    assert_eq!((told.waits_for, told.place), (Some(failed), None));
 }
 
 async fn an_order_of_a_user_waits_for_the_one_in_processing(harness: &mut Harness) {
@@ -144,7 +154,13 @@ async fn an_order_of_a_user_waits_for_the_one_in_processing(harness: &mut Harnes
     harness.settle(&lease, failed()).await;
     harness.claim_only(ids[1]).await;
     harness.redrive(ids[0]).await;
-    assert_eq!(standing(harness, ids[0]).await.waits_for, Some(ids[1]));
+    assert_eq!(
+        standing(harness, ids[0])
+            .await
+            .waits_for
+            .map(|earlier| earlier.order_id),
+        Some(ids[1])
+    );
 }
 
 async fn places_count_only_those_whose_turn_it_is(harness: &mut Harness) {

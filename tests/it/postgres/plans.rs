@@ -348,7 +348,7 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
             "int4[], int8[], int8[], text[], text[], text[], int4[], text[], text[], bytea[], int2",
             "'{0}', '{1}', '{1}', '{1}', '{null}', '{null}', '{0}', '{orders}', '{a new one}', '{a}', 3",
         ),
-        ("queue", "The heads of the three lines", "", ""),
+        ("queue", "The heads of the lines", "", ""),
         (
             "order",
             "with ordinality as asked (id, place)",
