@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
 use crate::live::Feed;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RequestLabels};
 use crate::pull::Outside;
 use crate::store::Store;
 
@@ -123,6 +123,7 @@ pub fn router(app: App) -> Routes {
     let mut router = Router::new();
     for (pattern, access, methods) in routes() {
         let context = context(pattern, access);
+        begin_at_zero(&shared.metrics, pattern);
         match pattern {
             ORDERS => orders = Some(context.clone()),
             ORDER => order = Some(context.clone()),
@@ -140,6 +141,19 @@ pub fn router(app: App) -> Routes {
             .with_state(shared.clone()),
         shared,
     }))
+}
+
+/// Counts no answers of each kind that the document has, so that the first one is a rise.
+fn begin_at_zero(metrics: &Metrics, route: &'static str) {
+    for (method, path, status) in openapi::answers() {
+        if path == route {
+            drop(metrics.http_requests.get_or_create(&RequestLabels {
+                method,
+                route,
+                status: *status,
+            }));
+        }
+    }
 }
 
 /// One per router, behind an `Arc`: cloned with every request.

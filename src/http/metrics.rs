@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 use super::negotiation::{self, Form};
 use super::problem::Problem;
 use super::{Shared, body};
+use crate::metrics::process;
 use crate::order::OrderStatus;
 use crate::store::{Counters, QueueState};
 
@@ -75,6 +76,11 @@ struct MetricsBody {
     #[schema(required)]
     oldest_waiting_seconds: Option<f64>,
     queue_paused: bool,
+    /// Pending orders that wait for an earlier one of their user, counted up to 10,000.
+    blocked_orders: u64,
+    /// Age of the one that has waited longest so; null when there is none.
+    #[schema(required)]
+    oldest_blocked_seconds: Option<f64>,
 }
 
 impl From<&QueueState> for MetricsBody {
@@ -90,6 +96,8 @@ impl From<&QueueState> for MetricsBody {
             average_processing_time_seconds: average_seconds(counters),
             oldest_waiting_seconds: state.oldest_waiting.map(|age| age.as_secs_f64()),
             queue_paused: state.paused,
+            blocked_orders: state.blocked.orders,
+            oldest_blocked_seconds: state.blocked.oldest.map(|age| age.as_secs_f64()),
         }
     }
 }
@@ -116,6 +124,7 @@ async fn exposition(shared: &Shared, content_type: &'static str) -> Result<Respo
     let mut text = String::new();
     text::encode_registry(&mut text, &shared.metrics.registry).map_err(Problem::unexpected)?;
     text::encode_registry(&mut text, &table_registry(state.as_ref())).map_err(Problem::unexpected)?;
+    text::encode_registry(&mut text, &process::registry()).map_err(Problem::unexpected)?;
     text::encode_eof(&mut text).map_err(Problem::unexpected)?;
     if content_type == TEXT {
         text = classic(&text).map_err(Problem::unexpected)?;
@@ -169,6 +178,21 @@ fn table_registry(state: Option<&QueueState>) -> Registry {
         Unit::Seconds,
         oldest,
     );
+    let blocked = Gauge::<i64>::default();
+    blocked.set(i64::try_from(state.blocked.orders).unwrap_or(i64::MAX));
+    registry.register(
+        "blocked_orders",
+        "Pending orders that wait for an earlier one of their user, counted up to 10,000",
+        blocked,
+    );
+    let oldest = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+    oldest.set(state.blocked.oldest.unwrap_or_default().as_secs_f64());
+    registry.register_with_unit(
+        "oldest_blocked",
+        "How long the one of them has waited that has waited longest, 0 when there is none",
+        Unit::Seconds,
+        oldest,
+    );
     let paused = Gauge::<i64>::default();
     paused.set(i64::from(state.paused));
     registry.register("queue_paused", "Whether the queue is paused", paused);
@@ -200,7 +224,8 @@ fn classic(open_metrics: &str) -> Result<String, std::fmt::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Metrics, RequestLabels, RouteLabels};
+    use crate::metrics::{DurationLabels, Metrics, RequestLabels};
+    use crate::store::Blocked;
     use std::collections::BTreeSet;
     use std::time::Duration;
 
@@ -215,6 +240,10 @@ mod tests {
             },
             paused: true,
             oldest_waiting: Some(Duration::from_millis(1_500)),
+            blocked: Blocked {
+                orders: 2,
+                oldest: Some(Duration::from_secs(60)),
+            },
             nodes: Vec::new(),
         }
     }
@@ -227,7 +256,10 @@ mod tests {
             status: 200,
         };
         metrics.http_requests.get_or_create(&labels).inc();
-        let labels = RouteLabels { route: labels.route };
+        let labels = DurationLabels {
+            method: labels.method,
+            route: labels.route,
+        };
         metrics
             .http_request_duration
             .get_or_create(&labels)
@@ -284,6 +316,8 @@ mod tests {
             "orderly_orders{status=\"Cancelled\"} 0\n",
             "orderly_oldest_waiting_seconds 1.5\n",
             "orderly_queue_paused 1\n",
+            "orderly_blocked_orders 2\n",
+            "orderly_oldest_blocked_seconds 60.0\n",
             "orderly_store_up 1\n",
             concat!(
                 "orderly_build_info{version=\"",
@@ -338,7 +372,7 @@ mod tests {
             concat!(
                 r#"{"total_orders":50,"pending_orders":5,"processing_orders":3,"completed_orders":42,"#,
                 r#""failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.75","#,
-                r#""oldest_waiting_seconds":1.5,"queue_paused":true}"#
+                r#""oldest_waiting_seconds":1.5,"queue_paused":true,"blocked_orders":2,"oldest_blocked_seconds":60.0}"#
             )
         );
     }

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::problem::{Problem, ProblemType};
 use super::{Access, Shared, auth};
-use crate::metrics::{RequestLabels, RouteLabels};
+use crate::metrics::{DurationLabels, RequestLabels};
 use crate::telemetry::RequestLog;
 
 /// The route of requests that no route takes, in metrics and logs.
@@ -45,7 +45,8 @@ pub struct Context {
 /// The numbers of a route that nearly every request to it changes, once there are any.
 #[derive(Default)]
 struct Counted {
-    took: OnceLock<Histogram>,
+    /// By method.
+    took: [OnceLock<Histogram>; METHODS.len()],
     /// By method: the status of its first good answer, and how many there were of those.
     good: [OnceLock<(u16, Counter)>; METHODS.len()],
 }
@@ -102,10 +103,13 @@ impl Context {
             Some(_) | None => counter().inc(),
         };
         let histogram = || {
-            let labels = RouteLabels { route: self.route };
+            let labels = DurationLabels {
+                method: METHODS[method],
+                route: self.route,
+            };
             metrics.http_request_duration.get_or_create(&labels).clone()
         };
-        let duration = self.counted.took.get_or_init(histogram);
+        let duration = self.counted.took[method].get_or_init(histogram);
         duration.observe(took.as_secs_f64());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Outside, RETRY_AFTER_MAX};
 use crate::lease::{LeaseKey, Outcome};
-use crate::metrics::{OutsideLabels, OutsideResult};
+use crate::metrics::{AttemptLabels, AttemptResult, OutsideLabels, OutsideResult};
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::portable_json::JsonText;
 use crate::store::{Held, LatestClaim, OutsideHold, Settled, StoreError};
@@ -121,9 +121,13 @@ impl Outside {
             self.metrics.stale_results_rejected.inc();
             return Err(self.counted_as_lost());
         };
-        let (settled, counted) = self.settle_or_instead(key, outcome).await?;
+        let (settled, (counted, ended)) = self.settle_or_instead(key, outcome).await?;
         match settled {
-            Settled::Done(_) => self.count(counted),
+            Settled::Done(_) => {
+                self.count(counted);
+                let labels = AttemptLabels { result: ended };
+                self.metrics.attempts.get_or_create(&labels).inc();
+            }
             Settled::Stale => return Err(self.counted_as_lost()),
         }
         let order = self.settled_order(key).await?;
@@ -141,10 +145,10 @@ impl Outside {
         &self,
         key: LeaseKey,
         outcome: Outcome,
-    ) -> Result<(Settled, OutsideResult), StoreError> {
+    ) -> Result<(Settled, Counted), StoreError> {
         let refusal = match self.store.settle(key, outcome.clone()).await {
             Err(error @ StoreError::Refused { .. }) => error,
-            settled => return Ok((settled?, result_of(&outcome))),
+            settled => return Ok((settled?, counted_as(&outcome))),
         };
         let order_id = key.order_id;
         tracing::error!(order.id = %order_id, error = %refusal,
@@ -155,7 +159,7 @@ impl Outside {
         for instead in outcome.after_refusal(reason) {
             match self.store.settle(key, instead.clone()).await {
                 Err(StoreError::Refused { .. }) => {}
-                settled => return Ok((settled?, result_of(&instead))),
+                settled => return Ok((settled?, counted_as(&instead))),
             }
         }
         Err(refusal)
@@ -188,11 +192,14 @@ fn handed_out(latest: &LatestClaim, token: u64) -> Option<LeaseKey> {
     latest.key.filter(|key| latest.handed_out && key.token == token)
 }
 
-fn result_of(outcome: &Outcome) -> OutsideResult {
+/// What a result adds to: the results of workers outside, and the attempts of all kinds.
+type Counted = (OutsideResult, AttemptResult);
+
+fn counted_as(outcome: &Outcome) -> Counted {
     match outcome {
-        Outcome::Completed { .. } => OutsideResult::completed,
-        Outcome::Retry { .. } => OutsideResult::retry,
-        Outcome::Failed { .. } => OutsideResult::failed,
-        Outcome::Released => OutsideResult::released,
+        Outcome::Completed { .. } => (OutsideResult::completed, AttemptResult::completed),
+        Outcome::Retry { .. } => (OutsideResult::retry, AttemptResult::retry),
+        Outcome::Failed { .. } => (OutsideResult::failed, AttemptResult::failed),
+        Outcome::Released => (OutsideResult::released, AttemptResult::released),
     }
 }

@@ -63,7 +63,9 @@ async fn the_numbers_of_an_empty_store_are_zero() {
       "cancelled_orders":0,
       "average_processing_time_seconds":"0.00",
       "oldest_waiting_seconds":null,
-      "queue_paused":false
+      "queue_paused":false,
+      "blocked_orders":0,
+      "oldest_blocked_seconds":null
     }
     "#);
     door.close_empty().await;
@@ -82,7 +84,7 @@ async fn the_numbers_are_answered_in_json() {
     }
     door.harness.accept_one().await;
     door.harness.advance(Duration::from_millis(1500)).await;
-    assert_snapshot!(door.get("/metrics").await.text(), @r#"{"total_orders":3,"pending_orders":1,"processing_orders":0,"completed_orders":2,"failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.76","oldest_waiting_seconds":1.5,"queue_paused":false}"#);
+    assert_snapshot!(door.get("/metrics").await.text(), @r#"{"total_orders":3,"pending_orders":1,"processing_orders":0,"completed_orders":2,"failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.76","oldest_waiting_seconds":1.5,"queue_paused":false,"blocked_orders":0,"oldest_blocked_seconds":null}"#);
     door.close().await;
 }
 
@@ -176,10 +178,12 @@ async fn the_families_are_a_promise() {
         .collect();
     assert_snapshot!(families.join("\n"), @r#"
     counter orderly_orders_accepted
+    counter orderly_attempts
     counter orderly_stale_results_rejected
     counter orderly_leases_lost
     counter orderly_leases_granted
     gauge orderly_lease_requests_waiting
+    counter orderly_outside_results
     histogram orderly_order_wait_seconds
     histogram orderly_order_processing_seconds
     gauge orderly_slots_busy
@@ -202,7 +206,16 @@ async fn the_families_are_a_promise() {
     gauge orderly_store_up
     gauge orderly_orders
     gauge orderly_oldest_waiting_seconds
+    gauge orderly_blocked_orders
+    gauge orderly_oldest_blocked_seconds
     gauge orderly_queue_paused
+    counter process_cpu_seconds
+    gauge process_start_time_seconds
+    gauge process_resident_memory_bytes
+    gauge process_virtual_memory_bytes
+    gauge process_threads
+    gauge process_open_fds
+    gauge process_max_fds
     "#);
     door.close_empty().await;
 }
@@ -223,9 +236,86 @@ async fn requests_are_counted_by_route_and_never_by_path() {
     assert_eq!(count(r#"method="GET",route="/orders/{id}",status="404""#), "3");
     assert_eq!(count(r#"method="GET",route="none",status="404""#), "2");
     assert_eq!(count(r#"method="other",route="/orders",status="405""#), "1");
-    let took = r#"orderly_http_request_duration_seconds_count{route="/orders/{id}"}"#;
+    let took = r#"orderly_http_request_duration_seconds_count{method="GET",route="/orders/{id}"}"#;
     assert_eq!(counted.value(took).to_string(), "3");
+    let took = r#"orderly_http_request_duration_seconds_count{method="other",route="/orders"}"#;
+    assert_eq!(counted.value(took).to_string(), "1");
     door.close_empty().await;
+}
+
+/// A counter that appears with its first event shows no rise (issue 13, point 22).
+#[tokio::test]
+async fn what_has_not_happened_yet_counts_zero() {
+    let door = Door::open().await;
+    let counted = open_metrics(&door).await;
+    for sample in [
+        r#"orderly_attempts_total{result="failed"}"#,
+        r#"orderly_attempts_total{result="abandoned"}"#,
+        r#"orderly_outside_results_total{result="lost"}"#,
+        r#"orderly_http_requests_total{method="POST",route="/orders",status="201"}"#,
+        r#"orderly_http_requests_total{method="POST",route="/orders",status="503"}"#,
+        r#"orderly_http_requests_total{method="GET",route="/readyz",status="503"}"#,
+        r#"orderly_http_requests_total{method="POST",route="/leases/{id}/complete",status="409"}"#,
+    ] {
+        assert_eq!(counted.value(sample).to_string(), "0", "{sample}");
+    }
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn the_process_tells_what_it_uses() {
+    let door = Door::open().await;
+    let counted = open_metrics(&door).await;
+    for sample in [
+        "process_cpu_seconds_total",
+        "process_start_time_seconds",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_threads",
+        "process_open_fds",
+        "process_max_fds",
+    ] {
+        assert!(counted.value(sample) > 0.0, "{sample}");
+    }
+    assert!(counted.value("process_open_fds") <= counted.value("process_max_fds"));
+    door.close_empty().await;
+}
+
+/// The simulated processor takes 2, 5 or 10 s and a little: what is read between the bounds is near that.
+#[tokio::test]
+async fn quantiles_of_simulated_attempts_are_close() {
+    for seconds in [2.0, 5.0, 10.0] {
+        let metrics = orderly::metrics::Metrics::new();
+        for extra in 0..100 {
+            metrics
+                .order_processing
+                .observe(seconds + f64::from(extra) * 0.0005);
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &metrics.registry).unwrap();
+        let exposition = Exposition::read(&text, Format::OpenMetrics);
+        let family = exposition.families.iter();
+        let mut family = family.filter(|family| family.name == "orderly_order_processing_seconds");
+        let median = median(&family.next().unwrap().samples);
+        assert!((median / seconds - 1.0).abs() < 0.03, "{median} for {seconds}");
+    }
+}
+
+/// As Prometheus reads it: in a straight line between the bounds around it.
+fn median(samples: &std::collections::BTreeMap<String, f64>) -> f64 {
+    let bound = |name: &str| {
+        let bound = name.split_once("le=\"")?.1.trim_end_matches("\"}");
+        bound.parse::<f64>().ok()
+    };
+    let mut buckets: Vec<(f64, f64)> = samples
+        .iter()
+        .filter_map(|(name, count)| Some((bound(name)?, *count)))
+        .collect();
+    buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let half = buckets.last().unwrap().1 / 2.0;
+    let at = buckets.iter().position(|(_, count)| *count >= half).unwrap();
+    let ((low, below), (high, within)) = (buckets[at - 1], buckets[at]);
+    low + (high - low) * (half - below) / (within - below)
 }
 
 /// With a worker at work, the histograms of its orders hold each of them once.

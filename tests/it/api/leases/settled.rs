@@ -138,6 +138,10 @@ async fn results_are_counted_by_what_they_are() {
         "orderly_outside_results_total{result=\"retry\"} 1",
         "orderly_outside_results_total{result=\"released\"} 1",
         "orderly_outside_results_total{result=\"lost\"} 1",
+        // Issue 13, point 22: attempts are attempts, whoever makes them.
+        "orderly_attempts_total{result=\"completed\"} 2",
+        "orderly_attempts_total{result=\"retry\"} 1",
+        "orderly_attempts_total{result=\"released\"} 1",
         "orderly_stale_results_rejected_total 1",
         "orderly_order_processing_seconds_count 2",
         "orderly_order_wait_seconds_count 3",
