@@ -54,6 +54,26 @@ async fn status_tells_readiness_and_queue_by_its_exit_code_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_status_of_a_server_without_its_store_fails_and_says_so() {
+    let shop = Shop::open(&[("DATABASE_URL", "postgres://me:x@127.0.0.1:1/db")]).await;
+    let said = shop.told("status --json").await;
+    let status: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(
+        (said.exit, &status["ready"], &status["queue"]),
+        (Some(1), &json!(false), &json!(null))
+    );
+    assert!(
+        status["reason"].as_str().unwrap().starts_with("store: "),
+        "{status}"
+    );
+    let said = shop.told("status").await;
+    let first = format!("{} is not ready: store: ", shop.server.url);
+    assert!(said.stdout.starts_with(&first), "{}", said.stdout);
+    assert_eq!((said.exit, said.stderr.as_str()), (Some(1), ""));
+    assert_eq!(shop.server.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_placed_and_repeated_under_its_key() {
     let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     let line = "orders create --user-id 104 --item-ids 101,102,103 --total-amount 250.75 --reference R-1 \
