@@ -130,7 +130,8 @@ impl Processor for Http {
     }
 }
 
-fn tls() -> ClientConfig {
+/// How the service is spoken to behind `https://`. Reads the certificates of authorities, so it blocks for some milliseconds.
+pub fn tls() -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring knows the versions of TLS")

@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -138,6 +138,52 @@ async fn an_authority_of_ones_own_counts_where_it_is_named() {
         );
         assert_eq!(server.terminate().await, Some(0));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_tells_whose_certificate_does_not_count() {
+    let authority = Authority::new();
+    let good = Secured::start(&authority.certificate_for(&["127.0.0.1"])).await;
+    let other_name = Secured::start(&authority.certificate_for(&["shop.example"])).await;
+    let self_signed = Secured::start(&Certificate::self_signed(&["127.0.0.1"])).await;
+    let plain = in_the_clear().await;
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root.pem");
+    std::fs::write(&root, authority.root()).unwrap();
+    for (address, state, told) in [
+        (good.address, "ok", "takes connections"),
+        (other_name.address, "fail", "not valid for name"),
+        (self_signed.address, "fail", "certificate"),
+        (plain, "fail", "does not speak TLS"),
+    ] {
+        let mut command = orderly(folder.path());
+        command.args(["doctor", "--json"]);
+        command.envs([
+            ("ORDERLY_PROCESSOR", "http"),
+            ("ORDERLY_PROCESSOR_URL", &format!("https://{address}/orders")),
+        ]);
+        command.env("SSL_CERT_FILE", &root);
+        let said = command.output().await.unwrap();
+        let report: Value = serde_json::from_slice(&said.stdout).unwrap();
+        let mut checks = report["checks"].as_array().unwrap().iter();
+        let check = checks.find(|check| check["name"] == "processor").unwrap();
+        assert_eq!(check["state"], state, "{check}");
+        assert!(check["finding"].as_str().unwrap().contains(told), "{check}");
+    }
+}
+
+/// Answers whatever comes with a refusal that is not encrypted, as servers of HTTP do.
+async fn in_the_clear() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let refusal = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
+        stream.write_all(refusal).await.unwrap();
+        // Until the other side has read it: an end before would take the answer with it.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    address
 }
 
 async fn ended(url: &str) -> Value {
