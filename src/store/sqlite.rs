@@ -9,8 +9,8 @@ use async_trait::async_trait;
 
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
-use crate::store::clock::{SteadyClock, system_clock};
-use crate::store::open::{Migration, OpenError, OpenOptions};
+use crate::store::clock::SteadyClock;
+use crate::store::open::{OpenError, OpenOptions};
 use crate::store::waiting::WaitingOrders;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
@@ -29,10 +29,14 @@ mod connection;
 mod failure;
 mod group;
 mod listing;
+mod lock;
 pub(super) mod migrations;
 mod nodes;
+mod offline;
+mod opened;
 mod outside;
 mod points;
+mod presence;
 mod prune;
 mod query;
 mod reader;
@@ -49,10 +53,14 @@ mod writer;
 
 use call::SETTLE;
 use checkpoints::Notes;
-use connection::{ServerLock, unavailable};
+use connection::unavailable;
 use failure::State;
 use group::Totals;
+use lock::ServerLock;
+pub use offline::{migrate, open_offline, open_snapshot};
+use opened::Opened;
 use points::Points;
+use presence::Presence;
 use reader::Readers;
 pub use restored::{renew_feed, require_unused};
 use snapshot::SqliteSnapshot;
@@ -70,14 +78,22 @@ pub struct Sqlite {
     pending_max: Option<u64>,
     /// Which line gets the odd place of a claim while both have work.
     second_line_first: Arc<AtomicBool>,
+    presence: Arc<Presence>,
     /// Held until the store is closed.
-    server_lock: std::sync::Mutex<Option<ServerLock>>,
+    server_lock: std::sync::Mutex<Option<Arc<ServerLock>>>,
 }
 
 impl Sqlite {
     /// Opens the file for serving, creating it where there is none.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Sqlite, OpenError> {
-        let server_lock = connection::lock(path)?;
+        Sqlite::open_locked(path, options, Arc::new(lock::lock(path)?))
+    }
+
+    fn open_locked(
+        path: &Path,
+        options: OpenOptions,
+        server_lock: Arc<ServerLock>,
+    ) -> Result<Sqlite, OpenError> {
         let mut connection = connection::open_writer(path)?;
         if options.migrate {
             migrations::apply(path, &mut connection)?;
@@ -94,10 +110,14 @@ impl Sqlite {
         // Nobody else writes to the file.
         wakeups.set_hears_all(true);
         let state = Arc::new(State::new());
+        let presence = Arc::new(Presence::new(clock.now(), state.clone()));
+        let opened = Opened::of(path, server_lock.clone()).map_err(|source| unavailable(path, source))?;
+        lock::warn_of_rights(server_lock.real_path());
         let readers = Readers::open(path, state.clone()).map_err(failed)?;
         let points = Points::open(path, state.clone()).map_err(failed)?;
         let parts = WriterParts {
             connection,
+            opened,
             clock: clock.clone(),
             wakeups: wakeups.clone(),
             notes: Notes {
@@ -117,57 +137,10 @@ impl Sqlite {
             waiting: WaitingOrders::new(),
             pending_max: options.pending_max,
             second_line_first: Arc::new(AtomicBool::new(false)),
+            presence,
             server_lock: std::sync::Mutex::new(Some(server_lock)),
         })
     }
-}
-
-/// Opens the file for reading at one instant, also beside a server.
-pub fn open_snapshot(path: &Path) -> Result<Box<dyn Snapshot>, OpenError> {
-    Ok(Box::new(snapshot_of(path)?))
-}
-
-/// The same without a server beside it, as long as the snapshot lives.
-pub fn open_offline(path: &Path) -> Result<Box<dyn Snapshot>, OpenError> {
-    require_file(path)?;
-    let server_lock = connection::lock(path)?;
-    Ok(Box::new(snapshot_of(path)?.keeping(server_lock)))
-}
-
-fn snapshot_of(path: &Path) -> Result<SqliteSnapshot, OpenError> {
-    let failed = |error: rusqlite::Error| unavailable(path, error.into());
-    let connection = open_existing(path)?;
-    migrations::require_current(path, &connection)?;
-    let newest = snapshot::newest_time(&connection).map_err(failed)?;
-    let floor = newest.unwrap_or(Timestamp::from_micros(0));
-    let clock = Arc::new(SteadyClock::new(system_clock(), floor));
-    SqliteSnapshot::open(path, clock).map_err(failed)
-}
-
-/// Applies what is missing of the schema, or only tells with `dry_run`.
-pub fn migrate(path: &Path, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
-    if dry_run {
-        return migrations::check(path, &open_existing(path)?);
-    }
-    let _server_lock = connection::lock(path)?;
-    let mut connection = connection::open_writer(path)?;
-    let before = migrations::check(path, &connection)?;
-    migrations::apply(path, &mut connection)?;
-    Ok(before)
-}
-
-fn open_existing(path: &Path) -> Result<rusqlite::Connection, OpenError> {
-    require_file(path)?;
-    connection::open_reader(path).map_err(|error| unavailable(path, error.into()))
-}
-
-fn require_file(path: &Path) -> Result<(), OpenError> {
-    if path.exists() {
-        return Ok(());
-    }
-    Err(OpenError::Missing {
-        location: connection::location(path),
-    })
 }
 
 #[async_trait]
@@ -205,8 +178,11 @@ impl Store for Sqlite {
     }
 
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
+        let presence = self.presence.clone();
         self.writer
-            .call("renew leases", move |group| nodes::renew(group, &heartbeat))
+            .call("renew leases", move |group| {
+                nodes::renew(group, &presence, &heartbeat)
+            })
             .await
     }
 
@@ -233,14 +209,16 @@ impl Store for Sqlite {
     }
 
     async fn join(&self, heartbeat: Heartbeat, crashes_max: u32) -> Result<GivenBack, StoreError> {
+        let presence = self.presence.clone();
         self.writer
             .call("announce the node", move |group| {
-                nodes::join(group, &heartbeat, crashes_max)
+                nodes::join(group, &presence, &heartbeat, crashes_max)
             })
             .await
     }
 
     async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
+        self.presence.left(node);
         self.writer
             .call("take the node off the list", move |group| {
                 nodes::leave(group, node)
@@ -358,7 +336,10 @@ impl Store for Sqlite {
             return Err(StoreError::Closed);
         }
         let (path, clock) = (self.path.clone(), self.clock.clone());
-        let opened = tokio::task::spawn_blocking(move || SqliteSnapshot::open(&path, clock)).await;
+        let opened = tokio::task::spawn_blocking(move || {
+            SqliteSnapshot::begin(connection::open_reader(&path)?, clock)
+        })
+        .await;
         let unexpected = |source: anyhow::Error| StoreError::Unexpected {
             attempted: "open a snapshot",
             source,

@@ -1,14 +1,15 @@
 //! Opens connections to the database file and proves that they keep what they store.
 
-use std::fs::{self, File, TryLockError};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::lock::{folder_of, sync_folder};
 use crate::store::open::OpenError;
 
 /// The first version without the WAL-reset bug, which could corrupt a file (sqlite.org/wal.html#walresetbug).
@@ -23,48 +24,6 @@ const READER_CACHE_KIB: u32 = 2 * 1024;
 /// The WAL file is cut back to this when it is begun anew: longer than it mostly gets while it is copied, so that the file is
 /// not cut and extended again each time.
 const WAL_FILE_BYTES_MAX: u32 = 80 * 1024 * 1024;
-
-/// Proof that no other server has the file open, for as long as it lives. A lock on a file beside the database:
-/// a second descriptor of the database itself would drop SQLite's own locks when closed
-/// (sqlite.org/howtocorrupt.html section 2.2).
-pub(super) struct ServerLock(File);
-
-impl Drop for ServerLock {
-    /// Closing the file would do, but for a child process that was forked at this moment and has not yet closed its
-    /// copy: the lock belongs to the open file, of which both hold a descriptor.
-    fn drop(&mut self) {
-        if let Err(error) = self.0.unlock() {
-            tracing::warn!(%error, "could not unlock the file beside the database");
-        }
-    }
-}
-
-/// Locks the file for serving and creates its folder.
-pub(super) fn lock(path: &Path) -> Result<ServerLock, OpenError> {
-    let locked = || -> anyhow::Result<Option<ServerLock>> {
-        create_folder(&folder_of(path))?;
-        let mut name = real_path(path)?.into_os_string();
-        name.push(".lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&name)
-            .with_context(|| format!("open {}", name.display()))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(ServerLock(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error).context("lock the file beside the database"),
-        }
-    };
-    match locked() {
-        Ok(Some(lock)) => Ok(lock),
-        Ok(None) => Err(OpenError::InUse {
-            location: location(path),
-        }),
-        Err(source) => Err(unavailable(path, source)),
-    }
-}
 
 /// The one connection that writes. Creates the file where there is none.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
@@ -84,7 +43,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     .map_err(|error| unavailable(path, error.into()))?;
     check_durable(path, &connection)?;
     // SQLite ignores a failed sync of the folder when it creates a file; a new file must survive a power cut.
-    real_path(path)
+    fs::canonicalize(path)
+        .with_context(|| format!("resolve {}", path.display()))
         .and_then(|real| sync_folder(&folder_of(&real)))
         .map_err(|source| unavailable(path, source))?;
     Ok(connection)
@@ -99,6 +59,26 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     // The last connection to close would checkpoint: the writer's business.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(connection)
+}
+
+/// A connection to a file that nobody can change as long as it is open: no lock is taken and no log looked for.
+pub(super) fn open_unchanging(real_path: &Path) -> Result<Connection, rusqlite::Error> {
+    let uri = format!("file:{}?immutable=1", escaped(real_path));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let connection = open(Path::new(&uri), flags)?;
+    set_up(&connection, READER_CACHE_KIB)?;
+    Ok(connection)
+}
+
+/// As a URI takes a path (sqlite.org/uri.html).
+fn escaped(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes().iter();
+    let escaped = bytes.map(|&byte| match byte {
+        b'/' | b'.' | b'-' | b'_' => char::from(byte).to_string(),
+        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    });
+    escaped.collect()
 }
 
 /// A connection that only copies the log into the database, which it may have to sync.
@@ -170,44 +150,6 @@ pub(super) fn unavailable(path: &Path, source: anyhow::Error) -> OpenError {
     }
 }
 
-/// Follows links, so that two names of one file share one lock.
-fn real_path(path: &Path) -> anyhow::Result<PathBuf> {
-    if path.exists() {
-        return fs::canonicalize(path).with_context(|| format!("resolve {}", path.display()));
-    }
-    let name = path.file_name().context("the path names no file")?;
-    let folder = folder_of(path);
-    let folder = fs::canonicalize(&folder).with_context(|| format!("resolve {}", folder.display()))?;
-    Ok(folder.join(name))
-}
-
-fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder.to_owned(),
-        Some(_) | None => PathBuf::from("."),
-    }
-}
-
-/// Each new folder is an entry of the one above, which is synced for it.
-fn create_folder(folder: &Path) -> anyhow::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let above = folder_of(folder);
-    create_folder(&above)?;
-    match fs::create_dir(folder) {
-        Ok(()) => sync_folder(&above),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("create the folder {}", folder.display())),
-    }
-}
-
-fn sync_folder(folder: &Path) -> anyhow::Result<()> {
-    File::open(folder)
-        .and_then(|open| open.sync_all())
-        .with_context(|| format!("sync the folder {}", folder.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,27 +169,5 @@ mod tests {
             check_durable(&path, &connection),
             Err(OpenError::NotDurable { .. })
         ));
-    }
-
-    #[test]
-    fn two_names_of_one_file_share_one_lock() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("orders.db");
-        drop(open_writer(&path).unwrap());
-        let link = folder.path().join("link.db");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        let _held = lock(&path).unwrap();
-        assert!(matches!(lock(&link), Err(OpenError::InUse { .. })));
-    }
-
-    /// As a child process has one between its fork and its exec.
-    #[test]
-    fn a_copied_descriptor_does_not_keep_the_lock() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("orders.db");
-        let held = lock(&path).unwrap();
-        let _copy = held.0.try_clone().unwrap();
-        drop(held);
-        lock(&path).unwrap();
     }
 }

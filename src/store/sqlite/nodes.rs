@@ -1,6 +1,7 @@
 //! Who processes: nodes come, say that they live, and go.
 
 use super::group::{CallError, Group};
+use super::presence::Presence;
 use super::settle;
 use crate::lease::{LeaseKey, NodeId};
 use crate::store::{GivenBack, Heartbeat, RefusedOrder, Renewed, codes};
@@ -8,6 +9,7 @@ use crate::store::{GivenBack, Heartbeat, RefusedOrder, Renewed, codes};
 /// The file has one server at a time, so whatever an earlier node held is free at once.
 pub(super) fn join(
     group: &mut Group<'_>,
+    presence: &Presence,
     heartbeat: &Heartbeat,
     crashes_max: u32,
 ) -> Result<GivenBack, CallError> {
@@ -16,7 +18,7 @@ pub(super) fn join(
         .prepare_cached("delete from nodes where node <> ?1")?
         .execute([heartbeat.node])?;
     let given_back = settle::give_back_all(group, crashes_max)?;
-    beat(group, heartbeat)?;
+    beat(group, presence, heartbeat)?;
     Ok(given_back)
 }
 
@@ -28,8 +30,13 @@ pub(super) fn leave(group: &mut Group<'_>, node: NodeId) -> Result<(), CallError
     Ok(())
 }
 
-pub(super) fn renew(group: &mut Group<'_>, heartbeat: &Heartbeat) -> Result<Renewed, CallError> {
-    beat(group, heartbeat)?;
+pub(super) fn renew(
+    group: &mut Group<'_>,
+    presence: &Presence,
+    heartbeat: &Heartbeat,
+) -> Result<Renewed, CallError> {
+    presence.require_alone(group)?;
+    beat(group, presence, heartbeat)?;
     let mut renewed = Renewed::default();
     for key in &heartbeat.leases {
         match group.part(|group| extend(group, *key, heartbeat))? {
@@ -44,12 +51,12 @@ pub(super) fn renew(group: &mut Group<'_>, heartbeat: &Heartbeat) -> Result<Rene
     Ok(renewed)
 }
 
-fn beat(group: &Group<'_>, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error> {
+fn beat(group: &Group<'_>, presence: &Presence, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error> {
     group
         .connection
         .prepare_cached(
             "insert into nodes (node, slots, busy, started_at, heartbeat_at, expires_at, breaker, processor)
-             values (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7)
+             values (?1, ?2, ?3, ?8, ?4, ?5, ?6, ?7)
              on conflict (node) do update set
                  slots = excluded.slots, busy = excluded.busy,
                  heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at,
@@ -63,6 +70,7 @@ fn beat(group: &Group<'_>, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error>
             group.now.plus(heartbeat.lease),
             codes::breaker_code(heartbeat.breaker),
             heartbeat.processor.map(codes::processor_code),
+            presence.began(heartbeat.node, group.now),
         ))?;
     Ok(())
 }

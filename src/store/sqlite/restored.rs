@@ -3,19 +3,20 @@
 use std::path::Path;
 
 use super::connection::{self, unavailable};
-use super::{migrations, require_file};
+use super::offline::require_file;
+use super::{lock, migrations};
 use crate::store::open::OpenError;
 
 /// Refuses where there is no file, or a server has it.
 pub fn require_unused(path: &Path) -> Result<(), OpenError> {
     require_file(path)?;
-    connection::lock(path).map(drop)
+    lock::lock(path).map(drop)
 }
 
 /// Begins another life of the feed, while no server has the file.
 pub fn renew_feed(path: &Path) -> Result<(), OpenError> {
     require_file(path)?;
-    let _server_lock = connection::lock(path)?;
+    let _server_lock = lock::lock(path)?;
     let connection = connection::open_writer(path)?;
     migrations::require_current(path, &connection)?;
     connection

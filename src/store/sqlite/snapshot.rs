@@ -1,16 +1,15 @@
 //! Everything in the file at one instant, over a connection of its own whose read transaction stays open.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::connection::{ServerLock, open_reader};
 use super::failure::Failure;
 use super::group::Totals;
+use super::lock::ServerLock;
 use super::query;
 use super::rows::{self, OrderCount};
 use crate::lease::NodeId;
@@ -31,8 +30,7 @@ pub(super) struct SqliteSnapshot {
 }
 
 impl SqliteSnapshot {
-    pub fn open(path: &Path, clock: Arc<SteadyClock>) -> Result<SqliteSnapshot, rusqlite::Error> {
-        let connection = open_reader(path)?;
+    pub fn begin(connection: Connection, clock: Arc<SteadyClock>) -> Result<SqliteSnapshot, rusqlite::Error> {
         // The transaction's view is fixed by its first read, not by its beginning.
         connection.execute_batch("begin; select 1 from sqlite_schema limit 1")?;
         Ok(SqliteSnapshot {

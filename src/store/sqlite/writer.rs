@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,6 +15,7 @@ use super::call::{Call, Kind, SETTLE, carry_out_next, completion, pending};
 use super::checkpoints::{self, Checkpoints, Notes};
 use super::failure::{BreakDownOnPanic, Failure};
 use super::group::{CallError, Effects, Group, Totals};
+use super::opened::Opened;
 use crate::lease::LeaseKey;
 use crate::store::clock::SteadyClock;
 use crate::store::{Accepted, Settled, StoreError, Wakeups};
@@ -40,6 +42,7 @@ enum Message {
 /// What the thread needs.
 pub(super) struct WriterParts {
     pub connection: Connection,
+    pub opened: Opened,
     pub clock: Arc<SteadyClock>,
     pub wakeups: Arc<Wakeups>,
     pub notes: Notes,
@@ -48,12 +51,14 @@ pub(super) struct WriterParts {
 impl Writer {
     pub fn start(path: &Path, mut parts: WriterParts) -> anyhow::Result<Writer> {
         let totals = Totals::read(&parts.connection)?;
+        let others_commits = data_version(&parts.connection)?;
         let notes = parts.notes.clone();
         let checkpoints = Checkpoints::start(path, &mut parts.connection, notes, checkpoints::LIMITS)?;
         let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
         let thread = WriterThread {
             parts,
             totals,
+            others_commits,
             checkpoints,
         };
         thread::Builder::new()
@@ -140,9 +145,28 @@ async fn answered<T>(
     })
 }
 
+/// Changes when another connection has committed something.
+fn data_version(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection
+        .prepare_cached("pragma data_version")?
+        .query_row([], |row| row.get(0))
+}
+
+/// The totals, where somebody else has changed the database since.
+fn read_again(connection: &Connection, known: i64) -> Result<Option<(i64, Totals)>, rusqlite::Error> {
+    let others_commits = data_version(connection)?;
+    if others_commits == known {
+        return Ok(None);
+    }
+    Ok(Some((others_commits, Totals::read(connection)?)))
+}
+
 struct WriterThread {
     parts: WriterParts,
+    /// As committed; read again when somebody else has changed the database.
     totals: Totals,
+    /// What [`data_version`] was when the totals were read.
+    others_commits: i64,
     checkpoints: Checkpoints,
 }
 
@@ -215,11 +239,22 @@ impl WriterThread {
     fn commit(&mut self, calls: &mut [Box<dyn Call>]) -> (usize, Result<(), Failure>) {
         let started = Instant::now();
         let changes_before = self.parts.connection.total_changes();
+        if let Err(reason) = self.parts.opened.check() {
+            return (calls.len(), Err(Failure::Broken(reason.into())));
+        }
         let begun = Transaction::new_unchecked(&self.parts.connection, TransactionBehavior::Immediate);
         let transaction = match begun {
             Ok(transaction) => transaction,
             Err(error) => return (calls.len(), Err(Failure::of(&error))),
         };
+        match read_again(&transaction, self.others_commits) {
+            Ok(None) => {}
+            Ok(Some((others_commits, totals))) => {
+                self.others_commits = others_commits;
+                self.totals = totals;
+            }
+            Err(error) => return (calls.len(), Err(Failure::of(&error))),
+        }
         let mut group = Group::new(&transaction, self.parts.clock.now(), self.totals);
         let mut attempted = 0;
         while attempted < calls.len() {
@@ -244,6 +279,10 @@ impl WriterThread {
         }
         if let Err(error) = transaction.commit() {
             return (attempted, Err(Failure::of_commit(&error)));
+        }
+        // Stored where nobody finds it, if the file was replaced meanwhile.
+        if let Err(reason) = self.parts.opened.check() {
+            return (attempted, Err(Failure::Unknown(reason.into())));
         }
         // Somebody else may have been told of a sync that failed, of the same files and at the same time.
         if let Some(reason) = self.parts.notes.state.broken_reason() {
@@ -284,6 +323,17 @@ impl WriterThread {
     }
 
     fn finish(self) {
+        let notes = &self.parts.notes;
+        if let Err(reason) = self.parts.opened.check() {
+            notes.state.break_down(&reason);
+        }
+        if notes.state.broken_reason().is_some() {
+            // The last connection to close would copy the log into the database and delete it, whosever it is by now.
+            let kept = SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            if let Err(error) = self.parts.connection.set_db_config(kept, true) {
+                tracing::warn!(%error, "cannot keep the log from being copied at the end");
+            }
+        }
         self.checkpoints.finish(&self.parts.connection, &self.parts.notes);
         if let Err((_, error)) = self.parts.connection.close() {
             tracing::warn!(error = %error, "the database did not close cleanly");

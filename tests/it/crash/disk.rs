@@ -1,13 +1,12 @@
 //! A disk that fails or is full.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::process::Command;
 
+use super::small_disk::SmallDisk;
 use crate::support::client::{Answer, Request, http, post};
 use crate::support::process::{Process, configure, orderly, run};
 use crate::support::required;
@@ -340,61 +339,4 @@ impl Shop {
 
 fn id_of(order: &Value) -> i64 {
     order["order_id"].as_i64().expect("an order has a number")
-}
-
-/// A file system of 24 MiB, unmounted when dropped.
-struct SmallDisk {
-    path: PathBuf,
-}
-
-impl SmallDisk {
-    async fn mount(folder: &Path) -> Option<SmallDisk> {
-        let path = folder.join("disk");
-        std::fs::create_dir(&path).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
-            .arg(&path)
-            .output()
-            .await;
-        let works = mounted.is_ok_and(|output| output.status.success());
-        required("mounting a tmpfs", works).then_some(SmallDisk { path })
-    }
-
-    /// Takes or gives back space until so much is left.
-    fn leave_free(&self, bytes: u64) {
-        let ballast = OpenOptions::new().create(true).append(true).open(self.ballast());
-        let mut ballast = ballast.unwrap();
-        let disk = rustix::fs::statvfs(&self.path).unwrap();
-        let free = disk.f_bavail * disk.f_frsize;
-        if let Some(missing) = bytes.checked_sub(free) {
-            let held = ballast.metadata().unwrap().len();
-            ballast.set_len(held - missing).unwrap();
-        } else {
-            let surplus = usize::try_from(free - bytes).unwrap();
-            ballast.write_all(&vec![0; surplus]).unwrap();
-        }
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.ballast()).unwrap();
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.path.join("ballast")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        unmount(&self.path);
-    }
-}
-
-fn unmount(path: &Path) {
-    let unmounted = std::process::Command::new("umount").arg("-l").arg(path).status();
-    assert!(
-        unmounted.is_ok_and(|status| status.success()),
-        "umount {}",
-        path.display()
-    );
 }

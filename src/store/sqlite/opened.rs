@@ -1,0 +1,104 @@
+//! What a server has open, told from what the names of it lead to by now. A file that is replaced, moved or deleted under a
+//! running server is still written by it, and nobody will ever read what it writes.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::lock::ServerLock;
+
+/// The files of a store, once its connections are open.
+pub(super) struct Opened {
+    files: Vec<OpenedFile>,
+    server_lock: Arc<ServerLock>,
+}
+
+struct OpenedFile {
+    path: PathBuf,
+    file: FileId,
+}
+
+/// Says which file it is, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl From<&Metadata> for FileId {
+    fn from(metadata: &Metadata) -> FileId {
+        FileId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+}
+
+/// What the name leads to; `None` for nothing. Opens nothing: closing a second descriptor of the database would drop
+/// SQLite's own locks.
+pub(super) fn file_at(path: &Path) -> io::Result<Option<FileId>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(FileId::from(&metadata))),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+impl Opened {
+    /// `path` as it is configured, while a connection is open that has read it.
+    pub fn of(path: &Path, server_lock: Arc<ServerLock>) -> anyhow::Result<Opened> {
+        let [wal, shm] = beside(server_lock.real_path());
+        let mut files = Vec::new();
+        for path in [path.to_owned(), wal, shm] {
+            let file = file_at(&path).with_context(|| format!("look at {}", path.display()))?;
+            let file = file.with_context(|| format!("{} is not there", path.display()))?;
+            files.push(OpenedFile { path, file });
+        }
+        Ok(Opened { files, server_lock })
+    }
+
+    /// Whether every name still leads to what is open; otherwise what is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        for opened in &self.files {
+            let path = opened.path.display();
+            match file_at(&opened.path) {
+                Ok(Some(file)) if file == opened.file => {}
+                Ok(Some(_)) => {
+                    return Err(format!(
+                        "{path} is not the file that this server has open: it was replaced while the server ran; \
+                         stop every server before you restore or move the files of a store"
+                    ));
+                }
+                Ok(None) => {
+                    return Err(format!(
+                        "{path} is gone: it was deleted or moved while this server has it open; \
+                         put it back where it was, with the files beside it"
+                    ));
+                }
+                // Says nothing about the file.
+                Err(error) => tracing::debug!(%error, %path, "cannot look at a file of the store"),
+            }
+        }
+        self.server_lock.keep()
+    }
+}
+
+/// The log and its index.
+pub(super) fn beside(real_path: &Path) -> [PathBuf; 2] {
+    ["-wal", "-shm"].map(|ending| {
+        let mut name = real_path.as_os_str().to_owned();
+        name.push(ending);
+        PathBuf::from(name)
+    })
+}

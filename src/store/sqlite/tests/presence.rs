@@ -1,0 +1,81 @@
+//! Two servers in one file, past the lock.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::{Sqlite, lock};
+use super::batch;
+use crate::lease::NodeId;
+use crate::metrics::Metrics;
+use crate::store::clock::system_clock;
+use crate::store::open::OpenOptions;
+use crate::store::{Breaker, Heartbeat, Store, StoreError, StoreHealth};
+
+const CRASHES_MAX: u32 = 5;
+
+fn open(path: &Path, lock_of: &Path) -> Sqlite {
+    let options = OpenOptions {
+        migrate: true,
+        pending_max: None,
+        metrics: Metrics::new(),
+        clock: system_clock(),
+        ordering: None,
+    };
+    Sqlite::open_locked(path, options, Arc::new(lock::lock_as(path, lock_of).unwrap())).unwrap()
+}
+
+fn heartbeat(node: u64) -> Heartbeat {
+    Heartbeat {
+        node: NodeId(node),
+        slots: 1,
+        busy: 0,
+        leases: Vec::new(),
+        lease: Duration::from_secs(30),
+        breaker: Breaker::Closed,
+    }
+}
+
+/// Issue 13, point 4.
+#[tokio::test]
+async fn of_two_servers_in_one_file_the_later_one_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.db");
+    let first = open(&path, &path);
+    first.join(heartbeat(1), CRASHES_MAX).await.unwrap();
+    let second = open(&path, &folder.path().join("elsewhere.db"));
+    second.join(heartbeat(2), CRASHES_MAX).await.unwrap();
+    second.renew(heartbeat(2)).await.unwrap();
+    first.renew(heartbeat(1)).await.unwrap();
+    let refused = second.renew(heartbeat(2)).await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable { .. })),
+        "{refused:?}"
+    );
+    assert!(second.failed().await.contains("another server"));
+    let accepted = second.accept(batch(), None).await;
+    assert!(matches!(accepted, Err(StoreError::Unavailable { .. })));
+    first.renew(heartbeat(1)).await.unwrap();
+    assert_eq!(first.health(), StoreHealth::Ready);
+    second.close().await;
+    first.close().await;
+}
+
+#[tokio::test]
+async fn a_number_that_another_connection_gave_out_is_not_given_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.db");
+    let first = open(&path, &path);
+    let second = open(&path, &folder.path().join("elsewhere.db"));
+    let mut given = Vec::new();
+    for store in [&first, &second, &first, &second] {
+        given.extend(store.accept(batch(), None).await.unwrap().order_ids);
+    }
+    let count = given.len();
+    given.sort_unstable();
+    given.dedup();
+    assert_eq!(given.len(), count);
+    assert_eq!(first.counters().await.unwrap().pending, count as u64);
+    second.close().await;
+    first.close().await;
+}
