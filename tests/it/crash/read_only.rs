@@ -1,0 +1,83 @@
+//! A store that cannot be written is read all the same.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::small_disk::SmallDisk;
+use crate::support::client::{Answer, Request, http, post};
+use crate::support::process::{Process, orderly, run};
+
+const ORDERS: u64 = 3;
+
+/// Some orders, accepted by a server on the disk.
+async fn shop(disk: &SmallDisk, folder: &Path) -> Process {
+    let mut command = orderly(&disk.path);
+    command.env("ORDERLY_LOG_DIR", folder.join("logs"));
+    let server = Process::start(command).await;
+    for number in 0..ORDERS {
+        let request = Request {
+            key: number.to_string(),
+            user_id: 1,
+            cents: 1,
+        };
+        let answer = post(&http(), &server.url, &request).await;
+        assert!(matches!(answer, Answer::Created(_)), "{answer:?}");
+    }
+    server
+}
+
+async fn assert_verify_and_doctor_read(disk: &SmallDisk) {
+    let (exit, report) = run(&disk.path, &["verify", "--json"]).await;
+    assert_eq!(exit, Some(0), "{report}");
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(
+        (&report["sound"], &report["orders"]),
+        (&Value::Bool(true), &ORDERS.into())
+    );
+    // The disk is small and no server runs, so not all is well.
+    let (_, said) = run(&disk.path, &["doctor"]).await;
+    assert!(said.contains("is sound: 3 orders"), "{said}");
+}
+
+/// Issue 13, point 20.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_and_doctor_read_a_file_that_cannot_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path()).await else {
+        return;
+    };
+    assert_eq!(shop(&disk, folder.path()).await.terminate().await, Some(0));
+    disk.turn_read_only().await;
+    assert_verify_and_doctor_read(&disk).await;
+    let (exit, said) = run(&disk.path, &["serve"]).await;
+    assert_eq!(exit, Some(1), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_and_doctor_read_what_a_crash_left_where_nothing_can_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path()).await else {
+        return;
+    };
+    shop(&disk, folder.path()).await.kill().await;
+    disk.turn_read_only().await;
+    assert_verify_and_doctor_read(&disk).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_read_is_told_and_not_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path()).await else {
+        return;
+    };
+    shop(&disk, folder.path()).await.kill().await;
+    std::fs::remove_file(disk.path.join("orderly.db-shm")).unwrap();
+    disk.turn_read_only().await;
+    let (exit, said) = run(&disk.path, &["verify"]).await;
+    assert_eq!(exit, Some(1), "{said}");
+    assert!(
+        said.contains("orderly.db-wal") && said.contains("copy the files"),
+        "{said}"
+    );
+}
