@@ -92,8 +92,12 @@ enum Verdict {
     Bad,
 }
 
+/// Rights that no file or folder of this program gives: what it stores and logs is for its own user.
+const RIGHTS_OF_OTHERS: u32 = 0o077;
+
 /// Reads the command line of this process and carries it out.
 pub fn run() -> ExitCode {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(RIGHTS_OF_OTHERS));
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return answer_without_command(&error),
