@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orderly::lease::Outcome;
 use orderly::order::{OnFailure, OrderStatus, Ordering};
-use orderly::store::{Blocked, Counters};
+use orderly::store::{Blocked, Counters, RedriveQuery};
 
 use crate::support::Harness;
 use crate::support::make::{LONGER_THAN_A_LEASE, failed, order_of, retry_after};
@@ -13,6 +13,8 @@ conformance! {
     an_empty_store_counts_nothing,
     every_status_is_counted,
     counters_equal_a_recount_after_every_step,
+    a_redrive_moves_its_order_to_the_pending_ones,
+    a_redrive_of_many_moves_all_of_them_to_the_pending_ones,
     counters_survive_a_restart,
     processing_time_is_that_of_the_completing_attempt,
     processing_time_leaves_out_what_did_not_complete,
@@ -80,6 +82,51 @@ async fn counters_equal_a_recount_after_every_step(harness: &mut Harness) {
     }
     assert_eq!(harness.counters().await, harness.recount().await);
     assert_eq!(harness.counters().await.total(), 20);
+}
+
+/// Issue 13, point 37.
+async fn a_redrive_moves_its_order_to_the_pending_ones(harness: &mut Harness) {
+    let failed = harness.order_in(OrderStatus::Failed).await;
+    let cancelled = harness.order_in(OrderStatus::Cancelled).await;
+    for (id, expected) in [(failed, (1, 0, 1)), (cancelled, (2, 0, 0))] {
+        harness.redrive(id).await;
+        // A second one finds it Pending and changes nothing.
+        let _ = harness.store().redrive(id).await.unwrap();
+        assert_eq!(pending_failed_cancelled(harness).await, expected);
+        assert_eq!(harness.counters().await, harness.recount().await);
+    }
+    harness.reopen().await;
+    assert_eq!(pending_failed_cancelled(harness).await, (2, 0, 0));
+}
+
+async fn a_redrive_of_many_moves_all_of_them_to_the_pending_ones(harness: &mut Harness) {
+    for _ in 0..3 {
+        harness.order_in(OrderStatus::Failed).await;
+        harness.order_in(OrderStatus::Cancelled).await;
+    }
+    for (status, dry_run, expected) in [
+        (OrderStatus::Failed, true, (0, 3, 3)),
+        (OrderStatus::Failed, false, (3, 0, 3)),
+        (OrderStatus::Cancelled, false, (6, 0, 0)),
+        (OrderStatus::Failed, false, (6, 0, 0)),
+    ] {
+        let query = RedriveQuery {
+            status,
+            user_id: None,
+            created_before: None,
+            dry_run,
+        };
+        harness.store().redrive_matching(query).await.unwrap();
+        assert_eq!(pending_failed_cancelled(harness).await, expected);
+        assert_eq!(harness.counters().await, harness.recount().await);
+    }
+    harness.reopen().await;
+    assert_eq!(pending_failed_cancelled(harness).await, (6, 0, 0));
+}
+
+async fn pending_failed_cancelled(harness: &Harness) -> (u64, u64, u64) {
+    let counters = harness.counters().await;
+    (counters.pending, counters.failed, counters.cancelled)
 }
 
 async fn counters_survive_a_restart(harness: &mut Harness) {
