@@ -118,11 +118,11 @@ impl Postgres {
         let location = &database.url.location;
         let state = Arc::new(State::new());
         let direct = match &database.direct {
-            Some(url) => Some(connector(url, &state, None)?),
+            Some(url) => Some(Arc::new(connector(url, &state, None)?)),
             None => None,
         };
         let schema = Schema::new(location.clone(), options.migrate, direct.clone());
-        let connector = connector(&database.url, &state, Some(schema))?;
+        let connector = Arc::new(connector(&database.url, &state, Some(schema))?);
         if let Err(failure) = connector.connect().await {
             if let Some(refusal) = connector.take_refusal() {
                 return Err(refusal);
@@ -180,12 +180,11 @@ fn connector(
     url: &crate::config::PostgresUrl,
     state: &Arc<State>,
     schema: Option<Schema>,
-) -> Result<Arc<Connector>, OpenError> {
-    let connector = Connector::new(url, state.clone(), schema).map_err(|source| OpenError::Unavailable {
+) -> Result<Connector, OpenError> {
+    Connector::new(url, state.clone(), schema).map_err(|source| OpenError::Unavailable {
         location: url.location.clone(),
         source,
-    })?;
-    Ok(Arc::new(connector))
+    })
 }
 
 fn unavailable(location: &str, failure: &Failure) -> OpenError {

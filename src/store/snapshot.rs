@@ -66,6 +66,11 @@ pub trait Snapshot: Send {
     /// Where the feed begins and ends, and what waits to get into it.
     async fn feed(&mut self) -> Result<FeedState, StoreError>;
 
+    /// Why nothing can be stored, where all that can be done is to read.
+    async fn only_reads(&mut self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
+
     /// What the database's own check of its files finds wrong; empty when it is sound.
     async fn damage(&mut self) -> Result<Vec<String>, StoreError>;
 }

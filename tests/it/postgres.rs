@@ -14,6 +14,7 @@ mod locked_calls;
 mod lost_commit;
 mod plans;
 mod pool;
+mod read_only;
 mod retention;
 pub mod scene;
 mod schema;

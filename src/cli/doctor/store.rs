@@ -88,6 +88,18 @@ async fn check_snapshot(
     checks: &mut Vec<Check>,
 ) -> Result<(), StoreError> {
     checks.push(contents(database, snapshot).await?);
+    if let Some(reason) = snapshot.only_reads().await? {
+        let advice = match database {
+            Database::Sqlite(_) => {
+                "orders can be read and none stored: see to the rights of the file and its folder, and how it is mounted"
+            }
+            Database::Postgres(_) => {
+                "orders can be read and none stored: lead DATABASE_URL to the server that takes writes, or look at \
+                 default_transaction_read_only"
+            }
+        };
+        checks.push(Check::fail("writes", reason, advice));
+    }
     checks.push(judge_durability(&snapshot.weaknesses().await?));
     let queue = snapshot.queue().await?;
     checks.push(judge_queue(&queue));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::connect::Connection;
+use super::connect::{Connection, Connector};
 use super::failure::State;
 use super::schema::{self, Problem};
 use super::snapshot::PostgresSnapshot;
@@ -34,7 +34,7 @@ pub async fn open_offline(database: &PostgresDatabase) -> Result<Box<dyn Snapsho
 /// The way that servers go, so that what it shows is what they meet.
 async fn snapshot_of(database: &PostgresDatabase) -> Result<PostgresSnapshot, OpenError> {
     let location = &database.url.location;
-    let connection = connect_once(&database.url).await?;
+    let connection = connect_to_read(&database.url).await?;
     let migrations = refused(schema::check(&connection.client, location).await, location)?;
     require_any(location, &migrations)?;
     require_current(location, &migrations)?;
@@ -46,7 +46,11 @@ async fn snapshot_of(database: &PostgresDatabase) -> Result<PostgresSnapshot, Op
 pub async fn migrate(database: &PostgresDatabase, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
     let way = database.direct.as_ref().unwrap_or(&database.url);
     let location = &way.location;
-    let connection = connect_once(way).await?;
+    let connection = if dry_run {
+        connect_to_read(way).await?
+    } else {
+        connect_once(way).await?
+    };
     let before = refused(schema::check(&connection.client, location).await, location)?;
     if !dry_run {
         refused(schema::apply(&connection.client, location).await, location)?;
@@ -63,7 +67,19 @@ pub async fn rehearse(database: &PostgresDatabase) -> Result<(), OpenError> {
 }
 
 pub(super) async fn connect_once(url: &PostgresUrl) -> Result<Connection, OpenError> {
-    let connector = connector(url, &Arc::new(State::new()), None)?;
+    connect_by(url, |connector| connector).await
+}
+
+/// The same to read, also where nothing can be written.
+async fn connect_to_read(url: &PostgresUrl) -> Result<Connection, OpenError> {
+    connect_by(url, Connector::only_reading).await
+}
+
+async fn connect_by(
+    url: &PostgresUrl,
+    set_up: impl FnOnce(Connector) -> Connector,
+) -> Result<Connection, OpenError> {
+    let connector = set_up(connector(url, &Arc::new(State::new()), None)?);
     let connected = connector.connect().await;
     connected.map_err(|failure| unavailable(&url.location, &failure))
 }

@@ -32,6 +32,8 @@ const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Oldest PostgreSQL whose statements these are, as `server_version_num`.
 const SERVER_VERSION_MIN: i64 = 140_000;
 
+pub(super) const READ_ONLY: &str = "the server is read-only: a standby, or set so";
+
 /// Opens connections to one URL. Knows how that went lately, for all of the node.
 pub(super) struct Connector {
     server: tokio_postgres::Config,
@@ -39,6 +41,8 @@ pub(super) struct Connector {
     state: Arc<State>,
     /// What a connection must find in the database; `None` for those that only look.
     schema: Option<Schema>,
+    /// A server that takes no writes does as well.
+    only_reads: bool,
     gate: Mutex<Gate>,
 }
 
@@ -86,8 +90,17 @@ impl Connector {
             tls: tls::connector(url)?,
             state,
             schema,
+            only_reads: false,
             gate: Mutex::default(),
         })
+    }
+
+    /// The same for whoever stores nothing.
+    pub fn only_reading(self) -> Connector {
+        Connector {
+            only_reads: true,
+            ..self
+        }
     }
 
     pub fn state(&self) -> &State {
@@ -123,7 +136,7 @@ impl Connector {
             server: "".into(),
             driver,
         };
-        connection.server = check_server(&connection.client, &self.state).await?;
+        connection.server = check_server(&connection.client, &self.state, self.only_reads).await?;
         if let Some(schema) = &self.schema {
             schema.require(&connection.client, &self.state).await?;
         }
@@ -184,7 +197,7 @@ impl Connector {
 }
 
 /// Reads back the settings on which the promises rest.
-async fn check_server(client: &Client, state: &State) -> Result<ServerRun, Failure> {
+async fn check_server(client: &Client, state: &State, only_reads: bool) -> Result<ServerRun, Failure> {
     let answer = answered(client.simple_query(include_str!("settings.sql"))).await?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
@@ -199,10 +212,8 @@ async fn check_server(client: &Client, state: &State) -> Result<ServerRun, Failu
         let text = format!("PostgreSQL 14 or newer is needed, this is server_version_num {version}");
         return Err(Failure::Unsuitable(text.into()));
     }
-    if setting(1)? == "on" {
-        return Err(Failure::ReadOnly(
-            "the server is read-only: a standby, or set so".into(),
-        ));
+    if setting(1)? == "on" && !only_reads {
+        return Err(Failure::ReadOnly(READ_ONLY.into()));
     }
     let isolation = setting(2)?;
     if isolation != "read committed" {

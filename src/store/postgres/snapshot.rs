@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::ACCEPT_TIME_MAX;
-use super::connect::{Connection, Parameters, answered, answered_within};
+use super::connect::{Connection, Parameters, READ_ONLY, answered, answered_within};
 use super::durability::Durability;
 use super::failure::Failure;
 use super::query::{self, Reads};
@@ -155,6 +155,19 @@ impl Snapshot for PostgresSnapshot {
     async fn feed(&mut self) -> Result<FeedState, StoreError> {
         let feed = feed(self).await;
         feed.map_err(|failure| failure.to_error("read the state of the feed of a snapshot"))
+    }
+
+    async fn only_reads(&mut self) -> Result<Option<String>, StoreError> {
+        let found = self
+            .read(
+                "select pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool",
+                &[],
+            )
+            .await;
+        let only_reads = found.and_then(|found| rows::column::<bool>(rows::only(&found)?, 0));
+        let only_reads =
+            only_reads.map_err(|failure| failure.to_error("look whether a server takes writes"))?;
+        Ok(only_reads.then(|| READ_ONLY.to_owned()))
     }
 
     async fn damage(&mut self) -> Result<Vec<String>, StoreError> {

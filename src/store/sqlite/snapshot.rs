@@ -193,6 +193,14 @@ impl Snapshot for SqliteSnapshot {
         .await
     }
 
+    async fn only_reads(&mut self) -> Result<Option<String>, StoreError> {
+        self.read("look whether a file can be written", |connection| {
+            let only_reads = connection.is_readonly("main")?;
+            Ok(only_reads.then(|| "the file cannot be written".to_owned()))
+        })
+        .await
+    }
+
     async fn damage(&mut self) -> Result<Vec<String>, StoreError> {
         self.read("check the file of a snapshot", |connection| {
             let mut findings = connection

@@ -38,6 +38,7 @@ async fn assert_verify_and_doctor_read(disk: &SmallDisk) {
     // The disk is small and no server runs, so not all is well.
     let (_, said) = run(&disk.path, &["doctor"]).await;
     assert!(said.contains("is sound: 3 orders"), "{said}");
+    assert!(said.contains("the file cannot be written"), "{said}");
 }
 
 /// Issue 13, point 20.
