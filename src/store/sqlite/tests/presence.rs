@@ -33,6 +33,7 @@ fn heartbeat(node: u64) -> Heartbeat {
         leases: Vec::new(),
         lease: Duration::from_secs(30),
         breaker: Breaker::Closed,
+        processor: None,
     }
 }
 
