@@ -47,13 +47,13 @@ impl Processor for Warehouse {
         if items.contains(&"13") {
             // Will be no different the next time: Failed, until somebody looks at it.
             return Err(ProcessingError::Permanent {
-                error: "item 13 is not for sale".to_owned(),
+                error: "item 13 is not for sale".into(),
             });
         }
         if items.contains(&"7") && attempt.number == 1 {
             // Pending again, and tried again after a while that grows with the attempts.
             return Err(ProcessingError::Transient {
-                error: "item 7 is being restocked".to_owned(),
+                error: "item 7 is being restocked".into(),
                 retry_after: Some(Duration::from_millis(100)),
             });
         }

@@ -72,6 +72,11 @@ pub enum Outcome {
     },
     /// Handed back unfinished, without using up an attempt.
     Released,
+    /// The same, because there was nobody to process it, as `error` says; due again after the delay.
+    GivenBack {
+        after: Duration,
+        error: String,
+    },
 }
 
 impl Outcome {
@@ -83,6 +88,7 @@ impl Outcome {
     pub fn after_refusal(&self, reason: &str) -> Vec<Outcome> {
         match self {
             Outcome::Released => Vec::new(),
+            Outcome::GivenBack { .. } => vec![Outcome::Released],
             Outcome::Completed { .. } | Outcome::Retry { .. } | Outcome::Failed { .. } => {
                 let error = format!("the store refused the result ({reason})");
                 let after = REFUSED_RETRY_AFTER;

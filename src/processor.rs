@@ -9,8 +9,11 @@ use crate::lease::ProcessorKind;
 use crate::order::Order;
 use crate::portable_json::JsonText;
 
+mod cause;
 pub mod http;
 pub mod simulated;
+
+pub use cause::{Cause, Reason};
 
 /// Processes orders: the business step, which the worker runs for each attempt. Delivery is at least once: a crash between
 /// the effect and its record repeats an attempt, so an effect outside wants
@@ -33,7 +36,7 @@ pub mod simulated;
 ///         let greeting = JsonText::parse(r#"{"said": "hello"}"#);
 ///         match greeting {
 ///             Ok(result) if order.request.user_id > 0 => Ok(Processed::Completed { result: Some(result) }),
-///             _ => Err(ProcessingError::Permanent { error: "nobody to greet".to_owned() }),
+///             _ => Err(ProcessingError::Permanent { error: "nobody to greet".into() }),
 ///         }
 ///     }
 /// }
@@ -80,24 +83,31 @@ pub enum ProcessingError {
     /// Worth another attempt, after `retry_after` where the processor knows better than the back-off.
     #[error("{error}")]
     Transient {
-        error: String,
+        error: Cause,
         retry_after: Option<Duration>,
     },
-    /// The same, but what failed is not the order: whatever processes it cannot be reached or cannot work. Many of these
-    /// one after the other, and no order is tried until it can.
+    /// Nobody was there, so this was no attempt at the order: it never counts.
+    #[error("{error}")]
+    Unreachable { error: Cause },
+    /// Whatever processes the orders says that it cannot work. Among good answers for other orders it counts as an attempt at
+    /// this one; otherwise it says nothing about the order. Several orders in a row, and none is tried until it can.
     #[error("{error}")]
     Unavailable {
-        error: String,
+        error: Cause,
         retry_after: Option<Duration>,
     },
-    /// In between: whatever processes the order was reached and failed at it. One says little, but where nothing else comes
+    /// Whatever processes the orders does not let this program in, or knows nothing at that address. Counts as an attempt; several orders
+    /// in a row without a good answer, and none is tried until it does.
+    #[error("{error}")]
+    Denied { error: Cause },
+    /// In between: whatever processes the orders was reached and failed at it. One says little, but where nothing else comes
     /// for a while it is as good as away.
     #[error("{error}")]
     Ailing {
-        error: String,
+        error: Cause,
         retry_after: Option<Duration>,
     },
     /// Will fail again: Failed at once.
     #[error("{error}")]
-    Permanent { error: String },
+    Permanent { error: Cause },
 }

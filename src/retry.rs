@@ -21,6 +21,11 @@ impl RetryPolicy {
         (attempt < self.attempts_max).then(|| jittered(self.ceiling(attempt), random))
     }
 
+    /// The delay after so many tries (from 1) that were no attempts.
+    pub fn back_off(&self, tries: u32, random: u32) -> Duration {
+        jittered(self.ceiling(tries), random)
+    }
+
     fn ceiling(&self, attempt: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(31);
         self.base.saturating_mul(1 << doublings).min(self.cap)
@@ -55,6 +60,20 @@ mod tests {
     fn the_last_attempt_has_no_successor() {
         assert_eq!(POLICY.delay(5, 0), None);
         assert_eq!(POLICY.delay(6, 0), None);
+    }
+
+    /// Issue 13, point 33: without jitter all that failed together comes back together.
+    #[test]
+    fn jitter_takes_any_share_of_the_ceiling() {
+        for (random, ms) in [
+            (0, 0),
+            (u32::MAX / 4, 499),
+            (u32::MAX / 2, 999),
+            (u32::MAX, 2_000),
+        ] {
+            assert_eq!(POLICY.delay(2, random).unwrap().as_millis(), ms);
+            assert_eq!(POLICY.back_off(2, random).as_millis(), ms);
+        }
     }
 
     proptest! {

@@ -24,11 +24,14 @@ mod dispatcher;
 mod executor;
 mod guard;
 mod heartbeat;
+mod judgement;
 mod outside;
+mod reports;
 mod results;
 mod running;
 
 use guard::Guard;
+use reports::Reports;
 use running::Running;
 
 /// Between two polls, and between two heartbeats, while no order is open. Even its shortest, by [`jittered`], is above
@@ -67,6 +70,7 @@ struct Shared {
     metrics: Metrics,
     running: Running,
     guard: Arc<Guard>,
+    reports: Reports,
     /// Set by the dispatcher, who sees what there is to do; kept by the heartbeat.
     pace: watch::Sender<Pace>,
     /// One permit per free slot; taken before a claim and moved into the task that runs the lease.
@@ -165,6 +169,7 @@ impl Worker {
             settings,
             guard: Guard::new(settings.slots, settings.rate_limit, metrics.clone()),
             metrics,
+            reports: Reports::default(),
             running: Running::default(),
             pace: watch::Sender::new(Pace::Working),
             slots: Arc::new(Semaphore::new(settings.slots as usize)),

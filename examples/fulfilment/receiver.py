@@ -12,8 +12,8 @@ class Receiver(BaseHTTPRequestHandler):
         items = order["item_ids"].split(",")
         if "13" in items:  # Failed, with this as the reason
             status, answer = 422, b"item 13 is not for sale"
-        elif "7" in items and self.headers["Orderly-Attempt"] == "1":  # tried again
-            status, answer = 503, b"item 7 is being restocked"
+        elif "7" in items and self.headers["Orderly-Attempt"] == "1":  # tried again: this order, not now
+            status, answer = 429, b"item 7 is being restocked"  # 503 would say that nothing works here
         else:  # Completed; `result` is kept on the order
             status, answer = 200, json.dumps({"result": {"parcel": self.headers["Idempotency-Key"]}}).encode()
         self.send_response(status)

@@ -188,8 +188,8 @@ begin
             changed_at = greatest(moment.at, o.changed_at),
             due_at = moment.at + result.due_in_micros * interval '1 microsecond',
             finished_at = case when result.status > 1 then greatest(moment.at, o.changed_at) end,
-            -- A given-back attempt says nothing about the order, so what its last attempt said stays.
-            last_error = case when result.given_back then o.last_error else result.error end,
+            -- What the last attempt said stays, unless it is known why this one was given back.
+            last_error = case when result.given_back then coalesce(result.error, o.last_error) else result.error end,
             result = result.given,
             outside = false,
             turn = moment.turn

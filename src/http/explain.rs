@@ -248,10 +248,10 @@ fn back_off(order: &Order, now: Timestamp) -> Option<ReasonBody> {
         until: Some(Time(due_at)),
         ..reason(
             Reason::BackOff,
-            format!(
-                "attempt {} failed; the next one waits for its time",
-                order.attempts
-            ),
+            match order.attempts {
+                0 => "it was given back, and waits for its time".to_owned(),
+                attempt => format!("attempt {attempt} failed; the next one waits for its time"),
+            },
         )
     })
 }

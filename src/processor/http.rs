@@ -12,7 +12,7 @@ use reqwest::{Client, RequestBuilder};
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout};
 
-use super::{Attempt, Processed, ProcessingError, Processor};
+use super::{Attempt, Cause, Processed, ProcessingError, Processor, Reason};
 use crate::config::HttpService;
 use crate::lease::ProcessorKind;
 use crate::order::Order;
@@ -71,7 +71,7 @@ impl Http {
     ) -> Result<RequestBuilder, ProcessingError> {
         let body =
             serde_json::to_vec(&OrderBody::from(order)).map_err(|error| ProcessingError::Permanent {
-                error: format!("the order cannot be sent: {error}"),
+                error: format!("the order cannot be sent: {error}").into(),
             })?;
         let key = order.idempotency_key();
         // A clock before 1970 is as wrong as 1970.
@@ -102,7 +102,10 @@ impl Http {
             Ok(Err(error)) => return Err(no_answer(&error)),
             Err(_) => {
                 return Err(ProcessingError::Ailing {
-                    error: format!("the service did not answer within {response_timeout:?}"),
+                    error: Cause::new(
+                        Reason::AnswerTimeout,
+                        format!("the service did not answer within {response_timeout:?}"),
+                    ),
                     retry_after: None,
                 });
             }
@@ -141,20 +144,33 @@ pub fn tls() -> ClientConfig {
 
 /// Why there was no answer. The innermost error is the one that says it; those around it repeat what everybody knows.
 fn no_answer(error: &reqwest::Error) -> ProcessingError {
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause: &(dyn std::error::Error + 'static) = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
     if error.is_connect() {
-        ProcessingError::Unavailable {
-            error: format!("the service cannot be reached: {cause}"),
-            retry_after: None,
+        let reason = no_connection(error, cause);
+        ProcessingError::Unreachable {
+            error: Cause::new(reason, format!("the service cannot be reached: {cause}")),
         }
     } else {
         ProcessingError::Ailing {
-            error: format!("the service gave no answer: {cause}"),
+            error: Cause::new(Reason::NoAnswer, format!("the service gave no answer: {cause}")),
             retry_after: None,
         }
+    }
+}
+
+fn no_connection(error: &reqwest::Error, cause: &(dyn std::error::Error + 'static)) -> Reason {
+    if error.is_timeout() {
+        return Reason::ConnectTimeout;
+    }
+    if cause.is::<rustls::Error>() {
+        return Reason::Tls;
+    }
+    match cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::ConnectionRefused) => Reason::ConnectionRefused,
+        _ => Reason::NoConnection,
     }
 }
 
@@ -164,7 +180,9 @@ fn end_of(ended: &Result<Processed, ProcessingError>) -> &'static str {
         Ok(Processed::Completed { .. }) => "completed",
         Ok(Processed::HandedOver) => "handed over",
         Err(ProcessingError::Transient { .. }) => "to be tried again",
+        Err(ProcessingError::Unreachable { .. }) => "unreachable",
         Err(ProcessingError::Unavailable { .. }) => "unavailable",
+        Err(ProcessingError::Denied { .. }) => "denied",
         Err(ProcessingError::Ailing { .. }) => "ailing",
         Err(ProcessingError::Permanent { .. }) => "refused",
     }

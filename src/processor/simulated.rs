@@ -39,7 +39,7 @@ impl Processor for Simulated {
         }
         if self.failure_rate > 0.0 && rand::random::<f64>() < self.failure_rate {
             return Err(ProcessingError::Transient {
-                error: "simulated failure".to_owned(),
+                error: "simulated failure".into(),
                 retry_after: None,
             });
         }

@@ -200,6 +200,6 @@ fn counted_as(outcome: &Outcome) -> Counted {
         Outcome::Completed { .. } => (OutsideResult::completed, AttemptResult::completed),
         Outcome::Retry { .. } => (OutsideResult::retry, AttemptResult::retry),
         Outcome::Failed { .. } => (OutsideResult::failed, AttemptResult::failed),
-        Outcome::Released => (OutsideResult::released, AttemptResult::released),
+        Outcome::Released | Outcome::GivenBack { .. } => (OutsideResult::released, AttemptResult::released),
     }
 }

@@ -24,6 +24,7 @@ impl End {
             Outcome::Retry { after, error } => (EventKind::RetryScheduled, false, Some(*after), Some(error)),
             Outcome::Failed { error } => (EventKind::Failed, false, None, Some(error)),
             Outcome::Released => (EventKind::Released, true, Some(Duration::ZERO), None),
+            Outcome::GivenBack { after, error } => (EventKind::Released, true, Some(*after), Some(error)),
         };
         End {
             kind,
@@ -32,7 +33,10 @@ impl End {
             error: error.map(|text| bounded_error(text)),
             result: match outcome {
                 Outcome::Completed { result } => result.clone(),
-                Outcome::Retry { .. } | Outcome::Failed { .. } | Outcome::Released => None,
+                Outcome::Retry { .. }
+                | Outcome::Failed { .. }
+                | Outcome::Released
+                | Outcome::GivenBack { .. } => None,
             },
         }
     }

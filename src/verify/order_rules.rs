@@ -32,7 +32,8 @@ struct History {
     ended_at: Option<Timestamp>,
     /// The order left the first line: it was started or redriven.
     second_line: bool,
-    /// Of the last attempt that failed since the last redrive; an attempt given back says nothing about the order.
+    /// Of the last attempt since the last redrive that failed, or was given back for a reason; a lost lease says nothing
+    /// about the order.
     last_error: Option<String>,
 }
 
@@ -248,6 +249,7 @@ impl History {
             }
             EventKind::RetryScheduled | EventKind::Failed => self.last_error.clone_from(&event.error),
             EventKind::Completed => self.last_error = None,
+            EventKind::Released if event.error.is_some() => self.last_error.clone_from(&event.error),
             EventKind::Accepted | EventKind::LeaseLost | EventKind::Released | EventKind::Cancelled => {}
         }
     }

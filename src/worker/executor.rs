@@ -7,22 +7,19 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::guard::{Evidence, Trial, Verdict};
+use super::guard::{Evidence, Trial};
+use super::judgement::{Failure, Judgement, RETRY_AFTER_MAX, judge};
 use super::results;
 use super::running::{Hold, HoldEnd};
 use crate::lease::{Lease, LeaseKey, Outcome, bounded_error};
 use crate::metrics::{AttemptLabels, AttemptResult};
-use crate::processor::{Attempt, Processed, ProcessingError};
-
-/// The longest wait that a processor may ask for: as long as the longest that an operator may set.
-const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
+use crate::processor::{Attempt, Cause, Processed, Reason};
 
 pub(super) async fn run(
     shared: Arc<Shared>,
@@ -175,7 +172,10 @@ async fn process(shared: &Shared, lease: &Lease, trial: Trial, hold: &mut Hold) 
         }
         () = cancelled.woken() => None,
         ended = attempt => Some(ended),
-        () = shared.hand_back.cancelled() => Some(Ended::Here(Outcome::Released)),
+        () = shared.hand_back.cancelled() => {
+            shared.reports.handed_back(lease);
+            Some(Ended::Here(Outcome::Released))
+        }
     }
 }
 
@@ -195,62 +195,48 @@ async fn attempt(shared: &Shared, lease: &Lease, trial: Trial) -> Ended {
                 Processed::HandedOver => Ended::HandedOver,
             };
         }
-        Ok(Ok(Err(ProcessingError::Permanent { error }))) => {
-            trial.good();
-            return Ended::Here(Outcome::Failed {
-                error: bounded_error(&error),
-            });
-        }
-        Ok(Ok(Err(ProcessingError::Transient { error, retry_after }))) => {
-            trial.good();
-            Failure { error, retry_after }
-        }
-        Ok(Ok(Err(ProcessingError::Unavailable { error, retry_after }))) => {
-            if trial.bad(Evidence::Unavailable { retry_after }, &error) == Verdict::GivenBack {
-                return Ended::Here(Outcome::Released);
+        Ok(Ok(Err(error))) => match judge(shared, trial, error) {
+            Judgement::Failed(failure) => failure,
+            Judgement::FailedForGood(error) => {
+                shared.reports.failed(lease, &error);
+                return Ended::Here(Outcome::Failed {
+                    error: bounded_error(&error.to_string()),
+                });
             }
-            Failure { error, retry_after }
-        }
-        Ok(Ok(Err(ProcessingError::Ailing { error, retry_after }))) => {
-            trial.bad(Evidence::Ailing, &error);
-            Failure { error, retry_after }
-        }
-        // Tells of a bug, and nothing of whoever processes the orders.
-        Ok(Err(panic)) => Failure {
-            error: format!("the processor panicked: {}", panic_text(&*panic)),
-            retry_after: None,
+            Judgement::GivenBack { after, error } => {
+                shared.reports.given_back(lease, error.reason());
+                return Ended::Here(Outcome::GivenBack {
+                    after,
+                    error: error.words().to_owned(),
+                });
+            }
         },
+        // Tells of a bug, and nothing of whoever processes the orders.
+        Ok(Err(panic)) => {
+            let words = format!("the processor panicked: {}", panic_text(&*panic));
+            Failure::new(Cause::new(Reason::Panic, words), None)
+        }
         Err(_) => {
-            let error = format!("the attempt took longer than {timeout:?}");
-            trial.bad(Evidence::Ailing, &error);
-            Failure {
-                error,
-                retry_after: None,
-            }
+            trial.bad(Evidence::Ailing, Reason::AttemptTimeout);
+            let words = format!("the attempt took longer than {timeout:?}");
+            Failure::new(Cause::new(Reason::AttemptTimeout, words), None)
         }
     };
-    Ended::Here(again_or_failed(shared, number, &failure))
+    Ended::Here(again_or_failed(shared, lease, &failure))
 }
 
-/// Why an attempt is to be repeated.
-struct Failure {
-    error: String,
-    /// The processor knows better than the back-off.
-    retry_after: Option<Duration>,
-}
-
-fn again_or_failed(shared: &Shared, number: u32, failure: &Failure) -> Outcome {
+fn again_or_failed(shared: &Shared, lease: &Lease, failure: &Failure) -> Outcome {
     let policy = &shared.settings.retry;
-    let error = bounded_error(&failure.error);
-    let Some(delay) = policy.delay(number, rand::random()) else {
+    let error = bounded_error(&failure.error.to_string());
+    let Some(delay) = policy.delay(lease.order.attempts, rand::random()) else {
+        shared.reports.failed(lease, &failure.error);
         return Outcome::Failed { error };
     };
     // Asked to wait, it waits so long at the least.
     let asked = failure.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
-    Outcome::Retry {
-        after: shared.guard.retry_after(delay.max(asked), policy.cap),
-        error,
-    }
+    let after = shared.guard.retry_after(delay.max(asked), policy.cap);
+    shared.reports.retried(lease, failure.error.reason(), after);
+    Outcome::Retry { after, error }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::metrics::{BreakerLabels, BreakerState, Metrics};
 use crate::order::OrderId;
+use crate::processor::Reason;
 use crate::store::Breaker;
 
 mod breaker;
@@ -16,8 +17,8 @@ mod budget;
 mod forgiven;
 mod rate;
 
-use breaker::{Begun, CircuitBreaker};
-pub(super) use breaker::{Evidence, Verdict};
+pub(super) use breaker::Evidence;
+use breaker::{Begun, CircuitBreaker, Verdict};
 use budget::RetryBudget;
 use forgiven::Forgiven;
 use rate::RateLimit;
@@ -89,7 +90,7 @@ impl Guard {
     pub fn begin(self: &Arc<Guard>, order: OrderId, number: u32) -> Trial {
         let now = Instant::now();
         let mut rules = self.rules();
-        let begun = rules.breaker.begin(now);
+        let begun = rules.breaker.begin(order, now);
         if let Some(rate) = &mut rules.rate {
             rate.take(1, now);
         }
@@ -106,7 +107,7 @@ impl Guard {
 
     /// A claim had places for more orders than it found.
     pub fn found_no_more(&self) {
-        self.change(|rules| rules.breaker.found_no_more(), "");
+        self.change(|rules| rules.breaker.found_no_more(), None);
     }
 
     /// When the failed attempt of an order may be repeated that wants to wait for `backoff`. The budget adds no wait
@@ -126,7 +127,7 @@ impl Guard {
     }
 
     /// Changes the rules, and tells what came of it.
-    fn change<T>(&self, change: impl FnOnce(&mut Rules) -> T, error: &str) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut Rules) -> T, reason: Option<Reason>) -> T {
         let mut rules = self.rules();
         let before = rules.breaker.state();
         let result = change(&mut rules);
@@ -141,23 +142,26 @@ impl Guard {
             self.changed.notify_one();
         }
         if before != after {
-            self.tell(before, after, error);
+            self.tell(before, after, reason);
         }
         result
     }
 
-    fn tell(&self, before: Breaker, after: Breaker, error: &str) {
+    fn tell(&self, before: Breaker, after: Breaker, reason: Option<Reason>) {
+        let status = reason.and_then(Reason::status);
+        let reason = reason.map(Reason::name);
         if after == Breaker::Open {
             self.metrics.breaker_openings.inc();
         }
         match (before, after) {
             (Breaker::Closed, Breaker::Open) => tracing::warn!(
-                error,
-                "what processes the orders is down: they stay pending, and one is tried now and then until it is back"
+                reason,
+                status,
+                "what processes the orders is down: they stay pending; probing until it recovers"
             ),
             (_, Breaker::Closed) => tracing::info!("what processes the orders is back: they start again"),
             (_, Breaker::Open | Breaker::HalfOpen) => {
-                tracing::debug!(?before, ?after, error, "the breaker has changed");
+                tracing::debug!(?before, ?after, reason, status, "the breaker has changed");
             }
         }
     }
@@ -171,17 +175,17 @@ impl Guard {
 
 impl Trial {
     pub fn good(mut self) {
-        self.end(Some(Evidence::Good), "");
+        self.end(Some(Evidence::Good), None);
     }
 
-    /// `error` is what the log says should this open the breaker.
-    pub fn bad(mut self, evidence: Evidence, error: &str) -> Verdict {
-        self.end(Some(evidence), error)
+    /// `reason` is what the log says should this open the breaker.
+    pub fn bad(mut self, evidence: Evidence, reason: Reason) -> Judged {
+        self.end(Some(evidence), Some(reason))
     }
 
-    fn end(&mut self, evidence: Option<Evidence>, error: &str) -> Verdict {
+    fn end(&mut self, evidence: Option<Evidence>, reason: Option<Reason>) -> Judged {
         let Some(begun) = self.begun.take() else {
-            return Verdict::Counts;
+            return Judged::Counts;
         };
         let (now, random) = (Instant::now(), rand::random());
         let order = self.order;
@@ -190,19 +194,40 @@ impl Trial {
                 if evidence == Some(Evidence::Good) {
                     rules.forgiven.good(order);
                 }
-                match rules.breaker.end(begun, evidence, now, random) {
-                    Verdict::GivenBack if !rules.forgiven.may_go_back(order) => Verdict::Counts,
-                    verdict => verdict,
+                let verdict = rules.breaker.end(begun, evidence, now, random);
+                match (verdict, evidence) {
+                    (Verdict::Counts, _) => Judged::Counts,
+                    // No order brings this about.
+                    (_, Some(Evidence::Unreachable)) => Judged::GivenBack,
+                    (Verdict::GivenBack, _) => match rules.forgiven.go_back(order) {
+                        Some(_) => Judged::GivenBack,
+                        None => Judged::Counts,
+                    },
+                    (Verdict::PutOff, _) => match rules.forgiven.go_back(order) {
+                        Some(times) => Judged::PutOff { times },
+                        None => Judged::Counts,
+                    },
                 }
             },
-            error,
+            reason,
         )
     }
 }
 
+/// What becomes of an attempt that ended badly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judged {
+    /// It was an attempt at the order.
+    Counts,
+    /// It was none, and the order is due again.
+    GivenBack,
+    /// It was none, so often in a row, and the order waits before the next.
+    PutOff { times: u32 },
+}
+
 impl Drop for Trial {
     fn drop(&mut self) {
-        self.end(None, "");
+        self.end(None, None);
     }
 }
 

@@ -12,7 +12,8 @@ use super::dispatcher::{
 use super::executor::observe_wait;
 use super::results::{STORE_RETRY_MAX, STORE_RETRY_MIN};
 use super::{Pace, Shared, jittered};
-use crate::lease::{Lease, Outcome};
+use crate::lease::{Lease, LeaseKey, Outcome};
+use crate::order::OrderStatus;
 use crate::pull::{Desk, Turn};
 use crate::store::{ClaimRequest, Claimed, StoreError};
 
@@ -21,11 +22,15 @@ pub(super) async fn run(shared: Arc<Shared>, desk: Arc<Desk>) {
     let mut lull: Option<Lull> = None;
     let mut retries = Backoff::new(RETRY_MIN, RETRY_MAX);
     let mut failing = false;
+    let mut suspect: Option<LeaseKey> = None;
     while !shared.draining.is_cancelled() {
         give_back_returned(&shared, &desk);
         let turn = desk.next_turn();
-        match claim(&shared, &turn).await {
+        let may_take_suspect = !is_out(&shared, &mut suspect).await;
+        match claim(&shared, &turn, may_take_suspect).await {
             Ok(mut claimed) => {
+                let taken = claimed.leases.iter().find(|lease| lease.suspect);
+                suspect = taken.map(Lease::key).or(suspect);
                 retries.reset();
                 failing = false;
                 if !claimed.idle {
@@ -66,16 +71,31 @@ impl Drop for ClosedAtTheEnd<'_> {
     }
 }
 
+/// Whether the suspect that was handed out last is still out. Which worker has it is not known here, so the next one waits
+/// for its end: two that one worker takes with it could be taken for poison both.
+async fn is_out(shared: &Shared, suspect: &mut Option<LeaseKey>) -> bool {
+    let Some(key) = *suspect else { return false };
+    let is_out = match shared.store.claimed(key.order_id).await {
+        Ok(latest) => latest
+            .is_some_and(|latest| latest.key == Some(key) && latest.order.status == OrderStatus::Processing),
+        // The claim that follows is about to fail as well.
+        Err(_) => true,
+    };
+    if !is_out {
+        *suspect = None;
+    }
+    is_out
+}
+
 /// Not to be cancelled, as any claim.
-async fn claim(shared: &Shared, turn: &Turn) -> Result<Claimed, StoreError> {
+async fn claim(shared: &Shared, turn: &Turn, suspect: bool) -> Result<Claimed, StoreError> {
     let claimed = shared
         .store
         .claim(ClaimRequest {
             node: shared.settings.node,
             orders_max: turn.orders_max(),
             lease: turn.lease().min(shared.settings.attempt_timeout),
-            // One for each claim: who processes it is not known here, so neither is when it ends.
-            suspect: true,
+            suspect,
             processor: Some(shared.processor_kind()),
         })
         .await?;

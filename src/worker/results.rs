@@ -8,7 +8,6 @@ use super::executor::log_abandoned;
 use super::running::Hold;
 use crate::lease::{Lease, Outcome};
 use crate::metrics::AttemptResult;
-use crate::order::OrderStatus;
 use crate::store::{Held, OutsideHold, Settled, StoreError};
 
 /// First and longest wait before a result that could not be stored is stored again.
@@ -139,31 +138,13 @@ fn result_of(lease: &Lease, settled: Settled, outcome: &Outcome) -> AttemptResul
             return AttemptResult::abandoned;
         }
     };
-    log_end(lease, status, outcome);
+    let order_id = lease.order.order_id;
+    tracing::debug!(order.id = %order_id, attempt = lease.order.attempts, status = status.name(),
+        "the attempt at order {order_id} is settled");
     match outcome {
         Outcome::Completed { .. } => AttemptResult::completed,
         Outcome::Retry { .. } => AttemptResult::retry,
         Outcome::Failed { .. } => AttemptResult::failed,
-        Outcome::Released => AttemptResult::released,
-    }
-}
-
-fn log_end(lease: &Lease, status: OrderStatus, outcome: &Outcome) {
-    let order_id = lease.order.order_id;
-    let attempt = lease.order.attempts;
-    match outcome {
-        Outcome::Completed { .. } => {
-            tracing::debug!(order.id = %order_id, attempt, status = status.name(), "order {order_id} completed");
-        }
-        Outcome::Released => {
-            tracing::info!(order.id = %order_id, attempt, "order {order_id} handed back unfinished");
-        }
-        Outcome::Retry { after, error } => {
-            tracing::info!(order.id = %order_id, attempt, error, retry_in = ?after,
-                "order {order_id} failed attempt {attempt} and will be tried again");
-        }
-        Outcome::Failed { error } => {
-            tracing::warn!(order.id = %order_id, attempt, error, "order {order_id} failed for good");
-        }
+        Outcome::Released | Outcome::GivenBack { .. } => AttemptResult::released,
     }
 }

@@ -13,4 +13,5 @@ pub mod receiver;
 mod results;
 mod shop;
 mod tls;
+mod told;
 mod waiting;

@@ -2,11 +2,13 @@
 
 mod attempts;
 mod away;
+mod back_off;
 mod frozen;
 mod leases;
 mod line;
 mod order_of_start;
 mod outside;
+mod poison;
 mod protection;
 mod quiet;
 mod refused;

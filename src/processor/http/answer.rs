@@ -13,7 +13,7 @@ use crate::config::without_password;
 use crate::lease::REASON_BYTES_MAX;
 use crate::order::{OrderId, RESULT_BYTES_MAX};
 use crate::portable_json::{JsonError, JsonText};
-use crate::processor::{Processed, ProcessingError};
+use crate::processor::{Cause, Processed, ProcessingError, Reason};
 
 /// Of a body that may have a result: the result, and whatever else a service likes to say.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -49,18 +49,18 @@ pub(super) async fn meaning(
 async fn refusal(status: u16, answer: Response, read_until: Instant) -> ProcessingError {
     let retry_after = retry_after(&answer);
     if (300..=399).contains(&status) {
-        let error = redirected(status, &answer);
+        let error = Cause::new(Reason::Status(status), redirected(status, &answer));
         // A page about maintenance, or a wrong URL: either way not the order's fault alone.
         return ProcessingError::Ailing { error, retry_after };
     }
     let reason = reason(answer, read_until).await;
-    let error = if reason.is_empty() {
-        format!("the service answered {status}")
-    } else {
-        format!("the service answered {status}: {reason}")
-    };
+    let words = format!("the service answered {status}");
+    let error = Cause::new(Reason::Status(status), words).with_said(reason);
     match status {
         408 | 425 | 429 => ProcessingError::Transient { error, retry_after },
+        // The service does not know this program, or has nothing at that address: not the order's fault alone, so that one
+        // wrong secret does not end every order. And not the service's alone: one order that it refuses so must end.
+        401 | 403 | 404 | 405 | 407 => ProcessingError::Denied { error },
         400..=499 => ProcessingError::Permanent { error },
         // From what stands before a service that is away, or from one that says so itself.
         502..=504 => ProcessingError::Unavailable { error, retry_after },

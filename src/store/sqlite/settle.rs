@@ -138,8 +138,8 @@ fn end_attempt(
     let status = end.status();
     let version = attempted.version + 1;
     let attempts = attempted.attempts - u32::from(end.given_back);
-    // A given-back attempt says nothing about the order, so what its last attempt said stays.
-    let keeps_error = end.given_back;
+    // What the last attempt said stays, unless it is known why this one was given back. A lost lease says nothing.
+    let keeps_error = end.given_back && (end.kind == EventKind::LeaseLost || end.error.is_none());
     let turn = turns::of_returning(group);
     let changed = group.statements.get(Hot::EndAttempt)?.execute((
         key.order_id,

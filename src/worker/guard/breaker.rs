@@ -6,10 +6,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Turn;
+use crate::order::OrderId;
 use crate::store::Breaker;
 
-/// Attempts, since the last good answer, that found nobody there: a handful, where two may be a restart.
+/// Attempts, since the last good answer, that found nobody there or were turned away: a handful, where two may be a restart.
 const UNAVAILABLE_MIN: u32 = 3;
+/// Orders that they were at, unless nobody was there: what a service answers to one order may be about that order, however
+/// often it is tried.
+const ORDERS_MIN: usize = 3;
 /// Bad ends of any kind since the last good answer. More, since each may be the fault of its order.
 const BAD_MIN: u32 = 12;
 /// The same on the way back, where few attempts are under way and the one before was a time when all of them failed.
@@ -25,6 +29,8 @@ const TYPICAL_MEMORY: u32 = 16;
 /// While it is in doubt, so many attempts begin in the silence it waits for: enough to find a good answer where there are
 /// any, few where there are none.
 const DOUBT_ATTEMPTS: u32 = 12;
+/// A good answer this long ago or less shows that the service works: a 503 among such is about its order.
+const LATELY: Duration = Duration::from_mins(1);
 /// Longest time between two of them.
 const DOUBT_PACE_MAX: Duration = Duration::from_secs(1);
 /// Before the first probe; doubles with each that fails.
@@ -46,8 +52,12 @@ pub enum Evidence {
     Good,
     /// It fell silent or failed: its own fault, or the order's.
     Ailing,
-    /// Nobody was there. It may have asked for time.
+    /// It turned this program away: a wrong secret or address, or the order's fault.
+    Denied,
+    /// It says that it cannot work. It may have asked for time.
     Unavailable { retry_after: Option<Duration> },
+    /// Nobody was there.
+    Unreachable,
 }
 
 /// What becomes of an attempt that ended badly.
@@ -57,6 +67,8 @@ pub enum Verdict {
     Counts,
     /// It was none: the order is given back.
     GivenBack,
+    /// The same, but the order is not tried again at once: nothing else would keep it from that.
+    PutOff,
 }
 
 /// An attempt as the breaker saw it begin.
@@ -64,6 +76,7 @@ pub enum Verdict {
 pub struct Begun {
     at: Instant,
     era: u64,
+    order: OrderId,
 }
 
 #[derive(Debug)]
@@ -74,8 +87,12 @@ pub struct CircuitBreaker {
     era: u64,
     under_way: u32,
     /// Since the last good answer.
+    unreachable: u32,
     unavailable: u32,
     bad: u32,
+    /// Those that ended badly since then, up to [`ORDERS_MIN`] of them.
+    orders: Vec<OrderId>,
+    last_good: Option<Instant>,
     asked_to_wait_until: Option<Instant>,
     /// Since when an answer is waited for: the last good one, or the first attempt after a time without any.
     waiting_since: Option<Instant>,
@@ -107,8 +124,11 @@ impl CircuitBreaker {
             state: State::Closed,
             era: 0,
             under_way: 0,
+            unreachable: 0,
             unavailable: 0,
             bad: 0,
+            orders: Vec::with_capacity(ORDERS_MIN),
+            last_good: None,
             asked_to_wait_until: None,
             waiting_since: None,
             typical: Duration::ZERO,
@@ -146,7 +166,7 @@ impl CircuitBreaker {
         one_from(last_begun + (silence / DOUBT_ATTEMPTS).min(DOUBT_PACE_MAX), now)
     }
 
-    pub fn begin(&mut self, now: Instant) -> Begun {
+    pub fn begin(&mut self, order: OrderId, now: Instant) -> Begun {
         self.under_way += 1;
         self.last_begun = Some(now);
         self.waiting_since.get_or_insert(now);
@@ -158,6 +178,7 @@ impl CircuitBreaker {
         Begun {
             at: now,
             era: self.era,
+            order,
         }
     }
 
@@ -184,10 +205,10 @@ impl CircuitBreaker {
                 self.recover(of_this_era, now);
                 Verdict::Counts
             }
-            Some(bad @ (Evidence::Ailing | Evidence::Unavailable { .. })) => {
-                self.note_bad(bad, now);
+            Some(bad) => {
+                self.note_bad(bad, begun.order, now);
                 self.worsen(of_this_era, now, random);
-                self.judge(bad)
+                self.judge(bad, now)
             }
             None => {
                 if let (true, State::Open { probe_at }) = (of_this_era, &mut self.state) {
@@ -204,15 +225,32 @@ impl CircuitBreaker {
         let forgotten = self.typical.saturating_sub(took) / TYPICAL_MEMORY;
         self.typical = self.typical.saturating_sub(forgotten).max(took);
         self.waiting_since = (self.under_way > 0).then_some(now);
+        self.unreachable = 0;
         self.unavailable = 0;
         self.bad = 0;
+        self.orders.clear();
+        self.last_good = Some(now);
         self.asked_to_wait_until = None;
     }
 
-    fn note_bad(&mut self, bad: Evidence, now: Instant) {
+    fn note_bad(&mut self, bad: Evidence, order: OrderId, now: Instant) {
         self.bad = self.bad.saturating_add(1);
-        if let Evidence::Unavailable { retry_after } = bad {
-            self.unavailable = self.unavailable.saturating_add(1);
+        if self.orders.len() < ORDERS_MIN && !self.orders.contains(&order) {
+            self.orders.push(order);
+        }
+        match bad {
+            Evidence::Good | Evidence::Ailing => {}
+            Evidence::Denied | Evidence::Unavailable { .. } => {
+                self.unavailable = self.unavailable.saturating_add(1);
+            }
+            Evidence::Unreachable => {
+                self.unreachable = self.unreachable.saturating_add(1);
+                self.unavailable = self.unavailable.saturating_add(1);
+            }
+        }
+        // What one order is asked to wait for is no wait for the others.
+        let of_the_service = self.is_in_doubt() || !matches!(self.state, State::Closed);
+        if let (Evidence::Unavailable { retry_after }, true) = (bad, of_the_service) {
             let asked = retry_after.map(|asked| now + asked.min(RETRY_AFTER_MAX));
             self.asked_to_wait_until = self.asked_to_wait_until.max(asked);
         }
@@ -255,28 +293,37 @@ impl CircuitBreaker {
         }
     }
 
-    fn judge(&self, bad: Evidence) -> Verdict {
+    fn judge(&self, bad: Evidence, now: Instant) -> Verdict {
         let of_the_service = match self.state {
             State::Closed => self.is_in_doubt(),
             State::Open { .. } | State::HalfOpen { .. } => true,
         };
+        let works = self
+            .last_good
+            .is_some_and(|good| now.saturating_duration_since(good) <= LATELY);
         match bad {
+            Evidence::Unreachable => Verdict::GivenBack,
             Evidence::Unavailable { .. } if of_the_service => Verdict::GivenBack,
+            Evidence::Unavailable { .. } if !works => Verdict::PutOff,
             // Never given back: an order whose own processing brings the service down would be tried for ever.
-            Evidence::Unavailable { .. } | Evidence::Ailing | Evidence::Good => Verdict::Counts,
+            Evidence::Unavailable { .. } | Evidence::Denied | Evidence::Ailing | Evidence::Good => {
+                Verdict::Counts
+            }
         }
     }
 
     fn is_down(&self, bad_min: u32, now: Instant) -> bool {
         let silence = self.silence(now);
         let unavailable = self.is_in_doubt() && silence >= self.silence_min();
-        let ailing = self.bad >= bad_min && silence >= self.silence_min().max(AILING_SILENCE_MIN);
+        let several = self.orders.len() >= ORDERS_MIN || !matches!(self.state, State::Closed);
+        let ailing = self.bad >= bad_min && several && silence >= self.silence_min().max(AILING_SILENCE_MIN);
         unavailable || ailing
     }
 
     /// It looks as if nobody were there, but not for long enough.
     fn is_in_doubt(&self) -> bool {
-        self.unavailable >= UNAVAILABLE_MIN
+        let several = self.unavailable >= UNAVAILABLE_MIN && self.orders.len() >= ORDERS_MIN;
+        self.unreachable >= UNAVAILABLE_MIN || several
     }
 
     /// Without a good answer, though somebody waited for one.

@@ -1,6 +1,5 @@
-//! Orders that were given back because nobody was there to process them. Where somebody was there for others since, and
-//! again nobody for the same order, it may be that order which brings it about: then its attempts count, or it would never
-//! end.
+//! Orders that were given back because the service said that it cannot work. Where it worked for others since, and again
+//! not for the same order, it is about that order: then its attempts count, or it would never end.
 
 use std::collections::HashMap;
 
@@ -14,8 +13,15 @@ const REMEMBERED_MAX: usize = 4_096;
 pub struct Forgiven {
     /// Good answers so far.
     good: u64,
-    /// How many there were when the order was given back.
-    orders: HashMap<OrderId, u64>,
+    orders: HashMap<OrderId, Past>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    /// How many good answers there were when the order was given back.
+    good: u64,
+    /// How often it was.
+    times: u32,
 }
 
 impl Forgiven {
@@ -24,16 +30,19 @@ impl Forgiven {
         self.orders.remove(&order);
     }
 
-    /// Whether an order may be given back, though nobody was there for it before.
-    pub fn may_go_back(&mut self, order: OrderId) -> bool {
-        if self.orders.get(&order).is_some_and(|good| *good < self.good) {
-            return false;
+    /// How often an order was given back, this time included; `None` where it may not be.
+    pub fn go_back(&mut self, order: OrderId) -> Option<u32> {
+        let past = self.orders.get(&order).copied();
+        if past.is_some_and(|past| past.good < self.good) {
+            return None;
         }
         if self.orders.len() >= REMEMBERED_MAX {
             self.orders.clear();
         }
-        self.orders.insert(order, self.good);
-        true
+        let times = past.map_or(1, |past| past.times.saturating_add(1));
+        let good = self.good;
+        self.orders.insert(order, Past { good, times });
+        Some(times)
     }
 }
 
@@ -47,27 +56,28 @@ mod tests {
     #[test]
     fn while_nobody_is_there_for_anybody_no_attempt_counts() {
         let mut forgiven = Forgiven::default();
-        for _ in 0..100 {
-            assert!(forgiven.may_go_back(ORDER) && forgiven.may_go_back(OTHER));
+        for times in 1..100 {
+            assert_eq!(forgiven.go_back(ORDER), Some(times));
+            assert_eq!(forgiven.go_back(OTHER), Some(times));
         }
     }
 
     #[test]
     fn an_order_for_which_nobody_is_there_while_others_are_served_counts() {
         let mut forgiven = Forgiven::default();
-        assert!(forgiven.may_go_back(ORDER));
+        assert_eq!(forgiven.go_back(ORDER), Some(1));
         forgiven.good(OTHER);
-        assert!(!forgiven.may_go_back(ORDER));
-        assert!(!forgiven.may_go_back(ORDER));
+        assert_eq!(forgiven.go_back(ORDER), None);
+        assert_eq!(forgiven.go_back(ORDER), None);
         forgiven.good(ORDER);
-        assert!(forgiven.may_go_back(ORDER));
+        assert_eq!(forgiven.go_back(ORDER), Some(1));
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut forgiven = Forgiven::default();
         for id in 0..10_000 {
-            assert!(forgiven.may_go_back(OrderId(id)));
+            assert_eq!(forgiven.go_back(OrderId(id)), Some(1));
         }
         assert!(forgiven.orders.len() <= REMEMBERED_MAX);
     }

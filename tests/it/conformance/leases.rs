@@ -17,6 +17,7 @@ conformance! {
     a_lease_lasts_as_long_as_it_was_granted_for,
     a_renewed_lease_lasts_longer,
     a_renewal_extends_only_what_it_names,
+    a_heartbeat_renews_every_lease_it_names,
     a_lease_that_ran_out_can_be_renewed_until_it_is_given_back,
     a_renewal_reports_what_the_node_no_longer_has,
     a_given_back_order_is_due_again_with_its_attempt,
@@ -61,6 +62,21 @@ async fn a_renewal_extends_only_what_it_names(harness: &mut Harness) {
     harness.advance(LEASE / 2 + Duration::from_secs(1)).await;
     assert_eq!(harness.give_back().await, gave_back(2));
     assert_eq!(harness.order(ids[1]).await.status, OrderStatus::Processing);
+}
+
+/// Issue 13, point 31.
+async fn a_heartbeat_renews_every_lease_it_names(harness: &mut Harness) {
+    harness.accept_some(3).await;
+    let leases = harness.claim(3).await;
+    let keys: Vec<LeaseKey> = leases.iter().map(Lease::key).collect();
+    for _ in 0..3 {
+        harness.advance(SHORTER_THAN_A_LEASE).await;
+        assert_eq!(renew(harness, &keys).await, []);
+        assert_eq!(harness.give_back().await, GivenBack::default());
+    }
+    for lease in &leases {
+        harness.settle(lease, Outcome::COMPLETED).await;
+    }
 }
 
 async fn a_lease_that_ran_out_can_be_renewed_until_it_is_given_back(harness: &mut Harness) {

@@ -5,7 +5,6 @@ use orderly::event::EventKind;
 use orderly::lease::ERROR_BYTES_MAX;
 use orderly::order::OrderId;
 use orderly::processor::ProcessingError;
-use serde_json::Value;
 
 use super::receiver::{Reaction, Receiver, answer};
 use super::shop::{Shop, patient, service};
@@ -17,7 +16,9 @@ const ROUNDS: usize = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blame {
     Transient,
+    Unreachable,
     Unavailable,
+    Denied,
     Ailing,
     Permanent,
 }
@@ -25,7 +26,9 @@ enum Blame {
 fn blame(error: &ProcessingError) -> Blame {
     match error {
         ProcessingError::Transient { .. } => Blame::Transient,
+        ProcessingError::Unreachable { .. } => Blame::Unreachable,
         ProcessingError::Unavailable { .. } => Blame::Unavailable,
+        ProcessingError::Denied { .. } => Blame::Denied,
         ProcessingError::Ailing { .. } => Blame::Ailing,
         ProcessingError::Permanent { .. } => Blame::Permanent,
     }
@@ -39,7 +42,7 @@ const LATE: &str = "the service did not answer within 700ms";
 
 /// What is retried, whom it blames, and what is said of it.
 fn retried() -> Vec<(&'static str, Reaction, Blame, &'static str)> {
-    use Blame::{Ailing, Transient, Unavailable};
+    use Blame::{Ailing, Denied, Transient, Unavailable};
     use Reaction::{AnswerAndClose, AnswerAndHang, Endless, Reset};
     const NONE: &str = "the service gave no answer: ";
     let location = "Location: https://me:hunter2@shop.example/new?token=hunter2\r\n";
@@ -111,6 +114,21 @@ fn retried() -> Vec<(&'static str, Reaction, Blame, &'static str)> {
             "the service answered 500: out of\tpaper",
         ),
         ("501", answer(501, "", ""), Ailing, "the service answered 501"),
+        (
+            "401",
+            answer(401, "", "\u{1b}[31mwho?\0"),
+            Denied,
+            "the service answered 401: [31mwho?",
+        ),
+        ("403", answer(403, "", ""), Denied, "the service answered 403"),
+        (
+            "404",
+            answer(404, "", "a\n\tb"),
+            Denied,
+            "the service answered 404: a\n\tb",
+        ),
+        ("405", answer(405, "", ""), Denied, "the service answered 405"),
+        ("407", answer(407, "", ""), Denied, "the service answered 407"),
         (
             "502",
             answer(502, "", "<html>"),
@@ -198,7 +216,7 @@ async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(
     for ((name, _, blamed, said), id) in retried().zip(orders) {
         let order = shop.ended(id).await;
         assert_eq!(order["status"], "Completed", "{name}: {order}");
-        // Three in a row for which nobody was there are doubt enough to give them back, and those do not count.
+        // Where no other order was served for a while, or several were not in a row, they are given back and do not count.
         let events = shop.harness.events(OrderId(id)).await;
         let given_back = events.iter().filter(|kind| **kind == EventKind::Released).count();
         assert_eq!(order["attempts"], ROUNDS + 1 - given_back, "{name}");
@@ -235,8 +253,6 @@ async fn a_refusal_is_for_good_and_keeps_the_first_kib_of_its_reason() {
             "the service answered 422: the card was declined",
         ),
         (400, "", "the service answered 400"),
-        (401, "\u{1b}[31mwho?\0", "the service answered 401: [31mwho?"),
-        (404, "a\n\tb", "the service answered 404: a\n\tb"),
         (410, "gone", "the service answered 410: gone"),
         (
             409,
@@ -281,8 +297,9 @@ async fn a_refusal_is_for_good_and_keeps_the_first_kib_of_its_reason() {
     shop.close().await;
 }
 
+/// Issue 13, points 6c and 19: it is no attempt, and the order says why it waits.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_away_is_unavailable() {
+async fn a_service_that_is_away_costs_no_attempt_and_is_told() {
     let receiver = Receiver::start().await;
     let closed = receiver.url();
     receiver.stop().await;
@@ -295,11 +312,44 @@ async fn a_service_that_is_away_is_unavailable() {
     ] {
         let shop = Shop::open(service(url), |config| config.retry.attempts_max = 1).await;
         let id = shop.order("any").await;
-        let order: Value = shop.ended(id).await;
-        assert_eq!(order["status"], "Failed");
+        until("the order says why it waits", async || {
+            shop.now(id).await["last_error"].is_string()
+        })
+        .await;
+        let order = shop.now(id).await;
+        assert!(order["last_error"].as_str().unwrap().starts_with(said), "{order}");
+        let history = shop.harness.history(OrderId(id), 0).await;
+        let released = history
+            .iter()
+            .find(|event| event.kind == EventKind::Released)
+            .unwrap();
+        assert!(released.error.as_ref().unwrap().starts_with(said), "{released:?}");
+        assert_eq!(released.attempt, 0);
         let last = shop.failures(id).remove(0);
-        assert_eq!(blame(&last), Blame::Unavailable, "{last}");
-        assert!(last.to_string().starts_with(said), "{last}");
+        assert_eq!(blame(&last), Blame::Unreachable, "{last}");
+        shop.act(id, "cancel").await;
         shop.close().await;
     }
+}
+
+/// Only words of the store: what the service said may hold a customer's data.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_given_back_names_the_status_alone() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open(service(&receiver.url()), |_| {}).await;
+    let away = answer(503, "Retry-After: 60\r\n", "customer 4711 is on holiday");
+    receiver.tell("it", [away]);
+    let id = shop.order("it").await;
+    until("it waits", async || {
+        !shop.now(id).await["next_attempt_at"].is_null()
+    })
+    .await;
+    let order = shop.now(id).await;
+    assert_eq!(
+        (&order["last_error"], &order["attempts"]),
+        (&"the service answered 503".into(), &0.into())
+    );
+    shop.harness.advance(std::time::Duration::from_mins(1)).await;
+    shop.ended(id).await;
+    shop.close().await;
 }

@@ -44,7 +44,7 @@ impl Processor for Fickle {
         let hiccup = attempt.number == 1 && order.order_id.0 % 3 == 0;
         if unlucky || hiccup {
             return Err(ProcessingError::Transient {
-                error: "not yet".to_owned(),
+                error: "not yet".into(),
                 retry_after: None,
             });
         }

@@ -48,6 +48,8 @@ async fn an_order_waits_as_long_as_the_service_asks() {
 async fn a_wait_that_is_over_ends_in_another_attempt() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |_| {}).await;
+    // Where others are served, it is an attempt at this order.
+    shop.ended(shop.order("before").await).await;
     receiver.tell("it", [answer(503, "Retry-After: 5\r\n", "")]);
     let id = shop.order("it").await;
     until("it waits", async || !next_attempt(&shop.now(id).await).is_null()).await;

@@ -28,6 +28,23 @@ async fn a_long_attempt_keeps_its_lease() {
     world.end().await;
 }
 
+/// Issue 13, point 31: as many as there are slots.
+#[tokio::test(start_paused = true)]
+async fn long_attempts_in_all_slots_keep_their_leases() {
+    let world = World::new(Setting::default()).await;
+    world.script.otherwise(Step::Take(LEASE * 4));
+    let ids = world.harness.accept_some(4).await;
+    world
+        .pass_long(LEASE * 5, async |world| {
+            world.harness.give_back().await;
+        })
+        .await;
+    for id in ids {
+        assert_eq!(world.harness.events(id).await, [Accepted, Started, Completed]);
+    }
+    world.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_attempt_whose_lease_cannot_be_renewed_is_given_up() {
     let world = World::with_store(Setting::default(), |store| twisted(store, NeverRenews)).await;

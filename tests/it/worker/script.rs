@@ -17,7 +17,11 @@ pub enum Step {
     Fail,
     /// Nobody there.
     Refuse,
-    /// Somebody who asks for time.
+    /// Somebody who does not let us in.
+    Deny,
+    /// Somebody who cannot work.
+    Unavailable,
+    /// The same, who asks for time.
     AskForTime(Duration),
     FailForGood,
     Panic,
@@ -131,19 +135,25 @@ impl Processor for Script {
                 Ok(Processed::COMPLETED)
             }
             Step::Fail => Err(ProcessingError::Transient {
-                error: "no stock answer".to_owned(),
+                error: "no stock answer".into(),
                 retry_after: None,
             }),
-            Step::Refuse => Err(ProcessingError::Unavailable {
-                error: "nobody there".to_owned(),
+            Step::Refuse => Err(ProcessingError::Unreachable {
+                error: "nobody there".into(),
+            }),
+            Step::Deny => Err(ProcessingError::Denied {
+                error: "no such secret".into(),
+            }),
+            Step::Unavailable => Err(ProcessingError::Unavailable {
+                error: "customer 4711 is on holiday".into(),
                 retry_after: None,
             }),
             Step::AskForTime(span) => Err(ProcessingError::Unavailable {
-                error: "come back later".to_owned(),
+                error: "come back later".into(),
                 retry_after: Some(span),
             }),
             Step::FailForGood => Err(ProcessingError::Permanent {
-                error: "no such item".to_owned(),
+                error: "no such item".into(),
             }),
             Step::Panic => panic!("a bug in the processor"),
             Step::Hang => std::future::pending().await,

@@ -2,16 +2,20 @@
 
 use super::*;
 
+mod blame;
 mod random;
 
 const SLOTS: u32 = 16;
-const REFUSED: Evidence = Evidence::Unavailable { retry_after: None };
+const REFUSED: Evidence = Evidence::Unreachable;
+const AWAY: Evidence = Evidence::Unavailable { retry_after: None };
 const MS: Duration = Duration::from_millis(1);
 
 /// A breaker and its time. No jitter, so that waits are whole.
 struct Bench {
     breaker: CircuitBreaker,
     now: Instant,
+    /// Each attempt is at another order.
+    last_order: i64,
 }
 
 impl Bench {
@@ -19,11 +23,17 @@ impl Bench {
         Bench {
             breaker: CircuitBreaker::new(SLOTS),
             now: Instant::now(),
+            last_order: 0,
         }
     }
 
     fn begin(&mut self) -> Begun {
-        self.breaker.begin(self.now)
+        self.last_order += 1;
+        self.begin_at(self.last_order)
+    }
+
+    fn begin_at(&mut self, order: i64) -> Begun {
+        self.breaker.begin(OrderId(order), self.now)
     }
 
     fn end(&mut self, begun: Begun, evidence: Evidence) -> Verdict {
@@ -93,12 +103,26 @@ impl Bench {
 
 #[test]
 fn where_nobody_ever_answered_a_handful_opens_it() {
-    let mut bench = Bench::new();
-    for verdict in [Verdict::Counts, Verdict::Counts, Verdict::GivenBack] {
-        assert_eq!(bench.state(), Breaker::Closed);
-        assert_eq!(bench.attempt_for(SILENCE_MIN / 2, REFUSED), verdict);
+    for (bad, first) in [
+        (REFUSED, Verdict::GivenBack),
+        (AWAY, Verdict::PutOff),
+        (Evidence::Denied, Verdict::Counts),
+    ] {
+        let mut bench = Bench::new();
+        for verdict in [
+            first,
+            first,
+            if first == Verdict::Counts {
+                first
+            } else {
+                Verdict::GivenBack
+            },
+        ] {
+            assert_eq!(bench.state(), Breaker::Closed);
+            assert_eq!(bench.attempt_for(SILENCE_MIN / 2, bad), verdict);
+        }
+        assert_eq!(bench.state(), Breaker::Open, "{bad:?}");
     }
-    assert_eq!(bench.state(), Breaker::Open);
 }
 
 #[test]

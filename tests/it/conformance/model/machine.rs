@@ -236,6 +236,10 @@ impl Model {
                 order.attempts -= 1;
                 order.wait_until(now);
             }
+            Outcome::GivenBack { after, .. } => {
+                order.attempts -= 1;
+                order.wait_until(now.plus(*after));
+            }
         }
         Settled::Done(order.status)
     }

@@ -6,7 +6,7 @@ use super::*;
 
 #[derive(Clone, Copy, Debug)]
 enum Deed {
-    Begin,
+    Begin(i64),
     End(usize, Option<Evidence>),
     Pass(u64),
     FoundNoMore,
@@ -16,6 +16,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     let evidence = prop_oneof![
         3 => Just(Some(Evidence::Good)),
         3 => Just(Some(REFUSED)),
+        1 => Just(Some(Evidence::Denied)),
         1 => (0_u64..100).prop_map(|seconds| {
             Some(Evidence::Unavailable { retry_after: Some(Duration::from_secs(seconds)) })
         }),
@@ -23,7 +24,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => Just(None),
     ];
     prop_oneof![
-        4 => Just(Deed::Begin),
+        4 => (1_i64..6).prop_map(Deed::Begin),
         4 => (any::<usize>(), evidence).prop_map(|(which, evidence)| Deed::End(which, evidence)),
         2 => (0_u64..3_000).prop_map(Deed::Pass),
         1 => Just(Deed::FoundNoMore),
@@ -38,22 +39,24 @@ proptest! {
         let mut under_way = Vec::new();
         for deed in deeds {
             match deed {
-                Deed::Begin => {
+                Deed::Begin(order) => {
                     let may_start = bench.may_start();
                     if bench.state() == Breaker::Open {
                         prop_assert!(may_start <= 1);
                     }
                     if may_start > 0 && under_way.len() < SLOTS as usize {
-                        under_way.push(bench.begin());
+                        under_way.push(bench.begin_at(order));
                     }
                 }
                 Deed::End(which, evidence) => {
                     if !under_way.is_empty() {
                         let begun = under_way.swap_remove(which % under_way.len());
                         let verdict = bench.breaker.end(begun, evidence, bench.now, random);
-                        if verdict == Verdict::GivenBack {
-                            let unavailable = matches!(evidence, Some(Evidence::Unavailable { .. }));
-                            prop_assert!(unavailable, "{:?} is given back", evidence);
+                        let unavailable = matches!(evidence, Some(Evidence::Unavailable { .. }));
+                        match verdict {
+                            Verdict::Counts => prop_assert_ne!(evidence, Some(REFUSED)),
+                            Verdict::GivenBack => prop_assert!(unavailable || evidence == Some(REFUSED)),
+                            Verdict::PutOff => prop_assert!(unavailable),
                         }
                     }
                 }

@@ -1,0 +1,70 @@
+//! Whose fault a bad end is: that of the order, or of whatever processes it.
+
+use super::*;
+
+/// Issue 13, point 6: what a service answers to one order says nothing of the others.
+#[test]
+fn one_order_that_is_turned_away_again_and_again_never_opens_it() {
+    let asks = Evidence::Unavailable {
+        retry_after: Some(Duration::from_secs(45)),
+    };
+    for bad in [AWAY, asks, Evidence::Denied, Evidence::Ailing] {
+        let mut bench = Bench::new();
+        for _ in 0..100 {
+            for order in [1, 2] {
+                let begun = bench.begin_at(order);
+                bench.now += Duration::from_secs(1);
+                bench.end(begun, bad);
+            }
+            assert_eq!(bench.state(), Breaker::Closed, "{bad:?}");
+            assert!(bench.may_start() > 1, "{bad:?}");
+        }
+    }
+}
+
+#[test]
+fn nobody_there_never_counts() {
+    let mut bench = Bench::new();
+    for _ in 0..100 {
+        bench.attempt(Evidence::Good);
+        assert_eq!(bench.attempt(REFUSED), Verdict::GivenBack);
+    }
+    assert_eq!(bench.state(), Breaker::Closed);
+    assert_eq!(Bench::opened().attempt(REFUSED), Verdict::GivenBack);
+    assert_eq!(Bench::half_opened().attempt(REFUSED), Verdict::GivenBack);
+}
+
+#[test]
+fn unavailable_counts_while_others_were_served_lately() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.attempt(AWAY), Verdict::PutOff, "nobody was ever served");
+    bench.attempt(Evidence::Good);
+    bench.now += LATELY;
+    assert_eq!(bench.attempt(AWAY), Verdict::Counts);
+    bench.now += MS;
+    assert_eq!(bench.attempt(AWAY), Verdict::PutOff);
+    assert_eq!(
+        bench.attempt(AWAY),
+        Verdict::GivenBack,
+        "three orders: it is in doubt"
+    );
+}
+
+#[test]
+fn who_is_turned_away_counts_in_every_state() {
+    for mut bench in [Bench::new(), Bench::opened(), Bench::half_opened()] {
+        assert_eq!(bench.attempt(Evidence::Denied), Verdict::Counts);
+    }
+}
+
+#[test]
+fn what_one_order_is_asked_to_wait_for_keeps_no_other() {
+    let mut bench = Bench::new();
+    let asks = Evidence::Unavailable {
+        retry_after: Some(RETRY_AFTER_MAX),
+    };
+    bench.attempt(asks);
+    bench.refuse_until_open();
+    // The last of them found it open already.
+    assert_eq!(bench.wait(), WAIT_MIN * 2);
+}

@@ -1,0 +1,110 @@
+//! What the log says of attempts that did not complete: a reason from a closed set and a status, never what the service
+//! said, which may hold a customer's data and stands in the order's `last_error`. While many end alike there is one line for
+//! each reason, and one a minute.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::lease::Lease;
+use crate::processor::{Cause, Reason};
+
+/// Between two lines that say the same.
+const EVERY: Duration = Duration::from_mins(1);
+
+#[derive(Default)]
+pub(super) struct Reports {
+    given_back: Group,
+    retried: Group,
+    handed_back: Group,
+}
+
+impl Reports {
+    pub fn given_back(&self, lease: &Lease, reason: Reason) {
+        if let Some(more) = self.given_back.says(Some(reason), Instant::now()) {
+            let (order_id, status) = (lease.order.order_id, reason.status());
+            tracing::warn!(order.id = %order_id, reason = reason.name(), status, more,
+                "orders are given back: the service does not process them; order {order_id} and {more} more since the \
+                 last line");
+        }
+    }
+
+    pub fn retried(&self, lease: &Lease, reason: Reason, after: Duration) {
+        if let Some(more) = self.retried.says(Some(reason), Instant::now()) {
+            let (order_id, status) = (lease.order.order_id, reason.status());
+            tracing::info!(order.id = %order_id, attempt = lease.order.attempts, reason = reason.name(), status,
+                retry_in = ?after, more,
+                "attempts fail and will be repeated: order {order_id} and {more} more since the last line");
+        }
+    }
+
+    pub fn handed_back(&self, lease: &Lease) {
+        if let Some(more) = self.handed_back.says(None, Instant::now()) {
+            let order_id = lease.order.order_id;
+            tracing::info!(order.id = %order_id, more,
+                "orders are handed back unfinished: this node stops; order {order_id} and {more} more since the last line");
+        }
+    }
+
+    /// A line for each: it needs a person.
+    #[expect(clippy::unused_self, reason = "all that is said of attempts is said here")]
+    pub fn failed(&self, lease: &Lease, error: &Cause) {
+        let (order_id, reason) = (lease.order.order_id, error.reason());
+        tracing::warn!(order.id = %order_id, attempt = lease.order.attempts, reason = reason.name(),
+            status = reason.status(), "order {order_id} failed for good; last_error says why");
+    }
+}
+
+/// Lines that say the same.
+#[derive(Default)]
+struct Group(Mutex<Option<Said>>);
+
+#[derive(Clone, Copy)]
+struct Said {
+    reason: Option<Reason>,
+    at: Instant,
+    /// Since then, without a line.
+    unsaid: u64,
+}
+
+impl Group {
+    /// How many were not said since the last line; `None` while there is to be no line.
+    fn says(&self, reason: Option<Reason>, now: Instant) -> Option<u64> {
+        let mut last = self.0.lock().expect("no code panics while it holds this lock");
+        let unsaid = match last.as_mut() {
+            Some(said) if said.reason == reason && now.saturating_duration_since(said.at) < EVERY => {
+                said.unsaid += 1;
+                return None;
+            }
+            Some(said) => said.unsaid,
+            None => 0,
+        };
+        *last = Some(Said {
+            reason,
+            at: now,
+            unsaid: 0,
+        });
+        Some(unsaid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_comes_for_each_reason_and_once_a_minute() {
+        let group = Group::default();
+        let now = Instant::now();
+        let (refused, busy) = (Some(Reason::ConnectionRefused), Some(Reason::Status(503)));
+        assert_eq!(group.says(refused, now), Some(0));
+        for second in 1..60 {
+            assert_eq!(group.says(refused, now + Duration::from_secs(second)), None);
+        }
+        assert_eq!(group.says(refused, now + EVERY), Some(59));
+        assert_eq!(group.says(busy, now + EVERY), Some(0));
+        assert_eq!(group.says(Some(Reason::Status(502)), now + EVERY), Some(0));
+        assert_eq!(group.says(Some(Reason::Status(502)), now + EVERY), None);
+    }
+}

@@ -1,0 +1,53 @@
+//! What the log says of a service that is down (issue 13, point 19).
+
+use serde_json::{Value, json};
+
+use super::receiver::{Receiver, answer};
+use crate::postgres::scene::log_in;
+use crate::support::client::http;
+use crate::support::process::{Process, orderly};
+use crate::support::until;
+
+/// Enough for as many probes as there are in a test.
+const ANSWERS: usize = 200;
+const ORDERS: usize = 6;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_told_in_few_lines_with_reason_and_status_and_no_word_of_the_service() {
+    let receiver = Receiver::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = orderly(folder.path());
+    command.envs([
+        ("ORDERLY_PROCESSOR", "http"),
+        ("ORDERLY_PROCESSOR_URL", &receiver.url()),
+        ("ORDERLY_RETRY_BASE", "0s"),
+    ]);
+    let server = Process::start(command).await;
+    let away = answer(503, "", "customer 4711 is on holiday");
+    for number in 0..ORDERS {
+        let reference = format!("order {number}");
+        receiver.tell(&reference, vec![away.clone(); ANSWERS]);
+        let order = json!({"user_id": 1, "item_ids": [1], "total_amount": 1, "reference": reference});
+        let sent = http().post(format!("{}/orders", server.url)).json(&order).send();
+        assert_eq!(sent.await.unwrap().status(), 201);
+    }
+    until("the breaker is open", async || {
+        let queue = http().get(format!("{}/queue", server.url)).send().await.unwrap();
+        let queue: Value = queue.json().await.unwrap();
+        queue["nodes"][0]["breaker"] == "open"
+    })
+    .await;
+    let tries = receiver.deliveries().len();
+    until("it was tried again", async || receiver.deliveries().len() > tries).await;
+    assert_eq!(server.terminate().await, Some(0));
+    let lines = log_in(folder.path());
+    let text = json!(lines).to_string();
+    assert!(!text.contains("4711"), "{text}");
+    let told: Vec<&Value> = lines
+        .iter()
+        .filter(|line| line["fields"]["reason"].is_string() || line["reason"].is_string())
+        .collect();
+    let named = told.iter().filter(|line| line.to_string().contains("503"));
+    assert_eq!(named.count(), told.len(), "{told:#?}");
+    assert!((2..=3).contains(&told.len()), "one of each kind: {told:#?}");
+}

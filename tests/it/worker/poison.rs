@@ -1,0 +1,75 @@
+//! A worker outside that dies with several leases at one order of them (issue 13, point 6c): that order is poison, and none
+//! of its neighbours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orderly::lease::{Lease, Outcome};
+use orderly::order::{OrderId, OrderStatus};
+use orderly::pull::{Desk, Wanted};
+
+use super::world::{LEASE, Setting, World};
+
+const PULL: Setting = Setting {
+    slots: 0,
+    attempts_max: 3,
+    attempt_timeout: Duration::from_mins(5),
+    rate_limit: None,
+    idle_sleep: false,
+    retention: None,
+};
+/// Each takes one order.
+const THREADS: usize = 4;
+const ROUNDS_MAX: usize = 100;
+
+/// What one thread of the worker gets.
+async fn take(world: &World, desk: &Arc<Desk>) -> Option<Lease> {
+    let wanted = Wanted {
+        orders_max: 1,
+        wait: Duration::ZERO,
+        lease: LEASE,
+    };
+    let desk = desk.clone();
+    let asking = tokio::spawn(async move { desk.take(wanted).await.unwrap().into_leases().pop() });
+    world.until("an answer", async |_| asking.is_finished()).await;
+    asking.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_kills_its_worker_takes_no_neighbour_with_it() {
+    let (world, desk) = World::with_desk(PULL, |store| store).await;
+    let ids = world.harness.accept_some(THREADS).await;
+    let deadly = ids[1];
+    let mut rounds = 0;
+    while world.harness.counters().await.open() > 0 {
+        rounds += 1;
+        assert!(rounds < ROUNDS_MAX, "it never ends");
+        let mut taken = Vec::new();
+        for _ in 0..THREADS {
+            taken.extend(take(&world, &desk).await);
+        }
+        if taken.iter().any(|lease| lease.order.order_id == deadly) {
+            // All of the worker dies.
+            world
+                .pass_long(LEASE + Duration::from_secs(10), async |_| {})
+                .await;
+            continue;
+        }
+        for lease in taken {
+            world.harness.settle(&lease, Outcome::COMPLETED).await;
+        }
+        world.pass(Duration::from_secs(2)).await;
+    }
+    let is_poison = |id: &OrderId| *id == deadly;
+    for id in &ids {
+        let status = world.harness.order(*id).await.status;
+        let expected = if is_poison(id) {
+            OrderStatus::Failed
+        } else {
+            OrderStatus::Completed
+        };
+        assert_eq!(status, expected, "{id}");
+    }
+    drop(desk);
+    world.end().await;
+}
