@@ -1,8 +1,9 @@
 //! `settle` with a lease that is no longer valid: whoever lost it changes nothing.
 
+use futures_util::future::join_all;
 use orderly::lease::{Lease, LeaseKey, Outcome};
 use orderly::order::OrderId;
-use orderly::store::Settled;
+use orderly::store::{Settled, StoreError};
 
 use crate::support::Harness;
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_B, failed, retry_after};
@@ -17,6 +18,7 @@ conformance! {
     a_token_that_was_never_granted_changes_nothing,
     a_lease_of_an_unknown_order_changes_nothing,
     a_lease_that_ran_out_may_still_finish_until_it_is_given_back,
+    stale_completions_of_many_orders_at_once_change_nothing,
     of_two_concurrent_outcomes_one_counts,
     of_a_concurrent_cancel_and_outcome_one_counts,
 }
@@ -141,4 +143,23 @@ async fn assert_stale(harness: &Harness, lease: &Lease) {
         assert_eq!(settled, Settled::Stale);
     }
     assert_eq!((harness.order(id).await, harness.counters().await), before);
+}
+
+/// A store may complete orders with ids in a row together.
+async fn stale_completions_of_many_orders_at_once_change_nothing(harness: &mut Harness) {
+    const ORDERS: usize = 100;
+    harness.accept_some(ORDERS).await;
+    let stale = harness.claim(ORDERS).await;
+    harness.advance(LONGER_THAN_A_LEASE).await;
+    harness.give_back().await;
+    let valid = harness.claim_as(NODE_B, ORDERS).await;
+    for (leases, completed) in [(stale, 0), (valid, ORDERS)] {
+        let settles = leases
+            .iter()
+            .map(|lease| harness.store().settle(lease.key(), Outcome::COMPLETED));
+        let settled = join_all(settles).await;
+        let done = |settled: &&Result<Settled, StoreError>| matches!(settled, Ok(Settled::Done(_)));
+        assert_eq!(settled.iter().filter(done).count(), completed);
+        assert_eq!(harness.counters().await.completed, completed as u64);
+    }
 }

@@ -8,6 +8,7 @@ use orderly::order::{OrderId, OrderStatus};
 use orderly::store::{CLAIM_ORDERS_MAX, GivenBack, SWEEP_ORDERS_MAX};
 
 use crate::support::Harness;
+use crate::support::harness::ids_of;
 use crate::support::make::{
     CRASHES_MAX, LEASE, LONGER_THAN_A_LEASE, NODE_A, NODE_B, SHORTER_THAN_A_LEASE, failed, give_back_by,
     heartbeat,
@@ -20,6 +21,7 @@ conformance! {
     a_heartbeat_renews_every_lease_it_names,
     a_lease_that_ran_out_can_be_renewed_until_it_is_given_back,
     a_renewal_reports_what_the_node_no_longer_has,
+    a_stale_heartbeat_does_not_lengthen_the_lease_of_another_node,
     a_given_back_order_is_due_again_with_its_attempt,
     an_order_in_no_hands_is_not_given_back,
     a_lease_lost_by_a_dead_node_is_a_crash,
@@ -251,4 +253,17 @@ async fn renew(harness: &Harness, leases: &[LeaseKey]) -> Vec<LeaseKey> {
     let in_order: Vec<LeaseKey> = leases.iter().filter(lost).copied().collect();
     assert_eq!(in_order.len(), renewed.lost.len(), "only what was asked about");
     in_order
+}
+
+async fn a_stale_heartbeat_does_not_lengthen_the_lease_of_another_node(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let stale = harness.claim_only(id).await.key();
+    harness.advance(LONGER_THAN_A_LEASE).await;
+    assert_eq!(harness.give_back().await, gave_back(1));
+    assert_eq!(ids_of(&harness.claim_as(NODE_B, 1).await), [id]);
+    harness.advance(SHORTER_THAN_A_LEASE).await;
+    assert_eq!(renew(harness, &[stale]).await, [stale]);
+    harness.advance(Duration::from_secs(2)).await;
+    let taken_back = harness.store().give_back_expired(give_back_by(NODE_A)).await;
+    assert_eq!(taken_back.unwrap(), gave_back(1));
 }
