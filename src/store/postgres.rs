@@ -43,6 +43,7 @@ mod message;
 mod nodes;
 mod notify;
 mod outside;
+mod probe;
 mod prune;
 mod query;
 mod restored;
@@ -52,6 +53,7 @@ mod settle;
 mod shared;
 mod snapshot;
 mod standing;
+mod state;
 mod tls;
 mod turns;
 mod unanswered;
@@ -65,7 +67,7 @@ pub use tls::connector as tls_connector;
 use accept::Accept;
 use claim::Claimer;
 use connect::Connector;
-use failure::{Failure, State};
+use failure::Failure;
 use feed::Feed;
 use group::Groups;
 use link::Link;
@@ -74,6 +76,7 @@ use schema::Schema;
 use settle::Settle;
 use shared::Shared;
 use snapshot::PostgresSnapshot;
+use state::State;
 use view::View;
 
 /// Connections that accept: while one waits for its commit the other sends the next group.
@@ -144,6 +147,7 @@ impl Postgres {
         let feed = Arc::new(Feed::new(links.clone(), shared.clone()));
         tasks.spawn(feed.clone().keep_numbered());
         tasks.spawn(holders::watch(shared.clone(), links.clone()));
+        tasks.spawn(probe::probe(state.clone(), links.clone(), shared.clone()));
         tasks.spawn(notify::notify(shared.clone(), links.clone(), origin.clone()));
         match direct.or_else(|| (!database.url.looks_pooled()).then(|| connector.clone())) {
             Some(way) => {

@@ -23,3 +23,4 @@ mod settings;
 mod signals;
 mod tls;
 mod turns;
+mod unwritable;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::connect::{Connection, Connector};
-use super::failure::State;
 use super::schema::{self, Problem};
 use super::snapshot::PostgresSnapshot;
+use super::state::State;
 use super::{connector, query, unavailable};
 use crate::config::{PostgresDatabase, PostgresUrl};
 use crate::store::Snapshot;

@@ -12,8 +12,9 @@ use tokio_postgres::{Client, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::durability::Durability;
-use super::failure::{Failure, State};
+use super::failure::Failure;
 use super::schema::Schema;
+use super::state::State;
 use super::tls;
 use crate::config::PostgresUrl;
 use crate::store::open::OpenError;

@@ -1,15 +1,13 @@
-//! What an error of PostgreSQL or of the way to it means: for the callers whose statement met it, and for the node.
+//! What an error of PostgreSQL or of the way to it means to the callers whose statement met it. What follows for the node is
+//! left to `state.rs`.
 
 use std::error::Error;
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use tokio::sync::Notify;
 use tokio_postgres::error::SqlState;
 
-use crate::store::health::Health;
-use crate::store::{StoreError, StoreHealth};
+use crate::store::StoreError;
 
 /// Classes of errors that follow from the values of a statement and from the rules that a database has for them: of a
 /// function, a foreign value, a cardinality, data, a constraint, a trigger, a routine, `with check`, a limit, `raise`.
@@ -249,109 +247,4 @@ fn describe(error: &tokio_postgres::Error) -> String {
     // Each error tells only its own part.
     let sources = std::iter::successors(error.source(), |source| (*source).source());
     sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
-}
-
-/// The store's health and settings, as the last answers tell.
-pub(super) struct State {
-    health: Health,
-    /// Reading goes on with a full disk and on a server that only reads, so what was read does not show that it writes
-    /// again: something has to be stored.
-    only_reads: AtomicBool,
-    weaknesses: Mutex<Vec<String>>,
-    used: Notify,
-}
-
-impl State {
-    pub fn new() -> State {
-        State {
-            health: Health::new(),
-            only_reads: AtomicBool::new(false),
-            weaknesses: Mutex::default(),
-            used: Notify::new(),
-        }
-    }
-
-    pub fn health(&self) -> StoreHealth {
-        self.health.get()
-    }
-
-    /// The database carried out a statement.
-    pub fn works(&self) {
-        self.used.notify_waiters();
-        if !self.only_reads.load(Ordering::Relaxed) {
-            self.health.works();
-        }
-    }
-
-    /// Resolves with the next statement that is carried out.
-    pub async fn used(&self) {
-        self.used.notified().await;
-    }
-
-    /// And it stored something.
-    pub fn stored(&self) {
-        self.only_reads.store(false, Ordering::Relaxed);
-        self.health.works();
-    }
-
-    pub fn failed(&self, failure: &Failure) {
-        match failure {
-            Failure::DiskFull => {
-                self.only_reads.store(true, Ordering::Relaxed);
-                self.health.fails("the disk is full");
-            }
-            Failure::ReadOnly(text) => {
-                self.only_reads.store(true, Ordering::Relaxed);
-                self.health.fails(text);
-            }
-            Failure::Unavailable(text)
-            | Failure::Refused(text)
-            | Failure::Unsuitable(text)
-            | Failure::Unknown(text)
-            | Failure::Hung(text) => {
-                self.health.fails(text);
-            }
-            Failure::TimedOut(_)
-            | Failure::Again(_)
-            | Failure::Forbidden(_)
-            | Failure::Rejected { .. }
-            | Failure::Unexpected(_)
-            | Failure::Unreadable(_)
-            | Failure::Closed => {}
-        }
-    }
-
-    pub fn closed(&self) {
-        self.health.closed();
-    }
-
-    /// The schema is one that this binary must not touch: the process is to end.
-    pub fn break_down(&self, reason: &str) {
-        self.health.break_down(reason);
-    }
-
-    pub async fn broken(&self) -> String {
-        self.health.broken().await
-    }
-
-    pub fn weaknesses(&self) -> Vec<String> {
-        self.known_weaknesses().clone()
-    }
-
-    /// Says it in the log when it changes.
-    pub fn found_weaknesses(&self, found: Vec<String>) {
-        let mut known = self.known_weaknesses();
-        if *known != found {
-            for weakness in &found {
-                tracing::warn!("orders may be lost in a crash of the database: {weakness}");
-            }
-            *known = found;
-        }
-    }
-
-    fn known_weaknesses(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-        self.weaknesses
-            .lock()
-            .expect("no code panics while it holds this lock")
-    }
 }

@@ -7,11 +7,12 @@ use tokio_postgres::types::Type;
 
 use super::connect::ANSWER_TIME_MAX;
 use super::durability::Durability;
-use super::failure::{Failure, State};
+use super::failure::Failure;
 use super::link::Link;
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
+use super::state::State;
 use crate::lease::NodeId;
 use crate::order::OrderId;
 use crate::store::{Heartbeat, RefusedOrder, Renewed, codes};

@@ -12,7 +12,8 @@ use tokio::time::sleep;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::connect::{Connector, answered, answered_within};
-use super::failure::{Failure, State};
+use super::failure::Failure;
+use super::state::State;
 use crate::store::migrations::{self, Applied, Step};
 use crate::store::open::{Migration, OpenError};
 

@@ -6,7 +6,8 @@ use super::group::{CallError, Group};
 use super::rows::OrderCount;
 use super::statements::Hot;
 use super::turns;
-use crate::order::{NewOrder, OrderId, Reference};
+use crate::money::Money;
+use crate::order::{ItemIds, NewOrder, OrderId, Reference};
 use crate::store::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
@@ -41,6 +42,24 @@ pub(super) fn accept(
         created_at: group.now,
         replayed: false,
     })
+}
+
+/// Stores one order under a key, for a transaction that is rolled back.
+pub(super) fn probe(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
+    let order = NewOrder {
+        user_id: 1,
+        item_ids: ItemIds::new(&[1]).expect("one id in range"),
+        total_amount: Money::from_minor_units(0).expect("nothing is an amount"),
+        reference: None,
+        metadata: None,
+    };
+    let key = IdempotencyKey {
+        scope: "orderly probe".to_owned(),
+        key: "probe".to_owned(),
+        fingerprint: [0; 32],
+    };
+    let order_id = insert(group, &order)?;
+    remember(group, &key, order_id, 1)
 }
 
 fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::Error> {

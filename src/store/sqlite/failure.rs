@@ -1,6 +1,7 @@
 //! What an error of SQLite means: for the callers whose transaction met it, and for the process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::store::health::Health;
@@ -76,6 +77,11 @@ impl Failure {
         }
     }
 
+    /// Whether only this call may have been refused, or every one of its kind.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Failure::Rejected { .. } | Failure::Unexpected(_))
+    }
+
     pub fn to_error(&self, attempted: &'static str) -> StoreError {
         match self {
             Failure::DiskFull => StoreError::DiskFull,
@@ -114,12 +120,15 @@ fn is_undecodable(error: &rusqlite::Error) -> bool {
 /// The store's health, in the terms of SQLite's failures.
 pub(super) struct State {
     health: Health,
+    /// The last probe was refused: no other commit shows that orders can be stored.
+    cannot_accept: AtomicBool,
 }
 
 impl State {
     pub fn new() -> State {
         State {
             health: Health::new(),
+            cannot_accept: AtomicBool::new(false),
         }
     }
 
@@ -129,7 +138,29 @@ impl State {
 
     /// A commit that wrote something succeeded.
     pub fn wrote(&self) {
-        self.health.works();
+        if !self.cannot_accept() {
+            self.health.works();
+        }
+    }
+
+    /// A write as accept makes it was tried, and rolled back.
+    pub fn probed(&self, result: Result<(), Failure>) {
+        match result {
+            Ok(()) => {
+                if self.cannot_accept.swap(false, Ordering::Relaxed) {
+                    self.health.works();
+                }
+            }
+            Err(Failure::Rejected { text, .. } | Failure::Unexpected(text)) => {
+                self.cannot_accept.store(true, Ordering::Relaxed);
+                self.health.fails(&text);
+            }
+            Err(failure) => self.failed(&failure),
+        }
+    }
+
+    pub fn cannot_accept(&self) -> bool {
+        self.cannot_accept.load(Ordering::Relaxed)
     }
 
     pub fn failed(&self, failure: &Failure) {

@@ -11,6 +11,7 @@ use rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use super::accept;
 use super::call::{Call, Kind, SETTLE, carry_out_next, completion, pending};
 use super::checkpoints::{self, Checkpoints, Notes};
 use super::failure::{BreakDownOnPanic, Failure};
@@ -226,6 +227,12 @@ impl WriterThread {
                         self.parts.notes.failed(failure);
                         tracing::debug!(?failure, "a commit failed");
                     }
+                    // Whoever is to blame, the call or the store.
+                    if failure.as_ref().is_some_and(Failure::is_refusal)
+                        || (failure.is_none() && self.parts.notes.state.cannot_accept())
+                    {
+                        self.parts.notes.state.probed(self.probe());
+                    }
                     for call in group {
                         call.answer(failure.as_ref());
                     }
@@ -233,6 +240,17 @@ impl WriterThread {
             }
             self.checkpoints.look(&self.parts.connection, &self.parts.notes);
         }
+    }
+
+    /// Stores an order as accept does, and rolls that back.
+    fn probe(&self) -> Result<(), Failure> {
+        let begun = Transaction::new_unchecked(&self.parts.connection, TransactionBehavior::Immediate);
+        let transaction = begun.map_err(|error| Failure::of(&error))?;
+        let mut group = Group::new(&transaction, self.parts.clock.now(), self.totals);
+        accept::probe(&mut group)
+            .and_then(|()| group.write_accepted())
+            .and_then(|()| group.end().0.write(&transaction))
+            .map_err(|error| Failure::of(&error))
     }
 
     /// Commits as many calls as one transaction takes; answers how many that were, and what became of them.

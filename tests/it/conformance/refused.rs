@@ -3,12 +3,12 @@
 use futures_util::future::join_all;
 use orderly::lease::{Lease, Outcome};
 use orderly::order::OrderStatus;
-use orderly::store::{Settled, StoreError};
+use orderly::store::{Settled, StoreError, StoreHealth};
 
-use crate::support::Harness;
 use crate::support::make::{
     LONGER_THAN_A_LEASE, NODE_A, failed, heartbeat, new_order, order_of, retry_after,
 };
+use crate::support::{Harness, until};
 
 conformance! {
     a_result_that_the_database_refuses_changes_nothing_and_is_refused_again,
@@ -17,6 +17,7 @@ conformance! {
     a_lease_that_cannot_be_extended_hurts_no_other_lease,
     an_order_that_cannot_be_taken_back_hurts_no_other_order,
     an_order_that_cannot_be_taken_back_hurts_no_node_that_joins,
+    a_store_that_refuses_every_order_is_not_ready_whatever_else_it_stores,
 }
 
 fn assert_refused<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
@@ -141,4 +142,27 @@ async fn an_order_that_cannot_be_taken_back_hurts_no_node_that_joins(harness: &m
         assert_eq!((given_back.pending, given_back.refused.len()), (2, 1));
     }
     assert_eq!(harness.order(bad).await.status, OrderStatus::Processing);
+}
+
+async fn a_store_that_refuses_every_order_is_not_ready_whatever_else_it_stores(harness: &mut Harness) {
+    harness.refuse_inserts("new.user_id > 0").await;
+    let store = harness.store().clone();
+    assert_refused(store.accept([new_order()].into(), None).await);
+    until("the store is not ready", async || {
+        store.health() != StoreHealth::Ready
+    })
+    .await;
+    for _ in 0..5 {
+        store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+        assert_ne!(store.health(), StoreHealth::Ready);
+    }
+    harness.allow_inserts().await;
+    until("the store is ready", async || {
+        store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+        store.health() == StoreHealth::Ready
+    })
+    .await;
+    // Nothing is left of what was tried.
+    assert_eq!(harness.counters().await.pending, 0);
+    harness.accept_one().await;
 }

@@ -34,12 +34,20 @@ impl Harness {
 
     /// Takes the rule away.
     pub async fn allow_updates(&self) {
+        self.allow("update").await;
+    }
+
+    pub async fn allow_inserts(&self) {
+        self.allow("insert").await;
+    }
+
+    async fn allow(&self, event: &str) {
         match &self.home {
-            Home::Folder { .. } => self.embedded("drop trigger no_update"),
+            Home::Folder { .. } => self.embedded(&format!("drop trigger no_{event}")),
             Home::Postgres(database) => {
                 let admin = database.admin().await;
-                let dropped = admin.batch_execute("drop trigger no_update on orderly.orders");
-                dropped.await.expect("there is a rule");
+                let drop = format!("drop trigger no_{event} on orderly.orders");
+                admin.batch_execute(&drop).await.expect("there is a rule");
             }
         }
     }

@@ -1,0 +1,15 @@
+-- Whether orders can be stored: a write as accept makes it, with a key, and the rights that claims, results and heartbeats
+-- need; rolled back, so nothing is synced and nobody sees it. :time_ms, :slot and :kilobytes are numbers put into the text; the
+-- last is how much room is asked for, of the data files as well.
+begin isolation level read committed;
+set local statement_timeout = :time_ms;
+set local lock_timeout = :time_ms;
+select count(*) from (select orderly.accept_keyed(
+    array[0], array[1::int8], array[0::int8], array['1'], array[null::text],
+    array[(select string_agg(gen_random_uuid()::text, '') from generate_series(1, :kilobytes * 28))],
+    array[0], array['orderly probe'], array[gen_random_uuid()::text], array[''::bytea], :slot::int2)) as accepted;
+select count(*) from (select orderly.settle('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', :slot::int2)) as settled;
+insert into orderly.nodes select * from orderly.nodes where false
+on conflict (node) do update set heartbeat_at = excluded.heartbeat_at;
+update orderly.queue set paused = paused where false;
+rollback

@@ -1,0 +1,177 @@
+//! A database that answers and in which no order can be stored: rights that were taken away, a table that somebody holds, a
+//! rule of its own. The node is not ready, says 503, and says once that it is over.
+
+use orderly::store::{StoreError, StoreHealth};
+use reqwest::StatusCode;
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use super::scene::{accept_keyed, has_postgres, log_in, node, status_of, store_at, until_ready};
+use crate::support::client::{Request, http};
+use crate::support::make::{NODE_A, heartbeat};
+use crate::support::postgres::{Server, TestDatabase};
+use crate::support::process::Process;
+use crate::support::until;
+
+/// A node as a role without more rights than it needs, which may be taken from it.
+struct Shop {
+    database: TestDatabase,
+    role: String,
+    folder: tempfile::TempDir,
+    node: Process,
+}
+
+impl Shop {
+    async fn open() -> Shop {
+        let database = Server::shared().await.create_database().await;
+        let role = format!("shop_{}", database.name());
+        // Makes the schema.
+        store_at(&database.url()).await.close().await;
+        let grant = format!(
+            "create role {role} login;
+             grant usage on schema orderly to {role};
+             grant all on all tables in schema orderly to {role};
+             grant all on all sequences in schema orderly to {role}"
+        );
+        database.admin().await.batch_execute(&grant).await.unwrap();
+        let url = database.url().replace("://postgres@", &format!("://{role}@"));
+        let folder = tempfile::tempdir().unwrap();
+        let node = Process::start(node(folder.path(), &url)).await;
+        until_ready(&node).await;
+        Shop {
+            database,
+            role,
+            folder,
+            node,
+        }
+    }
+
+    async fn post(&self, key: &str) -> (StatusCode, Value) {
+        let request = Request {
+            key: key.to_owned(),
+            user_id: 1,
+            cents: 1,
+        };
+        let posted = http()
+            .post(format!("{}/orders", self.node.url))
+            .header("Idempotency-Key", key)
+            .json(&request.body());
+        let answer = posted.send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap())
+    }
+
+    async fn is_refused(&self, key: &str) {
+        let (status, problem) = self.post(key).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
+        let kind = problem["type"].as_str().unwrap();
+        assert!(kind.ends_with("/store-unavailable"), "{problem}");
+        until("the node is not ready", async || {
+            status_of(&self.node, "/readyz").await == StatusCode::SERVICE_UNAVAILABLE
+        })
+        .await;
+    }
+
+    async fn takes_orders(&self, key: &str) {
+        until_ready(&self.node).await;
+        let (status, order) = self.post(key).await;
+        assert_eq!(status, StatusCode::CREATED, "{order}");
+    }
+
+    /// Ends the node, and the story: so often it was not ready.
+    async fn ends_having_recovered(self, times: usize) {
+        assert_eq!(self.node.terminate().await, Some(0));
+        let log = log_in(self.folder.path());
+        let said = |text: &str| log.iter().filter(|line| line["message"] == text).count();
+        assert_eq!(said("the store can be written again"), times);
+        assert_eq!(said("the store cannot be written"), times);
+        let drop = format!("drop owned by {role}; drop role {role}", role = self.role);
+        self.database.admin().await.batch_execute(&drop).await.unwrap();
+    }
+}
+
+async fn run(admin: &Client, statement: &str) {
+    admin.batch_execute(statement).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_rights_on_one_table_is_not_ready_until_it_has_them() {
+    if !has_postgres() {
+        return;
+    }
+    let shop = Shop::open().await;
+    let admin = shop.database.admin().await;
+    let role = shop.role.clone();
+    let tables = ["orders", "events", "batches", "counters", "idempotency_keys"];
+    for table in tables {
+        shop.takes_orders(&format!("before {table}")).await;
+        run(&admin, &format!("revoke all on orderly.{table} from {role}")).await;
+        for number in 0..3 {
+            shop.is_refused(&format!("{table} {number}")).await;
+        }
+        run(&admin, &format!("grant all on orderly.{table} to {role}")).await;
+        shop.takes_orders(&format!("{table} 0")).await;
+    }
+    shop.ends_having_recovered(tables.len()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_table_is_locked_is_not_ready_until_it_is_free() {
+    if !has_postgres() {
+        return;
+    }
+    let shop = Shop::open().await;
+    let admin = shop.database.admin().await;
+    // As an index does that is made in the ordinary way.
+    run(&admin, "begin; lock table orderly.orders in share mode").await;
+    for number in 0..2 {
+        shop.is_refused(&format!("order {number}")).await;
+    }
+    run(&admin, "rollback").await;
+    shop.takes_orders("order 0").await;
+    shop.ends_having_recovered(1).await;
+}
+
+/// Heartbeats are stored all the while, which shows nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_against_all_orders_makes_a_store_unready_and_one_against_some_does_not() {
+    if !has_postgres() {
+        return;
+    }
+    let database = Server::shared().await.create_database().await;
+    let store = store_at(&database.url()).await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+         create trigger no_bad before insert on orderly.orders for each row when (new.reference = 'bad')
+         execute function refuse()",
+    )
+    .await;
+    for _ in 0..3 {
+        let refused = accept_keyed(&*store, "bad").await;
+        assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
+        accept_keyed(&*store, "good").await.unwrap();
+        assert_eq!(store.health(), StoreHealth::Ready);
+    }
+    run(
+        &admin,
+        "create trigger no_order before insert on orderly.orders for each row execute function refuse()",
+    )
+    .await;
+    accept_keyed(&*store, "any").await.unwrap_err();
+    until("the store is not ready", async || {
+        store.health() != StoreHealth::Ready
+    })
+    .await;
+    for _ in 0..20 {
+        store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+        assert_ne!(store.health(), StoreHealth::Ready);
+    }
+    run(&admin, "drop trigger no_order on orderly.orders").await;
+    until("the store is ready", async || {
+        store.health() == StoreHealth::Ready
+    })
+    .await;
+    accept_keyed(&*store, "any").await.unwrap();
+    store.close().await;
+}
