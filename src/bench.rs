@@ -2,7 +2,6 @@
 //! from hour to hour, ratios do not. What is measured is a server of its own, a process of this program on new data, or
 //! one that runs already. How it is asked for and shown is left to `cli/bench.rs`.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -167,10 +166,4 @@ pub async fn run(
     };
     scene.clear().await;
     measured
-}
-
-/// Whether a host can only be this machine.
-pub fn is_local_name(host: &str) -> bool {
-    let host = host.trim_matches(['[', ']']);
-    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }

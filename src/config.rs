@@ -11,6 +11,7 @@ use crate::retry::RetryPolicy;
 
 mod dot_env;
 mod layers;
+mod machine;
 mod password_file;
 mod postgres_url;
 mod read;
@@ -23,8 +24,8 @@ mod values;
 pub use postgres_url::{PostgresUrl, Roots, TlsMode};
 
 pub use layers::{Layers, Shown, Sources};
+pub use machine::{is_this_machine, names_this_machine, on_this_machine};
 pub use password_file::PasswordSources;
-pub use read::on_this_machine;
 pub use service::{HttpService, ServiceUrl, SigningKey};
 pub use values::without_password;
 

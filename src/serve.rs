@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, on_this_machine};
+use crate::config::{Config, is_this_machine, on_this_machine};
 use crate::http::listener::{self, Limits};
 use crate::http::{self, App, HEARTBEAT};
 use crate::janitor;
@@ -259,7 +259,7 @@ impl Server {
             store: store.clone(),
             metrics: metrics.clone(),
             api_key: config.api_key.clone(),
-            local_only: config.listen.iter().all(|address| address.ip().is_loopback()),
+            local_only: config.listen.iter().all(|address| is_this_machine(address.ip())),
             live: live.feed(),
             outside,
             heartbeat: HEARTBEAT,

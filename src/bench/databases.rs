@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::PostgresUrl;
+use crate::config::{PostgresUrl, is_this_machine, names_this_machine};
 use crate::store::postgres::tls_connector;
 
 pub struct Databases {
@@ -31,13 +31,13 @@ impl Databases {
     /// Whether the server is this machine, by its addresses or the name `localhost`.
     pub fn is_local(&self) -> bool {
         let is_local = |host: &Host| match host {
-            Host::Tcp(name) => super::is_local_name(name),
+            Host::Tcp(name) => names_this_machine(name),
             Host::Unix(_) => true,
         };
         let addresses = self.server.server.get_hostaddrs();
         match addresses {
             [] => self.server.server.get_hosts().iter().all(is_local),
-            addresses => addresses.iter().all(std::net::IpAddr::is_loopback),
+            addresses => addresses.iter().copied().all(is_this_machine),
         }
     }
 

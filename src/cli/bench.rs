@@ -14,9 +14,9 @@ use super::failure::Failure;
 use super::{Verdict, output};
 use crate::bench::{
     self, Caller, Databases, Load, Plan, Progress, Rate, Target, YARDSTICK_DATABASE_VARIABLE, forgetful,
-    is_local_name, one_insert,
+    one_insert,
 };
-use crate::config::{Database, Layers, PasswordSources, PostgresUrl, Sources};
+use crate::config::{Database, Layers, PasswordSources, PostgresUrl, Sources, names_this_machine};
 use tables::tables;
 
 mod tables;
@@ -223,7 +223,7 @@ async fn caller(url: &str, allow_remote: bool) -> Result<Caller, Failure> {
     if parsed.scheme() != "http" || parsed.path() != "/" {
         return Err(wrong("--url", "must be http://HOST:PORT: the load is plain HTTP"));
     }
-    if !is_local_name(host) && !allow_remote {
+    if !names_this_machine(host) && !allow_remote {
         return Err(wrong("--url", &remote(host)));
     }
     let port = parsed.port_or_known_default().unwrap_or(80);

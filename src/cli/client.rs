@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::failure::{Failure, chain};
-use crate::config::ClientConfig;
+use crate::config::{ClientConfig, names_this_machine};
 
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -275,13 +275,10 @@ fn builder(url: &str) -> reqwest::ClientBuilder {
 
 /// A proxy cannot reach the loopback of the machine it serves.
 fn is_this_machine(url: &str) -> bool {
-    let host = reqwest::Url::parse(url).ok().and_then(|url| {
-        let host = url.host_str()?;
-        Some(host.trim_matches(['[', ']']).to_owned())
-    });
-    host.is_some_and(|host| {
-        host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-    })
+    let url = reqwest::Url::parse(url).ok();
+    url.as_ref()
+        .and_then(reqwest::Url::host_str)
+        .is_some_and(names_this_machine)
 }
 
 /// Reads an answer, which another program may have given.

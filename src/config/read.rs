@@ -1,7 +1,7 @@
 //! Turns the gathered texts into checked configurations, finding all that is wrong at once.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use super::settings::Setting;
 use super::values::{self, DatabaseUrl};
 use super::{
     ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, LogFormat, PostgresDatabase, PostgresUrl,
+    is_this_machine, on_this_machine,
 };
 use crate::order::{OnFailure, Ordering};
 use crate::retry::RetryPolicy;
@@ -60,16 +61,6 @@ impl Layers {
         let client = reader.client();
         reader.finish(client)
     }
-}
-
-/// Where a server that listens on `listen` is reached from its own machine: an address for everybody is none to call.
-pub fn on_this_machine(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip().to_canonical() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
 }
 
 /// Reads on after a problem: `None` stands for a value that could not be read.
@@ -256,7 +247,7 @@ impl Reader<'_> {
     /// Whoever can reach the port can order, so it is open to other machines only on purpose.
     fn check_access(&mut self, listen: &[SocketAddr], open: bool) {
         let has_key = self.layers.get("api_key").is_some();
-        let reachable = listen.iter().find(|address| !is_loopback(address.ip()));
+        let reachable = listen.iter().find(|address| !is_this_machine(address.ip()));
         match reachable {
             Some(address) if !has_key && open => self.warnings.push(format!(
                 "{address} can be reached from other machines and asks for no key: \
@@ -373,9 +364,4 @@ fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
 fn without_brackets(host: &str) -> &str {
     let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     inner.unwrap_or(host)
-}
-
-/// `::ffff:127.0.0.1` is this machine as well.
-fn is_loopback(ip: IpAddr) -> bool {
-    ip.to_canonical().is_loopback() || ip == IpAddr::V6(Ipv6Addr::LOCALHOST)
 }
