@@ -1,17 +1,19 @@
 //! `GET /events` as server-sent events.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
 use http_body_util::BodyExt;
+use orderly::event::EventKind;
 use orderly::lease::Outcome;
 use orderly::order::OrderId;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::door::Door;
-use crate::support::make::order_of;
+use crate::support::make::{LONGER_THAN_A_LEASE, failed, order_of, retry_after};
 
 /// Nothing here takes so long; a stream that is silent for it has lost something.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -142,6 +144,36 @@ async fn an_event_of_a_stream_is_the_one_of_the_page() {
     let page = door.get(&format!("/events?after={beginning}")).await.ok();
     for event in page["events"].as_array().unwrap() {
         assert_eq!(stream.event().await, *event);
+    }
+    door.close().await;
+}
+
+/// Issue 13, point 36: a client that is cut off behind any of them comes back with its id.
+#[tokio::test]
+async fn an_event_of_every_kind_has_the_id_to_come_back_with() {
+    let door = Door::open().await;
+    let harness = &door.harness;
+    let mut stream = Followed::open(&door, "", &[]).await;
+    stream.beginning().await;
+    harness.attempt_once(Outcome::COMPLETED).await;
+    let id = harness.attempt_once(failed()).await;
+    harness.redrive(id).await;
+    let lease = harness.claim_only(id).await;
+    harness.settle(&lease, Outcome::Released).await;
+    let lease = harness.claim_only(id).await;
+    harness.settle(&lease, retry_after(0)).await;
+    harness.claim_only(id).await;
+    harness.advance(LONGER_THAN_A_LEASE).await;
+    harness.give_back().await;
+    harness.cancel(id).await;
+    let mut untold: BTreeSet<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
+    while !untold.is_empty() {
+        // Which holds the id against the cursor.
+        let event = stream.event().await;
+        untold.remove(event["kind"].as_str().unwrap());
+        let last = event["cursor"].as_str().unwrap();
+        let mut again = Followed::open(&door, "", &[("last-event-id", last)]).await;
+        assert_eq!(again.beginning().await, last, "{event}");
     }
     door.close().await;
 }

@@ -9,6 +9,7 @@ use insta::assert_snapshot;
 use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
 use orderly::store::{OrderView, Store, StoreError};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::door::Door;
@@ -45,6 +46,18 @@ impl Twist for CancelledOnceRead {
         let order = inner.order_view(id).await?;
         inner.cancel(id).await?;
         Ok(order)
+    }
+}
+
+/// Gives a permit for every look at an order.
+struct CountsLooks(Arc<Semaphore>);
+
+#[async_trait]
+impl Twist for CountsLooks {
+    async fn order_view(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+        let view = inner.order_view(id).await;
+        self.0.add_permits(1);
+        view
     }
 }
 
@@ -153,6 +166,30 @@ async fn a_held_read_is_answered_when_the_order_becomes_final() {
         started.elapsed() < Duration::from_secs(30),
         "it did not wait out the time"
     );
+    door.close().await;
+}
+
+/// Issue 13, point 34: the change itself must answer, so it comes only when the second look, right after the read began
+/// to listen, has found the order pending as well.
+#[tokio::test]
+async fn a_cancel_answers_a_read_that_has_looked_and_listens() {
+    let looks = Arc::new(Semaphore::new(0));
+    let door = Door::twisted(CountsLooks(looks.clone())).await;
+    let id = door.harness.accept_one().await;
+    let started = Instant::now();
+    let held = door.get_with("/orders/1", ("prefer", "wait=60"));
+    let cancelled = async {
+        looks.acquire_many(2).await.unwrap().forget();
+        assert_eq!(door.harness.metrics().feed_subscribers.get(), 1);
+        door.harness.cancel(id).await;
+    };
+    let (answer, ()) = tokio::join!(held, cancelled);
+    assert_eq!(answer.ok()["status"], "Cancelled");
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "it did not wait out the time"
+    );
+    assert_eq!(looks.available_permits(), 1, "one more look, for the answer");
     door.close().await;
 }
 
