@@ -120,10 +120,17 @@ pub async fn history(
         (status = 200, description = "Cancelled, now or before", body = OrderBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "Already Completed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn cancel(State(shared): State<Arc<Shared>>, id: PathId) -> Result<Response, Problem> {
-    acted(shared.store.cancel(order_id(id)?).await?, "cancelled")
+pub async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    id: PathId,
+    request: Request,
+) -> Result<Response, Problem> {
+    let id = order_id(id)?;
+    read_action(request).await?;
+    acted(shared.store.cancel(id).await?, "cancelled")
 }
 
 /// Retry a failed or cancelled order
@@ -134,10 +141,17 @@ pub async fn cancel(State(shared): State<Arc<Shared>>, id: PathId) -> Result<Res
         (status = 200, description = "Pending again, with fresh attempts", body = OrderBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "Neither Failed nor Cancelled; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn retry(State(shared): State<Arc<Shared>>, id: PathId) -> Result<Response, Problem> {
-    acted(shared.store.redrive(order_id(id)?).await?, "retried")
+pub async fn retry(
+    State(shared): State<Arc<Shared>>,
+    id: PathId,
+    request: Request,
+) -> Result<Response, Problem> {
+    let id = order_id(id)?;
+    read_action(request).await?;
+    acted(shared.store.redrive(id).await?, "retried")
 }
 
 /// Retry many orders, oldest first
@@ -159,6 +173,17 @@ pub async fn retry_matching(
     let query = wire::read_redrive(body::text(&body)?)?;
     let redriven = shared.store.redrive_matching(query).await?;
     body::json(StatusCode::OK, &RedrivenBody::from(redriven))
+}
+
+/// The body of an action: none, or an object without members. What a client meant by more is not dropped in silence.
+pub(super) async fn read_action(request: Request) -> Result<(), Problem> {
+    let (head, body) = request.into_parts();
+    let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
+    if body.is_empty() {
+        return Ok(());
+    }
+    body::require_json(&head.headers)?;
+    wire::read_action(body::text(&body)?)
 }
 
 /// The order once it is final, or as it stands when the time is over or the server stops.

@@ -8,13 +8,15 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::fields::{FieldErrors, Pointer, REPEATED};
 use super::problem::{Problem, ProblemType};
-use super::wire::{STATUS_EXPECTED, TIME_EXPECTED, parse_time};
+use super::wire::{PLUS_DECODED, STATUS_EXPECTED, TIME_EXPECTED, lost_a_plus, parse_time};
 use crate::live::Filter;
 use crate::order::{OrderId, OrderStatus, Reference, parse_integer};
 use crate::store::{FEED_EVENTS_MAX, FeedCursor, OrderQuery, PAGE_ORDERS_MAX};
+use crate::time::Timestamp;
 
 const PAGE_ORDERS_DEFAULT: usize = 50;
 const FEED_EVENTS_DEFAULT: usize = 100;
+const NOT_UTF8: &str = "is not UTF-8 once its %XX are decoded";
 /// First byte of a cursor, so that a later form of it is told from this one.
 const CURSOR_FORM: u8 = 1;
 
@@ -36,8 +38,8 @@ pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
         reference: parameters.parse("reference", |value| {
             Reference::parse(value).map(|reference| reference.as_str().to_owned())
         }),
-        created_after: parameters.parse("created_after", |value| parse_time(value).ok_or(TIME_EXPECTED)),
-        created_before: parameters.parse("created_before", |value| parse_time(value).ok_or(TIME_EXPECTED)),
+        created_after: parameters.parse("created_after", time),
+        created_before: parameters.parse("created_before", time),
         before: parameters.parse("cursor", |value| {
             read_cursor(value).ok_or("is not a cursor of this list")
         }),
@@ -100,6 +102,17 @@ fn feed_parameters<const N: usize>(parameters: &mut Parameters<'_, N>) -> FeedQu
     FeedQuery { filter, after }
 }
 
+fn time(value: &str) -> Result<Timestamp, &'static str> {
+    let expected = || {
+        if lost_a_plus(value) {
+            PLUS_DECODED
+        } else {
+            TIME_EXPECTED
+        }
+    };
+    parse_time(value).ok_or_else(expected)
+}
+
 fn parse_status(value: &str) -> Result<OrderStatus, &'static str> {
     OrderStatus::parse(value).ok_or(STATUS_EXPECTED)
 }
@@ -136,11 +149,27 @@ impl<'a, const N: usize> Parameters<'a, N> {
     fn read(query: Option<&'a str>, names: [&'static str; N]) -> Parameters<'a, N> {
         let mut values = names.map(|name| (name, None));
         let mut errors = FieldErrors::default();
-        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        let pairs = query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty());
+        for pair in pairs {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = match decoded(name) {
+                Ok(name) => name,
+                Err(damaged) => {
+                    errors.add(&Pointer::Root.member(&damaged), NOT_UTF8);
+                    continue;
+                }
+            };
+            let at = Pointer::Root.member(&name);
             match values.iter_mut().find(|(known, _)| *known == name) {
-                None => errors.add(&Pointer::Root.member(&name), "is not a parameter of this request"),
-                Some((_, Some(_))) => errors.add(&Pointer::Root.member(&name), REPEATED),
-                Some((_, empty)) => *empty = Some(value),
+                None => errors.add(&at, "is not a parameter of this request"),
+                Some((_, Some(_))) => errors.add(&at, REPEATED),
+                Some((_, empty)) => match decoded(value) {
+                    Ok(value) => *empty = Some(value),
+                    Err(_) => errors.add(&at, NOT_UTF8),
+                },
             }
         }
         Parameters { values, errors }
@@ -163,6 +192,39 @@ impl<'a, const N: usize> Parameters<'a, N> {
         }
         Err(Problem::invalid(ProblemType::InvalidParameters, self.errors))
     }
+}
+
+/// A name or a value of a query (WHATWG URL, `application/x-www-form-urlencoded`); what is not UTF-8 with its bad bytes
+/// replaced, since a search for anything else than what was asked for would answer another question.
+fn decoded(text: &str) -> Result<Cow<'_, str>, String> {
+    if !text.contains(['+', '%']) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        bytes.push(match (byte, behind) {
+            (b'+', _) => b' ',
+            (b'%', [high, low, behind @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => {
+                    rest = behind;
+                    high << 4 | low
+                }
+                _ => b'%',
+            },
+            (byte, _) => byte,
+        });
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Cow::Owned(text)),
+        Err(error) => Err(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    }
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    let value = char::from(digit).to_digit(16)?;
+    u8::try_from(value).ok()
 }
 
 #[cfg(test)]
@@ -227,6 +289,29 @@ mod tests {
                 ["#/cursor"]
             );
         }
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_refused_by_name() {
+        assert_eq!(pointers(order_query(Some("reference=%FF"))), ["#/reference"]);
+        assert_eq!(pointers(order_query(Some("reference=a%C3"))), ["#/reference"]);
+        assert_eq!(
+            pointers(order_query(Some("stat%FFus=Failed"))),
+            ["#/stat%EF%BF%BDus"]
+        );
+        assert_eq!(pointers(history_query(Some("after=%80"))), ["#/after"]);
+        let reference = |query| order_query(Some(query)).unwrap().reference.unwrap();
+        assert_eq!(reference("reference=%C3%A9+%2b%"), "é +%");
+        assert_eq!(reference("&&ref%65rence=%EF%BF%BD%4"), "\u{FFFD}%4");
+    }
+
+    #[test]
+    fn a_plus_that_the_query_took_for_a_blank_is_explained() {
+        let query = "created_after=1970-01-01T00:00:00+01:00";
+        let Err(problem) = order_query(Some(query)) else {
+            panic!("was accepted")
+        };
+        assert_eq!(problem.errors()[0].detail, PLUS_DECODED);
     }
 
     #[test]

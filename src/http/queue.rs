@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::Shared;
 use super::body;
-use super::problem::Problem;
+use super::orders::read_action;
+use super::problem::{Problem, ProblemBody};
 use super::wire::QueueBody;
 use crate::store::QueueState;
 
@@ -21,15 +22,23 @@ pub async fn read(State(shared): State<Arc<Shared>>) -> Result<Response, Problem
 
 /// Pause processing on all nodes, across restarts
 #[utoipa::path(post, operation_id = "pauseQueue", path = "/queue/pause", tag = "queue",
-    responses((status = 200, description = "No order starts any more; accepting goes on", body = QueueBody)))]
-pub async fn pause(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
+    responses(
+        (status = 200, description = "No order starts any more; accepting goes on", body = QueueBody),
+        (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn pause(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    read_action(request).await?;
     set_paused(&shared, true).await
 }
 
 /// Resume processing
 #[utoipa::path(post, operation_id = "resumeQueue", path = "/queue/resume", tag = "queue",
-    responses((status = 200, description = "Orders start again", body = QueueBody)))]
-pub async fn resume(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
+    responses(
+        (status = 200, description = "Orders start again", body = QueueBody),
+        (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn resume(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    read_action(request).await?;
     set_paused(&shared, false).await
 }
 

@@ -9,12 +9,14 @@ mod events;
 mod leases;
 mod messages;
 mod requests;
+mod time;
 
 pub use crate::order_json::OrderBody;
-pub use answers::{OrdersBody, PageBody, QueueBody, RedrivenBody, TIME_EXPECTED, parse_time};
+pub use answers::{OrdersBody, PageBody, QueueBody, RedrivenBody};
 pub use events::{EventBody, EventsBody, FeedBody};
 pub use leases::{
     LeaseBody, LeasesBody, RenewalBody, read_completion, read_failure, read_release, read_renewal, read_take,
 };
 pub use messages::{BadMessage, ClientMessage, ServerMessage, SubscriptionId, event_message, read_message};
-pub use requests::{read_batch, read_batch_lines, read_order, read_redrive};
+pub use requests::{read_action, read_batch, read_batch_lines, read_order, read_redrive};
+pub use time::{PLUS_DECODED, TIME_EXPECTED, lost_a_plus, parse_time};

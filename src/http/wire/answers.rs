@@ -7,7 +7,6 @@ use utoipa::ToSchema;
 use crate::lease::ProcessorKind;
 use crate::order_json::{OrderBody, Time};
 use crate::store::{Breaker, Node, QueueState, Redriven};
-use crate::time::Timestamp;
 
 /// The orders of a batch, in the order given.
 #[derive(ToSchema)]
@@ -159,46 +158,6 @@ impl From<&Node> for NodeBody {
             breaker: node.breaker.into(),
             processor: node.processor.map(ProcessorKind::name),
             starts_orders: node.agrees,
-        }
-    }
-}
-
-/// Why [`parse_time`] gave `None`.
-pub const TIME_EXPECTED: &str =
-    "must be an RFC 3339 time with at most six fraction digits, such as 2030-01-31T12:00:00Z";
-
-/// Reads an RFC 3339 time with any offset. Finer than a microsecond is refused: rounding it would move the edge
-/// of a range.
-pub fn parse_time(text: &str) -> Option<Timestamp> {
-    // jiff also reads a zone in brackets (RFC 9557) and a space or lower case between date and time.
-    let plain = text.is_ascii() && text.as_bytes().get(10) == Some(&b'T') && !text.contains('[');
-    let instant: jiff::Timestamp = text.parse().ok().filter(|_| plain)?;
-    let nanos = instant.as_nanosecond();
-    let micros = i64::try_from(nanos / 1_000).ok()?;
-    (nanos % 1_000 == 0).then_some(Timestamp::from_micros(micros))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_exactly_with_any_offset() {
-        let micros = |text: &str| parse_time(text).map(Timestamp::micros);
-        assert_eq!(micros("1970-01-01T00:00:01Z"), Some(1_000_000));
-        assert_eq!(micros("1970-01-01T01:00:01.5+01:00"), Some(1_500_000));
-        assert_eq!(micros("1969-12-31T23:59:59.999999Z"), Some(-1));
-        for text in [
-            "",
-            "1970-01-01",
-            "1970-01-01T00:00:00",
-            "1970-01-01 00:00:00Z",
-            "1970-01-01T00:00:00Z[UTC]",
-            "1970-01-01T00:00:00.0000001Z",
-            "today",
-            "0",
-        ] {
-            assert_eq!(micros(text), None, "{text}");
         }
     }
 }

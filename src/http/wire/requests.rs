@@ -12,7 +12,7 @@ use crate::order::{
 use crate::portable_json;
 use crate::store::RedriveQuery;
 
-use super::answers::{TIME_EXPECTED, parse_time};
+use super::time::{TIME_EXPECTED, parse_time};
 
 pub(super) const UNKNOWN: &str = "is not a field of this request";
 const REQUIRED: &str = "is required";
@@ -88,6 +88,15 @@ pub fn read_batch_lines(body: &str) -> Result<Vec<NewOrder>, Problem> {
         errors.add(&at, batch_size());
     }
     complete(Some(orders), errors)
+}
+
+/// The body of an action, which has no members so far.
+pub fn read_action(body: &str) -> Result<(), Problem> {
+    let mut errors = FieldErrors::default();
+    let root = Pointer::Root;
+    let read = json::members(body, |name, _| errors.add(&root.member(name), UNKNOWN));
+    object_or_error(read, &root, &mut errors).map_err(|malformed| malformed_json(&malformed))?;
+    complete(Some(()), errors)
 }
 
 /// The body of `POST /orders/retry`.

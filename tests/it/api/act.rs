@@ -237,3 +237,42 @@ async fn the_queue_shows_counts_age_and_nodes() {
     );
     door.close().await;
 }
+
+/// Issue 13, point 16: what a client meant by more than the action must not be dropped in silence.
+#[tokio::test]
+async fn an_action_takes_no_body_or_an_empty_object() {
+    let door = Door::open().await;
+    for path in [
+        "/orders/1/cancel",
+        "/orders/1/retry",
+        "/queue/pause",
+        "/queue/resume",
+    ] {
+        door.harness.accept_one().await;
+        if path.ends_with("retry") {
+            door.harness.cancel(OrderId(1)).await;
+        }
+        let before = (door.get("/orders/1").await, door.harness.paused().await);
+        let answer = door.post(path, r#"{"status":"Failed","a/b":1}"#).await;
+        answer.assert_refused_at(422, "invalid-fields", &["#/status", "#/a~1b"]);
+        for body in ["[]", "null", "\"x\""] {
+            let answer = door.post(path, body).await;
+            answer.assert_refused_at(422, "invalid-fields", &["#"]);
+        }
+        for body in ["{", " ", "{}{}"] {
+            door.post(path, body).await.assert_refused(400, "malformed-json");
+        }
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        let answer = door.ask("POST", path, &form, "reason=x").await;
+        answer.assert_refused(415, "unsupported-media-type");
+        let answer = door.post(path, " ".repeat(64 * 1024 + 1)).await;
+        answer.assert_refused(413, "body-too-large");
+        let after = (door.get("/orders/1").await, door.harness.paused().await);
+        assert_eq!((before.0.bytes(), before.1), (after.0.bytes(), after.1), "{path}");
+        door.post(path, "{}").await.ok();
+        // As `curl -d ''` sends it.
+        let answer = door.ask("POST", path, &form, "").await;
+        assert_ne!(answer.status, 415, "{path}");
+    }
+    door.close().await;
+}

@@ -231,3 +231,65 @@ async fn a_page_may_be_empty_before_the_end() {
     assert_eq!(numbers(&door, &format!("{query}&cursor={cursor}")).await, [1]);
     door.close().await;
 }
+
+/// Issue 13, point 11: RFC 3339 section 5.6, no more and no less, in queries and bodies.
+#[tokio::test]
+async fn a_time_is_taken_exactly_as_rfc_3339_has_it() {
+    let door = Door::open().await;
+    door.harness.accept_one().await;
+    for time in [
+        "9999-12-31T23:59:59Z",
+        "2026-01-01t00:00:00z",
+        "2026-01-01T00:00:00.123456%2B23:59",
+        "0000-01-01T00:00:00-23:59",
+        "2016-12-31T23:59:60Z",
+    ] {
+        for name in ["created_after", "created_before"] {
+            door.get(&format!("/orders?{name}={time}")).await.ok();
+        }
+        let time = time.replace("%2B", "+");
+        let body = format!(r#"{{"status":"Failed","created_before":"{time}"}}"#);
+        door.post("/orders/retry", body).await.ok();
+    }
+    for time in [
+        "2026-01-01T00:00:00%2B0100",
+        "2026-01-01T00:00:00%2B24:00",
+        "2026-01-01T00Z",
+        "2026-01-01T00:00:00,5Z",
+        "2026-01-01 00:00:00Z",
+        "2026-02-29T00:00:00Z",
+    ] {
+        let answer = door
+            .get(&format!("/orders?created_after={}", time.replace(' ', "%20")))
+            .await;
+        answer.assert_refused_at(400, "invalid-parameters", &["#/created_after"]);
+        let time = time.replace("%2B", "+");
+        let body = format!(r#"{{"status":"Failed","created_before":"{time}"}}"#);
+        let answer = door.post("/orders/retry", body).await;
+        answer.assert_refused_at(422, "invalid-fields", &["#/created_before"]);
+    }
+    let answer = door.get("/orders?created_after=2026-01-01T00:00:00+01:00").await;
+    answer.assert_refused_at(400, "invalid-parameters", &["#/created_after"]);
+    assert!(answer.text().contains("%2B01:00"), "{}", answer.text());
+    door.close().await;
+}
+
+/// Issue 13, point 12: a search for something else than what was asked for answers another question.
+#[tokio::test]
+async fn query_text_that_is_not_utf8_is_refused() {
+    let door = Door::open().await;
+    door.harness.accept(vec![order_with_reference("\u{FFFD}")]).await;
+    for (path, pointer) in [
+        ("/orders?reference=%FF", "#/reference"),
+        ("/orders?ref%FFerence=x", "#/ref%EF%BF%BDerence"),
+        ("/orders?status=%C3", "#/status"),
+        ("/orders/1/events?after=%80", "#/after"),
+        ("/events?user_id=%ED%A0%80", "#/user_id"),
+        ("/events?%FF", "#/%EF%BF%BD"),
+    ] {
+        let answer = door.get(path).await;
+        answer.assert_refused_at(400, "invalid-parameters", &[pointer]);
+    }
+    assert_eq!(numbers(&door, "?reference=%EF%BF%BD").await, [1]);
+    door.close().await;
+}
