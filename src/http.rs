@@ -24,6 +24,7 @@ mod cursor;
 mod docs;
 mod explain;
 mod fields;
+mod framing;
 mod health;
 mod idempotency;
 mod json;
@@ -70,13 +71,13 @@ pub struct App {
 enum Access {
     /// Callers with the API key, where one is set.
     Keyed,
-    /// Everybody: a load balancer has no key.
+    /// Everybody: a load balancer has no key, and what the server says about itself holds no data.
     Open,
 }
 
 /// Between two signs of life on a stream: below the time after which proxies give up on a silent connection.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
-const ROUTES: usize = 28;
+const ROUTES: usize = 30;
 const ORDERS: &str = "/orders";
 const ORDER: &str = "/orders/{id}";
 const LISTED: &str = "it is in the list of routes";
@@ -107,11 +108,13 @@ fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
         ("/livez", Open, get(health::livez)),
         ("/readyz", Open, get(health::readyz)),
         ("/healthz", Open, get(health::healthz)),
-        ("/openapi.json", Keyed, get(docs::openapi)),
-        ("/docs", Keyed, get(docs::page)),
-        ("/docs/{file}", Keyed, get(docs::file)),
-        ("/problems", Keyed, get(docs::problems)),
-        ("/problems/{type}", Keyed, get(docs::problem)),
+        ("/", Open, get(docs::root)),
+        ("/openapi.json", Open, get(docs::openapi)),
+        ("/docs", Open, get(docs::page)),
+        ("/docs/", Open, get(docs::folder)),
+        ("/docs/{file}", Open, get(docs::file)),
+        ("/problems", Open, get(docs::problems)),
+        ("/problems/{type}", Open, get(docs::problem)),
     ]
 }
 

@@ -1,15 +1,13 @@
 //! Who may call: the API key, and browsers that were sent here by another site.
 
-use std::net::IpAddr;
-
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::problem::{Problem, ProblemType};
-use crate::config::Secret;
+use crate::config::{Secret, names_this_machine};
 
 /// Digests have one length, so comparing them tells nothing about the key, not even its length.
 pub struct KeyDigest([u8; 32]);
@@ -121,33 +119,24 @@ fn name_and_port(authority: &str, default_port: u16) -> Option<(String, u16)> {
 
 /// Refuses a request that names the server otherwise than as this machine. A browser names it by what the page's
 /// address says, and a page can let its own name lead to this machine ("DNS rebinding"): the request then looks
-/// as if it came from the server's own page. A request without `Host` comes from no browser.
-pub fn require_local_name(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.get_all(HOST).iter().all(is_local) {
+/// as if it came from the server's own page. A request without `Host` comes from no browser. Where the target is a whole
+/// URL, its name counts as well (RFC 9112 section 3.2.2).
+pub fn require_local_name(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    let target_is_local = uri.host().is_none_or(names_this_machine);
+    if target_is_local && headers.get_all(HOST).iter().all(is_local) {
         return Ok(());
     }
     Err(Problem::new(
         ProblemType::CrossSite,
-        "without an API key this server answers only to localhost and loopback addresses in the Host header; \
-         nothing was changed",
+        "without an API key this server answers only to localhost and loopback addresses in the Host header; nothing was \
+         changed. A proxy in front must pass on the Host of its client (nginx: proxy_set_header Host $http_host), and then \
+         the server needs an ORDERLY_API_KEY",
     ))
 }
 
-/// `localhost` or a loopback address, with or without a port.
+/// Whether the value of `Host` names this machine, with or without a port.
 fn is_local(host: &HeaderValue) -> bool {
-    let Ok(authority) = Authority::try_from(host.as_bytes()) else {
-        return false;
-    };
-    let name = authority.host();
-    // With brackets, as it stands in a URL.
-    let address = name
-        .strip_prefix('[')
-        .and_then(|name| name.strip_suffix(']'))
-        .unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost")
-        || address
-            .parse()
-            .is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+    Authority::try_from(host.as_bytes()).is_ok_and(|authority| names_this_machine(authority.host()))
 }
 
 #[cfg(test)]
@@ -184,7 +173,8 @@ mod tests {
 
     #[test]
     fn only_this_machine_has_a_local_name() {
-        let passes = |host| require_local_name(&headers(&[("host", host)])).is_ok();
+        let path = Uri::from_static("/orders");
+        let passes = |host| require_local_name(&path, &headers(&[("host", host)])).is_ok();
         for local in [
             "localhost",
             "LocalHost:5000",
@@ -193,6 +183,7 @@ mod tests {
             "127.8.9.1",
             "[::1]",
             "[::1]:5000",
+            "[::ffff:127.0.0.1]:5000",
         ] {
             assert!(passes(local), "{local}");
         }
@@ -209,9 +200,13 @@ mod tests {
         ] {
             assert!(!passes(other), "{other}");
         }
-        assert!(require_local_name(&HeaderMap::new()).is_ok());
+        assert!(require_local_name(&path, &HeaderMap::new()).is_ok());
         let both = headers(&[("host", "localhost"), ("host", "shop.example")]);
-        assert!(require_local_name(&both).is_err());
+        assert!(require_local_name(&path, &both).is_err());
+        let local = headers(&[("host", "localhost")]);
+        let whole = |uri| require_local_name(&Uri::from_static(uri), &local).is_ok();
+        assert!(whole("http://127.0.0.1:5000/orders"));
+        assert!(!whole("http://shop.example/orders"));
     }
 
     #[test]

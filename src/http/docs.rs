@@ -1,13 +1,14 @@
 //! What the server says about itself: the OpenAPI document, its page (Swagger UI, everything on board), a page that
 //! shows orders as they change, and the pages of the problem types.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use axum::body::{Body, Bytes};
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::http::HeaderValue;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
@@ -19,33 +20,60 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let document = openapi::document().to_pretty_json();
     document.expect("strings and numbers always serialize").into()
 });
+static PROBLEMS: LazyLock<Bytes> = LazyLock::new(|| {
+    let lines = ProblemType::ALL.map(|kind| {
+        let status = kind.status().as_u16();
+        format!("/problems/{} {status} {}\n", kind.slug(), kind.title())
+    });
+    lines.concat().into()
+});
+const HTML: &str = "text/html; charset=utf-8";
+const PAGE: &str = include_str!("docs/page.html");
 /// A page that follows the orders of the server it comes from; see examples/live.
 const LIVE_NAME: &str = "live.html";
 const LIVE_PAGE: &str = include_str!("../../examples/live/live.html");
+/// Instead of the file of this name that comes with the viewer.
+const INITIALIZER_NAME: &str = "swagger-initializer.js";
+const INITIALIZER: &str = include_str!("docs/initializer.js");
 static VIEWER: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::from("/openapi.json")));
 
-/// This document
-#[utoipa::path(get, operation_id = "readOpenApi", path = "/openapi.json", tag = "documentation",
+/// Go to the documentation
+#[utoipa::path(get, operation_id = "readRoot", path = "/", tag = "documentation", security(()),
+    responses((status = 302, description = "To /docs", headers(("Location" = String)))))]
+pub async fn root() -> Response {
+    let mut response = text("text/plain; charset=utf-8", "the documentation is at /docs\n");
+    *response.status_mut() = StatusCode::FOUND;
+    response
+        .headers_mut()
+        .insert(LOCATION, HeaderValue::from_static("/docs"));
+    response
+}
+
+/// Go to the documentation page
+#[utoipa::path(get, operation_id = "readDocsFolder", path = "/docs/", tag = "documentation", security(()),
+    responses((status = 302, description = "To /docs", headers(("Location" = String)))))]
+pub async fn folder() -> Response {
+    root().await
+}
+
+/// Read the OpenAPI document
+#[utoipa::path(get, operation_id = "readOpenApi", path = "/openapi.json", tag = "documentation", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 pub async fn openapi() -> Response {
     text("application/json", DOCUMENT.clone())
 }
 
-/// This document, for people
-#[utoipa::path(get, operation_id = "readDocs", path = "/docs", tag = "documentation",
+/// Read the documentation in a browser
+#[utoipa::path(get, operation_id = "readDocs", path = "/docs", tag = "documentation", security(()),
     responses((status = 200, description = "A page that works offline", body = String, content_type = "text/html")))]
-pub async fn page() -> Result<Response, Problem> {
-    let page = asset("index.html")?;
-    let html = std::str::from_utf8(&page.bytes).map_err(Problem::unexpected)?;
-    // The page names its files relative to a folder, and this path is not one.
-    let html = html.replacen("<head>", "<head>\n    <base href=\"/docs/\">", 1);
-    Ok(text("text/html; charset=utf-8", html))
+pub async fn page() -> Response {
+    text(HTML, PAGE)
 }
 
-/// A file of the documentation page
+/// Read a file of the documentation page
 ///
 /// `live.html` shows orders as they change.
-#[utoipa::path(get, operation_id = "readDocsFile", path = "/docs/{file}", tag = "documentation",
+#[utoipa::path(get, operation_id = "readDocsFile", path = "/docs/{file}", tag = "documentation", security(()),
     params(("file" = String, Path)),
     responses(
         (status = 200, description = "The file", body = String),
@@ -53,12 +81,19 @@ pub async fn page() -> Result<Response, Problem> {
     ))]
 pub async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     let Path(name) = name.map_err(|_| no_page())?;
-    if name == LIVE_NAME {
-        return Ok(text("text/html; charset=utf-8", LIVE_PAGE));
+    match &*name {
+        LIVE_NAME => return Ok(text(HTML, LIVE_PAGE)),
+        INITIALIZER_NAME => return Ok(text("text/javascript; charset=utf-8", INITIALIZER)),
+        _ => {}
     }
     let file = asset(&name)?;
     let content_type = HeaderValue::try_from(file.content_type).map_err(Problem::unexpected)?;
-    let mut response = Response::new(Body::from(file.bytes.into_owned()));
+    // Part of the program, not a copy for each request: readers that are slow cost no memory of the server.
+    let bytes = match file.bytes {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    };
+    let mut response = text("", bytes);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     if file.gzpipped {
         let gzip = HeaderValue::from_static("gzip");
@@ -67,19 +102,15 @@ pub async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response,
     Ok(response)
 }
 
-/// The types of problems
-#[utoipa::path(get, operation_id = "listProblemTypes", path = "/problems", tag = "documentation",
+/// List the types of problems
+#[utoipa::path(get, operation_id = "listProblemTypes", path = "/problems", tag = "documentation", security(()),
     responses((status = 200, description = "One line per type", body = String, content_type = "text/plain")))]
 pub async fn problems() -> Response {
-    let lines = ProblemType::ALL.map(|kind| {
-        let status = kind.status().as_u16();
-        format!("/problems/{} {status} {}\n", kind.slug(), kind.title())
-    });
-    text("text/plain; charset=utf-8", lines.concat())
+    text("text/plain; charset=utf-8", PROBLEMS.clone())
 }
 
-/// What a type of problem means
-#[utoipa::path(get, operation_id = "readProblemType", path = "/problems/{type}", tag = "documentation",
+/// Read what a type of problem means
+#[utoipa::path(get, operation_id = "readProblemType", path = "/problems/{type}", tag = "documentation", security(()),
     params(("type" = String, Path)),
     responses(
         (status = 200, description = "Markdown", body = String, content_type = "text/plain"),
@@ -113,6 +144,9 @@ fn no_page() -> Problem {
 fn text(content_type: &'static str, text: impl Into<Body>) -> Response {
     let mut response = Response::new(text.into());
     let content_type = HeaderValue::from_static(content_type);
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    // It changes with the program only, but nobody can tell when that is.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }

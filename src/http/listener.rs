@@ -313,6 +313,7 @@ fn refusal() -> String {
          retry-after: 1\r\n\
          x-request-id: {}\r\n\
          x-content-type-options: nosniff\r\n\
+         cache-control: no-store\r\n\
          connection: close\r\n\r\n{document}",
         document.len(),
         id.as_str(),

@@ -88,18 +88,28 @@ pub(super) fn answers() -> &'static [(&'static str, String, u16)] {
         health::livez,
         health::readyz,
         health::healthz,
+        docs::root,
         docs::openapi,
         docs::page,
+        docs::folder,
         docs::file,
         docs::problems,
         docs::problem,
+    ),
+    tags(
+        (name = "orders"),
+        (name = "live"),
+        (name = "workers"),
+        (name = "queue"),
+        (name = "operation"),
+        (name = "documentation"),
     ),
     components(schemas(NewOrderSchema, StatusName, EventKindName, JsonSchema)),
     modifiers(&ApiKey, &Refusals, &ParameterSchemas, &OptionalBodies),
 )]
 struct Document;
 
-/// Names the scheme and asks for it everywhere; the probes opt out. No key is asked for where none is set.
+/// Names the scheme and asks for it everywhere; the probes and the documentation opt out. No key is asked for where none is set.
 struct ApiKey;
 
 impl Modify for ApiKey {

@@ -44,6 +44,7 @@ pub enum ProblemType {
     UpgradeRequired,
     IdempotencyKeyReused,
     TooManyHeaders,
+    TransferCoding,
     Unexpected,
     Busy,
     TooManyConnections,
@@ -74,7 +75,7 @@ macro_rules! facts {
 }
 
 impl ProblemType {
-    pub const ALL: [ProblemType; 30] = [
+    pub const ALL: [ProblemType; 31] = [
         ProblemType::BadRequest,
         ProblemType::MalformedJson,
         ProblemType::InvalidParameters,
@@ -97,6 +98,7 @@ impl ProblemType {
         ProblemType::UpgradeRequired,
         ProblemType::IdempotencyKeyReused,
         ProblemType::TooManyHeaders,
+        ProblemType::TransferCoding,
         ProblemType::Unexpected,
         ProblemType::Busy,
         ProblemType::TooManyConnections,
@@ -132,6 +134,7 @@ impl ProblemType {
             ProblemType::UpgradeRequired => facts!(UPGRADE_REQUIRED, "upgrade-required", "The path is a WebSocket"),
             ProblemType::IdempotencyKeyReused => facts!(UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The Idempotency-Key belongs to another request"),
             ProblemType::TooManyHeaders => facts!(REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-headers", "The request has too many headers"),
+            ProblemType::TransferCoding => facts!(NOT_IMPLEMENTED, "transfer-coding", "The transfer coding is not supported"),
             ProblemType::Unexpected => facts!(INTERNAL_SERVER_ERROR, "unexpected", "The server failed"),
             ProblemType::Busy => facts!(SERVICE_UNAVAILABLE, "busy", "Too many requests are waiting"),
             ProblemType::TooManyConnections => facts!(SERVICE_UNAVAILABLE, "too-many-connections", "Too many connections are open"),
@@ -198,6 +201,7 @@ impl ProblemType {
             | ProblemType::UpgradeRequired
             | ProblemType::IdempotencyKeyReused
             | ProblemType::TooManyHeaders
+            | ProblemType::TransferCoding
             | ProblemType::Unexpected => None,
         }
     }
@@ -333,6 +337,9 @@ impl Problem {
         }
         if self.kind == ProblemType::Unauthorized {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.kind == ProblemType::TransferCoding {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if self.kind == ProblemType::UpgradeRequired {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
 use axum::extract::{Request, State};
-use axum::http::header::X_CONTENT_TYPE_OPTIONS;
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -19,7 +19,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use uuid::Uuid;
 
 use super::problem::{Problem, ProblemType};
-use super::{Access, Shared, auth};
+use super::{Access, Shared, auth, framing};
 use crate::metrics::{DurationLabels, RequestLabels};
 use crate::telemetry::RequestLog;
 
@@ -62,6 +62,7 @@ impl Context {
     }
 
     fn admit(&self, request: &Request) -> Result<(), Problem> {
+        framing::check(request)?;
         let headers = request.headers();
         if headers.len() > HEADERS_MAX {
             return Err(Problem::new(
@@ -78,7 +79,9 @@ impl Context {
         }
         match (self.access, &self.shared.api_key) {
             (Access::Keyed, Some(key)) => key.admit(headers)?,
-            (Access::Keyed, None) if self.shared.local_only => auth::require_local_name(headers)?,
+            (Access::Keyed, None) if self.shared.local_only => {
+                auth::require_local_name(request.uri(), headers)?;
+            }
             (Access::Keyed, None) | (Access::Open, _) => {}
         }
         auth::refuse_cross_site(request.method(), headers)
@@ -163,6 +166,9 @@ where
         HeaderValue::from_maybe_shared(log.into_id()).expect(VISIBLE),
     );
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Whatever says nothing else of itself changes, and a cache between must not answer with it.
+    let cached = headers.entry(CACHE_CONTROL);
+    cached.or_insert(HeaderValue::from_static("no-store"));
     context.count(method, status, took);
     response
 }

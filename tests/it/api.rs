@@ -16,6 +16,7 @@ mod exposition;
 mod failures;
 mod feed;
 mod feed_lag;
+mod heads;
 mod health;
 mod hostile;
 mod idempotency;

@@ -1,4 +1,4 @@
-//! Who may call: with a key set, nobody without it, except on the probes; and no page of another site.
+//! Who may call: with a key set, nobody without it, except where there is no data; and no page of another site.
 
 use axum::http::StatusCode;
 
@@ -7,10 +7,26 @@ use super::door::{Door, JSON, ORDER};
 
 const KEY: &str = "correct-horse-battery-staple";
 const RIGHT: (&str, &str) = ("authorization", "Bearer correct-horse-battery-staple");
-const OPEN: [&str; 3] = ["/livez", "/readyz", "/healthz"];
+/// The probes, and what the server says about itself.
+const OPEN: [&str; 10] = [
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/",
+    "/docs",
+    "/docs/",
+    "/docs/index.css",
+    "/openapi.json",
+    "/problems",
+    "/problems/busy",
+];
+
+fn is_served(status: StatusCode) -> bool {
+    status == StatusCode::OK || status == StatusCode::FOUND
+}
 
 #[tokio::test]
-async fn every_route_but_the_probes_asks_for_the_key() {
+async fn every_route_with_data_asks_for_the_key() {
     let door = Door::with_key(KEY).await;
     let wrong = [
         &[][..],
@@ -28,7 +44,7 @@ async fn every_route_but_the_probes_asks_for_the_key() {
             let headers = [headers, &[("content-type", JSON)]].concat();
             let answer = door.ask(method, &path, &headers, ORDER).await;
             if OPEN.contains(&&*path) {
-                assert_eq!(answer.status, StatusCode::OK, "{method} {path}");
+                assert!(is_served(answer.status), "{method} {path}");
             } else {
                 answer.assert_refused(401, "unauthorized");
                 assert_eq!(answer.header("www-authenticate"), "Bearer");
@@ -116,9 +132,14 @@ async fn a_server_of_this_machine_alone_answers_only_to_local_names() {
     for (method, path) in operations() {
         let answer = door.ask(method, &path, &rebound, ORDER).await;
         if OPEN.contains(&&*path) {
-            assert_eq!(answer.status, StatusCode::OK, "{method} {path}");
+            assert!(is_served(answer.status), "{method} {path}");
         } else {
             answer.assert_refused(403, "cross-site");
+            assert!(
+                answer.text().contains("proxy_set_header Host"),
+                "{}",
+                answer.text()
+            );
         }
     }
     assert_eq!(door.stored().await, 0);

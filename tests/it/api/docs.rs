@@ -152,6 +152,74 @@ async fn a_page_that_shows_orders_as_they_change_is_served_and_named() {
     door.close_empty().await;
 }
 
+/// Placing an order is what most people come for; what needs no key shows no lock.
+#[tokio::test]
+async fn the_document_begins_with_orders_and_locks_only_what_has_data() {
+    let door = Door::open().await;
+    let text = door.get("/openapi.json").await.text().to_owned();
+    let paths = &text[text.find("\"paths\"").unwrap()..];
+    let first = paths.split('"').filter(|part| part.starts_with('/')).next();
+    assert_eq!(first, Some("/orders"));
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["tags"][0]["name"], "orders");
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let is_open = operation["tags"][0] == "documentation"
+                || ["/livez", "/readyz", "/healthz"].contains(&path.as_str());
+            let unlocked = operation["security"] == serde_json::json!([{}]);
+            assert_eq!(unlocked, is_open, "{method} {path}");
+        }
+    }
+    let page = door.get("/docs").await;
+    for expected in ["<title>orderly API</title>", "name=\"viewport\"", "lang=\"en\""] {
+        assert!(page.text().contains(expected), "{expected}");
+    }
+    let initializer = door.get("/docs/swagger-initializer.js").await;
+    assert!(initializer.text().contains("operationsSorter"));
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn the_root_and_the_folder_lead_to_the_page() {
+    let door = Door::with_key("correct-horse-battery-staple").await;
+    for path in ["/", "/docs/"] {
+        let answer = door.get(path).await;
+        assert_eq!(
+            (answer.status, answer.header("location")),
+            (StatusCode::FOUND, "/docs"),
+            "{path}"
+        );
+    }
+    door.close_empty().await;
+}
+
+#[tokio::test]
+async fn only_what_never_changes_may_be_kept_by_a_cache() {
+    let door = Door::open().await;
+    door.harness.accept_one().await;
+    for (path, expected) in [
+        ("/orders/1", "no-store"),
+        ("/orders", "no-store"),
+        ("/orders/1/events", "no-store"),
+        ("/events", "no-store"),
+        ("/queue", "no-store"),
+        ("/metrics", "no-store"),
+        ("/readyz", "no-store"),
+        ("/orders/2", "no-store"),
+        ("/nothing", "no-store"),
+        ("/docs", "no-cache"),
+        ("/docs/index.css", "no-cache"),
+        ("/docs/live.html", "no-cache"),
+        ("/openapi.json", "no-cache"),
+        ("/problems/busy", "no-cache"),
+    ] {
+        assert_eq!(door.get(path).await.header("cache-control"), expected, "{path}");
+    }
+    let answer = door.post("/orders", super::door::ORDER).await;
+    assert_eq!(answer.header("cache-control"), "no-store");
+    door.close().await;
+}
+
 /// What a page loads: the values of its `src` and `href`.
 fn references(html: &str) -> Vec<String> {
     ["src=\"", "href=\""]

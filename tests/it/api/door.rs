@@ -256,8 +256,10 @@ impl Door {
     ) -> Response {
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         let mut request = Request::builder().method(&method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
+        let named = headers.iter().any(|(name, _)| *name == "host");
+        let host = (!named).then_some(("host", "127.0.0.1:5000"));
+        for (name, value) in headers.iter().copied().chain(host) {
+            request = request.header(name, value);
         }
         let request = request.body(body.into()).expect("a well-formed request");
         let Ok(response) = self.router.clone().oneshot(request).await;
@@ -343,7 +345,7 @@ impl Answer {
             .headers
             .keys()
             .map(HeaderName::as_str)
-            .filter(|name| !common.contains(name))
+            .filter(|name| !common.contains(name) && *name != "cache-control")
             .map(|name| format!("{name}: {}", self.header(name)))
             .collect();
         lines.sort();
@@ -372,6 +374,7 @@ impl Answer {
     fn assert_common(&self, request: &str) {
         assert!(!self.header("x-request-id").is_empty(), "{request} has no id");
         assert_eq!(self.header("x-content-type-options"), "nosniff", "{request}");
+        assert!(!self.header("cache-control").is_empty(), "{request}");
         let refused = self.status.is_client_error() || self.status.is_server_error();
         if !refused {
             return;

@@ -158,7 +158,6 @@ async fn as_many_pending_orders_as_allowed_refuse_the_next() {
 async fn what_no_route_has_is_not_found() {
     let door = Door::open().await;
     for path in [
-        "/",
         "/order",
         "/orders/",
         "/orders/1/",

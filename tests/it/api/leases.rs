@@ -209,7 +209,9 @@ async fn a_server_that_stops_lets_who_waits_go_and_hands_out_nothing_more() {
     let mut door = Door::for_workers().await;
     let router = door.router();
     let waits = tokio::spawn(async move {
-        let request = Request::post("/leases").header("content-type", "application/json");
+        let request = Request::post("/leases")
+            .header("host", "localhost")
+            .header("content-type", "application/json");
         let answer = router
             .oneshot(request.body(Body::from(r#"{"wait":60}"#)).unwrap())
             .await
