@@ -27,6 +27,7 @@ use crate::telemetry;
 use crate::worker::{Worker, WorkerSettings};
 
 mod clock;
+mod descriptors;
 mod joining;
 mod processing;
 mod signals;
@@ -265,7 +266,7 @@ impl Server {
             heartbeat: HEARTBEAT,
             draining: draining.clone(),
         });
-        let limits = Limits::new(config.connections_max);
+        let limits = Limits::new(descriptors::connections(config.connections_max));
         let http = tokio::spawn(listener::serve(
             listeners,
             router,

@@ -1,6 +1,6 @@
-//! Sockets: accepts connections up to a limit, refuses the others politely, cuts clients that stall, and lets
-//! every request under way end when the server drains. Who is slow is judged by `watch`; requests are left to
-//! the router.
+//! Sockets: accepts connections up to a limit, lets idle strangers give way there and refuses the others politely, cuts
+//! clients that stall, and lets every request under way end when the server drains. Who is slow is judged by `watch`, who
+//! gives way by `crowd`; requests are left to the router.
 
 use std::convert::Infallible;
 use std::io;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::HeaderMap;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use futures_util::future::join_all;
 use hyper::body::{Body as _, Incoming};
@@ -18,62 +18,32 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::timeout;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::problem::{Problem, ProblemType};
-use super::request::RequestId;
+use super::ways;
 use crate::metrics::Metrics;
-use watch::{Watch, WatchedBody, WatchedIo};
+use bodies::{ReadBody, WatchedBody};
+use crowd::{Crowd, Entry, Place};
+use refusal::{AboveTheLimit, linger, refuse};
+use watch::{Watch, WatchedIo};
 
+mod bodies;
+mod crowd;
+mod limits;
+mod newcomer;
+mod refusal;
 mod takeover;
 mod watch;
 
+pub use limits::Limits;
+pub use newcomer::Newcomer;
 pub use takeover::Takeover;
-
-/// What a client may take of the server.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Connections open at once; above it they are refused with a 503.
-    pub connections_max: usize,
-    /// Refusals under way at once; above it connections are dropped without a word.
-    pub refusals_max: usize,
-    /// From connecting to the first byte.
-    pub first_byte: Duration,
-    /// From the first byte of a request's head to the last.
-    pub head: Duration,
-    /// From the end of an answer to the first byte of the next request.
-    pub idle: Duration,
-    /// Without the client taking a byte of its answer.
-    pub write_stall: Duration,
-    /// The same for an event stream once the server drains: its client can come back with its last id, and is no reason
-    /// to keep a server from stopping.
-    pub draining_stream_stall: Duration,
-    /// For a client that is answered while it still sends: to read the answer before the connection ends.
-    pub linger: Duration,
-}
-
-impl Limits {
-    /// An honest client on a bad line stays far below the times. Load balancers commonly keep an idle connection
-    /// for 60 seconds and must be the first to close it, so ours is longer.
-    pub fn new(connections_max: usize) -> Limits {
-        Limits {
-            connections_max,
-            refusals_max: 64,
-            first_byte: Duration::from_secs(10),
-            head: Duration::from_secs(10),
-            idle: Duration::from_secs(75),
-            write_stall: Duration::from_secs(30),
-            draining_stream_stall: Duration::from_secs(2),
-            linger: Duration::from_secs(1),
-        }
-    }
-}
 
 /// The media type of answers that go on until the server drains.
 pub const EVENT_STREAM: &str = "text/event-stream";
@@ -83,11 +53,11 @@ const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// How long what was sent may stay without an acknowledgement (RFC 5482): longer than a bad line's worst moments.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_MS_MAX: u32 = 60_000;
-/// Bytes thrown away of a client that sends on after its answer.
-const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Before the next try to accept when the process has no file descriptors or memory left: connections must end
 /// first, and trying faster would burn the processor they need.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Between two log lines that say the same of connections: a flood of them must not become one of lines.
+const LOGGED_EVERY: Duration = Duration::from_mins(1);
 
 /// What answers requests: every route behind one door.
 pub trait Answers:
@@ -115,10 +85,13 @@ pub async fn serve(
     let server = Server {
         router,
         limits,
-        connections: Arc::new(Semaphore::new(limits.connections_max)),
+        connections: Crowd::new(limits.connections_max),
+        kept: Crowd::new(limits.kept_max),
         refusals: Arc::new(Semaphore::new(limits.refusals_max)),
         metrics,
         draining,
+        full: Seldom::default(),
+        failing: Seldom::default(),
     };
     join_all(listeners.into_iter().map(|listener| server.accept_all(listener))).await;
 }
@@ -126,10 +99,13 @@ pub async fn serve(
 struct Server<R> {
     router: R,
     limits: Limits,
-    connections: Arc<Semaphore>,
+    connections: Crowd,
+    kept: Crowd,
     refusals: Arc<Semaphore>,
     metrics: Metrics,
     draining: CancellationToken,
+    full: Seldom,
+    failing: Seldom,
 }
 
 impl<R: Answers> Server<R> {
@@ -153,24 +129,68 @@ impl<R: Answers> Server<R> {
     }
 
     fn admit(&self, stream: TcpStream, tasks: &mut JoinSet<()>) {
-        if let Ok(permit) = self.connections.clone().try_acquire_owned() {
-            let connection = Connection::new(&self.metrics.connections, permit);
-            let (router, limits, draining) = (self.router.clone(), self.limits, self.draining.clone());
-            tasks.spawn(async move {
-                let _connection = connection;
-                // Only hints: a stream that refuses them serves all the same.
-                let _ = stream.set_nodelay(true);
-                give_up_on_the_dead(&stream);
-                converse(stream, router, limits, &draining).await;
-            });
-            return;
+        let open = self.metrics.connections.clone();
+        let (limits, draining) = (self.limits, self.draining.clone());
+        match self.connections.enter() {
+            Entry::Place(place) => {
+                let connection = Connection::new(open, stream, place, limits);
+                tasks.spawn(connection.serve(self.router.clone(), draining));
+            }
+            Entry::Soon(soon) => {
+                let (router, refused) = (self.router.clone(), self.metrics.connections_refused.clone());
+                tasks.spawn(async move {
+                    if let Some(place) = soon.place().await {
+                        let connection = Connection::new(open, stream, place, limits);
+                        connection.serve(router, draining).await;
+                    } else {
+                        refused.inc();
+                        refuse(stream, limits.short_linger).await;
+                    }
+                });
+            }
+            Entry::Full => self.answer_little(stream, tasks),
         }
-        self.metrics.connections_refused.inc();
+    }
+
+    /// No connection gives way: only what tells how the server is gets an answer.
+    fn answer_little(&self, stream: TcpStream, tasks: &mut JoinSet<()>) {
+        if self.full.is_due() {
+            let connections = self.limits.connections_max;
+            tracing::warn!(
+                connections,
+                "all {connections} connections are in use and none is idle: others are refused; raise \
+                 ORDERLY_MAX_CONNECTIONS, or add nodes"
+            );
+        }
+        let limits = self.limits.of_kept_places();
+        let (open, draining) = (self.metrics.connections.clone(), self.draining.clone());
+        let refused = self.metrics.connections_refused.clone();
+        let router = AboveTheLimit::new(self.router.clone(), refused.clone());
+        match self.kept.enter() {
+            Entry::Place(place) => {
+                let connection = Connection::new(open, stream, place, limits);
+                tasks.spawn(connection.serve(router, draining));
+                return;
+            }
+            Entry::Soon(soon) => {
+                tasks.spawn(async move {
+                    if let Some(place) = soon.place().await {
+                        let connection = Connection::new(open, stream, place, limits);
+                        connection.serve(router, draining).await;
+                    } else {
+                        refused.inc();
+                        refuse(stream, limits.short_linger).await;
+                    }
+                });
+                return;
+            }
+            Entry::Full => {}
+        }
+        refused.inc();
         if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
-            let linger = self.limits.linger;
             tasks.spawn(async move {
                 let _permit = permit;
-                refuse(stream, linger).await;
+                refuse(stream, limits.short_linger).await;
             });
         }
     }
@@ -186,7 +206,9 @@ impl<R: Answers> Server<R> {
         if of_the_client {
             return;
         }
-        tracing::warn!(%error, "cannot accept connections");
+        if self.failing.is_due() {
+            tracing::warn!(%error, "cannot accept connections; trying again");
+        }
         tokio::select! {
             () = tokio::time::sleep(ACCEPT_PAUSE) => {}
             () = self.draining.cancelled() => {}
@@ -204,43 +226,93 @@ fn give_up_on_the_dead(stream: &TcpStream) {
 #[cfg(not(target_os = "linux"))]
 fn give_up_on_the_dead(_stream: &TcpStream) {}
 
+/// True once in [`LOGGED_EVERY`].
+#[derive(Default)]
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    fn is_due(&self) -> bool {
+        let mut last = unpoisoned(&self.0);
+        let now = Instant::now();
+        let due = last.is_none_or(|last| now - last >= LOGGED_EVERY);
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
+}
+
 /// Counts as open until it is dropped.
+struct Open(Gauge);
+
+impl Open {
+    fn new(open: Gauge) -> Open {
+        open.inc();
+        Open(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A connection that has its place.
 struct Connection {
-    open: Gauge,
-    _permit: OwnedSemaphorePermit,
+    stream: TcpStream,
+    place: Place,
+    limits: Limits,
+    _open: Open,
 }
 
 impl Connection {
-    fn new(open: &Gauge, permit: OwnedSemaphorePermit) -> Connection {
-        open.inc();
+    fn new(open: Gauge, stream: TcpStream, place: Place, limits: Limits) -> Connection {
+        // Only hints: a stream that refuses them serves all the same.
+        let _ = stream.set_nodelay(true);
+        give_up_on_the_dead(&stream);
         Connection {
-            open: open.clone(),
-            _permit: permit,
+            stream,
+            place,
+            limits,
+            _open: Open::new(open),
         }
     }
-}
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.open.dec();
+    async fn serve(self, router: impl Answers, draining: CancellationToken) {
+        let watch = Arc::new(Watch::new(self.limits));
+        let _occupied = self.place.occupy(watch.clone());
+        converse(self.stream, router, watch, self.limits, &draining).await;
     }
 }
 
-/// Serves one connection to its end: the client's, a limit's, or the server's.
-async fn converse<S>(stream: S, router: impl Answers, limits: Limits, draining: &CancellationToken)
-where
+/// Serves one connection to its end: the client's, a limit's, the need of its place, or the server's.
+async fn converse<S>(
+    stream: S,
+    router: impl Answers,
+    watch: Arc<Watch>,
+    limits: Limits,
+    draining: &CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let watch = Arc::new(Watch::new(limits));
     let takeover = Arc::new(Mutex::new(None));
-    let service = service_fn(|request: Request<Incoming>| {
-        watch.request_begins(request.body().size_hint().exact());
+    let service = service_fn(|mut request: Request<Incoming>| {
+        watch.request_begins(request.body().size_hint().exact(), ways::may_be_held(&request));
+        if watch.is_newcomer() {
+            request.extensions_mut().insert(Newcomer(watch.clone()));
+        }
         let mut router = router.clone();
         let (watch, takeover) = (watch.clone(), takeover.clone());
         async move {
-            let Ok(mut response) = router.call(request.map(Body::new)).await;
+            let request = request.map(|body| Body::new(ReadBody::new(body, watch.clone())));
+            let Ok(mut response) = router.call(request).await;
             if let Some(planned) = response.extensions_mut().remove::<Takeover>() {
+                watch.is_taken_over();
                 *unpoisoned(&takeover) = Some(planned);
+            } else if watch.answers_early() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
             }
             if is_event_stream(response.headers()) {
                 watch.streams();
@@ -256,12 +328,20 @@ where
         .writev(false)
         .serve_connection(TokioIo::new(WatchedIo::new(stream, watch.clone())), service)
         .with_upgrades();
-    let mut told = false;
+    let (mut told, mut sent_away) = (false, false);
     loop {
         tokio::select! {
             // What can go wrong here is the client's doing, or said in an answer already.
             _ended = &mut connection => break,
             () = watch.expired() => return,
+            () = watch.sent_away(), if !sent_away => {
+                if watch.awaits_head() {
+                    return;
+                }
+                sent_away = true;
+                // A request may have begun just now, and is answered.
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
             () = draining.cancelled(), if !told => {
                 told = true;
                 watch.drains();
@@ -272,7 +352,20 @@ where
     let planned = unpoisoned(&takeover).take();
     match (connection.into_parts(), planned) {
         (None, Some(planned)) => Takeover::carry_out(planned).await,
-        (Some(parts), _) if !told => linger(&mut parts.io.into_inner(), limits.linger).await,
+        (Some(parts), _) if !told && !sent_away => {
+            let patience = if watch.answered_early() {
+                limits.linger
+            } else {
+                limits.short_linger
+            };
+            watch.lingers();
+            let mut stream = parts.io.into_inner().into_inner();
+            tokio::select! {
+                () = linger(&mut stream, patience) => {}
+                () = watch.sent_away() => {}
+                () = draining.cancelled() => {}
+            }
+        }
         (Some(_) | None, _) => {}
     }
 }
@@ -283,58 +376,9 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
         .is_some_and(|kind| kind.as_bytes() == EVENT_STREAM.as_bytes())
 }
 
-/// Of one connection's task only: there is nobody to wait for, and every write to it is whole.
-fn unpoisoned(takeover: &Mutex<Option<Takeover>>) -> MutexGuard<'_, Option<Takeover>> {
-    takeover.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn refuse(mut stream: TcpStream, patience: Duration) {
-    let answer = async {
-        stream.write_all(refusal().as_bytes()).await?;
-        stream.shutdown().await
-    };
-    if let Ok(Ok(())) = timeout(patience, answer).await {
-        linger(&mut stream, patience).await;
-    }
-}
-
-/// The answer above the limit of connections: the request is not even read.
-fn refusal() -> String {
-    let problem = Problem::new(
-        ProblemType::TooManyConnections,
-        "as many connections as allowed are open; the request was not read and nothing was stored",
-    );
-    let id = RequestId::generate();
-    let document = problem.document(id.as_str());
-    format!(
-        "HTTP/1.1 503 Service Unavailable\r\n\
-         content-type: application/problem+json\r\n\
-         content-length: {}\r\n\
-         retry-after: 1\r\n\
-         x-request-id: {}\r\n\
-         x-content-type-options: nosniff\r\n\
-         cache-control: no-store\r\n\
-         connection: close\r\n\r\n{document}",
-        document.len(),
-        id.as_str(),
-    )
-}
-
-/// Reads on for a while after the answer. Closing a socket with unread bytes resets it, and the reset can
-/// overtake the answer - a 413 to a client that still sends would never be seen (RFC 9112 section 9.6).
-async fn linger(stream: &mut (impl AsyncRead + Unpin), patience: Duration) {
-    let thrown_away = async {
-        let mut buffer = [0; 4096];
-        let mut total = 0;
-        while total < LINGER_BYTES_MAX {
-            match stream.read(&mut buffer).await {
-                Ok(0) | Err(_) => break,
-                Ok(count) => total += count,
-            }
-        }
-    };
-    // Both ways the connection ends now.
-    let _ = timeout(patience, thrown_away).await;
+/// Every write to it is whole.
+fn unpoisoned<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn log_panic(ended: Result<(), JoinError>) {

@@ -23,7 +23,7 @@ use crate::store::{Acted, FeedCursor, OrderPage, OrderView, StoreError};
 const WAIT_SECONDS_MAX: u64 = 60;
 /// Before a held read asks again a store that cannot answer at the moment.
 const HELD_READ_RETRY: Duration = Duration::from_millis(500);
-const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// The order number of a path.

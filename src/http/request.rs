@@ -18,6 +18,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use uuid::Uuid;
 
+use super::listener::Newcomer;
 use super::problem::{Problem, ProblemType};
 use super::{Access, Shared, auth, framing};
 use crate::metrics::{DurationLabels, RequestLabels};
@@ -78,11 +79,17 @@ impl Context {
             ));
         }
         match (self.access, &self.shared.api_key) {
-            (Access::Keyed, Some(key)) => key.admit(headers)?,
-            (Access::Keyed, None) if self.shared.local_only => {
-                auth::require_local_name(request.uri(), headers)?;
+            (Access::Keyed, Some(key)) => {
+                key.admit(headers)?;
+                tell(request, Newcomer::showed_the_key);
             }
-            (Access::Keyed, None) | (Access::Open, _) => {}
+            (Access::Keyed, None) => {
+                if self.shared.local_only {
+                    auth::require_local_name(request.uri(), headers)?;
+                }
+                tell(request, Newcomer::needs_no_key);
+            }
+            (Access::Open, _) => {}
         }
         auth::refuse_cross_site(request.method(), headers)
     }
@@ -114,6 +121,12 @@ impl Context {
         };
         let duration = self.counted.took[method].get_or_init(histogram);
         duration.observe(took.as_secs_f64());
+    }
+}
+
+fn tell(request: &Request, what: fn(&Newcomer)) {
+    if let Some(newcomer) = request.extensions().get::<Newcomer>() {
+        what(newcomer);
     }
 }
 
@@ -165,12 +178,16 @@ where
         REQUEST_ID,
         HeaderValue::from_maybe_shared(log.into_id()).expect(VISIBLE),
     );
+    common_headers(headers);
+    context.count(method, status, took);
+    response
+}
+
+fn common_headers(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // Whatever says nothing else of itself changes, and a cache between must not answer with it.
     let cached = headers.entry(CACHE_CONTROL);
     cached.or_insert(HeaderValue::from_static("no-store"));
-    context.count(method, status, took);
-    response
 }
 
 /// The note of a problem, or a refusal that the framework made.
@@ -217,6 +234,13 @@ impl RequestId {
         let id = uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid();
         let text = id.hyphenated().encode_lower(&mut buffer);
         RequestId(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    /// What every answer says besides.
+    pub fn mark(self, response: &mut Response) {
+        let headers = response.headers_mut();
+        headers.insert(REQUEST_ID, HeaderValue::from_maybe_shared(self.0).expect(VISIBLE));
+        common_headers(headers);
     }
 
     pub fn as_str(&self) -> &str {

@@ -8,12 +8,13 @@ use std::task::{Context as Waking, Poll};
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{Path, Request, State};
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{ACCEPT, CONTENT_LENGTH};
 use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use tower::Service;
 
+use super::orders::PREFER;
 use super::request::{Context, answered};
 use super::{ORDERS, Shared, accept, orders};
 
@@ -69,6 +70,18 @@ fn number(path: &str) -> Option<&str> {
     let id = path.strip_prefix(ORDERS)?.strip_prefix('/')?;
     let is_number = (1..=ID_DIGITS_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then_some(id)
+}
+
+/// Whether the answer may be held until something happens. The client then listens all the time, so that one that closes
+/// its side of the connection is gone, and must not be handed an order any more.
+pub fn may_be_held<B>(request: &axum::http::Request<B>) -> bool {
+    let headers = request.headers();
+    headers.contains_key(PREFER)
+        || request.uri().path() == "/leases"
+        || headers
+            .get_all(ACCEPT)
+            .iter()
+            .any(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// With its length among its headers, as the router has it.

@@ -26,6 +26,8 @@ mod live_page;
 mod load;
 mod malformed;
 mod metrics;
+mod nginx;
+mod places;
 mod put_back;
 mod read;
 mod refused;

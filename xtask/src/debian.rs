@@ -20,7 +20,7 @@ const CLUSTER_TOOLS: &str = "postgresql-common";
 const CLUSTER_SETTINGS: &str = "/etc/postgresql-common/createcluster.conf";
 const NO_CLUSTER: &str = "\ncreate_main_cluster = false\n";
 /// Started with the machine once its package is there, cluster or not.
-const SERVICES: [&str; 1] = ["pgbouncer"];
+const SERVICES: [&str; 2] = ["nginx", "pgbouncer"];
 
 /// Installs the packages as root; for anybody else the error holds the commands.
 pub fn install(packages: &[&str]) -> Result<()> {

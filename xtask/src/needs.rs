@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::debian;
 
 /// A program, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     // Fails chosen system calls of a server: a sync, a write.
     ("strace", "strace"),
     // Gives a server a small disk of its own, which a test fills.
@@ -20,6 +20,8 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("initdb", "postgresql"),
     // Stands before some of them.
     ("pgbouncer", "pgbouncer"),
+    // Stands before the server, as docs/OPERATIONS.md sets it up.
+    ("nginx", "nginx"),
     // Follows the feed as browsers do, and is driven by the other.
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),

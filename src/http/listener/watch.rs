@@ -4,11 +4,10 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
-use axum::body::{Body, Bytes, HttpBody};
-use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Limits;
@@ -17,6 +16,18 @@ use super::Limits;
 pub struct Watch {
     limits: Limits,
     state: Mutex<State>,
+    /// Its place is needed for another.
+    sent_away: Notify,
+}
+
+/// Who is at the other end, as far as it matters to who gives way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No request was admitted yet.
+    Unknown,
+    /// The server asks nobody for a key.
+    NoKeyAsked,
+    Keyed,
 }
 
 struct State {
@@ -32,6 +43,19 @@ struct State {
     after_head: u64,
     /// Bytes of the request's body, where its head was seen to end and said so.
     body: Option<u64>,
+    /// The request's body was read to its end.
+    body_read: bool,
+    answered_early: bool,
+    /// The last bytes that arrived end a body that comes in chunks.
+    last_chunk_came: bool,
+    /// The answer may be held until something happens, and who closes its side meanwhile is gone.
+    may_be_held: bool,
+    /// Reads on once the answer is over: the client has closed its side, and its request is not the less answered.
+    reader: Option<Waker>,
+    standing: Standing,
+    /// Answered by a 101: it is no longer a connection of HTTP.
+    taken_over: bool,
+    sent_away: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +83,24 @@ impl Watch {
                 head_end: HeadEnd::default(),
                 after_head: 0,
                 body: None,
+                body_read: false,
+                answered_early: false,
+                last_chunk_came: false,
+                may_be_held: false,
+                reader: None,
+                standing: Standing::Unknown,
+                taken_over: false,
+                sent_away: false,
             }),
+            sent_away: Notify::new(),
         }
     }
 
     /// The head of a request is complete; its body has so many bytes, if that is known.
-    pub fn request_begins(&self, body: Option<u64>) {
+    pub fn request_begins(&self, body: Option<u64>, may_be_held: bool) {
         let mut state = self.state();
+        state.body_read = body == Some(0);
+        state.may_be_held = may_be_held;
         // A head that came whole with the request before was not seen to end.
         state.body = body.filter(|_| state.head_end.found);
         state.streams = false;
@@ -77,18 +112,93 @@ impl Watch {
         self.state().streams = true;
     }
 
+    /// The request is answered by a 101.
+    pub fn is_taken_over(&self) {
+        self.state().taken_over = true;
+    }
+
+    /// Whether the client still sends its body while the answer begins. The connection then ends with the answer.
+    pub fn answers_early(&self) -> bool {
+        let mut state = self.state();
+        let unread = !state.body_read && state.body.is_none_or(|body| state.after_head < body);
+        state.answered_early = unread;
+        unread
+    }
+
+    /// Whether the last answer began before the request had come whole.
+    pub fn answered_early(&self) -> bool {
+        self.state().answered_early
+    }
+
+    pub fn stands(&self, standing: Standing) {
+        self.state().standing = standing;
+    }
+
+    pub fn is_newcomer(&self) -> bool {
+        self.state().standing == Standing::Unknown
+    }
+
+    /// Since when a client that has not shown the key has asked for nothing. `None` when it has shown it, when a request
+    /// is in progress, or when it was sent away already.
+    pub fn idle_stranger_since(&self) -> Option<Instant> {
+        let state = self.state();
+        let idle = state.stage != Stage::Answering && !state.taken_over && !state.sent_away;
+        (idle && state.standing != Standing::Keyed).then_some(state.since)
+    }
+
+    pub fn send_away(&self) {
+        self.state().sent_away = true;
+        self.sent_away.notify_one();
+    }
+
+    /// Resolves once, when its place is needed for another. Cancel safe.
+    pub async fn sent_away(&self) {
+        self.sent_away.notified().await;
+    }
+
+    /// Whether no request has come whole since the connection began or the last answer was sent.
+    pub fn awaits_head(&self) -> bool {
+        matches!(self.state().stage, Stage::Fresh | Stage::Head)
+    }
+
+    /// All that was to be said is said; what the client still sends is thrown away.
+    pub fn lingers(&self) {
+        self.state().enter(Stage::Idle);
+    }
+
+    pub(super) fn body_ends(&self) {
+        self.state().body_read = true;
+    }
+
+    /// Whether the end of what the client sends is kept from hyper for now, which would drop the request.
+    fn keeps_end(&self, waker: &Waker) -> bool {
+        let mut state = self.state();
+        let whole = match state.body {
+            Some(body) => state.after_head >= body,
+            None => state.body_read || state.last_chunk_came,
+        };
+        let keeps = state.stage == Stage::Answering && whole && !state.may_be_held && !state.taken_over;
+        if keeps {
+            state.reader = Some(waker.clone());
+        }
+        keeps
+    }
+
     /// The server drains. An event stream then ends by itself, unless its client takes nothing of it: the answer's body
     /// is not asked for more while what it gave is not sent.
     pub fn drains(&self) {
         self.state().draining_since.get_or_insert_with(Instant::now);
     }
 
-    fn answer_ends(&self) {
+    pub(super) fn answer_ends(&self) {
         let mut state = self.state();
         let next_began = state.body.is_some_and(|body| state.after_head > body);
         state.head_end = HeadEnd::default();
         state.after_head = 0;
         state.enter(if next_began { Stage::Head } else { Stage::Idle });
+        if let Some(reader) = state.reader.take() {
+            reader.wake();
+        }
     }
 
     fn bytes_arrived(&self, bytes: &[u8]) {
@@ -98,6 +208,7 @@ impl Watch {
             Stage::Head | Stage::Answering => {}
         }
         state.after_head += state.head_end.bytes_behind(bytes) as u64;
+        state.last_chunk_came = bytes.ends_with(LAST_CHUNK);
     }
 
     fn write_blocked(&self, blocked: bool) {
@@ -199,6 +310,10 @@ impl State {
     }
 }
 
+/// Ends a body in chunks, without trailers (RFC 9112 section 7.1). Data that looks like it, from a client that closes its
+/// side in the middle of a body, is waited for as long as any body.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 /// A stream that tells what passes through it.
 pub struct WatchedIo<S> {
     stream: S,
@@ -208,6 +323,10 @@ pub struct WatchedIo<S> {
 impl<S> WatchedIo<S> {
     pub fn new(stream: S, watch: Arc<Watch>) -> WatchedIo<S> {
         WatchedIo { stream, watch }
+    }
+
+    pub fn into_inner(self) -> S {
+        self.stream
     }
 
     fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -227,6 +346,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedIo<S> {
         let arrived = &buffer.filled()[before..];
         if !arrived.is_empty() {
             self.watch.bytes_arrived(arrived);
+        } else if buffer.remaining() > 0 && self.watch.keeps_end(context.waker()) {
+            return Poll::Pending;
         }
         Poll::Ready(Ok(()))
     }
@@ -261,113 +382,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedIo<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-/// A piece of an answer that is handed on at once. hyper copies what it gets behind the head, as long as that is not too much:
-/// so little of a long answer is there twice, and the rest stays with whoever counts its memory.
-const PIECE_BYTES_MAX: usize = 16 * 1024;
-
-/// The body of an answer in pieces, which tells when it is over - sent or given up.
-pub struct WatchedBody {
-    body: Body,
-    /// What the body gave and is not handed on yet.
-    rest: Bytes,
-    watch: Arc<Watch>,
-}
-
-impl WatchedBody {
-    pub fn new(body: Body, watch: Arc<Watch>) -> WatchedBody {
-        WatchedBody {
-            body,
-            rest: Bytes::new(),
-            watch,
-        }
-    }
-}
-
-impl HttpBody for WatchedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                end => return Poll::Ready(end),
-            }
-        }
-        let length = self.rest.len().min(PIECE_BYTES_MAX);
-        let piece = self.rest.split_to(length);
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (rest, to_come) = (self.rest.len() as u64, self.body.size_hint());
-        let mut hint = SizeHint::new();
-        if let Some(upper) = to_come.upper() {
-            hint.set_upper(rest + upper);
-        }
-        hint.set_lower(rest + to_come.lower());
-        hint
-    }
-}
-
-impl Drop for WatchedBody {
-    fn drop(&mut self) {
-        self.watch.answer_ends();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::BodyExt;
-
-    use super::*;
-
-    struct Counted {
-        bytes: Vec<u8>,
-        _held: Arc<()>,
-    }
-
-    impl AsRef<[u8]> for Counted {
-        fn as_ref(&self) -> &[u8] {
-            &self.bytes
-        }
-    }
-
-    #[tokio::test]
-    async fn a_long_answer_is_handed_on_in_pieces_and_held_until_the_last() {
-        let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(2 * PIECE_BYTES_MAX + 10).collect();
-        let held = Arc::new(());
-        let answer = Bytes::from_owner(Counted {
-            bytes: bytes.clone(),
-            _held: held.clone(),
-        });
-        let mut body = WatchedBody::new(answer.into(), Arc::new(Watch::new(Limits::new(1))));
-        let mut sent = Vec::new();
-        for left in [2 * PIECE_BYTES_MAX + 10, PIECE_BYTES_MAX + 10, 10] {
-            assert_eq!(body.size_hint().exact(), Some(left as u64));
-            assert!(!body.is_end_stream());
-            assert_eq!(Arc::strong_count(&held), 2, "given up before it was handed on");
-            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
-            assert_eq!(piece.len(), left.min(PIECE_BYTES_MAX));
-            sent.extend_from_slice(&piece);
-        }
-        assert_eq!(body.size_hint().exact(), Some(0));
-        assert!(body.is_end_stream());
-        assert_eq!(Arc::strong_count(&held), 1, "kept although all is handed on");
-        assert!(body.frame().await.is_none());
-        assert_eq!(sent, bytes);
     }
 }

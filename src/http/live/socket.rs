@@ -16,6 +16,7 @@ use crate::http::{Shared, auth};
 
 mod allowance;
 mod conversation;
+mod metered;
 mod subscriptions;
 
 /// Follow orders over a WebSocket

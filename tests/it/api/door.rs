@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderName, Request, StatusCode};
 use axum::response::Response;
 use http_body_util::BodyExt;
 use orderly::config::Secret;
@@ -254,12 +254,11 @@ impl Door {
         headers: &[(&str, &str)],
         body: impl Into<Body>,
     ) -> Response {
-        let method = Method::from_bytes(method.as_bytes()).expect("a method");
-        let mut request = Request::builder().method(&method).uri(path);
+        let mut request = Request::builder().method(method).uri(path);
         let named = headers.iter().any(|(name, _)| *name == "host");
-        let host = (!named).then_some(("host", "127.0.0.1:5000"));
-        for (name, value) in headers.iter().copied().chain(host) {
-            request = request.header(name, value);
+        let host: &[_] = if named { &[] } else { &[("host", "127.0.0.1:5000")] };
+        for (name, value) in headers.iter().chain(host) {
+            request = request.header(*name, *value);
         }
         let request = request.body(body.into()).expect("a well-formed request");
         let Ok(response) = self.router.clone().oneshot(request).await;

@@ -33,7 +33,7 @@ impl Hall {
         Hall::before(Door::open().await, CONNECTIONS_MAX)
     }
 
-    fn before(door: Door, connections_max: usize) -> Hall {
+    pub fn before(door: Door, connections_max: usize) -> Hall {
         let listener = TcpSocket::new_v4().unwrap();
         listener.set_send_buffer_size(SYSTEM_BUFFER_BYTES).unwrap();
         listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();

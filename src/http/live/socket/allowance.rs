@@ -1,4 +1,4 @@
-//! How fast a client may talk.
+//! How fast a client may talk, in messages and in bytes.
 
 use std::time::Duration;
 
@@ -13,18 +13,33 @@ const MESSAGES_PER_SECOND: u32 = 20;
 pub struct Allowance {
     /// When everything taken so far will have been earned.
     earned_at: Instant,
+    /// To earn one.
+    interval: Duration,
+    burst: u32,
 }
 
 impl Allowance {
-    pub fn full(now: Instant) -> Allowance {
-        Allowance { earned_at: now }
+    pub fn of_messages(now: Instant) -> Allowance {
+        Allowance {
+            earned_at: now,
+            interval: Duration::from_secs(1) / MESSAGES_PER_SECOND,
+            burst: MESSAGES_BURST,
+        }
     }
 
-    /// For one message; `false` when it comes too soon.
-    pub fn take(&mut self, now: Instant) -> bool {
-        let interval = Duration::from_secs(1) / MESSAGES_PER_SECOND;
-        let earned_at = self.earned_at.max(now) + interval;
-        if earned_at - now > interval * MESSAGES_BURST {
+    /// Enough for as many messages as are allowed, each in so many bytes.
+    pub fn of_bytes(message_bytes: u32, now: Instant) -> Allowance {
+        Allowance {
+            earned_at: now,
+            interval: Duration::from_secs(1) / MESSAGES_PER_SECOND / message_bytes,
+            burst: MESSAGES_BURST * message_bytes,
+        }
+    }
+
+    /// `false` when so many come too soon, and then none of them is taken.
+    pub fn take(&mut self, count: u32, now: Instant) -> bool {
+        let earned_at = self.earned_at.max(now) + self.interval * count;
+        if earned_at - now > self.interval * self.burst {
             return false;
         }
         self.earned_at = earned_at;
@@ -39,14 +54,26 @@ mod tests {
     #[test]
     fn a_burst_is_taken_and_then_what_time_gives_back() {
         let now = Instant::now();
-        let mut allowance = Allowance::full(now);
-        assert!((0..MESSAGES_BURST).all(|_| allowance.take(now)));
-        assert!(!allowance.take(now));
+        let mut allowance = Allowance::of_messages(now);
+        assert!((0..MESSAGES_BURST).all(|_| allowance.take(1, now)));
+        assert!(!allowance.take(1, now));
         let later = now + Duration::from_secs(1);
-        assert!((0..MESSAGES_PER_SECOND).all(|_| allowance.take(later)));
-        assert!(!allowance.take(later));
+        assert!((0..MESSAGES_PER_SECOND).all(|_| allowance.take(1, later)));
+        assert!(!allowance.take(1, later));
         let much_later = now + Duration::from_hours(1);
-        assert!((0..MESSAGES_BURST).all(|_| allowance.take(much_later)));
-        assert!(!allowance.take(much_later), "no more is saved than a burst");
+        assert!((0..MESSAGES_BURST).all(|_| allowance.take(1, much_later)));
+        assert!(!allowance.take(1, much_later), "no more is saved than a burst");
+    }
+
+    #[test]
+    fn bytes_are_allowed_as_for_the_messages_that_are() {
+        let now = Instant::now();
+        let mut allowance = Allowance::of_bytes(4_000, now);
+        assert!(allowance.take(MESSAGES_BURST * 4_000, now));
+        assert!(!allowance.take(1, now));
+        let later = now + Duration::from_secs(1);
+        assert!(allowance.take(MESSAGES_PER_SECOND * 4_000, later));
+        assert!(!allowance.take(1_000, later));
+        assert!(!allowance.take(u32::MAX, later));
     }
 }

@@ -18,12 +18,15 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use super::allowance::Allowance;
+use super::metered::Metered;
 use super::subscriptions::{News, Subscriptions};
 use crate::http::wire::{BadMessage, ClientMessage, ServerMessage, SubscriptionId, read_message};
 use crate::live::Feed;
 
 /// A message of a client: several times the longest that means something.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// The longest frame with such a message, masked (RFC 6455 section 5.2).
+const FRAME_BYTES_MAX: u32 = MESSAGE_BYTES_MAX as u32 + 14;
 /// Read and written at once.
 const BUFFER_BYTES: usize = 4 * 1024;
 /// What waits for the connection: more than [`BUFFER_BYTES`] and the longest message together ever are.
@@ -47,14 +50,18 @@ pub async fn hold(stream: Upgraded, feed: Feed, heartbeat: Duration) {
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
-    let socket = WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config)).await;
+    let stream = Metered::new(
+        TokioIo::new(stream),
+        Allowance::of_bytes(FRAME_BYTES_MAX, Instant::now()),
+    );
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let (subscriptions, news) = Subscriptions::new(feed.clone());
     let mut conversation = Conversation {
         socket,
         feed,
         subscriptions,
         news,
-        allowance: Allowance::full(Instant::now()),
+        allowance: Allowance::of_messages(Instant::now()),
         silent_heartbeats: 0,
     };
     let end = conversation.go_on(heartbeat).await;
@@ -63,7 +70,7 @@ pub async fn hold(stream: Upgraded, feed: Feed, heartbeat: Duration) {
 }
 
 struct Conversation {
-    socket: WebSocketStream<TokioIo<Upgraded>>,
+    socket: WebSocketStream<Metered<TokioIo<Upgraded>>>,
     feed: Feed,
     subscriptions: Subscriptions,
     news: mpsc::Receiver<News>,
@@ -80,6 +87,8 @@ enum End {
     ServerStops,
     Ours(CloseCode, &'static str),
 }
+
+const TOO_FAST: End = End::Ours(CloseCode::Policy, "too many messages");
 
 impl Conversation {
     async fn go_on(&mut self, heartbeat: Duration) -> End {
@@ -112,6 +121,7 @@ impl Conversation {
     async fn received(&mut self, received: Option<Result<Message, Error>>) -> ControlFlow<End> {
         let message = match received {
             Some(Ok(message)) => message,
+            Some(Err(_)) if self.socket.get_ref().is_overdrawn() => return ControlFlow::Break(TOO_FAST),
             Some(Err(error)) => return ControlFlow::Break(end_after(&error)),
             None => return ControlFlow::Break(End::Lost),
         };
@@ -119,8 +129,8 @@ impl Conversation {
         if matches!(message, Message::Close(_)) {
             return ControlFlow::Break(End::Theirs);
         }
-        if !self.allowance.take(Instant::now()) {
-            return ControlFlow::Break(End::Ours(CloseCode::Policy, "too many messages"));
+        if !self.allowance.take(1, Instant::now()) {
+            return ControlFlow::Break(TOO_FAST);
         }
         match message {
             Message::Text(text) => self.heard(text.as_str()).await,
@@ -220,7 +230,7 @@ impl Conversation {
         // more, and the rest is thrown away: a connection closed with unread bytes is reset, and the reset can overtake
         // the close frame.
         while let Some(Ok(_)) = self.socket.next().await {}
-        let mut stream = self.socket.into_inner();
+        let mut stream = self.socket.into_inner().into_inner();
         if stream.shutdown().await.is_ok() {
             let _ = tokio::io::copy(&mut stream.take(CLOSING_BYTES_MAX), &mut tokio::io::sink()).await;
         }

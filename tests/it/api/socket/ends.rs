@@ -89,6 +89,26 @@ async fn a_client_that_talks_without_end_is_shown_out() {
     hall.close().await;
 }
 
+/// Issue 13, point 30: frames that make up no message cost work all the same, and nobody else counts them.
+#[tokio::test]
+async fn a_client_that_sends_empty_fragments_without_end_is_shown_out() {
+    const BEGINNING: [u8; 6] = [0x01, 0x80, 0, 0, 0, 0];
+    const FRAGMENT: [u8; 6] = [0x00, 0x80, 0, 0, 0, 0];
+    let hall = Hall::open().await;
+    let mut stream = raw(&hall.address).await;
+    let (mut answers, mut voice) = stream.split();
+    // Somewhat more than two hundred of the longest messages have bytes.
+    let talk = [&BEGINNING[..], &FRAGMENT.repeat(150_000)].concat();
+    let mut answer = Vec::new();
+    let told = async { tokio::join!(voice.write_all(&talk), answers.read_to_end(&mut answer)) };
+    let told = tokio::time::timeout(EVERYTHING_ELSE_LASTS, told).await;
+    let (talked, _) = told.expect("the server ends the connection");
+    talked.unwrap();
+    assert_eq!(answer[0], 0x88, "a close frame, and nothing before it");
+    assert_eq!(answer[2..4], 1008_u16.to_be_bytes());
+    hall.close().await;
+}
+
 #[tokio::test]
 async fn a_client_that_never_answers_is_taken_for_gone() {
     let heartbeat = Duration::from_millis(20);

@@ -1,0 +1,142 @@
+//! The limit of connections: who gives way there, and what is answered all the same.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::door::Door;
+use super::socket::Hall;
+use crate::support::PATIENCE;
+
+const KEY: &str = "correct-horse-battery-staple";
+const PLACES: usize = 3;
+/// More than wait for a place, are kept for probes, and are refused at once.
+const CROWD: usize = 200;
+
+struct Client(TcpStream);
+
+impl Client {
+    async fn connect(hall: &Hall) -> Client {
+        Client(TcpStream::connect(&hall.address).await.unwrap())
+    }
+
+    /// The status; 0 when the connection is closed instead.
+    async fn ask(&mut self, path: &str, headers: &str) -> u16 {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
+        if self.0.write_all(request.as_bytes()).await.is_err() {
+            return 0;
+        }
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match timeout(PATIENCE, self.0.read_u8()).await.expect("an answer") {
+                Ok(byte) => head.push(byte),
+                Err(_) => return 0,
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let length = head.split("content-length: ").nth(1);
+        let length = length.and_then(|rest| rest.split('\r').next()?.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        self.0.read_exact(&mut body).await.unwrap();
+        head.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Whether the server closes it, at once or soon.
+    async fn is_closed(&mut self) {
+        let mut rest = Vec::new();
+        let closed = timeout(PATIENCE, self.0.read_to_end(&mut rest)).await;
+        // Closed or reset, both are an end.
+        drop(closed.expect("it is closed"));
+    }
+}
+
+fn keyed() -> String {
+    format!("authorization: Bearer {KEY}\r\n")
+}
+
+/// Issue 13, point 29: eight idle connections, one tiny request each, shut out everybody with the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_limit_the_longest_idle_stranger_gives_way() {
+    let hall = Hall::before(Door::with_key(KEY).await, PLACES);
+    let mut customer = Client::connect(&hall).await;
+    assert_eq!(customer.ask("/orders", &keyed()).await, 200);
+    let mut strangers = Vec::new();
+    for _ in 1..PLACES {
+        let mut stranger = Client::connect(&hall).await;
+        assert_eq!(stranger.ask("/livez", "").await, 200);
+        strangers.push(stranger);
+    }
+    // The first of them asked something since, so that the second is the longest idle.
+    assert_eq!(strangers[0].ask("/orders", "").await, 401);
+    let mut newcomer = Client::connect(&hall).await;
+    assert_eq!(newcomer.ask("/orders", &keyed()).await, 200);
+    strangers.remove(1).is_closed().await;
+    let mut newest = Client::connect(&hall).await;
+    assert_eq!(newest.ask("/orders", &keyed()).await, 200);
+    strangers.remove(0).is_closed().await;
+    // Those with the key stay, whoever comes.
+    let mut stranger = Client::connect(&hall).await;
+    assert_eq!(stranger.ask("/orders", "").await, 503);
+    for client in [&mut customer, &mut newcomer, &mut newest] {
+        assert_eq!(client.ask("/orders", &keyed()).await, 200);
+    }
+    drop((customer, newcomer, newest, stranger));
+    hall.close().await;
+}
+
+/// Without a key all are strangers, and a request in progress is one whoever sent it: streams too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_progress_gives_way_to_nobody() {
+    let hall = Hall::before(Door::open().await, PLACES);
+    hall.door.harness.accept_one().await;
+    let mut streams = Vec::new();
+    for _ in 0..PLACES {
+        let mut stream = Client::connect(&hall).await;
+        assert_eq!(stream.ask("/events", "accept: text/event-stream\r\n").await, 200);
+        streams.push(stream);
+    }
+    let mut newcomer = Client::connect(&hall).await;
+    assert_eq!(newcomer.ask("/orders", "").await, 503);
+    newcomer.is_closed().await;
+    // One that ends makes room, and an idle one gives way to the next.
+    drop(streams.pop());
+    let waits = hall.door.harness.metrics().connections.clone();
+    crate::support::until("its place is free", async || waits.get() < PLACES as i64).await;
+    let mut idle = Client::connect(&hall).await;
+    assert_eq!(idle.ask("/orders", "").await, 200);
+    let mut next = Client::connect(&hall).await;
+    assert_eq!(next.ask("/orders", "").await, 200);
+    idle.is_closed().await;
+    for stream in &mut streams {
+        hall.door.harness.accept_one().await;
+        let byte = timeout(PATIENCE, stream.0.read_u8()).await;
+        byte.expect("the stream goes on").unwrap();
+    }
+    drop((streams, next));
+    hall.close().await;
+}
+
+/// Issue 13, point 29: a platform that cannot probe a node restarts it, and a scrape shows what is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_and_numbers_are_answered_at_the_limit() {
+    let hall = Hall::before(Door::open().await, PLACES);
+    let mut streams = Vec::new();
+    for _ in 0..PLACES {
+        let mut stream = Client::connect(&hall).await;
+        assert_eq!(stream.ask("/events", "accept: text/event-stream\r\n").await, 200);
+        streams.push(stream);
+    }
+    let mut silent = Vec::new();
+    for _ in 0..CROWD {
+        silent.push(Client::connect(&hall).await);
+        if silent.len() % 20 == 0 {
+            for path in ["/livez", "/readyz", "/healthz", "/metrics", "/metrics/prometheus"] {
+                let mut probe = Client::connect(&hall).await;
+                assert_eq!(probe.ask(path, "").await, 200, "{path} after {}", silent.len());
+                probe.is_closed().await;
+            }
+        }
+    }
+    drop((streams, silent));
+    hall.close().await;
+}
