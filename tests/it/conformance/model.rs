@@ -69,6 +69,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0_u64..4).prop_map(|sevens| retry_after(7 * sevens)),
         1 => Just(failed()),
         1 => Just(Outcome::Released),
+        1 => Just(Outcome::GivenBack {
+            after: std::time::Duration::from_secs(7),
+            error: "nobody was there".to_owned(),
+        }),
     ];
     prop_oneof![
         4 => (1_usize..4).prop_map(|orders| Step::Accept { orders }),

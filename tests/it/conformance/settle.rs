@@ -17,6 +17,7 @@ conformance! {
     a_failed_order_is_final_with_its_error,
     a_released_order_gets_its_attempt_back,
     a_released_retry_keeps_its_attempts_and_its_error,
+    an_attempt_that_was_none_is_given_back_for_a_reason,
     an_outcome_is_the_last_event,
     a_delay_beyond_all_times_does_no_harm,
     outcomes_survive_a_restart,
@@ -111,6 +112,26 @@ async fn a_released_retry_keeps_its_attempts_and_its_error(harness: &mut Harness
     let order = harness.order(id).await;
     assert_eq!(order.attempts, 1);
     assert_eq!(order.last_error.as_deref(), Some("the warehouse did not answer"));
+}
+
+/// Issue 13, point 19; the error of the attempt before gives way.
+async fn an_attempt_that_was_none_is_given_back_for_a_reason(harness: &mut Harness) {
+    let id = harness.order_due_in(0).await;
+    let lease = harness.claim_only(id).await;
+    let before = harness.now().await;
+    let outcome = Outcome::GivenBack {
+        after: Duration::from_secs(10),
+        error: "nobody was there".to_owned(),
+    };
+    assert_eq!(harness.settle(&lease, outcome).await, OrderStatus::Pending);
+    let order = harness.order(id).await;
+    assert_eq!((order.status, order.attempts), (OrderStatus::Pending, 1));
+    assert_eq!(order.last_error.as_deref(), Some("nobody was there"));
+    assert!(order.next_attempt_at.unwrap() >= before.plus(Duration::from_secs(10)));
+    let history = harness.history(id, 0).await;
+    let last = history.last().unwrap();
+    assert_eq!((last.kind, last.attempt), (EventKind::Released, 1));
+    assert_eq!(last.error, order.last_error);
 }
 
 async fn an_outcome_is_the_last_event(harness: &mut Harness) {
