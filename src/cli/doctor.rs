@@ -15,6 +15,7 @@ mod disk;
 mod feed;
 mod log;
 mod processor;
+mod room;
 mod server;
 mod store;
 

@@ -163,6 +163,11 @@ async fn blocking<T: Send + 'static>(
         })
 }
 
+/// Whether a database, or a pooler before it, said that it has no connection left.
+pub fn tells_of_no_connection(told: &str) -> bool {
+    postgres::is_refusal_text(told)
+}
+
 /// Where the data is, without secrets: for people.
 pub fn location(database: &Database) -> String {
     match database {

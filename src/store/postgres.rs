@@ -1,5 +1,5 @@
-//! The shared store: one PostgreSQL database, any number of nodes. Accepts and results are grouped on connections of
-//! their own, claims come one after another under a lock, everything else goes through a few more connections. All
+//! The shared store: one PostgreSQL database, any number of nodes. Accepts and results are grouped, claims come one
+//! after another under a lock; which of them gets a connection first when there are few is in `classes.rs`. All
 //! times are the database's. Every change is one statement or one message, so that a node that freezes anywhere keeps
 //! nobody waiting; nothing relies on a session, so that any pooler may be in between.
 
@@ -26,6 +26,7 @@ mod accept;
 mod act;
 mod agreement;
 mod claim;
+mod classes;
 mod commands;
 mod connect;
 mod durability;
@@ -43,10 +44,12 @@ mod message;
 mod nodes;
 mod notify;
 mod outside;
+mod pool;
 mod probe;
 mod prune;
 mod query;
 mod restored;
+mod room;
 mod rows;
 mod schema;
 mod settle;
@@ -62,28 +65,25 @@ mod view;
 pub use commands::{migrate, open_offline, open_snapshot, rehearse};
 pub(super) use import::Import;
 pub use restored::{renew_feed, require_unused};
+pub use room::is_refusal_text;
 pub use tls::connector as tls_connector;
 
 use accept::Accept;
 use claim::Claimer;
-use connect::Connector;
+use classes::Class;
+use connect::{Connector, connector, unavailable};
 use failure::Failure;
 use feed::Feed;
 use group::Groups;
 use link::Link;
 use links::Links;
+use pool::Pool;
 use schema::Schema;
 use settle::Settle;
 use shared::Shared;
 use snapshot::PostgresSnapshot;
 use state::State;
 use view::View;
-
-/// Connections that accept: while one waits for its commit the other sends the next group.
-const ACCEPT_CONNECTIONS: usize = 2;
-const SETTLE_CONNECTIONS: usize = 2;
-/// Connections that read single orders.
-const VIEW_CONNECTIONS: usize = 2;
 
 /// Names of the locks, which all nodes share with whatever else uses the database: any numbers nobody else takes.
 const CLAIM_LOCK: i64 = 7_239_846_511_032_002;
@@ -93,6 +93,9 @@ const PRUNE_LOCK: i64 = 7_239_846_511_032_004;
 /// How long a statement that accepts may run, from taking `created_at` to its commit, with time to spare: it is given up,
 /// and the server told to, after a third of this. Orders further apart count as accepted one after the other.
 const ACCEPT_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Why a node whose results find no connection takes nothing on.
+const STARVED: &str = "no connection to the database is free for results";
 
 pub struct Postgres {
     connector: Arc<Connector>,
@@ -104,7 +107,11 @@ pub struct Postgres {
     claimer: Mutex<Claimer>,
     /// For heartbeats alone: however long the others wait, the node stays alive.
     heart: Mutex<Link>,
-    links: Arc<Links>,
+    pool: Arc<Pool>,
+    control: Links,
+    /// For what clients and external workers do to single orders.
+    acts: Links,
+    lists: Links,
     feed: Arc<Feed>,
     waiting: WaitingOrders,
     pending_max: Option<u64>,
@@ -126,49 +133,62 @@ impl Postgres {
         };
         let schema = Schema::new(location.clone(), options.migrate, direct.clone());
         let connector = Arc::new(connector(&database.url, &state, Some(schema))?);
-        if let Err(failure) = connector.connect().await {
-            if let Some(refusal) = connector.take_refusal() {
-                return Err(refusal);
-            }
-            match failure {
-                Failure::Refused(_) | Failure::Unsuitable(_) | Failure::Unexpected(_) => {
-                    return Err(unavailable(location, &failure));
+        let pool = Pool::new(&connector);
+        match connector.connect().await {
+            Ok(connection) => {
+                pool.adopt(connection);
+                if !database.url.looks_pooled() {
+                    room::count_on_room(&pool).await;
                 }
-                _ => tracing::warn!(
-                    "the database at {location} cannot be reached, trying on: {}",
-                    failure.to_error("connect")
-                ),
+            }
+            Err(failure) => {
+                if let Some(refusal) = connector.take_refusal() {
+                    return Err(refusal);
+                }
+                match failure {
+                    Failure::Refused(_) | Failure::Unsuitable(_) | Failure::Unexpected(_) => {
+                        return Err(unavailable(location, &failure));
+                    }
+                    _ => tracing::warn!(
+                        "the database at {location} cannot be reached, trying on: {}",
+                        failure.to_error("connect")
+                    ),
+                }
             }
         }
         let shared = Arc::new(Shared::new(options.metrics, options.ordering));
-        let links = Arc::new(Links::new(&connector));
+        let control = Links::new(&pool, Class::Control);
         let tasks = TaskTracker::new();
         let origin = format!("{:016x}", rand::random::<u64>());
-        let feed = Arc::new(Feed::new(links.clone(), shared.clone()));
+        let feed = Arc::new(Feed::new(&pool, shared.clone()));
         tasks.spawn(feed.clone().keep_numbered());
-        tasks.spawn(holders::watch(shared.clone(), links.clone()));
-        tasks.spawn(probe::probe(state.clone(), links.clone(), shared.clone()));
-        tasks.spawn(notify::notify(shared.clone(), links.clone(), origin.clone()));
+        tasks.spawn(holders::watch(shared.clone(), control.clone()));
+        tasks.spawn(probe::probe(state.clone(), control.clone(), shared.clone()));
+        tasks.spawn(notify::notify(shared.clone(), control.clone(), origin.clone()));
         match direct.or_else(|| (!database.url.looks_pooled()).then(|| connector.clone())) {
             Some(way) => {
-                tasks.spawn(notify::listen(shared.clone(), way, links.clone(), origin.clone()));
+                let (pool, control) = (pool.clone(), control.clone());
+                tasks.spawn(notify::listen(shared.clone(), pool, way, control, origin.clone()));
             }
             None => notify::tell_of_polling(),
         }
         tasks.close();
         // Two that look for room at the same time would both find it. Other nodes may: the limit is each node's own look.
-        let accept_connections = match options.pending_max {
+        let accepting = match options.pending_max {
             Some(_) => 1,
-            None => ACCEPT_CONNECTIONS,
+            None => Class::Accept.most(),
         };
         Ok(Postgres {
-            accepts: Groups::start(&connector, accept_connections, &shared),
-            settles: Groups::start(&connector, SETTLE_CONNECTIONS, &shared),
-            views: Groups::start(&connector, VIEW_CONNECTIONS, &shared),
-            claimer: Mutex::new(Claimer::new(&connector, options.ordering)),
-            heart: Mutex::new(Link::new(connector.clone())),
-            links,
+            accepts: Groups::start(&pool, accepting, &shared),
+            settles: Groups::start(&pool, Class::Settle.most(), &shared),
+            views: Groups::start(&pool, Class::Point.most(), &shared),
+            claimer: Mutex::new(Claimer::new(&pool, options.ordering)),
+            heart: Mutex::new(Link::new(pool.clone(), Class::Heartbeat)),
+            control,
+            acts: Links::new(&pool, Class::Act),
+            lists: Links::new(&pool, Class::List),
             feed,
+            pool,
             connector,
             state,
             shared,
@@ -177,31 +197,6 @@ impl Postgres {
             origin,
             tasks,
         })
-    }
-}
-
-fn connector(
-    url: &crate::config::PostgresUrl,
-    state: &Arc<State>,
-    schema: Option<Schema>,
-) -> Result<Connector, OpenError> {
-    Connector::new(url, state.clone(), schema).map_err(|source| OpenError::Unavailable {
-        location: url.location.clone(),
-        source,
-    })
-}
-
-fn unavailable(location: &str, failure: &Failure) -> OpenError {
-    let location = location.to_owned();
-    match failure {
-        Failure::Unsuitable(reason) => OpenError::Unsuitable {
-            location,
-            reason: reason.to_string(),
-        },
-        _ => OpenError::Unavailable {
-            location,
-            source: failure.to_error("connect").into(),
-        },
     }
 }
 
@@ -244,6 +239,11 @@ impl Store for Postgres {
         if self.shared.closing.is_cancelled() {
             return Err(StoreError::Closed);
         }
+        // What started could not end.
+        if self.pool.starves() {
+            let starved = Failure::Unavailable(STARVED.into());
+            return Err(starved.to_error("claim orders"));
+        }
         told(claimer.claim(&request, &self.shared).await, "claim orders")
     }
 
@@ -259,23 +259,21 @@ impl Store for Postgres {
 
     async fn hold_outside(&self, key: LeaseKey, hold: OutsideHold) -> Result<Held, StoreError> {
         told(
-            outside::hold(&self.links, &self.shared, key, hold).await,
+            outside::hold(&self.acts, &self.shared, key, hold).await,
             "hold a lease",
         )
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
         told(
-            outside::latest_claim(&*self.links, id).await,
+            outside::latest_claim(&self.acts, id).await,
             "read an order's claim",
         )
     }
 
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
-        let sweep = async {
-            let mut lent = self.links.lend().await?;
-            act::give_back_expired(lent.link(), &self.shared, &request).await
-        };
+        let mut link = self.control.link();
+        let sweep = act::give_back_expired(&mut link, &self.shared, &request);
         told(sweep.await, "give back expired leases")
     }
 
@@ -295,30 +293,27 @@ impl Store for Postgres {
     }
 
     async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
-        told(
-            act::cancel(&self.links, &self.shared, id).await,
-            "cancel an order",
-        )
+        told(act::cancel(&self.acts, &self.shared, id).await, "cancel an order")
     }
 
     async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
         told(
-            act::redrive(&self.links, &self.shared, id).await,
+            act::redrive(&self.acts, &self.shared, id).await,
             "redrive an order",
         )
     }
 
     async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError> {
-        let redriven = act::redrive_matching(&self.links, &self.shared, &query).await;
+        let redriven = act::redrive_matching(&self.acts, &self.shared, &query).await;
         told(redriven, "redrive orders")
     }
 
     async fn prune(&self, request: Prune) -> Result<Pruned, StoreError> {
-        told(prune::prune(&self.links, &request).await, "take out old orders")
+        told(prune::prune(&self.control, &request).await, "take out old orders")
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
-        let set = act::set_paused(&self.links, &self.shared, paused).await;
+        let set = act::set_paused(&self.control, &self.shared, paused).await;
         told(set, "pause or resume the queue")
     }
 
@@ -328,12 +323,12 @@ impl Store for Postgres {
 
     async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
         let ordering = self.shared.ordering();
-        let standing = standing::standing(&*self.links, ordering, id).await;
+        let standing = standing::standing(&self.lists, ordering, id).await;
         told(standing, "read where an order stands")
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
-        told(query::orders(&*self.links, &query).await, "list orders")
+        told(query::orders(&self.lists, &query).await, "list orders")
     }
 
     async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError> {
@@ -347,11 +342,11 @@ impl Store for Postgres {
     }
 
     async fn counters(&self) -> Result<Counters, StoreError> {
-        told(query::counters(&*self.links).await, "read the counters")
+        told(query::counters(&self.control).await, "read the counters")
     }
 
     async fn queue(&self) -> Result<QueueState, StoreError> {
-        told(query::queue(&*self.links).await, "read the queue")
+        told(query::queue(&self.control).await, "read the queue")
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
@@ -363,7 +358,10 @@ impl Store for Postgres {
     }
 
     fn health(&self) -> StoreHealth {
-        self.state.health()
+        match self.state.health() {
+            StoreHealth::Ready if self.pool.starves() => StoreHealth::NotReady(STARVED.to_owned()),
+            known => known,
+        }
     }
 
     fn weaknesses(&self) -> Vec<String> {
@@ -388,7 +386,7 @@ impl Store for Postgres {
         drop(self.heart.lock().await);
         self.tasks.wait().await;
         self.feed.number_rest().await;
-        self.links.close().await;
+        self.pool.close().await;
         self.state.closed();
     }
 }

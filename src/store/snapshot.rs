@@ -71,6 +71,11 @@ pub trait Snapshot: Send {
         Ok(None)
     }
 
+    /// How many connections the database's settings allow; `None` where that is no question.
+    async fn room(&mut self) -> Result<Option<Room>, StoreError> {
+        Ok(None)
+    }
+
     /// What the database's own check of its files finds wrong; empty when it is sound.
     async fn damage(&mut self) -> Result<Vec<String>, StoreError>;
 }
@@ -84,6 +89,39 @@ pub async fn newest_time(snapshot: &mut dyn Snapshot) -> Result<Option<Timestamp
     let record = snapshot.orders_after(Some(OrderId(last.0 - 1)), 1).await?.pop();
     let event = record.and_then(|record| Some(record.events.last()?.event.at));
     Ok(heartbeat.max(event))
+}
+
+/// Connections that the settings of a shared database allow, beside what nodes want.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub allowed: usize,
+    /// Which setting allows no more.
+    pub setting: String,
+    /// Connections a node opens at most.
+    pub node_wants: usize,
+    /// Those it needs so that no kind of work stands still for another.
+    pub node_needs: usize,
+}
+
+impl Room {
+    /// What so many nodes miss; `None` when there is enough for them.
+    pub fn shortage(&self, nodes: usize) -> Option<String> {
+        let wanted = nodes * self.node_wants;
+        (self.allowed < wanted).then(|| {
+            format!(
+                "{} allows {} connections, {nodes} {} up to {wanted} and at least {}",
+                self.setting,
+                self.allowed,
+                if nodes == 1 { "node wants" } else { "nodes want" },
+                nodes * self.node_needs
+            )
+        })
+    }
+
+    /// Whether so many nodes can work, if slowly.
+    pub fn suffices(&self, nodes: usize) -> bool {
+        self.allowed >= nodes * self.node_needs
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -113,7 +113,7 @@ impl Sqlite {
         let presence = Arc::new(Presence::new(clock.now(), state.clone()));
         let opened = Opened::of(path, server_lock.clone()).map_err(|source| unavailable(path, source))?;
         lock::warn_of_rights(server_lock.real_path());
-        let readers = Readers::open(path, state.clone()).map_err(failed)?;
+        let readers = Readers::open(path, &state).map_err(failed)?;
         let points = Points::open(path, state.clone()).map_err(failed)?;
         let parts = WriterParts {
             connection,
@@ -310,7 +310,7 @@ impl Store for Sqlite {
     async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
         let now = self.clock.now();
         self.readers
-            .read("read the feed", move |connection| {
+            .control("read the feed", move |connection| {
                 query::events_after(connection, after, limit, now)
             })
             .await
@@ -327,7 +327,7 @@ impl Store for Sqlite {
     async fn queue(&self) -> Result<QueueState, StoreError> {
         let now = self.clock.now();
         self.readers
-            .read("read the queue", move |connection| query::queue(connection, now))
+            .control("read the queue", move |connection| query::queue(connection, now))
             .await
     }
 

@@ -16,6 +16,7 @@ mod plans;
 mod pool;
 mod read_only;
 mod retention;
+mod scarce;
 pub mod scene;
 mod schema;
 mod secrets;

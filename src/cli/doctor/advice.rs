@@ -2,12 +2,16 @@
 //! that can help with just that.
 
 use crate::config::Database;
+use crate::store::open::tells_of_no_connection;
 
 /// For an error of the store, as it is told.
 pub(super) fn of(database: &Database, told: &str) -> &'static str {
     let known: &[(&str, &str)] = match database {
         Database::Sqlite(_) => &SQLITE,
         Database::Postgres(_) => {
+            if tells_of_no_connection(told) {
+                return NO_CONNECTION_FREE;
+            }
             if let Some(advice) = by_code(told) {
                 return advice;
             }
@@ -49,7 +53,6 @@ fn by_code(told: &str) -> Option<&'static str> {
              `grant usage on schema orderly` and the rights on its tables, or make it their owner"
         }
         "42P06" | "42P07" | "42710" | "42701" | "42723" => OTHER_PROGRAM,
-        "53300" => NO_CONNECTION_FREE,
         "53100" => "make room on the database's disk",
         "25006" => READ_ONLY,
         "57P03" => "the server starts or stops at the moment: look again in a minute",
@@ -182,6 +185,10 @@ mod tests {
             (
                 "connect: cannot execute INSERT in a read-only transaction (25006)",
                 "primary",
+            ),
+            (
+                "connect: no more connections allowed (max_client_conn) (08P01)",
+                "no connection is free",
             ),
             ("connect: not connected within 10s", "SHOW POOLS"),
             (

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Check, advice, agreement, breaker, feed};
+use super::{Check, advice, agreement, breaker, feed, room};
 use crate::cli::failure::chain;
 use crate::config::Database;
 use crate::store::open::{self, OpenError};
@@ -105,6 +105,9 @@ async fn check_snapshot(
     checks.push(judge_queue(&queue));
     checks.extend(agreement::judge(&queue));
     checks.push(breaker::judge(&queue));
+    if let Some(room) = snapshot.room().await? {
+        checks.push(room::judge(&room, &queue));
+    }
     checks.push(feed::judge(&snapshot.feed().await?, &queue));
     let newest = newest_time(snapshot).await?;
     checks.push(judge_clock(database, now(), newest));

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use tokio_postgres::types::{ToSql, Type};
 
+use super::classes::Class;
 use super::failure::Failure;
 use super::group::Call;
 use super::link::Link;
@@ -28,6 +29,7 @@ impl Call for Accept {
     /// Of two requests with one key the second is to find what the first stored.
     type Subject = (String, String);
     const ATTEMPTED: &'static str = "accept orders";
+    const CLASS: Class = Class::Accept;
 
     fn subject(&self) -> Option<(String, String)> {
         let key = self.key.as_ref()?;

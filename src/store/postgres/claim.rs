@@ -11,11 +11,12 @@ use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::CLAIM_LOCK;
 use super::agreement;
-use super::connect::Connector;
+use super::classes::Class;
 use super::failure::Failure;
 use super::floor::{Floor, Seen};
 use super::link::Link;
 use super::message::with_numbers;
+use super::pool::{Lent, Pool};
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
@@ -91,10 +92,10 @@ struct Answer {
 }
 
 impl Claimer {
-    pub fn new(connector: &Arc<Connector>, told: Option<Ordering>) -> Claimer {
+    pub fn new(pool: &Arc<Pool>, told: Option<Ordering>) -> Claimer {
         let ordering = told.unwrap_or_default();
         Claimer {
-            link: Link::new(connector.clone()),
+            link: Link::new(pool.clone(), Class::Claim),
             floor: Floor::new(),
             second_line_first: false,
             spare: SPARE_MIN,
@@ -186,10 +187,12 @@ impl Claimer {
         places: usize,
         shared: &Shared,
     ) -> Result<Answer, Failure> {
-        let may_be_gone = self.link.is_open();
-        match self.send_once(request, places).await {
+        let lent = self.link.lend().await?;
+        let may_be_gone = lent.is_old();
+        match self.send_over(lent, request, places).await {
             Err(Failure::Unknown(_)) if may_be_gone => {
-                let answer = self.send_once(request, places).await;
+                let lent = self.link.lend().await?;
+                let answer = self.send_over(lent, request, places).await;
                 // What the first one did, if it arrived after all, is in no answer.
                 shared.changed();
                 answer
@@ -198,8 +201,13 @@ impl Claimer {
         }
     }
 
-    async fn send_once(&mut self, request: &ClaimRequest, places: usize) -> Result<Answer, Failure> {
-        let server = self.link.open().await?;
+    async fn send_over(
+        &mut self,
+        lent: Lent,
+        request: &ClaimRequest,
+        places: usize,
+    ) -> Result<Answer, Failure> {
+        let server = lent.server();
         let began = Instant::now();
         // Where orders wait for their turn, one below any floor may get it.
         let in_turn = self.ordering != Ordering::None;
@@ -240,7 +248,7 @@ impl Claimer {
             (":lock", CLAIM_LOCK),
         ];
         let message = with_numbers(&self.message, &numbers);
-        let messages = self.link.fly(&message, time_max + ANSWER_SLACK).await;
+        let messages = self.link.fly_over(lent, &message, time_max + ANSWER_SLACK).await;
         if let (Err(Failure::TimedOut(_)), false) = (&messages, in_turn) {
             self.floor.took_too_long(began, Instant::now());
         }

@@ -4,12 +4,12 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::durability::Durability;
 use super::failure::Failure;
@@ -24,6 +24,8 @@ use crate::store::open::OpenError;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// For one statement or flight, from sending it to having its answer; then its connection counts as hanging.
 pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// A connection unused for longer is looked at first: servers, poolers and firewalls drop idle ones without a word.
+pub(super) const TRUSTED_UNUSED: Duration = Duration::from_secs(15);
 /// To look at a connection, or to ask the server to stop a statement nobody waits for any more.
 pub(super) const LOOK_TIME_MAX: Duration = Duration::from_secs(2);
 /// After a failed attempt to connect the node waits so long before the next, doubling from the first to the last;
@@ -67,16 +69,25 @@ struct Gate {
 /// Names one database on one server from a start of that to its end.
 pub(super) type ServerRun = Arc<str>;
 
-/// An open connection; dropping it closes it.
+/// An open connection; dropping it cuts it.
 pub(super) struct Connection {
     pub client: Client,
     pub server: ServerRun,
-    driver: JoinHandle<()>,
+    /// When a statement was last carried out, or it was opened.
+    pub used: Instant,
+    /// A statement was carried out since it was opened: it may have been lost after that.
+    pub is_old: bool,
+    /// Until then it counts as open; `None` where another one was found lost since it was used.
+    pub trusted_until: Option<Instant>,
+    /// The server refused to write over it. It goes on reading.
+    pub only_reads: bool,
+    driver: AbortOnDropHandle<()>,
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
+impl Connection {
+    /// Takes leave of the server, without waiting for that.
+    pub fn close(self) {
+        self.driver.detach();
     }
 }
 
@@ -115,26 +126,44 @@ impl Connector {
 
     /// A new connection to a server that can store orders. What it says about its settings is noted.
     pub async fn connect(&self) -> Result<Connection, Failure> {
+        self.connect_unless(|_| false).await
+    }
+
+    /// The same, where some failures say nothing of whether the database is there.
+    pub async fn connect_unless(
+        &self,
+        mut says_nothing: impl FnMut(&Failure) -> bool,
+    ) -> Result<Connection, Failure> {
         let round = self.pass_gate()?;
-        let connected = self.connect_and_check().await.map_err(Failure::of_preparing);
+        let connected = self.connect_and_check().await;
+        let counts = connected
+            .as_ref()
+            .err()
+            .is_none_or(|failure| !says_nothing(failure));
+        let connected = connected.map_err(Failure::of_preparing);
         match &connected {
             Ok(_) => *self.gate() = Gate::default(),
-            Err(failure) => self.close_gate(failure, round),
+            Err(failure) if counts => self.close_gate(failure, round),
+            Err(_) => {}
         }
         connected
     }
 
     async fn connect_and_check(&self) -> Result<Connection, Failure> {
         let (client, connection) = self.open().await?;
-        let driver = tokio::spawn(async move {
+        let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             // Whoever waits for an answer is told; a connection nobody uses is opened again when it is needed.
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to the database ended");
             }
-        });
+        }));
         let mut connection = Connection {
             client,
             server: "".into(),
+            used: Instant::now(),
+            is_old: false,
+            trusted_until: None,
+            only_reads: false,
             driver,
         };
         connection.server = check_server(&connection.client, &self.state, self.only_reads).await?;
@@ -194,6 +223,33 @@ impl Connector {
         if !matches!(cancelled, Ok(Ok(()))) {
             tracing::debug!("a statement that hangs could not be cancelled");
         }
+    }
+}
+
+/// Opens connections to one URL.
+pub(super) fn connector(
+    url: &PostgresUrl,
+    state: &Arc<State>,
+    schema: Option<Schema>,
+) -> Result<Connector, OpenError> {
+    Connector::new(url, state.clone(), schema).map_err(|source| OpenError::Unavailable {
+        location: url.location.clone(),
+        source,
+    })
+}
+
+/// Why a database cannot be opened.
+pub(super) fn unavailable(location: &str, failure: &Failure) -> OpenError {
+    let location = location.to_owned();
+    match failure {
+        Failure::Unsuitable(reason) => OpenError::Unsuitable {
+            location,
+            reason: reason.to_string(),
+        },
+        _ => OpenError::Unavailable {
+            location,
+            source: failure.to_error("connect").into(),
+        },
     }
 }
 

@@ -10,8 +10,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Row, SimpleQueryMessage};
 
+use super::classes::Class;
 use super::failure::Failure;
 use super::links::Links;
+use super::pool::Pool;
 use super::query::{self, Reads};
 use super::shared::Shared;
 use super::{FEED_LOCK, rows};
@@ -33,7 +35,12 @@ const LAST_NUMBERING_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What this node knows about the feed.
 pub(super) struct Feed {
-    links: Arc<Links>,
+    /// For its pages.
+    pages: Links,
+    /// For histories, which are read as lists are.
+    lists: Links,
+    /// For giving out places.
+    control: Links,
     shared: Arc<Shared>,
     /// Held by whoever gives places: of those who wait for another node only one takes a connection for it.
     numbering: Mutex<()>,
@@ -70,9 +77,11 @@ struct Waiting {
 }
 
 impl Feed {
-    pub fn new(links: Arc<Links>, shared: Arc<Shared>) -> Feed {
+    pub fn new(pool: &Arc<Pool>, shared: Arc<Shared>) -> Feed {
         Feed {
-            links,
+            pages: Links::new(pool, Class::Feed),
+            lists: Links::new(pool, Class::List),
+            control: Links::new(pool, Class::Control),
             shared,
             numbering: Mutex::new(()),
             numbered: AtomicU64::new(0),
@@ -119,7 +128,7 @@ impl Feed {
             (&after as &(dyn tokio_postgres::types::ToSql + Sync), Type::INT8),
             (&limit, Type::INT8),
         ];
-        let found = self.links.read(statement, parameters).await?;
+        let found = self.pages.read(statement, parameters).await?;
         let read = page_of(&found)?;
         self.end.store(read.bounds.last.0, Ordering::Relaxed);
         if !read.unplaced {
@@ -132,11 +141,11 @@ impl Feed {
     /// disk is full or another node takes too long over it, there is no answer: one without the latest event would claim
     /// that nothing happened since.
     pub async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, Failure> {
-        let Some(view) = query::order_view(&*self.links, id).await? else {
+        let Some(view) = query::order_view(&self.lists, id).await? else {
             return Ok(None);
         };
         loop {
-            let found = history_rows(&self.links, id, after).await?;
+            let found = history_rows(&self.lists, id, after).await?;
             let events: Option<Vec<FeedEvent>> = found
                 .iter()
                 .map(|row| feed_event(row, view.order.request.user_id))
@@ -182,7 +191,7 @@ impl Feed {
             .replace(":taken", &taken)
             .replace(":batches_max", &NUMBERED_BATCHES_MAX.to_string());
         let commits = *self.shared.commits.borrow();
-        let numbered = numbered(&self.links.flight(&message).await?)?;
+        let numbered = numbered(&self.control.flight(&message).await?)?;
         if numbered == Numbered::All {
             self.numbered.fetch_max(commits, Ordering::SeqCst);
         }

@@ -11,9 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 
-use super::connect::Connector;
+use super::classes::Class;
 use super::failure::Failure;
 use super::link::Link;
+use super::pool::Pool;
 use super::shared::Shared;
 use crate::store::StoreError;
 
@@ -34,6 +35,8 @@ pub(super) trait Call: Send + Sync + Sized + 'static {
     /// Calls with the same subject do not fit into one statement.
     type Subject: Eq + Hash + Send;
     const ATTEMPTED: &'static str;
+    /// Of the connections that carry them out.
+    const CLASS: Class;
     /// Otherwise they only read.
     const STORES: bool = true;
 
@@ -65,12 +68,13 @@ struct Waiting<C: Call> {
 }
 
 impl<C: Call> Groups<C> {
-    pub fn start(connector: &Arc<Connector>, connections: usize, shared: &Arc<Shared>) -> Groups<C> {
+    /// At most `groups` are under way at once.
+    pub fn start(pool: &Arc<Pool>, groups: usize, shared: &Arc<Shared>) -> Groups<C> {
         let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
         let runner = Runner {
-            connector: connector.clone(),
+            pool: pool.clone(),
             shared: shared.clone(),
-            idle: Idle::of((0..connections).map(|_| Link::new(connector.clone()))),
+            idle: Idle::of((0..groups).map(|_| Link::new(pool.clone(), C::CLASS))),
             held: VecDeque::new(),
             running: JoinSet::new(),
             latest: Latest {
@@ -118,7 +122,7 @@ impl<C: Call> Groups<C> {
 }
 
 struct Runner<C: Call> {
-    connector: Arc<Connector>,
+    pool: Arc<Pool>,
     shared: Arc<Shared>,
     idle: Idle,
     /// Taken from the callers but not sent yet.
@@ -246,7 +250,7 @@ impl<C: Call> Runner<C> {
             Err(error) => {
                 // Its callers are told by their channels.
                 tracing::error!(%error, attempted = C::ATTEMPTED, "a group ended abnormally");
-                self.idle.put_back(Link::new(self.connector.clone()));
+                self.idle.put_back(Link::new(self.pool.clone(), C::CLASS));
             }
         }
     }

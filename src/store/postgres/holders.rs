@@ -50,7 +50,7 @@ struct Known {
 }
 
 /// Until the store closes.
-pub(super) async fn watch(shared: Arc<Shared>, links: Arc<Links>) {
+pub(super) async fn watch(shared: Arc<Shared>, links: Links) {
     let mut known: BTreeMap<i32, Known> = BTreeMap::new();
     loop {
         let look = async {
@@ -67,7 +67,7 @@ pub(super) async fn watch(shared: Arc<Shared>, links: Arc<Links>) {
         if ids.is_empty() && known.is_empty() {
             continue;
         }
-        let Ok(found) = holders(&*links, &ids).await else {
+        let Ok(found) = holders(&links, &ids).await else {
             continue;
         };
         let held: HashSet<OrderId> = found.iter().map(|(id, _)| *id).collect();

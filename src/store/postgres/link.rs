@@ -1,34 +1,30 @@
-//! A connection of one's own: opened when it is needed and again when it was lost, looked at before it is trusted, given up
-//! when it hangs. What is said over it is left to the modules beside this one.
+//! A way to the database for one kind of work: what is said over it goes over a connection of the pool's, lent for each
+//! statement, looked at before it is trusted, given up when it hangs. What is said is left to the modules beside this one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_postgres::{Row, SimpleQueryMessage};
 
-use super::connect::{
-    ANSWER_TIME_MAX, Connection, Connector, LOOK_TIME_MAX, Parameters, ServerRun, answered_within,
-};
+use super::classes::Class;
+use super::connect::{ANSWER_TIME_MAX, LOOK_TIME_MAX, Parameters, answered_within};
 use super::failure::Failure;
-
-/// A connection unused for longer is looked at first: servers, poolers and firewalls drop idle ones without a word.
-const TRUSTED_UNUSED: Duration = Duration::from_secs(15);
+use super::pool::{Lent, Pool};
+use super::state::State;
 
 pub(super) struct Link {
-    connector: Arc<Connector>,
-    connection: Option<Connection>,
-    used: Instant,
+    pool: Arc<Pool>,
+    class: Class,
     /// The latest repeatable statement was sent once more after its answer was lost.
     repeated: bool,
 }
 
 impl Link {
-    pub fn new(connector: Arc<Connector>) -> Link {
+    pub fn new(pool: Arc<Pool>, class: Class) -> Link {
         Link {
-            connector,
-            connection: None,
-            used: Instant::now(),
+            pool,
+            class,
             repeated: false,
         }
     }
@@ -36,12 +32,18 @@ impl Link {
     /// Carries out one statement, which is one transaction and not to be carried out twice: a connection that was not
     /// used for a while is looked at first.
     pub async fn once(&mut self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
-        if !self.is_trusted().await {
-            self.connection = None;
-        }
-        let answer = self.query(ANSWER_TIME_MAX, statement, parameters).await;
+        let lent = loop {
+            let lent = self.lend().await?;
+            if lent.is_trusted() {
+                break lent;
+            }
+            if let Some(lent) = looked_at(lent).await {
+                break lent;
+            }
+        };
+        let answer = self.query(lent, ANSWER_TIME_MAX, statement, parameters).await;
         if answer.is_ok() {
-            self.connector.state().stored();
+            self.state().stored();
         }
         answer
     }
@@ -64,16 +66,16 @@ impl Link {
         statement: &str,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Failure> {
-        let old = self.connection.is_some();
         self.repeated = false;
-        match self.query(time_max, statement, parameters).await {
-            Err(Failure::Unknown(_)) if old => {
-                self.repeated = true;
-                self.query(time_max, statement, parameters).await
-            }
-            Err(Failure::Again(_)) => self.query(time_max, statement, parameters).await,
-            answer => answer,
+        let lent = self.lend().await?;
+        let old = lent.is_old();
+        match self.query(lent, time_max, statement, parameters).await {
+            Err(Failure::Unknown(_)) if old => self.repeated = true,
+            Err(Failure::Again(_)) => {}
+            answer => return answer,
         }
+        let lent = self.lend().await?;
+        self.query(lent, time_max, statement, parameters).await
     }
 
     /// Whether the latest repeatable statement may have stored what its answer does not tell of.
@@ -89,8 +91,9 @@ impl Link {
 
     /// Carries out a text of several statements, sent as one message; it does no harm when it is carried out twice.
     pub async fn flight(&mut self, statements: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
-        let old = self.connection.is_some();
-        match self.fly(statements, ANSWER_TIME_MAX).await {
+        let lent = self.lend().await?;
+        let old = lent.is_old();
+        match self.fly_over(lent, statements, ANSWER_TIME_MAX).await {
             Err(Failure::Unknown(_)) if old => self.fly(statements, ANSWER_TIME_MAX).await,
             answer => answer,
         }
@@ -102,91 +105,104 @@ impl Link {
         statements: &str,
         time_max: Duration,
     ) -> Result<Vec<SimpleQueryMessage>, Failure> {
-        let connection = self.take_connection().await?;
-        let answer = answered_within(time_max, connection.client.simple_query(statements)).await;
+        let lent = self.lend().await?;
+        self.fly_over(lent, statements, time_max).await
+    }
+
+    /// The same over a connection that was lent before.
+    pub async fn fly_over(
+        &mut self,
+        mut lent: Lent,
+        statements: &str,
+        time_max: Duration,
+    ) -> Result<Vec<SimpleQueryMessage>, Failure> {
+        let answer = answered_within(time_max, lent.begin().simple_query(statements)).await;
         match answer {
             Ok(answer) => {
-                self.worked(connection);
+                self.worked(lent);
                 Ok(answer)
             }
             // The text may have begun a transaction: the connection is not used on, whatever went wrong.
             Err(failure) => {
-                self.connector.state().failed(&failure);
-                if matches!(failure, Failure::Hung(_)) {
-                    self.give_up(connection);
-                }
+                self.failed(lent, &failure);
                 Err(failure)
             }
         }
     }
 
-    /// Of a connection that hangs nobody waits for anything any more, least of all for a word that may hang as well.
-    fn give_up(&self, connection: Connection) {
-        let connector = self.connector.clone();
-        tokio::spawn(async move { connector.cancel(&connection.client).await });
+    /// A connection of the pool's. One that another one's end casts doubt on is looked at before.
+    pub async fn lend(&self) -> Result<Lent, Failure> {
+        loop {
+            let lent = self.pool.lend(self.class).await?;
+            if !lent.is_doubted() {
+                return Ok(lent);
+            }
+            if let Some(lent) = looked_at(lent).await {
+                return Ok(lent);
+            }
+        }
     }
 
     async fn query(
         &mut self,
+        mut lent: Lent,
         time_max: Duration,
         statement: &str,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Failure> {
-        let connection = self.take_connection().await?;
-        let asked = connection.client.query_typed(statement, parameters);
+        let asked = lent.begin().query_typed(statement, parameters);
         match answered_within(time_max, asked).await {
             Ok(answer) => {
-                self.worked(connection);
+                self.worked(lent);
                 Ok(answer)
             }
+            Err(failure @ Failure::ReadOnly(_)) => {
+                lent.only_reads();
+                self.state().failed(&failure);
+                Err(failure)
+            }
+            Err(failure) if failure.leaves_connection_usable() => {
+                lent.answered();
+                self.state().failed(&failure);
+                Err(failure)
+            }
             Err(failure) => {
-                self.connector.state().failed(&failure);
-                if failure.leaves_connection_usable() {
-                    self.connection = Some(connection);
-                } else if matches!(failure, Failure::Hung(_)) {
-                    self.give_up(connection);
-                }
+                self.failed(lent, &failure);
                 Err(failure)
             }
         }
     }
 
-    /// Opens the connection when there is none; answers where it leads.
-    pub async fn open(&mut self) -> Result<ServerRun, Failure> {
-        let connection = self.take_connection().await?;
-        let server = connection.server.clone();
-        self.connection = Some(connection);
-        Ok(server)
+    fn worked(&self, mut lent: Lent) {
+        lent.answered();
+        drop(lent);
+        self.state().works();
     }
 
-    pub fn is_open(&self) -> bool {
-        self.connection.is_some()
-    }
-
-    /// Out of the link while a statement is under way: a caller who goes away then takes the connection with him, and
-    /// the next one does not wait for an answer that is not his, nor find himself in a transaction that is not his.
-    async fn take_connection(&mut self) -> Result<Connection, Failure> {
-        match self.connection.take() {
-            Some(connection) if !connection.client.is_closed() => Ok(connection),
-            Some(_) | None => self.connector.connect().await,
-        }
-    }
-
-    fn worked(&mut self, connection: Connection) {
-        self.connection = Some(connection);
-        self.used = Instant::now();
-        self.connector.state().works();
-    }
-
-    async fn is_trusted(&self) -> bool {
-        match &self.connection {
-            None => false,
-            Some(connection) if connection.client.is_closed() => false,
-            Some(_) if self.used.elapsed() < TRUSTED_UNUSED => true,
-            Some(connection) => {
-                let looked_at = timeout(LOOK_TIME_MAX, connection.client.check_connection());
-                matches!(looked_at.await, Ok(Ok(())))
+    /// The connection is not used on.
+    fn failed(&self, lent: Lent, failure: &Failure) {
+        self.state().failed(failure);
+        match failure {
+            Failure::Hung(_) => lent.give_up(),
+            Failure::Unknown(_) if lent.is_old() => {
+                drop(lent);
+                self.pool.distrust();
             }
+            _ => drop(lent),
         }
     }
+
+    fn state(&self) -> &State {
+        self.pool.connector().state()
+    }
+}
+
+/// `None` when it does not answer.
+async fn looked_at(mut lent: Lent) -> Option<Lent> {
+    let looked_at = timeout(LOOK_TIME_MAX, lent.begin().check_connection());
+    if !matches!(looked_at.await, Ok(Ok(()))) {
+        return None;
+    }
+    lent.answered();
+    Some(lent)
 }

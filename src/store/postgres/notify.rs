@@ -18,9 +18,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 
+use super::classes::Class;
 use super::connect::{Connector, RawConnection, answered};
 use super::failure::Failure;
 use super::links::Links;
+use super::pool::Pool;
 use super::shared::Shared;
 use crate::store::Wakeups;
 
@@ -43,7 +45,7 @@ const ONLY_EVENTS: &str = " events";
 const OLD_VERSION_TIME: Duration = Duration::from_mins(10);
 
 /// Sends what `shared.news` asks for, until the store closes.
-pub(super) async fn notify(shared: Arc<Shared>, links: Arc<Links>, origin: String) {
+pub(super) async fn notify(shared: Arc<Shared>, links: Links, origin: String) {
     loop {
         tokio::select! {
             () = shared.closing.cancelled() => return,
@@ -101,15 +103,16 @@ enum Ended {
 /// Turns the other nodes' notifications into wake-ups, until the store closes.
 pub(super) async fn listen(
     shared: Arc<Shared>,
+    pool: Arc<Pool>,
     connector: Arc<Connector>,
-    links: Arc<Links>,
+    links: Links,
     origin: String,
 ) {
     let mut told = false;
     let old_version = watch::Sender::new(None);
     loop {
         let pause;
-        match listen_once(&shared, &connector, &links, &origin, &old_version).await {
+        match listen_once(&shared, &pool, &connector, &links, &origin, &old_version).await {
             Ended::Closing => return,
             Ended::Lost => pause = LISTEN_AGAIN_INTERVAL,
             Ended::Deaf => {
@@ -144,6 +147,7 @@ type OldVersion = watch::Sender<Option<Instant>>;
 /// A node that is on no list is not told of everything: it need not listen, and must not believe that it hears all.
 async fn listen_once(
     shared: &Shared,
+    pool: &Arc<Pool>,
     connector: &Connector,
     links: &Links,
     origin: &str,
@@ -154,6 +158,9 @@ async fn listen_once(
         () = shared.closing.cancelled() => return Ended::Closing,
         _ = listed.wait_for(|listed| *listed) => {}
     }
+    let Some(place) = pool.place(Class::Listen) else {
+        return Ended::Lost;
+    };
     let (client, connection) = match connector.open().await {
         Ok(opened) => opened,
         Err(failure) => {
@@ -182,6 +189,7 @@ async fn listen_once(
         () = shared.closing.cancelled() => Ended::Closing,
         ended = believe => ended,
         () = hear => Ended::Lost,
+        () = place.needed() => Ended::Lost,
     };
     shared.wakeups.set_hears_all(false);
     ended

@@ -22,7 +22,7 @@ const AWAY_PAUSE_MAX: Duration = Duration::from_secs(5);
 const ROOM_KILOBYTES: i64 = 128;
 
 /// Probes whenever there is doubt, until the store closes.
-pub(super) async fn probe(state: Arc<State>, links: Arc<Links>, shared: Arc<Shared>) {
+pub(super) async fn probe(state: Arc<State>, links: Links, shared: Arc<Shared>) {
     let doubts = async {
         loop {
             state.doubted().await;

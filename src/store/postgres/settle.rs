@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
+use super::classes::Class;
 use super::failure::Failure;
 use super::group::{Call, Groups};
 use super::link::Link;
@@ -61,6 +62,7 @@ impl Call for Settle {
     /// One statement ends an order's attempt once.
     type Subject = OrderId;
     const ATTEMPTED: &'static str = "settle an attempt";
+    const CLASS: Class = Class::Settle;
 
     fn subject(&self) -> Option<OrderId> {
         Some(self.key.order_id)

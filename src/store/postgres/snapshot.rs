@@ -12,12 +12,12 @@ use super::connect::{Connection, Parameters, READ_ONLY, answered, answered_withi
 use super::durability::Durability;
 use super::failure::Failure;
 use super::query::{self, Reads};
-use super::rows;
+use super::{room, rows};
 use crate::order::OrderId;
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, ORDER_COLUMNS, order_columns};
 use crate::store::snapshot::{
     EventRecord, FEED_WAITING_MAX, FeedState, FeedWaiting, KeyName, KeyRecord, LeaseRecord, OrderRecord,
-    Snapshot, StartRule,
+    Room, Snapshot, StartRule,
 };
 use crate::store::{Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, QueueState, StoreError, codes};
 use crate::time::Timestamp;
@@ -168,6 +168,11 @@ impl Snapshot for PostgresSnapshot {
         let only_reads =
             only_reads.map_err(|failure| failure.to_error("look whether a server takes writes"))?;
         Ok(only_reads.then(|| READ_ONLY.to_owned()))
+    }
+
+    async fn room(&mut self) -> Result<Option<Room>, StoreError> {
+        let room = room::room(self).await;
+        room.map_err(|failure| failure.to_error("read how many connections are allowed"))
     }
 
     async fn damage(&mut self) -> Result<Vec<String>, StoreError> {

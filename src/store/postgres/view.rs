@@ -3,6 +3,7 @@
 
 use tokio_postgres::types::Type;
 
+use super::classes::Class;
 use super::failure::Failure;
 use super::group::Call;
 use super::link::Link;
@@ -35,6 +36,7 @@ impl Call for View {
     /// Two may ask for one order.
     type Subject = std::convert::Infallible;
     const ATTEMPTED: &'static str = "read an order";
+    const CLASS: Class = Class::Point;
     const STORES: bool = false;
 
     fn subject(&self) -> Option<Self::Subject> {

@@ -1,4 +1,5 @@
-//! A few connections that read beside the writer, lent to one query at a time.
+//! A few connections that read beside the writer, lent to one query at a time: some for lists, others for what waits
+//! for no list.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -10,11 +11,59 @@ use super::connection::open_reader;
 use super::failure::{Failure, State};
 use crate::store::StoreError;
 
-const READERS: usize = 4;
+/// For lists, histories and explanations, which may be slow.
+const LIST_READERS: usize = 4;
+/// For the state of the queue and the feed, which wait for no list.
+const CONTROL_READERS: usize = 2;
 /// Queries that run or wait for a connection; more are refused.
 const QUERIES_MAX: usize = 4_096;
 
 pub(super) struct Readers {
+    lists: Arc<Lane>,
+    control: Arc<Lane>,
+}
+
+impl Readers {
+    pub fn open(path: &Path, state: &Arc<State>) -> Result<Readers, rusqlite::Error> {
+        let lane = |readers| Lane::open(path, readers, state.clone()).map(Arc::new);
+        Ok(Readers {
+            lists: lane(LIST_READERS)?,
+            control: lane(CONTROL_READERS)?,
+        })
+    }
+
+    /// Runs a query in one read transaction.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.lists.read(attempted, query).await
+    }
+
+    /// The same for a short one that waits for none of those.
+    pub async fn control<T: Send + 'static>(
+        &self,
+        attempted: &'static str,
+        query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.control.read(attempted, query).await
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.lists.is_closed()
+    }
+
+    /// Refuses further queries and closes the connections once they are back.
+    pub async fn close(&self) {
+        self.lists.close().await;
+        self.control.close().await;
+    }
+}
+
+/// Connections for one kind of queries.
+struct Lane {
+    readers: usize,
     free: Mutex<Vec<Connection>>,
     /// One permit per connection.
     connections: Arc<Semaphore>,
@@ -22,21 +71,21 @@ pub(super) struct Readers {
     state: Arc<State>,
 }
 
-impl Readers {
-    pub fn open(path: &Path, state: Arc<State>) -> Result<Readers, rusqlite::Error> {
-        let free = (0..READERS)
+impl Lane {
+    fn open(path: &Path, readers: usize, state: Arc<State>) -> Result<Lane, rusqlite::Error> {
+        let free = (0..readers)
             .map(|_| open_reader(path))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Readers {
+        Ok(Lane {
+            readers,
             free: Mutex::new(free),
-            connections: Arc::new(Semaphore::new(READERS)),
+            connections: Arc::new(Semaphore::new(readers)),
             queries: Arc::new(Semaphore::new(QUERIES_MAX)),
             state,
         })
     }
 
-    /// Runs a query in one read transaction.
-    pub async fn read<T: Send + 'static>(
+    async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         attempted: &'static str,
         query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
@@ -76,14 +125,13 @@ impl Readers {
         }
     }
 
-    pub fn is_closed(&self) -> bool {
+    fn is_closed(&self) -> bool {
         self.connections.is_closed()
     }
 
-    /// Refuses further queries and closes the connections once they are back.
-    pub async fn close(&self) {
+    async fn close(&self) {
         // All permits together mean that every connection is back; a closed semaphore, that they were taken before.
-        let all = u32::try_from(READERS).expect("there are few readers");
+        let all = u32::try_from(self.readers).expect("there are few readers");
         if let Ok(permits) = self.connections.acquire_many(all).await {
             self.connections.close();
             drop(permits);
@@ -98,12 +146,12 @@ impl Readers {
 
 /// A connection on loan: goes back however the query ends.
 struct Lent<'r> {
-    readers: &'r Readers,
+    readers: &'r Lane,
     connection: Option<Connection>,
 }
 
 impl<'r> Lent<'r> {
-    fn take(readers: &'r Readers) -> Lent<'r> {
+    fn take(readers: &'r Lane) -> Lent<'r> {
         let connection = readers.free().pop();
         Lent { readers, connection }
     }
@@ -142,8 +190,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orders.db");
         let _writer = open_writer(&path).unwrap();
-        let readers = Arc::new(Readers::open(&path, Arc::new(State::new())).unwrap());
-        let (ends, waits): (Vec<_>, Vec<_>) = (0..READERS).map(|_| mpsc::channel::<()>()).unzip();
+        let readers = Arc::new(Readers::open(&path, &Arc::new(State::new())).unwrap());
+        let (ends, waits): (Vec<_>, Vec<_>) = (0..LIST_READERS).map(|_| mpsc::channel::<()>()).unzip();
         for wait in waits {
             let (begun, started) = tokio::sync::oneshot::channel();
             let readers = readers.clone();
@@ -158,6 +206,11 @@ mod tests {
             caller.abort();
             assert!(caller.await.unwrap_err().is_cancelled());
         }
+        // Issue 13, point 28.
+        let beside = readers.control("read beside", |connection| {
+            connection.query_row("select 2", [], |row| row.get::<_, i64>(0))
+        });
+        assert_eq!(beside.await.unwrap(), 2, "no list keeps it waiting");
         let next = readers.read("read", |connection| {
             connection.query_row("select 1", [], |row| row.get::<_, i64>(0))
         });

@@ -21,11 +21,7 @@ pub(super) fn batch() -> Arc<[NewOrder]> {
     vec![order; BATCH_ORDERS_MAX].into()
 }
 
-/// Orders that wait for the writer are counted until they are stored or refused, not until the client hangs up.
-#[tokio::test]
-async fn orders_of_clients_that_went_away_still_count_as_waiting() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("orders.db");
+fn store_at(path: &Path) -> Sqlite {
     let options = OpenOptions {
         migrate: true,
         pending_max: None,
@@ -33,7 +29,47 @@ async fn orders_of_clients_that_went_away_still_count_as_waiting() {
         clock: system_clock(),
         ordering: None,
     };
-    let store = Sqlite::open(&path, options).unwrap();
+    Sqlite::open(path, options).unwrap()
+}
+
+/// Issue 13, point 28.
+#[tokio::test]
+async fn lists_that_hang_keep_neither_pause_nor_queue_nor_feed_away() {
+    const LISTS: usize = 20;
+    let folder = tempfile::tempdir().unwrap();
+    let store = store_at(&folder.path().join("orders.db"));
+    let (ends, waits): (Vec<_>, Vec<_>) = (0..LISTS).map(|_| std::sync::mpsc::channel::<()>()).unzip();
+    let mut lists = Vec::new();
+    for wait in waits {
+        let readers = store.readers.clone();
+        lists.push(tokio::spawn(async move {
+            readers.read("list", move |_| Ok(wait.recv().is_err())).await
+        }));
+        tokio::task::yield_now().await;
+    }
+    store.set_paused(true).await.unwrap();
+    assert!(store.queue().await.unwrap().paused);
+    store.counters().await.unwrap();
+    store.events_after(None, 10).await.unwrap();
+    let sweep = Prune {
+        older_than: std::time::Duration::from_secs(1),
+        after: None,
+    };
+    store.prune(sweep).await.unwrap();
+    assert!(lists.iter().all(|list| !list.is_finished()));
+    drop(ends);
+    for list in lists {
+        assert!(list.await.unwrap().unwrap());
+    }
+    store.close().await;
+}
+
+/// Orders that wait for the writer are counted until they are stored or refused, not until the client hangs up.
+#[tokio::test]
+async fn orders_of_clients_that_went_away_still_count_as_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.db");
+    let store = store_at(&path);
     let lock = rusqlite::Connection::open(&path).unwrap();
     lock.execute_batch("begin immediate").unwrap();
     let mut accepted = 0;

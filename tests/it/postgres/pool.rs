@@ -23,8 +23,8 @@ const CLAIM_SLACK: Duration = Duration::from_secs(5);
 /// For a free connection, where all are in use.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 const LONGER_THAN_KEYS_ARE_KEPT: Duration = Duration::from_hours(25);
-/// Connections for what is neither accepted, claimed nor settled.
-const LINKS: usize = 6;
+/// Lists that are read at once.
+const LISTS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_connections_of_a_pooler_serve_many_callers() {
@@ -209,15 +209,15 @@ async fn a_large_group_that_hangs_holds_no_single_order_up() {
 }
 
 #[tokio::test]
-async fn a_used_up_pool_refuses_reads_and_takes_orders() {
+async fn lists_that_hang_keep_nothing_but_lists_waiting() {
     let Some(scene) = Scene::new().await else { return };
     let store = &scene.store;
     accept_keyed(&**store, "before").await.unwrap();
     let (freezes, mut frozen) = mpsc::unbounded_channel();
     let hits = AtomicUsize::new(0);
     scene.proxy.on_flight(move |flight| {
-        let reads = flight.sql().contains("sum(processing_micros)");
-        if !reads || hits.fetch_add(1, Ordering::SeqCst) >= LINKS {
+        let reads = flight.sql().contains("order by order_id desc");
+        if !reads || hits.fetch_add(1, Ordering::SeqCst) >= LISTS {
             return Action::Forward;
         }
         // Nobody listens at the end of the test.
@@ -226,14 +226,28 @@ async fn a_used_up_pool_refuses_reads_and_takes_orders() {
     });
     let read = || {
         let store = store.clone();
-        tokio::spawn(async move { store.counters().await })
+        tokio::spawn(async move {
+            store
+                .orders(OrderQuery {
+                    limit: 5,
+                    ..OrderQuery::default()
+                })
+                .await
+        })
     };
-    let hanging: Vec<_> = (0..LINKS).map(|_| read()).collect();
-    for _ in 0..LINKS {
+    let hanging: Vec<_> = (0..LISTS).map(|_| read()).collect();
+    for _ in 0..LISTS {
         frozen.recv().await.unwrap();
     }
     let waiting = read();
     accept_keyed(&**store, "meanwhile").await.unwrap();
+    // Issue 13, point 28: what operators need waits for no list.
+    store.set_paused(true).await.unwrap();
+    assert!(store.queue().await.unwrap().paused);
+    store.set_paused(false).await.unwrap();
+    store.counters().await.unwrap();
+    store.events_after(None, 10).await.unwrap();
+    store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
     assert!(!waiting.is_finished());
     jump(WAIT_MAX).await;
     let refused = waiting.await.unwrap();
@@ -252,7 +266,7 @@ async fn a_used_up_pool_refuses_reads_and_takes_orders() {
             "{read:?}"
         );
     }
-    store.counters().await.unwrap();
+    read().await.unwrap().unwrap();
     scene.end().await;
 }
 

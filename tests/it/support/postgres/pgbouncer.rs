@@ -36,7 +36,8 @@ impl PgBouncer {
     /// Before the shared server, for every database of it.
     pub async fn shared() -> &'static PgBouncer {
         static SHARED: OnceCell<Result<PgBouncer, String>> = OnceCell::const_new();
-        let start = async || PgBouncer::try_start(Server::shared().await, SHARED_POOL_SIZE).await;
+        let start =
+            async || PgBouncer::try_start(Server::shared().await, "transaction", SHARED_POOL_SIZE).await;
         let shared = SHARED.get_or_init(start).await;
         shared
             .as_ref()
@@ -45,20 +46,26 @@ impl PgBouncer {
 
     /// One of the test's own, with so many connections to a database.
     pub async fn start(server: &Server, pool_size: u32) -> PgBouncer {
-        let started = PgBouncer::try_start(server, pool_size).await;
+        let started = PgBouncer::try_start(server, "transaction", pool_size).await;
         started.unwrap_or_else(|error| panic!("no PgBouncer: {error}"))
     }
 
-    async fn try_start(server: &Server, pool_size: u32) -> Result<PgBouncer, String> {
-        let server = server.clone();
-        blocking(move || PgBouncer::start_blocking(server, pool_size)).await
+    /// The same, where each client keeps its connection until it leaves.
+    pub async fn start_in_session_mode(server: &Server, pool_size: u32) -> PgBouncer {
+        let started = PgBouncer::try_start(server, "session", pool_size).await;
+        started.unwrap_or_else(|error| panic!("no PgBouncer: {error}"))
     }
 
-    fn start_blocking(server: Server, pool_size: u32) -> Result<PgBouncer, String> {
+    async fn try_start(server: &Server, mode: &'static str, pool_size: u32) -> Result<PgBouncer, String> {
+        let server = server.clone();
+        blocking(move || PgBouncer::start_blocking(server, mode, pool_size)).await
+    }
+
+    fn start_blocking(server: Server, mode: &str, pool_size: u32) -> Result<PgBouncer, String> {
         let program = programs::pgbouncer().ok_or("its program is not installed")?;
         let supervised = Supervised::new("pgbouncer", "TERM")?;
         let (port, command) = on_a_free_port(|port| {
-            let settings = supervised.write("pgbouncer.ini", &settings(&server, port, pool_size))?;
+            let settings = supervised.write("pgbouncer.ini", &settings(&server, mode, port, pool_size))?;
             let command = vec![program.display().to_string(), settings.display().to_string()];
             supervised.start(&command, &SIGNS).map(|()| command)
         })?;
@@ -94,7 +101,7 @@ impl PgBouncer {
 }
 
 /// No parameter of a start is ignored: a client that sends what hosts do not take is refused here too.
-fn settings(server: &Server, port: u16, pool_size: u32) -> String {
+fn settings(server: &Server, mode: &str, port: u16, pool_size: u32) -> String {
     let folder = server.running.folder().display();
     let server_port = server.running.port;
     format!(
@@ -106,7 +113,7 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = any
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {pool_size}
 max_client_conn = 1000
 log_connections = 0

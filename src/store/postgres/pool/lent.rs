@@ -1,0 +1,146 @@
+//! What the pool lends: a connection for one statement, or a place for one that somebody else opens. It goes back however
+//! its use ends, without the connection when a statement was left unanswered.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use super::super::classes::Class;
+use super::super::connect::{Connection, ServerRun, TRUSTED_UNUSED};
+use super::Pool;
+
+pub struct Lent {
+    /// `None` once the pool ended the loan itself.
+    pool: Option<Arc<Pool>>,
+    class: Class,
+    connection: Option<Connection>,
+    /// A statement is under way: its answer would be taken for the next one's.
+    under_way: bool,
+}
+
+impl Lent {
+    pub(super) fn new(pool: Arc<Pool>, class: Class, connection: Connection) -> Lent {
+        Lent {
+            pool: Some(pool),
+            class,
+            connection: Some(connection),
+            under_way: false,
+        }
+    }
+
+    /// Whether it was used before, so that it may have been lost since.
+    pub fn is_old(&self) -> bool {
+        self.connection().is_old
+    }
+
+    pub fn server(&self) -> ServerRun {
+        self.connection().server.clone()
+    }
+
+    /// Whether it was opened or used so lately that it counts as open.
+    pub fn is_trusted(&self) -> bool {
+        let until = self.connection().trusted_until;
+        !self.connection().is_old || until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether it was found lost by another one's failure.
+    pub fn is_doubted(&self) -> bool {
+        self.connection().is_old && self.connection().trusted_until.is_none()
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.connection().client
+    }
+
+    /// For a statement; until [`Lent::answered`] it does not go back.
+    pub fn begin(&mut self) -> &Client {
+        self.under_way = true;
+        self.client()
+    }
+
+    /// The connection may be used on.
+    pub fn answered(&mut self) {
+        self.under_way = false;
+        if let Some(connection) = &mut self.connection {
+            let now = Instant::now();
+            connection.is_old = true;
+            connection.used = now;
+            connection.trusted_until = Some(now + TRUSTED_UNUSED);
+        }
+    }
+
+    /// The server refused to write over it.
+    pub fn only_reads(&mut self) {
+        self.answered();
+        if let Some(connection) = &mut self.connection {
+            connection.only_reads = true;
+        }
+    }
+
+    /// Of a connection that hangs nobody waits for anything any more, least of all for a word that may hang as well.
+    pub fn give_up(mut self) {
+        let (Some(connection), Some(pool)) = (self.connection.take(), self.pool.clone()) else {
+            return;
+        };
+        pool.begin_leaving();
+        drop(self);
+        tokio::spawn(async move {
+            pool.connector.cancel(&connection.client).await;
+            drop(connection);
+            pool.left();
+        });
+    }
+
+    /// Ends the loan under the pool's own lock.
+    pub(super) fn take_back(mut self) -> Option<Connection> {
+        self.pool = None;
+        self.connection.take()
+    }
+
+    fn connection(&self) -> &Connection {
+        self.connection
+            .as_ref()
+            .expect("it is taken only where the loan ends")
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let connection = self.connection.take().filter(|_| !self.under_way);
+        if let Some(pool) = &self.pool {
+            pool.take_back(self.class, connection);
+        }
+    }
+}
+
+/// Counts as a connection of its class until it is dropped.
+pub struct Place {
+    pool: Arc<Pool>,
+    class: Class,
+}
+
+impl Place {
+    pub(super) fn new(pool: Arc<Pool>, class: Class) -> Place {
+        Place { pool, class }
+    }
+
+    /// Resolves when the place is needed for something more urgent.
+    pub async fn needed(&self) {
+        loop {
+            let fewer = self.pool.fewer.notified();
+            tokio::pin!(fewer);
+            fewer.as_mut().enable();
+            if !self.pool.may_keep(self.class) {
+                return;
+            }
+            fewer.await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pool.take_back(self.class, None);
+    }
+}

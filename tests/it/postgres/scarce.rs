@@ -1,0 +1,325 @@
+//! Few connections: a role that may have three to fifteen, two nodes that share them, a pooler that lends each for a whole
+//! session. Everything goes on, more slowly, and whoever needs a connection to free work gets one (issue 13, points 2
+//! and 28).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use super::scene::{has_pgbouncer, has_postgres, node, number, status_of, until_ready, warnings_with};
+use crate::support::client::{Answer, Request, http, post};
+use crate::support::postgres::{PgBouncer, Server, TestDatabase};
+use crate::support::process::Process;
+use crate::support::proxy::{Action, Proxy};
+use crate::support::until;
+
+/// A database whose owner may have only so many connections.
+struct Limited {
+    database: TestDatabase,
+    admin: Client,
+    role: String,
+}
+
+impl Limited {
+    async fn to(connections: usize) -> Limited {
+        let database = Server::shared().await.create_database().await;
+        let admin = database.admin().await;
+        let name = database.name().to_owned();
+        let role = format!("limited_{name}");
+        let create = format!(
+            "create role {role} login connection limit {connections}; alter database {name} owner to {role}"
+        );
+        admin.batch_execute(&create).await.unwrap();
+        Limited {
+            database,
+            admin,
+            role,
+        }
+    }
+
+    fn url(&self) -> String {
+        self.of_role(&self.database.url())
+    }
+
+    fn of_role(&self, url: &str) -> String {
+        url.replace("postgres://postgres@", &format!("postgres://{}@", self.role))
+    }
+
+    async fn orders_with_status(&self, status: &str) -> usize {
+        let kept = match status {
+            "Pending" => "status = 0",
+            "Processing" => "status = 1",
+            _ => "status = 2",
+        };
+        let counted = format!("select count(*) from orderly.orders where {kept}");
+        usize::try_from(number(&self.admin, &counted).await).unwrap()
+    }
+}
+
+fn named(prefix: &str, orders: usize) -> Vec<Request> {
+    (1..=orders)
+        .map(|number| Request {
+            key: format!("{prefix} {number}"),
+            user_id: number as u64,
+            cents: 100,
+        })
+        .collect()
+}
+
+/// All at once; each is asked again until it is stored.
+async fn place(node: &Process, requests: &[Request]) {
+    let http = http();
+    join_all(requests.iter().map(async |request| {
+        until("an order is taken", async || {
+            matches!(post(&http, &node.url, request).await, Answer::Created(_))
+        })
+        .await;
+    }))
+    .await;
+}
+
+async fn stop(node: Process) {
+    assert_eq!(node.terminate().await, Some(0));
+}
+
+/// Then silence: nothing that a client asks for brings the node another connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_completes_everything_on_three_connections_and_more() {
+    if !has_postgres() {
+        return;
+    }
+    for connections in 3..=15 {
+        let limited = Limited::to(connections).await;
+        let folder = tempfile::tempdir().unwrap();
+        let node = Process::start(node(folder.path(), &limited.url())).await;
+        until_ready(&node).await;
+        place(&node, &named("order", connections)).await;
+        until("everything is completed", async || {
+            limited.orders_with_status("Completed").await == connections
+        })
+        .await;
+        until_ready(&node).await;
+        stop(node).await;
+        let told = warnings_with(folder.path(), "too few connections");
+        assert_eq!(
+            told.len(),
+            usize::from(connections < 15),
+            "{connections}: {told:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_few_connections_hands_its_orders_back() {
+    if !has_postgres() {
+        return;
+    }
+    for connections in [3, 5, 8, 12] {
+        let limited = Limited::to(connections).await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut slow = node(folder.path(), &limited.url());
+        slow.env("ORDERLY_SIMULATED_SPEED", "0.001")
+            .env("ORDERLY_SHUTDOWN_GRACE", "2s");
+        let node = Process::start(slow).await;
+        until_ready(&node).await;
+        place(&node, &named("order", connections)).await;
+        until("everything is started", async || {
+            limited.orders_with_status("Processing").await == connections
+        })
+        .await;
+        stop(node).await;
+        assert_eq!(limited.orders_with_status("Pending").await, connections);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_share_a_few_connections() {
+    if !has_postgres() {
+        return;
+    }
+    for connections in [3, 5, 8, 16] {
+        let limited = Limited::to(connections).await;
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let first = Process::start(node(folders[0].path(), &limited.url())).await;
+        until_ready(&first).await;
+        let second = Process::start(node(folders[1].path(), &limited.url())).await;
+        let (ours, theirs) = (named("first", connections), named("second", connections));
+        tokio::join!(place(&first, &ours), place(&second, &theirs));
+        until("everything is completed", async || {
+            limited.orders_with_status("Completed").await == 2 * connections
+        })
+        .await;
+        until_ready(&first).await;
+        until_ready(&second).await;
+        stop(first).await;
+        stop(second).await;
+    }
+}
+
+/// Connections are used up from outside while orders run, and come back later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_connections_goes_on_when_there_are_some() {
+    const CONNECTIONS: usize = 5;
+    if !has_postgres() {
+        return;
+    }
+    let limited = Limited::to(CONNECTIONS).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &limited.url())).await;
+    until_ready(&node).await;
+    place(&node, &named("before", CONNECTIONS)).await;
+    // From here on the node has no connection, nor gets one.
+    let limit = format!("alter role {} connection limit 0", limited.role);
+    limited.admin.batch_execute(&limit).await.unwrap();
+    Server::shared().await.terminate_backends(&limited.database).await;
+    until("the node is not ready", async || {
+        status_of(&node, "/readyz").await == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
+    let limit = format!("alter role {} connection limit {CONNECTIONS}", limited.role);
+    limited.admin.batch_execute(&limit).await.unwrap();
+    until_ready(&node).await;
+    place(&node, &named("after", CONNECTIONS)).await;
+    until("everything is completed", async || {
+        limited.orders_with_status("Completed").await == 2 * CONNECTIONS
+    })
+    .await;
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_in_session_mode_with_a_small_pool_is_enough() {
+    const ORDERS: usize = 12;
+    if !has_pgbouncer() {
+        return;
+    }
+    let server = Server::shared().await;
+    for (nodes, pool_size) in [(1, 3), (2, 6)] {
+        let database = server.create_database().await;
+        let bouncer = PgBouncer::start_in_session_mode(server, pool_size).await;
+        let url = database.url_at("127.0.0.1", bouncer.address().port());
+        let mut running = Vec::new();
+        for _ in 0..nodes {
+            let folder = tempfile::tempdir().unwrap();
+            running.push((Process::start(node(folder.path(), &url)).await, folder));
+        }
+        let (first, _) = &running[0];
+        until_ready(first).await;
+        place(first, &named("order", ORDERS)).await;
+        let admin = database.admin().await;
+        until("everything is completed", async || {
+            let completed = "select count(*) from orderly.orders where status = 2";
+            usize::try_from(number(&admin, completed).await) == Ok(ORDERS)
+        })
+        .await;
+        for (node, _) in running {
+            until_ready(&node).await;
+            stop(node).await;
+        }
+    }
+}
+
+/// With enough connections and with few.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_that_hang_keep_no_operator_waiting() {
+    const LISTS: usize = 30;
+    if !has_postgres() {
+        return;
+    }
+    for connections in [5, 15] {
+        let limited = Limited::to(connections).await;
+        let proxy = Proxy::before(Server::shared().await.address()).await;
+        let url = limited.database.url_at("127.0.0.1", proxy.address().port());
+        let folder = tempfile::tempdir().unwrap();
+        let node = Process::start(node(folder.path(), &limited.of_role(&url))).await;
+        until_ready(&node).await;
+        let hanging = Arc::new(AtomicUsize::new(0));
+        let counted = hanging.clone();
+        proxy.on_flight(move |flight| {
+            if !flight.sql().contains("order by order_id desc") {
+                return Action::Forward;
+            }
+            counted.fetch_add(1, Ordering::SeqCst);
+            Action::Silence
+        });
+        let list = || tokio::spawn(http().get(format!("{}/orders", node.url)).send());
+        let lists: Vec<_> = (0..LISTS).map(|_| list()).collect();
+        until("lists hang", async || hanging.load(Ordering::SeqCst) > 0).await;
+        for (method, path) in [
+            (Method::POST, "/queue/pause"),
+            (Method::GET, "/queue"),
+            (Method::GET, "/metrics"),
+            (Method::GET, "/events"),
+            (Method::POST, "/queue/resume"),
+        ] {
+            let asked = http()
+                .request(method, format!("{}{path}", node.url))
+                .header("Content-Type", "application/json")
+                .send();
+            assert_eq!(asked.await.unwrap().status(), StatusCode::OK, "{path}");
+        }
+        assert!(lists.iter().any(|list| !list.is_finished()), "lists still hang");
+        assert_eq!(status_of(&node, "/readyz").await, StatusCode::OK);
+        proxy.on_flight(|_| Action::Forward);
+        for list in lists {
+            list.await.unwrap().unwrap();
+        }
+        stop(node).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_compares_what_is_allowed_with_what_is_wanted() {
+    if !has_postgres() {
+        return;
+    }
+    for (connections, state) in [(2, "fail"), (12, "warn"), (40, "ok")] {
+        let limited = Limited::to(connections).await;
+        let folder = tempfile::tempdir().unwrap();
+        let migrated = node(folder.path(), &limited.url()).arg("migrate").output().await;
+        assert!(migrated.unwrap().status.success());
+        let mut doctor = node(folder.path(), &limited.url());
+        let said = doctor.args(["doctor", "--json"]).output().await.unwrap();
+        let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+        let judged = said["checks"].as_array().unwrap();
+        let judged = judged
+            .iter()
+            .find(|check| check["name"] == "connections")
+            .unwrap();
+        assert_eq!(judged["state"], state, "{judged}");
+        assert!(
+            judged["finding"]
+                .as_str()
+                .unwrap()
+                .contains(&connections.to_string()),
+            "{judged}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_says_what_to_do_when_every_connection_is_in_use() {
+    if !has_postgres() {
+        return;
+    }
+    let limited = Limited::to(1).await;
+    let _stranger = crate::support::postgres::connect(&limited.url()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut doctor = node(folder.path(), &limited.url());
+    let said = doctor.args(["doctor", "--json"]).output().await.unwrap();
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let judged = said["checks"].as_array().unwrap();
+    let judged = judged.iter().find(|check| check["name"] == "store").unwrap();
+    assert_eq!(judged["state"], "fail", "{judged}");
+    assert!(
+        judged["advice"]
+            .as_str()
+            .unwrap()
+            .contains("no connection is free"),
+        "{judged}"
+    );
+}
