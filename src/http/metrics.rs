@@ -242,7 +242,7 @@ mod tests {
             oldest_waiting: Some(Duration::from_millis(1_500)),
             blocked: Blocked {
                 orders: 2,
-                oldest: Some(Duration::from_secs(60)),
+                oldest: Some(Duration::from_mins(1)),
             },
             nodes: Vec::new(),
         }

@@ -41,6 +41,7 @@ impl Cause {
         }
     }
 
+    #[must_use]
     pub fn with_said(self, said: String) -> Cause {
         Cause {
             said: (!said.is_empty()).then_some(said),

@@ -160,7 +160,7 @@ async fn a_refused_client_may_finish_sending_before_it_reads() {
     let head = format!("POST /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
     client.send(head.as_bytes()).await;
     for _ in 0..PIECES {
-        client.send(&[b'x'; 64 * 1024]).await;
+        client.send(&vec![b'x'; 64 * 1024]).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let answer = client.rest().await;

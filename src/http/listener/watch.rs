@@ -30,6 +30,10 @@ pub enum Standing {
     Keyed,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about one connection"
+)]
 struct State {
     stage: Stage,
     since: Instant,

@@ -19,6 +19,10 @@ pub(super) struct State {
 /// What has to be shown before a store that was not ready counts as ready again. Neither a read nor a heartbeat shows that
 /// orders can be stored.
 #[derive(Clone, Copy, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each doubt is cleared by evidence of its own"
+)]
 struct Doubt {
     /// A write as accept makes it has to go through, rolled back.
     write: bool,

@@ -117,10 +117,10 @@ impl Exposition {
         let names: BTreeSet<&str> = self.families.iter().map(|family| family.name.as_str()).collect();
         assert_eq!(names.len(), self.families.len(), "no family comes in two pieces");
         for family in &self.families {
-            let named = ["orderly_", "process_"]
+            let has_prefix = ["orderly_", "process_"]
                 .iter()
                 .any(|prefix| family.name.starts_with(prefix));
-            assert!(named, "{}", family.name);
+            assert!(has_prefix, "{}", family.name);
             assert!(
                 family.help && !family.kind.is_empty(),
                 "{} is described",

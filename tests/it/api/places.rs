@@ -9,7 +9,7 @@ use super::socket::Hall;
 use crate::support::PATIENCE;
 
 const KEY: &str = "correct-horse-battery-staple";
-const PLACES: usize = 3;
+const PLACES: u8 = 3;
 /// More than wait for a place, are kept for probes, and are refused at once.
 const CROWD: usize = 200;
 
@@ -57,7 +57,7 @@ fn keyed() -> String {
 /// Issue 13, point 29: eight idle connections, one tiny request each, shut out everybody with the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_limit_the_longest_idle_stranger_gives_way() {
-    let hall = Hall::before(Door::with_key(KEY).await, PLACES);
+    let hall = Hall::before(Door::with_key(KEY).await, PLACES.into());
     let mut customer = Client::connect(&hall).await;
     assert_eq!(customer.ask("/orders", &keyed()).await, 200);
     let mut strangers = Vec::new();
@@ -87,7 +87,7 @@ async fn at_the_limit_the_longest_idle_stranger_gives_way() {
 /// Without a key all are strangers, and a request in progress is one whoever sent it: streams too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_progress_gives_way_to_nobody() {
-    let hall = Hall::before(Door::open().await, PLACES);
+    let hall = Hall::before(Door::open().await, PLACES.into());
     hall.door.harness.accept_one().await;
     let mut streams = Vec::new();
     for _ in 0..PLACES {
@@ -101,7 +101,7 @@ async fn a_request_in_progress_gives_way_to_nobody() {
     // One that ends makes room, and an idle one gives way to the next.
     drop(streams.pop());
     let waits = hall.door.harness.metrics().connections.clone();
-    crate::support::until("its place is free", async || waits.get() < PLACES as i64).await;
+    crate::support::until("its place is free", async || waits.get() < PLACES.into()).await;
     let mut idle = Client::connect(&hall).await;
     assert_eq!(idle.ask("/orders", "").await, 200);
     let mut next = Client::connect(&hall).await;
@@ -119,7 +119,7 @@ async fn a_request_in_progress_gives_way_to_nobody() {
 /// Issue 13, point 29: a platform that cannot probe a node restarts it, and a scrape shows what is full.
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_and_numbers_are_answered_at_the_limit() {
-    let hall = Hall::before(Door::open().await, PLACES);
+    let hall = Hall::before(Door::open().await, PLACES.into());
     let mut streams = Vec::new();
     for _ in 0..PLACES {
         let mut stream = Client::connect(&hall).await;

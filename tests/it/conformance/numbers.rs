@@ -272,7 +272,7 @@ async fn an_order_that_came_back_is_blocked_from_then_on(harness: &mut Harness) 
     let lease = harness.claim_only(ids[0]).await;
     harness.settle(&lease, failed()).await;
     harness.claim_only(ids[1]).await;
-    harness.advance(Duration::from_secs(300)).await;
+    harness.advance(Duration::from_mins(5)).await;
     harness.redrive(ids[0]).await;
     harness.claim(10).await;
     harness.advance(Duration::from_secs(7)).await;

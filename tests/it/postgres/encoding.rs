@@ -20,9 +20,9 @@ async fn a_database_of_another_encoding_than_utf8_is_refused() {
         admin.batch_execute(&create).await.unwrap();
         let url = database.url().replace(database.name(), &name);
 
-        let served = node(folder.path(), &url).output().await.unwrap();
-        let said = String::from_utf8(served.stderr).unwrap();
-        assert_eq!(served.status.code(), Some(78), "{said}");
+        let started = node(folder.path(), &url).output().await.unwrap();
+        let said = String::from_utf8(started.stderr).unwrap();
+        assert_eq!(started.status.code(), Some(78), "{said}");
         assert!(said.contains(encoding) && said.contains("UTF8"), "{said}");
 
         let mut doctor = node(folder.path(), &url);

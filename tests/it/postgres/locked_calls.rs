@@ -62,8 +62,8 @@ async fn what_is_asked_of_a_locked_order_is_refused_and_certainly_not_done() {
             refused(settled.map(|done| format!("{done:?}"))).await;
         },
         async {
-            let held = store.hold_outside(leases[2].key(), hold).await;
-            refused(held.map(|done| format!("{done:?}"))).await;
+            let kept = store.hold_outside(leases[2].key(), hold).await;
+            refused(kept.map(|done| format!("{done:?}"))).await;
         },
     );
     locker.release().await;
@@ -87,7 +87,7 @@ async fn orders_redriven_together_leave_out_a_locked_one() {
         dry_run: false,
     };
     let locker = Locker::of_orders(&scene, &ids[1..2]).await;
-    let redriven = scene.store.redrive_matching(query.clone()).await.unwrap();
+    let redriven = scene.store.redrive_matching(query).await.unwrap();
     assert_eq!((redriven.matched, redriven.retried), (3, 2));
     locker.release().await;
     let redriven = scene.store.redrive_matching(query).await.unwrap();

@@ -8,18 +8,18 @@ use orderly::order::{OrderId, OrderStatus};
 use super::world::{LEASE, Setting, Step, World};
 use crate::support::twisted::{FailsToSettle, twisted};
 
-const ORDERS: usize = 20;
+const ORDERS: u8 = 20;
 
 /// A world in which the database refuses changes of one order among others, and that order.
 async fn with_rule(condition: &str) -> (World, OrderId, Vec<OrderId>) {
     let world = World::new(Setting {
-        slots: ORDERS as u32,
+        slots: ORDERS.into(),
         ..Setting::default()
     })
     .await;
     world.script.otherwise(Step::Take(Duration::from_secs(1)));
-    let mut ids = world.harness.accept_some(ORDERS).await;
-    let bad = ids.remove(ORDERS / 2);
+    let mut ids = world.harness.accept_some(ORDERS.into()).await;
+    let bad = ids.remove(usize::from(ORDERS) / 2);
     let condition = format!("new.order_id = {bad} and {condition}");
     world.harness.refuse_updates(&condition).await;
     (world, bad, ids)
@@ -91,7 +91,7 @@ async fn a_lease_outlives_the_time_of_its_attempt_by_one_lease_at_most() {
     world.script.otherwise(Step::Take(Duration::from_secs(1)));
     let id = world.harness.accept_one().await;
     world.until_begun().await;
-    world.pass(limit - Duration::from_secs(1)).await;
+    world.pass(limit.saturating_sub(Duration::from_secs(1))).await;
     assert_eq!(
         world.script.attempts_of(id).len(),
         1,
@@ -115,7 +115,7 @@ async fn a_result_in_the_last_second_of_the_attempt_counts() {
     let world = World::new(setting).await;
     world
         .script
-        .otherwise(Step::Take(limit - Duration::from_millis(100)));
+        .otherwise(Step::Take(limit.saturating_sub(Duration::from_millis(100))));
     let id = world.harness.accept_one().await;
     world.until_begun().await;
     world.until_status(id, OrderStatus::Completed).await;

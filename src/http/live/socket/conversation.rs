@@ -24,7 +24,7 @@ use crate::http::wire::{BadMessage, ClientMessage, ServerMessage, SubscriptionId
 use crate::live::Feed;
 
 /// A message of a client: several times the longest that means something.
-const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+const MESSAGE_BYTES_MAX: u16 = 4 * 1024;
 /// The longest frame with such a message, masked (RFC 6455 section 5.2).
 const FRAME_BYTES_MAX: u32 = MESSAGE_BYTES_MAX as u32 + 14;
 /// Read and written at once.
@@ -48,8 +48,8 @@ pub async fn hold(stream: Upgraded, feed: Feed, heartbeat: Duration) {
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(MESSAGE_BYTES_MAX))
-        .max_frame_size(Some(MESSAGE_BYTES_MAX));
+        .max_message_size(Some(MESSAGE_BYTES_MAX.into()))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX.into()));
     let stream = Metered::new(
         TokioIo::new(stream),
         Allowance::of_bytes(FRAME_BYTES_MAX, Instant::now()),

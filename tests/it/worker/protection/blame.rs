@@ -64,7 +64,7 @@ async fn a_service_that_cannot_work_for_one_order_holds_up_no_other() {
 async fn an_order_that_waits_alone_for_a_service_keeps_its_attempts() {
     let world = World::new(FIVE).await;
     let bad = OrderId(1);
-    world.script.order(bad, &[Step::Unavailable; 1_000]);
+    world.script.order(bad, &vec![Step::Unavailable; 1_000]);
     assert_eq!(world.harness.accept_one().await, bad);
     world.pass_long(MINUTE * 30, async |_| {}).await;
     let order = world.harness.order(bad).await;
