@@ -53,7 +53,8 @@ pub enum Origin {
 pub struct Layers {
     values: HashMap<&'static str, Value>,
     pub problems: Vec<String>,
-    /// Further ones, for whoever opens the store: it may be another one than the operator means.
+    /// Further problems for commands that open the store: nothing names it, but an unknown variable looks as if it was meant
+    /// to. The default store would be the wrong one.
     pub problems_of_store: Vec<String>,
     pub warnings: Vec<String>,
     /// Where passwords are that the URLs do not hold.
@@ -103,6 +104,7 @@ impl Layers {
         for (key, text) in &sources.flags {
             layers.set(key, text, &Origin::Flag);
         }
+        layers.excuse_named_store();
         layers
     }
 
@@ -213,6 +215,15 @@ impl Layers {
                     .push(format!("{told}, did you mean {}?", meant.variable)),
                 None => self.warnings.push(told),
             }
+        }
+    }
+
+    /// Reduces the problems of the store to warnings when the operator named the store: an unknown variable that resembles the
+    /// store's belongs to something else then, and must not stop the node.
+    fn excuse_named_store(&mut self) {
+        let store = self.get("database_url");
+        if store.is_some_and(|store| store.origin != Origin::Default) {
+            self.warnings.append(&mut self.problems_of_store);
         }
     }
 

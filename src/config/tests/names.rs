@@ -92,6 +92,24 @@ fn a_store_under_a_wrong_name_is_not_passed_over() {
 }
 
 #[test]
+fn a_name_like_the_stores_only_warns_once_the_store_is_named() {
+    let name = "ORDERLY_DATABASE_NAME";
+    let told = format!("{name} (from the environment) is not a setting: the store is named by DATABASE_URL");
+    let stray = || given().variable(name, "shop");
+    assert_eq!(stray().problem(), told);
+    let url = "sqlite:data/orders.db";
+    for named in [
+        stray().variable("DATABASE_URL", url),
+        stray().file(".env", &format!("DATABASE_URL={url}")),
+        stray().file("orderly.toml", &format!("database_url = '{url}'")),
+        stray().flag("database_url", url),
+    ] {
+        assert_eq!(named.load().unwrap().warnings, [told.as_str()]);
+        assert!(super::Layers::gather(&named.sources).database().is_ok());
+    }
+}
+
+#[test]
 fn nothing_leads_to_the_setting_that_opens_the_server() {
     for key in ["opn", "opne", "openn", "ope"] {
         let problem = given().file("orderly.toml", &format!("{key} = 'on'")).problem();
