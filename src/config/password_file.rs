@@ -1,7 +1,7 @@
 //! Finds a database password that the URL does not hold: in `PGPASSWORD`, then in the password file, with libpq's rules
 //! (<https://www.postgresql.org/docs/current/libpq-pgpass.html>). What else a URL says is left to `postgres_url.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -72,23 +72,22 @@ impl PasswordSources {
             Ok(text) => text,
             Err(warning) => return warning.into_iter().collect(),
         };
-        let found: BTreeSet<Vec<u8>> = self
-            .servers(url)
-            .iter()
-            .filter_map(|server| password_for(server, &text))
-            .collect();
-        let warnings = if found.len() > 1 {
-            vec![format!(
-                "{} holds different passwords for the hosts of the URL: only one is tried",
-                path.display()
-            )]
-        } else {
-            Vec::new()
+        let servers = self.servers(url);
+        let passwords: Vec<Option<Vec<u8>>> =
+            servers.iter().map(|server| password_for(server, &text)).collect();
+        let Some(first) = passwords.iter().flatten().next() else {
+            return Vec::new();
         };
-        if let Some(password) = found.into_iter().next() {
-            url.server.password(password);
+        url.server.password(first);
+        // The driver has one password for all hosts.
+        if passwords.iter().all(|password| password.as_ref() == Some(first)) {
+            return Vec::new();
         }
-        warnings
+        vec![format!(
+            "{} does not hold the same password for every host of the URL: the first one found, in the order of the hosts, \
+             is tried on all of them",
+            path.display()
+        )]
     }
 
     /// Host, port, database and user of each server of the URL, as the file names them.
@@ -179,6 +178,12 @@ mod tests {
     use super::*;
 
     fn password(url: &str, file: &str) -> Option<String> {
+        let (password, warnings) = password_and_warnings(url, file);
+        assert_eq!(warnings, [""; 0]);
+        password
+    }
+
+    fn password_and_warnings(url: &str, file: &str) -> (Option<String>, Vec<String>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("passwords");
         fs::write(&path, file).unwrap();
@@ -189,9 +194,10 @@ mod tests {
             ..PasswordSources::default()
         };
         let (mut url, _) = PostgresUrl::parse(url).unwrap();
-        assert_eq!(sources.complete(&mut url), [""; 0]);
-        let password = url.server.get_password()?;
-        Some(String::from_utf8(password.to_vec()).unwrap())
+        let warnings = sources.complete(&mut url);
+        let password = url.server.get_password().map(<[u8]>::to_vec);
+        let password = password.map(|password| String::from_utf8(password).unwrap());
+        (password, warnings)
     }
 
     #[test]
@@ -213,6 +219,26 @@ mod tests {
         ] {
             let found = password("postgres://shop@host/db", line);
             assert_eq!(found.as_deref(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_first_host_gives_the_password_for_all() {
+        let url = "postgres://me@one,two/db";
+        for (file, expected, differ) in [
+            ("two:*:*:*:apple\none:*:*:*:pear", Some("pear"), true),
+            ("one:*:*:*:apple\ntwo:*:*:*:pear", Some("apple"), true),
+            ("one:*:*:*:pear", Some("pear"), true),
+            ("two:*:*:*:pear", Some("pear"), true),
+            ("two:*:*:*:pear\none:*:*:*:pear", Some("pear"), false),
+            ("three:*:*:*:pear", None, false),
+        ] {
+            let (password, warnings) = password_and_warnings(url, file);
+            assert_eq!(password.as_deref(), expected, "{file}");
+            assert_eq!(warnings.len(), usize::from(differ), "{file}: {warnings:?}");
+            let told = "does not hold the same password for every host";
+            assert!(warnings.iter().all(|warning| warning.contains(told)));
+            assert!(!warnings.concat().contains("pear"), "{warnings:?}");
         }
     }
 
