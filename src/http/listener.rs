@@ -1,6 +1,6 @@
-//! Sockets: accepts connections up to a limit, lets idle strangers give way there and refuses the others politely, cuts
-//! clients that stall, and lets every request under way end when the server drains. Who is slow is judged by `watch`, who
-//! gives way by `crowd`; requests are left to the router.
+//! Sockets: accepts connections up to a limit, lets idle strangers give way there, cuts clients that stall, and lets every
+//! request under way end when the server drains. Who is slow is judged by `watch`, who gives way by `crowd`; connections
+//! without a place are left to `overflow`, requests to the router.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,7 +20,6 @@ use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,13 +29,15 @@ use super::ways;
 use crate::metrics::Metrics;
 use bodies::{ReadBody, WatchedBody};
 use crowd::{Crowd, Entry, Place};
-use refusal::{AboveTheLimit, linger, refuse};
+use overflow::Overflow;
+use refusal::linger;
 use watch::{Watch, WatchedIo};
 
 mod bodies;
 mod crowd;
 mod limits;
 mod newcomer;
+mod overflow;
 mod refusal;
 mod takeover;
 mod watch;
@@ -82,17 +83,7 @@ pub async fn serve(
     metrics: Metrics,
     draining: CancellationToken,
 ) {
-    let server = Server {
-        router,
-        limits,
-        connections: Crowd::new(limits.connections_max),
-        kept: Crowd::new(limits.kept_max),
-        refusals: Arc::new(Semaphore::new(limits.refusals_max)),
-        metrics,
-        draining,
-        full: Seldom::default(),
-        failing: Seldom::default(),
-    };
+    let server = Server::new(router, limits, metrics, draining);
     join_all(listeners.into_iter().map(|listener| server.accept_all(listener))).await;
 }
 
@@ -100,15 +91,25 @@ struct Server<R> {
     router: R,
     limits: Limits,
     connections: Crowd,
-    kept: Crowd,
-    refusals: Arc<Semaphore>,
+    overflow: Overflow<R>,
     metrics: Metrics,
     draining: CancellationToken,
-    full: Seldom,
     failing: Seldom,
 }
 
 impl<R: Answers> Server<R> {
+    fn new(router: R, limits: Limits, metrics: Metrics, draining: CancellationToken) -> Server<R> {
+        Server {
+            overflow: Overflow::new(router.clone(), limits, metrics.clone()),
+            router,
+            limits,
+            connections: Crowd::new(limits.connections_max),
+            metrics,
+            draining,
+            failing: Seldom::default(),
+        }
+    }
+
     async fn accept_all(&self, listener: TcpListener) {
         let mut tasks = JoinSet::new();
         loop {
@@ -137,61 +138,19 @@ impl<R: Answers> Server<R> {
                 tasks.spawn(connection.serve(self.router.clone(), draining));
             }
             Entry::Soon(soon) => {
-                let (router, refused) = (self.router.clone(), self.metrics.connections_refused.clone());
+                let (router, overflow) = (self.router.clone(), self.overflow.clone());
                 tasks.spawn(async move {
                     if let Some(place) = soon.place().await {
                         let connection = Connection::new(open, stream, place, limits);
                         connection.serve(router, draining).await;
                     } else {
-                        refused.inc();
-                        refuse(stream, limits.short_linger).await;
+                        overflow.answer(stream, draining).await;
                     }
                 });
             }
-            Entry::Full => self.answer_little(stream, tasks),
-        }
-    }
-
-    /// No connection gives way: only what tells how the server is gets an answer.
-    fn answer_little(&self, stream: TcpStream, tasks: &mut JoinSet<()>) {
-        if self.full.is_due() {
-            let connections = self.limits.connections_max;
-            tracing::warn!(
-                connections,
-                "all {connections} connections are in use and none is idle: others are refused; raise \
-                 ORDERLY_MAX_CONNECTIONS, or add nodes"
-            );
-        }
-        let limits = self.limits.of_kept_places();
-        let (open, draining) = (self.metrics.connections.clone(), self.draining.clone());
-        let refused = self.metrics.connections_refused.clone();
-        let router = AboveTheLimit::new(self.router.clone(), refused.clone());
-        match self.kept.enter() {
-            Entry::Place(place) => {
-                let connection = Connection::new(open, stream, place, limits);
-                tasks.spawn(connection.serve(router, draining));
-                return;
+            Entry::Full => {
+                tasks.spawn(self.overflow.clone().answer(stream, draining));
             }
-            Entry::Soon(soon) => {
-                tasks.spawn(async move {
-                    if let Some(place) = soon.place().await {
-                        let connection = Connection::new(open, stream, place, limits);
-                        connection.serve(router, draining).await;
-                    } else {
-                        refused.inc();
-                        refuse(stream, limits.short_linger).await;
-                    }
-                });
-                return;
-            }
-            Entry::Full => {}
-        }
-        refused.inc();
-        if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
-            tasks.spawn(async move {
-                let _permit = permit;
-                refuse(stream, limits.short_linger).await;
-            });
         }
     }
 

@@ -1,0 +1,137 @@
+//! Answers connections that find no place: a few kept places serve probes and metrics, a few more connections are told to
+//! come back, and the rest are dropped. Who gives way is left to `crowd`, the answers to `refusal`.
+
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::crowd::{Crowd, Entry};
+use super::refusal::{AboveTheLimit, refuse};
+use super::{Answers, Connection, Limits, Seldom};
+use crate::metrics::Metrics;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Overflow<R> {
+    router: AboveTheLimit<R>,
+    limits: Limits,
+    kept: Crowd,
+    refusals: Arc<Semaphore>,
+    metrics: Metrics,
+    full: Arc<Seldom>,
+}
+
+impl<R: Answers> Overflow<R> {
+    pub fn new(router: R, limits: Limits, metrics: Metrics) -> Overflow<R> {
+        Overflow {
+            router: AboveTheLimit::new(router, metrics.connections_refused.clone()),
+            limits: limits.of_kept_places(),
+            kept: Crowd::new(limits.kept_max),
+            refusals: Arc::new(Semaphore::new(limits.refusals_max)),
+            metrics,
+            full: Arc::default(),
+        }
+    }
+
+    /// Serves the connection in a kept place if there is one, and refuses it otherwise.
+    pub async fn answer(self, stream: TcpStream, draining: CancellationToken) {
+        self.log_full();
+        let place = match self.kept.enter() {
+            Entry::Place(place) => Some(place),
+            Entry::Soon(soon) => soon.place().await,
+            Entry::Full => None,
+        };
+        if let Some(place) = place {
+            let connection = Connection::new(self.metrics.connections, stream, place, self.limits);
+            connection.serve(self.router, draining).await;
+            return;
+        }
+        self.metrics.connections_refused.inc();
+        if let Ok(_permit) = self.refusals.try_acquire() {
+            refuse(stream, self.limits.short_linger).await;
+        }
+    }
+
+    fn log_full(&self) {
+        if self.full.is_due() {
+            let connections = self.limits.connections_max;
+            tracing::warn!(
+                connections,
+                "all {connections} connections are in use and none is idle: others are refused; raise \
+                 ORDERLY_MAX_CONNECTIONS, or add nodes"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    use super::super::Server;
+    use super::super::watch::Watch;
+    use super::*;
+
+    /// What a client gets for a path where the only connection was told to go and does not.
+    async fn answer_beside_one_that_stays(path: &str, limits: Limits) -> (String, u64) {
+        let router = Router::new()
+            .route("/livez", get(|| async { "alive" }))
+            .route("/", get(|| async { "hello" }));
+        let metrics = Metrics::new();
+        let server = Server::new(router, limits, metrics.clone(), CancellationToken::new());
+        let Entry::Place(place) = server.connections.enter() else {
+            panic!("the first connection has a place");
+        };
+        // An idle stranger by its watch, which nothing listens to.
+        let _stays = place.occupy(Arc::new(Watch::new(limits)));
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let mut tasks = JoinSet::new();
+        server.admit(accepted, &mut tasks);
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        // A connection that is dropped may be reset.
+        let _ = client.read_to_string(&mut answer).await;
+        drop(client);
+        tasks.join_all().await;
+        (answer, metrics.connections_refused.get())
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_answered_when_no_connection_gives_way_in_time() {
+        let (answer, refused) = answer_beside_one_that_stays("/livez", Limits::new(1)).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(refused, 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_refused_when_no_connection_gives_way_in_time() {
+        let (answer, refused) = answer_beside_one_that_stays("/", Limits::new(1)).await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert_eq!(refused, 1);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_after_a_wait_needs_a_permit() {
+        for (refusals_max, start) in [(1, "HTTP/1.1 503"), (0, "")] {
+            let limits = Limits {
+                kept_max: 0,
+                refusals_max,
+                ..Limits::new(1)
+            };
+            let (answer, refused) = answer_beside_one_that_stays("/livez", limits).await;
+            assert!(answer.starts_with(start), "{answer}");
+            assert_eq!(answer.is_empty(), refusals_max == 0, "{answer}");
+            assert_eq!(refused, 1);
+        }
+    }
+}
