@@ -23,7 +23,7 @@ use crate::store::{Acted, FeedCursor, OrderPage, OrderView, StoreError};
 const WAIT_SECONDS_MAX: u64 = 60;
 /// Before a held read asks again a store that cannot answer at the moment.
 const HELD_READ_RETRY: Duration = Duration::from_millis(500);
-pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// The order number of a path.
@@ -247,7 +247,7 @@ fn rendered(page: &OrderPage) -> Result<PageBody, Problem> {
 
 /// Seconds of the first `wait` preference (RFC 7240 section 4.3), at most [`WAIT_SECONDS_MAX`]; what is malformed
 /// is ignored, as preferences are.
-fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
     let values = headers
         .get_all(PREFER)
         .iter()

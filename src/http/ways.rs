@@ -14,9 +14,8 @@ use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use tower::Service;
 
-use super::orders::PREFER;
 use super::request::{Context, answered};
-use super::{ORDERS, Shared, accept, orders};
+use super::{ORDERS, Shared, accept, negotiation, orders};
 
 /// Longest number of an order.
 const ID_DIGITS_MAX: usize = 19;
@@ -76,12 +75,10 @@ fn number(path: &str) -> Option<&str> {
 /// its side of the connection is gone, and must not be handed an order any more.
 pub fn may_be_held<B>(request: &axum::http::Request<B>) -> bool {
     let headers = request.headers();
-    headers.contains_key(PREFER)
-        || request.uri().path() == "/leases"
-        || headers
-            .get_all(ACCEPT)
-            .iter()
-            .any(|value| value.as_bytes().starts_with(b"text/event-stream"))
+    let accept = headers.get_all(ACCEPT).iter();
+    request.uri().path() == "/leases"
+        || orders::preferred_wait(headers).is_some()
+        || negotiation::wants_event_stream(accept.filter_map(|value| value.to_str().ok()))
 }
 
 /// With its length among its headers, as the router has it.

@@ -198,6 +198,8 @@ async fn a_refused_client_is_not_listened_to_for_ever() {
 async fn a_client_that_closed_its_side_is_answered() {
     for request in [
         "GET /slow HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /slow HTTP/1.1\r\nhost: a\r\nprefer: return=minimal\r\n\r\n",
+        "GET /slow HTTP/1.1\r\nhost: a\r\naccept: text/event-stream;q=0.5, application/json\r\n\r\n",
         "POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello",
         "POST /read HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     ] {
@@ -217,6 +219,7 @@ async fn a_client_that_left_is_not_waited_for_where_the_answer_is_held() {
         "POST /leases HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n",
         "GET /slow HTTP/1.1\r\nhost: a\r\nprefer: wait=60\r\n\r\n",
         "GET /slow HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n\r\n",
+        "GET /slow HTTP/1.1\r\nhost: a\r\naccept: application/json;q=0.5, text/event-stream\r\n\r\n",
     ] {
         let mut client = Client::connect();
         client.send(request.as_bytes()).await;
