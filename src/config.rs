@@ -97,7 +97,7 @@ impl Database {
         Ok(match values::database_url(url)? {
             values::DatabaseUrl::Sqlite(path) => (Database::Sqlite(path), Vec::new()),
             values::DatabaseUrl::Postgres(mut url, mut ignored) => {
-                ignored.extend(passwords.complete(&mut url));
+                ignored.extend(passwords.complete(&mut url)?);
                 let database = PostgresDatabase {
                     url: *url,
                     direct: None,

@@ -23,14 +23,15 @@ const LOCALHOST: &str = "localhost";
 /// Where a password may be found.
 #[derive(Clone, Debug, Default)]
 pub struct PasswordSources {
-    /// `PGPASSWORD`
-    password: Option<Secret>,
+    /// `PGPASSWORD`; an error where it is not UTF-8.
+    password: Option<Result<Secret, NotUtf8>>,
     /// `PGPASSFILE`
     file: Option<PathBuf>,
     home: Option<PathBuf>,
-    /// The user of a URL without one.
-    user: Option<String>,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct NotUtf8;
 
 impl PasswordSources {
     /// Those of the process; what is missing there may stand in `.env`.
@@ -42,25 +43,28 @@ impl PasswordSources {
         };
         PasswordSources {
             password: variable("PGPASSWORD")
-                .and_then(|value| value.into_string().ok())
-                .map(Secret::new),
+                .map(|value| value.into_string().map(Secret::new).map_err(|_| NotUtf8)),
             file: variable("PGPASSFILE").map(PathBuf::from),
             home: environment.get("HOME").map(PathBuf::from),
-            user: environment
-                .get("USER")
-                .and_then(|user| user.clone().into_string().ok()),
         }
     }
 
-    /// Gives the URL the password it lacks. Answers what its operator should know.
-    pub fn complete(&self, url: &mut PostgresUrl) -> Vec<String> {
+    /// Gives the URL the password it lacks. Answers what its operator should know; fails where the password cannot be used.
+    pub fn complete(&self, url: &mut PostgresUrl) -> Result<Vec<String>, String> {
         if url.server.get_password().is_some() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        if let Some(password) = &self.password {
-            url.server.password(password.expose());
-            return Vec::new();
+        match &self.password {
+            Some(Ok(password)) => {
+                url.server.password(password.expose());
+                Ok(Vec::new())
+            }
+            Some(Err(NotUtf8)) => Err("the password in PGPASSWORD is not UTF-8".to_owned()),
+            None => Ok(self.complete_from_file(url)),
         }
+    }
+
+    fn complete_from_file(&self, url: &mut PostgresUrl) -> Vec<String> {
         let named = url.password_file.as_ref().or(self.file.as_ref());
         let Some(path) = named
             .cloned()
@@ -72,7 +76,7 @@ impl PasswordSources {
             Ok(text) => text,
             Err(warning) => return warning.into_iter().collect(),
         };
-        let servers = self.servers(url);
+        let servers = Self::servers(url);
         let passwords: Vec<Option<Vec<u8>>> =
             servers.iter().map(|server| password_for(server, &text)).collect();
         let Some(first) = passwords.iter().flatten().next() else {
@@ -91,10 +95,11 @@ impl PasswordSources {
     }
 
     /// Host, port, database and user of each server of the URL, as the file names them.
-    fn servers(&self, url: &PostgresUrl) -> Vec<[String; 4]> {
+    fn servers(url: &PostgresUrl) -> Vec<[String; 4]> {
         let server = &url.server;
-        let user = server.get_user().map(str::to_owned).or_else(|| self.user.clone());
-        let user = user.unwrap_or_default();
+        // The driver asks `whoami` as well. `$USER` may name somebody else, under `sudo` or in a service.
+        let user = server.get_user().map(str::to_owned);
+        let user = user.or_else(|| whoami::username().ok()).unwrap_or_default();
         let database = server.get_dbname().unwrap_or(&user);
         let ports = server.get_ports().iter().cycle();
         let host = |host: &Host| match host {
@@ -190,11 +195,10 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let sources = PasswordSources {
             file: Some(path),
-            user: Some("me".to_owned()),
             ..PasswordSources::default()
         };
         let (mut url, _) = PostgresUrl::parse(url).unwrap();
-        let warnings = sources.complete(&mut url);
+        let warnings = sources.complete(&mut url).unwrap();
         let password = url.server.get_password().map(<[u8]>::to_vec);
         let password = password.map(|password| String::from_utf8(password).unwrap());
         (password, warnings)
@@ -244,20 +248,39 @@ mod tests {
 
     #[test]
     fn a_socket_of_the_usual_folder_is_localhost() {
-        let url = "postgres:///db?host=/var/run/postgresql";
+        let url = "postgres://me@/db?host=/var/run/postgresql";
         assert_eq!(
             password(url, "localhost:5432:db:me:right").as_deref(),
             Some("right")
         );
-        let url = "postgres:///db?host=/run/other";
+        let url = "postgres://me@/db?host=/run/other";
         assert_eq!(
             password(url, "localhost:*:db:me:no\n/run/other:*:*:*:right").as_deref(),
             Some("right")
         );
-        assert_eq!(
-            password("postgres://host", "host:*:me:me:right").as_deref(),
-            Some("right")
-        );
+    }
+
+    #[test]
+    fn a_url_without_a_user_is_looked_up_under_the_users_name_in_the_driver() {
+        let user = whoami::username().unwrap();
+        let file = format!("host:*:{user}:{user}:right");
+        assert_eq!(password("postgres://host", &file).as_deref(), Some("right"));
+        let file = format!("host:*:{user}:not-{user}:no");
+        assert_eq!(password("postgres://host", &file), None);
+    }
+
+    #[test]
+    fn a_variable_that_is_not_utf8_is_a_problem_when_it_is_needed() {
+        let broken = std::os::unix::ffi::OsStringExt::from_vec(b"caf\xe9".to_vec());
+        let environment = BTreeMap::from([("PGPASSWORD".to_owned(), broken)]);
+        let sources = PasswordSources::of(&environment, &BTreeMap::new());
+        let complete = |url: &str| {
+            let (mut url, _) = PostgresUrl::parse(url).unwrap();
+            sources.complete(&mut url)
+        };
+        let problem = complete("postgres://me@host/db").unwrap_err();
+        assert_eq!(problem, "the password in PGPASSWORD is not UTF-8");
+        assert_eq!(complete("postgres://me:own@host/db").unwrap(), [""; 0]);
     }
 
     #[test]
@@ -275,7 +298,7 @@ mod tests {
                 ..PasswordSources::default()
             };
             let (mut url, _) = PostgresUrl::parse("postgres://me@host/db").unwrap();
-            let warnings = sources.complete(&mut url);
+            let warnings = sources.complete(&mut url).unwrap();
             assert!(warnings[0].contains(warned), "{warnings:?}");
             assert_eq!(url.server.get_password(), None);
         }
@@ -284,7 +307,7 @@ mod tests {
     #[test]
     fn the_variable_wins_over_the_file_and_the_url_over_both() {
         let sources = PasswordSources {
-            password: Some(Secret::new("variable".to_owned())),
+            password: Some(Ok(Secret::new("variable".to_owned()))),
             ..PasswordSources::default()
         };
         for (url, expected) in [
@@ -293,7 +316,7 @@ mod tests {
             ("postgres://me:own@host/db", "own"),
         ] {
             let (mut url, _) = PostgresUrl::parse(url).unwrap();
-            sources.complete(&mut url);
+            sources.complete(&mut url).unwrap();
             assert_eq!(url.server.get_password(), Some(expected.as_bytes()));
         }
         assert!(!format!("{sources:?}").contains("variable"));

@@ -195,8 +195,10 @@ impl Reader<'_> {
 
     /// Looks elsewhere for a password that the URL does not hold.
     fn complete(&mut self, key: &'static str, url: &mut PostgresUrl) {
-        let warnings = self.layers.passwords.complete(url);
-        self.warn_of(key, &warnings);
+        match self.layers.passwords.complete(url) {
+            Ok(warnings) => self.warn_of(key, &warnings),
+            Err(problem) => self.problem(key, &problem),
+        }
     }
 
     fn retry(&mut self) -> Option<RetryPolicy> {

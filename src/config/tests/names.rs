@@ -155,6 +155,15 @@ fn the_last_of_two_lines_counts_and_others_are_passed_over() {
 }
 
 #[test]
+fn a_password_that_is_not_utf8_ends_the_start() {
+    let mut given = given().variable("DATABASE_URL", "postgres://me@host/db");
+    let broken = std::os::unix::ffi::OsStringExt::from_vec(b"caf\xe9".to_vec());
+    given.sources.environment.insert("PGPASSWORD".to_owned(), broken);
+    let told = "DATABASE_URL (from the environment): the password in PGPASSWORD is not UTF-8";
+    assert_eq!(given.problem(), told);
+}
+
+#[test]
 fn a_password_comes_from_where_psql_takes_it() {
     let password = |given: super::Given| {
         let Database::Postgres(database) = given.config().database else {
