@@ -277,6 +277,12 @@ fn nodes(queue: &QueueState) -> Option<ReasonBody> {
         .filter(|node| node.alive && node.agrees)
         .collect();
     let working: Vec<&Node> = alive.iter().copied().filter(|node| node.slots > 0).collect();
+    if alive.is_empty() && queue.nodes.iter().any(|node| node.alive) {
+        return Some(reason(
+            Reason::NoNode,
+            "the nodes that are alive start nothing: each has another ORDERLY_PROCESSOR or ORDERLY_ORDERING than the store",
+        ));
+    }
     if alive.is_empty() {
         return Some(reason(
             Reason::NoNode,

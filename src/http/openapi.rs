@@ -185,7 +185,7 @@ impl PartialSchema for NewOrderSchema {
                 "total_amount": {
                     "description": "0 to 999999999999.99 with at most two decimals and no exponent",
                     "oneOf": [
-                        { "type": "number", "minimum": 0, "maximum": AMOUNT_MAX, "multipleOf": 0.01 },
+                        { "type": "number", "minimum": 0, "maximum": AMOUNT_MAX },
                         { "type": "string", "pattern": AMOUNT_PATTERN },
                     ],
                 },

@@ -18,7 +18,7 @@ pub(super) fn judge(queue: &QueueState) -> Option<Check> {
 fn finding(node: &Node) -> String {
     let processor = node.processor.map_or("unknown", ProcessorKind::name);
     format!(
-        "node {} (processor {processor}) was told other things than the nodes that live, and starts no order",
+        "node {} (processor {processor}) has another processor or ordering than the other live nodes, and starts no order",
         node.node
     )
 }

@@ -54,7 +54,7 @@ struct State {
     last_chunk_came: bool,
     /// The answer may be held until something happens, and who closes its side meanwhile is gone.
     may_be_held: bool,
-    /// Reads on once the answer is over: the client has closed its side, and its request is not the less answered.
+    /// Reads on once the answer is over: the client has closed its side, and its request is still answered.
     reader: Option<Waker>,
     standing: Standing,
     /// Answered by a 101: it is no longer a connection of HTTP.

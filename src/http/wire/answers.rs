@@ -121,7 +121,7 @@ pub struct NodeBody {
     /// node did not say.
     #[schema(required)]
     processor: Option<&'static str>,
-    /// False where it was told other things than the nodes that live: it starts no order until they are gone.
+    /// False where it has another processor or ordering than the other live nodes: it starts no order until they are gone.
     starts_orders: bool,
 }
 

@@ -3,7 +3,7 @@
 
 /// Connections a node opens at most, the one that listens included.
 pub(super) const CONNECTIONS_MAX: usize = 15;
-/// A node works on fewer, one after the other; from this number on, results, other work and reads each have one.
+/// A node works on fewer, one after the other; from this number on, results never wait for other work.
 pub const CONNECTIONS_MIN: usize = 3;
 
 /// What a connection is used for, the most urgent first.
@@ -104,7 +104,9 @@ impl Class {
     /// Whether the class may use one more of `allowed` connections.
     pub fn may_use_one_more(self, in_use: &InUse, allowed: usize) -> bool {
         let used_from = |rank: usize| in_use[rank..].iter().sum::<usize>();
-        in_use[self.rank()] < self.most()
+        // With few, a class that just gave its connection back lets the others go first.
+        let most = if is_enough(allowed) { self.most() } else { 1 };
+        in_use[self.rank()] < most
             && TABLE[..=self.rank()]
                 .iter()
                 .all(|ahead| used_from(first_that_shares(ahead, allowed)) < share(ahead, allowed))

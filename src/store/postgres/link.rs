@@ -122,7 +122,16 @@ impl Link {
                 self.worked(lent);
                 Ok(answer)
             }
-            // The text may have begun a transaction: the connection is not used on, whatever went wrong.
+            Err(failure @ Failure::ReadOnly(_)) => {
+                self.state().failed(&failure);
+                // It serves those who only read, once the transaction that the text began is over.
+                let ended = answered_within(LOOK_TIME_MAX, lent.begin().simple_query("rollback")).await;
+                if ended.is_ok() {
+                    lent.only_reads();
+                }
+                Err(failure)
+            }
+            // The text may have begun a transaction: the connection is not used on.
             Err(failure) => {
                 self.failed(lent, &failure);
                 Err(failure)
@@ -183,7 +192,11 @@ impl Link {
     fn failed(&self, lent: Lent, failure: &Failure) {
         self.state().failed(failure);
         match failure {
-            Failure::Hung(_) => lent.give_up(),
+            // The others may lead to where nothing answers either.
+            Failure::Hung(_) => {
+                lent.give_up();
+                self.pool.distrust();
+            }
             Failure::Unknown(_) if lent.is_old() => {
                 drop(lent);
                 self.pool.distrust();

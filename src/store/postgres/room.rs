@@ -73,7 +73,8 @@ pub(super) async fn count_on_room(pool: &Arc<Pool>) {
     };
     match found.await {
         Ok((Some(room), nodes)) => {
-            pool.expect(room.allowed);
+            // The first node leaves room for the others.
+            pool.expect((room.allowed / nodes).max(CONNECTIONS_MIN));
             if let Some(shortage) = room.shortage(nodes) {
                 tracing::warn!("too few connections to the database, so nodes work more slowly: {shortage}");
             }

@@ -5,6 +5,8 @@ set local statement_timeout = 5000;
 set local lock_timeout = 5000;
 set local idle_in_transaction_session_timeout = 5000;
 select pg_advisory_xact_lock(:lock);
+-- Claims wait meanwhile.
+set local lock_timeout = 1000;
 update orderly.queue set processor = :processor
 where processor <> :processor
     and not exists (

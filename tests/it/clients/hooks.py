@@ -6,6 +6,7 @@ import uuid
 import schemathesis
 
 WAIT_SECONDS_MAX = 1
+AMOUNT_MAX = 999999999999.99
 KEY = re.compile(r"^[!#-~]([ -~]{0,253}[!-~])?$")
 
 
@@ -23,10 +24,21 @@ def plain(value):
     return value
 
 
+def with_cents(order):
+    """`multipleOf` cannot say "at most two decimals": validators that divide floats would refuse 19.99."""
+    amount = order.get("total_amount") if isinstance(order, dict) else None
+    if isinstance(amount, float) and 0 <= amount <= AMOUNT_MAX:
+        order["total_amount"] = plain(round(amount, 2))
+
+
 @schemathesis.hook
 def before_call(context, case, kwargs):
     if isinstance(case.body, (dict, list)):
         case.body = plain(case.body)
+    if isinstance(case.body, dict):
+        orders = case.body.get("orders")
+        for order in [case.body, *(orders if isinstance(orders, list) else [])]:
+            with_cents(order)
     if case.operation.path == "/leases" and isinstance(case.body, dict):
         wait = case.body.get("wait")
         if isinstance(wait, int) and 0 <= wait <= 60:

@@ -10,7 +10,7 @@ from orderly_client.models import Complete, NewOrder, NewOrderMetadataType0, Rea
 client = Client(base_url=sys.argv[1], raise_on_unexpected_status=True)
 
 metadata = NewOrderMetadataType0.from_dict({"gift": {"wrapped": True, "lines": ["for you"]}})
-new_order = NewOrder(user_id=104, item_ids=[101, 102, 103], total_amount=250.75, metadata=metadata)
+new_order = NewOrder(user_id=104, item_ids=[101, 102, 103], total_amount=19.99, metadata=metadata)
 placed = accept_order.sync(client=client, body=new_order)
 assert placed.status is Status.PENDING, placed
 assert placed.metadata["gift"] == {"wrapped": True, "lines": ["for you"]}, placed

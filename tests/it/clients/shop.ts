@@ -14,7 +14,7 @@ const placed = await client.POST("/orders", {
   body: {
     user_id: 104,
     item_ids: [101, 102, 103],
-    total_amount: 250.75,
+    total_amount: 19.99,
     metadata: { gift: { wrapped: true } },
   },
 });

@@ -36,7 +36,7 @@ impl Allowance {
         }
     }
 
-    /// `false` when so many come too soon, and then none of them is taken.
+    /// Takes `count` from the allowance. Returns `false`, and takes nothing, if less than that is left.
     pub fn take(&mut self, count: u32, now: Instant) -> bool {
         let earned_at = self.earned_at.max(now) + self.interval * count;
         if earned_at - now > self.interval * self.burst {
