@@ -12,6 +12,7 @@ mod crash;
 mod cuts;
 mod fulfilment;
 mod postgres;
+mod soak;
 mod support;
 mod tidy;
 mod worker;

@@ -15,12 +15,15 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test [ARGS]  bring what the tests need and run all of them, none skipped; ARGS go to cargo test
+  soak NAME    run the long test of this name in full; without a name, all of them
   ci           formatting, lints and all tests, as .ci/run does";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let done = match arguments.split_first() {
         Some((command, rest)) if command == "test" => test(rest),
+        Some((command, [])) if command == "soak" => soak(None),
+        Some((command, [name])) if command == "soak" => soak(Some(name)),
         Some((command, [])) if command == "ci" => run(Command::new(root().join(".ci/run"))),
         Some((command, [])) if ["help", "--help", "-h"].contains(&command.as_str()) => {
             println!("{USAGE}");
@@ -40,8 +43,27 @@ fn main() -> ExitCode {
     }
 }
 
-/// `cargo test` passes with what the machine has; here a test that would skip fails instead.
+/// The tests of `tests/it/soak`, of which an ordinary run has a slice.
+fn soak(name: Option<&String>) -> Result<()> {
+    let tests = name.map_or("soak::".to_owned(), |name| format!("soak::{name}::"));
+    let arguments = [
+        "--package",
+        "orderly",
+        "--test",
+        "it",
+        "--",
+        &tests,
+        "--nocapture",
+    ];
+    cargo_test(&arguments.map(str::to_owned), &[("ORDERLY_SOAK", "1")])
+}
+
 fn test(arguments: &[String]) -> Result<()> {
+    cargo_test(&[&["--workspace".to_owned()], arguments].concat(), &[])
+}
+
+/// `cargo test` passes with what the machine has; here a test that would skip fails instead.
+fn cargo_test(arguments: &[String], environment: &[(&str, &str)]) -> Result<()> {
     let mounts = needs::bring()?;
     clients::bring(root())?;
     let (wrapper, options) = mounts.wrapper().split_first().expect("a wrapper is a program");
@@ -49,8 +71,9 @@ fn test(arguments: &[String]) -> Result<()> {
     cargo
         .args(options)
         .arg(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["test", "--workspace", "--locked"])
+        .args(["test", "--locked"])
         .args(arguments)
+        .envs(environment.iter().copied())
         .env("ORDERLY_TEST_REQUIRE_ALL", "1");
     run(cargo)
 }

@@ -1,0 +1,210 @@
+//! Whatever may keep an order where it is, all at once: results that the database refuses for good, a role that may have few
+//! connections, and rows that another session locks, on two nodes with one PostgreSQL (issue 13, points 1 to 3).
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_postgres::Client;
+
+use super::{in_full, until};
+use crate::support::client::http;
+use crate::support::postgres::{self, Server, TestDatabase};
+use crate::support::process::{Process, orderly, run};
+use crate::support::required;
+
+const BATCH_ORDERS: usize = 100;
+const LOCKED_ORDERS: usize = 10;
+/// The user of one order in a hundred.
+const REFUSED: &str = "new.status = 2 and new.user_id % 100 = 0";
+const FEW_CONNECTIONS: std::ops::RangeInclusive<usize> = 3..=15;
+const OPEN: &str = "select count(*) from orderly.orders where status in (0, 1)";
+
+struct Scale {
+    orders: usize,
+    locked_for: Duration,
+}
+
+struct Scene {
+    database: TestDatabase,
+    admin: Client,
+    role: String,
+    folders: [TempDir; 2],
+    http: reqwest::Client,
+}
+
+impl Scene {
+    async fn open() -> Scene {
+        let database = Server::shared().await.create_database().await;
+        let admin = database.admin().await;
+        let name = database.name().to_owned();
+        let role = format!("limited_{name}");
+        let create = format!("create role {role} login; alter database {name} owner to {role}");
+        admin.batch_execute(&create).await.unwrap();
+        Scene {
+            database,
+            admin,
+            role,
+            folders: [TempDir::new().unwrap(), TempDir::new().unwrap()],
+            http: http(),
+        }
+    }
+
+    async fn start(&self, folder: &Path) -> Process {
+        let of_role = format!("postgres://{}@", self.role);
+        let url = self.database.url().replace("postgres://postgres@", &of_role);
+        let mut command = orderly(folder);
+        command.envs([
+            ("DATABASE_URL", url.as_str()),
+            ("ORDERLY_LEASE", "3s"),
+            ("ORDERLY_SIMULATED_SPEED", "20"),
+        ]);
+        Process::start(command).await
+    }
+
+    async fn accept(&self, node: &Process, first: usize, count: usize) {
+        let order = |user: usize| json!({"user_id": user, "item_ids": [7], "total_amount": 1});
+        let orders: Vec<Value> = (first..first + count).map(order).collect();
+        let url = format!("{}/orders/batch", node.url);
+        let sent = self
+            .http
+            .post(url)
+            .json(&json!({ "orders": orders }))
+            .send()
+            .await;
+        assert_eq!(sent.unwrap().status(), StatusCode::CREATED);
+    }
+
+    async fn act(&self, node: &Process, path: &str) {
+        until(path, async || {
+            let sent = self.http.post(format!("{}{path}", node.url)).send().await;
+            sent.is_ok_and(|answer| answer.status() == StatusCode::OK)
+        })
+        .await;
+    }
+
+    async fn is_ready(&self, node: &Process) -> bool {
+        let sent = self.http.get(format!("{}/readyz", node.url)).send().await;
+        sent.unwrap().status() == StatusCode::OK
+    }
+
+    async fn allow_connections(&self, connections: usize) {
+        let alter = format!("alter role {} connection limit {connections}", self.role);
+        self.admin.batch_execute(&alter).await.unwrap();
+    }
+
+    async fn count(&self, query: &str) -> usize {
+        let found: i64 = self.admin.query_one(query, &[]).await.unwrap().get(0);
+        usize::try_from(found).unwrap()
+    }
+
+    async fn all_but(&self, orders: usize) {
+        until(&format!("all but {orders} orders end"), async || {
+            self.count(OPEN).await <= orders
+        })
+        .await;
+    }
+
+    /// In the log of either node.
+    fn said(&self, text: &str) -> bool {
+        self.folders.iter().any(|folder| {
+            let log = std::fs::read_to_string(folder.path().join("logs/app.log"));
+            log.unwrap().contains(text)
+        })
+    }
+}
+
+/// Locks the rows until it is told otherwise.
+async fn lock_some(scene: &Scene) -> Client {
+    let session = scene.database.admin().await;
+    let lock = format!(
+        "begin; select from orderly.orders where user_id % 10 = 5 order by order_id limit {LOCKED_ORDERS} for update"
+    );
+    session.batch_execute(&lock).await.unwrap();
+    session
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_few_connections_and_locks_at_once_keep_nothing() {
+    if !required("a private PostgreSQL", postgres::is_installed()) {
+        return;
+    }
+    let scale = if in_full() {
+        Scale {
+            orders: 10_000,
+            locked_for: Duration::from_mins(1),
+        }
+    } else {
+        Scale {
+            orders: 500,
+            locked_for: Duration::ZERO,
+        }
+    };
+    let scene = Scene::open().await;
+    let [first, second] = &scene.folders;
+    let nodes = [scene.start(first.path()).await, scene.start(second.path()).await];
+    scene.act(&nodes[0], "/queue/pause").await;
+    for (batch, node) in (0..scale.orders / BATCH_ORDERS).zip(nodes.iter().cycle()) {
+        scene.accept(node, 1 + batch * BATCH_ORDERS, BATCH_ORDERS).await;
+    }
+    begin_to_refuse(&scene.admin).await;
+    let locked_at = Instant::now();
+    let session = lock_some(&scene).await;
+
+    // Nobody gets in, and both say so; then a few do, and more and more.
+    scene.allow_connections(0).await;
+    let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where usename = $1";
+    scene.admin.execute(terminate, &[&scene.role]).await.unwrap();
+    for node in &nodes {
+        until("a node says that it is not ready", async || {
+            !scene.is_ready(node).await
+        })
+        .await;
+    }
+    scene.allow_connections(*FEW_CONNECTIONS.start()).await;
+    scene.act(&nodes[0], "/queue/resume").await;
+    let steps = FEW_CONNECTIONS.count();
+    for (step, connections) in FEW_CONNECTIONS.enumerate() {
+        scene.allow_connections(connections).await;
+        scene
+            .all_but(LOCKED_ORDERS.max(scale.orders - scale.orders * (step + 1) / steps))
+            .await;
+    }
+    until("the lock is old enough", async || {
+        scene.count(OPEN).await == LOCKED_ORDERS && locked_at.elapsed() >= scale.locked_for
+    })
+    .await;
+    for text in [
+        "refuses the result",
+        "has locked 10 orders",
+        "too few connections",
+    ] {
+        assert!(scene.said(text), "{text}");
+    }
+
+    session.batch_execute("rollback").await.unwrap();
+    scene.all_but(0).await;
+    for node in &nodes {
+        until("a node is ready again", async || scene.is_ready(node).await).await;
+    }
+    let refused = "select count(*) from orderly.orders where status = 3 and user_id % 100 = 0";
+    assert_eq!(scene.count(refused).await, scale.orders / 100);
+    let completed = "select count(*) from orderly.orders where status = 2 and user_id % 100 <> 0";
+    assert_eq!(scene.count(completed).await, scale.orders - scale.orders / 100);
+    for node in nodes {
+        assert_eq!(node.terminate().await, Some(0));
+    }
+    let url = scene.database.url();
+    let (exit, report) = run(first.path(), &["verify", "--database-url", &url]).await;
+    assert_eq!(exit, Some(0), "{report}");
+}
+
+async fn begin_to_refuse(admin: &Client) {
+    let rule = format!(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'not with us'; end $$;
+         create trigger refuses before update on orderly.orders for each row when ({REFUSED}) execute function refuse()"
+    );
+    admin.batch_execute(&rule).await.unwrap();
+}
