@@ -15,7 +15,7 @@ fn patience() -> Duration {
     if in_full() {
         Duration::from_mins(30)
     } else {
-        Duration::from_mins(2)
+        Duration::from_mins(1)
     }
 }
 

@@ -11,6 +11,9 @@ mod clients;
 mod debian;
 mod needs;
 
+/// The modules of `tests/it/soak`.
+const SOAKS: [&str; 1] = ["stuck"];
+
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
@@ -45,6 +48,11 @@ fn main() -> ExitCode {
 
 /// The tests of `tests/it/soak`, of which an ordinary run has a slice.
 fn soak(name: Option<&String>) -> Result<()> {
+    if let Some(name) = name
+        && !SOAKS.contains(&name.as_str())
+    {
+        bail!("there is no soak {name}; there are: {}", SOAKS.join(", "));
+    }
     let tests = name.map_or("soak::".to_owned(), |name| format!("soak::{name}::"));
     let arguments = [
         "--package",

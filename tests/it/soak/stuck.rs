@@ -178,10 +178,10 @@ async fn refusals_few_connections_and_locks_at_once_keep_nothing() {
     .await;
     for text in [
         "refuses the result",
-        "has locked 10 orders",
-        "too few connections",
+        "has locked",
+        "the database allows this node",
     ] {
-        assert!(scene.said(text), "{text}");
+        until(text, async || scene.said(text)).await;
     }
 
     session.batch_execute("rollback").await.unwrap();
