@@ -101,7 +101,7 @@ impl Outcome {
     }
 }
 
-/// What processes the orders that a node claims. All nodes of a store have the same, or orders would end in different ways.
+/// Processor of the orders that a node claims. All nodes of a store have the same, or orders would end differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessorKind {
     Simulated,
@@ -124,7 +124,7 @@ impl ProcessorKind {
         ProcessorKind::OwnDelivering,
     ];
 
-    /// As the configuration names it; `own` is not for the configuration.
+    /// Name of the processor in the configuration; `own` is not for the configuration.
     pub fn name(self) -> &'static str {
         match self {
             ProcessorKind::Simulated => "simulated",

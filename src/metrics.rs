@@ -147,7 +147,7 @@ pub struct RequestLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DurationLabels {
-    /// As above.
+    /// A standard method's name, or `other`.
     pub method: &'static str,
     pub route: &'static str,
 }
@@ -191,7 +191,7 @@ impl Metrics {
         metrics
     }
 
-    /// What has not happened yet counts 0: the first of a kind is a rise too, which a counter that appears with it is not.
+    /// Starts each counter at 0, so that the first of a kind is a rise too. A counter that appears with it shows none.
     fn begin_at_zero(&self) {
         for result in AttemptResult::ALL {
             drop(self.attempts.get_or_create(&AttemptLabels { result }));

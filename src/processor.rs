@@ -100,8 +100,8 @@ pub enum ProcessingError {
     /// in a row without a good answer, and none is tried until it does.
     #[error("{error}")]
     Denied { error: Cause },
-    /// In between: whatever processes the orders was reached and failed at it. One says little, but where nothing else comes
-    /// for a while it is as good as away.
+    /// A case in between: the processor was reached and failed at the order. One such failure says little. A processor
+    /// that gives nothing else for a while is as good as away.
     #[error("{error}")]
     Ailing {
         error: Cause,

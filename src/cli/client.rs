@@ -55,7 +55,7 @@ struct FieldProblem {
     detail: String,
 }
 
-/// Whether a request that ended so may have been carried out.
+/// Reports whether the server may have carried out a request that ended in this failure.
 pub fn may_have_changed_something(failure: &Failure) -> bool {
     let Failure::Failed(error) = failure else {
         return false;
@@ -72,7 +72,7 @@ pub fn may_have_changed_something(failure: &Failure) -> bool {
 #[error("{told}")]
 pub struct Refused {
     told: String,
-    /// What a problem document says.
+    /// Detail from a problem document.
     pub detail: Option<String>,
     /// Certainly; otherwise the request may have been carried out.
     changed_nothing: bool,

@@ -43,7 +43,7 @@ impl Fields {
     }
 }
 
-/// As the server wrote it, a string without its quotes; `None` for null.
+/// Text of a value as the server wrote it, a string without its quotes; `None` for null.
 fn shown(raw: &RawValue) -> Option<String> {
     match raw.get() {
         "null" => None,

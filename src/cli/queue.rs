@@ -17,7 +17,7 @@ pub struct Args {
     flags: Flags<flags::Client>,
 }
 
-/// What to do with the queue before showing it.
+/// Action on the queue before the command shows it.
 #[derive(Clone, Copy)]
 pub enum Act {
     Nothing,

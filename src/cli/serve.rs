@@ -13,7 +13,7 @@ use crate::config::Loaded;
 use crate::metrics::Metrics;
 use crate::telemetry::{self, Telemetry};
 
-/// How soon lost log lines show in the metrics.
+/// Interval at which the metrics learn of lost log lines.
 const LOST_LINES_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two lines that tell of lost ones: where one log loses them, the other may still be read.
 const LOST_LINES_TOLD_INTERVAL: Duration = Duration::from_mins(1);

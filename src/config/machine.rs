@@ -3,14 +3,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Whether only this machine can be reached by the address: a loopback address, also IPv4 written as IPv6
+/// Reports whether the address reaches only this machine: a loopback address, also IPv4 written as IPv6
 /// (`::ffff:127.0.0.1`, RFC 4291 section 2.5.5.2).
 pub fn is_this_machine(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// Whether the host of a URL means this machine: `localhost` in any case, or a loopback address, with or without the
-/// brackets of IPv6.
+/// Reports whether the host of a URL means this machine: `localhost` in any case, or a loopback address, with or
+/// without the brackets of IPv6.
 pub fn names_this_machine(host: &str) -> bool {
     let address = host
         .strip_prefix('[')

@@ -152,7 +152,7 @@ impl Setting {
 /// Opens the server to everybody on the network: nobody is led to it by a slip of the finger.
 pub const OPENS_THE_SERVER: &str = "open";
 
-/// What an unknown variable was probably meant to be.
+/// The variable that an unknown one was probably meant to be.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Meant {
     pub variable: String,

@@ -14,7 +14,7 @@ const API_KEY_CHARS_MAX: usize = 1024;
 
 const NOT_SHOWN: &str = "[not shown]";
 
-/// What is wrong with a value that holds one.
+/// Problem with a value that holds a control character.
 pub const CONTROL_CHARACTER: &str =
     "a control character stands in it, such as a newline or a tab: take it out";
 

@@ -134,7 +134,7 @@ pub fn require_local_name(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem>
     ))
 }
 
-/// Whether the value of `Host` names this machine, with or without a port.
+/// Reports whether the value of `Host` names this machine, with or without a port.
 fn is_local(host: &HeaderValue) -> bool {
     Authority::try_from(host.as_bytes()).is_ok_and(|authority| names_this_machine(authority.host()))
 }

@@ -269,7 +269,8 @@ fn behind(place: Option<Place>) -> Option<ReasonBody> {
     })
 }
 
-/// What keeps all orders at the moment: what the nodes process now, the rest as of their last heartbeats.
+/// Reason why no node starts any order now, if there is one. The number of orders a node processes is current; the rest
+/// is as of the nodes' last heartbeats.
 fn nodes(queue: &QueueState) -> Option<ReasonBody> {
     let alive: Vec<&Node> = queue
         .nodes

@@ -1,5 +1,5 @@
-//! What HTTP/1.1 demands of a request's head and hyper leaves to its user: one well-formed `Host` (RFC 9112 section 3.2)
-//! and no transfer coding but `chunked` (section 6.1). Who may call, and by which name, is left to `auth`.
+//! Checks of a request's head that HTTP/1.1 demands and hyper leaves to its user: one well-formed `Host` (RFC 9112
+//! section 3.2), no transfer coding but `chunked` (section 6.1). `auth` decides which client may call, by which name.
 
 use axum::extract::Request;
 use axum::http::header::{HOST, TRANSFER_ENCODING};

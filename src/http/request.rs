@@ -236,7 +236,7 @@ impl RequestId {
         RequestId(Bytes::copy_from_slice(text.as_bytes()))
     }
 
-    /// What every answer says besides.
+    /// Adds the headers that every answer carries.
     pub fn mark(self, response: &mut Response) {
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, HeaderValue::from_maybe_shared(self.0).expect(VISIBLE));

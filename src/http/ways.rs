@@ -71,8 +71,8 @@ fn number(path: &str) -> Option<&str> {
     is_number.then_some(id)
 }
 
-/// Whether the answer may be held until something happens. The client then listens all the time, so that one that closes
-/// its side of the connection is gone, and must not be handed an order any more.
+/// Reports whether the server may hold the answer until something happens. The client then listens all the time: a
+/// client that closes its side of the connection is gone, and must not be handed an order any more.
 pub fn may_be_held<B>(request: &axum::http::Request<B>) -> bool {
     let headers = request.headers();
     let accept = headers.get_all(ACCEPT).iter();

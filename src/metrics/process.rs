@@ -1,5 +1,5 @@
-//! What the operating system knows of this process, under the names that Prometheus' own clients use. Read at every scrape
-//! from `/proc`; where there is none, what it would say is missing.
+//! Metrics of this process from the operating system, under the names that Prometheus' own clients use. Every scrape
+//! reads `/proc`; on a system without it, the metrics that it would give are missing.
 
 use std::fs;
 use std::sync::LazyLock;

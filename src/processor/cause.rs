@@ -7,9 +7,9 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
     reason: Reason,
-    /// In words of this program.
+    /// Text in this program's words.
     words: String,
-    /// In words of others.
+    /// Text in the words of others, if any.
     said: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl Cause {
 }
 
 impl Reason {
-    /// For the log.
+    /// Name of the reason in the log.
     pub fn name(self) -> &'static str {
         match self {
             Reason::ConnectionRefused => "connection_refused",

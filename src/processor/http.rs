@@ -133,7 +133,7 @@ impl Processor for Http {
     }
 }
 
-/// How the service is spoken to behind `https://`. Reads the certificates of authorities, so it blocks for some milliseconds.
+/// TLS settings for a service behind `https://`. Reads the certificates of authorities: it blocks some milliseconds.
 pub fn tls() -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()

@@ -192,7 +192,7 @@ fn handed_out(latest: &LatestClaim, token: u64) -> Option<LeaseKey> {
     latest.key.filter(|key| latest.handed_out && key.token == token)
 }
 
-/// What a result adds to: the results of workers outside, and the attempts of all kinds.
+/// Counters that a result adds to: the results of external workers, and the attempts of all kinds.
 type Counted = (OutsideResult, AttemptResult);
 
 fn counted_as(outcome: &Outcome) -> Counted {

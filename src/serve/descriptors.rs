@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For all but client connections: the database, the log, calls to the service, refusals under way.
+/// Descriptors for all but client connections: the database, the log, calls to the service, refusals under way.
 const OTHERS: u64 = 256;
 
 /// Raises the soft limit to the hard one, and answers how many client connections fit below it, at most

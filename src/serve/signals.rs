@@ -56,7 +56,7 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// Whether this process began with the signal ignored; where that cannot be told, it did not.
+/// Reports whether this process began with the signal ignored; `false` where that cannot be told.
 fn is_ignored(kind: SignalKind) -> bool {
     // proc_pid_status(5): a mask in hexadecimal, signal 1 is the lowest bit.
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

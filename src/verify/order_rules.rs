@@ -32,8 +32,8 @@ struct History {
     ended_at: Option<Timestamp>,
     /// The order left the first line: it was started or redriven.
     second_line: bool,
-    /// Of the last attempt since the last redrive that failed, or was given back for a reason; a lost lease says nothing
-    /// about the order.
+    /// Error of the last attempt since the last redrive that failed, or was given back for a reason. A lost lease says
+    /// nothing about the order.
     last_error: Option<String>,
 }
 

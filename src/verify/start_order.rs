@@ -70,7 +70,8 @@ impl StartOrder {
         }
     }
 
-    /// The same for orders that some claim passed over: this one's had to, if it did not wait.
+    /// Judges the start against earlier orders that some claim passed over: this order's claim had to pass over them
+    /// too, if it did not wait for them to start.
     fn judge_passes(&self, record: &OrderRecord, position: i64, report: &mut Report) {
         let accepted_by = record.order.created_at.minus(self.accept_time_max);
         let passed_over = record.events.get(1).map(|started| &started.passed_over);

@@ -214,7 +214,7 @@ impl Trial {
     }
 }
 
-/// What becomes of an attempt that ended badly.
+/// Verdict on an attempt that ended badly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Judged {
     /// It was an attempt at the order.

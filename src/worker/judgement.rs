@@ -1,4 +1,4 @@
-//! What an attempt that did not complete means for its order: another attempt, its end, or none at all.
+//! Verdicts on attempts that did not complete: the order gets another attempt, ends, or the attempt was none at all.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ impl Failure {
     }
 }
 
-/// What becomes of an attempt that did not complete.
+/// Verdict on an attempt that did not complete.
 pub(super) enum Judgement {
     Failed(Failure),
     FailedForGood(Cause),

@@ -71,8 +71,8 @@ impl Drop for ClosedAtTheEnd<'_> {
     }
 }
 
-/// Whether the suspect that was handed out last is still out. Which worker has it is not known here, so the next one waits
-/// for its end: two that one worker takes with it could be taken for poison both.
+/// Reports whether the suspect that was handed out last is still out. This node does not know which worker has it, so
+/// the next suspect waits for its end: if one worker took down two, both could be taken for poison.
 async fn is_out(shared: &Shared, suspect: &mut Option<LeaseKey>) -> bool {
     let Some(key) = *suspect else { return false };
     let is_out = match shared.store.claimed(key.order_id).await {

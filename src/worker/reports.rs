@@ -1,6 +1,6 @@
-//! What the log says of attempts that did not complete: a reason from a closed set and a status, never what the service
-//! said, which may hold a customer's data and stands in the order's `last_error`. While many end alike there is one line for
-//! each reason, and one a minute.
+//! Log lines about attempts that did not complete: a reason from a closed set and a status. The service's own words are
+//! never logged: they may hold a customer's data, and stand in the order's `last_error`. While many attempts end alike,
+//! the log has one line for each reason, and one a minute.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -69,7 +69,7 @@ struct Said {
 }
 
 impl Group {
-    /// How many were not said since the last line; `None` while there is to be no line.
+    /// Returns the number of reports withheld since the last line; `None` while there is to be no line.
     fn says(&self, reason: Option<Reason>, now: Instant) -> Option<u64> {
         let mut last = self.0.lock().expect("no code panics while it holds this lock");
         let unsaid = match last.as_mut() {

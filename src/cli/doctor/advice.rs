@@ -1,10 +1,10 @@
-//! What to do about a store that does not open or does not answer, by what it said. Every piece of advice names a step
-//! that can help with just that.
+//! Advice on a store that does not open or does not answer, chosen by the text of its error. Every piece of advice
+//! names a step that can help with just that error.
 
 use crate::config::Database;
 use crate::store::open::tells_of_no_connection;
 
-/// For an error of the store, as it is told.
+/// Advice for an error of the store, by the error's text.
 pub(super) fn of(database: &Database, told: &str) -> &'static str {
     let known: &[(&str, &str)] = match database {
         Database::Sqlite(_) => &SQLITE,

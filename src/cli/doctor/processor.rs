@@ -15,7 +15,7 @@ use crate::processor::http::tls;
 
 const NAME: &str = "processor";
 
-/// What is wrong, and what to do about it.
+/// A problem, and advice on what to do about it.
 type Problem = (String, &'static str);
 
 /// `None` where nobody else is needed. Only opens a connection: what a service does with a request is its own affair.

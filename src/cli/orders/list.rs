@@ -49,7 +49,7 @@ struct OrderPage {
     next_cursor: Option<String>,
 }
 
-/// What the table shows of an order; amounts stay the text they are.
+/// Members of an order that the table shows; amounts keep the server's text.
 #[derive(Deserialize)]
 #[expect(clippy::struct_field_names, reason = "the names are those of the API")]
 struct Order {

@@ -52,7 +52,7 @@ const PIECE_BYTES_MAX: usize = 16 * 1024;
 /// The body of an answer in pieces, which tells when it is over - sent or given up.
 pub struct WatchedBody {
     body: Body,
-    /// What the body gave and is not handed on yet.
+    /// Bytes that the body gave and that are not handed on yet.
     rest: Bytes,
     watch: Arc<Watch>,
 }

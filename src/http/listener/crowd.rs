@@ -13,7 +13,7 @@ use super::watch::Watch;
 /// Newcomers that wait at once for the place of a connection that was told to go: it takes an instant, since such a
 /// connection is idle.
 const WAITING_MAX: usize = 64;
-/// How long one waits: the other may have begun a request just then.
+/// Longest wait of a newcomer: the connection that was told to go may have begun a request just then.
 const WAITING_TIME_MAX: Duration = Duration::from_secs(1);
 /// Found in one look at all connections, which costs more the more there are.
 const CANDIDATES_MAX: usize = 64;
@@ -30,11 +30,11 @@ pub struct Crowd {
 struct Members {
     next: u64,
     watches: HashMap<u64, Arc<Watch>>,
-    /// Of the last look, the longest idle first, with the instant since when each was idle.
+    /// Connections from the last look, the longest idle first, each with the instant since when it was idle.
     candidates: VecDeque<(Instant, u64)>,
 }
 
-/// What a newcomer gets.
+/// Result of a newcomer's attempt to enter.
 pub enum Entry {
     Place(Place),
     /// Another connection was told to go.

@@ -1,8 +1,8 @@
-//! What a client may take of the server: how many connections there are, and how long each stage of one may last.
+//! Limits on a client's use of the server: the number of connections, and the time for each stage of a connection.
 
 use std::time::Duration;
 
-/// What a client may take of the server.
+/// Limits on a client's use of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections open at once; above it the longest idle stranger gives way, or the newcomer is refused with a 503.
@@ -11,21 +11,21 @@ pub struct Limits {
     pub kept_max: usize,
     /// Refusals under way at once that read nothing; above it connections are dropped without a word.
     pub refusals_max: usize,
-    /// From connecting to the first byte.
+    /// Longest time from connecting to the first byte.
     pub first_byte: Duration,
-    /// From the first byte of a request's head to the last.
+    /// Longest time from the first byte of a request's head to the last.
     pub head: Duration,
-    /// From the end of an answer to the first byte of the next request.
+    /// Longest time from the end of an answer to the first byte of the next request.
     pub idle: Duration,
-    /// Without the client taking a byte of its answer.
+    /// Longest time without the client taking a byte of its answer.
     pub write_stall: Duration,
-    /// The same for an event stream once the server drains: its client can come back with its last id, and is no reason
-    /// to keep a server from stopping.
+    /// `write_stall` for an event stream once the server drains. Its client can come back with its last id, and is no
+    /// reason to keep a server from stopping.
     pub draining_stream_stall: Duration,
-    /// For a client that is answered while it still sends: to read the answer before the connection ends. As long as the
-    /// longest body may take.
+    /// Longest time for a client to read an answer that began while the client still sends, before the connection ends.
+    /// The longest body may take this time.
     pub linger: Duration,
-    /// The same where nothing should be on its way any more.
+    /// `linger` where nothing should be on its way any more.
     pub short_linger: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Limits {
         }
     }
 
-    /// For the places that are kept: nobody holds one for long.
+    /// Limits for the kept places: no client holds one for long.
     pub(super) fn of_kept_places(self) -> Limits {
         Limits {
             first_byte: Duration::from_secs(2),

@@ -1,4 +1,4 @@
-//! How the routes tell a connection's listener who is at the other end.
+//! The routes' way to tell a connection's listener which client is at the other end.
 
 use std::sync::Arc;
 

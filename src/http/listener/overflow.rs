@@ -78,7 +78,7 @@ mod tests {
     use super::super::watch::Watch;
     use super::*;
 
-    /// What a client gets for a path where the only connection was told to go and does not.
+    /// The answer that a client gets for a path while the only connection was told to go and does not.
     async fn answer_beside_one_that_stays(path: &str, limits: Limits) -> (String, u64) {
         let router = Router::new()
             .route("/livez", get(|| async { "alive" }))

@@ -20,7 +20,7 @@ use super::Answers;
 use crate::http::problem::{Problem, ProblemType};
 use crate::http::request::RequestId;
 
-/// What is answered in the places that are kept: probes, and the numbers that show the operator what is full.
+/// Paths answered in the kept places: probes, and the metrics that show the operator what is full.
 const ANSWERED: [&str; 5] = ["/livez", "/readyz", "/healthz", "/metrics", "/metrics/prometheus"];
 /// Bytes thrown away of a client that sends on after its answer: twice the longest legal body.
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -20,7 +20,7 @@ pub struct Watch {
     sent_away: Notify,
 }
 
-/// Who is at the other end, as far as it matters to who gives way.
+/// The client at the other end, as far as it matters to which connection gives way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// No request was admitted yet.
@@ -121,7 +121,7 @@ impl Watch {
         self.state().taken_over = true;
     }
 
-    /// Whether the client still sends its body while the answer begins. The connection then ends with the answer.
+    /// Reports whether the client still sends its body while the answer begins. If so, the connection ends after it.
     pub fn answers_early(&self) -> bool {
         let mut state = self.state();
         let unread = !state.body_read && state.body.is_none_or(|body| state.after_head < body);
@@ -129,7 +129,7 @@ impl Watch {
         unread
     }
 
-    /// Whether the last answer began before the request had come whole.
+    /// Reports whether the last answer began before the request had come whole.
     pub fn answered_early(&self) -> bool {
         self.state().answered_early
     }
@@ -160,7 +160,7 @@ impl Watch {
         self.sent_away.notified().await;
     }
 
-    /// Whether no request has come whole since the connection began or the last answer was sent.
+    /// Reports whether no request has come whole since the connection began or the last answer was sent.
     pub fn awaits_head(&self) -> bool {
         matches!(self.state().stage, Stage::Fresh | Stage::Head)
     }
@@ -174,7 +174,7 @@ impl Watch {
         self.state().body_read = true;
     }
 
-    /// Whether the end of what the client sends is kept from hyper for now, which would drop the request.
+    /// Reports whether hyper may not see the end of the client's bytes for now: at that end it would drop the request.
     fn keeps_end(&self, waker: &Waker) -> bool {
         let mut state = self.state();
         let whole = match state.body {

@@ -18,9 +18,9 @@ pub struct Forgiven {
 
 #[derive(Clone, Copy, Debug)]
 struct Past {
-    /// How many good answers there were when the order was given back.
+    /// Number of good answers when the order was given back.
     good: u64,
-    /// How often it was.
+    /// Number of times it was given back.
     times: u32,
 }
 
@@ -30,7 +30,7 @@ impl Forgiven {
         self.orders.remove(&order);
     }
 
-    /// How often an order was given back, this time included; `None` where it may not be.
+    /// Returns the number of times the order was given back, this time included; `None` where it may not be given back.
     pub fn go_back(&mut self, order: OrderId) -> Option<u32> {
         let past = self.orders.get(&order).copied();
         if past.is_some_and(|past| past.good < self.good) {

@@ -1,4 +1,4 @@
-//! How fast a client may talk, in messages and in bytes.
+//! Limits on how fast a client may talk, in messages and in bytes.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const MESSAGES_PER_SECOND: u32 = 20;
 pub struct Allowance {
     /// When everything taken so far will have been earned.
     earned_at: Instant,
-    /// To earn one.
+    /// Time to earn one message or byte.
     interval: Duration,
     burst: u32,
 }
