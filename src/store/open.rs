@@ -163,7 +163,7 @@ async fn blocking<T: Send + 'static>(
         })
 }
 
-/// Whether a database, or a pooler before it, said that it has no connection left.
+/// Reports whether a database, or a pooler before it, said that it has no connection left.
 pub fn tells_of_no_connection(told: &str) -> bool {
     postgres::is_refusal_text(told)
 }

@@ -94,7 +94,7 @@ const PRUNE_LOCK: i64 = 7_239_846_511_032_004;
 /// and the server told to, after a third of this. Orders further apart count as accepted one after the other.
 const ACCEPT_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Why a node whose results find no connection takes nothing on.
+/// The reason why a node whose results find no connection takes nothing on.
 const STARVED: &str = "no connection to the database is free for results";
 
 pub struct Postgres {
@@ -109,7 +109,7 @@ pub struct Postgres {
     heart: Mutex<Link>,
     pool: Arc<Pool>,
     control: Links,
-    /// For what clients and external workers do to single orders.
+    /// The links for what clients and external workers do to single orders.
     acts: Links,
     lists: Links,
     feed: Arc<Feed>,
@@ -239,7 +239,7 @@ impl Store for Postgres {
         if self.shared.closing.is_cancelled() {
             return Err(StoreError::Closed);
         }
-        // What started could not end.
+        // Attempts that started could not end.
         if self.pool.starves() {
             let starved = Failure::Unavailable(STARVED.into());
             return Err(starved.to_error("claim orders"));

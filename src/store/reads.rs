@@ -17,7 +17,7 @@ pub struct OrderQuery {
     pub created_after: Option<Timestamp>,
     /// Created strictly before.
     pub created_before: Option<Timestamp>,
-    /// Only orders with a smaller id: `next` of the page before.
+    /// The id that all orders of the page are below: `next` of the page before.
     pub before: Option<OrderId>,
     /// 1 to [`super::PAGE_ORDERS_MAX`].
     pub limit: usize,
@@ -53,7 +53,7 @@ pub struct Standing {
     pub waits_for: Option<Predecessor>,
     /// While Pending, due, and waiting for no order of its user.
     pub place: Option<Place>,
-    /// Of another session of the database, whose locks keep this order as it is.
+    /// Another session of the database, whose locks keep this order as it is.
     pub locked_by: Option<LockHolder>,
     /// Each node's `busy` is the number of orders it is processing now, not as of its last heartbeat.
     pub queue: QueueState,
@@ -139,7 +139,7 @@ pub struct QueueState {
 pub struct Blocked {
     /// Counted up to [`BLOCKED_MAX`].
     pub orders: u64,
-    /// How long the first of them has waited since it was accepted or came back; `None` when there is none.
+    /// The time that the first of them has waited since it was accepted or came back; `None` when there is none.
     pub oldest: Option<Duration>,
 }
 
@@ -162,7 +162,7 @@ pub struct Node {
     pub alive: bool,
     /// As of that heartbeat.
     pub breaker: Breaker,
-    /// What processes its orders, where it said so.
+    /// The processor of the node's orders, where the node named one.
     pub processor: Option<ProcessorKind>,
     /// It was told the same as the store's other nodes: otherwise it starts nothing.
     pub agrees: bool,

@@ -66,12 +66,12 @@ pub trait Snapshot: Send {
     /// Where the feed begins and ends, and what waits to get into it.
     async fn feed(&mut self) -> Result<FeedState, StoreError>;
 
-    /// Why nothing can be stored, where all that can be done is to read.
+    /// Returns why nothing can be stored, where the store can only be read.
     async fn only_reads(&mut self) -> Result<Option<String>, StoreError> {
         Ok(None)
     }
 
-    /// How many connections the database's settings allow; `None` where that is no question.
+    /// Returns how many connections the database's settings allow; `None` where that is no question.
     async fn room(&mut self) -> Result<Option<Room>, StoreError> {
         Ok(None)
     }
@@ -95,16 +95,16 @@ pub async fn newest_time(snapshot: &mut dyn Snapshot) -> Result<Option<Timestamp
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
     pub allowed: usize,
-    /// Which setting allows no more.
+    /// The setting that allows no more.
     pub setting: String,
-    /// Connections a node opens at most.
+    /// The most connections that a node opens.
     pub node_wants: usize,
-    /// Those it needs so that no kind of work stands still for another.
+    /// The connections that a node needs so that no kind of work stands still for another.
     pub node_needs: usize,
 }
 
 impl Room {
-    /// What so many nodes miss; `None` when there is enough for them.
+    /// Describes what `nodes` nodes lack; `None` when there is enough for them.
     pub fn shortage(&self, nodes: usize) -> Option<String> {
         let wanted = nodes * self.node_wants;
         (self.allowed < wanted).then(|| {
@@ -118,7 +118,7 @@ impl Room {
         })
     }
 
-    /// Whether so many nodes can work, if slowly.
+    /// Reports whether `nodes` nodes can work, if slowly.
     pub fn suffices(&self, nodes: usize) -> bool {
         self.allowed >= nodes * self.node_needs
     }
@@ -160,7 +160,7 @@ pub struct OrderRecord {
     pub token: u64,
     /// Who claimed it last.
     pub node: Option<NodeId>,
-    /// Others than that node were told the token.
+    /// The token was handed to others than that node.
     pub handed_out: bool,
     /// Set exactly while Processing.
     pub lease: Option<LeaseRecord>,
@@ -173,8 +173,8 @@ pub struct EventRecord {
     /// Place in the one feed of all events: rises with the commits.
     pub position: i64,
     pub event: Event,
-    /// Of a first start: the earlier orders that its claim passed over, because another session of the database had locked
-    /// them. By rising id.
+    /// The earlier orders that the claim of a first start passed over, because another session of the database had
+    /// locked them. By rising id.
     pub passed_over: Vec<OrderId>,
 }
 

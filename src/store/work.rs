@@ -14,18 +14,18 @@ pub struct ClaimRequest {
     pub lease: Duration,
     /// Whether a suspect order may be among them (at most one is).
     pub suspect: bool,
-    /// What is to process them. On a store that nodes share nothing is granted while a node with another one lives; a
-    /// caller that names none gets orders as from a processor that runs here alone.
+    /// The processor of the orders. A store that nodes share grants nothing while a node with another processor lives;
+    /// a caller that names none gets orders as from a processor that runs here alone.
     pub processor: Option<ProcessorKind>,
 }
 
 impl ClaimRequest {
-    /// A worker outside holds the leases, as [`super::Store::hold_outside`] has it.
+    /// Reports whether an external worker holds the leases, as with [`super::Store::hold_outside`].
     pub(super) fn outside(&self) -> bool {
         self.processor.is_some_and(ProcessorKind::is_outside)
     }
 
-    /// Others than this node are told the tokens, so their results count.
+    /// Reports whether the tokens are handed to others than this node, so that their results count.
     pub(super) fn hands_out(&self) -> bool {
         self.processor.is_some_and(ProcessorKind::hands_out)
     }
@@ -53,7 +53,7 @@ pub struct LatestClaim {
     pub order: Order,
     /// `None` before the first claim.
     pub key: Option<LeaseKey>,
-    /// Others than the node that claimed were told the token, so they may bring a result.
+    /// The token was handed to others than the node that claimed, so they may bring a result.
     pub handed_out: bool,
 }
 

@@ -22,7 +22,7 @@ use crate::store::{
 const ONE_MORE: usize = SWEEP_ORDERS_MAX + 1;
 /// Forgotten with every sweep, so that what a node that is gone stored goes as well.
 const KEYS_FORGOTTEN_MIN: usize = 100;
-/// For the queue's row, with the claims' lock in hand: all claims wait meanwhile.
+/// The longest wait for the queue's row while holding the claims' lock: all claims wait meanwhile.
 const QUEUE_LOCK_MS: u32 = 1_000;
 /// Stored ones that one sweep makes up for: what failed for a while does not become too much for one statement.
 const KEYS_MATCHED_MAX: usize = 20_000;
@@ -168,7 +168,7 @@ pub(super) async fn set_paused(links: &Links, shared: &Shared, paused: bool) -> 
     Ok(())
 }
 
-/// When the database refuses to take back all at once, for what may be one order's fault, that order is looked for by halves.
+/// Gives back expired orders. When the database refuses them all for what may be one order's fault, halving finds it.
 pub(super) async fn give_back_expired(
     link: &mut Link,
     shared: &Shared,
@@ -220,7 +220,7 @@ async fn give_back_by_halves(
     Ok(given_back)
 }
 
-/// Of these orders only, where some are given.
+/// Gives back orders; only those in `only`, where it is given.
 async fn give_back(
     link: &mut Link,
     shared: &Shared,

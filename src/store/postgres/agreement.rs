@@ -1,5 +1,5 @@
-//! What processes the orders is one thing for all nodes of a store. A node that was told otherwise than those that live
-//! starts nothing: it would end orders without the effect that they are meant to have.
+//! All nodes of a store have the same processor. A node that was told another one than the live nodes starts nothing:
+//! it would end orders without the effect that they are meant to have.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::rows;
 use crate::lease::{NodeId, ProcessorKind};
 use crate::store::codes;
 
-/// For the change, which waits for the claim that is under way; the statement's own limit is a little shorter.
+/// The longest time for the change, which waits for the claim under way; the statement's own limit is a little shorter.
 const SET_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Makes the store's processor what this node was told; an error while a node lives that was told otherwise.

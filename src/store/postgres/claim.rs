@@ -38,11 +38,11 @@ const ANSWER_SLACK: Duration = Duration::from_secs(5);
 const READ_AGAIN_MIN: Duration = Duration::from_millis(100);
 const READ_AGAIN_MAX: Duration = Duration::from_secs(2);
 
-/// Orders beyond those wanted that a claim looks at, so that it finds enough where others are locked: at least, and at most.
-/// What is locked beyond that keeps those behind it waiting.
+/// The fewest and most orders that a claim looks at beyond those wanted, so that it finds enough despite locked ones.
+/// Locked orders beyond that keep the orders behind them waiting.
 const SPARE_MIN: usize = 4;
 const SPARE_MAX: usize = 1_000;
-/// Between two looks at orders that another session has locked: nobody says when they are free.
+/// The interval between two looks at orders that another session has locked: no notice tells when they are free.
 const LOCKED_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What was claimed, id by id: the planner otherwise looks through all that is or was in processing, dead entries too.
@@ -60,7 +60,7 @@ pub(super) struct Claimer {
     floor: Floor,
     /// Gets the odd place of a claim while both lines have work.
     second_line_first: bool,
-    /// Of the next claim.
+    /// The number of spare orders that the next claim looks at.
     spare: usize,
     /// What this node was told of the orders of a user; `None` goes by what the store says.
     told: Option<Ordering>,
@@ -87,7 +87,7 @@ struct Answer {
     idle: bool,
     /// The store's; nothing is claimed by another.
     ordering: Ordering,
-    /// The same.
+    /// The store's, as well.
     processor: ProcessorKind,
 }
 
@@ -130,7 +130,7 @@ impl Claimer {
         })
     }
 
-    /// When the next claim should come. What is locked is due, but would be passed over again.
+    /// Returns the time until the next claim. Locked orders are due, but would be passed over again.
     fn next_look_in(&mut self, answer: &Answer, places: usize) -> Option<Duration> {
         if answer.locked.is_empty() {
             self.spare = SPARE_MIN;
@@ -144,7 +144,7 @@ impl Claimer {
         Some(LOCKED_LOOK_INTERVAL)
     }
 
-    /// Whether the store goes by what this node was told.
+    /// Reports whether the store goes by what this node was told.
     fn agrees(&self, answer: &Answer, request: &ClaimRequest) -> bool {
         let same_processor = request.processor.is_none_or(|told| told == answer.processor);
         answer.ordering == self.ordering && same_processor

@@ -1,12 +1,12 @@
 //! The connections of a node: what each kind of work may have of them, which goes first, and which share when there are
 //! few. Deciding is all that happens here; `pool.rs` opens, lends and closes them.
 
-/// Connections a node opens at most, the one that listens included.
+/// The most connections that a node opens, including the one that listens.
 pub(super) const CONNECTIONS_MAX: usize = 15;
 /// A node works on fewer, one after the other; from this number on, results never wait for other work.
 pub const CONNECTIONS_MIN: usize = 3;
 
-/// What a connection is used for, the most urgent first.
+/// The uses of a connection, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     /// Results of attempts: they free everything else.
@@ -19,7 +19,7 @@ pub(super) enum Class {
     Control,
     /// Cancelling and retrying orders; leases of external workers.
     Act,
-    /// Pages of the feed, for its tail and for those who catch up.
+    /// Pages of the feed, for its tail and for subscribers that catch up.
     Feed,
     /// Single orders, read in groups.
     Point,
@@ -41,9 +41,9 @@ enum Tier {
 struct Row {
     class: Class,
     tier: Tier,
-    /// In use at once.
+    /// The most connections in use at once.
     most: usize,
-    /// Never used by classes behind this one, when there are enough.
+    /// The connections that classes behind this one never use, when there are enough.
     kept: usize,
 }
 
@@ -72,7 +72,7 @@ const TABLE: [Row; CLASSES] = [
 
 pub(super) const CLASSES: usize = 10;
 
-/// How many connections each class uses.
+/// The number of connections that each class uses.
 pub(super) type InUse = [usize; CLASSES];
 
 impl Class {
@@ -84,7 +84,7 @@ impl Class {
         self as usize
     }
 
-    /// How many it may use at once when there are enough.
+    /// Returns the most connections that the class may use at once when there are enough.
     pub fn most(self) -> usize {
         TABLE[self.rank()].most
     }
@@ -93,7 +93,7 @@ impl Class {
         TABLE[self.rank()].tier == Tier::Urgent
     }
 
-    /// Whether a connection over which nothing can be written is of no use to it.
+    /// Reports whether the class has no use for a connection over which nothing can be written.
     pub fn must_write(self) -> bool {
         match self {
             Class::Settle | Class::Heartbeat | Class::Claim | Class::Accept | Class::Act => true,
@@ -101,7 +101,7 @@ impl Class {
         }
     }
 
-    /// Whether the class may use one more of `allowed` connections.
+    /// Reports whether the class may use one more of `allowed` connections.
     pub fn may_use_one_more(self, in_use: &InUse, allowed: usize) -> bool {
         let used_from = |rank: usize| in_use[rank..].iter().sum::<usize>();
         // With few, a class that just gave its connection back lets the others go first.
@@ -113,12 +113,12 @@ impl Class {
     }
 }
 
-/// Whether each class can have its own.
+/// Reports whether each class can have its own connections.
 fn is_enough(allowed: usize) -> bool {
     allowed >= TABLE.iter().map(|row| row.kept).sum()
 }
 
-/// The rank from which on classes count against the share of this one.
+/// Returns the rank from which on classes count against the share of this one.
 fn first_that_shares(row: &Row, allowed: usize) -> usize {
     if is_enough(allowed) {
         return row.class.rank();
@@ -127,11 +127,11 @@ fn first_that_shares(row: &Row, allowed: usize) -> usize {
     first.unwrap_or(row).class.rank()
 }
 
-/// How many of `allowed` connections the class and those behind it may use together.
+/// Returns how many of `allowed` connections the class and those behind it may use together.
 fn share(row: &Row, allowed: usize) -> usize {
     let ahead: usize = TABLE[..row.class.rank()].iter().map(|row| row.kept).sum();
     match row.tier {
-        // Used as long as the node runs, so it must be one that nobody else needs.
+        // Used as long as the node runs, so it must be one that no other class needs.
         Tier::Spare => allowed.saturating_sub(ahead),
         _ if is_enough(allowed) => allowed - ahead,
         Tier::Urgent => allowed.max(1),
@@ -144,7 +144,7 @@ fn share(row: &Row, allowed: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Whoever of them may use connections does, as many as possible.
+    /// Lets each class use as many connections as it may.
     fn used_up(classes: &[Class], allowed: usize) -> InUse {
         let mut in_use = [0; CLASSES];
         for class in classes {

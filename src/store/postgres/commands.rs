@@ -70,7 +70,7 @@ pub(super) async fn connect_once(url: &PostgresUrl) -> Result<Connection, OpenEr
     connect_by(url, |connector| connector).await
 }
 
-/// The same to read, also where nothing can be written.
+/// Connects for reading, also where nothing can be written.
 async fn connect_to_read(url: &PostgresUrl) -> Result<Connection, OpenError> {
     connect_by(url, Connector::only_reading).await
 }

@@ -44,7 +44,7 @@ pub(super) struct Connector {
     state: Arc<State>,
     /// What a connection must find in the database; `None` for those that only look.
     schema: Option<Schema>,
-    /// A server that takes no writes does as well.
+    /// A server that takes no writes is accepted as well.
     only_reads: bool,
     gate: Mutex<Gate>,
 }
@@ -73,11 +73,11 @@ pub(super) type ServerRun = Arc<str>;
 pub(super) struct Connection {
     pub client: Client,
     pub server: ServerRun,
-    /// When a statement was last carried out, or it was opened.
+    /// The time when a statement was last carried out, or the connection was opened.
     pub used: Instant,
     /// A statement was carried out since it was opened: it may have been lost after that.
     pub is_old: bool,
-    /// Until then it counts as open; `None` where another one was found lost since it was used.
+    /// The time until which it counts as open; `None` where another connection was found lost since it was used.
     pub trusted_until: Option<Instant>,
     /// The server refused to write over it. It goes on reading.
     pub only_reads: bool,
@@ -107,7 +107,7 @@ impl Connector {
         })
     }
 
-    /// The same for whoever stores nothing.
+    /// Makes a connector for callers that store nothing.
     pub fn only_reading(self) -> Connector {
         Connector {
             only_reads: true,
@@ -129,7 +129,7 @@ impl Connector {
         self.connect_unless(|_| false).await
     }
 
-    /// The same, where some failures say nothing of whether the database is there.
+    /// Connects as `connect` does, where some failures say nothing of whether the database is there.
     pub async fn connect_unless(
         &self,
         mut says_nothing: impl FnMut(&Failure) -> bool,
@@ -238,7 +238,7 @@ pub(super) fn connector(
     })
 }
 
-/// Why a database cannot be opened.
+/// Makes the error that tells why a database cannot be opened.
 pub(super) fn unavailable(location: &str, failure: &Failure) -> OpenError {
     let location = location.to_owned();
     match failure {

@@ -1,5 +1,5 @@
-//! What an error of PostgreSQL or of the way to it means to the callers whose statement met it. What follows for the node is
-//! left to `state.rs`.
+//! The meaning of an error of PostgreSQL, or of the way to it, for the callers whose statement met it. The consequences
+//! for the node are left to `state.rs`.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -34,8 +34,8 @@ pub(super) enum Failure {
     Unknown(Arc<str>),
     /// No answer in time: stored or not, or yet to be.
     Hung(Arc<str>),
-    /// Nothing stored, nor will be by any statement of the kind until somebody acts: a right was taken away, a table or a
-    /// function is missing.
+    /// Nothing stored, nor will be by any statement of the kind until an operator acts: a right was taken away, a
+    /// table or a function is missing.
     Forbidden(Arc<str>),
     /// Nothing stored, and this statement would be refused again with the same values: a text that the encoding does not
     /// have, a check, a trigger.
@@ -118,7 +118,7 @@ impl Failure {
         }
     }
 
-    /// Whether one of several calls in a statement may be to blame.
+    /// Reports whether one of several calls in a statement may be to blame.
     pub fn may_be_of_one(&self) -> bool {
         matches!(
             self,
@@ -199,20 +199,20 @@ impl Failure {
     }
 }
 
-/// How the driver says that the server wants a password and it has none, and how that is told to people.
+/// The driver's text where the server wants a password and the driver has none, and the text that people read.
 const NO_PASSWORD: &str = "password missing";
 const NO_PASSWORD_TOLD: &str =
     "the server wants a password and there is none: put it into the URL, PGPASSWORD or ~/.pgpass";
-/// How the driver says that it must encrypt and the server cannot.
+/// The driver's text where it must encrypt and the server cannot.
 const NO_TLS: &str = "server does not support TLS";
-/// What `PgBouncer` says for good; it says everything with one code, also what passes.
+/// The texts of `PgBouncer`'s lasting refusals. It sends one code for all refusals, also for those that pass.
 const POOLER_REFUSALS: [&str; 3] = [
     "unsupported startup parameter",
     "no such database",
     "no such user",
 ];
 
-/// Whether the answer to a connection is one that only a change of settings will change.
+/// Reports whether only a change of settings will change the answer to a connection.
 fn refuses_for_good(code: &str, text: &str) -> bool {
     // A password or a user that is wrong, a database that does not exist, a right that is missing.
     code.starts_with("28")
@@ -220,8 +220,8 @@ fn refuses_for_good(code: &str, text: &str) -> bool {
         || (code == "08P01" && POOLER_REFUSALS.iter().any(|refusal| text.contains(refusal)))
 }
 
-/// Whether the driver ended an attempt for a reason that stays: a password that is missing, a way to prove it that it
-/// does not know, TLS that the server does not speak, a certificate that does not verify.
+/// Reports whether the driver ended an attempt for a reason that stays: a password that is missing, a way to prove it
+/// that the driver does not know, TLS that the server does not speak, a certificate that does not verify.
 fn cannot_succeed(error: &tokio_postgres::Error) -> bool {
     let said = error.to_string();
     let by_driver = ["invalid configuration", "authentication error"];

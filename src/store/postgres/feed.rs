@@ -35,11 +35,11 @@ const LAST_NUMBERING_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What this node knows about the feed.
 pub(super) struct Feed {
-    /// For its pages.
+    /// The links for the feed's pages.
     pages: Links,
-    /// For histories, which are read as lists are.
+    /// The links for histories, which are read as lists are.
     lists: Links,
-    /// For giving out places.
+    /// The links for giving out places.
     control: Links,
     shared: Arc<Shared>,
     /// Held by whoever gives places: of those who wait for another node only one takes a connection for it.

@@ -26,7 +26,7 @@ const GROUP_ROWS_MAX: usize = 1_000;
 /// Beside a group under way another one is sent when as many calls wait as that one has, so that two connections take turns
 /// with groups of a size instead of the second one taking whatever comes first. A group that takes longer holds nobody up.
 const TURN_TIME_MAX: Duration = Duration::from_millis(5);
-/// How often a call is carried out whose statement was the victim of a deadlock.
+/// The most times that a call is carried out whose statement was the victim of a deadlock.
 const TRIES_MAX: u32 = 5;
 
 /// What many callers ask for at once.
@@ -35,7 +35,7 @@ pub(super) trait Call: Send + Sync + Sized + 'static {
     /// Calls with the same subject do not fit into one statement.
     type Subject: Eq + Hash + Send;
     const ATTEMPTED: &'static str;
-    /// Of the connections that carry them out.
+    /// The class of the connections that carry out the calls.
     const CLASS: Class;
     /// Otherwise they only read.
     const STORES: bool = true;
@@ -62,13 +62,13 @@ pub(super) struct Groups<C: Call> {
 struct Waiting<C: Call> {
     call: C,
     tries: u32,
-    /// Most calls of a group with it: half of one that failed for what may be one call's fault.
+    /// The most calls in a group with this one: half of a group that failed for what may be one call's fault.
     company_max: usize,
     answer: oneshot::Sender<Result<C::Answer, StoreError>>,
 }
 
 impl<C: Call> Groups<C> {
-    /// At most `groups` are under way at once.
+    /// Starts the runner of the groups. At most `groups` groups are under way at once.
     pub fn start(pool: &Arc<Pool>, groups: usize, shared: &Arc<Shared>) -> Groups<C> {
         let (calls, waiting) = mpsc::channel(CALLS_WAITING_MAX);
         let runner = Runner {

@@ -1,4 +1,4 @@
-//! Who has locked orders, told in the log: at first, once a minute while it lasts, and when it is over.
+//! Logs which sessions have locked orders: at first, once a minute while it lasts, and when it is over.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::shared::Shared;
 use crate::order::OrderId;
 use crate::store::LockHolder;
 
-/// Between two looks while orders are locked. What is gone by the first is not told of: nodes lock orders for moments.
+/// The interval between looks while orders are locked. Locks gone by the first are not logged: nodes lock for moments.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const TELL_INTERVAL: Duration = Duration::from_mins(1);
-/// Orders that one line names.
+/// The most orders that one log line names.
 const NAMED_MAX: usize = 5;
 
-/// By order, those whose holder can be found: a lock that several sessions share has none.
+/// Finds the sessions that hold orders, by order. A lock that several sessions share has no holder that can be found.
 pub(super) async fn holders(
     source: &impl Reads,
     ids: &[OrderId],
@@ -49,7 +49,7 @@ struct Known {
     told: Option<Instant>,
 }
 
-/// Until the store closes.
+/// Watches for locked orders until the store closes.
 pub(super) async fn watch(shared: Arc<Shared>, links: Links) {
     let mut known: BTreeMap<i32, Known> = BTreeMap::new();
     loop {

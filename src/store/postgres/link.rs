@@ -109,7 +109,7 @@ impl Link {
         self.fly_over(lent, statements, time_max).await
     }
 
-    /// The same over a connection that was lent before.
+    /// Does what `fly` does, over a connection that was lent before.
     pub async fn fly_over(
         &mut self,
         mut lent: Lent,
@@ -124,7 +124,7 @@ impl Link {
             }
             Err(failure @ Failure::ReadOnly(_)) => {
                 self.state().failed(&failure);
-                // It serves those who only read, once the transaction that the text began is over.
+                // It serves callers that only read, once the transaction that the text began is over.
                 let ended = answered_within(LOOK_TIME_MAX, lent.begin().simple_query("rollback")).await;
                 if ended.is_ok() {
                     lent.only_reads();
@@ -210,7 +210,7 @@ impl Link {
     }
 }
 
-/// `None` when it does not answer.
+/// Checks a connection and returns it; `None` when it does not answer.
 async fn looked_at(mut lent: Lent) -> Option<Lent> {
     let looked_at = timeout(LOOK_TIME_MAX, lent.begin().check_connection());
     if !matches!(looked_at.await, Ok(Ok(()))) {

@@ -105,7 +105,7 @@ const BELOW: &str = ":below";
 /// A range of the index on some columns and the id, newest first. Compared as rows and ordered by all of the columns, so
 /// that no other index gives the order: with unlucky statistics the planner otherwise walks the primary key.
 struct Range {
-    /// With [`BELOW`] in it.
+    /// The condition of the range, which contains [`BELOW`].
     condition: String,
     newest_first: String,
 }
@@ -135,7 +135,7 @@ impl Range {
         }
     }
 
-    /// What is in it below an id.
+    /// Writes the query for the rows of the range below an id.
     fn select(&self, columns: &str, below: &str) -> String {
         let condition = self.condition.replace(BELOW, below);
         let newest_first = &self.newest_first;

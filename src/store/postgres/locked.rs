@@ -12,13 +12,13 @@ use super::failure::Failure;
 use super::shared::Shared;
 use crate::order::OrderId;
 
-/// For an order that another session has locked. No connection waits meanwhile.
+/// The longest wait for an order that another session has locked. No connection waits meanwhile.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(3);
 /// First and longest pause between two tries: most locks are other nodes' own and last for a moment.
 const TRY_PAUSE_MIN: Duration = Duration::from_millis(5);
 const TRY_PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// Of one call whose order is locked.
+/// The patience of one call whose order is locked.
 pub(super) struct Patience {
     began: Option<Instant>,
     pause: Duration,
@@ -32,7 +32,7 @@ impl Patience {
         }
     }
 
-    /// Until the call should be tried again. Fails when it has waited for long enough: nothing is stored.
+    /// Waits until the call should be tried again. Fails when the call has waited for long enough: nothing is stored.
     pub async fn wait(&mut self, id: OrderId, shared: &Shared) -> Result<(), Failure> {
         let began = *self.began.get_or_insert_with(Instant::now);
         if began.elapsed() >= LOCK_WAIT_MAX {
@@ -46,7 +46,7 @@ impl Patience {
     }
 }
 
-/// Most orders that are remembered as locked.
+/// The most orders that are remembered as locked.
 const LOCKED_ORDERS_MAX: usize = 1_000;
 
 /// Orders that were found locked and not found free since.

@@ -1,4 +1,4 @@
-//! The connections of a node, all alike, each lent for one statement: none is held by those who idle. The most urgent
+//! The connections of a node, all alike, each lent for one statement: no idle caller holds one. The most urgent
 //! class that waits gets the next one that is free or newly opened. How many there may be is learned from the database;
 //! who may use how many is left to `classes.rs`.
 
@@ -21,27 +21,27 @@ mod stock;
 pub(super) use lent::{Lent, Place};
 use stock::Stock;
 
-/// For a free connection, when all are in use and none is being opened.
+/// The longest wait for a free connection, when all are in use and none is being opened.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// A connection unused for longer is closed: other nodes may want it.
 const IDLE_MAX: Duration = Duration::from_secs(20);
-/// The same while the database allows fewer than wanted.
+/// The idle limit while the database allows fewer connections than wanted.
 const IDLE_MAX_AMONG_FEW: Duration = Duration::from_secs(2);
-/// Those that are kept all the same, and among few: a quiet node would open them again every minute.
+/// The idle connections kept all the same, and among few: a quiet node would open them again every minute.
 const IDLE_KEPT: usize = 2;
 const IDLE_KEPT_AMONG_FEW: usize = 1;
-/// One is opened only when none comes back within this: most statements take less.
+/// A connection is opened only when none comes back within this time: most statements take less.
 const GRACE: Duration = Duration::from_millis(5);
-/// Between two looks at unused connections.
+/// The interval between two looks at unused connections.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Pool {
     connector: Arc<Connector>,
     stock: Mutex<Stock>,
     /// Connections lie idle, or the store closes.
     returned: Notify,
-    /// Whoever listens is to look whether he may go on.
+    /// The session that listens is to check whether it may go on.
     fewer: Notify,
-    /// Nothing is in use any more, perhaps.
+    /// Perhaps no connection is in use any more.
     came_back: Notify,
     /// Results found no connection, the last time they wanted one.
     starves: AtomicBool,
@@ -118,7 +118,7 @@ impl Pool {
         }
     }
 
-    /// Until patience ends, or a connection more may be tried.
+    /// Returns the time until patience ends, or until one more connection may be tried.
     fn next_look(&self, patience_ends: Instant) -> Duration {
         let probe_at = self.stock().refusals.probe_at;
         let now = Instant::now();
@@ -128,7 +128,7 @@ impl Pool {
         next.saturating_duration_since(now)
     }
 
-    /// A place among the node's connections for one that somebody else opens; `None` when there are too few.
+    /// A place among the node's connections for one opened outside the pool; `None` when there are too few.
     pub fn place(self: &Arc<Pool>, class: Class) -> Option<Place> {
         let mut stock = self.stock();
         let allowed = stock.allowed;
@@ -142,19 +142,19 @@ impl Pool {
         Some(Place::new(self.clone(), class))
     }
 
-    /// Puts a connection in that was opened outside.
+    /// Adds a connection that was opened outside the pool.
     pub fn adopt(self: &Arc<Pool>, connection: Connection) {
         let mut stock = self.stock();
         stock.idle.push(connection);
         self.serve(&mut stock);
     }
 
-    /// What the database's settings allow this node at most.
+    /// Sets the most connections that the database's settings allow this node.
     pub fn expect(&self, allowed: usize) {
         self.stock().expect(allowed);
     }
 
-    /// Whether results found no connection.
+    /// Reports whether results found no connection.
     pub fn starves(&self) -> bool {
         self.starves.load(Ordering::SeqCst)
     }
@@ -240,7 +240,7 @@ impl Pool {
                         Failure::Hung(_) => others_work,
                         failure => is_refusal_for_want_of_room(failure),
                     };
-                // What nobody waited for is found out by whoever comes next.
+                // A failure that no caller waited for is found by the next caller.
                 refused || !stock.is_waited_for()
             })
             .await;
@@ -262,7 +262,7 @@ impl Pool {
                 stock.learn_of_refusal(&failure);
                 self.fewer.notify_waiters();
             }
-            // Whoever waits has others to wait for.
+            // A caller that waits has other connections to wait for.
             Err(_) if probed => stock.probe_later(),
             Err(failure) => {
                 let (in_use, limit) = (stock.in_use, stock.limit());
@@ -271,7 +271,7 @@ impl Pool {
                 });
                 let waiter = for_whom.and_then(|class| stock.waiting[class.rank()].pop_front());
                 if let Some(waiter) = waiter {
-                    // Whoever is gone wants no answer.
+                    // A caller that is gone wants no answer.
                     let _ = waiter.send(Err(failure));
                 }
             }
@@ -312,7 +312,7 @@ impl Pool {
         self.serve(&mut stock);
     }
 
-    /// Closes connections that nobody used for a while, until the pool closes.
+    /// Closes connections that no caller used for a while, until the pool closes.
     async fn close_unused(self: Arc<Pool>) {
         loop {
             self.returned.notified().await;
@@ -362,7 +362,7 @@ impl Pool {
         self.returned.notify_one();
     }
 
-    /// Whether whoever has a [`Place`] for the class may keep it.
+    /// Reports whether the holder of a [`Place`] for the class may keep it.
     pub fn may_keep(&self, class: Class) -> bool {
         let stock = self.stock();
         let mut without = stock.in_use;

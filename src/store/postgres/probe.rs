@@ -11,12 +11,12 @@ use super::message::with_numbers;
 use super::shared::Shared;
 use super::state::State;
 
-/// For one probe to wait for a table that somebody holds, and to run.
+/// The longest time for one probe to wait for a table that another session holds, and to run.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
 /// First and longest wait after a probe.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// The longest while the database cannot be reached: a statement of somebody else may find it before.
+/// The longest wait while the database cannot be reached: another caller's statement may find it before.
 const AWAY_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Room that a probe asks for once the disk was full: more than is left on the last pages of the tables.
 const ROOM_KILOBYTES: i64 = 128;
@@ -35,7 +35,7 @@ pub(super) async fn probe(state: Arc<State>, links: Links, shared: Arc<Shared>) 
     }
 }
 
-/// Until a probe has an answer for the store as it is.
+/// Probes until a probe has an answer for the store as it is.
 async fn settle_doubt(state: &State, links: &Links) {
     let mut pause = PAUSE_MIN;
     while let Err(failure) = links.flight(&message(state)).await {

@@ -1,5 +1,5 @@
-//! Whether a database or a pooler before it refuses a connection because there are too many, and how many its settings
-//! allow.
+//! Recognizes that a database, or a pooler before it, refuses a connection because there are too many. Reads how many
+//! connections the database's settings allow.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::query::Reads;
 use super::rows;
 use crate::store::snapshot::Room;
 
-/// In lower case: servers and poolers say it with different codes, some of which mean other things as well.
+/// Texts of refusals, in lower case: servers and poolers send different codes, some of which mean other things as well.
 const REFUSALS: [&str; 10] = [
     // PostgreSQL's `too_many_connections`, whoever passes it on.
     "(53300)",
@@ -29,8 +29,8 @@ const REFUSALS: [&str; 10] = [
     "max clients reached",
 ];
 
-/// Of an attempt to connect. A pooler in session mode says nothing for long: it takes the connection and lets its first
-/// statement wait, which is left to the pool.
+/// Reports whether an attempt to connect failed for want of room. A pooler in session mode says nothing for long: it
+/// takes the connection and lets its first statement wait, which is left to the pool.
 pub(super) fn is_refusal_for_want_of_room(failure: &Failure) -> bool {
     match failure {
         Failure::Unavailable(text) | Failure::Unknown(text) => is_refusal_text(text),
@@ -43,7 +43,7 @@ pub fn is_refusal_text(text: &str) -> bool {
     REFUSALS.iter().any(|refusal| text.contains(refusal))
 }
 
-/// What the settings allow the nodes of a database; meaningless for connections to a pooler.
+/// Reads how many connections the settings allow the nodes of a database; meaningless for connections to a pooler.
 pub(super) async fn room(source: &impl Reads) -> Result<Option<Room>, Failure> {
     let found = source.read(include_str!("allowance.sql"), &[]).await?;
     let Some(row) = found.first() else { return Ok(None) };

@@ -16,7 +16,7 @@ pub(super) struct State {
     used: Notify,
 }
 
-/// What has to be shown before a store that was not ready counts as ready again. Neither a read nor a heartbeat shows that
+/// The proofs needed before a store that was not ready counts as ready again. Neither a read nor a heartbeat shows that
 /// orders can be stored.
 #[derive(Clone, Copy, Default)]
 #[expect(
@@ -49,7 +49,7 @@ impl State {
         self.health.get()
     }
 
-    /// The database carried out a statement.
+    /// Notes that the database carried out a statement.
     pub fn works(&self) {
         self.doubt().away = false;
         self.used.notify_waiters();
@@ -60,14 +60,14 @@ impl State {
         self.used.notified().await;
     }
 
-    /// And it stored something.
+    /// Notes that the database stored something.
     pub fn stored(&self) {
         let mut doubt = self.doubt();
         doubt.commit = false;
         self.judge(*doubt);
     }
 
-    /// A write as accept makes it went through.
+    /// Notes that a write as accept makes it went through.
     pub fn can_write(&self) {
         let mut doubt = self.doubt();
         doubt.write = false;
@@ -75,7 +75,7 @@ impl State {
         self.judge(*doubt);
     }
 
-    /// It did not.
+    /// Notes that such a write did not go through.
     pub fn cannot_write(&self, reason: &str) {
         let mut doubt = self.doubt();
         doubt.write = true;
@@ -152,7 +152,7 @@ impl State {
         self.known_weaknesses().clone()
     }
 
-    /// Says it in the log when it changes.
+    /// Logs the weaknesses when they change.
     pub fn found_weaknesses(&self, found: Vec<String>) {
         let mut known = self.known_weaknesses();
         if *known != found {

@@ -61,7 +61,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
-/// A connection to a file that nobody can change as long as it is open: no lock is taken and no log looked for.
+/// A connection to a file that no process can change as long as it is open: no lock is taken and no log looked for.
 pub(super) fn open_unchanging(real_path: &Path) -> Result<Connection, rusqlite::Error> {
     let uri = format!("file:{}?immutable=1", escaped(real_path));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
@@ -70,7 +70,7 @@ pub(super) fn open_unchanging(real_path: &Path) -> Result<Connection, rusqlite::
     Ok(connection)
 }
 
-/// As a URI takes a path (sqlite.org/uri.html).
+/// Escapes a path as a URI takes it (sqlite.org/uri.html).
 fn escaped(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes().iter();
     let escaped = bytes.map(|&byte| match byte {

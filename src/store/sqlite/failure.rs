@@ -77,7 +77,7 @@ impl Failure {
         }
     }
 
-    /// Whether only this call may have been refused, or every one of its kind.
+    /// Reports a refusal, which may concern only this call or every call of its kind.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Failure::Rejected { .. } | Failure::Unexpected(_))
     }

@@ -82,7 +82,7 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    /// How far it is now, but for the ended orders, of which only the number is kept.
+    /// Returns the effects so far. Of the ended orders, only the number is kept.
     fn marked(&self) -> (Effects, usize) {
         let marked = Effects {
             finals: Vec::new(),

@@ -67,7 +67,7 @@ const ORDER_ID: usize = 0;
 const STATUS: usize = 1;
 const USER_ID: usize = 9;
 
-/// Whether an order of the reference is one that is asked for.
+/// Reports whether an order of the reference is one that is asked for.
 fn matches(row: &Row<'_>, query: &OrderQuery) -> Result<bool, rusqlite::Error> {
     let has_status = match query.status {
         Some(status) => row.get::<_, OrderStatus>(STATUS)? == status,

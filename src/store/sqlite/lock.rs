@@ -109,7 +109,7 @@ impl ServerLock {
     }
 }
 
-/// As a server has it that reaches the file by another way.
+/// Returns the lock of a server that reaches the file by another way.
 #[cfg(test)]
 pub(super) fn lock_as(path: &Path, other: &Path) -> Result<ServerLock, OpenError> {
     let mut server_lock = lock(other)?;
@@ -117,7 +117,7 @@ pub(super) fn lock_as(path: &Path, other: &Path) -> Result<ServerLock, OpenError
     Ok(server_lock)
 }
 
-/// `None` where another process has it.
+/// Tries to lock the file; `None` where another process has the lock.
 fn try_lock(path: &Path) -> anyhow::Result<Option<File>> {
     let file = File::options()
         .create(true)
@@ -158,7 +158,7 @@ fn create(path: &Path) -> anyhow::Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("resolve {}", path.display()))
 }
 
-/// By another name, or from another mount, the log of the same file would be another one.
+/// Requires a single name: by another name, or from another mount, the log of the same file would be another one.
 fn require_one_name(path: &Path, real_path: &Path) -> Result<(), OpenError> {
     let metadata = fs::metadata(real_path)
         .with_context(|| format!("look at {}", real_path.display()))
@@ -268,7 +268,7 @@ mod tests {
         lock(&path).unwrap();
     }
 
-    /// As a child process has one between its fork and its exec.
+    /// A child process has such a descriptor between its fork and its exec.
     #[test]
     fn a_copied_descriptor_does_not_keep_the_lock() {
         let folder = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ pub fn open_snapshot(path: &Path) -> Result<Box<dyn Snapshot>, OpenError> {
     Ok(Box::new(snapshot_of(path)?))
 }
 
-/// The same without a server beside it, as long as the snapshot lives.
+/// Opens the file for reading without a server beside it, as long as the snapshot lives.
 pub fn open_offline(path: &Path) -> Result<Box<dyn Snapshot>, OpenError> {
     require_file(path)?;
     let server_lock = lock::lock(path)?;

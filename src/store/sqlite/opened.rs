@@ -1,5 +1,5 @@
-//! What a server has open, told from what the names of it lead to by now. A file that is replaced, moved or deleted under a
-//! running server is still written by it, and nobody will ever read what it writes.
+//! The files that a server has open, told from those that their names lead to by now. A running server still writes a
+//! file that is replaced, moved or deleted under it, and no client will ever read what it writes.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -22,7 +22,7 @@ struct OpenedFile {
     file: FileId,
 }
 
-/// Says which file it is, whatever it is called.
+/// The identity of a file, whatever the file is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -38,8 +38,8 @@ impl From<&Metadata> for FileId {
     }
 }
 
-/// What the name leads to; `None` for nothing. Opens nothing: closing a second descriptor of the database would drop
-/// SQLite's own locks.
+/// Finds the file that the name leads to; `None` for nothing. Opens nothing: closing a second descriptor of the
+/// database would drop SQLite's own locks.
 pub(super) fn file_at(path: &Path) -> io::Result<Option<FileId>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(FileId::from(&metadata))),
@@ -68,7 +68,7 @@ impl Opened {
         Ok(Opened { files, server_lock })
     }
 
-    /// Whether every name still leads to what is open; otherwise what is wrong.
+    /// Checks that every name still leads to the open file; otherwise returns what is wrong.
     pub fn check(&self) -> Result<(), String> {
         for opened in &self.files {
             let path = opened.path.display();

@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 pub(super) struct Presence {
     opened_at: Timestamp,
     state: Arc<State>,
-    /// With the time each began. A server that opens the file later takes them off the list.
+    /// This process's nodes, with the time each began. A server that opens the file later takes them off the list.
     own: Mutex<HashMap<NodeId, Timestamp>>,
     warned: AtomicBool,
 }
@@ -30,7 +30,7 @@ impl Presence {
         }
     }
 
-    /// When the node began, which is now if it is new.
+    /// Returns the time when the node began, which is now if the node is new.
     pub fn began(&self, node: NodeId, now: Timestamp) -> Timestamp {
         *self.own().entry(node).or_insert(now)
     }

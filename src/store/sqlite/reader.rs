@@ -11,9 +11,9 @@ use super::connection::open_reader;
 use super::failure::{Failure, State};
 use crate::store::StoreError;
 
-/// For lists, histories and explanations, which may be slow.
+/// The connections for lists, histories and explanations, which may be slow.
 const LIST_READERS: usize = 4;
-/// For the state of the queue and the feed, which wait for no list.
+/// The connections for the state of the queue and the feed, which wait for no list.
 const CONTROL_READERS: usize = 2;
 /// Queries that run or wait for a connection; more are refused.
 const QUERIES_MAX: usize = 4_096;
@@ -41,7 +41,7 @@ impl Readers {
         self.lists.read(attempted, query).await
     }
 
-    /// The same for a short one that waits for none of those.
+    /// Runs a short query likewise, without waiting for lists, histories or explanations.
     pub async fn control<T: Send + 'static>(
         &self,
         attempted: &'static str,

@@ -154,7 +154,7 @@ impl Snapshot for SqliteSnapshot {
         .await
     }
 
-    /// No claim does: there is one writer.
+    /// Returns no orders: no claim passes any over, as there is one writer.
     async fn passed_over(&mut self) -> Result<HashSet<OrderId>, StoreError> {
         Ok(HashSet::new())
     }

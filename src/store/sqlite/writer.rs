@@ -146,14 +146,14 @@ async fn answered<T>(
     })
 }
 
-/// Changes when another connection has committed something.
+/// Returns a number that changes when another connection has committed something.
 fn data_version(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection
         .prepare_cached("pragma data_version")?
         .query_row([], |row| row.get(0))
 }
 
-/// The totals, where somebody else has changed the database since.
+/// Reads the totals again where another connection has changed the database since.
 fn read_again(connection: &Connection, known: i64) -> Result<Option<(i64, Totals)>, rusqlite::Error> {
     let others_commits = data_version(connection)?;
     if others_commits == known {
@@ -164,9 +164,9 @@ fn read_again(connection: &Connection, known: i64) -> Result<Option<(i64, Totals
 
 struct WriterThread {
     parts: WriterParts,
-    /// As committed; read again when somebody else has changed the database.
+    /// The totals as committed; read again when another connection has changed the database.
     totals: Totals,
-    /// What [`data_version`] was when the totals were read.
+    /// The value of [`data_version`] when the totals were read.
     others_commits: i64,
     checkpoints: Checkpoints,
 }
@@ -227,7 +227,7 @@ impl WriterThread {
                         self.parts.notes.failed(failure);
                         tracing::debug!(?failure, "a commit failed");
                     }
-                    // Whoever is to blame, the call or the store.
+                    // Either the call or the store is to blame.
                     if failure.as_ref().is_some_and(Failure::is_refusal)
                         || (failure.is_none() && self.parts.notes.state.cannot_accept())
                     {
@@ -298,7 +298,7 @@ impl WriterThread {
         if let Err(error) = transaction.commit() {
             return (attempted, Err(Failure::of_commit(&error)));
         }
-        // Stored where nobody finds it, if the file was replaced meanwhile.
+        // Stored where no client finds it, if the file was replaced meanwhile.
         if let Err(reason) = self.parts.opened.check() {
             return (attempted, Err(Failure::Unknown(reason.into())));
         }

@@ -1,5 +1,5 @@
-//! What the pool lends: a connection for one statement, or a place for one that somebody else opens. It goes back however
-//! its use ends, without the connection when a statement was left unanswered.
+//! The pool's loans: a connection for one statement, or a place for a connection opened outside the pool. A loan goes
+//! back however its use ends, without the connection when a statement was left unanswered.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::super::connect::{Connection, ServerRun, TRUSTED_UNUSED};
 use super::Pool;
 
 pub struct Lent {
-    /// `None` once the pool ended the loan itself.
+    /// The lender; `None` once the pool ended the loan itself.
     pool: Option<Arc<Pool>>,
     class: Class,
     connection: Option<Connection>,
@@ -29,7 +29,7 @@ impl Lent {
         }
     }
 
-    /// Whether it was used before, so that it may have been lost since.
+    /// Reports whether the connection was used before, so that it may have been lost since.
     pub fn is_old(&self) -> bool {
         self.connection().is_old
     }
@@ -38,13 +38,13 @@ impl Lent {
         self.connection().server.clone()
     }
 
-    /// Whether it was opened or used so lately that it counts as open.
+    /// Reports whether the connection was opened or used so lately that it counts as open.
     pub fn is_trusted(&self) -> bool {
         let until = self.connection().trusted_until;
         !self.connection().is_old || until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Whether it was found lost by another one's failure.
+    /// Reports whether another connection was found lost since this one was used.
     pub fn is_doubted(&self) -> bool {
         self.connection().is_old && self.connection().trusted_until.is_none()
     }
@@ -53,13 +53,13 @@ impl Lent {
         &self.connection().client
     }
 
-    /// For a statement; until [`Lent::answered`] it does not go back.
+    /// Begins a statement. The connection does not go back before [`Lent::answered`].
     pub fn begin(&mut self) -> &Client {
         self.under_way = true;
         self.client()
     }
 
-    /// The connection may be used on.
+    /// Notes that the statement was answered: the connection may be used on.
     pub fn answered(&mut self) {
         self.under_way = false;
         if let Some(connection) = &mut self.connection {
@@ -70,7 +70,7 @@ impl Lent {
         }
     }
 
-    /// The server refused to write over it.
+    /// Notes that the server refused to write over the connection.
     pub fn only_reads(&mut self) {
         self.answered();
         if let Some(connection) = &mut self.connection {
@@ -78,7 +78,7 @@ impl Lent {
         }
     }
 
-    /// Of a connection that hangs nobody waits for anything any more, least of all for a word that may hang as well.
+    /// Gives up a connection that hangs. No caller waits for it, nor for the request to cancel, which may hang as well.
     pub fn give_up(mut self) {
         let (Some(connection), Some(pool)) = (self.connection.take(), self.pool.clone()) else {
             return;

@@ -1,4 +1,4 @@
-//! What the pool has and what it knows: its connections, those who wait for one, and how many the database allows.
+//! The pool's connections, the callers that wait for one, and the number that the database allows.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use super::super::connect::Connection;
 use super::super::failure::Failure;
 use super::Lent;
 
-/// After a refusal for want of room, before one more connection is tried. Doubles with each refusal: the first may be due
-/// to a connection that was just being closed.
+/// The pause after a refusal for want of room, before one more connection is tried. It doubles with each refusal: the
+/// first may be due to a connection that was just being closed.
 const PROBE_PAUSE_MIN: Duration = Duration::from_millis(250);
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
 
@@ -20,14 +20,14 @@ pub(super) struct Stock {
     /// The one used last at the end: it is taken first, so that few stay in use.
     pub idle: Vec<Connection>,
     pub in_use: InUse,
-    /// Being opened, for whoever is most urgent then.
+    /// Connections being opened, for the caller that is most urgent then.
     pub opening: usize,
-    /// Given up and not closed yet.
+    /// Connections given up and not closed yet.
     pub leaving: usize,
-    /// How many the node counts on.
+    /// The number of connections that the node counts on.
     pub allowed: usize,
     pub refusals: Refusals,
-    /// When a statement was last carried out.
+    /// The time when a statement was last carried out.
     pub worked_at: Option<Instant>,
     pub waiting: [VecDeque<Waiter>; CLASSES],
     pub closed: bool,
@@ -35,10 +35,10 @@ pub(super) struct Stock {
 
 pub(super) type Waiter = oneshot::Sender<Result<Lent, Failure>>;
 
-/// What is known of the database's refusals for want of room.
+/// The database's refusals for want of room, as far as the node knows.
 #[derive(Default)]
 pub(super) struct Refusals {
-    /// When one more connection may be tried; `None` as long as there was no refusal.
+    /// The time when one more connection may be tried; `None` as long as there was no refusal.
     pub probe_at: Option<Instant>,
     pause: Duration,
     /// One beyond what is allowed is being opened.
@@ -79,7 +79,7 @@ impl Stock {
         Some(self.idle.remove(place))
     }
 
-    /// Closes one that serves nobody who waits.
+    /// Closes a connection that serves no waiting caller.
     pub fn make_room(&mut self) {
         if let Some(useless) = self.idle.iter().position(|connection| connection.only_reads) {
             self.idle.remove(useless).close();
@@ -90,12 +90,12 @@ impl Stock {
         self.waiting.iter().flatten().any(|waiter| !waiter.is_closed())
     }
 
-    /// Connections are being opened that the database is thought to allow.
+    /// Reports whether connections are being opened that the database is thought to allow.
     pub fn is_connecting(&self) -> bool {
         self.opening > usize::from(self.refusals.probing)
     }
 
-    /// What may be open now: one more than allowed when it is time to try that.
+    /// Returns how many connections may be open now: one more than allowed when it is time to try that.
     pub fn limit(&self) -> usize {
         let due = self.refusals.probe_at.is_some_and(|at| at <= Instant::now());
         if due && !self.refusals.probing && self.allowed < CONNECTIONS_MAX {
@@ -105,7 +105,7 @@ impl Stock {
         }
     }
 
-    /// What the database's settings allow.
+    /// Sets the number of connections that the database's settings allow.
     pub fn expect(&mut self, allowed: usize) {
         self.allowed = allowed.clamp(1, CONNECTIONS_MAX);
         if self.allowed < CONNECTIONS_MAX {
