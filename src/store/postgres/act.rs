@@ -1,7 +1,10 @@
 //! What people do to orders and to the queue: cancel, redrive, pause; and what is taken back from nodes that are gone.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::CLAIM_LOCK;
@@ -89,6 +92,10 @@ pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Resu
     }
 }
 
+/// Looks at orders that a redrive of many found locked: a claim of a node holds them for a moment only.
+const REDRIVE_LOOKS: usize = 3;
+const REDRIVE_PAUSE: Duration = Duration::from_millis(50);
+
 pub(super) async fn redrive_matching(
     links: &Links,
     shared: &Shared,
@@ -97,19 +104,43 @@ pub(super) async fn redrive_matching(
     let mut matching = one_more_than_matching(links, query).await?;
     let more = matching.len() > SWEEP_ORDERS_MAX;
     matching.truncate(SWEEP_ORDERS_MAX);
-    let retried = if query.dry_run || matching.is_empty() {
-        0
+    let mut left = if query.dry_run {
+        Vec::new()
     } else {
+        matching.clone()
+    };
+    for look in 0..REDRIVE_LOOKS {
+        if left.is_empty() {
+            break;
+        }
+        if look > 0 {
+            sleep(REDRIVE_PAUSE).await;
+        }
         let slot = Shared::any_slot();
         let statement = concat!(include_str!("redrive.sql"), "select order_id from changed");
-        let changed = links
-            .once(statement, &[(&matching, Type::INT8_ARRAY), (&slot, Type::INT2)])
+        let found = links
+            .once(statement, &[(&left, Type::INT8_ARRAY), (&slot, Type::INT2)])
             .await
-            .inspect_err(|failure| shared.unsure(failure))?;
+            .inspect_err(|failure| shared.unsure(failure));
+        let found = match found {
+            Ok(found) => found,
+            Err(failure) if look == 0 => return Err(failure),
+            // The looks before are stored, and are the answer.
+            Err(_) => break,
+        };
+        let changed = found
+            .iter()
+            .map(|row| rows::column(row, 0))
+            .collect::<Result<HashSet<i64>, _>>()?;
         if !changed.is_empty() {
             shared.changed_with_work();
         }
-        changed.len()
+        left.retain(|id| !changed.contains(id));
+    }
+    let retried = if query.dry_run {
+        0
+    } else {
+        matching.len() - left.len()
     };
     Ok(Redriven {
         matched: matching.len(),
