@@ -116,7 +116,7 @@ pub fn run() -> ExitCode {
 
 fn parse(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
     parse_line(line).map_err(|mut error| {
-        // Nobody is led to an open server by a slip of the finger.
+        // A typing error must not lead to an open server.
         let suggested = error.get(ContextKind::SuggestedArg).map(ToString::to_string);
         if suggested.is_some_and(|flag| flag.trim_start_matches('-') == OPENS_THE_SERVER) {
             error.remove(ContextKind::SuggestedArg);

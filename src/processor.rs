@@ -86,7 +86,7 @@ pub enum ProcessingError {
         error: Cause,
         retry_after: Option<Duration>,
     },
-    /// Nobody was there, so this was no attempt at the order: it never counts.
+    /// The service could not be reached, so this was no attempt at the order: it never counts.
     #[error("{error}")]
     Unreachable { error: Cause },
     /// Whatever processes the orders says that it cannot work. Among good answers for other orders it counts as an attempt at

@@ -112,7 +112,7 @@ async fn examine(layers: &Layers) -> Vec<Check> {
     // Its warnings are among those of the whole.
     if let Ok((database, _)) = layers.database() {
         checks.extend(disk::check(&database));
-        // A start migrates unless it is told otherwise; what it was told cannot be read here.
+        // A start migrates unless it is set not to; that setting cannot be read here.
         let migrates = loaded.as_ref().map_or(true, |loaded| loaded.config.migrate);
         checks.extend(store::check(&database, migrates).await);
     }

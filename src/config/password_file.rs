@@ -117,7 +117,7 @@ impl PasswordSources {
     }
 }
 
-/// The text of a file that nobody else can read. Otherwise a warning, or none where there is no file.
+/// The text of a file that no other user can read. Otherwise a warning, or none where there is no file.
 fn read_private(path: &Path) -> Result<String, Option<String>> {
     let ignored = |reason: &str| Some(format!("the password file {} {reason}", path.display()));
     let found = match fs::metadata(path) {

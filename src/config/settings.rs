@@ -149,7 +149,7 @@ impl Setting {
     }
 }
 
-/// Opens the server to everybody on the network: nobody is led to it by a slip of the finger.
+/// Opens the server to everybody on the network, so no suggestion for a typing error names it.
 pub const OPENS_THE_SERVER: &str = "open";
 
 /// The variable that an unknown one was probably meant to be.

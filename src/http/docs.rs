@@ -146,7 +146,7 @@ fn text(content_type: &'static str, text: impl Into<Body>) -> Response {
     let content_type = HeaderValue::from_static(content_type);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
-    // It changes with the program only, but nobody can tell when that is.
+    // It changes with the program only, but a cache cannot tell when that is.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }

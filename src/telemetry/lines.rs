@@ -1,5 +1,5 @@
 //! Writes log lines one by one: counts those that are lost, and begins the log file anew where it was deleted. What a
-//! line says is left to whoever logs.
+//! line says is left to the code that logs.
 
 use std::fs;
 use std::io::{self, Write};

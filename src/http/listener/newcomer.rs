@@ -9,7 +9,7 @@ use super::watch::{Standing, Watch};
 pub struct Newcomer(pub(super) Arc<Watch>);
 
 impl Newcomer {
-    /// Showed the key: gives way to nobody.
+    /// Showed the key: never gives way.
     pub fn showed_the_key(&self) {
         self.0.stands(Standing::Keyed);
     }

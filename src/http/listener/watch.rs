@@ -25,7 +25,7 @@ pub struct Watch {
 pub enum Standing {
     /// No request was admitted yet.
     Unknown,
-    /// The server asks nobody for a key.
+    /// The server asks no client for a key.
     NoKeyAsked,
     Keyed,
 }

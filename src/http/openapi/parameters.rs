@@ -1,4 +1,4 @@
-//! What a parameter may be, by its name: bounds, lengths and patterns, in one table for all operations. The readers are
+//! Bounds, lengths and patterns of parameters by name, in one table for all operations. The readers are
 //! `query`, `idempotency` and `cursor`.
 
 use serde_json::{Value, json};

@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 /// Why [`parse_time`] gave `None`.
 pub const TIME_EXPECTED: &str =
     "must be an RFC 3339 time with at most six fraction digits, such as 2030-01-31T12:00:00Z";
-/// What [`TIME_EXPECTED`] does not tell a client that wrote the plus of an offset as it is.
+/// A hint beside [`TIME_EXPECTED`] for a client that did not encode the plus of an offset.
 pub const PLUS_DECODED: &str =
     "must be an RFC 3339 time; in a query a plus means a blank: write +01:00 as %2B01:00";
 
@@ -50,7 +50,7 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
     ))
 }
 
-/// Whether a query would give a time, had its plus not been read as a blank.
+/// Reports whether a query would give a time, had its plus not been read as a blank.
 pub fn lost_a_plus(text: &str) -> bool {
     text.contains(' ') && parse_time(&text.replace(' ', "+")).is_some()
 }
@@ -83,7 +83,7 @@ fn offset_minutes(bytes: &[u8]) -> Option<i64> {
     }
 }
 
-/// Whether the last minute of a month in UTC is the one that begins so many minutes after 1970.
+/// Reports whether the minute that begins so many minutes after 1970 is the last of a month in UTC.
 fn ends_month(minutes: i64) -> bool {
     let next_day = (minutes + 1).rem_euclid(24 * 60) == 0;
     let day = jiff::SignedDuration::from_secs((minutes + 1) * 60);

@@ -13,7 +13,7 @@ use crate::store::snapshot::Room;
 
 /// Texts of refusals, in lower case: servers and poolers send different codes, some of which mean other things as well.
 const REFUSALS: [&str; 10] = [
-    // PostgreSQL's `too_many_connections`, whoever passes it on.
+    // PostgreSQL's `too_many_connections`, also when a pooler passes it on.
     "(53300)",
     "too many connections",
     "too many clients",

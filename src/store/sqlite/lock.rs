@@ -144,7 +144,7 @@ fn create(path: &Path) -> anyhow::Result<PathBuf> {
         }
     }
     create_folder(&folder_of(&target))?;
-    // Only a new file is opened here, of which nobody has a lock that closing it could drop.
+    // Only a new file is opened here: no process has a lock on it that closing it could drop.
     let made = OpenOptions::new()
         .write(true)
         .create_new(true)

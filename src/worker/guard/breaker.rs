@@ -56,7 +56,7 @@ pub enum Evidence {
     Denied,
     /// It says that it cannot work. It may have asked for time.
     Unavailable { retry_after: Option<Duration> },
-    /// Nobody was there.
+    /// The service could not be reached.
     Unreachable,
 }
 
