@@ -20,6 +20,7 @@ conformance! {
     an_order_tells_which_one_of_its_user_it_waits_for,
     an_order_of_a_user_waits_for_the_one_in_processing,
     places_count_only_those_whose_turn_it_is,
+    slots_taken_since_the_last_heartbeat_are_told,
 }
 
 async fn standing(harness: &Harness, id: OrderId) -> Standing {
@@ -176,4 +177,20 @@ async fn places_count_only_those_whose_turn_it_is(harness: &mut Harness) {
         other_line: 0,
     };
     assert_eq!(standing(harness, other).await.place, Some(place));
+}
+
+/// Issue 13, point 17: a heartbeat is up to seconds old, the table is not. What workers have takes no slot.
+async fn slots_taken_since_the_last_heartbeat_are_told(harness: &mut Harness) {
+    harness.join(NODE_A).await;
+    let ids = harness.accept_some(4).await;
+    let busy = async |harness: &Harness| standing(harness, ids[3]).await.queue.nodes[0].busy;
+    let leases = harness.claim(2).await;
+    let pull = ClaimRequest {
+        processor: Some(ProcessorKind::Pull),
+        ..claim_by(NODE_A, 1)
+    };
+    assert_eq!(harness.store().claim(pull).await.unwrap().leases.len(), 1);
+    assert_eq!(busy(harness).await, 2);
+    harness.settle(&leases[0], Outcome::COMPLETED).await;
+    assert_eq!(busy(harness).await, 1);
 }
