@@ -1,6 +1,6 @@
 //! What is asked of rows that another session of the database has locked: it waits or is refused, and nothing else does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use orderly::lease::{Lease, Outcome};
@@ -13,6 +13,11 @@ use crate::support::client::http;
 use crate::support::make::{LEASE, NODE_A, claim_by, failed, give_back_by, heartbeat, key, new_order};
 use crate::support::process::Process;
 use crate::support::until;
+
+/// Orders beside the one that the test is about.
+const COMPANY: usize = 20;
+/// A claim that waits for longer ends without orders.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn results_of_a_group_are_stored_around_a_locked_order() {
@@ -141,14 +146,20 @@ async fn locked_keys_and_counters_keep_no_order_from_being_accepted() {
     let counters = Locker::of(&scene, "orderly.counters where slot % 4 <> 0").await;
     let again = accept_under("young").await.unwrap();
     assert_eq!((again.order_ids, again.replayed), (young.order_ids, true));
-    let refused = accept_under("old").await;
-    assert!(
-        matches!(refused, Err(StoreError::Unavailable { .. })),
-        "{refused:?}"
-    );
-    let (with_key, without) = tokio::join!(accept_under("new"), store.accept([new_order()].into(), None));
-    with_key.unwrap();
-    without.unwrap();
+    // The first ones keep the connections busy, so that the one whose key is locked shares a statement with others.
+    let mut names: Vec<String> = (0..COMPANY).map(|number| format!("new {number}")).collect();
+    names[COMPANY / 2] = "old".to_owned();
+    let accepted = join_all(names.iter().map(|name| accept_under(name))).await;
+    for (name, accepted) in names.iter().zip(accepted) {
+        match accepted {
+            Err(StoreError::Unavailable { .. }) if name == "old" => {}
+            accepted => assert!(accepted.is_ok() && name != "old", "{name}: {accepted:?}"),
+        }
+    }
+    // Enough to draw a counter that is locked.
+    for _ in 0..COMPANY {
+        store.accept([new_order()].into(), None).await.unwrap();
+    }
     keys.release().await;
     counters.release().await;
     let renewed = accept_under("old").await.unwrap();
@@ -184,7 +195,12 @@ async fn retention_leaves_what_is_locked_for_another_round() {
 async fn a_pause_that_meets_a_locked_row_is_refused_soon() {
     let Some(scene) = Scene::new().await else { return };
     let queue = Locker::of(&scene, "orderly.queue").await;
+    let began = Instant::now();
     let refused = scene.store.set_paused(true).await;
+    assert!(
+        began.elapsed() < CLAIM_PATIENCE,
+        "no claim would have got through"
+    );
     assert!(
         matches!(refused, Err(StoreError::Unavailable { .. })),
         "{refused:?}"
