@@ -150,3 +150,27 @@ fn text(content_type: &'static str, text: impl Into<Body>) -> Response {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn bytes_of(name: &str) -> Bytes {
+        let Ok(response) = file(Ok(Path(name.to_owned()))).await else {
+            panic!("there is no {name}");
+        };
+        let frame = response.into_body().frame().await.unwrap().unwrap();
+        frame.into_data().unwrap()
+    }
+
+    /// A client that reads slowly holds what it is sent in memory, as often as it asks.
+    #[tokio::test]
+    async fn a_file_of_the_page_is_not_copied_for_each_request() {
+        for name in ["swagger-ui-bundle.js", "index.css", LIVE_NAME] {
+            let (one, other) = (bytes_of(name).await, bytes_of(name).await);
+            assert_eq!(one.as_ptr(), other.as_ptr(), "{name}");
+        }
+    }
+}

@@ -17,6 +17,8 @@ use crate::support::{required, until};
 
 const PROGRAM: &str = "/usr/sbin/nginx";
 const KEY: &str = "correct-horse-battery-staple";
+/// Of `Prefer: wait=60`.
+const LONGEST_WAIT_SECONDS: u64 = 60;
 /// The longest legal body, of a batch.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -93,6 +95,15 @@ fn configuration(folder: &Path, address: &str) -> String {
            server {{ listen unix:{folder}/socket;\n{block}\n}}\n\
          }}\n"
     )
+}
+
+/// Issue 13, point 24: nginx gives up after a minute unless told, as long as the longest wait of a request.
+#[test]
+fn nginx_waits_longer_than_any_request_is_held() {
+    let settings = configuration(Path::new("/nowhere"), "127.0.0.1:5000");
+    let patience = settings.split("proxy_read_timeout ").nth(1).unwrap();
+    let seconds: u64 = patience.split("s;").next().unwrap().parse().unwrap();
+    assert!(seconds > LONGEST_WAIT_SECONDS, "{seconds}");
 }
 
 /// Issue 13, point 8.

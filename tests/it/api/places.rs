@@ -2,11 +2,14 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::door::Door;
 use super::socket::Hall;
 use crate::support::PATIENCE;
+use crate::support::client::http;
+use crate::support::process::{Process, configure};
 
 const KEY: &str = "correct-horse-battery-staple";
 const PLACES: u8 = 3;
@@ -139,4 +142,37 @@ async fn probes_and_numbers_are_answered_at_the_limit() {
     }
     drop((streams, silent));
     hall.close().await;
+}
+
+/// Starts the program where the system allows it so many open files.
+async fn server_below(folder: &std::path::Path, limit: &str) -> Process {
+    let mut wrapped = Command::new("sh");
+    wrapped
+        .args(["-c", &format!("ulimit {limit}; exec \"$0\"")])
+        .arg(env!("CARGO_BIN_EXE_orderly"));
+    configure(&mut wrapped, folder);
+    Process::start(wrapped).await
+}
+
+async fn files_max(server: &Process) -> u64 {
+    let answer = http().get(format!("{}/metrics/prometheus", server.url)).send();
+    let text = answer.await.unwrap().text().await.unwrap();
+    let mut lines = text.lines();
+    let found = lines.find_map(|line| line.strip_prefix("process_max_fds "));
+    found.unwrap().parse().unwrap()
+}
+
+/// Issue 13, point 29: many systems give a process 1,024 open files and let it have more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_low_limit_of_open_files_is_raised_and_a_firm_one_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = "the system allows this process too few open files";
+    let server = server_below(folder.path(), "-Sn 64; ulimit -Hn 8192").await;
+    assert_eq!(files_max(&server).await, 8_192);
+    assert!(!server.said(told));
+    assert_eq!(server.terminate().await, Some(0));
+    let server = server_below(folder.path(), "-n 64").await;
+    assert_eq!(files_max(&server).await, 64);
+    assert!(server.said(told) && server.said("32 connections are taken"));
+    assert_eq!(server.terminate().await, Some(0));
 }
