@@ -3,14 +3,10 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
-
 use tokio::process::Command;
 
+use crate::support::PATIENCE;
 use crate::support::process::{Process, orderly, run};
-
-/// A heartbeat that comes later has failed.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 fn at(folder: &Path, name: &str) -> Command {
     let mut command = orderly(folder);
@@ -20,7 +16,8 @@ fn at(folder: &Path, name: &str) -> Command {
 }
 
 async fn refused(folder: &Path, name: &str) -> (Option<i32>, String) {
-    let output = at(folder, name).output().await.unwrap();
+    let output = tokio::time::timeout(PATIENCE, at(folder, name).output()).await;
+    let output = output.expect("a start that is refused ends").unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }

@@ -1,6 +1,9 @@
 //! A database that cannot store every text is none to store orders in.
 
+use tokio::time::timeout;
+
 use super::scene::{has_postgres, node, number};
+use crate::support::PATIENCE;
 use crate::support::postgres::Server;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,7 +23,8 @@ async fn a_database_of_another_encoding_than_utf8_is_refused() {
         admin.batch_execute(&create).await.unwrap();
         let url = database.url().replace(database.name(), &name);
 
-        let started = node(folder.path(), &url).output().await.unwrap();
+        let started = timeout(PATIENCE, node(folder.path(), &url).output()).await;
+        let started = started.expect("a start that is refused ends").unwrap();
         let said = String::from_utf8(started.stderr).unwrap();
         assert_eq!(started.status.code(), Some(78), "{said}");
         assert!(said.contains(encoding) && said.contains("UTF8"), "{said}");
