@@ -6,12 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
+use orderly::lease::Outcome;
+use orderly::store::{OrderQuery, StoreError, StoreHealth};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
+use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-use super::scene::{has_pgbouncer, has_postgres, node, number, status_of, until_ready, warnings_with};
+use super::scene::{
+    has_pgbouncer, has_postgres, node, number, status_of, store_at, until_ready, warnings_with,
+};
 use crate::support::client::{Answer, Request, http, post};
+use crate::support::make::{NODE_A, claim_by, new_order};
 use crate::support::postgres::{PgBouncer, Server, TestDatabase};
 use crate::support::process::Process;
 use crate::support::proxy::{Action, Proxy};
@@ -322,4 +328,45 @@ async fn doctor_says_what_to_do_when_every_connection_is_in_use() {
             .contains("no connection is free"),
         "{judged}"
     );
+}
+
+/// The only connection is kept by a list that hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn results_without_a_connection_make_a_node_unready_and_idle() {
+    if !has_postgres() {
+        return;
+    }
+    let limited = Limited::to(1).await;
+    let proxy = Proxy::before(Server::shared().await.address()).await;
+    let url = limited.database.url_at("127.0.0.1", proxy.address().port());
+    let store = store_at(&limited.of_role(&url)).await;
+    let orders = [new_order(), new_order()];
+    store.accept(orders.into(), None).await.unwrap();
+    let lease = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
+    let settle = async || store.settle(lease.key(), Outcome::COMPLETED).await;
+    let (hangs, mut hung) = mpsc::unbounded_channel();
+    proxy.on_flight(move |flight| {
+        if !flight.sql().contains("order by order_id desc") {
+            return Action::Forward;
+        }
+        // Nobody listens at the end of the test.
+        let _ = hangs.send(());
+        Action::Silence
+    });
+    let lists = store.clone();
+    let list = tokio::spawn(async move { lists.orders(OrderQuery::default()).await });
+    hung.recv().await.unwrap();
+    let refused = settle().await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable { .. })),
+        "{refused:?}"
+    );
+    assert_ne!(store.health(), StoreHealth::Ready);
+    let claimed = store.claim(claim_by(NODE_A, 1)).await.unwrap_err().to_string();
+    assert!(claimed.contains("free for results"), "{claimed}");
+    list.abort();
+    until("the result is stored", async || settle().await.is_ok()).await;
+    assert_eq!(store.health(), StoreHealth::Ready);
+    assert_eq!(store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.len(), 1);
+    store.close().await;
 }
