@@ -178,6 +178,13 @@ fn a_password_comes_from_where_psql_takes_it() {
     assert_eq!(from_variable.as_deref(), Some("hunter2"));
     let from_dot_env = password(url().file(".env", "PGPASSWORD=hunter2"));
     assert_eq!(from_dot_env.as_deref(), Some("hunter2"));
+    let both = url().variable("DATABASE_DIRECT_URL", "postgres://me@direct/db");
+    let both = both.variable("PGPASSWORD", "hunter2").config().database;
+    let Database::Postgres(both) = both else {
+        panic!("the database is PostgreSQL");
+    };
+    let direct = both.direct.expect("it is named");
+    assert_eq!(direct.server.get_password(), Some(&b"hunter2"[..]));
     let home = url().file(".pgpass", "host:*:db:me:hunter2\n");
     let path = home.path(".pgpass");
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);

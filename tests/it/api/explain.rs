@@ -157,6 +157,24 @@ async fn a_failed_order_that_blocks_is_told_with_what_ends_it() {
     ] {
         assert!(told.contains(part), "{told}");
     }
+    door.harness.advance(Duration::from_secs(90)).await;
+    let queue = door.get("/queue").await.ok();
+    assert_eq!(
+        (&queue["blocked"], &queue["oldest_blocked_seconds"]),
+        (&1.into(), &90.0.into())
+    );
+    let metrics = door.get("/metrics").await.ok();
+    assert_eq!(
+        (&metrics["blocked_orders"], &metrics["oldest_blocked_seconds"]),
+        (&1.into(), &90.0.into())
+    );
+    let text = door.get("/metrics/prometheus").await.text().to_owned();
+    for line in [
+        "orderly_blocked_orders 1\n",
+        "orderly_oldest_blocked_seconds 90.0\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
     door.act("/orders/1/cancel").await.ok();
     door.harness.claim_only(ids[1]).await;
     door.close().await;

@@ -228,4 +228,15 @@ async fn a_password_is_found_where_psql_finds_it() {
     said.assert_failed(1, "chmod 600");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(migrate(&[]).await.exit, Some(0));
+    // URLs in arguments as well.
+    told(command(folder.path(), "migrate")).await;
+    for line in [
+        format!("copy --from sqlite:orderly.db --to {url}"),
+        format!("verify --database-url {url}"),
+    ] {
+        let mut command = command(folder.path(), &line);
+        command.env("HOME", home.path());
+        let said = told(command).await;
+        assert_eq!(said.exit, Some(0), "{line}: {}", said.stderr);
+    }
 }
