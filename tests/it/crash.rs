@@ -8,6 +8,5 @@ mod names;
 mod read_only;
 mod replaced;
 mod rights;
-mod small_disk;
 mod start;
 mod stopped;

@@ -7,6 +7,7 @@ mod away;
 mod direct;
 mod encoding;
 mod feed;
+mod full_disk;
 mod idle;
 mod late_commits;
 mod locked;

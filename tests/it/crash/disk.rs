@@ -6,10 +6,10 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::small_disk::SmallDisk;
 use crate::support::client::{Answer, Request, http, post};
 use crate::support::process::{Process, configure, orderly, run};
 use crate::support::required;
+use crate::support::small_disk::SmallDisk;
 
 /// Syncs of one thread that still work: enough for the writer to create the store, to pause and to accept some orders.
 const GOOD_SYNCS: u32 = 30;

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::small_disk::SmallDisk;
 use crate::support::client::{Answer, Request, http, post};
 use crate::support::process::{Process, orderly, run};
+use crate::support::small_disk::SmallDisk;
 
 const ORDERS: u64 = 3;
 

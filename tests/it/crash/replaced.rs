@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
-use super::small_disk::SmallDisk;
 use crate::support::client::{Answer, Request, http, post};
 use crate::support::process::{Process, orderly};
+use crate::support::small_disk::SmallDisk;
 
 /// Its data in a folder of its own.
 fn server(folder: &Path) -> Command {
