@@ -86,7 +86,9 @@ pub struct Sqlite {
 impl Sqlite {
     /// Opens the file for serving, creating it where there is none.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Sqlite, OpenError> {
-        Sqlite::open_locked(path, options, Arc::new(lock::lock(path)?))
+        lock::lock(path)
+            .and_then(|server_lock| Sqlite::open_locked(path, options, Arc::new(server_lock)))
+            .map_err(connection::with_remedy)
     }
 
     fn open_locked(

@@ -121,7 +121,9 @@ const POSTGRES: [(&str, &str); 13] = [
     ("is needed, this is server_version_num", "upgrade PostgreSQL"),
 ];
 
-const SQLITE: [(&str, &str); 8] = [
+const WRITABLE: &str = "mount the disk writable and give this user the right to write";
+
+const SQLITE: [(&str, &str); 9] = [
     ("already exists", OTHER_PROGRAM),
     (
         "not a database",
@@ -143,10 +145,9 @@ const SQLITE: [(&str, &str); 8] = [
         "unable to open",
         "make the folder and the files in it readable and writable for this user",
     ),
-    (
-        "read-only",
-        "mount the disk writable and give this user the right to write",
-    ),
+    ("read-only", WRITABLE),
+    // The same in SQLite's own words.
+    ("readonly", WRITABLE),
     ("no space left", "make room on the disk"),
 ];
 

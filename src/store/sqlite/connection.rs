@@ -1,13 +1,14 @@
 //! Opens connections to the database file and proves that they keep what they store.
 
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::lock::{folder_of, sync_folder};
 use crate::store::open::OpenError;
@@ -148,6 +149,39 @@ pub(super) fn unavailable(path: &Path, source: anyhow::Error) -> OpenError {
         location: location(path),
         source,
     }
+}
+
+/// The way out where the file or its folder cannot be written.
+const MAKE_WRITABLE: &str = "a server must be able to write the file and its folder: mount it writable, or give this user the \
+                             right to write; `orderly verify` and `orderly doctor` read it as it is";
+
+/// Adds the remedy to an error of opening a file that cannot be written.
+pub(super) fn with_remedy(error: OpenError) -> OpenError {
+    match error {
+        OpenError::Unavailable { location, source } if source.chain().any(tells_of_no_write) => {
+            OpenError::Unavailable {
+                location,
+                source: source.context(MAKE_WRITABLE),
+            }
+        }
+        other => other,
+    }
+}
+
+fn tells_of_no_write(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return matches!(
+            error.kind(),
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+        );
+    }
+    let code = error
+        .downcast_ref::<rusqlite::Error>()
+        .and_then(rusqlite::Error::sqlite_error_code);
+    matches!(
+        code,
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen)
+    )
 }
 
 #[cfg(test)]

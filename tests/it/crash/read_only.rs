@@ -53,6 +53,9 @@ async fn verify_and_doctor_read_a_file_that_cannot_be_written() {
     assert_verify_and_doctor_read(&disk).await;
     let (exit, said) = run(&disk.path, &["serve"]).await;
     assert_eq!(exit, Some(1), "{said}");
+    for remedy in ["mount it writable", "orderly verify"] {
+        assert!(said.contains(remedy), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
