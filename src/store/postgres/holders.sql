@@ -1,7 +1,7 @@
 -- Which sessions hold the rows of the orders $1: a row's xmax is the transaction that locked or changed it last, and while
--- that runs it holds a lock on its own number. Who has no rights over a session is not told how long its transaction is open.
+-- that runs it holds a lock on its own number. The last column tells the transactions of a session apart. Who has no rights over a session is not told how long its transaction is open.
 select held.order_id, holder.pid, session.usename::text, session.application_name,
-    extract(epoch from pg_catalog.clock_timestamp() - session.xact_start)::int8
+    extract(epoch from pg_catalog.clock_timestamp() - session.xact_start)::int8, holder.virtualtransaction
 from unnest($1::int8[]) as asked (id)
 cross join lateral (select order_id, xmax from orderly.orders where order_id = asked.id offset 0) as held
 join pg_locks as holder

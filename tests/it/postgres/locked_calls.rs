@@ -251,3 +251,26 @@ async fn a_node_names_who_has_locked_an_order_and_says_when_that_is_over() {
     assert_eq!(node.terminate().await, Some(0));
     scene.end().await;
 }
+
+/// A session that is used on locks other orders later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_transaction_of_a_session_is_told_with_its_own_age() {
+    let Some(scene) = Scene::new().await else { return };
+    let ids = accept(&*scene.store, 2).await;
+    let locker = Locker::of_orders(&scene, &ids).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &scene.database.url())).await;
+    node.says("has locked 2 orders (1, 2)").await;
+    let next = format!(
+        "rollback; begin; select from orderly.orders where order_id = {} for update",
+        ids[1]
+    );
+    locker.0.batch_execute(&next).await.unwrap();
+    node.says("has locked 1 order (2), for at least 1 s: ").await;
+    // Nothing to be ended yet.
+    assert!(!node.said("pg_terminate_backend"));
+    locker.release().await;
+    node.says("has locked no order any more").await;
+    assert_eq!(node.terminate().await, Some(0));
+    scene.end().await;
+}
