@@ -240,9 +240,9 @@ impl Store for Postgres {
             return Err(StoreError::Closed);
         }
         // Attempts that started could not end.
-        if self.pool.starves() {
-            let starved = Failure::Unavailable(STARVED.into());
-            return Err(starved.to_error("claim orders"));
+        let starved = self.pool.starves().then(|| STARVED.to_owned());
+        if let Some(reason) = starved.or_else(|| self.state.refuses_to_store()) {
+            return Err(Failure::Unavailable(reason.into()).to_error("claim orders"));
         }
         told(claimer.claim(&request, &self.shared).await, "claim orders")
     }

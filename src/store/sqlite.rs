@@ -164,6 +164,15 @@ impl Store for Sqlite {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        // Attempts that started might have no end.
+        if self.state.cannot_accept()
+            && let StoreHealth::NotReady(reason) = self.health()
+        {
+            return Err(StoreError::Unavailable {
+                attempted: "claim orders",
+                source: anyhow::Error::msg(reason),
+            });
+        }
         let turn = self.second_line_first.clone();
         self.writer
             .call("claim orders", move |group| claim::claim(group, &request, &turn))

@@ -32,6 +32,8 @@ struct Doubt {
     full: bool,
     /// The server was not reached.
     away: bool,
+    /// The server answers, and has refused to store.
+    refused: bool,
 }
 
 impl State {
@@ -72,6 +74,7 @@ impl State {
         let mut doubt = self.doubt();
         doubt.write = false;
         doubt.full = false;
+        doubt.refused = false;
         self.judge(*doubt);
     }
 
@@ -79,7 +82,17 @@ impl State {
     pub fn cannot_write(&self, reason: &str) {
         let mut doubt = self.doubt();
         doubt.write = true;
+        doubt.refused = true;
         self.health.fails(reason);
+    }
+
+    /// Returns why no order is to be started: the server is there and stores nothing, so an attempt would have no end.
+    pub fn refuses_to_store(&self) -> Option<String> {
+        let doubt = *self.doubt();
+        match self.health.get() {
+            StoreHealth::NotReady(reason) if doubt.refused && !doubt.away => Some(reason),
+            StoreHealth::NotReady(_) | StoreHealth::Ready => None,
+        }
     }
 
     /// Resolves when there is doubt whether orders can be stored.
@@ -100,6 +113,7 @@ impl State {
         match failure {
             Failure::DiskFull => {
                 doubt.full = true;
+                doubt.refused = true;
                 self.fails(&mut doubt, "the disk is full");
             }
             Failure::Hung(text) => {
@@ -113,7 +127,10 @@ impl State {
                 doubt.away = true;
                 self.fails(&mut doubt, text);
             }
-            Failure::ReadOnly(text) => self.fails(&mut doubt, text),
+            Failure::ReadOnly(text) => {
+                doubt.refused = true;
+                self.fails(&mut doubt, text);
+            }
             // May be of one call or one row: a probe finds out.
             Failure::TimedOut(_)
             | Failure::Forbidden(_)

@@ -6,7 +6,7 @@ use orderly::order::OrderStatus;
 use orderly::store::{Settled, StoreError, StoreHealth};
 
 use crate::support::make::{
-    LONGER_THAN_A_LEASE, NODE_A, failed, heartbeat, new_order, order_of, retry_after,
+    LONGER_THAN_A_LEASE, NODE_A, claim_by, failed, heartbeat, new_order, order_of, retry_after,
 };
 use crate::support::{Harness, until};
 
@@ -145,6 +145,7 @@ async fn an_order_that_cannot_be_taken_back_hurts_no_node_that_joins(harness: &m
 }
 
 async fn a_store_that_refuses_every_order_is_not_ready_whatever_else_it_stores(harness: &mut Harness) {
+    let waiting = harness.accept_one().await;
     harness.refuse_inserts("new.user_id > 0").await;
     let store = harness.store().clone();
     assert_refused(store.accept([new_order()].into(), None).await);
@@ -155,6 +156,12 @@ async fn a_store_that_refuses_every_order_is_not_ready_whatever_else_it_stores(h
     for _ in 0..5 {
         store.renew(heartbeat(NODE_A, &[])).await.unwrap();
         assert_ne!(store.health(), StoreHealth::Ready);
+        // Issue 13, point 2: attempts that start may have no end.
+        let claimed = store.claim(claim_by(NODE_A, 1)).await;
+        assert!(
+            matches!(claimed, Err(StoreError::Unavailable { .. })),
+            "{claimed:?}"
+        );
     }
     harness.allow_inserts().await;
     until("the store is ready", async || {
@@ -163,6 +170,7 @@ async fn a_store_that_refuses_every_order_is_not_ready_whatever_else_it_stores(h
     })
     .await;
     // Nothing is left of what was tried.
-    assert_eq!(harness.counters().await.pending, 0);
+    assert_eq!(harness.counters().await.pending, 1);
+    harness.claim_only(waiting).await;
     harness.accept_one().await;
 }

@@ -1,14 +1,16 @@
 //! A database that answers and in which no order can be stored: rights that were taken away, a table that somebody holds, a
 //! rule of its own. The node is not ready, says 503, and says once that it is over.
 
-use orderly::store::{StoreError, StoreHealth};
+use orderly::lease::Outcome;
+use orderly::order::OrderStatus;
+use orderly::store::{Settled, StoreError, StoreHealth};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio_postgres::Client;
 
 use super::scene::{accept_keyed, has_postgres, log_in, node, status_of, store_at, until_ready};
 use crate::support::client::{Request, http};
-use crate::support::make::{NODE_A, heartbeat};
+use crate::support::make::{NODE_A, claim_by, heartbeat};
 use crate::support::postgres::{Server, TestDatabase};
 use crate::support::process::Process;
 use crate::support::until;
@@ -21,20 +23,29 @@ struct Shop {
     node: Process,
 }
 
+/// Makes the schema and a role that has the rights on it; answers the role and its URL.
+async fn role_on(database: &TestDatabase) -> (String, String) {
+    let role = format!("shop_{}", database.name());
+    store_at(&database.url()).await.close().await;
+    let grant = format!(
+        "create role {role} login;
+         grant usage on schema orderly to {role};
+         grant all on all tables in schema orderly to {role};
+         grant all on all sequences in schema orderly to {role}"
+    );
+    run(&database.admin().await, &grant).await;
+    let url = database.url().replace("://postgres@", &format!("://{role}@"));
+    (role, url)
+}
+
+async fn drop_role(admin: &Client, role: &str) {
+    run(admin, &format!("drop owned by {role}; drop role {role}")).await;
+}
+
 impl Shop {
     async fn open() -> Shop {
         let database = Server::shared().await.create_database().await;
-        let role = format!("shop_{}", database.name());
-        // Makes the schema.
-        store_at(&database.url()).await.close().await;
-        let grant = format!(
-            "create role {role} login;
-             grant usage on schema orderly to {role};
-             grant all on all tables in schema orderly to {role};
-             grant all on all sequences in schema orderly to {role}"
-        );
-        database.admin().await.batch_execute(&grant).await.unwrap();
-        let url = database.url().replace("://postgres@", &format!("://{role}@"));
+        let (role, url) = role_on(&database).await;
         let folder = tempfile::tempdir().unwrap();
         let node = Process::start(node(folder.path(), &url)).await;
         until_ready(&node).await;
@@ -84,8 +95,7 @@ impl Shop {
         let said = |text: &str| log.iter().filter(|line| line["message"] == text).count();
         assert_eq!(said("the store can be written again"), times);
         assert_eq!(said("the store cannot be written"), times);
-        let drop = format!("drop owned by {role}; drop role {role}", role = self.role);
-        self.database.admin().await.batch_execute(&drop).await.unwrap();
+        drop_role(&self.database.admin().await, &self.role).await;
     }
 }
 
@@ -180,4 +190,45 @@ async fn a_rule_against_all_orders_makes_a_store_unready_and_one_against_some_do
     .await;
     accept_keyed(&*store, "any").await.unwrap();
     store.close().await;
+}
+
+/// Issue 13, point 2.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_settle_claims_nothing_until_it_can() {
+    if !has_postgres() {
+        return;
+    }
+    let database = Server::shared().await.create_database().await;
+    let (role, url) = role_on(&database).await;
+    let admin = database.admin().await;
+    let store = store_at(&url).await;
+    accept_keyed(&*store, "first").await.unwrap();
+    let lease = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
+    run(&admin, "revoke execute on function orderly.settle from public").await;
+    store.settle(lease.key(), Outcome::COMPLETED).await.unwrap_err();
+    until("the store is not ready", async || {
+        store.health() != StoreHealth::Ready
+    })
+    .await;
+    // The rights on orders are there.
+    accept_keyed(&*store, "second").await.unwrap();
+    for _ in 0..3 {
+        let claimed = store.claim(claim_by(NODE_A, 1)).await;
+        assert!(
+            matches!(claimed, Err(StoreError::Unavailable { .. })),
+            "{claimed:?}"
+        );
+    }
+    run(&admin, "grant execute on function orderly.settle to public").await;
+    until("the store is ready", async || {
+        store.health() == StoreHealth::Ready
+    })
+    .await;
+    let second = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
+    for key in [lease.key(), second.key()] {
+        let settled = store.settle(key, Outcome::COMPLETED).await.unwrap();
+        assert_eq!(settled, Settled::Done(OrderStatus::Completed));
+    }
+    store.close().await;
+    drop_role(&admin, &role).await;
 }
