@@ -109,6 +109,7 @@ pub struct Postgres {
     heart: Mutex<Link>,
     pool: Arc<Pool>,
     control: Links,
+    numbers: Links,
     /// The links for what clients and external workers do to single orders.
     acts: Links,
     lists: Links,
@@ -185,6 +186,7 @@ impl Postgres {
             claimer: Mutex::new(Claimer::new(&pool, options.ordering)),
             heart: Mutex::new(Link::new(pool.clone(), Class::Heartbeat)),
             control,
+            numbers: Links::new(&pool, Class::Numbers),
             acts: Links::new(&pool, Class::Act),
             lists: Links::new(&pool, Class::List),
             feed,
@@ -342,11 +344,11 @@ impl Store for Postgres {
     }
 
     async fn counters(&self) -> Result<Counters, StoreError> {
-        told(query::counters(&self.control).await, "read the counters")
+        told(query::counters(&self.numbers).await, "read the counters")
     }
 
     async fn queue(&self) -> Result<QueueState, StoreError> {
-        told(query::queue(&self.control).await, "read the queue")
+        told(query::queue(&self.numbers).await, "read the queue")
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {

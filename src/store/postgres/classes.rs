@@ -15,12 +15,14 @@ pub(super) enum Class {
     Heartbeat,
     Claim,
     Accept,
-    /// Pausing, the state of the queue, counters, the janitor, numbering the feed, notifications.
+    /// Pausing, the janitor, numbering the feed, notifications, probes.
     Control,
     /// Cancelling and retrying orders; leases of external workers.
     Act,
     /// Pages of the feed, for its tail and for subscribers that catch up.
     Feed,
+    /// The state of the queue and the counters, which monitors read.
+    Numbers,
     /// Single orders, read in groups.
     Point,
     /// Lists, histories, explanations: they may be slow, and wait behind everything.
@@ -65,12 +67,13 @@ const TABLE: [Row; CLASSES] = [
     row(Class::Control, Tier::Work, 3, 1),
     row(Class::Act, Tier::Work, 2, 1),
     row(Class::Feed, Tier::Work, 2, 1),
+    row(Class::Numbers, Tier::Work, 2, 1),
     row(Class::Point, Tier::Read, 2, 1),
     row(Class::List, Tier::Read, 4, 1),
     row(Class::Listen, Tier::Spare, 1, 0),
 ];
 
-pub(super) const CLASSES: usize = 10;
+pub(super) const CLASSES: usize = 11;
 
 /// The number of connections that each class uses.
 pub(super) type InUse = [usize; CLASSES];
@@ -96,8 +99,10 @@ impl Class {
     /// Reports whether the class has no use for a connection over which nothing can be written.
     pub fn must_write(self) -> bool {
         match self {
-            Class::Settle | Class::Heartbeat | Class::Claim | Class::Accept | Class::Act => true,
-            Class::Control | Class::Feed | Class::Point | Class::List | Class::Listen => false,
+            Class::Settle | Class::Heartbeat | Class::Claim | Class::Accept | Class::Control | Class::Act => {
+                true
+            }
+            Class::Feed | Class::Numbers | Class::Point | Class::List | Class::Listen => false,
         }
     }
 
@@ -167,6 +172,7 @@ mod tests {
     fn classes_behind_never_keep_a_more_urgent_tier_waiting() {
         let reads = [Class::Listen, Class::List, Class::Point];
         let work = [
+            Class::Numbers,
             Class::Feed,
             Class::Act,
             Class::Control,
@@ -206,10 +212,10 @@ mod tests {
     }
 
     #[test]
-    fn whoever_listens_takes_only_what_nobody_else_needs() {
+    fn the_listener_takes_only_what_no_other_class_needs() {
         let allowed: Vec<usize> = (1..=CONNECTIONS_MAX)
             .filter(|allowed| Class::Listen.may_use_one_more(&[0; CLASSES], *allowed))
             .collect();
-        assert_eq!(allowed, (10..=CONNECTIONS_MAX).collect::<Vec<_>>());
+        assert_eq!(allowed, (11..=CONNECTIONS_MAX).collect::<Vec<_>>());
     }
 }
