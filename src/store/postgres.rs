@@ -135,11 +135,12 @@ impl Postgres {
         let schema = Schema::new(location.clone(), options.migrate, direct.clone());
         let connector = Arc::new(connector(&database.url, &state, Some(schema))?);
         let pool = Pool::new(&connector);
-        match connector.connect().await {
+        let mut room = None;
+        match connector.connect_to_read().await {
             Ok(connection) => {
                 pool.adopt(connection);
                 if !database.url.looks_pooled() {
-                    room::count_on_room(&pool).await;
+                    room = room::count_on_room(&pool).await;
                 }
             }
             Err(failure) => {
@@ -165,6 +166,9 @@ impl Postgres {
         tasks.spawn(feed.clone().keep_numbered());
         tasks.spawn(holders::watch(shared.clone(), control.clone()));
         tasks.spawn(probe::probe(state.clone(), control.clone(), shared.clone()));
+        if !database.url.looks_pooled() {
+            tasks.spawn(room::keep_to_share(shared.clone(), pool.clone(), room));
+        }
         tasks.spawn(notify::notify(shared.clone(), control.clone(), origin.clone()));
         match direct.or_else(|| (!database.url.looks_pooled()).then(|| connector.clone())) {
             Some(way) => {
@@ -355,7 +359,7 @@ impl Store for Postgres {
         if self.shared.closing.is_cancelled() {
             return Err(StoreError::Closed);
         }
-        let opened = async { PostgresSnapshot::open(self.connector.connect().await?).await };
+        let opened = async { PostgresSnapshot::open(self.connector.connect_to_read().await?).await };
         Ok(Box::new(told(opened.await, "open a snapshot")?))
     }
 

@@ -4,6 +4,7 @@
 
 mod agreement;
 mod away;
+mod classes;
 mod direct;
 mod encoding;
 mod feed;
@@ -18,6 +19,7 @@ mod pool;
 mod read_only;
 mod retention;
 mod scarce;
+mod scarce_nodes;
 pub mod scene;
 mod schema;
 mod secrets;

@@ -47,6 +47,8 @@ pub(super) struct Connector {
     /// A server that takes no writes is accepted as well.
     only_reads: bool,
     gate: Mutex<Gate>,
+    /// The same for callers that write, while the server takes no writes.
+    writes: Mutex<Gate>,
 }
 
 /// The parameters of a statement, with the types it takes them as: no round trip asks the server for them.
@@ -66,6 +68,27 @@ struct Gate {
     rounds: u64,
 }
 
+impl Gate {
+    fn refusal(&self) -> Option<Failure> {
+        let (until, failure) = self.closed.as_ref()?;
+        (Instant::now() < *until).then(|| failure.clone())
+    }
+
+    fn close(&mut self, failure: &Failure, round: u64) {
+        if self.rounds != round {
+            return;
+        }
+        self.rounds += 1;
+        self.pause = (self.pause * 2).clamp(RECONNECT_PAUSE_MIN, RECONNECT_PAUSE_MAX);
+        let pause = self.pause.mul_f64(rand::random_range(0.5..=1.0));
+        self.closed = Some((Instant::now() + pause, failure.clone()));
+    }
+}
+
+fn gate(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
+    gate.lock().expect("no code panics while it holds this lock")
+}
+
 /// Names one database on one server from a start of that to its end.
 pub(super) type ServerRun = Arc<str>;
 
@@ -79,7 +102,7 @@ pub(super) struct Connection {
     pub is_old: bool,
     /// The time until which it counts as open; `None` where another connection was found lost since it was used.
     pub trusted_until: Option<Instant>,
-    /// The server refused to write over it. It goes on reading.
+    /// The server takes no writes over it. It serves callers that only read.
     pub only_reads: bool,
     driver: AbortOnDropHandle<()>,
 }
@@ -104,6 +127,7 @@ impl Connector {
             schema,
             only_reads: false,
             gate: Mutex::default(),
+            writes: Mutex::default(),
         })
     }
 
@@ -126,15 +150,25 @@ impl Connector {
 
     /// A new connection to a server that can store orders. What it says about its settings is noted.
     pub async fn connect(&self) -> Result<Connection, Failure> {
+        let connection = self.connect_to_read().await?;
+        if connection.only_reads && !self.only_reads {
+            return Err(Failure::ReadOnly(READ_ONLY.into()));
+        }
+        Ok(connection)
+    }
+
+    /// A new connection, perhaps to a server that takes no writes.
+    pub async fn connect_to_read(&self) -> Result<Connection, Failure> {
         self.connect_unless(|_| false).await
     }
 
-    /// Connects as `connect` does, where some failures say nothing of whether the database is there.
+    /// Connects as `connect_to_read` does, where some failures say nothing of whether the database is there.
     pub async fn connect_unless(
         &self,
         mut says_nothing: impl FnMut(&Failure) -> bool,
     ) -> Result<Connection, Failure> {
         let round = self.pass_gate()?;
+        let writes_round = gate(&self.writes).rounds;
         let connected = self.connect_and_check().await;
         let counts = connected
             .as_ref()
@@ -142,11 +176,28 @@ impl Connector {
             .is_none_or(|failure| !says_nothing(failure));
         let connected = connected.map_err(Failure::of_preparing);
         match &connected {
-            Ok(_) => *self.gate() = Gate::default(),
-            Err(failure) if counts => self.close_gate(failure, round),
+            Ok(connection) => {
+                *gate(&self.gate) = Gate::default();
+                if connection.only_reads {
+                    let failure = Failure::ReadOnly(READ_ONLY.into());
+                    self.state.failed(&failure);
+                    gate(&self.writes).close(&failure, writes_round);
+                } else {
+                    *gate(&self.writes) = Gate::default();
+                }
+            }
+            Err(failure) if counts => {
+                self.state.failed(failure);
+                gate(&self.gate).close(failure, round);
+            }
             Err(_) => {}
         }
         connected
+    }
+
+    /// Returns the reason to refuse callers that write without connecting again.
+    pub fn refuses_writes(&self) -> Option<Failure> {
+        gate(&self.writes).refusal()
     }
 
     async fn connect_and_check(&self) -> Result<Connection, Failure> {
@@ -166,7 +217,7 @@ impl Connector {
             only_reads: false,
             driver,
         };
-        connection.server = check_server(&connection.client, &self.state, self.only_reads).await?;
+        (connection.server, connection.only_reads) = check_server(&connection.client, &self.state).await?;
         if let Some(schema) = &self.schema {
             schema.require(&connection.client, &self.state).await?;
         }
@@ -190,27 +241,11 @@ impl Connector {
     }
 
     fn pass_gate(&self) -> Result<u64, Failure> {
-        let gate = self.gate();
-        match &gate.closed {
-            Some((until, failure)) if Instant::now() < *until => Err(failure.clone()),
-            Some(_) | None => Ok(gate.rounds),
+        let gate = gate(&self.gate);
+        match gate.refusal() {
+            Some(failure) => Err(failure),
+            None => Ok(gate.rounds),
         }
-    }
-
-    fn close_gate(&self, failure: &Failure, round: u64) {
-        self.state.failed(failure);
-        let mut gate = self.gate();
-        if gate.rounds != round {
-            return;
-        }
-        gate.rounds += 1;
-        gate.pause = (gate.pause * 2).clamp(RECONNECT_PAUSE_MIN, RECONNECT_PAUSE_MAX);
-        let pause = gate.pause.mul_f64(rand::random_range(0.5..=1.0));
-        gate.closed = Some((Instant::now() + pause, failure.clone()));
-    }
-
-    fn gate(&self) -> MutexGuard<'_, Gate> {
-        self.gate.lock().expect("no code panics while it holds this lock")
     }
 
     /// Tells the server that nobody waits for the statement any more, so that it holds no locks for nothing.
@@ -253,8 +288,8 @@ pub(super) fn unavailable(location: &str, failure: &Failure) -> OpenError {
     }
 }
 
-/// Reads back the settings on which the promises rest.
-async fn check_server(client: &Client, state: &State, only_reads: bool) -> Result<ServerRun, Failure> {
+/// Reads back the settings on which the promises rest. Answers which server it is, and whether it takes no writes.
+async fn check_server(client: &Client, state: &State) -> Result<(ServerRun, bool), Failure> {
     let answer = answered(client.simple_query(include_str!("settings.sql"))).await?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
@@ -268,9 +303,6 @@ async fn check_server(client: &Client, state: &State, only_reads: bool) -> Resul
     if version.parse::<i64>().unwrap_or(0) < SERVER_VERSION_MIN {
         let text = format!("PostgreSQL 14 or newer is needed, this is server_version_num {version}");
         return Err(Failure::Unsuitable(text.into()));
-    }
-    if setting(1)? == "on" && !only_reads {
-        return Err(Failure::ReadOnly(READ_ONLY.into()));
     }
     let isolation = setting(2)?;
     if isolation != "read committed" {
@@ -288,7 +320,7 @@ async fn check_server(client: &Client, state: &State, only_reads: bool) -> Resul
         return Err(Failure::Unsuitable(text.into()));
     }
     state.found_weaknesses(Durability::read(|index| setting(3 + index))?.weaknesses());
-    Ok(setting(8)?.into())
+    Ok((setting(8)?.into(), setting(1)? == "on"))
 }
 
 /// The answer to a statement, or that there is none in time.

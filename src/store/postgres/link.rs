@@ -194,14 +194,14 @@ impl Link {
         match failure {
             // The others may lead to where nothing answers either.
             Failure::Hung(_) => {
-                lent.give_up();
-                self.pool.distrust();
-            }
-            Failure::Unknown(_) if lent.is_old() => {
                 drop(lent);
                 self.pool.distrust();
             }
-            _ => drop(lent),
+            Failure::Unknown(_) if lent.is_old() => {
+                lent.discard();
+                self.pool.distrust();
+            }
+            _ => lent.discard(),
         }
     }
 
@@ -214,6 +214,7 @@ impl Link {
 async fn looked_at(mut lent: Lent) -> Option<Lent> {
     let looked_at = timeout(LOOK_TIME_MAX, lent.begin().check_connection());
     if !matches!(looked_at.await, Ok(Ok(()))) {
+        lent.discard();
         return None;
     }
     lent.answered();

@@ -94,7 +94,10 @@ async fn renew_all(
     let row = rows::only(&answer)?;
     let extended: Vec<i64> = rows::column(row, 0)?;
     let extended_tokens: Vec<i64> = rows::column(row, 1)?;
-    shared.found_others(rows::column(row, 2)?);
+    let others = rows::large_count(row, 2)?;
+    shared.found_others(others > 0);
+    let nodes = usize::try_from(others).unwrap_or(usize::MAX).saturating_add(1);
+    shared.nodes.send_replace(nodes);
     if rows::column(row, 3)? {
         // Whoever committed it may be gone, and have told nobody.
         shared.changed();

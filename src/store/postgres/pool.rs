@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::classes::{CONNECTIONS_MAX, Class};
@@ -23,13 +23,6 @@ use stock::Stock;
 
 /// The longest wait for a free connection, when all are in use and none is being opened.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// A connection unused for longer is closed: other nodes may want it.
-const IDLE_MAX: Duration = Duration::from_secs(20);
-/// The idle limit while the database allows fewer connections than wanted.
-const IDLE_MAX_AMONG_FEW: Duration = Duration::from_secs(2);
-/// The idle connections kept all the same, and among few: a quiet node would open them again every minute.
-const IDLE_KEPT: usize = 2;
-const IDLE_KEPT_AMONG_FEW: usize = 1;
 /// A connection is opened only when none comes back within this time: most statements take less.
 const GRACE: Duration = Duration::from_millis(5);
 /// The interval between two looks at unused connections.
@@ -39,8 +32,8 @@ pub(super) struct Pool {
     stock: Mutex<Stock>,
     /// Connections lie idle, or the store closes.
     returned: Notify,
-    /// The session that listens is to check whether it may go on.
-    fewer: Notify,
+    /// The number of connections allowed may have changed, or the time of the next look for room.
+    allowance: Notify,
     /// Perhaps no connection is in use any more.
     came_back: Notify,
     /// Results found no connection, the last time they wanted one.
@@ -54,7 +47,7 @@ impl Pool {
             connector: connector.clone(),
             stock: Mutex::new(Stock::new()),
             returned: Notify::new(),
-            fewer: Notify::new(),
+            allowance: Notify::new(),
             came_back: Notify::new(),
             starves: AtomicBool::new(false),
             tasks: TaskTracker::new(),
@@ -93,9 +86,13 @@ impl Pool {
         }
         let mut patience_ends = Instant::now() + WAIT_MAX;
         loop {
-            let look = self.next_look(patience_ends);
-            if let Ok(answered) = timeout(look, &mut answer).await {
-                return answered.unwrap_or(Err(Failure::Closed));
+            let allowance = self.allowance.notified();
+            tokio::pin!(allowance);
+            allowance.as_mut().enable();
+            tokio::select! {
+                answered = &mut answer => return answered.unwrap_or(Err(Failure::Closed)),
+                () = sleep(self.next_look(patience_ends)) => {}
+                () = allowance => {}
             }
             let mut stock = self.stock();
             self.serve(&mut stock);
@@ -149,9 +146,19 @@ impl Pool {
         self.serve(&mut stock);
     }
 
-    /// Sets the most connections that the database's settings allow this node.
-    pub fn expect(&self, allowed: usize) {
-        self.stock().expect(allowed);
+    /// Sets this node's share of the connections that the database's settings allow.
+    pub fn set_share(self: &Arc<Pool>, share: usize) {
+        let mut stock = self.stock();
+        stock.set_share(share);
+        self.serve(&mut stock);
+        drop(stock);
+        self.allowance.notify_waiters();
+    }
+
+    /// Reports whether callers wanted more than a share that is less than all.
+    pub fn wants_more(&self) -> bool {
+        let stock = self.stock();
+        stock.wants_more && stock.share < CONNECTIONS_MAX
     }
 
     /// Reports whether results found no connection.
@@ -168,60 +175,76 @@ impl Pool {
 
     /// Hands out what is free, the most urgent first, and opens what is missing.
     fn serve(self: &Arc<Pool>, stock: &mut Stock) {
-        let limit = stock.limit();
-        // With those for whom a connection is opened.
-        let mut planned = stock.in_use;
+        stock.forget_gone();
+        let read_only = self.connector.refuses_writes();
         let mut missing = 0;
-        for class in Class::all() {
-            let rank = class.rank();
-            stock.waiting[rank].retain(|waiter| !waiter.is_closed());
-            let mut passed_over = 0;
-            while stock.waiting[rank].len() > passed_over && class.may_use_one_more(&planned, limit) {
-                planned[rank] += 1;
-                let free = stock.take_idle(class);
-                let Some(connection) = free else {
+        let mut refused = true;
+        while std::mem::take(&mut refused) {
+            missing = 0;
+            for class in stock.entitled(stock.allowed) {
+                if let Some(connection) = stock.take_idle(class) {
+                    self.hand_out(stock, class, connection);
+                } else if let Some(failure) = read_only.as_ref().filter(|_| class.must_write()) {
+                    stock.refuse(class, failure);
+                    // The next of its class has its turn.
+                    refused = true;
+                } else {
                     missing += 1;
-                    passed_over += 1;
-                    continue;
-                };
-                let Some(waiter) = stock.waiting[rank].pop_front() else {
-                    break;
-                };
-                stock.in_use[rank] += 1;
-                let lent = Lent::new(self.clone(), class, connection);
-                if let Err(Ok(lent)) = waiter.send(Ok(lent)) {
-                    // Gone at this moment.
-                    stock.idle.extend(lent.take_back());
-                    stock.in_use[rank] -= 1;
-                    planned[rank] -= 1;
                 }
             }
         }
-        if missing > 0 && stock.open() >= limit {
+        if missing > 0 && stock.open() >= stock.allowed {
             stock.make_room();
         }
-        while stock.opening < missing && stock.open() < limit {
-            if stock.open() == stock.allowed {
+        while stock.opening < missing && stock.open() < stock.allowed {
+            self.begin_opening(stock, false);
+        }
+        let wanted = stock.entitled(stock.allowed + 1).len();
+        if stock.open() >= stock.allowed && stock.opening < wanted {
+            if stock.may_probe() {
                 stock.refusals.probing = true;
+                self.begin_opening(stock, true);
+            } else {
+                stock.wants_more |= stock.allowed == stock.share;
             }
-            stock.opening += 1;
-            let pool = self.clone();
-            let may_come_back = stock.used() > 0;
-            self.tasks.spawn(async move {
-                if may_come_back {
-                    sleep(GRACE).await;
-                }
-                pool.open().await;
-            });
         }
     }
 
-    async fn open(self: Arc<Pool>) {
+    fn hand_out(self: &Arc<Pool>, stock: &mut Stock, class: Class, connection: Connection) {
+        let mut lent = Lent::new(self.clone(), class, connection);
+        while let Some(waiter) = stock.waiting[class.rank()].pop_front() {
+            match waiter.send(Ok(lent)) {
+                Ok(()) => {
+                    stock.in_use[class.rank()] += 1;
+                    return;
+                }
+                // Gone at this moment.
+                Err(Ok(unwanted)) => lent = unwanted,
+                Err(Err(_)) => return,
+            }
+        }
+        stock.idle.extend(lent.take_back());
+    }
+
+    fn begin_opening(self: &Arc<Pool>, stock: &mut Stock, probes: bool) {
+        stock.opening += 1;
+        let pool = self.clone();
+        let may_come_back = stock.used() > 0;
+        self.tasks.spawn(async move {
+            if may_come_back {
+                sleep(GRACE).await;
+            }
+            pool.open(probes).await;
+        });
+    }
+
+    /// `probes`: it is one more than allowed.
+    async fn open(self: Arc<Pool>, probes: bool) {
         {
             let mut stock = self.stock();
             if stock.closed || !stock.is_waited_for() {
                 stock.opening -= 1;
-                stock.refusals.probing = false;
+                stock.refusals.probing &= !probes;
                 return;
             }
         }
@@ -246,38 +269,37 @@ impl Pool {
             .await;
         let mut stock = self.stock();
         stock.opening -= 1;
-        let probed = std::mem::take(&mut stock.refusals.probing);
+        stock.refusals.probing &= !probes;
         match connected {
             Ok(connection) if stock.closed => connection.close(),
             Ok(connection) => {
-                // Those lead to where nothing can be written, or did.
-                stock.idle.retain(|idle| !idle.only_reads);
+                if !connection.only_reads {
+                    // Those lead to where nothing can be written, or did.
+                    stock.idle.retain(|idle| !idle.only_reads);
+                }
                 stock.idle.push(connection);
-                if probed {
+                if probes {
                     stock.learn_of_room();
                 }
+                stock.trim();
             }
             Err(_) if stock.closed => {}
             Err(failure) if refused => {
                 stock.learn_of_refusal(&failure);
-                self.fewer.notify_waiters();
             }
             // A caller that waits has other connections to wait for.
-            Err(_) if probed => stock.probe_later(),
+            Err(_) if probes => stock.probe_later(),
             Err(failure) => {
-                let (in_use, limit) = (stock.in_use, stock.limit());
-                let for_whom = Class::all().find(|class| {
-                    !stock.waiting[class.rank()].is_empty() && class.may_use_one_more(&in_use, limit)
-                });
-                let waiter = for_whom.and_then(|class| stock.waiting[class.rank()].pop_front());
-                if let Some(waiter) = waiter {
-                    // A caller that is gone wants no answer.
-                    let _ = waiter.send(Err(failure));
+                if let Some(class) = stock.entitled(stock.allowed).first() {
+                    stock.refuse(*class, &failure);
                 }
             }
         }
         self.serve(&mut stock);
         self.came_back.notify_waiters();
+        if probes || refused {
+            self.allowance.notify_waiters();
+        }
     }
 
     /// A statement ended: with the connection, unless it is not to be used on.
@@ -287,10 +309,11 @@ impl Pool {
         let connection = connection.filter(|connection| !connection.client.is_closed());
         if let Some(connection) = connection {
             stock.worked_at = Some(connection.used);
-            if stock.closed || stock.open() >= stock.allowed {
+            if stock.closed {
                 connection.close();
             } else {
                 stock.idle.push(connection);
+                stock.trim();
             }
         }
         self.serve(&mut stock);
@@ -322,23 +345,14 @@ impl Pool {
                 if stock.closed {
                     return;
                 }
-                let few = stock.allowed < CONNECTIONS_MAX;
-                let (idle_max, kept) = if few {
-                    (IDLE_MAX_AMONG_FEW, IDLE_KEPT_AMONG_FEW)
-                } else {
-                    (IDLE_MAX, IDLE_KEPT)
-                };
-                while stock.idle.len() > kept && stock.idle[0].used.elapsed() > idle_max {
-                    stock.idle.remove(0).close();
-                }
-                if stock.idle.len() <= kept {
+                if !stock.close_unused() {
                     break;
                 }
             }
         }
     }
 
-    /// Lends nothing any more and waits for what is in use.
+    /// Lends nothing any more, and waits for what is in use.
     pub async fn close(self: &Arc<Pool>) {
         {
             let mut stock = self.stock();

@@ -42,7 +42,7 @@ with moment as materialized (
 )
 select coalesce((select array_agg(order_id order by order_id, token) from extended), '{}'),
     coalesce((select array_agg(token order by order_id, token) from extended), '{}'),
-    exists (select from orderly.nodes, moment where node <> $4 and expires_at >= moment.at),
+    (select count(*) from orderly.nodes, moment where node <> $4 and expires_at >= moment.at),
     (select batch from orderly.batches where first_position is null order by batch limit 1) is not null,
     current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
     current_setting('synchronous_standby_names'), (current_setting('neon.timeline_id', true) is not null)::text,

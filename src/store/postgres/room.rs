@@ -1,7 +1,10 @@
 //! Recognizes that a database, or a pooler before it, refuses a connection because there are too many. Reads how many
-//! connections the database's settings allow.
+//! connections the database's settings allow, and keeps this node to its share of them as nodes come and go.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::classes::{CONNECTIONS_MAX, CONNECTIONS_MIN, Class};
 use super::failure::Failure;
@@ -9,7 +12,11 @@ use super::links::Links;
 use super::pool::Pool;
 use super::query::Reads;
 use super::rows;
+use super::shared::Shared;
 use crate::store::snapshot::Room;
+
+/// The interval between two looks at the settings while the node wants more than its share.
+const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Texts of refusals, in lower case: servers and poolers send different codes, some of which mean other things as well.
 const REFUSALS: [&str; 10] = [
@@ -64,24 +71,69 @@ async fn nodes_with_this_one(source: &impl Reads) -> Result<usize, Failure> {
     Ok(usize::try_from(others).unwrap_or(0) + 1)
 }
 
-/// Counts on what the settings allow, and says so when that is less than the nodes want.
-pub(super) async fn count_on_room(pool: &Arc<Pool>) {
-    let control = Links::new(pool, Class::Control);
+/// Returns how many of the connections allowed each of `nodes` nodes uses at most. One is left where the nodes have enough
+/// without it: a node that comes later needs it to be noticed.
+fn share(allowed: usize, nodes: usize) -> usize {
+    let nodes = nodes.max(1);
+    let needed = CONNECTIONS_MIN.min(allowed / nodes).max(1);
+    (allowed.saturating_sub(1) / nodes).clamp(needed, CONNECTIONS_MAX)
+}
+
+/// Sets this node's share at its start, and logs when there is less than the nodes want.
+pub(super) async fn count_on_room(pool: &Arc<Pool>) -> Option<Room> {
+    let numbers = Links::new(pool, Class::Numbers);
     let found = async {
-        let room = room(&control).await?;
-        Ok((room, nodes_with_this_one(&control).await?))
+        let room = room(&numbers).await?;
+        Ok((room, nodes_with_this_one(&numbers).await?))
     };
-    match found.await {
-        Ok((Some(room), nodes)) => {
-            // The first node leaves room for the others.
-            pool.expect((room.allowed / nodes).max(CONNECTIONS_MIN));
-            if let Some(shortage) = room.shortage(nodes) {
-                tracing::warn!("too few connections to the database, so nodes work more slowly: {shortage}");
-            }
-        }
-        Ok((None, _)) => {}
+    let (room, nodes) = match found.await {
+        Ok((room, nodes)) => (room?, nodes),
         Err::<_, Failure>(failure) => {
             tracing::debug!(?failure, "cannot read how many connections the database allows");
+            return None;
+        }
+    };
+    pool.set_share(share(room.allowed, nodes));
+    if let Some(shortage) = room.shortage(nodes) {
+        tracing::warn!("too few connections to the database, so nodes work more slowly: {shortage}");
+    }
+    Some(room)
+}
+
+/// Sets this node's share anew when its heartbeats find another number of nodes, until the store closes.
+pub(super) async fn keep_to_share(shared: Arc<Shared>, pool: Arc<Pool>, mut known: Option<Room>) {
+    let control = Links::new(&pool, Class::Control);
+    let mut beats = shared.nodes.subscribe();
+    let mut last = None;
+    let mut read_at = Instant::now();
+    loop {
+        tokio::select! {
+            () = shared.closing.cancelled() => return,
+            // The sender lives as long as what is shared.
+            _ = beats.changed() => {}
+        }
+        let nodes = *beats.borrow_and_update();
+        // They may have been changed.
+        if known.is_none() || (pool.wants_more() && read_at.elapsed() >= LOOK_INTERVAL) {
+            let Ok(room) = room(&control).await else { continue };
+            read_at = Instant::now();
+            known = room;
+        }
+        let Some(room) = &known else { return };
+        let now = (nodes, share(room.allowed, nodes));
+        pool.set_share(now.1);
+        if last.replace(now).is_some_and(|last| last != now) {
+            tracing::info!(
+                "{nodes} {} up to {} of the {} connections that the database allows ({})",
+                if nodes == 1 {
+                    "node uses"
+                } else {
+                    "nodes use, each,"
+                },
+                now.1,
+                room.allowed,
+                room.setting,
+            );
         }
     }
 }
@@ -89,6 +141,31 @@ pub(super) async fn count_on_room(pool: &Arc<Pool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_leave_one_connection_where_the_nodes_have_enough() {
+        for (allowed, nodes, expected) in [
+            (1, 1, 1),
+            (2, 1, 2),
+            (3, 1, 3),
+            (4, 1, 3),
+            (6, 1, 5),
+            (6, 2, 3),
+            (5, 2, 2),
+            (3, 2, 1),
+            (3, 5, 1),
+            (16, 1, 15),
+            (31, 2, 15),
+            (30, 2, 14),
+            (97, 7, 13),
+        ] {
+            assert_eq!(
+                share(allowed, nodes),
+                expected,
+                "{nodes} nodes, {allowed} allowed"
+            );
+        }
+    }
 
     #[test]
     fn refusals_are_known_by_the_words_of_servers_and_poolers() {

@@ -32,6 +32,8 @@ pub(super) struct Shared {
     /// This node is on the list of those that live, so that the others tell it what they do. Written by the heartbeat,
     /// followed by the listener.
     pub listed: watch::Sender<bool>,
+    /// The number of nodes that live, as this node's heartbeats find.
+    pub nodes: watch::Sender<usize>,
     /// Other nodes are alive, as the last heartbeat found, or a notification since.
     pub others: AtomicBool,
     /// There was news, and nobody was told. Set by the notifier before it looks for others and cleared when it told
@@ -62,6 +64,7 @@ impl Shared {
             news: Notify::new(),
             work_news: AtomicBool::new(false),
             listed: watch::Sender::new(false),
+            nodes: watch::Sender::new(1),
             others: AtomicBool::new(false),
             untold: AtomicBool::new(false),
             keys_stored: AtomicUsize::new(0),

@@ -1,7 +1,163 @@
 //! A database that takes no writes is read all the same.
 
-use super::scene::{accept_keyed, has_postgres, node, store_at};
-use crate::support::postgres::Server;
+use std::path::Path;
+
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use super::scene::{accept_keyed, has_postgres, node, number, status_of, store_at, until_ready};
+use crate::support::client::{Answer, Request, http, post};
+use crate::support::postgres::{Server, TestDatabase};
+use crate::support::process::Process;
+use crate::support::until;
+
+/// Sets what sessions find that are opened from now on.
+async fn take_writes(database: &TestDatabase, writes: bool) {
+    let setting = if writes { "off" } else { "on" };
+    let name = database.name();
+    let set = format!("alter database {name} set default_transaction_read_only = {setting}");
+    let admin = database.admin().await;
+    let may_write = "set session characteristics as transaction read write";
+    admin.batch_execute(may_write).await.unwrap();
+    admin.batch_execute(&set).await.unwrap();
+}
+
+/// A database with an order, and nothing that is left to do.
+async fn database_with_an_order() -> TestDatabase {
+    let database = Server::shared().await.create_database().await;
+    let store = store_at(&database.url()).await;
+    accept_keyed(&*store, "before").await.unwrap();
+    store.close().await;
+    database
+}
+
+async fn assert_reads(node: &Process) {
+    for path in [
+        "/orders/1",
+        "/orders",
+        "/orders/1/events",
+        "/orders/1/explain",
+        "/events",
+        "/queue",
+        "/metrics",
+    ] {
+        assert_eq!(status_of(node, path).await, StatusCode::OK, "{path}");
+    }
+}
+
+fn order() -> Request {
+    Request {
+        key: "later".to_owned(),
+        user_id: 1,
+        cents: 1,
+    }
+}
+
+async fn assert_refuses_orders(node: &Process) {
+    let posted = http().post(format!("{}/orders", node.url)).json(&order().body());
+    let answer = posted.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let problem: Value = answer.json().await.unwrap();
+    let kind = problem["type"].as_str().unwrap();
+    assert!(kind.ends_with("/store-unavailable"), "{problem}");
+    assert_eq!(status_of(node, "/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// A ready node that has nothing to do.
+async fn idle_node(folder: &Path, database: &TestDatabase) -> Process {
+    let node = Process::start(node(folder, &database.url())).await;
+    until_ready(&node).await;
+    let admin = database.admin().await;
+    until(
+        "everything is completed, and has its place in the feed",
+        async || {
+            let open = "select (select count(*) from orderly.orders where status <> 2)
+            + (select count(*) from orderly.batches where first_position is null)";
+            number(&admin, open).await == 0
+        },
+    )
+    .await;
+    node
+}
+
+/// Ends the node once it has completed all orders of the database, this new one too.
+async fn ends_having_completed(node: Process, database: &TestDatabase, orders: i64) {
+    until_ready(&node).await;
+    let answer = post(&http(), &node.url, &order()).await;
+    assert!(matches!(answer, Answer::Created(_)), "{answer:?}");
+    let admin = database.admin().await;
+    until("everything is completed", async || {
+        number(&admin, "select count(*) from orderly.orders where status = 2").await == orders
+    })
+    .await;
+    assert_eq!(node.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_where_nothing_can_be_written_serves_reads() {
+    if !has_postgres() {
+        return;
+    }
+    let database = database_with_an_order().await;
+    take_writes(&database, false).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &database.url())).await;
+    for _ in 0..3 {
+        assert_reads(&node).await;
+        assert_refuses_orders(&node).await;
+    }
+    assert!(node.said("the server is read-only"));
+    take_writes(&database, true).await;
+    ends_having_completed(node, &database, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_loses_its_connections_to_a_read_only_server_serves_reads() {
+    if !has_postgres() {
+        return;
+    }
+    let database = database_with_an_order().await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = idle_node(folder.path(), &database).await;
+    take_writes(&database, false).await;
+    for _ in 0..3 {
+        Server::shared().await.terminate_backends(&database).await;
+        until("the node is not ready", async || {
+            status_of(&node, "/readyz").await == StatusCode::SERVICE_UNAVAILABLE
+        })
+        .await;
+        assert_reads(&node).await;
+        assert_refuses_orders(&node).await;
+    }
+    take_writes(&database, true).await;
+    ends_having_completed(node, &database, 2).await;
+}
+
+/// What it keeps for reads must not keep it from finding the server that writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_reads_a_read_only_server_finds_out_when_it_writes() {
+    if !has_postgres() {
+        return;
+    }
+    let database = database_with_an_order().await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = idle_node(folder.path(), &database).await;
+    for _ in 0..3 {
+        take_writes(&database, false).await;
+        Server::shared().await.terminate_backends(&database).await;
+        until("the node is not ready", async || {
+            status_of(&node, "/readyz").await == StatusCode::SERVICE_UNAVAILABLE
+        })
+        .await;
+        take_writes(&database, true).await;
+        until("the node is ready while it is read", async || {
+            assert_eq!(status_of(&node, "/orders").await, StatusCode::OK);
+            status_of(&node, "/readyz").await == StatusCode::OK
+        })
+        .await;
+    }
+    ends_having_completed(node, &database, 2).await;
+}
 
 /// Issue 13, point 20.
 #[tokio::test(flavor = "multi_thread")]
@@ -9,14 +165,8 @@ async fn verify_and_doctor_read_a_database_that_takes_no_writes() {
     if !has_postgres() {
         return;
     }
-    let database = Server::shared().await.create_database().await;
-    let store = store_at(&database.url()).await;
-    accept_keyed(&*store, "before").await.unwrap();
-    store.close().await;
-    let admin = database.admin().await;
-    let name = database.name();
-    let read_only = format!("alter database {name} set default_transaction_read_only = on");
-    admin.batch_execute(&read_only).await.unwrap();
+    let database = database_with_an_order().await;
+    take_writes(&database, false).await;
     let folder = tempfile::tempdir().unwrap();
     let told = async |arguments: &[&str]| {
         let mut command = node(folder.path(), &database.url());

@@ -24,14 +24,14 @@ use crate::support::proxy::{Action, Proxy};
 use crate::support::until;
 
 /// A database whose owner may have only so many connections.
-struct Limited {
-    database: TestDatabase,
-    admin: Client,
-    role: String,
+pub struct Limited {
+    pub database: TestDatabase,
+    pub admin: Client,
+    pub role: String,
 }
 
 impl Limited {
-    async fn to(connections: usize) -> Limited {
+    pub async fn to(connections: usize) -> Limited {
         let database = Server::shared().await.create_database().await;
         let admin = database.admin().await;
         let name = database.name().to_owned();
@@ -47,15 +47,15 @@ impl Limited {
         }
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         self.of_role(&self.database.url())
     }
 
-    fn of_role(&self, url: &str) -> String {
+    pub fn of_role(&self, url: &str) -> String {
         url.replace("postgres://postgres@", &format!("postgres://{}@", self.role))
     }
 
-    async fn orders_with_status(&self, status: &str) -> usize {
+    pub async fn orders_with_status(&self, status: &str) -> usize {
         let kept = match status {
             "Pending" => "status = 0",
             "Processing" => "status = 1",
@@ -66,7 +66,7 @@ impl Limited {
     }
 }
 
-fn named(prefix: &str, orders: usize) -> Vec<Request> {
+pub fn named(prefix: &str, orders: usize) -> Vec<Request> {
     (1..=orders)
         .map(|number| Request {
             key: format!("{prefix} {number}"),
@@ -77,7 +77,7 @@ fn named(prefix: &str, orders: usize) -> Vec<Request> {
 }
 
 /// All at once; each is asked again until it is stored.
-async fn place(node: &Process, requests: &[Request]) {
+pub async fn place(node: &Process, requests: &[Request]) {
     let http = http();
     join_all(requests.iter().map(async |request| {
         until("an order is taken", async || {
@@ -88,7 +88,7 @@ async fn place(node: &Process, requests: &[Request]) {
     .await;
 }
 
-async fn stop(node: Process) {
+pub async fn stop(node: Process) {
     assert_eq!(node.terminate().await, Some(0));
 }
 

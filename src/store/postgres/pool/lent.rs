@@ -1,8 +1,9 @@
 //! The pool's loans: a connection for one statement, or a place for a connection opened outside the pool. A loan goes
-//! back however its use ends, without the connection when a statement was left unanswered.
+//! back however its use ends, without the connection when a statement was left unanswered: that one is cancelled.
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
@@ -78,18 +79,9 @@ impl Lent {
         }
     }
 
-    /// Gives up a connection that hangs. No caller waits for it, nor for the request to cancel, which may hang as well.
-    pub fn give_up(mut self) {
-        let (Some(connection), Some(pool)) = (self.connection.take(), self.pool.clone()) else {
-            return;
-        };
-        pool.begin_leaving();
-        drop(self);
-        tokio::spawn(async move {
-            pool.connector.cancel(&connection.client).await;
-            drop(connection);
-            pool.left();
-        });
+    /// Ends the loan of a connection that is not to be used on and has nothing under way.
+    pub fn discard(mut self) {
+        self.connection = None;
     }
 
     /// Ends the loan under the pool's own lock.
@@ -107,11 +99,31 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let connection = self.connection.take().filter(|_| !self.under_way);
-        if let Some(pool) = &self.pool {
-            pool.take_back(self.class, connection);
+        let Some(pool) = self.pool.take() else { return };
+        match self.connection.take() {
+            Some(connection) if self.under_way => {
+                pool.begin_leaving();
+                pool.take_back(self.class, None);
+                cancel(pool, connection);
+            }
+            connection => pool.take_back(self.class, connection),
         }
     }
+}
+
+/// Asks the server to stop the statement. No caller waits for that: the request may hang as well.
+fn cancel(pool: Arc<Pool>, connection: Connection) {
+    // None at the end of the process.
+    let Ok(runtime) = Handle::try_current() else {
+        return;
+    };
+    runtime.spawn(async move {
+        if !connection.client.is_closed() {
+            pool.connector.cancel(&connection.client).await;
+        }
+        drop(connection);
+        pool.left();
+    });
 }
 
 /// Counts as a connection of its class until it is dropped.
@@ -128,13 +140,13 @@ impl Place {
     /// Resolves when the place is needed for something more urgent.
     pub async fn needed(&self) {
         loop {
-            let fewer = self.pool.fewer.notified();
-            tokio::pin!(fewer);
-            fewer.as_mut().enable();
+            let allowance = self.pool.allowance.notified();
+            tokio::pin!(allowance);
+            allowance.as_mut().enable();
             if !self.pool.may_keep(self.class) {
                 return;
             }
-            fewer.await;
+            allowance.await;
         }
     }
 }

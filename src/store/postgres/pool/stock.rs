@@ -16,6 +16,14 @@ use super::Lent;
 const PROBE_PAUSE_MIN: Duration = Duration::from_millis(250);
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// A connection unused for longer is closed: other nodes may want it.
+const IDLE_MAX: Duration = Duration::from_secs(20);
+/// The idle limit while the database allows fewer connections than wanted.
+const IDLE_MAX_AMONG_FEW: Duration = Duration::from_secs(2);
+/// The idle connections kept all the same, and among few: a quiet node would open them again every minute.
+const IDLE_KEPT: usize = 2;
+const IDLE_KEPT_AMONG_FEW: usize = 1;
+
 pub(super) struct Stock {
     /// The one used last at the end: it is taken first, so that few stay in use.
     pub idle: Vec<Connection>,
@@ -26,6 +34,10 @@ pub(super) struct Stock {
     pub leaving: usize,
     /// The number of connections that the node counts on.
     pub allowed: usize,
+    /// The node's share of what the database's settings allow, as far as they are known.
+    pub share: usize,
+    /// Callers wanted more than the share since that was set.
+    pub wants_more: bool,
     pub refusals: Refusals,
     /// The time when a statement was last carried out.
     pub worked_at: Option<Instant>,
@@ -41,7 +53,7 @@ pub(super) struct Refusals {
     /// The time when one more connection may be tried; `None` as long as there was no refusal.
     pub probe_at: Option<Instant>,
     pause: Duration,
-    /// One beyond what is allowed is being opened.
+    /// One beyond what is allowed is being opened. Set and cleared by the task that opens it.
     pub probing: bool,
 }
 
@@ -53,6 +65,8 @@ impl Stock {
             opening: 0,
             leaving: 0,
             allowed: CONNECTIONS_MAX,
+            share: CONNECTIONS_MAX,
+            wants_more: false,
             refusals: Refusals::default(),
             worked_at: None,
             waiting: Default::default(),
@@ -65,8 +79,45 @@ impl Stock {
         self.idle.len() + self.used() + self.opening + self.leaving
     }
 
+    /// Reports whether more connections are open than allowed, without the one that is to show whether there is room.
+    pub fn has_surplus(&self) -> bool {
+        self.open() > self.allowed + usize::from(self.refusals.probing)
+    }
+
     pub fn used(&self) -> usize {
         self.in_use.iter().sum()
+    }
+
+    /// Returns the classes of the waiting callers that may have a connection when there are `allowed`, the most urgent
+    /// first.
+    pub fn entitled(&self, allowed: usize) -> Vec<Class> {
+        let mut planned = self.in_use;
+        let mut entitled = Vec::new();
+        for class in Class::all() {
+            for _ in 0..self.waiting[class.rank()].len() {
+                if !class.may_use_one_more(&planned, allowed) {
+                    break;
+                }
+                planned[class.rank()] += 1;
+                entitled.push(class);
+            }
+        }
+        entitled
+    }
+
+    /// Forgets the callers that wait no more.
+    pub fn forget_gone(&mut self) {
+        for waiting in &mut self.waiting {
+            waiting.retain(|waiter| !waiter.is_closed());
+        }
+    }
+
+    /// Tells the first caller of the class that there is no connection for it.
+    pub fn refuse(&mut self, class: Class, failure: &Failure) {
+        if let Some(waiter) = self.waiting[class.rank()].pop_front() {
+            // A caller that is gone wants no answer.
+            let _ = waiter.send(Err(failure.clone()));
+        }
     }
 
     /// A free connection that serves the class.
@@ -86,6 +137,27 @@ impl Stock {
         }
     }
 
+    /// Closes unused connections beyond what is allowed.
+    pub fn trim(&mut self) {
+        while self.has_surplus() && !self.idle.is_empty() {
+            self.idle.remove(0).close();
+        }
+    }
+
+    /// Closes connections that no caller used for a while. Reports whether there may be more to be closed later.
+    pub fn close_unused(&mut self) -> bool {
+        let few = self.allowed < CONNECTIONS_MAX;
+        let (idle_max, kept) = if few {
+            (IDLE_MAX_AMONG_FEW, IDLE_KEPT_AMONG_FEW)
+        } else {
+            (IDLE_MAX, IDLE_KEPT)
+        };
+        while self.idle.len() > kept && self.idle[0].used.elapsed() > idle_max {
+            self.idle.remove(0).close();
+        }
+        self.idle.len() > kept
+    }
+
     pub fn is_waited_for(&self) -> bool {
         self.waiting.iter().flatten().any(|waiter| !waiter.is_closed())
     }
@@ -95,30 +167,31 @@ impl Stock {
         self.opening > usize::from(self.refusals.probing)
     }
 
-    /// Returns how many connections may be open now: one more than allowed when it is time to try that.
-    pub fn limit(&self) -> usize {
+    /// Reports whether it is time to try one connection more than allowed.
+    pub fn may_probe(&self) -> bool {
         let due = self.refusals.probe_at.is_some_and(|at| at <= Instant::now());
-        if due && !self.refusals.probing && self.allowed < CONNECTIONS_MAX {
-            self.allowed + 1
-        } else {
-            self.allowed
-        }
+        due && !self.refusals.probing && self.allowed < self.share
     }
 
-    /// Sets the number of connections that the database's settings allow.
-    pub fn expect(&mut self, allowed: usize) {
-        self.allowed = allowed.clamp(1, CONNECTIONS_MAX);
-        if self.allowed < CONNECTIONS_MAX {
-            // They may be changed.
-            self.refusals.pause = PROBE_PAUSE_MAX;
-            self.refusals.probe_at = Some(Instant::now() + PROBE_PAUSE_MAX);
+    /// Sets the node's share of what the database's settings allow.
+    pub fn set_share(&mut self, share: usize) {
+        self.wants_more = false;
+        let share = share.clamp(1, CONNECTIONS_MAX);
+        let grows = share > self.share;
+        self.share = share;
+        if share <= self.allowed {
+            self.allowed = share;
+            self.trim();
+        } else if grows {
+            self.refusals.pause = Duration::ZERO;
+            self.refusals.probe_at = Some(Instant::now());
         }
     }
 
     pub fn learn_of_refusal(&mut self, failure: &Failure) {
         let before = self.allowed;
         // Those that are being opened as well may be refused, too.
-        self.allowed = (self.open() - self.opening).clamp(1, CONNECTIONS_MAX);
+        self.allowed = (self.open() - self.opening).clamp(1, self.share);
         if before == CONNECTIONS_MAX && self.allowed < CONNECTIONS_MAX {
             let error = failure.to_error("connect");
             tracing::warn!(
@@ -136,13 +209,63 @@ impl Stock {
     }
 
     pub fn learn_of_room(&mut self) {
-        self.allowed = (self.allowed + 1).min(CONNECTIONS_MAX);
+        self.allowed = (self.allowed + 1).min(self.share);
         self.refusals.pause = Duration::ZERO;
-        if self.allowed == CONNECTIONS_MAX {
-            self.refusals.probe_at = None;
-            tracing::info!("the database allows this node all of its {CONNECTIONS_MAX} connections again");
-        } else {
+        if self.allowed < self.share {
             self.refusals.probe_at = Some(Instant::now() + PROBE_PAUSE_MIN);
+            return;
         }
+        self.refusals.probe_at = None;
+        tracing::info!(
+            "the database allows this node all of its {} connections again",
+            self.share
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_is_entitled_to_no_more_than_it_may_use() {
+        let mut stock = Stock::new();
+        let mut callers = Vec::new();
+        for class in [Class::List, Class::List, Class::Claim] {
+            let (waiter, caller) = oneshot::channel();
+            stock.waiting[class.rank()].push_back(waiter);
+            callers.push(caller);
+        }
+        assert_eq!(stock.entitled(4), [Class::Claim, Class::List]);
+        assert_eq!(stock.entitled(9), [Class::Claim, Class::List]);
+        assert_eq!(
+            stock.entitled(CONNECTIONS_MAX),
+            [Class::Claim, Class::List, Class::List]
+        );
+        stock.in_use[Class::List.rank()] = 1;
+        assert_eq!(stock.entitled(4), [Class::Claim]);
+        drop(callers);
+        stock.forget_gone();
+        assert_eq!(stock.entitled(CONNECTIONS_MAX), []);
+    }
+
+    #[test]
+    fn a_share_bounds_what_refusals_and_probes_teach() {
+        let mut stock = Stock::new();
+        stock.set_share(5);
+        assert_eq!((stock.allowed, stock.may_probe()), (5, false));
+        stock.in_use[Class::Settle.rank()] = 2;
+        stock.learn_of_refusal(&Failure::Unavailable("(53300)".into()));
+        assert_eq!(stock.allowed, 2);
+        stock.learn_of_room();
+        stock.set_share(3);
+        assert_eq!((stock.allowed, stock.may_probe()), (3, false));
+        // There is more, to be tried step by step.
+        stock.set_share(4);
+        assert_eq!((stock.allowed, stock.may_probe()), (3, true));
+        stock.learn_of_room();
+        assert_eq!((stock.allowed, stock.may_probe()), (4, false));
+        stock.learn_of_room();
+        assert_eq!(stock.allowed, 4);
     }
 }

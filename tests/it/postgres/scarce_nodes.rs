@@ -1,0 +1,147 @@
+//! Nodes that share what a role may have of connections, as nodes come and go (issue 13, point 2).
+
+use std::sync::Arc;
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::scarce::{Limited, named, place, stop};
+use super::scene::{has_postgres, node, number, until_ready};
+use crate::support::client::{Request, http, post};
+use crate::support::process::Process;
+use crate::support::until;
+
+/// Clients that ask as fast as they are answered, until this is dropped.
+struct Load {
+    _clients: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Load {
+    fn on(node: &Process) -> Load {
+        const CLIENTS: u64 = 8;
+        let url: Arc<str> = node.url.clone().into();
+        let client = |client| {
+            let url = url.clone();
+            tokio::spawn(async move {
+                let http = http();
+                for number in 0.. {
+                    let request = Request {
+                        key: format!("client {client}, order {number}"),
+                        user_id: 1,
+                        cents: 1,
+                    };
+                    // Whatever comes back: the node is kept busy.
+                    let _ = tokio::join!(
+                        post(&http, &url, &request),
+                        http.get(format!("{url}/orders?limit=1")).send(),
+                        http.get(format!("{url}/queue")).send(),
+                        http.get(format!("{url}/events?limit=1")).send(),
+                    );
+                }
+            })
+        };
+        Load {
+            _clients: (0..CLIENTS)
+                .map(|number| AbortOnDropHandle::new(client(number)))
+                .collect(),
+        }
+    }
+}
+
+/// A node's URL, so that its sessions can be told apart.
+fn url_of(limited: &Limited, node: &str) -> String {
+    format!("{}?application_name={node}", limited.url())
+}
+
+async fn sessions_of(limited: &Limited, node: &str) -> i64 {
+    let counted = format!(
+        "select count(*) from pg_stat_activity where datname = current_database() and application_name = '{node}'"
+    );
+    number(&limited.admin, &counted).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_node_makes_room_for_one_that_comes_later() {
+    const CONNECTIONS: usize = 6;
+    const SHARE: i64 = 3;
+    const ORDERS: usize = 20;
+    if !has_postgres() {
+        return;
+    }
+    let limited = Limited::to(CONNECTIONS).await;
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let first = Process::start(node(folders[0].path(), &url_of(&limited, "first"))).await;
+    until_ready(&first).await;
+    let load = Load::on(&first);
+    until("the first node uses more than half", async || {
+        sessions_of(&limited, "first").await > SHARE
+    })
+    .await;
+    let second = Process::start(node(folders[1].path(), &url_of(&limited, "second"))).await;
+    until_ready(&second).await;
+    place(&second, &named("second", ORDERS)).await;
+    let by_second = format!(
+        "select count(*) from orderly.events where kind = 2 and node = {}",
+        second.node().0.cast_signed()
+    );
+    until("the second node completes orders", async || {
+        number(&limited.admin, &by_second).await > 0
+    })
+    .await;
+    until("each has its share", async || {
+        sessions_of(&limited, "first").await <= SHARE && sessions_of(&limited, "second").await >= SHARE - 1
+    })
+    .await;
+    until_ready(&first).await;
+    until_ready(&second).await;
+    stop(second).await;
+    until("the first node uses more than half again", async || {
+        sessions_of(&limited, "first").await > SHARE
+    })
+    .await;
+    drop(load);
+    stop(first).await;
+}
+
+/// A node that died is on the list for a while, and then no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_takes_the_connections_of_one_that_died() {
+    const CONNECTIONS: usize = 6;
+    const SHARE: i64 = 3;
+    if !has_postgres() {
+        return;
+    }
+    let limited = Limited::to(CONNECTIONS).await;
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let first = Process::start(node(folders[0].path(), &url_of(&limited, "first"))).await;
+    until_ready(&first).await;
+    let second = Process::start(node(folders[1].path(), &url_of(&limited, "second"))).await;
+    until_ready(&second).await;
+    first.kill().await;
+    let _load = Load::on(&second);
+    until("the second node uses more than half", async || {
+        sessions_of(&limited, "second").await > SHARE
+    })
+    .await;
+    stop(second).await;
+}
+
+/// The settings are changed while nodes run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_finds_out_that_it_may_have_more() {
+    const CONNECTIONS: usize = 3;
+    if !has_postgres() {
+        return;
+    }
+    let limited = Limited::to(CONNECTIONS).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &url_of(&limited, "first"))).await;
+    until_ready(&node).await;
+    let _load = Load::on(&node);
+    let more = format!("alter role {} connection limit 12", limited.role);
+    limited.admin.batch_execute(&more).await.unwrap();
+    until("the node uses more", async || {
+        sessions_of(&limited, "first").await > i64::try_from(CONNECTIONS).unwrap()
+    })
+    .await;
+    stop(node).await;
+}
