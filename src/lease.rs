@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::order::{Order, OrderId};
 use crate::portable_json::JsonText;
 
+/// The beginning of the error of an attempt whose result the store refused for good.
+pub const RESULT_REFUSED: &str = "the store refused the result";
+
 /// Longest text kept of an error, in bytes; the rest is cut off at a character's edge. A KiB of what a service gave as its
 /// reason, and some words around it.
 pub const ERROR_BYTES_MAX: usize = REASON_BYTES_MAX + 32;
@@ -90,7 +93,7 @@ impl Outcome {
             Outcome::Released => Vec::new(),
             Outcome::GivenBack { .. } => vec![Outcome::Released],
             Outcome::Completed { .. } | Outcome::Retry { .. } | Outcome::Failed { .. } => {
-                let error = format!("the store refused the result ({reason})");
+                let error = format!("{RESULT_REFUSED} ({reason})");
                 let after = REFUSED_RETRY_AFTER;
                 vec![
                     Outcome::Failed { error: error.clone() },

@@ -240,6 +240,7 @@ impl Server {
         let sweep = GiveBack {
             node,
             crashes_max: config.crashes_max,
+            after: None,
         };
         let live = Live::start(
             store.clone(),

@@ -24,6 +24,7 @@ pub mod open;
 pub mod postgres;
 pub mod probe;
 mod reads;
+mod refusals;
 pub mod snapshot;
 pub mod sqlite;
 mod waiting;
@@ -36,6 +37,7 @@ pub use reads::{
     AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, History, LockHolder, NODES_MAX, Node, OrderPage,
     OrderQuery, OrderView, Place, Predecessor, QueueState, Standing,
 };
+pub use refusals::{RefusedChange, tell_refused};
 pub use snapshot::Snapshot;
 pub use waiting::ORDERS_WAITING_MAX;
 pub use wakeups::Wakeups;
@@ -225,12 +227,14 @@ pub struct Prune {
     pub after: Option<OrderId>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
     /// Orders that were taken out; the step looked at [`PRUNE_ORDERS_MAX`] at most.
     pub orders: usize,
     /// Where the next step of the round begins; `None` when the round is over, or left to another node that is at it.
     pub next: Option<OrderId>,
+    /// Orders that the store refused to take out.
+    pub refused: Vec<RefusedOrder>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -238,13 +238,14 @@ end $settle$;
 -- node that freezes anywhere never holds the lock: the server carries it out to its end without asking back. What comes out
 -- is small enough never to wait for a reader. Where the orders of a user wait for each other, nodes send the statements
 -- themselves, with the lines of those whose turn it is.
--- An order that another session has locked is passed over; so many more than are wanted are looked at (`spare`).
+-- An order that another session has locked is passed over, and so are those in `stepped_around`, whose start the database
+-- refused; so many more than are wanted are looked at (`spare`).
 -- No order at or below `above` can be in the first line any more (the floor). The plans of the lines are the heads of their
 -- indexes, whatever the statistics say.
 create function orderly.claim(
     places bigint, claiming_node bigint, lease_micros bigint, takes_suspects bigint, is_outside bigint,
     is_handed_out bigint, known_processor bigint, known_ordering bigint, second_first bigint, above bigint, spare bigint,
-    counter_slot bigint, claim_lock bigint,
+    counter_slot bigint, claim_lock bigint, stepped_around bigint[] default '{}',
     out order_ids bigint[], out tokens bigint[], out claimed bigint, out exhausted integer, out running bigint,
     out last_order_id bigint, out oldest_running xid8, out transaction xid8, out next_due_in_micros bigint,
     out open_orders bigint, out stored_ordering smallint, out stored_processor smallint,
@@ -281,6 +282,7 @@ begin
         from first_line cross join lateral (
             select 1 as locked from orderly.orders as o
             where o.order_id = first_line.order_id and o.status + 0 = 0 and o.due_at is null
+                and o.order_id <> all (stepped_around)
             for update skip locked) as free
         limit places
     ), second_line as materialized (
@@ -301,6 +303,7 @@ begin
         from second_line cross join lateral (
             select 1 as locked from orderly.orders as o
             where o.order_id = second_line.order_id and o.status + 0 = 0 and o.due_at is not null
+                and o.order_id <> all (stepped_around)
             for update skip locked) as free
         where not suspect
         limit places)
@@ -309,6 +312,7 @@ begin
         from second_line cross join lateral (
             select 1 as locked from orderly.orders as o
             where o.order_id = second_line.order_id and o.status + 0 = 0 and o.due_at is not null
+                and o.order_id <> all (stepped_around)
             for update skip locked) as free
         where suspect
         limit least(places, 1))
@@ -385,11 +389,12 @@ begin
     select pg_current_xact_id_if_assigned(),
         (select (extract(epoch from min(due_at) - clock_timestamp()) * 1000000)::int8 from (
             (select due_at from orderly.orders
-            where status = 0 and due_at is not null and crashes < 2
+            where status = 0 and due_at is not null and crashes < 2 and order_id <> all (stepped_around)
             order by due_at, order_id limit 1)
             union all
             (select due_at from orderly.orders
             where status = 0 and due_at is not null and crashes >= 2 and takes_suspects = 1
+                and order_id <> all (stepped_around)
             order by due_at, order_id limit 1)) as due
         where exists (select from orderly.queue where id = 1 and not paused)),
         (select sum(pending + processing)::int8 from orderly.counters),
@@ -397,3 +402,55 @@ begin
         (select q.processor from orderly.queue as q where id = 1)
     into transaction, next_due_in_micros, open_orders, stored_ordering, stored_processor;
 end $claim$;
+
+-- Finds out which of these orders the database refuses to start, whoever made the rule: tries what a claim does to each, alone,
+-- and takes it back.
+create function orderly.refused_starts(
+    asked bigint[], claiming_node bigint, lease_micros bigint, is_outside bigint, is_handed_out bigint
+) returns table (refused_order_id bigint, code text, message text) language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off
+as $refused$
+declare
+    tried record;
+    tried_batch bigint;
+begin
+    foreach refused_order_id in array asked loop
+        begin
+            select o.status, o.version, o.attempts, o.turn into tried from orderly.orders as o
+            where o.order_id = refused_order_id for update skip locked;
+            continue when not found;
+            if tried.turn is not null then
+                update orderly.orders as o set turn = case when tried.status = 0 then (tried.turn = 0)::int end
+                where o.order_id = refused_order_id;
+            end if;
+            if tried.status = 0 then
+                update orderly.orders as o set
+                    status = 1,
+                    version = o.version + 1,
+                    attempts = o.attempts + 1,
+                    token = o.token + 1,
+                    node = claiming_node,
+                    outside = is_outside = 1,
+                    handed_out = is_handed_out = 1,
+                    lease_expires_at = clock_timestamp() + lease_micros * interval '1 microsecond',
+                    processing_at = greatest(clock_timestamp(), o.changed_at),
+                    changed_at = greatest(clock_timestamp(), o.changed_at)
+                where o.order_id = refused_order_id;
+                insert into orderly.batches (batch, events) values (nextval('orderly.batch_ids'), 1)
+                returning batch into tried_batch;
+                insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt, node)
+                values (tried_batch, 0, refused_order_id, tried.version + 1, 1, 1, clock_timestamp(), tried.attempts + 1,
+                    claiming_node);
+            end if;
+            set constraints all immediate;
+            raise sqlstate 'OT000';
+        exception
+            when sqlstate 'OT000' then
+                null;
+            when others or assert_failure then
+                code := sqlstate;
+                message := sqlerrm;
+                return next;
+        end;
+    end loop;
+end $refused$;

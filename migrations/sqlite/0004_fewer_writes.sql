@@ -13,3 +13,7 @@ create index orders_processing on orders (user_id, order_id) where status = 1;
 -- Ended. finished_at is set exactly then, and a claim does not change it.
 create index orders_ended on orders (status, order_id) where finished_at is not null;
 create index orders_user_ended on orders (user_id, status, order_id) where finished_at is not null;
+
+-- Of a first start: the earlier orders of the first line that its claim passed over, because the database refused to start
+-- them. An array of JSON.
+alter table events add column passed_over text;

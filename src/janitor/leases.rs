@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::order::OrderId;
-use crate::store::{GiveBack, RefusedOrder, Store, StoreError};
+use crate::store::{GiveBack, RefusedChange, RefusedOrder, Store, StoreError, tell_refused};
 
 /// Sweeps until stopped, after every heartbeat of this node while orders are open on any. A node that slept, or whose
 /// clock was set forward, renews its own leases first that way, and does not take its running orders from itself.
@@ -38,14 +38,13 @@ async fn sweep(
     refused: &mut HashSet<OrderId>,
 ) -> Result<(), StoreError> {
     let mut refused_now = HashSet::new();
+    let mut news = Vec::new();
+    let mut request = request;
     loop {
         let given_back = store.give_back_expired(request).await?;
-        for order in given_back.refused {
-            if !refused.contains(&order.order_id) {
-                tell_refused(&order);
-            }
-            refused_now.insert(order.order_id);
-        }
+        refused_now.extend(given_back.refused.iter().map(|order| order.order_id));
+        let is_new = |order: &RefusedOrder| !refused.contains(&order.order_id);
+        news.extend(given_back.refused.into_iter().filter(is_new));
         if given_back.pending + given_back.poisoned > 0 {
             tracing::warn!(
                 pending = given_back.pending,
@@ -53,15 +52,11 @@ async fn sweep(
                 "took orders back whose leases ran out"
             );
         }
-        if !given_back.more {
+        request.after = given_back.next;
+        if request.after.is_none() {
+            tell_refused(RefusedChange::TakingBack, &news);
             *refused = refused_now;
             return Ok(());
         }
     }
-}
-
-pub fn tell_refused(refused: &RefusedOrder) {
-    let order_id = refused.order_id;
-    tracing::error!(order.id = %order_id, reason = refused.reason,
-        "the store refuses to take back order {order_id}; it stays Processing until the cause is gone");
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::order::OrderId;
-use crate::store::{Prune, Store, StoreError};
+use crate::store::{Prune, RefusedChange, RefusedOrder, Store, StoreError, tell_refused};
 
 /// Between two rounds when the last one took something out, and when there was nothing to take.
 const BUSY_INTERVAL: Duration = Duration::from_mins(10);
@@ -20,6 +20,8 @@ const RETRY_INTERVAL: Duration = Duration::from_mins(1);
 const PAUSE_SHARE: u32 = 9;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Orders that may not be taken out, remembered for the log.
+const REFUSED_MAX: usize = 1_000;
 
 /// Rounds until stopped, each after a heartbeat of this node: one that sleeps does not wake its database for this, and a
 /// store that is away is not asked. Several nodes may do it at once.
@@ -40,8 +42,13 @@ pub async fn run(
         if Instant::now() < due {
             continue;
         }
-        let mut round = Round { after, orders: 0 };
+        let mut round = Round {
+            after,
+            orders: 0,
+            refused: Vec::new(),
+        };
         let ended = round.go(&*store, older_than, &stopped).await;
+        tell_refused(RefusedChange::Removal, &round.refused);
         // Behind what was looked at before a step failed: one that takes too long would never get further otherwise.
         after = if ended.is_err() { round.after } else { None };
         if round.orders > 0 {
@@ -75,6 +82,8 @@ struct Round {
     after: Option<OrderId>,
     /// Taken out so far.
     orders: usize,
+    /// The first orders that may not be taken out.
+    refused: Vec<RefusedOrder>,
 }
 
 impl Round {
@@ -93,6 +102,8 @@ impl Round {
                 })
                 .await?;
             self.orders += pruned.orders;
+            let room = REFUSED_MAX.saturating_sub(self.refused.len());
+            self.refused.extend(pruned.refused.into_iter().take(room));
             if pruned.next.is_none() {
                 return Ok(());
             }

@@ -2,9 +2,8 @@
 
 use super::ServeError;
 use crate::config::Config;
-use crate::janitor::leases;
 use crate::lease::{NodeId, ProcessorKind};
-use crate::store::{Breaker, Heartbeat, Store, StoreError, StoreHealth};
+use crate::store::{Breaker, Heartbeat, RefusedChange, Store, StoreError, StoreHealth, tell_refused};
 
 pub(super) async fn join(
     store: &dyn Store,
@@ -32,7 +31,7 @@ pub(super) async fn join(
         }
         (Err(error), _) => return Err(ServeError::Join(error)),
     };
-    given_back.refused.iter().for_each(leases::tell_refused);
+    tell_refused(RefusedChange::TakingBack, &given_back.refused);
     if given_back.pending + given_back.poisoned > 0 {
         tracing::warn!(
             pending = given_back.pending,

@@ -34,6 +34,7 @@ mod failure;
 mod feed;
 mod floor;
 mod group;
+mod halves;
 mod holders;
 mod import;
 mod link;
@@ -148,7 +149,7 @@ impl Postgres {
                     return Err(refusal);
                 }
                 match failure {
-                    Failure::Refused(_) | Failure::Unsuitable(_) | Failure::Unexpected(_) => {
+                    Failure::Refused(_) | Failure::Unsuitable(_) | Failure::Unexpected { .. } => {
                         return Err(unavailable(location, &failure));
                     }
                     _ => tracing::warn!(
@@ -254,7 +255,9 @@ impl Store for Postgres {
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
-        settle::settle(&self.settles, &self.shared, key, outcome).await
+        let settled = settle::settle(&self.settles, &self.shared, key, outcome).await;
+        self.shared.refusals.settled(key.order_id, &settled);
+        settled
     }
 
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
@@ -330,7 +333,11 @@ impl Store for Postgres {
     async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
         let ordering = self.shared.ordering();
         let standing = standing::standing(&self.lists, ordering, id).await;
-        told(standing, "read where an order stands")
+        let standing = told(standing, "read where an order stands")?;
+        Ok(standing.map(|standing| Standing {
+            refused: self.shared.refusals.of(&standing.order),
+            ..standing
+        }))
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {

@@ -55,6 +55,8 @@ pub struct Standing {
     pub place: Option<Place>,
     /// Another session of the database, whose locks keep this order as it is.
     pub locked_by: Option<LockHolder>,
+    /// The reason why the store refused its start, or the end of its attempt, as far as this node has found out.
+    pub refused: Option<String>,
     /// Each node's `busy` is the number of orders it is processing now, not as of its last heartbeat.
     pub queue: QueueState,
     /// When this was read, by the store's clock.

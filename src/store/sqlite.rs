@@ -11,6 +11,7 @@ use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
 use crate::store::clock::SteadyClock;
 use crate::store::open::{OpenError, OpenOptions};
+use crate::store::refusals::{Refusals, RefusedChange, tell_refused};
 use crate::store::waiting::WaitingOrders;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
@@ -55,7 +56,7 @@ use call::SETTLE;
 use checkpoints::Notes;
 use connection::unavailable;
 use failure::State;
-use group::Totals;
+use group::{Group, Totals};
 use lock::ServerLock;
 pub use offline::{migrate, open_offline, open_snapshot};
 use opened::Opened;
@@ -79,6 +80,8 @@ pub struct Sqlite {
     /// Which line gets the odd place of a claim while both have work.
     second_line_first: Arc<AtomicBool>,
     presence: Arc<Presence>,
+    /// Orders that the database refuses to start or to take back.
+    refusals: Refusals,
     /// Held until the store is closed.
     server_lock: std::sync::Mutex<Option<Arc<ServerLock>>>,
 }
@@ -140,6 +143,7 @@ impl Sqlite {
             pending_max: options.pending_max,
             second_line_first: Arc::new(AtomicBool::new(false)),
             presence,
+            refusals: Refusals::default(),
             server_lock: std::sync::Mutex::new(Some(server_lock)),
         })
     }
@@ -173,19 +177,18 @@ impl Store for Sqlite {
                 source: anyhow::Error::msg(reason),
             });
         }
-        let turn = self.second_line_first.clone();
-        self.writer
-            .call("claim orders", move |group| claim::claim(group, &request, &turn))
-            .await
+        claim::claim_around_refused(&self.writer, &self.refusals, request, &self.second_line_first).await
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
-        if outcome == Outcome::COMPLETED {
-            return self.writer.complete(key).await;
-        }
-        self.writer
-            .call(SETTLE, move |group| Ok(settle::settle(group, key, &outcome)?))
-            .await
+        let settled = if outcome == Outcome::COMPLETED {
+            self.writer.complete(key).await
+        } else {
+            let settle = move |group: &mut Group<'_>| Ok(settle::settle(group, key, &outcome)?);
+            self.writer.call(SETTLE, settle).await
+        };
+        self.refusals.settled(key.order_id, &settled);
+        settled
     }
 
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
@@ -212,11 +215,12 @@ impl Store for Sqlite {
     }
 
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
-        self.writer
-            .call("give back expired leases", move |group| {
-                settle::give_back_expired(group, &request)
-            })
-            .await
+        let sweep = self.writer.call("give back expired leases", move |group| {
+            settle::give_back_expired(group, &request)
+        });
+        let given_back = sweep.await?;
+        self.refusals.not_taken_back(&given_back.refused);
+        Ok(given_back)
     }
 
     async fn join(&self, heartbeat: Heartbeat, crashes_max: u32) -> Result<GivenBack, StoreError> {
@@ -245,7 +249,7 @@ impl Store for Sqlite {
 
     async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
         self.writer
-            .try_call("redrive an order", move |group| act::redrive(group, id))
+            .try_call("redrive an order", move |group| Ok(act::redrive(group, id)?))
             .await
     }
 
@@ -258,11 +262,12 @@ impl Store for Sqlite {
                 })
                 .await;
         }
-        self.writer
-            .try_call("redrive orders", move |group| {
-                act::redrive_matching(group, &query)
-            })
-            .await
+        let redriven = self.writer.try_call("redrive orders", move |group| {
+            act::redrive_matching(group, &query)
+        });
+        let (redriven, refused) = redriven.await?;
+        tell_refused(RefusedChange::Redrive, &refused);
+        Ok(redriven)
     }
 
     async fn prune(&self, request: Prune) -> Result<Pruned, StoreError> {
@@ -295,11 +300,15 @@ impl Store for Sqlite {
 
     async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
         let now = self.clock.now();
-        self.readers
+        let standing = self
+            .readers
             .read("read where an order stands", move |connection| {
                 standing::standing(connection, id, now)
-            })
-            .await
+            });
+        Ok(standing.await?.map(|standing| Standing {
+            refused: self.refusals.of(&standing.order),
+            ..standing
+        }))
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {

@@ -118,6 +118,9 @@ pub struct Renewed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedOrder {
     pub order_id: OrderId,
+    /// The kind of the refusal, as in [`super::StoreError::Refused`].
+    pub code: String,
+    /// The database's own words, for the log.
     pub reason: String,
 }
 
@@ -127,6 +130,8 @@ pub struct GiveBack {
     pub node: NodeId,
     /// Leases lost to dead nodes before an order is Failed as poison.
     pub crashes_max: u32,
+    /// The last order that the call before looked at; `None` begins a sweep.
+    pub after: Option<OrderId>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,6 +142,6 @@ pub struct GivenBack {
     pub poisoned: usize,
     /// Orders that the store refused to take back; they stay Processing, without a lease.
     pub refused: Vec<RefusedOrder>,
-    /// The limit was reached; there may be more.
-    pub more: bool,
+    /// Where the next call of the sweep begins; `None` when there are no more.
+    pub next: Option<OrderId>,
 }

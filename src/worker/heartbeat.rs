@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::backoff::Backoff;
 use super::{Pace, QUIET_INTERVAL, Shared, jittered};
 use crate::lease::LeaseKey;
-use crate::store::{Breaker, Heartbeat, StoreError, StoreHealth};
+use crate::store::{Breaker, Heartbeat, RefusedChange, StoreError, StoreHealth, tell_refused};
 
 /// Heartbeats per time that one says the node lives for: two may fail before the node counts as dead.
 const BEATS_PER_VALIDITY: u32 = 3;
@@ -153,11 +153,7 @@ async fn beat(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(
             processor: Some(shared.processor_kind()),
         })
         .await?;
-    for refused in &renewed.refused {
-        let order_id = refused.order_id;
-        tracing::warn!(order.id = %order_id, reason = refused.reason,
-            "the store refuses to renew the lease of order {order_id}");
-    }
+    tell_refused(RefusedChange::Renewal, &renewed.refused);
     // A lease that was refused, or whose order is locked, is believed in as long as before.
     let is_refused = |key: &LeaseKey| {
         let mut refused = renewed.refused.iter();

@@ -48,6 +48,7 @@ macro_rules! from_every_store {
 }
 
 mod holes;
+mod refused;
 
 from_every_store! {
     orders_in_every_state_are_copied_with_their_histories,

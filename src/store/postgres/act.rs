@@ -9,16 +9,18 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::CLAIM_LOCK;
 use super::failure::Failure;
+use super::halves::Halves;
 use super::link::Link;
 use super::links::Links;
 use super::locked::Patience;
+use super::probe;
 use super::query::{self, Created};
 use super::rows;
 use super::shared::Shared;
 use crate::order::{OrderId, OrderStatus};
 use crate::store::columns::order_columns;
 use crate::store::{
-    Acted, GiveBack, GivenBack, RedriveQuery, Redriven, RefusedOrder, SWEEP_ORDERS_MAX, codes,
+    Acted, GiveBack, GivenBack, RedriveQuery, Redriven, RefusedChange, SWEEP_ORDERS_MAX, codes, tell_refused,
 };
 
 /// Tells whether there are more than one call takes.
@@ -42,8 +44,8 @@ pub(super) async fn cancel(links: &Links, shared: &Shared, id: OrderId) -> Resul
         let slot = Shared::any_slot();
         let changed = links
             .once(statement, &[(&id.0, Type::INT8), (&slot, Type::INT2)])
-            .await
-            .inspect_err(|failure| shared.unsure(failure))?;
+            .await;
+        let changed = judged(links, shared, changed).await?;
         if let Some(row) = changed.first() {
             shared.changed();
             shared.ended([id]);
@@ -74,8 +76,8 @@ pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Resu
         let slot = Shared::any_slot();
         let changed = links
             .once(statement, &[(&vec![id.0], Type::INT8_ARRAY), (&slot, Type::INT2)])
-            .await
-            .inspect_err(|failure| shared.unsure(failure))?;
+            .await;
+        let changed = judged(links, shared, changed).await?;
         if let Some(row) = changed.first() {
             shared.changed_with_work();
             return Ok(Acted::Done(rows::order(row)?));
@@ -88,6 +90,17 @@ pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Resu
                 }
                 OrderStatus::Failed | OrderStatus::Cancelled => patience.wait(id, shared).await?,
             },
+        }
+    }
+}
+
+/// The answer of a statement about one order alone.
+async fn judged<T>(links: &Links, shared: &Shared, answer: Result<T, Failure>) -> Result<T, Failure> {
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(failure) => {
+            shared.unsure(&failure);
+            Err(probe::judged(failure, &mut links.link()).await)
         }
     }
 }
@@ -109,6 +122,12 @@ pub(super) async fn redrive_matching(
     } else {
         matching.clone()
     };
+    let mut redriven = Redriven {
+        matched: matching.len(),
+        retried: 0,
+        more,
+    };
+    let mut refused = Vec::new();
     for look in 0..REDRIVE_LOOKS {
         if left.is_empty() {
             break;
@@ -116,37 +135,58 @@ pub(super) async fn redrive_matching(
         if look > 0 {
             sleep(REDRIVE_PAUSE).await;
         }
-        let slot = Shared::any_slot();
-        let statement = concat!(include_str!("redrive.sql"), "select order_id from changed");
-        let found = links
-            .once(statement, &[(&left, Type::INT8_ARRAY), (&slot, Type::INT2)])
-            .await
-            .inspect_err(|failure| shared.unsure(failure));
-        let found = match found {
-            Ok(found) => found,
-            Err(failure) if look == 0 => return Err(failure),
-            // The looks before are stored, and are the answer.
-            Err(_) => break,
-        };
-        let changed = found
-            .iter()
-            .map(|row| rows::column(row, 0))
-            .collect::<Result<HashSet<i64>, _>>()?;
-        if !changed.is_empty() {
-            shared.changed_with_work();
+        let mut halves = Halves::of(std::mem::take(&mut left));
+        while let Some(some) = halves.next() {
+            let failed = match redrive_some(links, shared, &some).await {
+                Ok(changed) => {
+                    redriven.retried += changed.len();
+                    left.extend(some.into_iter().filter(|id| !changed.contains(id)));
+                    continue;
+                }
+                Err(failure) => failed_at(links, shared, &mut halves, some, failure).await,
+            };
+            match failed {
+                Ok(()) => {}
+                Err(failure) if redriven.retried == 0 => return Err(failure),
+                // The parts before are stored, and are the answer.
+                Err(_) => return Ok(redriven),
+            }
         }
-        left.retain(|id| !changed.contains(id));
+        refused.extend(halves.refused("redrive an order"));
     }
-    let retried = if query.dry_run {
-        0
-    } else {
-        matching.len() - left.len()
-    };
-    Ok(Redriven {
-        matched: matching.len(),
-        retried,
-        more,
-    })
+    tell_refused(RefusedChange::Redrive, &refused);
+    Ok(redriven)
+}
+
+/// Keeps a part of a redrive at which the database failed for what may be one order's fault. It is the store's where a redrive
+/// of no order fails too.
+async fn failed_at(
+    links: &Links,
+    shared: &Shared,
+    halves: &mut Halves<i64>,
+    some: Vec<i64>,
+    failure: Failure,
+) -> Result<(), Failure> {
+    if failure.may_be_of_one() && halves.is_whole() {
+        redrive_some(links, shared, &[]).await?;
+    }
+    halves.failed(some, failure)
+}
+
+/// Answers those that were redriven.
+async fn redrive_some(links: &Links, shared: &Shared, ids: &[i64]) -> Result<HashSet<i64>, Failure> {
+    let slot = Shared::any_slot();
+    let statement = concat!(include_str!("redrive.sql"), "select order_id from changed");
+    let found = links
+        .once(statement, &[(&ids, Type::INT8_ARRAY), (&slot, Type::INT2)])
+        .await
+        .inspect_err(|failure| shared.unsure(failure))?;
+    let changed = found.iter().map(|row| rows::column(row, 0));
+    let changed = changed.collect::<Result<HashSet<i64>, _>>()?;
+    if !changed.is_empty() {
+        shared.changed_with_work();
+    }
+    Ok(changed)
 }
 
 /// The oldest matching orders.
@@ -218,36 +258,34 @@ async fn give_back_by_halves(
     shared: &Shared,
     request: &GiveBack,
 ) -> Result<GivenBack, Failure> {
+    // Where the database refuses to take back no order, none of them is to blame.
+    give_back(link, shared, request, Some(&Vec::new())).await?;
     let orders_max = rows::limit(SWEEP_ORDERS_MAX);
+    let after = request.after.map_or(0, |after| after.0);
     let found = link
-        .read(include_str!("expired.sql"), &[(&orders_max, Type::INT8)])
+        .read(
+            include_str!("expired.sql"),
+            &[(&orders_max, Type::INT8), (&after, Type::INT8)],
+        )
         .await?;
     let order_ids = found.iter().map(|row| rows::column(row, 0));
-    let mut left = vec![order_ids.collect::<Result<Vec<i64>, Failure>>()?];
-    let mut given_back = GivenBack::default();
-    while let Some(mut some) = left.pop() {
+    let order_ids = order_ids.collect::<Result<Vec<i64>, Failure>>()?;
+    let mut given_back = GivenBack {
+        next: order_ids.get(SWEEP_ORDERS_MAX - 1).map(|last| OrderId(*last)),
+        ..GivenBack::default()
+    };
+    let mut halves = Halves::of(order_ids);
+    while let Some(some) = halves.next() {
         match give_back(link, shared, request, Some(&some)).await {
             Ok(given) => {
                 given_back.pending += given.pending;
                 given_back.poisoned += given.poisoned;
             }
-            Err(failure) if failure.may_be_of_one() && some.len() > 1 => {
-                left.push(some.split_off(some.len() / 2));
-                left.push(some);
-            }
-            Err(failure) if failure.may_be_of_one() => {
-                let reason = failure.to_error("give back an expired lease").to_string();
-                let refused = some.into_iter().map(|order_id| RefusedOrder {
-                    order_id: OrderId(order_id),
-                    reason: reason.clone(),
-                });
-                given_back.refused.extend(refused);
-            }
-            Err(failure) => return Err(failure),
+            Err(failure) => halves.failed(some, failure)?,
         }
     }
-    // Orders that are refused again would be found again.
-    given_back.more = found.len() == SWEEP_ORDERS_MAX && given_back.pending + given_back.poisoned > 0;
+    given_back.refused = halves.refused("give back an expired lease");
+    shared.refusals.not_taken_back(&given_back.refused);
     Ok(given_back)
 }
 
@@ -262,6 +300,7 @@ async fn give_back(
     let node = rows::node_code(request.node);
     let crashes_max = i32::try_from(request.crashes_max).unwrap_or(i32::MAX);
     let orders_max = rows::limit(SWEEP_ORDERS_MAX);
+    let after = request.after.map_or(0, |after| after.0);
     let ended = link
         .repeatable(
             include_str!("give_back.sql"),
@@ -271,6 +310,7 @@ async fn give_back(
                 (&orders_max, Type::INT8),
                 (&slot, Type::INT2),
                 (&only, Type::INT8_ARRAY),
+                (&after, Type::INT8),
             ],
         )
         .await;
@@ -280,13 +320,16 @@ async fn give_back(
     let ended = ended.inspect_err(|failure| shared.unsure(failure))?;
     let mut given_back = GivenBack::default();
     let mut poisoned = Vec::new();
+    let order_ids = ended.iter().map(|row| rows::column(row, 0));
+    let order_ids = order_ids.collect::<Result<Vec<i64>, _>>()?;
+    shared.refusals.ended(order_ids.into_iter().map(OrderId));
     for row in &ended {
         if rows::status(row, 1)?.is_final() {
             poisoned.push(OrderId(rows::column(row, 0)?));
         } else {
             given_back.pending += 1;
         }
-        given_back.more = rows::column(row, 2)?;
+        given_back.next = rows::column::<Option<i64>>(row, 2)?.map(OrderId);
     }
     given_back.poisoned = poisoned.len();
     shared.metrics.leases_lost.inc_by(ended.len() as u64);

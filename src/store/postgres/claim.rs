@@ -1,5 +1,5 @@
 //! Handing out due orders: the claim in one message, then what was claimed in another, so that the lock is held as
-//! short as possible and never while somebody reads.
+//! short as possible and never while somebody reads. Orders whose start the database refuses are left to `claim/refused.rs`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::types::Type;
-use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::CLAIM_LOCK;
 use super::agreement;
 use super::classes::Class;
 use super::failure::Failure;
-use super::floor::{Floor, Seen};
+use super::floor::Floor;
 use super::link::Link;
 use super::message::with_numbers;
 use super::pool::{Lent, Pool};
@@ -21,10 +20,15 @@ use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
 use super::turns;
-use crate::lease::{Lease, ProcessorKind};
+use crate::lease::Lease;
 use crate::order::{OrderId, Ordering};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES, codes};
+
+mod answer;
+mod refused;
+
+use answer::{Answer, Granted};
 
 /// For a claim and its turn at the lock.
 const CLAIM_TIME_MAX: Duration = Duration::from_secs(5);
@@ -68,27 +72,8 @@ pub(super) struct Claimer {
     ordering: Ordering,
     /// Its message, numbers left open.
     message: Cow<'static, str>,
-}
-
-/// A lease as the claim's message tells it.
-struct Granted {
-    order_id: i64,
-    token: i64,
-}
-
-/// What the claim's message answers.
-struct Answer {
-    granted: Vec<Granted>,
-    /// `None` while the queue is paused: what is hidden is not gone.
-    seen: Option<Seen>,
-    /// Orders of either line that another session has locked.
-    locked: Vec<i64>,
-    next_due_in: Option<Duration>,
-    idle: bool,
-    /// The store's; nothing is claimed by another.
-    ordering: Ordering,
-    /// The store's, as well.
-    processor: ProcessorKind,
+    /// The bound with which it looked last.
+    floor_used: i64,
 }
 
 impl Claimer {
@@ -102,25 +87,26 @@ impl Claimer {
             told,
             ordering,
             message: turns::claim_message(ordering),
+            floor_used: 0,
         }
     }
 
     pub async fn claim(&mut self, request: &ClaimRequest, shared: &Shared) -> Result<Claimed, Failure> {
         let places = request.orders_max.min(CLAIM_ORDERS_MAX);
-        let answer = self.send(request, places, shared).await;
+        let answer = self.claim_around_refused(request, places, shared).await;
         let mut answer = answer.inspect_err(|failure| shared.unsure(failure))?;
         if !self.agrees(&answer, request) {
             self.agree(&answer, request, shared).await?;
-            let again = self.send(request, places, shared).await;
+            let again = self.claim_around_refused(request, places, shared).await;
             answer = again.inspect_err(|failure| shared.unsure(failure))?;
         }
-        shared.locked.found(answer.locked.iter().copied().map(OrderId));
+        shared.locked.found(answer.locked.iter().copied());
         if !answer.granted.is_empty() {
             shared.changed();
             // Turns whether or not both lines had work: where only one had, it makes no difference.
             self.second_line_first = !self.second_line_first;
         }
-        let next_due_in = self.next_look_in(&answer, places);
+        let next_due_in = self.next_look_in(&answer, places, shared);
         Ok(Claimed {
             // Nor does an answer say so that came by other rules than the store's.
             paused: answer.seen.is_none() && self.agrees(&answer, request),
@@ -130,18 +116,18 @@ impl Claimer {
         })
     }
 
-    /// Returns the time until the next claim. Locked orders are due, but would be passed over again.
-    fn next_look_in(&mut self, answer: &Answer, places: usize) -> Option<Duration> {
-        if answer.locked.is_empty() {
-            self.spare = SPARE_MIN;
-            return answer.next_due_in;
-        }
-        let looked_too_short = answer.locked.len() > self.spare && self.spare < SPARE_MAX;
-        self.spare = (2 * answer.locked.len()).clamp(SPARE_MIN, SPARE_MAX);
+    /// Returns the time until the next claim. Orders that are locked or refused may be due, but would be passed over again.
+    fn next_look_in(&mut self, answer: &Answer, places: usize, shared: &Shared) -> Option<Duration> {
+        let passed_over = answer.locked.len() + answer.refused;
+        let looked_too_short = passed_over > self.spare && self.spare < SPARE_MAX;
+        self.spare = (2 * passed_over).clamp(SPARE_MIN, SPARE_MAX);
         if looked_too_short && answer.granted.len() < places {
             return Some(Duration::ZERO);
         }
-        Some(LOCKED_LOOK_INTERVAL)
+        if !answer.locked.is_empty() {
+            return Some(LOCKED_LOOK_INTERVAL);
+        }
+        shared.refusals.sooner(answer.next_due_in)
     }
 
     /// Reports whether the store goes by what this node was told.
@@ -185,14 +171,15 @@ impl Claimer {
         &mut self,
         request: &ClaimRequest,
         places: usize,
+        stepped_around: &[OrderId],
         shared: &Shared,
     ) -> Result<Answer, Failure> {
         let lent = self.link.lend().await?;
         let may_be_gone = lent.is_old();
-        match self.send_over(lent, request, places).await {
+        match self.send_over(lent, request, places, stepped_around).await {
             Err(Failure::Unknown(_)) if may_be_gone => {
                 let lent = self.link.lend().await?;
-                let answer = self.send_over(lent, request, places).await;
+                let answer = self.send_over(lent, request, places, stepped_around).await;
                 // What the first one did, if it arrived after all, is in no answer.
                 shared.changed();
                 answer
@@ -206,6 +193,7 @@ impl Claimer {
         lent: Lent,
         request: &ClaimRequest,
         places: usize,
+        stepped_around: &[OrderId],
     ) -> Result<Answer, Failure> {
         let server = lent.server();
         let began = Instant::now();
@@ -247,13 +235,17 @@ impl Claimer {
             ),
             (":lock", CLAIM_LOCK),
         ];
-        let message = with_numbers(&self.message, &numbers);
+        self.floor_used = floor;
+        let message = self
+            .message
+            .replace(":stepped_around", &refused::array(stepped_around));
+        let message = with_numbers(&message, &numbers);
         let messages = self.link.fly_over(lent, &message, time_max + ANSWER_SLACK).await;
         if let (Err(Failure::TimedOut(_)), false) = (&messages, in_turn) {
             self.floor.took_too_long(began, Instant::now());
         }
         let messages = messages?;
-        let answer = Answer::read(&messages)?;
+        let answer = Answer::read(&messages, stepped_around)?;
         if let Some(seen) = answer.seen.filter(|_| !in_turn) {
             self.floor.saw(seen, began, Instant::now());
         }
@@ -301,90 +293,4 @@ impl Claimer {
         };
         Ok(granted.iter().filter_map(still_granted).collect())
     }
-}
-
-impl Answer {
-    /// From the rows of the message's statements, whose columns have names of their own.
-    fn read(messages: &[SimpleQueryMessage]) -> Result<Answer, Failure> {
-        let missing = || Failure::undecodable("a claim", "a part of it");
-        let values = Values::of(messages);
-        let order_ids = values.numbers("order_ids")?;
-        let tokens = values.numbers("tokens")?;
-        if order_ids.len() != tokens.len() {
-            return Err(missing());
-        }
-        let granted = order_ids.into_iter().zip(tokens);
-        let mut locked = values.numbers("locked_first")?;
-        let passed_over = locked.first().copied();
-        locked.extend(values.numbers("locked_second")?);
-        let seen = Seen {
-            last_order_id: values.number("last_order_id")?.ok_or_else(missing)?,
-            oldest_running: values.number("oldest_running")?.ok_or_else(missing)?,
-            transaction: values.number("transaction")?,
-            claimed: values.number("claimed")?,
-            exhausted: values.number("exhausted")? == Some(1),
-            passed_over,
-        };
-        let next_due_in = values
-            .number("next_due_in_micros")?
-            .map(|micros| Duration::from_micros(micros.max(0).cast_unsigned()));
-        // Others may have their turn among those that this claim did not get to see to.
-        let more_turns = values.number("unseen")? == Some(turns::UNSEEN_MAX);
-        Ok(Answer {
-            granted: granted
-                .map(|(order_id, token)| Granted { order_id, token })
-                .collect(),
-            seen: (values.number("running")? == Some(1)).then_some(seen),
-            locked,
-            next_due_in: if more_turns {
-                Some(Duration::ZERO)
-            } else {
-                next_due_in
-            },
-            idle: values.number("open_orders")? == Some(0),
-            ordering: values
-                .number("stored_ordering")?
-                .and_then(codes::ordering_of)
-                .ok_or_else(missing)?,
-            processor: values
-                .number("stored_processor")?
-                .and_then(codes::processor_of)
-                .ok_or_else(missing)?,
-        })
-    }
-}
-
-/// What the statements of a message answered, a row each.
-struct Values<'m>(Vec<&'m SimpleQueryRow>);
-
-impl<'m> Values<'m> {
-    fn of(messages: &'m [SimpleQueryMessage]) -> Values<'m> {
-        let rows = messages.iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
-        Values(rows.collect())
-    }
-
-    fn text(&self, name: &str) -> Option<&'m str> {
-        self.0.iter().find_map(|row| {
-            let place = row.columns().iter().position(|column| column.name() == name)?;
-            row.get(place)
-        })
-    }
-
-    fn number(&self, name: &str) -> Result<Option<i64>, Failure> {
-        self.text(name).map(number).transpose()
-    }
-
-    /// Of an array, as in `{1,2}`.
-    fn numbers(&self, name: &str) -> Result<Vec<i64>, Failure> {
-        let text = self.text(name).unwrap_or_default();
-        let numbers = text.trim_matches(['{', '}']).split(',');
-        numbers.filter(|text| !text.is_empty()).map(number).collect()
-    }
-}
-
-fn number(text: &str) -> Result<i64, Failure> {
-    text.parse().map_err(|_| Failure::undecodable("a number", text))
 }

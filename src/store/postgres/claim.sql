@@ -1,6 +1,6 @@
 -- One message that claims, so that a node that freezes anywhere never holds the lock: see orderly.claim. :places, :spare,
 -- :time_ms, :lock, :node, :lease_micros, :suspect, :outside, :handed_out, :processor, :ordering, :second_line_first, :floor, :slot are
--- numbers put into the text.
+-- numbers put into the text, :stepped_around is an array of them.
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
 set local lock_timeout = :time_ms;
@@ -9,5 +9,5 @@ select order_ids, tokens, claimed, exhausted, running, last_order_id, oldest_run
 from orderly.claim(
     places => :places, claiming_node => :node, lease_micros => :lease_micros, takes_suspects => :suspect,
     is_outside => :outside, is_handed_out => :handed_out, known_processor => :processor, known_ordering => :ordering, second_first => :second_line_first, above => :floor,
-    spare => :spare, counter_slot => :slot, claim_lock => :lock);
+    spare => :spare, counter_slot => :slot, claim_lock => :lock, stepped_around => :stepped_around);
 commit

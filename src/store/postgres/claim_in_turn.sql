@@ -1,7 +1,8 @@
 -- One message that claims where the orders of a user wait for each other, so that a node that freezes anywhere never holds the
 -- lock: the server carries it out to its end without asking back. What comes out is small enough never to wait for a reader.
 -- Elsewhere it is orderly.claim, the same statements planned once; turns.rs puts in whose turn it is.
--- :places, :spare, :time_ms, :lock, :node, :lease_micros, :suspect, :outside, :handed_out, :processor, :ordering, :second_line_first, :floor, :slot are numbers put into the text.
+-- :places, :spare, :time_ms, :lock, :node, :lease_micros, :suspect, :outside, :handed_out, :processor, :ordering, :second_line_first, :floor, :slot are numbers put into the text,
+-- :stepped_around is an array of them: orders whose start the database refused, passed over as locked ones are.
 -- No order at or below :floor can be in the first line any more; see floor.rs.
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
@@ -39,6 +40,7 @@ with moment as materialized (
     from first_line cross join lateral (
         select 1 as locked from orderly.orders as o
         where o.order_id = first_line.order_id and o.status + 0 = 0 and o.due_at is null
+            and o.order_id <> all (:stepped_around)
         for update skip locked) as free
     limit :places
 ), second_line as materialized (
@@ -59,6 +61,7 @@ with moment as materialized (
     from second_line cross join lateral (
         select 1 as locked from orderly.orders as o
         where o.order_id = second_line.order_id and o.status + 0 = 0 and o.due_at is not null
+            and o.order_id <> all (:stepped_around)
         for update skip locked) as free
     where not suspect
     limit :places)
@@ -67,6 +70,7 @@ with moment as materialized (
     from second_line cross join lateral (
         select 1 as locked from orderly.orders as o
         where o.order_id = second_line.order_id and o.status + 0 = 0 and o.due_at is not null
+            and o.order_id <> all (:stepped_around)
         for update skip locked) as free
     where suspect
     limit least(:places, 1))
@@ -142,11 +146,12 @@ from lines cross join share;
 select pg_current_xact_id_if_assigned() as transaction,
     (select (extract(epoch from min(due_at) - clock_timestamp()) * 1000000)::int8 from (
         (select due_at from orderly.orders
-        where status = 0 and due_at is not null and crashes < 2
+        where status = 0 and due_at is not null and crashes < 2 and order_id <> all (:stepped_around)
         order by due_at, order_id limit 1)
         union all
         (select due_at from orderly.orders
         where status = 0 and due_at is not null and crashes >= 2 and :suspect = 1
+            and order_id <> all (:stepped_around)
         order by due_at, order_id limit 1)) as due
     where exists (select from orderly.queue where not paused)) as next_due_in_micros,
     (select sum(pending + processing)::int8 from orderly.counters) as open_orders,

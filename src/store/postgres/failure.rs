@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use tokio_postgres::error::SqlState;
 
-use crate::store::StoreError;
+use crate::order::OrderId;
+use crate::store::{RefusedOrder, StoreError};
 
 /// Classes of errors that follow from the values of a statement and from the rules that a database has for them: of a
 /// function, a foreign value, a cardinality, data, a constraint, a trigger, a routine, `with check`, a limit, `raise`.
@@ -36,12 +37,12 @@ pub(super) enum Failure {
     Hung(Arc<str>),
     /// Nothing stored, nor will be by any statement of the kind until an operator acts: a right was taken away, a
     /// table or a function is missing.
-    Forbidden(Arc<str>),
+    Forbidden { code: Arc<str>, text: Arc<str> },
     /// Nothing stored, and this statement would be refused again with the same values: a text that the encoding does not
     /// have, a check, a trigger.
     Rejected { code: Arc<str>, text: Arc<str> },
     /// Nothing stored; what that means for the next time is unknown.
-    Unexpected(Arc<str>),
+    Unexpected { code: Arc<str>, text: Arc<str> },
     /// Carried out, but the answer makes no sense.
     Unreadable(Arc<str>),
     /// Nothing stored: the store is closing.
@@ -75,6 +76,11 @@ impl Failure {
         Failure::Unreadable(format!("the database answered {what} that cannot be one: {found}").into())
     }
 
+    /// Reads a failure that the answer of a statement tells.
+    pub fn of_answer(code: &str, message: &str) -> Failure {
+        Failure::of_code(&SqlState::from_code(code), format!("{message} ({code})").into())
+    }
+
     fn of_code(code: &SqlState, text: Arc<str>) -> Failure {
         // Appendix A of PostgreSQL's manual.
         match code.code() {
@@ -91,12 +97,18 @@ impl Failure {
             // Connection trouble, also in a pooler's words; trouble of the server's machine or of itself.
             other if ["08", "58", "XX", "F0"].contains(&&other[..2]) => Failure::Unknown(text),
             // A right, a table, a column, a function, a schema. A statement that is wrong in itself fails in every test.
-            other if other.starts_with("42") || other.starts_with("3F") => Failure::Forbidden(text),
+            other if other.starts_with("42") || other.starts_with("3F") => Failure::Forbidden {
+                code: other.into(),
+                text,
+            },
             other if REJECTIONS.contains(&&other[..2]) => Failure::Rejected {
                 code: other.into(),
                 text,
             },
-            _ => Failure::Unexpected(text),
+            other => Failure::Unexpected {
+                code: other.into(),
+                text,
+            },
         }
     }
 
@@ -111,9 +123,9 @@ impl Failure {
             | Failure::Unsuitable(_)
             | Failure::TimedOut(_)
             | Failure::Again(_)
-            | Failure::Forbidden(_)
+            | Failure::Forbidden { .. }
             | Failure::Rejected { .. }
-            | Failure::Unexpected(_)
+            | Failure::Unexpected { .. }
             | Failure::Closed => false,
         }
     }
@@ -122,8 +134,33 @@ impl Failure {
     pub fn may_be_of_one(&self) -> bool {
         matches!(
             self,
-            Failure::Forbidden(_) | Failure::Rejected { .. } | Failure::Unexpected(_)
+            Failure::Forbidden { .. } | Failure::Rejected { .. } | Failure::Unexpected { .. }
         )
+    }
+
+    /// Returns the failure of a call that failed alone while the store takes orders: it is this call that is refused.
+    pub fn of_one(self) -> Failure {
+        match self {
+            Failure::Forbidden { code, text } | Failure::Unexpected { code, text } => {
+                Failure::Rejected { code, text }
+            }
+            known => known,
+        }
+    }
+
+    /// Describes the refusal of one order that the statement was about.
+    pub fn of_order(&self, order_id: OrderId, attempted: &'static str) -> RefusedOrder {
+        let code = match self {
+            Failure::Forbidden { code, .. }
+            | Failure::Rejected { code, .. }
+            | Failure::Unexpected { code, .. } => reason(code),
+            _ => String::new(),
+        };
+        RefusedOrder {
+            order_id,
+            code,
+            reason: self.to_error(attempted).to_string(),
+        }
     }
 
     /// Whether the connection may be used on.
@@ -132,9 +169,9 @@ impl Failure {
             Failure::DiskFull
             | Failure::TimedOut(_)
             | Failure::Again(_)
-            | Failure::Forbidden(_)
+            | Failure::Forbidden { .. }
             | Failure::Rejected { .. }
-            | Failure::Unexpected(_)
+            | Failure::Unexpected { .. }
             | Failure::Unreadable(_)
             | Failure::Closed => true,
             // Of a server that only reads: another connection may lead to the one that writes now.
@@ -157,14 +194,14 @@ impl Failure {
             | Failure::Unsuitable(text)
             | Failure::TimedOut(text)
             | Failure::Again(text)
-            | Failure::Unexpected(text)
-            | Failure::Forbidden(text) => StoreError::Unavailable {
+            | Failure::Unexpected { text, .. }
+            | Failure::Forbidden { text, .. } => StoreError::Unavailable {
                 attempted,
                 source: anyhow::Error::msg(text.to_string()),
             },
             Failure::Rejected { code, text } => StoreError::Refused {
                 attempted,
-                reason: format!("SQLSTATE {code}"),
+                reason: reason(code),
                 source: anyhow::Error::msg(text.to_string()),
             },
             Failure::Unknown(text) | Failure::Hung(text) | Failure::Unreadable(text) => {
@@ -183,9 +220,9 @@ impl Failure {
             | Failure::Hung(text)
             | Failure::Again(text)
             | Failure::Unreadable(text) => Failure::Unavailable(text),
-            Failure::Unexpected(text) | Failure::Forbidden(text) | Failure::Rejected { text, .. } => {
-                Failure::Refused(text)
-            }
+            Failure::Unexpected { text, .. }
+            | Failure::Forbidden { text, .. }
+            | Failure::Rejected { text, .. } => Failure::Refused(text),
             known => known,
         }
     }
@@ -197,6 +234,10 @@ impl Failure {
             known => known,
         }
     }
+}
+
+fn reason(code: &str) -> String {
+    format!("SQLSTATE {code}")
 }
 
 /// The driver's text where the server wants a password and the driver has none, and the text that people read.

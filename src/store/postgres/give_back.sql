@@ -1,7 +1,7 @@
 -- Takes back orders whose leases ran out, the oldest first; those that another node takes back at this moment are left
 -- to it. Served by orders_status (a range, so that no other index gives the order): as many rows as orders are being processed, which the slots of the nodes limit.
 -- $1: who asks, $2: crashes that make an order poison, $3: most orders, $4: counter row, $5: the only orders to look at, or
--- null.
+-- null, $6: the order behind which to look.
 -- Where the orders of a user wait for each other, the next claim sees to the turns of all that changes (see turns.rs).
 with moment as materialized (
     select clock_timestamp() as at,
@@ -13,7 +13,7 @@ with moment as materialized (
             select from orderly.nodes as n where n.node = o.node and n.expires_at >= (select at from moment))) as died,
         o.outside
     from orderly.orders as o
-    where o.status >= 1 and o.status <= 1 and o.lease_expires_at < (select at from moment)
+    where (o.status, o.order_id) > (1, $6) and o.status <= 1 and o.lease_expires_at < (select at from moment)
         and ($5::int8[] is null or o.order_id = any ($5::int8[]))
     order by o.status, o.order_id
     limit $3 + 1
@@ -71,4 +71,5 @@ with moment as materialized (
             and not exists (select from orderly.orders as o where o.status = 1 and o.node = n.node)
         for update skip locked)
 )
-select order_id, status, (select count(*) from found) > $3 as more from ended
+select order_id, status, case when (select count(*) from found) > $3 then (select max(order_id) from expired) end as next
+from ended

@@ -15,6 +15,7 @@ use super::classes::Class;
 use super::failure::Failure;
 use super::link::Link;
 use super::pool::Pool;
+use super::probe;
 use super::shared::Shared;
 use crate::store::StoreError;
 
@@ -264,7 +265,10 @@ async fn carry_out<C: Call>(
 ) -> Vec<Waiting<C>> {
     let started = Instant::now();
     let calls: Vec<&C> = group.iter().map(|waiting| &waiting.call).collect();
-    let result = C::carry_out(&calls, &mut link, &shared).await;
+    let mut result = C::carry_out(&calls, &mut link, &shared).await;
+    if let (Err(failure), [_], true) = (&result, &calls[..], C::STORES) {
+        result = Err(probe::judged(failure.clone(), &mut link).await);
+    }
     idle.put_back(link);
     let failure = match result {
         Ok(answers) => {

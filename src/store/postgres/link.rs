@@ -131,6 +131,15 @@ impl Link {
                 }
                 Err(failure)
             }
+            Err(failure) if failure.may_be_of_one() => {
+                // What follows finds no lock that the text took, and no transaction that it began.
+                let ended = answered_within(LOOK_TIME_MAX, lent.begin().simple_query("rollback")).await;
+                if ended.is_ok() {
+                    lent.answered();
+                }
+                self.state().failed(&failure);
+                Err(failure)
+            }
             // The text may have begun a transaction: the connection is not used on.
             Err(failure) => {
                 self.failed(lent, &failure);
@@ -205,7 +214,7 @@ impl Link {
         }
     }
 
-    fn state(&self) -> &State {
+    pub fn state(&self) -> &State {
         self.pool.connector().state()
     }
 }

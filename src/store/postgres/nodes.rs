@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 use super::connect::ANSWER_TIME_MAX;
 use super::durability::Durability;
 use super::failure::Failure;
+use super::halves::Halves;
 use super::link::Link;
 use super::rows;
 use super::settle::micros;
@@ -15,7 +16,7 @@ use super::shared::Shared;
 use super::state::State;
 use crate::lease::NodeId;
 use crate::order::OrderId;
-use crate::store::{Heartbeat, RefusedOrder, Renewed, codes};
+use crate::store::{Heartbeat, Renewed, codes};
 
 /// Of a lease, for the answer to a heartbeat: what hangs for longer is given up while there is time for another one.
 const LEASE_SHARE: u32 = 3;
@@ -23,35 +24,41 @@ const LEASE_SHARE: u32 = 3;
 const ANSWER_TIME_MIN: Duration = Duration::from_millis(330);
 
 /// A heartbeat. When the database refuses it for what may be one order's fault, the node lives all the same, and the leases
-/// are extended one by one.
+/// are extended by halves.
 pub(super) async fn renew(
     link: &mut Link,
     shared: &Shared,
     state: &State,
     heartbeat: &Heartbeat,
 ) -> Result<Renewed, Failure> {
-    match renew_all(link, shared, state, heartbeat).await {
-        Err(failure) if failure.may_be_of_one() && !heartbeat.leases.is_empty() => {}
-        renewed => return renewed,
-    }
     let only = |leases| Heartbeat {
         leases,
         ..heartbeat.clone()
     };
-    let mut renewed = renew_all(link, shared, state, &only(Vec::new())).await?;
-    for key in &heartbeat.leases {
-        match renew_all(link, shared, state, &only(vec![*key])).await {
-            Ok(one) => {
-                renewed.lost.extend(one.lost);
-                renewed.locked.extend(one.locked);
+    let mut beaten = renew_all(link, shared, state, heartbeat).await;
+    let mut halves = Halves::of(heartbeat.leases.clone());
+    if let Err(failure) = &beaten
+        && failure.may_be_of_one()
+        && let Some(all) = halves.next()
+    {
+        halves.failed(all, failure.clone())?;
+        beaten = renew_all(link, shared, state, &only(Vec::new())).await;
+    } else {
+        halves = Halves::of(Vec::new());
+    }
+    // Whatever becomes of the leases.
+    shared.listed.send_replace(beaten.is_ok());
+    let mut renewed = beaten?;
+    while let Some(some) = halves.next() {
+        match renew_all(link, shared, state, &only(some.clone())).await {
+            Ok(part) => {
+                renewed.lost.extend(part.lost);
+                renewed.locked.extend(part.locked);
             }
-            Err(failure) if failure.may_be_of_one() => renewed.refused.push(RefusedOrder {
-                order_id: key.order_id,
-                reason: failure.to_error("renew a lease").to_string(),
-            }),
-            Err(failure) => return Err(failure),
+            Err(failure) => halves.failed(some, failure)?,
         }
     }
+    renewed.refused = halves.refused("renew a lease");
     Ok(renewed)
 }
 
@@ -88,7 +95,6 @@ async fn renew_all(
             ],
         )
         .await;
-    shared.listed.send_replace(beaten.is_ok());
     let answer = beaten?;
     state.stored();
     let row = rows::only(&answer)?;

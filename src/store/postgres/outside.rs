@@ -5,6 +5,7 @@ use tokio_postgres::types::Type;
 use super::failure::Failure;
 use super::links::Links;
 use super::locked::Patience;
+use super::probe;
 use super::query::Reads;
 use super::rows;
 use super::settle::micros;
@@ -33,7 +34,11 @@ pub(super) async fn hold(
                     (&micros(hold.run_max), Type::INT8),
                 ],
             )
-            .await?;
+            .await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => return Err(probe::judged(failure, &mut links.link()).await),
+        };
         let Some(row) = answer.first() else {
             return Ok(Held::Stale);
         };

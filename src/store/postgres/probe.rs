@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::failure::Failure;
+use super::link::Link;
 use super::links::Links;
 use super::message::with_numbers;
 use super::shared::Shared;
 use super::state::State;
+use crate::store::StoreHealth;
 
 /// The longest time for one probe to wait for a table that another session holds, and to run.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -40,10 +42,10 @@ async fn settle_doubt(state: &State, links: &Links) {
     let mut pause = PAUSE_MIN;
     while let Err(failure) = links.flight(&message(state)).await {
         match failure {
-            Failure::Forbidden(text)
+            Failure::Forbidden { text, .. }
             | Failure::Rejected { text, .. }
             | Failure::TimedOut(text)
-            | Failure::Unexpected(text) => state.cannot_write(&text),
+            | Failure::Unexpected { text, .. } => state.cannot_write(&text),
             // The connection has told.
             _ => {}
         }
@@ -60,6 +62,23 @@ async fn settle_doubt(state: &State, links: &Links) {
     state.can_write();
     // One refusal after the other is no reason for a probe after each.
     sleep(PAUSE_MIN).await;
+}
+
+/// Judges the failure of a call that failed alone: where the store takes orders, it is this call that is refused.
+pub(super) async fn judged(failure: Failure, link: &mut Link) -> Failure {
+    let may_be_of_the_store = matches!(failure, Failure::Forbidden { .. } | Failure::Unexpected { .. });
+    if may_be_of_the_store && passes(link).await {
+        failure.of_one()
+    } else {
+        failure
+    }
+}
+
+/// Reports whether the store takes orders, by a probe unless it is known not to.
+pub(super) async fn passes(link: &mut Link) -> bool {
+    let state = link.state();
+    let message = message(state);
+    state.health() == StoreHealth::Ready && link.flight(&message).await.is_ok()
 }
 
 fn message(state: &State) -> String {

@@ -1,12 +1,12 @@
 -- Sees to the turns of at most :unseen_max changed orders, the oldest first: for each of their users, the first order that is
 -- open has its turn when it is Pending and none is in processing; with :blocks, a Failed order is open as well. Under the
 -- claim's lock. What another transaction is changing at this moment, or has changed since this statement began, is left to the
--- next claim; so is a user whose turn is to be moved from or to an order that another session has locked, as long as that
--- lasts: the first of the changed orders, and the one whose turn it would be, stay marked.
+-- next claim; so is a user whose turn is to be moved from or to an order that another session has locked, or that
+-- the database refuses to change, as long as that lasts: the first of the changed orders, and the one whose turn it would be, stay marked.
 -- Served by orders_unseen, orders_user and orders_turn.
 with unseen as materialized (
     select order_id, user_id, version from orderly.orders
-    where turn = 2
+    where turn = 2 and order_id <> all (:stepped_around)
     order by order_id + 0
     limit :unseen_max
     for update skip locked
@@ -47,6 +47,7 @@ with unseen as materialized (
     from moved cross join lateral (
         select 1 as locked from orderly.orders as o
         where o.order_id = moved.order_id and o.status + 0 = 0 and o.turn = 1 - moved.turn
+            and o.order_id <> all (:stepped_around)
         for update skip locked) as free
 ), held_up as materialized (
     select distinct user_id from moved where order_id not in (select order_id from free)

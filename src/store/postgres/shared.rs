@@ -12,6 +12,7 @@ use super::unanswered::Unanswered;
 use crate::metrics::Metrics;
 use crate::order::{self, OrderId};
 use crate::store::Wakeups;
+use crate::store::refusals::Refusals;
 
 /// Rows of counters, as the schema has them. Many more than statements are under way at once: two that take the same one
 /// wait for each other.
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     told_ordering: Option<order::Ordering>,
     /// Orders that other sessions of the database have locked.
     pub locked: Locked,
+    /// Orders that the database refuses to start or to take back.
+    pub refusals: Refusals,
     /// Results that were sent and not answered.
     pub unanswered: Unanswered,
     /// The store takes no further calls.
@@ -71,6 +74,7 @@ impl Shared {
             ordering: watch::Sender::new(told_ordering.unwrap_or_default()),
             told_ordering,
             locked: Locked::default(),
+            refusals: Refusals::default(),
             unanswered: Unanswered::default(),
             closing: CancellationToken::new(),
         }

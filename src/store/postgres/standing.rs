@@ -83,6 +83,7 @@ pub(super) async fn standing(
         suspect: rows::count(row, ORDER_COLUMNS)? >= SUSPECT_CRASHES,
         waits_for,
         place,
+        refused: None,
         locked_by: holders(source, &[id]).await?.pop().map(|holding| holding.holder),
         queue,
         read_at,

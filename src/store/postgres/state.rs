@@ -133,9 +133,9 @@ impl State {
             }
             // May be of one call or one row: a probe finds out.
             Failure::TimedOut(_)
-            | Failure::Forbidden(_)
+            | Failure::Forbidden { .. }
             | Failure::Rejected { .. }
-            | Failure::Unexpected(_) => self.doubted.notify_one(),
+            | Failure::Unexpected { .. } => self.doubted.notify_one(),
             Failure::Again(_) | Failure::Unreadable(_) | Failure::Closed => {}
         }
     }

@@ -10,7 +10,7 @@ use super::turns;
 use crate::event::EventKind;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::columns::order_columns;
-use crate::store::{Acted, RedriveQuery, Redriven, SWEEP_ORDERS_MAX};
+use crate::store::{Acted, RedriveQuery, Redriven, RefusedOrder, SWEEP_ORDERS_MAX};
 
 pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, CallError> {
     let Some(order) = query::order(group.connection, order_id)? else {
@@ -35,7 +35,7 @@ pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, 
     Ok(Acted::Done(cancelled))
 }
 
-pub(super) fn redrive(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, CallError> {
+pub(super) fn redrive(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, rusqlite::Error> {
     let Some(order) = query::order(group.connection, order_id)? else {
         return Ok(Acted::Unknown);
     };
@@ -76,19 +76,27 @@ fn record(
     })
 }
 
-pub(super) fn redrive_matching(group: &mut Group<'_>, query: &RedriveQuery) -> Result<Redriven, CallError> {
+/// Answers also which orders were refused among the others.
+pub(super) fn redrive_matching(
+    group: &mut Group<'_>,
+    query: &RedriveQuery,
+) -> Result<(Redriven, Vec<RefusedOrder>), CallError> {
     let (matching, more) = matching(group.connection, query)?;
     let mut retried = 0;
+    let mut refused = Vec::new();
     for order_id in &matching {
-        if let Acted::Done(_) = redrive(group, *order_id)? {
-            retried += 1;
+        match group.part(|group| redrive(group, *order_id))? {
+            Ok(Acted::Done(_)) => retried += 1,
+            Ok(Acted::Refused(_) | Acted::Unknown) => {}
+            Err(refusal) => refused.push(refusal.of_order(*order_id)),
         }
     }
-    Ok(Redriven {
+    let redriven = Redriven {
         matched: matching.len(),
         retried,
         more,
-    })
+    };
+    Ok((redriven, refused))
 }
 
 /// What `redrive_matching` would take.

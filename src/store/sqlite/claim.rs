@@ -1,51 +1,117 @@
-//! Handing out due orders: the first line in order of acceptance, the second by due time.
+//! Handing out due orders: the first line in order of acceptance, the second by due time; around orders whose start the
+//! database refuses.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rusqlite::Row;
 
-use super::group::{CallError, Change, Group, Run};
+use super::group::{CallError, Change, Group, Run, require_changed};
 use super::statements::Hot;
+use super::writer::Writer;
 use super::{rows, turns};
 use crate::event::EventKind;
 use crate::lease::Lease;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::columns::ORDER_COLUMNS;
-use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES};
+use crate::store::refusals::Refusals;
+use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, RefusedOrder, SUSPECT_CRASHES, StoreError};
 use crate::time::Timestamp;
 
-/// `second_line_first` says which line gets the odd place when both have work; it turns whenever it was asked.
+/// How a claim treats orders that the database may refuse to start.
+#[derive(Default)]
+pub(super) struct Care {
+    /// Orders to step around, by rising id.
+    pub stepped_around: Vec<OrderId>,
+    /// Starts each order alone, so that a refusal is that order's.
+    pub one_by_one: bool,
+}
+
+impl Care {
+    fn steps_around(&self, id: OrderId) -> bool {
+        self.stepped_around.binary_search(&id).is_ok()
+    }
+}
+
+/// Claims around the orders known to be refused. Where the database refuses the claim for what may be one order's fault, starts
+/// them one by one and claims around those that are refused.
+pub(super) async fn claim_around_refused(
+    writer: &Writer,
+    refusals: &Refusals,
+    request: ClaimRequest,
+    second_line_first: &Arc<AtomicBool>,
+) -> Result<Claimed, StoreError> {
+    let stepped_around = refusals.to_step_around();
+    let claim = async |one_by_one| {
+        let turn = second_line_first.clone();
+        let care = Care {
+            stepped_around: stepped_around.clone(),
+            one_by_one,
+        };
+        let claim = writer.call("claim orders", move |group| claim(group, &request, &turn, &care));
+        claim.await
+    };
+    let (mut claimed, refused) = match claim(false).await {
+        Err(StoreError::Refused { .. }) => claim(true).await?,
+        claimed => claimed?,
+    };
+    // A claim that looked at no order says nothing of any.
+    if request.orders_max > 0 && !claimed.paused {
+        let finds_more = !refused.is_empty() && refusals.claimed(&stepped_around, refused);
+        claimed.next_due_in = if finds_more {
+            Some(Duration::ZERO)
+        } else {
+            refusals.sooner(claimed.next_due_in)
+        };
+    }
+    Ok(claimed)
+}
+
+/// `second_line_first` says which line gets the odd place when both have work; it turns whenever it was asked. Answers also
+/// which orders the database refused to start.
 pub(super) fn claim(
     group: &mut Group<'_>,
     request: &ClaimRequest,
     second_line_first: &AtomicBool,
-) -> Result<Claimed, CallError> {
+    care: &Care,
+) -> Result<(Claimed, Vec<RefusedOrder>), CallError> {
     if group.totals.paused {
-        return Ok(Claimed {
+        let paused = Claimed {
             idle: group.totals.counters.open() == 0,
             paused: true,
             ..Claimed::default()
-        });
+        };
+        return Ok((paused, Vec::new()));
     }
     let places = request.orders_max.min(CLAIM_ORDERS_MAX);
-    let first_line = first_line(group, places)?;
-    let second_line = second_line(group, places, request.suspect)?;
+    let first_line = first_line(group, places + care.stepped_around.len())?;
+    let (mut passed_over, first_line): (Vec<OrderId>, Vec<OrderId>) =
+        first_line.into_iter().partition(|id| care.steps_around(*id));
+    let second_line = second_line(group, places, request.suspect, care)?;
     let tied = places > 0 && !first_line.is_empty() && !second_line.is_empty();
     let second_line_first = tied && second_line_first.fetch_not(Ordering::Relaxed);
     let (from_first, from_second) = share(places, first_line.len(), second_line.len(), second_line_first);
-    let mut leases = Vec::with_capacity(from_first + from_second);
-    for run in runs(&first_line[..from_first]) {
-        start_run(group, run, request, &mut leases)?;
-    }
-    for order_id in &second_line[..from_second] {
-        leases.push(start(group, *order_id, request)?);
-    }
-    Ok(Claimed {
-        leases,
-        next_due_in: next_due(group, request.suspect)?.map(|due| due.since(group.now)),
+    let mut starts = Starts {
+        request,
+        one_by_one: care.one_by_one,
+        leases: Vec::with_capacity(from_first + from_second),
+        refused: Vec::new(),
+    };
+    let position = group.totals.last_position;
+    starts.first_line(group, &first_line[..from_first])?;
+    passed_over.extend(starts.refused.iter().map(|refused| refused.order_id));
+    record_passed_over(group, position, &passed_over)?;
+    starts.second_line(group, &second_line[..from_second])?;
+    let refused = starts.refused.iter().map(|refused| refused.order_id);
+    let not_due: Vec<OrderId> = refused.chain(care.stepped_around.iter().copied()).collect();
+    let claimed = Claimed {
+        leases: starts.leases,
+        next_due_in: next_due(group, request.suspect, &not_due)?.map(|due| due.since(group.now)),
         idle: group.totals.counters.open() == 0,
         paused: false,
-    })
+    };
+    Ok((claimed, starts.refused))
 }
 
 /// How many of each line fill the places: while both have work, half each.
@@ -70,27 +136,97 @@ fn first_line(group: &Group<'_>, limit: usize) -> Result<Vec<OrderId>, rusqlite:
         .collect()
 }
 
-fn second_line(group: &Group<'_>, limit: usize, suspect: bool) -> Result<Vec<OrderId>, rusqlite::Error> {
+fn second_line(
+    group: &Group<'_>,
+    places: usize,
+    suspect: bool,
+    care: &Care,
+) -> Result<Vec<OrderId>, rusqlite::Error> {
     let due = |row: &Row<'_>| Ok((row.get::<_, Timestamp>(0)?, row.get::<_, OrderId>(1)?));
+    let is_free = |found: &(Timestamp, OrderId)| !care.steps_around(found.1);
+    let spare = care.stepped_around.len();
     let mut line = group
         .connection
         .prepare_cached(&turns::in_turn(
             include_str!("second_line.sql"),
             group.totals.ordering,
         ))?
-        .query_map((group.now, limit), due)?
+        .query_map((group.now, places + spare), due)?
         .collect::<Result<Vec<_>, _>>()?;
+    line.retain(is_free);
     if suspect {
-        let mut statement = group.connection.prepare_cached(&turns::in_turn(
-            include_str!("second_line_suspect.sql"),
-            group.totals.ordering,
-        ))?;
-        for found in statement.query_map([group.now], due)? {
-            line.push(found?);
-        }
+        let suspects = group
+            .connection
+            .prepare_cached(&turns::in_turn(
+                include_str!("second_line_suspect.sql"),
+                group.totals.ordering,
+            ))?
+            .query_map((group.now, 1 + spare), due)?
+            .collect::<Result<Vec<_>, _>>()?;
+        line.extend(suspects.into_iter().find(is_free));
         line.sort_unstable();
     }
     Ok(line.into_iter().map(|(_, order_id)| order_id).collect())
+}
+
+/// The orders that a claim starts.
+struct Starts<'r> {
+    request: &'r ClaimRequest,
+    one_by_one: bool,
+    leases: Vec<Lease>,
+    refused: Vec<RefusedOrder>,
+}
+
+impl Starts<'_> {
+    fn first_line(&mut self, group: &mut Group<'_>, ids: &[OrderId]) -> Result<(), rusqlite::Error> {
+        if self.one_by_one {
+            return self.second_line(group, ids);
+        }
+        for run in runs(ids) {
+            start_run(group, run, self.request, &mut self.leases)?;
+        }
+        Ok(())
+    }
+
+    fn second_line(&mut self, group: &mut Group<'_>, ids: &[OrderId]) -> Result<(), rusqlite::Error> {
+        for id in ids {
+            if self.one_by_one {
+                match group.part(|group| start(group, *id, self.request))? {
+                    Ok(lease) => self.leases.push(lease),
+                    Err(refusal) => self.refused.push(refusal.of_order(*id)),
+                }
+            } else {
+                self.leases.push(start(group, *id, self.request)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Records which earlier orders the starts of the first line behind this position passed over.
+fn record_passed_over(
+    group: &Group<'_>,
+    position: i64,
+    passed_over: &[OrderId],
+) -> Result<(), rusqlite::Error> {
+    if passed_over.is_empty() || group.totals.last_position == position {
+        return Ok(());
+    }
+    group
+        .connection
+        .prepare_cached(
+            "update events set passed_over = (
+                 select nullif(json_group_array(value), '[]') from json_each(?3) where value < order_id)
+             where position > ?1 and position <= ?2",
+        )?
+        .execute((position, group.totals.last_position, array(passed_over)))?;
+    Ok(())
+}
+
+/// The ids as an array of JSON.
+fn array(ids: &[OrderId]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    format!("[{}]", ids.join(","))
 }
 
 /// In the order given.
@@ -126,11 +262,7 @@ fn start_run(
         request.outside(),
         request.hands_out(),
     ))?;
-    assert_eq!(
-        started,
-        run.len(),
-        "nothing writes between two statements of a transaction"
-    );
+    require_changed(started, run.len())?;
     group.record_run(run, EventKind::Started, OrderStatus::Pending, request.node)
 }
 
@@ -159,7 +291,7 @@ fn start(group: &mut Group<'_>, order_id: OrderId, request: &ClaimRequest) -> Re
         .get(Hot::ReadWaiting)?
         .query_row([order_id], |row| granted(row, request, now))?;
     // Two plain statements cost half of one `update … returning`; the transaction makes them one.
-    group.statements.get(Hot::Start)?.execute((
+    let started = group.statements.get(Hot::Start)?.execute((
         order_id,
         lease.order.version,
         lease.order.attempts,
@@ -170,6 +302,7 @@ fn start(group: &mut Group<'_>, order_id: OrderId, request: &ClaimRequest) -> Re
         request.outside(),
         request.hands_out(),
     ))?;
+    require_changed(started, 1)?;
     group.record(Change {
         order_id,
         version: lease.order.version,
@@ -183,14 +316,18 @@ fn start(group: &mut Group<'_>, order_id: OrderId, request: &ClaimRequest) -> Re
 }
 
 /// When the next order of the second line that this node may take is due; past when it was left for lack of places.
-fn next_due(group: &Group<'_>, suspect: bool) -> Result<Option<Timestamp>, rusqlite::Error> {
+fn next_due(
+    group: &Group<'_>,
+    suspect: bool,
+    except: &[OrderId],
+) -> Result<Option<Timestamp>, rusqlite::Error> {
     group
         .connection
         .prepare_cached(&turns::in_turn(
             include_str!("next_due.sql"),
             group.totals.ordering,
         ))?
-        .query_row([suspect], |row| row.get(0))
+        .query_row((suspect, array(except)), |row| row.get(0))
 }
 
 #[cfg(test)]

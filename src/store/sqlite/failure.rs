@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use crate::order::OrderId;
 use crate::store::health::Health;
-use crate::store::{StoreError, StoreHealth};
+use crate::store::{RefusedOrder, StoreError, StoreHealth};
 use rusqlite::ffi;
 
 /// What became of a transaction that failed. Given to each of its callers.
@@ -24,8 +25,8 @@ pub(super) enum Failure {
     Unindexed,
     /// Nothing stored, and the call would be refused again: a constraint, a trigger, a value that is too large.
     Rejected { code: i32, text: Arc<str> },
-    /// Nothing stored; the statement is wrong, and would be again.
-    Unexpected(Arc<str>),
+    /// Nothing stored; the statement is wrong, and would be again. With SQLite's code where it was SQLite that found out.
+    Unexpected { code: Option<i32>, text: Arc<str> },
 }
 
 impl Failure {
@@ -35,9 +36,16 @@ impl Failure {
         if is_undecodable(error) {
             return Failure::Broken(text);
         }
+        if matches!(error, rusqlite::Error::StatementChangedRows(_)) {
+            let (code, text) = (
+                ffi::SQLITE_CONSTRAINT_TRIGGER,
+                "a trigger skips the change".into(),
+            );
+            return Failure::Rejected { code, text };
+        }
         let (Some(primary), Some(extended)) = (error.sqlite_error_code(), error.sqlite_extended_error_code())
         else {
-            return Failure::Unexpected(text);
+            return Failure::Unexpected { code: None, text };
         };
         match (primary, extended) {
             // The shared index grows with the WAL and meets the full disk as an input/output error.
@@ -62,7 +70,10 @@ impl Failure {
                 | rusqlite::ErrorCode::TypeMismatch,
                 code,
             ) => Failure::Rejected { code, text },
-            _ => Failure::Unexpected(text),
+            (_, code) => Failure::Unexpected {
+                code: Some(code),
+                text,
+            },
         }
     }
 
@@ -72,14 +83,25 @@ impl Failure {
             return Failure::Unindexed;
         }
         match Failure::of(error) {
-            Failure::Broken(text) | Failure::Unexpected(text) => Failure::Unknown(text),
+            Failure::Broken(text) | Failure::Unexpected { text, .. } => Failure::Unknown(text),
             nothing_stored => nothing_stored,
         }
     }
 
     /// Reports a refusal, which may concern only this call or every call of its kind.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Failure::Rejected { .. } | Failure::Unexpected(_))
+        matches!(self, Failure::Rejected { .. } | Failure::Unexpected { .. })
+    }
+
+    /// Returns the failure of a call that failed alone while the store takes orders: a rule fails at this call.
+    pub fn of_one(self) -> Failure {
+        match self {
+            Failure::Unexpected {
+                code: Some(code),
+                text,
+            } => Failure::Rejected { code, text },
+            known => known,
+        }
     }
 
     pub fn to_error(&self, attempted: &'static str) -> StoreError {
@@ -91,10 +113,10 @@ impl Failure {
             },
             Failure::Rejected { code, text } => StoreError::Refused {
                 attempted,
-                reason: format!("SQLite error {code}"),
+                reason: reason(*code),
                 source: anyhow::Error::msg(text.to_string()),
             },
-            Failure::Unknown(text) | Failure::Unexpected(text) => StoreError::Unexpected {
+            Failure::Unknown(text) | Failure::Unexpected { text, .. } => StoreError::Unexpected {
                 attempted,
                 source: anyhow::Error::msg(text.to_string()),
             },
@@ -104,6 +126,44 @@ impl Failure {
             },
         }
     }
+}
+
+/// Why the database refused a part of a call.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    /// Short ASCII without a word of a caller, as in [`StoreError::Refused`].
+    pub reason: String,
+    /// The database's own words.
+    pub text: String,
+}
+
+impl Refusal {
+    /// Reads an error that may concern this part alone: a refusal, or a rule that fails.
+    pub fn of(error: &rusqlite::Error) -> Option<Refusal> {
+        match Failure::of(error) {
+            Failure::Rejected { code, text }
+            | Failure::Unexpected {
+                code: Some(code),
+                text,
+            } => Some(Refusal {
+                reason: reason(code),
+                text: text.to_string(),
+            }),
+            _ => None,
+        }
+    }
+
+    pub fn of_order(self, order_id: OrderId) -> RefusedOrder {
+        RefusedOrder {
+            order_id,
+            code: self.reason,
+            reason: self.text,
+        }
+    }
+}
+
+fn reason(code: i32) -> String {
+    format!("SQLite error {code}")
 }
 
 /// A row that cannot be read as what was written: pages have no checksums, so this is how damage shows.
@@ -151,7 +211,7 @@ impl State {
                     self.health.works();
                 }
             }
-            Err(Failure::Rejected { text, .. } | Failure::Unexpected(text)) => {
+            Err(Failure::Rejected { text, .. } | Failure::Unexpected { text, .. }) => {
                 self.cannot_accept.store(true, Ordering::Relaxed);
                 self.health.fails(&text);
             }
@@ -168,7 +228,7 @@ impl State {
             Failure::DiskFull | Failure::Unindexed => self.health.fails("the disk is full"),
             Failure::Unavailable(text) => self.health.fails(text),
             Failure::Broken(text) | Failure::Unknown(text) => self.health.break_down(text),
-            Failure::Rejected { .. } | Failure::Unexpected(_) => {}
+            Failure::Rejected { .. } | Failure::Unexpected { .. } => {}
         }
     }
 

@@ -3,7 +3,7 @@
 
 use rusqlite::Connection;
 
-use super::failure::Failure;
+use super::failure::Refusal;
 use super::statements::{Hot, Statements};
 use crate::event::EventKind;
 use crate::lease::NodeId;
@@ -144,19 +144,21 @@ impl<'c> Group<'c> {
     pub fn part<T>(
         &mut self,
         part: impl FnOnce(&mut Group<'c>) -> Result<T, rusqlite::Error>,
-    ) -> Result<Result<T, String>, rusqlite::Error> {
+    ) -> Result<Result<T, Refusal>, rusqlite::Error> {
         let (totals, effects) = (self.totals, self.effects.marked());
         self.connection.prepare_cached("savepoint part")?.execute([])?;
         let done = match part(self) {
             Ok(done) => Ok(done),
-            Err(error) => match Failure::of(&error) {
-                Failure::Rejected { text, .. } => {
+            // A rule may have ended the whole transaction.
+            Err(error) if self.connection.is_autocommit() => return Err(error),
+            Err(error) => match Refusal::of(&error) {
+                Some(refusal) => {
                     self.connection.prepare_cached("rollback to part")?.execute([])?;
                     self.totals = totals;
                     self.effects.back_to(effects);
-                    Err(text.to_string())
+                    Err(refusal)
                 }
-                _ => return Err(error),
+                None => return Err(error),
             },
         };
         self.connection.prepare_cached("release part")?.execute([])?;
@@ -263,6 +265,16 @@ impl<'c> Group<'c> {
     pub fn next_order_id(&mut self) -> OrderId {
         self.totals.last_order_id += 1;
         OrderId(self.totals.last_order_id)
+    }
+}
+
+/// Returns an error unless a statement changed what it had to. Nothing else writes between two statements of a transaction: a
+/// rule of an operator's left an order as it was.
+pub(super) fn require_changed(changed: usize, expected: usize) -> Result<(), rusqlite::Error> {
+    if changed == expected {
+        Ok(())
+    } else {
+        Err(rusqlite::Error::StatementChangedRows(changed))
     }
 }
 

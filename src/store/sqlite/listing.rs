@@ -322,8 +322,8 @@ mod tests {
         for (statement, index, values) in [
             (include_str!("first_line.sql"), "orders_first", 1),
             (include_str!("second_line.sql"), "orders_due", 2),
-            (include_str!("second_line_suspect.sql"), "orders_suspect", 1),
-            (include_str!("expired_leases.sql"), "orders_processing", 2),
+            (include_str!("second_line_suspect.sql"), "orders_suspect", 2),
+            (include_str!("expired_leases.sql"), "orders_processing", 3),
         ] {
             let plan = plan(&connection, statement, vec![Value::Integer(1); values]);
             assert!(plan.contains(&format!("INDEX {index}")), "{plan}");

@@ -1,12 +1,15 @@
--- The earliest due time in the second line; suspects count only with ?1. Two looks at the head of an index each.
+-- The earliest due time in the second line; suspects count only with ?1, the orders of the
+-- array ?2 do not. Two looks at the head of an index each.
 select min(due_at) from (
     select * from (
         select due_at from orders indexed by orders_due
         where status = 0 and due_at is not null and crashes < 2
+            and order_id not in (select value from json_each(?2))
         order by due_at, order_id limit 1)
     union all
     select * from (
         select due_at from orders indexed by orders_suspect
         where status = 0 and due_at is not null and crashes >= 2 and ?1
+            and order_id not in (select value from json_each(?2))
         order by due_at, order_id limit 1)
 )

@@ -4,7 +4,7 @@ use super::group::{CallError, Group};
 use super::presence::Presence;
 use super::settle;
 use crate::lease::{LeaseKey, NodeId};
-use crate::store::{GivenBack, Heartbeat, RefusedOrder, Renewed, codes};
+use crate::store::{GivenBack, Heartbeat, Renewed, codes};
 
 /// The file has one server at a time, so whatever an earlier node held is free at once.
 pub(super) fn join(
@@ -42,10 +42,7 @@ pub(super) fn renew(
         match group.part(|group| extend(group, *key, heartbeat))? {
             Ok(true) => {}
             Ok(false) => renewed.lost.push(*key),
-            Err(reason) => renewed.refused.push(RefusedOrder {
-                order_id: key.order_id,
-                reason,
-            }),
+            Err(refusal) => renewed.refused.push(refusal.of_order(key.order_id)),
         }
     }
     Ok(renewed)

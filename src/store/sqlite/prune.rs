@@ -22,25 +22,30 @@ struct Seen {
 pub(super) fn prune(group: &mut Group<'_>, request: &Prune) -> Result<Pruned, CallError> {
     let cutoff = group.now.minus(request.older_than);
     let page = next_orders(group, request.after)?;
-    let (mut orders, mut events) = (0, 0);
+    let mut pruned = Pruned::default();
+    let mut events = 0;
     let mut last = None;
     for seen in &page {
         if seen.created_at >= cutoff {
-            return Ok(Pruned { orders, next: None });
+            return Ok(pruned);
         }
         if seen.finished_at.is_some_and(|finished_at| finished_at < cutoff) {
             if events >= PRUNE_EVENTS_MAX {
-                return Ok(Pruned { orders, next: last });
+                pruned.next = last;
+                return Ok(pruned);
             }
-            events += take_out(group, seen)?;
-            orders += 1;
+            match group.part(|group| take_out(group, seen))? {
+                Ok(taken_out) => {
+                    events += taken_out;
+                    pruned.orders += 1;
+                }
+                Err(refusal) => pruned.refused.push(refusal.of_order(seen.order_id)),
+            }
         }
         last = Some(seen.order_id);
     }
-    Ok(Pruned {
-        orders,
-        next: last.filter(|_| page.len() == PRUNE_ORDERS_MAX),
-    })
+    pruned.next = last.filter(|_| page.len() == PRUNE_ORDERS_MAX);
+    Ok(pruned)
 }
 
 fn next_orders(group: &Group<'_>, after: Option<OrderId>) -> Result<Vec<Seen>, rusqlite::Error> {

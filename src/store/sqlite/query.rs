@@ -134,7 +134,7 @@ fn oldest_waiting(
         .optional()?;
     let second_line: Option<Timestamp> = connection
         .prepare_cached(&turns::in_turn(include_str!("next_due.sql"), ordering))?
-        .query_row([true], |row| row.get(0))?;
+        .query_row((true, "[]"), |row| row.get(0))?;
     let second_line = second_line.filter(|due_at| *due_at <= now);
     Ok(first_line
         .into_iter()

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use rusqlite::OptionalExtension;
 
-use super::group::{CallError, Change, Group, Run};
+use super::group::{CallError, Change, Group, Run, require_changed};
 use super::statements::Hot;
 use super::turns;
 use crate::event::EventKind;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{OrderStatus, Ordering};
+use crate::order::{OrderId, OrderStatus, Ordering};
 use crate::portable_json::JsonText;
 use crate::store::ending::End;
-use crate::store::{GiveBack, GivenBack, RefusedOrder, SWEEP_ORDERS_MAX, Settled};
+use crate::store::{GiveBack, GivenBack, SWEEP_ORDERS_MAX, Settled};
 use crate::time::Timestamp;
 
 pub(super) fn settle(
@@ -77,10 +77,7 @@ fn complete_run(group: &mut Group<'_>, first: LeaseKey, orders: usize) -> Result
         .statements
         .get(Hot::CompleteRun)?
         .execute((run.first, run.last, token, now))?;
-    assert_eq!(
-        completed, orders,
-        "nothing writes between two statements of a transaction"
-    );
+    require_changed(completed, orders)?;
     group.totals.counters.processing_micros += took;
     group.record_run(run, EventKind::Completed, OrderStatus::Processing, first.node)?;
     Ok(true)
@@ -155,10 +152,7 @@ fn end_attempt(
         end.result.as_ref().map(JsonText::as_str),
         turn,
     ))?;
-    assert_eq!(
-        changed, 1,
-        "nothing writes between two statements of a transaction"
-    );
+    require_changed(changed, 1)?;
     if status == OrderStatus::Completed {
         group.totals.counters.processing_micros += micros(group.now.since(attempted.processing_at));
     }
@@ -195,7 +189,12 @@ pub(super) fn micros(span: Duration) -> u64 {
 }
 
 pub(super) fn give_back_expired(group: &mut Group<'_>, request: &GiveBack) -> Result<GivenBack, CallError> {
-    let mut expired = held(group, include_str!("expired_leases.sql"), Some(group.now))?;
+    let mut expired = held(
+        group,
+        include_str!("expired_leases.sql"),
+        Some(group.now),
+        request.after,
+    )?;
     let more = expired.len() > SWEEP_ORDERS_MAX;
     expired.truncate(SWEEP_ORDERS_MAX);
     let mut given_back = give_back(group, &expired, request.crashes_max, |group, held| {
@@ -203,26 +202,24 @@ pub(super) fn give_back_expired(group: &mut Group<'_>, request: &GiveBack) -> Re
         let node = held.key.node;
         Ok(held.outside || (node != request.node && !lives(group, node)?))
     })?;
-    // Orders that are refused again would be found again.
-    given_back.more = more && given_back.pending + given_back.poisoned > 0;
+    given_back.next = expired.last().map(|last| last.key.order_id).filter(|_| more);
     Ok(given_back)
 }
 
 /// Everything that nodes hold: only right where no other node can live.
 pub(super) fn give_back_all(group: &mut Group<'_>, crashes_max: u32) -> Result<GivenBack, CallError> {
     let mut total = GivenBack::default();
+    let mut after = None;
     loop {
-        let held = held(group, include_str!("all_leases.sql"), None)?;
-        if held.is_empty() {
+        let held = held(group, include_str!("all_leases.sql"), None, after)?;
+        let Some(last) = held.last() else {
             return Ok(total);
-        }
+        };
+        after = Some(last.key.order_id);
         let given_back = give_back(group, &held, crashes_max, |_, _| Ok(true))?;
         total.pending += given_back.pending;
         total.poisoned += given_back.poisoned;
-        if given_back.refused.len() == held.len() {
-            total.refused = given_back.refused;
-            return Ok(total);
-        }
+        total.refused.extend(given_back.refused);
     }
 }
 
@@ -234,11 +231,17 @@ struct Held {
 }
 
 /// One more than [`SWEEP_ORDERS_MAX`], to tell whether there are more.
-fn held(group: &Group<'_>, statement: &str, at: Option<Timestamp>) -> Result<Vec<Held>, rusqlite::Error> {
+fn held(
+    group: &Group<'_>,
+    statement: &str,
+    at: Option<Timestamp>,
+    after: Option<OrderId>,
+) -> Result<Vec<Held>, rusqlite::Error> {
+    let after = after.unwrap_or(OrderId(0));
     group
         .connection
         .prepare_cached(statement)?
-        .query_map((at, SWEEP_ORDERS_MAX + 1), |row| {
+        .query_map((at, SWEEP_ORDERS_MAX + 1, after), |row| {
             Ok(Held {
                 key: LeaseKey {
                     order_id: row.get(0)?,
@@ -272,10 +275,7 @@ fn give_back(
         match group.part(|group| end_attempt(group, lease.key, end, crashes))? {
             Ok(_) if is_poison => given_back.poisoned += 1,
             Ok(_) => given_back.pending += 1,
-            Err(reason) => given_back.refused.push(RefusedOrder {
-                order_id: lease.key.order_id,
-                reason,
-            }),
+            Err(refusal) => given_back.refused.push(refusal.of_order(lease.key.order_id)),
         }
     }
     group.effects.leases_lost += (given_back.pending + given_back.poisoned) as u64;

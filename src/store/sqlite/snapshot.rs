@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::failure::Failure;
 use super::group::Totals;
@@ -91,13 +92,13 @@ impl Snapshot for SqliteSnapshot {
     ) -> Result<Vec<EventRecord>, StoreError> {
         self.read("read the feed of a snapshot", move |connection| {
             let mut statement = connection.prepare_cached(&format!(
-                "select {EVENT_COLUMNS}, position from events where position > ?1 order by position limit ?2"
+                "select {EVENT_COLUMNS}, position, passed_over from events where position > ?1 order by position limit ?2"
             ))?;
             let records = statement.query_map((after.unwrap_or(0), limit.min(FEED_EVENTS_MAX)), |row| {
                 Ok(EventRecord {
                     position: row.get(EVENT_COLUMNS_COUNT)?,
                     event: rows::event(row)?,
-                    passed_over: Vec::new(),
+                    passed_over: passed_over(row)?,
                 })
             })?;
             records.collect()
@@ -154,9 +155,17 @@ impl Snapshot for SqliteSnapshot {
         .await
     }
 
-    /// Returns no orders: no claim passes any over, as there is one writer.
     async fn passed_over(&mut self) -> Result<HashSet<OrderId>, StoreError> {
-        Ok(HashSet::new())
+        self.read("read what claims of a snapshot passed over", |connection| {
+            connection
+                .prepare_cached(
+                    "select distinct passed.value from events, json_each(events.passed_over) as passed
+                     where events.passed_over is not null",
+                )?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })
+        .await
     }
 
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {
@@ -308,17 +317,28 @@ fn orders_after(
 fn events_of(connection: &Connection, order_id: OrderId) -> Result<Vec<EventRecord>, rusqlite::Error> {
     connection
         .prepare_cached(&format!(
-            "select {EVENT_COLUMNS}, position from events indexed by events_order
+            "select {EVENT_COLUMNS}, position, passed_over from events indexed by events_order
              where order_id = ?1 order by version"
         ))?
         .query_map([order_id], |row| {
             Ok(EventRecord {
                 event: rows::event(row)?,
                 position: row.get(EVENT_COLUMNS_COUNT)?,
-                passed_over: Vec::new(),
+                passed_over: passed_over(row)?,
             })
         })?
         .collect()
+}
+
+/// The orders that the claim of an event passed over: an array of JSON, which SQLite wrote.
+fn passed_over(row: &Row<'_>) -> Result<Vec<OrderId>, rusqlite::Error> {
+    let column = EVENT_COLUMNS_COUNT + 1;
+    let Some(text) = row.get::<_, Option<String>>(column)? else {
+        return Ok(Vec::new());
+    };
+    let ids: Vec<i64> = serde_json::from_str(&text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into()))?;
+    Ok(ids.into_iter().map(OrderId).collect())
 }
 
 fn keys_after(

@@ -65,6 +65,7 @@ pub(super) fn standing(
         waits_for,
         place,
         locked_by: None,
+        refused: None,
         read_at: now,
     }))
 }

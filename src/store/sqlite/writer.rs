@@ -214,14 +214,14 @@ impl WriterThread {
             let group = calls.drain(..attempted);
             match result {
                 // One wrong call must not fail the others of its group: it is looked for by halves.
-                Err(Failure::Rejected { .. } | Failure::Unexpected(_)) if attempted > 1 => {
+                Err(failure) if failure.is_refusal() && attempted > 1 => {
                     let mut first: Vec<Box<dyn Call>> = group.collect();
                     let mut second = first.split_off(attempted / 2);
                     self.carry_out(&mut first);
                     self.carry_out(&mut second);
                 }
                 result => {
-                    let failure = result.err();
+                    let mut failure = result.err();
                     // Noted first, so that whoever is told of a failure finds the store not ready.
                     if let Some(failure) = &failure {
                         self.parts.notes.failed(failure);
@@ -231,7 +231,11 @@ impl WriterThread {
                     if failure.as_ref().is_some_and(Failure::is_refusal)
                         || (failure.is_none() && self.parts.notes.state.cannot_accept())
                     {
-                        self.parts.notes.state.probed(self.probe());
+                        let probed = self.probe();
+                        if probed.is_ok() {
+                            failure = failure.map(Failure::of_one);
+                        }
+                        self.parts.notes.state.probed(probed);
                     }
                     for call in group {
                         call.answer(failure.as_ref());

@@ -217,6 +217,7 @@ impl Story {
         let request = GiveBack {
             node: asking,
             crashes_max: CRASHES_MAX,
+            after: None,
         };
         let given = self.harness.store().give_back_expired(request).await.unwrap();
         assert_eq!(given, self.model.give_back(asking, self.harness.now().await));

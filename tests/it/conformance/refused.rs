@@ -10,6 +10,9 @@ use crate::support::make::{
 };
 use crate::support::{Harness, until};
 
+mod ends;
+mod starts;
+
 conformance! {
     a_result_that_the_database_refuses_changes_nothing_and_is_refused_again,
     one_refused_result_hurts_no_other_result,
@@ -118,7 +121,7 @@ async fn an_order_that_cannot_be_taken_back_hurts_no_other_order(harness: &mut H
     harness.advance(LONGER_THAN_A_LEASE).await;
     for pending in [19, 0] {
         let given_back = harness.give_back().await;
-        assert_eq!((given_back.pending, given_back.more), (pending, false));
+        assert_eq!((given_back.pending, given_back.next), (pending, None));
         let refused: Vec<_> = given_back
             .refused
             .iter()

@@ -322,7 +322,7 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
             "sweep",
             "Takes back orders whose",
             "int8, int4, int8, int2, int8[]",
-            "10, 5, 1000, 3, null",
+            "10, 5, 1000, 3, null, 0",
         ),
         (
             "heartbeat",

@@ -31,6 +31,7 @@ mod moved;
 mod pruned;
 mod reopened;
 mod rules;
+mod swept;
 
 /// A claim that hangs fails with its name instead of stopping the run.
 const CLAIM_TIME_MAX: Duration = Duration::from_mins(1);

@@ -74,6 +74,7 @@ pub fn give_back_by(node: NodeId) -> GiveBack {
     GiveBack {
         node,
         crashes_max: CRASHES_MAX,
+        after: None,
     }
 }
 

@@ -6,6 +6,7 @@ use orderly::event::EventKind::{Accepted, Failed, LeaseLost, RetryScheduled, Sta
 use orderly::order::{OrderId, OrderStatus};
 
 use super::world::{LEASE, Setting, Step, World};
+use crate::support::make::order_of;
 use crate::support::twisted::{FailsToSettle, twisted};
 
 const ORDERS: u8 = 20;
@@ -74,6 +75,34 @@ async fn an_order_whose_every_end_is_refused_is_tried_once_until_the_cause_is_go
     world.until_status(later, OrderStatus::Completed).await;
     world.harness.allow_updates().await;
     world.until_status(bad, OrderStatus::Completed).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_whose_start_is_refused_starts_when_the_cause_is_gone() {
+    let world = World::new(Setting::default()).await;
+    let rule = "new.user_id = 666 and new.status = 1";
+    world.harness.refuse_updates(rule).await;
+    let bad = world.harness.accept(vec![order_of(666)]).await[0];
+    let later = world.harness.accept_one().await;
+    world.until_status(later, OrderStatus::Completed).await;
+    world.pass_long(Duration::from_mins(10), async |_| {}).await;
+    assert_eq!(world.harness.events(bad).await, [Accepted]);
+    world.harness.allow_updates().await;
+    world.until_status(bad, OrderStatus::Completed).await;
+    assert_eq!(world.script.attempts_of(bad), [1]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_at_which_a_rule_fails_ends_its_attempt() {
+    let world = World::new(Setting::default()).await;
+    world.script.otherwise(Step::Take(Duration::from_secs(1)));
+    let bad = world.harness.accept_one().await;
+    let condition = format!("new.order_id = {bad} and new.status = 2");
+    world.harness.fail_updates(&condition).await;
+    world.until_status(bad, OrderStatus::Failed).await;
+    assert_eq!(world.harness.events(bad).await, [Accepted, Started, Failed]);
     world.end().await;
 }
 

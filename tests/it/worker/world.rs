@@ -105,6 +105,7 @@ impl AtWork {
         let sweep = GiveBack {
             node: NODE,
             crashes_max: CRASHES_MAX,
+            after: None,
         };
         let leases = janitor::leases::run(store.clone(), sweep, worker.beaten(), stopped.clone());
         let mut janitors = vec![tokio::spawn(leases)];

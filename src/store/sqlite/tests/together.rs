@@ -69,9 +69,12 @@ impl Scene {
             processor: None,
         };
         let turn = AtomicBool::new(false);
-        let claimed = self.at(second, |group| claim::claim(group, &request, &turn));
+        let claimed = self.at(second, |group| {
+            claim::claim(group, &request, &turn, &claim::Care::default())
+        });
         claimed
             .unwrap_or_else(|_| panic!("the claim is carried out"))
+            .0
             .leases
     }
 
@@ -121,6 +124,7 @@ const TWISTS: [(&str, Twist); 7] = [
         let request = GiveBack {
             node: NODE,
             crashes_max: 5,
+            after: None,
         };
         scene.at(2, |group| {
             assert!(settle::give_back_expired(group, &request).is_ok());

@@ -29,7 +29,8 @@ async fn a_round_goes_in_small_steps(harness: &mut Harness) {
         first,
         Pruned {
             orders: PRUNE_ORDERS_MAX - 1,
-            next: Some(last_of_first)
+            next: Some(last_of_first),
+            refused: Vec::new(),
         }
     );
     harness.assert_sound().await;
@@ -41,7 +42,8 @@ async fn a_round_goes_in_small_steps(harness: &mut Harness) {
         third,
         Pruned {
             orders: 100,
-            next: None
+            next: None,
+            refused: Vec::new(),
         }
     );
     assert_eq!(harness.records().await.len(), 1);

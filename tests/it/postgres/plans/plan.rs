@@ -66,6 +66,7 @@ pub async fn of_claim(scene: &Scene, places: usize) -> (Plan, Plan) {
         ("above", "0".to_owned()),
         ("spare", "4".to_owned()),
         ("counter_slot", "3".to_owned()),
+        ("stepped_around", "'{}'::int8[]".to_owned()),
     ];
     let text = values
         .iter()

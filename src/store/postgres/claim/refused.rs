@@ -1,0 +1,114 @@
+//! Claims around orders whose start the database refuses: a rule that an operator made, or one that fails at them.
+
+use std::fmt::Write;
+
+use tokio_postgres::SimpleQueryMessage;
+
+use super::super::failure::Failure;
+use super::super::message::with_numbers;
+use super::super::settle::micros;
+use super::super::{CLAIM_LOCK, probe, rows, turns};
+use super::answer::Answer;
+use super::{ANSWER_SLACK, Claimer, FULL_LOOK_TIME_MAX};
+use crate::order::OrderId;
+use crate::store::postgres::shared::Shared;
+use crate::store::{ClaimRequest, RefusedOrder};
+
+const ATTEMPTED: &str = "start an order";
+
+impl Claimer {
+    /// Claims around the orders known to be refused. Where the database refuses the claim for what may be one order's fault,
+    /// finds those orders and claims around them.
+    pub(super) async fn claim_around_refused(
+        &mut self,
+        request: &ClaimRequest,
+        places: usize,
+        shared: &Shared,
+    ) -> Result<Answer, Failure> {
+        let around = shared.refusals.to_step_around();
+        let failure = match self.send(request, places, &around, shared).await {
+            Err(failure) if failure.may_be_of_one() && places > 0 => failure,
+            Err(failure) => return Err(failure),
+            Ok(answer) => {
+                // A claim that looked at no order says nothing of any.
+                if answer.seen.is_some() && places > 0 {
+                    shared.refusals.claimed(&around, Vec::new());
+                }
+                return Ok(answer);
+            }
+        };
+        let mut refused = self.refused_starts(request, places, &failure).await?;
+        refused.retain(|order| around.binary_search(&order.order_id).is_err());
+        if refused.is_empty() {
+            return Err(failure);
+        }
+        shared.refusals.claimed(&around, refused);
+        let around = shared.refusals.to_step_around();
+        self.send(request, places, &around, shared).await
+    }
+
+    /// Finds the orders to blame for the failure of a claim, among those that it looked at.
+    async fn refused_starts(
+        &mut self,
+        request: &ClaimRequest,
+        places: usize,
+        failure: &Failure,
+    ) -> Result<Vec<RefusedOrder>, Failure> {
+        let time_ms = i64::try_from(FULL_LOOK_TIME_MAX.as_millis()).unwrap_or(i64::MAX);
+        let text = turns::lines(include_str!("../try_starts.sql"), self.ordering);
+        let message = with_numbers(
+            &text.replace(":by_change", "order_id + 0"),
+            &[
+                (":time_ms", time_ms),
+                (":lock", CLAIM_LOCK),
+                (":floor", self.floor_used),
+                (":places", rows::limit(places)),
+                (":spare", rows::limit(self.spare)),
+                (":node", rows::node_code(request.node)),
+                (":lease_micros", micros(request.lease)),
+                (":outside", request.outside().into()),
+                (":handed_out", request.hands_out().into()),
+                (":unseen_max", turns::UNSEEN_MAX),
+            ],
+        );
+        let answer = self.link.fly(&message, FULL_LOOK_TIME_MAX + ANSWER_SLACK).await?;
+        let mut refused = Vec::new();
+        let mut may_be_the_store = false;
+        for message in answer {
+            let SimpleQueryMessage::Row(row) = message else {
+                continue;
+            };
+            let (Ok(Some(id)), Ok(Some(code)), Ok(Some(text))) = (
+                row.try_get("refused_order_id"),
+                row.try_get("code"),
+                row.try_get("message"),
+            ) else {
+                continue;
+            };
+            let order_id = id
+                .parse()
+                .map_err(|_| Failure::undecodable("an order that it refuses", id))?;
+            let failure = Failure::of_answer(code, text);
+            if !failure.may_be_of_one() {
+                return Err(failure);
+            }
+            may_be_the_store |= !matches!(failure, Failure::Rejected { .. });
+            refused.push(failure.of_order(OrderId(order_id), ATTEMPTED));
+        }
+        if may_be_the_store && !probe::passes(&mut self.link).await {
+            return Err(failure.clone());
+        }
+        Ok(refused)
+    }
+}
+
+/// Writes ids as an array of a message's text.
+pub(super) fn array(ids: &[OrderId]) -> String {
+    let mut text = String::from("'{");
+    for (number, id) in ids.iter().enumerate() {
+        let comma = if number > 0 { "," } else { "" };
+        write!(text, "{comma}{id}").expect("a string takes any text");
+    }
+    text.push_str("}'::int8[]");
+    text
+}

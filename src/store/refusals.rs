@@ -1,0 +1,242 @@
+//! Orders that the database refuses to start or to take back, as far as this node has found out. Claims step around the first,
+//! and try them again from time to time, since no notice tells when the cause is gone.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{RefusedOrder, StoreError};
+use crate::order::{Order, OrderId, OrderStatus};
+
+/// Most orders of each kind that are remembered.
+const ORDERS_MAX: usize = 1_000;
+/// First and longest wait before a claim tries the refused orders again.
+const LOOK_MIN: Duration = Duration::from_millis(500);
+const LOOK_MAX: Duration = Duration::from_secs(10);
+/// The time for which an end that was refused is told: a sweep for expired leases finds it again long before.
+const END_TOLD_FOR: Duration = Duration::from_mins(2);
+/// An order that was not refused for so long is named in the log again.
+const NAMED_AGAIN_AFTER: Duration = Duration::from_mins(1);
+/// The most orders that one log line names.
+const NAMED_MAX: usize = 5;
+
+#[derive(Default)]
+pub(super) struct Refusals {
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// The code of each refusal.
+    starts: BTreeMap<OrderId, String>,
+    /// When a claim tries them again, and the wait before that.
+    look_at: Option<Instant>,
+    pause: Duration,
+    /// Orders that a log line named, and when their start was refused last.
+    told: BTreeMap<OrderId, Instant>,
+    /// The code and the time of each refusal.
+    ends: BTreeMap<OrderId, (String, Instant)>,
+}
+
+impl Refusals {
+    /// Returns the orders that the next claim is to step around: none when it is time to try them again.
+    pub fn to_step_around(&self) -> Vec<OrderId> {
+        let known = self.known();
+        match known.look_at {
+            Some(look_at) if Instant::now() < look_at => known.starts.keys().copied().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Notes what a claim found that stepped around `stepped_around`. Reports whether the next claim steps around all of it.
+    pub fn claimed(&self, stepped_around: &[OrderId], refused: Vec<RefusedOrder>) -> bool {
+        let mut known = self.known();
+        if stepped_around.is_empty() {
+            let before = std::mem::take(&mut known.starts);
+            let again = refused.iter().any(|order| before.contains_key(&order.order_id));
+            known.pause = if again {
+                (known.pause * 2).min(LOOK_MAX)
+            } else {
+                LOOK_MIN
+            };
+            known.look_at = (!refused.is_empty()).then(|| Instant::now() + known.pause);
+            known.told.retain(|_, at| at.elapsed() < NAMED_AGAIN_AFTER);
+        }
+        let room = ORDERS_MAX.saturating_sub(known.starts.len());
+        let all_remembered = refused.len() <= room;
+        let mut news = Vec::new();
+        for order in refused.into_iter().take(room) {
+            known.starts.insert(order.order_id, order.code.clone());
+            if known.told.insert(order.order_id, Instant::now()).is_none() {
+                news.push(order);
+            }
+        }
+        drop(known);
+        tell_refused(RefusedChange::Start, &news);
+        all_remembered
+    }
+
+    /// Returns the time until the next claim: until an order is due or refused orders are to be tried again.
+    pub fn sooner(&self, next_due_in: Option<Duration>) -> Option<Duration> {
+        let look_at = self.known().look_at;
+        let look_in = look_at.map(|look_at| look_at.saturating_duration_since(Instant::now()));
+        next_due_in.into_iter().chain(look_in).min()
+    }
+
+    /// Notes how a call ended that ends the order's attempt.
+    pub fn settled<T>(&self, id: OrderId, settled: &Result<T, StoreError>) {
+        match settled {
+            Err(StoreError::Refused { reason, .. }) => self.end_refused(id, reason),
+            Ok(_) => self.ended([id]),
+            Err(_) => {}
+        }
+    }
+
+    /// Notes orders whose attempts ended.
+    pub fn ended(&self, ids: impl IntoIterator<Item = OrderId>) {
+        let mut known = self.known();
+        for id in ids {
+            known.ends.remove(&id);
+        }
+    }
+
+    /// Notes orders that could not be taken back.
+    pub fn not_taken_back(&self, refused: &[RefusedOrder]) {
+        for order in refused {
+            self.end_refused(order.order_id, &order.code);
+        }
+    }
+
+    fn end_refused(&self, id: OrderId, code: &str) {
+        let now = Instant::now();
+        let mut known = self.known();
+        if known.ends.len() >= ORDERS_MAX {
+            known.ends.retain(|_, (_, at)| *at + END_TOLD_FOR > now);
+        }
+        if known.ends.len() < ORDERS_MAX {
+            known.ends.insert(id, (code.to_owned(), now));
+        }
+    }
+
+    /// Returns the code with which the order's start was refused, or the end of the attempt that runs.
+    pub fn of(&self, order: &Order) -> Option<String> {
+        match order.status {
+            OrderStatus::Pending => self.of_start(order.order_id),
+            OrderStatus::Processing => self.of_end(order.order_id),
+            OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => None,
+        }
+    }
+
+    fn of_start(&self, id: OrderId) -> Option<String> {
+        self.known().starts.get(&id).cloned()
+    }
+
+    fn of_end(&self, id: OrderId) -> Option<String> {
+        let known = self.known();
+        let (code, at) = known.ends.get(&id)?;
+        (at.elapsed() < END_TOLD_FOR).then(|| code.clone())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+}
+
+/// A change that the database refuses to make to an order.
+#[derive(Clone, Copy, Debug)]
+pub enum RefusedChange {
+    Start,
+    Renewal,
+    TakingBack,
+    Redrive,
+    Removal,
+}
+
+impl RefusedChange {
+    /// The change in words, and what becomes of the orders.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            RefusedChange::Start => ("start", "claims step around them and try again every few seconds"),
+            RefusedChange::Renewal => (
+                "renew the leases of",
+                "each lease runs out unless the cause goes before",
+            ),
+            RefusedChange::TakingBack => ("take back", "they stay Processing until the cause is gone"),
+            RefusedChange::Redrive => ("redrive", "they stay as they are"),
+            RefusedChange::Removal => ("take out", "they stay until the cause is gone"),
+        }
+    }
+}
+
+/// Logs in one line which orders the database refuses to change so.
+pub fn tell_refused(change: RefusedChange, refused: &[RefusedOrder]) {
+    let Some(first) = refused.first() else { return };
+    let ids = refused.iter().take(NAMED_MAX);
+    let named: Vec<String> = ids.map(|order| order.order_id.to_string()).collect();
+    let more = if refused.len() > NAMED_MAX { ", …" } else { "" };
+    let (named, count) = (named.join(", "), refused.len());
+    let (change, consequence) = change.words();
+    let noun = if count == 1 { "order" } else { "orders" };
+    tracing::error!(
+        orders = count,
+        code = first.code,
+        reason = first.reason,
+        "the database refuses to {change} {count} {noun} ({named}{more}); {consequence}"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(ids: &[i64]) -> Vec<RefusedOrder> {
+        let order = |id: &i64| RefusedOrder {
+            order_id: OrderId(*id),
+            code: "SQLSTATE P0001".to_owned(),
+            reason: "not with us".to_owned(),
+        };
+        ids.iter().map(order).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_starts_are_tried_again_ever_less_often() {
+        let refusals = Refusals::default();
+        refusals.claimed(&[], refused(&[7]));
+        let mut waited = LOOK_MIN;
+        while waited < LOOK_MAX * 3 {
+            let around = refusals.to_step_around();
+            assert_eq!(around, [OrderId(7)]);
+            // What turns up meanwhile puts nothing off.
+            refusals.claimed(&around, Vec::new());
+            let next = refusals.sooner(None).unwrap();
+            assert_eq!(next, waited.min(LOOK_MAX));
+            tokio::time::advance(next).await;
+            assert_eq!(refusals.to_step_around(), []);
+            refusals.claimed(&[], refused(&[7]));
+            waited *= 2;
+        }
+        tokio::time::advance(LOOK_MAX).await;
+        refusals.claimed(&refusals.to_step_around(), Vec::new());
+        assert_eq!(refusals.of_start(OrderId(7)), None);
+        assert_eq!(refusals.sooner(None), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_refused_orders_are_remembered_than_the_limit() {
+        let refusals = Refusals::default();
+        let ids: Vec<i64> = (1..=2_000).collect();
+        refusals.claimed(&[], refused(&ids));
+        refusals.not_taken_back(&refused(&ids));
+        assert_eq!(refusals.to_step_around().len(), ORDERS_MAX);
+        assert_eq!(refusals.of_end(OrderId(2_000)), None);
+        assert!(refusals.of_end(OrderId(1)).is_some());
+        tokio::time::advance(END_TOLD_FOR).await;
+        assert_eq!(refusals.of_end(OrderId(1)), None);
+        refusals.not_taken_back(&refused(&[2_000]));
+        assert!(refusals.of_end(OrderId(2_000)).is_some());
+    }
+}

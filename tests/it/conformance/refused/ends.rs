@@ -1,0 +1,106 @@
+//! Results, releases, redrives and retention that the database refuses for one order among others.
+
+use orderly::lease::Outcome;
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::{RedriveQuery, SWEEP_ORDERS_MAX, StoreError};
+
+use crate::support::Harness;
+use crate::support::make::{LONGER_THAN_A_LEASE, failed};
+
+conformance! {
+    a_result_at_which_a_rule_fails_is_refused,
+    a_cancel_and_a_redrive_at_which_a_rule_fails_are_refused,
+    retention_steps_around_an_order_that_may_not_go,
+    a_redrive_of_many_steps_around_an_order_that_may_not_change,
+    a_sweep_goes_on_behind_many_orders_that_cannot_be_taken_back,
+}
+
+async fn a_result_at_which_a_rule_fails_is_refused(harness: &mut Harness) {
+    harness.accept_some(3).await;
+    let leases = harness.claim(3).await;
+    let bad = leases[1].order.order_id;
+    harness
+        .fail_updates(&format!("new.order_id = {bad} and new.status = 2"))
+        .await;
+    for lease in &leases {
+        let settled = harness.store().settle(lease.key(), Outcome::COMPLETED).await;
+        assert_eq!(settled.is_err(), lease.order.order_id == bad, "{settled:?}");
+        if let Err(error) = settled {
+            assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
+        }
+    }
+    assert_eq!(harness.settle(&leases[1], failed()).await, OrderStatus::Failed);
+}
+
+async fn a_cancel_and_a_redrive_at_which_a_rule_fails_are_refused(harness: &mut Harness) {
+    let (waiting, ended) = (harness.attempt_once(failed()).await, harness.accept_one().await);
+    harness.fail_updates("new.status in (0, 4)").await;
+    for refused in [
+        harness.store().redrive(waiting).await,
+        harness.store().cancel(ended).await,
+    ] {
+        assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
+    }
+}
+
+async fn retention_steps_around_an_order_that_may_not_go(harness: &mut Harness) {
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(harness.order_in(OrderStatus::Completed).await);
+    }
+    let bad = [ids[0], ids[11], ids[19]];
+    let condition = format!("old.order_id in ({}, {}, {})", bad[0], bad[1], bad[2]);
+    harness.refuse_deletes(&condition).await;
+    let refused = harness.prune_all().await;
+    assert_eq!(left(harness).await, bad);
+    assert_eq!(refused, bad);
+    assert_eq!(harness.counters().await, harness.recount().await);
+    harness.allow_deletes().await;
+    assert_eq!(harness.prune_all().await, []);
+    assert_eq!(left(harness).await, []);
+}
+
+async fn left(harness: &Harness) -> Vec<OrderId> {
+    let records = harness.records().await;
+    records.iter().map(|record| record.order.order_id).collect()
+}
+
+async fn a_redrive_of_many_steps_around_an_order_that_may_not_change(harness: &mut Harness) {
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(harness.order_in(OrderStatus::Failed).await);
+    }
+    let bad = ids[6];
+    harness.refuse_updates(&format!("new.order_id = {bad}")).await;
+    let query = RedriveQuery {
+        status: OrderStatus::Failed,
+        user_id: None,
+        created_before: None,
+        dry_run: false,
+    };
+    for (matched, retried) in [(20, 19), (1, 0)] {
+        let redriven = harness.store().redrive_matching(query).await.unwrap();
+        assert_eq!((redriven.matched, redriven.retried), (matched, retried));
+    }
+    assert_eq!(harness.order(bad).await.status, OrderStatus::Failed);
+    harness.allow_updates().await;
+    let redriven = harness.store().redrive_matching(query).await.unwrap();
+    assert_eq!(redriven.retried, 1);
+}
+
+async fn a_sweep_goes_on_behind_many_orders_that_cannot_be_taken_back(harness: &mut Harness) {
+    let mut ids = harness.accept_some(SWEEP_ORDERS_MAX).await;
+    ids.extend(harness.accept_some(10).await);
+    let mut held = 0;
+    while held < ids.len() {
+        held += harness.claim(100).await.len();
+    }
+    let last_bad = ids[SWEEP_ORDERS_MAX + 4];
+    let condition = format!("new.order_id <= {last_bad} and old.status = 1");
+    harness.refuse_updates(&condition).await;
+    harness.advance(LONGER_THAN_A_LEASE).await;
+    let swept = harness.sweep().await;
+    assert_eq!((swept.pending, swept.refused.len()), (5, SWEEP_ORDERS_MAX + 5));
+    harness.allow_updates().await;
+    assert_eq!(harness.sweep().await.pending, SWEEP_ORDERS_MAX + 5);
+}

@@ -1,0 +1,190 @@
+//! Orders whose start the database refuses: they wait, an operator finds out why, and every other order starts.
+
+use std::time::Duration;
+
+use orderly::lease::Outcome;
+use orderly::order::{OnFailure, OrderId, OrderStatus, Ordering};
+
+use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, NODE_B, claim_by, heartbeat, order_of, retry_after};
+use crate::support::{Harness, harness::ids_of, until};
+
+conformance! {
+    an_order_whose_start_is_refused_keeps_no_other_waiting,
+    a_rule_that_fails_at_one_start_keeps_no_other_waiting,
+    a_refused_order_of_the_second_line_keeps_no_other_waiting,
+    a_refused_suspect_keeps_no_other_waiting,
+    more_refused_orders_than_are_wanted_keep_no_other_waiting,
+    an_order_that_may_not_change_keeps_only_its_own_user_waiting,
+    a_claim_that_finds_only_refused_orders_comes_again_soon,
+    a_refused_start_is_explained_until_it_succeeds,
+}
+
+/// Claims until these have started, in this order, and nothing else does.
+async fn assert_started(harness: &Harness, places: usize, expected: &[OrderId]) {
+    let mut started = Vec::new();
+    loop {
+        let claimed = harness.store().claim(claim_by(NODE_A, places)).await.unwrap();
+        started.extend(ids_of(&claimed.leases));
+        let looks_at_once = claimed.next_due_in.is_some_and(|due| due.is_zero());
+        if claimed.leases.is_empty() && !looks_at_once {
+            break;
+        }
+    }
+    assert_eq!(started, expected);
+}
+
+fn without(ids: &[OrderId], bad: &[OrderId]) -> Vec<OrderId> {
+    ids.iter().copied().filter(|id| !bad.contains(id)).collect()
+}
+
+fn starts_of(bad: &[OrderId]) -> String {
+    let bad: Vec<String> = bad.iter().map(ToString::to_string).collect();
+    format!("new.order_id in ({}) and new.status = 1", bad.join(", "))
+}
+
+/// Claims until exactly these have started: the store tries a refused start again before long.
+async fn until_started(harness: &Harness, ids: &[OrderId]) {
+    until("the orders start", async || {
+        harness.claim(CLAIMED_AT_ONCE).await;
+        for id in ids {
+            if harness.order(*id).await.status != OrderStatus::Processing {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
+const CLAIMED_AT_ONCE: usize = 10;
+
+async fn an_order_whose_start_is_refused_keeps_no_other_waiting(harness: &mut Harness) {
+    let ids = harness.accept_some(30).await;
+    let bad = [ids[0], ids[7], ids[29]];
+    harness.refuse_updates(&starts_of(&bad)).await;
+    assert_started(harness, CLAIMED_AT_ONCE, &without(&ids, &bad)).await;
+    // Later ones too, and what overtook them is on record.
+    let later = harness.accept_some(3).await;
+    assert_started(harness, 2, &later).await;
+    let passed_over = async |id: OrderId| {
+        let records = harness.records().await;
+        let record = records.into_iter().find(|record| record.order.order_id == id);
+        record.expect("it was accepted").events[1].passed_over.clone()
+    };
+    assert_eq!(passed_over(ids[1]).await, bad[..1]);
+    assert_eq!(passed_over(later[0]).await, bad);
+    harness.assert_sound().await;
+    for id in bad {
+        assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
+    }
+    harness.allow_updates().await;
+    until_started(harness, &bad).await;
+}
+
+async fn a_rule_that_fails_at_one_start_keeps_no_other_waiting(harness: &mut Harness) {
+    let ids = harness.accept_some(12).await;
+    let bad = [ids[3]];
+    harness.fail_updates(&starts_of(&bad)).await;
+    assert_started(harness, CLAIMED_AT_ONCE, &without(&ids, &bad)).await;
+    harness.allow_updates().await;
+    until_started(harness, &bad).await;
+}
+
+async fn a_refused_order_of_the_second_line_keeps_no_other_waiting(harness: &mut Harness) {
+    let ids = harness.accept_some(6).await;
+    for lease in harness.claim(6).await {
+        harness.settle(&lease, retry_after(0)).await;
+    }
+    let bad = [ids[0], ids[4]];
+    harness.refuse_updates(&starts_of(&bad)).await;
+    assert_started(harness, 3, &without(&ids, &bad)).await;
+    harness.allow_updates().await;
+    until_started(harness, &bad).await;
+}
+
+async fn a_refused_suspect_keeps_no_other_waiting(harness: &mut Harness) {
+    let ids = harness.accept_some(2).await;
+    harness.crash_all(&ids, 2).await;
+    let bad = [ids[0]];
+    harness.refuse_updates(&starts_of(&bad)).await;
+    let later = harness.accept_one().await;
+    assert_started(harness, 3, &[later, ids[1]]).await;
+}
+
+async fn more_refused_orders_than_are_wanted_keep_no_other_waiting(harness: &mut Harness) {
+    let ids = harness.accept_some(300).await;
+    let bad = &ids[10..290];
+    let condition = format!(
+        "new.order_id between {} and {} and new.status = 1",
+        bad[0],
+        bad[bad.len() - 1]
+    );
+    harness.refuse_updates(&condition).await;
+    assert_started(harness, 5, &without(&ids, bad)).await;
+}
+
+/// No change at all of the order's row is allowed: not even its turn among those of its user.
+async fn an_order_that_may_not_change_keeps_only_its_own_user_waiting(harness: &mut Harness) {
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .await;
+    let orders = [1, 2, 2, 3].map(order_of);
+    let ids = harness.accept(orders.into()).await;
+    harness
+        .refuse_updates(&format!("new.order_id = {}", ids[1]))
+        .await;
+    assert_started(harness, CLAIMED_AT_ONCE, &[ids[0], ids[3]]).await;
+    harness.allow_updates().await;
+    until_started(harness, &[ids[1]]).await;
+}
+
+async fn a_claim_that_finds_only_refused_orders_comes_again_soon(harness: &mut Harness) {
+    let ids = harness.accept_some(2).await;
+    for lease in harness.claim(1).await {
+        harness.settle(&lease, retry_after(0)).await;
+    }
+    harness.refuse_updates(&starts_of(&ids)).await;
+    assert_started(harness, CLAIMED_AT_ONCE, &[]).await;
+    let claimed = harness.store().claim(claim_by(NODE_A, 5)).await.unwrap();
+    assert!(!claimed.idle && !claimed.paused);
+    let next = claimed
+        .next_due_in
+        .expect("no notice tells when the rule is gone");
+    assert!(
+        Duration::ZERO < next && next <= Duration::from_secs(10),
+        "{next:?}"
+    );
+    // Another node is not held up by it, nor by what it remembers.
+    harness.store().renew(heartbeat(NODE_B, &[])).await.unwrap();
+    let later = harness.accept_one().await;
+    assert_eq!(ids_of(&harness.claim_as(NODE_B, 5).await), [later]);
+}
+
+async fn a_refused_start_is_explained_until_it_succeeds(harness: &mut Harness) {
+    let ids = harness.accept_some(2).await;
+    harness.refuse_updates(&starts_of(&ids[..1])).await;
+    assert_started(harness, CLAIMED_AT_ONCE, &ids[1..]).await;
+    let refusal = async |id| harness.store().standing(id).await.unwrap().unwrap().refused;
+    let reason = refusal(ids[0]).await.expect("its start was refused");
+    assert!(
+        reason.contains("error 1811") || reason.contains("P0001"),
+        "{reason}"
+    );
+    assert_eq!(refusal(ids[1]).await, None);
+    harness.allow_updates().await;
+    until_started(harness, &ids[..1]).await;
+    assert_eq!(refusal(ids[0]).await, None);
+    // An end that is refused is explained too.
+    harness
+        .refuse_updates(&format!("old.order_id = {} and old.status = 1", ids[1]))
+        .await;
+    harness.advance(LONGER_THAN_A_LEASE).await;
+    assert_eq!(harness.give_back().await.pending, 1);
+    assert!(refusal(ids[1]).await.is_some());
+    harness.allow_updates().await;
+    assert_eq!(harness.give_back().await.pending, 1);
+    assert_eq!(refusal(ids[1]).await, None);
+    for lease in harness.claim(2).await {
+        harness.settle(&lease, Outcome::COMPLETED).await;
+    }
+}
