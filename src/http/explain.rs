@@ -2,7 +2,6 @@
 //! starting is the store's and the worker's; here is only what is told of it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,17 +9,19 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+mod estimate;
+
+use estimate::{EstimateBody, estimate};
+
 use super::body;
 use super::orders::{PathId, order_id, unknown_order};
 use super::problem::{Problem, ProblemBody};
 use super::{Shared, openapi::StatusName};
+use crate::lease::RESULT_REFUSED;
 use crate::order::{Order, OrderStatus};
 use crate::order_json::Time;
 use crate::store::{AHEAD_MAX, Breaker, CurrentLease, Node, Place, Predecessor, QueueState, Standing};
 use crate::time::Timestamp;
-
-/// How far off an estimate may be, as a factor: it rests on the mean of all orders that were ever completed.
-const ESTIMATE_SPREAD: u32 = 2;
 
 /// Explain why an order waits
 #[utoipa::path(
@@ -84,6 +85,8 @@ pub enum Reason {
     BackOff,
     /// Another session of the database has locked it.
     Locked,
+    /// The database refuses to start it or to store the end of its attempt: a trigger, a check, a missing right.
+    Refused,
     /// An order of the same user comes first.
     UserOrder,
     /// No node is alive that processes orders.
@@ -104,27 +107,22 @@ pub enum Reason {
     Next,
 }
 
-/// The earliest and the latest start that can be expected.
-#[derive(Serialize, ToSchema)]
-#[schema(as = EstimatedStart)]
-pub struct EstimateBody {
-    #[schema(value_type = String, format = DateTime)]
-    earliest: Time,
-    #[schema(value_type = String, format = DateTime)]
-    latest: Time,
-}
-
 impl ExplanationBody {
     fn of(standing: &Standing) -> ExplanationBody {
         let order = &standing.order;
         let reasons = match order.status {
             OrderStatus::Pending => waiting(standing),
             OrderStatus::Processing => {
-                let mut reasons = vec![processing(order, standing.lease)];
+                let mut reasons: Vec<ReasonBody> = refused(standing).into_iter().collect();
+                reasons.push(processing(order, standing.lease));
                 reasons.extend(locked(standing));
                 reasons
             }
-            OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => vec![ended(order)],
+            OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => {
+                let mut reasons = vec![ended(order)];
+                reasons.extend(refused(standing));
+                reasons
+            }
         };
         ExplanationBody {
             order_id: order.order_id.0,
@@ -194,6 +192,7 @@ fn waiting(standing: &Standing) -> Vec<ReasonBody> {
         ));
     }
     reasons.extend(locked(standing));
+    reasons.extend(refused(standing));
     reasons.extend(back_off(&standing.order, standing.read_at));
     reasons.extend(standing.waits_for.map(predecessor));
     reasons.extend(nodes(queue));
@@ -219,6 +218,31 @@ fn locked(standing: &Standing) -> Option<ReasonBody> {
         Reason::Locked,
         format!("{holder} has locked it: nothing happens to it until that transaction ends"),
     ))
+}
+
+/// What the database refuses about the order now, or refused about its last attempt.
+fn refused(standing: &Standing) -> Option<ReasonBody> {
+    const CAUSE: &str = "a trigger, a check or a missing right in the database is the cause";
+    let order = &standing.order;
+    let detail = match (&standing.refused, order.status) {
+        (Some(code), OrderStatus::Processing) => {
+            format!(
+                "the database refuses to end its attempt ({code}); {CAUSE}, and it stays Processing until that is gone"
+            )
+        }
+        (Some(code), _) => {
+            format!(
+                "the database refuses its start ({code}); {CAUSE}, and it is tried again every few seconds"
+            )
+        }
+        (None, OrderStatus::Pending | OrderStatus::Failed) => {
+            let error = order.last_error.as_ref()?;
+            let was_refused = error.starts_with(RESULT_REFUSED);
+            was_refused.then(|| format!("{error}; {CAUSE}"))?
+        }
+        (None, _) => return None,
+    };
+    Some(reason(Reason::Refused, detail))
 }
 
 /// The order of the same user that comes first, and what its end takes.
@@ -317,50 +341,5 @@ fn nodes(queue: &QueueState) -> Option<ReasonBody> {
             Reason::NoFreeSlot,
             format!("all {slots} slots of the nodes that are alive are taken"),
         )
-    })
-}
-
-/// From the mean time of an attempt and the slots there are: when so many others will have made room.
-fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<EstimateBody> {
-    const UNKNOWN: [Reason; 8] = [
-        Reason::Paused,
-        Reason::Locked,
-        Reason::UserOrder,
-        Reason::NoNode,
-        Reason::WaitsForWorker,
-        Reason::BreakerOpen,
-        Reason::BreakerHalfOpen,
-        Reason::Suspect,
-    ];
-    let place = standing.place?;
-    if reasons.iter().any(|given| UNKNOWN.contains(&given.reason)) || place.ahead >= AHEAD_MAX {
-        return None;
-    }
-    let counters = &standing.queue.counters;
-    let mean_micros = counters.processing_micros.checked_div(counters.completed)?;
-    let alive = standing.queue.nodes.iter().filter(|node| node.alive);
-    let (slots, busy) = alive.fold((0_u64, 0_u64), |(slots, busy), node| {
-        (
-            slots + u64::from(node.slots),
-            busy + u64::from(node.busy.min(node.slots)),
-        )
-    });
-    let free = slots - busy;
-    // While both lines have orders, they take turns.
-    let before_at_most = place.ahead + place.other_line.min(place.ahead + 1);
-    let rounds = |before: u64| (before + 1).saturating_sub(free).div_ceil(slots.max(1));
-    let mean = Duration::from_micros(mean_micros);
-    let after = |rounds: u64| mean.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
-    Some(EstimateBody {
-        earliest: Time(
-            standing
-                .read_at
-                .plus(after(rounds(place.ahead).saturating_sub(1)) / ESTIMATE_SPREAD),
-        ),
-        latest: Time(
-            standing
-                .read_at
-                .plus(after(rounds(before_at_most) + 1) * ESTIMATE_SPREAD),
-        ),
     })
 }

@@ -255,9 +255,7 @@ impl Store for Postgres {
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
-        let settled = settle::settle(&self.settles, &self.shared, key, outcome).await;
-        self.shared.refusals.settled(key.order_id, &settled);
-        settled
+        settle::settle(&self.settles, &self.shared, key, outcome).await
     }
 
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
@@ -333,11 +331,8 @@ impl Store for Postgres {
     async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
         let ordering = self.shared.ordering();
         let standing = standing::standing(&self.lists, ordering, id).await;
-        let standing = told(standing, "read where an order stands")?;
-        Ok(standing.map(|standing| Standing {
-            refused: self.shared.refusals.of(&standing.order),
-            ..standing
-        }))
+        let standing = standing.map(|standing| self.shared.refusals.told_of(standing));
+        told(standing, "read where an order stands")
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {

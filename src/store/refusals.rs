@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{RefusedOrder, StoreError};
-use crate::order::{Order, OrderId, OrderStatus};
+use super::{RefusedOrder, Standing, StoreError};
+use crate::order::{OrderId, OrderStatus};
 
 /// Most orders of each kind that are remembered.
 const ORDERS_MAX: usize = 1_000;
@@ -120,13 +120,16 @@ impl Refusals {
         }
     }
 
-    /// Returns the code with which the order's start was refused, or the end of the attempt that runs.
-    pub fn of(&self, order: &Order) -> Option<String> {
-        match order.status {
-            OrderStatus::Pending => self.of_start(order.order_id),
-            OrderStatus::Processing => self.of_end(order.order_id),
+    /// Adds the code with which the order's start was refused, or the end of the attempt that runs.
+    pub fn told_of(&self, standing: Option<Standing>) -> Option<Standing> {
+        let standing = standing?;
+        let id = standing.order.order_id;
+        let refused = match standing.order.status {
+            OrderStatus::Pending => self.of_start(id),
+            OrderStatus::Processing => self.of_end(id),
             OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => None,
-        }
+        };
+        Some(Standing { refused, ..standing })
     }
 
     fn of_start(&self, id: OrderId) -> Option<String> {

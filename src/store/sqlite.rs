@@ -305,10 +305,7 @@ impl Store for Sqlite {
             .read("read where an order stands", move |connection| {
                 standing::standing(connection, id, now)
             });
-        Ok(standing.await?.map(|standing| Standing {
-            refused: self.refusals.of(&standing.order),
-            ..standing
-        }))
+        Ok(self.refusals.told_of(standing.await?))
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {

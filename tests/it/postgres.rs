@@ -17,6 +17,7 @@ mod lost_commit;
 mod plans;
 mod pool;
 mod read_only;
+mod refused;
 mod retention;
 mod scarce;
 mod scarce_nodes;

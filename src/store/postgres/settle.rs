@@ -39,7 +39,9 @@ pub(super) async fn settle(
     let mut patience = Patience::new();
     loop {
         let outcome = outcome.clone();
-        match settles.call(Settle { key, outcome }).await? {
+        let ending = settles.call(Settle { key, outcome }).await;
+        shared.refusals.settled(key.order_id, &ending);
+        match ending? {
             Ending::Settled(settled) => return Ok(settled),
             Ending::Locked => {
                 let waited = patience.wait(key.order_id, shared).await;

@@ -264,3 +264,35 @@ async fn an_estimate_is_a_range_around_what_the_mean_says() {
     assert!(first["estimated_start"].is_object(), "{first}");
     door.close().await;
 }
+
+/// Issue 13, point 1.
+#[tokio::test]
+async fn what_the_database_refuses_is_told() {
+    let door = Door::open().await;
+    let harness = &door.harness;
+    node(&door, NODE_A, 2, Breaker::Closed).await;
+    let ids = harness.accept_some(2).await;
+    harness
+        .refuse_updates(&format!("new.order_id = {} and new.status = 1", ids[0]))
+        .await;
+    let leases = harness.store().claim(claim_by(NODE_A, 2)).await.unwrap().leases;
+    assert_eq!(leases.len(), 1);
+    let told = explained(&door, ids[0]).await;
+    assert_eq!(told["reasons"][0]["reason"], "refused");
+    let detail = told["reasons"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("SQLite error 1811"), "{detail}");
+    assert!(!detail.contains("not with us"), "{detail}");
+    assert_eq!(told["estimated_start"], Value::Null);
+
+    harness.allow_updates().await;
+    harness.refuse_updates("old.status = 1 and new.status <> 1").await;
+    let settled = harness.store().settle(leases[0].key(), Outcome::COMPLETED).await;
+    assert!(settled.is_err());
+    assert_eq!(reasons(&door, ids[1]).await, ["refused", "processing"]);
+
+    harness.allow_updates().await;
+    let instead = Outcome::COMPLETED.after_refusal("SQLite error 1811").remove(0);
+    harness.settle(&leases[0], instead).await;
+    assert_eq!(reasons(&door, ids[1]).await, ["ended", "refused"]);
+    door.close().await;
+}

@@ -1,0 +1,69 @@
+//! When an order may start: a range around what the mean time of an attempt and the slots of the living nodes say.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{Reason, ReasonBody};
+use crate::order_json::Time;
+use crate::store::{AHEAD_MAX, Standing};
+
+/// How far off an estimate may be, as a factor: it rests on the mean of all orders that were ever completed.
+const ESTIMATE_SPREAD: u32 = 2;
+
+/// The earliest and the latest start that can be expected.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EstimatedStart)]
+pub struct EstimateBody {
+    #[schema(value_type = String, format = DateTime)]
+    earliest: Time,
+    #[schema(value_type = String, format = DateTime)]
+    latest: Time,
+}
+
+/// From the mean time of an attempt and the slots there are: when so many others will have made room.
+pub(super) fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<EstimateBody> {
+    const UNKNOWN: [Reason; 9] = [
+        Reason::Paused,
+        Reason::Locked,
+        Reason::Refused,
+        Reason::UserOrder,
+        Reason::NoNode,
+        Reason::WaitsForWorker,
+        Reason::BreakerOpen,
+        Reason::BreakerHalfOpen,
+        Reason::Suspect,
+    ];
+    let place = standing.place?;
+    if reasons.iter().any(|given| UNKNOWN.contains(&given.reason)) || place.ahead >= AHEAD_MAX {
+        return None;
+    }
+    let counters = &standing.queue.counters;
+    let mean_micros = counters.processing_micros.checked_div(counters.completed)?;
+    let alive = standing.queue.nodes.iter().filter(|node| node.alive);
+    let (slots, busy) = alive.fold((0_u64, 0_u64), |(slots, busy), node| {
+        (
+            slots + u64::from(node.slots),
+            busy + u64::from(node.busy.min(node.slots)),
+        )
+    });
+    let free = slots - busy;
+    // While both lines have orders, they take turns.
+    let before_at_most = place.ahead + place.other_line.min(place.ahead + 1);
+    let rounds = |before: u64| (before + 1).saturating_sub(free).div_ceil(slots.max(1));
+    let mean = Duration::from_micros(mean_micros);
+    let after = |rounds: u64| mean.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
+    Some(EstimateBody {
+        earliest: Time(
+            standing
+                .read_at
+                .plus(after(rounds(place.ahead).saturating_sub(1)) / ESTIMATE_SPREAD),
+        ),
+        latest: Time(
+            standing
+                .read_at
+                .plus(after(rounds(before_at_most) + 1) * ESTIMATE_SPREAD),
+        ),
+    })
+}
