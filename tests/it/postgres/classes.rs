@@ -108,7 +108,6 @@ async fn a_statement_whose_caller_is_gone_is_cancelled() {
 async fn a_look_for_room_lends_no_kept_connection() {
     /// Reads share one of them; with one more, they would have two.
     const CONNECTIONS: usize = 4;
-    const LOOKS: u64 = 2;
     /// Between two looks is a multiple of it, and connections stay open for longer.
     const STEP: Duration = Duration::from_millis(250);
     if !has_postgres() {
@@ -196,7 +195,8 @@ async fn a_look_for_room_lends_no_kept_connection() {
         ];
         join_all(calls).await;
         assert_eq!(hanging.load(Ordering::SeqCst), 1, "in round {round}");
-        if proxy.connection_count() >= before + LOOKS {
+        // A look. A later one could find the room of a connection that was closed unused.
+        if proxy.connection_count() > before {
             break;
         }
     }
