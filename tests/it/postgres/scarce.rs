@@ -366,7 +366,14 @@ async fn results_without_a_connection_make_a_node_unready_and_idle() {
     assert!(claimed.contains("free for results"), "{claimed}");
     list.abort();
     until("the result is stored", async || settle().await.is_ok()).await;
-    assert_eq!(store.health(), StoreHealth::Ready);
-    assert_eq!(store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.len(), 1);
+    until("the node is ready again", async || {
+        store.health() == StoreHealth::Ready
+    })
+    .await;
+    until("orders are claimed again", async || {
+        let claimed = store.claim(claim_by(NODE_A, 1)).await;
+        claimed.is_ok_and(|claimed| claimed.leases.len() == 1)
+    })
+    .await;
     store.close().await;
 }
