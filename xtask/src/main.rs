@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 mod clients;
 mod debian;
 mod needs;
+mod peers;
+mod server;
 
 /// The modules of `tests/it/soak`.
 const SOAKS: [&str; 1] = ["stuck"];
@@ -19,6 +21,7 @@ usage: cargo xtask <command>
 
   test [ARGS]  bring what the tests need and run all of them, none skipped; ARGS go to cargo test
   soak NAME    run the long test of this name in full; without a name, all of them
+  bench peers [ROUNDS]  the time of this program and of other queues on PostgreSQL for 100,000 jobs; 5 rounds
   ci           formatting, lints and all tests, as .ci/run does";
 
 fn main() -> ExitCode {
@@ -27,6 +30,10 @@ fn main() -> ExitCode {
         Some((command, rest)) if command == "test" => test(rest),
         Some((command, [])) if command == "soak" => soak(None),
         Some((command, [name])) if command == "soak" => soak(Some(name)),
+        Some((command, [what])) if command == "bench" && what == "peers" => peers::bench(root(), None),
+        Some((command, [what, rounds])) if command == "bench" && what == "peers" => {
+            peers::bench(root(), Some(rounds))
+        }
         Some((command, [])) if command == "ci" => run(Command::new(root().join(".ci/run"))),
         Some((command, [])) if ["help", "--help", "-h"].contains(&command.as_str()) => {
             println!("{USAGE}");

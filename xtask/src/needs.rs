@@ -96,6 +96,13 @@ fn postgres_folders() -> impl Iterator<Item = PathBuf> {
         .map(|version| version.path().join("bin"))
 }
 
+/// The folder with the programs of the newest PostgreSQL.
+pub fn newest_postgres() -> Result<PathBuf> {
+    let version = |folder: &PathBuf| -> Option<u32> { folder.parent()?.file_name()?.to_str()?.parse().ok() };
+    let newest = postgres_folders().max_by_key(version);
+    newest.with_context(|| format!("no PostgreSQL in {POSTGRES_VERSIONS}"))
+}
+
 fn private_mounts() -> Result<Mounts> {
     for mounts in [Mounts::Allowed, Mounts::InNamespaces] {
         if can_mount(mounts)? {
