@@ -39,6 +39,7 @@ pub mod problem;
 mod query;
 mod queue;
 mod request;
+mod tapped;
 mod ways;
 /// Seen from outside by the benchmark of its costs only.
 #[doc(hidden)]

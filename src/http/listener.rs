@@ -1,5 +1,5 @@
-//! Sockets: accepts connections up to a limit, lets idle strangers give way there, cuts clients that stall, and lets every
-//! request under way end when the server drains. Who is slow is judged by `watch`, who gives way by `crowd`; connections
+//! Sockets: accepts connections up to a limit, lets strangers that move no byte give way there, cuts clients that stall, and
+//! lets every request under way end when the server drains. Who is slow is judged by `watch`, who gives way by `crowd`; connections
 //! without a place are left to `overflow`, requests to the router.
 
 use std::convert::Infallible;
@@ -25,13 +25,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::ways;
+use super::{tapped::Tapped, ways};
 use crate::metrics::Metrics;
 use bodies::{ReadBody, WatchedBody};
 use crowd::{Crowd, Entry, Place};
 use overflow::Overflow;
 use refusal::linger;
-use watch::{Watch, WatchedIo};
+use watch::Watch;
 
 mod bodies;
 mod crowd;
@@ -42,7 +42,7 @@ mod refusal;
 mod takeover;
 mod watch;
 
-pub use limits::Limits;
+pub use limits::{CONNECTIONS_ABOVE_THE_LIMIT, Limits};
 pub use newcomer::Newcomer;
 pub use takeover::Takeover;
 
@@ -285,7 +285,7 @@ async fn converse<S>(
         .max_buf_size(BUFFER_BYTES_MAX)
         // Most answers are short: copied behind their head and sent as one they take less than as two. See WatchedBody.
         .writev(false)
-        .serve_connection(TokioIo::new(WatchedIo::new(stream, watch.clone())), service)
+        .serve_connection(TokioIo::new(Tapped::new(stream, watch.clone())), service)
         .with_upgrades();
     let (mut told, mut sent_away) = (false, false);
     loop {
@@ -293,8 +293,8 @@ async fn converse<S>(
             // What can go wrong here is the client's doing, or said in an answer already.
             _ended = &mut connection => break,
             () = watch.expired() => return,
-            () = watch.sent_away(), if !sent_away => {
-                if watch.awaits_head() {
+            () = watch.sent_away() => {
+                if watch.is_stuck() {
                     return;
                 }
                 sent_away = true;
@@ -311,8 +311,10 @@ async fn converse<S>(
     let planned = unpoisoned(&takeover).take();
     match (connection.into_parts(), planned) {
         (None, Some(planned)) => Takeover::carry_out(planned).await,
-        (Some(parts), _) if !told && !sent_away => {
-            let patience = if watch.answered_early() {
+        // A drain waits for a client that still sends, or the client would not see its refusal; the drain's own end bounds that.
+        (Some(parts), _) if !sent_away && (!told || watch.answered_early()) => {
+            let still_sends = watch.answered_early();
+            let patience = if still_sends {
                 limits.linger
             } else {
                 limits.short_linger
@@ -322,7 +324,7 @@ async fn converse<S>(
             tokio::select! {
                 () = linger(&mut stream, patience) => {}
                 () = watch.sent_away() => {}
-                () = draining.cancelled() => {}
+                () = draining.cancelled(), if !still_sends => {}
             }
         }
         (Some(_) | None, _) => {}

@@ -1,20 +1,24 @@
-//! Places for connections, and who gives way when there is none: the stranger that has been idle longest, never a
-//! connection with a request in progress. What a connection does is told by its `watch`; ending it is left to its task.
+//! Places for connections, and who gives way when there is none: the stranger that has moved no byte for longest, never a
+//! connection whose request the server works on. What a connection does is told by its `watch`; ending it is left to its task.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::watch::Watch;
 
 /// Newcomers that wait at once for the place of a connection that was told to go: it takes an instant, since such a
 /// connection is idle.
-const WAITING_MAX: usize = 64;
+pub const WAITING_MAX: usize = 64;
 /// Longest wait of a newcomer: the connection that was told to go may have begun a request just then.
 const WAITING_TIME_MAX: Duration = Duration::from_secs(1);
+/// In a kept place a connection may move no byte for this long before it gives way: a probe's request must get here, whatever
+/// burst of connections comes with it.
+const GRACE_IN_KEPT_PLACES: Duration = Duration::from_millis(20);
 /// Found in one look at all connections, which costs more the more there are.
 const CANDIDATES_MAX: usize = 64;
 
@@ -24,13 +28,15 @@ pub struct Crowd {
     places: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     members: Arc<Mutex<Members>>,
+    /// The shortest time without a byte after which a connection gives way.
+    grace: Duration,
 }
 
 #[derive(Default)]
 struct Members {
     next: u64,
     watches: HashMap<u64, Arc<Watch>>,
-    /// Connections from the last look, the longest idle first, each with the instant since when it was idle.
+    /// Connections from the last look, the longest idle first, each with the instant since which it has been idle.
     candidates: VecDeque<(Instant, u64)>,
 }
 
@@ -39,7 +45,7 @@ pub enum Entry {
     Place(Place),
     /// Another connection was told to go.
     Soon(Soon),
-    /// Every connection is busy, or has shown the key.
+    /// The server works on the request of every connection, or its client has shown the key.
     Full,
 }
 
@@ -60,27 +66,62 @@ impl Crowd {
             places: Arc::new(Semaphore::new(places)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             members: Arc::default(),
+            grace: Duration::ZERO,
+        }
+    }
+
+    /// Few places, for connections that are answered at once or not at all.
+    pub fn of_kept_places(places: usize) -> Crowd {
+        Crowd {
+            grace: GRACE_IN_KEPT_PLACES,
+            ..Crowd::new(places)
         }
     }
 
     pub fn enter(&self) -> Entry {
-        // A place that becomes free is for those who wait for one: their tasks may not have asked for it yet.
-        let promised = WAITING_MAX - self.waiting.available_permits();
-        if self.places.available_permits() > promised
-            && let Ok(permit) = self.places.clone().try_acquire_owned()
-        {
-            return Entry::Place(self.place(permit));
+        if let Some(place) = self.free_place() {
+            return Entry::Place(place);
         }
         let Ok(turn) = self.waiting.clone().try_acquire_owned() else {
             return Entry::Full;
         };
-        if !self.members().send_one_away() {
+        if !self.members().send_one_away(self.grace) {
             return Entry::Full;
         }
         Entry::Soon(Soon {
             crowd: self.clone(),
             _turn: turn,
         })
+    }
+
+    /// Waits for a place even where no connection can be told to go yet: those that were told are still going, and newcomers
+    /// have their grace. `None` when none is free in time, or too many newcomers wait.
+    pub async fn wait_for_place(&self) -> Option<Place> {
+        if let Some(place) = self.free_place() {
+            return Some(place);
+        }
+        let _turn = self.waiting.try_acquire().ok()?;
+        let deadline = Instant::now() + WAITING_TIME_MAX;
+        let mut permit = pin!(self.places.clone().acquire_owned());
+        while Instant::now() < deadline {
+            // Another newcomer may get the place of the one that this one told to go, so it tells one more after a while.
+            self.members().send_one_away(self.grace);
+            let look_again = deadline.min(Instant::now() + self.grace);
+            if let Ok(permit) = timeout_at(look_again, &mut permit).await {
+                return permit.ok().map(|permit| self.place(permit));
+            }
+        }
+        None
+    }
+
+    fn free_place(&self) -> Option<Place> {
+        // A place that becomes free is for those who wait for one: their tasks may not have asked for it yet.
+        let promised = WAITING_MAX - self.waiting.available_permits();
+        if self.places.available_permits() <= promised {
+            return None;
+        }
+        let permit = self.places.clone().try_acquire_owned().ok()?;
+        Some(self.place(permit))
     }
 
     fn place(&self, permit: OwnedSemaphorePermit) -> Place {
@@ -132,9 +173,9 @@ impl Drop for Occupied {
 
 impl Members {
     /// Tells the stranger that has been idle longest to go. `false` when there is none.
-    fn send_one_away(&mut self) -> bool {
+    fn send_one_away(&mut self, grace: Duration) -> bool {
         self.send_a_candidate_away() || {
-            self.look();
+            self.look(grace);
             self.send_a_candidate_away()
         }
     }
@@ -153,8 +194,12 @@ impl Members {
         false
     }
 
-    fn look(&mut self) {
-        let idle = |(number, watch): (&u64, &Arc<Watch>)| Some((watch.idle_stranger_since()?, *number));
+    fn look(&mut self, grace: Duration) {
+        let now = Instant::now();
+        let idle = |(number, watch): (&u64, &Arc<Watch>)| {
+            let since = watch.idle_stranger_since()?;
+            (now - since >= grace).then_some((since, *number))
+        };
         let mut idle: Vec<(Instant, u64)> = self.watches.iter().filter_map(idle).collect();
         if idle.len() > CANDIDATES_MAX {
             idle.select_nth_unstable(CANDIDATES_MAX);
@@ -162,5 +207,40 @@ impl Members {
         }
         idle.sort_unstable();
         self.candidates = idle.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Limits;
+    use super::*;
+
+    fn occupied(place: &Place) -> (Arc<Watch>, Occupied) {
+        let watch = Arc::new(Watch::new(Limits::new(1)));
+        (watch.clone(), place.occupy(watch))
+    }
+
+    /// A probe that came with a burst of connections was refused, or lost its place before its request was read.
+    #[tokio::test(start_paused = true)]
+    async fn newcomers_take_turns_in_a_kept_place() {
+        let crowd = Crowd::of_kept_places(1);
+        let first = crowd.wait_for_place().await.unwrap();
+        let (watch, _occupied) = occupied(&first);
+        let waits = || {
+            let crowd = crowd.clone();
+            tokio::spawn(async move { crowd.wait_for_place().await })
+        };
+        let (second, third) = (waits(), waits());
+        let started = Instant::now();
+        watch.sent_away().await;
+        assert_eq!(started.elapsed(), GRACE_IN_KEPT_PLACES);
+        drop(first);
+        let second = second.await.unwrap().unwrap();
+        let (watch, _occupied) = occupied(&second);
+        let started = Instant::now();
+        watch.sent_away().await;
+        assert!(started.elapsed() >= GRACE_IN_KEPT_PLACES);
+        drop(second);
+        assert!(third.await.unwrap().is_some());
     }
 }

@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+use super::crowd::WAITING_MAX;
+
+const KEPT_MAX: usize = 16;
+const REFUSALS_MAX: usize = 64;
+/// Connections open at once beyond `connections_max`: those answered in kept places, those being refused, and those that wait
+/// for an ordinary or a kept place.
+pub const CONNECTIONS_ABOVE_THE_LIMIT: usize = KEPT_MAX + REFUSALS_MAX + 2 * WAITING_MAX;
+
 /// Limits on a client's use of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -35,8 +43,8 @@ impl Limits {
     pub fn new(connections_max: usize) -> Limits {
         Limits {
             connections_max,
-            kept_max: 16,
-            refusals_max: 64,
+            kept_max: KEPT_MAX,
+            refusals_max: REFUSALS_MAX,
             first_byte: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),

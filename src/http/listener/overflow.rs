@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::crowd::{Crowd, Entry};
+use super::crowd::Crowd;
 use super::refusal::{AboveTheLimit, refuse};
 use super::{Answers, Connection, Limits, Seldom};
 use crate::metrics::Metrics;
@@ -28,7 +28,7 @@ impl<R: Answers> Overflow<R> {
         Overflow {
             router: AboveTheLimit::new(router, metrics.connections_refused.clone()),
             limits: limits.of_kept_places(),
-            kept: Crowd::new(limits.kept_max),
+            kept: Crowd::of_kept_places(limits.kept_max),
             refusals: Arc::new(Semaphore::new(limits.refusals_max)),
             metrics,
             full: Arc::default(),
@@ -38,12 +38,7 @@ impl<R: Answers> Overflow<R> {
     /// Serves the connection in a kept place if there is one, and refuses it otherwise.
     pub async fn answer(self, stream: TcpStream, draining: CancellationToken) {
         self.log_full();
-        let place = match self.kept.enter() {
-            Entry::Place(place) => Some(place),
-            Entry::Soon(soon) => soon.place().await,
-            Entry::Full => None,
-        };
-        if let Some(place) = place {
+        if let Some(place) = self.kept.wait_for_place().await {
             let connection = Connection::new(self.metrics.connections, stream, place, self.limits);
             connection.serve(self.router, draining).await;
             return;
@@ -59,7 +54,7 @@ impl<R: Answers> Overflow<R> {
             let connections = self.limits.connections_max;
             tracing::warn!(
                 connections,
-                "all {connections} connections are in use and none is idle: others are refused; raise \
+                "all {connections} connections are in use and none gives way: others are refused; raise \
                  ORDERLY_MAX_CONNECTIONS, or add nodes"
             );
         }
@@ -75,6 +70,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::super::Server;
+    use super::super::crowd::Entry;
     use super::super::watch::Watch;
     use super::*;
 

@@ -2,15 +2,17 @@
 //! service and the answers' bodies; ending the connection is left to the listener.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Limits;
+use crate::http::tapped::{Tap, Way};
+use head_end::HeadEnd;
+
+mod head_end;
 
 /// Shared by the parts of one connection, all in one task.
 pub struct Watch {
@@ -39,6 +41,8 @@ struct State {
     since: Instant,
     /// Since when the client takes nothing of its answer.
     write_blocked: Option<Instant>,
+    /// Since when the client sends nothing, while the server would read.
+    read_blocked: Option<Instant>,
     /// The last answer is an event stream, which may have ended without all of it being sent.
     streams: bool,
     draining_since: Option<Instant>,
@@ -82,6 +86,7 @@ impl Watch {
                 stage: Stage::Fresh,
                 since: Instant::now(),
                 write_blocked: None,
+                read_blocked: None,
                 streams: false,
                 draining_since: None,
                 head_end: HeadEnd::default(),
@@ -142,12 +147,13 @@ impl Watch {
         self.state().standing == Standing::Unknown
     }
 
-    /// Since when a client that has not shown the key has asked for nothing. `None` when it has shown it, when a request
-    /// is in progress, or when it was sent away already.
+    /// The instant since which a client that has not shown the key has moved no byte while the server waits for it: for its
+    /// next request, for the rest of one, or for it to take more of its answer. `None` when it has shown the key, when the
+    /// server is busy with its request, or when it was sent away already.
     pub fn idle_stranger_since(&self) -> Option<Instant> {
         let state = self.state();
-        let idle = state.stage != Stage::Answering && !state.taken_over && !state.sent_away;
-        (idle && state.standing != Standing::Keyed).then_some(state.since)
+        let may_go = state.standing != Standing::Keyed && !state.taken_over && !state.sent_away;
+        state.waits_for_client().filter(|_| may_go)
     }
 
     pub fn send_away(&self) {
@@ -155,14 +161,15 @@ impl Watch {
         self.sent_away.notify_one();
     }
 
-    /// Resolves once, when its place is needed for another. Cancel safe.
+    /// Resolves when its place is needed for another, and again when the connection then gets stuck. Cancel safe.
     pub async fn sent_away(&self) {
         self.sent_away.notified().await;
     }
 
-    /// Reports whether no request has come whole since the connection began or the last answer was sent.
-    pub fn awaits_head(&self) -> bool {
-        matches!(self.state().stage, Stage::Fresh | Stage::Head)
+    /// Reports whether the connection cannot end well before the client moves: no request has come whole, or the client
+    /// takes nothing of its answer.
+    pub fn is_stuck(&self) -> bool {
+        self.state().is_stuck()
     }
 
     /// All that was to be said is said; what the client still sends is thrown away.
@@ -177,11 +184,8 @@ impl Watch {
     /// Reports whether hyper may not see the end of the client's bytes for now: at that end it would drop the request.
     fn keeps_end(&self, waker: &Waker) -> bool {
         let mut state = self.state();
-        let whole = match state.body {
-            Some(body) => state.after_head >= body,
-            None => state.body_read || state.last_chunk_came,
-        };
-        let keeps = state.stage == Stage::Answering && whole && !state.may_be_held && !state.taken_over;
+        let answered = state.stage == Stage::Answering && state.came_whole();
+        let keeps = answered && !state.may_be_held && !state.taken_over;
         if keeps {
             state.reader = Some(waker.clone());
         }
@@ -215,13 +219,16 @@ impl Watch {
         state.last_chunk_came = bytes.ends_with(LAST_CHUNK);
     }
 
-    fn write_blocked(&self, blocked: bool) {
+    fn blocked(&self, way: Way, blocked: bool) {
         let mut state = self.state();
-        state.write_blocked = match (blocked, state.write_blocked) {
-            (false, _) => None,
-            (true, Some(since)) => Some(since),
-            (true, None) => Some(Instant::now()),
+        let since = match way {
+            Way::Read => &mut state.read_blocked,
+            Way::Write => &mut state.write_blocked,
         };
+        *since = blocked.then(|| since.unwrap_or_else(Instant::now));
+        if blocked && state.sent_away && state.is_stuck() {
+            self.sent_away.notify_one();
+        }
     }
 
     /// Resolves when a limit is passed. Cancel safe; to be called anew after [`Watch::drains`].
@@ -273,44 +280,39 @@ impl Watch {
     }
 }
 
-/// Looks for the empty line that ends a request's head. Only to tell when the next one begins: reading heads is
-/// hyper's part.
-#[derive(Default)]
-struct HeadEnd {
-    /// Something other than line ends came: empty lines before a request do not count.
-    began: bool,
-    line_is_empty: bool,
-    found: bool,
-}
-
-impl HeadEnd {
-    /// How many of the next bytes stand behind the end of the head.
-    fn bytes_behind(&mut self, bytes: &[u8]) -> usize {
-        if self.found {
-            return bytes.len();
-        }
-        for (index, byte) in bytes.iter().enumerate() {
-            match byte {
-                b'\r' => {}
-                b'\n' if self.began && self.line_is_empty => {
-                    self.found = true;
-                    return bytes.len() - index - 1;
-                }
-                b'\n' => self.line_is_empty = true,
-                _ => {
-                    self.began = true;
-                    self.line_is_empty = false;
-                }
-            }
-        }
-        0
-    }
-}
-
 impl State {
     fn enter(&mut self, stage: Stage) {
         self.stage = stage;
         self.since = Instant::now();
+    }
+
+    fn waits_for_client(&self) -> Option<Instant> {
+        self.write_blocked.or_else(|| match self.stage {
+            Stage::Answering => self.body_blocked(),
+            Stage::Fresh | Stage::Head | Stage::Idle => Some(self.since),
+        })
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.write_blocked.is_some()
+            || match self.stage {
+                Stage::Fresh | Stage::Head => true,
+                Stage::Answering => self.body_blocked().is_some(),
+                Stage::Idle => false,
+            }
+    }
+
+    /// Since when the client sends nothing of a body that the server would read.
+    fn body_blocked(&self) -> Option<Instant> {
+        self.read_blocked.filter(|_| !self.came_whole())
+    }
+
+    /// Reports whether the request's body has arrived to its end.
+    fn came_whole(&self) -> bool {
+        match self.body {
+            Some(body) => self.after_head >= body,
+            None => self.body_read || self.last_chunk_came,
+        }
     }
 }
 
@@ -318,73 +320,17 @@ impl State {
 /// side in the middle of a body, is waited for as long as any body.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// A stream that tells what passes through it.
-pub struct WatchedIo<S> {
-    stream: S,
-    watch: Arc<Watch>,
-}
-
-impl<S> WatchedIo<S> {
-    pub fn new(stream: S, watch: Arc<Watch>) -> WatchedIo<S> {
-        WatchedIo { stream, watch }
+impl Tap for Arc<Watch> {
+    fn blocked(&mut self, way: Way, blocked: bool) {
+        Watch::blocked(self, way, blocked);
     }
 
-    pub fn into_inner(self) -> S {
-        self.stream
-    }
-
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.watch.write_blocked(written.is_pending());
-        written
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for WatchedIo<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let arrived = &buffer.filled()[before..];
-        if !arrived.is_empty() {
-            self.watch.bytes_arrived(arrived);
-        } else if buffer.remaining() > 0 && self.watch.keeps_end(context.waker()) {
+    fn arrived(&mut self, bytes: &[u8], context: &Context<'_>) -> Poll<io::Result<()>> {
+        if !bytes.is_empty() {
+            self.bytes_arrived(bytes);
+        } else if self.keeps_end(context.waker()) {
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedIo<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.wrote(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.wrote(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -16,7 +16,7 @@ use crate::http::{Shared, auth};
 
 mod allowance;
 mod conversation;
-mod metered;
+mod meter;
 mod subscriptions;
 
 /// Follow orders over a WebSocket

@@ -1,18 +1,25 @@
 //! The limit of connections: who gives way there, and what is answered all the same.
 
+use std::io::ErrorKind;
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::door::Door;
-use super::socket::Hall;
-use crate::support::PATIENCE;
+use super::socket::{Hall, SYSTEM_BUFFER_BYTES};
 use crate::support::client::http;
 use crate::support::process::{Process, configure};
+use crate::support::{PATIENCE, until};
 
 const KEY: &str = "correct-horse-battery-staple";
 const PLACES: u8 = 3;
+/// A client that takes nothing, or keeps back its body, is cut for that after 30 seconds.
+const BEFORE_SLOW_CLIENTS_ARE_CUT: Duration = Duration::from_secs(20);
+/// Longer than what the system and the server keep of an answer together.
+const LONG_FILE: &str = "/docs/swagger-ui-bundle.js";
 /// More than wait for a place, are kept for probes, and are refused at once.
 const CROWD: usize = 200;
 
@@ -21,6 +28,48 @@ struct Client(TcpStream);
 impl Client {
     async fn connect(hall: &Hall) -> Client {
         Client(TcpStream::connect(&hall.address).await.unwrap())
+    }
+
+    /// A client whose system keeps little of what it does not read, and which reads only the head of the answer.
+    async fn begin_to_read(hall: &Hall, path: &str) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(SYSTEM_BUFFER_BYTES).unwrap();
+        let connected = socket.connect(hall.address.parse().unwrap()).await;
+        let mut client = Client(connected.unwrap());
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        client.0.write_all(request.as_bytes()).await.unwrap();
+        let mut status = [0; "HTTP/1.1 200".len()];
+        client.0.read_exact(&mut status).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        client
+    }
+
+    /// A client that has a place, in which it was answered. Connections that are to give way may not be stuck yet when it comes.
+    async fn gets_in(hall: &Hall, headers: &str) -> Client {
+        let entered = async {
+            loop {
+                let mut probe = Client::connect(hall).await;
+                assert_eq!(probe.ask("/livez", "").await, 200);
+                let mut client = Client::connect(hall).await;
+                if client.ask("/orders", headers).await == 200 {
+                    return client;
+                }
+            }
+        };
+        timeout(BEFORE_SLOW_CLIENTS_ARE_CUT, entered)
+            .await
+            .expect("a place")
+    }
+
+    /// Reports whether the server has closed it, without a word.
+    fn is_gone(&self) -> bool {
+        match self.0.try_read(&mut [0]) {
+            Ok(count) => {
+                assert_eq!(count, 0, "it was answered");
+                true
+            }
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
     }
 
     /// The status; 0 when the connection is closed instead.
@@ -104,7 +153,7 @@ async fn a_request_in_progress_gives_way_to_nobody() {
     // One that ends makes room, and an idle one gives way to the next.
     drop(streams.pop());
     let waits = hall.door.harness.metrics().connections.clone();
-    crate::support::until("its place is free", async || waits.get() < PLACES.into()).await;
+    until("its place is free", async || waits.get() < PLACES.into()).await;
     let mut idle = Client::connect(&hall).await;
     assert_eq!(idle.ask("/orders", "").await, 200);
     let mut next = Client::connect(&hall).await;
@@ -175,4 +224,50 @@ async fn a_low_limit_of_open_files_is_raised_and_a_firm_one_told() {
     assert_eq!(files_max(&server).await, 64);
     assert!(server.said(told) && server.said("32 connections are taken"));
     assert_eq!(server.terminate().await, Some(0));
+}
+
+/// Issue 13, point 29: they were never idle, and shut out everybody with the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_of_open_files_give_way_at_the_limit() {
+    let hall = Hall::before(Door::with_key(KEY).await, PLACES.into());
+    let mut readers = Vec::new();
+    for _ in 0..PLACES {
+        readers.push(Client::begin_to_read(&hall, LONG_FILE).await);
+    }
+    let mut customers = Vec::new();
+    for _ in 0..PLACES {
+        customers.push(Client::gets_in(&hall, &keyed()).await);
+    }
+    for reader in &mut readers {
+        reader.is_closed().await;
+    }
+    for customer in &mut customers {
+        assert_eq!(customer.ask("/orders", &keyed()).await, 200);
+    }
+    drop((customers, readers));
+    hall.close().await;
+}
+
+/// Without a key a request whose body never comes was in progress for half a minute, and then the next one was.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_keep_back_their_bodies_give_way_at_the_limit() {
+    let hall = Hall::before(Door::open().await, PLACES.into());
+    let mut silent = Vec::new();
+    for _ in 0..PLACES {
+        let mut client = Client::connect(&hall).await;
+        let head = "POST /orders HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+        client.0.write_all(head.as_bytes()).await.unwrap();
+        silent.push(client);
+    }
+    let gone = async {
+        let mut customers = Vec::new();
+        while !silent.iter().all(Client::is_gone) {
+            customers.push(Client::gets_in(&hall, "").await);
+        }
+    };
+    timeout(BEFORE_SLOW_CLIENTS_ARE_CUT, gone)
+        .await
+        .expect("their places are taken");
+    drop(silent);
+    hall.close().await;
 }

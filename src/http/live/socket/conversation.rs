@@ -18,8 +18,9 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use super::allowance::Allowance;
-use super::metered::Metered;
+use super::meter::Meter;
 use super::subscriptions::{News, Subscriptions};
+use crate::http::tapped::Tapped;
 use crate::http::wire::{BadMessage, ClientMessage, ServerMessage, SubscriptionId, read_message};
 use crate::live::Feed;
 
@@ -50,9 +51,9 @@ pub async fn hold(stream: Upgraded, feed: Feed, heartbeat: Duration) {
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(MESSAGE_BYTES_MAX.into()))
         .max_frame_size(Some(MESSAGE_BYTES_MAX.into()));
-    let stream = Metered::new(
+    let stream = Tapped::new(
         TokioIo::new(stream),
-        Allowance::of_bytes(FRAME_BYTES_MAX, Instant::now()),
+        Meter::new(Allowance::of_bytes(FRAME_BYTES_MAX, Instant::now())),
     );
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let (subscriptions, news) = Subscriptions::new(feed.clone());
@@ -70,7 +71,7 @@ pub async fn hold(stream: Upgraded, feed: Feed, heartbeat: Duration) {
 }
 
 struct Conversation {
-    socket: WebSocketStream<Metered<TokioIo<Upgraded>>>,
+    socket: WebSocketStream<Tapped<TokioIo<Upgraded>, Meter>>,
     feed: Feed,
     subscriptions: Subscriptions,
     news: mpsc::Receiver<News>,
@@ -121,7 +122,9 @@ impl Conversation {
     async fn received(&mut self, received: Option<Result<Message, Error>>) -> ControlFlow<End> {
         let message = match received {
             Some(Ok(message)) => message,
-            Some(Err(_)) if self.socket.get_ref().is_overdrawn() => return ControlFlow::Break(TOO_FAST),
+            Some(Err(_)) if self.socket.get_ref().tap().is_overdrawn() => {
+                return ControlFlow::Break(TOO_FAST);
+            }
             Some(Err(error)) => return ControlFlow::Break(end_after(&error)),
             None => return ControlFlow::Break(End::Lost),
         };
