@@ -267,7 +267,11 @@ impl Server {
             heartbeat: HEARTBEAT,
             draining: draining.clone(),
         });
-        let limits = Limits::new(descriptors::connections(config.connections_max));
+        let calls_max = match kind {
+            ProcessorKind::Simulated | ProcessorKind::Pull => 0,
+            ProcessorKind::Http | ProcessorKind::Own | ProcessorKind::OwnDelivering => slots,
+        };
+        let limits = Limits::new(descriptors::connections(config.connections_max, calls_max));
         let http = tokio::spawn(listener::serve(
             listeners,
             router,

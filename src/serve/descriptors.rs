@@ -2,13 +2,16 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors for all but client connections: the database, the log, calls to the service, refusals under way.
-const OTHERS: u64 = 256;
+use crate::http::listener::CONNECTIONS_ABOVE_THE_LIMIT;
 
-/// Raises the soft limit to the hard one, and answers how many client connections fit below it, at most
-/// `connections_max`; fewer are told in the log.
-pub fn connections(connections_max: usize) -> usize {
-    let connections = connections_below(raised(), connections_max);
+/// Descriptors of the store, the log, the sockets that listen and the program itself: the store's connections and files are
+/// about 30, and looking up a name opens a few for a moment.
+const OF_THE_PROGRAM: usize = 96;
+
+/// Raises the soft limit to the hard one. Returns the number of client connections that fit below it beside everything else, at
+/// most `connections_max`, and logs a warning when that is fewer. `calls_max` is the number of calls to the service at once.
+pub fn connections(connections_max: usize, calls_max: u32) -> usize {
+    let connections = connections_below(raised(), connections_max, calls_max);
     if connections < connections_max {
         tracing::warn!(
             connections,
@@ -38,12 +41,13 @@ fn raised() -> Option<u64> {
     }
 }
 
-/// Half of a small limit is left to the others.
-fn connections_below(files_max: Option<u64>, connections_max: usize) -> usize {
+/// At least half of a small limit is for clients.
+fn connections_below(files_max: Option<u64>, connections_max: usize, calls_max: u32) -> usize {
     let Some(files_max) = files_max else {
         return connections_max;
     };
-    let connections = files_max - OTHERS.min(files_max / 2);
+    let others = (OF_THE_PROGRAM + CONNECTIONS_ABOVE_THE_LIMIT) as u64 + u64::from(calls_max);
+    let connections = files_max - others.min(files_max / 2);
     connections_max
         .min(usize::try_from(connections).unwrap_or(usize::MAX))
         .max(1)
@@ -53,13 +57,17 @@ fn connections_below(files_max: Option<u64>, connections_max: usize) -> usize {
 mod tests {
     use super::*;
 
+    /// Issue 13: 256 descriptors were left, and a node that calls its service 100 times at once may need more.
     #[test]
-    fn connections_leave_descriptors_for_the_rest() {
-        assert_eq!(connections_below(None, 4_096), 4_096);
-        assert_eq!(connections_below(Some(1_048_576), 4_096), 4_096);
-        assert_eq!(connections_below(Some(1_024), 4_096), 768);
-        assert_eq!(connections_below(Some(48), 4_096), 24);
-        assert_eq!(connections_below(Some(1), 4_096), 1);
-        assert_eq!(connections_below(Some(0), 4_096), 1);
+    fn connections_leave_descriptors_for_everything_else() {
+        const CALLS_MAX: u32 = 100;
+        let others = OF_THE_PROGRAM + CONNECTIONS_ABOVE_THE_LIMIT + CALLS_MAX as usize;
+        let below = |files_max| connections_below(files_max, 4_096, CALLS_MAX);
+        assert_eq!(below(None), 4_096);
+        assert_eq!(below(Some(1_048_576)), 4_096);
+        assert_eq!(below(Some(1_024)) + others, 1_024);
+        assert_eq!(below(Some(48)), 24);
+        assert_eq!(below(Some(1)), 1);
+        assert_eq!(below(Some(0)), 1);
     }
 }
