@@ -77,7 +77,8 @@ impl OrderStatus {
             }
             EventKind::Failed => (&[Some(Processing)], Failed),
             EventKind::Cancelled => (&[Some(Pending), Some(Processing), Some(Failed)], Cancelled),
-            EventKind::Redriven => (&[Some(Failed), Some(Cancelled)], Pending),
+            // Of a Pending order: it no longer waits for its back-off.
+            EventKind::Redriven => (&[Some(Failed), Some(Cancelled), Some(Pending)], Pending),
         };
         legal_from.contains(&from).then_some(to)
     }

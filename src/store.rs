@@ -113,7 +113,8 @@ pub trait Store: Send + Sync + 'static {
 
     async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError>;
 
-    /// Failed or Cancelled back to Pending with fresh attempts, due now.
+    /// Failed or Cancelled back to Pending with fresh attempts, due now. A Pending order that backs off becomes due now and
+    /// keeps its attempts and its generation; any other Pending order stays as it is.
     async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError>;
 
     /// Redrives the oldest matching orders, at most [`SWEEP_ORDERS_MAX`] in one call.

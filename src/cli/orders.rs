@@ -25,7 +25,7 @@ pub enum Command {
     Get(Get),
     /// Tell what an order waits for
     Explain(One),
-    /// Put a Failed or Cancelled order back to Pending, or many Failed ones
+    /// Put a Failed or Cancelled order back to Pending, or many Failed ones; end the back-off of a Pending one
     Retry(Retry),
     /// Cancel a Pending, Processing or Failed order
     Cancel(One),

@@ -233,6 +233,7 @@ impl Findings<'_> {
 impl History {
     fn follow(&mut self, event: &Event) {
         self.attempts = self.attempts_after(event.kind);
+        let begins_anew = self.redrive_begins_anew();
         // The event's own status: one bad step is reported once, not once more for every later event.
         self.status = Some(event.status);
         self.ended_at = event.status.is_final().then_some(event.at);
@@ -242,6 +243,7 @@ impl History {
                 self.started_by = event.node;
                 self.second_line = true;
             }
+            EventKind::Redriven if !begins_anew => {}
             EventKind::Redriven => {
                 self.generation += 1;
                 self.second_line = true;
@@ -254,9 +256,15 @@ impl History {
         }
     }
 
+    /// Reports whether a redrive would begin the order anew, rather than end the back-off of one that is Pending.
+    fn redrive_begins_anew(&self) -> bool {
+        self.status != Some(OrderStatus::Pending)
+    }
+
     /// Started and not given back since the last redrive.
     fn attempts_after(&self, kind: EventKind) -> u32 {
         match kind {
+            EventKind::Redriven if !self.redrive_begins_anew() => self.attempts,
             EventKind::Accepted | EventKind::Redriven => 0,
             EventKind::Started => self.attempts + 1,
             EventKind::LeaseLost | EventKind::Released => self.attempts.saturating_sub(1),

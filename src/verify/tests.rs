@@ -340,6 +340,15 @@ async fn an_order_cancelled_before_its_start_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn a_retry_of_an_order_that_backs_off_keeps_its_attempts() {
+    let mut hand = sound();
+    hand.then(WAITING_FOR_RETRY, Redriven);
+    assert_eq!(found(hand.clone()).await, []);
+    hand.event(WAITING_FOR_RETRY, 4).event.attempt = 0;
+    assert_eq!(found(hand).await, [(Promise::Attempts, Some(WAITING_FOR_RETRY))]);
+}
+
+#[tokio::test]
 async fn keys_that_name_no_orders_of_theirs_are_found() {
     for (ids, first) in [
         (vec![], None),

@@ -75,7 +75,14 @@ pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Resu
     loop {
         let slot = Shared::any_slot();
         let changed = links
-            .once(statement, &[(&vec![id.0], Type::INT8_ARRAY), (&slot, Type::INT2)])
+            .once(
+                statement,
+                &[
+                    (&vec![id.0], Type::INT8_ARRAY),
+                    (&slot, Type::INT2),
+                    (&true, Type::BOOL),
+                ],
+            )
             .await;
         let changed = judged(links, shared, changed).await?;
         if let Some(row) = changed.first() {
@@ -85,10 +92,11 @@ pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Resu
         match query::order(links, id).await? {
             None => return Ok(Acted::Unknown),
             Some(order) => match order.status {
-                OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Completed => {
-                    return Ok(Acted::Refused(order));
+                OrderStatus::Processing | OrderStatus::Completed => return Ok(Acted::Refused(order)),
+                OrderStatus::Pending if !backs_off(links, id).await? => return Ok(Acted::Done(order)),
+                OrderStatus::Pending | OrderStatus::Failed | OrderStatus::Cancelled => {
+                    patience.wait(id, shared).await?;
                 }
-                OrderStatus::Failed | OrderStatus::Cancelled => patience.wait(id, shared).await?,
             },
         }
     }
@@ -103,6 +111,14 @@ async fn judged<T>(links: &Links, shared: &Shared, answer: Result<T, Failure>) -
             Err(probe::judged(failure, &mut links.link()).await)
         }
     }
+}
+
+/// Reports whether an order waits for a time to come, by the database's clock.
+async fn backs_off(links: &Links, id: OrderId) -> Result<bool, Failure> {
+    let statement =
+        "select from orderly.orders where order_id = $1 and status = 0 and due_at > clock_timestamp()";
+    let found = links.read(statement, &[(&id.0, Type::INT8)]).await?;
+    Ok(!found.is_empty())
 }
 
 /// Looks at orders that a redrive of many found locked: a claim of a node holds them for a moment only.
@@ -178,7 +194,14 @@ async fn redrive_some(links: &Links, shared: &Shared, ids: &[i64]) -> Result<Has
     let slot = Shared::any_slot();
     let statement = concat!(include_str!("redrive.sql"), "select order_id from changed");
     let found = links
-        .once(statement, &[(&ids, Type::INT8_ARRAY), (&slot, Type::INT2)])
+        .once(
+            statement,
+            &[
+                (&ids, Type::INT8_ARRAY),
+                (&slot, Type::INT2),
+                (&false, Type::BOOL),
+            ],
+        )
         .await
         .inspect_err(|failure| shared.unsure(failure))?;
     let changed = found.iter().map(|row| rows::column(row, 0));

@@ -41,9 +41,8 @@ pub(super) fn redrive(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted,
     };
     match order.status {
         OrderStatus::Failed | OrderStatus::Cancelled => {}
-        OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Completed => {
-            return Ok(Acted::Refused(order));
-        }
+        OrderStatus::Pending => return Ok(Acted::Done(end_back_off(group, order)?)),
+        OrderStatus::Processing | OrderStatus::Completed => return Ok(Acted::Refused(order)),
     }
     let redriven = group
         .connection
@@ -57,6 +56,22 @@ pub(super) fn redrive(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted,
     record(group, EventKind::Redriven, order.status, &redriven)?;
     turns::pass(group, redriven.request.user_id)?;
     Ok(Acted::Done(redriven))
+}
+
+/// Makes a Pending order due now, unless it is.
+fn end_back_off(group: &mut Group<'_>, order: Order) -> Result<Order, rusqlite::Error> {
+    if order.next_attempt_at.is_none_or(|due_at| due_at <= group.now) {
+        return Ok(order);
+    }
+    let due = group
+        .connection
+        .prepare_cached(concat!(
+            "update orders set version = version + 1, due_at = ?2 where order_id = ?1 returning ",
+            order_columns!()
+        ))?
+        .query_row((order.order_id, group.now), rows::order)?;
+    record(group, EventKind::Redriven, order.status, &due)?;
+    Ok(due)
 }
 
 fn record(

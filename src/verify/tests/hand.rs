@@ -112,6 +112,7 @@ impl Hand {
         let position = self.position;
         let record = self.order(id);
         let order = &mut record.order;
+        let was_pending = order.status == OrderStatus::Pending;
         order.status = OrderStatus::after(Some(order.status).filter(|_| order.version > 0), kind)
             .expect("tests break rules afterwards, not here");
         order.version += 1;
@@ -135,6 +136,7 @@ impl Hand {
                 order.processing_at = Some(at);
             }
             LeaseLost | Released => order.attempts -= 1,
+            Redriven if was_pending => {}
             Redriven => {
                 order.attempts = 0;
                 order.generation += 1;

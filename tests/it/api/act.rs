@@ -44,9 +44,30 @@ async fn every_order_but_a_completed_one_is_cancelled() {
 }
 
 #[tokio::test]
-async fn an_order_is_retried_once_it_was_given_up() {
+async fn an_order_is_retried_unless_it_runs_or_is_completed() {
     let pending = Some(OrderStatus::Pending);
-    act_on_each("retry", [None, None, None, pending, pending]).await;
+    act_on_each("retry", [pending, None, None, pending, pending]).await;
+}
+
+/// Issue 13: CONTRACT 2.3 has it so, and the answer was a 409.
+#[tokio::test]
+async fn a_retry_makes_an_order_that_backs_off_due_now() {
+    let door = Door::open().await;
+    let id = door.harness.order_due_in(60).await;
+    let before = door.get("/orders/1").await.ok();
+    assert_eq!(before["next_attempt_at"], "2026-01-01T00:01:00.000000Z");
+    let retried = door.act("/orders/1/retry").await.ok();
+    assert_eq!(retried["next_attempt_at"], "2026-01-01T00:00:00.000000Z");
+    for kept in ["status", "attempts", "last_error", "processing_at"] {
+        assert_eq!(retried[kept], before[kept], "{kept}");
+    }
+    let events = door.get("/orders/1/events?after=3").await.ok();
+    assert_eq!(events["events"].as_array().unwrap().len(), 1);
+    assert_eq!(events["events"][0]["kind"], "redriven");
+    assert_eq!(events["events"][0]["attempt"], 1);
+    assert_eq!(door.act("/orders/1/retry").await.ok(), retried);
+    assert_eq!(door.harness.claim_only(id).await.order.attempts, 2);
+    door.close().await;
 }
 
 #[tokio::test]

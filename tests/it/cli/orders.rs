@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::Shop;
+use crate::support::until;
 
 /// Attempts fail at once and for good.
 const FAILING: [(&str, &str); 3] = [
@@ -92,8 +93,13 @@ async fn orders_are_cancelled_and_put_back() {
         (&retried["status"], &retried["attempts"]),
         (&json!("Pending"), &json!(0))
     );
-    let said = shop.told("orders retry 2").await;
-    said.assert_failed(1, "order 2 is Pending and cannot be retried");
+    assert_eq!(shop.told("orders retry 2 --json").await.json(), retried);
+    until("order 1 runs", async || {
+        shop.told("orders get 1 --json").await.json()["status"] == "Processing"
+    })
+    .await;
+    let said = shop.told("orders retry 1").await;
+    said.assert_failed(1, "order 1 is Processing and cannot be retried");
     shop.close().await;
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orderly::event::EventKind;
 use orderly::lease::Outcome;
-use orderly::order::{OrderId, OrderStatus};
+use orderly::order::{Order, OrderId, OrderStatus};
 use orderly::store::Acted;
 
 use crate::support::Harness;
@@ -20,7 +20,9 @@ conformance! {
     a_failed_or_cancelled_order_is_redriven_with_fresh_attempts,
     a_redriven_order_runs_to_its_end_again,
     every_redrive_is_a_new_generation,
-    only_failed_and_cancelled_orders_are_redriven,
+    an_order_that_backs_off_is_due_at_once_when_retried,
+    a_retry_of_a_waiting_order_changes_nothing,
+    an_order_that_runs_or_is_completed_is_not_retried,
     crashes_are_forgotten_by_a_redrive,
     an_unknown_order_is_unknown,
     a_concurrent_cancel_and_claim_agree,
@@ -135,12 +137,43 @@ async fn every_redrive_is_a_new_generation(harness: &mut Harness) {
     }
 }
 
-async fn only_failed_and_cancelled_orders_are_redriven(harness: &mut Harness) {
-    for status in [
-        OrderStatus::Completed,
-        OrderStatus::Processing,
-        OrderStatus::Pending,
-    ] {
+/// Issue 13: CONTRACT 2.3 has it so, and the answer was a 409.
+async fn an_order_that_backs_off_is_due_at_once_when_retried(harness: &mut Harness) {
+    let id = harness.order_due_in(60).await;
+    harness.advance(Duration::from_secs(1)).await;
+    let before = harness.order(id).await;
+    let order = harness.redrive(id).await;
+    assert_eq!(order.next_attempt_at, Some(harness.now().await));
+    let expected = Order {
+        version: before.version + 1,
+        next_attempt_at: order.next_attempt_at,
+        ..before
+    };
+    assert_eq!(order, expected, "attempts, generation and last error are kept");
+    assert_eq!(harness.order(id).await, order);
+    let last = harness.history(id, before.version).await.remove(0);
+    assert_eq!(
+        (last.kind, last.status),
+        (EventKind::Redriven, OrderStatus::Pending)
+    );
+    assert_eq!((last.attempt, last.error), (1, None));
+    assert_eq!(harness.redrive(id).await, order, "it is due already");
+    assert_eq!(harness.counters().await.pending, 1);
+    let lease = harness.claim_only(id).await;
+    assert_eq!((lease.order.attempts, lease.order.generation), (2, 0));
+}
+
+async fn a_retry_of_a_waiting_order_changes_nothing(harness: &mut Harness) {
+    for id in [harness.order_due_in(0).await, harness.accept_one().await] {
+        let order = harness.order(id).await;
+        assert_eq!(harness.redrive(id).await, order);
+        assert_eq!(harness.order(id).await, order);
+        assert_eq!(harness.history(id, order.version).await, []);
+    }
+}
+
+async fn an_order_that_runs_or_is_completed_is_not_retried(harness: &mut Harness) {
+    for status in [OrderStatus::Completed, OrderStatus::Processing] {
         let id = harness.order_in(status).await;
         let order = harness.order(id).await;
         let acted = harness.store().redrive(id).await.unwrap();

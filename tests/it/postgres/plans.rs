@@ -372,8 +372,8 @@ async fn everything_else(scene: &Scene) -> Vec<Caught> {
         (
             "redrive",
             "Redrives the orders",
-            "int8[], int2",
-            "'{20100, 20110}', 3",
+            "int8[], int2, bool",
+            "'{20100, 20110}', 3, true",
         ),
         (
             "known key",

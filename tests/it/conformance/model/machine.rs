@@ -305,6 +305,7 @@ impl Model {
         }
     }
 
+    /// Reports whether it is done, or was not needed.
     pub fn redrive(&mut self, id: OrderId, now: Timestamp) -> bool {
         let order = self.orders.get_mut(&id).expect("it was accepted");
         match order.status {
@@ -316,7 +317,13 @@ impl Model {
                 order.generation += 1;
                 true
             }
-            OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Completed => false,
+            OrderStatus::Pending => {
+                if order.due.is_some_and(|due| due > now) {
+                    order.wait_until(now);
+                }
+                true
+            }
+            OrderStatus::Processing | OrderStatus::Completed => false,
         }
     }
 }
