@@ -32,7 +32,7 @@ pub struct OrderBody<'a> {
     status: &'static str,
     #[schema(required)]
     reference: Option<&'a str>,
-    /// As it was given, byte for byte.
+    /// Kept as it was given, byte for byte.
     #[schema(value_type = Option<HashMap<String, Value>>, required)]
     metadata: Option<Verbatim<'a>>,
     /// Number of its events.
@@ -47,7 +47,7 @@ pub struct OrderBody<'a> {
     processing_at: Option<Time>,
     #[schema(value_type = Option<String>, format = DateTime, required)]
     completed_at: Option<Time>,
-    /// While it waits for another attempt.
+    /// Due time of the next attempt, while the order waits for one.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     next_attempt_at: Option<Time>,
     #[schema(required)]
@@ -55,7 +55,7 @@ pub struct OrderBody<'a> {
     /// Acceptance to completion, once Completed.
     #[schema(required)]
     time_taken_seconds: Option<f64>,
-    /// What the processor gave when it completed the order, byte for byte.
+    /// Result from the processor that completed the order, kept byte for byte.
     #[schema(value_type = Option<Value>, required)]
     result: Option<Verbatim<'a>>,
 }

@@ -1,4 +1,4 @@
-//! `orderly openapi`: prints the document that a server answers at `/openapi.json`.
+//! `orderly openapi`: prints the document that a server answers at `/openapi.json`, with the key as optional.
 
 use super::failure::Failure;
 use super::{Verdict, output};

@@ -5,21 +5,20 @@ use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use axum::body::{Body, Bytes};
-use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
+use super::Shared;
 use super::openapi;
 use super::problem::{Problem, ProblemBody, ProblemType};
 
-/// Rendered once: neither changes while the process lives.
-static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
-    let document = openapi::document().to_pretty_json();
-    document.expect("strings and numbers always serialize").into()
-});
+/// Rendered once: none of them changes while the process lives.
+static WITH_KEY: LazyLock<Bytes> = LazyLock::new(|| rendered(true));
+static WITHOUT_KEY: LazyLock<Bytes> = LazyLock::new(|| rendered(false));
 static PROBLEMS: LazyLock<Bytes> = LazyLock::new(|| {
     let lines = ProblemType::ALL.map(|kind| {
         let status = kind.status().as_u16();
@@ -39,7 +38,7 @@ static VIEWER: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config
 
 /// Go to the documentation
 #[utoipa::path(get, operation_id = "readRoot", path = "/", tag = "documentation", security(()),
-    responses((status = 302, description = "To /docs", headers(("Location" = String)))))]
+    responses((status = 302, description = "Redirects to /docs", headers(("Location" = String)))))]
 pub async fn root() -> Response {
     let mut response = text("text/plain; charset=utf-8", "the documentation is at /docs\n");
     *response.status_mut() = StatusCode::FOUND;
@@ -51,7 +50,7 @@ pub async fn root() -> Response {
 
 /// Go to the documentation page
 #[utoipa::path(get, operation_id = "readDocsFolder", path = "/docs/", tag = "documentation", security(()),
-    responses((status = 302, description = "To /docs", headers(("Location" = String)))))]
+    responses((status = 302, description = "Redirects to /docs", headers(("Location" = String)))))]
 pub async fn folder() -> Response {
     root().await
 }
@@ -59,8 +58,18 @@ pub async fn folder() -> Response {
 /// Read the OpenAPI document
 #[utoipa::path(get, operation_id = "readOpenApi", path = "/openapi.json", tag = "documentation", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
-pub async fn openapi() -> Response {
-    text("application/json", DOCUMENT.clone())
+pub async fn openapi(State(shared): State<Arc<Shared>>) -> Response {
+    let document = if shared.api_key.is_some() {
+        &WITH_KEY
+    } else {
+        &WITHOUT_KEY
+    };
+    text("application/json", Bytes::clone(document))
+}
+
+fn rendered(asks_for_key: bool) -> Bytes {
+    let document = openapi::document_of_server(asks_for_key).to_pretty_json();
+    document.expect("strings and numbers always serialize").into()
 }
 
 /// Read the documentation in a browser

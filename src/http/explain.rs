@@ -28,7 +28,7 @@ use crate::time::Timestamp;
     get, operation_id = "explainOrder", path = "/orders/{id}/explain", tag = "orders",
     params(("id" = i64, Path, description = "The order's number")),
     responses(
-        (status = 200, description = "What keeps it from starting, most telling first, and when it may start", body = ExplanationBody),
+        (status = 200, description = "The reasons why it does not start, most telling first, and when it may start", body = ExplanationBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -38,7 +38,7 @@ pub async fn explain(State(shared): State<Arc<Shared>>, id: PathId) -> Result<Re
     body::json(StatusCode::OK, &ExplanationBody::of(&standing))
 }
 
-/// Why an order waits, as of about the same moment.
+/// The reasons why an order waits, as of about the same moment.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Explanation)]
 pub struct ExplanationBody {
@@ -67,7 +67,7 @@ pub struct ReasonBody {
     /// The order it waits for, or behind.
     #[schema(required)]
     order_id: Option<i64>,
-    /// When that ends, where it is known.
+    /// The time when that ends, where it is known.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     until: Option<Time>,
 }

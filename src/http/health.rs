@@ -13,9 +13,9 @@ use super::problem::{Problem, ProblemBody};
 use super::{Shared, body};
 use crate::store::StoreHealth;
 
-/// Whether the process lives
+/// Check that the process lives
 #[utoipa::path(get, operation_id = "checkLive", path = "/livez", tag = "operation", security(()),
-    responses((status = 200, description = "It does", body = HealthBody)))]
+    responses((status = 200, description = "It lives", body = HealthBody)))]
 pub async fn livez() -> Result<Response, Problem> {
     let answer = HealthBody {
         status: "alive",
@@ -24,7 +24,7 @@ pub async fn livez() -> Result<Response, Problem> {
     body::json(StatusCode::OK, &answer)
 }
 
-/// Whether the server can take orders
+/// Check that the server can take orders
 #[utoipa::path(get, operation_id = "checkReady", path = "/readyz", tag = "operation", security(()),
     params(("verbose" = Option<String>, Query, description = "List the checks")),
     responses(
@@ -38,7 +38,7 @@ pub async fn readyz(
     readiness(&shared, query.as_deref())
 }
 
-/// The same as /readyz
+/// Check readiness, as /readyz does
 #[utoipa::path(get, operation_id = "checkHealth", path = "/healthz", tag = "operation", security(()),
     params(("verbose" = Option<String>, Query, description = "List the checks")),
     responses(
@@ -52,7 +52,7 @@ pub async fn healthz(
     readiness(&shared, query.as_deref())
 }
 
-/// How the server is.
+/// State of the server.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Health)]
 struct HealthBody {
@@ -64,13 +64,13 @@ struct HealthBody {
     checks: Vec<CheckBody>,
 }
 
-/// One condition of readiness; `durability` alone is told and does not make a server unready.
+/// A condition of readiness. `durability` is reported only: it does not make a server unready.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Check)]
 pub struct CheckBody {
     name: &'static str,
     ok: bool,
-    /// Why it is not.
+    /// Reason for the failure, when `ok` is false.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
 }

@@ -54,7 +54,7 @@ pub async fn take(State(shared): State<Arc<Shared>>, request: Request) -> Result
     params(("id" = i64, Path, description = "The order's number")),
     request_body(content = RenewalSchema),
     responses(
-        (status = 200, description = "Lasts from now on for so long, or less where the attempt's time ends before", body = RenewalBody),
+        (status = 200, description = "Lasts that long from now on, or less where the attempt's time ends before", body = RenewalBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The lease is lost; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "Bad fields, all of them named", body = ProblemBody, content_type = "application/problem+json"),

@@ -28,7 +28,7 @@ mod sse;
         ("order_id" = Option<i64>, Query),
         ("user_id" = Option<i64>, Query),
         ("status" = Option<super::openapi::StatusName>, Query, description = "After the event"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Of a stream that is taken up again; wins over `after`"),
+        ("Last-Event-ID" = Option<String>, Header, description = "Cursor of the last event received, sent by a client that reconnects; wins over `after`"),
     ),
     responses(
         (status = 200, description = "Events in the order of the feed. A page may be short or empty before the end, which is where `next_cursor` is the cursor that was passed", content(

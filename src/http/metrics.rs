@@ -29,7 +29,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// Read the numbers
 #[utoipa::path(get, operation_id = "readMetrics", path = "/metrics", tag = "operation",
-    responses((status = 200, description = "In the form that Accept prefers", content(
+    responses((status = 200, description = "The numbers in the form that Accept prefers", content(
         (MetricsBody = "application/json"),
         (String = "text/plain"),
         (String = "application/openmetrics-text"),

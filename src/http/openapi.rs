@@ -25,9 +25,25 @@ mod workers;
 use parameters::ParameterSchemas;
 pub use workers::{CompletionSchema, FailureSchema, ReleaseSchema, RenewalSchema, TakeSchema};
 
-/// The whole document.
+/// The whole document, for a server that may ask for a key or not.
 pub fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
+}
+
+/// The document of a server that asks for a key, or of one that asks for none. A page shows a lock where a key is asked for.
+pub(super) fn document_of_server(asks_for_key: bool) -> utoipa::openapi::OpenApi {
+    let mut document = document();
+    if asks_for_key {
+        document.security = Some(vec![ApiKey::required()]);
+    } else {
+        document.security = None;
+        document
+            .components
+            .get_or_insert_default()
+            .security_schemes
+            .clear();
+    }
+    document
 }
 
 /// Each answer that an operation has of its own, as method, path and status; and what any may end in.
@@ -109,17 +125,24 @@ pub(super) fn answers() -> &'static [(&'static str, String, u16)] {
 )]
 struct Document;
 
-/// Names the scheme and asks for it everywhere; the probes and the documentation opt out. No key is asked for where none is set.
+/// Names the scheme and asks for it everywhere; the probes and the documentation opt out. The key is optional, since a server
+/// may have none.
 struct ApiKey;
+
+impl ApiKey {
+    const NAME: &str = "api_key";
+
+    fn required() -> SecurityRequirement {
+        SecurityRequirement::new(ApiKey::NAME, [] as [&str; 0])
+    }
+}
 
 impl Modify for ApiKey {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        const NAME: &str = "api_key";
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         let components = document.components.get_or_insert_default();
-        components.add_security_scheme(NAME, SecurityScheme::Http(scheme));
-        let required = SecurityRequirement::new(NAME, [] as [&str; 0]);
-        document.security = Some(vec![required, SecurityRequirement::default()]);
+        components.add_security_scheme(ApiKey::NAME, SecurityScheme::Http(scheme));
+        document.security = Some(vec![ApiKey::required(), SecurityRequirement::default()]);
     }
 }
 

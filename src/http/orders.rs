@@ -37,7 +37,7 @@ pub(super) type PathId = Result<Path<String>, PathRejection>;
         ("Prefer" = Option<String>, Header, description = "`wait=N`: hold the answer until the order is final, up to N (60) seconds"),
     ),
     responses(
-        (status = 200, description = "The whole order", body = OrderBody, headers(("Preference-Applied" = String), ("Orderly-Cursor" = String, description = "From there on the feed tells what this answer does not show"))),
+        (status = 200, description = "The whole order", body = OrderBody, headers(("Preference-Applied" = String), ("Orderly-Cursor" = String, description = "Cursor after which the feed has every change that this answer does not show"))),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -133,14 +133,17 @@ pub async fn cancel(
     acted(shared.store.cancel(id).await?, "cancelled")
 }
 
-/// Retry a failed or cancelled order
+/// Retry an order
+///
+/// A Failed or Cancelled order starts anew. A Pending order that backs off becomes due now and keeps its attempts; any other
+/// Pending order stays as it is.
 #[utoipa::path(
     post, operation_id = "retryOrder", path = "/orders/{id}/retry", tag = "orders",
     params(("id" = i64, Path, description = "The order's number")),
     responses(
-        (status = 200, description = "Pending again, with fresh attempts", body = OrderBody),
+        (status = 200, description = "Pending", body = OrderBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "Neither Failed nor Cancelled; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "Processing or Completed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -159,7 +162,7 @@ pub async fn retry(
     post, operation_id = "retryOrders", path = "/orders/retry", tag = "orders",
     request_body(content = super::openapi::RedriveSchema),
     responses(
-        (status = 200, description = "How many matched and were retried, at most 1,000 per call", body = RedrivenBody),
+        (status = 200, description = "Numbers of orders that matched and were retried, at most 1,000 per call", body = RedrivenBody),
         (status = 422, description = "Bad fields, all of them named", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]

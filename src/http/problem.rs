@@ -375,7 +375,7 @@ pub struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     #[schema(required = false)]
     errors: &'a [FieldError],
-    /// Of a server that is not ready, with `?verbose`.
+    /// Checks of a server that is not ready, with `?verbose`.
     #[serde(skip_serializing_if = "<[CheckBody]>::is_empty")]
     #[schema(required = false)]
     checks: &'a [CheckBody],

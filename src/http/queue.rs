@@ -15,7 +15,7 @@ use crate::store::QueueState;
 
 /// Read the queue: counts, age, nodes
 #[utoipa::path(get, operation_id = "readQueue", path = "/queue", tag = "queue",
-    responses((status = 200, description = "In one snapshot", body = QueueBody)))]
+    responses((status = 200, description = "The queue in one snapshot", body = QueueBody)))]
 pub async fn read(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
     answer(&shared.store.queue().await?)
 }

@@ -34,6 +34,27 @@ fn every_reference_leads_somewhere_and_every_operation_has_its_own_name() {
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
 }
 
+/// A sentence that opens with such a word has to be read twice.
+#[test]
+fn no_description_opens_with_a_preposition_or_a_question_word() {
+    const NOT_FIRST: [&str; 20] = [
+        "As", "At", "For", "From", "How", "In", "Of", "On", "Since", "So", "To", "Until", "What", "When",
+        "Where", "Whether", "While", "Who", "Why", "Unless",
+    ];
+    let document = serde_json::to_value(document()).unwrap();
+    let mut texts = Vec::new();
+    for key in ["summary", "description"] {
+        every(key, &document, &mut texts);
+    }
+    assert!(texts.len() > 200, "{}", texts.len());
+    let opens_badly = |text: &str| {
+        let first = text.split([' ', ',']).next().unwrap_or_default();
+        NOT_FIRST.contains(&first) || text.starts_with("The same")
+    };
+    let bad: Vec<&str> = texts.into_iter().filter(|text| opens_badly(text)).collect();
+    assert_eq!(bad, [""; 0]);
+}
+
 /// A schema that says what it takes: no text without a form, no number without bounds, no list without a length.
 fn unbounded(at: &str, schema: &Value, found: &mut Vec<String>) {
     let named = |name: &str| match &schema["type"] {

@@ -85,7 +85,7 @@ body!(
 );
 
 fn token() -> serde_json::Value {
-    json!({ "description": "Of the lease", "type": "integer", "minimum": 1, "maximum": INTEGER_MAX })
+    json!({ "description": "Token of the lease", "type": "integer", "minimum": 1, "maximum": INTEGER_MAX })
 }
 
 fn lease() -> serde_json::Value {

@@ -45,7 +45,7 @@ pub struct PageBody {
     pub next_cursor: Option<String>,
 }
 
-/// What a mass retry did.
+/// Result of a mass retry.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Redriven)]
 pub struct RedrivenBody {
@@ -79,7 +79,7 @@ pub struct QueueBody {
     oldest_waiting_seconds: Option<f64>,
     /// Pending orders that wait for an earlier one of their user, counted up to 10,000.
     blocked: u64,
-    /// How long the one of them has waited that has waited longest; null when there is none.
+    /// Age of the one that has waited longest; null when there is none.
     #[schema(required)]
     oldest_blocked_seconds: Option<f64>,
     paused: bool,
@@ -117,7 +117,7 @@ pub struct NodeBody {
     heartbeat_at: Time,
     alive: bool,
     breaker: BreakerName,
-    /// What processes its orders: `simulated`, `http`, `pull`, or `own` where it is part of the program. Null where an older
+    /// Processor of its orders: `simulated`, `http`, `pull`, or `own` where it is part of the program. Null where an older
     /// node did not say.
     #[schema(required)]
     processor: Option<&'static str>,
@@ -125,8 +125,8 @@ pub struct NodeBody {
     starts_orders: bool,
 }
 
-/// Whether a node claims orders, as far as what processes them is concerned: `open` claims none, `half_open` finds out with
-/// a few whether it works again.
+/// State of a node's breaker: `closed` claims orders, `open` claims none while what processes them is down, `half_open` tries
+/// a few orders to find out whether it works again.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Breaker)]
 #[serde(rename_all = "snake_case")]

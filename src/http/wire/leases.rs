@@ -184,12 +184,13 @@ pub struct LeaseBody<'a> {
     order: OrderBody<'a>,
     /// Goes with every call about this lease; rises with each lease of the order.
     token: u64,
-    /// From 1.
+    /// Counts attempts from 1.
     attempt: u32,
-    /// The same for all attempts, until somebody retries the order by hand: for what the worker does elsewhere.
+    /// Key for calls that the worker makes to other services. All attempts share it; a retry of a Failed or Cancelled order
+    /// begins a new one.
     #[schema(example = "order-45-0")]
     idempotency_key: String,
-    /// Unless it is renewed.
+    /// Expiry of the lease, unless it is renewed.
     #[schema(value_type = String, format = DateTime)]
     expires_at: Time,
 }
@@ -209,7 +210,7 @@ impl<'a> LeaseBody<'a> {
     }
 }
 
-/// Until when a lease lasts now.
+/// End of a renewed lease.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Renewal)]
 pub struct RenewalBody {
