@@ -24,10 +24,10 @@ mod values;
 pub use postgres_url::{PostgresUrl, Roots, TlsMode};
 
 pub use layers::{Layers, Shown, Sources};
-pub use machine::{is_this_machine, names_this_machine, on_this_machine};
+pub use machine::{is_this_machine, names_this_machine, on_this_machine, url_names_this_machine};
 pub use password_file::PasswordSources;
 pub use service::{HttpService, ServiceUrl, SigningKey};
-pub use values::without_password;
+pub use values::{address_of, without_password};
 
 /// Reads what `serve` needs from wherever it is given.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::failure::{Failure, chain};
-use crate::config::{ClientConfig, names_this_machine};
+use crate::config::{ClientConfig, url_names_this_machine};
 
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -267,18 +267,11 @@ fn builder(url: &str) -> reqwest::ClientBuilder {
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none());
-    if is_this_machine(url) {
+    // A proxy cannot reach the loopback of the machine it serves.
+    if url_names_this_machine(url) {
         builder = builder.no_proxy();
     }
     builder
-}
-
-/// A proxy cannot reach the loopback of the machine it serves.
-fn is_this_machine(url: &str) -> bool {
-    let url = reqwest::Url::parse(url).ok();
-    url.as_ref()
-        .and_then(reqwest::Url::host_str)
-        .is_some_and(names_this_machine)
 }
 
 /// Reads an answer, which another program may have given.
@@ -340,8 +333,8 @@ mod tests {
     #[test]
     fn no_proxy_stands_between_a_machine_and_itself() {
         for url in ["http://127.0.0.1:5000", "http://[::1]:5000", "http://localhost"] {
-            assert!(is_this_machine(url), "{url}");
+            assert!(url_names_this_machine(url), "{url}");
         }
-        assert!(!is_this_machine("https://orders.example"));
+        assert!(!url_names_this_machine("https://orders.example"));
     }
 }

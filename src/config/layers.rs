@@ -35,6 +35,8 @@ pub struct Sources {
 pub struct Value {
     pub text: String,
     pub origin: Origin,
+    /// Read from a file that the setting named (`…_FILE`).
+    pub from_named_file: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub struct Layers {
     pub warnings: Vec<String>,
     /// Where passwords are that the URLs do not hold.
     pub passwords: PasswordSources,
+    /// The file of settings was found in the current folder or named by its `.env`, not by the operator.
+    config_file_is_of_folder: bool,
 }
 
 /// A setting as `doctor` shows it: never a secret.
@@ -114,6 +118,15 @@ impl Layers {
         self.values.get(key)
     }
 
+    /// Reports whether a file in the current folder gave a value, rather than the operator.
+    pub fn is_of_folder(&self, origin: &Origin) -> bool {
+        match origin {
+            Origin::DotEnv => true,
+            Origin::File(_) => self.config_file_is_of_folder,
+            Origin::Flag | Origin::Environment | Origin::Default => false,
+        }
+    }
+
     /// Every setting in the order of the table.
     pub fn shown(&self) -> Vec<Shown> {
         SETTINGS
@@ -150,8 +163,12 @@ impl Layers {
         } else if is_broken {
             values::CONTROL_CHARACTER
         } else {
-            let (text, origin) = (text.to_owned(), origin.clone());
-            self.values.insert(key, Value { text, origin });
+            let value = Value {
+                text: text.to_owned(),
+                origin: origin.clone(),
+                from_named_file: false,
+            };
+            self.values.insert(key, value);
             return;
         };
         self.problems
@@ -171,7 +188,12 @@ impl Layers {
                     Ok(text) if text.trim().is_empty() => self
                         .problems
                         .push(format!("{name} ({origin}): {path} is empty or blank")),
-                    Ok(text) => self.set(setting.key, &text, origin),
+                    Ok(text) => {
+                        self.set(setting.key, &text, origin);
+                        if let Some(value) = self.values.get_mut(setting.key) {
+                            value.from_named_file = true;
+                        }
+                    }
                     Err(error) => self
                         .problems
                         .push(format!("{name} ({origin}): read {path}: {error}")),
@@ -249,13 +271,16 @@ impl Layers {
     }
 
     fn add_config_file(&mut self, sources: &Sources, dot_env: &BTreeMap<String, OsString>) {
-        let named = sources.config_file.clone().or_else(|| {
-            [&sources.environment, dot_env]
-                .into_iter()
-                .filter_map(|variables| variables.get(CONFIG_VARIABLE))
-                .find(|path| !path.is_empty())
-                .map(PathBuf::from)
-        });
+        let path_in = |variables: &BTreeMap<String, OsString>| {
+            let path = variables.get(CONFIG_VARIABLE)?;
+            (!path.is_empty()).then(|| PathBuf::from(path))
+        };
+        let by_operator = sources
+            .config_file
+            .clone()
+            .or_else(|| path_in(&sources.environment));
+        self.config_file_is_of_folder = by_operator.is_none();
+        let named = by_operator.or_else(|| path_in(dot_env));
         let may_be_missing = named.is_none();
         let path = named.unwrap_or_else(|| sources.folder.join("orderly.toml"));
         let read = match path.to_str() {

@@ -19,6 +19,14 @@ pub fn names_this_machine(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_this_machine)
 }
 
+/// Reports whether a URL leads to this machine.
+pub fn url_names_this_machine(url: &str) -> bool {
+    let url = reqwest::Url::parse(url).ok();
+    url.as_ref()
+        .and_then(reqwest::Url::host_str)
+        .is_some_and(names_this_machine)
+}
+
 /// Where a server that listens on `listen` is reached from its own machine: an address for everybody is none to call.
 pub fn on_this_machine(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip().to_canonical() {

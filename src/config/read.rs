@@ -10,11 +10,12 @@ use super::settings::Setting;
 use super::values::{self, DatabaseUrl};
 use super::{
     ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, LogFormat, PostgresDatabase, PostgresUrl,
-    is_this_machine, on_this_machine,
+    is_this_machine,
 };
 use crate::order::{OnFailure, Ordering};
 use crate::retry::RetryPolicy;
 
+mod client;
 mod processor;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -135,32 +136,6 @@ impl Reader<'_> {
             retention: retention?,
             api_key,
             log: log?,
-        })
-    }
-
-    fn client(&mut self) -> Option<ClientConfig> {
-        let url = match self.layers.get("url") {
-            Some(_) => self.optional("url", values::server_url),
-            None => self.url_of_own_server(),
-        };
-        let api_key = self.optional("api_key", values::api_key);
-        Some(ClientConfig { url: url?, api_key })
-    }
-
-    /// A server on this machine with the same settings.
-    fn url_of_own_server(&mut self) -> Option<String> {
-        let port = self.number("port", 0..=u16::MAX)?;
-        if port == 0 {
-            self.problem(
-                "port",
-                "is 0, which is any free port: name the server by ORDERLY_URL",
-            );
-            return None;
-        }
-        let host = self.required("host", |host| Ok(without_brackets(host).to_owned()))?;
-        Some(match host.parse() {
-            Ok(ip) => format!("http://{}", on_this_machine(SocketAddr::new(ip, port))),
-            Err(_) => format!("http://{host}:{port}"),
         })
     }
 

@@ -148,6 +148,44 @@ fn commands_find_the_server_of_the_same_settings() {
     assert!(error.problems[0].contains("ORDERLY_URL"), "{error}");
 }
 
+/// Issue 13: in a folder that somebody else wrote, a command sent the operator's key to that person's server.
+#[test]
+fn a_folder_leads_no_key_to_another_machine() {
+    const KEY: &str = "correct-horse-battery-staple";
+    const THERE: &str = "ORDERLY_URL=https://shop.example";
+    let client = |given: super::Given| super::Layers::gather(&given.sources).client();
+    let with_key = || given().variable("ORDERLY_API_KEY", KEY);
+    let toml = "url = 'https://shop.example'";
+    let (config, key_file) = (given().file("other.toml", toml), given().file("key", KEY));
+    let named_config = format!("ORDERLY_CONFIG={}", config.path("other.toml"));
+    let named_key = format!("{THERE}\nORDERLY_API_KEY_FILE={}", key_file.path("key"));
+    for given in [
+        with_key().file(".env", THERE),
+        with_key().file(".env", "ORDERLY_URL=http://127.0.0.1@shop.example"),
+        with_key().file(".env", "HOST=shop.example"),
+        with_key().file("orderly.toml", toml),
+        with_key().file(".env", &named_config),
+        given().file(".env", &named_key),
+    ] {
+        let error = client(given).unwrap_err();
+        assert!(error.problems[0].contains("names another machine"), "{error}");
+    }
+    let both = format!("{THERE}\nORDERLY_API_KEY={KEY}");
+    let mut by_operator = with_key();
+    by_operator.sources.config_file = Some(config.path("other.toml").into());
+    for given in [
+        given().file(".env", THERE),
+        given().file(".env", &both),
+        with_key().file(".env", "PORT=8080"),
+        with_key().file(".env", "ORDERLY_URL=http://localhost:8080"),
+        with_key().variable("ORDERLY_URL", "https://shop.example"),
+        with_key().flag("url", "https://shop.example").file(".env", THERE),
+        by_operator,
+    ] {
+        client(given).unwrap();
+    }
+}
+
 #[test]
 fn the_last_of_two_lines_counts_and_others_are_passed_over() {
     let text = "COMPOSE_FILE\nset -a\nexport OTHER='x\nPORT=1\nPORT=2\n";

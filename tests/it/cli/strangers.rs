@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -73,4 +74,22 @@ async fn doctor_reads_the_beginning_of_a_strange_answer() {
         said.stdout
     );
     assert!(said.stdout.len() < 10_000, "{} bytes", said.stdout.len());
+}
+
+/// Issue 13: in a folder that somebody else wrote, a command sent the operator's key to that person's server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dot_env_leads_no_key_of_the_operator_to_another_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // No address of this machine by its name, though it leads there.
+    let url = format!("ORDERLY_URL=http://0.0.0.0:{port}\n");
+    std::fs::write(folder.path().join(".env"), url).unwrap();
+    for line in ["orders list", "queue", "status", "tail"] {
+        let mut command = command(folder.path(), line);
+        command.env("ORDERLY_API_KEY", "correct-horse-battery-staple");
+        let said = told(command).await;
+        said.assert_failed(78, "ORDERLY_URL (from .env): names another machine");
+    }
+    assert!(listener.accept().now_or_never().is_none(), "it was called");
 }
