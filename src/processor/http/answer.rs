@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::without_password;
+use crate::config::address_of;
 use crate::lease::REASON_BYTES_MAX;
 use crate::order::{OrderId, RESULT_BYTES_MAX};
 use crate::portable_json::{JsonError, JsonText};
@@ -166,20 +166,17 @@ async fn read_into(body: &mut Vec<u8>, answer: &mut Response, bytes_max: usize) 
     Ended::Well
 }
 
-/// What is secret in an address is in its query, or before its host.
+/// Names scheme, host and port of a redirect: a path may hold a secret, as in the service's own URL.
 fn redirected(status: u16, answer: &Response) -> String {
+    let words = format!("the service answered {status}: redirects are not followed");
     let Some(location) = answer.headers().get(LOCATION) else {
-        return format!("the service answered {status}: redirects are not followed");
+        return words;
     };
-    let location = String::from_utf8_lossy(location.as_bytes());
-    let plain = location.split(['?', '#']).next().unwrap_or_default();
-    let plain: String = plain.chars().take(LOCATION_CHARS_MAX).collect();
-    let shown = if plain.contains('@') {
-        without_password(&plain)
-    } else {
-        plain
-    };
-    format!("the service answered {status}: redirects are not followed (to {shown})")
+    // Often it is relative, to the service's own address.
+    let target = answer.url().join(&String::from_utf8_lossy(location.as_bytes()));
+    let shown = target.map_or_else(|_| "no URL".to_owned(), |target| address_of(target.as_str()));
+    let shown: String = shown.chars().take(LOCATION_CHARS_MAX).collect();
+    format!("{words} (to {shown})")
 }
 
 fn retry_after(answer: &Response) -> Option<Duration> {
