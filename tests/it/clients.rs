@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -36,6 +37,23 @@ async fn server(folder: &Path) -> Process {
     let mut command = orderly(folder);
     command.env("ORDERLY_PROCESSOR", "pull");
     Process::start(command).await
+}
+
+/// Every machine takes the same packages, each from a registry of its own.
+#[test]
+fn the_lock_file_has_every_version_and_names_no_registry() {
+    let lock: Value = serde_json::from_str(include_str!("clients/package-lock.json")).unwrap();
+    let packages = lock["packages"].as_object().unwrap();
+    assert!(packages.len() > 20, "the packages below those that are named");
+    for (path, package) in packages.iter().filter(|(path, _)| !path.is_empty()) {
+        assert!(
+            package["version"].is_string() && package["integrity"].is_string(),
+            "{path}"
+        );
+        assert!(package["resolved"].is_null(), "{path}");
+    }
+    let named: Value = serde_json::from_str(include_str!("clients/package.json")).unwrap();
+    assert_eq!(packages[""]["dependencies"], named["dependencies"]);
 }
 
 /// What it said, of a program that ended well.

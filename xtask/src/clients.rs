@@ -36,17 +36,14 @@ pub fn bring(root: &Path) -> Result<()> {
         },
     )?;
     unless_installed(
-        &lists.join("package.json"),
+        &lists.join("package-lock.json"),
         &tools.join("node-installed"),
-        |list| {
-            fs::copy(list, tools.join("package.json")).context("copy the list of Node.js packages")?;
-            let install = [
-                "install",
-                "--no-audit",
-                "--no-fund",
-                "--no-package-lock",
-                "--loglevel=error",
-            ];
+        |_| {
+            for file in ["package.json", "package-lock.json"] {
+                fs::copy(lists.join(file), tools.join(file)).with_context(|| format!("copy {file}"))?;
+            }
+            // Exactly what the lock file names, or nothing.
+            let install = ["ci", "--no-audit", "--no-fund", "--loglevel=error"];
             run(Command::new("npm").args(install).current_dir(&tools))
         },
     )
