@@ -208,12 +208,13 @@ impl Connector {
                 tracing::debug!(%error, "a connection to the database ended");
             }
         }));
+        let opened = Instant::now();
         let mut connection = Connection {
             client,
             server: "".into(),
-            used: Instant::now(),
+            used: opened,
             is_old: false,
-            trusted_until: None,
+            trusted_until: Some(opened + TRUSTED_UNUSED),
             only_reads: false,
             driver,
         };

@@ -52,6 +52,17 @@ impl Scene {
         // What was committed has its place in the feed, and the store knows it.
         let page = self.store.events_after(None, FEED_EVENTS_MAX).await.unwrap();
         assert!(!page.unplaced);
+        // A connection that was opened for a caller who got another one is open as well.
+        until("all connections are open", async || {
+            self.proxy.is_quiet() && self.opened_connections() == self.proxy.connection_count()
+        })
+        .await;
+    }
+
+    /// Connections over which the settings were asked for, as it is done first, or that listen.
+    fn opened_connections(&self) -> u64 {
+        let opens = |sql: &&String| sql.contains("server_version_num") || sql.contains("listen orderly");
+        self.proxy.flights().iter().filter(opens).count() as u64
     }
 
     /// What an idle node asks of its store in one of its intervals.

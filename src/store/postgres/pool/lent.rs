@@ -30,9 +30,9 @@ impl Lent {
         }
     }
 
-    /// Reports whether the connection was used before, so that it may have been lost since.
+    /// Reports whether the connection was used before or has lain unused for long, so that it may have been lost since.
     pub fn is_old(&self) -> bool {
-        self.connection().is_old
+        self.connection().is_old || !self.is_trusted()
     }
 
     pub fn server(&self) -> ServerRun {
@@ -42,12 +42,12 @@ impl Lent {
     /// Reports whether the connection was opened or used so lately that it counts as open.
     pub fn is_trusted(&self) -> bool {
         let until = self.connection().trusted_until;
-        !self.connection().is_old || until.is_some_and(|until| Instant::now() < until)
+        until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Reports whether another connection was found lost since this one was used.
+    /// Reports whether another connection was found lost since this one was opened or used.
     pub fn is_doubted(&self) -> bool {
-        self.connection().is_old && self.connection().trusted_until.is_none()
+        self.connection().trusted_until.is_none()
     }
 
     pub fn client(&self) -> &Client {
