@@ -47,7 +47,7 @@ pub(super) struct Connector {
     /// A server that takes no writes is accepted as well.
     only_reads: bool,
     gate: Mutex<Gate>,
-    /// The same for callers that write, while the server takes no writes.
+    /// Keeps callers that write from connecting while the server takes no writes.
     writes: Mutex<Gate>,
 }
 

@@ -155,7 +155,7 @@ impl Pool {
         self.allowance.notify_waiters();
     }
 
-    /// Reports whether callers wanted more than a share that is less than all.
+    /// Reports whether the node's share is below the most that a node opens, and callers wanted more.
     pub fn wants_more(&self) -> bool {
         let stock = self.stock();
         stock.wants_more && stock.share < CONNECTIONS_MAX
@@ -213,15 +213,12 @@ impl Pool {
     fn hand_out(self: &Arc<Pool>, stock: &mut Stock, class: Class, connection: Connection) {
         let mut lent = Lent::new(self.clone(), class, connection);
         while let Some(waiter) = stock.waiting[class.rank()].pop_front() {
-            match waiter.send(Ok(lent)) {
-                Ok(()) => {
-                    stock.in_use[class.rank()] += 1;
-                    return;
-                }
-                // Gone at this moment.
-                Err(Ok(unwanted)) => lent = unwanted,
-                Err(Err(_)) => return,
-            }
+            let Err(unwanted) = waiter.send(Ok(lent)) else {
+                stock.in_use[class.rank()] += 1;
+                return;
+            };
+            // Gone at this moment.
+            lent = unwanted.expect("a channel gives back what it was given, which was a loan");
         }
         stock.idle.extend(lent.take_back());
     }
@@ -238,7 +235,7 @@ impl Pool {
         });
     }
 
-    /// `probes`: it is one more than allowed.
+    /// Opens one connection. With `probes` it is one more than allowed, which shows whether the database has room for it.
     async fn open(self: Arc<Pool>, probes: bool) {
         {
             let mut stock = self.stock();

@@ -1,5 +1,6 @@
 //! Nodes that share what a role may have of connections, as nodes come and go (issue 13, point 2).
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
@@ -7,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::scarce::{Limited, named, place, stop};
 use super::scene::{has_postgres, node, number, until_ready};
 use crate::support::client::{Request, http, post};
+use crate::support::postgres::connect;
 use crate::support::process::Process;
 use crate::support::until;
 
@@ -143,5 +145,32 @@ async fn a_node_finds_out_that_it_may_have_more() {
         sessions_of(&limited, "first").await > i64::try_from(CONNECTIONS).unwrap()
     })
     .await;
+    stop(node).await;
+}
+
+/// Other programs use the connections of the role for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_logs_that_it_lacks_connections_and_that_it_has_them_again() {
+    const CONNECTIONS: usize = 6;
+    const OF_OTHERS: usize = 4;
+    if !has_postgres() {
+        return;
+    }
+    let limited = Limited::to(CONNECTIONS).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &url_of(&limited, "first"))).await;
+    until_ready(&node).await;
+    let others = RefCell::new(Vec::new());
+    until("the other programs are connected", async || {
+        let other = connect(&limited.url()).await;
+        others.borrow_mut().extend(other.ok());
+        others.borrow().len() == OF_OTHERS
+    })
+    .await;
+    let _load = Load::on(&node);
+    node.says("of its 5 connections: it works more slowly").await;
+    drop(others);
+    node.says("the database allows this node all of its 5 connections again")
+        .await;
     stop(node).await;
 }

@@ -53,8 +53,10 @@ pub(super) struct Refusals {
     /// The time when one more connection may be tried; `None` as long as there was no refusal.
     pub probe_at: Option<Instant>,
     pause: Duration,
-    /// One beyond what is allowed is being opened. Set and cleared by the task that opens it.
+    /// One connection beyond what is allowed is being opened. Set by `Pool::serve`, cleared by the task that opens it.
     pub probing: bool,
+    /// The log says that the database allows less than the share.
+    told: bool,
 }
 
 impl Stock {
@@ -181,6 +183,7 @@ impl Stock {
         self.share = share;
         if share <= self.allowed {
             self.allowed = share;
+            self.refusals.told = false;
             self.trim();
         } else if grows {
             self.refusals.pause = Duration::ZERO;
@@ -192,12 +195,17 @@ impl Stock {
         let before = self.allowed;
         // Those that are being opened as well may be refused, too.
         self.allowed = (self.open() - self.opening).clamp(1, self.share);
-        if before == CONNECTIONS_MAX && self.allowed < CONNECTIONS_MAX {
+        // When a node leaves, the others' shares grow before all of its connections are closed: one refusal means nothing.
+        let lacks_what_it_had = before == self.share;
+        let lacks_for_long = !self.refusals.told && !self.refusals.pause.is_zero();
+        if self.allowed < self.share && (lacks_what_it_had || lacks_for_long) {
+            self.refusals.told = true;
             let error = failure.to_error("connect");
             tracing::warn!(
                 %error,
-                "the database allows this node {} of {CONNECTIONS_MAX} connections: it works more slowly",
+                "the database allows this node {} of its {} connections: it works more slowly",
                 self.allowed,
+                self.share,
             );
         }
         self.refusals.pause = (self.refusals.pause * 2).clamp(PROBE_PAUSE_MIN, PROBE_PAUSE_MAX);
@@ -216,10 +224,12 @@ impl Stock {
             return;
         }
         self.refusals.probe_at = None;
-        tracing::info!(
-            "the database allows this node all of its {} connections again",
-            self.share
-        );
+        if std::mem::take(&mut self.refusals.told) {
+            tracing::info!(
+                "the database allows this node all of its {} connections again",
+                self.share
+            );
+        }
     }
 }
 
@@ -267,5 +277,27 @@ mod tests {
         assert_eq!((stock.allowed, stock.may_probe()), (4, false));
         stock.learn_of_room();
         assert_eq!(stock.allowed, 4);
+    }
+
+    #[test]
+    fn the_log_tells_of_refusals_below_the_share_once() {
+        let refusal = Failure::Unavailable("(53300)".into());
+        let mut stock = Stock::new();
+        stock.set_share(3);
+        stock.in_use[Class::Settle.rank()] = 2;
+        stock.learn_of_refusal(&refusal);
+        assert!(stock.refusals.told);
+        stock.learn_of_room();
+        assert!(!stock.refusals.told);
+        // Another node left. Its connections may be open for a moment longer.
+        stock.set_share(5);
+        stock.in_use[Class::Settle.rank()] = 3;
+        stock.learn_of_refusal(&refusal);
+        assert!(!stock.refusals.told);
+        stock.learn_of_refusal(&refusal);
+        assert!(stock.refusals.told);
+        // The node has its share again, which is smaller.
+        stock.set_share(3);
+        assert!(!stock.refusals.told);
     }
 }
