@@ -1,6 +1,6 @@
 //! Logs which sessions have locked orders: at first, once a minute while it lasts, and when it is over.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ pub(super) async fn holders(source: &impl Reads, ids: &[OrderId]) -> Result<Vec<
 /// A transaction that held orders at the last look.
 struct Known {
     since: Instant,
-    told: Option<Instant>,
+    told_at: Option<Instant>,
 }
 
 /// Names a transaction by its session and the session's name for it.
@@ -66,6 +66,8 @@ type Name = (i32, String);
 /// Watches for locked orders until the store closes.
 pub(super) async fn watch(shared: Arc<Shared>, links: Links) {
     let mut known: BTreeMap<Name, Known> = BTreeMap::new();
+    // Sessions that the log names, until it says that they have locked no order any more.
+    let mut told: BTreeSet<i32> = BTreeSet::new();
     loop {
         let look = async {
             if shared.locked.ids().is_empty() && known.is_empty() {
@@ -97,9 +99,10 @@ pub(super) async fn watch(shared: Arc<Shared>, links: Links) {
             orders.push(holding.order);
         }
         let sessions: HashSet<i32> = transactions.keys().map(|(pid, _)| *pid).collect();
-        known.retain(|name, transaction| {
-            let (pid, holds) = (name.0, transactions.contains_key(name));
-            if !holds && transaction.told.is_some() && !sessions.contains(&pid) {
+        known.retain(|name, _| transactions.contains_key(name));
+        told.retain(|pid| {
+            let holds = sessions.contains(pid);
+            if !holds {
                 tracing::info!(
                     session.pid = pid,
                     "session {pid} of the database has locked no order any more"
@@ -110,14 +113,15 @@ pub(super) async fn watch(shared: Arc<Shared>, links: Links) {
         for (name, (holder, orders)) in &transactions {
             let Some(transaction) = known.get_mut(name) else {
                 let since = Instant::now();
-                known.insert(name.clone(), Known { since, told: None });
+                known.insert(name.clone(), Known { since, told_at: None });
                 continue;
             };
             if transaction
-                .told
-                .is_none_or(|told| told.elapsed() >= TELL_INTERVAL)
+                .told_at
+                .is_none_or(|told_at| told_at.elapsed() >= TELL_INTERVAL)
             {
-                transaction.told = Some(Instant::now());
+                transaction.told_at = Some(Instant::now());
+                told.insert(holder.pid);
                 tell(holder, orders, transaction.since.elapsed());
             }
         }

@@ -1,5 +1,6 @@
--- Which sessions hold the rows of the orders $1: a row's xmax is the transaction that locked or changed it last, and while
--- that runs it holds a lock on its own number. The last column tells the transactions of a session apart. Who has no rights over a session is not told how long its transaction is open.
+-- The sessions that hold the rows of the orders $1: a row's xmax is the transaction that locked or changed it last, and
+-- while that runs it holds a lock on its own number. The last column tells the transactions of a session apart. The server
+-- shows the age of a transaction only to roles with rights over its session.
 select held.order_id, holder.pid, session.usename::text, session.application_name,
     extract(epoch from pg_catalog.clock_timestamp() - session.xact_start)::int8, holder.virtualtransaction
 from unnest($1::int8[]) as asked (id)

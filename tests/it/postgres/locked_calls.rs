@@ -1,5 +1,6 @@
 //! What is asked of rows that another session of the database has locked: it waits or is refused, and nothing else does.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -8,10 +9,12 @@ use orderly::order::OrderStatus;
 use orderly::store::{Acted, OutsideHold, Prune, RedriveQuery, Settled, StoreError};
 
 use super::locked::{Locker, accept, accept_later, claim};
-use super::scene::{Scene, node, number};
+use super::scene::{Scene, node, number, through};
 use crate::support::client::http;
+use crate::support::gate::Gate;
 use crate::support::make::{LEASE, NODE_A, claim_by, failed, give_back_by, heartbeat, key, new_order};
 use crate::support::process::Process;
+use crate::support::proxy::Action;
 use crate::support::until;
 
 /// Orders beside the one that the test is about.
@@ -270,6 +273,46 @@ async fn a_later_transaction_of_a_session_is_told_with_its_own_age() {
     // Nothing to be ended yet.
     assert!(!node.said("pg_terminate_backend"));
     locker.release().await;
+    node.says("has locked no order any more").await;
+    assert_eq!(node.terminate().await, Some(0));
+    scene.end().await;
+}
+
+/// The node sees it once, too little to name it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_named_session_is_logged_after_a_later_short_transaction() {
+    const LOOKS: &str = "virtualtransaction";
+    let Some(scene) = Scene::new().await else { return };
+    let ids = accept(&*scene.store, 1).await;
+    let locker = Locker::of_orders(&scene, &ids).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &through(&scene.proxy, &scene.database))).await;
+    node.says("has locked 1 order (1)").await;
+    let next = format!(
+        "rollback; begin; select from orderly.orders where order_id = {} for update",
+        ids[0]
+    );
+    // The next look waits for the second transaction, and the one after that for its end.
+    let gates = [Gate::closed(), Gate::closed()];
+    let (looks, held_up) = (AtomicUsize::new(0), gates.clone());
+    scene.proxy.on_flight(move |flight| {
+        if !flight.sql().contains(LOOKS) {
+            return Action::Forward;
+        }
+        match held_up.get(looks.fetch_add(1, Ordering::SeqCst)) {
+            Some(gate) => Action::KeepBack {
+                gate: gate.clone(),
+                then: Box::new(Action::Forward),
+            },
+            None => Action::Forward,
+        }
+    });
+    gates[0].arrival().await;
+    locker.0.batch_execute(&next).await.unwrap();
+    gates[0].open();
+    gates[1].arrival().await;
+    locker.release().await;
+    gates[1].open();
     node.says("has locked no order any more").await;
     assert_eq!(node.terminate().await, Some(0));
     scene.end().await;
