@@ -151,6 +151,11 @@ pub trait Store: Send + Sync + 'static {
 
     async fn queue(&self) -> Result<QueueState, StoreError>;
 
+    /// Reads the queue for the answer to [`Store::set_paused`], which does not wait behind monitors that read it.
+    async fn queue_just_set(&self) -> Result<QueueState, StoreError> {
+        self.queue().await
+    }
+
     /// A view of everything at one instant, for `verify` and `doctor`.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError>;
 

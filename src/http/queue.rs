@@ -45,7 +45,8 @@ pub async fn resume(State(shared): State<Arc<Shared>>, request: Request) -> Resu
 async fn set_paused(shared: &Shared, paused: bool) -> Result<Response, Problem> {
     shared.store.set_paused(paused).await?;
     // The change is durable by now: whatever this read meets must not be answered as "nothing changed".
-    let state = shared.store.queue().await.map_err(Problem::unexpected)?;
+    let state = shared.store.queue_just_set().await;
+    let state = state.map_err(Problem::unexpected)?;
     answer(&state)
 }
 

@@ -161,11 +161,12 @@ impl Postgres {
         }
         let shared = Arc::new(Shared::new(options.metrics, options.ordering));
         let control = Links::new(&pool, Class::Control);
+        let numbers = Links::new(&pool, Class::Numbers);
         let tasks = TaskTracker::new();
         let origin = format!("{:016x}", rand::random::<u64>());
         let feed = Arc::new(Feed::new(&pool, shared.clone()));
         tasks.spawn(feed.clone().keep_numbered());
-        tasks.spawn(holders::watch(shared.clone(), control.clone()));
+        tasks.spawn(holders::watch(shared.clone(), numbers.clone()));
         tasks.spawn(probe::probe(state.clone(), control.clone(), shared.clone()));
         if !database.url.looks_pooled() {
             tasks.spawn(room::keep_to_share(shared.clone(), pool.clone(), room));
@@ -180,10 +181,7 @@ impl Postgres {
         }
         tasks.close();
         // Two that look for room at the same time would both find it. Other nodes may: the limit is each node's own look.
-        let accepting = match options.pending_max {
-            Some(_) => 1,
-            None => Class::Accept.most(),
-        };
+        let accepting = options.pending_max.map_or(Class::Accept.most(), |_| 1);
         Ok(Postgres {
             accepts: Groups::start(&pool, accepting, &shared),
             settles: Groups::start(&pool, Class::Settle.most(), &shared),
@@ -191,7 +189,7 @@ impl Postgres {
             claimer: Mutex::new(Claimer::new(&pool, options.ordering)),
             heart: Mutex::new(Link::new(pool.clone(), Class::Heartbeat)),
             control,
-            numbers: Links::new(&pool, Class::Numbers),
+            numbers,
             acts: Links::new(&pool, Class::Act),
             lists: Links::new(&pool, Class::List),
             feed,
@@ -272,10 +270,8 @@ impl Store for Postgres {
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
-        told(
-            outside::latest_claim(&self.acts, id).await,
-            "read an order's claim",
-        )
+        let claimed = outside::latest_claim(&self.acts, id).await;
+        told(claimed, "read an order's claim")
     }
 
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
@@ -304,10 +300,8 @@ impl Store for Postgres {
     }
 
     async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
-        told(
-            act::redrive(&self.acts, &self.shared, id).await,
-            "redrive an order",
-        )
+        let redriven = act::redrive(&self.acts, &self.shared, id).await;
+        told(redriven, "redrive an order")
     }
 
     async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError> {
@@ -355,6 +349,10 @@ impl Store for Postgres {
 
     async fn queue(&self) -> Result<QueueState, StoreError> {
         told(query::queue(&self.numbers).await, "read the queue")
+    }
+
+    async fn queue_just_set(&self) -> Result<QueueState, StoreError> {
+        told(query::queue(&self.control).await, "read the queue")
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {

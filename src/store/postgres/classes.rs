@@ -15,13 +15,14 @@ pub(super) enum Class {
     Heartbeat,
     Claim,
     Accept,
-    /// Pausing, the janitor, numbering the feed, notifications, probes.
+    /// Pausing and the answer to it, the janitor, numbering the feed, notifications, probes.
     Control,
     /// Cancelling and retrying orders; leases of external workers.
     Act,
     /// Pages of the feed, for its tail and for subscribers that catch up.
     Feed,
-    /// The state of the queue and the counters, which monitors read.
+    /// The state of the queue and the counters, which monitors read; the limits that the settings name; sessions that lock
+    /// orders.
     Numbers,
     /// Single orders, read in groups.
     Point,

@@ -100,9 +100,10 @@ pub(super) async fn count_on_room(pool: &Arc<Pool>) -> Option<Room> {
     Some(room)
 }
 
-/// Sets this node's share anew when its heartbeats find another number of nodes, until the store closes.
+/// Sets this node's share anew when its heartbeats find another number of nodes, until the store closes. Ends before that
+/// when the settings name no limit: the node learns of one that is set later only by refusals.
 pub(super) async fn keep_to_share(shared: Arc<Shared>, pool: Arc<Pool>, mut known: Option<Room>) {
-    let control = Links::new(&pool, Class::Control);
+    let numbers = Links::new(&pool, Class::Numbers);
     let mut beats = shared.nodes.subscribe();
     let mut last = None;
     let mut read_at = Instant::now();
@@ -113,9 +114,9 @@ pub(super) async fn keep_to_share(shared: Arc<Shared>, pool: Arc<Pool>, mut know
             _ = beats.changed() => {}
         }
         let nodes = *beats.borrow_and_update();
-        // They may have been changed.
+        // An operator may have changed the settings since.
         if known.is_none() || (pool.wants_more() && read_at.elapsed() >= LOOK_INTERVAL) {
-            let Ok(room) = room(&control).await else { continue };
+            let Ok(room) = room(&numbers).await else { continue };
             read_at = Instant::now();
             known = room;
         }

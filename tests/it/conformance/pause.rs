@@ -71,10 +71,11 @@ async fn a_resume_is_signalled_apart_from_work(harness: &mut Harness) {
 
 async fn a_pause_is_shown(harness: &mut Harness) {
     assert!(!harness.paused().await);
-    pause(harness, true).await;
-    assert!(harness.paused().await);
-    pause(harness, false).await;
-    assert!(!harness.paused().await);
+    for paused in [true, false] {
+        pause(harness, paused).await;
+        let answered = harness.store().queue_just_set().await.unwrap();
+        assert_eq!((answered.paused, harness.paused().await), (paused, paused));
+    }
 }
 
 async fn pausing_twice_is_pausing_once(harness: &mut Harness) {

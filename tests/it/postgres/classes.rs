@@ -8,14 +8,18 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use orderly::order::OrderId;
 use orderly::store::{OrderQuery, Store};
+use reqwest::StatusCode;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::scarce::Limited;
-use super::scene::{Scene, accept_keyed, has_postgres, jump, number, store_at, through};
+use super::scene::{Scene, accept_keyed, has_postgres, jump, node, number, store_at, through, until_ready};
+use crate::support::client::http;
 use crate::support::gate::Gate;
 use crate::support::make::{NODE_A, claim_by, give_back_by, heartbeat};
 use crate::support::postgres::Server;
+use crate::support::process::Process;
 use crate::support::proxy::{Action, Proxy};
 use crate::support::until;
 
@@ -75,6 +79,44 @@ async fn numbers_that_hang_keep_no_control_waiting() {
     scene.proxy.on_flight(|_| Action::Forward);
     jump(ANSWER_TIME_MAX).await;
     join_all(readers).await;
+    scene.end().await;
+}
+
+/// They read the queue for their answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_and_a_resume_are_answered_while_numbers_hang() {
+    /// As many as may be read at once.
+    const HANGING: usize = 2;
+    let Some(scene) = Scene::new().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &through(&scene.proxy, &scene.database))).await;
+    until_ready(&node).await;
+    let (gate, hanging) = (Gate::closed(), AtomicUsize::new(0));
+    let kept_back = gate.clone();
+    scene.proxy.on_flight(move |flight| {
+        if !flight.sql().contains(NUMBERS) || hanging.fetch_add(1, Ordering::SeqCst) >= HANGING {
+            return Action::Forward;
+        }
+        Action::KeepBack {
+            gate: kept_back.clone(),
+            then: Box::new(Action::Forward),
+        }
+    });
+    let read = || AbortOnDropHandle::new(tokio::spawn(http().get(format!("{}/queue", node.url)).send()));
+    let reads: Vec<_> = (0..HANGING).map(|_| read()).collect();
+    for _ in 0..HANGING {
+        gate.arrival().await;
+    }
+    for (path, paused) in [("pause", true), ("resume", false)] {
+        let sent = http().post(format!("{}/queue/{path}", node.url)).send().await;
+        let answer = sent.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        let state: Value = answer.json().await.unwrap();
+        assert_eq!(state["paused"], paused, "{state}");
+    }
+    assert!(reads.iter().all(|read| !read.is_finished()));
+    gate.open();
+    assert_eq!(node.terminate().await, Some(0));
     scene.end().await;
 }
 
