@@ -28,6 +28,8 @@ pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 pub(super) const TRUSTED_UNUSED: Duration = Duration::from_secs(15);
 /// To look at a connection, or to ask the server to stop a statement nobody waits for any more.
 pub(super) const LOOK_TIME_MAX: Duration = Duration::from_secs(2);
+/// An abandoned statement that takes longer is cancelled.
+const ABANDONED_TIME_MAX: Duration = Duration::from_secs(1);
 /// After a failed attempt to connect the node waits so long before the next, doubling from the first to the last;
 /// meanwhile callers are refused at once.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -249,8 +251,14 @@ impl Connector {
         }
     }
 
-    /// Tells the server that nobody waits for the statement any more, so that it holds no locks for nothing.
+    /// Ends a statement that no caller awaits any more, so that it holds no locks. Most are answered soon and need no cancel
+    /// request, which can end PgBouncer 1.18 with a fatal error (its issue 801).
     pub async fn cancel(&self, client: &Client) {
+        // Answered after the statement.
+        let nothing = client.simple_query("");
+        if timeout(ABANDONED_TIME_MAX, nothing).await.is_ok() {
+            return;
+        }
         let cancelled = timeout(
             LOOK_TIME_MAX,
             client.cancel_token().cancel_query(self.tls.clone()),

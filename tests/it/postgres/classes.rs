@@ -145,6 +145,36 @@ async fn a_statement_whose_caller_is_gone_is_cancelled() {
     scene.end().await;
 }
 
+/// A cancel request is a connection of its own, and can end PgBouncer before 1.21.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_ends_soon_after_its_caller_is_not_cancelled() {
+    let Some(scene) = Scene::new().await else { return };
+    accept_keyed(&*scene.store, "before").await.unwrap();
+    let gate = Gate::closed();
+    let kept_back = gate.clone();
+    scene.proxy.on_flight(move |flight| {
+        if !flight.sql().contains(LISTS) {
+            return Action::Forward;
+        }
+        Action::KeepBack {
+            gate: kept_back.clone(),
+            then: Box::new(Action::Forward),
+        }
+    });
+    let store = scene.store.clone();
+    let caller = AbortOnDropHandle::new(tokio::spawn(async move { list(&*store).await }));
+    gate.arrival().await;
+    let before = scene.proxy.connection_count();
+    drop(caller);
+    gate.open();
+    until("an empty statement follows the list", async || {
+        scene.proxy.is_quiet() && scene.proxy.flights().iter().any(String::is_empty)
+    })
+    .await;
+    assert_eq!(scene.proxy.connection_count(), before);
+    scene.end().await;
+}
+
 /// Room is looked for with connections of its own, not by lending those that are kept for more urgent work.
 #[tokio::test]
 async fn a_look_for_room_lends_no_kept_connection() {

@@ -1,5 +1,5 @@
 //! The pool's loans: a connection for one statement, or a place for a connection opened outside the pool. A loan goes
-//! back however its use ends, without the connection when a statement was left unanswered: that one is cancelled.
+//! back however its use ends, without the connection when a statement was left unanswered: that one is cancelled unless it ends soon.
 
 use std::sync::Arc;
 
@@ -111,7 +111,7 @@ impl Drop for Lent {
     }
 }
 
-/// Asks the server to stop the statement. No caller waits for that: the request may hang as well.
+/// Waits for the statement to end, or asks the server to stop it. No caller waits for that: the request may hang as well.
 fn cancel(pool: Arc<Pool>, connection: Connection) {
     // None at the end of the process.
     let Ok(runtime) = Handle::try_current() else {
