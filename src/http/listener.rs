@@ -294,11 +294,8 @@ async fn converse<S>(
             _ended = &mut connection => break,
             () = watch.expired() => return,
             () = watch.sent_away() => {
-                if watch.is_stuck() {
-                    return;
-                }
                 sent_away = true;
-                // A request may have begun just now, and is answered.
+                // A request may have begun just now, and is answered unless it stalls.
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             () = draining.cancelled(), if !told => {

@@ -18,7 +18,7 @@ pub const WAITING_MAX: usize = 64;
 const WAITING_TIME_MAX: Duration = Duration::from_secs(1);
 /// In a kept place a connection may move no byte for this long before it gives way: a probe's request must get here, whatever
 /// burst of connections comes with it.
-const GRACE_IN_KEPT_PLACES: Duration = Duration::from_millis(20);
+pub const GRACE_IN_KEPT_PLACES: Duration = Duration::from_millis(20);
 /// Found in one look at all connections, which costs more the more there are.
 const CANDIDATES_MAX: usize = 64;
 
@@ -28,7 +28,7 @@ pub struct Crowd {
     places: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     members: Arc<Mutex<Members>>,
-    /// The shortest time without a byte after which a connection gives way.
+    /// The shortest time without a byte after which a connection gives way; a request under way has `Limits::give_way_stall` too.
     grace: Duration,
 }
 
@@ -212,12 +212,37 @@ impl Members {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::super::Limits;
     use super::*;
+    use crate::http::tapped::{Tap, Way};
 
     fn occupied(place: &Place) -> (Arc<Watch>, Occupied) {
         let watch = Arc::new(Watch::new(Limits::new(1)));
         (watch.clone(), place.occupy(watch))
+    }
+
+    fn is_full(crowd: &Crowd) -> bool {
+        matches!(crowd.enter(), Entry::Full)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_keeps_its_place_until_no_byte_came_for_two_seconds() {
+        let crowd = Crowd::new(1);
+        let place = crowd.free_place().unwrap();
+        let (mut watch, _occupied) = occupied(&place);
+        let _ = watch.arrived(b"POST / HTTP/1.1\r\n\r\n", &Context::from_waker(Waker::noop()));
+        watch.request_begins(Some(1_000), false);
+        for _ in 0..5 {
+            watch.blocked(Way::Read, true);
+            tokio::time::advance(Duration::from_millis(1_999)).await;
+            assert!(is_full(&crowd));
+            watch.blocked(Way::Read, false);
+        }
+        watch.blocked(Way::Read, true);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!is_full(&crowd));
     }
 
     /// A probe that came with a burst of connections was refused, or lost its place before its request was read.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use super::crowd::WAITING_MAX;
+use super::crowd::{GRACE_IN_KEPT_PLACES, WAITING_MAX};
 
 const KEPT_MAX: usize = 16;
 const REFUSALS_MAX: usize = 64;
+/// Longer than the pauses of a healthy transfer: its socket blocks at most instants, and a lost packet is sent again within
+/// about a second.
+const STALL_BEFORE_GIVING_WAY: Duration = Duration::from_secs(2);
 /// Connections open at once beyond `connections_max`: those answered in kept places, those being refused, and those that wait
 /// for an ordinary or a kept place.
 pub const CONNECTIONS_ABOVE_THE_LIMIT: usize = KEPT_MAX + REFUSALS_MAX + 2 * WAITING_MAX;
@@ -27,6 +30,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Longest time without the client taking a byte of its answer.
     pub write_stall: Duration,
+    /// Shortest time without a byte after which a request or an answer under way gives way to a newcomer.
+    pub give_way_stall: Duration,
     /// `write_stall` for an event stream once the server drains. Its client can come back with its last id, and is no
     /// reason to keep a server from stopping.
     pub draining_stream_stall: Duration,
@@ -49,6 +54,7 @@ impl Limits {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             write_stall: Duration::from_secs(30),
+            give_way_stall: STALL_BEFORE_GIVING_WAY,
             draining_stream_stall: Duration::from_secs(2),
             linger: Duration::from_secs(30),
             short_linger: Duration::from_secs(1),
@@ -60,6 +66,7 @@ impl Limits {
         Limits {
             first_byte: Duration::from_secs(2),
             head: Duration::from_secs(2),
+            give_way_stall: GRACE_IN_KEPT_PLACES,
             linger: self.short_linger,
             ..self
         }

@@ -148,12 +148,18 @@ impl Watch {
     }
 
     /// The instant since which a client that has not shown the key has moved no byte while the server waits for it: for its
-    /// next request, for the rest of one, or for it to take more of its answer. `None` when it has shown the key, when the
-    /// server is busy with its request, or when it was sent away already.
+    /// next request or, at least [`Limits::give_way_stall`] ago, for the rest of one or for it to take more of its answer.
+    /// `None` when it has shown the key, when the server is busy with its request, or when it was sent away already.
     pub fn idle_stranger_since(&self) -> Option<Instant> {
         let state = self.state();
         let may_go = state.standing != Standing::Keyed && !state.taken_over && !state.sent_away;
-        state.waits_for_client().filter(|_| may_go)
+        if !may_go {
+            return None;
+        }
+        match state.stalled_since() {
+            Some(since) => (since.elapsed() >= self.limits.give_way_stall).then_some(since),
+            None => state.idle_since(),
+        }
     }
 
     pub fn send_away(&self) {
@@ -161,15 +167,9 @@ impl Watch {
         self.sent_away.notify_one();
     }
 
-    /// Resolves when its place is needed for another, and again when the connection then gets stuck. Cancel safe.
+    /// Resolves when its place is needed for another. Cancel safe.
     pub async fn sent_away(&self) {
         self.sent_away.notified().await;
-    }
-
-    /// Reports whether the connection cannot end well before the client moves: no request has come whole, or the client
-    /// takes nothing of its answer.
-    pub fn is_stuck(&self) -> bool {
-        self.state().is_stuck()
     }
 
     /// All that was to be said is said; what the client still sends is thrown away.
@@ -226,21 +226,22 @@ impl Watch {
             Way::Write => &mut state.write_blocked,
         };
         *since = blocked.then(|| since.unwrap_or_else(Instant::now));
-        if blocked && state.sent_away && state.is_stuck() {
-            self.sent_away.notify_one();
-        }
     }
 
-    /// Resolves when a limit is passed. Cancel safe; to be called anew after [`Watch::drains`].
+    /// Resolves when a limit is passed. Cancel safe; to be called anew after [`Watch::drains`] and [`Watch::send_away`].
     ///
     /// Stages change with every request, timers do not: the sleep is never longer than the shortest limit, so
     /// whatever deadline appears meanwhile is still ahead when it ends.
     pub async fn expired(&self) {
         let limits = &self.limits;
-        let draining = self.state().draining_since.is_some();
+        let (draining, sent_away) = {
+            let state = self.state();
+            (state.draining_since.is_some(), state.sent_away)
+        };
         let shortest = [limits.first_byte, limits.head, limits.idle, limits.write_stall]
             .into_iter()
             .chain(draining.then_some(limits.draining_stream_stall))
+            .chain(sent_away.then_some(limits.give_way_stall))
             .fold(limits.first_byte, std::time::Duration::min);
         loop {
             let now = Instant::now();
@@ -268,10 +269,9 @@ impl Watch {
                 None => deadline,
             }
         });
-        match (read, write) {
-            (Some(read), Some(write)) => Some(read.min(write)),
-            (read, write) => read.or(write),
-        }
+        let stalled = state.stalled_since().filter(|_| state.sent_away);
+        let place = stalled.map(|since| since + self.limits.give_way_stall);
+        [read, write, place].into_iter().flatten().min()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -286,20 +286,22 @@ impl State {
         self.since = Instant::now();
     }
 
-    fn waits_for_client(&self) -> Option<Instant> {
+    /// Instant since which the client keeps back the rest of its request, or takes nothing of its answer. A healthy body
+    /// looks the same at most instants. A head counts from its first byte.
+    fn stalled_since(&self) -> Option<Instant> {
         self.write_blocked.or_else(|| match self.stage {
+            Stage::Head => Some(self.since),
             Stage::Answering => self.body_blocked(),
-            Stage::Fresh | Stage::Head | Stage::Idle => Some(self.since),
+            Stage::Fresh | Stage::Idle => None,
         })
     }
 
-    fn is_stuck(&self) -> bool {
-        self.write_blocked.is_some()
-            || match self.stage {
-                Stage::Fresh | Stage::Head => true,
-                Stage::Answering => self.body_blocked().is_some(),
-                Stage::Idle => false,
-            }
+    /// Instant since which no request is under way.
+    fn idle_since(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Fresh | Stage::Idle => Some(self.since),
+            Stage::Head | Stage::Answering => None,
+        }
     }
 
     /// Since when the client sends nothing of a body that the server would read.
