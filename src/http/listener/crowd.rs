@@ -19,6 +19,8 @@ const WAITING_TIME_MAX: Duration = Duration::from_secs(1);
 /// In a kept place a connection may move no byte for this long before it gives way: a probe's request must get here, whatever
 /// burst of connections comes with it.
 pub const GRACE_IN_KEPT_PLACES: Duration = Duration::from_millis(20);
+/// Interval at which a newcomer that waits for a place looks for another connection to send away.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Found in one look at all connections, which costs more the more there are.
 const CANDIDATES_MAX: usize = 64;
 
@@ -106,7 +108,7 @@ impl Crowd {
         while Instant::now() < deadline {
             // Another newcomer may get the place of the one that this one told to go, so it tells one more after a while.
             self.members().send_one_away(self.grace);
-            let look_again = deadline.min(Instant::now() + self.grace);
+            let look_again = deadline.min(Instant::now() + LOOK_AGAIN_AFTER);
             if let Ok(permit) = timeout_at(look_again, &mut permit).await {
                 return permit.ok().map(|permit| self.place(permit));
             }
@@ -215,6 +217,7 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::super::Limits;
+    use super::super::watch::Standing;
     use super::*;
     use crate::http::tapped::{Tap, Way};
 
@@ -243,6 +246,17 @@ mod tests {
         watch.blocked(Way::Read, true);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(!is_full(&crowd));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newcomer_waits_a_second_where_no_connection_gives_way() {
+        let crowd = Crowd::new(1);
+        let place = crowd.free_place().unwrap();
+        let (watch, _occupied) = occupied(&place);
+        watch.stands(Standing::Keyed);
+        let started = Instant::now();
+        assert!(crowd.wait_for_place().await.is_none());
+        assert_eq!(started.elapsed(), WAITING_TIME_MAX);
     }
 
     /// A probe that came with a burst of connections was refused, or lost its place before its request was read.
