@@ -312,7 +312,9 @@ impl Server {
         let http_ended = async {
             if timeout_at(hand_back_at, self.http).await.is_err() {
                 cut_off.abort();
-                tracing::warn!("some requests were still open at the end of the drain time and are cut off");
+                tracing::warn!(
+                    "some connections were still open at the end of the drain time and are cut off"
+                );
             }
         };
         let drained = async {

@@ -308,7 +308,7 @@ async fn converse<S>(
     let planned = unpoisoned(&takeover).take();
     match (connection.into_parts(), planned) {
         (None, Some(planned)) => Takeover::carry_out(planned).await,
-        // A drain waits for a client that still sends, or the client would not see its refusal; the drain's own end bounds that.
+        // A drain waits a little for a client that still sends, or the client would not see its refusal.
         (Some(parts), _) if !sent_away && (!told || watch.answered_early()) => {
             let still_sends = watch.answered_early();
             let patience = if still_sends {
@@ -321,7 +321,12 @@ async fn converse<S>(
             tokio::select! {
                 () = linger(&mut stream, patience) => {}
                 () = watch.sent_away() => {}
-                () = draining.cancelled(), if !still_sends => {}
+                () = async {
+                    draining.cancelled().await;
+                    if still_sends {
+                        tokio::time::sleep(limits.draining_linger).await;
+                    }
+                } => {}
             }
         }
         (Some(_) | None, _) => {}

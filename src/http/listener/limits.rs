@@ -38,6 +38,8 @@ pub struct Limits {
     /// Longest time for a client to read an answer that began while the client still sends, before the connection ends.
     /// The longest body may take this time.
     pub linger: Duration,
+    /// `linger` once the server drains.
+    pub draining_linger: Duration,
     /// `linger` where nothing should be on its way any more.
     pub short_linger: Duration,
 }
@@ -57,6 +59,7 @@ impl Limits {
             give_way_stall: STALL_BEFORE_GIVING_WAY,
             draining_stream_stall: Duration::from_secs(2),
             linger: Duration::from_secs(30),
+            draining_linger: Duration::from_secs(5),
             short_linger: Duration::from_secs(1),
         }
     }

@@ -49,7 +49,7 @@ async fn a_refused_client_is_not_listened_to_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_client_may_finish_sending_while_the_server_drains() {
     for (path, drains_after) in [("/refuse", 1), ("/late-refusal", 1)] {
-        const PIECES: usize = 64;
+        const PIECES: usize = 20;
         let mut client = Client::connect();
         let length = PIECES * 64 * 1024;
         let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
@@ -63,6 +63,27 @@ async fn a_refused_client_may_finish_sending_while_the_server_drains() {
         let answer = client.rest().await;
         assert!(answer.starts_with("HTTP/1.1 413"), "{path}: {answer}");
     }
+}
+
+/// It would hold every stop until the end of the drain time.
+#[tokio::test(start_paused = true)]
+async fn a_refused_client_that_trickles_holds_a_drain_for_five_seconds() {
+    let mut client = Client::connect();
+    client
+        .send(b"POST /refuse HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1")
+        .await;
+    let (_reader, mut writer) = tokio::io::split(client.stream);
+    let trickles = tokio::spawn(async move {
+        while writer.write_all(b"0").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let started = Instant::now();
+    client.draining.cancel();
+    client.server.await.unwrap();
+    assert_eq!(started.elapsed().as_secs(), 5);
+    trickles.await.unwrap();
 }
 
 /// One that has sent everything is not waited for.
