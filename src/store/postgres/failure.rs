@@ -14,6 +14,13 @@ use crate::store::{RefusedOrder, StoreError};
 /// function, a foreign value, a cardinality, data, a constraint, a trigger, a routine, `with check`, a limit, `raise`.
 const REJECTIONS: [&str; 11] = ["09", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"];
 
+/// Classes that PostgreSQL uses for the server, the session or the moment: they say nothing of a single order. A class that
+/// PostgreSQL does not have is the choice of the operator who wrote the rule.
+const SERVER_CLASSES: [&str; 22] = [
+    "00", "01", "02", "03", "08", "0B", "0F", "0L", "0P", "0Z", "25", "28", "2B", "40", "53", "55", "57",
+    "58", "72", "F0", "HV", "XX",
+];
+
 /// What became of a statement that failed. Given to each of its callers.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
@@ -138,10 +145,11 @@ impl Failure {
         )
     }
 
-    /// Returns the failure of a call that failed alone while the store takes orders: it is this call that is refused.
+    /// Returns the failure of a call that failed alone while the store takes orders: a rule refuses this call, unless the
+    /// code tells of the server.
     pub fn of_one(self) -> Failure {
         match self {
-            Failure::Forbidden { code, text } | Failure::Unexpected { code, text } => {
+            Failure::Forbidden { code, text } | Failure::Unexpected { code, text } if is_of_a_rule(&code) => {
                 Failure::Rejected { code, text }
             }
             known => known,
@@ -236,6 +244,11 @@ impl Failure {
     }
 }
 
+/// Reports whether a rule gave the code: it failed itself, or it raised a code of its operator's own.
+fn is_of_a_rule(code: &str) -> bool {
+    !SERVER_CLASSES.contains(&&code[..2])
+}
+
 fn reason(code: &str) -> String {
     format!("SQLSTATE {code}")
 }
@@ -288,4 +301,39 @@ fn describe(error: &tokio_postgres::Error) -> String {
     // Each error tells only its own part.
     let sources = std::iter::successors(error.source(), |source| (*source).source());
     sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Issue 13, point 1: one such failure made an order Failed whose processing had succeeded.
+    #[test]
+    fn only_a_rule_refuses_a_call_that_fails_alone() {
+        for (code, refuses) in [
+            ("42501", true),
+            ("42883", true),
+            ("3F000", true),
+            ("0A000", true),
+            ("20000", true),
+            ("MY001", true),
+            ("P0001", true),
+            ("23514", true),
+            ("40003", false),
+            ("55000", false),
+            ("55006", false),
+            ("57000", false),
+            ("72000", false),
+            ("53200", false),
+            ("25001", false),
+            ("HV000", false),
+        ] {
+            let failure = Failure::of_answer(code, "no").of_one();
+            assert_eq!(
+                matches!(failure, Failure::Rejected { .. }),
+                refuses,
+                "{failure:?}"
+            );
+        }
+    }
 }

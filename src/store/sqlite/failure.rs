@@ -58,6 +58,7 @@ impl Failure {
                 | rusqlite::ErrorCode::CannotOpen,
                 _,
             ) => Failure::Unavailable(text),
+            (passing, _) if PASSING.contains(&passing) => Failure::Unavailable(text),
             (
                 rusqlite::ErrorCode::SystemIoFailure
                 | rusqlite::ErrorCode::DatabaseCorrupt
@@ -82,6 +83,13 @@ impl Failure {
         if error.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_SHMSIZE) {
             return Failure::Unindexed;
         }
+        // The commit may have been synced before SQLite ran out of memory.
+        if error
+            .sqlite_error_code()
+            .is_some_and(|code| PASSING.contains(&code))
+        {
+            return Failure::Unknown(error.to_string().into());
+        }
         match Failure::of(error) {
             Failure::Broken(text) | Failure::Unexpected { text, .. } => Failure::Unknown(text),
             nothing_stored => nothing_stored,
@@ -93,13 +101,14 @@ impl Failure {
         matches!(self, Failure::Rejected { .. } | Failure::Unexpected { .. })
     }
 
-    /// Returns the failure of a call that failed alone while the store takes orders: a rule fails at this call.
+    /// Returns the failure of a call that failed alone while the store takes orders. A rule that fails gives the plain
+    /// `SQLITE_ERROR` and counts as a refusal; any other code says nothing of the call.
     pub fn of_one(self) -> Failure {
         match self {
             Failure::Unexpected {
                 code: Some(code),
                 text,
-            } => Failure::Rejected { code, text },
+            } if primary(code) == ffi::SQLITE_ERROR => Failure::Rejected { code, text },
             known => known,
         }
     }
@@ -140,12 +149,8 @@ pub(super) struct Refusal {
 impl Refusal {
     /// Reads an error that may concern this part alone: a refusal, or a rule that fails.
     pub fn of(error: &rusqlite::Error) -> Option<Refusal> {
-        match Failure::of(error) {
-            Failure::Rejected { code, text }
-            | Failure::Unexpected {
-                code: Some(code),
-                text,
-            } => Some(Refusal {
+        match Failure::of(error).of_one() {
+            Failure::Rejected { code, text } => Some(Refusal {
                 reason: reason(code),
                 text: text.to_string(),
             }),
@@ -160,6 +165,19 @@ impl Refusal {
             reason: self.text,
         }
     }
+}
+
+/// Codes of failures that pass by themselves: the same call may succeed the next time.
+const PASSING: [rusqlite::ErrorCode; 4] = [
+    rusqlite::ErrorCode::OutOfMemory,
+    rusqlite::ErrorCode::FileLockingProtocolFailed,
+    rusqlite::ErrorCode::OperationInterrupted,
+    rusqlite::ErrorCode::SchemaChanged,
+];
+
+/// Returns the primary code, which the low byte of an extended code holds.
+fn primary(code: i32) -> i32 {
+    code & 0xff
 }
 
 fn reason(code: i32) -> String {
@@ -280,6 +298,43 @@ mod tests {
         state.wrote();
         assert!(state.broken_reason().is_some());
         assert_ne!(state.health(), StoreHealth::Ready);
+    }
+
+    /// Issue 13, point 1: one such failure made an order Failed whose processing had succeeded.
+    #[test]
+    fn a_failure_that_passes_refuses_no_call() {
+        for code in [
+            ffi::SQLITE_NOMEM,
+            ffi::SQLITE_PROTOCOL,
+            ffi::SQLITE_INTERRUPT,
+            ffi::SQLITE_SCHEMA,
+        ] {
+            let error = sqlite(code);
+            let failure = Failure::of(&error).of_one();
+            assert!(matches!(failure, Failure::Unavailable(_)), "{failure:?}");
+            assert!(Refusal::of(&error).is_none(), "{code}");
+            let failure = Failure::of_commit(&error);
+            assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_rule_that_fails_counts_as_a_refusal() {
+        for (code, refuses) in [
+            (ffi::SQLITE_ERROR, true),
+            (ffi::SQLITE_AUTH, false),
+            (ffi::SQLITE_MISUSE, false),
+            (ffi::SQLITE_INTERNAL, false),
+        ] {
+            let error = sqlite(code);
+            let failure = Failure::of(&error).of_one();
+            assert_eq!(
+                matches!(failure, Failure::Rejected { .. }),
+                refuses,
+                "{failure:?}"
+            );
+            assert_eq!(Refusal::of(&error).is_some(), refuses, "{code}");
+        }
     }
 
     #[test]
