@@ -1,5 +1,5 @@
-//! Orders that the database refuses to start or to take back, as far as this node has found out. Claims step around the first,
-//! and try them again from time to time, since no notice tells when the cause is gone.
+//! Orders that the database refuses to start or to take back, as far as this node knows. Claims step around orders whose start
+//! is refused, and try them again from time to time: no notice tells when the cause is gone.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -15,9 +15,9 @@ const ORDERS_MAX: usize = 1_000;
 /// First and longest wait before a claim tries the refused orders again.
 const LOOK_MIN: Duration = Duration::from_millis(500);
 const LOOK_MAX: Duration = Duration::from_secs(10);
-/// The time for which an end that was refused is told: a sweep for expired leases finds it again long before.
+/// The time for which a refused end is reported. A sweep for expired leases finds it again long before that.
 const END_TOLD_FOR: Duration = Duration::from_mins(2);
-/// An order that was not refused for so long is named in the log again.
+/// The log names an order again when its last refusal is older than this.
 const NAMED_AGAIN_AFTER: Duration = Duration::from_mins(1);
 /// The most orders that one log line names.
 const NAMED_MAX: usize = 5;
@@ -36,6 +36,8 @@ struct Known {
     pause: Duration,
     /// Orders that a log line named, and when their start was refused last.
     told: BTreeMap<OrderId, Instant>,
+    /// The last time when a claim found more refused starts than are remembered.
+    overflowed: Option<Instant>,
     /// The code and the time of each refusal.
     ends: BTreeMap<OrderId, (String, Instant)>,
 }
@@ -50,7 +52,8 @@ impl Refusals {
         }
     }
 
-    /// Notes what a claim found that stepped around `stepped_around`. Reports whether the next claim steps around all of it.
+    /// Records the refused starts that a claim found while it stepped around `stepped_around`. Returns whether there was room
+    /// for all of them: the next claim steps around those that were recorded.
     pub fn claimed(&self, stepped_around: &[OrderId], refused: Vec<RefusedOrder>) -> bool {
         let mut known = self.known();
         if stepped_around.is_empty() {
@@ -73,19 +76,26 @@ impl Refusals {
                 news.push(order);
             }
         }
+        let tell_of_the_limit = !all_remembered && known.overflows();
         drop(known);
         tell_refused(RefusedChange::Start, &news);
+        if tell_of_the_limit {
+            tracing::error!(
+                limit = ORDERS_MAX,
+                "the database refuses to start more orders than claims step around; orders behind them wait until the cause is gone"
+            );
+        }
         all_remembered
     }
 
-    /// Returns the time until the next claim: until an order is due or refused orders are to be tried again.
+    /// Returns the time until the next claim, which is when an order is due or the refused orders are to be tried again.
     pub fn sooner(&self, next_due_in: Option<Duration>) -> Option<Duration> {
         let look_at = self.known().look_at;
         let look_in = look_at.map(|look_at| look_at.saturating_duration_since(Instant::now()));
         next_due_in.into_iter().chain(look_in).min()
     }
 
-    /// Notes how a call ended that ends the order's attempt.
+    /// Records the answer of the database to the end of the order's attempt.
     pub fn settled<T>(&self, id: OrderId, settled: &Result<T, StoreError>) {
         match settled {
             Err(StoreError::Refused { reason, .. }) => self.end_refused(id, reason),
@@ -94,7 +104,7 @@ impl Refusals {
         }
     }
 
-    /// Notes orders whose attempts ended.
+    /// Records orders whose attempts ended.
     pub fn ended(&self, ids: impl IntoIterator<Item = OrderId>) {
         let mut known = self.known();
         for id in ids {
@@ -102,7 +112,7 @@ impl Refusals {
         }
     }
 
-    /// Notes orders that could not be taken back.
+    /// Records orders that could not be taken back.
     pub fn not_taken_back(&self, refused: &[RefusedOrder]) {
         for order in refused {
             self.end_refused(order.order_id, &order.code);
@@ -149,6 +159,14 @@ impl Refusals {
     }
 }
 
+impl Known {
+    /// Records that there are more refused starts than are remembered. Returns whether the log is to say so.
+    fn overflows(&mut self) -> bool {
+        let before = self.overflowed.replace(Instant::now());
+        before.is_none_or(|at| at.elapsed() >= NAMED_AGAIN_AFTER)
+    }
+}
+
 /// A change that the database refuses to make to an order.
 #[derive(Clone, Copy, Debug)]
 pub enum RefusedChange {
@@ -175,7 +193,7 @@ impl RefusedChange {
     }
 }
 
-/// Logs in one line which orders the database refuses to change so.
+/// Logs in one line the orders to which the database refuses this change.
 pub fn tell_refused(change: RefusedChange, refused: &[RefusedOrder]) {
     let Some(first) = refused.first() else { return };
     let ids = refused.iter().take(NAMED_MAX);
@@ -226,6 +244,23 @@ mod tests {
         refusals.claimed(&refusals.to_step_around(), Vec::new());
         assert_eq!(refusals.of_start(OrderId(7)), None);
         assert_eq!(refusals.sooner(None), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_names_the_limit_once_while_it_is_exceeded() {
+        let refusals = Refusals::default();
+        let ids: Vec<i64> = (1..=2_000).collect();
+        let overflowed = || refusals.known().overflowed;
+        assert!(refusals.claimed(&[], refused(&ids[..ORDERS_MAX])));
+        assert_eq!(overflowed(), None);
+        assert!(!refusals.claimed(&refusals.to_step_around(), refused(&ids[ORDERS_MAX..])));
+        assert!(overflowed().is_some());
+        for _ in 0..10 {
+            tokio::time::advance(LOOK_MAX).await;
+            assert!(!refusals.known().overflows());
+        }
+        tokio::time::advance(NAMED_AGAIN_AFTER).await;
+        assert!(refusals.known().overflows());
     }
 
     #[tokio::test(start_paused = true)]

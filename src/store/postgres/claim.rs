@@ -124,6 +124,10 @@ impl Claimer {
         if looked_too_short && answer.granted.len() < places {
             return Some(Duration::ZERO);
         }
+        if answer.seen.is_none() {
+            // A claim that starts nothing cannot find out whether a refused order may start.
+            return answer.next_due_in;
+        }
         if !answer.locked.is_empty() {
             return Some(LOCKED_LOOK_INTERVAL);
         }

@@ -58,8 +58,9 @@ pub(super) async fn claim_around_refused(
     };
     // A claim that looked at no order says nothing of any.
     if request.orders_max > 0 && !claimed.paused {
-        let finds_more = !refused.is_empty() && refusals.claimed(&stepped_around, refused);
-        claimed.next_due_in = if finds_more {
+        let found = !refused.is_empty();
+        let all_remembered = refusals.claimed(&stepped_around, refused);
+        claimed.next_due_in = if found && all_remembered {
             Some(Duration::ZERO)
         } else {
             refusals.sooner(claimed.next_due_in)

@@ -17,6 +17,8 @@ conformance! {
     an_order_that_may_not_change_keeps_only_its_own_user_waiting,
     a_claim_that_finds_only_refused_orders_comes_again_soon,
     a_refused_start_is_explained_until_it_succeeds,
+    claims_rest_once_a_refused_order_has_started,
+    claims_of_a_paused_queue_rest_whatever_is_refused,
 }
 
 /// Claims until these have started, in this order, and nothing else does.
@@ -187,4 +189,34 @@ async fn a_refused_start_is_explained_until_it_succeeds(harness: &mut Harness) {
     for lease in harness.claim(2).await {
         harness.settle(&lease, Outcome::COMPLETED).await;
     }
+}
+
+/// Issue 13, point 1: claims came about a thousand times a second from then on.
+async fn claims_rest_once_a_refused_order_has_started(harness: &mut Harness) {
+    let bad = harness.accept_some(1).await;
+    harness.refuse_updates(&starts_of(&bad)).await;
+    assert_started(harness, CLAIMED_AT_ONCE, &[]).await;
+    harness.allow_updates().await;
+    until("the order starts", async || {
+        let leases = harness.claim(CLAIMED_AT_ONCE).await;
+        let Some(lease) = leases.first() else { return false };
+        harness.settle(lease, retry_after(0)).await;
+        true
+    })
+    .await;
+    let standing = harness.store().standing(bad[0]).await.unwrap().unwrap();
+    assert_eq!(standing.refused, None);
+    harness.claim_only(bad[0]).await;
+    let claimed = harness.store().claim(claim_by(NODE_A, 1)).await.unwrap();
+    assert_eq!(claimed.next_due_in, None);
+}
+
+async fn claims_of_a_paused_queue_rest_whatever_is_refused(harness: &mut Harness) {
+    let bad = harness.accept_some(1).await;
+    harness.refuse_updates(&starts_of(&bad)).await;
+    assert_started(harness, CLAIMED_AT_ONCE, &[]).await;
+    harness.store().set_paused(true).await.unwrap();
+    let claimed = harness.store().claim(claim_by(NODE_A, 1)).await.unwrap();
+    assert!(claimed.paused);
+    assert_eq!(claimed.next_due_in, None);
 }
