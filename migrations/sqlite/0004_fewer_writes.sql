@@ -17,3 +17,6 @@ create index orders_user_ended on orders (user_id, status, order_id) where finis
 -- Of a first start: the earlier orders of the first line that its claim passed over, because the database refused to start
 -- them. An array of JSON.
 alter table events add column passed_over text;
+
+-- Users whose turn could not be passed on, because the database refused to change an order that waits. Claims try again.
+create table turns_owed (user_id integer primary key) strict;

@@ -69,8 +69,8 @@ pub(super) async fn claim_around_refused(
     Ok(claimed)
 }
 
-/// `second_line_first` says which line gets the odd place when both have work; it turns whenever it was asked. Answers also
-/// which orders the database refused to start.
+/// `second_line_first` says which line gets the odd place when both have work; it turns whenever it was asked. Returns also
+/// the orders that the database refused to start or to give their turn.
 pub(super) fn claim(
     group: &mut Group<'_>,
     request: &ClaimRequest,
@@ -86,6 +86,11 @@ pub(super) fn claim(
         return Ok((paused, Vec::new()));
     }
     let places = request.orders_max.min(CLAIM_ORDERS_MAX);
+    let mut refused = if places > 0 && care.stepped_around.is_empty() {
+        turns::pass_owed(group)?
+    } else {
+        Vec::new()
+    };
     let first_line = first_line(group, places + care.stepped_around.len())?;
     let (mut passed_over, first_line): (Vec<OrderId>, Vec<OrderId>) =
         first_line.into_iter().partition(|id| care.steps_around(*id));
@@ -104,15 +109,16 @@ pub(super) fn claim(
     passed_over.extend(starts.refused.iter().map(|refused| refused.order_id));
     record_passed_over(group, position, &passed_over)?;
     starts.second_line(group, &second_line[..from_second])?;
-    let refused = starts.refused.iter().map(|refused| refused.order_id);
-    let not_due: Vec<OrderId> = refused.chain(care.stepped_around.iter().copied()).collect();
+    refused.extend(starts.refused);
+    let not_due = refused.iter().map(|refused| refused.order_id);
+    let not_due: Vec<OrderId> = not_due.chain(care.stepped_around.iter().copied()).collect();
     let claimed = Claimed {
         leases: starts.leases,
         next_due_in: next_due(group, request.suspect, &not_due)?.map(|due| due.since(group.now)),
         idle: group.totals.counters.open() == 0,
         paused: false,
     };
-    Ok((claimed, starts.refused))
+    Ok((claimed, refused))
 }
 
 /// How many of each line fill the places: while both have work, half each.

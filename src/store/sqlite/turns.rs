@@ -5,9 +5,10 @@ use std::borrow::Cow;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-use super::group::{Group, Totals};
+use super::group::{Group, Totals, require_changed};
 use super::listing::{FAILED_BY_USER, PENDING_BY_USER, PROCESSING_BY_USER};
 use crate::order::{OnFailure, OrderId, OrderStatus, Ordering};
+use crate::store::RefusedOrder;
 use crate::time::Timestamp;
 
 /// Of `orders.turn`: whether an order that is Pending may start, as far as the others of its user are concerned.
@@ -31,10 +32,50 @@ pub(super) fn of_returning(group: &Group<'_>) -> Option<i64> {
     }
 }
 
-/// Gives the turn to the first order of the user that is open, when that one is Pending and none is in processing.
+/// The most users whose turn a claim tries to pass again.
+const OWED_MAX: usize = 1_000;
+
+/// Gives the turn to the first order of the user that is open, when that one is Pending and none is in processing. Where the
+/// database refuses that, the user is owed its turn: the change that comes before must not suffer for another order.
 pub(super) fn pass(group: &mut Group<'_>, user_id: i64) -> Result<(), rusqlite::Error> {
+    if try_pass(group, user_id)?.is_some() {
+        group
+            .connection
+            .prepare_cached("insert or ignore into turns_owed (user_id) values (?1)")?
+            .execute([user_id])?;
+        // The next claim tries again.
+        group.effects.work = true;
+    }
+    Ok(())
+}
+
+/// Passes the turn of the users to whom it is owed. Returns the orders that the database still refuses to change.
+pub(super) fn pass_owed(group: &mut Group<'_>) -> Result<Vec<RefusedOrder>, rusqlite::Error> {
+    if group.totals.ordering == Ordering::None {
+        return Ok(Vec::new());
+    }
+    let connection = group.connection;
+    let users: Vec<i64> = connection
+        .prepare_cached("select user_id from turns_owed order by user_id limit ?1")?
+        .query_map([OWED_MAX], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut refused = Vec::new();
+    for user_id in users {
+        if let Some(order) = try_pass(group, user_id)? {
+            refused.push(order);
+        } else {
+            connection
+                .prepare_cached("delete from turns_owed where user_id = ?1")?
+                .execute([user_id])?;
+        }
+    }
+    Ok(refused)
+}
+
+/// Passes the turn of the user, or returns the order that the database refuses to change and passes nothing.
+fn try_pass(group: &mut Group<'_>, user_id: i64) -> Result<Option<RefusedOrder>, rusqlite::Error> {
     let Ordering::User(on_failure) = group.totals.ordering else {
-        return Ok(());
+        return Ok(None);
     };
     let connection = group.connection;
     let next = match first_open(connection, user_id, on_failure)? {
@@ -48,16 +89,23 @@ pub(super) fn pass(group: &mut Group<'_>, user_id: i64) -> Result<(), rusqlite::
         .query_row([user_id], |row| row.get(0))
         .optional()?;
     if holder == next {
-        return Ok(());
+        return Ok(None);
     }
-    if let Some(holder) = holder {
-        set_turn(connection, holder, WAITS)?;
-    }
-    if let Some(next) = next {
-        set_turn(connection, next, ITS_TURN)?;
-        group.effects.work = true;
-    }
-    Ok(())
+    let mut changing = None;
+    let passed = group.part(|group| {
+        if let Some(holder) = holder {
+            changing = Some(holder);
+            set_turn(group.connection, holder, WAITS)?;
+        }
+        if let Some(next) = next {
+            changing = Some(next);
+            set_turn(group.connection, next, ITS_TURN)?;
+            group.effects.work = true;
+        }
+        Ok(())
+    })?;
+    let refused = passed.err().zip(changing);
+    Ok(refused.map(|(refusal, order_id)| refusal.of_order(order_id)))
 }
 
 /// Among the orders of the user that later ones wait for.
@@ -107,10 +155,10 @@ fn first_of_user(
 }
 
 fn set_turn(connection: &Connection, order_id: OrderId, turn: i64) -> Result<(), rusqlite::Error> {
-    connection
+    let changed = connection
         .prepare_cached("update orders set turn = ?2 where order_id = ?1")?
         .execute((order_id, turn))?;
-    Ok(())
+    require_changed(changed, 1)
 }
 
 /// From now on the orders of a user wait for each other, or no longer do. For a file that no node works on.

@@ -12,6 +12,7 @@ use crate::support::{Harness, until};
 
 mod ends;
 mod starts;
+mod turns;
 
 conformance! {
     a_result_that_the_database_refuses_changes_nothing_and_is_refused_again,

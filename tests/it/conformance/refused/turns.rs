@@ -1,0 +1,88 @@
+//! Orders that the database refuses to change when their turn comes: the order before them ends as usual.
+
+use orderly::lease::Outcome;
+use orderly::order::{OnFailure, OrderId, OrderStatus, Ordering};
+use orderly::store::Acted;
+
+use crate::support::make::{NODE_A, claim_by, failed, order_of};
+use crate::support::{Harness, until};
+
+conformance! {
+    an_order_ends_though_the_next_of_its_user_may_not_change,
+    an_order_is_cancelled_though_the_next_of_its_user_may_not_change,
+    a_turn_that_was_refused_is_passed_by_the_next_process,
+}
+
+const ORDERINGS: [OnFailure; 2] = [OnFailure::Skip, OnFailure::Block];
+
+/// Two orders of one user; the database refuses every change of the second.
+async fn pair_with_bad_second(harness: &mut Harness, on_failure: OnFailure) -> [OrderId; 2] {
+    harness.reopen_with_ordering(Ordering::User(on_failure)).await;
+    let ids = harness.accept([1, 1].map(order_of).into()).await;
+    harness
+        .refuse_updates(&format!("new.order_id = {}", ids[1]))
+        .await;
+    [ids[0], ids[1]]
+}
+
+/// Claims until this order has started, and ends it. No other order may start.
+async fn until_ended(harness: &Harness, id: OrderId) {
+    until("the order starts", async || {
+        let leases = harness.claim(10).await;
+        let Some(lease) = leases.first() else { return false };
+        assert_eq!((leases.len(), lease.order.order_id), (1, id));
+        harness.settle(lease, Outcome::COMPLETED).await;
+        true
+    })
+    .await;
+}
+
+/// The second order waits, is explained and keeps no other user waiting, until the rule is gone.
+async fn assert_second_waits(harness: &Harness, second: OrderId) {
+    let later = harness.accept(vec![order_of(2)]).await[0];
+    until_ended(harness, later).await;
+    harness.store().claim(claim_by(NODE_A, 1)).await.unwrap();
+    let standing = harness.store().standing(second).await.unwrap().unwrap();
+    assert_eq!(standing.order.status, OrderStatus::Pending);
+    assert!(standing.refused.is_some());
+    harness.allow_updates().await;
+    until_ended(harness, second).await;
+}
+
+async fn an_order_ends_though_the_next_of_its_user_may_not_change(harness: &mut Harness) {
+    for on_failure in ORDERINGS {
+        let [first, second] = pair_with_bad_second(harness, on_failure).await;
+        let lease = harness.claim_only(first).await;
+        assert_eq!(
+            harness.settle(&lease, Outcome::COMPLETED).await,
+            OrderStatus::Completed
+        );
+        assert_second_waits(harness, second).await;
+    }
+    let [first, second] = pair_with_bad_second(harness, OnFailure::Skip).await;
+    let lease = harness.claim_only(first).await;
+    assert_eq!(harness.settle(&lease, failed()).await, OrderStatus::Failed);
+    assert_second_waits(harness, second).await;
+    harness.assert_sound().await;
+}
+
+async fn an_order_is_cancelled_though_the_next_of_its_user_may_not_change(harness: &mut Harness) {
+    for on_failure in ORDERINGS {
+        let [first, second] = pair_with_bad_second(harness, on_failure).await;
+        let cancelled = harness.store().cancel(first).await.unwrap();
+        assert!(matches!(cancelled, Acted::Done(_)), "{cancelled:?}");
+        assert_second_waits(harness, second).await;
+    }
+    harness.assert_sound().await;
+}
+
+async fn a_turn_that_was_refused_is_passed_by_the_next_process(harness: &mut Harness) {
+    let [first, second] = pair_with_bad_second(harness, OnFailure::Skip).await;
+    let lease = harness.claim_only(first).await;
+    harness.settle(&lease, Outcome::COMPLETED).await;
+    harness.allow_updates().await;
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .await;
+    until_ended(harness, second).await;
+}
