@@ -113,14 +113,14 @@ impl ExplanationBody {
         let reasons = match order.status {
             OrderStatus::Pending => waiting(standing),
             OrderStatus::Processing => {
-                let mut reasons: Vec<ReasonBody> = refused(standing).into_iter().collect();
+                let mut reasons: Vec<ReasonBody> = refused_now(standing).into_iter().collect();
                 reasons.push(processing(order, standing.lease));
                 reasons.extend(locked(standing));
                 reasons
             }
             OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => {
                 let mut reasons = vec![ended(order)];
-                reasons.extend(refused(standing));
+                reasons.extend(refused_before(order));
                 reasons
             }
         };
@@ -192,7 +192,7 @@ fn waiting(standing: &Standing) -> Vec<ReasonBody> {
         ));
     }
     reasons.extend(locked(standing));
-    reasons.extend(refused(standing));
+    reasons.extend(refused_now(standing));
     reasons.extend(back_off(&standing.order, standing.read_at));
     reasons.extend(standing.waits_for.map(predecessor));
     reasons.extend(nodes(queue));
@@ -209,6 +209,9 @@ fn waiting(standing: &Standing) -> Vec<ReasonBody> {
             "nothing keeps it: it is about to start, or as soon as ORDERLY_RATE_LIMIT allows",
         ));
     }
+    if standing.refused.is_none() {
+        reasons.extend(refused_before(&standing.order));
+    }
     reasons
 }
 
@@ -220,29 +223,30 @@ fn locked(standing: &Standing) -> Option<ReasonBody> {
     ))
 }
 
-/// What the database refuses about the order now, or refused about its last attempt.
-fn refused(standing: &Standing) -> Option<ReasonBody> {
-    const CAUSE: &str = "a trigger, a check or a missing right in the database is the cause";
-    let order = &standing.order;
-    let detail = match (&standing.refused, order.status) {
-        (Some(code), OrderStatus::Processing) => {
-            format!(
-                "the database refuses to end its attempt ({code}); {CAUSE}, and it stays Processing until that is gone"
-            )
-        }
-        (Some(code), _) => {
-            format!(
-                "the database refuses its start ({code}); {CAUSE}, and it is tried again every few seconds"
-            )
-        }
-        (None, OrderStatus::Pending | OrderStatus::Failed) => {
-            let error = order.last_error.as_ref()?;
-            let was_refused = error.starts_with(RESULT_REFUSED);
-            was_refused.then(|| format!("{error}; {CAUSE}"))?
-        }
-        (None, _) => return None,
+const REFUSAL_CAUSE: &str = "a trigger, a check or a missing right in the database is the cause";
+
+/// The change of the order that the database refuses at present.
+fn refused_now(standing: &Standing) -> Option<ReasonBody> {
+    let code = standing.refused.as_ref()?;
+    let detail = match standing.order.status {
+        OrderStatus::Processing => format!(
+            "the database refuses to end its attempt ({code}); {REFUSAL_CAUSE}, and it stays Processing until that is gone"
+        ),
+        _ => format!(
+            "the database refuses its start ({code}); {REFUSAL_CAUSE}, and it is tried again every few seconds"
+        ),
     };
     Some(reason(Reason::Refused, detail))
+}
+
+/// The result of the order's last attempt, where the database refused it. The order may start all the same.
+fn refused_before(order: &Order) -> Option<ReasonBody> {
+    if !matches!(order.status, OrderStatus::Pending | OrderStatus::Failed) {
+        return None;
+    }
+    let error = order.last_error.as_ref()?;
+    let was_refused = error.starts_with(RESULT_REFUSED);
+    was_refused.then(|| reason(Reason::Refused, format!("{error}; {REFUSAL_CAUSE}")))
 }
 
 /// The order of the same user that comes first, and what its end takes.

@@ -24,10 +24,9 @@ pub struct EstimateBody {
 
 /// From the mean time of an attempt and the slots there are: when so many others will have made room.
 pub(super) fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<EstimateBody> {
-    const UNKNOWN: [Reason; 9] = [
+    const UNKNOWN: [Reason; 8] = [
         Reason::Paused,
         Reason::Locked,
-        Reason::Refused,
         Reason::UserOrder,
         Reason::NoNode,
         Reason::WaitsForWorker,
@@ -36,6 +35,10 @@ pub(super) fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<Es
         Reason::Suspect,
     ];
     let place = standing.place?;
+    // A refusal of the last result does not keep the order from starting.
+    if standing.refused.is_some() {
+        return None;
+    }
     if reasons.iter().any(|given| UNKNOWN.contains(&given.reason)) || place.ahead >= AHEAD_MAX {
         return None;
     }

@@ -296,3 +296,24 @@ async fn what_the_database_refuses_is_told() {
     assert_eq!(reasons(&door, ids[1]).await, ["ended", "refused"]);
     door.close().await;
 }
+
+/// Issue 13, point 1: only a refusal that lasts hides the start that can be expected.
+#[tokio::test]
+async fn a_refused_result_of_before_keeps_no_order_from_its_next_attempt() {
+    let door = Door::open().await;
+    let harness = &door.harness;
+    harness.order_in(OrderStatus::Completed).await;
+    node(&door, NODE_A, 2, Breaker::Closed).await;
+    let id = harness.accept_one().await;
+    let lease = harness.claim_only(id).await;
+    let put_off = Outcome::COMPLETED.after_refusal("SQLite error 1811").remove(1);
+    harness.settle(&lease, put_off).await;
+    assert_eq!(reasons(&door, id).await, ["back_off", "refused"]);
+    harness.advance(Duration::from_hours(1)).await;
+    node(&door, NODE_A, 2, Breaker::Closed).await;
+    let told = explained(&door, id).await;
+    assert_eq!(told["reasons"][0]["reason"], "next", "{told}");
+    assert_eq!(told["reasons"][1]["reason"], "refused", "{told}");
+    assert!(told["estimated_start"].is_object(), "{told}");
+    door.close().await;
+}
