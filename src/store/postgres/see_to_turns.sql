@@ -1,8 +1,12 @@
--- Sees to the turns of at most :unseen_max changed orders, the oldest first: for each of their users, the first order that is
--- open has its turn when it is Pending and none is in processing; with :blocks, a Failed order is open as well. Under the
--- claim's lock. What another transaction is changing at this moment, or has changed since this statement began, is left to the
--- next claim; so is a user whose turn is to be moved from or to an order that another session has locked, or that
--- the database refuses to change, as long as that lasts: the first of the changed orders, and the one whose turn it would be, stay marked.
+-- Updates the turns of the users of at most :unseen_max changed orders (turn = 2), the oldest first. For each user, the first
+-- open order gets the turn when it is Pending and none is in processing. With :blocks, a Failed order counts as open.
+-- Runs under the claim's lock.
+--
+-- Leaves these to a later claim:
+-- - an order that another transaction is changing, or has changed since this statement began;
+-- - a user whose turn would move from or to an order that another session has locked or that the database refuses to change.
+--   The first of the user's changed orders and the order whose turn it would be stay marked until then.
+--
 -- Served by orders_unseen, orders_user and orders_turn.
 with unseen as materialized (
     select order_id, user_id, version from orderly.orders
