@@ -86,7 +86,7 @@ pub(super) fn claim(
         return Ok((paused, Vec::new()));
     }
     let places = request.orders_max.min(CLAIM_ORDERS_MAX);
-    let mut refused = if places > 0 && care.stepped_around.is_empty() {
+    let owed = if places > 0 && care.stepped_around.is_empty() {
         turns::pass_owed(group)?
     } else {
         Vec::new()
@@ -109,7 +109,9 @@ pub(super) fn claim(
     passed_over.extend(starts.refused.iter().map(|refused| refused.order_id));
     record_passed_over(group, position, &passed_over)?;
     starts.second_line(group, &second_line[..from_second])?;
-    refused.extend(starts.refused);
+    // Refused starts go first: where there is no room for all of them, those keep others waiting.
+    let mut refused = starts.refused;
+    refused.extend(owed);
     let not_due = refused.iter().map(|refused| refused.order_id);
     let not_due: Vec<OrderId> = not_due.chain(care.stepped_around.iter().copied()).collect();
     let claimed = Claimed {

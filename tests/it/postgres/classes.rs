@@ -23,6 +23,7 @@ use crate::support::process::Process;
 use crate::support::proxy::{Action, Proxy};
 use crate::support::until;
 
+const ATTEMPTS_MAX: usize = 10;
 /// After that a statement counts as lost.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// A part of the statements that list orders.
@@ -150,28 +151,39 @@ async fn a_statement_whose_caller_is_gone_is_cancelled() {
 async fn a_statement_that_ends_soon_after_its_caller_is_not_cancelled() {
     let Some(scene) = Scene::new().await else { return };
     accept_keyed(&*scene.store, "before").await.unwrap();
-    let gate = Gate::closed();
-    let kept_back = gate.clone();
-    scene.proxy.on_flight(move |flight| {
-        if !flight.sql().contains(LISTS) {
-            return Action::Forward;
+    let empty_statements = || {
+        let flights = scene.proxy.flights();
+        flights.iter().filter(|sql| sql.is_empty()).count()
+    };
+    // A slow moment of the machine is no end soon after, and numbering the feed opens a connection as well.
+    let mut attempts = 0..ATTEMPTS_MAX;
+    loop {
+        assert!(attempts.next().is_some(), "each list is cancelled");
+        let gate = Gate::closed();
+        let kept_back = gate.clone();
+        scene.proxy.on_flight(move |flight| {
+            if !flight.sql().contains(LISTS) {
+                return Action::Forward;
+            }
+            Action::KeepBack {
+                gate: kept_back.clone(),
+                then: Box::new(Action::Forward),
+            }
+        });
+        let store = scene.store.clone();
+        let caller = AbortOnDropHandle::new(tokio::spawn(async move { list(&*store).await }));
+        gate.arrival().await;
+        let (connections, empty) = (scene.proxy.connection_count(), empty_statements());
+        drop(caller);
+        gate.open();
+        until("an empty statement follows the list", async || {
+            scene.proxy.is_quiet() && empty_statements() > empty
+        })
+        .await;
+        if scene.proxy.connection_count() == connections {
+            break;
         }
-        Action::KeepBack {
-            gate: kept_back.clone(),
-            then: Box::new(Action::Forward),
-        }
-    });
-    let store = scene.store.clone();
-    let caller = AbortOnDropHandle::new(tokio::spawn(async move { list(&*store).await }));
-    gate.arrival().await;
-    let before = scene.proxy.connection_count();
-    drop(caller);
-    gate.open();
-    until("an empty statement follows the list", async || {
-        scene.proxy.is_quiet() && scene.proxy.flights().iter().any(String::is_empty)
-    })
-    .await;
-    assert_eq!(scene.proxy.connection_count(), before);
+    }
     scene.end().await;
 }
 
