@@ -403,7 +403,7 @@ begin
     into transaction, next_due_in_micros, open_orders, stored_ordering, stored_processor;
 end $claim$;
 
--- Finds out which of these orders the database refuses to start, whoever made the rule: tries what a claim does to each, alone,
+-- Finds out which of these orders the database refuses to start, whatever rule refuses them: tries what a claim does to each, alone,
 -- and takes it back.
 create function orderly.refused_starts(
     asked bigint[], claiming_node bigint, lease_micros bigint, is_outside bigint, is_handed_out bigint

@@ -41,7 +41,7 @@ fn raised() -> Option<u64> {
     }
 }
 
-/// At least half of a small limit is for clients.
+/// Clients get at least half of a small limit.
 fn connections_below(files_max: Option<u64>, connections_max: usize, calls_max: u32) -> usize {
     let Some(files_max) = files_max else {
         return connections_max;

@@ -22,7 +22,7 @@ pub struct EstimateBody {
     latest: Time,
 }
 
-/// From the mean time of an attempt and the slots there are: when so many others will have made room.
+/// Estimates when so many other orders will have made room, by the mean time of an attempt and the slots there are.
 pub(super) fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<EstimateBody> {
     const UNKNOWN: [Reason; 8] = [
         Reason::Paused,

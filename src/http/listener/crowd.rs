@@ -16,7 +16,7 @@ use super::watch::Watch;
 pub const WAITING_MAX: usize = 64;
 /// Longest wait of a newcomer: the connection that was told to go may have begun a request just then.
 const WAITING_TIME_MAX: Duration = Duration::from_secs(1);
-/// In a kept place a connection may move no byte for this long before it gives way: a probe's request must get here, also
+/// A connection in a kept place may move no byte for this long before it gives way: a probe's request must get here, also
 /// with a burst of as many connections as there are kept places and [`WAITING_MAX`] together.
 pub const GRACE_IN_KEPT_PLACES: Duration = Duration::from_millis(20);
 /// Interval at which a newcomer that waits for a place looks for another connection to send away.

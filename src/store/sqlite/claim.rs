@@ -19,7 +19,7 @@ use crate::store::refusals::Refusals;
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, RefusedOrder, SUSPECT_CRASHES, StoreError};
 use crate::time::Timestamp;
 
-/// How a claim treats orders that the database may refuse to start.
+/// The way a claim treats orders that the database may refuse to start.
 #[derive(Default)]
 pub(super) struct Care {
     /// Orders to step around, by rising id.

@@ -133,7 +133,7 @@ async fn a_node_that_loses_its_connections_to_a_read_only_server_serves_reads() 
     ends_having_completed(node, &database, 2).await;
 }
 
-/// What it keeps for reads must not keep it from finding the server that writes.
+/// The connections kept for reads must not keep it from finding the server that writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_reads_a_read_only_server_finds_out_when_it_writes() {
     if !has_postgres() {

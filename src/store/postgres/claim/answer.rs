@@ -17,7 +17,7 @@ pub(super) struct Granted {
     pub token: i64,
 }
 
-/// What the claim's message answers.
+/// The answer to the claim's message.
 pub(super) struct Answer {
     pub granted: Vec<Granted>,
     /// `None` while the queue is paused: what is hidden is not gone.
@@ -35,7 +35,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// From the rows of the message's statements, whose columns have names of their own.
+    /// Reads the rows of the message's statements, whose columns have names of their own.
     pub fn read(messages: &[SimpleQueryMessage], stepped_around: &[OrderId]) -> Result<Answer, Failure> {
         let missing = || Failure::undecodable("a claim", "a part of it");
         let values = Values::of(messages);
@@ -89,7 +89,7 @@ impl Answer {
     }
 }
 
-/// What the statements of a message answered, a row each.
+/// The answers to the statements of a message, a row each.
 pub(super) struct Values<'m>(Vec<&'m SimpleQueryRow>);
 
 impl<'m> Values<'m> {
@@ -112,7 +112,7 @@ impl<'m> Values<'m> {
         self.text(name).map(number).transpose()
     }
 
-    /// Of an array, as in `{1,2}`.
+    /// Reads an array, as in `{1,2}`.
     fn numbers(&self, name: &str) -> Result<Vec<i64>, Failure> {
         let text = self.text(name).unwrap_or_default();
         let numbers = text.trim_matches(['{', '}']).split(',');

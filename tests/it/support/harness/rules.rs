@@ -2,10 +2,10 @@
 
 use super::{Harness, Home};
 
-/// How a rule refuses a change.
+/// The way a rule refuses a change.
 #[derive(Clone, Copy)]
 enum Refusal {
-    /// With the words of whoever made the rule.
+    /// With the words of the rule's author.
     Said,
     /// The rule itself fails, as one does that lacks a right or reads what it cannot.
     Fails,
