@@ -75,7 +75,7 @@ pub enum Outcome {
     },
     /// Handed back unfinished, without using up an attempt.
     Released,
-    /// The same, because there was nobody to process it, as `error` says; due again after the delay.
+    /// Handed back without using up an attempt, because no service could process it, as `error` says; due again after the delay.
     GivenBack {
         after: Duration,
         error: String,

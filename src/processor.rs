@@ -36,7 +36,7 @@ pub use cause::{Cause, Reason};
 ///         let greeting = JsonText::parse(r#"{"said": "hello"}"#);
 ///         match greeting {
 ///             Ok(result) if order.request.user_id > 0 => Ok(Processed::Completed { result: Some(result) }),
-///             _ => Err(ProcessingError::Permanent { error: "nobody to greet".into() }),
+///             _ => Err(ProcessingError::Permanent { error: "no name to greet".into() }),
 ///         }
 ///     }
 /// }

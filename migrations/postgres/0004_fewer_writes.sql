@@ -8,12 +8,12 @@
 -- cost so much that compiling them would seem worth it.
 
 -- Another session may lock any row for as long as it likes. What can be left for later is left (skip locked), so that one row
--- keeps nobody else waiting; what must have its row waits for a few seconds and changes nothing then.
+-- keeps no other waiting; what must have its row waits for a few seconds and changes nothing then.
 
 -- Of a first start: the earlier orders of the first line that its claim passed over, because another session had locked them.
 alter table orderly.events add column passed_over bigint[];
 
--- A row of the counters that nobody holds: the preferred one, or one of a few others. Locked until the transaction ends.
+-- A row of the counters that no session holds: the preferred one, or one of a few others. Locked until the transaction ends.
 create function orderly.free_counter(preferred bigint) returns smallint language plpgsql
 as $free$
 declare

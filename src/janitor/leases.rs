@@ -24,7 +24,7 @@ pub async fn run(store: Arc<dyn Store>, request: GiveBack, beaten: Arc<Notify>, 
             Ok(()) => failing = false,
             Err(error) => {
                 if !failing {
-                    tracing::warn!(%error, "cannot look for lost leases, trying on");
+                    tracing::warn!(%error, "cannot look for lost leases, trying again");
                     failing = true;
                 }
             }

@@ -68,7 +68,7 @@ pub async fn run(
             Ok(()) => failing = false,
             Err(error) => {
                 if !failing && !stopped.is_cancelled() {
-                    tracing::warn!(%error, "cannot take out old orders, trying on");
+                    tracing::warn!(%error, "cannot take out old orders, trying again");
                     failing = true;
                 }
             }

@@ -146,7 +146,7 @@ impl Subscription {
             Ok(()) if self.complete_to > before.position => {}
             Ok(()) => sleep(RETRY_PAUSE).await,
             Err(error) => {
-                tracing::debug!(%error, "a subscriber cannot catch up, trying on");
+                tracing::debug!(%error, "a subscriber cannot catch up, trying again");
                 sleep(RETRY_PAUSE).await;
             }
         }

@@ -101,7 +101,7 @@ impl<'s> Tail<'s> {
                 Err(error) => {
                     self.measure(Duration::ZERO, Some(began));
                     if !self.failing {
-                        tracing::warn!(%error, "cannot follow the feed, trying on");
+                        tracing::warn!(%error, "cannot follow the feed, trying again");
                         self.failing = true;
                     }
                     if self.is_over() {

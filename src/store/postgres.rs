@@ -153,7 +153,7 @@ impl Postgres {
                         return Err(unavailable(location, &failure));
                     }
                     _ => tracing::warn!(
-                        "the database at {location} cannot be reached, trying on: {}",
+                        "the database at {location} cannot be reached, trying again: {}",
                         failure.to_error("connect")
                     ),
                 }

@@ -57,7 +57,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Err(error) => {
                 lull = None;
                 if !failing {
-                    tracing::warn!(%error, "cannot claim orders, trying on");
+                    tracing::warn!(%error, "cannot claim orders, trying again");
                     failing = true;
                 }
                 wait_after_failure(&shared, retries.pause()).await;

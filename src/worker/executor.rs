@@ -211,7 +211,7 @@ async fn attempt(shared: &Shared, lease: &Lease, trial: Trial) -> Ended {
                 });
             }
         },
-        // Tells of a bug, and nothing of whoever processes the orders.
+        // Tells of a bug, and nothing of the service that processes the orders.
         Ok(Err(panic)) => {
             let words = format!("the processor panicked: {}", panic_text(&*panic));
             Failure::new(Cause::new(Reason::Panic, words), None)

@@ -63,7 +63,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             Err(error) => {
                 if !failing {
-                    tracing::warn!(%error, "cannot renew leases, trying on");
+                    tracing::warn!(%error, "cannot renew leases, trying again");
                     failing = true;
                 }
             }

@@ -49,7 +49,7 @@ pub(super) async fn run(shared: Arc<Shared>, desk: Arc<Desk>) {
             Err(error) => {
                 lull = None;
                 if !failing {
-                    tracing::warn!(%error, "cannot claim orders for workers, trying on");
+                    tracing::warn!(%error, "cannot claim orders for workers, trying again");
                     failing = true;
                 }
                 desk.put_off(turn, error);

@@ -114,7 +114,7 @@ where
             Err(error) if !failing => {
                 failing = true;
                 tracing::warn!(order.id = %order_id, %error,
-                    "cannot store the result of order {order_id}, trying on");
+                    "cannot store the result of order {order_id}, trying again");
             }
             Err(_) => {}
         }

@@ -46,7 +46,7 @@ impl HttpBody for ReadBody {
 }
 
 /// A piece of an answer that is handed on at once. hyper copies what it gets behind the head, as long as that is not too much:
-/// so little of a long answer is there twice, and the rest stays with whoever counts its memory.
+/// so little of a long answer is there twice, and the rest stays with the body that counts its memory.
 const PIECE_BYTES_MAX: usize = 16 * 1024;
 
 /// The body of an answer in pieces, which tells when it is over - sent or given up.

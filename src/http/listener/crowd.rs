@@ -1,5 +1,5 @@
 //! Places for connections, and who gives way when there is none: the stranger that has moved no byte for longest, never a
-//! connection whose request the server works on. What a connection does is told by its `watch`; ending it is left to its task.
+//! connection whose request the server works on. Its `watch` knows what a connection does; its task ends it.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;

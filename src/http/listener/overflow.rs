@@ -1,5 +1,5 @@
-//! Answers connections that find no place: a few kept places serve probes and metrics, a few more connections are told to
-//! come back, and the rest are dropped. Who gives way is left to `crowd`, the answers to `refusal`.
+//! Answers connections that find no place: a few kept places serve probes and metrics, a few more connections get a
+//! 503, and the rest are dropped. Who gives way is left to `crowd`, the answers to `refusal`.
 
 use std::sync::Arc;
 

@@ -190,7 +190,7 @@ async fn a_client_that_closed_its_side_is_answered() {
     }
 }
 
-/// It would be handed an order, or hold a place, for nobody.
+/// An answer that no client awaits would take an order, or hold a place.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_left_is_not_waited_for_where_the_answer_is_held() {
     for request in [

@@ -231,7 +231,7 @@ impl Feed {
                         pause = (pause * 2).min(NUMBERING_INTERVAL_MAX);
                         if !failing {
                             let error = failure.to_error("number the feed");
-                            tracing::warn!(%error, "cannot give what is committed its place in the feed, trying on");
+                            tracing::warn!(%error, "cannot give what is committed its place in the feed, trying again");
                             failing = true;
                         }
                     }

@@ -142,7 +142,7 @@ pub(super) async fn apply(client: &Client, location: &str) -> Result<Vec<Migrati
             Err(Problem::Failure(Failure::TimedOut(text))) if attempt < TABLE_ATTEMPTS => {
                 if attempt == 1 {
                     tracing::info!(
-                        "a migration of {location} waits for somebody who reads, trying on: {text}"
+                        "a migration of {location} waits for somebody who reads, trying again: {text}"
                     );
                 }
                 sleep(TABLE_PAUSE).await;

@@ -6,7 +6,7 @@ set local statement_timeout = 600000;
 set local lock_timeout = 5000;
 set local idle_in_transaction_session_timeout = 5000;
 select pg_advisory_xact_lock(:lock);
--- With the claims' lock in hand, nobody waits long for what an outsider holds.
+-- All claims wait for the lock that is held here, so what an outsider holds is not waited for long.
 set local lock_timeout = 1000;
 lock table orderly.orders in share row exclusive mode;
 update orderly.queue set

@@ -9,9 +9,9 @@ use super::Turn;
 use crate::order::OrderId;
 use crate::store::Breaker;
 
-/// Attempts, since the last good answer, that found nobody there or were turned away: a handful, where two may be a restart.
+/// Attempts, since the last good answer, that found no service or were turned away: a handful, where two may be a restart.
 const UNAVAILABLE_MIN: u32 = 3;
-/// Orders that they were at, unless nobody was there: what a service answers to one order may be about that order, however
+/// Orders that they were at, unless no service was there: what a service answers to one order may be about that order, however
 /// often it is tried.
 const ORDERS_MIN: usize = 3;
 /// Bad ends of any kind since the last good answer. More, since each may be the fault of its order.

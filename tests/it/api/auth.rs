@@ -1,4 +1,4 @@
-//! Who may call: with a key set, nobody without it, except where there is no data; and no page of another site.
+//! Access: with a key set, only clients that show it, except where there is no data; and no page of another site.
 
 use axum::http::StatusCode;
 

@@ -145,7 +145,7 @@ async fn a_refusal_of_a_large_body_arrives_through_nginx() {
     hall.close().await;
 }
 
-/// Issue 13, point 8: as `nc -N` and some libraries do. A read that is held is answered by nobody who is there.
+/// Issue 13, point 8: as `nc -N` and some libraries do. A read that is held ends without an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_closed_its_side_gets_its_answer() {
     let hall = Hall::open().await;

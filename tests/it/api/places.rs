@@ -129,7 +129,7 @@ async fn at_the_limit_the_longest_idle_stranger_gives_way() {
     let mut newest = Client::connect(&hall).await;
     assert_eq!(newest.ask("/orders", &keyed()).await, 200);
     strangers.remove(0).is_closed().await;
-    // Those with the key stay, whoever comes.
+    // Clients with the key stay, however many come.
     let mut stranger = Client::connect(&hall).await;
     assert_eq!(stranger.ask("/orders", "").await, 503);
     for client in [&mut customer, &mut newcomer, &mut newest] {
@@ -139,9 +139,9 @@ async fn at_the_limit_the_longest_idle_stranger_gives_way() {
     hall.close().await;
 }
 
-/// Without a key all are strangers, and a request in progress is one whoever sent it: streams too.
+/// Without a key all clients are strangers; a request in progress keeps its place all the same, and so does a stream.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_in_progress_gives_way_to_nobody() {
+async fn a_request_in_progress_keeps_its_place() {
     let hall = Hall::before(Door::open().await, PLACES.into());
     hall.door.harness.accept_one().await;
     let mut streams = Vec::new();

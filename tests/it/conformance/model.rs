@@ -71,7 +71,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Outcome::Released),
         1 => Just(Outcome::GivenBack {
             after: std::time::Duration::from_secs(7),
-            error: "nobody was there".to_owned(),
+            error: "no service was there".to_owned(),
         }),
     ];
     prop_oneof![

@@ -121,12 +121,12 @@ async fn an_attempt_that_was_none_is_given_back_for_a_reason(harness: &mut Harne
     let before = harness.now().await;
     let outcome = Outcome::GivenBack {
         after: Duration::from_secs(10),
-        error: "nobody was there".to_owned(),
+        error: "no service was there".to_owned(),
     };
     assert_eq!(harness.settle(&lease, outcome).await, OrderStatus::Pending);
     let order = harness.order(id).await;
     assert_eq!((order.status, order.attempts), (OrderStatus::Pending, 1));
-    assert_eq!(order.last_error.as_deref(), Some("nobody was there"));
+    assert_eq!(order.last_error.as_deref(), Some("no service was there"));
     assert!(order.next_attempt_at.unwrap() >= before.plus(Duration::from_secs(10)));
     let history = harness.history(id, 0).await;
     let last = history.last().unwrap();

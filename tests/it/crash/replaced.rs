@@ -1,5 +1,5 @@
-//! The files of a store are replaced, moved or deleted under a running server: what it stores from then on nobody would
-//! ever find, so it answers no 201 and ends.
+//! The files of a store are replaced, moved or deleted under a running server: what it stores from then on would
+//! never be found, so it answers no 201 and ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -53,7 +53,7 @@ async fn numbers_that_hang_keep_no_control_waiting() {
         if !flight.sql().contains(NUMBERS) {
             return Action::Forward;
         }
-        // Nobody listens at the end of the test.
+        // The receiver is gone at the end of the test.
         let _ = freezes.send(());
         Action::Silence
     });

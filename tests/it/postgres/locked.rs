@@ -78,7 +78,7 @@ async fn a_waiting_order_that_another_session_locks_keeps_no_other_waiting() {
     for store in [&scene.store, &other_node] {
         let claimed = store.claim(claim_by(NODE_B, 10)).await.unwrap();
         assert!(claimed.leases.is_empty() && !claimed.idle && !claimed.paused);
-        let next = claimed.next_due_in.expect("nobody says when it is free");
+        let next = claimed.next_due_in.expect("no notice tells when it is free");
         assert!(Duration::ZERO < next && next < Duration::from_secs(1), "{next:?}");
     }
     // What still waits may, as well.
@@ -147,7 +147,7 @@ async fn a_locked_order_of_the_second_line_keeps_no_other_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_order_keeps_its_own_user_waiting_and_nobody_else() {
+async fn a_locked_order_keeps_only_its_own_user_waiting() {
     let Some(scene) = Scene::new().await else { return };
     let by_user = "update orderly.queue set ordering = 1";
     scene.admin.batch_execute(by_user).await.unwrap();

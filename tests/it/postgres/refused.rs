@@ -50,7 +50,7 @@ async fn a_heartbeat_finds_one_refused_lease_by_halves_and_stays_on_the_list() {
     assert!(flights <= FLIGHTS_MAX, "{flights} flights");
     let refused: Vec<OrderId> = renewed.refused.iter().map(|order| order.order_id).collect();
     assert_eq!((refused, renewed.lost), (vec![bad], vec![]));
-    // Long enough for whoever follows the list.
+    // Long enough for the task that follows the list.
     for _ in 0..10 {
         store.queue().await.unwrap();
         assert!(store.wakeups().hears_all());

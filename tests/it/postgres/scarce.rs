@@ -1,5 +1,5 @@
 //! Few connections: a role that may have three to fifteen, two nodes that share them, a pooler that lends each for a whole
-//! session. Everything goes on, more slowly, and whoever needs a connection to free work gets one (issue 13, points 2
+//! session. Everything goes on, more slowly, and work that frees other work gets a connection (issue 13, points 2
 //! and 28).
 
 use std::sync::Arc;
@@ -349,7 +349,7 @@ async fn results_without_a_connection_make_a_node_unready_and_idle() {
         if !flight.sql().contains("order by order_id desc") {
             return Action::Forward;
         }
-        // Nobody listens at the end of the test.
+        // The receiver is gone at the end of the test.
         let _ = hangs.send(());
         Action::Silence
     });

@@ -243,7 +243,7 @@ async fn a_node_that_sleeps_is_woken_by_one_that_leaves_and_leaves_work_behind()
     let id = loop {
         assert!(
             attempts.next().is_some(),
-            "each accept is told to a node that sleeps"
+            "each accept is announced, though the only other node sleeps"
         );
         // That there is no other node to tell.
         store.renew(heartbeat(NODE_A, &[])).await.unwrap();

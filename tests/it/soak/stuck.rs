@@ -126,7 +126,7 @@ impl Scene {
     }
 }
 
-/// Locks the rows until it is told otherwise.
+/// Locks the rows until the session rolls back.
 async fn lock_some(scene: &Scene) -> Client {
     let session = scene.database.admin().await;
     let lock = format!(
@@ -163,7 +163,7 @@ async fn refusals_few_connections_and_locks_at_once_keep_nothing() {
     let locked_at = Instant::now();
     let session = lock_some(&scene).await;
 
-    // Nobody gets in, and both say so; then a few do, and more and more.
+    // Neither node gets a connection, and both say so; then a few do, and more and more.
     scene.allow_connections(0).await;
     let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where usename = $1";
     scene.admin.execute(terminate, &[&scene.role]).await.unwrap();

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -30,8 +29,6 @@ const FLIGHTS_KEPT: usize = 10_000;
 #[derive(Clone)]
 pub enum Action {
     Forward,
-    /// Forwards it so much later. What the client sends behind it waits too.
-    Delay(Duration),
     /// Forwards all but its Sync (all of a simple query) until the gate opens: its statements are carried out and hold
     /// their locks, and nothing is committed.
     Hold(Arc<Gate>),

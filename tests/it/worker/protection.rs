@@ -274,7 +274,7 @@ async fn with_nothing_open_a_node_is_as_quiet_as_ever_though_its_breaker_is_open
     world.end().await;
 }
 
-/// One whose own processing brings it about: it must come to an end, and hold up nobody.
+/// An order that brings the failure about itself: it must come to an end, and hold up no other.
 #[tokio::test(start_paused = true)]
 async fn an_order_that_is_never_served_while_others_are_fails_in_the_end() {
     let world = World::new(Setting::default()).await;

@@ -15,13 +15,13 @@ pub enum Step {
     Complete,
     Take(Duration),
     Fail,
-    /// Nobody there.
+    /// No service is there.
     Refuse,
-    /// Somebody who does not let us in.
+    /// The service does not let us in.
     Deny,
-    /// Somebody who cannot work.
+    /// The service cannot work.
     Unavailable,
-    /// The same, who asks for time.
+    /// The service cannot work, and asks for time.
     AskForTime(Duration),
     FailForGood,
     Panic,
@@ -139,7 +139,7 @@ impl Processor for Script {
                 retry_after: None,
             }),
             Step::Refuse => Err(ProcessingError::Unreachable {
-                error: "nobody there".into(),
+                error: "no service there".into(),
             }),
             Step::Deny => Err(ProcessingError::Denied {
                 error: "no such secret".into(),

@@ -1,5 +1,5 @@
-//! Charges a client for the bytes it sends. Frames that make up no message - empty fragments above all - reach nobody who
-//! could count them, and each costs work.
+//! Charges a client for the bytes it sends. Frames that make up no message - empty fragments above all - cost work as
+//! well, and only here are they seen.
 
 use std::io;
 use std::task::{Context, Poll};

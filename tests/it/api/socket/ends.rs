@@ -89,7 +89,7 @@ async fn a_client_that_talks_without_end_is_shown_out() {
     hall.close().await;
 }
 
-/// Issue 13, point 30: frames that make up no message cost work all the same, and nobody else counts them.
+/// Issue 13, point 30: frames that make up no message cost work all the same, and no other limit counts them.
 #[tokio::test]
 async fn a_client_that_sends_empty_fragments_without_end_is_shown_out() {
     const BEGINNING: [u8; 6] = [0x01, 0x80, 0, 0, 0, 0];

@@ -5,7 +5,7 @@ use orderly::store::GivenBack;
 use super::{Harness, NODE_A, give_back_by};
 
 impl Harness {
-    /// Node A takes back all that nobody renewed, as its sweep does.
+    /// Node A takes back all leases that ran out, as its sweep does.
     pub async fn sweep(&self) -> GivenBack {
         let mut swept = GivenBack::default();
         let mut request = give_back_by(NODE_A);

@@ -139,7 +139,6 @@ impl Link {
         }
         match action {
             Action::Forward | Action::KeepBack { .. } => {}
-            Action::Delay(span) => tokio::time::sleep(span).await,
             Action::Hold(gate) => {
                 let (first, last) = flight.split();
                 self.send(to_server, &first).await?;

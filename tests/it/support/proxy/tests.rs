@@ -1,7 +1,5 @@
 //! The proxy before a real server, with a real client: what each of its bad days looks like from both sides.
 
-use std::time::{Duration, Instant};
-
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -247,16 +245,6 @@ async fn nothing_passes_a_frozen_proxy_until_it_thaws() {
     };
     let (frozen, ()) = tokio::join!(frozen, thaw);
     frozen.unwrap();
-}
-
-#[tokio::test]
-async fn a_delayed_flight_arrives_later() {
-    const DELAY: Duration = Duration::from_millis(50);
-    let Some(scene) = Scene::new().await else { return };
-    scene.when("insert", Action::Delay(DELAY));
-    let sent = Instant::now();
-    insert(&scene.client, 1).await.unwrap();
-    assert!(sent.elapsed() >= DELAY);
 }
 
 #[tokio::test]

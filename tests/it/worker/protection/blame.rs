@@ -76,7 +76,7 @@ async fn an_order_that_waits_alone_for_a_service_keeps_its_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_there_never_counts_though_others_are_served() {
+async fn a_missing_service_never_counts_though_others_are_served() {
     let world = World::new(FIVE).await;
     world.script.otherwise(Step::Take(Duration::from_millis(50)));
     let neighbour = OrderId(1);

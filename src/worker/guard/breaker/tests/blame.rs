@@ -23,7 +23,7 @@ fn one_order_that_is_turned_away_again_and_again_never_opens_it() {
 }
 
 #[test]
-fn nobody_there_never_counts() {
+fn a_missing_service_never_counts() {
     let mut bench = Bench::new();
     for _ in 0..100 {
         bench.attempt(Evidence::Good);
@@ -37,7 +37,7 @@ fn nobody_there_never_counts() {
 #[test]
 fn unavailable_counts_while_others_were_served_lately() {
     let mut bench = Bench::new();
-    assert_eq!(bench.attempt(AWAY), Verdict::PutOff, "nobody was ever served");
+    assert_eq!(bench.attempt(AWAY), Verdict::PutOff, "no order was ever served");
     bench.attempt(Evidence::Good);
     bench.now += LATELY;
     assert_eq!(bench.attempt(AWAY), Verdict::Counts);
