@@ -24,7 +24,9 @@ mod values;
 pub use postgres_url::{PostgresUrl, Roots, TlsMode};
 
 pub use layers::{Layers, Shown, Sources};
-pub use machine::{is_this_machine, names_this_machine, on_this_machine, url_names_this_machine};
+pub use machine::{
+    is_this_machine, names_this_machine, on_this_machine, url_names_this_machine, without_brackets,
+};
 pub use password_file::PasswordSources;
 pub use service::{HttpService, ServiceUrl, SigningKey};
 pub use values::{address_of, without_password};

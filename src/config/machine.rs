@@ -12,11 +12,13 @@ pub fn is_this_machine(ip: IpAddr) -> bool {
 /// Reports whether the host of a URL means this machine: `localhost` in any case, or a loopback address, with or
 /// without the brackets of IPv6.
 pub fn names_this_machine(host: &str) -> bool {
-    let address = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(is_this_machine)
+    host.eq_ignore_ascii_case("localhost") || without_brackets(host).parse().is_ok_and(is_this_machine)
+}
+
+/// Returns a host of a URL without the brackets of IPv6.
+pub fn without_brackets(host: &str) -> &str {
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.unwrap_or(host)
 }
 
 /// Reports whether a URL leads to this machine.

@@ -10,7 +10,7 @@ use super::settings::Setting;
 use super::values::{self, DatabaseUrl};
 use super::{
     ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, LogFormat, PostgresDatabase, PostgresUrl,
-    is_this_machine,
+    is_this_machine, without_brackets,
 };
 use crate::order::{OnFailure, Ordering};
 use crate::retry::RetryPolicy;
@@ -336,9 +336,4 @@ fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         return Err(format!("`{host}` has no address"));
     }
     Ok(addresses.into_iter().collect())
-}
-
-fn without_brackets(host: &str) -> &str {
-    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    inner.unwrap_or(host)
 }

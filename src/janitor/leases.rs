@@ -7,7 +7,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::order::OrderId;
-use crate::store::{GiveBack, RefusedChange, RefusedOrder, Store, StoreError, tell_refused};
+use crate::store::{GiveBack, RefusedChange, Store, StoreError, tell_refused};
+
+/// Orders that may not be taken back, remembered for the log.
+const REFUSED_MAX: usize = 1_000;
 
 /// Sweeps until stopped, after every heartbeat of this node while orders are open on any. A node that slept, or whose
 /// clock was set forward, renews its own leases first that way, and does not take its running orders from itself.
@@ -42,9 +45,13 @@ async fn sweep(
     let mut request = request;
     loop {
         let given_back = store.give_back_expired(request).await?;
-        refused_now.extend(given_back.refused.iter().map(|order| order.order_id));
-        let is_new = |order: &RefusedOrder| !refused.contains(&order.order_id);
-        news.extend(given_back.refused.into_iter().filter(is_new));
+        let room = REFUSED_MAX.saturating_sub(refused_now.len());
+        for order in given_back.refused.into_iter().take(room) {
+            refused_now.insert(order.order_id);
+            if !refused.contains(&order.order_id) {
+                news.push(order);
+            }
+        }
         if given_back.pending + given_back.poisoned > 0 {
             tracing::warn!(
                 pending = given_back.pending,

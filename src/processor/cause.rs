@@ -13,7 +13,7 @@ pub struct Cause {
     said: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     ConnectionRefused,
     ConnectTimeout,

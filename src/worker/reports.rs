@@ -2,6 +2,7 @@
 //! never logged: they may hold a customer's data, and stand in the order's `last_error`. While many attempts end alike,
 //! the log has one line for each reason, and one a minute.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -56,36 +57,29 @@ impl Reports {
     }
 }
 
-/// Lines that say the same.
+/// Lines that say the same, by reason. There are as many reasons as there are statuses, and a few more.
 #[derive(Default)]
-struct Group(Mutex<Option<Said>>);
+struct Group(Mutex<HashMap<Option<Reason>, Said>>);
 
-#[derive(Clone, Copy)]
 struct Said {
-    reason: Option<Reason>,
     at: Instant,
     /// Since then, without a line.
     unsaid: u64,
 }
 
 impl Group {
-    /// Returns the number of reports withheld since the last line; `None` while there is to be no line.
+    /// Returns the number of reports withheld since the last line of this reason; `None` while there is to be no line.
     fn says(&self, reason: Option<Reason>, now: Instant) -> Option<u64> {
-        let mut last = self.0.lock().expect("no code panics while it holds this lock");
-        let unsaid = match last.as_mut() {
-            Some(said) if said.reason == reason && now.saturating_duration_since(said.at) < EVERY => {
-                said.unsaid += 1;
-                return None;
-            }
-            Some(said) => said.unsaid,
-            None => 0,
-        };
-        *last = Some(Said {
-            reason,
-            at: now,
-            unsaid: 0,
-        });
-        Some(unsaid)
+        let mut by_reason = self.0.lock().expect("no code panics while it holds this lock");
+        let last = by_reason.get_mut(&reason);
+        if let Some(said) = last
+            && now.saturating_duration_since(said.at) < EVERY
+        {
+            said.unsaid += 1;
+            return None;
+        }
+        let last = by_reason.insert(reason, Said { at: now, unsaid: 0 });
+        Some(last.map_or(0, |said| said.unsaid))
     }
 }
 
@@ -106,5 +100,8 @@ mod tests {
         assert_eq!(group.says(busy, now + EVERY), Some(0));
         assert_eq!(group.says(Some(Reason::Status(502)), now + EVERY), Some(0));
         assert_eq!(group.says(Some(Reason::Status(502)), now + EVERY), None);
+        // A reason that alternates with others is no news.
+        assert_eq!(group.says(busy, now + EVERY), None);
+        assert_eq!(group.says(busy, now + EVERY * 2), Some(1));
     }
 }

@@ -13,6 +13,8 @@ mod needs;
 mod peers;
 mod server;
 
+use needs::Mounts;
+
 /// The modules of `tests/it/soak`.
 const SOAKS: [&str; 1] = ["stuck"];
 
@@ -70,17 +72,18 @@ fn soak(name: Option<&String>) -> Result<()> {
         &tests,
         "--nocapture",
     ];
-    cargo_test(&arguments.map(str::to_owned), &[("ORDERLY_SOAK", "1")])
+    let mounts = needs::bring()?;
+    cargo_test(mounts, &arguments.map(str::to_owned), &[("ORDERLY_SOAK", "1")])
 }
 
 fn test(arguments: &[String]) -> Result<()> {
-    cargo_test(&[&["--workspace".to_owned()], arguments].concat(), &[])
+    let mounts = needs::bring()?;
+    clients::bring(root())?;
+    cargo_test(mounts, &[&["--workspace".to_owned()], arguments].concat(), &[])
 }
 
 /// `cargo test` passes with what the machine has; here a test that would skip fails instead.
-fn cargo_test(arguments: &[String], environment: &[(&str, &str)]) -> Result<()> {
-    let mounts = needs::bring()?;
-    clients::bring(root())?;
+fn cargo_test(mounts: Mounts, arguments: &[String], environment: &[(&str, &str)]) -> Result<()> {
     let (wrapper, options) = mounts.wrapper().split_first().expect("a wrapper is a program");
     let mut cargo = Command::new(wrapper);
     cargo

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Check;
-use crate::config::{Config, HttpService, ProcessorChoice};
+use crate::config::{Config, HttpService, ProcessorChoice, without_brackets};
 use crate::processor::http::tls;
 
 const NAME: &str = "processor";
@@ -40,7 +40,7 @@ pub async fn check(config: &Config) -> Option<Check> {
 async fn reach(service: &HttpService) -> Result<(), Problem> {
     const ADVICE: &str = "start the service, or correct ORDERLY_PROCESSOR_URL";
     let url = service.url.expose();
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let host = without_brackets(url.host_str().unwrap_or_default());
     let port = url.port_or_known_default().unwrap_or_default();
     let time_max = service.connect_timeout;
     let connect = timeout(time_max, TcpStream::connect((host, port))).await;

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::{Reader, without_brackets};
-use crate::config::{ClientConfig, on_this_machine, url_names_this_machine, values};
+use super::Reader;
+use crate::config::{ClientConfig, on_this_machine, url_names_this_machine, values, without_brackets};
 
 impl Reader<'_> {
     pub(super) fn client(&mut self) -> Option<ClientConfig> {

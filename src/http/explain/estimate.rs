@@ -44,7 +44,11 @@ pub(super) fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<Es
     }
     let counters = &standing.queue.counters;
     let mean_micros = counters.processing_micros.checked_div(counters.completed)?;
-    let alive = standing.queue.nodes.iter().filter(|node| node.alive);
+    let alive = standing
+        .queue
+        .nodes
+        .iter()
+        .filter(|node| node.alive && node.agrees);
     let (slots, busy) = alive.fold((0_u64, 0_u64), |(slots, busy), node| {
         (
             slots + u64::from(node.slots),

@@ -47,7 +47,7 @@ pub enum Entry {
     Place(Place),
     /// Another connection was told to go.
     Soon(Soon),
-    /// The server works on the request of every connection, or its client has shown the key.
+    /// No connection gives way, or too many newcomers wait.
     Full,
 }
 

@@ -54,7 +54,7 @@ impl<R: Answers> Overflow<R> {
             let connections = self.limits.connections_max;
             tracing::warn!(
                 connections,
-                "all {connections} connections are in use and none gives way: others are refused; raise \
+                "all {connections} connections are in use and none gave way in time: others are refused; raise \
                  ORDERLY_MAX_CONNECTIONS, or add nodes"
             );
         }

@@ -1,7 +1,8 @@
 -- One message that finds out which of the orders at the heads of the lines the database refuses to start: those that a claim
 -- with these numbers looks at. Under the claims' lock, so that no other claim passes over what is tried here; all is rolled
 -- back. :time_ms, :lock, :floor, :places, :spare, :node, :lease_micros, :outside, :handed_out,
--- :unseen_max are numbers put into the text, :by_change is what orders_unseen is ordered by.
+-- :unseen_max are numbers put into the text, :by_change is what orders_unseen is ordered by,
+-- :stepped_around an array of the orders that are known to be refused and not tried again.
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
 set local lock_timeout = :time_ms;
@@ -45,5 +46,5 @@ with first_line as materialized (
 )
 select refused_order_id, code, message
 from orderly.refused_starts(
-    array(select order_id from asked), :node, :lease_micros, :outside, :handed_out);
+    array(select order_id from asked where order_id <> all (:stepped_around)), :node, :lease_micros, :outside, :handed_out);
 rollback

@@ -37,27 +37,32 @@ impl Claimer {
                 return Ok(answer);
             }
         };
-        let mut refused = self.refused_starts(request, places, &failure).await?;
-        refused.retain(|order| around.binary_search(&order.order_id).is_err());
+        let refused = self.refused_starts(request, places, &around, &failure).await?;
         if refused.is_empty() {
             return Err(failure);
         }
+        // Also around those for which there is no room to remember them.
+        let mut wider = around.clone();
+        wider.extend(refused.iter().map(|order| order.order_id));
+        wider.sort_unstable();
         shared.refusals.claimed(&around, refused);
-        let around = shared.refusals.to_step_around();
-        self.send(request, places, &around, shared).await
+        self.send(request, places, &wider, shared).await
     }
 
-    /// Finds the orders to blame for the failure of a claim, among those that it looked at.
+    /// Finds the orders to blame for the failure of a claim, among those that it looked at and did not step around.
     async fn refused_starts(
         &mut self,
         request: &ClaimRequest,
         places: usize,
+        around: &[OrderId],
         failure: &Failure,
     ) -> Result<Vec<RefusedOrder>, Failure> {
         let time_ms = i64::try_from(FULL_LOOK_TIME_MAX.as_millis()).unwrap_or(i64::MAX);
         let text = turns::lines(include_str!("../try_starts.sql"), self.ordering);
         let message = with_numbers(
-            &text.replace(":by_change", "order_id + 0"),
+            &text
+                .replace(":by_change", "order_id + 0")
+                .replace(":stepped_around", &array(around)),
             &[
                 (":time_ms", time_ms),
                 (":lock", CLAIM_LOCK),
