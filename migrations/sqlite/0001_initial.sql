@@ -12,7 +12,7 @@ create table orders (
     crashes integer not null,
     -- The fencing token of the latest claim; 0 before the first.
     token integer not null,
-    -- Who claimed it last.
+    -- The node of the latest claim.
     node integer,
     -- Set exactly while Processing.
     lease_expires_at integer,
@@ -27,7 +27,16 @@ create table orders (
     item_ids text not null,
     reference text,
     last_error text,
-    metadata text
+    metadata text,
+    -- What the processor gave when it completed the order: JSON text.
+    result text,
+    -- Processing: the lease is held by an external worker, and does not end with a node.
+    outside integer not null default 0,
+    -- The token of the latest claim is known outside the node that claimed: results that carry it count.
+    handed_out integer not null default 0,
+    -- Null where the orders of a user do not wait for each other. Otherwise, while Pending: 0 for the one of its user that
+    -- may start, 1 for those that wait for it.
+    turn integer
 ) strict;
 
 -- The first line: first attempts in order of acceptance.
@@ -36,10 +45,38 @@ create index orders_first on orders (order_id) where status = 0 and due_at is nu
 create index orders_due on orders (due_at, order_id) where status = 0 and due_at is not null and crashes < 2;
 -- The second line's suspects, of which a node takes one at a time.
 create index orders_suspect on orders (due_at, order_id) where status = 0 and due_at is not null and crashes >= 2;
--- Listings, newest first; a listing by user alone merges the five statuses. Also the orders being processed.
-create index orders_status on orders (status, order_id);
-create index orders_user on orders (user_id, status, order_id);
+
+-- The same lines for orders whose turn it is.
+create index orders_turn_first on orders (order_id) where status = 0 and due_at is null and turn = 0;
+create index orders_turn_due on orders (due_at, order_id)
+    where status = 0 and due_at is not null and turn = 0 and crashes < 2;
+create index orders_turn_suspect on orders (due_at, order_id)
+    where status = 0 and due_at is not null and turn = 0 and crashes >= 2;
+-- The one of a user whose turn it is.
+create index orders_turn on orders (user_id) where status = 0 and turn = 0;
+-- Orders that wait for another order of their user, the longest waiting first.
+create index orders_blocked on orders (coalesce(due_at, created_at)) where status = 0 and turn = 1;
+
+-- Listings. An index for each of the three lives of an order - it waits, is in processing, has ended - instead of one over
+-- all, in which every order would move with every change.
+
+-- The orders of a user that wait.
+create index orders_user_pending on orders (user_id, order_id) where status = 0;
+-- All orders in the second line; with the first line these are all that wait.
+create index orders_returned on orders (order_id) where status = 0 and due_at is not null;
+-- In processing: no more than nodes have slots and external workers have leases.
+create index orders_processing on orders (user_id, order_id) where status = 1;
+-- Ended. finished_at is set exactly then, and a claim does not change it.
+create index orders_ended on orders (status, order_id) where finished_at is not null;
+-- Completed: nearly all that is ever stored. The orders of 2^18 consecutive ids together, by user within: a result writes to
+-- the few pages of the latest of these spans, however many orders are stored.
+create index orders_user_completed on orders (order_id >> 18, user_id) where status = 2;
+-- Failed and cancelled: few, and by user.
+create index orders_user_unsuccessful on orders (user_id, status, order_id) where status > 2;
 create index orders_reference on orders (reference, order_id) where reference is not null;
+
+-- Users whose turn could not be passed on, because the database refused to change an order that waits. Claims try again.
+create table turns_owed (user_id integer primary key) strict;
 
 -- One feed of all events: positions rise in the order of the commits.
 -- kind: 0 accepted, 1 started, 2 completed, 3 retry_scheduled, 4 failed, 5 lease_lost, 6 released, 7 cancelled, 8 redriven.
@@ -52,7 +89,10 @@ create table events (
     at integer not null,
     attempt integer not null,
     node integer,
-    error text
+    error text,
+    -- On a first start: the earlier orders of the first line that its claim passed over, because the database refused to
+    -- start them. An array of JSON.
+    passed_over text
 ) strict;
 
 create unique index events_order on events (order_id, version);
@@ -78,7 +118,12 @@ create table nodes (
     started_at integer not null,
     heartbeat_at integer not null,
     -- A node that has not been heard of by then counts as dead.
-    expires_at integer not null
+    expires_at integer not null,
+    -- Whether the node claims, as of its last heartbeat: 0 closed (it does), 1 open, 2 half open.
+    breaker integer not null default 0,
+    -- The processor of the orders that the node claims: 0 a simulation, 1 a service, 2 external workers, 3 or 4 the program
+    -- itself; null where the node named none.
+    processor integer
 ) strict;
 
 -- One row, changed in the transaction that changes what it counts.
@@ -93,7 +138,16 @@ create table counters (
     -- The latest numbers given out; never given again, whatever is deleted.
     last_order_id integer not null,
     last_position integer not null,
-    paused integer not null check (paused in (0, 1))
+    paused integer not null check (paused in (0, 1)),
+    -- Drawn at random, and anew when the store is restored from a backup: it tells a cursor of another feed, or of another
+    -- life of this one.
+    feed_id integer not null,
+    -- The highest position of an event that retention removed: after it the feed has no holes.
+    oldest_position integer not null,
+    -- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
+    ordering integer not null,
+    -- The highest order id given out when that was last changed: later orders were never started by another rule.
+    ordering_from integer not null
 ) strict;
 
-insert into counters values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+insert into counters values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, random(), 0, 0, 0);

@@ -64,7 +64,7 @@ impl From<OpenError> for Failure {
         match error {
             OpenError::SchemaNewer { .. }
             | OpenError::SchemaOlder { .. }
-            | OpenError::MigrationChanged { .. }
+            | OpenError::SchemaDiffers { .. }
             | OpenError::NotDurable { .. }
             | OpenError::Unsuitable { .. } => Failure::Configuration(vec![chain(&error)]),
             OpenError::InUse { .. } | OpenError::Missing { .. } | OpenError::Unavailable { .. } => {

@@ -17,7 +17,7 @@ pub(super) struct Step {
 macro_rules! steps {
     ($folder:literal) => {
         $crate::store::migrations::steps!(
-            $folder, 1 "0001" "initial", 2 "0002" "live", 3 "0003" "fulfilment", 4 "0004" "fewer_writes", 5 "0005" "flat"
+            $folder, 1 "0001" "initial"
         )
     };
     ($folder:literal, $($number:literal $digits:literal $name:literal),+) => {
@@ -48,12 +48,21 @@ impl Step {
     }
 }
 
-/// All steps and whether they are applied; an error when the store is newer or was built otherwise.
+/// All steps and whether they are applied; an error when another build made the store, or a newer one.
 pub(super) fn compare(
     location: &str,
-    steps: &'static [Step],
+    steps: &[Step],
     applied: &[Applied],
 ) -> Result<Vec<Migration>, OpenError> {
+    let applied_as = |step: &Step| applied.iter().find(|applied| applied.number == step.number);
+    let differs = |step: &&Step| applied_as(step).is_some_and(|applied| applied.checksum != step.checksum());
+    // First, because the numbers of another build mean nothing here.
+    if let Some(step) = steps.iter().find(differs) {
+        return Err(OpenError::SchemaDiffers {
+            location: location.to_owned(),
+            number: step.number,
+        });
+    }
     let known = steps.last().map_or(0, |step| step.number);
     let found = applied.iter().map(|step| step.number).max().unwrap_or(0);
     if found > known {
@@ -63,18 +72,12 @@ pub(super) fn compare(
             known,
         });
     }
-    let state = |step: &Step| match applied.iter().find(|applied| applied.number == step.number) {
-        Some(applied) if applied.checksum != step.checksum() => Err(OpenError::MigrationChanged {
-            location: location.to_owned(),
-            number: step.number,
-        }),
-        applied => Ok(Migration {
-            number: step.number,
-            name: step.name,
-            applied: applied.is_some(),
-        }),
+    let state = |step: &Step| Migration {
+        number: step.number,
+        name: step.name,
+        applied: applied_as(step).is_some(),
     };
-    steps.iter().map(state).collect()
+    Ok(steps.iter().map(state).collect())
 }
 
 /// Refuses where there is no schema at all.

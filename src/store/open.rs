@@ -44,8 +44,11 @@ pub enum OpenError {
         found: u32,
         needed: u32,
     },
-    #[error("migration {number} was changed after it was applied to {location}: restore the original binary")]
-    MigrationChanged { location: String, number: u32 },
+    #[error(
+        "{location} was made by another build of orderly (migration {number} differs) and was left unchanged: run the build \
+         that made it, or give this one an empty database; before 0.2.0 no build can take over the store of another"
+    )]
+    SchemaDiffers { location: String, number: u32 },
     #[error("{location} does not keep its promises: {setting}")]
     NotDurable { location: String, setting: String },
     #[error("{location} is not fit to store orders: {reason}")]

@@ -99,6 +99,7 @@ impl Sqlite {
         options: OpenOptions,
         server_lock: Arc<ServerLock>,
     ) -> Result<Sqlite, OpenError> {
+        migrations::require_known(path)?;
         let mut connection = connection::open_writer(path)?;
         if options.migrate {
             migrations::apply(path, &mut connection)?;

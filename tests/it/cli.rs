@@ -21,6 +21,7 @@ mod first_start;
 mod lost_lines;
 mod names;
 mod orders;
+mod other_build;
 mod queue;
 mod secrets;
 mod signals;

@@ -67,10 +67,15 @@ fn unopened(database: &Database, error: &OpenError, migrates: bool) -> Check {
             finding,
             "run `orderly migrate`, or let `orderly serve` do it",
         ),
-        OpenError::SchemaNewer { .. } | OpenError::MigrationChanged { .. } => Check::fail(
+        OpenError::SchemaNewer { .. } => Check::fail(
             "store",
             finding,
             "use the newest binary that worked on this store",
+        ),
+        OpenError::SchemaDiffers { .. } => Check::fail(
+            "store",
+            finding,
+            "docs/OPERATIONS.md says under Upgrading how to change from one build to another",
         ),
         OpenError::NotDurable { .. } => Check::fail("store", finding, "change that setting of the database"),
         OpenError::Unsuitable { .. } => Check::fail("store", finding, "change that, or use another database"),

@@ -1,8 +1,7 @@
 //! Brings the schema up to date, or refuses one that this binary does not know. Under a lock, so that of many nodes that
 //! start together one does the work; only by messages that any pooler passes on, each step and its transaction in one: a
-//! node that freezes while it migrates holds no table, since the server carries out what it has and asks nobody back. A
-//! step only adds what a node of the version before does not miss (expand first, contract a version later). What a step
-//! does is left to its file.
+//! node that freezes while it migrates holds no table, since the server carries out what it has and asks nobody back. What a
+//! step does is left to its file.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;

@@ -6,6 +6,7 @@ use anyhow::Context;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::connection::{location, unavailable};
+use super::offline::open_existing;
 use crate::store::migrations::{self, Applied, Step};
 use crate::store::open::{Migration, OpenError};
 
@@ -16,15 +17,19 @@ const CREATE_HISTORY: &str = "create table if not exists migrations (
 
 /// Applies what is missing.
 pub(super) fn apply(path: &Path, connection: &mut Connection) -> Result<(), OpenError> {
+    apply_steps(STEPS, path, connection)
+}
+
+fn apply_steps(steps: &[Step], path: &Path, connection: &mut Connection) -> Result<(), OpenError> {
     let failed = |error: rusqlite::Error| unavailable(path, error.into());
     let is_new = applied(connection).map_err(failed)?.is_empty();
-    for step in STEPS {
+    for step in steps {
         // The state is read under the write lock, so that of two processes one waits and finds the work done.
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;
         transaction.execute_batch(CREATE_HISTORY).map_err(failed)?;
-        if check(path, &transaction)?[(step.number - 1) as usize].applied {
+        if check_against(steps, path, &transaction)?[(step.number - 1) as usize].applied {
             continue;
         }
         if !is_new {
@@ -79,10 +84,19 @@ fn run(transaction: &Transaction<'_>, step: &Step) -> Result<(), rusqlite::Error
     Ok(())
 }
 
-/// All steps and whether they are applied; an error when the file is newer or was built otherwise.
+/// All steps and whether they are applied; an error when another build made the file, or a newer one.
 pub(super) fn check(path: &Path, connection: &Connection) -> Result<Vec<Migration>, OpenError> {
+    check_against(STEPS, path, connection)
+}
+
+fn check_against(steps: &[Step], path: &Path, connection: &Connection) -> Result<Vec<Migration>, OpenError> {
     let applied = applied(connection).map_err(|error| unavailable(path, error.into()))?;
-    migrations::compare(&location(path), STEPS, &applied)
+    migrations::compare(&location(path), steps, &applied)
+}
+
+/// Refuses the file of another build before a writer opens it, which sets the journal mode and copies the log.
+pub(super) fn require_known(path: &Path) -> Result<(), OpenError> {
+    check(path, &open_existing(path)?).map(drop)
 }
 
 /// Refuses a schema that lacks a step.
@@ -116,10 +130,31 @@ fn applied(connection: &Connection) -> Result<Vec<Applied>, rusqlite::Error> {
 #[cfg(test)]
 mod tests {
     use super::super::connection::open_writer;
-    use super::super::listing;
     use super::*;
-    use crate::order::OrderStatus;
-    use crate::store::OrderQuery;
+
+    const LATER: Step = Step {
+        number: 2,
+        name: "later",
+        sql: "create table later (id integer primary key) strict;
+              insert into later select last_order_id from counters",
+    };
+
+    /// The steps of a later build.
+    fn with(later: impl IntoIterator<Item = Step>) -> Vec<Step> {
+        let today = STEPS.iter().map(|Step { number, name, sql }| Step {
+            number: *number,
+            name,
+            sql,
+        });
+        today.chain(later).collect()
+    }
+
+    fn file() -> (tempfile::TempDir, std::path::PathBuf, Connection) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.db");
+        let connection = open_writer(&path).unwrap();
+        (folder, path, connection)
+    }
 
     #[test]
     fn steps_are_numbered_from_one_without_holes() {
@@ -128,69 +163,60 @@ mod tests {
         }
     }
 
-    /// Two orders of each way to be, in a file of the version before the indexes were divided.
     #[test]
-    fn what_a_file_holds_is_listed_after_the_indexes_change() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("orders.db");
-        let mut connection = open_writer(&path).unwrap();
-        let before = STEPS.iter().filter(|step| step.number < 4);
-        before.for_each(|step| connection.execute_batch(step.sql).unwrap());
-        connection.execute_batch(CREATE_HISTORY).unwrap();
-        for step in STEPS.iter().filter(|step| step.number < 4) {
-            connection
-                .execute(
-                    "insert into migrations values (?1, ?2, ?3)",
-                    (step.number, step.name, step.checksum()),
-                )
-                .unwrap();
-        }
-        for (id, status, due_at, finished_at) in [
-            (1, 0, None, None),
-            (2, 0, Some(5), None),
-            (3, 1, None, None),
-            (4, 2, None, Some(6)),
-            (5, 3, None, Some(6)),
-            (6, 4, None, Some(6)),
-        ]
-        .into_iter()
-        .flat_map(|(id, status, due_at, finished_at)| {
-            [id, id + 6].map(|id| (id, status, due_at, finished_at))
-        }) {
-            connection
-                .execute(
-                    "insert into orders (order_id, status, version, attempts, generation, crashes, token, created_at,
-                                         user_id, total_amount, item_ids, due_at, finished_at)
-                     values (?1, ?2, 1, 0, 0, 0, 0, 1, 7, 100, '1', ?3, ?4)",
-                    (id, status, due_at, finished_at),
-                )
-                .unwrap();
-        }
+    fn a_later_step_changes_a_store_that_lacks_it() {
+        let (_folder, path, mut connection) = file();
         apply(&path, &mut connection).unwrap();
-        for user_id in [None, Some(7)] {
-            let mut found = Vec::new();
-            for status in OrderStatus::ALL {
-                let query = OrderQuery {
-                    status: Some(status),
-                    user_id,
-                    limit: 50,
-                    ..OrderQuery::default()
-                };
-                let page = listing::orders(&connection, &query).unwrap();
-                assert!(page.orders.iter().all(|order| order.status == status));
-                assert!(page.orders.is_sorted_by(|one, next| one.order_id > next.order_id));
-                found.extend(page.orders.iter().map(|order| order.order_id.0));
-            }
-            found.sort_unstable();
-            assert!(found.iter().copied().eq(1..=12), "{user_id:?}: {found:?}");
+        connection
+            .execute("update counters set last_order_id = 7", [])
+            .unwrap();
+        let steps = with([LATER]);
+        let applied = |connection: &Connection| -> Vec<bool> {
+            let migrations = check_against(&steps, &path, connection).unwrap();
+            migrations.iter().map(|step| step.applied).collect()
+        };
+        assert_eq!(applied(&connection), [true, false]);
+        for _ in 0..2 {
+            apply_steps(&steps, &path, &mut connection).unwrap();
+            assert_eq!(applied(&connection), [true, true]);
+            let moved: i64 = connection
+                .query_row("select id from later", [], |row| row.get(0))
+                .unwrap();
+            assert_eq!(moved, 7);
         }
+        assert!(matches!(
+            require_current(&path, &connection),
+            Err(OpenError::SchemaNewer {
+                found: 2,
+                known: 1,
+                ..
+            })
+        ));
     }
 
     #[test]
-    fn a_newer_older_or_changed_schema_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("orders.db");
-        let mut connection = open_writer(&path).unwrap();
+    fn a_step_that_fails_changes_nothing() {
+        let (_folder, path, mut connection) = file();
+        let broken = Step {
+            number: 3,
+            name: "broken",
+            sql: "drop table later; select nothing from nowhere",
+        };
+        let steps = with([LATER, broken]);
+        assert!(apply_steps(&steps, &path, &mut connection).is_err());
+        let migrations = check_against(&steps, &path, &connection).unwrap();
+        let applied: Vec<bool> = migrations.iter().map(|step| step.applied).collect();
+        assert_eq!(applied, [true, true, false]);
+        connection.execute("select id from later", []).unwrap_err();
+        let stored: i64 = connection
+            .query_row("select count(*) from later", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(stored, 1);
+    }
+
+    #[test]
+    fn a_newer_older_or_different_schema_is_refused() {
+        let (_folder, path, mut connection) = file();
         assert!(matches!(
             require_current(&path, &connection),
             Err(OpenError::SchemaOlder { found: 0, .. })
@@ -200,18 +226,19 @@ mod tests {
         require_current(&path, &connection).unwrap();
 
         connection
-            .execute("update migrations set checksum = 'x'", [])
-            .unwrap();
-        assert!(matches!(
-            apply(&path, &mut connection),
-            Err(OpenError::MigrationChanged { number: 1, .. })
-        ));
-        connection
             .execute("insert into migrations values (99, 'later', 'x')", [])
             .unwrap();
         assert!(matches!(
             apply(&path, &mut connection),
             Err(OpenError::SchemaNewer { found: 99, .. })
+        ));
+        // Another build's numbers say nothing about which of the two is newer.
+        connection
+            .execute("update migrations set checksum = 'x'", [])
+            .unwrap();
+        assert!(matches!(
+            apply(&path, &mut connection),
+            Err(OpenError::SchemaDiffers { number: 1, .. })
         ));
     }
 }

@@ -42,6 +42,7 @@ pub fn migrate(path: &Path, dry_run: bool) -> Result<Vec<Migration>, OpenError> 
         return migrations::check(path, &open_existing(path)?);
     }
     let _server_lock = lock::lock(path)?;
+    migrations::require_known(path)?;
     let mut connection = connection::open_writer(path)?;
     let before = migrations::check(path, &connection)?;
     migrations::apply(path, &mut connection)?;
@@ -49,7 +50,7 @@ pub fn migrate(path: &Path, dry_run: bool) -> Result<Vec<Migration>, OpenError> 
 }
 
 /// Opens a file to read it, also one that cannot be written.
-fn open_existing(path: &Path) -> Result<Connection, OpenError> {
+pub(super) fn open_existing(path: &Path) -> Result<Connection, OpenError> {
     require_file(path)?;
     let failed = |error: rusqlite::Error| unavailable(path, error.into());
     let opened = connection::open_reader(path).and_then(|connection| {

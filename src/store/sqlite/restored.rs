@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::connection::{self, unavailable};
-use super::offline::require_file;
+use super::offline::{open_existing, require_file};
 use super::{lock, migrations};
 use crate::store::open::OpenError;
 
@@ -17,8 +17,8 @@ pub fn require_unused(path: &Path) -> Result<(), OpenError> {
 pub fn renew_feed(path: &Path) -> Result<(), OpenError> {
     require_file(path)?;
     let _server_lock = lock::lock(path)?;
+    migrations::require_current(path, &open_existing(path)?)?;
     let connection = connection::open_writer(path)?;
-    migrations::require_current(path, &connection)?;
     connection
         .execute("update counters set feed_id = random()", [])
         .map_err(|error| unavailable(path, error.into()))?;

@@ -1,1 +1,0 @@
--- Only the embedded store changes in this step.

@@ -1,0 +1,201 @@
+//! A store that another build made: every command refuses it, says what to do, and changes nothing in it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use tokio_postgres::Client;
+
+use super::{Said, Shop, command, told};
+use crate::support::postgres::{self, Server};
+use crate::support::process::Process;
+use crate::support::required;
+
+const COMMANDS: [&str; 4] = ["migrate", "migrate --dry-run", "migrate --restored", "verify"];
+
+/// The schema of a build whose first step had another text.
+const ANOTHER_FIRST_STEP: &str = "update migrations set checksum = 'x' where number = 1";
+/// The same, where that build had more steps than this one: its numbers say nothing about which of the two is newer.
+const MORE_STEPS: &str = "update migrations set checksum = 'x' where number = 1;
+    insert into migrations (number, name, checksum) values (2, 'live', 'y'), (3, 'fulfilment', 'z')";
+
+#[track_caller]
+fn assert_refused(said: &Said, location: &str) {
+    for part in [
+        location,
+        "was made by another build of orderly (migration 1 differs) and was left unchanged",
+        "run the build that made it, or give this one an empty database",
+    ] {
+        said.assert_ended(78, part);
+    }
+    assert!(!said.stderr.contains("newer"), "{}", said.stderr);
+}
+
+/// Of all commands that open the store themselves.
+async fn assert_refused_by_all(folder: &Path, url: &str, location: &str) {
+    let run = async |line: &str| {
+        let mut command = command(folder, line);
+        command.env("DATABASE_URL", url);
+        told(command).await
+    };
+    assert_refused(&run("serve").await, location);
+    for line in COMMANDS {
+        let said = run(line).await;
+        assert_refused(&said, location);
+        assert_eq!(said.stdout, "", "{line}");
+    }
+    let said = run("doctor --json").await;
+    assert_eq!(said.exit, Some(1), "{}{}", said.stdout, said.stderr);
+    for part in ["was made by another build of orderly", "docs/OPERATIONS.md"] {
+        assert!(said.stdout.contains(part), "{}", said.stdout);
+    }
+}
+
+/// The file and its log, where there is one with something in it.
+fn contents(folder: &Path) -> [Vec<u8>; 2] {
+    ["orderly.db", "orderly.db-wal"].map(|name| std::fs::read(folder.join(name)).unwrap_or_default())
+}
+
+/// Changes the file as `sql` says; what the log holds stays there.
+fn tamper(folder: &Path, sql: &str) {
+    let file = Connection::open(folder.join("orderly.db")).unwrap();
+    file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .unwrap();
+    file.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+    file.execute_batch(sql).unwrap();
+}
+
+async fn assert_file_is_left(folder: &Path) {
+    let before = contents(folder);
+    assert_refused_by_all(folder, "sqlite:orderly.db", "sqlite:orderly.db").await;
+    let said = told(command(
+        folder,
+        "copy --from sqlite:orderly.db --to postgres://127.0.0.1:1/x",
+    ))
+    .await;
+    assert_refused(&said, "sqlite:orderly.db");
+    // Byte for byte, but without printing them.
+    assert!(contents(folder) == before, "something in the files was changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_another_build_is_left_byte_for_byte() {
+    let shop = Shop::open(&[]).await;
+    shop.order(1).await;
+    let folder = shop.folder;
+    assert_eq!(shop.server.terminate().await, Some(0));
+    tamper(
+        folder.path(),
+        &format!("{ANOTHER_FIRST_STEP}; pragma wal_checkpoint(truncate)"),
+    );
+    assert_file_is_left(folder.path()).await;
+}
+
+/// A server that ends cleanly copies its log into the file; one that was killed leaves both.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_another_build_is_left_beside_its_file() {
+    let shop = Shop::open(&[]).await;
+    shop.order(1).await;
+    let folder = shop.folder;
+    shop.server.kill().await;
+    tamper(folder.path(), MORE_STEPS);
+    assert!(!contents(folder.path())[1].is_empty(), "the log holds something");
+    assert_file_is_left(folder.path()).await;
+}
+
+/// As `vacuum into` writes a backup: a server would change the journal mode first of all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_another_build_keeps_its_journal_mode() {
+    let shop = Shop::open(&[]).await;
+    shop.order(1).await;
+    let folder = shop.folder;
+    assert_eq!(shop.server.terminate().await, Some(0));
+    tamper(folder.path(), MORE_STEPS);
+    let backup = tempfile::tempdir().unwrap();
+    let into = format!("vacuum into '{}'", backup.path().join("orderly.db").display());
+    tamper(folder.path(), &into);
+    assert_file_is_left(backup.path()).await;
+}
+
+/// Every row of every table, and which transaction wrote it.
+async fn rows(admin: &Client) -> BTreeMap<String, Vec<String>> {
+    let tables = "select relname::text from pg_class
+        where relnamespace = 'orderly'::regnamespace and relkind = 'r'";
+    let mut found = BTreeMap::new();
+    for table in admin.query(tables, &[]).await.unwrap() {
+        let table: String = table.get(0);
+        let rows = format!("select concat_ws(' ', xmin, t.*::text) from orderly.{table} as t order by 1");
+        let rows = admin.query(&rows, &[]).await.unwrap();
+        found.insert(table, rows.iter().map(|row| row.get(0)).collect());
+    }
+    found
+}
+
+/// Of the catalog: what the schema consists of, and which transaction made it.
+async fn objects(admin: &Client) -> Vec<String> {
+    let objects = "select concat_ws(' ', 'relation', xmin, oid, relname, relfilenode) from pg_class
+        where relnamespace = 'orderly'::regnamespace
+        union all select concat_ws(' ', 'function', xmin, oid, proname) from pg_proc
+        where pronamespace = 'orderly'::regnamespace
+        union all select concat_ws(' ', 'schema', xmin, oid) from pg_namespace where nspname = 'orderly'
+        order by 1";
+    let objects = admin.query(objects, &[]).await.unwrap();
+    objects.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_another_build_is_left_as_it_is() {
+    if !required("a private PostgreSQL", postgres::is_installed()) {
+        return;
+    }
+    let database = Server::shared().await.create_database().await;
+    let url = database.url();
+    let folder = tempfile::tempdir().unwrap();
+    let mut serve = command(folder.path(), "serve");
+    serve.env("DATABASE_URL", &url);
+    let shop = Shop {
+        server: Process::start(serve).await,
+        folder,
+    };
+    shop.order(1).await;
+    shop.ended(1).await;
+    assert_eq!(shop.server.terminate().await, Some(0));
+    let admin = database.admin().await;
+    admin
+        .batch_execute("set search_path to orderly, pg_catalog")
+        .await
+        .unwrap();
+    for tampering in [ANOTHER_FIRST_STEP, MORE_STEPS] {
+        admin.batch_execute(tampering).await.unwrap();
+        let before = (rows(&admin).await, objects(&admin).await);
+        assert_eq!(before.0["orders"].len(), 1);
+        assert_refused_by_all(shop.folder.path(), &url, database.name()).await;
+        assert_eq!((rows(&admin).await, objects(&admin).await), before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_into_a_database_of_another_build_is_refused() {
+    if !required("a private PostgreSQL", postgres::is_installed()) {
+        return;
+    }
+    let database = Server::shared().await.create_database().await;
+    let shop = Shop::open(&[]).await;
+    shop.order(1).await;
+    let folder = shop.folder;
+    assert_eq!(shop.server.terminate().await, Some(0));
+    let run = async |line: &str| {
+        let mut command = command(folder.path(), line);
+        command.env("DATABASE_URL", database.url());
+        told(command).await
+    };
+    assert_eq!(run("migrate").await.exit, Some(0));
+    let admin = database.admin().await;
+    let tampering = "update orderly.migrations set checksum = 'x'";
+    admin.batch_execute(tampering).await.unwrap();
+    let before = (rows(&admin).await, objects(&admin).await);
+    let said = run("copy --from sqlite:orderly.db").await;
+    assert_refused(&said, database.name());
+    assert_eq!((rows(&admin).await, objects(&admin).await), before);
+}
