@@ -243,7 +243,7 @@ impl Shared {
         let bounds = self.store.events_after(None, 0).await?.bounds;
         // What was before is read first: clients of a server that was restarted come back together.
         let warm = i64::try_from(RECENT_CHANGES_MAX).expect("it is a small number");
-        let first = FeedPosition((bounds.last.0 - warm).max(bounds.oldest.0));
+        let first = FeedPosition((bounds.last.0 - warm).max(bounds.complete_after.0));
         let page = catch_up::newest(&*self.store, bounds.cursor(first), RECENT_CHANGES_MAX).await?;
         let mut state = self.state();
         if state.feed.is_none() {

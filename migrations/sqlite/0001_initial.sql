@@ -143,7 +143,7 @@ create table counters (
     -- life of this one.
     feed_id integer not null,
     -- The highest position of an event that retention removed: after it the feed has no holes.
-    oldest_position integer not null,
+    complete_after integer not null,
     -- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
     ordering integer not null,
     -- The highest order id given out when that was last changed: later orders were never started by another rule.

@@ -82,7 +82,7 @@ pub async fn serve(listener: TcpListener, connections: usize) -> anyhow::Result<
 /// The feed of a store in which nothing happens.
 const NOTHING: FeedBounds = FeedBounds {
     feed: FeedId(0),
-    oldest: FeedPosition(0),
+    complete_after: FeedPosition(0),
     last: FeedPosition(0),
 };
 

@@ -32,8 +32,8 @@ pub struct FeedEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedBounds {
     pub feed: FeedId,
-    /// Behind this position nothing was taken out.
-    pub oldest: FeedPosition,
+    /// Retention removed no event after this position; before it, there may be gaps.
+    pub complete_after: FeedPosition,
     /// The last position given out.
     pub last: FeedPosition,
 }
@@ -48,7 +48,7 @@ impl FeedBounds {
 
     /// Whether reading on from there skips nothing.
     pub fn contain(&self, cursor: FeedCursor) -> bool {
-        cursor.feed == self.feed && (self.oldest..=self.last).contains(&cursor.position)
+        cursor.feed == self.feed && (self.complete_after..=self.last).contains(&cursor.position)
     }
 }
 

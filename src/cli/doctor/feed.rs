@@ -11,9 +11,9 @@ const WAIT_WARN: Duration = Duration::from_mins(1);
 
 pub(super) fn judge(feed: &FeedState, queue: &QueueState) -> Check {
     const NAME: &str = "feed";
-    let (oldest, last) = (feed.bounds.oldest.0, feed.bounds.last.0);
-    let places = if last > oldest {
-        format!("places {} to {last}", oldest + 1)
+    let (before, last) = (feed.bounds.complete_after.0, feed.bounds.last.0);
+    let places = if last > before {
+        format!("places {} to {last}", before + 1)
     } else {
         "no events".to_owned()
     };
@@ -81,7 +81,7 @@ mod tests {
         FeedState {
             bounds: FeedBounds {
                 feed: FeedId(1),
-                oldest: FeedPosition(20),
+                complete_after: FeedPosition(20),
                 last: FeedPosition(50),
             },
             waiting: waiting.map(|(transactions, seconds)| FeedWaiting {
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(whole.state, State::Ok);
         assert_eq!(whole.finding, "places 21 to 50, everything in it");
         let mut empty = feed(None);
-        empty.bounds.oldest = empty.bounds.last;
+        empty.bounds.complete_after = empty.bounds.last;
         assert_eq!(judge(&empty, &queue(true)).finding, "no events, everything in it");
     }
 

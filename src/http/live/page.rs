@@ -26,7 +26,7 @@ async fn oldest_page(shared: &Shared, query: &FeedPageQuery) -> Result<LogPage, 
     loop {
         let bounds = shared.store.events_after(None, 0).await?.bounds;
         // Unless the oldest events were taken out just now.
-        if let Ok(page) = page_after(shared, query, bounds.cursor(bounds.oldest)).await? {
+        if let Ok(page) = page_after(shared, query, bounds.cursor(bounds.complete_after)).await? {
             return Ok(page);
         }
     }

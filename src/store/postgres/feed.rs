@@ -277,7 +277,7 @@ fn page_of(found: &[Row]) -> Result<FeedPage, Failure> {
         events: Vec::new(),
         bounds: FeedBounds {
             feed: rows::feed_id(first, 0)?,
-            oldest: FeedPosition(rows::column(first, 1)?),
+            complete_after: FeedPosition(rows::column(first, 1)?),
             last: FeedPosition(rows::column(first, 2)?),
         },
         read_at: rows::column(first, 3)?,

@@ -196,7 +196,7 @@ async fn feed(source: &impl Reads) -> Result<FeedState, Failure> {
     Ok(FeedState {
         bounds: FeedBounds {
             feed: rows::feed_id(row, 0)?,
-            oldest: FeedPosition(rows::column(row, 1)?),
+            complete_after: FeedPosition(rows::column(row, 1)?),
             last: FeedPosition(rows::column(row, 2)?),
         },
         waiting: (transactions > 0).then_some(waiting),

@@ -17,8 +17,8 @@ pub(super) struct Totals {
     pub counters: Counters,
     pub last_order_id: i64,
     pub last_position: i64,
-    /// The highest position that was taken out.
-    pub oldest_position: i64,
+    /// The highest position that retention removed.
+    pub complete_after: i64,
     pub paused: bool,
     pub ordering: Ordering,
     /// The highest order id when the ordering was last changed.
@@ -293,7 +293,7 @@ impl Totals {
         connection
             .prepare_cached(
                 "select pending, processing, completed, failed, cancelled, processing_micros,
-                        last_order_id, last_position, oldest_position, paused, ordering, ordering_from
+                        last_order_id, last_position, complete_after, paused, ordering, ordering_from
                  from counters where id = 1",
             )?
             .query_row([], |row| {
@@ -308,7 +308,7 @@ impl Totals {
                     },
                     last_order_id: row.get(6)?,
                     last_position: row.get(7)?,
-                    oldest_position: row.get(8)?,
+                    complete_after: row.get(8)?,
                     paused: row.get(9)?,
                     ordering: row.get(10)?,
                     ordering_from: row.get(11)?,
@@ -328,7 +328,7 @@ impl Totals {
         connection
             .prepare_cached(
                 "update counters set pending = ?1, processing = ?2, completed = ?3, failed = ?4, cancelled = ?5,
-                        processing_micros = ?6, last_order_id = ?7, last_position = ?8, oldest_position = ?9,
+                        processing_micros = ?6, last_order_id = ?7, last_position = ?8, complete_after = ?9,
                         paused = ?10, ordering = ?11, ordering_from = ?12
                  where id = 1",
             )?
@@ -341,7 +341,7 @@ impl Totals {
                 processing_micros,
                 self.last_order_id,
                 self.last_position,
-                self.oldest_position,
+                self.complete_after,
                 self.paused,
                 codes::ordering_code(self.ordering),
                 self.ordering_from,

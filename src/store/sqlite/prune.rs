@@ -81,7 +81,7 @@ fn take_out(group: &mut Group<'_>, order: &Seen) -> Result<usize, rusqlite::Erro
         .execute([order.order_id])?;
     let totals = &mut group.totals;
     let highest = positions.iter().copied().max().unwrap_or(0);
-    totals.oldest_position = totals.oldest_position.max(highest);
+    totals.complete_after = totals.complete_after.max(highest);
     *counter(&mut totals.counters, order.status) -= 1;
     if let (OrderStatus::Completed, Some(started), Some(finished)) =
         (order.status, order.processing_at, order.finished_at)

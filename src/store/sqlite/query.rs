@@ -72,11 +72,11 @@ pub(super) fn feed_end(connection: &Connection) -> Result<FeedCursor, rusqlite::
 
 pub(super) fn feed_bounds(connection: &Connection) -> Result<FeedBounds, rusqlite::Error> {
     connection
-        .prepare_cached("select feed_id, oldest_position, last_position from counters where id = 1")?
+        .prepare_cached("select feed_id, complete_after, last_position from counters where id = 1")?
         .query_row([], |row| {
             Ok(FeedBounds {
                 feed: FeedId(row.get::<_, i64>(0)?.cast_unsigned()),
-                oldest: FeedPosition(row.get(1)?),
+                complete_after: FeedPosition(row.get(1)?),
                 last: FeedPosition(row.get(2)?),
             })
         })

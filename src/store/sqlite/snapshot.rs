@@ -258,16 +258,16 @@ fn loose_ends(connection: &Connection) -> Result<Vec<String>, rusqlite::Error> {
             ));
         }
     }
-    let (oldest, last) = (totals.oldest_position, totals.last_position);
+    let (complete_after, last) = (totals.complete_after, totals.last_position);
     let stored = connection.query_row(
         "select count(*) from events where position > ?1",
-        [oldest],
+        [complete_after],
         |row| row.get::<_, i64>(0),
     )?;
-    if stored != last - oldest {
+    if stored != last - complete_after {
         findings.push(format!(
-            "the feed has {stored} events behind position {oldest}, {} were written",
-            last - oldest
+            "the feed has {stored} events after position {complete_after}, {} were written",
+            last - complete_after
         ));
     }
     Ok(findings)

@@ -129,7 +129,7 @@ async fn a_stream_begins_while_the_store_is_away_where_it_has_a_place() {
     let settings = LiveSettings { idle_sleep: false };
     let live = Live::start(store, harness.metrics().clone(), settings, draining.clone());
     assert!(live.feed().subscribe(Filter::default(), None).await.is_err());
-    let after = Some(place.cursor(place.oldest));
+    let after = Some(place.cursor(place.complete_after));
     let mut follower = live.feed().subscribe(Filter::default(), after).await.unwrap();
     away.store(false, Ordering::SeqCst);
     let next = timeout(PATIENCE, follower.next()).await.expect("it is told");

@@ -74,7 +74,7 @@ async fn a_feed_that_ends_earlier_is_told_to_everybody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_that_lost_what_came_next_is_told_to_everybody() {
     everybody_is_told(
-        "update counters set last_position = last_position + 9, oldest_position = last_position + 5",
+        "update counters set last_position = last_position + 9, complete_after = last_position + 5",
     )
     .await;
 }

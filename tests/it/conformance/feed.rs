@@ -178,7 +178,10 @@ async fn a_reader_among_writers_misses_nothing(harness: &mut Harness) {
 
 async fn the_bounds_of_a_new_feed_are_nothing(harness: &mut Harness) {
     let bounds = bounds(harness).await;
-    assert_eq!((bounds.oldest, bounds.last), (FeedPosition(0), FeedPosition(0)));
+    assert_eq!(
+        (bounds.complete_after, bounds.last),
+        (FeedPosition(0), FeedPosition(0))
+    );
     assert!(bounds.contain(bounds.cursor(FeedPosition(0))));
 }
 
@@ -186,7 +189,7 @@ async fn the_bounds_tell_the_last_place(harness: &mut Harness) {
     eventful(harness).await;
     let feed = read(harness, None, FEED_EVENTS_MAX, EVENTFUL_EVENTS).await;
     let bounds = bounds(harness).await;
-    assert_eq!(bounds.oldest, FeedPosition(0));
+    assert_eq!(bounds.complete_after, FeedPosition(0));
     assert_eq!(Some(bounds.last), feed.last().map(|(position, _)| *position));
 }
 

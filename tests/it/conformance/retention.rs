@@ -23,7 +23,7 @@ conformance! {
     what_is_gone_is_in_no_listing,
     the_average_is_that_of_the_orders_that_are_left,
     the_feed_is_told_complete_from_where_it_is,
-    the_oldest_place_never_sinks,
+    the_place_after_which_the_feed_is_complete_never_sinks,
     a_second_round_finds_nothing,
     numbers_are_not_given_again_when_all_orders_are_gone,
     a_repeated_request_is_answered_when_its_order_is_gone,
@@ -144,10 +144,16 @@ async fn the_feed_is_told_complete_from_where_it_is(harness: &mut Harness) {
     }
     harness.place_all().await;
     let before = bounds(harness).await;
-    assert_eq!((before.oldest.0, before.last.0), (0, 2 + 2 + 2 + 3 + 3 + 2));
+    assert_eq!(
+        (before.complete_after.0, before.last.0),
+        (0, 2 + 2 + 2 + 3 + 3 + 2)
+    );
     assert_round(harness, &old).await;
     let after = bounds(harness).await;
-    assert_eq!((after.oldest.0, after.last), (2 + 2 + 2 + 3 + 3, before.last));
+    assert_eq!(
+        (after.complete_after.0, after.last),
+        (2 + 2 + 2 + 3 + 3, before.last)
+    );
     for (place, kept) in [(0, false), (11, false), (12, true), (14, true), (15, false)] {
         let cursor = after.cursor(FeedPosition(place));
         assert_eq!(after.contain(cursor), kept, "{place}");
@@ -157,7 +163,7 @@ async fn the_feed_is_told_complete_from_where_it_is(harness: &mut Harness) {
     }
 }
 
-async fn the_oldest_place_never_sinks(harness: &mut Harness) {
+async fn the_place_after_which_the_feed_is_complete_never_sinks(harness: &mut Harness) {
     let late = harness.accept_one().await;
     let lease = harness.claim_only(late).await;
     harness.settle(&lease, failed()).await;
@@ -168,10 +174,10 @@ async fn the_oldest_place_never_sinks(harness: &mut Harness) {
     harness.advance(LATER).await;
     assert_round(harness, &[late, early]).await;
     let bounds_then = bounds(harness).await;
-    assert_eq!(bounds_then.oldest, bounds_then.last);
+    assert_eq!(bounds_then.complete_after, bounds_then.last);
     harness.accept_one().await;
     assert_round(harness, &[]).await;
-    assert_eq!(bounds(harness).await.oldest, bounds_then.oldest);
+    assert_eq!(bounds(harness).await.complete_after, bounds_then.complete_after);
 }
 
 async fn a_second_round_finds_nothing(harness: &mut Harness) {
@@ -279,9 +285,9 @@ async fn assert_round(harness: &Harness, ids: &[OrderId]) {
         .iter()
         .flat_map(|record| &record.events)
         .map(|event| event.position);
-    let oldest = highest.max().unwrap_or(0).max(bounds_before.oldest.0);
+    let complete_after = highest.max().unwrap_or(0).max(bounds_before.complete_after.0);
     let expected = FeedBounds {
-        oldest: FeedPosition(oldest),
+        complete_after: FeedPosition(complete_after),
         ..bounds_before
     };
     assert_eq!(bounds(harness).await, expected);
@@ -289,7 +295,7 @@ async fn assert_round(harness: &Harness, ids: &[OrderId]) {
     harness.assert_sound().await;
 }
 
-/// From wherever it is read, the feed has every event that is left, and behind its oldest place it has no holes.
+/// From wherever it is read, the feed has every event that is left, and after `complete_after` it has no holes.
 async fn assert_feed(harness: &Harness, kept: &[OrderRecord], bounds: FeedBounds) {
     let mut expected: Vec<(FeedPosition, Event)> = kept
         .iter()
@@ -304,7 +310,7 @@ async fn assert_feed(harness: &Harness, kept: &[OrderRecord], bounds: FeedBounds
         let behind = expected.iter().filter(|(position, _)| position.0 > place);
         let page = feed(harness, Some(FeedPosition(place)), FEED_EVENTS_MAX).await;
         assert!(page.iter().eq(behind), "behind {place}: {page:?}");
-        if place == bounds.oldest.0 {
+        if place == bounds.complete_after.0 {
             let places = page.iter().map(|(position, _)| position.0);
             assert!(places.eq(place + 1..=bounds.last.0));
         }

@@ -127,5 +127,5 @@ async fn rounds_at_the_same_time_take_each_order_once(harness: &mut Harness) {
     assert_eq!(taken + round(harness).await, ids.len());
     assert_eq!(harness.counters().await, Counters::default());
     let bounds = bounds(harness).await;
-    assert_eq!(bounds.oldest, bounds.last);
+    assert_eq!(bounds.complete_after, bounds.last);
 }
