@@ -1,8 +1,7 @@
 //! What this process counts about itself since it started, for Prometheus. The numbers of the orders are the
 //! store's, not these; choosing a format for a scraper is left to `http/metrics.rs`.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -12,7 +11,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+mod feed_lag;
 pub mod process;
+
+pub use feed_lag::FeedLag;
 
 /// Seconds; from a fast commit to the longest ordinary processing. Close around the 2, 5 and 10 s of the simulated processor,
 /// a little above which its attempts end: a quantile is read between two bounds, and must not come out as 7.5 s for 5.
@@ -338,46 +340,6 @@ impl Metrics {
             "Log lines lost: a disk was full or slow, or nobody read stdout",
             self.log_lines_dropped.clone(),
         );
-    }
-}
-
-/// The worse of what two know of it, each of whom tells again whenever that changes. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct FeedLag {
-    gauge: Gauge<f64, AtomicU64>,
-    known: Arc<Mutex<KnownLag>>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct KnownLag {
-    read: Duration,
-    unplaced: Duration,
-}
-
-impl FeedLag {
-    /// By the one who reads the end of the feed, while somebody listens: how old the oldest change was.
-    pub fn read(&self, lag: Duration) {
-        self.tell(|known| known.read = lag);
-    }
-
-    /// By a store that gives places after the commit, whether or not somebody listens: how long the oldest commit has
-    /// waited for its place.
-    pub fn unplaced(&self, lag: Duration) {
-        self.tell(|known| known.unplaced = lag);
-    }
-
-    /// In seconds.
-    pub fn get(&self) -> f64 {
-        self.gauge.get()
-    }
-
-    fn tell(&self, change: impl FnOnce(&mut KnownLag)) {
-        let mut known = self
-            .known
-            .lock()
-            .expect("no code panics while it holds this lock");
-        change(&mut known);
-        self.gauge.set(known.read.max(known.unplaced).as_secs_f64());
     }
 }
 
