@@ -19,6 +19,7 @@ mod counters;
 mod ending;
 mod feed;
 mod health;
+pub mod layer;
 mod migrations;
 pub mod open;
 pub mod postgres;

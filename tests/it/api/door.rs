@@ -13,7 +13,7 @@ use orderly::http::problem::ProblemType;
 use orderly::http::{App, Routes, router};
 use orderly::live::{Feed, Live, LiveSettings};
 use orderly::order::Ordering;
-use orderly::store::Store;
+use orderly::store::{Store, layer::Layer};
 use orderly::worker::Worker;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::support::Harness;
-use crate::support::twisted::{Twist, twisted};
+use crate::support::twisted::twisted;
 
 mod described;
 mod lines;
@@ -108,7 +108,7 @@ impl Door {
     }
 
     /// The requests see the store through `twist`, the harness sees the store itself.
-    pub async fn twisted(twist: impl Twist) -> Door {
+    pub async fn twisted(twist: impl Layer) -> Door {
         Door::build(|store| twisted(store, twist), Setup::default()).await
     }
 

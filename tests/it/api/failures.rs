@@ -1,13 +1,11 @@
 //! What goes wrong inside: the store's errors and bugs, each as the problem that tells a caller what to do.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use insta::assert_snapshot;
+use orderly::store::layer::Layer;
 use orderly::store::{QueueState, Store, StoreError};
 
 use super::door::{Door, ORDER};
-use crate::support::twisted::{Fails, Panics, Twist};
+use crate::support::twisted::{Fails, Panics};
 
 const READS: [&str; 5] = ["/orders", "/orders/1", "/orders/1/events", "/queue", "/metrics"];
 const ACTIONS: [&str; 4] = [
@@ -76,9 +74,12 @@ async fn every_error_of_the_store_is_a_problem_of_its_own() {
 /// Changes whether the queue is paused, and then cannot read the queue.
 struct FailsToReadTheQueue;
 
-#[async_trait]
-impl Twist for FailsToReadTheQueue {
-    async fn queue(&self, _inner: &Arc<dyn Store>) -> Result<QueueState, StoreError> {
+impl Layer for FailsToReadTheQueue {
+    async fn queue(&self, _inner: &dyn Store) -> Result<QueueState, StoreError> {
+        Err(StoreError::Busy)
+    }
+
+    async fn queue_just_set(&self, _inner: &dyn Store) -> Result<QueueState, StoreError> {
         Err(StoreError::Busy)
     }
 }

@@ -4,28 +4,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use orderly::live::{Filter, Live, LiveSettings, Next};
+use orderly::store::layer::{InnerCall, Layer, Verb};
 use orderly::store::{StoreError, Wakeups};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::twisted::{Twist, twisted};
+use crate::support::twisted::twisted;
 use crate::support::{Harness, PATIENCE, until};
 
 /// Cannot be asked while it is set.
 struct Away(Arc<AtomicBool>);
 
-#[async_trait]
-impl Twist for Away {
-    async fn before(&self) -> Result<(), StoreError> {
+impl Layer for Away {
+    async fn around<T: Send>(&self, _verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
         if self.0.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable {
                 attempted: "read the feed",
                 source: anyhow::anyhow!("gone"),
             });
         }
-        Ok(())
+        call.await
     }
 }
 
@@ -73,11 +72,10 @@ struct Restless {
     failed_at: Mutex<Vec<Instant>>,
 }
 
-#[async_trait]
-impl Twist for Arc<Restless> {
-    async fn before(&self) -> Result<(), StoreError> {
+impl Layer for Restless {
+    async fn around<T: Send>(&self, _verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
         if !self.away.load(Ordering::SeqCst) {
-            return Ok(());
+            return call.await;
         }
         self.failed_at.lock().unwrap().push(Instant::now());
         self.wakeups.get().expect("it is set").notify_changed();

@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use insta::assert_snapshot;
 use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
+use orderly::store::layer::Layer;
 use orderly::store::{OrderView, Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::door::Door;
 use crate::support::make::{failed, retry_after};
-use crate::support::twisted::Twist;
 
 type Failing = fn() -> StoreError;
 
@@ -24,9 +23,8 @@ struct FailsToRead {
     times: AtomicU32,
 }
 
-#[async_trait]
-impl Twist for FailsToRead {
-    async fn order_view(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+impl Layer for FailsToRead {
+    async fn order_view(&self, inner: &dyn Store, id: OrderId) -> Result<Option<OrderView>, StoreError> {
         let left = self
             .times
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
@@ -40,9 +38,8 @@ impl Twist for FailsToRead {
 /// An order is cancelled whenever it was read, and before the reader knows.
 struct CancelledOnceRead;
 
-#[async_trait]
-impl Twist for CancelledOnceRead {
-    async fn order_view(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+impl Layer for CancelledOnceRead {
+    async fn order_view(&self, inner: &dyn Store, id: OrderId) -> Result<Option<OrderView>, StoreError> {
         let order = inner.order_view(id).await?;
         inner.cancel(id).await?;
         Ok(order)
@@ -52,9 +49,8 @@ impl Twist for CancelledOnceRead {
 /// Gives a permit for every look at an order.
 struct CountsLooks(Arc<Semaphore>);
 
-#[async_trait]
-impl Twist for CountsLooks {
-    async fn order_view(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+impl Layer for CountsLooks {
+    async fn order_view(&self, inner: &dyn Store, id: OrderId) -> Result<Option<OrderView>, StoreError> {
         let view = inner.order_view(id).await;
         self.0.add_permits(1);
         view

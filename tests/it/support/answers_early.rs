@@ -5,16 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use orderly::order::{NewOrder, OrderId};
+use orderly::store::layer::Layer;
 use orderly::store::{Accepted, IdempotencyKey, Store, StoreError};
 use orderly::time::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-
-use super::twisted::Twist;
 
 const PAGE_KEYS: usize = 500;
 
@@ -63,11 +61,10 @@ impl AnswersEarly {
     }
 }
 
-#[async_trait]
-impl Twist for AnswersEarly {
+impl Layer for AnswersEarly {
     async fn accept(
         &self,
-        _inner: &Arc<dyn Store>,
+        _inner: &dyn Store,
         orders: Arc<[NewOrder]>,
         key: Option<IdempotencyKey>,
     ) -> Result<Accepted, StoreError> {
@@ -75,7 +72,7 @@ impl Twist for AnswersEarly {
         self.line.lock().unwrap().accept(due, orders, key)
     }
 
-    async fn close(&self, inner: &Arc<dyn Store>) {
+    async fn close(&self, inner: &dyn Store) {
         self.line.lock().unwrap().waiting = None;
         self.closing.cancel();
         let storing = self.storing.lock().unwrap().take();

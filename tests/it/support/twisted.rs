@@ -5,80 +5,16 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
 use orderly::lease::{LeaseKey, Outcome};
 use orderly::order::{NewOrder, OrderId};
+use orderly::store::layer::{InnerCall, Layer, Layered, Verb};
 use orderly::store::{
-    Accepted, ClaimRequest, Claimed, Heartbeat, IdempotencyKey, OrderView, Prune, Pruned, QueueState,
-    Renewed, Settled, Store, StoreError, StoreHealth,
+    Accepted, ClaimRequest, Claimed, Heartbeat, IdempotencyKey, Renewed, Settled, Store, StoreError,
+    StoreHealth,
 };
 use tokio::sync::{Semaphore, watch};
 
 use super::gate::Gate;
-
-mod store;
-
-/// What is twisted; the rest goes straight to the store behind.
-#[async_trait]
-pub trait Twist: Send + Sync + 'static {
-    async fn accept(
-        &self,
-        inner: &Arc<dyn Store>,
-        orders: Arc<[NewOrder]>,
-        key: Option<IdempotencyKey>,
-    ) -> Result<Accepted, StoreError> {
-        inner.accept(orders, key).await
-    }
-
-    async fn claim(&self, inner: &Arc<dyn Store>, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        inner.claim(request).await
-    }
-
-    async fn settle(
-        &self,
-        inner: &Arc<dyn Store>,
-        key: LeaseKey,
-        outcome: Outcome,
-    ) -> Result<Settled, StoreError> {
-        inner.settle(key, outcome).await
-    }
-
-    async fn renew(&self, inner: &Arc<dyn Store>, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
-        inner.renew(heartbeat).await
-    }
-
-    async fn prune(&self, inner: &Arc<dyn Store>, request: Prune) -> Result<Pruned, StoreError> {
-        self.before().await?;
-        inner.prune(request).await
-    }
-
-    async fn order_view(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<OrderView>, StoreError> {
-        self.before().await?;
-        inner.order_view(id).await
-    }
-
-    async fn queue(&self, inner: &Arc<dyn Store>) -> Result<QueueState, StoreError> {
-        self.before().await?;
-        inner.queue().await
-    }
-
-    fn health(&self, inner: &Arc<dyn Store>) -> StoreHealth {
-        inner.health()
-    }
-
-    fn weaknesses(&self, inner: &Arc<dyn Store>) -> Vec<String> {
-        inner.weaknesses()
-    }
-
-    async fn close(&self, inner: &Arc<dyn Store>) {
-        inner.close().await;
-    }
-
-    /// Comes before every other call, and instead of it when it fails.
-    async fn before(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
 
 /// Lets a result in under whatever token is current: what a store that matches by id alone does.
 #[derive(Default)]
@@ -86,9 +22,8 @@ pub struct SwapsStaleTokens {
     current: Mutex<HashMap<OrderId, u64>>,
 }
 
-#[async_trait]
-impl Twist for SwapsStaleTokens {
-    async fn claim(&self, inner: &Arc<dyn Store>, request: ClaimRequest) -> Result<Claimed, StoreError> {
+impl Layer for SwapsStaleTokens {
+    async fn claim(&self, inner: &dyn Store, request: ClaimRequest) -> Result<Claimed, StoreError> {
         let claimed = inner.claim(request).await?;
         let mut current = self.current.lock().unwrap();
         current.extend(
@@ -103,7 +38,7 @@ impl Twist for SwapsStaleTokens {
 
     async fn settle(
         &self,
-        inner: &Arc<dyn Store>,
+        inner: &dyn Store,
         key: LeaseKey,
         outcome: Outcome,
     ) -> Result<Settled, StoreError> {
@@ -121,11 +56,10 @@ pub struct FailsToSettle {
     pub times: AtomicU32,
 }
 
-#[async_trait]
-impl Twist for FailsToSettle {
+impl Layer for FailsToSettle {
     async fn settle(
         &self,
-        inner: &Arc<dyn Store>,
+        inner: &dyn Store,
         key: LeaseKey,
         outcome: Outcome,
     ) -> Result<Settled, StoreError> {
@@ -142,9 +76,8 @@ impl Twist for FailsToSettle {
 /// Cannot renew leases: a node that the store no longer hears.
 pub struct NeverRenews;
 
-#[async_trait]
-impl Twist for NeverRenews {
-    async fn renew(&self, _inner: &Arc<dyn Store>, _heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
+impl Layer for NeverRenews {
+    async fn renew(&self, _inner: &dyn Store, _heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
         Err(StoreError::DiskFull)
     }
 }
@@ -152,18 +85,8 @@ impl Twist for NeverRenews {
 /// Fails every request with an error of the test's choice.
 pub struct Fails(pub fn() -> StoreError);
 
-#[async_trait]
-impl Twist for Fails {
-    async fn accept(
-        &self,
-        _inner: &Arc<dyn Store>,
-        _orders: Arc<[NewOrder]>,
-        _key: Option<IdempotencyKey>,
-    ) -> Result<Accepted, StoreError> {
-        Err(self.0())
-    }
-
-    async fn before(&self) -> Result<(), StoreError> {
+impl Layer for Fails {
+    async fn around<T: Send>(&self, _verb: Verb, _call: InnerCall<'_, T>) -> Result<T, StoreError> {
         Err(self.0())
     }
 }
@@ -171,18 +94,8 @@ impl Twist for Fails {
 /// Has a bug in every call.
 pub struct Panics;
 
-#[async_trait]
-impl Twist for Panics {
-    async fn accept(
-        &self,
-        _inner: &Arc<dyn Store>,
-        _orders: Arc<[NewOrder]>,
-        _key: Option<IdempotencyKey>,
-    ) -> Result<Accepted, StoreError> {
-        panic!("a bug in the store")
-    }
-
-    async fn before(&self) -> Result<(), StoreError> {
+impl Layer for Panics {
+    async fn around<T: Send>(&self, _verb: Verb, _call: InnerCall<'_, T>) -> Result<T, StoreError> {
         panic!("a bug in the store")
     }
 }
@@ -190,9 +103,8 @@ impl Twist for Panics {
 /// Says of itself that it cannot store, and stores all the same.
 pub struct IsNotReady(pub &'static str);
 
-#[async_trait]
-impl Twist for IsNotReady {
-    fn health(&self, _inner: &Arc<dyn Store>) -> StoreHealth {
+impl Layer for IsNotReady {
+    fn health(&self, _inner: &dyn Store) -> StoreHealth {
         StoreHealth::NotReady(self.0.to_owned())
     }
 }
@@ -200,9 +112,8 @@ impl Twist for IsNotReady {
 /// Confirms commits before they are safe, as a database does that is set to.
 pub struct IsWeak(pub &'static str);
 
-#[async_trait]
-impl Twist for IsWeak {
-    fn weaknesses(&self, _inner: &Arc<dyn Store>) -> Vec<String> {
+impl Layer for IsWeak {
+    fn weaknesses(&self, _inner: &dyn Store) -> Vec<String> {
         vec![self.0.to_owned()]
     }
 }
@@ -230,31 +141,34 @@ impl StandsStill {
         self.held.send_replace(false);
     }
 
-    /// Waits until one more call is held.
-    pub async fn arrival(&self) {
-        self.arrived.acquire().await.expect("never closed").forget();
-    }
-}
-
-#[async_trait]
-impl Twist for Arc<StandsStill> {
-    async fn before(&self) -> Result<(), StoreError> {
+    /// Waits while a test holds it.
+    pub async fn passed(&self) {
         let mut held = self.held.subscribe();
         if *held.borrow_and_update() {
             self.arrived.add_permits(1);
         }
         let released = held.wait_for(|held| !held).await;
         released.expect("the sender is ours");
-        Ok(())
+    }
+
+    /// Waits until one more call is held.
+    pub async fn arrival(&self) {
+        self.arrived.acquire().await.expect("never closed").forget();
+    }
+}
+
+impl Layer for StandsStill {
+    async fn around<T: Send>(&self, _verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
+        self.passed().await;
+        call.await
     }
 }
 
 /// A door before `accept` that a test opens.
-#[async_trait]
-impl Twist for Arc<Gate> {
+impl Layer for Gate {
     async fn accept(
         &self,
-        inner: &Arc<dyn Store>,
+        inner: &dyn Store,
         orders: Arc<[NewOrder]>,
         key: Option<IdempotencyKey>,
     ) -> Result<Accepted, StoreError> {
@@ -263,11 +177,7 @@ impl Twist for Arc<Gate> {
     }
 }
 
-pub fn twisted(inner: Arc<dyn Store>, twist: impl Twist) -> Arc<dyn Store> {
-    Arc::new(Twisted { inner, twist })
-}
-
-struct Twisted<T> {
-    inner: Arc<dyn Store>,
-    twist: T,
+/// Puts a layer around a store: one of these, or the test's own.
+pub fn twisted(inner: Arc<dyn Store>, twist: impl Layer) -> Arc<dyn Store> {
+    Arc::new(Layered::new(inner, twist))
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use orderly::store::layer::Verb;
+
 use super::{FILE_LINES_COMFORTABLE, FILE_LINES_MAX, Source, all_sources, assert_none, files_under, program};
 
 /// Files longer than is comfortable, each with its reason.
@@ -144,12 +146,8 @@ fn problems_in(code: &str) -> Vec<String> {
 #[test]
 fn the_conformance_suite_calls_every_method_of_store() {
     let store = std::fs::read_to_string("src/store.rs").expect("the trait is in its file");
-    let body = between(&store, "pub trait Store", "\n}\n");
-    let methods: BTreeSet<&str> = body
-        .split("fn ")
-        .skip(1)
-        .filter_map(|rest| rest.split_once('(').map(|(name, _)| name))
-        .collect();
+    let methods = methods_of_store(&store).map(|(name, _)| name);
+    let methods: BTreeSet<&str> = methods.collect();
     assert!(methods.len() >= 20, "the trait was read: {methods:?}");
     // Not the rest of the support: what wraps a store calls every method of the one behind.
     let suite: String = all_sources()
@@ -167,6 +165,26 @@ fn the_conformance_suite_calls_every_method_of_store() {
         .map(|method| (*method).to_owned())
         .collect();
     assert_none("methods of Store without a claim", &missing);
+}
+
+/// A method with a default compiles without it, and no layer would forward it.
+#[test]
+fn every_method_of_store_that_can_fail_is_forwarded() {
+    let store = std::fs::read_to_string("src/store.rs").expect("the trait is in its file");
+    let can_fail = |signature: &str| signature.contains("Result<");
+    let methods = methods_of_store(&store).filter(|(_, rest)| can_fail(rest));
+    let methods: BTreeSet<&str> = methods.map(|(name, _)| name).collect();
+    let verbs: BTreeSet<&str> = Verb::ALL.iter().map(|verb| verb.name()).collect();
+    assert_eq!(methods, verbs);
+}
+
+/// The name of each method, and its signature from there on.
+fn methods_of_store(store: &str) -> impl Iterator<Item = (&str, &str)> {
+    let methods = between(store, "pub trait Store", "\n}\n").split("fn ").skip(1);
+    methods.filter_map(|method| {
+        let (name, rest) = method.split_once('(')?;
+        Some((name, rest.split([';', '{']).next()?))
+    })
 }
 
 fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {

@@ -4,17 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use orderly::lease::{LeaseKey, Outcome};
 use orderly::order::NewOrder;
+use orderly::store::layer::{InnerCall, Layer, Verb};
 use orderly::store::{
     Accepted, ClaimRequest, Claimed, Heartbeat, IdempotencyKey, Prune, Pruned, Renewed, Settled, Store,
     StoreError, StoreHealth,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-
-use crate::support::twisted::Twist;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -120,11 +118,10 @@ pub fn most_within(span: Duration, times: &[Instant]) -> usize {
     times.iter().map(within).max().unwrap_or(0)
 }
 
-#[async_trait]
-impl Twist for Arc<Line> {
+impl Layer for Line {
     async fn accept(
         &self,
-        inner: &Arc<dyn Store>,
+        inner: &dyn Store,
         orders: Arc<[NewOrder]>,
         key: Option<IdempotencyKey>,
     ) -> Result<Accepted, StoreError> {
@@ -132,7 +129,7 @@ impl Twist for Arc<Line> {
         inner.accept(orders, key).await
     }
 
-    async fn claim(&self, inner: &Arc<dyn Store>, request: ClaimRequest) -> Result<Claimed, StoreError> {
+    async fn claim(&self, inner: &dyn Store, request: ClaimRequest) -> Result<Claimed, StoreError> {
         self.note(Call::Claim)?;
         let claimed = inner.claim(request).await;
         if self.claims_held.load(Ordering::SeqCst) {
@@ -144,7 +141,7 @@ impl Twist for Arc<Line> {
 
     async fn settle(
         &self,
-        inner: &Arc<dyn Store>,
+        inner: &dyn Store,
         key: LeaseKey,
         outcome: Outcome,
     ) -> Result<Settled, StoreError> {
@@ -152,24 +149,25 @@ impl Twist for Arc<Line> {
         inner.settle(key, outcome).await
     }
 
-    async fn renew(&self, inner: &Arc<dyn Store>, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
+    async fn renew(&self, inner: &dyn Store, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
         self.note(Call::Renew)?;
         inner.renew(heartbeat).await
     }
 
-    async fn prune(&self, inner: &Arc<dyn Store>, request: Prune) -> Result<Pruned, StoreError> {
+    async fn prune(&self, inner: &dyn Store, request: Prune) -> Result<Pruned, StoreError> {
         self.note(Call::Prune)?;
         inner.prune(request).await
     }
 
-    fn health(&self, inner: &Arc<dyn Store>) -> StoreHealth {
+    fn health(&self, inner: &dyn Store) -> StoreHealth {
         if self.not_ready.load(Ordering::SeqCst) {
             return StoreHealth::NotReady("the line is cut".to_owned());
         }
         inner.health()
     }
 
-    async fn before(&self) -> Result<(), StoreError> {
-        self.note(Call::Other)
+    async fn around<T: Send>(&self, _verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
+        self.note(Call::Other)?;
+        call.await
     }
 }

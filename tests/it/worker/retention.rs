@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use orderly::config::Config;
 use orderly::metrics::Metrics;
 use orderly::order::{OrderId, OrderStatus};
 use orderly::processor::simulated::Simulated;
 use orderly::serve::Server;
+use orderly::store::layer::Layer;
 use orderly::store::{PRUNE_ORDERS_MAX, Prune, Pruned, Store, StoreError};
 use reqwest::StatusCode;
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use super::line::{Call, Line, away, most_within};
 use super::world::{Setting, World};
 use crate::support::client::http;
 use crate::support::config::config;
-use crate::support::twisted::{Twist, twisted};
+use crate::support::twisted::twisted;
 use crate::support::{Harness, until};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -149,9 +149,8 @@ struct StepsFailOnce {
     begun: Mutex<Vec<Option<OrderId>>>,
 }
 
-#[async_trait]
-impl Twist for Arc<StepsFailOnce> {
-    async fn prune(&self, inner: &Arc<dyn Store>, request: Prune) -> Result<Pruned, StoreError> {
+impl Layer for StepsFailOnce {
+    async fn prune(&self, inner: &dyn Store, request: Prune) -> Result<Pruned, StoreError> {
         let comes_again = {
             let mut begun = self.begun.lock().unwrap();
             let comes_again = begun.contains(&request.after);

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_trait::async_trait;
 use orderly::event::EventKind;
 use orderly::lease::{LeaseKey, Outcome, ProcessorKind};
 use orderly::order::{OrderId, OrderStatus};
+use orderly::store::layer::Layer;
 use orderly::store::{ClaimRequest, Claimed, OrderView, Settled, Store, StoreError};
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use super::ids;
 use crate::api::door::Door;
 use crate::support::gate::Gate;
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, claim_by};
-use crate::support::twisted::{FailsToSettle, Twist, twisted};
+use crate::support::twisted::{FailsToSettle, twisted};
 use crate::support::until;
 
 const ID: OrderId = OrderId(1);
@@ -180,9 +180,8 @@ async fn a_result_that_cannot_be_stored_may_be_brought_again() {
 /// Stores results, and cannot read the order for some time.
 struct CannotRead(AtomicBool);
 
-#[async_trait]
-impl Twist for Arc<CannotRead> {
-    async fn order_view(&self, inner: &Arc<dyn Store>, id: OrderId) -> Result<Option<OrderView>, StoreError> {
+impl Layer for CannotRead {
+    async fn order_view(&self, inner: &dyn Store, id: OrderId) -> Result<Option<OrderView>, StoreError> {
         if self.0.load(Ordering::SeqCst) {
             return Err(StoreError::Busy);
         }
@@ -211,9 +210,8 @@ struct Claims {
     answers: Arc<Gate>,
 }
 
-#[async_trait]
-impl Twist for Claims {
-    async fn claim(&self, inner: &Arc<dyn Store>, request: ClaimRequest) -> Result<Claimed, StoreError> {
+impl Layer for Claims {
+    async fn claim(&self, inner: &dyn Store, request: ClaimRequest) -> Result<Claimed, StoreError> {
         if let Some(fails) = self.fails {
             return Err(fails());
         }

@@ -4,16 +4,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use orderly::live::{Filter, Live, SubscribeError, Subscription};
 use orderly::order::OrderId;
+use orderly::store::layer::{InnerCall, Layer, Verb};
 use orderly::store::{FeedPosition, StoreError};
 
 use super::{end, end_of_feed, hear, live_over};
 use crate::support::Harness;
-use crate::support::twisted::{StandsStill, Twist, twisted};
+use crate::support::twisted::{StandsStill, twisted};
 
 conformance![
     who_missed_one_heartbeat_and_the_wait_after_it_needs_no_store,
@@ -47,18 +47,17 @@ impl Moody {
     }
 }
 
-#[async_trait]
-impl Twist for Arc<Moody> {
-    async fn before(&self) -> Result<(), StoreError> {
+impl Layer for Moody {
+    async fn around<T: Send>(&self, _verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        self.stands_still.before().await?;
+        self.stands_still.passed().await;
         if self.away.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable {
                 attempted: "read the feed",
                 source: anyhow::anyhow!("gone"),
             });
         }
-        Ok(())
+        call.await
     }
 }
 
