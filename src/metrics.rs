@@ -13,8 +13,10 @@ use prometheus_client::registry::{Registry, Unit};
 
 mod feed_lag;
 pub mod process;
+pub mod store_calls;
 
 pub use feed_lag::FeedLag;
+use store_calls::StoreCalls;
 
 /// Seconds; from a fast commit to the longest ordinary processing. Close around the 2, 5 and 10 s of the simulated processor,
 /// a little above which its attempts end: a quantile is read between two bounds, and must not come out as 7.5 s for 5.
@@ -56,6 +58,8 @@ pub struct Metrics {
     /// One commit, its sync included.
     pub store_commit: Histogram,
     pub store_errors: Counter,
+    /// Calls of the store, as their callers see them.
+    pub store_calls: StoreCalls,
     /// Committed pages that are not copied into the database yet.
     pub store_wal_bytes: Gauge,
     pub http_requests: Family<RequestLabels, Counter>,
@@ -175,6 +179,7 @@ impl Metrics {
             store_group_calls: Histogram::new(GROUP_CALLS),
             store_commit: Histogram::new(REQUEST_SECONDS),
             store_errors: Counter::default(),
+            store_calls: store_calls::store_calls(),
             store_wal_bytes: Gauge::default(),
             http_requests: Family::default(),
             http_request_duration: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
@@ -293,6 +298,12 @@ impl Metrics {
             "store_errors",
             "Commits and checkpoints that failed",
             self.store_errors.clone(),
+        );
+        to.register_with_unit(
+            "store_call",
+            "One call of the store, from the call to its answer",
+            Unit::Seconds,
+            self.store_calls.clone(),
         );
         to.register_with_unit(
             "store_wal",

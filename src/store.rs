@@ -20,6 +20,7 @@ mod ending;
 mod feed;
 mod health;
 pub mod layer;
+mod measured;
 mod migrations;
 pub mod open;
 pub mod postgres;

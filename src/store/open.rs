@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::clock::WallClock;
+use super::measured::measured;
 use super::postgres::{self, Postgres};
 use super::sqlite::{self, Sqlite};
 use super::{Snapshot, Store};
@@ -73,15 +74,16 @@ pub struct Migration {
 
 /// Opens for serving, creating what does not exist yet.
 pub async fn open(database: &Database, options: OpenOptions) -> Result<Arc<dyn Store>, OpenError> {
-    match database {
+    let calls = options.metrics.store_calls.clone();
+    let store: Arc<dyn Store> = match database {
         Database::Sqlite(path) => {
             let path = path.clone();
             let location = location(database);
-            let store = blocking(location, move || Sqlite::open(&path, options)).await?;
-            Ok(Arc::new(store))
+            Arc::new(blocking(location, move || Sqlite::open(&path, options)).await?)
         }
-        Database::Postgres(database) => Ok(Arc::new(Postgres::open(database, options).await?)),
-    }
+        Database::Postgres(database) => Arc::new(Postgres::open(database, options).await?),
+    };
+    Ok(measured(store, calls))
 }
 
 /// Opens for reading at one instant, also beside a running server; creates nothing.

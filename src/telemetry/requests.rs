@@ -8,7 +8,7 @@ use std::task::{Context as Waking, Poll};
 
 use bytes::Bytes;
 use tracing::span::{EnteredSpan, Span};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
@@ -36,7 +36,10 @@ pub struct RequestLog {
 impl RequestLog {
     /// `id` consists of visible ASCII characters.
     pub fn new(id: Bytes) -> RequestLog {
-        let span = (!ON_DEMAND.load(Ordering::Relaxed)).then(|| span(&id));
+        // A span within must not be there before the request's, or it would seem to be around the request.
+        let on_demand =
+            ON_DEMAND.load(Ordering::Relaxed) && !tracing::span_enabled!(target: STORE_CALLS, Level::DEBUG);
+        let span = (!on_demand).then(|| span(&id));
         RequestLog { id, span }
     }
 
@@ -118,6 +121,9 @@ impl<S: Subscriber> Layer<S> for NamesRequests {
 
 /// Where requests are answered, whose lines a filter may ask for alone.
 const TARGET: &str = "orderly::http::request";
+
+/// Where calls of the store have their spans, at debug (`store/measured.rs`).
+const STORE_CALLS: &str = "orderly::store::measured";
 
 /// At error, so that it is there for every line that passes the filter.
 fn span(id: &Bytes) -> Span {

@@ -33,3 +33,4 @@ mod read;
 mod refused;
 mod socket;
 mod stop;
+mod store_calls;

@@ -36,6 +36,11 @@ fn logs() {
     assert_eq!((first.id(), second.id()), ("first", "second"));
     tracing::error!("between");
     first.within(|| tracing::debug!(target: TARGET, "answered"));
+    let mut third = RequestLog::new(Bytes::from_static(b"third"));
+    third.within(|| {
+        tracing::debug_span!(target: STORE_CALLS, "store").in_scope(|| tracing::error!("in the store"));
+        tracing::error!("after the store");
+    });
     let panics = std::panic::AssertUnwindSafe(|| first.within(|| panic!("over")));
     assert!(std::panic::catch_unwind(panics).is_err());
     tracing::error!("after a panic");
@@ -63,7 +68,7 @@ impl Wake for Nobody {
     fn wake(self: Arc<Self>) {}
 }
 
-/// Message and request of each line.
+/// Message and spans of each line, requests by their ids.
 fn logged(filter: &str) -> Vec<(String, String)> {
     let dir = tempfile::tempdir().unwrap();
     let run = Command::new(std::env::current_exe().unwrap())
@@ -81,21 +86,18 @@ fn lines(file: &Path) -> Vec<(String, String)> {
     let line = |text: &str| {
         let line: serde_json::Value = serde_json::from_str(text).unwrap();
         let message = line["message"].as_str().unwrap();
-        let requests: Vec<&str> = line["spans"]
-            .as_array()
-            .map(|spans| {
-                spans
-                    .iter()
-                    .filter_map(|span| span["request.id"].as_str())
-                    .collect()
-            })
-            .unwrap_or_default();
+        let spans = line["spans"].as_array().map_or(&[][..], Vec::as_slice);
+        let named = |span: &serde_json::Value| {
+            let id = span["request.id"].as_str();
+            id.or(span["name"].as_str()).unwrap().to_owned()
+        };
+        let spans: Vec<String> = spans.iter().map(named).collect();
         let message = if message.starts_with("panicked") {
             "panicked"
         } else {
             message
         };
-        (message.to_owned(), requests.join(" in "))
+        (message.to_owned(), spans.join(", "))
     };
     text.lines().map(line).collect()
 }
@@ -107,6 +109,8 @@ fn each_line_within_a_request_names_it_and_no_other_does() {
         ("within", "first"),
         ("within again", "first"),
         ("between", ""),
+        ("in the store", "third"),
+        ("after the store", "third"),
         ("panicked", "first"),
         ("after a panic", ""),
         ("step 1", "second"),
@@ -123,6 +127,17 @@ fn each_line_within_a_request_names_it_and_no_other_does() {
 fn a_filter_that_asks_only_for_what_answers_requests_gets_their_names() {
     let answered = ("answered".to_owned(), "first".to_owned());
     assert_eq!(logged("orderly::http::request=debug"), [answered]);
+}
+
+#[test]
+fn a_call_of_the_store_is_within_its_request() {
+    let lines = logged("error,orderly::store=debug");
+    for (message, spans) in [("in the store", "third, store"), ("after the store", "third")] {
+        assert!(
+            lines.contains(&(message.to_owned(), spans.to_owned())),
+            "{lines:?}"
+        );
+    }
 }
 
 #[test]

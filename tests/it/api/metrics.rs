@@ -192,6 +192,7 @@ async fn the_families_are_a_promise() {
     histogram orderly_store_group_calls
     histogram orderly_store_commit_seconds
     counter orderly_store_errors
+    histogram orderly_store_call_seconds
     gauge orderly_store_wal_bytes
     counter orderly_http_requests
     histogram orderly_http_request_duration_seconds

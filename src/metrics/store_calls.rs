@@ -1,0 +1,36 @@
+//! How long the calls of the store take, by verb and by how they ended.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::REQUEST_SECONDS;
+
+pub type StoreCalls = Family<StoreCallLabels, Histogram, fn() -> Histogram>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the names are the label values")]
+pub enum StoreCallOutcome {
+    ok,
+    /// The store did nothing, and is sound: a limit, a used key, a rule of the database, a shutdown.
+    refused,
+    /// The store could not do it, or does not know whether it did.
+    failed,
+    /// The caller stopped waiting, or the call panicked.
+    abandoned,
+}
+
+impl StoreCallOutcome {
+    pub const COUNT: usize = 4;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StoreCallLabels {
+    /// A method of the trait `Store`.
+    pub verb: &'static str,
+    pub outcome: StoreCallOutcome,
+}
+
+pub fn store_calls() -> StoreCalls {
+    Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS))
+}
