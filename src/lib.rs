@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod causes;
 pub mod event;
 pub mod lease;
 pub mod money;

@@ -17,6 +17,7 @@ mod columns;
 pub mod copy;
 mod counters;
 mod ending;
+mod error;
 mod feed;
 mod health;
 pub mod layer;
@@ -34,6 +35,7 @@ pub mod wakeups;
 mod work;
 
 pub use counters::Counters;
+pub use error::StoreError;
 pub use feed::{FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition};
 pub use reads::{
     AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, History, LockHolder, NODES_MAX, Node, OrderPage,
@@ -250,47 +252,4 @@ pub enum StoreHealth {
     Ready,
     /// Cannot store at the moment, and why.
     NotReady(String),
-}
-
-/// The variants are what a caller branches on. Each shows its source itself, so that a log line needs no more.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Nothing stored: too many calls wait for a commit.
-    #[error("too many requests are waiting for the store")]
-    Busy,
-    /// Nothing stored: as many orders as the operator allows are Pending.
-    #[error("the queue holds as many pending orders as it may")]
-    QueueFull,
-    /// Nothing stored: the store is closing.
-    #[error("the store is shutting down")]
-    Closed,
-    /// Nothing stored: the disk is full.
-    #[error("the disk is full")]
-    DiskFull,
-    /// Nothing stored: the store cannot be reached or written.
-    #[error("{attempted}: {source:#}")]
-    Unavailable {
-        attempted: &'static str,
-        #[source]
-        source: anyhow::Error,
-    },
-    /// Nothing stored, and this call would be refused again: the store takes others.
-    #[error("{attempted}: {source:#}")]
-    Refused {
-        attempted: &'static str,
-        /// The kind of the refusal by its code. Short ASCII that any store takes, without a word of a caller.
-        reason: String,
-        #[source]
-        source: anyhow::Error,
-    },
-    /// Nothing stored: the key belongs to another request.
-    #[error("the idempotency key was used with another request")]
-    KeyReused,
-    /// May or may not be stored.
-    #[error("{attempted}: {source:#}")]
-    Unexpected {
-        attempted: &'static str,
-        #[source]
-        source: anyhow::Error,
-    },
 }

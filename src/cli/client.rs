@@ -9,7 +9,8 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::failure::{Failure, chain};
+use super::failure::Failure;
+use crate::causes::with_causes;
 use crate::config::{ClientConfig, url_names_this_machine};
 
 const LAST_EVENT_ID: &str = "Last-Event-ID";
@@ -212,7 +213,7 @@ impl Following {
     /// The next piece of it; `None` at its end. Otherwise the reason why the connection was lost.
     pub async fn next(&mut self) -> Result<Option<Bytes>, String> {
         let next = self.0.chunk().await;
-        next.map_err(|error| chain(&error.without_url()))
+        next.map_err(|error| with_causes(&error.without_url()))
     }
 }
 

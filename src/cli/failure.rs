@@ -1,6 +1,7 @@
 //! Why a command could not do its work: the line on stderr and the exit code.
 
 use super::{CONFIGURATION, FAILED};
+use crate::causes::with_causes;
 use crate::config::ConfigError;
 use crate::serve::ServeError;
 use crate::store::StoreError;
@@ -31,26 +32,10 @@ impl Failure {
     /// For stderr: one line, or one for each problem of a configuration.
     pub fn lines(&self) -> Vec<String> {
         match self {
-            Failure::Failed(error) => vec![chain(error.as_ref())],
+            Failure::Failed(error) => vec![with_causes(error.as_ref())],
             Failure::Configuration(problems) => problems.clone(),
         }
     }
-}
-
-/// An error and all its sources on one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let text = error.to_string();
-        // Some errors show their source themselves.
-        if !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        source = error.source();
-    }
-    line
 }
 
 impl From<ConfigError> for Failure {
@@ -66,7 +51,7 @@ impl From<OpenError> for Failure {
             | OpenError::SchemaOlder { .. }
             | OpenError::SchemaDiffers { .. }
             | OpenError::NotDurable { .. }
-            | OpenError::Unsuitable { .. } => Failure::Configuration(vec![chain(&error)]),
+            | OpenError::Unsuitable { .. } => Failure::Configuration(vec![with_causes(&error)]),
             OpenError::InUse { .. } | OpenError::Missing { .. } | OpenError::Unavailable { .. } => {
                 Failure::Failed(error.into())
             }
@@ -118,6 +103,7 @@ impl From<anyhow::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::problem::Problem;
 
     #[test]
     fn an_error_is_told_with_all_its_sources_on_one_line() {
@@ -141,5 +127,35 @@ mod tests {
             known: 1,
         };
         assert_eq!(Failure::from(error).exit_code(), CONFIGURATION);
+    }
+
+    #[test]
+    fn every_error_of_the_store_is_told_once() {
+        type Telling = fn(StoreError) -> Option<String>;
+        let tellings: [(&str, Telling); 6] = [
+            ("by itself", |error| Some(error.to_string())),
+            ("with its sources", |error| {
+                Some(format!("{:#}", anyhow::Error::new(error)))
+            }),
+            ("by a command", |error| {
+                Some(Failure::from(error).lines().join("\n"))
+            }),
+            ("by a copy", |error| {
+                Some(Failure::from(CopyError::Store(error)).lines().join("\n"))
+            }),
+            ("by a start", |error| {
+                Some(Failure::from(ServeError::Join(error)).lines().join("\n"))
+            }),
+            // `None` where the caller learns everything.
+            ("behind a problem", |error| Problem::from(error).cause()),
+        ];
+        for (way, tell) in tellings {
+            for (error, parts) in StoreError::each() {
+                let Some(text) = tell(error) else { continue };
+                for part in parts {
+                    assert_eq!(text.matches(part).count(), 1, "{part}, told {way}: {text}");
+                }
+            }
+        }
     }
 }

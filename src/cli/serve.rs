@@ -7,8 +7,9 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 use super::Verdict;
-use super::failure::{Failure, chain};
+use super::failure::Failure;
 use super::flags::{Flags, Server};
+use crate::causes::with_causes;
 use crate::config::Loaded;
 use crate::metrics::Metrics;
 use crate::telemetry::{self, Telemetry};
@@ -47,7 +48,7 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     let served = run_to_its_end(runtime, serving, LAST_WORK_TIME);
     if let Err(error) = &served {
         // Told on stderr as well, but the log is what is kept.
-        tracing::error!("stopped: {}", chain(error));
+        tracing::error!("stopped: {}", with_causes(error));
     }
     served?;
     Ok(Verdict::Good)

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::fields::{FieldError, FieldErrors};
 use super::health::CheckBody;
+use crate::causes::with_causes;
 
 mod meanings;
 
@@ -295,20 +296,10 @@ impl Problem {
         &self.errors
     }
 
-    /// The failure behind the problem with all its sources, for the log.
+    /// The failure behind the problem with all its causes, for the log.
     pub fn cause(&self) -> Option<String> {
-        let mut error: &dyn Error = self.cause.as_deref()?;
-        let mut text = error.to_string();
-        while let Some(source) = error.source() {
-            let shown = source.to_string();
-            // Errors of the store show their source themselves.
-            if !text.contains(&shown) {
-                text.push_str(": ");
-                text.push_str(&shown);
-            }
-            error = source;
-        }
-        Some(text)
+        let error: &(dyn Error + 'static) = self.cause.as_deref()?;
+        Some(with_causes(error))
     }
 
     /// The document alone, for the request `instance`.

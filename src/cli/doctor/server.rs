@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Check;
+use crate::causes::with_causes;
 use crate::cli::client::{http_client, read_up_to};
-use crate::cli::failure::chain;
 use crate::config::{Config, on_this_machine};
 
 const NAME: &str = "server";
@@ -43,7 +43,10 @@ pub async fn check(config: &Config) -> Check {
         ),
         Err(error) => Check::fail(
             NAME,
-            format!("no answer from http://{address}: {}", chain(&error.without_url())),
+            format!(
+                "no answer from http://{address}: {}",
+                with_causes(&error.without_url())
+            ),
             "the process hangs, or another program has the port",
         ),
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Check, advice, agreement, breaker, feed, room};
-use crate::cli::failure::chain;
+use crate::causes::with_causes;
 use crate::config::Database;
 use crate::store::open::{self, OpenError};
 use crate::store::snapshot::newest_time;
@@ -28,7 +28,7 @@ pub async fn check(database: &Database, migrates: bool) -> Vec<Check> {
     };
     let mut checks = Vec::new();
     if let Err(error) = check_snapshot(database, &mut *snapshot, &mut checks).await {
-        let finding = chain(&error);
+        let finding = with_causes(&error);
         let advice = advice::of(database, &finding);
         checks.push(Check::fail("store", finding, advice));
     }
@@ -44,7 +44,7 @@ async fn missing(database: &Database, migrates: bool) -> Check {
     match open::rehearse(database).await {
         Ok(()) => Check::warn("store", finding, "the first start makes it: run `orderly serve`"),
         Err(error) => {
-            let reason = chain(&error);
+            let reason = with_causes(&error);
             let advice = advice::of(database, &reason);
             Check::fail(
                 "store",
@@ -56,7 +56,7 @@ async fn missing(database: &Database, migrates: bool) -> Check {
 }
 
 fn unopened(database: &Database, error: &OpenError, migrates: bool) -> Check {
-    let finding = chain(error);
+    let finding = with_causes(error);
     match error {
         OpenError::Missing { .. } => {
             Check::warn("store", finding, "the first start makes it: run `orderly serve`")

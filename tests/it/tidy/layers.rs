@@ -13,7 +13,8 @@ const DOMAIN: [&str; 7] = [
 ];
 
 /// What a module may name besides itself and, where it says so, the domain. The rest knows everything.
-const ARROWS: [(&str, bool, &[&str]); 22] = [
+const ARROWS: [(&str, bool, &[&str]); 23] = [
+    ("causes", false, &[]),
     ("order", true, &[]),
     ("money", true, &[]),
     ("event", true, &[]),
@@ -25,7 +26,7 @@ const ARROWS: [(&str, bool, &[&str]); 22] = [
     ("metrics", false, &[]),
     ("telemetry", false, &["config", "metrics"]),
     ("tls_roots", false, &[]),
-    ("store", true, &["config", "metrics", "tls_roots"]),
+    ("store", true, &["causes", "config", "metrics", "tls_roots"]),
     ("order_json", true, &[]),
     ("processor", true, &["order_json", "config", "tls_roots"]),
     ("pull", true, &["store", "metrics"]),
@@ -36,6 +37,7 @@ const ARROWS: [(&str, bool, &[&str]); 22] = [
         "http",
         true,
         &[
+            "causes",
             "order_json",
             "store",
             "live",
