@@ -36,7 +36,6 @@ mod nodes;
 mod offline;
 mod opened;
 mod outside;
-mod points;
 mod presence;
 mod prune;
 mod query;
@@ -60,9 +59,8 @@ use group::{Group, Totals};
 use lock::ServerLock;
 pub use offline::{migrate, open_offline, open_snapshot};
 use opened::Opened;
-use points::Points;
 use presence::Presence;
-use reader::Readers;
+use reader::{Kind, Readers};
 pub use restored::{renew_feed, require_unused};
 use snapshot::SqliteSnapshot;
 use writer::{Writer, WriterParts};
@@ -70,8 +68,7 @@ use writer::{Writer, WriterParts};
 pub struct Sqlite {
     path: Arc<Path>,
     writer: Writer,
-    readers: Arc<Readers>,
-    points: Points,
+    readers: Readers,
     clock: Arc<SteadyClock>,
     wakeups: Arc<Wakeups>,
     state: Arc<State>,
@@ -119,8 +116,7 @@ impl Sqlite {
         let presence = Arc::new(Presence::new(clock.now(), state.clone()));
         let opened = Opened::of(path, server_lock.clone()).map_err(|source| unavailable(path, source))?;
         lock::warn_of_rights(server_lock.real_path());
-        let readers = Readers::open(path, &state).map_err(failed)?;
-        let points = Points::open(path, state.clone()).map_err(failed)?;
+        let readers = Readers::open(path, state.clone()).map_err(failed)?;
         let parts = WriterParts {
             connection,
             opened,
@@ -135,8 +131,7 @@ impl Sqlite {
         Ok(Sqlite {
             path: path.into(),
             writer,
-            readers: Arc::new(readers),
-            points,
+            readers,
             clock,
             wakeups,
             state,
@@ -208,8 +203,8 @@ impl Store for Sqlite {
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
-        self.points
-            .read("read an order's claim", move |connection| {
+        self.readers
+            .read(Kind::Point, "read an order's claim", move |connection| {
                 outside::latest_claim(connection, id)
             })
             .await
@@ -258,7 +253,7 @@ impl Store for Sqlite {
         if query.dry_run {
             return self
                 .readers
-                .read("count orders to redrive", move |connection| {
+                .read(Kind::List, "count orders to redrive", move |connection| {
                     act::count_matching(connection, &query)
                 })
                 .await;
@@ -292,8 +287,8 @@ impl Store for Sqlite {
     }
 
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
-        self.points
-            .read("read an order", move |connection| {
+        self.readers
+            .read(Kind::Point, "read an order", move |connection| {
                 query::order_view(connection, id)
             })
             .await
@@ -303,7 +298,7 @@ impl Store for Sqlite {
         let now = self.clock.now();
         let standing = self
             .readers
-            .read("read where an order stands", move |connection| {
+            .read(Kind::List, "read where an order stands", move |connection| {
                 standing::standing(connection, id, now)
             });
         Ok(self.refusals.told_of(standing.await?))
@@ -311,7 +306,7 @@ impl Store for Sqlite {
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
         self.readers
-            .read("list orders", move |connection| {
+            .read(Kind::List, "list orders", move |connection| {
                 listing::orders(connection, &query)
             })
             .await
@@ -319,7 +314,7 @@ impl Store for Sqlite {
 
     async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError> {
         self.readers
-            .read("read an order's events", move |connection| {
+            .read(Kind::List, "read an order's events", move |connection| {
                 query::history(connection, id, after)
             })
             .await
@@ -328,15 +323,15 @@ impl Store for Sqlite {
     async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
         let now = self.clock.now();
         self.readers
-            .control("read the feed", move |connection| {
+            .read(Kind::Control, "read the feed", move |connection| {
                 query::events_after(connection, after, limit, now)
             })
             .await
     }
 
     async fn counters(&self) -> Result<Counters, StoreError> {
-        self.points
-            .read("read the counters", |connection| {
+        self.readers
+            .read(Kind::Point, "read the counters", |connection| {
                 Ok(Totals::read(connection)?.counters)
             })
             .await
@@ -345,7 +340,9 @@ impl Store for Sqlite {
     async fn queue(&self) -> Result<QueueState, StoreError> {
         let now = self.clock.now();
         self.readers
-            .control("read the queue", move |connection| query::queue(connection, now))
+            .read(Kind::Control, "read the queue", move |connection| {
+                query::queue(connection, now)
+            })
             .await
     }
 
@@ -388,7 +385,6 @@ impl Store for Sqlite {
 
     async fn close(&self) {
         self.readers.close().await;
-        self.points.close().await;
         self.writer.close().await;
         self.state.closed();
         self.server_lock

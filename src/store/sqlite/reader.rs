@@ -1,225 +1,299 @@
-//! A few connections that read beside the writer, lent to one query at a time: some for lists, others for what waits
-//! for no list.
+//! The connections that read beside the writer: one pool for all reads. Reads of a kind wait in one line and share the
+//! connections that this kind may use, so that a kind that is slow keeps no other waiting.
+//!
+//! Each group of reads is one read transaction, as each group of the writer's calls is one that writes: beginning a
+//! transaction and handing a query to another thread cost more than the read of a single row. The transaction begins after
+//! its reads were taken from the line, so each sees everything that was answered before it was asked.
 
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::Connection;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use super::connection::open_reader;
 use super::failure::{Failure, State};
 use crate::store::StoreError;
 
-/// The connections for lists, histories and explanations, which may be slow.
-const LIST_READERS: usize = 4;
-/// The connections for the state of the queue and the feed, which wait for no list.
-const CONTROL_READERS: usize = 2;
-/// Queries that run or wait for a connection; more are refused.
-const QUERIES_MAX: usize = 4_096;
+/// Reads of one kind that may wait; more are refused.
+const READS_WAITING_MAX: usize = 4_096;
 
+/// What is read, and so which connections read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Single rows by their keys.
+    Point,
+    /// The state of the queue and pages of the feed: short, and wait for no list.
+    Control,
+    /// Lists, histories and explanations, which may be slow.
+    List,
+}
+
+/// How the reads of a kind share connections.
+struct Share {
+    connections: usize,
+    /// Reads that wait for each connection at work when another one is to help: fewer are done sooner without it.
+    reads_to_help_with: usize,
+    /// Reads of one transaction, for which the first of them waits for the last.
+    group_reads_max: usize,
+}
+
+impl Kind {
+    const ALL: [Kind; 3] = [Kind::Point, Kind::Control, Kind::List];
+
+    const fn share(self) -> Share {
+        match self {
+            // One connection does for all while it keeps up; where it does not, held up by the disk, say, the other helps.
+            // A full group takes some 0.3 ms.
+            Kind::Point => Share {
+                connections: 2,
+                reads_to_help_with: 16,
+                group_reads_max: 64,
+            },
+            Kind::Control => Share {
+                connections: 2,
+                reads_to_help_with: 0,
+                group_reads_max: 1,
+            },
+            Kind::List => Share {
+                connections: 4,
+                reads_to_help_with: 0,
+                group_reads_max: 1,
+            },
+        }
+    }
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Readers {
-    lists: Arc<Lane>,
-    control: Arc<Lane>,
+    pool: Arc<Pool>,
 }
 
-impl Readers {
-    pub fn open(path: &Path, state: &Arc<State>) -> Result<Readers, rusqlite::Error> {
-        let lane = |readers| Lane::open(path, readers, state.clone()).map(Arc::new);
-        Ok(Readers {
-            lists: lane(LIST_READERS)?,
-            control: lane(CONTROL_READERS)?,
-        })
-    }
-
-    /// Runs a query in one read transaction.
-    pub async fn read<T: Send + 'static>(
-        &self,
-        attempted: &'static str,
-        query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.lists.read(attempted, query).await
-    }
-
-    /// Runs a short query likewise, without waiting for lists, histories or explanations.
-    pub async fn control<T: Send + 'static>(
-        &self,
-        attempted: &'static str,
-        query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.control.read(attempted, query).await
-    }
-
-    pub fn is_closed(&self) -> bool {
-        self.lists.is_closed()
-    }
-
-    /// Refuses further queries and closes the connections once they are back.
-    pub async fn close(&self) {
-        self.lists.close().await;
-        self.control.close().await;
-    }
-}
-
-/// Connections for one kind of queries.
-struct Lane {
-    readers: usize,
-    free: Mutex<Vec<Connection>>,
-    /// One permit per connection.
-    connections: Arc<Semaphore>,
-    queries: Arc<Semaphore>,
+struct Pool {
+    waiting: Mutex<Waiting>,
+    connections: usize,
     state: Arc<State>,
 }
 
-impl Lane {
-    fn open(path: &Path, readers: usize, state: Arc<State>) -> Result<Lane, rusqlite::Error> {
-        let free = (0..readers)
+struct Waiting {
+    /// One for each kind, in the order of [`Kind::ALL`].
+    lines: [Line; Kind::ALL.len()],
+    /// Connections that are not at work. There is one for whatever kind may use one more.
+    free: Vec<Connection>,
+    closed: bool,
+    /// Told when all connections are closed.
+    ended: Vec<oneshot::Sender<()>>,
+}
+
+/// Reads of one kind.
+#[derive(Default)]
+struct Line {
+    reads: VecDeque<Box<dyn Read>>,
+    /// Connections that read for it. One that does goes on until none of these reads waits.
+    at_work: usize,
+}
+
+/// A read that waits for its turn and keeps its result until the transaction has ended.
+trait Read: Send {
+    /// Does nothing where nobody waits for the result any more.
+    fn carry_out(&mut self, connection: &Connection);
+    fn answer(self: Box<Self>, failure: Option<&rusqlite::Error>, state: &State);
+}
+
+struct PendingRead<T, Q> {
+    attempted: &'static str,
+    query: Option<Q>,
+    result: Option<Result<T, rusqlite::Error>>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, Q> Read for PendingRead<T, Q>
+where
+    T: Send,
+    Q: FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send,
+{
+    fn carry_out(&mut self, connection: &Connection) {
+        if !self.answer.is_closed() {
+            self.result = self.query.take().map(|query| query(connection));
+        }
+    }
+
+    fn answer(self: Box<Self>, failure: Option<&rusqlite::Error>, state: &State) {
+        let failed = |error: &rusqlite::Error| {
+            let failure = Failure::of(error);
+            // A full disk does not stop readers, so it is not news from here.
+            if let Failure::Broken(_) = failure {
+                state.failed(&failure);
+            }
+            Err(failure.to_error(self.attempted))
+        };
+        let result = match (failure, self.result) {
+            (Some(error), _) => failed(error),
+            (None, Some(Err(error))) => failed(&error),
+            (None, Some(Ok(value))) => Ok(value),
+            // Its caller is gone.
+            (None, None) => return,
+        };
+        // A caller that is gone wants no answer.
+        let _ = self.answer.send(result);
+    }
+}
+
+impl Readers {
+    pub fn open(path: &Path, state: Arc<State>) -> Result<Readers, rusqlite::Error> {
+        let connections = Kind::ALL.iter().map(|kind| kind.share().connections).sum();
+        let free = (0..connections)
             .map(|_| open_reader(path))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Lane {
-            readers,
-            free: Mutex::new(free),
-            connections: Arc::new(Semaphore::new(readers)),
-            queries: Arc::new(Semaphore::new(QUERIES_MAX)),
-            state,
+        Ok(Readers {
+            pool: Arc::new(Pool {
+                waiting: Mutex::new(Waiting {
+                    lines: Default::default(),
+                    free,
+                    closed: false,
+                    ended: Vec::new(),
+                }),
+                connections,
+                state,
+            }),
         })
     }
 
-    async fn read<T: Send + 'static>(
-        self: &Arc<Self>,
+    /// Carries out the query in a read transaction. One that has begun goes on to its end also when nobody waits for it.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        kind: Kind,
         attempted: &'static str,
         query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        if self.is_closed() {
+        let (answer, answered) = oneshot::channel();
+        let read = Box::new(PendingRead {
+            attempted,
+            query: Some(query),
+            result: None,
+            answer,
+        });
+        if let Some(connection) = self.pool.enter(kind, read)? {
+            let pool = self.pool.clone();
+            // Nobody waits for it: it answers the reads themselves.
+            drop(spawn_blocking(move || pool.work(kind, connection)));
+        }
+        answered.await.unwrap_or_else(|_| {
+            Err(StoreError::Unexpected {
+                attempted,
+                source: anyhow::Error::msg("this read or one of its group panicked"),
+            })
+        })
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.pool.waiting().closed
+    }
+
+    /// Carries out the reads that wait, refuses later ones and closes the connections.
+    pub async fn close(&self) {
+        if let Some(all_ended) = self.pool.close() {
+            // An error means that the process lets go of everything.
+            let _ = all_ended.await;
+        }
+    }
+}
+
+impl Pool {
+    /// Answers a connection where one more is to go to work.
+    fn enter(&self, kind: Kind, read: Box<dyn Read>) -> Result<Option<Connection>, StoreError> {
+        let mut waiting = self.waiting();
+        if waiting.closed {
             return Err(StoreError::Closed);
         }
-        let counted = self
-            .queries
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| StoreError::Busy)?;
-        let turn = self.connections.clone().acquire_owned();
-        let turn = turn.await.map_err(|_| StoreError::Closed)?;
-        let readers = self.clone();
-        // The permits go with the query: it runs to its end also when nobody waits for it any more.
-        let answer = tokio::task::spawn_blocking(move || {
-            let _permits = (turn, counted);
-            let lent = Lent::take(&readers);
-            lent.in_one_snapshot(query)
-        })
-        .await;
-        match answer {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                let failure = Failure::of(&error);
-                // A full disk does not stop readers, so it is not news from here.
-                if let Failure::Broken(_) = failure {
-                    self.state.failed(&failure);
-                }
-                Err(failure.to_error(attempted))
+        let share = kind.share();
+        let line = &mut waiting.lines[kind as usize];
+        if line.reads.len() >= READS_WAITING_MAX {
+            return Err(StoreError::Busy);
+        }
+        line.reads.push_back(read);
+        let helps = line.reads.len() > line.at_work * share.reads_to_help_with;
+        if !helps || line.at_work == share.connections {
+            return Ok(None);
+        }
+        line.at_work += 1;
+        let connection = waiting.free.pop();
+        Ok(Some(
+            connection.expect("there are as many connections as all kinds may use"),
+        ))
+    }
+
+    /// Reads until no read of the kind waits.
+    fn work(&self, kind: Kind, connection: Connection) {
+        let group_reads_max = kind.share().group_reads_max;
+        let mut reads = Vec::new();
+        loop {
+            let mut waiting = self.waiting();
+            let line = &mut waiting.lines[kind as usize];
+            if line.reads.is_empty() {
+                line.at_work -= 1;
+                waiting.come_back(connection, self.connections);
+                return;
             }
-            Err(panicked) => Err(StoreError::Unexpected {
-                attempted,
-                source: panicked.into(),
-            }),
+            let taken = line.reads.len().min(group_reads_max);
+            reads.extend(line.reads.drain(..taken));
+            drop(waiting);
+            // The callers of a read that panicked, and of those with it, learn of it when the reads are dropped.
+            let carried_out = AssertUnwindSafe(|| in_one_snapshot(&connection, &mut reads));
+            if let Ok(ended) = catch_unwind(carried_out) {
+                for read in reads.drain(..) {
+                    read.answer(ended.as_ref().err(), &self.state);
+                }
+            }
+            reads.clear();
         }
     }
 
-    fn is_closed(&self) -> bool {
-        self.connections.is_closed()
+    /// Answers a signal of when the last connection is closed, where that is not yet so.
+    fn close(&self) -> Option<oneshot::Receiver<()>> {
+        let mut waiting = self.waiting();
+        let at_work = waiting.lines.iter().any(|line| line.at_work > 0);
+        waiting.closed = true;
+        if !at_work {
+            waiting.free.clear();
+            return None;
+        }
+        let (ended, all_ended) = oneshot::channel();
+        waiting.ended.push(ended);
+        Some(all_ended)
     }
 
-    async fn close(&self) {
-        // All permits together mean that every connection is back; a closed semaphore, that they were taken before.
-        let all = u32::try_from(self.readers).expect("there are few readers");
-        if let Ok(permits) = self.connections.acquire_many(all).await {
-            self.connections.close();
-            drop(permits);
-            self.free().clear();
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+}
+
+impl Waiting {
+    fn come_back(&mut self, connection: Connection, connections: usize) {
+        self.free.push(connection);
+        if self.closed && self.free.len() == connections {
+            self.free.clear();
+            for ended in self.ended.drain(..) {
+                // The caller may have stopped waiting.
+                let _ = ended.send(());
+            }
         }
     }
-
-    fn free(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        self.free.lock().expect("no code panics while it holds this lock")
-    }
 }
 
-/// A connection on loan: goes back however the query ends.
-struct Lent<'r> {
-    readers: &'r Lane,
-    connection: Option<Connection>,
-}
-
-impl<'r> Lent<'r> {
-    fn take(readers: &'r Lane) -> Lent<'r> {
-        let connection = readers.free().pop();
-        Lent { readers, connection }
+fn in_one_snapshot(connection: &Connection, reads: &mut [Box<dyn Read>]) -> Result<(), rusqlite::Error> {
+    let transaction = connection.unchecked_transaction()?;
+    for read in reads {
+        read.carry_out(&transaction);
     }
-
-    fn in_one_snapshot<T>(
-        &self,
-        query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
-    ) -> Result<T, rusqlite::Error> {
-        let connection = self
-            .connection
-            .as_ref()
-            .expect("there is a connection for every permit");
-        let transaction = connection.unchecked_transaction()?;
-        let value = query(&transaction)?;
-        transaction.commit()?;
-        Ok(value)
-    }
-}
-
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        self.readers.free().extend(self.connection.take());
-    }
+    transaction.commit()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::super::connection::open_writer;
-    use super::*;
-
-    /// A query runs to its end also when its caller is gone, so its connection must not count as free before.
-    #[tokio::test]
-    async fn callers_that_go_away_disturb_nobody() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("orders.db");
-        let _writer = open_writer(&path).unwrap();
-        let readers = Arc::new(Readers::open(&path, &Arc::new(State::new())).unwrap());
-        let (ends, waits): (Vec<_>, Vec<_>) = (0..LIST_READERS).map(|_| mpsc::channel::<()>()).unzip();
-        for wait in waits {
-            let (begun, started) = tokio::sync::oneshot::channel();
-            let readers = readers.clone();
-            let caller = tokio::spawn(async move {
-                let query = move |_: &Connection| {
-                    begun.send(()).unwrap();
-                    Ok(wait.recv().is_err())
-                };
-                readers.read("wait", query).await
-            });
-            started.await.unwrap();
-            caller.abort();
-            assert!(caller.await.unwrap_err().is_cancelled());
-        }
-        // Issue 13, point 28.
-        let beside = readers.control("read beside", |connection| {
-            connection.query_row("select 2", [], |row| row.get::<_, i64>(0))
-        });
-        assert_eq!(beside.await.unwrap(), 2, "no list keeps it waiting");
-        let next = readers.read("read", |connection| {
-            connection.query_row("select 1", [], |row| row.get::<_, i64>(0))
-        });
-        tokio::pin!(next);
-        assert!(
-            futures_util::poll!(&mut next).is_pending(),
-            "every connection is still out"
-        );
-        drop(ends);
-        assert_eq!(next.await.unwrap(), 1);
-    }
-}
+mod tests;

@@ -43,7 +43,9 @@ async fn lists_that_hang_keep_neither_pause_nor_queue_nor_feed_away() {
     for wait in waits {
         let readers = store.readers.clone();
         lists.push(tokio::spawn(async move {
-            readers.read("list", move |_| Ok(wait.recv().is_err())).await
+            readers
+                .read(Kind::List, "list", move |_| Ok(wait.recv().is_err()))
+                .await
         }));
         tokio::task::yield_now().await;
     }
