@@ -97,7 +97,7 @@ impl From<&QueueState> for MetricsBody {
             oldest_waiting_seconds: state.oldest_waiting.map(|age| age.as_secs_f64()),
             queue_paused: state.paused,
             blocked_orders: state.blocked.orders,
-            oldest_blocked_seconds: state.blocked.oldest.map(|age| age.as_secs_f64()),
+            oldest_blocked_seconds: state.blocked.oldest_age.map(|age| age.as_secs_f64()),
         }
     }
 }
@@ -186,7 +186,7 @@ fn table_registry(state: Option<&QueueState>) -> Registry {
         blocked,
     );
     let oldest = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
-    oldest.set(state.blocked.oldest.unwrap_or_default().as_secs_f64());
+    oldest.set(state.blocked.oldest_age.unwrap_or_default().as_secs_f64());
     registry.register_with_unit(
         "oldest_blocked",
         "How long the one of them has waited that has waited longest, 0 when there is none",
@@ -242,7 +242,7 @@ mod tests {
             oldest_waiting: Some(Duration::from_millis(1_500)),
             blocked: Blocked {
                 orders: 2,
-                oldest: Some(Duration::from_mins(1)),
+                oldest_age: Some(Duration::from_mins(1)),
             },
             nodes: Vec::new(),
         }

@@ -142,7 +142,7 @@ pub struct Blocked {
     /// Counted up to [`BLOCKED_MAX`].
     pub orders: u64,
     /// The time that the first of them has waited since it was accepted or came back; `None` when there is none.
-    pub oldest: Option<Duration>,
+    pub oldest_age: Option<Duration>,
 }
 
 /// Blocked orders counted: a read costs the same however many there are.

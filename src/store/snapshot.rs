@@ -146,7 +146,7 @@ pub struct FeedWaiting {
     /// Up to [`FEED_WAITING_MAX`].
     pub transactions: u64,
     /// How long the oldest of them has waited, by the store's clock.
-    pub oldest: Duration,
+    pub oldest_age: Duration,
 }
 
 /// Scope and key of an idempotency key.

@@ -27,7 +27,7 @@ pub(super) fn judge(feed: &FeedState, queue: &QueueState) -> Check {
     );
     // Without a node nobody gives places: the first to start does.
     let is_alive = queue.nodes.iter().any(|node| node.alive);
-    if is_alive && waiting.oldest > WAIT_WARN {
+    if is_alive && waiting.oldest_age > WAIT_WARN {
         let advice = "followers of the feed hear of changes late: look into the nodes' logs, and into the database for \
                       a lock that is held or a session that hangs (pg_locks, pg_stat_activity)";
         Check::warn(NAME, finding, advice)
@@ -45,7 +45,7 @@ fn wait(waiting: FeedWaiting) -> String {
 }
 
 fn age(waiting: FeedWaiting) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_secs(waiting.oldest.as_secs()))
+    humantime::format_duration(Duration::from_secs(waiting.oldest_age.as_secs()))
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
             },
             waiting: waiting.map(|(transactions, seconds)| FeedWaiting {
                 transactions,
-                oldest: Duration::from_secs(seconds),
+                oldest_age: Duration::from_secs(seconds),
             }),
         }
     }

@@ -175,7 +175,7 @@ fn judge_queue(queue: &QueueState) -> Check {
         Check::warn(NAME, finding, "`orderly resume` lets orders start again")
     } else if alive == 0 && unfinished > 0 {
         Check::warn(NAME, finding, "nobody works on the orders: start `orderly serve`")
-    } else if let Some(age) = queue.blocked.oldest.filter(|age| *age > WAIT_WARN) {
+    } else if let Some(age) = queue.blocked.oldest_age.filter(|age| *age > WAIT_WARN) {
         let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
         let finding = format!(
             "{finding}, {} wait for another one of their user, up to {age}",
@@ -245,7 +245,7 @@ mod tests {
         assert!(judge_queue(&paused).advice.unwrap().contains("resume"));
         let mut blocked = idle();
         blocked.blocked.orders = 3;
-        blocked.blocked.oldest = Some(WAIT_WARN * 2);
+        blocked.blocked.oldest_age = Some(WAIT_WARN * 2);
         let blocked = judge_queue(&blocked);
         assert!(
             blocked

@@ -96,7 +96,7 @@ impl From<&QueueState> for QueueBody {
             cancelled: state.counters.cancelled,
             oldest_waiting_seconds: state.oldest_waiting.map(|age| age.as_secs_f64()),
             blocked: state.blocked.orders,
-            oldest_blocked_seconds: state.blocked.oldest.map(|age| age.as_secs_f64()),
+            oldest_blocked_seconds: state.blocked.oldest_age.map(|age| age.as_secs_f64()),
             paused: state.paused,
             nodes: state.nodes.iter().map(NodeBody::from).collect(),
         }

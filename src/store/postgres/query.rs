@@ -171,7 +171,7 @@ pub(super) async fn queue(source: &impl Reads) -> Result<QueueState, Failure> {
         oldest_waiting: age(7)?,
         blocked: Blocked {
             orders: rows::large_count(row, 8)?,
-            oldest: age(9)?,
+            oldest_age: age(9)?,
         },
         nodes: nodes.iter().map(node).collect::<Result<_, _>>()?,
     })

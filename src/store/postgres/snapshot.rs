@@ -191,7 +191,7 @@ async fn feed(source: &impl Reads) -> Result<FeedState, Failure> {
     let waited: Option<i64> = rows::column(row, 4)?;
     let waiting = FeedWaiting {
         transactions,
-        oldest: Duration::from_micros(waited.unwrap_or(0).max(0).cast_unsigned()),
+        oldest_age: Duration::from_micros(waited.unwrap_or(0).max(0).cast_unsigned()),
     };
     Ok(FeedState {
         bounds: FeedBounds {

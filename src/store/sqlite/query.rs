@@ -153,7 +153,7 @@ fn blocked(connection: &Connection, now: Timestamp) -> Result<Blocked, rusqlite:
         .query_row([BLOCKED_MAX], |row| {
             Ok(Blocked {
                 orders: row.get(0)?,
-                oldest: row.get::<_, Option<Timestamp>>(1)?.map(|since| now.since(since)),
+                oldest_age: row.get::<_, Option<Timestamp>>(1)?.map(|since| now.since(since)),
             })
         })
 }

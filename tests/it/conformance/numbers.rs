@@ -286,7 +286,7 @@ async fn blocked(harness: &Harness) -> Blocked {
 async fn assert_blocked(harness: &Harness, orders: u64, seconds: u64) {
     let blocked = blocked(harness).await;
     assert_eq!(blocked.orders, orders);
-    assert_age(blocked.oldest, seconds);
+    assert_age(blocked.oldest_age, seconds);
 }
 
 async fn oldest_waiting(harness: &Harness) -> Option<Duration> {
