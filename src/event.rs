@@ -61,26 +61,41 @@ impl EventKind {
             EventKind::Redriven => "redriven",
         }
     }
+
+    /// The status of an order after such an event.
+    pub fn leads_to(self) -> OrderStatus {
+        match self {
+            EventKind::Accepted
+            | EventKind::RetryScheduled
+            | EventKind::LeaseLost
+            | EventKind::Released
+            | EventKind::Redriven => OrderStatus::Pending,
+            EventKind::Started => OrderStatus::Processing,
+            EventKind::Completed => OrderStatus::Completed,
+            EventKind::Failed => OrderStatus::Failed,
+            EventKind::Cancelled => OrderStatus::Cancelled,
+        }
+    }
 }
 
 impl OrderStatus {
     /// The status an event leads to, or `None` where the event is not legal. `None` as `from` is an order
     /// that does not exist yet. Every arrow of the state diagram is here and nowhere else.
     pub fn after(from: Option<OrderStatus>, kind: EventKind) -> Option<OrderStatus> {
-        use OrderStatus::{Cancelled, Completed, Failed, Pending, Processing};
-        let (legal_from, to): (&[Option<OrderStatus>], OrderStatus) = match kind {
-            EventKind::Accepted => (&[None], Pending),
-            EventKind::Started => (&[Some(Pending)], Processing),
-            EventKind::Completed => (&[Some(Processing)], Completed),
-            EventKind::RetryScheduled | EventKind::LeaseLost | EventKind::Released => {
-                (&[Some(Processing)], Pending)
-            }
-            EventKind::Failed => (&[Some(Processing)], Failed),
-            EventKind::Cancelled => (&[Some(Pending), Some(Processing), Some(Failed)], Cancelled),
+        use OrderStatus::{Cancelled, Failed, Pending, Processing};
+        let legal_from: &[Option<OrderStatus>] = match kind {
+            EventKind::Accepted => &[None],
+            EventKind::Started => &[Some(Pending)],
+            EventKind::Completed
+            | EventKind::RetryScheduled
+            | EventKind::LeaseLost
+            | EventKind::Released
+            | EventKind::Failed => &[Some(Processing)],
+            EventKind::Cancelled => &[Some(Pending), Some(Processing), Some(Failed)],
             // Of a Pending order: it no longer waits for its back-off.
-            EventKind::Redriven => (&[Some(Failed), Some(Cancelled), Some(Pending)], Pending),
+            EventKind::Redriven => &[Some(Failed), Some(Cancelled), Some(Pending)],
         };
-        legal_from.contains(&from).then_some(to)
+        legal_from.contains(&from).then(|| kind.leads_to())
     }
 }
 

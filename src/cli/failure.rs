@@ -50,6 +50,7 @@ impl From<OpenError> for Failure {
             OpenError::SchemaNewer { .. }
             | OpenError::SchemaOlder { .. }
             | OpenError::SchemaDiffers { .. }
+            | OpenError::FunctionsMissing { .. }
             | OpenError::NotDurable { .. }
             | OpenError::Unsuitable { .. } => Failure::Configuration(vec![with_causes(&error)]),
             OpenError::InUse { .. } | OpenError::Missing { .. } | OpenError::Unavailable { .. } => {

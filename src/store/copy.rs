@@ -53,8 +53,8 @@ pub struct Progress {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    CopyOrders,
     CopyEvents,
+    CopyOrders,
     CopyKeys,
     CompareOrders,
     CompareEvents,
@@ -88,21 +88,20 @@ async fn write(
     watcher: Watcher<'_>,
 ) -> Result<Copied, StoreError> {
     let counters = source.counters().await?;
-    let mut orders = Progress::begun(Step::CopyOrders, Some(counters.total()));
-    let mut events_total = 0;
-    each_page(source, async |page: Vec<OrderRecord>| {
-        target.write_orders(&page).await?;
-        events_total += page.iter().map(|record| record.events.len() as u64).sum::<u64>();
-        orders.done += page.len() as u64;
-        watcher(orders);
-        Ok(())
-    })
-    .await?;
-    let mut events = Progress::begun(Step::CopyEvents, Some(events_total));
+    let mut events = Progress::begun(Step::CopyEvents, None);
     each_page(source, async |page: Vec<EventRecord>| {
         target.write_events(&page).await?;
         events.done += page.len() as u64;
         watcher(events);
+        Ok(())
+    })
+    .await?;
+    // Orders keep their histories, which name the batches of their events.
+    let mut orders = Progress::begun(Step::CopyOrders, Some(counters.total()));
+    each_page(source, async |page: Vec<OrderRecord>| {
+        target.write_orders(&page).await?;
+        orders.done += page.len() as u64;
+        watcher(orders);
         Ok(())
     })
     .await?;

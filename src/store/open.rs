@@ -50,6 +50,10 @@ pub enum OpenError {
          that made it, or give this one an empty database; before 0.2.0 no build can take over the store of another"
     )]
     SchemaDiffers { location: String, number: u32 },
+    #[error(
+        "{location} lacks functions of this binary: run `orderly migrate`, or start with ORDERLY_MIGRATE=on"
+    )]
+    FunctionsMissing { location: String },
     #[error("{location} does not keep its promises: {setting}")]
     NotDurable { location: String, setting: String },
     #[error("{location} is not fit to store orders: {reason}")]

@@ -33,6 +33,7 @@ mod durability;
 mod failure;
 mod feed;
 mod floor;
+mod functions;
 mod group;
 mod halves;
 mod holders;
@@ -323,8 +324,7 @@ impl Store for Postgres {
     }
 
     async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
-        let ordering = self.shared.ordering();
-        let standing = standing::standing(&self.lists, ordering, id).await;
+        let standing = standing::standing(&self.lists, id).await;
         let standing = standing.map(|standing| self.shared.refusals.told_of(standing));
         told(standing, "read where an order stands")
     }

@@ -48,6 +48,7 @@ macro_rules! from_every_store {
 }
 
 mod holes;
+mod long;
 mod refused;
 
 from_every_store! {

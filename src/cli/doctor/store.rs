@@ -61,8 +61,10 @@ fn unopened(database: &Database, error: &OpenError, migrates: bool) -> Check {
         OpenError::Missing { .. } => {
             Check::warn("store", finding, "the first start makes it: run `orderly serve`")
         }
-        OpenError::SchemaOlder { .. } if !migrates => Check::fail("store", finding, NO_MIGRATION),
-        OpenError::SchemaOlder { .. } => Check::warn(
+        OpenError::SchemaOlder { .. } | OpenError::FunctionsMissing { .. } if !migrates => {
+            Check::fail("store", finding, NO_MIGRATION)
+        }
+        OpenError::SchemaOlder { .. } | OpenError::FunctionsMissing { .. } => Check::warn(
             "store",
             finding,
             "run `orderly migrate`, or let `orderly serve` do it",

@@ -1,13 +1,14 @@
 //! Storing new orders, and recognising requests that were stored before.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 
 use tokio_postgres::types::{ToSql, Type};
 
 use super::classes::Class;
 use super::failure::Failure;
+use super::functions::named;
 use super::group::Call;
 use super::link::Link;
 use super::rows;
@@ -16,6 +17,15 @@ use crate::order::{NewOrder, OrderId, Reference};
 use crate::store::waiting::Places;
 use crate::store::{Accepted, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
+
+static ACCEPT: LazyLock<String> =
+    LazyLock::new(|| named("select order_ids, accepted_at from :accept($1, $2, $3, $4, $5, $6)"));
+static ACCEPT_KEYED: LazyLock<String> = LazyLock::new(|| {
+    named(
+        "select stored_call, stored_order_ids, accepted_at
+         from :accept_keyed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+    )
+});
 
 pub(super) struct Accept {
     pub orders: Arc<[NewOrder]>,
@@ -169,7 +179,7 @@ async fn store_plain(
         metadata,
         (&slot, Type::INT2),
     ];
-    let stored = link.once(include_str!("accept.sql"), &parameters).await?;
+    let stored = link.once(&ACCEPT, &parameters).await?;
     let row = rows::only(&stored)?;
     let order_ids: Vec<i64> = rows::column(row, 0)?;
     let created_at = rows::column(row, 1)?;
@@ -214,7 +224,7 @@ async fn store_keyed(
         (&fingerprints, Type::BYTEA_ARRAY),
         (&slot, Type::INT2),
     ];
-    let stored = link.once(include_str!("accept_keyed.sql"), &parameters).await?;
+    let stored = link.once(&ACCEPT_KEYED, &parameters).await?;
     let answer = |row| {
         let number: i32 = rows::column(row, 0)?;
         let number = usize::try_from(number).map_err(|_| Failure::undecodable("a call", number))?;

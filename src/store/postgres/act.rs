@@ -1,6 +1,7 @@
 //! What people do to orders and to the queue: cancel, redrive, pause; and what is taken back from nodes that are gone.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::CLAIM_LOCK;
 use super::failure::Failure;
+use super::functions::named;
 use super::halves::Halves;
 use super::link::Link;
 use super::links::Links;
+use super::listing;
 use super::locked::Patience;
 use super::probe;
 use super::query::{self, Created};
@@ -20,7 +23,7 @@ use super::shared::Shared;
 use crate::order::{OrderId, OrderStatus};
 use crate::store::columns::order_columns;
 use crate::store::{
-    Acted, GiveBack, GivenBack, RedriveQuery, Redriven, RefusedChange, SWEEP_ORDERS_MAX, codes, tell_refused,
+    Acted, GiveBack, GivenBack, RedriveQuery, Redriven, RefusedChange, SWEEP_ORDERS_MAX, tell_refused,
 };
 
 /// Tells whether there are more than one call takes.
@@ -116,7 +119,7 @@ async fn judged<T>(links: &Links, shared: &Shared, answer: Result<T, Failure>) -
 /// Reports whether an order waits for a time to come, by the database's clock.
 async fn backs_off(links: &Links, id: OrderId) -> Result<bool, Failure> {
     let statement =
-        "select from orderly.orders where order_id = $1 and status = 0 and due_at > clock_timestamp()";
+        "select from orderly.order_state where order_id = $1 and status = 0 and due_at > clock_timestamp()";
     let found = links.read(statement, &[(&id.0, Type::INT8)]).await?;
     Ok(!found.is_empty())
 }
@@ -219,31 +222,31 @@ async fn one_more_than_matching(links: &Links, query: &RedriveQuery) -> Result<V
         None => None,
     };
     let below = below.unwrap_or(i64::MAX);
-    let status = codes::status_code(query.status);
+    let table = listing::table_of(query.status);
     let limit = rows::limit(ONE_MORE);
     let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = vec![
-        (&status, Type::INT2),
         (&below, Type::INT8),
         (&query.created_before, Type::TIMESTAMPTZ),
         (&limit, Type::INT8),
     ];
     // Compared as rows, so that no other index gives the order.
-    let statement = match &query.user_id {
-        None => {
-            "select order_id from orderly.orders
-             where (status, order_id) >= ($1, 0) and (status, order_id) < ($1, $2)
-                 and ($3 is null or created_at < $3)
-             order by status, order_id limit $4"
-        }
+    let (range, oldest_first) = match &query.user_id {
+        None => ("order_id < $1", "order_id"),
         Some(user_id) => {
             parameters.push((user_id, Type::INT8));
-            "select order_id from orderly.orders
-             where (user_id, status, order_id) >= ($5, $1, 0) and (user_id, status, order_id) < ($5, $1, $2)
-                 and ($3 is null or created_at < $3)
-             order by user_id, status, order_id limit $4"
+            (
+                "(user_id, order_id) >= ($4, 0) and (user_id, order_id) < ($4, $1)",
+                "user_id, order_id",
+            )
         }
     };
-    let found = links.read(statement, &parameters).await?;
+    let statement = format!(
+        "select order_id from {table} as ended
+         where {range} and ($2::timestamptz is null or (
+             select created_at from orderly.orders where orders.order_id = ended.order_id) < $2)
+         order by {oldest_first} limit $3"
+    );
+    let found = links.read(&statement, &parameters).await?;
     found.iter().map(|row| rows::column(row, 0)).collect()
 }
 
@@ -312,6 +315,8 @@ async fn give_back_by_halves(
     Ok(given_back)
 }
 
+static GIVE_BACK: LazyLock<String> = LazyLock::new(|| named(include_str!("give_back.sql")));
+
 /// Gives back orders; only those in `only`, where it is given.
 async fn give_back(
     link: &mut Link,
@@ -326,7 +331,7 @@ async fn give_back(
     let after = request.after.map_or(0, |after| after.0);
     let ended = link
         .repeatable(
-            include_str!("give_back.sql"),
+            &GIVE_BACK,
             &[
                 (&node, Type::INT8),
                 (&crashes_max, Type::INT4),

@@ -1,9 +1,8 @@
 //! Handing out due orders: the claim in one message, then what was claimed in another, so that the lock is held as
 //! short as possible and never while somebody reads. Orders whose start the database refuses are left to `claim/refused.rs`.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::types::Type;
@@ -13,6 +12,7 @@ use super::agreement;
 use super::classes::Class;
 use super::failure::Failure;
 use super::floor::Floor;
+use super::functions::named;
 use super::link::Link;
 use super::message::with_numbers;
 use super::pool::{Lent, Pool};
@@ -21,7 +21,7 @@ use super::settle::micros;
 use super::shared::Shared;
 use super::turns;
 use crate::lease::Lease;
-use crate::order::{OrderId, Ordering};
+use crate::order::{OrderId, OrderStatus, Ordering};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES, codes};
 
@@ -49,14 +49,17 @@ const SPARE_MAX: usize = 1_000;
 /// The interval between two looks at orders that another session has locked: no notice tells when they are free.
 const LOCKED_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What was claimed, id by id: the planner otherwise looks through all that is or was in processing, dead entries too.
-const READ_LEASES: &str = concat!(
-    "select ",
-    order_columns!(),
-    ", token, crashes from unnest($1::int8[]) as asked (id) cross join lateral (select ",
-    order_columns!(),
-    ", token, crashes from orderly.orders where order_id = asked.id and status = 1 offset 0) as found"
-);
+/// What was claimed, as it is by now.
+static READ_LEASES: LazyLock<String> = LazyLock::new(|| {
+    let columns = order_columns!();
+    let running = codes::status_code(OrderStatus::Processing);
+    named(&format!(
+        "select {columns}, token, crashes from :view_orders($1) where status = {running}"
+    ))
+});
+
+/// The message of a claim, numbers left open.
+static MESSAGE: LazyLock<String> = LazyLock::new(|| named(include_str!("claim_message.sql")));
 
 /// The one connection that claims.
 pub(super) struct Claimer {
@@ -70,8 +73,6 @@ pub(super) struct Claimer {
     told: Option<Ordering>,
     /// By which it claims.
     ordering: Ordering,
-    /// Its message, numbers left open.
-    message: Cow<'static, str>,
     /// The bound with which it looked last.
     floor_used: i64,
 }
@@ -86,7 +87,6 @@ impl Claimer {
             spare: SPARE_MIN,
             told,
             ordering,
-            message: turns::claim_message(ordering),
             floor_used: 0,
         }
     }
@@ -164,7 +164,6 @@ impl Claimer {
             }
         };
         self.ordering = ordering;
-        self.message = turns::claim_message(ordering);
         shared.go_by(ordering);
         Ok(())
     }
@@ -232,6 +231,7 @@ impl Claimer {
             (":ordering", codes::ordering_code(self.ordering).into()),
             (":second_line_first", self.second_line_first.into()),
             (":floor", floor),
+            (":unseen_max", turns::UNSEEN_MAX),
             (":slot", Shared::any_slot().into()),
             (
                 ":time_ms",
@@ -240,9 +240,7 @@ impl Claimer {
             (":lock", CLAIM_LOCK),
         ];
         self.floor_used = floor;
-        let message = self
-            .message
-            .replace(":stepped_around", &refused::array(stepped_around));
+        let message = MESSAGE.replace(":stepped_around", &refused::array(stepped_around));
         let message = with_numbers(&message, &numbers);
         let messages = self.link.fly_over(lent, &message, time_max + ANSWER_SLACK).await;
         if let (Err(Failure::TimedOut(_)), false) = (&messages, in_turn) {
@@ -270,7 +268,7 @@ impl Claimer {
         let found = loop {
             let read = self
                 .link
-                .read(READ_LEASES, &[(&order_ids, Type::INT8_ARRAY)])
+                .read(&READ_LEASES, &[(&order_ids, Type::INT8_ARRAY)])
                 .await;
             match read {
                 // The leases are this node's: given up, they would have to run out.

@@ -1,13 +1,59 @@
--- One message that claims, so that a node that freezes anywhere never holds the lock: see orderly.claim. :places, :spare,
--- :time_ms, :lock, :node, :lease_micros, :suspect, :outside, :handed_out, :processor, :ordering, :second_line_first, :floor, :slot are
--- numbers put into the text, :stepped_around is an array of them.
-begin isolation level read committed;
-set local statement_timeout = :time_ms;
-set local lock_timeout = :time_ms;
-select order_ids, tokens, claimed, exhausted, running, last_order_id, oldest_running, transaction, next_due_in_micros,
-    open_orders, stored_ordering, stored_processor, locked_first, locked_second
-from orderly.claim(
-    places => :places, claiming_node => :node, lease_micros => :lease_micros, takes_suspects => :suspect,
-    is_outside => :outside, is_handed_out => :handed_out, known_processor => :processor, known_ordering => :ordering, second_first => :second_line_first, above => :floor,
-    spare => :spare, counter_slot => :slot, claim_lock => :lock, stepped_around => :stepped_around);
-commit
+-- Claims the next due orders of both lines for a node: chooses, then starts. Called in a message of its own that ends the
+-- transaction, so that a node that freezes anywhere never holds the lock: the server carries it out to its end without asking
+-- back. What comes out is small enough never to wait for a reader.
+create function :claim(
+    places bigint, claiming_node bigint, lease_micros bigint, takes_suspects boolean, is_outside boolean,
+    is_handed_out boolean, known_processor bigint, known_ordering bigint, second_first bigint, above bigint, spare bigint,
+    unseen_max bigint, counter_slot bigint, claim_lock bigint, stepped_around bigint[],
+    out order_ids bigint[], out tokens bigint[], out claimed bigint, out exhausted boolean, out running boolean,
+    out last_order_id bigint, out oldest_running xid8, out transaction xid8, out next_due_in_micros bigint,
+    out open_orders bigint, out stored_ordering smallint, out stored_processor smallint,
+    out passed_first bigint[], out passed_second bigint[], out unseen bigint
+) language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
+set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
+as $claim$
+declare
+    first_ids bigint[];
+    second_ids bigint[];
+begin
+    -- Claims of all nodes come one after another, each with a view that has everything committed before, since each
+    -- statement of a function has its own: first-in first-out start.
+    perform pg_advisory_xact_lock(claim_lock);
+    -- Read before this transaction gets its id: every order id up to it was drawn by a transaction with an earlier one. And
+    -- before the claim's own view: whatever ended before the oldest transaction that runs now is seen by it.
+    select case when is_called then last_value else 0 end, pg_snapshot_xmin(pg_current_snapshot())
+    into last_order_id, oldest_running from orderly.order_ids;
+    -- Nothing starts where this node goes by another ordering, or another processor has the orders.
+    select q.ordering, q.processor,
+        not q.paused and q.ordering = known_ordering and (known_processor < 0 or q.processor = known_processor)
+    into stored_ordering, stored_processor, running
+    from orderly.queue as q where q.id = 1;
+    if stored_ordering > 0 then
+        unseen := :see_to_turns(unseen_max, stored_ordering = 2, stepped_around);
+    end if;
+    if running then
+        select * into first_ids, second_ids, exhausted, passed_first, passed_second
+        from :choose(places, takes_suspects, second_first, above, spare, stepped_around);
+        claimed := first_ids[cardinality(first_ids)];
+        if first_ids <> '{}' or second_ids <> '{}' then
+            select * into order_ids, tokens
+            from :start(
+                first_ids, second_ids, claiming_node, lease_micros, is_outside, is_handed_out, passed_first, counter_slot);
+        end if;
+    end if;
+    -- Whether it wrote something; when the next order of the second line is due that such a claim may take; how many orders
+    -- are open.
+    select pg_current_xact_id_if_assigned(),
+        (select (extract(epoch from min(due_at) - clock_timestamp()) * 1000000)::int8 from (
+            (select due_at from orderly.second_line
+            where not suspect and order_id <> all (stepped_around)
+            order by due_at, order_id limit 1)
+            union all
+            (select due_at from orderly.second_line
+            where suspect and takes_suspects and order_id <> all (stepped_around)
+            order by due_at, order_id limit 1)) as due
+        where exists (select from orderly.queue as q where q.id = 1 and not q.paused)),
+        (select sum(pending + processing)::int8 from orderly.counters)
+    into transaction, next_due_in_micros, open_orders;
+end $claim$;

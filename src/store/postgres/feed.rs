@@ -10,15 +10,15 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Row, SimpleQueryMessage};
 
+use super::FEED_LOCK;
 use super::classes::Class;
 use super::failure::Failure;
 use super::links::Links;
 use super::pool::Pool;
 use super::query::{self, Reads};
+use super::rows::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use super::shared::Shared;
-use super::{FEED_LOCK, rows};
 use crate::order::OrderId;
-use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use crate::store::{
     FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, History,
 };
@@ -144,22 +144,34 @@ impl Feed {
         let Some(view) = query::order_view(&self.lists, id).await? else {
             return Ok(None);
         };
+        let mut missing = None;
         loop {
             let found = history_rows(&self.lists, id, after).await?;
-            let events: Option<Vec<FeedEvent>> = found
-                .iter()
-                .map(|row| feed_event(row, view.order.request.user_id))
-                .collect::<Result<_, Failure>>()?;
-            if let Some(events) = events {
+            let mut events = Vec::new();
+            let mut unplaced = None;
+            for row in &found {
+                match feed_event(row, view.order.request.user_id)? {
+                    Some(event) => events.push(event),
+                    None => {
+                        unplaced.get_or_insert(rows::column::<i32>(row, 1)?);
+                    }
+                }
+            }
+            let Some(version) = unplaced else {
                 // Every order has events: this one was taken out since it was read.
                 if events.is_empty() && after == 0 {
                     return Ok(None);
                 }
                 return Ok(Some(History { events, at: view.at }));
+            };
+            if missing == Some(version) {
+                return Err(Failure::undecodable("the place of an event in the feed", "none"));
             }
             // Another node may have committed it: whoever begins to number from now on sees it.
             self.shared.found_unplaced();
-            self.number(Turn::Wait).await?;
+            if self.number(Turn::Wait).await? == Numbered::All {
+                missing = Some(version);
+            }
         }
     }
 
@@ -304,11 +316,14 @@ pub(super) async fn end(source: &impl Reads) -> Result<FeedCursor, Failure> {
     rows::feed_cursor(rows::only(&found)?, 0)
 }
 
+/// The place in the feed of an event of `order_events`; null while it has none.
+pub(super) const POSITION: &str = "(select b.first_position + array_position(b.order_ids, order_events.order_id) - 1 \
+    from orderly.batches as b where b.batch = order_events.batch)";
+
 async fn history_rows(links: &Links, id: OrderId, after: u32) -> Result<Vec<Row>, Failure> {
     let statement = format!(
-        "select {EVENT_COLUMNS}, first_position + place
-         from orderly.events join orderly.batches using (batch)
-         where order_id = $1 and version > $2 order by version limit $3"
+        "select {EVENT_COLUMNS}, {POSITION}
+         from orderly.order_events where order_id = $1 and version > $2 order by version limit $3"
     );
     let after = i32::try_from(after).unwrap_or(i32::MAX);
     let limit = rows::limit(HISTORY_EVENTS_MAX);

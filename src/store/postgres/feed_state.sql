@@ -1,9 +1,8 @@
 -- Where the feed begins and ends; how many batches are committed that have no place in it yet, at most $1, and for how many
--- microseconds the first event of the oldest of them has waited. Served by batches_unnumbered and the primary key of events.
-select feed_id, oldest_position, last_position,
+-- microseconds the oldest of them has waited. Served by batches_unnumbered.
+select feed_id, complete_after, last_position,
     (select count(*) from (
         select batch from orderly.batches where first_position is null order by batch limit $1) as waiting),
-    (select (extract(epoch from clock_timestamp() - at) * 1000000)::int8 from orderly.events
-    where batch = (select batch from orderly.batches where first_position is null order by batch limit 1)
-    order by batch, place limit 1)
+    (select (extract(epoch from clock_timestamp() - at) * 1000000)::int8 from orderly.batches
+    where first_position is null order by batch limit 1)
 from orderly.queue

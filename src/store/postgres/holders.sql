@@ -1,10 +1,16 @@
--- The sessions that hold the rows of the orders $1: a row's xmax is the transaction that locked or changed it last, and
+-- The sessions that hold rows of the orders $1: a row's xmax is the transaction that locked or changed it last, and
 -- while that runs it holds a lock on its own number. The last column tells the transactions of a session apart. The server
 -- shows the age of a transaction only to roles with rights over its session.
-select held.order_id, holder.pid, session.usename::text, session.application_name,
+select distinct held.order_id, holder.pid, session.usename::text, session.application_name,
     extract(epoch from pg_catalog.clock_timestamp() - session.xact_start)::int8, holder.virtualtransaction
 from unnest($1::int8[]) as asked (id)
-cross join lateral (select order_id, xmax from orderly.orders where order_id = asked.id offset 0) as held
+cross join lateral (
+    select order_id, xmax from orderly.orders where order_id = asked.id
+    union all select order_id, xmax from orderly.leases where order_id = asked.id
+    union all select order_id, xmax from orderly.first_line where order_id = asked.id
+    union all select order_id, xmax from orderly.second_line where order_id = asked.id
+    union all select order_id, xmax from orderly.blocked where order_id = asked.id
+    offset 0) as held
 join pg_locks as holder
     on holder.locktype = 'transactionid' and holder.granted and holder.transactionid = held.xmax
         and holder.pid <> pg_backend_pid()

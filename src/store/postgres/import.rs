@@ -1,6 +1,8 @@
 //! Fills an empty database with what another store holds, in one transaction over one connection: unless it is committed,
 //! nothing of it was ever there. What is written, and that it is right, is left to `store/copy.rs`.
 
+use std::collections::HashSet;
+
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -23,7 +25,7 @@ use crate::store::{Counters, Snapshot, StoreError, codes};
 pub(in crate::store) struct Import {
     snapshot: PostgresSnapshot,
     /// The last place in the feed that was given out before.
-    oldest_position: i64,
+    complete_after: i64,
     /// The last place in the feed that was given out.
     last_position: i64,
 }
@@ -45,6 +47,7 @@ impl Import {
         }
     }
 
+    /// Orders whose events are written.
     pub async fn write_orders(&self, records: &[OrderRecord]) -> Result<(), StoreError> {
         let orders = || records.iter().map(|record| &record.order);
         let requests = || orders().map(|order| &order.request);
@@ -126,13 +129,12 @@ impl Import {
         .await
     }
 
-    /// The next events of the feed, as one batch. They get the places that follow, without the holes there may have been.
+    /// The next events of the feed, before any order. They get the places that follow, without the holes there may have been.
     pub async fn write_events(&mut self, records: &[EventRecord]) -> Result<(), StoreError> {
         let events = || records.iter().map(|record| &record.event);
         let order_ids: Vec<i64> = events().map(|event| event.order_id.0).collect();
         let versions: Vec<i32> = events().map(|event| count(event.version)).collect();
         let kinds: Vec<i16> = events().map(|event| codes::kind_code(event.kind)).collect();
-        let statuses: Vec<i16> = events().map(|event| codes::status_code(event.status)).collect();
         let times: Vec<_> = events().map(|event| event.at).collect();
         let attempts: Vec<i32> = events().map(|event| count(event.attempt)).collect();
         let nodes: Vec<Option<i64>> = events().map(|event| event.node.map(rows::node_code)).collect();
@@ -146,10 +148,10 @@ impl Import {
             include_str!("import_events.sql"),
             &[
                 (&first_position, Type::INT8),
+                (&runs(records), Type::INT4_ARRAY),
                 (&order_ids, Type::INT8_ARRAY),
                 (&versions, Type::INT4_ARRAY),
                 (&kinds, Type::INT2_ARRAY),
-                (&statuses, Type::INT2_ARRAY),
                 (&times, Type::TIMESTAMPTZ_ARRAY),
                 (&attempts, Type::INT4_ARRAY),
                 (&nodes, Type::INT8_ARRAY),
@@ -223,16 +225,16 @@ impl Import {
         )
         .await?;
         self.write(
-            "update orderly.queue set paused = $1, oldest_position = $2, last_position = $3, ordering_from = $4",
+            "update orderly.queue set paused = $1, complete_after = $2, last_position = $3, ordering_from = $4",
             &[
                 (&paused, Type::BOOL),
-                (&self.oldest_position, Type::INT8),
+                (&self.complete_after, Type::INT8),
                 (&self.last_position, Type::INT8),
                 (&ordering_from.0, Type::INT8),
             ],
         )
         .await?;
-        let analyze = "analyze orderly.orders, orderly.batches, orderly.events, orderly.idempotency_keys";
+        let analyze = "analyze orderly.orders, orderly.first_line, orderly.second_line, orderly.batches, orderly.idempotency_keys";
         self.write(analyze, &[]).await
     }
 
@@ -276,10 +278,32 @@ async fn begin(connection: Connection) -> Result<(Option<String>, Import), Failu
         rows::column(state, 0)?,
         Import {
             snapshot,
-            oldest_position: last_position,
+            complete_after: last_position,
             last_position,
         },
     ))
+}
+
+/// The number of the batch for each event: what follows each other has one when it is of one kind and each of another order, and
+/// a start that passed over others has its own.
+fn runs<'r>(records: &'r [EventRecord]) -> Vec<i32> {
+    let mut run = 0;
+    let mut orders = HashSet::new();
+    let mut last: Option<&'r EventRecord> = None;
+    let number = |record: &'r EventRecord| {
+        let goes_on = last.is_some_and(|last: &EventRecord| {
+            last.event.kind == record.event.kind
+                && last.passed_over == record.passed_over
+                && record.passed_over.is_empty()
+        });
+        if !goes_on || !orders.insert(record.event.order_id) {
+            run += 1;
+            orders = HashSet::from([record.event.order_id]);
+        }
+        last = Some(record);
+        run
+    };
+    records.iter().map(number).collect()
 }
 
 /// A number of a sound store fits; another is found to differ afterwards.

@@ -5,5 +5,11 @@ set local synchronous_commit = on;
 set local statement_timeout = 600000;
 set local lock_timeout = 5000;
 set local idle_in_transaction_session_timeout = 600000;
-lock table orderly.orders, orderly.batches, orderly.events, orderly.idempotency_keys, orderly.nodes, orderly.counters,
-    orderly.queue in share row exclusive mode
+lock table orderly.orders, orderly.history, orderly.first_line, orderly.second_line, orderly.blocked, orderly.leases,
+    orderly.failed, orderly.cancelled, orderly.batches, orderly.idempotency_keys, orderly.nodes, orderly.counters,
+    orderly.queue in share row exclusive mode;
+-- The copied events by order, for the orders' histories.
+create temporary table copied_events (
+    order_id bigint, version integer, kind smallint, at timestamptz, attempt integer, node bigint, batch bigint, error text,
+    primary key (order_id, version)
+) on commit drop

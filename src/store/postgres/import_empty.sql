@@ -2,7 +2,7 @@
 select
     case
         when exists (select from orderly.orders) then 'orders'
-        when exists (select from orderly.events) or exists (select from orderly.batches) then 'events'
+        when exists (select from orderly.batches) then 'events'
         when exists (select from orderly.idempotency_keys) then 'idempotency keys'
         when exists (select from orderly.nodes) then 'nodes'
     end,

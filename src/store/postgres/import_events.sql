@@ -1,12 +1,21 @@
--- Stores the next events of a feed as one batch that has its places already: $1 is the first. $2-$10: one row per event, in
--- the order of the feed.
-with batch as (
-    insert into orderly.batches (batch, events, first_position)
-    values (nextval('orderly.batch_ids'), cardinality($2::int8[]), $1)
-    returning batch
+-- Stores the next events of a feed, of which $1 is the first place, as batches: the events of a run ($2) share one. $2-$10: one
+-- row per event, in the order of the feed. Arrays of arrays have rows of one length, so what a run passed over comes as the text
+-- of its array.
+with event as materialized (
+    select *
+    from unnest($2::int4[], $3::int8[], $4::int4[], $5::int2[], $6::timestamptz[], $7::int4[], $8::int8[], $9::text[], $10::text[])
+        with ordinality as event (run, order_id, version, kind, at, attempt, node, error, passed_over, place)
+), drawn as materialized (
+    select run, nextval('orderly.batch_ids') as batch from (select distinct run from event order by run) as runs
+), recorded as (
+    insert into orderly.batches (
+        batch, first_position, kind, at, order_ids, versions, attempts, nodes, ats, errors, passed_over)
+    select batch, $1 + min(place) - 1, min(kind), min(at), array_agg(order_id order by place), array_agg(version order by place),
+        array_agg(attempt order by place), array_agg(node order by place),
+        case when min(at) < max(at) then array_agg(at order by place) end,
+        case when count(error) > 0 then array_agg(error order by place) end, max(passed_over)::int8[]
+    from event join drawn using (run)
+    group by batch
 )
-insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt, node, error, passed_over)
-select batch, place - 1, order_id, version, kind, status, at, attempt, node, error, passed_over::int8[]
-from batch, unnest($2::int8[], $3::int4[], $4::int2[], $5::int2[], $6::timestamptz[], $7::int4[], $8::int8[], $9::text[],
-        $10::text[])
-    with ordinality as event (order_id, version, kind, status, at, attempt, node, error, passed_over, place)
+insert into copied_events (order_id, version, kind, at, attempt, node, batch, error)
+select order_id, version, kind, at, attempt, node, batch, error from event join drawn using (run)

@@ -1,8 +1,53 @@
--- Stores orders as another store had them; $1-$23: one row per order.
-insert into orderly.orders (order_id, status, version, attempts, generation, crashes, token, node, lease_expires_at,
-    created_at, changed_at, processing_at, finished_at, due_at, user_id, total_amount, item_ids, reference, last_error,
-    metadata, result, outside, handed_out)
-select * from unnest($1::int8[], $2::int2[], $3::int4[], $4::int4[], $5::int4[], $6::int4[], $7::int8[], $8::int8[],
-    $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
-    $14::timestamptz[], $15::int8[], $16::int8[], $17::text[], $18::text[], $19::text[], $20::text[],
-    $21::text[], $22::bool[], $23::bool[])
+-- Stores orders as another store had them, once their events are stored; $1-$23: one row per order.
+with asked as materialized (
+    select * from unnest($1::int8[], $2::int2[], $3::int4[], $4::int4[], $5::int4[], $6::int4[], $7::int8[], $8::int8[],
+        $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
+        $14::timestamptz[], $15::int8[], $16::int8[], $17::text[], $18::text[], $19::text[], $20::text[],
+        $21::text[], $22::bool[], $23::bool[])
+    as o (order_id, status, version, attempts, generation, crashes, token, node, lease_expires_at, created_at, changed_at,
+        processing_at, finished_at, due_at, user_id, total_amount, item_ids, reference, last_error, metadata, result, outside,
+        handed_out)
+), chunk as materialized (
+    -- What the row does not tell otherwise, in parts that fit into it.
+    select order_id, (e.version - 2) / 60 as number, min(e.version) as version,
+        array_agg(row(kind, at, attempt, e.node, batch, error, null)::orderly.event order by e.version) as events
+    from asked join copied_events as e using (order_id)
+    where e.version between 2 and asked.version - case asked.status when 1 then 1 when 2 then 2 when 3 then 2 else 0 end
+    group by order_id, (e.version - 2) / 60
+), last_chunk as materialized (
+    select distinct on (order_id) * from chunk order by order_id, number desc
+), stored as (
+    insert into orderly.orders (order_id, user_id, total_amount, created_at, accepted_in, item_ids, reference, metadata, status,
+        version, attempts, generation, crashes, token, node, handed_out, changed_at, processing_at, finished_at, started_in,
+        ended_in, last_error, result, history)
+    select order_id, user_id, total_amount, created_at,
+        coalesce((select batch from copied_events as e where e.order_id = asked.order_id and e.version = 1), 0),
+        item_ids, reference, metadata, case status when 1 then 0 else status end, asked.version - (status = 1)::int, attempts - (status = 1)::int,
+        generation, crashes, token - (status = 1)::int, case when status <> 1 then node end, handed_out and status <> 1,
+        changed_at, case when status <> 1 then processing_at end, finished_at,
+        (select batch from copied_events as e
+        where e.order_id = asked.order_id and e.version = asked.version - 1 and status in (2, 3)),
+        (select batch from copied_events as e
+        where e.order_id = asked.order_id and e.version = asked.version and status in (2, 3)),
+        last_error, result, last_chunk.events
+    from asked left join last_chunk using (order_id)
+), earlier as (
+    insert into orderly.history (order_id, version, events)
+    select order_id, chunk.version, chunk.events from chunk
+    where (order_id, number) not in (select order_id, number from last_chunk)
+), first_line as (
+    insert into orderly.first_line select order_id from asked where status = 0 and due_at is null
+), second_line as (
+    insert into orderly.second_line (order_id, due_at, suspect)
+    select order_id, due_at, crashes >= 2 from asked where status = 0 and due_at is not null
+), leased as (
+    insert into orderly.leases (
+        order_id, token, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
+    select order_id, token, node, version, attempts, processing_at,
+        coalesce((select batch from copied_events as e where e.order_id = asked.order_id and e.version = asked.version), 0),
+        lease_expires_at, outside, handed_out
+    from asked where status = 1
+), failed as (
+    insert into orderly.failed (order_id, user_id) select order_id, user_id from asked where status = 3
+)
+insert into orderly.cancelled (order_id, user_id) select order_id, user_id from asked where status = 4

@@ -45,23 +45,28 @@ impl<'q> Listing<'q> {
         if let Some(time) = &query.created_before {
             further.push(format!("created_at < {}", bind(time, Type::TIMESTAMPTZ)));
         }
-        let status = query.status.map(|status| codes::status_code(status).to_string());
-        let ranges = match (reference, user, status) {
+        let ranges = match (reference, user, query.status) {
             (Some(reference), user, status) => {
                 further.extend(user.map(|user| format!("user_id = {user}")));
-                further.extend(status.map(|status| format!("status = {status}")));
-                vec![Range::of(&[("reference", &reference)])]
+                further.extend(status.map(condition));
+                vec![Range::of(ORDERS, &[("reference", &reference)])]
             }
-            (None, Some(user), Some(status)) => vec![Range::of(&[("user_id", &user), ("status", &status)])],
-            // The index has the status before the id: a page of each, and of those the newest.
-            (None, Some(user), None) => OrderStatus::ALL
-                .map(|status| {
-                    let status = codes::status_code(status).to_string();
-                    Range::of(&[("user_id", &user), ("status", &status)])
-                })
-                .into(),
-            (None, None, Some(status)) => vec![Range::of(&[("status", &status)])],
-            (None, None, None) => vec![Range::of(&[])],
+            (None, user, Some(OrderStatus::Completed)) => {
+                further.push(condition(OrderStatus::Completed));
+                vec![Range::of_user(ORDERS, user.as_deref())]
+            }
+            (None, user, Some(status @ (OrderStatus::Failed | OrderStatus::Cancelled))) => {
+                vec![Range::of_user(table_of(status), user.as_deref())]
+            }
+            (None, Some(user), Some(status)) => {
+                further.push(condition(status));
+                vec![Range::of_user(ORDERS, Some(&user))]
+            }
+            (None, None, Some(OrderStatus::Processing)) => vec![Range::of(LEASES, &[])],
+            (None, None, Some(OrderStatus::Pending)) => {
+                LINES.iter().map(|line| Range::of(line, &[])).collect()
+            }
+            (None, user, None) => vec![Range::of_user(ORDERS, user.as_deref())],
         };
         let statement = if further.is_empty() {
             exact(&ranges)
@@ -71,6 +76,34 @@ impl<'q> Listing<'q> {
         Listing {
             statement,
             parameters,
+        }
+    }
+}
+
+const ORDERS: &str = "orderly.orders";
+const LEASES: &str = "orderly.leases";
+/// Where Pending orders stand.
+const LINES: &[&str] = &["orderly.first_line", "orderly.second_line", "orderly.blocked"];
+
+/// The table that lists the orders with a status which is rare.
+pub(super) fn table_of(status: OrderStatus) -> &'static str {
+    match status {
+        OrderStatus::Failed => "orderly.failed",
+        OrderStatus::Cancelled => "orderly.cancelled",
+        OrderStatus::Processing => LEASES,
+        OrderStatus::Pending | OrderStatus::Completed => ORDERS,
+    }
+}
+
+/// Writes the condition for the rows of orders with this status. Those that are open tell it by their lease.
+fn condition(status: OrderStatus) -> String {
+    let open = codes::status_code(OrderStatus::Pending);
+    let runs = "exists (select from orderly.leases as l where l.order_id = looked_at.order_id offset 0)";
+    match status {
+        OrderStatus::Pending => format!("status = {open} and not {runs}"),
+        OrderStatus::Processing => format!("status = {open} and {runs}"),
+        OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => {
+            format!("status = {}", codes::status_code(status))
         }
     }
 }
@@ -102,16 +135,17 @@ pub(super) fn page_of(found: &[Row], limit: usize) -> Result<(Vec<Order>, Option
 /// Stands for the id that a range ends below.
 const BELOW: &str = ":below";
 
-/// A range of the index on some columns and the id, newest first. Compared as rows and ordered by all of the columns, so
+/// A range of a table's index on some columns and the id, newest first. Compared as rows and ordered by all of the columns, so
 /// that no other index gives the order: with unlucky statistics the planner otherwise walks the primary key.
 struct Range {
+    table: &'static str,
     /// The condition of the range, which contains [`BELOW`].
     condition: String,
     newest_first: String,
 }
 
 impl Range {
-    fn of(columns: &[(&str, &str)]) -> Range {
+    fn of(table: &'static str, columns: &[(&str, &str)]) -> Range {
         let names: Vec<&str> = columns
             .iter()
             .map(|(name, _)| *name)
@@ -121,7 +155,12 @@ impl Range {
             let values: Vec<&str> = columns.iter().map(|(_, value)| *value).chain([id]).collect();
             format!("({}) {{}} ({})", names.join(", "), values.join(", "))
         };
-        let at_or_above = row("$1").replace("{}", ">=");
+        // Of two bounds of one column the planner believes, where it knows nothing of the table, that hardly a row is between
+        // them, and collects and sorts for each step of a walk all that there are.
+        let at_or_above = match columns {
+            [] => "(order_id, 0) >= ($1, 0)".to_owned(),
+            _ => row("$1").replace("{}", ">="),
+        };
         let below = row(BELOW).replace("{}", "<");
         // An index that leaves out what is null: the planner does not conclude from a comparison of rows that there is none.
         let present = match columns {
@@ -130,33 +169,60 @@ impl Range {
         };
         let newest_first: Vec<String> = names.iter().map(|name| format!("{name} desc")).collect();
         Range {
+            table,
             condition: format!("{at_or_above} and {below}{present}"),
             newest_first: format!("order by {}", newest_first.join(", ")),
         }
     }
 
-    /// Writes the query for the rows of the range below an id.
+    fn of_user(table: &'static str, user: Option<&str>) -> Range {
+        match user {
+            None => Range::of(table, &[]),
+            Some(user) => Range::of(table, &[("user_id", user)]),
+        }
+    }
+
+    /// Writes the query for the ids of the range below an id.
+    fn ids(&self, below: &str) -> String {
+        self.select("order_id", below)
+    }
+
+    /// Writes the query for the rows of the range below an id, with what conditions look at.
+    fn rows(&self, below: &str) -> String {
+        if self.table == ORDERS {
+            self.select("order_id, status, user_id, created_at", below)
+        } else {
+            let created_at = "(select created_at from orderly.orders where orders.order_id = listed.order_id) as created_at";
+            self.select(&format!("order_id, {created_at}"), below)
+        }
+    }
+
     fn select(&self, columns: &str, below: &str) -> String {
+        let Range {
+            table, newest_first, ..
+        } = self;
         let condition = self.condition.replace(BELOW, below);
-        let newest_first = &self.newest_first;
-        format!("select {columns} from orderly.orders where {condition} {newest_first}")
+        format!("select {columns} from {table} as listed where {condition} {newest_first}")
     }
 }
 
 /// A page of everything in the ranges.
 fn exact(ranges: &[Range]) -> String {
-    let columns = order_columns!();
-    let pages: Vec<String> = ranges
-        .iter()
-        .map(|range| range.select(columns, "$2") + " limit $3")
-        .collect();
-    match pages.as_slice() {
-        [page] => page.clone(),
-        pages => format!(
-            "select {columns} from (({})) as pages order by order_id desc limit $3",
-            pages.join(") union all (")
-        ),
-    }
+    let pages: Vec<String> = ranges.iter().map(|range| range.ids("$2") + " limit $3").collect();
+    format!(
+        "select found.* from (select order_id from (({})) as pages order by order_id desc limit $3) as page {}",
+        pages.join(") union all ("),
+        orders_of("page.order_id"),
+    )
+}
+
+/// Writes the join of orders to their ids, read one by one.
+fn orders_of(id: &str) -> String {
+    format!(
+        "cross join lateral (select {} from orderly.order_state where order_id = {id} offset 0) as found
+         order by {id} desc",
+        order_columns!()
+    )
 }
 
 /// A page of what meets the condition among the first rows of the ranges. Each is walked in steps until a page is full or the
@@ -183,21 +249,20 @@ fn looked_through(ranges: &[Range], condition: &str) -> String {
          select found.*, complete_to
          from (select greatest({ends}) as complete_to, {ids} as ids from {tables}) as walked
          left join lateral (
-             select {columns} from orderly.orders where order_id = any (walked.ids)
-             order by order_id desc limit $3) as found on true
+             select found.*
+             from (select id from unnest(walked.ids) as id order by id desc limit $3) as page {orders}) as found on true
          order by order_id desc",
         walks = walks.join(", "),
         ends = ends.join(", "),
         ids = ids.join(" || "),
         tables = tables.join(", "),
-        columns = order_columns!(),
+        orders = orders_of("page.id"),
     )
 }
 
 /// The walk through a range, and where it ended.
 fn walk(number: usize, range: &Range, condition: &str, rows_max: usize) -> String {
-    let low = format!("walk_{number}.low");
-    let rows = range.select("order_id, status, user_id, created_at", &low);
+    let rows = range.rows(&format!("walk_{number}.low"));
     format!(
         "walk_{number} (low, ids, looked_at) as (
              select $2::int8, '{{}}'::int8[], 0::int8

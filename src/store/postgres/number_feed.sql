@@ -14,7 +14,7 @@ set local enable_mergejoin = off;
 select set_config('orderly.numbers_feed', :taken, true) as taken;
 with unnumbered as materialized (
     select batch, events, sum(events) over (order by batch) as events_so_far from (
-        select batch, events from orderly.batches
+        select batch, cardinality(order_ids) as events from orderly.batches
         where first_position is null and current_setting('orderly.numbers_feed') = 'true'
         order by batch limit :batches_max
     ) as next_batches

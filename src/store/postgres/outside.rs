@@ -55,7 +55,7 @@ pub(super) async fn latest_claim(source: &impl Reads, id: OrderId) -> Result<Opt
             concat!(
                 "select ",
                 order_columns!(),
-                ", token, node, handed_out from orderly.orders where order_id = $1"
+                ", token, node, handed_out from orderly.order_state where order_id = $1"
             ),
             &[(&id.0, Type::INT8)],
         )

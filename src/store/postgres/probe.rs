@@ -1,11 +1,12 @@
 //! Finds out whether orders can be stored when there is doubt: after a failure, and for as long as the store is not ready.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::failure::Failure;
+use super::functions::named;
 use super::link::Link;
 use super::links::Links;
 use super::message::with_numbers;
@@ -81,11 +82,13 @@ pub(super) async fn passes(link: &mut Link) -> bool {
     state.health() == StoreHealth::Ready && link.flight(&message).await.is_ok()
 }
 
+static MESSAGE: LazyLock<String> = LazyLock::new(|| named(include_str!("probe.sql")));
+
 fn message(state: &State) -> String {
     let time_ms = i64::try_from(PROBE_TIME_MAX.as_millis()).unwrap_or(i64::MAX);
     let kilobytes = if state.was_full() { ROOM_KILOBYTES } else { 0 };
     with_numbers(
-        include_str!("probe.sql"),
+        &MESSAGE,
         &[
             (":time_ms", time_ms),
             (":slot", Shared::any_slot().into()),

@@ -33,50 +33,62 @@ with moment as materialized (
     -- An order's version is the number of its events.
     select order_id from ended where events_before < :events_max
 ), held as materialized (
-    -- An order that was changed since the page was read is not final any more, or ended just now.
-    select o.order_id from chosen, moment, orderly.orders as o
-    where o.order_id = chosen.order_id and o.status > 1 and o.finished_at < moment.ended_before
-        and not exists (
-            select from orderly.events as e join orderly.batches as b on b.batch = e.batch
-            where e.order_id = o.order_id and b.first_position is null)
+    -- An order that was changed since the page was read is not final any more, or ended just now. The last event of those that
+    -- stay has its place in the feed, and so have the earlier ones.
+    select o.order_id, last_batch.first_position + array_position(last_batch.order_ids, o.order_id) - 1 as position
+    from chosen cross join moment join orderly.orders as o on o.order_id = chosen.order_id
+        cross join lateral (
+            select b.first_position, b.order_ids from orderly.batches as b
+            where b.batch = coalesce(o.ended_in, (o.history[cardinality(o.history)]).batch) offset 0) as last_batch
+    where o.status > 1 and o.finished_at < moment.ended_before and last_batch.first_position is not null
     for update of o skip locked
-), events_held as materialized (
-    select e.order_id from held join orderly.events as e on e.order_id = held.order_id
-    for update of e skip locked
-), whole as materialized (
-    select order_id from held
-    where (select count(*) from events_held where events_held.order_id = held.order_id)
-        = (select count(*) from orderly.events where events.order_id = held.order_id)
+), touched as materialized (
+    select held.order_id, e.batch
+    from held cross join lateral (
+        select batch from orderly.order_events where order_events.order_id = held.order_id offset 0) as e
+), emptied as materialized (
+    -- Those of whose orders none would be left.
+    select b.batch, b.order_ids
+    from (select distinct batch from touched) as touched join orderly.batches as b on b.batch = touched.batch
+    where not exists (
+        select from unnest(b.order_ids) as of_batch (order_id)
+        where of_batch.order_id not in (select order_id from held)
+            and exists (select from orderly.orders as o where o.order_id = of_batch.order_id offset 0))
+), free as materialized (
+    select emptied.*
+    from emptied cross join lateral (
+        select 1 as locked from orderly.batches as b where b.batch = emptied.batch for update skip locked) as free
+), stuck as materialized (
+    select batch from emptied where batch not in (select batch from free)
+), leaving as materialized (
+    -- The last order of a batch that another session has locked stays.
+    select * from held
+    where order_id not in (select order_id from touched where batch in (select batch from stuck))
+), staying as materialized (
+    select order_id from held where order_id not in (select order_id from leaving)
 ), gone as (
     delete from orderly.orders as o
-    using whole, moment
-    where o.order_id = whole.order_id and o.status > 1 and o.finished_at < moment.ended_before
+    using leaving, moment
+    where o.order_id = leaving.order_id and o.status > 1 and o.finished_at < moment.ended_before
     returning o.order_id, o.status, o.processing_at, o.finished_at, o.user_id
-), events_gone as (
-    delete from orderly.events as e using gone where e.order_id = gone.order_id
-    returning e.batch, e.place
-), touched as materialized (
-    select events_gone.batch, max(b.first_position + events_gone.place) as position
-    from events_gone join orderly.batches as b on b.batch = events_gone.batch
-    group by events_gone.batch
+), history_gone as (
+    delete from orderly.history as h using gone where h.order_id = gone.order_id
+), failed_gone as (
+    delete from orderly.failed as f using gone where f.order_id = gone.order_id
+), cancelled_gone as (
+    delete from orderly.cancelled as c using gone where c.order_id = gone.order_id
 ), batches_gone as (
-    -- Those in which nothing is left.
-    delete from orderly.batches as b using touched
-    where b.batch = touched.batch and not exists (
-        select from orderly.events as e where e.batch = b.batch and e.order_id not in (select order_id from gone))
+    -- Compared as arrays, or the planner compares each order of each batch with each that is held.
+    delete from orderly.batches as b using free
+    where b.batch = free.batch and not free.order_ids && array(select order_id from staying)
 ), risen as (
-    update orderly.queue set oldest_position = highest.position
-    from (select max(position) as position from touched) as highest
-    where oldest_position < highest.position
+    update orderly.queue set complete_after = highest.position
+    from (select max(position) as position from leaving) as highest
+    where complete_after < highest.position
 ), freed as (
-    -- Failed orders that later ones of their user waited for.
-    update orderly.orders as o set turn = 2
-    from (select distinct user_id from gone where status = 3) as of_failed, orderly.queue as queue
-    where queue.ordering = 2 and o.turn = 1 and o.order_id = (
-        select first.order_id from orderly.orders as first
-        where (first.user_id, first.status, first.order_id) >= (of_failed.user_id, 0, 0)
-            and (first.user_id, first.status) < (of_failed.user_id, 1)
-        order by first.user_id, first.status, first.order_id limit 1)
+    -- Users of whose failed orders later ones waited.
+    insert into orderly.unseen (user_id)
+    select distinct gone.user_id from gone, orderly.queue as queue where queue.ordering = 2 and gone.status = 3
 ), counted as (
     update orderly.counters as c set
         completed = c.completed - change.completed,

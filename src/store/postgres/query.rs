@@ -38,7 +38,7 @@ pub(super) async fn order(source: &impl Reads, id: OrderId) -> Result<Option<Ord
     let statement = concat!(
         "select ",
         order_columns!(),
-        " from orderly.orders where order_id = $1"
+        " from orderly.order_state where order_id = $1"
     );
     let found = source.read(statement, &[(&id.0, Type::INT8)]).await?;
     found.first().map(rows::order).transpose()
@@ -49,7 +49,7 @@ pub(super) async fn order_view(source: &impl Reads, id: OrderId) -> Result<Optio
     let statement = concat!(
         "select ",
         order_columns!(),
-        ", feed_id, last_position from orderly.orders cross join orderly.queue where order_id = $1 and queue.id = 1"
+        ", feed_id, last_position from orderly.order_state cross join orderly.queue where order_id = $1 and queue.id = 1"
     );
     let found = source.read(statement, &[(&id.0, Type::INT8)]).await?;
     let view = |row| {

@@ -24,21 +24,21 @@ with moment as materialized (
     -- What another session has locked is neither renewed nor lost.
     select held.*
     from held cross join lateral (
-        select 1 as locked from orderly.orders as o
-        where o.order_id = held.order_id and o.token = held.token and o.status + 0 = 1
+        select 1 as locked from orderly.leases as l
+        where l.order_id = held.order_id and l.token = held.token
         for update skip locked) as free
 ), extended as (
     -- One that a worker outside has by now keeps its own time.
-    update orderly.orders as o
-    set lease_expires_at = case when o.outside then o.lease_expires_at else moment.at + moment.lease end
+    update orderly.leases as l
+    set expires_at = case when l.outside then l.expires_at else moment.at + moment.lease end
     from moment, free
-    where o.order_id = free.order_id and o.token = free.token and o.status + 0 = 1
-    returning o.order_id, o.token
+    where l.order_id = free.order_id and l.token = free.token
+    returning l.order_id, l.token
 ), locked as materialized (
     select held.* from held
     where (held.order_id, held.token) not in (select order_id, token from free) and exists (
-        select from orderly.orders as o
-        where o.order_id = held.order_id and o.token = held.token and o.status + 0 = 1 offset 0)
+        select from orderly.leases as l
+        where l.order_id = held.order_id and l.token = held.token offset 0)
 )
 select coalesce((select array_agg(order_id order by order_id, token) from extended), '{}'),
     coalesce((select array_agg(token order by order_id, token) from extended), '{}'),

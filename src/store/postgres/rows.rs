@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use super::failure::Failure;
-use crate::event::Event;
+use crate::event::{Event, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
@@ -46,19 +46,29 @@ pub(super) fn order(row: &Row) -> Result<Order, Failure> {
     })
 }
 
-/// Of [`crate::store::columns::EVENT_COLUMNS`], which begin at `first`.
+/// The columns of an event, whose kind tells the status.
+pub(super) const EVENT_COLUMNS: &str = "order_id, version, kind, at, attempt, node, error";
+/// How many they are: where further ones begin.
+pub(super) const EVENT_COLUMNS_COUNT: usize = 7;
+
+/// Of [`EVENT_COLUMNS`], which begin at `first`.
 pub(super) fn event(row: &Row, first: usize) -> Result<Event, Failure> {
-    let kind: i16 = column(row, first + 2)?;
+    let kind = kind(row, first + 2)?;
     Ok(Event {
         order_id: OrderId(column(row, first)?),
         version: count(row, first + 1)?,
-        kind: codes::kind_of(kind.into()).ok_or_else(|| Failure::undecodable("a kind of event", kind))?,
-        status: status(row, first + 3)?,
-        at: column(row, first + 4)?,
-        attempt: count(row, first + 5)?,
-        node: column::<Option<i64>>(row, first + 6)?.map(node_of),
-        error: column(row, first + 7)?,
+        kind,
+        status: kind.leads_to(),
+        at: column(row, first + 3)?,
+        attempt: count(row, first + 4)?,
+        node: column::<Option<i64>>(row, first + 5)?.map(node_of),
+        error: column(row, first + 6)?,
     })
+}
+
+pub(super) fn kind(row: &Row, index: usize) -> Result<EventKind, Failure> {
+    let code: i16 = column(row, index)?;
+    codes::kind_of(code.into()).ok_or_else(|| Failure::undecodable("a kind of event", code))
 }
 
 /// The feed and a place in it.

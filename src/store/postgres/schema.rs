@@ -12,6 +12,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::connect::{Connector, answered, answered_within};
 use super::failure::Failure;
+use super::functions;
 use super::state::State;
 use crate::store::migrations::{self, Applied, Step};
 use crate::store::open::{Migration, OpenError};
@@ -85,13 +86,20 @@ impl Schema {
 
     async fn bring(&self, client: &Client) -> Result<(), Problem> {
         let mut migrations = check(client, &self.location).await?;
-        if self.migrate && migrations.iter().any(|step| !step.applied) {
+        let is_current = migrations.iter().all(|step| step.applied) && has_functions(client).await?;
+        if self.migrate && !is_current {
             migrations = match &self.direct {
                 None => apply(client, &self.location).await?,
                 Some(direct) => apply(&Box::pin(direct.connect()).await?.client, &self.location).await?,
             };
         }
-        migrations::require_current(&self.location, &migrations).map_err(Problem::Refusal)
+        migrations::require_current(&self.location, &migrations).map_err(Problem::Refusal)?;
+        if self.migrate || is_current {
+            return Ok(());
+        }
+        Err(Problem::Refusal(OpenError::FunctionsMissing {
+            location: self.location.clone(),
+        }))
     }
 
     fn refusal(&self) -> MutexGuard<'_, Option<OpenError>> {
@@ -127,6 +135,11 @@ pub(super) async fn check(client: &Client, location: &str) -> Result<Vec<Migrati
         _ => applied(client).await?,
     };
     migrations::compare(location, STEPS, &applied).map_err(Problem::Refusal)
+}
+
+/// Reports whether the functions of this build are there.
+async fn has_functions(client: &Client) -> Result<bool, Failure> {
+    Ok(rows(client, &functions::missing()).await?.is_empty())
 }
 
 /// Applies what is missing; answers all steps as they are then.
@@ -171,6 +184,9 @@ async fn apply_steps(client: &Client, location: &str) -> Result<Vec<Migration>, 
             tracing::info!("applied migration {number} ({name}) to {location}");
         }
     }
+    if !has_functions(client).await? {
+        run(client, &format!("{BEGIN}; {} commit", functions::create())).await?;
+    }
     // Of another version, perhaps, whose node was faster.
     check(client, location).await
 }
@@ -180,7 +196,8 @@ pub(super) async fn rehearse(client: &Client) -> Result<(), Failure> {
     let wait = TABLE_WAIT_MAX.as_millis();
     let steps: String = STEPS.iter().flat_map(|step| [step.sql, ";\n"]).collect();
     let statements = format!(
-        "begin isolation level read committed; set local lock_timeout = {wait}; {MAKE};\n{steps} rollback"
+        "begin isolation level read committed; set local lock_timeout = {wait}; {MAKE};\n{steps} {} rollback",
+        functions::create()
     );
     answered(client.batch_execute(&statements)).await
 }

@@ -1,76 +1,110 @@
--- Updates the turns of the users of at most :unseen_max changed orders (turn = 2), the oldest first. For each user, the first
--- open order gets the turn when it is Pending and none is in processing. With :blocks, a Failed order counts as open.
--- Runs under the claim's lock.
+-- Decides whose turn it is for the users with the `unseen_max` oldest changes, and moves the orders between `blocked` and the
+-- lines: for each user, the first open order has the turn when it is Pending and none is in processing. With `failed_block`, a
+-- Failed order counts as open. Runs under the claims' lock. Answers how many changes it looked at.
 --
--- Leaves these to a later claim:
--- - an order that another transaction is changing, or has changed since this statement began;
--- - a user whose turn would move from or to an order that another session has locked or that the database refuses to change.
---   The first of the user's changed orders and the order whose turn it would be stay marked until then.
---
--- Served by orders_unseen, orders_user and orders_turn.
-with unseen as materialized (
-    select order_id, user_id, version from orderly.orders
-    where turn = 2 and order_id <> all (:stepped_around)
-    order by order_id + 0
-    limit :unseen_max
-    for update skip locked
-), users as materialized (
-    select distinct user_id from unseen
-), heads as materialized (
-    -- Compared as rows, so that no other index gives the order.
-    select users.user_id,
-        (select order_id from orderly.orders as o
-        where (o.user_id, o.status, o.order_id) >= (users.user_id, 0, 0) and (o.user_id, o.status) < (users.user_id, 1)
-        order by o.user_id, o.status, o.order_id limit 1) as pending,
-        (select order_id from orderly.orders as o
-        where (o.user_id, o.status, o.order_id) >= (users.user_id, 1, 0) and (o.user_id, o.status) < (users.user_id, 2)
-        order by o.user_id, o.status, o.order_id limit 1) as processing,
-        (select order_id from orderly.orders as o
-        where (o.user_id, o.status, o.order_id) >= (users.user_id, 3, 0) and (o.user_id, o.status) < (users.user_id, 4)
-            and :blocks = 1
-        order by o.user_id, o.status, o.order_id limit 1) as failed
-    from users
-), next as materialized (
-    select user_id, case when processing is null and coalesce(failed > pending, true) then pending end as order_id
-    from heads
-), moved as materialized (
-    -- To 1 for those that had the turn, to 0 for the one that gets it.
-    select next.user_id, had.order_id, 1 as turn
-    from next cross join lateral (
-        select order_id from orderly.orders as o
-        where o.user_id = next.user_id and o.status = 0 and o.turn = 0 and o.order_id is distinct from next.order_id
-        offset 0) as had
-    union all
-    select next.user_id, gets.order_id, 0
-    from next cross join lateral (
-        select order_id from orderly.orders as o
-        where o.order_id = next.order_id and o.status = 0 and o.turn = 1
-        offset 0) as gets
-), free as materialized (
-    select moved.*
-    from moved cross join lateral (
-        select 1 as locked from orderly.orders as o
-        where o.order_id = moved.order_id and o.status + 0 = 0 and o.turn = 1 - moved.turn
-            and o.order_id <> all (:stepped_around)
-        for update skip locked) as free
-), held_up as materialized (
-    select distinct user_id from moved where order_id not in (select order_id from free)
-), kept as materialized (
-    select user_id, min(order_id) as order_id from unseen where user_id in (select user_id from held_up) group by user_id
-    union all
-    select user_id, order_id from next where user_id in (select user_id from held_up)
-), seen as (
-    update orderly.orders as o
-    set turn = case when o.status <> 0 then null when o.order_id = next.order_id then 0 else 1 end
-    from unseen join next using (user_id)
-    where o.order_id = unseen.order_id and o.turn = 2
-        and unseen.order_id not in (select order_id from kept where order_id is not null)
-        -- What was locked may be newer than what this statement sees otherwise, and decided by: then its mark stays.
-        and unseen.version = (select s.version from orderly.orders as s where s.order_id = unseen.order_id)
-), turned as (
-    update orderly.orders as o set turn = free.turn
-    from free
-    where o.order_id = free.order_id and o.status + 0 = 0 and o.turn = 1 - free.turn
-        and free.user_id not in (select user_id from held_up)
-)
-select count(*) as unseen from unseen;
+-- Leaves these to a later claim, and their changes unseen:
+-- - what another transaction is changing, or has changed since this statement began;
+-- - a user whose turn would move from or to an order that another session has locked, or whose start the database refused.
+create function :see_to_turns(unseen_max bigint, failed_block boolean, stepped_around bigint[]) returns bigint language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off
+as $turns$
+declare
+    looked_at bigint;
+begin
+    with unseen as materialized (
+        select change, user_id from orderly.unseen order by change limit unseen_max for update skip locked
+    ), users as materialized (
+        select distinct user_id from unseen
+    ), turn as materialized (
+        -- The orders that had the turn, and where they are now; in neither place when they ended or came back. `offset 0`: they
+        -- are looked up one by one, where the planner could read the tables whole.
+        select users.user_id, had.order_id, had.runs, had.waits
+        from users cross join lateral (
+            select t.order_id,
+                exists (select from orderly.leases as l where l.order_id = t.order_id offset 0) as runs,
+                exists (select from orderly.first_line as l where l.order_id = t.order_id offset 0)
+                    or exists (select from orderly.second_line as l where l.order_id = t.order_id offset 0) as waits
+            from orderly.turns as t where t.user_id = users.user_id offset 0) as had
+    ), heads as materialized (
+        -- Compared as rows, so that no other index gives the order.
+        select users.user_id,
+            exists (select from turn where turn.user_id = users.user_id and turn.runs) as runs,
+            (select min(turn.order_id) from turn where turn.user_id = users.user_id and turn.waits) as waits,
+            (select b.order_id from orderly.blocked as b
+            where (b.user_id, b.order_id) >= (users.user_id, 0) and b.user_id <= users.user_id
+            order by b.user_id, b.order_id limit 1) as blocked,
+            case when failed_block then (
+                select f.order_id from orderly.failed as f
+                where (f.user_id, f.order_id) >= (users.user_id, 0) and f.user_id <= users.user_id
+                order by f.user_id, f.order_id limit 1) end as failed
+        from users
+    ), next as materialized (
+        select user_id, waits, blocked,
+            case when not runs and coalesce(failed > least(waits, blocked), true) then least(waits, blocked) end as order_id
+        from heads
+    ), loses as materialized (
+        select user_id, waits as order_id from next where waits is distinct from order_id and waits is not null
+    ), gets as materialized (
+        select user_id, order_id from next where order_id = blocked
+    ), first_free as materialized (
+        select loses.*
+        from loses cross join lateral (
+            select 1 as locked from orderly.first_line as l
+            where l.order_id = loses.order_id and l.order_id <> all (stepped_around)
+            for update skip locked) as free
+    ), second_free as materialized (
+        select loses.*
+        from loses cross join lateral (
+            select 1 as locked from orderly.second_line as l
+            where l.order_id = loses.order_id and l.order_id <> all (stepped_around)
+            for update skip locked) as free
+    ), blocked_free as materialized (
+        select gets.*, free.due_at, free.suspect
+        from gets cross join lateral (
+            select b.due_at, b.suspect from orderly.blocked as b
+            where b.order_id = gets.order_id and b.order_id <> all (stepped_around)
+            for update skip locked) as free
+    ), held_up as materialized (
+        select user_id from loses
+        where order_id not in (select order_id from first_free union all select order_id from second_free)
+        union
+        select user_id from gets where order_id not in (select order_id from blocked_free)
+    ), first_left as (
+        delete from orderly.first_line as l using first_free as free
+        where l.order_id = free.order_id and free.user_id not in (select user_id from held_up)
+        returning l.order_id, free.user_id
+    ), second_left as (
+        delete from orderly.second_line as l using second_free as free
+        where l.order_id = free.order_id and free.user_id not in (select user_id from held_up)
+        returning l.order_id, free.user_id, l.due_at, l.suspect
+    ), blocked_left as (
+        delete from orderly.blocked as b using blocked_free as free
+        where b.order_id = free.order_id and free.user_id not in (select user_id from held_up)
+        returning b.order_id, b.user_id, b.due_at, b.suspect
+    ), to_first as (
+        insert into orderly.first_line select order_id from blocked_left where due_at is null
+    ), to_second as (
+        insert into orderly.second_line select order_id, due_at, suspect from blocked_left where due_at is not null
+    ), to_blocked as (
+        insert into orderly.blocked (order_id, user_id, since, due_at, suspect)
+        select left_first.order_id, left_first.user_id, o.created_at, null, false
+        from first_left as left_first cross join lateral (
+            select created_at from orderly.orders where orders.order_id = left_first.order_id offset 0) as o
+        union all
+        select order_id, user_id, due_at, due_at, suspect from second_left
+    ), turns_over as (
+        delete from orderly.turns as t using turn
+        where t.user_id = turn.user_id and t.order_id = turn.order_id and not turn.runs
+            and turn.user_id not in (select user_id from held_up)
+            and turn.order_id not in (select order_id from next where order_id is not null)
+    ), turns_begun as (
+        insert into orderly.turns (user_id, order_id) select user_id, order_id from blocked_left
+        on conflict do nothing
+    ), seen as (
+        delete from orderly.unseen as u using unseen
+        where u.change = unseen.change and unseen.user_id not in (select user_id from held_up)
+    )
+    select count(*) into looked_at from unseen;
+    return looked_at;
+end $turns$;

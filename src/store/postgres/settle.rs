@@ -1,12 +1,14 @@
 //! Ending attempts by their results.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
 use super::classes::Class;
 use super::failure::Failure;
+use super::functions::named;
 use super::group::{Call, Groups};
 use super::link::Link;
 use super::locked::Patience;
@@ -17,6 +19,14 @@ use crate::order::{OrderId, OrderStatus};
 use crate::portable_json::JsonText;
 use crate::store::ending::End;
 use crate::store::{Settled, StoreError, codes};
+
+/// What an attempt said last is its error.
+static SETTLE: LazyLock<String> = LazyLock::new(|| {
+    named(
+        "select ended_place, ended_order_id, ended_status
+         from :settle($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, null, $10)",
+    )
+});
 
 pub(super) struct Settle {
     pub key: LeaseKey,
@@ -101,7 +111,7 @@ impl Call for Settle {
         let slot = Shared::any_slot();
         let ended = link
             .once(
-                include_str!("settle.sql"),
+                &SETTLE,
                 &[
                     (&order_ids, Type::INT8_ARRAY),
                     (&tokens, Type::INT8_ARRAY),
@@ -222,7 +232,7 @@ async fn stored_before(
         )
         .await;
     let statuses = found.and_then(|found| {
-        let status = |row| Ok((rows::column::<i64>(row, 0)?, rows::status(row, 1)?));
+        let status = |row| Ok((rows::column::<i64>(row, 0)?, rows::kind(row, 1)?.leads_to()));
         found
             .iter()
             .map(status)

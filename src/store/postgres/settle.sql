@@ -1,2 +1,124 @@
--- Ends attempts in one statement, each of its own lease alone: see orderly.settle.
-select ended_place, ended_order_id, ended_status from orderly.settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+-- Ends attempts, each of its own lease and of no other: the token is checked by the statement that writes, so a worker
+-- that lost its lease changes nothing and finds no row in the answer. A lease that ran out but was not given to another
+-- still counts. What another session has locked is left: its row in the answer has no status. One element per result, by
+-- rising order id. Where the orders of a user wait for each other, the next claim sees to their turns.
+--
+-- given_backs: the attempt does not count, and what the last one said stays unless new_last_errors has something else.
+-- crasheds: the lease was lost to a dead node.
+create function :settle(
+    order_ids bigint[], tokens bigint[], nodes bigint[], kinds smallint[], statuses smallint[], given_backs boolean[],
+    due_ins_micros bigint[], errors text[], new_last_errors text[], results text[], crasheds boolean[], counter_slot smallint
+) returns table (ended_place bigint, ended_order_id bigint, ended_status smallint)
+language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_bitmapscan = off set lock_timeout = 3000
+as $settle$
+begin
+    return query
+    with moment as materialized (
+        select clock_timestamp() as at, (select ordering > 0 from orderly.queue where id = 1) as in_turn
+    ), result as materialized (
+        select * from unnest(order_ids, tokens, nodes, kinds, statuses, given_backs, due_ins_micros, errors, new_last_errors,
+                results, crasheds) with ordinality
+            as result (order_id, token, node, kind, status, given_back, due_in_micros, error, new_last_error, given, crashed,
+                place)
+    ), held as materialized (
+        -- Driven by the results, as in start. The lease before the order, as cancel does.
+        select result.*, lease.*, free.*, greatest(moment.at, lease.started_at) as at,
+            -- The columns of the order tell the start and the end. An end for another node than the one that claimed, which
+            -- would be a breach, is told by the history as it was.
+            result.status > 1 and result.node = lease.claimer as in_columns
+        from moment, result
+            cross join lateral (
+                select l.node as claimer, l.attempt, l.started_at, l.started_in, l.handed_out
+                from orderly.leases as l
+                where l.order_id = result.order_id and l.token = result.token
+                for update skip locked) as lease
+            cross join lateral (
+                -- The history in the row, where it has no room for what may be added.
+                select case when cardinality(o.history) > 60 then o.history end as full_history, o.version as ended_version
+                from orderly.orders as o where o.order_id = result.order_id
+                for no key update skip locked) as free
+    ), drawn as materialized (
+        select kind, nextval('orderly.batch_ids') as batch from (select distinct kind from held) as kinds
+    ), freed as (
+        delete from orderly.leases as l using held where l.order_id = held.order_id and l.token = held.token
+    ), spilled as (
+        insert into orderly.history (order_id, version, events)
+        select order_id, ended_version - cardinality(full_history) + 1, full_history from held where full_history is not null
+    ), ended as (
+        update orderly.orders as o set
+            status = held.status,
+            -- The start and the end.
+            version = o.version + 2,
+            attempts = held.attempt - held.given_back::int,
+            crashes = o.crashes + coalesce(held.crashed, false)::int,
+            token = held.token,
+            node = held.claimer,
+            handed_out = held.handed_out,
+            changed_at = held.at,
+            processing_at = held.started_at,
+            finished_at = case when held.status > 1 then held.at end,
+            started_in = case when held.in_columns then held.started_in end,
+            ended_in = case when held.in_columns then drawn.batch end,
+            last_error = case
+                when held.given_back then coalesce(held.new_last_error, o.last_error) else held.new_last_error end,
+            result = held.given,
+            history = case
+                when held.in_columns and held.full_history is null then o.history
+                when held.in_columns then null
+                else case when held.full_history is null then o.history end || array[
+                    row(1, held.started_at, held.attempt, held.claimer, held.started_in, null, null)::orderly.event,
+                    row(held.kind, held.at, held.attempt - held.given_back::int, held.node, drawn.batch, held.error, null)
+                        ::orderly.event] end
+        from held join drawn using (kind)
+        where o.order_id = held.order_id
+        returning o.order_id, o.user_id, o.version, o.attempts, o.status, o.crashes, o.changed_at, o.processing_at,
+            held.place, held.kind, held.node, held.error, held.due_in_micros, drawn.batch
+    ), waiting as (
+        insert into orderly.second_line (order_id, due_at, suspect)
+        select order_id, moment.at + due_in_micros * interval '1 microsecond', crashes >= 2
+        from moment, ended where status = 0 and not in_turn
+    ), in_turn as (
+        insert into orderly.blocked (order_id, user_id, since, due_at, suspect)
+        select order_id, user_id, due_at, due_at, crashes >= 2
+        from moment, ended cross join lateral (
+            select moment.at + due_in_micros * interval '1 microsecond' as due_at) as due
+        where status = 0 and in_turn
+    ), unseen as (
+        insert into orderly.unseen (user_id) select distinct user_id from moment, ended where in_turn
+    ), failed as (
+        insert into orderly.failed (order_id, user_id) select order_id, user_id from ended where status = 3
+    ), recorded as (
+        insert into orderly.batches (batch, kind, at, order_ids, versions, attempts, nodes, ats, errors)
+        select batch, kind, moment.at, array_agg(order_id), array_agg(version), array_agg(attempts), array_agg(node),
+            case when max(changed_at) > moment.at then array_agg(changed_at) end,
+            case when count(error) > 0 then array_agg(error) end
+        from moment, ended
+        group by batch, kind, moment.at
+    ), counted as (
+        update orderly.counters as c set
+            pending = c.pending + change.pending,
+            processing = c.processing - change.ended,
+            completed = c.completed + change.completed,
+            failed = c.failed + change.failed,
+            processing_micros = c.processing_micros + change.micros
+        from (
+            select count(*) as ended,
+                count(*) filter (where status = 0) as pending,
+                count(*) filter (where status = 2) as completed,
+                count(*) filter (where status = 3) as failed,
+                coalesce(sum((extract(epoch from changed_at - processing_at) * 1000000)::int8)
+                    filter (where status = 2), 0) as micros
+            from ended) as change
+        where c.slot = (select orderly.free_counter(counter_slot) where exists (select from ended)) and change.ended > 0
+    )
+    select place, order_id, status from ended
+    union all
+    -- Locked by another session: without a status, to be tried again.
+    select result.place, result.order_id, null
+    from result
+    where result.place not in (select place from held) and exists (
+        select from orderly.leases as l
+        where l.order_id = result.order_id and l.token = result.token offset 0);
+end $settle$;

@@ -1,15 +1,17 @@
--- What became of results that were sent before and whose answers were lost: the status that each made, if it was stored. An
+-- What became of results that were sent before and whose answers were lost: the kind of what they made, if it was stored. An
 -- order's token counts its claims, so the event that ended an attempt comes right behind the `started` event of that number;
--- it is ours when it is of our kind and of our node. $1-$4: one row per result. Served by events_order.
-select result.place, ended.status
+-- it is ours when it is of our kind and of our node. $1-$4: one row per result.
+select result.place, result.kind
 from unnest($1::int8[], $2::int8[], $3::int8[], $4::int2[])
     with ordinality as result (order_id, token, node, kind, place)
 cross join lateral (
-    select version from orderly.events as e
+    select version from orderly.order_events as e
     where e.order_id = result.order_id and e.kind = 1
     order by e.version
     offset result.token - 1 limit 1
 ) as started
-join orderly.events as ended
-    on ended.order_id = result.order_id and ended.version = started.version + 1
-    and ended.kind = result.kind and ended.node = result.node
+cross join lateral (
+    select from orderly.order_events as e
+    where e.order_id = result.order_id and e.version = started.version + 1 and e.kind = result.kind and e.node = result.node
+    offset 0
+) as ended

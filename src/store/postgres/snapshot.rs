@@ -12,9 +12,10 @@ use super::connect::{Connection, Parameters, READ_ONLY, answered, answered_withi
 use super::durability::Durability;
 use super::failure::Failure;
 use super::query::{self, Reads};
-use super::{room, rows};
+use super::room;
+use super::rows::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use crate::order::OrderId;
-use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, ORDER_COLUMNS, order_columns};
+use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::snapshot::{
     EventRecord, FEED_WAITING_MAX, FeedState, FeedWaiting, KeyName, KeyRecord, LeaseRecord, OrderRecord,
     Room, Snapshot, StartRule,
@@ -41,10 +42,7 @@ impl PostgresSnapshot {
         answered(connection.client.batch_execute(begin)).await?;
         Ok(PostgresSnapshot { connection })
     }
-}
 
-/// Of a transaction that also writes.
-impl PostgresSnapshot {
     /// Shows what the connection's own transaction has written, and what is committed.
     pub fn within(connection: Connection) -> PostgresSnapshot {
         PostgresSnapshot { connection }
@@ -224,7 +222,7 @@ async fn start_rule(source: &impl Reads) -> Result<StartRule, Failure> {
 async fn passed_over(source: &impl Reads) -> Result<HashSet<OrderId>, Failure> {
     let found = source
         .read(
-            "select distinct unnest(passed_over) from orderly.events where passed_over is not null",
+            "select distinct unnest(passed_over) from orderly.batches where passed_over is not null",
             &[],
         )
         .await?;
@@ -246,7 +244,7 @@ async fn orders_after(
             concat!(
                 "select ",
                 order_columns!(),
-                ", crashes, node, token, lease_expires_at, outside, handed_out from orderly.orders
+                ", crashes, node, token, lease_expires_at, outside, handed_out from orderly.order_state
                  where order_id > $1 order by order_id limit $2"
             ),
             &[(&after, Type::INT8), (&limit, Type::INT8)],
@@ -283,16 +281,25 @@ fn record(row: &Row) -> Result<OrderRecord, Failure> {
     })
 }
 
-/// By order and version.
+/// The earlier orders that the claim of a first start passed over, of an event and its batch.
+const PASSED_OVER: &str = "case when kind = 1 and version = 2 then
+    array(select id from unnest(passed_over) as id where id < order_id order by id) end";
+
+/// By order and version. An event that its batch does not have has no place.
 async fn events_of(
     source: &impl Reads,
     order_ids: &[i64],
 ) -> Result<HashMap<OrderId, Vec<EventRecord>>, Failure> {
     let statement = format!(
-        "select {EVENT_COLUMNS}, coalesce(b.first_position + e.place, {UNNUMBERED} + (e.batch << {PLACE_BITS}) + e.place),
-             passed_over
-         from orderly.events as e join orderly.batches as b using (batch)
-         where order_id = any ($1) order by order_id, version"
+        "select {EVENT_COLUMNS},
+             coalesce(place + coalesce(first_position - 1, {UNNUMBERED} + (batch << {PLACE_BITS})), 0), {PASSED_OVER}
+         from (
+             select e.*, b.first_position, b.passed_over, array_position(b.order_ids, e.order_id) as place
+             from unnest($1::int8[]) as asked (id)
+                 cross join lateral (select * from orderly.order_events where order_id = asked.id offset 0) as e
+                 left join lateral (select * from orderly.batches as b where b.batch = e.batch offset 0) as b on true
+         ) as found
+         order by order_id, version"
     );
     let order_ids = order_ids.to_vec();
     let found = source.read(&statement, &[(&order_ids, Type::INT8_ARRAY)]).await?;
@@ -313,18 +320,21 @@ fn event_record(row: &Row) -> Result<EventRecord, Failure> {
     })
 }
 
-/// First what has its place in the feed, then the rest.
+/// First what has its place in the feed, then the rest. Events of orders that were taken out are left out.
 async fn events_after(source: &impl Reads, after: i64, limit: usize) -> Result<Vec<EventRecord>, Failure> {
     let limit = rows::limit(limit.min(FEED_EVENTS_MAX));
-    let statement = concat!(
-        "select fed.*, (select e.passed_over from orderly.events as e
-             where e.order_id = fed.order_id and e.version = fed.version)
-         from (",
-        include_str!("feed.sql"),
-        ") as fed order by fed.position"
+    let is_there = "exists (select from orderly.orders as o where o.order_id = events.order_id)";
+    let statement = format!(
+        "select {EVENT_COLUMNS}, position, {PASSED_OVER}
+         from orderly.events
+         where first_position >= coalesce(
+                 (select first_position from orderly.batches
+                 where first_position <= $1 order by first_position desc limit 1), 0)
+             and position > $1 and {is_there}
+         order by first_position, place limit $2"
     );
     let numbered = source
-        .read(statement, &[(&after, Type::INT8), (&limit, Type::INT8)])
+        .read(&statement, &[(&after, Type::INT8), (&limit, Type::INT8)])
         .await?;
     if !numbered.is_empty() {
         return numbered.iter().map(event_record).collect();
@@ -333,9 +343,10 @@ async fn events_after(source: &impl Reads, after: i64, limit: usize) -> Result<V
     let batch = after >> PLACE_BITS;
     let place = after - (batch << PLACE_BITS);
     let statement = format!(
-        "select {EVENT_COLUMNS}, {UNNUMBERED} + (e.batch << {PLACE_BITS}) + e.place, passed_over
-         from orderly.events as e join orderly.batches as b using (batch)
-         where b.first_position is null and (e.batch, e.place) > ($1, $2) order by e.batch, e.place limit $3"
+        "select {EVENT_COLUMNS}, {UNNUMBERED} + (batch << {PLACE_BITS}) + place, {PASSED_OVER}
+         from orderly.events
+         where first_position is null and batch >= $1 and (batch > $1 or place > $2) and {is_there}
+         order by batch, place limit $3"
     );
     let unnumbered = source
         .read(

@@ -5,30 +5,25 @@ use tokio_postgres::types::Type;
 use super::failure::Failure;
 use super::holders::holders;
 use super::query::{self, Reads};
-use super::{rows, turns};
+use super::rows;
 use crate::lease::NodeId;
-use crate::order::{OrderId, Ordering};
+use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{AHEAD_MAX, CurrentLease, Place, Predecessor, SUSPECT_CRASHES, Standing};
 use crate::time::Timestamp;
 
-pub(super) async fn standing(
-    source: &impl Reads,
-    ordering: Ordering,
-    id: OrderId,
-) -> Result<Option<Standing>, Failure> {
+pub(super) async fn standing(source: &impl Reads, id: OrderId) -> Result<Option<Standing>, Failure> {
     let statement = concat!(
         include_str!("standing.sql"),
         "select ",
         order_columns!(),
         ", crashes, node, lease_expires_at, outside, moment.at, waits_for, ahead, behind, other_line,
-         (select earlier.status from orderly.orders as earlier where earlier.order_id = waits_for)
+         (select earlier.status from orderly.order_state as earlier where earlier.order_id = waits_for)
          from subject, moment, waiting, place"
     );
-    let statement = turns::lines(statement, ordering);
     let ahead_max = i64::try_from(AHEAD_MAX).unwrap_or(i64::MAX);
     let found = source
-        .read(&statement, &[(&id.0, Type::INT8), (&ahead_max, Type::INT8)])
+        .read(statement, &[(&id.0, Type::INT8), (&ahead_max, Type::INT8)])
         .await?;
     let Some(row) = found.first() else {
         return Ok(None);
@@ -63,7 +58,7 @@ pub(super) async fn standing(
     let running = source
         .read(
             "select node, count(*)::int8 from (
-                 select node, outside from orderly.orders where status = 1 order by status, order_id limit $1) as running
+                 select node, outside from orderly.leases order by order_id limit $1) as running
              where not outside group by node",
             &[(&ahead_max, Type::INT8)],
         )

@@ -1,34 +1,37 @@
 -- Where order $1 stands: the open order of its user that it waits for, and what is before it in its line, counted up to $2.
--- Served by the primary key, orders_user, and the lines' own indexes.
+-- Served by the primary key, the indexes by user, and the lines; `offset 0` keeps the planner from reading whole what it
+-- could hash.
 with moment as materialized (
     select clock_timestamp() as at
 ), subject as materialized (
-    select * from orderly.orders where order_id = $1
+    select * from orderly.order_state where order_id = $1
 ), waiting as materialized (
-    -- Earlier ones that are open, or one in processing after a redrive: the heads of what the user has, compared as rows, so
+    -- The one of its user that has its turn, runs, or comes before it. The heads of what the user has, compared as rows, so
     -- that no other index gives the order.
     select case when queue.ordering > 0 and subject.status = 0 then least(
-        (select o.order_id from orderly.orders as o
-        where (o.user_id, o.status, o.order_id) >= (subject.user_id, 0, 0)
-            and (o.user_id, o.status, o.order_id) < (subject.user_id, 0, subject.order_id)
-        order by o.user_id, o.status, o.order_id limit 1),
-        (select o.order_id from orderly.orders as o
-        where (o.user_id, o.status, o.order_id) >= (subject.user_id, 1, 0) and (o.user_id, o.status) < (subject.user_id, 2)
-        order by o.user_id, o.status, o.order_id limit 1),
-        (select o.order_id from orderly.orders as o
-        where (o.user_id, o.status, o.order_id) >= (subject.user_id, 3, 0)
-            and (o.user_id, o.status, o.order_id) < (subject.user_id, 3, subject.order_id) and queue.ordering = 2
-        order by o.user_id, o.status, o.order_id limit 1)) end as waits_for
+        (select b.order_id from orderly.blocked as b
+        where (b.user_id, b.order_id) >= (subject.user_id, 0) and (b.user_id, b.order_id) < (subject.user_id, subject.order_id)
+        order by b.user_id, b.order_id limit 1),
+        (select min(t.order_id) from orderly.turns as t
+        where t.user_id = subject.user_id and (
+            t.order_id < subject.order_id and (
+                exists (select from orderly.first_line as l where l.order_id = t.order_id offset 0)
+                or exists (select from orderly.second_line as l where l.order_id = t.order_id offset 0))
+            or exists (select from orderly.leases as l where l.order_id = t.order_id offset 0))),
+        (select f.order_id from orderly.failed as f
+        where (f.user_id, f.order_id) >= (subject.user_id, 0) and (f.user_id, f.order_id) < (subject.user_id, subject.order_id)
+            and queue.ordering = 2
+        order by f.user_id, f.order_id limit 1)) end as waits_for
     from subject, orderly.queue as queue
+    where queue.id = 1
 ), first_line as materialized (
-    select order_id from orderly.orders
-    where status = 0 and due_at is null and order_id + 0 < (
-        select case when due_at is null then order_id else 9223372036854775807 end from subject)
-    order by order_id + 0 desc
+    select order_id from orderly.first_line
+    where order_id < (select case when due_at is null then order_id else 9223372036854775807 end from subject)
+    order by order_id desc
     limit $2
 ), second_line as materialized (
-    select order_id from orderly.orders
-    where status = 0 and due_at is not null and crashes < 2 and (due_at, order_id) < (
+    select order_id from orderly.second_line
+    where not suspect and (due_at, order_id) < (
         select coalesce(subject.due_at, moment.at), case when subject.due_at is null then 9223372036854775807 else order_id end
         from subject, moment)
     order by due_at desc, order_id desc

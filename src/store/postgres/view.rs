@@ -1,10 +1,13 @@
 //! Reading single orders: reads that wait while the connections are busy go into one statement. It is sent after all of
 //! them came, so each sees whatever was answered before it was asked.
 
+use std::sync::LazyLock;
+
 use tokio_postgres::types::Type;
 
 use super::classes::Class;
 use super::failure::Failure;
+use super::functions::named;
 use super::group::Call;
 use super::link::Link;
 use super::rows;
@@ -20,16 +23,12 @@ pub(super) struct View {
 /// What one order counts for among the rows of a statement: the longest are 33 KB, so that no answer is longer than a few MB.
 const ROWS_OF_AN_ORDER: usize = 10;
 
-const STATEMENT: &str = concat!(
-    include_str!("view_orders.sql"),
-    "select ",
-    order_columns!(),
-    ", feed_id, last_position, place from orderly.queue \
-     cross join unnest($1::int8[]) with ordinality as asked (id, place) \
-     cross join lateral (select ",
-    order_columns!(),
-    " from orderly.orders where order_id = asked.id offset 0) as found where queue.id = 1"
-);
+static STATEMENT: LazyLock<String> = LazyLock::new(|| {
+    let columns = order_columns!();
+    named(&format!(
+        "select {columns}, feed_id, last_position, place from :view_orders($1)"
+    ))
+});
 
 impl Call for View {
     type Answer = Option<OrderView>;
@@ -53,7 +52,7 @@ impl Call for View {
         _shared: &Shared,
     ) -> Result<Vec<Result<Option<OrderView>, StoreError>>, Failure> {
         let ids: Vec<i64> = calls.iter().map(|call| call.id.0).collect();
-        let found = link.read(STATEMENT, &[(&ids, Type::INT8_ARRAY)]).await?;
+        let found = link.read(&STATEMENT, &[(&ids, Type::INT8_ARRAY)]).await?;
         let mut answers: Vec<_> = calls.iter().map(|_| Ok(None)).collect();
         for row in &found {
             let place: i64 = rows::column(row, ORDER_COLUMNS + 2)?;

@@ -8,8 +8,9 @@ use rusqlite::config::DbConfig;
 use tokio_postgres::Client;
 
 use super::{Said, Shop, command, told};
+use crate::postgres::schema::rename_functions;
 use crate::support::postgres::{self, Server};
-use crate::support::process::Process;
+use crate::support::process::{Process, orderly};
 use crate::support::required;
 
 const COMMANDS: [&str; 4] = ["migrate", "migrate --dry-run", "migrate --restored", "verify"];
@@ -198,4 +199,30 @@ async fn a_copy_into_a_database_of_another_build_is_refused() {
     let said = run("copy --from sqlite:orderly.db").await;
     assert_refused(&said, database.name());
     assert_eq!((rows(&admin).await, objects(&admin).await), before);
+}
+
+/// A build that changed a statement and no table: its functions are others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_the_functions_of_another_build_wants_a_migration() {
+    if !required("a private PostgreSQL", postgres::is_installed()) {
+        return;
+    }
+    let database = Server::shared().await.create_database().await;
+    let url = database.url();
+    let folder = tempfile::tempdir().unwrap();
+    let strict = |line: &str| {
+        let mut command = command(folder.path(), line);
+        command.envs([("DATABASE_URL", url.as_str()), ("ORDERLY_MIGRATE", "off")]);
+        command
+    };
+    assert_eq!(told(strict("migrate")).await.exit, Some(0));
+    rename_functions(&database.admin().await).await;
+    told(strict("serve"))
+        .await
+        .assert_ended(78, "lacks functions of this binary: run `orderly migrate`");
+    assert_eq!(told(strict("migrate")).await.exit, Some(0));
+    let mut served = orderly(folder.path());
+    served.envs([("DATABASE_URL", url.as_str()), ("ORDERLY_MIGRATE", "off")]);
+    let served = Process::start(served).await;
+    assert_eq!(served.terminate().await, Some(0));
 }

@@ -13,7 +13,7 @@ use crate::support::proxy::{Action, Proxy};
 use crate::support::{required, until};
 
 /// Parts of the statements that claim and that say that the node lives, and of no others.
-const CLAIM: &str = "from orderly.claim(";
+const CLAIM: &str = "from orderly.claim_";
 const HEARTBEAT: &str = "insert into orderly.nodes";
 /// An idle node doubles the time between its polls, up to 34 s; the next one is then at least seven seconds away.
 const LONG_GAP: Duration = Duration::from_millis(3_500);

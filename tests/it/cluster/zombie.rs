@@ -16,9 +16,9 @@ use crate::support::proxy::{Action, Proxy};
 use crate::support::until;
 
 /// The function that stores results, and its copy without what fences it.
-const SETTLE: &str = "orderly.settle";
-const UNFENCED: &str = "orderly.settle_unfenced";
-const TOKEN_CHECK: &str = " and o.token = result.token";
+const SETTLE: &str = "orderly.settle_";
+const UNFENCED: &str = "orderly.unfenced_settle_";
+const TOKEN_CHECKS: [&str; 2] = [" and l.token = result.token", " and l.token = held.token"];
 /// Longer than a lease, so that whoever takes the orders over has them while the zombie's results arrive.
 const ORDERS: Assortment = Assortment {
     name: "zombie",
@@ -52,7 +52,7 @@ pub async fn haunt(cluster: &Cluster, fencing: Fencing, seed: u64) -> Haunted {
     let zombie = cluster.start_at(&url).await;
     cluster
         .database
-        .copy_function(SETTLE, UNFENCED, TOKEN_CHECK)
+        .copy_function(SETTLE, UNFENCED, &TOKEN_CHECKS)
         .await;
     let sales = sell(&zombie, seed).await;
     until("it has all orders", async || {
@@ -91,13 +91,13 @@ fn keep_results_back(proxy: &Proxy, gate: &Arc<Gate>, fencing: Fencing) {
     let then = match fencing {
         Fencing::AsShipped => Action::Forward,
         Fencing::TakenOut => Action::Rewrite {
-            from: format!("{SETTLE}("),
-            to: format!("{UNFENCED}("),
+            from: SETTLE.to_owned(),
+            to: UNFENCED.to_owned(),
         },
     };
     let gate = gate.clone();
     proxy.on_flight(move |flight| {
-        if flight.sql().contains(&format!("from {SETTLE}(")) {
+        if flight.sql().contains(&format!("from {SETTLE}")) {
             Action::KeepBack {
                 gate: gate.clone(),
                 then: Box::new(then.clone()),

@@ -100,16 +100,14 @@ async fn a_lease_that_cannot_be_extended_hurts_no_other_lease(harness: &mut Harn
     harness.accept_some(10).await;
     let leases = harness.claim(10).await;
     let keys: Vec<_> = leases.iter().map(Lease::key).collect();
-    harness
-        .refuse_updates(&format!("new.order_id = {}", keys[4].order_id))
-        .await;
+    harness.refuse_renewals(&[keys[4].order_id]).await;
     harness.advance(LONGER_THAN_A_LEASE / 2).await;
     let renewed = harness.store().renew(heartbeat(NODE_A, &keys)).await.unwrap();
     assert_eq!(renewed.lost, []);
     let refused: Vec<_> = renewed.refused.iter().map(|refused| refused.order_id).collect();
     assert_eq!(refused, [keys[4].order_id]);
     harness.advance(LONGER_THAN_A_LEASE / 2).await;
-    harness.allow_updates().await;
+    harness.allow_renewals().await;
     assert_eq!(harness.give_back().await.pending, 1);
     assert_eq!(harness.order(keys[4].order_id).await.status, OrderStatus::Pending);
 }

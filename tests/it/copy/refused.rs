@@ -12,8 +12,7 @@ from_every_store! {
 
 async fn starts_that_passed_over_a_refused_order_are_still_in_turn(harness: Harness) {
     let bad = harness.accept_one().await;
-    let rule = format!("new.order_id = {bad} and new.status = 1");
-    harness.refuse_updates(&rule).await;
+    harness.refuse_starts(&[bad]).await;
     // Later for certain.
     harness.advance(Duration::from_mins(2)).await;
     let later = harness.accept_some(2).await;

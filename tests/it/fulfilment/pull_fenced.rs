@@ -11,12 +11,12 @@ use crate::support::proxy::{Action, Proxy};
 use crate::support::{required, until};
 
 /// The function that stores results, its copy without what fences it, and that.
-const SETTLE: &str = "orderly.settle";
-const UNFENCED: &str = "orderly.settle_unfenced";
-const TOKEN_CHECK: &str = " and o.token = result.token";
+const SETTLE: &str = "orderly.settle_";
+const UNFENCED: &str = "orderly.unfenced_settle_";
+const TOKEN_CHECKS: [&str; 2] = [" and l.token = result.token", " and l.token = held.token"];
 /// The statement that finds the latest claim, and the token it reads.
-const LATEST_CLAIM: &str = ", token, node, handed_out from orderly.orders where order_id = $1";
-const FIRST_TOKEN: &str = ", 1::int8, node, handed_out from orderly.orders where order_id = $1";
+const LATEST_CLAIM: &str = ", token, node, handed_out from orderly.order_state where order_id = $1";
+const FIRST_TOKEN: &str = ", 1::int8, node, handed_out from orderly.order_state where order_id = $1";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fencing {
@@ -75,9 +75,7 @@ async fn on_postgresql(fencing: Fencing) -> Option<(StatusCode, Vec<String>)> {
             to: to.to_owned(),
         };
         match fencing {
-            Fencing::TakenOut if sql.contains(&format!("from {SETTLE}(")) => {
-                rewrite(&format!("{SETTLE}("), &format!("{UNFENCED}("))
-            }
+            Fencing::TakenOut if sql.contains(&format!("from {SETTLE}")) => rewrite(SETTLE, UNFENCED),
             Fencing::TakenOut if sql.contains(LATEST_CLAIM) => rewrite(LATEST_CLAIM, FIRST_TOKEN),
             Fencing::TakenOut | Fencing::AsShipped => Action::Forward,
         }
@@ -85,7 +83,7 @@ async fn on_postgresql(fencing: Fencing) -> Option<(StatusCode, Vec<String>)> {
     let url = database.url_at("127.0.0.1", proxy.address().port());
     let mut shop = Shop::open_at(Some(database), Some(url)).await;
     let database = shop.database.as_ref().expect("it was given one");
-    database.copy_function(SETTLE, UNFENCED, TOKEN_CHECK).await;
+    database.copy_function(SETTLE, UNFENCED, &TOKEN_CHECKS).await;
     let (late, taken) = a_worker_comes_back(&mut shop).await;
     Some((late, breaches(&shop, &taken).await))
 }

@@ -245,12 +245,12 @@ async fn attempts_to_connect_are_few_while_the_database_is_away() {
 }
 
 /// The part of the last claim that says which orders it passes over.
-fn last_floor(scene: &Scene) -> i64 {
+pub fn last_floor(scene: &Scene) -> i64 {
     let flights = scene.proxy.flights();
     let claim = flights
         .iter()
         .rev()
-        .find(|sql| sql.contains("from orderly.claim("));
+        .find(|sql| sql.contains("from orderly.claim_"));
     let (_, after) = claim.unwrap().split_once("above => ").unwrap();
     let (floor, _) = after.split_once(',').unwrap();
     floor.parse().unwrap()

@@ -29,7 +29,7 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// A part of the statements that list orders.
 const LISTS: &str = "order by order_id desc";
 /// A part of the statement that reads single orders.
-const POINTS: &str = "last_position, place from orderly.queue";
+const POINTS: &str = "last_position, place from orderly.view_orders_";
 /// A part of the statements that read counters.
 const NUMBERS: &str = "sum(pending)::int8";
 

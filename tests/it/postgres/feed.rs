@@ -301,7 +301,7 @@ async fn histories_that_wait_together_do_not_number_one_after_the_other() {
     let waits = format!("(pg_advisory_xact_lock({FEED_LOCK})");
     until("all have read, and one waits for its turn", async || {
         tokio::task::yield_now().await;
-        sent("from orderly.events join orderly.batches") == HISTORIES && sent(&waits) == 1
+        sent("from orderly.order_events where order_id = $1") == HISTORIES && sent(&waits) == 1
     })
     .await;
     // Those who have read have had their turn by now.
@@ -341,15 +341,15 @@ async fn a_backlog_that_is_more_than_one_message_takes_is_numbered_to_its_end() 
     let Some(scene) = Scene::new().await else { return };
     let id = scene.accept().await;
     scene.until_all_are_placed().await;
-    let backlog = "insert into orderly.batches (batch, events)
-        select nextval('orderly.batch_ids'), 1 from generate_series(1, 12000)";
+    let backlog = "insert into orderly.batches (batch, kind, at, order_ids)
+        select nextval('orderly.batch_ids'), 0, now(), array[-n] from generate_series(1, 12000) as n";
     scene.admin.batch_execute(backlog).await.unwrap();
     let before = scene.attempts();
     scene.accept().await;
     scene.until_all_are_placed().await;
     assert!(scene.attempts() - before >= 3);
     assert_eq!(scene.place_of_reading(id).await, 12_002);
-    // The rest has no events, so this is no sound store.
+    // The rest is of no orders, so this is no sound store.
     scene.store.close().await;
 }
 

@@ -10,8 +10,9 @@ use orderly::order::OrderId;
 use orderly::store::{Accepted, FeedEvent, FeedPosition, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::time::timeout;
 
-use super::scene::{Scene, assert_sound, number, store_at, through};
+use super::scene::{HEARS_WITHIN, Scene, assert_sound, number, store_at, through};
 use crate::support::gate::Gate;
 use crate::support::late::{HeldCommits, PlainReader};
 use crate::support::make::{NODE_A, claim_by, new_order};
@@ -260,4 +261,17 @@ async fn a_reader_among_writers_that_commit_in_any_order_misses_nothing() {
     assert_sound(&*reader).await;
     reader.close().await;
     scene.end().await;
+}
+
+/// Such a store is damaged: the events of every order are in batches.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_does_not_wait_for_an_event_that_no_batch_holds() {
+    let Some(scene) = Scene::new().await else { return };
+    let id = accept_some(&*scene.store, 1).await.order_ids[0];
+    let lose = "update orderly.orders set accepted_in = 0";
+    scene.admin.batch_execute(lose).await.unwrap();
+    let history = timeout(HEARS_WITHIN, scene.store.history(id, 0)).await;
+    let refused = history.expect("an answer in time").unwrap_err();
+    assert!(refused.to_string().contains("the place of an event"), "{refused}");
+    scene.store.close().await;
 }

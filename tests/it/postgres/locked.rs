@@ -12,6 +12,14 @@ use tokio_postgres::Client;
 use super::scene::{Scene, store_at};
 use crate::support::make::{NODE_A, NODE_B, claim_by, new_order, order_of, retry_after};
 
+/// The tables of which one has a row of an open order.
+pub const PLACES: [&str; 4] = ["first_line", "second_line", "blocked", "leases"];
+
+fn among(ids: &[OrderId]) -> String {
+    let ids: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
+    format!("order_id in ({})", ids.join(","))
+}
+
 /// A session with an open transaction; dropped, it ends.
 pub struct Locker(pub Client);
 
@@ -25,13 +33,19 @@ impl Locker {
         Locker(client)
     }
 
+    /// Locks the rows of these orders in one table.
+    pub async fn of_rows(scene: &Scene, table: &str, ids: &[OrderId]) -> Locker {
+        Locker::of(scene, &format!("orderly.{table} where {}", among(ids))).await
+    }
+
+    /// Locks the rows of these orders wherever they have one.
     pub async fn of_orders(scene: &Scene, ids: &[OrderId]) -> Locker {
-        let ids: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
-        Locker::of(
-            scene,
-            &format!("orderly.orders where order_id in ({})", ids.join(",")),
-        )
-        .await
+        let locker = Locker::of_rows(scene, "orders", ids).await;
+        for place in PLACES {
+            let lock = format!("select from orderly.{place} where {} for update", among(ids));
+            locker.0.batch_execute(&lock).await.unwrap();
+        }
+        locker
     }
 
     pub async fn release(self) {
@@ -74,7 +88,8 @@ async fn a_waiting_order_that_another_session_locks_keeps_no_other_waiting() {
     let other_node = store_at(&scene.database.url()).await;
     let locker = Locker::of_orders(&scene, &[first[1]]).await;
     assert_eq!(claim(&*scene.store, 3).await, [first[0], first[2], second[0]]);
-    assert_eq!(claim(&*other_node, 2).await, [second[1], second[2]]);
+    assert_eq!(claim(&*other_node, 1).await, second[1..2]);
+    assert_eq!(claim(&*other_node, 1).await, second[2..]);
     for store in [&scene.store, &other_node] {
         let claimed = store.claim(claim_by(NODE_B, 10)).await.unwrap();
         assert!(claimed.leases.is_empty() && !claimed.idle && !claimed.paused);
@@ -88,8 +103,10 @@ async fn a_waiting_order_that_another_session_locks_keeps_no_other_waiting() {
     assert_eq!(claim(&*scene.store, 10).await, [first[1], third[0]]);
     assert_eq!(breaches(&scene).await, []);
     // The positive control: without what its claims recorded, and with less than that, it was overtaken.
-    let forget = "update orderly.events set passed_over = null where kind = 1 and order_id = ";
-    let late = format!("{forget}{}", second[1]);
+    let late = format!(
+        "update orderly.batches set passed_over = null where kind = 1 and {} = any (order_ids)",
+        second[1]
+    );
     scene.admin.batch_execute(&late).await.unwrap();
     assert_eq!(breaches(&scene).await, [Promise::FifoStart]);
     other_node.close().await;
@@ -172,7 +189,7 @@ async fn a_locked_order_keeps_only_its_own_user_waiting() {
     locker.release().await;
     assert_eq!(claim(&**store, 10).await, [second, other]);
     assert_eq!(claim(&**store, 10).await, []);
-    let leases = "select count(*) from orderly.orders where status = 1";
+    let leases = "select count(*) from orderly.leases";
     assert_eq!(scene.number(leases).await, 3);
     store.cancel(second).await.unwrap();
     assert_eq!(claim(&**store, 10).await, [third]);

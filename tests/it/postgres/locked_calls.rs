@@ -45,38 +45,54 @@ async fn results_of_a_group_are_stored_around_a_locked_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_of_a_locked_order_is_refused_and_certainly_not_done() {
+    refused_while_locked("orders", [true, true, true, true, false]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_about_an_order_with_a_locked_lease_are_refused_too() {
+    refused_while_locked("leases", [false, true, false, true, true]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_of_an_order_locked_in_its_line_is_refused_too() {
+    refused_while_locked("first_line", [true, false, false, false, false]).await;
+}
+
+/// The cancel of a waiting order and of one that runs, the redrive of a failed one, a result, and a hold: those that meet the
+/// lock are refused.
+async fn refused_while_locked(table: &str, meets: [bool; 5]) {
     let Some(scene) = Scene::new().await else { return };
     let store = &scene.store;
-    let ids = accept(&**store, 4).await;
-    let leases = store.claim(claim_by(NODE_A, 3)).await.unwrap().leases;
+    let ids = accept(&**store, 5).await;
+    let leases = store.claim(claim_by(NODE_A, 4)).await.unwrap().leases;
     store.settle(leases[0].key(), failed()).await.unwrap();
-    let locker = Locker::of_orders(&scene, &ids).await;
-    let refused = async |answer: Result<String, StoreError>| {
-        assert!(
-            matches!(answer, Err(StoreError::Unavailable { .. })),
-            "{answer:?}"
-        );
-    };
+    let locker = Locker::of_rows(&scene, table, &ids).await;
     let hold = OutsideHold {
         lease: LEASE,
         run_max: LEASE,
     };
-    tokio::join!(
-        async { refused(store.cancel(ids[3]).await.map(|done| format!("{done:?}"))).await },
-        async { refused(store.cancel(ids[1]).await.map(|done| format!("{done:?}"))).await },
-        async { refused(store.redrive(ids[0]).await.map(|done| format!("{done:?}"))).await },
-        async {
-            let settled = store.settle(leases[1].key(), Outcome::COMPLETED).await;
-            refused(settled.map(|done| format!("{done:?}"))).await;
-        },
-        async {
-            let kept = store.hold_outside(leases[2].key(), hold).await;
-            refused(kept.map(|done| format!("{done:?}"))).await;
-        },
+    let answers: (_, _, _, _, _) = tokio::join!(
+        async { store.cancel(ids[4]).await.map(drop) },
+        async { store.cancel(ids[1]).await.map(drop) },
+        async { store.redrive(ids[0]).await.map(drop) },
+        async { store.settle(leases[2].key(), Outcome::COMPLETED).await.map(drop) },
+        async { store.hold_outside(leases[3].key(), hold).await.map(drop) },
     );
+    let answers: [Result<(), StoreError>; 5] = answers.into();
+    for (number, (answer, meets)) in answers.iter().zip(meets).enumerate() {
+        let refused = matches!(answer, Err(StoreError::Unavailable { .. }));
+        assert!(
+            refused == meets && (refused || answer.is_ok()),
+            "{table}, {number}: {answer:?}"
+        );
+    }
     locker.release().await;
-    let open = "select count(*) from orderly.orders where status in (0, 1) and version <= 2";
-    assert_eq!(scene.number(open).await, 3, "nothing was done");
+    // Of those that were refused nothing was done.
+    let stored = "select count(*) from orderly.batches where kind in (2, 7, 8)";
+    let expected = meets[..4].iter().filter(|meets| !**meets).count();
+    assert_eq!(scene.number(stored).await, i64::try_from(expected).unwrap());
+    let outside = "select count(*) from orderly.leases where outside";
+    assert_eq!(scene.number(outside).await, i64::from(!meets[4]));
     assert!(matches!(store.cancel(ids[3]).await.unwrap(), Acted::Done(_)));
     scene.end().await;
 }
@@ -111,7 +127,7 @@ async fn a_heartbeat_renews_its_other_leases_and_loses_no_locked_one() {
     let leases = store.claim(claim_by(NODE_A, 3)).await.unwrap().leases;
     let keys: Vec<_> = leases.iter().map(Lease::key).collect();
     let lengthened =
-        "select count(*) from orderly.orders where lease_expires_at > clock_timestamp() + interval '1 hour'";
+        "select count(*) from orderly.leases where expires_at > clock_timestamp() + interval '1 hour'";
     let mut beat = heartbeat(NODE_A, &keys);
     beat.lease = Duration::from_hours(2);
     let node = Locker::of(&scene, "orderly.nodes").await;
@@ -185,10 +201,11 @@ async fn retention_leaves_what_is_locked_for_another_round() {
         after: None,
     };
     let order = Locker::of_orders(&scene, &ids[..1]).await;
-    let event = Locker::of(&scene, &format!("orderly.events where order_id = {}", ids[1])).await;
+    let batch = format!("orderly.batches where kind = 2 and {} = any (order_ids)", ids[1]);
+    let batch = Locker::of(&scene, &batch).await;
     assert_eq!(store.prune(step).await.unwrap().orders, 1);
     order.release().await;
-    event.release().await;
+    batch.release().await;
     assert_eq!(store.prune(step).await.unwrap().orders, 2);
     scene.end().await;
 }

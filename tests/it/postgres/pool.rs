@@ -90,7 +90,7 @@ async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
     const FROZEN: [&str; 3] = [
         "from orderly.accept_keyed",
         "from orderly.settle",
-        "from orderly.claim(",
+        "from orderly.claim_",
     ];
     let Some(scene) = Scene::new().await else { return };
     let store = &scene.store;

@@ -15,15 +15,16 @@ use crate::support::postgres::Server;
 use crate::support::process::Process;
 use crate::support::until;
 
-/// A rule that refuses each change for which the condition holds.
-fn rule(condition: &str) -> String {
+/// A rule that refuses each change of a table, such as `update on orderly.leases`, for which the condition holds.
+fn rule(change: &str, condition: &str) -> String {
     format!(
         "create function refuse() returns trigger language plpgsql as $$
          begin raise exception 'not with us'; end $$;
-         create trigger refused before update on orderly.orders for each row when ({condition})
-         execute function refuse()"
+         create trigger refused before {change} for each row when ({condition}) execute function refuse()"
     )
 }
+
+const NO_RULE: &str = "drop function refuse cascade";
 
 const LEASES: usize = 64;
 /// Enough for the halves of these leases, far fewer than one for each.
@@ -42,7 +43,7 @@ async fn a_heartbeat_finds_one_refused_lease_by_halves_and_stays_on_the_list() {
         store.wakeups().hears_all()
     })
     .await;
-    let refused = rule(&format!("new.order_id = {bad}"));
+    let refused = rule("update on orderly.leases", &format!("new.order_id = {bad}"));
     scene.admin.batch_execute(&refused).await.unwrap();
     let before = scene.proxy.flight_count();
     let renewed = store.renew(heartbeat(NODE_A, &keys)).await.unwrap();
@@ -60,6 +61,15 @@ async fn a_heartbeat_finds_one_refused_lease_by_halves_and_stays_on_the_list() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_says_which_starts_are_refused_and_goes_on_without_them() {
+    starts_around("insert on orderly.leases", "new.order_id in (3, 7)").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_goes_on_without_orders_that_may_not_leave_their_line() {
+    starts_around("delete on orderly.first_line", "old.order_id in (3, 7)").await;
+}
+
+async fn starts_around(change: &str, condition: &str) {
     if !has_postgres() {
         return;
     }
@@ -67,27 +77,17 @@ async fn a_node_says_which_starts_are_refused_and_goes_on_without_them() {
     let admin = database.admin().await;
     let folder = tempfile::tempdir().unwrap();
     let node = Process::start(node(folder.path(), &database.url())).await;
-    let rule = rule("new.status = 1 and new.user_id in (3, 7)");
-    admin.batch_execute(&rule).await.unwrap();
-    let http = http();
-    let orders: Vec<Value> = (1..=10)
-        .map(|user| serde_json::json!({"user_id": user, "item_ids": [7], "total_amount": 1}))
-        .collect();
-    let batch = http.post(format!("{}/orders/batch", node.url));
-    let accepted = batch.json(&serde_json::json!({ "orders": orders })).send().await;
-    assert_eq!(accepted.unwrap().status(), 201);
+    admin.batch_execute(&rule(change, condition)).await.unwrap();
+    accept_ten(&node).await;
     let completed = "select count(*) from orderly.orders where status = 2";
     until("the others are completed", async || {
         number(&admin, completed).await == 8
     })
     .await;
-    let explained = http.get(format!("{}/orders/3/explain", node.url)).send().await;
+    let explained = http().get(format!("{}/orders/3/explain", node.url)).send().await;
     let explained: Value = explained.unwrap().json().await.unwrap();
     assert_eq!(explained["reasons"][0]["reason"], "refused", "{explained}");
-    admin
-        .batch_execute("drop trigger refused on orderly.orders")
-        .await
-        .unwrap();
+    admin.batch_execute(NO_RULE).await.unwrap();
     until("the refused ones are completed", async || {
         number(&admin, completed).await == 10
     })
@@ -116,4 +116,39 @@ async fn a_node_says_which_starts_are_refused_and_goes_on_without_them() {
         lines.iter().all(|line| line["code"] == "SQLSTATE P0001"),
         "{lines:?}"
     );
+}
+
+/// The row of an order changes when its attempt has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_about_orders_refuses_results_and_no_start() {
+    if !has_postgres() {
+        return;
+    }
+    let database = Server::shared().await.create_database().await;
+    let admin = database.admin().await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = Process::start(node(folder.path(), &database.url())).await;
+    let condition = "new.status = 2 and new.user_id in (3, 7)";
+    admin
+        .batch_execute(&rule("update on orderly.orders", condition))
+        .await
+        .unwrap();
+    accept_ten(&node).await;
+    let ended =
+        "select count(*) from orderly.orders where status = case when user_id in (3, 7) then 3 else 2 end";
+    until("all end, those two as failed", async || {
+        number(&admin, ended).await == 10
+    })
+    .await;
+    assert_eq!(node.terminate().await, Some(0));
+}
+
+/// Each order of the user of the same number.
+async fn accept_ten(node: &Process) {
+    let orders: Vec<Value> = (1..=10)
+        .map(|user| serde_json::json!({"user_id": user, "item_ids": [7], "total_amount": 1}))
+        .collect();
+    let batch = http().post(format!("{}/orders/batch", node.url));
+    let accepted = batch.json(&serde_json::json!({ "orders": orders })).send().await;
+    assert_eq!(accepted.unwrap().status(), 201);
 }

@@ -93,14 +93,17 @@ async fn an_order_that_another_transaction_holds_is_passed_over() {
 async fn a_feed_with_other_holes_than_it_tells_of_is_found() {
     for tampering in [
         None,
-        Some("update orderly.queue set oldest_position = 0"),
+        Some("update orderly.queue set complete_after = 0"),
         Some("update orderly.queue set last_position = last_position + 1"),
-        Some("update orderly.batches set events = events + 1 where first_position is not null"),
-        Some("insert into orderly.batches values (1000000, 1, 1000000)"),
+        Some("update orderly.batches set order_ids = order_ids || 3::bigint where kind = 0"),
+        Some("update orderly.batches set first_position = first_position - 4 where first_position = 6"),
+        Some(
+            "insert into orderly.batches (batch, first_position, kind, at, order_ids) values (1000000, 7, 0, now(), '{99}')",
+        ),
         Some(
             "delete from orderly.batches where first_position = (select max(first_position) from orderly.batches)",
         ),
-        Some("delete from orderly.events where batch = (select max(batch) from orderly.batches)"),
+        Some("update orderly.batches set order_ids = '{}' where first_position = 6"),
     ] {
         let Some(harness) = Harness::postgres().await else {
             return;

@@ -61,7 +61,7 @@ impl Limited {
             "Processing" => "status = 1",
             _ => "status = 2",
         };
-        let counted = format!("select count(*) from orderly.orders where {kept}");
+        let counted = format!("select count(*) from orderly.order_state where {kept}");
         usize::try_from(number(&self.admin, &counted).await).unwrap()
     }
 }

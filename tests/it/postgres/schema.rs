@@ -2,11 +2,14 @@
 //! alone.
 
 use futures_util::future::join_all;
-use orderly::store::open::{self, OpenError};
+use orderly::metrics::Metrics;
+use orderly::store::clock::system_clock;
+use orderly::store::open::{self, OpenError, OpenOptions};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-use super::scene::{database_at, has_postgres, number, store_at, through};
+use super::locked::{accept, claim};
+use super::scene::{assert_sound, database_at, has_postgres, number, store_at, through};
 use crate::support::gate::Gate;
 use crate::support::postgres::{Options, Server};
 use crate::support::proxy::{Action, Proxy};
@@ -200,4 +203,51 @@ async fn a_newer_or_different_schema_is_refused() {
         matches!(changed, Err(OpenError::SchemaDiffers { number: 1, .. })),
         "{changed:?}"
     );
+}
+
+/// Has a store's functions be those of another build.
+pub async fn rename_functions(admin: &Client) {
+    let rename = r"do $$ declare function record; begin
+        for function in select oid::regprocedure as signature, regexp_replace(proname, '_[0-9a-f]{12}$', '_000000000000') as name
+            from pg_proc where pronamespace = 'orderly'::regnamespace and proname ~ '_[0-9a-f]{12}$'
+        loop execute format('alter function %s rename to %I', function.signature, function.name); end loop;
+    end $$";
+    admin.batch_execute(rename).await.unwrap();
+}
+
+const OF_ANOTHER_BUILD: &str = "select count(*) from pg_proc
+    where pronamespace = 'orderly'::regnamespace and proname like '%\\_000000000000'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_gets_the_functions_of_this_build_beside_those_of_another() {
+    if !has_postgres() {
+        return;
+    }
+    let database = Server::shared().await.create_database().await;
+    let url = database.url();
+    store_at(&url).await.close().await;
+    let admin = database.admin().await;
+    rename_functions(&admin).await;
+    let others = number(&admin, OF_ANOTHER_BUILD).await;
+    assert!(others > 5, "{others}");
+
+    let options = OpenOptions {
+        migrate: false,
+        pending_max: None,
+        metrics: Metrics::new(),
+        clock: system_clock(),
+        ordering: None,
+    };
+    let refused = open::open(&database_at(&url), options).await.map(drop);
+    assert!(
+        matches!(refused, Err(OpenError::FunctionsMissing { .. })),
+        "{refused:?}"
+    );
+
+    let store = store_at(&url).await;
+    let ids = accept(&*store, 2).await;
+    assert_eq!(claim(&*store, 2).await, ids);
+    assert_sound(&*store).await;
+    store.close().await;
+    assert_eq!(number(&admin, OF_ANOTHER_BUILD).await, others);
 }

@@ -106,7 +106,7 @@ async fn no_turn_is_lost_among_claims_redrives_and_cancels_at_the_same_time() {
     scene.end().await;
 }
 
-/// More changed orders of one user than one claim sees to, before one of another.
+/// More changes of one user than one claim sees to, before one of another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_did_not_see_to_all_asks_for_another_at_once() {
     let Some(scene) = Scene::new().await else { return };
@@ -115,11 +115,24 @@ async fn a_claim_that_did_not_see_to_all_asks_for_another_at_once() {
         .batch_execute("update orderly.queue set ordering = 1")
         .await
         .unwrap();
+    // The first one finds out by which ordering the store goes.
+    assert!(
+        scene
+            .store
+            .claim(claim_by(NODE_A, 10))
+            .await
+            .unwrap()
+            .leases
+            .is_empty()
+    );
     scene
         .store
-        .accept(vec![order_of(1); 900].into(), None)
+        .accept(vec![order_of(1); 2].into(), None)
         .await
         .unwrap();
+    // As many calls leave them.
+    let changes = "insert into orderly.unseen (user_id) select 1 from generate_series(1, 900)";
+    scene.admin.batch_execute(changes).await.unwrap();
     let other = scene.store.accept([order_of(2)].into(), None).await.unwrap();
     let claimed = scene.store.claim(claim_by(NODE_A, 10)).await.unwrap();
     assert_eq!(claimed.leases.len(), 1);

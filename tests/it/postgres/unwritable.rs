@@ -111,7 +111,7 @@ async fn a_node_without_rights_on_one_table_is_not_ready_until_it_has_them() {
     let shop = Shop::open().await;
     let admin = shop.database.admin().await;
     let role = shop.role.clone();
-    let tables = ["orders", "events", "batches", "counters", "idempotency_keys"];
+    let tables = ["orders", "first_line", "batches", "counters", "idempotency_keys"];
     for table in tables {
         shop.takes_orders(&format!("before {table}")).await;
         run(&admin, &format!("revoke all on orderly.{table} from {role}")).await;
@@ -131,8 +131,8 @@ async fn a_node_whose_table_is_locked_is_not_ready_until_it_is_free() {
     }
     let shop = Shop::open().await;
     let admin = shop.database.admin().await;
-    // Heartbeats hang on the first of them; the others take nothing but orders.
-    let tables = ["orders", "counters", "idempotency_keys"];
+    // They take nothing but orders: heartbeats hang on none of them.
+    let tables = ["orders", "first_line", "batches", "counters", "idempotency_keys"];
     for table in tables {
         // As an index does that is made in the ordinary way.
         run(
@@ -204,7 +204,13 @@ async fn a_node_that_cannot_settle_claims_nothing_until_it_can() {
     let store = store_at(&url).await;
     accept_keyed(&*store, "first").await.unwrap();
     let lease = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
-    run(&admin, "revoke execute on function orderly.settle from public").await;
+    let settle = database.named(":settle(").await;
+    let settle = settle.trim_end_matches('(');
+    run(
+        &admin,
+        &format!("revoke execute on function {settle} from public"),
+    )
+    .await;
     store.settle(lease.key(), Outcome::COMPLETED).await.unwrap_err();
     until("the store is not ready", async || {
         store.health() != StoreHealth::Ready
@@ -219,7 +225,7 @@ async fn a_node_that_cannot_settle_claims_nothing_until_it_can() {
             "{claimed:?}"
         );
     }
-    run(&admin, "grant execute on function orderly.settle to public").await;
+    run(&admin, &format!("grant execute on function {settle} to public")).await;
     until("the store is ready", async || {
         store.health() == StoreHealth::Ready
     })

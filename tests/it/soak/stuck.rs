@@ -22,7 +22,7 @@ const READS_AT_ONCE: usize = 8;
 /// The user of one order in a hundred.
 const REFUSED: &str = "new.status = 2 and new.user_id % 100 = 0";
 const FEW_CONNECTIONS: std::ops::RangeInclusive<usize> = 3..=15;
-const OPEN: &str = "select count(*) from orderly.orders where status in (0, 1)";
+const OPEN: &str = "select count(*) from orderly.orders where status = 0";
 
 struct Scale {
     orders: usize,
@@ -130,7 +130,8 @@ impl Scene {
 async fn lock_some(scene: &Scene) -> Client {
     let session = scene.database.admin().await;
     let lock = format!(
-        "begin; select from orderly.orders where user_id % 10 = 5 order by order_id limit {LOCKED_ORDERS} for update"
+        "begin; select from orderly.orders join orderly.first_line using (order_id) where user_id % 10 = 5
+         order by order_id limit {LOCKED_ORDERS} for update"
     );
     session.batch_execute(&lock).await.unwrap();
     session

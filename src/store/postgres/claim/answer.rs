@@ -45,9 +45,9 @@ impl Answer {
             return Err(missing());
         }
         let granted = order_ids.into_iter().zip(tokens);
-        let mut passed_over = values.numbers("locked_first")?;
+        let mut passed_over = values.numbers("passed_first")?;
         let first_passed_over = passed_over.first().copied();
-        passed_over.extend(values.numbers("locked_second")?);
+        passed_over.extend(values.numbers("passed_second")?);
         let seen = Seen {
             last_order_id: values.number("last_order_id")?.ok_or_else(missing)?,
             oldest_running: values.number("oldest_running")?.ok_or_else(missing)?,

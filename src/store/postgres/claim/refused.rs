@@ -1,10 +1,12 @@
 //! Claims around orders whose start the database refuses: a rule that an operator made, or one that fails at them.
 
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 use tokio_postgres::SimpleQueryMessage;
 
 use super::super::failure::Failure;
+use super::super::functions::named;
 use super::super::message::with_numbers;
 use super::super::settle::micros;
 use super::super::{CLAIM_LOCK, probe, rows, turns};
@@ -15,6 +17,8 @@ use crate::store::postgres::shared::Shared;
 use crate::store::{ClaimRequest, RefusedOrder};
 
 const ATTEMPTED: &str = "start an order";
+
+static TRY_STARTS: LazyLock<String> = LazyLock::new(|| named(include_str!("../try_starts.sql")));
 
 impl Claimer {
     /// Claims around the orders known to be refused. Where the database refuses the claim for what may be one order's fault,
@@ -58,11 +62,8 @@ impl Claimer {
         failure: &Failure,
     ) -> Result<Vec<RefusedOrder>, Failure> {
         let time_ms = i64::try_from(FULL_LOOK_TIME_MAX.as_millis()).unwrap_or(i64::MAX);
-        let text = turns::lines(include_str!("../try_starts.sql"), self.ordering);
         let message = with_numbers(
-            &text
-                .replace(":by_change", "order_id + 0")
-                .replace(":stepped_around", &array(around)),
+            &TRY_STARTS.replace(":stepped_around", &array(around)),
             &[
                 (":time_ms", time_ms),
                 (":lock", CLAIM_LOCK),

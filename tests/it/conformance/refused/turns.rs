@@ -19,9 +19,7 @@ const ORDERINGS: [OnFailure; 2] = [OnFailure::Skip, OnFailure::Block];
 async fn pair_with_bad_second(harness: &mut Harness, on_failure: OnFailure) -> [OrderId; 2] {
     harness.reopen_with_ordering(Ordering::User(on_failure)).await;
     let ids = harness.accept([1, 1].map(order_of).into()).await;
-    harness
-        .refuse_updates(&format!("new.order_id = {}", ids[1]))
-        .await;
+    harness.refuse_changes(&ids[1..]).await;
     [ids[0], ids[1]]
 }
 
@@ -45,7 +43,7 @@ async fn assert_second_waits(harness: &Harness, second: OrderId) {
     let standing = harness.store().standing(second).await.unwrap().unwrap();
     assert_eq!(standing.order.status, OrderStatus::Pending);
     assert!(standing.refused.is_some());
-    harness.allow_updates().await;
+    harness.allow_changes().await;
     until_ended(harness, second).await;
 }
 
@@ -80,7 +78,7 @@ async fn a_turn_that_was_refused_is_passed_by_the_next_process(harness: &mut Har
     let [first, second] = pair_with_bad_second(harness, OnFailure::Skip).await;
     let lease = harness.claim_only(first).await;
     harness.settle(&lease, Outcome::COMPLETED).await;
-    harness.allow_updates().await;
+    harness.allow_changes().await;
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;

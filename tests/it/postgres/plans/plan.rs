@@ -1,9 +1,76 @@
-//! Statements as the store sends them, caught on their way, and how PostgreSQL carries them out.
+//! Statements as the store sends them, caught on their way, and how PostgreSQL carries them out: each of them, and each that
+//! the functions they call consist of, by the plan that the session has for it.
+
+use std::future::poll_fn;
+use std::sync::Mutex;
 
 use serde_json::Value;
-use tokio_postgres::SimpleQueryMessage;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::super::scene::Scene;
+use super::super::scene::{Scene, number};
+
+/// A session that tells how it carries out what is sent over it.
+pub struct Session {
+    pub client: Client,
+    told: Mutex<UnboundedReceiver<Value>>,
+}
+
+const TELLS: &str = "
+load 'auto_explain';
+set auto_explain.log_nested_statements = on;
+set auto_explain.log_analyze = on;
+set auto_explain.log_timing = off;
+set auto_explain.log_format = json;
+set auto_explain.log_level = notice;";
+
+/// Pages of the store's tables and indexes that the session's transaction has touched.
+const PAGES: &str = "select coalesce(sum(pg_stat_get_xact_blocks_fetched(oid)), 0)::int8 from pg_class
+    where relnamespace in ('orderly'::regnamespace, 'pg_toast'::regnamespace)";
+
+impl Session {
+    pub async fn open(url: &str) -> Session {
+        let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+        let (tell, told) = unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notice(notice) = message
+                    && let Some((_, plan)) = notice.message().split_once("plan:\n")
+                {
+                    let plan: Value = serde_json::from_str(plan).expect("JSON, as asked for");
+                    // A test that has ended listens no more.
+                    let _ = tell.send(plan);
+                }
+            }
+        });
+        client.batch_execute(TELLS).await.unwrap();
+        Session {
+            client,
+            told: Mutex::new(told),
+        }
+    }
+
+    /// Carries statements out and takes back what they did.
+    pub async fn plan(&self, statements: &str) -> Plan {
+        let run = async |statement: &str| {
+            let answer = self.client.batch_execute(statement).await;
+            answer.unwrap_or_else(|error| panic!("{error:?} in {statement}"));
+        };
+        run("begin").await;
+        let before = number(&self.client, PAGES).await;
+        run("set local auto_explain.log_min_duration = 0").await;
+        run(statements).await;
+        run("set local auto_explain.log_min_duration = -1").await;
+        let pages = number(&self.client, PAGES).await - before;
+        run("rollback").await;
+        let mut told = self.told.lock().unwrap();
+        let statements = std::iter::from_fn(|| told.try_recv().ok()).collect();
+        Plan {
+            statements,
+            pages: u64::try_from(pages).unwrap(),
+        }
+    }
+}
 
 /// A statement of the store, with what it is to be carried out with.
 pub struct Caught {
@@ -24,196 +91,115 @@ impl Caught {
         }
     }
 
-    pub async fn plan(&self, scene: &Scene) -> Plan {
+    pub async fn plan(&self, session: &Session) -> Plan {
         let in_brackets = |list: &String| match list.as_str() {
             "" => String::new(),
             list => format!("({list})"),
         };
         let (types, values) = (in_brackets(&self.types), in_brackets(&self.values));
         let prepare = format!("prepare asked {types} as {}", self.statement);
-        scene.admin.batch_execute(&prepare).await.unwrap();
-        let plan = Plan::of(scene, &[], &format!("execute asked {values}")).await;
-        scene.admin.batch_execute("deallocate asked").await.unwrap();
+        let prepared = session.client.batch_execute(&prepare).await;
+        prepared.unwrap_or_else(|error| panic!("{error:?} in {prepare}"));
+        let plan = session.plan(&format!("execute asked {values}")).await;
+        session.client.batch_execute("deallocate asked").await.unwrap();
         plan
     }
 }
 
-fn caught(scene: &Scene, part: &str) -> String {
+pub fn caught(scene: &Scene, part: &str) -> String {
     let flights = scene.proxy.flights();
     let last = flights.iter().rev().find(|sql| sql.contains(part));
     last.unwrap_or_else(|| panic!("nothing with {part:?} was sent"))
         .clone()
 }
 
-/// What the function that claims does for this many orders, under the settings it has, and the look ahead that follows.
-pub async fn of_claim(scene: &Scene, places: usize) -> (Plan, Plan) {
-    let claim = "select prosrc, (select string_agg('set local ' || replace(setting, '=', ' = '), ';') from unnest(proconfig) as setting)
-        from pg_proc where oid = 'orderly.claim'::regproc";
-    let claim = scene.admin.query_one(claim, &[]).await.unwrap();
-    let (text, settings): (String, String) = (claim.get(0), claim.get(1));
-    let settings: Vec<&str> = settings.split(';').collect();
-    assert!(settings.len() > 5, "{settings:?}");
-    let values = [
-        ("places", places.to_string()),
-        ("claiming_node", "10".to_owned()),
-        ("lease_micros", "1000000".to_owned()),
-        ("takes_suspects", "1".to_owned()),
-        ("is_outside", "0".to_owned()),
-        ("is_handed_out", "0".to_owned()),
-        ("known_processor", "-1".to_owned()),
-        ("known_ordering", "0".to_owned()),
-        ("second_first", "0".to_owned()),
-        ("above", "0".to_owned()),
-        ("spare", "4".to_owned()),
-        ("counter_slot", "3".to_owned()),
-        ("stepped_around", "'{}'::int8[]".to_owned()),
-    ];
-    let text = values
-        .iter()
-        .fold(text, |text, (name, value)| with_value(&text, name, value));
-    let statements: Vec<String> = statements(&text)
-        .iter()
-        .map(|text| without_targets(text))
-        .collect();
-    let outlook = statements
-        .iter()
-        .find(|statement| statement.starts_with("select pg_current_xact_id_if_assigned"));
-    (
-        Plan::of(scene, &settings, main_statement(&statements)).await,
-        Plan::of(scene, &settings, outlook.unwrap()).await,
-    )
+/// What the last message of a transaction of its own does that was sent with this part in it.
+pub async fn of_message(scene: &Scene, session: &Session, part: &str) -> Plan {
+    of_transaction(session, &caught(scene, part)).await
 }
 
-/// The text with a value where the whole word is this name.
-fn with_value(text: &str, name: &str, value: &str) -> String {
-    let is_of_word = |char: char| char.is_alphanumeric() || char == '_';
-    let words = text.split_inclusive(|char| !is_of_word(char));
-    let replaced = words.map(|word| match word.strip_prefix(name) {
-        Some(rest) if !rest.starts_with(is_of_word) => format!("{value}{rest}"),
-        _ => word.to_owned(),
-    });
-    replaced.collect()
-}
-
-/// Without the line that says into which variables the answer goes.
-fn without_targets(statement: &str) -> String {
-    let lines = statement
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("into "));
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-/// The same where the orders of a user wait for each other: the statements of the message that was sent last.
-pub async fn of_claim_in_turn(scene: &Scene) -> Plan {
-    let statements = statements(&caught(scene, "first_line as materialized"));
-    Plan::of(scene, &settings(&statements), main_statement(&statements)).await
-}
-
-/// What the claim that was sent last does before, to see whose turn it is.
-pub async fn of_turns(scene: &Scene) -> Plan {
-    let statements = statements(&caught(scene, "first_line as materialized"));
-    let turns = statements
-        .iter()
-        .find(|statement| statement.starts_with("with unseen"));
-    Plan::of(scene, &settings(&statements), turns.unwrap()).await
-}
-
-/// The same of the step of retention that was sent last.
-pub async fn of_step(scene: &Scene) -> Plan {
-    let statements = statements(&caught(scene, "events_gone"));
-    let mut settings = settings(&statements);
-    // The lock, and that it was taken.
-    let taken = statements
-        .iter()
-        .find(|statement| statement.contains("set_config"));
-    settings.push(taken.unwrap());
-    Plan::of(scene, &settings, main_statement(&statements)).await
-}
-
-fn statements(message: &str) -> Vec<String> {
+/// What such a message does.
+pub async fn of_transaction(session: &Session, message: &str) -> Plan {
     let lines: Vec<&str> = message
         .lines()
         .filter(|line| !line.trim_start().starts_with("--"))
         .collect();
     let text = lines.join("\n");
-    text.split(';')
-        .map(|statement| statement.trim().to_owned())
-        .collect()
+    let statements: Vec<&str> = text
+        .split(';')
+        .map(str::trim)
+        .filter(|statement| !statement.starts_with("begin") && !matches!(*statement, "commit" | "rollback"))
+        .collect();
+    session.plan(&statements.join(";")).await
 }
 
-fn settings(statements: &[String]) -> Vec<&str> {
-    let statements = statements.iter().map(String::as_str);
-    statements
-        .filter(|statement| statement.starts_with("set local"))
-        .collect()
+/// How statements were carried out.
+pub struct Plan {
+    statements: Vec<Value>,
+    pages: u64,
 }
 
-fn main_statement(statements: &[String]) -> &str {
-    let main = statements
-        .iter()
-        .find(|statement| statement.starts_with("with moment"));
-    main.unwrap()
-}
-
-/// How a statement was carried out.
-pub struct Plan(Value, bool);
+/// Rows of a table that is read from its beginning, because it is believed to be small, and that is.
+const SMALL_TABLE_ROWS: f64 = 200.0;
 
 impl Plan {
-    /// Carries it out and takes it back.
-    pub async fn of(scene: &Scene, settings: &[&str], statement: &str) -> Plan {
-        let run = async |statement: &str| {
-            let answer = scene.admin.simple_query(statement).await;
-            answer.unwrap_or_else(|error| panic!("{error:?} in {statement}"))
-        };
-        run("begin").await;
-        for setting in settings {
-            run(setting).await;
-        }
-        let explained = run(&format!(
-            "explain (analyze, buffers, timing off, format json) {statement}"
-        ))
-        .await;
-        run("rollback").await;
-        let text = explained.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0),
-            _ => None,
-        });
-        let plan: Value = serde_json::from_str(text.expect("a plan")).expect("JSON, as asked for");
-        Plan(plan[0]["Plan"].clone(), plan[0].get("JIT").is_some())
-    }
-
-    /// Pages of tables and indexes it touched.
+    /// Pages of tables and indexes touched by all of it.
     pub fn pages(&self) -> u64 {
-        let pages = |name: &str| self.0[name].as_u64().expect("a number of pages");
-        pages("Shared Hit Blocks") + pages("Shared Read Blocks")
+        self.pages
     }
 
-    /// The part of the plan with this name.
+    /// Those of the statements that have this part in their text.
+    pub fn statement(&self, part: &str) -> Plan {
+        let has_it = |statement: &&Value| {
+            let text = statement["Query Text"].as_str();
+            text.is_some_and(|text| text.contains(part))
+        };
+        let statements: Vec<Value> = self.statements.iter().filter(has_it).cloned().collect();
+        assert!(!statements.is_empty(), "no {part} in {self}");
+        Plan {
+            statements,
+            pages: self.pages,
+        }
+    }
+
+    /// The part of a plan with this name.
     pub fn part(&self, name: &str) -> Plan {
         let part = self.nodes().into_iter().find(|node| node["Subplan Name"] == name);
         let part = part.unwrap_or_else(|| panic!("no {name} in {self}"));
-        Plan(part.clone(), self.1)
+        Plan {
+            statements: vec![serde_json::json!({ "Plan": part })],
+            pages: self.pages,
+        }
     }
 
     /// Indexes that were read, each once, by name.
     pub fn indexes(&self) -> Vec<&str> {
-        let names = self.nodes().into_iter().map(|node| node["Index Name"].as_str());
-        let mut names: Vec<&str> = names.flatten().collect();
+        let nodes = self.nodes().into_iter();
+        let read = nodes.filter(|node| times(node, "Actual Loops") > 0.0);
+        let mut names: Vec<&str> = read.filter_map(|node| node["Index Name"].as_str()).collect();
         names.sort_unstable();
         names.dedup();
         names
     }
 
-    /// Tables that were read from their beginning, not by an index.
+    /// Tables that were read from their beginning, not by an index, but for small ones.
     pub fn walked(&self) -> Vec<&str> {
         let nodes = self.nodes().into_iter();
-        let walks = nodes.filter(|node| node["Node Type"] == "Seq Scan");
+        let walks =
+            nodes.filter(|node| node["Node Type"] == "Seq Scan" && rows_of_a_loop(node) > SMALL_TABLE_ROWS);
         walks.filter_map(|node| node["Relation Name"].as_str()).collect()
+    }
+
+    /// The most rows that one part of it looked at.
+    pub fn rows(&self) -> u64 {
+        self.nodes().into_iter().map(rows).max().unwrap_or(0)
     }
 
     /// It seemed to be so much work that compiling it would be worth it, which takes longer than any statement here.
     pub fn is_compiled(&self) -> bool {
-        self.1
+        self.statements
+            .iter()
+            .any(|statement| statement.get("JIT").is_some())
     }
 
     pub fn sorts(&self) -> bool {
@@ -224,7 +210,11 @@ impl Plan {
     }
 
     fn nodes(&self) -> Vec<&Value> {
-        let mut nodes = vec![&self.0];
+        let mut nodes: Vec<&Value> = self
+            .statements
+            .iter()
+            .map(|statement| &statement["Plan"])
+            .collect();
         let mut next = 0;
         while let Some(node) = nodes.get(next) {
             next += 1;
@@ -234,8 +224,31 @@ impl Plan {
     }
 }
 
+/// The rows that a part of a plan looked at, taken or not.
+fn rows(node: &Value) -> u64 {
+    let rows = format!("{:.0}", rows_of_a_loop(node) * times(node, "Actual Loops"));
+    rows.parse().expect("a whole number")
+}
+
+fn rows_of_a_loop(node: &Value) -> f64 {
+    let of_one = [
+        "Actual Rows",
+        "Rows Removed by Filter",
+        "Rows Removed by Join Filter",
+        "Rows Removed by Index Recheck",
+    ];
+    of_one.into_iter().map(|name| times(node, name)).sum()
+}
+
+fn times(node: &Value, name: &str) -> f64 {
+    node[name].as_f64().unwrap_or(0.0)
+}
+
 impl std::fmt::Display for Plan {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{:#}", self.0)
+        for statement in &self.statements {
+            write!(formatter, "{statement:#}")?;
+        }
+        Ok(())
     }
 }

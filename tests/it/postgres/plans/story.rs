@@ -1,92 +1,234 @@
-//! A table with a past, and statistics that are wrong about it.
+//! A store with a past, and statistics that are wrong about it.
 
 use orderly::order::{OrderId, OrderStatus};
 
 use super::super::scene::Scene;
 use super::PAGE_ORDERS;
+use super::plan::Session;
 use crate::support::make::{NODE_A, claim_by};
 
-/// Enough that a walk past them shows, at some 300 pages of the table.
+/// Enough that a walk past them shows, at some hundreds of pages of each table.
 pub const FINISHED: i64 = 20_000;
 /// Of every kind of the other orders.
 pub const OF_EACH_KIND: i64 = 15;
 /// Of those that wait for a time to come.
 pub const WAITING: i64 = 2_000;
+/// Events in one batch, where an event is not alone in it.
+pub const BATCH_EVENTS: i64 = 100;
 /// Whose the finished orders are, and whose the others.
 pub const BIG_USER: i64 = 1;
 pub const SMALL_USER: i64 = 7;
+
+/// The last ids of the kinds of other orders, in this order; then come the finished ones.
+pub const FIRST_LINE: i64 = OF_EACH_KIND;
+pub const DUE: i64 = FIRST_LINE + OF_EACH_KIND;
+pub const BACKING_OFF: i64 = DUE + WAITING;
+pub const DUE_SUSPECTS: i64 = BACKING_OFF + OF_EACH_KIND;
+pub const SUSPECTS: i64 = DUE_SUSPECTS + WAITING;
+pub const RUNNING: i64 = SUSPECTS + OF_EACH_KIND;
+pub const EXPIRED: i64 = RUNNING + OF_EACH_KIND;
+pub const FAILED: i64 = EXPIRED + OF_EACH_KIND;
+pub const CANCELLED: i64 = FAILED + OF_EACH_KIND;
+/// Of the finished orders: first those that were completed, then as many that were cancelled or failed.
+pub const COMPLETED_LATER: i64 = CANCELLED + FINISHED / 2;
+pub const CANCELLED_LATER: i64 = COMPLETED_LATER + FINISHED / 4;
+pub const FAILED_LATER: i64 = CANCELLED_LATER + FINISHED / 4;
+/// Places in the feed: one batch for each finished order, and from this place on batches of many events.
+pub const LAST_PLACE: i64 = 3 * FINISHED + CANCELLED;
+
+/// A store, and a session that has worked on it since it was empty.
+pub struct Story {
+    pub scene: Scene,
+    pub session: Session,
+}
 
 /// What the planner believes, which is true in the first case alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Statistics {
     Fresh,
+    /// Nothing, and the session's plans of functions are from before anything was stored.
+    NeverGathered,
     /// From before anything was stored.
     OfAnEmptyTable,
     /// From when all orders that are finished now had this status.
     AllIn(OrderStatus),
+    /// From when all of them waited for another order of their user.
+    AllBlocked,
 }
 
-pub const ALL_STATISTICS: [Statistics; 5] = [
+pub const ALL_STATISTICS: [Statistics; 9] = [
     Statistics::Fresh,
+    Statistics::NeverGathered,
     Statistics::OfAnEmptyTable,
     Statistics::AllIn(OrderStatus::Pending),
     Statistics::AllIn(OrderStatus::Processing),
     Statistics::AllIn(OrderStatus::Completed),
+    Statistics::AllIn(OrderStatus::Failed),
+    Statistics::AllIn(OrderStatus::Cancelled),
+    Statistics::AllBlocked,
 ];
 
-/// The first line; the second, due and not, with suspects and without; leases that run and that ran out; what ended
-/// otherwise.
+/// Both lines, the second with what is due and what is not, with suspects and without; leases that run and that ran out; what
+/// ended. Each order has its events in one batch.
 const OTHERS: &str = "
-insert into orderly.orders (order_id, status, version, attempts, generation, crashes, token, node, created_at,
-    changed_at, processing_at, finished_at, lease_expires_at, due_at, user_id, total_amount, item_ids)
-select nextval('orderly.order_ids'), status, 3, 1, 0, crashes, 1, 7, now(), now(),
-    case when status > 0 then now() end, case when status > 1 then now() end, now() + lease, now() + due,
-    :small_user, 100, '1,2'
-from (values
-    (0, 0, null::interval, null::interval), (0, 0, null, '-1 second'), (0, 0, null, '1 hour'),
-    (0, 2, null, '-1 second'), (0, 2, null, '1 hour'), (1, 0, '1 hour', null), (1, 0, '-1 second', null),
-    (3, 0, null, null), (4, 0, null, null)) as kind (status, crashes, lease, due),
-    generate_series(1, case when due = '1 hour' then :waiting else :of_each_kind end)";
+create temporary table others as
+select order_id, kind, suspect, now() + due as at,
+    :finished + 2 * (:finished / :batch_events) + (order_id - 1) / :batch_events + 1 as batch
+from (
+    select nextval('orderly.order_ids') as order_id, given.*
+    from (values
+        ('first line', false, null::interval), ('second line', false, '-1 second'), ('second line', false, '1 hour'),
+        ('second line', true, '-1 second'), ('second line', true, '1 hour'), ('lease', false, '1 hour'),
+        ('lease', false, '-1 second'), ('failed', false, null), ('cancelled', false, null)) as given (kind, suspect, due),
+        generate_series(1, case when kind = 'second line' and due = '1 hour' then :waiting else :of_each_kind end)) as given;
+insert into orderly.orders (order_id, status, version, attempts, crashes, token, node, created_at, accepted_in, changed_at,
+    processing_at, finished_at, user_id, total_amount, item_ids)
+select order_id, case kind when 'failed' then 3 when 'cancelled' then 4 else 0 end, 1, 0, 0, 0, null, now(), batch, null,
+    null, null, :small_user, 100, '1,2'
+from others;
+update orderly.orders as o set version = 3, attempts = 1, crashes = 2 * suspect::int, token = 1, node = 7, changed_at = now(),
+    processing_at = now(), finished_at = case when o.status > 1 then now() end,
+    history = array[row(1, now(), 1, 7, batch, null, null)::orderly.event,
+        row(case o.status when 3 then 4 when 4 then 7 else 3 end, now(), 1, 7, batch, 'no', null)::orderly.event]
+from others where o.order_id = others.order_id and kind <> 'first line';
+insert into orderly.first_line select order_id from others where kind = 'first line';
+insert into orderly.second_line select order_id, at, suspect from others where kind = 'second line';
+insert into orderly.leases (order_id, token, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
+select order_id, 2, 7, 4, 2, now(), batch, at, false, false from others where kind = 'lease';
+insert into orderly.failed select order_id, :small_user from others where kind = 'failed';
+insert into orderly.cancelled select order_id, :small_user from others where kind = 'cancelled';";
 
-/// With a key and an event each.
+/// With a key each, and beside as many histories that are long, of orders that are not there.
 const FINISHED_ORDERS: &str = "
-insert into orderly.orders (order_id, status, version, attempts, generation, crashes, token, created_at, changed_at,
-    processing_at, finished_at, user_id, total_amount, item_ids, reference)
-select nextval('orderly.order_ids'), 2, 3, 1, 0, 0, 1, now(), now(), now(), now(), :big_user, 100, '1,2', 'order ' || n
+create temporary table finished as
+select n, nextval('orderly.order_ids') as order_id,
+    case when n <= :finished / 2 then 2 when n <= 3 * :finished / 4 then 4 else 3 end as status, n as accepted_in,
+    :finished + (n - 1) / :batch_events + 1 as started_in,
+    :finished + :finished / :batch_events + (n - 1) / :batch_events + 1 as ended_in
 from generate_series(1, :finished) as n;
+insert into orderly.orders (order_id, status, version, attempts, token, node, created_at, accepted_in, changed_at, processing_at,
+    finished_at, started_in, ended_in, user_id, total_amount, item_ids, reference, history)
+select order_id, status, 3, 1, 1, 7, now(), accepted_in, now(), now(), now(), case when status <> 4 then started_in end,
+    case when status <> 4 then ended_in end, :big_user, 100, '1,2', 'order ' || n,
+    case when status = 4 then array[row(1, now(), 1, 7, started_in, null, null)::orderly.event,
+        row(7, now(), 1, null, ended_in, null, null)::orderly.event] end
+from finished;
+insert into orderly.failed select order_id, :big_user from finished where status = 3;
+insert into orderly.cancelled select order_id, :big_user from finished where status = 4;
+insert into orderly.history select -order_id, 2, array[row(1, now(), 1, 7, 1, null, null)::orderly.event] from finished;
 insert into orderly.idempotency_keys (scope, key, fingerprint, order_ids, created_at)
-select 'orders', 'key ' || n, '\\x00', array[n], now() from generate_series(1, :finished) as n;
-insert into orderly.batches (batch, events, first_position)
-select nextval('orderly.batch_ids'), 1, n from generate_series(1, :finished) as n;
-insert into orderly.events (batch, place, order_id, version, kind, status, at, attempt)
-select n, 0, n, 1, 0, 0, now(), 0 from generate_series(1, :finished) as n;
-update orderly.queue set last_position = :finished;";
+select 'orders', 'key ' || n, '\\x00', array[order_id], now() from finished;
+insert into orderly.batches (batch, first_position, kind, at, order_ids)
+select accepted_in, n, 0, now(), array[order_id] from finished;
+insert into orderly.batches (batch, first_position, kind, at, order_ids, versions, attempts, node)
+select started_in, :finished + min(n), 1, now(), array_agg(order_id order by n), array_agg(2), array_agg(1), 7
+from finished group by started_in;
+insert into orderly.batches (batch, first_position, kind, at, order_ids, versions, attempts, node)
+select ended_in, 2 * :finished + min(n), case min(status) when 2 then 2 when 4 then 7 else 4 end, now(),
+    array_agg(order_id order by n), array_agg(3), array_agg(1), 7
+from finished group by ended_in;
+insert into orderly.batches (batch, first_position, kind, at, order_ids)
+select batch, 3 * :finished + min(order_id), 0, now(), array_agg(order_id order by order_id) from others group by batch;
+select setval('orderly.batch_ids', (select max(batch) from orderly.batches));
+update orderly.queue set last_position = 3 * :finished + (select count(*) from others);";
 
-/// The first half stays completed.
-const HALF_CANCELLED: &str = "
-update orderly.orders set status = case when reference is null or substr(reference, 7)::int > :finished / 2
-    then 4 else 2 end
-where user_id = :big_user";
+/// Puts the finished orders where all orders with this status stand.
+fn as_they_were(statistics: Statistics) -> &'static str {
+    match statistics {
+        Statistics::AllIn(OrderStatus::Pending) => {
+            "update orderly.orders set status = 0 where user_id = :big_user;
+            insert into orderly.first_line select order_id from finished;
+            insert into orderly.second_line select order_id, now(), false from finished;"
+        }
+        Statistics::AllBlocked => {
+            "update orderly.orders set status = 0 where user_id = :big_user;
+            insert into orderly.blocked select order_id, :big_user, now(), null, false from finished;
+            insert into orderly.turns select :big_user, order_id from finished;
+            insert into orderly.unseen (user_id) select :big_user from finished;"
+        }
+        Statistics::AllIn(OrderStatus::Processing) => {
+            "update orderly.orders set status = 0 where user_id = :big_user;
+            insert into orderly.leases (
+                order_id, token, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
+            select order_id, 1, 7, 2, 1, now(), started_in, now(), false, false from finished;"
+        }
+        Statistics::AllIn(OrderStatus::Completed) => {
+            "update orderly.orders set status = 2 where user_id = :big_user;
+            delete from orderly.failed where user_id = :big_user;
+            delete from orderly.cancelled where user_id = :big_user;"
+        }
+        Statistics::AllIn(OrderStatus::Failed) => {
+            "update orderly.orders set status = 3 where user_id = :big_user;
+            delete from orderly.cancelled where user_id = :big_user;
+            insert into orderly.failed select order_id, :big_user from finished on conflict do nothing;"
+        }
+        Statistics::AllIn(OrderStatus::Cancelled) => {
+            "update orderly.orders set status = 4 where user_id = :big_user;
+            delete from orderly.failed where user_id = :big_user;
+            insert into orderly.cancelled select order_id, :big_user from finished on conflict do nothing;"
+        }
+        Statistics::Fresh | Statistics::NeverGathered | Statistics::OfAnEmptyTable => "",
+    }
+}
+
+const AS_THEY_ARE: &str = "
+update orderly.orders as o set status = finished.status from finished
+where o.order_id = finished.order_id and o.status <> finished.status;
+delete from orderly.first_line where order_id in (select order_id from finished);
+delete from orderly.second_line where order_id in (select order_id from finished);
+delete from orderly.leases where order_id in (select order_id from finished);
+truncate orderly.blocked, orderly.turns, orderly.unseen;
+delete from orderly.failed where order_id in (select order_id from finished where status <> 3);
+delete from orderly.cancelled where order_id in (select order_id from finished where status <> 4);
+insert into orderly.failed select order_id, :big_user from finished where status = 3 on conflict do nothing;
+insert into orderly.cancelled select order_id, :big_user from finished where status = 4 on conflict do nothing;";
 
 const COUNTED: &str = "
 update orderly.counters set
-    pending = (select count(*) from orderly.orders where status = 0),
-    processing = (select count(*) from orderly.orders where status = 1),
+    pending = (select count(*) from orderly.first_line) + (select count(*) from orderly.second_line),
+    processing = (select count(*) from orderly.leases),
     completed = (select count(*) from orderly.orders where status = 2),
-    failed = (select count(*) from orderly.orders where status = 3),
-    cancelled = (select count(*) from orderly.orders where status = 4)
+    failed = (select count(*) from orderly.failed),
+    cancelled = (select count(*) from orderly.cancelled)
 where slot = 0";
 
-/// A session keeps the plans of functions: the one that explains has those from when there was nothing, unless statistics
-/// were gathered since. Nothing is stored.
+/// A session keeps the plans of functions: the one that explains has those from when there was nothing, unless a table was
+/// changed, cleaned up or analyzed since. Nothing is stored.
 const USED_WHILE_EMPTY: &str = "
-select from orderly.accept('{}', '{}', '{}', '{}', '{}', 1::int2);
-select from orderly.accept_keyed('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1::int2);
-select from orderly.claim(places => 10, claiming_node => 10, lease_micros => 1000, takes_suspects => 1, is_outside => 0, is_handed_out => 0, known_processor => -1,
-    known_ordering => 0, second_first => 0, above => 0, spare => 4, counter_slot => 1, claim_lock => 1);
-select from orderly.settle('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1::int2);";
+begin;
+select from :accept('{}', '{}', '{}', '{}', '{}', 1::int2);
+select from :accept_keyed('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1::int2);
+select from :start('{}', '{}', 10, 1000, false, false, '{}', 1);
+select from :claim(places => 10, claiming_node => 10, lease_micros => 1000, takes_suspects => true, is_outside => false,
+    is_handed_out => false, known_processor => -1, known_ordering => 0, second_first => 0, above => 0, spare => 4,
+    unseen_max => 500, counter_slot => 1, claim_lock => 1, stepped_around => '{}');
+select from :see_to_turns(500, true, '{}');
+select from :settle('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1::int2);
+select from :view_orders('{}');
+rollback;";
 
-const ANALYZE: &str = "analyze orderly.orders, orderly.idempotency_keys, orderly.batches, orderly.events";
+/// The tables that grow.
+pub const TABLES: [&str; 12] = [
+    "orders",
+    "history",
+    "first_line",
+    "second_line",
+    "blocked",
+    "turns",
+    "unseen",
+    "leases",
+    "failed",
+    "cancelled",
+    "batches",
+    "idempotency_keys",
+];
+
+async fn analyze(scene: &Scene) {
+    for table in TABLES {
+        let analyze = format!("analyze orderly.{table}");
+        scene.admin.batch_execute(&analyze).await.unwrap();
+    }
+}
 
 /// The feed of such a store, as if nobody had numbered it until now: the statistics are from before. Answers how many pages
 /// may have to be read past what the numbering left dead, until that is cleaned up.
@@ -98,28 +240,29 @@ pub async fn numbered_late(scene: &Scene) -> u64 {
     let unnumber =
         "update orderly.batches set first_position = null; update orderly.queue set last_position = 0;
         vacuum orderly.batches";
-    for statement in unnumber.split(';').chain([ANALYZE]) {
+    for statement in unnumber.split(';') {
         scene.admin.batch_execute(statement).await.unwrap();
     }
+    analyze(scene).await;
     while scene.store.events_after(None, 1).await.unwrap().unplaced {
-        scene.store.history(OrderId(FINISHED), 0).await.unwrap();
+        scene.store.history(OrderId(FAILED_LATER), 0).await.unwrap();
     }
     let dead = "select (pg_relation_size('orderly.batches') + pg_relation_size('orderly.batches_unnumbered'))
         / current_setting('block_size')::int8";
     u64::try_from(scene.number(dead).await).unwrap()
 }
 
-/// A store with orders of every kind, and accepted after them so many that are finished, first those that were
-/// completed, then those that were cancelled: whatever walks past orders instead of finding them walks far.
-pub async fn story(statistics: Statistics, finished: i64) -> Option<Scene> {
+/// A store with orders of every kind, and accepted after them so many that are finished: whatever walks past orders instead of
+/// finding them walks far.
+pub async fn story(statistics: Statistics, finished: i64) -> Option<Story> {
     let scene = Scene::new().await?;
     // To be caught. It finds nothing.
     let claim = claim_by(NODE_A, PAGE_ORDERS);
     scene.store.claim(claim).await.unwrap();
-    scene.admin.batch_execute(USED_WHILE_EMPTY).await.unwrap();
     let run = async |statements: &str| {
         let statements = statements
             .replace(":finished", &finished.to_string())
+            .replace(":batch_events", &BATCH_EVENTS.to_string())
             .replace(":of_each_kind", &OF_EACH_KIND.to_string())
             .replace(":waiting", &WAITING.to_string())
             .replace(":big_user", &BIG_USER.to_string())
@@ -127,31 +270,37 @@ pub async fn story(statistics: Statistics, finished: i64) -> Option<Scene> {
         let run = scene.admin.batch_execute(&statements).await;
         run.unwrap_or_else(|error| panic!("{error:?} in {statements}"));
     };
-    for table in ["orders", "idempotency_keys", "batches", "events"] {
+    for table in TABLES {
         run(&format!(
             "alter table orderly.{table} set (autovacuum_enabled = off)"
         ))
         .await;
     }
     if statistics == Statistics::OfAnEmptyTable {
-        run(ANALYZE).await;
+        analyze(&scene).await;
     }
+    // The first temporary table of a session makes a schema, which has all sessions plan anew.
+    run("create temporary table first ()").await;
+    let session = Session::open(&scene.database.url()).await;
+    let used = scene.database.named(USED_WHILE_EMPTY).await;
+    session.client.batch_execute(&used).await.unwrap();
     run(OTHERS).await;
     run(FINISHED_ORDERS).await;
-    if let Statistics::AllIn(status) = statistics {
-        let status = OrderStatus::ALL.iter().position(|one| *one == status).unwrap();
-        run(&format!(
-            "update orderly.orders set status = {status} where user_id = :big_user"
-        ))
-        .await;
-        run(ANALYZE).await;
+    let before = as_they_were(statistics);
+    if !before.is_empty() {
+        run(before).await;
+        analyze(&scene).await;
+        run(AS_THEY_ARE).await;
     }
-    run(HALF_CANCELLED).await;
     run(COUNTED).await;
     // Dead entries are another subject; this gathers no statistics.
-    run("vacuum (index_cleanup on) orderly.orders").await;
-    if statistics == Statistics::Fresh {
-        run(ANALYZE).await;
+    if statistics != Statistics::NeverGathered {
+        for table in TABLES {
+            run(&format!("vacuum (index_cleanup on) orderly.{table}")).await;
+        }
     }
-    Some(scene)
+    if statistics == Statistics::Fresh {
+        analyze(&scene).await;
+    }
+    Some(Story { scene, session })
 }

@@ -1,45 +1,184 @@
-//! No claim and no result costs more for the orders that wait, in a session whose plans are from when there were none.
+//! Nothing costs more for the orders that wait and those that run, in a session whose plans are from when there were none.
 
-use super::plan::Plan;
-use super::story::{ALL_STATISTICS, FINISHED, story};
+use orderly::order::OrderId;
 
-/// Pages of the database that a claim of ten orders touches at most, and a result: each order has new entries in several
-/// indexes, and is found and locked in either line before.
+use super::super::away::last_floor;
+use super::plan::{Caught, caught, of_message, of_transaction};
+use super::story::{ALL_STATISTICS, FINISHED, Statistics, Story, story};
+use super::whatever_else::fault;
+use super::{CLAIM, PAGE_ORDERS, PAGES_MAX};
+use crate::support::make::{NODE_A, claim_by, heartbeat, new_order};
+use crate::support::until;
+
+/// Pages of the database that a claim of ten orders touches at most: each is found and locked in its line, and written.
 const CLAIM_PAGES_MAX: u64 = 600;
-const SETTLE_PAGES_MAX: u64 = 150;
 
-/// In the first line, behind all others.
+/// In the first line, behind all others; in the second line, due after all others; and with leases. Each order has its events
+/// in one batch.
 const WAITING: &str = "
-insert into orderly.orders (order_id, status, version, attempts, generation, crashes, token, created_at, changed_at,
-    user_id, total_amount, item_ids)
-select nextval('orderly.order_ids'), 0, 1, 0, 0, 0, 0, now(), now(), 9, 100, '1,2' from generate_series(1, 20000);
-update orderly.counters set pending = pending + 20000 where slot = 0;";
+insert into orderly.orders (order_id, user_id, total_amount, created_at, accepted_in, item_ids)
+select n, 9, 100, now(), 1000000 + n / 100, '1,2' from generate_series(100001, 160000) as n;
+insert into orderly.batches (batch, first_position, kind, at, order_ids)
+select accepted_in, 1000000 + min(order_id), 0, now(), array_agg(order_id order by order_id)
+from orderly.orders where user_id = 9 group by accepted_in;
+insert into orderly.first_line select generate_series(100001, 120000);
+insert into orderly.second_line select n, now(), false from generate_series(120001, 140000) as n;
+insert into orderly.leases (order_id, token, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
+select n, 1, 10, 2, 1, now(), 1000000 + n / 100, now() + interval '1 hour', false, false
+from generate_series(140001, 160000) as n;
+update orderly.counters set pending = pending + 40000, processing = processing + 20000 where slot = 0;";
 
 /// Joined the other way round, every order that waits would be compared with every one that was chosen.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_and_its_results_cost_the_same_with_twenty_thousand_waiting_orders() {
+async fn what_happens_to_an_order_costs_the_same_with_sixty_thousand_open_ones() {
+    let mut wrong = Vec::new();
     for statistics in ALL_STATISTICS {
-        let Some(scene) = story(statistics, FINISHED).await else {
+        let Some(Story { scene, session }) = story(statistics, FINISHED).await else {
             return;
         };
         scene.admin.batch_execute(WAITING).await.unwrap();
-        let claim = Plan::of(
-            &scene,
-            &[],
-            "select from orderly.claim(places => 10, claiming_node => 10, lease_micros => 1000, takes_suspects => 1,
-                is_outside => 0, is_handed_out => 0, known_processor => -1, known_ordering => 0, second_first => 0, above => 0, spare => 4, counter_slot => 1, claim_lock => 1)",
-        );
-        let claim = claim.await.pages();
-        assert!(claim <= CLAIM_PAGES_MAX, "{statistics:?}: {claim} pages");
-        let processing = "update orderly.orders set status = 1, token = 1, node = 7, processing_at = now()
-            where user_id = 9";
-        scene.admin.batch_execute(processing).await.unwrap();
-        let settle = Plan::of(
-            &scene,
-            &[],
-            "select from orderly.settle('{20200}', '{1}', '{7}', '{2}', '{2}', '{f}', '{null}', '{null}', '{null}', 3::int2)",
-        );
-        let settle = settle.await.pages();
-        assert!(settle <= SETTLE_PAGES_MAX, "{statistics:?}: {settle} pages");
+        let mut found = |what: &str, fault: Option<String>| {
+            wrong.extend(fault.map(|fault| format!("{statistics:?}: {what}: {fault}")));
+        };
+        scene.store.claim(claim_by(NODE_A, PAGE_ORDERS)).await.unwrap();
+        let claim = of_message(&scene, &session, CLAIM).await;
+        found("claim", fault(&claim, CLAIM_PAGES_MAX));
+        let settle = "select from :settle('{140001,140002}', '{1,1}', '{10,10}', '{2,3}', '{2,0}', '{f,f}', '{null,1}',
+            '{null,no}', '{null,no}', '{null,null}', '{f,f}', 3::int2)";
+        let settle = scene.database.named(settle).await;
+        found("settle", fault(&session.plan(&settle).await, PAGES_MAX));
+        scene.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+        scene.store.cancel(OrderId(100_001)).await.unwrap();
+        scene.store.redrive(OrderId(120_001)).await.unwrap();
+        scene.store.order_view(OrderId(140_001)).await.unwrap();
+        scene.store.history(OrderId(140_001), 0).await.unwrap();
+        scene.store.queue().await.unwrap();
+        let view_orders = scene.database.named(":view_orders(").await;
+        for (what, part, types, values) in [
+            (
+                "heartbeat",
+                "A heartbeat",
+                "int8[], int8[], int8, int8, int4, int4, int2, int2, int2",
+                "'{140001, 140002}', '{1, 1}', 1, 10, 1, 1, 0, 0, null",
+            ),
+            (
+                "cancel in the first line",
+                "Cancels order $1",
+                "int8, int2",
+                "110000, 3",
+            ),
+            (
+                "cancel in the second line",
+                "Cancels order $1",
+                "int8, int2",
+                "130000, 3",
+            ),
+            (
+                "cancel of one that runs",
+                "Cancels order $1",
+                "int8, int2",
+                "150000, 3",
+            ),
+            (
+                "redrive",
+                "Redrives the orders",
+                "int8[], int2, bool",
+                "'{110000, 130000, 150000}', 3, true",
+            ),
+            ("orders", &view_orders, "int8[]", "'{110000, 130000, 150000}'"),
+            (
+                "history",
+                "version > $2 order by version",
+                "int8, int4, int8",
+                "150000, 0, 100",
+            ),
+            ("queue", "The numbers, whether", "", ""),
+        ] {
+            let plan = Caught::of(&scene, what, part, types, values).plan(&session).await;
+            found(what, fault(&plan, PAGES_MAX));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Orders of one user that wait for each other, of which nothing is to be seen to, and of many that the next claim sees to.
+const BLOCKED: &str = "
+insert into orderly.blocked (order_id, user_id, since, due_at, suspect)
+select -n, 9, now(), null, false from generate_series(1, 20000) as n;
+insert into orderly.blocked (order_id, user_id, since, due_at, suspect)
+select -n, n, now() - interval '1 hour', null, false from generate_series(20001, 40000) as n;
+insert into orderly.unseen (user_id) select n from generate_series(20001, 40000) as n;
+update orderly.queue set ordering = 2";
+
+/// Pages for the orders that are counted and for the users looked for among those that claims see to.
+const COUNTED_PAGES_MAX: u64 = 45_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_blocks_an_order_is_found_among_forty_thousand_blocked_ones() {
+    let mut wrong = Vec::new();
+    for statistics in ALL_STATISTICS {
+        let Some(Story { scene, session }) = story(statistics, FINISHED).await else {
+            return;
+        };
+        scene.admin.batch_execute(BLOCKED).await.unwrap();
+        scene.store.queue().await.unwrap();
+        scene.store.standing(OrderId(1)).await.unwrap();
+        let queue = Caught::of(&scene, "queue", "The numbers, whether", "", "");
+        let plan = queue.plan(&session).await;
+        // As many as are counted, and no more.
+        let (pages, rows) = (plan.pages(), plan.rows());
+        if pages > COUNTED_PAGES_MAX || rows > 10_000 || plan.is_compiled() {
+            wrong.push(format!(
+                "{statistics:?}: queue: {pages} pages, {rows} rows, {plan}"
+            ));
+        }
+        let standing = Caught::of(
+            &scene,
+            "standing",
+            "Where order $1 stands",
+            "int8, int8",
+            "1, 100",
+        );
+        let plan = standing.plan(&session).await;
+        wrong.extend(fault(&plan, PAGES_MAX).map(|fault| format!("{statistics:?}: standing: {fault}")));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// They were in the first line, and left it: while somebody holds an old snapshot, their entries stay.
+const CLAIMED_BEFORE: &str = "
+insert into orderly.first_line select generate_series(100001, 120000);
+delete from orderly.first_line where order_id > 100000;
+select setval('orderly.order_ids', 120000)";
+/// Pages of the table and its index that these entries fill.
+const PAGES_OF_CLAIMED: u64 = 100;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_an_old_snapshot_a_claim_does_not_walk_past_what_was_claimed() {
+    let Some(Story { scene, session }) = story(Statistics::Fresh, 0).await else {
+        return;
+    };
+    let old = scene.database.admin().await;
+    let hold = "begin isolation level repeatable read; select count(*) from orderly.first_line";
+    old.batch_execute(hold).await.unwrap();
+    scene.admin.batch_execute(CLAIMED_BEFORE).await.unwrap();
+    // A transaction of another test on the same server keeps the floor down for as long as it is open.
+    until("the floor is above them", async || {
+        scene.store.accept([new_order()].into(), None).await.unwrap();
+        scene.store.claim(claim_by(NODE_A, 100)).await.unwrap();
+        last_floor(&scene) > 120_000
+    })
+    .await;
+    scene.store.accept([new_order()].into(), None).await.unwrap();
+    let message = caught(&scene, CLAIM);
+    let floor = format!("above => {}", last_floor(&scene));
+    let with_it = of_transaction(&session, &message).await.pages();
+    let without = of_transaction(&session, &message.replace(&floor, "above => 0"))
+        .await
+        .pages();
+    assert!(
+        with_it + PAGES_OF_CLAIMED <= without,
+        "{with_it} pages, {without} without a floor"
+    );
+    old.batch_execute("rollback").await.unwrap();
 }

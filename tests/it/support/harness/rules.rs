@@ -1,5 +1,7 @@
 //! Rules that an operator put into the database, which refuse what orderly stores.
 
+use orderly::order::OrderId;
+
 use super::{Harness, Home};
 
 /// The way a rule refuses a change.
@@ -11,28 +13,79 @@ enum Refusal {
     Fails,
 }
 
+/// The tables of the shared store between which an open order moves.
+const PLACES: [&str; 4] = ["first_line", "second_line", "blocked", "leases"];
+
 impl Harness {
-    /// From now on the database refuses each change of an order's row for which the condition over `old` and `new` holds.
+    /// From now on the database refuses each change of an order's row for which the condition over `old` and `new` holds. A
+    /// shared store changes the row where an attempt or an action ends, an embedded one at every step.
     pub async fn refuse_updates(&self, condition: &str) {
-        self.rule("update", condition, Refusal::Said).await;
+        self.rule("update", "orders", "update", condition, Refusal::Said)
+            .await;
     }
 
     /// Does the same by a rule that fails instead of refusing.
     pub async fn fail_updates(&self, condition: &str) {
-        self.rule("update", condition, Refusal::Fails).await;
+        self.rule("update", "orders", "update", condition, Refusal::Fails)
+            .await;
     }
 
-    /// The same for each new order.
+    /// Refuses each new order for which the condition holds.
     pub async fn refuse_inserts(&self, condition: &str) {
-        self.rule("insert", condition, Refusal::Said).await;
+        self.rule("insert", "orders", "insert", condition, Refusal::Said)
+            .await;
     }
 
-    /// The same for each order that is taken out.
+    /// Refuses to take out each order for which the condition holds.
     pub async fn refuse_deletes(&self, condition: &str) {
-        self.rule("delete", condition, Refusal::Said).await;
+        self.rule("delete", "orders", "delete", condition, Refusal::Said)
+            .await;
     }
 
-    async fn rule(&self, event: &str, condition: &str, refusal: Refusal) {
+    /// Refuses to start these orders.
+    pub async fn refuse_starts(&self, ids: &[OrderId]) {
+        self.rule_for_starts(ids, Refusal::Said).await;
+    }
+
+    /// Does the same by a rule that fails instead of refusing.
+    pub async fn fail_starts(&self, ids: &[OrderId]) {
+        self.rule_for_starts(ids, Refusal::Fails).await;
+    }
+
+    async fn rule_for_starts(&self, ids: &[OrderId], refusal: Refusal) {
+        let these = among("new", ids);
+        match &self.home {
+            Home::Folder { .. } => {
+                let condition = format!("{these} and new.status = 1");
+                self.rule("start", "orders", "update", &condition, refusal).await;
+            }
+            Home::Postgres(_) => self.rule("start", "leases", "insert", &these, refusal).await,
+        }
+    }
+
+    /// Refuses to change anything about these orders: their rows, and where they stand.
+    pub async fn refuse_changes(&self, ids: &[OrderId]) {
+        self.rule("change", "orders", "update", &among("new", ids), Refusal::Said)
+            .await;
+        if self.is_embedded() {
+            return;
+        }
+        for table in PLACES {
+            for (event, row) in [("insert", "new"), ("update", "new"), ("delete", "old")] {
+                self.rule("change", table, event, &among(row, ids), Refusal::Said)
+                    .await;
+            }
+        }
+    }
+
+    /// Refuses to lengthen the leases of these orders.
+    pub async fn refuse_renewals(&self, ids: &[OrderId]) {
+        let table = if self.is_embedded() { "orders" } else { "leases" };
+        self.rule("renewal", table, "update", &among("new", ids), Refusal::Said)
+            .await;
+    }
+
+    async fn rule(&self, name: &str, table: &str, event: &str, condition: &str, refusal: Refusal) {
         match &self.home {
             Home::Folder { .. } => {
                 let refuses = match refusal {
@@ -40,7 +93,7 @@ impl Harness {
                     Refusal::Fails => "json('{')",
                 };
                 self.embedded(&format!(
-                    "create trigger no_{event} before {event} on orders when {condition} begin select {refuses}; end"
+                    "create trigger no_{name} before {event} on {table} when {condition} begin select {refuses}; end"
                 ));
             }
             Home::Postgres(database) => {
@@ -52,7 +105,7 @@ impl Harness {
                 let rule = format!(
                     "create or replace function refuse() returns trigger language plpgsql as $$
                      begin raise exception 'not with us' using errcode = '{code}'; end $$;
-                     create trigger no_{event} before {event} on orderly.orders for each row when ({condition})
+                     create trigger no_{name}_{event} before {event} on orderly.{table} for each row when ({condition})
                      execute function refuse()"
                 );
                 admin.batch_execute(&rule).await.expect("the rule is one");
@@ -73,13 +126,34 @@ impl Harness {
         self.allow("delete").await;
     }
 
-    async fn allow(&self, event: &str) {
+    pub async fn allow_starts(&self) {
+        self.allow("start").await;
+    }
+
+    pub async fn allow_changes(&self) {
+        self.allow("change").await;
+    }
+
+    pub async fn allow_renewals(&self) {
+        self.allow("renewal").await;
+    }
+
+    async fn allow(&self, name: &str) {
         match &self.home {
-            Home::Folder { .. } => self.embedded(&format!("drop trigger no_{event}")),
+            Home::Folder { .. } => self.embedded(&format!("drop trigger no_{name}")),
             Home::Postgres(database) => {
                 let admin = database.admin().await;
-                let drop = format!("drop trigger no_{event} on orderly.orders");
-                admin.batch_execute(&drop).await.expect("there is a rule");
+                let rules = format!(
+                    "select format('drop trigger %I on %s', tgname, tgrelid::regclass) from pg_trigger
+                     where tgname like 'no\\_{name}\\_%'"
+                );
+                let rules = admin.query(&rules, &[]).await.expect("rules are listed");
+                assert!(!rules.is_empty(), "there is a rule");
+                let drops: Vec<String> = rules.iter().map(|row| row.get(0)).collect();
+                admin
+                    .batch_execute(&drops.join("; "))
+                    .await
+                    .expect("a rule can go");
             }
         }
     }
@@ -91,4 +165,10 @@ impl Harness {
         connection.busy_timeout(patience).expect("a time is set");
         connection.execute_batch(statements).expect("the rule is one");
     }
+}
+
+/// The condition that the row `new` or `old` is one of these orders'.
+fn among(row: &str, ids: &[OrderId]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    format!("{row}.order_id in ({})", ids.join(", "))
 }

@@ -99,16 +99,30 @@ impl TestDatabase {
         self.server.connect(&self.name).await.unwrap()
     }
 
-    /// Makes a copy of one of the store's functions with a part of its text taken out.
-    pub async fn copy_function(&self, function: &str, copy: &str, without: &str) {
+    /// Puts the names that the store's functions have here into a text that calls them as the store's own texts do, such
+    /// as `:claim(`.
+    pub async fn named(&self, text: &str) -> String {
+        let functions = "select substr(proname, 1, length(proname) - 13), proname from pg_proc
+            where pronamespace = 'orderly'::regnamespace and proname ~ '_[0-9a-f]{12}$'";
+        let functions = self.admin().await.query(functions, &[]).await.unwrap();
+        functions.iter().fold(text.to_owned(), |text, function| {
+            let (file, name): (String, String) = (function.get(0), function.get(1));
+            text.replace(&format!(":{file}("), &format!("orderly.{name}("))
+        })
+    }
+
+    /// Makes a copy of one of the store's functions, named `copy` and a hash as that is `function` and the hash, with parts of
+    /// its text taken out.
+    pub async fn copy_function(&self, function: &str, copy: &str, without: &[&str]) {
         let admin = self.admin().await;
-        let text = "select pg_get_functiondef(to_regproc($1))";
-        let text: String = admin.query_one(text, &[&function]).await.unwrap().get(0);
-        assert!(text.contains(without), "{function} reads otherwise: {text}");
-        let text = text
-            .replace(without, "")
-            .replace(&format!("{function}("), &format!("{copy}("));
-        admin.batch_execute(&text).await.unwrap();
+        let text = "select pg_get_functiondef(oid) from pg_proc
+            where pronamespace = 'orderly'::regnamespace and starts_with('orderly.' || proname, $1)";
+        let mut text: String = admin.query_one(text, &[&function]).await.unwrap().get(0);
+        for part in without {
+            assert!(text.contains(part), "{function} reads otherwise: {text}");
+            text = text.replace(part, "");
+        }
+        admin.batch_execute(&text.replace(function, copy)).await.unwrap();
     }
 
     /// What `clock_timestamp()` answers from now on: this time, or the real one.

@@ -1,0 +1,58 @@
+-- Starts attempts at orders of both lines, in the order given: takes them out of their lines and writes their leases. Their rows
+-- are locked by this transaction. passed_over: the orders of the first line that were to start before, and are locked or
+-- refused.
+create function :start(
+    first_ids bigint[], second_ids bigint[], claiming_node bigint, lease_micros bigint, is_outside boolean,
+    is_handed_out boolean, passed_over bigint[], counter_slot bigint, out order_ids bigint[], out tokens bigint[]
+) language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off
+as $start$
+begin
+    with moment as materialized (
+        select clock_timestamp() as at
+    ), first_taken as (
+        delete from orderly.first_line as l using unnest(first_ids) with ordinality as asked (order_id, place)
+        where l.order_id = asked.order_id
+        returning l.order_id, asked.place
+    ), second_taken as (
+        delete from orderly.second_line as l using unnest(second_ids) with ordinality as asked (order_id, place)
+        where l.order_id = asked.order_id
+        returning l.order_id, cardinality(first_ids) + asked.place
+    ), subject as materialized (
+        -- Read one by one, whatever the plan says of joins.
+        select o.order_id, o.token + 1 as token, o.version + 1 as version, o.attempts + 1 as attempt, taken.place,
+            greatest(moment.at, o.changed_at, o.created_at) as at
+        from moment cross join (select * from first_taken union all select * from second_taken) as taken
+            cross join lateral (select * from orderly.orders where orders.order_id = taken.order_id offset 0) as o
+        order by taken.place
+    ), drawn as materialized (
+        select nextval('orderly.batch_ids') as batch from (select from subject limit 1) as any_subject
+    ), leased as (
+        insert into orderly.leases (
+            order_id, token, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
+        select order_id, token, claiming_node, version, attempt, subject.at, batch,
+            moment.at + lease_micros * interval '1 microsecond', is_outside, is_handed_out
+        from moment, drawn, subject
+    ), believed as (
+        -- An idle node says that it lives for longer than a lease lasts; with orders in its hands it is believed no longer.
+        update orderly.nodes as n set expires_at = moment.at + lease_micros * interval '1 microsecond'
+        from moment
+        where n.node = claiming_node and n.expires_at > moment.at + lease_micros * interval '1 microsecond'
+            and exists (select from drawn)
+            and n.node = (
+                select mine.node from orderly.nodes as mine where mine.node = claiming_node for update skip locked)
+    ), recorded as (
+        insert into orderly.batches (batch, kind, at, order_ids, versions, attempts, node, ats, passed_over)
+        -- Aggregated in the order of what is above, whose order is that of the starts.
+        select (select batch from drawn), 1, (select at from moment), array_agg(order_id), array_agg(version),
+            array_agg(attempt), claiming_node,
+            case when max(at) > (select at from moment) then array_agg(at) end, nullif(passed_over, '{}')
+        from subject having count(*) > 0
+    ), counted as (
+        update orderly.counters set pending = pending - change.started, processing = processing + change.started
+        from (select count(*) as started from subject) as change
+        where slot = (select orderly.free_counter(counter_slot) where exists (select from drawn)) and change.started > 0
+    )
+    select array_agg(order_id), array_agg(token) into order_ids, tokens from subject;
+end $start$;

@@ -1,0 +1,31 @@
+-- Stores accepted orders with their events; one element per order, in the order of acceptance. Where the orders of a user wait
+-- for each other, the next claim sees to their turns.
+create function :store_orders(
+    new_order_ids bigint[], accepted_at timestamptz, user_ids bigint[], amounts bigint[], items text[],
+    order_references text[], metadatas text[], counter_slot smallint
+) returns void language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off
+as $store$
+begin
+    with asked as materialized (
+        select * from unnest(new_order_ids, user_ids, amounts, items, order_references, metadatas)
+            as new (order_id, user_id, total_amount, item_ids, reference, metadata)
+    ), batch as materialized (
+        select nextval('orderly.batch_ids') as batch, (select ordering > 0 from orderly.queue where id = 1) as in_turn
+    ), stored as (
+        insert into orderly.orders (
+            order_id, user_id, total_amount, created_at, accepted_in, item_ids, reference, metadata)
+        select order_id, user_id, total_amount, accepted_at, batch, item_ids, reference, metadata from batch, asked
+    ), waiting as (
+        insert into orderly.first_line select order_id from batch, asked where not in_turn
+    ), in_turn as (
+        insert into orderly.blocked (order_id, user_id, since, suspect)
+        select order_id, user_id, accepted_at, false from batch, asked where in_turn
+    ), unseen as (
+        insert into orderly.unseen (user_id) select distinct user_id from batch, asked where in_turn
+    ), recorded as (
+        insert into orderly.batches (batch, kind, at, order_ids) select batch, 0, accepted_at, new_order_ids from batch
+    )
+    update orderly.counters set pending = pending + cardinality(new_order_ids)
+    where slot = (select orderly.free_counter(counter_slot));
+end $store$;

@@ -1,0 +1,229 @@
+//! Everything else that is asked of a store, once it has a past.
+
+use orderly::lease::{LeaseKey, Outcome};
+use orderly::order::{OrderId, OrderStatus};
+use orderly::store::{HISTORY_EVENTS_MAX, RedriveQuery};
+
+use super::super::scene::Scene;
+use super::plan::{Caught, Plan};
+use super::story::{
+    ALL_STATISTICS, BACKING_OFF, BIG_USER, CANCELLED, CANCELLED_LATER, COMPLETED_LATER, DUE, DUE_SUSPECTS,
+    EXPIRED, FAILED, FAILED_LATER, FINISHED, FIRST_LINE, RUNNING, SMALL_USER, story,
+};
+use super::{PAGE_ORDERS, PAGES_MAX, ROWS_MAX};
+use crate::support::make::{NODE_A, give_back_by, heartbeat, key, new_order};
+
+/// Pages of the database for each attempt that ends, whatever ends it.
+const PAGES_PER_END: u64 = 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_else_is_asked_costs_the_same_with_twenty_thousand_finished_orders() {
+    let mut wrong = Vec::new();
+    for statistics in ALL_STATISTICS {
+        let Some(story) = story(statistics, FINISHED).await else {
+            return;
+        };
+        for (caught, pages_max) in everything_else(&story.scene).await {
+            let plan = caught.plan(&story.session).await;
+            wrong.extend(
+                fault(&plan, pages_max).map(|fault| format!("{statistics:?}: {}: {fault}", caught.what)),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What a statement did too much of, or in vain.
+pub fn fault(plan: &Plan, pages_max: u64) -> Option<String> {
+    let (pages, rows, walked) = (plan.pages(), plan.rows(), plan.walked());
+    let is_wrong = pages > pages_max || rows > ROWS_MAX || !walked.is_empty() || plan.is_compiled();
+    is_wrong.then(|| {
+        format!(
+            "{pages} pages, {rows} rows, {:?}, walked {walked:?}, compiled: {}",
+            plan.indexes(),
+            plan.is_compiled()
+        )
+    })
+}
+
+/// Asks it, and answers what was sent, with the pages that it may touch.
+async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
+    let store = &scene.store;
+    let unknown = LeaseKey {
+        order_id: OrderId(1),
+        token: 9,
+        node: NODE_A,
+    };
+    store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
+    // As they were, for the plan.
+    let expired = format!(
+        "delete from orderly.second_line where order_id > {RUNNING};
+        insert into orderly.leases (order_id, token, node, version, attempt, started_at, started_in, expires_at, outside,
+            handed_out)
+        select order_id, token + 1, 7, version + 1, attempts + 1, now(), 1, now(), false, false
+        from orderly.orders where order_id > {RUNNING} and order_id <= {EXPIRED}"
+    );
+    scene.admin.batch_execute(&expired).await.unwrap();
+    store.renew(heartbeat(NODE_A, &[unknown])).await.unwrap();
+    store.settle(unknown, Outcome::COMPLETED).await.unwrap();
+    store.queue().await.unwrap();
+    store.standing(OrderId(1)).await.unwrap();
+    store.history(OrderId(1), 0).await.unwrap();
+    store.events_after(None, PAGE_ORDERS).await.unwrap();
+    store.cancel(OrderId(1)).await.unwrap();
+    store.redrive(OrderId(1)).await.unwrap();
+    for _ in 0..2 {
+        let accepted = store.accept([new_order()].into(), Some(key("again", 1))).await;
+        accepted.unwrap();
+    }
+    store.accept([new_order()].into(), None).await.unwrap();
+    // After the cancel, whose statement has the same part.
+    store.order_view(OrderId(1)).await.unwrap();
+    let mut asked = Vec::new();
+    for (status, code) in [(OrderStatus::Failed, 3), (OrderStatus::Cancelled, 4)] {
+        for user_id in [None, Some(SMALL_USER), Some(BIG_USER)] {
+            let ended = RedriveQuery {
+                status,
+                user_id,
+                created_before: None,
+                dry_run: true,
+            };
+            store.redrive_matching(ended).await.unwrap();
+            let what = format!("those of {user_id:?} with status {code}");
+            let (types, values) = match user_id {
+                None => ("", String::new()),
+                Some(user_id) => (", int8", format!(", {user_id}")),
+            };
+            let types = format!("int8, timestamptz, int8{types}");
+            let values = format!("{}, null, 101{values}", i64::MAX);
+            let matching = Caught::of(scene, &what, "as ended", &types, &values);
+            asked.push((matching, PAGES_MAX));
+        }
+    }
+    let mut push = |what: &str, part: &str, types: &str, values: &str, pages_max: u64| {
+        asked.push((Caught::of(scene, what, part, types, values), pages_max));
+    };
+    let functions = scene
+        .database
+        .named(":accept( :accept_keyed( :settle( :view_orders(")
+        .await;
+    let functions: Vec<&str> = functions.split_inclusive('(').map(str::trim).collect();
+    let of_each_kind = u64::try_from(EXPIRED - RUNNING).unwrap();
+    push(
+        "sweep",
+        "Takes back orders whose",
+        "int8, int4, int8, int2, int8[], int8",
+        "10, 5, 1000, 3, null, 0",
+        PAGES_MAX + PAGES_PER_END * of_each_kind,
+    );
+    push(
+        "heartbeat",
+        "A heartbeat",
+        "int8[], int8[], int8, int8, int4, int4, int2, int2, int2",
+        &format!("'{{{RUNNING}}}', '{{2}}', 1, 7, 1, 1, 0, 0, null"),
+        PAGES_MAX,
+    );
+    for (what, kind, status, due, error) in [
+        ("completed", 2, 2, "null", "null"),
+        ("to be retried", 3, 0, "1000", "no"),
+        ("failed", 4, 3, "null", "no"),
+    ] {
+        push(
+            what,
+            functions[2],
+            "int8[], int8[], int8[], int2[], int2[], bool[], int8[], text[], text[], int2",
+            &format!(
+                "'{{{RUNNING}}}', '{{2}}', '{{7}}', '{{{kind}}}', '{{{status}}}', '{{f}}', '{{{due}}}', '{{{error}}}', \
+                 '{{null}}', 3"
+            ),
+            PAGES_MAX,
+        );
+    }
+    push(
+        "order to be stored",
+        functions[0],
+        "int8[], int8[], text[], text[], text[], int2",
+        "'{1}', '{1}', '{1}', '{null}', '{null}', 3",
+        PAGES_MAX,
+    );
+    push(
+        "order to be stored under a key",
+        functions[1],
+        "int4[], int8[], int8[], text[], text[], text[], int4[], text[], text[], bytea[], int2",
+        "'{0}', '{1}', '{1}', '{1}', '{null}', '{null}', '{0}', '{orders}', '{a new one}', '{a}', 3",
+        PAGES_MAX,
+    );
+    push("queue", "The numbers, whether", "", "", PAGES_MAX);
+    for id in [
+        FIRST_LINE,
+        DUE,
+        BACKING_OFF,
+        DUE_SUSPECTS,
+        RUNNING,
+        FAILED,
+        COMPLETED_LATER,
+    ] {
+        push(
+            &format!("standing of {id}"),
+            "Where order $1 stands",
+            "int8, int8",
+            &format!("{id}, 100"),
+            PAGES_MAX,
+        );
+        push(
+            &format!("history of {id}"),
+            "version > $2 order by version",
+            "int8, int4, int8",
+            &format!("{id}, 0, {HISTORY_EVENTS_MAX}"),
+            PAGES_MAX,
+        );
+        push(
+            &format!("order {id}"),
+            functions[3],
+            "int8[]",
+            &format!("'{{{id}, 999999, {id}}}'"),
+            PAGES_MAX,
+        );
+    }
+    for id in [
+        FIRST_LINE,
+        DUE,
+        BACKING_OFF,
+        DUE_SUSPECTS,
+        RUNNING,
+        FAILED,
+        COMPLETED_LATER,
+        FAILED_LATER,
+    ] {
+        let what = format!("cancel of {id}");
+        push(
+            &what,
+            "Cancels order $1",
+            "int8, int2",
+            &format!("{id}, 3"),
+            PAGES_MAX,
+        );
+    }
+    for ids in [
+        [BACKING_OFF, FAILED],
+        [CANCELLED, COMPLETED_LATER],
+        [CANCELLED_LATER, FAILED_LATER],
+    ] {
+        push(
+            &format!("redrive of {ids:?}"),
+            "Redrives the orders",
+            "int8[], int2, bool",
+            &format!("'{{{}, {}}}', 3, true", ids[0], ids[1]),
+            PAGES_MAX,
+        );
+    }
+    push(
+        "known key",
+        "What was answered for",
+        "text[], text[]",
+        "'{orders}', '{key 500}'",
+        PAGES_MAX,
+    );
+    push("old keys", "Forgets up to $1 keys", "int8", "2", PAGES_MAX);
+    asked
+}
