@@ -93,6 +93,13 @@ pub trait Store: Send + Sync + 'static {
     /// while both lines have work, both move.
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError>;
 
+    /// Starts attempts at those of the given orders that may start now, in the order given, as a claim does with those that it
+    /// chose: at most `request.orders_max`, among the first [`CLAIM_ORDERS_MAX`] given. Leaves out an order that is unknown, not
+    /// Pending, not due, waits for others of its user, is locked by another session of the database or refused by it, and a
+    /// suspect beyond the first or unless `request.suspect`. The caller owns the order of these starts: they may overtake
+    /// orders that were accepted earlier, except those of the same user where the orders of a user wait for each other.
+    async fn start(&self, order_ids: Arc<[OrderId]>, request: ClaimRequest) -> Result<Claimed, StoreError>;
+
     /// Ends an attempt. Changes nothing when the lease was lost, cancelled or settled before.
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError>;
 

@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use super::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
     Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store, StoreError, StoreHealth,
-    Wakeups,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store,
+    StoreError, StoreHealth, Wakeups,
 };
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
@@ -174,6 +174,7 @@ macro_rules! verbs {
 verbs! {
     accept(orders: Arc<[NewOrder]>, key: Option<IdempotencyKey>) -> Accepted;
     claim(request: ClaimRequest) -> Claimed;
+    start(order_ids: Arc<[OrderId]>, request: ClaimRequest) -> Claimed;
     settle(key: LeaseKey, outcome: Outcome) -> Settled;
     renew(heartbeat: Heartbeat) -> Renewed;
     hold_outside(key: LeaseKey, hold: OutsideHold) -> Held;

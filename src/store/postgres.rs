@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::config::PostgresDatabase;
@@ -15,11 +15,12 @@ use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
 use crate::store::open::{OpenError, OpenOptions};
 use crate::store::waiting::WaitingOrders;
+use crate::store::work::given_once;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
     Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store, StoreError, StoreHealth,
-    Wakeups,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store,
+    StoreError, StoreHealth, Wakeups,
 };
 
 mod accept;
@@ -71,7 +72,7 @@ pub use room::is_refusal_text;
 pub use tls::connector as tls_connector;
 
 use accept::Accept;
-use claim::Claimer;
+use claim::{Choice, Claimer};
 use classes::Class;
 use connect::{Connector, connector, unavailable};
 use failure::Failure;
@@ -173,13 +174,14 @@ impl Postgres {
             tasks.spawn(room::keep_to_share(shared.clone(), pool.clone(), room));
         }
         tasks.spawn(notify::notify(shared.clone(), control.clone(), origin.clone()));
-        match direct.or_else(|| (!database.url.looks_pooled()).then(|| connector.clone())) {
-            Some(way) => {
-                let (pool, control) = (pool.clone(), control.clone());
-                tasks.spawn(notify::listen(shared.clone(), pool, way, control, origin.clone()));
-            }
-            None => notify::tell_of_polling(),
-        }
+        let way = direct.or_else(|| (!database.url.looks_pooled()).then(|| connector.clone()));
+        tasks.spawn(notify::listen(
+            shared.clone(),
+            pool.clone(),
+            way,
+            control.clone(),
+            origin.clone(),
+        ));
         tasks.close();
         // Two that look for room at the same time would both find it. Other nodes may: the limit is each node's own look.
         let accepting = options.pending_max.map_or(Class::Accept.most(), |_| 1);
@@ -211,16 +213,6 @@ fn told<T>(result: Result<T, Failure>, attempted: &'static str) -> Result<T, Sto
     result.map_err(|failure| failure.to_error(attempted))
 }
 
-impl Postgres {
-    async fn heart(&self) -> Result<MutexGuard<'_, Link>, StoreError> {
-        let link = self.heart.lock().await;
-        if self.shared.closing.is_cancelled() {
-            return Err(StoreError::Closed);
-        }
-        Ok(link)
-    }
-}
-
 #[async_trait]
 impl Store for Postgres {
     async fn accept(
@@ -240,17 +232,13 @@ impl Store for Postgres {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        // One at a time on this node: another would only wait for the same lock in the database.
-        let mut claimer = self.claimer.lock().await;
-        if self.shared.closing.is_cancelled() {
-            return Err(StoreError::Closed);
-        }
-        // Attempts that started could not end.
-        let starved = self.pool.starves().then(|| STARVED.to_owned());
-        if let Some(reason) = starved.or_else(|| self.state.refuses_to_store()) {
-            return Err(Failure::Unavailable(reason.into()).to_error("claim orders"));
-        }
-        told(claimer.claim(&request, &self.shared).await, "claim orders")
+        self.claim_of(Choice::Next, &request, "claim orders").await
+    }
+
+    async fn start(&self, order_ids: Arc<[OrderId]>, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        let given = given_once(&order_ids);
+        self.claim_of(Choice::Given(&given), &request, "start orders")
+            .await
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {

@@ -52,19 +52,33 @@ impl Refusals {
         }
     }
 
-    /// Records the refused starts that a claim found while it stepped around `stepped_around`. Returns whether there was room
-    /// for all of them: the next claim steps around those that were recorded.
-    pub fn claimed(&self, stepped_around: &[OrderId], refused: Vec<RefusedOrder>) -> bool {
+    /// Records the refused starts that a claim found while it stepped around `stepped_around`. A start of `given` orders says
+    /// nothing of others. Returns whether there was room for all of them: the next claim steps around those that were recorded.
+    pub fn claimed(
+        &self,
+        stepped_around: &[OrderId],
+        given: Option<&[OrderId]>,
+        refused: Vec<RefusedOrder>,
+    ) -> bool {
         let mut known = self.known();
         if stepped_around.is_empty() {
-            let before = std::mem::take(&mut known.starts);
-            let again = refused.iter().any(|order| before.contains_key(&order.order_id));
-            known.pause = if again {
-                (known.pause * 2).min(LOOK_MAX)
-            } else {
-                LOOK_MIN
-            };
-            known.look_at = (!refused.is_empty()).then(|| Instant::now() + known.pause);
+            let again = refused
+                .iter()
+                .any(|order| known.starts.contains_key(&order.order_id));
+            match given {
+                None => known.starts.clear(),
+                Some(given) => given.iter().for_each(|id| drop(known.starts.remove(id))),
+            }
+            if !refused.is_empty() {
+                known.pause = if again {
+                    (known.pause * 2).min(LOOK_MAX)
+                } else {
+                    LOOK_MIN
+                };
+                known.look_at = Some(Instant::now() + known.pause);
+            } else if known.starts.is_empty() {
+                known.look_at = None;
+            }
             known.told.retain(|_, at| at.elapsed() < NAMED_AGAIN_AFTER);
         }
         let room = ORDERS_MAX.saturating_sub(known.starts.len());
@@ -226,22 +240,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn refused_starts_are_tried_again_ever_less_often() {
         let refusals = Refusals::default();
-        refusals.claimed(&[], refused(&[7]));
+        refusals.claimed(&[], None, refused(&[7]));
         let mut waited = LOOK_MIN;
         while waited < LOOK_MAX * 3 {
             let around = refusals.to_step_around();
             assert_eq!(around, [OrderId(7)]);
             // What turns up meanwhile puts nothing off.
-            refusals.claimed(&around, Vec::new());
+            refusals.claimed(&around, None, Vec::new());
             let next = refusals.sooner(None).unwrap();
             assert_eq!(next, waited.min(LOOK_MAX));
             tokio::time::advance(next).await;
             assert_eq!(refusals.to_step_around(), []);
-            refusals.claimed(&[], refused(&[7]));
+            refusals.claimed(&[], None, refused(&[7]));
             waited *= 2;
         }
         tokio::time::advance(LOOK_MAX).await;
-        refusals.claimed(&refusals.to_step_around(), Vec::new());
+        refusals.claimed(&refusals.to_step_around(), None, Vec::new());
         assert_eq!(refusals.of_start(OrderId(7)), None);
         assert_eq!(refusals.sooner(None), None);
     }
@@ -251,9 +265,9 @@ mod tests {
         let refusals = Refusals::default();
         let ids: Vec<i64> = (1..=2_000).collect();
         let overflowed = || refusals.known().overflowed;
-        assert!(refusals.claimed(&[], refused(&ids[..ORDERS_MAX])));
+        assert!(refusals.claimed(&[], None, refused(&ids[..ORDERS_MAX])));
         assert_eq!(overflowed(), None);
-        assert!(!refusals.claimed(&refusals.to_step_around(), refused(&ids[ORDERS_MAX..])));
+        assert!(!refusals.claimed(&refusals.to_step_around(), None, refused(&ids[ORDERS_MAX..])));
         assert!(overflowed().is_some());
         for _ in 0..10 {
             tokio::time::advance(LOOK_MAX).await;
@@ -267,7 +281,7 @@ mod tests {
     async fn no_more_refused_orders_are_remembered_than_the_limit() {
         let refusals = Refusals::default();
         let ids: Vec<i64> = (1..=2_000).collect();
-        refusals.claimed(&[], refused(&ids));
+        refusals.claimed(&[], None, refused(&ids));
         refusals.not_taken_back(&refused(&ids));
         assert_eq!(refusals.to_step_around().len(), ORDERS_MAX);
         assert_eq!(refusals.of_end(OrderId(2_000)), None);

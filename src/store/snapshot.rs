@@ -174,9 +174,12 @@ pub struct EventRecord {
     pub position: i64,
     pub event: Event,
     /// The earlier orders that the claim of a first start passed over, because another session of the database had
-    /// locked them. By rising id.
+    /// locked them. By rising id. [`EVERY_EARLIER`] where the caller of [`Store::start`](super::Store::start) chose the order.
     pub passed_over: Vec<OrderId>,
 }
+
+/// Stands for all earlier orders among those that a start passed over. No order has this id.
+pub const EVERY_EARLIER: OrderId = OrderId(0);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseRecord {

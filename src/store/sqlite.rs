@@ -13,11 +13,12 @@ use crate::store::clock::SteadyClock;
 use crate::store::open::{OpenError, OpenOptions};
 use crate::store::refusals::{Refusals, RefusedChange, tell_refused};
 use crate::store::waiting::WaitingOrders;
+use crate::store::work::given_once;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
     Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store, StoreError, StoreHealth,
-    Wakeups,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store,
+    StoreError, StoreHealth, Wakeups,
 };
 use crate::time::Timestamp;
 
@@ -25,6 +26,7 @@ mod accept;
 mod act;
 mod call;
 mod checkpoints;
+mod choose;
 mod claim;
 mod connection;
 mod failure;
@@ -53,6 +55,7 @@ mod writer;
 
 use call::SETTLE;
 use checkpoints::Notes;
+use claim::Choice;
 use connection::unavailable;
 use failure::State;
 use group::{Group, Totals};
@@ -164,16 +167,13 @@ impl Store for Sqlite {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        // Attempts that started might have no end.
-        if self.state.cannot_accept()
-            && let StoreHealth::NotReady(reason) = self.health()
-        {
-            return Err(StoreError::Unavailable {
-                attempted: "claim orders",
-                source: anyhow::Error::msg(reason),
-            });
-        }
-        claim::claim_around_refused(&self.writer, &self.refusals, request, &self.second_line_first).await
+        self.claim_of(Choice::Next(self.second_line_first.clone()), request)
+            .await
+    }
+
+    async fn start(&self, order_ids: Arc<[OrderId]>, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        self.claim_of(Choice::Given(given_once(&order_ids).into()), request)
+            .await
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
@@ -350,20 +350,8 @@ impl Store for Sqlite {
         if self.readers.is_closed() {
             return Err(StoreError::Closed);
         }
-        let (path, clock) = (self.path.clone(), self.clock.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            SqliteSnapshot::begin(connection::open_reader(&path)?, clock)
-        })
-        .await;
-        let unexpected = |source: anyhow::Error| StoreError::Unexpected {
-            attempted: "open a snapshot",
-            source,
-        };
-        match opened {
-            Ok(Ok(snapshot)) => Ok(Box::new(snapshot)),
-            Ok(Err(error)) => Err(unexpected(error.into())),
-            Err(panicked) => Err(unexpected(panicked.into())),
-        }
+        let opened = SqliteSnapshot::open(self.path.clone(), self.clock.clone());
+        Ok(Box::new(opened.await?))
     }
 
     fn health(&self) -> StoreHealth {

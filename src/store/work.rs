@@ -1,7 +1,9 @@
 //! What workers and the store tell each other: claims, results, heartbeats, and leases that ran out.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use super::CLAIM_ORDERS_MAX;
 use crate::lease::{Lease, LeaseKey, NodeId, ProcessorKind};
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::time::Timestamp;
@@ -29,6 +31,13 @@ impl ClaimRequest {
     pub(super) fn hands_out(&self) -> bool {
         self.processor.is_some_and(ProcessorKind::hands_out)
     }
+}
+
+/// The orders that [`super::Store::start`] looks at: each once, in the order given.
+pub(super) fn given_once(order_ids: &[OrderId]) -> Vec<OrderId> {
+    let mut seen = HashSet::new();
+    let looked_at = order_ids.iter().take(CLAIM_ORDERS_MAX);
+    looked_at.copied().filter(|id| seen.insert(*id)).collect()
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +68,7 @@ pub struct LatestClaim {
 
 #[derive(Clone, Debug, Default)]
 pub struct Claimed {
-    /// First attempts first, in order of acceptance.
+    /// First attempts first, in order of acceptance; where orders were given, in the order given.
     pub leases: Vec<Lease>,
     /// Time until the next order of the second line is due that such a claim may take; `None` when there is none
     /// or the queue is paused.

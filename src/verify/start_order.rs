@@ -6,6 +6,9 @@
 //!
 //! An order that another session of the database has locked is passed over. The claim that does so says it in the events of
 //! what it starts, so the order may be overtaken by those starts and by no others.
+//!
+//! A start of given orders (`Store::start`) says in the same way that it passed over every earlier order: its caller owns the
+//! order of these starts. Orders that claims start afterwards must not overtake them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use std::time::Duration;
 use super::{Promise, Report};
 use crate::event::EventKind;
 use crate::order::OrderId;
-use crate::store::snapshot::OrderRecord;
+use crate::store::snapshot::{EVERY_EARLIER, OrderRecord};
 use crate::time::Timestamp;
 
 /// Into how many spans an `accept_time_max` is divided: orders of one span are remembered together and count as accepted
@@ -54,7 +57,9 @@ impl StartOrder {
     pub fn check(&mut self, record: &OrderRecord, report: &mut Report) {
         let start = FirstStart::of(record);
         let created_at = record.order.created_at;
-        if let FirstStart::At(position) = start {
+        if let FirstStart::At(position) = start
+            && !start_was_given(record)
+        {
             self.judge(record.order.order_id, created_at, position, report);
             self.judge_passes(record, position, report);
         }
@@ -138,6 +143,12 @@ fn span_end(time: Timestamp, span: Duration) -> Timestamp {
             .saturating_add(1)
             .saturating_mul(span),
     )
+}
+
+/// Reports whether the caller of the store owned the order of starts.
+fn start_was_given(record: &OrderRecord) -> bool {
+    let started = record.events.get(1);
+    started.is_some_and(|started| started.passed_over.contains(&EVERY_EARLIER))
 }
 
 #[derive(Clone, Copy)]

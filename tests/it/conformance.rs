@@ -60,6 +60,7 @@ mod retention;
 mod second_line;
 mod settle;
 mod standing;
+mod start;
 mod suspects;
 mod time;
 mod turns;

@@ -1,5 +1,6 @@
 //! Handing out due orders: the claim in one message, then what was claimed in another, so that the lock is held as
-//! short as possible and never while somebody reads. Orders whose start the database refuses are left to `claim/refused.rs`.
+//! short as possible and never while somebody reads. A start of given orders is a claim that does not choose. Orders whose start
+//! the database refuses are left to `claim/refused.rs`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -7,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::types::Type;
 
-use super::CLAIM_LOCK;
 use super::agreement;
 use super::classes::Class;
 use super::failure::Failure;
@@ -20,10 +20,11 @@ use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
 use super::turns;
+use super::{CLAIM_LOCK, Postgres, STARVED, told};
 use crate::lease::Lease;
 use crate::order::{OrderId, OrderStatus, Ordering};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES, codes};
+use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES, StoreError, codes};
 
 mod answer;
 mod refused;
@@ -61,6 +62,59 @@ static READ_LEASES: LazyLock<String> = LazyLock::new(|| {
 /// The message of a claim, numbers left open.
 static MESSAGE: LazyLock<String> = LazyLock::new(|| named(include_str!("claim_message.sql")));
 
+/// The choice of the orders that a claim may start.
+#[derive(Clone, Copy)]
+pub(super) enum Choice<'o> {
+    /// The store's: the next ones of both lines.
+    Next,
+    /// The caller's, each order once.
+    Given(&'o [OrderId]),
+}
+
+impl Choice<'_> {
+    fn is_given(self) -> bool {
+        matches!(self, Choice::Given(_))
+    }
+
+    /// The wanted orders as messages take them.
+    fn wanted(self) -> String {
+        match self {
+            Choice::Next => "null::int8[]".to_owned(),
+            Choice::Given(ids) => refused::array(ids),
+        }
+    }
+}
+
+/// A claim on its way.
+#[derive(Clone, Copy)]
+struct Asked<'r> {
+    request: &'r ClaimRequest,
+    choice: Choice<'r>,
+    places: usize,
+}
+
+impl Postgres {
+    /// Claims, or starts given orders.
+    pub(super) async fn claim_of(
+        &self,
+        choice: Choice<'_>,
+        request: &ClaimRequest,
+        attempted: &'static str,
+    ) -> Result<Claimed, StoreError> {
+        // One at a time on this node: another would only wait for the same lock in the database.
+        let mut claimer = self.claimer.lock().await;
+        if self.shared.closing.is_cancelled() {
+            return Err(StoreError::Closed);
+        }
+        // Attempts that started could not end.
+        let starved = self.pool.starves().then(|| STARVED.to_owned());
+        if let Some(reason) = starved.or_else(|| self.state.refuses_to_store()) {
+            return Err(Failure::Unavailable(reason.into()).to_error(attempted));
+        }
+        told(claimer.claim(request, choice, &self.shared).await, attempted)
+    }
+}
+
 /// The one connection that claims.
 pub(super) struct Claimer {
     link: Link,
@@ -91,22 +145,37 @@ impl Claimer {
         }
     }
 
-    pub async fn claim(&mut self, request: &ClaimRequest, shared: &Shared) -> Result<Claimed, Failure> {
+    async fn claim(
+        &mut self,
+        request: &ClaimRequest,
+        choice: Choice<'_>,
+        shared: &Shared,
+    ) -> Result<Claimed, Failure> {
         let places = request.orders_max.min(CLAIM_ORDERS_MAX);
-        let answer = self.claim_around_refused(request, places, shared).await;
+        let asked = Asked {
+            request,
+            choice,
+            places,
+        };
+        let answer = self.claim_around_refused(asked, shared).await;
         let mut answer = answer.inspect_err(|failure| shared.unsure(failure))?;
         if !self.agrees(&answer, request) {
             self.agree(&answer, request, shared).await?;
-            let again = self.claim_around_refused(request, places, shared).await;
+            let again = self.claim_around_refused(asked, shared).await;
             answer = again.inspect_err(|failure| shared.unsure(failure))?;
         }
         shared.locked.found(answer.locked.iter().copied());
         if !answer.granted.is_empty() {
             shared.changed();
-            // Turns whether or not both lines had work: where only one had, it makes no difference.
-            self.second_line_first = !self.second_line_first;
         }
-        let next_due_in = self.next_look_in(&answer, places, shared);
+        let next_due_in = match choice {
+            Choice::Given(_) => answer.next_due_in,
+            Choice::Next => {
+                // Turns whether or not both lines had work: where only one had, it makes no difference.
+                self.second_line_first ^= !answer.granted.is_empty();
+                self.next_look_in(&answer, places, shared)
+            }
+        };
         Ok(Claimed {
             // Nor does an answer say so that came by other rules than the store's.
             paused: answer.seen.is_none() && self.agrees(&answer, request),
@@ -172,17 +241,16 @@ impl Claimer {
     /// connection proves to be gone that was open before, most likely nothing arrived.
     async fn send(
         &mut self,
-        request: &ClaimRequest,
-        places: usize,
+        asked: Asked<'_>,
         stepped_around: &[OrderId],
         shared: &Shared,
     ) -> Result<Answer, Failure> {
         let lent = self.link.lend().await?;
         let may_be_gone = lent.is_old();
-        match self.send_over(lent, request, places, stepped_around).await {
+        match self.send_over(lent, asked, stepped_around).await {
             Err(Failure::Unknown(_)) if may_be_gone => {
                 let lent = self.link.lend().await?;
-                let answer = self.send_over(lent, request, places, stepped_around).await;
+                let answer = self.send_over(lent, asked, stepped_around).await;
                 // What the first one did, if it arrived after all, is in no answer.
                 shared.changed();
                 answer
@@ -194,15 +262,19 @@ impl Claimer {
     async fn send_over(
         &mut self,
         lent: Lent,
-        request: &ClaimRequest,
-        places: usize,
+        asked: Asked<'_>,
         stepped_around: &[OrderId],
     ) -> Result<Answer, Failure> {
+        let Asked {
+            request,
+            choice,
+            places,
+        } = asked;
         let server = lent.server();
         let began = Instant::now();
-        // Where orders wait for their turn, one below any floor may get it.
-        let in_turn = self.ordering != Ordering::None;
-        let floor = if in_turn {
+        // Where orders wait for their turn, one below any floor may get it. A start of given orders does not look at the line.
+        let no_floor = self.ordering != Ordering::None || choice.is_given();
+        let floor = if no_floor {
             Some(0)
         } else {
             self.floor.of(&server, began)
@@ -240,15 +312,17 @@ impl Claimer {
             (":lock", CLAIM_LOCK),
         ];
         self.floor_used = floor;
-        let message = MESSAGE.replace(":stepped_around", &refused::array(stepped_around));
+        let message = MESSAGE
+            .replace(":stepped_around", &refused::array(stepped_around))
+            .replace(":wanted", &choice.wanted());
         let message = with_numbers(&message, &numbers);
         let messages = self.link.fly_over(lent, &message, time_max + ANSWER_SLACK).await;
-        if let (Err(Failure::TimedOut(_)), false) = (&messages, in_turn) {
+        if let (Err(Failure::TimedOut(_)), false) = (&messages, no_floor) {
             self.floor.took_too_long(began, Instant::now());
         }
         let messages = messages?;
         let answer = Answer::read(&messages, stepped_around)?;
-        if let Some(seen) = answer.seen.filter(|_| !in_turn) {
+        if let Some(seen) = answer.seen.filter(|_| !no_floor) {
             self.floor.saw(seen, began, Instant::now());
         }
         Ok(answer)

@@ -1,10 +1,11 @@
--- Claims the next due orders of both lines for a node: chooses, then starts. Called in a message of its own that ends the
+-- Claims due orders of both lines for a node: chooses the next ones, or picks those of the wanted ones that may start; then
+-- starts them. wanted: null where the store chooses. Called in a message of its own that ends the
 -- transaction, so that a node that freezes anywhere never holds the lock: the server carries it out to its end without asking
 -- back. What comes out is small enough never to wait for a reader.
 create function :claim(
     places bigint, claiming_node bigint, lease_micros bigint, takes_suspects boolean, is_outside boolean,
-    is_handed_out boolean, known_processor bigint, known_ordering bigint, second_first bigint, above bigint, spare bigint,
-    unseen_max bigint, counter_slot bigint, claim_lock bigint, stepped_around bigint[],
+    is_handed_out boolean, wanted bigint[], known_processor bigint, known_ordering bigint, second_first bigint, above bigint,
+    spare bigint, unseen_max bigint, counter_slot bigint, claim_lock bigint, stepped_around bigint[],
     out order_ids bigint[], out tokens bigint[], out claimed bigint, out exhausted boolean, out running boolean,
     out last_order_id bigint, out oldest_running xid8, out transaction xid8, out next_due_in_micros bigint,
     out open_orders bigint, out stored_ordering smallint, out stored_processor smallint,
@@ -16,6 +17,8 @@ as $claim$
 declare
     first_ids bigint[];
     second_ids bigint[];
+    second_after bigint;
+    overtaken bigint[];
 begin
     -- Claims of all nodes come one after another, each with a view that has everything committed before, since each
     -- statement of a function has its own: first-in first-out start.
@@ -32,15 +35,24 @@ begin
     if stored_ordering > 0 then
         unseen := :see_to_turns(unseen_max, stored_ordering = 2, stepped_around);
     end if;
-    if running then
+    if running and wanted is null then
         select * into first_ids, second_ids, exhausted, passed_first, passed_second
         from :choose(places, takes_suspects, second_first, above, spare, stepped_around);
         claimed := first_ids[cardinality(first_ids)];
-        if first_ids <> '{}' or second_ids <> '{}' then
-            select * into order_ids, tokens
-            from :start(
-                first_ids, second_ids, claiming_node, lease_micros, is_outside, is_handed_out, passed_first, counter_slot);
-        end if;
+        second_after := cardinality(first_ids);
+        overtaken := passed_first;
+    elsif running then
+        select * into first_ids, second_ids, passed_second
+        from :pick(wanted, places, takes_suspects, stepped_around);
+        second_after := 0;
+        -- The caller owns the order of these starts, but not the one among the orders of a user.
+        overtaken := case when stored_ordering = 0 then '{0}'::bigint[] else '{}' end;
+    end if;
+    if first_ids <> '{}' or second_ids <> '{}' then
+        select * into order_ids, tokens
+        from :start(
+            first_ids, second_ids, second_after, claiming_node, lease_micros, is_outside, is_handed_out, overtaken,
+            counter_slot);
     end if;
     -- Whether it wrote something; when the next order of the second line is due that such a claim may take; how many orders
     -- are open.

@@ -20,6 +20,7 @@ const FILES: &[(&str, &str)] = &[
     ("accept_keyed", include_str!("accept_keyed.sql")),
     ("see_to_turns", include_str!("see_to_turns.sql")),
     ("choose", include_str!("choose.sql")),
+    ("pick", include_str!("pick.sql")),
     ("start", include_str!("start.sql")),
     ("claim", include_str!("claim.sql")),
     ("refused_starts", include_str!("refused_starts.sql")),

@@ -18,7 +18,7 @@ use crate::config::PostgresDatabase;
 use crate::order::{OrderId, Reference};
 use crate::portable_json::JsonText;
 use crate::store::copy::CopyError;
-use crate::store::snapshot::{EventRecord, KeyRecord, OrderRecord};
+use crate::store::snapshot::{EVERY_EARLIER, EventRecord, KeyRecord, OrderRecord};
 use crate::store::{Counters, Snapshot, StoreError, codes};
 
 /// Dropping it takes everything back.
@@ -294,7 +294,7 @@ fn runs<'r>(records: &'r [EventRecord]) -> Vec<i32> {
         let goes_on = last.is_some_and(|last: &EventRecord| {
             last.event.kind == record.event.kind
                 && last.passed_over == record.passed_over
-                && record.passed_over.is_empty()
+                && (record.passed_over.is_empty() || record.passed_over == [EVERY_EARLIER])
         });
         if !goes_on || !orders.insert(record.event.order_id) {
             run += 1;

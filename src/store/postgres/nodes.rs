@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio::sync::MutexGuard;
 use tokio_postgres::types::Type;
 
+use super::Postgres;
 use super::connect::ANSWER_TIME_MAX;
 use super::durability::Durability;
 use super::failure::Failure;
@@ -16,12 +18,23 @@ use super::shared::Shared;
 use super::state::State;
 use crate::lease::NodeId;
 use crate::order::OrderId;
-use crate::store::{Heartbeat, Renewed, codes};
+use crate::store::{Heartbeat, Renewed, StoreError, codes};
 
 /// Of a lease, for the answer to a heartbeat: what hangs for longer is given up while there is time for another one.
 const LEASE_SHARE: u32 = 3;
 /// Of the shortest lease there is; a validity that means nothing, as tests have it, leaves the answer time to come.
 const ANSWER_TIME_MIN: Duration = Duration::from_millis(330);
+
+impl Postgres {
+    /// Returns the connection of heartbeats, unless the store closes.
+    pub(super) async fn heart(&self) -> Result<MutexGuard<'_, Link>, StoreError> {
+        let link = self.heart.lock().await;
+        if self.shared.closing.is_cancelled() {
+            return Err(StoreError::Closed);
+        }
+        Ok(link)
+    }
+}
 
 /// A heartbeat. When the database refuses it for what may be one order's fault, the node lives all the same, and the leases
 /// are extended by halves.

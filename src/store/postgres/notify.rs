@@ -100,14 +100,18 @@ enum Ended {
     Deaf,
 }
 
-/// Turns the other nodes' notifications into wake-ups, until the store closes.
+/// Turns the other nodes' notifications into wake-ups, until the store closes. `way` is a way to the database that no pooler
+/// shares.
 pub(super) async fn listen(
     shared: Arc<Shared>,
     pool: Arc<Pool>,
-    connector: Arc<Connector>,
+    way: Option<Arc<Connector>>,
     links: Links,
     origin: String,
 ) {
+    let Some(connector) = way else {
+        return tell_of_polling();
+    };
     let mut told = false;
     let old_version = watch::Sender::new(None);
     loop {
@@ -134,7 +138,7 @@ pub(super) async fn listen(
     }
 }
 
-pub(super) fn tell_of_polling() {
+fn tell_of_polling() {
     tracing::info!(
         "notifications do not arrive over this way to the database (a pooler?): this node finds other nodes' orders by \
          polling; DATABASE_DIRECT_URL would name a way past a pooler"

@@ -1,8 +1,9 @@
 -- Starts attempts at orders of both lines, in the order given: takes them out of their lines and writes their leases. Their rows
--- are locked by this transaction. passed_over: the orders of the first line that were to start before, and are locked or
--- refused.
+-- are locked by this transaction. Elements that are null are no orders; second_after: the place in the order of the starts
+-- behind which the list of the second line begins. passed_over: the orders of the first line that were to start before, and are
+-- locked or refused; 0 stands for all earlier orders.
 create function :start(
-    first_ids bigint[], second_ids bigint[], claiming_node bigint, lease_micros bigint, is_outside boolean,
+    first_ids bigint[], second_ids bigint[], second_after bigint, claiming_node bigint, lease_micros bigint, is_outside boolean,
     is_handed_out boolean, passed_over bigint[], counter_slot bigint, out order_ids bigint[], out tokens bigint[]
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
@@ -18,7 +19,7 @@ begin
     ), second_taken as (
         delete from orderly.second_line as l using unnest(second_ids) with ordinality as asked (order_id, place)
         where l.order_id = asked.order_id
-        returning l.order_id, cardinality(first_ids) + asked.place
+        returning l.order_id, second_after + asked.place
     ), subject as materialized (
         -- Read one by one, whatever the plan says of joins.
         select o.order_id, o.token + 1 as token, o.version + 1 as version, o.attempts + 1 as attempt, taken.place,

@@ -1,8 +1,8 @@
--- One message that finds out which of the orders at the heads of the lines the database refuses to start: those that a claim
--- with these numbers looks at, and where the orders of a user wait for each other, those that may get their turn. Under the
--- claims' lock, so that no other claim passes over what is tried here; all is rolled back. :time_ms, :lock, :floor, :places,
--- :spare, :node, :lease_micros, :outside, :handed_out, :unseen_max are numbers put into the text, :stepped_around an array of
--- the orders that are known to be refused and not tried again.
+-- One message that finds out which orders the database refuses to start: those at the heads of the lines that a claim with these
+-- numbers looks at, or the wanted ones, and where the orders of a user wait for each other, those that may get their turn.
+-- Under the claims' lock, so that no other claim passes over what is tried here; all is rolled back. :time_ms, :lock, :floor,
+-- :places, :spare, :node, :lease_micros, :outside, :handed_out, :unseen_max are numbers put into the text, :stepped_around an
+-- array of the orders that are known to be refused and not tried again, :wanted as well or null.
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
 set local lock_timeout = :time_ms;
@@ -33,7 +33,10 @@ with first_line as materialized (
         where (b.user_id, b.order_id) >= (users.user_id, 0) and b.user_id <= users.user_id
         order by b.user_id, b.order_id limit 1) as b
 ), asked as (
-    select order_id from first_line union select order_id from second_line union select order_id from turned
+    select order_id from first_line where :wanted is null
+    union select order_id from second_line where :wanted is null
+    union select order_id from unnest(:wanted) as wanted (order_id)
+    union select order_id from turned
 )
 select refused_order_id, code, message
 from :refused_starts(

@@ -1,22 +1,24 @@
-//! Handing out due orders: the first line in order of acceptance, the second by due time; around orders whose start the
-//! database refuses.
+//! Handing out due orders, those that `choose` finds: around orders whose start the database refuses.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rusqlite::Row;
 
+use super::choose::{self, Chosen, Line};
 use super::group::{CallError, Change, Group, Run, require_changed};
 use super::statements::Hot;
 use super::writer::Writer;
-use super::{rows, turns};
+use super::{Sqlite, rows, turns};
 use crate::event::EventKind;
 use crate::lease::Lease;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::columns::ORDER_COLUMNS;
 use crate::store::refusals::Refusals;
-use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, RefusedOrder, SUSPECT_CRASHES, StoreError};
+use crate::store::{
+    CLAIM_ORDERS_MAX, ClaimRequest, Claimed, RefusedOrder, SUSPECT_CRASHES, Store, StoreError, StoreHealth,
+};
 use crate::time::Timestamp;
 
 /// The way a claim treats orders that the database may refuse to start.
@@ -29,27 +31,71 @@ pub(super) struct Care {
 }
 
 impl Care {
-    fn steps_around(&self, id: OrderId) -> bool {
+    pub fn steps_around(&self, id: OrderId) -> bool {
         self.stepped_around.binary_search(&id).is_ok()
+    }
+}
+
+/// The choice of the orders that a claim may start.
+#[derive(Clone)]
+pub(super) enum Choice {
+    /// The store's, with the line that gets the odd place of a claim while both have work.
+    Next(Arc<AtomicBool>),
+    /// The caller's, each order once.
+    Given(Arc<[OrderId]>),
+}
+
+impl Sqlite {
+    /// Claims, or starts given orders.
+    pub(super) async fn claim_of(
+        &self,
+        choice: Choice,
+        request: ClaimRequest,
+    ) -> Result<Claimed, StoreError> {
+        // Attempts that started might have no end.
+        if self.state.cannot_accept()
+            && let StoreHealth::NotReady(reason) = self.health()
+        {
+            return Err(StoreError::Unavailable {
+                attempted: choice.attempted(),
+                source: anyhow::Error::msg(reason),
+            });
+        }
+        claim_around_refused(&self.writer, &self.refusals, request, &choice).await
+    }
+}
+
+impl Choice {
+    fn attempted(&self) -> &'static str {
+        match self {
+            Choice::Next(_) => "claim orders",
+            Choice::Given(_) => "start orders",
+        }
     }
 }
 
 /// Claims around the orders known to be refused. Where the database refuses the claim for what may be one order's fault, starts
 /// them one by one and claims around those that are refused.
-pub(super) async fn claim_around_refused(
+async fn claim_around_refused(
     writer: &Writer,
     refusals: &Refusals,
     request: ClaimRequest,
-    second_line_first: &Arc<AtomicBool>,
+    choice: &Choice,
 ) -> Result<Claimed, StoreError> {
     let stepped_around = refusals.to_step_around();
+    let given = match choice {
+        Choice::Next(_) => None,
+        Choice::Given(ids) => Some(ids.as_ref()),
+    };
     let claim = async |one_by_one| {
-        let turn = second_line_first.clone();
+        let chosen_by = choice.clone();
         let care = Care {
             stepped_around: stepped_around.clone(),
             one_by_one,
         };
-        let claim = writer.call("claim orders", move |group| claim(group, &request, &turn, &care));
+        let claim = writer.call(choice.attempted(), move |group| {
+            claim(group, &request, &chosen_by, &care)
+        });
         claim.await
     };
     let (mut claimed, refused) = match claim(false).await {
@@ -59,7 +105,7 @@ pub(super) async fn claim_around_refused(
     // A claim that looked at no order says nothing of any.
     if request.orders_max > 0 && !claimed.paused {
         let found = !refused.is_empty();
-        let all_remembered = refusals.claimed(&stepped_around, refused);
+        let all_remembered = refusals.claimed(&stepped_around, given, refused);
         claimed.next_due_in = if found && all_remembered {
             Some(Duration::ZERO)
         } else {
@@ -69,12 +115,11 @@ pub(super) async fn claim_around_refused(
     Ok(claimed)
 }
 
-/// `second_line_first` says which line gets the odd place when both have work; it turns whenever it was asked. Returns also
-/// the orders that the database refused to start or to give their turn.
+/// Returns also the orders that the database refused to start or to give their turn.
 pub(super) fn claim(
     group: &mut Group<'_>,
     request: &ClaimRequest,
-    second_line_first: &AtomicBool,
+    choice: &Choice,
     care: &Care,
 ) -> Result<(Claimed, Vec<RefusedOrder>), CallError> {
     if group.totals.paused {
@@ -91,24 +136,17 @@ pub(super) fn claim(
     } else {
         Vec::new()
     };
-    let first_line = first_line(group, places + care.stepped_around.len())?;
-    let (mut passed_over, first_line): (Vec<OrderId>, Vec<OrderId>) =
-        first_line.into_iter().partition(|id| care.steps_around(*id));
-    let second_line = second_line(group, places, request.suspect, care)?;
-    let tied = places > 0 && !first_line.is_empty() && !second_line.is_empty();
-    let second_line_first = tied && second_line_first.fetch_not(Ordering::Relaxed);
-    let (from_first, from_second) = share(places, first_line.len(), second_line.len(), second_line_first);
+    let chosen = match choice {
+        Choice::Next(second_line_first) => choose::next(group, request, places, second_line_first, care)?,
+        Choice::Given(ids) => choose::pick(group, ids, request, places, care)?,
+    };
     let mut starts = Starts {
         request,
         one_by_one: care.one_by_one,
-        leases: Vec::with_capacity(from_first + from_second),
+        leases: Vec::with_capacity(chosen.orders.len()),
         refused: Vec::new(),
     };
-    let position = group.totals.last_position;
-    starts.first_line(group, &first_line[..from_first])?;
-    passed_over.extend(starts.refused.iter().map(|refused| refused.order_id));
-    record_passed_over(group, position, &passed_over)?;
-    starts.second_line(group, &second_line[..from_second])?;
+    starts.all(group, chosen)?;
     // Refused starts go first: where there is no room for all of them, those keep others waiting.
     let mut refused = starts.refused;
     refused.extend(owed);
@@ -123,61 +161,6 @@ pub(super) fn claim(
     Ok((claimed, refused))
 }
 
-/// How many of each line fill the places: while both have work, half each.
-fn share(places: usize, first: usize, second: usize, second_line_first: bool) -> (usize, usize) {
-    let half = if second_line_first {
-        places.div_ceil(2)
-    } else {
-        places / 2
-    };
-    let from_second = second.min(half.max(places.saturating_sub(first)));
-    (first.min(places - from_second), from_second)
-}
-
-fn first_line(group: &Group<'_>, limit: usize) -> Result<Vec<OrderId>, rusqlite::Error> {
-    group
-        .connection
-        .prepare_cached(&turns::in_turn(
-            include_str!("first_line.sql"),
-            group.totals.ordering,
-        ))?
-        .query_map([limit], |row| row.get(0))?
-        .collect()
-}
-
-fn second_line(
-    group: &Group<'_>,
-    places: usize,
-    suspect: bool,
-    care: &Care,
-) -> Result<Vec<OrderId>, rusqlite::Error> {
-    let due = |row: &Row<'_>| Ok((row.get::<_, Timestamp>(0)?, row.get::<_, OrderId>(1)?));
-    let is_free = |found: &(Timestamp, OrderId)| !care.steps_around(found.1);
-    let spare = care.stepped_around.len();
-    let mut line = group
-        .connection
-        .prepare_cached(&turns::in_turn(
-            include_str!("second_line.sql"),
-            group.totals.ordering,
-        ))?
-        .query_map((group.now, places + spare), due)?
-        .collect::<Result<Vec<_>, _>>()?;
-    line.retain(is_free);
-    if suspect {
-        let suspects = group
-            .connection
-            .prepare_cached(&turns::in_turn(
-                include_str!("second_line_suspect.sql"),
-                group.totals.ordering,
-            ))?
-            .query_map((group.now, 1 + spare), due)?
-            .collect::<Result<Vec<_>, _>>()?;
-        line.extend(suspects.into_iter().find(is_free));
-        line.sort_unstable();
-    }
-    Ok(line.into_iter().map(|(_, order_id)| order_id).collect())
-}
-
 /// The orders that a claim starts.
 struct Starts<'r> {
     request: &'r ClaimRequest,
@@ -187,17 +170,41 @@ struct Starts<'r> {
 }
 
 impl Starts<'_> {
-    fn first_line(&mut self, group: &mut Group<'_>, ids: &[OrderId]) -> Result<(), rusqlite::Error> {
-        if self.one_by_one {
-            return self.second_line(group, ids);
-        }
-        for run in runs(ids) {
-            start_run(group, run, self.request, &mut self.leases)?;
+    fn all(&mut self, group: &mut Group<'_>, chosen: Chosen) -> Result<(), rusqlite::Error> {
+        let Chosen {
+            orders,
+            mut passed_over,
+        } = chosen;
+        for part in orders.chunk_by(|one, next| one.0 == next.0) {
+            let ids: Vec<OrderId> = part.iter().map(|(_, id)| *id).collect();
+            match part[0].0 {
+                Line::First => self.first_line(group, &ids, &mut passed_over)?,
+                Line::Second => self.one_after_another(group, &ids)?,
+            }
         }
         Ok(())
     }
 
-    fn second_line(&mut self, group: &mut Group<'_>, ids: &[OrderId]) -> Result<(), rusqlite::Error> {
+    fn first_line(
+        &mut self,
+        group: &mut Group<'_>,
+        ids: &[OrderId],
+        passed_over: &mut Vec<OrderId>,
+    ) -> Result<(), rusqlite::Error> {
+        let position = group.totals.last_position;
+        if self.one_by_one {
+            let before = self.refused.len();
+            self.one_after_another(group, ids)?;
+            passed_over.extend(self.refused[before..].iter().map(|refused| refused.order_id));
+        } else {
+            for run in runs(ids) {
+                start_run(group, run, self.request, &mut self.leases)?;
+            }
+        }
+        record_passed_over(group, position, passed_over)
+    }
+
+    fn one_after_another(&mut self, group: &mut Group<'_>, ids: &[OrderId]) -> Result<(), rusqlite::Error> {
         for id in ids {
             if self.one_by_one {
                 match group.part(|group| start(group, *id, self.request))? {
@@ -230,12 +237,6 @@ fn record_passed_over(
         )?
         .execute((position, group.totals.last_position, array(passed_over)))?;
     Ok(())
-}
-
-/// The ids as an array of JSON.
-fn array(ids: &[OrderId]) -> String {
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    format!("[{}]", ids.join(","))
 }
 
 /// In the order given.
@@ -339,32 +340,8 @@ fn next_due(
         .query_row((suspect, array(except)), |row| row.get(0))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_lines_move_while_both_have_work() {
-        for places in 2..20 {
-            for tie in [false, true] {
-                let (first, second) = share(places, 100, 100, tie);
-                assert_eq!(first + second, places);
-                assert!(first > 0 && second > 0);
-            }
-        }
-        assert_eq!(share(1, 5, 5, false), (1, 0));
-        assert_eq!(share(1, 5, 5, true), (0, 1));
-    }
-
-    #[test]
-    fn a_short_line_leaves_its_places_to_the_other() {
-        for tie in [false, true] {
-            assert_eq!(share(10, 2, 100, tie), (2, 8));
-            assert_eq!(share(10, 100, 2, tie), (8, 2));
-            assert_eq!(share(10, 0, 3, tie), (0, 3));
-            assert_eq!(share(1, 0, 3, tie), (0, 1));
-            assert_eq!(share(1, 3, 0, tie), (1, 0));
-            assert_eq!(share(0, 3, 3, tie), (0, 0));
-        }
-    }
+/// The ids as an array of JSON.
+pub(super) fn array(ids: &[OrderId]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    format!("[{}]", ids.join(","))
 }

@@ -1,6 +1,7 @@
 //! Everything in the file at one instant, over a connection of its own whose read transaction stays open.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use async_trait::async_trait;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::connection::open_reader;
 use super::failure::Failure;
 use super::group::Totals;
 use super::lock::ServerLock;
@@ -39,6 +41,19 @@ impl SqliteSnapshot {
             clock,
             _server_lock: None,
         })
+    }
+
+    /// Begins one over a connection of its own.
+    pub async fn open(path: Arc<Path>, clock: Arc<SteadyClock>) -> Result<SqliteSnapshot, StoreError> {
+        let unexpected = |source: anyhow::Error| StoreError::Unexpected {
+            attempted: "open a snapshot",
+            source,
+        };
+        let begin = move || SqliteSnapshot::begin(open_reader(&path)?, clock);
+        match tokio::task::spawn_blocking(begin).await {
+            Ok(snapshot) => snapshot.map_err(|error| unexpected(error.into())),
+            Err(panicked) => Err(unexpected(panicked.into())),
+        }
     }
 
     /// Keeps servers away for as long as it lives.

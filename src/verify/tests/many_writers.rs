@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::store::snapshot::EVERY_EARLIER;
 
 /// Orders 1 and 2, created this long one after the other, the second started first.
 fn overtaken(apart: Duration) -> Hand {
@@ -77,6 +78,13 @@ async fn only_starts_whose_claim_passed_an_order_over_may_overtake_it() {
         let expected: Vec<_> = wrong.iter().map(|id| (Promise::FifoStart, Some(*id))).collect();
         assert_eq!(found(hand).await, expected, "passed over by {by:?}");
     }
+}
+
+#[tokio::test]
+async fn a_start_of_given_orders_may_overtake_and_a_claim_may_not() {
+    let mut hand = passed_over();
+    hand.event(2, 2).passed_over.push(EVERY_EARLIER);
+    assert_eq!(found(hand).await, [(Promise::FifoStart, Some(3))]);
 }
 
 #[tokio::test]

@@ -11,10 +11,10 @@ use super::super::message::with_numbers;
 use super::super::settle::micros;
 use super::super::{CLAIM_LOCK, probe, rows, turns};
 use super::answer::Answer;
-use super::{ANSWER_SLACK, Claimer, FULL_LOOK_TIME_MAX};
+use super::{ANSWER_SLACK, Asked, Choice, Claimer, FULL_LOOK_TIME_MAX};
 use crate::order::OrderId;
+use crate::store::RefusedOrder;
 use crate::store::postgres::shared::Shared;
-use crate::store::{ClaimRequest, RefusedOrder};
 
 const ATTEMPTED: &str = "start an order";
 
@@ -25,23 +25,26 @@ impl Claimer {
     /// finds those orders and claims around them.
     pub(super) async fn claim_around_refused(
         &mut self,
-        request: &ClaimRequest,
-        places: usize,
+        asked: Asked<'_>,
         shared: &Shared,
     ) -> Result<Answer, Failure> {
         let around = shared.refusals.to_step_around();
-        let failure = match self.send(request, places, &around, shared).await {
-            Err(failure) if failure.may_be_of_one() && places > 0 => failure,
+        let given = match asked.choice {
+            Choice::Next => None,
+            Choice::Given(ids) => Some(ids),
+        };
+        let failure = match self.send(asked, &around, shared).await {
+            Err(failure) if failure.may_be_of_one() && asked.places > 0 => failure,
             Err(failure) => return Err(failure),
             Ok(answer) => {
                 // A claim that looked at no order says nothing of any.
-                if answer.seen.is_some() && places > 0 {
-                    shared.refusals.claimed(&around, Vec::new());
+                if answer.seen.is_some() && asked.places > 0 {
+                    shared.refusals.claimed(&around, given, Vec::new());
                 }
                 return Ok(answer);
             }
         };
-        let refused = self.refused_starts(request, places, &around, &failure).await?;
+        let refused = self.refused_starts(asked, &around, &failure).await?;
         if refused.is_empty() {
             return Err(failure);
         }
@@ -49,21 +52,27 @@ impl Claimer {
         let mut wider = around.clone();
         wider.extend(refused.iter().map(|order| order.order_id));
         wider.sort_unstable();
-        shared.refusals.claimed(&around, refused);
-        self.send(request, places, &wider, shared).await
+        shared.refusals.claimed(&around, given, refused);
+        self.send(asked, &wider, shared).await
     }
 
     /// Finds the orders to blame for the failure of a claim, among those that it looked at and did not step around.
     async fn refused_starts(
         &mut self,
-        request: &ClaimRequest,
-        places: usize,
+        asked: Asked<'_>,
         around: &[OrderId],
         failure: &Failure,
     ) -> Result<Vec<RefusedOrder>, Failure> {
+        let Asked {
+            request,
+            choice,
+            places,
+        } = asked;
         let time_ms = i64::try_from(FULL_LOOK_TIME_MAX.as_millis()).unwrap_or(i64::MAX);
         let message = with_numbers(
-            &TRY_STARTS.replace(":stepped_around", &array(around)),
+            &TRY_STARTS
+                .replace(":stepped_around", &array(around))
+                .replace(":wanted", &choice.wanted()),
             &[
                 (":time_ms", time_ms),
                 (":lock", CLAIM_LOCK),

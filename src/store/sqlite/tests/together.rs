@@ -1,6 +1,7 @@
 //! What is done to many orders by one statement is what would have been done to one after another.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -68,9 +69,9 @@ impl Scene {
             suspect: true,
             processor: None,
         };
-        let turn = AtomicBool::new(false);
+        let choice = claim::Choice::Next(Arc::new(AtomicBool::new(false)));
         let claimed = self.at(second, |group| {
-            claim::claim(group, &request, &turn, &claim::Care::default())
+            claim::claim(group, &request, &choice, &claim::Care::default())
         });
         claimed
             .unwrap_or_else(|_| panic!("the claim is carried out"))

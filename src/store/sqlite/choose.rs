@@ -1,0 +1,170 @@
+//! Chooses the orders that a claim starts: the next ones of both lines, or those of the given ones that may start. Starting them
+//! is left to `claim`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rusqlite::Row;
+
+use super::claim::{Care, array};
+use super::group::Group;
+use super::turns;
+use crate::order::{self, OrderId};
+use crate::store::ClaimRequest;
+use crate::store::snapshot::EVERY_EARLIER;
+use crate::time::Timestamp;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Line {
+    /// Orders that never started.
+    First,
+    /// Orders that come back.
+    Second,
+}
+
+pub(super) struct Chosen {
+    /// In the order in which they are to start.
+    pub orders: Vec<(Line, OrderId)>,
+    /// Earlier orders of the first line that were not chosen.
+    pub passed_over: Vec<OrderId>,
+}
+
+/// Chooses the next orders of both lines. `second_line_first` says which line gets the odd place when both have work; it turns
+/// whenever it was asked.
+pub(super) fn next(
+    group: &Group<'_>,
+    request: &ClaimRequest,
+    places: usize,
+    second_line_first: &AtomicBool,
+    care: &Care,
+) -> Result<Chosen, rusqlite::Error> {
+    let first_line = first_line(group, places + care.stepped_around.len())?;
+    let (passed_over, mut first_line): (Vec<OrderId>, Vec<OrderId>) =
+        first_line.into_iter().partition(|id| care.steps_around(*id));
+    let mut second_line = second_line(group, places, request.suspect, care)?;
+    let tied = places > 0 && !first_line.is_empty() && !second_line.is_empty();
+    let second_line_first = tied && second_line_first.fetch_not(Ordering::Relaxed);
+    let (from_first, from_second) = share(places, first_line.len(), second_line.len(), second_line_first);
+    first_line.truncate(from_first);
+    second_line.truncate(from_second);
+    let first_line = first_line.into_iter().map(|id| (Line::First, id));
+    let second_line = second_line.into_iter().map(|id| (Line::Second, id));
+    Ok(Chosen {
+        orders: first_line.chain(second_line).collect(),
+        passed_over,
+    })
+}
+
+/// Picks those of the given orders that may start, at most one suspect among them.
+pub(super) fn pick(
+    group: &Group<'_>,
+    given: &[OrderId],
+    request: &ClaimRequest,
+    places: usize,
+    care: &Care,
+) -> Result<Chosen, rusqlite::Error> {
+    let mut suspects = 0;
+    let mut orders = Vec::new();
+    let mut statement = group.connection.prepare_cached(include_str!("pick.sql"))?;
+    let mut rows = statement.query((array(given), group.now, request.suspect))?;
+    while let Some(row) = rows.next()? {
+        let order_id: OrderId = row.get(0)?;
+        let line = if row.get(1)? { Line::First } else { Line::Second };
+        let is_suspect: bool = row.get(2)?;
+        if orders.len() >= places || care.steps_around(order_id) || (is_suspect && suspects > 0) {
+            continue;
+        }
+        suspects += usize::from(is_suspect);
+        orders.push((line, order_id));
+    }
+    // The caller owns the order of these starts, but not the one among the orders of a user.
+    let passed_over = match group.totals.ordering {
+        order::Ordering::None => vec![EVERY_EARLIER],
+        order::Ordering::User(_) => Vec::new(),
+    };
+    Ok(Chosen { orders, passed_over })
+}
+
+/// How many of each line fill the places: while both have work, half each.
+fn share(places: usize, first: usize, second: usize, second_line_first: bool) -> (usize, usize) {
+    let half = if second_line_first {
+        places.div_ceil(2)
+    } else {
+        places / 2
+    };
+    let from_second = second.min(half.max(places.saturating_sub(first)));
+    (first.min(places - from_second), from_second)
+}
+
+fn first_line(group: &Group<'_>, limit: usize) -> Result<Vec<OrderId>, rusqlite::Error> {
+    group
+        .connection
+        .prepare_cached(&turns::in_turn(
+            include_str!("first_line.sql"),
+            group.totals.ordering,
+        ))?
+        .query_map([limit], |row| row.get(0))?
+        .collect()
+}
+
+fn second_line(
+    group: &Group<'_>,
+    places: usize,
+    suspect: bool,
+    care: &Care,
+) -> Result<Vec<OrderId>, rusqlite::Error> {
+    let due = |row: &Row<'_>| Ok((row.get::<_, Timestamp>(0)?, row.get::<_, OrderId>(1)?));
+    let is_free = |found: &(Timestamp, OrderId)| !care.steps_around(found.1);
+    let spare = care.stepped_around.len();
+    let mut line = group
+        .connection
+        .prepare_cached(&turns::in_turn(
+            include_str!("second_line.sql"),
+            group.totals.ordering,
+        ))?
+        .query_map((group.now, places + spare), due)?
+        .collect::<Result<Vec<_>, _>>()?;
+    line.retain(is_free);
+    if suspect {
+        let suspects = group
+            .connection
+            .prepare_cached(&turns::in_turn(
+                include_str!("second_line_suspect.sql"),
+                group.totals.ordering,
+            ))?
+            .query_map((group.now, 1 + spare), due)?
+            .collect::<Result<Vec<_>, _>>()?;
+        line.extend(suspects.into_iter().find(is_free));
+        line.sort_unstable();
+    }
+    Ok(line.into_iter().map(|(_, order_id)| order_id).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_lines_move_while_both_have_work() {
+        for places in 2..20 {
+            for tie in [false, true] {
+                let (first, second) = share(places, 100, 100, tie);
+                assert_eq!(first + second, places);
+                assert!(first > 0 && second > 0);
+            }
+        }
+        assert_eq!(share(1, 5, 5, false), (1, 0));
+        assert_eq!(share(1, 5, 5, true), (0, 1));
+    }
+
+    #[test]
+    fn a_short_line_leaves_its_places_to_the_other() {
+        for tie in [false, true] {
+            assert_eq!(share(10, 2, 100, tie), (2, 8));
+            assert_eq!(share(10, 100, 2, tie), (8, 2));
+            assert_eq!(share(10, 0, 3, tie), (0, 3));
+            assert_eq!(share(1, 0, 3, tie), (0, 1));
+            assert_eq!(share(1, 3, 0, tie), (1, 0));
+            assert_eq!(share(0, 3, 3, tie), (0, 0));
+        }
+    }
+}
