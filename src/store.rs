@@ -47,7 +47,7 @@ pub use waiting::ORDERS_WAITING_MAX;
 pub use wakeups::Wakeups;
 pub use work::{
     Breaker, ClaimRequest, Claimed, GiveBack, GivenBack, Heartbeat, Held, LatestClaim, OutsideHold,
-    RefusedOrder, Renewed, Settled,
+    RefusedOrder, Renewed, Settled, SettledOutside,
 };
 
 /// Most leases one claim grants.
@@ -109,6 +109,15 @@ pub trait Store: Send + Sync + 'static {
     /// A worker outside has the lease from now on, for so long, but for `run_max` from the start of the attempt at the
     /// longest. No heartbeat renews it and no end of a node ends it.
     async fn hold_outside(&self, key: LeaseKey, hold: OutsideHold) -> Result<Held, StoreError>;
+
+    /// Ends the attempt of an order that was handed out, by its token, and answers with the order. Changes nothing when the
+    /// token is not the latest, its attempt has ended, or the order was not handed out; the caller counts such results.
+    async fn settle_outside(
+        &self,
+        id: OrderId,
+        token: u64,
+        outcome: Outcome,
+    ) -> Result<SettledOutside, StoreError>;
 
     /// An order with its latest claim.
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError>;

@@ -9,7 +9,7 @@ use crate::lease::{LeaseKey, Outcome};
 use crate::metrics::{AttemptLabels, AttemptResult, OutsideLabels, OutsideResult};
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::portable_json::JsonText;
-use crate::store::{Held, LatestClaim, OutsideHold, Settled, StoreError};
+use crate::store::{Held, LatestClaim, OutsideHold, SettledOutside, StoreError};
 use crate::time::Timestamp;
 
 /// Why a call with a token has no result.
@@ -32,6 +32,13 @@ pub struct Failure {
     pub permanent: bool,
     /// The next attempt is to come no sooner.
     pub retry_after: Option<Duration>,
+}
+
+/// When the attempt of a token ended.
+enum Ended {
+    Now(Order),
+    /// Before this call, or it is not that of the order's latest claim.
+    Before(LatestClaim),
 }
 
 impl From<StoreError> for ResultError {
@@ -63,6 +70,9 @@ impl Outside {
         token: u64,
         result: Option<JsonText>,
     ) -> Result<Order, ResultError> {
+        let outcome = Outcome::Completed {
+            result: result.clone(),
+        };
         // No claim follows a completion: the latest token of a completed order is the one that completed it.
         let is_repeated = |latest: &LatestClaim| {
             let order = &latest.order;
@@ -70,28 +80,19 @@ impl Outside {
                 && order.status == OrderStatus::Completed
                 && order.result == result
         };
-        let latest = self.latest_claim(id).await?;
-        if is_repeated(&latest) {
-            return Ok(latest.order);
-        }
-        let outcome = Outcome::Completed {
-            result: result.clone(),
-        };
-        match self.settle(&latest, token, outcome).await {
-            // The same request, sent again, may have been quicker than the first.
-            Err(ResultError::LeaseLost) => {
-                let latest = self.latest_claim(id).await?;
-                is_repeated(&latest)
-                    .then_some(latest.order)
-                    .ok_or(ResultError::LeaseLost)
-            }
-            settled => settled,
+        match self.settle(id, token, outcome).await? {
+            Ended::Now(order) => Ok(order),
+            Ended::Before(latest) if is_repeated(&latest) => Ok(latest.order),
+            Ended::Before(_) => Err(self.counted_as_lost()),
         }
     }
 
     /// Another attempt follows after the back-off, unless this was the last one or none will do better.
     pub async fn fail(&self, id: OrderId, token: u64, failure: Failure) -> Result<Order, ResultError> {
         let latest = self.latest_claim(id).await?;
+        if handed_out(&latest, token).is_none() {
+            return Err(self.counted_as_lost());
+        }
         let delay = self.settings.retry.delay(latest.order.attempts, rand::random());
         let error = failure.error;
         let outcome = match delay.filter(|_| !failure.permanent) {
@@ -102,62 +103,64 @@ impl Outside {
             }
             None => Outcome::Failed { error },
         };
-        self.settle(&latest, token, outcome).await
+        self.settle_once(id, token, outcome).await
     }
 
     /// Back in line unfinished, without using up an attempt.
     pub async fn release(&self, id: OrderId, token: u64) -> Result<Order, ResultError> {
-        let latest = self.latest_claim(id).await?;
-        self.settle(&latest, token, Outcome::Released).await
+        self.settle_once(id, token, Outcome::Released).await
     }
 
     async fn latest_claim(&self, id: OrderId) -> Result<LatestClaim, ResultError> {
         self.store.claimed(id).await?.ok_or(ResultError::UnknownOrder)
     }
 
-    /// The statement that writes checks the token once more: between the two the lease may be lost.
-    async fn settle(&self, latest: &LatestClaim, token: u64, outcome: Outcome) -> Result<Order, ResultError> {
-        let Some(key) = handed_out(latest, token) else {
-            self.metrics.stale_results_rejected.inc();
-            return Err(self.counted_as_lost());
-        };
-        let (settled, (counted, ended)) = self.settle_or_instead(key, outcome).await?;
-        match settled {
-            Settled::Done(_) => {
-                self.count(counted);
-                let labels = AttemptLabels { result: ended };
-                self.metrics.attempts.get_or_create(&labels).inc();
-            }
-            Settled::Stale => return Err(self.counted_as_lost()),
+    async fn settle_once(&self, id: OrderId, token: u64, outcome: Outcome) -> Result<Order, ResultError> {
+        match self.settle(id, token, outcome).await? {
+            Ended::Now(order) => Ok(order),
+            Ended::Before(_) => Err(self.counted_as_lost()),
         }
-        let order = self.settled_order(key).await?;
+    }
+
+    async fn settle(&self, id: OrderId, token: u64, outcome: Outcome) -> Result<Ended, ResultError> {
+        let (settled, (counted, ended)) = self.settle_or_instead(id, token, outcome).await?;
+        let settled = match settled {
+            SettledOutside::UnknownOrder => return Err(ResultError::UnknownOrder),
+            SettledOutside::Lost(latest) => return Ok(Ended::Before(latest)),
+            SettledOutside::Done(order) => Ok(order),
+            SettledOutside::Unread(error) => Err(ResultError::Unread(error)),
+        };
+        self.count(counted);
+        let labels = AttemptLabels { result: ended };
+        self.metrics.attempts.get_or_create(&labels).inc();
+        let order = settled?;
         if let (Some(started), Some(finished)) = (order.processing_at, order.finished_at) {
             self.metrics
                 .order_processing
                 .observe(finished.since(started).as_secs_f64());
         }
-        Ok(order)
+        Ok(Ended::Now(order))
     }
 
     /// A worker that repeats a result which the store refuses for good would do so until its lease ends: the attempt ends
     /// at once, with a reason that can be stored.
     async fn settle_or_instead(
         &self,
-        key: LeaseKey,
+        id: OrderId,
+        token: u64,
         outcome: Outcome,
-    ) -> Result<(Settled, Counted), StoreError> {
-        let refusal = match self.store.settle(key, outcome.clone()).await {
+    ) -> Result<(SettledOutside, Counted), StoreError> {
+        let refusal = match self.store.settle_outside(id, token, outcome.clone()).await {
             Err(error @ StoreError::Refused { .. }) => error,
             settled => return Ok((settled?, counted_as(&outcome))),
         };
-        let order_id = key.order_id;
-        tracing::error!(order.id = %order_id, error = %refusal,
-            "the store refuses the result of order {order_id} for good");
+        tracing::error!(order.id = %id, error = %refusal,
+            "the store refuses the result of order {id} for good");
         let StoreError::Refused { reason, .. } = &refusal else {
             return Err(refusal);
         };
         for instead in outcome.after_refusal(reason) {
-            match self.store.settle(key, instead.clone()).await {
+            match self.store.settle_outside(id, token, instead.clone()).await {
                 Err(StoreError::Refused { .. }) => {}
                 settled => return Ok((settled?, counted_as(&instead))),
             }
@@ -165,16 +168,8 @@ impl Outside {
         Err(refusal)
     }
 
-    async fn settled_order(&self, key: LeaseKey) -> Result<Order, ResultError> {
-        let view = self
-            .store
-            .order_view(key.order_id)
-            .await
-            .map_err(ResultError::Unread)?;
-        Ok(view.ok_or(ResultError::UnknownOrder)?.order)
-    }
-
     fn counted_as_lost(&self) -> ResultError {
+        self.metrics.stale_results_rejected.inc();
         self.count(OutsideResult::lost);
         ResultError::LeaseLost
     }

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use super::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
     Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, SettledOutside, Snapshot, Standing, Store,
     StoreError, StoreHealth, Wakeups,
 };
 use crate::lease::{LeaseKey, NodeId, Outcome};
@@ -178,6 +178,7 @@ verbs! {
     settle(key: LeaseKey, outcome: Outcome) -> Settled;
     renew(heartbeat: Heartbeat) -> Renewed;
     hold_outside(key: LeaseKey, hold: OutsideHold) -> Held;
+    settle_outside(id: OrderId, token: u64, outcome: Outcome) -> SettledOutside;
     claimed(id: OrderId) -> Option<LatestClaim>;
     give_back_expired(request: GiveBack) -> GivenBack;
     join(heartbeat: Heartbeat, crashes_max: u32) -> GivenBack;

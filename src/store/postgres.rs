@@ -19,7 +19,7 @@ use crate::store::work::given_once;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
     Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, SettledOutside, Snapshot, Standing, Store,
     StoreError, StoreHealth, Wakeups,
 };
 
@@ -242,7 +242,7 @@ impl Store for Postgres {
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
-        settle::settle(&self.settles, &self.shared, key, outcome).await
+        settle::settle(&self.settles, &self.shared, key.into(), outcome).await
     }
 
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
@@ -256,6 +256,15 @@ impl Store for Postgres {
             outside::hold(&self.acts, &self.shared, key, hold).await,
             "hold a lease",
         )
+    }
+
+    async fn settle_outside(
+        &self,
+        id: OrderId,
+        token: u64,
+        outcome: Outcome,
+    ) -> Result<SettledOutside, StoreError> {
+        outside::settle(self, id, token, outcome).await
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {

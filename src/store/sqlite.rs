@@ -17,7 +17,7 @@ use crate::store::work::given_once;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
     Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, Snapshot, Standing, Store,
+    QueueState, RedriveQuery, Redriven, Renewed, Settled, SettledOutside, Snapshot, Standing, Store,
     StoreError, StoreHealth, Wakeups,
 };
 use crate::time::Timestamp;
@@ -200,6 +200,18 @@ impl Store for Sqlite {
         self.writer
             .call("hold a lease", move |group| outside::hold(group, key, hold))
             .await
+    }
+
+    async fn settle_outside(
+        &self,
+        id: OrderId,
+        token: u64,
+        outcome: Outcome,
+    ) -> Result<SettledOutside, StoreError> {
+        let settle = move |group: &mut Group<'_>| outside::settle(group, id, token, &outcome);
+        let settled = self.writer.call(SETTLE, settle).await;
+        self.refusals.settled(id, &settled);
+        settled
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {

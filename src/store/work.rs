@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::CLAIM_ORDERS_MAX;
+use super::{CLAIM_ORDERS_MAX, StoreError};
 use crate::lease::{Lease, LeaseKey, NodeId, ProcessorKind};
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::time::Timestamp;
@@ -85,6 +85,18 @@ pub enum Settled {
     Done(OrderStatus),
     /// The lease was no longer valid: nothing changed.
     Stale,
+}
+
+/// What became of the result of an external worker.
+#[derive(Debug)]
+pub enum SettledOutside {
+    /// The outcome is stored. Holds the order as it is afterwards.
+    Done(Order),
+    /// The outcome is stored, but the order could not be read afterwards.
+    Unread(StoreError),
+    /// Nothing changed: the token is not the latest, its attempt has ended, or the order was not handed out.
+    Lost(LatestClaim),
+    UnknownOrder,
 }
 
 #[derive(Clone, Debug)]

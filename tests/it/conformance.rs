@@ -59,6 +59,7 @@ mod refused;
 mod retention;
 mod second_line;
 mod settle;
+mod settle_outside;
 mod standing;
 mod start;
 mod suspects;

@@ -1,4 +1,4 @@
-//! Leases that workers outside hold: looked up by whoever comes with a token, and kept for longer.
+//! Leases that workers outside hold: looked up by whoever comes with a token, kept for longer, and ended.
 
 use tokio_postgres::types::Type;
 
@@ -8,12 +8,14 @@ use super::locked::Patience;
 use super::probe;
 use super::query::Reads;
 use super::rows;
-use super::settle::micros;
+use super::settle::{self, Attempt, micros};
 use super::shared::Shared;
-use crate::lease::LeaseKey;
+use super::view::View;
+use super::{Postgres, told};
+use crate::lease::{LeaseKey, Outcome};
 use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::{Held, LatestClaim, OutsideHold};
+use crate::store::{Held, LatestClaim, OutsideHold, Settled, SettledOutside, StoreError};
 
 /// The same hold may be taken twice: only its time is counted from the later one.
 pub(super) async fn hold(
@@ -46,6 +48,31 @@ pub(super) async fn hold(
             return Ok(Held::Until(until));
         }
         patience.wait(key.order_id, shared).await?;
+    }
+}
+
+/// Ends the attempt that the token names, if its order was handed out; reads the order afterwards.
+pub(super) async fn settle(
+    store: &Postgres,
+    id: OrderId,
+    token: u64,
+    outcome: Outcome,
+) -> Result<SettledOutside, StoreError> {
+    let attempt = Attempt {
+        order_id: id,
+        token,
+        node: None,
+    };
+    match settle::settle(&store.settles, &store.shared, attempt, outcome).await? {
+        Settled::Done(_) => Ok(match store.views.call(View { id }).await {
+            Ok(Some(view)) => SettledOutside::Done(view.order),
+            Ok(None) => SettledOutside::UnknownOrder,
+            Err(error) => SettledOutside::Unread(error),
+        }),
+        Settled::Stale => {
+            let latest = told(latest_claim(&store.acts, id).await, "read an order's claim")?;
+            Ok(latest.map_or(SettledOutside::UnknownOrder, SettledOutside::Lost))
+        }
     }
 }
 

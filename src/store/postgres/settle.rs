@@ -14,7 +14,7 @@ use super::link::Link;
 use super::locked::Patience;
 use super::rows;
 use super::shared::Shared;
-use crate::lease::{LeaseKey, Outcome};
+use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{OrderId, OrderStatus};
 use crate::portable_json::JsonText;
 use crate::store::ending::End;
@@ -28,8 +28,27 @@ static SETTLE: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The attempt that a result ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Attempt {
+    pub order_id: OrderId,
+    pub token: u64,
+    /// The node that holds the lease. `None`: an external worker brings the result, which counts where the order was handed out.
+    pub node: Option<NodeId>,
+}
+
+impl From<LeaseKey> for Attempt {
+    fn from(key: LeaseKey) -> Attempt {
+        Attempt {
+            order_id: key.order_id,
+            token: key.token,
+            node: Some(key.node),
+        }
+    }
+}
+
 pub(super) struct Settle {
-    pub key: LeaseKey,
+    pub attempt: Attempt,
     pub outcome: Outcome,
 }
 
@@ -43,18 +62,18 @@ pub(super) enum Ending {
 pub(super) async fn settle(
     settles: &Groups<Settle>,
     shared: &Shared,
-    key: LeaseKey,
+    attempt: Attempt,
     outcome: Outcome,
 ) -> Result<Settled, StoreError> {
     let mut patience = Patience::new();
     loop {
         let outcome = outcome.clone();
-        let ending = settles.call(Settle { key, outcome }).await;
-        shared.refusals.settled(key.order_id, &ending);
+        let ending = settles.call(Settle { attempt, outcome }).await;
+        shared.refusals.settled(attempt.order_id, &ending);
         match ending? {
             Ending::Settled(settled) => return Ok(settled),
             Ending::Locked => {
-                let waited = patience.wait(key.order_id, shared).await;
+                let waited = patience.wait(attempt.order_id, shared).await;
                 waited.map_err(|failure| failure.to_error(Settle::ATTEMPTED))?;
             }
         }
@@ -77,7 +96,7 @@ impl Call for Settle {
     const CLASS: Class = Class::Settle;
 
     fn subject(&self) -> Option<OrderId> {
-        Some(self.key.order_id)
+        Some(self.attempt.order_id)
     }
 
     fn rows(&self) -> usize {
@@ -90,12 +109,16 @@ impl Call for Settle {
         shared: &Shared,
     ) -> Result<Vec<Result<Ending, StoreError>>, Failure> {
         let mut numbers: Vec<usize> = (0..calls.len()).collect();
-        numbers.sort_unstable_by_key(|number| calls[*number].key.order_id);
+        numbers.sort_unstable_by_key(|number| calls[*number].attempt.order_id);
         let sorted = || numbers.iter().map(|number| calls[*number]);
         let ends: Vec<End> = sorted().map(|call| End::of(&call.outcome)).collect();
-        let order_ids: Vec<i64> = sorted().map(|call| call.key.order_id.0).collect();
-        let tokens: Vec<i64> = sorted().map(|call| rows::token_code(call.key.token)).collect();
-        let nodes: Vec<i64> = sorted().map(|call| rows::node_code(call.key.node)).collect();
+        let order_ids: Vec<i64> = sorted().map(|call| call.attempt.order_id.0).collect();
+        let tokens: Vec<i64> = sorted()
+            .map(|call| rows::token_code(call.attempt.token))
+            .collect();
+        let nodes: Vec<Option<i64>> = sorted()
+            .map(|call| call.attempt.node.map(rows::node_code))
+            .collect();
         let kinds: Vec<i16> = ends.iter().map(|end| codes::kind_code(end.kind)).collect();
         let statuses: Vec<i16> = ends.iter().map(|end| codes::status_code(end.status())).collect();
         let given_back: Vec<bool> = ends.iter().map(|end| end.given_back).collect();
@@ -128,7 +151,7 @@ impl Call for Settle {
             .await
             .inspect_err(|failure| {
                 if failure.may_be_stored() {
-                    shared.unanswered.remember(calls.iter().map(|call| call.key));
+                    shared.unanswered.remember(calls.iter().map(|call| call.attempt));
                 }
             })?;
         let mut answers: Vec<Result<Settled, StoreError>> =
@@ -153,7 +176,7 @@ impl Call for Settle {
             work |= status == OrderStatus::Pending;
             answers[*number] = Ok(Settled::Done(status));
         }
-        let sent_before = calls.iter().map(|call| shared.unanswered.take(call.key));
+        let sent_before = calls.iter().map(|call| shared.unanswered.take(call.attempt));
         let sent_before: Vec<usize> = (0..calls.len())
             .zip(sent_before)
             .filter(|(number, sent_before)| *sent_before && matches!(answers[*number], Ok(Settled::Stale)))
@@ -165,7 +188,7 @@ impl Call for Settle {
             .partition(|number| !locked.contains(number));
         shared
             .unanswered
-            .remember(sent_and_locked.iter().map(|number| calls[*number].key));
+            .remember(sent_and_locked.iter().map(|number| calls[*number].attempt));
         if !sent_before.is_empty() {
             let earlier = sent_before
                 .iter()
@@ -176,16 +199,18 @@ impl Call for Settle {
                 if let Ok(Settled::Done(status)) = answer
                     && status.is_final()
                 {
-                    finals.push(call.key.order_id);
+                    finals.push(call.attempt.order_id);
                 }
                 answers[number] = answer;
             }
         }
-        let stale = answers
-            .iter()
-            .filter(|answer| matches!(answer, Ok(Settled::Stale)))
-            .count()
-            - locked.len();
+        // Those of external workers are counted where they come in.
+        let is_stale = |number: &usize| {
+            matches!(answers[*number], Ok(Settled::Stale))
+                && calls[*number].attempt.node.is_some()
+                && !locked.contains(number)
+        };
+        let stale = (0..calls.len()).filter(is_stale).count();
         shared.metrics.stale_results_rejected.inc_by(stale as u64);
         if work {
             shared.changed_with_work();
@@ -210,12 +235,15 @@ async fn stored_before(
     link: &mut Link,
     shared: &Shared,
 ) -> Vec<Result<Settled, StoreError>> {
-    let order_ids: Vec<i64> = calls.iter().map(|call| call.key.order_id.0).collect();
+    let order_ids: Vec<i64> = calls.iter().map(|call| call.attempt.order_id.0).collect();
     let tokens: Vec<i64> = calls
         .iter()
-        .map(|call| rows::token_code(call.key.token))
+        .map(|call| rows::token_code(call.attempt.token))
         .collect();
-    let nodes: Vec<i64> = calls.iter().map(|call| rows::node_code(call.key.node)).collect();
+    let nodes: Vec<Option<i64>> = calls
+        .iter()
+        .map(|call| call.attempt.node.map(rows::node_code))
+        .collect();
     let kinds: Vec<i16> = calls
         .iter()
         .map(|call| codes::kind_code(End::of(&call.outcome).kind))
@@ -249,7 +277,7 @@ async fn stored_before(
             .collect(),
         // Still unknown. The others of the group have their answers.
         Err(failure) => {
-            shared.unanswered.remember(calls.iter().map(|call| call.key));
+            shared.unanswered.remember(calls.iter().map(|call| call.attempt));
             calls
                 .iter()
                 .map(|_| Err(failure.to_error(Settle::ATTEMPTED)))

@@ -3,6 +3,7 @@
 -- still counts. What another session has locked is left: its row in the answer has no status. One element per result, by
 -- rising order id. Where the orders of a user wait for each other, the next claim sees to their turns.
 --
+-- nodes: who brings the result; null for an external worker, whose result counts where the order was handed out.
 -- given_backs: the attempt does not count, and what the last one said stays unless new_last_errors has something else.
 -- crasheds: the lease was lost to a dead node.
 create function :settle(
@@ -27,12 +28,13 @@ begin
         select result.*, lease.*, free.*, greatest(moment.at, lease.started_at) as at,
             -- The columns of the order tell the start and the end. An end for another node than the one that claimed, which
             -- would be a breach, is told by the history as it was.
-            result.status > 1 and result.node = lease.claimer as in_columns
+            result.status > 1 and lease.bringer = lease.claimer as in_columns
         from moment, result
             cross join lateral (
-                select l.node as claimer, l.attempt, l.started_at, l.started_in, l.handed_out
+                select l.node as claimer, coalesce(result.node, l.node) as bringer, l.attempt, l.started_at, l.started_in,
+                    l.handed_out
                 from orderly.leases as l
-                where l.order_id = result.order_id and l.token = result.token
+                where l.order_id = result.order_id and l.token = result.token and (result.node is not null or l.handed_out)
                 for update skip locked) as lease
             cross join lateral (
                 -- The history in the row, where it has no room for what may be added.
@@ -69,12 +71,12 @@ begin
                 when held.in_columns then null
                 else case when held.full_history is null then o.history end || array[
                     row(1, held.started_at, held.attempt, held.claimer, held.started_in, null, null)::orderly.event,
-                    row(held.kind, held.at, held.attempt - held.given_back::int, held.node, drawn.batch, held.error, null)
+                    row(held.kind, held.at, held.attempt - held.given_back::int, held.bringer, drawn.batch, held.error, null)
                         ::orderly.event] end
         from held join drawn using (kind)
         where o.order_id = held.order_id
         returning o.order_id, o.user_id, o.version, o.attempts, o.status, o.crashes, o.changed_at, o.processing_at,
-            held.place, held.kind, held.node, held.error, held.due_in_micros, drawn.batch
+            held.place, held.kind, held.bringer as node, held.error, held.due_in_micros, drawn.batch
     ), waiting as (
         insert into orderly.second_line (order_id, due_at, suspect)
         select order_id, moment.at + due_in_micros * interval '1 microsecond', crashes >= 2
@@ -120,5 +122,6 @@ begin
     from result
     where result.place not in (select place from held) and exists (
         select from orderly.leases as l
-        where l.order_id = result.order_id and l.token = result.token offset 0);
+        where l.order_id = result.order_id and l.token = result.token and (result.node is not null or l.handed_out)
+        offset 0);
 end $settle$;

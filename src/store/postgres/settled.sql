@@ -1,17 +1,19 @@
 -- What became of results that were sent before and whose answers were lost: the kind of what they made, if it was stored. An
 -- order's token counts its claims, so the event that ended an attempt comes right behind the `started` event of that number;
--- it is ours when it is of our kind and of our node. $1-$4: one row per result.
+-- it is ours when it is of our kind and of our node, or, for the result of an external worker, of the node that claimed. $1-$4:
+-- one row per result.
 select result.place, result.kind
 from unnest($1::int8[], $2::int8[], $3::int8[], $4::int2[])
     with ordinality as result (order_id, token, node, kind, place)
 cross join lateral (
-    select version from orderly.order_events as e
+    select version, node from orderly.order_events as e
     where e.order_id = result.order_id and e.kind = 1
     order by e.version
     offset result.token - 1 limit 1
 ) as started
 cross join lateral (
     select from orderly.order_events as e
-    where e.order_id = result.order_id and e.version = started.version + 1 and e.kind = result.kind and e.node = result.node
+    where e.order_id = result.order_id and e.version = started.version + 1 and e.kind = result.kind
+        and e.node = coalesce(result.node, started.node)
     offset 0
 ) as ended

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-use crate::lease::LeaseKey;
+use super::settle::Attempt;
 
 /// Most that are remembered, the latest: many times what a node processes at once. Of one that was forgotten it is said
 /// that it came too late, as of any other whose lease is gone.
@@ -18,12 +18,12 @@ pub(super) struct Unanswered {
 #[derive(Default)]
 struct Lost {
     /// Each with the number of its loss.
-    keys: HashMap<LeaseKey, u64>,
+    keys: HashMap<Attempt, u64>,
     losses: u64,
 }
 
 impl Unanswered {
-    pub fn remember(&self, keys: impl IntoIterator<Item = LeaseKey>) {
+    pub fn remember(&self, keys: impl IntoIterator<Item = Attempt>) {
         let mut lost = self.lost();
         for key in keys {
             lost.losses += 1;
@@ -40,7 +40,7 @@ impl Unanswered {
     }
 
     /// Whether the answer to this result was lost; forgets it, now that there is one.
-    pub fn take(&self, key: LeaseKey) -> bool {
+    pub fn take(&self, key: Attempt) -> bool {
         let mut lost = self.lost();
         !lost.keys.is_empty() && lost.keys.remove(&key).is_some()
     }
@@ -56,11 +56,11 @@ mod tests {
     use crate::lease::NodeId;
     use crate::order::OrderId;
 
-    fn key(token: u64) -> LeaseKey {
-        LeaseKey {
+    fn key(token: u64) -> Attempt {
+        Attempt {
             order_id: OrderId(1),
             token,
-            node: NodeId(1),
+            node: Some(NodeId(1)),
         }
     }
 

@@ -1,13 +1,13 @@
-//! Leases that workers outside hold: looked up by whoever comes with a token, and kept for longer.
+//! Leases that workers outside hold: looked up by whoever comes with a token, kept for longer, and ended.
 
 use rusqlite::{Connection, OptionalExtension};
 
 use super::group::{CallError, Group};
-use super::rows;
-use crate::lease::LeaseKey;
+use super::{rows, settle};
+use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::{Held, LatestClaim, OutsideHold};
+use crate::store::{Held, LatestClaim, OutsideHold, Settled, SettledOutside};
 use crate::time::Timestamp;
 
 pub(super) fn hold(group: &mut Group<'_>, key: LeaseKey, hold: OutsideHold) -> Result<Held, CallError> {
@@ -31,6 +31,39 @@ pub(super) fn hold(group: &mut Group<'_>, key: LeaseKey, hold: OutsideHold) -> R
         )?
         .execute((key.order_id, key.token, expires))?;
     Ok(Held::Until(expires))
+}
+
+/// Ends the attempt that the token names, if its order was handed out.
+pub(super) fn settle(
+    group: &mut Group<'_>,
+    id: OrderId,
+    token: u64,
+    outcome: &Outcome,
+) -> Result<SettledOutside, CallError> {
+    let node: Option<NodeId> = group
+        .connection
+        .prepare_cached(
+            "select node from orders where order_id = ?1 and token = ?2 and status = 1 and handed_out",
+        )?
+        .query_row((id, token), |row| row.get(0))
+        .optional()?;
+    let settled = match node {
+        Some(node) => {
+            let key = LeaseKey {
+                order_id: id,
+                token,
+                node,
+            };
+            settle::settle(group, key, outcome)?
+        }
+        None => Settled::Stale,
+    };
+    let latest = latest_claim(group.connection, id)?;
+    Ok(match (settled, latest) {
+        (_, None) => SettledOutside::UnknownOrder,
+        (Settled::Done(_), Some(latest)) => SettledOutside::Done(latest.order),
+        (Settled::Stale, Some(latest)) => SettledOutside::Lost(latest),
+    })
 }
 
 pub(super) fn latest_claim(

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use orderly::lease::ProcessorKind;
 use orderly::processor::simulated::Simulated;
 use orderly::retry::RetryPolicy;
+use orderly::store::ClaimRequest;
 use orderly::worker::{Worker, WorkerSettings};
 use tokio::time::Instant;
 
 use super::door::{Door, ORDER};
 use super::exposition::{Exposition, Format};
-use crate::support::make::{LEASE, NODE_A};
+use crate::support::make::{LEASE, NODE_A, claim_by};
 
 async fn scraped(door: &Door) -> Exposition {
     let answer = door.get("/metrics/prometheus").await;
@@ -75,6 +77,51 @@ async fn calls_of_a_served_order_are_timed_by_verb_and_outcome() {
         ("queue", "ok"),
     ] {
         assert!(calls(&scraped, "sum", verb, outcome) > 0.0, "{verb} {outcome}");
+    }
+    door.close().await;
+}
+
+/// All calls of the store so far, whatever they were.
+async fn calls_in_all(door: &Door) -> f64 {
+    let text = door.get("/metrics/prometheus").await.text().to_owned();
+    let samples = text.lines().filter_map(|line| {
+        let counted = line.strip_prefix("orderly_store_call_seconds_count{")?;
+        counted.rsplit(' ').next()
+    });
+    samples.map(|count| count.parse::<f64>().expect("a count")).sum()
+}
+
+/// Issue 14, point 7.
+#[tokio::test]
+async fn a_completion_by_an_external_worker_is_one_call() {
+    let door = Door::open().await;
+    // A scrape asks the store too.
+    let of_a_scrape = {
+        let before = calls_in_all(&door).await;
+        calls_in_all(&door).await - before
+    };
+    for (action, rest, calls) in [
+        ("complete", "", 1.0),
+        ("complete", r#","result":7"#, 1.0),
+        ("release", "", 1.0),
+        // How long the order waits depends on its attempts.
+        ("fail", r#","error":"no","permanent":true"#, 2.0),
+    ] {
+        let id = door.harness.accept_one().await;
+        let delivering = ClaimRequest {
+            processor: Some(ProcessorKind::Http),
+            ..claim_by(NODE_A, 1)
+        };
+        let claimed = door.harness.store().claim(delivering).await.unwrap();
+        let body = format!("{{\"token\":{}{rest}}}", claimed.leases[0].token);
+        let path = format!("/leases/{id}/{action}");
+        let before = calls_in_all(&door).await;
+        door.post(&path, body).await.ok();
+        let counted = calls_in_all(&door).await - before - of_a_scrape;
+        assert_eq!(counted.to_string(), calls.to_string(), "{action}");
+        if action == "release" {
+            door.harness.cancel(id).await;
+        }
     }
     door.close().await;
 }

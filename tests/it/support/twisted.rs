@@ -9,8 +9,8 @@ use orderly::lease::{LeaseKey, Outcome};
 use orderly::order::{NewOrder, OrderId};
 use orderly::store::layer::{InnerCall, Layer, Layered, Verb};
 use orderly::store::{
-    Accepted, ClaimRequest, Claimed, Heartbeat, IdempotencyKey, Renewed, Settled, Store, StoreError,
-    StoreHealth,
+    Accepted, ClaimRequest, Claimed, Heartbeat, IdempotencyKey, Renewed, Settled, SettledOutside, Store,
+    StoreError, StoreHealth,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -63,12 +63,30 @@ impl Layer for FailsToSettle {
         key: LeaseKey,
         outcome: Outcome,
     ) -> Result<Settled, StoreError> {
+        self.fails()?;
+        inner.settle(key, outcome).await
+    }
+
+    async fn settle_outside(
+        &self,
+        inner: &dyn Store,
+        id: OrderId,
+        token: u64,
+        outcome: Outcome,
+    ) -> Result<SettledOutside, StoreError> {
+        self.fails()?;
+        inner.settle_outside(id, token, outcome).await
+    }
+}
+
+impl FailsToSettle {
+    fn fails(&self) -> Result<(), StoreError> {
         let left = self
             .times
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         match left {
             Ok(_) => Err(StoreError::DiskFull),
-            Err(_) => inner.settle(key, outcome).await,
+            Err(_) => Ok(()),
         }
     }
 }

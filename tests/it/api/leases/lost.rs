@@ -7,7 +7,7 @@ use orderly::event::EventKind;
 use orderly::lease::{LeaseKey, Outcome, ProcessorKind};
 use orderly::order::{OrderId, OrderStatus};
 use orderly::store::layer::Layer;
-use orderly::store::{ClaimRequest, Claimed, OrderView, Settled, Store, StoreError};
+use orderly::store::{ClaimRequest, Claimed, Settled, SettledOutside, Store, StoreError};
 use serde_json::json;
 
 use super::ids;
@@ -181,11 +181,20 @@ async fn a_result_that_cannot_be_stored_may_be_brought_again() {
 struct CannotRead(AtomicBool);
 
 impl Layer for CannotRead {
-    async fn order_view(&self, inner: &dyn Store, id: OrderId) -> Result<Option<OrderView>, StoreError> {
-        if self.0.load(Ordering::SeqCst) {
-            return Err(StoreError::Busy);
-        }
-        inner.order_view(id).await
+    async fn settle_outside(
+        &self,
+        inner: &dyn Store,
+        id: OrderId,
+        token: u64,
+        outcome: Outcome,
+    ) -> Result<SettledOutside, StoreError> {
+        let settled = inner.settle_outside(id, token, outcome).await?;
+        Ok(match settled {
+            SettledOutside::Done(_) if self.0.load(Ordering::SeqCst) => {
+                SettledOutside::Unread(StoreError::Busy)
+            }
+            settled => settled,
+        })
     }
 }
 
