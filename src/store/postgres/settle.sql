@@ -14,8 +14,16 @@ language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set enable_bitmapscan = off set lock_timeout = 3000
 as $settle$
+declare
+    ended_at timestamptz;
+    is_in_turn boolean;
+    places bigint[];
+    ids bigint[];
+    ended_statuses smallint[];
+    users bigint[];
+    their_crashes integer[];
+    dues_micros bigint[];
 begin
-    return query
     with moment as materialized (
         select clock_timestamp() as at, (select ordering > 0 from orderly.queue where id = 1) as in_turn
     ), result as materialized (
@@ -77,20 +85,6 @@ begin
         where o.order_id = held.order_id
         returning o.order_id, o.user_id, o.version, o.attempts, o.status, o.crashes, o.changed_at, o.processing_at,
             held.place, held.kind, held.bringer as node, held.error, held.due_in_micros, drawn.batch
-    ), waiting as (
-        insert into orderly.second_line (order_id, due_at, suspect)
-        select order_id, moment.at + due_in_micros * interval '1 microsecond', crashes >= 2
-        from moment, ended where status = 0 and not in_turn
-    ), in_turn as (
-        insert into orderly.blocked (order_id, user_id, since, due_at, suspect)
-        select order_id, user_id, due_at, due_at, crashes >= 2
-        from moment, ended cross join lateral (
-            select moment.at + due_in_micros * interval '1 microsecond' as due_at) as due
-        where status = 0 and in_turn
-    ), unseen as (
-        insert into orderly.unseen (user_id) select distinct user_id from moment, ended where in_turn
-    ), failed as (
-        insert into orderly.failed (order_id, user_id) select order_id, user_id from ended where status = 3
     ), recorded as (
         insert into orderly.batches (batch, kind, at, order_ids, versions, attempts, nodes, ats, errors)
         select batch, kind, moment.at, array_agg(order_id), array_agg(version), array_agg(attempts), array_agg(node),
@@ -110,18 +104,41 @@ begin
                 count(*) filter (where status = 0) as pending,
                 count(*) filter (where status = 2) as completed,
                 count(*) filter (where status = 3) as failed,
-                coalesce(sum((extract(epoch from changed_at - processing_at) * 1000000)::int8)
+                coalesce(sum((date_part('epoch', changed_at - processing_at) * 1000000)::int8)
                     filter (where status = 2), 0) as micros
             from ended) as change
         where c.slot = (select orderly.free_counter(counter_slot) where exists (select from ended)) and change.ended > 0
     )
-    select place, order_id, status from ended
-    union all
-    -- Locked by another session: without a status, to be tried again.
-    select result.place, result.order_id, null
-    from result
-    where result.place not in (select place from held) and exists (
-        select from orderly.leases as l
-        where l.order_id = result.order_id and l.token = result.token and (result.node is not null or l.handed_out)
-        offset 0);
+    select (select at from moment), (select in_turn from moment), array_agg(place), array_agg(order_id), array_agg(status),
+        array_agg(user_id), array_agg(crashes), array_agg(due_in_micros)
+    into ended_at, is_in_turn, places, ids, ended_statuses, users, their_crashes, dues_micros
+    from ended;
+    -- A statement of its own for what the usual order has no need of.
+    if is_in_turn or 2 <> any (ended_statuses) then
+        with ended as materialized (
+            select *, ended_at + due_in_micros * interval '1 microsecond' as due_at, crashes >= 2 as suspect
+            from unnest(ids, ended_statuses, users, their_crashes, dues_micros)
+                as ended (order_id, status, user_id, crashes, due_in_micros)
+        ), waiting as (
+            insert into orderly.second_line (order_id, due_at, suspect)
+            select order_id, due_at, suspect from ended where status = 0 and not is_in_turn
+        ), in_turn as (
+            insert into orderly.blocked (order_id, user_id, since, due_at, suspect)
+            select order_id, user_id, due_at, due_at, suspect from ended where status = 0 and is_in_turn
+        ), unseen as (
+            insert into orderly.unseen (user_id) select distinct user_id from ended where is_in_turn
+        )
+        insert into orderly.failed (order_id, user_id) select order_id, user_id from ended where status = 3;
+    end if;
+    return query select * from unnest(places, ids, ended_statuses);
+    if places is null or cardinality(places) < cardinality(order_ids) then
+        -- Locked by another session: without a status, to be tried again.
+        return query
+        select result.place, result.order_id, null::smallint
+        from unnest(order_ids, tokens, nodes) with ordinality as result (order_id, token, node, place)
+        where result.place <> all (coalesce(places, '{}')) and exists (
+            select from orderly.leases as l
+            where l.order_id = result.order_id and l.token = result.token and (result.node is not null or l.handed_out)
+            offset 0);
+    end if;
 end $settle$;
