@@ -174,12 +174,18 @@ impl<C: Call> Runner<C> {
             while self.has_group(waiting.len())
                 && let Some(link) = self.idle.take()
             {
-                // Whoever is about to call comes along.
-                yield_now().await;
-                while self.held.len() < GROUP_CALLS_MAX
-                    && let Ok(call) = waiting.try_recv()
-                {
-                    self.held.push_back(call);
+                // Callers that are about to call come along: what one commit sets free calls again at about the same time.
+                loop {
+                    yield_now().await;
+                    let held = self.held.len();
+                    while self.held.len() < GROUP_CALLS_MAX
+                        && let Ok(call) = waiting.try_recv()
+                    {
+                        self.held.push_back(call);
+                    }
+                    if self.held.len() == held || held >= GROUP_CALLS_MAX {
+                        break;
+                    }
                 }
                 let group = self.next_group();
                 self.latest = Latest {
