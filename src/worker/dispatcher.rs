@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::backoff::Backoff;
 use super::guard::Turn;
 use super::{Pace, QUIET_INTERVAL, Shared, executor, jittered};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, StoreError};
 
+/// Longest wait for more slots while the store is behind.
+const TURN_TIME_MAX: Duration = Duration::from_millis(5);
 /// Longest time between two looks at the queue while orders are open: what makes progress when every wake-up is lost.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest wait for an order that is due soon: spares a claim that comes a moment too early.
@@ -81,8 +83,25 @@ async fn free_slots(shared: &Shared) -> Option<OwnedSemaphorePermit> {
             break;
         }
     }
-    let more = shared.slots.available_permits().min(CLAIM_ORDERS_MAX - 1);
-    // Nobody else takes any.
+    take_free(shared, &mut slots);
+    // While results find no place, the store is behind, and attempts that ended keep their slots: few of them come free at a
+    // time, and a claim for those would be a commit for each few.
+    let enough = (shared.settings.slots as usize / 2).min(CLAIM_ORDERS_MAX);
+    let missing = enough.saturating_sub(slots.num_permits());
+    if missing > 0 && shared.results.available_permits() == 0 {
+        let missing = u32::try_from(missing).expect("there are few places in a claim");
+        if let Ok(more) = timeout(TURN_TIME_MAX, shared.slots.clone().acquire_many_owned(missing)).await {
+            slots.merge(more.expect("the semaphore of slots is never closed"));
+        }
+        take_free(shared, &mut slots);
+    }
+    Some(slots)
+}
+
+/// Adds the slots that are free, as many as a claim may use. Nobody else takes any.
+fn take_free(shared: &Shared, slots: &mut OwnedSemaphorePermit) {
+    let places = CLAIM_ORDERS_MAX - slots.num_permits();
+    let more = shared.slots.available_permits().min(places);
     if let Ok(more) = shared
         .slots
         .clone()
@@ -90,7 +109,6 @@ async fn free_slots(shared: &Shared) -> Option<OwnedSemaphorePermit> {
     {
         slots.merge(more);
     }
-    Some(slots)
 }
 
 /// Until attempts may begin, or more of them than were allowed.
