@@ -10,8 +10,8 @@ use super::connection::Connection;
 use super::script::{Caller, Script, Turns, order_ids};
 use super::statistics::Latencies;
 
-/// Between two looks at the numbers while the queue empties.
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// Between two looks at the numbers while the queue empties: each is a query of the store.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// For the queue to empty.
 const EMPTY_TIME_MAX: Duration = Duration::from_mins(10);
 /// Orders per request when the queue is filled.
