@@ -1,6 +1,6 @@
 -- Decides whose turn it is for the users with the `unseen_max` oldest changes, and moves the orders between `blocked` and the
 -- lines: for each user, the first open order has the turn when it is Pending and none is in processing. With `failed_block`, a
--- Failed order counts as open. Runs under the claims' lock. Answers how many changes it looked at.
+-- Failed order counts as open. Runs under the claims' lock. Answers how many changes it looked at, 0 where all were in vain.
 --
 -- Leaves these to a later claim, and their changes unseen:
 -- - what another transaction is changing, or has changed since this statement began;
@@ -17,8 +17,8 @@ begin
     ), users as materialized (
         select distinct user_id from unseen
     ), turn as materialized (
-        -- The orders that had the turn, and where they are now; in neither place when they ended or came back. `offset 0`: they
-        -- are looked up one by one, where the planner could read the tables whole.
+        -- The orders that had the turn. One that ended or went back to `blocked` neither runs nor waits. `offset 0`: they are
+        -- looked up one by one, where the planner could read the tables whole.
         select users.user_id, had.order_id, had.runs, had.waits
         from users cross join lateral (
             select t.order_id,
@@ -102,9 +102,12 @@ begin
         insert into orderly.turns (user_id, order_id) select user_id, order_id from blocked_left
         on conflict do nothing
     ), seen as (
-        delete from orderly.unseen as u using unseen
-        where u.change = unseen.change and unseen.user_id not in (select user_id from held_up)
+        delete from orderly.unseen as u using unseen where u.change = unseen.change
+    ), left_unseen as (
+        -- Behind the others, once for each user: one that is held up for long keeps no other waiting.
+        insert into orderly.unseen (user_id) select user_id from held_up
     )
-    select count(*) into looked_at from unseen;
+    select count(*) into looked_at from unseen
+    where exists (select from users where user_id not in (select user_id from held_up));
     return looked_at;
 end $turns$;

@@ -33,9 +33,9 @@ insert into orderly.turns (user_id, order_id)
 select o.user_id, o.order_id from orderly.leases join orderly.orders as o using (order_id)
 where :ordering > 0 and exists (select from orderly.queue where ordering = :ordering);
 insert into orderly.unseen (user_id)
-select distinct user_id from orderly.blocked
+select user_id from orderly.blocked
 where :ordering > 0 and exists (select from orderly.queue where ordering = :ordering)
-order by user_id;
+group by user_id order by min(order_id);
 with of_blocked as (
     delete from orderly.blocked where :ordering = 0 and exists (select from orderly.queue where ordering = 0)
     returning order_id, due_at, suspect

@@ -19,7 +19,7 @@ use crate::store::codes;
 
 /// For a change of the ordering, which looks at all orders that wait; the statement's own limit is a little shorter.
 const SET_TIME_MAX: Duration = Duration::from_secs(610);
-/// Changed orders that one claim sees to: some milliseconds of work under the lock.
+/// Changes noted for users that one claim sees to: some milliseconds of work under the lock.
 pub(super) const UNSEEN_MAX: i64 = 500;
 
 /// Makes the store's ordering what this node was told, unless another node lives. Answers whether it is.

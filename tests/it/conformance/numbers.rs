@@ -26,6 +26,7 @@ conformance! {
     an_order_that_waits_out_its_back_off_is_not_waiting,
     an_order_that_runs_is_not_waiting,
     an_order_that_waits_for_its_user_is_blocked_and_not_waiting,
+    orders_that_no_claim_has_seen_wait_or_are_blocked_as_they_will,
     an_order_blocked_by_a_failed_one_is_counted_with_its_age,
     an_order_that_came_back_is_blocked_from_then_on,
 }
@@ -246,6 +247,19 @@ async fn an_order_that_waits_for_its_user_is_blocked_and_not_waiting(harness: &m
     harness.store().set_paused(true).await.unwrap();
     harness.claim(1).await;
     assert_blocked(harness, 1, 25).await;
+}
+
+/// Issue 14: one rule for whose turn it is, on every store, also where a claim decides it and none has come.
+async fn orders_that_no_claim_has_seen_wait_or_are_blocked_as_they_will(harness: &mut Harness) {
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .await;
+    // Finds out by which ordering the store goes.
+    harness.claim(1).await;
+    harness.accept(vec![order_of(1), order_of(1), order_of(2)]).await;
+    harness.advance(Duration::from_secs(20)).await;
+    assert_age(oldest_waiting(harness).await, 20);
+    assert_blocked(harness, 1, 20).await;
 }
 
 async fn an_order_blocked_by_a_failed_one_is_counted_with_its_age(harness: &mut Harness) {

@@ -106,6 +106,39 @@ async fn no_turn_is_lost_among_claims_redrives_and_cancels_at_the_same_time() {
     scene.end().await;
 }
 
+/// More calls of one user than one claim sees to, while an outsider has locked the order whose turn it would be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_whose_turn_is_held_up_keeps_no_other_user_waiting() {
+    let Some(scene) = Scene::new().await else { return };
+    let by_user = "update orderly.queue set ordering = 1";
+    scene.admin.batch_execute(by_user).await.unwrap();
+    // The first one finds out by which ordering the store goes.
+    scene.store.claim(claim_by(NODE_A, 10)).await.unwrap();
+    let first = scene.store.accept([order_of(1)].into(), None).await.unwrap();
+    let lock = format!(
+        "begin; select from orderly.blocked where order_id = {} for update",
+        first.order_ids[0]
+    );
+    let outsider = scene.database.admin().await;
+    outsider.batch_execute(&lock).await.unwrap();
+    // As many calls leave them.
+    let changes = "insert into orderly.unseen (user_id) select 1 from generate_series(1, 1200)";
+    scene.admin.batch_execute(changes).await.unwrap();
+    let other = scene.store.accept([order_of(2)].into(), None).await.unwrap();
+    let mut started = Vec::new();
+    for _ in 0..4 {
+        let leases = scene.store.claim(claim_by(NODE_A, 10)).await.unwrap().leases;
+        started.extend(leases.iter().map(|lease| lease.order.order_id));
+    }
+    assert_eq!(started, other.order_ids);
+    assert_eq!(scene.number("select count(*) from orderly.unseen").await, 1);
+    outsider.batch_execute("rollback").await.unwrap();
+    let leases = scene.store.claim(claim_by(NODE_A, 10)).await.unwrap().leases;
+    assert_eq!(leases.len(), 1);
+    assert_eq!(leases[0].order.order_id, first.order_ids[0]);
+    scene.end().await;
+}
+
 /// More changes of one user than one claim sees to, before one of another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_did_not_see_to_all_asks_for_another_at_once() {
