@@ -348,19 +348,22 @@ async fn give_back(
     let ended = ended.inspect_err(|failure| shared.unsure(failure))?;
     let mut given_back = GivenBack::default();
     let mut poisoned = Vec::new();
-    let order_ids = ended.iter().map(|row| rows::column(row, 0));
-    let order_ids = order_ids.collect::<Result<Vec<i64>, _>>()?;
-    shared.refusals.ended(order_ids.into_iter().map(OrderId));
+    let mut order_ids = Vec::new();
     for row in &ended {
+        let Some(order_id) = rows::column::<Option<i64>>(row, 0)?.map(OrderId) else {
+            given_back.next = rows::column::<Option<i64>>(row, 2)?.map(OrderId);
+            continue;
+        };
+        order_ids.push(order_id);
         if rows::status(row, 1)?.is_final() {
-            poisoned.push(OrderId(rows::column(row, 0)?));
+            poisoned.push(order_id);
         } else {
             given_back.pending += 1;
         }
-        given_back.next = rows::column::<Option<i64>>(row, 2)?.map(OrderId);
     }
     given_back.poisoned = poisoned.len();
-    shared.metrics.leases_lost.inc_by(ended.len() as u64);
+    shared.metrics.leases_lost.inc_by(order_ids.len() as u64);
+    shared.refusals.ended(order_ids);
     if given_back.pending > 0 {
         shared.changed_with_work();
     } else if !poisoned.is_empty() {

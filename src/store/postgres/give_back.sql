@@ -1,5 +1,5 @@
 -- Takes back orders whose leases ran out, by rising id; those that another node takes back at this moment are left to it.
--- Looks at as many rows as orders are being processed, which the slots of the nodes limit.
+-- Walks the key of leases: a row for each order being processed, and dead entries while a session holds an old snapshot.
 -- $1: who asks, $2: crashes that make an order poison, $3: most orders, $4: counter row, $5: the only orders to look at, or
 -- null, $6: the order behind which to look.
 with moment as materialized (
@@ -15,6 +15,7 @@ with moment as materialized (
         and ($5::int8[] is null or l.order_id = any ($5::int8[]))
     order by l.order_id
     limit $3 + 1
+    for update of l skip locked
 ), expired as materialized (
     select *, died and crashes + 1 >= $2 as poison from found order by order_id limit $3
 ), told as materialized (
@@ -50,5 +51,7 @@ with moment as materialized (
             and not exists (select from orderly.leases as l where l.node = n.node)
         for update skip locked)
 )
-select ended_order_id, ended_status, case when (select count(*) from found) > $3 then (select max(order_id) from expired) end
-from ended where ended_status is not null
+-- Then, without an order, where the next call goes on.
+select ended_order_id, ended_status, null::int8 from ended where ended_status is not null
+union all
+select null, null, max(order_id) from expired having (select count(*) from found) > $3

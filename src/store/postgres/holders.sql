@@ -10,6 +10,8 @@ cross join lateral (
     union all select order_id, xmax from orderly.first_line where order_id = asked.id
     union all select order_id, xmax from orderly.second_line where order_id = asked.id
     union all select order_id, xmax from orderly.blocked where order_id = asked.id
+    union all select order_id, xmax from orderly.failed where order_id = asked.id
+    union all select order_id, xmax from orderly.cancelled where order_id = asked.id
     offset 0) as held
 join pg_locks as holder
     on holder.locktype = 'transactionid' and holder.granted and holder.transactionid = held.xmax

@@ -30,6 +30,7 @@ begin
             select 1 as locked from orderly.first_line as l
             where l.order_id = first_line.order_id
             for update skip locked) as free
+        limit places
     ), second_line as materialized (
         select asked.*, waits.suspect
         from moment, asked cross join lateral (
@@ -41,6 +42,7 @@ begin
             select 1 as locked from orderly.second_line as l
             where l.order_id = second_line.order_id
             for update skip locked) as free
+        limit places
     ), picked as materialized (
         select order_id, place, false as second from first_free
         union all

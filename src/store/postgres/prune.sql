@@ -35,7 +35,7 @@ with moment as materialized (
 ), held as materialized (
     -- An order that was changed since the page was read is not final any more, or ended just now. The last event of those that
     -- stay has its place in the feed, and so have the earlier ones.
-    select o.order_id, last_batch.first_position + array_position(last_batch.order_ids, o.order_id) - 1 as position
+    select o.order_id, o.status, last_batch.first_position + array_position(last_batch.order_ids, o.order_id) - 1 as position
     from chosen cross join moment join orderly.orders as o on o.order_id = chosen.order_id
         cross join lateral (
             select b.first_position, b.order_ids from orderly.batches as b
@@ -58,12 +58,18 @@ with moment as materialized (
     select emptied.*
     from emptied cross join lateral (
         select 1 as locked from orderly.batches as b where b.batch = emptied.batch for update skip locked) as free
+), failed_free as materialized (
+    select f.order_id from held join orderly.failed as f on f.order_id = held.order_id for update of f skip locked
+), cancelled_free as materialized (
+    select c.order_id from held join orderly.cancelled as c on c.order_id = held.order_id for update of c skip locked
 ), stuck as materialized (
     select batch from emptied where batch not in (select batch from free)
 ), leaving as materialized (
-    -- The last order of a batch that another session has locked stays.
+    -- An order stays whose entry in the list of its status another session has locked, and the last one of a locked batch.
     select * from held
     where order_id not in (select order_id from touched where batch in (select batch from stuck))
+        and (status <> 3 or order_id in (select order_id from failed_free))
+        and (status <> 4 or order_id in (select order_id from cancelled_free))
 ), staying as materialized (
     select order_id from held where order_id not in (select order_id from leaving)
 ), gone as (
