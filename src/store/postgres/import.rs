@@ -225,7 +225,7 @@ impl Import {
         )
         .await?;
         self.write(
-            "update orderly.queue set paused = $1, complete_after = $2, last_position = $3, ordering_from = $4",
+            "update orderly.queue set paused = $1, complete_after = $2, last_position = $3, ordering = 0, ordering_from = $4",
             &[
                 (&paused, Type::BOOL),
                 (&self.complete_after, Type::INT8),
@@ -234,7 +234,11 @@ impl Import {
             ],
         )
         .await?;
-        let analyze = "analyze orderly.orders, orderly.first_line, orderly.second_line, orderly.batches, orderly.idempotency_keys";
+        // What a server with another setting left.
+        self.write("delete from orderly.turns", &[]).await?;
+        self.write("delete from orderly.unseen", &[]).await?;
+        let analyze = "analyze orderly.orders, orderly.history, orderly.first_line, orderly.second_line, orderly.leases,
+            orderly.failed, orderly.cancelled, orderly.batches, orderly.idempotency_keys";
         self.write(analyze, &[]).await
     }
 

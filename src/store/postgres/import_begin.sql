@@ -5,6 +5,9 @@ set local synchronous_commit = on;
 set local statement_timeout = 600000;
 set local lock_timeout = 5000;
 set local idle_in_transaction_session_timeout = 600000;
+-- The copied events of a page of orders are found by their key: the planner knows nothing of a temporary table.
+set local enable_hashjoin = off;
+set local enable_mergejoin = off;
 lock table orderly.orders, orderly.history, orderly.first_line, orderly.second_line, orderly.blocked, orderly.leases,
     orderly.failed, orderly.cancelled, orderly.batches, orderly.idempotency_keys, orderly.nodes, orderly.counters,
     orderly.queue in share row exclusive mode;
