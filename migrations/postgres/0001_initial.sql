@@ -44,11 +44,11 @@ create table orderly.orders (
     generation integer not null default 0,
     -- Leases lost to dead nodes since acceptance or the last redrive.
     crashes integer not null default 0,
-    -- The fencing token of the latest claim; 0 before the first.
+    -- The fencing token of that attempt, which counts the claims; 0 before the first.
     token bigint not null default 0,
-    -- Who claimed it last; the node's 64 bits, shown in hexadecimal elsewhere.
+    -- Who had claimed it; the node's 64 bits, shown in hexadecimal elsewhere.
     node bigint,
-    -- Others than the node that claimed know the token of the latest claim: their results count.
+    -- Others than that node know the token: their results count.
     handed_out boolean not null default false,
     -- The time of the latest event: an order's times never run backwards, whatever the server's clock does. Null before the
     -- second.
@@ -175,7 +175,8 @@ create table orderly.batches (
     nodes bigint[],          -- (node)
     ats timestamptz[],       -- (at)
     errors text[],           -- (none)
-    -- Of first starts: the earlier orders of the first line that their claim passed over.
+    -- Of first starts: the orders of the first line that their claim passed over, those with lower ids than the start's own; {0}
+    -- where the caller named what starts, and every earlier order may have been passed over.
     passed_over bigint[]
 ) with (
     -- Read whole or not at all.

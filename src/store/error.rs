@@ -4,8 +4,8 @@ use std::fmt::{Display, Formatter};
 
 use crate::causes::with_causes;
 
-/// Shows its source itself, so that a log line needs no more; it is no source in the sense of `std::error::Error`, because
-/// whoever prints those too would print it twice.
+/// Shows its source itself, so that a log line needs no more. `Error::source` is `None`: a caller that prints sources would print
+/// it twice.
 #[derive(Debug)]
 pub enum StoreError {
     /// Nothing stored: too many calls wait for a commit.

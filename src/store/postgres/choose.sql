@@ -2,7 +2,7 @@
 -- start and nothing else. While both have work, both move; a short line leaves its places to the other.
 --
 -- Passes over an order that another session has locked, and those in `stepped_around`, whose start the database refused; looks
--- at so many more than are wanted (`spare`). No order at or below `above` can be in the first line any more (the floor).
+-- at up to `spare` more rows than are wanted. No order at or below `above` can be in the first line any more (the floor).
 --
 -- The plans are the heads of the lines' indexes, whatever the statistics say.
 create function :choose(

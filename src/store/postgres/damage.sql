@@ -1,5 +1,5 @@
 -- One line for each thing that is wrong with the tables themselves.
--- What the feed lacks was taken out with its order.
+-- Events of orders that were taken out are compared with nothing: the join drops them.
 select format('order %s: its history and the feed differ at version %s', order_id, version)
 from (
     select coalesce(h.order_id, f.order_id) as order_id, coalesce(h.version, f.version) as version

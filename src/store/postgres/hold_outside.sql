@@ -1,6 +1,6 @@
--- A worker outside holds the lease $1, $2 for $3 microseconds from now on, but no longer than $4 after the start of its
--- attempt; no row when it is another's by now, or that time is over;
--- a row without a time when another session has locked the lease. Served by the primary key.
+-- Extends the lease of order $1 and token $2 by $3 microseconds from now, to at most $4 after the attempt started. Answers no row
+-- when the token is not that of the lease or that time is over, and a row without a time when another session has locked the lease.
+-- Served by the primary key.
 with moment as materialized (
     select clock_timestamp() as at
 ), free as materialized (

@@ -4,7 +4,7 @@
 -- rising order id. Where the orders of a user wait for each other, the next claim sees to their turns.
 --
 -- nodes: who brings the result; null for an external worker, whose result counts where the order was handed out.
--- given_backs: the attempt does not count, and what the last one said stays unless new_last_errors has something else.
+-- given_backs: the attempt does not count, and last_error keeps its value unless new_last_errors has one.
 -- crasheds: the lease was lost to a dead node.
 create function :settle(
     order_ids bigint[], tokens bigint[], nodes bigint[], kinds smallint[], statuses smallint[], given_backs boolean[],
@@ -32,7 +32,8 @@ begin
             as result (order_id, token, node, kind, status, given_back, due_in_micros, error, new_last_error, given, crashed,
                 place)
     ), held as materialized (
-        -- Driven by the results, as in start. The lease before the order, as cancel does.
+        -- Driven by the results, as in start. A cancel locks the order before its lease: nobody waits, since both skip what is
+        -- locked.
         select result.*, lease.*, free.*, greatest(moment.at, lease.started_at) as at,
             -- The columns of the order tell the start and the end. An end for another node than the one that claimed, which
             -- would be a breach, is told by the history as it was.

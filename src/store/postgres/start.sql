@@ -1,6 +1,6 @@
 -- Starts attempts at orders of both lines, in the order given: takes them out of their lines and writes their leases. Their rows
--- are locked by this transaction. Elements that are null are no orders; second_after: the place in the order of the starts
--- behind which the list of the second line begins. passed_over: the orders of the first line that were to start before, and are
+-- are locked by this transaction. Elements that are null are no orders. second_after: the number of starts of the first line that
+-- come before the second line's; 0 where the two lists share their places. passed_over: the orders of the first line that were to start before, and are
 -- locked or refused; 0 stands for all earlier orders.
 create function :start(
     first_ids bigint[], second_ids bigint[], second_after bigint, claiming_node bigint, lease_micros bigint, is_outside boolean,
