@@ -27,6 +27,8 @@ const GROUP_ROWS_MAX: usize = 1_000;
 /// Beside a group under way another one is sent when as many calls wait as that one has, so that two connections take turns
 /// with groups of a size instead of the second one taking whatever comes first. A group that takes longer holds nobody up.
 const TURN_TIME_MAX: Duration = Duration::from_millis(5);
+/// The most yields to callers before a group is sent: calls that never cease to come do not hold it up.
+const YIELDS_MAX: usize = 4;
 /// The most times that a call is carried out whose statement was the victim of a deadlock.
 const TRIES_MAX: u32 = 5;
 
@@ -175,7 +177,7 @@ impl<C: Call> Runner<C> {
                 && let Some(link) = self.idle.take()
             {
                 // Callers that are about to call come along: what one commit sets free calls again at about the same time.
-                loop {
+                for _ in 0..YIELDS_MAX {
                     yield_now().await;
                     let held = self.held.len();
                     while self.held.len() < GROUP_CALLS_MAX
@@ -183,7 +185,7 @@ impl<C: Call> Runner<C> {
                     {
                         self.held.push_back(call);
                     }
-                    if self.held.len() == held || held >= GROUP_CALLS_MAX {
+                    if self.held.len() == held {
                         break;
                     }
                 }
