@@ -1,4 +1,4 @@
-//! How late the feed is, put together from those who know it.
+//! The lateness of the feed, put together from the parts that know it.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};

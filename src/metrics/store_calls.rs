@@ -1,4 +1,4 @@
-//! How long the calls of the store take, by verb and by how they ended.
+//! The durations of store calls, by verb and by outcome.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::family::Family;

@@ -34,10 +34,10 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
 }
 
-/// When the attempt of a token ended.
+/// The end of the attempt that a token names.
 enum Ended {
     Now(Order),
-    /// Before this call, or it is not that of the order's latest claim.
+    /// The attempt ended before this call, or its token is not that of the order's latest claim.
     Before(LatestClaim),
 }
 

@@ -14,7 +14,7 @@ pub(super) const ORDER_COLUMNS: usize = 16;
 
 /// The columns of an event.
 pub(super) const EVENT_COLUMNS: &str = "order_id, version, kind, status, at, attempt, node, error";
-/// How many they are: where further ones begin.
+/// Their number: the index where further ones begin.
 pub(super) const EVENT_COLUMNS_COUNT: usize = 8;
 
 #[cfg(test)]

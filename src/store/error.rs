@@ -1,4 +1,4 @@
-//! Why a call of the store failed, in the terms that a caller branches on.
+//! The reasons why a call of the store failed, in the terms that a caller branches on.
 
 use std::fmt::{Display, Formatter};
 

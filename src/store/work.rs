@@ -87,7 +87,7 @@ pub enum Settled {
     Stale,
 }
 
-/// What became of the result of an external worker.
+/// The answer to the result of an external worker.
 #[derive(Debug)]
 pub enum SettledOutside {
     /// The outcome is stored. Holds the order as it is afterwards.

@@ -122,7 +122,7 @@ impl<S: Subscriber> Layer<S> for NamesRequests {
 /// Where requests are answered, whose lines a filter may ask for alone.
 const TARGET: &str = "orderly::http::request";
 
-/// Where calls of the store have their spans, at debug (`store/measured.rs`).
+/// The target of the spans of store calls, at debug (`store/measured.rs`).
 const STORE_CALLS: &str = "orderly::store::measured";
 
 /// At error, so that it is there for every line that passes the filter.

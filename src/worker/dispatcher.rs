@@ -98,7 +98,7 @@ async fn free_slots(shared: &Shared) -> Option<OwnedSemaphorePermit> {
     Some(slots)
 }
 
-/// Adds the slots that are free, as many as a claim may use. Nobody else takes any.
+/// Adds the slots that are free, as many as a claim may use. No other task takes any.
 fn take_free(shared: &Shared, slots: &mut OwnedSemaphorePermit) {
     let places = CLAIM_ORDERS_MAX - slots.num_permits();
     let more = shared.slots.available_permits().min(places);

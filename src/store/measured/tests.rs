@@ -1,4 +1,4 @@
-//! What is measured of a call, whatever becomes of it.
+//! A call is measured whatever becomes of it.
 
 use std::future::pending;
 use std::sync::Mutex;

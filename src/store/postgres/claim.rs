@@ -50,7 +50,7 @@ const SPARE_MAX: usize = 1_000;
 /// The interval between two looks at orders that another session has locked: no notice tells when they are free.
 const LOCKED_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What was claimed, as it is by now.
+/// Reads the claimed orders as they are by now.
 static READ_LEASES: LazyLock<String> = LazyLock::new(|| {
     let columns = order_columns!();
     let running = codes::status_code(OrderStatus::Processing);

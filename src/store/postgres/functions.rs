@@ -32,7 +32,7 @@ const FILES: &[(&str, &str)] = &[
 const HASH_BYTES: usize = 6;
 
 struct Function {
-    /// As texts call it, with what follows its name: `:accept(`.
+    /// The call as texts write it, with what follows the name: `:accept(`.
     called: String,
     /// `orderly.accept_0f1e2d3c4b5a`
     name: String,

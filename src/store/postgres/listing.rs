@@ -82,7 +82,7 @@ impl<'q> Listing<'q> {
 
 const ORDERS: &str = "orderly.orders";
 const LEASES: &str = "orderly.leases";
-/// Where Pending orders stand.
+/// The tables in which Pending orders stand.
 const LINES: &[&str] = &["orderly.first_line", "orderly.second_line", "orderly.blocked"];
 
 /// The table that lists the orders with a status which is rare.

@@ -1,4 +1,4 @@
-//! Leases that workers outside hold: looked up by whoever comes with a token, kept for longer, and ended.
+//! Leases that external workers hold: looked up by token, kept for longer, and ended.
 
 use tokio_postgres::types::Type;
 

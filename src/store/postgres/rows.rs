@@ -48,10 +48,10 @@ pub(super) fn order(row: &Row) -> Result<Order, Failure> {
 
 /// The columns of an event, whose kind tells the status.
 pub(super) const EVENT_COLUMNS: &str = "order_id, version, kind, at, attempt, node, error";
-/// How many they are: where further ones begin.
+/// Their number: the index where further ones begin.
 pub(super) const EVENT_COLUMNS_COUNT: usize = 7;
 
-/// Of [`EVENT_COLUMNS`], which begin at `first`.
+/// Reads [`EVENT_COLUMNS`], which begin at `first`.
 pub(super) fn event(row: &Row, first: usize) -> Result<Event, Failure> {
     let kind = kind(row, first + 2)?;
     Ok(Event {

@@ -20,7 +20,7 @@ use crate::portable_json::JsonText;
 use crate::store::ending::End;
 use crate::store::{Settled, StoreError, codes};
 
-/// What an attempt said last is its error.
+/// Ends attempts of nodes and of external workers: the error of the event is the last error of the order.
 static SETTLE: LazyLock<String> = LazyLock::new(|| {
     named(
         "select ended_place, ended_order_id, ended_status

@@ -32,11 +32,11 @@ begin
             as result (order_id, token, node, kind, status, given_back, due_in_micros, error, new_last_error, given, crashed,
                 place)
     ), held as materialized (
-        -- Driven by the results, as in start. A cancel locks the order before its lease: nobody waits, since both skip what is
-        -- locked.
+        -- Driven by the results, as in start. A cancel locks the order before its lease: neither waits, since both skip what
+        -- is locked.
         select result.*, lease.*, free.*, greatest(moment.at, lease.started_at) as at,
             -- The columns of the order tell the start and the end. An end for another node than the one that claimed, which
-            -- would be a breach, is told by the history as it was.
+            -- would be a breach, is kept in the history as it was.
             result.status > 1 and lease.bringer = lease.claimer as in_columns
         from moment, result
             cross join lateral (

@@ -285,7 +285,7 @@ fn record(row: &Row) -> Result<OrderRecord, Failure> {
 const PASSED_OVER: &str = "case when kind = 1 and version = 2 then
     array(select id from unnest(passed_over) as id where id < order_id order by id) end";
 
-/// By order and version. An event that its batch does not have has no place.
+/// Reads the events of orders, by version. The position of an event that its batch does not have is 0.
 async fn events_of(
     source: &impl Reads,
     order_ids: &[i64],

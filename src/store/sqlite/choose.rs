@@ -22,7 +22,7 @@ pub(super) enum Line {
 }
 
 pub(super) struct Chosen {
-    /// In the order in which they are to start.
+    /// Listed in the order in which they are to start.
     pub orders: Vec<(Line, OrderId)>,
     /// Earlier orders of the first line that were not chosen.
     pub passed_over: Vec<OrderId>,

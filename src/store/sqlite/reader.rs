@@ -21,7 +21,7 @@ use crate::store::StoreError;
 /// Reads of one kind that may wait; more are refused.
 const READS_WAITING_MAX: usize = 4_096;
 
-/// What is read, and so which connections read it.
+/// The kind of a read, which decides on its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Single rows by their keys.
@@ -32,7 +32,7 @@ pub(super) enum Kind {
     List,
 }
 
-/// How the reads of a kind share connections.
+/// The share of a kind in the connections.
 struct Share {
     connections: usize,
     /// Reads that wait for each connection at work when another one is to help: fewer are done sooner without it.
@@ -99,7 +99,7 @@ struct Line {
 
 /// A read that waits for its turn and keeps its result until the transaction has ended.
 trait Read: Send {
-    /// Does nothing where nobody waits for the result any more.
+    /// Does nothing when the caller has left.
     fn carry_out(&mut self, connection: &Connection);
     fn answer(self: Box<Self>, failure: Option<&rusqlite::Error>, state: &State);
 }
@@ -163,7 +163,7 @@ impl Readers {
         })
     }
 
-    /// Carries out the query in a read transaction. One that has begun goes on to its end also when nobody waits for it.
+    /// Carries out the query in a read transaction. One that has begun goes on to its end also when its caller leaves.
     pub async fn read<T: Send + 'static>(
         &self,
         kind: Kind,
@@ -179,7 +179,7 @@ impl Readers {
         });
         if let Some(connection) = self.pool.enter(kind, read)? {
             let pool = self.pool.clone();
-            // Nobody waits for it: it answers the reads themselves.
+            // No caller waits for the job: it answers the reads themselves.
             drop(spawn_blocking(move || pool.work(kind, connection)));
         }
         answered.await.unwrap_or_else(|_| {

@@ -1,4 +1,4 @@
-//! How long the calls of the store take, as an operator reads it.
+//! The durations of store calls, as an operator reads them.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -106,7 +106,7 @@ async fn a_copy_that_is_not_true_or_breaks_off_leaves_nothing_behind() {
     let said = told(command(folder.path(), &line)).await;
     let report = result(&said, 1);
     assert_eq!(report["copied"], false);
-    // Its attempts are told by its events as well.
+    // Its events tell its attempts as well.
     let differences = ["order 2: its state differs", "order 2: its history differs"];
     assert_eq!(report["differences"], json!(differences));
     // And its text has no NUL.

@@ -33,7 +33,7 @@ fn assert_refused(said: &Said, location: &str) {
     assert!(!said.stderr.contains("newer"), "{}", said.stderr);
 }
 
-/// Of all commands that open the store themselves.
+/// Every command that opens the store itself.
 async fn assert_refused_by_all(folder: &Path, url: &str, location: &str) {
     let run = async |line: &str| {
         let mut command = command(folder, line);
@@ -105,7 +105,7 @@ async fn the_log_of_another_build_is_left_beside_its_file() {
     assert_file_is_left(folder.path()).await;
 }
 
-/// As `vacuum into` writes a backup: a server would change the journal mode first of all.
+/// The file is one that `vacuum into` wrote as a backup: a server would change the journal mode first of all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_another_build_keeps_its_journal_mode() {
     let shop = Shop::open(&[]).await;
@@ -133,7 +133,7 @@ async fn rows(admin: &Client) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-/// Of the catalog: what the schema consists of, and which transaction made it.
+/// Reads from the catalog the parts of the schema and the transactions that made them.
 async fn objects(admin: &Client) -> Vec<String> {
     let objects = "select concat_ws(' ', 'relation', xmin, oid, relname, relfilenode) from pg_class
         where relnamespace = 'orderly'::regnamespace

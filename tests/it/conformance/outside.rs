@@ -335,7 +335,7 @@ async fn an_order_that_was_outside_may_run_on_a_node_afterwards(harness: &mut Ha
     assert_eq!(harness.crashes(id).await, 0, "the node that asks lives");
 }
 
-async fn take(harness: &Harness, orders_max: usize) -> Vec<Lease> {
+pub(super) async fn take(harness: &Harness, orders_max: usize) -> Vec<Lease> {
     let request = ClaimRequest {
         processor: Some(ProcessorKind::Pull),
         ..claim_by(NODE_A, orders_max)
@@ -344,7 +344,7 @@ async fn take(harness: &Harness, orders_max: usize) -> Vec<Lease> {
 }
 
 /// Takes the only order that can start.
-async fn take_only(harness: &Harness, id: OrderId) -> Lease {
+pub(super) async fn take_only(harness: &Harness, id: OrderId) -> Lease {
     let mut leases = take(harness, 2).await;
     assert_eq!(ids_of(&leases), [id]);
     leases.remove(0)

@@ -295,7 +295,7 @@ async fn assert_round(harness: &Harness, ids: &[OrderId]) {
     harness.assert_sound().await;
 }
 
-/// From wherever it is read, the feed has every event that is left, and after `complete_after` it has no holes.
+/// The feed has every event that is left, wherever a reader begins, and no holes after `complete_after`.
 async fn assert_feed(harness: &Harness, kept: &[OrderRecord], bounds: FeedBounds) {
     let mut expected: Vec<(FeedPosition, Event)> = kept
         .iter()

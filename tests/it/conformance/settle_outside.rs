@@ -2,14 +2,14 @@
 
 use futures_util::future::join_all;
 use orderly::event::EventKind;
-use orderly::lease::{Lease, Outcome, ProcessorKind};
+use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
 use orderly::portable_json::JsonText;
-use orderly::store::{ClaimRequest, LatestClaim, SettledOutside, StoreError};
+use orderly::store::{LatestClaim, SettledOutside, StoreError};
 
+use super::outside::{take, take_only};
 use crate::support::Harness;
-use crate::support::harness::ids_of;
-use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, claim_by, failed, retry_after};
+use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, failed, retry_after};
 
 conformance! {
     a_result_by_token_ends_the_attempt_and_answers_with_the_order,
@@ -32,7 +32,7 @@ async fn a_result_by_token_ends_the_attempt_and_answers_with_the_order(harness: 
         };
         assert_eq!((order.status, &order), (status, &harness.order(id).await));
         let ended = harness.history(id, 2).await.remove(0);
-        // The node that claimed, whoever brought the result.
+        // The node that claimed, also where an external worker brought the result.
         assert_eq!((ended.kind, ended.node), (kind, Some(NODE_A)));
         assert_lost(harness, id, lease.token).await;
     }
@@ -103,21 +103,6 @@ async fn assert_lost(harness: &Harness, id: OrderId, token: u64) {
         }
     }
     assert_eq!(latest(harness, id).await, before);
-}
-
-async fn take(harness: &Harness, orders_max: usize) -> Vec<Lease> {
-    let request = ClaimRequest {
-        processor: Some(ProcessorKind::Pull),
-        ..claim_by(NODE_A, orders_max)
-    };
-    harness.store().claim(request).await.unwrap().leases
-}
-
-/// Takes the only order that can start.
-async fn take_only(harness: &Harness, id: OrderId) -> Lease {
-    let mut leases = take(harness, 2).await;
-    assert_eq!(ids_of(&leases), [id]);
-    leases.remove(0)
 }
 
 async fn latest(harness: &Harness, id: OrderId) -> LatestClaim {

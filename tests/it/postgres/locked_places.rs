@@ -23,7 +23,7 @@ enum Place {
     /// Due in an hour.
     BacksOff,
     Due,
-    /// Behind another order of its user, which runs.
+    /// The order waits behind another one of its user, which runs.
     Blocked,
     /// Due in an hour, before a claim has given any order its turn.
     BlockedAndBacksOff,

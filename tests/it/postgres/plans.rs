@@ -106,7 +106,7 @@ async fn a_search_for_refused_starts_reads_the_heads_of_the_lines() {
     }
 }
 
-/// Of one user: none of them has its turn. And as many users with a turn each, one of whose order ended.
+/// Orders of one user, none of which has its turn, and as many users with a turn each, one of whose orders ended.
 const BLOCKED: &str = "
 insert into orderly.orders (order_id, user_id, total_amount, created_at, accepted_in, item_ids)
 select -n, 9, 100, now(), 1, '1,2' from generate_series(1, 20000) as n;

@@ -34,7 +34,7 @@ async fn occupied(readers: &Readers, kind: Kind) -> Vec<mpsc::Sender<()>> {
             begun.send(()).unwrap();
             Ok(wait.recv().is_err())
         });
-        // Its caller waits in a task of its own: a read that nobody waits for does not begin.
+        // Its caller waits in a task of its own: a read whose caller left does not begin.
         let mut held_up = Box::pin(held_up);
         assert!(futures_util::poll!(&mut held_up).is_pending());
         // So many that a further connection comes, if one is left.
@@ -158,10 +158,12 @@ async fn callers_that_go_away_disturb_no_others() {
         assert!(caller.await.unwrap_err().is_cancelled());
     }
     let (begun, start) = oneshot::channel();
-    let mut left = Box::pin(readers.read(Kind::List, "list for nobody", move |_| {
-        begun.send(()).unwrap();
-        Ok(())
-    }));
+    let mut left = Box::pin(
+        readers.read(Kind::List, "list for a caller that leaves", move |_| {
+            begun.send(()).unwrap();
+            Ok(())
+        }),
+    );
     assert!(futures_util::poll!(&mut left).is_pending());
     drop(left);
     let mut next = Box::pin(readers.read(Kind::List, "read", number));

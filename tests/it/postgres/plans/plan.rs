@@ -113,12 +113,12 @@ pub fn caught(scene: &Scene, part: &str) -> String {
         .clone()
 }
 
-/// What the last message of a transaction of its own does that was sent with this part in it.
+/// Reads the plan of the last message that was a transaction of its own and had this part in it.
 pub async fn of_message(scene: &Scene, session: &Session, part: &str) -> Plan {
     of_transaction(session, &caught(scene, part)).await
 }
 
-/// What such a message does.
+/// Reads the plan of such a message.
 pub async fn of_transaction(session: &Session, message: &str) -> Plan {
     let lines: Vec<&str> = message
         .lines()
@@ -133,7 +133,7 @@ pub async fn of_transaction(session: &Session, message: &str) -> Plan {
     session.plan(&statements.join(";")).await
 }
 
-/// How statements were carried out.
+/// The plans by which statements were carried out.
 pub struct Plan {
     statements: Vec<Value>,
     pages: u64,

@@ -29,7 +29,7 @@ pub const RUNNING: i64 = SUSPECTS + OF_EACH_KIND;
 pub const EXPIRED: i64 = RUNNING + OF_EACH_KIND;
 pub const FAILED: i64 = EXPIRED + OF_EACH_KIND;
 pub const CANCELLED: i64 = FAILED + OF_EACH_KIND;
-/// Of the finished orders: first those that were completed, then as many that were cancelled or failed.
+/// The finished orders: first those that were completed, then as many that were cancelled or failed.
 pub const COMPLETED_LATER: i64 = CANCELLED + FINISHED / 2;
 pub const CANCELLED_LATER: i64 = COMPLETED_LATER + FINISHED / 4;
 pub const FAILED_LATER: i64 = CANCELLED_LATER + FINISHED / 4;
@@ -52,7 +52,7 @@ pub enum Statistics {
     OfAnEmptyTable,
     /// From when all orders that are finished now had this status.
     AllIn(OrderStatus),
-    /// From when all of them waited for another order of their user.
+    /// Gathered when all of them waited for another order of their user.
     AllBlocked,
 }
 
@@ -98,7 +98,7 @@ select order_id, 2, 7, 4, 2, now(), batch, at, false, false from others where ki
 insert into orderly.failed select order_id, :small_user from others where kind = 'failed';
 insert into orderly.cancelled select order_id, :small_user from others where kind = 'cancelled';";
 
-/// With a key each, and beside as many histories that are long, of orders that are not there.
+/// Finished orders with a key each, and beside them as many long histories of orders that are not there.
 const FINISHED_ORDERS: &str = "
 create temporary table finished as
 select n, nextval('orderly.order_ids') as order_id,

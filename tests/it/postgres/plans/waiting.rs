@@ -13,7 +13,7 @@ use crate::support::until;
 /// Pages of the database that a claim of ten orders touches at most: each is found and locked in its line, and written.
 const CLAIM_PAGES_MAX: u64 = 600;
 
-/// In the first line, behind all others; in the second line, due after all others; and with leases. Each order has its events
+/// Orders in the first line, behind all others; in the second line, due after all others; and with leases. Each order has its events
 /// in one batch.
 const WAITING: &str = "
 insert into orderly.orders (order_id, user_id, total_amount, created_at, accepted_in, item_ids)

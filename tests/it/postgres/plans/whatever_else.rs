@@ -33,7 +33,7 @@ async fn whatever_else_is_asked_costs_the_same_with_twenty_thousand_finished_ord
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What a statement did too much of, or in vain.
+/// The work that a statement did too much of, or in vain.
 pub fn fault(plan: &Plan, pages_max: u64) -> Option<String> {
     let (pages, rows, walked) = (plan.pages(), plan.rows(), plan.walked());
     let is_wrong = pages > pages_max || rows > ROWS_MAX || !walked.is_empty() || plan.is_compiled();

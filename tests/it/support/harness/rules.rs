@@ -7,7 +7,7 @@ use super::{Harness, Home};
 /// The way a rule refuses a change.
 #[derive(Clone, Copy)]
 enum Refusal {
-    /// With the words of the rule's author.
+    /// The rule refuses with its author's words.
     Said,
     /// The rule itself fails, as one does that lacks a right or reads what it cannot.
     Fails,
@@ -17,7 +17,7 @@ enum Refusal {
 const PLACES: [&str; 4] = ["first_line", "second_line", "blocked", "leases"];
 
 impl Harness {
-    /// From now on the database refuses each change of an order's row for which the condition over `old` and `new` holds. A
+    /// Has the database refuse each change of an order's row for which the condition over `old` and `new` holds. A
     /// shared store changes the row where an attempt or an action ends, an embedded one at every step.
     pub async fn refuse_updates(&self, condition: &str) {
         self.rule("update", "orders", "update", condition, Refusal::Said)
