@@ -36,22 +36,19 @@ create table orders (
     handed_out integer not null default 0,
     -- Null where the orders of a user do not wait for each other. Otherwise, while Pending: 0 for the one of its user that
     -- may start, 1 for those that wait for it.
-    turn integer
+    turn integer check (turn in (0, 1))
 ) strict;
 
+-- The lines hold the orders that may start, by either ordering: `coalesce(turn, 0) = 0`.
 -- The first line: first attempts in order of acceptance.
-create index orders_first on orders (order_id) where status = 0 and due_at is null;
+create index orders_first on orders (order_id) where status = 0 and due_at is null and coalesce(turn, 0) = 0;
 -- The second line: retries, redrives and given-back orders by due time.
-create index orders_due on orders (due_at, order_id) where status = 0 and due_at is not null and crashes < 2;
+create index orders_due on orders (due_at, order_id)
+    where status = 0 and due_at is not null and coalesce(turn, 0) = 0 and crashes < 2;
 -- The second line's suspects, of which a node takes one at a time.
-create index orders_suspect on orders (due_at, order_id) where status = 0 and due_at is not null and crashes >= 2;
+create index orders_suspect on orders (due_at, order_id)
+    where status = 0 and due_at is not null and coalesce(turn, 0) = 0 and crashes >= 2;
 
--- The same lines for orders whose turn it is.
-create index orders_turn_first on orders (order_id) where status = 0 and due_at is null and turn = 0;
-create index orders_turn_due on orders (due_at, order_id)
-    where status = 0 and due_at is not null and turn = 0 and crashes < 2;
-create index orders_turn_suspect on orders (due_at, order_id)
-    where status = 0 and due_at is not null and turn = 0 and crashes >= 2;
 -- The one of a user whose turn it is.
 create index orders_turn on orders (user_id) where status = 0 and turn = 0;
 -- Orders that wait for another order of their user, the longest waiting first.
@@ -62,8 +59,8 @@ create index orders_blocked on orders (coalesce(due_at, created_at)) where statu
 
 -- The orders of a user that wait.
 create index orders_user_pending on orders (user_id, order_id) where status = 0;
--- All orders in the second line; with the first line these are all that wait.
-create index orders_returned on orders (order_id) where status = 0 and due_at is not null;
+-- Pending orders outside the first line: they came back, or wait for their turn. Both together are all that wait.
+create index orders_not_first on orders (order_id) where status = 0 and (due_at is not null or turn = 1);
 -- In processing: no more than nodes have slots and external workers have leases.
 create index orders_processing on orders (user_id, order_id) where status = 1;
 -- Ended. finished_at is set exactly then, and a claim does not change it.

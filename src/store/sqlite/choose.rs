@@ -7,7 +7,6 @@ use rusqlite::Row;
 
 use super::claim::{Care, array};
 use super::group::Group;
-use super::turns;
 use crate::order::{self, OrderId};
 use crate::store::ClaimRequest;
 use crate::store::snapshot::EVERY_EARLIER;
@@ -98,10 +97,7 @@ fn share(places: usize, first: usize, second: usize, second_line_first: bool) ->
 fn first_line(group: &Group<'_>, limit: usize) -> Result<Vec<OrderId>, rusqlite::Error> {
     group
         .connection
-        .prepare_cached(&turns::in_turn(
-            include_str!("first_line.sql"),
-            group.totals.ordering,
-        ))?
+        .prepare_cached(include_str!("first_line.sql"))?
         .query_map([limit], |row| row.get(0))?
         .collect()
 }
@@ -117,20 +113,14 @@ fn second_line(
     let spare = care.stepped_around.len();
     let mut line = group
         .connection
-        .prepare_cached(&turns::in_turn(
-            include_str!("second_line.sql"),
-            group.totals.ordering,
-        ))?
+        .prepare_cached(include_str!("second_line.sql"))?
         .query_map((group.now, places + spare), due)?
         .collect::<Result<Vec<_>, _>>()?;
     line.retain(is_free);
     if suspect {
         let suspects = group
             .connection
-            .prepare_cached(&turns::in_turn(
-                include_str!("second_line_suspect.sql"),
-                group.totals.ordering,
-            ))?
+            .prepare_cached(include_str!("second_line_suspect.sql"))?
             .query_map((group.now, 1 + spare), due)?
             .collect::<Result<Vec<_>, _>>()?;
         line.extend(suspects.into_iter().find(is_free));

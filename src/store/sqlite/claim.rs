@@ -333,10 +333,7 @@ fn next_due(
 ) -> Result<Option<Timestamp>, rusqlite::Error> {
     group
         .connection
-        .prepare_cached(&turns::in_turn(
-            include_str!("next_due.sql"),
-            group.totals.ordering,
-        ))?
+        .prepare_cached(include_str!("next_due.sql"))?
         .query_row((suspect, array(except)), |row| row.get(0))
 }
 

@@ -187,7 +187,7 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize, completed: &[OrderI
         }
         (None, None, Some(status)) => match status {
             OrderStatus::Pending => merged(
-                &[FIRST_LINE_BY_ID, SECOND_LINE_BY_ID]
+                &[FIRST_LINE_BY_ID, NOT_FIRST_BY_ID]
                     .map(|line| ids(&format!("{line} and {in_range} {newest_first}"))),
             ),
             // All of them are looked at, which are as many as are being processed.
@@ -206,8 +206,10 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize, completed: &[OrderI
 }
 
 /// The orders that wait, by id, as two lists.
-const FIRST_LINE_BY_ID: &str = "orders indexed by orders_first where status = 0 and due_at is null";
-const SECOND_LINE_BY_ID: &str = "orders indexed by orders_returned where status = 0 and due_at is not null";
+const FIRST_LINE_BY_ID: &str =
+    "orders indexed by orders_first where status = 0 and due_at is null and coalesce(turn, 0) = 0";
+const NOT_FIRST_BY_ID: &str =
+    "orders indexed by orders_not_first where status = 0 and (due_at is not null or turn = 1)";
 
 /// The orders of users, by id: the table with the index that holds them, and the condition that makes it apply.
 pub(super) const PENDING_BY_USER: &str = "orders indexed by orders_user_pending where status = 0";

@@ -5,8 +5,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::group::Totals;
-use super::{rows, turns};
-use crate::order::{Order, OrderId, Ordering};
+use super::rows;
+use crate::order::{Order, OrderId};
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, order_columns};
 use crate::store::{
     BLOCKED_MAX, Blocked, FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition,
@@ -113,27 +113,22 @@ pub(super) fn queue(connection: &Connection, now: Timestamp) -> Result<QueueStat
     Ok(QueueState {
         counters: totals.counters,
         paused: totals.paused,
-        oldest_waiting: oldest_waiting(connection, totals.ordering, now)?,
+        oldest_waiting: oldest_waiting(connection, now)?,
         blocked: blocked(connection, now)?,
         nodes: nodes(connection, now)?,
     })
 }
 
-fn oldest_waiting(
-    connection: &Connection,
-    ordering: Ordering,
-    now: Timestamp,
-) -> Result<Option<Duration>, rusqlite::Error> {
+fn oldest_waiting(connection: &Connection, now: Timestamp) -> Result<Option<Duration>, rusqlite::Error> {
     let first_line: Option<Timestamp> = connection
-        .prepare_cached(&turns::in_turn(
+        .prepare_cached(
             "select created_at from orders indexed by orders_first
-             where status = 0 and due_at is null order by order_id limit 1",
-            ordering,
-        ))?
+             where status = 0 and due_at is null and coalesce(turn, 0) = 0 order by order_id limit 1",
+        )?
         .query_row([], |row| row.get(0))
         .optional()?;
     let second_line: Option<Timestamp> = connection
-        .prepare_cached(&turns::in_turn(include_str!("next_due.sql"), ordering))?
+        .prepare_cached(include_str!("next_due.sql"))?
         .query_row((true, "[]"), |row| row.get(0))?;
     let second_line = second_line.filter(|due_at| *due_at <= now);
     Ok(first_line

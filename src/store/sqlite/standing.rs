@@ -12,9 +12,10 @@ use crate::time::Timestamp;
 
 /// The heads of the lines up to an order that is in one of them.
 const FIRST_LINE: &str = "select order_id from orders indexed by orders_first
-    where status = 0 and due_at is null and order_id < ?1 order by order_id desc limit ?2";
+    where status = 0 and due_at is null and coalesce(turn, 0) = 0 and order_id < ?1
+    order by order_id desc limit ?2";
 const SECOND_LINE: &str = "select order_id from orders indexed by orders_due
-    where status = 0 and due_at is not null and crashes < 2 and (due_at, order_id) < (?1, ?2)
+    where status = 0 and due_at is not null and coalesce(turn, 0) = 0 and crashes < 2 and (due_at, order_id) < (?1, ?2)
     order by due_at desc, order_id desc limit ?3";
 
 pub(super) fn standing(
@@ -54,7 +55,7 @@ pub(super) fn standing(
         node.busy = busy(connection, node.node)?;
     }
     let place = match waits_for {
-        None => place(connection, &order, ordering, now)?,
+        None => place(connection, &order, now)?,
         Some(_) => None,
     };
     Ok(Some(Standing {
@@ -102,24 +103,19 @@ fn waits_for(
     Ok(found.map(|(order_id, status)| Predecessor { order_id, status }))
 }
 
-fn place(
-    connection: &Connection,
-    order: &Order,
-    ordering: Ordering,
-    now: Timestamp,
-) -> Result<Option<Place>, rusqlite::Error> {
+fn place(connection: &Connection, order: &Order, now: Timestamp) -> Result<Option<Place>, rusqlite::Error> {
     if order.status != OrderStatus::Pending {
         return Ok(None);
     }
     let first_line = |below: OrderId| {
         connection
-            .prepare_cached(&turns::in_turn(FIRST_LINE, ordering))?
+            .prepare_cached(FIRST_LINE)?
             .query_map((below, AHEAD_MAX), |row| row.get(0))?
             .collect::<Result<Vec<OrderId>, _>>()
     };
     let second_line = |due_at: Timestamp, below: OrderId| {
         connection
-            .prepare_cached(&turns::in_turn(SECOND_LINE, ordering))?
+            .prepare_cached(SECOND_LINE)?
             .query_map((due_at, below, AHEAD_MAX), |row| row.get(0))?
             .collect::<Result<Vec<OrderId>, _>>()
     };

@@ -1,8 +1,6 @@
 //! The orders of a user one after another (`ORDERLY_ORDERING=user`): among those that are Pending, one has its turn and the
 //! others wait for it. Whatever may change whose turn it is says so with [`pass`], in the transaction of the change.
 
-use std::borrow::Cow;
-
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::group::{Group, Totals, require_changed};
@@ -194,18 +192,4 @@ fn pass_to_all(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     users.into_iter().try_for_each(|user_id| pass(group, user_id))
-}
-
-/// The statement about a line of orders, for those among them whose turn it is.
-pub(super) fn in_turn(statement: &str, ordering: Ordering) -> Cow<'_, str> {
-    match ordering {
-        Ordering::None => statement.into(),
-        Ordering::User(_) => statement
-            .replace("indexed by orders_", "indexed by orders_turn_")
-            .replace(
-                "where status = 0 and due_at",
-                "where status = 0 and turn = 0 and due_at",
-            )
-            .into(),
-    }
 }

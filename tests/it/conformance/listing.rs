@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use orderly::lease::Outcome;
-use orderly::order::{NewOrder, Order, OrderId, OrderStatus};
+use orderly::order::{NewOrder, OnFailure, Order, OrderId, OrderStatus, Ordering};
 use orderly::store::{OrderQuery, PAGE_ORDERS_MAX};
 use orderly::time::Timestamp;
 
@@ -21,6 +21,7 @@ conformance! {
     pages_are_complete_and_without_repeats,
     pages_are_complete_while_orders_arrive,
     filtered_pages_are_complete,
+    pages_are_complete_where_orders_wait_for_their_turn,
     the_last_page_says_so_also_when_it_is_full,
     the_largest_page_is_given,
     a_page_of_a_reference_ends_after_ten_thousand_other_orders,
@@ -173,6 +174,32 @@ async fn filtered_pages_are_complete(harness: &mut Harness) {
             };
             assert_eq!(walk(harness, query.clone()).await, matching(&orders, &query));
         }
+    }
+}
+
+async fn pages_are_complete_where_orders_wait_for_their_turn(harness: &mut Harness) {
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .await;
+    let ids = harness.accept([1, 1, 2, 2, 3].map(order_of).to_vec()).await;
+    // A retry that has its turn, and one that waits for an order before it, which was redriven.
+    harness.cancel(ids[2]).await;
+    let leases = harness.claim(10).await;
+    let started: Vec<OrderId> = leases.iter().map(|lease| lease.order.order_id).collect();
+    assert_eq!(started, [ids[0], ids[3], ids[4]]);
+    harness.redrive(ids[2]).await;
+    for lease in &leases[..2] {
+        harness.settle(lease, retry_after(60)).await;
+    }
+    let pending = [ids[3], ids[2], ids[1], ids[0]];
+    for limit in [1, 2, 50] {
+        let mut query = OrderQuery {
+            status: Some(OrderStatus::Pending),
+            ..page_of(limit)
+        };
+        assert_eq!(walk(harness, query.clone()).await, pending);
+        query.user_id = Some(2);
+        assert_eq!(walk(harness, query).await, pending[..2]);
     }
 }
 
