@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::floor::Floor;
 use super::functions::named;
 use super::link::Link;
-use super::message::with_numbers;
+use super::message::{with_ids, with_numbers};
 use super::pool::{Lent, Pool};
 use super::rows;
 use super::settle::micros;
@@ -71,16 +71,11 @@ pub(super) enum Choice<'o> {
     Given(&'o [OrderId]),
 }
 
-impl Choice<'_> {
-    fn is_given(self) -> bool {
-        matches!(self, Choice::Given(_))
-    }
-
-    /// The wanted orders as messages take them.
-    fn wanted(self) -> String {
+impl<'o> Choice<'o> {
+    fn given(self) -> Option<&'o [OrderId]> {
         match self {
-            Choice::Next => "null::int8[]".to_owned(),
-            Choice::Given(ids) => refused::array(ids),
+            Choice::Next => None,
+            Choice::Given(ids) => Some(ids),
         }
     }
 }
@@ -273,7 +268,7 @@ impl Claimer {
         let server = lent.server();
         let began = Instant::now();
         // Where orders wait for their turn, one below any floor may get it. A start of given orders does not look at the line.
-        let no_floor = self.ordering != Ordering::None || choice.is_given();
+        let no_floor = self.ordering != Ordering::None || choice.given().is_some();
         let floor = if no_floor {
             Some(0)
         } else {
@@ -312,10 +307,11 @@ impl Claimer {
             (":lock", CLAIM_LOCK),
         ];
         self.floor_used = floor;
-        let message = MESSAGE
-            .replace(":stepped_around", &refused::array(stepped_around))
-            .replace(":wanted", &choice.wanted());
-        let message = with_numbers(&message, &numbers);
+        let arrays = [
+            (":stepped_around", Some(stepped_around)),
+            (":wanted", choice.given()),
+        ];
+        let message = with_numbers(&with_ids(&MESSAGE, &arrays), &numbers);
         let messages = self.link.fly_over(lent, &message, time_max + ANSWER_SLACK).await;
         if let (Err(Failure::TimedOut(_)), false) = (&messages, no_floor) {
             self.floor.took_too_long(began, Instant::now());

@@ -14,6 +14,7 @@ use super::FEED_LOCK;
 use super::classes::Class;
 use super::failure::Failure;
 use super::links::Links;
+use super::message::with_numbers;
 use super::pool::Pool;
 use super::query::{self, Reads};
 use super::rows::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
@@ -51,7 +52,7 @@ pub(super) struct Feed {
 }
 
 /// Whether to wait for whoever gives places at the moment, on this node or another, or to leave it to that one.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Wait,
     Leave,
@@ -195,13 +196,14 @@ impl Feed {
     }
 
     async fn number_now(&self, turn: Turn, _numbering: &MutexGuard<'_, ()>) -> Result<Numbered, Failure> {
-        let taken = match turn {
-            Turn::Wait => format!("(pg_advisory_xact_lock({FEED_LOCK}) is not null)::text"),
-            Turn::Leave => format!("pg_try_advisory_xact_lock({FEED_LOCK})::text"),
-        };
-        let message = include_str!("number_feed.sql")
-            .replace(":taken", &taken)
-            .replace(":batches_max", &NUMBERED_BATCHES_MAX.to_string());
+        let message = with_numbers(
+            include_str!("number_feed.sql"),
+            &[
+                (":waits", (turn == Turn::Wait).into()),
+                (":lock", FEED_LOCK),
+                (":batches_max", NUMBERED_BATCHES_MAX.cast_signed()),
+            ],
+        );
         let commits = *self.shared.commits.borrow();
         let numbered = numbered(&self.control.flight(&message).await?)?;
         if numbered == Numbered::All {

@@ -132,46 +132,23 @@ pub(super) fn page_of(found: &[Row], limit: usize) -> Result<(Vec<Order>, Option
     Ok((orders, complete_to))
 }
 
-/// Stands for the id that a range ends below.
-const BELOW: &str = ":below";
-
 /// A range of a table's index on some columns and the id, newest first. Compared as rows and ordered by all of the columns, so
 /// that no other index gives the order: with unlucky statistics the planner otherwise walks the primary key.
 struct Range {
     table: &'static str,
-    /// The condition of the range, which contains [`BELOW`].
-    condition: String,
-    newest_first: String,
+    /// The names of the index's columns; the last is the id.
+    names: Vec<&'static str>,
+    /// The values of the columns before the id, written as SQL.
+    values: Vec<String>,
 }
 
 impl Range {
-    fn of(table: &'static str, columns: &[(&str, &str)]) -> Range {
-        let names: Vec<&str> = columns
-            .iter()
-            .map(|(name, _)| *name)
-            .chain(["order_id"])
-            .collect();
-        let row = |id: &str| {
-            let values: Vec<&str> = columns.iter().map(|(_, value)| *value).chain([id]).collect();
-            format!("({}) {{}} ({})", names.join(", "), values.join(", "))
-        };
-        // Of two bounds of one column the planner believes, where it knows nothing of the table, that hardly a row is between
-        // them, and collects and sorts for each step of a walk all that there are.
-        let at_or_above = match columns {
-            [] => "(order_id, 0) >= ($1, 0)".to_owned(),
-            _ => row("$1").replace("{}", ">="),
-        };
-        let below = row(BELOW).replace("{}", "<");
-        // An index that leaves out what is null: the planner does not conclude from a comparison of rows that there is none.
-        let present = match columns {
-            [("reference", _)] => " and reference is not null",
-            _ => "",
-        };
-        let newest_first: Vec<String> = names.iter().map(|name| format!("{name} desc")).collect();
+    fn of(table: &'static str, columns: &[(&'static str, &str)]) -> Range {
+        let names = columns.iter().map(|(name, _)| *name);
         Range {
             table,
-            condition: format!("{at_or_above} and {below}{present}"),
-            newest_first: format!("order by {}", newest_first.join(", ")),
+            names: names.chain(["order_id"]).collect(),
+            values: columns.iter().map(|(_, value)| (*value).to_owned()).collect(),
         }
     }
 
@@ -198,11 +175,35 @@ impl Range {
     }
 
     fn select(&self, columns: &str, below: &str) -> String {
-        let Range {
-            table, newest_first, ..
-        } = self;
-        let condition = self.condition.replace(BELOW, below);
-        format!("select {columns} from {table} as listed where {condition} {newest_first}")
+        let newest_first: Vec<String> = self.names.iter().map(|name| format!("{name} desc")).collect();
+        format!(
+            "select {columns} from {table} as listed where {conditions} order by {newest_first}",
+            table = self.table,
+            conditions = self.conditions(below).join(" and "),
+            newest_first = newest_first.join(", "),
+        )
+    }
+
+    fn conditions(&self, below: &str) -> Vec<String> {
+        // Of two bounds of one column the planner believes, where it knows nothing of the table, that hardly a row is between
+        // them, and collects and sorts for each step of a walk all that there are.
+        let at_or_above = if self.values.is_empty() {
+            "(order_id, 0) >= ($1, 0)".to_owned()
+        } else {
+            self.compared(">=", "$1")
+        };
+        let mut conditions = vec![at_or_above, self.compared("<", below)];
+        // An index that leaves out what is null: the planner does not conclude from a comparison of rows that there is none.
+        if self.names[0] == "reference" {
+            conditions.push("reference is not null".to_owned());
+        }
+        conditions
+    }
+
+    /// Writes the comparison of the index's columns with their values and an id.
+    fn compared(&self, comparison: &str, id: &str) -> String {
+        let values: Vec<&str> = self.values.iter().map(String::as_str).chain([id]).collect();
+        format!("({}) {comparison} ({})", self.names.join(", "), values.join(", "))
     }
 }
 

@@ -1,7 +1,8 @@
 -- One message that gives the next places in the feed to the batches that are committed by now, in the order of their
 -- numbers; what commits later gets later places. One node at a time: another that comes meanwhile finds nothing to do,
--- and reads on with what there is. :taken is the taking of the lock, :batches_max a number. Answers whether the lock was
--- taken, and in a second row how many batches got their places, unless there were none.
+-- and reads on with what there is. :waits (1: waits for the lock, 0: leaves where another has it), :lock and :batches_max are
+-- numbers put into the text. Answers whether the lock was taken, and in a second row how many batches got their places, unless
+-- there were none.
 begin isolation level read committed;
 set local statement_timeout = 5000;
 set local lock_timeout = 5000;
@@ -11,7 +12,10 @@ set local enable_seqscan = off;
 set local enable_hashjoin = off;
 set local enable_mergejoin = off;
 -- Tried in a statement of its own: the next one's view is then taken with the lock held.
-select set_config('orderly.numbers_feed', :taken, true) as taken;
+select set_config('orderly.numbers_feed', taken::text, true) as taken
+from (
+    select case when :waits = 1 then pg_advisory_xact_lock(:lock) is not null else pg_try_advisory_xact_lock(:lock) end as taken
+) as trial;
 with unnumbered as materialized (
     select batch, events, sum(events) over (order by batch) as events_so_far from (
         select batch, cardinality(order_ids) as events from orderly.batches

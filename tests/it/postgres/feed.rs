@@ -298,7 +298,7 @@ async fn histories_that_wait_together_do_not_number_one_after_the_other() {
         let flights = scene.proxy.flights();
         flights.iter().filter(|sql| sql.contains(text)).count()
     };
-    let waits = format!("(pg_advisory_xact_lock({FEED_LOCK})");
+    let waits = format!("when 1 = 1 then pg_advisory_xact_lock({FEED_LOCK})");
     until("all have read, and one waits for its turn", async || {
         tokio::task::yield_now().await;
         sent("from orderly.order_events where order_id = $1") == HISTORIES && sent(&waits) == 1

@@ -122,6 +122,60 @@ fn sql_is_only_under_store() {
     assert_none("only stores speak SQL", &breaches);
 }
 
+/// A statement that is made by replacing text stands in no file, so nobody can read it.
+#[test]
+fn no_statement_of_the_store_is_made_by_replacing_text() {
+    const PLACES: [&str; 2] = ["src/store/postgres/message.rs", "src/store/postgres/functions.rs"];
+    let replaces = |path: &str| {
+        let sources = program();
+        let source = sources.iter().find(|source| source.path == path);
+        replaces_text(&source.expect("the place exists").code())
+    };
+    assert!(
+        PLACES.into_iter().all(replaces),
+        "the places are the ones that need it"
+    );
+    let breaches: Vec<String> = program()
+        .iter()
+        .filter(|source| source.is_under("src/store") && !PLACES.contains(&source.path.as_str()))
+        .filter(|source| replaces_text(&source.code()))
+        .map(|source| source.path.clone())
+        .collect();
+    assert_none("statements are written whole", &breaches);
+}
+
+#[test]
+fn replaced_text_is_told_from_other_replacements() {
+    assert!(replaces_text(
+        "statement\n    .replace(\n        \":below\",\n        below,\n    )"
+    ));
+    assert!(replaces_text("row(\"$1\").replace(\"{}\", \">=\")"));
+    assert!(replaces_text("text.replacen('a', \"b\", 1)"));
+    assert!(!replaces_text("last.replace(at(now, 1)).is_some()"));
+    assert!(!replaces_text("std::mem::replace(current, next)"));
+}
+
+/// Reports whether the code calls a method that replaces with two arguments: that of an `Option` takes one.
+fn replaces_text(code: &str) -> bool {
+    let mut calls = code.split(".replace(").skip(1);
+    calls.any(has_two_arguments) || code.contains(".replacen(") || code.contains(".replace_range(")
+}
+
+/// `call` begins behind the parenthesis that opens the arguments.
+fn has_two_arguments(call: &str) -> bool {
+    let mut depth = 0_i32;
+    for character in call.chars() {
+        match character {
+            '(' | '[' | '{' => depth += 1,
+            ')' if depth == 0 => return false,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
 #[test]
 fn http_statuses_are_only_under_http() {
     let breaches = lines_with(&["StatusCode"], |source| {

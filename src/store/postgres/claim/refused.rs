@@ -1,17 +1,16 @@
 //! Claims around orders whose start the database refuses: a rule that an operator made, or one that fails at them.
 
-use std::fmt::Write;
 use std::sync::LazyLock;
 
 use tokio_postgres::SimpleQueryMessage;
 
 use super::super::failure::Failure;
 use super::super::functions::named;
-use super::super::message::with_numbers;
+use super::super::message::{with_ids, with_numbers};
 use super::super::settle::micros;
 use super::super::{CLAIM_LOCK, probe, rows, turns};
 use super::answer::Answer;
-use super::{ANSWER_SLACK, Asked, Choice, Claimer, FULL_LOOK_TIME_MAX};
+use super::{ANSWER_SLACK, Asked, Claimer, FULL_LOOK_TIME_MAX};
 use crate::order::OrderId;
 use crate::store::RefusedOrder;
 use crate::store::postgres::shared::Shared;
@@ -29,10 +28,7 @@ impl Claimer {
         shared: &Shared,
     ) -> Result<Answer, Failure> {
         let around = shared.refusals.to_step_around();
-        let given = match asked.choice {
-            Choice::Next => None,
-            Choice::Given(ids) => Some(ids),
-        };
+        let given = asked.choice.given();
         let failure = match self.send(asked, &around, shared).await {
             Err(failure) if failure.may_be_of_one() && asked.places > 0 => failure,
             Err(failure) => return Err(failure),
@@ -69,10 +65,9 @@ impl Claimer {
             places,
         } = asked;
         let time_ms = i64::try_from(FULL_LOOK_TIME_MAX.as_millis()).unwrap_or(i64::MAX);
+        let arrays = [(":stepped_around", Some(around)), (":wanted", choice.given())];
         let message = with_numbers(
-            &TRY_STARTS
-                .replace(":stepped_around", &array(around))
-                .replace(":wanted", &choice.wanted()),
+            &with_ids(&TRY_STARTS, &arrays),
             &[
                 (":time_ms", time_ms),
                 (":lock", CLAIM_LOCK),
@@ -115,15 +110,4 @@ impl Claimer {
         }
         Ok(refused)
     }
-}
-
-/// Writes ids as an array of a message's text.
-pub(super) fn array(ids: &[OrderId]) -> String {
-    let mut text = String::from("'{");
-    for (number, id) in ids.iter().enumerate() {
-        let comma = if number > 0 { "," } else { "" };
-        write!(text, "{comma}{id}").expect("a string takes any text");
-    }
-    text.push_str("}'::int8[]");
-    text
 }
