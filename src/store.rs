@@ -24,6 +24,7 @@ pub mod layer;
 mod measured;
 mod migrations;
 pub mod open;
+mod opening;
 pub mod postgres;
 pub mod probe;
 mod reads;

@@ -6,7 +6,7 @@
 //! nothing differs is it committed. A copy that fails anywhere leaves the target empty. Both stores are read page by page,
 //! so the memory needed does not grow with them.
 
-use super::open::{OpenError, open_offline};
+use super::open::open_offline;
 use super::postgres::Import;
 use super::snapshot::{EventRecord, KeyRecord, OrderRecord};
 use super::{Snapshot, StoreError};
@@ -18,6 +18,7 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
+pub use super::error::CopyError;
 pub use compare::{DIFFERENCES_SHOWN_MAX, Differences};
 
 use pages::Paged;
@@ -29,17 +30,6 @@ pub struct Copied {
     pub events: u64,
     pub keys: u64,
     pub differences: Differences,
-}
-
-/// Why nothing was copied.
-#[derive(Debug, thiserror::Error)]
-pub enum CopyError {
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error("{location} holds {found} already: orders are copied into an empty database only")]
-    NotEmpty { location: String, found: String },
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// How far a copy is.

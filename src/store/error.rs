@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Formatter};
 
+use super::opening::OpenError;
 use crate::causes::with_causes;
 
 /// Shows its source itself, so that a log line needs no more. `Error::source` is `None`: a caller that prints sources would print
@@ -102,4 +103,15 @@ impl StoreError {
         };
         errors.into_iter().map(with_parts).collect()
     }
+}
+
+/// Why nothing was copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("{location} holds {found} already: orders are copied into an empty database only")]
+    NotEmpty { location: String, found: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }

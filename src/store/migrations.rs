@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::open::{Migration, OpenError};
+use super::opening::{Migration, OpenError};
 
 pub(super) struct Step {
     pub number: u32,

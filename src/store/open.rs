@@ -2,79 +2,13 @@
 
 use std::sync::Arc;
 
-use super::clock::WallClock;
 use super::measured::measured;
 use super::postgres::{self, Postgres};
 use super::sqlite::{self, Sqlite};
 use super::{Snapshot, Store};
 use crate::config::Database;
-use crate::metrics::Metrics;
-use crate::order::Ordering;
 
-/// How to open a store for serving.
-pub struct OpenOptions {
-    /// Apply what is missing of the schema; otherwise an old schema is refused.
-    pub migrate: bool,
-    /// Pending orders above which `accept` answers `QueueFull`.
-    pub pending_max: Option<u64>,
-    pub metrics: Metrics,
-    /// Used by stores without a clock of their own.
-    pub clock: WallClock,
-    /// Whether the orders of one user are to wait for each other; `None` leaves it as it is.
-    pub ordering: Option<Ordering>,
-}
-
-/// Why a store did not open.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("{location} is in use by another orderly process")]
-    InUse { location: String },
-    #[error(
-        "the schema of {location} is at migration {found}, newer than this binary knows ({known}): run a newer orderly"
-    )]
-    SchemaNewer {
-        location: String,
-        found: u32,
-        known: u32,
-    },
-    #[error(
-        "the schema of {location} is at migration {found}, this binary needs {needed}: run `orderly migrate`, or start with ORDERLY_MIGRATE=on"
-    )]
-    SchemaOlder {
-        location: String,
-        found: u32,
-        needed: u32,
-    },
-    #[error(
-        "{location} was made by another build of orderly (migration {number} differs) and was left unchanged: run the build \
-         that made it, or give this one an empty database; before 0.2.0 no build can take over the store of another"
-    )]
-    SchemaDiffers { location: String, number: u32 },
-    #[error(
-        "{location} lacks functions of this binary: run `orderly migrate`, or start with ORDERLY_MIGRATE=on"
-    )]
-    FunctionsMissing { location: String },
-    #[error("{location} does not keep its promises: {setting}")]
-    NotDurable { location: String, setting: String },
-    #[error("{location} is not fit to store orders: {reason}")]
-    Unsuitable { location: String, reason: String },
-    #[error("no store at {location}")]
-    Missing { location: String },
-    #[error("open the store at {location}")]
-    Unavailable {
-        location: String,
-        #[source]
-        source: anyhow::Error,
-    },
-}
-
-/// A step of the schema and whether the store has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Migration {
-    pub number: u32,
-    pub name: &'static str,
-    pub applied: bool,
-}
+pub use super::opening::{Migration, OpenError, OpenOptions};
 
 /// Opens for serving, creating what does not exist yet.
 pub async fn open(database: &Database, options: OpenOptions) -> Result<Arc<dyn Store>, OpenError> {

@@ -4,7 +4,6 @@
 //! nobody waiting; nothing relies on a session, so that any pooler may be in between.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
@@ -13,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::PostgresDatabase;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
-use crate::store::open::{OpenError, OpenOptions};
+use crate::store::opening::{OpenError, OpenOptions};
 use crate::store::waiting::WaitingOrders;
 use crate::store::work::given_once;
 use crate::store::{
@@ -26,10 +25,12 @@ use crate::store::{
 mod accept;
 mod act;
 mod agreement;
+mod answered;
 mod claim;
 mod classes;
 mod commands;
 mod connect;
+mod created;
 mod durability;
 mod failure;
 mod feed;
@@ -43,7 +44,9 @@ mod link;
 mod links;
 mod listing;
 mod locked;
+mod locks;
 mod message;
+mod no_room;
 mod nodes;
 mod notify;
 mod outside;
@@ -67,38 +70,26 @@ mod view;
 
 pub use commands::{migrate, open_offline, open_snapshot, rehearse};
 pub(super) use import::Import;
+pub use no_room::is_refusal_text;
 pub use restored::{renew_feed, require_unused};
-pub use room::is_refusal_text;
 pub use tls::connector as tls_connector;
 
 use accept::Accept;
-use claim::{Choice, Claimer};
+use claim::{Choice, Claims};
 use classes::Class;
 use connect::{Connector, connector, unavailable};
-use failure::Failure;
+use failure::{Failure, told};
 use feed::Feed;
 use group::Groups;
 use link::Link;
 use links::Links;
-use pool::Pool;
+use pool::{Pool, STARVED};
 use schema::Schema;
 use settle::Settle;
 use shared::Shared;
 use snapshot::PostgresSnapshot;
 use state::State;
 use view::View;
-
-/// Names of the locks, which all nodes share with whatever else uses the database: any numbers nobody else takes.
-const CLAIM_LOCK: i64 = 7_239_846_511_032_002;
-const FEED_LOCK: i64 = 7_239_846_511_032_003;
-const PRUNE_LOCK: i64 = 7_239_846_511_032_004;
-
-/// How long a statement that accepts may run, from taking `created_at` to its commit, with time to spare: it is given up,
-/// and the server told to, after a third of this. Orders further apart count as accepted one after the other.
-const ACCEPT_TIME_MAX: Duration = Duration::from_secs(30);
-
-/// The reason why a node whose results find no connection takes nothing on.
-const STARVED: &str = "no connection to the database is free for results";
 
 pub struct Postgres {
     connector: Arc<Connector>,
@@ -107,7 +98,7 @@ pub struct Postgres {
     accepts: Groups<Accept>,
     settles: Groups<Settle>,
     views: Groups<View>,
-    claimer: Mutex<Claimer>,
+    claims: Claims,
     /// For heartbeats alone: however long the others wait, the node stays alive.
     heart: Mutex<Link>,
     pool: Arc<Pool>,
@@ -135,8 +126,9 @@ impl Postgres {
             Some(url) => Some(Arc::new(connector(url, &state, None)?)),
             None => None,
         };
-        let schema = Schema::new(location.clone(), options.migrate, direct.clone());
-        let connector = Arc::new(connector(&database.url, &state, Some(schema))?);
+        let schema = Schema::new(location.clone(), options.migrate);
+        let connector = connector(&database.url, &state, Some(schema))?;
+        let connector = Arc::new(connector.migrating_over(direct.clone()));
         let pool = Pool::new(&connector);
         let mut room = None;
         match connector.connect_to_read().await {
@@ -189,7 +181,7 @@ impl Postgres {
             accepts: Groups::start(&pool, accepting, &shared),
             settles: Groups::start(&pool, Class::Settle.most(), &shared),
             views: Groups::start(&pool, Class::Point.most(), &shared),
-            claimer: Mutex::new(Claimer::new(&pool, options.ordering)),
+            claims: Claims::new(&pool, &state, &shared, options.ordering),
             heart: Mutex::new(Link::new(pool.clone(), Class::Heartbeat)),
             control,
             numbers,
@@ -206,11 +198,6 @@ impl Postgres {
             tasks,
         })
     }
-}
-
-/// What a caller of the pool is told.
-fn told<T>(result: Result<T, Failure>, attempted: &'static str) -> Result<T, StoreError> {
-    result.map_err(|failure| failure.to_error(attempted))
 }
 
 #[async_trait]
@@ -232,12 +219,13 @@ impl Store for Postgres {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        self.claim_of(Choice::Next, &request, "claim orders").await
+        self.claims.claim(Choice::Next, &request, "claim orders").await
     }
 
     async fn start(&self, order_ids: Arc<[OrderId]>, request: ClaimRequest) -> Result<Claimed, StoreError> {
         let given = given_once(&order_ids);
-        self.claim_of(Choice::Given(&given), &request, "start orders")
+        self.claims
+            .claim(Choice::Given(&given), &request, "start orders")
             .await
     }
 
@@ -264,7 +252,12 @@ impl Store for Postgres {
         token: u64,
         outcome: Outcome,
     ) -> Result<SettledOutside, StoreError> {
-        outside::settle(self, id, token, outcome).await
+        let ways = outside::Ways {
+            settles: &self.settles,
+            views: &self.views,
+            acts: &self.acts,
+        };
+        outside::settle(ways, &self.shared, id, token, outcome).await
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
@@ -385,7 +378,7 @@ impl Store for Postgres {
         self.settles.close().await;
         self.views.close().await;
         // After what is under way.
-        drop(self.claimer.lock().await);
+        self.claims.close().await;
         drop(self.heart.lock().await);
         self.tasks.wait().await;
         self.feed.number_rest().await;

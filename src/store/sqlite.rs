@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
 use crate::store::clock::SteadyClock;
-use crate::store::open::{OpenError, OpenOptions};
+use crate::store::opening::{OpenError, OpenOptions};
 use crate::store::refusals::{Refusals, RefusedChange, tell_refused};
 use crate::store::waiting::WaitingOrders;
 use crate::store::work::given_once;
@@ -30,6 +30,7 @@ mod choose;
 mod claim;
 mod connection;
 mod failure;
+mod files;
 mod group;
 mod listing;
 mod lock;
@@ -56,8 +57,8 @@ mod writer;
 use call::SETTLE;
 use checkpoints::Notes;
 use claim::Choice;
-use connection::unavailable;
 use failure::State;
+use files::unavailable;
 use group::{Group, Totals};
 use lock::ServerLock;
 pub use offline::{migrate, open_offline, open_snapshot};
@@ -167,13 +168,13 @@ impl Store for Sqlite {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        self.claim_of(Choice::Next(self.second_line_first.clone()), request)
-            .await
+        let choice = Choice::Next(self.second_line_first.clone());
+        claim::claim_of(&choice, request, &self.writer, &self.state, &self.refusals).await
     }
 
     async fn start(&self, order_ids: Arc<[OrderId]>, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        self.claim_of(Choice::Given(given_once(&order_ids).into()), request)
-            .await
+        let choice = Choice::Given(given_once(&order_ids).into());
+        claim::claim_of(&choice, request, &self.writer, &self.state, &self.refusals).await
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::CLAIM_LOCK;
+use super::created::{self, Created};
 use super::failure::Failure;
 use super::functions::named;
 use super::halves::Halves;
@@ -16,8 +16,9 @@ use super::link::Link;
 use super::links::Links;
 use super::listing;
 use super::locked::Patience;
+use super::locks::CLAIM_LOCK;
 use super::probe;
-use super::query::{self, Created};
+use super::query;
 use super::rows;
 use super::shared::Shared;
 use crate::order::{OrderId, OrderStatus};
@@ -60,7 +61,7 @@ pub(super) async fn cancel(links: &Links, shared: &Shared, id: OrderId) -> Resul
                 OrderStatus::Cancelled => return Ok(Acted::Done(order)),
                 OrderStatus::Completed => return Ok(Acted::Refused(order)),
                 OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Failed => {
-                    patience.wait(id, shared).await?;
+                    patience.wait(id, &shared.locked).await?;
                 }
             },
         }
@@ -98,7 +99,7 @@ pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Resu
                 OrderStatus::Processing | OrderStatus::Completed => return Ok(Acted::Refused(order)),
                 OrderStatus::Pending if !backs_off(links, id).await? => return Ok(Acted::Done(order)),
                 OrderStatus::Pending | OrderStatus::Failed | OrderStatus::Cancelled => {
-                    patience.wait(id, shared).await?;
+                    patience.wait(id, &shared.locked).await?;
                 }
             },
         }
@@ -218,7 +219,7 @@ async fn redrive_some(links: &Links, shared: &Shared, ids: &[i64]) -> Result<Has
 /// The oldest matching orders.
 async fn one_more_than_matching(links: &Links, query: &RedriveQuery) -> Result<Vec<i64>, Failure> {
     let below = match query.created_before {
-        Some(time) => query::first_created(links, Created::NotBefore(time)).await?,
+        Some(time) => created::first_created(links, Created::NotBefore(time)).await?,
         None => None,
     };
     let below = below.unwrap_or(i64::MAX);

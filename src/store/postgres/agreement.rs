@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio_postgres::SimpleQueryMessage;
 
-use super::CLAIM_LOCK;
 use super::failure::Failure;
 use super::link::Link;
+use super::locks::CLAIM_LOCK;
 use super::message::with_numbers;
 use super::rows;
 use crate::lease::{NodeId, ProcessorKind};

@@ -6,21 +6,23 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Mutex;
 use tokio_postgres::types::Type;
 
 use super::agreement;
 use super::classes::Class;
-use super::failure::Failure;
+use super::failure::{Failure, told};
 use super::floor::Floor;
 use super::functions::named;
 use super::link::Link;
+use super::locks::CLAIM_LOCK;
 use super::message::{with_ids, with_numbers};
-use super::pool::{Lent, Pool};
+use super::pool::{Lent, Pool, STARVED};
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
+use super::state::State;
 use super::turns;
-use super::{CLAIM_LOCK, Postgres, STARVED, told};
 use crate::lease::Lease;
 use crate::order::{OrderId, OrderStatus, Ordering};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
@@ -88,9 +90,26 @@ struct Asked<'r> {
     places: usize,
 }
 
-impl Postgres {
+/// The claims of this node.
+pub(super) struct Claims {
+    claimer: Mutex<Claimer>,
+    pool: Arc<Pool>,
+    state: Arc<State>,
+    shared: Arc<Shared>,
+}
+
+impl Claims {
+    pub fn new(pool: &Arc<Pool>, state: &Arc<State>, shared: &Arc<Shared>, told: Option<Ordering>) -> Claims {
+        Claims {
+            claimer: Mutex::new(Claimer::new(pool, told)),
+            pool: pool.clone(),
+            state: state.clone(),
+            shared: shared.clone(),
+        }
+    }
+
     /// Claims, or starts given orders.
-    pub(super) async fn claim_of(
+    pub async fn claim(
         &self,
         choice: Choice<'_>,
         request: &ClaimRequest,
@@ -107,6 +126,11 @@ impl Postgres {
             return Err(Failure::Unavailable(reason.into()).to_error(attempted));
         }
         told(claimer.claim(request, choice, &self.shared).await, attempted)
+    }
+
+    /// Waits for the claim under way.
+    pub async fn close(&self) {
+        drop(self.claimer.lock().await);
     }
 }
 

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use super::connect::{Connection, Connector};
+use super::connect::{Connection, Connector, connector, unavailable};
+use super::query;
 use super::schema::{self, Problem};
 use super::snapshot::PostgresSnapshot;
 use super::state::State;
-use super::{connector, query, unavailable};
+
 use crate::config::{PostgresDatabase, PostgresUrl};
 use crate::store::Snapshot;
 use crate::store::migrations::{require_any, require_current};
-use crate::store::open::{Migration, OpenError};
+use crate::store::opening::{Migration, OpenError};
 
 /// Opens the database for reading at one instant, also beside servers.
 pub async fn open_snapshot(database: &PostgresDatabase) -> Result<Box<dyn Snapshot>, OpenError> {

@@ -11,19 +11,18 @@ use tokio_postgres::{Client, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::answered::answered;
 use super::durability::Durability;
 use super::failure::Failure;
 use super::schema::Schema;
 use super::state::State;
 use super::tls;
 use crate::config::PostgresUrl;
-use crate::store::open::OpenError;
+use crate::store::opening::OpenError;
 
 /// To connect to one host, when the URL gives it no longer: the network, TLS, authentication, and a serverless database
 /// that wakes up.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
-/// For one statement or flight, from sending it to having its answer; then its connection counts as hanging.
-pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// A connection unused for longer is looked at first: servers, poolers and firewalls drop idle ones without a word.
 pub(super) const TRUSTED_UNUSED: Duration = Duration::from_secs(15);
 /// To look at a connection, or to ask the server to stop a statement nobody waits for any more.
@@ -46,6 +45,8 @@ pub(super) struct Connector {
     state: Arc<State>,
     /// What a connection must find in the database; `None` for those that only look.
     schema: Option<Schema>,
+    /// The way past the pooler, for migrations.
+    direct: Option<Arc<Connector>>,
     /// A server that takes no writes is accepted as well.
     only_reads: bool,
     gate: Mutex<Gate>,
@@ -127,6 +128,7 @@ impl Connector {
             tls: tls::connector(url)?,
             state,
             schema,
+            direct: None,
             only_reads: false,
             gate: Mutex::default(),
             writes: Mutex::default(),
@@ -139,6 +141,11 @@ impl Connector {
             only_reads: true,
             ..self
         }
+    }
+
+    /// Makes a connector that migrates by the way past the pooler, where there is one.
+    pub fn migrating_over(self, direct: Option<Arc<Connector>>) -> Connector {
+        Connector { direct, ..self }
     }
 
     pub fn state(&self) -> &State {
@@ -222,7 +229,13 @@ impl Connector {
         };
         (connection.server, connection.only_reads) = check_server(&connection.client, &self.state).await?;
         if let Some(schema) = &self.schema {
-            schema.require(&connection.client, &self.state).await?;
+            let client = &connection.client;
+            let direct = match &self.direct {
+                Some(direct) if schema.is_to_apply(client).await? => Some(Box::pin(direct.connect()).await?),
+                _ => None,
+            };
+            let migrating = direct.as_ref().map_or(client, |direct| &direct.client);
+            schema.require(client, migrating, &self.state).await?;
         }
         Ok(connection)
     }
@@ -330,22 +343,4 @@ async fn check_server(client: &Client, state: &State) -> Result<(ServerRun, bool
     }
     state.found_weaknesses(Durability::read(|index| setting(3 + index))?.weaknesses());
     Ok((setting(8)?.into(), setting(1)? == "on"))
-}
-
-/// The answer to a statement, or that there is none in time.
-pub(super) async fn answered<T>(
-    statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Failure> {
-    answered_within(ANSWER_TIME_MAX, statement).await
-}
-
-/// The same for statements that may take as long as this.
-pub(super) async fn answered_within<T>(
-    time_max: Duration,
-    statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Failure> {
-    match timeout(time_max, statement).await {
-        Ok(answer) => answer.map_err(|error| Failure::of(&error)),
-        Err(_) => Err(Failure::Hung(format!("no answer within {time_max:?}").into())),
-    }
 }

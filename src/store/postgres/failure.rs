@@ -303,6 +303,11 @@ fn describe(error: &tokio_postgres::Error) -> String {
     sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
+/// Turns the failure of a verb into the error for its caller.
+pub(super) fn told<T>(result: Result<T, Failure>, attempted: &'static str) -> Result<T, StoreError> {
+    result.map_err(|failure| failure.to_error(attempted))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,18 +10,18 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Row, SimpleQueryMessage};
 
-use super::FEED_LOCK;
 use super::classes::Class;
 use super::failure::Failure;
 use super::links::Links;
+use super::locks::FEED_LOCK;
 use super::message::with_numbers;
 use super::pool::Pool;
-use super::query::{self, Reads};
+use super::query;
 use super::rows::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use super::shared::Shared;
 use crate::order::OrderId;
 use crate::store::{
-    FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, History,
+    FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, History,
 };
 
 /// Batches that get their places in one message.
@@ -308,14 +308,6 @@ fn page_of(found: &[Row]) -> Result<FeedPage, Failure> {
         }
     }
     Ok(read)
-}
-
-/// The place behind which everything lies that what is read from now on does not show.
-pub(super) async fn end(source: &impl Reads) -> Result<FeedCursor, Failure> {
-    let found = source
-        .read("select feed_id, last_position from orderly.queue", &[])
-        .await?;
-    rows::feed_cursor(rows::only(&found)?, 0)
 }
 
 /// The place in the feed of an event of `order_events`; null while it has none.

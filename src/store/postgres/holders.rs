@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 
 use super::failure::Failure;
 use super::links::Links;
-use super::query::Reads;
+use super::links::Reads;
 use super::rows;
 use super::shared::Shared;
 use crate::order::OrderId;

@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use super::commands::{connect_once, refused};
 use super::connect::{Connection, Parameters};
 use super::failure::Failure;
-use super::query::Reads;
+use super::links::Reads;
 use super::rows;
 use super::schema;
 use super::snapshot::PostgresSnapshot;
@@ -17,7 +17,7 @@ use super::unavailable;
 use crate::config::PostgresDatabase;
 use crate::order::{OrderId, Reference};
 use crate::portable_json::JsonText;
-use crate::store::copy::CopyError;
+use crate::store::error::CopyError;
 use crate::store::snapshot::{EVERY_EARLIER, EventRecord, KeyRecord, OrderRecord};
 use crate::store::{Counters, Snapshot, StoreError, codes};
 

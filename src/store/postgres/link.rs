@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_postgres::{Row, SimpleQueryMessage};
 
+use super::answered::{ANSWER_TIME_MAX, answered_within};
 use super::classes::Class;
-use super::connect::{ANSWER_TIME_MAX, LOOK_TIME_MAX, Parameters, answered_within};
+use super::connect::{LOOK_TIME_MAX, Parameters};
 use super::failure::Failure;
 use super::pool::{Lent, Pool};
 use super::state::State;

@@ -10,6 +10,15 @@ use super::failure::Failure;
 use super::link::Link;
 use super::pool::Pool;
 
+/// Takes statements that read: the pool, or the connection of a snapshot.
+pub(super) trait Reads: Sync {
+    fn read(
+        &self,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> impl Future<Output = Result<Vec<Row>, Failure>> + Send;
+}
+
 #[derive(Clone)]
 pub(super) struct Links {
     pool: Arc<Pool>,
@@ -45,5 +54,11 @@ impl Links {
     /// One of them for several statements, one after the other.
     pub fn link(&self) -> Link {
         Link::new(self.pool.clone(), self.class)
+    }
+}
+
+impl Reads for Links {
+    async fn read(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        Links::read(self, statement, parameters).await
     }
 }

@@ -4,8 +4,8 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::created::IdRange;
 use super::failure::Failure;
-use super::query::IdRange;
 use super::rows;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};

@@ -9,7 +9,6 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::failure::Failure;
-use super::shared::Shared;
 use crate::order::OrderId;
 
 /// The longest wait for an order that another session has locked. No connection waits meanwhile.
@@ -33,13 +32,13 @@ impl Patience {
     }
 
     /// Waits until the call should be tried again. Fails when the call has waited for long enough: nothing is stored.
-    pub async fn wait(&mut self, id: OrderId, shared: &Shared) -> Result<(), Failure> {
+    pub async fn wait(&mut self, id: OrderId, locked: &Locked) -> Result<(), Failure> {
         let began = *self.began.get_or_insert_with(Instant::now);
         if began.elapsed() >= LOCK_WAIT_MAX {
             let text = format!("order {id} is locked by another session of the database");
             return Err(Failure::TimedOut(text.into()));
         }
-        shared.locked.found([id]);
+        locked.found([id]);
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(TRY_PAUSE_MAX);
         Ok(())

@@ -7,7 +7,7 @@ use tokio::sync::MutexGuard;
 use tokio_postgres::types::Type;
 
 use super::Postgres;
-use super::connect::ANSWER_TIME_MAX;
+use super::answered::ANSWER_TIME_MAX;
 use super::durability::Durability;
 use super::failure::Failure;
 use super::halves::Halves;

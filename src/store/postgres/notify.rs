@@ -18,8 +18,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 
+use super::answered::answered;
 use super::classes::Class;
-use super::connect::{Connector, RawConnection, answered};
+use super::connect::{Connector, RawConnection};
 use super::failure::Failure;
 use super::links::Links;
 use super::pool::Pool;

@@ -2,16 +2,17 @@
 
 use tokio_postgres::types::Type;
 
-use super::failure::Failure;
+use super::failure::{Failure, told};
+use super::group::Groups;
 use super::links::Links;
+use super::links::Reads;
 use super::locked::Patience;
 use super::probe;
-use super::query::Reads;
 use super::rows;
-use super::settle::{self, Attempt, micros};
+use super::settle::{self, Settle, micros};
 use super::shared::Shared;
+use super::unanswered::Attempt;
 use super::view::View;
-use super::{Postgres, told};
 use crate::lease::{LeaseKey, Outcome};
 use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
@@ -47,13 +48,22 @@ pub(super) async fn hold(
         if let Some(until) = rows::column(row, 0)? {
             return Ok(Held::Until(until));
         }
-        patience.wait(key.order_id, shared).await?;
+        patience.wait(key.order_id, &shared.locked).await?;
     }
+}
+
+/// The ways to the database that the result of an external worker takes.
+#[derive(Clone, Copy)]
+pub(super) struct Ways<'s> {
+    pub settles: &'s Groups<Settle>,
+    pub views: &'s Groups<View>,
+    pub acts: &'s Links,
 }
 
 /// Ends the attempt that the token names, if its order was handed out; reads the order afterwards.
 pub(super) async fn settle(
-    store: &Postgres,
+    ways: Ways<'_>,
+    shared: &Shared,
     id: OrderId,
     token: u64,
     outcome: Outcome,
@@ -63,14 +73,14 @@ pub(super) async fn settle(
         token,
         node: None,
     };
-    match settle::settle(&store.settles, &store.shared, attempt, outcome).await? {
-        Settled::Done(_) => Ok(match store.views.call(View { id }).await {
+    match settle::settle(ways.settles, shared, attempt, outcome).await? {
+        Settled::Done(_) => Ok(match ways.views.call(View { id }).await {
             Ok(Some(view)) => SettledOutside::Done(view.order),
             Ok(None) => SettledOutside::UnknownOrder,
             Err(error) => SettledOutside::Unread(error),
         }),
         Settled::Stale => {
-            let latest = told(latest_claim(&store.acts, id).await, "read an order's claim")?;
+            let latest = told(latest_claim(ways.acts, id).await, "read an order's claim")?;
             Ok(latest.map_or(SettledOutside::UnknownOrder, SettledOutside::Lost))
         }
     }

@@ -13,13 +13,16 @@ use tokio_util::task::TaskTracker;
 use super::classes::{CONNECTIONS_MAX, Class};
 use super::connect::{Connection, Connector};
 use super::failure::Failure;
-use super::room::is_refusal_for_want_of_room;
+use super::no_room::is_refusal_for_want_of_room;
 
 mod lent;
 mod stock;
 
 pub(super) use lent::{Lent, Place};
 use stock::Stock;
+
+/// The reason why a node whose results find no connection takes nothing on.
+pub(super) const STARVED: &str = "no connection to the database is free for results";
 
 /// The longest wait for a free connection, when all are in use and none is being opened.
 const WAIT_MAX: Duration = Duration::from_secs(5);

@@ -3,13 +3,14 @@
 use tokio_postgres::types::Type;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
+use super::created::ACCEPT_TIME_MAX;
 use super::failure::Failure;
 use super::links::Links;
+use super::locks::PRUNE_LOCK;
 use super::message::with_numbers;
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
-use super::{ACCEPT_TIME_MAX, PRUNE_LOCK};
 use crate::order::OrderId;
 use crate::store::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
 

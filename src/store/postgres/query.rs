@@ -5,34 +5,18 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::connect::Parameters;
+use super::created::id_range;
 use super::failure::Failure;
-use super::links::Links;
+use super::links::Reads;
 use super::listing::{self, Listing};
 use super::message::with_numbers;
-use super::{ACCEPT_TIME_MAX, feed, rows};
+use super::rows;
 use crate::order::{Order, OrderId};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{
-    BLOCKED_MAX, Blocked, Counters, NODES_MAX, Node, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX,
-    QueueState,
+    BLOCKED_MAX, Blocked, Counters, FeedCursor, NODES_MAX, Node, OrderPage, OrderQuery, OrderView,
+    PAGE_ORDERS_MAX, QueueState,
 };
-use crate::time::Timestamp;
-
-/// Whatever statements that read are sent to: the pool, or the connection of a snapshot.
-pub(super) trait Reads: Sync {
-    fn read(
-        &self,
-        statement: &str,
-        parameters: Parameters<'_>,
-    ) -> impl Future<Output = Result<Vec<Row>, Failure>> + Send;
-}
-
-impl Reads for Links {
-    async fn read(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
-        Links::read(self, statement, parameters).await
-    }
-}
 
 pub(super) async fn order(source: &impl Reads, id: OrderId) -> Result<Option<Order>, Failure> {
     let statement = concat!(
@@ -64,7 +48,7 @@ pub(super) async fn order_view(source: &impl Reads, id: OrderId) -> Result<Optio
 pub(super) async fn orders(source: &impl Reads, query: &OrderQuery) -> Result<OrderPage, Failure> {
     let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
     // Read before the orders: what they do not show yet is committed later.
-    let at = feed::end(source).await?;
+    let at = feed_end(source).await?;
     let Some(range) = id_range(source, query).await? else {
         return Ok(OrderPage {
             orders: Vec::new(),
@@ -79,48 +63,12 @@ pub(super) async fn orders(source: &impl Reads, query: &OrderQuery) -> Result<Or
     Ok(OrderPage { orders, next, at })
 }
 
-/// Ids from the first on and below the second.
-pub(super) type IdRange = (i64, i64);
-
-/// Bounds in time are bounds in ids up to what was accepted at the same moment; the times themselves are checked row
-/// by row. `None` when no order can match.
-async fn id_range(source: &impl Reads, query: &OrderQuery) -> Result<Option<IdRange>, Failure> {
-    let mut range = (0, query.before.map_or(i64::MAX, |before| before.0));
-    if let Some(time) = query.created_before
-        && let Some(first) = first_created(source, Created::NotBefore(time)).await?
-    {
-        range.1 = range.1.min(first);
-    }
-    if let Some(time) = query.created_after {
-        match first_created(source, Created::After(time)).await? {
-            Some(first) => range.0 = first,
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(range))
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Created {
-    NotBefore(Timestamp),
-    After(Timestamp),
-}
-
-/// An id from which on all orders were created so, or below which none was: not the first such order itself, since
-/// orders that were accepted at the same moment do not have the times in the order of the ids. By bisection of the
-/// primary key; `None` when there is none.
-pub(super) async fn first_created(source: &impl Reads, bound: Created) -> Result<Option<i64>, Failure> {
-    let (time, later) = match bound {
-        Created::NotBefore(time) => (time.plus(ACCEPT_TIME_MAX), false),
-        Created::After(time) => (time.minus(ACCEPT_TIME_MAX), true),
-    };
+/// The place behind which everything lies that what is read from now on does not show.
+pub(super) async fn feed_end(source: &impl Reads) -> Result<FeedCursor, Failure> {
     let found = source
-        .read(
-            include_str!("first_created.sql"),
-            &[(&time, Type::TIMESTAMPTZ), (&later, Type::BOOL)],
-        )
+        .read("select feed_id, last_position from orderly.queue", &[])
         .await?;
-    found.first().map(|row| rows::column(row, 0)).transpose()
+    rows::feed_cursor(rows::only(&found)?, 0)
 }
 
 pub(super) async fn counters(source: &impl Reads) -> Result<Counters, Failure> {

@@ -1,11 +1,11 @@
 //! A database that was restored from a backup.
 
+use super::answered::answered;
 use super::commands::{connect_once, refused};
-use super::connect::answered;
 use super::{schema, unavailable};
 use crate::config::PostgresDatabase;
 use crate::store::migrations::{require_any, require_current};
-use crate::store::open::OpenError;
+use crate::store::opening::OpenError;
 
 /// Refuses where no step of the schema was ever applied, or a node is on the list and alive.
 pub async fn require_unused(database: &PostgresDatabase) -> Result<(), OpenError> {

@@ -3,19 +3,19 @@
 //! node that freezes while it migrates holds no table, since the server carries out what it has and asks nobody back. What a
 //! step does is left to its file.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::connect::{Connector, answered, answered_within};
+use super::answered::{answered, answered_within};
 use super::failure::Failure;
 use super::functions;
 use super::state::State;
 use crate::store::migrations::{self, Applied, Step};
-use crate::store::open::{Migration, OpenError};
+use crate::store::opening::{Migration, OpenError};
 
 const STEPS: &[Step] = migrations::steps!("postgres");
 
@@ -46,27 +46,36 @@ pub(super) struct Schema {
     location: String,
     /// Apply what is missing; otherwise an old schema is refused.
     migrate: bool,
-    /// The way past the pooler, for migrations.
-    direct: Option<Arc<Connector>>,
     found: OnceCell<()>,
     /// Why this binary must not work on the database.
     refusal: Mutex<Option<OpenError>>,
 }
 
 impl Schema {
-    pub fn new(location: String, migrate: bool, direct: Option<Arc<Connector>>) -> Schema {
+    pub fn new(location: String, migrate: bool) -> Schema {
         Schema {
             location,
             migrate,
-            direct,
             found: OnceCell::new(),
             refusal: Mutex::default(),
         }
     }
 
-    /// Looks once; what was found to be right stays so.
-    pub async fn require(&self, client: &Client, state: &State) -> Result<(), Failure> {
-        let look = async || match self.bring(client).await {
+    /// Reports whether [`Schema::require`] would apply steps.
+    pub async fn is_to_apply(&self, client: &Client) -> Result<bool, Failure> {
+        if !self.migrate || self.found.initialized() {
+            return Ok(false);
+        }
+        match self.is_current(client).await {
+            Ok((_, is_current)) => Ok(!is_current),
+            Err(Problem::Failure(failure)) => Err(failure),
+            Err(Problem::Refusal(_)) => Ok(false),
+        }
+    }
+
+    /// Looks once; what was found to be right stays so. Applies what is missing over the second connection.
+    pub async fn require(&self, client: &Client, migrating: &Client, state: &State) -> Result<(), Failure> {
+        let look = async || match self.bring(client, migrating).await {
             Ok(()) => Ok(()),
             Err(Problem::Failure(failure)) => Err(failure),
             Err(Problem::Refusal(refusal)) => {
@@ -84,14 +93,10 @@ impl Schema {
         self.refusal().take()
     }
 
-    async fn bring(&self, client: &Client) -> Result<(), Problem> {
-        let mut migrations = check(client, &self.location).await?;
-        let is_current = migrations.iter().all(|step| step.applied) && has_functions(client).await?;
+    async fn bring(&self, client: &Client, migrating: &Client) -> Result<(), Problem> {
+        let (mut migrations, is_current) = self.is_current(client).await?;
         if self.migrate && !is_current {
-            migrations = match &self.direct {
-                None => apply(client, &self.location).await?,
-                Some(direct) => apply(&Box::pin(direct.connect()).await?.client, &self.location).await?,
-            };
+            migrations = apply(migrating, &self.location).await?;
         }
         migrations::require_current(&self.location, &migrations).map_err(Problem::Refusal)?;
         if self.migrate || is_current {
@@ -100,6 +105,12 @@ impl Schema {
         Err(Problem::Refusal(OpenError::FunctionsMissing {
             location: self.location.clone(),
         }))
+    }
+
+    async fn is_current(&self, client: &Client) -> Result<(Vec<Migration>, bool), Problem> {
+        let migrations = check(client, &self.location).await?;
+        let is_current = migrations.iter().all(|step| step.applied) && has_functions(client).await?;
+        Ok((migrations, is_current))
     }
 
     fn refusal(&self) -> MutexGuard<'_, Option<OpenError>> {

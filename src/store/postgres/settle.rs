@@ -14,7 +14,8 @@ use super::link::Link;
 use super::locked::Patience;
 use super::rows;
 use super::shared::Shared;
-use crate::lease::{LeaseKey, NodeId, Outcome};
+use super::unanswered::Attempt;
+use crate::lease::Outcome;
 use crate::order::{OrderId, OrderStatus};
 use crate::portable_json::JsonText;
 use crate::store::ending::End;
@@ -27,25 +28,6 @@ static SETTLE: LazyLock<String> = LazyLock::new(|| {
          from :settle($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, null, $10)",
     )
 });
-
-/// The attempt that a result ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Attempt {
-    pub order_id: OrderId,
-    pub token: u64,
-    /// The node that holds the lease. `None`: an external worker brings the result, which counts where the order was handed out.
-    pub node: Option<NodeId>,
-}
-
-impl From<LeaseKey> for Attempt {
-    fn from(key: LeaseKey) -> Attempt {
-        Attempt {
-            order_id: key.order_id,
-            token: key.token,
-            node: Some(key.node),
-        }
-    }
-}
 
 pub(super) struct Settle {
     pub attempt: Attempt,
@@ -73,7 +55,7 @@ pub(super) async fn settle(
         match ending? {
             Ending::Settled(settled) => return Ok(settled),
             Ending::Locked => {
-                let waited = patience.wait(attempt.order_id, shared).await;
+                let waited = patience.wait(attempt.order_id, &shared.locked).await;
                 waited.map_err(|failure| failure.to_error(Settle::ATTEMPTED))?;
             }
         }

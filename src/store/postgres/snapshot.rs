@@ -7,11 +7,13 @@ use async_trait::async_trait;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::ACCEPT_TIME_MAX;
-use super::connect::{Connection, Parameters, READ_ONLY, answered, answered_within};
+use super::answered::{answered, answered_within};
+use super::connect::{Connection, Parameters, READ_ONLY};
+use super::created::ACCEPT_TIME_MAX;
 use super::durability::Durability;
 use super::failure::Failure;
-use super::query::{self, Reads};
+use super::links::Reads;
+use super::query;
 use super::room;
 use super::rows::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use crate::order::OrderId;

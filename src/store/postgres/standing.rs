@@ -4,7 +4,8 @@ use tokio_postgres::types::Type;
 
 use super::failure::Failure;
 use super::holders::holders;
-use super::query::{self, Reads};
+use super::links::Reads;
+use super::query;
 use super::rows;
 use crate::lease::NodeId;
 use crate::order::OrderId;

@@ -4,11 +4,31 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-use super::settle::Attempt;
+use crate::lease::{LeaseKey, NodeId};
+use crate::order::OrderId;
 
 /// Most that are remembered, the latest: many times what a node processes at once. Of one that was forgotten it is said
 /// that it came too late, as of any other whose lease is gone.
 const REMEMBERED_MAX: usize = 16_384;
+
+/// The attempt that a result ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Attempt {
+    pub order_id: OrderId,
+    pub token: u64,
+    /// The node that holds the lease. `None`: an external worker brings the result, which counts where the order was handed out.
+    pub node: Option<NodeId>,
+}
+
+impl From<LeaseKey> for Attempt {
+    fn from(key: LeaseKey) -> Attempt {
+        Attempt {
+            order_id: key.order_id,
+            token: key.token,
+            node: Some(key.node),
+        }
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Unanswered {
@@ -53,8 +73,6 @@ impl Unanswered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::NodeId;
-    use crate::order::OrderId;
 
     fn key(token: u64) -> Attempt {
         Attempt {

@@ -5,12 +5,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::Row;
 
-use super::claim::{Care, array};
 use super::group::Group;
 use crate::order::{self, OrderId};
 use crate::store::ClaimRequest;
 use crate::store::snapshot::EVERY_EARLIER;
 use crate::time::Timestamp;
+
+/// The way a claim treats orders that the database may refuse to start.
+#[derive(Default)]
+pub(super) struct Care {
+    /// Orders to step around, by rising id.
+    pub stepped_around: Vec<OrderId>,
+    /// Starts each order alone, so that a refusal is that order's.
+    pub one_by_one: bool,
+}
+
+impl Care {
+    pub fn steps_around(&self, id: OrderId) -> bool {
+        self.stepped_around.binary_search(&id).is_ok()
+    }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Line {
@@ -127,6 +141,12 @@ fn second_line(
         line.sort_unstable();
     }
     Ok(line.into_iter().map(|(_, order_id)| order_id).collect())
+}
+
+/// The ids as an array of JSON.
+pub(super) fn array(ids: &[OrderId]) -> String {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    format!("[{}]", ids.join(","))
 }
 
 #[cfg(test)]

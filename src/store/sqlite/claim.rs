@@ -6,35 +6,19 @@ use std::time::Duration;
 
 use rusqlite::Row;
 
-use super::choose::{self, Chosen, Line};
+use super::choose::{self, Care, Chosen, Line, array};
+use super::failure::State;
 use super::group::{CallError, Change, Group, Run, require_changed};
 use super::statements::Hot;
 use super::writer::Writer;
-use super::{Sqlite, rows, turns};
+use super::{rows, turns};
 use crate::event::EventKind;
 use crate::lease::Lease;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::columns::ORDER_COLUMNS;
 use crate::store::refusals::Refusals;
-use crate::store::{
-    CLAIM_ORDERS_MAX, ClaimRequest, Claimed, RefusedOrder, SUSPECT_CRASHES, Store, StoreError, StoreHealth,
-};
+use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, RefusedOrder, SUSPECT_CRASHES, StoreError};
 use crate::time::Timestamp;
-
-/// The way a claim treats orders that the database may refuse to start.
-#[derive(Default)]
-pub(super) struct Care {
-    /// Orders to step around, by rising id.
-    pub stepped_around: Vec<OrderId>,
-    /// Starts each order alone, so that a refusal is that order's.
-    pub one_by_one: bool,
-}
-
-impl Care {
-    pub fn steps_around(&self, id: OrderId) -> bool {
-        self.stepped_around.binary_search(&id).is_ok()
-    }
-}
 
 /// The choice of the orders that a claim may start.
 #[derive(Clone)]
@@ -45,26 +29,6 @@ pub(super) enum Choice {
     Given(Arc<[OrderId]>),
 }
 
-impl Sqlite {
-    /// Claims, or starts given orders.
-    pub(super) async fn claim_of(
-        &self,
-        choice: Choice,
-        request: ClaimRequest,
-    ) -> Result<Claimed, StoreError> {
-        // Attempts that started might have no end.
-        if self.state.cannot_accept()
-            && let StoreHealth::NotReady(reason) = self.health()
-        {
-            return Err(StoreError::Unavailable {
-                attempted: choice.attempted(),
-                source: anyhow::Error::msg(reason),
-            });
-        }
-        claim_around_refused(&self.writer, &self.refusals, request, &choice).await
-    }
-}
-
 impl Choice {
     fn attempted(&self) -> &'static str {
         match self {
@@ -72,6 +36,24 @@ impl Choice {
             Choice::Given(_) => "start orders",
         }
     }
+}
+
+/// Claims, or starts given orders.
+pub(super) async fn claim_of(
+    choice: &Choice,
+    request: ClaimRequest,
+    writer: &Writer,
+    state: &State,
+    refusals: &Refusals,
+) -> Result<Claimed, StoreError> {
+    // Attempts that started might have no end.
+    if let Some(reason) = state.refuses_to_store() {
+        return Err(StoreError::Unavailable {
+            attempted: choice.attempted(),
+            source: anyhow::Error::msg(reason),
+        });
+    }
+    claim_around_refused(writer, refusals, request, choice).await
 }
 
 /// Claims around the orders known to be refused. Where the database refuses the claim for what may be one order's fault, starts
@@ -335,10 +317,4 @@ fn next_due(
         .connection
         .prepare_cached(include_str!("next_due.sql"))?
         .query_row((suspect, array(except)), |row| row.get(0))
-}
-
-/// The ids as an array of JSON.
-pub(super) fn array(ids: &[OrderId]) -> String {
-    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    format!("[{}]", ids.join(","))
 }

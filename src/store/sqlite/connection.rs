@@ -10,8 +10,8 @@ use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::lock::{folder_of, sync_folder};
-use crate::store::open::OpenError;
+use super::files::{beside, folder_of, location, require_file, sync_folder, unavailable};
+use crate::store::opening::OpenError;
 
 /// The first version without the WAL-reset bug, which could corrupt a file (sqlite.org/wal.html#walresetbug).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
@@ -63,7 +63,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
 }
 
 /// A connection to a file that no process can change as long as it is open: no lock is taken and no log looked for.
-pub(super) fn open_unchanging(real_path: &Path) -> Result<Connection, rusqlite::Error> {
+fn open_unchanging(real_path: &Path) -> Result<Connection, rusqlite::Error> {
     let uri = format!("file:{}?immutable=1", escaped(real_path));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let connection = open(Path::new(&uri), flags)?;
@@ -80,6 +80,46 @@ fn escaped(path: &Path) -> String {
         _ => format!("%{byte:02X}"),
     });
     escaped.collect()
+}
+
+/// Opens a file to read it, also one that cannot be written.
+pub(super) fn open_existing(path: &Path) -> Result<Connection, OpenError> {
+    require_file(path)?;
+    let failed = |error: rusqlite::Error| unavailable(path, error.into());
+    let opened = open_reader(path).and_then(|connection| {
+        connection.execute_batch("select 1 from sqlite_schema limit 1")?;
+        Ok(connection)
+    });
+    match opened {
+        Err(error) if is_for_want_of_a_log(&error) => open_without_log(path, &error),
+        opened => opened.map_err(failed),
+    }
+}
+
+/// A reader makes the log and its index where they are missing, which it cannot where nothing can be written.
+fn is_for_want_of_a_log(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+    )
+}
+
+/// Without a log everything is in the file, and no server has it open: each keeps its log until it ends.
+fn open_without_log(path: &Path, error: &rusqlite::Error) -> Result<Connection, OpenError> {
+    let real_path = fs::canonicalize(path)
+        .with_context(|| format!("resolve {}", path.display()))
+        .map_err(|source| unavailable(path, source))?;
+    let [wal, _] = beside(&real_path);
+    let has_log = fs::metadata(&wal).is_ok_and(|metadata| metadata.len() > 0);
+    if has_log {
+        let problem = anyhow::anyhow!(
+            "{error}: orders may be in {} alone, whose index cannot be made in a folder that cannot be written: copy \
+             the files of the store to one that can",
+            wal.display()
+        );
+        return Err(unavailable(path, problem));
+    }
+    open_unchanging(&real_path).map_err(|error| unavailable(path, error.into()))
 }
 
 /// A connection that only copies the log into the database, which it may have to sync.
@@ -138,17 +178,6 @@ fn check_durable(path: &Path, connection: &Connection) -> Result<(), OpenError> 
         }
     }
     Ok(())
-}
-
-pub(super) fn location(path: &Path) -> String {
-    format!("sqlite:{}", path.display())
-}
-
-pub(super) fn unavailable(path: &Path, source: anyhow::Error) -> OpenError {
-    OpenError::Unavailable {
-        location: location(path),
-        source,
-    }
 }
 
 /// The way out where the file or its folder cannot be written.

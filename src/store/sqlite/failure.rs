@@ -237,6 +237,14 @@ impl State {
         }
     }
 
+    /// Returns the reason why orders can surely not be stored.
+    pub fn refuses_to_store(&self) -> Option<String> {
+        match self.health.get() {
+            StoreHealth::NotReady(reason) if self.cannot_accept() => Some(reason),
+            StoreHealth::NotReady(_) | StoreHealth::Ready => None,
+        }
+    }
+
     pub fn cannot_accept(&self) -> bool {
         self.cannot_accept.load(Ordering::Relaxed)
     }

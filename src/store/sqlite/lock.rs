@@ -8,9 +8,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use anyhow::Context;
 
-use super::connection::{location, unavailable};
-use super::opened::{FileId, file_at};
-use crate::store::open::OpenError;
+use super::files::{FileId, file_at, folder_of, location, sync_folder, unavailable};
+use crate::store::opening::OpenError;
 
 /// Orders are for their owner alone.
 const FOLDER_MODE: u32 = 0o700;
@@ -192,13 +191,6 @@ pub(super) fn warn_of_rights(real_path: &Path) {
     }
 }
 
-pub(super) fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder.to_owned(),
-        Some(_) | None => PathBuf::from("."),
-    }
-}
-
 /// Each new folder is an entry of the one above, which is synced for it.
 fn create_folder(folder: &Path) -> anyhow::Result<()> {
     if folder.is_dir() {
@@ -211,12 +203,6 @@ fn create_folder(folder: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error).with_context(|| format!("create the folder {}", folder.display())),
     }
-}
-
-pub(super) fn sync_folder(folder: &Path) -> anyhow::Result<()> {
-    File::open(folder)
-        .and_then(|open| open.sync_all())
-        .with_context(|| format!("sync the folder {}", folder.display()))
 }
 
 #[cfg(test)]

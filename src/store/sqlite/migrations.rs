@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::Context;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::connection::{location, unavailable};
-use super::offline::open_existing;
+use super::connection::open_existing;
+use super::files::{location, unavailable};
 use crate::store::migrations::{self, Applied, Step};
-use crate::store::open::{Migration, OpenError};
+use crate::store::opening::{Migration, OpenError};
 
 const STEPS: &[Step] = migrations::steps!("sqlite");
 

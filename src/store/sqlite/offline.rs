@@ -3,15 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
-use rusqlite::{Connection, ErrorCode};
-
-use super::connection::{self, unavailable};
+use super::connection::{self, open_existing};
+use super::files::{require_file, unavailable};
 use super::snapshot::{self, SqliteSnapshot};
-use super::{lock, migrations, opened};
+use super::{lock, migrations};
 use crate::store::Snapshot;
 use crate::store::clock::{SteadyClock, system_clock};
-use crate::store::open::{Migration, OpenError};
+use crate::store::opening::{Migration, OpenError};
 use crate::time::Timestamp;
 
 /// Opens the file for reading at one instant, also beside a server.
@@ -47,53 +45,4 @@ pub fn migrate(path: &Path, dry_run: bool) -> Result<Vec<Migration>, OpenError> 
     let before = migrations::check(path, &connection)?;
     migrations::apply(path, &mut connection)?;
     Ok(before)
-}
-
-/// Opens a file to read it, also one that cannot be written.
-pub(super) fn open_existing(path: &Path) -> Result<Connection, OpenError> {
-    require_file(path)?;
-    let failed = |error: rusqlite::Error| unavailable(path, error.into());
-    let opened = connection::open_reader(path).and_then(|connection| {
-        connection.execute_batch("select 1 from sqlite_schema limit 1")?;
-        Ok(connection)
-    });
-    match opened {
-        Err(error) if is_for_want_of_a_log(&error) => open_unchanging(path, &error),
-        opened => opened.map_err(failed),
-    }
-}
-
-/// A reader makes the log and its index where they are missing, which it cannot where nothing can be written.
-fn is_for_want_of_a_log(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
-    )
-}
-
-/// Without a log everything is in the file, and no server has it open: each keeps its log until it ends.
-fn open_unchanging(path: &Path, error: &rusqlite::Error) -> Result<Connection, OpenError> {
-    let real_path = std::fs::canonicalize(path)
-        .with_context(|| format!("resolve {}", path.display()))
-        .map_err(|source| unavailable(path, source))?;
-    let [wal, _] = opened::beside(&real_path);
-    let has_log = std::fs::metadata(&wal).is_ok_and(|metadata| metadata.len() > 0);
-    if has_log {
-        let problem = anyhow::anyhow!(
-            "{error}: orders may be in {} alone, whose index cannot be made in a folder that cannot be written: copy \
-             the files of the store to one that can",
-            wal.display()
-        );
-        return Err(unavailable(path, problem));
-    }
-    connection::open_unchanging(&real_path).map_err(|error| unavailable(path, error.into()))
-}
-
-pub(super) fn require_file(path: &Path) -> Result<(), OpenError> {
-    if path.exists() {
-        return Ok(());
-    }
-    Err(OpenError::Missing {
-        location: connection::location(path),
-    })
 }

@@ -1,14 +1,12 @@
 //! The files that a server has open, told from those that their names lead to by now. A running server still writes a
 //! file that is replaced, moved or deleted under it, and no client will ever read what it writes.
 
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 
+use super::files::{FileId, beside, file_at};
 use super::lock::ServerLock;
 
 /// The files of a store, once its connections are open.
@@ -20,39 +18,6 @@ pub(super) struct Opened {
 struct OpenedFile {
     path: PathBuf,
     file: FileId,
-}
-
-/// The identity of a file, whatever the file is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl From<&Metadata> for FileId {
-    fn from(metadata: &Metadata) -> FileId {
-        FileId {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        }
-    }
-}
-
-/// Finds the file that the name leads to; `None` for nothing. Opens nothing: closing a second descriptor of the
-/// database would drop SQLite's own locks.
-pub(super) fn file_at(path: &Path) -> io::Result<Option<FileId>> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok(Some(FileId::from(&metadata))),
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
 }
 
 impl Opened {
@@ -92,13 +57,4 @@ impl Opened {
         }
         self.server_lock.keep()
     }
-}
-
-/// The log and its index.
-pub(super) fn beside(real_path: &Path) -> [PathBuf; 2] {
-    ["-wal", "-shm"].map(|ending| {
-        let mut name = real_path.as_os_str().to_owned();
-        name.push(ending);
-        PathBuf::from(name)
-    })
 }

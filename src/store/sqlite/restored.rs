@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::connection::{self, unavailable};
-use super::offline::{open_existing, require_file};
+use super::connection::{self, open_existing};
+use super::files::{require_file, unavailable};
 use super::{lock, migrations};
-use crate::store::open::OpenError;
+use crate::store::opening::OpenError;
 
 /// Refuses where there is no file, or a server has it.
 pub fn require_unused(path: &Path) -> Result<(), OpenError> {

@@ -6,9 +6,10 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::super::failure::Failure;
 use super::super::functions::named;
+use super::super::locks::CLAIM_LOCK;
 use super::super::message::{with_ids, with_numbers};
 use super::super::settle::micros;
-use super::super::{CLAIM_LOCK, probe, rows, turns};
+use super::super::{probe, rows, turns};
 use super::answer::Answer;
 use super::{ANSWER_SLACK, Asked, Claimer, FULL_LOOK_TIME_MAX};
 use crate::order::OrderId;

@@ -9,7 +9,7 @@ use super::batch;
 use crate::lease::NodeId;
 use crate::metrics::Metrics;
 use crate::store::clock::system_clock;
-use crate::store::open::OpenOptions;
+use crate::store::opening::OpenOptions;
 use crate::store::{Breaker, Heartbeat, Store, StoreError, StoreHealth};
 
 const CRASHES_MAX: u32 = 5;

@@ -10,7 +10,7 @@ use rusqlite::types::Value;
 
 use super::super::connection::open_writer;
 use super::super::group::{Group, Totals};
-use super::super::{accept, act, claim, migrations, settle};
+use super::super::{accept, act, choose, claim, migrations, settle};
 use super::batch;
 use crate::lease::{Lease, LeaseKey, NodeId, Outcome};
 use crate::order::{OnFailure, OrderId, Ordering};
@@ -71,7 +71,7 @@ impl Scene {
         };
         let choice = claim::Choice::Next(Arc::new(AtomicBool::new(false)));
         let claimed = self.at(second, |group| {
-            claim::claim(group, &request, &choice, &claim::Care::default())
+            claim::claim(group, &request, &choice, &choose::Care::default())
         });
         claimed
             .unwrap_or_else(|_| panic!("the claim is carried out"))

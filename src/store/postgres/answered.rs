@@ -1,0 +1,28 @@
+//! The time that the answer to a statement may take.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::failure::Failure;
+
+/// For one statement or flight, from sending it to having its answer; then its connection counts as hanging.
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The answer to a statement, or that there is none in time.
+pub(super) async fn answered<T>(
+    statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Failure> {
+    answered_within(ANSWER_TIME_MAX, statement).await
+}
+
+/// The same for statements that may take as long as this.
+pub(super) async fn answered_within<T>(
+    time_max: Duration,
+    statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Failure> {
+    match timeout(time_max, statement).await {
+        Ok(answer) => answer.map_err(|error| Failure::of(&error)),
+        Err(_) => Err(Failure::Hung(format!("no answer within {time_max:?}").into())),
+    }
+}
