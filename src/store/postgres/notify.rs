@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 
@@ -25,7 +25,6 @@ use super::failure::Failure;
 use super::links::Links;
 use super::pool::Pool;
 use super::shared::Shared;
-use crate::store::Wakeups;
 
 /// Shortest time between two notifications of one node.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
@@ -41,9 +40,6 @@ const LISTEN_AGAIN_INTERVAL_DEAF: Duration = Duration::from_mins(10);
 const WORK: &str = " work";
 /// The same where there are new events but no work: who only works need not look.
 const ONLY_EVENTS: &str = " events";
-/// Whoever says neither is of a version without the feed, which tells of work alone: for so long after its latest word
-/// this node does not believe that it hears everything.
-const OLD_VERSION_TIME: Duration = Duration::from_mins(10);
 
 /// Sends what `shared.news` asks for, until the store closes.
 pub(super) async fn notify(shared: Arc<Shared>, links: Links, origin: String) {
@@ -114,10 +110,9 @@ pub(super) async fn listen(
         return tell_of_polling();
     };
     let mut told = false;
-    let old_version = watch::Sender::new(None);
     loop {
         let pause;
-        match listen_once(&shared, &pool, &connector, &links, &origin, &old_version).await {
+        match listen_once(&shared, &pool, &connector, &links, &origin).await {
             Ended::Closing => return,
             Ended::Lost => pause = LISTEN_AGAIN_INTERVAL,
             Ended::Deaf => {
@@ -146,9 +141,6 @@ fn tell_of_polling() {
     );
 }
 
-/// When a node of a version without the feed was heard last.
-type OldVersion = watch::Sender<Option<Instant>>;
-
 /// A node that is on no list is not told of everything: it need not listen, and must not believe that it hears all.
 async fn listen_once(
     shared: &Shared,
@@ -156,7 +148,6 @@ async fn listen_once(
     connector: &Connector,
     links: &Links,
     origin: &str,
-    old_version: &OldVersion,
 ) -> Ended {
     let mut listed = shared.listed.subscribe();
     tokio::select! {
@@ -178,11 +169,11 @@ async fn listen_once(
         if payload.starts_with(origin) {
             own.send_modify(|heard| *heard += 1);
         } else {
-            heard_another(shared, payload, old_version);
+            heard_another(shared, payload);
         }
     });
     let believe = async {
-        match believe(shared, &client, links, origin, &own, old_version).await {
+        match believe(shared, &client, links, origin, &own).await {
             Ok(ended) => ended,
             Err(failure) => {
                 tracing::debug!(?failure, "cannot listen for other nodes' notifications");
@@ -200,12 +191,9 @@ async fn listen_once(
     ended
 }
 
-fn heard_another(shared: &Shared, payload: &str, old_version: &OldVersion) {
+fn heard_another(shared: &Shared, payload: &str) {
     // Or it would not be told of what is committed here until the next heartbeat.
     shared.found_others(true);
-    if !payload.ends_with(WORK) && !payload.ends_with(ONLY_EVENTS) {
-        old_version.send_replace(Some(Instant::now()));
-    }
     if !payload.ends_with(ONLY_EVENTS) {
         shared.wakeups.notify_work();
     }
@@ -227,15 +215,13 @@ async fn drive(mut connection: RawConnection, mut hear: impl FnMut(&str)) {
     }
 }
 
-/// As long as notifications arrive, the others know of this node, and all of them tell of everything, everything that
-/// they commit is heard of.
+/// As long as notifications arrive and the others know of this node, it hears of everything that they commit.
 async fn believe(
     shared: &Shared,
     client: &Client,
     links: &Links,
     origin: &str,
     own: &watch::Sender<u64>,
-    old_version: &OldVersion,
 ) -> Result<Ended, Failure> {
     let mut listed = shared.listed.subscribe();
     answered(client.batch_execute("listen orderly")).await?;
@@ -246,28 +232,10 @@ async fn believe(
             answered(client.batch_execute("unlisten *")).await?;
             return Ok(Ended::Deaf);
         }
-        tokio::select! {
-            _ = listed.wait_for(|listed| !*listed) => {}
-            () = believe_unless_old(&shared.wakeups, old_version) => {}
-        }
+        shared.wakeups.set_hears_all(true);
+        let _ = listed.wait_for(|listed| !*listed).await;
         shared.wakeups.set_hears_all(false);
         let _ = listed.wait_for(|listed| *listed).await;
-    }
-}
-
-/// Without an end: believes except for a while after a node of an older version was heard.
-async fn believe_unless_old(wakeups: &Wakeups, old_version: &OldVersion) {
-    let mut heard = old_version.subscribe();
-    loop {
-        let left = heard
-            .borrow_and_update()
-            .and_then(|heard| OLD_VERSION_TIME.checked_sub(heard.elapsed()))
-            .filter(|left| !left.is_zero());
-        wakeups.set_hears_all(left.is_none());
-        tokio::select! {
-            _ = heard.changed() => {}
-            () = sleep(left.unwrap_or_default()), if left.is_some() => {}
-        }
     }
 }
 
@@ -275,7 +243,7 @@ async fn believe_unless_old(wakeups: &Wakeups, old_version: &OldVersion) {
 async fn proven(links: &Links, origin: &str, own: &watch::Sender<u64>) -> Result<bool, Failure> {
     let mut heard = own.subscribe();
     let before = *heard.borrow();
-    // The others take it for work, as they take every word of a node that they do not know.
+    // The others take it for work.
     send(links, &word_of_work(origin)).await?;
     let arrived = timeout(SELF_TEST_TIME_MAX, heard.wait_for(|heard| *heard > before)).await;
     Ok(arrived.is_ok())

@@ -198,7 +198,7 @@ async fn apply_steps(client: &Client, location: &str) -> Result<Vec<Migration>, 
     if !has_functions(client).await? {
         run(client, &format!("{BEGIN}; {} commit", functions::create())).await?;
     }
-    // Of another version, perhaps, whose node was faster.
+    // Another node may have been faster.
     check(client, location).await
 }
 

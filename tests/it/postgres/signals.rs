@@ -9,7 +9,7 @@ use orderly::order::{OrderId, OrderStatus};
 use orderly::store::{ClaimRequest, RedriveQuery, Store};
 use tokio::time::timeout;
 
-use super::scene::{HEARS_WITHIN, Scene, has_pgbouncer, jump, store_at, through};
+use super::scene::{HEARS_WITHIN, Scene, has_pgbouncer, store_at, through};
 use crate::support::make::{
     NODE_A, NODE_B, claim_by, failed, give_back_by, heartbeat, new_order, retry_after,
 };
@@ -282,24 +282,6 @@ async fn a_node_that_sleeps_is_woken_by_one_that_leaves_and_leaves_work_behind()
     assert!(heard.is_ok(), "it listens");
     assert!(wakeups.work().now_or_never().is_none(), "nothing is left");
     sleeping.close().await;
-    scene.end().await;
-}
-
-/// While a node of a version without the feed works beside it, which tells of work but of no other change.
-#[tokio::test]
-async fn a_node_that_hears_one_of_an_older_version_does_not_believe_that_it_hears_all() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
-    until_it_hears(&*scene.store).await;
-    let wakeups = scene.store.wakeups();
-    let mut watch = wakeups.watch_hears_all();
-    let told = "select pg_notify('orderly', '0123456789abcdef')";
-    scene.admin.batch_execute(told).await.unwrap();
-    let heard = timeout(HEARS_WITHIN, watch.wait_for(|hears_all| !hears_all)).await;
-    assert!(heard.is_ok_and(|watched| watched.is_ok()));
-    assert!(wakeups.work().now_or_never().is_some(), "it may be work");
-    jump(Duration::from_mins(11)).await;
-    until_it_hears(&*scene.store).await;
     scene.end().await;
 }
 
