@@ -3,75 +3,63 @@
 //! do (retry delays, rate of claims) is left to the callers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, Order, OrderId, OrderStatus};
-use crate::time::Timestamp;
+use crate::order::{NewOrder, OrderId};
 
+mod accept;
+mod cancel;
+mod claim;
 pub mod clock;
 mod codes;
 mod columns;
 pub mod copy;
 mod counters;
-mod ending;
 mod error;
 mod feed;
+mod give_back;
 mod health;
 pub mod layer;
 mod measured;
 mod migrations;
+mod nodes;
 pub mod open;
 mod opening;
+mod outside;
 pub mod postgres;
 pub mod probe;
+mod prune;
 mod reads;
+mod redrive;
 mod refusals;
+mod settle;
 pub mod snapshot;
 pub mod sqlite;
-mod waiting;
 pub mod wakeups;
-mod work;
 
+pub use accept::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, ORDERS_WAITING_MAX};
+pub use cancel::Acted;
+pub use claim::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES};
 pub use counters::Counters;
 pub use error::StoreError;
-pub use feed::{FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition};
+pub use feed::{FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition};
+pub use give_back::{GiveBack, GivenBack, SWEEP_ORDERS_MAX};
+pub use health::StoreHealth;
+pub use nodes::{Breaker, Heartbeat, NODES_MAX, Node, Renewed};
+pub use outside::{Held, LatestClaim, OutsideHold, SettledOutside};
+pub use prune::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
 pub use reads::{
-    AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, History, LockHolder, NODES_MAX, Node, OrderPage,
-    OrderQuery, OrderView, Place, Predecessor, QueueState, Standing,
+    AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, HISTORY_EVENTS_MAX, History, LockHolder, OrderPage,
+    OrderQuery, OrderView, PAGE_ORDERS_MAX, PAGE_ROWS_LOOKED_AT_MAX, Place, Predecessor, QueueState,
+    Standing,
 };
-pub use refusals::{RefusedChange, tell_refused};
+pub use redrive::{RedriveQuery, Redriven};
+pub use refusals::{RefusedChange, RefusedOrder, tell_refused};
+pub use settle::Settled;
 pub use snapshot::Snapshot;
-pub use waiting::ORDERS_WAITING_MAX;
 pub use wakeups::Wakeups;
-pub use work::{
-    Breaker, ClaimRequest, Claimed, GiveBack, GivenBack, Heartbeat, Held, LatestClaim, OutsideHold,
-    RefusedOrder, Renewed, Settled, SettledOutside,
-};
-
-/// Most leases one claim grants.
-pub const CLAIM_ORDERS_MAX: usize = 256;
-/// Most orders one call of `redrive_matching` or `give_back_expired` touches.
-pub const SWEEP_ORDERS_MAX: usize = 1_000;
-/// Most orders one page of a listing holds.
-pub const PAGE_ORDERS_MAX: usize = 500;
-/// Most rows one page looks at, of orders or of the feed: where few of them match it is short or empty, and the next goes on.
-pub const PAGE_ROWS_LOOKED_AT_MAX: usize = 10_000;
-/// Most events one page of a history holds.
-pub const HISTORY_EVENTS_MAX: usize = 1_000;
-/// Most events one page of the feed holds.
-pub const FEED_EVENTS_MAX: usize = 1_000;
-/// Most orders one call of `prune` looks at.
-pub const PRUNE_ORDERS_MAX: usize = 500;
-/// Events after which one call of `prune` takes out no further order: most orders have three, a few have thousands, and
-/// others wait meanwhile.
-pub const PRUNE_EVENTS_MAX: usize = 2_000;
-/// Leases lost to dead nodes from which an order is a suspect; the partial indexes of the schemas say the same.
-const SUSPECT_CRASHES: u32 = 2;
-/// How long an idempotency key is kept.
-pub const IDEMPOTENCY_RETENTION: Duration = Duration::from_hours(24);
 
 /// Orders, their events, their leases. Methods take durations, never instants: the driver owns the clock.
 ///
@@ -194,79 +182,4 @@ pub trait Store: Send + Sync + 'static {
 
     /// Carries out what waits, refuses what comes later, and lets go of the database.
     async fn close(&self);
-}
-
-/// A caller's promise that a repeated request is the same one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdempotencyKey {
-    /// Caller and route; keys of different scopes never meet.
-    pub scope: String,
-    /// 1 to 255 printable ASCII characters.
-    pub key: String,
-    /// SHA-256 of route and body bytes.
-    pub fingerprint: [u8; 32],
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    /// In the order given.
-    pub order_ids: Vec<OrderId>,
-    pub created_at: Timestamp,
-    /// The key was known: this is the answer of the first request.
-    pub replayed: bool,
-}
-
-/// What became of an operator's action on one order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acted {
-    /// Done now, or it already was (a second cancel).
-    Done(Order),
-    /// Not possible from the status the order has.
-    Refused(Order),
-    Unknown,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct RedriveQuery {
-    /// `Failed` or `Cancelled`.
-    pub status: OrderStatus,
-    pub user_id: Option<i64>,
-    pub created_before: Option<Timestamp>,
-    /// Counts only.
-    pub dry_run: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Redriven {
-    /// Up to [`SWEEP_ORDERS_MAX`].
-    pub matched: usize,
-    pub retried: usize,
-    /// More orders match than one call takes.
-    pub more: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Prune {
-    /// By the store's clock: orders that ended longer ago than this go. Shorter than [`IDEMPOTENCY_RETENTION`], and keys
-    /// that are still answered name orders that are gone.
-    pub older_than: Duration,
-    /// Where the step before ended; `None` begins a round.
-    pub after: Option<OrderId>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pruned {
-    /// Orders that were taken out; the step looked at [`PRUNE_ORDERS_MAX`] at most.
-    pub orders: usize,
-    /// Where the next step of the round begins; `None` when the round is over, or left to another node that is at it.
-    pub next: Option<OrderId>,
-    /// Orders that the store refused to take out.
-    pub refused: Vec<RefusedOrder>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreHealth {
-    Ready,
-    /// Cannot store at the moment, and why.
-    NotReady(String),
 }

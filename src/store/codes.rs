@@ -37,6 +37,14 @@ pub(super) fn status_code(status: OrderStatus) -> i16 {
     code_of(&STATUSES, &status)
 }
 
+/// The number of a status where the row of an order does not tell that the order runs.
+pub(super) fn stored_status_code(status: OrderStatus) -> i16 {
+    match status {
+        OrderStatus::Processing => status_code(OrderStatus::Pending),
+        other => status_code(other),
+    }
+}
+
 pub(super) fn status_of(code: i64) -> Option<OrderStatus> {
     value_of(&STATUSES, code)
 }

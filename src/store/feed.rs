@@ -3,6 +3,9 @@
 use crate::event::Event;
 use crate::time::Timestamp;
 
+/// Most events one page of the feed holds.
+pub const FEED_EVENTS_MAX: usize = 1_000;
+
 /// One life of one store's feed: drawn at random when the store is made, and anew when it is restored from a backup, so
 /// that positions given out before are not taken for positions of now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,12 @@ use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::watch;
 
-use super::StoreHealth;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreHealth {
+    Ready,
+    /// Cannot store at the moment, and why.
+    NotReady(String),
+}
 
 pub(super) struct Health {
     known: Mutex<StoreHealth>,

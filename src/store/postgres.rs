@@ -12,9 +12,9 @@ use tokio_util::task::TaskTracker;
 use crate::config::PostgresDatabase;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
+use crate::store::accept::WaitingOrders;
+use crate::store::claim::given_once;
 use crate::store::opening::{OpenError, OpenOptions};
-use crate::store::waiting::WaitingOrders;
-use crate::store::work::given_once;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
     Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
@@ -23,9 +23,9 @@ use crate::store::{
 };
 
 mod accept;
-mod act;
 mod agreement;
 mod answered;
+mod cancel;
 mod claim;
 mod classes;
 mod commands;
@@ -36,8 +36,10 @@ mod failure;
 mod feed;
 mod floor;
 mod functions;
+mod give_back;
 mod group;
 mod halves;
+mod held;
 mod holders;
 mod import;
 mod link;
@@ -50,10 +52,12 @@ mod no_room;
 mod nodes;
 mod notify;
 mod outside;
+mod pause;
 mod pool;
 mod probe;
 mod prune;
 mod query;
+mod redrive;
 mod restored;
 mod room;
 mod rows;
@@ -240,10 +244,8 @@ impl Store for Postgres {
     }
 
     async fn hold_outside(&self, key: LeaseKey, hold: OutsideHold) -> Result<Held, StoreError> {
-        told(
-            outside::hold(&self.acts, &self.shared, key, hold).await,
-            "hold a lease",
-        )
+        let answer = outside::hold(&self.acts, &self.shared, key, hold).await;
+        told(answer, "hold a lease")
     }
 
     async fn settle_outside(
@@ -267,7 +269,7 @@ impl Store for Postgres {
 
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
         let mut link = self.control.link();
-        let sweep = act::give_back_expired(&mut link, &self.shared, &request);
+        let sweep = give_back::give_back_expired(&mut link, &self.shared, &request);
         told(sweep.await, "give back expired leases")
     }
 
@@ -287,16 +289,19 @@ impl Store for Postgres {
     }
 
     async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
-        told(act::cancel(&self.acts, &self.shared, id).await, "cancel an order")
+        told(
+            cancel::cancel(&self.acts, &self.shared, id).await,
+            "cancel an order",
+        )
     }
 
     async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
-        let redriven = act::redrive(&self.acts, &self.shared, id).await;
+        let redriven = redrive::redrive(&self.acts, &self.shared, id).await;
         told(redriven, "redrive an order")
     }
 
     async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError> {
-        let redriven = act::redrive_matching(&self.acts, &self.shared, &query).await;
+        let redriven = redrive::redrive_matching(&self.acts, &self.shared, &query).await;
         told(redriven, "redrive orders")
     }
 
@@ -305,7 +310,7 @@ impl Store for Postgres {
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
-        let set = act::set_paused(&self.control, &self.shared, paused).await;
+        let set = pause::set_paused(&self.control, &self.shared, paused).await;
         told(set, "pause or resume the queue")
     }
 

@@ -3,10 +3,17 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Breaker, Counters, FeedCursor, FeedEvent};
-use crate::lease::{NodeId, ProcessorKind};
+use super::{Counters, FeedCursor, FeedEvent, Node};
+use crate::lease::NodeId;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::time::Timestamp;
+
+/// Most orders one page of a listing holds.
+pub const PAGE_ORDERS_MAX: usize = 500;
+/// Most rows one page looks at, of orders or of the feed: where few of them match it is short or empty, and the next goes on.
+pub const PAGE_ROWS_LOOKED_AT_MAX: usize = 10_000;
+/// Most events one page of a history holds.
+pub const HISTORY_EVENTS_MAX: usize = 1_000;
 
 #[derive(Clone, Debug, Default)]
 pub struct OrderQuery {
@@ -132,7 +139,7 @@ pub struct QueueState {
     /// Age of the order that has waited longest for a start it could have had; `None` when none waits.
     pub oldest_waiting: Option<Duration>,
     pub blocked: Blocked,
-    /// Nodes that joined and did not leave, at most [`NODES_MAX`], latest heartbeat first.
+    /// Nodes that joined and did not leave, at most [`super::NODES_MAX`], latest heartbeat first.
     pub nodes: Vec<Node>,
 }
 
@@ -149,23 +156,3 @@ pub struct Blocked {
 pub const BLOCKED_MAX: u64 = 10_000;
 /// Orders counted that are before one.
 pub const AHEAD_MAX: u64 = 10_000;
-/// Most nodes one `QueueState` lists.
-pub const NODES_MAX: usize = 1_000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
-    pub node: NodeId,
-    pub slots: u32,
-    /// Orders it processed at its last heartbeat.
-    pub busy: u32,
-    pub started_at: Timestamp,
-    pub heartbeat_at: Timestamp,
-    /// Its heartbeat is younger than its lease time.
-    pub alive: bool,
-    /// As of that heartbeat.
-    pub breaker: Breaker,
-    /// The processor of the node's orders, where the node named one.
-    pub processor: Option<ProcessorKind>,
-    /// It was told the same as the store's other nodes: otherwise it starts nothing.
-    pub agrees: bool,
-}

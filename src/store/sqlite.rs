@@ -9,11 +9,11 @@ use async_trait::async_trait;
 
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
+use crate::store::accept::WaitingOrders;
+use crate::store::claim::given_once;
 use crate::store::clock::SteadyClock;
 use crate::store::opening::{OpenError, OpenOptions};
 use crate::store::refusals::{Refusals, RefusedChange, tell_refused};
-use crate::store::waiting::WaitingOrders;
-use crate::store::work::given_once;
 use crate::store::{
     Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
     Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
@@ -23,14 +23,16 @@ use crate::store::{
 use crate::time::Timestamp;
 
 mod accept;
-mod act;
 mod call;
+mod cancel;
 mod checkpoints;
 mod choose;
 mod claim;
 mod connection;
 mod failure;
+mod feed;
 mod files;
+mod give_back;
 mod group;
 mod listing;
 mod lock;
@@ -39,10 +41,12 @@ mod nodes;
 mod offline;
 mod opened;
 mod outside;
+mod pause;
 mod presence;
 mod prune;
 mod query;
 mod reader;
+mod redrive;
 mod restored;
 mod rows;
 mod settle;
@@ -225,7 +229,7 @@ impl Store for Sqlite {
 
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
         let sweep = self.writer.call("give back expired leases", move |group| {
-            settle::give_back_expired(group, &request)
+            give_back::give_back_expired(group, &request)
         });
         let given_back = sweep.await?;
         self.refusals.not_taken_back(&given_back.refused);
@@ -252,13 +256,13 @@ impl Store for Sqlite {
 
     async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
         self.writer
-            .try_call("cancel an order", move |group| act::cancel(group, id))
+            .try_call("cancel an order", move |group| cancel::cancel(group, id))
             .await
     }
 
     async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
         self.writer
-            .try_call("redrive an order", move |group| Ok(act::redrive(group, id)?))
+            .try_call("redrive an order", move |group| Ok(redrive::redrive(group, id)?))
             .await
     }
 
@@ -267,12 +271,12 @@ impl Store for Sqlite {
             return self
                 .readers
                 .read(Kind::List, "count orders to redrive", move |connection| {
-                    act::count_matching(connection, &query)
+                    redrive::count_matching(connection, &query)
                 })
                 .await;
         }
         let redriven = self.writer.try_call("redrive orders", move |group| {
-            act::redrive_matching(group, &query)
+            redrive::redrive_matching(group, &query)
         });
         let (redriven, refused) = redriven.await?;
         tell_refused(RefusedChange::Redrive, &refused);
@@ -289,7 +293,7 @@ impl Store for Sqlite {
         self.writer
             // Waits for its turn: an overload is when an operator wants to pause.
             .call("pause or resume the queue", move |group| {
-                act::set_paused(group, paused);
+                pause::set_paused(group, paused);
                 Ok(())
             })
             .await?;
@@ -328,7 +332,7 @@ impl Store for Sqlite {
     async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError> {
         self.readers
             .read(Kind::List, "read an order's events", move |connection| {
-                query::history(connection, id, after)
+                feed::history(connection, id, after)
             })
             .await
     }
@@ -337,7 +341,7 @@ impl Store for Sqlite {
         let now = self.clock.now();
         self.readers
             .read(Kind::Control, "read the feed", move |connection| {
-                query::events_after(connection, after, limit, now)
+                feed::events_after(connection, after, limit, now)
             })
             .await
     }

@@ -14,7 +14,7 @@ use super::link::Link;
 use super::rows;
 use super::shared::Shared;
 use crate::order::{NewOrder, OrderId, Reference};
-use crate::store::waiting::Places;
+use crate::store::accept::{Places, has_room};
 use crate::store::{Accepted, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
@@ -108,16 +108,14 @@ async fn admitted<'c>(calls: &[&'c Accept], link: &mut Link) -> Result<Vec<(usiz
             &[],
         )
         .await?;
-    let pending = counted.first().map_or(Ok(0), |row| rows::large_count(row, 0))?;
-    let mut room = pending_max.saturating_sub(pending);
-    let has_room = |(_, call): &(usize, &Accept)| match room.checked_sub(call.orders.len() as u64) {
-        Some(left) => {
-            room = left;
-            true
-        }
-        None => false,
+    let mut pending = counted.first().map_or(Ok(0), |row| rows::large_count(row, 0))?;
+    let takes = |(_, call): &(usize, &Accept)| {
+        let orders = call.orders.len();
+        let takes = has_room(pending, orders, Some(pending_max));
+        pending += if takes { orders as u64 } else { 0 };
+        takes
     };
-    Ok(numbered().filter(has_room).collect())
+    Ok(numbered().filter(takes).collect())
 }
 
 /// The answers of the calls that were stored now; those whose key is known are left out.
@@ -186,7 +184,7 @@ async fn store_plain(
     let mut order_ids = order_ids.into_iter();
     let answer = |(number, call): &(usize, &Accept)| {
         let of_call: Vec<i64> = order_ids.by_ref().take(call.orders.len()).collect();
-        (*number, accepted(of_call, created_at, false))
+        (*number, accepted(of_call, created_at))
     };
     Ok(calls.iter().map(answer).collect())
 }
@@ -229,7 +227,7 @@ async fn store_keyed(
         let number: i32 = rows::column(row, 0)?;
         let number = usize::try_from(number).map_err(|_| Failure::undecodable("a call", number))?;
         let created_at = rows::column(row, 2)?;
-        Ok((number, accepted(rows::column(row, 1)?, created_at, false)))
+        Ok((number, accepted(rows::column(row, 1)?, created_at)))
     };
     stored.iter().map(answer).collect()
 }
@@ -239,11 +237,11 @@ fn call_number(number: usize) -> i32 {
     i32::try_from(number).expect("a group has at most as many calls as its limit says")
 }
 
-fn accepted(order_ids: Vec<i64>, created_at: Timestamp, replayed: bool) -> Accepted {
+fn accepted(order_ids: Vec<i64>, created_at: Timestamp) -> Accepted {
     Accepted {
         order_ids: order_ids.into_iter().map(OrderId).collect(),
         created_at,
-        replayed,
+        replayed: false,
     }
 }
 
@@ -289,12 +287,9 @@ async fn look_up(
             .ok()
             .and_then(|place| keyed.get(place))
             .ok_or_else(|| Failure::undecodable("a key's place", place))?;
-        let fingerprint: &[u8] = rows::column(row, 1)?;
-        let answer = if fingerprint == key.fingerprint {
-            Ok(accepted(rows::column(row, 2)?, rows::column(row, 3)?, true))
-        } else {
-            Err(StoreError::KeyReused)
-        };
+        let order_ids: Vec<i64> = rows::column(row, 2)?;
+        let order_ids = order_ids.into_iter().map(OrderId).collect();
+        let answer = key.answer(rows::column(row, 1)?, order_ids, rows::column(row, 3)?);
         known.insert(*number, answer);
     }
     Ok(known)

@@ -1,5 +1,5 @@
--- How many connections the settings allow this user in this database, and which of them does; no row without a limit that
--- binds. Superusers are held to that of the server alone.
+-- The number of connections that the settings allow this user in this database, and the setting that binds; no row without
+-- one. Superusers are held to that of the server alone.
 select allowed, setting
 from (
     select current_setting('max_connections')::int - case

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, SimpleQueryMessage};
 
 use super::classes::Class;
@@ -119,17 +119,8 @@ impl Feed {
     async fn page(&self, after: i64, limit: usize) -> Result<FeedPage, Failure> {
         let commits = *self.shared.commits.borrow();
         let limit = rows::limit(limit);
-        let statement = concat!(
-            include_str!("feed_page.sql"),
-            " left join lateral (",
-            include_str!("feed.sql"),
-            ") as next on true where queue.id = 1 order by next.position"
-        );
-        let parameters = &[
-            (&after as &(dyn tokio_postgres::types::ToSql + Sync), Type::INT8),
-            (&limit, Type::INT8),
-        ];
-        let found = self.pages.read(statement, parameters).await?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&after, Type::INT8), (&limit, Type::INT8)];
+        let found = self.pages.read(include_str!("feed.sql"), &parameters).await?;
         let read = page_of(&found)?;
         self.end.store(read.bounds.last.0, Ordering::Relaxed);
         if !read.unplaced {

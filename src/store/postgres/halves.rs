@@ -4,6 +4,7 @@
 use super::failure::Failure;
 use crate::order::OrderId;
 use crate::store::RefusedOrder;
+use crate::store::give_back::LostLease;
 
 /// Parts of what was asked for that are still to be carried out.
 pub(super) struct Halves<T> {
@@ -64,6 +65,12 @@ pub(super) trait IsOrder {
 impl IsOrder for i64 {
     fn order_id(&self) -> OrderId {
         OrderId(*self)
+    }
+}
+
+impl IsOrder for LostLease {
+    fn order_id(&self) -> OrderId {
+        self.key.order_id
     }
 }
 

@@ -1,4 +1,4 @@
--- What the database holds already, when it holds anything, and the last place in the feed that was ever given out.
+-- The kind of rows that the database holds already, null when it is empty, and the last place in the feed ever given out.
 select
     case
         when exists (select from orderly.orders) then 'orders'

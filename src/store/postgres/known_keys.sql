@@ -1,4 +1,4 @@
--- What was answered for these keys ($1 scopes, $2 keys) within their retention. Served by the primary key.
+-- The answers to these keys ($1 scopes, $2 keys) within their retention. Served by the primary key.
 select asked.place, stored.fingerprint, stored.order_ids, stored.created_at
 from unnest($1::text[], $2::text[]) with ordinality as asked (scope, key, place)
     join orderly.idempotency_keys as stored on stored.scope = asked.scope and stored.key = asked.key

@@ -1,4 +1,4 @@
--- What the server and this session are set to, read back rather than asked for: roles, databases and poolers set them too.
+-- The settings of the server and of this session, read back rather than asked for: roles, databases and poolers set them too.
 select current_setting('server_version_num'), current_setting('transaction_read_only'),
     current_setting('default_transaction_isolation'), current_setting('synchronous_commit'), current_setting('fsync'),
     current_setting('full_page_writes'), current_setting('synchronous_standby_names'),

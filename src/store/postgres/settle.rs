@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::classes::Class;
 use super::failure::Failure;
@@ -18,7 +18,7 @@ use super::unanswered::Attempt;
 use crate::lease::Outcome;
 use crate::order::{OrderId, OrderStatus};
 use crate::portable_json::JsonText;
-use crate::store::ending::End;
+use crate::store::settle::End;
 use crate::store::{Settled, StoreError, codes};
 
 /// Ends attempts of nodes and of external workers: the error of the event is the last error of the order.
@@ -70,6 +70,61 @@ pub(super) fn micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// Attempts and their ends, column by column.
+pub(super) struct Columns<'e> {
+    order_ids: Vec<i64>,
+    tokens: Vec<i64>,
+    nodes: Vec<Option<i64>>,
+    kinds: Vec<i16>,
+    statuses: Vec<i16>,
+    given_back: Vec<bool>,
+    due_in_micros: Vec<Option<i64>>,
+    errors: Vec<Option<&'e str>>,
+    results: Vec<Option<&'e str>>,
+}
+
+impl<'e> Columns<'e> {
+    pub fn of(ended: impl Iterator<Item = (Attempt, &'e End)>) -> Columns<'e> {
+        let (attempts, ends): (Vec<Attempt>, Vec<&End>) = ended.unzip();
+        let due_in = |end: &&End| end.due_in.map(|delay| micros(delay.min(DELAY_MAX)));
+        Columns {
+            order_ids: attempts.iter().map(|attempt| attempt.order_id.0).collect(),
+            tokens: attempts
+                .iter()
+                .map(|attempt| rows::token_code(attempt.token))
+                .collect(),
+            nodes: attempts
+                .iter()
+                .map(|attempt| attempt.node.map(rows::node_code))
+                .collect(),
+            kinds: ends.iter().map(|end| codes::kind_code(end.kind)).collect(),
+            statuses: ends.iter().map(|end| codes::status_code(end.status())).collect(),
+            given_back: ends.iter().map(|end| end.given_back).collect(),
+            due_in_micros: ends.iter().map(due_in).collect(),
+            errors: ends.iter().map(|end| end.error.as_deref()).collect(),
+            results: ends
+                .iter()
+                .map(|end| end.result.as_ref().map(JsonText::as_str))
+                .collect(),
+        }
+    }
+
+    /// The columns in the order of the fields.
+    pub fn parameters(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
+        vec![
+            (&self.order_ids, Type::INT8_ARRAY),
+            (&self.tokens, Type::INT8_ARRAY),
+            (&self.nodes, Type::INT8_ARRAY),
+            (&self.kinds, Type::INT2_ARRAY),
+            (&self.statuses, Type::INT2_ARRAY),
+            (&self.given_back, Type::BOOL_ARRAY),
+            (&self.due_in_micros, Type::INT8_ARRAY),
+            (&self.errors, Type::TEXT_ARRAY),
+            (&self.results, Type::TEXT_ARRAY),
+        ]
+    }
+}
+
 impl Call for Settle {
     type Answer = Ending;
     /// One statement ends an order's attempt once.
@@ -92,50 +147,20 @@ impl Call for Settle {
     ) -> Result<Vec<Result<Ending, StoreError>>, Failure> {
         let mut numbers: Vec<usize> = (0..calls.len()).collect();
         numbers.sort_unstable_by_key(|number| calls[*number].attempt.order_id);
-        let sorted = || numbers.iter().map(|number| calls[*number]);
-        let ends: Vec<End> = sorted().map(|call| End::of(&call.outcome)).collect();
-        let order_ids: Vec<i64> = sorted().map(|call| call.attempt.order_id.0).collect();
-        let tokens: Vec<i64> = sorted()
-            .map(|call| rows::token_code(call.attempt.token))
-            .collect();
-        let nodes: Vec<Option<i64>> = sorted()
-            .map(|call| call.attempt.node.map(rows::node_code))
-            .collect();
-        let kinds: Vec<i16> = ends.iter().map(|end| codes::kind_code(end.kind)).collect();
-        let statuses: Vec<i16> = ends.iter().map(|end| codes::status_code(end.status())).collect();
-        let given_back: Vec<bool> = ends.iter().map(|end| end.given_back).collect();
-        let due_in_micros: Vec<Option<i64>> = ends
+        let ends: Vec<End> = numbers
             .iter()
-            .map(|end| end.due_in.map(|delay| micros(delay.min(DELAY_MAX))))
+            .map(|number| End::of(&calls[*number].outcome))
             .collect();
-        let errors: Vec<Option<&str>> = ends.iter().map(|end| end.error.as_deref()).collect();
-        let results: Vec<Option<&str>> = ends
-            .iter()
-            .map(|end| end.result.as_ref().map(JsonText::as_str))
-            .collect();
+        let attempts = numbers.iter().map(|number| calls[*number].attempt);
+        let columns = Columns::of(attempts.zip(&ends));
         let slot = Shared::any_slot();
-        let ended = link
-            .once(
-                &SETTLE,
-                &[
-                    (&order_ids, Type::INT8_ARRAY),
-                    (&tokens, Type::INT8_ARRAY),
-                    (&nodes, Type::INT8_ARRAY),
-                    (&kinds, Type::INT2_ARRAY),
-                    (&statuses, Type::INT2_ARRAY),
-                    (&given_back, Type::BOOL_ARRAY),
-                    (&due_in_micros, Type::INT8_ARRAY),
-                    (&errors, Type::TEXT_ARRAY),
-                    (&results, Type::TEXT_ARRAY),
-                    (&slot, Type::INT2),
-                ],
-            )
-            .await
-            .inspect_err(|failure| {
-                if failure.may_be_stored() {
-                    shared.unanswered.remember(calls.iter().map(|call| call.attempt));
-                }
-            })?;
+        let mut parameters = columns.parameters();
+        parameters.push((&slot, Type::INT2));
+        let ended = link.once(&SETTLE, &parameters).await.inspect_err(|failure| {
+            if failure.may_be_stored() {
+                shared.unanswered.remember(calls.iter().map(|call| call.attempt));
+            }
+        })?;
         let mut answers: Vec<Result<Settled, StoreError>> =
             calls.iter().map(|_| Ok(Settled::Stale)).collect();
         let mut finals = Vec::new();
@@ -217,30 +242,10 @@ async fn stored_before(
     link: &mut Link,
     shared: &Shared,
 ) -> Vec<Result<Settled, StoreError>> {
-    let order_ids: Vec<i64> = calls.iter().map(|call| call.attempt.order_id.0).collect();
-    let tokens: Vec<i64> = calls
-        .iter()
-        .map(|call| rows::token_code(call.attempt.token))
-        .collect();
-    let nodes: Vec<Option<i64>> = calls
-        .iter()
-        .map(|call| call.attempt.node.map(rows::node_code))
-        .collect();
-    let kinds: Vec<i16> = calls
-        .iter()
-        .map(|call| codes::kind_code(End::of(&call.outcome).kind))
-        .collect();
-    let found = link
-        .read(
-            include_str!("settled.sql"),
-            &[
-                (&order_ids, Type::INT8_ARRAY),
-                (&tokens, Type::INT8_ARRAY),
-                (&nodes, Type::INT8_ARRAY),
-                (&kinds, Type::INT2_ARRAY),
-            ],
-        )
-        .await;
+    let ends: Vec<End> = calls.iter().map(|call| End::of(&call.outcome)).collect();
+    let columns = Columns::of(calls.iter().map(|call| call.attempt).zip(&ends));
+    let whose = &columns.parameters()[..4];
+    let found = link.read(include_str!("settled.sql"), whose).await;
     let statuses = found.and_then(|found| {
         let status = |row| Ok((rows::column::<i64>(row, 0)?, rows::kind(row, 1)?.leads_to()));
         found

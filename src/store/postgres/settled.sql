@@ -1,4 +1,4 @@
--- What became of results that were sent before and whose answers were lost: the kind of what they made, if it was stored. An
+-- Finds the results that were stored among those that were sent before and whose answers were lost: the kind of their event. An
 -- order's token counts its claims, so the event that ended an attempt comes right behind the `started` event of that number;
 -- it is ours when it is of our kind and of our node, or, for the result of an external worker, of the node that claimed. $1-$4:
 -- one row per result.

@@ -8,6 +8,7 @@ use super::statements::Hot;
 use super::turns;
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder, OrderId, Reference};
+use crate::store::accept::has_room;
 use crate::store::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
@@ -25,8 +26,7 @@ pub(super) fn accept(
     {
         return Ok(first);
     }
-    let pending_then = group.totals.counters.pending + orders.len() as u64;
-    if pending_max.is_some_and(|limit| pending_then > limit) {
+    if !has_room(group.totals.counters.pending, orders.len(), pending_max) {
         return Err(CallError::Refused(StoreError::QueueFull));
     }
     let order_ids = orders
@@ -97,14 +97,11 @@ fn answered_before(group: &Group<'_>, key: &IdempotencyKey) -> Result<Option<Acc
         .optional()?;
     match stored {
         None => Ok(None),
-        Some((fingerprint, ..)) if fingerprint != key.fingerprint => {
-            Err(CallError::Refused(StoreError::KeyReused))
+        Some((fingerprint, first, OrderCount(count), created_at)) => {
+            let order_ids = (first..first.saturating_add(count)).map(OrderId).collect();
+            let answer = key.answer(&fingerprint, order_ids, created_at);
+            answer.map(Some).map_err(CallError::Refused)
         }
-        Some((_, first, OrderCount(count), created_at)) => Ok(Some(Accepted {
-            order_ids: (first..first.saturating_add(count)).map(OrderId).collect(),
-            created_at,
-            replayed: true,
-        })),
     }
 }
 

@@ -8,6 +8,7 @@ use rusqlite::Row;
 use super::group::Group;
 use crate::order::{self, OrderId};
 use crate::store::ClaimRequest;
+use crate::store::claim::share;
 use crate::store::snapshot::EVERY_EARLIER;
 use crate::time::Timestamp;
 
@@ -97,17 +98,6 @@ pub(super) fn pick(
     Ok(Chosen { orders, passed_over })
 }
 
-/// How many of each line fill the places: while both have work, half each.
-fn share(places: usize, first: usize, second: usize, second_line_first: bool) -> (usize, usize) {
-    let half = if second_line_first {
-        places.div_ceil(2)
-    } else {
-        places / 2
-    };
-    let from_second = second.min(half.max(places.saturating_sub(first)));
-    (first.min(places - from_second), from_second)
-}
-
 fn first_line(group: &Group<'_>, limit: usize) -> Result<Vec<OrderId>, rusqlite::Error> {
     group
         .connection
@@ -147,34 +137,4 @@ fn second_line(
 pub(super) fn array(ids: &[OrderId]) -> String {
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
     format!("[{}]", ids.join(","))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_lines_move_while_both_have_work() {
-        for places in 2..20 {
-            for tie in [false, true] {
-                let (first, second) = share(places, 100, 100, tie);
-                assert_eq!(first + second, places);
-                assert!(first > 0 && second > 0);
-            }
-        }
-        assert_eq!(share(1, 5, 5, false), (1, 0));
-        assert_eq!(share(1, 5, 5, true), (0, 1));
-    }
-
-    #[test]
-    fn a_short_line_leaves_its_places_to_the_other() {
-        for tie in [false, true] {
-            assert_eq!(share(10, 2, 100, tie), (2, 8));
-            assert_eq!(share(10, 100, 2, tie), (8, 2));
-            assert_eq!(share(10, 0, 3, tie), (0, 3));
-            assert_eq!(share(1, 0, 3, tie), (0, 1));
-            assert_eq!(share(1, 3, 0, tie), (1, 0));
-            assert_eq!(share(0, 3, 3, tie), (0, 0));
-        }
-    }
 }

@@ -9,7 +9,7 @@ update orders set
     lease_expires_at = null,
     due_at = ?7,
     finished_at = ?8,
-    last_error = case when ?9 then last_error else ?10 end,
+    last_error = case when ?9 then coalesce(?10, last_error) else ?10 end,
     result = ?11,
     outside = 0,
     turn = ?12

@@ -7,7 +7,7 @@ use super::failure::Refusal;
 use super::statements::{Hot, Statements};
 use crate::event::EventKind;
 use crate::lease::NodeId;
-use crate::order::{OrderId, OrderStatus, Ordering};
+use crate::order::{Order, OrderId, OrderStatus, Ordering};
 use crate::store::{Counters, StoreError, codes};
 use crate::time::Timestamp;
 
@@ -125,6 +125,21 @@ pub(super) struct Change {
     pub attempt: u32,
     pub node: Option<NodeId>,
     pub error: Option<String>,
+}
+
+impl Change {
+    /// The change that left the order like this.
+    pub fn of_order(kind: EventKind, from: OrderStatus, order: &Order) -> Change {
+        Change {
+            order_id: order.order_id,
+            version: order.version,
+            kind,
+            from: Some(from),
+            attempt: order.attempts,
+            node: None,
+            error: None,
+        }
+    }
 }
 
 impl<'c> Group<'c> {

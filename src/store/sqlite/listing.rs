@@ -5,7 +5,7 @@ mod spans;
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 
-use super::{query, rows};
+use super::{feed, rows};
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::codes;
 use crate::store::columns::order_columns;
@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 
 pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<OrderPage, rusqlite::Error> {
     let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
-    let at = query::feed_end(connection)?;
+    let at = feed::end(connection)?;
     let Some(range) = id_range(connection, query)? else {
         return Ok(OrderPage {
             orders: Vec::new(),
@@ -325,7 +325,7 @@ mod tests {
             (include_str!("first_line.sql"), "orders_first", 1),
             (include_str!("second_line.sql"), "orders_due", 2),
             (include_str!("second_line_suspect.sql"), "orders_suspect", 2),
-            (include_str!("expired_leases.sql"), "orders_processing", 3),
+            (include_str!("give_back.sql"), "orders_processing", 4),
         ] {
             let plan = plan(&connection, statement, vec![Value::Integer(1); values]);
             assert!(plan.contains(&format!("INDEX {index}")), "{plan}");

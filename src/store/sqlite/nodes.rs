@@ -1,8 +1,8 @@
 //! Who processes: nodes come, say that they live, and go.
 
+use super::give_back;
 use super::group::{CallError, Group};
 use super::presence::Presence;
-use super::settle;
 use crate::lease::{LeaseKey, NodeId};
 use crate::store::{GivenBack, Heartbeat, Renewed, codes};
 
@@ -17,7 +17,7 @@ pub(super) fn join(
         .connection
         .prepare_cached("delete from nodes where node <> ?1")?
         .execute([heartbeat.node])?;
-    let given_back = settle::give_back_all(group, crashes_max)?;
+    let given_back = give_back::give_back_all(group, crashes_max)?;
     beat(group, presence, heartbeat)?;
     Ok(given_back)
 }

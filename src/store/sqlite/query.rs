@@ -1,17 +1,14 @@
-//! Reading: single orders, histories, the feed, numbers. Pages of orders are left to `listing`.
+//! Reading: single orders and numbers. Pages of orders are left to `listing`, events to `feed`.
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::group::Totals;
-use super::rows;
+use super::{feed, rows};
 use crate::order::{Order, OrderId};
-use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, order_columns};
-use crate::store::{
-    BLOCKED_MAX, Blocked, FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition,
-    HISTORY_EVENTS_MAX, History, NODES_MAX, Node, OrderView, QueueState,
-};
+use crate::store::columns::order_columns;
+use crate::store::{BLOCKED_MAX, Blocked, NODES_MAX, Node, OrderView, QueueState};
 use crate::time::Timestamp;
 
 pub(super) fn order(connection: &Connection, order_id: OrderId) -> Result<Option<Order>, rusqlite::Error> {
@@ -32,80 +29,8 @@ pub(super) fn order_view(
     let Some(order) = order(connection, order_id)? else {
         return Ok(None);
     };
-    let at = feed_end(connection)?;
+    let at = feed::end(connection)?;
     Ok(Some(OrderView { order, at }))
-}
-
-pub(super) fn history(
-    connection: &Connection,
-    order_id: OrderId,
-    after: u32,
-) -> Result<Option<History>, rusqlite::Error> {
-    let Some(OrderView { order, at }) = order_view(connection, order_id)? else {
-        return Ok(None);
-    };
-    let events = connection
-        .prepare_cached(&format!(
-            "select {EVENT_COLUMNS}, position from events indexed by events_order
-             where order_id = ?1 and version > ?2 order by version limit ?3"
-        ))?
-        .query_map((order_id, after, HISTORY_EVENTS_MAX), |row| {
-            feed_event(row, order.request.user_id)
-        })?
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(History { events, at }))
-}
-
-fn feed_event(row: &Row<'_>, user_id: i64) -> Result<FeedEvent, rusqlite::Error> {
-    Ok(FeedEvent {
-        position: FeedPosition(row.get(EVENT_COLUMNS_COUNT)?),
-        user_id,
-        event: rows::event(row)?,
-    })
-}
-
-/// The place behind which everything lies that this view of the database does not show.
-pub(super) fn feed_end(connection: &Connection) -> Result<FeedCursor, rusqlite::Error> {
-    let bounds = feed_bounds(connection)?;
-    Ok(bounds.cursor(bounds.last))
-}
-
-pub(super) fn feed_bounds(connection: &Connection) -> Result<FeedBounds, rusqlite::Error> {
-    connection
-        .prepare_cached("select feed_id, complete_after, last_position from counters where id = 1")?
-        .query_row([], |row| {
-            Ok(FeedBounds {
-                feed: FeedId(row.get::<_, i64>(0)?.cast_unsigned()),
-                complete_after: FeedPosition(row.get(1)?),
-                last: FeedPosition(row.get(2)?),
-            })
-        })
-}
-
-/// Positions are given out by the one writer, so they follow the commits by themselves.
-pub(super) fn events_after(
-    connection: &Connection,
-    after: Option<FeedPosition>,
-    limit: usize,
-    read_at: Timestamp,
-) -> Result<FeedPage, rusqlite::Error> {
-    let after = after.map_or(0, |position| position.0);
-    let events = connection
-        .prepare_cached(&format!(
-            "select {EVENT_COLUMNS}, position,
-                 (select user_id from orders where orders.order_id = events.order_id)
-             from events where position > ?1 order by position limit ?2"
-        ))?
-        .query_map((after, limit.min(FEED_EVENTS_MAX)), |row| {
-            feed_event(row, row.get(EVENT_COLUMNS_COUNT + 1)?)
-        })?
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(FeedPage {
-        events,
-        bounds: feed_bounds(connection)?,
-        read_at,
-        unplaced: false,
-    })
 }
 
 pub(super) fn queue(connection: &Connection, now: Timestamp) -> Result<QueueState, rusqlite::Error> {

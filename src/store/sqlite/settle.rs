@@ -1,18 +1,18 @@
-//! Ending attempts: by their result, or because their lease ran out.
+//! Ending attempts, by their results.
 
 use std::time::Duration;
 
 use rusqlite::OptionalExtension;
 
-use super::group::{CallError, Change, Group, Run, require_changed};
+use super::group::{Change, Group, Run, require_changed};
 use super::statements::Hot;
 use super::turns;
 use crate::event::EventKind;
-use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{OrderId, OrderStatus, Ordering};
+use crate::lease::{LeaseKey, Outcome};
+use crate::order::{OrderStatus, Ordering};
 use crate::portable_json::JsonText;
-use crate::store::ending::End;
-use crate::store::{GiveBack, GivenBack, SWEEP_ORDERS_MAX, Settled};
+use crate::store::Settled;
+use crate::store::settle::End;
 use crate::time::Timestamp;
 
 pub(super) fn settle(
@@ -22,7 +22,7 @@ pub(super) fn settle(
 ) -> Result<Settled, rusqlite::Error> {
     let end = End::of(outcome);
     let status = end.status();
-    if end_attempt(group, key, end, 0)? {
+    if end_attempt(group, key, end)? {
         Ok(Settled::Done(status))
     } else {
         group.effects.stale_results += 1;
@@ -83,37 +83,6 @@ fn complete_run(group: &mut Group<'_>, first: LeaseKey, orders: usize) -> Result
     Ok(true)
 }
 
-/// The end of an attempt whose lease ran out or whose node died.
-fn lost(held: &Held, holder_died: bool) -> End {
-    let node = held.key.node;
-    End {
-        kind: EventKind::LeaseLost,
-        given_back: true,
-        due_in: Some(Duration::ZERO),
-        error: Some(if held.outside {
-            "no result came from outside before the lease ran out".to_owned()
-        } else if holder_died {
-            format!("node {node} died while it held the lease")
-        } else {
-            format!("node {node} let the lease run out")
-        }),
-        result: None,
-    }
-}
-
-/// The end of an order that so many nodes did not survive.
-fn poison(crashes: u32) -> End {
-    End {
-        kind: EventKind::Failed,
-        given_back: false,
-        due_in: None,
-        error: Some(format!(
-            "poison: {crashes} nodes or workers fell silent while they processed this order"
-        )),
-        result: None,
-    }
-}
-
 /// What the end of an attempt needs to know of the order.
 struct Attempted {
     version: u32,
@@ -122,21 +91,14 @@ struct Attempted {
     user_id: i64,
 }
 
-/// Adds to the leases lost to dead nodes. Changes nothing and answers `false` when the lease is no longer the order's.
-fn end_attempt(
-    group: &mut Group<'_>,
-    key: LeaseKey,
-    end: End,
-    crashes: u32,
-) -> Result<bool, rusqlite::Error> {
+/// Changes nothing and answers `false` when the lease is no longer the order's.
+pub(super) fn end_attempt(group: &mut Group<'_>, key: LeaseKey, end: End) -> Result<bool, rusqlite::Error> {
     let Some(attempted) = attempted(group, key)? else {
         return Ok(false);
     };
     let status = end.status();
     let version = attempted.version + 1;
     let attempts = attempted.attempts - u32::from(end.given_back);
-    // What the last attempt said stays, unless it is known why this one was given back. A lost lease says nothing.
-    let keeps_error = end.given_back && (end.kind == EventKind::LeaseLost || end.error.is_none());
     let turn = turns::of_returning(group);
     let changed = group.statements.get(Hot::EndAttempt)?.execute((
         key.order_id,
@@ -144,11 +106,11 @@ fn end_attempt(
         status,
         version,
         attempts,
-        crashes,
+        end.crashed,
         end.due_in.map(|delay| group.now.plus(delay)),
         status.is_final().then_some(group.now),
-        keeps_error,
-        end.error.as_deref(),
+        end.given_back,
+        end.last_error(),
         end.result.as_ref().map(JsonText::as_str),
         turn,
     ))?;
@@ -186,107 +148,4 @@ fn attempted(group: &mut Group<'_>, key: LeaseKey) -> Result<Option<Attempted>, 
 
 pub(super) fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
-}
-
-pub(super) fn give_back_expired(group: &mut Group<'_>, request: &GiveBack) -> Result<GivenBack, CallError> {
-    let mut expired = held(
-        group,
-        include_str!("expired_leases.sql"),
-        Some(group.now),
-        request.after,
-    )?;
-    let more = expired.len() > SWEEP_ORDERS_MAX;
-    expired.truncate(SWEEP_ORDERS_MAX);
-    let mut given_back = give_back(group, &expired, request.crashes_max, |group, held| {
-        // Nobody knows whether a worker outside lives; one that says nothing counts as dead.
-        let node = held.key.node;
-        Ok(held.outside || (node != request.node && !lives(group, node)?))
-    })?;
-    given_back.next = expired.last().map(|last| last.key.order_id).filter(|_| more);
-    Ok(given_back)
-}
-
-/// Everything that nodes hold: only right where no other node can live.
-pub(super) fn give_back_all(group: &mut Group<'_>, crashes_max: u32) -> Result<GivenBack, CallError> {
-    let mut total = GivenBack::default();
-    let mut after = None;
-    loop {
-        let held = held(group, include_str!("all_leases.sql"), None, after)?;
-        let Some(last) = held.last() else {
-            return Ok(total);
-        };
-        after = Some(last.key.order_id);
-        let given_back = give_back(group, &held, crashes_max, |_, _| Ok(true))?;
-        total.pending += given_back.pending;
-        total.poisoned += given_back.poisoned;
-        total.refused.extend(given_back.refused);
-    }
-}
-
-struct Held {
-    key: LeaseKey,
-    crashes: u32,
-    /// By a worker outside.
-    outside: bool,
-}
-
-/// One more than [`SWEEP_ORDERS_MAX`], to tell whether there are more.
-fn held(
-    group: &Group<'_>,
-    statement: &str,
-    at: Option<Timestamp>,
-    after: Option<OrderId>,
-) -> Result<Vec<Held>, rusqlite::Error> {
-    let after = after.unwrap_or(OrderId(0));
-    group
-        .connection
-        .prepare_cached(statement)?
-        .query_map((at, SWEEP_ORDERS_MAX + 1, after), |row| {
-            Ok(Held {
-                key: LeaseKey {
-                    order_id: row.get(0)?,
-                    token: row.get(1)?,
-                    node: row.get(2)?,
-                },
-                crashes: row.get(3)?,
-                outside: row.get(4)?,
-            })
-        })?
-        .collect()
-}
-
-fn give_back(
-    group: &mut Group<'_>,
-    held: &[Held],
-    crashes_max: u32,
-    died: impl Fn(&Group<'_>, &Held) -> Result<bool, rusqlite::Error>,
-) -> Result<GivenBack, CallError> {
-    let mut given_back = GivenBack::default();
-    for lease in held {
-        let holder_died = died(group, lease)?;
-        let crashes = u32::from(holder_died);
-        let crashes_so_far = lease.crashes + crashes;
-        let is_poison = holder_died && crashes_so_far >= crashes_max;
-        let end = if is_poison {
-            poison(crashes_so_far)
-        } else {
-            lost(lease, holder_died)
-        };
-        match group.part(|group| end_attempt(group, lease.key, end, crashes))? {
-            Ok(_) if is_poison => given_back.poisoned += 1,
-            Ok(_) => given_back.pending += 1,
-            Err(refusal) => given_back.refused.push(refusal.of_order(lease.key.order_id)),
-        }
-    }
-    group.effects.leases_lost += (given_back.pending + given_back.poisoned) as u64;
-    Ok(given_back)
-}
-
-fn lives(group: &Group<'_>, node: NodeId) -> Result<bool, rusqlite::Error> {
-    group
-        .connection
-        .prepare_cached("select expires_at >= ?2 from nodes where node = ?1")?
-        .query_row((node, group.now), |row| row.get(0))
-        .optional()
-        .map(|lives| lives.unwrap_or(false))
 }

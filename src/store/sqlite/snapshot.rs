@@ -13,8 +13,8 @@ use super::connection::open_reader;
 use super::failure::Failure;
 use super::group::Totals;
 use super::lock::ServerLock;
-use super::query;
 use super::rows::{self, OrderCount};
+use super::{feed, query};
 use crate::lease::NodeId;
 use crate::order::OrderId;
 use crate::store::clock::SteadyClock;
@@ -210,7 +210,7 @@ impl Snapshot for SqliteSnapshot {
     async fn feed(&mut self) -> Result<FeedState, StoreError> {
         self.read("read the state of the feed of a snapshot", |connection| {
             Ok(FeedState {
-                bounds: query::feed_bounds(connection)?,
+                bounds: feed::bounds(connection)?,
                 waiting: None,
             })
         })

@@ -4,8 +4,8 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::money::Money;
 use crate::order::{BATCH_ORDERS_MAX, ItemIds};
+use crate::store::ORDERS_WAITING_MAX;
 use crate::store::clock::system_clock;
-use crate::store::waiting::ORDERS_WAITING_MAX;
 
 mod presence;
 mod together;

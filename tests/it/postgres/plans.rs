@@ -186,7 +186,7 @@ async fn dear_pages_of_the_feed(story: &Story, statistics: &str, dead: u64) -> V
     ] {
         for limit in [0, PAGE_ORDERS, FEED_EVENTS_MAX] {
             let values = format!("{after}, {limit}");
-            let page = Caught::of(scene, "page", "The events behind place", "int8, int8", &values);
+            let page = Caught::of(scene, "page", "A page of the feed", "int8, int8", &values);
             let plan = page.plan(session).await;
             let events = u64::try_from(limit)
                 .unwrap()

@@ -277,7 +277,7 @@ async fn a_sweep_that_hangs_keeps_no_heartbeat_waiting() {
     let store = &scene.store;
     let (freezes, mut frozen) = mpsc::unbounded_channel();
     scene.proxy.on_flight(move |flight| {
-        if !flight.sql().contains("Takes back orders whose leases ran out") {
+        if !flight.sql().contains("The leases that ran out") {
             return Action::Forward;
         }
         // Nobody listens at the end of the test.

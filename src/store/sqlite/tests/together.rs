@@ -10,7 +10,7 @@ use rusqlite::types::Value;
 
 use super::super::connection::open_writer;
 use super::super::group::{Group, Totals};
-use super::super::{accept, act, choose, claim, migrations, settle};
+use super::super::{accept, cancel, choose, claim, give_back, migrations, settle};
 use super::batch;
 use crate::lease::{Lease, LeaseKey, NodeId, Outcome};
 use crate::order::{OnFailure, OrderId, Ordering};
@@ -80,7 +80,9 @@ impl Scene {
     }
 
     fn cancel(&self, order_id: i64) {
-        self.at(2, |group| assert!(act::cancel(group, OrderId(order_id)).is_ok()));
+        self.at(2, |group| {
+            assert!(cancel::cancel(group, OrderId(order_id)).is_ok());
+        });
     }
 
     /// Every row of every table that calls change.
@@ -128,7 +130,7 @@ const TWISTS: [(&str, Twist); 7] = [
             after: None,
         };
         scene.at(2, |group| {
-            assert!(settle::give_back_expired(group, &request).is_ok());
+            assert!(give_back::give_back_expired(group, &request).is_ok());
         });
         let again = scene.claim(3, 1);
         assert_eq!((again[0].order.order_id, again[0].token), (OrderId(6), 2));

@@ -110,10 +110,35 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
     let functions: Vec<&str> = functions.split_inclusive('(').map(str::trim).collect();
     let of_each_kind = u64::try_from(EXPIRED - RUNNING).unwrap();
     push(
+        "look for expired leases",
+        "The leases that ran out",
+        "int8, int8, int8",
+        "1001, 0, 10",
+        PAGES_MAX,
+    );
+    let array = |of: &dyn Fn(i64) -> String| {
+        let parts: Vec<String> = (RUNNING + 1..=EXPIRED).map(of).collect();
+        format!("'{{{}}}'", parts.join(","))
+    };
+    let all = |text: &str| array(&|_| text.to_owned());
+    push(
         "sweep",
         "Takes back orders whose",
-        "int8, int4, int8, int2, int8[], int8",
-        "10, 5, 1000, 3, null, 0",
+        "int8[], int8[], int8[], int2[], int2[], bool[], int8[], text[], text[], text[], bool[], int2",
+        &format!(
+            "{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, 3",
+            array(&|id| id.to_string()),
+            all("2"),
+            all("7"),
+            all("5"),
+            all("0"),
+            all("t"),
+            all("0"),
+            all("dead"),
+            all("null"),
+            all("null"),
+            all("t"),
+        ),
         PAGES_MAX + PAGES_PER_END * of_each_kind,
     );
     push(
@@ -198,9 +223,9 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
         let what = format!("cancel of {id}");
         push(
             &what,
-            "Cancels order $1",
-            "int8, int2",
-            &format!("{id}, 3"),
+            "Cancels the order that",
+            "int8[], int2, int2[], bool",
+            &format!("'{{{id}}}', 3, '{{0,0,3}}', true"),
             PAGES_MAX,
         );
     }
@@ -212,18 +237,18 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
         push(
             &format!("redrive of {ids:?}"),
             "Redrives the orders",
-            "int8[], int2, bool",
-            &format!("'{{{}, {}}}', 3, true", ids[0], ids[1]),
+            "int8[], int2, int2[], bool",
+            &format!("'{{{}, {}}}', 3, '{{0,3,4}}', false", ids[0], ids[1]),
             PAGES_MAX,
         );
     }
     push(
         "known key",
-        "What was answered for",
+        "The answers to these keys",
         "text[], text[]",
         "'{orders}', '{key 500}'",
         PAGES_MAX,
     );
-    push("old keys", "Forgets up to $1 keys", "int8", "2", PAGES_MAX);
+    push("old keys", "Forgets nodes that died", "int8", "2", PAGES_MAX);
     asked
 }

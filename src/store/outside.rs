@@ -1,0 +1,46 @@
+//! Leases that external workers hold: how long, and what becomes of their results. Drivers look them up by token.
+
+use std::time::Duration;
+
+use super::StoreError;
+use crate::lease::LeaseKey;
+use crate::order::Order;
+use crate::time::Timestamp;
+
+#[derive(Clone, Copy, Debug)]
+pub struct OutsideHold {
+    /// From now.
+    pub lease: Duration,
+    /// From the start of the attempt.
+    pub run_max: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// By the store's clock.
+    Until(Timestamp),
+    /// The lease was no longer valid, or its attempt has no time left: nothing changed.
+    Stale,
+}
+
+/// Who claimed an order last; whether it still holds it, the status tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatestClaim {
+    pub order: Order,
+    /// `None` before the first claim.
+    pub key: Option<LeaseKey>,
+    /// The token was handed to others than the node that claimed, so they may bring a result.
+    pub handed_out: bool,
+}
+
+/// The answer to the result of an external worker.
+#[derive(Debug)]
+pub enum SettledOutside {
+    /// The outcome is stored. Holds the order as it is afterwards.
+    Done(Order),
+    /// The outcome is stored, but the order could not be read afterwards.
+    Unread(StoreError),
+    /// Nothing changed: the token is not the latest, its attempt has ended, or the order was not handed out.
+    Lost(LatestClaim),
+    UnknownOrder,
+}

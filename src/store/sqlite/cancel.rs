@@ -1,0 +1,25 @@
+//! Cancelling an order.
+
+use super::group::{CallError, Change, Group};
+use super::{query, rows, turns};
+use crate::event::EventKind;
+use crate::order::OrderId;
+use crate::store::Acted;
+use crate::store::cancel::changes;
+use crate::store::columns::order_columns;
+
+pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, CallError> {
+    let Some(order) = query::order(group.connection, order_id)? else {
+        return Ok(Acted::Unknown);
+    };
+    if !changes(order.status) {
+        return Ok(Acted::unchanged(order, EventKind::Cancelled));
+    }
+    let cancelled = group
+        .connection
+        .prepare_cached(concat!(include_str!("cancel.sql"), order_columns!()))?
+        .query_row((order_id, group.now), rows::order)?;
+    group.record(Change::of_order(EventKind::Cancelled, order.status, &cancelled))?;
+    turns::pass(group, cancelled.request.user_id)?;
+    Ok(Acted::Done(cancelled))
+}

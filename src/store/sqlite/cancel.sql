@@ -1,0 +1,10 @@
+-- Cancels order ?1 at ?2. A running attempt loses its lease, so its result changes nothing. Served by the primary key.
+update orders set
+    status = 4,
+    version = version + 1,
+    lease_expires_at = null,
+    outside = 0,
+    due_at = null,
+    finished_at = ?2
+where order_id = ?1
+returning -- the columns of an order

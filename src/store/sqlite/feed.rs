@@ -1,0 +1,84 @@
+//! Reading events: pages of the feed, and histories of orders.
+
+use rusqlite::{Connection, Row};
+
+use super::{query, rows};
+use crate::order::OrderId;
+use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
+use crate::store::{
+    FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition, HISTORY_EVENTS_MAX,
+    History, OrderView,
+};
+use crate::time::Timestamp;
+
+pub(super) fn history(
+    connection: &Connection,
+    order_id: OrderId,
+    after: u32,
+) -> Result<Option<History>, rusqlite::Error> {
+    let Some(OrderView { order, at }) = query::order_view(connection, order_id)? else {
+        return Ok(None);
+    };
+    let events = connection
+        .prepare_cached(&format!(
+            "select {EVENT_COLUMNS}, position from events indexed by events_order
+             where order_id = ?1 and version > ?2 order by version limit ?3"
+        ))?
+        .query_map((order_id, after, HISTORY_EVENTS_MAX), |row| {
+            event(row, order.request.user_id)
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(History { events, at }))
+}
+
+fn event(row: &Row<'_>, user_id: i64) -> Result<FeedEvent, rusqlite::Error> {
+    Ok(FeedEvent {
+        position: FeedPosition(row.get(EVENT_COLUMNS_COUNT)?),
+        user_id,
+        event: rows::event(row)?,
+    })
+}
+
+/// The place behind which everything lies that this view of the database does not show.
+pub(super) fn end(connection: &Connection) -> Result<FeedCursor, rusqlite::Error> {
+    let bounds = bounds(connection)?;
+    Ok(bounds.cursor(bounds.last))
+}
+
+pub(super) fn bounds(connection: &Connection) -> Result<FeedBounds, rusqlite::Error> {
+    connection
+        .prepare_cached("select feed_id, complete_after, last_position from counters where id = 1")?
+        .query_row([], |row| {
+            Ok(FeedBounds {
+                feed: FeedId(row.get::<_, i64>(0)?.cast_unsigned()),
+                complete_after: FeedPosition(row.get(1)?),
+                last: FeedPosition(row.get(2)?),
+            })
+        })
+}
+
+/// Positions are given out by the one writer, so they follow the commits by themselves.
+pub(super) fn events_after(
+    connection: &Connection,
+    after: Option<FeedPosition>,
+    limit: usize,
+    read_at: Timestamp,
+) -> Result<FeedPage, rusqlite::Error> {
+    let after = after.map_or(0, |position| position.0);
+    let events = connection
+        .prepare_cached(&format!(
+            "select {EVENT_COLUMNS}, position,
+                 (select user_id from orders where orders.order_id = events.order_id)
+             from events where position > ?1 order by position limit ?2"
+        ))?
+        .query_map((after, limit.min(FEED_EVENTS_MAX)), |row| {
+            event(row, row.get(EVENT_COLUMNS_COUNT + 1)?)
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(FeedPage {
+        events,
+        bounds: bounds(connection)?,
+        read_at,
+        unplaced: false,
+    })
+}

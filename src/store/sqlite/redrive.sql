@@ -1,0 +1,14 @@
+-- Redrives order ?1 at ?2, which is Failed, Cancelled, or Pending and backs off: that one keeps its attempts, its generation and
+-- its turn, the others get the turn ?3. Served by the primary key.
+update orders set
+    status = 0,
+    version = version + 1,
+    attempts = case status when 0 then attempts else 0 end,
+    crashes = case status when 0 then crashes else 0 end,
+    generation = generation + (status <> 0),
+    finished_at = null,
+    due_at = ?2,
+    last_error = case status when 0 then last_error end,
+    turn = case status when 0 then turn else ?3 end
+where order_id = ?1
+returning -- the columns of an order
