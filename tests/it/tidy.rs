@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 mod blueprint;
 mod layers;
 mod links;
+mod store;
 mod text;
 
 /// Longest file that is still comfortable to read.
