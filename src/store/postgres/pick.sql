@@ -37,12 +37,12 @@ begin
             select l.suspect, l.due_at from orderly.second_line as l where l.order_id = asked.order_id offset 0) as waits
         where waits.due_at <= moment.at and (takes_suspects or not waits.suspect)
     ), second_free as materialized (
+        -- All of them: a suspect beyond the first takes no place.
         select second_line.*
         from second_line cross join lateral (
             select 1 as locked from orderly.second_line as l
             where l.order_id = second_line.order_id
             for update skip locked) as free
-        limit places
     ), picked as materialized (
         select order_id, place, false as second from first_free
         union all

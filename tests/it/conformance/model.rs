@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use orderly::lease::{LeaseKey, NodeId, Outcome};
+use orderly::order::OrderId;
 use orderly::store::{Acted, ClaimRequest, GiveBack};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 
 use crate::support::Harness;
-use crate::support::harness::recount;
+use crate::support::harness::{ids_of, recount};
 use crate::support::make::{NODE_A, NODE_B, claim_by, failed, heartbeat, retry_after};
 
 mod machine;
@@ -31,6 +32,13 @@ enum Step {
     },
     Claim {
         by_b: bool,
+        orders_max: usize,
+        suspect: bool,
+    },
+    /// Of orders that the caller chose.
+    Start {
+        by_b: bool,
+        orders: Vec<Index>,
         orders_max: usize,
         suspect: bool,
     },
@@ -78,6 +86,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1_usize..4).prop_map(|orders| Step::Accept { orders }),
         6 => (any::<bool>(), 0_usize..5, any::<bool>())
             .prop_map(|(by_b, orders_max, suspect)| Step::Claim { by_b, orders_max, suspect }),
+        2 => (any::<bool>(), prop::collection::vec(any::<Index>(), 0..5), 0_usize..5, any::<bool>())
+            .prop_map(|(by_b, orders, orders_max, suspect)| Step::Start { by_b, orders, orders_max, suspect }),
         6 => (any::<Index>(), outcome).prop_map(|(lease, outcome)| Step::Settle { lease, outcome }),
         1 => any::<bool>().prop_map(|by_b| Step::Renew { by_b }),
         4 => any::<bool>().prop_map(|by_b| Step::GiveBack { by_b }),
@@ -163,6 +173,19 @@ impl Story {
                 };
                 self.claim(request).await;
             }
+            Step::Start {
+                by_b,
+                orders,
+                orders_max,
+                suspect,
+            } if !self.model.orders.is_empty() => {
+                let request = ClaimRequest {
+                    suspect,
+                    ..claim_by(node(by_b), orders_max)
+                };
+                let given: Vec<OrderId> = orders.iter().map(|order| self.model.pick(*order)).collect();
+                self.start(&given, request).await;
+            }
             Step::Crash { orders_max } => {
                 self.claim(claim_by(NODE_B, orders_max)).await;
                 self.harness.advance(Duration::from_secs(7 * 5)).await;
@@ -198,7 +221,7 @@ impl Story {
             }
             Step::Advance { sevens } => self.harness.advance(Duration::from_secs(7 * sevens)).await,
             Step::Reopen => self.harness.reopen().await,
-            Step::Settle { .. } | Step::Cancel { .. } | Step::Redrive { .. } => {}
+            Step::Start { .. } | Step::Settle { .. } | Step::Cancel { .. } | Step::Redrive { .. } => {}
         }
     }
 
@@ -211,6 +234,17 @@ impl Story {
             self.model.start(lease, request.node, now);
         }
         self.model.assert_next_due(&request, claimed.next_due_in, now);
+    }
+
+    async fn start(&mut self, given: &[OrderId], request: ClaimRequest) {
+        let now = self.harness.now().await;
+        let started = self.harness.store().start(given.into(), request).await.unwrap();
+        let expected = self.model.startable(given, &request, now);
+        assert_eq!(ids_of(&started.leases), expected, "of {given:?}");
+        for lease in &started.leases {
+            self.granted.push(lease.key());
+            self.model.start(lease, request.node, now);
+        }
     }
 
     async fn give_back(&mut self, asking: NodeId) {

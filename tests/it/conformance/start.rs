@@ -27,6 +27,7 @@ conformance! {
     a_start_says_whether_it_hands_orders_out,
     nothing_given_starts_while_the_queue_is_paused,
     one_suspect_starts_and_only_when_asked_for,
+    a_suspect_that_stays_behind_takes_no_place,
     an_order_that_the_database_refuses_to_start_hurts_no_other,
     an_order_of_a_user_starts_in_its_turn_alone,
     a_start_may_overtake_orders_that_were_accepted_long_before,
@@ -220,6 +221,16 @@ async fn one_suspect_starts_and_only_when_asked_for(harness: &mut Harness) {
     assert_eq!(ids_of(&leases), [suspects[1]]);
     assert!(leases[0].suspect);
     assert_eq!(start(harness, &given).await, [suspects[0]]);
+}
+
+async fn a_suspect_that_stays_behind_takes_no_place(harness: &mut Harness) {
+    let innocent = harness.order_due_in(3_600).await;
+    let suspects = harness.accept_some(2).await;
+    harness.crash_all(&suspects, 2).await;
+    harness.advance(Duration::from_hours(1)).await;
+    let given = [suspects[0], suspects[1], innocent];
+    let leases = start_by(harness, &given, claim_by(NODE_A, 2)).await;
+    assert_eq!(ids_of(&leases), [suspects[0], innocent]);
 }
 
 async fn an_order_that_the_database_refuses_to_start_hurts_no_other(harness: &mut Harness) {

@@ -14,7 +14,8 @@ mod whatever_else;
 
 use plan::{Caught, of_message};
 use story::{
-    ALL_STATISTICS, BATCH_EVENTS, COMPLETED_LATER, FINISHED, LAST_PLACE, Story, numbered_late, story,
+    ALL_STATISTICS, BACKING_OFF, BATCH_EVENTS, COMPLETED_LATER, DUE, FINISHED, LAST_PLACE, Story,
+    numbered_late, story,
 };
 
 /// Orders that are asked for.
@@ -52,6 +53,37 @@ async fn a_claim_reads_the_heads_of_its_lines_whatever_the_statistics_say() {
         let rows = claim.rows();
         assert!(rows <= ROWS_MAX, "{statistics:?}: {rows} rows, {claim}");
         assert!(!claim.is_compiled(), "{statistics:?}: {claim}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_of_given_orders_reads_their_lines_by_key() {
+    for statistics in ALL_STATISTICS {
+        let Some(Story { scene, session }) = story(statistics, FINISHED).await else {
+            return;
+        };
+        // Of both lines, not due, and finished.
+        let given = [1, DUE, DUE - 1, BACKING_OFF, COMPLETED_LATER].map(OrderId);
+        let started = scene
+            .store
+            .start(given.into(), claim_by(NODE_A, PAGE_ORDERS))
+            .await;
+        assert_eq!(started.unwrap().leases.len(), 3);
+        let start = of_message(&scene, &session, CLAIM).await;
+        let choice = start.statement("asked as materialized");
+        let found = (choice.part("CTE first_line"), choice.part("CTE second_line"));
+        assert_eq!(found.0.indexes(), ["first_line_pkey"], "{statistics:?}");
+        assert_eq!(found.1.indexes(), ["second_line_pkey"], "{statistics:?}");
+        let rows = choice.rows();
+        assert!(
+            rows <= PAGE_ORDERS as u64,
+            "{statistics:?}: {rows} rows, {choice}"
+        );
+        assert!(start.pages() <= PAGES_MAX, "{statistics:?}: {start}");
+        assert!(
+            choice.walked().is_empty() && !start.is_compiled(),
+            "{statistics:?}: {choice}"
+        );
     }
 }
 

@@ -135,6 +135,24 @@ impl Model {
         (first, second.into_iter().map(|(id, _)| *id).collect())
     }
 
+    /// Those of the given orders that start, in the order given.
+    pub fn startable(&self, given: &[OrderId], request: &ClaimRequest, now: Timestamp) -> Vec<OrderId> {
+        let mut startable = Vec::new();
+        let mut suspects_left = usize::from(request.suspect);
+        for id in given {
+            let order = &self.orders[id];
+            let is_due = order.due.is_none_or(|due| due <= now);
+            let waits = order.status == OrderStatus::Pending && is_due && !startable.contains(id);
+            let has_place = startable.len() < request.orders_max && !self.paused;
+            if !waits || !has_place || (order.is_suspect() && suspects_left == 0) {
+                continue;
+            }
+            suspects_left -= usize::from(order.is_suspect());
+            startable.push(*id);
+        }
+        startable
+    }
+
     pub fn assert_claim_is_legal(&self, request: &ClaimRequest, leases: &[Lease], now: Timestamp) {
         if self.paused {
             assert!(leases.is_empty(), "nothing starts while paused");
