@@ -49,6 +49,7 @@ macro_rules! from_every_store {
 
 mod holes;
 mod long;
+mod ordering;
 mod refused;
 
 from_every_store! {

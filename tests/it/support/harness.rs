@@ -28,7 +28,7 @@ use super::required;
 
 mod eventful;
 mod many;
-mod moved;
+pub mod moved;
 mod pruned;
 mod reopened;
 mod rules;

@@ -22,8 +22,13 @@ impl Harness {
 
     /// Closes the store and opens its copy, with the same clock.
     pub async fn move_to_postgres(self) -> Harness {
-        self.store.close().await;
         let home = Server::shared().await.create_database().await;
+        self.move_into(home).await
+    }
+
+    /// Moves to this database.
+    pub async fn move_into(self, home: TestDatabase) -> Harness {
+        self.store.close().await;
         let url = home.url();
         let copied = self.copy_into(&url).await.unwrap();
         assert_eq!(copied.differences.shown, [""; 0]);
@@ -31,6 +36,12 @@ impl Harness {
         let database = Database::Postgres(Box::new(postgres_database(&url)));
         Harness::open(database, self.clock, Home::Postgres(Box::new(home))).await
     }
+}
+
+/// Makes the schema in an empty database.
+pub async fn migrate(home: &TestDatabase) {
+    let database = Database::Postgres(Box::new(postgres_database(&home.url())));
+    orderly::store::open::migrate(&database, false).await.unwrap();
 }
 
 fn postgres_database(url: &str) -> PostgresDatabase {

@@ -1,0 +1,31 @@
+//! Whether the orders of a user wait for each other is not copied, and what the target had before does not count.
+
+use orderly::order::{OnFailure, OrderStatus, Ordering};
+
+use super::possible;
+use crate::support::harness::ids_of;
+use crate::support::harness::moved::migrate;
+use crate::support::make::order_of;
+use crate::support::postgres::Server;
+use crate::support::{Harness, check};
+
+from_every_store! {
+    a_copy_into_a_store_of_another_ordering_keeps_the_turns,
+}
+
+async fn a_copy_into_a_store_of_another_ordering_keeps_the_turns(harness: Harness) {
+    let ids = harness.accept([1, 1, 2].map(order_of).to_vec()).await;
+    let by_user = Ordering::User(OnFailure::Skip);
+    // A store that went by it, and holds nothing.
+    let target = Server::shared().await.create_database().await;
+    migrate(&target).await;
+    let went_by_user = "update orderly.queue set ordering = 1";
+    target.admin().await.batch_execute(went_by_user).await.unwrap();
+    let moved = harness.move_into(target).await;
+    check(moved, async |copy: &mut Harness| {
+        copy.reopen_with_ordering(by_user).await;
+        assert_eq!(ids_of(&copy.claim(10).await), [ids[0], ids[2]]);
+        assert_eq!(copy.order(ids[1]).await.status, OrderStatus::Pending);
+    })
+    .await;
+}
