@@ -76,7 +76,11 @@ pub(super) async fn settle(
     match settle::settle(ways.settles, shared, attempt, outcome).await? {
         Settled::Done(_) => Ok(match ways.views.call(View { id }).await {
             Ok(Some(view)) => SettledOutside::Done(view.order),
-            Ok(None) => SettledOutside::UnknownOrder,
+            // The result is stored: the order is not unknown.
+            Ok(None) => SettledOutside::Unread(StoreError::Unexpected {
+                attempted: "read the order of a stored result",
+                source: anyhow::anyhow!("retention took order {id} out since its result was stored"),
+            }),
             Err(error) => SettledOutside::Unread(error),
         }),
         Settled::Stale => {

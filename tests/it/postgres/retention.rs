@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use orderly::lease::Outcome;
 use orderly::order::OrderStatus;
-use orderly::store::{FeedPosition, Prune, Pruned};
+use orderly::store::{FeedPosition, Held, OutsideHold, Prune, Pruned, SettledOutside};
 
-use crate::support::Harness;
+use super::scene::Scene;
+use crate::support::gate::Gate;
+use crate::support::make::{NODE_A, claim_by, new_order};
+use crate::support::proxy::Action;
+use crate::support::{Harness, until};
 
 const DAY: Prune = Prune {
     older_than: Duration::from_hours(24),
@@ -132,4 +137,52 @@ async fn a_feed_with_other_holes_than_it_tells_of_is_found() {
         );
         harness.store().close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_result_counts_though_retention_takes_its_order_at_once() {
+    const AT_ONCE: Prune = Prune {
+        older_than: Duration::ZERO,
+        after: None,
+    };
+    let Some(scene) = Scene::new().await else { return };
+    scene.store.accept([new_order()].into(), None).await.unwrap();
+    let lease = scene
+        .store
+        .claim(claim_by(NODE_A, 1))
+        .await
+        .unwrap()
+        .leases
+        .remove(0);
+    let hold = OutsideHold {
+        lease: Duration::from_mins(1),
+        run_max: Duration::from_mins(1),
+    };
+    let taken = scene.store.hold_outside(lease.key(), hold).await.unwrap();
+    assert!(matches!(taken, Held::Until(_)), "{taken:?}");
+    // The order is read once its result is stored.
+    let gate = Gate::closed();
+    let reading = gate.clone();
+    scene.proxy.on_flight(move |flight| {
+        if !flight.sql().contains("orderly.view_orders") {
+            return Action::Forward;
+        }
+        Action::KeepBack {
+            gate: reading.clone(),
+            then: Box::new(Action::Forward),
+        }
+    });
+    let (store, id) = (scene.store.clone(), lease.order.order_id);
+    let settled =
+        tokio::spawn(async move { store.settle_outside(id, lease.token, Outcome::COMPLETED).await });
+    gate.arrival().await;
+    until("the order is taken out", async || {
+        scene.store.events_after(None, 10).await.unwrap();
+        scene.store.prune(AT_ONCE).await.unwrap().orders == 1
+    })
+    .await;
+    gate.open();
+    let settled = settled.await.unwrap().unwrap();
+    assert!(matches!(settled, SettledOutside::Unread(_)), "{settled:?}");
+    scene.end().await;
 }
