@@ -1,13 +1,13 @@
 -- Cancels the order that held.sql holds. A running attempt's result finds no lease any more. Where the orders of a user wait for
 -- each other, the next claim sees to their turns.
 , lease_gone as (
-    delete from orderly.leases where order_id in (select order_id from lease)
+    delete from orderly.leases where order_id = any (array(select order_id from lease))
 ), first_line_gone as (
-    delete from orderly.first_line where order_id in (select order_id from first_line)
+    delete from orderly.first_line where order_id = any (array(select order_id from first_line))
 ), second_line_gone as (
-    delete from orderly.second_line where order_id in (select order_id from second_line)
+    delete from orderly.second_line where order_id = any (array(select order_id from second_line))
 ), blocked_gone as (
-    delete from orderly.blocked where order_id in (select order_id from blocked)
+    delete from orderly.blocked where order_id = any (array(select order_id from blocked))
 ), changed as (
     update orderly.orders as o set
         status = 4,

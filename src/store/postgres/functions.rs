@@ -5,7 +5,8 @@
 //! A function is named by its file and the hash of its text, so that nodes of different builds work beside each other, each by
 //! its own rules. Texts name functions as `:accept(`; [`named`] puts in the name that the database has. A plan is kept for as long
 //! as a session lasts, so it must be right for tables that were empty when it was made: the rows of tables are found by index
-//! alone, and lists are joined by hashing where they may be long. Plans that are switched off cost so much that compiling them
+//! alone, by a list of keys or one after the other, since a join may walk a whole table that was empty when it was analyzed; lists are
+//! joined by hashing where they may be long. Plans that are switched off cost so much that compiling them
 //! would seem worth it.
 
 use std::fmt::Write;

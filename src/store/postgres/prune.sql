@@ -49,8 +49,8 @@ with moment as materialized (
 ), emptied as materialized (
     -- Those of whose orders none would be left.
     select b.batch, b.order_ids
-    from (select distinct batch from touched) as touched join orderly.batches as b on b.batch = touched.batch
-    where not exists (
+    from orderly.batches as b
+    where b.batch = any (array(select distinct batch from touched)) and not exists (
         select from unnest(b.order_ids) as of_batch (order_id)
         where of_batch.order_id not in (select order_id from held)
             and exists (select from orderly.orders as o where o.order_id = of_batch.order_id offset 0))
@@ -59,9 +59,9 @@ with moment as materialized (
     from emptied cross join lateral (
         select 1 as locked from orderly.batches as b where b.batch = emptied.batch for update skip locked) as free
 ), failed_free as materialized (
-    select f.order_id from held join orderly.failed as f on f.order_id = held.order_id for update of f skip locked
+    select order_id from orderly.failed where order_id = any (array(select order_id from held)) for update skip locked
 ), cancelled_free as materialized (
-    select c.order_id from held join orderly.cancelled as c on c.order_id = held.order_id for update of c skip locked
+    select order_id from orderly.cancelled where order_id = any (array(select order_id from held)) for update skip locked
 ), stuck as materialized (
     select batch from emptied where batch not in (select batch from free)
 ), leaving as materialized (
@@ -74,19 +74,19 @@ with moment as materialized (
     select order_id from held where order_id not in (select order_id from leaving)
 ), gone as (
     delete from orderly.orders as o
-    using leaving, moment
-    where o.order_id = leaving.order_id and o.status > 1 and o.finished_at < moment.ended_before
+    using moment
+    where o.order_id = any (array(select order_id from leaving)) and o.status > 1 and o.finished_at < moment.ended_before
     returning o.order_id, o.status, o.processing_at, o.finished_at, o.user_id
 ), history_gone as (
-    delete from orderly.history as h using gone where h.order_id = gone.order_id
+    delete from orderly.history where order_id = any (array(select order_id from gone))
 ), failed_gone as (
-    delete from orderly.failed as f using gone where f.order_id = gone.order_id
+    delete from orderly.failed where order_id = any (array(select order_id from gone))
 ), cancelled_gone as (
-    delete from orderly.cancelled as c using gone where c.order_id = gone.order_id
+    delete from orderly.cancelled where order_id = any (array(select order_id from gone))
 ), batches_gone as (
     -- Compared as arrays, or the planner compares each order of each batch with each that is held.
-    delete from orderly.batches as b using free
-    where b.batch = free.batch and not free.order_ids && array(select order_id from staying)
+    delete from orderly.batches where batch = any (array(
+        select batch from free where not order_ids && array(select order_id from staying)))
 ), risen as (
     update orderly.queue set complete_after = highest.position
     from (select max(position) as position from leaving) as highest

@@ -1,11 +1,10 @@
 -- Redrives the orders that held.sql holds: those that failed or were cancelled start afresh; those that back off become due, and
 -- keep their attempts and their generation. Where the orders of a user wait for each other, the next claim sees to their turns.
 , second_line_due as (
-    update orderly.second_line as l set due_at = moment.at from moment, second_line as mine
-    where l.order_id = mine.order_id
+    update orderly.second_line set due_at = (select at from moment) where order_id = any (array(select order_id from second_line))
 ), blocked_due as (
-    update orderly.blocked as b set due_at = moment.at, since = moment.at from moment, blocked as mine
-    where b.order_id = mine.order_id
+    update orderly.blocked set due_at = moment.at, since = moment.at
+    from moment where order_id = any (array(select order_id from blocked))
 ), changed as (
     update orderly.orders as o set
         status = 0,

@@ -31,8 +31,8 @@ with moment as materialized (
     -- One that a worker outside has by now keeps its own time.
     update orderly.leases as l
     set expires_at = case when l.outside then l.expires_at else moment.at + moment.lease end
-    from moment, free
-    where l.order_id = free.order_id and l.token = free.token
+    from moment
+    where l.order_id = any (array(select order_id from free))
     returning l.order_id, l.token
 ), locked as materialized (
     select held.* from held

@@ -71,16 +71,16 @@ begin
         union
         select user_id from gets where order_id not in (select order_id from blocked_free)
     ), first_left as (
-        delete from orderly.first_line as l using first_free as free
-        where l.order_id = free.order_id and free.user_id not in (select user_id from held_up)
-        returning l.order_id, free.user_id
+        delete from orderly.first_line as l where l.order_id = any (array(
+            select order_id from first_free where user_id not in (select user_id from held_up)))
+        returning l.order_id
     ), second_left as (
-        delete from orderly.second_line as l using second_free as free
-        where l.order_id = free.order_id and free.user_id not in (select user_id from held_up)
-        returning l.order_id, free.user_id, l.due_at, l.suspect
+        delete from orderly.second_line as l where l.order_id = any (array(
+            select order_id from second_free where user_id not in (select user_id from held_up)))
+        returning l.order_id, l.due_at, l.suspect
     ), blocked_left as (
-        delete from orderly.blocked as b using blocked_free as free
-        where b.order_id = free.order_id and free.user_id not in (select user_id from held_up)
+        delete from orderly.blocked as b where b.order_id = any (array(
+            select order_id from blocked_free where user_id not in (select user_id from held_up)))
         returning b.order_id, b.user_id, b.due_at, b.suspect
     ), to_first as (
         insert into orderly.first_line select order_id from blocked_left where due_at is null
@@ -88,21 +88,24 @@ begin
         insert into orderly.second_line select order_id, due_at, suspect from blocked_left where due_at is not null
     ), to_blocked as (
         insert into orderly.blocked (order_id, user_id, since, due_at, suspect)
-        select left_first.order_id, left_first.user_id, o.created_at, null, false
+        select left_first.order_id, o.user_id, o.created_at, null, false
         from first_left as left_first cross join lateral (
-            select created_at from orderly.orders where orders.order_id = left_first.order_id offset 0) as o
+            select user_id, created_at from orderly.orders where orders.order_id = left_first.order_id offset 0) as o
         union all
-        select order_id, user_id, due_at, due_at, suspect from second_left
+        select second_left.order_id, user_id, second_left.due_at, second_left.due_at, second_left.suspect
+        from second_left join second_free using (order_id)
     ), turns_over as (
-        delete from orderly.turns as t using turn
-        where t.user_id = turn.user_id and t.order_id = turn.order_id and not turn.runs
-            and turn.user_id not in (select user_id from held_up)
-            and turn.order_id not in (select order_id from next where order_id is not null)
+        delete from orderly.turns
+        where user_id = any (array(
+                select user_id from turn where not runs and user_id not in (select user_id from held_up)))
+            and (order_id in (
+                select order_id from turn
+                where not runs and order_id not in (select order_id from next where order_id is not null))) is true
     ), turns_begun as (
         insert into orderly.turns (user_id, order_id) select user_id, order_id from blocked_left
         on conflict do nothing
     ), seen as (
-        delete from orderly.unseen as u using unseen where u.change = unseen.change
+        delete from orderly.unseen where change = any (array(select change from unseen))
     ), left_unseen as (
         -- Behind the others, once for each user: one that is held up for long keeps no other waiting.
         insert into orderly.unseen (user_id) select user_id from held_up

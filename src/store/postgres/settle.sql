@@ -53,7 +53,7 @@ begin
     ), drawn as materialized (
         select kind, nextval('orderly.batch_ids') as batch from (select distinct kind from held) as kinds
     ), freed as (
-        delete from orderly.leases as l using held where l.order_id = held.order_id and l.token = held.token
+        delete from orderly.leases where order_id = any (array(select order_id from held))
     ), spilled as (
         insert into orderly.history (order_id, version, events)
         select order_id, ended_version - cardinality(full_history) + 1, full_history from held where full_history is not null

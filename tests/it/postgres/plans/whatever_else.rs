@@ -8,7 +8,7 @@ use super::super::scene::Scene;
 use super::plan::{Caught, Plan};
 use super::story::{
     ALL_STATISTICS, BACKING_OFF, BIG_USER, CANCELLED, CANCELLED_LATER, COMPLETED_LATER, DUE, DUE_SUSPECTS,
-    EXPIRED, FAILED, FAILED_LATER, FINISHED, FIRST_LINE, RUNNING, SMALL_USER, story,
+    EXPIRED, FAILED, FAILED_LATER, FINISHED, FIRST_LINE, RUNNING, SMALL_USER, Statistics, story,
 };
 use super::{PAGE_ORDERS, PAGES_MAX, ROWS_MAX};
 use crate::support::make::{NODE_A, give_back_by, heartbeat, key, new_order};
@@ -25,9 +25,12 @@ async fn whatever_else_is_asked_costs_the_same_with_twenty_thousand_finished_ord
         };
         for (caught, pages_max) in everything_else(&story.scene).await {
             let plan = caught.plan(&story.session).await;
-            wrong.extend(
-                fault(&plan, pages_max).map(|fault| format!("{statistics:?}: {}: {fault}", caught.what)),
-            );
+            let fault = match statistics {
+                // A table that is believed to be empty may be read whole where that touches few pages.
+                Statistics::OfEmptiedTables if plan.pages() <= pages_max => None,
+                _ => fault(&plan, pages_max),
+            };
+            wrong.extend(fault.map(|fault| format!("{statistics:?}: {}: {fault}", caught.what)));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -178,7 +181,7 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
         "'{0}', '{1}', '{1}', '{1}', '{null}', '{null}', '{0}', '{orders}', '{a new one}', '{a}', 3",
         PAGES_MAX,
     );
-    push("queue", "The numbers, whether", "", "", PAGES_MAX);
+    push("queue", "Reads the numbers", "int8, text", "0, ''", PAGES_MAX);
     for id in [
         FIRST_LINE,
         DUE,
