@@ -319,7 +319,7 @@ impl Store for Postgres {
     }
 
     async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
-        let standing = standing::standing(&self.lists, id).await;
+        let standing = standing::standing(&self.lists, id, &self.shared.floor()).await;
         let standing = standing.map(|standing| self.shared.refusals.told_of(standing));
         told(standing, "read where an order stands")
     }
@@ -343,11 +343,17 @@ impl Store for Postgres {
     }
 
     async fn queue(&self) -> Result<QueueState, StoreError> {
-        told(query::queue(&self.numbers).await, "read the queue")
+        told(
+            query::queue(&self.numbers, &self.shared.floor()).await,
+            "read the queue",
+        )
     }
 
     async fn queue_just_set(&self) -> Result<QueueState, StoreError> {
-        told(query::queue(&self.control).await, "read the queue")
+        told(
+            query::queue(&self.control, &self.shared.floor()).await,
+            "read the queue",
+        )
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {

@@ -1,5 +1,5 @@
-//! Handing out due orders: the claim in one message, then what was claimed in another, so that the lock is held as
-//! short as possible and never while somebody reads. A start of given orders is a claim that does not choose. Orders whose start
+//! Handing out due orders: the claim in one message, whose answer is short, so that the lock is held as short as possible and never
+//! while somebody reads. Orders with long texts are read in another. A start of given orders is a claim that does not choose. Orders whose start
 //! the database refuses are left to `claim/refused.rs`.
 
 use std::collections::HashMap;
@@ -195,10 +195,14 @@ impl Claimer {
                 self.next_look_in(&answer, places, shared)
             }
         };
+        let leases = match answer.leases(request.node)? {
+            Some(leases) => leases,
+            None => self.read_leases(&answer.granted, request).await?,
+        };
         Ok(Claimed {
             // Nor does an answer say so that came by other rules than the store's.
             paused: answer.seen.is_none() && self.agrees(&answer, request),
-            leases: self.read_leases(&answer.granted, request).await?,
+            leases,
             next_due_in,
             idle: answer.idle,
         })
@@ -266,10 +270,10 @@ impl Claimer {
     ) -> Result<Answer, Failure> {
         let lent = self.link.lend().await?;
         let may_be_gone = lent.is_old();
-        match self.send_over(lent, asked, stepped_around).await {
+        match self.send_over(lent, asked, stepped_around, shared).await {
             Err(Failure::Unknown(_)) if may_be_gone => {
                 let lent = self.link.lend().await?;
-                let answer = self.send_over(lent, asked, stepped_around).await;
+                let answer = self.send_over(lent, asked, stepped_around, shared).await;
                 // What the first one did, if it arrived after all, is in no answer.
                 shared.changed();
                 answer
@@ -283,6 +287,7 @@ impl Claimer {
         lent: Lent,
         asked: Asked<'_>,
         stepped_around: &[OrderId],
+        shared: &Shared,
     ) -> Result<Answer, Failure> {
         let Asked {
             request,
@@ -344,6 +349,7 @@ impl Claimer {
         let answer = Answer::read(&messages, stepped_around)?;
         if let Some(seen) = answer.seen.filter(|_| !no_floor) {
             self.floor.saw(seen, began, Instant::now());
+            shared.floor_is(self.floor.known());
         }
         Ok(answer)
     }

@@ -6,7 +6,7 @@ create function :claim(
     places bigint, claiming_node bigint, lease_micros bigint, takes_suspects boolean, is_outside boolean,
     is_handed_out boolean, wanted bigint[], known_processor bigint, known_ordering bigint, second_first bigint, above bigint,
     spare bigint, unseen_max bigint, counter_slot bigint, claim_lock bigint, stepped_around bigint[],
-    out order_ids bigint[], out tokens bigint[], out claimed bigint, out exhausted boolean, out running boolean,
+    out started bigint[], out texts text[], out claimed bigint, out exhausted boolean, out running boolean,
     out last_order_id bigint, out oldest_running xid8, out transaction xid8, out next_due_in_micros bigint,
     out open_orders bigint, out stored_ordering smallint, out stored_processor smallint,
     out passed_first bigint[], out passed_second bigint[], out unseen bigint
@@ -49,7 +49,7 @@ begin
         overtaken := case when stored_ordering = 0 then '{0}'::bigint[] else '{}' end;
     end if;
     if first_ids <> '{}' or second_ids <> '{}' then
-        select * into order_ids, tokens
+        select * into started, texts
         from :start(
             first_ids, second_ids, second_after, claiming_node, lease_micros, is_outside, is_handed_out, overtaken,
             counter_slot);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::connect::{Connection, Connector, connector, unavailable};
+use super::floor::KnownFloor;
 use super::query;
 use super::schema::{self, Problem};
 use super::snapshot::PostgresSnapshot;
@@ -22,7 +23,7 @@ pub async fn open_snapshot(database: &PostgresDatabase) -> Result<Box<dyn Snapsh
 pub async fn open_offline(database: &PostgresDatabase) -> Result<Box<dyn Snapshot>, OpenError> {
     let location = &database.url.location;
     let snapshot = snapshot_of(database).await?;
-    let queue = query::queue(&snapshot).await;
+    let queue = query::queue(&snapshot, &KnownFloor::default()).await;
     let queue = queue.map_err(|failure| unavailable(location, &failure))?;
     if queue.nodes.iter().any(|node| node.alive) {
         return Err(OpenError::InUse {

@@ -36,6 +36,14 @@ pub(super) struct Floor {
     looked_in_vain: bool,
 }
 
+/// The bound as readers may use it, who look at the first line as well.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KnownFloor {
+    /// Empty where nothing is known.
+    pub server: ServerRun,
+    pub bound: i64,
+}
+
 /// What a claim saw.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
@@ -81,6 +89,14 @@ impl Floor {
             true if self.looked_in_vain && !due => None,
             true => Some(0),
             false => Some(self.bound),
+        }
+    }
+
+    /// What is known since the last claim.
+    pub fn known(&self) -> KnownFloor {
+        KnownFloor {
+            server: self.server.clone().unwrap_or_default(),
+            bound: self.bound,
         }
     }
 

@@ -7,11 +7,11 @@ use tokio_postgres::types::Type;
 
 use super::created::id_range;
 use super::failure::Failure;
+use super::floor::KnownFloor;
 use super::links::Reads;
 use super::listing::{self, Listing};
-use super::message::with_numbers;
 use super::rows;
-use crate::order::{Order, OrderId};
+use crate::order::{Order, OrderId, Ordering};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{
     BLOCKED_MAX, Blocked, Counters, FeedCursor, NODES_MAX, Node, OrderPage, OrderQuery, OrderView,
@@ -94,15 +94,28 @@ fn counters_of(row: &Row) -> Result<Counters, Failure> {
     })
 }
 
-pub(super) async fn queue(source: &impl Reads) -> Result<QueueState, Failure> {
-    let blocked_max = i64::try_from(BLOCKED_MAX).unwrap_or(i64::MAX);
-    let statement = with_numbers(include_str!("queue.sql"), &[(":blocked_max", blocked_max)]);
-    let found = source.read(&statement, &[]).await?;
+pub(super) async fn queue(source: &impl Reads, floor: &KnownFloor) -> Result<QueueState, Failure> {
+    let found = source
+        .read(
+            include_str!("queue.sql"),
+            &[(&floor.bound, Type::INT8), (&&*floor.server, Type::TEXT)],
+        )
+        .await?;
     let row = rows::only(&found)?;
-    let age = |column| {
-        let micros: Option<i64> = rows::column(row, column)?;
-        Ok::<_, Failure>(micros.map(|micros| Duration::from_micros(micros.max(0).cast_unsigned())))
-    };
+    let mut oldest_waiting = age(row, 8)?;
+    let mut blocked = Blocked::default();
+    if rows::ordering(row, 7)? != Ordering::None {
+        let blocked_max = i64::try_from(BLOCKED_MAX).unwrap_or(i64::MAX);
+        let found = source
+            .read(include_str!("blocked.sql"), &[(&blocked_max, Type::INT8)])
+            .await?;
+        let row = rows::only(&found)?;
+        oldest_waiting = oldest_waiting.max(age(row, 0)?);
+        blocked = Blocked {
+            orders: rows::large_count(row, 1)?,
+            oldest_age: age(row, 2)?,
+        };
+    }
     let limit = rows::limit(NODES_MAX);
     let nodes = source
         .read(
@@ -116,13 +129,16 @@ pub(super) async fn queue(source: &impl Reads) -> Result<QueueState, Failure> {
     Ok(QueueState {
         counters: counters_of(row)?,
         paused: rows::column(row, 6)?,
-        oldest_waiting: age(7)?,
-        blocked: Blocked {
-            orders: rows::large_count(row, 8)?,
-            oldest_age: age(9)?,
-        },
+        oldest_waiting,
+        blocked,
         nodes: nodes.iter().map(node).collect::<Result<_, _>>()?,
     })
+}
+
+/// Reads a number of microseconds; a clock that was set back makes it no time at all.
+fn age(row: &Row, index: usize) -> Result<Option<Duration>, Failure> {
+    let micros: Option<i64> = rows::column(row, index)?;
+    Ok(micros.map(|micros| Duration::from_micros(micros.max(0).cast_unsigned())))
 }
 
 fn node(row: &Row) -> Result<Node, Failure> {

@@ -8,7 +8,7 @@ use super::failure::Failure;
 use crate::event::{Event, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
 use crate::money::Money;
-use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Reference};
+use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering, Reference};
 use crate::portable_json::JsonText;
 use crate::store::{Breaker, FeedCursor, FeedId, FeedPosition, codes};
 use crate::time::Timestamp;
@@ -17,8 +17,6 @@ use crate::time::Timestamp;
 pub(super) fn order(row: &Row) -> Result<Order, Failure> {
     let status = status(row, 1)?;
     let due_at: Option<Timestamp> = column(row, 8)?;
-    let minor_units: i64 = column(row, 10)?;
-    let reference: Option<&str> = column(row, 12)?;
     Ok(Order {
         order_id: OrderId(column(row, 0)?),
         status,
@@ -29,20 +27,37 @@ pub(super) fn order(row: &Row) -> Result<Order, Failure> {
         processing_at: column(row, 6)?,
         finished_at: column(row, 7)?,
         next_attempt_at: due_at.filter(|_| status == OrderStatus::Pending),
-        request: NewOrder {
-            user_id: column(row, 9)?,
-            total_amount: Money::from_minor_units(minor_units)
-                .ok_or_else(|| Failure::undecodable("an amount", minor_units))?,
-            item_ids: ItemIds::from_stored(column(row, 11)?)
-                .ok_or_else(|| Failure::undecodable("a list of item ids", ""))?,
-            reference: reference
-                .map(Reference::parse)
-                .transpose()
-                .map_err(|error| Failure::undecodable("a reference", error))?,
-            metadata: column::<Option<String>>(row, 14)?.map(Into::into),
-        },
+        request: request(
+            column(row, 9)?,
+            column(row, 10)?,
+            column(row, 11)?,
+            column(row, 12)?,
+            column(row, 14)?,
+        )?,
         last_error: column(row, 13)?,
         result: column::<Option<String>>(row, 15)?.map(JsonText::from_stored),
+    })
+}
+
+/// Puts together what was asked for.
+pub(super) fn request(
+    user_id: i64,
+    minor_units: i64,
+    items: &str,
+    reference: Option<&str>,
+    metadata: Option<String>,
+) -> Result<NewOrder, Failure> {
+    Ok(NewOrder {
+        user_id,
+        total_amount: Money::from_minor_units(minor_units)
+            .ok_or_else(|| Failure::undecodable("an amount", minor_units))?,
+        item_ids: ItemIds::from_stored(items)
+            .ok_or_else(|| Failure::undecodable("a list of item ids", ""))?,
+        reference: reference
+            .map(Reference::parse)
+            .transpose()
+            .map_err(|error| Failure::undecodable("a reference", error))?,
+        metadata: metadata.map(Into::into),
     })
 }
 
@@ -103,6 +118,11 @@ pub(super) fn status(row: &Row, index: usize) -> Result<OrderStatus, Failure> {
 pub(super) fn breaker(row: &Row, index: usize) -> Result<Breaker, Failure> {
     let code: i16 = column(row, index)?;
     codes::breaker_of(code.into()).ok_or_else(|| Failure::undecodable("the state of a breaker", code))
+}
+
+pub(super) fn ordering(row: &Row, index: usize) -> Result<Ordering, Failure> {
+    let code: i16 = column(row, index)?;
+    codes::ordering_of(code.into()).ok_or_else(|| Failure::undecodable("an ordering", code))
 }
 
 pub(super) fn processor(row: &Row, index: usize) -> Result<Option<ProcessorKind>, Failure> {

@@ -1,12 +1,13 @@
 //! What the parts of the driver have in common: what to tell the rest of the process once something is committed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
+use super::floor::KnownFloor;
 use super::locked::Locked;
 use super::unanswered::Unanswered;
 use crate::metrics::Metrics;
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     ordering: watch::Sender<order::Ordering>,
     /// What this node was told of it.
     told_ordering: Option<order::Ordering>,
+    /// Written by the claims that choose.
+    floor: Mutex<KnownFloor>,
     /// Orders that other sessions of the database have locked.
     pub locked: Locked,
     /// Orders that the database refuses to start or to take back.
@@ -73,6 +76,7 @@ impl Shared {
             keys_stored: AtomicUsize::new(0),
             ordering: watch::Sender::new(told_ordering.unwrap_or_default()),
             told_ordering,
+            floor: Mutex::default(),
             locked: Locked::default(),
             refusals: Refusals::default(),
             unanswered: Unanswered::default(),
@@ -139,6 +143,24 @@ impl Shared {
             self.work_came();
         }
         self.wakeups.notify_final(order_ids);
+    }
+
+    pub fn floor_is(&self, floor: KnownFloor) {
+        *self.known_floor() = floor;
+    }
+
+    /// Where nothing starts by turns: there, an order below any floor may get its turn.
+    pub fn floor(&self) -> KnownFloor {
+        match self.ordering() {
+            order::Ordering::None => self.known_floor().clone(),
+            order::Ordering::User(_) => KnownFloor::default(),
+        }
+    }
+
+    fn known_floor(&self) -> MutexGuard<'_, KnownFloor> {
+        self.floor
+            .lock()
+            .expect("no code panics while it holds this lock")
     }
 
     pub fn go_by(&self, ordering: order::Ordering) {

@@ -12,6 +12,7 @@ use super::connect::{Connection, Parameters, READ_ONLY};
 use super::created::ACCEPT_TIME_MAX;
 use super::durability::Durability;
 use super::failure::Failure;
+use super::floor::KnownFloor;
 use super::links::Reads;
 use super::query;
 use super::room;
@@ -22,7 +23,7 @@ use crate::store::snapshot::{
     EventRecord, FEED_WAITING_MAX, FeedState, FeedWaiting, KeyName, KeyRecord, LeaseRecord, OrderRecord,
     Room, Snapshot, StartRule,
 };
-use crate::store::{Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, QueueState, StoreError, codes};
+use crate::store::{Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, QueueState, StoreError};
 use crate::time::Timestamp;
 
 /// For one statement: some of them read everything there is.
@@ -148,7 +149,7 @@ impl Snapshot for PostgresSnapshot {
     }
 
     async fn queue(&mut self) -> Result<QueueState, StoreError> {
-        let queue = query::queue(self).await;
+        let queue = query::queue(self, &KnownFloor::default()).await;
         queue.map_err(|failure| failure.to_error("read the queue of a snapshot"))
     }
 
@@ -214,9 +215,8 @@ async fn start_rule(source: &impl Reads) -> Result<StartRule, Failure> {
         .read("select ordering, ordering_from from orderly.queue", &[])
         .await?;
     let row = rows::only(&found)?;
-    let code: i16 = rows::column(row, 0)?;
     Ok(StartRule {
-        ordering: codes::ordering_of(code.into()).ok_or_else(|| Failure::undecodable("an ordering", code))?,
+        ordering: rows::ordering(row, 0)?,
         from: OrderId(rows::column(row, 1)?),
     })
 }

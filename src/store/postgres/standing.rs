@@ -3,6 +3,7 @@
 use tokio_postgres::types::Type;
 
 use super::failure::Failure;
+use super::floor::KnownFloor;
 use super::holders::holders;
 use super::links::Reads;
 use super::query;
@@ -13,7 +14,11 @@ use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{AHEAD_MAX, CurrentLease, Place, Predecessor, SUSPECT_CRASHES, Standing};
 use crate::time::Timestamp;
 
-pub(super) async fn standing(source: &impl Reads, id: OrderId) -> Result<Option<Standing>, Failure> {
+pub(super) async fn standing(
+    source: &impl Reads,
+    id: OrderId,
+    floor: &KnownFloor,
+) -> Result<Option<Standing>, Failure> {
     let statement = concat!(
         include_str!("standing.sql"),
         "select ",
@@ -55,7 +60,7 @@ pub(super) async fn standing(source: &impl Reads, id: OrderId) -> Result<Option<
         }),
         _ => None,
     };
-    let mut queue = query::queue(source).await?;
+    let mut queue = query::queue(source, floor).await?;
     let running = source
         .read(
             "select node, count(*)::int8 from (

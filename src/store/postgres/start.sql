@@ -1,10 +1,13 @@
 -- Starts attempts at orders of both lines, in the order given: takes them out of their lines and writes their leases. Their rows
 -- are locked by this transaction. Elements that are null are no orders. second_after: the number of starts of the first line that
--- come before the second line's; 0 where the two lists share their places. passed_over: the orders of the first line that were to start before, and are
--- locked or refused; 0 stands for all earlier orders.
+-- come before the second line's; 0 where the two lists share their places. passed_over: the orders of the first line that were
+-- to start before, and are locked or refused; 0 stands for all earlier orders.
+--
+-- started: ten numbers for each order. texts: four for each; null where they have more than 24,000 bytes together, since the claims'
+-- lock is held while they are sent, and a reader that is frozen must not keep it.
 create function :start(
     first_ids bigint[], second_ids bigint[], second_after bigint, claiming_node bigint, lease_micros bigint, is_outside boolean,
-    is_handed_out boolean, passed_over bigint[], counter_slot bigint, out order_ids bigint[], out tokens bigint[]
+    is_handed_out boolean, passed_over bigint[], counter_slot bigint, out started bigint[], out texts text[]
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off
@@ -13,18 +16,21 @@ begin
     with moment as materialized (
         select clock_timestamp() as at
     ), first_taken as (
-        delete from orderly.first_line as l using unnest(first_ids) with ordinality as asked (order_id, place)
-        where l.order_id = asked.order_id
-        returning l.order_id, asked.place
+        delete from orderly.first_line where order_id = any (first_ids) returning order_id
     ), second_taken as (
-        delete from orderly.second_line as l using unnest(second_ids) with ordinality as asked (order_id, place)
-        where l.order_id = asked.order_id
-        returning l.order_id, second_after + asked.place
+        delete from orderly.second_line where order_id = any (second_ids) returning order_id
+    ), taken as materialized (
+        select order_id, place from unnest(first_ids) with ordinality as first (order_id, place)
+        where (order_id in (select order_id from first_taken)) is true
+        union all
+        select order_id, second_after + place from unnest(second_ids) with ordinality as second (order_id, place)
+        where (order_id in (select order_id from second_taken)) is true
     ), subject as materialized (
         -- Read one by one, whatever the plan says of joins.
         select o.order_id, o.token + 1 as token, o.version + 1 as version, o.attempts + 1 as attempt, taken.place,
-            greatest(moment.at, o.changed_at, o.created_at) as at
-        from moment cross join (select * from first_taken union all select * from second_taken) as taken
+            greatest(moment.at, o.changed_at, o.created_at) as at, o.generation, o.crashes, o.created_at, o.user_id,
+            o.total_amount, o.item_ids, o.reference, o.metadata, o.last_error
+        from moment cross join taken
             cross join lateral (select * from orderly.orders where orders.order_id = taken.order_id offset 0) as o
         order by taken.place
     ), drawn as materialized (
@@ -55,5 +61,10 @@ begin
         from (select count(*) as started from subject) as change
         where slot = (select orderly.free_counter(counter_slot) where exists (select from drawn)) and change.started > 0
     )
-    select array_agg(order_id), array_agg(token) into order_ids, tokens from subject;
+    select array_agg(array[
+            order_id, token, version, attempt, generation, crashes, user_id, total_amount,
+            (date_part('epoch', created_at) * 1000000)::int8, (date_part('epoch', at) * 1000000)::int8]),
+        case when sum(octet_length(item_ids) + coalesce(octet_length(reference), 0) + coalesce(octet_length(metadata), 0)
+            + coalesce(octet_length(last_error), 0)) <= 24000 then array_agg(array[item_ids, reference, metadata, last_error]) end
+    into started, texts from subject;
 end $start$;

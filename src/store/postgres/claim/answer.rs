@@ -2,24 +2,75 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::super::failure::Failure;
 use super::super::floor::Seen;
-use super::super::turns;
-use crate::lease::ProcessorKind;
-use crate::order::{OrderId, Ordering};
-use crate::store::codes;
+use super::super::{rows, turns};
+use crate::lease::{Lease, NodeId, ProcessorKind};
+use crate::order::{Order, OrderId, OrderStatus, Ordering};
+use crate::store::{SUSPECT_CRASHES, codes};
+use crate::time::Timestamp;
 
-/// A lease as the claim's message tells it.
+/// An order that a claim started: the numbers that the function `start` tells of it, in its order.
+#[derive(Deserialize)]
 pub(super) struct Granted {
     pub order_id: i64,
     pub token: i64,
+    version: i64,
+    attempts: i64,
+    generation: i64,
+    crashes: i64,
+    user_id: i64,
+    minor_units: i64,
+    created_micros: i64,
+    started_micros: i64,
+}
+
+/// The texts of an order: items, reference, metadata, last error.
+type Texts = [Option<String>; 4];
+
+impl Granted {
+    fn lease(&self, node: NodeId, [items, reference, metadata, last_error]: Texts) -> Result<Lease, Failure> {
+        Ok(Lease {
+            order: Order {
+                order_id: OrderId(self.order_id),
+                status: OrderStatus::Processing,
+                version: count(self.version)?,
+                attempts: count(self.attempts)?,
+                generation: count(self.generation)?,
+                created_at: Timestamp::from_micros(self.created_micros),
+                processing_at: Some(Timestamp::from_micros(self.started_micros)),
+                finished_at: None,
+                next_attempt_at: None,
+                request: rows::request(
+                    self.user_id,
+                    self.minor_units,
+                    items.as_deref().unwrap_or_default(),
+                    reference.as_deref(),
+                    metadata,
+                )?,
+                last_error,
+                result: None,
+            },
+            token: self.token.cast_unsigned(),
+            node,
+            suspect: count(self.crashes)? >= SUSPECT_CRASHES,
+        })
+    }
+}
+
+fn count(number: i64) -> Result<u32, Failure> {
+    u32::try_from(number).map_err(|_| Failure::undecodable("a count", number))
 }
 
 /// The answer to the claim's message.
 pub(super) struct Answer {
     pub granted: Vec<Granted>,
+    /// `None` where they were too long for the message of a claim.
+    texts: Option<Vec<Texts>>,
     /// `None` while the queue is paused: what is hidden is not gone.
     pub seen: Option<Seen>,
     /// Orders of either line that another session has locked.
@@ -39,12 +90,11 @@ impl Answer {
     pub fn read(messages: &[SimpleQueryMessage], stepped_around: &[OrderId]) -> Result<Answer, Failure> {
         let missing = || Failure::undecodable("a claim", "a part of it");
         let values = Values::of(messages);
-        let order_ids = values.numbers("order_ids")?;
-        let tokens = values.numbers("tokens")?;
-        if order_ids.len() != tokens.len() {
+        let granted: Vec<Granted> = values.json("started")?.unwrap_or_default();
+        let texts: Option<Vec<Texts>> = values.json("texts")?;
+        if texts.as_ref().is_some_and(|texts| texts.len() != granted.len()) {
             return Err(missing());
         }
-        let granted = order_ids.into_iter().zip(tokens);
         let mut passed_over = values.numbers("passed_first")?;
         let first_passed_over = passed_over.first().copied();
         passed_over.extend(values.numbers("passed_second")?);
@@ -65,9 +115,8 @@ impl Answer {
         // Others may have their turn among those that this claim did not get to see to.
         let more_turns = values.number("unseen")? == Some(turns::UNSEEN_MAX);
         Ok(Answer {
-            granted: granted
-                .map(|(order_id, token)| Granted { order_id, token })
-                .collect(),
+            granted,
+            texts,
             seen: (values.number("running")? == Some(1)).then_some(seen),
             locked,
             refused: refused.len(),
@@ -86,6 +135,20 @@ impl Answer {
                 .and_then(codes::processor_of)
                 .ok_or_else(missing)?,
         })
+    }
+}
+
+impl Answer {
+    /// Takes the leases out of the answer, if they are all in it.
+    pub fn leases(&mut self, node: NodeId) -> Result<Option<Vec<Lease>>, Failure> {
+        let Some(texts) = self.texts.take() else {
+            return Ok(None);
+        };
+        let leases = self.granted.iter().zip(texts);
+        leases
+            .map(|(granted, texts)| granted.lease(node, texts))
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 }
 
@@ -110,6 +173,11 @@ impl<'m> Values<'m> {
 
     fn number(&self, name: &str) -> Result<Option<i64>, Failure> {
         self.text(name).map(number).transpose()
+    }
+
+    fn json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
+        let value = self.text(name).map(serde_json::from_str).transpose();
+        value.map_err(|error| Failure::undecodable("a part of a claim", error))
     }
 
     /// Reads an array, as in `{1,2}`.
