@@ -27,6 +27,8 @@ const GROUP_ROWS_MAX: usize = 1_000;
 /// Beside a group under way another one is sent when as many calls wait as that one has, so that two connections take turns
 /// with groups of a size instead of the second one taking whatever comes first. A group that takes longer holds nobody up.
 const TURN_TIME_MAX: Duration = Duration::from_millis(5);
+/// The same for calls whose callers gain less by an early answer than all by few, large groups.
+const LONG_TURN_TIME_MAX: Duration = Duration::from_millis(50);
 /// The most yields to callers before a group is sent: calls that never cease to come do not hold it up.
 const YIELDS_MAX: usize = 4;
 /// The most times that a call is carried out whose statement was the victim of a deadlock.
@@ -42,6 +44,8 @@ pub(super) trait Call: Send + Sync + Sized + 'static {
     const CLASS: Class;
     /// Otherwise they only read.
     const STORES: bool = true;
+    /// A group as large as the one under way goes beside it; otherwise one goes only beside a group that takes long.
+    const TAKES_TURNS: bool = true;
 
     fn subject(&self) -> Option<Self::Subject>;
 
@@ -192,7 +196,7 @@ impl<C: Call> Runner<C> {
                 let group = self.next_group();
                 self.latest = Latest {
                     calls: group.len(),
-                    turn_ends: Instant::now() + TURN_TIME_MAX,
+                    turn_ends: Instant::now() + turn_time_max::<C>(),
                 };
                 self.running
                     .spawn(carry_out(group, link, self.idle.clone(), self.shared.clone()));
@@ -216,7 +220,7 @@ impl<C: Call> Runner<C> {
     fn has_group(&self, waiting: usize) -> bool {
         !self.held.is_empty()
             && (self.running.is_empty()
-                || self.held.len() + waiting >= self.latest.calls
+                || (C::TAKES_TURNS && self.held.len() + waiting >= self.latest.calls)
                 || Instant::now() >= self.latest.turn_ends)
     }
 
@@ -262,6 +266,14 @@ impl<C: Call> Runner<C> {
                 self.idle.put_back(Link::new(self.pool.clone(), C::CLASS));
             }
         }
+    }
+}
+
+fn turn_time_max<C: Call>() -> Duration {
+    if C::TAKES_TURNS {
+        TURN_TIME_MAX
+    } else {
+        LONG_TURN_TIME_MAX
     }
 }
 

@@ -131,6 +131,8 @@ impl Call for Settle {
     type Subject = OrderId;
     const ATTEMPTED: &'static str = "settle an attempt";
     const CLASS: Class = Class::Settle;
+    /// The slot of an attempt is free before its result is stored.
+    const TAKES_TURNS: bool = false;
 
     fn subject(&self) -> Option<OrderId> {
         Some(self.attempt.order_id)
