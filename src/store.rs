@@ -43,7 +43,7 @@ pub use accept::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, ORDERS_WAITING
 pub use cancel::Acted;
 pub use claim::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES};
 pub use counters::Counters;
-pub use error::StoreError;
+pub use error::{RefusedOrder, StoreError};
 pub use feed::{FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition};
 pub use give_back::{GiveBack, GivenBack, SWEEP_ORDERS_MAX};
 pub use health::StoreHealth;
@@ -56,7 +56,7 @@ pub use reads::{
     Standing,
 };
 pub use redrive::{RedriveQuery, Redriven};
-pub use refusals::{RefusedChange, RefusedOrder, tell_refused};
+pub use refusals::{RefusedChange, tell_refused};
 pub use settle::Settled;
 pub use snapshot::Snapshot;
 pub use wakeups::Wakeups;

@@ -4,6 +4,7 @@ use std::fmt::{Display, Formatter};
 
 use super::opening::OpenError;
 use crate::causes::with_causes;
+use crate::order::OrderId;
 
 /// Shows its source itself, so that a log line needs no more. `Error::source` is `None`: a caller that prints sources would print
 /// it twice.
@@ -58,6 +59,16 @@ impl Display for StoreError {
         };
         formatter.write_str(text)
     }
+}
+
+/// An order that the store refuses to change for good, among others that it changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedOrder {
+    pub order_id: OrderId,
+    /// The kind of the refusal, as in [`StoreError::Refused`].
+    pub code: String,
+    /// The database's own words, for the log.
+    pub reason: String,
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Standing, StoreError};
+use super::{RefusedOrder, Standing, StoreError};
 use crate::order::{OrderId, OrderStatus};
 
 /// Most orders of each kind that are remembered.
@@ -21,16 +21,6 @@ const END_TOLD_FOR: Duration = Duration::from_mins(2);
 const NAMED_AGAIN_AFTER: Duration = Duration::from_mins(1);
 /// The most orders that one log line names.
 const NAMED_MAX: usize = 5;
-
-/// An order that the store refuses to change for good, among others that it changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedOrder {
-    pub order_id: OrderId,
-    /// The kind of the refusal, as in [`StoreError::Refused`].
-    pub code: String,
-    /// The database's own words, for the log.
-    pub reason: String,
-}
 
 #[derive(Default)]
 pub(super) struct Refusals {

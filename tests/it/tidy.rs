@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 
 mod blueprint;
+mod circles;
 mod layers;
 mod links;
+mod path;
 mod store;
 mod text;
 

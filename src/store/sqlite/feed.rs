@@ -1,13 +1,13 @@
 //! Reading events: pages of the feed, and histories of orders.
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::{query, rows};
+use super::rows;
 use crate::order::OrderId;
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use crate::store::{
     FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition, HISTORY_EVENTS_MAX,
-    History, OrderView,
+    History,
 };
 use crate::time::Timestamp;
 
@@ -16,17 +16,20 @@ pub(super) fn history(
     order_id: OrderId,
     after: u32,
 ) -> Result<Option<History>, rusqlite::Error> {
-    let Some(OrderView { order, at }) = query::order_view(connection, order_id)? else {
+    let user_id: Option<i64> = connection
+        .prepare_cached("select user_id from orders where order_id = ?1")?
+        .query_row([order_id], |row| row.get(0))
+        .optional()?;
+    let Some(user_id) = user_id else {
         return Ok(None);
     };
+    let at = end(connection)?;
     let events = connection
         .prepare_cached(&format!(
             "select {EVENT_COLUMNS}, position from events indexed by events_order
              where order_id = ?1 and version > ?2 order by version limit ?3"
         ))?
-        .query_map((order_id, after, HISTORY_EVENTS_MAX), |row| {
-            event(row, order.request.user_id)
-        })?
+        .query_map((order_id, after, HISTORY_EVENTS_MAX), |row| event(row, user_id))?
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Some(History { events, at }))
 }
