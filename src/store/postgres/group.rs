@@ -27,7 +27,7 @@ const GROUP_ROWS_MAX: usize = 1_000;
 /// Beside a group under way another one is sent when as many calls wait as that one has, so that two connections take turns
 /// with groups of a size instead of the second one taking whatever comes first. A group that takes longer holds nobody up.
 const TURN_TIME_MAX: Duration = Duration::from_millis(5);
-/// The same for calls whose callers gain less by an early answer than all by few, large groups.
+/// The same where [`Call::TAKES_TURNS`] is false: the callers gain more by few, large groups than by an early answer.
 const LONG_TURN_TIME_MAX: Duration = Duration::from_millis(50);
 /// The most yields to callers before a group is sent: calls that never cease to come do not hold it up.
 const YIELDS_MAX: usize = 4;
@@ -44,7 +44,8 @@ pub(super) trait Call: Send + Sync + Sized + 'static {
     const CLASS: Class;
     /// Otherwise they only read.
     const STORES: bool = true;
-    /// A group as large as the one under way goes beside it; otherwise one goes only beside a group that takes long.
+    /// A group as large as the one under way goes beside it. Otherwise only a full group does, or one beside a group that
+    /// takes long.
     const TAKES_TURNS: bool = true;
 
     fn subject(&self) -> Option<Self::Subject>;
@@ -220,8 +221,17 @@ impl<C: Call> Runner<C> {
     fn has_group(&self, waiting: usize) -> bool {
         !self.held.is_empty()
             && (self.running.is_empty()
-                || (C::TAKES_TURNS && self.held.len() + waiting >= self.latest.calls)
+                || self.held.len() + waiting >= self.large_enough()
                 || Instant::now() >= self.latest.turn_ends)
+    }
+
+    /// The number of calls in a group that goes beside one under way.
+    fn large_enough(&self) -> usize {
+        if C::TAKES_TURNS {
+            self.latest.calls
+        } else {
+            GROUP_CALLS_MAX
+        }
     }
 
     /// The oldest calls that fit into one statement; a later call with a subject that is taken stays behind.
@@ -254,6 +264,10 @@ impl<C: Call> Runner<C> {
     }
 
     fn ended(&mut self, ended: Result<Vec<Waiting<C>>, tokio::task::JoinError>) {
+        if !C::TAKES_TURNS {
+            // A group that hangs beside it holds up no further ones.
+            self.latest.turn_ends = Instant::now();
+        }
         match ended {
             Ok(again) => {
                 for call in again.into_iter().rev() {
