@@ -6,7 +6,7 @@ create function :claim(
     places bigint, claiming_node bigint, lease_micros bigint, takes_suspects boolean, is_outside boolean,
     is_handed_out boolean, wanted bigint[], known_processor bigint, known_ordering bigint, second_first bigint, above bigint,
     spare bigint, unseen_max bigint, counter_slot bigint, claim_lock bigint, stepped_around bigint[],
-    out started bigint[], out texts text[], out claimed bigint, out exhausted boolean, out running boolean,
+    out started bigint[], out texts json, out claimed bigint, out exhausted boolean, out running boolean,
     out last_order_id bigint, out oldest_running xid8, out transaction xid8, out next_due_in_micros bigint,
     out open_orders bigint, out stored_ordering smallint, out stored_processor smallint,
     out passed_first bigint[], out passed_second bigint[], out unseen bigint

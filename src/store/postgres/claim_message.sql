@@ -4,7 +4,7 @@
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
 set local lock_timeout = :time_ms;
-select to_json(started) as started, to_json(texts) as texts, claimed, exhausted::int, running::int, last_order_id, oldest_running, transaction, next_due_in_micros,
+select to_json(started) as started, texts, claimed, exhausted::int, running::int, last_order_id, oldest_running, transaction, next_due_in_micros,
     open_orders, stored_ordering, stored_processor, passed_first, passed_second, unseen
 from :claim(
     places => :places, claiming_node => :node, lease_micros => :lease_micros, takes_suspects => :suspect = 1,

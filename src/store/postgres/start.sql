@@ -3,11 +3,13 @@
 -- come before the second line's; 0 where the two lists share their places. passed_over: the orders of the first line that were
 -- to start before, and are locked or refused; 0 stands for all earlier orders.
 --
--- started: ten numbers for each order. texts: four for each; null where they have more than 24,000 bytes together, since the claims'
--- lock is held while they are sent, and a reader that is frozen must not keep it.
+-- started: ten numbers for each order: id, token, version, attempt, generation, crashes, user, amount, microseconds of the
+-- acceptance and of the start. texts: its items, reference, metadata and last error, as JSON; null where all of them have more
+-- than 24,000 bytes. The claims' lock is held while this is sent: with the numbers and the orders passed over of the longest claim
+-- it is some 80 kB, which the buffers of sockets hold, so that a reader that is frozen does not keep the lock.
 create function :start(
     first_ids bigint[], second_ids bigint[], second_after bigint, claiming_node bigint, lease_micros bigint, is_outside boolean,
-    is_handed_out boolean, passed_over bigint[], counter_slot bigint, out started bigint[], out texts text[]
+    is_handed_out boolean, passed_over bigint[], counter_slot bigint, out started bigint[], out texts json
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off
@@ -21,6 +23,7 @@ begin
         delete from orderly.second_line where order_id = any (second_ids) returning order_id
     ), taken as materialized (
         select order_id, place from unnest(first_ids) with ordinality as first (order_id, place)
+        -- `is true`: looked up by hashing, where a bare `in` is a join.
         where (order_id in (select order_id from first_taken)) is true
         union all
         select order_id, second_after + place from unnest(second_ids) with ordinality as second (order_id, place)
@@ -64,7 +67,9 @@ begin
     select array_agg(array[
             order_id, token, version, attempt, generation, crashes, user_id, total_amount,
             (date_part('epoch', created_at) * 1000000)::int8, (date_part('epoch', at) * 1000000)::int8]),
-        case when sum(octet_length(item_ids) + coalesce(octet_length(reference), 0) + coalesce(octet_length(metadata), 0)
-            + coalesce(octet_length(last_error), 0)) <= 24000 then array_agg(array[item_ids, reference, metadata, last_error]) end
+        to_json(array_agg(array[item_ids, reference, metadata, last_error]))
     into started, texts from subject;
+    if octet_length(texts::text) > 24000 then
+        texts := null;
+    end if;
 end $start$;

@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use orderly::event::EventKind;
 use orderly::lease::Outcome;
-use orderly::order::{OrderId, OrderStatus};
+use orderly::order::{METADATA_BYTES_MAX, NewOrder, OrderId, OrderStatus};
 use orderly::store::{CLAIM_ORDERS_MAX, ClaimRequest};
 
 use crate::support::Harness;
 use crate::support::harness::ids_of;
-use crate::support::make::{LEASE, NODE_A, NODE_B, claim_by};
+use crate::support::make::{LEASE, NODE_A, NODE_B, claim_by, new_order, order_with_reference};
 
 conformance! {
     first_attempts_start_in_the_order_of_acceptance,
@@ -160,14 +160,35 @@ async fn tokens_rise_with_every_claim_of_an_order(harness: &mut Harness) {
 }
 
 async fn a_lease_carries_the_whole_order(harness: &mut Harness) {
-    let ids = harness.accept_some(2).await;
+    let again = harness.order_in(OrderStatus::Failed).await;
+    harness.order_due_in(1).await;
+    harness.redrive(again).await;
+    harness.advance(Duration::from_secs(2)).await;
+    harness.accept_some(2).await;
+    let told = NewOrder {
+        metadata: Some(r#"{"note": "\u0001 \"a\" \\ NULL, {b}"}"#.into()),
+        ..order_with_reference("NULL")
+    };
+    harness.accept(vec![told]).await;
+    assert_whole(harness, 5).await;
+    // Their texts are so long that some store may hand them over in another way.
+    let long = NewOrder {
+        metadata: Some(format!("\"{}\"", "x".repeat(METADATA_BYTES_MAX - 2)).into()),
+        ..new_order()
+    };
+    harness.accept(vec![long; 4]).await;
+    assert_whole(harness, 4).await;
+}
+
+async fn assert_whole(harness: &Harness, orders: usize) {
     let request = ClaimRequest {
         suspect: false,
-        ..claim_by(NODE_B, 2)
+        ..claim_by(NODE_B, 10)
     };
-    let claimed = harness.store().claim(request).await.unwrap();
-    for (lease, id) in claimed.leases.iter().zip(ids) {
-        assert_eq!(lease.order, harness.order(id).await);
+    let leases = harness.store().claim(request).await.unwrap().leases;
+    assert_eq!(leases.len(), orders);
+    for lease in leases {
+        assert_eq!(lease.order, harness.order(lease.order.order_id).await);
     }
 }
 
