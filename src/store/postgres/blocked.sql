@@ -1,5 +1,5 @@
 -- Reads for how many microseconds the longest waiting order has waited whose turn the next claim decides; how many other orders wait
--- for one of their user, among the first $1 of the table; and for how long the first of them has, among the 1,000 oldest.
+-- for one of their user, among the first $3 of the table; and for how long the first of them has, among the 1,000 oldest.
 -- Served by the primary keys, blocked_user and blocked_since.
 with undecided as materialized (
     -- Of users without a turn, the first order.
@@ -17,7 +17,7 @@ select
     from undecided cross join lateral (
         select since from orderly.blocked where blocked.order_id = undecided.order_id offset 0) as b
     where b.since <= (select clock_timestamp())),
-    (select count(*) from (select from orderly.blocked limit $1) as looked_at) - (select count(order_id) from undecided),
+    (select count(*) from (select from orderly.blocked limit $3) as looked_at) - (select count(order_id) from undecided),
     (select (extract(epoch from clock_timestamp() - since) * 1000000)::int8 from (
         select order_id, since from orderly.blocked order by since, order_id limit 1000) as b
     where order_id not in (select order_id from undecided where order_id is not null)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+use super::connect::Parameters;
 use super::created::id_range;
 use super::failure::Failure;
 use super::floor::KnownFloor;
@@ -94,28 +95,37 @@ fn counters_of(row: &Row) -> Result<Counters, Failure> {
     })
 }
 
+/// What queue.sql reads, and what blocked.sql reads behind it.
+const QUEUE_AND_BLOCKED: &str = concat!(
+    "select * from (",
+    include_str!("queue.sql"),
+    ") as numbers cross join (",
+    include_str!("blocked.sql"),
+    ") as blocked"
+);
+
 pub(super) async fn queue(source: &impl Reads, floor: &KnownFloor) -> Result<QueueState, Failure> {
-    let found = source
-        .read(
-            include_str!("queue.sql"),
-            &[(&floor.bound, Type::INT8), (&&*floor.server, Type::TEXT)],
-        )
-        .await?;
-    let row = rows::only(&found)?;
-    let mut oldest_waiting = age(row, 8)?;
-    let mut blocked = Blocked::default();
-    if rows::ordering(row, 7)? != Ordering::None {
-        let blocked_max = i64::try_from(BLOCKED_MAX).unwrap_or(i64::MAX);
-        let found = source
-            .read(include_str!("blocked.sql"), &[(&blocked_max, Type::INT8)])
-            .await?;
+    let blocked_max = i64::try_from(BLOCKED_MAX).unwrap_or(i64::MAX);
+    let server: &str = &floor.server;
+    let parameters: Parameters<'_> = &[
+        (&floor.bound, Type::INT8),
+        (&server, Type::TEXT),
+        (&blocked_max, Type::INT8),
+    ];
+    let mut found = source.read(include_str!("queue.sql"), &parameters[..2]).await?;
+    let (mut oldest_undecided, mut blocked) = (None, Blocked::default());
+    if rows::ordering(rows::only(&found)?, 7)? != Ordering::None {
+        // All anew, so that the numbers are of one instant.
+        found = source.read(QUEUE_AND_BLOCKED, parameters).await?;
         let row = rows::only(&found)?;
-        oldest_waiting = oldest_waiting.max(age(row, 0)?);
+        oldest_undecided = age(row, 9)?;
         blocked = Blocked {
-            orders: rows::large_count(row, 1)?,
-            oldest_age: age(row, 2)?,
+            orders: rows::large_count(row, 10)?,
+            oldest_age: age(row, 11)?,
         };
     }
+    let row = rows::only(&found)?;
+    let oldest_waiting = age(row, 8)?.max(oldest_undecided);
     let limit = rows::limit(NODES_MAX);
     let nodes = source
         .read(

@@ -129,8 +129,8 @@ async fn what_blocks_an_order_is_found_among_forty_thousand_blocked_ones() {
             &scene,
             "blocked",
             "whose turn the next claim decides; how many",
-            "int8",
-            "10000",
+            "int8, text, int8",
+            "0, '', 10000",
         );
         let plan = queue.plan(&session).await;
         // As many as are counted, and no more.
