@@ -14,7 +14,7 @@ use super::locked::Patience;
 use super::shared::Shared;
 use super::{held, listing, query, rows};
 use crate::event::EventKind;
-use crate::order::OrderId;
+use crate::order::{OrderId, OrderStatus};
 use crate::store::columns::order_columns;
 use crate::store::redrive::changes;
 use crate::store::{Acted, RedriveQuery, Redriven, RefusedChange, SWEEP_ORDERS_MAX, tell_refused};
@@ -82,7 +82,7 @@ pub(super) async fn redrive_matching(
         }
         let mut halves = Halves::of(std::mem::take(&mut left));
         while let Some(some) = halves.next() {
-            let failed = match redrive_some(links, shared, &some).await {
+            let failed = match redrive_some(links, shared, &some, query.status).await {
                 Ok(changed) => {
                     redriven.retried += changed.len();
                     left.extend(some.into_iter().filter(|id| !changed.contains(id)));
@@ -90,7 +90,7 @@ pub(super) async fn redrive_matching(
                 }
                 // Where the database refuses to redrive no order, none of them is to blame.
                 Err(failure) if failure.may_be_of_one() && halves.is_whole() => {
-                    let without_orders = redrive_some(links, shared, &[]).await;
+                    let without_orders = redrive_some(links, shared, &[], query.status).await;
                     without_orders.and_then(|_| halves.failed(some, failure))
                 }
                 Err(failure) => halves.failed(some, failure),
@@ -108,9 +108,14 @@ pub(super) async fn redrive_matching(
     Ok(redriven)
 }
 
-/// Answers those that were redriven.
-async fn redrive_some(links: &Links, shared: &Shared, ids: &[i64]) -> Result<HashSet<i64>, Failure> {
-    let afresh = |status| changes(status, false);
+/// Redrives those that still have the status, and answers with them.
+async fn redrive_some(
+    links: &Links,
+    shared: &Shared,
+    ids: &[i64],
+    status: OrderStatus,
+) -> Result<HashSet<i64>, Failure> {
+    let afresh = |found| found == status && changes(found, false);
     let found = held::change(links, shared, REDRIVE_MANY, ids, afresh).await?;
     let changed = found.iter().map(|row| rows::column(row, 0));
     let changed = changed.collect::<Result<HashSet<i64>, _>>()?;
