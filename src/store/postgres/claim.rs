@@ -349,7 +349,7 @@ impl Claimer {
         let answer = Answer::read(&messages, stepped_around)?;
         if let Some(seen) = answer.seen.filter(|_| !no_floor) {
             self.floor.saw(seen, began, Instant::now());
-            shared.floor_is(self.floor.known());
+            shared.set_floor(self.floor.known());
         }
         Ok(answer)
     }

@@ -148,8 +148,8 @@ async fn forget(link: &mut Link, shared: &Shared) {
     let left = match forgotten {
         Ok(_) => stored - matched,
         Err(failure) => {
-            tracing::debug!(
-                ?failure,
+            tracing::warn!(
+                error = ?failure,
                 "cannot forget old idempotency keys and dead nodes; the next sweep tries again"
             );
             stored

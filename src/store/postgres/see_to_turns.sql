@@ -95,6 +95,7 @@ begin
         select second_left.order_id, user_id, second_left.due_at, second_left.due_at, second_left.suspect
         from second_left join second_free using (order_id)
     ), turns_over as (
+        -- An order has one user, so its id tells the pair; `is true` has it looked up by hashing.
         delete from orderly.turns
         where user_id = any (array(
                 select user_id from turn where not runs and user_id not in (select user_id from held_up)))

@@ -145,11 +145,11 @@ impl Shared {
         self.wakeups.notify_final(order_ids);
     }
 
-    pub fn floor_is(&self, floor: KnownFloor) {
+    pub fn set_floor(&self, floor: KnownFloor) {
         *self.known_floor() = floor;
     }
 
-    /// Where nothing starts by turns: there, an order below any floor may get its turn.
+    /// None where the orders of a user wait for each other: one below any floor may get its turn.
     pub fn floor(&self) -> KnownFloor {
         match self.ordering() {
             order::Ordering::None => self.known_floor().clone(),
