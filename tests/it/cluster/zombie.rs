@@ -18,7 +18,7 @@ use crate::support::until;
 /// The function that stores results, and its copy without what fences it.
 const SETTLE: &str = "orderly.settle_";
 const UNFENCED: &str = "orderly.unfenced_settle_";
-const TOKEN_CHECKS: [&str; 2] = [" and l.token = result.token", " and l.token = held.token"];
+const TOKEN_CHECKS: [&str; 1] = [" and l.token = result.token"];
 /// Longer than a lease, so that whoever takes the orders over has them while the zombie's results arrive.
 const ORDERS: Assortment = Assortment {
     name: "zombie",

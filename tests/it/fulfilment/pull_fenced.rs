@@ -13,7 +13,7 @@ use crate::support::{required, until};
 /// The function that stores results, its copy without what fences it, and that.
 const SETTLE: &str = "orderly.settle_";
 const UNFENCED: &str = "orderly.unfenced_settle_";
-const TOKEN_CHECKS: [&str; 2] = [" and l.token = result.token", " and l.token = held.token"];
+const TOKEN_CHECKS: [&str; 1] = [" and l.token = result.token"];
 /// The statement that finds the latest claim, and the token it reads.
 const LATEST_CLAIM: &str = ", token, node, handed_out from orderly.order_state where order_id = $1";
 const FIRST_TOKEN: &str = ", 1::int8, node, handed_out from orderly.order_state where order_id = $1";
