@@ -9,7 +9,7 @@ use super::StoreError;
 use crate::order::{NewOrder, OrderId};
 use crate::time::Timestamp;
 
-/// How long an idempotency key is kept.
+/// The time that an idempotency key is kept.
 pub const IDEMPOTENCY_RETENTION: Duration = Duration::from_hours(24);
 /// Orders that may wait for their commit; requests beyond are refused. A batch counts as many as it holds.
 pub const ORDERS_WAITING_MAX: usize = 16_384;
@@ -62,7 +62,7 @@ pub(super) struct WaitingOrders {
     places: Arc<Semaphore>,
 }
 
-/// Places in the line, to be held until the call is answered, also when nobody waits for it any more.
+/// Places in the line, to be held until the call is answered, also when its caller is gone.
 pub(super) type Places = OwnedSemaphorePermit;
 
 impl WaitingOrders {

@@ -3,7 +3,7 @@
 use crate::event::EventKind;
 use crate::order::{Order, OrderStatus};
 
-/// What became of an operator's action on one order.
+/// The end of an operator's action on one order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acted {
     /// Done now, or it already was (a second cancel).

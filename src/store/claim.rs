@@ -15,9 +15,9 @@ pub const SUSPECT_CRASHES: u32 = 2;
 pub struct ClaimRequest {
     pub node: NodeId,
     pub orders_max: usize,
-    /// How long the leases last unless renewed.
+    /// The time that the leases last unless renewed.
     pub lease: Duration,
-    /// Whether a suspect order may be among them (at most one is).
+    /// A suspect order may be among them (at most one is).
     pub suspect: bool,
     /// The processor of the orders. A store that nodes share grants nothing while a node with another processor lives;
     /// a caller that names none gets orders as from a processor that runs here alone.
@@ -56,7 +56,7 @@ pub(super) fn given_once(order_ids: &[OrderId]) -> Vec<OrderId> {
     looked_at.copied().filter(|id| seen.insert(*id)).collect()
 }
 
-/// How many of each line fill the places: while both have work, half each.
+/// Divides the places between the lines: while both have work, half each.
 pub(super) fn share(places: usize, first: usize, second: usize, second_line_first: bool) -> (usize, usize) {
     let half = if second_line_first {
         places.div_ceil(2)

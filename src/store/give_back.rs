@@ -14,7 +14,7 @@ pub const SWEEP_ORDERS_MAX: usize = 1_000;
 
 #[derive(Clone, Copy, Debug)]
 pub struct GiveBack {
-    /// Who asks: certainly alive, whatever its last heartbeat says.
+    /// The node that asks: certainly alive, whatever its last heartbeat says.
     pub node: NodeId,
     /// Leases lost to dead nodes before an order is Failed as poison.
     pub crashes_max: u32,
@@ -30,7 +30,7 @@ pub struct GivenBack {
     pub poisoned: usize,
     /// Orders that the store refused to take back; they stay Processing, without a lease.
     pub refused: Vec<RefusedOrder>,
-    /// Where the next call of the sweep begins; `None` when there are no more.
+    /// The place where the next call of the sweep begins; `None` when there are no more.
     pub next: Option<OrderId>,
 }
 

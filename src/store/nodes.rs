@@ -23,7 +23,7 @@ pub struct Heartbeat {
     pub processor: Option<ProcessorKind>,
 }
 
-/// Whether a node claims orders, as far as what processes them is concerned.
+/// Tells a node that claims orders from one that does not, by what processes them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Breaker {
     #[default]

@@ -4,7 +4,7 @@ use super::clock::WallClock;
 use crate::metrics::Metrics;
 use crate::order::Ordering;
 
-/// How to open a store for serving.
+/// The settings with which a store is opened for serving.
 pub struct OpenOptions {
     /// Apply what is missing of the schema; otherwise an old schema is refused.
     pub migrate: bool,
@@ -13,7 +13,7 @@ pub struct OpenOptions {
     pub metrics: Metrics,
     /// Used by stores without a clock of their own.
     pub clock: WallClock,
-    /// Whether the orders of one user are to wait for each other; `None` leaves it as it is.
+    /// The rule by which the orders of one user wait for each other; `None` leaves it as it is.
     pub ordering: Option<Ordering>,
 }
 

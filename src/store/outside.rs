@@ -23,7 +23,7 @@ pub enum Held {
     Stale,
 }
 
-/// Who claimed an order last; whether it still holds it, the status tells.
+/// The latest claim of an order; its status tells whether that still holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LatestClaim {
     pub order: Order,

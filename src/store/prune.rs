@@ -16,7 +16,7 @@ pub struct Prune {
     /// By the store's clock: orders that ended longer ago than this go. Shorter than [`IDEMPOTENCY_RETENTION`], and keys
     /// that are still answered name orders that are gone.
     pub older_than: Duration,
-    /// Where the step before ended; `None` begins a round.
+    /// The end of the step before; `None` begins a round.
     pub after: Option<OrderId>,
 }
 
@@ -24,7 +24,7 @@ pub struct Prune {
 pub struct Pruned {
     /// Orders that were taken out; the step looked at [`PRUNE_ORDERS_MAX`] at most.
     pub orders: usize,
-    /// Where the next step of the round begins; `None` when the round is over, or left to another node that is at it.
+    /// The place where the next step of the round begins; `None` when the round is over, or left to another node that is at it.
     pub next: Option<OrderId>,
     /// Orders that the store refused to take out.
     pub refused: Vec<RefusedOrder>,

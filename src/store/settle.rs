@@ -23,7 +23,7 @@ pub(super) struct End {
     pub given_back: bool,
     /// The lease was lost with its holder, which counts among the order's crashes.
     pub crashed: bool,
-    /// Until the order is due again, when it goes back to Pending.
+    /// The time until the order is due again, when it goes back to Pending.
     pub due_in: Option<Duration>,
     /// Told by the event.
     pub error: Option<String>,

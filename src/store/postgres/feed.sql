@@ -1,7 +1,7 @@
 -- A page of the feed, all of one view: what there is of it, by whose clock, whether there is more without a place yet (served by
 -- batches_unnumbered), and the events behind place $1, in the order of their places, at most $2; one row where there are none.
 -- They begin in the batch that holds $1 itself, which is the last that begins at or before it. Those of orders that retention took
--- out are left out. Served by the unique index on first_position and the primary key of the orders. The one row of queue is told by
+-- out are left out. Served by the unique index on first_position and the primary key of the orders. The one row of queue is found by
 -- its key: guessed to be many, they make the statement seem worth compiling, which takes longer than all the rest.
 select queue.feed_id, queue.complete_after, queue.last_position, clock_timestamp(),
     (select batch from orderly.batches where first_position is null order by batch limit 1) is not null,

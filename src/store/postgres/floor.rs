@@ -92,7 +92,7 @@ impl Floor {
         }
     }
 
-    /// What is known since the last claim.
+    /// The bound as of the last claim.
     pub fn known(&self) -> KnownFloor {
         KnownFloor {
             server: self.server.clone().unwrap_or_default(),

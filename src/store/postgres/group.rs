@@ -27,7 +27,7 @@ const GROUP_ROWS_MAX: usize = 1_000;
 /// Beside a group under way another one is sent when as many calls wait as that one has, so that two connections take turns
 /// with groups of a size instead of the second one taking whatever comes first. A group that takes longer holds nobody up.
 const TURN_TIME_MAX: Duration = Duration::from_millis(5);
-/// The same where [`Call::TAKES_TURNS`] is false: the callers gain more by few, large groups than by an early answer.
+/// The limit where [`Call::TAKES_TURNS`] is false: the callers gain more by few, large groups than by an early answer.
 const LONG_TURN_TIME_MAX: Duration = Duration::from_millis(50);
 /// The most yields to callers before a group is sent: calls that never cease to come do not hold it up.
 const YIELDS_MAX: usize = 4;

@@ -20,7 +20,7 @@ pub(super) async fn change(
     changes: impl Fn(OrderStatus) -> bool,
 ) -> Result<Vec<Row>, Failure> {
     let slot = Shared::any_slot();
-    // What changes a running order changes any open one; the rest changes those that back off.
+    // A change of running orders is one of any open order; the other one is of those that back off.
     let all_open = changes(OrderStatus::Processing);
     let statuses = OrderStatus::ALL.into_iter().filter(|status| changes(*status));
     let statuses: Vec<i16> = statuses.map(codes::stored_status_code).collect();

@@ -95,7 +95,7 @@ fn counters_of(row: &Row) -> Result<Counters, Failure> {
     })
 }
 
-/// What queue.sql reads, and what blocked.sql reads behind it.
+/// Reads what queue.sql reads, and then what blocked.sql reads, at one instant.
 const QUEUE_AND_BLOCKED: &str = concat!(
     "select * from (",
     include_str!("queue.sql"),

@@ -122,7 +122,7 @@ fn sql_is_only_under_store() {
     assert_none("only stores speak SQL", &breaches);
 }
 
-/// A statement that is made by replacing text stands in no file, so nobody can read it.
+/// A statement that is made by replacing text stands in no file, where no reader finds it.
 #[test]
 fn no_statement_of_the_store_is_made_by_replacing_text() {
     const PLACES: [&str; 2] = ["src/store/postgres/message.rs", "src/store/postgres/functions.rs"];
