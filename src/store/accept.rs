@@ -46,7 +46,7 @@ impl IdempotencyKey {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// In the order given.
+    /// One per order, in the order given.
     pub order_ids: Vec<OrderId>,
     pub created_at: Timestamp,
     /// The key was known: this is the answer of the first request.

@@ -55,7 +55,7 @@ pub struct Node {
     pub heartbeat_at: Timestamp,
     /// Its heartbeat is younger than its lease time.
     pub alive: bool,
-    /// As of that heartbeat.
+    /// The state at that heartbeat.
     pub breaker: Breaker,
     /// The processor of the node's orders, where the node named one.
     pub processor: Option<ProcessorKind>,

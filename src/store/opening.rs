@@ -17,7 +17,7 @@ pub struct OpenOptions {
     pub ordering: Option<Ordering>,
 }
 
-/// Why a store did not open.
+/// The reason why a store did not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("{location} is in use by another orderly process")]

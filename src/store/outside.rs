@@ -9,15 +9,15 @@ use crate::time::Timestamp;
 
 #[derive(Clone, Copy, Debug)]
 pub struct OutsideHold {
-    /// From now.
+    /// Counted from now.
     pub lease: Duration,
-    /// From the start of the attempt.
+    /// Counted from the start of the attempt.
     pub run_max: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// By the store's clock.
+    /// The time by the store's clock.
     Until(Timestamp),
     /// The lease was no longer valid, or its attempt has no time left: nothing changed.
     Stale,

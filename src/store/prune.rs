@@ -13,7 +13,7 @@ pub const PRUNE_EVENTS_MAX: usize = 2_000;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Prune {
-    /// By the store's clock: orders that ended longer ago than this go. Shorter than [`IDEMPOTENCY_RETENTION`], and keys
+    /// Orders that ended longer ago than this, by the store's clock, go. Shorter than [`IDEMPOTENCY_RETENTION`], and keys
     /// that are still answered name orders that are gone.
     pub older_than: Duration,
     /// The end of the step before; `None` begins a round.

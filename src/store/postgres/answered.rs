@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::failure::Failure;
 
-/// For one statement or flight, from sending it to having its answer; then its connection counts as hanging.
+/// The time for one statement or flight, from sending it to having its answer; then its connection counts as hanging.
 pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The answer to a statement, or that there is none in time.

@@ -1,6 +1,6 @@
-//! Handing out due orders: the claim in one message, whose answer is short, so that the lock is held as short as possible and never
-//! while somebody reads. Orders with long texts are read in another. A start of given orders is a claim that does not choose. Orders whose start
-//! the database refuses are left to `claim/refused.rs`.
+//! Handing out due orders: the claim in one message, whose answer is short, so that the lock is held as short as possible and
+//! never while somebody reads. Orders with long texts are read in another. A start of given orders is a claim that does not
+//! choose. Orders whose start the database refuses are left to `claim/refused.rs`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};

@@ -10,7 +10,7 @@ use super::rows;
 use crate::store::OrderQuery;
 use crate::time::Timestamp;
 
-/// How long a statement that accepts may run, from taking `created_at` to its commit, with time to spare: it is given up,
+/// The time that a statement that accepts may run, from taking `created_at` to its commit, with time to spare: it is given up,
 /// and the server told to, after a third of this. Orders further apart count as accepted one after the other.
 pub(super) const ACCEPT_TIME_MAX: Duration = Duration::from_secs(30);
 

@@ -215,7 +215,7 @@ async fn drive(mut connection: RawConnection, mut hear: impl FnMut(&str)) {
     }
 }
 
-/// As long as notifications arrive and the others know of this node, it hears of everything that they commit.
+/// This node hears of everything that the others commit, as long as notifications arrive and the others know of it.
 async fn believe(
     shared: &Shared,
     client: &Client,

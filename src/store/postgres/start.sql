@@ -67,7 +67,9 @@ begin
     select array_agg(array[
             order_id, token, version, attempt, generation, crashes, user_id, total_amount,
             (date_part('epoch', created_at) * 1000000)::int8, (date_part('epoch', at) * 1000000)::int8]),
-        to_json(array_agg(array[item_ids, reference, metadata, last_error]))
+        -- Long ones are not even written as JSON.
+        case when sum(octet_length(concat(item_ids, reference, metadata, last_error))) <= 24000
+            then to_json(array_agg(array[item_ids, reference, metadata, last_error])) end
     into started, texts from subject;
     if octet_length(texts::text) > 24000 then
         texts := null;

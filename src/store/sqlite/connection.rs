@@ -104,7 +104,7 @@ fn is_for_want_of_a_log(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Without a log everything is in the file, and no server has it open: each keeps its log until it ends.
+/// No log: everything is in the file, and no server has it open, since each keeps its log until it ends.
 fn open_without_log(path: &Path, error: &rusqlite::Error) -> Result<Connection, OpenError> {
     let real_path = fs::canonicalize(path)
         .with_context(|| format!("resolve {}", path.display()))

@@ -35,7 +35,7 @@ enum Step {
         orders_max: usize,
         suspect: bool,
     },
-    /// Of orders that the caller chose.
+    /// The start of orders that the caller chose.
     Start {
         by_b: bool,
         orders: Vec<Index>,
