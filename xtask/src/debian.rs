@@ -19,8 +19,14 @@ const CLUSTER_TOOLS: &str = "postgresql-common";
 /// Asked by the package of a server before it makes a cluster. The last of two lines counts.
 const CLUSTER_SETTINGS: &str = "/etc/postgresql-common/createcluster.conf";
 const NO_CLUSTER: &str = "\ncreate_main_cluster = false\n";
-/// Started with the machine once its package is there, cluster or not.
-const SERVICES: [&str; 2] = ["nginx", "pgbouncer"];
+/// Packages whose services start with the machine once they are there, cluster or not, and those services.
+const SERVICES: [(&str, &str); 5] = [
+    ("nginx", "nginx"),
+    ("pgbouncer", "pgbouncer"),
+    ("haproxy", "haproxy"),
+    ("etcd-server", "etcd"),
+    ("patroni", "patroni"),
+];
 
 /// Installs the packages as root; for anybody else the error holds the commands.
 pub fn install(packages: &[&str]) -> Result<()> {
@@ -41,7 +47,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
         None
     };
     apt_get_install(packages)?;
-    for service in SERVICES.into_iter().filter(|service| packages.contains(service)) {
+    for service in services(packages) {
         leave_at_boot(service)?;
     }
     Ok(())
@@ -63,10 +69,17 @@ fn commands(packages: &[&str]) -> String {
         );
     }
     text += &format!("  sudo apt-get install -y --no-install-recommends {names}\n");
-    for service in SERVICES.into_iter().filter(|service| packages.contains(service)) {
+    for service in services(packages) {
         text += &format!("  sudo systemctl disable --now {service}\n");
     }
     text
+}
+
+fn services(packages: &[&str]) -> impl Iterator<Item = &'static str> {
+    SERVICES
+        .into_iter()
+        .filter(|(package, _)| packages.contains(package))
+        .map(|(_, service)| service)
 }
 
 fn apt_get_install(packages: &[&str]) -> Result<()> {

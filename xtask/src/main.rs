@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 mod clients;
 mod debian;
+mod ha;
 mod needs;
 mod peers;
 mod server;
@@ -24,10 +25,18 @@ usage: cargo xtask <command>
   test [ARGS]  bring what the tests need and run all of them, none skipped; ARGS go to cargo test
   soak NAME    run the long test of this name in full; without a name, all of them
   bench peers [ROUNDS]  the time of this program and of other queues on PostgreSQL for 100,000 jobs; 5 rounds
+  ha [SCENARIO...] [--way WAY]...  what becomes of orders while a highly available PostgreSQL fails; as root
   ci           formatting, lints and all tests, as .ci/run does";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    if let Some((command, rest)) = arguments.split_first() {
+        match command.as_str() {
+            "ha" => return exit(ha::ha(root(), rest)),
+            ha::INSIDE_COMMAND => return exit(ha::inside(rest)),
+            _ => {}
+        }
+    }
     let done = match arguments.split_first() {
         Some((command, rest)) if command == "test" => test(rest),
         Some((command, [])) if command == "soak" => soak(None),
@@ -46,13 +55,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(done.map(|()| ExitCode::SUCCESS))
+}
+
+fn exit(done: Result<ExitCode>) -> ExitCode {
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 /// The tests of `tests/it/soak`, of which an ordinary run has a slice.

@@ -30,6 +30,17 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("node", "nodejs"),
     ("npm", "npm"),
 ];
+/// What the trials with a highly available PostgreSQL need.
+const PROGRAMS_FOR_HA: [(&str, &str); 7] = [
+    ("ip", "iproute2"),
+    // Keep what the trials start to themselves.
+    ("unshare", "util-linux"),
+    ("initdb", "postgresql"),
+    ("patroni", "patroni"),
+    ("etcd", "etcd-server"),
+    ("haproxy", "haproxy"),
+    ("pgbouncer", "pgbouncer"),
+];
 /// Brings what `python3 -m venv` copies into a new folder, where Python itself has it not.
 const VENV_PACKAGE: &str = "python3-venv";
 /// Where programs are that are on no path, or not on that of every user.
@@ -57,11 +68,7 @@ impl Mounts {
 
 /// Installs what is missing when it may, otherwise says what to install.
 pub fn bring() -> Result<Mounts> {
-    let mut packages: Vec<&str> = PROGRAMS
-        .into_iter()
-        .filter(|(program, _)| !is_installed(program))
-        .map(|(_, package)| package)
-        .collect();
+    let mut packages = missing(&PROGRAMS);
     if !has_venv() {
         packages.push(VENV_PACKAGE);
     }
@@ -69,6 +76,21 @@ pub fn bring() -> Result<Mounts> {
         debian::install(&packages)?;
     }
     private_mounts()
+}
+
+/// The same for the trials of `ha`.
+pub fn bring_for_ha() -> Result<()> {
+    let packages = missing(&PROGRAMS_FOR_HA);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    debian::install(&packages)
+}
+
+/// The packages of the programs that are not there.
+fn missing(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let missing = programs.iter().filter(|(program, _)| !is_installed(program));
+    missing.map(|(_, package)| *package).collect()
 }
 
 fn has_venv() -> bool {
