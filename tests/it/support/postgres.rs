@@ -10,6 +10,7 @@ use tokio_postgres::{Client, NoTls, Socket};
 
 mod certificates;
 mod database;
+mod pair;
 mod pgbouncer;
 mod programs;
 mod running;
@@ -18,6 +19,7 @@ mod tests;
 
 pub use certificates::{Authority, Certificate};
 pub use database::TestDatabase;
+pub use pair::Pair;
 pub use pgbouncer::PgBouncer;
 
 use running::Running;
@@ -37,6 +39,11 @@ pub fn is_installed() -> bool {
 /// Whether it can be reached through a pooler as well.
 pub fn is_installed_with_pgbouncer() -> bool {
     is_installed() && programs::pgbouncer().is_some()
+}
+
+/// Whether a primary and its standby can be started here.
+pub fn is_installed_with_standby() -> bool {
+    programs::has_base_backup()
 }
 
 static SHARED: OnceCell<Result<Server, String>> = OnceCell::const_new();
@@ -134,6 +141,23 @@ impl Server {
         let running = self.running.clone();
         let stopped = blocking(move || running.stop(how)).await;
         stopped.unwrap_or_else(|error| panic!("PostgreSQL does not stop: {error}"));
+    }
+
+    /// Freezes the server and all of its processes: its connections stay open and nothing answers. It may be stopped as
+    /// it is.
+    pub async fn freeze(&self) {
+        self.signal("STOP").await;
+    }
+
+    /// Lets a frozen server go on.
+    pub async fn thaw(&self) {
+        self.signal("CONT").await;
+    }
+
+    async fn signal(&self, signal: &'static str) {
+        let running = self.running.clone();
+        let sent = blocking(move || running.signal(signal)).await;
+        sent.unwrap_or_else(|error| panic!("PostgreSQL takes no {signal}: {error}"));
     }
 
     fn is_shared(&self) -> bool {

@@ -70,6 +70,15 @@ impl TestDatabase {
         }
     }
 
+    /// The same database on another server, which is this one's standby or was.
+    pub fn on(&self, server: &Server) -> TestDatabase {
+        TestDatabase {
+            server: server.clone(),
+            name: self.name.clone(),
+            client: Mutex::new(None),
+        }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }

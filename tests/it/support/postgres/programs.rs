@@ -38,6 +38,11 @@ pub fn server() -> Option<PathBuf> {
     newest.or_else(|| folders_on_path().find(is_complete))
 }
 
+/// Whether a standby can be made of a server.
+pub fn has_base_backup() -> bool {
+    server().is_some_and(|folder| folder.join("pg_basebackup").is_file())
+}
+
 pub fn pgbouncer() -> Option<PathBuf> {
     folders_on_path()
         .chain([PathBuf::from(SYSTEM_PROGRAMS)])

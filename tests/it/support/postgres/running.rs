@@ -19,10 +19,14 @@ const KILLED_GONE_IN: Duration = Duration::from_secs(10);
 const KILLED_STILL_THERE: &str = "pre-existing shared memory block";
 
 const SIGNS: Signs = Signs {
-    ready: "database system is ready to accept connections",
+    // A standby says "read-only connections".
+    ready: "database system is ready to accept",
     // With the process that says so: a client refused in the meantime is FATAL too, and no failure of the start.
     failed: "postmaster FATAL",
 };
+
+/// A standby's name, by which `synchronous_standby_names` asks for it.
+pub const STANDBY_NAME: &str = "standby";
 
 /// What every server is set to; what a test adds comes later and wins.
 const SETTINGS: &str = "
@@ -54,7 +58,49 @@ impl Running {
         let supervised = Supervised::new("postgres", Stop::Immediate.signal())?;
         let data = supervised.folder().join("data");
         supervised.run(&initdb(&supervised, &programs, &data, options)?)?;
-        let settings = supervised.write("settings.conf", &settings(&supervised, options)?)?;
+        let settings = settings(&supervised, options)?;
+        Running::serve(supervised, &programs, &data, &settings, options.password.clone())
+    }
+
+    /// Starts a standby that streams from this server, under [`STANDBY_NAME`].
+    pub fn start_standby(&self) -> Result<Running, String> {
+        let programs = programs::server().ok_or("its programs are not installed")?;
+        let supervised = Supervised::new("standby", Stop::Immediate.signal())?;
+        let data = supervised.folder().join("data");
+        supervised.run(&[
+            programs.join("pg_basebackup").display().to_string(),
+            format!("--host={}", self.folder().display()),
+            format!("--port={}", self.port),
+            format!("--username={SUPERUSER}"),
+            format!("--pgdata={}", data.display()),
+            "--checkpoint=fast".to_owned(),
+            "--no-sync".to_owned(),
+        ])?;
+        supervised.run(&[
+            "touch".to_owned(),
+            data.join("standby.signal").display().to_string(),
+        ])?;
+        let conninfo = format!(
+            "host={} port={} user={SUPERUSER} application_name={STANDBY_NAME}",
+            self.folder().display(),
+            self.port
+        );
+        let options = Options::default()
+            .setting("primary_conninfo", &conninfo)
+            // One that starts again finds its primary soon.
+            .setting("wal_retrieve_retry_interval", "100ms");
+        let settings = settings(&supervised, &options)?;
+        Running::serve(supervised, &programs, &data, &settings, self.password.clone())
+    }
+
+    fn serve(
+        supervised: Supervised,
+        programs: &Path,
+        data: &Path,
+        settings: &str,
+        password: Option<String>,
+    ) -> Result<Running, String> {
+        let settings = supervised.write("settings.conf", settings)?;
         let (port, command) = on_a_free_port(|port| {
             let command = vec![
                 programs.join("postgres").display().to_string(),
@@ -68,9 +114,13 @@ impl Running {
         Ok(Running {
             supervised,
             port,
-            password: options.password.clone(),
+            password,
             command,
         })
+    }
+
+    pub fn signal(&self, signal: &str) -> Result<(), String> {
+        self.supervised.signal(signal)
     }
 
     pub fn stop(&self, how: Stop) -> Result<(), String> {

@@ -131,6 +131,11 @@ impl Supervised {
         }
     }
 
+    /// Sends a signal to the program and its children, and does not wait for what they do about it.
+    pub fn signal(&self, signal: &str) -> Result<(), String> {
+        self.tell(&format!("signal {signal}")).map(|_| ())
+    }
+
     /// Ends the program with a signal and waits for its end.
     pub fn end(&self, signal: &str) -> Result<(), String> {
         self.tell(&format!("end {signal}")).map(|_| ())
