@@ -17,6 +17,7 @@ mod log;
 mod processor;
 mod room;
 mod server;
+mod standby;
 mod store;
 
 #[derive(clap::Args)]

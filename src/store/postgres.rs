@@ -65,6 +65,7 @@ mod schema;
 mod settle;
 mod shared;
 mod snapshot;
+mod standbys;
 mod standing;
 mod state;
 mod tls;

@@ -71,6 +71,11 @@ pub trait Snapshot: Send {
         Ok(None)
     }
 
+    /// Returns what there is of the standbys that commits wait for; `None` where they wait for none.
+    async fn standbys(&mut self) -> Result<Option<Standbys>, StoreError> {
+        Ok(None)
+    }
+
     /// Returns how many connections the database's settings allow; `None` where that is no question.
     async fn room(&mut self) -> Result<Option<Room>, StoreError> {
         Ok(None)
@@ -89,6 +94,15 @@ pub async fn newest_time(snapshot: &mut dyn Snapshot) -> Result<Option<Timestamp
     let record = snapshot.orders_after(Some(OrderId(last.0 - 1)), 1).await?.pop();
     let event = record.and_then(|record| Some(record.events.last()?.event.at));
     Ok(heartbeat.max(event))
+}
+
+/// The standbys of a shared database whose commits wait for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standbys {
+    /// One is connected that may confirm commits.
+    pub connected: bool,
+    /// Sessions whose commits have waited for longer than a healthy standby takes.
+    pub waiting: u64,
 }
 
 /// Connections that the settings of a shared database allow, beside what nodes want.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Check, advice, agreement, breaker, feed, room};
+use super::{Check, advice, agreement, breaker, feed, room, standby};
 use crate::causes::with_causes;
 use crate::config::Database;
 use crate::store::open::{self, OpenError};
@@ -108,6 +108,7 @@ async fn check_snapshot(
         checks.push(Check::fail("writes", reason, advice));
     }
     checks.push(judge_durability(&snapshot.weaknesses().await?));
+    checks.extend(snapshot.standbys().await?.map(standby::judge));
     let queue = snapshot.queue().await?;
     checks.push(judge_queue(&queue));
     checks.extend(agreement::judge(&queue));

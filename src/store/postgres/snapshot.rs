@@ -17,11 +17,12 @@ use super::links::Reads;
 use super::query;
 use super::room;
 use super::rows::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
+use super::standbys;
 use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::snapshot::{
     EventRecord, FEED_WAITING_MAX, FeedState, FeedWaiting, KeyName, KeyRecord, LeaseRecord, OrderRecord,
-    Room, Snapshot, StartRule,
+    Room, Snapshot, Standbys, StartRule,
 };
 use crate::store::{Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, QueueState, StoreError};
 use crate::time::Timestamp;
@@ -136,6 +137,11 @@ impl Snapshot for PostgresSnapshot {
             .map_err(|failure: Failure| failure.to_error("read the settings of the database"))
     }
 
+    async fn standbys(&mut self) -> Result<Option<Standbys>, StoreError> {
+        let found = standbys::standbys(self).await;
+        found.map_err(|failure| failure.to_error("look for the standbys of the database"))
+    }
+
     async fn read_at(&mut self) -> Result<Timestamp, StoreError> {
         let found = self.read("select clock_timestamp()", &[]).await;
         found
@@ -159,13 +165,7 @@ impl Snapshot for PostgresSnapshot {
     }
 
     async fn only_reads(&mut self) -> Result<Option<String>, StoreError> {
-        let found = self
-            .read(
-                "select pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool",
-                &[],
-            )
-            .await;
-        let only_reads = found.and_then(|found| rows::column::<bool>(rows::only(&found)?, 0));
+        let only_reads = standbys::only_reads(self).await;
         let only_reads =
             only_reads.map_err(|failure| failure.to_error("look whether a server takes writes"))?;
         Ok(only_reads.then(|| READ_ONLY.to_owned()))

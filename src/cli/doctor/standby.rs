@@ -1,0 +1,56 @@
+//! Do commits come back from the standby that they wait for?
+
+use super::Check;
+use crate::store::snapshot::Standbys;
+
+const ADVICE: &str = "bring the standby back, or see to the replication (pg_stat_replication, the standby's own log); to do \
+                      without one, empty synchronous_standby_names: a failover may lose what is confirmed then";
+
+pub(super) fn judge(standbys: Standbys) -> Check {
+    const NAME: &str = "standby";
+    let waiting = match standbys.waiting {
+        0 => None,
+        1 => Some("1 session waits".to_owned()),
+        some => Some(format!("{some} sessions wait")),
+    };
+    match (standbys.connected, waiting) {
+        (true, None) => Check::ok(
+            NAME,
+            "commits wait for the synchronous standby, which confirms them",
+        ),
+        (true, Some(waiting)) => {
+            let finding = format!(
+                "{waiting} for the synchronous standby (wait_event SyncRep): it is connected and confirms nothing"
+            );
+            Check::fail(NAME, finding, ADVICE)
+        }
+        (false, waiting) => {
+            let waiting =
+                waiting.map_or_else(String::new, |waiting| format!("; {waiting} (wait_event SyncRep)"));
+            let finding = format!(
+                "nothing can be stored: commits wait for a synchronous standby and none is connected{waiting}"
+            );
+            Check::fail(NAME, finding, ADVICE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn a_standby_that_confirms_nothing_is_told() {
+        for (connected, waiting, state, part) in [
+            (true, 0, State::Ok, "confirms them"),
+            (true, 2, State::Fail, "2 sessions wait"),
+            (false, 0, State::Fail, "none is connected"),
+            (false, 1, State::Fail, "1 session waits"),
+        ] {
+            let check = judge(Standbys { connected, waiting });
+            assert_eq!(check.state, state, "{}", check.finding);
+            assert!(check.finding.contains(part), "{}", check.finding);
+        }
+    }
+}
