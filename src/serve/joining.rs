@@ -1,9 +1,17 @@
 //! Announces a node to its store before it works.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::ServeError;
 use crate::config::Config;
 use crate::lease::{NodeId, ProcessorKind};
 use crate::store::{Breaker, Heartbeat, RefusedChange, Store, StoreError, StoreHealth, tell_refused};
+
+/// The time for which the start waits for a store that was not ready when it was opened. The worker's heartbeats announce the
+/// node later.
+const JOIN_WAIT_MAX: Duration = Duration::from_secs(1);
 
 pub(super) async fn join(
     store: &dyn Store,
@@ -23,7 +31,21 @@ pub(super) async fn join(
     // Asked before the call, which may be what changes it: a store that was ready and fails its first call has a
     // fault to be looked at, one that never was has a database that will come.
     let health = store.health();
-    let given_back = match (store.join(heartbeat, config.crashes_max).await, health) {
+    let joining = store.join(heartbeat, config.crashes_max);
+    let joined = match &health {
+        StoreHealth::Ready => joining.await,
+        StoreHealth::NotReady(reason) => {
+            let Ok(joined) = timeout(JOIN_WAIT_MAX, joining).await else {
+                tracing::warn!(
+                    reason,
+                    "cannot announce this node yet: serving without the store until it answers"
+                );
+                return Ok(());
+            };
+            joined
+        }
+    };
+    let given_back = match (joined, health) {
         (Ok(given_back), _) => given_back,
         (Err(error @ StoreError::Unavailable { .. }), StoreHealth::NotReady(_)) => {
             tracing::warn!(%error, "cannot announce this node yet: serving without the store until it can be reached");

@@ -34,6 +34,7 @@ mod created;
 mod durability;
 mod failure;
 mod feed;
+mod first;
 mod floor;
 mod functions;
 mod give_back;
@@ -82,8 +83,8 @@ pub use tls::connector as tls_connector;
 use accept::Accept;
 use claim::{Choice, Claims};
 use classes::Class;
-use connect::{Connector, connector, unavailable};
-use failure::{Failure, told};
+use connect::{Connector, connector};
+use failure::told;
 use feed::Feed;
 use group::Groups;
 use link::Link;
@@ -136,27 +137,8 @@ impl Postgres {
         let connector = Arc::new(connector.migrating_over(direct.clone()));
         let pool = Pool::new(&connector);
         let mut room = None;
-        match connector.connect_to_read().await {
-            Ok(connection) => {
-                pool.adopt(connection);
-                if !database.url.looks_pooled() {
-                    room = room::count_on_room(&pool).await;
-                }
-            }
-            Err(failure) => {
-                if let Some(refusal) = connector.take_refusal() {
-                    return Err(refusal);
-                }
-                match failure {
-                    Failure::Refused(_) | Failure::Unsuitable(_) | Failure::Unexpected { .. } => {
-                        return Err(unavailable(location, &failure));
-                    }
-                    _ => tracing::warn!(
-                        "the database at {location} cannot be reached, trying again: {}",
-                        failure.to_error("connect")
-                    ),
-                }
-            }
+        if first::connect(&connector, &pool, location).await? && !database.url.looks_pooled() {
+            room = room::count_on_room(&pool).await;
         }
         let shared = Arc::new(Shared::new(options.metrics, options.ordering));
         let control = Links::new(&pool, Class::Control);

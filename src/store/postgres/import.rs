@@ -7,13 +7,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::commands::{connect_once, refused};
+use super::connect::unavailable;
 use super::connect::{Connection, Parameters};
 use super::failure::Failure;
 use super::links::Reads;
 use super::rows;
 use super::schema;
 use super::snapshot::PostgresSnapshot;
-use super::unavailable;
 use crate::config::PostgresDatabase;
 use crate::order::{OrderId, Reference};
 use crate::portable_json::JsonText;

@@ -2,7 +2,8 @@
 
 use super::answered::answered;
 use super::commands::{connect_once, refused};
-use super::{schema, unavailable};
+use super::connect::unavailable;
+use super::schema;
 use crate::config::PostgresDatabase;
 use crate::store::migrations::{require_any, require_current};
 use crate::store::opening::OpenError;

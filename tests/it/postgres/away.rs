@@ -60,6 +60,29 @@ async fn a_node_starts_without_its_database_and_is_ready_when_that_comes() {
     assert_sound(&database).await;
 }
 
+/// Whoever watches over the node finds it alive, although nothing comes back from the database's host (issue 15, point 4).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_listens_while_its_first_connection_hangs() {
+    /// An attempt to connect takes as long.
+    const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+    if !has_postgres() {
+        return;
+    }
+    let server = Server::shared().await;
+    let database = server.create_database().await;
+    let proxy = Proxy::before(server.address()).await;
+    proxy.freeze(true);
+    let folder = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let node = Process::start(node(folder.path(), &through(&proxy, &database))).await;
+    assert_eq!(status_of(&node, "/livez").await, StatusCode::OK);
+    assert_eq!(status_of(&node, "/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(began.elapsed() < CONNECT_TIME_MAX, "it waited for the database");
+    proxy.freeze(false);
+    until_ready(&node).await;
+    assert_eq!(node.terminate().await, Some(0));
+}
+
 /// Shops that want every order taken, and keep a log of those that were.
 struct Load {
     log: Arc<Log>,
