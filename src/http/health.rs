@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 
 use super::problem::{Problem, ProblemBody};
 use super::{Shared, body};
-use crate::store::StoreHealth;
 
 /// Check that the process lives
 #[utoipa::path(get, operation_id = "checkLive", path = "/livez", tag = "operation", security(()),
@@ -94,10 +93,10 @@ fn readiness(shared: &Shared, query: Option<&str>) -> Result<Response, Problem> 
     let verbose =
         form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(name, _)| name == "verbose");
     let serving = !shared.draining.is_cancelled();
-    let stores = shared.store.health() == StoreHealth::Ready;
+    let why_not = shared.store.health().public_reason();
     let needed = [
         CheckBody::new("serving", serving, "the server is shutting down"),
-        CheckBody::new("store", stores, "orders cannot be stored; the log says why"),
+        CheckBody::new("store", why_not.is_none(), why_not.unwrap_or_default()),
     ];
     let listed = if verbose {
         let durable = shared.store.weaknesses().is_empty();

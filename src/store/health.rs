@@ -4,11 +4,31 @@ use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::watch;
 
+/// The reason while a statement that stores is not answered.
+pub const HANGS: &str = "a statement that stores is not answered";
+/// The reason while commits wait for a standby that does not confirm them.
+pub const WAITS_FOR_STANDBY: &str = "commits wait for the synchronous standby";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreHealth {
     Ready,
     /// Cannot store at the moment, and why.
     NotReady(String),
+}
+
+impl StoreHealth {
+    /// Returns why nothing can be stored, in words that everybody may read: what the database said is for the log alone.
+    pub fn public_reason(&self) -> Option<&'static str> {
+        match self {
+            StoreHealth::Ready => None,
+            StoreHealth::NotReady(reason) => Some(
+                [HANGS, WAITS_FOR_STANDBY]
+                    .into_iter()
+                    .find(|known| known == reason)
+                    .unwrap_or("orders cannot be stored; the log says why"),
+            ),
+        }
+    }
 }
 
 pub(super) struct Health {

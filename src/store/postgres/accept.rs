@@ -275,7 +275,7 @@ async fn look_up(
     let scopes: Vec<&str> = keyed.iter().map(|(_, key)| key.scope.as_str()).collect();
     let names: Vec<&str> = keyed.iter().map(|(_, key)| key.key.as_str()).collect();
     let found = link
-        .read(
+        .confirm(
             include_str!("known_keys.sql"),
             &[(&scopes, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)],
         )

@@ -23,6 +23,11 @@ pub(super) async fn answered_within<T>(
 ) -> Result<T, Failure> {
     match timeout(time_max, statement).await {
         Ok(answer) => answer.map_err(|error| Failure::of(&error)),
-        Err(_) => Err(Failure::Hung(format!("no answer within {time_max:?}").into())),
+        Err(_) => Err(Failure::Hung(hung_text(time_max).into())),
     }
+}
+
+/// Describes a statement that was not answered in time.
+pub(super) fn hung_text(time_max: Duration) -> String {
+    format!("no answer within {time_max:?}")
 }

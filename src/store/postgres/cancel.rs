@@ -30,7 +30,10 @@ pub(super) async fn cancel(links: &Links, shared: &Shared, id: OrderId) -> Resul
         match query::order(links, id).await? {
             None => return Ok(Acted::Unknown),
             Some(order) if changes(order.status) => patience.wait(id, &shared.locked).await?,
-            Some(order) => return Ok(Acted::unchanged(order, EventKind::Cancelled)),
+            Some(order) => {
+                links.confirmed().await?;
+                return Ok(Acted::unchanged(order, EventKind::Cancelled));
+            }
         }
     }
 }

@@ -268,7 +268,7 @@ impl Claimer {
         stepped_around: &[OrderId],
         shared: &Shared,
     ) -> Result<Answer, Failure> {
-        let lent = self.link.lend().await?;
+        let lent = self.link.lend_to_store().await?;
         let may_be_gone = lent.is_old();
         match self.send_over(lent, asked, stepped_around, shared).await {
             Err(Failure::Unknown(_)) if may_be_gone => {

@@ -107,6 +107,16 @@ impl Class {
         }
     }
 
+    /// Reports whether what the class stores is stored by calls of functions, which have their limits in them.
+    pub fn stores_by_functions(self) -> bool {
+        matches!(self, Class::Settle | Class::Accept)
+    }
+
+    /// Reports whether what the class reads is read by calls of functions, which have their limits in them.
+    pub fn reads_by_functions(self) -> bool {
+        matches!(self, Class::Point)
+    }
+
     /// Reports whether the class may use one more of `allowed` connections.
     pub fn may_use_one_more(self, in_use: &InUse, allowed: usize) -> bool {
         let used_from = |rank: usize| in_use[rank..].iter().sum::<usize>();

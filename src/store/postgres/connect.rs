@@ -25,10 +25,8 @@ use crate::store::opening::OpenError;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// A connection unused for longer is looked at first: servers, poolers and firewalls drop idle ones without a word.
 pub(super) const TRUSTED_UNUSED: Duration = Duration::from_secs(15);
-/// To look at a connection, or to ask the server to stop a statement nobody waits for any more.
+/// To look at a connection.
 pub(super) const LOOK_TIME_MAX: Duration = Duration::from_secs(2);
-/// An abandoned statement that takes longer is cancelled.
-const ABANDONED_TIME_MAX: Duration = Duration::from_secs(1);
 /// After a failed attempt to connect the node waits so long before the next, doubling from the first to the last;
 /// meanwhile callers are refused at once.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -263,24 +261,6 @@ impl Connector {
             None => Ok(gate.rounds),
         }
     }
-
-    /// Ends a statement that no caller awaits any more, so that it holds no locks. Most are answered soon and need no cancel
-    /// request, which can end PgBouncer 1.18 with a fatal error (its issue 801).
-    pub async fn cancel(&self, client: &Client) {
-        // Answered after the statement.
-        let nothing = client.simple_query("");
-        if timeout(ABANDONED_TIME_MAX, nothing).await.is_ok() {
-            return;
-        }
-        let cancelled = timeout(
-            LOOK_TIME_MAX,
-            client.cancel_token().cancel_query(self.tls.clone()),
-        )
-        .await;
-        if !matches!(cancelled, Ok(Ok(()))) {
-            tracing::debug!("a statement that hangs could not be cancelled");
-        }
-    }
 }
 
 /// Opens connections to one URL.
@@ -341,6 +321,6 @@ async fn check_server(client: &Client, state: &State) -> Result<(ServerRun, bool
         );
         return Err(Failure::Unsuitable(text.into()));
     }
-    state.found_weaknesses(Durability::read(|index| setting(3 + index))?.weaknesses());
+    state.found(&Durability::read(|index| setting(3 + index))?);
     Ok((setting(8)?.into(), setting(1)? == "on"))
 }

@@ -2,6 +2,9 @@
 
 use super::failure::Failure;
 
+/// The weakness of a database whose commits were on two servers before.
+pub(super) const STANDBY_NO_LONGER_REQUIRED: &str = "synchronous_standby_names is empty now and was not before: commits are confirmed before another server has them";
+
 /// The settings that decide what a commit is worth.
 pub(super) struct Durability<'s> {
     synchronous_commit: &'s str,
@@ -23,6 +26,11 @@ impl<'s> Durability<'s> {
             synchronous_standby_names: column(3)?,
             is_neon: column(4)? == "true",
         })
+    }
+
+    /// Reports whether a commit has to be on another server as well.
+    pub fn requires_standby(&self) -> bool {
+        !self.synchronous_standby_names.is_empty() && !["off", "local"].contains(&self.synchronous_commit)
     }
 
     pub fn weaknesses(&self) -> Vec<String> {

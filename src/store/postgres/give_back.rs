@@ -31,7 +31,11 @@ pub(super) async fn give_back_expired(
     shared: &Shared,
     request: &GiveBack,
 ) -> Result<GivenBack, Failure> {
-    let mut expired = expired(link, request).await?;
+    let Expired { leases, server } = expired(link, request).await?;
+    let mut expired = leases;
+    if !expired.is_empty() && link.state().is_new_server(&server) {
+        return Ok(GivenBack::default());
+    }
     let more = expired.len() > SWEEP_ORDERS_MAX;
     expired.truncate(SWEEP_ORDERS_MAX);
     let mut total = GivenBack {
@@ -40,7 +44,7 @@ pub(super) async fn give_back_expired(
     };
     let mut halves = Halves::of(expired);
     while let Some(some) = halves.next() {
-        match give_back(link, shared, &some, request.crashes_max).await {
+        match give_back(link, shared, &some, &server, request.crashes_max).await {
             Ok(given_back) => {
                 total.pending += given_back.pending;
                 total.poisoned += given_back.poisoned;
@@ -48,7 +52,7 @@ pub(super) async fn give_back_expired(
             Err(failure) => {
                 if failure.may_be_of_one() && halves.is_whole() {
                     // Where the database refuses to take back no order, none of them is to blame.
-                    give_back(link, shared, &[], request.crashes_max).await?;
+                    give_back(link, shared, &[], &server, request.crashes_max).await?;
                 }
                 halves.failed(some, failure)?;
             }
@@ -60,8 +64,15 @@ pub(super) async fn give_back_expired(
     Ok(total)
 }
 
+/// Leases that ran out by the clock of a server.
+struct Expired {
+    leases: Vec<LostLease>,
+    /// The run of that server; empty where no lease ran out.
+    server: String,
+}
+
 /// Reads the leases that ran out, by rising order id: one more than [`SWEEP_ORDERS_MAX`], to tell whether there are more.
-async fn expired(link: &mut Link, request: &GiveBack) -> Result<Vec<LostLease>, Failure> {
+async fn expired(link: &mut Link, request: &GiveBack) -> Result<Expired, Failure> {
     let orders_max = rows::limit(SWEEP_ORDERS_MAX + 1);
     let after = request.after.map_or(0, |after| after.0);
     let node = rows::node_code(request.node);
@@ -87,7 +98,11 @@ async fn expired(link: &mut Link, request: &GiveBack) -> Result<Vec<LostLease>, 
             node_died: rows::column(row, 5)?,
         })
     };
-    found.iter().map(expired).collect()
+    let server = found
+        .first()
+        .map_or(Ok(String::new()), |row| rows::column(row, 6))?;
+    let leases = found.iter().map(expired).collect::<Result<_, Failure>>()?;
+    Ok(Expired { leases, server })
 }
 
 /// Ends the attempts of these leases, but for those that were renewed since they were read or that another session has locked.
@@ -95,6 +110,7 @@ async fn give_back(
     link: &mut Link,
     shared: &Shared,
     expired: &[LostLease],
+    server: &str,
     crashes_max: u32,
 ) -> Result<GivenBack, Failure> {
     let ends: Vec<End> = expired.iter().map(|lease| lease.end(crashes_max)).collect();
@@ -107,6 +123,7 @@ async fn give_back(
     parameters.push((&last_errors, Type::TEXT_ARRAY));
     parameters.push((&crashed, Type::BOOL_ARRAY));
     parameters.push((&slot, Type::INT2));
+    parameters.push((&server, Type::TEXT));
     let ended = link.repeatable(&GIVE_BACK, &parameters).await;
     if link.was_repeated() {
         shared.changed_with_work();

@@ -1,6 +1,7 @@
 -- Takes back orders whose leases ran out: ends their attempts as settle does. Passes over a lease that was renewed or ended since
 -- it was read, and what another session has locked or another node takes back at this moment. $1-$11: one element per lease, by
--- rising order id; $12: counter row. Served by the key of leases.
+-- rising order id; $12: counter row; $13: the run of the server whose clock found that the leases ran out, as settings.sql has
+-- it: another server's clock may be ahead. Served by the key of leases.
 select ended_order_id, ended_status
 from :settle(
     $1, array(
@@ -8,6 +9,8 @@ from :settle(
         select (
             select l.token from orderly.leases as l
             where l.order_id = lost.order_id and l.token = lost.token and l.expires_at < (select clock_timestamp())
+                and $13 = pg_postmaster_start_time()::text || ' ' || (
+                    select oid from pg_database where datname = current_database())
             for update skip locked)
         from unnest($1, $2) with ordinality as lost (order_id, token, place)
         order by place),

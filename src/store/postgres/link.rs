@@ -1,11 +1,13 @@
 //! A way to the database for one kind of work: what is said over it goes over a connection of the pool's, lent for each
-//! statement, looked at before it is trusted, given up when it hangs. What is said is left to the modules beside this one.
+//! statement, looked at before it is trusted, given up when it hangs, and never cancelled. Nothing is stored while a statement
+//! that stores hangs. What is said is left to the modules beside this one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join3;
 use tokio::time::timeout;
-use tokio_postgres::{Row, SimpleQueryMessage};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::answered::{ANSWER_TIME_MAX, answered_within};
 use super::classes::Class;
@@ -13,6 +15,9 @@ use super::connect::{LOOK_TIME_MAX, Parameters};
 use super::failure::Failure;
 use super::pool::{Lent, Pool};
 use super::state::State;
+
+/// The server's part of the time for an answer: it gives a statement up before its caller does.
+const SERVER_SHARE: f64 = 0.9;
 
 pub(super) struct Link {
     pool: Arc<Pool>,
@@ -33,6 +38,7 @@ impl Link {
     /// Carries out one statement, which is one transaction and not to be carried out twice: a connection that was not
     /// used for a while is looked at first.
     pub async fn once(&mut self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        self.may_store().await?;
         let lent = loop {
             let lent = self.lend().await?;
             if lent.is_trusted() {
@@ -42,11 +48,26 @@ impl Link {
                 break lent;
             }
         };
-        let answer = self.query(lent, ANSWER_TIME_MAX, statement, parameters).await;
+        let limit = (!self.class.stores_by_functions()).then(|| limit(ANSWER_TIME_MAX));
+        let answer = self
+            .query(lent, (ANSWER_TIME_MAX, limit), statement, parameters)
+            .await;
         if answer.is_ok() {
             self.state().stored();
         }
         answer
+    }
+
+    /// Reads what confirms to a caller that it stored something before. The statement commits as one that stores does: a
+    /// server that started again shows what no standby had, so what is read is only certain once that commit came back.
+    pub async fn confirm(
+        &mut self,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        self.repeatable(statement, parameters)
+            .await
+            .map_err(Failure::of_reading)
     }
 
     /// The same for one that does no harm when it is carried out twice: a connection that turns out to be lost, or a
@@ -67,16 +88,27 @@ impl Link {
         statement: &str,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Failure> {
+        self.may_store().await?;
+        self.twice_within(time_max, statement, parameters).await
+    }
+
+    async fn twice_within(
+        &mut self,
+        time_max: Duration,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, Failure> {
         self.repeated = false;
+        let limit = (!self.class.reads_by_functions()).then(|| limit(time_max));
         let lent = self.lend().await?;
         let old = lent.is_old();
-        match self.query(lent, time_max, statement, parameters).await {
+        match self.query(lent, (time_max, limit), statement, parameters).await {
             Err(Failure::Unknown(_)) if old => self.repeated = true,
             Err(Failure::Again(_)) => {}
             answer => return answer,
         }
         let lent = self.lend().await?;
-        self.query(lent, time_max, statement, parameters).await
+        self.query(lent, (time_max, limit), statement, parameters).await
     }
 
     /// Whether the latest repeatable statement may have stored what its answer does not tell of.
@@ -86,16 +118,25 @@ impl Link {
 
     /// The same for one that only reads.
     pub async fn read(&mut self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
-        let answer = self.repeatable(statement, parameters).await;
+        let answer = self.twice_within(ANSWER_TIME_MAX, statement, parameters).await;
         answer.map_err(Failure::of_reading)
     }
 
     /// Carries out a text of several statements, sent as one message; it does no harm when it is carried out twice.
     pub async fn flight(&mut self, statements: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
+        self.may_store().await?;
+        self.probe(statements).await
+    }
+
+    /// Does what `flight` does, also while a statement that stores hangs.
+    pub async fn probe(&mut self, statements: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
         let lent = self.lend().await?;
         let old = lent.is_old();
         match self.fly_over(lent, statements, ANSWER_TIME_MAX).await {
-            Err(Failure::Unknown(_)) if old => self.fly(statements, ANSWER_TIME_MAX).await,
+            Err(Failure::Unknown(_)) if old => {
+                let lent = self.lend().await?;
+                self.fly_over(lent, statements, ANSWER_TIME_MAX).await
+            }
             answer => answer,
         }
     }
@@ -106,7 +147,7 @@ impl Link {
         statements: &str,
         time_max: Duration,
     ) -> Result<Vec<SimpleQueryMessage>, Failure> {
-        let lent = self.lend().await?;
+        let lent = self.lend_to_store().await?;
         self.fly_over(lent, statements, time_max).await
     }
 
@@ -149,6 +190,21 @@ impl Link {
         }
     }
 
+    /// Lends a connection for a text that stores.
+    pub async fn lend_to_store(&self) -> Result<Lent, Failure> {
+        self.may_store().await?;
+        self.lend().await
+    }
+
+    /// Fails while a statement that stores hangs, unless the class only reads.
+    async fn may_store(&self) -> Result<(), Failure> {
+        if self.class.must_write() {
+            self.state().may_store().await
+        } else {
+            Ok(())
+        }
+    }
+
     /// A connection of the pool's. One that another one's end casts doubt on is looked at before.
     pub async fn lend(&self) -> Result<Lent, Failure> {
         loop {
@@ -165,11 +221,11 @@ impl Link {
     async fn query(
         &mut self,
         mut lent: Lent,
-        time_max: Duration,
+        (time_max, limit): (Duration, Option<Duration>),
         statement: &str,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Failure> {
-        let asked = lent.begin().query_typed(statement, parameters);
+        let asked = asked(lent.begin(), limit, statement, parameters);
         match answered_within(time_max, asked).await {
             Ok(answer) => {
                 self.worked(lent);
@@ -200,24 +256,66 @@ impl Link {
 
     /// The connection is not used on.
     fn failed(&self, lent: Lent, failure: &Failure) {
-        self.state().failed(failure);
         match failure {
-            // The others may lead to where nothing answers either.
-            Failure::Hung(_) => {
-                drop(lent);
+            Failure::Hung(text) => {
+                if self.class.must_write() {
+                    self.state().hangs(text);
+                } else {
+                    self.state().failed(failure);
+                }
+                lent.give_up();
+                // The others may lead to where nothing answers either.
                 self.pool.distrust();
             }
             Failure::Unknown(_) if lent.is_old() => {
+                self.state().failed(failure);
                 lent.discard();
                 self.pool.distrust();
             }
-            _ => lent.discard(),
+            _ => {
+                self.state().failed(failure);
+                lent.discard();
+            }
         }
     }
 
     pub fn state(&self) -> &State {
         self.pool.connector().state()
     }
+}
+
+/// The server's limit for a statement whose caller waits for so long.
+fn limit(time_max: Duration) -> Duration {
+    time_max.mul_f64(SERVER_SHARE)
+}
+
+/// Asks, with a limit of the server's own where the statement has none in it. A transaction around the statement carries it,
+/// since sessions mean nothing behind a pooler; all is sent at once, and answered when it is committed.
+async fn asked(
+    client: &Client,
+    limit: Option<Duration>,
+    statement: &str,
+    parameters: Parameters<'_>,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let Some(limit) = limit else {
+        return client.query_typed(statement, parameters).await;
+    };
+    let limit_ms = limit.as_millis();
+    // A node that freezes between two of the three lets go as well.
+    let begin = format!(
+        "begin isolation level read committed; set local statement_timeout = {limit_ms}; \
+         set local idle_in_transaction_session_timeout = {limit_ms}"
+    );
+    let asked = join3(
+        client.batch_execute(&begin),
+        client.query_typed(statement, parameters),
+        client.batch_execute("commit"),
+    );
+    let (transaction, answer, ended) = asked.await;
+    transaction?;
+    let answer = answer?;
+    ended?;
+    Ok(answer)
 }
 
 /// Checks a connection and returns it; `None` when it does not answer.

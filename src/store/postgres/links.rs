@@ -47,6 +47,22 @@ impl Links {
         self.link().read(statement, parameters).await
     }
 
+    /// See [`Link::confirm`].
+    pub async fn confirm(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        self.link().confirm(statement, parameters).await
+    }
+
+    /// Returns once everything that was read before is as safe as what is answered as stored: see [`Link::confirm`].
+    pub async fn confirmed(&self) -> Result<(), Failure> {
+        let statement = "select pg_logical_emit_message(true, 'orderly', 'confirmed')";
+        self.confirm(statement, &[]).await.map(drop)
+    }
+
+    /// See [`Link::probe`].
+    pub async fn probe(&self, statements: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
+        self.link().probe(statements).await
+    }
+
     pub async fn flight(&self, statements: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
         self.link().flight(statements).await
     }

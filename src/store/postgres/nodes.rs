@@ -122,8 +122,9 @@ async fn renew_all(
         shared.changed();
     }
     let durability = Durability::read(|index| rows::column(row, 4 + index))?;
-    state.found_weaknesses(durability.weaknesses());
+    state.found(&durability);
     let extended: HashSet<(i64, i64)> = extended.into_iter().zip(extended_tokens).collect();
+    state.server_answers(rows::column(row, 11)?, heartbeat.lease);
     let locked: Vec<i64> = rows::column(row, 9)?;
     let locked_tokens: Vec<i64> = rows::column(row, 10)?;
     shared.locked.found(locked.iter().copied().map(OrderId));

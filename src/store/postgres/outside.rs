@@ -14,7 +14,7 @@ use super::shared::Shared;
 use super::unanswered::Attempt;
 use super::view::View;
 use crate::lease::{LeaseKey, Outcome};
-use crate::order::OrderId;
+use crate::order::{OrderId, OrderStatus};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::{Held, LatestClaim, OutsideHold, Settled, SettledOutside, StoreError};
 
@@ -85,6 +85,11 @@ pub(super) async fn settle(
         }),
         Settled::Stale => {
             let latest = told(latest_claim(ways.acts, id).await, "read an order's claim")?;
+            // A result that is sent again may be the one that completed it.
+            let completed = |claim: &LatestClaim| claim.order.status == OrderStatus::Completed;
+            if latest.as_ref().is_some_and(completed) {
+                told(ways.acts.confirmed().await, "confirm a stored result")?;
+            }
             Ok(latest.map_or(SettledOutside::UnknownOrder, SettledOutside::Lost))
         }
     }

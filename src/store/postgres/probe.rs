@@ -1,4 +1,7 @@
 //! Finds out whether orders can be stored when there is doubt: after a failure, and for as long as the store is not ready.
+//! A write that is rolled back shows whether the tables take orders. A commit shows whether commits come back; while one is
+//! known to wait, no other is sent, so that a wait for a standby costs the server one connection more than those that the node
+//! has anyway ([`CONNECTIONS_MAX`](super::classes::CONNECTIONS_MAX)).
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -10,9 +13,11 @@ use super::functions::named;
 use super::link::Link;
 use super::links::Links;
 use super::message::with_numbers;
+use super::rows;
 use super::shared::Shared;
 use super::state::State;
 use crate::store::StoreHealth;
+use crate::store::health::WAITS_FOR_STANDBY;
 
 /// The longest time for one probe to wait for a table that another session holds, and to run.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -41,7 +46,7 @@ pub(super) async fn probe(state: Arc<State>, links: Links, shared: Arc<Shared>) 
 /// Probes until a probe has an answer for the store as it is.
 async fn settle_doubt(state: &State, links: &Links) {
     let mut pause = PAUSE_MIN;
-    while let Err(failure) = links.flight(&message(state)).await {
+    while let Err(failure) = probe_once(state, links).await {
         match failure {
             Failure::Forbidden { text, .. }
             | Failure::Rejected { text, .. }
@@ -65,6 +70,28 @@ async fn settle_doubt(state: &State, links: &Links) {
     sleep(PAUSE_MIN).await;
 }
 
+/// Tries a write, and a commit where there is doubt whether one comes back.
+async fn probe_once(state: &State, links: &Links) -> Result<(), Failure> {
+    links.probe(&message(state)).await?;
+    if !state.doubts_commits() {
+        return Ok(());
+    }
+    let found = links.read(include_str!("waiting.sql"), &[]).await?;
+    let row = rows::only(&found)?;
+    let (for_standby, probing): (bool, bool) = (rows::column(row, 0)?, rows::column(row, 1)?);
+    if for_standby {
+        state.waits_for_standby();
+    }
+    if for_standby || probing {
+        return Err(Failure::Unavailable(WAITS_FOR_STANDBY.into()));
+    }
+    links
+        .probe(&with_numbers(COMMIT, &[(":time_ms", time_ms())]))
+        .await?;
+    state.commits();
+    Ok(())
+}
+
 /// Judges the failure of a call that failed alone: where the store takes orders, it is this call that is refused.
 pub(super) async fn judged(failure: Failure, link: &mut Link) -> Failure {
     let may_be_of_the_store = matches!(failure, Failure::Forbidden { .. } | Failure::Unexpected { .. });
@@ -83,14 +110,18 @@ pub(super) async fn passes(link: &mut Link) -> bool {
 }
 
 static MESSAGE: LazyLock<String> = LazyLock::new(|| named(include_str!("probe.sql")));
+const COMMIT: &str = include_str!("probe_commit.sql");
+
+fn time_ms() -> i64 {
+    i64::try_from(PROBE_TIME_MAX.as_millis()).unwrap_or(i64::MAX)
+}
 
 fn message(state: &State) -> String {
-    let time_ms = i64::try_from(PROBE_TIME_MAX.as_millis()).unwrap_or(i64::MAX);
     let kilobytes = if state.was_full() { ROOM_KILOBYTES } else { 0 };
     with_numbers(
         &MESSAGE,
         &[
-            (":time_ms", time_ms),
+            (":time_ms", time_ms()),
             (":slot", Shared::any_slot().into()),
             (":kilobytes", kilobytes),
         ],

@@ -44,6 +44,7 @@ pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Resu
             return Ok(Acted::Unknown);
         };
         if !changes(order.status, backs_off(links, id).await?) {
+            links.confirmed().await?;
             return Ok(Acted::unchanged(order, EventKind::Redriven));
         }
         patience.wait(id, &shared.locked).await?;

@@ -1,5 +1,5 @@
 -- A heartbeat: the node lives, and those of its leases that it still has ($1 orders by rising id, $2 tokens) last $3
--- microseconds from now. Reads the settings back on the way, and whether something is committed that has no place in the
+-- microseconds from now. Reads the settings back on the way, which run of a server this is, and whether something is committed that has no place in the
 -- feed (served by batches_unnumbered; only this way is it found when the node that committed it died or never knew). $4:
 -- node, $5: slots, $6: orders it processes, $7: its breaker, $8: its
 -- ordering, $9: its processor.
@@ -47,4 +47,5 @@ select coalesce((select array_agg(order_id order by order_id, token) from extend
     current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
     current_setting('synchronous_standby_names'), (current_setting('neon.timeline_id', true) is not null)::text,
     coalesce((select array_agg(order_id order by order_id, token) from locked), '{}'),
-    coalesce((select array_agg(token order by order_id, token) from locked), '{}')
+    coalesce((select array_agg(token order by order_id, token) from locked), '{}'),
+    pg_postmaster_start_time()::text || ' ' || (select oid from pg_database where datname = current_database())

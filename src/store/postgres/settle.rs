@@ -247,7 +247,7 @@ async fn stored_before(
     let ends: Vec<End> = calls.iter().map(|call| End::of(&call.outcome)).collect();
     let columns = Columns::of(calls.iter().map(|call| call.attempt).zip(&ends));
     let whose = &columns.parameters()[..4];
-    let found = link.read(include_str!("settled.sql"), whose).await;
+    let found = link.confirm(include_str!("settled.sql"), whose).await;
     let statuses = found.and_then(|found| {
         let status = |row| Ok((rows::column::<i64>(row, 0)?, rows::kind(row, 1)?.leads_to()));
         found

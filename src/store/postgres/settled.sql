@@ -1,7 +1,10 @@
 -- Finds the results that were stored among those that were sent before and whose answers were lost: the kind of their event. An
 -- order's token counts its claims, so the event that ended an attempt comes right behind the `started` event of that number;
 -- it is ours when it is of our kind and of our node, or, for the result of an external worker, of the node that claimed. $1-$4:
--- one row per result.
+-- one row per result. It confirms what was stored before, and so is committed itself: see Link::confirm.
+with confirmed as materialized (
+    select pg_logical_emit_message(true, 'orderly', 'confirmed')
+)
 select result.place, result.kind
 from unnest($1::int8[], $2::int8[], $3::int8[], $4::int2[])
     with ordinality as result (order_id, token, node, kind, place)
@@ -17,3 +20,4 @@ cross join lateral (
         and e.node = coalesce(result.node, started.node)
     offset 0
 ) as ended
+cross join confirmed

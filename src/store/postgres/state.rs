@@ -1,19 +1,47 @@
 //! The store's health and settings, as the last answers of the database tell.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
 
+use super::durability::{Durability, STANDBY_NO_LONGER_REQUIRED};
 use super::failure::Failure;
 use crate::store::StoreHealth;
-use crate::store::health::Health;
+use crate::store::health::{HANGS, Health, WAITS_FOR_STANDBY};
+
+/// The time, from when a statement that stores was found to hang, for which others wait for the probe instead of being
+/// refused: one connection that died is no reason to refuse anybody.
+const HANG_WAIT_MAX: Duration = Duration::from_secs(1);
 
 pub(super) struct State {
     health: Health,
     doubt: Mutex<Doubt>,
     doubted: Notify,
+    /// A statement that stores hangs: no other one is sent until a commit of the probe's comes back.
+    hang: watch::Sender<Option<Hang>>,
     weaknesses: Mutex<Vec<String>>,
+    standby_was_required: AtomicBool,
+    clock: Mutex<Clock>,
     used: Notify,
+}
+
+/// The server by whose clock leases run out.
+#[derive(Default)]
+struct Clock {
+    /// The run that answered last; `None` before the first heartbeat.
+    run: Option<String>,
+    /// The time from which it is known that no lease runs by the clock of an earlier run.
+    trusted_from: Option<Instant>,
+    lease: Duration,
+}
+
+#[derive(Clone)]
+struct Hang {
+    since: Instant,
+    reason: Arc<str>,
 }
 
 /// The proofs needed before a store that was not ready counts as ready again. Neither a read nor a heartbeat shows that
@@ -42,7 +70,10 @@ impl State {
             health: Health::new(),
             doubt: Mutex::default(),
             doubted: Notify::new(),
+            hang: watch::Sender::new(None),
             weaknesses: Mutex::default(),
+            standby_was_required: AtomicBool::new(false),
+            clock: Mutex::default(),
             used: Notify::new(),
         }
     }
@@ -62,11 +93,87 @@ impl State {
         self.used.notified().await;
     }
 
-    /// Notes that the database stored something.
+    /// Notes that a statement that stores was answered. While one hangs that shows nothing: it may have found nothing to store.
     pub fn stored(&self) {
         let mut doubt = self.doubt();
+        if self.hang.borrow().is_none() {
+            doubt.commit = false;
+            self.judge(*doubt);
+        }
+    }
+
+    /// Notes that a commit of the probe's came back.
+    pub fn commits(&self) {
+        let mut doubt = self.doubt();
         doubt.commit = false;
+        self.hang.send_replace(None);
         self.judge(*doubt);
+    }
+
+    /// Reports whether a commit is to come back before the store counts as ready.
+    pub fn doubts_commits(&self) -> bool {
+        self.doubt().commit
+    }
+
+    /// Notes that a statement that stores hangs. More of them would only hang as well, each with a connection of the server's.
+    pub fn hangs(&self, reason: &str) {
+        tracing::debug!(reason, "a statement that stores hangs");
+        let mut doubt = self.doubt();
+        doubt.commit = true;
+        self.hang.send_if_modified(|hang| {
+            let first = hang.is_none();
+            if first {
+                *hang = Some(Hang {
+                    since: Instant::now(),
+                    reason: HANGS.into(),
+                });
+            }
+            first
+        });
+        if self.hang_reason().is_some_and(|reason| &*reason == HANGS) {
+            self.fails(&mut doubt, HANGS);
+        }
+    }
+
+    /// Notes why statements that store hang: no standby has their commits.
+    pub fn waits_for_standby(&self) {
+        let mut doubt = self.doubt();
+        doubt.refused = true;
+        let news = self
+            .hang_reason()
+            .is_some_and(|reason| &*reason != WAITS_FOR_STANDBY);
+        if news {
+            tracing::warn!(
+                "{WAITS_FOR_STANDBY}: nothing is accepted, started or settled until it confirms them"
+            );
+        }
+        self.hang.send_modify(|hang| {
+            if let Some(hang) = hang {
+                hang.reason = WAITS_FOR_STANDBY.into();
+            }
+        });
+        self.health.fails(WAITS_FOR_STANDBY);
+    }
+
+    fn hang_reason(&self) -> Option<Arc<str>> {
+        self.hang.borrow().as_ref().map(|hang| hang.reason.clone())
+    }
+
+    /// Waits until something may be stored, for a short while. Fails while a statement that stores hangs.
+    pub async fn may_store(&self) -> Result<(), Failure> {
+        let hang = self.hang.borrow().clone();
+        let Some(Hang { since, .. }) = hang else {
+            return Ok(());
+        };
+        let mut hang = self.hang.subscribe();
+        let over = hang.wait_for(Option::is_none);
+        if timeout_at(since + HANG_WAIT_MAX, over).await.is_ok() {
+            return Ok(());
+        }
+        match self.hang_reason() {
+            Some(reason) => Err(Failure::Unavailable(reason)),
+            None => Ok(()),
+        }
     }
 
     /// Notes that a write as accept makes it went through.
@@ -152,6 +259,51 @@ impl State {
         }
     }
 
+    /// Notes which run of a server answers a heartbeat whose node holds its orders for `lease`.
+    pub fn server_answers(&self, run: &str, lease: Duration) {
+        let mut clock = self.clock();
+        if clock.run.as_deref() == Some(run) {
+            return;
+        }
+        let is_other = clock.run.replace(run.to_owned()).is_some();
+        clock.lease = lease;
+        if is_other {
+            tracing::info!(
+                "another run of the database server answers: no order is taken back for {lease:?}"
+            );
+            clock.trusted_from = Some(Instant::now() + lease);
+        }
+    }
+
+    /// Reports whether leases that ran out by the clock of this run of a server may still be held: that clock may be ahead of
+    /// the clock by which they were taken. One lease later all are renewed by it, or have run out by any clock.
+    pub fn is_new_server(&self, run: &str) -> bool {
+        let lease = self.clock().lease;
+        if self.clock().run.is_some() {
+            self.server_answers(run, lease);
+        }
+        self.trusts_clock().is_err()
+    }
+
+    /// Fails while it is unknown which nodes live: by the clock of a new server they may all seem dead.
+    pub fn trusts_clock(&self) -> Result<(), Failure> {
+        if self
+            .clock()
+            .trusted_from
+            .is_some_and(|from| Instant::now() < from)
+        {
+            let text = "another database server answers: which nodes live is known when they have told it";
+            return Err(Failure::Unavailable(text.into()));
+        }
+        Ok(())
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.clock
+            .lock()
+            .expect("no code panics while it holds this lock")
+    }
+
     pub fn closed(&self) {
         self.health.closed();
     }
@@ -169,8 +321,15 @@ impl State {
         self.known_weaknesses().clone()
     }
 
-    /// Logs the weaknesses when they change.
-    pub fn found_weaknesses(&self, found: Vec<String>) {
+    /// Notes what a commit is worth under the settings of the database, and logs the weaknesses when they change. A cluster
+    /// manager that finds no standby any more empties the setting that asks for one.
+    pub fn found(&self, durability: &Durability<'_>) {
+        let mut found = durability.weaknesses();
+        if durability.requires_standby() {
+            self.standby_was_required.store(true, Ordering::SeqCst);
+        } else if self.standby_was_required.load(Ordering::SeqCst) {
+            found.push(STANDBY_NO_LONGER_REQUIRED.to_owned());
+        }
         let mut known = self.known_weaknesses();
         if *known != found {
             for weakness in &found {

@@ -7,7 +7,7 @@ create function :view_orders(asked_ids bigint[]) returns table (
     last_position bigint, place bigint
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
-set enable_hashjoin = off set enable_mergejoin = off
+set enable_hashjoin = off set enable_mergejoin = off set lock_timeout = 3000
 as $view$
 #variable_conflict use_column
 begin

@@ -222,31 +222,23 @@ async fn what_has_its_place_is_read_when_no_more_can_be_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_at_the_end_comes_for_news_with_two_messages() {
+async fn a_reader_at_the_end_comes_for_news_with_two_queries() {
     let Some(scene) = Scene::new().await else { return };
     // Opens the connection, which takes messages of its own.
     let mut last = Some(scene.store.events_after(None, 10).await.unwrap().bounds.last);
     for _ in 0..5 {
         scene.accept().await;
         scene.store.wakeups().changed().await;
-        let before = scene.proxy.flight_count();
+        let before = scene.queries();
         let page = scene.store.events_after(last, 10).await.unwrap();
         assert_eq!(page.events.len(), 1);
-        assert!(
-            scene.proxy.flight_count() - before <= 2,
-            "{:?}",
-            scene.proxy.flights()
-        );
+        assert!(scene.queries() - before <= 2, "{:?}", scene.proxy.flights());
         last = Some(page.bounds.last);
     }
-    let before = scene.proxy.flight_count();
+    let before = scene.queries();
     let page = scene.store.events_after(last, 10).await.unwrap();
     assert!(page.events.is_empty() && !page.unplaced);
-    assert_eq!(
-        scene.proxy.flight_count() - before,
-        1,
-        "nothing to number, nothing is sent"
-    );
+    assert_eq!(scene.queries() - before, 1, "nothing to number, nothing is sent");
     scene.end().await;
 }
 

@@ -26,11 +26,6 @@ const MINUTE: Duration = Duration::from_mins(1);
 const QUIET_INTERVAL: Duration = Duration::from_secs(34);
 
 impl Scene {
-    /// Statements that were sent so far; a message that only asks whether the connection lives is none.
-    fn queries(&self) -> usize {
-        self.proxy.flights().iter().filter(|sql| !sql.is_empty()).count()
-    }
-
     /// Connections are open, also the one that listens.
     async fn is_in_use(&self) {
         accept_keyed(&*self.store, "before").await.unwrap();

@@ -28,7 +28,7 @@ const NO_RULE: &str = "drop function refuse cascade";
 
 const LEASES: usize = 64;
 /// Enough for the halves of these leases, far fewer than one for each.
-const FLIGHTS_MAX: u64 = 20;
+const QUERIES_MAX: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_finds_one_refused_lease_by_halves_and_stays_on_the_list() {
@@ -45,10 +45,10 @@ async fn a_heartbeat_finds_one_refused_lease_by_halves_and_stays_on_the_list() {
     .await;
     let refused = rule("update on orderly.leases", &format!("new.order_id = {bad}"));
     scene.admin.batch_execute(&refused).await.unwrap();
-    let before = scene.proxy.flight_count();
+    let before = scene.queries();
     let renewed = store.renew(heartbeat(NODE_A, &keys)).await.unwrap();
-    let flights = scene.proxy.flight_count() - before;
-    assert!(flights <= FLIGHTS_MAX, "{flights} flights");
+    let queries = scene.queries() - before;
+    assert!(queries <= QUERIES_MAX, "{queries} queries");
     let refused: Vec<OrderId> = renewed.refused.iter().map(|order| order.order_id).collect();
     assert_eq!((refused, renewed.lost), (vec![bad], vec![]));
     // Long enough for the task that follows the list.

@@ -63,6 +63,18 @@ impl Scene {
         number(&self.admin, statement).await
     }
 
+    /// Statements that were sent so far; a message that only asks whether the connection lives is none, nor is one that
+    /// begins or ends the transaction around a statement.
+    pub fn queries(&self) -> usize {
+        let is_around = |sql: &str| {
+            let begins = sql.starts_with("begin isolation level read committed; set local statement_timeout");
+            sql == "commit" || begins && !sql.contains("commit;") && !sql.ends_with("commit")
+        };
+        let flights = self.proxy.flights();
+        let queries = flights.iter().filter(|sql| !sql.is_empty() && !is_around(sql));
+        queries.count()
+    }
+
     /// Ends the test: the store keeps its promises.
     pub async fn end(self) {
         assert_sound(&*self.store).await;

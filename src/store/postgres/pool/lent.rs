@@ -1,15 +1,22 @@
 //! The pool's loans: a connection for one statement, or a place for a connection opened outside the pool. A loan goes
-//! back however its use ends, without the connection when a statement was left unanswered: that one is cancelled unless it ends soon.
+//! back however its use ends, without the connection when a statement was left unanswered. Nothing is cancelled: a commit that
+//! waits for a standby would be shown to everybody before any standby has it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
 
+use super::super::answered::{ANSWER_TIME_MAX, hung_text};
 use super::super::classes::Class;
 use super::super::connect::{Connection, ServerRun, TRUSTED_UNUSED};
 use super::Pool;
+
+/// The longest time that a connection is kept for the answer to a statement that no caller awaits any more, so that the
+/// node opens no other one in its place. The limits of the statements end all but those that wait at their commits.
+const KEPT_TIME_MAX: Duration = Duration::from_mins(1);
 
 pub struct Lent {
     /// The lender; `None` once the pool ended the loan itself.
@@ -18,6 +25,10 @@ pub struct Lent {
     connection: Option<Connection>,
     /// A statement is under way: its answer would be taken for the next one's.
     under_way: bool,
+    /// The time when the latest statement began.
+    began: Instant,
+    /// The state knows that it hangs.
+    told: bool,
 }
 
 impl Lent {
@@ -27,6 +38,8 @@ impl Lent {
             class,
             connection: Some(connection),
             under_way: false,
+            began: Instant::now(),
+            told: false,
         }
     }
 
@@ -57,6 +70,7 @@ impl Lent {
     /// Begins a statement. The connection does not go back before [`Lent::answered`].
     pub fn begin(&mut self) -> &Client {
         self.under_way = true;
+        self.began = Instant::now();
         self.client()
     }
 
@@ -69,6 +83,11 @@ impl Lent {
             connection.used = now;
             connection.trusted_until = Some(now + TRUSTED_UNUSED);
         }
+    }
+
+    /// Ends the loan of a connection whose statement hangs, as the state knows.
+    pub fn give_up(mut self) {
+        self.told = true;
     }
 
     /// Notes that the server refused to write over the connection.
@@ -104,26 +123,59 @@ impl Drop for Lent {
             Some(connection) if self.under_way => {
                 pool.begin_leaving();
                 pool.take_back(self.class, None);
-                cancel(pool, connection);
+                let unanswered = Unanswered {
+                    class: self.class,
+                    began: self.began,
+                    told: self.told,
+                    connection,
+                };
+                unanswered.keep(pool);
             }
             connection => pool.take_back(self.class, connection),
         }
     }
 }
 
-/// Waits for the statement to end, or asks the server to stop it. No caller waits for that: the request may hang as well.
-fn cancel(pool: Arc<Pool>, connection: Connection) {
-    // None at the end of the process.
-    let Ok(runtime) = Handle::try_current() else {
-        return;
-    };
-    runtime.spawn(async move {
-        if !connection.client.is_closed() {
-            pool.connector.cancel(&connection.client).await;
+/// A connection with a statement that no caller awaits any more.
+struct Unanswered {
+    class: Class,
+    began: Instant,
+    told: bool,
+    connection: Connection,
+}
+
+impl Unanswered {
+    /// Keeps the connection until the server has answered, or has had long enough for that.
+    fn keep(self, pool: Arc<Pool>) {
+        // None at the end of the process.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
+            self.answered(&pool).await;
+            drop(self);
+            pool.left();
+        });
+    }
+
+    async fn answered(&self, pool: &Pool) {
+        let client = &self.connection.client;
+        // Answered after the statement.
+        let nothing = client.simple_query("");
+        tokio::pin!(nothing);
+        if client.is_closed()
+            || timeout_at(self.began + ANSWER_TIME_MAX, &mut nothing)
+                .await
+                .is_ok()
+        {
+            return;
         }
-        drop(connection);
-        pool.left();
-    });
+        // Its caller left before that was known.
+        if self.class.must_write() && !self.told {
+            pool.connector.state().hangs(&hung_text(ANSWER_TIME_MAX));
+        }
+        let _ = timeout_at(self.began + KEPT_TIME_MAX, nothing).await;
+    }
 }
 
 /// Counts as a connection of its class until it is dropped.

@@ -103,6 +103,9 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
             asked.push((matching, PAGES_MAX));
         }
     }
+    let server = "select pg_postmaster_start_time()::text || ' ' || oid from pg_database
+        where datname = current_database()";
+    let server: String = scene.admin.query_one(server, &[]).await.unwrap().get(0);
     let mut push = |what: &str, part: &str, types: &str, values: &str, pages_max: u64| {
         asked.push((Caught::of(scene, what, part, types, values), pages_max));
     };
@@ -127,9 +130,9 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
     push(
         "sweep",
         "Takes back orders whose",
-        "int8[], int8[], int8[], int2[], int2[], bool[], int8[], text[], text[], text[], bool[], int2",
+        "int8[], int8[], int8[], int2[], int2[], bool[], int8[], text[], text[], text[], bool[], int2, text",
         &format!(
-            "{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, 3",
+            "{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, 3, '{server}'",
             array(&|id| id.to_string()),
             all("2"),
             all("7"),

@@ -1,0 +1,139 @@
+//! What a node makes of another primary, and of standbys that come and go (issue 15, points 1, 4 and 5).
+
+use std::time::Duration;
+
+use orderly::store::GivenBack;
+use serde_json::Value;
+
+use super::scene::{accept_keyed, jump, node, store_at, until_ready, warnings_with};
+use crate::support::client::http;
+use crate::support::make::{LEASE, LONGER_THAN_A_LEASE, NODE_A, NODE_B, claim_by, give_back_by, heartbeat};
+use crate::support::postgres::{Pair, Stop, is_installed_with_standby};
+use crate::support::process::Process;
+use crate::support::{required, until};
+
+fn has_standby() -> bool {
+    required("a private PostgreSQL with a standby", is_installed_with_standby())
+}
+
+#[tokio::test]
+async fn a_new_primary_whose_clock_is_ahead_takes_nothing_back() {
+    if !has_standby() {
+        return;
+    }
+    let pair = Pair::start_synchronous().await;
+    let database = pair.primary.create_database().await;
+    let store = store_at(&pair.url(&database)).await;
+    accept_keyed(&*store, "running").await.unwrap();
+    store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+    let lease = store.claim(claim_by(NODE_B, 1)).await.unwrap().leases.remove(0);
+    let now = database.now().await;
+    pair.primary.stop(Stop::Killed).await;
+    pair.promote().await;
+    let database = database.on(&pair.standby);
+    database.set_clock(Some(now.plus(LONGER_THAN_A_LEASE))).await;
+    // One of them is back before the other, whose heartbeats are as late by that clock.
+    until("it is back", async || {
+        store.renew(heartbeat(NODE_A, &[])).await.is_ok()
+    })
+    .await;
+    let sweep = async || store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
+    assert_eq!(sweep().await, GivenBack::default());
+    assert_eq!(
+        store.renew(heartbeat(NODE_B, &[lease.key()])).await.unwrap().lost,
+        []
+    );
+    // The other falls silent after that.
+    let later = database.now().await.plus(LONGER_THAN_A_LEASE);
+    database.set_clock(Some(later)).await;
+    jump(LEASE).await;
+    assert_eq!(sweep().await.pending, 1);
+    store.close().await;
+}
+
+/// A cluster manager may empty the setting when the last standby goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_says_when_no_standby_is_required_any_more() {
+    // The private servers have fsync off, which is a weakness of its own: the log tells them apart.
+    const NO_LONGER: &str = "synchronous_standby_names is empty now";
+    if !has_standby() {
+        return;
+    }
+    let pair = Pair::start_synchronous().await;
+    let database = pair.primary.create_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = node(folder.path(), &pair.url(&database));
+    command.env("ORDERLY_LEASE", "1s");
+    let node = Process::start(command).await;
+    until_ready(&node).await;
+    let durable = async || {
+        let answer = http()
+            .get(format!("{}/readyz?verbose", node.url))
+            .send()
+            .await
+            .unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        let checks = answer["checks"].as_array().unwrap();
+        let durability = checks.iter().find(|check| check["name"] == "durability");
+        durability.unwrap()["reason"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert!(!node.said(NO_LONGER));
+    pair.require_no_standby().await;
+    node.says(NO_LONGER).await;
+    assert!(!durable().await.is_empty());
+    assert_eq!(node.terminate().await, Some(0));
+    assert_eq!(warnings_with(folder.path(), NO_LONGER).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_finds_that_commits_wait_for_a_standby() {
+    if !has_standby() {
+        return;
+    }
+    let pair = Pair::start_synchronous().await;
+    let database = pair.primary.create_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let migrated = node(folder.path(), &database.url()).arg("migrate").output().await;
+    assert!(migrated.unwrap().status.success());
+    let standby = async || {
+        let mut doctor = node(folder.path(), &database.url());
+        let said = doctor.args(["doctor", "--json"]).output().await.unwrap();
+        let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+        let checks = said["checks"].as_array().unwrap().clone();
+        checks
+            .into_iter()
+            .find(|check| check["name"] == "standby")
+            .unwrap()
+    };
+    assert_eq!(standby().await["state"], "ok");
+    pair.standby.freeze().await;
+    let store = store_at(&database.url()).await;
+    let accepting = tokio::spawn(async move {
+        let accepted = accept_keyed(&*store, "waits").await;
+        store.close().await;
+        accepted
+    });
+    pair.until_waiting(1).await;
+    until("it waits for long enough", async || {
+        standby().await["state"] == "fail"
+    })
+    .await;
+    assert!(standby().await["finding"].as_str().unwrap().contains("SyncRep"));
+    // Found gone, which takes its primary two seconds.
+    until("it is found gone", async || {
+        standby().await["finding"]
+            .as_str()
+            .unwrap()
+            .contains("none is connected")
+    })
+    .await;
+    pair.require_no_standby().await;
+    tokio::time::timeout(Duration::from_secs(20), accepting)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
