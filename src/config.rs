@@ -16,12 +16,13 @@ mod password_file;
 mod postgres_url;
 mod read;
 mod service;
+mod service_file;
 pub mod settings;
 #[cfg(test)]
 mod tests;
 mod values;
 
-pub use postgres_url::{PostgresUrl, Roots, TlsMode};
+pub use postgres_url::{Identity, OneHost, PostgresUrl, Roots, Session, TlsMode, TlsVersions};
 
 pub use layers::{Layers, Shown, Sources};
 pub use machine::{
@@ -96,7 +97,7 @@ impl Database {
     /// The store a URL names, with a password from elsewhere where the URL lacks one, and what its user should know.
     /// Errors never show a secret.
     pub fn parse(url: &str, passwords: &PasswordSources) -> Result<(Database, Vec<String>), String> {
-        Ok(match values::database_url(url)? {
+        Ok(match values::database_url(url, passwords.services())? {
             values::DatabaseUrl::Sqlite(path) => (Database::Sqlite(path), Vec::new()),
             values::DatabaseUrl::Postgres(mut url, mut ignored) => {
                 ignored.extend(passwords.complete(&mut url)?);

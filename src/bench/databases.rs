@@ -30,15 +30,14 @@ impl Databases {
 
     /// Whether the server is this machine, by its addresses or the name `localhost`.
     pub fn is_local(&self) -> bool {
-        let is_local = |host: &Host| match host {
-            Host::Tcp(name) => names_this_machine(name),
-            Host::Unix(_) => true,
-        };
-        let addresses = self.server.server.get_hostaddrs();
-        match addresses {
-            [] => self.server.server.get_hosts().iter().all(is_local),
-            addresses => addresses.iter().copied().all(is_this_machine),
-        }
+        self.server
+            .hosts
+            .iter()
+            .all(|host| match (host.address, &host.name) {
+                (Some(address), _) => is_this_machine(address),
+                (None, Host::Tcp(name)) => names_this_machine(name),
+                (None, Host::Unix(_)) => true,
+            })
     }
 
     /// Without user or secrets.
@@ -94,7 +93,7 @@ impl Databases {
 
 /// A connection and what reads its messages; dropping that closes it.
 pub async fn connect(url: &PostgresUrl) -> anyhow::Result<(Client, AbortOnDropHandle<()>)> {
-    let connected = url.server.connect(tls_connector(url)?).await;
+    let connected = url.config().connect(tls_connector(url)?).await;
     let (client, connection) = connected.with_context(|| format!("connect to {}", url.location))?;
     let driver: JoinHandle<()> = tokio::spawn(async move {
         // Whoever waits for an answer is told.

@@ -1,5 +1,6 @@
-//! Finds a database password that the URL does not hold: in `PGPASSWORD`, then in the password file, with libpq's rules
-//! (<https://www.postgresql.org/docs/current/libpq-pgpass.html>). What else a URL says is left to `postgres_url.rs`.
+//! Finds a database password that the URL does not hold: in `PGPASSWORD`, then in the password file, for each host its own,
+//! with libpq's rules (<https://www.postgresql.org/docs/current/libpq-pgpass.html>). What else a URL says is left to
+//! `postgres_url.rs`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use tokio_postgres::config::Host;
 
-use super::{PostgresUrl, Secret};
+use super::service_file::ServiceFiles;
+use super::{OneHost, PostgresUrl, Secret};
 
 /// The name of the password file in the home folder.
 const FILE_NAME: &str = ".pgpass";
@@ -28,6 +30,7 @@ pub struct PasswordSources {
     /// `PGPASSFILE`
     file: Option<PathBuf>,
     home: Option<PathBuf>,
+    services: ServiceFiles,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,12 +44,20 @@ impl PasswordSources {
             let mut values = layers.filter_map(|variables| variables.get(name));
             values.find(|value| !value.is_empty()).cloned()
         };
+        let path = |name: &str| variable(name).map(PathBuf::from);
+        let home = environment.get("HOME").map(PathBuf::from);
         PasswordSources {
             password: variable("PGPASSWORD")
                 .map(|value| value.into_string().map(Secret::new).map_err(|_| NotUtf8)),
-            file: variable("PGPASSFILE").map(PathBuf::from),
-            home: environment.get("HOME").map(PathBuf::from),
+            file: path("PGPASSFILE"),
+            services: ServiceFiles::of(path("PGSERVICEFILE"), home.as_deref(), path("PGSYSCONFDIR")),
+            home,
         }
+    }
+
+    /// Returns the files in which a URL's service is looked for.
+    pub fn services(&self) -> &ServiceFiles {
+        &self.services
     }
 
     /// Gives the URL the password it lacks. Answers what its operator should know; fails where the password cannot be used.
@@ -77,21 +88,10 @@ impl PasswordSources {
             Err(warning) => return warning.into_iter().collect(),
         };
         let servers = Self::servers(url);
-        let passwords: Vec<Option<Vec<u8>>> =
-            servers.iter().map(|server| password_for(server, &text)).collect();
-        let Some(first) = passwords.iter().flatten().next() else {
-            return Vec::new();
-        };
-        url.server.password(first);
-        // The driver has one password for all hosts.
-        if passwords.iter().all(|password| password.as_ref() == Some(first)) {
-            return Vec::new();
+        for (host, server) in url.hosts.iter_mut().zip(&servers) {
+            host.password = password_for(server, &text).map(Secret::new);
         }
-        vec![format!(
-            "{} does not hold the same password for every host of the URL: the first one found, in the order of the hosts, \
-             is tried on all of them",
-            path.display()
-        )]
+        Vec::new()
     }
 
     /// Host, port, database and user of each server of the URL, as the file names them.
@@ -101,19 +101,22 @@ impl PasswordSources {
         let user = server.get_user().map(str::to_owned);
         let user = user.or_else(|| whoami::username().ok()).unwrap_or_default();
         let database = server.get_dbname().unwrap_or(&user);
-        let ports = server.get_ports().iter().cycle();
-        let host = |host: &Host| match host {
+        let name = |host: &Host| match host {
             Host::Tcp(name) => name.clone(),
             Host::Unix(folder) if SOCKET_FOLDERS.iter().any(|known| folder == Path::new(known)) => {
                 LOCALHOST.to_owned()
             }
             Host::Unix(folder) => folder.display().to_string(),
         };
-        let hosts = server.get_hosts().iter().map(host);
-        hosts
-            .zip(ports)
-            .map(|(host, port)| [host, port.to_string(), database.to_owned(), user.clone()])
-            .collect()
+        let named = |host: &OneHost| {
+            [
+                name(&host.name),
+                host.port.to_string(),
+                database.to_owned(),
+                user.clone(),
+            ]
+        };
+        url.hosts.iter().map(named).collect()
     }
 }
 
@@ -135,7 +138,7 @@ fn read_private(path: &Path) -> Result<String, Option<String>> {
 }
 
 /// The password of the first line that fits; `None` where that is empty.
-fn password_for(server: &[String; 4], text: &str) -> Option<Vec<u8>> {
+fn password_for(server: &[String; 4], text: &str) -> Option<String> {
     let mut lines = text.lines().filter(|line| !line.starts_with('#'));
     let password = lines.find_map(|line| {
         let mut rest = line;
@@ -148,7 +151,7 @@ fn password_for(server: &[String; 4], text: &str) -> Option<Vec<u8>> {
         }
         // A password may be followed by further fields, for later versions of the form.
         let password = split_field(rest).map_or(rest, |(password, _)| password);
-        Some(unescaped(password).into_bytes())
+        Some(unescaped(password))
     });
     password.filter(|password| !password.is_empty())
 }
@@ -182,13 +185,7 @@ fn unescaped(field: &str) -> String {
 mod tests {
     use super::*;
 
-    fn password(url: &str, file: &str) -> Option<String> {
-        let (password, warnings) = password_and_warnings(url, file);
-        assert_eq!(warnings, [""; 0]);
-        password
-    }
-
-    fn password_and_warnings(url: &str, file: &str) -> (Option<String>, Vec<String>) {
+    fn passwords(url: &str, file: &str) -> Vec<Option<String>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("passwords");
         fs::write(&path, file).unwrap();
@@ -198,10 +195,13 @@ mod tests {
             ..PasswordSources::default()
         };
         let (mut url, _) = PostgresUrl::parse(url).unwrap();
-        let warnings = sources.complete(&mut url).unwrap();
-        let password = url.server.get_password().map(<[u8]>::to_vec);
-        let password = password.map(|password| String::from_utf8(password).unwrap());
-        (password, warnings)
+        assert_eq!(sources.complete(&mut url).unwrap(), [""; 0]);
+        let password = |host: &OneHost| Some(host.password.as_ref()?.expose().to_owned());
+        url.hosts.iter().map(password).collect()
+    }
+
+    fn password(url: &str, file: &str) -> Option<String> {
+        passwords(url, file).remove(0)
     }
 
     #[test]
@@ -227,22 +227,17 @@ mod tests {
     }
 
     #[test]
-    fn the_first_host_gives_the_password_for_all() {
-        let url = "postgres://me@one,two/db";
-        for (file, expected, differ) in [
-            ("two:*:*:*:apple\none:*:*:*:pear", Some("pear"), true),
-            ("one:*:*:*:apple\ntwo:*:*:*:pear", Some("apple"), true),
-            ("one:*:*:*:pear", Some("pear"), true),
-            ("two:*:*:*:pear", Some("pear"), true),
-            ("two:*:*:*:pear\none:*:*:*:pear", Some("pear"), false),
-            ("three:*:*:*:pear", None, false),
+    fn each_host_has_the_password_of_its_own_line() {
+        let url = "postgres://me@one,two:7/db";
+        for (file, expected) in [
+            ("two:7:*:*:apple\none:*:*:*:pear", [Some("pear"), Some("apple")]),
+            ("two:*:*:*:pear", [None, Some("pear")]),
+            ("*:*:*:*:pear", [Some("pear"), Some("pear")]),
+            ("three:*:*:*:pear", [None, None]),
         ] {
-            let (password, warnings) = password_and_warnings(url, file);
-            assert_eq!(password.as_deref(), expected, "{file}");
-            assert_eq!(warnings.len(), usize::from(differ), "{file}: {warnings:?}");
-            let told = "does not hold the same password for every host";
-            assert!(warnings.iter().all(|warning| warning.contains(told)));
-            assert!(!warnings.concat().contains("pear"), "{warnings:?}");
+            let found = passwords(url, file);
+            let found: Vec<Option<&str>> = found.iter().map(Option::as_deref).collect();
+            assert_eq!(found, expected, "{file}");
         }
     }
 

@@ -92,6 +92,9 @@ impl Reader<'_> {
     fn server(&mut self) -> Option<Config> {
         let listen = self.listen();
         let database = self.database();
+        if let Some(Database::Postgres(database)) = &database {
+            self.check_sessions(database);
+        }
         let idle_sleep = self.required("idle_sleep", values::switch);
         let migrate = self.required("migrate", values::switch);
         let concurrency = self.number("concurrency", 1..=CONCURRENCY_MAX);
@@ -147,7 +150,9 @@ impl Reader<'_> {
 
     fn database(&mut self) -> Option<Database> {
         self.problems.extend_from_slice(&self.layers.problems_of_store);
-        let (mut url, ignored) = match self.required("database_url", values::database_url)? {
+        let services = self.layers.passwords.services();
+        let given = self.required("database_url", |text| values::database_url(text, services))?;
+        let (mut url, ignored) = match given {
             DatabaseUrl::Sqlite(path) => {
                 if self.layers.get("database_direct_url").is_some() {
                     self.warn_of_no_meaning("database_direct_url");
@@ -158,7 +163,9 @@ impl Reader<'_> {
         };
         self.warn_of("database_url", &ignored);
         self.complete("database_url", &mut url);
-        let direct = self.optional("database_direct_url", PostgresUrl::parse);
+        let direct = self.optional("database_direct_url", |text| {
+            PostgresUrl::parse_with(text.trim(), services)
+        });
         let direct = direct.map(|(mut direct, ignored)| {
             self.warn_of("database_direct_url", &ignored);
             self.complete("database_direct_url", &mut direct);
@@ -166,6 +173,23 @@ impl Reader<'_> {
             direct
         });
         Some(Database::Postgres(Box::new(PostgresDatabase { url, direct })))
+    }
+
+    /// A server must store, so it needs hosts that may.
+    fn check_sessions(&mut self, database: &PostgresDatabase) {
+        let urls = [
+            ("database_url", Some(&database.url)),
+            ("database_direct_url", database.direct.as_ref()),
+        ];
+        for (key, url) in urls {
+            if url
+                .and_then(|url| url.session)
+                .is_some_and(|session| !session.may_store())
+            {
+                let problem = "its target_session_attrs leads to servers that store no orders: write read-write, or take it out";
+                self.problem(key, problem);
+            }
+        }
     }
 
     /// Looks elsewhere for a password that the URL does not hold.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::service_file::ServiceFiles;
 use super::{PostgresUrl, Secret};
 
 /// Longer than any key that is generated, and well inside the limit on a request's head.
@@ -93,13 +94,13 @@ pub enum DatabaseUrl {
 }
 
 /// Blanks and newlines at its ends are no part of it.
-pub fn database_url(text: &str) -> Result<DatabaseUrl, String> {
+pub fn database_url(text: &str, services: &ServiceFiles) -> Result<DatabaseUrl, String> {
     let text = text.trim();
-    let (scheme, rest) = text.split_once(':').unwrap_or(("", ""));
+    let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
     match scheme {
-        "sqlite" => sqlite_path(rest).map(DatabaseUrl::Sqlite),
-        "postgres" | "postgresql" => {
-            let (url, ignored) = PostgresUrl::parse(text)?;
+        "sqlite" => sqlite_path(&text["sqlite:".len()..]).map(DatabaseUrl::Sqlite),
+        scheme if ["postgres", "postgresql"].contains(&scheme) || PostgresUrl::is_in_keywords(text) => {
+            let (url, ignored) = PostgresUrl::parse_with(text, services)?;
             Ok(DatabaseUrl::Postgres(Box::new(url), ignored))
         }
         // The text is not shown: it may be a connection string with a password in it.
@@ -278,7 +279,7 @@ mod tests {
             ("sqlite:data/a b.db", "data/a b.db"),
         ] {
             assert_eq!(
-                database_url(url),
+                database_url(url, &ServiceFiles::default()),
                 Ok(DatabaseUrl::Sqlite(PathBuf::from(file))),
                 "{url}"
             );
@@ -296,7 +297,7 @@ mod tests {
             "orderly.db",
             "",
         ] {
-            assert!(database_url(url).is_err(), "{url}");
+            assert!(database_url(url, &ServiceFiles::default()).is_err(), "{url}");
         }
     }
 
@@ -304,11 +305,12 @@ mod tests {
     fn a_url_that_names_no_store_is_not_repeated() {
         for url in [
             "mysql://user:hunter2@host/db",
-            "host=x password=hunter2",
+            "host=x hunter2",
+            "host=x password=hunter2 sslmode=maybe",
             "postgres:hunter2",
             "postgresql://user:hunter2@host/db?sslmode=hunter2",
         ] {
-            let error = database_url(url).unwrap_err();
+            let error = database_url(url, &ServiceFiles::default()).unwrap_err();
             assert!(!error.contains("hunter2"), "{url}: {error}");
         }
     }

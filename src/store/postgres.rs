@@ -48,6 +48,7 @@ mod links;
 mod listing;
 mod locked;
 mod locks;
+mod look;
 mod message;
 mod no_room;
 mod nodes;
@@ -63,6 +64,7 @@ mod restored;
 mod room;
 mod rows;
 mod schema;
+mod servers;
 mod settle;
 mod shared;
 mod snapshot;
@@ -128,10 +130,8 @@ impl Postgres {
     pub async fn open(database: &PostgresDatabase, options: OpenOptions) -> Result<Postgres, OpenError> {
         let location = &database.url.location;
         let state = Arc::new(State::new());
-        let direct = match &database.direct {
-            Some(url) => Some(Arc::new(connector(url, &state, None)?)),
-            None => None,
-        };
+        let direct = database.direct.as_ref().map(|url| connector(url, &state, None));
+        let direct = direct.transpose()?.map(Arc::new);
         let schema = Schema::new(location.clone(), options.migrate);
         let connector = connector(&database.url, &state, Some(schema))?;
         let connector = Arc::new(connector.migrating_over(direct.clone()));
@@ -153,7 +153,7 @@ impl Postgres {
             tasks.spawn(room::keep_to_share(shared.clone(), pool.clone(), room));
         }
         tasks.spawn(notify::notify(shared.clone(), control.clone(), origin.clone()));
-        let way = direct.or_else(|| (!database.url.looks_pooled()).then(|| connector.clone()));
+        let way = notify::Way::of(direct, &connector, database.url.looks_pooled());
         tasks.spawn(notify::listen(
             shared.clone(),
             pool.clone(),

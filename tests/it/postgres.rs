@@ -10,6 +10,7 @@ mod direct;
 mod encoding;
 mod feed;
 mod full_disk;
+mod hosts;
 mod hot;
 mod idle;
 mod late_commits;

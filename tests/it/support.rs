@@ -16,6 +16,7 @@ pub mod make;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod silent;
 pub mod small_disk;
 pub mod socket;
 pub mod twisted;

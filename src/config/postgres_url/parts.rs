@@ -39,6 +39,26 @@ impl Parts {
     }
 }
 
+impl Parts {
+    /// Returns all parts as parameters by libpq's names, the later of two of one name to be taken.
+    pub fn into_parameters(self) -> Vec<(String, Vec<u8>)> {
+        let named = |name: &str, value: Vec<u8>| (name.to_owned(), value);
+        let mut parameters = vec![
+            named("user", self.user.into_bytes()),
+            named("password", self.password),
+            named("host", self.hosts.join(",").into_bytes()),
+            named("port", self.ports.join(",").into_bytes()),
+            named("dbname", self.database.into_bytes()),
+        ];
+        // How JDBC says it; libpq takes it for that.
+        parameters.extend(self.parameters.into_iter().map(|parameter| match parameter {
+            (name, value) if name == "ssl" && value == b"true" => named("sslmode", b"require".to_vec()),
+            parameter => parameter,
+        }));
+        parameters
+    }
+}
+
 /// The part before the `@`, and what follows it. A second `@`, or one in another place, was meant to be part of a
 /// password or a parameter: taken for a mark it would make a host, a name or a warning of half a secret.
 fn split_credentials(rest: &str) -> Result<(&str, &str), String> {

@@ -1,5 +1,11 @@
 //! What the parameters come to, and that nothing tells a secret.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_postgres::config::{ChannelBinding, SslMode};
+
+use super::reader::{CONNECT_TIME, CONNECT_TIME_OF_SEVERAL, KEEPALIVE_IDLE, UNCONFIRMED_TIME};
 use super::*;
 
 const PASSWORD: &str = "hunter2";
@@ -107,7 +113,7 @@ fn each_sslmode_means_what_libpq_means() {
         assert_eq!((url.tls, &url.roots), (tls, roots), "{parameters}");
         assert_eq!(url.server.get_ssl_mode(), server, "{parameters}");
     }
-    for mode in ["allow", "Require", "hunter2"] {
+    for mode in ["Require", "hunter2"] {
         assert_eq!(
             problem(&format!("postgres://host/db?sslmode={mode}")),
             "sslmode must be one of disable, prefer, require, verify-ca, verify-full"
@@ -123,14 +129,14 @@ fn each_sslmode_means_what_libpq_means() {
 fn several_hosts_and_sockets_are_taken() {
     let several =
         parsed("postgres://h1:1,h2,[::1]:3/db?target_session_attrs=primary&load_balance_hosts=random");
-    assert_eq!(several.server.get_hosts(), tcp(&["h1", "h2", "::1"]));
-    assert_eq!(several.server.get_ports(), [1, 5432, 3]);
+    assert_eq!(several.config().get_hosts(), tcp(&["h1", "h2", "::1"]));
+    assert_eq!(several.config().get_ports(), [1, 5432, 3]);
     assert_eq!(several.location, "postgres://h1:1,h2:5432,[::1]:3/db");
-    let writable = several.server.get_target_session_attrs();
-    assert_eq!(writable, TargetSessionAttrs::ReadWrite);
+    assert_eq!(several.session, Some(Session::Primary));
+    assert!(several.in_random_order);
 
     let listed = parsed("postgres:///db?host=a,b&port=7");
-    assert_eq!(listed.server.get_hosts(), tcp(&["a", "b"]));
+    assert_eq!(listed.config().get_hosts(), tcp(&["a", "b"]));
     assert_eq!(listed.location, "postgres://a:7,b:7/db");
 
     for url in [
@@ -139,13 +145,17 @@ fn several_hosts_and_sockets_are_taken() {
         "postgres://elsewhere/db?host=/run/pg",
     ] {
         let socket = parsed(url);
-        assert_eq!(socket.server.get_hosts(), [Host::Unix("/run/pg".into())], "{url}");
+        assert_eq!(
+            socket.config().get_hosts(),
+            [Host::Unix("/run/pg".into())],
+            "{url}"
+        );
         assert_eq!(socket.location, "postgres://%2Frun%2Fpg:5432/db");
     }
 
     let addressed = parsed("postgres://name:5/db?hostaddr=192.0.2.1");
-    assert_eq!(addressed.server.get_hosts(), tcp(&["name"]));
-    assert_eq!(addressed.server.get_hostaddrs().len(), 1);
+    assert_eq!(addressed.config().get_hosts(), tcp(&["name"]));
+    assert_eq!(addressed.config().get_hostaddrs().len(), 1);
     let nameless = parsed("postgres:///db?hostaddr=192.0.2.1");
     assert_eq!(nameless.location, "postgres://192.0.2.1:5432/db");
 }
@@ -171,8 +181,8 @@ fn what_leads_nowhere_is_refused() {
             "disable, prefer, require",
         ),
         (
-            "postgres://a/db?target_session_attrs=standby",
-            "any, read-write, primary",
+            "postgres://a/db?target_session_attrs=hunter2",
+            "any, read-write, read-only, primary, standby, prefer-standby",
         ),
         ("postgres://a/db?options=%ff", "not UTF-8"),
     ] {
@@ -188,6 +198,11 @@ fn waits_have_limits_unless_the_url_sets_others() {
     assert_eq!(usual.get_connect_timeout(), Some(&CONNECT_TIME));
     assert_eq!(usual.get_tcp_user_timeout(), Some(&UNCONFIRMED_TIME));
     assert_eq!(usual.get_keepalives_idle(), KEEPALIVE_IDLE);
+
+    for (hosts, expected) in [("a", CONNECT_TIME), ("a,b", CONNECT_TIME_OF_SEVERAL)] {
+        let url = parsed(&format!("postgres://{hosts}/db"));
+        assert_eq!(url.connect_time_max, Some(expected), "{hosts}");
+    }
 
     let set = parsed(
         "postgres://host/db?application_name=shop&connect_timeout=3&tcp_user_timeout=2500\
@@ -209,22 +224,136 @@ fn waits_have_limits_unless_the_url_sets_others() {
     assert!(!none.get_keepalives());
 }
 
+/// Issue 15, point 3: a parameter that makes a connection more secure was ignored with a warning.
 #[test]
-fn an_unknown_parameter_is_named_once_and_its_value_never() {
-    let (url, warnings) = PostgresUrl::parse(
-        "postgres://host/db?pgbouncer=hunter2&sslcert=hunter2&pgbouncer=1&sslmode=require&%0Ax=hunter2&ssl=false",
-    )
-    .unwrap();
+fn a_parameter_that_would_be_ignored_is_refused_by_name() {
+    for (parameters, because) in [
+        (
+            "sslcrl=hunter2",
+            "`sslcrl` is not supported: lists of revoked certificates",
+        ),
+        (
+            "require_auth=hunter2",
+            "`require_auth` is not supported: channel_binding=require",
+        ),
+        ("krbsrvname=hunter2", "`krbsrvname` is not supported: GSSAPI"),
+        (
+            "sslpassword=hunter2",
+            "`sslpassword` is not supported: decrypt the key",
+        ),
+        ("sslmode=allow", "sslmode=allow is not supported"),
+        ("ssl=false", "`ssl` is not supported: write sslmode="),
+        ("sslcertmode=require", "sslcertmode must be one of disable, allow"),
+        ("sslcert=/hunter2", "sslcert needs sslkey"),
+        ("sslkey=/hunter2", "sslkey needs sslcert"),
+        (
+            "ssl_max_protocol_version=TLSv1.1",
+            "must be one of TLSv1.2, TLSv1.3",
+        ),
+        (
+            "ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2",
+            "is above ssl_max_protocol_version",
+        ),
+        ("gssencmode=require", "gssencmode must be one of disable, prefer"),
+        ("client_encoding=LATIN1", "client_encoding must be one of UTF8"),
+        ("replication=database", "replication must be one of false"),
+        ("sslmod=hunter2", "`sslmod` is not known: did you mean `sslmode`?"),
+        (
+            "target_session_attr=hunter2",
+            "did you mean `target_session_attrs`?",
+        ),
+        ("hunter2=x", "a parameter is not known"),
+        ("%0Ax=hunter2", "a parameter is not known"),
+    ] {
+        let problem = problem(&format!("postgres://host/db?{parameters}"));
+        assert!(problem.contains(because), "{parameters}: {problem}");
+    }
+}
+
+#[test]
+fn parameters_of_other_drivers_are_ignored_with_a_warning_each() {
+    let url = "postgres://host/db?pgbouncer=hunter2&connection_limit=1&pgbouncer=1&sslmode=require";
+    let (url, warnings) = PostgresUrl::parse(url).unwrap();
     assert_eq!(url.tls, TlsMode::Require);
     assert_eq!(
         warnings,
         [
-            "a parameter that is no name of one is ignored",
-            "the parameter `pgbouncer` is not known and is ignored",
-            "the parameter `ssl` is not known and is ignored",
-            "the parameter `sslcert` is not known and is ignored",
+            "the parameter `connection_limit` is of another driver and is ignored",
+            "the parameter `pgbouncer` is of another driver and is ignored",
         ]
     );
+}
+
+#[test]
+fn parameters_without_effect_here_mean_what_libpq_means() {
+    let url = parsed(
+        "postgres://host/db?client_encoding=utf8&gssencmode=prefer&replication=off&sslcompression=1\
+         &fallback_application_name=shop&sslsni=0&ssl_min_protocol_version=TLSv1.3&sslcert=/c&sslkey=/k",
+    );
+    assert_eq!(url.server.get_application_name(), Some("shop"));
+    assert_eq!((url.sends_name, url.tls_versions), (false, TlsVersions::Only13));
+    let identity = url.identity.expect("it is given");
+    assert_eq!((identity.certificate, identity.key), ("/c".into(), "/k".into()));
+    let named = parsed("postgres://host/db?application_name=a&fallback_application_name=b");
+    assert_eq!(named.server.get_application_name(), Some("a"));
+    let kept_back = parsed("postgres://host/db?sslcert=/c&sslkey=/k&sslcertmode=disable");
+    assert_eq!(kept_back.identity, None);
+}
+
+#[test]
+fn every_form_of_the_same_database_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("services");
+    let service =
+        "[orders]\nhost=a,b\nport=1,2\ndbname=db\nuser=me\ntarget_session_attrs=any\nsslmode=require\n";
+    std::fs::write(&file, service).unwrap();
+    let services = ServiceFiles::of(Some(file), None, Some(folder.path().to_owned()));
+    let expected = parsed("postgres://me@a:1,b:2/db?target_session_attrs=any&sslmode=require");
+    for form in [
+        "postgresql://a:1,b:2/?dbname=db&user=me&target_session_attrs=any&sslmode=require",
+        "host=a,b port=1,2 dbname=db user='me' target_session_attrs = any sslmode=require",
+        "service=orders",
+        "postgres://?service=orders",
+        "postgres:///db?service=orders",
+        "service=orders user=me",
+    ] {
+        let (found, warnings) = PostgresUrl::parse_with(form, &services).unwrap();
+        assert_eq!((&found, warnings.len()), (&expected, 0), "{form}");
+    }
+    let (other, _) = PostgresUrl::parse_with("postgres://c:3/?service=orders", &services).unwrap();
+    assert_eq!(other.location, "postgres://c:3/db", "what the URL says counts");
+    for (form, because) in [
+        ("service=order", "the service is described in none of the files"),
+        (
+            "postgres://host/db?service=order",
+            "described in none of the files",
+        ),
+        ("host=a hunter2", "not of the form NAME=VALUE"),
+        ("host=a hunter2=1", "a parameter is not known"),
+        ("host=a ssl=true", "`ssl` is not supported"),
+    ] {
+        let problem = PostgresUrl::parse_with(form, &services).unwrap_err();
+        assert!(problem.contains(because), "{form}: {problem}");
+    }
+}
+
+#[test]
+fn target_session_attrs_has_the_values_of_libpq() {
+    for (value, session, may_store) in [
+        ("any", Session::Any, true),
+        ("read-write", Session::ReadWrite, true),
+        ("primary", Session::Primary, true),
+        ("read-only", Session::ReadOnly, false),
+        ("standby", Session::Standby, false),
+        ("prefer-standby", Session::PreferStandby, false),
+    ] {
+        let url = parsed(&format!("postgres://a,b/db?target_session_attrs={value}"));
+        assert_eq!(
+            (url.session, session.may_store()),
+            (Some(session), may_store),
+            "{value}"
+        );
+    }
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn a_password_comes_from_where_psql_takes_it() {
         let Database::Postgres(database) = given.config().database else {
             panic!("the database is PostgreSQL");
         };
-        let password = database.url.server.get_password().map(<[u8]>::to_vec);
+        let password = database.url.config().get_password().map(<[u8]>::to_vec);
         password.map(|password| String::from_utf8(password).unwrap())
     };
     let url = || given().variable("DATABASE_URL", "postgres://me@host/db");

@@ -69,6 +69,12 @@ pub async fn rehearse(database: &PostgresDatabase) -> Result<(), OpenError> {
 }
 
 pub(super) async fn connect_once(url: &PostgresUrl) -> Result<Connection, OpenError> {
+    if url.session.is_some_and(|session| !session.may_store()) {
+        return Err(OpenError::Unsuitable {
+            location: url.location.clone(),
+            reason: "its target_session_attrs leads to servers that only read".to_owned(),
+        });
+    }
     connect_by(url, |connector| connector).await
 }
 

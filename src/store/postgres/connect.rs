@@ -4,25 +4,20 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
-use tokio_postgres::tls::MakeTlsConnect;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, SimpleQueryMessage, Socket};
-use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::answered::answered;
-use super::durability::Durability;
 use super::failure::Failure;
+use super::look::{ServerRun, read_only_reason};
 use super::schema::Schema;
+use super::servers::{Opened, Servers};
 use super::state::State;
-use super::tls;
 use crate::config::PostgresUrl;
 use crate::store::opening::OpenError;
 
-/// To connect to one host, when the URL gives it no longer: the network, TLS, authentication, and a serverless database
-/// that wakes up.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// A connection unused for longer is looked at first: servers, poolers and firewalls drop idle ones without a word.
 pub(super) const TRUSTED_UNUSED: Duration = Duration::from_secs(15);
 /// To look at a connection.
@@ -31,15 +26,9 @@ pub(super) const LOOK_TIME_MAX: Duration = Duration::from_secs(2);
 /// meanwhile callers are refused at once.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Oldest PostgreSQL whose statements these are, as `server_version_num`.
-const SERVER_VERSION_MIN: i64 = 140_000;
-
-pub(super) const READ_ONLY: &str = "the server is read-only: a standby, or set so";
-
 /// Opens connections to one URL. Knows how that went lately, for all of the node.
 pub(super) struct Connector {
-    server: tokio_postgres::Config,
-    tls: MakeRustlsConnect,
+    servers: Servers,
     state: Arc<State>,
     /// What a connection must find in the database; `None` for those that only look.
     schema: Option<Schema>,
@@ -50,14 +39,12 @@ pub(super) struct Connector {
     gate: Mutex<Gate>,
     /// Keeps callers that write from connecting while the server takes no writes.
     writes: Mutex<Gate>,
+    /// The server that was connected to takes no writes any more.
+    left: Notify,
 }
 
 /// The parameters of a statement, with the types it takes them as: no round trip asks the server for them.
 pub(super) type Parameters<'p> = &'p [(&'p (dyn ToSql + Sync), Type)];
-
-type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
-/// A connection whose messages are read by whoever opened it.
-pub(super) type RawConnection = tokio_postgres::Connection<Socket, TlsStream>;
 
 /// Keeps callers from connecting while the database is away.
 #[derive(Default)]
@@ -90,9 +77,6 @@ fn gate(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
     gate.lock().expect("no code panics while it holds this lock")
 }
 
-/// Names one database on one server from a start of that to its end.
-pub(super) type ServerRun = Arc<str>;
-
 /// An open connection; dropping it cuts it.
 pub(super) struct Connection {
     pub client: Client,
@@ -105,6 +89,7 @@ pub(super) struct Connection {
     pub trusted_until: Option<Instant>,
     /// The server takes no writes over it. It serves callers that only read.
     pub only_reads: bool,
+    is_standby: bool,
     driver: AbortOnDropHandle<()>,
 }
 
@@ -122,20 +107,21 @@ impl Connector {
         schema: Option<Schema>,
     ) -> Result<Connector, anyhow::Error> {
         Ok(Connector {
-            server: url.server.clone(),
-            tls: tls::connector(url)?,
+            servers: Servers::new(url)?,
             state,
             schema,
             direct: None,
             only_reads: false,
             gate: Mutex::default(),
             writes: Mutex::default(),
+            left: Notify::new(),
         })
     }
 
     /// Makes a connector for callers that store nothing.
     pub fn only_reading(self) -> Connector {
         Connector {
+            servers: self.servers.for_reading(),
             only_reads: true,
             ..self
         }
@@ -155,11 +141,26 @@ impl Connector {
         self.schema.as_ref()?.take_refusal()
     }
 
+    /// Reports whether a connection that takes no writes is of no use.
+    pub fn must_write(&self) -> bool {
+        self.servers.must_write()
+    }
+
+    /// Notes that a server takes no writes any more and is left.
+    pub fn leave_server(&self) {
+        self.left.notify_waiters();
+    }
+
+    /// Resolves when a server is left.
+    pub async fn server_left(&self) {
+        self.left.notified().await;
+    }
+
     /// A new connection to a server that can store orders. What it says about its settings is noted.
     pub async fn connect(&self) -> Result<Connection, Failure> {
         let connection = self.connect_to_read().await?;
         if connection.only_reads && !self.only_reads {
-            return Err(Failure::ReadOnly(READ_ONLY.into()));
+            return Err(self.refusal_of_writes(&connection));
         }
         Ok(connection)
     }
@@ -186,7 +187,7 @@ impl Connector {
             Ok(connection) => {
                 *gate(&self.gate) = Gate::default();
                 if connection.only_reads {
-                    let failure = Failure::ReadOnly(READ_ONLY.into());
+                    let failure = self.refusal_of_writes(connection);
                     self.state.failed(&failure);
                     gate(&self.writes).close(&failure, writes_round);
                 } else {
@@ -202,13 +203,28 @@ impl Connector {
         connected
     }
 
+    fn refusal_of_writes(&self, connection: &Connection) -> Failure {
+        let reason = read_only_reason(connection.is_standby);
+        let advice = match (connection.is_standby, self.servers.has_several()) {
+            (true, true) => "; target_session_attrs=read-write passes it over",
+            (true, false) => "; name the primary in the URL, or all hosts",
+            (false, _) => "",
+        };
+        Failure::ReadOnly(format!("{reason}{advice}").into())
+    }
+
     /// Returns the reason to refuse callers that write without connecting again.
     pub fn refuses_writes(&self) -> Option<Failure> {
         gate(&self.writes).refusal()
     }
 
     async fn connect_and_check(&self) -> Result<Connection, Failure> {
-        let (client, connection) = self.open().await?;
+        let Opened {
+            client,
+            connection,
+            found,
+        } = self.open().await?;
+        self.state.found(&found.durability());
         let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             // Whoever waits for an answer is told; a connection nobody uses is opened again when it is needed.
             if let Err(error) = connection.await {
@@ -216,16 +232,16 @@ impl Connector {
             }
         }));
         let opened = Instant::now();
-        let mut connection = Connection {
+        let connection = Connection {
             client,
-            server: "".into(),
+            server: found.run,
             used: opened,
             is_old: false,
             trusted_until: Some(opened + TRUSTED_UNUSED),
-            only_reads: false,
+            only_reads: found.only_reads,
+            is_standby: found.is_standby,
             driver,
         };
-        (connection.server, connection.only_reads) = check_server(&connection.client, &self.state).await?;
         if let Some(schema) = &self.schema {
             let client = &connection.client;
             let direct = match &self.direct {
@@ -238,20 +254,9 @@ impl Connector {
         Ok(connection)
     }
 
-    /// Only opens a connection; its messages are the caller's to read.
-    pub async fn open(&self) -> Result<(Client, RawConnection), Failure> {
-        // One after another, when there are several.
-        let hosts = self
-            .server
-            .get_hosts()
-            .len()
-            .max(self.server.get_hostaddrs().len());
-        let of_one = self.server.get_connect_timeout().copied().unwrap_or_default();
-        let time_max = of_one.max(CONNECT_TIME_MAX) * u32::try_from(hosts).unwrap_or(1).max(1);
-        timeout(time_max, self.server.connect(self.tls.clone()))
-            .await
-            .map_err(|_| Failure::Unavailable(format!("not connected within {time_max:?}").into()))?
-            .map_err(|error| Failure::of_connecting(&error))
+    /// Only opens a connection to one of the servers; its messages are the caller's to read.
+    pub async fn open(&self) -> Result<Opened, Failure> {
+        self.servers.open().await
     }
 
     fn pass_gate(&self) -> Result<u64, Failure> {
@@ -288,39 +293,4 @@ pub(super) fn unavailable(location: &str, failure: &Failure) -> OpenError {
             source: failure.to_error("connect").into(),
         },
     }
-}
-
-/// Reads back the settings on which the promises rest. Answers which server it is, and whether it takes no writes.
-async fn check_server(client: &Client, state: &State) -> Result<(ServerRun, bool), Failure> {
-    let answer = answered(client.simple_query(include_str!("settings.sql"))).await?;
-    let row = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let setting = |index: usize| {
-        row.and_then(|row| row.get(index))
-            .ok_or_else(|| Failure::undecodable("settings", "nothing"))
-    };
-    let version = setting(0)?;
-    if version.parse::<i64>().unwrap_or(0) < SERVER_VERSION_MIN {
-        let text = format!("PostgreSQL 14 or newer is needed, this is server_version_num {version}");
-        return Err(Failure::Unsuitable(text.into()));
-    }
-    let isolation = setting(2)?;
-    if isolation != "read committed" {
-        let text = format!(
-            "default_transaction_isolation is {isolation} for this user and database: set it to read committed"
-        );
-        return Err(Failure::Unsuitable(text.into()));
-    }
-    let encoding = setting(9)?;
-    if encoding != "UTF8" {
-        let text = format!(
-            "the database's encoding is {encoding}, which does not have every text: make another one \
-             (create database … encoding 'UTF8' template template0)"
-        );
-        return Err(Failure::Unsuitable(text.into()));
-    }
-    state.found(&Durability::read(|index| setting(3 + index))?);
-    Ok((setting(8)?.into(), setting(1)? == "on"))
 }

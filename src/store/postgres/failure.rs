@@ -101,6 +101,10 @@ impl Failure {
             "57P03" | "53000" | "53200" | "53300" | "53400" | "57P05" | "25P01" | "25P02" | "25P03"
             | "25P04" => Failure::Unavailable(text),
             "55P03" | "57014" => Failure::TimedOut(text),
+            // A pooler that has no server to give the statement to.
+            "08P01" if POOLER_WITHOUT_SERVER.iter().any(|words| text.contains(words)) => {
+                Failure::Unavailable(text)
+            }
             // Connection trouble, also in a pooler's words; trouble of the server's machine or of itself.
             other if ["08", "58", "XX", "F0"].contains(&&other[..2]) => Failure::Unknown(text),
             // A right, a table, a column, a function, a schema. A statement that is wrong in itself fails in every test.
@@ -192,6 +196,26 @@ impl Failure {
         }
     }
 
+    /// Returns its words, where they come from the database or the way to it.
+    pub fn text(&self) -> &str {
+        match self {
+            Failure::DiskFull => "the disk is full",
+            Failure::Closed => "the store is closing",
+            Failure::ReadOnly(text)
+            | Failure::Unavailable(text)
+            | Failure::Refused(text)
+            | Failure::Unsuitable(text)
+            | Failure::TimedOut(text)
+            | Failure::Again(text)
+            | Failure::Unknown(text)
+            | Failure::Hung(text)
+            | Failure::Forbidden { text, .. }
+            | Failure::Rejected { text, .. }
+            | Failure::Unexpected { text, .. }
+            | Failure::Unreadable(text) => text,
+        }
+    }
+
     pub fn to_error(&self, attempted: &'static str) -> StoreError {
         match self {
             Failure::DiskFull => StoreError::DiskFull,
@@ -266,6 +290,9 @@ const POOLER_REFUSALS: [&str; 3] = [
     "no such user",
 ];
 
+/// `PgBouncer`'s words for a statement that it kept to itself, because it has no connection to the server.
+const POOLER_WITHOUT_SERVER: [&str; 2] = ["server login has been failing", "query_wait_timeout"];
+
 /// Reports whether only a change of settings will change the answer to a connection.
 fn refuses_for_good(code: &str, text: &str) -> bool {
     // A password or a user that is wrong, a database that does not exist, a right that is missing.
@@ -311,6 +338,22 @@ pub(super) fn told<T>(result: Result<T, Failure>, attempted: &'static str) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Issue 15, finding F9: it was answered 500, as if the order might be stored.
+    #[test]
+    fn a_statement_that_the_pooler_kept_was_not_carried_out() {
+        for (text, kept) in [
+            (
+                "server login has been failing, try again later (server_login_retry)",
+                true,
+            ),
+            ("query_wait_timeout", true),
+            ("server conn crashed?", false),
+        ] {
+            let failure = Failure::of_answer("08P01", text);
+            assert_eq!(!failure.may_be_stored(), kept, "{failure:?}");
+        }
+    }
 
     /// Issue 13, point 1: one such failure made an order Failed whose processing had succeeded.
     #[test]

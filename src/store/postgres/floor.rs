@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::connect::ServerRun;
+use super::look::ServerRun;
 
 /// The longest time between two claims that look without a floor: after a failover to a standby that lags behind, ids
 /// are given out again.

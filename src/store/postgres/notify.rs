@@ -8,7 +8,7 @@
 //! others: those that sleep are on no list.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -20,10 +20,12 @@ use tokio_postgres::{AsyncMessage, Client};
 
 use super::answered::answered;
 use super::classes::Class;
-use super::connect::{Connector, RawConnection};
+use super::connect::Connector;
 use super::failure::Failure;
 use super::links::Links;
+use super::look::read_only_reason;
 use super::pool::Pool;
+use super::servers::{Opened, RawConnection};
 use super::shared::Shared;
 
 /// Shortest time between two notifications of one node.
@@ -97,22 +99,66 @@ enum Ended {
     Deaf,
 }
 
-/// Turns the other nodes' notifications into wake-ups, until the store closes. `way` is a way to the database that no pooler
-/// shares.
+/// A way to the database that no pooler shares.
+pub(super) struct Way {
+    connector: Arc<Connector>,
+    /// It has a URL of its own: no other use shows that it leads nowhere.
+    is_separate: bool,
+    /// The log says that it leads nowhere.
+    told: AtomicBool,
+}
+
+impl Way {
+    /// Returns the way of `DATABASE_DIRECT_URL`, or else of `DATABASE_URL` unless a pooler seems to stand there.
+    pub fn of(direct: Option<Arc<Connector>>, usual: &Arc<Connector>, looks_pooled: bool) -> Option<Way> {
+        let is_separate = direct.is_some();
+        let connector = direct.or_else(|| (!looks_pooled).then(|| usual.clone()))?;
+        Some(Way {
+            connector,
+            is_separate,
+            told: AtomicBool::new(false),
+        })
+    }
+
+    /// Opens a connection for listening, which no standby offers.
+    async fn open(&self) -> Result<Opened, Failure> {
+        let opened = self.connector.open().await?;
+        if opened.found.is_standby {
+            return Err(Failure::ReadOnly(read_only_reason(true).into()));
+        }
+        self.told.store(false, Ordering::Relaxed);
+        Ok(opened)
+    }
+
+    /// Notes that there is no connection for listening. While the whole database is away that is no news.
+    fn leads_nowhere(&self, failure: &Failure) {
+        tracing::debug!(?failure, "cannot listen for other nodes' notifications");
+        let is_news = self.is_separate && !self.connector.state().is_away();
+        if is_news && !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "DATABASE_DIRECT_URL leads to no server to listen on ({}): this node finds other nodes' orders by polling \
+                 until it does",
+                failure.text()
+            );
+        }
+    }
+}
+
+/// Turns the other nodes' notifications into wake-ups, until the store closes.
 pub(super) async fn listen(
     shared: Arc<Shared>,
     pool: Arc<Pool>,
-    way: Option<Arc<Connector>>,
+    way: Option<Way>,
     links: Links,
     origin: String,
 ) {
-    let Some(connector) = way else {
+    let Some(way) = way else {
         return tell_of_polling();
     };
     let mut told = false;
     loop {
         let pause;
-        match listen_once(&shared, &pool, &connector, &links, &origin).await {
+        match listen_once(&shared, &pool, &way, &links, &origin).await {
             Ended::Closing => return,
             Ended::Lost => pause = LISTEN_AGAIN_INTERVAL,
             Ended::Deaf => {
@@ -128,7 +174,7 @@ pub(super) async fn listen(
             () = shared.closing.cancelled() => return,
             () = async {
                 sleep(pause).await;
-                connector.state().used().await;
+                way.connector.state().used().await;
             } => {}
         }
     }
@@ -142,13 +188,7 @@ fn tell_of_polling() {
 }
 
 /// A node that is on no list is not told of everything: it need not listen, and must not believe that it hears all.
-async fn listen_once(
-    shared: &Shared,
-    pool: &Arc<Pool>,
-    connector: &Connector,
-    links: &Links,
-    origin: &str,
-) -> Ended {
+async fn listen_once(shared: &Shared, pool: &Arc<Pool>, way: &Way, links: &Links, origin: &str) -> Ended {
     let mut listed = shared.listed.subscribe();
     tokio::select! {
         () = shared.closing.cancelled() => return Ended::Closing,
@@ -157,10 +197,12 @@ async fn listen_once(
     let Some(place) = pool.place(Class::Listen) else {
         return Ended::Lost;
     };
-    let (client, connection) = match connector.open().await {
+    let Opened {
+        client, connection, ..
+    } = match way.open().await {
         Ok(opened) => opened,
         Err(failure) => {
-            tracing::debug!(?failure, "cannot listen for other nodes' notifications");
+            way.leads_nowhere(&failure);
             return Ended::Lost;
         }
     };
@@ -186,6 +228,8 @@ async fn listen_once(
         ended = believe => ended,
         () = hear => Ended::Lost,
         () = place.needed() => Ended::Lost,
+        // What is committed is told on another server from now on.
+        () = pool.connector().server_left() => Ended::Lost,
     };
     shared.wakeups.set_hears_all(false);
     ended

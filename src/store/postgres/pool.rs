@@ -311,6 +311,9 @@ impl Pool {
             stock.worked_at = Some(connection.used);
             if stock.closed {
                 connection.close();
+            } else if connection.only_reads && self.connector.must_write() {
+                stock.leave_server(connection);
+                self.connector.leave_server();
             } else {
                 stock.idle.push(connection);
                 stock.trim();

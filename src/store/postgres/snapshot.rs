@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::answered::{answered, answered_within};
-use super::connect::{Connection, Parameters, READ_ONLY};
+use super::connect::{Connection, Parameters};
 use super::created::ACCEPT_TIME_MAX;
 use super::durability::Durability;
 use super::failure::Failure;
@@ -165,10 +165,8 @@ impl Snapshot for PostgresSnapshot {
     }
 
     async fn only_reads(&mut self) -> Result<Option<String>, StoreError> {
-        let only_reads = standbys::only_reads(self).await;
-        let only_reads =
-            only_reads.map_err(|failure| failure.to_error("look whether a server takes writes"))?;
-        Ok(only_reads.then(|| READ_ONLY.to_owned()))
+        let reason = standbys::takes_no_writes(self).await;
+        reason.map_err(|failure| failure.to_error("look whether a server takes writes"))
     }
 
     async fn room(&mut self) -> Result<Option<Room>, StoreError> {

@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::links::Reads;
+use super::look::read_only_reason;
 use super::rows;
 use crate::store::snapshot::Standbys;
 
@@ -17,9 +18,12 @@ pub(super) async fn standbys(source: &impl Reads) -> Result<Option<Standbys>, Fa
     Ok(required.then_some(standbys))
 }
 
-/// Reports whether the server takes no writes: it is a standby, or set so.
-pub(super) async fn only_reads(source: &impl Reads) -> Result<bool, Failure> {
-    let statement = "select pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool";
+/// Returns the reason why the server takes no writes, where it takes none.
+pub(super) async fn takes_no_writes(source: &impl Reads) -> Result<Option<String>, Failure> {
+    let statement = "select pg_is_in_recovery(), current_setting('default_transaction_read_only')::bool";
     let found = source.read(statement, &[]).await?;
-    rows::column(rows::only(&found)?, 0)
+    let row = rows::only(&found)?;
+    let is_standby: bool = rows::column(row, 0)?;
+    let is_set: bool = rows::column(row, 1)?;
+    Ok((is_standby || is_set).then(|| read_only_reason(is_standby).to_owned()))
 }

@@ -15,13 +15,15 @@ use rustls::crypto::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::version::{TLS12, TLS13};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_postgres::config::SslNegotiation;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{PostgresUrl, Roots, TlsMode};
+use crate::config::{PostgresUrl, Roots, TlsMode, TlsVersions};
 use crate::tls_roots::roots_of_machine;
 
+mod identity;
 mod public_key;
 #[cfg(test)]
 mod tests;
@@ -41,12 +43,25 @@ fn client_config(url: &PostgresUrl) -> anyhow::Result<ClientConfig> {
         demand: Demand::of(url)?,
         algorithms: provider.signature_verification_algorithms,
     };
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+    let versions: &[_] = match url.tls_versions {
+        TlsVersions::From12 => &[&TLS13, &TLS12],
+        TlsVersions::Only12 => &[&TLS12],
+        TlsVersions::Only13 => &[&TLS13],
+    };
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
         .context("choose the versions of TLS")?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match &url.identity {
+        Some(identity) => {
+            let (certificates, key) = identity::read(identity)?;
+            let config = config.with_client_auth_cert(certificates, key);
+            config.context("use the client certificate of sslcert and sslkey")?
+        }
+        None => config.with_no_client_auth(),
+    };
+    config.enable_sni = url.sends_name;
     if url.server.get_ssl_negotiation() == SslNegotiation::Direct {
         config.alpn_protocols = vec![ALPN.to_vec()];
     }

@@ -31,6 +31,16 @@ async fn a_bad_setting_stops_the_start_with_78_and_its_name() {
             "postgresql://localhost/orders?sslmode=on",
             "verify-full",
         ),
+        (
+            "DATABASE_URL",
+            "postgresql://localhost/orders?sslmod=require",
+            "did you mean `sslmode`?",
+        ),
+        (
+            "DATABASE_URL",
+            "postgresql://localhost/orders?sslcrl=revoked.pem",
+            "`sslcrl` is not supported",
+        ),
         ("HOST", "0.0.0.0", "ORDERLY_API_KEY"),
         ("HOST", "::", "--open"),
     ] {
@@ -167,4 +177,65 @@ async fn the_start_says_how_to_order_whatever_is_logged() {
     let shop = Shop::open(&[("RUST_LOG", "error")]).await;
     assert!(shop.server.said("curl -X POST") && !shop.server.said("Authorization"));
     shop.close().await;
+}
+
+/// Issue 15, point 3: a server must store, and reading commands need not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_that_leads_to_standbys_stops_a_server_and_no_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    for value in ["read-only", "standby", "prefer-standby"] {
+        let url = format!("postgres://127.0.0.1:1/orders?target_session_attrs={value}");
+        for name in ["DATABASE_URL", "DATABASE_DIRECT_URL"] {
+            let both = [("DATABASE_URL", "postgres://127.0.0.1:1/orders"), (name, &*url)];
+            let said = start_with(folder.path(), &both).await;
+            said.assert_failed(78, "target_session_attrs leads to servers that store no orders");
+            assert!(said.stderr.contains(name), "{}", said.stderr);
+        }
+        for (line, exit, because) in [
+            ("verify", 1, "refused"),
+            ("migrate --dry-run", 1, "refused"),
+            (
+                "migrate",
+                78,
+                "target_session_attrs leads to servers that only read",
+            ),
+        ] {
+            let mut command = command(folder.path(), line);
+            command.env("DATABASE_URL", &url);
+            told(command).await.assert_failed(exit, because);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_file_and_the_keyword_form_name_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let services = folder.path().join("services");
+    std::fs::write(
+        &services,
+        "[orders]\nhost=127.0.0.1\nport=1\npassword=canary-9a8b7c\n",
+    )
+    .unwrap();
+    for url in [
+        "service=orders",
+        "postgres://?service=orders",
+        "host=127.0.0.1 port=1 password=canary-9a8b7c",
+    ] {
+        let mut command = command(folder.path(), "doctor");
+        command.env("DATABASE_URL", url).env("PGSERVICEFILE", &services);
+        let said = told(command).await;
+        assert_eq!(said.exit, Some(1), "{}", said.stdout);
+        assert!(
+            said.stdout.contains("postgres://127.0.0.1:1: "),
+            "{}",
+            said.stdout
+        );
+        assert!(
+            !format!("{}{}", said.stdout, said.stderr).contains("canary"),
+            "{}",
+            said.stdout
+        );
+    }
+    let said = start_with(folder.path(), &[("DATABASE_URL", "service=order")]).await;
+    said.assert_failed(78, "the service is described in none of the files");
 }

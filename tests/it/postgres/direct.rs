@@ -3,11 +3,16 @@
 use orderly::config::{Database, PostgresDatabase, PostgresUrl};
 use orderly::metrics::Metrics;
 use orderly::store::clock::system_clock;
-use orderly::store::open::{OpenOptions, open};
+use orderly::store::open::{OpenOptions, migrate, open};
 
-use super::scene::{HEARS_WITHIN, accept_keyed, has_pgbouncer, store_at};
+use super::scene::{
+    HEARS_WITHIN, accept_keyed, database_at, has_pgbouncer, has_postgres, node, store_at, until_ready,
+    warnings_with,
+};
 use crate::support::make::{NODE_A, NODE_B, heartbeat};
 use crate::support::postgres::Server;
+use crate::support::process::Process;
+use crate::support::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_behind_a_pooler_is_woken_over_the_direct_way() {
@@ -50,4 +55,30 @@ async fn a_node_behind_a_pooler_is_woken_over_the_direct_way() {
         .expect("it hears of an order in time");
     hearing.close().await;
     speaking.close().await;
+}
+
+/// Issue 15, finding F9: not a word was said of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_direct_way_that_leads_nowhere_is_warned_about_once() {
+    if !has_postgres() {
+        return;
+    }
+    let database = Server::shared().await.create_database().await;
+    migrate(&database_at(&database.url()), false).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = node(folder.path(), &database.url());
+    command.env("DATABASE_DIRECT_URL", database.url_at("127.0.0.1", 1));
+    command.env("RUST_LOG", "info,orderly::store::postgres::notify=debug");
+    let node = Process::start(command).await;
+    until_ready(&node).await;
+    until("it has tried more than once", async || {
+        node.said_times("cannot listen for other nodes' notifications") > 1
+    })
+    .await;
+    assert_eq!(node.terminate().await, Some(0));
+    let warnings = warnings_with(
+        folder.path(),
+        "DATABASE_DIRECT_URL leads to no server to listen on",
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
 }

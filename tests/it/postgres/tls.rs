@@ -2,6 +2,7 @@
 //! connects or is refused as libpq does, which is asked where `psql` is installed.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -167,4 +168,83 @@ async fn a_certificate_that_does_not_verify_is_told_once_where_it_is_not_refused
         let warnings = warnings_with(folder.path(), "certificate does not verify");
         assert_eq!(warnings.len(), told, "{parameters}: {warnings:?}");
     }
+}
+
+/// Writes a file of a test's, with this mode.
+fn written(path: &Path, text: &str, mode: u32) -> String {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    path.display().to_string()
+}
+
+/// Issue 15, point 3: `sslcert` and `sslkey` were ignored with a warning.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_for_a_client_certificate_is_shown_one() {
+    if !has_postgres() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // The server is another user.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let authority = Authority::new();
+    let roots = written(&path("roots"), &authority.root(), 0o644);
+    let rules = "local all all trust\nhostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n";
+    let rules = written(&path("rules"), rules, 0o644);
+    let options = Options::default()
+        .certificate(authority.certificate_for(&[HOST]))
+        .setting("ssl_ca_file", &roots)
+        .setting("hba_file", &rules);
+    let server = Server::start(options).await;
+    let database = server.create_database().await;
+    let client = authority.certificate_for(&["client.example"]);
+    let certificate = written(&path("client.crt"), &client.chain, 0o644);
+    let key = written(&path("client.key"), &client.key, 0o600);
+    let open_key = written(&path("open.key"), &client.key, 0o644);
+    let stranger = Certificate::self_signed(&["client.example"]);
+    let stranger_certificate = written(&path("stranger.crt"), &stranger.chain, 0o644);
+    let stranger_key = written(&path("stranger.key"), &stranger.key, 0o600);
+    for (parameters, problem) in [
+        (format!("sslcert={certificate}&sslkey={key}"), None),
+        (
+            format!("sslcert={certificate}&sslkey={key}&ssl_min_protocol_version=TLSv1.3"),
+            None,
+        ),
+        (String::new(), Some("certificate")),
+        (
+            format!("sslcert={certificate}&sslkey={key}&sslcertmode=disable"),
+            Some("certificate"),
+        ),
+        (
+            format!("sslcert={stranger_certificate}&sslkey={stranger_key}"),
+            Some("connect"),
+        ),
+        (
+            format!("sslcert={certificate}&sslkey={open_key}"),
+            Some("others can use it"),
+        ),
+        (
+            format!("sslcert={certificate}&sslkey={stranger_key}"),
+            Some("use the client certificate"),
+        ),
+    ] {
+        let url = format!(
+            "{}?sslmode=require&sslrootcert={roots}&{parameters}",
+            database.url()
+        );
+        let connected = migrate(&database_at(&url), true).await;
+        let told = connected.err().map(|error| with_causes(&error));
+        match problem {
+            None => assert_eq!(told, None, "{parameters}"),
+            Some(part) => {
+                let told = told.expect(&parameters);
+                assert!(told.contains(part), "{parameters}: {told}");
+            }
+        }
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

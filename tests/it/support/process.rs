@@ -37,7 +37,7 @@ pub fn orderly(folder: &Path) -> Command {
 /// The same environment for whatever program serves.
 pub fn configure(command: &mut Command, folder: &Path) {
     for (name, _) in std::env::vars() {
-        let is_ours = ["ORDERLY_", "DATABASE_", "REDIS_", "SSL_CERT_", "PGPASS"]
+        let is_ours = ["ORDERLY_", "DATABASE_", "REDIS_", "SSL_CERT_", "PGPASS", "PGS"]
             .iter()
             .any(|prefix| name.starts_with(prefix));
         if is_ours || ["HOST", "PORT", "RUST_LOG"].contains(&&*name) {

@@ -11,7 +11,8 @@ use tokio_postgres::Client;
 
 use super::super::answered::{ANSWER_TIME_MAX, hung_text};
 use super::super::classes::Class;
-use super::super::connect::{Connection, ServerRun, TRUSTED_UNUSED};
+use super::super::connect::{Connection, TRUSTED_UNUSED};
+use super::super::look::ServerRun;
 use super::Pool;
 
 /// The longest time that a connection is kept for the answer to a statement that no caller awaits any more, so that the

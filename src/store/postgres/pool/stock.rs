@@ -132,6 +132,14 @@ impl Stock {
         Some(self.idle.remove(place))
     }
 
+    /// Closes all connections to a server that takes no writes any more.
+    pub fn leave_server(&mut self, connection: Connection) {
+        for idle in self.idle.extract_if(.., |idle| idle.server == connection.server) {
+            idle.close();
+        }
+        connection.close();
+    }
+
     /// Closes a connection that serves no waiting caller.
     pub fn make_room(&mut self) {
         if let Some(useless) = self.idle.iter().position(|connection| connection.only_reads) {

@@ -1,0 +1,65 @@
+//! A host that is no use: it accepts connections and says nothing, as a frozen server does, or takes none, as one whose
+//! network is gone.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Connections to a full queue that keep it full.
+const FILLERS: usize = 4;
+
+pub struct Silent {
+    address: SocketAddr,
+    _running: AbortOnDropHandle<()>,
+}
+
+impl Silent {
+    /// Accepts connections and says nothing.
+    pub async fn frozen() -> Silent {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let running = tokio::spawn(async move {
+            let mut open = Vec::new();
+            loop {
+                let (connection, _) = listener.accept().await.expect("a listener on loopback accepts");
+                open.push(connection);
+            }
+        });
+        Silent {
+            address,
+            _running: AbortOnDropHandle::new(running),
+        }
+    }
+
+    /// Answers no attempt to connect: its queue is full, and the system drops what comes.
+    pub async fn gone() -> Silent {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        // The queue has room for one: when that is connected, no later one is.
+        let first = TcpStream::connect(address).await.unwrap();
+        let running = tokio::spawn(async move {
+            let mut fillers = JoinSet::new();
+            for _ in 0..FILLERS {
+                fillers.spawn(TcpStream::connect(address));
+            }
+            let mut open = vec![first];
+            while let Some(filler) = fillers.join_next().await {
+                open.extend(filler.ok().and_then(Result::ok));
+            }
+            std::future::pending::<()>().await;
+            drop((listener, open));
+        });
+        Silent {
+            address,
+            _running: AbortOnDropHandle::new(running),
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
