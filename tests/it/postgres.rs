@@ -4,6 +4,7 @@
 
 mod agreement;
 mod away;
+mod beside_standby;
 mod classes;
 mod damage;
 mod direct;
