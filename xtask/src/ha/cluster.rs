@@ -20,7 +20,7 @@ const DATA: &str = "/run/ha";
 pub const PASSWORD: &str = "orderly";
 const START_TIME_MAX: Duration = Duration::from_mins(2);
 const END_TIME_MAX: Duration = Duration::from_secs(20);
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Patroni answers when the switchover is done.
 const SWITCHOVER_TIME_MAX: Duration = Duration::from_secs(60);
@@ -201,6 +201,23 @@ impl Cluster {
             ensure!(
                 Instant::now() < deadline,
                 "no synchronous standby within {time_max:?}"
+            );
+            sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Waits until a machine leads and takes writes. Patroni says that one leads also while its PostgreSQL is away.
+    pub fn wait_for_writes(&self, time_max: Duration) -> Result<()> {
+        let deadline = Instant::now() + time_max;
+        let writes = |machine| {
+            let answer = self.ask(machine, "postgres", "select not pg_is_in_recovery()");
+            answer.is_ok_and(|answer| answer == "t")
+        };
+        while !leader().is_some_and(writes) {
+            ensure!(
+                Instant::now() < deadline,
+                "no server takes writes within {time_max:?}"
             );
             sleep(LOOK_INTERVAL);
         }

@@ -44,8 +44,9 @@ pub struct Row {
     pub refusals: BTreeMap<String, usize>,
     pub slowest: Duration,
     pub lost: usize,
+    /// Orders acknowledged while no standby could have them.
+    pub unsafe_acknowledged: usize,
     pub stored_twice: usize,
-    /// Orders that ended twice, or never.
     pub ended_twice: usize,
     pub not_ended: usize,
     pub feed_missing: usize,
@@ -85,6 +86,10 @@ pub fn judge(scenario: Scenario, failure: &Failure, seen: &Seen, stored: &Stored
             .get(placed.reference.as_str())
             .is_some_and(|ids| ids.len() > 1)
     };
+    let is_unsafe = |placed: &&Placed| {
+        let attempt = placed.accepted().zip(failure.without_standby);
+        attempt.is_some_and(|(attempt, (from, to))| attempt.sent > from && attempt.answered < to)
+    };
     let (ended_twice, not_ended) = ends(stored);
     let (feed_missing, feed_twice, feed_untrue) = compare_feeds(&stored.events, &seen.heard.events);
     let mut row = Row {
@@ -97,6 +102,7 @@ pub fn judge(scenario: Scenario, failure: &Failure, seen: &Seen, stored: &Stored
         refusals: refusals(&seen.placed),
         slowest: slowest(&seen.placed),
         lost: seen.placed.iter().filter(is_lost).count(),
+        unsafe_acknowledged: seen.placed.iter().filter(is_unsafe).count(),
         stored_twice: seen.placed.iter().filter(is_twice).count(),
         ended_twice,
         not_ended,
@@ -189,6 +195,7 @@ fn broken(row: &Row, seen: &Seen) -> Vec<String> {
         }
     };
     want_none(row.lost, "acknowledged orders lost");
+    want_none(row.unsafe_acknowledged, "orders acknowledged that no standby had");
     want_none(row.stored_twice, "orders stored twice");
     want_none(row.ended_twice, "orders ended twice");
     want_none(row.not_ended, "orders not ended");
@@ -264,11 +271,7 @@ mod tests {
             verify: (Some(0), String::new()),
             exit: Some(0),
         };
-        let failure = Failure {
-            began,
-            over: began,
-            over_for_hosts: began,
-        };
+        let failure = Failure::nothing(began);
         let orders = vec![("a".to_owned(), 7)];
         (failure, seen, Stored { orders, events })
     }
@@ -321,6 +324,15 @@ mod tests {
                 "{named}: {broken:?}"
             );
         }
+    }
+
+    #[test]
+    fn an_order_acknowledged_without_a_standby_is_named() {
+        let (mut failure, seen, stored) = kept();
+        let before = failure.began - Duration::from_secs(1);
+        failure.without_standby = Some((before, failure.began + Duration::from_secs(2)));
+        let row = judge(Scenario::StrictNoStandby, &failure, &seen, &stored);
+        assert_eq!(row.broken, ["1 orders acknowledged that no standby had"]);
     }
 
     #[test]

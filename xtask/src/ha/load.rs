@@ -19,7 +19,7 @@ const REPEAT_PAUSE: Duration = Duration::from_millis(250);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(40);
 const READY_INTERVAL: Duration = Duration::from_millis(250);
 /// After this, an order that was not accepted is given up, and counts as unanswered.
-const REPEATED_MAX: Duration = Duration::from_mins(3);
+const REPEATED_MAX: Duration = Duration::from_mins(2);
 
 /// One request and what came of it.
 #[derive(Clone, Debug)]

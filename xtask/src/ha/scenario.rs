@@ -15,11 +15,11 @@ use super::way::{self, Way};
 /// No failure keeps the cluster without a leader for longer.
 const LEADER_TIME_MAX: Duration = Duration::from_mins(2);
 /// A machine stays away until long after another one leads.
-const AWAY: Duration = Duration::from_secs(45);
+const AWAY: Duration = Duration::from_secs(40);
 /// Patroni hears nothing of a cut between clients and primary: it must end by itself.
 const CLIENTS_AWAY: Duration = Duration::from_secs(25);
 const HAPROXY_AWAY: Duration = Duration::from_secs(20);
-const ETCD_AWAY: Duration = Duration::from_secs(50);
+const ETCD_AWAY: Duration = Duration::from_secs(30);
 const NO_STANDBY: Duration = Duration::from_secs(40);
 /// Longer than a node waits for any answer (10 s).
 const STANDBYS_AWAY: Duration = Duration::from_secs(30);
@@ -64,6 +64,8 @@ pub struct Failure {
     pub over: Instant,
     /// The same for nodes that name the hosts themselves.
     pub over_for_hosts: Instant,
+    /// While no standby could have an order, and so no order could be acknowledged.
+    pub without_standby: Option<(Instant, Instant)>,
 }
 
 /// What a failure may break.
@@ -112,6 +114,7 @@ impl Scenario {
     pub fn happen(self, stage: &mut Stage) -> Result<Failure> {
         let primary = primary()?;
         let began = Instant::now();
+        let mut without_standby = None;
         let led =
             |stage: &Stage, away: Option<Machine>| stage.watch.leader_since(began, away, LEADER_TIME_MAX);
         let over = match self {
@@ -121,7 +124,8 @@ impl Scenario {
             }
             Scenario::KillPostgres => {
                 stage.cluster.kill_postmaster(primary)?;
-                led(stage, None)?
+                stage.cluster.wait_for_writes(LEADER_TIME_MAX)?;
+                Instant::now()
             }
             Scenario::KillMember => {
                 stage.cluster.kill_member(primary)?;
@@ -155,7 +159,7 @@ impl Scenario {
                 return Ok(Failure {
                     began,
                     over: Instant::now(),
-                    over_for_hosts: began,
+                    ..Failure::nothing(began)
                 });
             }
             Scenario::EtcdAway => {
@@ -170,7 +174,9 @@ impl Scenario {
                 for standby in standbys.clone() {
                     stage.cluster.kill_member(standby)?;
                 }
+                let gone = Instant::now();
                 sleep(NO_STANDBY);
+                without_standby = Some((gone, Instant::now()));
                 for standby in standbys {
                     stage.cluster.start_patroni(standby)?;
                 }
@@ -182,7 +188,9 @@ impl Scenario {
                 for standby in standbys.clone() {
                     stage.cluster.signal_database(standby, Signal::Stop)?;
                 }
+                let gone = Instant::now();
                 sleep(STANDBYS_AWAY);
+                without_standby = Some((gone, Instant::now()));
                 stage.cluster.kill_member(primary)?;
                 for standby in standbys {
                     stage.cluster.signal_database(standby, Signal::Continue)?;
@@ -197,16 +205,19 @@ impl Scenario {
             began,
             over,
             over_for_hosts: over,
+            without_standby,
         })
     }
 }
 
 impl Failure {
-    fn nothing(began: Instant) -> Failure {
+    /// Nothing happened that anybody could notice.
+    pub fn nothing(began: Instant) -> Failure {
         Failure {
             began,
             over: began,
             over_for_hosts: began,
+            without_standby: None,
         }
     }
 

@@ -19,12 +19,12 @@ use super::seclusion;
 use super::watch::Watch;
 use super::way::{self, Node, Way};
 
-/// HAProxy takes every server for the primary until it has asked each one, every 3 s.
+/// HAProxy takes every server for the primary until it has asked it for the first time, within 3 s.
 const FIRST_CHECKS: Duration = Duration::from_secs(4);
 /// Load before the failure.
-const CALM_BEFORE: Duration = Duration::from_secs(8);
+const CALM_BEFORE: Duration = Duration::from_secs(6);
 /// Load after everybody is back.
-const CALM_AFTER: Duration = Duration::from_secs(8);
+const CALM_AFTER: Duration = Duration::from_secs(6);
 /// Until every node stores again, and then until the cluster is whole.
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(90);
 /// Until all orders have ended and all followers have heard of it: longer than a lease (30 s).

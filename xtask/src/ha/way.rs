@@ -53,7 +53,7 @@ impl Way {
     pub fn pause_max(self) -> Duration {
         Duration::from_secs(match self {
             Way::Hosts => 3,
-            // Two checks of HAProxy, 3 s apart, come first.
+            // Two checks of HAProxy come first, within 4 s.
             Way::Haproxy => 8,
             // Then PgBouncer's next login.
             Way::Pgbouncer => 12,
