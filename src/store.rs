@@ -37,6 +37,7 @@ mod refusals;
 mod settle;
 pub mod snapshot;
 pub mod sqlite;
+pub mod survey;
 pub mod wakeups;
 
 pub use accept::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, ORDERS_WAITING_MAX};

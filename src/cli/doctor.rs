@@ -17,6 +17,7 @@ mod log;
 mod processor;
 mod room;
 mod server;
+mod servers;
 mod standby;
 mod store;
 
@@ -116,6 +117,7 @@ async fn examine(layers: &Layers) -> Vec<Check> {
         // A start migrates unless it is set not to; that setting cannot be read here.
         let migrates = loaded.as_ref().map_or(true, |loaded| loaded.config.migrate);
         checks.extend(store::check(&database, migrates).await);
+        checks.extend(servers::check(&database).await);
     }
     if let Ok(loaded) = &loaded {
         checks.push(log::check(&loaded.config.log.dir));

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::measured::measured;
 use super::postgres::{self, Postgres};
 use super::sqlite::{self, Sqlite};
+use super::survey::Survey;
 use super::{Snapshot, Store};
-use crate::config::Database;
+use crate::config::{Database, PostgresDatabase};
 
 pub use super::opening::{Migration, OpenError, OpenOptions};
 
@@ -22,6 +23,11 @@ pub async fn open(database: &Database, options: OpenOptions) -> Result<Arc<dyn S
         Database::Postgres(database) => Arc::new(Postgres::open(database, options).await?),
     };
     Ok(measured(store, calls))
+}
+
+/// Asks each server that the URLs of a shared database name.
+pub async fn survey(database: &PostgresDatabase) -> Survey {
+    postgres::survey(database).await
 }
 
 /// Opens for reading at one instant, also beside a running server; creates nothing.

@@ -76,7 +76,7 @@ mod turns;
 mod unanswered;
 mod view;
 
-pub use commands::{migrate, open_offline, open_snapshot, rehearse};
+pub use commands::{migrate, open_offline, open_snapshot, rehearse, survey};
 pub(super) use import::Import;
 pub use no_room::is_refusal_text;
 pub use restored::{renew_feed, require_unused};

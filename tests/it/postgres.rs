@@ -8,6 +8,7 @@ mod beside_standby;
 mod classes;
 mod damage;
 mod direct;
+mod doctor;
 mod encoding;
 mod feed;
 mod full_disk;

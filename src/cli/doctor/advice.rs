@@ -34,7 +34,7 @@ const OTHER_PROGRAM: &str =
 const NO_CONNECTION_FREE: &str = "no connection is free: see who holds them (pg_stat_activity), or raise max_connections or the \
                                   limit of the role or the database";
 const READ_ONLY: &str = "point DATABASE_URL at the primary: with several hosts in it, target_session_attrs=read-write finds \
-                         it; or set default_transaction_read_only off";
+                         it; behind HAProxy take the port whose check is /primary; or set default_transaction_read_only off";
 const WHO_HOLDS_IT: &str =
     "another session holds a lock or works hard: find it in pg_stat_activity and pg_locks, and end it";
 const HANGS: &str = "the address may be wrong or behind a firewall; where the port is open, the server hangs or the pooler has \

@@ -101,8 +101,8 @@ async fn check_snapshot(
                 "orders can be read and none stored: see to the rights of the file and its folder, and how it is mounted"
             }
             Database::Postgres(_) => {
-                "orders can be read and none stored: lead DATABASE_URL to the server that takes writes, or look at \
-                 default_transaction_read_only"
+                "orders can be read and none stored: lead DATABASE_URL to the server that takes writes (behind HAProxy, \
+                 the port whose check is /primary), or look at default_transaction_read_only"
             }
         };
         checks.push(Check::fail("writes", reason, advice));
@@ -156,7 +156,7 @@ fn judge_durability(weaknesses: &[String]) -> Check {
         NAME,
         weaknesses.join("; "),
         "until that is changed, an order answered with 201 can be lost: the setting may come from the server, the \
-         database, the role, the URL's `options` or the pooler",
+         database, the role, the URL's `options`, the pooler, or Patroni (`patronictl edit-config`)",
     )
 }
 

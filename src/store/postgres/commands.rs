@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+mod survey;
+
 use super::connect::{Connection, Connector, connector, unavailable};
 use super::floor::KnownFloor;
 use super::query;
 use super::schema::{self, Problem};
 use super::snapshot::PostgresSnapshot;
 use super::state::State;
+
+pub use survey::survey;
 
 use crate::config::{PostgresDatabase, PostgresUrl};
 use crate::store::Snapshot;

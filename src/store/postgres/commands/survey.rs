@@ -1,0 +1,114 @@
+//! Each server that a configuration names, asked by itself. What it comes to is left to `store/survey.rs` and its readers.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+use tokio_postgres::SimpleQueryMessage;
+
+use super::super::answered::answered;
+use super::super::connect::{Connection, Connector, LOOK_TIME_MAX};
+use super::super::state::State;
+use super::super::tls;
+use crate::causes::with_causes;
+use crate::config::{PostgresDatabase, PostgresUrl};
+use crate::store::survey::{Direct, Host, Role, Survey};
+
+/// The database of `PgBouncer`'s console, and the version in its words: `PgBouncer 1.18.0`.
+const CONSOLE: &str = "pgbouncer";
+const CONSOLE_VERSION: &str = "PgBouncer ";
+
+/// Asks each server of the URLs. One that does not answer is part of the result.
+pub async fn survey(database: &PostgresDatabase) -> Survey {
+    let hosts = async {
+        if database.url.hosts.len() > 1 {
+            join_all(each_host(&database.url).map(|(name, url)| host(name, url))).await
+        } else {
+            Vec::new()
+        }
+    };
+    let (hosts, direct, pgbouncer) = tokio::join!(hosts, direct(database), pgbouncer_version(&database.url));
+    Survey {
+        hosts,
+        direct,
+        pgbouncer,
+    }
+}
+
+/// Makes a URL for each of the hosts, which takes the server in whatever role.
+fn each_host(url: &PostgresUrl) -> impl Iterator<Item = (String, PostgresUrl)> {
+    url.hosts.iter().map(|host| {
+        let alone = PostgresUrl {
+            hosts: vec![host.clone()],
+            session: None,
+            ..url.clone()
+        };
+        (host.to_string(), alone)
+    })
+}
+
+async fn host(name: String, url: PostgresUrl) -> Host {
+    let role = match connect(&url).await {
+        Ok(connection) if connection.only_reads => Role::OnlyReads,
+        Ok(_) => Role::TakesWrites,
+        Err(reason) => Role::Unknown(reason),
+    };
+    Host { name, role }
+}
+
+async fn direct(database: &PostgresDatabase) -> Option<Direct> {
+    let url = database.direct.as_ref()?;
+    // Told by the other checks.
+    let usual = connect(&database.url).await.ok()?;
+    let direct = match connect(url).await {
+        Ok(direct) => direct,
+        Err(reason) => return Some(Direct::Unknown(reason)),
+    };
+    if direct.server == usual.server {
+        return Some(Direct::Same);
+    }
+    let clusters = (cluster(&usual).await, cluster(&direct).await);
+    Some(match clusters {
+        (Some(one), Some(other)) if one == other => Direct::SameCluster,
+        _ => Direct::Other,
+    })
+}
+
+/// Returns the identity that a primary shares with its standbys, where this user may read it.
+async fn cluster(connection: &Connection) -> Option<String> {
+    let identity = "select system_identifier from pg_control_system()";
+    let answer = answered(connection.client.simple_query(identity)).await.ok()?;
+    first_value(&answer)
+}
+
+async fn connect(url: &PostgresUrl) -> Result<Connection, String> {
+    let connector = Connector::new(url, Arc::new(State::new()), None);
+    let connector = connector.map_err(|error| format!("{error:#}"))?.only_reading();
+    let connected = connector.connect_to_read().await;
+    connected.map_err(|failure| with_causes(&failure.to_error("connect")))
+}
+
+/// Asks the console of a pooler. `None` where there is none, or where it does not talk to this user.
+async fn pgbouncer_version(url: &PostgresUrl) -> Option<String> {
+    let mut config = url.config();
+    config.dbname(CONSOLE);
+    let asked = async {
+        let (client, connection) = config.connect(tls::connector(url).ok()?).await.ok()?;
+        let ask = async {
+            let answer = client.simple_query("show version").await.ok();
+            drop(client);
+            answer
+        };
+        let (answer, _ended) = tokio::join!(ask, connection);
+        let version = first_value(&answer?)?;
+        version.strip_prefix(CONSOLE_VERSION).map(str::to_owned)
+    };
+    timeout(LOOK_TIME_MAX, asked).await.ok().flatten()
+}
+
+fn first_value(answer: &[SimpleQueryMessage]) -> Option<String> {
+    answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    })
+}
