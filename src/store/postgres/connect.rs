@@ -23,9 +23,9 @@ pub(super) const TRUSTED_UNUSED: Duration = Duration::from_secs(15);
 /// To look at a connection.
 pub(super) const LOOK_TIME_MAX: Duration = Duration::from_secs(2);
 /// After a failed attempt to connect the node waits so long before the next, doubling from the first to the last;
-/// meanwhile callers are refused at once.
+/// meanwhile callers are refused at once. The longest pause is what a failover takes at most beyond the new primary's start.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
-const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Opens connections to one URL. Knows how that went lately, for all of the node.
 pub(super) struct Connector {
     servers: Servers,
