@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use divan::{Bencher, black_box};
+use orderly::epoch::EpochIdentity;
 use orderly::event::{Event, EventKind};
 use orderly::http::wire::{OrderBody, read_batch, read_order};
 use orderly::lease::NodeId;
@@ -15,7 +16,7 @@ use orderly::order::{NewOrder, OrderId, OrderStatus};
 use orderly::store::clock::system_clock;
 use orderly::store::open::OpenOptions;
 use orderly::store::sqlite::Sqlite;
-use orderly::store::{ClaimRequest, FeedEvent, FeedId, FeedPosition, Store};
+use orderly::store::{ClaimRequest, FeedEvent, FeedPosition, Store};
 use orderly::time::Timestamp;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -128,7 +129,7 @@ fn hand_out_a_change(bencher: Bencher<'_, '_>, followers: usize) {
     let is_served = |follower: usize| follower.is_multiple_of(100) || follower == 1;
     let (served, others): (Vec<_>, Vec<_>) = followed.partition(|(follower, _)| is_served(*follower));
     let mut served: Vec<_> = served.into_iter().map(|(_, follower)| follower).collect();
-    let change = Change::new(FeedId(1), event());
+    let change = Change::new(EpochIdentity(1), event());
     bencher.bench_local(|| {
         let delivered = routes.hand_out(black_box(&change)).delivered;
         // As the connections of those who got it do, or their queues would be full.

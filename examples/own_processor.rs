@@ -60,7 +60,7 @@ impl Processor for Warehouse {
         let parcel = {
             let mut parcels = self.parcels.lock().expect("no holder of it panics");
             let next = parcels.len() + 1;
-            *parcels.entry(order.idempotency_key()).or_insert(next)
+            *parcels.entry(attempt.key.to_string()).or_insert(next)
         };
         // Kept on the order, where everybody who reads it sees it.
         let result = json!({"parcel": parcel, "items": items.len()}).to_string();

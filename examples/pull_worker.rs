@@ -132,9 +132,9 @@ impl Worker {
         let id = &order["order_id"];
         match self.about(lease, action, body).await {
             Ok(order) => println!(
-                "{id} {} token {}",
+                "{id} {} fence {}",
                 order["status"].as_str().unwrap_or_default(),
-                lease["token"]
+                lease["fence"]
             ),
             Err(Lost(reason)) => eprintln!("{id}: {action} was refused: {reason}"),
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::epoch::{AttemptKey, Token};
 use crate::order::{Order, OrderId};
 use crate::portable_json::JsonText;
 
@@ -27,12 +28,12 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// Names one claim of one order. The fencing token rises with every claim of that order, so a result that
-/// carries an older one is refused (Kleppmann, "How to do distributed locking", 2016).
+/// Names one claim of one order. The fence rises with every claim of that order, also over epochs, so a result that carries an
+/// older one is refused (Kleppmann, "How to do distributed locking", 2016, where it is called a fencing token).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseKey {
     pub order_id: OrderId,
-    pub token: u64,
+    pub fence: u64,
     /// Who claimed; written into the event that ends the attempt, so that `verify` sees whose result it was.
     pub node: NodeId,
 }
@@ -42,7 +43,10 @@ pub struct LeaseKey {
 pub struct Lease {
     /// As it stands after the claim: `Processing`, with `attempts` counting this one.
     pub order: Order,
-    pub token: u64,
+    pub fence: u64,
+    /// Proves the lease to whichever node the result is brought to.
+    pub token: Token,
+    pub attempt_key: AttemptKey,
     pub node: NodeId,
     /// The order was lost twice or more to dead nodes; a node runs one such order at a time.
     pub suspect: bool,
@@ -52,7 +56,7 @@ impl Lease {
     pub fn key(&self) -> LeaseKey {
         LeaseKey {
             order_id: self.order.order_id,
-            token: self.token,
+            fence: self.fence,
             node: self.node,
         }
     }

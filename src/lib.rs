@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod causes;
+pub mod epoch;
 pub mod event;
 pub mod lease;
 pub mod money;

@@ -12,9 +12,10 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use crate::epoch::EpochIdentity;
 use crate::metrics::Metrics;
 use crate::order::{OrderId, OrderStatus};
-use crate::store::{FeedCursor, FeedEvent, FeedId, FeedPosition, Store, StoreError};
+use crate::store::{Epochs, FeedCursor, FeedEvent, FeedPosition, Store, StoreError};
 
 mod catch_up;
 mod recent;
@@ -43,15 +44,16 @@ pub struct LiveSettings {
 
 /// One event, as all subscribers share it.
 pub struct Change {
-    pub feed: FeedId,
+    /// The epoch that the event's place belongs to.
+    pub epoch: EpochIdentity,
     pub event: FeedEvent,
     text: OnceLock<Bytes>,
 }
 
 impl Change {
-    pub fn new(feed: FeedId, event: FeedEvent) -> Arc<Change> {
+    pub fn new(epoch: EpochIdentity, event: FeedEvent) -> Arc<Change> {
         Arc::new(Change {
-            feed,
+            epoch,
             event,
             text: OnceLock::new(),
         })
@@ -59,7 +61,7 @@ impl Change {
 
     pub fn cursor(&self) -> FeedCursor {
         FeedCursor {
-            feed: self.feed,
+            epoch: self.epoch,
             position: self.event.position,
         }
     }
@@ -129,8 +131,8 @@ struct Shared {
 
 /// What the tail and those who subscribe have in common. Held for as long as one page is handed out.
 struct State {
-    /// The feed that is followed; `None` while nobody listens.
-    feed: Option<FeedId>,
+    /// The epochs that the latest read of the feed found; `None` while nobody listens.
+    epochs: Option<Epochs>,
     /// Rises whenever what comes does not follow what was: places known from before mean nothing then.
     life: u64,
     recent: Recent,
@@ -149,7 +151,7 @@ impl Live {
             metrics,
             settings,
             state: Mutex::new(State {
-                feed: None,
+                epochs: None,
                 life: 0,
                 recent: Recent::default(),
                 routes: Routes::default(),
@@ -244,13 +246,14 @@ impl Shared {
         // What was before is read first: clients of a server that was restarted come back together.
         let warm = i64::try_from(RECENT_CHANGES_MAX).expect("it is a small number");
         let first = FeedPosition((bounds.last.0 - warm).max(bounds.complete_after.0));
-        let page = catch_up::newest(&*self.store, bounds.cursor(first), RECENT_CHANGES_MAX).await?;
+        let epochs = bounds.epochs.clone();
+        let page = catch_up::newest(&*self.store, epochs, first, RECENT_CHANGES_MAX).await?;
         let mut state = self.state();
-        if state.feed.is_none() {
-            state.feed = Some(page.begin.feed);
-            state.recent.begin(page.begin.position);
-            self.head.store(page.begin.position.0, Ordering::Release);
-            self.hand_out(&mut state, page.begin.feed, page.events);
+        if state.epochs.is_none() {
+            state.epochs = Some(page.epochs.clone());
+            state.recent.begin(page.begin);
+            self.head.store(page.begin.0, Ordering::Release);
+            self.hand_out(&mut state, &page.epochs, page.events);
             self.joined.notify_one();
         }
         drop(state);
@@ -258,18 +261,16 @@ impl Shared {
     }
 
     fn known_head(&self) -> Option<FeedCursor> {
-        let feed = self.state().feed?;
-        Some(FeedCursor {
-            feed,
-            position: FeedPosition(self.head.load(Ordering::Acquire)),
-        })
+        let state = self.state();
+        let epochs = state.epochs.as_ref()?;
+        Some(epochs.cursor(FeedPosition(self.head.load(Ordering::Acquire))))
     }
 
     /// To the queues of those who follow, and to the recent changes.
-    fn hand_out(&self, state: &mut State, feed: FeedId, events: Vec<FeedEvent>) {
+    fn hand_out(&self, state: &mut State, epochs: &Epochs, events: Vec<FeedEvent>) {
         for event in events {
             let position = event.position;
-            let change = Change::new(feed, event);
+            let change = Change::new(epochs.cursor(position).epoch, event);
             let handed = state.routes.hand_out(&change);
             self.metrics.feed_deliveries.inc_by(handed.delivered);
             self.metrics.feed_subscribers_lagged.inc_by(handed.lagged);

@@ -105,13 +105,6 @@ pub struct Order {
     pub result: Option<JsonText>,
 }
 
-impl Order {
-    /// Names one business effect downstream: the same for all attempts, another one after a redrive.
-    pub fn idempotency_key(&self) -> String {
-        format!("order-{}-{}", self.order_id, self.generation)
-    }
-}
-
 /// Whether the orders of one user wait for each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ordering {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::epoch::{AttemptKey, Token};
 use crate::lease::ProcessorKind;
 use crate::order::Order;
 use crate::portable_json::JsonText;
@@ -16,8 +17,8 @@ pub mod simulated;
 pub use cause::{Cause, Reason};
 
 /// Processes orders: the business step, which the worker runs for each attempt. Delivery is at least once: a crash between
-/// the effect and its record repeats an attempt, so an effect outside wants
-/// [`Order::idempotency_key`], and one that keeps tokens can refuse whoever holds an older one.
+/// the effect and its record repeats an attempt, so an effect outside wants [`Attempt::key`], and a service that remembers the
+/// highest [`Attempt::fence`] of an order can refuse what comes with a lower one.
 ///
 /// A processor of your own is served by [`serve::run_with`](crate::serve::run_with), with the API, the retries and everything
 /// else around it; `examples/own_processor.rs` is such a program. All of it:
@@ -73,8 +74,12 @@ impl Processed {
 pub struct Attempt {
     /// From 1.
     pub number: u32,
-    /// The claim's fencing token: rises with every claim of the order.
-    pub token: u64,
+    /// Rises with every claim of the order.
+    pub fence: u64,
+    /// Opaque; whoever goes on with the order shows it with the result.
+    pub token: Token,
+    /// The same for all attempts at one effect.
+    pub key: AttemptKey,
 }
 
 /// Why an attempt did not complete; the text is kept as the order's `last_error`.

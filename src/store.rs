@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
 
@@ -17,6 +18,7 @@ mod codes;
 mod columns;
 pub mod copy;
 mod counters;
+mod epochs;
 mod error;
 mod feed;
 mod give_back;
@@ -44,8 +46,11 @@ pub use accept::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, ORDERS_WAITING
 pub use cancel::Acted;
 pub use claim::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES};
 pub use counters::Counters;
+#[cfg(test)]
+pub use epochs::first_epoch;
+pub use epochs::{EPOCH_JUMP, EPOCH_MAX, EPOCH_STEP_MAX, Epoch, Epochs, FeedCursor, FeedPosition};
 pub use error::{RefusedOrder, StoreError};
-pub use feed::{FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition};
+pub use feed::{FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPage};
 pub use give_back::{GiveBack, GivenBack, SWEEP_ORDERS_MAX};
 pub use health::StoreHealth;
 pub use nodes::{Breaker, Heartbeat, NODES_MAX, Node, Renewed};
@@ -105,7 +110,7 @@ pub trait Store: Send + Sync + 'static {
     async fn settle_outside(
         &self,
         id: OrderId,
-        token: u64,
+        token: Token,
         outcome: Outcome,
     ) -> Result<SettledOutside, StoreError>;
 

@@ -1,5 +1,6 @@
 //! Checks every promise about stored orders against one instant of a store, page by page. It reads and judges,
-//! and repairs nothing. The rules for one order are in `verify/order_rules.rs`, those for the order of first starts in
+//! and repairs nothing. The rules for one order are in `verify/order_rules.rs`, those for epochs in `verify/epoch_rules.rs`, those
+//! for the order of first starts in
 //! `verify/start_rule.rs` and `verify/start_order.rs`; what to do about a breach is left to people.
 
 use std::collections::BTreeMap;
@@ -7,9 +8,10 @@ use std::fmt;
 
 use crate::order::{BATCH_ORDERS_MAX, OrderId, OrderStatus};
 use crate::store::snapshot::{KeyRecord, OrderRecord};
-use crate::store::{Counters, IDEMPOTENCY_RETENTION, Snapshot, StoreError};
+use crate::store::{Counters, Epochs, FeedBounds, IDEMPOTENCY_RETENTION, Snapshot, StoreError};
 use start_rule::Starts;
 
+mod epoch_rules;
 mod order_rules;
 mod start_order;
 mod start_rule;
@@ -74,6 +76,8 @@ pub enum Promise {
     UserTurns,
     /// An idempotency key that is still answered names the orders it created.
     IdempotencyKeys,
+    /// Epochs follow each other, and every claim is of one that the store knows.
+    Epochs,
 }
 
 impl Promise {
@@ -94,6 +98,7 @@ impl Promise {
             Promise::FifoStart => "fifo_start",
             Promise::UserTurns => "user_turns",
             Promise::IdempotencyKeys => "idempotency_keys",
+            Promise::Epochs => "epochs",
         }
     }
 }
@@ -117,7 +122,9 @@ pub async fn verify(snapshot: &mut dyn Snapshot) -> Result<Report, StoreError> {
 }
 
 async fn check_content(snapshot: &mut dyn Snapshot, report: &mut Report) -> Result<(), StoreError> {
-    let counted = check_orders(snapshot, report).await?;
+    let FeedBounds { epochs, last, .. } = snapshot.feed().await?.bounds;
+    epoch_rules::check(&epochs, last, snapshot.last_order_id().await?, report);
+    let counted = check_orders(snapshot, &epochs, report).await?;
     check_counters(&snapshot.counters().await?, &counted, report);
     check_keys(snapshot, report).await
 }
@@ -149,7 +156,11 @@ impl Report {
 }
 
 /// Checks order by order and answers the numbers of the table.
-async fn check_orders(snapshot: &mut dyn Snapshot, report: &mut Report) -> Result<Counters, StoreError> {
+async fn check_orders(
+    snapshot: &mut dyn Snapshot,
+    epochs: &Epochs,
+    report: &mut Report,
+) -> Result<Counters, StoreError> {
     let mut counted = Counters::default();
     let mut starts = Starts::new(
         snapshot.start_rule().await?,
@@ -169,6 +180,7 @@ async fn check_orders(snapshot: &mut dyn Snapshot, report: &mut Report) -> Resul
             count(record, &mut counted);
             starts.check(record, report);
             order_rules::check(record, report);
+            epoch_rules::check_fence(record, epochs, report);
         }
     }
 }

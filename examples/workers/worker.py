@@ -130,7 +130,7 @@ def work():
             action, body = ("release", {}) if stopping.is_set() else attempt(lease)
             try:
                 order = about(lease, action, body)
-                print(order_id, order["status"], "token", lease["token"], flush=True)
+                print(order_id, order["status"], "fence", lease["fence"], flush=True)
             except Lost as error:
                 print(f"{order_id}: {action} was refused: {error}", file=sys.stderr)
             held.pop(order_id, None)

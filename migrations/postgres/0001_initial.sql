@@ -44,8 +44,8 @@ create table orderly.orders (
     generation integer not null default 0,
     -- Leases lost to dead nodes since acceptance or the last redrive.
     crashes integer not null default 0,
-    -- The fencing token of that attempt, which counts the claims; 0 before the first.
-    token bigint not null default 0,
+    -- The fence of that attempt, which rises with each claim: the epoch in its high bits, above the low 32. 0 before the first.
+    fence bigint not null default 0,
     -- Who had claimed it; the node's 64 bits, shown in hexadecimal elsewhere.
     node bigint,
     -- Others than that node know the token: their results count.
@@ -134,7 +134,7 @@ create index unseen_user on orderly.unseen (user_id);
 -- Attempts that run.
 create table orderly.leases (
     order_id bigint primary key,
-    token bigint not null,
+    fence bigint not null,
     -- Who claimed it; the node's 64 bits.
     node bigint not null,
     -- Of the event `started`.
@@ -241,9 +241,6 @@ create table orderly.queue (
     last_position bigint not null,
     -- The highest place of an event that was taken out with its order; behind it the feed has no holes.
     complete_after bigint not null default 0,
-    -- Drawn at random, and anew when the store is restored from a backup: it tells a cursor of another feed, or of another
-    -- life of this one.
-    feed_id bigint not null,
     -- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
     ordering smallint not null default 0,
     -- The highest order id given out when that was last changed: later orders were never started by another rule.
@@ -253,10 +250,54 @@ create table orderly.queue (
     processor smallint not null default 0
 );
 
--- Of the 32 digits those that are random in all their bits, and no hash of it: a server may refuse one for its policy.
-insert into orderly.queue (id, paused, last_position, feed_id)
-select 1, false, 0, ('x' || left(drawn.digits, 12) || right(drawn.digits, 4))::bit(64)::bigint
-from (select replace(gen_random_uuid()::text, '-', '') as digits) as drawn;
+insert into orderly.queue (id, paused, last_position) values (1, false, 0);
+
+-- Stretches of the store's life; the first begins with the store, each other one where its history may fork: another server
+-- took over, or a backup came back. See docs/decisions/0021-an-epoch-begins-where-history-may-fork.md.
+create table orderly.epochs (
+    epoch bigint primary key check (epoch between 1 and 2097151),
+    -- Public: in cursors, and in the idempotency keys of attempts.
+    identity bigint not null unique,
+    -- Makes the tokens of leases.
+    secret bytea not null check (octet_length(secret) = 16),
+    -- The server that the epoch belongs to, and the timeline of its log; null where the server does not tell.
+    system_identifier bigint,
+    timeline text,
+    -- Orders with this id and later ones were accepted in this epoch.
+    first_order_id bigint not null,
+    -- The last place in the feed given out when the epoch began.
+    after_position bigint not null,
+    began_at timestamptz not null
+);
+
+-- 16 random hexadecimal digits. Of the 32 digits of a UUID those that are random in all their bits, and no hash of it: a server
+-- may refuse one for its policy.
+create function orderly.random_digits() returns text language sql volatile
+as $digits$
+    select left(drawn.digits, 12) || right(drawn.digits, 4) from (
+        select replace(gen_random_uuid()::text, '-', '') as digits) as drawn
+$digits$;
+
+-- The server and the timeline of its log. Some services that are sold as PostgreSQL do not tell one of them.
+create function orderly.server_life(out system_identifier bigint, out timeline text) language plpgsql stable
+as $life$
+begin
+    begin
+        system_identifier := (select control.system_identifier from pg_control_system() as control);
+    exception when others then
+        system_identifier := null;
+    end;
+    begin
+        timeline := left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);
+    exception when others then
+        timeline := null;
+    end;
+end $life$;
+
+insert into orderly.epochs
+select 1, ('x' || orderly.random_digits())::bit(64)::bigint, decode(orderly.random_digits() || orderly.random_digits(), 'hex'),
+    here.system_identifier, here.timeline, 1, 0, clock_timestamp()
+from orderly.server_life() as here;
 
 -- The start and the end of the attempt that ended an order, where no history has them.
 create function orderly.ending(o orderly.orders) returns orderly.event[] language sql stable
@@ -272,7 +313,7 @@ create view orderly.order_state as
 select o.order_id, case when lease.order_id is null then o.status else 1::smallint end as status,
     coalesce(lease.version, o.version) as version, coalesce(lease.attempt, o.attempts) as attempts, o.generation, o.created_at,
     coalesce(lease.started_at, o.processing_at) as processing_at, o.finished_at, waiting.due_at, o.user_id, o.total_amount,
-    o.item_ids, o.reference, o.last_error, o.metadata, o.result, o.crashes, coalesce(lease.token, o.token) as token,
+    o.item_ids, o.reference, o.last_error, o.metadata, o.result, o.crashes, coalesce(lease.fence, o.fence) as fence,
     coalesce(lease.node, o.node) as node, lease.expires_at as lease_expires_at, coalesce(lease.outside, false) as outside,
     coalesce(lease.handed_out, o.handed_out) as handed_out
 from orderly.orders as o

@@ -10,8 +10,8 @@ create table orders (
     generation integer not null,
     -- Leases lost to dead nodes since acceptance or the last redrive.
     crashes integer not null,
-    -- The fencing token of the latest claim; 0 before the first.
-    token integer not null,
+    -- The fence of the latest claim, which rises with each: the epoch in its high bits, above the low 32. 0 before the first.
+    fence integer not null,
     -- The node of the latest claim.
     node integer,
     -- Set exactly while Processing.
@@ -136,9 +136,6 @@ create table counters (
     last_order_id integer not null,
     last_position integer not null,
     paused integer not null check (paused in (0, 1)),
-    -- Drawn at random, and anew when the store is restored from a backup: it tells a cursor of another feed, or of another
-    -- life of this one.
-    feed_id integer not null,
     -- The highest position of an event that retention removed: after it the feed has no holes.
     complete_after integer not null,
     -- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
@@ -147,4 +144,21 @@ create table counters (
     ordering_from integer not null
 ) strict;
 
-insert into counters values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, random(), 0, 0, 0);
+insert into counters values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+
+-- Stretches of the store's life; the first begins with the store, each other one when it was restored from a backup. See
+-- docs/decisions/0021-an-epoch-begins-where-history-may-fork.md.
+create table epochs (
+    epoch integer primary key check (epoch between 1 and 2097151),
+    -- Public: in cursors, and in the idempotency keys of attempts.
+    identity integer not null unique,
+    -- Makes the tokens of leases.
+    secret blob not null check (length(secret) = 16),
+    -- Orders with this id and later ones were accepted in this epoch.
+    first_order_id integer not null,
+    -- The last position given out when the epoch began.
+    after_position integer not null,
+    began_at integer not null
+) strict;
+
+insert into epochs values (1, random(), randomblob(16), 1, 0, cast(unixepoch('subsec') * 1000000 as integer));

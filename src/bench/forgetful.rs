@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::raw_store;
+use crate::epoch::EpochIdentity;
 use crate::http::{self, App, listener};
 use crate::live::{Live, LiveSettings};
 use crate::metrics::Metrics;
@@ -18,7 +19,7 @@ use crate::retry::RetryPolicy;
 use crate::store::clock::{WallClock, system_clock};
 use crate::store::layer::{Layer, Layered, NoStore};
 use crate::store::{
-    Accepted, FeedCursor, FeedId, FeedPosition, IdempotencyKey, OrderView, Store, StoreError, StoreHealth,
+    Accepted, FeedCursor, FeedPosition, IdempotencyKey, OrderView, Store, StoreError, StoreHealth,
 };
 
 /// Serves until the process ends, `connections` at once.
@@ -107,7 +108,7 @@ impl Layer for Forgetful {
         Ok(Some(OrderView {
             order,
             at: FeedCursor {
-                feed: FeedId(0),
+                epoch: EpochIdentity(0),
                 position: FeedPosition(0),
             },
         }))

@@ -12,7 +12,7 @@ pub struct Args {
     /// Change nothing, show what is missing
     #[arg(long)]
     dry_run: bool,
-    /// The store was restored from a backup and no server runs on it yet: cursors of its former life count no more
+    /// The store was restored from a backup and no server runs on it yet: what was given out since the backup counts no more
     #[arg(long, conflicts_with = "dry_run")]
     restored: bool,
     /// Print JSON
@@ -30,7 +30,7 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     let migrations = open::migrate(&database, args.dry_run).await?;
     if args.restored {
-        open::renew_feed(&database).await?;
+        open::begin_epoch(&database).await?;
     }
     if args.json {
         output::json(&json!({
@@ -53,7 +53,8 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
         output::result(&output::table(["NUMBER", "NAME", "STATE"], &rows))?;
         if args.restored {
             output::result(
-                "this store has another feed now: whoever follows it with a cursor from before is told where to go on",
+                "an epoch began: what was given out since the backup - order numbers, leases, idempotency keys of deliveries, \
+                 cursors - is refused and not given out again",
             )?;
         }
     }

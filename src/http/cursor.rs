@@ -4,7 +4,8 @@ use axum::http::{HeaderName, HeaderValue};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use crate::store::{FeedCursor, FeedId, FeedPosition};
+use crate::epoch::EpochIdentity;
+use crate::store::{FeedCursor, FeedPosition};
 
 /// Carried by reads of orders: from there on the feed tells what they do not show.
 pub const ORDERLY_CURSOR: HeaderName = HeaderName::from_static("orderly-cursor");
@@ -20,7 +21,7 @@ pub const CHARS: usize = (BYTES * 4).div_ceil(3);
 
 pub fn text(cursor: FeedCursor) -> String {
     let mut bytes = [FORM; BYTES];
-    bytes[1..9].copy_from_slice(&cursor.feed.0.to_be_bytes());
+    bytes[1..9].copy_from_slice(&cursor.epoch.0.to_be_bytes());
     bytes[9..].copy_from_slice(&cursor.position.0.to_be_bytes());
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
@@ -29,10 +30,10 @@ pub fn text(cursor: FeedCursor) -> String {
 pub fn read(text: &str) -> Option<FeedCursor> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
     let (form, rest) = bytes.split_first()?;
-    let (feed, position) = rest.split_first_chunk()?;
+    let (epoch, position) = rest.split_first_chunk()?;
     let position = i64::from_be_bytes(position.try_into().ok()?);
     (*form == FORM && position >= 0).then_some(FeedCursor {
-        feed: FeedId(u64::from_be_bytes(*feed)),
+        epoch: EpochIdentity(u64::from_be_bytes(*epoch)),
         position: FeedPosition(position),
     })
 }
@@ -48,9 +49,9 @@ mod tests {
 
     #[test]
     fn a_cursor_is_read_as_it_was_written() {
-        for (feed, position) in [(0, 0), (1, 45), (u64::MAX, i64::MAX)] {
+        for (epoch, position) in [(0, 0), (1, 45), (u64::MAX, i64::MAX)] {
             let cursor = FeedCursor {
-                feed: FeedId(feed),
+                epoch: EpochIdentity(epoch),
                 position: FeedPosition(position),
             };
             assert_eq!(read(&text(cursor)), Some(cursor));
@@ -61,11 +62,11 @@ mod tests {
     #[test]
     fn what_was_never_given_out_is_no_cursor() {
         let good = text(FeedCursor {
-            feed: FeedId(7),
+            epoch: EpochIdentity(7),
             position: FeedPosition(45),
         });
         let negative = text(FeedCursor {
-            feed: FeedId(7),
+            epoch: EpochIdentity(7),
             position: FeedPosition(-1),
         });
         let of_a_list = BASE64_URL_SAFE_NO_PAD.encode([1; BYTES]);

@@ -36,7 +36,7 @@ mod sse;
             (String = "text/event-stream"),
         )),
         (status = 400, description = "Bad parameters, all of them named", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 410, description = "The cursor is too old, of another store, or from the future; `cursor` is the one of now", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 410, description = "The cursor is too old, of another store, of a lost epoch, or from the future; `cursor` is the one of now", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn events(
@@ -61,7 +61,7 @@ const FRAME_END: &[u8] = b"\n\n";
 fn frame(change: &Change) -> Bytes {
     change.text(|change| {
         let cursor = cursor::text(change.cursor());
-        let body = EventBody::new(&change.event, change.feed);
+        let body = EventBody::new(&change.event, change.epoch);
         let json = serde_json::to_vec(&body).expect("an event has nothing that JSON cannot say");
         [FRAME_HEAD, cursor.as_bytes(), FRAME_DATA, &json, FRAME_END]
             .concat()

@@ -106,7 +106,7 @@ pub async fn history(
         events: history
             .events
             .iter()
-            .map(|event| EventBody::new(event, history.at.feed))
+            .map(|event| EventBody::new(event, history.epochs.cursor(event.position).epoch))
             .collect(),
     };
     Ok(with_cursor(body::json(StatusCode::OK, &answer)?, history.at))

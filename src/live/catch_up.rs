@@ -2,8 +2,7 @@
 
 use super::Filter;
 use crate::store::{
-    FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedPosition, PAGE_ROWS_LOOKED_AT_MAX, Store,
-    StoreError,
+    Epochs, FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPosition, PAGE_ROWS_LOOKED_AT_MAX, Store, StoreError,
 };
 
 /// Some matching events of the log.
@@ -32,7 +31,7 @@ pub(super) async fn page(
     let mut read = LogPage {
         events: Vec::new(),
         position: after,
-        bounds: first.bounds,
+        bounds: first.bounds.clone(),
     };
     let mut page = first;
     let mut looked_at = 0;
@@ -63,40 +62,49 @@ pub(super) async fn page(
             // What comes next was taken out meanwhile: whoever goes on from here is told then.
             return Ok(read);
         }
+        read.bounds.epochs = page.bounds.epochs.clone();
     }
 }
 
 /// The end of the log, or nearly: whoever reads on comes to it.
 pub(super) struct Newest {
     /// Where `events` begin.
-    pub begin: FeedCursor,
+    pub begin: FeedPosition,
+    /// As the last read found them.
+    pub epochs: Epochs,
     /// All that come next, however far.
     pub events: Vec<FeedEvent>,
 }
 
 /// What follows `first`, in pages, and no more than `count` and one page. Nothing at all, and the end of the log as it is
 /// now, where something of it was taken out meanwhile.
-pub(super) async fn newest(store: &dyn Store, first: FeedCursor, count: usize) -> Result<Newest, StoreError> {
-    let mut newest = Newest {
-        begin: first,
-        events: Vec::new(),
-    };
+pub(super) async fn newest(
+    store: &dyn Store,
+    mut epochs: Epochs,
+    first: FeedPosition,
+    count: usize,
+) -> Result<Newest, StoreError> {
+    let mut events = Vec::new();
     let mut at = first;
     loop {
-        let page = store.events_after(Some(at.position), FEED_EVENTS_MAX).await?;
-        if !page.bounds.contain(at) {
+        let page = store.events_after(Some(at), FEED_EVENTS_MAX).await?;
+        if !page.bounds.contain(epochs.cursor(at)) {
             return Ok(Newest {
-                begin: page.bounds.cursor(page.bounds.last),
+                begin: page.bounds.last,
+                epochs: page.bounds.epochs,
                 events: Vec::new(),
             });
         }
+        epochs = page.bounds.epochs;
         let is_full = page.events.len() == FEED_EVENTS_MAX;
-        newest.events.extend(page.events);
-        if let Some(last) = newest.events.last() {
-            at.position = last.position;
-        }
-        if !is_full || newest.events.len() >= count {
-            return Ok(newest);
+        events.extend(page.events);
+        at = events.last().map_or(at, |last: &FeedEvent| last.position);
+        if !is_full || events.len() >= count {
+            return Ok(Newest {
+                begin: first,
+                epochs,
+                events,
+            });
         }
     }
 }

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 
 use super::{Change, Filter};
 use crate::order::OrderId;
+use crate::store::{FeedCursor, FeedPosition};
 
 /// Changes that wait for one subscriber, 8 bytes each beside what all share. One who is taken off for a burst goes on from
 /// the recent changes in memory.
@@ -30,7 +30,7 @@ struct Route {
     filter: Filter,
     queue: mpsc::Sender<Arc<Change>>,
     /// See [`Registration::complete_to`].
-    complete_to: Arc<AtomicI64>,
+    complete_to: Arc<OnceLock<FeedCursor>>,
 }
 
 /// A subscriber's end of its route.
@@ -38,7 +38,7 @@ pub struct Registration {
     pub number: u64,
     pub queue: mpsc::Receiver<Arc<Change>>,
     /// Set when the subscriber is taken off: with what is left in the queue it has everything up to this place.
-    pub complete_to: Arc<AtomicI64>,
+    pub complete_to: Arc<OnceLock<FeedCursor>>,
 }
 
 /// What became of one change.
@@ -51,7 +51,7 @@ pub struct Handed {
 impl Routes {
     pub fn add(&mut self, filter: Filter) -> Registration {
         let (sender, queue) = mpsc::channel(QUEUE_CHANGES_MAX);
-        let complete_to = Arc::new(AtomicI64::new(i64::MIN));
+        let complete_to = Arc::new(OnceLock::new());
         let number = self.next_number;
         self.next_number += 1;
         let route = Route {
@@ -116,8 +116,11 @@ impl Route {
             Err(mpsc::error::TrySendError::Full(_)) => {
                 handed.lagged += 1;
                 // Seen by the subscriber together with the end of the queue.
-                self.complete_to
-                    .store(change.event.position.0 - 1, Ordering::Release);
+                let before = FeedPosition(change.event.position.0 - 1);
+                self.complete_to.get_or_init(|| FeedCursor {
+                    epoch: change.epoch,
+                    position: before,
+                });
                 false
             }
             // It is just going.

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::catch_up::LogPage;
 use super::routes::Registration;
 use super::{Change, Filter, SUBSCRIBERS_MAX, Shared, SubscribeError, catch_up};
-use crate::store::{FeedCursor, FeedPosition, StoreError};
+use crate::store::{FeedCursor, FeedEvent, FeedPosition, StoreError};
 
 /// Changes that one who catches up holds: shared ones out of memory, and his own out of the log.
 const RECENT_STEP: usize = 256;
@@ -34,7 +34,7 @@ pub struct Subscription {
     /// Comes next, from memory or from the log.
     backlog: VecDeque<Arc<Change>>,
     /// With the backlog, everything that matches up to here was handed out.
-    complete_to: FeedPosition,
+    complete_to: FeedCursor,
     /// Comes behind the backlog; `None` while catching up.
     following: Option<Registration>,
     /// The log, as it is read at the moment. It goes on when the wait for it is broken off, and so keeps its place in the
@@ -72,7 +72,7 @@ impl Subscription {
             life,
             resync: None,
             backlog: VecDeque::new(),
-            complete_to: at.position,
+            complete_to: at,
             following: None,
             reading: None,
             present,
@@ -87,20 +87,20 @@ impl Subscription {
         loop {
             if let Some(end) = self.resync.take() {
                 self.at = end;
-                self.complete_to = end.position;
+                self.complete_to = end;
                 return Next::Resync(end);
             }
             if let Some(change) = self.backlog.pop_front() {
-                self.at.position = change.event.position;
+                self.at = change.cursor();
                 return Next::Change(change);
             }
-            self.at.position = self.at.position.max(self.complete_to);
+            self.at = further(self.at, self.complete_to);
             match &mut self.following {
                 Some(following) => match following.queue.recv().await {
                     // It had been read from the log, ahead of the tail.
                     Some(change) if change.event.position <= self.at.position => {}
                     Some(change) => {
-                        self.at.position = change.event.position;
+                        self.at = change.cursor();
                         return Next::Change(change);
                     }
                     None => self.taken_off(),
@@ -114,13 +114,13 @@ impl Subscription {
     /// nothing matches.
     pub fn cursor(&mut self) -> FeedCursor {
         // Before the look at the queue: what was handed out up to there is in it or was taken from it.
-        let head = FeedPosition(self.present.0.head.load(Ordering::Acquire));
-        if let Some(following) = &self.following
+        let head = self.present.0.known_head();
+        if let (Some(following), Some(head)) = (&self.following, head)
             && self.backlog.is_empty()
             && following.queue.is_empty()
             && !following.queue.is_closed()
         {
-            self.at.position = self.at.position.max(head);
+            self.at = further(self.at, head);
         }
         self.at
     }
@@ -129,9 +129,10 @@ impl Subscription {
     fn taken_off(&mut self) {
         self.verified = false;
         if let Some(registration) = self.following.take() {
-            let complete_to = FeedPosition(registration.complete_to.load(Ordering::Acquire));
-            self.complete_to = self.complete_to.max(complete_to);
-            self.at.position = self.at.position.max(self.complete_to);
+            if let Some(complete_to) = registration.complete_to.get() {
+                self.complete_to = further(self.complete_to, *complete_to);
+            }
+            self.at = further(self.at, self.complete_to);
         }
     }
 
@@ -143,7 +144,7 @@ impl Subscription {
         let before = self.at;
         match self.step_in_log().await {
             Ok(()) if self.resync.is_some() || !self.backlog.is_empty() => {}
-            Ok(()) if self.complete_to > before.position => {}
+            Ok(()) if self.complete_to.position > before.position => {}
             Ok(()) => sleep(RETRY_PAUSE).await,
             Err(error) => {
                 tracing::debug!(%error, "a subscriber cannot catch up, trying again");
@@ -157,17 +158,18 @@ impl Subscription {
     fn step_in_memory(&mut self) -> bool {
         let shared = &self.present.0;
         let mut state = shared.state();
-        let head = FeedPosition(shared.head.load(Ordering::Acquire));
-        if let Some(feed) = state.feed
-            && state.life != self.life
-        {
+        let Some(epochs) = &state.epochs else {
+            return false;
+        };
+        let head = epochs.cursor(FeedPosition(shared.head.load(Ordering::Acquire)));
+        if state.life != self.life {
             self.life = state.life;
-            self.resync = Some(FeedCursor { feed, position: head });
+            self.resync = Some(head);
             return true;
         }
         // A place ahead of this node's tail may be another node's, or none at all: the log knows.
-        let ahead = !self.verified && self.at.position > head;
-        if state.feed != Some(self.at.feed) || ahead {
+        let ahead = !self.verified && self.at.position > head.position;
+        if !epochs.contain(self.at) || ahead {
             return false;
         }
         let Some(found) = state.recent.after(self.at.position, &self.filter, RECENT_STEP) else {
@@ -177,7 +179,7 @@ impl Subscription {
         self.backlog = found.changes;
         if found.all {
             self.following = Some(state.routes.add(self.filter));
-            self.complete_to = self.complete_to.max(head);
+            self.complete_to = further(self.complete_to, head);
         }
         true
     }
@@ -199,12 +201,17 @@ impl Subscription {
             self.resync = Some(read.bounds.cursor(read.bounds.last));
             return Ok(());
         }
-        let feed = self.at.feed;
-        let changes = read.events.into_iter().map(|event| Change::new(feed, event));
-        self.backlog = changes.collect();
-        self.complete_to = read.position;
+        self.complete_to = read.bounds.cursor(read.position);
+        let epochs = read.bounds.epochs;
+        let change = |event: FeedEvent| Change::new(epochs.cursor(event.position).epoch, event);
+        self.backlog = read.events.into_iter().map(change).collect();
         Ok(())
     }
+}
+
+/// The later one of two places.
+fn further(one: FeedCursor, other: FeedCursor) -> FeedCursor {
+    if other.position > one.position { other } else { one }
 }
 
 /// One of a few at a time.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Shared, State};
-use crate::store::{FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedPosition, StoreError, Wakeups};
+use crate::store::{FEED_EVENTS_MAX, FeedBounds, FeedPosition, StoreError, Wakeups};
 
 /// Between two reads at least: what is committed meanwhile is read together.
 const READ_INTERVAL_MIN: Duration = Duration::from_millis(2);
@@ -158,13 +158,9 @@ impl<'s> Tail<'s> {
         let age = oldest.map_or(Duration::ZERO, |oldest| page.read_at.since(oldest.event.at));
         self.measure(age, page.unplaced.then_some(began));
         let mut state = self.shared.state();
-        let follows = state.feed.is_some_and(|feed| {
-            let head = FeedCursor {
-                feed,
-                position: after,
-            };
-            page.bounds.contain(head)
-        });
+        // As it was handed out: an epoch that began since may have begun before it.
+        let head = state.epochs.as_ref().map(|epochs| epochs.cursor(after));
+        let follows = head.is_some_and(|head| page.bounds.contain(head));
         if !follows {
             begin_anew(self.shared, &mut state, page.bounds);
             return Ok(Found::End);
@@ -177,7 +173,8 @@ impl<'s> Tail<'s> {
         if !page.events.is_empty() {
             self.active_at = Instant::now();
         }
-        self.shared.hand_out(&mut state, page.bounds.feed, page.events);
+        self.shared.hand_out(&mut state, &page.bounds.epochs, page.events);
+        state.epochs = Some(page.bounds.epochs);
         Ok(found)
     }
 
@@ -225,7 +222,7 @@ impl<'s> Tail<'s> {
         if deserted_at.elapsed() < LINGER {
             return false;
         }
-        state.feed = None;
+        state.epochs = None;
         state.recent.clear();
         self.shared.metrics.feed_lag.read(Duration::ZERO);
         true
@@ -247,7 +244,7 @@ fn begin_anew(shared: &Shared, state: &mut State, bounds: FeedBounds) {
     tracing::warn!("the feed does not go on where it was left: subscribers begin anew");
     state.routes.clear();
     state.life += 1;
-    state.feed = Some(bounds.feed);
     state.recent.begin(bounds.last);
     shared.head.store(bounds.last.0, Ordering::Release);
+    state.epochs = Some(bounds.epochs);
 }

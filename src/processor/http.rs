@@ -73,7 +73,7 @@ impl Http {
             serde_json::to_vec(&OrderBody::from(order)).map_err(|error| ProcessingError::Permanent {
                 error: format!("the order cannot be sent: {error}").into(),
             })?;
-        let key = order.idempotency_key();
+        let key = attempt.key.to_string();
         // A clock before 1970 is as wrong as 1970.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let timestamp = now.as_secs();
@@ -84,7 +84,8 @@ impl Http {
             .header(USER_AGENT, concat!("orderly/", env!("CARGO_PKG_VERSION")))
             .header("Idempotency-Key", &key)
             .header("Orderly-Attempt", attempt.number)
-            .header("Orderly-Token", attempt.token)
+            .header("Orderly-Fence", attempt.fence)
+            .header("Orderly-Token", attempt.token.to_string())
             .header("traceparent", trace.to_string())
             .header("webhook-id", &key)
             .header("webhook-timestamp", timestamp);

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::{Outside, RETRY_AFTER_MAX};
+use crate::epoch::Token;
 use crate::lease::{LeaseKey, Outcome};
 use crate::metrics::{AttemptLabels, AttemptResult, OutsideLabels, OutsideResult};
 use crate::order::{Order, OrderId, OrderStatus};
@@ -49,7 +50,7 @@ impl From<StoreError> for ResultError {
 
 impl Outside {
     /// The worker has the lease for so long from now on, or less where the attempt's time ends before.
-    pub async fn renew(&self, id: OrderId, token: u64, lease: Duration) -> Result<Timestamp, ResultError> {
+    pub async fn renew(&self, id: OrderId, token: Token, lease: Duration) -> Result<Timestamp, ResultError> {
         let latest = self.latest_claim(id).await?;
         let key = handed_out(&latest, token).ok_or(ResultError::LeaseLost)?;
         let hold = OutsideHold {
@@ -67,7 +68,7 @@ impl Outside {
     pub async fn complete(
         &self,
         id: OrderId,
-        token: u64,
+        token: Token,
         result: Option<JsonText>,
     ) -> Result<Order, ResultError> {
         let outcome = Outcome::Completed {
@@ -88,7 +89,7 @@ impl Outside {
     }
 
     /// Another attempt follows after the back-off, unless this was the last one or none will do better.
-    pub async fn fail(&self, id: OrderId, token: u64, failure: Failure) -> Result<Order, ResultError> {
+    pub async fn fail(&self, id: OrderId, token: Token, failure: Failure) -> Result<Order, ResultError> {
         let latest = self.latest_claim(id).await?;
         if handed_out(&latest, token).is_none() {
             return Err(self.counted_as_lost());
@@ -107,7 +108,7 @@ impl Outside {
     }
 
     /// Back in line unfinished, without using up an attempt.
-    pub async fn release(&self, id: OrderId, token: u64) -> Result<Order, ResultError> {
+    pub async fn release(&self, id: OrderId, token: Token) -> Result<Order, ResultError> {
         self.settle_once(id, token, Outcome::Released).await
     }
 
@@ -115,14 +116,14 @@ impl Outside {
         self.store.claimed(id).await?.ok_or(ResultError::UnknownOrder)
     }
 
-    async fn settle_once(&self, id: OrderId, token: u64, outcome: Outcome) -> Result<Order, ResultError> {
+    async fn settle_once(&self, id: OrderId, token: Token, outcome: Outcome) -> Result<Order, ResultError> {
         match self.settle(id, token, outcome).await? {
             Ended::Now(order) => Ok(order),
             Ended::Before(_) => Err(self.counted_as_lost()),
         }
     }
 
-    async fn settle(&self, id: OrderId, token: u64, outcome: Outcome) -> Result<Ended, ResultError> {
+    async fn settle(&self, id: OrderId, token: Token, outcome: Outcome) -> Result<Ended, ResultError> {
         let (settled, (counted, ended)) = self.settle_or_instead(id, token, outcome).await?;
         let settled = match settled {
             SettledOutside::UnknownOrder => return Err(ResultError::UnknownOrder),
@@ -147,7 +148,7 @@ impl Outside {
     async fn settle_or_instead(
         &self,
         id: OrderId,
-        token: u64,
+        token: Token,
         outcome: Outcome,
     ) -> Result<(SettledOutside, Counted), StoreError> {
         let refusal = match self.store.settle_outside(id, token, outcome.clone()).await {
@@ -183,8 +184,10 @@ impl Outside {
 }
 
 /// The lease of the latest claim, where this is its token and others than its node were told it.
-fn handed_out(latest: &LatestClaim, token: u64) -> Option<LeaseKey> {
-    latest.key.filter(|key| latest.handed_out && key.token == token)
+fn handed_out(latest: &LatestClaim, token: Token) -> Option<LeaseKey> {
+    latest
+        .key
+        .filter(|_| latest.handed_out && latest.token == Some(token))
 }
 
 /// Counters that a result adds to: the results of external workers, and the attempts of all kinds.

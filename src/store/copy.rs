@@ -1,5 +1,5 @@
 //! Moves everything a store holds into an empty PostgreSQL database: orders with their leases, the feed of events in its
-//! order, idempotency keys, counters, whether the queue is paused, the numbers not to be given out again. Not the nodes:
+//! order, idempotency keys, counters, whether the queue is paused, epochs, the numbers not to be given out again. Not the nodes:
 //! none may be alive.
 //!
 //! Everything is written in one transaction, read back in it, and compared with the source (`copy/compare.rs`); only when
@@ -103,6 +103,10 @@ async fn write(
         Ok(())
     })
     .await?;
+    let epochs = source.feed().await?.bounds.epochs;
+    target
+        .write_epochs(&epochs, source.last_order_id().await?)
+        .await?;
     let paused = source.queue().await?.paused;
     // In the copy no orders wait for others of their user until a server is told that they do.
     let rule = source.start_rule().await?;

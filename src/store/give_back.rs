@@ -83,10 +83,10 @@ mod tests {
     use crate::order::OrderStatus;
 
     fn end(outside: bool, node_died: bool, crashes: u32) -> End {
-        let (order_id, token, node) = (OrderId(1), 1, NodeId(7));
+        let (order_id, fence, node) = (OrderId(1), 1, NodeId(7));
         let key = LeaseKey {
             order_id,
-            token,
+            fence,
             node,
         };
         LostLease {

@@ -13,6 +13,7 @@ use super::{
     QueueState, RedriveQuery, Redriven, Renewed, Settled, SettledOutside, Snapshot, Standing, Store,
     StoreError, StoreHealth, Wakeups,
 };
+use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
 
@@ -178,7 +179,7 @@ verbs! {
     settle(key: LeaseKey, outcome: Outcome) -> Settled;
     renew(heartbeat: Heartbeat) -> Renewed;
     hold_outside(key: LeaseKey, hold: OutsideHold) -> Held;
-    settle_outside(id: OrderId, token: u64, outcome: Outcome) -> SettledOutside;
+    settle_outside(id: OrderId, token: Token, outcome: Outcome) -> SettledOutside;
     claimed(id: OrderId) -> Option<LatestClaim>;
     give_back_expired(request: GiveBack) -> GivenBack;
     join(heartbeat: Heartbeat, crashes_max: u32) -> GivenBack;

@@ -86,15 +86,15 @@ pub async fn require_unused(database: &Database) -> Result<(), OpenError> {
     }
 }
 
-/// Begins another life of the feed of a store that was restored from a backup: positions that were given out since the
-/// backup will be given out again, to other events. Refused while a server runs, where that can be told.
-pub async fn renew_feed(database: &Database) -> Result<(), OpenError> {
+/// Begins an epoch of a store that was restored from a backup, so that nothing is given out again that was given out since the
+/// backup. Refused while a server runs, where that can be told.
+pub async fn begin_epoch(database: &Database) -> Result<(), OpenError> {
     match database {
         Database::Sqlite(path) => {
             let path = path.clone();
-            blocking(location(database), move || sqlite::renew_feed(&path)).await
+            blocking(location(database), move || sqlite::begin_epoch(&path)).await
         }
-        Database::Postgres(database) => postgres::renew_feed(database).await,
+        Database::Postgres(database) => postgres::begin_epoch(database).await,
     }
 }
 

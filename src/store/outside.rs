@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::StoreError;
+use crate::epoch::Token;
 use crate::lease::LeaseKey;
 use crate::order::Order;
 use crate::time::Timestamp;
@@ -29,6 +30,8 @@ pub struct LatestClaim {
     pub order: Order,
     /// `None` before the first claim.
     pub key: Option<LeaseKey>,
+    /// The token of that claim; `None` before the first, and where its epoch is not one of the store.
+    pub token: Option<Token>,
     /// The token was handed to others than the node that claimed, so they may bring a result.
     pub handed_out: bool,
 }

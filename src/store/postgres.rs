@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::config::PostgresDatabase;
+use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
 use crate::store::accept::WaitingOrders;
@@ -25,6 +26,7 @@ use crate::store::{
 mod accept;
 mod agreement;
 mod answered;
+mod begin_epoch;
 mod cancel;
 mod claim;
 mod classes;
@@ -32,6 +34,7 @@ mod commands;
 mod connect;
 mod created;
 mod durability;
+mod epochs;
 mod failure;
 mod feed;
 mod first;
@@ -79,7 +82,7 @@ mod view;
 pub use commands::{migrate, open_offline, open_snapshot, rehearse, survey};
 pub(super) use import::Import;
 pub use no_room::is_refusal_text;
-pub use restored::{renew_feed, require_unused};
+pub use restored::{begin_epoch, require_unused};
 pub use tls::connector as tls_connector;
 
 use accept::Accept;
@@ -234,7 +237,7 @@ impl Store for Postgres {
     async fn settle_outside(
         &self,
         id: OrderId,
-        token: u64,
+        token: Token,
         outcome: Outcome,
     ) -> Result<SettledOutside, StoreError> {
         let ways = outside::Ways {
@@ -246,7 +249,7 @@ impl Store for Postgres {
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
-        let claimed = outside::latest_claim(&self.acts, id).await;
+        let claimed = outside::latest_claim(&self.acts, &self.shared, id).await;
         told(claimed, "read an order's claim")
     }
 
@@ -308,7 +311,8 @@ impl Store for Postgres {
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
-        told(query::orders(&self.lists, &query).await, "list orders")
+        let page = query::orders(&self.lists, &self.shared, &query).await;
+        told(page, "list orders")
     }
 
     async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError> {
@@ -326,17 +330,13 @@ impl Store for Postgres {
     }
 
     async fn queue(&self) -> Result<QueueState, StoreError> {
-        told(
-            query::queue(&self.numbers, &self.shared.floor()).await,
-            "read the queue",
-        )
+        let queue = query::queue(&self.numbers, &self.shared.floor()).await;
+        told(queue, "read the queue")
     }
 
     async fn queue_just_set(&self) -> Result<QueueState, StoreError> {
-        told(
-            query::queue(&self.control, &self.shared.floor()).await,
-            "read the queue",
-        )
+        let queue = query::queue(&self.control, &self.shared.floor()).await;
+        told(queue, "read the queue")
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {

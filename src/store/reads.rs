@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Counters, FeedCursor, FeedEvent, Node};
+use super::{Counters, Epochs, FeedCursor, FeedEvent, Node};
 use crate::lease::NodeId;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::time::Timestamp;
@@ -130,6 +130,8 @@ pub struct History {
     pub events: Vec<FeedEvent>,
     /// As in [`OrderView`].
     pub at: FeedCursor,
+    /// All that had begun.
+    pub epochs: Epochs,
 }
 
 #[derive(Clone, Debug)]

@@ -148,7 +148,7 @@ pub struct StartRule {
 /// Most waiting transactions that a [`FeedState`] counts.
 pub const FEED_WAITING_MAX: u64 = 100_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedState {
     pub bounds: FeedBounds,
     /// What is committed and has no place in the feed yet; `None` when everything has.
@@ -170,8 +170,8 @@ pub type KeyName = (String, String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderRecord {
     pub order: Order,
-    /// The fencing token of the latest claim; 0 before the first.
-    pub token: u64,
+    /// The fence of the latest claim; 0 before the first.
+    pub fence: u64,
     /// Who claimed it last.
     pub node: Option<NodeId>,
     /// The token was handed to others than that node.
@@ -198,7 +198,7 @@ pub const EVERY_EARLIER: OrderId = OrderId(0);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseRecord {
     pub node: NodeId,
-    pub token: u64,
+    pub fence: u64,
     pub expires_at: Timestamp,
     /// Held by a worker outside.
     pub outside: bool,

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 
+use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
 use crate::store::accept::WaitingOrders;
@@ -29,6 +30,7 @@ mod checkpoints;
 mod choose;
 mod claim;
 mod connection;
+mod epochs;
 mod failure;
 mod feed;
 mod files;
@@ -69,7 +71,7 @@ pub use offline::{migrate, open_offline, open_snapshot};
 use opened::Opened;
 use presence::Presence;
 use reader::{Kind, Readers};
-pub use restored::{renew_feed, require_unused};
+pub use restored::{begin_epoch, require_unused};
 use snapshot::SqliteSnapshot;
 use writer::{Writer, WriterParts};
 
@@ -210,7 +212,7 @@ impl Store for Sqlite {
     async fn settle_outside(
         &self,
         id: OrderId,
-        token: u64,
+        token: Token,
         outcome: Outcome,
     ) -> Result<SettledOutside, StoreError> {
         let settle = move |group: &mut Group<'_>| outside::settle(group, id, token, &outcome);
@@ -356,11 +358,8 @@ impl Store for Sqlite {
 
     async fn queue(&self) -> Result<QueueState, StoreError> {
         let now = self.clock.now();
-        self.readers
-            .read(Kind::Control, "read the queue", move |connection| {
-                query::queue(connection, now)
-            })
-            .await
+        let read = move |connection: &rusqlite::Connection| query::queue(connection, now);
+        self.readers.read(Kind::Control, "read the queue", read).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
@@ -392,9 +391,10 @@ impl Store for Sqlite {
         self.readers.close().await;
         self.writer.close().await;
         self.state.closed();
-        self.server_lock
+        let mut server_lock = self
+            .server_lock
             .lock()
-            .expect("no code panics while it holds this lock")
-            .take();
+            .expect("no code panics while it holds this lock");
+        *server_lock = None;
     }
 }

@@ -7,6 +7,7 @@ use crate::event::EventKind;
 use crate::lease::NodeId;
 use crate::time::Timestamp;
 
+mod epochs;
 mod hand;
 mod many_writers;
 mod turns;

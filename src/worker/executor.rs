@@ -183,7 +183,9 @@ async fn attempt(shared: &Shared, lease: &Lease, trial: Trial) -> Ended {
     let number = lease.order.attempts;
     let attempt = Attempt {
         number,
+        fence: lease.fence,
         token: lease.token,
+        key: lease.attempt_key,
     };
     let timeout = shared.settings.attempt_timeout;
     let processing = AssertUnwindSafe(shared.processor().process(&lease.order, attempt)).catch_unwind();

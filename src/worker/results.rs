@@ -133,7 +133,7 @@ fn result_of(lease: &Lease, settled: Settled, outcome: &Outcome) -> AttemptResul
         Settled::Done(status) => status,
         Settled::Stale => {
             let order_id = lease.order.order_id;
-            tracing::warn!(order.id = %order_id, token = lease.token,
+            tracing::warn!(order.id = %order_id, fence = lease.fence,
                 "the result of order {order_id} came too late and was refused");
             return AttemptResult::abandoned;
         }

@@ -17,7 +17,7 @@ pub(super) struct Running {
 }
 
 struct Attempt {
-    token: u64,
+    fence: u64,
     suspect: bool,
     /// No later heartbeat keeps the lease.
     renewed_until: Instant,
@@ -51,7 +51,7 @@ impl Running {
     pub fn begin(&self, lease: &Lease, expires: Instant, time_max: Duration) -> Hold {
         let (belief, hold) = watch::channel(Belief::Until(expires));
         let attempt = Attempt {
-            token: lease.token,
+            fence: lease.fence,
             suspect: lease.suspect,
             renewed_until: Instant::now() + time_max,
             belief,
@@ -65,7 +65,7 @@ impl Running {
         let mut attempts = self.attempts();
         if attempts
             .get(&key.order_id)
-            .is_some_and(|attempt| attempt.token == key.token)
+            .is_some_and(|attempt| attempt.fence == key.fence)
         {
             attempts.remove(&key.order_id);
         }
@@ -84,7 +84,7 @@ impl Running {
             .filter(|(_, attempt)| now < attempt.renewed_until && attempt.believes(now))
             .map(|(order_id, attempt)| LeaseKey {
                 order_id: *order_id,
-                token: attempt.token,
+                fence: attempt.fence,
                 node,
             })
             .collect();
@@ -101,7 +101,7 @@ impl Running {
         let attempts = self.attempts();
         for key in keys {
             if let Some(attempt) = attempts.get(&key.order_id)
-                && attempt.token == key.token
+                && attempt.fence == key.fence
             {
                 attempt.belief.send_replace(if lost.contains(key) {
                     Belief::Lost

@@ -23,6 +23,7 @@ mod names;
 mod orders;
 mod other_build;
 mod queue;
+mod restored;
 mod secrets;
 mod signals;
 mod strangers;

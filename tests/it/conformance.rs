@@ -39,6 +39,7 @@ macro_rules! conformance {
 mod accept;
 mod claim;
 mod empty;
+mod epochs;
 mod feed;
 mod fencing;
 mod following;

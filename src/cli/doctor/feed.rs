@@ -12,11 +12,17 @@ const WAIT_WARN: Duration = Duration::from_mins(1);
 pub(super) fn judge(feed: &FeedState, queue: &QueueState) -> Check {
     const NAME: &str = "feed";
     let (before, last) = (feed.bounds.complete_after.0, feed.bounds.last.0);
-    let places = if last > before {
+    let mut places = if last > before {
         format!("places {} to {last}", before + 1)
     } else {
         "no events".to_owned()
     };
+    let epochs = &feed.bounds.epochs;
+    if epochs.all().len() > 1 {
+        let newest = epochs.newest();
+        let (number, order, after) = (newest.number, newest.first_order_id, newest.after.0);
+        places = format!("{places}, epoch {number} begins with order {order} and behind place {after}");
+    }
     let Some(waiting) = feed.waiting else {
         return Check::ok(NAME, format!("{places}, everything in it"));
     };
@@ -53,7 +59,10 @@ mod tests {
     use super::super::State;
     use super::*;
     use crate::lease::NodeId;
-    use crate::store::{Blocked, Breaker, Counters, FeedBounds, FeedId, FeedPosition, Node};
+    use crate::order::OrderId;
+    use crate::store::{
+        Blocked, Breaker, Counters, Epoch, Epochs, FeedBounds, FeedPosition, Node, first_epoch,
+    };
     use crate::time::Timestamp;
 
     fn queue(alive: bool) -> QueueState {
@@ -80,7 +89,7 @@ mod tests {
     fn feed(waiting: Option<(u64, u64)>) -> FeedState {
         FeedState {
             bounds: FeedBounds {
-                feed: FeedId(1),
+                epochs: Epochs::of(vec![first_epoch()]).unwrap(),
                 complete_after: FeedPosition(20),
                 last: FeedPosition(50),
             },
@@ -99,6 +108,22 @@ mod tests {
         let mut empty = feed(None);
         empty.bounds.complete_after = empty.bounds.last;
         assert_eq!(judge(&empty, &queue(true)).finding, "no events, everything in it");
+    }
+
+    #[test]
+    fn the_beginning_of_an_epoch_is_shown() {
+        let mut later = feed(None);
+        let newest = Epoch {
+            number: 8,
+            first_order_id: OrderId(7_000_012),
+            after: FeedPosition(30),
+            ..first_epoch()
+        };
+        later.bounds.epochs = Epochs::of(vec![first_epoch(), newest]).unwrap();
+        assert_eq!(
+            judge(&later, &queue(true)).finding,
+            "places 21 to 50, epoch 8 begins with order 7000012 and behind place 30, everything in it"
+        );
     }
 
     #[test]

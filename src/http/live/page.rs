@@ -51,8 +51,8 @@ async fn page_after(
 }
 
 fn rendered(page: &LogPage) -> Result<FeedBody, Problem> {
-    let feed = page.bounds.feed;
-    let (events, cut_behind) = body::page_items(&page.events, |event| EventBody::new(event, feed))?;
+    let body_of = |event| EventBody::new(event, page.bounds.cursor(event.position).epoch);
+    let (events, cut_behind) = body::page_items(&page.events, body_of)?;
     let next = cut_behind.map_or(page.position, |last| last.position);
     Ok(FeedBody {
         events,

@@ -8,7 +8,6 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::fragment;
 use crate::lease::REASON_BYTES_MAX;
-use crate::order::INTEGER_MAX;
 use crate::pull::{LEASE_MAX, LEASES_MAX, RETRY_AFTER_MAX, WAIT_MAX};
 
 /// Names a schema and gives the properties of its object.
@@ -85,7 +84,7 @@ body!(
 );
 
 fn token() -> serde_json::Value {
-    json!({ "description": "Token of the lease", "type": "integer", "minimum": 1, "maximum": INTEGER_MAX })
+    json!({ "description": "Token of the lease, as it was given", "type": "string", "pattern": "^[A-Za-z0-9_-]{32}$" })
 }
 
 fn lease() -> serde_json::Value {

@@ -4,10 +4,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use crate::epoch::EpochIdentity;
 use crate::http::cursor;
 use crate::http::openapi::EventKindName;
 use crate::order_json::{StatusName, Time};
-use crate::store::{FeedCursor, FeedEvent, FeedId};
+use crate::store::{FeedCursor, FeedEvent};
 
 /// Something that happened to an order.
 #[derive(Serialize, ToSchema)]
@@ -34,14 +35,14 @@ pub struct EventBody<'a> {
 }
 
 impl<'a> EventBody<'a> {
-    pub fn new(placed: &'a FeedEvent, feed: FeedId) -> EventBody<'a> {
+    pub fn new(placed: &'a FeedEvent, epoch: EpochIdentity) -> EventBody<'a> {
         let FeedEvent {
             position,
             user_id,
             ref event,
         } = *placed;
         EventBody {
-            cursor: cursor::text(FeedCursor { feed, position }),
+            cursor: cursor::text(FeedCursor { epoch, position }),
             order_id: event.order_id.0,
             user_id,
             version: event.version,
@@ -99,7 +100,7 @@ mod tests {
             },
         };
         assert_eq!(
-            serde_json::to_string(&EventBody::new(&event, FeedId(0))).unwrap(),
+            serde_json::to_string(&EventBody::new(&event, EpochIdentity(0))).unwrap(),
             concat!(
                 r#"{"cursor":"AgAAAAAAAAAAAAAAAAAAAAc","order_id":45,"user_id":104,"version":2,"kind":"retry_scheduled","status":"Pending","#,
                 r#""at":"1970-01-01T00:00:00.000000Z","attempt":1,"node":"00000000000000ff","error":"no"}"#

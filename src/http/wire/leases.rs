@@ -11,6 +11,7 @@ use super::OrderBody;
 use super::requests::{
     NOT_UNICODE, UNKNOWN, boolean, complete, malformed_json, object_or_error, optional, required,
 };
+use crate::epoch::Token;
 use crate::http::fields::{FieldErrors, Pointer, REPEATED};
 use crate::http::json::{self, Kind};
 use crate::http::problem::Problem;
@@ -20,6 +21,8 @@ use crate::order_json::Time;
 use crate::portable_json::JsonText;
 use crate::pull::{Failure, LEASE_MAX, LEASES_MAX, RETRY_AFTER_MAX, WAIT_MAX, Wanted};
 use crate::time::Timestamp;
+
+const NOT_A_TOKEN: &str = "must be the token of a lease";
 
 /// The body of `POST /leases`, which may be empty; `lease` is what a request that names none gets.
 pub fn read_take(body: &str, lease: Duration) -> Result<Wanted, Problem> {
@@ -45,7 +48,7 @@ pub fn read_take(body: &str, lease: Duration) -> Result<Wanted, Problem> {
 }
 
 /// The body of `POST /leases/{id}/renew`: the token, and for how long; `lease` unless it says so.
-pub fn read_renewal(body: &str, lease: Duration) -> Result<(u64, Duration), Problem> {
+pub fn read_renewal(body: &str, lease: Duration) -> Result<(Token, Duration), Problem> {
     let mut errors = FieldErrors::default();
     let Some([token, asked]) = fields(body, ["token", "lease"], &mut errors)? else {
         return complete(None, errors);
@@ -56,7 +59,7 @@ pub fn read_renewal(body: &str, lease: Duration) -> Result<(u64, Duration), Prob
 }
 
 /// The body of `POST /leases/{id}/complete`: the token and the result.
-pub fn read_completion(body: &str) -> Result<(u64, Option<JsonText>), Problem> {
+pub fn read_completion(body: &str) -> Result<(Token, Option<JsonText>), Problem> {
     let mut errors = FieldErrors::default();
     let Some([token, result]) = fields(body, ["token", "result"], &mut errors)? else {
         return complete(None, errors);
@@ -72,7 +75,7 @@ pub fn read_completion(body: &str) -> Result<(u64, Option<JsonText>), Problem> {
 }
 
 /// The body of `POST /leases/{id}/fail`: the token and why.
-pub fn read_failure(body: &str) -> Result<(u64, Failure), Problem> {
+pub fn read_failure(body: &str) -> Result<(Token, Failure), Problem> {
     let mut errors = FieldErrors::default();
     let names = ["token", "error", "permanent", "retry_after"];
     let Some([token, error, permanent, retry_after]) = fields(body, names, &mut errors)? else {
@@ -97,7 +100,7 @@ pub fn read_failure(body: &str) -> Result<(u64, Failure), Problem> {
 }
 
 /// The body of `POST /leases/{id}/release`: the token.
-pub fn read_release(body: &str) -> Result<u64, Problem> {
+pub fn read_release(body: &str) -> Result<Token, Problem> {
     let mut errors = FieldErrors::default();
     let Some([token]) = fields(body, ["token"], &mut errors)? else {
         return complete(None, errors);
@@ -127,9 +130,15 @@ fn fields<'b, const N: usize>(
     Ok(is_object.then_some(given))
 }
 
-fn token(value: Option<&str>, errors: &mut FieldErrors) -> Option<u64> {
-    let token = required(value, &Pointer::Root.member("token"), errors, parse_integer)?;
-    u64::try_from(token).ok()
+fn token(value: Option<&str>, errors: &mut FieldErrors) -> Option<Token> {
+    required(value, &Pointer::Root.member("token"), errors, |value| {
+        let text = match Kind::of(value) {
+            Kind::String => json::string(value),
+            _ => None,
+        };
+        let token = text.and_then(|text| Token::parse(&text));
+        token.ok_or_else(|| NOT_A_TOKEN.to_owned())
+    })
 }
 
 fn lease(value: Option<&str>, errors: &mut FieldErrors) -> Option<Duration> {
@@ -182,13 +191,17 @@ pub struct LeasesBody<'a> {
 #[schema(as = Lease)]
 pub struct LeaseBody<'a> {
     order: OrderBody<'a>,
-    /// Goes with every call about this lease; rises with each lease of the order.
-    token: u64,
+    /// Goes with every call about this lease. Opaque and secret.
+    #[schema(example = "AAAAAQAAAAG0dD3CFOLHXYGPYFkxm4a7")]
+    token: String,
+    /// Rises with each lease of the order: a service that remembers the highest can refuse what comes with a lower one.
+    #[schema(example = 4_294_967_297_u64)]
+    fence: u64,
     /// Counts attempts from 1.
     attempt: u32,
-    /// Key for calls that the worker makes to other services. All attempts share it; a retry of a Failed or Cancelled order
-    /// begins a new one.
-    #[schema(example = "order-45-0")]
+    /// Key for calls that the worker makes to other services, opaque. All attempts share it; a retry of a Failed or Cancelled
+    /// order begins a new one.
+    #[schema(example = "7f3a9c0d5e1b2846-45-0")]
     idempotency_key: String,
     /// Expiry of the lease, unless it is renewed.
     #[schema(value_type = String, format = DateTime)]
@@ -202,9 +215,10 @@ impl<'a> LeaseBody<'a> {
         let started = order.processing_at.unwrap_or(order.created_at);
         LeaseBody {
             order: OrderBody::from(order),
-            token: lease.token,
+            token: lease.token.to_string(),
+            fence: lease.fence,
             attempt: order.attempts,
-            idempotency_key: format!("order-{}-{}", order.order_id, order.generation),
+            idempotency_key: lease.attempt_key.to_string(),
             expires_at: Time(started.plus(time)),
         }
     }

@@ -234,10 +234,11 @@ fn bad(id: Option<SubscriptionId>, errors: &FieldErrors) -> BadMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{FeedId, FeedPosition};
+    use crate::epoch::EpochIdentity;
+    use crate::store::FeedPosition;
 
     const PLACE: FeedCursor = FeedCursor {
-        feed: FeedId(7),
+        epoch: EpochIdentity(7),
         position: FeedPosition(45),
     };
 

@@ -4,6 +4,7 @@ use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::epoch::{AttemptKey, EpochIdentity, TokenSecret};
 use crate::lease::NodeId;
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus};
@@ -45,7 +46,13 @@ fn leases(ids: std::ops::RangeInclusive<i64>) -> Vec<Lease> {
             last_error: None,
             result: None,
         },
-        token: 1,
+        fence: 1,
+        token: TokenSecret::of([0; 16]).token(OrderId(1), 1),
+        attempt_key: AttemptKey {
+            accepted_in: EpochIdentity(1),
+            order_id: OrderId(1),
+            generation: 0,
+        },
         node: NodeId(1),
         suspect: false,
     })

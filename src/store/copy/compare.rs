@@ -6,7 +6,7 @@ use super::{Copied, Progress, Step, Watcher};
 use crate::event::Event;
 use crate::order::OrderId;
 use crate::store::snapshot::{EventRecord, KeyRecord, OrderRecord};
-use crate::store::{Snapshot, StoreError};
+use crate::store::{Epoch, Epochs, FeedPosition, Snapshot, StoreError};
 
 /// Differences described one by one; the rest is only counted. A bad copy has either few or the same one often.
 pub const DIFFERENCES_SHOWN_MAX: usize = 100;
@@ -72,6 +72,22 @@ impl Comparison<'_> {
         if self.source.queue().await?.paused != self.copy.queue().await?.paused {
             self.differences
                 .add("one queue is paused, the other is not".to_owned());
+        }
+        let source = self.source.feed().await?.bounds.epochs;
+        let copy = self.copy.feed().await?.bounds.epochs;
+        // The copy has one of its own behind them, and other places in the feed.
+        let here = FeedPosition(0);
+        let all = |epochs: &Epochs| -> Vec<Epoch> {
+            let epochs = epochs.all().iter().take(source.all().len());
+            epochs
+                .map(|epoch| Epoch {
+                    after: here,
+                    ..epoch.clone()
+                })
+                .collect()
+        };
+        if all(&source) != all(&copy) {
+            self.differences.add("the epochs differ".to_owned());
         }
         Ok(())
     }
@@ -156,7 +172,7 @@ impl Compared for OrderRecord {
             ("what was ordered", self.order.request == other.order.request),
             ("its state", self.order == other.order),
             ("its lease", self.lease == other.lease),
-            ("its token", self.token == other.token),
+            ("its fence", self.fence == other.fence),
             ("its node", self.node == other.node),
             ("whether it was handed out", self.handed_out == other.handed_out),
             ("its number of crashes", self.crashes == other.crashes),

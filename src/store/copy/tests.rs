@@ -102,7 +102,7 @@ async fn every_part_of_an_order_is_compared() {
             "update orders set last_error = 'x' where order_id = 2",
             "its state",
         ),
-        ("update orders set token = 9 where order_id = 2", "its token"),
+        ("update orders set fence = 9 where order_id = 2", "its fence"),
         ("update orders set node = 9 where order_id = 2", "its node"),
         (
             "update orders set crashes = 9 where order_id = 2",
@@ -166,4 +166,9 @@ async fn the_numbers_are_compared() {
         found("update counters set failed = 2, paused = 1").await,
         ["the counters differ", "one queue is paused, the other is not"]
     );
+    assert_eq!(
+        found("update epochs set secret = zeroblob(16)").await,
+        ["the epochs differ"]
+    );
+    assert_eq!(found("update epochs set after_position = 9").await, [""; 0]);
 }

@@ -6,6 +6,7 @@ create function :accept(
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set lock_timeout = 3000
 as $accept$
 begin
+    perform :epoch_here();
     -- The creation time never runs backwards. The transaction has its id before it draws order ids: a claim that
     -- sees a later id in the sequence waits for a transaction with an earlier one (the floor of a claim).
     with moment as materialized (

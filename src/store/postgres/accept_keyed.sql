@@ -12,6 +12,7 @@ as $accept$
 declare
     kept_orders record;
 begin
+    perform :epoch_here();
     with moment as materialized (
         -- See accept.
         select greatest(clock_timestamp(), (

@@ -13,7 +13,7 @@
         status = 4,
         version = o.version + 1 + held.runs::int,
         attempts = coalesce(lease.attempt, o.attempts),
-        token = coalesce(lease.token, o.token),
+        fence = coalesce(lease.fence, o.fence),
         node = coalesce(lease.node, o.node),
         handed_out = coalesce(lease.handed_out, o.handed_out),
         changed_at = now_or_later.at,

@@ -2,12 +2,10 @@
 //! never while somebody reads. Orders with long texts are read in another. A start of given orders is a claim that does not
 //! choose. Orders whose start the database refuses are left to `claim/refused.rs`.
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
-use tokio_postgres::types::Type;
 
 use super::agreement;
 use super::classes::Class;
@@ -23,15 +21,14 @@ use super::settle::micros;
 use super::shared::Shared;
 use super::state::State;
 use super::turns;
-use crate::lease::Lease;
-use crate::order::{OrderId, OrderStatus, Ordering};
-use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES, StoreError, codes};
+use crate::order::{OrderId, Ordering};
+use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, StoreError, codes};
 
 mod answer;
+mod leases;
 mod refused;
 
-use answer::{Answer, Granted};
+use answer::Answer;
 
 /// For a claim and its turn at the lock.
 const CLAIM_TIME_MAX: Duration = Duration::from_secs(5);
@@ -41,25 +38,12 @@ const FULL_LOOK_TIME_MAX: Duration = Duration::from_secs(10);
 const ANY: i16 = -1;
 /// For the answer to arrive, once the server's own limit has passed.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
-/// First and longest wait before the orders of a claim are read again.
-const READ_AGAIN_MIN: Duration = Duration::from_millis(100);
-const READ_AGAIN_MAX: Duration = Duration::from_secs(2);
-
 /// The fewest and most orders that a claim looks at beyond those wanted, so that it finds enough despite locked ones.
 /// Locked orders beyond that keep the orders behind them waiting.
 const SPARE_MIN: usize = 4;
 const SPARE_MAX: usize = 1_000;
 /// The interval between two looks at orders that another session has locked: no notice tells when they are free.
 const LOCKED_LOOK_INTERVAL: Duration = Duration::from_millis(250);
-
-/// Reads the claimed orders as they are by now.
-static READ_LEASES: LazyLock<String> = LazyLock::new(|| {
-    let columns = order_columns!();
-    let running = codes::status_code(OrderStatus::Processing);
-    named(&format!(
-        "select {columns}, token, crashes from :view_orders($1) where status = {running}"
-    ))
-});
 
 /// The message of a claim, numbers left open.
 static MESSAGE: LazyLock<String> = LazyLock::new(|| named(include_str!("claim_message.sql")));
@@ -195,10 +179,7 @@ impl Claimer {
                 self.next_look_in(&answer, places, shared)
             }
         };
-        let leases = match answer.leases(request.node)? {
-            Some(leases) => leases,
-            None => self.read_leases(&answer.granted, request).await?,
-        };
+        let leases = self.leases(&mut answer, request, shared).await?;
         Ok(Claimed {
             // Nor does an answer say so that came by other rules than the store's.
             paused: answer.seen.is_none() && self.agrees(&answer, request),
@@ -352,47 +333,5 @@ impl Claimer {
             shared.set_floor(self.floor.known());
         }
         Ok(answer)
-    }
-
-    /// In the order they were granted; one that was lost or cancelled since is left out.
-    async fn read_leases(
-        &mut self,
-        granted: &[Granted],
-        request: &ClaimRequest,
-    ) -> Result<Vec<Lease>, Failure> {
-        if granted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let order_ids: Vec<i64> = granted.iter().map(|lease| lease.order_id).collect();
-        let mut pause = READ_AGAIN_MIN;
-        let found = loop {
-            let read = self
-                .link
-                .read(&READ_LEASES, &[(&order_ids, Type::INT8_ARRAY)])
-                .await;
-            match read {
-                // The leases are this node's: given up, they would have to run out.
-                Err(_) if pause <= READ_AGAIN_MAX.min(request.lease / 4) => {
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
-                read => break read?,
-            }
-        };
-        let mut leases = HashMap::new();
-        for row in &found {
-            let lease = Lease {
-                order: rows::order(row)?,
-                token: rows::large_count(row, ORDER_COLUMNS)?,
-                node: request.node,
-                suspect: rows::count(row, ORDER_COLUMNS + 1)? >= SUSPECT_CRASHES,
-            };
-            leases.insert(lease.order.order_id.0, lease);
-        }
-        let still_granted = |granted: &Granted| {
-            let lease = leases.remove(&granted.order_id)?;
-            (rows::token_code(lease.token) == granted.token).then_some(lease)
-        };
-        Ok(granted.iter().filter_map(still_granted).collect())
     }
 }

@@ -9,7 +9,7 @@ create function :claim(
     out started bigint[], out texts json, out claimed bigint, out exhausted boolean, out running boolean,
     out last_order_id bigint, out oldest_running xid8, out transaction xid8, out next_due_in_micros bigint,
     out open_orders bigint, out stored_ordering smallint, out stored_processor smallint,
-    out passed_first bigint[], out passed_second bigint[], out unseen bigint
+    out passed_first bigint[], out passed_second bigint[], out unseen bigint, out epoch_identity bigint
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
 set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
@@ -19,7 +19,9 @@ declare
     second_ids bigint[];
     second_after bigint;
     overtaken bigint[];
+    current_epoch bigint;
 begin
+    select here.number, here.identity into current_epoch, epoch_identity from :epoch_here() as here;
     -- Claims of all nodes come one after another, each with a view that has everything committed before, since each
     -- statement of a function has its own: first-in first-out start.
     perform pg_advisory_xact_lock(claim_lock);
@@ -52,7 +54,7 @@ begin
         select * into started, texts
         from :start(
             first_ids, second_ids, second_after, claiming_node, lease_micros, is_outside, is_handed_out, overtaken,
-            counter_slot);
+            counter_slot, current_epoch << 32);
     end if;
     -- Whether it wrote something; when the next order of the second line is due that such a claim may take; how many orders
     -- are open.

@@ -5,7 +5,7 @@ begin isolation level read committed;
 set local statement_timeout = :time_ms;
 set local lock_timeout = :time_ms;
 select to_json(started) as started, texts, claimed, exhausted::int, running::int, last_order_id, oldest_running, transaction, next_due_in_micros,
-    open_orders, stored_ordering, stored_processor, passed_first, passed_second, unseen
+    open_orders, stored_ordering, stored_processor, passed_first, passed_second, unseen, epoch_identity
 from :claim(
     places => :places, claiming_node => :node, lease_micros => :lease_micros, takes_suspects => :suspect = 1,
     is_outside => :outside = 1, is_handed_out => :handed_out = 1, wanted => :wanted, known_processor => :processor,

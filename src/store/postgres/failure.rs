@@ -21,6 +21,9 @@ const SERVER_CLASSES: [&str; 22] = [
     "58", "72", "F0", "HV", "XX",
 ];
 
+/// What `epoch_here.sql` raises.
+const OTHER_SERVER: &str = "OE000";
+
 /// What became of a statement that failed. Given to each of its callers.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
@@ -36,6 +39,8 @@ pub(super) enum Failure {
     Unsuitable(Arc<str>),
     /// Nothing stored: the statement waited or ran for longer than it may.
     TimedOut(Arc<str>),
+    /// Nothing stored: the server is not that of the store's newest epoch, so one has to begin first.
+    OtherServer(Arc<str>),
     /// Nothing stored, to be run again: a deadlock was broken up.
     Again(Arc<str>),
     /// The answer was lost with the connection: stored or not.
@@ -94,6 +99,7 @@ impl Failure {
             // The server may have committed: it says so too when it is stopped while it waits for a standby.
             "57P01" | "57P02" | "57P04" => Failure::Unknown(text),
             "40001" | "40P01" => Failure::Again(text),
+            OTHER_SERVER => Failure::OtherServer(text),
             "53100" => Failure::DiskFull,
             "25006" => Failure::ReadOnly(text),
             // Not up yet, out of connections or memory, an idle connection closed before the statement came, a transaction
@@ -133,6 +139,7 @@ impl Failure {
             | Failure::Refused(_)
             | Failure::Unsuitable(_)
             | Failure::TimedOut(_)
+            | Failure::OtherServer(_)
             | Failure::Again(_)
             | Failure::Forbidden { .. }
             | Failure::Rejected { .. }
@@ -180,6 +187,7 @@ impl Failure {
         match self {
             Failure::DiskFull
             | Failure::TimedOut(_)
+            | Failure::OtherServer(_)
             | Failure::Again(_)
             | Failure::Forbidden { .. }
             | Failure::Rejected { .. }
@@ -206,6 +214,7 @@ impl Failure {
             | Failure::Refused(text)
             | Failure::Unsuitable(text)
             | Failure::TimedOut(text)
+            | Failure::OtherServer(text)
             | Failure::Again(text)
             | Failure::Unknown(text)
             | Failure::Hung(text)
@@ -225,6 +234,7 @@ impl Failure {
             | Failure::Refused(text)
             | Failure::Unsuitable(text)
             | Failure::TimedOut(text)
+            | Failure::OtherServer(text)
             | Failure::Again(text)
             | Failure::Unexpected { text, .. }
             | Failure::Forbidden { text, .. } => StoreError::Unavailable {
@@ -250,6 +260,7 @@ impl Failure {
         match self {
             Failure::Unknown(text)
             | Failure::Hung(text)
+            | Failure::OtherServer(text)
             | Failure::Again(text)
             | Failure::Unreadable(text) => Failure::Unavailable(text),
             Failure::Unexpected { text, .. }

@@ -1,8 +1,8 @@
 //! The feed: giving places to what is committed, and reading it. Why the places are given after the commit is in
 //! docs/decisions/0007-the-feed-is-numbered-after-the-commit.md.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
@@ -12,6 +12,7 @@ use tokio_postgres::{Row, SimpleQueryMessage};
 
 use super::classes::Class;
 use super::failure::Failure;
+use super::functions::named;
 use super::links::Links;
 use super::locks::FEED_LOCK;
 use super::message::with_numbers;
@@ -21,11 +22,13 @@ use super::rows::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use super::shared::Shared;
 use crate::order::OrderId;
 use crate::store::{
-    FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, History,
+    Epochs, FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, History,
 };
 
 /// Batches that get their places in one message.
 const NUMBERED_BATCHES_MAX: u64 = 5_000;
+/// The message, numbers left open.
+static NUMBER_FEED: LazyLock<String> = LazyLock::new(|| named(include_str!("number_feed.sql")));
 /// How long what is committed may go without its places when nobody reads the feed: so much further back than need be
 /// begins whoever follows an order from where it was read.
 const NUMBERING_INTERVAL: Duration = Duration::from_secs(1);
@@ -120,8 +123,11 @@ impl Feed {
         let commits = *self.shared.commits.borrow();
         let limit = rows::limit(limit);
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&after, Type::INT8), (&limit, Type::INT8)];
-        let found = self.pages.read(include_str!("feed.sql"), &parameters).await?;
-        let read = page_of(&found)?;
+        let mut link = self.pages.link();
+        let found = link.read(include_str!("feed.sql"), &parameters).await?;
+        let newest = rows::identity(rows::only(&found)?, 0)?;
+        let epochs = self.shared.epochs.up_to(newest, &mut link).await?;
+        let read = page_of(&found, epochs)?;
         self.end.store(read.bounds.last.0, Ordering::Relaxed);
         if !read.unplaced {
             self.numbered.fetch_max(commits, Ordering::SeqCst);
@@ -133,16 +139,17 @@ impl Feed {
     /// disk is full or another node takes too long over it, there is no answer: one without the latest event would claim
     /// that nothing happened since.
     pub async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, Failure> {
-        let Some(view) = query::order_view(&self.lists, id).await? else {
+        let Some(order) = query::order(&self.lists, id).await? else {
             return Ok(None);
         };
+        let FeedBounds { epochs, last, .. } = query::feed_end(&self.lists, &self.shared).await?;
         let mut missing = None;
         loop {
             let found = history_rows(&self.lists, id, after).await?;
             let mut events = Vec::new();
             let mut unplaced = None;
             for row in &found {
-                match feed_event(row, view.order.request.user_id)? {
+                match feed_event(row, order.request.user_id)? {
                     Some(event) => events.push(event),
                     None => {
                         unplaced.get_or_insert(rows::column::<i32>(row, 1)?);
@@ -154,7 +161,11 @@ impl Feed {
                 if events.is_empty() && after == 0 {
                     return Ok(None);
                 }
-                return Ok(Some(History { events, at: view.at }));
+                return Ok(Some(History {
+                    at: epochs.cursor(last),
+                    epochs,
+                    events,
+                }));
             };
             if missing == Some(version) {
                 return Err(Failure::undecodable("the place of an event in the feed", "none"));
@@ -188,7 +199,7 @@ impl Feed {
 
     async fn number_now(&self, turn: Turn, _numbering: &MutexGuard<'_, ()>) -> Result<Numbered, Failure> {
         let message = with_numbers(
-            include_str!("number_feed.sql"),
+            &NUMBER_FEED,
             &[
                 (":waits", (turn == Turn::Wait).into()),
                 (":lock", FEED_LOCK),
@@ -276,12 +287,12 @@ impl Feed {
 /// Where the columns of the event begin in a row of a page.
 const PAGE_EVENT: usize = 5;
 
-fn page_of(found: &[Row]) -> Result<FeedPage, Failure> {
+fn page_of(found: &[Row], epochs: Epochs) -> Result<FeedPage, Failure> {
     let first = rows::only(found)?;
     let mut read = FeedPage {
         events: Vec::new(),
         bounds: FeedBounds {
-            feed: rows::feed_id(first, 0)?,
+            epochs,
             complete_after: FeedPosition(rows::column(first, 1)?),
             last: FeedPosition(rows::column(first, 2)?),
         },
@@ -332,12 +343,13 @@ fn feed_event(row: &Row, user_id: i64) -> Result<Option<FeedEvent>, Failure> {
     }))
 }
 
-/// From the rows of the message's statements: whether the lock was taken, and how many batches it was.
+/// From the rows of the message's statements, of which the first is the epoch's: whether the lock was taken, and how many batches it was.
 fn numbered(messages: &[SimpleQueryMessage]) -> Result<Numbered, Failure> {
     let mut columns = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     });
+    columns.next();
     match columns.next() {
         Some("true") => {}
         Some("false") => return Ok(Numbered::ByAnother),

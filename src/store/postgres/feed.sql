@@ -3,7 +3,7 @@
 -- They begin in the batch that holds $1 itself, which is the last that begins at or before it. Those of orders that retention took
 -- out are left out. Served by the unique index on first_position and the primary key of the orders. The one row of queue is found by
 -- its key: guessed to be many, they make the statement seem worth compiling, which takes longer than all the rest.
-select queue.feed_id, queue.complete_after, queue.last_position, clock_timestamp(),
+select (select identity from orderly.epochs order by epoch desc limit 1), queue.complete_after, queue.last_position, clock_timestamp(),
     (select batch from orderly.batches where first_position is null order by batch limit 1) is not null,
     next.order_id, next.version, next.kind, next.at, next.attempt, next.node, next.error, next.position,
     next.user_id

@@ -1,6 +1,6 @@
 -- Where the feed begins and ends; how many batches are committed that have no place in it yet, at most $1, and for how many
 -- microseconds the oldest of them has waited. Served by batches_unnumbered.
-select feed_id, complete_after, last_position,
+select complete_after, last_position,
     (select count(*) from (
         select batch from orderly.batches where first_position is null order by batch limit $1) as waiting),
     (select (extract(epoch from clock_timestamp() - at) * 1000000)::int8 from orderly.batches

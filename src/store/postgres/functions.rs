@@ -16,6 +16,8 @@ use sha2::{Digest, Sha256};
 
 /// Name and text, each after those that it calls.
 const FILES: &[(&str, &str)] = &[
+    ("epoch_here", include_str!("epoch_here.sql")),
+    ("begin_epoch", include_str!("begin_epoch.sql")),
     ("store_orders", include_str!("store_orders.sql")),
     ("accept", include_str!("accept.sql")),
     ("accept_keyed", include_str!("accept_keyed.sql")),

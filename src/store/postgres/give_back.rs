@@ -90,7 +90,7 @@ async fn expired(link: &mut Link, request: &GiveBack) -> Result<Expired, Failure
         Ok(LostLease {
             key: LeaseKey {
                 order_id: OrderId(rows::column(row, 0)?),
-                token: rows::large_count(row, 1)?,
+                fence: rows::large_count(row, 1)?,
                 node: rows::node_of(rows::column(row, 2)?),
             },
             outside: rows::column(row, 3)?,

@@ -5,14 +5,14 @@
 select ended_order_id, ended_status
 from :settle(
     $1, array(
-        -- Without a token, settle finds no lease.
+        -- Without a fence, settle finds no lease.
         select (
-            select l.token from orderly.leases as l
-            where l.order_id = lost.order_id and l.token = lost.token and l.expires_at < (select clock_timestamp())
+            select l.fence from orderly.leases as l
+            where l.order_id = lost.order_id and l.fence = lost.fence and l.expires_at < (select clock_timestamp())
                 and $13 = pg_postmaster_start_time()::text || ' ' || (
                     select oid from pg_database where datname = current_database())
             for update skip locked)
-        from unnest($1, $2) with ordinality as lost (order_id, token, place)
+        from unnest($1, $2) with ordinality as lost (order_id, fence, place)
         order by place),
     $3, $4, $5, $6, $7, $8, $10, $9, $11, $12)
 where ended_status is not null

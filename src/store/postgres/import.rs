@@ -19,7 +19,7 @@ use crate::order::{OrderId, Reference};
 use crate::portable_json::JsonText;
 use crate::store::error::CopyError;
 use crate::store::snapshot::{EVERY_EARLIER, EventRecord, KeyRecord, OrderRecord};
-use crate::store::{Counters, Snapshot, StoreError, codes};
+use crate::store::{Counters, EPOCH_STEP_MAX, Epochs, Snapshot, StoreError, codes};
 
 /// Dropping it takes everything back.
 pub(in crate::store) struct Import {
@@ -57,9 +57,9 @@ impl Import {
         let attempts: Vec<i32> = orders().map(|order| count(order.attempts)).collect();
         let generations: Vec<i32> = orders().map(|order| count(order.generation)).collect();
         let crashes: Vec<i32> = records.iter().map(|record| count(record.crashes)).collect();
-        let tokens: Vec<i64> = records
+        let fences: Vec<i64> = records
             .iter()
-            .map(|record| rows::token_code(record.token))
+            .map(|record| rows::fence_code(record.fence))
             .collect();
         let nodes: Vec<Option<i64>> = records
             .iter()
@@ -107,7 +107,7 @@ impl Import {
                 (&attempts, Type::INT4_ARRAY),
                 (&generations, Type::INT4_ARRAY),
                 (&crashes, Type::INT4_ARRAY),
-                (&tokens, Type::INT8_ARRAY),
+                (&fences, Type::INT8_ARRAY),
                 (&nodes, Type::INT8_ARRAY),
                 (&leases, Type::TIMESTAMPTZ_ARRAY),
                 (&created_at, Type::TIMESTAMPTZ_ARRAY),
@@ -240,6 +240,40 @@ impl Import {
         let analyze = "analyze orderly.orders, orderly.history, orderly.first_line, orderly.second_line, orderly.leases,
             orderly.failed, orderly.cancelled, orderly.batches, orderly.idempotency_keys";
         self.write(analyze, &[]).await
+    }
+
+    /// Epochs of the source, and one of the copy's own for what it accepts.
+    pub async fn write_epochs(&self, epochs: &Epochs, last_order_id: OrderId) -> Result<(), StoreError> {
+        let numbers: Vec<i64> = epochs
+            .all()
+            .iter()
+            .map(|epoch| epoch.number.cast_signed())
+            .collect();
+        let identities: Vec<i64> = epochs
+            .all()
+            .iter()
+            .map(|epoch| epoch.identity.0.cast_signed())
+            .collect();
+        let secrets: Vec<&[u8]> = epochs.all().iter().map(|epoch| epoch.secret.expose()).collect();
+        let first_order_ids: Vec<i64> = epochs.all().iter().map(|epoch| epoch.first_order_id.0).collect();
+        let began_at: Vec<_> = epochs.all().iter().map(|epoch| epoch.began_at).collect();
+        let step = rand::random_range(1..=EPOCH_STEP_MAX);
+        // In a statement of its own: the numbers are written again.
+        self.write("delete from orderly.epochs", &[]).await?;
+        self.write(
+            include_str!("import_epochs.sql"),
+            &[
+                (&numbers, Type::INT8_ARRAY),
+                (&identities, Type::INT8_ARRAY),
+                (&secrets, Type::BYTEA_ARRAY),
+                (&first_order_ids, Type::INT8_ARRAY),
+                (&began_at, Type::TIMESTAMPTZ_ARRAY),
+                (&step, Type::INT8),
+                (&(last_order_id.0 + 1), Type::INT8),
+                (&self.complete_after, Type::INT8),
+            ],
+        )
+        .await
     }
 
     /// What was written so far.

@@ -10,7 +10,7 @@ set local enable_hashjoin = off;
 set local enable_mergejoin = off;
 lock table orderly.orders, orderly.history, orderly.first_line, orderly.second_line, orderly.blocked, orderly.leases,
     orderly.failed, orderly.cancelled, orderly.batches, orderly.idempotency_keys, orderly.nodes, orderly.counters,
-    orderly.queue in share row exclusive mode;
+    orderly.queue, orderly.epochs in share row exclusive mode;
 -- The copied events by order, for the orders' histories.
 create temporary table copied_events (
     order_id bigint, version integer, kind smallint, at timestamptz, attempt integer, node bigint, batch bigint, error text,

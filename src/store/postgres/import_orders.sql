@@ -4,7 +4,7 @@ with asked as materialized (
         $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
         $14::timestamptz[], $15::int8[], $16::int8[], $17::text[], $18::text[], $19::text[], $20::text[],
         $21::text[], $22::bool[], $23::bool[])
-    as o (order_id, status, version, attempts, generation, crashes, token, node, lease_expires_at, created_at, changed_at,
+    as o (order_id, status, version, attempts, generation, crashes, fence, node, lease_expires_at, created_at, changed_at,
         processing_at, finished_at, due_at, user_id, total_amount, item_ids, reference, last_error, metadata, result, outside,
         handed_out)
 ), chunk as materialized (
@@ -18,12 +18,12 @@ with asked as materialized (
     select distinct on (order_id) * from chunk order by order_id, number desc
 ), stored as (
     insert into orderly.orders (order_id, user_id, total_amount, created_at, accepted_in, item_ids, reference, metadata, status,
-        version, attempts, generation, crashes, token, node, handed_out, changed_at, processing_at, finished_at, started_in,
+        version, attempts, generation, crashes, fence, node, handed_out, changed_at, processing_at, finished_at, started_in,
         ended_in, last_error, result, history)
     select order_id, user_id, total_amount, created_at,
         coalesce((select batch from copied_events as e where e.order_id = asked.order_id and e.version = 1), 0),
         item_ids, reference, metadata, case status when 1 then 0 else status end, asked.version - (status = 1)::int, attempts - (status = 1)::int,
-        generation, crashes, token - (status = 1)::int, case when status <> 1 then node end, handed_out and status <> 1,
+        generation, crashes, fence - (status = 1)::int, case when status <> 1 then node end, handed_out and status <> 1,
         changed_at, case when status <> 1 then processing_at end, finished_at,
         (select batch from copied_events as e
         where e.order_id = asked.order_id and e.version = asked.version - 1 and status in (2, 3)),
@@ -42,8 +42,8 @@ with asked as materialized (
     select order_id, due_at, crashes >= 2 from asked where status = 0 and due_at is not null
 ), leased as (
     insert into orderly.leases (
-        order_id, token, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
-    select order_id, token, node, version, attempts, processing_at,
+        order_id, fence, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
+    select order_id, fence, node, version, attempts, processing_at,
         coalesce((select batch from copied_events as e where e.order_id = asked.order_id and e.version = asked.version), 0),
         lease_expires_at, outside, handed_out
     from asked where status = 1

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::answered::{ANSWER_TIME_MAX, answered_within};
+use super::begin_epoch::{self, Cause};
 use super::classes::Class;
 use super::connect::{LOOK_TIME_MAX, Parameters};
 use super::failure::Failure;
@@ -158,7 +159,18 @@ impl Link {
         statements: &str,
         time_max: Duration,
     ) -> Result<Vec<SimpleQueryMessage>, Failure> {
-        let answer = answered_within(time_max, lent.begin().simple_query(statements)).await;
+        let mut answer = answered_within(time_max, lent.begin().simple_query(statements)).await;
+        if let Err(Failure::OtherServer(_)) = answer {
+            let ended = answered_within(LOOK_TIME_MAX, lent.begin().simple_query("rollback")).await;
+            let begun = match ended {
+                Ok(_) => begin_epoch::begin(lent.begin(), Cause::OtherServer).await,
+                Err(failure) => Err(failure),
+            };
+            answer = match begun {
+                Ok(_) => answered_within(time_max, lent.begin().simple_query(statements)).await,
+                Err(failure) => Err(failure),
+            };
+        }
         match answer {
             Ok(answer) => {
                 self.worked(lent);
@@ -225,8 +237,15 @@ impl Link {
         statement: &str,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Failure> {
-        let asked = asked(lent.begin(), limit, statement, parameters);
-        match answered_within(time_max, asked).await {
+        let asked_first = asked(lent.begin(), limit, statement, parameters);
+        let mut answer = answered_within(time_max, asked_first).await;
+        if let Err(Failure::OtherServer(_)) = answer {
+            answer = match begin_epoch::begin(lent.begin(), Cause::OtherServer).await {
+                Ok(_) => answered_within(time_max, asked(lent.begin(), limit, statement, parameters)).await,
+                Err(failure) => Err(failure),
+            };
+        }
+        match answer {
             Ok(answer) => {
                 self.worked(lent);
                 Ok(answer)

@@ -83,7 +83,7 @@ async fn renew_all(
 ) -> Result<Renewed, Failure> {
     let held = &heartbeat.leases;
     let order_ids: Vec<i64> = held.iter().map(|key| key.order_id.0).collect();
-    let tokens: Vec<i64> = held.iter().map(|key| rows::token_code(key.token)).collect();
+    let fences: Vec<i64> = held.iter().map(|key| rows::fence_code(key.fence)).collect();
     let lease_micros = micros(heartbeat.lease);
     let node = rows::node_code(heartbeat.node);
     let slots = i32::try_from(heartbeat.slots).unwrap_or(i32::MAX);
@@ -97,7 +97,7 @@ async fn renew_all(
             include_str!("renew.sql"),
             &[
                 (&order_ids, Type::INT8_ARRAY),
-                (&tokens, Type::INT8_ARRAY),
+                (&fences, Type::INT8_ARRAY),
                 (&lease_micros, Type::INT8),
                 (&node, Type::INT8),
                 (&slots, Type::INT4),
@@ -112,7 +112,7 @@ async fn renew_all(
     state.stored();
     let row = rows::only(&answer)?;
     let extended: Vec<i64> = rows::column(row, 0)?;
-    let extended_tokens: Vec<i64> = rows::column(row, 1)?;
+    let extended_fences: Vec<i64> = rows::column(row, 1)?;
     let others = rows::large_count(row, 2)?;
     shared.found_others(others > 0);
     let nodes = usize::try_from(others).unwrap_or(usize::MAX).saturating_add(1);
@@ -123,15 +123,15 @@ async fn renew_all(
     }
     let durability = Durability::read(|index| rows::column(row, 4 + index))?;
     state.found(&durability);
-    let extended: HashSet<(i64, i64)> = extended.into_iter().zip(extended_tokens).collect();
+    let extended: HashSet<(i64, i64)> = extended.into_iter().zip(extended_fences).collect();
     state.server_answers(rows::column(row, 11)?, heartbeat.lease);
     let locked: Vec<i64> = rows::column(row, 9)?;
-    let locked_tokens: Vec<i64> = rows::column(row, 10)?;
+    let locked_fences: Vec<i64> = rows::column(row, 10)?;
     shared.locked.found(locked.iter().copied().map(OrderId));
-    let locked: HashSet<(i64, i64)> = locked.into_iter().zip(locked_tokens).collect();
+    let locked: HashSet<(i64, i64)> = locked.into_iter().zip(locked_fences).collect();
     let (mut lost, mut unrenewed) = (Vec::new(), Vec::new());
     for key in &heartbeat.leases {
-        let row = (key.order_id.0, rows::token_code(key.token));
+        let row = (key.order_id.0, rows::fence_code(key.fence));
         match (extended.contains(&row), locked.contains(&row)) {
             (true, _) => {}
             (false, true) => unrenewed.push(*key),

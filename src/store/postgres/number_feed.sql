@@ -1,8 +1,8 @@
 -- One message that gives the next places in the feed to the batches that are committed by now, in the order of their
 -- numbers; what commits later gets later places. One node at a time: another that comes meanwhile finds nothing to do,
 -- and reads on with what there is. :waits (1: waits for the lock, 0: leaves where another has it), :lock and :batches_max are
--- numbers put into the text. Answers whether the lock was taken, and in a second row how many batches got their places, unless
--- there were none.
+-- numbers put into the text. Answers with the epoch, then with whether the lock was taken, and then with how many batches got their
+-- places, unless there were none.
 begin isolation level read committed;
 set local statement_timeout = 5000;
 set local lock_timeout = 5000;
@@ -11,6 +11,7 @@ set local jit = off;
 set local enable_seqscan = off;
 set local enable_hashjoin = off;
 set local enable_mergejoin = off;
+select :epoch_here();
 -- Tried in a statement of its own: the next one's view is then taken with the lock held.
 select set_config('orderly.numbers_feed', taken::text, true) as taken
 from (

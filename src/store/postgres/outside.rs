@@ -5,7 +5,6 @@ use tokio_postgres::types::Type;
 use super::failure::{Failure, told};
 use super::group::Groups;
 use super::links::Links;
-use super::links::Reads;
 use super::locked::Patience;
 use super::probe;
 use super::rows;
@@ -13,6 +12,7 @@ use super::settle::{self, Settle, micros};
 use super::shared::Shared;
 use super::unanswered::Attempt;
 use super::view::View;
+use crate::epoch::Token;
 use crate::lease::{LeaseKey, Outcome};
 use crate::order::{OrderId, OrderStatus};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
@@ -32,7 +32,7 @@ pub(super) async fn hold(
                 include_str!("hold_outside.sql"),
                 &[
                     (&key.order_id.0, Type::INT8),
-                    (&rows::token_code(key.token), Type::INT8),
+                    (&rows::fence_code(key.fence), Type::INT8),
                     (&micros(hold.lease), Type::INT8),
                     (&micros(hold.run_max), Type::INT8),
                 ],
@@ -65,15 +65,21 @@ pub(super) async fn settle(
     ways: Ways<'_>,
     shared: &Shared,
     id: OrderId,
-    token: u64,
+    token: Token,
     outcome: Outcome,
 ) -> Result<SettledOutside, StoreError> {
-    let attempt = Attempt {
-        order_id: id,
-        token,
-        node: None,
+    let gave = shared.epochs.gave(id, token, &mut ways.acts.link()).await;
+    let settled = if told(gave, "check a token")? {
+        let attempt = Attempt {
+            order_id: id,
+            fence: token.fence(),
+            node: None,
+        };
+        settle::settle(ways.settles, shared, attempt, outcome).await?
+    } else {
+        Settled::Stale
     };
-    match settle::settle(ways.settles, shared, attempt, outcome).await? {
+    match settled {
         Settled::Done(_) => Ok(match ways.views.call(View { id }).await {
             Ok(Some(view)) => SettledOutside::Done(view.order),
             // The result is stored: the order is not unknown.
@@ -84,7 +90,7 @@ pub(super) async fn settle(
             Err(error) => SettledOutside::Unread(error),
         }),
         Settled::Stale => {
-            let latest = told(latest_claim(ways.acts, id).await, "read an order's claim")?;
+            let latest = told(latest_claim(ways.acts, shared, id).await, "read an order's claim")?;
             // A result that is sent again may be the one that completed it.
             let completed = |claim: &LatestClaim| claim.order.status == OrderStatus::Completed;
             if latest.as_ref().is_some_and(completed) {
@@ -95,31 +101,38 @@ pub(super) async fn settle(
     }
 }
 
-pub(super) async fn latest_claim(source: &impl Reads, id: OrderId) -> Result<Option<LatestClaim>, Failure> {
-    let found = source
+pub(super) async fn latest_claim(
+    links: &Links,
+    shared: &Shared,
+    id: OrderId,
+) -> Result<Option<LatestClaim>, Failure> {
+    let mut link = links.link();
+    let found = link
         .read(
             concat!(
                 "select ",
                 order_columns!(),
-                ", token, node, handed_out from orderly.order_state where order_id = $1"
+                ", fence, node, handed_out, (select identity from orderly.epochs order by epoch desc limit 1)
+                 from orderly.order_state where order_id = $1"
             ),
             &[(&id.0, Type::INT8)],
         )
         .await?;
-    found
-        .first()
-        .map(|row| {
-            let token = rows::large_count(row, ORDER_COLUMNS)?;
-            let node: Option<i64> = rows::column(row, ORDER_COLUMNS + 1)?;
-            Ok(LatestClaim {
-                order: rows::order(row)?,
-                key: node.map(|node| LeaseKey {
-                    order_id: id,
-                    token,
-                    node: rows::node_of(node),
-                }),
-                handed_out: rows::column(row, ORDER_COLUMNS + 2)?,
-            })
-        })
-        .transpose()
+    let Some(row) = found.first() else {
+        return Ok(None);
+    };
+    let newest = rows::identity(row, ORDER_COLUMNS + 3)?;
+    let epochs = shared.epochs.up_to(newest, &mut link).await?;
+    let fence = rows::large_count(row, ORDER_COLUMNS)?;
+    let node: Option<i64> = rows::column(row, ORDER_COLUMNS + 1)?;
+    Ok(Some(LatestClaim {
+        order: rows::order(row)?,
+        key: node.map(|node| LeaseKey {
+            order_id: id,
+            fence,
+            node: rows::node_of(node),
+        }),
+        token: epochs.token(id, fence),
+        handed_out: rows::column(row, ORDER_COLUMNS + 2)?,
+    }))
 }

@@ -9,7 +9,7 @@ select count(*) from (select :accept_keyed(
     array[(select string_agg(gen_random_uuid()::text, '') from generate_series(1, :kilobytes * 28))],
     array[0], array['orderly probe'], array[gen_random_uuid()::text], array[''::bytea], :slot::int2)) as accepted;
 select count(*) from (select :see_to_turns(0, false, '{}')) as seen_to;
-select count(*) from (select :start('{}', '{}', 0, 0, 0, false, false, '{}', :slot)) as started;
+select count(*) from (select :start('{}', '{}', 0, 0, 0, false, false, '{}', :slot, 0)) as started;
 select count(*) from (
     select :settle('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', :slot::int2)) as settled;
 insert into orderly.nodes select * from orderly.nodes where false

@@ -9,13 +9,14 @@ use super::connect::Parameters;
 use super::created::id_range;
 use super::failure::Failure;
 use super::floor::KnownFloor;
-use super::links::Reads;
+use super::links::{Links, Reads};
 use super::listing::{self, Listing};
 use super::rows;
+use super::shared::Shared;
 use crate::order::{Order, OrderId, Ordering};
-use crate::store::columns::{ORDER_COLUMNS, order_columns};
+use crate::store::columns::order_columns;
 use crate::store::{
-    BLOCKED_MAX, Blocked, Counters, FeedCursor, NODES_MAX, Node, OrderPage, OrderQuery, OrderView,
+    BLOCKED_MAX, Blocked, Counters, FeedBounds, FeedPosition, NODES_MAX, Node, OrderPage, OrderQuery,
     PAGE_ORDERS_MAX, QueueState,
 };
 
@@ -30,26 +31,15 @@ pub(super) async fn order(source: &impl Reads, id: OrderId) -> Result<Option<Ord
 }
 
 /// The order and the end of the feed in one view of the database.
-pub(super) async fn order_view(source: &impl Reads, id: OrderId) -> Result<Option<OrderView>, Failure> {
-    let statement = concat!(
-        "select ",
-        order_columns!(),
-        ", feed_id, last_position from orderly.order_state cross join orderly.queue where order_id = $1 and queue.id = 1"
-    );
-    let found = source.read(statement, &[(&id.0, Type::INT8)]).await?;
-    let view = |row| {
-        Ok(OrderView {
-            order: rows::order(row)?,
-            at: rows::feed_cursor(row, ORDER_COLUMNS)?,
-        })
-    };
-    found.first().map(view).transpose()
-}
-
-pub(super) async fn orders(source: &impl Reads, query: &OrderQuery) -> Result<OrderPage, Failure> {
+pub(super) async fn orders(
+    source: &Links,
+    shared: &Shared,
+    query: &OrderQuery,
+) -> Result<OrderPage, Failure> {
     let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
     // Read before the orders: what they do not show yet is committed later.
-    let at = feed_end(source).await?;
+    let end = feed_end(source, shared).await?;
+    let at = end.cursor(end.last);
     let Some(range) = id_range(source, query).await? else {
         return Ok(OrderPage {
             orders: Vec::new(),
@@ -64,12 +54,18 @@ pub(super) async fn orders(source: &impl Reads, query: &OrderQuery) -> Result<Or
     Ok(OrderPage { orders, next, at })
 }
 
-/// The place behind which everything lies that what is read from now on does not show.
-pub(super) async fn feed_end(source: &impl Reads) -> Result<FeedCursor, Failure> {
-    let found = source
-        .read("select feed_id, last_position from orderly.queue", &[])
-        .await?;
-    rows::feed_cursor(rows::only(&found)?, 0)
+/// The bounds of the feed. Behind its end lies everything that what is read from now on does not show.
+pub(super) async fn feed_end(source: &Links, shared: &Shared) -> Result<FeedBounds, Failure> {
+    let mut link = source.link();
+    let statement = "select (select identity from orderly.epochs order by epoch desc limit 1), complete_after, last_position
+         from orderly.queue";
+    let found = link.read(statement, &[]).await?;
+    let row = rows::only(&found)?;
+    Ok(FeedBounds {
+        epochs: shared.epochs.up_to(rows::identity(row, 0)?, &mut link).await?,
+        complete_after: FeedPosition(rows::column(row, 1)?),
+        last: FeedPosition(rows::column(row, 2)?),
+    })
 }
 
 pub(super) async fn counters(source: &impl Reads) -> Result<Counters, Failure> {

@@ -24,7 +24,7 @@ begin
                 select l.order_id from orderly.first_line as l where l.order_id = refused_order_id for update skip locked);
             second_ids := array(
                 select l.order_id from orderly.second_line as l where l.order_id = refused_order_id for update skip locked);
-            perform :start(first_ids, second_ids, 0, claiming_node, lease_micros, is_outside, is_handed_out, '{}', 0);
+            perform :start(first_ids, second_ids, 0, claiming_node, lease_micros, is_outside, is_handed_out, '{}', 0, 0);
             set constraints all immediate;
             raise sqlstate 'OT000';
         exception

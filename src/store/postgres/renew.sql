@@ -1,4 +1,4 @@
--- A heartbeat: the node lives, and those of its leases that it still has ($1 orders by rising id, $2 tokens) last $3
+-- A heartbeat: the node lives, and those of its leases that it still has ($1 orders by rising id, $2 fences) last $3
 -- microseconds from now. Reads the settings back on the way, which run of a server this is, and whether something is committed that has no place in the
 -- feed (served by batches_unnumbered; only this way is it found when the node that committed it died or never knew). $4:
 -- node, $5: slots, $6: orders it processes, $7: its breaker, $8: its
@@ -19,13 +19,13 @@ with moment as materialized (
     where not exists (select from orderly.nodes where node = $4)
     on conflict (node) do nothing
 ), held as materialized (
-    select * from unnest($1::int8[], $2::int8[]) as held (order_id, token)
+    select * from unnest($1::int8[], $2::int8[]) as held (order_id, fence)
 ), free as materialized (
     -- What another session has locked is neither renewed nor lost.
     select held.*
     from held cross join lateral (
         select 1 as locked from orderly.leases as l
-        where l.order_id = held.order_id and l.token = held.token
+        where l.order_id = held.order_id and l.fence = held.fence
         for update skip locked) as free
 ), extended as (
     -- One that a worker outside has by now keeps its own time.
@@ -33,19 +33,19 @@ with moment as materialized (
     set expires_at = case when l.outside then l.expires_at else moment.at + moment.lease end
     from moment
     where l.order_id = any (array(select order_id from free))
-    returning l.order_id, l.token
+    returning l.order_id, l.fence
 ), locked as materialized (
     select held.* from held
-    where (held.order_id, held.token) not in (select order_id, token from free) and exists (
+    where (held.order_id, held.fence) not in (select order_id, fence from free) and exists (
         select from orderly.leases as l
-        where l.order_id = held.order_id and l.token = held.token offset 0)
+        where l.order_id = held.order_id and l.fence = held.fence offset 0)
 )
-select coalesce((select array_agg(order_id order by order_id, token) from extended), '{}'),
-    coalesce((select array_agg(token order by order_id, token) from extended), '{}'),
+select coalesce((select array_agg(order_id order by order_id, fence) from extended), '{}'),
+    coalesce((select array_agg(fence order by order_id, fence) from extended), '{}'),
     (select count(*) from orderly.nodes, moment where node <> $4 and expires_at >= moment.at),
     (select batch from orderly.batches where first_position is null order by batch limit 1) is not null,
     current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
     current_setting('synchronous_standby_names'), (current_setting('neon.timeline_id', true) is not null)::text,
-    coalesce((select array_agg(order_id order by order_id, token) from locked), '{}'),
-    coalesce((select array_agg(token order by order_id, token) from locked), '{}'),
+    coalesce((select array_agg(order_id order by order_id, fence) from locked), '{}'),
+    coalesce((select array_agg(fence order by order_id, fence) from locked), '{}'),
     pg_postmaster_start_time()::text || ' ' || (select oid from pg_database where datname = current_database())

@@ -1,6 +1,7 @@
 //! A database that was restored from a backup.
 
 use super::answered::answered;
+use super::begin_epoch::{self, Cause};
 use super::commands::{connect_once, refused};
 use super::connect::unavailable;
 use super::schema;
@@ -25,22 +26,18 @@ pub async fn require_unused(database: &PostgresDatabase) -> Result<(), OpenError
     }
 }
 
-/// Begins another life of the feed. Refused while a node is on the list and alive; one that sleeps
-/// (`ORDERLY_IDLE_SLEEP`) is on no list.
-pub async fn renew_feed(database: &PostgresDatabase) -> Result<(), OpenError> {
+/// Begins an epoch. Refused while a node is on the list and alive; one that sleeps (`ORDERLY_IDLE_SLEEP`) is on no list.
+pub async fn begin_epoch(database: &PostgresDatabase) -> Result<(), OpenError> {
     let way = database.direct.as_ref().unwrap_or(&database.url);
     let location = &way.location;
     let connection = connect_once(way).await?;
     let migrations = refused(schema::check(&connection.client, location).await, location)?;
     require_current(location, &migrations)?;
-    let renewed = connection
-        .client
-        .execute_typed(include_str!("renew_feed.sql"), &[]);
-    match answered(renewed).await {
-        Ok(0) => Err(OpenError::InUse {
+    match begin_epoch::begin(&connection.client, Cause::Restored).await {
+        Ok(false) => Err(OpenError::InUse {
             location: location.clone(),
         }),
-        Ok(_) => Ok(()),
+        Ok(true) => Ok(()),
         Err(failure) => Err(unavailable(location, &failure)),
     }
 }

@@ -5,12 +5,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use super::failure::Failure;
+use crate::epoch::EpochIdentity;
 use crate::event::{Event, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering, Reference};
 use crate::portable_json::JsonText;
-use crate::store::{Breaker, FeedCursor, FeedId, FeedPosition, codes};
+use crate::store::{Breaker, codes};
 use crate::time::Timestamp;
 
 /// Of [`crate::store::columns::order_columns`].
@@ -86,16 +87,9 @@ pub(super) fn kind(row: &Row, index: usize) -> Result<EventKind, Failure> {
     codes::kind_of(code.into()).ok_or_else(|| Failure::undecodable("a kind of event", code))
 }
 
-/// The feed and a place in it.
-pub(super) fn feed_cursor(row: &Row, first: usize) -> Result<FeedCursor, Failure> {
-    Ok(FeedCursor {
-        feed: feed_id(row, first)?,
-        position: FeedPosition(column(row, first + 1)?),
-    })
-}
-
-pub(super) fn feed_id(row: &Row, index: usize) -> Result<FeedId, Failure> {
-    column(row, index).map(|id: i64| FeedId(id.cast_unsigned()))
+/// The identity of an epoch.
+pub(super) fn identity(row: &Row, index: usize) -> Result<EpochIdentity, Failure> {
+    column(row, index).map(|bits: i64| EpochIdentity(bits.cast_unsigned()))
 }
 
 pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, index: usize) -> Result<T, Failure> {
@@ -153,9 +147,9 @@ pub(super) fn node_of(bits: i64) -> NodeId {
     NodeId(bits.cast_unsigned())
 }
 
-/// A token as it is stored: it counts the claims of one order.
-pub(super) fn token_code(token: u64) -> i64 {
-    i64::try_from(token).unwrap_or(i64::MAX)
+/// A fence as it is stored.
+pub(super) fn fence_code(fence: u64) -> i64 {
+    i64::try_from(fence).unwrap_or(i64::MAX)
 }
 
 /// Counts given to a statement; what does not fit does not exist.

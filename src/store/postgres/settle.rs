@@ -73,7 +73,7 @@ pub(super) fn micros(span: Duration) -> i64 {
 /// Attempts and their ends, column by column.
 pub(super) struct Columns<'e> {
     order_ids: Vec<i64>,
-    tokens: Vec<i64>,
+    fences: Vec<i64>,
     nodes: Vec<Option<i64>>,
     kinds: Vec<i16>,
     statuses: Vec<i16>,
@@ -89,9 +89,9 @@ impl<'e> Columns<'e> {
         let due_in = |end: &&End| end.due_in.map(|delay| micros(delay.min(DELAY_MAX)));
         Columns {
             order_ids: attempts.iter().map(|attempt| attempt.order_id.0).collect(),
-            tokens: attempts
+            fences: attempts
                 .iter()
-                .map(|attempt| rows::token_code(attempt.token))
+                .map(|attempt| rows::fence_code(attempt.fence))
                 .collect(),
             nodes: attempts
                 .iter()
@@ -113,7 +113,7 @@ impl<'e> Columns<'e> {
     pub fn parameters(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
         vec![
             (&self.order_ids, Type::INT8_ARRAY),
-            (&self.tokens, Type::INT8_ARRAY),
+            (&self.fences, Type::INT8_ARRAY),
             (&self.nodes, Type::INT8_ARRAY),
             (&self.kinds, Type::INT2_ARRAY),
             (&self.statuses, Type::INT2_ARRAY),

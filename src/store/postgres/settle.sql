@@ -1,4 +1,4 @@
--- Ends attempts, each of its own lease and of no other: the token is checked by the statement that writes, so a worker
+-- Ends attempts, each of its own lease and of no other: the fence is checked by the statement that writes, so a worker
 -- that lost its lease changes nothing and finds no row in the answer. A lease that ran out but was not given to another
 -- still counts. What another session has locked is left: its row in the answer has no status. One element per result, by
 -- rising order id. Where the orders of a user wait for each other, the next claim sees to their turns.
@@ -7,7 +7,7 @@
 -- given_backs: the attempt does not count, and last_error keeps its value unless new_last_errors has one.
 -- crasheds: the lease was lost to a dead node.
 create function :settle(
-    order_ids bigint[], tokens bigint[], nodes bigint[], kinds smallint[], statuses smallint[], given_backs boolean[],
+    order_ids bigint[], fences bigint[], nodes bigint[], kinds smallint[], statuses smallint[], given_backs boolean[],
     due_ins_micros bigint[], errors text[], new_last_errors text[], results text[], crasheds boolean[], counter_slot smallint
 ) returns table (ended_place bigint, ended_order_id bigint, ended_status smallint)
 language plpgsql
@@ -27,9 +27,9 @@ begin
     with moment as materialized (
         select clock_timestamp() as at, (select ordering > 0 from orderly.queue where id = 1) as in_turn
     ), result as materialized (
-        select * from unnest(order_ids, tokens, nodes, kinds, statuses, given_backs, due_ins_micros, errors, new_last_errors,
+        select * from unnest(order_ids, fences, nodes, kinds, statuses, given_backs, due_ins_micros, errors, new_last_errors,
                 results, crasheds) with ordinality
-            as result (order_id, token, node, kind, status, given_back, due_in_micros, error, new_last_error, given, crashed,
+            as result (order_id, fence, node, kind, status, given_back, due_in_micros, error, new_last_error, given, crashed,
                 place)
     ), held as materialized (
         -- Driven by the results, as in start. A cancel locks the order before its lease: neither waits, since both skip what
@@ -43,7 +43,7 @@ begin
                 select l.node as claimer, coalesce(result.node, l.node) as bringer, l.attempt, l.started_at, l.started_in,
                     l.handed_out
                 from orderly.leases as l
-                where l.order_id = result.order_id and l.token = result.token and (result.node is not null or l.handed_out)
+                where l.order_id = result.order_id and l.fence = result.fence and (result.node is not null or l.handed_out)
                 for update skip locked) as lease
             cross join lateral (
                 -- The history in the row, where it has no room for what may be added.
@@ -64,7 +64,7 @@ begin
             version = o.version + 2,
             attempts = held.attempt - held.given_back::int,
             crashes = o.crashes + coalesce(held.crashed, false)::int,
-            token = held.token,
+            fence = held.fence,
             node = held.claimer,
             handed_out = held.handed_out,
             changed_at = held.at,
@@ -136,10 +136,10 @@ begin
         -- Locked by another session: without a status, to be tried again.
         return query
         select result.place, result.order_id, null::smallint
-        from unnest(order_ids, tokens, nodes) with ordinality as result (order_id, token, node, place)
+        from unnest(order_ids, fences, nodes) with ordinality as result (order_id, fence, node, place)
         where result.place <> all (coalesce(places, '{}')) and exists (
             select from orderly.leases as l
-            where l.order_id = result.order_id and l.token = result.token and (result.node is not null or l.handed_out)
+            where l.order_id = result.order_id and l.fence = result.fence and (result.node is not null or l.handed_out)
             offset 0);
     end if;
 end $settle$;

@@ -1,18 +1,24 @@
--- Finds the results that were stored among those that were sent before and whose answers were lost: the kind of their event. An
--- order's token counts its claims, so the event that ended an attempt comes right behind the `started` event of that number;
--- it is ours when it is of our kind and of our node, or, for the result of an external worker, of the node that claimed. $1-$4:
--- one row per result. It confirms what was stored before, and so is committed itself: see Link::confirm.
+-- Finds the results that were stored among those that were sent before and whose answers were lost: the kind of their event.
+-- Within an epoch the fences of an order count its claims, so the latest fence tells how many claims ago the result's `started`
+-- event was, and the event that ended the attempt comes right behind that one; it is ours when it is of our kind and of our node,
+-- or, for the result of an external worker, of the node that claimed. Where the order was claimed again in a later epoch, the
+-- result counts as not stored. $1-$4: one row per result.
+-- It confirms what was stored before, and so is committed itself: see Link::confirm.
 with confirmed as materialized (
     select pg_logical_emit_message(true, 'orderly', 'confirmed')
 )
 select result.place, result.kind
 from unnest($1::int8[], $2::int8[], $3::int8[], $4::int2[])
-    with ordinality as result (order_id, token, node, kind, place)
+    with ordinality as result (order_id, fence, node, kind, place)
+cross join lateral (
+    select s.fence from orderly.order_state as s where s.order_id = result.order_id
+    offset 0
+) as latest
 cross join lateral (
     select version, node from orderly.order_events as e
     where e.order_id = result.order_id and e.kind = 1
-    order by e.version
-    offset result.token - 1 limit 1
+    order by e.version desc
+    offset greatest(latest.fence - result.fence, 0) limit 1
 ) as started
 cross join lateral (
     select from orderly.order_events as e
@@ -21,3 +27,4 @@ cross join lateral (
     offset 0
 ) as ended
 cross join confirmed
+where latest.fence >= result.fence and latest.fence >> 32 = result.fence >> 32

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::epochs::KnownEpochs;
 use super::failure::Failure;
 use super::floor::KnownFloor;
 use super::locked::Locked;
@@ -56,6 +57,7 @@ pub(super) struct Shared {
     pub refusals: Refusals,
     /// Results that were sent and not answered.
     pub unanswered: Unanswered,
+    pub epochs: KnownEpochs,
     /// The store takes no further calls.
     pub closing: CancellationToken,
 }
@@ -80,6 +82,7 @@ impl Shared {
             locked: Locked::default(),
             refusals: Refusals::default(),
             unanswered: Unanswered::default(),
+            epochs: KnownEpochs::default(),
             closing: CancellationToken::new(),
         }
     }

@@ -186,17 +186,17 @@ async fn feed(source: &impl Reads) -> Result<FeedState, Failure> {
         .read(include_str!("feed_state.sql"), &[(&limit, Type::INT8)])
         .await?;
     let row = rows::only(&found)?;
-    let transactions = rows::large_count(row, 3)?;
-    let waited: Option<i64> = rows::column(row, 4)?;
+    let transactions = rows::large_count(row, 2)?;
+    let waited: Option<i64> = rows::column(row, 3)?;
     let waiting = FeedWaiting {
         transactions,
         oldest_age: Duration::from_micros(waited.unwrap_or(0).max(0).cast_unsigned()),
     };
     Ok(FeedState {
         bounds: FeedBounds {
-            feed: rows::feed_id(row, 0)?,
-            complete_after: FeedPosition(rows::column(row, 1)?),
-            last: FeedPosition(rows::column(row, 2)?),
+            epochs: super::epochs::read(source).await?,
+            complete_after: FeedPosition(rows::column(row, 0)?),
+            last: FeedPosition(rows::column(row, 1)?),
         },
         waiting: (transactions > 0).then_some(waiting),
     })
@@ -244,7 +244,7 @@ async fn orders_after(
             concat!(
                 "select ",
                 order_columns!(),
-                ", crashes, node, token, lease_expires_at, outside, handed_out from orderly.order_state
+                ", crashes, node, fence, lease_expires_at, outside, handed_out from orderly.order_state
                  where order_id > $1 order by order_id limit $2"
             ),
             &[(&after, Type::INT8), (&limit, Type::INT8)],
@@ -261,18 +261,18 @@ async fn orders_after(
 
 fn record(row: &Row) -> Result<OrderRecord, Failure> {
     let node = rows::column::<Option<i64>>(row, ORDER_COLUMNS + 1)?.map(rows::node_of);
-    let token = rows::large_count(row, ORDER_COLUMNS + 2)?;
+    let fence = rows::large_count(row, ORDER_COLUMNS + 2)?;
     let expires_at = rows::column::<Option<_>>(row, ORDER_COLUMNS + 3)?;
     let outside = rows::column(row, ORDER_COLUMNS + 4)?;
     let lease = |(node, expires_at)| LeaseRecord {
         node,
-        token,
+        fence,
         expires_at,
         outside,
     };
     Ok(OrderRecord {
         order: rows::order(row)?,
-        token,
+        fence,
         node,
         handed_out: rows::column(row, ORDER_COLUMNS + 5)?,
         lease: Option::zip(node, expires_at).map(lease),

@@ -1,15 +1,15 @@
 -- Starts attempts at orders of both lines, in the order given: takes them out of their lines and writes their leases. Their rows
 -- are locked by this transaction. Elements that are null are no orders. second_after: the number of starts of the first line that
 -- come before the second line's; 0 where the two lists share their places. passed_over: the orders of the first line that were
--- to start before, and are locked or refused; 0 stands for all earlier orders.
+-- to start before, and are locked or refused; 0 stands for all earlier orders. fence_floor: fences of the epoch are above it.
 --
--- started: ten numbers for each order: id, token, version, attempt, generation, crashes, user, amount, microseconds of the
+-- started: ten numbers for each order: id, fence, version, attempt, generation, crashes, user, amount, microseconds of the
 -- acceptance and of the start. texts: its items, reference, metadata and last error, as JSON; null where all of them have more
 -- than 24,000 bytes. The claims' lock is held while this is sent: with the numbers and the orders passed over of the longest claim
 -- it is some 80 kB, which the buffers of sockets hold, so that a reader that is frozen does not keep the lock.
 create function :start(
     first_ids bigint[], second_ids bigint[], second_after bigint, claiming_node bigint, lease_micros bigint, is_outside boolean,
-    is_handed_out boolean, passed_over bigint[], counter_slot bigint, out started bigint[], out texts json
+    is_handed_out boolean, passed_over bigint[], counter_slot bigint, fence_floor bigint, out started bigint[], out texts json
 ) language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off
@@ -30,7 +30,7 @@ begin
         where (order_id in (select order_id from second_taken)) is true
     ), subject as materialized (
         -- Read one by one, whatever the plan says of joins.
-        select o.order_id, o.token + 1 as token, o.version + 1 as version, o.attempts + 1 as attempt, taken.place,
+        select o.order_id, greatest(o.fence, fence_floor) + 1 as fence, o.version + 1 as version, o.attempts + 1 as attempt, taken.place,
             greatest(moment.at, o.changed_at, o.created_at) as at, o.generation, o.crashes, o.created_at, o.user_id,
             o.total_amount, o.item_ids, o.reference, o.metadata, o.last_error
         from moment cross join taken
@@ -40,8 +40,8 @@ begin
         select nextval('orderly.batch_ids') as batch from (select from subject limit 1) as any_subject
     ), leased as (
         insert into orderly.leases (
-            order_id, token, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
-        select order_id, token, claiming_node, version, attempt, subject.at, batch,
+            order_id, fence, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
+        select order_id, fence, claiming_node, version, attempt, subject.at, batch,
             moment.at + lease_micros * interval '1 microsecond', is_outside, is_handed_out
         from moment, drawn, subject
     ), believed as (
@@ -65,7 +65,7 @@ begin
         where slot = (select orderly.free_counter(counter_slot) where exists (select from drawn)) and change.started > 0
     )
     select array_agg(array[
-            order_id, token, version, attempt, generation, crashes, user_id, total_amount,
+            order_id, fence, version, attempt, generation, crashes, user_id, total_amount,
             (date_part('epoch', created_at) * 1000000)::int8, (date_part('epoch', at) * 1000000)::int8]),
         -- Long ones are not even written as JSON.
         case when sum(octet_length(concat(item_ids, reference, metadata, last_error))) <= 24000

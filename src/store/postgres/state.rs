@@ -243,7 +243,8 @@ impl State {
             | Failure::Forbidden { .. }
             | Failure::Rejected { .. }
             | Failure::Unexpected { .. } => self.doubted.notify_one(),
-            Failure::Again(_) | Failure::Unreadable(_) | Failure::Closed => {}
+            // An epoch begins, and the statement is sent again.
+            Failure::OtherServer(_) | Failure::Again(_) | Failure::Unreadable(_) | Failure::Closed => {}
         }
     }
 

@@ -15,7 +15,7 @@ const REMEMBERED_MAX: usize = 16_384;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Attempt {
     pub order_id: OrderId,
-    pub token: u64,
+    pub fence: u64,
     /// The node that holds the lease. `None`: an external worker brings the result, which counts where the order was handed out.
     pub node: Option<NodeId>,
 }
@@ -24,7 +24,7 @@ impl From<LeaseKey> for Attempt {
     fn from(key: LeaseKey) -> Attempt {
         Attempt {
             order_id: key.order_id,
-            token: key.token,
+            fence: key.fence,
             node: Some(key.node),
         }
     }
@@ -74,10 +74,10 @@ impl Unanswered {
 mod tests {
     use super::*;
 
-    fn key(token: u64) -> Attempt {
+    fn key(fence: u64) -> Attempt {
         Attempt {
             order_id: OrderId(1),
-            token,
+            fence,
             node: Some(NodeId(1)),
         }
     }

@@ -14,7 +14,7 @@ use super::rows;
 use super::shared::Shared;
 use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::{OrderView, StoreError};
+use crate::store::{FeedPosition, OrderView, StoreError};
 
 pub(super) struct View {
     pub id: OrderId,
@@ -26,7 +26,7 @@ const ROWS_OF_AN_ORDER: usize = 10;
 static STATEMENT: LazyLock<String> = LazyLock::new(|| {
     let columns = order_columns!();
     named(&format!(
-        "select {columns}, feed_id, last_position, place from :view_orders($1)"
+        "select {columns}, epoch_identity, last_position, place from :view_orders($1)"
     ))
 });
 
@@ -49,11 +49,19 @@ impl Call for View {
     async fn carry_out(
         calls: &[&View],
         link: &mut Link,
-        _shared: &Shared,
+        shared: &Shared,
     ) -> Result<Vec<Result<Option<OrderView>, StoreError>>, Failure> {
         let ids: Vec<i64> = calls.iter().map(|call| call.id.0).collect();
         let found = link.read(&STATEMENT, &[(&ids, Type::INT8_ARRAY)]).await?;
         let mut answers: Vec<_> = calls.iter().map(|_| Ok(None)).collect();
+        let newest = found
+            .first()
+            .map(|row| rows::identity(row, ORDER_COLUMNS))
+            .transpose()?;
+        let epochs = match newest {
+            Some(newest) => shared.epochs.up_to(newest, link).await?,
+            None => return Ok(answers),
+        };
         for row in &found {
             let place: i64 = rows::column(row, ORDER_COLUMNS + 2)?;
             let answer = usize::try_from(place - 1)
@@ -62,7 +70,7 @@ impl Call for View {
                 .ok_or_else(|| Failure::undecodable("an order's place", place))?;
             *answer = Ok(Some(OrderView {
                 order: rows::order(row)?,
-                at: rows::feed_cursor(row, ORDER_COLUMNS)?,
+                at: epochs.cursor(FeedPosition(rows::column(row, ORDER_COLUMNS + 1)?)),
             }));
         }
         Ok(answers)

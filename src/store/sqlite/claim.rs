@@ -11,13 +11,15 @@ use super::failure::State;
 use super::group::{CallError, Change, Group, Run, require_changed};
 use super::statements::Hot;
 use super::writer::Writer;
-use super::{rows, turns};
+use super::{epochs, rows, turns};
 use crate::event::EventKind;
 use crate::lease::Lease;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::columns::ORDER_COLUMNS;
 use crate::store::refusals::Refusals;
-use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, RefusedOrder, SUSPECT_CRASHES, StoreError};
+use crate::store::{
+    CLAIM_ORDERS_MAX, ClaimRequest, Claimed, Epochs, RefusedOrder, SUSPECT_CRASHES, StoreError,
+};
 use crate::time::Timestamp;
 
 /// The choice of the orders that a claim may start.
@@ -124,6 +126,7 @@ pub(super) fn claim(
     };
     let mut starts = Starts {
         request,
+        epochs: epochs::read(group.connection)?,
         one_by_one: care.one_by_one,
         leases: Vec::with_capacity(chosen.orders.len()),
         refused: Vec::new(),
@@ -146,6 +149,7 @@ pub(super) fn claim(
 /// The orders that a claim starts.
 struct Starts<'r> {
     request: &'r ClaimRequest,
+    epochs: Epochs,
     one_by_one: bool,
     leases: Vec<Lease>,
     refused: Vec<RefusedOrder>,
@@ -180,7 +184,7 @@ impl Starts<'_> {
             passed_over.extend(self.refused[before..].iter().map(|refused| refused.order_id));
         } else {
             for run in runs(ids) {
-                start_run(group, run, self.request, &mut self.leases)?;
+                start_run(group, run, self.request, &self.epochs, &mut self.leases)?;
             }
         }
         record_passed_over(group, position, passed_over)
@@ -189,12 +193,12 @@ impl Starts<'_> {
     fn one_after_another(&mut self, group: &mut Group<'_>, ids: &[OrderId]) -> Result<(), rusqlite::Error> {
         for id in ids {
             if self.one_by_one {
-                match group.part(|group| start(group, *id, self.request))? {
+                match group.part(|group| start(group, *id, self.request, &self.epochs))? {
                     Ok(lease) => self.leases.push(lease),
                     Err(refusal) => self.refused.push(refusal.of_order(*id)),
                 }
             } else {
-                self.leases.push(start(group, *id, self.request)?);
+                self.leases.push(start(group, *id, self.request, &self.epochs)?);
             }
         }
         Ok(())
@@ -238,11 +242,12 @@ fn start_run(
     group: &mut Group<'_>,
     run: Run,
     request: &ClaimRequest,
+    epochs: &Epochs,
     leases: &mut Vec<Lease>,
 ) -> Result<(), rusqlite::Error> {
     let now = group.now;
     let waiting = group.statements.get(Hot::ReadWaitingRun)?;
-    for lease in waiting.query_map((run.first, run.last), |row| granted(row, request, now))? {
+    for lease in waiting.query_map((run.first, run.last), |row| granted(row, request, epochs, now))? {
         leases.push(lease?);
     }
     let started = group.statements.get(Hot::StartRun)?.execute((
@@ -253,41 +258,50 @@ fn start_run(
         now,
         request.outside(),
         request.hands_out(),
+        epochs.fence_floor(),
     ))?;
     require_changed(started, run.len())?;
     group.record_run(run, EventKind::Started, OrderStatus::Pending, request.node)
 }
 
 /// The lease on an order that waits.
-fn granted(row: &Row<'_>, request: &ClaimRequest, now: Timestamp) -> Result<Lease, rusqlite::Error> {
+fn granted(
+    row: &Row<'_>,
+    request: &ClaimRequest,
+    epochs: &Epochs,
+    now: Timestamp,
+) -> Result<Lease, rusqlite::Error> {
     let waiting = rows::order(row)?;
-    Ok(Lease {
-        token: row.get::<_, u64>(ORDER_COLUMNS)? + 1,
-        node: request.node,
-        suspect: row.get::<_, u32>(ORDER_COLUMNS + 1)? >= SUSPECT_CRASHES,
-        order: Order {
-            status: OrderStatus::Processing,
-            version: waiting.version + 1,
-            attempts: waiting.attempts + 1,
-            processing_at: Some(now),
-            next_attempt_at: None,
-            ..waiting
-        },
-    })
+    let fence = row.get::<_, u64>(ORDER_COLUMNS)?.max(epochs.fence_floor()) + 1;
+    let suspect = row.get::<_, u32>(ORDER_COLUMNS + 1)? >= SUSPECT_CRASHES;
+    let order = Order {
+        status: OrderStatus::Processing,
+        version: waiting.version + 1,
+        attempts: waiting.attempts + 1,
+        processing_at: Some(now),
+        next_attempt_at: None,
+        ..waiting
+    };
+    Ok(epochs.lease(order, fence, request.node, suspect))
 }
 
-fn start(group: &mut Group<'_>, order_id: OrderId, request: &ClaimRequest) -> Result<Lease, rusqlite::Error> {
+fn start(
+    group: &mut Group<'_>,
+    order_id: OrderId,
+    request: &ClaimRequest,
+    epochs: &Epochs,
+) -> Result<Lease, rusqlite::Error> {
     let now = group.now;
     let lease = group
         .statements
         .get(Hot::ReadWaiting)?
-        .query_row([order_id], |row| granted(row, request, now))?;
+        .query_row([order_id], |row| granted(row, request, epochs, now))?;
     // Two plain statements cost half of one `update … returning`; the transaction makes them one.
     let started = group.statements.get(Hot::Start)?.execute((
         order_id,
         lease.order.version,
         lease.order.attempts,
-        lease.token,
+        lease.fence,
         request.node,
         now.plus(request.lease),
         now,

@@ -1,4 +1,4 @@
--- Completes the attempts at the orders with the ids from ?1 to ?2, each the one with the token ?3: it is checked by the
+-- Completes the attempts at the orders with the ids from ?1 to ?2, each the one with the fence ?3: it is checked by the
 -- statement that writes. The same as end_attempt.sql does for each, where the orders of a user do not wait for each other.
 -- Served by the primary key.
 update or rollback orders set
@@ -11,4 +11,4 @@ update or rollback orders set
     result = null,
     outside = 0,
     turn = null
-where order_id between ?1 and ?2 and token = ?3 and status = 1
+where order_id between ?1 and ?2 and fence = ?3 and status = 1

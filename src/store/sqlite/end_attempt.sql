@@ -1,4 +1,4 @@
--- Ends the attempt of the lease ?1, ?2 and of no other: the token is checked by the statement that writes, so a
+-- Ends the attempt of the lease ?1, ?2 and of no other: the fence is checked by the statement that writes, so a
 -- worker that lost its lease changes nothing. A lease that ran out but was not given to another still counts.
 -- Served by the primary key.
 update orders set
@@ -13,4 +13,4 @@ update orders set
     result = ?11,
     outside = 0,
     turn = ?12
-where order_id = ?1 and token = ?2 and status = 1
+where order_id = ?1 and fence = ?2 and status = 1

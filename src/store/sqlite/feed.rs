@@ -2,12 +2,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::rows;
+use super::{epochs, rows};
 use crate::order::OrderId;
 use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use crate::store::{
-    FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedId, FeedPage, FeedPosition, HISTORY_EVENTS_MAX,
-    History,
+    FEED_EVENTS_MAX, FeedBounds, FeedCursor, FeedEvent, FeedPage, FeedPosition, HISTORY_EVENTS_MAX, History,
 };
 use crate::time::Timestamp;
 
@@ -23,7 +22,7 @@ pub(super) fn history(
     let Some(user_id) = user_id else {
         return Ok(None);
     };
-    let at = end(connection)?;
+    let bounds = bounds(connection)?;
     let events = connection
         .prepare_cached(&format!(
             "select {EVENT_COLUMNS}, position from events indexed by events_order
@@ -31,7 +30,11 @@ pub(super) fn history(
         ))?
         .query_map((order_id, after, HISTORY_EVENTS_MAX), |row| event(row, user_id))?
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(History { events, at }))
+    Ok(Some(History {
+        events,
+        at: bounds.cursor(bounds.last),
+        epochs: bounds.epochs,
+    }))
 }
 
 fn event(row: &Row<'_>, user_id: i64) -> Result<FeedEvent, rusqlite::Error> {
@@ -50,12 +53,12 @@ pub(super) fn end(connection: &Connection) -> Result<FeedCursor, rusqlite::Error
 
 pub(super) fn bounds(connection: &Connection) -> Result<FeedBounds, rusqlite::Error> {
     connection
-        .prepare_cached("select feed_id, complete_after, last_position from counters where id = 1")?
+        .prepare_cached("select complete_after, last_position from counters where id = 1")?
         .query_row([], |row| {
             Ok(FeedBounds {
-                feed: FeedId(row.get::<_, i64>(0)?.cast_unsigned()),
-                complete_after: FeedPosition(row.get(1)?),
-                last: FeedPosition(row.get(2)?),
+                epochs: epochs::read(connection)?,
+                complete_after: FeedPosition(row.get(0)?),
+                last: FeedPosition(row.get(1)?),
             })
         })
 }

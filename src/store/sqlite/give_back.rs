@@ -50,7 +50,7 @@ fn lost(
                 Ok(LostLease {
                     key: LeaseKey {
                         order_id: row.get(0)?,
-                        token: row.get(1)?,
+                        fence: row.get(1)?,
                         node: row.get(2)?,
                     },
                     outside: row.get(3)?,

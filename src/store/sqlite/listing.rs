@@ -337,7 +337,7 @@ mod tests {
     fn what_is_done_to_many_orders_at_once_reads_a_range_of_ids() {
         let (_folder, connection) = migrated();
         for (statement, values) in [
-            (include_str!("start_run.sql"), 7),
+            (include_str!("start_run.sql"), 8),
             (include_str!("read_attempts.sql"), 4),
             (include_str!("complete_run.sql"), 4),
             (include_str!("insert_events.sql"), 6),

@@ -78,8 +78,8 @@ fn extend(group: &Group<'_>, key: LeaseKey, heartbeat: &Heartbeat) -> Result<boo
         .connection
         .prepare_cached(
             "update orders set lease_expires_at = case when outside then lease_expires_at else ?3 end
-             where order_id = ?1 and token = ?2 and status = 1",
+             where order_id = ?1 and fence = ?2 and status = 1",
         )?
-        .execute((key.order_id, key.token, group.now.plus(heartbeat.lease)))?;
+        .execute((key.order_id, key.fence, group.now.plus(heartbeat.lease)))?;
     Ok(extended > 0)
 }

@@ -3,7 +3,8 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::group::{CallError, Group};
-use super::{rows, settle};
+use super::{epochs, rows, settle};
+use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
@@ -13,8 +14,8 @@ use crate::time::Timestamp;
 pub(super) fn hold(group: &mut Group<'_>, key: LeaseKey, hold: OutsideHold) -> Result<Held, CallError> {
     let started: Option<Timestamp> = group
         .connection
-        .prepare_cached("select processing_at from orders where order_id = ?1 and token = ?2 and status = 1")?
-        .query_row((key.order_id, key.token), |row| row.get(0))
+        .prepare_cached("select processing_at from orders where order_id = ?1 and fence = ?2 and status = 1")?
+        .query_row((key.order_id, key.fence), |row| row.get(0))
         .optional()?;
     let Some(started) = started else {
         return Ok(Held::Stale);
@@ -27,9 +28,9 @@ pub(super) fn hold(group: &mut Group<'_>, key: LeaseKey, hold: OutsideHold) -> R
         .connection
         .prepare_cached(
             "update orders set outside = 1, handed_out = 1, lease_expires_at = ?3
-             where order_id = ?1 and token = ?2 and status = 1",
+             where order_id = ?1 and fence = ?2 and status = 1",
         )?
-        .execute((key.order_id, key.token, expires))?;
+        .execute((key.order_id, key.fence, expires))?;
     Ok(Held::Until(expires))
 }
 
@@ -37,21 +38,26 @@ pub(super) fn hold(group: &mut Group<'_>, key: LeaseKey, hold: OutsideHold) -> R
 pub(super) fn settle(
     group: &mut Group<'_>,
     id: OrderId,
-    token: u64,
+    token: Token,
     outcome: &Outcome,
 ) -> Result<SettledOutside, CallError> {
-    let node: Option<NodeId> = group
-        .connection
-        .prepare_cached(
-            "select node from orders where order_id = ?1 and token = ?2 and status = 1 and handed_out",
-        )?
-        .query_row((id, token), |row| row.get(0))
-        .optional()?;
+    let fence = token.fence();
+    let node: Option<NodeId> = if epochs::read(group.connection)?.gave(id, token) {
+        group
+            .connection
+            .prepare_cached(
+                "select node from orders where order_id = ?1 and fence = ?2 and status = 1 and handed_out",
+            )?
+            .query_row((id, fence), |row| row.get(0))
+            .optional()?
+    } else {
+        None
+    };
     let settled = match node {
         Some(node) => {
             let key = LeaseKey {
                 order_id: id,
-                token,
+                fence,
                 node,
             };
             settle::settle(group, key, outcome)?
@@ -74,18 +80,20 @@ pub(super) fn latest_claim(
         .prepare_cached(concat!(
             "select ",
             order_columns!(),
-            ", token, node, handed_out from orders where order_id = ?1"
+            ", fence, node, handed_out from orders where order_id = ?1"
         ))?
         .query_row([id], |row| {
-            let token = row.get(ORDER_COLUMNS)?;
+            let fence = row.get(ORDER_COLUMNS)?;
+            let token = epochs::read(connection)?.token(id, fence);
             let node: Option<_> = row.get(ORDER_COLUMNS + 1)?;
             Ok(LatestClaim {
                 order: rows::order(row)?,
                 key: node.map(|node| LeaseKey {
                     order_id: id,
-                    token,
+                    fence,
                     node,
                 }),
+                token,
                 handed_out: row.get(ORDER_COLUMNS + 2)?,
             })
         })

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::connection::{self, open_existing};
 use super::files::{require_file, unavailable};
-use super::{lock, migrations};
+use super::{epochs, lock, migrations};
+use crate::store::clock::system_clock;
 use crate::store::opening::OpenError;
 
 /// Refuses where there is no file, or a server has it.
@@ -13,14 +14,16 @@ pub fn require_unused(path: &Path) -> Result<(), OpenError> {
     lock::lock(path).map(drop)
 }
 
-/// Begins another life of the feed, while no server has the file.
-pub fn renew_feed(path: &Path) -> Result<(), OpenError> {
+/// Begins an epoch, while no server has the file.
+pub fn begin_epoch(path: &Path) -> Result<(), OpenError> {
     require_file(path)?;
     let _server_lock = lock::lock(path)?;
     migrations::require_current(path, &open_existing(path)?)?;
-    let connection = connection::open_writer(path)?;
-    connection
-        .execute("update counters set feed_id = random()", [])
-        .map_err(|error| unavailable(path, error.into()))?;
-    Ok(())
+    let begun = || {
+        let connection = connection::open_writer(path)?;
+        let transaction = connection.unchecked_transaction()?;
+        epochs::begin(&transaction, system_clock()())?;
+        Ok(transaction.commit()?)
+    };
+    begun().map_err(|error: anyhow::Error| unavailable(path, error))
 }

@@ -40,7 +40,7 @@ pub(super) fn complete(group: &mut Group<'_>, keys: &[LeaseKey]) -> Result<Vec<S
     let mut settled = vec![Settled::Stale; keys.len()];
     let together = |one: &(LeaseKey, usize), next: &(LeaseKey, usize)| {
         let (one, next) = (one.0, next.0);
-        next.order_id.0 == one.order_id.0 + 1 && next.token == one.token && next.node == one.node
+        next.order_id.0 == one.order_id.0 + 1 && next.fence == one.fence && next.node == one.node
     };
     for run in sorted.chunk_by(together) {
         let done = run.len() > 1 && complete_run(group, run[0].0, run.len())?;
@@ -63,11 +63,11 @@ fn complete_run(group: &mut Group<'_>, first: LeaseKey, orders: usize) -> Result
         Ordering::User(_) => return Ok(false),
     }
     let run = Run::of_length(first.order_id, orders);
-    let (now, token) = (group.now, first.token);
+    let (now, fence) = (group.now, first.fence);
     let (held, took): (usize, u64) = group
         .statements
         .get(Hot::ReadAttempts)?
-        .query_row((run.first, run.last, token, now), |row| {
+        .query_row((run.first, run.last, fence, now), |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
     if held < orders {
@@ -76,7 +76,7 @@ fn complete_run(group: &mut Group<'_>, first: LeaseKey, orders: usize) -> Result
     let completed = group
         .statements
         .get(Hot::CompleteRun)?
-        .execute((run.first, run.last, token, now))?;
+        .execute((run.first, run.last, fence, now))?;
     require_changed(completed, orders)?;
     group.totals.counters.processing_micros += took;
     group.record_run(run, EventKind::Completed, OrderStatus::Processing, first.node)?;
@@ -102,7 +102,7 @@ pub(super) fn end_attempt(group: &mut Group<'_>, key: LeaseKey, end: End) -> Res
     let turn = turns::of_returning(group);
     let changed = group.statements.get(Hot::EndAttempt)?.execute((
         key.order_id,
-        key.token,
+        key.fence,
         status,
         version,
         attempts,
@@ -135,7 +135,7 @@ fn attempted(group: &mut Group<'_>, key: LeaseKey) -> Result<Option<Attempted>, 
     group
         .statements
         .get(Hot::ReadAttempt)?
-        .query_row((key.order_id, key.token), |row| {
+        .query_row((key.order_id, key.fence), |row| {
             Ok(Attempted {
                 version: row.get(0)?,
                 attempts: row.get(1)?,

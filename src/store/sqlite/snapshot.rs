@@ -298,23 +298,23 @@ fn orders_after(
         .prepare_cached(concat!(
             "select ",
             order_columns!(),
-            ", crashes, node, token, lease_expires_at, outside, handed_out from orders
+            ", crashes, node, fence, lease_expires_at, outside, handed_out from orders
              where order_id > ?1 order by order_id limit ?2"
         ))?
         .query_map((after, limit), |row| {
             let node: Option<NodeId> = row.get(ORDER_COLUMNS + 1)?;
-            let token: u64 = row.get(ORDER_COLUMNS + 2)?;
+            let fence: u64 = row.get(ORDER_COLUMNS + 2)?;
             let expires_at = row.get::<_, Option<_>>(ORDER_COLUMNS + 3)?;
             let outside = row.get(ORDER_COLUMNS + 4)?;
             let lease = |(node, expires_at)| LeaseRecord {
                 node,
-                token,
+                fence,
                 expires_at,
                 outside,
             };
             Ok(OrderRecord {
                 order: rows::order(row)?,
-                token,
+                fence,
                 node,
                 handed_out: row.get(ORDER_COLUMNS + 5)?,
                 crashes: row.get(ORDER_COLUMNS)?,

@@ -1,9 +1,9 @@
--- Starts the orders with the ids from ?1 to ?2, which all wait in the first line. Served by the primary key.
+-- Starts the orders with the ids from ?1 to ?2, which all wait in the first line; ?8: the floor of their fences. Served by the primary key.
 update or rollback orders not indexed set
     status = 1,
     version = version + 1,
     attempts = attempts + 1,
-    token = token + 1,
+    fence = max(fence, ?8) + 1,
     node = ?3,
     lease_expires_at = ?4,
     processing_at = ?5,

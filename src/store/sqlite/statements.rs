@@ -26,7 +26,7 @@ impl Hot {
     fn text(self) -> &'static str {
         match self {
             Hot::InsertOrder => {
-                "insert into orders (order_id, status, version, attempts, generation, crashes, token, created_at,
+                "insert into orders (order_id, status, version, attempts, generation, crashes, fence, created_at,
                                      user_id, total_amount, item_ids, reference, metadata, turn)
                  values (?1, 0, 1, 0, 0, 0, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
             }
@@ -38,22 +38,22 @@ impl Hot {
             Hot::ReadWaiting => concat!(
                 "select ",
                 order_columns!(),
-                ", token, crashes from orders where order_id = ?1"
+                ", fence, crashes from orders where order_id = ?1"
             ),
             Hot::Start => {
-                "update orders set status = 1, version = ?2, attempts = ?3, token = ?4, node = ?5,
+                "update orders set status = 1, version = ?2, attempts = ?3, fence = ?4, node = ?5,
                         lease_expires_at = ?6, processing_at = ?7, outside = ?8, handed_out = ?9
                  where order_id = ?1 and status = 0"
             }
             Hot::ReadWaitingRun => concat!(
                 "select ",
                 order_columns!(),
-                ", token, crashes from orders where order_id between ?1 and ?2 order by order_id"
+                ", fence, crashes from orders where order_id between ?1 and ?2 order by order_id"
             ),
             Hot::StartRun => include_str!("start_run.sql"),
             Hot::ReadAttempt => {
                 "select version, attempts, processing_at, user_id from orders
-                 where order_id = ?1 and token = ?2 and status = 1"
+                 where order_id = ?1 and fence = ?2 and status = 1"
             }
             Hot::EndAttempt => include_str!("end_attempt.sql"),
             Hot::ReadAttempts => include_str!("read_attempts.sql"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::count;
+use crate::epoch::FENCE_BITS;
 use crate::event::{Event, EventKind};
 use crate::lease::NodeId;
 use crate::money::Money;
@@ -13,7 +14,7 @@ use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering};
 use crate::store::snapshot::{
     EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot, StartRule,
 };
-use crate::store::{Counters, QueueState, StoreError};
+use crate::store::{Counters, Epoch, Epochs, FeedBounds, FeedPosition, QueueState, StoreError, first_epoch};
 use crate::time::Timestamp;
 
 use EventKind::{
@@ -43,6 +44,8 @@ pub struct Hand {
     pub unreadable: bool,
     pub read_at: Option<Timestamp>,
     pub ordering: Ordering,
+    /// The first one of a new store where there are none.
+    pub epochs: Vec<Epoch>,
     accept_time_max: Duration,
     position: i64,
 }
@@ -120,7 +123,7 @@ impl Hand {
         order.next_attempt_at = (order.status == OrderStatus::Pending && kind != Accepted).then_some(at);
         record.lease = (kind == Started).then_some(LeaseRecord {
             node: NODE,
-            token: 1,
+            fence: (1 << FENCE_BITS) + 1,
             expires_at: at,
             outside: false,
         });
@@ -196,7 +199,7 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
             last_error: None,
             result: None,
         },
-        token: 0,
+        fence: 0,
         node: None,
         handed_out: false,
         lease: None,
@@ -241,7 +244,8 @@ impl Snapshot for Hand {
     }
 
     async fn last_order_id(&mut self) -> Result<OrderId, StoreError> {
-        unreachable!("the promises are not about orders to come")
+        let ids = self.orders.iter().map(|record| record.order.order_id);
+        Ok(ids.max().unwrap_or(OrderId(0)))
     }
 
     async fn has_orders(&mut self, ids: &[OrderId]) -> Result<bool, StoreError> {
@@ -283,7 +287,16 @@ impl Snapshot for Hand {
     }
 
     async fn feed(&mut self) -> Result<FeedState, StoreError> {
-        unreachable!("the promises are not about the feed's state")
+        Ok(FeedState {
+            bounds: FeedBounds {
+                epochs: Epochs::of(self.epochs.clone())
+                    .or(Epochs::of(vec![first_epoch()]))
+                    .unwrap(),
+                complete_after: FeedPosition(0),
+                last: FeedPosition(self.position),
+            },
+            waiting: None,
+        })
     }
 
     async fn damage(&mut self) -> Result<Vec<String>, StoreError> {

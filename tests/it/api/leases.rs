@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::door::Door;
-use crate::support::make::{LONGER_THAN_A_LEASE, new_order};
+use crate::support::make::{FIRST_FENCE, LONGER_THAN_A_LEASE, new_order};
 use crate::support::until;
 
 mod lost;
@@ -22,7 +22,15 @@ mod settled;
 async fn a_worker_takes_an_order_and_completes_it() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
-    assert_snapshot!(door.act("/leases").await.shown(), @r#"
+    let (token, key) = (
+        door.harness.token(OrderId(1), 1).await,
+        door.harness.attempt_key(1, 0).await,
+    );
+    let shown = door.act("/leases").await.shown();
+    let shown = shown
+        .replace(&token.to_string(), "(token)")
+        .replace(&key, "(epoch)-1-0");
+    assert_snapshot!(shown, @r#"
     200 OK
     content-type: application/json
 
@@ -48,9 +56,10 @@ async fn a_worker_takes_an_order_and_completes_it() {
             "time_taken_seconds":null,
             "result":null
           },
-          "token":1,
+          "token":"(token)",
+          "fence":4294967297,
           "attempt":1,
-          "idempotency_key":"order-1-0",
+          "idempotency_key":"(epoch)-1-0",
           "expires_at":"2026-01-01T00:00:30.000000Z"
         }
       ]
@@ -59,7 +68,9 @@ async fn a_worker_takes_an_order_and_completes_it() {
     let completed = door
         .post(
             "/leases/1/complete",
-            r#"{"token":1,"result":{ "charge": "ch_1" }}"#,
+            door.harness
+                .call_body(1, 1, r#","result":{ "charge": "ch_1" }"#)
+                .await,
         )
         .await;
     assert_eq!(completed.ok()["status"], "Completed");
@@ -146,22 +157,25 @@ async fn a_lease_lasts_as_long_as_asked_and_is_renewed_until_its_attempt_is_over
     let taken = door.post("/leases", r#"{"lease":10}"#).await.ok();
     assert_eq!(taken["leases"][0]["expires_at"], expires(10).await);
     door.harness.advance(Duration::from_secs(9)).await;
-    let renewed = async |body: &str| door.post("/leases/1/renew", body.to_owned()).await;
-    let answer = renewed(r#"{"token":1}"#).await.ok();
+    let renewed = async |rest: &str| {
+        let body = door.harness.call_body(1, 1, rest).await;
+        door.post("/leases/1/renew", body).await
+    };
+    let answer = renewed("").await.ok();
     assert_eq!(
         answer,
         json!({"expires_at": expires(30).await}),
         "ORDERLY_LEASE unless it says so"
     );
     door.harness.advance(Duration::from_secs(100)).await;
-    let answer = renewed(r#"{"token":1,"lease":3600}"#).await.ok();
+    let answer = renewed(r#","lease":3600"#).await.ok();
     assert_eq!(
         answer["expires_at"],
         expires(300 - 109).await,
         "ORDERLY_ATTEMPT_TIMEOUT"
     );
     door.harness.advance(Duration::from_secs(191)).await;
-    renewed(r#"{"token":1}"#).await.assert_refused(409, "lease-lost");
+    renewed("").await.assert_refused(409, "lease-lost");
     door.close().await;
 }
 
@@ -238,10 +252,20 @@ async fn what_a_silent_worker_held_goes_to_another_with_a_new_token() {
     door.harness.advance(LONGER_THAN_A_LEASE).await;
     door.harness.give_back().await;
     let lease = door.take_one().await;
-    assert_eq!((&lease["token"], &lease["attempt"]), (&json!(2), &json!(1)));
-    let late = door.post("/leases/1/complete", r#"{"token":1}"#).await;
-    late.assert_refused(409, "lease-lost");
-    door.post("/leases/1/complete", r#"{"token":2}"#).await.ok();
+    assert_eq!(
+        (&lease["fence"], &lease["attempt"]),
+        (&json!(FIRST_FENCE + 1), &json!(1))
+    );
+    assert_eq!(
+        lease["token"],
+        door.harness.token(OrderId(1), 2).await.to_string()
+    );
+    let complete = async |claim: u64| {
+        door.post("/leases/1/complete", door.harness.call_body(1, claim, "").await)
+            .await
+    };
+    complete(1).await.assert_refused(409, "lease-lost");
+    complete(2).await.ok();
     door.close().await;
 }
 

@@ -61,7 +61,7 @@ async fn everybody_is_told(statement: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_feed_is_told_to_everybody() {
-    everybody_is_told("update counters set feed_id = feed_id + 1").await;
+    everybody_is_told("update epochs set identity = identity + 1").await;
 }
 
 /// As when a provider goes back to a moment, and nobody says so.
@@ -77,4 +77,11 @@ async fn a_feed_that_lost_what_came_next_is_told_to_everybody() {
         "update counters set last_position = last_position + 9, complete_after = last_position + 5",
     )
     .await;
+}
+
+/// Issue 15, point 2: after a lost tail other events have the places that were told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_epoch_that_began_before_what_was_told_is_told_to_everybody() {
+    everybody_is_told("insert into epochs select max(epoch) + 1, 7, randomblob(16), 1, 3, 0 from epochs")
+        .await;
 }

@@ -113,7 +113,7 @@ async fn a_completion_by_an_external_worker_is_one_call() {
             ..claim_by(NODE_A, 1)
         };
         let claimed = door.harness.store().claim(delivering).await.unwrap();
-        let body = format!("{{\"token\":{}{rest}}}", claimed.leases[0].token);
+        let body = format!("{{\"token\":\"{}\"{rest}}}", claimed.leases[0].token);
         let path = format!("/leases/{id}/{action}");
         let before = calls_in_all(&door).await;
         door.post(&path, body).await.ok();

@@ -227,51 +227,55 @@ async fn a_store_is_migrated_once_and_only_on_request_where_that_is_set() {
     assert_eq!(told(strict("verify")).await.exit, Some(0));
 }
 
-fn feed_of(shop: &Path) -> i64 {
+fn epoch_of(shop: &Path) -> i64 {
     let file = Connection::open(shop.join("orderly.db")).unwrap();
-    let feed = file.query_row("select feed_id from counters", [], |row| row.get(0));
-    feed.unwrap()
+    let epoch = file.query_row(
+        "select identity from epochs order by epoch desc limit 1",
+        [],
+        |row| row.get(0),
+    );
+    epoch.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_file_begins_another_feed_while_no_server_runs() {
+async fn a_restored_file_begins_an_epoch_while_no_server_runs() {
     let shop = stopped_shop().await;
     shop.told("migrate --restored")
         .await
         .assert_failed(1, "in use by another orderly process");
     assert_eq!(shop.server.terminate().await, Some(0));
     let folder = shop.folder.path();
-    let first = feed_of(folder);
+    let first = epoch_of(folder);
     let plain = told(command(folder, "migrate --json")).await.json();
-    assert_eq!((&plain["restored"], feed_of(folder)), (&json!(false), first));
+    assert_eq!((&plain["restored"], epoch_of(folder)), (&json!(false), first));
     let restored = told(command(folder, "migrate --restored --json")).await.json();
     assert_eq!(restored["restored"], true);
-    let second = feed_of(folder);
+    let second = epoch_of(folder);
     assert_ne!(second, first);
     let said = told(command(folder, "migrate --restored")).await;
-    assert!(said.stdout.contains("another feed"), "{}", said.stdout);
-    assert_ne!(feed_of(folder), second);
+    assert!(said.stdout.contains("an epoch began"), "{}", said.stdout);
+    assert_ne!(epoch_of(folder), second);
     assert_eq!(told(command(folder, "verify")).await.exit, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_database_begins_another_feed_while_no_node_lives() {
+async fn a_restored_database_begins_an_epoch_while_no_node_lives() {
     if required("a private PostgreSQL", postgres::is_installed()) {
         let database = Server::shared().await.create_database().await;
-        begins_another_feed(&database, &database.url()).await;
+        begins_an_epoch(&database, &database.url()).await;
     }
 }
 
 /// One that keeps no statement between two messages.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_database_behind_a_pooler_begins_another_feed_too() {
+async fn a_restored_database_behind_a_pooler_begins_an_epoch_too() {
     if required("a private PgBouncer", postgres::is_installed_with_pgbouncer()) {
         let database = Server::shared().await.create_database().await;
-        begins_another_feed(&database, &database.bouncer_url().await).await;
+        begins_an_epoch(&database, &database.bouncer_url().await).await;
     }
 }
 
-async fn begins_another_feed(database: &TestDatabase, url: &str) {
+async fn begins_an_epoch(database: &TestDatabase, url: &str) {
     let admin = database.admin().await;
     let folder = tempfile::tempdir().unwrap();
     let migrate = async |line: &str| {
@@ -279,9 +283,9 @@ async fn begins_another_feed(database: &TestDatabase, url: &str) {
         command.env("DATABASE_URL", url);
         told(command).await
     };
-    let feed = async || -> i64 {
-        let feed = admin.query_one("select feed_id from orderly.queue", &[]).await;
-        feed.unwrap().get(0)
+    let epoch = async || -> i64 {
+        let newest = "select identity from orderly.epochs order by epoch desc limit 1";
+        admin.query_one(newest, &[]).await.unwrap().get(0)
     };
     migrate("migrate --restored")
         .await
@@ -290,17 +294,17 @@ async fn begins_another_feed(database: &TestDatabase, url: &str) {
     let nothing: bool = admin.query_one(nothing, &[]).await.unwrap().get(0);
     assert!(nothing, "nothing was made");
     assert_eq!(migrate("migrate").await.exit, Some(0));
-    let first = feed().await;
+    let first = epoch().await;
     let node = "insert into orderly.nodes values (1, 1, 0, now(), now(), now() + interval '1 hour')";
     admin.batch_execute(node).await.unwrap();
     migrate("migrate --restored").await.assert_failed(1, "in use");
-    assert_eq!(feed().await, first);
+    assert_eq!(epoch().await, first);
     // As a backup has those that lived when it was made.
     let silent = "update orderly.nodes set expires_at = now() - interval '1 second'";
     admin.batch_execute(silent).await.unwrap();
     let said = migrate("migrate --restored").await;
     assert_eq!(said.exit, Some(0), "{}", said.stderr);
-    assert_ne!(feed().await, first);
+    assert_ne!(epoch().await, first);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
 //! A node that comes back from the dead: it stands still with results on the way, loses its leases, and goes on when
-//! others have its orders. And the same with another statement put in on the wire, which does not check the token.
+//! others have its orders. And the same with another statement put in on the wire, which does not check the fence.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::support::until;
 /// The function that stores results, and its copy without what fences it.
 const SETTLE: &str = "orderly.settle_";
 const UNFENCED: &str = "orderly.unfenced_settle_";
-const TOKEN_CHECKS: [&str; 1] = [" and l.token = result.token"];
+const FENCE_CHECKS: [&str; 1] = [" and l.fence = result.fence"];
 /// Longer than a lease, so that whoever takes the orders over has them while the zombie's results arrive.
 const ORDERS: Assortment = Assortment {
     name: "zombie",
@@ -52,7 +52,7 @@ pub async fn haunt(cluster: &Cluster, fencing: Fencing, seed: u64) -> Haunted {
     let zombie = cluster.start_at(&url).await;
     cluster
         .database
-        .copy_function(SETTLE, UNFENCED, &TOKEN_CHECKS)
+        .copy_function(SETTLE, UNFENCED, &FENCE_CHECKS)
         .await;
     let sales = sell(&zombie, seed).await;
     until("it has all orders", async || {

@@ -26,7 +26,7 @@ conformance! {
     concurrent_claims_never_share_an_order,
     a_later_order_never_starts_before_an_earlier_one,
     a_cancelled_order_never_starts,
-    tokens_rise_with_every_claim_of_an_order,
+    fences_rise_with_every_claim_of_an_order,
     a_lease_carries_the_whole_order,
     a_store_without_open_orders_is_idle,
     a_store_with_an_order_that_waits_or_is_processed_is_not_idle,
@@ -148,15 +148,15 @@ async fn a_cancelled_order_never_starts(harness: &mut Harness) {
     assert_eq!(ids_of(&harness.claim(10).await), [ids[0], ids[2]]);
 }
 
-async fn tokens_rise_with_every_claim_of_an_order(harness: &mut Harness) {
+async fn fences_rise_with_every_claim_of_an_order(harness: &mut Harness) {
     let id = harness.accept_one().await;
-    let mut tokens = Vec::new();
+    let mut fences = Vec::new();
     for _ in 0..5 {
         let lease = harness.claim_only(id).await;
-        tokens.push(lease.token);
+        fences.push(lease.fence);
         harness.settle(&lease, Outcome::Released).await;
     }
-    assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
+    assert!(fences.is_sorted_by(|one, next| one < next), "{fences:?}");
 }
 
 async fn a_lease_carries_the_whole_order(harness: &mut Harness) {

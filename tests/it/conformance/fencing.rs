@@ -6,7 +6,7 @@ use orderly::order::OrderId;
 use orderly::store::{Settled, StoreError};
 
 use crate::support::Harness;
-use crate::support::make::{LONGER_THAN_A_LEASE, NODE_B, failed, retry_after};
+use crate::support::make::{FIRST_FENCE, LONGER_THAN_A_LEASE, NODE_B, failed, retry_after};
 
 conformance! {
     a_lease_that_was_given_back_changes_nothing,
@@ -15,7 +15,7 @@ conformance! {
     a_lease_of_a_cancelled_order_changes_nothing,
     a_lease_of_a_cancelled_and_redriven_order_changes_nothing,
     a_second_settle_changes_nothing,
-    a_token_that_was_never_granted_changes_nothing,
+    a_fence_that_was_never_granted_changes_nothing,
     a_lease_of_an_unknown_order_changes_nothing,
     a_lease_that_ran_out_may_still_finish_until_it_is_given_back,
     stale_completions_of_many_orders_at_once_change_nothing,
@@ -37,7 +37,7 @@ async fn a_lease_that_was_given_back_changes_nothing_after_a_new_claim(harness: 
     harness.advance(LONGER_THAN_A_LEASE).await;
     harness.give_back().await;
     let new = harness.claim_as(NODE_B, 1).await.remove(0);
-    assert!(new.token > old.token);
+    assert!(new.fence > old.fence);
     assert_stale(harness, &old).await;
     harness.settle(&new, Outcome::COMPLETED).await;
 }
@@ -64,7 +64,7 @@ async fn a_lease_of_a_cancelled_and_redriven_order_changes_nothing(harness: &mut
     harness.cancel(id).await;
     harness.redrive(id).await;
     assert_stale(harness, &lease).await;
-    assert!(harness.claim_only(id).await.token > lease.token);
+    assert!(harness.claim_only(id).await.fence > lease.fence);
     assert_stale(harness, &lease).await;
 }
 
@@ -77,12 +77,12 @@ async fn a_second_settle_changes_nothing(harness: &mut Harness) {
     }
 }
 
-async fn a_token_that_was_never_granted_changes_nothing(harness: &mut Harness) {
+async fn a_fence_that_was_never_granted_changes_nothing(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let mut lease = harness.claim_only(id).await;
-    let granted = lease.token;
-    for token in [granted + 1, granted + 1_000_000, granted - 1, 0] {
-        lease.token = token;
+    let granted = lease.fence;
+    for fence in [granted + 1, granted + 1_000_000, granted - 1, 0] {
+        lease.fence = fence;
         assert_stale(harness, &lease).await;
     }
 }
@@ -90,7 +90,7 @@ async fn a_token_that_was_never_granted_changes_nothing(harness: &mut Harness) {
 async fn a_lease_of_an_unknown_order_changes_nothing(harness: &mut Harness) {
     let key = LeaseKey {
         order_id: OrderId(1_000_000),
-        token: 1,
+        fence: FIRST_FENCE,
         node: NODE_B,
     };
     let settled = harness.store().settle(key, Outcome::COMPLETED).await.unwrap();

@@ -10,8 +10,8 @@ use orderly::store::{CLAIM_ORDERS_MAX, GiveBack, GivenBack, SWEEP_ORDERS_MAX};
 use crate::support::Harness;
 use crate::support::harness::ids_of;
 use crate::support::make::{
-    CRASHES_MAX, LEASE, LONGER_THAN_A_LEASE, NODE_A, NODE_B, SHORTER_THAN_A_LEASE, failed, give_back_by,
-    heartbeat,
+    CRASHES_MAX, FIRST_FENCE, LEASE, LONGER_THAN_A_LEASE, NODE_A, NODE_B, SHORTER_THAN_A_LEASE, failed,
+    give_back_by, heartbeat,
 };
 
 conformance! {
@@ -100,13 +100,13 @@ async fn a_renewal_reports_what_the_node_no_longer_has(harness: &mut Harness) {
     renew(harness, &[keys[4]]).await;
     harness.advance(LEASE / 2 + Duration::from_secs(1)).await;
     assert_eq!(harness.give_back().await, gave_back(2));
-    // The third and the fourth order are in other hands, under new tokens.
+    // The third and the fourth order are in other hands, with new fences.
     let taken = harness.claim_as(NODE_B, 5).await;
     assert_eq!(taken.len(), 2);
 
     let never_granted = LeaseKey {
         order_id: OrderId(1_000_000),
-        token: 1,
+        fence: FIRST_FENCE,
         node: NODE_A,
     };
     let asked: Vec<LeaseKey> = keys.iter().copied().chain([never_granted]).collect();

@@ -10,7 +10,7 @@ use orderly::store::{OrderQuery, RedriveQuery, StoreError, StoreHealth};
 
 use crate::support::Harness;
 use crate::support::make::{
-    LONGER_THAN_A_LEASE, NODE_A, claim_by, failed, give_back_by, heartbeat, key, new_order,
+    FIRST_FENCE, LONGER_THAN_A_LEASE, NODE_A, claim_by, failed, give_back_by, heartbeat, key, new_order,
 };
 
 conformance! {
@@ -68,7 +68,7 @@ async fn a_snapshot_shows_what_the_api_does_not(harness: &mut Harness) {
     let records = harness.records().await;
     assert_eq!(records[0].order, harness.order(id).await);
     let held = records[0].lease.expect("a running order has a lease");
-    assert_eq!((held.node, held.token), (NODE_A, lease.token));
+    assert_eq!((held.node, held.fence), (NODE_A, lease.fence));
     assert!(held.expires_at > harness.now().await);
     assert!(records[1].lease.is_none());
     harness.settle(&lease, Outcome::COMPLETED).await;
@@ -214,7 +214,7 @@ async fn a_closed_store_refuses_everything(harness: &mut Harness) {
     store.close().await;
     let lease = LeaseKey {
         order_id: id,
-        token: 1,
+        fence: FIRST_FENCE,
         node: NODE_A,
     };
     let redrive = RedriveQuery {

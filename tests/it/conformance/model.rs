@@ -265,8 +265,8 @@ impl Story {
             assert_eq!(ModelOrder::of(&record.order, record.crashes), expected.visible());
             let lease = record
                 .lease
-                .map(|lease| (lease.node, lease.token, lease.expires_at));
-            let held = expected.held.map(|held| (held.node, held.token, held.expires_at));
+                .map(|lease| (lease.node, lease.fence, lease.expires_at));
+            let held = expected.held.map(|held| (held.node, held.fence, held.expires_at));
             assert_eq!(lease, held, "order {}", record.order.order_id);
         }
         let counted = recount(records.iter().map(|record| &record.order));

@@ -127,7 +127,7 @@ async fn a_hold_needs_the_latest_token_of_an_order_in_processing(harness: &mut H
     let id = harness.accept_one().await;
     let old = take_only(harness, id).await;
     let guessed = LeaseKey {
-        token: old.token + 1,
+        fence: old.fence + 1,
         ..old.key()
     };
     assert_stale(harness, guessed).await;
@@ -237,8 +237,9 @@ async fn the_latest_claim_names_the_token_that_counts(harness: &mut Harness) {
         "also between attempts"
     );
     let second = take_only(harness, id).await;
-    assert!(second.token > first.token);
+    assert!(second.fence > first.fence);
     assert_eq!(latest(harness, id).await.key, Some(second.key()));
+    assert_eq!(latest(harness, id).await.token, Some(second.token));
     harness.settle(&second, Outcome::COMPLETED).await;
     let latest = latest(harness, id).await;
     assert_eq!(latest.key, Some(second.key()));

@@ -1,6 +1,7 @@
 //! `settle_outside`: results that name an order and a token, as external workers bring them (issue 14, point 7).
 
 use futures_util::future::join_all;
+use orderly::epoch::{Token, TokenSecret};
 use orderly::event::EventKind;
 use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
@@ -14,6 +15,7 @@ use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, failed, retry_after};
 conformance! {
     a_result_by_token_ends_the_attempt_and_answers_with_the_order,
     a_result_by_a_token_that_does_not_count_changes_nothing,
+    a_result_by_a_token_that_this_store_never_gave_changes_nothing,
     a_result_by_the_token_of_an_order_not_handed_out_changes_nothing,
     a_refused_result_by_token_is_refused_and_hurts_no_other,
 }
@@ -34,13 +36,19 @@ async fn a_result_by_token_ends_the_attempt_and_answers_with_the_order(harness: 
         let ended = harness.history(id, 2).await.remove(0);
         // The node that claimed, also where an external worker brought the result.
         assert_eq!((ended.kind, ended.node), (kind, Some(NODE_A)));
-        assert_lost(harness, id, lease.token).await;
+        assert_lost(harness, id, 1).await;
     }
     assert_eq!(harness.counters().await, harness.recount().await);
 }
 
 async fn a_result_by_a_token_that_does_not_count_changes_nothing(harness: &mut Harness) {
-    let unknown = bring(harness, OrderId(1_000_000), 1, Outcome::COMPLETED).await;
+    let unknown = bring(
+        harness,
+        OrderId(1_000_000),
+        harness.token(OrderId(1_000_000), 1).await,
+        Outcome::COMPLETED,
+    )
+    .await;
     assert!(matches!(unknown, SettledOutside::UnknownOrder), "{unknown:?}");
     let id = harness.accept_one().await;
     assert_lost(harness, id, 0).await;
@@ -56,12 +64,30 @@ async fn a_result_by_a_token_that_does_not_count_changes_nothing(harness: &mut H
     assert_lost(harness, id, 2).await;
 }
 
+/// Issue 15, point 2: the fence alone can be guessed, and another life of the store may have given it.
+async fn a_result_by_a_token_that_this_store_never_gave_changes_nothing(harness: &mut Harness) {
+    let (id, other) = (harness.accept_one().await, harness.accept_one().await);
+    let leases = take(harness, 2).await;
+    let fence = leases[0].fence;
+    let foreign = TokenSecret::of([7; 16]).token(id, fence);
+    let of_another_epoch = TokenSecret::of([7; 16]).token(id, fence + (1 << 32));
+    for token in [foreign, of_another_epoch, harness.token(other, 1).await] {
+        match bring(harness, id, token, Outcome::COMPLETED).await {
+            SettledOutside::Lost(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(harness.counters().await.processing, 2);
+    let settled = bring(harness, id, leases[0].token, Outcome::COMPLETED).await;
+    assert!(matches!(settled, SettledOutside::Done(_)), "{settled:?}");
+}
+
 async fn a_result_by_the_token_of_an_order_not_handed_out_changes_nothing(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
-    assert_lost(harness, id, lease.token).await;
+    assert_lost(harness, id, 1).await;
     harness.settle(&lease, Outcome::COMPLETED).await;
-    assert_lost(harness, id, lease.token).await;
+    assert_lost(harness, id, 1).await;
 }
 
 async fn a_refused_result_by_token_is_refused_and_hurts_no_other(harness: &mut Harness) {
@@ -71,12 +97,8 @@ async fn a_refused_result_by_token_is_refused_and_hurts_no_other(harness: &mut H
         .refuse_updates(&format!("new.order_id = {} and new.status = 2", ids[7]))
         .await;
     let results = leases.iter().map(|lease| {
-        let (store, key) = (harness.store().clone(), lease.key());
-        async move {
-            store
-                .settle_outside(key.order_id, key.token, Outcome::COMPLETED)
-                .await
-        }
+        let (store, id, token) = (harness.store().clone(), lease.order.order_id, lease.token);
+        async move { store.settle_outside(id, token, Outcome::COMPLETED).await }
     });
     for (id, settled) in ids.iter().zip(join_all(results).await) {
         match settled {
@@ -89,12 +111,14 @@ async fn a_refused_result_by_token_is_refused_and_hurts_no_other(harness: &mut H
     assert_eq!((counters.completed, counters.processing), (19, 1));
 }
 
-async fn bring(harness: &Harness, id: OrderId, token: u64, outcome: Outcome) -> SettledOutside {
+async fn bring(harness: &Harness, id: OrderId, token: Token, outcome: Outcome) -> SettledOutside {
     let settled = harness.store().settle_outside(id, token, outcome).await;
     settled.unwrap()
 }
 
-async fn assert_lost(harness: &Harness, id: OrderId, token: u64) {
+/// Results with the token of the order's claim with this number change nothing.
+async fn assert_lost(harness: &Harness, id: OrderId, claim: u64) {
+    let token = harness.token(id, claim).await;
     let before = latest(harness, id).await;
     for outcome in [with_result("7"), failed(), Outcome::Released] {
         match bring(harness, id, token, outcome).await {

@@ -11,7 +11,7 @@ use orderly::order::{OnFailure, OrderId, OrderStatus, Ordering};
 use orderly::store::{CLAIM_ORDERS_MAX, ClaimRequest, FEED_EVENTS_MAX, Settled};
 
 use crate::support::harness::ids_of;
-use crate::support::make::{NODE_A, NODE_B, claim_by, order_of};
+use crate::support::make::{FIRST_FENCE, NODE_A, NODE_B, claim_by, order_of};
 use crate::support::{Harness, until};
 
 conformance! {
@@ -23,7 +23,7 @@ conformance! {
     a_started_order_is_in_the_hands_of_its_node,
     a_started_order_is_claimed_and_started_by_no_other,
     concurrent_starts_and_claims_never_share_an_order,
-    the_token_of_a_start_fences_like_that_of_a_claim,
+    the_fence_of_a_start_is_like_that_of_a_claim,
     a_start_says_whether_it_hands_orders_out,
     nothing_given_starts_while_the_queue_is_paused,
     one_suspect_starts_and_only_when_asked_for,
@@ -119,7 +119,10 @@ async fn no_more_orders_start_than_were_asked_for(harness: &mut Harness) {
 async fn a_started_order_is_in_the_hands_of_its_node(harness: &mut Harness) {
     let ids = harness.accept_some(2).await;
     let lease = start_by(harness, &ids[1..], claim_by(NODE_B, 1)).await.remove(0);
-    assert_eq!((lease.node, lease.token, lease.suspect), (NODE_B, 1, false));
+    assert_eq!(
+        (lease.node, lease.fence, lease.suspect),
+        (NODE_B, FIRST_FENCE, false)
+    );
     assert_eq!(lease.order, harness.order(ids[1]).await);
     assert_eq!(lease.order.status, OrderStatus::Processing);
     assert_eq!((lease.order.attempts, lease.order.version), (1, 2));
@@ -169,12 +172,12 @@ async fn concurrent_starts_and_claims_never_share_an_order(harness: &mut Harness
     }
 }
 
-async fn the_token_of_a_start_fences_like_that_of_a_claim(harness: &mut Harness) {
+async fn the_fence_of_a_start_is_like_that_of_a_claim(harness: &mut Harness) {
     let ids = harness.accept_some(1).await;
     let first = start_by(harness, &ids, claim_by(NODE_A, 1)).await.remove(0);
     harness.settle(&first, Outcome::Released).await;
     let second = start_by(harness, &ids, claim_by(NODE_B, 1)).await.remove(0);
-    assert!(second.token > first.token);
+    assert!(second.fence > first.fence);
     let stale = harness.store().settle(first.key(), Outcome::COMPLETED).await;
     assert_eq!(stale.unwrap(), Settled::Stale);
     harness.settle(&second, Outcome::COMPLETED).await;

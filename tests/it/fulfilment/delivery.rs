@@ -37,8 +37,8 @@ async fn a_delivery_is_the_order_as_it_is_read_meanwhile() {
         ("content-type", "application/json".to_owned()),
         ("user-agent", format!("orderly/{}", env!("CARGO_PKG_VERSION"))),
         ("orderly-attempt", "1".to_owned()),
-        ("idempotency-key", format!("order-{id}-0")),
-        ("webhook-id", format!("order-{id}-0")),
+        ("idempotency-key", shop.harness.attempt_key(id, 0).await),
+        ("webhook-id", shop.harness.attempt_key(id, 0).await),
     ] {
         assert_eq!(delivery.header(name), value, "{name}");
     }
@@ -76,18 +76,19 @@ async fn attempts_share_their_key_and_a_redrive_has_its_own() {
             .map(|delivery| delivery.header(name).to_owned())
             .collect()
     };
-    let (first, second) = (format!("order-{id}-0"), format!("order-{id}-1"));
+    let key = async |redrives| shop.harness.attempt_key(id, redrives).await;
+    let (first, second) = (key(0).await, key(1).await);
     let keys = [&first, &first, &first, &second, &second];
     assert_eq!(all("idempotency-key").iter().collect::<Vec<_>>(), keys);
     assert_eq!(all("webhook-id").iter().collect::<Vec<_>>(), keys);
     assert_eq!(all("orderly-attempt"), ["1", "2", "3", "1", "2"]);
-    let tokens: Vec<u64> = all("orderly-token")
+    let fences: Vec<u64> = all("orderly-fence")
         .iter()
-        .map(|token| token.parse().unwrap())
+        .map(|fence| fence.parse().unwrap())
         .collect();
     assert!(
-        tokens.is_sorted_by(|earlier, later| earlier < later),
-        "{tokens:?}"
+        fences.is_sorted_by(|earlier, later| earlier < later),
+        "{fences:?}"
     );
     let mut traces = all("traceparent");
     for trace in &traces {
@@ -117,9 +118,11 @@ async fn the_token_is_the_one_that_counts() {
     receiver.tell("held", [Reaction::Hold]);
     let id = shop.order("held").await;
     until("it is delivered", async || receiver.open() == 1).await;
-    let token: u64 = receiver.deliveries()[0].header("orderly-token").parse().unwrap();
+    let sent = receiver.deliveries().remove(0);
+    let (token, fence) = (sent.header("orderly-token"), sent.header("orderly-fence"));
     let claim = shop.harness.store().claimed(OrderId(id)).await.unwrap().unwrap();
-    assert_eq!(claim.key.unwrap().token, token);
+    assert_eq!(claim.token.unwrap().to_string(), token);
+    assert_eq!(claim.key.unwrap().fence.to_string(), fence);
     receiver.release();
     shop.ended(id).await;
     shop.close().await;
@@ -148,7 +151,9 @@ async fn signatures_are_good_for_who_has_either_secret_and_for_nobody_else() {
         changed.body[20] ^= 1;
         assert!(!is_signed(&changed, SECRET));
         let mut moved = delivery.clone();
-        let other_id = format!("order-{}-0", id + 1);
+        let other_id = delivery
+            .header("webhook-id")
+            .replace(&format!("-{id}-"), &format!("-{}-", id + 1));
         moved.headers.insert("webhook-id".to_owned(), other_id);
         assert!(!is_signed(&moved, SECRET));
         shop.close().await;
@@ -199,9 +204,7 @@ async fn a_call_back_before_the_answer_counts() {
     until("it is delivered", async || receiver.open() == 1).await;
     let token = receiver.deliveries()[0].header("orderly-token").to_owned();
     let url = format!("{}/leases/{id}/complete", shop.url);
-    let call_back = http()
-        .post(url)
-        .json(&json!({"token": token.parse::<u64>().unwrap()}));
+    let call_back = http().post(url).json(&json!({"token": token}));
     assert_eq!(call_back.send().await.unwrap().status(), StatusCode::OK);
     assert_eq!(shop.now(id).await["status"], "Completed");
     receiver.release();

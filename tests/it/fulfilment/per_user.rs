@@ -210,7 +210,7 @@ async fn one_user_fails_for_ever(nodes: usize, shared: bool) {
         .filter(|record| record.order.request.user_id == UNLUCKY)
         .collect();
     assert!(unlucky[0].order.attempts > 0);
-    assert!(unlucky[1..].iter().all(|record| record.token == 0));
+    assert!(unlucky[1..].iter().all(|record| record.fence == 0));
     drop(snapshot);
     shop.processor
         .lucky_at_last

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use orderly::epoch::FENCE_BITS;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -210,12 +211,12 @@ pub struct Employee {
     lines: watch::Receiver<usize>,
 }
 
-/// A result that the server took, as a worker tells: `45 Completed token 7`.
+/// A result that the server took, as a worker tells: `45 Completed fence 7`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
     pub order_id: u64,
     pub status: String,
-    pub token: u64,
+    pub fence: u64,
 }
 
 impl Employee {
@@ -264,13 +265,13 @@ impl Employee {
 impl Taken {
     fn read(line: &str) -> Option<Taken> {
         let words: Vec<&str> = line.split(' ').collect();
-        let [order_id, status, "token", token] = words[..] else {
+        let [order_id, status, "fence", fence] = words[..] else {
             return None;
         };
         Some(Taken {
             order_id: order_id.parse().ok()?,
             status: status.to_owned(),
-            token: token.parse().ok()?,
+            fence: fence.parse().ok()?,
         })
     }
 }
@@ -290,7 +291,7 @@ async fn drain(stream: impl AsyncRead + Unpin) {
     }
 }
 
-/// What is wrong with how the orders ended: each was completed once, under the token of its last lease, and nobody was
+/// What is wrong with how the orders ended: each was completed once, under the fence of its last lease, and nobody was
 /// told that another completion was taken.
 pub async fn breaches(shop: &Shop, taken: &[Taken]) -> Vec<String> {
     let mut breaches = Vec::new();
@@ -304,10 +305,10 @@ pub async fn breaches(shop: &Shop, taken: &[Taken]) -> Vec<String> {
         let told: Vec<u64> = taken
             .iter()
             .filter(|taken| taken.order_id == id && taken.status == "Completed")
-            .map(|taken| taken.token)
+            .map(|taken| taken.fence % (1 << FENCE_BITS))
             .collect();
-        // A lease has the next token. Whoever was killed could not tell any more.
-        if told.len() > 1 || told.iter().any(|token| usize::try_from(*token) != Ok(started)) {
+        // A lease has the next fence. Whoever was killed could not tell any more.
+        if told.len() > 1 || told.iter().any(|fence| usize::try_from(*fence) != Ok(started)) {
             breaches.push(format!(
                 "fenced: order {id} was started {started} times, and completed by {told:?}"
             ));

@@ -1,11 +1,12 @@
 //! A worker that comes back when another has its order: refused, at whatever step the server is killed meanwhile. And the
-//! same with the checks of the token taken out, other statements put in on the wire to the database, which must be noticed.
+//! same with the checks of the fence taken out, other statements put in on the wire to the database, which must be noticed.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::pull::{Shop, THREADS, Taken, breaches};
 use super::pull_examples::in_rust;
+use crate::support::make::FIRST_FENCE;
 use crate::support::postgres::{self, Server};
 use crate::support::proxy::{Action, Proxy};
 use crate::support::{required, until};
@@ -13,7 +14,7 @@ use crate::support::{required, until};
 /// The function that stores results, its copy without what fences it, and that.
 const SETTLE: &str = "orderly.settle_";
 const UNFENCED: &str = "orderly.unfenced_settle_";
-const TOKEN_CHECKS: [&str; 1] = [" and l.token = result.token"];
+const FENCE_CHECKS: [&str; 1] = [" and l.fence = result.fence"];
 /// The statement that finds the latest claim, and the token it reads.
 const LATEST_CLAIM: &str = ", token, node, handed_out from orderly.order_state where order_id = $1";
 const FIRST_TOKEN: &str = ", 1::int8, node, handed_out from orderly.order_state where order_id = $1";
@@ -39,13 +40,12 @@ async fn take(shop: &Shop, lease: u64) -> Value {
 /// What a worker is told that completes an order, or that it was refused.
 async fn complete(shop: &Shop, lease: &Value, result: &str) -> (StatusCode, Option<Taken>) {
     let id = lease["order"]["order_id"].as_u64().expect("a number");
-    let token = lease["token"].as_u64().expect("a number");
-    let body = json!({"token": token, "result": result});
+    let body = json!({"token": lease["token"], "result": result});
     let (status, answer) = shop.post(&format!("/leases/{id}/complete"), body).await;
     let told = (status == StatusCode::OK).then(|| Taken {
         order_id: id,
         status: answer["status"].as_str().expect("a status").to_owned(),
-        token,
+        fence: lease["fence"].as_u64().expect("a number"),
     });
     (status, told)
 }
@@ -55,7 +55,10 @@ async fn a_worker_comes_back(shop: &mut Shop) -> (StatusCode, Vec<Taken>) {
     shop.accept(1, json!({})).await;
     let first = take(shop, 1).await;
     let second = take(shop, 60).await;
-    assert_eq!((&first["token"], &second["token"]), (&json!(1), &json!(2)));
+    assert_eq!(
+        (&first["fence"], &second["fence"]),
+        (&json!(FIRST_FENCE), &json!(FIRST_FENCE + 1))
+    );
     let (late, told_first) = complete(shop, &first, "late").await;
     let (_, told_then) = complete(shop, &second, "in time").await;
     (late, told_first.into_iter().chain(told_then).collect())
@@ -83,7 +86,7 @@ async fn on_postgresql(fencing: Fencing) -> Option<(StatusCode, Vec<String>)> {
     let url = database.url_at("127.0.0.1", proxy.address().port());
     let mut shop = Shop::open_at(Some(database), Some(url)).await;
     let database = shop.database.as_ref().expect("it was given one");
-    database.copy_function(SETTLE, UNFENCED, &TOKEN_CHECKS).await;
+    database.copy_function(SETTLE, UNFENCED, &FENCE_CHECKS).await;
     let (late, taken) = a_worker_comes_back(&mut shop).await;
     Some((late, breaches(&shop, &taken).await))
 }
@@ -128,10 +131,10 @@ async fn a_kill_of_the_server_at_any_step_changes_nothing_that_was_answered() {
     shop.kill_server().await;
     let (_, answer) = shop.post("/leases", json!({"lease": 60})).await;
     let lease = answer["leases"][0].clone();
-    assert_eq!(lease["token"], 1, "accepted before the kill: {answer}");
+    assert_eq!(lease["fence"], FIRST_FENCE, "accepted before the kill: {answer}");
     shop.kill_server().await;
     let (status, renewed) = shop
-        .post("/leases/1/renew", json!({"token": 1, "lease": 90}))
+        .post("/leases/1/renew", json!({"token": lease["token"], "lease": 90}))
         .await;
     assert_eq!(status, StatusCode::OK, "{renewed}");
     shop.kill_server().await;
@@ -141,13 +144,19 @@ async fn a_kill_of_the_server_at_any_step_changes_nothing_that_was_answered() {
         "the lease outlives servers"
     );
     let (status, first) = shop
-        .post("/leases/1/complete", json!({"token": 1, "result": 7}))
+        .post(
+            "/leases/1/complete",
+            json!({"token": lease["token"], "result": 7}),
+        )
         .await;
     assert_eq!(status, StatusCode::OK, "{first}");
     shop.kill_server().await;
     // Its answer might have been lost.
     let (status, again) = shop
-        .post("/leases/1/complete", json!({"token": 1, "result": 7}))
+        .post(
+            "/leases/1/complete",
+            json!({"token": lease["token"], "result": 7}),
+        )
         .await;
     assert_eq!((status, again), (StatusCode::OK, first));
     assert_eq!(shop.kinds(1).await, ["accepted", "started", "completed"]);
@@ -167,5 +176,8 @@ async fn a_client_that_is_killed_while_it_waits_loses_nothing() {
     until("they are gone", async || shop.waiting().await == 0).await;
     shop.accept(1, json!({})).await;
     let lease = take(&shop, 60).await;
-    assert_eq!((&lease["token"], &lease["attempt"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&lease["fence"], &lease["attempt"]),
+        (&json!(FIRST_FENCE), &json!(1))
+    );
 }

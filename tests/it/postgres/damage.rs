@@ -191,7 +191,7 @@ const TAMPERINGS: [(&str, &str); 39] = [
         "order 1 is ended and stands in 1",
     ),
     (
-        "insert into orderly.leases select 2, token, node, version, attempt, started_at, started_in, expires_at, false, false
+        "insert into orderly.leases select 2, fence, node, version, attempt, started_at, started_in, expires_at, false, false
          from orderly.leases",
         "order 2 is ended and stands in 1",
     ),

@@ -26,6 +26,7 @@ use super::make::{
 use super::postgres::{self, Server, TestDatabase};
 use super::required;
 
+mod claims;
 mod eventful;
 mod many;
 pub mod moved;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use orderly::epoch::FENCE_BITS;
 use orderly::lease::{LeaseKey, NodeId, Outcome};
 use orderly::money::Money;
 use orderly::order::{ItemIds, NewOrder, Reference};
@@ -14,6 +15,8 @@ pub const LEASE: Duration = Duration::from_secs(30);
 pub const SHORTER_THAN_A_LEASE: Duration = Duration::from_secs(29);
 pub const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(31);
 pub const CRASHES_MAX: u32 = 5;
+/// The fence of an order's first claim in a new store; each claim adds one.
+pub const FIRST_FENCE: u64 = (1 << FENCE_BITS) + 1;
 
 pub fn new_order() -> NewOrder {
     NewOrder {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use orderly::epoch::Token;
 use orderly::lease::{LeaseKey, Outcome};
 use orderly::order::{NewOrder, OrderId};
 use orderly::store::layer::{InnerCall, Layer, Layered, Verb};
@@ -16,13 +17,13 @@ use tokio::sync::{Semaphore, watch};
 
 use super::gate::Gate;
 
-/// Lets a result in under whatever token is current: what a store that matches by id alone does.
+/// Lets a result in under whatever fence is current: what a store that matches by id alone does.
 #[derive(Default)]
-pub struct SwapsStaleTokens {
+pub struct SwapsStaleFences {
     current: Mutex<HashMap<OrderId, u64>>,
 }
 
-impl Layer for SwapsStaleTokens {
+impl Layer for SwapsStaleFences {
     async fn claim(&self, inner: &dyn Store, request: ClaimRequest) -> Result<Claimed, StoreError> {
         let claimed = inner.claim(request).await?;
         let mut current = self.current.lock().unwrap();
@@ -30,7 +31,7 @@ impl Layer for SwapsStaleTokens {
             claimed
                 .leases
                 .iter()
-                .map(|lease| (lease.order.order_id, lease.token)),
+                .map(|lease| (lease.order.order_id, lease.fence)),
         );
         drop(current);
         Ok(claimed)
@@ -44,7 +45,7 @@ impl Layer for SwapsStaleTokens {
     ) -> Result<Settled, StoreError> {
         let current = self.current.lock().unwrap().get(&key.order_id).copied();
         let key = LeaseKey {
-            token: current.unwrap_or(key.token),
+            fence: current.unwrap_or(key.fence),
             ..key
         };
         inner.settle(key, outcome).await
@@ -71,7 +72,7 @@ impl Layer for FailsToSettle {
         &self,
         inner: &dyn Store,
         id: OrderId,
-        token: u64,
+        token: Token,
         outcome: Outcome,
     ) -> Result<SettledOutside, StoreError> {
         self.fails()?;

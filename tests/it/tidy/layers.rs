@@ -2,10 +2,11 @@
 
 use super::{Source, assert_none, program};
 
-const DOMAIN: [&str; 7] = [
+const DOMAIN: [&str; 8] = [
     "order",
     "money",
     "event",
+    "epoch",
     "lease",
     "retry",
     "time",
@@ -13,11 +14,12 @@ const DOMAIN: [&str; 7] = [
 ];
 
 /// What a module may name besides itself and, where it says so, the domain. The rest knows everything.
-const ARROWS: [(&str, bool, &[&str]); 23] = [
+const ARROWS: [(&str, bool, &[&str]); 24] = [
     ("causes", false, &[]),
     ("order", true, &[]),
     ("money", true, &[]),
     ("event", true, &[]),
+    ("epoch", true, &[]),
     ("lease", true, &[]),
     ("retry", true, &[]),
     ("time", true, &[]),

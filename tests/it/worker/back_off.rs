@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use orderly::epoch::TokenSecret;
 use orderly::lease::ProcessorKind;
 use orderly::metrics::Metrics;
 use orderly::order::{ItemIds, NewOrder, OrderId};
@@ -124,13 +125,19 @@ async fn simulated_processing_takes_two_five_or_ten_seconds() {
         let id = harness.accept(vec![order]).await[0];
         orders.push((harness.order(id).await, seconds));
     }
+    let epochs = harness.epochs().await;
     harness.store().close().await;
     tokio::time::pause();
     for (speed, failure_rate) in [(1.0, 0.0), (4.0, 0.0)] {
         let simulated = Simulated { speed, failure_rate };
         for (order, seconds) in &orders {
             let began = Instant::now();
-            let attempt = Attempt { number: 1, token: 1 };
+            let attempt = Attempt {
+                number: 1,
+                fence: 1,
+                token: TokenSecret::of([0; 16]).token(order.order_id, 1),
+                key: epochs.attempt_key(order),
+            };
             let processed = simulated.process(order, attempt).await.unwrap();
             assert_eq!(processed, Processed::COMPLETED);
             let takes = Duration::from_secs(*seconds).div_f64(speed);

@@ -11,7 +11,7 @@ use orderly::store::{Settled, Store};
 use super::world::{LEASE, Setting, Step, World};
 use crate::support::Harness;
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, NODE_B, claim_by};
-use crate::support::twisted::{NeverRenews, SwapsStaleTokens, twisted};
+use crate::support::twisted::{NeverRenews, SwapsStaleFences, twisted};
 
 #[tokio::test(start_paused = true)]
 async fn a_long_attempt_keeps_its_lease() {
@@ -115,10 +115,10 @@ async fn a_worker_that_lost_its_lease_cannot_change_the_order() {
     harness.assert_sound().await;
 }
 
-/// The control: without the token check the same test must turn red.
+/// The control: without the check of the fence the same test must turn red.
 #[tokio::test]
 async fn the_fencing_test_notices_a_store_that_does_not_check_tokens() {
     let harness = Harness::sqlite().await;
-    let store = twisted(harness.store().clone(), SwapsStaleTokens::default());
+    let store = twisted(harness.store().clone(), SwapsStaleFences::default());
     a_late_result_is_refused(&harness, store).await.unwrap_err();
 }

@@ -9,16 +9,17 @@ use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 use super::super::failure::Failure;
 use super::super::floor::Seen;
 use super::super::{rows, turns};
+use crate::epoch::EpochIdentity;
 use crate::lease::{Lease, NodeId, ProcessorKind};
 use crate::order::{Order, OrderId, OrderStatus, Ordering};
-use crate::store::{SUSPECT_CRASHES, codes};
+use crate::store::{Epochs, SUSPECT_CRASHES, codes};
 use crate::time::Timestamp;
 
 /// An order that a claim started: the numbers that the function `start` tells of it, in its order.
 #[derive(Deserialize)]
 pub(super) struct Granted {
     pub order_id: i64,
-    pub token: i64,
+    pub fence: i64,
     version: i64,
     attempts: i64,
     generation: i64,
@@ -33,32 +34,34 @@ pub(super) struct Granted {
 type Texts = [Option<String>; 4];
 
 impl Granted {
-    fn lease(&self, node: NodeId, [items, reference, metadata, last_error]: Texts) -> Result<Lease, Failure> {
-        Ok(Lease {
-            order: Order {
-                order_id: OrderId(self.order_id),
-                status: OrderStatus::Processing,
-                version: count(self.version)?,
-                attempts: count(self.attempts)?,
-                generation: count(self.generation)?,
-                created_at: Timestamp::from_micros(self.created_micros),
-                processing_at: Some(Timestamp::from_micros(self.started_micros)),
-                finished_at: None,
-                next_attempt_at: None,
-                request: rows::request(
-                    self.user_id,
-                    self.minor_units,
-                    items.as_deref().unwrap_or_default(),
-                    reference.as_deref(),
-                    metadata,
-                )?,
-                last_error,
-                result: None,
-            },
-            token: self.token.cast_unsigned(),
-            node,
-            suspect: count(self.crashes)? >= SUSPECT_CRASHES,
-        })
+    fn lease(
+        &self,
+        node: NodeId,
+        epochs: &Epochs,
+        [items, reference, metadata, last_error]: Texts,
+    ) -> Result<Lease, Failure> {
+        let order = Order {
+            order_id: OrderId(self.order_id),
+            status: OrderStatus::Processing,
+            version: count(self.version)?,
+            attempts: count(self.attempts)?,
+            generation: count(self.generation)?,
+            created_at: Timestamp::from_micros(self.created_micros),
+            processing_at: Some(Timestamp::from_micros(self.started_micros)),
+            finished_at: None,
+            next_attempt_at: None,
+            request: rows::request(
+                self.user_id,
+                self.minor_units,
+                items.as_deref().unwrap_or_default(),
+                reference.as_deref(),
+                metadata,
+            )?,
+            last_error,
+            result: None,
+        };
+        let suspect = count(self.crashes)? >= SUSPECT_CRASHES;
+        Ok(epochs.lease(order, self.fence.cast_unsigned(), node, suspect))
     }
 }
 
@@ -79,6 +82,8 @@ pub(super) struct Answer {
     pub refused: usize,
     pub next_due_in: Option<Duration>,
     pub idle: bool,
+    /// The newest one, as the claim found.
+    pub epoch: EpochIdentity,
     /// The store's; nothing is claimed by another.
     pub ordering: Ordering,
     /// The store's, as well.
@@ -126,6 +131,10 @@ impl Answer {
                 next_due_in
             },
             idle: values.number("open_orders")? == Some(0),
+            epoch: values
+                .number("epoch_identity")?
+                .map(|bits| EpochIdentity(bits.cast_unsigned()))
+                .ok_or_else(missing)?,
             ordering: values
                 .number("stored_ordering")?
                 .and_then(codes::ordering_of)
@@ -140,13 +149,13 @@ impl Answer {
 
 impl Answer {
     /// Takes the leases out of the answer, if they are all in it.
-    pub fn leases(&mut self, node: NodeId) -> Result<Option<Vec<Lease>>, Failure> {
+    pub fn leases(&mut self, node: NodeId, epochs: &Epochs) -> Result<Option<Vec<Lease>>, Failure> {
         let Some(texts) = self.texts.take() else {
             return Ok(None);
         };
         let leases = self.granted.iter().zip(texts);
         leases
-            .map(|(granted, texts)| granted.lease(node, texts))
+            .map(|(granted, texts)| granted.lease(node, epochs, texts))
             .collect::<Result<_, _>>()
             .map(Some)
     }

@@ -84,7 +84,7 @@ mod tests {
         for id in &ids {
             connection
                 .execute(
-                    "insert into orders (order_id, status, version, attempts, generation, crashes, token, created_at,
+                    "insert into orders (order_id, status, version, attempts, generation, crashes, fence, created_at,
                                          user_id, total_amount, item_ids, finished_at)
                      values (?1, 2, 1, 0, 0, 0, 0, ?1, ?2, 100, '1', ?1)",
                     (id, id % 3),

@@ -12,6 +12,7 @@ use super::super::connection::open_writer;
 use super::super::group::{Group, Totals};
 use super::super::{accept, cancel, choose, claim, give_back, migrations, settle};
 use super::batch;
+use crate::epoch::FENCE_BITS;
 use crate::lease::{Lease, LeaseKey, NodeId, Outcome};
 use crate::order::{OnFailure, OrderId, Ordering};
 use crate::store::{ClaimRequest, GiveBack, Settled};
@@ -20,6 +21,8 @@ use crate::time::Timestamp;
 const NODE: NodeId = NodeId(7);
 const LEASE: Duration = Duration::from_secs(30);
 const ORDERS: usize = 12;
+/// The fence of a first claim in a new store.
+const FIRST_FENCE: u64 = (1 << FENCE_BITS) + 1;
 
 /// A store without its threads.
 struct Scene {
@@ -34,6 +37,9 @@ impl Scene {
         let path = folder.path().join("orders.db");
         let mut connection = open_writer(&path).unwrap();
         migrations::apply(&path, &mut connection).unwrap();
+        // Leases of two scenes are compared.
+        let epoch = "update epochs set identity = 1, secret = zeroblob(16)";
+        connection.execute(epoch, []).unwrap();
         Scene {
             connection,
             ordering,
@@ -89,14 +95,11 @@ impl Scene {
     fn rows(&self) -> Vec<(&'static str, Vec<Value>)> {
         let mut rows = Vec::new();
         for table in ["orders", "events", "counters"] {
-            // Cursors are of one feed.
             let query = format!("select * from {table} order by 1");
             let mut statement = self.connection.prepare(&query).unwrap();
-            let feed = statement.column_index("feed_id").ok();
-            let columns = (0..statement.column_count()).filter(|column| Some(*column) != feed);
-            let columns: Vec<usize> = columns.collect();
+            let columns = statement.column_count();
             let found = statement
-                .query_map([], |row| columns.iter().map(|column| row.get(*column)).collect())
+                .query_map([], |row| (0..columns).map(|column| row.get(column)).collect())
                 .unwrap();
             rows.extend(found.map(|row: Result<Vec<Value>, _>| (table, row.unwrap())));
         }
@@ -133,10 +136,13 @@ const TWISTS: [(&str, Twist); 7] = [
             assert!(give_back::give_back_expired(group, &request).is_ok());
         });
         let again = scene.claim(3, 1);
-        assert_eq!((again[0].order.order_id, again[0].token), (OrderId(6), 2));
+        assert_eq!(
+            (again[0].order.order_id, again[0].fence),
+            (OrderId(6), FIRST_FENCE + 1)
+        );
     }),
-    ("one comes with a token that was not given", |_, keys| {
-        keys[5].token += 1;
+    ("one comes with a fence that was not given", |_, keys| {
+        keys[5].fence += 1;
     }),
     ("one comes twice", |_, keys| keys.insert(3, keys[7])),
     ("some do not come", |_, keys| {
@@ -169,7 +175,7 @@ fn attempts_completed_together_end_as_they_would_one_by_one() {
     }
 }
 
-/// The statement that writes checks the token itself, whatever was read before it.
+/// The statement that writes checks the fence itself, whatever was read before it.
 #[test]
 fn the_statement_that_completes_many_checks_each_token() {
     let scene = Scene::new(Ordering::None);
@@ -177,11 +183,11 @@ fn the_statement_that_completes_many_checks_each_token() {
     scene.claim(2, 3);
     scene
         .connection
-        .execute("update orders set token = 9 where order_id = 2", [])
+        .execute("update orders set fence = 9 where order_id = 2", [])
         .unwrap();
     let completed = scene
         .connection
-        .execute(include_str!("../complete_run.sql"), (1, 3, 1, 5));
+        .execute(include_str!("../complete_run.sql"), (1, 3, FIRST_FENCE, 5));
     assert_eq!(completed, Ok(2));
 }
 

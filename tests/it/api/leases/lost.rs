@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use orderly::epoch::Token;
 use orderly::event::EventKind;
 use orderly::lease::{LeaseKey, Outcome, ProcessorKind};
 use orderly::order::{OrderId, OrderStatus};
@@ -13,7 +14,7 @@ use serde_json::json;
 use super::ids;
 use crate::api::door::Door;
 use crate::support::gate::Gate;
-use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, claim_by};
+use crate::support::make::{FIRST_FENCE, LONGER_THAN_A_LEASE, NODE_A, claim_by};
 use crate::support::twisted::{FailsToSettle, twisted};
 use crate::support::until;
 
@@ -27,8 +28,8 @@ const CALLS: [(&str, &str); 5] = [
     ("release", ""),
 ];
 
-/// Every call with the token is refused, and nothing about the order has changed.
-async fn assert_lost(door: &Door, token: u64) {
+/// Every call with the token of the first order's claim with this number is refused, and nothing about the order has changed.
+async fn assert_lost(door: &Door, claim: u64) {
     let shown = async || {
         let (order, events) = (door.get("/orders/1").await, door.get("/orders/1/events").await);
         (
@@ -39,14 +40,14 @@ async fn assert_lost(door: &Door, token: u64) {
     };
     let before = shown().await;
     for (action, rest) in CALLS {
-        let body = format!("{{\"token\":{token}{rest}}}");
+        let body = door.harness.call_body(1, claim, rest).await;
         let answer = door.post(&format!("/leases/1/{action}"), body).await;
         answer.assert_refused(409, "lease-lost");
         assert_eq!(shown().await, before, "{action}");
     }
 }
 
-/// Issue 13, point 5: its token is easily guessed, and whoever did could end the order.
+/// Issue 13, point 5: its node alone knows how the attempt ends.
 #[tokio::test]
 async fn an_order_that_its_node_processes_alone_takes_no_result() {
     for processor in [ProcessorKind::Simulated, ProcessorKind::Own] {
@@ -64,9 +65,9 @@ async fn an_order_that_its_node_processes_alone_takes_no_result() {
             .unwrap()
             .leases
             .remove(0);
-        assert_lost(&door, lease.token).await;
+        assert_lost(&door, 1).await;
         door.harness.settle(&lease, Outcome::COMPLETED).await;
-        assert_lost(&door, lease.token).await;
+        assert_lost(&door, 1).await;
         door.close().await;
     }
 }
@@ -83,7 +84,8 @@ async fn a_token_counts_while_its_lease_is_the_orders_and_no_longer() {
     assert_lost(&door, 1).await;
     door.take_one().await;
     assert_lost(&door, 1).await;
-    door.post("/leases/1/release", r#"{"token":2}"#).await.ok();
+    let body = door.harness.call_body(1, 2, "").await;
+    door.post("/leases/1/release", body).await.ok();
     assert_lost(&door, 2).await;
     door.take_one().await;
     door.act("/orders/1/cancel").await.ok();
@@ -91,7 +93,10 @@ async fn a_token_counts_while_its_lease_is_the_orders_and_no_longer() {
     door.act("/orders/1/retry").await.ok();
     assert_lost(&door, 3).await;
     door.take_one().await;
-    let body = r#"{"token":4,"error":"no","permanent":true}"#;
+    let body = door
+        .harness
+        .call_body(1, 4, r#","error":"no","permanent":true"#)
+        .await;
     door.post("/leases/1/fail", body).await.ok();
     assert_lost(&door, 4).await;
     door.close().await;
@@ -106,20 +111,22 @@ async fn a_completion_is_repeated_with_the_same_answer_and_nothing_else_is() {
         let door = Door::for_workers().await;
         door.harness.accept_one().await;
         door.take_one().await;
-        let body = json!({"token": 1, "result": result})
-            .to_string()
-            .replace("1.1", "1.10");
+        let with = async |result: serde_json::Value| {
+            let rest = format!(",\"result\":{result}");
+            door.harness.call_body(1, 1, &rest).await
+        };
+        let body = with(result).await.replace("1.1", "1.10");
         let complete = async |body: String| door.post("/leases/1/complete", body).await;
         let first = complete(body.clone()).await;
         first.ok();
         let again = complete(body).await;
         assert_eq!((again.status, again.bytes()), (first.status, first.bytes()));
-        complete(json!({"token": 1, "result": other}).to_string())
+        complete(with(other).await)
             .await
             .assert_refused(409, "lease-lost");
         for (action, rest) in [("renew", ""), ("fail", r#","error":"no""#), ("release", "")] {
             let path = format!("/leases/1/{action}");
-            let answer = door.post(&path, format!("{{\"token\":1{rest}}}")).await;
+            let answer = door.post(&path, door.harness.call_body(1, 1, rest).await).await;
             answer.assert_refused(409, "lease-lost");
         }
         let events = door.harness.events(ID).await;
@@ -137,8 +144,9 @@ async fn of_the_same_completion_sent_twice_at_once_both_are_answered() {
     for id in 1..=10 {
         door.harness.accept_one().await;
         door.take_one().await;
-        let (path, body) = (format!("/leases/{id}/complete"), r#"{"token":1,"result":[7]}"#);
-        let (one, other) = tokio::join!(door.post(&path, body), door.post(&path, body));
+        let path = format!("/leases/{id}/complete");
+        let body = door.harness.call_body(id, 1, r#","result":[7]"#).await;
+        let (one, other) = tokio::join!(door.post(&path, body.clone()), door.post(&path, body));
         assert_eq!(one.ok(), other.ok());
         assert_eq!(door.harness.order(OrderId(id)).await.version, 3);
     }
@@ -153,9 +161,11 @@ async fn of_two_workers_with_the_same_order_the_one_with_the_token_completes_it(
     door.harness.advance(LONGER_THAN_A_LEASE).await;
     door.harness.give_back().await;
     door.take_one().await;
+    let late = door.harness.call_body(1, 1, r#","result":"late""#).await;
+    let in_time = door.harness.call_body(1, 2, r#","result":"in time""#).await;
     let (late, in_time) = tokio::join!(
-        door.post("/leases/1/complete", r#"{"token":1,"result":"late"}"#),
-        door.post("/leases/1/complete", r#"{"token":2,"result":"in time"}"#)
+        door.post("/leases/1/complete", late),
+        door.post("/leases/1/complete", in_time)
     );
     late.assert_refused(409, "lease-lost");
     assert_eq!(in_time.ok()["result"], "in time");
@@ -168,12 +178,13 @@ async fn a_result_that_cannot_be_stored_may_be_brought_again() {
     let door = Door::twisted_for_workers(|store| twisted(store, fails)).await;
     door.harness.accept_one().await;
     door.take_one().await;
+    let body = door.harness.call_body(1, 1, "").await;
     for _ in 0..2 {
-        let answer = door.post("/leases/1/complete", r#"{"token":1}"#).await;
+        let answer = door.post("/leases/1/complete", body.clone()).await;
         answer.assert_refused(503, "disk-full");
         assert_eq!(door.harness.order(ID).await.status, OrderStatus::Processing);
     }
-    door.post("/leases/1/complete", r#"{"token":1}"#).await.ok();
+    door.post("/leases/1/complete", body).await.ok();
     door.close().await;
 }
 
@@ -185,7 +196,7 @@ impl Layer for CannotRead {
         &self,
         inner: &dyn Store,
         id: OrderId,
-        token: u64,
+        token: Token,
         outcome: Outcome,
     ) -> Result<SettledOutside, StoreError> {
         let settled = inner.settle_outside(id, token, outcome).await?;
@@ -204,7 +215,8 @@ async fn what_is_stored_is_not_answered_as_not_stored() {
     let door = Door::twisted_for_workers(|store| twisted(store, twist.clone())).await;
     door.harness.accept_one().await;
     door.take_one().await;
-    let complete = async || door.post("/leases/1/complete", r#"{"token":1}"#).await;
+    let body = door.harness.call_body(1, 1, "").await;
+    let complete = async || door.post("/leases/1/complete", body.clone()).await;
     complete().await.assert_refused(500, "unexpected");
     assert_eq!(door.harness.order(ID).await.status, OrderStatus::Completed);
     assert_eq!(complete().await.ok()["status"], "Completed", "repeating it tells");
@@ -288,7 +300,10 @@ async fn an_order_that_was_claimed_for_a_client_that_is_gone_is_released() {
     })
     .await;
     let lease = door.take_one().await;
-    assert_eq!((&lease["token"], &lease["attempt"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&lease["fence"], &lease["attempt"]),
+        (&json!(FIRST_FENCE + 1), &json!(1))
+    );
     let kinds = door.harness.events(ID).await;
     assert_eq!(kinds[1..3], [EventKind::Started, EventKind::Released]);
     assert_eq!(door.harness.crashes(ID).await, 0);
@@ -303,14 +318,15 @@ async fn a_result_that_meets_a_cancel_counts_or_is_refused() {
         door.harness.accept_one().await;
         door.take_one().await;
         let (complete, cancel) = (format!("/leases/{id}/complete"), format!("/orders/{id}/cancel"));
-        let (completed, cancelled) = tokio::join!(door.post(&complete, r#"{"token":1}"#), door.act(&cancel));
+        let body = door.harness.call_body(id, 1, "").await;
+        let (completed, cancelled) = tokio::join!(door.post(&complete, body), door.act(&cancel));
         assert_ne!(completed.status.is_success(), cancelled.status.is_success());
         assert_eq!(door.harness.order(OrderId(id)).await.version, 3);
     }
     assert_eq!(ids(&door.act("/leases").await.ok()), [0; 0]);
     let key = LeaseKey {
         order_id: ID,
-        token: 1,
+        fence: FIRST_FENCE,
         node: crate::support::make::NODE_A,
     };
     let settled = door

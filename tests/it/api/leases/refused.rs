@@ -10,9 +10,11 @@ use super::ids;
 use crate::api::door::{Door, JSON, NDJSON};
 use crate::support::until;
 
+/// Has the form of a token.
+const TOKEN: &str = "AAAAAQAAAAG0dD3CFOLHXYGPYFkxm4a7";
 const CALLS: [&str; 4] = ["renew", "complete", "fail", "release"];
 
-/// A door where the first order is held with token 1, and a second one waits.
+/// A door where the first order is held, and a second one waits.
 async fn held() -> Door {
     let door = Door::for_workers().await;
     door.harness.accept_some(2).await;
@@ -36,7 +38,7 @@ async fn every_bad_field_is_named_and_nothing_happens() {
     let long = format!("\"{}\"", "é".repeat(513));
     let large = format!("\"{}\"", "x".repeat(8_191));
     let deep = format!("{}{}", "[".repeat(33), "]".repeat(33));
-    let with = |field: &str, value: &str| format!("{{\"token\":1,{field}:{value}}}");
+    let with = |field: &str, value: &str| format!("{{\"token\":\"{TOKEN}\",{field}:{value}}}");
     let error = |value: &str| with("\"error\"", value);
     let result = |value: &str| with("\"result\"", value);
     let refused: Vec<(&str, String, Vec<&str>)> = vec![
@@ -69,9 +71,18 @@ async fn every_bad_field_is_named_and_nothing_happens() {
         ("renew", r#"{"token":0}"#.into(), vec!["#/token"]),
         ("renew", r#"{"token":null}"#.into(), vec!["#/token"]),
         ("renew", r#"{"token":"1"}"#.into(), vec!["#/token"]),
-        ("renew", r#"{"token":9007199254740992}"#.into(), vec!["#/token"]),
-        ("renew", r#"{"token":1,"token":1}"#.into(), vec!["#/token"]),
-        ("renew", r#"{"token":1,"lease":0}"#.into(), vec!["#/lease"]),
+        ("renew", format!("{{\"token\":\"{TOKEN}A\"}}"), vec!["#/token"]),
+        (
+            "renew",
+            format!("{{\"token\":\"{}=\"}}", &TOKEN[1..]),
+            vec!["#/token"],
+        ),
+        (
+            "renew",
+            with("\"token\"", &format!("\"{TOKEN}\"")),
+            vec!["#/token"],
+        ),
+        ("renew", with("\"lease\"", "0"), vec!["#/lease"]),
         (
             "renew",
             r#"{"lease":9999,"x":1}"#.into(),
@@ -85,7 +96,7 @@ async fn every_bad_field_is_named_and_nothing_happens() {
         ("complete", result(r#""\u0000""#), vec!["#/result"]),
         ("complete", result(r#""\ud800""#), vec!["#/result"]),
         ("complete", result("1e400"), vec!["#/result"]),
-        ("fail", r#"{"token":1}"#.into(), vec!["#/error"]),
+        ("fail", format!("{{\"token\":\"{TOKEN}\"}}"), vec!["#/error"]),
         ("fail", error("\"\""), vec!["#/error"]),
         ("fail", error(&long), vec!["#/error"]),
         ("fail", error("7"), vec!["#/error"]),
@@ -102,7 +113,7 @@ async fn every_bad_field_is_named_and_nothing_happens() {
             vec!["#/retry_after"],
         ),
         ("release", "{}".into(), vec!["#/token"]),
-        ("release", r#"{"token":1,"error":"x"}"#.into(), vec!["#/error"]),
+        ("release", error("\"x\""), vec!["#/error"]),
         ("release", "null".into(), vec!["#"]),
     ];
     for (action, body, pointers) in refused {
@@ -122,21 +133,19 @@ async fn the_limits_themselves_are_taken() {
     let door = held().await;
     let error = "é".repeat(512);
     let result = format!("\"{}\"", "x".repeat(8_190));
-    door.post("/leases/1/renew", r#"{"token":1,"lease":3600}"#)
+    let body = async |id: i64, rest: &str| door.harness.call_body(id, 1, rest).await;
+    door.post("/leases/1/renew", body(1, r#","lease":3600"#).await)
         .await
         .ok();
-    let answer = door
-        .post(
-            "/leases/1/complete",
-            format!("{{\"token\":1,\"result\":{result}}}"),
-        )
-        .await;
+    let completion = body(1, &format!(",\"result\":{result}")).await;
+    let answer = door.post("/leases/1/complete", completion).await;
     assert_eq!(answer.ok()["result"].as_str().unwrap().len(), 8_190);
     assert_eq!(
         ids(&door.post("/leases", r#"{"max":100,"lease":1}"#).await.ok()),
         [2]
     );
-    let body = format!("{{\"token\":1,\"error\":\"{error}\",\"retry_after\":86400,\"permanent\":null}}");
+    let rest = format!(",\"error\":\"{error}\",\"retry_after\":86400,\"permanent\":null");
+    let body = body(2, &rest).await;
     assert_eq!(
         door.post("/leases/2/fail", body).await.ok()["last_error"],
         Value::from(error)
@@ -192,8 +201,8 @@ async fn an_order_that_does_not_exist_is_not_found() {
     let door = held().await;
     for id in ["3", "0", "-1", "x", "9007199254740992"] {
         for action in CALLS {
-            let body = r#"{"token":1,"error":"no"}"#;
-            let body = if action == "fail" { body } else { r#"{"token":1}"# };
+            let rest = if action == "fail" { r#","error":"no""# } else { "" };
+            let body = format!("{{\"token\":\"{TOKEN}\"{rest}}}");
             let answer = door.post(&format!("/leases/{id}/{action}"), body).await;
             answer.assert_refused(404, "order-not-found");
         }

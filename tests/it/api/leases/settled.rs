@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::ids;
 use crate::api::door::Door;
-use crate::support::make::{NODE_A, claim_by};
+use crate::support::make::{FIRST_FENCE, NODE_A, claim_by};
 
 #[tokio::test]
 async fn a_failed_attempt_is_followed_by_another_until_none_is_left() {
@@ -53,13 +53,16 @@ async fn a_worker_may_ask_for_a_longer_wait_before_the_next_attempt() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     door.take_one().await;
-    let body = r#"{"token":1,"error":"try in a minute","retry_after":60}"#;
+    let body = door
+        .harness
+        .call_body(1, 1, r#","error":"try in a minute","retry_after":60"#)
+        .await;
     door.post("/leases/1/fail", body).await.ok();
     let due = door.harness.now().await.plus(Duration::from_mins(1));
     assert_eq!(door.harness.order(OrderId(1)).await.next_attempt_at, Some(due));
     assert_eq!(ids(&door.act("/leases").await.ok()), [0; 0]);
     door.harness.advance(Duration::from_mins(1)).await;
-    assert_eq!(door.take_one().await["token"], 2);
+    assert_eq!(door.take_one().await["fence"], FIRST_FENCE + 1);
     door.close().await;
 }
 
@@ -68,13 +71,17 @@ async fn a_released_order_is_due_again_with_its_attempt() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     door.take_one().await;
-    let answer = door.post("/leases/1/release", r#"{"token":1}"#).await.ok();
+    let body = door.harness.call_body(1, 1, "").await;
+    let answer = door.post("/leases/1/release", body).await.ok();
     assert_eq!(
         (&answer["status"], &answer["attempts"]),
         (&json!("Pending"), &json!(0))
     );
     let lease = door.take_one().await;
-    assert_eq!((&lease["token"], &lease["attempt"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&lease["fence"], &lease["attempt"]),
+        (&json!(FIRST_FENCE + 1), &json!(1))
+    );
     door.close().await;
 }
 
@@ -88,13 +95,13 @@ async fn a_receiver_settles_what_a_node_handed_over_to_it() {
     };
     let leases = door.harness.store().claim(delivering).await.unwrap().leases;
     let path = |index: usize, action: &str| format!("/leases/{}/{action}", leases[index].order.order_id);
-    let token = |index: usize| json!({"token": leases[index].token}).to_string();
+    let token = |index: usize| json!({"token": leases[index].token.to_string()}).to_string();
     door.post(&path(0, "renew"), token(0)).await.ok();
     assert_eq!(
         door.post(&path(0, "complete"), token(0)).await.ok()["status"],
         "Completed"
     );
-    let body = json!({"token": leases[1].token, "error": "no", "permanent": true});
+    let body = json!({"token": leases[1].token.to_string(), "error": "no", "permanent": true});
     assert_eq!(
         door.post(&path(1, "fail"), body.to_string()).await.ok()["status"],
         "Failed"
@@ -165,7 +172,7 @@ async fn the_idempotency_key_is_the_same_for_all_attempts_until_somebody_retries
         seen.push((
             lease["idempotency_key"].clone(),
             lease["attempt"].clone(),
-            lease["token"].clone(),
+            lease["fence"].clone(),
         ));
         door.post(
             "/leases/1/fail",
@@ -179,15 +186,16 @@ async fn the_idempotency_key_is_the_same_for_all_attempts_until_somebody_retries
     seen.push((
         lease["idempotency_key"].clone(),
         lease["attempt"].clone(),
-        lease["token"].clone(),
+        lease["fence"].clone(),
     ));
-    let first = json!("order-1-0");
+    let [first, second] = [0, 1].map(async |redrives| json!(door.harness.attempt_key(1, redrives).await));
+    let (first, second) = (first.await, second.await);
     assert_eq!(
         seen,
         [
-            (first.clone(), 1.into(), 1.into()),
-            (first, 2.into(), 2.into()),
-            (json!("order-1-1"), 1.into(), 3.into())
+            (first.clone(), 1.into(), FIRST_FENCE.into()),
+            (first, 2.into(), (FIRST_FENCE + 1).into()),
+            (second, 1.into(), (FIRST_FENCE + 2).into())
         ]
     );
     door.close().await;

@@ -1,7 +1,8 @@
 //! Whoever cannot go on without a gap is told so, and goes on from now.
 
+use orderly::epoch::EpochIdentity;
 use orderly::live::{Filter, Live, Next, Subscription};
-use orderly::store::{FeedCursor, FeedId, FeedPosition};
+use orderly::store::{FeedCursor, FeedPosition};
 use tokio::time::timeout;
 
 use super::{BURST, Heard, PATIENCE, end, end_of_feed, hear, live, live_over, of_user};
@@ -44,7 +45,7 @@ async fn a_place_outside_the_feed_is_answered_by_a_resync_and_goes_on(harness: &
         ..now
     };
     let foreign = FeedCursor {
-        feed: FeedId(!now.feed.0),
+        epoch: EpochIdentity(!now.epoch.0),
         ..now
     };
     for wrong in [future, foreign] {
@@ -57,7 +58,7 @@ async fn a_place_outside_the_feed_is_answered_by_a_resync_and_goes_on(harness: &
         let Next::Resync(cursor) = next else {
             panic!("{wrong:?} was taken for a place of this feed")
         };
-        assert_eq!(cursor.feed, now.feed);
+        assert_eq!(cursor.epoch, now.epoch);
         let id = harness.accept_one().await;
         assert_eq!(hear(&mut subscription).await.0, id);
         // The next round's future begins behind it.

@@ -2,8 +2,9 @@
 //! nobody.
 
 use futures_util::FutureExt;
+use orderly::epoch::EpochIdentity;
 use orderly::live::{Filter, Live, Next, Subscription};
-use orderly::store::{FeedCursor, FeedId};
+use orderly::store::FeedCursor;
 use tokio::time::timeout;
 
 use super::{PATIENCE, end, end_of_feed, live_over};
@@ -33,7 +34,7 @@ async fn who_broke_off_his_wait_for_a_turn_keeps_it_from_nobody(harness: &mut Ha
     let _follower = subscribe(&live, None).await;
     // Only the log knows that it leads nowhere.
     let foreign = FeedCursor {
-        feed: FeedId(!now.feed.0),
+        epoch: EpochIdentity(!now.epoch.0),
         ..now
     };
     stands_still.hold();

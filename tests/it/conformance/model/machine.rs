@@ -39,7 +39,7 @@ pub struct ModelOrder {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Held {
     pub node: NodeId,
-    pub token: u64,
+    pub fence: u64,
     pub expires_at: Timestamp,
 }
 
@@ -230,7 +230,7 @@ impl Model {
         order.processing_at = Some(now);
         order.held = Some(Held {
             node,
-            token: lease.token,
+            fence: lease.fence,
             expires_at: now.plus(LEASE),
         });
         assert_eq!(ModelOrder::of(&lease.order, order.crashes), order.visible());
@@ -238,7 +238,7 @@ impl Model {
 
     fn holds(&self, key: LeaseKey) -> bool {
         let held = self.orders[&key.order_id].held;
-        held.is_some_and(|held| held.token == key.token)
+        held.is_some_and(|held| held.fence == key.fence)
     }
 
     pub fn settle(&mut self, key: LeaseKey, outcome: &Outcome, now: Timestamp) -> Settled {

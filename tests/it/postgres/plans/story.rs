@@ -84,19 +84,19 @@ from (
         ('second line', true, '-1 second'), ('second line', true, '1 hour'), ('lease', false, '1 hour'),
         ('lease', false, '-1 second'), ('failed', false, null), ('cancelled', false, null)) as given (kind, suspect, due),
         generate_series(1, case when kind = 'second line' and due = '1 hour' then :waiting else :of_each_kind end)) as given;
-insert into orderly.orders (order_id, status, version, attempts, crashes, token, node, created_at, accepted_in, changed_at,
+insert into orderly.orders (order_id, status, version, attempts, crashes, fence, node, created_at, accepted_in, changed_at,
     processing_at, finished_at, user_id, total_amount, item_ids)
 select order_id, case kind when 'failed' then 3 when 'cancelled' then 4 else 0 end, 1, 0, 0, 0, null, now(), batch, null,
     null, null, :small_user, 100, '1,2'
 from others;
-update orderly.orders as o set version = 3, attempts = 1, crashes = 2 * suspect::int, token = 1, node = 7, changed_at = now(),
+update orderly.orders as o set version = 3, attempts = 1, crashes = 2 * suspect::int, fence = 1, node = 7, changed_at = now(),
     processing_at = now(), finished_at = case when o.status > 1 then now() end,
     history = array[row(1, now(), 1, 7, batch, null, null)::orderly.event,
         row(case o.status when 3 then 4 when 4 then 7 else 3 end, now(), 1, 7, batch, 'no', null)::orderly.event]
 from others where o.order_id = others.order_id and kind <> 'first line';
 insert into orderly.first_line select order_id from others where kind = 'first line';
 insert into orderly.second_line select order_id, at, suspect from others where kind = 'second line';
-insert into orderly.leases (order_id, token, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
+insert into orderly.leases (order_id, fence, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
 select order_id, 2, 7, 4, 2, now(), batch, at, false, false from others where kind = 'lease';
 insert into orderly.failed select order_id, :small_user from others where kind = 'failed';
 insert into orderly.cancelled select order_id, :small_user from others where kind = 'cancelled';";
@@ -109,7 +109,7 @@ select n, nextval('orderly.order_ids') as order_id,
     :finished + (n - 1) / :batch_events + 1 as started_in,
     :finished + :finished / :batch_events + (n - 1) / :batch_events + 1 as ended_in
 from generate_series(1, :finished) as n;
-insert into orderly.orders (order_id, status, version, attempts, token, node, created_at, accepted_in, changed_at, processing_at,
+insert into orderly.orders (order_id, status, version, attempts, fence, node, created_at, accepted_in, changed_at, processing_at,
     finished_at, started_in, ended_in, user_id, total_amount, item_ids, reference, history)
 select order_id, status, 3, 1, 1, 7, now(), accepted_in, now(), now(), now(), case when status <> 4 then started_in end,
     case when status <> 4 then ended_in end, :big_user, 100, '1,2', 'order ' || n,
@@ -152,7 +152,7 @@ fn as_they_were(statistics: Statistics) -> &'static str {
         Statistics::AllIn(OrderStatus::Processing) => {
             "update orderly.orders set status = 0 where user_id = :big_user;
             insert into orderly.leases (
-                order_id, token, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
+                order_id, fence, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
             select order_id, 1, 7, 2, 1, now(), started_in, now(), false, false from finished;"
         }
         Statistics::AllIn(OrderStatus::Completed) => {
@@ -204,7 +204,7 @@ const USED_WHILE_EMPTY: &str = "
 begin;
 select from :accept('{}', '{}', '{}', '{}', '{}', 1::int2);
 select from :accept_keyed('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1::int2);
-select from :start('{}', '{}', 0, 10, 1000, false, false, '{}', 1);
+select from :start('{}', '{}', 0, 10, 1000, false, false, '{}', 1, 0);
 select from :pick('{}', 10, true, '{}');
 select from :claim(places => 10, claiming_node => 10, lease_micros => 1000, takes_suspects => true, is_outside => false,
     is_handed_out => false, wanted => null, known_processor => -1, known_ordering => 0, second_first => 0, above => 0,

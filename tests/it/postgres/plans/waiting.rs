@@ -23,7 +23,7 @@ select accepted_in, 1000000 + min(order_id), 0, now(), array_agg(order_id order 
 from orderly.orders where user_id = 9 group by accepted_in;
 insert into orderly.first_line select generate_series(100001, 120000);
 insert into orderly.second_line select n, now(), false from generate_series(120001, 140000) as n;
-insert into orderly.leases (order_id, token, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
+insert into orderly.leases (order_id, fence, node, version, attempt, started_at, started_in, expires_at, outside, handed_out)
 select n, 1, 10, 2, 1, now(), 1000000 + n / 100, now() + interval '1 hour', false, false
 from generate_series(140001, 160000) as n;
 update orderly.counters set pending = pending + 40000, processing = processing + 20000 where slot = 0;";

@@ -54,16 +54,16 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
     let store = &scene.store;
     let unknown = LeaseKey {
         order_id: OrderId(1),
-        token: 9,
+        fence: 9,
         node: NODE_A,
     };
     store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
     // As they were, for the plan.
     let expired = format!(
         "delete from orderly.second_line where order_id > {RUNNING};
-        insert into orderly.leases (order_id, token, node, version, attempt, started_at, started_in, expires_at, outside,
+        insert into orderly.leases (order_id, fence, node, version, attempt, started_at, started_in, expires_at, outside,
             handed_out)
-        select order_id, token + 1, 7, version + 1, attempts + 1, now(), 1, now(), false, false
+        select order_id, fence + 1, 7, version + 1, attempts + 1, now(), 1, now(), false, false
         from orderly.orders where order_id > {RUNNING} and order_id <= {EXPIRED}"
     );
     scene.admin.batch_execute(&expired).await.unwrap();

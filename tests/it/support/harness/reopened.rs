@@ -1,6 +1,7 @@
 //! Restarts, also with other settings.
 
 use orderly::order::Ordering;
+use orderly::store::open::begin_epoch;
 
 use super::{Harness, ids_of, open_store};
 
@@ -13,6 +14,13 @@ impl Harness {
     pub async fn reopen_with_pending_max(&mut self, pending_max: Option<u64>) {
         self.store.close().await;
         self.store = open_store(&self.database, &self.clock, &self.metrics, pending_max, None).await;
+    }
+
+    /// Between a close and a restart, as after a backup was restored.
+    pub async fn begin_epoch(&mut self) {
+        self.store.close().await;
+        begin_epoch(&self.database).await.unwrap();
+        self.reopen().await;
     }
 
     /// With the orders of a user waiting for each other, or not. A shared store goes by it from the next claim on.

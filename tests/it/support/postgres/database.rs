@@ -79,6 +79,20 @@ impl TestDatabase {
         }
     }
 
+    /// A copy of the database on the same server, as a backup is. Nobody may be connected to the original.
+    pub async fn copy(&self) -> TestDatabase {
+        *self.client.lock().await = None;
+        let name = format!("{}_copy", self.name);
+        let maintenance = self.server.connect(MAINTENANCE_DATABASE).await.unwrap();
+        let create = format!("create database {name} template {}", self.name);
+        maintenance.batch_execute(&create).await.unwrap();
+        TestDatabase {
+            server: self.server.clone(),
+            name,
+            client: Mutex::new(None),
+        }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }

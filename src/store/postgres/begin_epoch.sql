@@ -1,0 +1,38 @@
+-- Begins an epoch where the newest one belongs to another server or another timeline; with `restored` in any case, unless a node
+-- is alive. Order ids go on far ahead of whatever was given out and lost; the numbers of batches too. `step` is random: epochs that
+-- begin at the same point, in two lives of the store, differ. `begun` is null where nothing was to do. `stored_until`: the time of
+-- the latest change that this server has.
+create function :begin_epoch(
+    epoch_lock bigint, step bigint, jump bigint, restored boolean, out begun bigint, out first_order_id bigint,
+    out after_position bigint, out stored_until text, out was text, out now_is text
+) language plpgsql
+set lock_timeout = 3000
+as $begin$
+declare
+    here record;
+    newest record;
+begin
+    perform pg_advisory_xact_lock(epoch_lock);
+    -- With a view of its own: another node may have been first.
+    select * into here from orderly.server_life();
+    select * into newest from orderly.epochs as e order by e.epoch desc limit 1;
+    if restored then
+        if exists (select from orderly.nodes where expires_at >= clock_timestamp()) then
+            return;
+        end if;
+    elsif (newest.system_identifier, newest.timeline) is not distinct from (here.system_identifier, here.timeline) then
+        return;
+    end if;
+    perform setval('orderly.batch_ids', last_value + step * jump) from orderly.batch_ids;
+    first_order_id := (select setval('orderly.order_ids', last_value + step * jump) from orderly.order_ids) + 1;
+    after_position := (select last_position from orderly.queue where id = 1);
+    stored_until := (
+        select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') from orderly.batches order by batch desc limit 1);
+    begun := newest.epoch + step;
+    was := format('server %s, timeline %s', newest.system_identifier, newest.timeline);
+    now_is := format('server %s, timeline %s', here.system_identifier, here.timeline);
+    insert into orderly.epochs
+    values (begun, ('x' || orderly.random_digits())::bit(64)::bigint,
+        decode(orderly.random_digits() || orderly.random_digits(), 'hex'), here.system_identifier, here.timeline, first_order_id,
+        after_position, clock_timestamp());
+end $begin$;

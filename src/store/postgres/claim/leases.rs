@@ -1,0 +1,87 @@
+//! The leases that a claim gave: out of its answer, or read behind it where their texts are long.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+
+use super::Claimer;
+use super::answer::{Answer, Granted};
+use crate::lease::Lease;
+use crate::order::OrderStatus;
+use crate::store::columns::{ORDER_COLUMNS, order_columns};
+use crate::store::postgres::failure::Failure;
+use crate::store::postgres::functions::named;
+use crate::store::postgres::rows;
+use crate::store::postgres::shared::Shared;
+use crate::store::{ClaimRequest, Epochs, SUSPECT_CRASHES, codes};
+
+/// First and longest wait before the orders of a claim are read again.
+const READ_AGAIN_MIN: Duration = Duration::from_millis(100);
+const READ_AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// Reads the claimed orders as they are by now.
+static READ_LEASES: LazyLock<String> = LazyLock::new(|| {
+    let columns = order_columns!();
+    let running = codes::status_code(OrderStatus::Processing);
+    named(&format!(
+        "select {columns}, fence, crashes from :view_orders($1) where status = {running}"
+    ))
+});
+
+impl Claimer {
+    /// The leases of what a claim granted, in its order.
+    pub(super) async fn leases(
+        &mut self,
+        answer: &mut Answer,
+        request: &ClaimRequest,
+        shared: &Shared,
+    ) -> Result<Vec<Lease>, Failure> {
+        if answer.granted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let epochs = shared.epochs.up_to(answer.epoch, &mut self.link).await?;
+        match answer.leases(request.node, &epochs)? {
+            Some(leases) => Ok(leases),
+            None => self.read_leases(&answer.granted, request, &epochs).await,
+        }
+    }
+
+    /// In the order they were granted; one that was lost or cancelled since is left out.
+    async fn read_leases(
+        &mut self,
+        granted: &[Granted],
+        request: &ClaimRequest,
+        epochs: &Epochs,
+    ) -> Result<Vec<Lease>, Failure> {
+        let order_ids: Vec<i64> = granted.iter().map(|lease| lease.order_id).collect();
+        let mut pause = READ_AGAIN_MIN;
+        let found = loop {
+            let read = self
+                .link
+                .read(&READ_LEASES, &[(&order_ids, Type::INT8_ARRAY)])
+                .await;
+            match read {
+                // The leases are this node's: given up, they would have to run out.
+                Err(_) if pause <= READ_AGAIN_MAX.min(request.lease / 4) => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                read => break read?,
+            }
+        };
+        let mut leases = HashMap::new();
+        for row in &found {
+            let fence = rows::large_count(row, ORDER_COLUMNS)?;
+            let suspect = rows::count(row, ORDER_COLUMNS + 1)? >= SUSPECT_CRASHES;
+            let lease = epochs.lease(rows::order(row)?, fence, request.node, suspect);
+            leases.insert(lease.order.order_id.0, lease);
+        }
+        let still_granted = |granted: &Granted| {
+            let lease = leases.remove(&granted.order_id)?;
+            (rows::fence_code(lease.fence) == granted.fence).then_some(lease)
+        };
+        Ok(granted.iter().filter_map(still_granted).collect())
+    }
+}

@@ -1,0 +1,45 @@
+//! The epochs of a file. They are read with whatever needs them: there are few, and only `restored` adds one, while no server has
+//! the file.
+
+use rusqlite::{Connection, Row};
+
+use crate::epoch::{EpochIdentity, TokenSecret};
+use crate::order::OrderId;
+use crate::store::{EPOCH_JUMP, EPOCH_STEP_MAX, Epoch, Epochs, FeedPosition};
+use crate::time::Timestamp;
+
+pub(super) fn read(connection: &Connection) -> Result<Epochs, rusqlite::Error> {
+    let epochs = connection
+        .prepare_cached("select epoch, identity, secret, first_order_id, after_position, began_at from epochs order by epoch")?
+        .query_map([], epoch)?
+        .collect::<Result<Vec<_>, _>>()?;
+    Epochs::of(epochs).ok_or(rusqlite::Error::QueryReturnedNoRows)
+}
+
+fn epoch(row: &Row<'_>) -> Result<Epoch, rusqlite::Error> {
+    Ok(Epoch {
+        number: row.get(0)?,
+        identity: EpochIdentity(row.get::<_, i64>(1)?.cast_unsigned()),
+        secret: TokenSecret::of(row.get(2)?),
+        first_order_id: OrderId(row.get(3)?),
+        after: FeedPosition(row.get(4)?),
+        began_at: row.get(5)?,
+    })
+}
+
+/// Begins an epoch behind everything that the file holds, far ahead of what may have been given out since the backup.
+pub(super) fn begin(connection: &Connection, now: Timestamp) -> Result<(), rusqlite::Error> {
+    let step = rand::random_range(1..=EPOCH_STEP_MAX);
+    connection.execute(
+        "update counters set last_order_id = last_order_id + ?1",
+        [step * EPOCH_JUMP],
+    )?;
+    connection
+        .execute(
+            "insert into epochs (epoch, identity, secret, first_order_id, after_position, began_at)
+             select (select max(epoch) from epochs) + ?1, random(), randomblob(16), last_order_id + 1, last_position, ?2
+             from counters",
+            (step, now),
+        )
+        .map(drop)
+}

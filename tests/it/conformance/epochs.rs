@@ -1,0 +1,70 @@
+//! An epoch that begins on a store whose history goes on: whatever was given out before it counts, and nothing is given out again.
+
+use orderly::lease::Outcome;
+use orderly::store::{EPOCH_JUMP, FEED_EVENTS_MAX, SettledOutside};
+
+use super::outside::take_only;
+use crate::support::Harness;
+
+conformance! {
+    fences_rise_over_an_epoch,
+    order_ids_of_an_epoch_begin_far_ahead,
+    an_order_keeps_its_attempt_key_over_an_epoch,
+    a_token_from_before_an_epoch_still_settles,
+    a_cursor_from_before_an_epoch_still_holds,
+}
+
+async fn fences_rise_over_an_epoch(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let first = harness.claim_only(id).await;
+    harness.settle(&first, Outcome::Released).await;
+    harness.begin_epoch().await;
+    let second = harness.claim_only(id).await;
+    assert!(second.fence >> 32 > first.fence >> 32, "{first:?}, {second:?}");
+    assert!(second.fence < 1 << 53);
+}
+
+async fn order_ids_of_an_epoch_begin_far_ahead(harness: &mut Harness) {
+    let before = harness.accept_one().await;
+    harness.begin_epoch().await;
+    let after = harness.accept_one().await;
+    assert!(after.0 - before.0 >= EPOCH_JUMP, "{before} and {after}");
+}
+
+async fn an_order_keeps_its_attempt_key_over_an_epoch(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let first = harness.claim_only(id).await;
+    harness.settle(&first, Outcome::Released).await;
+    harness.begin_epoch().await;
+    let again = harness.claim_only(id).await;
+    assert_eq!(again.attempt_key, first.attempt_key);
+    let next = harness.accept_one().await;
+    let next = harness.claim_only(next).await;
+    assert_ne!(next.attempt_key.accepted_in, first.attempt_key.accepted_in);
+}
+
+async fn a_token_from_before_an_epoch_still_settles(harness: &mut Harness) {
+    let id = harness.accept_one().await;
+    let lease = take_only(harness, id).await;
+    harness.begin_epoch().await;
+    let settled = harness
+        .store()
+        .settle_outside(id, lease.token, Outcome::COMPLETED);
+    let settled = settled.await.unwrap();
+    assert!(matches!(settled, SettledOutside::Done(_)), "{settled:?}");
+}
+
+async fn a_cursor_from_before_an_epoch_still_holds(harness: &mut Harness) {
+    harness.accept_one().await;
+    let page = async |harness: &Harness| harness.store().events_after(None, FEED_EVENTS_MAX).await.unwrap();
+    let before = page(harness).await.bounds;
+    let cursor = before.cursor(before.last);
+    harness.begin_epoch().await;
+    harness.accept_one().await;
+    let after = page(harness).await.bounds;
+    assert!(after.contain(cursor));
+    assert!(after.last > cursor.position);
+    let of_the_epoch = after.cursor(after.last);
+    assert_ne!(of_the_epoch.epoch, cursor.epoch);
+    assert!(after.contain(of_the_epoch) && !before.contain(of_the_epoch));
+}
