@@ -75,7 +75,7 @@ impl Way {
                 let hosts = MACHINES.map(|machine| machine.address(Link::Clients));
                 (
                     hosts.join(","),
-                    "?target_session_attrs=read-write&connect_timeout=3",
+                    "?target_session_attrs=read-write&connect_timeout=2",
                 )
             }
             Way::Haproxy => (format!("{here}:{HAPROXY_PORT}"), "?connect_timeout=3"),
