@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 use crate::order::OrderId;
 
 /// Low bits of a fence, which count the claims of an order within an epoch; the bits above are the epoch's number.
-pub const FENCE_BITS: u32 = 32;
+pub const FENCE_BITS: u32 = 27;
 
 /// Names an epoch for ever: 64 random bits, drawn when it began. Public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

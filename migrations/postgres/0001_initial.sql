@@ -44,7 +44,7 @@ create table orderly.orders (
     generation integer not null default 0,
     -- Leases lost to dead nodes since acceptance or the last redrive.
     crashes integer not null default 0,
-    -- The fence of that attempt, which rises with each claim: the epoch in its high bits, above the low 32. 0 before the first.
+    -- The fence of that attempt, which rises with each claim: the epoch in its high bits, above the low 27. 0 before the first.
     fence bigint not null default 0,
     -- Who had claimed it; the node's 64 bits, shown in hexadecimal elsewhere.
     node bigint,
@@ -255,7 +255,7 @@ insert into orderly.queue (id, paused, last_position) values (1, false, 0);
 -- Stretches of the store's life; the first begins with the store, each other one where its history may fork: another server
 -- took over, or a backup came back. See docs/decisions/0021-an-epoch-begins-where-history-may-fork.md.
 create table orderly.epochs (
-    epoch bigint primary key check (epoch between 1 and 2097151),
+    epoch bigint primary key check (epoch between 1 and 67108863),
     -- Public: in cursors, and in the idempotency keys of attempts.
     identity bigint not null unique,
     -- Makes the tokens of leases.
@@ -284,15 +284,22 @@ as $life$
 begin
     begin
         system_identifier := (select control.system_identifier from pg_control_system() as control);
-    exception when others then
+    exception when insufficient_privilege or undefined_function or feature_not_supported then
         system_identifier := null;
     end;
     begin
         timeline := left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);
-    exception when others then
+    exception when insufficient_privilege or undefined_function or feature_not_supported then
         timeline := null;
     end;
 end $life$;
+
+-- The number of an epoch that begins: the minutes since 2025, and above its predecessor's. So it is above that of an epoch which
+-- this copy of the store has lost, or never saw, and the fences of an order rise over that one too.
+create function orderly.next_epoch(newest bigint) returns bigint language sql volatile
+as $next$
+    select greatest(newest + 1, floor(extract(epoch from clock_timestamp()) / 60)::bigint - 28928160)
+$next$;
 
 insert into orderly.epochs
 select 1, ('x' || orderly.random_digits())::bit(64)::bigint, decode(orderly.random_digits() || orderly.random_digits(), 'hex'),

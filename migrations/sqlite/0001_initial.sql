@@ -10,7 +10,7 @@ create table orders (
     generation integer not null,
     -- Leases lost to dead nodes since acceptance or the last redrive.
     crashes integer not null,
-    -- The fence of the latest claim, which rises with each: the epoch in its high bits, above the low 32. 0 before the first.
+    -- The fence of the latest claim, which rises with each: the epoch in its high bits, above the low 27. 0 before the first.
     fence integer not null,
     -- The node of the latest claim.
     node integer,
@@ -149,7 +149,7 @@ insert into counters values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
 -- Stretches of the store's life; the first begins with the store, each other one when it was restored from a backup. See
 -- docs/decisions/0021-an-epoch-begins-where-history-may-fork.md.
 create table epochs (
-    epoch integer primary key check (epoch between 1 and 2097151),
+    epoch integer primary key check (epoch between 1 and 67108863),
     -- Public: in cursors, and in the idempotency keys of attempts.
     identity integer not null unique,
     -- Makes the tokens of leases.

@@ -9,13 +9,16 @@ use crate::lease::{Lease, NodeId};
 use crate::order::{Order, OrderId};
 use crate::time::Timestamp;
 
-/// Order ids that a new epoch leaves out, times its step: more than were given out and then lost.
-pub const EPOCH_JUMP: i64 = 1_000_000;
-/// An epoch's number is its predecessor's plus a random step of 1 to this: of two epochs that begin at the same point, as after
-/// restoring one backup twice, neither repeats the ids and fences of the other.
-pub const EPOCH_STEP_MAX: i64 = 1_000;
+/// Order ids that an epoch leaves out after a failover, times a random number of 1 to [`JUMPS_MAX`]: more than a standby may lack.
+pub const FAILOVER_JUMP: i64 = 1_000_000;
+/// The same after a restore: more than were given out since the backup.
+pub const RESTORE_JUMP: i64 = 1_000_000_000;
+/// Two epochs that begin at the same point, as after restoring one backup twice, rarely have the same ids.
+pub const JUMPS_MAX: i64 = 100;
 /// Highest number of an epoch: fences stay below 2^53, which every JSON reader keeps exactly.
-pub const EPOCH_MAX: u64 = (1 << 21) - 1;
+pub const EPOCH_MAX: u64 = (1 << 26) - 1;
+/// The first minute of 2025, as epochs are numbered, in minutes since 1970.
+const NUMBERED_FROM_MINUTE: i64 = 28_928_160;
 const _: () = assert!((EPOCH_MAX + 1) << FENCE_BITS <= 1 << 53);
 
 /// A place in the one feed of all events; rises with the commits. 0 is before the first.
@@ -137,6 +140,12 @@ impl Epochs {
     pub fn fence_floor(&self) -> u64 {
         self.newest().number << FENCE_BITS
     }
+}
+
+/// The number of an epoch that begins: the minutes since 2025, and above its predecessor's. So it is above that of an epoch which
+/// this copy of the store has lost, or never saw, and the fences of an order rise over that one too.
+pub(super) fn next_number(newest: i64, now: Timestamp) -> i64 {
+    (newest + 1).max(now.micros() / 60_000_000 - NUMBERED_FROM_MINUTE)
 }
 
 /// The epoch of a new store.

@@ -12,15 +12,15 @@ use super::failure::Failure;
 use super::functions::named;
 use super::locks::EPOCH_LOCK;
 use super::rows;
-use crate::store::{EPOCH_JUMP, EPOCH_STEP_MAX};
+use crate::store::{FAILOVER_JUMP, JUMPS_MAX, RESTORE_JUMP};
 
 static BEGIN: LazyLock<String> = LazyLock::new(|| {
     named(
-        "select begun, first_order_id, after_position, stored_until, was, now_is from :begin_epoch($1, $2, $3, $4)",
+        "select begun, first_order_id, after_position, stored_until, was, now_is from :begin_epoch($1, $2, $3)",
     )
 });
 
-/// What to begin an epoch for.
+/// The reason to begin an epoch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
     /// The server is not that of the newest epoch.
@@ -31,12 +31,12 @@ pub(super) enum Cause {
 
 /// Reports whether an epoch began. None does where another node was faster, or, for [`Cause::Restored`], where a node is alive.
 pub(super) async fn begin(client: &Client, cause: Cause) -> Result<bool, Failure> {
-    let step = rand::random_range(1..=EPOCH_STEP_MAX);
     let restored = cause == Cause::Restored;
+    let jump = if restored { RESTORE_JUMP } else { FAILOVER_JUMP };
+    let ids_left_out = jump * rand::random_range(1..=JUMPS_MAX);
     let parameters: Parameters<'_> = &[
         (&EPOCH_LOCK, Type::INT8),
-        (&step, Type::INT8),
-        (&EPOCH_JUMP, Type::INT8),
+        (&ids_left_out, Type::INT8),
         (&restored, Type::BOOL),
     ];
     let begun = answered(client.query_typed(&BEGIN, parameters)).await?;

@@ -1,9 +1,9 @@
 -- Begins an epoch where the newest one belongs to another server or another timeline; with `restored` in any case, unless a node
--- is alive. Order ids go on far ahead of whatever was given out and lost; the numbers of batches too. `step` is random: epochs that
--- begin at the same point, in two lives of the store, differ. `begun` is null where nothing was to do. `stored_until`: the time of
+-- is alive. Order ids go on far ahead of whatever was given out and lost; the numbers of batches too. `ids_left_out`
+-- is random: epochs that begin at the same point, in two lives of the store, differ. `begun` is null where nothing was to do. `stored_until`: the time of
 -- the latest change that this server has.
 create function :begin_epoch(
-    epoch_lock bigint, step bigint, jump bigint, restored boolean, out begun bigint, out first_order_id bigint,
+    epoch_lock bigint, ids_left_out bigint, restored boolean, out begun bigint, out first_order_id bigint,
     out after_position bigint, out stored_until text, out was text, out now_is text
 ) language plpgsql
 set lock_timeout = 3000
@@ -23,16 +23,18 @@ begin
     elsif (newest.system_identifier, newest.timeline) is not distinct from (here.system_identifier, here.timeline) then
         return;
     end if;
-    perform setval('orderly.batch_ids', last_value + step * jump) from orderly.batch_ids;
-    first_order_id := (select setval('orderly.order_ids', last_value + step * jump) from orderly.order_ids) + 1;
+    first_order_id := (select last_value from orderly.order_ids) + ids_left_out + 1;
     after_position := (select last_position from orderly.queue where id = 1);
     stored_until := (
         select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') from orderly.batches order by batch desc limit 1);
-    begun := newest.epoch + step;
+    begun := orderly.next_epoch(newest.epoch);
     was := format('server %s, timeline %s', newest.system_identifier, newest.timeline);
     now_is := format('server %s, timeline %s', here.system_identifier, here.timeline);
     insert into orderly.epochs
     values (begun, ('x' || orderly.random_digits())::bit(64)::bigint,
         decode(orderly.random_digits() || orderly.random_digits(), 'hex'), here.system_identifier, here.timeline, first_order_id,
         after_position, clock_timestamp());
+    -- Last, since no rollback takes it back.
+    perform setval('orderly.order_ids', first_order_id - 1);
+    perform setval('orderly.batch_ids', last_value + ids_left_out) from orderly.batch_ids;
 end $begin$;

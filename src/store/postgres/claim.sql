@@ -54,7 +54,7 @@ begin
         select * into started, texts
         from :start(
             first_ids, second_ids, second_after, claiming_node, lease_micros, is_outside, is_handed_out, overtaken,
-            counter_slot, current_epoch << 32);
+            counter_slot, current_epoch << 27);
     end if;
     -- Whether it wrote something; when the next order of the second line is due that such a claim may take; how many orders
     -- are open.

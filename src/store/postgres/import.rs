@@ -19,7 +19,7 @@ use crate::order::{OrderId, Reference};
 use crate::portable_json::JsonText;
 use crate::store::error::CopyError;
 use crate::store::snapshot::{EVERY_EARLIER, EventRecord, KeyRecord, OrderRecord};
-use crate::store::{Counters, EPOCH_STEP_MAX, Epochs, Snapshot, StoreError, codes};
+use crate::store::{Counters, Epochs, Snapshot, StoreError, codes};
 
 /// Dropping it takes everything back.
 pub(in crate::store) struct Import {
@@ -257,7 +257,6 @@ impl Import {
         let secrets: Vec<&[u8]> = epochs.all().iter().map(|epoch| epoch.secret.expose()).collect();
         let first_order_ids: Vec<i64> = epochs.all().iter().map(|epoch| epoch.first_order_id.0).collect();
         let began_at: Vec<_> = epochs.all().iter().map(|epoch| epoch.began_at).collect();
-        let step = rand::random_range(1..=EPOCH_STEP_MAX);
         // In a statement of its own: the numbers are written again.
         self.write("delete from orderly.epochs", &[]).await?;
         self.write(
@@ -268,7 +267,6 @@ impl Import {
                 (&secrets, Type::BYTEA_ARRAY),
                 (&first_order_ids, Type::INT8_ARRAY),
                 (&began_at, Type::TIMESTAMPTZ_ARRAY),
-                (&step, Type::INT8),
                 (&(last_order_id.0 + 1), Type::INT8),
                 (&self.complete_after, Type::INT8),
             ],

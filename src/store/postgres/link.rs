@@ -166,6 +166,7 @@ impl Link {
                 Ok(_) => begin_epoch::begin(lent.begin(), Cause::OtherServer).await,
                 Err(failure) => Err(failure),
             };
+            let begun = begun.map_err(Failure::of_preparing);
             answer = match begun {
                 Ok(_) => answered_within(time_max, lent.begin().simple_query(statements)).await,
                 Err(failure) => Err(failure),
@@ -240,7 +241,9 @@ impl Link {
         let asked_first = asked(lent.begin(), limit, statement, parameters);
         let mut answer = answered_within(time_max, asked_first).await;
         if let Err(Failure::OtherServer(_)) = answer {
-            answer = match begin_epoch::begin(lent.begin(), Cause::OtherServer).await {
+            let begun = begin_epoch::begin(lent.begin(), Cause::OtherServer).await;
+            // Nothing of the statement itself was carried out.
+            answer = match begun.map_err(Failure::of_preparing) {
                 Ok(_) => answered_within(time_max, asked(lent.begin(), limit, statement, parameters)).await,
                 Err(failure) => Err(failure),
             };

@@ -5,7 +5,7 @@ use rusqlite::{Connection, Row};
 
 use crate::epoch::{EpochIdentity, TokenSecret};
 use crate::order::OrderId;
-use crate::store::{EPOCH_JUMP, EPOCH_STEP_MAX, Epoch, Epochs, FeedPosition};
+use crate::store::{Epoch, Epochs, FeedPosition, JUMPS_MAX, RESTORE_JUMP, next_number};
 use crate::time::Timestamp;
 
 pub(super) fn read(connection: &Connection) -> Result<Epochs, rusqlite::Error> {
@@ -29,17 +29,18 @@ fn epoch(row: &Row<'_>) -> Result<Epoch, rusqlite::Error> {
 
 /// Begins an epoch behind everything that the file holds, far ahead of what may have been given out since the backup.
 pub(super) fn begin(connection: &Connection, now: Timestamp) -> Result<(), rusqlite::Error> {
-    let step = rand::random_range(1..=EPOCH_STEP_MAX);
+    let ids_left_out = RESTORE_JUMP * rand::random_range(1..=JUMPS_MAX);
     connection.execute(
         "update counters set last_order_id = last_order_id + ?1",
-        [step * EPOCH_JUMP],
+        [ids_left_out],
     )?;
+    let newest = connection.query_row("select max(epoch) from epochs", [], |row| row.get(0))?;
     connection
         .execute(
             "insert into epochs (epoch, identity, secret, first_order_id, after_position, began_at)
-             select (select max(epoch) from epochs) + ?1, random(), randomblob(16), last_order_id + 1, last_position, ?2
+             select ?1, random(), randomblob(16), last_order_id + 1, last_position, ?2
              from counters",
-            (step, now),
+            (next_number(newest, now), now),
         )
         .map(drop)
 }

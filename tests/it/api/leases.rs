@@ -57,7 +57,7 @@ async fn a_worker_takes_an_order_and_completes_it() {
             "result":null
           },
           "token":"(token)",
-          "fence":4294967297,
+          "fence":134217729,
           "attempt":1,
           "idempotency_key":"(epoch)-1-0",
           "expires_at":"2026-01-01T00:00:30.000000Z"

@@ -1,7 +1,7 @@
 //! An epoch that begins on a store whose history goes on: whatever was given out before it counts, and nothing is given out again.
 
 use orderly::lease::Outcome;
-use orderly::store::{EPOCH_JUMP, FEED_EVENTS_MAX, SettledOutside};
+use orderly::store::{RESTORE_JUMP, FEED_EVENTS_MAX, SettledOutside};
 
 use super::outside::take_only;
 use crate::support::Harness;
@@ -28,7 +28,7 @@ async fn order_ids_of_an_epoch_begin_far_ahead(harness: &mut Harness) {
     let before = harness.accept_one().await;
     harness.begin_epoch().await;
     let after = harness.accept_one().await;
-    assert!(after.0 - before.0 >= EPOCH_JUMP, "{before} and {after}");
+    assert!(after.0 - before.0 >= RESTORE_JUMP, "{before} and {after}");
 }
 
 async fn an_order_keeps_its_attempt_key_over_an_epoch(harness: &mut Harness) {

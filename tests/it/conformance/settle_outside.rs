@@ -1,7 +1,7 @@
 //! `settle_outside`: results that name an order and a token, as external workers bring them (issue 14, point 7).
 
 use futures_util::future::join_all;
-use orderly::epoch::{Token, TokenSecret};
+use orderly::epoch::{FENCE_BITS, Token, TokenSecret};
 use orderly::event::EventKind;
 use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
@@ -70,7 +70,7 @@ async fn a_result_by_a_token_that_this_store_never_gave_changes_nothing(harness:
     let leases = take(harness, 2).await;
     let fence = leases[0].fence;
     let foreign = TokenSecret::of([7; 16]).token(id, fence);
-    let of_another_epoch = TokenSecret::of([7; 16]).token(id, fence + (1 << 32));
+    let of_another_epoch = TokenSecret::of([7; 16]).token(id, fence + (1 << FENCE_BITS));
     for token in [foreign, of_another_epoch, harness.token(other, 1).await] {
         match bring(harness, id, token, Outcome::COMPLETED).await {
             SettledOutside::Lost(_) => {}

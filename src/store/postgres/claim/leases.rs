@@ -41,14 +41,33 @@ impl Claimer {
         if answer.granted.is_empty() {
             return Ok(Vec::new());
         }
-        let epochs = shared.epochs.up_to(answer.epoch, &mut self.link).await?;
+        let epochs = self.epochs(answer, request, shared).await?;
         match answer.leases(request.node, &epochs)? {
             Some(leases) => Ok(leases),
             None => self.read_leases(&answer.granted, request, &epochs).await,
         }
     }
 
-    /// In the order they were granted; one that was lost or cancelled since is left out.
+    /// The epochs that the answer goes by. The leases are this node's: given up, they would have to run out.
+    async fn epochs(
+        &mut self,
+        answer: &Answer,
+        request: &ClaimRequest,
+        shared: &Shared,
+    ) -> Result<Epochs, Failure> {
+        let mut pause = READ_AGAIN_MIN;
+        loop {
+            match shared.epochs.up_to(answer.epoch, &mut self.link).await {
+                Err(_) if pause <= READ_AGAIN_MAX.min(request.lease / 4) => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                read => return read,
+            }
+        }
+    }
+
+    /// Reads the leases; one that was lost or cancelled since is left out.
     async fn read_leases(
         &mut self,
         granted: &[Granted],
