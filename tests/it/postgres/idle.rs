@@ -54,9 +54,9 @@ impl Scene {
         .await;
     }
 
-    /// Connections over which the settings were asked for, as it is done first, or that listen.
+    /// Connections over which the settings were asked for, as is done first, also over the one that listens.
     fn opened_connections(&self) -> u64 {
-        let opens = |sql: &&String| sql.contains("server_version_num") || sql.contains("listen orderly");
+        let opens = |sql: &&String| sql.contains("server_version_num");
         self.proxy.flights().iter().filter(opens).count() as u64
     }
 
