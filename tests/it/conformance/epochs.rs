@@ -1,7 +1,7 @@
 //! An epoch that begins on a store whose history goes on: whatever was given out before it counts, and nothing is given out again.
 
 use orderly::lease::Outcome;
-use orderly::store::{RESTORE_JUMP, FEED_EVENTS_MAX, SettledOutside};
+use orderly::store::{FEED_EVENTS_MAX, RESTORE_JUMP, SettledOutside};
 
 use super::outside::take_only;
 use crate::support::Harness;
