@@ -9,7 +9,7 @@ from :settle(
         select (
             select l.fence from orderly.leases as l
             where l.order_id = lost.order_id and l.fence = lost.fence and l.expires_at < (select clock_timestamp())
-                and $13 = pg_postmaster_start_time()::text || ' ' || (
+                and $13 = extract(epoch from pg_postmaster_start_time())::text || ' ' || (
                     select oid from pg_database where datname = current_database())
             for update skip locked)
         from unnest($1, $2) with ordinality as lost (order_id, fence, place)

@@ -9,7 +9,7 @@ select sum(pending)::int8, sum(processing)::int8, sum(completed)::int8, sum(fail
         where order_id = (
             select order_id from orderly.first_line
             where order_id > (
-                select case when pg_postmaster_start_time()::text || ' ' || oid = $2 then $1 else 0 end
+                select case when extract(epoch from pg_postmaster_start_time())::text || ' ' || oid = $2 then $1 else 0 end
                 from pg_database where datname = current_database())
             order by order_id limit 1))
         union all

@@ -48,4 +48,4 @@ select coalesce((select array_agg(order_id order by order_id, fence) from extend
     current_setting('synchronous_standby_names'), (current_setting('neon.timeline_id', true) is not null)::text,
     coalesce((select array_agg(order_id order by order_id, fence) from locked), '{}'),
     coalesce((select array_agg(fence order by order_id, fence) from locked), '{}'),
-    pg_postmaster_start_time()::text || ' ' || (select oid from pg_database where datname = current_database())
+    extract(epoch from pg_postmaster_start_time())::text || ' ' || (select oid from pg_database where datname = current_database())

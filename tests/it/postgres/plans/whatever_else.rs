@@ -103,7 +103,7 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
             asked.push((matching, PAGES_MAX));
         }
     }
-    let server = "select pg_postmaster_start_time()::text || ' ' || oid from pg_database
+    let server = "select extract(epoch from pg_postmaster_start_time())::text || ' ' || oid from pg_database
         where datname = current_database()";
     let server: String = scene.admin.query_one(server, &[]).await.unwrap().get(0);
     let mut push = |what: &str, part: &str, types: &str, values: &str, pages_max: u64| {
