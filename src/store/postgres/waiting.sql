@@ -3,4 +3,4 @@
 select coalesce(bool_or(wait_event = 'SyncRep' and extract(epoch from now() - query_start) > 2), false),
     coalesce(bool_or(state = 'active' and query like '%pg_logical_emit_message(true, ''orderly'', ''probe'')%'), false)
 from pg_stat_activity
-where pid <> pg_backend_pid() and usename = current_user and datname = current_database()
+where pid <> pg_backend_pid() and usename = session_user and datname = current_database()
