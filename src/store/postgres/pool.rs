@@ -327,15 +327,27 @@ impl Pool {
         self.came_back.notify_waiters();
     }
 
-    /// A connection is to be closed which the database counts for a while yet.
-    fn begin_leaving(&self) {
-        self.stock().leaving += 1;
+    /// Takes back a connection that is to be closed once its statement is answered. One that reads counts for its class until
+    /// then: callers that come and go would have all connections otherwise.
+    fn begin_leaving(self: &Arc<Pool>, class: Class) {
+        if class.must_write() {
+            self.stock().leaving += 1;
+            self.take_back(class, None);
+        } else {
+            self.stock().abandoned += 1;
+            self.came_back.notify_waiters();
+        }
     }
 
-    fn left(self: &Arc<Pool>) {
-        let mut stock = self.stock();
-        stock.leaving -= 1;
-        self.serve(&mut stock);
+    fn left(self: &Arc<Pool>, class: Class) {
+        if class.must_write() {
+            let mut stock = self.stock();
+            stock.leaving -= 1;
+            self.serve(&mut stock);
+        } else {
+            self.stock().abandoned -= 1;
+            self.take_back(class, None);
+        }
     }
 
     /// Closes connections that no caller used for a while, until the pool closes.
@@ -368,7 +380,7 @@ impl Pool {
             let came_back = self.came_back.notified();
             tokio::pin!(came_back);
             came_back.as_mut().enable();
-            if self.stock().in_use.iter().sum::<usize>() == 0 {
+            if self.stock().all_came_back() {
                 break;
             }
             came_back.await;

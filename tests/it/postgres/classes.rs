@@ -146,6 +146,44 @@ async fn a_statement_whose_caller_is_gone_ends_by_its_limit() {
     scene.end().await;
 }
 
+/// Their statements run on until the server's limit ends them, and hold their connections for as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_leave_take_no_connection_of_more_urgent_work() {
+    /// As many as may run at once.
+    const LISTS_MAX: i64 = 4;
+    const CALLERS: usize = 24;
+    let Some(scene) = Scene::new().await else { return };
+    accept_keyed(&*scene.store, "before").await.unwrap();
+    let locker = scene.database.admin().await;
+    let lock = "begin; lock table orderly.orders in access exclusive mode";
+    locker.batch_execute(lock).await.unwrap();
+    let running = async || {
+        let counted = format!(
+            "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+             and state <> 'idle' and query like '%{LISTS}%'"
+        );
+        scene.number(&counted).await
+    };
+    let mut callers = Vec::new();
+    for _ in 0..CALLERS {
+        let store = scene.store.clone();
+        let caller = AbortOnDropHandle::new(tokio::spawn(async move { list(&*store).await }));
+        callers.push(caller);
+    }
+    until("lists wait for the table", async || running().await == LISTS_MAX).await;
+    // Those that run leave first, and would make room for the next.
+    for caller in callers {
+        drop(caller);
+        scene.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+        assert!(
+            running().await <= LISTS_MAX,
+            "lists have more connections than they may"
+        );
+    }
+    locker.batch_execute("rollback").await.unwrap();
+    scene.end().await;
+}
+
 /// Calls that store are functions, which have their limits in them: each is refused, and nothing of it is stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_table_refuses_whatever_stores_without_a_doubt() {

@@ -122,8 +122,7 @@ impl Drop for Lent {
         let Some(pool) = self.pool.take() else { return };
         match self.connection.take() {
             Some(connection) if self.under_way => {
-                pool.begin_leaving();
-                pool.take_back(self.class, None);
+                pool.begin_leaving(self.class);
                 let unanswered = Unanswered {
                     class: self.class,
                     began: self.began,
@@ -154,8 +153,9 @@ impl Unanswered {
         };
         runtime.spawn(async move {
             self.answered(&pool).await;
+            let class = self.class;
             drop(self);
-            pool.left();
+            pool.left(class);
         });
     }
 
@@ -171,8 +171,12 @@ impl Unanswered {
         {
             return;
         }
+        // The server's limit has ended what only reads.
+        if !self.class.must_write() {
+            return;
+        }
         // Its caller left before that was known.
-        if self.class.must_write() && !self.told {
+        if !self.told {
             pool.connector.state().hangs(&hung_text(ANSWER_TIME_MAX));
         }
         let _ = timeout_at(self.began + KEPT_TIME_MAX, nothing).await;

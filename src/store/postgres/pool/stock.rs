@@ -32,6 +32,8 @@ pub(super) struct Stock {
     pub opening: usize,
     /// Connections given up and not closed yet.
     pub leaving: usize,
+    /// Connections in use whose statements no caller awaits any more.
+    pub abandoned: usize,
     /// The number of connections that the node counts on.
     pub allowed: usize,
     /// The node's share of what the database's settings allow, as far as they are known.
@@ -66,6 +68,7 @@ impl Stock {
             in_use: [0; CLASSES],
             opening: 0,
             leaving: 0,
+            abandoned: 0,
             allowed: CONNECTIONS_MAX,
             share: CONNECTIONS_MAX,
             wants_more: false,
@@ -88,6 +91,11 @@ impl Stock {
 
     pub fn used(&self) -> usize {
         self.in_use.iter().sum()
+    }
+
+    /// Reports whether no caller uses a connection.
+    pub fn all_came_back(&self) -> bool {
+        self.used() == self.abandoned
     }
 
     /// Returns the classes of the waiting callers that may have a connection when there are `allowed`, the most urgent
