@@ -186,7 +186,7 @@ impl Connector {
         match &connected {
             Ok(connection) => {
                 *gate(&self.gate) = Gate::default();
-                if connection.only_reads {
+                if connection.only_reads && !self.only_reads {
                     let failure = self.refusal_of_writes(connection);
                     self.state.failed(&failure);
                     gate(&self.writes).close(&failure, writes_round);
