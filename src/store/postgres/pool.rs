@@ -327,29 +327,6 @@ impl Pool {
         self.came_back.notify_waiters();
     }
 
-    /// Takes back a connection that is to be closed once its statement is answered. One that reads counts for its class until
-    /// then: callers that come and go would have all connections otherwise.
-    fn begin_leaving(self: &Arc<Pool>, class: Class) {
-        if class.must_write() {
-            self.stock().leaving += 1;
-            self.take_back(class, None);
-        } else {
-            self.stock().abandoned += 1;
-            self.came_back.notify_waiters();
-        }
-    }
-
-    fn left(self: &Arc<Pool>, class: Class) {
-        if class.must_write() {
-            let mut stock = self.stock();
-            stock.leaving -= 1;
-            self.serve(&mut stock);
-        } else {
-            self.stock().abandoned -= 1;
-            self.take_back(class, None);
-        }
-    }
-
     /// Closes connections that no caller used for a while, until the pool closes.
     async fn close_unused(self: Arc<Pool>) {
         loop {
