@@ -48,7 +48,7 @@ pub use claim::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, SUSPECT_CRASHES};
 pub use counters::Counters;
 #[cfg(test)]
 pub use epochs::first_epoch;
-pub use epochs::{EPOCH_MAX, Epoch, Epochs, FAILOVER_JUMP, FeedCursor, FeedPosition, RESTORE_JUMP};
+pub use epochs::{Begun, EPOCH_MAX, Epoch, Epochs, FAILOVER_JUMP, FeedCursor, FeedPosition, RESTORE_JUMP};
 use epochs::{JUMPS_MAX, next_number};
 pub use error::{RefusedOrder, StoreError};
 pub use feed::{FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPage};

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::failure::Failure;
 use super::flags::{Flags, Store};
 use super::{Verdict, output};
+use crate::store::Begun;
 use crate::store::open::{self, Migration};
 
 #[derive(clap::Args)]
@@ -29,14 +30,17 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
         open::require_unused(&database).await?;
     }
     let migrations = open::migrate(&database, args.dry_run).await?;
-    if args.restored {
-        open::begin_epoch(&database).await?;
-    }
+    let begun = if args.restored {
+        Some(open::begin_epoch(&database).await?)
+    } else {
+        None
+    };
     if args.json {
         output::json(&json!({
             "location": open::location(&database),
             "dry_run": args.dry_run,
             "restored": args.restored,
+            "epoch": begun.as_ref().map(epoch_as_json),
             "migrations": migrations.iter().map(as_json(args.dry_run)).collect::<Vec<_>>(),
         }))?;
     } else {
@@ -51,14 +55,39 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
             })
             .collect();
         output::result(&output::table(["NUMBER", "NAME", "STATE"], &rows))?;
-        if args.restored {
-            output::result(
-                "an epoch began: what was given out since the backup - order numbers, leases, idempotency keys of deliveries, \
-                 cursors - is refused and not given out again",
-            )?;
+        if let Some(begun) = begun {
+            output::result(&epoch_as_text(&begun))?;
         }
     }
     Ok(Verdict::Good)
+}
+
+fn epoch_as_text(begun: &Begun) -> String {
+    let Begun {
+        number,
+        first_order_id,
+        after,
+        ..
+    } = begun;
+    let until = begun
+        .stored_until_text()
+        .map_or("no event is stored".to_owned(), |until| {
+            format!("the last event stored is of {until}")
+        });
+    format!(
+        "epoch {number} began with order {first_order_id}, behind place {} of the feed; {until}. What was given out after the \
+         backup was made - order numbers, leases, idempotency keys of deliveries, cursors - is refused and not given out again",
+        after.0
+    )
+}
+
+fn epoch_as_json(begun: &Begun) -> serde_json::Value {
+    json!({
+        "number": begun.number,
+        "first_order_id": begun.first_order_id.0,
+        "after_position": begun.after.0,
+        "stored_until": begun.stored_until_text(),
+    })
 }
 
 fn as_json(dry_run: bool) -> impl Fn(&Migration) -> serde_json::Value {

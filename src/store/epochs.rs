@@ -46,6 +46,26 @@ pub struct Epoch {
     pub began_at: Timestamp,
 }
 
+/// An epoch that just began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    pub number: u64,
+    /// The id of the epoch's first order, if no other epoch begins before it.
+    pub first_order_id: OrderId,
+    /// The last place in the feed of the epochs before.
+    pub after: FeedPosition,
+    /// The time of the last event in the feed; `None` where there is none.
+    pub stored_until: Option<Timestamp>,
+}
+
+impl Begun {
+    /// The time of the last event, in RFC 3339.
+    pub fn stored_until_text(&self) -> Option<String> {
+        let instant = jiff::Timestamp::from_microsecond(self.stored_until?.micros());
+        instant.ok().map(|instant| instant.to_string())
+    }
+}
+
 /// All epochs of a store up to a certain one, by rising number; never none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Epochs(Arc<[Epoch]>);
@@ -111,14 +131,15 @@ impl Epochs {
         }
     }
 
+    /// The epoch in which the order with this id was accepted.
+    pub fn of_acceptance(&self, order_id: OrderId) -> &Epoch {
+        let begun_before = self.0.iter().rev().find(|epoch| epoch.first_order_id <= order_id);
+        begun_before.unwrap_or(self.oldest())
+    }
+
     pub fn attempt_key(&self, order: &Order) -> AttemptKey {
-        let accepted_in = self
-            .0
-            .iter()
-            .rev()
-            .find(|epoch| epoch.first_order_id <= order.order_id);
         AttemptKey {
-            accepted_in: accepted_in.unwrap_or(self.oldest()).identity,
+            accepted_in: self.of_acceptance(order.order_id).identity,
             order_id: order.order_id,
             generation: order.generation,
         }

@@ -6,7 +6,7 @@ use super::measured::measured;
 use super::postgres::{self, Postgres};
 use super::sqlite::{self, Sqlite};
 use super::survey::Survey;
-use super::{Snapshot, Store};
+use super::{Begun, Snapshot, Store};
 use crate::config::{Database, PostgresDatabase};
 
 pub use super::opening::{Migration, OpenError, OpenOptions};
@@ -88,7 +88,7 @@ pub async fn require_unused(database: &Database) -> Result<(), OpenError> {
 
 /// Begins an epoch of a store that was restored from a backup, so that nothing is given out again that was given out since the
 /// backup. Refused while a server runs, where that can be told.
-pub async fn begin_epoch(database: &Database) -> Result<(), OpenError> {
+pub async fn begin_epoch(database: &Database) -> Result<Begun, OpenError> {
     match database {
         Database::Sqlite(path) => {
             let path = path.clone();

@@ -1,10 +1,10 @@
-//! Beginning an epoch. Whether the server is still that of the newest one is asked inside the messages that give something out
+//! Beginning an epoch. The messages that give something out ask whether the server is still that of the newest epoch
 //! (`epoch_here.sql`); `link` begins one where it is not, and `restored` where an operator says so.
 
 use std::sync::LazyLock;
 
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
 
 use super::answered::answered;
 use super::connect::Parameters;
@@ -12,7 +12,8 @@ use super::failure::Failure;
 use super::functions::named;
 use super::locks::EPOCH_LOCK;
 use super::rows;
-use crate::store::{FAILOVER_JUMP, JUMPS_MAX, RESTORE_JUMP};
+use crate::order::OrderId;
+use crate::store::{Begun, FAILOVER_JUMP, FeedPosition, JUMPS_MAX, RESTORE_JUMP};
 
 static BEGIN: LazyLock<String> = LazyLock::new(|| {
     named(
@@ -29,8 +30,8 @@ pub(super) enum Cause {
     Restored,
 }
 
-/// Reports whether an epoch began. None does where another node was faster, or, for [`Cause::Restored`], where a node is alive.
-pub(super) async fn begin(client: &Client, cause: Cause) -> Result<bool, Failure> {
+/// Begins an epoch. `None` where another node was faster, or, for [`Cause::Restored`], where a node is alive.
+pub(super) async fn begin(client: &Client, cause: Cause) -> Result<Option<Begun>, Failure> {
     let restored = cause == Cause::Restored;
     let jump = if restored { RESTORE_JUMP } else { FAILOVER_JUMP };
     let ids_left_out = jump * rand::random_range(1..=JUMPS_MAX);
@@ -42,27 +43,38 @@ pub(super) async fn begin(client: &Client, cause: Cause) -> Result<bool, Failure
     let begun = answered(client.query_typed(&BEGIN, parameters)).await?;
     let row = rows::only(&begun)?;
     let Some(number) = rows::column::<Option<i64>>(row, 0)? else {
-        return Ok(false);
+        return Ok(None);
+    };
+    let begun = Begun {
+        number: number.unsigned_abs(),
+        first_order_id: OrderId(rows::column(row, 1)?),
+        after: FeedPosition(rows::column(row, 2)?),
+        stored_until: rows::column(row, 3)?,
     };
     if cause == Cause::OtherServer {
-        tell(number, row)?;
+        warn(&begun, rows::column(row, 4)?, rows::column(row, 5)?);
     }
-    Ok(true)
+    Ok(Some(begun))
 }
 
-/// The one node that began the epoch says so.
-fn tell(number: i64, row: &Row) -> Result<(), Failure> {
-    let (first_order_id, after): (i64, i64) = (rows::column(row, 1)?, rows::column(row, 2)?);
-    let (was, now_is): (&str, &str) = (rows::column(row, 4)?, rows::column(row, 5)?);
-    let stored_until: Option<&str> = rows::column(row, 3)?;
-    let since = stored_until.map_or("at any time".to_owned(), |until| format!("after {until}"));
+/// Only the node that began the epoch logs it.
+fn warn(begun: &Begun, was: &str, now_is: &str) {
+    let Begun {
+        number,
+        first_order_id,
+        after,
+        ..
+    } = begun;
+    let since = begun
+        .stored_until_text()
+        .map_or("at any time".to_owned(), |until| format!("after {until}"));
     tracing::warn!(
         epoch = number,
-        first_order_id,
-        after_position = after,
+        %first_order_id,
+        after_position = after.0,
         "the database has changed from {was} to {now_is}: epoch {number} begins with order {first_order_id} and behind place \
-         {after} of the feed. Orders and results that were confirmed {since} may be missing if the replication was \
-         asynchronous or a backup was restored"
+         {} of the feed. Orders and results that were confirmed {since} may be missing if the replication was asynchronous or \
+         a backup was restored",
+        after.0
     );
-    Ok(())
 }

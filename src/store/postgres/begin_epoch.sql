@@ -1,10 +1,10 @@
 -- Begins an epoch where the newest one belongs to another server or another timeline; with `restored` in any case, unless a node
--- is alive. Order ids go on far ahead of whatever was given out and lost; the numbers of batches too. `ids_left_out`
--- is random: epochs that begin at the same point, in two lives of the store, differ. `begun` is null where nothing was to do. `stored_until`: the time of
--- the latest change that this server has.
+-- is alive. Order ids, and the numbers of batches, go on far ahead of all that were given out and lost. `ids_left_out` is random:
+-- epochs that begin at the same point, in two lives of the store, differ. `begun` is null where nothing was to do. `stored_until`
+-- is the time of the last event that has its place in the feed.
 create function :begin_epoch(
     epoch_lock bigint, ids_left_out bigint, restored boolean, out begun bigint, out first_order_id bigint,
-    out after_position bigint, out stored_until text, out was text, out now_is text
+    out after_position bigint, out stored_until timestamptz, out was text, out now_is text
 ) language plpgsql
 set lock_timeout = 3000
 as $begin$
@@ -26,7 +26,7 @@ begin
     first_order_id := (select last_value from orderly.order_ids) + ids_left_out + 1;
     after_position := (select last_position from orderly.queue where id = 1);
     stored_until := (
-        select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') from orderly.batches order by batch desc limit 1);
+        select at from orderly.batches where first_position is not null order by first_position desc limit 1);
     begun := orderly.next_epoch(newest.epoch);
     was := format('server %s, timeline %s', newest.system_identifier, newest.timeline);
     now_is := format('server %s, timeline %s', here.system_identifier, here.timeline);

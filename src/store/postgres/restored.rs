@@ -6,6 +6,7 @@ use super::commands::{connect_once, refused};
 use super::connect::unavailable;
 use super::schema;
 use crate::config::PostgresDatabase;
+use crate::store::Begun;
 use crate::store::migrations::{require_any, require_current};
 use crate::store::opening::OpenError;
 
@@ -27,17 +28,17 @@ pub async fn require_unused(database: &PostgresDatabase) -> Result<(), OpenError
 }
 
 /// Begins an epoch. Refused while a node is on the list and alive; one that sleeps (`ORDERLY_IDLE_SLEEP`) is on no list.
-pub async fn begin_epoch(database: &PostgresDatabase) -> Result<(), OpenError> {
+pub async fn begin_epoch(database: &PostgresDatabase) -> Result<Begun, OpenError> {
     let way = database.direct.as_ref().unwrap_or(&database.url);
     let location = &way.location;
     let connection = connect_once(way).await?;
     let migrations = refused(schema::check(&connection.client, location).await, location)?;
     require_current(location, &migrations)?;
     match begin_epoch::begin(&connection.client, Cause::Restored).await {
-        Ok(false) => Err(OpenError::InUse {
+        Ok(None) => Err(OpenError::InUse {
             location: location.clone(),
         }),
-        Ok(true) => Ok(()),
+        Ok(Some(begun)) => Ok(begun),
         Err(failure) => Err(unavailable(location, &failure)),
     }
 }

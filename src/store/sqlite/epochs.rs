@@ -1,11 +1,11 @@
 //! The epochs of a file. They are read with whatever needs them: there are few, and only `restored` adds one, while no server has
 //! the file.
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::epoch::{EpochIdentity, TokenSecret};
 use crate::order::OrderId;
-use crate::store::{Epoch, Epochs, FeedPosition, JUMPS_MAX, RESTORE_JUMP, next_number};
+use crate::store::{Begun, Epoch, Epochs, FeedPosition, JUMPS_MAX, RESTORE_JUMP, next_number};
 use crate::time::Timestamp;
 
 pub(super) fn read(connection: &Connection) -> Result<Epochs, rusqlite::Error> {
@@ -28,19 +28,33 @@ fn epoch(row: &Row<'_>) -> Result<Epoch, rusqlite::Error> {
 }
 
 /// Begins an epoch behind everything that the file holds, far ahead of what may have been given out since the backup.
-pub(super) fn begin(connection: &Connection, now: Timestamp) -> Result<(), rusqlite::Error> {
+pub(super) fn begin(connection: &Connection, now: Timestamp) -> Result<Begun, rusqlite::Error> {
     let ids_left_out = RESTORE_JUMP * rand::random_range(1..=JUMPS_MAX);
     connection.execute(
         "update counters set last_order_id = last_order_id + ?1",
         [ids_left_out],
     )?;
     let newest = connection.query_row("select max(epoch) from epochs", [], |row| row.get(0))?;
-    connection
-        .execute(
-            "insert into epochs (epoch, identity, secret, first_order_id, after_position, began_at)
-             select ?1, random(), randomblob(16), last_order_id + 1, last_position, ?2
-             from counters",
-            (next_number(newest, now), now),
+    let stored_until = connection
+        .query_row(
+            "select at from events order by position desc limit 1",
+            [],
+            |row| row.get(0),
         )
-        .map(drop)
+        .optional()?;
+    connection.query_row(
+        "insert into epochs (epoch, identity, secret, first_order_id, after_position, began_at)
+         select ?1, random(), randomblob(16), last_order_id + 1, last_position, ?2
+         from counters
+         returning epoch, first_order_id, after_position",
+        (next_number(newest, now), now),
+        |row| {
+            Ok(Begun {
+                number: row.get(0)?,
+                first_order_id: OrderId(row.get(1)?),
+                after: FeedPosition(row.get(2)?),
+                stored_until,
+            })
+        },
+    )
 }

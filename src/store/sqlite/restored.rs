@@ -5,6 +5,7 @@ use std::path::Path;
 use super::connection::{self, open_existing};
 use super::files::{require_file, unavailable};
 use super::{epochs, lock, migrations};
+use crate::store::Begun;
 use crate::store::clock::system_clock;
 use crate::store::opening::OpenError;
 
@@ -15,15 +16,16 @@ pub fn require_unused(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Begins an epoch, while no server has the file.
-pub fn begin_epoch(path: &Path) -> Result<(), OpenError> {
+pub fn begin_epoch(path: &Path) -> Result<Begun, OpenError> {
     require_file(path)?;
     let _server_lock = lock::lock(path)?;
     migrations::require_current(path, &open_existing(path)?)?;
     let begun = || {
         let connection = connection::open_writer(path)?;
         let transaction = connection.unchecked_transaction()?;
-        epochs::begin(&transaction, system_clock()())?;
-        Ok(transaction.commit()?)
+        let begun = epochs::begin(&transaction, system_clock()())?;
+        transaction.commit()?;
+        Ok(begun)
     };
     begun().map_err(|error: anyhow::Error| unavailable(path, error))
 }

@@ -250,10 +250,21 @@ async fn a_restored_file_begins_an_epoch_while_no_server_runs() {
     assert_eq!((&plain["restored"], epoch_of(folder)), (&json!(false), first));
     let restored = told(command(folder, "migrate --restored --json")).await.json();
     assert_eq!(restored["restored"], true);
+    let epoch = &restored["epoch"];
+    assert!(epoch["number"].as_u64().unwrap() > 1, "{epoch}");
+    assert!(
+        epoch["first_order_id"].as_i64().unwrap() > 1_000_000_000,
+        "{epoch}"
+    );
+    assert!(epoch["after_position"].as_i64().unwrap() > 0, "{epoch}");
+    assert!(
+        epoch["stored_until"].as_str().unwrap().starts_with("20"),
+        "{epoch}"
+    );
     let second = epoch_of(folder);
     assert_ne!(second, first);
     let said = told(command(folder, "migrate --restored")).await;
-    assert!(said.stdout.contains("an epoch began"), "{}", said.stdout);
+    assert!(said.stdout.contains("began with order"), "{}", said.stdout);
     assert_ne!(epoch_of(folder), second);
     assert_eq!(told(command(folder, "verify")).await.exit, Some(0));
 }
@@ -304,6 +315,7 @@ async fn begins_an_epoch(database: &TestDatabase, url: &str) {
     admin.batch_execute(silent).await.unwrap();
     let said = migrate("migrate --restored").await;
     assert_eq!(said.exit, Some(0), "{}", said.stderr);
+    assert!(said.stdout.contains("no event is stored"), "{}", said.stdout);
     assert_ne!(epoch().await, first);
 }
 
