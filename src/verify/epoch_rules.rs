@@ -41,11 +41,12 @@ pub fn check(epochs: &Epochs, last: FeedPosition, last_order_id: OrderId, report
     }
 }
 
-/// A claim has a fence of an epoch that the store knows.
+/// A claim has a fence of an epoch that the store knows, and that began no earlier than the one that accepted the order.
 pub fn check_fence(record: &OrderRecord, epochs: &Epochs, report: &mut Report) {
-    let fences = [record.fence]
+    let fences: Vec<u64> = [record.fence]
         .into_iter()
-        .chain(record.lease.map(|lease| lease.fence));
+        .chain(record.lease.map(|lease| lease.fence))
+        .collect();
     let unknown = |fence: &u64| {
         *fence != 0
             && !epochs
@@ -53,9 +54,21 @@ pub fn check_fence(record: &OrderRecord, epochs: &Epochs, report: &mut Report) {
                 .iter()
                 .any(|epoch| epoch.number == fence >> FENCE_BITS)
     };
-    if let Some(fence) = fences.into_iter().find(unknown) {
+    if let Some(fence) = fences.iter().find(|fence| unknown(fence)) {
         let detail = format!(
             "its fence {fence} is of epoch {}, which is not one of the store",
+            fence >> FENCE_BITS
+        );
+        report.breach(Promise::Epochs, Some(record.order.order_id), detail);
+        return;
+    }
+    let accepted_in = epochs.of_acceptance(record.order.order_id).number;
+    if let Some(fence) = fences
+        .into_iter()
+        .find(|fence| *fence != 0 && fence >> FENCE_BITS < accepted_in)
+    {
+        let detail = format!(
+            "its fence {fence} is of epoch {}, and it was accepted in epoch {accepted_in}",
             fence >> FENCE_BITS
         );
         report.breach(Promise::Epochs, Some(record.order.order_id), detail);
