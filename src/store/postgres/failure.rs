@@ -21,7 +21,7 @@ const SERVER_CLASSES: [&str; 22] = [
     "58", "72", "F0", "HV", "XX",
 ];
 
-/// What `epoch_here.sql` raises.
+/// The code that `epoch_here.sql` raises.
 const OTHER_SERVER: &str = "OE000";
 
 /// What became of a statement that failed. Given to each of its callers.
@@ -226,32 +226,17 @@ impl Failure {
     }
 
     pub fn to_error(&self, attempted: &'static str) -> StoreError {
+        let source = anyhow::Error::msg(self.text().to_owned());
         match self {
             Failure::DiskFull => StoreError::DiskFull,
             Failure::Closed => StoreError::Closed,
-            Failure::ReadOnly(text)
-            | Failure::Unavailable(text)
-            | Failure::Refused(text)
-            | Failure::Unsuitable(text)
-            | Failure::TimedOut(text)
-            | Failure::OtherServer(text)
-            | Failure::Again(text)
-            | Failure::Unexpected { text, .. }
-            | Failure::Forbidden { text, .. } => StoreError::Unavailable {
-                attempted,
-                source: anyhow::Error::msg(text.to_string()),
-            },
-            Failure::Rejected { code, text } => StoreError::Refused {
+            Failure::Rejected { code, .. } => StoreError::Refused {
                 attempted,
                 reason: reason(code),
-                source: anyhow::Error::msg(text.to_string()),
+                source,
             },
-            Failure::Unknown(text) | Failure::Hung(text) | Failure::Unreadable(text) => {
-                StoreError::Unexpected {
-                    attempted,
-                    source: anyhow::Error::msg(text.to_string()),
-                }
-            }
+            unsure if unsure.may_be_stored() => StoreError::Unexpected { attempted, source },
+            _ => StoreError::Unavailable { attempted, source },
         }
     }
 
@@ -276,6 +261,12 @@ impl Failure {
             Failure::Unknown(text) | Failure::Hung(text) => Failure::Unavailable(text),
             known => known,
         }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Failure {
+        Failure::of(&error)
     }
 }
 

@@ -17,8 +17,8 @@ use super::failure::Failure;
 use super::pool::{Lent, Pool};
 use super::state::State;
 
-/// The server's part of the time for an answer: it gives a statement up before its caller does.
-const SERVER_SHARE: f64 = 0.9;
+/// The server's part of the time for an answer, in tenths: it gives a statement up before its caller does.
+const SERVER_TENTHS: u32 = 9;
 
 pub(super) struct Link {
     pool: Arc<Pool>,
@@ -308,7 +308,7 @@ impl Link {
 
 /// The server's limit for a statement whose caller waits for so long.
 fn limit(time_max: Duration) -> Duration {
-    time_max.mul_f64(SERVER_SHARE)
+    time_max * SERVER_TENTHS / 10
 }
 
 /// Asks, with a limit of the server's own where the statement has none in it. A transaction around the statement carries it,
@@ -318,9 +318,9 @@ async fn asked(
     limit: Option<Duration>,
     statement: &str,
     parameters: Parameters<'_>,
-) -> Result<Vec<Row>, tokio_postgres::Error> {
+) -> Result<Vec<Row>, Failure> {
     let Some(limit) = limit else {
-        return client.query_typed(statement, parameters).await;
+        return Ok(client.query_typed(statement, parameters).await?);
     };
     let limit_ms = limit.as_millis();
     // A node that freezes between two of the three lets go as well.
@@ -333,11 +333,12 @@ async fn asked(
         client.query_typed(statement, parameters),
         client.batch_execute("commit"),
     );
-    let (transaction, answer, ended) = asked.await;
-    transaction?;
-    let answer = answer?;
-    ended?;
-    Ok(answer)
+    match asked.await {
+        // Carried out without its transaction, so committed on its own.
+        (Err(error), Ok(_), _) => Err(Failure::Unknown(Failure::of(&error).text().into())),
+        (Err(error), Err(_), _) | (Ok(()), Err(error), _) | (Ok(()), Ok(_), Err(error)) => Err(error.into()),
+        (Ok(()), Ok(answer), Ok(())) => Ok(answer),
+    }
 }
 
 /// Checks a connection and returns it; `None` when it does not answer.
