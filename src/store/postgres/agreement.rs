@@ -22,7 +22,7 @@ pub(super) async fn set_processor(
     processor: ProcessorKind,
     node: NodeId,
 ) -> Result<(), Failure> {
-    link.state().trusts_clock()?;
+    link.state().require_known_nodes()?;
     let message = with_numbers(
         include_str!("set_processor.sql"),
         &[

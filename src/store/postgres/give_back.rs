@@ -33,8 +33,11 @@ pub(super) async fn give_back_expired(
 ) -> Result<GivenBack, Failure> {
     let Expired { leases, server } = expired(link, request).await?;
     let mut expired = leases;
-    if !expired.is_empty() && link.state().is_new_server(&server) {
-        return Ok(GivenBack::default());
+    if !expired.is_empty() {
+        link.state().server_answers_again(&server);
+        if link.state().leases_may_be_held() {
+            return Ok(GivenBack::default());
+        }
     }
     let more = expired.len() > SWEEP_ORDERS_MAX;
     expired.truncate(SWEEP_ORDERS_MAX);

@@ -33,9 +33,16 @@ pub(super) struct State {
 struct Clock {
     /// The run that answered last; `None` before the first heartbeat.
     run: Option<String>,
-    /// The time from which it is known that no lease runs by the clock of an earlier run.
+    /// The time from which a lease that ran out by this clock is held by no node that lives.
     trusted_from: Option<Instant>,
     lease: Duration,
+}
+
+impl Clock {
+    /// Gives every node that lives one lease of time to renew what it holds.
+    fn distrust(&mut self) {
+        self.trusted_from = Some(Instant::now() + self.lease);
+    }
 }
 
 #[derive(Clone)]
@@ -102,11 +109,13 @@ impl State {
         }
     }
 
-    /// Notes that a commit of the probe's came back.
+    /// Notes that a commit of the probe's came back. While commits hung no node could renew its leases.
     pub fn commits(&self) {
         let mut doubt = self.doubt();
         doubt.commit = false;
-        self.hang.send_replace(None);
+        if self.hang.send_replace(None).is_some() {
+            self.clock().distrust();
+        }
         self.judge(*doubt);
     }
 
@@ -272,28 +281,33 @@ impl State {
             tracing::info!(
                 "another run of the database server answers: no order is taken back for {lease:?}"
             );
-            clock.trusted_from = Some(Instant::now() + lease);
+            clock.distrust();
         }
     }
 
-    /// Reports whether leases that ran out by the clock of this run of a server may still be held: that clock may be ahead of
-    /// the clock by which they were taken. One lease later all are renewed by it, or have run out by any clock.
-    pub fn is_new_server(&self, run: &str) -> bool {
-        let lease = self.clock().lease;
-        if self.clock().run.is_some() {
+    /// Notes which run of a server answers, where a heartbeat was answered before.
+    pub fn server_answers_again(&self, run: &str) {
+        let known = {
+            let clock = self.clock();
+            clock.run.is_some().then_some(clock.lease)
+        };
+        if let Some(lease) = known {
             self.server_answers(run, lease);
         }
-        self.trusts_clock().is_err()
     }
 
-    /// Fails while it is unknown which nodes live: by the clock of a new server they may all seem dead.
-    pub fn trusts_clock(&self) -> Result<(), Failure> {
-        if self
-            .clock()
+    /// Reports whether leases that have run out may still be held: by the clock of a new server, which may be ahead of the clock
+    /// by which they were taken, or because no node could renew them while commits hung. One lease later all are renewed.
+    pub fn leases_may_be_held(&self) -> bool {
+        self.clock()
             .trusted_from
             .is_some_and(|from| Instant::now() < from)
-        {
-            let text = "another database server answers: which nodes live is known when they have told it";
+    }
+
+    /// Fails while it is unknown which nodes live: they may all seem dead.
+    pub fn require_known_nodes(&self) -> Result<(), Failure> {
+        if self.leases_may_be_held() {
+            let text = "the database server changed or hung: the nodes that live are known once they have renewed their leases";
             return Err(Failure::Unavailable(text.into()));
         }
         Ok(())

@@ -24,7 +24,7 @@ pub(super) const UNSEEN_MAX: i64 = 500;
 
 /// Makes the store's ordering what this node was told, unless another node lives. Answers whether it is.
 pub(super) async fn set_ordering(link: &mut Link, ordering: Ordering, node: NodeId) -> Result<bool, Failure> {
-    link.state().trusts_clock()?;
+    link.state().require_known_nodes()?;
     let code = i64::from(codes::ordering_code(ordering));
     let message = with_numbers(
         include_str!("set_ordering.sql"),

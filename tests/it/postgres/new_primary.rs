@@ -51,6 +51,36 @@ async fn a_new_primary_whose_clock_is_ahead_takes_nothing_back() {
     store.close().await;
 }
 
+/// A node cannot renew its leases while commits hang, so the first one to come back finds all of them run out.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_ran_out_while_commits_hung_are_not_taken_back_at_once() {
+    if !has_standby() {
+        return;
+    }
+    let pair = Pair::start_synchronous().await;
+    let database = pair.primary.create_database().await;
+    let store = store_at(&database.url()).await;
+    accept_keyed(&*store, "running").await.unwrap();
+    store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+    let lease = store.claim(claim_by(NODE_B, 1)).await.unwrap().leases.remove(0);
+    pair.standby.freeze().await;
+    accept_keyed(&*store, "hangs").await.unwrap_err();
+    pair.standby.thaw().await;
+    let now = database.now().await;
+    database.set_clock(Some(now.plus(LONGER_THAN_A_LEASE))).await;
+    until("it is back", async || {
+        store.renew(heartbeat(NODE_A, &[])).await.is_ok()
+    })
+    .await;
+    let sweep = async || store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
+    assert_eq!(sweep().await, GivenBack::default());
+    assert_eq!(
+        store.renew(heartbeat(NODE_B, &[lease.key()])).await.unwrap().lost,
+        []
+    );
+    store.close().await;
+}
+
 /// A cluster manager may empty the setting when the last standby goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_says_when_no_standby_is_required_any_more() {
