@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::judge::Row;
 
 const HEAD: &str = "\
-| failure | way | primary back | no 201, of that after it | 201s | answers | slowest answer | lost | twice | feed missing / twice | ready in vain |
+| failure | way | primary back after | longest time without a 201, part after recovery | 201s | other answers | slowest answer | lost | stored or ended twice | feed events missing / duplicated | wrongly ready |
 |---|---|---|---|---|---|---|---|---|---|---|";
 
 pub fn table(rows: &[Row]) -> String {
