@@ -1,5 +1,5 @@
-//! The product from outside: requests at the HTTP door of a real store, answers as a client reads them. What the
-//! store promises is left to `conformance`, sockets and their limits to `http::listener`.
+//! HTTP API tests: requests against a real store, and the answers as a client reads them. Store promises are tested in
+//! `conformance`, sockets and their limits in `http::listener`.
 
 mod act;
 mod auth;

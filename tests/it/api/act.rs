@@ -1,4 +1,4 @@
-//! What operators do: cancel, retry one or many, pause and resume.
+//! Operator actions: cancel, retry one order or many, pause and resume.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::door::{Door, ORDER};
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, failed, order_of};
 
-/// Acts on an order of each status; where that is refused, nothing about the order may have changed.
+/// Applies the action to an order of each status. A refused action must leave the order unchanged.
 async fn act_on_each(action: &str, expected: [Option<OrderStatus>; 5]) {
     let door = Door::open().await;
     for (from, to) in OrderStatus::ALL.into_iter().zip(expected) {
@@ -29,7 +29,7 @@ async fn act_on_each(action: &str, expected: [Option<OrderStatus>; 5]) {
                 (after.0.bytes(), after.1.bytes())
             );
         }
-        // The next one must be the only one that can start.
+        // The next order must be the only one that can start.
         if door.harness.order(id).await.status == OrderStatus::Pending {
             door.harness.cancel(id).await;
         }
@@ -49,7 +49,7 @@ async fn an_order_is_retried_unless_it_runs_or_is_completed() {
     act_on_each("retry", [pending, None, None, pending, pending]).await;
 }
 
-/// Issue 13: CONTRACT 2.3 has it so, and the answer was a 409.
+/// Issue 13: the action used to answer 409.
 #[tokio::test]
 async fn a_retry_makes_an_order_that_backs_off_due_now() {
     let door = Door::open().await;
@@ -120,7 +120,7 @@ async fn many_are_retried_oldest_first_and_counted_before_on_request() {
     assert_eq!(
         door.get("/orders/1001").await.ok()["status"],
         "Cancelled",
-        "the newest is left"
+        "the newest stays failed"
     );
     assert_snapshot!(door.post("/orders/retry", all).await.text(), @r#"{"matched":1,"retried":1,"more":false}"#);
     assert_snapshot!(door.post("/orders/retry", all).await.text(), @r#"{"matched":0,"retried":0,"more":false}"#);
@@ -203,7 +203,7 @@ async fn a_paused_queue_accepts_and_starts_nothing() {
     assert_eq!(
         door.act("/queue/pause").await.ok()["pending"],
         1,
-        "a second pause is no error"
+        "a second pause is not an error"
     );
     assert_eq!(door.act("/queue/resume").await.ok()["paused"], false);
     door.harness.claim_only(OrderId(1)).await;
@@ -254,12 +254,12 @@ async fn the_queue_shows_counts_age_and_nodes() {
     let queue = door.get("/queue").await.ok();
     assert_eq!(
         queue["nodes"][0]["alive"], false,
-        "its heartbeat is older than its lease"
+        "the heartbeat is older than the lease"
     );
     door.close().await;
 }
 
-/// Issue 13, point 16: what a client meant by more than the action must not be dropped in silence.
+/// Issue 13, point 16: extra members in the body must not be ignored silently.
 #[tokio::test]
 async fn an_action_takes_no_body_or_an_empty_object() {
     let door = Door::open().await;
@@ -291,7 +291,7 @@ async fn an_action_takes_no_body_or_an_empty_object() {
         let after = (door.get("/orders/1").await, door.harness.paused().await);
         assert_eq!((before.0.bytes(), before.1), (after.0.bytes(), after.1), "{path}");
         door.post(path, "{}").await.ok();
-        // As `curl -d ''` sends it.
+        // The form that `curl -d ''` sends.
         let answer = door.ask("POST", path, &form, "").await;
         assert_ne!(answer.status, 415, "{path}");
     }

@@ -1,4 +1,5 @@
-//! Access: with a key set, only clients that show it, except where there is no data; and no page of another site.
+//! Access: with a key configured, only clients that present it reach data. Requests from other sites' pages are
+//! refused.
 
 use axum::http::StatusCode;
 
@@ -7,7 +8,7 @@ use super::door::{Door, JSON, ORDER};
 
 const KEY: &str = "correct-horse-battery-staple";
 const RIGHT: (&str, &str) = ("authorization", "Bearer correct-horse-battery-staple");
-/// The probes, and what the server says about itself.
+/// Public routes: health checks, and the server's own documentation.
 const OPEN: [&str; 10] = [
     "/livez",
     "/readyz",
@@ -120,7 +121,7 @@ async fn what_a_page_of_another_site_sends_is_refused() {
     door.close_empty().await;
 }
 
-/// A page that lets its own name lead to this machine sends what looks like its server's own requests.
+/// DNS rebinding: a page resolves its own name to this machine, so its requests look like same-origin ones.
 #[tokio::test]
 async fn a_server_of_this_machine_alone_answers_only_to_local_names() {
     let door = Door::local().await;
@@ -173,7 +174,7 @@ async fn the_servers_own_pages_and_programs_may_post() {
         let headers = [headers, &[("content-type", JSON)]].concat();
         door.ask("POST", "/orders", &headers, ORDER).await.created();
     }
-    // A link from anywhere may be read.
+    // A link from another site may be followed.
     let answer = door.get_with("/orders", ("sec-fetch-site", "cross-site")).await;
     assert_eq!(answer.status, StatusCode::OK);
     door.close().await;

@@ -1,4 +1,4 @@
-//! `POST /orders/batch`: many orders in one body, as an array or a line each, all of them or none.
+//! `POST /orders/batch`: many orders in one body, as an array or as lines. All of them are stored or none.
 
 use axum::body::{Body, Bytes};
 use futures_util::future::join_all;
@@ -17,7 +17,7 @@ fn lines_of(orders: &[&str]) -> String {
     orders.join("\n")
 }
 
-/// Sends the orders in both forms and hands both answers to `judge`.
+/// Sends the orders in both forms and passes each answer to `judge`.
 async fn in_both_forms(door: &Door, orders: &[&str], judge: impl Fn(Answer)) {
     judge(door.post("/orders/batch", batch_of(orders)).await);
     judge(door.post_lines(lines_of(orders)).await);
@@ -187,7 +187,7 @@ async fn an_empty_batch_is_refused() {
     door.close_empty().await;
 }
 
-/// They announce a batch and send next to nothing.
+/// The clients announce a batch and send almost nothing.
 #[tokio::test]
 async fn slow_clients_leave_room_for_others() {
     const SLOW_CLIENTS: usize = 1_000;
@@ -197,7 +197,7 @@ async fn slow_clients_leave_room_for_others() {
         let arrived = arrived.clone();
         let first = stream::once(async { Ok::<_, std::io::Error>(Bytes::from_static(b"{")) });
         let rest = stream::once(async move {
-            arrived.send(()).expect("the test listens");
+            arrived.send(()).expect("the test receives");
             std::future::pending().await
         });
         door.post("/orders/batch", Body::from_stream(first.chain(rest)))
@@ -238,7 +238,7 @@ async fn what_is_no_batch_is_refused_with_its_reason() {
     let answer = door.post_lines(format!("{ORDER}\n{}", &ORDER[1..])).await;
     answer.assert_refused(400, "malformed-json");
     assert!(answer.text().contains("line 2"), "{}", answer.text());
-    // Two objects in a line are not a line each.
+    // Two objects on one line are an error.
     let answer = door.post_lines(format!("{ORDER}{ORDER}")).await;
     answer.assert_refused(400, "malformed-json");
     door.close_empty().await;

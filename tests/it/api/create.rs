@@ -1,4 +1,4 @@
-//! `POST /orders`: everything that is accepted, and the 201 that answers it.
+//! `POST /orders`: all accepted forms, and the 201 answer.
 
 use insta::assert_snapshot;
 use orderly::lease::Outcome;
@@ -212,7 +212,7 @@ async fn orders_are_numbered_in_the_order_of_acceptance() {
     door.close().await;
 }
 
-/// The answer is that of the request, not of the moment: a repeat after the completion still says Pending.
+/// The answer belongs to the request, not to the moment: a repeat after the completion still says Pending.
 #[tokio::test]
 async fn the_201_shows_the_order_as_accepted_whatever_happened_since() {
     let door = Door::open().await;

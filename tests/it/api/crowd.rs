@@ -1,11 +1,11 @@
-//! As many as a node lets follow the feed, and what becomes of one more.
+//! The limit of feed subscribers on a node.
 
 use orderly::lease::Outcome;
 use orderly::live::{Filter, SubscribeError};
 
 use super::door::Door;
 
-/// More than any limit that would still be one.
+/// More than any plausible limit.
 const FAR_TOO_MANY: usize = 100_000;
 
 #[tokio::test]
@@ -17,14 +17,14 @@ async fn above_the_limit_a_stream_is_refused_and_the_rest_goes_on() {
             Ok(follower) => followers.push(follower),
             Err(refused) => break refused,
         }
-        assert!(followers.len() < FAR_TOO_MANY, "there is no limit");
+        assert!(followers.len() < FAR_TOO_MANY, "no limit was reached");
     };
     assert!(matches!(refused, SubscribeError::TooMany), "{refused}");
     let stream = || door.get_with("/events", ("accept", "text/event-stream"));
     let answer = stream().await;
     answer.assert_refused(503, "busy");
     assert_ne!(answer.header("retry-after"), "");
-    // Orders are taken, processed and waited for all the same, and pages need no place.
+    // Orders are still accepted, processed and waited for, and pages need no subscriber slot.
     let id = door.harness.accept_one().await;
     let held = door.get_with("/orders/1", ("prefer", "wait=60"));
     let processing = async {
@@ -35,7 +35,7 @@ async fn above_the_limit_a_stream_is_refused_and_the_rest_goes_on() {
     assert_eq!(answer.ok()["status"], "Completed");
     let page = door.get("/events").await.ok();
     assert_eq!(page["events"].as_array().unwrap().len(), 3);
-    // One who leaves makes room.
+    // A subscriber that leaves makes room.
     followers.pop();
     let response = door
         .response("GET", "/events", &[("accept", "text/event-stream")], "")

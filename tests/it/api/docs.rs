@@ -1,4 +1,4 @@
-//! What the server says about itself: the OpenAPI document and the page that shows it without other servers.
+//! The server's documentation: the OpenAPI document, and a page that shows it without other servers.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::door::{Door, JSON};
 
-/// Every operation of the document, with numbers and names in the places of its parameters.
+/// All operations of the document, with sample values for their parameters.
 pub fn operations() -> Vec<(&'static str, String)> {
     let document = serde_json::to_value(orderly::http::openapi::document()).unwrap();
     let mut operations = Vec::new();
@@ -41,7 +41,7 @@ async fn the_document_is_openapi_3_1_and_the_one_of_the_command_line() {
             .collect::<Vec<_>>(),
         ["3", "1"]
     );
-    // But for the key, which the command line knows nothing of.
+    // Except for the key, which the command line does not know.
     let mut printed = serde_json::to_value(orderly::http::openapi::document()).unwrap();
     printed.as_object_mut().unwrap().remove("security");
     let components = printed["components"].as_object_mut().unwrap();
@@ -66,7 +66,7 @@ async fn every_documented_operation_is_served() {
     door.close().await;
 }
 
-/// The document says what an answer has: no field more, no field less.
+/// Answers have exactly the documented fields.
 #[tokio::test]
 async fn answers_have_the_fields_of_the_document() {
     let door = Door::open().await;
@@ -146,7 +146,7 @@ async fn a_page_that_shows_orders_as_they_change_is_served_and_named() {
         (page.status, page.header("content-type")),
         (StatusCode::OK, "text/html; charset=utf-8")
     );
-    // What is not there cannot be loaded from elsewhere, and what others wrote does not become HTML.
+    // The page loads nothing from elsewhere, and foreign text does not become HTML.
     assert_eq!(references(page.text()), Vec::<String>::new());
     assert!(!page.text().contains("innerHTML"));
     let document = door.get("/openapi.json").await;
@@ -154,7 +154,7 @@ async fn a_page_that_shows_orders_as_they_change_is_served_and_named() {
     door.close_empty().await;
 }
 
-/// Placing an order is what most people come for.
+/// Most readers come to place an order.
 #[tokio::test]
 async fn the_document_and_its_page_begin_with_orders() {
     let door = Door::open().await;
@@ -173,7 +173,7 @@ async fn the_document_and_its_page_begin_with_orders() {
     door.close_empty().await;
 }
 
-/// Issue 13, point 25: the page shows a lock on an operation that asks for a key, or may ask for one.
+/// Issue 13, point 25: the page shows a lock on operations that need a key or may need one.
 #[tokio::test]
 async fn the_document_of_a_server_locks_only_what_needs_its_key() {
     const KEY: &str = "correct-horse-battery-staple";
@@ -240,7 +240,7 @@ async fn only_what_never_changes_may_be_kept_by_a_cache() {
     door.close().await;
 }
 
-/// What a page loads: the values of its `src` and `href`.
+/// The `src` and `href` values of a page.
 fn references(html: &str) -> Vec<String> {
     ["src=\"", "href=\""]
         .iter()

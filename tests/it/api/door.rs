@@ -1,5 +1,4 @@
-//! The HTTP door: the router as the server builds it over a store whose clock the test holds, and what every
-//! answer is held to, whatever was asked.
+//! The HTTP API in process: the server's routes over a store with a test clock, and checks that apply to every answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,33 +32,33 @@ pub const ORDER: &str = r#"{"user_id":104,"item_ids":[101,102,103],"total_amount
 pub const JSON: &str = "application/json";
 pub const NDJSON: &str = "application/x-ndjson";
 
-/// [`ORDER`] and one more field, or several.
+/// [`ORDER`] with further fields.
 pub fn order_with(field: &str) -> String {
     format!("{},{field}}}", ORDER.trim_end_matches('}'))
 }
 
 pub struct Door {
-    /// The store behind the door, for stories of workers and time, and to look at what is stored.
+    /// The store behind the API, for workers and time, and for checks of what is stored.
     pub harness: Harness,
-    /// Cancelled where a test lets the server stop.
+    /// Cancelled to stop the server.
     pub draining: CancellationToken,
     router: Routes,
     live: Live,
-    /// Hands out orders to those who ask at the door.
+    /// Claims orders for external workers.
     worker: Option<Worker>,
 }
 
-/// How the server behind the door is set up.
+/// Settings of the server.
 pub struct Setup<'a> {
     api_key: Option<&'a str>,
     local_only: bool,
     heartbeat: Duration,
-    /// Whether orders are for workers outside.
+    /// True when external workers process the orders.
     pull: bool,
 }
 
 impl Default for Setup<'_> {
-    /// Streams send no signs of life.
+    /// Streams send no heartbeats.
     fn default() -> Self {
         Setup {
             api_key: None,
@@ -84,7 +83,7 @@ impl Door {
         Door::build(|store| store, setup).await
     }
 
-    /// Of a server that only its own machine can reach.
+    /// A server that only its own machine can reach.
     pub async fn local() -> Door {
         let setup = Setup {
             local_only: true,
@@ -93,26 +92,26 @@ impl Door {
         Door::build(|store| store, setup).await
     }
 
-    /// The store takes so many pending orders and no more.
+    /// Limits the number of pending orders.
     pub async fn with_pending_max(pending_max: u64) -> Door {
         let mut harness = Harness::sqlite().await;
         harness.reopen_with_pending_max(Some(pending_max)).await;
         Door::before(harness, |store| store, &Setup::default())
     }
 
-    /// The orders of a user wait for each other, or not.
+    /// Sets whether the orders of a user run one after another.
     pub async fn with_ordering(ordering: Ordering) -> Door {
         let mut harness = Harness::sqlite().await;
         harness.reopen_with_ordering(ordering).await;
         Door::before(harness, |store| store, &Setup::default())
     }
 
-    /// The requests see the store through `twist`, the harness sees the store itself.
+    /// Requests see the store through `twist`; the harness sees the store itself.
     pub async fn twisted(twist: impl Layer) -> Door {
         Door::build(|store| twisted(store, twist), Setup::default()).await
     }
 
-    /// With streams that give a sign of life as often as that.
+    /// Sets the interval of stream heartbeats.
     pub async fn with_heartbeat(heartbeat: Duration) -> Door {
         let setup = Setup {
             heartbeat,
@@ -159,33 +158,33 @@ impl Door {
         }
     }
 
-    /// Ends a test: the store must be sound, whatever came through the door.
+    /// Ends a test and verifies the store.
     pub async fn close(self) {
         if let Some(worker) = self.worker {
             worker.drain(Instant::now()).await;
         }
         self.harness.assert_sound().await;
         self.draining.cancel();
-        self.live.ended().await.expect("the tail does not panic");
+        self.live.ended().await.expect("the feed task does not panic");
         self.harness.store().close().await;
     }
 
-    /// Ends a test after which nothing is stored: no order, no event, no key.
+    /// Ends a test and checks that nothing was stored: no order, no event, no key.
     pub async fn close_empty(self) {
         assert_eq!(
             self.stored().await,
             0,
-            "nothing was accepted, something is stored"
+            "something was stored although nothing was accepted"
         );
         self.close().await;
     }
 
-    /// For a listener before it.
+    /// The routes, for a listener in front of them.
     pub fn router(&self) -> Routes {
         self.router.clone()
     }
 
-    /// What the streams behind the door follow.
+    /// The feed behind the streams.
     pub fn feed(&self) -> Feed {
         self.live.feed()
     }
@@ -205,12 +204,12 @@ impl Door {
         self.ask("GET", path, &[header], "").await
     }
 
-    /// Without a body, as the actions are asked for.
+    /// Sends an action without a body.
     pub async fn act(&self, path: &str) -> Answer {
         self.ask("POST", path, &[], "").await
     }
 
-    /// With a body of JSON.
+    /// Sends a JSON body.
     pub async fn post(&self, path: &str, body: impl Into<Body>) -> Answer {
         self.ask("POST", path, &[("content-type", JSON)], body).await
     }
@@ -233,7 +232,7 @@ impl Door {
         body: impl Into<Body>,
     ) -> Answer {
         let (head, body) = self.response(method, path, headers, body).await.into_parts();
-        let body = body.collect().await.expect("answers do not break off");
+        let body = body.collect().await.expect("answers are complete");
         let answer = Answer {
             status: head.status,
             headers: head.headers,
@@ -245,7 +244,7 @@ impl Door {
     }
 }
 
-/// Requests whose answers are not read here.
+/// Requests whose answers are left unread.
 impl Door {
     pub async fn response(
         &self,
@@ -292,7 +291,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.text()))
     }
 
-    /// The answer of a request that was carried out.
+    /// The body of a 200 answer.
     #[track_caller]
     pub fn ok(&self) -> Value {
         assert_eq!(self.status, StatusCode::OK, "{}", self.text());
@@ -305,7 +304,7 @@ impl Answer {
         self.json()
     }
 
-    /// Status and type of a refusal, and the places of its bad fields.
+    /// Status, problem type and invalid fields of a refusal.
     pub fn refusal(&self) -> (u16, String, Vec<String>) {
         let problem = self.json();
         let kind = problem["type"].as_str().unwrap_or_default();
@@ -318,14 +317,14 @@ impl Answer {
         )
     }
 
-    /// Refused as expected, without a list of fields.
+    /// Asserts a refusal without a list of fields.
     #[track_caller]
     pub fn assert_refused(&self, status: u16, kind: &str) {
         let expected = (status, kind.to_owned(), Vec::new());
         assert_eq!(self.refusal(), expected, "{}", self.text());
     }
 
-    /// Refused because of exactly these fields or parameters.
+    /// Asserts a refusal because of exactly these fields or parameters.
     #[track_caller]
     pub fn assert_refused_at(&self, status: u16, kind: &str, pointers: &[&str]) {
         let pointers = pointers.iter().map(|&pointer| pointer.to_owned()).collect();
@@ -337,7 +336,7 @@ impl Answer {
         );
     }
 
-    /// The whole answer for a snapshot, without the headers that every answer has or that follow from its body.
+    /// The whole answer for a snapshot, without headers that are common or follow from the body.
     pub fn shown(&self) -> String {
         let common = ["content-length", "x-content-type-options", "x-request-id"];
         let mut lines: Vec<String> = self
@@ -354,7 +353,7 @@ impl Answer {
         let mut shown = lines
             .join("\n")
             .replace(self.header("x-request-id"), "[request id]");
-        // Places of a feed, whose name is drawn at random.
+        // Cursors contain a random feed identity.
         for name in ["orderly-cursor: ", "\"cursor\":\""] {
             let mut from = 0;
             while let Some(found) = shown[from..].find(name) {
@@ -369,9 +368,12 @@ impl Answer {
         shown
     }
 
-    /// What holds for every answer.
+    /// Checks that apply to every answer.
     fn assert_common(&self, request: &str) {
-        assert!(!self.header("x-request-id").is_empty(), "{request} has no id");
+        assert!(
+            !self.header("x-request-id").is_empty(),
+            "{request} has no request id"
+        );
         assert_eq!(self.header("x-content-type-options"), "nosniff", "{request}");
         assert!(!self.header("cache-control").is_empty(), "{request}");
         let refused = self.status.is_client_error() || self.status.is_server_error();

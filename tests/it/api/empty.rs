@@ -1,4 +1,4 @@
-//! Every read at the door of a store without orders: a fresh one, and one whose orders the retention took out.
+//! Every read at the API of a store without orders: a fresh store, and one emptied by retention.
 
 use axum::http::StatusCode;
 use orderly::order::OrderStatus;
@@ -7,7 +7,7 @@ use super::door::Door;
 
 const TIME: &str = "2026-01-01T00:00:00Z";
 
-/// What is asked, and the status of the answer.
+/// Requests and their expected statuses.
 fn reads() -> Vec<(String, StatusCode)> {
     let mut reads = vec![];
     for filter in [

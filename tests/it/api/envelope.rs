@@ -1,5 +1,5 @@
-//! What is wrong around a body: its size, its type, its method, the number of the order in the path. Each is
-//! refused with its own status, and nothing is stored.
+//! Errors around a body: its size, type, method, and the order id in the path. Each is refused with its own status, and
+//! nothing is stored.
 
 use axum::body::{Body, Bytes};
 use futures_util::{StreamExt, stream};

@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use super::door::Door;
 use crate::support::make::{LONGER_THAN_A_LEASE, failed, order_of, retry_after};
 
-/// Nothing here takes so long; a stream that is silent for it has lost something.
+/// A stream that is silent for longer has lost an event.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A stream as it is read.
+/// An open stream.
 struct Followed {
     headers: HeaderMap,
     body: Body,
@@ -50,7 +50,7 @@ impl Followed {
         }
     }
 
-    /// `None` at the end of the stream.
+    /// Returns `None` at the end of the stream.
     async fn block(&mut self) -> Option<Block> {
         let next = async {
             loop {
@@ -60,15 +60,15 @@ impl Followed {
                     self.text = rest;
                     return Some(block);
                 }
-                let frame = self.body.frame().await?.expect("a stream does not break off");
+                let frame = self.body.frame().await?.expect("the stream is complete");
                 let data = frame.into_data().expect("a stream has no trailers");
                 self.text.push_str(std::str::from_utf8(&data).unwrap());
             }
         };
-        timeout(PATIENCE, next).await.expect("something comes in time")
+        timeout(PATIENCE, next).await.expect("a block arrives in time")
     }
 
-    /// The first block, which is no event; answers its cursor.
+    /// Reads the first block, which is no event, and returns its cursor.
     async fn beginning(&mut self) -> String {
         let block = self.block().await.expect("a stream begins");
         assert!(block.retry.is_some_and(|ms| (1_000..=4_000).contains(&ms)));
@@ -77,7 +77,7 @@ impl Followed {
     }
 
     async fn event(&mut self) -> Value {
-        let block = self.block().await.expect("the stream goes on");
+        let block = self.block().await.expect("the stream continues");
         assert_eq!(block.event, "order");
         let event: Value = serde_json::from_str(&block.data).unwrap();
         assert_eq!(event["cursor"], block.id.as_str());
@@ -107,7 +107,7 @@ impl Block {
                 Some(("data", value)) => value.clone_into(&mut block.data),
                 Some(("retry", value)) => block.retry = Some(value.parse().unwrap()),
                 None if line.starts_with(':') => block.comments += 1,
-                _ => panic!("what is {line:?}?"),
+                _ => panic!("unexpected line {line:?}"),
             }
         }
         block
@@ -148,7 +148,7 @@ async fn an_event_of_a_stream_is_the_one_of_the_page() {
     door.close().await;
 }
 
-/// Issue 13, point 36: a client that is cut off behind any of them comes back with its id.
+/// Issue 13, point 36: a client cut off after any event resumes with its id.
 #[tokio::test]
 async fn an_event_of_every_kind_has_the_id_to_come_back_with() {
     let door = Door::open().await;
@@ -168,7 +168,7 @@ async fn an_event_of_every_kind_has_the_id_to_come_back_with() {
     harness.cancel(id).await;
     let mut untold: BTreeSet<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
     while !untold.is_empty() {
-        // Which holds the id against the cursor.
+        // `event` compares the id with the cursor.
         let event = stream.event().await;
         untold.remove(event["kind"].as_str().unwrap());
         let last = event["cursor"].as_str().unwrap();
@@ -194,7 +194,7 @@ async fn a_stream_goes_on_where_the_client_left() {
     let mut by_query = Followed::open(&door, &format!("?after={first}"), &[]).await;
     by_query.beginning().await;
     assert_eq!(by_query.events(3).await, all_but_one);
-    // A browser keeps the address it began with.
+    // A browser keeps the original address.
     let query = format!("?after={beginning}");
     let mut again = Followed::open(&door, &query, &[("last-event-id", &first)]).await;
     again.beginning().await;
@@ -246,7 +246,7 @@ async fn a_cursor_that_leads_nowhere_is_answered_by_a_resync() {
     let future = format!("{}Zw", &now[..now.len() - 2]);
     for cursor in [foreign, future] {
         let mut stream = Followed::open(&door, "", &[("last-event-id", &cursor)]).await;
-        // Until it is told, so that a cut in between does not keep it from the client.
+        // Repeated until delivered, so that a lost connection does not hide it from the client.
         assert_eq!(stream.beginning().await, cursor);
         let block = stream.block().await.unwrap();
         assert_eq!((block.event.as_str(), &block.id), ("resync", &now));
@@ -255,7 +255,7 @@ async fn a_cursor_that_leads_nowhere_is_answered_by_a_resync() {
     let mut stream = Followed::open(&door, "?after=AgAAAAAAAAAAAAAAAAAAAAA", &[]).await;
     stream.beginning().await;
     assert_eq!(stream.block().await.unwrap().event, "resync");
-    // It goes on from there.
+    // The stream continues from there.
     door.harness.accept_one().await;
     assert_eq!(stream.events(1).await, [(2, 1)]);
     other.close().await;
@@ -271,7 +271,7 @@ async fn a_cursor_behind_which_orders_went_is_answered_by_a_resync_until_it_is_t
     door.harness.prune_all().await;
     door.harness.accept_one().await;
     let now = door.get("/orders/2").await.header("orderly-cursor").to_owned();
-    // Twice it is cut off after the first block, and comes back with what it has by then.
+    // The client is cut off twice after the first block and resumes with its latest cursor.
     let mut last = too_old.clone();
     for _ in 0..2 {
         let mut stream = Followed::open(&door, "", &[("last-event-id", &last)]).await;
@@ -285,7 +285,7 @@ async fn a_cursor_behind_which_orders_went_is_answered_by_a_resync_until_it_is_t
     door.harness.accept_one().await;
     assert_eq!(stream.events(1).await, [(3, 1)]);
 
-    // A server that stops before it was told.
+    // The server stops before the resync was delivered.
     let mut stream = Followed::open(&door, "", &[("last-event-id", &last)]).await;
     stream.beginning().await;
     door.draining.cancel();
@@ -307,7 +307,7 @@ async fn what_is_no_cursor_is_refused() {
     }
     let answer = door.get_with("/events?after=x&limit=5", accept).await;
     answer.assert_refused_at(400, "invalid-parameters", &["#/limit", "#/after"]);
-    // An empty one is what a client sends that has none.
+    // A client without a cursor sends an empty one.
     Followed::open(&door, "", &[("last-event-id", "")]).await;
     door.close_empty().await;
 }
@@ -325,7 +325,7 @@ async fn a_silent_stream_gives_signs_of_life_and_a_newer_cursor() {
     assert_eq!(sign.id, beginning);
     door.harness.accept_one().await;
     let end = door.get("/orders/1").await.header("orderly-cursor").to_owned();
-    // It concerns others, and takes this one's place along with the next sign or a later one.
+    // The event does not match, so a later heartbeat carries its cursor.
     while stream.block().await.unwrap().id != end {}
     door.close().await;
 }
@@ -345,14 +345,14 @@ async fn a_stream_ends_with_a_cursor_when_the_server_stops() {
     door.close().await;
 }
 
-/// As a client of a server that stops and comes back would.
+/// Like a client of a server that was stopped and restarted.
 #[tokio::test]
 async fn a_reader_who_comes_late_gets_more_than_memory_holds() {
     const ORDERS: usize = 12_000;
     let door = Door::open().await;
     let mut early = Followed::open(&door, "", &[]).await;
     let beginning = early.beginning().await;
-    // Not read meanwhile: its queue overflows, and memory moves on.
+    // Left unread meanwhile, so its queue overflows and memory moves on.
     door.harness.accept_some(ORDERS).await;
     let mut late = Followed::open(&door, &format!("?after={beginning}"), &[]).await;
     late.beginning().await;

@@ -1,4 +1,4 @@
-//! Why is it waiting? Each reason, and what an estimate rests on.
+//! Explanations of why an order waits, and the basis of start estimates.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn reasons(door: &Door, id: OrderId) -> Vec<String> {
     names.collect()
 }
 
-/// A node as its heartbeat says.
+/// Sends a node's heartbeat.
 async fn node(door: &Door, node: NodeId, slots: u32, breaker: Breaker) {
     let beat = Heartbeat {
         slots,
@@ -72,7 +72,7 @@ async fn an_order_behind_others_says_which_and_how_many() {
     assert_eq!(told["position"], 3);
     assert_eq!(told["reasons"][0]["reason"], "behind_order");
     assert_eq!(told["reasons"][0]["order_id"], ids[1].0);
-    assert_eq!(told["estimated_start"], Value::Null, "nothing was ever completed");
+    assert_eq!(told["estimated_start"], Value::Null, "no order has completed yet");
     door.close().await;
 }
 
@@ -134,7 +134,7 @@ async fn an_order_of_a_user_tells_which_one_it_waits_for() {
     door.close().await;
 }
 
-/// Issue 13, point 17: what blocks for ever says so, and what ends it.
+/// Issue 13, point 17: a blocking order is named together with its remedies.
 #[tokio::test]
 async fn a_failed_order_that_blocks_is_told_with_what_ends_it() {
     let door = Door::with_ordering(Ordering::User(OnFailure::Block)).await;
@@ -180,7 +180,7 @@ async fn a_failed_order_that_blocks_is_told_with_what_ends_it() {
     door.close().await;
 }
 
-/// Issue 13, point 17: a heartbeat is up to seconds old, the table is not.
+/// Issue 13, point 17: heartbeats are seconds old, so slots are counted from the table.
 #[tokio::test]
 async fn a_slot_taken_since_the_last_heartbeat_is_taken() {
     let door = Door::open().await;
@@ -240,7 +240,7 @@ async fn an_order_that_ended_waits_for_nothing() {
     door.close().await;
 }
 
-/// One slot, and 10 s for an order: the fourth in line starts in 30 s when all goes as it did.
+/// One slot and 10 s per order: the fourth order starts in about 30 s.
 #[tokio::test]
 async fn an_estimate_is_a_range_around_what_the_mean_says() {
     let door = Door::open().await;
@@ -297,7 +297,7 @@ async fn what_the_database_refuses_is_told() {
     door.close().await;
 }
 
-/// Issue 13, point 1: only a refusal that lasts hides the start that can be expected.
+/// Issue 13, point 1: only a lasting refusal hides the expected start.
 #[tokio::test]
 async fn a_refused_result_of_before_keeps_no_order_from_its_next_attempt() {
     let door = Door::open().await;

@@ -1,8 +1,8 @@
-//! Reads the text formats of Prometheus as a strict scraper does: a text that a scraper could trip over panics.
+//! A strict reader of the Prometheus text formats: panics on text that a scraper could reject.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Which rules apply.
+/// The format whose rules apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Prometheus text 0.0.4.
@@ -11,14 +11,14 @@ pub enum Format {
     OpenMetrics,
 }
 
-/// What a metric family is called, is, and holds.
+/// Name, type and samples of a metric family.
 #[derive(Debug)]
 pub struct Family {
     pub name: String,
     pub kind: String,
     help: bool,
     unit: Option<String>,
-    /// By the whole name with its labels.
+    /// Samples by name and labels.
     pub samples: BTreeMap<String, f64>,
 }
 
@@ -29,11 +29,11 @@ pub struct Exposition {
 impl Exposition {
     #[track_caller]
     pub fn read(text: &str, format: Format) -> Exposition {
-        assert!(text.ends_with('\n'), "the last line is ended");
+        assert!(text.ends_with('\n'), "the last line ends with a newline");
         let mut exposition = Exposition { families: Vec::new() };
         let mut ended = false;
         for line in text.lines() {
-            assert!(!ended, "{line} follows the end");
+            assert!(!ended, "{line} follows the end marker");
             match line.strip_prefix("# ") {
                 Some("EOF") => ended = true,
                 Some(comment) => exposition.describe(comment),
@@ -43,25 +43,25 @@ impl Exposition {
         assert_eq!(
             ended,
             format == Format::OpenMetrics,
-            "the end is marked in OpenMetrics alone"
+            "only OpenMetrics marks the end"
         );
         exposition.check(format);
         exposition
     }
 
-    /// The value of one sample, by its name with its labels.
+    /// The value of a sample, by its name and labels.
     #[track_caller]
     pub fn value(&self, sample: &str) -> f64 {
         let mut samples = self.families.iter().flat_map(|family| &family.samples);
         let found = samples.find(|(name, _)| *name == sample);
-        *found.unwrap_or_else(|| panic!("there is no {sample}")).1
+        *found.unwrap_or_else(|| panic!("no sample {sample}")).1
     }
 
     fn describe(&mut self, comment: &str) {
         let mut words = comment.splitn(3, ' ');
         let (keyword, name, rest) = (words.next(), words.next(), words.next());
         let (Some(keyword), Some(name), Some(rest)) = (keyword, name, rest) else {
-            panic!("{comment} says nothing");
+            panic!("{comment} is incomplete");
         };
         if self.families.last().is_none_or(|family| family.name != name) {
             self.families.push(Family {
@@ -72,7 +72,7 @@ impl Exposition {
                 samples: BTreeMap::new(),
             });
         }
-        let family = self.families.last_mut().expect("pushed where it was missing");
+        let family = self.families.last_mut().expect("pushed above when missing");
         assert!(family.samples.is_empty(), "{comment} comes after samples");
         match keyword {
             "HELP" => assert!(
@@ -84,7 +84,7 @@ impl Exposition {
                 rest.clone_into(&mut family.kind);
             }
             "UNIT" => family.unit = Some(rest.to_owned()),
-            other => panic!("{other} is no keyword"),
+            other => panic!("{other} is not a keyword"),
         }
     }
 
@@ -92,13 +92,15 @@ impl Exposition {
         let (sample, value) = line
             .rsplit_once(' ')
             .unwrap_or_else(|| panic!("{line} has no value"));
-        let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line} has no number"));
+        let value: f64 = value
+            .parse()
+            .unwrap_or_else(|_| panic!("{line} has no numeric value"));
         let name = sample.split('{').next().expect("split gives one part at least");
         assert_labels(sample);
         let family = self
             .families
             .last_mut()
-            .unwrap_or_else(|| panic!("{line} has no family"));
+            .unwrap_or_else(|| panic!("{line} belongs to no family"));
         let suffixes: &[&str] = match (family.kind.as_str(), format) {
             ("counter", Format::OpenMetrics) => &["_total"],
             ("counter", Format::Classic) | ("gauge", _) => &[""],
@@ -108,14 +110,14 @@ impl Exposition {
         let belongs = suffixes
             .iter()
             .any(|suffix| name == format!("{}{suffix}", family.name));
-        assert!(belongs, "{line} is not of {}", family.name);
+        assert!(belongs, "{line} does not belong to {}", family.name);
         let before = family.samples.insert(sample.to_owned(), value);
         assert_eq!(before, None, "{line} comes twice");
     }
 
     fn check(&self, format: Format) {
         let names: BTreeSet<&str> = self.families.iter().map(|family| family.name.as_str()).collect();
-        assert_eq!(names.len(), self.families.len(), "no family comes in two pieces");
+        assert_eq!(names.len(), self.families.len(), "a family is split");
         for family in &self.families {
             let has_prefix = ["orderly_", "process_"]
                 .iter()
@@ -123,7 +125,7 @@ impl Exposition {
             assert!(has_prefix, "{}", family.name);
             assert!(
                 family.help && !family.kind.is_empty(),
-                "{} is described",
+                "{} has no help text",
                 family.name
             );
             let total = family.name.ends_with("_total");
@@ -147,7 +149,8 @@ impl Exposition {
 }
 
 impl Family {
-    /// Per set of labels: buckets that only rise up to the one of everything, which is the count, and a sum.
+    /// Checks for each set of labels that buckets rise up to the total, which equals the count, and that there is a
+    /// sum.
     fn check_histograms(&self) {
         let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
         for (sample, value) in &self.samples {
@@ -161,14 +164,14 @@ impl Family {
         assert_eq!(
             counted.count(),
             series.len(),
-            "{} has a count for each series",
+            "{} lacks a count for some series",
             self.name
         );
         for (labels, mut buckets) in series {
             buckets.sort_by(|left, right| left.0.total_cmp(&right.0));
             let values = buckets.iter().map(|(_, value)| *value);
             assert!(values.is_sorted(), "{}{labels} falls", self.name);
-            let (last_bound, everything) = *buckets.last().expect("a series has a bucket");
+            let (last_bound, everything) = *buckets.last().expect("a series has at least one bucket");
             assert!(
                 last_bound.is_infinite(),
                 "{}{labels} ends at {last_bound}",
@@ -182,7 +185,7 @@ impl Family {
     }
 }
 
-/// The bound of a bucket, and its other labels as the sum and the count have them.
+/// Splits the bound of a bucket from its other labels.
 fn take_bound(labels: &str) -> (f64, String) {
     let inside = labels.trim_start_matches('{').trim_end_matches('}');
     let mut bound = None;
@@ -205,7 +208,7 @@ fn take_bound(labels: &str) -> (f64, String) {
     (bound, others)
 }
 
-/// Names and quoted values; ours hold neither commas nor escapes, which keeps this reader simple.
+/// Checks names and quoted values. Our labels hold neither commas nor escapes.
 fn assert_labels(sample: &str) {
     let Some((_, labels)) = sample.split_once('{') else {
         return;

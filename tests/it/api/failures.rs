@@ -1,4 +1,4 @@
-//! What goes wrong inside: the store's errors and bugs, each as the problem that tells a caller what to do.
+//! Internal failures: store errors and panics, each as a problem that tells the client what to do.
 
 use insta::assert_snapshot;
 use orderly::store::layer::Layer;
@@ -17,7 +17,7 @@ const ACTIONS: [&str; 4] = [
 
 type Failing = fn() -> StoreError;
 
-/// Every request that needs the store is refused in the same way.
+/// Asserts that every request needing the store is refused in the same way.
 async fn assert_all_refused(door: &Door, status: u16, kind: &str, retry_after: &str) {
     let batch = format!(r#"{{"orders":[{ORDER}]}}"#);
     let mut answers = vec![
@@ -71,7 +71,7 @@ async fn every_error_of_the_store_is_a_problem_of_its_own() {
     }
 }
 
-/// Changes whether the queue is paused, and then cannot read the queue.
+/// Pauses or resumes the queue, but fails to read it back.
 struct FailsToReadTheQueue;
 
 impl Layer for FailsToReadTheQueue {
@@ -84,7 +84,7 @@ impl Layer for FailsToReadTheQueue {
     }
 }
 
-/// A 503 would say that certainly nothing changed.
+/// A 503 would claim that nothing changed.
 #[tokio::test]
 async fn a_change_that_cannot_be_shown_is_not_said_to_have_failed() {
     let door = Door::twisted(FailsToReadTheQueue).await;
@@ -118,7 +118,7 @@ async fn a_panic_is_a_problem_and_the_next_request_is_served() {
     door.close_empty().await;
 }
 
-/// A panic inside must not leave its key in flight for ever.
+/// A panic must not leave its idempotency key in flight.
 #[tokio::test]
 async fn a_key_is_free_again_after_a_failure() {
     let door = Door::twisted(Panics).await;

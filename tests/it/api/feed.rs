@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::door::Door;
 use crate::support::make::{failed, order_of};
 
-/// Order and version of each event on a page, and where it goes on.
+/// Order and version of each event on a page, and the next cursor.
 async fn page(door: &Door, query: &str) -> (Vec<(u64, u64)>, String) {
     let page = door.get(&format!("/events{query}")).await.ok();
     let members: Vec<&String> = page.as_object().unwrap().keys().collect();
@@ -89,7 +89,7 @@ async fn filters_narrow_the_feed_together() {
         ("user_id=9", &[]),
     ] {
         assert_eq!(page(&door, &format!("?{query}")).await.0, found, "{query}");
-        // Page by page, and from an empty page on.
+        // Page by page, continuing after empty pages.
         let (mut seen, mut cursor) = page(&door, &format!("?{query}&limit=1")).await;
         loop {
             let (events, next) = page(&door, &format!("?{query}&limit=1&after={cursor}")).await;
@@ -137,7 +137,7 @@ async fn a_cursor_of_another_store_or_from_the_future_is_gone() {
     other.harness.accept_one().await;
     let foreign = cursor_of(&other, "/orders/1").await;
     let now = cursor_of(&door, "/orders/1").await;
-    // Forged: nobody gave it out.
+    // A forged cursor.
     let future = format!("{}Zw", &now[..now.len() - 2]);
     for cursor in [&foreign, &future] {
         let answer = door.get(&format!("/events?after={cursor}")).await;
@@ -163,7 +163,7 @@ async fn a_cursor_behind_which_orders_went_is_gone() {
     answer.assert_refused(410, "cursor-gone");
     assert_eq!(answer.json()["cursor"], now.as_str());
     assert_eq!(page(&door, &format!("?after={now}")).await.0, []);
-    // Nothing is missing behind the last that went, nor from the beginning.
+    // No event is missing after the last pruned one, nor from the beginning.
     for query in [format!("?after={oldest}"), String::new()] {
         assert_eq!(page(&door, &query).await, (vec![(2, 1)], now.clone()));
     }
@@ -195,7 +195,7 @@ async fn bad_parameters_are_named() {
     door.close().await;
 }
 
-/// The longest errors that are kept, of what takes six bytes in JSON, make events of which a full page would be very long.
+/// The longest stored errors, in characters that take six bytes in JSON, would make a full page very long.
 #[tokio::test]
 async fn a_page_of_long_events_ends_early_and_goes_on() {
     let door = Door::open().await;
@@ -228,7 +228,7 @@ async fn a_page_for_a_user_without_events_ends_after_ten_thousand() {
     let last = door.harness.accept_more_than_a_page_looks_at(&order_of(7)).await;
     door.harness.accept(vec![order_of(8)]).await;
     let (first, cursor) = page(&door, "?user_id=8").await;
-    assert_eq!(first, [], "looked at too many");
+    assert_eq!(first, [], "the page looked at too many events");
     let (second, end) = page(&door, &format!("?user_id=8&after={cursor}")).await;
     let expected = (u64::try_from(last.0).unwrap() + 1_000, 1);
     assert_eq!(second, [expected]);

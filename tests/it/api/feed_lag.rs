@@ -1,4 +1,4 @@
-//! How far the feed is behind, as an operator sees it while the store cannot be read.
+//! The lag of the feed as an operator sees it while the store cannot be read.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::twisted::twisted;
 use crate::support::{Harness, PATIENCE, until};
 
-/// Cannot be asked while it is set.
+/// Fails every call while set.
 struct Away(Arc<AtomicBool>);
 
 impl Layer for Away {
@@ -41,18 +41,20 @@ async fn a_feed_that_cannot_be_read_is_behind_until_it_can() {
         away.store(true, Ordering::SeqCst);
         let id = harness.accept_one().await;
         let at = follower.cursor();
-        until("the feed is behind", async || {
+        until("the feed lags behind", async || {
             harness.metrics().feed_lag.get() > 0.0
         })
         .await;
-        // Whoever comes with a place waits for the store; who has none cannot be given one.
+        // A subscriber with a cursor may wait for the store; without one it cannot be given a position.
         assert!(live.feed().subscribe(Filter::default(), Some(at)).await.is_ok());
         away.store(false, Ordering::SeqCst);
         id
     };
-    let next = timeout(PATIENCE, follower.next()).await.expect("it is told");
+    let next = timeout(PATIENCE, follower.next())
+        .await
+        .expect("an event arrives");
     let Next::Change(change) = next else {
-        panic!("nothing was taken out")
+        panic!("nothing was pruned")
     };
     assert_eq!(change.event.event.order_id, begun_later);
     until("the feed has caught up", async || {
@@ -65,7 +67,7 @@ async fn a_feed_that_cannot_be_read_is_behind_until_it_can() {
     harness.store().close().await;
 }
 
-/// Something happens whenever it is asked in vain, and it counts when that was.
+/// Signals a change after every failed call, and records the times of the failures.
 struct Restless {
     away: AtomicBool,
     wakeups: OnceLock<Arc<Wakeups>>,
@@ -78,7 +80,10 @@ impl Layer for Restless {
             return call.await;
         }
         self.failed_at.lock().unwrap().push(Instant::now());
-        self.wakeups.get().expect("it is set").notify_changed();
+        self.wakeups
+            .get()
+            .expect("set before the first call")
+            .notify_changed();
         Err(StoreError::Busy)
     }
 }
@@ -99,7 +104,7 @@ async fn a_read_that_failed_is_repeated_after_its_pause_whatever_happens_meanwhi
     let mut follower = live.feed().subscribe(Filter::default(), None).await.unwrap();
     restless.away.store(true, Ordering::SeqCst);
     harness.accept_one().await;
-    until("it failed three times", async || {
+    until("three reads have failed", async || {
         harness.store().wakeups().notify_changed();
         restless.failed_at.lock().unwrap().len() >= 3
     })
@@ -109,7 +114,9 @@ async fn a_read_that_failed_is_repeated_after_its_pause_whatever_happens_meanwhi
     for pair in failed_at.windows(2) {
         assert!(pair[1] - pair[0] >= PAUSE, "{failed_at:?}");
     }
-    let next = timeout(PATIENCE, follower.next()).await.expect("it is told");
+    let next = timeout(PATIENCE, follower.next())
+        .await
+        .expect("an event arrives");
     assert!(matches!(next, Next::Change(_)));
     draining.cancel();
     live.ended().await.unwrap();
@@ -130,7 +137,9 @@ async fn a_stream_begins_while_the_store_is_away_where_it_has_a_place() {
     let after = Some(place.cursor(place.complete_after));
     let mut follower = live.feed().subscribe(Filter::default(), after).await.unwrap();
     away.store(false, Ordering::SeqCst);
-    let next = timeout(PATIENCE, follower.next()).await.expect("it is told");
+    let next = timeout(PATIENCE, follower.next())
+        .await
+        .expect("an event arrives");
     assert!(matches!(next, Next::Change(_)));
     draining.cancel();
     live.ended().await.unwrap();

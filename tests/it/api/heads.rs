@@ -1,4 +1,4 @@
-//! Requests as they come over a connection, whose heads no HTTP library would write.
+//! Raw requests with heads that no HTTP library would write.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use super::door::ORDER;
 use super::socket::Hall;
 use crate::support::process::{Process, orderly};
 
-/// All that comes back until the server closes.
+/// Everything the server sends until it closes.
 async fn answers(address: &str, request: &str) -> String {
     let address: SocketAddr = address.parse().unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -20,12 +20,12 @@ async fn answers(address: &str, request: &str) -> String {
     answer
 }
 
-/// The status and the problem's type, in the only answer there is.
+/// Status and problem type of the only answer.
 fn refusal(answer: &str) -> (u16, String) {
     assert_eq!(
         answer.matches("x-request-id: ").count(),
         1,
-        "one answer: {answer}"
+        "more than one answer: {answer}"
     );
     let (head, body) = answer.split_once("\r\n\r\n").expect(answer);
     let problem: Value = serde_json::from_str(body).expect(body);
@@ -73,7 +73,7 @@ async fn a_request_without_one_well_formed_host_is_refused() {
     hall.close().await;
 }
 
-/// Issue 13, point 10 (RFC 9112 section 6.1): what is behind such a body cannot be told from it.
+/// Issue 13, point 10 (RFC 9112 section 6.1): the end of such a body cannot be determined.
 #[tokio::test]
 async fn a_transfer_coding_other_than_chunked_is_refused() {
     let hall = Hall::open().await;
@@ -95,7 +95,7 @@ async fn a_transfer_coding_other_than_chunked_is_refused() {
     hall.close().await;
 }
 
-/// Issue 13, point 18: one rule says which addresses are this machine, so the names are checked there as well.
+/// Issue 13, point 18: such an address counts as local, so Host names are checked there too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loopback_address_written_as_ipv6_is_this_machine() {
     let folder = tempfile::tempdir().unwrap();
@@ -109,7 +109,7 @@ async fn a_loopback_address_written_as_ipv6_is_this_machine() {
     };
     let answer = answers(&address, &ask("shop.example", "/orders")).await;
     assert_eq!(refusal(&answer), (403, "cross-site".to_owned()));
-    // Where the target is a whole URL, its name counts.
+    // The host of an absolute URL in the request target counts.
     let answer = answers(&address, &ask("localhost", "http://shop.example/orders")).await;
     assert_eq!(refusal(&answer), (403, "cross-site".to_owned()));
     for host in ["localhost", "127.0.0.1:1", "[::ffff:127.0.0.1]:5000"] {

@@ -1,4 +1,4 @@
-//! The probes: alive is the process, ready is what can take orders now.
+//! Health checks: live means that the process runs, ready that the node can store orders now.
 
 use serde_json::json;
 
@@ -94,10 +94,10 @@ async fn a_store_that_cannot_store_is_not_ready() {
     door.close_empty().await;
 }
 
-/// Answered from the last known state: a probe must not wait for a store that hangs.
+/// Answered from the last known state: a health check must not wait for a hanging store.
 #[tokio::test]
 async fn a_probe_asks_the_store_nothing() {
-    let door = Door::twisted(Fails(|| panic!("the store was asked"))).await;
+    let door = Door::twisted(Fails(|| panic!("the store was queried"))).await;
     for path in ["/livez", "/readyz?verbose", "/healthz"] {
         door.get(path).await.ok();
     }

@@ -1,4 +1,4 @@
-//! Whatever bytes come, the answer is no failure, and orders are stored exactly when the answer says so.
+//! Arbitrary bodies never cause a failure, and orders are stored exactly when the answer says so.
 
 use std::cell::Cell;
 
@@ -15,7 +15,7 @@ const EDITS_MAX: usize = 6;
 
 const FULL: &str = r#"{"user_id":104,"item_ids":"101, 102","total_amount":"250.75","reference":"PO \u00e9","metadata":{"a":[1.50,{"b":null}],"c":"\ud83d\ude00"}}"#;
 
-/// What an edit puts into a good body.
+/// Fragments that an edit inserts into a valid body.
 const SNIPPETS: [&str; 26] = [
     "\"",
     "{",
@@ -81,7 +81,7 @@ enum Edit {
     Insert(Index, &'static str),
     Remove(Index, usize),
     Overwrite(Index, u8),
-    /// Puts a copy of a part in another place.
+    /// Copies a part to another place.
     Repeat(Index, Index, usize),
     Truncate(Index),
 }

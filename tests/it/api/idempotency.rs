@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a repeated request is answered like the first and stores nothing, whoever repeats it and when.
+//! `Idempotency-Key`: a repeated request gets the first answer and stores nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,7 +141,7 @@ async fn refusals_are_not_kept() {
     let first = door.post_keyed("/orders", KEY, ORDER).await;
     first.created();
     assert_eq!(first.header("idempotent-replayed"), "");
-    // A refusal says what is wrong with it, whatever the key is used for by now.
+    // A refusal reports its own cause, whatever the key was used for.
     let answer = door.post_keyed("/orders", KEY, bad).await;
     answer.assert_refused_at(422, "invalid-fields", &["#/total_amount"]);
     door.close().await;
@@ -169,7 +169,7 @@ async fn a_repeat_while_the_first_is_in_flight_is_told_to_come_back() {
     let answer = door.post_keyed("/orders", KEY, ORDER).await;
     answer.assert_refused(409, "idempotency-in-flight");
     assert_eq!(answer.header("retry-after"), "1");
-    // Another body under the same key is not told what the first one will come to either.
+    // Another body under the same key does not learn the outcome of the first request either.
     let answer = door.post_keyed("/orders", KEY, format!("{ORDER} ")).await;
     answer.assert_refused(409, "idempotency-in-flight");
     gate.open();
@@ -217,7 +217,7 @@ async fn sixty_four_clients_with_one_key_make_one_order() {
         .iter()
         .filter(|answer| answer.header("idempotent-replayed").is_empty());
     let [first] = firsts.collect::<Vec<_>>()[..] else {
-        panic!("one request is the first");
+        panic!("one request is not a replay");
     };
     for answer in &answers {
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Workers outside at the door: taking orders, keeping them, bringing back what became of them.
+//! External workers at the API: taking orders, keeping them and posting results.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ async fn who_waits_gets_the_next_order_at_once() {
     let door = Door::for_workers().await;
     let waits = door.post("/leases", r#"{"wait":60}"#);
     let accepts = async {
-        until("it stands in line", async || {
+        until("the worker waits", async || {
             door.harness.metrics().lease_requests_waiting.get() == 1
         })
         .await;
@@ -129,7 +129,7 @@ async fn a_paused_queue_hands_out_nothing_until_it_is_resumed() {
     assert_eq!(ids(&door.act("/leases").await.ok()), [0; 0]);
     let waits = door.post("/leases", r#"{"wait":60}"#);
     let resumes = async {
-        until("it stands in line", async || {
+        until("the worker waits", async || {
             door.harness.metrics().lease_requests_waiting.get() == 1
         })
         .await;
@@ -165,7 +165,7 @@ async fn a_lease_lasts_as_long_as_asked_and_is_renewed_until_its_attempt_is_over
     assert_eq!(
         answer,
         json!({"expires_at": expires(30).await}),
-        "ORDERLY_LEASE unless it says so"
+        "ORDERLY_LEASE by default"
     );
     door.harness.advance(Duration::from_secs(100)).await;
     let answer = renewed(r#","lease":3600"#).await.ok();
@@ -202,15 +202,15 @@ async fn a_client_that_hangs_up_while_it_waits_loses_nothing() {
     let waiting = || door.harness.metrics().lease_requests_waiting.get();
     {
         let hangs_up = door.post("/leases", r#"{"wait":60}"#);
-        let line_up = until("it stands in line", async || waiting() == 1);
+        let line_up = until("the worker waits", async || waiting() == 1);
         tokio::select! {
-            _ = hangs_up => panic!("there is nothing to be had"),
+            _ = hangs_up => panic!("no order is available"),
             () = line_up => {}
         }
     }
     assert_eq!(waiting(), 0);
     door.harness.accept_one().await;
-    // A claim that was on its way for the one that is gone may have it for a moment.
+    // A claim in progress for the disconnected client may hold the order for a moment.
     let taken = door.post("/leases", r#"{"wait":60}"#).await.ok();
     assert_eq!(taken["leases"][0]["attempt"], 1);
     let events = door.harness.events(OrderId(1)).await;
@@ -232,7 +232,7 @@ async fn a_server_that_stops_lets_who_waits_go_and_hands_out_nothing_more() {
             .unwrap();
         to_bytes(answer.into_body(), 1_000).await.unwrap()
     });
-    until("it stands in line", async || {
+    until("the worker waits", async || {
         door.harness.metrics().lease_requests_waiting.get() == 1
     })
     .await;

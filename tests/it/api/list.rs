@@ -8,7 +8,7 @@ use orderly::order::{OrderId, OrderStatus};
 use super::door::{Door, ORDER};
 use crate::support::make::{order_of, order_with_reference};
 
-/// The numbers on a page, and where the next one begins.
+/// The order ids on a page, and the next cursor.
 async fn page(door: &Door, query: &str) -> (Vec<i64>, Option<String>) {
     let page = door.get(&format!("/orders{query}")).await.ok();
     let orders = page["orders"].as_array().unwrap();
@@ -20,7 +20,7 @@ async fn page(door: &Door, query: &str) -> (Vec<i64>, Option<String>) {
 
 async fn numbers(door: &Door, query: &str) -> Vec<i64> {
     let (numbers, next) = page(door, query).await;
-    assert_eq!(next, None, "all fit on a page");
+    assert_eq!(next, None, "all orders fit on one page");
     numbers
 }
 
@@ -127,7 +127,7 @@ async fn a_walk_through_the_pages_meets_every_order_once_while_others_arrive() {
     door.close().await;
 }
 
-/// Orders that leave a filter on the way are passed over; none comes twice and none that stays is missed.
+/// Orders that leave the filter meanwhile are skipped. No order repeats, and none that stays is missed.
 #[tokio::test]
 async fn a_filtered_walk_is_complete_while_orders_change() {
     let door = Door::open().await;
@@ -148,7 +148,7 @@ async fn a_filtered_walk_is_complete_while_orders_change() {
     door.close().await;
 }
 
-/// Five hundred of the longest orders would be twelve megabytes.
+/// Five hundred of the longest orders would take twelve megabytes.
 #[tokio::test]
 async fn a_page_of_long_orders_ends_early_and_the_next_goes_on() {
     const PAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -227,12 +227,12 @@ async fn a_page_may_be_empty_before_the_end() {
     let query = "?reference=web&status=Cancelled";
     let (first, next) = page(&door, query).await;
     assert!(first.is_empty(), "{first:?}");
-    let cursor = next.expect("there is more");
+    let cursor = next.expect("there is a next page");
     assert_eq!(numbers(&door, &format!("{query}&cursor={cursor}")).await, [1]);
     door.close().await;
 }
 
-/// Issue 13, point 11: RFC 3339 section 5.6, no more and no less, in queries and bodies.
+/// Issue 13, point 11: exactly RFC 3339 section 5.6, in queries and bodies.
 #[tokio::test]
 async fn a_time_is_taken_exactly_as_rfc_3339_has_it() {
     let door = Door::open().await;
@@ -274,7 +274,7 @@ async fn a_time_is_taken_exactly_as_rfc_3339_has_it() {
     door.close().await;
 }
 
-/// Issue 13, point 12: a search for something else than what was asked for answers another question.
+/// Issue 13, point 12: a lossy decoding would search for something else.
 #[tokio::test]
 async fn query_text_that_is_not_utf8_is_refused() {
     let door = Door::open().await;

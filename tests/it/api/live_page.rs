@@ -1,4 +1,4 @@
-//! The page at `/docs/live.html` in a real browser: what there is, and then what changes, over either way.
+//! The page at `/docs/live.html` in a real browser: existing orders and then changes, over both transports.
 
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -24,7 +24,7 @@ async fn order(url: &str, user_id: u64) {
     assert!(matches!(answer, Answer::Created(_)), "{answer:?}");
 }
 
-/// The rows of the page: the order, its status and its version.
+/// The rows of the page: order, status and version.
 async fn rows(browser: &Browser) -> Value {
     let script = "return [...document.getElementById('rows').children].map((row) =>
         [0, 2, 3].map((column) => row.children[column].textContent));";
@@ -39,7 +39,7 @@ async fn shows(browser: &Browser, expected: &Value) {
 }
 
 async fn follows(browser: &Browser) {
-    until("the page follows", async || {
+    until("the page follows the feed", async || {
         let state = browser.run("return document.getElementById('state').textContent", json!([]));
         state.await == "following"
     })

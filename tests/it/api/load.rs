@@ -1,5 +1,5 @@
-//! Five hundred orders by thirty-two clients at once, through the real program: every number true at every moment,
-//! every order processed once, in the order of acceptance.
+//! Five hundred orders from thirty-two concurrent clients against the real program: counts are exact at every moment,
+//! and every order runs once, in order of acceptance.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const ORDERS: u64 = 500;
 const CLIENTS: u64 = 32;
 const STATES: [&str; 5] = ["Pending", "Processing", "Completed", "Failed", "Cancelled"];
 
-/// What the clients know: the table holds no fewer orders than were acknowledged and no more than were sent.
+/// The clients' knowledge: the table holds at least the acknowledged orders, at most the sent ones.
 #[derive(Default)]
 struct Progress {
     sent: AtomicU64,
@@ -36,8 +36,8 @@ async fn five_hundred_orders_at_once_are_processed_once_in_order_and_counted_tru
     let progress = Arc::new(Progress::default());
     let clients = send(&server.url, &progress);
     let ((), partial) = tokio::join!(clients, scrape_until_all_are_final(&server.url, &progress));
-    println!("{partial} scrapes met a part of the orders");
-    assert!(partial > 0, "the numbers were looked at while orders arrived");
+    println!("{partial} scrapes saw part of the orders");
+    assert!(partial > 0, "no scrape ran while orders arrived");
 
     let http = http();
     let orders = all_orders(&http, &server.url).await;
@@ -52,7 +52,7 @@ async fn five_hundred_orders_at_once_are_processed_once_in_order_and_counted_tru
         .collect();
     assert!(
         starts.is_sorted(),
-        "started in the order of acceptance: {starts:#?}"
+        "not started in order of acceptance: {starts:#?}"
     );
     for order in &orders {
         assert_eq!(order["status"], "Completed", "{order}");
@@ -68,7 +68,7 @@ async fn five_hundred_orders_at_once_are_processed_once_in_order_and_counted_tru
     assert_eq!(exit, Some(0), "{report}");
 }
 
-/// Starts the clients; resolves when they have posted all orders.
+/// Starts the clients; resolves once all orders are accepted.
 fn send(url: &str, progress: &Arc<Progress>) -> impl Future<Output = ()> {
     let mut clients = JoinSet::new();
     let next = Arc::new(AtomicU64::new(0));
@@ -96,7 +96,7 @@ fn send(url: &str, progress: &Arc<Progress>) -> impl Future<Output = ()> {
     async { drop(clients.join_all().await) }
 }
 
-/// Answers how many looks at the numbers found a part of the orders.
+/// Returns the number of scrapes that saw part of the orders.
 async fn scrape_until_all_are_final(url: &str, progress: &Progress) -> usize {
     let http = http();
     let mut partial = 0;
@@ -118,13 +118,13 @@ async fn scrape_until_all_are_final(url: &str, progress: &Progress) -> usize {
     }
 }
 
-/// One look at the numbers while orders arrive.
+/// One scrape while orders arrive.
 #[derive(Debug)]
 struct Scrape {
-    /// As shown; the text formats leave adding up to the reader.
+    /// The total as shown. The text formats have none.
     total: Option<u64>,
     states: [u64; 5],
-    /// From what was acknowledged before to what was sent until after.
+    /// From the orders acknowledged before to those sent until after.
     possible: RangeInclusive<u64>,
 }
 
@@ -164,7 +164,7 @@ impl Scrape {
     }
 }
 
-/// By rising number, read page by page.
+/// All orders by rising id, read page by page.
 async fn all_orders(http: &Client, url: &str) -> Vec<Value> {
     let mut orders = Vec::new();
     let mut cursor = String::new();
@@ -193,7 +193,7 @@ async fn assert_processed_once(http: &Client, url: &str, order: &Value) {
     assert_eq!(events[2]["at"], order["completed_at"]);
 }
 
-/// The mean the metrics must show, from the orders' own times.
+/// The mean that the metrics must show, computed from the orders.
 fn average(orders: &[Value]) -> String {
     let micros = |time: &Value| {
         let instant: jiff::Timestamp = time.as_str().unwrap().parse().unwrap();

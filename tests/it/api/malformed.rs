@@ -1,4 +1,4 @@
-//! Bodies that are not JSON: refused with the place where the text breaks the grammar, and nothing is stored.
+//! Bodies that are not JSON: refused with the position of the syntax error, and nothing is stored.
 
 use axum::body::Bytes;
 
@@ -6,7 +6,7 @@ use super::door::{Door, ORDER, order_with};
 
 const KIB: usize = 1024;
 
-/// The good order with one text replaced.
+/// The valid order with one text replaced.
 fn with(good: &str, bad: &str) -> String {
     assert!(ORDER.contains(good));
     ORDER.replace(good, bad)

@@ -1,4 +1,4 @@
-//! The numbers: the table's, in the form that the client asks for.
+//! Metrics: equal to a recount of the table, in the format the client asks for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ impl Answer {
         let format = match self.header("content-type") {
             TEXT => Format::Classic,
             OPEN_METRICS => Format::OpenMetrics,
-            other => panic!("{other} is no text format"),
+            other => panic!("{other} is not a text format"),
         };
         Exposition::read(self.text(), format)
     }
@@ -37,7 +37,7 @@ async fn open_metrics(door: &Door) -> Exposition {
     door.get_with("/metrics", accept).await.exposition()
 }
 
-/// Some orders of each status, as unlike each other as their counts.
+/// Creates a different number of orders in each status.
 async fn fill(door: &Door) {
     for (count, status) in (1..).zip(OrderStatus::ALL.into_iter().rev()) {
         for _ in 0..count {
@@ -116,7 +116,7 @@ async fn the_numbers_are_those_of_the_table_in_every_form() {
 #[tokio::test]
 async fn the_form_is_the_one_that_the_client_prefers() {
     let door = Door::open().await;
-    // As Prometheus 3.5, Prometheus 2.40, Grafana Agent and VictoriaMetrics, curl, and a browser send it.
+    // The headers of Prometheus 3.5, Prometheus 2.40, Grafana Agent and VictoriaMetrics, curl, and a browser.
     let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
         application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
         text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
@@ -159,16 +159,16 @@ async fn the_form_is_the_one_that_the_client_prefers() {
         }
     }
     let answer = door.get("/metrics").await;
-    assert_eq!(answer.header("content-type"), JSON, "without a wish");
+    assert_eq!(answer.header("content-type"), JSON, "without a preference");
     let answer = door.get_with("/metrics/prometheus", ("accept", JSON)).await;
-    assert_eq!(answer.header("content-type"), TEXT, "always");
+    assert_eq!(answer.header("content-type"), TEXT, "in every case");
     door.close_empty().await;
 }
 
 #[tokio::test]
 async fn the_families_are_a_promise() {
     let door = Door::open().await;
-    // Families of requests are shown from the first one on.
+    // Request families appear with the first request.
     door.get("/livez").await.ok();
     let families: Vec<String> = open_metrics(&door)
         .await
@@ -244,7 +244,7 @@ async fn requests_are_counted_by_route_and_never_by_path() {
     door.close_empty().await;
 }
 
-/// A counter that appears with its first event shows no rise (issue 13, point 22).
+/// A counter that first appears with a count shows no rise (issue 13, point 22).
 #[tokio::test]
 async fn what_has_not_happened_yet_counts_zero() {
     let door = Door::open().await;
@@ -282,7 +282,7 @@ async fn the_process_tells_what_it_uses() {
     door.close_empty().await;
 }
 
-/// The simulated processor takes 2, 5 or 10 s and a little: what is read between the bounds is near that.
+/// The simulated processor takes slightly more than 2, 5 or 10 s; interpolated medians must be near that.
 #[tokio::test]
 async fn quantiles_of_simulated_attempts_are_close() {
     for seconds in [2.0, 5.0, 10.0] {
@@ -302,7 +302,7 @@ async fn quantiles_of_simulated_attempts_are_close() {
     }
 }
 
-/// As Prometheus reads it: in a straight line between the bounds around it.
+/// The median by linear interpolation between buckets, as in Prometheus.
 fn median(samples: &std::collections::BTreeMap<String, f64>) -> f64 {
     let bound = |name: &str| {
         let bound = name.split_once("le=\"")?.1.trim_end_matches("\"}");
@@ -319,7 +319,7 @@ fn median(samples: &std::collections::BTreeMap<String, f64>) -> f64 {
     low + (high - low) * (half - below) / (within - below)
 }
 
-/// With a worker at work, the histograms of its orders hold each of them once.
+/// With a running worker, the histograms hold each of its orders once.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_worker_did_is_counted_once() {
     const ORDERS: usize = 5;
@@ -388,7 +388,7 @@ async fn a_pause_shows_in_every_form() {
     door.close().await;
 }
 
-/// A scrape is needed most when the store is away: the process's own numbers still come, the table's do not.
+/// Scrapes matter most while the store is unavailable: process metrics still appear, the table's do not.
 #[tokio::test]
 async fn a_scrape_without_the_store_has_the_numbers_of_the_process() {
     let door = Door::twisted(Fails(|| StoreError::DiskFull)).await;

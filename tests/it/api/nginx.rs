@@ -1,5 +1,5 @@
-//! nginx as the papers set it up, before the server: refusals of large bodies arrive, and clients that close their side
-//! early have their answers.
+//! nginx in front of the server, configured as documented: refusals of large bodies arrive, and clients that half-close
+//! early get their answers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use crate::support::{required, until};
 
 const PROGRAM: &str = "/usr/sbin/nginx";
 const KEY: &str = "correct-horse-battery-staple";
-/// Of `Prefer: wait=60`.
+/// The longest `Prefer: wait`.
 const LONGEST_WAIT_SECONDS: u64 = 60;
-/// The longest legal body, of a batch.
+/// The longest legal batch body.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Ends with the handle.
@@ -30,7 +30,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// With the settings of docs/OPERATIONS.md, before the server at `address`.
+    /// Starts nginx with the settings of docs/OPERATIONS.md in front of `address`.
     async fn before(address: &str) -> Nginx {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("socket");
@@ -45,7 +45,7 @@ impl Nginx {
             .kill_on_drop(true)
             .spawn()
             .expect("nginx can be started");
-        until("nginx listens", async || {
+        until("nginx accepts connections", async || {
             UnixStream::connect(&socket).await.is_ok()
         })
         .await;
@@ -56,7 +56,7 @@ impl Nginx {
         }
     }
 
-    /// The status of the answer, and all of it.
+    /// Status and text of the answer.
     async fn ask_with(&self, request: &str, headers: &str, body: &[u8]) -> (u16, String) {
         let length = body.len();
         let head = format!(
@@ -65,7 +65,7 @@ impl Nginx {
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
         let (mut reader, mut writer) = stream.split();
         let send = async {
-            // nginx may answer, and close, before it has all.
+            // nginx may answer and close before it has read everything.
             let _ = writer.write_all(format!("{head}\r\n").as_bytes()).await;
             let _ = writer.write_all(body).await;
         };
@@ -73,15 +73,21 @@ impl Nginx {
         let (read, ()) = tokio::join!(reader.read_to_string(&mut answer), send);
         read.expect("nginx answers");
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.unwrap_or_else(|| panic!("no answer: {answer}")), answer)
+        (
+            status.unwrap_or_else(|| panic!("incomplete answer: {answer}")),
+            answer,
+        )
     }
 }
 
-/// The block of the papers in a `server` of its own, whose files are in the folder.
+/// The documented block in its own `server`, with all files in the folder.
 fn configuration(folder: &Path, address: &str) -> String {
     let papers = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md");
     let papers = fs::read_to_string(papers).unwrap();
-    let block = papers.split("```nginx\n").nth(1).expect("a block for nginx");
+    let block = papers
+        .split("```nginx\n")
+        .nth(1)
+        .expect("the page has a block for nginx");
     let block = block.split("```").next().unwrap_or_default();
     let block = block.replace("127.0.0.1:5000", address);
     let folder = folder.display();
@@ -97,7 +103,7 @@ fn configuration(folder: &Path, address: &str) -> String {
     )
 }
 
-/// Issue 13, point 24: nginx gives up after a minute unless told, as long as the longest wait of a request.
+/// Issue 13, point 24: by default nginx gives up after a minute, the longest wait of a request.
 #[test]
 fn nginx_waits_longer_than_any_request_is_held() {
     let settings = configuration(Path::new("/nowhere"), "127.0.0.1:5000");
@@ -145,7 +151,7 @@ async fn a_refusal_of_a_large_body_arrives_through_nginx() {
     hall.close().await;
 }
 
-/// Issue 13, point 8: as `nc -N` and some libraries do. A read that is held ends without an answer.
+/// Issue 13, point 8: `nc -N` and some libraries half-close. A held read ends without an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_closed_its_side_gets_its_answer() {
     let hall = Hall::open().await;

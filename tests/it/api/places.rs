@@ -1,4 +1,4 @@
-//! The limit of connections: who gives way there, and what is answered all the same.
+//! The connection limit: who is disconnected there, and which requests are still answered.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use crate::support::{PATIENCE, until};
 
 const KEY: &str = "correct-horse-battery-staple";
 const PLACES: u8 = 3;
-/// A client that takes nothing, or keeps back its body, gives way after 2 seconds and is cut after 30.
+/// A client that reads nothing or withholds its body is evictable after 2 seconds and cut after 30.
 const BEFORE_SLOW_CLIENTS_ARE_CUT: Duration = Duration::from_secs(20);
-/// Longer than what the system and the server keep of an answer together.
+/// Longer than the buffers of the system and the server together.
 const LONG_FILE: &str = "/docs/swagger-ui-bundle.js";
-/// More than wait for a place, are kept for probes, and are refused at once.
+/// More than the waiting connections, the reserve for probes and the refused ones together.
 const CROWD: usize = 200;
-/// Open files for a server that may raise its limit, where the machine lets this process have them.
+/// Open files for a server that may raise its limit, if the machine allows this process as many.
 const FILES_MAX: u64 = 8_192;
 
 struct Client(TcpStream);
@@ -33,7 +33,7 @@ impl Client {
         Client(TcpStream::connect(&hall.address).await.unwrap())
     }
 
-    /// A client whose system keeps little of what it does not read, and which reads only the head of the answer.
+    /// Connects with a small receive buffer and reads only the head of the answer.
     async fn begin_to_read(hall: &Hall, path: &str) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(SYSTEM_BUFFER_BYTES).unwrap();
@@ -47,7 +47,7 @@ impl Client {
         client
     }
 
-    /// A client that has a place, in which it was answered. Connections that are to give way may not be stuck yet when it comes.
+    /// Connects until it is answered. Connections to be evicted may not count as stuck yet.
     async fn gets_in(hall: &Hall, headers: &str) -> Client {
         let entered = async {
             loop {
@@ -61,10 +61,10 @@ impl Client {
         };
         timeout(BEFORE_SLOW_CLIENTS_ARE_CUT, entered)
             .await
-            .expect("a place")
+            .expect("a free connection")
     }
 
-    /// Reports whether the server has closed it, without a word.
+    /// Reports whether the server has closed the connection without an answer.
     fn is_gone(&self) -> bool {
         match self.0.try_read(&mut [0]) {
             Ok(count) => {
@@ -75,7 +75,7 @@ impl Client {
         }
     }
 
-    /// The status; 0 when the connection is closed instead.
+    /// Returns the status, or 0 when the connection closes instead.
     async fn ask(&mut self, path: &str, headers: &str) -> u16 {
         let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
         if self.0.write_all(request.as_bytes()).await.is_err() {
@@ -96,12 +96,12 @@ impl Client {
         head.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    /// Whether the server closes it, at once or soon.
+    /// Waits until the server closes the connection.
     async fn is_closed(&mut self) {
         let mut rest = Vec::new();
         let closed = timeout(PATIENCE, self.0.read_to_end(&mut rest)).await;
-        // Closed or reset, both are an end.
-        drop(closed.expect("it is closed"));
+        // Closed or reset: both end the connection.
+        drop(closed.expect("the server closes the connection"));
     }
 }
 
@@ -109,7 +109,7 @@ fn keyed() -> String {
     format!("authorization: Bearer {KEY}\r\n")
 }
 
-/// Issue 13, point 29: eight idle connections, one tiny request each, shut out everybody with the key.
+/// Issue 13, point 29: eight idle connections with one tiny request each locked out all clients with the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_limit_the_longest_idle_stranger_gives_way() {
     let hall = Hall::before(Door::with_key(KEY).await, PLACES.into());
@@ -121,7 +121,7 @@ async fn at_the_limit_the_longest_idle_stranger_gives_way() {
         assert_eq!(stranger.ask("/livez", "").await, 200);
         strangers.push(stranger);
     }
-    // The first of them asked something since, so that the second is the longest idle.
+    // The first client has sent a request since, so the second is the longest idle.
     assert_eq!(strangers[0].ask("/orders", "").await, 401);
     let mut newcomer = Client::connect(&hall).await;
     assert_eq!(newcomer.ask("/orders", &keyed()).await, 200);
@@ -129,7 +129,7 @@ async fn at_the_limit_the_longest_idle_stranger_gives_way() {
     let mut newest = Client::connect(&hall).await;
     assert_eq!(newest.ask("/orders", &keyed()).await, 200);
     strangers.remove(0).is_closed().await;
-    // Clients with the key stay, however many come.
+    // Clients with the key stay, however many others come.
     let mut stranger = Client::connect(&hall).await;
     assert_eq!(stranger.ask("/orders", "").await, 503);
     for client in [&mut customer, &mut newcomer, &mut newest] {
@@ -139,7 +139,7 @@ async fn at_the_limit_the_longest_idle_stranger_gives_way() {
     hall.close().await;
 }
 
-/// Without a key all clients are strangers; a request in progress keeps its place all the same, and so does a stream.
+/// Without a key no client has priority, but requests in progress and streams keep their connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_progress_keeps_its_place() {
     let hall = Hall::before(Door::open().await, PLACES.into());
@@ -153,10 +153,10 @@ async fn a_request_in_progress_keeps_its_place() {
     let mut newcomer = Client::connect(&hall).await;
     assert_eq!(newcomer.ask("/orders", "").await, 503);
     newcomer.is_closed().await;
-    // One that ends makes room, and an idle one gives way to the next.
+    // A closed connection makes room, and an idle one is evicted for the next client.
     drop(streams.pop());
     let waits = hall.door.harness.metrics().connections.clone();
-    until("its place is free", async || waits.get() < PLACES.into()).await;
+    until("a connection is free", async || waits.get() < PLACES.into()).await;
     let mut idle = Client::connect(&hall).await;
     assert_eq!(idle.ask("/orders", "").await, 200);
     let mut next = Client::connect(&hall).await;
@@ -165,13 +165,13 @@ async fn a_request_in_progress_keeps_its_place() {
     for stream in &mut streams {
         hall.door.harness.accept_one().await;
         let byte = timeout(PATIENCE, stream.0.read_u8()).await;
-        byte.expect("the stream goes on").unwrap();
+        byte.expect("the stream continues").unwrap();
     }
     drop((streams, next));
     hall.close().await;
 }
 
-/// Issue 13, point 29: a platform that cannot probe a node restarts it, and a scrape shows what is full.
+/// Issue 13, point 29: a platform restarts a node whose health checks fail, and a scrape shows which limit is reached.
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_and_numbers_are_answered_at_the_limit() {
     let hall = Hall::before(Door::open().await, PLACES.into());
@@ -196,7 +196,7 @@ async fn probes_and_numbers_are_answered_at_the_limit() {
     hall.close().await;
 }
 
-/// Starts the program where the system allows it so many open files.
+/// Starts the program under this limit of open files.
 async fn server_below(folder: &std::path::Path, limit: &str) -> Process {
     let mut wrapped = Command::new("sh");
     wrapped
@@ -215,7 +215,7 @@ async fn files_max(server: &Process) -> u64 {
     found.unwrap().parse().unwrap()
 }
 
-/// Issue 13, point 29: many systems give a process 1,024 open files and let it have more.
+/// Issue 13, point 29: many systems limit a process to 1,024 open files but let it raise that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_low_limit_of_open_files_is_raised_and_a_firm_one_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -233,7 +233,7 @@ async fn a_low_limit_of_open_files_is_raised_and_a_firm_one_told() {
     assert_eq!(server.terminate().await, Some(0));
 }
 
-/// Issue 13, point 29: they were never idle, and shut out everybody with the key.
+/// Issue 13, point 29: slow readers were never idle and locked out all clients with the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_readers_of_open_files_give_way_at_the_limit() {
     let hall = Hall::before(Door::with_key(KEY).await, PLACES.into());
@@ -255,7 +255,7 @@ async fn slow_readers_of_open_files_give_way_at_the_limit() {
     hall.close().await;
 }
 
-/// Without a key a request whose body never comes was in progress for half a minute, and then the next one was.
+/// Without a key a request without its body used to hold its connection for half a minute, and then the next one did.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_keep_back_their_bodies_give_way_at_the_limit() {
     let hall = Hall::before(Door::open().await, PLACES.into());
@@ -274,7 +274,7 @@ async fn clients_that_keep_back_their_bodies_give_way_at_the_limit() {
     };
     timeout(BEFORE_SLOW_CLIENTS_ARE_CUT, gone)
         .await
-        .expect("their places are taken");
+        .expect("all connections are in use");
     drop(silent);
     hall.close().await;
 }

@@ -1,5 +1,5 @@
-//! A database that is put back to an earlier state under a running server: what comes does not follow what was, and
-//! everybody who follows is told.
+//! A database restored to an earlier state under a running server: new events do not continue the old ones, and every
+//! subscriber gets a resync.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::Harness;
 
-/// Nothing here takes so long.
+/// No event takes this long.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 async fn next(subscription: &mut Subscription) -> Next {
     let next = timeout(PATIENCE, subscription.next()).await;
-    next.expect("something comes")
+    next.expect("an event arrives")
 }
 
 async fn sent_back(subscription: &mut Subscription) -> FeedCursor {
     match next(subscription).await {
         Next::Resync(cursor) => cursor,
-        Next::Change(change) => panic!("was told of {:?}", change.event),
+        Next::Change(change) => panic!("got event {:?}", change.event),
     }
 }
 
-/// As an operator's tool would, past the server.
+/// Runs a statement past the server, as an operator's tool would.
 fn put_back(harness: &Harness, statement: &str) {
     let file = rusqlite::Connection::open(harness.file()).unwrap();
     file.busy_timeout(Duration::from_secs(10)).unwrap();
@@ -45,13 +45,16 @@ async fn everybody_is_told(statement: &str) {
     for _ in 0..2 {
         assert!(matches!(next(&mut follower).await, Next::Change(_)));
     }
-    // It has one left to read in its queue.
+    // One event is still in its queue.
     assert!(matches!(next(&mut behind).await, Next::Change(_)));
     put_back(&harness, statement);
-    // The tail looks when there is something to see.
+    // The feed task reads on a wake-up.
     harness.store().wakeups().notify_changed();
     let told = sent_back(&mut follower).await;
-    assert!(matches!(next(&mut behind).await, Next::Change(_)), "what it had");
+    assert!(
+        matches!(next(&mut behind).await, Next::Change(_)),
+        "the queued event"
+    );
     assert_eq!(sent_back(&mut behind).await, told);
     assert_eq!(follower.cursor(), told);
     draining.cancel();
@@ -64,13 +67,13 @@ async fn another_feed_is_told_to_everybody() {
     everybody_is_told("update epochs set identity = identity + 1").await;
 }
 
-/// As when a provider goes back to a moment, and nobody says so.
+/// Like a provider's point-in-time restore without notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_that_ends_earlier_is_told_to_everybody() {
     everybody_is_told("update counters set last_position = last_position - 2").await;
 }
 
-/// A node that did not look for longer than the retention.
+/// A node that did not read for longer than the retention.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_that_lost_what_came_next_is_told_to_everybody() {
     everybody_is_told(
@@ -79,7 +82,7 @@ async fn a_feed_that_lost_what_came_next_is_told_to_everybody() {
     .await;
 }
 
-/// Issue 15, point 2: after a lost tail other events have the places that were told.
+/// Issue 15, point 2: after a lost tail other events take delivered positions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_epoch_that_began_before_what_was_told_is_told_to_everybody() {
     everybody_is_told("insert into epochs select max(epoch) + 1, 7, randomblob(16), 1, 3, 0 from epochs")

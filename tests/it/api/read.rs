@@ -1,4 +1,4 @@
-//! Reading one order: as it stands, as soon as it is final, and everything that happened to it.
+//! Reads of one order: its current state, a wait until it is final, and its history.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +17,7 @@ use crate::support::make::{failed, retry_after};
 
 type Failing = fn() -> StoreError;
 
-/// Cannot read an order so many times.
+/// Fails this many reads of an order.
 struct FailsToRead {
     error: Failing,
     times: AtomicU32,
@@ -35,7 +35,7 @@ impl Layer for FailsToRead {
     }
 }
 
-/// An order is cancelled whenever it was read, and before the reader knows.
+/// Cancels an order right after each read, before the reader has the answer.
 struct CancelledOnceRead;
 
 impl Layer for CancelledOnceRead {
@@ -46,7 +46,7 @@ impl Layer for CancelledOnceRead {
     }
 }
 
-/// Gives a permit for every look at an order.
+/// Adds a permit for every read of an order.
 struct CountsLooks(Arc<Semaphore>);
 
 impl Layer for CountsLooks {
@@ -123,7 +123,7 @@ async fn only_a_completed_order_has_a_completion() {
             "{order}"
         );
         assert!(order["next_attempt_at"].is_null(), "{order}");
-        // The next one must be the only one that can start.
+        // The next order must be the only one that can start.
         if status == OrderStatus::Pending {
             door.harness.claim_only(id).await;
         }
@@ -160,13 +160,13 @@ async fn a_held_read_is_answered_when_the_order_becomes_final() {
     assert_eq!(answer.header("preference-applied"), "wait=60");
     assert!(
         started.elapsed() < Duration::from_secs(30),
-        "it did not wait out the time"
+        "the read waited for its full timeout"
     );
     door.close().await;
 }
 
-/// Issue 13, point 34: the change itself must answer, so it comes only when the second look, right after the read began
-/// to listen, has found the order pending as well.
+/// Issue 13, point 34: only the signal may answer. It comes after the second read, made once the wait began, has also
+/// found the order pending.
 #[tokio::test]
 async fn a_cancel_answers_a_read_that_has_looked_and_listens() {
     let looks = Arc::new(Semaphore::new(0));
@@ -183,13 +183,13 @@ async fn a_cancel_answers_a_read_that_has_looked_and_listens() {
     assert_eq!(answer.ok()["status"], "Cancelled");
     assert!(
         started.elapsed() < Duration::from_secs(30),
-        "it did not wait out the time"
+        "the read waited for its full timeout"
     );
-    assert_eq!(looks.available_permits(), 1, "one more look, for the answer");
+    assert_eq!(looks.available_permits(), 1, "one more read, for the answer");
     door.close().await;
 }
 
-/// The first look finds it pending, and the signal comes before that look is over.
+/// The first read finds the order pending, and the signal comes before that read ends.
 #[tokio::test]
 async fn a_change_between_a_look_and_the_wait_is_not_missed() {
     let door = Door::twisted(CancelledOnceRead).await;
@@ -199,7 +199,7 @@ async fn a_change_between_a_look_and_the_wait_is_not_missed() {
     assert_eq!(answer.ok()["status"], "Cancelled");
     assert!(
         started.elapsed() < Duration::from_secs(30),
-        "it did not wait out the time"
+        "the read waited for its full timeout"
     );
     door.close().await;
 }
@@ -239,7 +239,7 @@ async fn a_held_read_says_what_was_wrong_when_its_time_is_over_or_waiting_cannot
     }
 }
 
-/// A start is a change too, but not the one that was asked for.
+/// A start is a change, but not the one waited for.
 #[tokio::test(start_paused = true)]
 async fn a_held_read_is_answered_as_it_stands_when_the_time_is_over() {
     let door = Door::open().await;

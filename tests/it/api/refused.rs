@@ -1,16 +1,16 @@
-//! Bad fields: each is named by its pointer, all of them at once, alone and inside a batch, and nothing is stored.
+//! Invalid fields: all are named at once by their pointers, alone and inside a batch, and nothing is stored.
 
 use super::door::{Door, ORDER, order_with};
 
 const KIB: usize = 1024;
 
-/// The good order with one text replaced.
+/// The valid order with one text replaced.
 fn with(good: &str, bad: &str) -> String {
     assert!(ORDER.contains(good));
     ORDER.replace(good, bad)
 }
 
-/// Alone it is refused at these places, and among good orders at the same places of its own.
+/// Asserts that the order is refused at these pointers, alone and among valid orders of a batch.
 async fn assert_bad_fields(door: &Door, order: &str, pointers: &[&str]) {
     let answer = door.post("/orders", order.to_owned()).await;
     answer.assert_refused_at(422, "invalid-fields", pointers);
@@ -310,7 +310,7 @@ async fn all_bad_fields_are_named_at_once() {
     door.close_empty().await;
 }
 
-/// What a hostile body makes of an answer stays small.
+/// The answer to a hostile body stays small.
 #[tokio::test]
 async fn very_many_bad_fields_make_a_short_answer() {
     let door = Door::open().await;
@@ -323,7 +323,7 @@ async fn very_many_bad_fields_make_a_short_answer() {
     );
     assert!(
         answer.text().contains("4000"),
-        "all are counted: {}",
+        "not all are counted: {}",
         answer.text()
     );
     let answer = door

@@ -1,4 +1,4 @@
-//! The feed over a WebSocket: what is said, who may, and how a connection ends. Cut connections are left to `cuts`.
+//! The feed over a WebSocket: its messages, access, and how connections end. Cut connections are tested in `cuts`.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ mod subscriptions;
 
 pub(super) const EVERYTHING_ELSE_LASTS: Duration = Duration::from_mins(1);
 pub(super) const CONNECTIONS_MAX: usize = 2_000;
-/// The less the system keeps of what nobody reads, the sooner a connection is stuck: not after megabytes.
+/// A small system buffer makes an unread connection get stuck after kilobytes, not megabytes.
 pub(super) const SYSTEM_BUFFER_BYTES: u32 = 4 * 1024;
 
-/// A door that listens.
+/// The API behind a listener.
 pub(super) struct Hall {
     pub door: Door,
     pub address: String,
@@ -69,23 +69,23 @@ impl Hall {
         self.door.harness.metrics().feed_subscribers.get()
     }
 
-    /// The order's events as the history shows them.
+    /// The order's events as the history returns them.
     async fn history(&self, id: OrderId) -> Vec<Value> {
         let history = self.door.get(&format!("/orders/{id}/events")).await.ok();
         history["events"].as_array().unwrap().clone()
     }
 
-    /// The place before everything.
+    /// The cursor before all events.
     async fn beginning(&self) -> String {
         let page = self.door.get("/events?limit=1&status=Cancelled").await.ok();
         page["next_cursor"].as_str().unwrap().to_owned()
     }
 
-    /// Stops the server, which must not take long whoever is connected.
+    /// Stops the server, which must end soon despite open connections.
     pub async fn close(self) {
         self.door.draining.cancel();
         let ended = tokio::time::timeout(EVERYTHING_ELSE_LASTS, self.server).await;
-        ended.expect("nobody holds up a stop").unwrap();
+        ended.expect("a stop ends in time").unwrap();
         assert_eq!(self.door.harness.metrics().connections.get(), 0);
         self.door.close().await;
     }

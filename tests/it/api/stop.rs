@@ -1,4 +1,4 @@
-//! Whom a server that stops waits for: nobody who reads nothing of his event stream.
+//! Streams that a stopping server does not wait for.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::socket::{Hall, SYSTEM_BUFFER_BYTES};
 use crate::support::until;
 
 const STUCK: usize = 20;
-/// Half of what such a client has while the server does not stop, and several times what it has then.
+/// Half the time such a client normally has, and several times what it has during a stop.
 const STOPS_WITHIN: Duration = Duration::from_secs(15);
 
-/// A stream of everything, of which only the answer's beginning was read.
+/// Opens a stream of all events and reads only the beginning of the answer.
 async fn follow(hall: &Hall) -> TcpStream {
     let stream = TcpSocket::new_v4().unwrap();
     stream.set_recv_buffer_size(SYSTEM_BUFFER_BYTES).unwrap();
@@ -22,7 +22,7 @@ async fn follow(hall: &Hall) -> TcpStream {
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.windows(6).any(|bytes| bytes == b"retry:") {
-        answer.push(stream.read_u8().await.expect("an answer"));
+        answer.push(stream.read_u8().await.expect("an answer arrives"));
     }
     stream
 }
@@ -35,7 +35,7 @@ async fn streams_that_nobody_reads_hold_up_no_stop() {
         stuck.push(follow(&hall).await);
     }
     let metrics = hall.door.harness.metrics();
-    until("all of them are stuck", async || {
+    until("all streams are stuck", async || {
         hall.door.harness.accept_some(100).await;
         metrics.feed_subscribers_lagged.get() >= STUCK as u64
     })
@@ -44,9 +44,9 @@ async fn streams_that_nobody_reads_hold_up_no_stop() {
     hall.door.draining.cancel();
     let mut last = String::new();
     reader.read_to_string(&mut last).await.unwrap();
-    assert!(last.ends_with("\n\n\r\n0\r\n\r\n"), "in good order: {last}");
+    assert!(last.ends_with("\n\n\r\n0\r\n\r\n"), "unexpected end: {last}");
     timeout(STOPS_WITHIN, hall.close())
         .await
-        .expect("the server stops");
+        .expect("the server stops in time");
     drop(stuck);
 }

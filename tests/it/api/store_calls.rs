@@ -1,4 +1,4 @@
-//! The durations of store calls, as an operator reads them.
+//! Durations of store calls as metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +81,7 @@ async fn calls_of_a_served_order_are_timed_by_verb_and_outcome() {
     door.close().await;
 }
 
-/// All calls of the store so far, whatever they were.
+/// The number of all store calls so far.
 async fn calls_in_all(door: &Door) -> f64 {
     let text = door.get("/metrics/prometheus").await.text().to_owned();
     let samples = text.lines().filter_map(|line| {
@@ -95,7 +95,7 @@ async fn calls_in_all(door: &Door) -> f64 {
 #[tokio::test]
 async fn a_completion_by_an_external_worker_is_one_call() {
     let door = Door::open().await;
-    // A scrape asks the store too.
+    // A scrape queries the store too.
     let of_a_scrape = {
         let before = calls_in_all(&door).await;
         calls_in_all(&door).await - before
@@ -104,7 +104,7 @@ async fn a_completion_by_an_external_worker_is_one_call() {
         ("complete", "", 1.0),
         ("complete", r#","result":7"#, 1.0),
         ("release", "", 1.0),
-        // How long the order waits depends on its attempts.
+        // The backoff depends on the attempts of the order.
         ("fail", r#","error":"no","permanent":true"#, 2.0),
     ] {
         let id = door.harness.accept_one().await;

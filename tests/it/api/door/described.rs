@@ -1,5 +1,4 @@
-//! Every answer in JSON is what the OpenAPI document says of it: each member of a type that is described, none missing and none
-//! more.
+//! Checks JSON answers against the OpenAPI document: every described member is present, and no other.
 
 use std::sync::LazyLock;
 
@@ -94,6 +93,6 @@ fn is_of(name: &str, value: &Value) -> bool {
         "number" => value.is_number(),
         "array" => value.is_array(),
         "object" => value.is_object(),
-        other => panic!("{other} is no type of JSON Schema"),
+        other => panic!("{other} is not a JSON Schema type"),
     }
 }

@@ -1,6 +1,6 @@
-//! JSON for snapshots: one member or element a line.
+//! JSON for snapshots: one member or element per line.
 
-/// Without changing anything else: order and digits are part of the promise.
+/// Breaks lines only: order and digits are part of the promise.
 pub fn in_lines(json: &str) -> String {
     let mut lines = String::new();
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);

@@ -1,4 +1,4 @@
-//! The door of a server that hands its orders out to workers.
+//! The API of a server whose orders go to external workers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Door, Setup};
 use crate::support::make::NODE_A;
 
-/// Back-off takes no time.
+/// Backoff takes no time.
 const SETTINGS: WorkerSettings = WorkerSettings {
     node: NODE_A,
     slots: 0,
@@ -29,7 +29,7 @@ const SETTINGS: WorkerSettings = WorkerSettings {
     idle_sleep: false,
 };
 
-/// What the routes work with, and who claims for those that ask.
+/// State of the worker routes, and the dispatcher that claims for them.
 pub(super) fn outside(store: &Arc<dyn Store>, metrics: &Metrics, pull: bool) -> (Outside, Option<Worker>) {
     let desk = pull.then(|| Desk::new(store.wakeups(), metrics.clone()));
     let worker = desk
@@ -49,12 +49,12 @@ pub(super) fn outside(store: &Arc<dyn Store>, metrics: &Metrics, pull: bool) -> 
 }
 
 impl Door {
-    /// Of a server whose orders are for workers outside.
+    /// A server whose orders go to external workers.
     pub async fn for_workers() -> Door {
         Door::twisted_for_workers(|store| store).await
     }
 
-    /// The same, with requests and a dispatcher that see the store through `twist`.
+    /// Lets requests and the dispatcher see the store through `twist`.
     pub async fn twisted_for_workers(twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Door {
         let setup = Setup {
             pull: true,
@@ -63,13 +63,13 @@ impl Door {
         Door::build(twist, setup).await
     }
 
-    /// Stops handing out orders, as a server does that stops.
+    /// Stops handing out orders, as a stopping server does.
     pub async fn stop_handing_out(&mut self) {
-        let worker = self.worker.take().expect("it hands out orders");
+        let worker = self.worker.take().expect("the server hands out orders");
         worker.drain(Instant::now()).await;
     }
 
-    /// The only lease there is to be had.
+    /// Takes the only available lease.
     pub async fn take_one(&self) -> Value {
         let mut leases = self.post("/leases", r#"{"max":2}"#).await.ok()["leases"].take();
         let leases = leases.as_array_mut().expect("a list of leases");

@@ -1,4 +1,4 @@
-//! Tokens that no longer count, and calls that are repeated because their answer was lost.
+//! Tokens that are no longer valid, and calls repeated because their answer was lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ use crate::support::twisted::{FailsToSettle, twisted};
 use crate::support::until;
 
 const ID: OrderId = OrderId(1);
-/// Each with the least it needs besides the token.
+/// Each call with the least members it needs besides the token.
 const CALLS: [(&str, &str); 5] = [
     ("renew", ""),
     ("complete", ""),
@@ -28,7 +28,7 @@ const CALLS: [(&str, &str); 5] = [
     ("release", ""),
 ];
 
-/// Every call with the token of the first order's claim with this number is refused, and nothing about the order has changed.
+/// Asserts that every call with the token of this claim of the first order is refused and changes nothing.
 async fn assert_lost(door: &Door, claim: u64) {
     let shown = async || {
         let (order, events) = (door.get("/orders/1").await, door.get("/orders/1/events").await);
@@ -47,7 +47,7 @@ async fn assert_lost(door: &Door, claim: u64) {
     }
 }
 
-/// Issue 13, point 5: its node alone knows how the attempt ends.
+/// Issue 13, point 5: only the order's own node knows how the attempt ends.
 #[tokio::test]
 async fn an_order_that_its_node_processes_alone_takes_no_result() {
     for processor in [ProcessorKind::Simulated, ProcessorKind::Own] {
@@ -188,7 +188,7 @@ async fn a_result_that_cannot_be_stored_may_be_brought_again() {
     door.close().await;
 }
 
-/// Stores results, and cannot read the order for some time.
+/// Stores results, but fails to read the order while set.
 struct CannotRead(AtomicBool);
 
 impl Layer for CannotRead {
@@ -219,15 +219,19 @@ async fn what_is_stored_is_not_answered_as_not_stored() {
     let complete = async || door.post("/leases/1/complete", body.clone()).await;
     complete().await.assert_refused(500, "unexpected");
     assert_eq!(door.harness.order(ID).await.status, OrderStatus::Completed);
-    assert_eq!(complete().await.ok()["status"], "Completed", "repeating it tells");
+    assert_eq!(
+        complete().await.ok()["status"],
+        "Completed",
+        "a repeat gets the answer"
+    );
     twist.0.store(false, Ordering::SeqCst);
     door.close().await;
 }
 
-/// Claims as the test says.
+/// Claims as the test decides.
 struct Claims {
     fails: Option<fn() -> StoreError>,
-    /// Closed, the answer waits after the claim was carried out.
+    /// Holds answers of completed claims while closed.
     answers: Arc<Gate>,
 }
 
@@ -244,7 +248,7 @@ impl Layer for Claims {
     }
 }
 
-/// How a claim fails, and what that is answered as.
+/// A claim error, and its expected status and problem.
 type Failure = (fn() -> StoreError, u16, &'static str);
 
 #[tokio::test]
@@ -290,12 +294,12 @@ async fn an_order_that_was_claimed_for_a_client_that_is_gone_is_released() {
     {
         let hangs_up = door.post("/leases", r#"{"wait":60}"#);
         tokio::select! {
-            _ = hangs_up => panic!("the claim has no answer yet"),
+            _ = hangs_up => panic!("the claim is still unanswered"),
             () = answers.arrival() => {}
         }
     }
     answers.open();
-    until("it is given back", async || {
+    until("the order is given back", async || {
         door.harness.order(ID).await.status == OrderStatus::Pending
     })
     .await;
@@ -310,7 +314,7 @@ async fn an_order_that_was_claimed_for_a_client_that_is_gone_is_released() {
     door.close().await;
 }
 
-/// The embedded store is asked by one dispatcher, and yet what it does must not depend on that.
+/// The embedded store has one dispatcher, but its answers must not depend on that.
 #[tokio::test]
 async fn a_result_that_meets_a_cancel_counts_or_is_refused() {
     let door = Door::for_workers().await;

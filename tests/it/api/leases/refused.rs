@@ -1,4 +1,4 @@
-//! What workers may get wrong: each is named, all at once, and nothing changes.
+//! Invalid input from workers: all errors are named at once, and nothing changes.
 
 use futures_util::FutureExt;
 use orderly::event::EventKind;
@@ -14,7 +14,7 @@ use crate::support::until;
 const TOKEN: &str = "AAAAAQAAAAG0dD3CFOLHXYGPYFkxm4a7";
 const CALLS: [&str; 4] = ["renew", "complete", "fail", "release"];
 
-/// A door where the first order is held, and a second one waits.
+/// An API with the first order leased and a second one waiting.
 async fn held() -> Door {
     let door = Door::for_workers().await;
     door.harness.accept_some(2).await;
@@ -22,7 +22,7 @@ async fn held() -> Door {
     door
 }
 
-/// Nothing came of it.
+/// Asserts that nothing changed.
 async fn unchanged(door: Door) {
     assert_eq!(
         door.harness.events(OrderId(1)).await,
@@ -236,7 +236,7 @@ async fn a_line_that_is_full_takes_no_request_more() {
         waiting.push(request);
     }
     let in_line = || door.harness.metrics().lease_requests_waiting.get();
-    until("all are in line", async || {
+    until("all workers wait", async || {
         usize::try_from(in_line()) == Ok(WAITING_MAX)
     })
     .await;

@@ -1,4 +1,4 @@
-//! What becomes of an order by what its worker says.
+//! Outcomes that workers report.
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ async fn results_are_counted_by_what_they_are() {
         ("fail", json!({"error": "no"})),
         ("release", json!({})),
     ] {
-        // What failed before is tried again.
+        // Orders that failed before are attempted again.
         if action != "release" {
             door.harness.accept_one().await;
         }
@@ -145,7 +145,7 @@ async fn results_are_counted_by_what_they_are() {
         "orderly_outside_results_total{result=\"retry\"} 1",
         "orderly_outside_results_total{result=\"released\"} 1",
         "orderly_outside_results_total{result=\"lost\"} 1",
-        // Issue 13, point 22: attempts are attempts, whoever makes them.
+        // Issue 13, point 22: attempts count, whether a node or a worker makes them.
         "orderly_attempts_total{result=\"completed\"} 2",
         "orderly_attempts_total{result=\"retry\"} 1",
         "orderly_attempts_total{result=\"released\"} 1",

@@ -1,4 +1,4 @@
-//! How a connection ends, and whom a client that does not read or answer costs anything.
+//! How connections end, and the isolation of clients that do not read or answer.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -43,14 +43,14 @@ async fn every_end_has_its_code() {
         stream.write_all(&frame).await.unwrap();
         let mut answer = Vec::new();
         let read = tokio::time::timeout(EVERYTHING_ELSE_LASTS, stream.read_to_end(&mut answer)).await;
-        read.expect("the server ends the connection").unwrap();
+        read.expect("the server closes the connection").unwrap();
         assert_eq!(answer.first(), Some(&0x88), "{what}: {answer:?}");
         assert_eq!(u16::from_be_bytes([answer[2], answer[3]]), code, "{what}");
     }
     hall.close().await;
 }
 
-/// Past the handshake, without a client that knows the rules.
+/// Does the handshake without a client library.
 async fn raw(address: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
@@ -60,11 +60,11 @@ async fn raw(address: &str) -> TcpStream {
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(stream.read_u8().await.expect("an answer"));
+        answer.push(stream.read_u8().await.expect("an answer arrives"));
     }
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
-    // RFC 6455 section 1.3 has this pair.
+    // The key and answer of RFC 6455 section 1.3.
     assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
     stream
 }
@@ -75,21 +75,21 @@ async fn a_client_that_talks_without_end_is_shown_out() {
     let hall = Hall::open().await;
     let mut stream = raw(&hall.address).await;
     let (mut answers, mut voice) = stream.split();
-    // A hundred times what it may, and less than the server throws away before it closes the connection.
+    // A hundred times the limit, but less than the server discards before it closes the connection.
     let talk = PING.repeat(20_000);
     let mut answer = Vec::new();
     let told = async { tokio::join!(voice.write_all(&talk), answers.read_to_end(&mut answer)) };
     let told = tokio::time::timeout(EVERYTHING_ELSE_LASTS, told).await;
-    let (talked, _) = told.expect("the server ends the connection");
+    let (talked, _) = told.expect("the server closes the connection");
     talked.unwrap();
-    // Behind some pongs.
+    // The close frame follows some pongs.
     let close = answer.chunks(2).position(|head| head[0] == 0x88);
     let close = 2 * close.expect("a close frame");
     assert_eq!(answer[close + 2..close + 4], 1008_u16.to_be_bytes());
     hall.close().await;
 }
 
-/// Issue 13, point 30: frames that make up no message cost work all the same, and no other limit counts them.
+/// Issue 13, point 30: frames that never complete a message cost work, and no other limit counts them.
 #[tokio::test]
 async fn a_client_that_sends_empty_fragments_without_end_is_shown_out() {
     const BEGINNING: [u8; 6] = [0x01, 0x80, 0, 0, 0, 0];
@@ -97,14 +97,14 @@ async fn a_client_that_sends_empty_fragments_without_end_is_shown_out() {
     let hall = Hall::open().await;
     let mut stream = raw(&hall.address).await;
     let (mut answers, mut voice) = stream.split();
-    // Somewhat more than two hundred of the longest messages have bytes.
+    // Slightly more bytes than two hundred messages of the largest size.
     let talk = [&BEGINNING[..], &FRAGMENT.repeat(150_000)].concat();
     let mut answer = Vec::new();
     let told = async { tokio::join!(voice.write_all(&talk), answers.read_to_end(&mut answer)) };
     let told = tokio::time::timeout(EVERYTHING_ELSE_LASTS, told).await;
-    let (talked, _) = told.expect("the server ends the connection");
+    let (talked, _) = told.expect("the server closes the connection");
     talked.unwrap();
-    assert_eq!(answer[0], 0x88, "a close frame, and nothing before it");
+    assert_eq!(answer[0], 0x88, "only a close frame");
     assert_eq!(answer[2..4], 1008_u16.to_be_bytes());
     hall.close().await;
 }
@@ -116,8 +116,8 @@ async fn a_client_that_never_answers_is_taken_for_gone() {
     let mut silent = raw(&hall.address).await;
     let mut pings = Vec::new();
     let read = tokio::time::timeout(EVERYTHING_ELSE_LASTS, silent.read_to_end(&mut pings)).await;
-    read.expect("the server gives it up").unwrap();
-    assert_eq!(pings, [0x89, 0].repeat(3), "three pings and no more");
+    read.expect("the server closes the connection").unwrap();
+    assert_eq!(pings, [0x89, 0].repeat(3), "exactly three pings");
     hall.close().await;
 }
 
@@ -151,7 +151,7 @@ async fn a_server_that_stops_tells_where_to_go_on() {
         assert_eq!(message["type"], "error", "{message}");
         assert_eq!(
             message["cursor"], heard["cursor"],
-            "all that was heard, and no more"
+            "the cursors of the delivered events"
         );
         told.push(message["id"].as_str().unwrap().to_owned());
     }
@@ -161,7 +161,7 @@ async fn a_server_that_stops_tells_where_to_go_on() {
     hall.close().await;
 }
 
-/// Those whose connections take no more are taken off the feed, wait with bounded queues, and miss nothing.
+/// Stuck subscribers are detached from the feed, wait with bounded queues and miss nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_stuck_readers_cost_the_others_nothing_and_hear_everything_when_they_read() {
     const STUCK: u64 = 50;
@@ -180,9 +180,9 @@ async fn fifty_stuck_readers_cost_the_others_nothing_and_hear_everything_when_th
 
     let metrics = hall.door.harness.metrics();
     let mut events = 0;
-    // Quickly: one that takes nothing for half a minute is cut off.
+    // Ends before the half minute after which an unread connection is cut.
     while metrics.feed_subscribers_lagged.get() < STUCK {
-        // Fewer than a queue holds, so that one that reads does not lag.
+        // Fewer than a queue holds, so that an active reader does not lag.
         let ids = hall.door.harness.accept_some(100).await;
         hall.door.harness.cancel_all(&ids).await;
         for _ in 0..200 {
@@ -196,7 +196,7 @@ async fn fifty_stuck_readers_cost_the_others_nothing_and_hear_everything_when_th
         events += 1;
     }
     let all = i64::try_from(STUCK).unwrap() + 1;
-    assert_eq!(hall.subscribers(), all, "nobody was thrown out");
+    assert_eq!(hall.subscribers(), all, "no subscriber was disconnected");
     println!("{events} events");
     let mut reading = JoinSet::new();
     for mut socket in stuck {

@@ -1,4 +1,4 @@
-//! Who may connect, and what is no WebSocket.
+//! Who may connect, and invalid handshakes.
 
 use axum::http::StatusCode;
 use serde_json::json;
@@ -19,10 +19,10 @@ async fn a_socket_holds_a_connection_until_it_ends() {
     match Socket::over(stream, &hall.address).await {
         Err(Error::Http(answer)) => assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE),
         Err(error) => panic!("{error}"),
-        Ok(_) => panic!("a third was let in"),
+        Ok(_) => panic!("a third connection was accepted"),
     }
     drop(first);
-    until("its place is free", async || {
+    until("a connection is free", async || {
         hall.door.harness.metrics().connections.get() == 1
     })
     .await;

@@ -1,4 +1,4 @@
-//! What is said after the handshake.
+//! Messages after the handshake.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn each_subscription_of_a_socket_hears_what_it_asked_for() {
 
 #[tokio::test]
 async fn a_subscription_that_nothing_concerns_learns_its_place_with_a_heartbeat_and_once() {
-    // The client reads as often as that at least, or would be taken for gone.
+    // The client reads at least this often, or the server would disconnect it.
     let heartbeat = Duration::from_millis(100);
     let hall = Hall::before(Door::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
     let mut socket = hall.connect().await;
@@ -48,20 +48,20 @@ async fn a_subscription_that_nothing_concerns_learns_its_place_with_a_heartbeat_
     socket.subscribe("all", json!({"all": true})).await;
     hall.accept(1).await;
     let told = async { [socket.hear().await, socket.hear().await] };
-    // Pings come for ever.
-    let mut told = timeout(PATIENCE, told).await.expect("both are told");
+    // Pings keep coming.
+    let mut told = timeout(PATIENCE, told).await.expect("both get a cursor");
     told.sort_by_key(|message| message["id"].to_string());
     let [mut of_all, of_quiet] = told;
     let place = of_all["event"]["cursor"].take();
     assert_ne!(place, json!(beginning));
     let expected = json!({"type": "subscribed", "id": "quiet", "cursor": place});
     assert_eq!(of_quiet, expected);
-    // Who knows it is not told again, also not the one who had the event.
+    // A known cursor is not repeated, not even for the subscription that got the event.
     let mut pings = 0;
     while pings < 3 {
         match socket.next().await {
             Said::Ping => pings += 1,
-            said => panic!("nothing moved, and {said:?} came"),
+            said => panic!("got {said:?} without a change"),
         }
     }
     let id = hall.accept(99).await;
@@ -86,7 +86,7 @@ async fn a_subscription_goes_on_behind_its_cursor() {
     socket
         .say(subscribe("b", json!({"all": true, "after": first["cursor"]})))
         .await;
-    // What both hear may come in any order, what one hears may not.
+    // The order between the two subscriptions is free, within one it is fixed.
     let mut heard = [vec![first["order_id"].clone()], Vec::new()];
     while heard.iter().map(Vec::len).sum::<usize>() < 5 {
         let message = socket.hear().await;
@@ -123,17 +123,14 @@ async fn a_place_behind_which_orders_went_is_answered_by_a_resync() {
     hall.close().await;
 }
 
-/// To a place that cannot be followed from: it goes on from now.
+/// Subscribes with an unusable cursor and asserts that it continues from now.
 async fn assert_resync(hall: &Hall, nowhere: &str) {
     let page = hall.door.get("/orders").await;
     let now = page.header("orderly-cursor");
     let mut socket = hall.connect().await;
     let fields = json!({"all": true, "after": nowhere});
     let begins = socket.subscribe("a", fields).await;
-    assert_eq!(
-        begins, nowhere,
-        "who is cut off before it is told hears of it again"
-    );
+    assert_eq!(begins, nowhere, "a repeat gets the resync again");
     let resync = socket.hear().await;
     assert_eq!(resync, json!({"type": "resync", "id": "a", "cursor": now}));
     let next = hall.accept(2).await;
@@ -149,7 +146,7 @@ async fn nothing_comes_of_a_subscription_that_was_ended() {
     reader.subscribe("a", json!({"all": true})).await;
     for user_id in 1..=50 {
         hall.accept(user_id).await;
-        // What nobody was told yet is what comes next, also to who subscribes then.
+        // Events that no subscriber got yet come next, also for a new one.
         reader.hear_event("a").await;
     }
     socket.say(unsubscribe("a")).await;
@@ -158,8 +155,8 @@ async fn nothing_comes_of_a_subscription_that_was_ended() {
         .await
         .unwrap();
     while socket.next().await != Said::Pong(Bytes::from_static(b"ended")) {}
-    until("the subscription is gone", async || hall.subscribers() == 1).await;
-    // The same name again is another subscription, which hears nothing of what the first would have.
+    until("the subscription has ended", async || hall.subscribers() == 1).await;
+    // A new subscription under the same name gets none of the first one's events.
     socket.subscribe("a", json!({"all": true})).await;
     let id = hall.accept(60).await;
     assert_eq!(socket.hear_event("a").await["order_id"], id.0);
@@ -220,7 +217,7 @@ async fn a_message_that_means_nothing_is_an_error_and_no_more() {
     assert_eq!(
         socket.hear_event("a").await["order_id"],
         id.0,
-        "the first goes on"
+        "the first subscription continues"
     );
     hall.close().await;
 }
@@ -243,6 +240,6 @@ async fn a_socket_has_a_hundred_subscriptions_and_no_more() {
     hall.accept(101).await;
     socket.hear_event("101").await;
     drop(socket);
-    until("all of them are gone", async || hall.subscribers() == 0).await;
+    until("all subscriptions have ended", async || hall.subscribers() == 0).await;
     hall.close().await;
 }
