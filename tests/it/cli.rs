@@ -1,4 +1,4 @@
-//! The command line, through the real program: what it prints where, and how it ends.
+//! Command line tests against the real program: output, exit codes and messages.
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -33,7 +33,7 @@ mod usage;
 /// A command that takes longer hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How a command ended and what it said.
+/// Exit code and output of a command.
 struct Said {
     exit: Option<i32>,
     stdout: String,
@@ -41,7 +41,7 @@ struct Said {
 }
 
 impl Said {
-    /// The JSON of a command that found all well; such a command has nothing to say on stderr.
+    /// The JSON of a successful command, which writes nothing to stderr.
     #[track_caller]
     fn json(&self) -> Value {
         assert_eq!(
@@ -56,10 +56,10 @@ impl Said {
     #[track_caller]
     fn assert_failed(&self, exit: i32, because: &str) {
         self.assert_ended(exit, because);
-        assert_eq!(self.stdout, "", "a failure has no result");
+        assert_eq!(self.stdout, "", "a failed command prints no result");
     }
 
-    /// A server that ended by itself: what it logged is on stdout.
+    /// Asserts how a server ended by itself. Its log is on stdout.
     #[track_caller]
     fn assert_ended(&self, exit: i32, because: &str) {
         assert_eq!(self.exit, Some(exit), "{}{}", self.stdout, self.stderr);
@@ -116,8 +116,8 @@ impl Shop {
             user_id,
             cents: 25_075,
         };
-        // As every client is told to: 503 says that nothing was stored, and passes. A shared store whose first connections
-        // are slow to open answers so.
+        // Retries on 503, as documented: nothing was stored. A shared store answers 503 until its first connections are
+        // open.
         let (http, placed) = (http(), OnceCell::new());
         until("the order is accepted", async || {
             match post(&http, &self.server.url, &request).await {
@@ -127,10 +127,10 @@ impl Shop {
             }
         })
         .await;
-        placed.into_inner().expect("it was accepted")
+        placed.into_inner().expect("the order was accepted")
     }
 
-    /// The order once it is final.
+    /// Waits until the order is final and returns it.
     async fn ended(&self, id: u64) -> Value {
         let url = format!("{}/orders/{id}", self.server.url);
         let answer = http().get(url).header("Prefer", "wait=60").send().await;

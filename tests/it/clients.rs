@@ -1,6 +1,6 @@
-//! The OpenAPI document as others use it. Schemathesis sends what the document allows and what it does not, and clients that
-//! others generate from it, in Python and in TypeScript, place, read, explain and complete an order. `cargo xtask test`
-//! installs these tools under `target`, in the versions that stand beside the scripts.
+//! Standard tools on the OpenAPI document. Schemathesis sends valid and invalid requests, and generated clients in
+//! Python and TypeScript place, read, explain and complete an order. `cargo xtask test` installs the tools under
+//! `target`, in the versions pinned beside the scripts.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::support::client::http;
 use crate::support::process::{Process, orderly};
 use crate::support::required;
 
-/// Per operation and phase: some 1,500 requests in all, half a minute.
+/// Per operation and phase: about 1,500 requests in half a minute.
 const EXAMPLES: &str = "10";
 const SEED: &str = "20261129";
 
@@ -32,19 +32,19 @@ fn node(program: &str) -> PathBuf {
     tools().join("node_modules/.bin").join(program)
 }
 
-/// A server whose orders are for workers outside, so that every route has something to do.
+/// A server whose orders go to external workers, so that every route has something to do.
 async fn server(folder: &Path) -> Process {
     let mut command = orderly(folder);
     command.env("ORDERLY_PROCESSOR", "pull");
     Process::start(command).await
 }
 
-/// Every machine takes the same packages, each from a registry of its own.
+/// Every machine installs the same packages, from its own registry.
 #[test]
 fn the_lock_file_has_every_version_and_names_no_registry() {
     let lock: Value = serde_json::from_str(include_str!("clients/package-lock.json")).unwrap();
     let packages = lock["packages"].as_object().unwrap();
-    assert!(packages.len() > 20, "the packages below those that are named");
+    assert!(packages.len() > 20, "the lock file lists transitive packages");
     for (path, package) in packages.iter().filter(|(path, _)| !path.is_empty()) {
         assert!(
             package["version"].is_string() && package["integrity"].is_string(),
@@ -56,7 +56,7 @@ fn the_lock_file_has_every_version_and_names_no_registry() {
     assert_eq!(packages[""]["dependencies"], named["dependencies"]);
 }
 
-/// What it said, of a program that ended well.
+/// Runs a program that must succeed and returns its output.
 async fn run(command: &mut Command) -> String {
     let output = command.kill_on_drop(true).output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -64,7 +64,7 @@ async fn run(command: &mut Command) -> String {
     said.into_owned()
 }
 
-/// The document, as the server gives it, in a file.
+/// Saves the server's document to a file.
 async fn document(server: &Process, folder: &Path) -> PathBuf {
     let answer = http()
         .get(format!("{}/openapi.json", server.url))
@@ -100,7 +100,7 @@ async fn schemathesis_finds_nothing() {
     let document = serde_json::to_value(orderly::http::openapi::document()).unwrap();
     let paths = document["paths"].as_object().unwrap();
     let operations: usize = paths.values().map(|item| item.as_object().unwrap().len()).sum();
-    // Where it has the document from it does not try.
+    // Schemathesis does not test the route it reads the document from.
     assert!(said.contains(&format!("Tested: {}", operations - 1)), "{said}");
     assert_eq!(server.terminate().await, Some(0));
 }
@@ -125,7 +125,7 @@ async fn a_generated_client_in_python_completes_an_order() {
         .arg(folder.path().join("orderly_client"))
         .env("PATH", path.unwrap()))
     .await;
-    // Batches by line have no JSON, which is all that this generator knows; nothing else may be missing.
+    // The generator supports JSON only, so batches of lines are the one expected warning.
     assert!(
         said.contains("Unsupported content type application/x-ndjson"),
         "{said}"
@@ -161,7 +161,7 @@ async fn a_generated_client_in_typescript_completes_an_order() {
         .arg("-o")
         .arg(types))
     .await;
-    // Every type of an answer is checked against how the script uses it.
+    // The script's use of every response type is type-checked.
     let arguments = [
         "--strict",
         "--noUncheckedIndexedAccess",

@@ -1,5 +1,5 @@
-//! Several real servers on one PostgreSQL: what they promise together, while some of them are killed, stand still, are
-//! cut off, or stop in good order.
+//! Several real servers on one PostgreSQL: their joint promises while some are killed, frozen, cut off or stopped
+//! cleanly.
 
 mod faults;
 mod live;

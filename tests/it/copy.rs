@@ -1,5 +1,5 @@
-//! Moving a store to PostgreSQL: what was in it goes on there as if nothing had happened. How the command tells it is
-//! tested with the command line, that differences are found with the comparison itself.
+//! Copying a store to PostgreSQL: everything continues there as before. Command output is tested in `cli`, detection of
+//! differences with the comparison itself.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::proxy::{Action, Proxy};
 use crate::support::{Harness, check, required};
 
-/// Runs a claim with a store of each kind as the source.
+/// Runs a test with a store of each kind as the source.
 macro_rules! from_every_store {
     ($($claim:ident),+ $(,)?) => {
         mod from_sqlite {
@@ -68,10 +68,10 @@ fn possible() -> bool {
     required("a private PostgreSQL", postgres::is_installed())
 }
 
-/// An order in each status, and one in each place in which a Pending one can wait.
+/// Creates an order in each status, and one in each place where a Pending order can wait.
 async fn busy_shop(harness: &Harness) {
     for status in OrderStatus::ALL {
-        // First those that must be alone to start.
+        // First the orders that must be the only ones that can start.
         if ![OrderStatus::Pending, OrderStatus::Processing].contains(&status) {
             harness.order_in(status).await;
         }
@@ -89,7 +89,7 @@ async fn busy_shop(harness: &Harness) {
         .await;
 }
 
-/// Everything about the orders but the absolute places of their events.
+/// All data of the orders except the absolute positions of their events.
 async fn contents(harness: &Harness) -> Vec<OrderRecord> {
     let mut records = harness.records().await;
     for record in &mut records {
@@ -131,7 +131,7 @@ async fn orders_in_every_state_are_copied_with_their_histories(harness: Harness)
 }
 
 async fn the_feed_keeps_its_order_also_where_nobody_has_read_it_yet(harness: Harness) {
-    // A shared store numbers its events when somebody reads them: here the first half.
+    // A shared store numbers events when they are read: here the first half.
     let first = harness.accept_some(3).await;
     let read = feed(&harness).await;
     let later = harness.accept_some(2).await;
@@ -203,18 +203,15 @@ async fn leases_go_on_and_are_taken_back_when_they_run_out(harness: Harness) {
     let ids = harness.accept_some(2).await;
     let leases = harness.claim_as(NODE_B, 2).await;
     check(harness.move_to_postgres().await, async |copy: &mut Harness| {
-        // A result that was on its way.
+        // A result in flight.
         copy.settle(&leases[0], Outcome::COMPLETED).await;
         copy.store().renew(heartbeat(NODE_A, &[])).await.unwrap();
         copy.advance(LONGER_THAN_A_LEASE).await;
         assert_eq!(copy.give_back().await.pending, 1);
-        assert_eq!(copy.crashes(ids[1]).await, 1, "its node is gone");
+        assert_eq!(copy.crashes(ids[1]).await, 1, "its node counts as dead");
         let again = copy.claim(10).await;
         assert_eq!(ids_of(&again), [ids[1]]);
-        assert!(
-            again[0].fence > leases[1].fence,
-            "an epoch of the copy's own began"
-        );
+        assert!(again[0].fence > leases[1].fence, "the copy has a new epoch");
     })
     .await;
 }
@@ -261,7 +258,7 @@ async fn more_than_a_page_of_everything_is_copied(harness: Harness) {
     .await;
 }
 
-/// What is in the first line goes to the second.
+/// Moves the orders of the first line to the second.
 async fn fail_all_once(harness: &Harness) {
     loop {
         let leases = harness.claim(CLAIM_ORDERS_MAX).await;
@@ -289,7 +286,7 @@ async fn a_database_that_is_not_empty_is_left_alone(harness: Harness) {
     assert_eq!(stored, 1);
 }
 
-/// A node that was killed on the new database, before anything was copied: whether it is gone nobody knows.
+/// A node was killed on the new database before the copy: it may or may not be alive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_a_node_has_used_is_not_empty() {
     let Some(target) = Harness::postgres().await else {
@@ -323,7 +320,7 @@ async fn a_store_with_a_living_node_is_not_copied() {
     source.copy_into(&home.url()).await.unwrap();
 }
 
-/// A shop with a few orders, closed, and an empty database behind a proxy.
+/// A closed store with a few orders, and an empty database behind a proxy.
 async fn before_a_bad_connection() -> Option<(Harness, TestDatabase, Proxy)> {
     if !possible() {
         return None;
@@ -374,7 +371,7 @@ async fn a_lost_answer_to_the_commit_is_told_as_the_doubt_it_is() {
     let Some((source, home, proxy)) = before_a_bad_connection().await else {
         return;
     };
-    // The last thing before the commit: the migration has one of its own.
+    // The last statement before the commit of the copy. The migration has its own commit.
     let written = AtomicBool::new(false);
     proxy.on_flight(move |flight| {
         let sql = flight.sql();

@@ -1,4 +1,4 @@
-//! The real program under what really happens to programs: SIGKILL, SIGTERM, a failing disk, a second start.
+//! The real program under SIGKILL, SIGTERM, failing disks and a second start.
 
 mod control;
 mod disk;

@@ -1,5 +1,5 @@
-//! Clients that follow everything over a line that is cut again and again, while the server is restarted and killed: each
-//! hears of every event once and in order.
+//! Clients that follow the whole feed over connections that are cut again and again while the server is restarted and
+//! killed: each gets every event once and in order.
 
 mod browsers;
 mod followers;

@@ -1,4 +1,4 @@
-//! `orderly bench`: very short runs of everything it measures. How fast anything is, is not asked.
+//! `orderly bench`: very short runs of every load. The measured speed is not checked.
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -8,20 +8,20 @@ use crate::support::postgres::{self, Server};
 use crate::support::process::orderly;
 use crate::support::{required, until};
 
-/// As short as a run may be.
+/// The shortest possible run.
 const SHORT: &str = "--duration 50ms --rounds 2 --connections 4 --json";
 
-/// Runs a bench with its folder inside `folder`.
+/// Runs a benchmark with its folder inside `folder`.
 async fn bench(folder: &TempDir, line: &str) -> Said {
     let line = format!("bench {line} {SHORT} --folder {}", folder.path().display());
     told(command(folder.path(), &line)).await
 }
 
-/// The only load of a report, every figure of which is there.
+/// Returns the only load of a report, with all its figures present.
 #[track_caller]
 fn only_load(said: &Said, kinds: &[&str]) -> Value {
     assert_eq!(said.exit, Some(0), "{}{}", said.stdout, said.stderr);
-    let report: Value = serde_json::from_str(&said.stdout).expect("it is JSON");
+    let report: Value = serde_json::from_str(&said.stdout).expect("the report is JSON");
     let loads = report["loads"].as_array().expect("a list of loads");
     assert_eq!(loads.len(), 1, "{report}");
     let measured = loads[0]["kinds"].as_array().expect("a list of kinds");
@@ -41,7 +41,7 @@ fn only_load(said: &Said, kinds: &[&str]) -> Value {
     loads[0].clone()
 }
 
-/// Neither files nor processes.
+/// Asserts that no files and no processes are left.
 #[track_caller]
 fn assert_nothing_left(folder: &TempDir) {
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
@@ -52,7 +52,7 @@ fn assert_nothing_left(folder: &TempDir) {
         .expect("temporary folders have plain names");
     for process in std::fs::read_dir("/proc").unwrap() {
         let process = process.unwrap().path();
-        // Those that work in it, and those that were told of it.
+        // Processes that work in the folder or were given its path.
         let works_in = std::fs::read_link(process.join("cwd")).unwrap_or_default();
         let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
@@ -93,7 +93,7 @@ async fn an_open_loop_says_what_was_meant() {
     );
     let round = &load["kinds"][0]["rounds"][0];
     assert_eq!(round["offered"], 200.0);
-    // 50 ms at 200 a second.
+    // 50 ms at 200 requests per second.
     assert_eq!(
         round["count"].as_u64().unwrap() + round["unsent"].as_u64().unwrap(),
         10,
@@ -151,7 +151,7 @@ async fn on_postgresql_each_store_is_a_database_of_its_own() {
     assert_eq!(
         admin.query(tables, &[]).await.unwrap().len(),
         0,
-        "the given one is left alone"
+        "the given database is unchanged"
     );
 }
 
@@ -228,8 +228,8 @@ async fn an_interrupted_run_leaves_nothing() {
     ]);
     long.arg(folder.path());
     let mut running = long.spawn().expect("the program can be started");
-    let id = running.id().expect("it runs");
-    // It measures once its server has a store.
+    let id = running.id().expect("the benchmark is running");
+    // Measuring begins once its server has a store.
     until("the server has a store", async || {
         let made = std::fs::read_dir(folder.path()).unwrap().flatten().next();
         made.is_some_and(|made| made.path().join("0-accept/orderly.db").exists())
@@ -241,6 +241,6 @@ async fn an_interrupted_run_leaves_nothing() {
         .await;
     assert!(sent.unwrap().success());
     let ended = tokio::time::timeout(PATIENCE, running.wait()).await;
-    assert_eq!(ended.expect("it ends soon").unwrap().code(), Some(1));
+    assert_eq!(ended.expect("it ends in time").unwrap().code(), Some(1));
     assert_nothing_left(&folder);
 }

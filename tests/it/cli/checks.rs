@@ -1,4 +1,4 @@
-//! `verify`, `doctor` and `migrate`: the commands that look at the store themselves.
+//! `verify`, `doctor` and `migrate`: the commands that open the store themselves.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::fulfilment::receiver::Receiver;
 use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::required;
 
-/// A store of three completed orders whose server has stopped.
+/// A store with three completed orders and no running server.
 async fn stopped_shop() -> Shop {
     let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     for user_id in 1..=3 {
@@ -34,7 +34,7 @@ async fn a_sound_store_is_verified_beside_its_running_server() {
     shop.close().await;
 }
 
-/// Each of these is a fault of a driver that would otherwise stay unseen.
+/// Each statement imitates a driver bug that would otherwise go unnoticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tampered_store_is_found_out() {
     let shop = stopped_shop().await;
@@ -79,7 +79,7 @@ async fn verify_makes_no_store_where_there_is_none() {
     assert_eq!(
         std::fs::read_dir(folder.path()).unwrap().count(),
         0,
-        "nothing was made"
+        "nothing was created"
     );
 }
 
@@ -179,7 +179,10 @@ async fn doctor_tells_whether_somebody_is_there_to_process_the_orders() {
             .unwrap()
     };
     assert_eq!(asked().await["state"], "ok");
-    assert!(receiver.deliveries().is_empty(), "a connection is no delivery");
+    assert!(
+        receiver.deliveries().is_empty(),
+        "a connection check delivers nothing"
+    );
     receiver.stop().await;
     let check = asked().await;
     assert_eq!(check["state"], "fail");
@@ -222,7 +225,7 @@ async fn a_store_is_migrated_once_and_only_on_request_where_that_is_set() {
     assert_eq!(
         told(strict("migrate")).await.exit,
         Some(0),
-        "a second time there is nothing to do"
+        "a second migration has nothing to do"
     );
     assert_eq!(told(strict("verify")).await.exit, Some(0));
 }
@@ -277,7 +280,7 @@ async fn a_restored_database_begins_an_epoch_while_no_node_lives() {
     }
 }
 
-/// One that keeps no statement between two messages.
+/// A pooler that keeps no prepared statement between two messages.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_database_behind_a_pooler_begins_an_epoch_too() {
     if required("a private PgBouncer", postgres::is_installed_with_pgbouncer()) {
@@ -303,14 +306,14 @@ async fn begins_an_epoch(database: &TestDatabase, url: &str) {
         .assert_failed(1, "no store at");
     let nothing = "select to_regnamespace('orderly') is null";
     let nothing: bool = admin.query_one(nothing, &[]).await.unwrap().get(0);
-    assert!(nothing, "nothing was made");
+    assert!(nothing, "the schema is empty");
     assert_eq!(migrate("migrate").await.exit, Some(0));
     let first = epoch().await;
     let node = "insert into orderly.nodes values (1, 1, 0, now(), now(), now() + interval '1 hour')";
     admin.batch_execute(node).await.unwrap();
     migrate("migrate --restored").await.assert_failed(1, "in use");
     assert_eq!(epoch().await, first);
-    // As a backup has those that lived when it was made.
+    // A backup contains the nodes that were alive when it was made.
     let silent = "update orderly.nodes set expires_at = now() - interval '1 second'";
     admin.batch_execute(silent).await.unwrap();
     let said = migrate("migrate --restored").await;
@@ -331,6 +334,6 @@ async fn there_is_nothing_to_restore_where_there_is_no_store() {
     assert_eq!(
         std::fs::read_dir(folder.path()).unwrap().count(),
         0,
-        "nothing was made"
+        "nothing was created"
     );
 }

@@ -1,4 +1,4 @@
-//! Starts that a configuration forbids, and those it only warns about.
+//! Configurations that stop a start, and those that only cause warnings.
 
 use std::path::Path;
 
@@ -48,7 +48,7 @@ async fn a_bad_setting_stops_the_start_with_78_and_its_name() {
         said.assert_failed(78, because);
         assert!(said.stderr.contains(name), "{name}: {}", said.stderr);
     }
-    assert!(!folder.path().join("orderly.db").exists(), "nothing was made");
+    assert!(!folder.path().join("orderly.db").exists(), "nothing was created");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +88,7 @@ async fn an_unknown_variable_and_an_unsupported_one_are_warned_about() {
     let shop = Shop::open(&[("ORDERLY_CONCURENCY", "5"), ("REDIS_URL", "redis://localhost")]).await;
     assert!(
         shop.server.said("ORDERLY_CONCURRENCY"),
-        "the variable that was meant"
+        "the variable that was probably meant"
     );
     assert!(shop.server.said("REDIS_URL"));
     shop.close().await;
@@ -179,7 +179,7 @@ async fn the_start_says_how_to_order_whatever_is_logged() {
     shop.close().await;
 }
 
-/// Issue 15, point 3: a server must store, and reading commands need not.
+/// Issue 15, point 3: a server must write; reading commands need not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_that_leads_to_standbys_stops_a_server_and_no_reader() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `orderly copy`: from the embedded store to PostgreSQL, as an operator does it.
+//! `orderly copy`: from the embedded store to PostgreSQL, as an operator runs it.
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::process::{Process, orderly};
 use crate::support::required;
 
-/// An empty database, or `None` where there is no PostgreSQL.
+/// Returns an empty database, or `None` without PostgreSQL.
 async fn database() -> Option<TestDatabase> {
     if !required("a private PgBouncer", postgres::is_installed_with_pgbouncer()) {
         return None;
@@ -17,7 +17,7 @@ async fn database() -> Option<TestDatabase> {
     Some(Server::shared().await.create_database().await)
 }
 
-/// A shop that was killed in the middle of its work: three orders have ended, two have not.
+/// The folder of a server that was killed at work: three orders have ended, two have not.
 async fn killed_shop() -> tempfile::TempDir {
     let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     for user_id in 1..=3 {
@@ -42,7 +42,7 @@ async fn killed_shop() -> tempfile::TempDir {
     shop.folder
 }
 
-/// The tests' server promises no durability, which the log on stderr may say.
+/// The exit code and JSON of a copy. The log on stderr may warn that the test server promises no durability.
 #[track_caller]
 fn result(said: &Said, exit: i32) -> Value {
     assert_eq!(said.exit, Some(exit), "{}{}", said.stdout, said.stderr);
@@ -56,7 +56,7 @@ async fn a_shop_moves_to_postgresql_and_goes_on_there() {
     };
     let folder = killed_shop().await;
     let url = database.bouncer_url().await;
-    // The target is the store of the settings: no password on the command line.
+    // The target comes from the settings, so no password is on the command line.
     let mut copy = command(folder.path(), "copy --from sqlite:orderly.db --json");
     copy.env("DATABASE_URL", &url);
     let copied = result(&told(copy).await, 0);
@@ -77,7 +77,7 @@ async fn a_shop_moves_to_postgresql_and_goes_on_there() {
         assert_eq!(shop.ended(user_id).await["status"], "Completed");
     }
     assert_eq!(shop.order(6).await["order_id"], 6);
-    assert_eq!(shop.order(3).await["order_id"], 3, "its key is known");
+    assert_eq!(shop.order(3).await["order_id"], 3, "its key is not known");
     shop.ended(6).await;
     let metrics = http().get(format!("{}/metrics", shop.server.url)).send().await;
     let metrics: Value = metrics.unwrap().json().await.unwrap();
@@ -101,15 +101,15 @@ async fn a_copy_that_is_not_true_or_breaks_off_leaves_nothing_behind() {
         let file = Connection::open(&file).unwrap();
         assert!(file.execute(statement, []).unwrap() > 0, "{statement}");
     };
-    // PostgreSQL's integers end before SQLite's.
+    // PostgreSQL integers have a smaller range than those of SQLite.
     change("update orders set attempts = 3000000000 where order_id = 2");
     let said = told(command(folder.path(), &line)).await;
     let report = result(&said, 1);
     assert_eq!(report["copied"], false);
-    // Its events tell its attempts as well.
+    // The events of the order contain the attempts as well.
     let differences = ["order 2: its state differs", "order 2: its history differs"];
     assert_eq!(report["differences"], json!(differences));
-    // And its text has no NUL.
+    // PostgreSQL text cannot contain NUL.
     change("update orders set attempts = 1, last_error = char(65, 0) where order_id = 2");
     told(command(folder.path(), &line))
         .await
@@ -147,5 +147,5 @@ async fn a_copy_needs_a_source_and_a_postgresql_to_go_to() {
         assert!(!said.stderr.contains("hunter2"), "{line}: {}", said.stderr);
     }
     let made = std::fs::read_dir(folder.path()).unwrap().count();
-    assert_eq!(made, 0, "nothing was made");
+    assert_eq!(made, 0, "nothing was created");
 }

@@ -1,4 +1,4 @@
-//! `doctor` before the first start: it tries what that will do, and leaves nothing behind.
+//! `doctor` before the first start: it tries what the start will do and leaves nothing behind.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -88,7 +88,7 @@ async fn doctor_fails_where_no_start_may_make_the_schema() {
     assert_check(&said, "store", "fail", "no store at", "run `orderly migrate`");
 }
 
-/// A database of its own, on a server that asks for passwords.
+/// A separate database on a server that requires passwords.
 async fn database() -> Option<TestDatabase> {
     if !required("a private PostgreSQL", postgres::is_installed()) {
         return None;
@@ -103,7 +103,7 @@ async fn node(folder: &Path, url: &str, line: &str) -> Said {
     told(command).await
 }
 
-/// The role may connect and no more, at first.
+/// At first the role may only connect.
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_finds_the_right_that_a_role_lacks() {
     let Some(database) = database().await else { return };
@@ -123,7 +123,7 @@ async fn doctor_finds_the_right_that_a_role_lacks() {
     assert_check(&said, "store", "warn", "no store at", "orderly serve");
     let none = "select to_regnamespace('orderly') is null";
     let none: bool = admin.query_one(none, &[]).await.unwrap().get(0);
-    assert!(none, "nothing was made");
+    assert!(none, "nothing was created");
 
     assert_eq!(node(folder.path(), &url, "migrate").await.exit, Some(0));
     let revoke = "alter table orderly.orders owner to postgres";
@@ -173,7 +173,7 @@ async fn what_doctor_advises_fits_what_the_server_said() {
     }
 }
 
-/// What no waiting heals ends the start.
+/// Errors that waiting cannot fix end the start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_ends_where_waiting_does_not_help() {
     let Some(database) = database().await else { return };
@@ -228,7 +228,7 @@ async fn a_password_is_found_where_psql_finds_it() {
     said.assert_failed(1, "chmod 600");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(migrate(&[]).await.exit, Some(0));
-    // URLs in arguments as well.
+    // URLs in arguments too.
     told(command(folder.path(), "migrate")).await;
     for line in [
         format!("copy --from sqlite:orderly.db --to {url}"),

@@ -1,4 +1,4 @@
-//! Log lines that a disk does not take are counted and told on stdout, and a deleted folder is made again.
+//! Log lines that the disk does not take are counted and reported on stdout. A deleted log folder is recreated.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ async fn lost(server: &Process) -> u64 {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("orderly_log_lines_dropped_total "));
-    line.expect("the counter is there")
+    line.expect("the counter is exposed")
         .parse()
-        .expect("it is a number")
+        .expect("the counter is a number")
 }
 
 /// Every write to `/dev/full` fails as on a full disk.
@@ -46,7 +46,7 @@ async fn a_deleted_log_folder_is_made_again() {
     shop.server.signal("USR1").await;
     shop.server.says("SIGUSR1 received").await;
     let newest = logs.join("app.log");
-    until("the log goes on in a new file", async || {
+    until("the log continues in a new file", async || {
         std::fs::read_to_string(&newest).is_ok_and(|log| log.contains("SIGUSR1 received"))
     })
     .await;

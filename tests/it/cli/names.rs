@@ -1,4 +1,4 @@
-//! Settings that are nearly right, through the real program: what is cut off, what is refused, what is suggested.
+//! Settings that are almost right: trimmed, refused, or answered with a suggestion.
 
 use super::{command, told};
 use crate::support::process::{Process, orderly};
@@ -11,7 +11,7 @@ async fn a_newline_at_the_end_of_a_url_names_no_other_store() {
     start.env("DATABASE_URL", format!("sqlite:{}\n", path.display()));
     let server = Process::start(start).await;
     assert_eq!(server.terminate().await, Some(0));
-    assert!(path.exists(), "the file has the name that was meant");
+    assert!(path.exists(), "the file name has no newline");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +65,7 @@ async fn a_host_with_a_prefix_leads_to_no_open_server() {
     assert!(!said.stderr.contains("'--open"), "{}", said.stderr);
 }
 
-/// `tail` is tried where the port leads nowhere: it says where it looked.
+/// `tail` connects to a closed port and reports the address it tried.
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_know_the_port_of_the_server_they_share_settings_with() {
     let folder = tempfile::tempdir().unwrap();

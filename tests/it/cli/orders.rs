@@ -1,4 +1,4 @@
-//! `orderly orders`: the same orders as over HTTP, for people and for programs.
+//! `orderly orders`: the same orders as over HTTP, for people and programs.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -7,13 +7,13 @@ use tokio::net::TcpListener;
 use super::Shop;
 use crate::support::until;
 
-/// Attempts fail at once and for good.
+/// Attempts fail at once and permanently.
 const FAILING: [(&str, &str); 3] = [
     ("ORDERLY_SIMULATED_SPEED", "0"),
     ("ORDERLY_SIMULATED_FAILURE_RATE", "1"),
     ("ORDERLY_MAX_ATTEMPTS", "1"),
 ];
-/// An order takes hours, and one is processed at a time.
+/// One slot, and an order takes hours.
 const SLOW: [(&str, &str); 3] = [
     ("ORDERLY_SIMULATED_SPEED", "0.001"),
     ("ORDERLY_CONCURRENCY", "1"),
@@ -122,7 +122,7 @@ async fn failed_orders_are_counted_and_retried_together() {
     assert_eq!(retried["matched"], 0);
     let retried = shop.told("orders retry --failed").await;
     assert_eq!(retried.stdout, "3 matched, 3 retried\n");
-    assert_eq!(shop.ended(1).await["status"], "Failed", "it failed again");
+    assert_eq!(shop.ended(1).await["status"], "Failed", "the order failed again");
     shop.close().await;
 }
 
@@ -145,7 +145,7 @@ async fn a_refusal_is_told_on_one_line_of_stderr() {
 async fn without_a_server_the_setting_that_names_it_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = super::command(folder.path(), "orders list");
-    // Nobody listens there: the port is reserved.
+    // The port is reserved, so no server listens there.
     command.env("ORDERLY_URL", "http://127.0.0.1:1");
     super::told(command).await.assert_failed(1, "ORDERLY_URL");
 }
@@ -182,7 +182,7 @@ async fn all_orders_are_listed_page_by_page() {
     shop.close().await;
 }
 
-/// A page looks at so many rows, whatever it finds there.
+/// A page looks at a limited number of rows, whatever it finds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_all_goes_on_behind_short_and_empty_pages() {
     let order = |id: u64| {
@@ -214,7 +214,7 @@ async fn a_list_of_all_goes_on_behind_short_and_empty_pages() {
         .assert_failed(1, "the same cursor twice");
 }
 
-/// A server that gives these answers, each to one request on a connection of its own.
+/// Starts a server that gives these answers, one per connection.
 async fn answering(answers: Vec<serde_json::Value>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! A store that another build made: every command refuses it, says what to do, and changes nothing in it.
+//! A store made by another build: every command refuses it, names the remedy and changes nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,9 +15,9 @@ use crate::support::required;
 
 const COMMANDS: [&str; 4] = ["migrate", "migrate --dry-run", "migrate --restored", "verify"];
 
-/// The schema of a build whose first step had another text.
+/// The schema of a build with a different first migration.
 const ANOTHER_FIRST_STEP: &str = "update migrations set checksum = 'x' where number = 1";
-/// The same, where that build had more steps than this one: its numbers say nothing about which of the two is newer.
+/// The same from a build with more migrations: the numbers do not tell which build is newer.
 const MORE_STEPS: &str = "update migrations set checksum = 'x' where number = 1;
     insert into migrations (number, name, checksum) values (2, 'live', 'y'), (3, 'fulfilment', 'z')";
 
@@ -33,7 +33,7 @@ fn assert_refused(said: &Said, location: &str) {
     assert!(!said.stderr.contains("newer"), "{}", said.stderr);
 }
 
-/// Every command that opens the store itself.
+/// Asserts that every command that opens the store refuses it.
 async fn assert_refused_by_all(folder: &Path, url: &str, location: &str) {
     let run = async |line: &str| {
         let mut command = command(folder, line);
@@ -53,12 +53,12 @@ async fn assert_refused_by_all(folder: &Path, url: &str, location: &str) {
     }
 }
 
-/// The file and its log, where there is one with something in it.
+/// Contents of the database file and of its write-ahead log.
 fn contents(folder: &Path) -> [Vec<u8>; 2] {
     ["orderly.db", "orderly.db-wal"].map(|name| std::fs::read(folder.join(name)).unwrap_or_default())
 }
 
-/// Changes the file as `sql` says; what the log holds stays there.
+/// Runs `sql` on the file, but keeps the contents of the write-ahead log.
 fn tamper(folder: &Path, sql: &str) {
     let file = Connection::open(folder.join("orderly.db")).unwrap();
     file.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
@@ -76,8 +76,8 @@ async fn assert_file_is_left(folder: &Path) {
     ))
     .await;
     assert_refused(&said, "sqlite:orderly.db");
-    // Byte for byte, but without printing them.
-    assert!(contents(folder) == before, "something in the files was changed");
+    // Compares every byte without printing the contents.
+    assert!(contents(folder) == before, "the files were changed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +93,7 @@ async fn a_file_of_another_build_is_left_byte_for_byte() {
     assert_file_is_left(folder.path()).await;
 }
 
-/// A server that ends cleanly copies its log into the file; one that was killed leaves both.
+/// A clean stop copies the write-ahead log into the file; a kill leaves both.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_of_another_build_is_left_beside_its_file() {
     let shop = Shop::open(&[]).await;
@@ -101,11 +101,11 @@ async fn the_log_of_another_build_is_left_beside_its_file() {
     let folder = shop.folder;
     shop.server.kill().await;
     tamper(folder.path(), MORE_STEPS);
-    assert!(!contents(folder.path())[1].is_empty(), "the log holds something");
+    assert!(!contents(folder.path())[1].is_empty(), "the log is not empty");
     assert_file_is_left(folder.path()).await;
 }
 
-/// The file is one that `vacuum into` wrote as a backup: a server would change the journal mode first of all.
+/// A backup written by `vacuum into`: a server would change its journal mode first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_another_build_keeps_its_journal_mode() {
     let shop = Shop::open(&[]).await;
@@ -119,7 +119,7 @@ async fn a_backup_of_another_build_keeps_its_journal_mode() {
     assert_file_is_left(backup.path()).await;
 }
 
-/// Every row of every table, and which transaction wrote it.
+/// Every row of every table, with the transaction that wrote it.
 async fn rows(admin: &Client) -> BTreeMap<String, Vec<String>> {
     let tables = "select relname::text from pg_class
         where relnamespace = 'orderly'::regnamespace and relkind = 'r'";
@@ -133,7 +133,7 @@ async fn rows(admin: &Client) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-/// Reads from the catalog the parts of the schema and the transactions that made them.
+/// Schema objects from the catalog, with the transactions that created them.
 async fn objects(admin: &Client) -> Vec<String> {
     let objects = "select concat_ws(' ', 'relation', xmin, oid, relname, relfilenode) from pg_class
         where relnamespace = 'orderly'::regnamespace
@@ -201,7 +201,7 @@ async fn a_copy_into_a_database_of_another_build_is_refused() {
     assert_eq!((rows(&admin).await, objects(&admin).await), before);
 }
 
-/// A build that changed a statement and no table: its functions are others.
+/// A build that changed a statement but no table has other functions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_with_the_functions_of_another_build_wants_a_migration() {
     if !required("a private PostgreSQL", postgres::is_installed()) {

@@ -1,4 +1,5 @@
-//! `orderly queue`, `pause`, `resume`, `status`, `orders create` and `explain`: what otherwise only an HTTP client can do.
+//! `orderly queue`, `pause`, `resume`, `status`, `orders create` and `explain`: operations otherwise available only
+//! over HTTP.
 
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -7,7 +8,7 @@ use tokio::process::Command;
 
 use super::{Shop, told};
 
-/// On a line of its own, whatever the width of the columns.
+/// Asserts that the words stand on their own line, whatever the column widths.
 #[track_caller]
 fn assert_tells(text: &str, words: &str) {
     let mut lines = text
@@ -91,7 +92,7 @@ async fn an_order_is_placed_and_repeated_under_its_key() {
     assert_eq!(
         shop.told(line).await.json()["order_id"],
         1,
-        "the key places no second order"
+        "the key creates no second order"
     );
     let shown = shop
         .told("orders create --user-id 1 --item-ids 7 --total-amount 1")
@@ -119,7 +120,7 @@ async fn an_order_is_placed_and_repeated_under_its_key() {
     assert!(refused.stderr.contains("#/total_amount"), "{}", refused.stderr);
     assert!(
         !refused.stderr.contains("--idempotency-key"),
-        "certainly nothing: {}",
+        "nothing was stored: {}",
         refused.stderr
     );
     shop.close().await;
@@ -131,7 +132,7 @@ async fn an_order_whose_end_is_unknown_is_told_with_its_key() {
     let cuts = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        // The request came, and the connection ends.
+        // The request arrives, and then the connection closes.
         stream.read_u8().await.unwrap();
     });
     let folder = tempfile::tempdir().unwrap();

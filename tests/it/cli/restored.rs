@@ -1,5 +1,5 @@
-//! A backup that comes back: what was given out and lost is not given out again (issue 15, point 2). The same without
-//! `--restored` is the control that must show the fault.
+//! A restored backup reuses no ids, tokens or cursors that were given out and lost (issue 15, point 2). The control
+//! restores without `--restored` and must show the reuse.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::process::{Process, orderly};
 use crate::support::required;
 
-/// A store that can be copied while no server runs on it.
+/// A store that can be copied while no server uses it.
 enum Store {
     File(PathBuf),
     Database(Box<TestDatabase>),
@@ -39,7 +39,7 @@ impl Store {
     }
 }
 
-/// What a client and a worker of a store have seen.
+/// Values that a client and a worker of a store have received.
 struct Seen {
     ids: HashSet<i64>,
     leases: Vec<Value>,
@@ -49,11 +49,12 @@ struct Seen {
 impl Seen {
     fn keys(&self) -> HashSet<&str> {
         let keys = self.leases.iter().map(|lease| lease["idempotency_key"].as_str());
-        keys.map(|key| key.expect("a lease has a key")).collect()
+        keys.map(|key| key.expect("a lease has an idempotency key"))
+            .collect()
     }
 }
 
-/// A server that hands out its orders.
+/// A running server that leases its orders to external workers.
 struct Life {
     server: Process,
     http: reqwest::Client,
@@ -111,7 +112,7 @@ impl Life {
         page["next_cursor"].as_str().unwrap().to_owned()
     }
 
-    /// Three orders come, and a worker takes all there are.
+    /// Accepts three orders; then a worker takes all pending ones.
     async fn works(&self, orders: usize) -> Seen {
         let ids = self.accept(3).await;
         let mut leases = Vec::new();
@@ -135,12 +136,12 @@ impl Life {
 struct Findings {
     ids_twice: usize,
     keys_twice: usize,
-    /// Results of lost leases that were taken.
+    /// Results for lost leases that were accepted.
     lost_results_taken: usize,
     lost_cursor: StatusCode,
 }
 
-/// Two lives of a store that begin at one backup. What was given out before the backup counts in the second.
+/// Runs two servers from the same backup. Values given out before the backup stay valid in the second run.
 async fn two_lives(store: Store, restored: bool) -> Findings {
     let folder = tempfile::tempdir().unwrap();
     let life = Life::begin(folder.path(), &store).await;
@@ -168,7 +169,7 @@ async fn two_lives(store: Store, restored: bool) -> Findings {
         lost_results_taken += usize::from(status == StatusCode::OK);
     }
     if restored {
-        // Nor for an order that the second life has.
+        // Orders of the second run are tried too.
         let crossed = alice.leases.iter().zip(&bob.leases);
         for (lease, other) in crossed {
             let status = life.complete(lease, &other["order"]["order_id"]).await;
@@ -179,7 +180,7 @@ async fn two_lives(store: Store, restored: bool) -> Findings {
     assert_eq!(
         life.complete(&before[0], &json!(1)).await,
         StatusCode::OK,
-        "before the backup"
+        "a lease from before the backup"
     );
     assert_eq!(
         life.get(&format!("/events?after={cursor}")).await.0,
@@ -197,7 +198,7 @@ async fn two_lives(store: Store, restored: bool) -> Findings {
     assert_eq!(fences(&bob).iter().min() > fences(&alice).iter().max(), restored);
     Findings {
         ids_twice: alice.ids.intersection(&bob.ids).count(),
-        // Two of the orders are in the backup, and keep theirs.
+        // Two of the orders are in the backup and keep their keys.
         keys_twice: alice.keys().intersection(&bob.keys()).count() - 2,
         lost_results_taken,
         lost_cursor,
@@ -215,7 +216,7 @@ async fn is_told(store: Store) {
     assert_eq!(findings, nothing);
 }
 
-/// The control: a backup that nobody says is one.
+/// The control: restores without `--restored`.
 async fn is_not_told(store: Store) {
     let findings = two_lives(store, false).await;
     let all = Findings {

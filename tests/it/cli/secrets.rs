@@ -1,4 +1,4 @@
-//! Secrets are never shown: not in a result, not in a message, not in a log, whatever is asked and whatever fails.
+//! Secrets never appear in results, messages or logs, even when something fails.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use crate::support::process::{Process, orderly};
 const CANARY: &str = "canary-9f8e7d6c5b4a";
 const WRONG: &str = "parrot-1a2b3c4d5e6f";
 
-/// A signing secret with the canary in it, as it is given.
+/// A signing secret containing the canary, as configured.
 const CANARY_KEY: &str = "Y2FuYXJ5LTlmOGU3ZDZjNWI0YS1vZi1kZWxpdmVyaWVz";
-/// `shop` with the canary as its password, as it is sent.
+/// `shop` with the canary as its password, as sent.
 const CANARY_BASIC: &str = "c2hvcDpjYW5hcnktOWY4ZTdkNmM1YjRh";
 const ALL: [&str; 4] = [CANARY, WRONG, CANARY_KEY, CANARY_BASIC];
 
-/// Logs of everything, for a server whose key is the canary.
+/// Settings of a server that logs everything and has the canary as its key.
 const SETTINGS: [(&str, &str); 2] = [("ORDERLY_API_KEY", CANARY), ("RUST_LOG", "trace")];
 
 impl Said {
@@ -33,7 +33,7 @@ impl Said {
     }
 }
 
-/// Everything below the folder that is text, logs above all.
+/// Asserts that no text file below the folder contains a secret, logs above all.
 fn assert_no_file_tells(folder: &Path, logs_expected: usize) {
     let mut logs = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -48,10 +48,10 @@ fn assert_no_file_tells(folder: &Path, logs_expected: usize) {
             let found = text
                 .windows(secret.len())
                 .any(|window| window == secret.as_bytes());
-            assert!(!found, "{} tells {secret}", path.display());
+            assert!(!found, "{} contains {secret}", path.display());
         }
     }
-    assert!(logs >= logs_expected, "{} has logs", folder.display());
+    assert!(logs >= logs_expected, "{} has too few logs", folder.display());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +101,7 @@ async fn the_api_key_is_never_told() {
     assert_no_file_tells(folder.path(), 1);
 }
 
-/// Whatever becomes of the orders, and whatever is wrong with the settings.
+/// With orders in every outcome, and with invalid settings.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_secrets_of_deliveries_are_never_told() {
     let receiver = Receiver::start().await;
@@ -153,7 +153,7 @@ async fn the_secrets_of_deliveries_are_never_told() {
     let address = format!("orders are processed by http://{}\"", receiver.address);
     assert!(
         server.said(&address),
-        "it says who processes the orders, and no more"
+        "the processor is shown without its settings"
     );
     for (line, url, secret, exit) in [
         ("doctor", here.as_str(), secret.as_str(), 0),
@@ -288,7 +288,7 @@ async fn passwords_in_urls_are_never_told() {
         );
         assert!(
             said.stdout.contains(name),
-            "the setting is shown: {}",
+            "the setting is not shown: {}",
             said.stdout
         );
         said.assert_silent(&format!("{url} {line}"));
@@ -305,7 +305,7 @@ async fn passwords_in_urls_are_never_told() {
     assert_no_file_tells(folder.path(), 1);
 }
 
-/// Wherever it lies: in a file, in a place where it does not belong, in the second URL.
+/// Wherever the URL comes from: a file, a wrong setting, or the second of two URLs.
 #[tokio::test(flavor = "multi_thread")]
 async fn passwords_of_wrong_urls_are_never_told() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Signals: those that ask to stop drain, the others are ignored, and each is told in the log. A clock that is behind the
-//! store is told at the start.
+//! Signals: terminating ones drain the server, others are ignored, and all are logged. A clock behind the store is
+//! logged at the start.
 
 use rusqlite::Connection;
 use tokio::process::Command;
@@ -7,7 +7,7 @@ use tokio::process::Command;
 use super::Shop;
 use crate::support::process::{Process, orderly};
 
-/// An order takes hours: ended in good order, it is handed back.
+/// An order takes hours, so a clean stop gives it back.
 const SLOW: [(&str, &str); 2] = [
     ("ORDERLY_SIMULATED_SPEED", "0.001"),
     ("ORDERLY_SHUTDOWN_GRACE", "1s"),
@@ -31,7 +31,7 @@ async fn every_signal_that_ends_a_process_drains_the_server() {
                 row.get(0)
             })
             .unwrap();
-        assert_eq!(status, 0, "SIG{name}: the order is Pending again");
+        assert_eq!(status, 0, "SIG{name}: the order is not Pending again");
     }
 }
 

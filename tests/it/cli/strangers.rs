@@ -1,4 +1,4 @@
-//! Commands that reach a program other than the server: it may answer anything, without end.
+//! Commands that reach a foreign program instead of the server, which may answer anything, endlessly.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use super::{command, told};
 /// More than any command reads.
 const ANSWER_BYTES: usize = 33 * 1024 * 1024;
 
-/// Answers every request with much, and never comes to an end.
+/// Starts a server that answers every request endlessly.
 async fn endless() -> SocketAddr {
     endless_of("application/json").await
 }
@@ -30,11 +30,11 @@ async fn endless_of(content_type: &'static str) -> SocketAddr {
 async fn answer(mut stream: TcpStream, content_type: &str) {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n");
     let mut buffer = [0; 4096];
-    // A caller that had enough goes away, which is what the tests are about.
+    // The client closes once it has read enough, which is the point of these tests.
     let _ = stream.read(&mut buffer).await;
     let body = vec![b'x'; ANSWER_BYTES];
     let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
-    // Ends when the caller closes.
+    // Ends when the client closes.
     let _ = stream.read(&mut buffer).await;
 }
 
@@ -76,13 +76,13 @@ async fn doctor_reads_the_beginning_of_a_strange_answer() {
     assert!(said.stdout.len() < 10_000, "{} bytes", said.stdout.len());
 }
 
-/// Issue 13: in a folder that somebody else wrote, a command sent the operator's key to that person's server.
+/// Issue 13: in a folder written by someone else, a command sent the operator's key to a foreign server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dot_env_leads_no_key_of_the_operator_to_another_machine() {
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    // No address of this machine by its name, though it leads there.
+    // The address reaches this machine but is no loopback name.
     let url = format!("ORDERLY_URL=http://0.0.0.0:{port}\n");
     std::fs::write(folder.path().join(".env"), url).unwrap();
     for line in ["orders list", "queue", "status", "tail"] {
@@ -91,5 +91,8 @@ async fn a_dot_env_leads_no_key_of_the_operator_to_another_machine() {
         let said = told(command).await;
         said.assert_failed(78, "ORDERLY_URL (from .env): names another machine");
     }
-    assert!(listener.accept().now_or_never().is_none(), "it was called");
+    assert!(
+        listener.accept().now_or_never().is_none(),
+        "the command connected"
+    );
 }

@@ -1,4 +1,4 @@
-//! `orderly tail`: the same changes as over HTTP, as they happen, whatever becomes of the connection.
+//! `orderly tail`: the same changes as over HTTP, as they happen, despite lost connections.
 
 use std::process::Stdio;
 
@@ -10,12 +10,12 @@ use super::{PATIENCE, Shop, command, orderly};
 use crate::support::client::http;
 use crate::support::process::Process;
 
-/// Orders are completed at once.
+/// Orders complete at once.
 const FAST: [(&str, &str); 1] = [("ORDERLY_SIMULATED_SPEED", "0")];
-/// accepted, started, completed.
+/// Accepted, started, completed.
 const CHANGES: usize = 3;
 
-/// `orderly tail` while it runs.
+/// A running `orderly tail`.
 struct Tail {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -40,11 +40,11 @@ impl Tail {
 
     async fn line(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
-        let line = line.expect("a change is told in time").unwrap();
-        line.expect("it goes on")
+        let line = line.expect("a change is printed in time").unwrap();
+        line.expect("tail is still running")
     }
 
-    /// So many changes, from `--json`.
+    /// Reads this many changes from `--json`.
     async fn changes(&mut self, count: usize) -> Vec<Value> {
         let mut changes = Vec::new();
         for _ in 0..count {
@@ -55,8 +55,8 @@ impl Tail {
 
     async fn message(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.messages.next_line()).await;
-        let line = line.expect("it is said in time").unwrap();
-        line.expect("it goes on")
+        let line = line.expect("a message is printed in time").unwrap();
+        line.expect("tail is still running")
     }
 
     async fn signal(&self, name: &str) {
@@ -65,10 +65,10 @@ impl Tail {
         assert!(sent.unwrap().success());
     }
 
-    /// Its exit code and what else it had to say.
+    /// The exit code and the remaining messages.
     async fn ended(mut self) -> (Option<i32>, String) {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        let status = ended.expect("it ends in time").unwrap();
+        let status = ended.expect("tail ends in time").unwrap();
         let mut rest = String::new();
         let mut messages = self.messages.into_inner();
         messages.read_to_string(&mut rest).await.unwrap();
@@ -77,7 +77,7 @@ impl Tail {
 }
 
 impl Shop {
-    /// The place in the feed before whatever comes next.
+    /// The current end of the feed.
     async fn cursor(&self) -> String {
         let url = format!("{}/orders?limit=1", self.server.url);
         let answer = http().get(url).send().await.unwrap();
@@ -85,14 +85,14 @@ impl Shop {
         cursor.to_str().unwrap().to_owned()
     }
 
-    /// Everything that ever happened, by page.
+    /// All events, read page by page.
     async fn feed(&self) -> Vec<Value> {
         let url = format!("{}/events?limit=1000", self.server.url);
         let page: Value = http().get(url).send().await.unwrap().json().await.unwrap();
         page["events"].as_array().unwrap().clone()
     }
 
-    /// SIGKILL, and another server at the same address.
+    /// Kills the server and starts another one at the same address.
     async fn restart(self) -> Shop {
         let port = self.port().to_owned();
         let Shop { server, folder } = self;
@@ -131,7 +131,7 @@ async fn without_a_cursor_it_begins_with_what_comes_next() {
     shop.order(1).await;
     shop.ended(1).await;
     let mut tail = Tail::start(&shop, "tail --status Completed");
-    // Nothing tells when it has begun, so orders come until it has told one.
+    // The start of tail cannot be observed, so orders arrive until it prints one.
     let ordering = async {
         for user_id in 2.. {
             shop.order(user_id).await;
@@ -140,11 +140,11 @@ async fn without_a_cursor_it_begins_with_what_comes_next() {
     };
     let line = tokio::select! {
         line = tail.line() => line,
-        () = ordering => unreachable!("orders come without end"),
+        () = ordering => unreachable!("orders arrive until tail prints one"),
     };
     assert!(line.contains("completed"), "{line}");
-    assert!(line.ends_with("Completed"), "no colours in a pipe: {line:?}");
-    assert!(!line.contains("order 1  "), "it was over before: {line}");
+    assert!(line.ends_with("Completed"), "colours in a pipe: {line:?}");
+    assert!(!line.contains("order 1  "), "printed an earlier order: {line}");
     tail.signal("INT").await;
     assert_eq!(tail.ended().await, (Some(0), String::new()));
     shop.close().await;
@@ -182,7 +182,7 @@ async fn a_killed_server_leaves_no_gap_and_no_repetition() {
     shop.order(1).await;
     let mut told = tail.changes(CHANGES).await;
     for user_id in 2..=4 {
-        // Whatever has become of it by then: the next server begins where this one was.
+        // In any status by then: the next server continues there.
         shop.order(user_id).await;
         shop = shop.restart().await;
         for expected in ["the connection was lost", "connected again"] {
@@ -232,7 +232,7 @@ async fn whoever_reads_no_longer_ends_it_quietly() {
         messages,
     } = tail;
     drop(lines);
-    // It notices with the next change.
+    // A closed output is noticed at the next change.
     let ordering = async {
         for user_id in 2.. {
             shop.order(user_id).await;
@@ -240,9 +240,9 @@ async fn whoever_reads_no_longer_ends_it_quietly() {
     };
     let ended = tokio::select! {
         ended = tokio::time::timeout(PATIENCE, child.wait()) => ended,
-        () = ordering => unreachable!("orders come without end"),
+        () = ordering => unreachable!("orders arrive until tail ends"),
     };
-    assert_eq!(ended.expect("it ends in time").unwrap().code(), Some(0));
+    assert_eq!(ended.expect("tail ends in time").unwrap().code(), Some(0));
     let mut said = String::new();
     messages.into_inner().read_to_string(&mut said).await.unwrap();
     assert_eq!(said, "");
@@ -256,7 +256,7 @@ async fn a_refusal_ends_it_with_1() {
     said.assert_failed(1, "after");
     assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
     let mut nobody = command(shop.folder.path(), "tail");
-    // Nobody listens there: the port is reserved.
+    // The port is reserved, so no server listens there.
     nobody.env("ORDERLY_URL", "http://127.0.0.1:1");
     super::told(nobody).await.assert_failed(1, "ORDERLY_URL");
     shop.close().await;
@@ -291,7 +291,7 @@ async fn a_key_is_sent_and_one_that_changed_ends_it() {
     };
     tokio::select! {
         changes = tail.changes(1) => assert_eq!(changes[0]["user_id"], 1),
-        () = ordering => unreachable!("orders come without end"),
+        () = ordering => unreachable!("orders arrive until tail prints one"),
     }
     let port = shop.port().to_owned();
     let Shop { server, folder } = shop;

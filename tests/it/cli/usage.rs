@@ -1,4 +1,4 @@
-//! Commands that need neither store nor server, and lines that are none.
+//! Commands that need neither store nor server, and invalid command lines.
 
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ async fn wrong_usage_is_exit_code_2() {
     assert_eq!(
         std::fs::read_dir(folder.path()).unwrap().count(),
         0,
-        "nothing was made"
+        "nothing was created"
     );
 }
 

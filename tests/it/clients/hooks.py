@@ -1,4 +1,4 @@
-"""What the document cannot say of a request, said to Schemathesis."""
+"""Constraints on requests that the OpenAPI document cannot express."""
 
 import re
 import uuid
@@ -11,10 +11,10 @@ KEY = re.compile(r"^[!#-~]([ -~]{0,253}[!-~])?$")
 
 
 def plain(value):
-    """JSON Schema takes 57.0 for an integer; the server reads numbers from their text, so it is sent as 57."""
+    """JSON Schema accepts 57.0 as an integer; the server parses numbers as text, so 57 is sent."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    # Others cannot be kept by every reader, and are refused.
+    # Larger integers are not interoperable and are refused.
     if isinstance(value, (int, float)) and value != 0 and not 1e-300 < abs(value) < 1e300:
         return 0
     if isinstance(value, list):
@@ -43,6 +43,6 @@ def before_call(context, case, kwargs):
         wait = case.body.get("wait")
         if isinstance(wait, int) and 0 <= wait <= 60:
             case.body["wait"] = min(wait, WAIT_SECONDS_MAX)
-    # A key that is good is new each time: one that was used with another body is refused, as it must be.
+    # Valid keys are always new: a key reused with another body is refused, as it must be.
     if KEY.match(str(case.headers.get("Idempotency-Key", ""))):
         case.headers["Idempotency-Key"] = str(uuid.uuid4())

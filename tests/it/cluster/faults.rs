@@ -1,5 +1,5 @@
-//! What happens to the servers of a cluster: in every round one of three is killed and comes back as another, one
-//! stands still again and again, and one is left in peace. Which, and when, comes out of the seed.
+//! Faults of a cluster's servers: in every round, one of three is killed and replaced, one is frozen repeatedly, and
+//! one is left alone. The seed decides which and when.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -17,22 +17,22 @@ use super::shop::{Doors, Shop};
 const ROUNDS: usize = 10;
 const FREEZES_PER_ROUND: usize = 20;
 pub const FREEZES: usize = ROUNDS * FREEZES_PER_ROUND;
-/// Between two freezes, and how long most of them last: from less than one statement to many.
+/// Pauses between freezes.
 const GAP: Range<Duration> = Duration::ZERO..Duration::from_millis(50);
 const SHORT: Range<Duration> = Duration::from_micros(100)..Duration::from_millis(60);
-/// How much longer than its lease a node stands still once in every round: others have then taken over, or are about
-/// to, or come too late for it.
+/// Extra freeze time beyond the lease, once per round: other nodes have taken over by then, are about to, or come too
+/// late.
 const PAST_LEASE: Range<Duration> = Duration::ZERO..Duration::from_millis(800);
-/// The freeze of a round before which a node is killed, and how many later another takes its place.
+/// The freeze of a round before which a node is killed.
 const KILLED_BEFORE: Range<usize> = 1..10;
 const ABSENT_FOR: Range<usize> = 2..10;
 
-/// A time in which a node did nothing, longer than its lease.
+/// A time longer than the lease in which a node did nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Silence {
     pub node: NodeId,
     pub from: Timestamp,
-    /// `None` for a node that was killed.
+    /// `None` for a killed node.
     pub until: Option<Timestamp>,
 }
 
@@ -40,12 +40,12 @@ pub struct Faults<'f> {
     pub cluster: &'f Cluster,
     pub doors: &'f Doors,
     pub shop: &'f Shop,
-    /// Demanded with every freeze, so that each of them meets orders in every state.
+    /// Number of orders requested with every freeze, so that freezes meet orders in every status.
     pub orders_per_freeze: usize,
 }
 
 impl Faults<'_> {
-    /// All the rounds; answers who was silent when.
+    /// Runs all rounds and returns the silences.
     pub async fn happen(&self, nodes: &mut Vec<Node>, seed: u64) -> Vec<Silence> {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut silences = Vec::new();
@@ -56,7 +56,7 @@ impl Faults<'_> {
         silences
     }
 
-    /// The last node is killed, the first stands still.
+    /// Kills the last node and freezes the first.
     async fn round(&self, nodes: &mut Vec<Node>, rng: &mut StdRng, silences: &mut Vec<Silence>) {
         let mut victim = nodes.pop();
         let killed_before = rng.random_range(KILLED_BEFORE);

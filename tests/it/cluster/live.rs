@@ -1,5 +1,5 @@
-//! The live feed of a cluster: whoever listens at one node hears everything that happens at all of them, once and in the
-//! order of the feed, also when transactions commit late, and when it comes back to another node than it left.
+//! The live feed of a cluster: a subscriber at one node gets all events of all nodes once and in feed order, even when
+//! transactions commit late and when it resumes at another node.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -19,7 +19,7 @@ use crate::support::postgres::Server;
 use crate::support::proxy::{Action, Flight, Proxy};
 use crate::support::{PATIENCE, until};
 
-/// Orders are processed at once, some of them more than once.
+/// Orders are processed at once, some of them repeatedly.
 const SETTINGS: Settings = &[
     ("ORDERLY_CONCURRENCY", "8"),
     ("ORDERLY_SIMULATED_SPEED", "0"),
@@ -29,15 +29,15 @@ const SETTINGS: Settings = &[
 ];
 const SHOPS_PER_NODE: u64 = 2;
 const BATCHES_PER_SHOP: usize = 25;
-/// Of the two connections that accept and the two that settle: the others go on.
+/// At most this many of the four connections that accept and settle are held at a time.
 const HELD_MAX: usize = 2;
-/// After so many events a restless follower goes to the other node.
+/// Number of events after which a roaming subscriber moves to the other node.
 const EVENTS_PER_VISIT: usize = 15;
 
-/// What a follower was told: which change, and its cursor.
+/// Delivered changes with their cursors.
 type Told = Vec<((OrderId, u64), String)>;
 
-/// One node whose transactions commit late, and one beside it.
+/// Commits of one node are delayed, those of the other are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_at_all_nodes_hear_everything_once_while_transactions_commit_late() {
     let Some(cluster) = Cluster::new(SETTINGS).await else {
@@ -68,9 +68,12 @@ async fn followers_at_all_nodes_hear_everything_once_while_transactions_commit_l
     let shops = (0..SHOPS_PER_NODE).flat_map(|number| [(&late, number), (&punctual, 10 + number)]);
     let story = async {
         join_all(shops.map(|(node, number)| sell(node, seed.wrapping_add(number)))).await;
-        until("all orders end", async || punctual.open_orders().await == 0).await;
+        until("all orders have ended", async || {
+            punctual.open_orders().await == 0
+        })
+        .await;
         let admin = cluster.database.admin().await;
-        until("every event has its place", async || {
+        until("every event has a position", async || {
             let unplaced = "select count(*) from orderly.batches where first_position is null";
             admin.query_one(unplaced, &[]).await.unwrap().get::<_, i64>(0) == 0
         })
@@ -92,15 +95,12 @@ async fn followers_at_all_nodes_hear_everything_once_while_transactions_commit_l
         let changes: Vec<_> = told.iter().map(|(change, _)| *change).collect();
         assert_eq!(changes.len(), happened.len(), "follower {number}");
         assert_eq!(changes, happened, "follower {number}");
-        assert_eq!(
-            told, &heard[0],
-            "follower {number}: the same cursors at every node"
-        );
+        assert_eq!(told, &heard[0], "follower {number}: cursors differ between nodes");
     }
     plain.read().await;
     assert!(
         plain.seen() < happened.len(),
-        "the control skips something: {} of {}",
+        "the control skipped nothing: {} of {}",
         plain.seen(),
         happened.len()
     );
@@ -108,7 +108,7 @@ async fn followers_at_all_nodes_hear_everything_once_while_transactions_commit_l
     assert_eq!(exit, Some(0), "{report}");
 }
 
-/// Of what accepts and of what ends attempts.
+/// Delays commits that accept orders or end attempts.
 fn hold_commits(proxy: &Proxy, seed: u64) -> Arc<HeldCommits> {
     let writes = |flight: &Flight| {
         let sql = flight.sql();
@@ -126,7 +126,7 @@ fn hold_commits(proxy: &Proxy, seed: u64) -> Arc<HeldCommits> {
     held
 }
 
-/// Sells some orders at a node, and takes one back now and then.
+/// Places orders at a node and cancels some of them.
 async fn sell(node: &Node, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     for _ in 0..BATCHES_PER_SHOP {
@@ -141,7 +141,7 @@ async fn sell(node: &Node, seed: u64) {
     }
 }
 
-/// Every change there was, in the order of the feed.
+/// All changes, in feed order.
 async fn happened(cluster: &Cluster) -> Vec<(OrderId, u64)> {
     let records = cluster.records().await;
     let mut events: Vec<_> = records
@@ -156,7 +156,7 @@ async fn happened(cluster: &Cluster) -> Vec<(OrderId, u64)> {
     events.into_iter().map(|(_, change)| change).collect()
 }
 
-/// A client that follows everything. With several nodes to go to it does not stay long with any.
+/// A subscriber to all events. With several nodes it moves between them.
 struct Follower {
     nodes: Vec<String>,
     http: reqwest::Client,
@@ -166,7 +166,7 @@ struct Follower {
     told: Told,
 }
 
-/// A stream as it is read.
+/// An open stream.
 struct Stream {
     response: Response,
     text: String,
@@ -174,7 +174,7 @@ struct Stream {
 
 impl Follower {
     fn new(nodes: Vec<String>) -> Follower {
-        // The client wants a provider of TLS although these tests use none; a second installation is no news.
+        // The HTTP client needs a TLS provider although these tests use none. It may be installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Follower {
             nodes,
@@ -186,7 +186,7 @@ impl Follower {
         }
     }
 
-    /// From now on, which is known once the stream begins.
+    /// Follows from now on. The position is known once the stream begins.
     async fn begin(mut self) -> Follower {
         self.go_on().await;
         let beginning = self.block().await;
@@ -194,7 +194,7 @@ impl Follower {
         self
     }
 
-    /// To the next node, from where it is.
+    /// Moves to the next node and resumes there.
     async fn go_on(&mut self) {
         let node = &self.nodes[self.visits % self.nodes.len()];
         self.visits += 1;
@@ -203,7 +203,7 @@ impl Follower {
         if let Some(cursor) = &self.cursor {
             request = request.header("Last-Event-ID", cursor);
         }
-        let response = request.send().await.expect("a node that lives answers");
+        let response = request.send().await.expect("a live node answers");
         assert_eq!(response.status(), StatusCode::OK);
         self.stream = Some(Stream {
             response,
@@ -211,7 +211,7 @@ impl Follower {
         });
     }
 
-    /// Until it was told as many changes as there were.
+    /// Follows until all changes are delivered.
     async fn follow(mut self, mut total: watch::Receiver<Option<usize>>) -> Told {
         let mut of_visit = 0;
         loop {
@@ -219,10 +219,10 @@ impl Follower {
             let block = tokio::select! {
                 biased;
                 all = total.wait_for(enough) => {
-                    all.expect("the story outlives its followers");
+                    all.expect("the total is sent before its sender ends");
                     return self.told;
                 }
-                block = next_block(self.stream.as_mut().expect("it follows a stream")) => block,
+                block = next_block(self.stream.as_mut().expect("a stream is open")) => block,
             };
             of_visit += usize::from(self.take(&block));
             if self.nodes.len() > 1 && of_visit == EVENTS_PER_VISIT {
@@ -233,12 +233,12 @@ impl Follower {
     }
 
     async fn block(&mut self) -> String {
-        let block = next_block(self.stream.as_mut().expect("it follows a stream")).await;
+        let block = next_block(self.stream.as_mut().expect("a stream is open")).await;
         self.take(&block);
         block
     }
 
-    /// Whether it was a change.
+    /// Reports whether the block was a change.
     fn take(&mut self, block: &str) -> bool {
         let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
         if let Some(id) = field("id: ") {
@@ -257,7 +257,7 @@ impl Follower {
     }
 }
 
-/// Cancel safe: what has come is kept.
+/// Cancel safe: received bytes are kept.
 async fn next_block(stream: &mut Stream) -> String {
     let next = async {
         loop {
@@ -266,15 +266,11 @@ async fn next_block(stream: &mut Stream) -> String {
                 stream.text = rest;
                 return block;
             }
-            let chunk = stream
-                .response
-                .chunk()
-                .await
-                .expect("a stream does not break off");
-            let chunk = chunk.expect("a stream does not end before its node");
-            let text = std::str::from_utf8(&chunk).expect("frames are not cut in characters");
+            let chunk = stream.response.chunk().await.expect("the stream is complete");
+            let chunk = chunk.expect("the stream ends only with its node");
+            let text = std::str::from_utf8(&chunk).expect("frames end at character boundaries");
             stream.text.push_str(text);
         }
     };
-    timeout(PATIENCE, next).await.expect("something comes in time")
+    timeout(PATIENCE, next).await.expect("a block arrives in time")
 }

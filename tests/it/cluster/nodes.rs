@@ -1,5 +1,5 @@
-//! Real servers that share a database of the test's own: started, asked, frozen, killed and stopped one by one. Every
-//! process ends with its handle, however the test ends.
+//! Real servers sharing a private database: started, queried, frozen, killed and stopped one by one. Every process ends
+//! with its handle.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -20,17 +20,17 @@ use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::process::{Process, configure, run};
 use crate::support::required;
 
-/// The shortest there is: many are lost in a short test.
+/// The shortest possible lease, so that many are lost in a short test.
 const LEASE_MS: u64 = 1_000;
 pub const LEASE: Duration = Duration::from_millis(LEASE_MS);
-/// While orders are open a node says that it lives, and then sweeps, as often as this; see `worker/heartbeat.rs`.
+/// Interval of heartbeats and sweeps while orders are open; see `worker/heartbeat.rs`.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(LEASE_MS / 3);
-/// A share of the times of the simulated processor: few items take 286 ms, many longer than a lease.
+/// Speed of the simulated processor: orders with few items take 286 ms, those with many take longer than a lease.
 const SPEED: &str = "7";
-/// Orders one page of a snapshot holds here.
+/// Orders per page of a snapshot.
 const SNAPSHOT_PAGE_ORDERS: usize = 500;
 
-/// A database, and how its servers are set up.
+/// A database and the settings of its servers.
 pub struct Cluster {
     pub database: TestDatabase,
     settings: Settings,
@@ -38,7 +38,7 @@ pub struct Cluster {
     started: AtomicUsize,
 }
 
-/// Environment variables in which the servers of a test differ from all others.
+/// Environment variables specific to the servers of a test.
 pub type Settings = &'static [(&'static str, &'static str)];
 
 /// One server.
@@ -49,7 +49,7 @@ pub struct Node {
 }
 
 impl Cluster {
-    /// `None` where there is no PostgreSQL.
+    /// Returns `None` without PostgreSQL.
     pub async fn new(settings: Settings) -> Option<Cluster> {
         if !required("a private PostgreSQL", postgres::is_installed()) {
             return None;
@@ -66,12 +66,12 @@ impl Cluster {
         self.start_at(&self.database.url()).await
     }
 
-    /// With a way to the database of its own.
+    /// Starts a node with its own route to the database.
     pub async fn start_at(&self, database_url: &str) -> Node {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder.path().join(number.to_string());
-        std::fs::create_dir(&folder).expect("every server has a folder of its own");
-        // One that stands still would not even notice that the test process was killed.
+        std::fs::create_dir(&folder).expect("every server has its own folder");
+        // A frozen process would not notice that the test process was killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_orderly")]);
         configure(&mut command, &folder);
@@ -79,7 +79,7 @@ impl Cluster {
             ("DATABASE_URL", database_url),
             ("ORDERLY_LEASE", &format!("{LEASE_MS}ms")),
             ("ORDERLY_SIMULATED_SPEED", SPEED),
-            // Servers are killed here as often as it takes, which is not the orders' fault.
+            // Servers are killed often here, and orders must not be poisoned by that.
             ("ORDERLY_MAX_CRASHES", "1000"),
             ("RUST_LOG", "info,orderly::worker=error"),
         ]);
@@ -92,7 +92,7 @@ impl Cluster {
         }
     }
 
-    /// Every order there is, with its events.
+    /// Every order with its events.
     pub async fn records(&self) -> Vec<OrderRecord> {
         let (url, _) = PostgresUrl::parse(&self.database.url()).expect("a URL of the tests' own");
         let database = Database::Postgres(Box::new(PostgresDatabase { url, direct: None }));
@@ -108,7 +108,7 @@ impl Cluster {
         }
     }
 
-    /// What `orderly verify` says: its exit code and its words.
+    /// Exit code and output of `orderly verify`.
     pub async fn verify(&self) -> (Option<i32>, String) {
         let url = self.database.url();
         run(self.folder.path(), &["verify", "--database-url", &url]).await
@@ -122,9 +122,9 @@ pub fn now() -> Timestamp {
     Timestamp::from_micros(i64::try_from(micros).expect("tests end before the year 9999"))
 }
 
-/// Its life.
+/// Lifecycle.
 impl Node {
-    /// SIGSTOP: it stands still between two of its instructions, and its connections stay open.
+    /// Sends SIGSTOP: the process stops between two instructions, and its connections stay open.
     pub async fn freeze(&self) {
         self.process.signal("STOP").await;
     }
@@ -137,7 +137,7 @@ impl Node {
         self.process.kill().await;
     }
 
-    /// SIGTERM, and the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub async fn terminate(self) -> Option<i32> {
         self.process.terminate().await
     }
@@ -147,7 +147,7 @@ impl Node {
     }
 }
 
-/// Its door.
+/// Requests.
 impl Node {
     pub fn url(&self) -> &str {
         &self.process.url
@@ -155,20 +155,20 @@ impl Node {
 
     pub async fn get(&self, path: &str) -> Value {
         let response = self.http.get(format!("{}{path}", self.url())).send().await;
-        let response = response.expect("a node that lives answers");
+        let response = response.expect("a live node answers");
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         response.json().await.expect("answers are JSON")
     }
 
-    /// Whatever the answer to an action is.
+    /// Sends an action and returns its status and body.
     pub async fn act(&self, path: &str) -> (StatusCode, Value) {
         let response = self.http.post(format!("{}{path}", self.url())).send().await;
-        let response = response.expect("a node that lives answers");
+        let response = response.expect("a live node answers");
         let status = response.status();
         (status, response.json().await.expect("answers are JSON"))
     }
 
-    /// Orders of one item each, all or none.
+    /// Accepts a batch of orders with one item each.
     pub async fn accept(&self, count: usize) -> Vec<OrderId> {
         let order = json!({"user_id": 1, "item_ids": [7], "total_amount": 1});
         let response = self
@@ -177,7 +177,7 @@ impl Node {
             .json(&json!({"orders": vec![order; count]}))
             .send()
             .await
-            .expect("a node that lives answers");
+            .expect("a live node answers");
         assert_eq!(response.status(), StatusCode::CREATED);
         let answer: Value = response.json().await.expect("answers are JSON");
         let orders = answer["orders"].as_array().expect("the orders");
@@ -188,23 +188,23 @@ impl Node {
         self.get(&format!("/orders/{id}")).await
     }
 
-    /// One line of what it counts about itself.
+    /// The value of one of the node's metrics.
     pub async fn number(&self, name: &str) -> u64 {
         let response = self
             .http
             .get(format!("{}/metrics/prometheus", self.url()))
             .send()
             .await;
-        let text = response.expect("a node that lives answers").text().await;
-        let text = text.expect("numbers are text");
+        let text = response.expect("a live node answers").text().await;
+        let text = text.expect("metrics are text");
         let sample = text
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        let sample = sample.unwrap_or_else(|| panic!("{name} is not among\n{text}"));
+        let sample = sample.unwrap_or_else(|| panic!("{name} is missing in\n{text}"));
         sample.parse().expect("a whole number")
     }
 
-    /// Results it came with after their leases were lost.
+    /// Results the node sent after their leases were lost.
     pub async fn stale_results(&self) -> u64 {
         self.number("orderly_stale_results_rejected_total").await
     }
@@ -218,5 +218,5 @@ impl Node {
 }
 
 pub fn order_id(order: &Value) -> OrderId {
-    OrderId(order["order_id"].as_i64().expect("an order has its number"))
+    OrderId(order["order_id"].as_i64().expect("an order has an id"))
 }

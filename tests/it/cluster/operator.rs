@@ -1,4 +1,4 @@
-//! What an operator does at one node and sees at another.
+//! Operator actions at one node and their effects at others.
 
 use orderly::event::EventKind;
 use orderly::order::OrderId;
@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use super::nodes::{Cluster, Node, Settings, now};
 use crate::support::until;
 
-/// One slot, and so slow that an order fills it for as long as the test runs.
+/// One slot, and so slow that an order fills it for the whole test.
 const NEVER_DONE: Settings = &[
     ("ORDERLY_SIMULATED_SPEED", "0.001"),
     ("ORDERLY_CONCURRENCY", "1"),
     ("ORDERLY_SHUTDOWN_GRACE", "1s"),
 ];
-/// A node looks at the queue at least once in so many microseconds while orders are open; see `worker/dispatcher.rs`.
+/// Microseconds in which every node polls the queue at least once while orders are open; see `worker/dispatcher.rs`.
 const TWO_POLLS_MICROS: i64 = 2_000_000;
 
-/// A node as another lists it.
+/// The entry of `node` in the list of `other`.
 async fn listed(node: &Node, other: &Node) -> Option<Value> {
     let queue = node.get("/queue").await;
     let nodes = queue["nodes"].as_array().expect("a list of nodes").clone();
@@ -59,7 +59,7 @@ async fn every_node_lists_all_nodes_and_those_that_died_as_dead() {
     let queue = first.get("/queue").await;
     assert!(!queue.to_string().contains(&stopped.to_string()), "{queue}");
 
-    // Whoever was killed is listed until it is known to be dead for long.
+    // A killed node stays listed until it has been dead for long.
     third.process().signal("KILL").await;
     until("a node that was killed counts as dead", async || {
         is_alive(&first, &third).await == Some(false)
@@ -81,7 +81,7 @@ async fn the_numbers_of_all_nodes_are_the_tables() {
         nodes[1].get("/queue").await["processing"] == 2
     })
     .await;
-    // In the line the last is the least likely to have started.
+    // The last order in line is the least likely to have started.
     let (status, cancelled) = nodes[1].act(&format!("/orders/{}/cancel", orders[9])).await;
     assert_eq!(
         (status, &cancelled["status"]),
@@ -119,16 +119,16 @@ async fn a_pause_at_one_node_stops_the_starts_of_all() {
         let paused_at = now();
         let at_the_pause = starts(&cluster).await;
         nodes[resuming].accept(1).await;
-        until("every node has looked at the queue since", async || {
+        until("every node has polled the queue since", async || {
             let queue = nodes[resuming].get("/queue").await;
             heartbeats(&queue).all(|at| at.micros() > paused_at.micros() + TWO_POLLS_MICROS)
         })
         .await;
-        assert!(nodes[0].open_orders().await > 0, "there is something to start");
+        assert!(nodes[0].open_orders().await > 0, "no order is left to start");
         assert_eq!(
             starts(&cluster).await,
             at_the_pause,
-            "no order started after the pause"
+            "an order started after the pause"
         );
         let (status, queue) = nodes[resuming].act("/queue/resume").await;
         assert_eq!((status, &queue["paused"]), (StatusCode::OK, &json!(false)));
@@ -150,7 +150,7 @@ fn heartbeats(queue: &Value) -> impl Iterator<Item = Timestamp> {
     let nodes = queue["nodes"].as_array().expect("a list of nodes").iter();
     nodes.map(|node| {
         let text = node["heartbeat_at"].as_str().expect("a time");
-        let time: jiff::Timestamp = text.parse().expect("a time as RFC 3339 writes it");
+        let time: jiff::Timestamp = text.parse().expect("an RFC 3339 time");
         Timestamp::from_micros(time.as_microsecond())
     })
 }
@@ -170,7 +170,7 @@ async fn a_cancel_at_one_node_frees_the_slot_of_the_one_that_processes() {
     .await;
     let (status, paused) = processing.act("/queue/pause").await;
     assert_eq!(status, StatusCode::OK, "{paused}");
-    // Of no use for the order that waits: paused.
+    // The pause keeps this node from starting the waiting order.
     let other = cluster.start().await;
     let (status, cancelled) = other.act(&format!("/orders/{order}/cancel")).await;
     assert_eq!(
@@ -198,7 +198,7 @@ async fn a_cancel_at_one_node_frees_the_slot_of_the_one_that_processes() {
     assert_eq!(exit, Some(0), "{report}");
 }
 
-/// Who started an order last.
+/// The node that last started an order.
 async fn holder(node: &Node, id: OrderId) -> Option<String> {
     let events = events(node, id).await;
     let mut starts = events.iter().rev().filter(|event| event["kind"] == "started");

@@ -1,5 +1,5 @@
-//! What a cluster promised, compared with what its clients were told and what its table says afterwards. Each breach
-//! begins with the word for the promise that was not kept.
+//! Compares a cluster's promises with the answers its clients got and with the final table. Each breach begins with the
+//! name of the broken promise.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -16,15 +16,15 @@ use super::shop::Sale;
 
 mod tests;
 
-/// A silent node's lease runs out, and the next heartbeat of any other is followed by a sweep. The rest is for the two
-/// statements themselves, on a machine that three servers, their database and their clients keep busy.
+/// The longest takeover: the lease expires, and the next heartbeat of another node is followed by a sweep. The rest
+/// allows for both statements on a busy machine.
 const TAKEOVER_TIME_MAX: Duration = LEASE
     .saturating_add(HEARTBEAT_INTERVAL)
     .saturating_add(Duration::from_secs(2));
 
 #[derive(Clone)]
 pub struct Evidence {
-    /// All of them: nobody else sent orders.
+    /// All orders that were sent.
     pub sales: Vec<Sale>,
     pub silences: Vec<Silence>,
     pub records: Vec<OrderRecord>,
@@ -42,13 +42,13 @@ impl Evidence {
         breaches
     }
 
-    /// How many events of a kind there are.
+    /// Number of events of a kind.
     pub fn count(&self, kind: EventKind) -> usize {
         let events = self.records.iter().flat_map(|record| &record.events);
         events.filter(|stored| stored.event.kind == kind).count()
     }
 
-    /// How long the orders of silent nodes waited to be taken from them, at most.
+    /// The longest time that orders of silent nodes waited for a takeover.
     pub fn longest_takeover(&self) -> Duration {
         let spans = self
             .takeovers()
@@ -57,7 +57,7 @@ impl Evidence {
         spans.max().unwrap_or_default()
     }
 
-    /// Every acknowledged order is stored as it was sent, once, and there is no other.
+    /// Breaches unless every acknowledged order is stored as sent, exactly once, and no other order exists.
     fn lost(&self) -> Vec<String> {
         let mut by_id: HashMap<OrderId, &OrderRecord> = HashMap::new();
         by_id.extend(self.records.iter().map(|record| (record.order.order_id, record)));
@@ -66,7 +66,7 @@ impl Evidence {
             let (key, id) = (&sale.key, sale.order_id);
             match by_id.remove(&id) {
                 None => breaches.push(format!(
-                    "lost: order {id} of {key}, or it answers another key as well"
+                    "lost: order {id} of {key}, or it belongs to another key as well"
                 )),
                 Some(record) if !is_of(record, sale) => {
                     breaches.push(format!("diverged: order {id} of {key} is {:?}", record.order));
@@ -76,7 +76,7 @@ impl Evidence {
                     if sale.cancelled != (status == OrderStatus::Cancelled) {
                         let told = if sale.cancelled { "told" } else { "not told" };
                         breaches.push(format!(
-                            "cancelled: order {id} is {}, its client was {told} that it is cancelled",
+                            "cancelled: order {id} is {}, its client was {told} that it was cancelled",
                             status.name()
                         ));
                     }
@@ -91,9 +91,9 @@ impl Evidence {
         breaches
     }
 
-    /// Over all pairs of orders of which the first was acknowledged before the second was sent: the first starts no
-    /// later. Positions in the feed rise with the claims. An order that a claim passed over, because it was locked, may be
-    /// overtaken by what that claim started.
+    /// Checks all pairs of orders of which the first was acknowledged before the second was sent: the first must start
+    /// no later, by feed position. An order that a claim skipped because it was locked may be overtaken by the orders
+    /// of that claim.
     fn inversions(&self) -> Vec<String> {
         let starts = self.first_starts();
         let passed_over = self.passed_over();
@@ -122,14 +122,14 @@ impl Evidence {
                 && latest > start
             {
                 breaches.push(format!(
-                    "fifo: order {id} started before order {first}, which was acknowledged before it was sent"
+                    "fifo: order {id} started before order {first}, although that was acknowledged before this was sent"
                 ));
             }
         }
         breaches
     }
 
-    /// The orders that were passed over, each with what was started instead.
+    /// Skipped orders, each with the orders started instead.
     fn passed_over(&self) -> HashMap<OrderId, HashSet<OrderId>> {
         let mut passed_over: HashMap<OrderId, HashSet<OrderId>> = HashMap::new();
         let events = self.records.iter().flat_map(|record| &record.events);
@@ -160,7 +160,7 @@ impl Evidence {
                 if !excused.contains(&later.order_id) {
                     let (later, first) = (later.order_id, first.order_id);
                     breaches.push(format!(
-                        "fifo: order {later} started before order {first} without passing it over"
+                        "fifo: order {later} started before order {first} without having skipped it"
                     ));
                 }
             }
@@ -168,7 +168,7 @@ impl Evidence {
         breaches
     }
 
-    /// Places in the feed; an order that was cancelled before it ever started left the line.
+    /// Feed positions of first starts. Orders cancelled before their first start have none.
     fn first_starts(&self) -> HashMap<OrderId, i64> {
         let first_start = |record: &OrderRecord| {
             let mut events = record.events.iter();
@@ -178,7 +178,7 @@ impl Evidence {
         self.records.iter().filter_map(first_start).collect()
     }
 
-    /// What became of the orders that silent nodes held.
+    /// Takeovers of orders that silent nodes held.
     fn takeovers(&self) -> Vec<Takeover> {
         let mut takeovers = Vec::new();
         for record in &self.records {
@@ -195,7 +195,7 @@ impl Evidence {
                 };
                 takeovers.extend(self.silences.iter().filter(meets).map(|silence| Takeover {
                     order_id: record.order.order_id,
-                    // What it had sent before it fell silent was carried out later.
+                    // Statements sent before the node fell silent were carried out later.
                     silent_from: silence.from.max(started.at),
                     ended,
                 }));
@@ -205,11 +205,11 @@ impl Evidence {
     }
 }
 
-/// An order of a node that fell silent.
+/// An order whose node fell silent.
 struct Takeover {
     order_id: OrderId,
     silent_from: Timestamp,
-    /// When the attempt was ended, by whomever.
+    /// The time at which the attempt ended, by any node.
     ended: Option<Timestamp>,
 }
 
@@ -237,7 +237,7 @@ fn is_of(record: &OrderRecord, sale: &Sale) -> bool {
         && stored.reference.as_ref().map(Reference::as_str) == Some(&*sale.key)
 }
 
-/// Nobody redrives here, so an order ends once and nothing comes after.
+/// Breaches unless the order ends exactly once and has no later event. No order is redriven here.
 fn ends(record: &OrderRecord) -> Option<String> {
     let statuses = record.events.iter().map(|stored| stored.event.status);
     let first_final = statuses.clone().position(OrderStatus::is_final);
@@ -247,7 +247,7 @@ fn ends(record: &OrderRecord) -> Option<String> {
     })
 }
 
-/// An attempt is ended for whoever started it.
+/// Breaches unless every attempt is ended for the node that started it.
 fn fenced(record: &OrderRecord) -> Vec<String> {
     let mut breaches = Vec::new();
     let mut holder = None;

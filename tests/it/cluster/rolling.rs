@@ -1,4 +1,4 @@
-//! A new version, node by node: each is stopped in good order while orders come in, after another took its place.
+//! A rolling update: each node is stopped cleanly under load, after its replacement has started.
 
 use orderly::event::EventKind;
 use orderly::store::snapshot::OrderRecord;
@@ -10,7 +10,7 @@ use crate::crash::load::seed;
 use crate::support::until;
 
 const CLIENTS: u64 = 8;
-/// Sent before and while each of the nodes is replaced.
+/// Orders sent before and during the replacement of each node.
 const ORDERS_PER_STEP: usize = 100;
 const ORDERS: Assortment = Assortment {
     name: "rolling",
@@ -19,8 +19,8 @@ const ORDERS: Assortment = Assortment {
     cancelled_share: 0.0,
 };
 
-/// Some orders take longer than a stop may: they are handed back. Nobody dies, so no lease is to run out, however busy
-/// the machine is.
+/// Some orders take longer than the grace time of a stop and are given back. No node dies, so no lease may expire,
+/// however busy the machine is.
 const SETTINGS: Settings = &[("ORDERLY_SHUTDOWN_GRACE", "1s"), ("ORDERLY_LEASE", "1m")];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +44,7 @@ async fn nodes_replaced_one_after_another_lose_nothing_and_repeat_only_what_they
             doors.open(new.url());
             nodes.push(new);
             shop.demand(ORDERS_PER_STEP);
-            // Clients go on coming to its door until it is gone.
+            // Clients keep sending to the node until it has stopped.
             let url = old.url().to_owned();
             assert_eq!(old.terminate().await, Some(0));
             doors.close(&url);
@@ -52,7 +52,10 @@ async fn nodes_replaced_one_after_another_lose_nothing_and_repeat_only_what_they
         nodes
     };
     let (nodes, ()) = tokio::join!(roll, shop.run(CLIENTS));
-    until("all orders end", async || nodes[0].open_orders().await == 0).await;
+    until("all orders have ended", async || {
+        nodes[0].open_orders().await == 0
+    })
+    .await;
 
     let evidence = Evidence {
         sales: shop.sales(),
@@ -61,10 +64,7 @@ async fn nodes_replaced_one_after_another_lose_nothing_and_repeat_only_what_they
     };
     let breaches = evidence.breaches();
     assert!(breaches.is_empty(), "{breaches:#?}");
-    assert!(
-        evidence.count(EventKind::Released) > 0,
-        "something was handed back"
-    );
+    assert!(evidence.count(EventKind::Released) > 0, "no order was given back");
     for record in &evidence.records {
         assert!(repeats_only_what_was_handed_back(record), "{:?}", record.events);
     }
@@ -75,7 +75,7 @@ async fn nodes_replaced_one_after_another_lose_nothing_and_repeat_only_what_they
     assert_eq!(exit, Some(0), "{report}");
 }
 
-/// No attempt fails here.
+/// Reports whether every repeated start follows a give-back. No attempt fails here.
 fn repeats_only_what_was_handed_back(record: &OrderRecord) -> bool {
     let kinds: Vec<EventKind> = record.events.iter().map(|stored| stored.event.kind).collect();
     kinds.windows(2).all(|pair| {

@@ -1,5 +1,5 @@
-//! Shops before a cluster: they send orders to whichever server they like, repeat under the same key elsewhere what
-//! they do not know the end of, take some orders back, and remember when they were told what.
+//! Clients of a cluster: they send orders to any server, repeat requests of unknown outcome elsewhere under the same
+//! key, cancel some orders, and record the times of all answers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,12 +16,12 @@ use tokio::task::JoinSet;
 use super::nodes::order_id;
 use crate::support::client::{Answer, http_within, post_body};
 
-/// A careful client does not wait for a server that stands still, but asks another.
+/// A client does not wait for a frozen server but asks another.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
-/// More than ten items take longest.
+/// Orders with more than ten items take longest.
 const LONG_ITEMS: u64 = 11;
 
-/// Where the servers that are not known to be dead listen.
+/// URLs of the servers not known to be dead.
 #[derive(Clone, Default)]
 pub struct Doors(Arc<Mutex<Vec<String>>>);
 
@@ -40,17 +40,17 @@ impl Doors {
     }
 }
 
-/// An order that was acknowledged.
+/// An acknowledged order.
 #[derive(Clone, Debug)]
 pub struct Sale {
     pub key: String,
     pub body: Value,
     pub order_id: OrderId,
-    /// When the first request was sent.
+    /// The time of the first request.
     pub sent: Instant,
-    /// When the first 201 was there.
+    /// The time of the first 201.
     pub answered: Instant,
-    /// It was taken back, and the answer to that was 200.
+    /// True when a cancel was answered with 200.
     pub cancelled: bool,
 }
 
@@ -62,15 +62,15 @@ impl Sale {
     }
 }
 
-/// What a shop sells.
+/// The orders that a client sends.
 #[derive(Clone, Copy, Debug)]
 pub struct Assortment {
-    /// The beginning of its keys, which no other shop of the test has.
+    /// Prefix of the idempotency keys, unique within a test.
     pub name: &'static str,
     pub orders: usize,
     /// Share of the orders that take longer than a lease.
     pub long_share: f64,
-    /// Share of those that are taken back as soon as they are sold.
+    /// Share of the orders cancelled right after their acceptance.
     pub cancelled_share: f64,
 }
 
@@ -85,7 +85,7 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Sends each order when there is [`Shop::demand`] for it.
+    /// Sends each order once [`Shop::demand`] allows it.
     pub fn new(doors: &Doors, assortment: Assortment, seed: u64) -> Arc<Shop> {
         Arc::new(Shop {
             doors: doors.clone(),
@@ -105,7 +105,7 @@ impl Shop {
         self.sales.lock().unwrap().clone()
     }
 
-    /// Until all orders are acknowledged, with so many clients at once.
+    /// Runs this many concurrent clients until all orders are acknowledged.
     pub async fn run(self: &Arc<Shop>, clients: u64) {
         let mut running = JoinSet::new();
         for number in 0..clients {
@@ -140,7 +140,7 @@ impl Client {
                 return;
             }
             let demand = self.shop.demand.acquire().await;
-            demand.expect("it is never closed").forget();
+            demand.expect("the semaphore is never closed").forget();
             let mut sale = self.sell(format!("{name}-{number}")).await;
             if self.rng.random_bool(cancelled_share) {
                 sale.cancelled = self.take_back(sale.order_id).await;
@@ -177,7 +177,7 @@ impl Client {
         }
     }
 
-    /// Whether it was in time.
+    /// Reports whether the cancel came in time.
     async fn take_back(&mut self, id: OrderId) -> bool {
         loop {
             let door = self.shop.doors.any(&mut self.rng);

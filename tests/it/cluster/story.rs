@@ -1,5 +1,5 @@
-//! The long day of a cluster: three nodes under load while one is killed and one stands still, again and again, and
-//! everything they promised checked afterwards from outside.
+//! The long cluster test: three nodes under load while nodes are killed and frozen repeatedly; afterwards all promises
+//! are checked from outside.
 
 use std::time::Duration;
 
@@ -22,14 +22,14 @@ const ORDERS: Assortment = Assortment {
     long_share: 0.04,
     cancelled_share: 0.03,
 };
-/// Attempts fail now and then, and some orders for good.
+/// Some attempts fail, and some orders fail permanently.
 const SETTINGS: Settings = &[
     ("ORDERLY_CONCURRENCY", "20"),
     ("ORDERLY_SIMULATED_FAILURE_RATE", "0.2"),
     ("ORDERLY_MAX_ATTEMPTS", "3"),
     ("ORDERLY_RETRY_BASE", "20ms"),
 ];
-/// A day that takes longer does not end.
+/// A run that takes longer hangs.
 const DAY_MAX: Duration = Duration::from_mins(5);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +38,7 @@ async fn nothing_is_lost_or_ends_twice_while_nodes_die_and_stand_still() {
         return;
     };
     let day = timeout(DAY_MAX, live_through(&cluster)).await;
-    let evidence = day.expect("the day ends in time");
+    let evidence = day.expect("the run ends in time");
     let breaches = evidence.breaches();
     assert!(breaches.is_empty(), "{breaches:#?}");
     let (exit, report) = cluster.verify().await;
@@ -66,7 +66,10 @@ async fn live_through(cluster: &Cluster) -> Evidence {
         orders_per_freeze: ORDERS.orders / FREEZES,
     };
     let (mut silences, ()) = tokio::join!(faults.happen(&mut nodes, seed), shop.run(CLIENTS));
-    until("all orders end", async || nodes[0].open_orders().await == 0).await;
+    until("all orders have ended", async || {
+        nodes[0].open_orders().await == 0
+    })
+    .await;
 
     silences.push(haunted.silence);
     let mut sales = haunted.sales;
@@ -96,7 +99,7 @@ async fn tell(evidence: &Evidence, nodes: &[Node]) {
     );
 }
 
-/// Every node shows the table's numbers.
+/// Asserts that every node reports the counts of the table.
 async fn assert_numbers_agree(evidence: &Evidence, nodes: &[Node]) {
     let counted = |status| {
         let orders = evidence.records.iter().map(|record| record.order.status);

@@ -1,5 +1,5 @@
-//! How a node hears of work that another accepted: at once where notifications arrive, by polling where a pooler keeps
-//! them back.
+//! How a node learns of orders accepted by another: at once through notifications, by polling where a pooler suppresses
+//! them.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,13 @@ use crate::support::postgres::{Server, is_installed_with_pgbouncer};
 use crate::support::proxy::{Action, Proxy};
 use crate::support::{required, until};
 
-/// Parts of the statements that claim and that say that the node lives, and of no others.
+/// Parts of the claim and heartbeat statements that occur in no other statement.
 const CLAIM: &str = "from orderly.claim_";
 const HEARTBEAT: &str = "insert into orderly.nodes";
-/// An idle node doubles the time between its polls, up to 34 s; the next one is then at least seven seconds away.
+/// An idle node doubles its polling interval up to 34 s. After a gap of this length the next poll is at least seven
+/// seconds away.
 const LONG_GAP: Duration = Duration::from_millis(3_500);
-/// Far less than that.
+/// Much less than the polling interval.
 const WOKEN_WITHIN: Duration = Duration::from_secs(3);
 
 /// One slot, which the first order fills for good.
@@ -29,16 +30,16 @@ async fn an_idle_node_is_woken_for_what_another_cannot_take() {
         return;
     };
     let (_busy_proxy, busy, mut beats) = start_watched(&cluster, HEARTBEAT).await;
-    // The one that announces it, and the one with which it becomes quiet: the next is half a minute away, so that it
-    // does not know of the other when it gets its orders.
+    // The heartbeat that announces the node, and the one with which it becomes idle. The next comes half a minute
+    // later, so the node does not know of the other when it gets its orders.
     beats
         .wait_for(|times| times.len() > 1)
         .await
-        .expect("the proxy lives");
+        .expect("the proxy is running");
     let (_idle_proxy, idle, mut polls) = start_watched(&cluster, CLAIM).await;
     let is_long =
         |times: &Vec<Instant>| matches!(times[..], [.., earlier, last] if last - earlier > LONG_GAP);
-    polls.wait_for(is_long).await.expect("the proxy lives");
+    polls.wait_for(is_long).await.expect("the proxy is running");
 
     let orders = busy.accept(2).await;
     until("both orders are processed", async || {
@@ -51,7 +52,7 @@ async fn an_idle_node_is_woken_for_what_another_cannot_take() {
     }
 }
 
-/// A node behind a proxy, and when it sent a certain statement.
+/// Starts a node behind a proxy and reports the times of one of its statements.
 async fn start_watched(
     cluster: &Cluster,
     text: &'static str,
@@ -69,12 +70,12 @@ async fn start_watched(
     (proxy, node, times)
 }
 
-/// From acceptance to the start.
+/// Time from acceptance to start.
 async fn waited(node: &Node, id: OrderId) -> Duration {
     let order = node.order(id).await;
     let micros = |field: &str| {
         let text = order[field].as_str().expect("a time");
-        let time: jiff::Timestamp = text.parse().expect("a time as RFC 3339 writes it");
+        let time: jiff::Timestamp = text.parse().expect("an RFC 3339 time");
         time.as_microsecond()
     };
     Duration::from_micros((micros("processing_at") - micros("created_at")).unsigned_abs())
@@ -92,7 +93,7 @@ async fn behind_a_pooler_nodes_poll_and_say_so_once() {
     let (first, second) = tokio::join!(cluster.start_at(&url), cluster.start_at(&url));
     let nodes = [&first, &second];
     for node in nodes {
-        until("it says that it polls", async || {
+        until("the node logs that it polls", async || {
             tokio::task::yield_now().await;
             node.process().said("notifications do not arrive over this way")
         })

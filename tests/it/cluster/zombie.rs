@@ -1,5 +1,5 @@
-//! A node that comes back from the dead: it stands still with results on the way, loses its leases, and goes on when
-//! others have its orders. And the same with another statement put in on the wire, which does not check the fence.
+//! A zombie node: frozen with results in flight, it loses its leases and resumes after other nodes have taken its
+//! orders. The control runs the same with a settle statement rewritten to skip the fence check.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::support::postgres::Server;
 use crate::support::proxy::{Action, Proxy};
 use crate::support::until;
 
-/// The function that stores results, and its copy without what fences it.
+/// The settle function, and a copy without its fence check.
 const SETTLE: &str = "orderly.settle_";
 const UNFENCED: &str = "orderly.unfenced_settle_";
 const FENCE_CHECKS: [&str; 1] = [" and l.fence = result.fence"];
-/// Longer than a lease, so that whoever takes the orders over has them while the zombie's results arrive.
+/// Orders take longer than a lease, so new owners still run them when the zombie's results arrive.
 const ORDERS: Assortment = Assortment {
     name: "zombie",
     orders: 8,
@@ -30,20 +30,20 @@ const ORDERS: Assortment = Assortment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fencing {
     AsShipped,
-    /// On the way from the zombie to the database.
+    /// The check is removed between the zombie and the database.
     TakenOut,
 }
 
-/// Three nodes, the zombie among them, when it has come back.
+/// Three nodes, the first of which was a zombie.
 pub struct Haunted {
     pub nodes: Vec<Node>,
     pub sales: Vec<Sale>,
     pub silence: Silence,
-    /// The zombie's way to the database.
+    /// The zombie's connection to the database.
     _proxy: Proxy,
 }
 
-/// The results of the first node wait on the wire until the two others have its orders.
+/// Delays the results of the first node until the two others have its orders.
 pub async fn haunt(cluster: &Cluster, fencing: Fencing, seed: u64) -> Haunted {
     let proxy = Proxy::before(Server::shared().await.address()).await;
     let on_the_way = Gate::closed();
@@ -55,7 +55,7 @@ pub async fn haunt(cluster: &Cluster, fencing: Fencing, seed: u64) -> Haunted {
         .copy_function(SETTLE, UNFENCED, &FENCE_CHECKS)
         .await;
     let sales = sell(&zombie, seed).await;
-    until("it has all orders", async || {
+    until("the first node has all orders", async || {
         zombie.get("/queue").await["processing"] == sales.len()
     })
     .await;
@@ -64,7 +64,7 @@ pub async fn haunt(cluster: &Cluster, fencing: Fencing, seed: u64) -> Haunted {
     on_the_way.arrival().await;
     zombie.freeze().await;
     let from = now();
-    until("the others have all orders", async || {
+    until("the other nodes have all orders", async || {
         let mut taken = true;
         for sale in &sales {
             taken &= started_times(&first, sale.order_id).await > 1;
@@ -123,7 +123,7 @@ async fn started_times(node: &Node, id: OrderId) -> usize {
     events.filter(|event| event["kind"] == "started").count()
 }
 
-/// What the zombie alone leaves behind: the breaches, and what `orderly verify` says.
+/// Runs the scenario and returns the breaches and the result of `orderly verify`.
 async fn aftermath(fencing: Fencing) -> Option<(Vec<String>, (Option<i32>, String))> {
     let cluster = Cluster::new(&[]).await?;
     let haunted = haunt(&cluster, fencing, seed()).await;
@@ -137,10 +137,10 @@ async fn aftermath(fencing: Fencing) -> Option<(Vec<String>, (Option<i32>, Strin
             })
             .await;
         }
-        // It is the rightful holder who comes too late then.
+        // Then the rightful owner is the one that comes too late.
         Fencing::TakenOut => {}
     }
-    until("all orders end", async || first.open_orders().await == 0).await;
+    until("all orders have ended", async || first.open_orders().await == 0).await;
     let evidence = Evidence {
         sales: haunted.sales,
         silences: vec![haunted.silence],

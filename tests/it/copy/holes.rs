@@ -1,4 +1,4 @@
-//! A store from which old orders were taken out.
+//! A store from which old orders were removed.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn a_feed_with_holes_is_copied_without_them(harness: Harness) {
         assert_ne!(
             bounds.epochs.newest().identity,
             original.epochs.newest().identity,
-            "the places are others"
+            "the positions differ"
         );
         assert!(copy.accept_one().await > old);
     })

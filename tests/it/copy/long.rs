@@ -1,4 +1,4 @@
-//! An order whose history is longer than a row of the copy holds.
+//! An order whose history exceeds one row of the copy.
 
 use super::{contents, events, feed, possible};
 use crate::support::{Harness, check};
@@ -15,7 +15,7 @@ async fn an_order_with_a_long_history_is_copied_whole(harness: Harness) {
     check(harness.move_to_postgres().await, async |copy: &mut Harness| {
         assert_eq!(contents(copy).await, before);
         assert_eq!(events(&feed(copy).await), events(&read));
-        // It goes on there.
+        // Its history continues in the copy.
         let version = copy.order(id).await.version;
         assert!(version > 64, "{version}");
         assert_eq!(copy.cancel(open).await.version, 3);

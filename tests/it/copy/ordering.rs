@@ -1,4 +1,4 @@
-//! Whether the orders of a user wait for each other is not copied, and what the target had before does not count.
+//! The ordering setting is not copied, and that of the target has no effect.
 
 use orderly::order::{OnFailure, OrderStatus, Ordering};
 
@@ -16,7 +16,7 @@ from_every_store! {
 async fn a_copy_into_a_store_of_another_ordering_keeps_the_turns(harness: Harness) {
     let ids = harness.accept([1, 1, 2].map(order_of).to_vec()).await;
     let by_user = Ordering::User(OnFailure::Skip);
-    // A store that went by it, and holds nothing.
+    // An empty store that ordered users before.
     let target = Server::shared().await.create_database().await;
     migrate(&target).await;
     let went_by_user = "update orderly.queue set ordering = 1";

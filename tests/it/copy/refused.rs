@@ -1,4 +1,4 @@
-//! Orders whose start the database refused: what their neighbours' claims recorded goes along.
+//! Orders whose start the database refused: starts that skipped them stay explained in the copy.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ from_every_store! {
 async fn starts_that_passed_over_a_refused_order_are_still_in_turn(harness: Harness) {
     let bad = harness.accept_one().await;
     harness.refuse_starts(&[bad]).await;
-    // Later for certain.
+    // Certainly later.
     harness.advance(Duration::from_mins(2)).await;
     let later = harness.accept_some(2).await;
     let mut started = Vec::new();

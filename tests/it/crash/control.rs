@@ -1,4 +1,4 @@
-//! The control of the crash test: a server that answers before it stores must be found out by the same checks.
+//! Control of the crash test: the same checks must detect a server that answers before it stores.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use crate::support::config::config;
 use crate::support::process::{configure, orderly};
 use crate::support::twisted::twisted;
 
-/// How long an acknowledged order is only in memory: as long as it takes to accept many.
+/// Time an acknowledged order is only in memory: long enough to accept many.
 const DELAY: Duration = Duration::from_millis(200);
-/// Set for the child process alone: the database it serves.
+/// Set only in the child process: the database it serves.
 const SERVE: &str = "ORDERLY_TEST_CONTROL_SERVE";
 const ROUNDS: usize = 3;
 
@@ -49,7 +49,7 @@ async fn serves_as_the_child_of_the_control() {
     let server = Server::start(&busy_config(), twisted(inner, early), processor, metrics)
         .await
         .unwrap();
-    // Before anybody knows whom to signal.
+    // Before the process id is known to others.
     let mut terminated = signal(SignalKind::terminate()).unwrap();
     println!(
         "{}",
@@ -70,7 +70,7 @@ async fn the_crash_test_notices_a_store_that_answers_early() {
     );
 }
 
-/// So it is the crash, and not the control itself, that the test above notices.
+/// So the test above detects the crash, not the control itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_answers_early_loses_nothing_without_a_crash() {
     let wrong = ends_of_an_early_answerer(Ending::Stopped).await;
@@ -86,7 +86,7 @@ async fn ends_of_an_early_answerer(ending: Ending) -> Vec<String> {
         seed: seed(),
     };
     let server = || {
-        let mut command = Command::new(std::env::current_exe().expect("this test has a file"));
+        let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
         configure(&mut command, folder.path());
         command
             .args([
@@ -100,7 +100,7 @@ async fn ends_of_an_early_answerer(ending: Ending) -> Vec<String> {
     end_again_and_again(rounds, server, busy(orderly(folder.path()))).await
 }
 
-/// Fast, and used to crashes: they are the subject, and no order is to fail of them.
+/// Fast, and never poisons an order because of crashes.
 fn busy_config() -> Config {
     Config {
         concurrency: 100,

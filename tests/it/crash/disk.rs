@@ -1,4 +1,4 @@
-//! A disk that fails or is full.
+//! Failing and full disks.
 
 use std::path::Path;
 
@@ -11,18 +11,18 @@ use crate::support::process::{Process, configure, orderly, run};
 use crate::support::required;
 use crate::support::small_disk::SmallDisk;
 
-/// Syncs of one thread that still work: enough for the writer to create the store, to pause and to accept some orders.
+/// Number of syncs of one thread that work: enough to create the store, pause it and accept some orders.
 const GOOD_SYNCS: u32 = 30;
-/// Far more orders than any disk here takes.
+/// Far more orders than any of the test disks holds.
 const ORDERS_MAX: u64 = 100_000;
-/// Orders sent after the first one that found the disk full.
+/// Orders sent after the disk was found full.
 const SENT_WHILE_FULL: u64 = 20;
 const PAGE_BYTES: u64 = 4096;
-/// Of the write-ahead log: a header of 24 bytes before each page (<https://sqlite.org/walformat.html>).
+/// A write-ahead log frame: 24 bytes of header before each page (<https://sqlite.org/walformat.html>).
 const FRAME_BYTES: u64 = PAGE_BYTES + 24;
-/// Frames that the first 32 KiB of the shared index have room for, same source; the next frame makes the file grow.
+/// Frames that fit the first 32 KiB of the shared index, same source. The next frame makes the file grow.
 const FRAMES_INDEXED: u64 = 4062;
-/// Several commits' worth.
+/// The frames of several commits.
 const FRAMES_NEAR_THE_END: u64 = 100;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,17 +43,20 @@ async fn a_failed_sync_ends_the_server_and_nothing_is_acknowledged_after_it() {
     let mut server = Process::start(only_accepts(command)).await;
     pause(&server.url).await;
     let mut shop = Shop::new(&server.url);
-    // Nothing but an accept is stored from here on, so the first sync that fails is that of an accept.
+    // Only accepts write from here on, so the first failing sync is that of an accept.
     let first_failure = shop.send_until_not_created().await;
     assert!(
         matches!(first_failure, Answer::Unknown),
-        "whether the order is stored is not known: {first_failure:?}"
+        "the outcome should be unknown: {first_failure:?}"
     );
-    assert!(!shop.acknowledged.is_empty(), "some orders came before the fault");
+    assert!(
+        !shop.acknowledged.is_empty(),
+        "no order was accepted before the fault"
+    );
     let acknowledged = shop.acknowledged.len();
     let exit = tokio::select! {
         exit = server.ended() => exit,
-        () = shop.send(ORDERS_MAX) => panic!("the server goes on"),
+        () = shop.send(ORDERS_MAX) => panic!("the server kept running"),
     };
     assert_eq!(exit.code(), Some(1));
     assert!(server.said("the store failed"));
@@ -71,13 +74,13 @@ async fn a_failed_sync_ends_the_server_and_nothing_is_acknowledged_after_it() {
     assert_eq!(healed.terminate().await, Some(0));
 }
 
-/// The log is copied beside the writer, whose own syncs go on working.
+/// The checkpoint runs beside the writer, whose own syncs keep working.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_of_the_database_ends_the_server_and_loses_nothing() {
-    /// Far more than until the log is copied for the first time.
+    /// Far more than until the first checkpoint.
     const BATCHES_MAX: usize = 1_000;
     const BATCH: usize = 500;
-    /// As much as an order may have, so that the log is soon full.
+    /// As much as an order may have, so that the log fills quickly.
     const NOTE_CHARS: usize = 8_000;
     if !required("strace", Command::new("strace").arg("-V").output().await.is_ok()) {
         return;
@@ -119,7 +122,7 @@ async fn a_failed_sync_of_the_database_ends_the_server_and_loses_nothing() {
     }
     assert_eq!(server.ended().await.code(), Some(1));
     assert!(server.said("the store failed"));
-    assert!(acknowledged > 0, "some orders came before the fault");
+    assert!(acknowledged > 0, "no order was accepted before the fault");
 
     let (exit, report) = run(folder.path(), &["verify", "--json"]).await;
     assert_eq!(exit, Some(0), "{report}");
@@ -148,11 +151,11 @@ async fn a_full_disk_refuses_orders_and_resumes_by_itself() {
     let mut shop = Shop::new(&server.url);
     shop.send_until_refused().await;
     assert_eq!(shop.ready().await, StatusCode::SERVICE_UNAVAILABLE);
-    let (request, id) = shop.acknowledged.last().expect("some orders came before");
-    assert_eq!(shop.ids_of(&request.key).await, [*id], "reads go on");
+    let (request, id) = shop.acknowledged.last().expect("an order was accepted");
+    assert_eq!(shop.ids_of(&request.key).await, [*id], "reads stopped working");
 
     disk.free();
-    // The heartbeat notices that there is space again; nobody has to act.
+    // The heartbeat notices the free space; no operator has to act.
     while shop.ready().await != StatusCode::OK {
         tokio::task::yield_now().await;
     }
@@ -182,7 +185,7 @@ async fn what_a_full_disk_refused_is_not_stored_after_a_kill_either() {
     restart_and_compare(&disk, folder.path(), shop).await;
 }
 
-/// The shared index grows after the commit was synced: an answer that says "nothing stored" would be untrue then.
+/// The shared index grows after the commit was synced; an answer of "nothing stored" would then be false.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_too_full_for_the_shared_index_is_told_truly() {
     let folder = tempfile::tempdir().unwrap();
@@ -197,19 +200,19 @@ async fn a_disk_too_full_for_the_shared_index_is_told_truly() {
     let first_size = size(&index);
     loop {
         if size(&log) / FRAME_BYTES + FRAMES_NEAR_THE_END > FRAMES_INDEXED {
-            // A commit that wants more is refused, and leaves the log that much longer for the next.
+            // A larger commit is refused but leaves the log longer for the next one.
             disk.leave_free(first_size - PAGE_BYTES);
         }
         if matches!(shop.send_one().await, Answer::Unknown) {
             break;
         }
-        assert_eq!(size(&index), first_size, "its growth was answered with certainty");
+        assert_eq!(size(&index), first_size, "the index has grown");
     }
     assert!(
         size(&log) / FRAME_BYTES > FRAMES_INDEXED,
-        "the commit was written"
+        "the commit was not written"
     );
-    assert!(size(&index) < 2 * first_size, "the index had no space to grow");
+    assert!(size(&index) < 2 * first_size, "the index has grown");
     assert_eq!(shop.ready().await, StatusCode::SERVICE_UNAVAILABLE);
     shop.send(SENT_WHILE_FULL).await;
     server.kill().await;
@@ -226,7 +229,7 @@ async fn restart_and_compare(disk: &SmallDisk, folder: &Path, mut shop: Shop) {
     assert_eq!(exit, Some(0), "{report}");
 }
 
-/// The store on the disk, the log beside it, and heartbeats every second.
+/// The server with its store and log on the small disk, and heartbeats every second.
 fn on(disk: &SmallDisk, folder: &Path) -> Command {
     let mut command = orderly(&disk.path);
     command
@@ -235,7 +238,7 @@ fn on(disk: &SmallDisk, folder: &Path) -> Command {
     command
 }
 
-/// Once paused, nothing but accepts is stored: no heartbeat comes within the test.
+/// Once paused, only accepts write: no heartbeat falls into the test.
 fn only_accepts(mut command: Command) -> Command {
     command.env("ORDERLY_LEASE", "1h");
     command
@@ -250,7 +253,7 @@ fn size(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap().len()
 }
 
-/// A client that sends one order after another, and remembers what it was told.
+/// A client that sends orders one by one and records the answers.
 struct Shop {
     http: reqwest::Client,
     url: String,
@@ -272,7 +275,7 @@ impl Shop {
 
     async fn send_one(&mut self) -> Answer {
         self.sent += 1;
-        assert!(self.sent < ORDERS_MAX, "the fault never came");
+        assert!(self.sent < ORDERS_MAX, "the fault never occurred");
         let request = Request {
             key: format!("{:0>100}", self.sent),
             user_id: 1,
@@ -315,7 +318,7 @@ impl Shop {
         answer.unwrap().status()
     }
 
-    /// The orders with the reference.
+    /// The ids of the orders with the reference.
     async fn ids_of(&self, reference: &str) -> Vec<i64> {
         let url = format!("{}/orders?reference={reference}", self.url);
         let page = self.http.get(url).send().await.unwrap();
@@ -324,7 +327,7 @@ impl Shop {
         page["orders"].as_array().unwrap().iter().map(id_of).collect()
     }
 
-    /// What was acknowledged is there, once, and what was refused is not.
+    /// Asserts that every acknowledged order exists once and no refused order exists.
     async fn assert_true(&self) {
         for (request, id) in &self.acknowledged {
             let found = self.ids_of(&request.key).await;
@@ -338,5 +341,5 @@ impl Shop {
 }
 
 fn id_of(order: &Value) -> i64 {
-    order["order_id"].as_i64().expect("an order has a number")
+    order["order_id"].as_i64().expect("an order has an id")
 }

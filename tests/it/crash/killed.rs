@@ -1,4 +1,4 @@
-//! SIGKILL: nothing acknowledged is lost, nothing ends twice, what was under way runs again.
+//! SIGKILL: no acknowledged order is lost, none ends twice, and interrupted ones run again.
 
 use std::path::Path;
 
@@ -14,19 +14,19 @@ use crate::support::process::{Process, orderly, run};
 
 const ROUNDS: usize = 25;
 const CLIENTS: usize = 8;
-/// Acknowledged orders after which a round's server is killed.
+/// Number of acknowledged orders after which a round's server is killed.
 const ACKNOWLEDGED: std::ops::Range<usize> = 1..250;
 
-/// How the servers of the rounds end.
+/// The way the servers of the rounds end.
 #[derive(Clone, Copy, Debug)]
 pub enum Ending {
     /// By SIGKILL.
     Killed,
-    /// By SIGTERM, and in good order.
+    /// By SIGTERM, cleanly.
     Stopped,
 }
 
-/// So many servers on the same folder, one after another.
+/// A sequence of servers on the same folder.
 pub struct Rounds<'f> {
     pub ending: Ending,
     pub count: usize,
@@ -34,8 +34,8 @@ pub struct Rounds<'f> {
     pub seed: u64,
 }
 
-/// Ends servers under load again and again; then lets the `healed` one finish everything, and compares the clients'
-/// log with its table. Answers what is wrong.
+/// Ends servers under load repeatedly, then lets the `healed` one finish all orders and compares the clients' log with
+/// its table. Returns the differences.
 pub async fn end_again_and_again(
     rounds: Rounds<'_>,
     server: impl Fn() -> Command,
@@ -50,7 +50,7 @@ pub async fn end_again_and_again(
         let (sender, mut reached) = watch::channel(0);
         let url = victim.url.clone();
         let end = async {
-            // The load also ends when it never gets there, which the comparison would show.
+            // The load also ends before the target when the server is gone, which the comparison would show.
             let _ = reached.wait_for(|count| *count >= target).await;
             match rounds.ending {
                 Ending::Killed => {
@@ -86,7 +86,7 @@ fn not_in_good_order(which: &str, exit: Option<i32>) -> Option<String> {
     (exit != Some(0)).then(|| format!("{which} server ended with {exit:?}"))
 }
 
-/// Quick orders that fail now and then, so that a kill meets every state.
+/// Quick orders that sometimes fail, so that a kill meets every status.
 pub fn busy(mut command: Command) -> Command {
     command.envs([
         ("ORDERLY_SIMULATED_SPEED", "100"),
@@ -143,11 +143,11 @@ async fn an_order_under_way_at_a_kill_runs_again_after_the_restart() {
         ["accepted", "started", "lease_lost", "started", "completed"]
     );
     let order = get(&format!("{}/orders/1", second.url)).await;
-    assert_eq!(order["attempts"], 1, "a crash uses up no attempt");
+    assert_eq!(order["attempts"], 1, "a crash was counted as an attempt");
     assert_eq!(second.terminate().await, Some(0));
 }
 
-/// Waits until the order is being processed.
+/// Waits until the order is in processing.
 async fn started(url: &str, id: i64) {
     loop {
         if get(&format!("{url}/orders/{id}")).await["status"] == "Processing" {

@@ -1,4 +1,4 @@
-//! Clients that send orders at a server that may die at any moment.
+//! Clients that send orders to a server that may die at any moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::support::client::{Answer, Log, Request, http, post};
 
-/// A crash run is repeated with the seed it printed.
+/// Repeats a crash run with the seed it printed.
 pub const SEED_VARIABLE: &str = "ORDERLY_TEST_SEED";
 
 pub fn seed() -> u64 {
@@ -22,7 +22,7 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// Clients, what each still wants answered, and what they were told.
+/// Clients with their unanswered requests and the answers they got.
 pub struct Load {
     pub log: Arc<Log>,
     clients: Vec<Client>,
@@ -48,7 +48,7 @@ impl Load {
         }
     }
 
-    /// Sends until `orders` more are acknowledged, or the server is gone; `reached` is told as they come.
+    /// Sends until `orders` more are acknowledged or the server is gone. Reports progress through `reached`.
     pub async fn run(&mut self, url: &str, orders: usize, reached: watch::Sender<usize>) {
         let answered = Arc::new(AtomicUsize::new(0));
         let reached = Arc::new(reached);
@@ -80,7 +80,7 @@ impl Load {
 }
 
 impl Client {
-    /// What was not answered first, under its old key.
+    /// Repeats unanswered requests first, under their old keys.
     fn next_request(&mut self, keys: &AtomicUsize) -> Request {
         self.unanswered.take().unwrap_or_else(|| Request {
             key: format!("key-{}", keys.fetch_add(1, Ordering::SeqCst)),

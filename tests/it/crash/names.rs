@@ -1,4 +1,4 @@
-//! One file under two names: two servers must never meet in it.
+//! One file under two names: two servers must never share it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,7 +17,7 @@ fn at(folder: &Path, name: &str) -> Command {
 
 async fn refused(folder: &Path, name: &str) -> (Option<i32>, String) {
     let output = tokio::time::timeout(PATIENCE, at(folder, name).output()).await;
-    let output = output.expect("a start that is refused ends").unwrap();
+    let output = output.expect("a refused start ends in time").unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
@@ -67,7 +67,7 @@ async fn a_lock_file_that_is_deleted_still_admits_no_second_server() {
         }
     };
     let next_heartbeat = tokio::time::timeout(PATIENCE, made_anew).await;
-    next_heartbeat.expect("the next heartbeat makes it anew");
+    next_heartbeat.expect("the next heartbeat recreates the file");
     let (exit, said) = run(folder.path(), &["serve"]).await;
     assert_eq!(exit, Some(1), "{said}");
     assert!(said.contains("in use by another orderly process"), "{said}");

@@ -1,4 +1,4 @@
-//! A store that cannot be written is read all the same.
+//! A store on a read-only file or disk can still be read.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::support::small_disk::SmallDisk;
 
 const ORDERS: u64 = 3;
 
-/// Some orders, accepted by a server on the disk.
+/// Starts a server on the disk that accepts some orders.
 async fn shop(disk: &SmallDisk, folder: &Path) -> Process {
     let mut command = orderly(&disk.path);
     command.env("ORDERLY_LOG_DIR", folder.join("logs"));
@@ -35,7 +35,7 @@ async fn assert_verify_and_doctor_read(disk: &SmallDisk) {
         (&report["sound"], &report["orders"]),
         (&Value::Bool(true), &ORDERS.into())
     );
-    // The disk is small and no server runs, so not all is well.
+    // The disk is small and no server runs, so doctor finds problems.
     let (_, said) = run(&disk.path, &["doctor"]).await;
     assert!(said.contains("is sound: 3 orders"), "{said}");
     assert!(said.contains("the file cannot be written"), "{said}");

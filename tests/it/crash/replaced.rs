@@ -1,5 +1,5 @@
-//! The files of a store are replaced, moved or deleted under a running server: what it stores from then on would
-//! never be found, so it answers no 201 and ends.
+//! Store files replaced, moved or deleted under a running server: later writes would be lost, so it answers no 201 and
+//! ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::support::client::{Answer, Request, http, post};
 use crate::support::process::{Process, orderly};
 use crate::support::small_disk::SmallDisk;
 
-/// Its data in a folder of its own.
+/// Keeps the data in its own folder.
 fn server(folder: &Path) -> Command {
     let mut command = orderly(folder);
     let url = format!("sqlite:{}", data(folder).join("orderly.db").display());
@@ -31,7 +31,7 @@ async fn place(server: &Process, key: &str) -> Answer {
     post(&http(), &server.url, &request).await
 }
 
-/// What is done to the files, and which name the server is to tell.
+/// Faults, and the file name that the server must report.
 const FAULTS: [(&str, &str); 6] = [
     ("restored by copy", "orderly.db"),
     ("folder renamed", "orderly.db"),
@@ -56,7 +56,7 @@ fn carry_out(fault: &str, data: &Path) {
             fs::rename(file("new"), file("orderly.db-wal")).unwrap();
         }
         "index deleted" => fs::remove_file(file("orderly.db-shm")).unwrap(),
-        other => panic!("{other} is no fault"),
+        other => panic!("{other} is not a fault"),
     }
 }
 
@@ -101,17 +101,17 @@ async fn a_volume_that_is_mounted_over_the_data_ends_the_server() {
     assert_eq!(
         fs::read_dir(data(folder.path())).unwrap().count(),
         0,
-        "nothing is made in it"
+        "files were created in the volume"
     );
 }
 
-/// The restored file, and a log beside it that is not the server's, stay as they are.
+/// The restored file and a foreign log beside it stay unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stops_leaves_a_restored_store_alone() {
     let folder = tempfile::tempdir().unwrap();
     let data = data(folder.path());
     let mut command = server(folder.path());
-    // Nothing but the stop looks at the file.
+    // Only the stop checks the file.
     command.env("ORDERLY_LEASE", "1h");
     let server = Process::start(command).await;
     assert!(matches!(place(&server, "before").await, Answer::Created(_)));

@@ -1,4 +1,4 @@
-//! What the program stores and logs is for its own user.
+//! Stored data and logs are accessible to their owner only.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// Everything under a folder, but links, whose rights mean nothing.
+/// Collects the modes of everything under a folder except links, whose modes mean nothing.
 fn modes_under(folder: &Path, found: &mut Vec<(String, u32)>) {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
@@ -32,11 +32,7 @@ async fn folders_and_files_are_for_their_owner_alone() {
     let folder = tempfile::tempdir().unwrap();
     let probe = folder.path().join("probe");
     fs::write(&probe, "").unwrap();
-    assert_ne!(
-        mode(&probe) & 0o077,
-        0,
-        "a loose mask, or the test would find nothing"
-    );
+    assert_ne!(mode(&probe) & 0o077, 0, "the umask must be loose for this test");
     fs::remove_file(&probe).unwrap();
     let mut command = orderly(folder.path());
     let url = format!("sqlite:{}", folder.path().join("a/b/orderly.db").display());
@@ -81,6 +77,6 @@ async fn a_database_that_others_may_read_is_warned_about() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     let second = Process::start(orderly(folder.path())).await;
     assert!(second.said("orderly.db is open to other users of this machine (mode 640)"));
-    assert_eq!(mode(&file), 0o640, "left as it was");
+    assert_eq!(mode(&file), 0o640, "the mode changed");
     assert_eq!(second.terminate().await, Some(0));
 }

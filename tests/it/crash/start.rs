@@ -1,4 +1,4 @@
-//! Starts that must be refused, with an exit code and words that say why.
+//! Starts that are refused with an exit code and a reason.
 
 use crate::support::process::{Process, orderly, run};
 

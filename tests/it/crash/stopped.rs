@@ -1,4 +1,4 @@
-//! SIGTERM: what is under way is finished or handed back, and the exit is clean.
+//! SIGTERM: running orders are finished or given back, and the exit is clean.
 
 use std::process::Stdio;
 
@@ -33,7 +33,7 @@ async fn sigterm_under_load_exits_cleanly_and_loses_nothing() {
             reached
                 .wait_for(|count| *count >= 50)
                 .await
-                .expect("the load gets there");
+                .expect("the load reaches the target");
             stopped.signal("TERM").await;
             let exit = stopped.ended().await;
             assert_eq!(exit.code(), Some(0));
@@ -51,7 +51,7 @@ async fn sigterm_under_load_exits_cleanly_and_loses_nothing() {
     assert_eq!(last.terminate().await, Some(0));
 }
 
-/// Orders that would take hours do not keep a stop waiting past its time, and start again afterwards.
+/// Orders that take hours do not delay a stop beyond its grace time, and start again afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_finished_is_handed_back_within_the_grace_time() {
     let folder = tempfile::tempdir().unwrap();
@@ -73,7 +73,7 @@ async fn what_cannot_be_finished_is_handed_back_within_the_grace_time() {
     assert_eq!(second.terminate().await, Some(0));
 }
 
-/// Handing back needs a sync; when that fails the end must not look like a good one.
+/// Giving back needs a sync; when that fails, the exit must not look clean.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_sync_during_a_stop_ends_with_a_failure() {
     if !required("strace", Command::new("strace").arg("-V").output().await.is_ok()) {

@@ -17,7 +17,7 @@ async fn browsers_miss_nothing_and_hear_nothing_twice() {
     let mut shop = Shop::open().await;
     let beginning = shop.beginning().await;
     let line = Cutter::before(shop.url(), CUTS, BEHIND_THE_HEAD, seed()).await;
-    // Fifty times the wait that the server asks for would be two minutes.
+    // Fifty times the wait that the server requests would take two minutes.
     line.hurry_clients();
     let browser = Browser::start().await;
     browser.visit(&format!("{}/livez", line.url)).await;
@@ -33,7 +33,7 @@ async fn browsers_miss_nothing_and_hear_nothing_twice() {
             .await;
         let feeds = feeds.as_array().unwrap().iter();
         let counts = feeds.map(|feed| {
-            assert_eq!(feed[1], false, "a browser comes back after every cut");
+            assert_eq!(feed[1], false, "the browser did not reconnect");
             feed[0].as_u64().unwrap()
         });
         counts.min().unwrap()
@@ -44,13 +44,13 @@ async fn browsers_miss_nothing_and_hear_nothing_twice() {
     })
     .await;
     let table = shop.table().await;
-    until("all of them heard of everything", async || {
+    until("both have every event", async || {
         heard().await >= table.len() as u64
     })
     .await;
     let feeds = browser.run("return feeds", json!([])).await;
     let feeds = feeds.as_array().unwrap();
-    assert_eq!(feeds.len(), 2, "an `EventSource` and a `WebSocket`");
+    assert_eq!(feeds.len(), 2, "not an `EventSource` and a `WebSocket`");
     for feed in feeds {
         assert_eq!(feed["resyncs"], 0);
         let seen: Vec<Seen> = feed["seen"].as_array().unwrap().iter().map(seen).collect();

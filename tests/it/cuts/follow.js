@@ -1,4 +1,4 @@
-// Runs in a page of the server, follows in both ways. Arguments: the place to begin.
+// Runs in a page of the server and follows over both transports. Argument: the cursor to begin at.
 const [beginning] = arguments;
 window.feeds = [];
 
@@ -9,7 +9,7 @@ function feed() {
 }
 
 function listen(heard) {
-  // Comes back by itself, with the last id it saw.
+  // Reconnects by itself, with the last id it received.
   const source = new EventSource(`/events?after=${beginning}`);
   source.addEventListener('order', (message) => {
     const event = JSON.parse(message.data);

@@ -1,4 +1,4 @@
-//! Clients as a careful user writes them: they keep the last cursor, and come back with it.
+//! Clients as a careful user writes them: they keep the last cursor and resume with it.
 
 use std::sync::Mutex;
 
@@ -11,7 +11,7 @@ use crate::support::client::http;
 use crate::support::cutter::Cutter;
 use crate::support::socket::{Said, Socket, subscribe};
 
-/// What a client heard.
+/// Events that a client received.
 #[derive(Default)]
 pub struct Heard(Mutex<Vec<Seen>>);
 
@@ -29,15 +29,15 @@ impl Heard {
     }
 }
 
-/// What becomes of the last cursor when the connection is lost.
+/// Handling of the last cursor when the connection is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
     Kept,
-    /// The control: it begins anew each time, with what comes next.
+    /// The control: begins with the next event each time.
     Lost,
 }
 
-/// Server-sent events, for as long as it is let.
+/// Follows server-sent events until cancelled.
 pub async fn follow_events(line: &Cutter, beginning: &str, memory: Memory, heard: &Heard) {
     let http = http();
     let mut last = Some(beginning.to_owned());
@@ -70,7 +70,7 @@ pub async fn follow_events(line: &Cutter, beginning: &str, memory: Memory, heard
     }
 }
 
-/// One block of the stream, by the rules of WHATWG HTML section 9.2.6.
+/// Reads one block of the stream by WHATWG HTML section 9.2.6.
 fn take_block(block: &str, last: &mut Option<String>, heard: &Heard) {
     let field = |name: &str| {
         let mut lines = block.lines();
@@ -89,7 +89,7 @@ fn take_block(block: &str, last: &mut Option<String>, heard: &Heard) {
     }
 }
 
-/// A WebSocket, for as long as it is let.
+/// Follows over a WebSocket until cancelled.
 pub async fn follow_socket(line: &Cutter, beginning: &str, heard: &Heard) {
     let address = line.address();
     let mut last = beginning.to_owned();

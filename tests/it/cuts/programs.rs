@@ -1,4 +1,4 @@
-//! Programs of ours that follow everything: `orderly tail`, and the examples that others begin with.
+//! Our own programs that follow the feed: `orderly tail`, and the example clients.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,18 +15,18 @@ use crate::support::cutter::{ANYWHERE, BEHIND_THE_HEAD, Cutter, Feed};
 use crate::support::process::{configure, orderly};
 use crate::support::until;
 
-/// For each program: it waits some seconds after each, as the server asks it to.
+/// Cuts per program: it waits some seconds after each, as the server requests.
 const CUTS: usize = 5;
-/// How far the programs may be behind the shop.
+/// Maximum lag of the programs behind the placed orders.
 const SALES_AHEAD_MAX: usize = 10;
 
-/// A program that follows, ended when dropped.
+/// A program that follows the feed, killed when dropped.
 struct Follower {
     name: &'static str,
     line: Cutter,
     _child: Child,
     told: Arc<Mutex<Vec<String>>>,
-    /// What it said to explain itself.
+    /// Messages on stderr, to explain failures.
     messages: Arc<Mutex<Vec<String>>>,
 }
 
@@ -75,11 +75,14 @@ async fn the_command_misses_nothing_and_tells_nothing_twice() {
     let folder = tempfile::tempdir().unwrap();
     let mut tail = orderly(folder.path());
     tail.args(["tail", "--json", "--after", &shop.beginning().await]);
-    // Where its very first request has no answer, it ends: a wrong address is likelier than a server that is just away.
+    // When its first request gets no answer, tail ends: a wrong address is likelier than a server that is briefly down.
     let line = Cutter::before(shop.url(), CUTS, BEHIND_THE_HEAD, seed()).await;
     let tail = Follower::start("orderly tail", line, tail);
     let table = sell_until_cut(&mut shop, &[&tail]).await;
-    until("it told everything", async || tail.lines() >= table.len()).await;
+    until("tail has printed every event", async || {
+        tail.lines() >= table.len()
+    })
+    .await;
     let told = tail.told.lock().unwrap().clone();
     let seen: Vec<Seen> = told
         .iter()
@@ -95,7 +98,7 @@ async fn the_examples_miss_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut followers = Vec::new();
     for (interpreter, name) in [("python3", "follow.py"), ("node", "follow.mjs")] {
-        // They are for those who have it; the server needs none of them.
+        // They run where their interpreter exists; the server needs none of them.
         let asked = Command::new(interpreter).arg("--version").output().await;
         if !asked.is_ok_and(|asked| asked.status.success()) {
             println!("skipped: {name} is not possible here");
@@ -115,7 +118,7 @@ async fn the_examples_miss_nothing() {
     let table = sell_until_cut(&mut shop, &all).await;
     let last = last_versions(&table);
     for follower in &followers {
-        until("the example shows how every order ended", async || {
+        until("the example shows the end of every order", async || {
             shown(follower).0 == last
         })
         .await;
@@ -124,12 +127,15 @@ async fn the_examples_miss_nothing() {
     shop.close().await;
 }
 
-/// Until all were cut as often as they are to be.
+/// Places orders until all programs were cut as often as planned.
 async fn sell_until_cut(shop: &mut Shop, followers: &[&Follower]) -> Table {
     let heard = || followers.iter().map(|follower| follower.lines()).min();
     shop.sell().await;
-    // What there was before it is shown, if it is so few.
-    until("each has begun", async || heard().is_none_or(|lines| lines > 0)).await;
+    // The first lines show existing orders, if there are few.
+    until("every program has begun", async || {
+        heard().is_none_or(|lines| lines > 0)
+    })
+    .await;
     let lines: Vec<(&Cutter, Feed)> = followers
         .iter()
         .map(|follower| (&follower.line, Feed::Events))
@@ -138,7 +144,7 @@ async fn sell_until_cut(shop: &mut Shop, followers: &[&Follower]) -> Table {
     live_through(shop, &lines, async || {
         sales.set(sales.get() + 1);
         let least = sales.get().saturating_sub(SALES_AHEAD_MAX);
-        until("none is far behind", async || {
+        until("no program lags far behind", async || {
             heard().is_none_or(|lines| lines >= least)
         })
         .await;
@@ -152,8 +158,8 @@ fn last_versions(table: &Table) -> BTreeMap<u64, u64> {
     table.keys().copied().collect()
 }
 
-/// The version that each order has come to, and what is wrong on the way there. A line is `7 Completed version 3 completed`;
-/// without the last word it was there already when the example began.
+/// The last version of each order, and errors on the way. A line is `7 Completed version 3 completed`; without the last
+/// word the order existed when the example began.
 fn shown(follower: &Follower) -> (BTreeMap<u64, u64>, Vec<String>) {
     let mut versions = BTreeMap::new();
     let mut wrong = Vec::new();

@@ -1,5 +1,4 @@
-//! Something to hear of: a server at work, ended and started again on the same store, and the table that what was
-//! heard is compared with.
+//! A working server, stopped and restarted on the same store, and the table of its events to compare with.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +15,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::process::{Process, orderly};
 use crate::support::until;
 
-/// Orders accepted at once; one of them is cancelled, or was too quick.
+/// Orders accepted at once. One of them is cancelled unless it has already ended.
 const BATCH_ORDERS: u64 = 3;
 const READS_AT_ONCE: usize = 16;
 
@@ -28,7 +27,7 @@ pub struct Shop {
     orders: Vec<u64>,
 }
 
-/// An event as a client heard of it.
+/// An event as a client received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub cursor: String,
@@ -37,7 +36,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// From the object that is the same everywhere.
+    /// Reads the event object, which is the same on every transport.
     pub fn of(event: &Value) -> Seen {
         let number = |name: &str| event[name].as_u64().expect("an event's number");
         Seen {
@@ -48,16 +47,16 @@ impl Seen {
     }
 }
 
-/// All there is to hear of: the version of an order's event, and its place.
+/// All events: order id and version, with the position.
 pub type Table = BTreeMap<(u64, u64), Vec<u8>>;
 
 impl Shop {
-    /// On SQLite.
+    /// Uses SQLite.
     pub async fn open() -> Shop {
         Shop::on(None).await
     }
 
-    /// On a database of PostgreSQL, otherwise.
+    /// Uses the PostgreSQL database, or SQLite without one.
     pub async fn on(database: Option<TestDatabase>) -> Shop {
         let mut shop = Shop {
             folder: tempfile::tempdir().unwrap(),
@@ -79,13 +78,13 @@ impl Shop {
         answer.expect("the server answers").json().await.expect("JSON")
     }
 
-    /// The place before everything.
+    /// The cursor before all events.
     pub async fn beginning(&self) -> String {
         let page = self.get("/events?limit=1&status=Cancelled").await;
         page["next_cursor"].as_str().unwrap().to_owned()
     }
 
-    /// Sells a little more.
+    /// Places some orders and cancels one.
     pub async fn sell(&mut self) {
         let orders: Vec<Value> = (1..=BATCH_ORDERS)
             .map(|user_id| json!({"user_id": user_id, "item_ids": 7, "total_amount": 1}))
@@ -105,14 +104,14 @@ impl Shop {
         self.http.post(cancel).send().await.expect("the server answers");
     }
 
-    /// SIGTERM, and another server on the same store, which the cutters then lead to.
+    /// Stops the server with SIGTERM, starts another on the same store and points the cutters to it.
     pub async fn restart(&mut self, cutters: &[&Cutter]) {
         let server = self.server.take().expect("the server runs");
         assert_eq!(server.terminate().await, Some(0));
         self.start(cutters).await;
     }
 
-    /// The same after a SIGKILL.
+    /// Does the same with SIGKILL.
     pub async fn crash(&mut self, cutters: &[&Cutter]) {
         self.server.take().expect("the server runs").kill().await;
         self.start(cutters).await;
@@ -126,7 +125,7 @@ impl Shop {
         self.server = Some(server);
     }
 
-    /// Waits until nothing happens any more, and reads the histories of all orders.
+    /// Waits until every order is final, and reads all histories.
     pub async fn table(&self) -> Table {
         until("every order is final", async || {
             let numbers = self.get("/metrics").await;
@@ -148,7 +147,7 @@ impl Shop {
         table
     }
 
-    /// The server ends in good order, and its store is sound.
+    /// Stops the server cleanly and verifies its store.
     pub async fn close(mut self) {
         let server = self.server.take().expect("the server runs");
         assert_eq!(server.terminate().await, Some(0));
@@ -158,7 +157,7 @@ impl Shop {
         assert!(verified.status.success(), "{report}");
     }
 
-    /// Quick orders, of which some are tried again and some fail for good.
+    /// Quick orders, some of which are retried or fail permanently.
     fn program(&self) -> Command {
         let mut command = orderly(self.folder.path());
         command.envs([
@@ -167,7 +166,7 @@ impl Shop {
             ("ORDERLY_MAX_ATTEMPTS", "3"),
             ("ORDERLY_RETRY_BASE", "10ms"),
             ("ORDERLY_MAX_CRASHES", "1000"),
-            // What a killed node held is back soon.
+            // Orders of a killed node come back soon.
             ("ORDERLY_LEASE", "2s"),
             ("RUST_LOG", "info,orderly::worker=error"),
         ]);
@@ -178,12 +177,14 @@ impl Shop {
     }
 }
 
-/// Cursors are opaque to clients. To us they are bytes that rise with the feed.
+/// Cursors are opaque to clients; these tests read them as bytes that rise with the feed.
 fn place(cursor: &str) -> Vec<u8> {
-    BASE64_URL_SAFE_NO_PAD.decode(cursor).expect("a cursor of ours")
+    BASE64_URL_SAFE_NO_PAD
+        .decode(cursor)
+        .expect("a cursor of this server")
 }
 
-/// What is wrong with what a client heard.
+/// Differences between the received events and the table.
 pub fn differences(seen: &[Seen], table: &Table) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut heard = BTreeSet::new();
@@ -213,7 +214,7 @@ pub fn differences(seen: &[Seen], table: &Table) -> Vec<String> {
     wrong
 }
 
-/// Events that were passed over: later ones were heard of.
+/// Number of skipped events before later received ones.
 pub fn gaps(seen: &[Seen], table: &Table) -> usize {
     let heard: BTreeSet<_> = seen.iter().map(|event| (event.order_id, event.version)).collect();
     let last = seen

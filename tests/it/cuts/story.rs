@@ -1,4 +1,4 @@
-//! Programs that follow the feed: fifty cuts each, a restart and a crash.
+//! Clients that follow the feed through fifty cuts, a restart and a crash.
 
 use super::followers::{Heard, Memory, follow_events, follow_socket};
 use super::shop::{Shop, differences, gaps};
@@ -40,7 +40,7 @@ async fn follow_through_cuts(mut shop: Shop) {
         )
         .await;
         let table = shop.table().await;
-        until("both heard of everything", async || {
+        until("both clients have every event", async || {
             events.len() >= table.len() && socket.len() >= table.len()
         })
         .await;
@@ -48,9 +48,9 @@ async fn follow_through_cuts(mut shop: Shop) {
     };
     let table = tokio::select! {
         table = story => table,
-        () = follow_events(&line, &beginning, Memory::Kept, &events) => unreachable!("it is let"),
-        () = follow_socket(&line, &beginning, &socket) => unreachable!("it is let"),
-        () = follow_events(&control, &beginning, Memory::Lost, &forgetful) => unreachable!("it is let"),
+        () = follow_events(&line, &beginning, Memory::Kept, &events) => unreachable!("a client never ends by itself"),
+        () = follow_socket(&line, &beginning, &socket) => unreachable!("a client never ends by itself"),
+        () = follow_events(&control, &beginning, Memory::Lost, &forgetful) => unreachable!("a client never ends by itself"),
     };
     for (name, heard) in [("server-sent events", &events), ("the socket", &socket)] {
         let wrong = differences(&heard.all(), &table);
@@ -62,16 +62,13 @@ async fn follow_through_cuts(mut shop: Shop) {
         );
     }
     let gaps = gaps(&forgetful.all(), &table);
-    assert!(
-        gaps > 0,
-        "a client that forgets its cursor passes over events, or this test sees nothing"
-    );
-    println!("the forgetful one passed over {gaps} events");
+    assert!(gaps > 0, "a client that forgets its cursor must skip events");
+    println!("the control skipped {gaps} events");
     shop.close().await;
 }
 
-/// Sells until every cut was made, at the pace of the followers; a third of the way the server is restarted, and at two
-/// thirds it is killed.
+/// Places orders until every cut was made, at the pace of the clients. The server is restarted after a third of the
+/// cuts and killed after two thirds.
 pub async fn live_through(shop: &mut Shop, lines: &[(&Cutter, Feed)], pace: impl AsyncFn()) {
     let cuts_left = || {
         lines

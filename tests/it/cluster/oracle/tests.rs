@@ -1,4 +1,4 @@
-//! The oracle itself: what really happened is sound, and whatever is changed about it afterwards is noticed.
+//! Tests of the oracle: true evidence is sound, and every falsification is noticed.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn ordinary() -> Option<Evidence> {
     let shop = Shop::new(&doors, ORDERS, 1);
     shop.demand(ORDERS.orders);
     shop.run(1).await;
-    until("all orders end", async || node.open_orders().await == 0).await;
+    until("all orders have ended", async || node.open_orders().await == 0).await;
     Some(Evidence {
         sales: shop.sales(),
         silences: Vec::new(),
@@ -56,7 +56,7 @@ async fn what_is_changed_afterwards_is_noticed() {
         }),
         ("fifo", |evidence| {
             let before_all = evidence.sales[0].sent.checked_sub(Duration::from_secs(1));
-            evidence.sales[2].answered = before_all.expect("the machine is up for longer");
+            evidence.sales[2].answered = before_all.expect("the machine has been up for longer");
         }),
         ("takeover", |evidence| {
             let [_, started, completed] = &mut evidence.records[0].events[..] else {
