@@ -1,8 +1,8 @@
-//! The specification of `orderly::store::Store`: one claim per function, each run against every driver. Nothing
-//! here knows a driver; what a driver does beyond the trait is tested where the driver is.
+//! The specification of `orderly::store::Store`: one promise per function, checked against every driver.
+//! Driver-specific behaviour is tested with the driver.
 
-/// Runs the listed claims of the module against every driver, and against PostgreSQL behind a pooler too. Where one is
-/// not installed its tests say so.
+/// Runs the listed tests of the module against every driver, and against PostgreSQL behind a pooler. A missing database
+/// skips its tests with a message.
 macro_rules! conformance {
     ($($claim:ident),+ $(,)?) => {
         mod sqlite {

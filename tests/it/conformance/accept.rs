@@ -1,4 +1,4 @@
-//! `accept`: ids that rise, all or nothing, and the first event of every order.
+//! `accept`: rising ids, all or nothing, and the first event of every order.
 
 use orderly::event::{Event, EventKind};
 use orderly::order::{ItemIds, NewOrder, Order, OrderStatus};

@@ -112,14 +112,14 @@ async fn concurrent_claims_never_share_an_order(harness: &mut Harness) {
     let mut granted = HashSet::new();
     for claimed in join_all(claims).await {
         for lease in claimed.unwrap().leases {
-            assert!(granted.insert(lease.order.order_id), "granted twice");
+            assert!(granted.insert(lease.order.order_id), "an order was granted twice");
         }
     }
     assert_eq!(granted.len(), 100);
 }
 
-/// Accepted earlier is what was answered before the other was sent. What is under way at the same time may start in any order
-/// where many writers store it, but for the orders of one call.
+/// An order is earlier if it was answered before the other was sent. With many writers, concurrent calls may start in
+/// any order, but the orders of one call keep theirs.
 async fn a_later_order_never_starts_before_an_earlier_one(harness: &mut Harness) {
     let mut started = Vec::new();
     let mut calls: HashMap<OrderId, (usize, usize)> = HashMap::new();
@@ -171,7 +171,7 @@ async fn a_lease_carries_the_whole_order(harness: &mut Harness) {
     };
     harness.accept(vec![told]).await;
     assert_whole(harness, 5).await;
-    // Their texts are so long that some store may hand them over in another way.
+    // Texts so long that a store may transfer them differently.
     let long = NewOrder {
         metadata: Some(format!("\"{}\"", "x".repeat(METADATA_BYTES_MAX - 2)).into()),
         ..new_order()
@@ -208,17 +208,17 @@ async fn a_store_without_open_orders_is_idle(harness: &mut Harness) {
 
 async fn a_store_with_an_order_that_waits_or_is_processed_is_not_idle(harness: &mut Harness) {
     let id = harness.order_due_in(60).await;
-    assert!(!is_idle(harness).await, "it waits for a retry");
+    assert!(!is_idle(harness).await, "the order waits for a retry");
     harness.advance(Duration::from_mins(1)).await;
     let lease = harness.claim_only(id).await;
-    assert!(!is_idle(harness).await, "another node processes it");
+    assert!(!is_idle(harness).await, "another node processes the order");
     harness.settle(&lease, Outcome::COMPLETED).await;
     assert!(is_idle(harness).await);
     harness.order_in(OrderStatus::Failed).await;
     let failed = harness.order_in(OrderStatus::Failed).await;
     harness.redrive(failed).await;
     harness.store().set_paused(true).await.unwrap();
-    assert!(!is_idle(harness).await, "it was redriven");
+    assert!(!is_idle(harness).await, "the order was redriven");
 }
 
 async fn a_paused_store_with_a_pending_order_is_not_idle(harness: &mut Harness) {
@@ -234,7 +234,7 @@ async fn a_claim_that_grants_is_not_idle(harness: &mut Harness) {
     assert_eq!((claimed.leases.len(), claimed.idle), (1, false));
 }
 
-/// What a claim says that grants nothing.
+/// Reports whether a claim of zero orders finds the store idle.
 async fn is_idle(harness: &Harness) -> bool {
     let claimed = harness.store().claim(claim_by(NODE_B, 10)).await.unwrap();
     assert!(claimed.leases.is_empty());

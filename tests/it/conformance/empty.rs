@@ -1,5 +1,5 @@
-//! Every read of a store without orders: a fresh one, and one whose orders the retention took out. A read that finds
-//! nothing says so; it is no failure.
+//! Every read of a store without orders: a fresh store, and one emptied by retention. A read that finds nothing
+//! succeeds.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! An epoch that begins on a store whose history goes on: whatever was given out before it counts, and nothing is given out again.
+//! A new epoch on a store whose history continues: values given out before stay valid, and none is given out again.
 
 use orderly::lease::Outcome;
 use orderly::store::{FEED_EVENTS_MAX, RESTORE_JUMP, SettledOutside};

@@ -1,5 +1,5 @@
-//! `events_after`: every event of every order once, by positions that follow the commits. A page may be short, so these
-//! claims read on until they have what is there.
+//! `events_after`: every event of every order once, by positions in commit order. Pages may be short, so these tests
+//! read on until they have all events.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -161,13 +161,13 @@ async fn a_reader_among_writers_misses_nothing(harness: &mut Harness) {
     let read_while_written = async {
         let mut seen = HashSet::new();
         let mut last = None;
-        // Every order is accepted, started and completed: whoever comes too late to claim leaves it to another.
+        // A writer that claims too late leaves the order to another writer.
         while seen.len() < 3 * ORDERS {
             for (position, event) in page(harness, last, 7).await {
                 assert!(last < Some(position), "positions rise");
                 assert!(
                     seen.insert((event.order_id, event.version)),
-                    "{event:?} came twice"
+                    "{event:?} was returned twice"
                 );
                 last = Some(position);
             }
@@ -207,7 +207,7 @@ async fn every_store_has_a_feed_of_its_own(harness: &mut Harness) {
     } else {
         Harness::postgres().await
     };
-    let another = another.expect("there is one of the kind already");
+    let another = another.expect("a second store of the same kind");
     let (one, other) = (bounds(harness).await, bounds(&another).await);
     assert_ne!(one.epochs.newest().identity, other.epochs.newest().identity);
     assert!(!one.contain(other.cursor(FeedPosition(0))));
@@ -245,7 +245,7 @@ async fn what_a_view_of_an_order_does_not_show_lies_behind_its_place(harness: &m
         let history = harness.store().history(id, *version).await.unwrap().unwrap();
         assert_eq!(history.events.len(), 3 - *version as usize);
         assert_behind(*at, &history.events);
-        // The rest of a history is followed from its own place.
+        // The rest of a history is followed from its own cursor.
         assert!(bounds(harness).await.contain(history.at));
     }
     harness.redrive(id).await;
@@ -290,7 +290,7 @@ async fn a_view_among_writers_is_never_older_than_its_place(harness: &mut Harnes
         let mut views = Vec::new();
         while views.last().is_none_or(|(version, _)| *version <= 2 * REDRIVES) {
             views.push(view(harness, id).await);
-            // So that there are places to be given.
+            // The read assigns positions.
             page(harness, Some(FeedPosition(i64::MAX)), 1).await;
         }
         views
@@ -302,7 +302,7 @@ async fn a_view_among_writers_is_never_older_than_its_place(harness: &mut Harnes
     }
 }
 
-/// The order's version and the place from which on to follow it.
+/// The order's version and the cursor to follow it from.
 async fn view(harness: &Harness, id: OrderId) -> (u32, FeedCursor) {
     let view = harness.store().order_view(id).await.unwrap();
     let view = view.expect("the order was accepted");
@@ -312,7 +312,7 @@ async fn view(harness: &Harness, id: OrderId) -> (u32, FeedCursor) {
 
 fn assert_behind(at: FeedCursor, unseen: &[FeedEvent]) {
     for event in unseen {
-        assert!(event.position > at.position, "{event:?} is not behind {at:?}");
+        assert!(event.position > at.position, "{event:?} is not after {at:?}");
     }
 }
 
@@ -320,10 +320,10 @@ async fn bounds(harness: &Harness) -> FeedBounds {
     harness.store().events_after(None, 0).await.unwrap().bounds
 }
 
-/// What `eventful` leaves behind.
+/// Number of events that `eventful` creates.
 const EVENTFUL_EVENTS: usize = 3 + 2 + 11;
 
-/// Orders to which everything happened, among others; none is ready to start afterwards.
+/// Creates orders with every kind of event. None is ready to start afterwards.
 async fn eventful(harness: &Harness) -> Vec<OrderId> {
     let pending = harness.accept_one().await;
     let cancelled = harness.accept_one().await;
@@ -345,7 +345,7 @@ async fn eventful(harness: &Harness) -> Vec<OrderId> {
     vec![pending, cancelled, id]
 }
 
-/// Reads on page by page until so many events were read, and sees that there are no more.
+/// Reads this many events page by page and checks that no more follow.
 async fn read(
     harness: &Harness,
     after: Option<FeedPosition>,
@@ -362,7 +362,7 @@ async fn read(
     feed
 }
 
-/// Exactly this is behind `after`; answers its position.
+/// Asserts that exactly this event follows `after`, and returns its position.
 async fn assert_next(
     harness: &Harness,
     after: Option<FeedPosition>,

@@ -1,4 +1,4 @@
-//! `settle` with a lease that is no longer valid: whoever lost it changes nothing.
+//! `settle` with a lost lease changes nothing.
 
 use futures_util::future::join_all;
 use orderly::lease::{Lease, LeaseKey, Outcome};
@@ -145,7 +145,7 @@ async fn assert_stale(harness: &Harness, lease: &Lease) {
     assert_eq!((harness.order(id).await, harness.counters().await), before);
 }
 
-/// A store may complete orders with ids in a row together.
+/// A store may complete orders with consecutive ids together.
 async fn stale_completions_of_many_orders_at_once_change_nothing(harness: &mut Harness) {
     const ORDERS: usize = 100;
     harness.accept_some(ORDERS).await;

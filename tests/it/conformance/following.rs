@@ -1,5 +1,5 @@
-//! `orderly::live` over every driver: what somebody who follows the feed hears, however slow, and however often it goes
-//! and comes back.
+//! `orderly::live` over every driver: the events that a subscriber gets, however slow it is and however often it
+//! returns.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,10 +31,10 @@ conformance![
     following_ends_and_begins_again,
 ];
 
-/// Nothing here takes so long.
+/// No event takes this long.
 const PATIENCE: Duration = Duration::from_mins(1);
 const USERS: i64 = 4;
-/// More than a follower's queue holds; three of them are more than a node has in memory.
+/// More than the queue of a subscriber holds; three bursts exceed a node's memory of the feed.
 const BURST: usize = 3_500;
 
 fn live(harness: &Harness) -> (Live, CancellationToken) {
@@ -61,7 +61,7 @@ fn of_user(user_id: i64) -> Filter {
     }
 }
 
-/// What somebody heard: order, version and place.
+/// Delivered events: order, version and position.
 type Heard = Vec<(OrderId, u32, FeedPosition)>;
 
 async fn hear(subscription: &mut Subscription) -> (OrderId, u32, FeedPosition) {
@@ -70,14 +70,14 @@ async fn hear(subscription: &mut Subscription) -> (OrderId, u32, FeedPosition) {
             let event = &change.event;
             (event.event.order_id, event.event.version, event.position)
         }
-        Ok(Next::Resync(cursor)) => panic!("sent back to {cursor:?}"),
-        Err(elapsed) => panic!("nothing came: {elapsed}"),
+        Ok(Next::Resync(cursor)) => panic!("unexpected resync to {cursor:?}"),
+        Err(elapsed) => panic!("no event arrived: {elapsed}"),
     }
 }
 
 async fn end_of_feed(harness: &Harness) -> FeedCursor {
     let mut last = None;
-    // On a shared database what is committed gets its place when somebody reads.
+    // A shared database assigns positions to committed events when they are read.
     loop {
         let page = harness.store().events_after(last, 1_000).await.unwrap();
         if page.events.is_empty() && !page.unplaced {
@@ -92,7 +92,7 @@ async fn followers_hear_everything_that_concerns_them_in_order(harness: &mut Har
     let seed: u64 = rand::random();
     eprintln!("seed {seed}");
     let (live, draining) = live(harness);
-    // The end of the feed, once the story is over.
+    // The end of the feed, known once all operations are done.
     let (over, _) = watch::channel(None);
     let mut followers = JoinSet::new();
     for number in 0..FOLLOWERS {
@@ -135,7 +135,7 @@ async fn followers_hear_everything_that_concerns_them_in_order(harness: &mut Har
     end(live, draining).await;
 }
 
-/// Reads in its own way until it has come to the end: fast or slow, now and then going away and coming back.
+/// Reads until the end in a random manner: fast or slow, sometimes leaving and returning.
 async fn follow(
     feed: Feed,
     mut rng: StdRng,
@@ -153,7 +153,7 @@ async fn follow(
         },
         _ => Filter::default(),
     };
-    // Not everybody listens all the time.
+    // Some subscribers pause.
     let lazy = rng.random_bool(0.5);
     let mut subscription = feed.subscribe(filter, None).await.unwrap();
     let began = subscription.cursor();
@@ -170,13 +170,13 @@ async fn follow(
             subscription = feed.subscribe(filter, Some(at)).await.unwrap();
         }
         if lazy && over.borrow().is_none() && rng.random_bool(0.05) {
-            // Until the story is over: everything is waiting then.
+            // Until all operations are done: then every event is waiting.
             over.changed().await.unwrap();
         }
-        // Where nothing more concerns it, its cursor moves on all the same.
+        // Without further matches the cursor still advances.
         if let Ok(next) = timeout(Duration::from_millis(20), subscription.next()).await {
             let Next::Change(change) = next else {
-                panic!("nothing was taken out")
+                panic!("nothing was pruned")
             };
             let event = &change.event;
             heard.push((event.event.order_id, event.event.version, event.position));
@@ -219,7 +219,7 @@ async fn tell_a_story(harness: &Harness, mut rng: StdRng) {
             _ => {}
         }
     }
-    // Whatever the dice said: more than a queue holds.
+    // More than a queue holds, whatever was random before.
     harness.accept_some(BURST).await;
 }
 
@@ -255,9 +255,9 @@ async fn one_that_never_reads_costs_the_others_nothing(harness: &mut Harness) {
         }
         assert_eq!(heard, ids.into_iter().collect());
     }
-    // Taken off, all of them, once each.
+    // Each stuck subscriber was detached once.
     assert!(harness.metrics().feed_subscribers_lagged.get() >= 50);
-    // And complete, should they ever read.
+    // A stuck subscriber that reads again gets every event.
     let mut one = stuck.remove(0);
     let mut last = None;
     for _ in 0..3 * BURST {
@@ -275,7 +275,7 @@ async fn the_cursor_moves_on_where_nothing_matches(harness: &mut Harness) {
     let began = nothing.cursor();
     harness.accept(vec![order_of(2), order_of(2)]).await;
     let then = end_of_feed(harness).await;
-    // What comes behind them tells that all are through with them.
+    // A later event shows that all subscribers have passed the others.
     harness.accept(vec![order_of(2)]).await;
     for _ in 0..3 {
         hear(&mut everything).await;

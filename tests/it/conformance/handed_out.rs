@@ -1,4 +1,4 @@
-//! Whose results count: of orders whose token others than their node were told, and of no others (issue 13, point 5).
+//! Only orders whose token was given to others than their node accept results from outside (issue 13, point 5).
 
 use orderly::lease::{Outcome, ProcessorKind};
 use orderly::order::{OnFailure, OrderId, Ordering};
@@ -14,7 +14,7 @@ conformance! {
 }
 
 async fn only_a_claim_whose_token_others_know_is_handed_out(harness: &mut Harness) {
-    // Some that start together, and one that comes back.
+    // Orders that start together, and one that starts again.
     let ids = harness.accept_some(3).await;
     for processor in ProcessorKind::ALL {
         let request = ClaimRequest {
@@ -48,7 +48,10 @@ async fn an_order_that_is_handed_over_was_handed_out(harness: &mut Harness) {
     assert!(is_handed_out(harness, id).await);
     harness.settle(&lease, Outcome::Released).await;
     harness.claim_only(id).await;
-    assert!(!is_handed_out(harness, id).await, "the next claim is another one");
+    assert!(
+        !is_handed_out(harness, id).await,
+        "the next claim is not handed out"
+    );
 }
 
 async fn a_claim_in_turn_says_whether_it_hands_orders_out(harness: &mut Harness) {

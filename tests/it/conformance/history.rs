@@ -1,4 +1,4 @@
-//! `history`: an order's events, dense and in order, page by page.
+//! `history`: the events of an order, without gaps, in order, page by page.
 
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ async fn orders_keep_their_histories_apart(harness: &mut Harness) {
     assert_eq!(harness.events(other).await.len(), 2);
 }
 
-/// An order to which everything happened.
+/// An order with every kind of event.
 async fn eventful(harness: &Harness) -> OrderId {
     let id = harness.accept_one().await;
     let mut lease = harness.claim_only(id).await;

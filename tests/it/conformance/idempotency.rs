@@ -1,4 +1,4 @@
-//! `accept` with a key: one promise, one set of orders, however often and however many ask.
+//! `accept` with a key: one set of orders, however many requests repeat it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `renew` and `give_back_expired`: who keeps an order, who loses it, and whose fault that is.
+//! `renew` and `give_back_expired`: which leases a node keeps or loses, and when a loss counts as a crash.
 
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ async fn a_renewal_reports_what_the_node_no_longer_has(harness: &mut Harness) {
     renew(harness, &[keys[4]]).await;
     harness.advance(LEASE / 2 + Duration::from_secs(1)).await;
     assert_eq!(harness.give_back().await, gave_back(2));
-    // The third and the fourth order are in other hands, with new fences.
+    // Other nodes hold the third and fourth order under new fences.
     let taken = harness.claim_as(NODE_B, 5).await;
     assert_eq!(taken.len(), 2);
 
@@ -194,7 +194,7 @@ async fn an_order_lost_too_often_is_failed_as_poison(harness: &mut Harness) {
     let order = harness.order(id).await;
     assert_eq!(order.status, OrderStatus::Failed);
     assert!(order.finished_at.is_some());
-    let error = order.last_error.expect("a poisoned order says so");
+    let error = order.last_error.expect("a poisoned order has an error");
     assert!(error.contains(&CRASHES_MAX.to_string()), "{error}");
     let event = harness.history(id, order.version - 1).await.remove(0);
     assert_eq!((event.kind, event.error), (EventKind::Failed, Some(error)));
@@ -249,12 +249,16 @@ fn gave_back(pending: usize) -> GivenBack {
     }
 }
 
-/// Node A's heartbeat; answers what it lost, in the order asked.
+/// Sends node A's heartbeat and returns the lost leases in the requested order.
 async fn renew(harness: &Harness, leases: &[LeaseKey]) -> Vec<LeaseKey> {
     let renewed = harness.store().renew(heartbeat(NODE_A, leases)).await.unwrap();
     let lost = |key: &&LeaseKey| renewed.lost.contains(key);
     let in_order: Vec<LeaseKey> = leases.iter().filter(lost).copied().collect();
-    assert_eq!(in_order.len(), renewed.lost.len(), "only what was asked about");
+    assert_eq!(
+        in_order.len(),
+        renewed.lost.len(),
+        "a lease that was not asked about"
+    );
     in_order
 }
 

@@ -1,4 +1,4 @@
-//! The store as a whole: snapshots, signals, health, and its end.
+//! The store as a whole: snapshots, wake-ups, health and closing.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ async fn settings_that_weaken_a_store_are_told(harness: &mut Harness) {
     if harness.is_embedded() {
         assert!(told.is_empty(), "{told:?}");
     } else {
-        // The server of the tests does not sync.
+        // The test server does not sync.
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains("fsync"), "{told:?}");
     }
@@ -67,7 +67,7 @@ async fn a_snapshot_shows_what_the_api_does_not(harness: &mut Harness) {
     let lease = harness.claim(1).await.remove(0);
     let records = harness.records().await;
     assert_eq!(records[0].order, harness.order(id).await);
-    let held = records[0].lease.expect("a running order has a lease");
+    let held = records[0].lease.expect("an order in processing has a lease");
     assert_eq!((held.node, held.fence), (NODE_A, lease.fence));
     assert!(held.expires_at > harness.now().await);
     assert!(records[1].lease.is_none());
@@ -140,7 +140,7 @@ async fn settings_that_weaken_durability_are_named(harness: &mut Harness) {
         if harness.is_embedded() {
             assert!(weaknesses.is_empty(), "{weaknesses:?}");
         } else {
-            // The tests share a server that does not sync.
+            // The shared test server does not sync.
             assert!(
                 weaknesses.iter().any(|weakness| weakness.contains("fsync")),
                 "{weaknesses:?}"
@@ -286,7 +286,7 @@ async fn closing_twice_is_closing_once(harness: &mut Harness) {
     harness.reopen().await;
 }
 
-/// Takes the signals that earlier steps may have left.
+/// Discards wake-ups of earlier steps.
 fn drain_work(harness: &Harness) {
     let wakeups = harness.store().wakeups();
     while wakeups.work().now_or_never().is_some() {}

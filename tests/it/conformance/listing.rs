@@ -1,4 +1,4 @@
-//! `orders`: every filter and every combination of filters, newest first, in pages that lose and repeat nothing.
+//! `orders`: every combination of filters, newest first, in pages without gaps or repeats.
 
 use std::time::Duration;
 
@@ -75,7 +75,10 @@ async fn every_combination_of_filters_finds_what_it_names(harness: &mut Harness)
             }
         }
     }
-    assert!(found_orders > 100, "the combinations find orders: {found_orders}");
+    assert!(
+        found_orders > 100,
+        "the combinations find too few orders: {found_orders}"
+    );
 }
 
 async fn a_filter_that_nothing_matches_finds_nothing(harness: &mut Harness) {
@@ -182,7 +185,7 @@ async fn pages_are_complete_where_orders_wait_for_their_turn(harness: &mut Harne
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;
     let ids = harness.accept([1, 1, 2, 2, 3].map(order_of).to_vec()).await;
-    // A retry that has its turn, and one that waits for an order before it, which was redriven.
+    // A retry that has its turn, and one blocked by an earlier order that was redriven.
     harness.cancel(ids[2]).await;
     let leases = harness.claim(10).await;
     let started: Vec<OrderId> = leases.iter().map(|lease| lease.order.order_id).collect();
@@ -244,11 +247,11 @@ async fn a_page_of_a_reference_ends_after_ten_thousand_other_orders(harness: &mu
             ..page_of(50)
         };
         let first = harness.store().orders(query.clone()).await.unwrap();
-        assert_eq!(first.orders, [], "{query:?} looked at too many");
+        assert_eq!(first.orders, [], "{query:?} looked at too many orders");
         assert!(first.next.is_some(), "{query:?}");
         assert_eq!(walk(harness, query).await, expected);
     }
-    // What matches is found at once, however much follows.
+    // Matching orders are found at once, however many follow.
     let query = OrderQuery {
         user_id: Some(1),
         reference: Some("web".to_owned()),
@@ -259,8 +262,7 @@ async fn a_page_of_a_reference_ends_after_ten_thousand_other_orders(harness: &mu
     assert_eq!((page.orders.len(), page.next), (50, last));
 }
 
-/// A shared store finds an instant by id only roughly, since orders that are accepted at the same moment have times in any
-/// order.
+/// A shared store finds an instant by id only roughly: orders accepted concurrently have times in any order.
 async fn a_page_by_time_ends_after_ten_thousand_other_orders(harness: &mut Harness) {
     let wanted = harness.accept_one().await;
     let cancelled = harness.accept_one().await;
@@ -301,7 +303,7 @@ async fn list(harness: &Harness, query: OrderQuery) -> Vec<OrderId> {
     page.orders.iter().map(|order| order.order_id).collect()
 }
 
-/// All pages from the first to the last.
+/// All pages from first to last.
 async fn walk(harness: &Harness, mut query: OrderQuery) -> Vec<OrderId> {
     let mut seen = Vec::new();
     loop {
@@ -315,7 +317,7 @@ async fn walk(harness: &Harness, mut query: OrderQuery) -> Vec<OrderId> {
     }
 }
 
-/// What the query means, in plain words.
+/// The orders that match the query, by a plain implementation.
 fn matching(orders: &[Order], query: &OrderQuery) -> Vec<OrderId> {
     let reference = |order: &Order| {
         let reference = order.request.reference.as_ref();

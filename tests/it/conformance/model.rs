@@ -1,5 +1,5 @@
-//! Random stories against a plain model of the state machine. The model says what may happen and what every order
-//! must look like afterwards; which of the due orders a claim takes is left to the store where the trait leaves it.
+//! Random operations against a plain model of the state machine. The model defines the allowed steps and the resulting
+//! orders; where the trait leaves the choice of due orders open, the store decides.
 
 use std::time::Duration;
 
@@ -18,10 +18,9 @@ mod machine;
 
 use machine::{CRASHES_MAX, Model, ModelOrder};
 
-/// Enough for every pair of steps to meet many times; a run stays within seconds.
+/// Enough for every pair of steps to meet often, within seconds.
 const STORIES: u32 = 96;
-/// Fewer where every step is a round trip to a server. What is random is new in every run, so that the rest comes with
-/// the runs.
+/// Fewer where every step is a round trip to a server. Each run draws new ones.
 const STORIES_OF_A_SERVER: u32 = 12;
 const STEPS_MAX: usize = 80;
 
@@ -35,14 +34,14 @@ enum Step {
         orders_max: usize,
         suspect: bool,
     },
-    /// The start of orders that the caller chose.
+    /// Starts orders that the caller chose.
     Start {
         by_b: bool,
         orders: Vec<Index>,
         orders_max: usize,
         suspect: bool,
     },
-    /// With any lease that was ever granted.
+    /// With any lease ever granted.
     Settle {
         lease: Index,
         outcome: Outcome,
@@ -60,11 +59,11 @@ enum Step {
         order: Index,
     },
     Pause(bool),
-    /// In steps of 7 s, so that no lease of 30 s ends in the very moment of a step.
+    /// In steps of 7 s, so that no lease of 30 s ends exactly at a step.
     Advance {
         sevens: u64,
     },
-    /// Node B starts orders and is silent until node A takes them back.
+    /// Node B starts orders and falls silent until node A takes them back.
     Crash {
         orders_max: usize,
     },
@@ -115,7 +114,7 @@ fn every_story_ends_as_the_model_says_pooled() {
     every_story_ends_as_the_model_says_on(STORIES_OF_A_SERVER, Harness::pooled);
 }
 
-/// Each story on a store of its own; `None` where there is none.
+/// Runs each sequence on its own store, or none where `harness` returns `None`.
 fn every_story_ends_as_the_model_says_on(stories: u32, harness: impl AsyncFn() -> Option<Harness>) {
     let config = ProptestConfig {
         failure_persistence: None,
@@ -150,7 +149,7 @@ async fn tell(harness: Harness, steps: Vec<Step>) {
 struct Story {
     harness: Harness,
     model: Model,
-    /// Every lease there ever was, so that old ones are tried too.
+    /// Every lease ever granted, so that stale ones are tried too.
     granted: Vec<LeaseKey>,
 }
 

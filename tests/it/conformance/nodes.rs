@@ -1,4 +1,4 @@
-//! `join`, `leave` and the list of nodes: who is there, who died, and what becomes of what they held.
+//! `join`, `leave` and the list of nodes: which are alive or dead, and the fate of their leases.
 
 use std::time::Duration;
 

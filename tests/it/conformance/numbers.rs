@@ -1,4 +1,4 @@
-//! `counters` and `queue`: numbers that are the table's, at every moment.
+//! `counters` and `queue`: equal to a recount of the table at every moment.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn an_empty_store_counts_nothing(harness: &mut Harness) {
 }
 
 async fn every_status_is_counted(harness: &mut Harness) {
-    // Pending last: what is ready to start would be claimed by the others.
+    // Pending last: orders that are ready to start would be claimed by the other helpers.
     for (status, count) in [
         (OrderStatus::Processing, 1),
         (OrderStatus::Completed, 2),
@@ -91,7 +91,7 @@ async fn a_redrive_moves_its_order_to_the_pending_ones(harness: &mut Harness) {
     let cancelled = harness.order_in(OrderStatus::Cancelled).await;
     for (id, expected) in [(failed, (1, 0, 1)), (cancelled, (2, 0, 0))] {
         harness.redrive(id).await;
-        // A second one finds it Pending and changes nothing.
+        // The second redrive finds the order Pending and changes nothing.
         let _ = harness.store().redrive(id).await.unwrap();
         assert_eq!(pending_failed_cancelled(harness).await, expected);
         assert_eq!(harness.counters().await, harness.recount().await);
@@ -171,7 +171,7 @@ async fn processing_time_leaves_out_what_did_not_complete(harness: &mut Harness)
 }
 
 async fn the_queue_shows_the_same_counters(harness: &mut Harness) {
-    // Pending last: what is ready to start would be claimed by the others.
+    // Pending last: orders that are ready to start would be claimed by the other helpers.
     for status in OrderStatus::ALL.into_iter().rev() {
         harness.order_in(status).await;
     }
@@ -230,7 +230,7 @@ async fn an_order_that_runs_is_not_waiting(harness: &mut Harness) {
     assert_eq!(oldest_waiting(harness).await, None);
 }
 
-/// Issue 13, point 17: `oldest_waiting` is of those that could start, the others have numbers of their own.
+/// Issue 13, point 17: `oldest_waiting` covers only orders that could start; blocked ones are counted separately.
 async fn an_order_that_waits_for_its_user_is_blocked_and_not_waiting(harness: &mut Harness) {
     let rule = Ordering::User(OnFailure::Skip);
     harness.reopen_with_ordering(rule).await;
@@ -249,12 +249,12 @@ async fn an_order_that_waits_for_its_user_is_blocked_and_not_waiting(harness: &m
     assert_blocked(harness, 1, 25).await;
 }
 
-/// Issue 14: one rule for whose turn it is, on every store, also where a claim decides it and none has come.
+/// Issue 14: every store decides turns by the same rule, even where a claim would decide and none has run.
 async fn orders_that_no_claim_has_seen_wait_or_are_blocked_as_they_will(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;
-    // Finds out by which ordering the store goes.
+    // Reads the ordering setting of the store.
     harness.claim(1).await;
     harness.accept(vec![order_of(1), order_of(1), order_of(2)]).await;
     harness.advance(Duration::from_secs(20)).await;
@@ -307,7 +307,7 @@ async fn oldest_waiting(harness: &Harness) -> Option<Duration> {
     harness.store().queue().await.unwrap().oldest_waiting
 }
 
-/// A second of grace for stores whose clock nobody can stop.
+/// Allows a second for stores whose clock cannot be stopped.
 fn assert_age(age: Option<Duration>, seconds: u64) {
     let age = age.expect("an order waits");
     assert_eq!(age.as_secs(), seconds, "{age:?}");

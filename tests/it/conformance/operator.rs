@@ -1,4 +1,4 @@
-//! `cancel` and `redrive`: what an operator can do to one order, from every status.
+//! `cancel` and `redrive`: operator actions on one order, from every status.
 
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ async fn every_redrive_is_a_new_generation(harness: &mut Harness) {
     }
 }
 
-/// Issue 13: CONTRACT 2.3 has it so, and the answer was a 409.
+/// Issue 13: the action used to answer 409.
 async fn an_order_that_backs_off_is_due_at_once_when_retried(harness: &mut Harness) {
     let id = harness.order_due_in(60).await;
     harness.advance(Duration::from_secs(1)).await;
@@ -149,7 +149,7 @@ async fn an_order_that_backs_off_is_due_at_once_when_retried(harness: &mut Harne
         next_attempt_at: order.next_attempt_at,
         ..before
     };
-    assert_eq!(order, expected, "attempts, generation and last error are kept");
+    assert_eq!(order, expected, "attempts, generation or last error changed");
     assert_eq!(harness.order(id).await, order);
     let last = harness.history(id, before.version).await.remove(0);
     assert_eq!(
@@ -157,7 +157,7 @@ async fn an_order_that_backs_off_is_due_at_once_when_retried(harness: &mut Harne
         (EventKind::Redriven, OrderStatus::Pending)
     );
     assert_eq!((last.attempt, last.error), (1, None));
-    assert_eq!(harness.redrive(id).await, order, "it is due already");
+    assert_eq!(harness.redrive(id).await, order, "the order was already due");
     assert_eq!(harness.counters().await.pending, 1);
     let lease = harness.claim_only(id).await;
     assert_eq!((lease.order.attempts, lease.order.generation), (2, 0));
@@ -206,7 +206,7 @@ async fn a_concurrent_cancel_and_claim_agree(harness: &mut Harness) {
         let id = harness.accept_one().await;
         let (cancelled, leases) = tokio::join!(harness.cancel(id), harness.claim(1));
         assert_eq!(harness.order(id).await, cancelled);
-        // A shared store may leave out a lease that was cancelled before the claim was answered.
+        // A shared store may omit a lease that was cancelled before the claim was answered.
         let granted = cancelled.attempts as usize;
         assert!(leases.len() == granted || (!harness.is_embedded() && leases.is_empty()));
     }

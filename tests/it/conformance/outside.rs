@@ -1,5 +1,5 @@
-//! Leases that workers outside hold: no heartbeat keeps them and no end of a node ends them, only their time, their
-//! attempt's time, or what comes back under their token.
+//! Leases of external workers: neither heartbeats nor nodes affect them; they end by their own time, their attempt's
+//! time or a result with their token.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::make::{
     heartbeat, retry_after,
 };
 
-/// From the start of an attempt.
+/// Longest attempt, from its start.
 const RUN_MAX: Duration = Duration::from_secs(100);
 const SHORTER_THAN_A_RUN: Duration = Duration::from_secs(90);
 
@@ -72,14 +72,14 @@ async fn no_heartbeat_renews_a_lease_outside_or_finds_it_lost(harness: &mut Harn
     let lease = take_only(harness, id).await;
     hold(harness, &lease, 3 * LEASE).await;
     harness.advance(LEASE).await;
-    // Of the node that handed it over, perhaps on its way since before.
+    // The heartbeat of the node that handed the order over, possibly sent before.
     let beat = heartbeat(NODE_A, &[lease.key()]);
     assert_eq!(harness.store().renew(beat).await.unwrap().lost, []);
     harness.advance(LONGER_THAN_A_LEASE).await;
     assert_eq!(
         harness.give_back().await,
         GivenBack::default(),
-        "its time is its own"
+        "the heartbeat changed the expiry"
     );
     harness.advance(LEASE).await;
     assert_eq!(harness.give_back().await.pending, 1);
@@ -105,7 +105,7 @@ async fn a_hold_lasts_from_now_on_and_may_be_shorter_than_what_was_left(harness:
         let expires = harness.now().await.plus(LEASE);
         assert_eq!(hold(harness, &lease, LEASE).await, Held::Until(expires));
     }
-    assert_eq!(harness.order(id).await.version, 2, "holding is no event");
+    assert_eq!(harness.order(id).await.version, 2, "holding wrote an event");
     hold(harness, &lease, Duration::from_secs(1)).await;
     harness.advance(Duration::from_secs(2)).await;
     assert_eq!(harness.give_back().await.pending, 1);
@@ -168,10 +168,10 @@ async fn a_silent_worker_counts_as_a_dead_one(harness: &mut Harness) {
     for crashes in 1..=2 {
         assert!(!take_only(harness, id).await.suspect);
         harness.advance(LONGER_THAN_A_LEASE).await;
-        // The node that claimed for the worker lives, and asks itself.
+        // The node that claimed for the worker is alive and sweeps itself.
         assert_eq!(harness.give_back().await.pending, 1);
         assert_eq!(harness.crashes(id).await, crashes);
-        assert_eq!(harness.order(id).await.attempts, 0, "no attempt is used up");
+        assert_eq!(harness.order(id).await.attempts, 0, "an attempt was counted");
     }
     let lost = harness.history(id, 0).await.remove(2);
     assert_eq!(lost.kind, EventKind::LeaseLost);
@@ -205,7 +205,7 @@ async fn a_claim_for_workers_grants_one_suspect_at_most(harness: &mut Harness) {
         assert_eq!(leases.len(), 1);
         suspects.retain(|id| *id != leases[0].order.order_id);
     }
-    assert_eq!(suspects.len(), 1, "each time another one");
+    assert_eq!(suspects.len(), 1, "more than one suspect");
 }
 
 async fn a_claim_of_nothing_grants_nothing_and_tells_whether_orders_are_open(harness: &mut Harness) {
@@ -226,7 +226,7 @@ async fn the_latest_claim_names_the_token_that_counts(harness: &mut Harness) {
     let unknown = harness.store().claimed(OrderId(1_000_000)).await.unwrap();
     assert_eq!(unknown, None);
     let id = harness.accept_one().await;
-    assert_eq!(latest(harness, id).await.key, None, "nobody claimed it");
+    assert_eq!(latest(harness, id).await.key, None, "the order was never claimed");
     let first = take_only(harness, id).await;
     assert_eq!(latest(harness, id).await.key, Some(first.key()));
     assert_eq!(latest(harness, id).await.order, first.order);
@@ -234,7 +234,7 @@ async fn the_latest_claim_names_the_token_that_counts(harness: &mut Harness) {
     assert_eq!(
         latest(harness, id).await.key,
         Some(first.key()),
-        "also between attempts"
+        "between attempts too"
     );
     let second = take_only(harness, id).await;
     assert!(second.fence > first.fence);
@@ -329,11 +329,11 @@ async fn an_order_that_was_outside_may_run_on_a_node_afterwards(harness: &mut Ha
     assert_eq!(
         harness.give_back().await,
         GivenBack::default(),
-        "heartbeats renew it"
+        "the heartbeat did not renew the lease"
     );
     harness.advance(LONGER_THAN_A_LEASE).await;
     assert_eq!(harness.give_back().await.pending, 1);
-    assert_eq!(harness.crashes(id).await, 0, "the node that asks lives");
+    assert_eq!(harness.crashes(id).await, 0, "the sweeping node is alive");
 }
 
 pub(super) async fn take(harness: &Harness, orders_max: usize) -> Vec<Lease> {
@@ -380,6 +380,6 @@ async fn assert_stale(harness: &Harness, key: LeaseKey) {
 
 fn with_result(text: &str) -> Outcome {
     Outcome::Completed {
-        result: Some(JsonText::parse(text).expect("a result")),
+        result: Some(JsonText::parse(text).expect("a valid result")),
     }
 }

@@ -1,4 +1,4 @@
-//! `set_paused`: nothing starts, everything else goes on.
+//! `set_paused`: no order starts, everything else continues.
 
 use futures_util::FutureExt;
 use orderly::lease::Outcome;
@@ -66,7 +66,10 @@ async fn a_resume_is_signalled_apart_from_work(harness: &mut Harness) {
     assert!(wakeups.resumed().now_or_never().is_none());
     pause(harness, false).await;
     assert!(wakeups.resumed().now_or_never().is_some());
-    assert!(wakeups.work().now_or_never().is_some(), "and as work");
+    assert!(
+        wakeups.work().now_or_never().is_some(),
+        "the resume also signals work"
+    );
 }
 
 async fn a_pause_is_shown(harness: &mut Harness) {

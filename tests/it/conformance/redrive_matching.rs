@@ -1,4 +1,4 @@
-//! `redrive_matching`: many dead letters at once, oldest first, in bounded steps.
+//! `redrive_matching`: many failed orders at once, oldest first, in bounded steps.
 
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ async fn redrive(harness: &Harness, query: RedriveQuery) -> Redriven {
     harness.store().redrive_matching(query).await.unwrap()
 }
 
-/// A Failed order of each user.
+/// Creates a Failed order for each user.
 async fn fail(harness: &Harness, users: &[i64]) -> Vec<OrderId> {
     let ids = harness
         .accept(users.iter().map(|user| order_of(*user)).collect())

@@ -1,4 +1,4 @@
-//! What the database refuses for good: the call that is to blame is told so, and no other suffers for it.
+//! Permanent refusals by the database: only the offending call fails, no other is affected.
 
 use futures_util::future::join_all;
 use orderly::lease::{Lease, Outcome};
@@ -26,9 +26,9 @@ conformance! {
 
 fn assert_refused<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
     let Err(StoreError::Refused { reason, .. }) = answer else {
-        panic!("{answer:?} is no refusal for good")
+        panic!("{answer:?} is not a permanent refusal")
     };
-    // Every database can store it.
+    // Every database can store such text.
     assert!(reason.is_ascii() && reason.len() < 50, "{reason}");
     assert!(!reason.contains("with us"), "{reason}");
 }
@@ -151,14 +151,14 @@ async fn a_store_that_refuses_every_order_is_not_ready_whatever_else_it_stores(h
     harness.refuse_inserts("new.user_id > 0").await;
     let store = harness.store().clone();
     assert_refused(store.accept([new_order()].into(), None).await);
-    until("the store is not ready", async || {
+    until("the store stops being ready", async || {
         store.health() != StoreHealth::Ready
     })
     .await;
     for _ in 0..5 {
         store.renew(heartbeat(NODE_A, &[])).await.unwrap();
         assert_ne!(store.health(), StoreHealth::Ready);
-        // Issue 13, point 2: attempts that start may have no end.
+        // Issue 13, point 2: started attempts might be impossible to settle.
         let claimed = store.claim(claim_by(NODE_A, 1)).await;
         assert!(
             matches!(claimed, Err(StoreError::Unavailable { .. })),
@@ -166,12 +166,12 @@ async fn a_store_that_refuses_every_order_is_not_ready_whatever_else_it_stores(h
         );
     }
     harness.allow_inserts().await;
-    until("the store is ready", async || {
+    until("the store is ready again", async || {
         store.renew(heartbeat(NODE_A, &[])).await.unwrap();
         store.health() == StoreHealth::Ready
     })
     .await;
-    // Nothing is left of what was tried.
+    // Nothing is left of the probes.
     assert_eq!(harness.counters().await.pending, 1);
     harness.claim_only(waiting).await;
     harness.accept_one().await;

@@ -1,4 +1,4 @@
-//! `prune`: of the orders that ended long ago nothing is left, of the others everything is.
+//! `prune`: old final orders are removed completely, all others stay.
 
 use std::time::Duration;
 
@@ -133,7 +133,7 @@ async fn the_average_is_that_of_the_orders_that_are_left(harness: &mut Harness) 
     assert_eq!((counters.completed, counters.processing_micros), (1, 2_000_003));
 }
 
-/// An order that stays has events on both sides of that place.
+/// A remaining order has events before and after the mark.
 async fn the_feed_is_told_complete_from_where_it_is(harness: &mut Harness) {
     let staying = harness.accept_some(2).await;
     let leases = harness.claim(2).await;
@@ -201,7 +201,7 @@ async fn numbers_are_not_given_again_when_all_orders_are_gone(harness: &mut Harn
     assert_eq!(page[0].0.0, last.0 + 1);
 }
 
-/// Never configured so, since a key is answered for a day: no order is made twice all the same.
+/// Never configured so, since keys are kept for a day. Still no order is created twice.
 async fn a_repeated_request_is_answered_when_its_order_is_gone(harness: &mut Harness) {
     let accept = async || {
         let accepted = harness.store().accept([new_order()].into(), Some(key("k", 1)));
@@ -255,7 +255,7 @@ async fn step(harness: &Harness, after: Option<OrderId>) -> Pruned {
     harness.store().prune(Prune { older_than, after }).await.unwrap()
 }
 
-/// Answers how many orders went. A shared store leaves those alone whose events have no places in the feed yet.
+/// Returns the number of removed orders. A shared store keeps orders whose events have no positions yet.
 async fn round(harness: &Harness) -> usize {
     harness.place_all().await;
     let mut pruned = step(harness, None).await;
@@ -267,7 +267,7 @@ async fn round(harness: &Harness) -> usize {
     orders
 }
 
-/// A round takes out exactly these orders, and everything that is left agrees.
+/// Asserts that a run removes exactly these orders and that all remaining data agrees.
 async fn assert_round(harness: &Harness, ids: &[OrderId]) {
     harness.place_all().await;
     let (bounds_before, records) = (bounds(harness).await, harness.records().await);
@@ -295,7 +295,7 @@ async fn assert_round(harness: &Harness, ids: &[OrderId]) {
     harness.assert_sound().await;
 }
 
-/// The feed has every event that is left, wherever a reader begins, and no holes after `complete_after`.
+/// Asserts that the feed has every remaining event from any position, and no gaps after `complete_after`.
 async fn assert_feed(harness: &Harness, kept: &[OrderRecord], bounds: FeedBounds) {
     let mut expected: Vec<(FeedPosition, Event)> = kept
         .iter()
@@ -309,7 +309,7 @@ async fn assert_feed(harness: &Harness, kept: &[OrderRecord], bounds: FeedBounds
     for place in 0..=bounds.last.0 {
         let behind = expected.iter().filter(|(position, _)| position.0 > place);
         let page = feed(harness, Some(FeedPosition(place)), FEED_EVENTS_MAX).await;
-        assert!(page.iter().eq(behind), "behind {place}: {page:?}");
+        assert!(page.iter().eq(behind), "after {place}: {page:?}");
         if place == bounds.complete_after.0 {
             let places = page.iter().map(|(position, _)| position.0);
             assert!(places.eq(place + 1..=bounds.last.0));

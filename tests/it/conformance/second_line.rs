@@ -1,4 +1,4 @@
-//! `claim` of retries, redrives and given-back orders: a second line by due time, beside the line of first attempts.
+//! `claim` of retries, redrives and given-back orders: a second line by due time, beside the first line.
 
 use std::time::Duration;
 
@@ -163,12 +163,12 @@ async fn a_cancelled_retry_is_no_longer_waited_for(harness: &mut Harness) {
     assert!(harness.claim(10).await.is_empty());
 }
 
-/// So many orders ready in each line: first attempts, and retries that are due.
+/// Fills each line with this many ready orders: first attempts and due retries.
 async fn two_lines(harness: &Harness, each: usize) -> (Vec<OrderId>, Vec<OrderId>) {
     let second_line = harness.accept_some(each).await;
     for lease in harness.claim(each).await {
         harness.settle(&lease, retry_after(1)).await;
-        // So that due times differ and the order of the line is certain.
+        // Makes due times differ, which fixes the order of the line.
         harness.advance(Duration::from_millis(1)).await;
     }
     harness.advance(Duration::from_secs(1)).await;
@@ -188,9 +188,9 @@ async fn claim_nothing(harness: &Harness) -> Claimed {
     claimed
 }
 
-/// A second of grace for stores whose clock nobody can stop.
+/// Allows a second for stores whose clock cannot be stopped.
 fn assert_due_in(claimed: &Claimed, expected: Duration) {
-    let due_in = claimed.next_due_in.expect("an order waits in the second line");
+    let due_in = claimed.next_due_in.expect("the claim reports a due time");
     assert!(
         due_in <= expected && due_in + Duration::from_secs(1) > expected,
         "{due_in:?} instead of {expected:?}"

@@ -1,4 +1,4 @@
-//! `settle` with a valid lease: what each outcome makes of the order, its attempts and its history.
+//! `settle` with a valid lease: the effect of each outcome on order, attempts and history.
 
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ async fn a_released_retry_keeps_its_attempts_and_its_error(harness: &mut Harness
     assert_eq!(order.last_error.as_deref(), Some("the warehouse did not answer"));
 }
 
-/// Issue 13, point 19; the error of the attempt before gives way.
+/// Issue 13, point 19: the error replaces that of the previous attempt.
 async fn an_attempt_that_was_none_is_given_back_for_a_reason(harness: &mut Harness) {
     let id = harness.order_due_in(0).await;
     let lease = harness.claim_only(id).await;

@@ -1,4 +1,4 @@
-//! `settle_outside`: results that name an order and a token, as external workers bring them (issue 14, point 7).
+//! `settle_outside`: results of external workers, identified by order and token (issue 14, point 7).
 
 use futures_util::future::join_all;
 use orderly::epoch::{FENCE_BITS, Token, TokenSecret};
@@ -30,11 +30,11 @@ async fn a_result_by_token_ends_the_attempt_and_answers_with_the_order(harness: 
         let id = harness.accept_one().await;
         let lease = take_only(harness, id).await;
         let SettledOutside::Done(order) = bring(harness, id, lease.token, outcome).await else {
-            panic!("the token counts")
+            panic!("the token is valid")
         };
         assert_eq!((order.status, &order), (status, &harness.order(id).await));
         let ended = harness.history(id, 2).await.remove(0);
-        // The node that claimed, also where an external worker brought the result.
+        // The claiming node, also when an external worker posted the result.
         assert_eq!((ended.kind, ended.node), (kind, Some(NODE_A)));
         assert_lost(harness, id, 1).await;
     }
@@ -64,7 +64,7 @@ async fn a_result_by_a_token_that_does_not_count_changes_nothing(harness: &mut H
     assert_lost(harness, id, 2).await;
 }
 
-/// Issue 15, point 2: the fence alone can be guessed, and another life of the store may have given it.
+/// Issue 15, point 2: a fence alone can be guessed, and another run of the store may have used it.
 async fn a_result_by_a_token_that_this_store_never_gave_changes_nothing(harness: &mut Harness) {
     let (id, other) = (harness.accept_one().await, harness.accept_one().await);
     let leases = take(harness, 2).await;
@@ -116,7 +116,7 @@ async fn bring(harness: &Harness, id: OrderId, token: Token, outcome: Outcome) -
     settled.unwrap()
 }
 
-/// Results with the token of the order's claim with this number change nothing.
+/// Asserts that results with the token of this claim of the order change nothing.
 async fn assert_lost(harness: &Harness, id: OrderId, claim: u64) {
     let token = harness.token(id, claim).await;
     let before = latest(harness, id).await;
@@ -136,6 +136,6 @@ async fn latest(harness: &Harness, id: OrderId) -> LatestClaim {
 
 fn with_result(text: &str) -> Outcome {
     Outcome::Completed {
-        result: Some(JsonText::parse(text).expect("a result")),
+        result: Some(JsonText::parse(text).expect("a valid result")),
     }
 }

@@ -1,4 +1,4 @@
-//! Where an order stands: who holds it, which order of its user it waits for, and what is before it.
+//! The standing of an order: its lease holder, the order it waits for, and the orders ahead.
 
 use std::time::Duration;
 
@@ -179,7 +179,8 @@ async fn places_count_only_those_whose_turn_it_is(harness: &mut Harness) {
     assert_eq!(standing(harness, other).await.place, Some(place));
 }
 
-/// Issue 13, point 17: a heartbeat is up to seconds old, the table is not. What workers have takes no slot.
+/// Issue 13, point 17: heartbeats are seconds old, so slots are counted from the table. External workers occupy no
+/// slot.
 async fn slots_taken_since_the_last_heartbeat_are_told(harness: &mut Harness) {
     harness.join(NODE_A).await;
     let ids = harness.accept_some(4).await;

@@ -1,4 +1,4 @@
-//! `start`: attempts at orders that the caller chose begin as those do that a claim chose (issue 14, point 3).
+//! `start`: orders chosen by the caller begin like claimed ones (issue 14, point 3).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,7 @@ async fn start_by(harness: &Harness, ids: &[OrderId], request: ClaimRequest) -> 
     harness.store().start(ids, request).await.unwrap().leases
 }
 
-/// Orders by their starts, as the feed tells.
+/// Orders by their starts, according to the feed.
 async fn told_starts(harness: &Harness) -> Vec<OrderId> {
     harness.place_all().await;
     let page = harness.store().events_after(None, FEED_EVENTS_MAX).await.unwrap();
@@ -107,7 +107,7 @@ async fn a_start_of_nothing_starts_nothing(harness: &mut Harness) {
 async fn no_more_orders_start_than_were_asked_for(harness: &mut Harness) {
     let ids = harness.accept_some(CLAIM_ORDERS_MAX + 4).await;
     assert!(start_by(harness, &ids, claim_by(NODE_A, 0)).await.is_empty());
-    // One that cannot start takes no place.
+    // An order that cannot start does not count against the limit.
     let given = [OrderId(1_000_000), ids[2], ids[0], ids[1]];
     let two = start_by(harness, &given, claim_by(NODE_A, 2)).await;
     assert_eq!(ids_of(&two), [ids[2], ids[0]]);
@@ -161,12 +161,12 @@ async fn concurrent_starts_and_claims_never_share_an_order(harness: &mut Harness
     let mut granted = HashSet::new();
     for claimed in join_all(calls).await {
         for lease in claimed.unwrap().leases {
-            assert!(granted.insert(lease.order.order_id), "granted twice");
+            assert!(granted.insert(lease.order.order_id), "an order was granted twice");
         }
     }
     assert!(granted.len() >= 70, "{}", granted.len());
     assert_eq!(harness.counters().await, harness.recount().await);
-    // Those that claims chose were judged by what starts had left.
+    // Claims took into account the orders that starts had left.
     for id in ids {
         assert_eq!(harness.order(id).await.attempts, u32::from(granted.contains(&id)));
     }
@@ -248,7 +248,7 @@ async fn an_order_that_the_database_refuses_to_start_hurts_no_other(harness: &mu
         let standing = harness.store().standing(id).await.unwrap().unwrap();
         assert!(standing.refused.is_some());
     }
-    // Starts of others say nothing of these.
+    // Later starts do not explain this one.
     let later = harness.accept_one().await;
     assert_eq!(start(harness, &[later]).await, [later]);
     assert!(
@@ -265,10 +265,10 @@ async fn an_order_that_the_database_refuses_to_start_hurts_no_other(harness: &mu
     assert_eq!(until_some_started(harness, &given).await, [ids[4], ids[1]]);
 }
 
-/// Starts the orders until some have started: the store tries a refused start again before long.
+/// Starts the orders until some have started: the store soon retries a refused start.
 async fn until_some_started(harness: &Harness, given: &[OrderId]) -> Vec<OrderId> {
     let started = Mutex::new(Vec::new());
-    until("some start", async || {
+    until("some orders have started", async || {
         let more = start(harness, given).await;
         let some = !more.is_empty();
         started.lock().unwrap().extend(more);
@@ -294,7 +294,7 @@ async fn an_order_of_a_user_starts_in_its_turn_alone(harness: &mut Harness) {
 
 async fn a_start_may_overtake_orders_that_were_accepted_long_before(harness: &mut Harness) {
     let early = harness.accept_one().await;
-    // Longer than any accept takes: which came first is certain.
+    // Longer than any accept takes, so the order of acceptance is certain.
     harness.advance(Duration::from_mins(2)).await;
     let late = harness.accept_one().await;
     assert_eq!(start(harness, &[late]).await, [late]);
@@ -315,10 +315,10 @@ async fn a_claim_after_a_start_finds_what_waits_before_it(harness: &mut Harness)
     assert_eq!(claimed.len(), 20);
 }
 
-/// The order that waits at the place among those of which every fourth was started before its time.
+/// The waiting order at this place, when every fourth was started early.
 fn next_of(ids: &[OrderId], place: usize) -> OrderId {
     let waits = ids.iter().enumerate().filter(|(number, _)| number % 4 != 3);
-    *waits.map(|(_, id)| id).nth(place).expect("many wait")
+    *waits.map(|(_, id)| id).nth(place).expect("many orders wait")
 }
 
 async fn a_start_leaves_the_turns_of_the_lines_alone(harness: &mut Harness) {
@@ -333,7 +333,7 @@ async fn a_start_leaves_the_turns_of_the_lines_alone(harness: &mut Harness) {
     assert_ne!(
         is_new(harness.claim(1).await),
         first,
-        "the other line has the odd place"
+        "the other line gets the odd place"
     );
 }
 

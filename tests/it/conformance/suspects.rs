@@ -1,4 +1,4 @@
-//! Orders that were lost to dead nodes twice or more: one at a time, only for a node that asks for one.
+//! Orders lost to dead nodes at least twice: they start one at a time, and only for a node that requests one.
 
 use orderly::lease::Outcome;
 use orderly::order::OrderId;

@@ -1,4 +1,4 @@
-//! The store's clock: it never turns back, whatever the wall clock does.
+//! The store's clock: it never runs backwards, whatever the wall clock does.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn retries_fall_due_after_the_clock_stepped_back(harness: &mut Harness) {
     let lease = harness.claim_only(id).await;
     harness.step_clock_back(HOUR).await;
     harness.settle(&lease, retry_after(10)).await;
-    // Half speed at worst, see `store::clock`.
+    // The clock runs at half speed or faster, see `store::clock`.
     harness.advance(Duration::from_secs(20)).await;
     harness.claim_only(id).await;
 }

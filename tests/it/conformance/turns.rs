@@ -1,5 +1,5 @@
-//! The orders of a user one after another: at most one in processing, the next one when no earlier one is open, and nobody
-//! waits for another user's.
+//! Ordering by user: at most one order of a user in processing, the next once no earlier one is open, and users do not
+//! wait for each other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,7 +44,7 @@ async fn accept_of(harness: &Harness, user_id: i64) -> OrderId {
     harness.accept(vec![order_of(user_id)]).await[0]
 }
 
-/// So many orders of each of the users, one user after the other.
+/// Accepts this many orders for each user, one user after another.
 async fn accept_of_each(harness: &Harness, users: &[i64], orders: usize) -> BTreeMap<i64, Vec<OrderId>> {
     let mut accepted = BTreeMap::new();
     for user_id in users {
@@ -142,7 +142,7 @@ async fn a_redriven_order_comes_before_the_later_ones_that_wait(harness: &mut Ha
     let ids = harness.accept(vec![order_of(1); 3]).await;
     let lease = harness.claim_only(ids[0]).await;
     harness.settle(&lease, failed()).await;
-    // The second has its turn, and has not started yet.
+    // The second order has its turn and has not started yet.
     assert_eq!(ids_of(&harness.claim(0).await), []);
     harness.redrive(ids[0]).await;
     for id in ids {
@@ -226,7 +226,7 @@ async fn the_end_of_an_order_wakes_who_waits_for_work(harness: &mut Harness) {
     let ids = harness.accept(vec![order_of(1); 2]).await;
     let lease = harness.claim_only(ids[0]).await;
     let wakeups = harness.store().wakeups();
-    // What came before.
+    // Discards an earlier wake-up.
     wakeups.notify_work();
     wakeups.work().await;
     harness.settle(&lease, Outcome::COMPLETED).await;
@@ -247,7 +247,7 @@ async fn an_order_that_is_taken_out_blocks_nobody(harness: &mut Harness) {
     harness.claim_only(ids[1]).await;
 }
 
-/// The control: what the other claims look for is not there by itself.
+/// The control: without ordering the other tests would fail.
 async fn a_store_without_the_rule_starts_them_at_once(harness: &mut Harness) {
     let ids = harness.accept(vec![order_of(1); 3]).await;
     assert_eq!(ids_of(&harness.claim(10).await), ids);
@@ -264,7 +264,7 @@ async fn random_stories_keep_the_order_of_each_user_when_failures_block(harness:
 const STEPS: usize = 150;
 const USERS: i64 = 4;
 
-/// Before every claim the table says what it may take, and afterwards what it took.
+/// Before every claim, computes the allowed orders from the table; afterwards checks the claimed ones.
 async fn random_story(harness: &mut Harness, on_failure: OnFailure) {
     let seed: u64 = rand::random();
     println!("seed {seed}");
@@ -291,7 +291,7 @@ async fn random_story(harness: &mut Harness, on_failure: OnFailure) {
                     4 => retry_after(7 * random.random_range(0..3)),
                     _ => Outcome::Released,
                 };
-                // It may have been cancelled.
+                // The order may have been cancelled.
                 harness.store().settle(lease.key(), outcome).await.unwrap();
             }
             9 => {

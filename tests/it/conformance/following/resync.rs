@@ -1,4 +1,4 @@
-//! Whoever cannot go on without a gap is told so, and goes on from now.
+//! A subscriber that cannot resume without a gap gets a resync and continues from now.
 
 use orderly::epoch::EpochIdentity;
 use orderly::live::{Filter, Live, Next, Subscription};
@@ -18,15 +18,15 @@ conformance![
 
 async fn subscribe_after(live: &Live, after: FeedCursor) -> Subscription {
     let subscribed = live.feed().subscribe(Filter::default(), Some(after)).await;
-    subscribed.expect("the store is there")
+    subscribed.expect("the store is available")
 }
 
-/// Where it is sent to, and what it hears before.
+/// Reads up to a resync, and returns the events before it and its cursor.
 async fn hear_resync(subscription: &mut Subscription) -> (Heard, FeedCursor) {
     let mut heard = Heard::new();
     loop {
         let next = timeout(PATIENCE, subscription.next()).await;
-        match next.expect("something comes in time") {
+        match next.expect("an event arrives in time") {
             Next::Change(change) => {
                 let event = &change.event;
                 heard.push((event.event.order_id, event.event.version, event.position));
@@ -56,12 +56,12 @@ async fn a_place_outside_the_feed_is_answered_by_a_resync_and_goes_on(harness: &
             .unwrap();
         let next = timeout(PATIENCE, subscription.next()).await.unwrap();
         let Next::Resync(cursor) = next else {
-            panic!("{wrong:?} was taken for a place of this feed")
+            panic!("{wrong:?} was accepted as a position of this feed")
         };
         assert_eq!(cursor.epoch, now.epoch);
         let id = harness.accept_one().await;
         assert_eq!(hear(&mut subscription).await.0, id);
-        // The next round's future begins behind it.
+        // Moves the feed on, so that the next round's future position is later.
         harness.cancel(id).await;
         assert_eq!(hear(&mut subscription).await.0, id);
     }
@@ -79,22 +79,18 @@ async fn a_place_behind_which_orders_went_is_answered_by_a_resync(harness: &mut 
     let now = end_of_feed(harness).await;
     let (live, draining) = live(harness);
     let mut subscription = subscribe_after(&live, too_old).await;
-    assert_eq!(
-        subscription.cursor(),
-        too_old,
-        "whoever is cut off before it is told hears of it again"
-    );
+    assert_eq!(subscription.cursor(), too_old, "a repeat gets the resync again");
     assert_eq!(hear_resync(&mut subscription).await, (vec![], now));
     let next = harness.accept_one().await;
     assert_eq!(hear(&mut subscription).await.0, next);
-    // Nothing is missing behind the last that went.
+    // No event is missing after the last pruned one.
     let mut complete = subscribe_after(&live, oldest).await;
     assert_eq!(hear(&mut complete).await.0, kept);
     assert_eq!(hear(&mut complete).await.0, next);
     end(live, draining).await;
 }
 
-/// What went was never read: a follower must not hear of what comes after it as if that came next.
+/// The pruned events were never read, so later events must not be delivered as if they came next.
 async fn a_tail_that_slept_while_orders_went_tells_everybody(harness: &mut Harness) {
     let still = StandsStill::new();
     let (live, draining) = live_over(twisted(harness.store().clone(), still.clone()), harness);
@@ -103,14 +99,14 @@ async fn a_tail_that_slept_while_orders_went_tells_everybody(harness: &mut Harne
         followers.push(live.feed().subscribe(filter, None).await.unwrap());
     }
     let ids = harness.accept(vec![order_of(1); BURST]).await;
-    // The last of them reads nothing yet, and its queue is full; the third has nothing to hear of.
+    // The last subscriber reads nothing yet and its queue is full; the third has no matching event.
     for reader in &mut followers[..2] {
         for _ in &ids {
             hear(reader).await;
         }
     }
     still.hold();
-    // From when a read of it is held on.
+    // Reads of the feed are held from here on.
     let seen_or_not = harness.accept(vec![order_of(3)]).await;
     still.arrival().await;
     harness.cancel_all(&seen_or_not).await;
@@ -125,10 +121,7 @@ async fn a_tail_that_slept_while_orders_went_tells_everybody(harness: &mut Harne
         let (heard, cursor) = hear_resync(follower).await;
         assert_eq!(cursor, now);
         let places = heard.iter().map(|(_, _, position)| position.0);
-        assert!(
-            places.eq((began.0 + 1..).take(heard.len())),
-            "there is a hole: {heard:?}"
-        );
+        assert!(places.eq((began.0 + 1..).take(heard.len())), "gap in {heard:?}");
     }
     let next = harness.accept(vec![order_of(1)]).await;
     for reader in [0, 1, 3] {

@@ -1,4 +1,4 @@
-//! Those who come back together to a node that was restarted: they cost the store little.
+//! Subscribers that return together to a restarted node cause few reads of the store.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ conformance![
     those_who_come_together_hear_together_that_the_store_is_away,
 ];
 
-/// Changes of 19 s, at 500 per second: a heartbeat of 15 s, and the longest wait of 4 s.
+/// Changes of 19 s at 500 per second: a heartbeat of 15 s and the longest wait of 4 s.
 const MISSED: usize = 9_500;
 const OLDER: usize = 1_000;
 const CROWD: usize = 100;
 
-/// Stands still, counts what is asked of it, and is away, as a test likes.
+/// A layer that can stall or fail calls, and counts them.
 struct Moody {
     stands_still: Arc<StandsStill>,
     asked: AtomicUsize,
@@ -68,7 +68,7 @@ async fn who_missed_one_heartbeat_and_the_wait_after_it_needs_no_store(harness: 
     while orders.len() < MISSED {
         orders.extend(harness.accept_some(500).await);
     }
-    // All of it has its place, so that the node has it from the beginning.
+    // All events have positions, so the node has them in memory from the start.
     end_of_feed(harness).await;
     let moody = Moody::new();
     let store = twisted(harness.store().clone(), moody.clone());
@@ -92,7 +92,7 @@ async fn who_missed_one_heartbeat_and_the_wait_after_it_needs_no_store(harness: 
     end(live, draining).await;
 }
 
-/// All of them wait for the first, who waits for the store: what becomes of each.
+/// Subscribes many clients that wait for one stalled read, runs `then`, and returns each result.
 async fn crowd(live: &Live, moody: &Moody, then: impl FnOnce()) -> Vec<Result<Subscription, SubscribeError>> {
     moody.stands_still.hold();
     let feed = live.feed();
@@ -112,7 +112,7 @@ async fn those_who_come_together_have_the_store_read_once(harness: &mut Harness)
     let moody = Moody::new();
     let (live, draining) = live_over(twisted(harness.store().clone(), moody.clone()), harness);
     let all = crowd(&live, &moody, || {}).await;
-    // Where it ends, and what was before; the tail may have begun as well.
+    // One read for the end of the feed and one for earlier events; the feed task may have read as well.
     assert!((2..10).contains(&moody.asked()), "{}", moody.asked());
     let accepted = harness.accept_one().await;
     for subscription in all {
@@ -128,7 +128,7 @@ async fn those_who_come_together_hear_together_that_the_store_is_away(harness: &
     let all = crowd(&live, &moody, || moody.away.store(true, Ordering::SeqCst)).await;
     assert!(all.iter().all(Result::is_err));
     assert_eq!(moody.asked(), 1);
-    // Who comes later asks anew.
+    // Later subscribers cause a new read.
     moody.away.store(false, Ordering::SeqCst);
     live.feed().subscribe(Filter::default(), None).await.unwrap();
     end(live, draining).await;

@@ -1,5 +1,4 @@
-//! Reads of the log, of which few are made at a time: one who queued for his turn and is not asked any more keeps it from
-//! nobody.
+//! Concurrent reads of the log are limited: a reader that gives up while queued does not take a turn.
 
 use futures_util::FutureExt;
 use orderly::epoch::EpochIdentity;
@@ -13,7 +12,7 @@ use crate::support::twisted::{StandsStill, twisted};
 
 conformance![who_broke_off_his_wait_for_a_turn_keeps_it_from_nobody];
 
-/// As many reads as are made at a time.
+/// Number of concurrent reads.
 const TURNS: usize = 2;
 
 async fn subscribe(live: &Live, after: Option<FeedCursor>) -> Subscription {
@@ -22,7 +21,7 @@ async fn subscribe(live: &Live, after: Option<FeedCursor>) -> Subscription {
 
 async fn resyncs(mut subscription: Subscription) {
     let next = timeout(PATIENCE, subscription.next()).await;
-    assert!(matches!(next.expect("it has its turn"), Next::Resync(_)));
+    assert!(matches!(next.expect("the read gets its turn"), Next::Resync(_)));
 }
 
 async fn who_broke_off_his_wait_for_a_turn_keeps_it_from_nobody(harness: &mut Harness) {
@@ -32,7 +31,7 @@ async fn who_broke_off_his_wait_for_a_turn_keeps_it_from_nobody(harness: &mut Ha
     let store = twisted(harness.store().clone(), stands_still.clone());
     let (live, draining) = live_over(store, harness);
     let _follower = subscribe(&live, None).await;
-    // Only the log knows that it leads nowhere.
+    // Only a read of the log shows that the cursor is unusable.
     let foreign = FeedCursor {
         epoch: EpochIdentity(!now.epoch.0),
         ..now
@@ -43,7 +42,7 @@ async fn who_broke_off_his_wait_for_a_turn_keeps_it_from_nobody(harness: &mut Ha
         reading.push(tokio::spawn(resyncs(subscribe(&live, Some(foreign)).await)));
         stands_still.arrival().await;
     }
-    // They wait for a turn, and then for something else, such as a client that does not read.
+    // These wait for a turn and then do something else, like a client that does not read.
     let mut idle = Vec::new();
     for _ in 0..TURNS {
         let mut subscription = subscribe(&live, Some(foreign)).await;

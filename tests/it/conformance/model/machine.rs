@@ -1,4 +1,4 @@
-//! The state machine in plain words, without a database: what may happen, and what it makes of an order.
+//! The state machine without a database: allowed steps and their effect on orders.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use proptest::sample::Index;
 
 use crate::support::make::LEASE;
 
-/// Few, so that random stories get there.
+/// Low enough for random sequences to reach.
 pub const CRASHES_MAX: u32 = 3;
 const SUSPECT_CRASHES: u32 = 2;
 
@@ -31,7 +31,7 @@ pub struct ModelOrder {
     crashes: u32,
     processing_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
-    /// Set while in the second line.
+    /// Set while the order is in the second line.
     due: Option<Timestamp>,
     pub held: Option<Held>,
 }
@@ -111,7 +111,7 @@ impl Model {
         }
     }
 
-    /// Each line's orders in their order, as far as the claim may take them.
+    /// The orders of each line in their order, as far as the claim may take them.
     fn lines(&self, suspect: bool, now: Timestamp) -> (Vec<OrderId>, Vec<OrderId>) {
         let pending = || {
             self.orders
@@ -135,7 +135,7 @@ impl Model {
         (first, second.into_iter().map(|(id, _)| *id).collect())
     }
 
-    /// Those of the given orders that start, in the order given.
+    /// The given orders that may start, in the given order.
     pub fn startable(&self, given: &[OrderId], request: &ClaimRequest, now: Timestamp) -> Vec<OrderId> {
         let mut startable = Vec::new();
         let mut suspects_left = usize::from(request.suspect);
@@ -155,12 +155,12 @@ impl Model {
 
     pub fn assert_claim_is_legal(&self, request: &ClaimRequest, leases: &[Lease], now: Timestamp) {
         if self.paused {
-            assert!(leases.is_empty(), "nothing starts while paused");
+            assert!(leases.is_empty(), "an order started while paused");
             return;
         }
         let (first, second) = self.lines(request.suspect, now);
         let expected = request.orders_max.min(first.len() + second.len());
-        assert_eq!(leases.len(), expected, "a claim takes what there is");
+        assert_eq!(leases.len(), expected, "a claim takes all available orders");
         let (of_second, of_first): (Vec<&Lease>, Vec<&Lease>) = leases
             .iter()
             .partition(|lease| self.orders[&lease.order.order_id].due.is_some());
@@ -169,11 +169,11 @@ impl Model {
         assert_eq!(
             ids(&of_first),
             first[..of_first.len()],
-            "first attempts in order of acceptance"
+            "first attempts out of order"
         );
         self.assert_due_order(&ids(&of_second), &second, request.suspect);
         if expected >= 2 && !first.is_empty() && !second.is_empty() {
-            assert!(!of_first.is_empty() && !of_second.is_empty(), "both lines move");
+            assert!(!of_first.is_empty() && !of_second.is_empty(), "one line starves");
         }
         for lease in leases {
             let order = &self.orders[&lease.order.order_id];
@@ -181,7 +181,7 @@ impl Model {
         }
     }
 
-    /// By due time; orders due at one instant come in any order, and the one suspect in any place.
+    /// Checks the order by due time. Orders due at one instant may come in any order, and the suspect in any place.
     fn assert_due_order(&self, taken: &[OrderId], line: &[OrderId], suspect: bool) {
         let due = |id: &OrderId| self.orders[id].due;
         let plain = |ids: &[OrderId]| -> Vec<OrderId> {
@@ -193,9 +193,9 @@ impl Model {
         let (plain_taken, plain_line) = (plain(taken), plain(line));
         let taken_dues: Vec<_> = plain_taken.iter().map(due).collect();
         let line_dues: Vec<_> = plain_line.iter().map(due).take(taken_dues.len()).collect();
-        assert_eq!(taken_dues, line_dues, "the second line by due time");
+        assert_eq!(taken_dues, line_dues, "the second line is out of order");
         let suspects = taken.len() - plain_taken.len();
-        assert!(suspects <= usize::from(suspect), "one suspect, when asked for");
+        assert!(suspects <= usize::from(suspect), "more suspects than requested");
     }
 
     pub fn assert_next_due(&self, request: &ClaimRequest, next_due_in: Option<Duration>, now: Timestamp) {
@@ -208,7 +208,7 @@ impl Model {
                 .filter_map(|order| order.due)
         };
         if let Some(due) = waiting().filter(|due| *due > now).min() {
-            let told = next_due_in.expect("an order waits in the second line");
+            let told = next_due_in.expect("the store reports the next due time");
             assert!(
                 told <= due.since(now),
                 "{told:?} is later than {:?}",
@@ -245,7 +245,10 @@ impl Model {
         if !self.holds(key) {
             return Settled::Stale;
         }
-        let order = self.orders.get_mut(&key.order_id).expect("it holds the lease");
+        let order = self
+            .orders
+            .get_mut(&key.order_id)
+            .expect("the lease is of a known order");
         match outcome {
             Outcome::Completed { .. } => order.finish(OrderStatus::Completed, now),
             Outcome::Failed { .. } => order.finish(OrderStatus::Failed, now),
@@ -262,7 +265,7 @@ impl Model {
         Settled::Done(order.status)
     }
 
-    /// What the node still has, and all it ever asked for.
+    /// Leases the node still holds, and all it ever requested.
     pub fn leases_of(&self, node: NodeId, granted: &[LeaseKey]) -> (Vec<LeaseKey>, Vec<LeaseKey>) {
         let of_another = |key: &LeaseKey| {
             self.holds(*key)
@@ -281,7 +284,7 @@ impl Model {
             let order = self
                 .orders
                 .get_mut(&key.order_id)
-                .expect("kept leases are of orders");
+                .expect("kept leases are of known orders");
             let held = order.held.as_mut().expect("kept leases are held");
             held.expires_at = held.expires_at.max(now.plus(LEASE));
         }
@@ -310,9 +313,9 @@ impl Model {
         given
     }
 
-    /// Whether it is done or was before.
+    /// Returns true when the order is cancelled, now or before.
     pub fn cancel(&mut self, id: OrderId, now: Timestamp) -> bool {
-        let order = self.orders.get_mut(&id).expect("it was accepted");
+        let order = self.orders.get_mut(&id).expect("the order was accepted");
         match order.status {
             OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Failed => {
                 order.finish(OrderStatus::Cancelled, now);
@@ -323,9 +326,9 @@ impl Model {
         }
     }
 
-    /// Reports whether it is done, or was not needed.
+    /// Returns true when the order is redriven or already due.
     pub fn redrive(&mut self, id: OrderId, now: Timestamp) -> bool {
-        let order = self.orders.get_mut(&id).expect("it was accepted");
+        let order = self.orders.get_mut(&id).expect("the order was accepted");
         match order.status {
             OrderStatus::Failed | OrderStatus::Cancelled => {
                 order.wait_until(now);

@@ -103,7 +103,7 @@ async fn a_sweep_goes_on_behind_many_orders_that_cannot_be_taken_back(harness: &
         .await;
     harness.advance(LONGER_THAN_A_LEASE).await;
     let (mut pending, mut refused) = (0, BTreeSet::new());
-    // An order that a refused step holds until it is rolled back is left to the next sweep.
+    // An order locked by a refused step until its rollback is left to the next sweep.
     while refused.len() < SWEEP_ORDERS_MAX + 5 {
         let swept = harness.sweep().await;
         pending += swept.pending;

@@ -1,4 +1,4 @@
-//! Orders whose start the database refuses: they wait, an operator finds out why, and every other order starts.
+//! Orders whose start the database refuses: they wait with an explanation, and every other order starts.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ conformance! {
     claims_of_a_paused_queue_rest_whatever_is_refused,
 }
 
-/// Claims until these have started, in this order, and nothing else does.
+/// Claims until exactly these orders have started, in this order.
 async fn assert_started(harness: &Harness, places: usize, expected: &[OrderId]) {
     let mut started = Vec::new();
     loop {
@@ -39,9 +39,9 @@ fn without(ids: &[OrderId], bad: &[OrderId]) -> Vec<OrderId> {
     ids.iter().copied().filter(|id| !bad.contains(id)).collect()
 }
 
-/// Claims until exactly these have started: the store tries a refused start again before long.
+/// Claims until exactly these orders have started: the store soon retries a refused start.
 async fn until_started(harness: &Harness, ids: &[OrderId]) {
-    until("the orders start", async || {
+    until("the orders have started", async || {
         harness.claim(CLAIMED_AT_ONCE).await;
         for id in ids {
             if harness.order(*id).await.status != OrderStatus::Processing {
@@ -60,13 +60,15 @@ async fn an_order_whose_start_is_refused_keeps_no_other_waiting(harness: &mut Ha
     let bad = [ids[0], ids[7], ids[29]];
     harness.refuse_starts(&bad).await;
     assert_started(harness, CLAIMED_AT_ONCE, &without(&ids, &bad)).await;
-    // Later ones too, and what overtook them is on record.
+    // Later orders start too, and their start records the skipped order.
     let later = harness.accept_some(3).await;
     assert_started(harness, 2, &later).await;
     let passed_over = async |id: OrderId| {
         let records = harness.records().await;
         let record = records.into_iter().find(|record| record.order.order_id == id);
-        record.expect("it was accepted").events[1].passed_over.clone()
+        record.expect("the order was accepted").events[1]
+            .passed_over
+            .clone()
     };
     assert_eq!(passed_over(ids[1]).await, bad[..1]);
     assert_eq!(passed_over(later[0]).await, bad);
@@ -115,7 +117,7 @@ async fn more_refused_orders_than_are_wanted_keep_no_other_waiting(harness: &mut
     assert_started(harness, 5, &without(&ids, bad)).await;
 }
 
-/// No change at all of the order is allowed: not even its turn among those of its user.
+/// No change of the order is allowed, not even its turn among its user's orders.
 async fn an_order_that_may_not_change_keeps_only_its_own_user_waiting(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
@@ -137,14 +139,12 @@ async fn a_claim_that_finds_only_refused_orders_comes_again_soon(harness: &mut H
     assert_started(harness, CLAIMED_AT_ONCE, &[]).await;
     let claimed = harness.store().claim(claim_by(NODE_A, 5)).await.unwrap();
     assert!(!claimed.idle && !claimed.paused);
-    let next = claimed
-        .next_due_in
-        .expect("no notice tells when the rule is gone");
+    let next = claimed.next_due_in.expect("refused orders are polled");
     assert!(
         Duration::ZERO < next && next <= Duration::from_secs(10),
         "{next:?}"
     );
-    // Another node is not held up by it, nor by what it remembers.
+    // Another node is not held up by the refusal, nor by this node's memory of it.
     harness.store().renew(heartbeat(NODE_B, &[])).await.unwrap();
     let later = harness.accept_one().await;
     assert_eq!(ids_of(&harness.claim_as(NODE_B, 5).await), [later]);
@@ -164,7 +164,7 @@ async fn a_refused_start_is_explained_until_it_succeeds(harness: &mut Harness) {
     harness.allow_starts().await;
     until_started(harness, &ids[..1]).await;
     assert_eq!(refusal(ids[0]).await, None);
-    // An end that is refused is explained too.
+    // A refused settle is explained too.
     harness
         .refuse_updates(&format!("new.order_id = {}", ids[1]))
         .await;
@@ -179,13 +179,13 @@ async fn a_refused_start_is_explained_until_it_succeeds(harness: &mut Harness) {
     }
 }
 
-/// Issue 13, point 1: claims came about a thousand times a second from then on.
+/// Issue 13, point 1: claims then came about a thousand times per second.
 async fn claims_rest_once_a_refused_order_has_started(harness: &mut Harness) {
     let bad = harness.accept_some(1).await;
     harness.refuse_starts(&bad).await;
     assert_started(harness, CLAIMED_AT_ONCE, &[]).await;
     harness.allow_starts().await;
-    until("the order starts", async || {
+    until("the order has started", async || {
         let leases = harness.claim(CLAIMED_AT_ONCE).await;
         let Some(lease) = leases.first() else { return false };
         harness.settle(lease, retry_after(0)).await;

@@ -1,4 +1,4 @@
-//! Orders that the database refuses to change when their turn comes: the order before them ends as usual.
+//! Orders that the database refuses to change at their turn: the order before them ends as usual.
 
 use orderly::lease::Outcome;
 use orderly::order::{OnFailure, OrderId, OrderStatus, Ordering};
@@ -25,7 +25,7 @@ async fn pair_with_bad_second(harness: &mut Harness, on_failure: OnFailure) -> [
 
 /// Claims until this order has started, and ends it. No other order may start.
 async fn until_ended(harness: &Harness, id: OrderId) {
-    until("the order starts", async || {
+    until("the order has started", async || {
         let leases = harness.claim(10).await;
         let Some(lease) = leases.first() else { return false };
         assert_eq!((leases.len(), lease.order.order_id), (1, id));
@@ -35,7 +35,7 @@ async fn until_ended(harness: &Harness, id: OrderId) {
     .await;
 }
 
-/// The second order waits, is explained and keeps no other user waiting, until the rule is gone.
+/// Asserts that the second order waits with an explanation and holds up no other user, until the rule is gone.
 async fn assert_second_waits(harness: &Harness, second: OrderId) {
     let later = harness.accept(vec![order_of(2)]).await[0];
     until_ended(harness, later).await;

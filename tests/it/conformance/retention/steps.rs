@@ -1,4 +1,4 @@
-//! A round is made of small steps, and gets on with whatever else happens meanwhile.
+//! A retention run consists of small steps and makes progress alongside other work.
 
 use futures_util::future::join_all;
 use orderly::order::{OrderId, OrderStatus};
@@ -23,7 +23,7 @@ async fn a_round_goes_in_small_steps(harness: &mut Harness) {
     harness.advance(LATER).await;
     harness.place_all().await;
     let first = step(harness, None).await;
-    // The open order was looked at as well.
+    // The open order was looked at too.
     let last_of_first = ids[PRUNE_ORDERS_MAX - 2];
     assert_eq!(
         first,
@@ -52,7 +52,7 @@ async fn a_round_goes_in_small_steps(harness: &mut Harness) {
 
 async fn an_order_with_many_events_is_a_step_of_its_own(harness: &mut Harness) {
     const EVENTS_EACH: u32 = 700;
-    // Three of them are enough for a step, two are not.
+    // Three of these orders fill a step, two do not.
     const { assert!(PRUNE_EVENTS_MAX > 2 * 700 && PRUNE_EVENTS_MAX <= 3 * 700) };
     let ids = harness.accept_some(4).await;
     join_all(ids.iter().map(async |id| {
