@@ -1,4 +1,4 @@
-//! Orders processed by others, or in the order of their users, by whole servers.
+//! Whole servers whose orders are processed by other programs, or one after another per user.
 
 mod delivery;
 mod examples;

@@ -1,4 +1,5 @@
-//! All integration tests in one binary: what the store promises, what callers and operators meet, what the source keeps to.
+//! All integration tests in one binary: store promises, the behaviour seen by clients and operators, and rules of the
+//! source.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

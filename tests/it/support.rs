@@ -1,5 +1,5 @@
-//! What the tests share: a store with a clock in their hands, the servers and the proxy it may stand behind, makers of
-//! orders, and the oracle that every store must pass when a test is done with it.
+//! Shared test support: a store with a test clock, private servers and proxies, builders for orders, and the checks
+//! that every store must pass at the end of a test.
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ pub mod twisted;
 
 pub use harness::{Harness, check};
 
-/// Whether a test can run: with `ORDERLY_TEST_REQUIRE_ALL` what is missing is a failure, otherwise a line that says so.
+/// Reports whether a test can run. Otherwise prints a message, or fails with `ORDERLY_TEST_REQUIRE_ALL`.
 pub fn required(what: &str, present: bool) -> bool {
     let all = std::env::var_os("ORDERLY_TEST_REQUIRE_ALL").is_some();
     assert!(
         present || !all,
-        "{what} is not possible here, and every test is to run"
+        "{what} is not possible here, but every test is required"
     );
     if !present {
         println!("skipped: {what} is not possible here");
@@ -36,17 +36,17 @@ pub fn required(what: &str, present: bool) -> bool {
     present
 }
 
-/// What takes longer does not happen.
+/// The time after which a wait has failed.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Asks until it holds: for what a server does and tells nobody.
+/// Polls until the condition holds. For state that the server does not signal.
 pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let asked = async {
         while !holds().await {
-            // What is waited for may need this thread.
+            // The awaited task may need this thread.
             tokio::task::yield_now().await;
         }
     };
     let held = tokio::time::timeout(PATIENCE, asked).await;
-    assert!(held.is_ok(), "{what}: not in time");
+    assert!(held.is_ok(), "timed out waiting until {what}");
 }

@@ -1,5 +1,5 @@
-//! What the source keeps to, read from the source itself: directions between modules, who knows SQL and HTTP, what
-//! every file opens with. A rule that today's code breaks lists its exceptions here, and the list only shrinks.
+//! Rules of the source, read from the source itself: module dependencies, who uses SQL and HTTP, and how every file
+//! begins. Known exceptions to a rule are listed here, and the list only shrinks.
 
 use std::path::{Path, PathBuf};
 
@@ -13,18 +13,18 @@ mod text;
 
 /// Longest file that is still comfortable to read.
 const FILE_LINES_COMFORTABLE: usize = 400;
-/// No file is longer than this, whatever its reasons.
+/// Absolute limit for every file.
 const FILE_LINES_MAX: usize = 600;
 
 /// A file of the repository.
 struct Source {
-    /// From the root of the repository, with `/`.
+    /// The path from the root of the repository, with `/`.
     path: String,
     text: String,
 }
 
 impl Source {
-    /// What ships: without comments, and without the unit tests that close a file.
+    /// The shipped code: without comments and without the unit tests at the end of a file.
     fn code(&self) -> String {
         without_comments(self.shipped())
     }
@@ -59,7 +59,7 @@ fn all_sources() -> Vec<Source> {
         .collect()
 }
 
-/// What makes up the program, by path.
+/// The sources of the program, by path.
 fn program() -> Vec<Source> {
     files_under("src", "rs")
 }
@@ -79,7 +79,7 @@ fn files_under(folder: &str, extension: &str) -> Vec<Source> {
 }
 
 fn relative(path: &Path, root: &Path) -> String {
-    let inside = path.strip_prefix(root).expect("it was found under the root");
+    let inside = path.strip_prefix(root).expect("the path is under the root");
     inside
         .to_str()
         .expect("sources have plain names")
@@ -100,7 +100,7 @@ fn collect(folder: &Path, extension: &str, paths: &mut Vec<PathBuf>) {
     }
 }
 
-/// All breaches at once, one a line.
+/// Fails with all breaches, one per line.
 fn assert_none(rule: &str, breaches: &[String]) {
     assert!(breaches.is_empty(), "{rule}:\n{}", breaches.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! The engine in virtual time: a real store and a real worker, with the hours of a test passing in moments.
+//! The worker in virtual time: a real store and a real worker, with hours passing in moments.
 
 mod attempts;
 mod away;

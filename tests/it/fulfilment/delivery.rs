@@ -1,4 +1,4 @@
-//! What a service is sent.
+//! The deliveries that a service receives.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,12 +22,12 @@ async fn a_delivery_is_the_order_as_it_is_read_meanwhile() {
     let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
     receiver.tell("held", [Reaction::Hold]);
     let id = shop.order("held").await;
-    until("it is delivered", async || receiver.open() == 1).await;
+    until("the order is delivered", async || receiver.open() == 1).await;
     let read = shop.text(id, false).await;
     receiver.release();
     let order = shop.ended(id).await;
     let [delivery] = &receiver.deliveries()[..] else {
-        panic!("it was sent once")
+        panic!("the order was delivered once")
     };
     assert_eq!(String::from_utf8_lossy(&delivery.body), read);
     assert_eq!(delivery.order()["status"], "Processing");
@@ -47,7 +47,7 @@ async fn a_delivery_is_the_order_as_it_is_read_meanwhile() {
     assert!((now - 60..=now).contains(&sent), "{sent}");
     assert!(
         !delivery.headers.contains_key("webhook-signature"),
-        "there is no secret"
+        "signed without a secret"
     );
     assert_eq!(order["status"], "Completed");
     shop.close().await;
@@ -106,18 +106,18 @@ async fn attempts_share_their_key_and_a_redrive_has_its_own() {
     }
     traces.sort();
     traces.dedup();
-    assert_eq!(traces.len(), 5, "each attempt has a trace of its own");
+    assert_eq!(traces.len(), 5, "attempts share a trace");
     shop.close().await;
 }
 
-/// By the token that was sent: the executor is not the only one who may end the attempt.
+/// The delivered token lets others than the node's executor end the attempt.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_token_is_the_one_that_counts() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
     receiver.tell("held", [Reaction::Hold]);
     let id = shop.order("held").await;
-    until("it is delivered", async || receiver.open() == 1).await;
+    until("the order is delivered", async || receiver.open() == 1).await;
     let sent = receiver.deliveries().remove(0);
     let (token, fence) = (sent.header("orderly-token"), sent.header("orderly-fence"));
     let claim = shop.harness.store().claimed(OrderId(id)).await.unwrap().unwrap();
@@ -160,7 +160,7 @@ async fn signatures_are_good_for_who_has_either_secret_and_for_nobody_else() {
     }
 }
 
-/// By the specification's own library.
+/// Verified with the library of the specification.
 fn is_signed(delivery: &Delivery, secret: &str) -> bool {
     let headers: HeaderMap = delivery
         .headers
@@ -180,7 +180,7 @@ fn is_signed(delivery: &Delivery, secret: &str) -> bool {
 async fn an_order_taken_on_stays_in_processing_without_a_slot() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |config| config.concurrency = 1).await;
-    // What the body says is for nobody.
+    // The body of a 202 is ignored.
     receiver.tell("later", [answer(202, "", r#"{"result":1}"#)]);
     let taken_on = shop.order("later").await;
     let next = shop.order("next").await;
@@ -194,14 +194,14 @@ async fn an_order_taken_on_stays_in_processing_without_a_slot() {
     shop.close().await;
 }
 
-/// A service that is quick calls back before its 202 has arrived.
+/// A fast service calls back before its 202 has arrived.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_back_before_the_answer_counts() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
     receiver.tell("quick", [Reaction::Hold]);
     let id = shop.order("quick").await;
-    until("it is delivered", async || receiver.open() == 1).await;
+    until("the order is delivered", async || receiver.open() == 1).await;
     let token = receiver.deliveries()[0].header("orderly-token").to_owned();
     let url = format!("{}/leases/{id}/complete", shop.url);
     let call_back = http().post(url).json(&json!({"token": token}));
@@ -223,7 +223,7 @@ async fn a_name_and_a_password_in_the_url_are_sent_as_basic_authentication() {
     shop.close().await;
 }
 
-/// A connection that is used again serves many orders, one after another.
+/// A reused connection serves many orders, one after another.
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_share_connections() {
     const ORDERS: usize = 50;

@@ -1,4 +1,4 @@
-//! The examples do what they say.
+//! The example programs work as documented.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -68,7 +68,11 @@ async fn a_service_in_python_completes_refuses_and_asks_for_another_attempt() {
         .spawn()
         .unwrap();
     let mut said = BufReader::new(receiver.stdout.take().unwrap()).lines();
-    let line = said.next_line().await.unwrap().expect("it says where it listens");
+    let line = said
+        .next_line()
+        .await
+        .unwrap()
+        .expect("the service prints its address");
     let folder = tempfile::tempdir().unwrap();
     let mut command = orderly(folder.path());
     command.envs([
@@ -120,7 +124,7 @@ async fn order(url: &str, item_ids: &str) -> i64 {
         .unwrap()
 }
 
-/// The order once it is final.
+/// Waits until the order is final and returns it.
 async fn ended(url: &str, id: i64) -> Value {
     let asked = http()
         .get(format!("{url}/orders/{id}"))

@@ -1,4 +1,4 @@
-//! What some orders suffer from their service is nothing to the others.
+//! Orders whose service misbehaves do not affect the others.
 
 use orderly::order::{OrderId, OrderStatus};
 
@@ -22,7 +22,7 @@ async fn orders_go_on_beside_those_that_hang() {
         receiver.tell(name, [Reaction::AnswerAndHang(said)]);
         hanging.push(shop.order(name).await);
     }
-    until("they hang", async || receiver.open() == 3).await;
+    until("the deliveries hang", async || receiver.open() == 3).await;
     let mut orders = Vec::new();
     for _ in 0..50 {
         orders.push(shop.order("good").await);
@@ -33,15 +33,15 @@ async fn orders_go_on_beside_those_that_hang() {
     assert_eq!(receiver.open(), 3);
     for id in &hanging {
         assert_eq!(shop.now(*id).await["status"], "Processing");
-        // Which ends the call: the service sees that nobody waits any more.
+        // A cancel ends the call: the service sees the connection close.
         shop.act(*id, "cancel").await;
     }
-    until("nobody waits", async || receiver.open() == 0).await;
+    until("all calls have ended", async || receiver.open() == 0).await;
     for _ in 0..SLOTS {
         receiver.tell("held", [Reaction::Hold]);
         shop.order("held").await;
     }
-    until("every slot is there again", async || {
+    until("every slot is free again", async || {
         receiver.open() == SLOTS as usize
     })
     .await;
@@ -55,9 +55,9 @@ async fn a_server_that_stops_hangs_up_and_uses_up_no_attempt() {
     let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
     receiver.tell("silent", [Reaction::AnswerAndHang(Vec::new())]);
     let id = shop.order("silent").await;
-    until("it hangs", async || receiver.open() == 1).await;
+    until("the delivery hangs", async || receiver.open() == 1).await;
     let mut harness = shop.stop_at_once().await;
-    until("nobody waits", async || receiver.open() == 0).await;
+    until("the call has ended", async || receiver.open() == 0).await;
     harness.reopen().await;
     let order = harness.order(OrderId(id)).await;
     assert_eq!((order.status, order.attempts), (OrderStatus::Pending, 0));

@@ -1,4 +1,4 @@
-//! Every kind of answer, and of none, leads to its status.
+//! Every kind of answer, and of no answer, leads to its outcome.
 
 use orderly::config::HttpService;
 use orderly::event::EventKind;
@@ -10,7 +10,7 @@ use super::receiver::{Reaction, Receiver, answer};
 use super::shop::{Shop, patient, service};
 use crate::support::until;
 
-/// How often the hostile ones come round.
+/// Number of times each hostile answer occurs per order.
 const ROUNDS: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ fn bytes(text: &str) -> Vec<u8> {
 
 const LATE: &str = "the service did not answer within 700ms";
 
-/// What is retried, whom it blames, and what is said of it.
+/// Answers that are retried, the blamed side, and the reported error.
 fn retried() -> Vec<(&'static str, Reaction, Blame, &'static str)> {
     use Blame::{Ailing, Denied, Transient, Unavailable};
     use Reaction::{AnswerAndClose, AnswerAndHang, Endless, Reset};
@@ -182,10 +182,10 @@ fn retried() -> Vec<(&'static str, Reaction, Blame, &'static str)> {
     ]
 }
 
-/// With two slots for all of them, several times over: whatever one took, it gave back.
+/// Two slots for all orders, over several rounds: every slot taken is given back.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_pass_is_tried_again_and_no_slot_is_lost_to_it() {
-    // What answers somehow has all the time it needs, however busy the machine is.
+    // Answers in time get all the time they need, however busy the machine is.
     tried_again_without_losing_a_slot(|said| !is_late(said), patient).await;
 }
 
@@ -194,7 +194,7 @@ async fn what_is_late_is_tried_again_and_no_slot_is_lost_to_it() {
     tried_again_without_losing_a_slot(is_late, service).await;
 }
 
-/// One that drips may be late, or say too much before.
+/// A slow trickle may time out, or exceed the size limit before that.
 fn is_late(said: &str) -> bool {
     [LATE, "the service "].contains(&said)
 }
@@ -216,7 +216,8 @@ async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(
     for ((name, _, blamed, said), id) in retried().zip(orders) {
         let order = shop.ended(id).await;
         assert_eq!(order["status"], "Completed", "{name}: {order}");
-        // Where no other order was served for a while, or several were not in a row, they are given back and do not count.
+        // Without other served orders, or with several failures in a row, orders are given back without counting an
+        // attempt.
         let events = shop.harness.events(OrderId(id)).await;
         let given_back = events.iter().filter(|kind| **kind == EventKind::Released).count();
         assert_eq!(order["attempts"], ROUNDS + 1 - given_back, "{name}");
@@ -231,12 +232,12 @@ async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(
         }
         assert_eq!(receiver.deliveries_of(name).len(), ROUNDS + 1, "{name}");
     }
-    // Both slots are there at the same time.
+    // Both slots are free at the same time.
     for name in ["last", "very last"] {
         receiver.tell(name, [Reaction::Hold]);
         shop.order(name).await;
     }
-    until("both are under way", async || receiver.open() == 2).await;
+    until("both are being processed", async || receiver.open() == 2).await;
     receiver.release();
     shop.close().await;
 }
@@ -275,7 +276,7 @@ async fn a_refusal_is_for_good_and_keeps_the_first_kib_of_its_reason() {
         );
         assert!(said.len() <= ERROR_BYTES_MAX);
     }
-    // What there is of it is kept, also when it does not end well.
+    // An incomplete reason is kept as far as it arrived.
     for (name, reaction) in [
         (
             "cut",
@@ -297,7 +298,7 @@ async fn a_refusal_is_for_good_and_keeps_the_first_kib_of_its_reason() {
     shop.close().await;
 }
 
-/// Issue 13, points 6c and 19: it is no attempt, and the order says why it waits.
+/// Issue 13, points 6c and 19: such a try is no attempt, and the order shows why it waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_away_costs_no_attempt_and_is_told() {
     let receiver = Receiver::start().await;
@@ -312,7 +313,7 @@ async fn a_service_that_is_away_costs_no_attempt_and_is_told() {
     ] {
         let shop = Shop::open(service(url), |config| config.retry.attempts_max = 1).await;
         let id = shop.order("any").await;
-        until("the order says why it waits", async || {
+        until("the order shows an error", async || {
             shop.now(id).await["last_error"].is_string()
         })
         .await;
@@ -332,7 +333,7 @@ async fn a_service_that_is_away_costs_no_attempt_and_is_told() {
     }
 }
 
-/// Only words of the store: what the service said may hold a customer's data.
+/// Stored text only: the service's answer may contain customer data.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_given_back_names_the_status_alone() {
     let receiver = Receiver::start().await;
@@ -340,7 +341,7 @@ async fn an_order_that_is_given_back_names_the_status_alone() {
     let away = answer(503, "Retry-After: 60\r\n", "customer 4711 is on holiday");
     receiver.tell("it", [away]);
     let id = shop.order("it").await;
-    until("it waits", async || {
+    until("the order is given back", async || {
         !shop.now(id).await["next_attempt_at"].is_null()
     })
     .await;

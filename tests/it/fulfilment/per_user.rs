@@ -1,4 +1,4 @@
-//! The orders of a user one after another, on one node and on several: what the events say about every start.
+//! Ordering by user, on one node and on several: checks every start against the events.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,12 +24,12 @@ use crate::support::make::order_of;
 use crate::support::postgres::{Server as Postgres, TestDatabase};
 use crate::support::{required, until};
 
-/// All of whose attempts fail until the test says otherwise.
+/// All attempts for this user fail until the test says otherwise.
 const UNLUCKY: i64 = 1;
 const USERS: std::ops::RangeInclusive<i64> = 1..=12;
 const ORDERS_OF_EACH: usize = 15;
 
-/// Fails every attempt at the orders of one user, and the first attempt at some of the others'.
+/// Fails every attempt at one user's orders, and the first attempt at some of the others'.
 #[derive(Default)]
 struct Fickle {
     lucky_at_last: std::sync::atomic::AtomicBool,
@@ -52,7 +52,7 @@ impl Processor for Fickle {
     }
 }
 
-/// Some nodes at work on one store.
+/// Nodes that share a store.
 struct Shop {
     servers: Vec<Server>,
     store: Arc<dyn Store>,
@@ -118,7 +118,7 @@ impl Shop {
         })
     }
 
-    /// The orders of a user one after another, those of different users at the same time.
+    /// Accepts orders: one user's one after another, those of different users concurrently.
     async fn sell(&self) {
         join_all(USERS.map(async |user_id| {
             for _ in 0..ORDERS_OF_EACH {
@@ -136,7 +136,7 @@ impl Shop {
         .await;
     }
 
-    /// What the table and its events say, when nobody works on it any more.
+    /// Stops all nodes and returns the final records.
     async fn close(self) -> Vec<OrderRecord> {
         let mut snapshot = self.store.snapshot().await.unwrap();
         let report = orderly::verify::verify(&mut *snapshot).await.unwrap();
@@ -158,7 +158,7 @@ impl Shop {
     }
 }
 
-/// Every start that came before its turn, by the order of the events.
+/// All starts out of turn, by the order of the events.
 fn out_of_turn(records: &[OrderRecord], on_failure: OnFailure) -> Vec<String> {
     let users: HashMap<OrderId, i64> = records
         .iter()
@@ -172,7 +172,7 @@ fn out_of_turn(records: &[OrderRecord], on_failure: OnFailure) -> Vec<String> {
         let (id, status) = (stored.event.order_id, stored.event.status);
         let of_user = open.entry(users[&id]).or_default();
         if stored.event.kind == EventKind::Started {
-            // An order accepted at the same moment on another connection may have a lower id and come later.
+            // Orders accepted concurrently on different connections may have ids in any order.
             let earlier = of_user.range(..id).next();
             let beside = of_user
                 .iter()
@@ -202,7 +202,7 @@ async fn one_user_fails_for_ever(nodes: usize, shared: bool) {
     let others = (USERS.count() - 1) * ORDERS_OF_EACH;
     shop.until_counts("all others to be done", |completed, _| completed == others as u64)
         .await;
-    // The first order of the unlucky one is tried and tried; none of the rest was begun.
+    // Only the first order of the failing user was attempted.
     let mut snapshot = shop.store.snapshot().await.unwrap();
     let records = snapshot.orders_after(None, 500).await.unwrap();
     let unlucky: Vec<&OrderRecord> = records
@@ -237,14 +237,14 @@ async fn one_user_fails_for_ever_and_the_others_go_on_on_several_nodes() {
     one_user_fails_for_ever(3, true).await;
 }
 
-/// Twice through all attempts: after a redrive of everything that failed, the order is the same.
+/// Runs all attempts twice: after a redrive of all failed orders, their order is the same.
 async fn redriven_orders_keep_their_turns(nodes: usize, shared: bool, on_failure: OnFailure) {
     let Some(shop) = Shop::open(nodes, on_failure, 3, shared).await else {
         return;
     };
     shop.sell().await;
     let others = ((USERS.count() - 1) * ORDERS_OF_EACH) as u64;
-    // Where failures block, the first one keeps all the others.
+    // Where failures block, the first failed order blocks all others.
     let failed = match on_failure {
         OnFailure::Skip => ORDERS_OF_EACH as u64,
         OnFailure::Block => 1,
@@ -283,7 +283,7 @@ async fn redriven_orders_keep_the_order_of_their_user_on_several_nodes() {
     redriven_orders_keep_their_turns(3, true, OnFailure::Block).await;
 }
 
-/// The control: the same eyes see the disorder of a store that does not order users.
+/// The control: the same check finds starts out of turn in a store without ordering.
 #[tokio::test(flavor = "multi_thread")]
 async fn disorder_is_seen() {
     let Some(shop) = Shop::open(1, OnFailure::Skip, 3, false).await else {
@@ -296,7 +296,7 @@ async fn disorder_is_seen() {
     })
     .await;
     let mut records = shop.close().await;
-    // As if each had been accepted before all others of its user.
+    // As if each order had been accepted before all others of its user.
     for record in &mut records {
         let user_id = record.order.request.user_id;
         record.order.request.user_id = user_id % 2;

@@ -1,4 +1,4 @@
-//! A server that hands out its orders, processes that work for it, and what its orders say when all is over.
+//! A server with external workers, their processes, and checks of the final orders.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,32 +16,32 @@ use crate::support::postgres::TestDatabase;
 use crate::support::process::{Process, configure, orderly};
 use crate::support::until;
 
-/// The shortest there is: what a killed worker held is back soon.
+/// The shortest possible lease: orders of a killed worker come back soon.
 pub const LEASE_SECONDS: u64 = 1;
 
-/// Orders that one worker processes at once.
+/// Number of orders that one worker processes at once.
 pub const THREADS: u64 = 2;
 
-/// A server that may die, at an address that stays.
+/// A server that may be killed, behind an address that stays.
 pub struct Shop {
     folder: TempDir,
     pub database: Option<TestDatabase>,
-    /// Where the server's database is asked for, when not directly.
+    /// URL of the database, unless the server connects directly.
     database_url: Option<String>,
     server: Option<Process>,
-    /// Passes everything on to the server there is.
+    /// Forwards all requests to the current server.
     front: Option<Cutter>,
     http: reqwest::Client,
     pub orders: Vec<u64>,
 }
 
 impl Shop {
-    /// On SQLite unless there is a database.
+    /// Uses SQLite unless a database is given.
     pub async fn open(database: Option<TestDatabase>) -> Shop {
         Shop::open_at(database, None).await
     }
 
-    /// With a way to the database that the test controls.
+    /// Uses the test's own route to the database.
     pub async fn open_at(database: Option<TestDatabase>, database_url: Option<String>) -> Shop {
         let mut shop = Shop {
             folder: tempfile::tempdir().expect("a temporary folder"),
@@ -58,9 +58,9 @@ impl Shop {
         shop
     }
 
-    /// Where workers ask for orders, whatever server is behind.
+    /// The address for workers, independent of the current server.
     pub fn url(&self) -> &str {
-        &self.front.as_ref().expect("the shop is open").url
+        &self.front.as_ref().expect("the proxy runs until close").url
     }
 
     pub fn server(&self) -> &Process {
@@ -80,14 +80,14 @@ impl Shop {
         self.start().await;
     }
 
-    /// SIGTERM, and another server on the same store.
+    /// Stops the server with SIGTERM and starts another on the same store.
     pub async fn restart_server(&mut self) {
         let server = self.server.take().expect("the server runs");
         assert_eq!(server.terminate().await, Some(0));
         self.start().await;
     }
 
-    /// Orders with the metadata, all or none.
+    /// Accepts a batch of orders with the metadata.
     pub async fn accept(&mut self, count: usize, metadata: Value) {
         let order = json!({"user_id": 1, "item_ids": [7], "total_amount": 1, "metadata": metadata});
         let url = format!("{}/orders/batch", self.server().url);
@@ -111,20 +111,20 @@ impl Shop {
         answer.expect("the server answers").json().await.expect("JSON")
     }
 
-    /// How many requests for orders the server believes to be waiting.
+    /// Number of lease requests that wait, according to the server.
     pub async fn waiting(&self) -> u64 {
         const NAME: &str = "orderly_lease_requests_waiting ";
         let url = format!("{}/metrics/prometheus", self.server().url);
         let answer = self.http.get(url).send().await.expect("the server answers");
-        let text = answer.text().await.expect("numbers are text");
+        let text = answer.text().await.expect("metrics are text");
         let sample = text.lines().find_map(|line| line.strip_prefix(NAME));
         sample
-            .expect("it is among the numbers")
+            .expect("the metric is exposed")
             .parse()
             .expect("a whole number")
     }
 
-    /// Whatever the answer is.
+    /// Posts a body and returns status and answer.
     pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
         let url = format!("{}{path}", self.server().url);
         let answer = self
@@ -147,14 +147,14 @@ impl Shop {
     }
 
     pub async fn all_ended(&self) {
-        until("every order ends", async || {
+        until("every order has ended", async || {
             let queue = self.get("/queue").await;
             queue["pending"] == 0 && queue["processing"] == 0
         })
         .await;
     }
 
-    /// A worker process that works for this shop.
+    /// Starts a worker process for this server.
     pub fn employ(&self, mut command: Command) -> Employee {
         configure(&mut command, self.folder.path());
         command
@@ -164,7 +164,7 @@ impl Shop {
         Employee::start(command)
     }
 
-    /// The server ends in good order, and its store is sound.
+    /// Stops the server and verifies its store.
     pub async fn close(mut self) -> (Option<i32>, String) {
         let server = self.server.take().expect("the server runs");
         assert_eq!(server.terminate().await, Some(0));
@@ -189,7 +189,7 @@ impl Shop {
             ("ORDERLY_PROCESSOR", "pull"),
             ("ORDERLY_LEASE", "1s"),
             ("ORDERLY_RETRY_BASE", "10ms"),
-            // Workers are killed here as often as it takes, which is not the orders' fault.
+            // Workers are killed often here, and orders must not be poisoned by that.
             ("ORDERLY_MAX_CRASHES", "1000"),
             ("RUST_LOG", "info,orderly::worker=error,orderly::janitor=error"),
         ]);
@@ -203,15 +203,15 @@ impl Shop {
     }
 }
 
-/// A process that processes orders; killed when dropped.
+/// An external worker process, killed when dropped.
 pub struct Employee {
     child: Child,
     said: Arc<Mutex<Vec<String>>>,
-    /// How many lines it said.
+    /// Number of lines printed.
     lines: watch::Receiver<usize>,
 }
 
-/// A result that the server took, as a worker tells: `45 Completed fence 7`.
+/// A result that the server accepted, as printed by a worker: `45 Completed fence 7`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
     pub order_id: u64,
@@ -241,23 +241,27 @@ impl Employee {
     }
 
     pub async fn signal(&self, name: &str) {
-        let id = self.child.id().expect("it was not waited for").to_string();
+        let id = self
+            .child
+            .id()
+            .expect("the process was not waited for")
+            .to_string();
         let sent = Command::new("kill").args([format!("-{name}"), id]).status().await;
         assert!(sent.expect("kill can be run").success());
     }
 
-    /// SIGKILL; what it said stays.
+    /// Sends SIGKILL; the output is kept.
     pub async fn kill(&mut self) {
         self.child.kill().await.expect("the process can be killed");
     }
 
-    /// SIGTERM, and the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub async fn terminate(&mut self) -> Option<i32> {
         self.signal("TERM").await;
         let ended = tokio::time::timeout(crate::support::PATIENCE, self.child.wait()).await;
         ended
-            .expect("it ends in time")
-            .expect("it can be waited for")
+            .expect("the worker ends in time")
+            .expect("the process can be waited for")
             .code()
     }
 }
@@ -291,8 +295,8 @@ async fn drain(stream: impl AsyncRead + Unpin) {
     }
 }
 
-/// What is wrong with how the orders ended: each was completed once, under the fence of its last lease, and nobody was
-/// told that another completion was taken.
+/// Breaches unless every order was completed once under the fence of its last lease and no other completion was
+/// accepted.
 pub async fn breaches(shop: &Shop, taken: &[Taken]) -> Vec<String> {
     let mut breaches = Vec::new();
     for &id in &shop.orders {
@@ -307,7 +311,7 @@ pub async fn breaches(shop: &Shop, taken: &[Taken]) -> Vec<String> {
             .filter(|taken| taken.order_id == id && taken.status == "Completed")
             .map(|taken| taken.fence % (1 << FENCE_BITS))
             .collect();
-        // A lease has the next fence. Whoever was killed could not tell any more.
+        // Each lease raises the fence by one. A killed worker may not have printed its result.
         if told.len() > 1 || told.iter().any(|fence| usize::try_from(*fence) != Ok(started)) {
             breaches.push(format!(
                 "fenced: order {id} was started {started} times, and completed by {told:?}"

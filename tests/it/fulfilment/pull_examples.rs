@@ -1,4 +1,4 @@
-//! The example workers, as their users run them.
+//! The example workers, run as their users run them.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use tokio::process::Command;
 use super::pull::{Shop, THREADS, breaches};
 use crate::support::until;
 
-/// The example itself, which is another program; here it is the child process of a test.
+/// The example program, compiled into the tests and run in a child process.
 #[path = "../../../examples/pull_worker.rs"]
 mod pull_worker;
 
-/// Set for the child process alone.
+/// Set only in the child process.
 const WORK: &str = "ORDERLY_TEST_PULL_WORKER";
 
-/// Does nothing in an ordinary run. In a child process it is the example.
+/// Does nothing in an ordinary run. In a child process it runs the example.
 #[test]
 fn works_as_the_child_of_another_test() {
     if std::env::var_os(WORK).is_some() {
@@ -23,22 +23,22 @@ fn works_as_the_child_of_another_test() {
     }
 }
 
-/// The example in Rust as a process of its own.
+/// The Rust example as a separate process.
 pub fn in_rust() -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this test has a file"));
+    let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
     let test = "fulfilment::pull_examples::works_as_the_child_of_another_test";
     command.args([test, "--exact", "--nocapture"]).env(WORK, "1");
     command
 }
 
-/// The example in Python, for whom there is Python.
+/// The Python example.
 pub fn in_python() -> Command {
     let mut command = Command::new("python3");
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/workers/worker.py"));
     command
 }
 
-/// The server needs none.
+/// Only the example needs Python, not the server.
 pub async fn has_python() -> bool {
     let asked = Command::new("python3").arg("--version").output().await;
     let present = asked.is_ok_and(|asked| asked.status.success());
@@ -66,8 +66,8 @@ async fn works_as_told(worker: impl Fn() -> Command) {
     completes_refuses_and_tries_again(&mut shop).await;
     survives_restarts(&mut shop).await;
     let end = quick.terminate().await;
-    assert_eq!(end, Some(0), "it ends in good order");
-    // What was refused or tried again is not among what is completed at once.
+    assert_eq!(end, Some(0), "the worker exits cleanly");
+    // The first three orders were refused or retried on purpose.
     shop.orders.drain(..3);
     assert_eq!(breaches(&shop, &quick.taken()).await, [""; 0]);
     keeps_its_lease_and_gives_back(&mut shop, worker).await;
@@ -121,26 +121,26 @@ async fn survives_restarts(shop: &mut Shop) {
 }
 
 async fn keeps_its_lease_and_gives_back(shop: &mut Shop, worker: impl Fn() -> Command) {
-    until("the worker before is gone", async || shop.waiting().await == 0).await;
+    until("the previous worker is gone", async || shop.waiting().await == 0).await;
     let mut slow = shop.employ(with(worker(), "2.5"));
-    until("it stands in line", async || shop.waiting().await == THREADS).await;
+    until("the worker waits", async || shop.waiting().await == THREADS).await;
     shop.accept(1, json!({})).await;
-    let id = *shop.orders.last().expect("one was accepted");
+    let id = *shop.orders.last().expect("an order was accepted");
     shop.all_ended().await;
     assert_eq!(
         shop.kinds(id).await,
         ["accepted", "started", "completed"],
-        "renewed in between"
+        "the lease was renewed in between"
     );
 
     shop.accept(1, json!({})).await;
     let id = id + 1;
-    until("it has begun", async || {
+    until("the attempt has begun", async || {
         shop.get("/queue").await["processing"] == 1
     })
     .await;
     assert_eq!(slow.terminate().await, Some(0));
-    until("it is given back", async || {
+    until("the order is given back", async || {
         shop.get("/queue").await["pending"] == 1
     })
     .await;
@@ -148,9 +148,9 @@ async fn keeps_its_lease_and_gives_back(shop: &mut Shop, worker: impl Fn() -> Co
     assert_eq!(
         kinds[..3],
         ["accepted", "started", "released"],
-        "it gave back what it held"
+        "the worker gave back its order"
     );
-    // The server may hear a moment later that its other threads are gone, and releases by itself what they do not take.
+    // The server may notice later that the other threads are gone, and then releases the orders they did not take.
     assert!(!kinds.iter().any(|kind| kind == "lease_lost"), "{kinds:?}");
     assert_eq!(shop.get(&format!("/orders/{id}")).await["attempts"], 0);
 }

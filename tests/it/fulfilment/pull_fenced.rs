@@ -1,5 +1,5 @@
-//! A worker that comes back when another has its order: refused, at whatever step the server is killed meanwhile. And the
-//! same with the checks of the fence taken out, other statements put in on the wire to the database, which must be noticed.
+//! A worker that returns after its order was taken over is refused, also when the server is killed between any two
+//! steps. The control rewrites the statements on the wire to skip the fence check, which must be detected.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -11,22 +11,22 @@ use crate::support::postgres::{self, Server};
 use crate::support::proxy::{Action, Proxy};
 use crate::support::{required, until};
 
-/// The function that stores results, its copy without what fences it, and that.
+/// The settle function, a copy without its fence check, and that check.
 const SETTLE: &str = "orderly.settle_";
 const UNFENCED: &str = "orderly.unfenced_settle_";
 const FENCE_CHECKS: [&str; 1] = [" and l.fence = result.fence"];
-/// The statement that finds the latest claim, and the token it reads.
+/// The statement that reads the latest claim, and a variant that returns the first token.
 const LATEST_CLAIM: &str = ", token, node, handed_out from orderly.order_state where order_id = $1";
 const FIRST_TOKEN: &str = ", 1::int8, node, handed_out from orderly.order_state where order_id = $1";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fencing {
     AsShipped,
-    /// On the way from the server to the database.
+    /// The check is removed between the server and the database.
     TakenOut,
 }
 
-/// The only lease that is to be had, when it is to be had.
+/// Takes the only lease, once it is available.
 async fn take(shop: &Shop, lease: u64) -> Value {
     loop {
         let (status, mut answer) = shop.post("/leases", json!({"wait": 20, "lease": lease})).await;
@@ -37,7 +37,7 @@ async fn take(shop: &Shop, lease: u64) -> Value {
     }
 }
 
-/// What a worker is told that completes an order, or that it was refused.
+/// The answer to a completion, and the accepted result, if any.
 async fn complete(shop: &Shop, lease: &Value, result: &str) -> (StatusCode, Option<Taken>) {
     let id = lease["order"]["order_id"].as_u64().expect("a number");
     let body = json!({"token": lease["token"], "result": result});
@@ -50,7 +50,7 @@ async fn complete(shop: &Shop, lease: &Value, result: &str) -> (StatusCode, Opti
     (status, told)
 }
 
-/// The first worker falls silent, another takes its order, and both bring a result: the late one first.
+/// The first worker falls silent, another takes its order, and both post a result: the late one first.
 async fn a_worker_comes_back(shop: &mut Shop) -> (StatusCode, Vec<Taken>) {
     shop.accept(1, json!({})).await;
     let first = take(shop, 1).await;
@@ -85,7 +85,7 @@ async fn on_postgresql(fencing: Fencing) -> Option<(StatusCode, Vec<String>)> {
     });
     let url = database.url_at("127.0.0.1", proxy.address().port());
     let mut shop = Shop::open_at(Some(database), Some(url)).await;
-    let database = shop.database.as_ref().expect("it was given one");
+    let database = shop.database.as_ref().expect("a database was given");
     database.copy_function(SETTLE, UNFENCED, &FENCE_CHECKS).await;
     let (late, taken) = a_worker_comes_back(&mut shop).await;
     Some((late, breaches(&shop, &taken).await))
@@ -105,7 +105,7 @@ async fn the_oracle_notices_a_server_that_does_not_check_the_token() {
     let Some((late, breaches)) = on_postgresql(Fencing::TakenOut).await else {
         return;
     };
-    assert_eq!(late, StatusCode::OK, "the control takes the late result");
+    assert_eq!(late, StatusCode::OK, "the control must accept the late result");
     assert!(
         breaches.iter().any(|breach| breach.starts_with("fenced")),
         "{breaches:#?}"
@@ -123,7 +123,7 @@ async fn a_late_result_is_refused_on_sqlite() {
     assert_eq!(exit, Some(0), "{report}");
 }
 
-/// Between any two steps of a worker the server is killed: what was answered before holds after.
+/// The server is killed between any two steps of a worker; earlier answers stay valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_of_the_server_at_any_step_changes_nothing_that_was_answered() {
     let mut shop = Shop::open(None).await;
@@ -141,7 +141,7 @@ async fn a_kill_of_the_server_at_any_step_changes_nothing_that_was_answered() {
     assert_eq!(
         shop.kinds(1).await,
         ["accepted", "started"],
-        "the lease outlives servers"
+        "the lease survives the server"
     );
     let (status, first) = shop
         .post(
@@ -151,7 +151,7 @@ async fn a_kill_of_the_server_at_any_step_changes_nothing_that_was_answered() {
         .await;
     assert_eq!(status, StatusCode::OK, "{first}");
     shop.kill_server().await;
-    // Its answer might have been lost.
+    // The repeat of a completion whose answer might have been lost.
     let (status, again) = shop
         .post(
             "/leases/1/complete",
@@ -168,12 +168,12 @@ async fn a_kill_of_the_server_at_any_step_changes_nothing_that_was_answered() {
 async fn a_client_that_is_killed_while_it_waits_loses_nothing() {
     let mut shop = Shop::open(None).await;
     let waiting = shop.employ(in_rust());
-    until("its threads stand in line", async || {
+    until("the worker's threads wait", async || {
         shop.waiting().await == THREADS
     })
     .await;
     drop(waiting);
-    until("they are gone", async || shop.waiting().await == 0).await;
+    until("no lease request waits", async || shop.waiting().await == 0).await;
     shop.accept(1, json!({})).await;
     let lease = take(&shop, 60).await;
     assert_eq!(

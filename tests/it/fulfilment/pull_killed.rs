@@ -1,5 +1,5 @@
-//! Workers and servers are killed, and workers stand still and come back, at random moments: every order is completed
-//! once, by whoever held it then.
+//! Workers and servers are killed, and workers frozen and resumed, at random moments: every order is completed once, by
+//! its current lease holder.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -14,16 +14,16 @@ use crate::support::{required, until};
 
 const WORKERS: usize = 3;
 const FAULTS: usize = 15;
-/// Accepted before each fault.
+/// Number of orders accepted before each fault.
 const ORDERS: usize = 12;
-/// Results taken after which a fault comes: few enough that some of the orders are still on their way then.
+/// Number of results before the next fault: low enough that some orders are still being processed.
 const RESULTS: std::ops::Range<usize> = 0..10;
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     KillWorker,
     KillServer,
-    /// SIGSTOP until others have processed what it held, then SIGCONT.
+    /// SIGSTOP until others have processed its orders, then SIGCONT.
     FreezeWorker,
 }
 
@@ -37,7 +37,7 @@ impl Fault {
     }
 }
 
-/// The first is another program than the others.
+/// The first worker is a different program from the others.
 async fn worker(index: usize) -> Command {
     let mut command = if index == 0 && has_python().await {
         in_python()
@@ -48,7 +48,7 @@ async fn worker(index: usize) -> Command {
     command
 }
 
-/// What all of them were told, also those that are gone.
+/// All workers, including those that are gone.
 struct Staff {
     at_work: Vec<Employee>,
     gone: Vec<Employee>,
@@ -82,7 +82,7 @@ async fn live_through_faults(database: Option<TestDatabase>) {
         let before = staff.results();
         shop.accept(ORDERS, json!({})).await;
         let results = before + rng.random_range(RESULTS);
-        until("some are done", async || staff.results() >= results).await;
+        until("some orders are completed", async || staff.results() >= results).await;
         let fault = Fault::any(&mut rng);
         let index = rng.random_range(0..WORKERS);
         println!("{fault:?} {index} after {results} results");
@@ -104,12 +104,12 @@ async fn live_through_faults(database: Option<TestDatabase>) {
     }
     shop.all_ended().await;
     let threads = THREADS * WORKERS as u64;
-    until("all stand in line", async || shop.waiting().await == threads).await;
+    until("all workers wait", async || shop.waiting().await == threads).await;
     for employee in &mut staff.at_work {
         assert_eq!(employee.terminate().await, Some(0));
     }
     let taken = staff.taken();
-    println!("{} orders, {} results told", shop.orders.len(), taken.len());
+    println!("{} orders, {} results", shop.orders.len(), taken.len());
     assert_eq!(breaches(&shop, &taken).await, [""; 0]);
     let (exit, report) = shop.close().await;
     assert_eq!(exit, Some(0), "{report}");

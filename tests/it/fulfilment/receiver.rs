@@ -1,4 +1,4 @@
-//! A service that is called for each order: it does as it is told, well or badly, and remembers what it was sent.
+//! A service that receives deliveries, reacts as the test tells it, and records them.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -15,28 +15,28 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// For a service that answers at once or never.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// What becomes of a request.
+/// Reaction to a request.
 #[derive(Clone, Debug)]
 pub enum Reaction {
-    /// These bytes; whoever called may use the connection again.
+    /// Sends these bytes; the connection may be reused.
     Answer(Vec<u8>),
-    /// These bytes, and the end of the connection.
+    /// Sends these bytes and closes the connection.
     AnswerAndClose(Vec<u8>),
-    /// These bytes, and then nothing until the caller hangs up.
+    /// Sends these bytes and then nothing until the caller hangs up.
     AnswerAndHang(Vec<u8>),
-    /// The first bytes, and the others again and again until the caller hangs up.
+    /// Sends the first bytes once, and then the others repeatedly until the caller hangs up.
     Endless(Vec<u8>, Vec<u8>),
-    /// The connection is gone with an error.
+    /// Resets the connection.
     Reset,
-    /// Answered 200 when the test says so.
+    /// Answers 200 once the test releases it.
     Hold,
 }
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub request_line: String,
-    /// By names in lower case.
+    /// Headers by lower-case name.
     pub headers: HashMap<String, String>,
     pub body: Vec<u8>,
 }
@@ -51,7 +51,7 @@ impl Delivery {
     }
 }
 
-/// Ended when dropped.
+/// Stopped when dropped.
 pub struct Receiver {
     pub address: SocketAddr,
     desk: Arc<Desk>,
@@ -61,12 +61,12 @@ pub struct Receiver {
 
 #[derive(Default)]
 struct Desk {
-    /// What is to be done with the next requests for the orders of a reference; without any: 200.
+    /// Reactions to the next requests for orders of a reference. The default is 200.
     told: Mutex<HashMap<String, VecDeque<Reaction>>>,
     deliveries: Mutex<Vec<Delivery>>,
     released: CancellationToken,
     connections: AtomicUsize,
-    /// Requests that are held, or hang, now.
+    /// Number of requests now held or hanging.
     open: AtomicUsize,
 }
 
@@ -96,7 +96,7 @@ impl Receiver {
         }
     }
 
-    /// Whoever connects from now on is refused.
+    /// Refuses new connections from now on.
     pub async fn stop(self) {
         drop(self.end);
         self.serving.await.unwrap();
@@ -106,23 +106,23 @@ impl Receiver {
         format!("http://{}/orders", self.address)
     }
 
-    /// What to do with the next requests for the orders of this reference.
+    /// Sets the reactions to the next requests for orders of this reference.
     pub fn tell(&self, reference: &str, reactions: impl IntoIterator<Item = Reaction>) {
         let mut told = self.desk.told.lock().unwrap();
         told.entry(reference.to_owned()).or_default().extend(reactions);
     }
 
-    /// Answers what is held, now and later.
+    /// Answers held requests, now and later.
     pub fn release(&self) {
         self.desk.released.cancel();
     }
 
-    /// Requests that are held, or hang, now.
+    /// Number of requests now held or hanging.
     pub fn open(&self) -> usize {
         self.desk.open.load(Ordering::SeqCst)
     }
 
-    /// Accepted so far.
+    /// Number of connections accepted so far.
     pub fn connections(&self) -> usize {
         self.desk.connections.load(Ordering::SeqCst)
     }
@@ -144,7 +144,7 @@ async fn serve(listener: TcpListener, desk: Arc<Desk>) {
         let desk = desk.clone();
         desk.connections.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
-            // A caller that hangs up is no news.
+            // A caller may hang up at any time.
             let _ = converse(stream, &desk).await;
         });
     }
@@ -160,7 +160,7 @@ async fn converse(mut stream: TcpStream, desk: &Desk) -> std::io::Result<()> {
             let mut told = desk.told.lock().unwrap();
             told.get_mut(&reference).and_then(VecDeque::pop_front)
         };
-        // Counted before it is seen: whoever waits for a delivery finds it open.
+        // Counted before the delivery is visible, so a test that sees it finds it open.
         let open = reaction.as_ref().is_some_and(stays_open).then(|| Open::new(desk));
         desk.deliveries.lock().unwrap().push(delivery);
         match reaction.unwrap_or_else(|| answer(200, "", "")) {
@@ -221,14 +221,14 @@ impl Drop for Open<'_> {
     }
 }
 
-/// Returns when the caller does.
+/// Returns when the caller hangs up.
 async fn hung_up(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut more = [0; 64];
     while stream.read(&mut more).await? > 0 {}
     Ok(())
 }
 
-/// `None` at the end of the connection.
+/// Returns `None` at the end of the connection.
 pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<Delivery>> {
     let mut bytes = Vec::new();
     let head_end = loop {

@@ -1,4 +1,4 @@
-//! What a service that completed an order gave for it.
+//! Results from a service that completed an order.
 
 use std::time::Duration;
 
@@ -36,12 +36,12 @@ async fn a_result_is_read_as_it_was_given() {
     shop.close().await;
 }
 
-/// It was done: to call again would be to do it again.
+/// The order was processed, so a second call would process it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_answer_completes_the_order_whatever_becomes_of_its_body() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |config| {
-        // Bodies that do not end are waited for until shortly before this.
+        // Endless bodies are read until shortly before this timeout.
         config.attempt_timeout = Duration::from_secs(1);
         config.concurrency = 20;
     })

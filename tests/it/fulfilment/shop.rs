@@ -1,4 +1,4 @@
-//! A server in this process that calls a receiver for its orders. The store's clock stands still.
+//! A server in this process that delivers its orders to a receiver. The store's clock stands still.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -36,7 +36,7 @@ pub fn signed(url: &str, secrets: &str) -> HttpService {
     }
 }
 
-/// For requests that are held: whoever is slow here is not too slow.
+/// A service with a long timeout, for held requests.
 pub fn patient(url: &str) -> HttpService {
     HttpService {
         response_timeout: Duration::from_mins(5),
@@ -54,7 +54,7 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Failed attempts are repeated at once, unless the service says otherwise.
+    /// Failed attempts are retried at once, unless the service requests a wait.
     pub async fn open(service: HttpService, change: impl FnOnce(&mut Config)) -> Shop {
         let harness = Harness::sqlite().await;
         let mut config = config();
@@ -92,7 +92,7 @@ impl Shop {
             .unwrap()
     }
 
-    /// The text of the order as it is read.
+    /// The JSON text of the order.
     pub async fn text(&self, id: i64, wait: bool) -> String {
         let mut request = self.http.get(format!("{}/orders/{id}", self.url));
         if wait {
@@ -101,7 +101,7 @@ impl Shop {
         request.send().await.unwrap().text().await.unwrap()
     }
 
-    /// The order once it is final.
+    /// Waits until the order is final and returns it.
     pub async fn ended(&self, id: i64) -> Value {
         let order: Value = serde_json::from_str(&self.text(id, true).await).unwrap();
         assert!(
@@ -123,13 +123,13 @@ impl Shop {
         assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
     }
 
-    /// How the failed attempts at the order ended, oldest first.
+    /// Errors of the order's failed attempts, oldest first.
     pub fn failures(&self, id: i64) -> Vec<ProcessingError> {
         let failures = self.calls.failures.lock().unwrap();
         failures.get(&OrderId(id)).cloned().unwrap_or_default()
     }
 
-    /// Hands back what is under way.
+    /// Stops without grace time and gives back running orders.
     pub async fn stop_at_once(self) -> Harness {
         self.server
             .stop(Duration::from_secs(10), std::future::ready(()))
@@ -138,7 +138,7 @@ impl Shop {
     }
 
     pub async fn close(self) {
-        until("no slot is taken", async || self.metrics.slots_busy.get() == 0).await;
+        until("no slot is in use", async || self.metrics.slots_busy.get() == 0).await;
         self.harness.assert_sound().await;
         self.server
             .stop(Duration::from_secs(10), std::future::pending::<()>())
@@ -146,7 +146,7 @@ impl Shop {
     }
 }
 
-/// Calls the service, and remembers what the worker was told.
+/// Calls the service and records the results.
 struct Calls {
     http: Http,
     failures: Mutex<HashMap<OrderId, Vec<ProcessingError>>>,

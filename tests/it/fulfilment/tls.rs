@@ -1,4 +1,4 @@
-//! Services behind TLS: whose certificates count.
+//! Services behind TLS: trusted and untrusted certificates.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::support::postgres::{Authority, Certificate};
 use crate::support::process::{Process, orderly};
 use crate::support::until;
 
-/// Completes every order over TLS; ended when dropped.
+/// A service that completes every order over TLS; stopped when dropped.
 struct Secured {
     address: SocketAddr,
     _end: DropGuard,
@@ -59,7 +59,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor) {
         let (stream, _) = listener.accept().await.unwrap();
         let acceptor = acceptor.clone();
         tokio::spawn(async move {
-            // Who does not trust us goes away.
+            // A client that does not trust the certificate closes the connection.
             let Ok(mut stream) = acceptor.accept(stream).await else {
                 return;
             };
@@ -86,13 +86,13 @@ async fn a_service_that_cannot_be_trusted_is_not_sent_anything() {
             service(&format!("https://{}/", secured.address)),
             "the service cannot be reached: invalid peer certificate: UnknownIssuer",
         ),
-        // It waits for the end of a head, which a handshake is not.
+        // This service waits for the end of an HTTP head, which a handshake never contains.
         (silent, "the service cannot be reached: "),
     ] {
         let shop = Shop::open(service, |config| config.retry.attempts_max = 1).await;
         let id = shop.order("it").await;
-        // Between two attempts: one under way is counted until it is given back.
-        until("it is given back without an attempt", async || {
+        // An attempt in progress counts until it is given back.
+        until("the order is given back without an attempt", async || {
             let order = shop.now(id).await;
             order["last_error"].is_string() && order["status"] == "Pending" && order["attempts"] == 0
         })
@@ -104,7 +104,7 @@ async fn a_service_that_cannot_be_trusted_is_not_sent_anything() {
         shop.close().await;
     }
     assert!(plain.deliveries().is_empty());
-    // The other way round: no HTTP comes back.
+    // The reverse: plain HTTP against a TLS port.
     let shop = Shop::open(service(&format!("http://{}/", secured.address)), |config| {
         config.retry.attempts_max = 1;
     })
@@ -137,7 +137,7 @@ async fn an_authority_of_ones_own_counts_where_it_is_named() {
         command.env("SSL_CERT_FILE", &root);
         let server = Process::start(command).await;
         let order = told(&server.url).await;
-        // A probe may be under way.
+        // A breaker probe may be running.
         assert_eq!(order["status"] == "Completed", completes, "{order}");
         assert!(
             order["last_error"].as_str().unwrap_or_default().contains(said),
@@ -179,7 +179,7 @@ async fn doctor_tells_whose_certificate_does_not_count() {
     }
 }
 
-/// Answers whatever comes with a refusal that is not encrypted, as servers of HTTP do.
+/// Starts a plain HTTP server that refuses every request.
 async fn in_the_clear() -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -187,13 +187,13 @@ async fn in_the_clear() -> SocketAddr {
         let (mut stream, _) = listener.accept().await.unwrap();
         let refusal = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
         stream.write_all(refusal).await.unwrap();
-        // Until the other side has read it: an end before would take the answer with it.
+        // Reads to the end: closing early would discard the answer.
         let _ = stream.read_to_end(&mut Vec::new()).await;
     });
     address
 }
 
-/// The order once it is completed, or waits and says why.
+/// Waits until the order is completed or shows why it waits, and returns it.
 async fn told(url: &str) -> Value {
     let order = json!({"user_id": 104, "item_ids": 7, "total_amount": 1});
     let answer = http().post(format!("{url}/orders")).json(&order).send().await;
@@ -202,7 +202,7 @@ async fn told(url: &str) -> Value {
         let answer = http().get(format!("{url}/orders/1")).send().await;
         answer.unwrap().json().await.unwrap()
     };
-    until("the order tells", async || {
+    until("the order is completed or shows an error", async || {
         let order = read().await;
         order["status"] == "Completed" || order["last_error"].is_string()
     })

@@ -1,4 +1,4 @@
-//! What the log says of a service that is down (issue 13, point 19).
+//! Log lines about a service that is down (issue 13, point 19).
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::support::client::http;
 use crate::support::process::{Process, orderly};
 use crate::support::until;
 
-/// Enough for as many probes as there are in a test.
+/// Enough for all probes of the test.
 const ANSWERS: usize = 200;
 const ORDERS: usize = 6;
 
@@ -38,7 +38,7 @@ async fn an_outage_is_told_in_few_lines_with_reason_and_status_and_no_word_of_th
     })
     .await;
     let tries = receiver.deliveries().len();
-    until("it was tried again", async || receiver.deliveries().len() > tries).await;
+    until("a probe was sent", async || receiver.deliveries().len() > tries).await;
     assert_eq!(server.terminate().await, Some(0));
     let lines = log_in(folder.path());
     let text = json!(lines).to_string();
@@ -49,5 +49,8 @@ async fn an_outage_is_told_in_few_lines_with_reason_and_status_and_no_word_of_th
         .collect();
     let named = told.iter().filter(|line| line.to_string().contains("503"));
     assert_eq!(named.count(), told.len(), "{told:#?}");
-    assert!((2..=3).contains(&told.len()), "one of each kind: {told:#?}");
+    assert!(
+        (2..=3).contains(&told.len()),
+        "not one line of each kind: {told:#?}"
+    );
 }

@@ -1,4 +1,4 @@
-//! A service that asks for time is given it.
+//! A service can request a wait.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use super::receiver::{Receiver, answer};
 use super::shop::{Shop, service};
 use crate::support::until;
 
-/// Longest that a service may ask for.
+/// The longest wait that a service may request.
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,7 +33,10 @@ async fn an_order_waits_as_long_as_the_service_asks() {
     ] {
         receiver.tell(name, [answer(status, header, "")]);
         let id = shop.order(name).await;
-        until("it waits", async || !next_attempt(&shop.now(id).await).is_null()).await;
+        until("the order waits", async || {
+            !next_attempt(&shop.now(id).await).is_null()
+        })
+        .await;
         let order = shop.now(id).await;
         assert_eq!(order["status"], "Pending");
         let due: jiff::Timestamp = next_attempt(&order).as_str().unwrap().parse().unwrap();
@@ -48,11 +51,14 @@ async fn an_order_waits_as_long_as_the_service_asks() {
 async fn a_wait_that_is_over_ends_in_another_attempt() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |_| {}).await;
-    // Where others are served, it is an attempt at this order.
+    // Where other orders are served, the try counts as an attempt.
     shop.ended(shop.order("before").await).await;
     receiver.tell("it", [answer(503, "Retry-After: 5\r\n", "")]);
     let id = shop.order("it").await;
-    until("it waits", async || !next_attempt(&shop.now(id).await).is_null()).await;
+    until("the order waits", async || {
+        !next_attempt(&shop.now(id).await).is_null()
+    })
+    .await;
     shop.harness.advance(Duration::from_secs(5)).await;
     let order = shop.ended(id).await;
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Whatever may keep an order where it is, all at once: results that the database refuses for good, a role that may have few
-//! connections, and rows that another session locks, on two nodes with one PostgreSQL (issue 13, points 1 to 3).
+//! Everything that can hold up an order at once: results the database refuses permanently, a role with few connections,
+//! and rows locked by another session, on two nodes with one PostgreSQL (issue 13, points 1 to 3).
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::support::required;
 const BATCH_ORDERS: usize = 100;
 const LOCKED_ORDERS: usize = 10;
 const READS_AT_ONCE: usize = 8;
-/// The user of one order in a hundred.
+/// Refuses the completion of one order in a hundred.
 const REFUSED: &str = "new.status = 2 and new.user_id % 100 = 0";
 const FEW_CONNECTIONS: std::ops::RangeInclusive<usize> = 3..=15;
 const OPEN: &str = "select count(*) from orderly.orders where status = 0";
@@ -92,11 +92,11 @@ impl Scene {
         sent.unwrap().status() == StatusCode::OK
     }
 
-    /// Wants more connections than the fewest.
+    /// Needs more connections than the minimum.
     async fn read_much_at_once(&self, node: &Process) {
         let url = format!("{}/orders", node.url);
         let reads = (0..READS_AT_ONCE).map(|_| self.http.get(&url).send());
-        // Without any connection a node answers 503.
+        // Without a connection a node answers 503.
         let _answers = join_all(reads).await;
     }
 
@@ -111,13 +111,13 @@ impl Scene {
     }
 
     async fn all_but(&self, orders: usize) {
-        until(&format!("all but {orders} orders end"), async || {
+        until(&format!("all but {orders} orders have ended"), async || {
             self.count(OPEN).await <= orders
         })
         .await;
     }
 
-    /// In the log of either node.
+    /// Searches the logs of both nodes.
     fn said(&self, text: &str) -> bool {
         self.folders.iter().any(|folder| {
             let log = std::fs::read_to_string(folder.path().join("logs/app.log"));
@@ -164,18 +164,18 @@ async fn refusals_few_connections_and_locks_at_once_keep_nothing() {
     let locked_at = Instant::now();
     let session = lock_some(&scene).await;
 
-    // Neither node gets a connection, and both say so; then a few do, and more and more.
+    // At first neither node gets a connection, and both report it. Then the limit rises step by step.
     scene.allow_connections(0).await;
     let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where usename = $1";
     scene.admin.execute(terminate, &[&scene.role]).await.unwrap();
     for node in &nodes {
-        until("a node says that it is not ready", async || {
+        until("a node reports that it is not ready", async || {
             !scene.is_ready(node).await
         })
         .await;
     }
     scene.allow_connections(*FEW_CONNECTIONS.start()).await;
-    until("a node that wants more connections says so", async || {
+    until("a node logs that it needs more connections", async || {
         for node in &nodes {
             scene.read_much_at_once(node).await;
         }

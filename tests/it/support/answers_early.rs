@@ -1,5 +1,5 @@
-//! A store that acknowledges from memory: it answers before the order is stored. It keeps every promise that needs no
-//! crash, so that a check which finds it out has found what a crash lost.
+//! A store that acknowledges from memory before the order is stored. It keeps every promise as long as nothing crashes,
+//! so a check that detects it has found an effect of a crash.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -19,14 +19,14 @@ const PAGE_KEYS: usize = 500;
 pub struct AnswersEarly {
     delay: Duration,
     line: Mutex<Line>,
-    /// From then on orders are stored without delay.
+    /// Once cancelled, orders are stored without delay.
     closing: CancellationToken,
-    /// Stores what waits; taken by whoever closes.
+    /// Stores the waiting orders; taken by `close`.
     storing: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Ids are given and orders put into the line under one lock: the store behind, which gives ids in the order of
-/// acceptance, gives the same ones later.
+/// Ids are assigned and orders queued under one lock, so the store behind, which assigns ids in order of acceptance,
+/// assigns the same ones later.
 struct Line {
     next_id: i64,
     answered: HashMap<(String, String), Vec<OrderId>>,
@@ -42,7 +42,7 @@ struct Waiting {
 }
 
 impl AnswersEarly {
-    /// Orders are only in memory for `delay`.
+    /// Keeps orders only in memory for `delay`.
     pub async fn after(delay: Duration, inner: &Arc<dyn Store>) -> AnswersEarly {
         let stored = inner.counters().await.unwrap().total();
         let (sender, line) = mpsc::unbounded_channel();
@@ -77,7 +77,7 @@ impl Layer for AnswersEarly {
         self.closing.cancel();
         let storing = self.storing.lock().unwrap().take();
         if let Some(storing) = storing {
-            storing.await.expect("what was acknowledged can be stored");
+            storing.await.expect("acknowledged orders can be stored");
         }
         inner.close().await;
     }
@@ -103,7 +103,7 @@ impl Line {
             key,
             promised: promised.clone(),
         });
-        // The task ends before it is told to only when it could not store something.
+        // The task ends early only when it could not store an order.
         sent.map_err(|_| StoreError::Closed)?;
         self.next_id = after;
         if let Some(name) = name {
@@ -116,7 +116,7 @@ impl Line {
 fn answer(order_ids: Vec<OrderId>, replayed: bool) -> Accepted {
     Accepted {
         order_ids,
-        // Not known before the order is stored; the clients here do not compare it.
+        // Unknown before the order is stored; the clients here do not compare it.
         created_at: Timestamp::from_micros(0),
         replayed,
     }
@@ -128,7 +128,7 @@ async fn store_in_turn(
     closing: CancellationToken,
 ) {
     while let Some(waiting) = line.recv().await {
-        // Either way it is this one's turn.
+        // In either case the order is stored now.
         let _ = timeout_at(waiting.due, closing.cancelled()).await;
         let stored = inner.accept(waiting.orders, waiting.key).await.unwrap();
         assert_eq!(stored.order_ids, waiting.promised);

@@ -1,5 +1,4 @@
-//! A real browser: headless Chromium, driven over the HTTP API of `WebDriver` (W3C), and ended whatever becomes of
-//! the test.
+//! A real browser: headless Chromium driven over the `WebDriver` HTTP API (W3C), and killed with its handle.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -26,7 +25,7 @@ pub fn is_installed() -> bool {
 pub struct Browser {
     session: String,
     http: reqwest::Client,
-    /// Of the browser itself, which is no child of ours; `None` once it is closed.
+    /// The browser's process id, since it is no child of ours. `None` once it is closed.
     process: Option<u64>,
     driver: Child,
     _profile: TempDir,
@@ -73,7 +72,7 @@ impl Browser {
         ask(&self.http, &format!("{}/url", self.session), &json!({"url": url})).await;
     }
 
-    /// Runs the body of a function in the page: what it returns.
+    /// Runs a function body in the page and returns its value.
     pub async fn run(&self, script: &str, arguments: Value) -> Value {
         let asked = json!({"script": script, "args": arguments});
         ask(&self.http, &format!("{}/execute/sync", self.session), &asked).await
@@ -89,7 +88,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its own helpers end with it.
+        // Its helper processes end with it.
         if let Some(process) = self.process {
             let _ = std::process::Command::new("kill")
                 .args(["-KILL", &process.to_string()])
@@ -98,7 +97,7 @@ impl Drop for Browser {
     }
 }
 
-/// Said when the driver listens. Whatever it says later is read, so that it never waits for us.
+/// The port on which the driver listens. Its later output is read too, so that it never blocks.
 async fn port(mut lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>) -> u16 {
     while let Some(line) = lines.next_line().await.expect("the driver's output is text") {
         let said = line
@@ -110,7 +109,7 @@ async fn port(mut lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>
             return port.parse().expect("a port");
         }
     }
-    panic!("the driver did not say where it listens");
+    panic!("the driver did not print its port");
 }
 
 async fn ask(http: &reqwest::Client, url: &str, body: &Value) -> Value {

@@ -1,5 +1,5 @@
-//! A shop in front of the server: sends orders, repeats what it does not know the end of, and keeps a log that is
-//! compared with the table afterwards.
+//! A client that sends orders, repeats requests of unknown outcome, and logs its answers for a later comparison with
+//! the table.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -14,9 +14,9 @@ pub fn http() -> reqwest::Client {
     http_within(REQUEST_TIME_MAX)
 }
 
-/// For a client that waits no longer for an answer.
+/// A client that waits at most this long for an answer.
 pub fn http_within(time_max: Duration) -> reqwest::Client {
-    // The client wants a provider of TLS although these tests use none; a second installation is no news.
+    // The client needs a TLS provider although these tests use none. It may be installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(time_max)
@@ -24,7 +24,7 @@ pub fn http_within(time_max: Duration) -> reqwest::Client {
         .expect("a client with a provider of TLS")
 }
 
-/// One request a client wants answered: the same key until it is.
+/// A request that is repeated under the same key until it is answered.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub key: String,
@@ -44,7 +44,7 @@ pub enum Answer {
     Created(Value),
     /// Certainly not stored.
     Refused(StatusCode),
-    /// Stored or not: ask again with the same key.
+    /// Stored or not: to be repeated with the same key.
     Unknown,
 }
 
@@ -52,7 +52,7 @@ pub async fn post(http: &reqwest::Client, url: &str, request: &Request) -> Answe
     post_body(http, url, &request.key, &request.body()).await
 }
 
-/// Any other order.
+/// Posts any order.
 pub async fn post_body(http: &reqwest::Client, url: &str, key: &str, body: &Value) -> Answer {
     let sent = http
         .post(format!("{url}/orders"))
@@ -76,7 +76,7 @@ pub async fn post_body(http: &reqwest::Client, url: &str, key: &str, body: &Valu
     }
 }
 
-/// What was acknowledged.
+/// Acknowledged orders.
 #[derive(Default)]
 pub struct Log {
     acknowledged: Mutex<HashMap<String, (Request, Vec<i64>)>>,
@@ -98,7 +98,7 @@ impl Log {
         self.acknowledged.lock().unwrap().len()
     }
 
-    /// Waits for the end of every acknowledged order and answers what is wrong.
+    /// Waits until every acknowledged order is final and returns the differences.
     pub async fn compare(&self, http: &reqwest::Client, url: &str) -> Vec<String> {
         let acknowledged: Vec<_> = self.acknowledged.lock().unwrap().values().cloned().collect();
         let mut wrong = Vec::new();
@@ -116,7 +116,7 @@ impl Log {
             }
             match read(http, url, id).await {
                 None => wrong.push(format!("lost: order {id} of key {}", request.key)),
-                // The number was given again, which is only possible when its first order is gone.
+                // The id was assigned again, which is only possible when its first order is gone.
                 Some(order) if order["reference"] != request.key => wrong.push(format!(
                     "lost: order {id} of key {} is now that of {}",
                     request.key, order["reference"]
@@ -128,7 +128,7 @@ impl Log {
     }
 }
 
-/// The order once it is final; `None` for an unknown one.
+/// The order once it is final; `None` if unknown.
 async fn read(http: &reqwest::Client, url: &str, id: i64) -> Option<Value> {
     let response = http
         .get(format!("{url}/orders/{id}"))

@@ -1,4 +1,4 @@
-//! A wall clock that stands still until a test moves it. Showing its time to a database is left to the harness.
+//! A wall clock that stands still until a test moves it. The harness applies its time to databases.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use orderly::store::clock::WallClock;
 use orderly::time::Timestamp;
 
-/// 2026-01-01T00:00:00Z, so that times in failures read like times.
+/// 2026-01-01T00:00:00Z, which makes times in failures readable.
 const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
 /// Clones show the same time.
@@ -23,7 +23,7 @@ impl FakeClock {
         }
     }
 
-    /// What `OpenOptions` takes.
+    /// The clock in the form that `OpenOptions` takes.
     pub fn wall(&self) -> WallClock {
         let clock = self.clone();
         Arc::new(move || clock.now())
@@ -37,7 +37,7 @@ impl FakeClock {
         self.set(self.now().plus(span));
     }
 
-    /// What an operator or a time service does to a clock that was fast.
+    /// Sets the clock back, as an operator or time service corrects a fast clock.
     pub fn step_back(&self, span: Duration) {
         self.set(self.now().minus(span));
     }

@@ -1,4 +1,4 @@
-//! The configuration of a server that a test starts in its own process.
+//! The configuration of a server in the test process.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use orderly::config::{Config, Database, LogConfig, LogFormat, ProcessorChoice};
 use orderly::order::Ordering;
 use orderly::retry::RetryPolicy;
 
-/// Few slots, no time for processing, any free port. The database is opened by the test, before the server starts.
+/// Few slots, instant processing, any free port. The test opens the database before it starts the server.
 pub fn config() -> Config {
     Config {
         idle_sleep: false,

@@ -1,5 +1,5 @@
-//! A bad line between a client and a server: bytes go both ways, and connections that follow the feed are cut in the
-//! middle of whatever is just sent, so and so many times. Everything else passes unharmed.
+//! An unreliable connection between client and server: forwards bytes both ways, and cuts connections that follow the
+//! feed at a random byte, a set number of times. Other connections are untouched.
 
 use std::io;
 use std::ops::Range;
@@ -13,14 +13,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Where a follower is cut, in bytes that reach the client from its request for the feed on: from somewhere in the
-/// answer's head to some events later.
+/// Bytes from a request for the feed to the cut: from within the answer's head to some events later.
 pub const ANYWHERE: Range<usize> = 1..3_000;
-/// The same without the head, for browsers: over plain HTTP, Chromium takes half a head for a whole one, and an
-/// `EventSource` that misses its content type in it does not come back. That is not the server's doing.
+/// Cuts after the head, for browsers. Over plain HTTP, Chromium accepts half a head, and an `EventSource` without its
+/// content type does not reconnect. The server cannot prevent that.
 pub const BEHIND_THE_HEAD: Range<usize> = 512..3_000;
 
-/// Ended when dropped.
+/// Stopped when dropped.
 pub struct Cutter {
     pub url: String,
     shared: Arc<Shared>,
@@ -28,9 +27,9 @@ pub struct Cutter {
 }
 
 struct Shared {
-    /// The server's address; another one after a restart.
+    /// The server's address, which changes on a restart.
     aim: watch::Sender<String>,
-    /// Still to come, per [`Feed`].
+    /// Remaining cuts per [`Feed`].
     cuts: [AtomicUsize; 2],
     bytes: Range<usize>,
     rng: Mutex<StdRng>,
@@ -38,7 +37,7 @@ struct Shared {
     hurries: AtomicBool,
 }
 
-/// Which way a client follows it.
+/// The transport of a subscriber.
 #[derive(Clone, Copy, Debug)]
 pub enum Feed {
     Events,
@@ -58,7 +57,7 @@ impl Feed {
 }
 
 impl Cutter {
-    /// Before the server, with so many cuts for each way to follow the feed.
+    /// Starts a cutter before the server, with this many cuts per transport.
     pub async fn before(server: &str, cuts: usize, bytes: Range<usize>, seed: u64) -> Cutter {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -73,7 +72,7 @@ impl Cutter {
         Cutter { url, shared, task }
     }
 
-    /// Where `127.0.0.1:5000` is asked for without `http://`.
+    /// The `host:port`, for clients that take no URL.
     pub fn address(&self) -> String {
         address(&self.url)
     }
@@ -82,8 +81,7 @@ impl Cutter {
         self.shared.aim.send_replace(address(server));
     }
 
-    /// From now on event streams pass with a `retry:` of some milliseconds in place of the server's seconds. Nothing else of
-    /// them is touched.
+    /// Replaces the `retry:` seconds of event streams with some milliseconds from now on.
     pub fn hurry_clients(&self) {
         self.shared.hurries.store(true, Ordering::SeqCst);
     }
@@ -100,7 +98,9 @@ impl Drop for Cutter {
 }
 
 fn address(url: &str) -> String {
-    url.strip_prefix("http://").expect("a URL of ours").to_owned()
+    url.strip_prefix("http://")
+        .expect("a URL of the tests")
+        .to_owned()
 }
 
 async fn accept_all(listener: TcpListener, shared: Arc<Shared>) {
@@ -111,7 +111,7 @@ async fn accept_all(listener: TcpListener, shared: Arc<Shared>) {
                 let (client, _) = accepted.expect("a loopback listener accepts");
                 let shared = shared.clone();
                 connections.spawn(async move {
-                    // However it ends, both sides find out by its end.
+                    // However the connection ends, both sides notice.
                     let _ = forward(client, &shared).await;
                 });
             }
@@ -121,7 +121,7 @@ async fn accept_all(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 impl Shared {
-    /// A server that is just being restarted is waited for.
+    /// Waits for a server that is being restarted.
     async fn connect(&self) -> io::Result<TcpStream> {
         let mut aim = self.aim.subscribe();
         loop {
@@ -140,7 +140,7 @@ impl Shared {
     }
 }
 
-/// Where a stream begins in the bytes. They keep their number.
+/// Shortens `retry:` fields at the start of a stream without changing the number of bytes.
 fn hurry(bytes: &mut [u8]) {
     const FIELD: &[u8] = b"\nretry: ";
     let Some(field) = bytes.windows(FIELD.len()).position(|window| window == FIELD) else {
@@ -148,7 +148,7 @@ fn hurry(bytes: &mut [u8]) {
     };
     let wait = bytes[field + FIELD.len()..].iter_mut();
     let digits: Vec<&mut u8> = wait.take_while(|byte| byte.is_ascii_digit()).collect();
-    // Of some seconds in milliseconds, the last two digits stay: less than a tenth of one.
+    // The field holds seconds in milliseconds. Only the last two digits stay: less than a tenth of a second.
     let count = digits.len();
     for digit in digits.into_iter().take(count.saturating_sub(2)) {
         *digit = b'0';
@@ -160,7 +160,7 @@ async fn forward(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (mut up, mut down) = ([0; 4096], [0; 4096]);
-    // Once it follows the feed: the bytes that still reach the client.
+    // Set once the client follows the feed: the transport and the bytes that may still reach the client.
     let mut follows: Option<(Feed, usize)> = None;
     loop {
         tokio::select! {
@@ -169,7 +169,7 @@ async fn forward(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
                 if bytes.is_empty() {
                     return Ok(());
                 }
-                // Clients send a request's head at once; a connection may be used for other requests before.
+                // Clients send a request head at once. The connection may have served other requests before.
                 if let Some(feed) = Feed::of_request(bytes) {
                     let until_cut = shared.rng.lock().unwrap().random_range(shared.bytes.clone());
                     follows = Some((feed, until_cut));

@@ -1,4 +1,4 @@
-//! A gate that holds up whatever comes to it until a test opens it.
+//! A gate that blocks callers until a test opens it.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ impl Gate {
     /// Arrives, and waits until the gate is open.
     pub async fn pass(&self) {
         self.arrived.add_permits(1);
-        // No permit is ever given: the end of the wait is that the gate opens.
+        // The semaphore never has a permit: the wait ends when the gate opens.
         let _ = self.admitted.acquire().await;
     }
 
-    /// Waits until one more has arrived.
+    /// Waits until one more caller has arrived.
     pub async fn arrival(&self) {
         self.arrived.acquire().await.expect("never closed").forget();
     }
 
-    /// From now on everything passes.
+    /// Lets all callers pass from now on.
     pub fn open(&self) {
         self.admitted.close();
     }

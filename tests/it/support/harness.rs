@@ -1,5 +1,5 @@
-//! A store under test and the clock it runs by. Everything a driver needs to take part in the conformance suite is
-//! here; the suite itself knows no driver.
+//! A store under test with its clock. The drivers' parts of the conformance suite are here; the suite itself knows no
+//! driver.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,32 +35,32 @@ mod reopened;
 mod rules;
 mod swept;
 
-/// A claim that hangs fails with its name instead of stopping the run.
+/// A hanging test fails under its name instead of stopping the run.
 const CLAIM_TIME_MAX: Duration = Duration::from_mins(1);
-/// Calls a test has under way at once where it makes very many: far below what a store refuses as Busy.
+/// Concurrent calls of tests that make very many: far below the limit at which a store answers Busy.
 const CALLS_AT_ONCE: usize = 64;
-/// Orders one page of a snapshot holds here.
+/// Orders per page of a snapshot.
 const SNAPSHOT_PAGE_ORDERS: usize = 100;
 
 pub struct Harness {
     store: Arc<dyn Store>,
     clock: FakeClock,
     database: Database,
-    /// What the store counts about itself.
+    /// The store's own metrics.
     metrics: Metrics,
     home: Home,
 }
 
-/// Where the store is; gone with the harness.
+/// The location of the store, removed with the harness.
 enum Home {
     Folder {
         _folder: TempDir,
     },
-    /// Has the clock that the store goes by, which is kept at the harness's own time.
+    /// A database whose clock follows the harness.
     Postgres(Box<TestDatabase>),
 }
 
-/// Tests one claim of the suite, and then everything `orderly verify` knows.
+/// Runs one test of the suite and then verifies the store.
 pub async fn check(mut harness: Harness, claim: impl AsyncFnOnce(&mut Harness)) {
     let claimed = async {
         claim(&mut harness).await;
@@ -69,10 +69,10 @@ pub async fn check(mut harness: Harness, claim: impl AsyncFnOnce(&mut Harness)) 
     };
     tokio::time::timeout(CLAIM_TIME_MAX, claimed)
         .await
-        .expect("a claim ends in time");
+        .expect("a test ends in time");
 }
 
-/// The store, its clock and its life.
+/// Store and clock.
 impl Harness {
     pub async fn sqlite() -> Harness {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -80,7 +80,7 @@ impl Harness {
         Harness::open(database, FakeClock::new(), Home::Folder { _folder: folder }).await
     }
 
-    /// On a database of its own, or `None` where there is no PostgreSQL.
+    /// A store in a private database, or `None` without PostgreSQL.
     pub async fn postgres() -> Option<Harness> {
         if !required("a private PostgreSQL", postgres::is_installed()) {
             return None;
@@ -90,7 +90,7 @@ impl Harness {
         Some(Harness::on_postgres(database, &url).await)
     }
 
-    /// The same through PgBouncer, without a way past it.
+    /// The same through PgBouncer, without a direct URL.
     pub async fn pooled() -> Option<Harness> {
         if !required("a private PgBouncer", postgres::is_installed_with_pgbouncer()) {
             return None;
@@ -101,7 +101,7 @@ impl Harness {
     }
 
     async fn on_postgres(home: TestDatabase, url: &str) -> Harness {
-        let (url, _) = PostgresUrl::parse(url).expect("a URL of the tests' own");
+        let (url, _) = PostgresUrl::parse(url).expect("a URL of the tests");
         let database = Database::Postgres(Box::new(PostgresDatabase { url, direct: None }));
         let clock = FakeClock::new();
         home.set_clock(Some(clock.now())).await;
@@ -124,7 +124,7 @@ impl Harness {
         &self.store
     }
 
-    /// Of the embedded store.
+    /// The file of the embedded store.
     pub fn file(&self) -> &Path {
         match &self.database {
             Database::Sqlite(path) => path,
@@ -136,7 +136,7 @@ impl Harness {
         &self.metrics
     }
 
-    /// The store's own time, which stands still.
+    /// The store's current time, which stands still.
     pub async fn now(&self) -> Timestamp {
         match &self.home {
             Home::Folder { .. } => self.clock.now(),
@@ -161,7 +161,7 @@ impl Harness {
         }
     }
 
-    /// Whether the store is one that only one node can open.
+    /// Reports whether only one node can open the store.
     pub fn is_embedded(&self) -> bool {
         match self.database {
             Database::Sqlite(_) => true,
@@ -190,14 +190,14 @@ async fn open_store(
         clock: clock.wall(),
         ordering,
     };
-    open(database, options).await.expect("a new or sound store opens")
+    open(database, options).await.expect("the store opens")
 }
 
-/// Steps of a story, for node A where a node acts.
+/// Operations, by node A where a node acts.
 impl Harness {
     pub async fn accept(&self, orders: Vec<NewOrder>) -> Vec<OrderId> {
         let accepted = self.store.accept(orders.into(), None).await.unwrap();
-        assert!(!accepted.replayed, "nothing replays without a key");
+        assert!(!accepted.replayed, "a request without a key was replayed");
         accepted.order_ids
     }
 
@@ -232,7 +232,7 @@ impl Harness {
         }
     }
 
-    /// Accepts an order and takes it through one attempt; no other order may be ready to start.
+    /// Accepts an order and runs one attempt; no other order may be ready to start.
     pub async fn attempt_once(&self, outcome: Outcome) -> OrderId {
         let id = self.accept_one().await;
         let lease = self.claim_only(id).await;
@@ -240,7 +240,7 @@ impl Harness {
         id
     }
 
-    /// Makes an order with the status; no other order may be ready to start.
+    /// Creates an order with the status; no other order may be ready to start.
     pub async fn order_in(&self, status: OrderStatus) -> OrderId {
         match status {
             OrderStatus::Pending => self.accept_one().await,
@@ -259,12 +259,12 @@ impl Harness {
         }
     }
 
-    /// An order in the second line, due after so many seconds; no other order may be ready to start.
+    /// Creates an order in the second line, due after this many seconds; no other order may be ready to start.
     pub async fn order_due_in(&self, seconds: u64) -> OrderId {
         self.attempt_once(retry_after(seconds)).await
     }
 
-    /// Lets node B die with the leases of the orders so many times; no other order may be ready to start.
+    /// Lets node B die this many times with the leases of the orders; no other order may be ready to start.
     pub async fn crash_all(&self, ids: &[OrderId], crashes: u32) {
         for _ in 0..crashes {
             self.store.renew(heartbeat(NODE_B, &[])).await.unwrap();
@@ -279,7 +279,7 @@ impl Harness {
         self.store.join(heartbeat(node, &[]), CRASHES_MAX).await.unwrap()
     }
 
-    /// Node A takes back what nobody renewed.
+    /// Lets node A take back expired leases.
     pub async fn give_back(&self) -> GivenBack {
         self.store.give_back_expired(give_back_by(NODE_A)).await.unwrap()
     }
@@ -292,7 +292,7 @@ impl Harness {
         done(self.store.redrive(id).await.unwrap())
     }
 
-    /// Cancels many at once, so that a store which groups commits can.
+    /// Cancels many orders concurrently, so that a store may group the calls.
     pub async fn cancel_all(&self, ids: &[OrderId]) {
         stream::iter(ids)
             .map(|id| self.cancel(*id))
@@ -302,7 +302,7 @@ impl Harness {
     }
 }
 
-/// What the store says afterwards.
+/// Reads.
 impl Harness {
     pub async fn order(&self, id: OrderId) -> Order {
         self.store
@@ -325,14 +325,14 @@ impl Harness {
         history.events.into_iter().map(|event| event.event).collect()
     }
 
-    /// Leases of the order that were lost to dead nodes.
+    /// Number of leases of the order that were lost to dead nodes.
     pub async fn crashes(&self, id: OrderId) -> u32 {
         let records = self.records().await;
         let record = records.iter().find(|record| record.order.order_id == id);
         record.expect("the order was accepted").crashes
     }
 
-    /// Until every event has its place in the feed: a shared store gives places when somebody asks.
+    /// Reads until every event has its position: a shared store numbers events when they are read.
     pub async fn place_all(&self) {
         let end = Some(FeedPosition(i64::MAX));
         while self.store.events_after(end, 1).await.unwrap().unplaced {}
@@ -360,7 +360,7 @@ impl Harness {
         self.store.counters().await.unwrap()
     }
 
-    /// The numbers counted from the orders themselves.
+    /// The counters computed from the orders.
     pub async fn recount(&self) -> Counters {
         recount(self.records().await.iter().map(|record| &record.order))
     }

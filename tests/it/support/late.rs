@@ -1,5 +1,5 @@
-//! Writers whose commits come in another order than their numbers, and the reader that is fooled by it: the control of
-//! every test about a feed without gaps.
+//! Writers whose commits come in another order than their numbers, and a naive reader that misses events because of it:
+//! the control of tests for a feed without gaps.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use super::gate::Gate;
 use super::proxy::Action;
 
-/// What many write who read such a table: `number > cursor`. The control: it must skip.
+/// The common but wrong way to read such a table: `number > cursor`. The control: it must skip events.
 pub struct PlainReader {
     client: Client,
     cursor: i64,
@@ -35,20 +35,20 @@ impl PlainReader {
         }
     }
 
-    /// Events it has met.
+    /// Number of events read.
     pub fn seen(&self) -> usize {
         self.seen
     }
 }
 
-/// Gates that hold commits back, opened in an order of their own.
+/// Gates that hold back commits and open in random order.
 pub struct HeldCommits {
     closed: Mutex<Vec<Arc<Gate>>>,
     max: usize,
 }
 
 impl HeldCommits {
-    /// At most so many at a time.
+    /// Holds at most this many at a time.
     pub fn new(max: usize) -> HeldCommits {
         HeldCommits {
             closed: Mutex::default(),
@@ -56,7 +56,7 @@ impl HeldCommits {
         }
     }
 
-    /// What becomes of a flight that writes.
+    /// The action for a flight that writes.
     pub fn action(&self, rng: &mut StdRng) -> Action {
         let mut closed = self.closed.lock().unwrap();
         if closed.len() == self.max || rng.random_bool(0.4) {

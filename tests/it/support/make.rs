@@ -1,4 +1,4 @@
-//! Makers of what stores take: valid, and as small as the test's subject allows.
+//! Builders for valid, minimal arguments of store calls.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub const LEASE: Duration = Duration::from_secs(30);
 pub const SHORTER_THAN_A_LEASE: Duration = Duration::from_secs(29);
 pub const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(31);
 pub const CRASHES_MAX: u32 = 5;
-/// The fence of an order's first claim in a new store; each claim adds one.
+/// The fence of an order's first claim in a new store. Each claim adds one.
 pub const FIRST_FENCE: u64 = (1 << FENCE_BITS) + 1;
 
 pub fn new_order() -> NewOrder {
@@ -42,7 +42,7 @@ pub fn order_with_reference(reference: &str) -> NewOrder {
     }
 }
 
-/// The same `body` stands for the same request.
+/// The same `body` means the same request.
 pub fn key(name: &str, body: u8) -> IdempotencyKey {
     IdempotencyKey {
         scope: "orders".to_owned(),

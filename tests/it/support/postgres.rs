@@ -1,5 +1,5 @@
-//! A private PostgreSQL for the test process, and servers of a test's own: what PostgreSQL does is asked of PostgreSQL.
-//! They live in temporary folders, listen on loopback only, and are gone with the test process however it ends.
+//! A shared PostgreSQL for the test process, and private servers for single tests. They live in temporary folders,
+//! listen on loopback only, and end with the test process, however it ends.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -24,24 +24,24 @@ pub use pgbouncer::PgBouncer;
 
 use running::Running;
 
-/// The superuser of every server here.
+/// The superuser of every server.
 const SUPERUSER: &str = "postgres";
-/// The database every server comes with.
+/// The database that every server has from the start.
 const MAINTENANCE_DATABASE: &str = "postgres";
-/// What the harness calls its own connections, so that it does not end them itself.
+/// The application name of the harness's own connections, so that it does not terminate them.
 const APPLICATION_NAME: &str = "test harness";
 
-/// Whether a private server can be started here.
+/// Reports whether a private server can be started here.
 pub fn is_installed() -> bool {
     programs::server().is_some()
 }
 
-/// Whether it can be reached through a pooler as well.
+/// Reports whether it can also be reached through a pooler.
 pub fn is_installed_with_pgbouncer() -> bool {
     is_installed() && programs::pgbouncer().is_some()
 }
 
-/// Whether a primary and its standby can be started here.
+/// Reports whether a primary and its standby can be started here.
 pub fn is_installed_with_standby() -> bool {
     programs::has_base_backup()
 }
@@ -54,8 +54,7 @@ pub struct Server {
     running: Arc<Running>,
 }
 
-/// How a server differs from the shared one, which loses everything when the machine fails, speaks no TLS and trusts
-/// everybody.
+/// Differences from the shared server, which loses all data when the machine fails, speaks no TLS and trusts everyone.
 #[derive(Default)]
 pub struct Options {
     settings: Vec<(String, String)>,
@@ -64,21 +63,21 @@ pub struct Options {
 }
 
 impl Options {
-    /// A line of `postgresql.conf`.
+    /// Adds a line to `postgresql.conf`.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Options {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Clients may ask for TLS.
+    /// Lets clients ask for TLS.
     #[must_use]
     pub fn certificate(mut self, certificate: Certificate) -> Options {
         self.certificate = Some(certificate);
         self
     }
 
-    /// Over TCP the superuser must prove it by SCRAM.
+    /// Requires the superuser's SCRAM password over TCP.
     #[must_use]
     pub fn password(mut self, password: &str) -> Options {
         self.password = Some(password.to_owned());
@@ -86,14 +85,14 @@ impl Options {
     }
 }
 
-/// How a server comes to its end.
+/// The way a server is stopped.
 #[derive(Clone, Copy, Debug)]
 pub enum Stop {
-    /// Ends sessions in good order.
+    /// Ends sessions cleanly.
     Fast,
-    /// Ends sessions as a crash does; the next start recovers.
+    /// Ends sessions like a crash; the next start recovers.
     Immediate,
-    /// SIGKILL for the server and all of its processes.
+    /// SIGKILL for the server and all its processes.
     Killed,
 }
 
@@ -107,11 +106,11 @@ impl Stop {
     }
 }
 
-/// Its life.
+/// Lifecycle.
 impl Server {
-    /// The one that all tests of the process share, each with a database of its own.
+    /// The server shared by all tests of the process, each with its own database.
     ///
-    /// Its `fsync` is off, and the store says so of it. A test that minds starts a server of its own.
+    /// Its `fsync` is off, and the store reports that. A test that needs durability starts its own server.
     pub async fn shared() -> &'static Server {
         let shared = SHARED.get_or_init(|| Server::try_start(Options::default())).await;
         shared
@@ -119,7 +118,7 @@ impl Server {
             .unwrap_or_else(|error| panic!("no PostgreSQL: {error}"))
     }
 
-    /// One of the test's own.
+    /// Starts a private server.
     pub async fn start(options: Options) -> Server {
         let started = Server::try_start(options).await;
         started.unwrap_or_else(|error| panic!("no PostgreSQL: {error}"))
@@ -136,20 +135,20 @@ impl Server {
         Ok(server)
     }
 
-    /// Everything that is connected is cut.
+    /// Stops the server, which cuts all connections.
     pub async fn stop(&self, how: Stop) {
         let running = self.running.clone();
         let stopped = blocking(move || running.stop(how)).await;
         stopped.unwrap_or_else(|error| panic!("PostgreSQL does not stop: {error}"));
     }
 
-    /// Freezes the server and all of its processes: its connections stay open and nothing answers. It may be stopped as
-    /// it is.
+    /// Freezes the server and all its processes: connections stay open and get no answers. A frozen server may be
+    /// stopped.
     pub async fn freeze(&self) {
         self.signal("STOP").await;
     }
 
-    /// Lets a frozen server go on.
+    /// Resumes a frozen server.
     pub async fn thaw(&self) {
         self.signal("CONT").await;
     }
@@ -157,7 +156,7 @@ impl Server {
     async fn signal(&self, signal: &'static str) {
         let running = self.running.clone();
         let sent = blocking(move || running.signal(signal)).await;
-        sent.unwrap_or_else(|error| panic!("PostgreSQL takes no {signal}: {error}"));
+        sent.unwrap_or_else(|error| panic!("cannot send {signal} to PostgreSQL: {error}"));
     }
 
     fn is_shared(&self) -> bool {
@@ -165,7 +164,7 @@ impl Server {
         shared.is_some_and(|shared| Arc::ptr_eq(&shared.running, &self.running))
     }
 
-    /// After a stop: in the same place, with what it had stored.
+    /// Starts a stopped server again, on the same address with its stored data.
     pub async fn start_again(&self) {
         let running = self.running.clone();
         let started = blocking(move || running.start_again()).await;
@@ -173,13 +172,13 @@ impl Server {
     }
 }
 
-/// Its door.
+/// Connections.
 impl Server {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.running.port))
     }
 
-    /// A database as its users know it, at the server itself or at whatever stands before it.
+    /// The URL of a database for its users, at the server itself or at a proxy before it.
     fn url(&self, host: &str, port: u16, database: &str) -> String {
         let password = match &self.running.password {
             Some(password) => format!(":{password}"),
@@ -188,7 +187,7 @@ impl Server {
         format!("postgres://{SUPERUSER}{password}@{host}:{port}/{database}")
     }
 
-    /// A superuser's connection that no certificate, password or proxy stands before.
+    /// Connects as superuser over the socket, which needs no certificate, password or proxy.
     async fn connect(&self, database: &str) -> Result<Client, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
         config
@@ -200,12 +199,12 @@ impl Server {
         connected(&config, NoTls).await
     }
 
-    /// An empty database with the test clock, the clock not set.
+    /// Creates an empty database with the test clock, not yet set.
     pub async fn create_database(&self) -> TestDatabase {
         TestDatabase::create(self).await
     }
 
-    /// Ends all sessions of a database but the harness's own, and answers how many there were.
+    /// Ends all sessions of a database except the harness's own, and returns their number.
     pub async fn terminate_backends(&self, database: &TestDatabase) -> usize {
         let client = self.connect(MAINTENANCE_DATABASE).await.unwrap();
         let statement = "select pg_terminate_backend(pid) from pg_stat_activity \
@@ -217,7 +216,7 @@ impl Server {
     }
 }
 
-/// A connection as a user has it, by a URL that asks for no TLS.
+/// Connects as a user does, by a URL without TLS.
 pub async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
     connected(&url.parse()?, NoTls).await
 }
@@ -227,14 +226,14 @@ where
     T: MakeTlsConnect<Socket, Stream: Send> + 'static,
 {
     let (client, connection) = config.connect(tls).await?;
-    // It ends with the client, which is told of its failure too.
+    // The task ends with the client, which gets the connection's errors too.
     tokio::spawn(connection);
     Ok(client)
 }
 
-/// Starting and stopping programs blocks.
+/// Runs blocking work, such as starting and stopping programs.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work)
         .await
-        .expect("it does not panic")
+        .expect("the work does not panic")
 }

@@ -1,4 +1,4 @@
-//! The real program as a process of its own, on loopback, ended by its id whatever becomes of the test.
+//! The real program as a process on loopback, killed by its id with the handle.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -12,29 +12,29 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-/// A start or an end that takes longer has failed.
+/// A start or stop that takes longer has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Lines of output kept to explain a failure.
+/// Output lines kept to explain a failure.
 const LINES_KEPT: usize = 200;
 
 pub struct Process {
     child: Child,
     pub url: String,
-    /// What it said of itself when it began to listen.
+    /// The log line of the start of listening, as JSON.
     announcement: Value,
     output: Arc<Mutex<VecDeque<String>>>,
-    /// Marked with every line.
+    /// Changed with every new line.
     grown: watch::Receiver<()>,
 }
 
-/// `orderly` with its files in `folder` and a port of its own.
+/// `orderly` with its files in `folder` and a free port.
 pub fn orderly(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orderly"));
     configure(&mut command, folder);
     command
 }
 
-/// The same environment for whatever program serves.
+/// Sets the same environment for any program that serves.
 pub fn configure(command: &mut Command, folder: &Path) {
     for (name, _) in std::env::vars() {
         let is_ours = ["ORDERLY_", "DATABASE_", "REDIS_", "SSL_CERT_", "PGPASS", "PGS"]
@@ -59,7 +59,7 @@ pub fn configure(command: &mut Command, folder: &Path) {
 }
 
 impl Process {
-    /// Waits until it says where it listens.
+    /// Waits until the log names the address.
     pub async fn start(mut command: Command) -> Process {
         let mut child = command.spawn().expect("the program can be started");
         let output = Arc::new(Mutex::new(VecDeque::new()));
@@ -83,18 +83,18 @@ impl Process {
         }
     }
 
-    /// As which node it works.
+    /// The node id.
     pub fn node(&self) -> NodeId {
         let said = self.announcement["node"].as_str();
         let node = said.and_then(|text| u64::from_str_radix(text, 16).ok());
-        NodeId(node.expect("it says so when it begins to listen"))
+        NodeId(node.expect("the announcement names the node"))
     }
 
     pub fn id(&self) -> u32 {
         self.child.id().expect("the process was not waited for")
     }
 
-    /// SIGKILL: no line of the program runs any more.
+    /// Sends SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("the process can be killed");
     }
@@ -114,20 +114,20 @@ impl Process {
             .expect("the process can be waited for")
     }
 
-    /// SIGTERM, and the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub async fn terminate(mut self) -> Option<i32> {
         self.signal("TERM").await;
         self.ended().await.code()
     }
 
-    /// Waits until it says so.
+    /// Waits until the text is in the output.
     pub async fn says(&self, text: &str) {
         let mut grown = self.grown.clone();
         let heard = tokio::time::timeout(PATIENCE, grown.wait_for(|()| self.said(text))).await;
         let heard = heard.is_ok_and(|heard| heard.is_ok());
         assert!(
             heard,
-            "it does not say {text:?}: {:#?}",
+            "{text:?} is not in the output: {:#?}",
             self.output.lock().unwrap()
         );
     }
@@ -136,7 +136,7 @@ impl Process {
         self.said_times(text) > 0
     }
 
-    /// In how many of the lines that are kept.
+    /// Number of kept lines that contain the text.
     pub fn said_times(&self, text: &str) -> usize {
         let output = self.output.lock().unwrap();
         output.iter().filter(|line| line.contains(text)).count()
@@ -160,7 +160,7 @@ async fn keep(
             output.push_back(line);
         }
         grows.send_replace(());
-        // After the line is kept: whoever waits for the address may look for what was said with it.
+        // After the line is kept: a test that waits for the address may look for earlier lines.
         if let (Some(said), Some(json)) = (&said, json)
             && json.get("address").is_some_and(Value::is_string)
         {
@@ -169,7 +169,7 @@ async fn keep(
     }
 }
 
-/// Runs a command of the program to its end: exit code and stdout.
+/// Runs a command of the program to its end: exit code and output.
 pub async fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let output = tokio::time::timeout(PATIENCE, orderly(folder).args(arguments).output()).await;
     let output = output

@@ -1,5 +1,5 @@
-//! A proxy before PostgreSQL that knows its messages: it counts and shows what a client sends, and makes the bad days
-//! that no server offers on demand. Everything it runs ends with its handle. Making sense of SQL is left to the tests.
+//! A proxy before PostgreSQL that understands its messages: it counts and records flights, and injects faults that no
+//! server offers on demand. All its tasks end with its handle. Interpreting SQL is left to the tests.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,38 +22,37 @@ use super::gate::Gate;
 
 /// More than the connections of a few nodes.
 const CONNECTIONS_MAX: usize = 256;
-/// Flights whose text is kept, the latest.
+/// Number of latest flights whose text is kept.
 const FLIGHTS_KEPT: usize = 10_000;
 
-/// What becomes of a flight.
+/// The treatment of a flight.
 #[derive(Clone)]
 pub enum Action {
     Forward,
-    /// Forwards all but its Sync (all of a simple query) until the gate opens: its statements are carried out and hold
-    /// their locks, and nothing is committed.
+    /// Forwards all but the Sync (all of a simple query) until the gate opens: the statements run and hold their locks,
+    /// but nothing is committed.
     Hold(Arc<Gate>),
-    /// Forwards nothing of it until the gate opens, and does then what else is to be done with it. What the client
-    /// sends behind it waits too.
+    /// Forwards nothing until the gate opens, and then applies the next action. Later flights of the client wait too.
     KeepBack {
         gate: Arc<Gate>,
         then: Box<Action>,
     },
-    /// Forwards it with other text in its statements.
+    /// Forwards the flight with other text in its statements.
     Rewrite {
         from: String,
         to: String,
     },
-    /// Has the server carry it out to the end, keeps the answer, and cuts the connection.
+    /// Lets the server finish, discards the answer, and cuts the connection.
     LoseAnswer,
-    /// Has the server carry it out to the end, keeps the answer, and says nothing more on a connection that stays open.
+    /// Lets the server finish, discards the answer, and sends nothing more on the open connection.
     Silence,
-    /// Cuts the connection before the server has seen anything of it.
+    /// Cuts the connection before the server gets any of the flight.
     Cut,
 }
 
 type Hook = Arc<dyn Fn(&Flight) -> Action + Send + Sync>;
 
-/// Counts are of what came since the proxy started, through all connections.
+/// Counts cover all connections since the start of the proxy.
 pub struct Proxy {
     address: SocketAddr,
     rules: Arc<Rules>,
@@ -61,12 +60,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// What a client asks of the server about TLS is asked; inside TLS the proxy sees no messages.
+    /// Forwards requests for TLS; inside TLS the proxy sees no messages.
     pub async fn before(server: SocketAddr) -> Proxy {
         Proxy::start(server, false).await
     }
 
-    /// Answers for the server that it has no TLS.
+    /// Answers requests for TLS with a refusal.
     pub async fn refusing_tls(server: SocketAddr) -> Proxy {
         Proxy::start(server, true).await
     }
@@ -87,7 +86,7 @@ impl Proxy {
         self.address
     }
 
-    /// From now on decides about every flight. It must not block.
+    /// Sets the function that decides about every flight from now on. It must not block.
     pub fn on_flight(&self, hook: impl Fn(&Flight) -> Action + Send + Sync + 'static) {
         *self.rules.hook.lock().unwrap() = Arc::new(hook);
     }
@@ -101,37 +100,37 @@ impl Proxy {
         self.rules.flight_count.load(Ordering::SeqCst)
     }
 
-    /// Whether every flight was answered to the end, and the answer sent on.
+    /// Reports whether every flight was answered completely and the answer forwarded.
     pub fn is_quiet(&self) -> bool {
         self.rules.answered_count.load(Ordering::SeqCst) == self.flight_count()
     }
 
-    /// Attempts to connect, refused ones too.
+    /// Number of connection attempts, including refused ones.
     pub fn connection_count(&self) -> u64 {
         self.rules.connection_count.load(Ordering::SeqCst)
     }
 
-    /// Answers that the server gave to the end and no client got, as [`Action::LoseAnswer`] has it.
+    /// Number of complete answers that no client got, by [`Action::LoseAnswer`].
     pub fn lost_answer_count(&self) -> u64 {
         self.rules.lost_answer_count.load(Ordering::SeqCst)
     }
 
-    /// Cuts every connection there is.
+    /// Cuts all connections.
     pub fn cut_all(&self) {
         self.rules.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Whether new connections are closed at once.
+    /// Sets whether new connections are closed at once.
     pub fn refuse(&self, refusing: bool) {
         self.rules.refusing.store(refusing, Ordering::SeqCst);
     }
 
-    /// Whether nothing passes in either direction, on connections that stay open.
+    /// Sets whether nothing passes in either direction, on connections that stay open.
     pub fn freeze(&self, frozen: bool) {
         self.rules.frozen.send_replace(frozen);
     }
 
-    /// Whether every byte travels alone.
+    /// Sets whether every byte is sent separately.
     pub fn slice(&self, sliced: bool) {
         self.rules.sliced.store(sliced, Ordering::SeqCst);
     }
@@ -149,7 +148,7 @@ struct Rules {
     refusing: AtomicBool,
     sliced: AtomicBool,
     frozen: watch::Sender<bool>,
-    /// How often all connections were cut.
+    /// Number of times all connections were cut.
     cuts: watch::Sender<u64>,
 }
 
@@ -179,7 +178,7 @@ impl Rules {
             }
             flights.push_back(flight.sql());
         }
-        // Not under the lock: the hook may set another.
+        // Outside the lock: the hook may set another hook.
         let hook = self.hook.lock().unwrap().clone();
         hook(flight)
     }

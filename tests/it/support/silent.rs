@@ -1,5 +1,5 @@
-//! A host that is no use: it accepts connections and says nothing, as a frozen server does, or takes none, as one whose
-//! network is gone.
+//! An unresponsive host: it accepts connections and sends nothing, like a frozen server, or accepts none, like one
+//! without a network.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Connections to a full queue that keep it full.
+/// Connections that keep the accept queue full.
 const FILLERS: usize = 4;
 
 pub struct Silent {
@@ -16,7 +16,7 @@ pub struct Silent {
 }
 
 impl Silent {
-    /// Accepts connections and says nothing.
+    /// Accepts connections and sends nothing.
     pub async fn frozen() -> Silent {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -33,13 +33,13 @@ impl Silent {
         }
     }
 
-    /// Answers no attempt to connect: its queue is full, and the system drops what comes.
+    /// Answers no connection attempt: its queue is full, and the system drops further ones.
     pub async fn gone() -> Silent {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let listener = socket.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
-        // The queue has room for one: when that is connected, no later one is.
+        // The queue has room for one connection; once that is made, no later one succeeds.
         let first = TcpStream::connect(address).await.unwrap();
         let running = tokio::spawn(async move {
             let mut fillers = JoinSet::new();

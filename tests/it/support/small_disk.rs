@@ -1,4 +1,4 @@
-//! A file system of a test's own.
+//! A small private file system.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -20,7 +20,7 @@ impl SmallDisk {
         SmallDisk::mount_over(path).await
     }
 
-    /// What was in the folder is not to be seen until it is dropped.
+    /// Hides the contents of the folder until it is dropped.
     pub async fn mount_over(path: PathBuf) -> Option<SmallDisk> {
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
@@ -31,7 +31,7 @@ impl SmallDisk {
         required("mounting a tmpfs", works).then_some(SmallDisk { path })
     }
 
-    /// Takes or gives back space until so much is left.
+    /// Takes or frees space until this many bytes are left.
     pub fn leave_free(&self, bytes: u64) {
         let ballast = OpenOptions::new().create(true).append(true).open(self.ballast());
         let mut ballast = ballast.unwrap();
@@ -50,7 +50,7 @@ impl SmallDisk {
         std::fs::remove_file(self.ballast()).unwrap();
     }
 
-    /// From here on nothing can be written; no file may be open to be written.
+    /// Makes the file system read-only; no file may be open for writing.
     pub async fn turn_read_only(&self) {
         let mut remount = Command::new("mount");
         remount.args(["-o", "remount,ro"]).arg(&self.path);

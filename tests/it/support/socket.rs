@@ -1,4 +1,4 @@
-//! A client of `GET /ws`, for tests of what a server says there and of how it ends a connection.
+//! A client of `GET /ws` that shows all messages and the way the connection ends.
 
 use std::time::Duration;
 
@@ -10,33 +10,37 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-/// What takes longer does not happen.
+/// The time after which a wait has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 pub struct Socket(WebSocketStream<TcpStream>);
 
-/// What a server says next.
+/// The next thing that a server sends.
 #[derive(Debug, PartialEq)]
 pub enum Said {
     Message(Value),
     Pong(Bytes),
     Ping,
-    /// With its code; none where the close frame had none.
+    /// The close code, or `None` where the close frame has none.
     Closed(Option<u16>),
-    /// Without a close frame.
+    /// Lost without a close frame.
     Lost,
 }
 
 pub fn request(address: &str) -> Request {
     let request = format!("ws://{address}/ws").into_client_request();
-    request.expect("an address and a path")
+    request.expect("a valid address and path")
 }
 
 impl Socket {
-    /// To `127.0.0.1:5000`, or wherever.
+    /// Connects to an address such as `127.0.0.1:5000`.
     pub async fn connect(address: &str) -> Socket {
-        let stream = TcpStream::connect(address).await.expect("the server listens");
-        Socket::over(stream, address).await.expect("the server agrees")
+        let stream = TcpStream::connect(address)
+            .await
+            .expect("the server accepts connections");
+        Socket::over(stream, address)
+            .await
+            .expect("the server accepts the handshake")
     }
 
     pub async fn over(stream: TcpStream, address: &str) -> Result<Socket, Error> {
@@ -47,14 +51,14 @@ impl Socket {
     pub async fn say(&mut self, message: Value) {
         self.send(Message::from(message.to_string()))
             .await
-            .expect("the server listens");
+            .expect("the connection is open");
     }
 
     pub async fn send(&mut self, message: Message) -> Result<(), Error> {
         self.0.send(message).await
     }
 
-    /// Subscribes with the fields, and waits until that has happened: the place it begins.
+    /// Subscribes with the fields, waits for the confirmation and returns its cursor.
     pub async fn subscribe(&mut self, id: &str, fields: Value) -> String {
         self.say(subscribe(id, fields)).await;
         let answer = self.hear().await;
@@ -63,10 +67,10 @@ impl Socket {
             (&json!("subscribed"), &json!(id)),
             "{answer}"
         );
-        answer["cursor"].as_str().expect("a place").to_owned()
+        answer["cursor"].as_str().expect("a cursor").to_owned()
     }
 
-    /// The next message that is no ping and no pong.
+    /// The next message other than pings and pongs.
     pub async fn hear(&mut self) -> Value {
         loop {
             match self.next().await {
@@ -90,7 +94,7 @@ impl Socket {
 
     pub async fn next(&mut self) -> Said {
         let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
-        match next.expect("the server says something in time") {
+        match next.expect("a message arrives in time") {
             Some(Ok(Message::Text(text))) => Said::Message(serde_json::from_str(&text).expect("JSON")),
             Some(Ok(Message::Ping(_))) => Said::Ping,
             Some(Ok(Message::Pong(payload))) => Said::Pong(payload),

@@ -1,5 +1,5 @@
-//! A store that breaks one promise on purpose or fails when told to: the controls that show a check can turn red,
-//! and the faults that no database offers on demand.
+//! Layers around a store that break one promise or fail on demand: controls showing that a check can fail, and faults
+//! that no database offers.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::gate::Gate;
 
-/// Lets a result in under whatever fence is current: what a store that matches by id alone does.
+/// Accepts a result under whatever fence is current, like a store that matches by id only.
 #[derive(Default)]
 pub struct SwapsStaleFences {
     current: Mutex<HashMap<OrderId, u64>>,
@@ -52,7 +52,7 @@ impl Layer for SwapsStaleFences {
     }
 }
 
-/// Cannot store results so many times; the store behind is not asked.
+/// Fails this many times to store results; the store behind is not called.
 pub struct FailsToSettle {
     pub times: AtomicU32,
 }
@@ -92,7 +92,7 @@ impl FailsToSettle {
     }
 }
 
-/// Cannot renew leases: a node that the store no longer hears.
+/// Fails to renew leases, like a node that lost its connection to the store.
 pub struct NeverRenews;
 
 impl Layer for NeverRenews {
@@ -101,7 +101,7 @@ impl Layer for NeverRenews {
     }
 }
 
-/// Fails every request with an error of the test's choice.
+/// Fails every call with an error chosen by the test.
 pub struct Fails(pub fn() -> StoreError);
 
 impl Layer for Fails {
@@ -110,7 +110,7 @@ impl Layer for Fails {
     }
 }
 
-/// Has a bug in every call.
+/// Panics in every call.
 pub struct Panics;
 
 impl Layer for Panics {
@@ -119,7 +119,7 @@ impl Layer for Panics {
     }
 }
 
-/// Says of itself that it cannot store, and stores all the same.
+/// Reports that it is not ready, but stores.
 pub struct IsNotReady(pub &'static str);
 
 impl Layer for IsNotReady {
@@ -128,7 +128,7 @@ impl Layer for IsNotReady {
     }
 }
 
-/// Confirms commits before they are safe, as a database does that is set to.
+/// Reports that it confirms commits before they are durable, like a database configured so.
 pub struct IsWeak(pub &'static str);
 
 impl Layer for IsWeak {
@@ -137,14 +137,14 @@ impl Layer for IsWeak {
     }
 }
 
-/// Answers nothing while a test holds it.
+/// Stalls all calls while a test holds it.
 pub struct StandsStill {
     held: watch::Sender<bool>,
     arrived: Semaphore,
 }
 
 impl StandsStill {
-    /// Not yet.
+    /// Does not hold calls yet.
     pub fn new() -> Arc<StandsStill> {
         Arc::new(StandsStill {
             held: watch::Sender::new(false),
@@ -167,7 +167,7 @@ impl StandsStill {
             self.arrived.add_permits(1);
         }
         let released = held.wait_for(|held| !held).await;
-        released.expect("the sender is ours");
+        released.expect("the sender is in self");
     }
 
     /// Waits until one more call is held.
@@ -183,7 +183,7 @@ impl Layer for StandsStill {
     }
 }
 
-/// A door before `accept` that a test opens.
+/// Holds `accept` until a test opens the gate.
 impl Layer for Gate {
     async fn accept(
         &self,
@@ -196,7 +196,7 @@ impl Layer for Gate {
     }
 }
 
-/// Puts a layer around a store: one of these, or the test's own.
+/// Puts a layer around a store.
 pub fn twisted(inner: Arc<dyn Store>, twist: impl Layer) -> Arc<dyn Store> {
     Arc::new(Layered::new(inner, twist))
 }

@@ -1,5 +1,5 @@
-//! `render.yaml` against what is known of Render's blueprints (<https://render.com/docs/blueprint-spec>) and of this
-//! program. Whether Render takes it, only Render's own check tells; `docs/OPERATIONS.md` names it.
+//! `render.yaml` against Render's blueprint specification (<https://render.com/docs/blueprint-spec>) and this program.
+//! Only Render's own validation can confirm that Render accepts it; `docs/OPERATIONS.md` names it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use orderly::config::settings::variables;
 use orderly::config::{Sources, load};
 
-/// Of those a web service on a native runtime can have.
+/// Fields allowed for a web service on a native runtime.
 const SERVICE_FIELDS: [&str; 9] = [
     "type",
     "name",
@@ -19,15 +19,15 @@ const SERVICE_FIELDS: [&str; 9] = [
     "maxShutdownDelaySeconds",
     "envVars",
 ];
-/// Render's longest.
+/// Render's maximum.
 const SHUTDOWN_DELAY_MAX: Duration = Duration::from_mins(5);
 /// Read by the toolchain, not by this program.
 const TOOLCHAIN: &str = "RUSTUP_TOOLCHAIN";
 
-/// The one service, in the plain form this file keeps to: two spaces a level, no text over several lines.
+/// The only service, in the plain form of this file: two spaces per level, no multi-line text.
 struct Blueprint {
     fields: BTreeMap<String, String>,
-    /// Each with the one field that gives its value.
+    /// Each variable with the one field that gives its value.
     variables: BTreeMap<String, (String, String)>,
 }
 
@@ -40,7 +40,7 @@ fn blueprint() -> Blueprint {
     let mut variable = None;
     for line in lines {
         let indent = line.len() - line.trim_start().len();
-        let (name, value) = line.trim().split_once(':').expect("a line is a field");
+        let (name, value) = line.trim().split_once(':').expect("a line has a field");
         let value = value.trim().trim_matches('"').to_owned();
         match (indent, name) {
             (2, "- type") => drop(fields.insert("type".to_owned(), value)),
@@ -68,7 +68,11 @@ fn the_blueprint_starts_this_program_as_a_web_service() {
     assert_eq!((field("type"), field("runtime")), ("web", "rust"));
     assert_eq!(field("buildCommand"), "cargo build --release --locked");
     assert_eq!(field("startCommand"), "./target/release/orderly serve");
-    assert_ne!(field("plan"), "free", "it sleeps, and takes no delay");
+    assert_ne!(
+        field("plan"),
+        "free",
+        "the free plan sleeps and ignores the delay"
+    );
     let manifest = std::fs::read_to_string("Cargo.toml").expect("the manifest is in the root");
     let toolchain = &variables[TOOLCHAIN].1;
     assert!(
@@ -94,12 +98,12 @@ fn the_blueprint_sets_what_there_is_to_set_and_holds_no_secret() {
         match (name.as_str(), kind.as_str()) {
             ("ORDERLY_API_KEY", "generateValue") => assert_eq!(value, "true"),
             ("DATABASE_URL", "sync") => assert_eq!(value, "false"),
-            ("ORDERLY_API_KEY" | "DATABASE_URL", _) => panic!("{name} is no value of a file"),
+            ("ORDERLY_API_KEY" | "DATABASE_URL", _) => panic!("{name} must not have a value in the file"),
             (_, kind) => assert_eq!(kind, "value", "{name}"),
         }
     }
     assert_eq!(set["HOST"].1, "0.0.0.0");
-    assert!(!set.contains_key("PORT"), "it is Render's to set");
+    assert!(!set.contains_key("PORT"), "Render sets it");
     assert!(set.contains_key("DATABASE_URL") && set.contains_key("ORDERLY_API_KEY"));
 }
 

@@ -1,19 +1,20 @@
-//! No circles among the modules of the store: those beside `store.rs`, and those within each driver.
+//! Import cycles among the modules of the store: those beside `store.rs`, and those within each driver.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Source, assert_none, program};
 
-/// Every folder whose modules are compared, as the path of its parent module. A module stands for all that it contains; the
-/// parent is a module beside its children, so a child that needs an item of its parent makes a circle.
+/// Folders whose modules are compared, each as the path of its parent module. A module stands for everything it
+/// contains. The parent counts as a module beside its children, so a child that uses an item of its parent makes a
+/// cycle.
 const FAMILIES: [&[&str]; 3] = [&["store"], &["store", "sqlite"], &["store", "postgres"]];
 
 #[test]
 fn the_modules_of_the_store_import_each_other_in_no_circle() {
     let tree = Tree::of(program().iter().filter(|source| source.is_under("src/store")));
-    assert!(tree.modules.len() > 80, "the modules were read");
+    assert!(tree.modules.len() > 80, "too few modules were read");
     let circles: Vec<String> = FAMILIES.iter().filter_map(|family| tree.circle(family)).collect();
-    assert_none("modules of the store use each other one way", &circles);
+    assert_none("store modules have no import cycles", &circles);
 }
 
 #[test]
@@ -24,7 +25,7 @@ fn a_circle_of_modules_is_found_and_told() {
     };
     let circle = |sources: &[(&str, &str)]| tree(sources).circle(&["store"]);
     let none: Option<String> = None;
-    // A parent may use its children, and children each other one way. What the parent passes on is its child's.
+    // A parent may use its children, and children each other one way. A re-exported item belongs to the child.
     let straight = [
         (
             "src/store.rs",
@@ -44,7 +45,7 @@ fn a_circle_of_modules_is_found_and_told() {
     ];
     let told = circle(&of_two).unwrap();
     assert!(told.contains("store/a.rs uses store::b::B") && told.contains("store/b.rs uses store::a::g"));
-    // Through what the parent passes on, and from a folder below.
+    // Through a re-export of the parent, and from a folder below.
     let hidden = [
         ("src/store.rs", "mod a;\nmod b;\npub use b::B;"),
         ("src/store/a/inner.rs", "use crate::store::B;"),
@@ -52,13 +53,13 @@ fn a_circle_of_modules_is_found_and_told() {
         ("src/store/b.rs", "use super::a;"),
     ];
     assert!(circle(&hidden).is_some());
-    // An item of the parent's own.
+    // An item of the parent itself.
     let upwards = [
         ("src/store.rs", "mod a;\nuse a::A;\npub const MOST: usize = 1;"),
         ("src/store/a.rs", "use super::MOST;"),
     ];
     assert!(circle(&upwards).is_some());
-    // Unit tests may use what they like.
+    // Unit tests may import anything.
     let tests = [
         ("src/store.rs", "mod a;\nuse a::A;"),
         (
@@ -77,10 +78,10 @@ fn source(path: &str, text: &str) -> Source {
     }
 }
 
-/// A path of names: `["store", "a", "A"]`.
+/// The names of a path: `["store", "a", "A"]`.
 type Path = Vec<String>;
 
-/// The modules of the store and what they use.
+/// The modules of the store and the paths they use.
 pub(super) struct Tree {
     modules: BTreeMap<Path, Module>,
 }
@@ -113,7 +114,7 @@ impl Tree {
     /// The other files whose items a file uses, each from `src/`.
     pub fn files_used_by(&self, file: &str) -> BTreeSet<String> {
         let module = self.modules.values().find(|module| module.file == file);
-        let used = &module.expect("the file is of the store").used;
+        let used = &module.expect("the file belongs to the store").used;
         let owners = used
             .iter()
             .filter_map(|used| self.modules.get(&self.owner(used, 4)));
@@ -121,7 +122,7 @@ impl Tree {
         files.filter(|used| used != file).collect()
     }
 
-    /// Finds the module that an item is of, through modules that only pass it on.
+    /// The module that defines an item, found through re-exporting modules.
     fn owner(&self, item: &Path, hops: usize) -> Path {
         let mut length = 1;
         while length < item.len() && self.modules.contains_key(&item[..=length]) {
@@ -139,7 +140,7 @@ impl Tree {
         }
     }
 
-    /// The arrows between the modules of a family, each with the uses that it stands for.
+    /// The dependencies between the modules of a family, each with the uses behind it.
     fn arrows(&self, family: &[&str]) -> BTreeMap<String, BTreeMap<String, String>> {
         let mut arrows: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for (path, module) in &self.modules {
@@ -157,24 +158,24 @@ impl Tree {
         arrows
     }
 
-    /// A shortest circle of the family, a use a line.
+    /// A shortest cycle of the family, one use per line.
     fn circle(&self, family: &[&str]) -> Option<String> {
         let arrows = self.arrows(family);
         let circles = arrows.keys().filter_map(|start| way_back(start, &arrows));
         let shortest = circles.min_by_key(Vec::len)?;
         let uses = shortest.windows(2).map(|step| arrows[&step[0]][&step[1]].clone());
-        Some(format!("a circle:\n  {}", uses.collect::<Vec<_>>().join("\n  ")))
+        Some(format!("a cycle:\n  {}", uses.collect::<Vec<_>>().join("\n  ")))
     }
 }
 
-/// The modules on the shortest way from one back to itself.
+/// The modules on the shortest way from a module back to itself.
 fn way_back(start: &String, arrows: &BTreeMap<String, BTreeMap<String, String>>) -> Option<Vec<String>> {
     let mut ways = vec![vec![start.clone()]];
     let mut seen = BTreeSet::new();
     while !ways.is_empty() {
         let mut longer = Vec::new();
         for way in ways {
-            let last = way.last().expect("a way begins somewhere");
+            let last = way.last().expect("a way has a first module");
             for next in arrows.get(last).into_iter().flat_map(BTreeMap::keys) {
                 let mut way = way.clone();
                 way.push(next.clone());
@@ -208,7 +209,7 @@ fn module_path(file: &str) -> Path {
     inside.split('/').map(str::to_owned).collect()
 }
 
-/// The path from the root of the crate, where it leads into the store.
+/// The path from the root of the crate, if it leads into the store.
 fn absolute(used: &Path, module: &Path, modules: &BTreeSet<Path>) -> Option<Path> {
     let first = used.first()?.as_str();
     let child = || module.iter().chain([&used[0]]).cloned().collect::<Path>();
@@ -226,7 +227,7 @@ fn absolute(used: &Path, module: &Path, modules: &BTreeSet<Path>) -> Option<Path
     (base.first().map(String::as_str) == Some("store")).then_some(base)
 }
 
-/// The paths of `use` declarations, and paths that the code writes out from `super` or `crate`.
+/// The paths of `use` declarations, and those written out from `super` or `crate`.
 fn used_paths(code: &str) -> Vec<Path> {
     let mut used = Vec::new();
     let mut rest = String::new();
@@ -280,7 +281,7 @@ fn in_tree(before: &[String], tree: &str) -> Vec<Path> {
     branches.flat_map(|branch| in_tree(&before, branch)).collect()
 }
 
-/// The names of the path that a text begins with.
+/// The names of the path at the beginning of a text.
 fn names_at(text: &str) -> Path {
     let is_of_path = |character: &char| character.is_alphanumeric() || matches!(character, '_' | ':');
     let path: String = text.chars().take_while(is_of_path).collect();

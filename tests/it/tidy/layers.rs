@@ -1,4 +1,4 @@
-//! Who may know whom: the arrows between modules, and the words that belong to one of them.
+//! Allowed dependencies between modules, and words reserved to one of them.
 
 use super::{Source, assert_none, program};
 
@@ -13,7 +13,7 @@ const DOMAIN: [&str; 8] = [
     "portable_json",
 ];
 
-/// What a module may name besides itself and, where it says so, the domain. The rest knows everything.
+/// Modules that each module may name besides itself and, if set, the domain. The rest may name everything.
 const ARROWS: [(&str, bool, &[&str]); 24] = [
     ("causes", false, &[]),
     ("order", true, &[]),
@@ -68,7 +68,7 @@ fn modules_name_only_what_lies_below_them() {
             continue;
         }
         let Some((_, domain, others)) = ARROWS.iter().find(|(from, ..)| *from == module) else {
-            breaches.push(format!("{}: which modules may it name?", source.path));
+            breaches.push(format!("{}: not in the list of allowed dependencies", source.path));
             continue;
         };
         for named in modules_named(&source) {
@@ -80,7 +80,7 @@ fn modules_name_only_what_lies_below_them() {
             }
         }
     }
-    assert_none("arrows between modules point one way", &breaches);
+    assert_none("modules name only allowed modules", &breaches);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn the_domain_knows_no_runtime() {
         .filter(|source| source.code().contains("tokio"))
         .map(|source| source.path.clone())
         .collect();
-    assert_none("the domain does without tokio", &breaches);
+    assert_none("the domain does not use tokio", &breaches);
 }
 
 #[test]
@@ -121,21 +121,21 @@ fn sql_is_only_under_store() {
         "rusqlite",
     ];
     let breaches = lines_with(&SQL, |source| !source.is_under("src/store"));
-    assert_none("only stores speak SQL", &breaches);
+    assert_none("only the store contains SQL", &breaches);
 }
 
-/// A statement that is made by replacing text stands in no file, where no reader finds it.
+/// A statement built by text replacement is in no file where a reader could find it.
 #[test]
 fn no_statement_of_the_store_is_made_by_replacing_text() {
     const PLACES: [&str; 2] = ["src/store/postgres/message.rs", "src/store/postgres/functions.rs"];
     let replaces = |path: &str| {
         let sources = program();
         let source = sources.iter().find(|source| source.path == path);
-        replaces_text(&source.expect("the place exists").code())
+        replaces_text(&source.expect("the file exists").code())
     };
     assert!(
         PLACES.into_iter().all(replaces),
-        "the places are the ones that need it"
+        "other files than those listed replace text"
     );
     let breaches: Vec<String> = program()
         .iter()
@@ -143,7 +143,7 @@ fn no_statement_of_the_store_is_made_by_replacing_text() {
         .filter(|source| replaces_text(&source.code()))
         .map(|source| source.path.clone())
         .collect();
-    assert_none("statements are written whole", &breaches);
+    assert_none("statements are not built by text replacement", &breaches);
 }
 
 #[test]
@@ -157,13 +157,13 @@ fn replaced_text_is_told_from_other_replacements() {
     assert!(!replaces_text("std::mem::replace(current, next)"));
 }
 
-/// Reports whether the code calls a method that replaces with two arguments: that of an `Option` takes one.
+/// Reports whether the code calls a `replace` method with two arguments. That of `Option` takes one.
 fn replaces_text(code: &str) -> bool {
     let mut calls = code.split(".replace(").skip(1);
     calls.any(has_two_arguments) || code.contains(".replacen(") || code.contains(".replace_range(")
 }
 
-/// `call` begins behind the parenthesis that opens the arguments.
+/// `call` begins after the opening parenthesis of the arguments.
 fn has_two_arguments(call: &str) -> bool {
     let mut depth = 0_i32;
     for character in call.chars() {
@@ -183,17 +183,17 @@ fn http_statuses_are_only_under_http() {
     let breaches = lines_with(&["StatusCode"], |source| {
         !["http", "cli"].contains(&module_of(source))
     });
-    assert_none("only http answers statuses, only cli reads them", &breaches);
+    assert_none("only http and cli use HTTP statuses", &breaches);
 }
 
-/// `src/http/wire.rs` is of `http`.
+/// `src/http/wire.rs` belongs to `http`.
 fn module_of(source: &Source) -> &str {
     let inside = source.path.strip_prefix("src/").unwrap_or(&source.path);
     let end = inside.find(['/', '.']).unwrap_or(inside.len());
     &inside[..end]
 }
 
-/// The modules of this crate that the file's code names, in the order it names them.
+/// The modules of this crate that the file's code names, in order.
 fn modules_named(source: &Source) -> Vec<String> {
     let code = source.code();
     let mut named = Vec::new();
@@ -207,7 +207,7 @@ fn modules_named(source: &Source) -> Vec<String> {
     named
 }
 
-/// The first name of each path in a `use` group, which ends with the brace that opened before.
+/// The first name of each path in a `use` group, which ends with the closing brace of the group.
 fn first_names(group: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut depth = 0_i32;

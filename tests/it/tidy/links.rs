@@ -1,4 +1,4 @@
-//! Pages lead somewhere: what a relative link names exists.
+//! Relative links in pages name existing files.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ fn relative_links_lead_to_files() {
     let pages = pages();
     assert!(
         pages.iter().any(|page| page.path == "README.md"),
-        "pages were read"
+        "too few pages were read"
     );
     let mut broken = Vec::new();
     for page in &pages {
@@ -60,7 +60,7 @@ fn pages() -> Vec<Source> {
     pages
 }
 
-/// The files that a page's links name, without the part of the file and without other sites.
+/// The files that a page's links name, without anchors and without other sites.
 fn links(page: &str) -> Vec<&str> {
     let mut targets = Vec::new();
     let mut in_example = false;
@@ -71,7 +71,7 @@ fn links(page: &str) -> Vec<&str> {
         if in_example {
             continue;
         }
-        // Between backquotes stands code.
+        // Text between backquotes is code.
         for text in line.split('`').step_by(2) {
             let inline = text
                 .match_indices("](")

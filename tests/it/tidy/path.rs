@@ -1,4 +1,5 @@
-//! The path of an order, as docs/ARCHITECTURE.md lists it: its files exist, they are few, and what they use is listed as well.
+//! The path of an order in docs/ARCHITECTURE.md: its files exist, they are few, and the modules they use are listed
+//! too.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -7,9 +8,9 @@ use std::path::Path;
 use super::circles::Tree;
 use super::{assert_none, program};
 
-/// Most files that an order passes on one driver.
+/// Maximum number of files on the path of one driver.
 const FILES_MAX: usize = 50;
-/// The lines on the path before the store was laid out anew: there must be fewer.
+/// Lines on the path before the store was restructured: there must be fewer now.
 const DRIVERS: [(&str, usize); 2] = [("sqlite", 9_700), ("postgres", 11_100)];
 
 #[test]
@@ -19,13 +20,13 @@ fn the_path_of_an_order_is_short() {
         let files = on_path(&page, driver);
         let lines: usize = files.iter().map(|file| lines_of(file)).sum();
         let kept: Vec<&str> = files.iter().map(String::as_str).collect();
-        assert!(files.len() > 30, "the list of {driver} was read: {kept:?}");
+        assert!(files.len() > 30, "too few files of {driver} were read: {kept:?}");
         assert!(files.len() <= FILES_MAX, "{driver}: {} files", files.len());
         assert!(lines < lines_max, "{driver}: {lines} lines");
     }
 }
 
-/// A module that the path's files of the store use is on the path, or the page says why it is not.
+/// Every store module used on the path is on the path too, or the page says why not.
 #[test]
 fn the_path_of_an_order_leaves_out_nothing_in_silence() {
     let page = page();
@@ -40,7 +41,7 @@ fn the_path_of_an_order_leaves_out_nothing_in_silence() {
             .iter()
             .filter(|file| file.starts_with(&format!("store/{driver}")) && is_a(file, &["rs"]))
         {
-            // A driver's own file opens it and hands on every verb.
+            // A driver's main file opens it and forwards every verb.
             if *file == format!("store/{driver}.rs") {
                 continue;
             }
@@ -53,7 +54,7 @@ fn the_path_of_an_order_leaves_out_nothing_in_silence() {
         }
     }
     assert_none(
-        "neither on the path nor off it with a reason",
+        "neither on the path nor excluded with a reason",
         &Vec::from_iter(missing),
     );
     let unused: Vec<String> = off_path.difference(&used_anywhere).cloned().collect();
@@ -83,7 +84,7 @@ fn on_path(page: &str, driver: &str) -> BTreeSet<String> {
     both.union(&listed(page, of_driver)).cloned().collect()
 }
 
-/// The files that the list below the heading names, from `src/`.
+/// The files listed below the heading, from `src/`.
 fn listed(page: &str, heading: &str) -> BTreeSet<String> {
     let (_, rest) = page.split_once(heading).expect("the page has the heading");
     let section = rest.split("\n#").next().unwrap_or_default();
@@ -105,7 +106,7 @@ fn is_a(file: &str, kinds: &[&str]) -> bool {
     extension.is_some_and(|extension| kinds.contains(&extension))
 }
 
-/// Counts the lines of a file without its unit tests.
+/// Number of lines of a file without its unit tests.
 fn lines_of(file: &str) -> usize {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
     let text = std::fs::read_to_string(&path);

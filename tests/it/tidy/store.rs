@@ -1,5 +1,5 @@
-//! The store's two drivers: verbs under the same names, statements whose heads say what they guarantee, and numbers that stand in
-//! SQL as they do in Rust.
+//! The store's two drivers: verbs under the same names, statements whose heads state their guarantees, and numbers in
+//! SQL that equal those in Rust.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,11 +10,12 @@ use orderly::store::{IDEMPOTENCY_RETENTION, SUSPECT_CRASHES};
 use super::{FILE_LINES_COMFORTABLE, Source, assert_none, files_under, program};
 
 const DRIVERS: [&str; 2] = ["sqlite", "postgres"];
-/// Events that the row of an order holds before its history goes on in rows of its own, in each statement that writes it.
+/// Number of events in the row of an order before its history continues in separate rows, as in each statement that
+/// writes it.
 const HISTORY_ROOM: u64 = 60;
 
-/// The file of a verb: `src/store/VERB.rs` has its request, answer and rule, and each driver carries it out under the same name.
-/// Verbs that only read are left to `reads.rs` and to the drivers' queries.
+/// The file of a verb: `src/store/VERB.rs` has its request, answer and rule, and each driver implements it under the
+/// same name. Verbs that only read are left to `reads.rs` and the drivers' queries.
 fn file_of(verb: Verb) -> Option<&'static str> {
     match verb {
         Verb::accept => Some("accept"),
@@ -55,11 +56,11 @@ fn each_verb_has_one_file_and_one_in_each_driver() {
 fn statements() -> Vec<Source> {
     let mut statements = files_under("src/store", "sql");
     statements.extend(files_under("migrations", "sql"));
-    assert!(statements.len() >= 50, "the statements were read");
+    assert!(statements.len() >= 50, "too few statements were read");
     statements
 }
 
-/// Whatever holds SQL.
+/// All files with SQL.
 fn sql() -> Vec<Source> {
     let in_code = program()
         .into_iter()
@@ -69,7 +70,7 @@ fn sql() -> Vec<Source> {
 
 #[test]
 fn every_statement_says_what_it_guarantees() {
-    // No subject, and no verb: a reader has to guess.
+    // Without a subject or a verb the reader has to guess.
     const OPENINGS: [&str; 15] = [
         "Of", "What", "How", "Who", "Whether", "Those", "For", "From", "In", "At", "To", "On", "Until", "So",
         "As",
@@ -91,15 +92,15 @@ fn every_statement_says_what_it_guarantees() {
             breaches.push(format!("{}: something is left undone", statement.path));
         }
     }
-    assert_none("statements open with what they do", &breaches);
+    assert_none("statements open with a noun or a verb", &breaches);
 }
 
-/// The variants of a table in `codes.rs`, whose places are their codes.
+/// The variants of a table in `codes.rs`, whose indexes are their codes.
 fn codes(table: &str) -> Vec<String> {
     let codes = std::fs::read_to_string("src/store/codes.rs").expect("the codes are in their file");
     let (_, rest) = codes
         .split_once(&format!("const {table}: "))
-        .expect("the table is there");
+        .expect("the table exists");
     let (rows, _) = rest.split_once("];\n").expect("the table ends");
     rows.lines()
         .skip(1)
@@ -122,7 +123,7 @@ fn snake(name: &str) -> String {
     letters.collect()
 }
 
-/// The codes and names that a comment lists behind `head`, up to the full stop.
+/// The codes and names that a comment lists after `head`, up to the full stop.
 fn listed(schema: &str, head: &str) -> Vec<(usize, String)> {
     let lines = schema.lines().map(|line| line.trim_start_matches("--").trim());
     let text: String = lines.flat_map(|line| [line, " "]).collect();
@@ -145,7 +146,7 @@ fn the_schemas_list_the_codes_of_statuses_and_kinds() {
     let statuses: Vec<(usize, String)> = codes("STATUSES").into_iter().enumerate().collect();
     let kinds = codes("KINDS").into_iter().map(|name| snake(&name)).enumerate();
     let kinds: Vec<(usize, String)> = kinds.collect();
-    assert_eq!((statuses.len(), kinds.len()), (5, 9), "the codes were read");
+    assert_eq!((statuses.len(), kinds.len()), (5, 9), "wrong number of codes");
     let schema = |driver: &str| {
         let path = format!("migrations/{driver}/0001_initial.sql");
         std::fs::read_to_string(path).expect("a driver has a schema")
@@ -154,7 +155,7 @@ fn the_schemas_list_the_codes_of_statuses_and_kinds() {
     assert_eq!(listed(&sqlite, "status: "), statuses);
     assert_eq!(listed(&sqlite, "kind: "), kinds);
     assert_eq!(listed(&postgres, "kind of an event: "), kinds);
-    // An order that runs is open, and its lease tells the rest.
+    // An order in processing has the code of an open one; its lease makes the difference.
     let is_processing = |(_, name): &&(usize, String)| name == "Processing";
     let open = (0, "open".to_owned());
     let ended = statuses.iter().skip(2);
@@ -169,7 +170,7 @@ fn the_schemas_list_the_codes_of_statuses_and_kinds() {
     assert!(sqlite.contains(&check), "{check}");
 }
 
-/// The numbers that follow each of the marks, lists in brackets as well.
+/// The numbers after each of the marks, including lists in brackets.
 fn numbers_after(text: &str, marks: &[&str]) -> Vec<u64> {
     let behind = marks.iter().flat_map(|mark| text.split(*mark).skip(1));
     let number = |part: &str| {
@@ -210,12 +211,12 @@ fn statements_know_no_status_and_no_kind_but_those_with_a_code() {
             breaches.extend(unknown.map(|code| format!("{}: {column} {code}", source.path)));
             seen.extend(numbers);
         }
-        assert!(seen.len() >= 3, "the codes in statements were read: {seen:?}");
+        assert!(seen.len() >= 3, "too few codes were read: {seen:?}");
     }
     assert_none("codes of statements are in codes.rs", &breaches);
 }
 
-/// The numbers that stand in several statements, because a statement of the hot path or an index takes no parameter.
+/// Numbers repeated in several statements, because a statement of the hot path or an index takes no parameter.
 #[test]
 fn numbers_of_a_rule_are_the_same_wherever_sql_has_them() {
     let hours = IDEMPOTENCY_RETENTION.as_secs() / 3_600;
@@ -224,7 +225,7 @@ fn numbers_of_a_rule_are_the_same_wherever_sql_has_them() {
         .iter()
         .find(|source| source.path == "src/store/postgres/shared.rs");
     let slots = numbers_after(
-        &shared.expect("it is there").text,
+        &shared.expect("the file exists").text,
         &["const COUNTER_SLOTS: i16 = "],
     )[0];
     for (marks, expected, places) in [
@@ -243,7 +244,7 @@ fn numbers_of_a_rule_are_the_same_wherever_sql_has_them() {
             let wrong = numbers.iter().filter(|number| **number != expected);
             breaches.extend(wrong.map(|number| format!("{}: {} {number}", source.path, marks[0])));
         }
-        assert!(found >= places, "{marks:?} stands in {found} places");
+        assert!(found >= places, "{marks:?} occurs only {found} times");
         assert_none(&format!("{marks:?} is {expected}"), &breaches);
     }
 }

@@ -1,4 +1,4 @@
-//! What every file looks like, and what must exist beside another.
+//! The form of every file, and files that must exist in pairs.
 
 use std::collections::BTreeSet;
 
@@ -6,22 +6,22 @@ use orderly::store::layer::Verb;
 
 use super::{FILE_LINES_COMFORTABLE, FILE_LINES_MAX, Source, all_sources, assert_none, files_under, program};
 
-/// Files longer than is comfortable, each with its reason.
+/// Files longer than comfortable, each with its reason.
 const LONG_FILES: [(&str, &str); 0] = [];
 
-/// Files of tests that let time pass, each with its reason.
+/// Test files that let real time pass, each with its reason.
 const SLEEPING_FILES: [(&str, &str); 3] = [
     (
         "tests/it/cluster/faults.rs",
-        "how long real processes stand still is the fault itself",
+        "the length of a freeze is the fault under test",
     ),
     (
         "tests/it/worker/script.rs",
-        "processing that takes its time, in virtual time",
+        "simulated processing in virtual time",
     ),
     (
         "tests/it/support/proxy/link.rs",
-        "a link whose slowness is what a test asks for",
+        "a slow link is the fault under test",
     ),
 ];
 
@@ -38,7 +38,7 @@ fn every_file_says_what_it_is_for() {
 #[test]
 fn nothing_is_left_undone() {
     let words = ["todo!(", "unimplemented!(", "dbg!(", "FIXME", "TODO"];
-    assert_none("finished code", &lines_with(&all_sources(), &words));
+    assert_none("no unfinished code", &lines_with(&all_sources(), &words));
 }
 
 #[test]
@@ -48,12 +48,12 @@ fn only_the_command_line_prints() {
         .into_iter()
         .filter(|source| !source.is_under("src/cli") && source.path != "src/main.rs")
         .collect();
-    assert_none("the rest logs", &lines_with(&silent, &words));
+    assert_none("only the command line prints", &lines_with(&silent, &words));
 }
 
 #[test]
 fn no_test_sleeps() {
-    // In virtual time a sleep costs nothing and is the subject.
+    // In virtual time a sleep is free and is the subject.
     let is_virtual = |code: &str| code.contains("start_paused = true") || code.contains("time::pause()");
     let breaches: Vec<String> = all_sources()
         .iter()
@@ -69,7 +69,7 @@ fn no_test_sleeps() {
         .filter(|(_, code)| code.contains("sleep(") && !is_virtual(code))
         .map(|(source, _)| source.path.clone())
         .filter(|path| !SLEEPING_FILES.iter().any(|(excused, _)| excused == path))
-        // The rule itself names what it forbids.
+        // This rule names the words it forbids.
         .filter(|path| !path.starts_with("tests/it/tidy"))
         .collect();
     assert_none("tests wait for events, not for time", &breaches);
@@ -85,10 +85,10 @@ fn files_stay_readable() {
             breaches.push(format!("{}: {lines} lines", source.path));
         }
         if lines <= FILE_LINES_COMFORTABLE && excused {
-            breaches.push(format!("{}: no longer long, take it off the list", source.path));
+            breaches.push(format!("{}: no longer long, remove it from the list", source.path));
         }
     }
-    assert_none("files of a comfortable length", &breaches);
+    assert_none("files within the line limit", &breaches);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn migrations_are_numbered_without_holes() {
     assert_eq!(
         names("sqlite"),
         names("postgres"),
-        "both stores have the same steps"
+        "the drivers have different steps"
     );
 }
 
@@ -120,14 +120,14 @@ fn every_problem_has_its_page_and_every_page_its_problem() {
         .filter(|source| source.is_under("src/http") && !source.path.ends_with("/tests.rs"))
         .flat_map(|source| problems_in(&source.code()))
         .collect();
-    assert!(answered.len() >= 20, "the problems were read: {answered:?}");
+    assert!(answered.len() >= 20, "too few problems were read: {answered:?}");
     let without_page: Vec<String> = answered.difference(&pages).cloned().collect();
     assert_none("problems without a page", &without_page);
     let never_answered: Vec<String> = pages.difference(&answered).cloned().collect();
     assert_none("pages of problems that are never answered", &never_answered);
 }
 
-/// Names from the table of problems, and from answers that are written out.
+/// Names from the table of problems, and from answers written out in code.
 fn problems_in(code: &str) -> Vec<String> {
     let is_of_name = |letter: char| letter.is_ascii_lowercase() || letter == '-';
     let name = |text: &str| -> String { text.chars().take_while(|letter| is_of_name(*letter)).collect() };
@@ -148,8 +148,8 @@ fn the_conformance_suite_calls_every_method_of_store() {
     let store = std::fs::read_to_string("src/store.rs").expect("the trait is in its file");
     let methods = methods_of_store(&store).map(|(name, _)| name);
     let methods: BTreeSet<&str> = methods.collect();
-    assert!(methods.len() >= 20, "the trait was read: {methods:?}");
-    // Not the rest of the support: what wraps a store calls every method of the one behind.
+    assert!(methods.len() >= 20, "too few methods were read: {methods:?}");
+    // Excludes the rest of the test support: layers call every method of the store behind.
     let suite: String = all_sources()
         .iter()
         .filter(|source| {
@@ -157,7 +157,7 @@ fn the_conformance_suite_calls_every_method_of_store() {
         })
         .map(Source::code)
         .collect();
-    // Calls may be broken over lines.
+    // Calls may span several lines.
     let suite: String = suite.split_whitespace().collect();
     let missing: Vec<String> = methods
         .iter()
@@ -167,7 +167,7 @@ fn the_conformance_suite_calls_every_method_of_store() {
     assert_none("methods of Store without a claim", &missing);
 }
 
-/// A method with a default compiles without it, and no layer would forward it.
+/// A method with a default compiles without being forwarded, and layers would miss it.
 #[test]
 fn every_method_of_store_that_can_fail_is_forwarded() {
     let store = std::fs::read_to_string("src/store.rs").expect("the trait is in its file");
@@ -188,8 +188,8 @@ fn methods_of_store(store: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
-    let from = text.find(start).expect("the start is there");
-    let length = text[from..].find(end).expect("the end is there");
+    let from = text.find(start).expect("the start exists");
+    let length = text[from..].find(end).expect("the end exists");
     &text[from..from + length]
 }
 
@@ -200,7 +200,7 @@ fn stem(file: &Source) -> String {
 
 fn lines_with(sources: &[Source], words: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
-    // The rules themselves name what they forbid.
+    // The rules name the words they forbid.
     for source in sources.iter().filter(|source| !source.is_under("tests/it/tidy")) {
         for line in source.text.lines() {
             if words.iter().any(|word| line.contains(word)) {

@@ -1,4 +1,4 @@
-//! What an attempt's end means for its order.
+//! Outcomes of attempts and their effects on orders.
 
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A store that is away is asked for at a bounded rate, and found at once when it is back.
+//! An unavailable store is polled at a bounded rate, and used again as soon as it returns.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::world::{Setting, Step, World};
 use crate::support::twisted::twisted;
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// The longest pause between two claims that fail.
+/// The longest pause between two failing claims.
 const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test(start_paused = true)]
@@ -25,7 +25,7 @@ async fn a_store_that_is_away_is_asked_every_few_seconds_and_found_when_it_is_ba
         .await;
     line.cut_all();
     world.pass_long(MINUTE, async |_| {}).await;
-    assert_eq!(world.script.now(), 0, "both leases ran out");
+    assert_eq!(world.script.now(), 0, "the leases have expired");
     let away = Instant::now();
     world.pass_long(Duration::from_mins(10), async |_| {}).await;
     for of in [Call::Claim, Call::Renew] {
@@ -54,7 +54,7 @@ async fn a_store_that_is_away_is_asked_every_few_seconds_and_found_when_it_is_ba
     world.end().await;
 }
 
-/// Where accepting works and claiming does not, each accepted order wakes the dispatcher.
+/// When accepts work but claims fail, every accepted order wakes the dispatcher.
 #[tokio::test(start_paused = true)]
 async fn wake_ups_do_not_make_a_storm_of_failing_claims() {
     let line = Line::new();

@@ -1,5 +1,5 @@
-//! Failed attempts wait for their back-off, each for a time of its own (issue 13, point 33); and what the simulated
-//! processor takes (point 35).
+//! Failed attempts wait for a jittered backoff (issue 13, point 33), and the durations of the simulated processor
+//! (point 35).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use super::world::{LEASE, Setting, Step, World};
 use crate::support::Harness;
 use crate::support::make::{NODE_A, claim_by, new_order};
 
-/// Fewer than are spaced beyond their back-off.
+/// Few enough not to be spread out beyond their backoff.
 const ORDERS: usize = 10;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long each waits for its next attempt.
+/// The wait of each order before its next attempt.
 async fn waits(harness: &Harness, ids: &[OrderId]) -> Vec<Duration> {
     let mut waits = Vec::new();
     for id in ids {
@@ -34,7 +34,7 @@ async fn waits(harness: &Harness, ids: &[OrderId]) -> Vec<Duration> {
     waits
 }
 
-/// Full jitter: anything up to the ceiling, and no two alike.
+/// Full jitter: anything up to the ceiling, with different values.
 fn assert_jittered(waits: &[Duration], ceiling: Duration) {
     assert!(waits.iter().all(|wait| *wait <= ceiling), "{waits:?}");
     let different: BTreeSet<&Duration> = waits.iter().collect();
@@ -61,7 +61,7 @@ async fn failed_attempts_come_back_at_times_of_their_own() {
             world.harness.counters().await.processing == 0 && world.script.attempts().len() >= ORDERS
         })
         .await;
-    // Those that wait for less than a look at them have started again.
+    // Orders with very short waits may have started again.
     let mut waiting = Vec::new();
     for id in ids {
         if world.harness.order(id).await.next_attempt_at.is_some() {
@@ -141,7 +141,7 @@ async fn simulated_processing_takes_two_five_or_ten_seconds() {
             let processed = simulated.process(order, attempt).await.unwrap();
             assert_eq!(processed, Processed::COMPLETED);
             let takes = Duration::from_secs(*seconds).div_f64(speed);
-            // A timer's own precision.
+            // Timer precision.
             let took = began.elapsed();
             assert!(
                 took >= takes && took <= takes + Duration::from_millis(1),

@@ -1,5 +1,5 @@
-//! A node whose process stood still for longer than its leases last: what it holds is no longer its own, and it must
-//! know before it goes on.
+//! A node whose process was frozen for longer than its leases: its orders are no longer its own, and it must notice
+//! before it continues.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::world::{LEASE, Setting, Step, World};
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_B, give_back_by};
 use crate::support::twisted::twisted;
 
-/// The result is due in the same moment in which the node goes on: the lost lease comes first.
+/// The result is due at the moment the node resumes: the lost lease takes precedence.
 #[tokio::test(start_paused = true)]
 async fn a_node_frozen_past_its_lease_leaves_the_order_to_the_one_that_took_it_over() {
     let full = Setting {
@@ -32,12 +32,12 @@ async fn a_node_frozen_past_its_lease_leaves_the_order_to_the_one_that_took_it_o
             current = harness.claim_as(NODE_B, 1).await.pop();
         })
         .await;
-    assert_eq!(world.script.now(), 0, "the attempt was let go at once");
+    assert_eq!(world.script.now(), 0, "the attempt still runs");
     world.pass(Duration::from_secs(5)).await;
     assert_eq!(
         world.metrics.stale_results_rejected.get(),
         0,
-        "no late result was sent"
+        "a late result was sent"
     );
     let current = current.expect("the other node claimed the order");
     let status = world.harness.settle(&current, Outcome::COMPLETED).await;
@@ -49,14 +49,14 @@ async fn a_node_frozen_past_its_lease_leaves_the_order_to_the_one_that_took_it_o
     world.end().await;
 }
 
-/// A lease that ran out is not renewed with the next heartbeat: nobody works on it, and it would hold the order up.
+/// An expired lease is not renewed by the next heartbeat: nothing works on the order, which would be held up.
 #[tokio::test(start_paused = true)]
 async fn a_frozen_node_does_not_renew_what_it_gives_up() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Hang);
     let id = world.harness.accept_one().await;
     world.until_begun().await;
-    // The attempt after the one that hangs may begin as soon as the node goes on.
+    // The attempt after the hanging one may begin as soon as the node resumes.
     world.script.otherwise(Step::Complete);
     world.freeze(LONGER_THAN_A_LEASE, async |_| {}).await;
     world.pass(Duration::from_secs(3)).await;
@@ -64,7 +64,7 @@ async fn a_frozen_node_does_not_renew_what_it_gives_up() {
         world.harness.events(id).await,
         [Accepted, Started, LeaseLost, Started, Completed]
     );
-    assert_eq!(world.harness.crashes(id).await, 0, "the node lives");
+    assert_eq!(world.harness.crashes(id).await, 0, "the node is alive");
     world.end().await;
 }
 
@@ -101,7 +101,7 @@ async fn a_claim_that_is_answered_after_its_leases_ran_out_starts_nothing() {
     assert_eq!(
         world.script.attempts_of(id).len(),
         1,
-        "the late claim began no attempt"
+        "the late claim began an attempt"
     );
     assert!(!line.times_since(answered, Call::Claim).is_empty());
     world.end().await;

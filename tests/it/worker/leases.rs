@@ -1,4 +1,4 @@
-//! Leases under a running worker: kept while the node lives, believed in no longer than the store does.
+//! Leases under a running worker: renewed while the node lives, and trusted no longer than by the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ async fn a_long_attempt_keeps_its_lease() {
     world.end().await;
 }
 
-/// Issue 13, point 31: as many as there are slots.
+/// Issue 13, point 31: one lease per slot.
 #[tokio::test(start_paused = true)]
 async fn long_attempts_in_all_slots_keep_their_leases() {
     let world = World::new(Setting::default()).await;
@@ -55,7 +55,7 @@ async fn an_attempt_whose_lease_cannot_be_renewed_is_given_up() {
     assert_eq!(
         world.script.now(),
         0,
-        "the node let go when it could no longer believe in its lease"
+        "the node did not give up the attempt in time"
     );
     world.end().await;
 }
@@ -89,7 +89,7 @@ async fn suspects_run_one_at_a_time() {
     world.end().await;
 }
 
-/// Node A falls silent, node B takes its order over, then A's result arrives.
+/// Node A falls silent, node B takes over its order, then A's result arrives.
 async fn a_late_result_is_refused(harness: &Harness, store: Arc<dyn Store>) -> Result<(), String> {
     let id = harness.accept_one().await;
     let stale = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
@@ -115,7 +115,7 @@ async fn a_worker_that_lost_its_lease_cannot_change_the_order() {
     harness.assert_sound().await;
 }
 
-/// The control: without the check of the fence the same test must turn red.
+/// The control: without the fence check the same test must fail.
 #[tokio::test]
 async fn the_fencing_test_notices_a_store_that_does_not_check_tokens() {
     let harness = Harness::sqlite().await;

@@ -1,4 +1,4 @@
-//! The line between a node and its store: notes every call that goes over it, and can be cut or slow.
+//! The connection between a node and its store: records every call, and can be cut or delayed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,17 +21,17 @@ pub enum Call {
     Settle,
     Renew,
     Prune,
-    /// Of a worker and its janitor: a sweep, or taking the node off the list.
+    /// Other calls of the worker and janitor: a sweep, or leaving the node list.
     Other,
 }
 
 pub struct Line {
     calls: Mutex<Vec<(Instant, Call)>>,
     cut: Mutex<Vec<Call>>,
-    /// What the store says of itself meanwhile.
+    /// Set while the store reports that it is not ready.
     not_ready: AtomicBool,
     claims_held: AtomicBool,
-    /// Closed when they are let go; no permit is ever given.
+    /// Closed to release held claims; it never has a permit.
     claims_let_go: Semaphore,
 }
 
@@ -46,7 +46,7 @@ impl Line {
         })
     }
 
-    /// From now on these calls fail, and the store behind is not asked.
+    /// Makes these calls fail without reaching the store.
     pub fn cut(&self, calls: &[Call]) {
         *self.cut.lock().unwrap() = calls.to_vec();
     }
@@ -72,7 +72,7 @@ impl Line {
         self.not_ready.store(true, Ordering::SeqCst);
     }
 
-    /// Claims are carried out, and their answers stay on the way.
+    /// Lets claims reach the store, but holds back their answers.
     pub fn hold_claims(&self) {
         self.claims_held.store(true, Ordering::SeqCst);
     }
@@ -109,7 +109,7 @@ pub fn away() -> StoreError {
     }
 }
 
-/// Most calls that any span of this length holds.
+/// The highest number of calls within any span of this length.
 pub fn most_within(span: Duration, times: &[Instant]) -> usize {
     let within = |from: &Instant| {
         let from = *from;
@@ -133,7 +133,7 @@ impl Layer for Line {
         self.note(Call::Claim)?;
         let claimed = inner.claim(request).await;
         if self.claims_held.load(Ordering::SeqCst) {
-            // The end of the wait is that the semaphore closes.
+            // The wait ends when the semaphore closes.
             let _ = self.claims_let_go.acquire().await;
         }
         claimed

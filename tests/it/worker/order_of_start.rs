@@ -1,4 +1,4 @@
-//! Which order starts when.
+//! The order in which attempts start.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn as_many_run_at_once_as_there_are_slots() {
     world.end().await;
 }
 
-/// How many attempts begin while the store takes no results.
+/// Number of attempts that begin while the store takes no results.
 async fn begun_without_results(slots: u32) -> usize {
     let line = Line::new();
     let setting = Setting {
@@ -52,12 +52,12 @@ async fn begun_without_results(slots: u32) -> usize {
     assert_eq!(begun, ids[..begun.len()]);
     line.mend();
     world.until_status(ids[19], OrderStatus::Completed).await;
-    assert_eq!(world.script.started(), ids, "none begins twice");
+    assert_eq!(world.script.started(), ids, "an order began twice");
     world.end().await;
     begun.len()
 }
 
-/// The next order's claim may then share a commit with the result. How many results wait is limited all the same.
+/// The next order's claim may then share a commit with the result. Still, the number of waiting results is limited.
 #[tokio::test(start_paused = true)]
 async fn a_slot_is_free_when_its_attempt_is_over_while_no_more_results_wait_than_there_are_slots() {
     assert_eq!(begun_without_results(3).await, 6);
@@ -102,11 +102,7 @@ async fn a_retry_is_not_starved_by_new_orders() {
     world.harness.store().set_paused(false).await.unwrap();
     world.until_status(ids[0], OrderStatus::Completed).await;
     let last = world.harness.order(ids[199]).await.status;
-    assert_eq!(
-        last,
-        OrderStatus::Pending,
-        "the retry did not wait for the whole line"
-    );
+    assert_eq!(last, OrderStatus::Pending, "the retry waited for the whole line");
     world.end().await;
 }
 
@@ -124,7 +120,7 @@ async fn nothing_starts_while_the_queue_is_paused() {
     world.end().await;
 }
 
-/// Orders in the order of their first attempts.
+/// Orders by their first attempts.
 fn first_starts(world: &World) -> Vec<OrderId> {
     let mut first = Vec::new();
     for id in world.script.started() {

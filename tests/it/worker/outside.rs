@@ -1,5 +1,5 @@
-//! A node whose orders are processed by workers outside: it claims for those who wait, is as quiet as any other, and takes
-//! back what they let go.
+//! A node with external workers: it claims for waiting workers, is as idle as any other node, and takes back released
+//! orders.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ async fn world(setting: Setting) -> (World, Arc<Desk>, Arc<Line>) {
 
 type Asking = JoinHandle<Result<Vec<OrderId>, TakeError>>;
 
-/// A worker that asks for one order, and stands in line when this returns.
+/// Sends a worker's request for one order; returns once the worker is waiting.
 async fn ask(desk: &Arc<Desk>, wait: Duration) -> Asking {
     let wanted = Wanted {
         orders_max: 1,
@@ -72,7 +72,7 @@ async fn with_nothing_open_and_nobody_waiting_it_makes_four_calls_a_minute_at_mo
     assert!(most_within(MINUTE, &times) <= 4, "{calls:?}");
     assert!(
         line.times_since(quiet, Call::Claim).len() >= 30,
-        "it looks all the same"
+        "the node stopped polling"
     );
     world.end().await;
 }
@@ -89,7 +89,7 @@ async fn many_that_wait_ask_the_store_no_more_often_than_one() {
     for asking in waiting {
         assert_eq!(answer(&world, asking).await, []);
     }
-    // They ask anew when their time is over, each at another moment.
+    // Each worker asks again when its wait ends, at different moments.
     let mut waiting: Vec<Asking> = Vec::new();
     for _ in 0..120 {
         waiting.push(ask(&desk, MINUTE).await);
@@ -104,7 +104,7 @@ async fn many_that_wait_ask_the_store_no_more_often_than_one() {
     assert!(most_within(MINUTE, &claims) <= 2, "{claims:?}");
     world.harness.accept_one().await;
     world
-        .until("the one that has waited longest has it", async |world| {
+        .until("the longest waiting worker to get the order", async |world| {
             world.harness.order(ID).await.status == OrderStatus::Processing
         })
         .await;
@@ -133,7 +133,7 @@ async fn an_order_goes_to_whoever_waits_at_once() {
 async fn a_retry_goes_to_whoever_waits_when_it_is_due() {
     let (world, desk, _) = world(AWAKE).await;
     let due = Instant::now() + Duration::from_secs(20);
-    // Nobody waits at the desk yet.
+    // No worker waits yet.
     world.harness.order_due_in(20).await;
     let asking = ask(&desk, MINUTE).await;
     assert_eq!(answer(&world, asking).await, [ID]);
@@ -162,7 +162,7 @@ async fn while_nobody_waits_it_looks_once_a_second_whatever_is_accepted() {
     assert_eq!(answer(&world, asking).await, [ID]);
     assert!(
         asked.elapsed() < Duration::from_millis(100),
-        "a worker is heard at once"
+        "the worker waited too long"
     );
     world.end().await;
 }
@@ -237,7 +237,8 @@ async fn while_the_store_is_away_who_waits_goes_on_to_wait() {
 async fn an_order_whose_worker_is_gone_is_released_although_the_store_falters() {
     let (world, desk, line) = world(AWAKE).await;
     let asking = ask(&desk, MINUTE).await;
-    // Between two looks, which are a second apart and then two: one that was under way would be held, and no other made.
+    // Starts between two polls, which are one and then two seconds apart: a poll in progress would be held and no other
+    // made.
     world.pass(Duration::from_millis(1_500)).await;
     line.hold_claims();
     world.harness.accept_one().await;

@@ -1,5 +1,5 @@
-//! A worker outside that dies with several leases at one order of them (issue 13, point 6c): that order is poison, and none
-//! of its neighbours.
+//! An external worker dies with several leases because of one of its orders (issue 13, point 6c): only that order is
+//! poisoned.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,11 @@ const PULL: Setting = Setting {
     idle_sleep: false,
     retention: None,
 };
-/// Each takes one order.
+/// Each thread takes one order.
 const THREADS: usize = 4;
 const ROUNDS_MAX: usize = 100;
 
-/// What one thread of the worker gets.
+/// Takes a lease for one thread of the worker.
 async fn take(world: &World, desk: &Arc<Desk>) -> Option<Lease> {
     let wanted = Wanted {
         orders_max: 1,
@@ -43,13 +43,13 @@ async fn an_order_that_kills_its_worker_takes_no_neighbour_with_it() {
     let mut rounds = 0;
     while world.harness.counters().await.open() > 0 {
         rounds += 1;
-        assert!(rounds < ROUNDS_MAX, "it never ends");
+        assert!(rounds < ROUNDS_MAX, "the order is never poisoned");
         let mut taken = Vec::new();
         for _ in 0..THREADS {
             taken.extend(take(&world, &desk).await);
         }
         if taken.iter().any(|lease| lease.order.order_id == deadly) {
-            // All of the worker dies.
+            // The whole worker process dies.
             world
                 .pass_long(LEASE + Duration::from_secs(10), async |_| {})
                 .await;

@@ -1,4 +1,4 @@
-//! What processes the orders is down, slow or not to be hurried: orders wait without harm, and it is spared.
+//! A processor that is down, slow or rate limited: orders wait without harm, and the processor is spared.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn openings(world: &World) -> u64 {
     world.metrics.breaker_openings.get()
 }
 
-/// A world whose service died after it had worked, with so many orders waiting.
+/// A world whose service died after working, with this many orders waiting.
 async fn died(setting: Setting, orders: usize, step: Step) -> (World, Vec<OrderId>) {
     let world = World::new(setting).await;
     world.script.otherwise(Step::Take(Duration::from_millis(50)));
@@ -61,7 +61,7 @@ async fn a_dead_service_is_found_out_by_a_handful_of_attempts_and_the_orders_sta
         assert_eq!(order.status, OrderStatus::Pending);
         attempts += order.attempts;
     }
-    assert!(attempts <= 2, "{attempts} attempts were burnt");
+    assert!(attempts <= 2, "{attempts} attempts were counted");
     assert_eq!(openings(&world), 1);
     world.script.otherwise(Step::Complete);
     until_all_completed(&world, &ids).await;
@@ -106,7 +106,7 @@ async fn a_service_that_hangs_is_found_out_and_each_order_tried_counts_as_tried(
     world.pass_long(MINUTE, async |_| {}).await;
     let probes = world.script.attempts().len() - 1 - tried;
     assert!((3..=10).contains(&probes), "{probes} probes");
-    // An order that kills the service must have an end. One that was just claimed has yet to be tried.
+    // An order that kills the service must end. One that was just claimed has yet to be attempted.
     world
         .until("each try to count as one", async |world| {
             let mut attempts = 0;
@@ -140,7 +140,7 @@ async fn a_service_that_is_back_is_asked_twice_as_much_after_each_round() {
     let most: [Cell<usize>; 6] = Default::default();
     world
         .until("all slots to be used", async |world| {
-            // An answer comes, and is noticed, some steps late in each round.
+            // In each round an answer arrives, and is noticed, a few steps late.
             let rounds = back.elapsed().as_millis() / (round + Duration::from_millis(60)).as_millis();
             let now = world.script.now();
             let reached = &most[usize::try_from(rounds).unwrap()];
@@ -183,7 +183,7 @@ async fn the_failing_orders_of_one_user_among_good_ones_stop_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_asks_for_time_gets_it() {
     let (world, ids) = died(Setting::default(), 3, Step::AskForTime(Duration::from_secs(45))).await;
-    // Past the moment at which the orders were tried.
+    // Just past the moment at which the orders were attempted.
     world.pass(Duration::from_millis(1)).await;
     let asked = Instant::now();
     world.script.otherwise(Step::Complete);
@@ -206,7 +206,7 @@ async fn the_list_of_nodes_and_the_numbers_tell_of_it_at_once() {
         .await;
     let third = Instant::now();
     until_breaker(&world, Breaker::Open).await;
-    // Found out after a quarter of a second without an answer.
+    // Detected after a quarter of a second without an answer.
     assert!(third.elapsed() <= Duration::from_millis(400));
     assert!(!line.times_since(third, Call::Renew).is_empty());
     assert_eq!(openings(&world), 1);
@@ -216,7 +216,7 @@ async fn the_list_of_nodes_and_the_numbers_tell_of_it_at_once() {
     until_breaker(&world, Breaker::Closed).await;
     assert!(
         completed.elapsed() <= Duration::from_secs(3),
-        "with no crowd waiting"
+        "with no orders waiting"
     );
     world.end().await;
 }
@@ -261,7 +261,7 @@ async fn with_nothing_open_a_node_is_as_quiet_as_ever_though_its_breaker_is_open
     world.pass_long(MINUTE * 20, async |_| {}).await;
     let calls: Vec<Instant> = line.calls_since(quiet).iter().map(|(at, _)| *at).collect();
     assert!(most_within(MINUTE, &calls) <= 4);
-    let node = world.listed().await.expect("the node is listed");
+    let node = world.listed().await.expect("the node is in the list");
     assert!(node.alive && node.breaker == Breaker::Open);
     world.script.otherwise(Step::Complete);
     let accepted = Instant::now();
@@ -269,12 +269,12 @@ async fn with_nothing_open_a_node_is_as_quiet_as_ever_though_its_breaker_is_open
     world.until_status(id, OrderStatus::Completed).await;
     assert!(
         accepted.elapsed() < Duration::from_secs(1),
-        "the next order is the probe"
+        "the next order was not used as a probe"
     );
     world.end().await;
 }
 
-/// An order that brings the failure about itself: it must come to an end, and hold up no other.
+/// The order causes the failure itself: it must end, and hold up no other.
 #[tokio::test(start_paused = true)]
 async fn an_order_that_is_never_served_while_others_are_fails_in_the_end() {
     let world = World::new(Setting::default()).await;
@@ -282,12 +282,12 @@ async fn an_order_that_is_never_served_while_others_are_fails_in_the_end() {
     let alone = OrderId(1);
     world.script.order(alone, &[Step::Unavailable; 100]);
     assert_eq!(world.harness.accept_one().await, alone);
-    // Alone it is what an outage looks like.
+    // Alone, the order looks like an outage.
     world.pass(MINUTE).await;
     assert_eq!(world.harness.order(alone).await.status, OrderStatus::Pending);
     let mut others = Vec::new();
     while world.harness.order(alone).await.status != OrderStatus::Failed {
-        assert!(others.len() < 1_000, "it is tried for ever");
+        assert!(others.len() < 1_000, "the order never fails");
         others.push(world.harness.accept_one().await);
         world.pass(Duration::from_secs(5)).await;
     }

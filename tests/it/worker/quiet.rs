@@ -1,4 +1,4 @@
-//! A node with nothing to do is quiet, or silent where it may be, and wide awake at the first order.
+//! A node without work makes few calls, or none where it may sleep, and wakes at the first order.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::world::{LEASE, STEP, Setting, Step, World};
 use crate::support::twisted::twisted;
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// After that a node with nothing to do has become as quiet as it will, or sleeps.
+/// After this time a node without work makes as few calls as it will, or sleeps.
 const UNTIL_QUIET: Duration = Duration::from_mins(3);
 const SLEEPY: Setting = Setting {
     slots: 4,
@@ -35,9 +35,9 @@ async fn with_nothing_open_a_node_makes_four_calls_a_minute_at_most() {
     assert!(most_within(MINUTE, &times) <= 4, "{calls:?}");
     for of in [Call::Claim, Call::Renew] {
         let polls = line.times_since(quiet, of);
-        assert!(polls.len() >= 30, "{of:?} goes on all the same: {polls:?}");
+        assert!(polls.len() >= 30, "{of:?} stopped: {polls:?}");
     }
-    assert_eq!(line.times_since(quiet, Call::Other), [], "nothing is swept");
+    assert_eq!(line.times_since(quiet, Call::Other), [], "the node swept");
     world.end().await;
 }
 
@@ -60,7 +60,7 @@ async fn a_quiet_node_takes_up_an_order_at_once() {
     world.end().await;
 }
 
-/// What it announced while it was quiet must not make it count as alive for longer than its leases last.
+/// The long heartbeat interval of an idle node must not make it count as alive beyond its leases.
 #[tokio::test(start_paused = true)]
 async fn an_order_lost_with_a_node_that_was_quiet_before_is_lost_to_a_dead_node() {
     let world = World::new(Setting::default()).await;
@@ -80,7 +80,7 @@ async fn an_order_lost_with_a_node_that_was_quiet_before_is_lost_to_a_dead_node(
     world.end().await;
 }
 
-/// Otherwise each order of a thin trickle would cost a heartbeat and a sweep.
+/// Otherwise each order of a slow trickle would cost a heartbeat and a sweep.
 #[tokio::test(start_paused = true)]
 async fn a_trickle_of_orders_adds_no_heartbeats() {
     let line = Line::new();
@@ -90,7 +90,7 @@ async fn a_trickle_of_orders_adds_no_heartbeats() {
     for _ in 0..60 {
         let id = world.harness.accept_one().await;
         world.until_status(id, OrderStatus::Completed).await;
-        // Long enough to be seen idle in between.
+        // Long enough to count as idle in between.
         world.pass(Duration::from_millis(1500)).await;
     }
     let beats = line.times_since(trickling, Call::Renew);
@@ -106,11 +106,7 @@ async fn after_two_quiet_minutes_a_sleepy_node_makes_no_call_until_it_is_asked()
     world.until_status(id, OrderStatus::Completed).await;
     world.pass_long(Duration::from_secs(125), async |_| {}).await;
     let asleep = Instant::now();
-    assert_eq!(
-        world.listed().await,
-        None,
-        "a node that sleeps is not listed as dead"
-    );
+    assert_eq!(world.listed().await, None, "the sleeping node is listed");
     world.pass_long(Duration::from_hours(1), async |_| {}).await;
     assert_eq!(line.calls_since(asleep), []);
     assert_taken_up_at_once(&world).await;
@@ -144,7 +140,7 @@ async fn a_node_that_could_not_leave_the_list_sleeps_all_the_same() {
     world.end().await;
 }
 
-/// A request met a store that is away, so the node is not ready: nobody else would find out that it is back.
+/// A request found the store unavailable, so the node is not ready; only it can find out that the store is back.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_sleeps_asks_after_a_store_that_is_not_ready() {
     let line = Line::new();
@@ -184,7 +180,7 @@ async fn assert_taken_up_at_once(world: &World) -> OrderId {
     id
 }
 
-/// Each would find nothing, and on a shared store take its turn before those of the other nodes.
+/// Each claim would find nothing, and on a shared store take turns from other nodes.
 #[tokio::test(start_paused = true)]
 async fn orders_that_come_while_the_queue_is_paused_bring_few_claims() {
     let line = Line::new();

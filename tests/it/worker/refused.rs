@@ -1,4 +1,4 @@
-//! Results that the store refuses for good, and results that it cannot take for long.
+//! Results that the store refuses for good, or cannot store for a long time.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::twisted::{FailsToSettle, twisted};
 
 const ORDERS: u8 = 20;
 
-/// A world in which the database refuses changes of one order among others, and that order.
+/// Returns a world in which the database refuses changes of one order, that order, and the others.
 async fn with_rule(condition: &str) -> (World, OrderId, Vec<OrderId>) {
     let world = World::new(Setting {
         slots: ORDERS.into(),
@@ -124,7 +124,7 @@ async fn a_lease_outlives_the_time_of_its_attempt_by_one_lease_at_most() {
     assert_eq!(
         world.script.attempts_of(id).len(),
         1,
-        "the result may still be stored"
+        "the node gave up the attempt too early"
     );
     assert_eq!(world.harness.order(id).await.status, OrderStatus::Processing);
     world.pass(LEASE + Duration::from_secs(10)).await;

@@ -1,4 +1,4 @@
-//! Old orders go while a node works, without pushing anybody aside and without waking a database that sleeps.
+//! Retention runs on a working node without displacing other work and without waking a sleeping database.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn keeping_a_day() -> Setting {
     }
 }
 
-/// So many orders that ended more than a day ago, without the node having looked since.
+/// Creates this many orders that ended more than a day ago, without a retention run since.
 async fn old_orders(world: &World, count: usize) -> Vec<OrderId> {
     let ids = world.harness.accept_some(count).await;
     world.harness.cancel_all(&ids).await;
@@ -48,7 +48,7 @@ async fn old_orders_go_and_young_ones_stay() {
     let world = World::new(keeping_a_day()).await;
     let old = world.harness.accept_one().await;
     world.until_status(old, OrderStatus::Completed).await;
-    // Over with the first round, which found nothing.
+    // The first run is over and found nothing.
     world.pass(MINUTE).await;
     world.harness.advance(2 * DAY).await;
     let young = world.harness.accept_one().await;
@@ -73,11 +73,11 @@ async fn a_round_pauses_between_its_steps_and_the_next_one_is_minutes_away() {
         .await;
     world.pass(MINUTE).await;
     let steps = line.times_since(began, Call::Prune);
-    // The last one finds that there is nothing behind the second.
+    // The last step finds no orders after the second.
     assert_eq!(steps.len(), 3, "{steps:?}");
     assert!(
         steps.is_sorted_by(|one, next| one < next),
-        "no pause in {steps:?}"
+        "no pause between steps: {steps:?}"
     );
     world.pass_long(20 * MINUTE, async |_| {}).await;
     let rounds = line.times_since(began + MINUTE, Call::Prune);
@@ -110,8 +110,8 @@ async fn a_node_that_sleeps_takes_nothing_out_until_it_is_awake() {
     let asleep = Instant::now();
     world.pass_long(3 * HOUR, async |_| {}).await;
     assert_eq!(line.calls_since(asleep), []);
-    // What wakes it may begin a round at once, before the orders are old, and the next one is an hour away: by then it
-    // sleeps again.
+    // Waking the node may begin a run at once, before the orders are old. The next is an hour away, and by then the
+    // node sleeps again.
     old_orders(&world, 3).await;
     world.pass_long(HOUR + MINUTE, async |_| {}).await;
     world.harness.accept_one().await;
@@ -143,7 +143,7 @@ async fn a_store_that_fails_is_asked_again_and_the_round_made_up_for() {
     world.end().await;
 }
 
-/// Fails every step but the first of all when it comes for the first time, and notes where each begins.
+/// Fails the first try of every step but the first, and records where each begins.
 #[derive(Default)]
 struct StepsFailOnce {
     begun: Mutex<Vec<Option<OrderId>>>,
@@ -164,7 +164,7 @@ impl Layer for StepsFailOnce {
     }
 }
 
-/// Or one that takes too long each time would never get beyond the first orders.
+/// Otherwise a run whose steps time out would never get beyond the first orders.
 #[tokio::test(start_paused = true)]
 async fn a_round_goes_on_at_the_step_that_failed() {
     let steps = Arc::new(StepsFailOnce::default());
@@ -223,7 +223,7 @@ async fn a_server_takes_out_what_its_retention_says() {
         let url = format!("http://{}/orders/{id}", server.addresses()[0]);
         http().get(url).send().await.unwrap().status()
     };
-    until("the old order to go", async || {
+    until("the old order is removed", async || {
         status(old).await == StatusCode::NOT_FOUND
     })
     .await;

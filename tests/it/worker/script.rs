@@ -1,4 +1,4 @@
-//! A processor that does as a test tells it.
+//! A scripted processor.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -9,36 +9,36 @@ use orderly::order::{Order, OrderId};
 use orderly::processor::{Attempt, Processed, ProcessingError, Processor};
 use tokio::time::Instant;
 
-/// What happens to an attempt.
+/// The course of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     Complete,
     Take(Duration),
     Fail,
-    /// No service is there.
+    /// The service is unreachable.
     Refuse,
-    /// The service does not let us in.
+    /// The service denies access.
     Deny,
-    /// The service cannot work.
+    /// The service is unavailable.
     Unavailable,
-    /// The service cannot work, and asks for time.
+    /// The service is unavailable and requests a wait.
     AskForTime(Duration),
     FailForGood,
     Panic,
     Hang,
 }
 
-/// A processor that does as it is told, and remembers what it was asked.
+/// A processor that follows a script and records its calls.
 #[derive(Default)]
 pub struct Script {
-    /// The next attempts of an order; without any it completes at once.
+    /// Steps for the next attempts of an order. Without steps it completes at once.
     steps: Mutex<HashMap<OrderId, VecDeque<Step>>>,
     otherwise: Mutex<Option<Step>>,
     started: Mutex<Vec<Started>>,
     under_way: Mutex<UnderWay>,
 }
 
-/// An attempt as it began.
+/// The start of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
     pub at: Instant,
@@ -64,12 +64,12 @@ impl Script {
         *self.otherwise.lock().unwrap() = Some(step);
     }
 
-    /// Orders in the order their attempts began.
+    /// Orders by the start of their attempts.
     pub fn started(&self) -> Vec<OrderId> {
         self.attempts().iter().map(|started| started.order_id).collect()
     }
 
-    /// All attempts in the order in which they began.
+    /// All attempts by their start.
     pub fn attempts(&self) -> Vec<Started> {
         self.started.lock().unwrap().clone()
     }

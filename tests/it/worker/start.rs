@@ -1,4 +1,4 @@
-//! Starting while the database of the store is away.
+//! Starts while the database is unavailable.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A stop in good order loses nothing and repeats nothing that was not handed back.
+//! A graceful stop loses nothing and repeats only orders that were given back.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn a_stop_finishes_what_it_can_and_hands_back_the_rest() {
         assert_eq!(
             world.harness.events(*id).await,
             [Accepted],
-            "nothing starts during a stop"
+            "an order started during the stop"
         );
     }
     world.end().await;

@@ -1,4 +1,4 @@
-//! Looking for lost leases goes on as long as any node could lose one.
+//! A node keeps sweeping for expired leases as long as any node could lose one.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn a_node_takes_back_what_another_lost_while_its_own_slots_are_full() {
     world.end().await;
 }
 
-/// The other node claims the only order there is and is not heard of again.
+/// The other node claims the only order and falls silent.
 async fn held_by_another(world: &mut World, setting: Setting) -> OrderId {
     world.drain(Duration::ZERO).await;
     let id = world.harness.accept_one().await;

@@ -1,5 +1,5 @@
-//! A node without its HTTP side - worker, janitor, store - and its time. The store's thread does not know of tokio's paused time, so time is driven
-//! by hand: both clocks move in small steps, and between two steps the test looks at the store.
+//! A node without its HTTP side (worker, janitor and store) in simulated time. The store's thread does not follow
+//! tokio's paused clock, so the test moves both clocks by hand in small steps and inspects the store in between.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,16 +23,16 @@ pub use super::script::{Script, Step};
 
 pub const NODE: NodeId = NodeId(0x5EED);
 pub const LEASE: Duration = Duration::from_secs(30);
-/// How far time moves between two looks.
+/// Time between two inspections.
 pub const STEP: Duration = Duration::from_millis(20);
-/// The same where only minutes and hours matter.
+/// Used where only minutes and hours matter.
 const LONG_STEP: Duration = Duration::from_millis(500);
-/// What a worker asks of the store for one order, one after the other, when no time passes in between: the claim and the
-/// result, and the next claim. The writer's thread takes its own time for each, which on a busy machine is long.
+/// Successive store calls of a worker for one order while no time passes: the claim, the result and the next claim. On
+/// a busy machine the writer's thread needs real time for each.
 const CALLS_OF_AN_ORDER: usize = 3;
 /// A node that never joined.
 const NOBODY: NodeId = NodeId(0xD0_0D);
-/// Virtual time after which what a test waits for is not going to happen.
+/// Virtual time after which a wait has failed.
 const PATIENCE: Duration = Duration::from_mins(30);
 
 pub struct World {
@@ -40,11 +40,11 @@ pub struct World {
     pub script: Arc<Script>,
     pub metrics: Metrics,
     node: Option<AtWork>,
-    /// While it lives, tokio does not move its paused time by itself.
+    /// While it exists, tokio does not advance its paused clock.
     _time_stands_still: std::sync::mpsc::Sender<()>,
 }
 
-/// Which worker a test wants.
+/// Settings of the node under test.
 #[derive(Clone, Copy)]
 pub struct Setting {
     pub slots: u32,
@@ -52,7 +52,7 @@ pub struct Setting {
     pub attempt_timeout: Duration,
     pub idle_sleep: bool,
     pub rate_limit: Option<f64>,
-    /// How long the janitor keeps orders that ended.
+    /// The age at which the janitor removes final orders.
     pub retention: Option<Duration>,
 }
 
@@ -142,7 +142,7 @@ impl World {
         .await
     }
 
-    /// The same with a node that hands its orders out at the desk.
+    /// Creates a node that hands out its orders to external workers.
     pub async fn with_desk(
         setting: Setting,
         twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
@@ -188,21 +188,21 @@ impl World {
         }
     }
 
-    /// Moves time until the condition holds.
+    /// Advances time until the condition holds.
     pub async fn until(&self, what: &str, condition: impl AsyncFn(&World) -> bool) {
         let started = Instant::now();
         while !condition(self).await {
-            assert!(started.elapsed() < PATIENCE, "{what} did not happen");
+            assert!(started.elapsed() < PATIENCE, "timed out waiting for {what}");
             self.step(STEP).await;
         }
     }
 
-    /// Lets so much time pass.
+    /// Advances time by this span.
     pub async fn pass(&self, span: Duration) {
         self.pass_by(STEP, span, async |_| {}).await;
     }
 
-    /// The same in long steps, looking at the world after each.
+    /// Advances time in long steps and calls `look` after each.
     pub async fn pass_long(&self, span: Duration, look: impl AsyncFnMut(&World)) {
         self.pass_by(LONG_STEP, span, look).await;
     }
@@ -215,9 +215,8 @@ impl World {
         }
     }
 
-    /// Stops the node's process for so long and lets it go on: the store's time passes and others act, while the
-    /// node's clock shows nothing of it until all of the time is over at once. Signals of the store still reach it: a
-    /// node with free slots would claim what others give back.
+    /// Freezes the node for this span: store time passes and others act, and then all of it passes for the node at
+    /// once. Wake-ups still reach it, so a node with free slots would claim orders that others give back.
     pub async fn freeze(&self, span: Duration, meanwhile: impl AsyncFnOnce(&Harness)) {
         self.harness.advance(span).await;
         meanwhile(&self.harness).await;
@@ -229,8 +228,8 @@ impl World {
         self.harness.advance(span).await;
         tokio::time::advance(span).await;
         for _ in 0..CALLS_OF_AN_ORDER {
-            // The writer answers in order, and this goes through it although it changes nothing: when it is answered,
-            // so is what the worker had asked for before, and time does not run ahead of the writer.
+            // The writer answers in order. Once this no-op is answered, so are the worker's earlier calls, and time
+            // does not run ahead of the writer.
             self.harness.store().leave(NOBODY).await.unwrap();
             for _ in 0..10 {
                 tokio::task::yield_now().await;
@@ -238,7 +237,7 @@ impl World {
         }
     }
 
-    /// Until the one attempt that there is to be has begun.
+    /// Waits until the only attempt has begun.
     pub async fn until_begun(&self) {
         self.until("the attempt to begin", async |world| world.script.now() == 1)
             .await;
@@ -251,13 +250,13 @@ impl World {
         .await;
     }
 
-    /// The node as the store lists it.
+    /// The node's entry in the store's list.
     pub async fn listed(&self) -> Option<Node> {
         let queue = self.harness.store().queue().await.unwrap();
         queue.nodes.into_iter().find(|node| node.node == NODE)
     }
 
-    /// Ends the worker as a stop does, unfinished attempts being handed back after `grace`.
+    /// Stops the worker; unfinished attempts are given back after `grace`.
     pub async fn drain(&mut self, grace: Duration) {
         let node = self.node.take().expect("a node is drained once");
         let drained = tokio::spawn(node.drain(Instant::now() + grace));
@@ -266,7 +265,7 @@ impl World {
         drained.await.unwrap();
     }
 
-    /// Another worker on the same store, after the first was drained.
+    /// Starts another worker on the same store, after the first was drained.
     pub fn restart(&mut self, setting: Setting) {
         assert!(self.node.is_none(), "one node at a time");
         let store = self.harness.store().clone();

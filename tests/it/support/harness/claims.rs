@@ -1,4 +1,4 @@
-//! Tokens of claims, as the store under test makes them.
+//! Tokens of claims, as the store under test computes them.
 
 use orderly::epoch::Token;
 use orderly::order::{Order, OrderId};
@@ -12,13 +12,13 @@ impl Harness {
         snapshot.feed().await.unwrap().bounds.epochs
     }
 
-    /// The token of the order's claim with this number in the newest epoch, whether or not it was made.
+    /// The token of this claim of the order in the newest epoch, whether or not the claim happened.
     pub async fn token(&self, id: OrderId, claim: u64) -> Token {
         let epochs = self.epochs().await;
         epochs.newest().secret.token(id, epochs.fence_floor() + claim)
     }
 
-    /// The idempotency key of an order's attempts.
+    /// The idempotency key of the order's attempts.
     pub async fn attempt_key(&self, id: i64, redrives: u32) -> String {
         let order = self.order(OrderId(id)).await;
         let order = Order {
@@ -28,7 +28,7 @@ impl Harness {
         self.epochs().await.attempt_key(&order).to_string()
     }
 
-    /// The body of a worker's call with that token; `rest` are further members, each behind a comma.
+    /// The body of a worker's call with that token. `rest` holds further members, each after a comma.
     pub async fn call_body(&self, id: i64, claim: u64, rest: &str) -> String {
         let token = self.token(OrderId(id), claim).await;
         format!("{{\"token\":\"{token}\"{rest}}}")

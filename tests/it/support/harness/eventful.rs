@@ -6,12 +6,12 @@ use orderly::order::OrderId;
 use super::Harness;
 use crate::support::make::{failed, retry_after};
 
-/// More events of each kind of change than the row of an order holds.
+/// More events of each kind than the row of an order holds.
 const ROUNDS: usize = 40;
 
 impl Harness {
-    /// Cancels an order and redrives it many times, then tries it many times, lets it fail and completes it in the end. No other
-    /// order may be ready to start.
+    /// Cancels and redrives an order many times, retries it many times, lets it fail, and finally completes it. No
+    /// other order may be ready to start.
     pub async fn eventful_order(&self) -> OrderId {
         let id = self.accept_one().await;
         for _ in 0..ROUNDS {

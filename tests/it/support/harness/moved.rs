@@ -1,4 +1,4 @@
-//! A harness that goes on where another stopped, on a PostgreSQL database into which the store was copied.
+//! Copies of a store in PostgreSQL, with the same clock.
 
 use orderly::config::{Database, PasswordSources, PostgresDatabase};
 use orderly::store::copy::{Copied, CopyError, copy};
@@ -7,7 +7,7 @@ use super::{Harness, Home};
 use crate::support::postgres::{Server, TestDatabase};
 
 impl Harness {
-    /// Where the store is, of a harness on PostgreSQL.
+    /// The database of a harness on PostgreSQL.
     pub fn home(&self) -> &TestDatabase {
         match &self.home {
             Home::Postgres(home) => home,
@@ -15,7 +15,7 @@ impl Harness {
         }
     }
 
-    /// Into the PostgreSQL database of a URL. The store is to be closed.
+    /// Copies the closed store into the PostgreSQL database of a URL.
     pub async fn copy_into(&self, url: &str) -> Result<Copied, CopyError> {
         copy(&self.database, &postgres_database(url), &mut |_| {}).await
     }
@@ -26,7 +26,7 @@ impl Harness {
         self.move_into(home).await
     }
 
-    /// Moves to this database.
+    /// Copies the store into this database and continues there.
     pub async fn move_into(self, home: TestDatabase) -> Harness {
         self.store.close().await;
         let url = home.url();
@@ -38,7 +38,7 @@ impl Harness {
     }
 }
 
-/// Makes the schema in an empty database.
+/// Creates the schema in an empty database.
 pub async fn migrate(home: &TestDatabase) {
     let database = Database::Postgres(Box::new(postgres_database(&home.url())));
     orderly::store::open::migrate(&database, false).await.unwrap();
@@ -47,6 +47,6 @@ pub async fn migrate(home: &TestDatabase) {
 fn postgres_database(url: &str) -> PostgresDatabase {
     match Database::parse(url, &PasswordSources::default()) {
         Ok((Database::Postgres(database), _)) => *database,
-        other => panic!("a URL of the tests' own is {other:?}"),
+        other => panic!("the URL was parsed as {other:?}"),
     }
 }

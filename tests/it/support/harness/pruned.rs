@@ -1,4 +1,4 @@
-//! A harness whose store has forgotten what ended long ago.
+//! Removal of old orders by retention.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ const RETENTION: Duration = Duration::from_hours(24);
 const LONGER_THAN_THE_RETENTION: Duration = Duration::from_hours(25);
 
 impl Harness {
-    /// Forgets the orders that have ended by now, as the retention does after a day. Answers those that may not go.
+    /// Removes all orders that are final now, as after a day of retention. Returns the orders that could not be
+    /// removed.
     pub async fn prune_all(&self) -> Vec<OrderId> {
         self.place_all().await;
         self.advance(LONGER_THAN_THE_RETENTION).await;

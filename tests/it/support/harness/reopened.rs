@@ -1,4 +1,4 @@
-//! Restarts, also with other settings.
+//! Restarts, optionally with other settings.
 
 use orderly::order::Ordering;
 use orderly::store::open::begin_epoch;
@@ -6,7 +6,7 @@ use orderly::store::open::begin_epoch;
 use super::{Harness, ids_of, open_store};
 
 impl Harness {
-    /// Closes the store and opens it again, as a restart does.
+    /// Closes and reopens the store, like a restart.
     pub async fn reopen(&mut self) {
         self.reopen_with_pending_max(None).await;
     }
@@ -16,14 +16,14 @@ impl Harness {
         self.store = open_store(&self.database, &self.clock, &self.metrics, pending_max, None).await;
     }
 
-    /// Between a close and a restart, as after a backup was restored.
+    /// Begins an epoch between a close and a restart, as after a restored backup.
     pub async fn begin_epoch(&mut self) {
         self.store.close().await;
         begin_epoch(&self.database).await.unwrap();
         self.reopen().await;
     }
 
-    /// With the orders of a user waiting for each other, or not. A shared store goes by it from the next claim on.
+    /// Reopens with another ordering, which a shared store applies from its next claim.
     pub async fn reopen_with_ordering(&mut self, ordering: Ordering) {
         self.store.close().await;
         self.store = open_store(&self.database, &self.clock, &self.metrics, None, Some(ordering)).await;

@@ -1,42 +1,42 @@
-//! Rules that an operator put into the database, which refuse what orderly stores.
+//! Database triggers that refuse changes by orderly, like those an operator might install.
 
 use orderly::order::OrderId;
 
 use super::{Harness, Home};
 
-/// The way a rule refuses a change.
+/// The way a trigger refuses a change.
 #[derive(Clone, Copy)]
 enum Refusal {
-    /// The rule refuses with its author's words.
+    /// The trigger raises its own message.
     Said,
-    /// The rule itself fails, as one does that lacks a right or reads what it cannot.
+    /// The trigger itself fails, for lack of a privilege or because of unreadable data.
     Fails,
 }
 
-/// The tables of the shared store between which an open order moves.
+/// The tables of a shared store between which an open order moves.
 const PLACES: [&str; 4] = ["first_line", "second_line", "blocked", "leases"];
 
 impl Harness {
-    /// Has the database refuse each change of an order's row for which the condition over `old` and `new` holds. A
-    /// shared store changes the row where an attempt or an action ends, an embedded one at every step.
+    /// Refuses changes of an order's row for which the condition over `old` and `new` holds. A shared store changes the
+    /// row when an attempt or action ends, an embedded one at every step.
     pub async fn refuse_updates(&self, condition: &str) {
         self.rule("update", "orders", "update", condition, Refusal::Said)
             .await;
     }
 
-    /// Does the same by a rule that fails instead of refusing.
+    /// Does the same with a failing trigger.
     pub async fn fail_updates(&self, condition: &str) {
         self.rule("update", "orders", "update", condition, Refusal::Fails)
             .await;
     }
 
-    /// Refuses each new order for which the condition holds.
+    /// Refuses new orders for which the condition holds.
     pub async fn refuse_inserts(&self, condition: &str) {
         self.rule("insert", "orders", "insert", condition, Refusal::Said)
             .await;
     }
 
-    /// Refuses to take out each order for which the condition holds.
+    /// Refuses to delete orders for which the condition holds.
     pub async fn refuse_deletes(&self, condition: &str) {
         self.rule("delete", "orders", "delete", condition, Refusal::Said)
             .await;
@@ -47,7 +47,7 @@ impl Harness {
         self.rule_for_starts(ids, Refusal::Said).await;
     }
 
-    /// Does the same by a rule that fails instead of refusing.
+    /// Does the same with a failing trigger.
     pub async fn fail_starts(&self, ids: &[OrderId]) {
         self.rule_for_starts(ids, Refusal::Fails).await;
     }
@@ -63,7 +63,7 @@ impl Harness {
         }
     }
 
-    /// Refuses to change anything about these orders: their rows, and where they stand.
+    /// Refuses all changes of these orders, including their places in line.
     pub async fn refuse_changes(&self, ids: &[OrderId]) {
         self.rule("change", "orders", "update", &among("new", ids), Refusal::Said)
             .await;
@@ -78,7 +78,7 @@ impl Harness {
         }
     }
 
-    /// Refuses to lengthen the leases of these orders.
+    /// Refuses to extend the leases of these orders.
     pub async fn refuse_renewals(&self, ids: &[OrderId]) {
         let table = if self.is_embedded() { "orders" } else { "leases" };
         self.rule("renewal", table, "update", &among("new", ids), Refusal::Said)
@@ -108,12 +108,15 @@ impl Harness {
                      create trigger no_{name}_{event} before {event} on orderly.{table} for each row when ({condition})
                      execute function refuse()"
                 );
-                admin.batch_execute(&rule).await.expect("the rule is one");
+                admin
+                    .batch_execute(&rule)
+                    .await
+                    .expect("the trigger is valid SQL");
             }
         }
     }
 
-    /// Takes the rule away.
+    /// Removes the trigger.
     pub async fn allow_updates(&self) {
         self.allow("update").await;
     }
@@ -147,27 +150,29 @@ impl Harness {
                     "select format('drop trigger %I on %s', tgname, tgrelid::regclass) from pg_trigger
                      where tgname like 'no\\_{name}\\_%'"
                 );
-                let rules = admin.query(&rules, &[]).await.expect("rules are listed");
-                assert!(!rules.is_empty(), "there is a rule");
+                let rules = admin.query(&rules, &[]).await.expect("triggers are listed");
+                assert!(!rules.is_empty(), "no such trigger");
                 let drops: Vec<String> = rules.iter().map(|row| row.get(0)).collect();
                 admin
                     .batch_execute(&drops.join("; "))
                     .await
-                    .expect("a rule can go");
+                    .expect("a trigger can be dropped");
             }
         }
     }
 
     fn embedded(&self, statements: &str) {
-        let connection = rusqlite::Connection::open(self.file()).expect("the file opens");
-        // While the store's own writer is at it.
+        let connection = rusqlite::Connection::open(self.file()).expect("the file can be opened");
+        // The store's own writer may be busy.
         let patience = std::time::Duration::from_secs(10);
-        connection.busy_timeout(patience).expect("a time is set");
-        connection.execute_batch(statements).expect("the rule is one");
+        connection.busy_timeout(patience).expect("the timeout is set");
+        connection
+            .execute_batch(statements)
+            .expect("the trigger is valid SQL");
     }
 }
 
-/// The condition that the row `new` or `old` is one of these orders'.
+/// The condition that the row `new` or `old` belongs to one of these orders.
 fn among(row: &str, ids: &[OrderId]) -> String {
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
     format!("{row}.order_id in ({})", ids.join(", "))

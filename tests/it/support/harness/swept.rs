@@ -1,11 +1,11 @@
-//! A harness whose node sweeps to the end, however many leases ran out.
+//! Complete sweeps of expired leases.
 
 use orderly::store::GivenBack;
 
 use super::{Harness, NODE_A, give_back_by};
 
 impl Harness {
-    /// Node A takes back all leases that ran out, as its sweep does.
+    /// Lets node A take back all expired leases.
     pub async fn sweep(&self) -> GivenBack {
         let mut swept = GivenBack::default();
         let mut request = give_back_by(NODE_A);

@@ -1,5 +1,4 @@
-//! A throw-away authority and what servers show: a certificate of that authority for some names, or one that nobody
-//! has signed.
+//! A temporary certificate authority and server certificates: signed by it for some names, or self-signed.
 
 use std::sync::Arc;
 
@@ -7,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// What a server shows and proves, as PEM.
+/// A server's certificate and key, as PEM.
 pub struct Certificate {
     pub chain: String,
     pub key: String,
@@ -34,7 +33,7 @@ impl Authority {
         let mut params = params(&[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        // Not that of the certificates it signs: OpenSSL would take them for self-signed ones.
+        // The name differs from that of the certificates it signs; otherwise OpenSSL would take them for self-signed.
         params
             .distinguished_name
             .push(DnType::CommonName, "authority of the tests");
@@ -46,12 +45,12 @@ impl Authority {
         }
     }
 
-    /// What `sslrootcert` names a file with, as PEM.
+    /// The file content for `sslrootcert`, as PEM.
     pub fn root(&self) -> String {
         self.root.pem()
     }
 
-    /// A client that trusts this authority alone, and wants the name of the host.
+    /// A client that trusts only this authority and checks the host name.
     pub fn client(&self) -> MakeRustlsConnect {
         let mut roots = RootCertStore::empty();
         roots

@@ -1,4 +1,4 @@
-//! A database of a test's own, and the clock in it that the test moves. The server is left to `postgres.rs`.
+//! A private database of a test, and the clock in it that the test moves. The server is left to `postgres.rs`.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{OnceLock, mpsc};
@@ -10,12 +10,11 @@ use tokio_postgres::{Client, Row};
 
 use super::{MAINTENANCE_DATABASE, PgBouncer, Server};
 
-/// What every database here is a copy of.
+/// The template that every test database is copied from.
 const TEMPLATE: &str = "orderly_template";
 
-/// Answers the time that a test has set, otherwise the real one. `clock_timestamp()` is this one in every session,
-/// because its schema comes before PostgreSQL's own in the server's `search_path`. A role that is no superuser has the
-/// same clock.
+/// Returns the time set by a test, otherwise the real one. Every session calls it as `clock_timestamp()`, because its
+/// schema precedes PostgreSQL's own in the server's `search_path`, also for roles that are no superuser.
 const TEST_CLOCK: &str = "
 create schema test_clock;
 grant usage on schema test_clock to public;
@@ -37,7 +36,7 @@ pub(super) async fn make_template(server: &Server) -> Result<(), tokio_postgres:
     template.batch_execute(TEST_CLOCK).await
 }
 
-/// Hosts sort text as people do and not by its bytes, and so does this server where it can without the system's help.
+/// Hosts sort text by language instead of bytes, and so does this server where it can without the system's locales.
 async fn collation(maintenance: &Client) -> Result<&'static str, tokio_postgres::Error> {
     let row = maintenance
         .query_one("select current_setting('server_version_num')::int >= 150000", &[])
@@ -52,7 +51,7 @@ async fn collation(maintenance: &Client) -> Result<&'static str, tokio_postgres:
 pub struct TestDatabase {
     server: Server,
     name: String,
-    /// For the clock; opened when it is first needed and again when it was cut.
+    /// The connection for the clock, opened on first use and again after a cut.
     client: Mutex<Option<Client>>,
 }
 
@@ -70,7 +69,7 @@ impl TestDatabase {
         }
     }
 
-    /// The same database on another server, which is this one's standby or was.
+    /// The same database on another server that is or was a standby of this one.
     pub fn on(&self, server: &Server) -> TestDatabase {
         TestDatabase {
             server: server.clone(),
@@ -79,7 +78,7 @@ impl TestDatabase {
         }
     }
 
-    /// A copy of the database on the same server, as a backup is. Nobody may be connected to the original.
+    /// Copies the database on the same server, like a backup. No one may be connected to the original.
     pub async fn copy(&self) -> TestDatabase {
         *self.client.lock().await = None;
         let name = format!("{}_copy", self.name);
@@ -97,33 +96,33 @@ impl TestDatabase {
         &self.name
     }
 
-    /// At the server itself.
+    /// The URL at the server itself.
     pub fn url(&self) -> String {
         self.url_at("127.0.0.1", self.server.address().port())
     }
 
-    /// Through a pooler in transaction mode.
+    /// The URL through a pooler in transaction mode.
     pub async fn bouncer_url(&self) -> String {
         assert!(
             self.server.is_shared(),
-            "the shared PgBouncer knows no other server"
+            "the shared PgBouncer serves only the shared server"
         );
         let bouncer = PgBouncer::shared().await;
         self.url_at("127.0.0.1", bouncer.address().port())
     }
 
-    /// At whatever stands before the server, or at the server by another name.
+    /// The URL at a proxy before the server, or at another name of the server.
     pub fn url_at(&self, host: &str, port: u16) -> String {
         self.server.url(host, port, &self.name)
     }
 
-    /// A superuser's connection for the test itself, past everything that stands before the server.
+    /// Connects the test itself as superuser, past all proxies.
     pub async fn admin(&self) -> Client {
         self.server.connect(&self.name).await.unwrap()
     }
 
-    /// Puts the names that the store's functions have here into a text that calls them as the store's own texts do, such
-    /// as `:claim(`.
+    /// Replaces calls such as `:claim(` with the real names of the store's functions, as the store does in its own
+    /// statements.
     pub async fn named(&self, text: &str) -> String {
         let functions = "select substr(proname, 1, length(proname) - 13), proname from pg_proc
             where pronamespace = 'orderly'::regnamespace and proname ~ '_[0-9a-f]{12}$'";
@@ -134,21 +133,21 @@ impl TestDatabase {
         })
     }
 
-    /// Makes a copy of one of the store's functions, named `copy` and a hash as that is `function` and the hash, with parts of
-    /// its text taken out.
+    /// Copies one of the store's functions under the name `copy` plus the hash of the original, with parts of its text
+    /// removed.
     pub async fn copy_function(&self, function: &str, copy: &str, without: &[&str]) {
         let admin = self.admin().await;
         let text = "select pg_get_functiondef(oid) from pg_proc
             where pronamespace = 'orderly'::regnamespace and starts_with('orderly.' || proname, $1)";
         let mut text: String = admin.query_one(text, &[&function]).await.unwrap().get(0);
         for part in without {
-            assert!(text.contains(part), "{function} reads otherwise: {text}");
+            assert!(text.contains(part), "{function} lacks {part:?}: {text}");
             text = text.replace(part, "");
         }
         admin.batch_execute(&text.replace(function, copy)).await.unwrap();
     }
 
-    /// What `clock_timestamp()` answers from now on: this time, or the real one.
+    /// Sets the time that `clock_timestamp()` returns, or the real one.
     pub async fn set_clock(&self, time: Option<Timestamp>) {
         let time = time.map(|time| {
             let micros = u64::try_from(time.micros()).expect("tests live after 1970");
@@ -158,7 +157,7 @@ impl TestDatabase {
             .await;
     }
 
-    /// What `clock_timestamp()` answers.
+    /// The time that `clock_timestamp()` returns.
     pub async fn now(&self) -> Timestamp {
         let row = self.ask("select clock_timestamp()", &[]).await;
         let since_1970 = row.get::<_, SystemTime>(0).duration_since(SystemTime::UNIX_EPOCH);
@@ -184,18 +183,18 @@ impl TestDatabase {
 }
 
 impl Drop for TestDatabase {
-    /// Not waited for: a run makes hundreds of databases, and the next test does not need this one to be gone. Those of
-    /// a test's own server go with it.
+    /// Does not wait: a run creates hundreds of databases, and the next test does not need this one to be gone.
+    /// Databases on private servers go with their server.
     fn drop(&mut self) {
         if self.server.is_shared() {
             let name = std::mem::take(&mut self.name);
             let sent = dropper(&self.server).send(name);
-            sent.expect("the thread takes names as long as the process lives");
+            sent.expect("the thread runs as long as the process");
         }
     }
 }
 
-/// Drops databases of the shared server one after another, so that a run holds few at a time on the disk.
+/// Drops databases of the shared server one after another, so that few exist on disk at a time.
 fn dropper(server: &Server) -> &'static mpsc::Sender<String> {
     static NAMES: OnceLock<mpsc::Sender<String>> = OnceLock::new();
     NAMES.get_or_init(|| {
@@ -203,7 +202,7 @@ fn dropper(server: &Server) -> &'static mpsc::Sender<String> {
         let (sender, names) = mpsc::channel::<String>();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.expect("the process can have one more runtime");
+            let runtime = runtime.expect("a runtime can be created");
             for name in names {
                 let dropped = runtime.block_on(async {
                     let maintenance = server.connect(MAINTENANCE_DATABASE).await?;
@@ -212,7 +211,7 @@ fn dropper(server: &Server) -> &'static mpsc::Sender<String> {
                         .await
                 });
                 if let Err(error) = dropped {
-                    eprintln!("database {name} stays: {error}");
+                    eprintln!("cannot drop database {name}: {error}");
                 }
             }
         });

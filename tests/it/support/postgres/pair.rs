@@ -1,8 +1,8 @@
-//! Two private servers: a primary and a standby that streams from it, synchronous where a test asks for that. What becomes
-//! of them is the test's to decide: either is frozen, stopped or killed as any server, and the standby is promoted by hand.
+//! A private primary and a streaming standby, synchronous where a test asks for it. A test may freeze, stop or kill
+//! either one, and promotes the standby by hand.
 //!
-//! A frozen standby has in its socket what was sent meanwhile, and stores that when it goes on. A standby that is to lack
-//! something is stopped before and started again when its primary is gone.
+//! A frozen standby has received later writes in its socket and stores them when it resumes. For a standby that lacks
+//! writes, stop it before them and start it again once its primary is gone.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl Pair {
     /// Starts both. The standby streams, and no commit waits for it.
     pub async fn start() -> Pair {
         let options = Options::default()
-            // Found gone soon, as a team sets it that has standbys.
+            // Detects a lost standby soon, as production settings with standbys do.
             .setting("wal_sender_timeout", "2s");
         let primary = Server::start(options).await;
         let running = primary.running.clone();
@@ -37,14 +37,14 @@ impl Pair {
         pair
     }
 
-    /// The same, and no commit is answered on the primary before the standby has it.
+    /// Starts both and lets every commit on the primary wait for the standby.
     pub async fn start_synchronous() -> Pair {
         let pair = Pair::start().await;
         pair.require_standby().await;
         pair
     }
 
-    /// From now on a commit waits for the standby.
+    /// Lets commits wait for the standby from now on.
     pub async fn require_standby(&self) {
         self.set_synchronous(STANDBY_NAME).await;
         self.until_primary_says(
@@ -54,7 +54,7 @@ impl Pair {
         .await;
     }
 
-    /// From now on no commit waits for the standby, nor does one that waited.
+    /// Lets no commit wait for the standby from now on, and releases those that wait.
     pub async fn require_no_standby(&self) {
         self.set_synchronous("").await;
         self.until_primary_says(
@@ -67,13 +67,13 @@ impl Pair {
 
     async fn set_synchronous(&self, names: &str) {
         let client = self.primary.connect(MAINTENANCE_DATABASE).await.unwrap();
-        // Neither waits for a standby: they store nothing in the database.
+        // Neither statement waits for a standby: they write nothing to the database.
         let set = format!("alter system set synchronous_standby_names = '{names}'");
         client.batch_execute(&set).await.unwrap();
         client.batch_execute("select pg_reload_conf()").await.unwrap();
     }
 
-    /// Waits until the standby shows everything that the primary has by now.
+    /// Waits until the standby shows all current data of the primary.
     pub async fn caught_up(&self) {
         let place = ask(&self.primary, "select pg_current_wal_insert_lsn()").await;
         let has = format!("select pg_last_wal_replay_lsn() >= '{}'", place.unwrap());
@@ -83,7 +83,7 @@ impl Pair {
         .await;
     }
 
-    /// Waits until this many statements on the primary wait for the standby at their commits.
+    /// Waits until this many commits on the primary wait for the standby.
     pub async fn until_waiting(&self, statements: usize) {
         let waiting =
             format!("select count(*) >= {statements} from pg_stat_activity where wait_event = 'SyncRep'");
@@ -98,13 +98,13 @@ impl Pair {
         .await;
     }
 
-    /// Makes the standby a primary, with what it has. The old primary is to be gone by then.
+    /// Promotes the standby with the data it has. The old primary must be gone.
     pub async fn promote(&self) {
         let promoted = ask(&self.standby, "select pg_promote(true, 60)").await;
         assert_eq!(promoted.as_deref(), Some("t"));
     }
 
-    /// Both in one URL, for a client that takes whichever can be written.
+    /// A URL with both servers, for a client that uses whichever accepts writes.
     pub fn url(&self, database: &TestDatabase) -> String {
         let hosts = [&self.primary, &self.standby].map(|server| server.address().to_string());
         format!(
@@ -116,7 +116,7 @@ impl Pair {
     }
 }
 
-/// The first column of the first row as text; `None` where there is no row.
+/// The first column of the first row as text, or `None` without rows.
 async fn ask(server: &Server, question: &str) -> Option<String> {
     let client = server.connect(MAINTENANCE_DATABASE).await.unwrap();
     let answer = client.simple_query(question).await.unwrap();

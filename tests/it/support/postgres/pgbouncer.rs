@@ -1,5 +1,5 @@
-//! PgBouncer before a private server, in transaction mode: what hosts put before theirs. The version is the machine's;
-//! Debian 12 has 1.18, which knows no prepared statements and is the strictest there is.
+//! PgBouncer in transaction mode before a private server, as hosting providers run it. The version is the machine's;
+//! Debian 12 has 1.18, which supports no prepared statements and is the strictest.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::running::on_a_free_port;
 use super::supervised::{Signs, Supervised};
 use super::{SUPERUSER, Server, blocking, programs};
 
-/// Connections to one database: more than a store needs at once, fewer than a run of tests could open.
+/// Connections per database: more than a store needs at once, fewer than a test run could open.
 const SHARED_POOL_SIZE: u32 = 20;
 
 const SIGNS: Signs = Signs {
@@ -19,7 +19,7 @@ const SIGNS: Signs = Signs {
     failed: "FATAL",
 };
 
-/// Ends with the handle.
+/// Stopped with the handle.
 pub struct PgBouncer {
     running: Arc<Running>,
     port: u16,
@@ -28,12 +28,12 @@ pub struct PgBouncer {
 struct Running {
     supervised: Supervised,
     command: Vec<String>,
-    /// The server it stands before.
+    /// The server behind it.
     _server: Server,
 }
 
 impl PgBouncer {
-    /// Before the shared server, for every database of it.
+    /// The pooler of the shared server, for all its databases.
     pub async fn shared() -> &'static PgBouncer {
         static SHARED: OnceCell<Result<PgBouncer, String>> = OnceCell::const_new();
         let start =
@@ -44,13 +44,13 @@ impl PgBouncer {
             .unwrap_or_else(|error| panic!("no PgBouncer: {error}"))
     }
 
-    /// One of the test's own, with so many connections to a database.
+    /// Starts a private pooler with this many connections per database.
     pub async fn start(server: &Server, pool_size: u32) -> PgBouncer {
         let started = PgBouncer::try_start(server, "transaction", pool_size).await;
         started.unwrap_or_else(|error| panic!("no PgBouncer: {error}"))
     }
 
-    /// The same, where each client keeps its connection until it leaves.
+    /// The same in session mode, where each client keeps its connection until it leaves.
     pub async fn start_in_session_mode(server: &Server, pool_size: u32) -> PgBouncer {
         let started = PgBouncer::try_start(server, "session", pool_size).await;
         started.unwrap_or_else(|error| panic!("no PgBouncer: {error}"))
@@ -79,7 +79,7 @@ impl PgBouncer {
         })
     }
 
-    /// Cuts everything that is connected, on both sides.
+    /// Cuts all connections on both sides.
     pub async fn restart(&self) {
         let running = self.running.clone();
         let restarted = blocking(move || {
@@ -100,7 +100,7 @@ impl PgBouncer {
     }
 }
 
-/// No parameter of a start is ignored: a client that sends what hosts do not take is refused here too.
+/// Ignores no startup parameter: a client whose parameters providers refuse is refused here too.
 fn settings(server: &Server, mode: &str, port: u16, pool_size: u32) -> String {
     let folder = server.running.folder().display();
     let server_port = server.running.port;

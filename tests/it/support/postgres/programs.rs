@@ -1,4 +1,4 @@
-//! Where the programs of PostgreSQL are on this machine, and as whom they run: they refuse to run as root.
+//! Paths of the PostgreSQL programs on this machine, and the user to run them as: they refuse to run as root.
 
 use std::env;
 use std::os::unix::fs::MetadataExt;
@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-/// Where Debian puts what is on no path, one folder per version.
+/// Debian's folders outside the path, one per version.
 const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 /// Not on the path of every user.
 const SYSTEM_PROGRAMS: &str = "/usr/sbin";
-/// In this order: the one made for the purpose, and the one that every system has.
+/// Tried in this order: the dedicated user first, then one that every system has.
 const UNPRIVILEGED_NAMES: [&str; 2] = ["postgres", "nobody"];
 
-/// The folder with the newest server's programs.
+/// The folder with the programs of the newest server version.
 pub fn server() -> Option<PathBuf> {
     let is_complete = |folder: &PathBuf| {
         ["initdb", "postgres"]
@@ -38,7 +38,7 @@ pub fn server() -> Option<PathBuf> {
     newest.or_else(|| folders_on_path().find(is_complete))
 }
 
-/// Whether a standby can be made of a server.
+/// Reports whether standbys can be created.
 pub fn has_base_backup() -> bool {
     server().is_some_and(|folder| folder.join("pg_basebackup").is_file())
 }
@@ -55,12 +55,12 @@ fn folders_on_path() -> impl Iterator<Item = PathBuf> {
     env::split_paths(&path).collect::<Vec<_>>().into_iter()
 }
 
-/// As whom the programs run.
+/// The user that runs the programs.
 #[derive(Clone)]
 pub struct Unprivileged {
-    /// What they are started with; empty when this process is no root itself.
+    /// The command that starts them as that user; empty when this process is not root.
     pub wrapper: Vec<String>,
-    /// Whose their files are, where it is not the user of this process.
+    /// The owner of their files, if not the user of this process.
     pub owner: Option<(u32, u32)>,
 }
 
@@ -92,8 +92,8 @@ fn find_unprivileged() -> Result<Unprivileged, String> {
             owner: Some((user, group)),
         })
     });
-    // A root who is one in a namespace only cannot become a user the namespace does not know, yet in another namespace
-    // it is an ordinary user again.
+    // Root inside a user namespace cannot become a user unknown to it, but is an ordinary user again in a nested
+    // namespace.
     let in_namespace = Unprivileged {
         wrapper: ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
             .map(str::to_owned)
@@ -116,7 +116,7 @@ fn id_of(user: &str, which: &str) -> Option<u32> {
 }
 
 fn succeeds(wrapper: &[String]) -> bool {
-    let (program, arguments) = wrapper.split_first().expect("a wrapper is a program");
+    let (program, arguments) = wrapper.split_first().expect("the wrapper names a program");
     let mut command = Command::new(program);
     command.args(arguments).arg("true");
     command

@@ -1,5 +1,4 @@
-//! The server program: made, started, stopped and started again, by blocking calls. What is in its databases is left to
-//! `database.rs`.
+//! The server program: created, started, stopped and restarted by blocking calls. Databases are left to `database.rs`.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
@@ -9,26 +8,26 @@ use std::time::{Duration, Instant};
 use super::supervised::{Signs, Supervised};
 use super::{Options, SUPERUSER, Stop, programs};
 
-/// Between the look whether a port is free and its use another program may take it.
+/// Attempts, since another program may take a port between the check and its use.
 const PORTS_TRIED: usize = 5;
-/// Below the ports that systems hand out by themselves, so that nobody is given one while its server is down.
+/// Below the system's ephemeral ports, so that no other program gets a port while its server is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// Processes that were killed are gone long before.
+/// Killed processes are gone long before.
 const KILLED_GONE_IN: Duration = Duration::from_secs(10);
-/// What a server says that starts before they are.
+/// Message of a server that starts before they are gone.
 const KILLED_STILL_THERE: &str = "pre-existing shared memory block";
 
 const SIGNS: Signs = Signs {
-    // A standby says "read-only connections".
+    // A standby prints "read-only connections".
     ready: "database system is ready to accept",
-    // With the process that says so: a client refused in the meantime is FATAL too, and no failure of the start.
+    // Includes the process: a client refused in the meantime is FATAL too, but no failed start.
     failed: "postmaster FATAL",
 };
 
-/// A standby's name, by which `synchronous_standby_names` asks for it.
+/// The standby's name in `synchronous_standby_names`.
 pub const STANDBY_NAME: &str = "standby";
 
-/// What every server is set to; what a test adds comes later and wins.
+/// Settings of every server; those of a test come later and take precedence.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 max_connections = 300
@@ -62,7 +61,7 @@ impl Running {
         Running::serve(supervised, &programs, &data, &settings, options.password.clone())
     }
 
-    /// Starts a standby that streams from this server, under [`STANDBY_NAME`].
+    /// Starts a standby that streams from this server as [`STANDBY_NAME`].
     pub fn start_standby(&self) -> Result<Running, String> {
         let programs = programs::server().ok_or("its programs are not installed")?;
         let supervised = Supervised::new("standby", Stop::Immediate.signal())?;
@@ -87,7 +86,7 @@ impl Running {
         );
         let options = Options::default()
             .setting("primary_conninfo", &conninfo)
-            // One that starts again finds its primary soon.
+            // A restarted standby reconnects to its primary soon.
             .setting("wal_retrieve_retry_interval", "100ms");
         let settings = settings(&supervised, &options)?;
         Running::serve(supervised, &programs, &data, &settings, self.password.clone())
@@ -137,7 +136,7 @@ impl Running {
         }
     }
 
-    /// Where its socket is.
+    /// The folder of its socket.
     pub fn folder(&self) -> &Path {
         self.supervised.folder()
     }
@@ -156,7 +155,7 @@ fn initdb(
         "--encoding=UTF8".to_owned(),
         "--no-locale".to_owned(),
         "--no-sync".to_owned(),
-        // The harness's own way in.
+        // Access for the harness itself.
         "--auth-local=trust".to_owned(),
     ];
     match &options.password {
@@ -197,7 +196,7 @@ fn settings(supervised: &Supervised, options: &Options) -> Result<String, String
     Ok(text)
 }
 
-/// Starts something where nobody listens, and elsewhere when somebody was faster.
+/// Starts something on a free port, and on another one if the port was taken meanwhile.
 pub fn on_a_free_port<T>(start: impl Fn(u16) -> Result<T, String>) -> Result<(u16, T), String> {
     let mut failure = String::new();
     for _ in 0..PORTS_TRIED {

@@ -1,7 +1,7 @@
-//! One private server program in a folder of its own. Both are gone when the handle is dropped, and also when the test
-//! process is killed: a supervisor of its own sees to it. What the program is, is left to its user.
+//! A private server program in its own folder. Both are gone when the handle is dropped, and also when the test process
+//! is killed: a supervisor process takes care of it. The kind of program is left to the caller.
 //!
-//! Everything here blocks; a test calls it on a thread for that.
+//! All calls block; a test makes them on a separate thread.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ use super::programs::{Unprivileged, unprivileged};
 
 /// A start that takes longer has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Lines of output kept to explain a failure.
+/// Output lines kept to explain a failure.
 const LINES_KEPT: usize = 100;
 const SUPERVISOR: &str = include_str!("supervisor.sh");
 
@@ -31,22 +31,22 @@ pub struct Supervised {
 }
 
 struct Channel {
-    /// Taken when the handle is dropped: the end of it is what the supervisor waits for.
+    /// Taken when the handle is dropped: the supervisor waits for the end of this stream.
     commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
-/// How to tell from the log what became of a start.
+/// Log lines that show the result of a start.
 pub struct Signs {
     pub ready: &'static str,
     pub failed: &'static str,
 }
 
 impl Supervised {
-    /// Makes the folder. `signal` ends the program at once and in good order.
+    /// Creates the folder. `signal` ends the program promptly and cleanly.
     pub fn new(name: &str, signal: &str) -> Result<Supervised, String> {
         let user = unprivileged()?;
-        // Not below the checkout, which the unprivileged user may not be able to reach.
+        // Outside the checkout, which the unprivileged user may be unable to reach.
         let folder = tempfile::Builder::new()
             .prefix(&format!("orderly-{name}-"))
             .tempdir()
@@ -60,7 +60,7 @@ impl Supervised {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Out of reach of an interrupt at the terminal, which would end it before its work is done.
+            // Protects the supervisor from an interrupt at the terminal, which would end it before its work is done.
             .process_group(0)
             .spawn()
             .map_err(|error| format!("start sh: {error}"))?;
@@ -87,7 +87,7 @@ impl Supervised {
         &self.folder
     }
 
-    /// A file in the folder that only the program can read.
+    /// Writes a file in the folder that only the program can read.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, String> {
         let path = self.folder.join(name);
         fs::write(&path, text)
@@ -131,7 +131,7 @@ impl Supervised {
         }
     }
 
-    /// Sends a signal to the program and its children, and does not wait for what they do about it.
+    /// Sends a signal to the program and its children without waiting.
     pub fn signal(&self, signal: &str) -> Result<(), String> {
         self.tell(&format!("signal {signal}")).map(|_| ())
     }
@@ -152,7 +152,7 @@ impl Supervised {
 
     fn tell(&self, command: &str) -> Result<i32, String> {
         let mut channel = self.channel.lock().unwrap();
-        let commands = channel.commands.as_mut().expect("taken only when dropped");
+        let commands = channel.commands.as_mut().expect("present until dropped");
         let mut answer = String::new();
         writeln!(commands, "{command}")
             .and_then(|()| channel.answers.read_line(&mut answer))
@@ -168,12 +168,15 @@ impl Drop for Supervised {
             channel.commands = None;
         }
         if let Err(error) = self.supervisor.wait() {
-            eprintln!("wait for the supervisor of {}: {error}", self.folder.display());
+            eprintln!(
+                "cannot wait for the supervisor of {}: {error}",
+                self.folder.display()
+            );
         }
     }
 }
 
-/// What the program said last.
+/// The latest output of the program.
 #[derive(Default)]
 struct Log {
     lines: Mutex<VecDeque<String>>,
@@ -181,7 +184,7 @@ struct Log {
 }
 
 impl Log {
-    /// Until the program and its supervisor have ended.
+    /// Reads until the program and its supervisor have ended.
     fn follow(self: Arc<Log>, stream: ChildStderr) {
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -199,7 +202,7 @@ impl Log {
         self.lines.lock().unwrap().clear();
     }
 
-    /// The first such line; `None` when it does not come in time.
+    /// The first line that is a sign, or `None` on a timeout.
     fn wait_for(&self, is_sign: impl Fn(&String) -> bool) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = self.lines.lock().unwrap();

@@ -1,18 +1,17 @@
-# Keeps one private folder and the program that works in it, and outlives the test process: standard input is a pipe
-# that only the test process holds, so its end is the end of the test process, however that came. Then the program is
-# ended and the folder removed.
+# Supervises a private folder and the program that uses it, and outlives the test process. Standard input is a pipe held
+# only by the test process, so it ends with that process. Then the supervisor ends the program and removes the folder.
 #
-# usage: sh supervisor.sh FOLDER SIGNAL; SIGNAL ends the program at once and in good order.
-# Commands come one a line, and each is answered with a line that holds an exit status:
-#   run COMMAND    runs it to its end
+# usage: sh supervisor.sh FOLDER SIGNAL; SIGNAL ends the program promptly and cleanly.
+# Each line of input is a command, answered with a line that holds an exit status:
+#   run COMMAND    runs the command to its end
 #   start COMMAND  starts the program and leaves it running
-#   signal SIGNAL  sends a signal to the program and its children, which STOP freezes and CONT lets go on
-#   end SIGNAL     ends the program; with KILL its children die in the same moment, as when the machine fails
+#   signal SIGNAL  sends a signal to the program and its children, STOP freezes and CONT resumes them
+#   end SIGNAL     ends the program; with KILL its children die at the same moment, as when the machine fails
 folder=$1
 signal=$2
 program=
 
-# An interrupt at the terminal is for the test process; what must be done here is done when that has ended.
+# Ignores an interrupt at the terminal: the cleanup happens once the test process has ended.
 trap : HUP INT TERM
 
 children() {
@@ -22,12 +21,12 @@ children() {
 end() {
     [ -n "$program" ] || return 0
     if [ "$1" = KILL ]; then
-        # Stopped first, so that it cannot have another child between the look and the kill.
+        # Stopped first, so that it cannot start another child before the kill.
         kill -s STOP "$program"
         kill -s KILL "$program" $(children)
     else
         kill -s "$1" "$program"
-        # A frozen one takes no other signal.
+        # A frozen program receives no other signal.
         kill -s CONT "$program" $(children)
     fi
     wait "$program"
@@ -39,7 +38,7 @@ while read -r command line; do
     run)
         eval "$line" </dev/null >&2
         status=$?
-        # Both streams end in the same word, so that whoever has read it there has read what the program said.
+        # Both streams end in the same word, so a reader of it has read all output of the program.
         echo "ended with $status" >&2
         echo "$status"
         ;;

@@ -1,5 +1,4 @@
-//! That the private servers are what the tests take them for: apart, restartable, as strict as the real ones, and gone
-//! with the test process.
+//! Tests of the private servers: isolated, restartable, as strict as real ones, and gone with the test process.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,9 +11,9 @@ use super::{Authority, Certificate, Options, PgBouncer, Server, Stop, TestDataba
 use super::{is_installed, is_installed_with_pgbouncer};
 use crate::support::{required, until};
 
-/// Set in a copy of the test binary that is there to be killed.
+/// Set in a copy of the test binary that is to be killed.
 const TO_BE_KILLED: &str = "ORDERLY_TEST_TO_BE_KILLED";
-/// What such a copy says when its servers are up.
+/// Printed by that copy once its servers are up.
 const SERVERS_ARE_UP: &str = "servers are up in ";
 const NEW_YEAR: Timestamp = Timestamp::from_micros(1_767_225_600_000_001);
 
@@ -186,8 +185,8 @@ async fn a_pool_serves_one_transaction_after_another() {
     one.batch_execute("begin; create table made_in_a_transaction ()")
         .await
         .unwrap();
-    // The pool has one connection, which is taken: this waits for the commit, and so finds the table.
-    // Joined futures are polled in their order, so that it is sent first.
+    // The pool's single connection is taken, so this statement waits for the commit and then finds the table. Joined
+    // futures are polled in order, so it is sent first.
     let (found, committed) = tokio::join!(
         other.batch_execute("select from made_in_a_transaction"),
         one.batch_execute("commit"),
@@ -224,7 +223,7 @@ async fn a_pooler_that_starts_again_has_cut_its_clients() {
         .unwrap();
 }
 
-/// A pooler with one connection.
+/// Starts a pooler with one connection.
 async fn small_pool() -> (PgBouncer, TestDatabase, String) {
     let server = Server::shared().await;
     let database = server.create_database().await;
@@ -239,8 +238,7 @@ fn nothing_is_left_of_a_test_process_that_is_killed() {
         return;
     }
     let own_name = "support::postgres::tests::servers_of_a_process_that_is_to_be_killed";
-    // Every process that the copy starts inherits a descriptor of its output, so that the end of that is the end of
-    // them all.
+    // Every process started by the copy inherits its output, so the end of the output is the end of all of them.
     let mut copy = Command::new("sh")
         .args(["-c", r#"exec "$@" 3>&1"#, "sh"])
         .arg(std::env::current_exe().unwrap())
@@ -254,7 +252,7 @@ fn nothing_is_left_of_a_test_process_that_is_killed() {
     let mut said = String::new();
     let mut byte = [0];
     while !(said.contains(SERVERS_ARE_UP) && said.ends_with('\n')) {
-        assert_eq!(output.read(&mut byte).unwrap(), 1, "it ended: {said}");
+        assert_eq!(output.read(&mut byte).unwrap(), 1, "the copy ended: {said}");
         said.push(char::from(byte[0]));
     }
     copy.kill().unwrap();
@@ -263,7 +261,7 @@ fn nothing_is_left_of_a_test_process_that_is_killed() {
     let (_, folders) = said.trim().rsplit_once(SERVERS_ARE_UP).unwrap();
     let folders: Vec<&str> = folders.split(' ').collect();
     assert_eq!(folders.len(), 2);
-    // With what is in them, which tells who wrote there last.
+    // Includes the contents, which show who wrote there last.
     let left = Command::new("find")
         .args(&folders)
         .stderr(Stdio::null())

@@ -1,5 +1,5 @@
-//! What a client sends before it waits: a simple query, or messages up to a Sync. What is done with a flight is left to
-//! `link.rs`.
+//! A flight: the messages a client sends before it waits, either a simple query or everything up to a Sync. `link.rs`
+//! applies actions to it.
 
 use super::frame::Frame;
 
@@ -8,26 +8,26 @@ const QUERY: u8 = b'Q';
 const SYNC: u8 = b'S';
 const FUNCTION_CALL: u8 = b'F';
 const FLUSH: u8 = b'H';
-/// Parts of a flight that has not ended; whatever else a client sends stands alone.
+/// Messages of an unfinished flight; all other messages stand alone.
 const EXTENDED: [u8; 6] = [PARSE, b'B', b'D', b'E', b'C', FLUSH];
 
-/// A finished flight. The server answers each with one `ReadyForQuery`.
+/// A complete flight. The server answers each with one `ReadyForQuery`.
 #[derive(Debug, Default)]
 pub struct Flight {
     frames: Vec<Frame>,
 }
 
-/// What a message of a client came to.
+/// The effect of a client message.
 #[derive(Debug)]
 pub enum Gathered {
     Flight(Flight),
-    /// The flight goes on.
+    /// The flight is not complete yet.
     More,
-    /// Belongs to no flight: passwords, data of a copy, the end.
+    /// Belongs to no flight: passwords, copy data, termination.
     Alone(Frame),
 }
 
-/// Gathers the messages of one client.
+/// Collects the messages of one client.
 #[derive(Default)]
 pub struct Gathering {
     frames: Vec<Frame>,
@@ -52,8 +52,7 @@ impl Gathering {
 }
 
 impl Flight {
-    /// The text of its statements, one after another with a line between. A statement that was prepared earlier shows
-    /// no text.
+    /// The text of its statements, one per line. Statements prepared earlier show no text.
     pub fn sql(&self) -> String {
         let texts = self.frames.iter().filter_map(|frame| {
             let text = &frame.body[sql_of(frame)?];
@@ -62,7 +61,7 @@ impl Flight {
         texts.collect::<Vec<_>>().join("\n")
     }
 
-    /// Replaces text in its statements wherever it stands.
+    /// Replaces text in its statements everywhere.
     pub fn rewrite(&mut self, from: &str, to: &str) {
         for frame in &mut self.frames {
             if let Some(range) = sql_of(frame) {
@@ -72,9 +71,9 @@ impl Flight {
         }
     }
 
-    /// Without the message that has the server carry it out to the end: its Sync, or all of a simple query.
+    /// Splits off the message that completes execution: the Sync, or all of a simple query.
     pub fn split(&self) -> (Vec<u8>, Vec<u8>) {
-        let (last, first) = self.frames.split_last().expect("a flight ends in a message");
+        let (last, first) = self.frames.split_last().expect("a flight has messages");
         (encoded(first), encoded(std::slice::from_ref(last)))
     }
 
@@ -91,7 +90,7 @@ fn encoded(frames: &[Frame]) -> Vec<u8> {
     bytes
 }
 
-/// Where in the message the text of a statement is.
+/// The range of the statement's text in the message.
 fn sql_of(frame: &Frame) -> Option<std::ops::Range<usize>> {
     let end_of_string = |from: usize| {
         let length = frame.body.get(from..)?.iter().position(|byte| *byte == 0)?;
@@ -131,7 +130,7 @@ mod tests {
         let mut gathered: Vec<Gathered> = frames.into_iter().map(|frame| gathering.take(frame)).collect();
         match gathered.pop() {
             Some(Gathered::Flight(flight)) => flight,
-            other => panic!("no flight: {other:?}"),
+            other => panic!("not a flight: {other:?}"),
         }
     }
 

@@ -1,11 +1,11 @@
-//! The framing of PostgreSQL's protocol, version 3: a first packet without a tag, then tagged messages. What a message
-//! means is left to `flight.rs` and `link.rs`.
+//! The framing of PostgreSQL's protocol, version 3: a first packet without a tag, then tagged messages. Their meaning
+//! is left to `flight.rs` and `link.rs`.
 //!
 //! <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 
-/// A longer message is no message: what is read is not this protocol.
+/// A longer message means that the stream is not this protocol.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The length counts itself.
+/// The length includes itself.
 const LENGTH_BYTES: usize = 4;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ impl Frame {
     }
 }
 
-/// What a client sends first.
+/// The first packet of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Startup {
     pub code: u32,
@@ -41,7 +41,7 @@ impl Startup {
 #[error("a message of {0} bytes: this is not PostgreSQL's protocol")]
 pub struct Malformed(usize);
 
-/// A stream cut into messages, however it arrives.
+/// Splits a stream into messages, however it arrives.
 #[derive(Default)]
 pub struct Frames {
     bytes: Vec<u8>,
@@ -52,7 +52,7 @@ impl Frames {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next whole message.
+    /// The next complete message.
     pub fn next(&mut self) -> Result<Option<Frame>, Malformed> {
         let Some(end) = self.end_of_message(1)? else {
             return Ok(None);
@@ -74,7 +74,7 @@ impl Frames {
         Ok(Some(Startup { code, bytes }))
     }
 
-    /// What was read and is no whole message yet.
+    /// The bytes read beyond the last complete message.
     pub fn into_rest(self) -> Vec<u8> {
         self.bytes
     }

@@ -1,5 +1,5 @@
-//! One connection through the proxy: both directions, until either side or a cut ends it. What becomes of a flight is
-//! decided in `proxy.rs` and carried out here.
+//! One connection through the proxy: forwards both directions until either side or a cut ends it. `proxy.rs` decides
+//! the action for each flight, and this file applies it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,9 +15,9 @@ use super::flight::{Flight, Gathered, Gathering};
 use super::frame::{Frames, Malformed, Startup};
 use super::{Action, Rules};
 
-/// Read at once from one side, and so what a frozen link holds at most of messages that are complete.
+/// Bytes read at once from one side, so the most complete messages that a frozen link holds.
 const CHUNK_BYTES: usize = 16 * 1024;
-/// The server is ready for the next flight; every flight has one of these as the end of its answer.
+/// Ends the answer to every flight: the server is ready for the next one.
 const READY_FOR_QUERY: u8 = b'Z';
 const TLS_ACCEPTED: u8 = b'S';
 const TLS_REFUSED: u8 = b'N';
@@ -29,27 +29,27 @@ pub async fn carry(client: TcpStream, server: SocketAddr, rules: Arc<Rules>, mut
     };
     let ended = tokio::select! {
         ended = link.run(client, server) => ended,
-        // The sender lives in the rules, which the link has.
+        // The sender is in the rules, which the link holds.
         _ = cuts.changed() => Ok(()),
     };
     match ended {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => eprintln!("a link of the proxy: {error}"),
-        // That a side is gone is how a link ends.
+        // A link ends when either side is gone.
         Ok(()) | Err(_) => {}
     }
 }
 
 struct Link {
     rules: Arc<Rules>,
-    /// Set by the client's direction before the server sees the flight, read by the server's direction.
+    /// Set by the client's direction before the server gets the flight, read by the server's direction.
     unanswered: OnceLock<Unanswered>,
 }
 
-/// The flight that is not answered, nor any behind it.
+/// The first flight whose answer is withheld; later ones are not answered either.
 struct Unanswered {
     /// Counted from 1.
     flight: u64,
-    /// Whether the connection ends when the server has answered.
+    /// True when the connection ends once the server has answered.
     cut: bool,
 }
 
@@ -153,14 +153,14 @@ impl Link {
         self.send(to_server, &flight.encode()).await
     }
 
-    /// The first one counts: nothing behind it is answered.
+    /// Only the first call counts: no later flight is answered.
     fn leave_unanswered(&self, flight: u64, cut: bool) {
         self.unanswered.get_or_init(|| Unanswered { flight, cut });
     }
 
     async fn answers(&self, mut from_server: OwnedReadHalf, mut to_client: OwnedWriteHalf) -> io::Result<()> {
         let mut frames = Frames::default();
-        // The first is the end of the start, so that this is the number of the flight that is answered.
+        // The first ReadyForQuery ends the startup, so this is the number of the answered flight.
         let mut ready = 0;
         loop {
             let mut bytes = Vec::new();
@@ -189,7 +189,7 @@ impl Link {
         }
     }
 
-    /// What the proxy cannot read.
+    /// Forwards data that the proxy cannot read.
     async fn bytes(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
@@ -203,13 +203,13 @@ impl Link {
     async fn send(&self, to: &mut OwnedWriteHalf, bytes: &[u8]) -> io::Result<()> {
         let mut frozen = self.rules.frozen.subscribe();
         let thawed = frozen.wait_for(|frozen| !frozen).await;
-        thawed.expect("the sender lives in the rules");
+        thawed.expect("the sender is in the rules");
         if !self.rules.sliced.load(Ordering::SeqCst) {
             return to.write_all(bytes).await;
         }
         for byte in bytes {
             to.write_u8(*byte).await?;
-            // So that the other side has a chance to read it alone.
+            // Gives the other side a chance to read the byte separately.
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -227,7 +227,7 @@ async fn next_startup(from: &mut OwnedReadHalf, frames: &mut Frames) -> io::Resu
     }
 }
 
-/// Whether there was more.
+/// Reports whether more was read.
 async fn read_more(from: &mut OwnedReadHalf, frames: &mut Frames) -> io::Result<bool> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let read = from.read(&mut chunk).await?;

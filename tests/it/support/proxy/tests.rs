@@ -1,4 +1,4 @@
-//! The proxy before a real server, with a real client: what each of its bad days looks like from both sides.
+//! The proxy between a real server and a real client: the effects of its faults on both sides.
 
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
@@ -10,7 +10,7 @@ use crate::support::gate::Gate;
 use crate::support::postgres::{self, Authority, Options, Server, TestDatabase};
 use crate::support::{required, until};
 
-/// A database with one table, the proxy before its server, and ways in: through the proxy and past it.
+/// A database with one table, a proxy before its server, and connections through the proxy and past it.
 struct Scene {
     proxy: Proxy,
     database: TestDatabase,
@@ -42,7 +42,7 @@ impl Scene {
         postgres::connect(&through(&self.proxy, &self.database)).await
     }
 
-    /// Flights whose statements hold the text meet the action; the others pass.
+    /// Applies the action to flights whose statements contain the text; others pass.
     fn when(&self, text: &'static str, action: Action) {
         self.proxy.on_flight(move |flight| {
             if flight.sql().contains(text) {
@@ -62,7 +62,7 @@ impl Scene {
     }
 
     async fn until_rows(&self, expected: i64) {
-        until("the rows are there", async || self.rows().await == expected).await;
+        until("the rows are visible", async || self.rows().await == expected).await;
     }
 }
 
@@ -132,7 +132,7 @@ async fn refused_connections_are_counted_and_old_ones_pass() {
 async fn a_lost_answer_is_of_a_flight_that_was_carried_out() {
     let Some(scene) = Scene::new().await else { return };
     scene.when("insert", Action::LoseAnswer);
-    // Sent before the first is answered: what came before the loss is answered, what comes after is not.
+    // Sent before the first answer: earlier flights are answered, later ones are not.
     let (before, lost, after) = tokio::join!(
         scene.client.batch_execute("select 1"),
         insert(&scene.client, 1),
@@ -232,7 +232,7 @@ async fn nothing_passes_a_frozen_proxy_until_it_thaws() {
     let Some(scene) = Scene::new().await else { return };
     let (arrived, mut arrivals) = mpsc::unbounded_channel();
     scene.proxy.on_flight(move |_| {
-        arrived.send(()).expect("the test waits");
+        arrived.send(()).expect("the test receives");
         Action::Forward
     });
     scene.proxy.freeze(true);

@@ -1,4 +1,4 @@
-//! Whose fault a bad answer is: that of the order it was about, or that of the service (issue 13, points 6 and 6c).
+//! Whose fault a bad answer is: the order's or the service's (issue 13, points 6 and 6c).
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const FIVE: Setting = Setting {
     retention: None,
 };
 
-/// A quiet shop: an order now and then, each of which is served at once.
+/// Few orders, each of which is served at once.
 async fn serve_others(world: &World, orders: usize, pause: Duration) -> Vec<OrderId> {
     let mut others = Vec::new();
     for _ in 0..orders {
@@ -59,7 +59,7 @@ async fn a_service_that_cannot_work_for_one_order_holds_up_no_other() {
     }
 }
 
-/// Nothing shows that the service works, so a 503 is believed; but another order is not kept waiting by it.
+/// Nothing shows that the service works, so a 503 is believed; but it does not hold up other orders.
 #[tokio::test(start_paused = true)]
 async fn an_order_that_waits_alone_for_a_service_keeps_its_attempts() {
     let world = World::new(FIVE).await;
@@ -70,7 +70,10 @@ async fn an_order_that_waits_alone_for_a_service_keeps_its_attempts() {
     let order = world.harness.order(bad).await;
     assert_eq!((order.status, order.attempts), (OrderStatus::Pending, 0));
     let tries = world.script.attempts().len();
-    assert!((5..=200).contains(&tries), "{tries} attempts: its back-off grows");
+    assert!(
+        (5..=200).contains(&tries),
+        "{tries} attempts although the backoff grows"
+    );
     serve_others(&world, 1, Duration::ZERO).await;
     world.end().await;
 }
@@ -116,14 +119,14 @@ async fn an_order_that_alone_is_denied_ends_at_its_limit() {
     world.end().await;
 }
 
-/// In the words of the store: those of the service may hold a customer's data, and are kept of attempts that count.
+/// Stored text only: text of the service may contain customer data and is kept only for counted attempts.
 #[tokio::test(start_paused = true)]
 async fn an_order_that_is_given_back_says_why_in_words_of_the_store() {
     let world = World::new(FIVE).await;
     world.script.otherwise(Step::Unavailable);
     let id = world.harness.accept_one().await;
     world
-        .until("it is given back", async |world| {
+        .until("the order to be given back", async |world| {
             world.harness.events(id).await.contains(&EventKind::Released)
         })
         .await;

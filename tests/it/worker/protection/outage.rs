@@ -1,4 +1,4 @@
-//! Two minutes without the service that processes the orders, under load, and then it is back.
+//! Two minutes without the processing service, under load, and its recovery.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::super::world::{Setting, Step, World};
 use super::until_breaker;
 
 const SLOTS: u32 = 32;
-/// How long the service takes for an order.
+/// Time the service takes for an order.
 const WORK: Duration = Duration::from_millis(200);
 const OUTAGE: Duration = Duration::from_mins(2);
-/// New orders come all the while, so many in every half second.
+/// Number of new orders in every half second.
 const ORDERS_PER_LOOK: usize = 10;
 
 #[tokio::test(start_paused = true)]
@@ -55,7 +55,7 @@ async fn dead_for_two_minutes(dead: Step) {
                 .is_some_and(|node| node.breaker == Breaker::HalfOpen)
         })
         .await;
-    // A probe that hangs comes to its end first.
+    // A hanging probe ends first.
     let found = back.elapsed();
     assert!(found <= Duration::from_secs(21), "{found:?}");
     let began = Instant::now();
@@ -65,7 +65,7 @@ async fn dead_for_two_minutes(dead: Step) {
         most.push(world.script.attempts_since(began));
     }
     for (rounds, begun) in most.into_iter().enumerate() {
-        // Those of a round, and of the next one, which begins where it ends.
+        // The orders of one round, and of the next, which begins where it ends.
         assert!(begun < 4 << rounds, "{dead:?}: {begun} began in {rounds} rounds");
     }
     until_breaker(&world, Breaker::Closed).await;
@@ -76,7 +76,7 @@ async fn dead_for_two_minutes(dead: Step) {
             counters.pending + counters.processing == 0
         })
         .await;
-    // At 160 a second.
+    // At 160 per second.
     assert!(
         closed.elapsed() <= Duration::from_mins(1),
         "{:?}",

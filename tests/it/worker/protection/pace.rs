@@ -1,4 +1,4 @@
-//! No more attempts than the limit per second, and no more retries than the budget.
+//! Attempts within the rate limit, and retries within the budget.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn a_limit_per_second_holds_however_many_wait_and_whatever_becomes_of_them
     assert!(attempts.len() >= 5 * 90 - 10, "{} attempts", attempts.len());
     assert!(
         world.harness.counters().await.processing <= 5,
-        "no more are claimed than may begin"
+        "more orders were claimed than may begin"
     );
     let claims = line.times_since(began, Call::Claim).len();
     assert!(claims <= attempts.len() + 10, "{claims} claims");
@@ -90,7 +90,8 @@ async fn retries_of_very_many_failures_at_once_are_spaced() {
         .collect();
     assert_eq!(retries.len(), 600);
     let most = most_within(Duration::from_secs(1), &retries);
-    // A tenth of 600 in a second, and the few that are never spaced; the back-off alone has most of them come in one.
+    // A tenth of 600 per second, and the few that are never spread out; with the backoff alone most would start in one
+    // second.
     assert!(most <= 80, "{most} of 600 in a second");
     world.end().await;
 }

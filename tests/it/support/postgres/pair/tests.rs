@@ -1,4 +1,4 @@
-//! That the pair is what the tests take it for: what waits, what is lost, and what a promoted standby has.
+//! Tests of the pair: which commits wait, which are lost, and the data of a promoted standby.
 
 use tokio_postgres::Client;
 
@@ -74,5 +74,5 @@ async fn a_commit_waits_for_a_frozen_synchronous_standby() {
     pair.until_waiting(1).await;
     pair.require_no_standby().await;
     stored.await.unwrap();
-    // Frozen as it is, the standby ends with the pair.
+    // The frozen standby ends with the pair.
 }
