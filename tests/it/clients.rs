@@ -41,7 +41,7 @@ async fn server(folder: &Path) -> Process {
 
 /// Every machine installs the same packages, from its own registry.
 #[test]
-fn the_lock_file_has_every_version_and_names_no_registry() {
+fn the_lock_file_pins_every_version_and_names_no_registry() {
     let lock: Value = serde_json::from_str(include_str!("clients/package-lock.json")).unwrap();
     let packages = lock["packages"].as_object().unwrap();
     assert!(packages.len() > 20, "the lock file lists transitive packages");

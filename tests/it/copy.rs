@@ -53,15 +53,15 @@ mod ordering;
 mod refused;
 
 from_every_store! {
-    orders_in_every_state_are_copied_with_their_histories,
-    the_feed_keeps_its_order_also_where_nobody_has_read_it_yet,
-    ids_and_places_go_on_behind_the_last_ones,
-    keys_answer_as_before,
-    leases_go_on_and_are_taken_back_when_they_run_out,
+    orders_in_every_status_are_copied_with_their_histories,
+    the_feed_keeps_its_order_including_unnumbered_events,
+    ids_and_positions_continue_after_the_last_ones,
+    idempotency_keys_keep_their_answers,
+    copied_leases_stay_valid_until_they_expire,
     a_paused_queue_stays_paused,
-    an_empty_store_is_copied_too,
-    more_than_a_page_of_everything_is_copied,
-    a_database_that_is_not_empty_is_left_alone,
+    an_empty_store_can_be_copied,
+    a_store_larger_than_one_page_is_copied,
+    a_database_that_is_not_empty_is_left_unchanged,
 }
 
 fn possible() -> bool {
@@ -119,7 +119,7 @@ fn events(feed: &[(FeedPosition, Event)]) -> Vec<&Event> {
     feed.iter().map(|(_, event)| event).collect()
 }
 
-async fn orders_in_every_state_are_copied_with_their_histories(harness: Harness) {
+async fn orders_in_every_status_are_copied_with_their_histories(harness: Harness) {
     busy_shop(&harness).await;
     let (before, counters) = (contents(&harness).await, harness.counters().await);
     check(harness.move_to_postgres().await, async |copy: &mut Harness| {
@@ -130,7 +130,7 @@ async fn orders_in_every_state_are_copied_with_their_histories(harness: Harness)
     .await;
 }
 
-async fn the_feed_keeps_its_order_also_where_nobody_has_read_it_yet(harness: Harness) {
+async fn the_feed_keeps_its_order_including_unnumbered_events(harness: Harness) {
     // A shared store numbers events when they are read: here the first half.
     let first = harness.accept_some(3).await;
     let read = feed(&harness).await;
@@ -150,7 +150,7 @@ async fn the_feed_keeps_its_order_also_where_nobody_has_read_it_yet(harness: Har
     .await;
 }
 
-async fn ids_and_places_go_on_behind_the_last_ones(harness: Harness) {
+async fn ids_and_positions_continue_after_the_last_ones(harness: Harness) {
     let last = *harness.accept_some(5).await.last().unwrap();
     check(harness.move_to_postgres().await, async |copy: &mut Harness| {
         let before = feed(copy).await;
@@ -163,7 +163,7 @@ async fn ids_and_places_go_on_behind_the_last_ones(harness: Harness) {
     .await;
 }
 
-async fn keys_answer_as_before(harness: Harness) {
+async fn idempotency_keys_keep_their_answers(harness: Harness) {
     let batch = vec![new_order(); 3];
     let store = harness.store().clone();
     let first = store
@@ -199,7 +199,7 @@ async fn keys_answer_as_before(harness: Harness) {
     .await;
 }
 
-async fn leases_go_on_and_are_taken_back_when_they_run_out(harness: Harness) {
+async fn copied_leases_stay_valid_until_they_expire(harness: Harness) {
     let ids = harness.accept_some(2).await;
     let leases = harness.claim_as(NODE_B, 2).await;
     check(harness.move_to_postgres().await, async |copy: &mut Harness| {
@@ -228,7 +228,7 @@ async fn a_paused_queue_stays_paused(harness: Harness) {
     .await;
 }
 
-async fn an_empty_store_is_copied_too(harness: Harness) {
+async fn an_empty_store_can_be_copied(harness: Harness) {
     check(harness.move_to_postgres().await, async |copy: &mut Harness| {
         assert_eq!(copy.accept_one().await, OrderId(1));
         assert_eq!(feed(copy).await.len(), 1);
@@ -236,7 +236,7 @@ async fn an_empty_store_is_copied_too(harness: Harness) {
     .await;
 }
 
-async fn more_than_a_page_of_everything_is_copied(harness: Harness) {
+async fn a_store_larger_than_one_page_is_copied(harness: Harness) {
     for batch in 0..2 {
         harness.accept_some(BATCH_ORDERS_MAX).await;
         fail_all_once(&harness).await;
@@ -274,7 +274,7 @@ async fn fail_all_once(harness: &Harness) {
     }
 }
 
-async fn a_database_that_is_not_empty_is_left_alone(harness: Harness) {
+async fn a_database_that_is_not_empty_is_left_unchanged(harness: Harness) {
     harness.accept_one().await;
     harness.store().close().await;
     let home = Server::shared().await.create_database().await;
@@ -288,7 +288,7 @@ async fn a_database_that_is_not_empty_is_left_alone(harness: Harness) {
 
 /// A node was killed on the new database before the copy: it may or may not be alive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_a_node_has_used_is_not_empty() {
+async fn a_database_used_by_a_node_is_not_empty() {
     let Some(target) = Harness::postgres().await else {
         return;
     };
@@ -305,7 +305,7 @@ async fn a_database_that_a_node_has_used_is_not_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_with_a_living_node_is_not_copied() {
+async fn a_store_with_a_live_node_is_not_copied() {
     let Some(source) = Harness::postgres().await else {
         return;
     };
@@ -343,7 +343,7 @@ fn through(proxy: &Proxy, home: &TestDatabase) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_breaks_anywhere_leaves_the_database_empty() {
+async fn a_connection_lost_at_any_statement_leaves_the_database_empty() {
     let Some((source, home, proxy)) = before_a_bad_connection().await else {
         return;
     };
@@ -367,7 +367,7 @@ async fn a_connection_that_breaks_anywhere_leaves_the_database_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_answer_to_the_commit_is_told_as_the_doubt_it_is() {
+async fn a_lost_answer_to_the_commit_is_reported_as_unknown_outcome() {
     let Some((source, home, proxy)) = before_a_bad_connection().await else {
         return;
     };

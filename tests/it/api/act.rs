@@ -38,20 +38,20 @@ async fn act_on_each(action: &str, expected: [Option<OrderStatus>; 5]) {
 }
 
 #[tokio::test]
-async fn every_order_but_a_completed_one_is_cancelled() {
+async fn all_but_completed_orders_can_be_cancelled() {
     let cancelled = Some(OrderStatus::Cancelled);
     act_on_each("cancel", [cancelled, cancelled, None, cancelled, cancelled]).await;
 }
 
 #[tokio::test]
-async fn an_order_is_retried_unless_it_runs_or_is_completed() {
+async fn an_operator_can_retry_orders_neither_processing_nor_completed() {
     let pending = Some(OrderStatus::Pending);
     act_on_each("retry", [pending, None, None, pending, pending]).await;
 }
 
 /// Issue 13: the action used to answer 409.
 #[tokio::test]
-async fn a_retry_makes_an_order_that_backs_off_due_now() {
+async fn an_operator_retry_makes_an_order_in_backoff_due_now() {
     let door = Door::open().await;
     let id = door.harness.order_due_in(60).await;
     let before = door.get("/orders/1").await.ok();
@@ -71,7 +71,7 @@ async fn a_retry_makes_an_order_that_backs_off_due_now() {
 }
 
 #[tokio::test]
-async fn a_second_cancel_gives_the_same_answer() {
+async fn a_repeated_cancel_gets_the_same_answer() {
     let door = Door::open().await;
     door.harness.accept_one().await;
     let first = door.act("/orders/1/cancel").await;
@@ -95,7 +95,7 @@ async fn the_result_of_a_cancelled_attempt_is_refused() {
 }
 
 #[tokio::test]
-async fn a_retried_order_starts_with_fresh_attempts() {
+async fn a_redriven_order_has_its_attempts_counted_anew() {
     let door = Door::open().await;
     door.harness.attempt_once(failed()).await;
     let retried = door.act("/orders/1/retry").await.ok();
@@ -106,7 +106,7 @@ async fn a_retried_order_starts_with_fresh_attempts() {
 }
 
 #[tokio::test]
-async fn many_are_retried_oldest_first_and_counted_before_on_request() {
+async fn a_mass_retry_takes_the_oldest_first_and_supports_a_dry_run() {
     let door = Door::open().await;
     let ids = door.harness.accept_some(1001).await;
     door.harness.cancel_all(&ids).await;
@@ -128,7 +128,7 @@ async fn many_are_retried_oldest_first_and_counted_before_on_request() {
 }
 
 #[tokio::test]
-async fn a_mass_retry_takes_only_what_matches() {
+async fn a_mass_retry_takes_only_matching_orders() {
     let door = Door::open().await;
     let harness = &door.harness;
     harness.attempt_once(failed()).await;
@@ -164,7 +164,7 @@ async fn a_mass_retry_takes_only_what_matches() {
 }
 
 #[tokio::test]
-async fn a_bad_mass_retry_is_refused_by_field() {
+async fn an_invalid_mass_retry_is_refused_with_its_fields_named() {
     let door = Door::open().await;
     door.harness.attempt_once(failed()).await;
     for (body, pointers) in [
@@ -195,7 +195,7 @@ async fn a_bad_mass_retry_is_refused_by_field() {
 }
 
 #[tokio::test]
-async fn a_paused_queue_accepts_and_starts_nothing() {
+async fn a_paused_queue_accepts_orders_but_starts_none() {
     let mut door = Door::open().await;
     assert_eq!(door.act("/queue/pause").await.ok()["paused"], true);
     door.post("/orders", ORDER).await.created();
@@ -215,7 +215,7 @@ async fn a_paused_queue_accepts_and_starts_nothing() {
 }
 
 #[tokio::test]
-async fn the_queue_shows_counts_age_and_nodes() {
+async fn the_queue_shows_counts_oldest_age_and_nodes() {
     let door = Door::open().await;
     door.harness.join(NODE_A).await;
     door.harness.accept_some(3).await;

@@ -27,7 +27,7 @@ fn is_served(status: StatusCode) -> bool {
 }
 
 #[tokio::test]
-async fn every_route_with_data_asks_for_the_key() {
+async fn every_route_with_data_requires_the_key() {
     let door = Door::with_key(KEY).await;
     let wrong = [
         &[][..],
@@ -68,7 +68,7 @@ async fn the_right_key_opens_every_route() {
 }
 
 #[tokio::test]
-async fn a_stranger_does_not_learn_which_routes_there_are() {
+async fn a_client_without_the_key_cannot_discover_routes() {
     let door = Door::with_key(KEY).await;
     door.get("/nothing").await.assert_refused(401, "unauthorized");
     door.ask("DELETE", "/orders", &[], "")
@@ -81,7 +81,7 @@ async fn a_stranger_does_not_learn_which_routes_there_are() {
 }
 
 #[tokio::test]
-async fn without_a_key_everybody_may_call() {
+async fn without_a_configured_key_every_client_is_admitted() {
     let door = Door::open().await;
     for header in [("authorization", "Bearer anything"), ("x-other", "")] {
         let answer = door.get_with("/orders", header).await;
@@ -91,7 +91,7 @@ async fn without_a_key_everybody_may_call() {
 }
 
 #[tokio::test]
-async fn what_a_page_of_another_site_sends_is_refused() {
+async fn cross_site_browser_requests_are_refused() {
     let door = Door::open().await;
     let cross_site = [
         &[("sec-fetch-site", "cross-site")][..],
@@ -123,7 +123,7 @@ async fn what_a_page_of_another_site_sends_is_refused() {
 
 /// DNS rebinding: a page resolves its own name to this machine, so its requests look like same-origin ones.
 #[tokio::test]
-async fn a_server_of_this_machine_alone_answers_only_to_local_names() {
+async fn a_loopback_server_without_a_key_accepts_only_local_host_names() {
     let door = Door::local().await;
     let rebound = [
         ("host", "shop.example:5000"),
@@ -152,7 +152,7 @@ async fn a_server_of_this_machine_alone_answers_only_to_local_names() {
 }
 
 #[tokio::test]
-async fn a_server_that_others_reach_or_that_has_a_key_answers_to_any_name() {
+async fn a_reachable_or_keyed_server_accepts_any_host_name() {
     let door = Door::open().await;
     door.get_with("/orders", ("host", "shop.example")).await.ok();
     door.close_empty().await;
@@ -163,7 +163,7 @@ async fn a_server_that_others_reach_or_that_has_a_key_answers_to_any_name() {
 }
 
 #[tokio::test]
-async fn the_servers_own_pages_and_programs_may_post() {
+async fn same_origin_pages_and_programs_may_post() {
     let door = Door::open().await;
     for headers in [
         &[][..],

@@ -24,7 +24,7 @@ async fn in_both_forms(door: &Door, orders: &[&str], judge: impl Fn(Answer)) {
 }
 
 #[tokio::test]
-async fn a_batch_is_answered_in_the_order_given() {
+async fn a_batch_is_answered_in_request_order() {
     let door = Door::open().await;
     let created = door.post("/orders/batch", batch_of(&[ORDER, OTHER])).await;
     assert_snapshot!(created.shown(), @r#"
@@ -78,7 +78,7 @@ async fn a_batch_is_answered_in_the_order_given() {
 }
 
 #[tokio::test]
-async fn lines_make_the_same_batch() {
+async fn ndjson_and_json_make_the_same_batch() {
     let door = Door::open().await;
     for lines in [
         format!("{ORDER}\n{OTHER}"),
@@ -94,7 +94,7 @@ async fn lines_make_the_same_batch() {
 }
 
 #[tokio::test]
-async fn a_thousand_orders_are_taken_and_one_more_is_not() {
+async fn a_batch_holds_at_most_a_thousand_orders() {
     let door = Door::open().await;
     in_both_forms(&door, &vec![ORDER; 1000], |answer| {
         assert_eq!(answer.created()["orders"].as_array().unwrap().len(), 1000);
@@ -110,7 +110,7 @@ async fn a_thousand_orders_are_taken_and_one_more_is_not() {
 }
 
 #[tokio::test]
-async fn the_numbers_of_a_batch_follow_each_other_and_its_orders_start_in_that_order() {
+async fn orders_of_a_batch_get_consecutive_ids_and_start_in_that_order() {
     let door = Door::open().await;
     let created = door.post("/orders/batch", batch_of(&[ORDER; 20])).await.created();
     let orders = created["orders"].as_array().unwrap();
@@ -131,7 +131,7 @@ async fn the_numbers_of_a_batch_follow_each_other_and_its_orders_start_in_that_o
 }
 
 #[tokio::test]
-async fn one_bad_order_refuses_the_batch_and_is_named_by_its_place() {
+async fn one_invalid_order_refuses_the_batch_and_is_named_by_index() {
     let door = Door::open().await;
     let negative = ORDER.replace("250.75", "-1");
     let colour = ORDER.replace("user_id", "colour");
@@ -153,7 +153,7 @@ async fn one_bad_order_refuses_the_batch_and_is_named_by_its_place() {
 }
 
 #[tokio::test]
-async fn very_many_bad_orders_are_counted_and_a_hundred_of_them_named() {
+async fn at_most_a_hundred_invalid_orders_are_named_and_all_are_counted() {
     let door = Door::open().await;
     in_both_forms(&door, &["{}"; 1000], |answer| {
         let (status, kind, pointers) = answer.refusal();
@@ -189,7 +189,7 @@ async fn an_empty_batch_is_refused() {
 
 /// The clients announce a batch and send almost nothing.
 #[tokio::test]
-async fn slow_clients_leave_room_for_others() {
+async fn slow_clients_do_not_block_other_clients() {
     const SLOW_CLIENTS: usize = 1_000;
     let door = Door::open().await;
     let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
@@ -219,7 +219,7 @@ async fn slow_clients_leave_room_for_others() {
 }
 
 #[tokio::test]
-async fn what_is_no_batch_is_refused_with_its_reason() {
+async fn a_body_that_is_not_a_batch_is_refused_with_a_reason() {
     let door = Door::open().await;
     let unknown = format!(r#"{{"orders":[{ORDER}],"dry_run":true}}"#);
     let answer = door.post("/orders/batch", unknown).await;

@@ -12,7 +12,7 @@ fn order(item_ids: &str, total_amount: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_created_order_is_answered_in_full() {
+async fn a_created_order_is_returned_in_full() {
     let door = Door::open().await;
     assert_snapshot!(door.post("/orders", ORDER).await.shown(), @r#"
     201 Created
@@ -72,7 +72,7 @@ async fn a_created_order_is_answered_in_full() {
 }
 
 #[tokio::test]
-async fn an_amount_is_answered_exactly_with_two_decimals() {
+async fn an_amount_is_returned_exactly_with_two_decimals() {
     let door = Door::open().await;
     for (given, answered) in [
         ("250.75", "250.75"),
@@ -100,7 +100,7 @@ async fn an_amount_is_answered_exactly_with_two_decimals() {
 }
 
 #[tokio::test]
-async fn items_come_as_array_or_integer_or_text_and_are_answered_as_text() {
+async fn item_ids_may_be_array_integer_or_text_and_return_as_text() {
     let door = Door::open().await;
     let thousand: Vec<String> = (1..=1000).map(|id: u32| id.to_string()).collect();
     let thousand = thousand.join(",");
@@ -123,7 +123,7 @@ async fn items_come_as_array_or_integer_or_text_and_are_answered_as_text() {
 }
 
 #[tokio::test]
-async fn the_largest_integer_of_every_reader_is_a_user() {
+async fn a_user_id_may_be_the_largest_safe_json_integer() {
     let door = Door::open().await;
     let created = door
         .post("/orders", ORDER.replace("104", "9007199254740991"))
@@ -158,7 +158,7 @@ async fn metadata_is_kept_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn metadata_may_have_8192_bytes_and_32_levels() {
+async fn metadata_may_have_at_most_8192_bytes_and_32_levels() {
     let door = Door::open().await;
     let largest = format!(r#"{{"a":"{}"}}"#, "x".repeat(8192 - 8));
     let deepest = format!("{}1{}", "{\"a\":".repeat(32), "}".repeat(32));
@@ -170,7 +170,7 @@ async fn metadata_may_have_8192_bytes_and_32_levels() {
 }
 
 #[tokio::test]
-async fn a_reference_is_kept_whatever_its_characters() {
+async fn a_reference_is_kept_with_all_its_characters() {
     let door = Door::open().await;
     let longest = "é".repeat(200);
     for (given, kept) in [
@@ -192,7 +192,7 @@ async fn a_reference_is_kept_whatever_its_characters() {
 }
 
 #[tokio::test]
-async fn null_is_as_good_as_absent_for_what_is_optional() {
+async fn null_in_an_optional_field_means_absent() {
     let door = Door::open().await;
     let created = door
         .post("/orders", order_with(r#""reference":null,"metadata":null"#))
@@ -202,7 +202,7 @@ async fn null_is_as_good_as_absent_for_what_is_optional() {
 }
 
 #[tokio::test]
-async fn orders_are_numbered_in_the_order_of_acceptance() {
+async fn orders_get_rising_ids_in_order_of_acceptance() {
     let door = Door::open().await;
     for number in 1..=3 {
         let created = door.post("/orders", ORDER).await;
@@ -214,7 +214,7 @@ async fn orders_are_numbered_in_the_order_of_acceptance() {
 
 /// The answer belongs to the request, not to the moment: a repeat after the completion still says Pending.
 #[tokio::test]
-async fn the_201_shows_the_order_as_accepted_whatever_happened_since() {
+async fn a_replayed_201_shows_the_order_as_it_was_accepted() {
     let door = Door::open().await;
     let first = door.post_keyed("/orders", "k", ORDER).await;
     let lease = door.harness.claim_only(OrderId(1)).await;

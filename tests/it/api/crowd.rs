@@ -9,7 +9,7 @@ use super::door::Door;
 const FAR_TOO_MANY: usize = 100_000;
 
 #[tokio::test]
-async fn above_the_limit_a_stream_is_refused_and_the_rest_goes_on() {
+async fn only_streams_beyond_the_subscriber_limit_are_refused() {
     let door = Door::open().await;
     let mut followers = Vec::new();
     let refused = loop {

@@ -27,7 +27,7 @@ pub fn operations() -> Vec<(&'static str, String)> {
 }
 
 #[tokio::test]
-async fn the_document_is_openapi_3_1_and_the_one_of_the_command_line() {
+async fn the_served_document_is_openapi_3_1_and_matches_the_cli() {
     let door = Door::open().await;
     let answer = door.get("/openapi.json").await;
     let document = answer.ok();
@@ -68,7 +68,7 @@ async fn every_documented_operation_is_served() {
 
 /// Answers have exactly the documented fields.
 #[tokio::test]
-async fn answers_have_the_fields_of_the_document() {
+async fn responses_have_exactly_the_documented_fields() {
     let door = Door::open().await;
     door.harness.accept_one().await;
     door.harness.join(crate::support::make::NODE_A).await;
@@ -108,7 +108,7 @@ fn keys(object: &Value) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn the_page_needs_no_other_server() {
+async fn the_docs_page_loads_nothing_from_other_servers() {
     let door = Door::open().await;
     let page = door.get("/docs").await;
     assert_eq!(
@@ -139,7 +139,7 @@ async fn the_page_needs_no_other_server() {
 }
 
 #[tokio::test]
-async fn a_page_that_shows_orders_as_they_change_is_served_and_named() {
+async fn the_live_page_is_served_and_linked() {
     let door = Door::open().await;
     let page = door.get("/docs/live.html").await;
     assert_eq!(
@@ -156,7 +156,7 @@ async fn a_page_that_shows_orders_as_they_change_is_served_and_named() {
 
 /// Most readers come to place an order.
 #[tokio::test]
-async fn the_document_and_its_page_begin_with_orders() {
+async fn the_document_and_docs_page_list_orders_first() {
     let door = Door::open().await;
     let text = door.get("/openapi.json").await.text().to_owned();
     let paths = &text[text.find("\"paths\"").unwrap()..];
@@ -175,7 +175,7 @@ async fn the_document_and_its_page_begin_with_orders() {
 
 /// Issue 13, point 25: the page shows a lock on operations that need a key or may need one.
 #[tokio::test]
-async fn the_document_of_a_server_locks_only_what_needs_its_key() {
+async fn the_document_marks_only_protected_routes_as_needing_the_key() {
     const KEY: &str = "correct-horse-battery-staple";
     for (door, has_key) in [(Door::open().await, false), (Door::with_key(KEY).await, true)] {
         let document = door.get("/openapi.json").await.ok();
@@ -200,7 +200,7 @@ async fn the_document_of_a_server_locks_only_what_needs_its_key() {
 }
 
 #[tokio::test]
-async fn the_root_and_the_folder_lead_to_the_page() {
+async fn the_root_and_docs_folder_redirect_to_the_docs_page() {
     let door = Door::with_key("correct-horse-battery-staple").await;
     for path in ["/", "/docs/"] {
         let answer = door.get(path).await;
@@ -214,7 +214,7 @@ async fn the_root_and_the_folder_lead_to_the_page() {
 }
 
 #[tokio::test]
-async fn only_what_never_changes_may_be_kept_by_a_cache() {
+async fn only_immutable_files_are_cacheable() {
     let door = Door::open().await;
     door.harness.accept_one().await;
     for (path, expected) in [

@@ -10,7 +10,7 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 #[tokio::test]
-async fn a_body_above_its_limit_is_refused_announced_or_not() {
+async fn an_oversized_body_is_refused_with_or_without_a_content_length() {
     let door = Door::open().await;
     let spaces = |count: usize| format!("{ORDER}{}", " ".repeat(count - ORDER.len()));
     door.post("/orders", spaces(64 * KIB)).await.created();
@@ -31,7 +31,7 @@ async fn a_body_above_its_limit_is_refused_announced_or_not() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_stores_nothing() {
+async fn a_truncated_body_stores_nothing() {
     let door = Door::open().await;
     let chunks = [
         Ok(Bytes::from_static(ORDER.as_bytes())),
@@ -45,7 +45,7 @@ async fn a_body_that_breaks_off_stores_nothing() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_declared_as_json_is_refused() {
+async fn a_body_without_a_json_content_type_is_refused() {
     let door = Door::open().await;
     let text = [("content-type", "text/plain")];
     let form = [("content-type", "application/x-www-form-urlencoded")];
@@ -66,7 +66,7 @@ async fn a_body_that_is_not_declared_as_json_is_refused() {
 }
 
 #[tokio::test]
-async fn another_method_is_refused_with_the_ones_that_work() {
+async fn a_wrong_method_is_refused_with_the_allowed_methods() {
     let door = Door::open().await;
     for (method, path, allowed) in [
         ("DELETE", "/orders", "GET,HEAD,POST"),
@@ -87,7 +87,7 @@ async fn another_method_is_refused_with_the_ones_that_work() {
 }
 
 #[tokio::test]
-async fn what_is_no_order_number_is_not_found() {
+async fn an_invalid_order_id_is_not_found() {
     let door = Door::open().await;
     door.post("/orders", ORDER).await.created();
     for id in [

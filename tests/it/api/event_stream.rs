@@ -115,7 +115,7 @@ impl Block {
 }
 
 #[tokio::test]
-async fn a_stream_tells_what_happens_from_now_on() {
+async fn a_new_stream_delivers_events_from_now_on() {
     let door = Door::open().await;
     door.harness.accept_one().await;
     let mut stream = Followed::open(&door, "", &[]).await;
@@ -126,7 +126,7 @@ async fn a_stream_tells_what_happens_from_now_on() {
 }
 
 #[tokio::test]
-async fn proxies_are_told_to_pass_it_on_at_once() {
+async fn response_headers_disable_proxy_buffering() {
     let door = Door::open().await;
     let stream = Followed::open(&door, "", &[]).await;
     assert_eq!(stream.headers["content-type"], "text/event-stream");
@@ -136,7 +136,7 @@ async fn proxies_are_told_to_pass_it_on_at_once() {
 }
 
 #[tokio::test]
-async fn an_event_of_a_stream_is_the_one_of_the_page() {
+async fn stream_events_equal_page_events() {
     let door = Door::open().await;
     let mut stream = Followed::open(&door, "", &[]).await;
     let beginning = stream.beginning().await;
@@ -150,7 +150,7 @@ async fn an_event_of_a_stream_is_the_one_of_the_page() {
 
 /// Issue 13, point 36: a client cut off after any event resumes with its id.
 #[tokio::test]
-async fn an_event_of_every_kind_has_the_id_to_come_back_with() {
+async fn every_kind_of_event_carries_an_id_to_resume_from() {
     let door = Door::open().await;
     let harness = &door.harness;
     let mut stream = Followed::open(&door, "", &[]).await;
@@ -179,7 +179,7 @@ async fn an_event_of_every_kind_has_the_id_to_come_back_with() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_where_the_client_left() {
+async fn a_stream_resumes_where_the_client_left() {
     let door = Door::open().await;
     let mut stream = Followed::open(&door, "", &[]).await;
     let beginning = stream.beginning().await;
@@ -203,7 +203,7 @@ async fn a_stream_goes_on_where_the_client_left() {
 }
 
 #[tokio::test]
-async fn snapshot_and_stream_leave_no_gap() {
+async fn a_read_followed_by_a_stream_leaves_no_gap() {
     let door = Door::open().await;
     let id = door.harness.accept_one().await;
     let snapshot = door.get("/orders/1").await;
@@ -237,7 +237,7 @@ async fn filters_narrow_a_stream() {
 }
 
 #[tokio::test]
-async fn a_cursor_that_leads_nowhere_is_answered_by_a_resync() {
+async fn an_unknown_cursor_gets_a_resync() {
     let (door, other) = (Door::open().await, Door::open().await);
     door.harness.accept_one().await;
     other.harness.accept_one().await;
@@ -263,7 +263,7 @@ async fn a_cursor_that_leads_nowhere_is_answered_by_a_resync() {
 }
 
 #[tokio::test]
-async fn a_cursor_behind_which_orders_went_is_answered_by_a_resync_until_it_is_told() {
+async fn a_cursor_before_pruned_orders_gets_resyncs_until_one_is_delivered() {
     let door = Door::open().await;
     door.harness.accept_one().await;
     let too_old = door.get("/orders/1").await.header("orderly-cursor").to_owned();
@@ -296,7 +296,7 @@ async fn a_cursor_behind_which_orders_went_is_answered_by_a_resync_until_it_is_t
 }
 
 #[tokio::test]
-async fn what_is_no_cursor_is_refused() {
+async fn an_invalid_cursor_is_refused() {
     let door = Door::open().await;
     let accept = ("accept", "text/event-stream");
     for id in ["x", "45", "AAAA"] {
@@ -313,7 +313,7 @@ async fn what_is_no_cursor_is_refused() {
 }
 
 #[tokio::test]
-async fn a_silent_stream_gives_signs_of_life_and_a_newer_cursor() {
+async fn an_idle_stream_sends_heartbeats_and_newer_cursors() {
     let door = Door::with_heartbeat(Duration::from_millis(20)).await;
     let mut stream = Followed::open(&door, "?user_id=99", &[]).await;
     let beginning = stream.beginning().await;
@@ -347,7 +347,7 @@ async fn a_stream_ends_with_a_cursor_when_the_server_stops() {
 
 /// Like a client of a server that was stopped and restarted.
 #[tokio::test]
-async fn a_reader_who_comes_late_gets_more_than_memory_holds() {
+async fn a_late_subscriber_gets_more_events_than_memory_holds() {
     const ORDERS: usize = 12_000;
     let door = Door::open().await;
     let mut early = Followed::open(&door, "", &[]).await;

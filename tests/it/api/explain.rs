@@ -35,7 +35,7 @@ async fn node(door: &Door, node: NodeId, slots: u32, breaker: Breaker) {
 }
 
 #[tokio::test]
-async fn an_order_that_is_next_says_so() {
+async fn the_next_order_to_start_is_explained_as_next() {
     let door = Door::open().await;
     node(&door, NODE_A, 2, Breaker::Closed).await;
     door.harness.accept_one().await;
@@ -64,7 +64,7 @@ async fn an_order_that_is_next_says_so() {
 }
 
 #[tokio::test]
-async fn an_order_behind_others_says_which_and_how_many() {
+async fn a_queued_order_names_its_predecessor_and_position() {
     let door = Door::open().await;
     node(&door, NODE_A, 2, Breaker::Closed).await;
     let ids = door.harness.accept_some(3).await;
@@ -77,7 +77,7 @@ async fn an_order_behind_others_says_which_and_how_many() {
 }
 
 #[tokio::test]
-async fn what_keeps_all_orders_is_told() {
+async fn conditions_that_stop_all_orders_are_explained() {
     let door = Door::open().await;
     let id = door.harness.accept_one().await;
     assert_eq!(reasons(&door, id).await, ["no_node"]);
@@ -95,7 +95,7 @@ async fn what_keeps_all_orders_is_told() {
 }
 
 #[tokio::test]
-async fn nodes_without_a_free_slot_are_told() {
+async fn a_lack_of_free_slots_is_explained() {
     let door = Door::open().await;
     let ids = door.harness.accept_some(2).await;
     let lease = door.harness.claim(1).await.remove(0);
@@ -109,7 +109,7 @@ async fn nodes_without_a_free_slot_are_told() {
 }
 
 #[tokio::test]
-async fn an_order_between_two_attempts_tells_until_when() {
+async fn an_order_in_backoff_is_explained_with_its_due_time() {
     let door = Door::open().await;
     node(&door, NODE_A, 2, Breaker::Closed).await;
     let id = door.harness.attempt_once(retry_after(60)).await;
@@ -122,7 +122,7 @@ async fn an_order_between_two_attempts_tells_until_when() {
 }
 
 #[tokio::test]
-async fn an_order_of_a_user_tells_which_one_it_waits_for() {
+async fn a_blocked_order_names_the_order_it_waits_for() {
     let door = Door::with_ordering(Ordering::User(OnFailure::Block)).await;
     node(&door, NODE_A, 2, Breaker::Closed).await;
     let ids = door.harness.accept(vec![order_of(1); 2]).await;
@@ -136,7 +136,7 @@ async fn an_order_of_a_user_tells_which_one_it_waits_for() {
 
 /// Issue 13, point 17: a blocking order is named together with its remedies.
 #[tokio::test]
-async fn a_failed_order_that_blocks_is_told_with_what_ends_it() {
+async fn a_blocking_failed_order_is_explained_with_its_remedies() {
     let door = Door::with_ordering(Ordering::User(OnFailure::Block)).await;
     node(&door, NODE_A, 2, Breaker::Closed).await;
     let ids = door.harness.accept(vec![order_of(1); 2]).await;
@@ -182,7 +182,7 @@ async fn a_failed_order_that_blocks_is_told_with_what_ends_it() {
 
 /// Issue 13, point 17: heartbeats are seconds old, so slots are counted from the table.
 #[tokio::test]
-async fn a_slot_taken_since_the_last_heartbeat_is_taken() {
+async fn slots_taken_since_the_last_heartbeat_count_as_taken() {
     let door = Door::open().await;
     node(&door, NODE_A, 1, Breaker::Closed).await;
     let ids = door.harness.accept_some(2).await;
@@ -194,7 +194,7 @@ async fn a_slot_taken_since_the_last_heartbeat_is_taken() {
 }
 
 #[tokio::test]
-async fn a_suspect_says_so() {
+async fn a_suspect_is_explained_as_one() {
     let door = Door::open().await;
     let id = door.harness.accept_one().await;
     door.harness.crash_all(&[id], 2).await;
@@ -204,7 +204,7 @@ async fn a_suspect_says_so() {
 }
 
 #[tokio::test]
-async fn an_order_in_processing_tells_who_has_it() {
+async fn an_order_in_processing_names_its_node_or_external_worker() {
     let door = Door::open().await;
     for outside in [false, true] {
         let id = door.harness.accept_one().await;
@@ -224,7 +224,7 @@ async fn an_order_in_processing_tells_who_has_it() {
 }
 
 #[tokio::test]
-async fn an_order_that_ended_waits_for_nothing() {
+async fn a_final_order_is_explained_as_ended() {
     let door = Door::open().await;
     for status in [
         OrderStatus::Completed,
@@ -242,7 +242,7 @@ async fn an_order_that_ended_waits_for_nothing() {
 
 /// One slot and 10 s per order: the fourth order starts in about 30 s.
 #[tokio::test]
-async fn an_estimate_is_a_range_around_what_the_mean_says() {
+async fn an_estimate_is_a_range_around_the_mean() {
     let door = Door::open().await;
     let id = door.harness.accept_one().await;
     let lease = door.harness.claim_only(id).await;
@@ -267,7 +267,7 @@ async fn an_estimate_is_a_range_around_what_the_mean_says() {
 
 /// Issue 13, point 1.
 #[tokio::test]
-async fn what_the_database_refuses_is_told() {
+async fn a_refusal_by_the_database_is_explained() {
     let door = Door::open().await;
     let harness = &door.harness;
     node(&door, NODE_A, 2, Breaker::Closed).await;
@@ -299,7 +299,7 @@ async fn what_the_database_refuses_is_told() {
 
 /// Issue 13, point 1: only a lasting refusal hides the expected start.
 #[tokio::test]
-async fn a_refused_result_of_before_keeps_no_order_from_its_next_attempt() {
+async fn an_earlier_refused_result_does_not_hide_the_expected_start() {
     let door = Door::open().await;
     let harness = &door.harness;
     harness.order_in(OrderStatus::Completed).await;

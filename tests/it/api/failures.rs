@@ -54,7 +54,7 @@ fn unexpected() -> StoreError {
 }
 
 #[tokio::test]
-async fn every_error_of_the_store_is_a_problem_of_its_own() {
+async fn every_store_error_maps_to_its_own_problem() {
     let errors: [(Failing, u16, &str, &str); 7] = [
         (|| StoreError::Busy, 503, "busy", "1"),
         (|| StoreError::QueueFull, 503, "queue-full", "5"),
@@ -86,7 +86,7 @@ impl Layer for FailsToReadTheQueue {
 
 /// A 503 would claim that nothing changed.
 #[tokio::test]
-async fn a_change_that_cannot_be_shown_is_not_said_to_have_failed() {
+async fn a_change_whose_read_back_fails_is_not_reported_as_failed() {
     let door = Door::twisted(FailsToReadTheQueue).await;
     for (action, paused) in [("/queue/pause", true), ("/queue/resume", false)] {
         door.act(action).await.assert_refused(500, "unexpected");
@@ -97,7 +97,7 @@ async fn a_change_that_cannot_be_shown_is_not_said_to_have_failed() {
 }
 
 #[tokio::test]
-async fn a_panic_is_a_problem_and_the_next_request_is_served() {
+async fn a_panic_becomes_a_problem_and_the_server_keeps_serving() {
     let door = Door::twisted(Panics).await;
     assert_all_refused(&door, 500, "unexpected", "").await;
     let answer = door.get("/orders/1").await;
@@ -120,7 +120,7 @@ async fn a_panic_is_a_problem_and_the_next_request_is_served() {
 
 /// A panic must not leave its idempotency key in flight.
 #[tokio::test]
-async fn a_key_is_free_again_after_a_failure() {
+async fn an_idempotency_key_is_reusable_after_a_failure() {
     let door = Door::twisted(Panics).await;
     for _ in 0..2 {
         door.post_keyed("/orders", "k", ORDER)
@@ -139,7 +139,7 @@ async fn a_closed_store_refuses_as_shutting_down() {
 }
 
 #[tokio::test]
-async fn as_many_pending_orders_as_allowed_refuse_the_next() {
+async fn an_order_beyond_the_pending_limit_is_refused() {
     let door = Door::with_pending_max(2).await;
     door.post("/orders", ORDER).await.created();
     let batch = format!(r#"{{"orders":[{ORDER},{ORDER}]}}"#);
@@ -156,7 +156,7 @@ async fn as_many_pending_orders_as_allowed_refuse_the_next() {
 }
 
 #[tokio::test]
-async fn what_no_route_has_is_not_found() {
+async fn an_unknown_route_is_not_found() {
     let door = Door::open().await;
     for path in [
         "/order",
@@ -188,7 +188,7 @@ async fn what_no_route_has_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_request_keeps_the_id_its_caller_gave() {
+async fn a_request_keeps_the_id_given_by_its_client() {
     let door = Door::open().await;
     let answer = door.get_with("/orders/1", ("x-request-id", "caller-7")).await;
     assert_eq!(answer.header("x-request-id"), "caller-7");
@@ -224,7 +224,7 @@ async fn a_path_or_query_that_is_too_long_is_refused() {
 }
 
 #[tokio::test]
-async fn every_type_of_problem_has_a_page() {
+async fn every_problem_type_has_a_page() {
     let door = Door::open().await;
     let list = door.get("/problems").await;
     for line in list.text().lines() {

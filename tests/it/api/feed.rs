@@ -29,7 +29,7 @@ async fn cursor_of(door: &Door, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_empty_feed_has_a_cursor_to_come_back_with() {
+async fn an_empty_feed_returns_a_cursor_to_resume_from() {
     let door = Door::open().await;
     let (events, cursor) = page(&door, "").await;
     assert_eq!(events, []);
@@ -44,7 +44,7 @@ async fn an_empty_feed_has_a_cursor_to_come_back_with() {
 }
 
 #[tokio::test]
-async fn the_feed_is_read_page_by_page_without_gap_or_repeat() {
+async fn paging_through_the_feed_neither_skips_nor_repeats() {
     let door = Door::open().await;
     door.harness.attempt_once(Outcome::COMPLETED).await;
     door.harness.attempt_once(failed()).await;
@@ -62,7 +62,7 @@ async fn the_feed_is_read_page_by_page_without_gap_or_repeat() {
 }
 
 #[tokio::test]
-async fn an_event_of_the_feed_is_the_one_of_the_history() {
+async fn feed_events_equal_history_events() {
     let door = Door::open().await;
     door.harness.attempt_once(failed()).await;
     let feed = door.get("/events").await.ok();
@@ -73,7 +73,7 @@ async fn an_event_of_the_feed_is_the_one_of_the_history() {
 }
 
 #[tokio::test]
-async fn filters_narrow_the_feed_together() {
+async fn feed_filters_combine() {
     let door = Door::open().await;
     door.harness
         .accept(vec![order_of(7), order_of(8), order_of(7)])
@@ -105,7 +105,7 @@ async fn filters_narrow_the_feed_together() {
 }
 
 #[tokio::test]
-async fn reads_of_orders_say_from_where_the_feed_goes_on() {
+async fn order_reads_return_a_cursor_to_follow_from() {
     let door = Door::open().await;
     door.harness.attempt_once(Outcome::COMPLETED).await;
     for path in ["/orders/1", "/orders", "/orders?user_id=99", "/orders/1/events"] {
@@ -119,7 +119,7 @@ async fn reads_of_orders_say_from_where_the_feed_goes_on() {
 }
 
 #[tokio::test]
-async fn a_held_read_says_it_too() {
+async fn a_held_read_returns_a_cursor_to_follow_from() {
     let door = Door::open().await;
     let id = door.harness.accept_one().await;
     let held = door.get_with("/orders/1", ("prefer", "wait=60"));
@@ -150,7 +150,7 @@ async fn a_cursor_of_another_store_or_from_the_future_is_gone() {
 }
 
 #[tokio::test]
-async fn a_cursor_behind_which_orders_went_is_gone() {
+async fn a_cursor_before_pruned_orders_is_gone() {
     let door = Door::open().await;
     door.harness.accept_one().await;
     let too_old = cursor_of(&door, "/orders/1").await;
@@ -171,7 +171,7 @@ async fn a_cursor_behind_which_orders_went_is_gone() {
 }
 
 #[tokio::test]
-async fn bad_parameters_are_named() {
+async fn invalid_parameters_are_named() {
     let door = Door::open().await;
     let list_cursor = {
         door.harness.accept_some(2).await;
@@ -197,7 +197,7 @@ async fn bad_parameters_are_named() {
 
 /// The longest stored errors, in characters that take six bytes in JSON, would make a full page very long.
 #[tokio::test]
-async fn a_page_of_long_events_ends_early_and_goes_on() {
+async fn a_page_of_long_events_ends_early_with_a_next_cursor() {
     let door = Door::open().await;
     let long = "\u{1}".repeat(1_024);
     for _ in 0..200 {
@@ -223,7 +223,7 @@ async fn a_page_of_long_events_ends_early_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_page_for_a_user_without_events_ends_after_ten_thousand() {
+async fn a_filtered_feed_page_looks_at_no_more_than_ten_thousand_events() {
     let door = Door::open().await;
     let last = door.harness.accept_more_than_a_page_looks_at(&order_of(7)).await;
     door.harness.accept(vec![order_of(8)]).await;

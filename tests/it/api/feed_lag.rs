@@ -29,7 +29,7 @@ impl Layer for Away {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_feed_that_cannot_be_read_is_behind_until_it_can() {
+async fn an_unreadable_feed_is_reported_as_lagging_until_it_recovers() {
     let harness = Harness::sqlite().await;
     let away = Arc::new(AtomicBool::new(false));
     let store = twisted(harness.store().clone(), Away(away.clone()));
@@ -89,7 +89,7 @@ impl Layer for Restless {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_that_failed_is_repeated_after_its_pause_whatever_happens_meanwhile() {
+async fn a_failed_feed_read_is_retried_only_after_its_pause() {
     const PAUSE: Duration = Duration::from_secs(1);
     let harness = Harness::sqlite().await;
     let restless = Arc::new(Restless {
@@ -124,7 +124,7 @@ async fn a_read_that_failed_is_repeated_after_its_pause_whatever_happens_meanwhi
 }
 
 #[tokio::test]
-async fn a_stream_begins_while_the_store_is_away_where_it_has_a_place() {
+async fn a_stream_with_a_cursor_opens_while_the_store_is_unavailable() {
     let harness = Harness::sqlite().await;
     harness.accept_one().await;
     let place = harness.store().events_after(None, 0).await.unwrap().bounds;

@@ -75,7 +75,7 @@ async fn a_request_without_one_well_formed_host_is_refused() {
 
 /// Issue 13, point 10 (RFC 9112 section 6.1): the end of such a body cannot be determined.
 #[tokio::test]
-async fn a_transfer_coding_other_than_chunked_is_refused() {
+async fn any_transfer_coding_but_chunked_is_refused() {
     let hall = Hall::open().await;
     let length = format!("{:x}", ORDER.len());
     let request = |coding: &str, connection: &str| {
@@ -97,7 +97,7 @@ async fn a_transfer_coding_other_than_chunked_is_refused() {
 
 /// Issue 13, point 18: such an address counts as local, so Host names are checked there too.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loopback_address_written_as_ipv6_is_this_machine() {
+async fn an_ipv4_mapped_loopback_address_counts_as_local() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = orderly(folder.path());
     command.env("HOST", "::ffff:127.0.0.1");

@@ -6,7 +6,7 @@ use super::door::Door;
 use crate::support::twisted::{Fails, IsNotReady, IsWeak};
 
 #[tokio::test]
-async fn a_server_that_can_take_orders_is_ready() {
+async fn a_server_that_can_store_orders_is_ready() {
     let door = Door::open().await;
     assert_eq!(door.get("/livez").await.text(), r#"{"status":"alive"}"#);
     assert_eq!(door.get("/readyz").await.text(), r#"{"status":"ready"}"#);
@@ -15,7 +15,7 @@ async fn a_server_that_can_take_orders_is_ready() {
 }
 
 #[tokio::test]
-async fn a_verbose_probe_lists_the_checks() {
+async fn a_verbose_health_request_lists_the_checks() {
     let door = Door::open().await;
     let checks = json!([
         {"name": "serving", "ok": true}, {"name": "store", "ok": true}, {"name": "durability", "ok": true},
@@ -31,7 +31,7 @@ async fn a_verbose_probe_lists_the_checks() {
 }
 
 #[tokio::test]
-async fn a_weak_setting_of_the_database_is_told_and_keeps_no_traffic_away() {
+async fn a_weak_database_setting_is_reported_without_failing_readiness() {
     let door = Door::twisted(IsWeak("synchronous_commit is off for role /secret")).await;
     assert_eq!(door.get("/readyz").await.text(), r#"{"status":"ready"}"#);
     let answer = door.get("/readyz?verbose").await;
@@ -49,7 +49,7 @@ async fn a_weak_setting_of_the_database_is_told_and_keeps_no_traffic_away() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_lives_and_is_not_ready() {
+async fn a_stopping_server_is_live_but_not_ready() {
     let door = Door::open().await;
     door.draining.cancel();
     for path in ["/readyz", "/healthz", "/readyz?verbose"] {
@@ -72,7 +72,7 @@ async fn a_server_that_stops_lives_and_is_not_ready() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_store_is_not_ready() {
+async fn a_store_that_cannot_write_is_not_ready() {
     let door = Door::twisted(IsNotReady("disk I/O error in /secret")).await;
     for path in ["/readyz", "/healthz", "/readyz?verbose"] {
         let answer = door.get(path).await;
@@ -96,7 +96,7 @@ async fn a_store_that_cannot_store_is_not_ready() {
 
 /// Answered from the last known state: a health check must not wait for a hanging store.
 #[tokio::test]
-async fn a_probe_asks_the_store_nothing() {
+async fn health_requests_never_query_the_store() {
     let door = Door::twisted(Fails(|| panic!("the store was queried"))).await;
     for path in ["/livez", "/readyz?verbose", "/healthz"] {
         door.get(path).await.ok();

@@ -24,7 +24,7 @@ fn assert_replay(again: &Answer, first: &Answer) {
 }
 
 #[tokio::test]
-async fn a_repeat_is_answered_byte_for_byte_like_the_first() {
+async fn a_repeated_request_gets_the_first_answer_byte_for_byte() {
     let door = Door::open().await;
     let first = door.post_keyed("/orders", KEY, ORDER).await;
     door.post("/orders", ORDER).await.created();
@@ -37,7 +37,7 @@ async fn a_repeat_is_answered_byte_for_byte_like_the_first() {
 }
 
 #[tokio::test]
-async fn a_batch_is_repeated_as_a_whole() {
+async fn a_repeated_batch_replays_as_a_whole() {
     let door = Door::open().await;
     let first = door.post_keyed("/orders/batch", KEY, BATCH).await;
     assert_eq!(first.created()["orders"].as_array().unwrap().len(), 2);
@@ -51,7 +51,7 @@ async fn a_batch_is_repeated_as_a_whole() {
 }
 
 #[tokio::test]
-async fn bare_and_quoted_values_are_one_key() {
+async fn bare_and_quoted_values_name_the_same_key() {
     let door = Door::open().await;
     let first = door.post_keyed("/orders", "a key", ORDER).await;
     assert_replay(&door.post_keyed("/orders", "\"a key\"", ORDER).await, &first);
@@ -60,7 +60,7 @@ async fn bare_and_quoted_values_are_one_key() {
 }
 
 #[tokio::test]
-async fn another_body_under_the_same_key_is_refused() {
+async fn a_key_reused_with_another_body_is_refused() {
     let door = Door::open().await;
     door.post_keyed("/orders", KEY, ORDER).await.created();
     for other in [ORDER.replace("250.75", "250.76"), format!("{ORDER} ")] {
@@ -86,7 +86,7 @@ async fn each_route_has_its_own_keys() {
 }
 
 #[tokio::test]
-async fn keys_differ_in_case_and_in_every_character() {
+async fn keys_are_compared_by_case_and_every_character() {
     let door = Door::open().await;
     for key in ["k", "K", "k ~", "k!", &"k".repeat(255)] {
         let answer = door.post_keyed("/orders", key, ORDER).await;
@@ -98,7 +98,7 @@ async fn keys_differ_in_case_and_in_every_character() {
 }
 
 #[tokio::test]
-async fn what_is_no_key_is_refused_before_anything_is_stored() {
+async fn an_invalid_key_is_refused_before_anything_is_stored() {
     let door = Door::open().await;
     let long = "k".repeat(256);
     for key in [
@@ -127,7 +127,7 @@ async fn what_is_no_key_is_refused_before_anything_is_stored() {
 }
 
 #[tokio::test]
-async fn refusals_are_not_kept() {
+async fn refusals_are_not_stored_under_the_key() {
     let door = Door::open().await;
     let bad = ORDER.replace("250.75", "-1");
     for body in [bad.as_str(), "{", "[]"] {
@@ -160,7 +160,7 @@ async fn a_key_is_kept_for_a_day() {
 }
 
 #[tokio::test]
-async fn a_repeat_while_the_first_is_in_flight_is_told_to_come_back() {
+async fn a_repeat_during_the_first_request_is_asked_to_retry_later() {
     let gate = Gate::closed();
     let door = Arc::new(Door::twisted(gate.clone()).await);
     let sender = door.clone();
@@ -180,7 +180,7 @@ async fn a_repeat_while_the_first_is_in_flight_is_told_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_leaves_its_key_usable() {
+async fn a_disconnected_client_leaves_its_key_usable() {
     let gate = Gate::closed();
     let door = Arc::new(Door::twisted(gate.clone()).await);
     let sender = door.clone();

@@ -19,7 +19,7 @@ mod refused;
 mod settled;
 
 #[tokio::test]
-async fn a_worker_takes_an_order_and_completes_it() {
+async fn a_worker_leases_an_order_and_completes_it() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     let (token, key) = (
@@ -84,7 +84,7 @@ async fn a_worker_takes_an_order_and_completes_it() {
 }
 
 #[tokio::test]
-async fn orders_are_taken_in_the_order_of_their_acceptance_as_many_as_asked_for() {
+async fn orders_are_leased_in_order_of_acceptance_up_to_the_requested_number() {
     let door = Door::for_workers().await;
     door.harness.accept_some(6).await;
     let taken = async |body: &str| ids(&door.post("/leases", body.to_owned()).await.ok());
@@ -97,7 +97,7 @@ async fn orders_are_taken_in_the_order_of_their_acceptance_as_many_as_asked_for(
 }
 
 #[tokio::test]
-async fn who_waits_gets_the_next_order_at_once() {
+async fn a_waiting_worker_gets_the_next_order_at_once() {
     let door = Door::for_workers().await;
     let waits = door.post("/leases", r#"{"wait":60}"#);
     let accepts = async {
@@ -115,7 +115,7 @@ async fn who_waits_gets_the_next_order_at_once() {
 }
 
 #[tokio::test]
-async fn the_wait_ends_without_an_order() {
+async fn a_wait_without_orders_ends_empty() {
     let door = Door::for_workers().await;
     assert_eq!(ids(&door.post("/leases", r#"{"wait":1}"#).await.ok()), [0; 0]);
     door.close().await;
@@ -141,7 +141,7 @@ async fn a_paused_queue_hands_out_nothing_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn a_lease_lasts_as_long_as_asked_and_is_renewed_until_its_attempt_is_over() {
+async fn a_lease_lasts_as_requested_and_is_renewable_until_its_attempt_ends() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     let expires = async |seconds: u64| {
@@ -180,7 +180,7 @@ async fn a_lease_lasts_as_long_as_asked_and_is_renewed_until_its_attempt_is_over
 }
 
 #[tokio::test]
-async fn a_lease_is_never_longer_than_an_attempt_may_take() {
+async fn a_lease_never_outlasts_the_attempt_timeout() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     let taken = door.post("/leases", r#"{"lease":3600}"#).await.ok();
@@ -197,7 +197,7 @@ async fn a_lease_is_never_longer_than_an_attempt_may_take() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_while_it_waits_loses_nothing() {
+async fn a_waiting_client_that_disconnects_loses_no_order() {
     let door = Door::for_workers().await;
     let waiting = || door.harness.metrics().lease_requests_waiting.get();
     {
@@ -219,7 +219,7 @@ async fn a_client_that_hangs_up_while_it_waits_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_lets_who_waits_go_and_hands_out_nothing_more() {
+async fn a_stopping_server_answers_waiting_workers_and_hands_out_nothing() {
     let mut door = Door::for_workers().await;
     let router = door.router();
     let waits = tokio::spawn(async move {
@@ -245,7 +245,7 @@ async fn a_server_that_stops_lets_who_waits_go_and_hands_out_nothing_more() {
 }
 
 #[tokio::test]
-async fn what_a_silent_worker_held_goes_to_another_with_a_new_token() {
+async fn an_order_of_a_silent_worker_is_leased_again_with_new_token() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     door.take_one().await;

@@ -39,7 +39,7 @@ async fn an_empty_store_has_an_empty_list() {
 }
 
 #[tokio::test]
-async fn a_listed_order_is_the_order_that_is_read() {
+async fn a_listed_order_equals_the_order_read_by_id() {
     let door = Door::open().await;
     door.post("/orders", ORDER).await.created();
     let order = door.get("/orders/1").await;
@@ -65,7 +65,7 @@ async fn orders_are_listed_newest_first_fifty_to_a_page() {
 }
 
 #[tokio::test]
-async fn filters_choose_and_combine() {
+async fn filters_select_and_combine() {
     let door = Door::open().await;
     let harness = &door.harness;
     for status in [
@@ -113,7 +113,7 @@ async fn filters_choose_and_combine() {
 }
 
 #[tokio::test]
-async fn a_walk_through_the_pages_meets_every_order_once_while_others_arrive() {
+async fn paging_returns_every_order_once_while_orders_arrive() {
     let door = Door::open().await;
     door.harness.accept_some(40).await;
     let (mut walked, mut next) = page(&door, "?limit=7").await;
@@ -129,7 +129,7 @@ async fn a_walk_through_the_pages_meets_every_order_once_while_others_arrive() {
 
 /// Orders that leave the filter meanwhile are skipped. No order repeats, and none that stays is missed.
 #[tokio::test]
-async fn a_filtered_walk_is_complete_while_orders_change() {
+async fn filtered_paging_is_complete_while_orders_change() {
     let door = Door::open().await;
     door.harness.accept_some(30).await;
     let (mut walked, mut next) = page(&door, "?status=Pending&user_id=104&limit=4").await;
@@ -150,7 +150,7 @@ async fn a_filtered_walk_is_complete_while_orders_change() {
 
 /// Five hundred of the longest orders would take twelve megabytes.
 #[tokio::test]
-async fn a_page_of_long_orders_ends_early_and_the_next_goes_on() {
+async fn a_page_of_long_orders_ends_early_with_a_next_cursor() {
     const PAGE_BYTES_MAX: usize = 1024 * 1024;
     const ORDERS: i64 = 100;
     let door = Door::open().await;
@@ -183,7 +183,7 @@ async fn a_page_of_long_orders_ends_early_and_the_next_goes_on() {
 }
 
 #[tokio::test]
-async fn bad_parameters_are_refused_by_name_all_at_once() {
+async fn all_invalid_parameters_are_named_at_once() {
     let door = Door::open().await;
     for (query, pointers) in [
         ("status=pending", &["#/status"][..]),
@@ -218,7 +218,7 @@ async fn bad_parameters_are_refused_by_name_all_at_once() {
 }
 
 #[tokio::test]
-async fn a_page_may_be_empty_before_the_end() {
+async fn a_page_may_be_empty_before_the_last_one() {
     let door = Door::open().await;
     door.harness.accept(vec![order_with_reference("web")]).await;
     door.harness.cancel(OrderId(1)).await;
@@ -234,7 +234,7 @@ async fn a_page_may_be_empty_before_the_end() {
 
 /// Issue 13, point 11: exactly RFC 3339 section 5.6, in queries and bodies.
 #[tokio::test]
-async fn a_time_is_taken_exactly_as_rfc_3339_has_it() {
+async fn times_are_parsed_strictly_by_rfc_3339() {
     let door = Door::open().await;
     door.harness.accept_one().await;
     for time in [

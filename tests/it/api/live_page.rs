@@ -47,7 +47,7 @@ async fn follows(browser: &Browser) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_shows_orders_as_they_change_also_over_a_kill() {
+async fn the_live_page_shows_changes_and_survives_a_server_kill() {
     if !required("a test with Chromium", browser::is_installed()) {
         return;
     }

@@ -25,7 +25,7 @@ struct Progress {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_orders_at_once_are_processed_once_in_order_and_counted_truly() {
+async fn five_hundred_concurrent_orders_run_once_in_order_with_exact_counts() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = orderly(folder.path());
     command.envs([

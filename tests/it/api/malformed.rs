@@ -13,7 +13,7 @@ fn with(good: &str, bad: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_refused() {
+async fn a_body_that_is_not_json_is_refused() {
     let door = Door::open().await;
     let unclosed = "{\"a\":".repeat(10 * KIB);
     let brackets = "[".repeat(60 * KIB);
@@ -76,7 +76,7 @@ async fn every_prefix_of_a_good_body_is_malformed() {
 }
 
 #[tokio::test]
-async fn a_field_whose_name_is_no_text_is_refused() {
+async fn a_field_name_that_is_not_text_is_refused() {
     let door = Door::open().await;
     let order = order_with(r#""\ud800":1"#);
     door.post("/orders", order.clone())

@@ -47,7 +47,7 @@ async fn fill(door: &Door) {
 }
 
 #[tokio::test]
-async fn the_numbers_of_an_empty_store_are_zero() {
+async fn metrics_of_an_empty_store_are_zero() {
     let door = Door::open().await;
     assert_snapshot!(door.get("/metrics").await.shown(), @r#"
     200 OK
@@ -72,7 +72,7 @@ async fn the_numbers_of_an_empty_store_are_zero() {
 }
 
 #[tokio::test]
-async fn the_numbers_are_answered_in_json() {
+async fn metrics_are_available_as_json() {
     let door = Door::open().await;
     for seconds in [5, 7] {
         let id = door.harness.accept_one().await;
@@ -89,7 +89,7 @@ async fn the_numbers_are_answered_in_json() {
 }
 
 #[tokio::test]
-async fn the_numbers_are_those_of_the_table_in_every_form() {
+async fn metrics_equal_a_recount_of_the_table_in_every_format() {
     let door = Door::open().await;
     fill(&door).await;
     let counted = door.harness.recount().await;
@@ -114,7 +114,7 @@ async fn the_numbers_are_those_of_the_table_in_every_form() {
 }
 
 #[tokio::test]
-async fn the_form_is_the_one_that_the_client_prefers() {
+async fn the_accept_header_selects_the_metrics_format() {
     let door = Door::open().await;
     // The headers of Prometheus 3.5, Prometheus 2.40, Grafana Agent and VictoriaMetrics, curl, and a browser.
     let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
@@ -166,7 +166,7 @@ async fn the_form_is_the_one_that_the_client_prefers() {
 }
 
 #[tokio::test]
-async fn the_families_are_a_promise() {
+async fn the_set_of_metric_families_is_stable() {
     let door = Door::open().await;
     // Request families appear with the first request.
     door.get("/livez").await.ok();
@@ -222,7 +222,7 @@ async fn the_families_are_a_promise() {
 }
 
 #[tokio::test]
-async fn requests_are_counted_by_route_and_never_by_path() {
+async fn requests_are_counted_by_route_not_by_path() {
     let door = Door::open().await;
     for path in ["/orders/1", "/orders/2", "/orders/x", "/nothing/1", "/nothing/2"] {
         assert_eq!(door.get(path).await.status, 404);
@@ -246,7 +246,7 @@ async fn requests_are_counted_by_route_and_never_by_path() {
 
 /// A counter that first appears with a count shows no rise (issue 13, point 22).
 #[tokio::test]
-async fn what_has_not_happened_yet_counts_zero() {
+async fn counters_start_at_zero_before_their_first_event() {
     let door = Door::open().await;
     let counted = open_metrics(&door).await;
     for sample in [
@@ -264,7 +264,7 @@ async fn what_has_not_happened_yet_counts_zero() {
 }
 
 #[tokio::test]
-async fn the_process_tells_what_it_uses() {
+async fn process_metrics_report_resource_use() {
     let door = Door::open().await;
     let counted = open_metrics(&door).await;
     for sample in [
@@ -284,7 +284,7 @@ async fn the_process_tells_what_it_uses() {
 
 /// The simulated processor takes slightly more than 2, 5 or 10 s; interpolated medians must be near that.
 #[tokio::test]
-async fn quantiles_of_simulated_attempts_are_close() {
+async fn histogram_quantiles_of_simulated_attempts_are_accurate() {
     for seconds in [2.0, 5.0, 10.0] {
         let metrics = orderly::metrics::Metrics::new();
         for extra in 0..100 {
@@ -321,7 +321,7 @@ fn median(samples: &std::collections::BTreeMap<String, f64>) -> f64 {
 
 /// With a running worker, the histograms hold each of its orders once.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_worker_did_is_counted_once() {
+async fn each_processed_order_is_counted_once() {
     const ORDERS: usize = 5;
     let door = Door::open().await;
     door.harness.join(NODE_A).await;
@@ -372,7 +372,7 @@ async fn what_a_worker_did_is_counted_once() {
 }
 
 #[tokio::test]
-async fn a_pause_shows_in_every_form() {
+async fn a_pause_shows_in_every_metrics_format() {
     let door = Door::open().await;
     door.harness.accept_one().await;
     door.harness.cancel(OrderId(1)).await;
@@ -390,7 +390,7 @@ async fn a_pause_shows_in_every_form() {
 
 /// Scrapes matter most while the store is unavailable: process metrics still appear, the table's do not.
 #[tokio::test]
-async fn a_scrape_without_the_store_has_the_numbers_of_the_process() {
+async fn a_scrape_without_the_store_still_has_process_metrics() {
     let door = Door::twisted(Fails(|| StoreError::DiskFull)).await;
     let scraped = door.get("/metrics/prometheus").await;
     assert_eq!(scraped.exposition().value("orderly_store_up").to_string(), "0");

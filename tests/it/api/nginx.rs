@@ -105,7 +105,7 @@ fn configuration(folder: &Path, address: &str) -> String {
 
 /// Issue 13, point 24: by default nginx gives up after a minute, the longest wait of a request.
 #[test]
-fn nginx_waits_longer_than_any_request_is_held() {
+fn the_nginx_timeout_exceeds_the_longest_held_request() {
     let settings = configuration(Path::new("/nowhere"), "127.0.0.1:5000");
     let patience = settings.split("proxy_read_timeout ").nth(1).unwrap();
     let seconds: u64 = patience.split("s;").next().unwrap().parse().unwrap();
@@ -153,7 +153,7 @@ async fn a_refusal_of_a_large_body_arrives_through_nginx() {
 
 /// Issue 13, point 8: `nc -N` and some libraries half-close. A held read ends without an answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_closed_its_side_gets_its_answer() {
+async fn a_client_that_half_closed_still_gets_its_answer() {
     let hall = Hall::open().await;
     let length = ORDER.len();
     let json = "content-type: application/json\r\n";

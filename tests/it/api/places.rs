@@ -111,7 +111,7 @@ fn keyed() -> String {
 
 /// Issue 13, point 29: eight idle connections with one tiny request each locked out all clients with the key.
 #[tokio::test(flavor = "multi_thread")]
-async fn at_the_limit_the_longest_idle_stranger_gives_way() {
+async fn at_the_limit_the_longest_idle_unauthenticated_connection_is_closed() {
     let hall = Hall::before(Door::with_key(KEY).await, PLACES.into());
     let mut customer = Client::connect(&hall).await;
     assert_eq!(customer.ask("/orders", &keyed()).await, 200);
@@ -141,7 +141,7 @@ async fn at_the_limit_the_longest_idle_stranger_gives_way() {
 
 /// Without a key no client has priority, but requests in progress and streams keep their connections.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_in_progress_keeps_its_place() {
+async fn a_request_in_progress_keeps_its_connection() {
     let hall = Hall::before(Door::open().await, PLACES.into());
     hall.door.harness.accept_one().await;
     let mut streams = Vec::new();
@@ -173,7 +173,7 @@ async fn a_request_in_progress_keeps_its_place() {
 
 /// Issue 13, point 29: a platform restarts a node whose health checks fail, and a scrape shows which limit is reached.
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_and_numbers_are_answered_at_the_limit() {
+async fn health_and_metrics_are_served_at_the_connection_limit() {
     let hall = Hall::before(Door::open().await, PLACES.into());
     let mut streams = Vec::new();
     for _ in 0..PLACES {
@@ -217,7 +217,7 @@ async fn files_max(server: &Process) -> u64 {
 
 /// Issue 13, point 29: many systems limit a process to 1,024 open files but let it raise that.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_low_limit_of_open_files_is_raised_and_a_firm_one_told() {
+async fn a_soft_open_file_limit_is_raised_and_a_hard_one_logged() {
     let folder = tempfile::tempdir().unwrap();
     let told = "the system allows this process too few open files";
     let hard = getrlimit(Resource::Nofile)
@@ -235,7 +235,7 @@ async fn a_low_limit_of_open_files_is_raised_and_a_firm_one_told() {
 
 /// Issue 13, point 29: slow readers were never idle and locked out all clients with the key.
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_readers_of_open_files_give_way_at_the_limit() {
+async fn slow_readers_of_public_files_are_closed_at_the_limit() {
     let hall = Hall::before(Door::with_key(KEY).await, PLACES.into());
     let mut readers = Vec::new();
     for _ in 0..PLACES {
@@ -257,7 +257,7 @@ async fn slow_readers_of_open_files_give_way_at_the_limit() {
 
 /// Without a key a request without its body used to hold its connection for half a minute, and then the next one did.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_keep_back_their_bodies_give_way_at_the_limit() {
+async fn clients_that_withhold_request_bodies_are_closed_at_the_limit() {
     let hall = Hall::before(Door::open().await, PLACES.into());
     let mut silent = Vec::new();
     for _ in 0..PLACES {

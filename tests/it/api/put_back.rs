@@ -63,19 +63,19 @@ async fn everybody_is_told(statement: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_feed_is_told_to_everybody() {
+async fn a_feed_with_another_identity_resyncs_every_subscriber() {
     everybody_is_told("update epochs set identity = identity + 1").await;
 }
 
 /// Like a provider's point-in-time restore without notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_feed_that_ends_earlier_is_told_to_everybody() {
+async fn a_feed_that_ends_earlier_resyncs_every_subscriber() {
     everybody_is_told("update counters set last_position = last_position - 2").await;
 }
 
 /// A node that did not read for longer than the retention.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_feed_that_lost_what_came_next_is_told_to_everybody() {
+async fn a_feed_that_lost_the_next_events_resyncs_every_subscriber() {
     everybody_is_told(
         "update counters set last_position = last_position + 9, complete_after = last_position + 5",
     )
@@ -84,7 +84,7 @@ async fn a_feed_that_lost_what_came_next_is_told_to_everybody() {
 
 /// Issue 15, point 2: after a lost tail other events take delivered positions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_epoch_that_began_before_what_was_told_is_told_to_everybody() {
+async fn an_epoch_begun_before_delivered_events_resyncs_every_subscriber() {
     everybody_is_told("insert into epochs select max(epoch) + 1, 7, randomblob(16), 1, 3, 0 from epochs")
         .await;
 }

@@ -58,7 +58,7 @@ impl Layer for CountsLooks {
 }
 
 #[tokio::test]
-async fn a_completed_order_is_answered_in_full() {
+async fn a_completed_order_is_returned_in_full() {
     let door = Door::open().await;
     let id = door.harness.accept_one().await;
     door.harness.advance(Duration::from_millis(1500)).await;
@@ -94,7 +94,7 @@ async fn a_completed_order_is_answered_in_full() {
 }
 
 #[tokio::test]
-async fn an_order_that_waits_for_its_next_attempt_says_when_and_why() {
+async fn an_order_in_backoff_shows_its_due_time_and_last_error() {
     let door = Door::open().await;
     door.harness.attempt_once(retry_after(90)).await;
     let order = door.get("/orders/1").await.ok();
@@ -108,7 +108,7 @@ async fn an_order_that_waits_for_its_next_attempt_says_when_and_why() {
 }
 
 #[tokio::test]
-async fn only_a_completed_order_has_a_completion() {
+async fn only_a_completed_order_shows_completion_fields() {
     let door = Door::open().await;
     for status in OrderStatus::ALL {
         let id = door.harness.order_in(status).await;
@@ -168,7 +168,7 @@ async fn a_held_read_is_answered_when_the_order_becomes_final() {
 /// Issue 13, point 34: only the signal may answer. It comes after the second read, made once the wait began, has also
 /// found the order pending.
 #[tokio::test]
-async fn a_cancel_answers_a_read_that_has_looked_and_listens() {
+async fn a_cancel_answers_a_held_read_by_its_own_signal() {
     let looks = Arc::new(Semaphore::new(0));
     let door = Door::twisted(CountsLooks(looks.clone())).await;
     let id = door.harness.accept_one().await;
@@ -191,7 +191,7 @@ async fn a_cancel_answers_a_read_that_has_looked_and_listens() {
 
 /// The first read finds the order pending, and the signal comes before that read ends.
 #[tokio::test]
-async fn a_change_between_a_look_and_the_wait_is_not_missed() {
+async fn a_change_during_the_first_read_is_not_missed() {
     let door = Door::twisted(CancelledOnceRead).await;
     door.harness.accept_one().await;
     let started = Instant::now();
@@ -205,7 +205,7 @@ async fn a_change_between_a_look_and_the_wait_is_not_missed() {
 }
 
 #[tokio::test]
-async fn a_held_read_outlasts_a_store_that_is_busy_or_away() {
+async fn a_held_read_survives_a_busy_or_unavailable_store() {
     let errors: [Failing; 2] = [
         || StoreError::Busy,
         || StoreError::Unavailable {
@@ -224,7 +224,7 @@ async fn a_held_read_outlasts_a_store_that_is_busy_or_away() {
 }
 
 #[tokio::test]
-async fn a_held_read_says_what_was_wrong_when_its_time_is_over_or_waiting_cannot_help() {
+async fn a_held_read_reports_store_errors_at_its_timeout_or_when_permanent() {
     let cases: [(Failing, &str, &str); 2] = [
         (|| StoreError::Busy, "wait=0", "busy"),
         (|| StoreError::Closed, "wait=60", "shutting-down"),
@@ -241,7 +241,7 @@ async fn a_held_read_says_what_was_wrong_when_its_time_is_over_or_waiting_cannot
 
 /// A start is a change, but not the one waited for.
 #[tokio::test(start_paused = true)]
-async fn a_held_read_is_answered_as_it_stands_when_the_time_is_over() {
+async fn a_held_read_returns_the_current_order_at_its_timeout() {
     let door = Door::open().await;
     let id = door.harness.accept_one().await;
     door.harness.claim_only(id).await;
@@ -264,7 +264,7 @@ async fn a_held_read_is_answered_when_the_server_stops() {
 }
 
 #[tokio::test]
-async fn a_preference_is_applied_up_to_a_minute_and_ignored_where_it_is_malformed() {
+async fn a_wait_preference_is_capped_at_a_minute_and_ignored_if_malformed() {
     let door = Door::open().await;
     door.harness.order_in(OrderStatus::Completed).await;
     for (prefer, applied) in [
@@ -288,7 +288,7 @@ async fn a_preference_is_applied_up_to_a_minute_and_ignored_where_it_is_malforme
 }
 
 #[tokio::test]
-async fn a_history_tells_everything_that_happened() {
+async fn a_history_lists_every_event() {
     let door = Door::open().await;
     door.harness.attempt_once(retry_after(0)).await;
     let lease = door.harness.claim_only(OrderId(1)).await;
@@ -317,7 +317,7 @@ async fn a_history_tells_everything_that_happened() {
 }
 
 #[tokio::test]
-async fn an_event_is_answered_in_full() {
+async fn an_event_is_returned_in_full() {
     let door = Door::open().await;
     door.harness.attempt_once(failed()).await;
     assert_snapshot!(door.get("/orders/1/events?after=1").await.shown(), @r#"

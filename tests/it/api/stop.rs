@@ -28,7 +28,7 @@ async fn follow(hall: &Hall) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_nobody_reads_hold_up_no_stop() {
+async fn unread_streams_do_not_delay_a_stop() {
     let hall = Hall::open().await;
     let mut stuck = Vec::new();
     for _ in 0..STUCK {

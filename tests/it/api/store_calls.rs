@@ -27,7 +27,7 @@ fn calls(scraped: &Exposition, what: &str, verb: &str, outcome: &str) -> f64 {
 
 /// Issue 14, point 5.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_of_a_served_order_are_timed_by_verb_and_outcome() {
+async fn store_calls_are_timed_by_verb_and_outcome() {
     let door = Door::open().await;
     door.harness.join(NODE_A).await;
     let processor = Simulated {

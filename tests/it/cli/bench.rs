@@ -85,7 +85,7 @@ async fn every_load_is_measured_with_its_yardsticks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_loop_says_what_was_meant() {
+async fn an_open_loop_reports_offered_and_unsent_requests() {
     let folder = tempfile::tempdir().unwrap();
     let load = only_load(
         &bench(&folder, "accept --rate 200").await,
@@ -130,7 +130,7 @@ async fn several_loads_are_shown_in_tables() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_postgresql_each_store_is_a_database_of_its_own() {
+async fn on_postgresql_each_store_gets_its_own_database() {
     if !required("a private PostgreSQL", postgres::is_installed()) {
         return;
     }
@@ -156,7 +156,7 @@ async fn on_postgresql_each_store_is_a_database_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_runs_is_measured_and_goes_on() {
+async fn a_running_server_is_measured_and_keeps_running() {
     let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     let folder = tempfile::tempdir().unwrap();
     let said = bench(&folder, &format!("accept --url {}", shop.server.url)).await;
@@ -167,7 +167,7 @@ async fn a_server_that_runs_is_measured_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_this_machine_gets_no_load() {
+async fn hosts_other_than_this_machine_get_no_load() {
     let folder = tempfile::tempdir().unwrap();
     for line in [
         "--url http://192.0.2.1:5000",
@@ -183,7 +183,7 @@ async fn what_is_not_this_machine_gets_no_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_measured_is_refused_before_anything_is_made() {
+async fn invalid_benchmarks_are_refused_before_anything_is_created() {
     let folder = tempfile::tempdir().unwrap();
     for (line, exit, because) in [
         ("--database-url sqlite:x.db", 78, "names a SQLite file"),
@@ -205,7 +205,7 @@ async fn what_cannot_be_measured_is_refused_before_anything_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_does_not_start_is_told_of_and_leaves_nothing() {
+async fn a_server_that_fails_to_start_is_reported_and_cleaned_up() {
     let folder = tempfile::tempdir().unwrap();
     bench(&folder, "--set ORDERLY_CONCURRENCY=none")
         .await
@@ -214,7 +214,7 @@ async fn a_server_that_does_not_start_is_told_of_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupted_run_leaves_nothing() {
+async fn an_interrupted_run_is_cleaned_up() {
     let folder = tempfile::tempdir().unwrap();
     let mut long = orderly(folder.path());
     long.args([

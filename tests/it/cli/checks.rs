@@ -25,7 +25,7 @@ fn finding(said: &Said) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sound_store_is_verified_beside_its_running_server() {
+async fn a_sound_store_is_verified_while_its_server_runs() {
     let shop = stopped_shop().await;
     let report = shop.told("verify --json").await.json();
     let sound =
@@ -36,7 +36,7 @@ async fn a_sound_store_is_verified_beside_its_running_server() {
 
 /// Each statement imitates a driver bug that would otherwise go unnoticed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tampered_store_is_found_out() {
+async fn verify_detects_a_tampered_store() {
     let shop = stopped_shop().await;
     assert_eq!(shop.server.terminate().await, Some(0));
     let folder = shop.folder.path();
@@ -71,7 +71,7 @@ async fn a_tampered_store_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn verify_makes_no_store_where_there_is_none() {
+async fn verify_creates_no_store() {
     let folder = tempfile::tempdir().unwrap();
     told(command(folder.path(), "verify"))
         .await
@@ -84,7 +84,7 @@ async fn verify_makes_no_store_where_there_is_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_finds_a_running_shop_healthy() {
+async fn doctor_finds_a_running_server_healthy() {
     let shop = stopped_shop().await;
     let said = shop.told(&format!("doctor --json --port {}", shop.port())).await;
     let report = finding(&said);
@@ -137,7 +137,7 @@ async fn doctor_finds_a_running_shop_healthy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_tells_a_damaged_store_and_a_bad_setting_in_one_visit() {
+async fn doctor_reports_a_damaged_store_and_a_bad_setting_together() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("orderly.db"),
@@ -164,7 +164,7 @@ async fn doctor_tells_a_damaged_store_and_a_bad_setting_in_one_visit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_tells_whether_somebody_is_there_to_process_the_orders() {
+async fn doctor_reports_whether_the_processing_service_is_reachable() {
     let receiver = Receiver::start().await;
     let url = receiver.url();
     let folder = tempfile::tempdir().unwrap();
@@ -193,7 +193,7 @@ async fn doctor_tells_whether_somebody_is_there_to_process_the_orders() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schema_of_a_newer_binary_is_left_alone_by_every_command() {
+async fn every_command_leaves_a_newer_schema_untouched() {
     let shop = stopped_shop().await;
     assert_eq!(shop.server.terminate().await, Some(0));
     let folder = shop.folder.path();
@@ -213,7 +213,7 @@ async fn a_schema_of_a_newer_binary_is_left_alone_by_every_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_is_migrated_once_and_only_on_request_where_that_is_set() {
+async fn with_automatic_migration_off_a_store_is_migrated_once_on_request() {
     let folder = tempfile::tempdir().unwrap();
     let strict = |line: &str| {
         let mut command = command(folder.path(), line);
@@ -241,7 +241,7 @@ fn epoch_of(shop: &Path) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_file_begins_an_epoch_while_no_server_runs() {
+async fn a_restored_file_gets_a_new_epoch_only_without_a_running_server() {
     let shop = stopped_shop().await;
     shop.told("migrate --restored")
         .await
@@ -273,7 +273,7 @@ async fn a_restored_file_begins_an_epoch_while_no_server_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_database_begins_an_epoch_while_no_node_lives() {
+async fn a_restored_database_gets_a_new_epoch_only_without_live_nodes() {
     if required("a private PostgreSQL", postgres::is_installed()) {
         let database = Server::shared().await.create_database().await;
         begins_an_epoch(&database, &database.url()).await;
@@ -282,7 +282,7 @@ async fn a_restored_database_begins_an_epoch_while_no_node_lives() {
 
 /// A pooler that keeps no prepared statement between two messages.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_database_behind_a_pooler_begins_an_epoch_too() {
+async fn a_restored_database_behind_a_pooler_gets_a_new_epoch() {
     if required("a private PgBouncer", postgres::is_installed_with_pgbouncer()) {
         let database = Server::shared().await.create_database().await;
         begins_an_epoch(&database, &database.bouncer_url().await).await;
@@ -323,7 +323,7 @@ async fn begins_an_epoch(database: &TestDatabase, url: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_is_nothing_to_restore_where_there_is_no_store() {
+async fn restoring_without_a_store_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     told(command(folder.path(), "migrate --restored"))
         .await

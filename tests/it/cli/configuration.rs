@@ -12,7 +12,7 @@ async fn start_with(folder: &Path, settings: &[(&str, &str)]) -> Said {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_setting_stops_the_start_with_78_and_its_name() {
+async fn an_invalid_setting_stops_the_start_with_exit_78_and_its_name() {
     let folder = tempfile::tempdir().unwrap();
     for (name, value, because) in [
         ("ORDERLY_CONCURRENCY", "many", "not a number from 1 to 10000"),
@@ -52,7 +52,7 @@ async fn a_bad_setting_stops_the_start_with_78_and_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_wrong_is_told_at_once_one_line_each() {
+async fn all_configuration_errors_are_reported_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let said = start_with(
         folder.path(),
@@ -95,7 +95,7 @@ async fn an_unknown_variable_and_an_unsupported_one_are_warned_about() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_means_nothing_to_the_store_is_warned_about_wherever_it_is_opened() {
+async fn settings_without_effect_on_the_store_are_warned_about_everywhere() {
     let shop = Shop::open(&[
         ("DATABASE_DIRECT_URL", "postgres://localhost/orders"),
         ("ORDERLY_IDLE_SLEEP", "on"),
@@ -121,7 +121,7 @@ async fn what_means_nothing_to_the_store_is_warned_about_wherever_it_is_opened()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+async fn a_flag_overrides_the_environment_which_overrides_the_file() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("orderly.toml"),
@@ -143,7 +143,7 @@ async fn a_flag_wins_over_the_environment_and_that_over_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_for_everybody_takes_a_key_or_the_word_open() {
+async fn a_public_address_requires_a_key_or_the_open_flag() {
     for (name, value) in [
         ("ORDERLY_API_KEY", "correct-horse-battery-staple"),
         ("ORDERLY_OPEN", "on"),
@@ -157,7 +157,7 @@ async fn an_address_for_everybody_takes_a_key_or_the_word_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_start_says_how_to_order_whatever_is_logged() {
+async fn the_start_prints_how_to_place_an_order_at_any_log_level() {
     const KEY: &str = "correct-horse-battery-staple";
     let folder = tempfile::tempdir().unwrap();
     let mut command = orderly(folder.path());
@@ -181,7 +181,7 @@ async fn the_start_says_how_to_order_whatever_is_logged() {
 
 /// Issue 15, point 3: a server must write; reading commands need not.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_url_that_leads_to_standbys_stops_a_server_and_no_reader() {
+async fn a_standby_url_stops_servers_but_not_reading_commands() {
     let folder = tempfile::tempdir().unwrap();
     for value in ["read-only", "standby", "prefer-standby"] {
         let url = format!("postgres://127.0.0.1:1/orders?target_session_attrs={value}");
@@ -208,7 +208,7 @@ async fn a_url_that_leads_to_standbys_stops_a_server_and_no_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_file_and_the_keyword_form_name_the_database() {
+async fn service_files_and_keyword_strings_can_name_the_database() {
     let folder = tempfile::tempdir().unwrap();
     let services = folder.path().join("services");
     std::fs::write(

@@ -50,7 +50,7 @@ fn result(said: &Said, exit: i32) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shop_moves_to_postgresql_and_goes_on_there() {
+async fn a_store_copied_to_postgresql_continues_there() {
     let Some(database) = database().await else {
         return;
     };
@@ -90,7 +90,7 @@ async fn a_shop_moves_to_postgresql_and_goes_on_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_is_not_true_or_breaks_off_leaves_nothing_behind() {
+async fn a_wrong_or_interrupted_copy_leaves_nothing_behind() {
     let Some(database) = database().await else {
         return;
     };
@@ -123,7 +123,7 @@ async fn a_copy_that_is_not_true_or_breaks_off_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_needs_a_source_and_a_postgresql_to_go_to() {
+async fn a_copy_requires_a_source_and_a_postgresql_target() {
     let folder = tempfile::tempdir().unwrap();
     let anywhere = "postgres://user:hunter2@127.0.0.1:1/x";
     for (line, exit, because) in [

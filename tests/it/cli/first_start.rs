@@ -36,7 +36,7 @@ fn assert_check(said: &Said, name: &str, state: &str, finding: &str, advice: &st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_finds_nothing_wrong_where_a_first_start_works() {
+async fn doctor_passes_before_a_first_start_that_works() {
     let folder = tempfile::tempdir().unwrap();
     for path in ["sqlite:orderly.db", "sqlite:a/b/orderly.db"] {
         let said = doctor(folder.path(), &[("DATABASE_URL", path)]).await;
@@ -47,7 +47,7 @@ async fn doctor_finds_nothing_wrong_where_a_first_start_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_finds_a_folder_that_cannot_be_written() {
+async fn doctor_finds_an_unwritable_folder() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("file"), "in the way").unwrap();
     let settings = [
@@ -82,7 +82,7 @@ async fn doctor_finds_another_programs_tables_in_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_fails_where_no_start_may_make_the_schema() {
+async fn doctor_fails_where_no_start_may_create_the_schema() {
     let folder = tempfile::tempdir().unwrap();
     let said = doctor(folder.path(), &[("ORDERLY_MIGRATE", "off")]).await;
     assert_check(&said, "store", "fail", "no store at", "run `orderly migrate`");
@@ -105,7 +105,7 @@ async fn node(folder: &Path, url: &str, line: &str) -> Said {
 
 /// At first the role may only connect.
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_finds_the_right_that_a_role_lacks() {
+async fn doctor_finds_a_missing_database_privilege() {
     let Some(database) = database().await else { return };
     let admin = database.admin().await;
     let role = "create role shop login password 'hunter2'";
@@ -149,7 +149,7 @@ async fn doctor_finds_a_foreign_schema_of_the_same_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_doctor_advises_fits_what_the_server_said() {
+async fn doctor_advice_matches_the_database_error() {
     let Some(database) = database().await else { return };
     let good = database.url();
     let folder = tempfile::tempdir().unwrap();
@@ -175,7 +175,7 @@ async fn what_doctor_advises_fits_what_the_server_said() {
 
 /// Errors that waiting cannot fix end the start.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_ends_where_waiting_does_not_help() {
+async fn a_start_fails_at_once_on_permanent_errors() {
     let Some(database) = database().await else { return };
     let good = database.url();
     let self_signed = Options::default().certificate(Certificate::self_signed(&["127.0.0.1"]));
@@ -191,7 +191,7 @@ async fn a_start_ends_where_waiting_does_not_help() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_setting_that_a_pooler_does_not_take_ends_the_start() {
+async fn a_setting_refused_by_the_pooler_ends_the_start() {
     if !required("a private PgBouncer", postgres::is_installed_with_pgbouncer()) {
         return;
     }
@@ -208,7 +208,7 @@ async fn a_setting_that_a_pooler_does_not_take_ends_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_is_found_where_psql_finds_it() {
+async fn passwords_are_found_in_the_same_places_as_psql() {
     let Some(database) = database().await else { return };
     let url = database.url().replace(":hunter2", "");
     let folder = tempfile::tempdir().unwrap();

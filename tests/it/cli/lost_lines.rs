@@ -23,7 +23,7 @@ async fn lost(server: &Process) -> u64 {
 
 /// Every write to `/dev/full` fails as on a full disk.
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_lost_on_a_full_disk_are_counted_and_told() {
+async fn log_lines_lost_on_a_full_disk_are_counted_and_reported() {
     let folder = tempfile::tempdir().unwrap();
     let logs = folder.path().join("logs");
     std::fs::create_dir(&logs).unwrap();
@@ -39,7 +39,7 @@ async fn lines_lost_on_a_full_disk_are_counted_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_log_folder_is_made_again() {
+async fn a_deleted_log_folder_is_recreated() {
     let shop = Shop::open(&[]).await;
     let logs = shop.folder.path().join("logs");
     std::fs::remove_dir_all(&logs).unwrap();

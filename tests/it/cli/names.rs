@@ -4,7 +4,7 @@ use super::{command, told};
 use crate::support::process::{Process, orderly};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_newline_at_the_end_of_a_url_names_no_other_store() {
+async fn a_trailing_newline_in_a_url_is_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.db");
     let mut start = orderly(folder.path());
@@ -15,7 +15,7 @@ async fn a_newline_at_the_end_of_a_url_names_no_other_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_path_that_is_not_meant_as_it_stands_is_refused() {
+async fn a_path_with_an_unexpanded_prefix_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (url, because) in [
         ("sqlite:~/orders.db", "only a shell knows"),
@@ -38,7 +38,7 @@ async fn a_path_that_is_not_meant_as_it_stands_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_under_a_wrong_name_ends_the_start() {
+async fn a_misnamed_store_file_ends_the_start() {
     let folder = tempfile::tempdir().unwrap();
     for line in ["serve", "verify", "migrate"] {
         let mut command = command(folder.path(), line);
@@ -52,7 +52,7 @@ async fn a_store_under_a_wrong_name_ends_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_with_a_prefix_leads_to_no_open_server() {
+async fn a_misspelt_host_setting_never_opens_a_server() {
     let folder = tempfile::tempdir().unwrap();
     let mut start = orderly(folder.path());
     start.env("ORDERLY_HOST", "0.0.0.0");
@@ -67,7 +67,7 @@ async fn a_host_with_a_prefix_leads_to_no_open_server() {
 
 /// `tail` connects to a closed port and reports the address it tried.
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_know_the_port_of_the_server_they_share_settings_with() {
+async fn commands_use_the_port_of_the_server_with_the_same_settings() {
     let folder = tempfile::tempdir().unwrap();
     let server = Process::start(orderly(folder.path())).await;
     let port = server.url.rsplit(':').next().unwrap().to_owned();

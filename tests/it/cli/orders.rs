@@ -57,7 +57,7 @@ async fn orders_are_listed_and_shown_as_the_server_answers_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_get_a_table_and_are_told_that_there_is_more() {
+async fn table_output_says_when_there_are_more_orders() {
     let shop = Shop::open(&FAILING).await;
     for user_id in 1..=2 {
         shop.order(user_id).await;
@@ -81,7 +81,7 @@ async fn people_get_a_table_and_are_told_that_there_is_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_are_cancelled_and_put_back() {
+async fn orders_are_cancelled_and_retried() {
     let shop = Shop::open(&SLOW).await;
     shop.order(1).await;
     shop.order(2).await;
@@ -127,7 +127,7 @@ async fn failed_orders_are_counted_and_retried_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_is_told_on_one_line_of_stderr() {
+async fn a_refusal_is_reported_on_one_line_of_stderr() {
     let shop = Shop::open(&FAILING).await;
     shop.told("orders get 7")
         .await
@@ -142,7 +142,7 @@ async fn a_refusal_is_told_on_one_line_of_stderr() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_server_the_setting_that_names_it_is_told() {
+async fn an_unreachable_server_is_reported_with_the_setting_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = super::command(folder.path(), "orders list");
     // The port is reserved, so no server listens there.
@@ -184,7 +184,7 @@ async fn all_orders_are_listed_page_by_page() {
 
 /// A page looks at a limited number of rows, whatever it finds.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_of_all_goes_on_behind_short_and_empty_pages() {
+async fn a_full_listing_continues_after_short_and_empty_pages() {
     let order = |id: u64| {
         json!({"order_id": id, "user_id": 1, "item_count": 1, "total_amount": 1, "reference": null, "status": "Failed",
                "attempts": 1, "created_at": "x", "last_error": null, "later": 1})

@@ -81,7 +81,7 @@ async fn assert_file_is_left(folder: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_another_build_is_left_byte_for_byte() {
+async fn a_file_of_another_build_is_left_unchanged() {
     let shop = Shop::open(&[]).await;
     shop.order(1).await;
     let folder = shop.folder;
@@ -95,7 +95,7 @@ async fn a_file_of_another_build_is_left_byte_for_byte() {
 
 /// A clean stop copies the write-ahead log into the file; a kill leaves both.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_of_another_build_is_left_beside_its_file() {
+async fn the_write_ahead_log_of_another_build_is_left_unchanged() {
     let shop = Shop::open(&[]).await;
     shop.order(1).await;
     let folder = shop.folder;
@@ -146,7 +146,7 @@ async fn objects(admin: &Client) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_of_another_build_is_left_as_it_is() {
+async fn a_database_of_another_build_is_left_unchanged() {
     if !required("a private PostgreSQL", postgres::is_installed()) {
         return;
     }
@@ -203,7 +203,7 @@ async fn a_copy_into_a_database_of_another_build_is_refused() {
 
 /// A build that changed a statement but no table has other functions.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_with_the_functions_of_another_build_wants_a_migration() {
+async fn a_database_with_functions_of_another_build_requires_a_migration() {
     if !required("a private PostgreSQL", postgres::is_installed()) {
         return;
     }

@@ -18,7 +18,7 @@ fn assert_tells(text: &str, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_pauses_looks_and_resumes() {
+async fn an_operator_pauses_inspects_and_resumes_the_queue() {
     let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     let paused = shop.told("pause --json").await.json();
     assert_eq!(paused["paused"], true);
@@ -39,7 +39,7 @@ async fn an_operator_pauses_looks_and_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_tells_readiness_and_queue_by_its_exit_code_too() {
+async fn status_reports_readiness_and_queue_and_sets_its_exit_code() {
     let shop = Shop::open(&[]).await;
     let status = shop.told("status --json").await.json();
     assert_eq!(
@@ -55,7 +55,7 @@ async fn status_tells_readiness_and_queue_by_its_exit_code_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_of_a_server_without_its_store_fails_and_says_so() {
+async fn status_fails_when_the_server_has_no_store() {
     let shop = Shop::open(&[("DATABASE_URL", "postgres://me:x@127.0.0.1:1/db")]).await;
     let said = shop.told("status --json").await;
     let status: Value = serde_json::from_str(&said.stdout).unwrap();
@@ -75,7 +75,7 @@ async fn the_status_of_a_server_without_its_store_fails_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_placed_and_repeated_under_its_key() {
+async fn a_placed_order_can_be_repeated_under_its_key() {
     let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     let line = "orders create --user-id 104 --item-ids 101,102,103 --total-amount 250.75 --reference R-1 \
                 --metadata {\"a\":1.50} --idempotency-key k --json";
@@ -127,7 +127,7 @@ async fn an_order_is_placed_and_repeated_under_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_whose_end_is_unknown_is_told_with_its_key() {
+async fn an_unknown_outcome_is_reported_with_its_idempotency_key() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let cuts = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -150,7 +150,7 @@ async fn an_order_whose_end_is_unknown_is_told_with_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_is_understood_in_any_case() {
+async fn a_status_filter_ignores_case() {
     let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     shop.order(1).await;
     shop.ended(1).await;

@@ -241,26 +241,26 @@ async fn database() -> Option<Store> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_file_gives_nothing_twice() {
+async fn a_restored_file_reuses_no_id_token_or_cursor() {
     let folder = tempfile::tempdir().unwrap();
     is_told(file(&folder)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_file_without_an_epoch_gives_everything_twice() {
+async fn a_restored_file_without_a_new_epoch_reuses_everything() {
     let folder = tempfile::tempdir().unwrap();
     is_not_told(file(&folder)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_database_gives_nothing_twice() {
+async fn a_restored_database_reuses_no_id_token_or_cursor() {
     if let Some(store) = database().await {
         is_told(store).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_database_without_an_epoch_gives_everything_twice() {
+async fn a_restored_database_without_a_new_epoch_reuses_everything() {
     if let Some(store) = database().await {
         is_not_told(store).await;
     }

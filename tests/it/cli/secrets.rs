@@ -55,7 +55,7 @@ fn assert_no_file_tells(folder: &Path, logs_expected: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_key_is_never_told() {
+async fn the_api_key_is_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     let mut start = orderly(folder.path());
     start.envs(SETTINGS);
@@ -103,7 +103,7 @@ async fn the_api_key_is_never_told() {
 
 /// With orders in every outcome, and with invalid settings.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_secrets_of_deliveries_are_never_told() {
+async fn delivery_secrets_are_never_shown() {
     let receiver = Receiver::start().await;
     receiver.tell(
         "fails",
@@ -195,7 +195,7 @@ async fn a_key_can_come_from_a_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_file_of_a_key_opens_no_door() {
+async fn an_empty_key_file_does_not_disable_authentication() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
     for text in ["", " \n"] {
@@ -207,7 +207,7 @@ async fn an_empty_file_of_a_key_opens_no_door() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_in_dot_env_is_the_key_that_stands_there() {
+async fn a_key_in_dot_env_is_taken_literally() {
     const KEY: &str = "pa$HOMEword-${PATH}-long-enough";
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(".env"), format!("ORDERLY_API_KEY={KEY}\n")).unwrap();
@@ -219,7 +219,7 @@ async fn a_key_in_dot_env_is_the_key_that_stands_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn passwords_in_urls_are_never_told() {
+async fn passwords_in_urls_are_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     let url = |scheme: &str| format!("{scheme}://shop:{CANARY}@127.0.0.1:1/orders");
     for (name, scheme, line, exit) in [
@@ -307,7 +307,7 @@ async fn passwords_in_urls_are_never_told() {
 
 /// Wherever the URL comes from: a file, a wrong setting, or the second of two URLs.
 #[tokio::test(flavor = "multi_thread")]
-async fn passwords_of_wrong_urls_are_never_told() {
+async fn passwords_in_invalid_urls_are_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     let secrets = tempfile::tempdir().unwrap();
     let good = format!("postgres://shop:{CANARY}@127.0.0.1:1/orders");

@@ -14,7 +14,7 @@ const SLOW: [(&str, &str); 2] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_signal_that_ends_a_process_drains_the_server() {
+async fn every_terminating_signal_drains_the_server() {
     for name in ["HUP", "QUIT", "INT", "TERM"] {
         let mut shop = Shop::open(&SLOW).await;
         shop.order(1).await;
@@ -36,7 +36,7 @@ async fn every_signal_that_ends_a_process_drains_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signals_that_mean_nothing_are_ignored_and_told() {
+async fn unused_signals_are_ignored_and_logged() {
     let shop = Shop::open(&[]).await;
     for name in ["USR1", "USR2"] {
         shop.server.signal(name).await;
@@ -49,7 +49,7 @@ async fn signals_that_mean_nothing_are_ignored_and_told() {
 
 /// As `nohup` starts it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
+async fn a_sighup_ignored_at_the_start_stays_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let mut wrapped = Command::new("sh");
     wrapped
@@ -65,7 +65,7 @@ async fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_years_ahead_of_the_clock_is_told_at_the_start() {
+async fn a_store_years_ahead_of_the_clock_is_logged_at_start() {
     let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     shop.order(1).await;
     shop.ended(1).await;

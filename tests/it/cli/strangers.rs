@@ -39,7 +39,7 @@ async fn answer(mut stream: TcpStream, content_type: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_without_end_is_not_read_to_its_end() {
+async fn an_endless_listing_is_not_read_to_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = command(folder.path(), "orders list");
     command.env("ORDERLY_URL", format!("http://{}", endless().await));
@@ -47,7 +47,7 @@ async fn a_list_without_end_is_not_read_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_something_else_is_not_followed() {
+async fn a_stream_that_is_not_a_feed_is_not_followed() {
     let folder = tempfile::tempdir().unwrap();
     for (content_type, because) in [
         ("text/event-stream", "lines without end"),
@@ -63,7 +63,7 @@ async fn a_stream_of_something_else_is_not_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_reads_the_beginning_of_a_strange_answer() {
+async fn doctor_reads_only_the_beginning_of_an_endless_answer() {
     let folder = tempfile::tempdir().unwrap();
     let port = endless().await.port();
     let said = told(command(folder.path(), &format!("doctor --port {port}"))).await;
@@ -78,7 +78,7 @@ async fn doctor_reads_the_beginning_of_a_strange_answer() {
 
 /// Issue 13: in a folder written by someone else, a command sent the operator's key to a foreign server.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dot_env_leads_no_key_of_the_operator_to_another_machine() {
+async fn a_dot_env_file_cannot_send_the_key_to_another_machine() {
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -107,7 +107,7 @@ impl Shop {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_are_told_verbatim_and_in_their_order() {
+async fn changes_are_printed_verbatim_and_in_order() {
     let shop = Shop::open(&FAST).await;
     let mut tail = Tail::start(&shop, &format!("tail --json --after {}", shop.cursor().await));
     for user_id in 1..=2 {
@@ -126,7 +126,7 @@ async fn changes_are_told_verbatim_and_in_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_cursor_it_begins_with_what_comes_next() {
+async fn tail_without_a_cursor_begins_with_the_next_change() {
     let shop = Shop::open(&FAST).await;
     shop.order(1).await;
     shop.ended(1).await;
@@ -151,7 +151,7 @@ async fn without_a_cursor_it_begins_with_what_comes_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_is_asked_for_is_told() {
+async fn tail_prints_only_matching_changes() {
     let shop = Shop::open(&FAST).await;
     let after = shop.cursor().await;
     for user_id in 7..=8 {
@@ -176,7 +176,7 @@ async fn only_what_is_asked_for_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_leaves_no_gap_and_no_repetition() {
+async fn a_killed_server_causes_no_gap_or_repetition_in_tail() {
     let mut shop = Shop::open(&FAST).await;
     let mut tail = Tail::start(&shop, &format!("tail --json --after {}", shop.cursor().await));
     shop.order(1).await;
@@ -200,7 +200,7 @@ async fn a_killed_server_leaves_no_gap_and_no_repetition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cursor_of_another_store_is_told_and_it_goes_on_from_now() {
+async fn tail_reports_a_foreign_cursor_and_continues_from_now() {
     let (shop, other) = tokio::join!(Shop::open(&FAST), Shop::open(&FAST));
     shop.order(1).await;
     shop.ended(1).await;
@@ -221,7 +221,7 @@ async fn a_cursor_of_another_store_is_told_and_it_goes_on_from_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_reads_no_longer_ends_it_quietly() {
+async fn tail_ends_quietly_when_its_output_is_closed() {
     let shop = Shop::open(&FAST).await;
     let mut tail = Tail::start(&shop, &format!("tail --after {}", shop.cursor().await));
     shop.order(1).await;
@@ -250,7 +250,7 @@ async fn whoever_reads_no_longer_ends_it_quietly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_ends_it_with_1() {
+async fn a_refusal_ends_tail_with_exit_code_1() {
     let shop = Shop::open(&FAST).await;
     let said = shop.told("tail --after garbled").await;
     said.assert_failed(1, "after");
@@ -263,7 +263,7 @@ async fn a_refusal_ends_it_with_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_sent_and_one_that_changed_ends_it() {
+async fn tail_sends_the_key_and_ends_when_it_changes() {
     const KEY: &str = "a-key-of-a-good-length";
     let shop = Shop::open(&[FAST[0], ("ORDERLY_API_KEY", KEY)]).await;
     shop.told("tail")

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{command, told};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_usage_is_exit_code_2() {
+async fn invalid_usage_exits_with_code_2() {
     let folder = tempfile::tempdir().unwrap();
     for line in [
         "sell",
@@ -59,7 +59,7 @@ async fn a_misspelt_command_or_flag_gets_a_suggestion() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn help_and_version_are_results() {
+async fn help_and_version_are_printed_to_stdout() {
     let folder = tempfile::tempdir().unwrap();
     for line in [
         "--help",
@@ -86,7 +86,7 @@ async fn help_and_version_are_results() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_of_the_interface_is_printed_without_a_server() {
+async fn the_openapi_document_is_printed_without_a_server() {
     let folder = tempfile::tempdir().unwrap();
     let document: Value = told(command(folder.path(), "openapi")).await.json();
     assert_eq!(

@@ -39,7 +39,7 @@ type Told = Vec<((OrderId, u64), String)>;
 
 /// Commits of one node are delayed, those of the other are not.
 #[tokio::test(flavor = "multi_thread")]
-async fn followers_at_all_nodes_hear_everything_once_while_transactions_commit_late() {
+async fn subscribers_at_every_node_get_each_event_once_despite_late_commits() {
     let Some(cluster) = Cluster::new(SETTINGS).await else {
         return;
     };

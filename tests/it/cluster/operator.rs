@@ -34,7 +34,7 @@ async fn is_alive(node: &Node, other: &Node) -> Option<bool> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_node_lists_all_nodes_and_those_that_died_as_dead() {
+async fn every_node_lists_all_nodes_and_marks_dead_ones() {
     let Some(cluster) = Cluster::new(NEVER_DONE).await else {
         return;
     };
@@ -71,7 +71,7 @@ async fn every_node_lists_all_nodes_and_those_that_died_as_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_numbers_of_all_nodes_are_the_tables() {
+async fn metrics_at_every_node_equal_a_recount_of_the_table() {
     let Some(cluster) = Cluster::new(NEVER_DONE).await else {
         return;
     };
@@ -101,7 +101,7 @@ async fn the_numbers_of_all_nodes_are_the_tables() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_at_one_node_stops_the_starts_of_all() {
+async fn a_pause_at_one_node_stops_starts_on_all() {
     let Some(cluster) = Cluster::new(&[("ORDERLY_CONCURRENCY", "4")]).await else {
         return;
     };
@@ -156,7 +156,7 @@ fn heartbeats(queue: &Value) -> impl Iterator<Item = Timestamp> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancel_at_one_node_frees_the_slot_of_the_one_that_processes() {
+async fn a_cancel_at_one_node_frees_the_slot_on_another() {
     let Some(cluster) = Cluster::new(NEVER_DONE).await else {
         return;
     };

@@ -24,7 +24,7 @@ const ORDERS: Assortment = Assortment {
 const SETTINGS: Settings = &[("ORDERLY_SHUTDOWN_GRACE", "1s"), ("ORDERLY_LEASE", "1m")];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_replaced_one_after_another_lose_nothing_and_repeat_only_what_they_handed_back() {
+async fn a_rolling_update_loses_nothing_and_repeats_only_given_back_orders() {
     let Some(cluster) = Cluster::new(SETTINGS).await else {
         return;
     };

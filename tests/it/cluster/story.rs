@@ -33,7 +33,7 @@ const SETTINGS: Settings = &[
 const DAY_MAX: Duration = Duration::from_mins(5);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_or_ends_twice_while_nodes_die_and_stand_still() {
+async fn no_order_is_lost_or_ends_twice_while_nodes_die_and_freeze() {
     let Some(cluster) = Cluster::new(SETTINGS).await else {
         return;
     };

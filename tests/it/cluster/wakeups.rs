@@ -25,7 +25,7 @@ const WOKEN_WITHIN: Duration = Duration::from_secs(3);
 const SETTINGS: Settings = &[("ORDERLY_CONCURRENCY", "1"), ("ORDERLY_SIMULATED_SPEED", "0.001")];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_node_is_woken_for_what_another_cannot_take() {
+async fn an_idle_node_is_woken_for_orders_another_has_no_slot_for() {
     let Some(cluster) = Cluster::new(SETTINGS).await else {
         return;
     };
@@ -82,7 +82,7 @@ async fn waited(node: &Node, id: OrderId) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_a_pooler_nodes_poll_and_say_so_once() {
+async fn behind_a_pooler_nodes_poll_and_log_it_once() {
     if !required("a private PgBouncer", is_installed_with_pgbouncer()) {
         return;
     }

@@ -159,7 +159,7 @@ async fn a_result_of_a_lost_lease_is_refused_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_oracle_notices_a_store_that_does_not_check_the_token() {
+async fn the_oracle_detects_a_store_that_does_not_check_fences() {
     let Some((breaches, (exit, report))) = aftermath(Fencing::TakenOut).await else {
         return;
     };

@@ -8,22 +8,22 @@ use crate::support::Harness;
 use crate::support::make::{new_order, order_of, order_with_reference};
 
 conformance! {
-    an_accepted_order_is_pending_and_as_it_was_asked_for,
-    every_field_comes_back_as_it_was_given,
-    ids_rise_in_the_order_of_acceptance,
+    an_accepted_order_is_pending_with_the_requested_fields,
+    every_field_is_stored_as_given,
+    ids_rise_in_order_of_acceptance,
     a_batch_keeps_its_order,
-    the_answer_tells_when_the_orders_were_created,
+    accept_returns_the_creation_time,
     an_accepted_order_has_one_event,
-    concurrent_callers_get_orders_of_their_own,
+    concurrent_accepts_create_distinct_orders,
     accepted_orders_survive_a_restart,
     ids_rise_across_a_restart,
-    a_full_queue_refuses_and_stores_nothing,
+    a_full_queue_refuses_orders_and_stores_nothing,
     a_batch_that_does_not_fit_is_refused_as_a_whole,
-    a_full_queue_has_room_again_when_an_order_starts,
-    concurrent_callers_cannot_overfill_the_queue,
+    a_full_queue_accepts_again_once_an_order_starts,
+    concurrent_accepts_cannot_overfill_the_queue,
 }
 
-async fn an_accepted_order_is_pending_and_as_it_was_asked_for(harness: &mut Harness) {
+async fn an_accepted_order_is_pending_with_the_requested_fields(harness: &mut Harness) {
     let before = harness.now().await;
     let id = harness.accept_one().await;
     let order = harness.order(id).await;
@@ -45,7 +45,7 @@ async fn an_accepted_order_is_pending_and_as_it_was_asked_for(harness: &mut Harn
     assert_eq!(order, expected);
 }
 
-async fn every_field_comes_back_as_it_was_given(harness: &mut Harness) {
+async fn every_field_is_stored_as_given(harness: &mut Harness) {
     let request = NewOrder {
         user_id: orderly::order::INTEGER_MAX,
         item_ids: ItemIds::new(&[orderly::order::INTEGER_MAX, 3, 3, 1]).unwrap(),
@@ -57,7 +57,7 @@ async fn every_field_comes_back_as_it_was_given(harness: &mut Harness) {
     assert_eq!(harness.order(id).await.request, request);
 }
 
-async fn ids_rise_in_the_order_of_acceptance(harness: &mut Harness) {
+async fn ids_rise_in_order_of_acceptance(harness: &mut Harness) {
     let mut ids = Vec::new();
     for _ in 0..5 {
         ids.push(harness.accept_one().await);
@@ -82,7 +82,7 @@ async fn a_batch_keeps_its_order(harness: &mut Harness) {
     assert_eq!(stored, users);
 }
 
-async fn the_answer_tells_when_the_orders_were_created(harness: &mut Harness) {
+async fn accept_returns_the_creation_time(harness: &mut Harness) {
     let accepted = harness
         .store()
         .accept(vec![new_order(); 3].into(), None)
@@ -108,7 +108,7 @@ async fn an_accepted_order_has_one_event(harness: &mut Harness) {
     assert_eq!(harness.history(id, 0).await, [event]);
 }
 
-async fn concurrent_callers_get_orders_of_their_own(harness: &mut Harness) {
+async fn concurrent_accepts_create_distinct_orders(harness: &mut Harness) {
     let callers = (1..=64).map(|user| {
         let store = harness.store().clone();
         tokio::spawn(async move {
@@ -136,7 +136,7 @@ async fn ids_rise_across_a_restart(harness: &mut Harness) {
     assert!(harness.accept_one().await > before);
 }
 
-async fn a_full_queue_refuses_and_stores_nothing(harness: &mut Harness) {
+async fn a_full_queue_refuses_orders_and_stores_nothing(harness: &mut Harness) {
     harness.reopen_with_pending_max(Some(2)).await;
     harness.accept_some(2).await;
     let refused = harness.store().accept([new_order()].into(), None).await;
@@ -153,14 +153,14 @@ async fn a_batch_that_does_not_fit_is_refused_as_a_whole(harness: &mut Harness) 
     harness.accept_some(2).await;
 }
 
-async fn a_full_queue_has_room_again_when_an_order_starts(harness: &mut Harness) {
+async fn a_full_queue_accepts_again_once_an_order_starts(harness: &mut Harness) {
     harness.reopen_with_pending_max(Some(1)).await;
     harness.accept_one().await;
     assert_eq!(harness.claim(1).await.len(), 1);
     harness.accept_one().await;
 }
 
-async fn concurrent_callers_cannot_overfill_the_queue(harness: &mut Harness) {
+async fn concurrent_accepts_cannot_overfill_the_queue(harness: &mut Harness) {
     harness.reopen_with_pending_max(Some(5)).await;
     let callers = (0..32).map(|_| harness.store().accept([new_order()].into(), None));
     let answers = futures_util::future::join_all(callers).await;

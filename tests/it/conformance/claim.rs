@@ -14,11 +14,11 @@ use crate::support::harness::ids_of;
 use crate::support::make::{LEASE, NODE_A, NODE_B, claim_by, new_order, order_with_reference};
 
 conformance! {
-    first_attempts_start_in_the_order_of_acceptance,
+    first_attempts_start_in_order_of_acceptance,
     an_empty_queue_grants_nothing,
-    a_claim_grants_no_more_than_it_was_asked_for,
-    a_claim_for_nothing_grants_nothing,
-    a_claim_has_a_limit_of_its_own,
+    a_claim_grants_at_most_the_requested_number,
+    a_claim_of_zero_orders_grants_nothing,
+    a_claim_is_capped_at_its_own_limit,
     a_claimed_order_is_processing,
     a_claimed_order_starts_at_the_time_of_the_claim,
     the_started_event_names_the_node_and_the_attempt,
@@ -29,12 +29,12 @@ conformance! {
     fences_rise_with_every_claim_of_an_order,
     a_lease_carries_the_whole_order,
     a_store_without_open_orders_is_idle,
-    a_store_with_an_order_that_waits_or_is_processed_is_not_idle,
+    a_store_with_waiting_or_running_orders_is_not_idle,
     a_paused_store_with_a_pending_order_is_not_idle,
     a_claim_that_grants_is_not_idle,
 }
 
-async fn first_attempts_start_in_the_order_of_acceptance(harness: &mut Harness) {
+async fn first_attempts_start_in_order_of_acceptance(harness: &mut Harness) {
     let mut accepted = harness.accept_some(3).await;
     accepted.push(harness.accept_one().await);
     accepted.extend(harness.accept_some(3).await);
@@ -50,18 +50,18 @@ async fn an_empty_queue_grants_nothing(harness: &mut Harness) {
     assert_eq!(claimed.next_due_in, None);
 }
 
-async fn a_claim_grants_no_more_than_it_was_asked_for(harness: &mut Harness) {
+async fn a_claim_grants_at_most_the_requested_number(harness: &mut Harness) {
     harness.accept_some(5).await;
     assert_eq!(harness.claim(3).await.len(), 3);
     assert_eq!(harness.claim(3).await.len(), 2);
 }
 
-async fn a_claim_for_nothing_grants_nothing(harness: &mut Harness) {
+async fn a_claim_of_zero_orders_grants_nothing(harness: &mut Harness) {
     harness.accept_one().await;
     assert!(harness.claim(0).await.is_empty());
 }
 
-async fn a_claim_has_a_limit_of_its_own(harness: &mut Harness) {
+async fn a_claim_is_capped_at_its_own_limit(harness: &mut Harness) {
     harness.accept_some(CLAIM_ORDERS_MAX + 1).await;
     assert_eq!(harness.claim(usize::MAX).await.len(), CLAIM_ORDERS_MAX);
 }
@@ -206,7 +206,7 @@ async fn a_store_without_open_orders_is_idle(harness: &mut Harness) {
     assert!(is_idle(harness).await);
 }
 
-async fn a_store_with_an_order_that_waits_or_is_processed_is_not_idle(harness: &mut Harness) {
+async fn a_store_with_waiting_or_running_orders_is_not_idle(harness: &mut Harness) {
     let id = harness.order_due_in(60).await;
     assert!(!is_idle(harness).await, "the order waits for a retry");
     harness.advance(Duration::from_mins(1)).await;

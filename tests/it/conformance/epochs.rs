@@ -7,14 +7,14 @@ use super::outside::take_only;
 use crate::support::Harness;
 
 conformance! {
-    fences_rise_over_an_epoch,
-    order_ids_of_an_epoch_begin_far_ahead,
-    an_order_keeps_its_attempt_key_over_an_epoch,
+    fences_rise_across_epochs,
+    order_ids_jump_ahead_in_a_new_epoch,
+    an_order_keeps_its_attempt_key_across_epochs,
     a_token_from_before_an_epoch_still_settles,
-    a_cursor_from_before_an_epoch_still_holds,
+    a_cursor_from_before_an_epoch_stays_valid,
 }
 
-async fn fences_rise_over_an_epoch(harness: &mut Harness) {
+async fn fences_rise_across_epochs(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let first = harness.claim_only(id).await;
     harness.settle(&first, Outcome::Released).await;
@@ -24,14 +24,14 @@ async fn fences_rise_over_an_epoch(harness: &mut Harness) {
     assert!(second.fence < 1 << 53);
 }
 
-async fn order_ids_of_an_epoch_begin_far_ahead(harness: &mut Harness) {
+async fn order_ids_jump_ahead_in_a_new_epoch(harness: &mut Harness) {
     let before = harness.accept_one().await;
     harness.begin_epoch().await;
     let after = harness.accept_one().await;
     assert!(after.0 - before.0 >= RESTORE_JUMP, "{before} and {after}");
 }
 
-async fn an_order_keeps_its_attempt_key_over_an_epoch(harness: &mut Harness) {
+async fn an_order_keeps_its_attempt_key_across_epochs(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let first = harness.claim_only(id).await;
     harness.settle(&first, Outcome::Released).await;
@@ -54,7 +54,7 @@ async fn a_token_from_before_an_epoch_still_settles(harness: &mut Harness) {
     assert!(matches!(settled, SettledOutside::Done(_)), "{settled:?}");
 }
 
-async fn a_cursor_from_before_an_epoch_still_holds(harness: &mut Harness) {
+async fn a_cursor_from_before_an_epoch_stays_valid(harness: &mut Harness) {
     harness.accept_one().await;
     let page = async |harness: &Harness| harness.store().events_after(None, FEED_EVENTS_MAX).await.unwrap();
     let before = page(harness).await.bounds;

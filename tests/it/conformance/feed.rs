@@ -17,24 +17,24 @@ conformance! {
     the_feed_of_an_empty_store_is_empty,
     the_feed_holds_every_event_of_every_order_once,
     positions_rise,
-    reading_on_skips_nothing,
-    what_happens_later_has_a_higher_position,
+    reading_page_by_page_skips_nothing,
+    later_events_have_higher_positions,
     an_event_keeps_its_position,
     events_keep_their_positions_across_a_restart,
-    the_snapshot_knows_the_positions_of_the_feed,
-    a_page_holds_no_more_than_was_asked_for,
-    a_page_has_a_limit_of_its_own,
-    a_page_of_nothing_is_empty,
-    there_is_nothing_behind_the_end,
-    a_reader_among_writers_misses_nothing,
-    the_bounds_of_a_new_feed_are_nothing,
-    the_bounds_tell_the_last_place,
+    a_snapshot_contains_the_feed_positions,
+    a_page_holds_at_most_the_requested_number,
+    a_page_is_capped_at_its_own_limit,
+    a_page_of_zero_events_is_empty,
+    reading_after_the_last_event_returns_nothing,
+    a_reader_misses_nothing_while_others_write,
+    the_bounds_of_a_new_feed_are_empty,
+    the_bounds_contain_the_last_position,
     a_feed_keeps_its_identity_across_a_restart,
-    every_store_has_a_feed_of_its_own,
-    an_event_tells_whose_order_it_is,
-    what_a_view_of_an_order_does_not_show_lies_behind_its_place,
-    what_a_page_of_orders_does_not_show_lies_behind_its_place,
-    a_view_among_writers_is_never_older_than_its_place,
+    every_store_has_its_own_feed_identity,
+    an_event_names_the_user_of_its_order,
+    events_missing_from_an_order_view_come_after_its_cursor,
+    events_missing_from_an_order_page_come_after_its_cursor,
+    an_order_view_is_never_older_than_its_cursor,
 }
 
 async fn the_feed_of_an_empty_store_is_empty(harness: &mut Harness) {
@@ -61,7 +61,7 @@ async fn positions_rise(harness: &mut Harness) {
     assert!(feed.is_sorted_by(|(one, _), (next, _)| one < next), "{feed:?}");
 }
 
-async fn reading_on_skips_nothing(harness: &mut Harness) {
+async fn reading_page_by_page_skips_nothing(harness: &mut Harness) {
     eventful(harness).await;
     let feed = read(harness, None, FEED_EVENTS_MAX, EVENTFUL_EVENTS).await;
     for limit in 1..5 {
@@ -73,7 +73,7 @@ async fn reading_on_skips_nothing(harness: &mut Harness) {
     }
 }
 
-async fn what_happens_later_has_a_higher_position(harness: &mut Harness) {
+async fn later_events_have_higher_positions(harness: &mut Harness) {
     let mut last = None;
     let id = harness.accept_one().await;
     last = assert_next(harness, last, id, EventKind::Accepted).await;
@@ -108,7 +108,7 @@ async fn events_keep_their_positions_across_a_restart(harness: &mut Harness) {
     assert_eq!(after[EVENTFUL_EVENTS].1.order_id, id);
 }
 
-async fn the_snapshot_knows_the_positions_of_the_feed(harness: &mut Harness) {
+async fn a_snapshot_contains_the_feed_positions(harness: &mut Harness) {
     eventful(harness).await;
     let feed = read(harness, None, FEED_EVENTS_MAX, EVENTFUL_EVENTS).await;
     let records = harness.records().await;
@@ -121,7 +121,7 @@ async fn the_snapshot_knows_the_positions_of_the_feed(harness: &mut Harness) {
     assert_eq!(events, feed);
 }
 
-async fn a_page_holds_no_more_than_was_asked_for(harness: &mut Harness) {
+async fn a_page_holds_at_most_the_requested_number(harness: &mut Harness) {
     harness.accept_some(5).await;
     read(harness, None, 3, 5).await;
     for limit in 1..6 {
@@ -129,26 +129,26 @@ async fn a_page_holds_no_more_than_was_asked_for(harness: &mut Harness) {
     }
 }
 
-async fn a_page_has_a_limit_of_its_own(harness: &mut Harness) {
+async fn a_page_is_capped_at_its_own_limit(harness: &mut Harness) {
     harness.accept_some(FEED_EVENTS_MAX).await;
     harness.accept_one().await;
     read(harness, None, usize::MAX, FEED_EVENTS_MAX + 1).await;
     assert!(page(harness, None, usize::MAX).await.len() <= FEED_EVENTS_MAX);
 }
 
-async fn a_page_of_nothing_is_empty(harness: &mut Harness) {
+async fn a_page_of_zero_events_is_empty(harness: &mut Harness) {
     harness.accept_one().await;
     assert_eq!(page(harness, None, 0).await, []);
 }
 
-async fn there_is_nothing_behind_the_end(harness: &mut Harness) {
+async fn reading_after_the_last_event_returns_nothing(harness: &mut Harness) {
     harness.accept_one().await;
     let feed = read(harness, None, 10, 1).await;
     assert_eq!(page(harness, Some(feed[0].0), 10).await, []);
     assert_eq!(page(harness, Some(FeedPosition(i64::MAX)), 10).await, []);
 }
 
-async fn a_reader_among_writers_misses_nothing(harness: &mut Harness) {
+async fn a_reader_misses_nothing_while_others_write(harness: &mut Harness) {
     const ORDERS: usize = 60;
     let harness = &*harness;
     let writers = join_all((0..ORDERS).map(async |_| {
@@ -176,7 +176,7 @@ async fn a_reader_among_writers_misses_nothing(harness: &mut Harness) {
     tokio::join!(writers, read_while_written);
 }
 
-async fn the_bounds_of_a_new_feed_are_nothing(harness: &mut Harness) {
+async fn the_bounds_of_a_new_feed_are_empty(harness: &mut Harness) {
     let bounds = bounds(harness).await;
     assert_eq!(
         (bounds.complete_after, bounds.last),
@@ -185,7 +185,7 @@ async fn the_bounds_of_a_new_feed_are_nothing(harness: &mut Harness) {
     assert!(bounds.contain(bounds.cursor(FeedPosition(0))));
 }
 
-async fn the_bounds_tell_the_last_place(harness: &mut Harness) {
+async fn the_bounds_contain_the_last_position(harness: &mut Harness) {
     eventful(harness).await;
     let feed = read(harness, None, FEED_EVENTS_MAX, EVENTFUL_EVENTS).await;
     let bounds = bounds(harness).await;
@@ -201,7 +201,7 @@ async fn a_feed_keeps_its_identity_across_a_restart(harness: &mut Harness) {
     assert_eq!(bounds(harness).await, before);
 }
 
-async fn every_store_has_a_feed_of_its_own(harness: &mut Harness) {
+async fn every_store_has_its_own_feed_identity(harness: &mut Harness) {
     let another = if harness.is_embedded() {
         Some(Harness::sqlite().await)
     } else {
@@ -214,7 +214,7 @@ async fn every_store_has_a_feed_of_its_own(harness: &mut Harness) {
     another.store().close().await;
 }
 
-async fn an_event_tells_whose_order_it_is(harness: &mut Harness) {
+async fn an_event_names_the_user_of_its_order(harness: &mut Harness) {
     let ids = harness.accept((1..=3).map(order_of).collect()).await;
     harness.cancel_all(&ids).await;
     read(harness, None, FEED_EVENTS_MAX, 6).await;
@@ -234,7 +234,7 @@ async fn an_event_tells_whose_order_it_is(harness: &mut Harness) {
     }
 }
 
-async fn what_a_view_of_an_order_does_not_show_lies_behind_its_place(harness: &mut Harness) {
+async fn events_missing_from_an_order_view_come_after_its_cursor(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let mut views = vec![view(harness, id).await];
     let lease = harness.claim_only(id).await;
@@ -256,7 +256,7 @@ async fn what_a_view_of_an_order_does_not_show_lies_behind_its_place(harness: &m
     assert_behind(history.at, &rest.events);
 }
 
-async fn what_a_page_of_orders_does_not_show_lies_behind_its_place(harness: &mut Harness) {
+async fn events_missing_from_an_order_page_come_after_its_cursor(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let nothing_so_young = Some(harness.now().await.plus(Duration::from_hours(1)));
     for (created_after, orders) in [(None, 1), (nothing_so_young, 0)] {
@@ -276,7 +276,7 @@ async fn what_a_page_of_orders_does_not_show_lies_behind_its_place(harness: &mut
     }
 }
 
-async fn a_view_among_writers_is_never_older_than_its_place(harness: &mut Harness) {
+async fn an_order_view_is_never_older_than_its_cursor(harness: &mut Harness) {
     const REDRIVES: u32 = 40;
     let harness = &*harness;
     let id = harness.accept_one().await;

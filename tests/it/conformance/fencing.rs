@@ -9,21 +9,21 @@ use crate::support::Harness;
 use crate::support::make::{FIRST_FENCE, LONGER_THAN_A_LEASE, NODE_B, failed, retry_after};
 
 conformance! {
-    a_lease_that_was_given_back_changes_nothing,
-    a_lease_that_was_given_back_changes_nothing_after_a_new_claim,
+    a_given_back_lease_changes_nothing,
+    a_given_back_lease_changes_nothing_after_a_new_claim,
     a_released_lease_changes_nothing,
     a_lease_of_a_cancelled_order_changes_nothing,
     a_lease_of_a_cancelled_and_redriven_order_changes_nothing,
     a_second_settle_changes_nothing,
     a_fence_that_was_never_granted_changes_nothing,
     a_lease_of_an_unknown_order_changes_nothing,
-    a_lease_that_ran_out_may_still_finish_until_it_is_given_back,
+    an_expired_lease_may_still_settle_until_it_is_given_back,
     stale_completions_of_many_orders_at_once_change_nothing,
-    of_two_concurrent_outcomes_one_counts,
-    of_a_concurrent_cancel_and_outcome_one_counts,
+    only_one_of_two_concurrent_outcomes_counts,
+    only_one_of_a_concurrent_cancel_and_outcome_counts,
 }
 
-async fn a_lease_that_was_given_back_changes_nothing(harness: &mut Harness) {
+async fn a_given_back_lease_changes_nothing(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     harness.advance(LONGER_THAN_A_LEASE).await;
@@ -31,7 +31,7 @@ async fn a_lease_that_was_given_back_changes_nothing(harness: &mut Harness) {
     assert_stale(harness, &lease).await;
 }
 
-async fn a_lease_that_was_given_back_changes_nothing_after_a_new_claim(harness: &mut Harness) {
+async fn a_given_back_lease_changes_nothing_after_a_new_claim(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let old = harness.claim_only(id).await;
     harness.advance(LONGER_THAN_A_LEASE).await;
@@ -97,7 +97,7 @@ async fn a_lease_of_an_unknown_order_changes_nothing(harness: &mut Harness) {
     assert_eq!(settled, Settled::Stale);
 }
 
-async fn a_lease_that_ran_out_may_still_finish_until_it_is_given_back(harness: &mut Harness) {
+async fn an_expired_lease_may_still_settle_until_it_is_given_back(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     harness.advance(LONGER_THAN_A_LEASE).await;
@@ -105,7 +105,7 @@ async fn a_lease_that_ran_out_may_still_finish_until_it_is_given_back(harness: &
     assert_eq!(harness.give_back().await.pending, 0);
 }
 
-async fn of_two_concurrent_outcomes_one_counts(harness: &mut Harness) {
+async fn only_one_of_two_concurrent_outcomes_counts(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     let (one, other) = tokio::join!(
@@ -120,7 +120,7 @@ async fn of_two_concurrent_outcomes_one_counts(harness: &mut Harness) {
     assert_eq!(harness.order(id).await.version, 3);
 }
 
-async fn of_a_concurrent_cancel_and_outcome_one_counts(harness: &mut Harness) {
+async fn only_one_of_a_concurrent_cancel_and_outcome_counts(harness: &mut Harness) {
     for _ in 0..10 {
         let id = harness.accept_one().await;
         let lease = harness.claim_only(id).await;

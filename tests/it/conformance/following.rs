@@ -24,11 +24,11 @@ mod returning;
 mod turns;
 
 conformance![
-    followers_hear_everything_that_concerns_them_in_order,
-    a_follower_hears_of_what_comes_and_of_nothing_else,
-    one_that_never_reads_costs_the_others_nothing,
-    the_cursor_moves_on_where_nothing_matches,
-    following_ends_and_begins_again,
+    subscribers_get_every_matching_event_in_order,
+    a_new_subscriber_gets_only_later_events,
+    a_stuck_subscriber_does_not_affect_others,
+    the_cursor_advances_past_events_that_do_not_match,
+    a_returning_subscriber_resumes_without_a_gap,
 ];
 
 /// No event takes this long.
@@ -87,7 +87,7 @@ async fn end_of_feed(harness: &Harness) -> FeedCursor {
     }
 }
 
-async fn followers_hear_everything_that_concerns_them_in_order(harness: &mut Harness) {
+async fn subscribers_get_every_matching_event_in_order(harness: &mut Harness) {
     const FOLLOWERS: u64 = 12;
     let seed: u64 = rand::random();
     eprintln!("seed {seed}");
@@ -223,7 +223,7 @@ async fn tell_a_story(harness: &Harness, mut rng: StdRng) {
     harness.accept_some(BURST).await;
 }
 
-async fn a_follower_hears_of_what_comes_and_of_nothing_else(harness: &mut Harness) {
+async fn a_new_subscriber_gets_only_later_events(harness: &mut Harness) {
     let (live, draining) = live(harness);
     harness.accept(vec![order_of(1)]).await;
     end_of_feed(harness).await;
@@ -239,7 +239,7 @@ async fn a_follower_hears_of_what_comes_and_of_nothing_else(harness: &mut Harnes
     end(live, draining).await;
 }
 
-async fn one_that_never_reads_costs_the_others_nothing(harness: &mut Harness) {
+async fn a_stuck_subscriber_does_not_affect_others(harness: &mut Harness) {
     let (live, draining) = live(harness);
     let feed = live.feed();
     let mut stuck = Vec::new();
@@ -268,7 +268,7 @@ async fn one_that_never_reads_costs_the_others_nothing(harness: &mut Harness) {
     end(live, draining).await;
 }
 
-async fn the_cursor_moves_on_where_nothing_matches(harness: &mut Harness) {
+async fn the_cursor_advances_past_events_that_do_not_match(harness: &mut Harness) {
     let (live, draining) = live(harness);
     let mut nothing = live.feed().subscribe(of_user(1), None).await.unwrap();
     let mut everything = live.feed().subscribe(Filter::default(), None).await.unwrap();
@@ -285,7 +285,7 @@ async fn the_cursor_moves_on_where_nothing_matches(harness: &mut Harness) {
     end(live, draining).await;
 }
 
-async fn following_ends_and_begins_again(harness: &mut Harness) {
+async fn a_returning_subscriber_resumes_without_a_gap(harness: &mut Harness) {
     let (live, draining) = live(harness);
     for _ in 0..3 {
         let mut subscription = live.feed().subscribe(Filter::default(), None).await.unwrap();

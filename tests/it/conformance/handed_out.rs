@@ -8,12 +8,12 @@ use crate::support::Harness;
 use crate::support::make::{LEASE, NODE_A, claim_by};
 
 conformance! {
-    only_a_claim_whose_token_others_know_is_handed_out,
-    a_claim_in_turn_says_whether_it_hands_orders_out,
-    an_order_that_is_handed_over_was_handed_out,
+    only_claims_whose_token_left_the_node_are_handed_out,
+    a_claim_by_turn_records_whether_it_hands_orders_out,
+    an_order_handed_over_counts_as_handed_out,
 }
 
-async fn only_a_claim_whose_token_others_know_is_handed_out(harness: &mut Harness) {
+async fn only_claims_whose_token_left_the_node_are_handed_out(harness: &mut Harness) {
     // Orders that start together, and one that starts again.
     let ids = harness.accept_some(3).await;
     for processor in ProcessorKind::ALL {
@@ -36,7 +36,7 @@ async fn only_a_claim_whose_token_others_know_is_handed_out(harness: &mut Harnes
     }
 }
 
-async fn an_order_that_is_handed_over_was_handed_out(harness: &mut Harness) {
+async fn an_order_handed_over_counts_as_handed_out(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     assert!(!is_handed_out(harness, id).await);
@@ -54,7 +54,7 @@ async fn an_order_that_is_handed_over_was_handed_out(harness: &mut Harness) {
     );
 }
 
-async fn a_claim_in_turn_says_whether_it_hands_orders_out(harness: &mut Harness) {
+async fn a_claim_by_turn_records_whether_it_hands_orders_out(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;

@@ -11,16 +11,16 @@ use crate::support::Harness;
 use crate::support::make::{LONGER_THAN_A_LEASE, failed, retry_after};
 
 conformance! {
-    every_change_is_one_event,
-    versions_count_from_one_without_holes,
-    events_lead_from_status_to_status,
+    every_change_writes_one_event,
+    versions_count_from_one_without_gaps,
+    events_follow_the_status_transitions,
     times_never_run_backwards,
-    a_history_starts_after_the_version_given,
+    a_history_starts_after_the_given_version,
     a_long_history_comes_in_pages,
-    orders_keep_their_histories_apart,
+    orders_have_separate_histories,
 }
 
-async fn every_change_is_one_event(harness: &mut Harness) {
+async fn every_change_writes_one_event(harness: &mut Harness) {
     let id = eventful(harness).await;
     assert_eq!(
         harness.events(id).await,
@@ -43,7 +43,7 @@ async fn every_change_is_one_event(harness: &mut Harness) {
     );
 }
 
-async fn versions_count_from_one_without_holes(harness: &mut Harness) {
+async fn versions_count_from_one_without_gaps(harness: &mut Harness) {
     let id = eventful(harness).await;
     let versions: Vec<u32> = history(harness, id, 0)
         .await
@@ -54,7 +54,7 @@ async fn versions_count_from_one_without_holes(harness: &mut Harness) {
     assert_eq!(harness.order(id).await.version, 14);
 }
 
-async fn events_lead_from_status_to_status(harness: &mut Harness) {
+async fn events_follow_the_status_transitions(harness: &mut Harness) {
     let id = eventful(harness).await;
     let mut status = None;
     for event in history(harness, id, 0).await {
@@ -72,7 +72,7 @@ async fn times_never_run_backwards(harness: &mut Harness) {
     assert_eq!(Some(events[13].at), harness.order(id).await.finished_at);
 }
 
-async fn a_history_starts_after_the_version_given(harness: &mut Harness) {
+async fn a_history_starts_after_the_given_version(harness: &mut Harness) {
     let id = eventful(harness).await;
     let all = history(harness, id, 0).await;
     for after in 0..14 {
@@ -98,7 +98,7 @@ async fn a_long_history_comes_in_pages(harness: &mut Harness) {
     assert_eq!(second[0].version, last + 1);
 }
 
-async fn orders_keep_their_histories_apart(harness: &mut Harness) {
+async fn orders_have_separate_histories(harness: &mut Harness) {
     let one = harness.order_in(OrderStatus::Completed).await;
     let other = harness.order_in(OrderStatus::Cancelled).await;
     for id in [one, other] {

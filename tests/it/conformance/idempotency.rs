@@ -9,24 +9,24 @@ use crate::support::Harness;
 use crate::support::make::{key, new_order};
 
 conformance! {
-    a_repeated_key_answers_what_it_answered_first,
-    a_repeated_batch_answers_the_same_orders,
+    a_repeated_key_gets_the_first_answer,
+    a_repeated_batch_gets_the_same_orders,
     a_key_survives_a_restart,
-    a_key_answers_the_same_when_its_order_has_ended,
+    a_key_gets_the_same_answer_after_its_order_ended,
     a_key_with_another_request_is_refused,
-    keys_of_other_scopes_are_other_keys,
-    keys_are_told_apart_by_case,
+    keys_of_different_scopes_are_distinct,
+    keys_are_case_sensitive,
     a_key_is_kept_for_its_retention,
     a_key_is_forgotten_after_its_retention,
-    a_full_queue_still_answers_a_known_key,
+    a_full_queue_still_replays_a_known_key,
     a_refused_order_leaves_its_key_unused,
     sixty_four_concurrent_callers_make_one_order,
-    of_two_concurrent_requests_with_one_key_one_is_refused,
+    one_of_two_different_concurrent_requests_with_one_key_is_refused,
 }
 
 const ALMOST_THE_RETENTION: Duration = IDEMPOTENCY_RETENTION.saturating_sub(Duration::from_mins(1));
 
-async fn a_repeated_key_answers_what_it_answered_first(harness: &mut Harness) {
+async fn a_repeated_key_gets_the_first_answer(harness: &mut Harness) {
     let first = accept(harness, 1, key("k", 1)).await.unwrap();
     harness.advance(Duration::from_mins(1)).await;
     let second = accept(harness, 1, key("k", 1)).await.unwrap();
@@ -38,7 +38,7 @@ async fn a_repeated_key_answers_what_it_answered_first(harness: &mut Harness) {
     assert_eq!(harness.counters().await.total(), 1);
 }
 
-async fn a_repeated_batch_answers_the_same_orders(harness: &mut Harness) {
+async fn a_repeated_batch_gets_the_same_orders(harness: &mut Harness) {
     harness.accept_some(3).await;
     let first = accept(harness, 1_000, key("k", 1)).await.unwrap();
     harness.accept_some(3).await;
@@ -56,7 +56,7 @@ async fn a_key_survives_a_restart(harness: &mut Harness) {
     assert_eq!(second.order_ids, first.order_ids);
 }
 
-async fn a_key_answers_the_same_when_its_order_has_ended(harness: &mut Harness) {
+async fn a_key_gets_the_same_answer_after_its_order_ended(harness: &mut Harness) {
     let first = accept(harness, 1, key("k", 1)).await.unwrap();
     let lease = harness.claim_only(first.order_ids[0]).await;
     harness.settle(&lease, Outcome::COMPLETED).await;
@@ -75,7 +75,7 @@ async fn a_key_with_another_request_is_refused(harness: &mut Harness) {
     assert!(accept(harness, 1, key("k", 1)).await.unwrap().replayed);
 }
 
-async fn keys_of_other_scopes_are_other_keys(harness: &mut Harness) {
+async fn keys_of_different_scopes_are_distinct(harness: &mut Harness) {
     let other_scope = IdempotencyKey {
         scope: "orders/batch".to_owned(),
         ..key("k", 2)
@@ -86,7 +86,7 @@ async fn keys_of_other_scopes_are_other_keys(harness: &mut Harness) {
     assert_ne!(one.order_ids, other.order_ids);
 }
 
-async fn keys_are_told_apart_by_case(harness: &mut Harness) {
+async fn keys_are_case_sensitive(harness: &mut Harness) {
     accept(harness, 1, key("k", 1)).await.unwrap();
     assert!(!accept(harness, 1, key("K", 1)).await.unwrap().replayed);
 }
@@ -113,7 +113,7 @@ async fn a_key_is_forgotten_after_its_retention(harness: &mut Harness) {
     );
 }
 
-async fn a_full_queue_still_answers_a_known_key(harness: &mut Harness) {
+async fn a_full_queue_still_replays_a_known_key(harness: &mut Harness) {
     harness.reopen_with_pending_max(Some(1)).await;
     accept(harness, 1, key("k", 1)).await.unwrap();
     assert!(accept(harness, 1, key("k", 1)).await.unwrap().replayed);
@@ -153,7 +153,7 @@ async fn sixty_four_concurrent_callers_make_one_order(harness: &mut Harness) {
     assert_eq!(harness.counters().await.total(), 1);
 }
 
-async fn of_two_concurrent_requests_with_one_key_one_is_refused(harness: &mut Harness) {
+async fn one_of_two_different_concurrent_requests_with_one_key_is_refused(harness: &mut Harness) {
     let (one, other) = tokio::join!(accept(harness, 1, key("k", 1)), accept(harness, 1, key("k", 2)));
     let refused = [one, other]
         .iter()

@@ -15,26 +15,26 @@ use crate::support::make::{
 };
 
 conformance! {
-    a_lease_lasts_as_long_as_it_was_granted_for,
+    a_lease_lasts_for_its_granted_time,
     a_renewed_lease_lasts_longer,
-    a_renewal_extends_only_what_it_names,
-    a_heartbeat_renews_every_lease_it_names,
-    a_lease_that_ran_out_can_be_renewed_until_it_is_given_back,
-    a_renewal_reports_what_the_node_no_longer_has,
-    a_stale_heartbeat_does_not_lengthen_the_lease_of_another_node,
-    a_given_back_order_is_due_again_with_its_attempt,
-    an_order_in_no_hands_is_not_given_back,
-    a_lease_lost_by_a_dead_node_is_a_crash,
-    a_lease_lost_by_a_living_node_is_no_crash,
-    a_lease_lost_by_the_one_who_asks_is_no_crash,
+    a_renewal_extends_only_the_named_leases,
+    a_heartbeat_renews_every_named_lease,
+    an_expired_lease_can_be_renewed_until_it_is_given_back,
+    a_renewal_reports_leases_the_node_has_lost,
+    a_stale_heartbeat_does_not_extend_the_lease_of_another_node,
+    a_given_back_order_is_due_again_without_counting_an_attempt,
+    an_order_without_a_lease_is_not_given_back,
+    a_lease_lost_by_a_dead_node_counts_as_a_crash,
+    a_lease_lost_by_a_live_node_is_no_crash,
+    a_lease_lost_by_the_sweeping_node_is_no_crash,
     a_failed_attempt_is_no_crash,
-    an_order_lost_too_often_is_failed_as_poison,
+    an_order_lost_too_often_fails_as_poisoned,
     a_poisoned_order_can_be_redriven,
-    leases_lost_to_living_nodes_never_poison,
-    one_call_gives_back_no_more_than_its_limit,
+    leases_lost_by_live_nodes_never_poison_an_order,
+    one_sweep_gives_back_at_most_its_limit,
 }
 
-async fn a_lease_lasts_as_long_as_it_was_granted_for(harness: &mut Harness) {
+async fn a_lease_lasts_for_its_granted_time(harness: &mut Harness) {
     let id = harness.accept_one().await;
     harness.claim_only(id).await;
     harness.advance(SHORTER_THAN_A_LEASE).await;
@@ -56,7 +56,7 @@ async fn a_renewed_lease_lasts_longer(harness: &mut Harness) {
     assert_eq!(harness.give_back().await, gave_back(1));
 }
 
-async fn a_renewal_extends_only_what_it_names(harness: &mut Harness) {
+async fn a_renewal_extends_only_the_named_leases(harness: &mut Harness) {
     let ids = harness.accept_some(3).await;
     let leases = harness.claim(3).await;
     harness.advance(LEASE / 2).await;
@@ -67,7 +67,7 @@ async fn a_renewal_extends_only_what_it_names(harness: &mut Harness) {
 }
 
 /// Issue 13, point 31.
-async fn a_heartbeat_renews_every_lease_it_names(harness: &mut Harness) {
+async fn a_heartbeat_renews_every_named_lease(harness: &mut Harness) {
     harness.accept_some(3).await;
     let leases = harness.claim(3).await;
     let keys: Vec<LeaseKey> = leases.iter().map(Lease::key).collect();
@@ -81,7 +81,7 @@ async fn a_heartbeat_renews_every_lease_it_names(harness: &mut Harness) {
     }
 }
 
-async fn a_lease_that_ran_out_can_be_renewed_until_it_is_given_back(harness: &mut Harness) {
+async fn an_expired_lease_can_be_renewed_until_it_is_given_back(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     harness.advance(LONGER_THAN_A_LEASE).await;
@@ -90,7 +90,7 @@ async fn a_lease_that_ran_out_can_be_renewed_until_it_is_given_back(harness: &mu
     harness.settle(&lease, Outcome::COMPLETED).await;
 }
 
-async fn a_renewal_reports_what_the_node_no_longer_has(harness: &mut Harness) {
+async fn a_renewal_reports_leases_the_node_has_lost(harness: &mut Harness) {
     harness.accept_some(5).await;
     let leases = harness.claim(5).await;
     let keys: Vec<LeaseKey> = leases.iter().map(Lease::key).collect();
@@ -114,7 +114,7 @@ async fn a_renewal_reports_what_the_node_no_longer_has(harness: &mut Harness) {
     assert_eq!(lost, [keys[0], keys[1], keys[2], keys[3], never_granted]);
 }
 
-async fn a_given_back_order_is_due_again_with_its_attempt(harness: &mut Harness) {
+async fn a_given_back_order_is_due_again_without_counting_an_attempt(harness: &mut Harness) {
     let id = harness.order_due_in(0).await;
     let lease = harness.claim_only(id).await;
     assert_eq!(lease.order.attempts, 2);
@@ -130,7 +130,7 @@ async fn a_given_back_order_is_due_again_with_its_attempt(harness: &mut Harness)
     assert_eq!(harness.claim_only(id).await.order.attempts, 2);
 }
 
-async fn an_order_in_no_hands_is_not_given_back(harness: &mut Harness) {
+async fn an_order_without_a_lease_is_not_given_back(harness: &mut Harness) {
     harness.order_in(OrderStatus::Completed).await;
     harness.order_in(OrderStatus::Failed).await;
     harness.order_in(OrderStatus::Cancelled).await;
@@ -140,7 +140,7 @@ async fn an_order_in_no_hands_is_not_given_back(harness: &mut Harness) {
     assert_eq!(harness.give_back().await, GivenBack::default());
 }
 
-async fn a_lease_lost_by_a_dead_node_is_a_crash(harness: &mut Harness) {
+async fn a_lease_lost_by_a_dead_node_counts_as_a_crash(harness: &mut Harness) {
     let id = harness.accept_one().await;
     for crashes in 1..=3 {
         harness.crash_all(&[id], 1).await;
@@ -149,7 +149,7 @@ async fn a_lease_lost_by_a_dead_node_is_a_crash(harness: &mut Harness) {
     }
 }
 
-async fn a_lease_lost_by_a_living_node_is_no_crash(harness: &mut Harness) {
+async fn a_lease_lost_by_a_live_node_is_no_crash(harness: &mut Harness) {
     let id = harness.accept_one().await;
     harness.claim_only(id).await;
     harness.advance(LONGER_THAN_A_LEASE).await;
@@ -161,7 +161,7 @@ async fn a_lease_lost_by_a_living_node_is_no_crash(harness: &mut Harness) {
     assert_eq!(harness.order(id).await.attempts, 0);
 }
 
-async fn a_lease_lost_by_the_one_who_asks_is_no_crash(harness: &mut Harness) {
+async fn a_lease_lost_by_the_sweeping_node_is_no_crash(harness: &mut Harness) {
     let id = harness.accept_one().await;
     renew(harness, &[]).await;
     harness.claim_only(id).await;
@@ -179,7 +179,7 @@ async fn a_failed_attempt_is_no_crash(harness: &mut Harness) {
     assert_eq!(harness.crashes(id).await, 0);
 }
 
-async fn an_order_lost_too_often_is_failed_as_poison(harness: &mut Harness) {
+async fn an_order_lost_too_often_fails_as_poisoned(harness: &mut Harness) {
     let id = harness.accept_one().await;
     harness.crash_all(&[id], CRASHES_MAX - 1).await;
     assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
@@ -212,7 +212,7 @@ async fn a_poisoned_order_can_be_redriven(harness: &mut Harness) {
     assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
 }
 
-async fn leases_lost_to_living_nodes_never_poison(harness: &mut Harness) {
+async fn leases_lost_by_live_nodes_never_poison_an_order(harness: &mut Harness) {
     let id = harness.accept_one().await;
     for _ in 0..2 * CRASHES_MAX {
         harness.claim_only(id).await;
@@ -222,7 +222,7 @@ async fn leases_lost_to_living_nodes_never_poison(harness: &mut Harness) {
     assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
 }
 
-async fn one_call_gives_back_no_more_than_its_limit(harness: &mut Harness) {
+async fn one_sweep_gives_back_at_most_its_limit(harness: &mut Harness) {
     harness.accept_some(SWEEP_ORDERS_MAX).await;
     harness.accept_one().await;
     let mut held = 0;
@@ -262,7 +262,7 @@ async fn renew(harness: &Harness, leases: &[LeaseKey]) -> Vec<LeaseKey> {
     in_order
 }
 
-async fn a_stale_heartbeat_does_not_lengthen_the_lease_of_another_node(harness: &mut Harness) {
+async fn a_stale_heartbeat_does_not_extend_the_lease_of_another_node(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let stale = harness.claim_only(id).await.key();
     harness.advance(LONGER_THAN_A_LEASE).await;

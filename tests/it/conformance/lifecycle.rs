@@ -14,25 +14,25 @@ use crate::support::make::{
 };
 
 conformance! {
-    settings_that_weaken_a_store_are_told,
+    settings_that_weaken_a_store_are_reported,
     a_snapshot_shows_one_instant,
-    a_snapshot_shows_what_the_api_does_not,
+    a_snapshot_includes_data_hidden_by_the_api,
     a_snapshot_comes_in_pages,
-    a_snapshot_lists_the_keys,
-    events_take_their_places_in_one_feed,
+    a_snapshot_lists_the_idempotency_keys,
+    events_of_all_orders_share_one_feed,
     a_new_store_is_ready_and_has_not_failed,
     settings_that_weaken_durability_are_named,
-    accepted_orders_wake_who_waits_for_work,
-    redriven_orders_wake_who_waits_for_work,
-    given_back_orders_wake_who_waits_for_work,
-    a_resumed_queue_wakes_who_waits_for_work,
-    a_final_order_wakes_who_waits_for_it,
+    accepted_orders_wake_waiting_dispatchers,
+    redriven_orders_wake_waiting_dispatchers,
+    given_back_orders_wake_waiting_dispatchers,
+    a_resumed_queue_wakes_waiting_dispatchers,
+    a_final_order_wakes_its_held_reads,
     a_closed_store_refuses_everything,
-    closing_carries_out_what_waits,
-    closing_twice_is_closing_once,
+    closing_carries_out_queued_calls,
+    closing_twice_has_no_further_effect,
 }
 
-async fn settings_that_weaken_a_store_are_told(harness: &mut Harness) {
+async fn settings_that_weaken_a_store_are_reported(harness: &mut Harness) {
     harness.accept_one().await;
     let told = harness.store().weaknesses();
     if harness.is_embedded() {
@@ -61,7 +61,7 @@ async fn a_snapshot_shows_one_instant(harness: &mut Harness) {
     assert!(!snapshot.queue().await.unwrap().paused);
 }
 
-async fn a_snapshot_shows_what_the_api_does_not(harness: &mut Harness) {
+async fn a_snapshot_includes_data_hidden_by_the_api(harness: &mut Harness) {
     let id = harness.accept_one().await;
     harness.accept_one().await;
     let lease = harness.claim(1).await.remove(0);
@@ -90,7 +90,7 @@ async fn a_snapshot_comes_in_pages(harness: &mut Harness) {
     assert_eq!(seen, ids);
 }
 
-async fn a_snapshot_lists_the_keys(harness: &mut Harness) {
+async fn a_snapshot_lists_the_idempotency_keys(harness: &mut Harness) {
     let mut expected = Vec::new();
     for name in ["a", "b", "c"] {
         let orders = vec![new_order(); 2];
@@ -109,7 +109,7 @@ async fn a_snapshot_lists_the_keys(harness: &mut Harness) {
     assert_eq!(seen, expected);
 }
 
-async fn events_take_their_places_in_one_feed(harness: &mut Harness) {
+async fn events_of_all_orders_share_one_feed(harness: &mut Harness) {
     harness.accept_some(3).await;
     for lease in harness.claim(3).await {
         harness.settle(&lease, Outcome::COMPLETED).await;
@@ -149,13 +149,13 @@ async fn settings_that_weaken_durability_are_named(harness: &mut Harness) {
     }
 }
 
-async fn accepted_orders_wake_who_waits_for_work(harness: &mut Harness) {
+async fn accepted_orders_wake_waiting_dispatchers(harness: &mut Harness) {
     drain_work(harness);
     harness.accept_one().await;
     harness.store().wakeups().work().await;
 }
 
-async fn redriven_orders_wake_who_waits_for_work(harness: &mut Harness) {
+async fn redriven_orders_wake_waiting_dispatchers(harness: &mut Harness) {
     let id = harness.order_in(OrderStatus::Cancelled).await;
     drain_work(harness);
     harness.redrive(id).await;
@@ -172,7 +172,7 @@ async fn redriven_orders_wake_who_waits_for_work(harness: &mut Harness) {
     harness.store().wakeups().work().await;
 }
 
-async fn given_back_orders_wake_who_waits_for_work(harness: &mut Harness) {
+async fn given_back_orders_wake_waiting_dispatchers(harness: &mut Harness) {
     harness.order_in(OrderStatus::Processing).await;
     drain_work(harness);
     harness.advance(LONGER_THAN_A_LEASE).await;
@@ -180,7 +180,7 @@ async fn given_back_orders_wake_who_waits_for_work(harness: &mut Harness) {
     harness.store().wakeups().work().await;
 }
 
-async fn a_resumed_queue_wakes_who_waits_for_work(harness: &mut Harness) {
+async fn a_resumed_queue_wakes_waiting_dispatchers(harness: &mut Harness) {
     harness.store().set_paused(true).await.unwrap();
     harness.accept_one().await;
     drain_work(harness);
@@ -188,7 +188,7 @@ async fn a_resumed_queue_wakes_who_waits_for_work(harness: &mut Harness) {
     harness.store().wakeups().work().await;
 }
 
-async fn a_final_order_wakes_who_waits_for_it(harness: &mut Harness) {
+async fn a_final_order_wakes_its_held_reads(harness: &mut Harness) {
     let wakeups = harness.store().wakeups();
     for outcome in [Some(Outcome::COMPLETED), Some(failed()), None] {
         let id = harness.accept_one().await;
@@ -256,7 +256,7 @@ async fn a_closed_store_refuses_everything(harness: &mut Harness) {
     assert_eq!(harness.order(id).await.version, 1);
 }
 
-async fn closing_carries_out_what_waits(harness: &mut Harness) {
+async fn closing_carries_out_queued_calls(harness: &mut Harness) {
     let callers: Vec<_> = (0..50)
         .map(|_| {
             let store = Arc::clone(harness.store());
@@ -280,7 +280,7 @@ async fn closing_carries_out_what_waits(harness: &mut Harness) {
     assert_eq!(stored, accepted);
 }
 
-async fn closing_twice_is_closing_once(harness: &mut Harness) {
+async fn closing_twice_has_no_further_effect(harness: &mut Harness) {
     harness.store().close().await;
     harness.store().close().await;
     harness.reopen().await;

@@ -11,24 +11,24 @@ use crate::support::Harness;
 use crate::support::make::{failed, new_order, order_of, order_with_reference, retry_after};
 
 conformance! {
-    orders_come_newest_first,
+    orders_are_listed_newest_first,
     a_listed_order_is_the_whole_order,
     an_empty_store_has_an_empty_page,
-    every_combination_of_filters_finds_what_it_names,
-    a_filter_that_nothing_matches_finds_nothing,
-    creation_times_are_exclusive,
+    every_combination_of_filters_finds_exactly_the_matching_orders,
+    a_filter_without_matches_finds_nothing,
+    creation_time_bounds_are_exclusive,
     references_match_exactly,
     pages_are_complete_and_without_repeats,
     pages_are_complete_while_orders_arrive,
     filtered_pages_are_complete,
-    pages_are_complete_where_orders_wait_for_their_turn,
-    the_last_page_says_so_also_when_it_is_full,
-    the_largest_page_is_given,
-    a_page_of_a_reference_ends_after_ten_thousand_other_orders,
-    a_page_by_time_ends_after_ten_thousand_other_orders,
+    pages_are_complete_with_blocked_orders,
+    a_full_last_page_is_marked_as_last,
+    a_page_of_the_maximum_size_is_returned,
+    a_page_by_reference_looks_at_no_more_than_ten_thousand_orders,
+    a_page_by_time_looks_at_no_more_than_ten_thousand_orders,
 }
 
-async fn orders_come_newest_first(harness: &mut Harness) {
+async fn orders_are_listed_newest_first(harness: &mut Harness) {
     let mut ids = harness.accept_some(5).await;
     ids.reverse();
     assert_eq!(list(harness, page_of(50)).await, ids);
@@ -51,7 +51,7 @@ async fn an_empty_store_has_an_empty_page(harness: &mut Harness) {
     assert_eq!(page.next, None);
 }
 
-async fn every_combination_of_filters_finds_what_it_names(harness: &mut Harness) {
+async fn every_combination_of_filters_finds_exactly_the_matching_orders(harness: &mut Harness) {
     let orders = varied_orders(harness).await;
     let times: Vec<Timestamp> = orders.iter().map(|order| order.created_at).collect();
     let mut found_orders = 0;
@@ -81,7 +81,7 @@ async fn every_combination_of_filters_finds_what_it_names(harness: &mut Harness)
     );
 }
 
-async fn a_filter_that_nothing_matches_finds_nothing(harness: &mut Harness) {
+async fn a_filter_without_matches_finds_nothing(harness: &mut Harness) {
     let orders = varied_orders(harness).await;
     let newest = orders.last().unwrap().created_at;
     for query in [
@@ -110,7 +110,7 @@ async fn a_filter_that_nothing_matches_finds_nothing(harness: &mut Harness) {
     }
 }
 
-async fn creation_times_are_exclusive(harness: &mut Harness) {
+async fn creation_time_bounds_are_exclusive(harness: &mut Harness) {
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(harness.accept_one().await);
@@ -180,7 +180,7 @@ async fn filtered_pages_are_complete(harness: &mut Harness) {
     }
 }
 
-async fn pages_are_complete_where_orders_wait_for_their_turn(harness: &mut Harness) {
+async fn pages_are_complete_with_blocked_orders(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;
@@ -206,7 +206,7 @@ async fn pages_are_complete_where_orders_wait_for_their_turn(harness: &mut Harne
     }
 }
 
-async fn the_last_page_says_so_also_when_it_is_full(harness: &mut Harness) {
+async fn a_full_last_page_is_marked_as_last(harness: &mut Harness) {
     harness.accept_some(6).await;
     let first = harness.store().orders(page_of(3)).await.unwrap();
     assert_eq!(first.next, Some(first.orders[2].order_id));
@@ -218,7 +218,7 @@ async fn the_last_page_says_so_also_when_it_is_full(harness: &mut Harness) {
     assert_eq!((second.orders.len(), second.next), (3, None));
 }
 
-async fn the_largest_page_is_given(harness: &mut Harness) {
+async fn a_page_of_the_maximum_size_is_returned(harness: &mut Harness) {
     harness.accept_some(PAGE_ORDERS_MAX + 1).await;
     let page = harness.store().orders(page_of(PAGE_ORDERS_MAX)).await.unwrap();
     assert_eq!(page.orders.len(), PAGE_ORDERS_MAX);
@@ -226,7 +226,7 @@ async fn the_largest_page_is_given(harness: &mut Harness) {
 }
 
 /// Issue 13, point 28.
-async fn a_page_of_a_reference_ends_after_ten_thousand_other_orders(harness: &mut Harness) {
+async fn a_page_by_reference_looks_at_no_more_than_ten_thousand_orders(harness: &mut Harness) {
     let of_user = |user_id| NewOrder {
         user_id,
         ..order_with_reference("web")
@@ -263,7 +263,7 @@ async fn a_page_of_a_reference_ends_after_ten_thousand_other_orders(harness: &mu
 }
 
 /// A shared store finds an instant by id only roughly: orders accepted concurrently have times in any order.
-async fn a_page_by_time_ends_after_ten_thousand_other_orders(harness: &mut Harness) {
+async fn a_page_by_time_looks_at_no_more_than_ten_thousand_orders(harness: &mut Harness) {
     let wanted = harness.accept_one().await;
     let cancelled = harness.accept_one().await;
     harness.cancel(cancelled).await;

@@ -100,22 +100,22 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 #[test]
-fn every_story_ends_as_the_model_says() {
-    every_story_ends_as_the_model_says_on(STORIES, async || Some(Harness::sqlite().await));
+fn random_operations_match_the_model() {
+    random_operations_match_the_model_on(STORIES, async || Some(Harness::sqlite().await));
 }
 
 #[test]
-fn every_story_ends_as_the_model_says_on_postgres() {
-    every_story_ends_as_the_model_says_on(STORIES_OF_A_SERVER, Harness::postgres);
+fn random_operations_match_the_model_on_postgres() {
+    random_operations_match_the_model_on(STORIES_OF_A_SERVER, Harness::postgres);
 }
 
 #[test]
-fn every_story_ends_as_the_model_says_pooled() {
-    every_story_ends_as_the_model_says_on(STORIES_OF_A_SERVER, Harness::pooled);
+fn random_operations_match_the_model_behind_a_pooler() {
+    random_operations_match_the_model_on(STORIES_OF_A_SERVER, Harness::pooled);
 }
 
 /// Runs each sequence on its own store, or none where `harness` returns `None`.
-fn every_story_ends_as_the_model_says_on(stories: u32, harness: impl AsyncFn() -> Option<Harness>) {
+fn random_operations_match_the_model_on(stories: u32, harness: impl AsyncFn() -> Option<Harness>) {
     let config = ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::with_cases(stories)

@@ -13,13 +13,13 @@ use crate::support::make::{
 
 conformance! {
     a_node_that_joined_is_listed,
-    a_heartbeat_is_shown,
+    a_heartbeat_updates_the_listed_node,
     a_silent_node_is_listed_as_dead,
     a_node_that_left_is_not_listed,
-    a_node_that_never_joined_may_leave,
-    joining_an_embedded_store_gives_back_what_earlier_nodes_held,
-    joining_an_embedded_store_poisons_what_was_lost_too_often,
-    joining_a_shared_store_leaves_living_nodes_their_orders,
+    leaving_without_joining_is_allowed,
+    joining_an_embedded_store_gives_back_leases_of_earlier_nodes,
+    joining_an_embedded_store_poisons_orders_lost_too_often,
+    joining_a_shared_store_keeps_the_leases_of_live_nodes,
     a_node_that_joins_an_empty_store_gives_back_nothing,
     a_node_that_joins_again_keeps_its_place_in_the_list,
 }
@@ -34,7 +34,7 @@ async fn a_node_that_joined_is_listed(harness: &mut Harness) {
     assert_eq!(node.heartbeat_at, node.started_at);
 }
 
-async fn a_heartbeat_is_shown(harness: &mut Harness) {
+async fn a_heartbeat_updates_the_listed_node(harness: &mut Harness) {
     harness.join(NODE_A).await;
     let joined = only_node(harness).await;
     harness.accept_some(2).await;
@@ -63,13 +63,13 @@ async fn a_node_that_left_is_not_listed(harness: &mut Harness) {
     assert_eq!(nodes(harness).await, []);
 }
 
-async fn a_node_that_never_joined_may_leave(harness: &mut Harness) {
+async fn leaving_without_joining_is_allowed(harness: &mut Harness) {
     harness.join(NODE_A).await;
     harness.store().leave(NODE_B).await.unwrap();
     assert_eq!(only_node(harness).await.node, NODE_A);
 }
 
-async fn joining_an_embedded_store_gives_back_what_earlier_nodes_held(harness: &mut Harness) {
+async fn joining_an_embedded_store_gives_back_leases_of_earlier_nodes(harness: &mut Harness) {
     if !harness.is_embedded() {
         return;
     }
@@ -93,7 +93,7 @@ async fn joining_an_embedded_store_gives_back_what_earlier_nodes_held(harness: &
     assert_eq!(harness.claim_as(NODE_B, 10).await.len(), 3);
 }
 
-async fn joining_an_embedded_store_poisons_what_was_lost_too_often(harness: &mut Harness) {
+async fn joining_an_embedded_store_poisons_orders_lost_too_often(harness: &mut Harness) {
     if !harness.is_embedded() {
         return;
     }
@@ -113,7 +113,7 @@ async fn joining_an_embedded_store_poisons_what_was_lost_too_often(harness: &mut
     assert_eq!(harness.order(id).await.status, OrderStatus::Failed);
 }
 
-async fn joining_a_shared_store_leaves_living_nodes_their_orders(harness: &mut Harness) {
+async fn joining_a_shared_store_keeps_the_leases_of_live_nodes(harness: &mut Harness) {
     if harness.is_embedded() {
         return;
     }

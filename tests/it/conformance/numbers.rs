@@ -13,22 +13,22 @@ conformance! {
     an_empty_store_counts_nothing,
     every_status_is_counted,
     counters_equal_a_recount_after_every_step,
-    a_redrive_moves_its_order_to_the_pending_ones,
-    a_redrive_of_many_moves_all_of_them_to_the_pending_ones,
+    a_redrive_counts_its_order_as_pending,
+    a_mass_redrive_counts_its_orders_as_pending,
     counters_survive_a_restart,
-    processing_time_is_that_of_the_completing_attempt,
-    processing_time_leaves_out_what_did_not_complete,
+    processing_time_covers_only_the_completing_attempt,
+    processing_time_excludes_orders_that_did_not_complete,
     the_queue_shows_the_same_counters,
-    the_snapshot_shows_the_same_numbers,
-    an_empty_queue_has_nobody_waiting,
-    the_oldest_first_attempt_counts_from_its_acceptance,
-    the_oldest_retry_counts_from_its_due_time,
-    an_order_that_waits_out_its_back_off_is_not_waiting,
-    an_order_that_runs_is_not_waiting,
-    an_order_that_waits_for_its_user_is_blocked_and_not_waiting,
-    orders_that_no_claim_has_seen_wait_or_are_blocked_as_they_will,
-    an_order_blocked_by_a_failed_one_is_counted_with_its_age,
-    an_order_that_came_back_is_blocked_from_then_on,
+    the_snapshot_shows_the_same_counters,
+    an_empty_queue_has_no_oldest_waiting_order,
+    the_oldest_first_attempt_waits_since_its_acceptance,
+    the_oldest_retry_waits_since_its_due_time,
+    an_order_in_backoff_is_not_counted_as_waiting,
+    an_order_in_processing_is_not_counted_as_waiting,
+    a_blocked_order_is_not_counted_as_waiting,
+    orders_not_yet_seen_by_a_claim_count_as_waiting_or_blocked,
+    an_order_blocked_by_a_failed_one_counts_with_its_age,
+    a_retried_order_counts_as_blocked_from_its_return,
 }
 
 async fn an_empty_store_counts_nothing(harness: &mut Harness) {
@@ -86,7 +86,7 @@ async fn counters_equal_a_recount_after_every_step(harness: &mut Harness) {
 }
 
 /// Issue 13, point 37.
-async fn a_redrive_moves_its_order_to_the_pending_ones(harness: &mut Harness) {
+async fn a_redrive_counts_its_order_as_pending(harness: &mut Harness) {
     let failed = harness.order_in(OrderStatus::Failed).await;
     let cancelled = harness.order_in(OrderStatus::Cancelled).await;
     for (id, expected) in [(failed, (1, 0, 1)), (cancelled, (2, 0, 0))] {
@@ -100,7 +100,7 @@ async fn a_redrive_moves_its_order_to_the_pending_ones(harness: &mut Harness) {
     assert_eq!(pending_failed_cancelled(harness).await, (2, 0, 0));
 }
 
-async fn a_redrive_of_many_moves_all_of_them_to_the_pending_ones(harness: &mut Harness) {
+async fn a_mass_redrive_counts_its_orders_as_pending(harness: &mut Harness) {
     for _ in 0..3 {
         harness.order_in(OrderStatus::Failed).await;
         harness.order_in(OrderStatus::Cancelled).await;
@@ -140,7 +140,7 @@ async fn counters_survive_a_restart(harness: &mut Harness) {
     assert_eq!(harness.counters().await, before);
 }
 
-async fn processing_time_is_that_of_the_completing_attempt(harness: &mut Harness) {
+async fn processing_time_covers_only_the_completing_attempt(harness: &mut Harness) {
     let id = harness.accept_one().await;
     harness.advance(Duration::from_secs(100)).await;
     let first = harness.claim_only(id).await;
@@ -157,7 +157,7 @@ async fn processing_time_is_that_of_the_completing_attempt(harness: &mut Harness
     assert_eq!(u128::from(counted), took.as_micros());
 }
 
-async fn processing_time_leaves_out_what_did_not_complete(harness: &mut Harness) {
+async fn processing_time_excludes_orders_that_did_not_complete(harness: &mut Harness) {
     for outcome in [failed(), retry_after(60), Outcome::Released] {
         let id = harness.accept_one().await;
         let lease = harness.claim_only(id).await;
@@ -180,7 +180,7 @@ async fn the_queue_shows_the_same_counters(harness: &mut Harness) {
     assert_eq!(queue.counters.total(), 5);
 }
 
-async fn the_snapshot_shows_the_same_numbers(harness: &mut Harness) {
+async fn the_snapshot_shows_the_same_counters(harness: &mut Harness) {
     harness.accept_some(3).await;
     harness.claim(1).await;
     harness.store().set_paused(true).await.unwrap();
@@ -192,14 +192,14 @@ async fn the_snapshot_shows_the_same_numbers(harness: &mut Harness) {
     assert_eq!(snapshot.damage().await.unwrap(), Vec::<String>::new());
 }
 
-async fn an_empty_queue_has_nobody_waiting(harness: &mut Harness) {
+async fn an_empty_queue_has_no_oldest_waiting_order(harness: &mut Harness) {
     assert_eq!(oldest_waiting(harness).await, None);
     harness.order_in(OrderStatus::Completed).await;
     harness.advance(Duration::from_mins(1)).await;
     assert_eq!(oldest_waiting(harness).await, None);
 }
 
-async fn the_oldest_first_attempt_counts_from_its_acceptance(harness: &mut Harness) {
+async fn the_oldest_first_attempt_waits_since_its_acceptance(harness: &mut Harness) {
     harness.accept_one().await;
     harness.advance(Duration::from_secs(20)).await;
     harness.accept_one().await;
@@ -209,7 +209,7 @@ async fn the_oldest_first_attempt_counts_from_its_acceptance(harness: &mut Harne
     assert_age(oldest_waiting(harness).await, 10);
 }
 
-async fn the_oldest_retry_counts_from_its_due_time(harness: &mut Harness) {
+async fn the_oldest_retry_waits_since_its_due_time(harness: &mut Harness) {
     harness.order_due_in(10).await;
     harness.advance(Duration::from_secs(15)).await;
     assert_age(oldest_waiting(harness).await, 5);
@@ -218,20 +218,20 @@ async fn the_oldest_retry_counts_from_its_due_time(harness: &mut Harness) {
     assert_age(oldest_waiting(harness).await, 6);
 }
 
-async fn an_order_that_waits_out_its_back_off_is_not_waiting(harness: &mut Harness) {
+async fn an_order_in_backoff_is_not_counted_as_waiting(harness: &mut Harness) {
     harness.order_due_in(10).await;
     harness.advance(Duration::from_secs(9)).await;
     assert_eq!(oldest_waiting(harness).await, None);
 }
 
-async fn an_order_that_runs_is_not_waiting(harness: &mut Harness) {
+async fn an_order_in_processing_is_not_counted_as_waiting(harness: &mut Harness) {
     harness.order_in(OrderStatus::Processing).await;
     harness.advance(Duration::from_secs(9)).await;
     assert_eq!(oldest_waiting(harness).await, None);
 }
 
 /// Issue 13, point 17: `oldest_waiting` covers only orders that could start; blocked ones are counted separately.
-async fn an_order_that_waits_for_its_user_is_blocked_and_not_waiting(harness: &mut Harness) {
+async fn a_blocked_order_is_not_counted_as_waiting(harness: &mut Harness) {
     let rule = Ordering::User(OnFailure::Skip);
     harness.reopen_with_ordering(rule).await;
     let ids = harness.accept(vec![order_of(1); 3]).await;
@@ -250,7 +250,7 @@ async fn an_order_that_waits_for_its_user_is_blocked_and_not_waiting(harness: &m
 }
 
 /// Issue 14: every store decides turns by the same rule, even where a claim would decide and none has run.
-async fn orders_that_no_claim_has_seen_wait_or_are_blocked_as_they_will(harness: &mut Harness) {
+async fn orders_not_yet_seen_by_a_claim_count_as_waiting_or_blocked(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;
@@ -262,7 +262,7 @@ async fn orders_that_no_claim_has_seen_wait_or_are_blocked_as_they_will(harness:
     assert_blocked(harness, 1, 20).await;
 }
 
-async fn an_order_blocked_by_a_failed_one_is_counted_with_its_age(harness: &mut Harness) {
+async fn an_order_blocked_by_a_failed_one_counts_with_its_age(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Block))
         .await;
@@ -278,7 +278,7 @@ async fn an_order_blocked_by_a_failed_one_is_counted_with_its_age(harness: &mut 
     assert_eq!(blocked(harness).await, Blocked::default());
 }
 
-async fn an_order_that_came_back_is_blocked_from_then_on(harness: &mut Harness) {
+async fn a_retried_order_counts_as_blocked_from_its_return(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;

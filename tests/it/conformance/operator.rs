@@ -11,24 +11,24 @@ use crate::support::Harness;
 use crate::support::make::failed;
 
 conformance! {
-    a_pending_order_is_cancelled,
-    an_order_that_waits_for_a_retry_is_cancelled,
-    an_order_that_runs_is_cancelled,
-    a_second_cancel_answers_the_same,
-    a_failed_order_is_cancelled,
+    a_pending_order_can_be_cancelled,
+    an_order_in_backoff_can_be_cancelled,
+    an_order_in_processing_can_be_cancelled,
+    a_repeated_cancel_returns_the_same_order,
+    a_failed_order_can_be_cancelled,
     a_completed_order_cannot_be_cancelled,
-    a_failed_or_cancelled_order_is_redriven_with_fresh_attempts,
-    a_redriven_order_runs_to_its_end_again,
-    every_redrive_is_a_new_generation,
-    an_order_that_backs_off_is_due_at_once_when_retried,
-    a_retry_of_a_waiting_order_changes_nothing,
-    an_order_that_runs_or_is_completed_is_not_retried,
-    crashes_are_forgotten_by_a_redrive,
-    an_unknown_order_is_unknown,
+    a_redriven_order_has_its_attempts_and_error_cleared,
+    a_redriven_order_runs_again,
+    every_redrive_starts_a_new_generation,
+    a_redrive_makes_an_order_in_backoff_due_at_once,
+    a_redrive_of_a_due_order_changes_nothing,
+    a_processing_or_completed_order_cannot_be_redriven,
+    a_redrive_resets_the_crash_count,
+    acting_on_an_unknown_order_reports_it_as_unknown,
     a_concurrent_cancel_and_claim_agree,
 }
 
-async fn a_pending_order_is_cancelled(harness: &mut Harness) {
+async fn a_pending_order_can_be_cancelled(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let order = harness.cancel(id).await;
     assert_eq!(order.status, OrderStatus::Cancelled);
@@ -41,14 +41,14 @@ async fn a_pending_order_is_cancelled(harness: &mut Harness) {
     );
 }
 
-async fn an_order_that_waits_for_a_retry_is_cancelled(harness: &mut Harness) {
+async fn an_order_in_backoff_can_be_cancelled(harness: &mut Harness) {
     let id = harness.order_due_in(10).await;
     let order = harness.cancel(id).await;
     assert_eq!(order.status, OrderStatus::Cancelled);
     assert_eq!((order.next_attempt_at, order.attempts), (None, 1));
 }
 
-async fn an_order_that_runs_is_cancelled(harness: &mut Harness) {
+async fn an_order_in_processing_can_be_cancelled(harness: &mut Harness) {
     let id = harness.accept_one().await;
     harness.claim_only(id).await;
     let order = harness.cancel(id).await;
@@ -57,7 +57,7 @@ async fn an_order_that_runs_is_cancelled(harness: &mut Harness) {
     assert_eq!(harness.counters().await.processing, 0);
 }
 
-async fn a_second_cancel_answers_the_same(harness: &mut Harness) {
+async fn a_repeated_cancel_returns_the_same_order(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let first = harness.cancel(id).await;
     harness.advance(std::time::Duration::from_secs(1)).await;
@@ -65,7 +65,7 @@ async fn a_second_cancel_answers_the_same(harness: &mut Harness) {
     assert_eq!(harness.order(id).await, first);
 }
 
-async fn a_failed_order_is_cancelled(harness: &mut Harness) {
+async fn a_failed_order_can_be_cancelled(harness: &mut Harness) {
     let id = harness.order_in(OrderStatus::Failed).await;
     let failed = harness.order(id).await;
     harness.advance(Duration::from_secs(1)).await;
@@ -92,7 +92,7 @@ async fn a_completed_order_cannot_be_cancelled(harness: &mut Harness) {
     assert_eq!(harness.order(id).await, order);
 }
 
-async fn a_failed_or_cancelled_order_is_redriven_with_fresh_attempts(harness: &mut Harness) {
+async fn a_redriven_order_has_its_attempts_and_error_cleared(harness: &mut Harness) {
     for outcome in [Some(failed()), None] {
         let id = harness.order_due_in(0).await;
         let lease = harness.claim_only(id).await;
@@ -119,7 +119,7 @@ async fn a_failed_or_cancelled_order_is_redriven_with_fresh_attempts(harness: &m
     }
 }
 
-async fn a_redriven_order_runs_to_its_end_again(harness: &mut Harness) {
+async fn a_redriven_order_runs_again(harness: &mut Harness) {
     let id = harness.order_in(OrderStatus::Failed).await;
     harness.redrive(id).await;
     let lease = harness.claim_only(id).await;
@@ -129,7 +129,7 @@ async fn a_redriven_order_runs_to_its_end_again(harness: &mut Harness) {
     assert_eq!((counters.completed, counters.failed), (1, 0));
 }
 
-async fn every_redrive_is_a_new_generation(harness: &mut Harness) {
+async fn every_redrive_starts_a_new_generation(harness: &mut Harness) {
     let id = harness.accept_one().await;
     for generation in 1..=3 {
         harness.cancel(id).await;
@@ -138,7 +138,7 @@ async fn every_redrive_is_a_new_generation(harness: &mut Harness) {
 }
 
 /// Issue 13: the action used to answer 409.
-async fn an_order_that_backs_off_is_due_at_once_when_retried(harness: &mut Harness) {
+async fn a_redrive_makes_an_order_in_backoff_due_at_once(harness: &mut Harness) {
     let id = harness.order_due_in(60).await;
     harness.advance(Duration::from_secs(1)).await;
     let before = harness.order(id).await;
@@ -163,7 +163,7 @@ async fn an_order_that_backs_off_is_due_at_once_when_retried(harness: &mut Harne
     assert_eq!((lease.order.attempts, lease.order.generation), (2, 0));
 }
 
-async fn a_retry_of_a_waiting_order_changes_nothing(harness: &mut Harness) {
+async fn a_redrive_of_a_due_order_changes_nothing(harness: &mut Harness) {
     for id in [harness.order_due_in(0).await, harness.accept_one().await] {
         let order = harness.order(id).await;
         assert_eq!(harness.redrive(id).await, order);
@@ -172,7 +172,7 @@ async fn a_retry_of_a_waiting_order_changes_nothing(harness: &mut Harness) {
     }
 }
 
-async fn an_order_that_runs_or_is_completed_is_not_retried(harness: &mut Harness) {
+async fn a_processing_or_completed_order_cannot_be_redriven(harness: &mut Harness) {
     for status in [OrderStatus::Completed, OrderStatus::Processing] {
         let id = harness.order_in(status).await;
         let order = harness.order(id).await;
@@ -182,7 +182,7 @@ async fn an_order_that_runs_or_is_completed_is_not_retried(harness: &mut Harness
     }
 }
 
-async fn crashes_are_forgotten_by_a_redrive(harness: &mut Harness) {
+async fn a_redrive_resets_the_crash_count(harness: &mut Harness) {
     let id = harness.accept_one().await;
     harness.crash_all(&[id], 2).await;
     harness.cancel(id).await;
@@ -191,7 +191,7 @@ async fn crashes_are_forgotten_by_a_redrive(harness: &mut Harness) {
     assert_eq!(harness.crashes(id).await, 0);
 }
 
-async fn an_unknown_order_is_unknown(harness: &mut Harness) {
+async fn acting_on_an_unknown_order_reports_it_as_unknown(harness: &mut Harness) {
     harness.accept_one().await;
     for id in [OrderId(1_000_000), OrderId(i64::MAX), OrderId(0), OrderId(-1)] {
         assert_eq!(harness.store().cancel(id).await.unwrap(), Acted::Unknown);

@@ -21,28 +21,28 @@ const RUN_MAX: Duration = Duration::from_secs(100);
 const SHORTER_THAN_A_RUN: Duration = Duration::from_secs(90);
 
 conformance! {
-    a_lease_outside_survives_the_end_and_the_start_of_nodes,
-    a_lease_outside_lasts_as_long_as_it_was_granted_for,
-    no_heartbeat_renews_a_lease_outside_or_finds_it_lost,
-    a_lease_that_is_handed_over_is_one_outside_from_then_on,
-    a_hold_lasts_from_now_on_and_may_be_shorter_than_what_was_left,
-    a_hold_ends_with_the_time_of_its_attempt,
-    a_hold_needs_the_latest_token_of_an_order_in_processing,
-    a_lease_outside_that_ran_out_can_be_held_until_it_is_given_back,
-    a_silent_worker_counts_as_a_dead_one,
-    an_order_that_no_worker_survives_is_failed_as_poison,
-    a_claim_for_workers_grants_one_suspect_at_most,
-    a_claim_of_nothing_grants_nothing_and_tells_whether_orders_are_open,
-    the_latest_claim_names_the_token_that_counts,
-    the_latest_claim_names_the_node_that_claimed,
-    a_result_is_kept_byte_for_byte_with_its_order,
-    a_retried_order_has_no_result_until_it_completes_again,
+    an_external_lease_survives_nodes_leaving_and_joining,
+    an_external_lease_lasts_for_its_granted_time,
+    heartbeats_neither_renew_nor_report_external_leases,
+    a_handed_over_lease_becomes_an_external_lease,
+    a_hold_counts_from_now_and_may_shorten_the_lease,
+    a_hold_ends_no_later_than_its_attempt,
+    a_hold_requires_the_current_token_of_a_processing_order,
+    an_expired_external_lease_can_be_extended_until_given_back,
+    a_silent_external_worker_counts_as_dead,
+    an_order_that_kills_every_external_worker_fails_as_poisoned,
+    a_claim_for_external_workers_grants_at_most_one_suspect,
+    a_claim_of_zero_orders_reports_whether_orders_are_open,
+    the_latest_claim_holds_the_current_token,
+    the_latest_claim_names_the_claiming_node,
+    a_result_is_stored_byte_for_byte,
+    a_redriven_order_has_no_result_until_it_completes_again,
     the_result_of_a_cancelled_order_is_refused,
-    a_result_that_comes_after_the_order_was_given_back_is_refused,
-    an_order_that_was_outside_may_run_on_a_node_afterwards,
+    a_result_is_refused_after_its_order_was_given_back,
+    an_order_from_an_external_worker_may_later_run_on_a_node,
 }
 
-async fn a_lease_outside_survives_the_end_and_the_start_of_nodes(harness: &mut Harness) {
+async fn an_external_lease_survives_nodes_leaving_and_joining(harness: &mut Harness) {
     harness.join(NODE_A).await;
     let outside = harness.accept_one().await;
     let lease = take_only(harness, outside).await;
@@ -58,7 +58,7 @@ async fn a_lease_outside_survives_the_end_and_the_start_of_nodes(harness: &mut H
     harness.settle(&lease, Outcome::COMPLETED).await;
 }
 
-async fn a_lease_outside_lasts_as_long_as_it_was_granted_for(harness: &mut Harness) {
+async fn an_external_lease_lasts_for_its_granted_time(harness: &mut Harness) {
     let id = harness.accept_one().await;
     take_only(harness, id).await;
     harness.advance(SHORTER_THAN_A_LEASE).await;
@@ -67,7 +67,7 @@ async fn a_lease_outside_lasts_as_long_as_it_was_granted_for(harness: &mut Harne
     assert_eq!(harness.give_back().await.pending, 1);
 }
 
-async fn no_heartbeat_renews_a_lease_outside_or_finds_it_lost(harness: &mut Harness) {
+async fn heartbeats_neither_renew_nor_report_external_leases(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = take_only(harness, id).await;
     hold(harness, &lease, 3 * LEASE).await;
@@ -85,7 +85,7 @@ async fn no_heartbeat_renews_a_lease_outside_or_finds_it_lost(harness: &mut Harn
     assert_eq!(harness.give_back().await.pending, 1);
 }
 
-async fn a_lease_that_is_handed_over_is_one_outside_from_then_on(harness: &mut Harness) {
+async fn a_handed_over_lease_becomes_an_external_lease(harness: &mut Harness) {
     harness.join(NODE_A).await;
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
@@ -97,7 +97,7 @@ async fn a_lease_that_is_handed_over_is_one_outside_from_then_on(harness: &mut H
     assert_eq!(harness.crashes(id).await, 1);
 }
 
-async fn a_hold_lasts_from_now_on_and_may_be_shorter_than_what_was_left(harness: &mut Harness) {
+async fn a_hold_counts_from_now_and_may_shorten_the_lease(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = take_only(harness, id).await;
     for _ in 0..3 {
@@ -111,7 +111,7 @@ async fn a_hold_lasts_from_now_on_and_may_be_shorter_than_what_was_left(harness:
     assert_eq!(harness.give_back().await.pending, 1);
 }
 
-async fn a_hold_ends_with_the_time_of_its_attempt(harness: &mut Harness) {
+async fn a_hold_ends_no_later_than_its_attempt(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = take_only(harness, id).await;
     let end = harness.now().await.plus(RUN_MAX);
@@ -123,7 +123,7 @@ async fn a_hold_ends_with_the_time_of_its_attempt(harness: &mut Harness) {
     assert_eq!(harness.give_back().await.pending, 1);
 }
 
-async fn a_hold_needs_the_latest_token_of_an_order_in_processing(harness: &mut Harness) {
+async fn a_hold_requires_the_current_token_of_a_processing_order(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let old = take_only(harness, id).await;
     let guessed = LeaseKey {
@@ -153,7 +153,7 @@ async fn a_hold_needs_the_latest_token_of_an_order_in_processing(harness: &mut H
     assert_eq!(held, Held::Stale);
 }
 
-async fn a_lease_outside_that_ran_out_can_be_held_until_it_is_given_back(harness: &mut Harness) {
+async fn an_expired_external_lease_can_be_extended_until_given_back(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = take_only(harness, id).await;
     harness.advance(LONGER_THAN_A_LEASE).await;
@@ -162,7 +162,7 @@ async fn a_lease_outside_that_ran_out_can_be_held_until_it_is_given_back(harness
     harness.settle(&lease, Outcome::COMPLETED).await;
 }
 
-async fn a_silent_worker_counts_as_a_dead_one(harness: &mut Harness) {
+async fn a_silent_external_worker_counts_as_dead(harness: &mut Harness) {
     harness.join(NODE_A).await;
     let id = harness.accept_one().await;
     for crashes in 1..=2 {
@@ -179,7 +179,7 @@ async fn a_silent_worker_counts_as_a_dead_one(harness: &mut Harness) {
     assert!(take_only(harness, id).await.suspect);
 }
 
-async fn an_order_that_no_worker_survives_is_failed_as_poison(harness: &mut Harness) {
+async fn an_order_that_kills_every_external_worker_fails_as_poisoned(harness: &mut Harness) {
     let id = harness.accept_one().await;
     for _ in 0..CRASHES_MAX {
         take_only(harness, id).await;
@@ -193,7 +193,7 @@ async fn an_order_that_no_worker_survives_is_failed_as_poison(harness: &mut Harn
     assert!(!take_only(harness, id).await.suspect);
 }
 
-async fn a_claim_for_workers_grants_one_suspect_at_most(harness: &mut Harness) {
+async fn a_claim_for_external_workers_grants_at_most_one_suspect(harness: &mut Harness) {
     let mut suspects = harness.accept_some(3).await;
     harness.crash_all(&suspects, 2).await;
     let innocent = harness.accept_one().await;
@@ -208,7 +208,7 @@ async fn a_claim_for_workers_grants_one_suspect_at_most(harness: &mut Harness) {
     assert_eq!(suspects.len(), 1, "more than one suspect");
 }
 
-async fn a_claim_of_nothing_grants_nothing_and_tells_whether_orders_are_open(harness: &mut Harness) {
+async fn a_claim_of_zero_orders_reports_whether_orders_are_open(harness: &mut Harness) {
     let look = ClaimRequest {
         processor: Some(ProcessorKind::Pull),
         ..claim_by(NODE_A, 0)
@@ -222,7 +222,7 @@ async fn a_claim_of_nothing_grants_nothing_and_tells_whether_orders_are_open(har
     assert!(!harness.store().claim(look).await.unwrap().idle);
 }
 
-async fn the_latest_claim_names_the_token_that_counts(harness: &mut Harness) {
+async fn the_latest_claim_holds_the_current_token(harness: &mut Harness) {
     let unknown = harness.store().claimed(OrderId(1_000_000)).await.unwrap();
     assert_eq!(unknown, None);
     let id = harness.accept_one().await;
@@ -246,7 +246,7 @@ async fn the_latest_claim_names_the_token_that_counts(harness: &mut Harness) {
     assert_eq!(latest.order, harness.order(id).await);
 }
 
-async fn the_latest_claim_names_the_node_that_claimed(harness: &mut Harness) {
+async fn the_latest_claim_names_the_claiming_node(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = take_only(harness, id).await;
     harness.settle(&lease, Outcome::Released).await;
@@ -259,7 +259,7 @@ async fn the_latest_claim_names_the_node_that_claimed(harness: &mut Harness) {
     );
 }
 
-async fn a_result_is_kept_byte_for_byte_with_its_order(harness: &mut Harness) {
+async fn a_result_is_stored_byte_for_byte(harness: &mut Harness) {
     let text = r#"{ "charge" : 1.10,"é":[null, "\u00e9"] }"#;
     let id = harness.accept_one().await;
     let lease = take_only(harness, id).await;
@@ -271,7 +271,7 @@ async fn a_result_is_kept_byte_for_byte_with_its_order(harness: &mut Harness) {
     assert_eq!(harness.records().await[0].order.result.as_ref(), Some(&kept));
 }
 
-async fn a_retried_order_has_no_result_until_it_completes_again(harness: &mut Harness) {
+async fn a_redriven_order_has_no_result_until_it_completes_again(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = take_only(harness, id).await;
     harness.settle(&lease, failed()).await;
@@ -296,7 +296,7 @@ async fn the_result_of_a_cancelled_order_is_refused(harness: &mut Harness) {
     assert_eq!(harness.order(id).await, cancelled);
 }
 
-async fn a_result_that_comes_after_the_order_was_given_back_is_refused(harness: &mut Harness) {
+async fn a_result_is_refused_after_its_order_was_given_back(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let slow = take_only(harness, id).await;
     harness.advance(LONGER_THAN_A_LEASE).await;
@@ -316,7 +316,7 @@ async fn a_result_that_comes_after_the_order_was_given_back_is_refused(harness: 
     assert_eq!(harness.order(id).await.result.unwrap().as_str(), "2");
 }
 
-async fn an_order_that_was_outside_may_run_on_a_node_afterwards(harness: &mut Harness) {
+async fn an_order_from_an_external_worker_may_later_run_on_a_node(harness: &mut Harness) {
     harness.join(NODE_A).await;
     let id = harness.accept_one().await;
     let lease = take_only(harness, id).await;

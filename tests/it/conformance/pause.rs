@@ -10,13 +10,13 @@ use crate::support::make::{NODE_A, NODE_B, claim_by, heartbeat, retry_after};
 
 conformance! {
     a_paused_queue_grants_nothing,
-    a_resumed_queue_goes_on_where_it_was,
+    a_resumed_queue_continues_where_it_stopped,
     a_pause_survives_a_restart,
-    a_claim_says_whether_the_queue_is_paused,
-    a_resume_is_signalled_apart_from_work,
-    a_pause_is_shown,
-    pausing_twice_is_pausing_once,
-    a_paused_queue_accepts_and_finishes,
+    a_claim_reports_whether_the_queue_is_paused,
+    a_resume_has_a_wake_up_separate_from_work,
+    a_pause_shows_in_the_queue,
+    pausing_twice_has_no_further_effect,
+    a_paused_queue_accepts_and_settles_orders,
     no_order_starts_after_a_pause_returned,
 }
 
@@ -28,7 +28,7 @@ async fn a_paused_queue_grants_nothing(harness: &mut Harness) {
     assert!(harness.claim_as(NODE_B, 10).await.is_empty());
 }
 
-async fn a_resumed_queue_goes_on_where_it_was(harness: &mut Harness) {
+async fn a_resumed_queue_continues_where_it_stopped(harness: &mut Harness) {
     let mut ids = harness.accept_some(2).await;
     pause(harness, true).await;
     ids.push(harness.accept_one().await);
@@ -48,7 +48,7 @@ async fn a_pause_survives_a_restart(harness: &mut Harness) {
     assert_eq!(harness.claim(10).await.len(), 1);
 }
 
-async fn a_claim_says_whether_the_queue_is_paused(harness: &mut Harness) {
+async fn a_claim_reports_whether_the_queue_is_paused(harness: &mut Harness) {
     for paused in [false, true, false] {
         pause(harness, paused).await;
         for open in ["without an order", "with one"] {
@@ -59,7 +59,7 @@ async fn a_claim_says_whether_the_queue_is_paused(harness: &mut Harness) {
     }
 }
 
-async fn a_resume_is_signalled_apart_from_work(harness: &mut Harness) {
+async fn a_resume_has_a_wake_up_separate_from_work(harness: &mut Harness) {
     let wakeups = harness.store().wakeups();
     pause(harness, true).await;
     harness.accept_one().await;
@@ -72,7 +72,7 @@ async fn a_resume_is_signalled_apart_from_work(harness: &mut Harness) {
     );
 }
 
-async fn a_pause_is_shown(harness: &mut Harness) {
+async fn a_pause_shows_in_the_queue(harness: &mut Harness) {
     assert!(!harness.paused().await);
     for paused in [true, false] {
         pause(harness, paused).await;
@@ -81,14 +81,14 @@ async fn a_pause_is_shown(harness: &mut Harness) {
     }
 }
 
-async fn pausing_twice_is_pausing_once(harness: &mut Harness) {
+async fn pausing_twice_has_no_further_effect(harness: &mut Harness) {
     pause(harness, true).await;
     pause(harness, true).await;
     pause(harness, false).await;
     assert!(!harness.paused().await);
 }
 
-async fn a_paused_queue_accepts_and_finishes(harness: &mut Harness) {
+async fn a_paused_queue_accepts_and_settles_orders(harness: &mut Harness) {
     harness.accept_some(3).await;
     let leases = harness.claim(3).await;
     pause(harness, true).await;

@@ -10,14 +10,14 @@ use crate::support::Harness;
 use crate::support::make::{failed, order_of};
 
 conformance! {
-    all_orders_of_the_status_are_redriven,
+    all_orders_with_the_status_are_redriven,
     a_dry_run_counts_and_changes_nothing,
     only_orders_of_the_user_are_redriven,
-    only_orders_created_before_are_redriven,
+    only_orders_created_before_the_bound_are_redriven,
     filters_combine,
-    nothing_matches_nothing,
-    one_call_redrives_the_oldest_up_to_its_limit,
-    a_redriven_order_is_as_if_redriven_alone,
+    a_redrive_without_matches_changes_nothing,
+    one_call_redrives_the_oldest_orders_up_to_its_limit,
+    a_mass_redrive_equals_single_redrives,
 }
 
 const FAILED: RedriveQuery = RedriveQuery {
@@ -27,7 +27,7 @@ const FAILED: RedriveQuery = RedriveQuery {
     dry_run: false,
 };
 
-async fn all_orders_of_the_status_are_redriven(harness: &mut Harness) {
+async fn all_orders_with_the_status_are_redriven(harness: &mut Harness) {
     let failed = fail(harness, &[1, 2, 3]).await;
     let cancelled = harness.order_in(OrderStatus::Cancelled).await;
     let completed = harness.order_in(OrderStatus::Completed).await;
@@ -72,7 +72,7 @@ async fn only_orders_of_the_user_are_redriven(harness: &mut Harness) {
     assert_eq!(harness.order(ids[1]).await.status, OrderStatus::Failed);
 }
 
-async fn only_orders_created_before_are_redriven(harness: &mut Harness) {
+async fn only_orders_created_before_the_bound_are_redriven(harness: &mut Harness) {
     let early = fail(harness, &[1]).await[0];
     harness.advance(Duration::from_secs(10)).await;
     let late = fail(harness, &[1]).await[0];
@@ -99,12 +99,12 @@ async fn filters_combine(harness: &mut Harness) {
     assert_eq!(harness.counters().await.failed, 3);
 }
 
-async fn nothing_matches_nothing(harness: &mut Harness) {
+async fn a_redrive_without_matches_changes_nothing(harness: &mut Harness) {
     harness.order_in(OrderStatus::Cancelled).await;
     assert_eq!(redrive(harness, FAILED).await, Redriven::default());
 }
 
-async fn one_call_redrives_the_oldest_up_to_its_limit(harness: &mut Harness) {
+async fn one_call_redrives_the_oldest_orders_up_to_its_limit(harness: &mut Harness) {
     let mut ids = harness.accept_some(SWEEP_ORDERS_MAX).await;
     ids.push(harness.accept_one().await);
     harness.cancel_all(&ids).await;
@@ -133,7 +133,7 @@ async fn one_call_redrives_the_oldest_up_to_its_limit(harness: &mut Harness) {
     assert_eq!(harness.counters().await.pending, ids.len() as u64);
 }
 
-async fn a_redriven_order_is_as_if_redriven_alone(harness: &mut Harness) {
+async fn a_mass_redrive_equals_single_redrives(harness: &mut Harness) {
     let id = fail(harness, &[1]).await[0];
     redrive(harness, FAILED).await;
     let order = harness.order(id).await;

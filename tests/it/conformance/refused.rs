@@ -15,13 +15,13 @@ mod starts;
 mod turns;
 
 conformance! {
-    a_result_that_the_database_refuses_changes_nothing_and_is_refused_again,
-    one_refused_result_hurts_no_other_result,
-    one_refused_order_hurts_no_other_order,
-    a_lease_that_cannot_be_extended_hurts_no_other_lease,
-    an_order_that_cannot_be_taken_back_hurts_no_other_order,
-    an_order_that_cannot_be_taken_back_hurts_no_node_that_joins,
-    a_store_that_refuses_every_order_is_not_ready_whatever_else_it_stores,
+    a_result_refused_by_the_database_changes_nothing_and_stays_refused,
+    one_refused_result_does_not_affect_other_results,
+    one_refused_order_does_not_affect_other_orders,
+    a_refused_renewal_does_not_affect_other_leases,
+    a_refused_give_back_does_not_affect_other_orders,
+    a_refused_give_back_does_not_stop_a_joining_node,
+    a_store_that_refuses_every_order_is_not_ready,
 }
 
 fn assert_refused<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
@@ -33,7 +33,7 @@ fn assert_refused<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
     assert!(!reason.contains("with us"), "{reason}");
 }
 
-async fn a_result_that_the_database_refuses_changes_nothing_and_is_refused_again(harness: &mut Harness) {
+async fn a_result_refused_by_the_database_changes_nothing_and_stays_refused(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     harness.refuse_updates("new.status = 2").await;
@@ -44,7 +44,7 @@ async fn a_result_that_the_database_refuses_changes_nothing_and_is_refused_again
     assert_eq!(harness.settle(&lease, failed()).await, OrderStatus::Failed);
 }
 
-async fn one_refused_result_hurts_no_other_result(harness: &mut Harness) {
+async fn one_refused_result_does_not_affect_other_results(harness: &mut Harness) {
     harness.accept_some(100).await;
     let leases = harness.claim(100).await;
     let bad = leases[41].order.order_id;
@@ -80,7 +80,7 @@ async fn one_refused_result_hurts_no_other_result(harness: &mut Harness) {
     );
 }
 
-async fn one_refused_order_hurts_no_other_order(harness: &mut Harness) {
+async fn one_refused_order_does_not_affect_other_orders(harness: &mut Harness) {
     harness.refuse_inserts("new.user_id = 666").await;
     let accepts = (0..100).map(|number| {
         let order = if number == 41 { order_of(666) } else { new_order() };
@@ -96,7 +96,7 @@ async fn one_refused_order_hurts_no_other_order(harness: &mut Harness) {
     assert_eq!(harness.counters().await.pending, 99);
 }
 
-async fn a_lease_that_cannot_be_extended_hurts_no_other_lease(harness: &mut Harness) {
+async fn a_refused_renewal_does_not_affect_other_leases(harness: &mut Harness) {
     harness.accept_some(10).await;
     let leases = harness.claim(10).await;
     let keys: Vec<_> = leases.iter().map(Lease::key).collect();
@@ -112,7 +112,7 @@ async fn a_lease_that_cannot_be_extended_hurts_no_other_lease(harness: &mut Harn
     assert_eq!(harness.order(keys[4].order_id).await.status, OrderStatus::Pending);
 }
 
-async fn an_order_that_cannot_be_taken_back_hurts_no_other_order(harness: &mut Harness) {
+async fn a_refused_give_back_does_not_affect_other_orders(harness: &mut Harness) {
     harness.accept_some(20).await;
     let leases = harness.claim(20).await;
     let bad = leases[7].order.order_id;
@@ -132,7 +132,7 @@ async fn an_order_that_cannot_be_taken_back_hurts_no_other_order(harness: &mut H
     assert_eq!(harness.give_back().await.pending, 1);
 }
 
-async fn an_order_that_cannot_be_taken_back_hurts_no_node_that_joins(harness: &mut Harness) {
+async fn a_refused_give_back_does_not_stop_a_joining_node(harness: &mut Harness) {
     harness.join(NODE_A).await;
     harness.accept_some(3).await;
     let leases = harness.claim(3).await;
@@ -146,7 +146,7 @@ async fn an_order_that_cannot_be_taken_back_hurts_no_node_that_joins(harness: &m
     assert_eq!(harness.order(bad).await.status, OrderStatus::Processing);
 }
 
-async fn a_store_that_refuses_every_order_is_not_ready_whatever_else_it_stores(harness: &mut Harness) {
+async fn a_store_that_refuses_every_order_is_not_ready(harness: &mut Harness) {
     let waiting = harness.accept_one().await;
     harness.refuse_inserts("new.user_id > 0").await;
     let store = harness.store().clone();

@@ -14,30 +14,30 @@ use crate::support::make::{failed, key, new_order, order_with_reference};
 mod steps;
 
 conformance! {
-    an_empty_store_has_nothing_to_take_out,
-    orders_that_ended_long_ago_go_with_their_events,
-    an_order_goes_by_its_end_and_not_by_its_acceptance,
-    what_is_open_stays_however_old_it_is,
-    an_order_that_was_redriven_stays,
-    an_order_that_ended_just_so_long_ago_stays,
-    what_is_gone_is_in_no_listing,
-    the_average_is_that_of_the_orders_that_are_left,
-    the_feed_is_told_complete_from_where_it_is,
-    the_place_after_which_the_feed_is_complete_never_sinks,
-    a_second_round_finds_nothing,
-    numbers_are_not_given_again_when_all_orders_are_gone,
-    a_repeated_request_is_answered_when_its_order_is_gone,
+    pruning_an_empty_store_removes_nothing,
+    old_final_orders_are_removed_with_their_events,
+    retention_counts_from_the_end_of_an_order,
+    open_orders_stay_however_old_they_are,
+    a_redriven_order_is_not_removed,
+    an_order_exactly_as_old_as_the_retention_stays,
+    removed_orders_are_in_no_listing,
+    the_average_covers_only_remaining_orders,
+    the_low_water_mark_is_where_the_feed_becomes_complete,
+    the_low_water_mark_never_falls,
+    a_second_retention_run_finds_nothing,
+    order_ids_are_not_reused_after_all_orders_are_removed,
+    a_repeated_request_is_answered_after_its_order_was_removed,
 }
 
 const RETENTION: Duration = Duration::from_hours(24);
 const LATER: Duration = Duration::from_hours(25);
 
-async fn an_empty_store_has_nothing_to_take_out(harness: &mut Harness) {
+async fn pruning_an_empty_store_removes_nothing(harness: &mut Harness) {
     assert_eq!(step(harness, None).await, Pruned::default());
     assert_round(harness, &[]).await;
 }
 
-async fn orders_that_ended_long_ago_go_with_their_events(harness: &mut Harness) {
+async fn old_final_orders_are_removed_with_their_events(harness: &mut Harness) {
     let mut old = Vec::new();
     for _ in 0..3 {
         old.extend(ended_orders(harness).await);
@@ -52,7 +52,7 @@ async fn orders_that_ended_long_ago_go_with_their_events(harness: &mut Harness) 
     assert_eq!(harness.counters().await, Counters::default());
 }
 
-async fn an_order_goes_by_its_end_and_not_by_its_acceptance(harness: &mut Harness) {
+async fn retention_counts_from_the_end_of_an_order(harness: &mut Harness) {
     let late = harness.accept_one().await;
     let lease = harness.claim_only(late).await;
     let old = harness.order_in(OrderStatus::Completed).await;
@@ -63,7 +63,7 @@ async fn an_order_goes_by_its_end_and_not_by_its_acceptance(harness: &mut Harnes
     assert_round(harness, &[late]).await;
 }
 
-async fn what_is_open_stays_however_old_it_is(harness: &mut Harness) {
+async fn open_orders_stay_however_old_they_are(harness: &mut Harness) {
     let processing = harness.order_in(OrderStatus::Processing).await;
     let retried = harness.order_due_in(1).await;
     let old = ended_orders(harness).await;
@@ -75,7 +75,7 @@ async fn what_is_open_stays_however_old_it_is(harness: &mut Harness) {
     }
 }
 
-async fn an_order_that_was_redriven_stays(harness: &mut Harness) {
+async fn a_redriven_order_is_not_removed(harness: &mut Harness) {
     let old = ended_orders(harness).await;
     let id = harness.order_in(OrderStatus::Failed).await;
     harness.advance(LATER).await;
@@ -86,7 +86,7 @@ async fn an_order_that_was_redriven_stays(harness: &mut Harness) {
     assert_round(harness, &[]).await;
 }
 
-async fn an_order_that_ended_just_so_long_ago_stays(harness: &mut Harness) {
+async fn an_order_exactly_as_old_as_the_retention_stays(harness: &mut Harness) {
     let id = harness.order_in(OrderStatus::Cancelled).await;
     harness.advance(RETENTION).await;
     assert_round(harness, &[]).await;
@@ -94,7 +94,7 @@ async fn an_order_that_ended_just_so_long_ago_stays(harness: &mut Harness) {
     assert_round(harness, &[id]).await;
 }
 
-async fn what_is_gone_is_in_no_listing(harness: &mut Harness) {
+async fn removed_orders_are_in_no_listing(harness: &mut Harness) {
     let gone = harness.accept(vec![order_with_reference("a"); 3]).await;
     harness.cancel_all(&gone).await;
     harness.advance(LATER).await;
@@ -124,7 +124,7 @@ async fn what_is_gone_is_in_no_listing(harness: &mut Harness) {
     }
 }
 
-async fn the_average_is_that_of_the_orders_that_are_left(harness: &mut Harness) {
+async fn the_average_covers_only_remaining_orders(harness: &mut Harness) {
     let old = completed_in(harness, Duration::from_secs(7)).await;
     harness.advance(LATER).await;
     completed_in(harness, Duration::from_micros(2_000_003)).await;
@@ -134,7 +134,7 @@ async fn the_average_is_that_of_the_orders_that_are_left(harness: &mut Harness) 
 }
 
 /// A remaining order has events before and after the mark.
-async fn the_feed_is_told_complete_from_where_it_is(harness: &mut Harness) {
+async fn the_low_water_mark_is_where_the_feed_becomes_complete(harness: &mut Harness) {
     let staying = harness.accept_some(2).await;
     let leases = harness.claim(2).await;
     let old = ended_orders(harness).await;
@@ -163,7 +163,7 @@ async fn the_feed_is_told_complete_from_where_it_is(harness: &mut Harness) {
     }
 }
 
-async fn the_place_after_which_the_feed_is_complete_never_sinks(harness: &mut Harness) {
+async fn the_low_water_mark_never_falls(harness: &mut Harness) {
     let late = harness.accept_one().await;
     let lease = harness.claim_only(late).await;
     harness.settle(&lease, failed()).await;
@@ -180,14 +180,14 @@ async fn the_place_after_which_the_feed_is_complete_never_sinks(harness: &mut Ha
     assert_eq!(bounds(harness).await.complete_after, bounds_then.complete_after);
 }
 
-async fn a_second_round_finds_nothing(harness: &mut Harness) {
+async fn a_second_retention_run_finds_nothing(harness: &mut Harness) {
     let old = ended_orders(harness).await;
     harness.advance(LATER).await;
     assert_round(harness, &old).await;
     assert_round(harness, &[]).await;
 }
 
-async fn numbers_are_not_given_again_when_all_orders_are_gone(harness: &mut Harness) {
+async fn order_ids_are_not_reused_after_all_orders_are_removed(harness: &mut Harness) {
     let old = ended_orders(harness).await;
     harness.advance(LATER).await;
     assert_round(harness, &old).await;
@@ -202,7 +202,7 @@ async fn numbers_are_not_given_again_when_all_orders_are_gone(harness: &mut Harn
 }
 
 /// Never configured so, since keys are kept for a day. Still no order is created twice.
-async fn a_repeated_request_is_answered_when_its_order_is_gone(harness: &mut Harness) {
+async fn a_repeated_request_is_answered_after_its_order_was_removed(harness: &mut Harness) {
     let accept = async || {
         let accepted = harness.store().accept([new_order()].into(), Some(key("k", 1)));
         accepted.await.unwrap()

@@ -13,18 +13,18 @@ use crate::support::make::{NODE_A, claim_by, retry_after};
 conformance! {
     a_retry_starts_when_it_is_due_and_no_earlier,
     retries_start_by_due_time,
-    the_longest_due_go_first_where_there_is_not_room_for_all,
-    orders_that_wait_out_their_back_off_hold_up_nobody,
+    retries_due_longest_start_first,
+    orders_in_backoff_do_not_hold_up_others,
     a_claim_takes_from_both_lines,
-    claims_of_one_order_take_turns_between_the_lines,
-    a_claim_that_takes_nothing_costs_no_line_its_turn,
-    a_short_line_leaves_its_share_to_the_other,
+    claims_of_one_order_alternate_between_the_lines,
+    an_empty_claim_does_not_change_the_alternation,
+    a_short_line_leaves_its_share_to_the_other_line,
     first_attempts_come_first_in_a_claim,
-    a_claim_tells_when_the_next_retry_is_due,
-    the_soonest_of_several_retries_is_told,
+    a_claim_reports_when_the_next_retry_is_due,
+    the_earliest_of_several_retries_is_reported,
     a_released_order_is_due_at_once,
     a_redriven_order_joins_the_second_line,
-    a_cancelled_retry_is_no_longer_waited_for,
+    a_cancelled_retry_is_no_longer_reported_as_due,
 }
 
 async fn a_retry_starts_when_it_is_due_and_no_earlier(harness: &mut Harness) {
@@ -45,7 +45,7 @@ async fn retries_start_by_due_time(harness: &mut Harness) {
     assert_eq!(ids_of(&harness.claim(10).await), [first, second, last]);
 }
 
-async fn the_longest_due_go_first_where_there_is_not_room_for_all(harness: &mut Harness) {
+async fn retries_due_longest_start_first(harness: &mut Harness) {
     let mut by_due_time = Vec::new();
     for seconds in [40, 10, 30, 20] {
         by_due_time.push((seconds, harness.order_due_in(seconds).await));
@@ -62,7 +62,7 @@ async fn the_longest_due_go_first_where_there_is_not_room_for_all(harness: &mut 
     }
 }
 
-async fn orders_that_wait_out_their_back_off_hold_up_nobody(harness: &mut Harness) {
+async fn orders_in_backoff_do_not_hold_up_others(harness: &mut Harness) {
     let waiting = harness.accept_some(5).await;
     for lease in harness.claim(5).await {
         harness.settle(&lease, retry_after(60)).await;
@@ -84,7 +84,7 @@ async fn a_claim_takes_from_both_lines(harness: &mut Harness) {
     assert_eq!(from(&leases, &first_line), 6 - of_second);
 }
 
-async fn claims_of_one_order_take_turns_between_the_lines(harness: &mut Harness) {
+async fn claims_of_one_order_alternate_between_the_lines(harness: &mut Harness) {
     let (_, second_line) = two_lines(harness, 4).await;
     for _ in 0..4 {
         let mut leases = harness.claim(1).await;
@@ -94,7 +94,7 @@ async fn claims_of_one_order_take_turns_between_the_lines(harness: &mut Harness)
     assert!(harness.claim(1).await.is_empty());
 }
 
-async fn a_claim_that_takes_nothing_costs_no_line_its_turn(harness: &mut Harness) {
+async fn an_empty_claim_does_not_change_the_alternation(harness: &mut Harness) {
     let (_, second_line) = two_lines(harness, 2).await;
     let mut leases = Vec::new();
     for _ in 0..2 {
@@ -104,7 +104,7 @@ async fn a_claim_that_takes_nothing_costs_no_line_its_turn(harness: &mut Harness
     assert_eq!(from(&leases, &second_line), 1);
 }
 
-async fn a_short_line_leaves_its_share_to_the_other(harness: &mut Harness) {
+async fn a_short_line_leaves_its_share_to_the_other_line(harness: &mut Harness) {
     let (_, second_line) = two_lines(harness, 1).await;
     harness.accept_some(9).await;
     let leases = harness.claim(10).await;
@@ -124,7 +124,7 @@ async fn first_attempts_come_first_in_a_claim(harness: &mut Harness) {
     assert_eq!(started, [first_line, second_line].concat());
 }
 
-async fn a_claim_tells_when_the_next_retry_is_due(harness: &mut Harness) {
+async fn a_claim_reports_when_the_next_retry_is_due(harness: &mut Harness) {
     harness.order_due_in(10).await;
     assert_due_in(&claim_nothing(harness).await, Duration::from_secs(10));
     harness.advance(Duration::from_secs(4)).await;
@@ -135,7 +135,7 @@ async fn a_claim_tells_when_the_next_retry_is_due(harness: &mut Harness) {
     assert_eq!(claimed.next_due_in, None);
 }
 
-async fn the_soonest_of_several_retries_is_told(harness: &mut Harness) {
+async fn the_earliest_of_several_retries_is_reported(harness: &mut Harness) {
     harness.order_due_in(30).await;
     harness.order_due_in(10).await;
     harness.order_due_in(20).await;
@@ -155,7 +155,7 @@ async fn a_redriven_order_joins_the_second_line(harness: &mut Harness) {
     assert_eq!(ids_of(&harness.claim(10).await), [first_attempt, redriven]);
 }
 
-async fn a_cancelled_retry_is_no_longer_waited_for(harness: &mut Harness) {
+async fn a_cancelled_retry_is_no_longer_reported_as_due(harness: &mut Harness) {
     let id = harness.order_due_in(10).await;
     harness.cancel(id).await;
     assert_eq!(claim_nothing(harness).await.next_due_in, None);

@@ -12,14 +12,14 @@ use crate::support::make::{NODE_A, failed, retry_after};
 conformance! {
     a_completed_order_is_final,
     a_completed_retry_shows_no_error,
-    a_retry_waits_for_its_time_with_its_error,
+    a_retry_keeps_its_error_and_due_time,
     a_retry_uses_up_an_attempt,
     a_failed_order_is_final_with_its_error,
     a_released_order_gets_its_attempt_back,
     a_released_retry_keeps_its_attempts_and_its_error,
-    an_attempt_that_was_none_is_given_back_for_a_reason,
+    an_uncounted_attempt_is_given_back_with_a_reason,
     an_outcome_is_the_last_event,
-    a_delay_beyond_all_times_does_no_harm,
+    a_delay_beyond_the_last_timestamp_is_capped,
     outcomes_survive_a_restart,
 }
 
@@ -50,7 +50,7 @@ async fn a_completed_retry_shows_no_error(harness: &mut Harness) {
     assert_eq!((order.last_error, order.attempts), (None, 2));
 }
 
-async fn a_retry_waits_for_its_time_with_its_error(harness: &mut Harness) {
+async fn a_retry_keeps_its_error_and_due_time(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     let before = harness.now().await;
@@ -115,7 +115,7 @@ async fn a_released_retry_keeps_its_attempts_and_its_error(harness: &mut Harness
 }
 
 /// Issue 13, point 19: the error replaces that of the previous attempt.
-async fn an_attempt_that_was_none_is_given_back_for_a_reason(harness: &mut Harness) {
+async fn an_uncounted_attempt_is_given_back_with_a_reason(harness: &mut Harness) {
     let id = harness.order_due_in(0).await;
     let lease = harness.claim_only(id).await;
     let before = harness.now().await;
@@ -159,7 +159,7 @@ async fn an_outcome_is_the_last_event(harness: &mut Harness) {
     }
 }
 
-async fn a_delay_beyond_all_times_does_no_harm(harness: &mut Harness) {
+async fn a_delay_beyond_the_last_timestamp_is_capped(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     let forever = Outcome::Retry {

@@ -13,14 +13,14 @@ use crate::support::Harness;
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, failed, retry_after};
 
 conformance! {
-    a_result_by_token_ends_the_attempt_and_answers_with_the_order,
-    a_result_by_a_token_that_does_not_count_changes_nothing,
-    a_result_by_a_token_that_this_store_never_gave_changes_nothing,
-    a_result_by_the_token_of_an_order_not_handed_out_changes_nothing,
-    a_refused_result_by_token_is_refused_and_hurts_no_other,
+    a_result_with_the_current_token_settles_and_returns_the_order,
+    a_result_with_a_stale_token_changes_nothing,
+    a_result_with_a_foreign_token_changes_nothing,
+    a_result_for_an_order_not_handed_out_changes_nothing,
+    a_refused_external_result_does_not_affect_other_results,
 }
 
-async fn a_result_by_token_ends_the_attempt_and_answers_with_the_order(harness: &mut Harness) {
+async fn a_result_with_the_current_token_settles_and_returns_the_order(harness: &mut Harness) {
     for (outcome, status, kind) in [
         (with_result("7"), OrderStatus::Completed, EventKind::Completed),
         (failed(), OrderStatus::Failed, EventKind::Failed),
@@ -41,7 +41,7 @@ async fn a_result_by_token_ends_the_attempt_and_answers_with_the_order(harness: 
     assert_eq!(harness.counters().await, harness.recount().await);
 }
 
-async fn a_result_by_a_token_that_does_not_count_changes_nothing(harness: &mut Harness) {
+async fn a_result_with_a_stale_token_changes_nothing(harness: &mut Harness) {
     let unknown = bring(
         harness,
         OrderId(1_000_000),
@@ -65,7 +65,7 @@ async fn a_result_by_a_token_that_does_not_count_changes_nothing(harness: &mut H
 }
 
 /// Issue 15, point 2: a fence alone can be guessed, and another run of the store may have used it.
-async fn a_result_by_a_token_that_this_store_never_gave_changes_nothing(harness: &mut Harness) {
+async fn a_result_with_a_foreign_token_changes_nothing(harness: &mut Harness) {
     let (id, other) = (harness.accept_one().await, harness.accept_one().await);
     let leases = take(harness, 2).await;
     let fence = leases[0].fence;
@@ -82,7 +82,7 @@ async fn a_result_by_a_token_that_this_store_never_gave_changes_nothing(harness:
     assert!(matches!(settled, SettledOutside::Done(_)), "{settled:?}");
 }
 
-async fn a_result_by_the_token_of_an_order_not_handed_out_changes_nothing(harness: &mut Harness) {
+async fn a_result_for_an_order_not_handed_out_changes_nothing(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     assert_lost(harness, id, 1).await;
@@ -90,7 +90,7 @@ async fn a_result_by_the_token_of_an_order_not_handed_out_changes_nothing(harnes
     assert_lost(harness, id, 1).await;
 }
 
-async fn a_refused_result_by_token_is_refused_and_hurts_no_other(harness: &mut Harness) {
+async fn a_refused_external_result_does_not_affect_other_results(harness: &mut Harness) {
     let ids = harness.accept_some(20).await;
     let leases = take(harness, 20).await;
     harness

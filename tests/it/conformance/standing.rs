@@ -10,17 +10,17 @@ use crate::support::Harness;
 use crate::support::make::{LEASE, NODE_A, claim_by, failed, order_of, retry_after};
 
 conformance! {
-    an_unknown_order_stands_nowhere,
-    orders_of_the_first_line_stand_behind_earlier_ones,
-    a_due_retry_stands_in_the_second_line,
-    an_order_that_waits_for_its_time_has_no_place,
-    an_order_in_processing_tells_who_holds_it,
-    an_order_that_ended_has_no_place,
-    a_suspect_is_told,
-    an_order_tells_which_one_of_its_user_it_waits_for,
-    an_order_of_a_user_waits_for_the_one_in_processing,
-    places_count_only_those_whose_turn_it_is,
-    slots_taken_since_the_last_heartbeat_are_told,
+    an_unknown_order_has_no_standing,
+    an_order_in_the_first_line_comes_after_earlier_ones,
+    a_due_retry_has_a_place_in_the_second_line,
+    an_order_in_backoff_has_no_place,
+    an_order_in_processing_names_its_lease_holder,
+    a_final_order_has_no_place,
+    a_suspect_is_marked_as_one,
+    a_blocked_order_names_the_order_of_its_user_ahead,
+    a_blocked_order_waits_for_the_order_in_processing,
+    places_in_line_count_only_orders_that_have_their_turn,
+    slots_taken_since_the_last_heartbeat_are_counted,
 }
 
 async fn standing(harness: &Harness, id: OrderId) -> Standing {
@@ -32,11 +32,11 @@ async fn standing(harness: &Harness, id: OrderId) -> Standing {
         .expect("the order was accepted")
 }
 
-async fn an_unknown_order_stands_nowhere(harness: &mut Harness) {
+async fn an_unknown_order_has_no_standing(harness: &mut Harness) {
     assert!(harness.store().standing(OrderId(7)).await.unwrap().is_none());
 }
 
-async fn orders_of_the_first_line_stand_behind_earlier_ones(harness: &mut Harness) {
+async fn an_order_in_the_first_line_comes_after_earlier_ones(harness: &mut Harness) {
     let ids = harness.accept_some(4).await;
     harness.cancel(ids[1]).await;
     let place = |ahead, behind| {
@@ -53,7 +53,7 @@ async fn orders_of_the_first_line_stand_behind_earlier_ones(harness: &mut Harnes
     assert_eq!(standing(harness, ids[3]).await.read_at, harness.now().await);
 }
 
-async fn a_due_retry_stands_in_the_second_line(harness: &mut Harness) {
+async fn a_due_retry_has_a_place_in_the_second_line(harness: &mut Harness) {
     let retried = harness.accept_some(2).await;
     for lease in harness.claim(2).await {
         harness.settle(&lease, retry_after(0)).await;
@@ -77,7 +77,7 @@ async fn a_due_retry_stands_in_the_second_line(harness: &mut Harness) {
     );
 }
 
-async fn an_order_that_waits_for_its_time_has_no_place(harness: &mut Harness) {
+async fn an_order_in_backoff_has_no_place(harness: &mut Harness) {
     let id = harness.attempt_once(retry_after(60)).await;
     let told = standing(harness, id).await;
     assert_eq!((told.place, told.lease, told.waits_for), (None, None, None));
@@ -88,7 +88,7 @@ async fn an_order_that_waits_for_its_time_has_no_place(harness: &mut Harness) {
     );
 }
 
-async fn an_order_in_processing_tells_who_holds_it(harness: &mut Harness) {
+async fn an_order_in_processing_names_its_lease_holder(harness: &mut Harness) {
     for outside in [false, true] {
         let id = harness.accept_one().await;
         let request = ClaimRequest {
@@ -106,7 +106,7 @@ async fn an_order_in_processing_tells_who_holds_it(harness: &mut Harness) {
     }
 }
 
-async fn an_order_that_ended_has_no_place(harness: &mut Harness) {
+async fn a_final_order_has_no_place(harness: &mut Harness) {
     for outcome in [Outcome::COMPLETED, failed()] {
         let id = harness.attempt_once(outcome).await;
         let told = standing(harness, id).await;
@@ -114,14 +114,14 @@ async fn an_order_that_ended_has_no_place(harness: &mut Harness) {
     }
 }
 
-async fn a_suspect_is_told(harness: &mut Harness) {
+async fn a_suspect_is_marked_as_one(harness: &mut Harness) {
     let id = harness.accept_one().await;
     assert!(!standing(harness, id).await.suspect);
     harness.crash_all(&[id], 2).await;
     assert!(standing(harness, id).await.suspect);
 }
 
-async fn an_order_tells_which_one_of_its_user_it_waits_for(harness: &mut Harness) {
+async fn a_blocked_order_names_the_order_of_its_user_ahead(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Block))
         .await;
@@ -146,7 +146,7 @@ async fn an_order_tells_which_one_of_its_user_it_waits_for(harness: &mut Harness
     assert_eq!((told.waits_for, told.place), (Some(failed), None));
 }
 
-async fn an_order_of_a_user_waits_for_the_one_in_processing(harness: &mut Harness) {
+async fn a_blocked_order_waits_for_the_order_in_processing(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;
@@ -164,7 +164,7 @@ async fn an_order_of_a_user_waits_for_the_one_in_processing(harness: &mut Harnes
     );
 }
 
-async fn places_count_only_those_whose_turn_it_is(harness: &mut Harness) {
+async fn places_in_line_count_only_orders_that_have_their_turn(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;
@@ -181,7 +181,7 @@ async fn places_count_only_those_whose_turn_it_is(harness: &mut Harness) {
 
 /// Issue 13, point 17: heartbeats are seconds old, so slots are counted from the table. External workers occupy no
 /// slot.
-async fn slots_taken_since_the_last_heartbeat_are_told(harness: &mut Harness) {
+async fn slots_taken_since_the_last_heartbeat_are_counted(harness: &mut Harness) {
     harness.join(NODE_A).await;
     let ids = harness.accept_some(4).await;
     let busy = async |harness: &Harness| standing(harness, ids[3]).await.queue.nodes[0].busy;

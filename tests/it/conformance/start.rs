@@ -15,25 +15,25 @@ use crate::support::make::{FIRST_FENCE, NODE_A, NODE_B, claim_by, order_of};
 use crate::support::{Harness, until};
 
 conformance! {
-    exactly_the_given_orders_start_in_the_order_given,
-    orders_of_both_lines_start_in_the_order_given,
-    an_order_that_cannot_start_hurts_no_other,
-    a_start_of_nothing_starts_nothing,
-    no_more_orders_start_than_were_asked_for,
-    a_started_order_is_in_the_hands_of_its_node,
-    a_started_order_is_claimed_and_started_by_no_other,
+    only_the_given_orders_start_in_the_given_order,
+    orders_of_both_lines_start_in_the_given_order,
+    an_order_that_cannot_start_does_not_affect_others,
+    starting_no_orders_starts_nothing,
+    at_most_the_requested_number_of_orders_start,
+    a_started_order_is_leased_to_its_node,
+    a_started_order_cannot_be_claimed_or_started_again,
     concurrent_starts_and_claims_never_share_an_order,
-    the_fence_of_a_start_is_like_that_of_a_claim,
-    a_start_says_whether_it_hands_orders_out,
-    nothing_given_starts_while_the_queue_is_paused,
-    one_suspect_starts_and_only_when_asked_for,
-    a_suspect_that_stays_behind_takes_no_place,
-    an_order_that_the_database_refuses_to_start_hurts_no_other,
-    an_order_of_a_user_starts_in_its_turn_alone,
-    a_start_may_overtake_orders_that_were_accepted_long_before,
-    a_claim_after_a_start_finds_what_waits_before_it,
-    a_start_leaves_the_turns_of_the_lines_alone,
-    every_start_of_many_is_counted_and_told,
+    a_start_raises_the_fence_like_a_claim,
+    a_start_records_whether_it_hands_orders_out,
+    no_given_order_starts_while_the_queue_is_paused,
+    at_most_one_suspect_starts_and_only_on_request,
+    a_suspect_that_may_not_start_does_not_count_against_the_limit,
+    a_start_refused_by_the_database_does_not_affect_others,
+    a_given_order_starts_only_in_its_turn,
+    a_start_may_overtake_orders_accepted_long_before,
+    a_claim_after_a_start_finds_earlier_waiting_orders,
+    a_start_does_not_change_the_alternation_of_the_lines,
+    each_of_many_starts_is_counted_and_in_the_feed,
 }
 
 async fn start(harness: &Harness, ids: &[OrderId]) -> Vec<OrderId> {
@@ -54,7 +54,7 @@ async fn told_starts(harness: &Harness) -> Vec<OrderId> {
     started.map(|event| event.order_id).collect()
 }
 
-async fn exactly_the_given_orders_start_in_the_order_given(harness: &mut Harness) {
+async fn only_the_given_orders_start_in_the_given_order(harness: &mut Harness) {
     let ids = harness.accept_some(9).await;
     let given = [ids[7], ids[2], ids[3], ids[4], ids[0], ids[2]];
     let expected = &given[..5];
@@ -65,7 +65,7 @@ async fn exactly_the_given_orders_start_in_the_order_given(harness: &mut Harness
     assert_eq!(ids_of(&harness.claim(9).await), rest);
 }
 
-async fn orders_of_both_lines_start_in_the_order_given(harness: &mut Harness) {
+async fn orders_of_both_lines_start_in_the_given_order(harness: &mut Harness) {
     let mut again = Vec::new();
     for _ in 0..3 {
         again.push(harness.order_due_in(60).await);
@@ -78,7 +78,7 @@ async fn orders_of_both_lines_start_in_the_order_given(harness: &mut Harness) {
     assert_eq!(told_starts(harness).await[already..], given);
 }
 
-async fn an_order_that_cannot_start_hurts_no_other(harness: &mut Harness) {
+async fn an_order_that_cannot_start_does_not_affect_others(harness: &mut Harness) {
     let completed = harness.order_in(OrderStatus::Completed).await;
     let failed = harness.order_in(OrderStatus::Failed).await;
     let not_due = harness.order_due_in(60).await;
@@ -95,7 +95,7 @@ async fn an_order_that_cannot_start_hurts_no_other(harness: &mut Harness) {
     assert_eq!(start(harness, &given).await, []);
 }
 
-async fn a_start_of_nothing_starts_nothing(harness: &mut Harness) {
+async fn starting_no_orders_starts_nothing(harness: &mut Harness) {
     let request = claim_by(NODE_A, 10);
     let nothing = harness.store().start([].into(), request).await.unwrap();
     assert!(nothing.leases.is_empty() && nothing.idle);
@@ -104,7 +104,7 @@ async fn a_start_of_nothing_starts_nothing(harness: &mut Harness) {
     assert!(nothing.leases.is_empty() && !nothing.idle && !nothing.paused);
 }
 
-async fn no_more_orders_start_than_were_asked_for(harness: &mut Harness) {
+async fn at_most_the_requested_number_of_orders_start(harness: &mut Harness) {
     let ids = harness.accept_some(CLAIM_ORDERS_MAX + 4).await;
     assert!(start_by(harness, &ids, claim_by(NODE_A, 0)).await.is_empty());
     // An order that cannot start does not count against the limit.
@@ -116,7 +116,7 @@ async fn no_more_orders_start_than_were_asked_for(harness: &mut Harness) {
     assert_eq!(ids_of(&many), rest[..CLAIM_ORDERS_MAX]);
 }
 
-async fn a_started_order_is_in_the_hands_of_its_node(harness: &mut Harness) {
+async fn a_started_order_is_leased_to_its_node(harness: &mut Harness) {
     let ids = harness.accept_some(2).await;
     let lease = start_by(harness, &ids[1..], claim_by(NODE_B, 1)).await.remove(0);
     assert_eq!(
@@ -138,7 +138,7 @@ async fn a_started_order_is_in_the_hands_of_its_node(harness: &mut Harness) {
     );
 }
 
-async fn a_started_order_is_claimed_and_started_by_no_other(harness: &mut Harness) {
+async fn a_started_order_cannot_be_claimed_or_started_again(harness: &mut Harness) {
     let ids = harness.accept_some(3).await;
     assert_eq!(start(harness, &ids[1..2]).await, [ids[1]]);
     assert_eq!(start(harness, &ids[1..2]).await, []);
@@ -172,7 +172,7 @@ async fn concurrent_starts_and_claims_never_share_an_order(harness: &mut Harness
     }
 }
 
-async fn the_fence_of_a_start_is_like_that_of_a_claim(harness: &mut Harness) {
+async fn a_start_raises_the_fence_like_a_claim(harness: &mut Harness) {
     let ids = harness.accept_some(1).await;
     let first = start_by(harness, &ids, claim_by(NODE_A, 1)).await.remove(0);
     harness.settle(&first, Outcome::Released).await;
@@ -183,7 +183,7 @@ async fn the_fence_of_a_start_is_like_that_of_a_claim(harness: &mut Harness) {
     harness.settle(&second, Outcome::COMPLETED).await;
 }
 
-async fn a_start_says_whether_it_hands_orders_out(harness: &mut Harness) {
+async fn a_start_records_whether_it_hands_orders_out(harness: &mut Harness) {
     let ids = harness.accept_some(1).await;
     for (processor, handed_out) in [(ProcessorKind::Pull, true), (ProcessorKind::Simulated, false)] {
         let request = ClaimRequest {
@@ -197,7 +197,7 @@ async fn a_start_says_whether_it_hands_orders_out(harness: &mut Harness) {
     }
 }
 
-async fn nothing_given_starts_while_the_queue_is_paused(harness: &mut Harness) {
+async fn no_given_order_starts_while_the_queue_is_paused(harness: &mut Harness) {
     let ids = harness.accept_some(2).await;
     harness.store().set_paused(true).await.unwrap();
     let claimed = harness
@@ -210,7 +210,7 @@ async fn nothing_given_starts_while_the_queue_is_paused(harness: &mut Harness) {
     assert_eq!(start(harness, &ids).await, ids);
 }
 
-async fn one_suspect_starts_and_only_when_asked_for(harness: &mut Harness) {
+async fn at_most_one_suspect_starts_and_only_on_request(harness: &mut Harness) {
     let suspects = harness.accept_some(2).await;
     harness.crash_all(&suspects, 2).await;
     let innocent = harness.accept_one().await;
@@ -226,7 +226,7 @@ async fn one_suspect_starts_and_only_when_asked_for(harness: &mut Harness) {
     assert_eq!(start(harness, &given).await, [suspects[0]]);
 }
 
-async fn a_suspect_that_stays_behind_takes_no_place(harness: &mut Harness) {
+async fn a_suspect_that_may_not_start_does_not_count_against_the_limit(harness: &mut Harness) {
     let innocent = harness.order_due_in(3_600).await;
     let suspects = harness.accept_some(2).await;
     harness.crash_all(&suspects, 2).await;
@@ -236,7 +236,7 @@ async fn a_suspect_that_stays_behind_takes_no_place(harness: &mut Harness) {
     assert_eq!(ids_of(&leases), [suspects[0], innocent]);
 }
 
-async fn an_order_that_the_database_refuses_to_start_hurts_no_other(harness: &mut Harness) {
+async fn a_start_refused_by_the_database_does_not_affect_others(harness: &mut Harness) {
     let ids = harness.accept_some(6).await;
     let bad = [ids[1], ids[4]];
     harness.refuse_starts(&bad).await;
@@ -278,7 +278,7 @@ async fn until_some_started(harness: &Harness, given: &[OrderId]) -> Vec<OrderId
     started.into_inner().unwrap()
 }
 
-async fn an_order_of_a_user_starts_in_its_turn_alone(harness: &mut Harness) {
+async fn a_given_order_starts_only_in_its_turn(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;
@@ -292,7 +292,7 @@ async fn an_order_of_a_user_starts_in_its_turn_alone(harness: &mut Harness) {
     assert_eq!(start(harness, &given).await, [ids[1]]);
 }
 
-async fn a_start_may_overtake_orders_that_were_accepted_long_before(harness: &mut Harness) {
+async fn a_start_may_overtake_orders_accepted_long_before(harness: &mut Harness) {
     let early = harness.accept_one().await;
     // Longer than any accept takes, so the order of acceptance is certain.
     harness.advance(Duration::from_mins(2)).await;
@@ -302,7 +302,7 @@ async fn a_start_may_overtake_orders_that_were_accepted_long_before(harness: &mu
     assert_eq!(start(harness, &[early]).await, [early]);
 }
 
-async fn a_claim_after_a_start_finds_what_waits_before_it(harness: &mut Harness) {
+async fn a_claim_after_a_start_finds_earlier_waiting_orders(harness: &mut Harness) {
     let ids = harness.accept_some(40).await;
     for (number, id) in ids.iter().enumerate() {
         if number % 4 == 3 {
@@ -321,7 +321,7 @@ fn next_of(ids: &[OrderId], place: usize) -> OrderId {
     *waits.map(|(_, id)| id).nth(place).expect("many orders wait")
 }
 
-async fn a_start_leaves_the_turns_of_the_lines_alone(harness: &mut Harness) {
+async fn a_start_does_not_change_the_alternation_of_the_lines(harness: &mut Harness) {
     for _ in 0..6 {
         harness.order_due_in(60).await;
     }
@@ -337,7 +337,7 @@ async fn a_start_leaves_the_turns_of_the_lines_alone(harness: &mut Harness) {
     );
 }
 
-async fn every_start_of_many_is_counted_and_told(harness: &mut Harness) {
+async fn each_of_many_starts_is_counted_and_in_the_feed(harness: &mut Harness) {
     let ids = harness.accept_some(200).await;
     let mut given: Vec<OrderId> = ids.iter().rev().copied().collect();
     given.swap(3, 150);

@@ -10,12 +10,12 @@ use crate::support::make::{NODE_A, claim_by, retry_after};
 
 conformance! {
     an_order_is_suspect_after_two_crashes_and_not_after_one,
-    a_suspect_starts_only_when_asked_for,
-    a_claim_grants_one_suspect_at_most,
-    a_suspect_holds_up_nobody,
+    a_suspect_starts_only_on_request,
+    a_claim_grants_at_most_one_suspect,
+    a_suspect_does_not_hold_up_others,
     a_suspect_that_failed_its_attempt_stays_suspect,
-    a_redriven_suspect_is_one_no_longer,
-    a_completed_suspect_is_completed,
+    a_redriven_suspect_is_no_longer_suspect,
+    a_suspect_can_complete,
 }
 
 async fn an_order_is_suspect_after_two_crashes_and_not_after_one(harness: &mut Harness) {
@@ -28,7 +28,7 @@ async fn an_order_is_suspect_after_two_crashes_and_not_after_one(harness: &mut H
     }
 }
 
-async fn a_suspect_starts_only_when_asked_for(harness: &mut Harness) {
+async fn a_suspect_starts_only_on_request(harness: &mut Harness) {
     let id = suspect(harness).await;
     let request = ClaimRequest {
         suspect: false,
@@ -38,7 +38,7 @@ async fn a_suspect_starts_only_when_asked_for(harness: &mut Harness) {
     assert!(harness.claim_only(id).await.suspect);
 }
 
-async fn a_claim_grants_one_suspect_at_most(harness: &mut Harness) {
+async fn a_claim_grants_at_most_one_suspect(harness: &mut Harness) {
     let suspects = three_suspects(harness).await;
     let mut granted = Vec::new();
     for _ in &suspects {
@@ -50,7 +50,7 @@ async fn a_claim_grants_one_suspect_at_most(harness: &mut Harness) {
     assert_eq!(granted, suspects);
 }
 
-async fn a_suspect_holds_up_nobody(harness: &mut Harness) {
+async fn a_suspect_does_not_hold_up_others(harness: &mut Harness) {
     let suspects = three_suspects(harness).await;
     let released = harness.accept_one().await;
     for lease in harness.claim(10).await {
@@ -73,7 +73,7 @@ async fn a_suspect_that_failed_its_attempt_stays_suspect(harness: &mut Harness) 
     assert!(harness.claim_only(id).await.suspect);
 }
 
-async fn a_redriven_suspect_is_one_no_longer(harness: &mut Harness) {
+async fn a_redriven_suspect_is_no_longer_suspect(harness: &mut Harness) {
     let id = suspect(harness).await;
     harness.cancel(id).await;
     harness.redrive(id).await;
@@ -81,7 +81,7 @@ async fn a_redriven_suspect_is_one_no_longer(harness: &mut Harness) {
     assert!(!harness.claim_only(id).await.suspect);
 }
 
-async fn a_completed_suspect_is_completed(harness: &mut Harness) {
+async fn a_suspect_can_complete(harness: &mut Harness) {
     let id = suspect(harness).await;
     let lease = harness.claim_only(id).await;
     harness.settle(&lease, Outcome::COMPLETED).await;

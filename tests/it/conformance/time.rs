@@ -11,8 +11,8 @@ use crate::support::make::{LONGER_THAN_A_LEASE, retry_after};
 conformance! {
     creation_times_never_run_backwards,
     creation_times_never_run_backwards_across_a_restart,
-    retries_fall_due_after_the_clock_stepped_back,
-    leases_run_out_after_the_clock_stepped_back,
+    retries_become_due_after_the_clock_stepped_back,
+    leases_expire_after_the_clock_stepped_back,
     an_order_never_finishes_before_it_started,
 }
 
@@ -37,7 +37,7 @@ async fn creation_times_never_run_backwards_across_a_restart(harness: &mut Harne
     assert!(harness.order(after).await.created_at >= harness.order(before).await.created_at);
 }
 
-async fn retries_fall_due_after_the_clock_stepped_back(harness: &mut Harness) {
+async fn retries_become_due_after_the_clock_stepped_back(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     harness.step_clock_back(HOUR).await;
@@ -47,7 +47,7 @@ async fn retries_fall_due_after_the_clock_stepped_back(harness: &mut Harness) {
     harness.claim_only(id).await;
 }
 
-async fn leases_run_out_after_the_clock_stepped_back(harness: &mut Harness) {
+async fn leases_expire_after_the_clock_stepped_back(harness: &mut Harness) {
     let id = harness.accept_one().await;
     harness.step_clock_back(HOUR).await;
     harness.claim_only(id).await;

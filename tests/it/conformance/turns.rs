@@ -16,24 +16,24 @@ use crate::support::harness::ids_of;
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, NODE_B, failed, heartbeat, order_of, retry_after};
 
 conformance! {
-    one_order_of_a_user_starts_and_the_others_wait_for_its_end,
-    a_retry_keeps_the_later_orders_of_its_user_waiting,
-    a_lease_that_was_lost_keeps_the_order,
-    a_user_whose_orders_wait_holds_up_nobody,
-    a_failed_order_lets_the_later_ones_go_on,
-    a_failed_order_blocks_the_later_ones_until_it_is_cancelled_or_completed,
+    orders_of_a_user_start_one_after_another,
+    a_retry_blocks_later_orders_of_its_user,
+    a_lost_lease_keeps_the_order_of_the_user,
+    a_user_with_blocked_orders_does_not_hold_up_others,
+    a_failed_order_passes_its_turn_to_later_orders,
+    a_failed_order_can_block_later_ones_until_cancelled_or_completed,
     a_cancelled_order_passes_its_turn_on,
-    a_redriven_order_comes_before_the_later_ones_that_wait,
+    a_redriven_order_starts_before_later_waiting_ones,
     a_redriven_order_waits_for_the_one_in_processing,
-    many_orders_redriven_at_once_keep_their_order,
+    orders_redriven_together_keep_their_order,
     the_orders_of_one_batch_wait_for_each_other,
-    orders_that_waited_before_are_ordered_too,
-    orders_no_longer_wait_where_the_rule_is_given_up,
-    the_end_of_an_order_wakes_who_waits_for_work,
-    random_stories_keep_the_order_of_each_user,
-    random_stories_keep_the_order_of_each_user_when_failures_block,
-    an_order_that_is_taken_out_blocks_nobody,
-    a_store_without_the_rule_starts_them_at_once,
+    orders_accepted_before_the_setting_are_ordered_too,
+    blocked_orders_start_once_ordering_is_turned_off,
+    the_end_of_an_order_wakes_waiting_dispatchers,
+    random_operations_keep_the_order_of_each_user,
+    random_operations_keep_the_order_when_failures_block,
+    an_order_removed_by_retention_blocks_no_other,
+    without_ordering_all_orders_of_a_user_start_at_once,
 }
 
 async fn begin(harness: &mut Harness, on_failure: OnFailure) {
@@ -54,7 +54,7 @@ async fn accept_of_each(harness: &Harness, users: &[i64], orders: usize) -> BTre
     accepted
 }
 
-async fn one_order_of_a_user_starts_and_the_others_wait_for_its_end(harness: &mut Harness) {
+async fn orders_of_a_user_start_one_after_another(harness: &mut Harness) {
     begin(harness, OnFailure::Skip).await;
     let ids = [accept_of(harness, 1).await, accept_of(harness, 1).await];
     let lease = harness.claim_only(ids[0]).await;
@@ -63,7 +63,7 @@ async fn one_order_of_a_user_starts_and_the_others_wait_for_its_end(harness: &mu
     harness.claim_only(ids[1]).await;
 }
 
-async fn a_retry_keeps_the_later_orders_of_its_user_waiting(harness: &mut Harness) {
+async fn a_retry_blocks_later_orders_of_its_user(harness: &mut Harness) {
     begin(harness, OnFailure::Skip).await;
     let ids = [accept_of(harness, 1).await, accept_of(harness, 1).await];
     let lease = harness.claim_only(ids[0]).await;
@@ -77,7 +77,7 @@ async fn a_retry_keeps_the_later_orders_of_its_user_waiting(harness: &mut Harnes
     harness.claim_only(ids[1]).await;
 }
 
-async fn a_lease_that_was_lost_keeps_the_order(harness: &mut Harness) {
+async fn a_lost_lease_keeps_the_order_of_the_user(harness: &mut Harness) {
     begin(harness, OnFailure::Skip).await;
     let ids = [accept_of(harness, 1).await, accept_of(harness, 1).await];
     harness.claim_as(NODE_B, 10).await;
@@ -86,7 +86,7 @@ async fn a_lease_that_was_lost_keeps_the_order(harness: &mut Harness) {
     harness.claim_only(ids[0]).await;
 }
 
-async fn a_user_whose_orders_wait_holds_up_nobody(harness: &mut Harness) {
+async fn a_user_with_blocked_orders_does_not_hold_up_others(harness: &mut Harness) {
     begin(harness, OnFailure::Block).await;
     let stuck = harness.accept(vec![order_of(1); 300]).await;
     let others = accept_of_each(harness, &[2, 3, 4], 2).await;
@@ -101,7 +101,7 @@ async fn a_user_whose_orders_wait_holds_up_nobody(harness: &mut Harness) {
     assert_eq!(ids_of(&harness.claim(10).await), second);
 }
 
-async fn a_failed_order_lets_the_later_ones_go_on(harness: &mut Harness) {
+async fn a_failed_order_passes_its_turn_to_later_orders(harness: &mut Harness) {
     begin(harness, OnFailure::Skip).await;
     let ids = [accept_of(harness, 1).await, accept_of(harness, 1).await];
     let lease = harness.claim_only(ids[0]).await;
@@ -109,7 +109,7 @@ async fn a_failed_order_lets_the_later_ones_go_on(harness: &mut Harness) {
     harness.claim_only(ids[1]).await;
 }
 
-async fn a_failed_order_blocks_the_later_ones_until_it_is_cancelled_or_completed(harness: &mut Harness) {
+async fn a_failed_order_can_block_later_ones_until_cancelled_or_completed(harness: &mut Harness) {
     begin(harness, OnFailure::Block).await;
     let ids = harness.accept(vec![order_of(1); 3]).await;
     let lease = harness.claim_only(ids[0]).await;
@@ -137,7 +137,7 @@ async fn a_cancelled_order_passes_its_turn_on(harness: &mut Harness) {
     assert_eq!(late.unwrap(), Settled::Stale);
 }
 
-async fn a_redriven_order_comes_before_the_later_ones_that_wait(harness: &mut Harness) {
+async fn a_redriven_order_starts_before_later_waiting_ones(harness: &mut Harness) {
     begin(harness, OnFailure::Skip).await;
     let ids = harness.accept(vec![order_of(1); 3]).await;
     let lease = harness.claim_only(ids[0]).await;
@@ -166,7 +166,7 @@ async fn a_redriven_order_waits_for_the_one_in_processing(harness: &mut Harness)
     }
 }
 
-async fn many_orders_redriven_at_once_keep_their_order(harness: &mut Harness) {
+async fn orders_redriven_together_keep_their_order(harness: &mut Harness) {
     begin(harness, OnFailure::Skip).await;
     let users = accept_of_each(harness, &[1, 2], 4).await;
     for _ in 0..4 {
@@ -197,7 +197,7 @@ async fn the_orders_of_one_batch_wait_for_each_other(harness: &mut Harness) {
     assert_eq!(ids_of(&harness.claim(10).await), [ids[0], ids[1], ids[4]]);
 }
 
-async fn orders_that_waited_before_are_ordered_too(harness: &mut Harness) {
+async fn orders_accepted_before_the_setting_are_ordered_too(harness: &mut Harness) {
     let ids = harness.accept(vec![order_of(1); 3]).await;
     let lease = harness.claim(1).await.remove(0);
     harness.settle(&lease, retry_after(7)).await;
@@ -210,7 +210,7 @@ async fn orders_that_waited_before_are_ordered_too(harness: &mut Harness) {
     }
 }
 
-async fn orders_no_longer_wait_where_the_rule_is_given_up(harness: &mut Harness) {
+async fn blocked_orders_start_once_ordering_is_turned_off(harness: &mut Harness) {
     begin(harness, OnFailure::Block).await;
     let ids = harness.accept(vec![order_of(1); 3]).await;
     let lease = harness.claim_only(ids[0]).await;
@@ -221,7 +221,7 @@ async fn orders_no_longer_wait_where_the_rule_is_given_up(harness: &mut Harness)
     assert_eq!(ids_of(&harness.claim(10).await), later);
 }
 
-async fn the_end_of_an_order_wakes_who_waits_for_work(harness: &mut Harness) {
+async fn the_end_of_an_order_wakes_waiting_dispatchers(harness: &mut Harness) {
     begin(harness, OnFailure::Skip).await;
     let ids = harness.accept(vec![order_of(1); 2]).await;
     let lease = harness.claim_only(ids[0]).await;
@@ -234,7 +234,7 @@ async fn the_end_of_an_order_wakes_who_waits_for_work(harness: &mut Harness) {
     harness.claim_only(ids[1]).await;
 }
 
-async fn an_order_that_is_taken_out_blocks_nobody(harness: &mut Harness) {
+async fn an_order_removed_by_retention_blocks_no_other(harness: &mut Harness) {
     begin(harness, OnFailure::Block).await;
     let ids = harness.accept(vec![order_of(1); 2]).await;
     let lease = harness.claim_only(ids[0]).await;
@@ -248,16 +248,16 @@ async fn an_order_that_is_taken_out_blocks_nobody(harness: &mut Harness) {
 }
 
 /// The control: without ordering the other tests would fail.
-async fn a_store_without_the_rule_starts_them_at_once(harness: &mut Harness) {
+async fn without_ordering_all_orders_of_a_user_start_at_once(harness: &mut Harness) {
     let ids = harness.accept(vec![order_of(1); 3]).await;
     assert_eq!(ids_of(&harness.claim(10).await), ids);
 }
 
-async fn random_stories_keep_the_order_of_each_user(harness: &mut Harness) {
+async fn random_operations_keep_the_order_of_each_user(harness: &mut Harness) {
     random_story(harness, OnFailure::Skip).await;
 }
 
-async fn random_stories_keep_the_order_of_each_user_when_failures_block(harness: &mut Harness) {
+async fn random_operations_keep_the_order_when_failures_block(harness: &mut Harness) {
     random_story(harness, OnFailure::Block).await;
 }
 

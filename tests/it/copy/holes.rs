@@ -10,10 +10,10 @@ use super::{contents, events, feed, possible};
 use crate::support::{Harness, check};
 
 from_every_store! {
-    a_feed_with_holes_is_copied_without_them,
+    a_feed_with_gaps_is_copied_without_them,
 }
 
-async fn a_feed_with_holes_is_copied_without_them(harness: Harness) {
+async fn a_feed_with_gaps_is_copied_without_them(harness: Harness) {
     let staying = harness.accept_one().await;
     let lease = harness.claim_only(staying).await;
     let old = harness.order_in(OrderStatus::Completed).await;

@@ -4,10 +4,10 @@ use super::{contents, events, feed, possible};
 use crate::support::{Harness, check};
 
 from_every_store! {
-    an_order_with_a_long_history_is_copied_whole,
+    an_order_with_a_long_history_is_copied_completely,
 }
 
-async fn an_order_with_a_long_history_is_copied_whole(harness: Harness) {
+async fn an_order_with_a_long_history_is_copied_completely(harness: Harness) {
     let id = harness.eventful_order().await;
     let open = harness.accept_one().await;
     harness.claim_only(open).await;

@@ -10,10 +10,10 @@ use crate::support::postgres::Server;
 use crate::support::{Harness, check};
 
 from_every_store! {
-    a_copy_into_a_store_of_another_ordering_keeps_the_turns,
+    a_copy_ignores_the_ordering_of_the_target,
 }
 
-async fn a_copy_into_a_store_of_another_ordering_keeps_the_turns(harness: Harness) {
+async fn a_copy_ignores_the_ordering_of_the_target(harness: Harness) {
     let ids = harness.accept([1, 1, 2].map(order_of).to_vec()).await;
     let by_user = Ordering::User(OnFailure::Skip);
     // An empty store that ordered users before.

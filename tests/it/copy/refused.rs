@@ -7,10 +7,10 @@ use crate::support::harness::ids_of;
 use crate::support::{Harness, check};
 
 from_every_store! {
-    starts_that_passed_over_a_refused_order_are_still_in_turn,
+    starts_that_overtook_a_refused_order_stay_explained_after_a_copy,
 }
 
-async fn starts_that_passed_over_a_refused_order_are_still_in_turn(harness: Harness) {
+async fn starts_that_overtook_a_refused_order_stay_explained_after_a_copy(harness: Harness) {
     let bad = harness.accept_one().await;
     harness.refuse_starts(&[bad]).await;
     // Certainly later.

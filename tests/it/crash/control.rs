@@ -29,7 +29,7 @@ const ROUNDS: usize = 3;
 
 /// Does nothing in an ordinary run. In the child process of the test below it is the server.
 #[tokio::test(flavor = "multi_thread")]
-async fn serves_as_the_child_of_the_control() {
+async fn serve_as_child_process_of_the_control() {
     let Ok(path) = std::env::var(SERVE) else { return };
     let database = Database::Sqlite(PathBuf::from(path));
     let metrics = Metrics::new();
@@ -62,7 +62,7 @@ async fn serves_as_the_child_of_the_control() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_crash_test_notices_a_store_that_answers_early() {
+async fn the_crash_test_detects_a_store_that_answers_early() {
     let wrong = ends_of_an_early_answerer(Ending::Killed).await;
     assert!(
         wrong.iter().any(|finding| finding.starts_with("lost")),
@@ -90,7 +90,7 @@ async fn ends_of_an_early_answerer(ending: Ending) -> Vec<String> {
         configure(&mut command, folder.path());
         command
             .args([
-                "crash::control::serves_as_the_child_of_the_control",
+                "crash::control::serve_as_child_process_of_the_control",
                 "--exact",
                 "--nocapture",
             ])

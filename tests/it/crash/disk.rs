@@ -26,7 +26,7 @@ const FRAMES_INDEXED: u64 = 4062;
 const FRAMES_NEAR_THE_END: u64 = 100;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_sync_ends_the_server_and_nothing_is_acknowledged_after_it() {
+async fn nothing_is_acknowledged_after_a_failed_sync() {
     if !required("strace", Command::new("strace").arg("-V").output().await.is_ok()) {
         return;
     }
@@ -76,7 +76,7 @@ async fn a_failed_sync_ends_the_server_and_nothing_is_acknowledged_after_it() {
 
 /// The checkpoint runs beside the writer, whose own syncs keep working.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_sync_of_the_database_ends_the_server_and_loses_nothing() {
+async fn a_failed_checkpoint_sync_ends_the_server_and_loses_nothing() {
     /// Far more than until the first checkpoint.
     const BATCHES_MAX: usize = 1_000;
     const BATCH: usize = 500;
@@ -141,7 +141,7 @@ async fn a_failed_sync_of_the_database_ends_the_server_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_orders_and_resumes_by_itself() {
+async fn a_server_with_a_full_disk_refuses_orders_and_recovers_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;
@@ -168,7 +168,7 @@ async fn a_full_disk_refuses_orders_and_resumes_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_full_disk_refused_is_not_stored_after_a_kill_either() {
+async fn orders_refused_on_a_full_disk_stay_unstored_after_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;
@@ -187,7 +187,7 @@ async fn what_a_full_disk_refused_is_not_stored_after_a_kill_either() {
 
 /// The shared index grows after the commit was synced; an answer of "nothing stored" would then be false.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_too_full_for_the_shared_index_is_told_truly() {
+async fn a_disk_too_full_for_the_wal_index_gives_an_honest_answer() {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;

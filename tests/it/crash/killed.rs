@@ -99,7 +99,7 @@ pub fn busy(mut command: Command) -> Command {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_acknowledged_is_lost_by_sigkill_under_load() {
+async fn sigkill_under_load_loses_no_acknowledged_order() {
     let folder = tempfile::tempdir().unwrap();
     let rounds = Rounds {
         ending: Ending::Killed,
@@ -113,7 +113,7 @@ async fn nothing_acknowledged_is_lost_by_sigkill_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_under_way_at_a_kill_runs_again_after_the_restart() {
+async fn an_order_in_processing_at_a_kill_runs_again_after_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = orderly(folder.path());
     command.env("ORDERLY_SIMULATED_SPEED", "0.001");

@@ -24,7 +24,7 @@ async fn refused(folder: &Path, name: &str) -> (Option<i32>, String) {
 
 /// Issue 13, point 4.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_to_a_file_not_made_yet_admits_no_second_server() {
+async fn a_symlink_to_a_missing_file_admits_no_second_server() {
     let folder = tempfile::tempdir().unwrap();
     symlink("data/orders.db", folder.path().join("link.db")).unwrap();
     symlink("link.db", folder.path().join("link-to-link.db")).unwrap();

@@ -43,7 +43,7 @@ async fn assert_verify_and_doctor_read(disk: &SmallDisk) {
 
 /// Issue 13, point 20.
 #[tokio::test(flavor = "multi_thread")]
-async fn verify_and_doctor_read_a_file_that_cannot_be_written() {
+async fn verify_and_doctor_read_a_read_only_file() {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;
@@ -59,7 +59,7 @@ async fn verify_and_doctor_read_a_file_that_cannot_be_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn verify_and_doctor_read_what_a_crash_left_where_nothing_can_be_written() {
+async fn verify_and_doctor_read_a_crashed_store_on_a_read_only_disk() {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;
@@ -70,7 +70,7 @@ async fn verify_and_doctor_read_what_a_crash_left_where_nothing_can_be_written()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_cannot_be_read_is_told_and_not_passed_over() {
+async fn an_unreadable_write_ahead_log_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;

@@ -62,7 +62,7 @@ fn carry_out(fault: &str, data: &Path) {
 
 /// Issue 13, point 6a.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_order_is_acknowledged_once_a_file_of_the_store_is_another() {
+async fn no_order_is_acknowledged_after_a_store_file_is_replaced() {
     for (fault, name) in FAULTS {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Process::start(server(folder.path())).await;
@@ -76,7 +76,7 @@ async fn no_order_is_acknowledged_once_a_file_of_the_store_is_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_at_rest_notices_at_its_next_heartbeat() {
+async fn an_idle_server_notices_replaced_files_at_its_next_heartbeat() {
     for (fault, _) in FAULTS {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Process::start(server(folder.path())).await;
@@ -87,7 +87,7 @@ async fn a_server_at_rest_notices_at_its_next_heartbeat() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_is_mounted_over_the_data_ends_the_server() {
+async fn a_volume_mounted_over_the_data_ends_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Process::start(server(folder.path())).await;
     assert!(matches!(place(&server, "before").await, Answer::Created(_)));
@@ -107,7 +107,7 @@ async fn a_volume_that_is_mounted_over_the_data_ends_the_server() {
 
 /// The restored file and a foreign log beside it stay unchanged.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_leaves_a_restored_store_alone() {
+async fn a_stopping_server_leaves_a_restored_store_untouched() {
     let folder = tempfile::tempdir().unwrap();
     let data = data(folder.path());
     let mut command = server(folder.path());

@@ -28,7 +28,7 @@ fn modes_under(folder: &Path, found: &mut Vec<(String, u32)>) {
 
 /// Issue 13, point 30.
 #[tokio::test(flavor = "multi_thread")]
-async fn folders_and_files_are_for_their_owner_alone() {
+async fn folders_and_files_are_readable_by_their_owner_only() {
     let folder = tempfile::tempdir().unwrap();
     let probe = folder.path().join("probe");
     fs::write(&probe, "").unwrap();
@@ -68,7 +68,7 @@ async fn folders_and_files_are_for_their_owner_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_others_may_read_is_warned_about() {
+async fn a_database_file_readable_by_others_is_warned_about() {
     let folder = tempfile::tempdir().unwrap();
     let first = Process::start(orderly(folder.path())).await;
     assert!(!first.said("open to other users"));

@@ -53,7 +53,7 @@ async fn sigterm_under_load_exits_cleanly_and_loses_nothing() {
 
 /// Orders that take hours do not delay a stop beyond its grace time, and start again afterwards.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_finished_is_handed_back_within_the_grace_time() {
+async fn unfinished_orders_are_given_back_within_the_grace_time() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = orderly(folder.path());
     command
@@ -75,7 +75,7 @@ async fn what_cannot_be_finished_is_handed_back_within_the_grace_time() {
 
 /// Giving back needs a sync; when that fails, the exit must not look clean.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_sync_during_a_stop_ends_with_a_failure() {
+async fn a_failed_sync_during_a_stop_fails_the_exit_code() {
     if !required("strace", Command::new("strace").arg("-V").output().await.is_ok()) {
         return;
     }

@@ -10,7 +10,7 @@ use crate::support::cutter::{BEHIND_THE_HEAD, Cutter, Feed};
 use crate::support::{required, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn browsers_miss_nothing_and_hear_nothing_twice() {
+async fn browsers_get_every_event_exactly_once() {
     if !required("a test with Chromium", browser::is_installed()) {
         return;
     }

@@ -70,7 +70,7 @@ async fn keep(output: impl AsyncRead + Unpin, kept: Arc<Mutex<Vec<String>>>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_misses_nothing_and_tells_nothing_twice() {
+async fn the_tail_command_prints_every_event_exactly_once() {
     let mut shop = Shop::open().await;
     let folder = tempfile::tempdir().unwrap();
     let mut tail = orderly(folder.path());
@@ -93,7 +93,7 @@ async fn the_command_misses_nothing_and_tells_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_examples_miss_nothing() {
+async fn the_example_clients_miss_no_event() {
     let mut shop = Shop::open().await;
     let folder = tempfile::tempdir().unwrap();
     let mut followers = Vec::new();

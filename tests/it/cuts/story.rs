@@ -9,12 +9,12 @@ use crate::support::{postgres, required, until};
 pub const CUTS: usize = 50;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn programs_that_keep_their_cursor_miss_nothing_and_hear_nothing_twice() {
+async fn clients_that_keep_their_cursor_get_every_event_exactly_once() {
     follow_through_cuts(Shop::open().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nor_do_they_where_the_store_is_postgresql() {
+async fn clients_get_every_event_exactly_once_on_postgresql() {
     if required("a private PostgreSQL", postgres::is_installed()) {
         let database = postgres::Server::shared().await.create_database().await;
         follow_through_cuts(Shop::on(Some(database)).await).await;

@@ -17,7 +17,7 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_is_the_order_as_it_is_read_meanwhile() {
+async fn a_delivery_contains_the_order_as_the_api_returns_it() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
     receiver.tell("held", [Reaction::Hold]);
@@ -54,7 +54,7 @@ async fn a_delivery_is_the_order_as_it_is_read_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_share_their_key_and_a_redrive_has_its_own() {
+async fn all_attempts_share_a_key_and_a_redrive_changes_it() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |_| {}).await;
     receiver.tell(
@@ -112,7 +112,7 @@ async fn attempts_share_their_key_and_a_redrive_has_its_own() {
 
 /// The delivered token lets others than the node's executor end the attempt.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_token_is_the_one_that_counts() {
+async fn the_delivered_token_can_settle_the_order() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
     receiver.tell("held", [Reaction::Hold]);
@@ -129,7 +129,7 @@ async fn the_token_is_the_one_that_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signatures_are_good_for_who_has_either_secret_and_for_nobody_else() {
+async fn signatures_verify_with_either_configured_secret_and_no_other() {
     let receiver = Receiver::start().await;
     let url = receiver.url();
     for (secrets, good) in [
@@ -177,7 +177,7 @@ fn is_signed(delivery: &Delivery, secret: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_taken_on_stays_in_processing_without_a_slot() {
+async fn an_order_accepted_with_202_stays_in_processing_without_a_slot() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |config| config.concurrency = 1).await;
     // The body of a 202 is ignored.
@@ -196,7 +196,7 @@ async fn an_order_taken_on_stays_in_processing_without_a_slot() {
 
 /// A fast service calls back before its 202 has arrived.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_back_before_the_answer_counts() {
+async fn a_callback_before_the_202_counts() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
     receiver.tell("quick", [Reaction::Hold]);
@@ -212,7 +212,7 @@ async fn a_call_back_before_the_answer_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_and_a_password_in_the_url_are_sent_as_basic_authentication() {
+async fn credentials_in_the_url_are_sent_as_basic_authentication() {
     let receiver = Receiver::start().await;
     let url = format!("http://shop:open%20sesame@{}/in?tenant=7", receiver.address);
     let shop = Shop::open(service(&url), |_| {}).await;
@@ -225,7 +225,7 @@ async fn a_name_and_a_password_in_the_url_are_sent_as_basic_authentication() {
 
 /// A reused connection serves many orders, one after another.
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_share_connections() {
+async fn deliveries_reuse_connections() {
     const ORDERS: usize = 50;
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |config| {

@@ -21,7 +21,7 @@ use crate::support::{Harness, required};
 mod own_processor;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_processor_in_rust_completes_refuses_and_asks_for_another_attempt() {
+async fn the_rust_processor_example_completes_refuses_and_retries() {
     let harness = Harness::sqlite().await;
     let mut config = config();
     config.retry.base = Duration::ZERO;
@@ -54,7 +54,7 @@ async fn a_processor_in_rust_completes_refuses_and_asks_for_another_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_in_python_completes_refuses_and_asks_for_another_attempt() {
+async fn the_python_service_example_completes_refuses_and_retries() {
     let asked = Command::new("python3").arg("--version").output().await;
     if !required("Python", asked.is_ok_and(|asked| asked.status.success())) {
         return;

@@ -9,7 +9,7 @@ use crate::support::until;
 const SLOTS: u32 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_go_on_beside_those_that_hang() {
+async fn hanging_deliveries_do_not_hold_up_other_orders() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(patient(&receiver.url()), |config| config.concurrency = SLOTS).await;
     let stalled = b"HTTP/1.1 422 No\r\nContent-Le".to_vec();
@@ -50,7 +50,7 @@ async fn orders_go_on_beside_those_that_hang() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_hangs_up_and_uses_up_no_attempt() {
+async fn a_stopping_server_ends_deliveries_without_counting_attempts() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
     receiver.tell("silent", [Reaction::AnswerAndHang(Vec::new())]);

@@ -184,13 +184,13 @@ fn retried() -> Vec<(&'static str, Reaction, Blame, &'static str)> {
 
 /// Two slots for all orders, over several rounds: every slot taken is given back.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_pass_is_tried_again_and_no_slot_is_lost_to_it() {
+async fn transient_failures_are_retried_without_losing_slots() {
     // Answers in time get all the time they need, however busy the machine is.
     tried_again_without_losing_a_slot(|said| !is_late(said), patient).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_late_is_tried_again_and_no_slot_is_lost_to_it() {
+async fn timeouts_are_retried_without_losing_slots() {
     tried_again_without_losing_a_slot(is_late, service).await;
 }
 
@@ -243,7 +243,7 @@ async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_is_for_good_and_keeps_the_first_kib_of_its_reason() {
+async fn a_refusal_is_permanent_and_keeps_one_kib_of_its_reason() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |_| {}).await;
     let long = "é".repeat(2_000);
@@ -300,7 +300,7 @@ async fn a_refusal_is_for_good_and_keeps_the_first_kib_of_its_reason() {
 
 /// Issue 13, points 6c and 19: such a try is no attempt, and the order shows why it waits.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_away_costs_no_attempt_and_is_told() {
+async fn an_unreachable_service_costs_no_attempt_and_is_reported() {
     let receiver = Receiver::start().await;
     let closed = receiver.url();
     receiver.stop().await;
@@ -335,7 +335,7 @@ async fn a_service_that_is_away_costs_no_attempt_and_is_told() {
 
 /// Stored text only: the service's answer may contain customer data.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_is_given_back_names_the_status_alone() {
+async fn a_given_back_order_shows_only_the_status_of_the_service() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |_| {}).await;
     let away = answer(503, "Retry-After: 60\r\n", "customer 4711 is on holiday");

@@ -223,17 +223,17 @@ async fn one_user_fails_for_ever(nodes: usize, shared: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_user_fails_for_ever_and_the_others_go_on() {
+async fn one_failing_user_does_not_hold_up_others() {
     one_user_fails_for_ever(1, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_user_fails_for_ever_and_the_others_go_on_on_postgres() {
+async fn one_failing_user_does_not_hold_up_others_on_postgres() {
     one_user_fails_for_ever(1, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_user_fails_for_ever_and_the_others_go_on_on_several_nodes() {
+async fn one_failing_user_does_not_hold_up_others_on_several_nodes() {
     one_user_fails_for_ever(3, true).await;
 }
 
@@ -272,20 +272,20 @@ async fn redriven_orders_keep_their_turns(nodes: usize, shared: bool, on_failure
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redriven_orders_keep_the_order_of_their_user() {
+async fn redriven_orders_stay_in_the_order_of_their_user() {
     redriven_orders_keep_their_turns(1, false, OnFailure::Skip).await;
     redriven_orders_keep_their_turns(1, false, OnFailure::Block).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redriven_orders_keep_the_order_of_their_user_on_several_nodes() {
+async fn redriven_orders_stay_in_the_order_of_their_user_on_several_nodes() {
     redriven_orders_keep_their_turns(3, true, OnFailure::Skip).await;
     redriven_orders_keep_their_turns(3, true, OnFailure::Block).await;
 }
 
 /// The control: the same check finds starts out of turn in a store without ordering.
 #[tokio::test(flavor = "multi_thread")]
-async fn disorder_is_seen() {
+async fn the_check_detects_starts_out_of_turn() {
     let Some(shop) = Shop::open(1, OnFailure::Skip, 3, false).await else {
         return;
     };

@@ -17,7 +17,7 @@ const WORK: &str = "ORDERLY_TEST_PULL_WORKER";
 
 /// Does nothing in an ordinary run. In a child process it runs the example.
 #[test]
-fn works_as_the_child_of_another_test() {
+fn work_as_child_process_of_another_test() {
     if std::env::var_os(WORK).is_some() {
         pull_worker::main();
     }
@@ -26,7 +26,7 @@ fn works_as_the_child_of_another_test() {
 /// The Rust example as a separate process.
 pub fn in_rust() -> Command {
     let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
-    let test = "fulfilment::pull_examples::works_as_the_child_of_another_test";
+    let test = "fulfilment::pull_examples::work_as_child_process_of_another_test";
     command.args([test, "--exact", "--nocapture"]).env(WORK, "1");
     command
 }
@@ -49,12 +49,12 @@ pub async fn has_python() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_in_rust_works_as_told() {
+async fn the_rust_worker_example_works_as_documented() {
     works_as_told(in_rust).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_in_python_works_as_told() {
+async fn the_python_worker_example_works_as_documented() {
     if has_python().await {
         works_as_told(in_python).await;
     }

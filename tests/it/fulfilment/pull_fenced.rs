@@ -101,7 +101,7 @@ async fn a_late_result_is_refused_on_postgresql() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_oracle_notices_a_server_that_does_not_check_the_token() {
+async fn the_oracle_detects_a_server_that_does_not_check_tokens() {
     let Some((late, breaches)) = on_postgresql(Fencing::TakenOut).await else {
         return;
     };
@@ -125,7 +125,7 @@ async fn a_late_result_is_refused_on_sqlite() {
 
 /// The server is killed between any two steps of a worker; earlier answers stay valid.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_of_the_server_at_any_step_changes_nothing_that_was_answered() {
+async fn a_server_kill_between_any_two_steps_keeps_every_answer_valid() {
     let mut shop = Shop::open(None).await;
     shop.accept(1, json!({})).await;
     shop.kill_server().await;
@@ -165,7 +165,7 @@ async fn a_kill_of_the_server_at_any_step_changes_nothing_that_was_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_is_killed_while_it_waits_loses_nothing() {
+async fn a_worker_killed_while_waiting_loses_no_order() {
     let mut shop = Shop::open(None).await;
     let waiting = shop.employ(in_rust());
     until("the worker's threads wait", async || {

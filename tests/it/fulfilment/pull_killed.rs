@@ -116,12 +116,12 @@ async fn live_through_faults(database: Option<TestDatabase>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_order_is_completed_once_whoever_is_killed_on_sqlite() {
+async fn every_order_completes_once_despite_kills_on_sqlite() {
     live_through_faults(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_order_is_completed_once_whoever_is_killed_on_postgresql() {
+async fn every_order_completes_once_despite_kills_on_postgresql() {
     if required("a private PostgreSQL", postgres::is_installed()) {
         let database = Server::shared().await.create_database().await;
         live_through_faults(Some(database)).await;

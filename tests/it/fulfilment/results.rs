@@ -6,7 +6,7 @@ use super::receiver::{Reaction, Receiver, answer};
 use super::shop::{Shop, service};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_is_read_as_it_was_given() {
+async fn a_result_is_returned_exactly_as_given() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |_| {}).await;
     let longest = format!("\"{}\"", "é".repeat(4_095));
@@ -38,7 +38,7 @@ async fn a_result_is_read_as_it_was_given() {
 
 /// The order was processed, so a second call would process it again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_good_answer_completes_the_order_whatever_becomes_of_its_body() {
+async fn a_success_status_completes_the_order_whatever_its_body() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |config| {
         // Endless bodies are read until shortly before this timeout.

@@ -74,7 +74,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_cannot_be_trusted_is_not_sent_anything() {
+async fn a_service_with_an_untrusted_certificate_gets_no_orders() {
     let secured = Secured::start(&Certificate::self_signed(&["127.0.0.1"])).await;
     let plain = Receiver::start().await;
     let silent = HttpService {
@@ -116,7 +116,7 @@ async fn a_service_that_cannot_be_trusted_is_not_sent_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authority_of_ones_own_counts_where_it_is_named() {
+async fn a_configured_certificate_authority_is_trusted() {
     let authority = Authority::new();
     let good = Secured::start(&authority.certificate_for(&["127.0.0.1"])).await;
     let other_name = Secured::start(&authority.certificate_for(&["shop.example"])).await;
@@ -148,7 +148,7 @@ async fn an_authority_of_ones_own_counts_where_it_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_tells_whose_certificate_does_not_count() {
+async fn doctor_reports_an_untrusted_certificate() {
     let authority = Authority::new();
     let good = Secured::start(&authority.certificate_for(&["127.0.0.1"])).await;
     let other_name = Secured::start(&authority.certificate_for(&["shop.example"])).await;

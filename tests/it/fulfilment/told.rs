@@ -13,7 +13,7 @@ const ANSWERS: usize = 200;
 const ORDERS: usize = 6;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_is_told_in_few_lines_with_reason_and_status_and_no_word_of_the_service() {
+async fn an_outage_logs_few_lines_without_text_from_the_service() {
     let receiver = Receiver::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut command = orderly(folder.path());

@@ -12,7 +12,7 @@ use crate::support::until;
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_waits_as_long_as_the_service_asks() {
+async fn a_retry_after_header_delays_the_next_attempt() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |_| {}).await;
     let began = shop.harness.now().await;
@@ -48,7 +48,7 @@ async fn an_order_waits_as_long_as_the_service_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_that_is_over_ends_in_another_attempt() {
+async fn an_order_is_attempted_again_after_its_requested_wait() {
     let receiver = Receiver::start().await;
     let shop = Shop::open(service(&receiver.url()), |_| {}).await;
     // Where other orders are served, the try counts as an attempt.

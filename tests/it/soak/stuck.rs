@@ -138,7 +138,7 @@ async fn lock_some(scene: &Scene) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_few_connections_and_locks_at_once_keep_nothing() {
+async fn refusals_few_connections_and_locks_together_strand_no_order() {
     if !required("a private PostgreSQL", postgres::is_installed()) {
         return;
     }

@@ -59,7 +59,7 @@ fn blueprint() -> Blueprint {
 }
 
 #[test]
-fn the_blueprint_starts_this_program_as_a_web_service() {
+fn the_blueprint_runs_this_program_as_a_web_service() {
     let Blueprint { fields, variables } = blueprint();
     for name in fields.keys() {
         assert!(SERVICE_FIELDS.contains(&name.as_str()), "{name}");
@@ -90,7 +90,7 @@ fn the_blueprint_leaves_time_for_a_graceful_stop() {
 }
 
 #[test]
-fn the_blueprint_sets_what_there_is_to_set_and_holds_no_secret() {
+fn the_blueprint_sets_only_known_settings_and_holds_no_secret() {
     let known: Vec<String> = variables().chain([TOOLCHAIN.to_owned()]).collect();
     let set = blueprint().variables;
     for (name, (kind, value)) in &set {

@@ -10,7 +10,7 @@ use super::{Source, assert_none, program};
 const FAMILIES: [&[&str]; 3] = [&["store"], &["store", "sqlite"], &["store", "postgres"]];
 
 #[test]
-fn the_modules_of_the_store_import_each_other_in_no_circle() {
+fn store_modules_have_no_import_cycles() {
     let tree = Tree::of(program().iter().filter(|source| source.is_under("src/store")));
     assert!(tree.modules.len() > 80, "too few modules were read");
     let circles: Vec<String> = FAMILIES.iter().filter_map(|family| tree.circle(family)).collect();
@@ -18,7 +18,7 @@ fn the_modules_of_the_store_import_each_other_in_no_circle() {
 }
 
 #[test]
-fn a_circle_of_modules_is_found_and_told() {
+fn an_import_cycle_is_found_and_reported() {
     let tree = |sources: &[(&str, &str)]| {
         let sources: Vec<Source> = sources.iter().map(|(path, text)| source(path, text)).collect();
         Tree::of(sources.iter())

@@ -60,7 +60,7 @@ const ARROWS: [(&str, bool, &[&str]); 24] = [
 const KNOW_EVERYTHING: [&str; 3] = ["serve", "cli", "main"];
 
 #[test]
-fn modules_name_only_what_lies_below_them() {
+fn modules_import_only_allowed_modules() {
     let mut breaches = Vec::new();
     for source in program() {
         let module = module_of(&source);
@@ -68,7 +68,10 @@ fn modules_name_only_what_lies_below_them() {
             continue;
         }
         let Some((_, domain, others)) = ARROWS.iter().find(|(from, ..)| *from == module) else {
-            breaches.push(format!("{}: not in the list of allowed dependencies", source.path));
+            breaches.push(format!(
+                "{}: not in the list of allowed dependencies",
+                source.path
+            ));
             continue;
         };
         for named in modules_named(&source) {
@@ -84,7 +87,7 @@ fn modules_name_only_what_lies_below_them() {
 }
 
 #[test]
-fn the_arrows_read_here_are_the_ones_written() {
+fn module_references_are_read_correctly() {
     let source = |text: &str| Source {
         path: "src/worker.rs".to_owned(),
         text: text.to_owned(),
@@ -101,7 +104,7 @@ fn the_arrows_read_here_are_the_ones_written() {
 }
 
 #[test]
-fn the_domain_knows_no_runtime() {
+fn the_domain_does_not_depend_on_a_runtime() {
     let breaches: Vec<String> = program()
         .iter()
         .filter(|source| DOMAIN.contains(&module_of(source)))
@@ -126,7 +129,7 @@ fn sql_is_only_under_store() {
 
 /// A statement built by text replacement is in no file where a reader could find it.
 #[test]
-fn no_statement_of_the_store_is_made_by_replacing_text() {
+fn store_statements_are_not_built_by_text_replacement() {
     const PLACES: [&str; 2] = ["src/store/postgres/message.rs", "src/store/postgres/functions.rs"];
     let replaces = |path: &str| {
         let sources = program();
@@ -147,7 +150,7 @@ fn no_statement_of_the_store_is_made_by_replacing_text() {
 }
 
 #[test]
-fn replaced_text_is_told_from_other_replacements() {
+fn text_replacement_is_distinguished_from_other_replace_calls() {
     assert!(replaces_text(
         "statement\n    .replace(\n        \":below\",\n        below,\n    )"
     ));

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Source, assert_none, files_under};
 
 #[test]
-fn relative_links_lead_to_files() {
+fn relative_links_point_to_existing_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let pages = pages();
     assert!(
@@ -25,7 +25,7 @@ fn relative_links_lead_to_files() {
 }
 
 #[test]
-fn the_links_read_here_are_the_ones_written() {
+fn links_are_read_correctly() {
     assert_eq!(
         links("[a](A.md) and [b](docs/B.md#part), [c](#here), [d](https://x/y.md) ![e](e.svg \"E\")"),
         ["A.md", "docs/B.md", "e.svg"]

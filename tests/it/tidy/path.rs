@@ -28,7 +28,7 @@ fn the_path_of_an_order_is_short() {
 
 /// Every store module used on the path is on the path too, or the page says why not.
 #[test]
-fn the_path_of_an_order_leaves_out_nothing_in_silence() {
+fn the_path_of_an_order_lists_or_excludes_every_module() {
     let page = page();
     let sources = program();
     let tree = Tree::of(sources.iter().filter(|source| source.is_under("src/store")));
@@ -62,7 +62,7 @@ fn the_path_of_an_order_leaves_out_nothing_in_silence() {
 }
 
 #[test]
-fn lists_of_files_are_read_as_they_are_written() {
+fn file_lists_are_read_correctly() {
     let page = "#### A\n\n- `b`: first `x/y.rs`,\n  `z.sql`.\n\nText `no.rs`.\n\n#### B\n\n- `later.rs`\n";
     assert_eq!(
         listed(page, "#### A"),

@@ -41,7 +41,7 @@ fn file_of(verb: Verb) -> Option<&'static str> {
 }
 
 #[test]
-fn each_verb_has_one_file_and_one_in_each_driver() {
+fn each_verb_has_a_rule_file_and_one_per_driver() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
     let files: BTreeSet<&str> = Verb::ALL.iter().filter_map(|verb| file_of(*verb)).collect();
     let paths = files.iter().flat_map(|file| {
@@ -69,7 +69,7 @@ fn sql() -> Vec<Source> {
 }
 
 #[test]
-fn every_statement_says_what_it_guarantees() {
+fn every_statement_states_what_it_guarantees() {
     // Without a subject or a verb the reader has to guess.
     const OPENINGS: [&str; 15] = [
         "Of", "What", "How", "Who", "Whether", "Those", "For", "From", "In", "At", "To", "On", "Until", "So",
@@ -195,7 +195,7 @@ fn compared(column: &str) -> Vec<String> {
 }
 
 #[test]
-fn statements_know_no_status_and_no_kind_but_those_with_a_code() {
+fn statements_use_only_known_codes() {
     let mut breaches = Vec::new();
     for (column, table) in [("status", "STATUSES"), ("kind", "KINDS")] {
         let known = codes(table).len() as u64;
@@ -218,7 +218,7 @@ fn statements_know_no_status_and_no_kind_but_those_with_a_code() {
 
 /// Numbers repeated in several statements, because a statement of the hot path or an index takes no parameter.
 #[test]
-fn numbers_of_a_rule_are_the_same_wherever_sql_has_them() {
+fn numbers_repeated_in_sql_equal_their_rust_constants() {
     let hours = IDEMPOTENCY_RETENTION.as_secs() / 3_600;
     let shared = program();
     let shared = shared

@@ -26,7 +26,7 @@ const SLEEPING_FILES: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn every_file_says_what_it_is_for() {
+fn every_file_opens_with_a_module_doc() {
     let breaches: Vec<String> = all_sources()
         .into_iter()
         .filter(|source| !source.text.starts_with("//! "))
@@ -36,7 +36,7 @@ fn every_file_says_what_it_is_for() {
 }
 
 #[test]
-fn nothing_is_left_undone() {
+fn no_unfinished_code_is_left() {
     let words = ["todo!(", "unimplemented!(", "dbg!(", "FIXME", "TODO"];
     assert_none("no unfinished code", &lines_with(&all_sources(), &words));
 }
@@ -76,7 +76,7 @@ fn no_test_sleeps() {
 }
 
 #[test]
-fn files_stay_readable() {
+fn files_stay_within_the_line_limit() {
     let mut breaches = Vec::new();
     for source in all_sources() {
         let lines = source.text.lines().count();
@@ -85,14 +85,17 @@ fn files_stay_readable() {
             breaches.push(format!("{}: {lines} lines", source.path));
         }
         if lines <= FILE_LINES_COMFORTABLE && excused {
-            breaches.push(format!("{}: no longer long, remove it from the list", source.path));
+            breaches.push(format!(
+                "{}: no longer long, remove it from the list",
+                source.path
+            ));
         }
     }
     assert_none("files within the line limit", &breaches);
 }
 
 #[test]
-fn migrations_are_numbered_without_holes() {
+fn migrations_are_numbered_without_gaps() {
     for driver in ["sqlite", "postgres"] {
         let files = files_under(&format!("migrations/{driver}"), "sql");
         assert!(!files.is_empty(), "{driver} has a schema");
@@ -113,7 +116,7 @@ fn migrations_are_numbered_without_holes() {
 }
 
 #[test]
-fn every_problem_has_its_page_and_every_page_its_problem() {
+fn problems_and_problem_pages_match() {
     let pages: BTreeSet<String> = files_under("docs/problems", "md").iter().map(stem).collect();
     let answered: BTreeSet<String> = program()
         .iter()
@@ -144,7 +147,7 @@ fn problems_in(code: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_conformance_suite_calls_every_method_of_store() {
+fn the_conformance_suite_calls_every_store_method() {
     let store = std::fs::read_to_string("src/store.rs").expect("the trait is in its file");
     let methods = methods_of_store(&store).map(|(name, _)| name);
     let methods: BTreeSet<&str> = methods.collect();
@@ -169,7 +172,7 @@ fn the_conformance_suite_calls_every_method_of_store() {
 
 /// A method with a default compiles without being forwarded, and layers would miss it.
 #[test]
-fn every_method_of_store_that_can_fail_is_forwarded() {
+fn layers_forward_every_fallible_store_method() {
     let store = std::fs::read_to_string("src/store.rs").expect("the trait is in its file");
     let can_fail = |signature: &str| signature.contains("Result<");
     let methods = methods_of_store(&store).filter(|(_, rest)| can_fail(rest));

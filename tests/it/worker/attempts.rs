@@ -21,7 +21,7 @@ async fn an_order_is_processed_once_and_completed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transient_failure_is_tried_again_until_the_attempts_are_used_up() {
+async fn a_transient_failure_is_retried_until_attempts_are_used_up() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Fail);
     let id = world.harness.accept_one().await;
@@ -45,7 +45,7 @@ async fn a_transient_failure_is_tried_again_until_the_attempts_are_used_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_waits_no_longer_than_its_ceiling() {
+async fn a_backoff_never_exceeds_its_ceiling() {
     let world = World::new(Setting {
         attempts_max: 6,
         ..Setting::default()
@@ -66,7 +66,7 @@ async fn a_retry_waits_no_longer_than_its_ceiling() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permanent_failure_is_not_tried_again() {
+async fn a_permanent_failure_is_not_retried() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::FailForGood);
     let id = world.harness.accept_one().await;
@@ -76,7 +76,7 @@ async fn a_permanent_failure_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_is_an_attempt_that_failed() {
+async fn a_panic_counts_as_a_failed_attempt() {
     let world = World::new(Setting::default()).await;
     world.harness.store().set_paused(true).await.unwrap();
     let id = world.harness.accept_one().await;
@@ -91,7 +91,7 @@ async fn a_panic_is_an_attempt_that_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hanging_attempt_is_cut_off_and_its_slot_is_free_again() {
+async fn a_hanging_attempt_times_out_and_frees_its_slot() {
     let world = World::new(Setting {
         slots: 1,
         attempts_max: 1,
@@ -114,7 +114,7 @@ async fn a_hanging_attempt_is_cut_off_and_its_slot_is_free_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_order_is_let_go_at_once() {
+async fn a_cancelled_order_frees_its_slot_at_once() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Hang);
     let id = world.harness.accept_one().await;
@@ -130,7 +130,7 @@ async fn a_cancelled_order_is_let_go_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_that_cannot_be_stored_is_stored_again_without_another_attempt() {
+async fn an_unstored_result_is_stored_later_without_another_attempt() {
     let fails = FailsToSettle {
         times: AtomicU32::new(5),
     };

@@ -15,7 +15,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_away_is_asked_every_few_seconds_and_found_when_it_is_back() {
+async fn an_unavailable_store_is_polled_every_few_seconds_until_it_returns() {
     let line = Line::new();
     let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
     world.script.otherwise(Step::Hang);
@@ -56,7 +56,7 @@ async fn a_store_that_is_away_is_asked_every_few_seconds_and_found_when_it_is_ba
 
 /// When accepts work but claims fail, every accepted order wakes the dispatcher.
 #[tokio::test(start_paused = true)]
-async fn wake_ups_do_not_make_a_storm_of_failing_claims() {
+async fn wake_ups_do_not_cause_a_storm_of_failing_claims() {
     let line = Line::new();
     let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
     line.cut(&[Call::Claim]);
@@ -81,7 +81,7 @@ async fn wake_ups_do_not_make_a_storm_of_failing_claims() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_is_stored_when_the_store_is_back_within_the_lease() {
+async fn a_result_is_stored_if_the_store_recovers_within_the_lease() {
     let line = Line::new();
     let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
     world.script.otherwise(Step::Take(Duration::from_secs(1)));

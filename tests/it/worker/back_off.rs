@@ -45,7 +45,7 @@ fn assert_jittered(waits: &[Duration], ceiling: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_attempts_come_back_at_times_of_their_own() {
+async fn failed_attempts_wait_for_a_jittered_backoff() {
     let setting = Setting {
         slots: u32::try_from(ORDERS).unwrap(),
         ..Setting::default()
@@ -74,7 +74,7 @@ async fn failed_attempts_come_back_at_times_of_their_own() {
 }
 
 #[tokio::test]
-async fn what_a_worker_says_has_failed_waits_for_a_back_off_of_its_own() {
+async fn failures_from_external_workers_wait_for_a_jittered_backoff() {
     let harness = Harness::sqlite().await;
     let outside = Outside {
         store: harness.store().clone(),

@@ -15,7 +15,7 @@ use crate::support::twisted::twisted;
 
 /// The result is due at the moment the node resumes: the lost lease takes precedence.
 #[tokio::test(start_paused = true)]
-async fn a_node_frozen_past_its_lease_leaves_the_order_to_the_one_that_took_it_over() {
+async fn a_node_frozen_past_its_lease_drops_the_order() {
     let full = Setting {
         slots: 1,
         ..Setting::default()
@@ -51,7 +51,7 @@ async fn a_node_frozen_past_its_lease_leaves_the_order_to_the_one_that_took_it_o
 
 /// An expired lease is not renewed by the next heartbeat: nothing works on the order, which would be held up.
 #[tokio::test(start_paused = true)]
-async fn a_frozen_node_does_not_renew_what_it_gives_up() {
+async fn a_frozen_node_does_not_renew_leases_it_gave_up() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Hang);
     let id = world.harness.accept_one().await;
@@ -84,7 +84,7 @@ async fn a_short_freeze_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_is_answered_after_its_leases_ran_out_starts_nothing() {
+async fn a_claim_answered_after_its_leases_expired_starts_nothing() {
     let line = Line::new();
     let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
     line.hold_claims();

@@ -46,7 +46,7 @@ async fn long_attempts_in_all_slots_keep_their_leases() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_whose_lease_cannot_be_renewed_is_given_up() {
+async fn an_attempt_is_abandoned_when_its_lease_cannot_be_renewed() {
     let world = World::with_store(Setting::default(), |store| twisted(store, NeverRenews)).await;
     world.script.otherwise(Step::Hang);
     world.harness.accept_one().await;
@@ -117,7 +117,7 @@ async fn a_worker_that_lost_its_lease_cannot_change_the_order() {
 
 /// The control: without the fence check the same test must fail.
 #[tokio::test]
-async fn the_fencing_test_notices_a_store_that_does_not_check_tokens() {
+async fn the_fencing_test_detects_a_store_that_does_not_check_fences() {
     let harness = Harness::sqlite().await;
     let store = twisted(harness.store().clone(), SwapsStaleFences::default());
     a_late_result_is_refused(&harness, store).await.unwrap_err();

@@ -9,7 +9,7 @@ use super::world::{LEASE, Setting, Step, World};
 use crate::support::twisted::twisted;
 
 #[tokio::test(start_paused = true)]
-async fn with_one_slot_orders_are_processed_one_after_another_as_accepted() {
+async fn with_one_slot_orders_run_one_by_one_in_acceptance_order() {
     let world = World::new(Setting {
         slots: 1,
         ..Setting::default()
@@ -24,7 +24,7 @@ async fn with_one_slot_orders_are_processed_one_after_another_as_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_run_at_once_as_there_are_slots() {
+async fn all_slots_run_attempts_in_parallel() {
     let world = World::new(Setting {
         slots: 7,
         ..Setting::default()
@@ -59,17 +59,17 @@ async fn begun_without_results(slots: u32) -> usize {
 
 /// The next order's claim may then share a commit with the result. Still, the number of waiting results is limited.
 #[tokio::test(start_paused = true)]
-async fn a_slot_is_free_when_its_attempt_is_over_while_no_more_results_wait_than_there_are_slots() {
+async fn unstored_results_do_not_occupy_slots_up_to_a_limit() {
     assert_eq!(begun_without_results(3).await, 6);
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_one_slot_the_next_order_starts_when_the_result_of_the_one_before_is_stored() {
+async fn with_one_slot_the_next_order_waits_for_the_stored_result() {
     assert_eq!(begun_without_results(1).await, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_waiting_for_its_retry_holds_up_nobody() {
+async fn an_order_in_backoff_does_not_hold_up_others() {
     let world = World::new(Setting {
         slots: 1,
         ..Setting::default()
@@ -88,7 +88,7 @@ async fn an_order_waiting_for_its_retry_holds_up_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_is_not_starved_by_new_orders() {
+async fn new_orders_do_not_starve_a_retry() {
     let world = World::new(Setting {
         slots: 1,
         attempts_max: 10,

@@ -60,7 +60,7 @@ async fn answer(world: &World, asking: Asking) -> Vec<OrderId> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_nothing_open_and_nobody_waiting_it_makes_four_calls_a_minute_at_most() {
+async fn without_orders_or_workers_a_node_makes_four_calls_a_minute() {
     let (world, desk, line) = world(AWAKE).await;
     let asking = ask(&desk, Duration::ZERO).await;
     assert_eq!(answer(&world, asking).await, []);
@@ -78,7 +78,7 @@ async fn with_nothing_open_and_nobody_waiting_it_makes_four_calls_a_minute_at_mo
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_that_wait_ask_the_store_no_more_often_than_one() {
+async fn many_waiting_workers_poll_the_store_as_often_as_one() {
     let (world, desk, line) = world(AWAKE).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let mut waiting = Vec::new();
@@ -113,7 +113,7 @@ async fn many_that_wait_ask_the_store_no_more_often_than_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_goes_to_whoever_waits_at_once() {
+async fn an_accepted_order_goes_to_a_waiting_worker_at_once() {
     let (world, desk, _) = world(AWAKE).await;
     world.pass_long(Duration::from_mins(10), async |_| {}).await;
     let asking = ask(&desk, MINUTE).await;
@@ -130,7 +130,7 @@ async fn an_order_goes_to_whoever_waits_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_goes_to_whoever_waits_when_it_is_due() {
+async fn a_due_retry_goes_to_a_waiting_worker_at_once() {
     let (world, desk, _) = world(AWAKE).await;
     let due = Instant::now() + Duration::from_secs(20);
     // No worker waits yet.
@@ -146,7 +146,7 @@ async fn a_retry_goes_to_whoever_waits_when_it_is_due() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_nobody_waits_it_looks_once_a_second_whatever_is_accepted() {
+async fn without_waiting_workers_a_node_polls_once_a_second() {
     let (world, desk, line) = world(AWAKE).await;
     world.harness.accept_one().await;
     world.pass(Duration::from_secs(2)).await;
@@ -168,7 +168,7 @@ async fn while_nobody_waits_it_looks_once_a_second_whatever_is_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_silent_worker_held_is_back_soon_after_its_time_though_nobody_waits() {
+async fn a_silent_workers_order_is_swept_soon_after_its_lease_expires() {
     let (world, desk, _) = world(AWAKE).await;
     world.harness.accept_one().await;
     let asking = ask(&desk, MINUTE).await;
@@ -182,7 +182,7 @@ async fn what_a_silent_worker_held_is_back_soon_after_its_time_though_nobody_wai
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sleepy_node_sleeps_while_nobody_waits_and_wakes_for_a_worker() {
+async fn an_idle_node_sleeps_until_a_worker_asks() {
     let (world, desk, line) = world(SLEEPY).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let asleep = Instant::now();
@@ -203,7 +203,7 @@ async fn a_sleepy_node_sleeps_while_nobody_waits_and_wakes_for_a_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sleepy_node_does_not_sleep_while_somebody_waits() {
+async fn a_node_does_not_sleep_while_a_worker_waits() {
     let (world, desk, line) = world(SLEEPY).await;
     let mut waiting = vec![ask(&desk, MINUTE).await];
     let began = Instant::now();
@@ -218,7 +218,7 @@ async fn a_sleepy_node_does_not_sleep_while_somebody_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_store_is_away_who_waits_goes_on_to_wait() {
+async fn workers_keep_waiting_while_the_store_is_unavailable() {
     let (world, desk, line) = world(AWAKE).await;
     line.cut(&[Call::Claim]);
     let asking = ask(&desk, MINUTE).await;
@@ -234,7 +234,7 @@ async fn while_the_store_is_away_who_waits_goes_on_to_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_whose_worker_is_gone_is_released_although_the_store_falters() {
+async fn an_order_of_a_disconnected_worker_is_released_despite_store_errors() {
     let (world, desk, line) = world(AWAKE).await;
     let asking = ask(&desk, MINUTE).await;
     // Starts between two polls, which are one and then two seconds apart: a poll in progress would be held and no other
@@ -261,7 +261,7 @@ async fn an_order_whose_worker_is_gone_is_released_although_the_store_falters() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_stops_lets_those_go_who_wait() {
+async fn a_stopping_node_answers_waiting_workers() {
     let (mut world, desk, _) = world(AWAKE).await;
     let asking = ask(&desk, MINUTE).await;
     world.pass(Duration::from_secs(1)).await;

@@ -36,7 +36,7 @@ async fn take(world: &World, desk: &Arc<Desk>) -> Option<Lease> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_kills_its_worker_takes_no_neighbour_with_it() {
+async fn an_order_that_kills_its_worker_poisons_no_other_order() {
     let (world, desk) = World::with_desk(PULL, |store| store).await;
     let ids = world.harness.accept_some(THREADS).await;
     let deadly = ids[1];

@@ -50,7 +50,7 @@ async fn until_all_completed(world: &World, ids: &[OrderId]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_service_is_found_out_by_a_handful_of_attempts_and_the_orders_stay_pending() {
+async fn a_dead_service_is_detected_within_a_handful_of_attempts() {
     let (world, ids) = died(Setting::default(), 100, Step::Refuse).await;
     let tried = world.script.attempts().len() - 1;
     assert!(tried <= 24, "{tried} attempts");
@@ -69,7 +69,7 @@ async fn a_dead_service_is_found_out_by_a_handful_of_attempts_and_the_orders_sta
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_it_is_down_one_order_at_a_time_is_tried_every_few_seconds_and_given_back() {
+async fn a_down_service_is_probed_with_one_order_every_few_seconds() {
     let (world, ids) = died(Setting::default(), 3, Step::Refuse).await;
     let opened = Instant::now();
     world.pass(MINUTE * 2).await;
@@ -94,7 +94,7 @@ async fn while_it_is_down_one_order_at_a_time_is_tried_every_few_seconds_and_giv
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_hangs_is_found_out_and_each_order_tried_counts_as_tried() {
+async fn probes_of_a_hanging_service_count_as_attempts() {
     let setting = Setting {
         slots: 16,
         attempt_timeout: Duration::from_secs(5),
@@ -122,7 +122,7 @@ async fn a_service_that_hangs_is_found_out_and_each_order_tried_counts_as_tried(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_is_back_is_asked_twice_as_much_after_each_round() {
+async fn load_on_a_recovered_service_doubles_each_round() {
     let round = Duration::from_secs(1);
     let setting = Setting {
         slots: 16,
@@ -158,7 +158,7 @@ async fn a_service_that_is_back_is_asked_twice_as_much_after_each_round() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_failing_orders_of_one_user_among_good_ones_stop_nobody() {
+async fn failing_orders_among_good_ones_do_not_open_the_breaker() {
     for bad in [Step::Refuse, Step::Hang] {
         let setting = Setting {
             slots: 8,
@@ -181,7 +181,7 @@ async fn the_failing_orders_of_one_user_among_good_ones_stop_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_asks_for_time_gets_it() {
+async fn a_requested_pause_of_the_service_is_honoured() {
     let (world, ids) = died(Setting::default(), 3, Step::AskForTime(Duration::from_secs(45))).await;
     // Just past the moment at which the orders were attempted.
     world.pass(Duration::from_millis(1)).await;
@@ -196,7 +196,7 @@ async fn a_service_that_asks_for_time_gets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_list_of_nodes_and_the_numbers_tell_of_it_at_once() {
+async fn the_node_list_and_metrics_show_an_open_breaker_at_once() {
     let line = Line::new();
     let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
     world.script.otherwise(Step::Refuse);
@@ -222,7 +222,7 @@ async fn the_list_of_nodes_and_the_numbers_tell_of_it_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_while_it_waits_is_a_stop_at_once() {
+async fn a_node_with_an_open_breaker_stops_at_once() {
     let (mut world, ids) = died(Setting::default(), 3, Step::AskForTime(MINUTE)).await;
     let asked = Instant::now();
     world.drain(MINUTE).await;
@@ -234,7 +234,7 @@ async fn a_stop_while_it_waits_is_a_stop_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_while_it_is_down_stops_the_probes_too() {
+async fn a_pause_stops_breaker_probes() {
     let (world, ids) = died(Setting::default(), 3, Step::Refuse).await;
     world.harness.store().set_paused(true).await.unwrap();
     world.pass(Duration::from_millis(200)).await;
@@ -249,7 +249,7 @@ async fn a_pause_while_it_is_down_stops_the_probes_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_nothing_open_a_node_is_as_quiet_as_ever_though_its_breaker_is_open() {
+async fn without_orders_an_open_breaker_causes_no_extra_calls() {
     let line = Line::new();
     let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
     world.script.otherwise(Step::Refuse);
@@ -276,7 +276,7 @@ async fn with_nothing_open_a_node_is_as_quiet_as_ever_though_its_breaker_is_open
 
 /// The order causes the failure itself: it must end, and hold up no other.
 #[tokio::test(start_paused = true)]
-async fn an_order_that_is_never_served_while_others_are_fails_in_the_end() {
+async fn an_order_never_served_while_others_succeed_finally_fails() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Take(Duration::from_millis(50)));
     let alone = OrderId(1);

@@ -22,7 +22,7 @@ const SLEEPY: Setting = Setting {
 };
 
 #[tokio::test(start_paused = true)]
-async fn with_nothing_open_a_node_makes_four_calls_a_minute_at_most() {
+async fn without_open_orders_a_node_makes_at_most_four_calls_a_minute() {
     let line = Line::new();
     let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
     let id = world.harness.accept_one().await;
@@ -42,7 +42,7 @@ async fn with_nothing_open_a_node_makes_four_calls_a_minute_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_node_stays_in_the_list_of_the_living() {
+async fn an_idle_node_stays_listed_as_alive() {
     let world = World::new(Setting::default()).await;
     let look = async |world: &World| {
         let listed = world.listed().await.expect("the node is listed");
@@ -53,7 +53,7 @@ async fn a_quiet_node_stays_in_the_list_of_the_living() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_node_takes_up_an_order_at_once() {
+async fn an_idle_node_starts_a_new_order_at_once() {
     let world = World::new(Setting::default()).await;
     world.pass_long(Duration::from_mins(20), async |_| {}).await;
     assert_taken_up_at_once(&world).await;
@@ -62,7 +62,7 @@ async fn a_quiet_node_takes_up_an_order_at_once() {
 
 /// The long heartbeat interval of an idle node must not make it count as alive beyond its leases.
 #[tokio::test(start_paused = true)]
-async fn an_order_lost_with_a_node_that_was_quiet_before_is_lost_to_a_dead_node() {
+async fn a_lease_of_a_previously_idle_dead_node_counts_as_a_crash() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Hang);
     world.pass_long(Duration::from_mins(20), async |_| {}).await;
@@ -99,7 +99,7 @@ async fn a_trickle_of_orders_adds_no_heartbeats() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_two_quiet_minutes_a_sleepy_node_makes_no_call_until_it_is_asked() {
+async fn after_two_idle_minutes_a_sleeping_node_makes_no_calls() {
     let line = Line::new();
     let world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
     let id = world.harness.accept_one().await;
@@ -116,7 +116,7 @@ async fn after_two_quiet_minutes_a_sleepy_node_makes_no_call_until_it_is_asked()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sleepy_node_does_not_sleep_while_anything_is_open() {
+async fn a_node_does_not_sleep_while_orders_are_open() {
     let world = World::new(SLEEPY).await;
     world.harness.store().set_paused(true).await.unwrap();
     world.harness.accept_one().await;
@@ -126,7 +126,7 @@ async fn a_sleepy_node_does_not_sleep_while_anything_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_could_not_leave_the_list_sleeps_all_the_same() {
+async fn a_node_that_cannot_leave_the_node_list_still_sleeps() {
     let line = Line::new();
     let world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
     world.pass_long(MINUTE, async |_| {}).await;
@@ -142,7 +142,7 @@ async fn a_node_that_could_not_leave_the_list_sleeps_all_the_same() {
 
 /// A request found the store unavailable, so the node is not ready; only it can find out that the store is back.
 #[tokio::test(start_paused = true)]
-async fn a_node_that_sleeps_asks_after_a_store_that_is_not_ready() {
+async fn a_sleeping_node_checks_a_store_that_is_not_ready() {
     let line = Line::new();
     let world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
@@ -161,7 +161,7 @@ async fn a_node_that_sleeps_asks_after_a_store_that_is_not_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_while_asleep_takes_no_time_and_no_call() {
+async fn a_sleeping_node_stops_at_once_without_a_call() {
     let line = Line::new();
     let mut world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
@@ -182,7 +182,7 @@ async fn assert_taken_up_at_once(world: &World) -> OrderId {
 
 /// Each claim would find nothing, and on a shared store take turns from other nodes.
 #[tokio::test(start_paused = true)]
-async fn orders_that_come_while_the_queue_is_paused_bring_few_claims() {
+async fn orders_accepted_while_paused_cause_few_claims() {
     let line = Line::new();
     let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
     world.harness.store().set_paused(true).await.unwrap();
@@ -201,7 +201,7 @@ async fn orders_that_come_while_the_queue_is_paused_bring_few_claims() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_waits_for_the_resume_starts_with_it() {
+async fn an_order_starts_as_soon_as_the_queue_resumes() {
     let world = World::new(Setting::default()).await;
     for _ in 0..5 {
         world.harness.store().set_paused(true).await.unwrap();

@@ -33,7 +33,7 @@ async fn all_completed(world: &World, ids: &[OrderId]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_result_fails_its_order_and_no_other() {
+async fn a_refused_result_fails_only_its_own_order() {
     let (world, bad, others) = with_rule("new.status = 2").await;
     world.until_status(bad, OrderStatus::Failed).await;
     all_completed(&world, &others).await;
@@ -48,7 +48,7 @@ async fn a_refused_result_fails_its_order_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_may_neither_complete_nor_fail_waits_for_somebody_to_act() {
+async fn an_order_that_cannot_be_settled_waits_for_an_operator() {
     let (world, bad, others) = with_rule("new.status in (2, 3)").await;
     all_completed(&world, &others).await;
     world
@@ -66,7 +66,7 @@ async fn an_order_that_may_neither_complete_nor_fail_waits_for_somebody_to_act()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_whose_every_end_is_refused_is_tried_once_until_the_cause_is_gone() {
+async fn an_order_that_cannot_be_settled_is_attempted_only_once() {
     let (world, bad, others) = with_rule("old.status = 1").await;
     all_completed(&world, &others).await;
     world.pass_long(Duration::from_mins(10), async |_| {}).await;
@@ -79,7 +79,7 @@ async fn an_order_whose_every_end_is_refused_is_tried_once_until_the_cause_is_go
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_whose_start_is_refused_starts_when_the_cause_is_gone() {
+async fn a_refused_start_succeeds_once_the_cause_is_gone() {
     let world = World::new(Setting::default()).await;
     let rule = "new.user_id = 666 and new.status = 1";
     world.harness.refuse_updates(rule).await;
@@ -95,7 +95,7 @@ async fn an_order_whose_start_is_refused_starts_when_the_cause_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_at_which_a_rule_fails_ends_its_attempt() {
+async fn a_result_on_which_a_trigger_fails_ends_its_attempt() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Take(Duration::from_secs(1)));
     let bad = world.harness.accept_one().await;
@@ -107,7 +107,7 @@ async fn a_result_at_which_a_rule_fails_ends_its_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_outlives_the_time_of_its_attempt_by_one_lease_at_most() {
+async fn a_lease_ends_at_most_one_lease_after_its_attempt_timeout() {
     let limit = Duration::from_mins(1);
     let setting = Setting {
         attempt_timeout: limit,

@@ -44,7 +44,7 @@ async fn orders_left(world: &World) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn old_orders_go_and_young_ones_stay() {
+async fn retention_removes_old_orders_and_keeps_young_ones() {
     let world = World::new(keeping_a_day()).await;
     let old = world.harness.accept_one().await;
     world.until_status(old, OrderStatus::Completed).await;
@@ -61,7 +61,7 @@ async fn old_orders_go_and_young_ones_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_round_pauses_between_its_steps_and_the_next_one_is_minutes_away() {
+async fn a_retention_run_pauses_between_steps_and_between_runs() {
     let line = Line::new();
     let world = World::with_store(keeping_a_day(), |store| twisted(store, line.clone())).await;
     old_orders(&world, 2 * PRUNE_ORDERS_MAX).await;
@@ -87,7 +87,7 @@ async fn a_round_pauses_between_its_steps_and_the_next_one_is_minutes_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_nothing_to_take_out_a_node_asks_once_an_hour() {
+async fn without_old_orders_retention_runs_once_an_hour() {
     let line = Line::new();
     let world = World::with_store(keeping_a_day(), |store| twisted(store, line.clone())).await;
     let began = Instant::now();
@@ -99,7 +99,7 @@ async fn with_nothing_to_take_out_a_node_asks_once_an_hour() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_sleeps_takes_nothing_out_until_it_is_awake() {
+async fn a_sleeping_node_removes_nothing_until_it_wakes() {
     let sleepy = Setting {
         idle_sleep: true,
         ..keeping_a_day()
@@ -124,7 +124,7 @@ async fn a_node_that_sleeps_takes_nothing_out_until_it_is_awake() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_fails_is_asked_again_and_the_round_made_up_for() {
+async fn a_failed_retention_run_is_retried_and_completed() {
     let line = Line::new();
     let world = World::with_store(keeping_a_day(), |store| twisted(store, line.clone())).await;
     line.cut(&[Call::Prune]);
@@ -166,7 +166,7 @@ impl Layer for StepsFailOnce {
 
 /// Otherwise a run whose steps time out would never get beyond the first orders.
 #[tokio::test(start_paused = true)]
-async fn a_round_goes_on_at_the_step_that_failed() {
+async fn a_retention_run_resumes_at_the_failed_step() {
     let steps = Arc::new(StepsFailOnce::default());
     let world = World::with_store(keeping_a_day(), |store| twisted(store, steps.clone())).await;
     steps.begun.lock().unwrap().clear();
@@ -184,7 +184,7 @@ async fn a_round_goes_on_at_the_step_that_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_does_not_wait_for_the_end_of_a_round() {
+async fn a_stop_does_not_wait_for_a_retention_run() {
     let line = Line::new();
     let mut world = World::with_store(keeping_a_day(), |store| twisted(store, line.clone())).await;
     old_orders(&world, 3 * PRUNE_ORDERS_MAX).await;
@@ -202,7 +202,7 @@ async fn a_stop_does_not_wait_for_the_end_of_a_round() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_takes_out_what_its_retention_says() {
+async fn a_server_removes_orders_after_its_configured_retention() {
     let harness = Harness::sqlite().await;
     let old = harness.order_in(OrderStatus::Completed).await;
     harness.advance(2 * DAY).await;

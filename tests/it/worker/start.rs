@@ -16,7 +16,7 @@ use crate::support::config::config;
 use crate::support::twisted::twisted;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_starts_and_refuses_orders_while_its_store_is_away_and_works_when_it_is_back() {
+async fn a_server_starts_without_its_store_and_works_once_it_returns() {
     let harness = Harness::sqlite().await;
     let line = Line::new();
     line.cut_all();
@@ -59,7 +59,7 @@ async fn a_server_starts_and_refuses_orders_while_its_store_is_away_and_works_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_ready_and_refuses_the_node_ends_the_start() {
+async fn a_ready_store_that_refuses_the_node_ends_the_start() {
     let harness = Harness::sqlite().await;
     let line = Line::new();
     line.cut(&[Call::Other]);

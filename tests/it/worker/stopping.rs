@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::world::{Setting, Step, World};
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_finishes_what_it_can_and_hands_back_the_rest() {
+async fn a_stop_finishes_what_it_can_and_gives_back_the_rest() {
     let mut world = World::new(Setting::default()).await;
     world.harness.store().set_paused(true).await.unwrap();
     let ids = world.harness.accept_some(10).await;
@@ -37,7 +37,7 @@ async fn a_stop_finishes_what_it_can_and_hands_back_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_with_nothing_to_do_takes_no_time() {
+async fn an_idle_node_stops_at_once() {
     let mut world = World::new(Setting::default()).await;
     let asked = Instant::now();
     world.drain(Duration::from_mins(1)).await;
@@ -46,7 +46,7 @@ async fn a_stop_with_nothing_to_do_takes_no_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_handed_back_is_finished_after_the_restart() {
+async fn given_back_orders_are_finished_after_the_restart() {
     let mut world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Hang);
     let ids = world.harness.accept_some(3).await;

@@ -10,7 +10,7 @@ use crate::support::harness::ids_of;
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_B};
 
 #[tokio::test(start_paused = true)]
-async fn a_node_takes_back_what_another_lost_while_the_queue_is_paused() {
+async fn a_node_sweeps_lost_leases_while_the_queue_is_paused() {
     let mut world = World::new(Setting::default()).await;
     let id = held_by_another(&mut world, Setting::default()).await;
     world.harness.store().set_paused(true).await.unwrap();
@@ -19,7 +19,7 @@ async fn a_node_takes_back_what_another_lost_while_the_queue_is_paused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_takes_back_what_another_lost_while_its_own_slots_are_full() {
+async fn a_node_sweeps_lost_leases_while_its_slots_are_full() {
     let full = Setting {
         slots: 1,
         ..Setting::default()

@@ -49,7 +49,7 @@ async fn assert_lost(door: &Door, claim: u64) {
 
 /// Issue 13, point 5: only the order's own node knows how the attempt ends.
 #[tokio::test]
-async fn an_order_that_its_node_processes_alone_takes_no_result() {
+async fn an_order_processed_by_its_own_node_accepts_no_external_result() {
     for processor in [ProcessorKind::Simulated, ProcessorKind::Own] {
         let door = Door::open().await;
         door.harness.accept_one().await;
@@ -73,7 +73,7 @@ async fn an_order_that_its_node_processes_alone_takes_no_result() {
 }
 
 #[tokio::test]
-async fn a_token_counts_while_its_lease_is_the_orders_and_no_longer() {
+async fn a_token_is_valid_only_while_its_lease_is_current() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     assert_lost(&door, 1).await;
@@ -103,7 +103,7 @@ async fn a_token_counts_while_its_lease_is_the_orders_and_no_longer() {
 }
 
 #[tokio::test]
-async fn a_completion_is_repeated_with_the_same_answer_and_nothing_else_is() {
+async fn only_a_repeated_identical_completion_gets_the_same_answer() {
     for (result, other) in [
         (json!({"a": [1.10]}), json!({"a": [1.1]})),
         (json!(null), json!(7)),
@@ -139,7 +139,7 @@ async fn a_completion_is_repeated_with_the_same_answer_and_nothing_else_is() {
 }
 
 #[tokio::test]
-async fn of_the_same_completion_sent_twice_at_once_both_are_answered() {
+async fn two_identical_concurrent_completions_both_succeed() {
     let door = Door::for_workers().await;
     for id in 1..=10 {
         door.harness.accept_one().await;
@@ -154,7 +154,7 @@ async fn of_the_same_completion_sent_twice_at_once_both_are_answered() {
 }
 
 #[tokio::test]
-async fn of_two_workers_with_the_same_order_the_one_with_the_token_completes_it() {
+async fn only_the_worker_with_the_current_token_completes_the_order() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     door.take_one().await;
@@ -173,7 +173,7 @@ async fn of_two_workers_with_the_same_order_the_one_with_the_token_completes_it(
 }
 
 #[tokio::test]
-async fn a_result_that_cannot_be_stored_may_be_brought_again() {
+async fn a_result_that_could_not_be_stored_may_be_resent() {
     let fails = FailsToSettle { times: 2.into() };
     let door = Door::twisted_for_workers(|store| twisted(store, fails)).await;
     door.harness.accept_one().await;
@@ -210,7 +210,7 @@ impl Layer for CannotRead {
 }
 
 #[tokio::test]
-async fn what_is_stored_is_not_answered_as_not_stored() {
+async fn a_stored_result_is_never_answered_as_not_stored() {
     let twist = Arc::new(CannotRead(AtomicBool::new(true)));
     let door = Door::twisted_for_workers(|store| twisted(store, twist.clone())).await;
     door.harness.accept_one().await;
@@ -252,7 +252,7 @@ impl Layer for Claims {
 type Failure = (fn() -> StoreError, u16, &'static str);
 
 #[tokio::test]
-async fn a_claim_that_fails_is_answered_as_what_it_is() {
+async fn a_failed_claim_is_answered_with_its_own_problem() {
     let away = || StoreError::Unavailable {
         attempted: "claim orders",
         source: anyhow::anyhow!("gone"),
@@ -283,7 +283,7 @@ async fn a_claim_that_fails_is_answered_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn an_order_that_was_claimed_for_a_client_that_is_gone_is_released() {
+async fn an_order_claimed_for_a_disconnected_client_is_released() {
     let answers = Gate::closed();
     let claims = Claims {
         fails: None,
@@ -316,7 +316,7 @@ async fn an_order_that_was_claimed_for_a_client_that_is_gone_is_released() {
 
 /// The embedded store has one dispatcher, but its answers must not depend on that.
 #[tokio::test]
-async fn a_result_that_meets_a_cancel_counts_or_is_refused() {
+async fn a_result_racing_a_cancel_counts_or_is_refused() {
     let door = Door::for_workers().await;
     for id in 1..=10 {
         door.harness.accept_one().await;

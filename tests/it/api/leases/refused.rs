@@ -33,7 +33,7 @@ async fn unchanged(door: Door) {
 }
 
 #[tokio::test]
-async fn every_bad_field_is_named_and_nothing_happens() {
+async fn every_invalid_field_is_named_and_nothing_changes() {
     let door = held().await;
     let long = format!("\"{}\"", "é".repeat(513));
     let large = format!("\"{}\"", "x".repeat(8_191));
@@ -129,7 +129,7 @@ async fn every_bad_field_is_named_and_nothing_happens() {
 }
 
 #[tokio::test]
-async fn the_limits_themselves_are_taken() {
+async fn values_at_the_limits_are_accepted() {
     let door = held().await;
     let error = "é".repeat(512);
     let result = format!("\"{}\"", "x".repeat(8_190));
@@ -154,7 +154,7 @@ async fn the_limits_themselves_are_taken() {
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_refused_as_that() {
+async fn a_body_that_is_not_json_is_refused_as_malformed() {
     let door = held().await;
     for body in ["{", "{\"token\":1", "token=1", "{\"token\":01}", " "] {
         door.post("/leases", body)
@@ -176,7 +176,7 @@ async fn what_is_not_json_is_refused_as_that() {
 }
 
 #[tokio::test]
-async fn only_json_of_a_bounded_size_is_read() {
+async fn oversized_or_undeclared_json_is_refused() {
     let door = held().await;
     let paths = CALLS.map(|action| format!("/leases/1/{action}"));
     for path in paths.iter().map(String::as_str).chain(["/leases"]) {
@@ -197,7 +197,7 @@ async fn only_json_of_a_bounded_size_is_read() {
 }
 
 #[tokio::test]
-async fn an_order_that_does_not_exist_is_not_found() {
+async fn an_unknown_order_is_not_found() {
     let door = held().await;
     for id in ["3", "0", "-1", "x", "9007199254740992"] {
         for action in CALLS {
@@ -211,7 +211,7 @@ async fn an_order_that_does_not_exist_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_server_that_processes_by_itself_gives_no_order_away() {
+async fn a_server_with_its_own_processor_leases_no_orders() {
     let door = Door::open().await;
     door.harness.accept_one().await;
     door.act("/leases").await.assert_refused(409, "pull-disabled");
@@ -222,7 +222,7 @@ async fn a_server_that_processes_by_itself_gives_no_order_away() {
 }
 
 #[tokio::test]
-async fn a_line_that_is_full_takes_no_request_more() {
+async fn lease_requests_beyond_the_waiting_limit_are_refused() {
     let door = Door::for_workers().await;
     let headers = [("content-type", JSON)];
     let mut waiting = Vec::new();

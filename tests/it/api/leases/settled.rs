@@ -12,7 +12,7 @@ use crate::api::door::Door;
 use crate::support::make::{FIRST_FENCE, NODE_A, claim_by};
 
 #[tokio::test]
-async fn a_failed_attempt_is_followed_by_another_until_none_is_left() {
+async fn a_failed_attempt_is_retried_until_attempts_are_used_up() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     let fail = async |lease: &Value| {
@@ -34,7 +34,7 @@ async fn a_failed_attempt_is_followed_by_another_until_none_is_left() {
 }
 
 #[tokio::test]
-async fn a_failure_for_good_is_not_tried_again() {
+async fn a_permanent_failure_reported_by_a_worker_is_not_retried() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     let lease = door.take_one().await;
@@ -49,7 +49,7 @@ async fn a_failure_for_good_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_worker_may_ask_for_a_longer_wait_before_the_next_attempt() {
+async fn a_worker_may_request_a_longer_backoff() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     door.take_one().await;
@@ -67,7 +67,7 @@ async fn a_worker_may_ask_for_a_longer_wait_before_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn a_released_order_is_due_again_with_its_attempt() {
+async fn a_released_order_is_due_again_without_counting_an_attempt() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     door.take_one().await;
@@ -86,7 +86,7 @@ async fn a_released_order_is_due_again_with_its_attempt() {
 }
 
 #[tokio::test]
-async fn a_receiver_settles_what_a_node_handed_over_to_it() {
+async fn a_service_can_settle_an_order_handed_over_to_it() {
     let door = Door::open().await;
     door.harness.accept_some(3).await;
     let delivering = ClaimRequest {
@@ -114,7 +114,7 @@ async fn a_receiver_settles_what_a_node_handed_over_to_it() {
 }
 
 #[tokio::test]
-async fn results_are_counted_by_what_they_are() {
+async fn results_are_counted_by_outcome() {
     let door = Door::for_workers().await;
     for (action, body) in [
         ("complete", json!({})),
@@ -163,7 +163,7 @@ async fn results_are_counted_by_what_they_are() {
 }
 
 #[tokio::test]
-async fn the_idempotency_key_is_the_same_for_all_attempts_until_somebody_retries_the_order() {
+async fn all_attempts_share_a_key_until_the_order_is_redriven() {
     let door = Door::for_workers().await;
     door.harness.accept_one().await;
     let mut seen = Vec::new();

@@ -13,7 +13,7 @@ use crate::api::door::Door;
 use crate::support::socket::{Said, Socket};
 
 #[tokio::test]
-async fn every_end_has_its_code() {
+async fn every_disconnect_has_its_close_code() {
     let hall = Hall::open().await;
     let close = |code: u16| {
         let mut frame = vec![0x88, 0x82, 0, 0, 0, 0];
@@ -70,7 +70,7 @@ async fn raw(address: &str) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_client_that_talks_without_end_is_shown_out() {
+async fn a_client_that_floods_the_socket_is_disconnected() {
     const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
     let hall = Hall::open().await;
     let mut stream = raw(&hall.address).await;
@@ -91,7 +91,7 @@ async fn a_client_that_talks_without_end_is_shown_out() {
 
 /// Issue 13, point 30: frames that never complete a message cost work, and no other limit counts them.
 #[tokio::test]
-async fn a_client_that_sends_empty_fragments_without_end_is_shown_out() {
+async fn a_client_that_floods_empty_fragments_is_disconnected() {
     const BEGINNING: [u8; 6] = [0x01, 0x80, 0, 0, 0, 0];
     const FRAGMENT: [u8; 6] = [0x00, 0x80, 0, 0, 0, 0];
     let hall = Hall::open().await;
@@ -110,7 +110,7 @@ async fn a_client_that_sends_empty_fragments_without_end_is_shown_out() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_answers_is_taken_for_gone() {
+async fn a_client_that_never_answers_pings_is_disconnected() {
     let heartbeat = Duration::from_millis(20);
     let hall = Hall::before(Door::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
     let mut silent = raw(&hall.address).await;
@@ -122,7 +122,7 @@ async fn a_client_that_never_answers_is_taken_for_gone() {
 }
 
 #[tokio::test]
-async fn a_client_that_answers_stays_for_as_long_as_it_does() {
+async fn a_client_that_answers_pings_stays_connected() {
     let heartbeat = Duration::from_millis(20);
     let hall = Hall::before(Door::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
     let mut socket = hall.connect().await;
@@ -137,7 +137,7 @@ async fn a_client_that_answers_stays_for_as_long_as_it_does() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_tells_where_to_go_on() {
+async fn a_stopping_server_sends_cursors_to_resume_from() {
     let hall = Hall::open().await;
     let mut socket = hall.connect().await;
     socket.subscribe("a", json!({"all": true})).await;
@@ -163,7 +163,7 @@ async fn a_server_that_stops_tells_where_to_go_on() {
 
 /// Stuck subscribers are detached from the feed, wait with bounded queues and miss nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_stuck_readers_cost_the_others_nothing_and_hear_everything_when_they_read() {
+async fn fifty_stuck_readers_delay_nobody_and_miss_nothing() {
     const STUCK: u64 = 50;
     let hall = Hall::open().await;
     let mut stuck = Vec::new();

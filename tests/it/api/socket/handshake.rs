@@ -11,7 +11,7 @@ use crate::support::socket::{Socket, request};
 use crate::support::until;
 
 #[tokio::test]
-async fn a_socket_holds_a_connection_until_it_ends() {
+async fn a_socket_counts_as_a_connection_until_it_closes() {
     let hall = Hall::before(Door::open().await, 2);
     let (first, mut second) = (hall.connect().await, hall.connect().await);
     second.subscribe("a", json!({"all": true})).await;
@@ -31,7 +31,7 @@ async fn a_socket_holds_a_connection_until_it_ends() {
 }
 
 #[tokio::test]
-async fn only_pages_of_this_server_may_connect() {
+async fn only_same_origin_pages_may_open_a_socket() {
     let hall = Hall::open().await;
     let address = &hall.address;
     let port = address.rsplit(':').next().unwrap();
@@ -62,7 +62,7 @@ async fn only_pages_of_this_server_may_connect() {
 }
 
 #[tokio::test]
-async fn what_is_no_handshake_is_told_what_is() {
+async fn an_invalid_handshake_is_refused_with_what_is_needed() {
     const HANDSHAKE: [(&str, &str); 4] = [
         ("connection", "keep-alive, Upgrade"),
         ("upgrade", "WebSocket"),

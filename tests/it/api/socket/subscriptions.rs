@@ -13,7 +13,7 @@ use crate::support::socket::{Said, subscribe, unsubscribe};
 use crate::support::{PATIENCE, until};
 
 #[tokio::test]
-async fn each_subscription_of_a_socket_hears_what_it_asked_for() {
+async fn each_subscription_of_a_socket_gets_its_own_events() {
     let hall = Hall::open().await;
     let mut socket = hall.connect().await;
     socket.subscribe("user", json!({"user_id": 7})).await;
@@ -39,7 +39,7 @@ async fn each_subscription_of_a_socket_hears_what_it_asked_for() {
 }
 
 #[tokio::test]
-async fn a_subscription_that_nothing_concerns_learns_its_place_with_a_heartbeat_and_once() {
+async fn an_idle_subscription_gets_a_new_cursor_once_with_a_heartbeat() {
     // The client reads at least this often, or the server would disconnect it.
     let heartbeat = Duration::from_millis(100);
     let hall = Hall::before(Door::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
@@ -72,7 +72,7 @@ async fn a_subscription_that_nothing_concerns_learns_its_place_with_a_heartbeat_
 }
 
 #[tokio::test]
-async fn a_subscription_goes_on_behind_its_cursor() {
+async fn a_subscription_resumes_after_its_cursor() {
     let hall = Hall::open().await;
     let beginning = hall.beginning().await;
     let ids = [hall.accept(1).await, hall.accept(2).await, hall.accept(3).await];
@@ -101,7 +101,7 @@ async fn a_subscription_goes_on_behind_its_cursor() {
 }
 
 #[tokio::test]
-async fn a_place_that_is_not_in_the_feed_is_answered_by_a_resync() {
+async fn a_cursor_outside_the_feed_gets_a_resync() {
     let hall = Hall::open().await;
     let other = Hall::open().await;
     hall.accept(1).await;
@@ -112,7 +112,7 @@ async fn a_place_that_is_not_in_the_feed_is_answered_by_a_resync() {
 }
 
 #[tokio::test]
-async fn a_place_behind_which_orders_went_is_answered_by_a_resync() {
+async fn a_position_before_pruned_orders_gets_a_resync() {
     let hall = Hall::open().await;
     let too_old = hall.beginning().await;
     let gone = hall.accept(1).await;
@@ -138,7 +138,7 @@ async fn assert_resync(hall: &Hall, nowhere: &str) {
 }
 
 #[tokio::test]
-async fn nothing_comes_of_a_subscription_that_was_ended() {
+async fn an_ended_subscription_delivers_nothing() {
     let hall = Hall::open().await;
     let mut socket = hall.connect().await;
     socket.subscribe("a", json!({"all": true})).await;
@@ -164,7 +164,7 @@ async fn nothing_comes_of_a_subscription_that_was_ended() {
 }
 
 #[tokio::test]
-async fn a_message_that_means_nothing_is_an_error_and_no_more() {
+async fn an_invalid_message_gets_an_error_and_keeps_the_socket_open() {
     let hall = Hall::open().await;
     let mut socket = hall.connect().await;
     for (bad, id, reason) in [
@@ -223,7 +223,7 @@ async fn a_message_that_means_nothing_is_an_error_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_socket_has_a_hundred_subscriptions_and_no_more() {
+async fn a_socket_has_at_most_a_hundred_subscriptions() {
     let hall = Hall::open().await;
     let mut socket = hall.connect().await;
     for number in 1..=100 {

@@ -35,7 +35,7 @@ async fn ordinary() -> Option<Evidence> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_changed_afterwards_is_noticed() {
+async fn the_oracle_notices_every_kind_of_falsified_evidence() {
     type Change = fn(&mut Evidence);
     let Some(evidence) = ordinary().await else { return };
     assert_eq!(evidence.breaches(), [""; 0]);

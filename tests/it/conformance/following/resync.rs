@@ -11,9 +11,9 @@ use crate::support::make::order_of;
 use crate::support::twisted::{StandsStill, twisted};
 
 conformance![
-    a_place_outside_the_feed_is_answered_by_a_resync_and_goes_on,
-    a_place_behind_which_orders_went_is_answered_by_a_resync,
-    a_tail_that_slept_while_orders_went_tells_everybody,
+    a_position_outside_the_feed_gets_a_resync_and_continues,
+    a_position_before_pruned_orders_gets_a_resync,
+    pruned_unread_events_resync_every_subscriber,
 ];
 
 async fn subscribe_after(live: &Live, after: FeedCursor) -> Subscription {
@@ -36,7 +36,7 @@ async fn hear_resync(subscription: &mut Subscription) -> (Heard, FeedCursor) {
     }
 }
 
-async fn a_place_outside_the_feed_is_answered_by_a_resync_and_goes_on(harness: &mut Harness) {
+async fn a_position_outside_the_feed_gets_a_resync_and_continues(harness: &mut Harness) {
     let (live, draining) = live(harness);
     harness.accept_one().await;
     let now = end_of_feed(harness).await;
@@ -68,7 +68,7 @@ async fn a_place_outside_the_feed_is_answered_by_a_resync_and_goes_on(harness: &
     end(live, draining).await;
 }
 
-async fn a_place_behind_which_orders_went_is_answered_by_a_resync(harness: &mut Harness) {
+async fn a_position_before_pruned_orders_gets_a_resync(harness: &mut Harness) {
     harness.accept_one().await;
     let too_old = end_of_feed(harness).await;
     let gone = harness.accept_one().await;
@@ -91,7 +91,7 @@ async fn a_place_behind_which_orders_went_is_answered_by_a_resync(harness: &mut 
 }
 
 /// The pruned events were never read, so later events must not be delivered as if they came next.
-async fn a_tail_that_slept_while_orders_went_tells_everybody(harness: &mut Harness) {
+async fn pruned_unread_events_resync_every_subscriber(harness: &mut Harness) {
     let still = StandsStill::new();
     let (live, draining) = live_over(twisted(harness.store().clone(), still.clone()), harness);
     let mut followers = Vec::new();

@@ -16,9 +16,9 @@ use crate::support::Harness;
 use crate::support::twisted::{StandsStill, twisted};
 
 conformance![
-    who_missed_one_heartbeat_and_the_wait_after_it_needs_no_store,
-    those_who_come_together_have_the_store_read_once,
-    those_who_come_together_hear_together_that_the_store_is_away,
+    a_short_absence_is_served_from_memory,
+    subscribers_returning_together_share_one_read_of_the_store,
+    subscribers_returning_together_share_one_store_error,
 ];
 
 /// Changes of 19 s at 500 per second: a heartbeat of 15 s and the longest wait of 4 s.
@@ -61,7 +61,7 @@ impl Layer for Moody {
     }
 }
 
-async fn who_missed_one_heartbeat_and_the_wait_after_it_needs_no_store(harness: &mut Harness) {
+async fn a_short_absence_is_served_from_memory(harness: &mut Harness) {
     harness.accept_some(OLDER).await;
     let left_at = end_of_feed(harness).await;
     let mut orders = Vec::new();
@@ -106,7 +106,7 @@ async fn crowd(live: &Live, moody: &Moody, then: impl FnOnce()) -> Vec<Result<Su
     all.await
 }
 
-async fn those_who_come_together_have_the_store_read_once(harness: &mut Harness) {
+async fn subscribers_returning_together_share_one_read_of_the_store(harness: &mut Harness) {
     harness.accept_one().await;
     end_of_feed(harness).await;
     let moody = Moody::new();
@@ -122,7 +122,7 @@ async fn those_who_come_together_have_the_store_read_once(harness: &mut Harness)
     end(live, draining).await;
 }
 
-async fn those_who_come_together_hear_together_that_the_store_is_away(harness: &mut Harness) {
+async fn subscribers_returning_together_share_one_store_error(harness: &mut Harness) {
     let moody = Moody::new();
     let (live, draining) = live_over(twisted(harness.store().clone(), moody.clone()), harness);
     let all = crowd(&live, &moody, || moody.away.store(true, Ordering::SeqCst)).await;

@@ -10,7 +10,7 @@ use super::{PATIENCE, end, end_of_feed, live_over};
 use crate::support::Harness;
 use crate::support::twisted::{StandsStill, twisted};
 
-conformance![who_broke_off_his_wait_for_a_turn_keeps_it_from_nobody];
+conformance![an_abandoned_log_read_frees_its_turn_for_others];
 
 /// Number of concurrent reads.
 const TURNS: usize = 2;
@@ -24,7 +24,7 @@ async fn resyncs(mut subscription: Subscription) {
     assert!(matches!(next.expect("the read gets its turn"), Next::Resync(_)));
 }
 
-async fn who_broke_off_his_wait_for_a_turn_keeps_it_from_nobody(harness: &mut Harness) {
+async fn an_abandoned_log_read_frees_its_turn_for_others(harness: &mut Harness) {
     harness.accept_one().await;
     let now = end_of_feed(harness).await;
     let stands_still = StandsStill::new();

@@ -10,14 +10,14 @@ use crate::support::Harness;
 use crate::support::make::{LONGER_THAN_A_LEASE, failed};
 
 conformance! {
-    a_result_at_which_a_rule_fails_is_refused,
-    a_cancel_and_a_redrive_at_which_a_rule_fails_are_refused,
-    retention_steps_around_an_order_that_may_not_go,
-    a_redrive_of_many_steps_around_an_order_that_may_not_change,
-    a_sweep_goes_on_behind_many_orders_that_cannot_be_taken_back,
+    a_result_on_which_a_trigger_fails_is_refused,
+    a_cancel_or_redrive_on_which_a_trigger_fails_is_refused,
+    retention_skips_an_order_that_cannot_be_deleted,
+    a_mass_redrive_skips_an_order_that_cannot_change,
+    a_sweep_continues_past_many_orders_that_cannot_be_given_back,
 }
 
-async fn a_result_at_which_a_rule_fails_is_refused(harness: &mut Harness) {
+async fn a_result_on_which_a_trigger_fails_is_refused(harness: &mut Harness) {
     harness.accept_some(3).await;
     let leases = harness.claim(3).await;
     let bad = leases[1].order.order_id;
@@ -34,7 +34,7 @@ async fn a_result_at_which_a_rule_fails_is_refused(harness: &mut Harness) {
     assert_eq!(harness.settle(&leases[1], failed()).await, OrderStatus::Failed);
 }
 
-async fn a_cancel_and_a_redrive_at_which_a_rule_fails_are_refused(harness: &mut Harness) {
+async fn a_cancel_or_redrive_on_which_a_trigger_fails_is_refused(harness: &mut Harness) {
     let (waiting, ended) = (harness.attempt_once(failed()).await, harness.accept_one().await);
     harness.fail_updates("new.status in (0, 4)").await;
     for refused in [
@@ -45,7 +45,7 @@ async fn a_cancel_and_a_redrive_at_which_a_rule_fails_are_refused(harness: &mut 
     }
 }
 
-async fn retention_steps_around_an_order_that_may_not_go(harness: &mut Harness) {
+async fn retention_skips_an_order_that_cannot_be_deleted(harness: &mut Harness) {
     let mut ids = Vec::new();
     for _ in 0..20 {
         ids.push(harness.order_in(OrderStatus::Completed).await);
@@ -67,7 +67,7 @@ async fn left(harness: &Harness) -> Vec<OrderId> {
     records.iter().map(|record| record.order.order_id).collect()
 }
 
-async fn a_redrive_of_many_steps_around_an_order_that_may_not_change(harness: &mut Harness) {
+async fn a_mass_redrive_skips_an_order_that_cannot_change(harness: &mut Harness) {
     let mut ids = Vec::new();
     for _ in 0..20 {
         ids.push(harness.order_in(OrderStatus::Failed).await);
@@ -90,7 +90,7 @@ async fn a_redrive_of_many_steps_around_an_order_that_may_not_change(harness: &m
     assert_eq!(redriven.retried, 1);
 }
 
-async fn a_sweep_goes_on_behind_many_orders_that_cannot_be_taken_back(harness: &mut Harness) {
+async fn a_sweep_continues_past_many_orders_that_cannot_be_given_back(harness: &mut Harness) {
     let mut ids = harness.accept_some(SWEEP_ORDERS_MAX).await;
     ids.extend(harness.accept_some(10).await);
     let mut held = 0;

@@ -9,16 +9,16 @@ use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, NODE_B, claim_by, heartb
 use crate::support::{Harness, harness::ids_of, until};
 
 conformance! {
-    an_order_whose_start_is_refused_keeps_no_other_waiting,
-    a_rule_that_fails_at_one_start_keeps_no_other_waiting,
-    a_refused_order_of_the_second_line_keeps_no_other_waiting,
-    a_refused_suspect_keeps_no_other_waiting,
-    more_refused_orders_than_are_wanted_keep_no_other_waiting,
-    an_order_that_may_not_change_keeps_only_its_own_user_waiting,
-    a_claim_that_finds_only_refused_orders_comes_again_soon,
+    a_refused_start_does_not_hold_up_other_orders,
+    a_trigger_failing_at_one_start_does_not_hold_up_others,
+    a_refused_start_in_the_second_line_does_not_hold_up_others,
+    a_refused_suspect_does_not_hold_up_others,
+    more_refused_starts_than_requested_orders_do_not_hold_up_others,
+    an_unchangeable_order_holds_up_only_its_own_user,
+    a_claim_that_finds_only_refused_orders_is_repeated_soon,
     a_refused_start_is_explained_until_it_succeeds,
-    claims_rest_once_a_refused_order_has_started,
-    claims_of_a_paused_queue_rest_whatever_is_refused,
+    claims_stop_polling_once_the_refused_order_has_started,
+    claims_of_a_paused_queue_do_not_poll_refused_orders,
 }
 
 /// Claims until exactly these orders have started, in this order.
@@ -55,7 +55,7 @@ async fn until_started(harness: &Harness, ids: &[OrderId]) {
 
 const CLAIMED_AT_ONCE: usize = 10;
 
-async fn an_order_whose_start_is_refused_keeps_no_other_waiting(harness: &mut Harness) {
+async fn a_refused_start_does_not_hold_up_other_orders(harness: &mut Harness) {
     let ids = harness.accept_some(30).await;
     let bad = [ids[0], ids[7], ids[29]];
     harness.refuse_starts(&bad).await;
@@ -80,7 +80,7 @@ async fn an_order_whose_start_is_refused_keeps_no_other_waiting(harness: &mut Ha
     until_started(harness, &bad).await;
 }
 
-async fn a_rule_that_fails_at_one_start_keeps_no_other_waiting(harness: &mut Harness) {
+async fn a_trigger_failing_at_one_start_does_not_hold_up_others(harness: &mut Harness) {
     let ids = harness.accept_some(12).await;
     let bad = [ids[3]];
     harness.fail_starts(&bad).await;
@@ -89,7 +89,7 @@ async fn a_rule_that_fails_at_one_start_keeps_no_other_waiting(harness: &mut Har
     until_started(harness, &bad).await;
 }
 
-async fn a_refused_order_of_the_second_line_keeps_no_other_waiting(harness: &mut Harness) {
+async fn a_refused_start_in_the_second_line_does_not_hold_up_others(harness: &mut Harness) {
     let ids = harness.accept_some(6).await;
     for lease in harness.claim(6).await {
         harness.settle(&lease, retry_after(0)).await;
@@ -101,7 +101,7 @@ async fn a_refused_order_of_the_second_line_keeps_no_other_waiting(harness: &mut
     until_started(harness, &bad).await;
 }
 
-async fn a_refused_suspect_keeps_no_other_waiting(harness: &mut Harness) {
+async fn a_refused_suspect_does_not_hold_up_others(harness: &mut Harness) {
     let ids = harness.accept_some(2).await;
     harness.crash_all(&ids, 2).await;
     let bad = [ids[0]];
@@ -110,7 +110,7 @@ async fn a_refused_suspect_keeps_no_other_waiting(harness: &mut Harness) {
     assert_started(harness, 3, &[later, ids[1]]).await;
 }
 
-async fn more_refused_orders_than_are_wanted_keep_no_other_waiting(harness: &mut Harness) {
+async fn more_refused_starts_than_requested_orders_do_not_hold_up_others(harness: &mut Harness) {
     let ids = harness.accept_some(300).await;
     let bad = &ids[10..290];
     harness.refuse_starts(bad).await;
@@ -118,7 +118,7 @@ async fn more_refused_orders_than_are_wanted_keep_no_other_waiting(harness: &mut
 }
 
 /// No change of the order is allowed, not even its turn among its user's orders.
-async fn an_order_that_may_not_change_keeps_only_its_own_user_waiting(harness: &mut Harness) {
+async fn an_unchangeable_order_holds_up_only_its_own_user(harness: &mut Harness) {
     harness
         .reopen_with_ordering(Ordering::User(OnFailure::Skip))
         .await;
@@ -130,7 +130,7 @@ async fn an_order_that_may_not_change_keeps_only_its_own_user_waiting(harness: &
     until_started(harness, &[ids[1]]).await;
 }
 
-async fn a_claim_that_finds_only_refused_orders_comes_again_soon(harness: &mut Harness) {
+async fn a_claim_that_finds_only_refused_orders_is_repeated_soon(harness: &mut Harness) {
     let ids = harness.accept_some(2).await;
     for lease in harness.claim(1).await {
         harness.settle(&lease, retry_after(0)).await;
@@ -180,7 +180,7 @@ async fn a_refused_start_is_explained_until_it_succeeds(harness: &mut Harness) {
 }
 
 /// Issue 13, point 1: claims then came about a thousand times per second.
-async fn claims_rest_once_a_refused_order_has_started(harness: &mut Harness) {
+async fn claims_stop_polling_once_the_refused_order_has_started(harness: &mut Harness) {
     let bad = harness.accept_some(1).await;
     harness.refuse_starts(&bad).await;
     assert_started(harness, CLAIMED_AT_ONCE, &[]).await;
@@ -199,7 +199,7 @@ async fn claims_rest_once_a_refused_order_has_started(harness: &mut Harness) {
     assert_eq!(claimed.next_due_in, None);
 }
 
-async fn claims_of_a_paused_queue_rest_whatever_is_refused(harness: &mut Harness) {
+async fn claims_of_a_paused_queue_do_not_poll_refused_orders(harness: &mut Harness) {
     let bad = harness.accept_some(1).await;
     harness.refuse_starts(&bad).await;
     assert_started(harness, CLAIMED_AT_ONCE, &[]).await;

@@ -8,9 +8,9 @@ use crate::support::make::{NODE_A, claim_by, failed, order_of};
 use crate::support::{Harness, until};
 
 conformance! {
-    an_order_ends_though_the_next_of_its_user_may_not_change,
-    an_order_is_cancelled_though_the_next_of_its_user_may_not_change,
-    a_turn_that_was_refused_is_passed_by_the_next_process,
+    an_order_settles_although_its_users_next_order_cannot_change,
+    an_order_is_cancelled_although_its_users_next_order_cannot_change,
+    a_refused_turn_is_passed_on_after_a_restart,
 }
 
 const ORDERINGS: [OnFailure; 2] = [OnFailure::Skip, OnFailure::Block];
@@ -47,7 +47,7 @@ async fn assert_second_waits(harness: &Harness, second: OrderId) {
     until_ended(harness, second).await;
 }
 
-async fn an_order_ends_though_the_next_of_its_user_may_not_change(harness: &mut Harness) {
+async fn an_order_settles_although_its_users_next_order_cannot_change(harness: &mut Harness) {
     for on_failure in ORDERINGS {
         let [first, second] = pair_with_bad_second(harness, on_failure).await;
         let lease = harness.claim_only(first).await;
@@ -64,7 +64,7 @@ async fn an_order_ends_though_the_next_of_its_user_may_not_change(harness: &mut 
     harness.assert_sound().await;
 }
 
-async fn an_order_is_cancelled_though_the_next_of_its_user_may_not_change(harness: &mut Harness) {
+async fn an_order_is_cancelled_although_its_users_next_order_cannot_change(harness: &mut Harness) {
     for on_failure in ORDERINGS {
         let [first, second] = pair_with_bad_second(harness, on_failure).await;
         let cancelled = harness.store().cancel(first).await.unwrap();
@@ -74,7 +74,7 @@ async fn an_order_is_cancelled_though_the_next_of_its_user_may_not_change(harnes
     harness.assert_sound().await;
 }
 
-async fn a_turn_that_was_refused_is_passed_by_the_next_process(harness: &mut Harness) {
+async fn a_refused_turn_is_passed_on_after_a_restart(harness: &mut Harness) {
     let [first, second] = pair_with_bad_second(harness, OnFailure::Skip).await;
     let lease = harness.claim_only(first).await;
     harness.settle(&lease, Outcome::COMPLETED).await;

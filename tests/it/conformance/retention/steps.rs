@@ -8,14 +8,14 @@ use super::{LATER, bounds, ended_orders, round, step};
 use crate::support::Harness;
 
 conformance! {
-    a_round_goes_in_small_steps,
-    an_order_with_many_events_is_a_step_of_its_own,
-    a_round_ends_where_the_orders_are_too_young,
-    a_redrive_at_the_same_time_comes_before_or_too_late,
-    rounds_at_the_same_time_take_each_order_once,
+    a_retention_run_works_in_small_steps,
+    an_order_with_many_events_gets_its_own_retention_step,
+    a_retention_run_ends_at_orders_that_are_too_young,
+    a_concurrent_redrive_happens_before_the_removal_or_is_refused,
+    concurrent_retention_runs_remove_each_order_once,
 }
 
-async fn a_round_goes_in_small_steps(harness: &mut Harness) {
+async fn a_retention_run_works_in_small_steps(harness: &mut Harness) {
     let mut ids = harness.accept_some(PRUNE_ORDERS_MAX + 100).await;
     ids.extend(harness.accept_some(PRUNE_ORDERS_MAX).await);
     let open = ids.remove(7);
@@ -50,7 +50,7 @@ async fn a_round_goes_in_small_steps(harness: &mut Harness) {
     assert_eq!(harness.order(open).await.status, OrderStatus::Pending);
 }
 
-async fn an_order_with_many_events_is_a_step_of_its_own(harness: &mut Harness) {
+async fn an_order_with_many_events_gets_its_own_retention_step(harness: &mut Harness) {
     const EVENTS_EACH: u32 = 700;
     // Three of these orders fill a step, two do not.
     const { assert!(PRUNE_EVENTS_MAX > 2 * 700 && PRUNE_EVENTS_MAX <= 3 * 700) };
@@ -69,7 +69,7 @@ async fn an_order_with_many_events_is_a_step_of_its_own(harness: &mut Harness) {
     assert_eq!((second.orders, second.next), (1, None));
 }
 
-async fn a_round_ends_where_the_orders_are_too_young(harness: &mut Harness) {
+async fn a_retention_run_ends_at_orders_that_are_too_young(harness: &mut Harness) {
     let old = ended_orders(harness).await;
     harness.advance(LATER).await;
     harness.accept_some(PRUNE_ORDERS_MAX).await;
@@ -78,7 +78,7 @@ async fn a_round_ends_where_the_orders_are_too_young(harness: &mut Harness) {
     assert_eq!((pruned.orders, pruned.next), (old.len(), None));
 }
 
-async fn a_redrive_at_the_same_time_comes_before_or_too_late(harness: &mut Harness) {
+async fn a_concurrent_redrive_happens_before_the_removal_or_is_refused(harness: &mut Harness) {
     let ids = harness.accept_some(200).await;
     harness.cancel_all(&ids).await;
     harness.advance(LATER).await;
@@ -117,7 +117,7 @@ async fn a_redrive_at_the_same_time_comes_before_or_too_late(harness: &mut Harne
     assert_eq!(round(harness).await, 0);
 }
 
-async fn rounds_at_the_same_time_take_each_order_once(harness: &mut Harness) {
+async fn concurrent_retention_runs_remove_each_order_once(harness: &mut Harness) {
     let ids = harness.accept_some(300).await;
     harness.cancel_all(&ids).await;
     harness.advance(LATER).await;

@@ -26,7 +26,7 @@ fn has_pgbouncer() -> bool {
 }
 
 #[tokio::test]
-async fn a_test_sets_the_clock_of_its_database_in_every_session() {
+async fn a_test_sets_the_database_clock_for_every_session() {
     if !has_pgbouncer() {
         return;
     }
@@ -51,7 +51,7 @@ async fn a_test_sets_the_clock_of_its_database_in_every_session() {
 }
 
 #[tokio::test]
-async fn a_database_goes_with_its_handle() {
+async fn a_database_is_dropped_with_its_handle() {
     if !has_postgres() {
         return;
     }
@@ -71,7 +71,7 @@ async fn a_database_goes_with_its_handle() {
 }
 
 #[tokio::test]
-async fn sessions_can_be_ended_and_the_harness_keeps_its_own() {
+async fn terminating_sessions_spares_the_harness() {
     if !has_postgres() {
         return;
     }
@@ -87,7 +87,7 @@ async fn sessions_can_be_ended_and_the_harness_keeps_its_own() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_stopped_comes_back_with_what_was_committed() {
+async fn a_restarted_server_has_all_committed_data() {
     if !has_postgres() {
         return;
     }
@@ -122,7 +122,7 @@ async fn a_server_that_was_stopped_comes_back_with_what_was_committed() {
 }
 
 #[tokio::test]
-async fn only_a_server_of_the_tests_own_has_other_settings() {
+async fn only_a_private_server_can_have_other_settings() {
     if !has_postgres() {
         return;
     }
@@ -135,7 +135,7 @@ async fn only_a_server_of_the_tests_own_has_other_settings() {
 }
 
 #[tokio::test]
-async fn a_password_is_asked_for_over_tcp() {
+async fn a_password_is_required_over_tcp() {
     if !has_postgres() {
         return;
     }
@@ -150,7 +150,7 @@ async fn a_password_is_asked_for_over_tcp() {
 }
 
 #[tokio::test]
-async fn a_client_tells_a_good_certificate_from_others() {
+async fn a_client_accepts_only_valid_certificates() {
     if !has_postgres() {
         return;
     }
@@ -196,7 +196,7 @@ async fn a_pool_serves_one_transaction_after_another() {
 }
 
 #[tokio::test]
-async fn a_pool_takes_no_settings_with_the_start() {
+async fn a_pool_refuses_settings_at_connection_start() {
     if !has_pgbouncer() {
         return;
     }
@@ -207,7 +207,7 @@ async fn a_pool_takes_no_settings_with_the_start() {
 }
 
 #[tokio::test]
-async fn a_pooler_that_starts_again_has_cut_its_clients() {
+async fn a_restarted_pooler_has_disconnected_its_clients() {
     if !has_pgbouncer() {
         return;
     }
@@ -233,11 +233,11 @@ async fn small_pool() -> (PgBouncer, TestDatabase, String) {
 }
 
 #[test]
-fn nothing_is_left_of_a_test_process_that_is_killed() {
+fn a_killed_test_process_leaves_nothing_behind() {
     if !has_pgbouncer() {
         return;
     }
-    let own_name = "support::postgres::tests::servers_of_a_process_that_is_to_be_killed";
+    let own_name = "support::postgres::tests::start_servers_in_a_process_to_be_killed";
     // Every process started by the copy inherits its output, so the end of the output is the end of all of them.
     let mut copy = Command::new("sh")
         .args(["-c", r#"exec "$@" 3>&1"#, "sh"])
@@ -275,7 +275,7 @@ fn nothing_is_left_of_a_test_process_that_is_killed() {
 }
 
 #[tokio::test]
-async fn servers_of_a_process_that_is_to_be_killed() {
+async fn start_servers_in_a_process_to_be_killed() {
     if std::env::var_os(TO_BE_KILLED).is_none() {
         return;
     }

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_and_a_goodbye_are_no_flights() {
+    fn passwords_and_terminations_are_no_flights() {
         for tag in [b'p', b'X', b'd', b'c', b'f'] {
             let gathered = Gathering::default().take(frame(tag, b""));
             assert!(matches!(gathered, Gathered::Alone(_)), "{}", char::from(tag));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rewritten_statement_keeps_what_stands_around_it() {
+    fn a_rewritten_statement_keeps_the_rest_of_its_message() {
         let mut flight = flight(extended());
         flight.rewrite("select", "values");
         flight.rewrite("$1", "($1 + 1)");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flight_parts_before_its_sync() {
+    fn a_flight_splits_before_its_sync() {
         let flight = flight(extended());
         let (first, last) = flight.split();
         assert_eq!(last, [b'S', 0, 0, 0, 4]);

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_cut_into_its_messages_however_it_arrives() {
+    fn a_stream_is_split_into_messages_however_it_arrives() {
         let bytes = encoded(&messages());
         for chunk in [1, 2, 3, 5, 7, 4096, bytes.len()] {
             let mut frames = Frames::default();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_cannot_be_is_refused() {
+    fn an_impossible_length_is_refused() {
         for length in [0_u32, 3, 0x4854_5450, u32::MAX] {
             let mut frames = Frames::default();
             frames.push(b"Q");

@@ -77,7 +77,7 @@ async fn insert(client: &Client, id: i32) -> Result<u64, tokio_postgres::Error> 
 }
 
 #[tokio::test]
-async fn what_passes_is_shown_and_counted() {
+async fn forwarded_flights_are_recorded_and_counted() {
     let Some(scene) = Scene::new().await else { return };
     assert_eq!(
         (scene.proxy.connection_count(), scene.proxy.flight_count()),
@@ -94,7 +94,7 @@ async fn what_passes_is_shown_and_counted() {
 }
 
 #[tokio::test]
-async fn bytes_that_travel_alone_arrive() {
+async fn data_sent_byte_by_byte_arrives() {
     let Some(scene) = Scene::new().await else { return };
     scene.proxy.slice(true);
     let long = "ä".repeat(1000);
@@ -129,7 +129,7 @@ async fn refused_connections_are_counted_and_old_ones_pass() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_of_a_flight_that_was_carried_out() {
+async fn a_flight_with_a_lost_answer_was_carried_out() {
     let Some(scene) = Scene::new().await else { return };
     scene.when("insert", Action::LoseAnswer);
     // Sent before the first answer: earlier flights are answered, later ones are not.
@@ -156,7 +156,7 @@ async fn the_answer_to_a_commit_can_be_lost() {
 }
 
 #[tokio::test]
-async fn a_connection_that_fell_silent_stays_open() {
+async fn a_silenced_connection_stays_open() {
     let Some(scene) = Scene::new().await else { return };
     scene.when("insert", Action::Silence);
     let unanswered = insert(&scene.client, 1);
@@ -172,7 +172,7 @@ async fn a_connection_that_fell_silent_stays_open() {
 }
 
 #[tokio::test]
-async fn a_flight_that_is_cut_never_arrives() {
+async fn a_cut_flight_never_reaches_the_server() {
     let Some(scene) = Scene::new().await else { return };
     scene.when("insert", Action::Cut);
     assert!(insert(&scene.client, 1).await.unwrap_err().is_closed());
@@ -180,7 +180,7 @@ async fn a_flight_that_is_cut_never_arrives() {
 }
 
 #[tokio::test]
-async fn a_held_flight_is_carried_out_and_commits_when_it_is_let_go() {
+async fn a_held_flight_commits_once_released() {
     let Some(scene) = Scene::new().await else { return };
     let gate = Gate::closed();
     scene.when("insert", Action::Hold(gate.clone()));
@@ -202,7 +202,7 @@ async fn a_held_flight_is_carried_out_and_commits_when_it_is_let_go() {
 }
 
 #[tokio::test]
-async fn a_flight_that_was_kept_back_comes_after_what_others_did_meanwhile() {
+async fn a_delayed_flight_arrives_after_later_flights_of_others() {
     let Some(scene) = Scene::new().await else { return };
     let gate = Gate::closed();
     let then = Box::new(Action::Rewrite {
@@ -248,7 +248,7 @@ async fn nothing_passes_a_frozen_proxy_until_it_thaws() {
 }
 
 #[tokio::test]
-async fn a_condition_can_be_taken_out_of_a_statement() {
+async fn a_condition_can_be_removed_from_a_statement() {
     let Some(scene) = Scene::new().await else { return };
     insert(&scene.client, 1).await.unwrap();
     let update = async || {
@@ -268,7 +268,7 @@ async fn a_condition_can_be_taken_out_of_a_statement() {
 }
 
 #[tokio::test]
-async fn what_is_encrypted_passes_unseen() {
+async fn encrypted_traffic_passes_unread() {
     if !required("a private PostgreSQL", postgres::is_installed()) {
         return;
     }

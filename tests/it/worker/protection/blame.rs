@@ -35,7 +35,7 @@ async fn serve_others(world: &World, orders: usize, pause: Duration) -> Vec<Orde
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_cannot_work_for_one_order_holds_up_no_other() {
+async fn a_service_error_for_one_order_does_not_hold_up_others() {
     for step in [
         Step::Unavailable,
         Step::AskForTime(Duration::from_secs(45)),
@@ -61,7 +61,7 @@ async fn a_service_that_cannot_work_for_one_order_holds_up_no_other() {
 
 /// Nothing shows that the service works, so a 503 is believed; but it does not hold up other orders.
 #[tokio::test(start_paused = true)]
-async fn an_order_that_waits_alone_for_a_service_keeps_its_attempts() {
+async fn a_lone_order_keeps_its_attempts_while_the_service_is_unavailable() {
     let world = World::new(FIVE).await;
     let bad = OrderId(1);
     world.script.order(bad, &vec![Step::Unavailable; 1_000]);
@@ -79,7 +79,7 @@ async fn an_order_that_waits_alone_for_a_service_keeps_its_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_service_never_counts_though_others_are_served() {
+async fn an_unreachable_service_never_counts_as_an_attempt() {
     let world = World::new(FIVE).await;
     world.script.otherwise(Step::Take(Duration::from_millis(50)));
     let neighbour = OrderId(1);
@@ -93,7 +93,7 @@ async fn a_missing_service_never_counts_though_others_are_served() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_secret_costs_some_attempts_and_no_order() {
+async fn a_wrong_secret_costs_some_attempts_but_fails_no_order() {
     let (world, ids) = died(FIVE, 100, Step::Deny).await;
     world.pass_long(MINUTE * 5, async |_| {}).await;
     let counters = world.harness.counters().await;
@@ -109,7 +109,7 @@ async fn a_wrong_secret_costs_some_attempts_and_no_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_alone_is_denied_ends_at_its_limit() {
+async fn an_order_denied_alone_fails_at_its_attempt_limit() {
     let world = World::new(FIVE).await;
     world.script.otherwise(Step::Deny);
     let id = world.harness.accept_one().await;
@@ -121,7 +121,7 @@ async fn an_order_that_alone_is_denied_ends_at_its_limit() {
 
 /// Stored text only: text of the service may contain customer data and is kept only for counted attempts.
 #[tokio::test(start_paused = true)]
-async fn an_order_that_is_given_back_says_why_in_words_of_the_store() {
+async fn a_given_back_order_states_a_reason_without_the_services_text() {
     let world = World::new(FIVE).await;
     world.script.otherwise(Step::Unavailable);
     let id = world.harness.accept_one().await;

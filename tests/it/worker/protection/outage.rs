@@ -17,17 +17,17 @@ const OUTAGE: Duration = Duration::from_mins(2);
 const ORDERS_PER_LOOK: usize = 10;
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_of_a_service_that_cannot_be_reached_costs_nothing_but_time() {
+async fn an_outage_of_an_unreachable_service_only_delays_orders() {
     dead_for_two_minutes(Step::Refuse).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_of_a_service_that_asks_for_time_costs_nothing_but_time() {
+async fn an_outage_of_a_service_that_requests_pauses_only_delays_orders() {
     dead_for_two_minutes(Step::AskForTime(Duration::from_secs(5))).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_of_a_service_that_hangs_costs_nothing_but_time() {
+async fn an_outage_of_a_hanging_service_only_delays_orders() {
     dead_for_two_minutes(Step::Hang).await;
 }
 

@@ -11,7 +11,7 @@ use super::{MINUTE, until_all_completed};
 use crate::support::twisted::twisted;
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_per_second_holds_however_many_wait_and_whatever_becomes_of_them() {
+async fn the_rate_limit_holds_under_load_and_failures() {
     let line = Line::new();
     let setting = Setting {
         slots: 50,
@@ -41,7 +41,7 @@ async fn a_limit_per_second_holds_however_many_wait_and_whatever_becomes_of_them
 }
 
 #[tokio::test(start_paused = true)]
-async fn below_one_a_second_an_attempt_begins_now_and_then() {
+async fn a_rate_limit_below_one_per_second_still_starts_attempts() {
     let setting = Setting {
         rate_limit: Some(0.1),
         ..Setting::default()
@@ -55,7 +55,7 @@ async fn below_one_a_second_an_attempt_begins_now_and_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_while_the_limit_makes_it_wait_is_a_stop_at_once() {
+async fn a_node_waiting_for_the_rate_limit_stops_at_once() {
     let setting = Setting {
         rate_limit: Some(0.001),
         ..Setting::default()
@@ -70,7 +70,7 @@ async fn a_stop_while_the_limit_makes_it_wait_is_a_stop_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_of_very_many_failures_at_once_are_spaced() {
+async fn retries_after_a_burst_of_failures_are_spread_out() {
     let setting = Setting {
         slots: 200,
         ..Setting::default()
@@ -97,7 +97,7 @@ async fn retries_of_very_many_failures_at_once_are_spaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_few_failures_in_a_quiet_shop_wait_for_their_back_off_alone() {
+async fn a_few_failures_wait_only_for_their_backoff() {
     let world = World::new(Setting::default()).await;
     world.script.otherwise(Step::Fail);
     let ids = world.harness.accept_some(3).await;

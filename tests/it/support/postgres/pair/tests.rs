@@ -33,7 +33,7 @@ async fn kept_on(database: &TestDatabase, server: &Server) -> Vec<i32> {
 }
 
 #[tokio::test]
-async fn a_standby_lacks_what_was_stored_while_it_was_stopped() {
+async fn a_standby_lacks_writes_made_while_it_was_stopped() {
     if !has_standby() {
         return;
     }
