@@ -92,7 +92,6 @@ impl Door {
         Door::build(|store| store, setup).await
     }
 
-    /// Limits the number of pending orders.
     pub async fn with_pending_max(pending_max: u64) -> Door {
         let mut harness = Harness::sqlite().await;
         harness.reopen_with_pending_max(Some(pending_max)).await;
@@ -111,7 +110,6 @@ impl Door {
         Door::build(|store| twisted(store, twist), Setup::default()).await
     }
 
-    /// Sets the interval of stream heartbeats.
     pub async fn with_heartbeat(heartbeat: Duration) -> Door {
         let setup = Setup {
             heartbeat,
@@ -204,12 +202,10 @@ impl Door {
         self.ask("GET", path, &[header], "").await
     }
 
-    /// Sends an action without a body.
     pub async fn act(&self, path: &str) -> Answer {
         self.ask("POST", path, &[], "").await
     }
 
-    /// Sends a JSON body.
     pub async fn post(&self, path: &str, body: impl Into<Body>) -> Answer {
         self.ask("POST", path, &[("content-type", JSON)], body).await
     }
