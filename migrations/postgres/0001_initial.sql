@@ -1,21 +1,21 @@
--- Orders, the lines they wait in, the attempts that run, their events, their keys, the nodes, and the numbers about all of it.
--- Amounts are minor units (cents). Why the tables are cut this way is in docs/decisions/0019-narrow-rows-where-it-is-hot.md.
+-- Orders, their lines, leases, events and idempotency keys, the nodes, and the counters. Amounts are minor units (cents).
+-- docs/decisions/0019-narrow-rows-where-it-is-hot.md explains the layout of the tables.
 --
--- An order is written when it is accepted and once for each attempt or action that ends. While it is open it stands in one of
--- first_line, second_line, blocked (Pending) and leases (Processing).
+-- An order's row is written at accept and once for each attempt or action that ends. While the order is open it has one row in
+-- first_line, second_line or blocked (Pending) or in leases (Processing).
 --
 -- status of an order: 0 open, 2 Completed, 3 Failed, 4 Cancelled; the view order_state shows 0 Pending and 1 Processing.
 -- kind of an event: 0 accepted, 1 started, 2 completed, 3 retry_scheduled, 4 failed, 5 lease_lost, 6 released, 7 cancelled,
 -- 8 redriven.
 
--- Drawn inside the accepting transaction, so that an order whose 201 was sent before another's request has the lower
--- id. No cache: ids taken in advance by one session would break that.
+-- Drawn inside the accepting transaction, so that an order whose 201 was sent before another request came has the lower id.
+-- No cache: ids that a session takes in advance would break this.
 create sequence orderly.order_ids;
--- Drawn once all rows of the transaction are locked, so that of two transactions that touch one order the later has the
--- higher number.
+-- Drawn once all rows of the transaction are locked, so that of two transactions that change one order the later has the
+-- higher id.
 create sequence orderly.batch_ids;
 
--- An event as the history of an order keeps it; its version is its place.
+-- An event in the history of an order. Its place in the array gives its version.
 create type orderly.event as (
     kind smallint,
     at timestamptz,
@@ -23,7 +23,7 @@ create type orderly.event as (
     node bigint,
     batch bigint,
     error text,
-    -- What later kinds have to say.
+    -- Reserved for later kinds.
     detail jsonb
 );
 
@@ -37,37 +37,37 @@ create table orderly.orders (
     item_ids text not null,
     reference text collate "C",
     metadata text,
-    -- From here on as of the last attempt or action that ended.
+    -- The columns below are as of the last attempt or action that ended.
     status smallint not null default 0 check (status in (0, 2, 3, 4)),
     version integer not null default 1,
     attempts integer not null default 0,
     generation integer not null default 0,
     -- Leases lost to dead nodes since acceptance or the last redrive.
     crashes integer not null default 0,
-    -- The fence of that attempt, which rises with each claim: the epoch in its high bits, above the low 27. 0 before the first.
+    -- The fence of that attempt: it rises with each claim and has the epoch above its low 27 bits. 0 before the first claim.
     fence bigint not null default 0,
-    -- Who had claimed it; the node's 64 bits, shown in hexadecimal elsewhere.
+    -- The claiming node as 64 bits, shown in hexadecimal elsewhere.
     node bigint,
-    -- Others than that node know the token: their results count.
+    -- True if a worker or service knows the token, so that its results count.
     handed_out boolean not null default false,
-    -- The time of the latest event: an order's times never run backwards, whatever the server's clock does. Null before the
-    -- second.
+    -- The time of the latest event, so that an order's times never go backwards when the server's clock does. Null before
+    -- the second event.
     changed_at timestamptz,
     processing_at timestamptz,
     -- Set exactly while Completed, Failed or Cancelled.
     finished_at timestamptz,
-    -- Set where an attempt ended the order: the batches of its start and of its end, which are in no history.
+    -- Set if an attempt ended the order: the batches of its start and end, which are not in the history.
     started_in bigint,
     ended_in bigint,
     last_error text,
-    -- What the processor gave when it completed the order: JSON text.
+    -- The processor's result of a completed order: JSON text.
     result text,
-    -- The latest events but for `accepted` and what started_in, ended_in and the lease tell; earlier ones are in
+    -- The latest events, without `accepted` and those of started_in, ended_in and the lease; earlier ones are in
     -- orderly.history.
     history orderly.event[]
 ) with (
-    -- A page has room for a second version of each of its rows, and no index has what changes, so that the update that ends
-    -- an attempt stays on its page and writes no index.
+    -- Leaves room for a second version of each row. No index contains a changing column, so the update that ends an attempt
+    -- stays on its page and writes no index.
     fillfactor = 40,
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_threshold = 5000,
@@ -77,7 +77,7 @@ create table orderly.orders (
 create index orders_user on orderly.orders (user_id, order_id);
 create index orders_reference on orderly.orders (reference, order_id) where reference is not null;
 
--- Events that no longer fit into an order's row; the first of them has this version.
+-- Events that no longer fit into an order's row; `version` is that of the first.
 create table orderly.history (
     order_id bigint not null,
     version integer not null,
@@ -100,14 +100,14 @@ create table orderly.second_line (
 create index second_line_due on orderly.second_line (due_at, order_id) where not suspect;
 create index second_line_suspect on orderly.second_line (due_at, order_id) where suspect;
 
--- Where the orders of a user wait for each other: those that wait for a claim to give them their turn, which moves them to
--- their line. Empty elsewhere.
+-- With ordering per user: orders that wait until a claim gives them their turn, which moves them to their line. Otherwise
+-- empty.
 create table orderly.blocked (
     order_id bigint primary key,
     user_id bigint not null,
-    -- When the order was accepted, or is due.
+    -- The time of acceptance, or the due time.
     since timestamptz not null,
-    -- Null for the first line.
+    -- Null for an order of the first line.
     due_at timestamptz,
     suspect boolean not null
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
@@ -115,15 +115,14 @@ create table orderly.blocked (
 create index blocked_user on orderly.blocked (user_id, order_id);
 create index blocked_since on orderly.blocked (since, order_id);
 
--- Whose turn it is, or was until its attempt ended.
+-- The orders whose turn it is, or was until their attempt ended.
 create table orderly.turns (
     user_id bigint not null,
     order_id bigint not null,
     primary key (user_id, order_id)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
--- Users of whose orders something changed that the next claim has to see to: claims come one after another, so they decide
--- whose turn it is.
+-- Users with changed orders that the next claim must handle: claims run one after another, so they decide whose turn it is.
 create table orderly.unseen (
     change bigint generated always as identity primary key,
     user_id bigint not null
@@ -131,19 +130,19 @@ create table orderly.unseen (
 
 create index unseen_user on orderly.unseen (user_id);
 
--- Attempts that run.
+-- Running attempts.
 create table orderly.leases (
     order_id bigint primary key,
     fence bigint not null,
-    -- Who claimed it; the node's 64 bits.
+    -- The claiming node as 64 bits.
     node bigint not null,
-    -- Of the event `started`.
+    -- The version of the event `started`.
     version integer not null,
     attempt integer not null,
     started_at timestamptz not null,
     started_in bigint not null,
     expires_at timestamptz not null,
-    -- Held by a worker outside: it does not end with a node.
+    -- True if an external worker holds it, so that it does not end with a node.
     outside boolean not null,
     handed_out boolean not null
 ) with (
@@ -153,18 +152,18 @@ create table orderly.leases (
     autovacuum_vacuum_cost_delay = 0
 );
 
--- Orders with a status that people look for. Newest first by their ids, those of a user as well.
+-- Orders by status, for listings: newest first by id, for all users and for one.
 create table orderly.failed (order_id bigint primary key, user_id bigint not null);
 create index failed_user on orderly.failed (user_id, order_id);
 create table orderly.cancelled (order_id bigint primary key, user_id bigint not null);
 create index cancelled_user on orderly.cancelled (user_id, order_id);
 
--- The events of one kind of one transaction, as arrays: those of one place belong together. Where an array is null, all events
--- have what follows it in brackets.
+-- The events of one kind of one transaction, as arrays: elements at the same place belong to one event. If an array is null,
+-- all events have the value in brackets.
 create table orderly.batches (
     batch bigint primary key,
-    -- The place in the feed of the batch's first event. Null until a reader of the feed numbers what is committed: the
-    -- order of the numbers drawn is not the order of the commits, so a reader that follows those would skip.
+    -- The position of the batch's first event in the feed. Null until it is numbered after the commit: batch ids are not in
+    -- the order of commits, so a reader that follows them would skip events.
     first_position bigint unique,
     kind smallint not null,
     at timestamptz not null,
@@ -175,14 +174,14 @@ create table orderly.batches (
     nodes bigint[],          -- (node)
     ats timestamptz[],       -- (at)
     errors text[],           -- (none)
-    -- Of first starts: the orders of the first line that their claim passed over, those with lower ids than the start's own; {0}
-    -- where the caller named what starts, and every earlier order may have been passed over.
+    -- For first starts: the orders of the first line with lower ids that the claim passed over. {0} if the caller chose the
+    -- orders, so that any earlier order may have been passed over.
     passed_over bigint[]
 ) with (
-    -- Read whole or not at all.
+    -- Rows are always read as a whole.
     toast_tuple_target = 8160,
-    -- Every batch is changed once, when it gets its place, and leaves a dead entry at the head of batches_unnumbered, which
-    -- is read with every page of the feed.
+    -- Every batch is updated once, when it is numbered, and leaves a dead entry at the head of batches_unnumbered, which every
+    -- page of the feed reads.
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_cost_delay = 0,
@@ -197,7 +196,7 @@ create table orderly.idempotency_keys (
     fingerprint bytea not null,
     -- In the order of the request.
     order_ids bigint[] not null,
-    -- When the orders were created, and from when the key's age counts.
+    -- The time when the orders were created; the key's age counts from it.
     created_at timestamptz not null,
     primary key (scope, key)
 );
@@ -210,18 +209,18 @@ create table orderly.nodes (
     busy integer not null,
     started_at timestamptz not null,
     heartbeat_at timestamptz not null,
-    -- A node that has not been heard of by then counts as dead.
+    -- Without another heartbeat before this time, the node counts as dead.
     expires_at timestamptz not null,
-    -- Whether the node claims, as of its last heartbeat: 0 closed (it does), 1 open, 2 half open.
+    -- The state of the node's breaker as of its last heartbeat: 0 closed (it claims), 1 open, 2 half open.
     breaker smallint not null default 0,
-    -- The node's setting for the orders of a user, as in orderly.queue.
+    -- The node's ordering, coded as in orderly.queue.
     ordering smallint not null default 0,
-    -- What processes the orders that the node claims, as in orderly.queue; null where the node did not say.
+    -- The node's processor, coded as in orderly.queue; null if the node named none.
     processor smallint
 ) with (fillfactor = 50);
 
--- What the numbers are is the sum of the rows. Each connection that writes changes one of them, in the transaction that
--- changes what it counts, so that writers do not wait for each other's commit.
+-- The counters are the sums of the rows. Each writing connection changes one row, in the transaction that changes what it
+-- counts, so that writers do not wait for each other's commit.
 create table orderly.counters (
     slot smallint primary key,
     pending bigint not null default 0,
@@ -237,48 +236,48 @@ insert into orderly.counters (slot) select generate_series(0, 127);
 create table orderly.queue (
     id smallint primary key check (id = 1),
     paused boolean not null,
-    -- The last place in the feed given out; never given again, whatever is deleted.
+    -- The last position given out; never reused, whatever is deleted.
     last_position bigint not null,
-    -- The highest place of an event that was taken out with its order; behind it the feed has no holes.
+    -- The low-water mark: the highest position of an event removed with its order. After it the feed has no holes.
     complete_after bigint not null default 0,
-    -- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
+    -- The ordering: 0 none, 1 per user, 2 per user, where failed orders block later ones.
     ordering smallint not null default 0,
-    -- The highest order id given out when that was last changed: later orders were never started by another rule.
+    -- The highest order id given out at the last change of the ordering. Later orders never started by another rule.
     ordering_from bigint not null default 0,
-    -- What processes the orders: 0 a simulation, 1 a service, 2 workers that take them, 3 or 4 the program itself. Nodes
-    -- with another setting start nothing.
+    -- The processor: 0 simulated, 1 a service, 2 external workers, 3 or 4 the program itself. Nodes with another setting start
+    -- nothing.
     processor smallint not null default 0
 );
 
 insert into orderly.queue (id, paused, last_position) values (1, false, 0);
 
--- Stretches of the store's life; the first begins with the store, each other one where its history may fork: another server
--- took over, or a backup came back. See docs/decisions/0021-an-epoch-begins-where-history-may-fork.md.
+-- Stretches of the store's life. The first begins with the store, each later one where its history may fork: at a failover or
+-- a restored backup. See docs/decisions/0021-an-epoch-begins-where-history-may-fork.md.
 create table orderly.epochs (
     epoch bigint primary key check (epoch between 1 and 67108863),
-    -- Public: in cursors, and in the idempotency keys of attempts.
+    -- Public: part of cursors and of the idempotency keys of attempts.
     identity bigint not null unique,
-    -- Makes the tokens of leases.
+    -- The key for the tokens of leases.
     secret bytea not null check (octet_length(secret) = 16),
-    -- The server that the epoch belongs to, and the timeline of its log; null where the server does not tell.
+    -- The epoch's server and the timeline of its WAL; null if the server does not reveal it.
     system_identifier bigint,
     timeline text,
-    -- Orders with this id and later ones were accepted in this epoch.
+    -- The lowest id of an order accepted in this epoch.
     first_order_id bigint not null,
-    -- The last place in the feed given out when the epoch began.
+    -- The last position given out before the epoch began.
     after_position bigint not null,
     began_at timestamptz not null
 );
 
--- 16 random hexadecimal digits. Of the 32 digits of a UUID those that are random in all their bits, and no hash of it: a server
--- may refuse one for its policy.
+-- Returns 16 random hexadecimal digits: those digits of a UUID in which all bits are random. They are not hashed, because a
+-- server's policy may refuse the hash function.
 create function orderly.random_digits() returns text language sql volatile
 as $digits$
     select left(drawn.digits, 12) || right(drawn.digits, 4) from (
         select replace(gen_random_uuid()::text, '-', '') as digits) as drawn
 $digits$;
 
--- The server and the timeline of its log. Some services that are sold as PostgreSQL do not tell one of them.
+-- Returns the server's identifier and the timeline of its WAL. Some services that are sold as PostgreSQL hide one of them.
 create function orderly.server_life(out system_identifier bigint, out timeline text) language plpgsql stable
 as $life$
 begin
@@ -294,8 +293,8 @@ begin
     end;
 end $life$;
 
--- The number of an epoch that begins: the minutes since 2025, and above its predecessor's. So it is above that of an epoch which
--- this copy of the store has lost, or never saw, and the fences of an order rise over that one too.
+-- Returns the number of a new epoch: the minutes since 2025, and above its predecessor's. So it is above that of any epoch that
+-- this copy of the store has lost or never saw, and the fences of an order keep rising.
 create function orderly.next_epoch(newest bigint) returns bigint language sql volatile
 as $next$
     select greatest(newest + 1, floor(extract(epoch from clock_timestamp()) / 60)::bigint - 28928160)
@@ -306,7 +305,7 @@ select 1, ('x' || orderly.random_digits())::bit(64)::bigint, decode(orderly.rand
     here.system_identifier, here.timeline, 1, 0, clock_timestamp()
 from orderly.server_life() as here;
 
--- The start and the end of the attempt that ended an order, where no history has them.
+-- Returns the start and the end of the attempt that ended an order, if they are not in its history.
 create function orderly.ending(o orderly.orders) returns orderly.event[] language sql stable
 as $ending$
     select case when o.ended_in is not null then array[
@@ -315,7 +314,7 @@ as $ending$
     ] else '{}' end
 $ending$;
 
--- Orders as they are now. Only what the status leaves open is looked up, one order after the other.
+-- The current state of orders. Only lookups that the status requires are made, one order after the other.
 create view orderly.order_state as
 select o.order_id, case when lease.order_id is null then o.status else 1::smallint end as status,
     coalesce(lease.version, o.version) as version, coalesce(lease.attempt, o.attempts) as attempts, o.generation, o.created_at,
@@ -334,7 +333,7 @@ from orderly.orders as o
         where o.status = 0 and lease.order_id is null and b.order_id = o.order_id
         offset 0) as waiting on true;
 
--- The events of orders, as the orders tell them.
+-- The events of orders, assembled from the orders.
 create view orderly.order_events as
 select o.order_id, e.version, e.kind, e.at, e.attempt, e.node, e.error, e.batch
 from orderly.orders as o cross join lateral (
@@ -358,7 +357,7 @@ from orderly.orders as o cross join lateral (
     offset 0
 ) as e;
 
--- The events as the feed has them.
+-- The events of the feed.
 create view orderly.events as
 select b.batch, b.first_position, b.first_position + e.place - 1 as position, e.place, e.order_id, coalesce(e.version, 1) as version,
     b.kind, coalesce(e.at, b.at) as at, coalesce(e.attempt, 0) as attempt, coalesce(e.node, b.node) as node, e.error, b.passed_over
@@ -366,7 +365,7 @@ from orderly.batches as b
     cross join lateral unnest(b.order_ids, b.versions, b.attempts, b.nodes, b.ats, b.errors) with ordinality
         as e (order_id, version, attempt, node, at, error, place);
 
--- A row of the counters that no session holds: the preferred one, or one of a few others. Locked until the transaction ends.
+-- Locks a row of the counters that no session holds, the preferred one or one of a few others, until the transaction ends.
 create function orderly.free_counter(preferred bigint) returns smallint language plpgsql
 as $free$
 declare

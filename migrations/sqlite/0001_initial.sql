@@ -1,4 +1,4 @@
--- Orders, their events, their keys, the nodes that process them, and the numbers about all of it.
+-- Orders, their events and idempotency keys, the nodes, and the counters.
 -- Times are microseconds since 1970-01-01T00:00:00Z; amounts are minor units (cents).
 -- status: 0 Pending, 1 Processing, 2 Completed, 3 Failed, 4 Cancelled.
 
@@ -10,7 +10,7 @@ create table orders (
     generation integer not null,
     -- Leases lost to dead nodes since acceptance or the last redrive.
     crashes integer not null,
-    -- The fence of the latest claim, which rises with each: the epoch in its high bits, above the low 27. 0 before the first.
+    -- The fence of the latest claim: it rises with each claim and has the epoch above its low 27 bits. 0 before the first claim.
     fence integer not null,
     -- The node of the latest claim.
     node integer,
@@ -20,7 +20,7 @@ create table orders (
     processing_at integer,
     -- Set exactly while Completed, Failed or Cancelled.
     finished_at integer,
-    -- Null in the first line (never started); otherwise, while Pending, when the order is due again.
+    -- Null in the first line (never started); otherwise, while Pending, the time when the order is due again.
     due_at integer,
     user_id integer not null,
     total_amount integer not null check (total_amount between 0 and 99999999999999),
@@ -28,14 +28,14 @@ create table orders (
     reference text,
     last_error text,
     metadata text,
-    -- What the processor gave when it completed the order: JSON text.
+    -- The processor's result of a completed order: JSON text.
     result text,
-    -- Processing: the lease is held by an external worker, and does not end with a node.
+    -- True if an external worker holds the lease of a Processing order, so that it does not end with a node.
     outside integer not null default 0,
-    -- The token of the latest claim is known outside the node that claimed: results that carry it count.
+    -- True if a worker or service knows the token of the latest claim, so that its results count.
     handed_out integer not null default 0,
-    -- Null where the orders of a user do not wait for each other. Otherwise, while Pending: 0 for the one of its user that
-    -- may start, 1 for those that wait for it.
+    -- Null without ordering per user. Otherwise, while Pending: 0 for the order of its user that may start, 1 for those that
+    -- wait for it.
     turn integer check (turn in (0, 1))
 ) strict;
 
@@ -45,34 +45,35 @@ create index orders_first on orders (order_id) where status = 0 and due_at is nu
 -- The second line: retries, redrives and given-back orders by due time.
 create index orders_due on orders (due_at, order_id)
     where status = 0 and due_at is not null and coalesce(turn, 0) = 0 and crashes < 2;
--- The second line's suspects, of which a node takes one at a time.
+-- The second line's suspects; a node takes one at a time.
 create index orders_suspect on orders (due_at, order_id)
     where status = 0 and due_at is not null and coalesce(turn, 0) = 0 and crashes >= 2;
 
--- The one of a user whose turn it is.
+-- A user's order whose turn it is.
 create index orders_turn on orders (user_id) where status = 0 and turn = 0;
--- Orders that wait for another order of their user, the longest waiting first.
+-- Orders that wait for another order of their user, longest wait first.
 create index orders_blocked on orders (coalesce(due_at, created_at)) where status = 0 and turn = 1;
 
--- Listings. An index for each of the three lives of an order - it waits, is in processing, has ended - instead of one over
--- all, in which every order would move with every change.
+-- Listings. Each state of an order (waiting, in processing, ended) has its own indexes: in an index over all orders every
+-- order would move with every change.
 
--- The orders of a user that wait.
+-- A user's waiting orders.
 create index orders_user_pending on orders (user_id, order_id) where status = 0;
--- Pending orders outside the first line: they came back, or wait for their turn. Both together are all that wait.
+-- Pending orders outside the first line: they came back, or wait for their turn. With the first line these are all waiting
+-- orders.
 create index orders_not_first on orders (order_id) where status = 0 and (due_at is not null or turn = 1);
--- In processing: no more than nodes have slots and external workers have leases.
+-- In processing: bounded by the slots of nodes and the leases of external workers.
 create index orders_processing on orders (user_id, order_id) where status = 1;
 -- Ended. finished_at is set exactly then, and a claim does not change it.
 create index orders_ended on orders (status, order_id) where finished_at is not null;
--- Completed: nearly all that is ever stored. The orders of 2^18 consecutive ids together, by user within: a result writes to
--- the few pages of the latest of these spans, however many orders are stored.
+-- Completed: nearly everything that is ever stored. Spans of 2^18 consecutive ids, ordered by user within each: a result writes
+-- to the few pages of the latest span, however many orders are stored.
 create index orders_user_completed on orders (order_id >> 18, user_id) where status = 2;
 -- Failed and cancelled: few, and by user.
 create index orders_user_unsuccessful on orders (user_id, status, order_id) where status > 2;
 create index orders_reference on orders (reference, order_id) where reference is not null;
 
--- Users whose turn could not be passed on, because the database refused to change an order that waits. Claims try again.
+-- Users whose turn could not be passed on, because the database refused to change a waiting order. Claims try again.
 create table turns_owed (user_id integer primary key) strict;
 
 -- One feed of all events: positions rise in the order of the commits.
@@ -87,8 +88,8 @@ create table events (
     attempt integer not null,
     node integer,
     error text,
-    -- On a first start: the earlier orders of the first line that its claim passed over, because the database refused to
-    -- start them. An array of JSON.
+    -- For a first start: the earlier orders of the first line that the claim passed over, because the database refused to
+    -- start them. A JSON array.
     passed_over text
 ) strict;
 
@@ -101,7 +102,7 @@ create table idempotency_keys (
     -- The orders of one request have consecutive ids.
     first_order_id integer not null,
     order_count integer not null,
-    -- When the orders were created, and from when the key's age counts.
+    -- The time when the orders were created; the key's age counts from it.
     created_at integer not null,
     primary key (scope, key)
 ) strict, without rowid;
@@ -114,12 +115,12 @@ create table nodes (
     busy integer not null,
     started_at integer not null,
     heartbeat_at integer not null,
-    -- A node that has not been heard of by then counts as dead.
+    -- Without another heartbeat before this time, the node counts as dead.
     expires_at integer not null,
-    -- Whether the node claims, as of its last heartbeat: 0 closed (it does), 1 open, 2 half open.
+    -- The state of the node's breaker as of its last heartbeat: 0 closed (it claims), 1 open, 2 half open.
     breaker integer not null default 0,
-    -- The processor of the orders that the node claims: 0 a simulation, 1 a service, 2 external workers, 3 or 4 the program
-    -- itself; null where the node named none.
+    -- The node's processor: 0 simulated, 1 a service, 2 external workers, 3 or 4 the program itself; null if the node named
+    -- none.
     processor integer
 ) strict;
 
@@ -132,31 +133,31 @@ create table counters (
     failed integer not null,
     cancelled integer not null,
     processing_micros integer not null,
-    -- The latest numbers given out; never given again, whatever is deleted.
+    -- The last order id and position given out; never reused, whatever is deleted.
     last_order_id integer not null,
     last_position integer not null,
     paused integer not null check (paused in (0, 1)),
-    -- The highest position of an event that retention removed: after it the feed has no holes.
+    -- The low-water mark: the highest position of an event that retention removed. After it the feed has no holes.
     complete_after integer not null,
-    -- Whether the orders of one user wait for each other: 0 no, 1 yes, 2 yes, for failed ones too.
+    -- The ordering: 0 none, 1 per user, 2 per user, where failed orders block later ones.
     ordering integer not null,
-    -- The highest order id given out when that was last changed: later orders were never started by another rule.
+    -- The highest order id given out at the last change of the ordering. Later orders never started by another rule.
     ordering_from integer not null
 ) strict;
 
 insert into counters values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
 
--- Stretches of the store's life; the first begins with the store, each other one when it was restored from a backup. See
+-- Stretches of the store's life. The first begins with the store, each later one when it is restored from a backup. See
 -- docs/decisions/0021-an-epoch-begins-where-history-may-fork.md.
 create table epochs (
     epoch integer primary key check (epoch between 1 and 67108863),
-    -- Public: in cursors, and in the idempotency keys of attempts.
+    -- Public: part of cursors and of the idempotency keys of attempts.
     identity integer not null unique,
-    -- Makes the tokens of leases.
+    -- The key for the tokens of leases.
     secret blob not null check (length(secret) = 16),
-    -- Orders with this id and later ones were accepted in this epoch.
+    -- The lowest id of an order accepted in this epoch.
     first_order_id integer not null,
-    -- The last position given out when the epoch began.
+    -- The last position given out before the epoch began.
     after_position integer not null,
     began_at integer not null
 ) strict;
