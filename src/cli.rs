@@ -1,5 +1,5 @@
-//! The command line: which command runs, and how its end is told: results on stdout, messages on stderr, and an
-//! exit code. What a command does is in its own file.
+//! Command line: parses it, runs the chosen command and reports how it ended. Results go to stdout, messages to stderr.
+//! Each command has its own file.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -35,7 +35,7 @@ const USAGE: u8 = 2;
 const CONFIGURATION: u8 = 78;
 
 const HELP_END: &str = "\
-Without a command it serves, and takes the settings that `orderly serve --help` lists.
+Without a command it serves, with the settings that `orderly serve --help` lists.
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 78 wrong configuration. Results go to stdout, messages to stderr.";
 
 /// Accepts orders, processes them first-in first-out, and never loses one.
@@ -54,28 +54,28 @@ enum Command {
     Serve(serve::Args),
     /// Bring the schema of the store up to date
     Migrate(migrate::Args),
-    /// Look at orders and act on them, through a running server
+    /// Show orders and act on them, through a running server
     #[command(subcommand)]
     Orders(orders::Command),
-    /// Show whether a running server is ready, and its queue; exit code 1 when it is not
+    /// Show whether a running server is ready, and its queue; exit code 1 if it is not
     Status(queue::Args),
-    /// Show the queue: counts, the oldest order that waits, the nodes
+    /// Show the queue: counts, the oldest waiting order, the nodes
     Queue(queue::Args),
-    /// Let no order start on any node, across restarts; accepting goes on
+    /// Stop starting orders on all nodes, across restarts; orders are still accepted
     Pause(queue::Args),
-    /// Let orders start again
+    /// Start orders again
     Resume(queue::Args),
-    /// Follow the changes of orders as they happen, through a running server
+    /// Follow changes of orders as they happen, through a running server
     Tail(tail::Args),
-    /// Check every promise against the store, also beside a running server
+    /// Check every promise against the store; a server may run meanwhile
     Verify(verify::Args),
-    /// Move a store to PostgreSQL, while no server runs on it
+    /// Move a store to PostgreSQL while no server runs on it
     Copy(copy::Args),
-    /// Find out why it is not working
+    /// Find out why orderly does not work
     Doctor(doctor::Args),
-    /// Measure a server of its own, or a running one, against yardsticks of the same run
+    /// Measure a temporary or a running server against yardsticks of the same run
     Bench(bench::Args),
-    /// A server that `bench` measures as a yardstick
+    /// Serve a yardstick for `bench`
     #[command(hide = true)]
     BenchYardstick(bench::YardstickArgs),
     /// Print the OpenAPI document of the HTTP interface
@@ -84,18 +84,18 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// How a command that could do its work ended.
+/// Result of a command that did its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Good,
-    /// It found something wrong, and has said so.
+    /// The command found a problem and has reported it.
     Bad,
 }
 
-/// Rights that no file or folder of this program gives: what it stores and logs is for its own user.
+/// Permission bits denied on every file and folder: stored data and logs are for this user only.
 const RIGHTS_OF_OTHERS: u32 = 0o077;
 
-/// Reads the command line of this process and carries it out.
+/// Parses and runs the command line of this process.
 pub fn run() -> ExitCode {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(RIGHTS_OF_OTHERS));
     let cli = match parse(std::env::args_os()) {
@@ -116,11 +116,11 @@ pub fn run() -> ExitCode {
 
 fn parse(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
     parse_line(line).map_err(|mut error| {
-        // A typing error must not lead to an open server.
+        // A typo must not lead to an open server.
         let suggested = error.get(ContextKind::SuggestedArg).map(ToString::to_string);
         if suggested.is_some_and(|flag| flag.trim_start_matches('-') == OPENS_THE_SERVER) {
             error.remove(ContextKind::SuggestedArg);
-            // It names the flag as well.
+            // The usage line names the flag as well.
             error.remove(ContextKind::Usage);
         }
         error
@@ -128,7 +128,7 @@ fn parse(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<
 }
 
 fn parse_line(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
-    // Taken here as well, but listed only under `serve`: the commands would be lost among them.
+    // Accepted here too, but listed only under `serve`: they would bury the commands.
     let command = Cli::command().mut_args(|argument| {
         let hidden = argument.get_help_heading() == Some(flags::HEADING);
         argument.hide(hidden)
@@ -136,7 +136,7 @@ fn parse_line(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Re
     Cli::from_arg_matches_mut(&mut command.try_get_matches_from(line)?)
 }
 
-/// `--help` and `--version` are results, the rest is wrong usage.
+/// Prints the parser's answer: `--help` and `--version` are results, anything else is wrong usage.
 fn answer_without_command(error: &clap::Error) -> ExitCode {
     match error.print() {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(FAILED),
@@ -147,7 +147,7 @@ fn answer_without_command(error: &clap::Error) -> ExitCode {
 
 fn carry_out(command: Command) -> Result<Verdict, Failure> {
     match command {
-        // Starts a log and a runtime of its own kind.
+        // Starts its own kind of log and runtime.
         Command::Serve(args) => serve::run(&args),
         Command::Migrate(args) => run_here(migrate::run(&args)),
         Command::Orders(command) => run_here(orders::run(&command)),
@@ -159,7 +159,7 @@ fn carry_out(command: Command) -> Result<Verdict, Failure> {
         Command::Verify(args) => run_here(verify::run(&args)),
         Command::Copy(args) => run_here(copy::run(&args)),
         Command::Doctor(args) => run_here(doctor::run(&args)),
-        // Bring runtimes with more threads.
+        // Start multi-threaded runtimes.
         Command::Bench(args) => bench::run(&args),
         Command::BenchYardstick(args) => bench::serve_yardstick(&args),
         Command::Openapi => openapi::run(),
@@ -175,7 +175,7 @@ fn run_here(command: impl Future<Output = Result<Verdict, Failure>>) -> Result<V
         .build()
         .map_err(|error| Failure::failed("start the runtime", error))?;
     let ended = runtime.block_on(command);
-    // Not waiting for a write to a terminal that stands still.
+    // Does not wait for a write to a stalled terminal.
     runtime.shutdown_background();
     ended
 }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_of_the_finger_does_not_open_the_server() {
+    fn a_typo_is_never_corrected_to_the_open_flag() {
         for (line, suggested) in [
             ("orderly serve --opn", None),
             ("orderly serve --openn", None),
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_no_flags() {
+    fn secrets_are_not_flags() {
         assert!(parse("orderly serve --api-key x").is_err());
     }
 
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_is_of_one_order_or_of_the_failed_ones() {
+    fn retry_takes_one_order_or_a_filter_of_failed_orders() {
         for line in [
             "orderly orders retry 5",
             "orderly orders retry --failed",
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_settings_are_listed_once() {
+    fn settings_are_listed_only_under_serve() {
         let help = parse("orderly --help").err().unwrap().to_string();
         assert!(!help.contains("--max-attempts"), "{help}");
     }

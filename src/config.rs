@@ -1,5 +1,5 @@
-//! Configuration: flag over environment over `.env` over `orderly.toml` over default, into one checked [`Config`].
-//! The table of settings is in `config/settings.rs`; building command line flags from it is left to `cli/flags.rs`.
+//! Configuration: flag over environment over `.env` over `orderly.toml` over default, merged into one validated
+//! [`Config`]. The table of settings is in `config/settings.rs`; `cli/flags.rs` generates the command line flags from it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -32,56 +32,56 @@ pub use password_file::PasswordSources;
 pub use service::{HttpService, ServiceUrl, SigningKey};
 pub use values::{address_of, without_password};
 
-/// Reads what `serve` needs from wherever it is given.
+/// Reads the configuration of `serve` from all sources.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     Layers::gather(sources).server()
 }
 
-/// A configuration, and what its operator should know.
+/// A configuration and the warnings for its operator.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// To be logged once there is a log.
+    /// Warnings to log once the log is open.
     pub warnings: Vec<String>,
 }
 
-/// Everything that is wrong with a configuration; never shows a secret.
+/// All problems of a configuration; never shows a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", problems.join("; "))]
 pub struct ConfigError {
     pub problems: Vec<String>,
 }
 
-/// Everything `serve` needs to know, checked.
+/// Validated configuration of `serve`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen; every address the host name stands for.
+    /// Addresses to listen on: all those of the host name.
     pub listen: Vec<SocketAddr>,
     pub database: Database,
-    /// Leave the database alone after some quiet time, so that a serverless one can sleep.
+    /// Set to leave the database alone after some idle time, so that a serverless one can sleep.
     pub idle_sleep: bool,
-    /// Migrate at start; otherwise an old schema is refused.
+    /// Set to migrate at start; otherwise an old schema is refused.
     pub migrate: bool,
-    /// Orders processed at once by this node, 1 to 10,000.
+    /// Maximum number of orders this node processes concurrently, 1 to 10,000.
     pub concurrency: u32,
-    /// Open client connections, 1 to 65,536.
+    /// Maximum number of open client connections, 1 to 65,536.
     pub connections_max: usize,
     pub retry: RetryPolicy,
-    /// Leases lost to dead nodes before an order is Failed as poison, 1 to 1,000.
+    /// Leases an order may lose to dead nodes before it is Failed as poisoned, 1 to 1,000.
     pub crashes_max: u32,
-    /// How long a silent node keeps its orders, 1 s to 1 h.
+    /// Time a silent node keeps its orders, 1 s to 1 h.
     pub lease: Duration,
-    /// Longest run of one attempt, 1 s to 24 h.
+    /// Maximum duration of one attempt, 1 s to 24 h.
     pub attempt_timeout: Duration,
     pub processor: ProcessorChoice,
-    /// Attempts begun per second by this node at most; `None` for no limit.
+    /// Maximum attempts this node starts per second; `None` for no limit.
     pub rate_limit: Option<f64>,
     pub ordering: Ordering,
     /// Drain time after SIGTERM, 0 to 1 h.
     pub shutdown_grace: Duration,
-    /// Pending orders above which new ones are refused; `None` for no limit.
+    /// Maximum number of Pending orders, beyond which new ones are refused; `None` for no limit.
     pub pending_max: Option<u64>,
-    /// Orders that ended longer ago are taken out, at least a day; `None` to keep all.
+    /// Age at which final orders are removed, at least one day; `None` to keep all.
     pub retention: Option<Duration>,
     pub api_key: Option<Secret>,
     pub log: LogConfig,
@@ -94,7 +94,7 @@ pub enum Database {
 }
 
 impl Database {
-    /// The store a URL names, with a password from elsewhere where the URL lacks one, and what its user should know.
+    /// Parses the URL of a store, completes a missing password from `passwords` and returns warnings for the operator.
     /// Errors never show a secret.
     pub fn parse(url: &str, passwords: &PasswordSources) -> Result<(Database, Vec<String>), String> {
         Ok(match values::database_url(url, passwords.services())? {
@@ -113,19 +113,19 @@ impl Database {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresDatabase {
-    /// Maybe through a pooler.
+    /// Possibly through a pooler.
     pub url: PostgresUrl,
-    /// Past the pooler, for LISTEN and migrations.
+    /// Direct URL, past the pooler, for LISTEN and migrations.
     pub direct: Option<PostgresUrl>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum ProcessorChoice {
-    /// `speed` divides the times, 0 means at once; `failure_rate` is the share of attempts that fail, 0 to 1.
+    /// `speed` divides the times, 0 means at once; `failure_rate` is the share of failing attempts, 0 to 1.
     Simulated { speed: f64, failure_rate: f64 },
-    /// A service of the user's is called for each attempt.
+    /// Calls a service of the user for each attempt.
     Http(Box<HttpService>),
-    /// Workers outside take the orders; this node processes none.
+    /// External workers pull the orders; this node processes none.
     Pull,
 }
 
@@ -145,15 +145,15 @@ pub enum LogFormat {
     Json,
 }
 
-/// What commands need to know that talk to a running server.
+/// Configuration of commands that talk to a running server.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// `http://HOST:PORT`, without a slash at its end.
+    /// `http://HOST:PORT` without a trailing slash.
     pub url: String,
     pub api_key: Option<Secret>,
 }
 
-/// A text that never shows itself in logs, errors or debug output.
+/// A text that never appears in logs, errors or debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 

@@ -1,4 +1,4 @@
-//! Keeps the store in order in the background, on every node alike.
+//! Background maintenance of the store, run by every node.
 
 pub mod leases;
 pub mod retention;

@@ -1,5 +1,5 @@
-//! What this process counts about itself since it started, for Prometheus. The numbers of the orders are the
-//! store's, not these; choosing a format for a scraper is left to `http/metrics.rs`.
+//! Prometheus metrics of this process since its start. Counts of orders come from the store; `http/metrics.rs` chooses
+//! the format for a scraper.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,8 @@ pub mod store_calls;
 pub use feed_lag::FeedLag;
 use store_calls::StoreCalls;
 
-/// Seconds; from a fast commit to the longest ordinary processing. Close around the 2, 5 and 10 s of the simulated processor,
-/// a little above which its attempts end: a quantile is read between two bounds, and must not come out as 7.5 s for 5.
+/// Seconds, from a fast commit to the longest usual processing. The bounds are close around the 2, 5 and 10 s of the
+/// simulated processor, whose attempts end slightly later: interpolation must not turn 5 s into 7.5 s.
 const ORDER_SECONDS: [f64; 22] = [
     0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 1.95, 2.1, 3.0, 4.0, 4.9, 5.2, 7.5, 9.8, 10.4, 30.0,
     60.0, 300.0, 3600.0,
@@ -29,42 +29,42 @@ const REQUEST_SECONDS: [f64; 11] = [
 ];
 const GROUP_CALLS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
-/// Handles are cheap to clone; one set per process.
+/// Metric handles, cheap to clone; one set per process.
 #[derive(Clone)]
 pub struct Metrics {
     pub registry: Arc<Registry>,
     pub orders_accepted: Counter,
     pub attempts: Family<AttemptLabels, Counter>,
-    /// Results refused because their lease was no longer valid.
+    /// Results refused because the lease was no longer valid.
     pub stale_results_rejected: Counter,
     pub leases_lost: Counter,
-    /// Leases given to workers outside.
+    /// Leases granted to external workers.
     pub leases_granted: Counter,
-    /// Requests for leases that wait at this node.
+    /// Lease requests waiting at this node.
     pub lease_requests_waiting: Gauge,
-    /// What workers outside came back with.
+    /// Results of external workers.
     pub outside_results: Family<OutsideLabels, Counter>,
-    /// Acceptance to the first start.
+    /// Time from acceptance to the first start.
     pub order_wait: Histogram,
-    /// Start to result of one attempt.
+    /// Time from start to result of one attempt.
     pub order_processing: Histogram,
     pub slots_busy: Gauge,
     pub slots: Gauge,
-    /// 1 for the state it is in, 0 for the others.
+    /// 1 for the current state, 0 for the others.
     pub breaker_state: Family<BreakerLabels, Gauge>,
     pub breaker_openings: Counter,
-    /// Calls carried out by one commit.
+    /// Calls per commit.
     pub store_group_calls: Histogram,
-    /// One commit, its sync included.
+    /// Duration of one commit, including its sync.
     pub store_commit: Histogram,
     pub store_errors: Counter,
-    /// Calls of the store, as their callers see them.
+    /// Duration of store calls as seen by their callers.
     pub store_calls: StoreCalls,
-    /// Committed pages that are not copied into the database yet.
+    /// Committed pages that await a checkpoint.
     pub store_wal_bytes: Gauge,
     pub http_requests: Family<RequestLabels, Counter>,
     pub http_request_duration: Family<DurationLabels, Histogram, fn() -> Histogram>,
-    /// Streams and held reads that follow the feed.
+    /// Streams and long polls that follow the feed.
     pub feed_subscribers: Gauge,
     pub feed_deliveries: Counter,
     pub feed_subscribers_lagged: Counter,
@@ -81,9 +81,9 @@ pub enum AttemptResult {
     retry,
     failed,
     released,
-    /// The lease was lost or the order cancelled while it ran.
+    /// The lease was lost, or the order cancelled while it ran.
     abandoned,
-    /// Others go on with it.
+    /// An external service settles the attempt.
     handed_over,
 }
 
@@ -110,7 +110,7 @@ pub enum OutsideResult {
     retry,
     failed,
     released,
-    /// Refused: the token was no longer the order's.
+    /// Refused because the token was no longer valid for the order.
     lost,
 }
 
@@ -144,16 +144,16 @@ pub struct BreakerLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
-    /// A standard method's name, or `other`.
+    /// A standard method name, or `other`.
     pub method: &'static str,
-    /// The pattern that matched, never the path; `none` where none did.
+    /// The matching pattern, never the path; `none` without a match.
     pub route: &'static str,
     pub status: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DurationLabels {
-    /// A standard method's name, or `other`.
+    /// A standard method name, or `other`.
     pub method: &'static str,
     pub route: &'static str,
 }
@@ -198,7 +198,7 @@ impl Metrics {
         metrics
     }
 
-    /// Starts each counter at 0, so that the first of a kind is a rise too. A counter that appears with it shows none.
+    /// Starts each counter at 0, so that the first increment is visible as a rise.
     fn begin_at_zero(&self) {
         for result in AttemptResult::ALL {
             drop(self.attempts.get_or_create(&AttemptLabels { result }));
@@ -208,7 +208,7 @@ impl Metrics {
         }
     }
 
-    /// One commit of the store: so many calls in it, and how long it took.
+    /// Records one commit of the store: the number of calls in it and its duration.
     pub fn committed(&self, calls: usize, took: Duration) {
         #[expect(clippy::cast_precision_loss, reason = "groups are small")]
         self.store_group_calls.observe(calls as f64);
@@ -233,122 +233,122 @@ impl Metrics {
         );
         to.register(
             "leases_lost",
-            "Orders taken back from nodes whose lease ran out",
+            "Orders taken back from nodes whose lease expired",
             self.leases_lost.clone(),
         );
         to.register(
             "leases_granted",
-            "Leases given to workers outside",
+            "Leases granted to external workers",
             self.leases_granted.clone(),
         );
         to.register(
             "lease_requests_waiting",
-            "Requests for leases that wait at this node",
+            "Lease requests waiting at this node",
             self.lease_requests_waiting.clone(),
         );
         to.register(
             "outside_results",
-            "Results that workers outside came back with",
+            "Results returned by external workers",
             self.outside_results.clone(),
         );
         to.register_with_unit(
             "order_wait",
-            "Acceptance to first start",
+            "Time from acceptance to first start",
             Unit::Seconds,
             self.order_wait.clone(),
         );
         to.register_with_unit(
             "order_processing",
-            "Start to result of one attempt",
+            "Time from start to result of one attempt",
             Unit::Seconds,
             self.order_processing.clone(),
         );
         to.register(
             "slots_busy",
-            "Orders this node is processing",
+            "Attempts running on this node",
             self.slots_busy.clone(),
         );
         to.register(
             "slots",
-            "Orders this node processes at once at most",
+            "Maximum number of attempts running on this node",
             self.slots.clone(),
         );
         to.register(
             "breaker_state",
-            "Whether this node claims orders, as far as what processes them is concerned: 1 for the state it is in",
+            "State of this node's breaker: 1 for the current state, 0 for the others",
             self.breaker_state.clone(),
         );
         to.register(
             "breaker_openings",
-            "Times this node stopped claiming because what processes the orders was down",
+            "Times this node stopped claiming because the processor was down",
             self.breaker_openings.clone(),
         );
         to.register(
             "store_group_calls",
-            "Calls carried out by one commit",
+            "Store calls carried out by one commit",
             self.store_group_calls.clone(),
         );
         to.register_with_unit(
             "store_commit",
-            "One commit, its sync included",
+            "Duration of one commit, including its sync",
             Unit::Seconds,
             self.store_commit.clone(),
         );
         to.register(
             "store_errors",
-            "Commits and checkpoints that failed",
+            "Failed commits and checkpoints",
             self.store_errors.clone(),
         );
         to.register_with_unit(
             "store_call",
-            "One call of the store, from the call to its answer",
+            "Duration of one store call, from the call to its answer",
             Unit::Seconds,
             self.store_calls.clone(),
         );
         to.register_with_unit(
             "store_wal",
-            "Log of the commits that is not copied into the database yet",
+            "Committed data in the write-ahead log that awaits a checkpoint",
             Unit::Bytes,
             self.store_wal_bytes.clone(),
         );
         to.register("http_requests", "Requests answered", self.http_requests.clone());
         to.register_with_unit(
-            "http_request_duration",
+            "Time from the request head to the answer head",
             "Request head to answer head",
             Unit::Seconds,
             self.http_request_duration.clone(),
         );
         to.register(
             "feed_subscribers",
-            "Streams and held reads that follow the feed of changes",
+            "Streams and long polls that follow the feed of changes",
             self.feed_subscribers.clone(),
         );
         to.register(
             "feed_deliveries",
-            "Changes handed to subscribers",
+            "Changes delivered to subscribers",
             self.feed_deliveries.clone(),
         );
         to.register(
             "feed_subscribers_lagged",
-            "Times a subscriber was too slow for its queue and went back to the log",
+            "Times a subscriber overflowed its queue and fell back to reading the stored feed",
             self.feed_subscribers_lagged.clone(),
         );
         to.register_with_unit(
             "feed_lag",
-            "How late changes come into the feed and out of it, whichever is later: how long something committed has \
-             waited for its place, and the age of the oldest change when the feed was last read for those who listen",
+            "The longer of two delays of the feed: the time the oldest committed change has waited for its position, and the \
+             age of the oldest change when the feed was last read for subscribers",
             Unit::Seconds,
             self.feed_lag.gauge.clone(),
         );
         to.register("connections", "Open client connections", self.connections.clone());
         to.register(
             "connections_refused",
-            "Connections refused because as many as allowed were open",
+            "Connections refused at the limit on open connections",
             self.connections_refused.clone(),
         );
         to.register(
             "log_lines_dropped",
-            "Log lines lost: a disk was full or slow, or nobody read stdout",
+            "Log lines lost because a disk was full or slow, or stdout was not read",
             self.log_lines_dropped.clone(),
         );
     }

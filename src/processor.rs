@@ -1,5 +1,5 @@
-//! The business step: what processing an order means. Attempts, deadlines, retries and bookkeeping are left to
-//! `worker`.
+//! Contract of processors, which carry out the business step of an order. `worker` handles attempts, deadlines, retries
+//! and bookkeeping.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ pub mod simulated;
 
 pub use cause::{Cause, Reason};
 
-/// Processes orders: the business step, which the worker runs for each attempt. Delivery is at least once: a crash between
-/// the effect and its record repeats an attempt, so an effect outside wants [`Attempt::key`], and a service that remembers the
-/// highest [`Attempt::fence`] of an order can refuse what comes with a lower one.
+/// Processes orders: the business step, which the worker runs for each attempt. Delivery is at least once: a crash
+/// between the effect and its record repeats an attempt. Give external effects the idempotency key [`Attempt::key`]; a
+/// service that remembers the highest [`Attempt::fence`] of an order can refuse calls with a lower one.
 ///
-/// A processor of your own is served by [`serve::run_with`](crate::serve::run_with), with the API, the retries and everything
-/// else around it; `examples/own_processor.rs` is such a program. All of it:
+/// [`serve::run_with`](crate::serve::run_with) serves your own processor with the API, the retries and everything else;
+/// `examples/own_processor.rs` is such a program. A complete processor:
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -44,23 +44,23 @@ pub use cause::{Cause, Reason};
 /// ```
 #[async_trait]
 pub trait Processor: Send + Sync + 'static {
-    /// Dropped at any await point when the lease is lost, the order is cancelled, the attempt's time is over
-    /// or the node stops. May panic: that is a transient failure.
+    /// Processes one attempt. The future is dropped at any await point when the lease is lost, the order is cancelled,
+    /// the attempt times out or the node stops. May panic, which counts as a transient failure.
     async fn process(&self, order: &Order, attempt: Attempt) -> Result<Processed, ProcessingError>;
 
-    /// Which processor this is to the other nodes of the store. Results that come from elsewhere before `process` returned
-    /// count only where this is [`ProcessorKind::OwnDelivering`].
+    /// Returns the kind of this processor for the agreement between the nodes of a store. Results posted from elsewhere
+    /// before `process` returns count only for [`ProcessorKind::OwnDelivering`].
     fn kind(&self) -> ProcessorKind {
         ProcessorKind::Own
     }
 }
 
-/// How an attempt went well.
+/// Successful end of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Processed {
-    /// At most [`RESULT_BYTES_MAX`](crate::order::RESULT_BYTES_MAX) bytes of a result.
+    /// A result has at most [`RESULT_BYTES_MAX`](crate::order::RESULT_BYTES_MAX) bytes.
     Completed { result: Option<JsonText> },
-    /// Others go on with it, and will settle the attempt with its token, until its time is over.
+    /// An external service goes on and settles the attempt with its token before the attempt times out.
     HandedOver,
 }
 

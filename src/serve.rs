@@ -1,4 +1,4 @@
-//! The composition root: builds the parts, starts them, drains and stops them.
+//! Composition root: builds, starts, drains and stops the parts of a server.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::lease::{NodeId, ProcessorKind};
 use crate::live::{Live, LiveSettings};
 use crate::metrics::Metrics;
 use crate::processor::Processor;
-use crate::pull::{Desk, Outside, OutsideSettings};
+use crate::pull::{LeaseRequests, Outside, OutsideSettings};
 use crate::store::clock::system_clock;
 use crate::store::open::{self, OpenError, OpenOptions};
 use crate::store::{GiveBack, Store, StoreError, StoreHealth};
@@ -34,17 +34,17 @@ mod signals;
 
 use signals::Signals;
 
-/// Part of the drain time kept for giving back what is unfinished and for closing the store.
+/// Part of the drain time reserved for giving back unfinished orders and closing the store.
 const HAND_BACK_TIME_MAX: Duration = Duration::from_secs(2);
-/// How long answers that are on their way may take to leave after the store broke down.
+/// Time for pending answers to be sent after the store has failed.
 const LAST_ANSWERS_TIME: Duration = Duration::from_millis(500);
 
-/// Why serving ended, other than by a signal.
+/// The reason why serving ended, other than a signal.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("get ready to call the service that processes the orders")]
+    #[error("prepare to call the service that processes the orders")]
     Processor(#[source] reqwest::Error),
     #[error("listen on {address}")]
     Listen {
@@ -56,18 +56,19 @@ pub enum ServeError {
     Signals(#[source] io::Error),
     #[error("announce this node in the store")]
     Join(#[source] StoreError),
-    #[error("the store failed and only a restart can mend it: {0}")]
+    #[error("the store failed and only a restart can recover it: {0}")]
     StoreFailed(String),
 }
 
-/// Serves until SIGTERM, SIGINT, SIGQUIT or SIGHUP, drains, and returns; a second signal gives unfinished orders back at once.
+/// Serves until SIGTERM, SIGINT, SIGQUIT or SIGHUP, then drains and returns; a second signal gives unfinished orders back
+/// at once.
 pub async fn run(config: Config, metrics: Metrics) -> Result<(), ServeError> {
     let processor = processing::processor(&config)?;
     let by = processing::by_whom(&config.processor);
     serve(config, processor, &by, metrics).await
 }
 
-/// The same with a processor of your own, whatever the configuration says of another; see `examples/own_processor.rs`.
+/// Serves like [`run`] with your own processor, ignoring the configured one; see `examples/own_processor.rs`.
 pub async fn run_with(
     config: Config,
     processor: Arc<dyn Processor>,
@@ -112,7 +113,7 @@ async fn serve(
     let stopped = async {
         let name = signals.next().await;
         tracing::info!(
-            "{name} received: finishing what is under way, for {:?} at most",
+            "{name} received: finishing running work within {:?}",
             config.shutdown_grace
         );
         server.stop(config.shutdown_grace, signals.next()).await;
@@ -121,13 +122,13 @@ async fn serve(
     let failed = tokio::select! {
         biased;
         reason = store.failed() => Some(reason),
-        // It may have failed with its very last sync.
+        // The store may have failed with its very last sync.
         () = stopped => store.failed().now_or_never(),
     };
     let Some(reason) = failed else {
         return Ok(());
     };
-    tracing::error!(%reason, "the store failed: nothing more is accepted, this process ends");
+    tracing::error!(%reason, "the store failed: no more orders are accepted, and this process exits");
     tokio::time::sleep(LAST_ANSWERS_TIME).await;
     Err(ServeError::StoreFailed(reason))
 }
@@ -140,9 +141,9 @@ fn announce(config: &Config, server: &Server) {
     let location = open::location(&config.database);
     let ready = match server.store.health() {
         StoreHealth::Ready => "is ready",
-        StoreHealth::NotReady(_) => "listens, without its store so far,",
+        StoreHealth::NotReady(_) => "listens, so far without its store,",
     };
-    // The variable by its name: whoever pastes the line has the key, whoever reads the log has not.
+    // The variable by name: the line must work when pasted, without the key in the log.
     let key = match config.api_key {
         Some(_) => " -H \"Authorization: Bearer $ORDERLY_API_KEY\"",
         None => "",
@@ -157,7 +158,7 @@ fn announce(config: &Config, server: &Server) {
     );
 }
 
-/// A node at work: everything that runs between a start and a stop.
+/// A running node, from start to stop.
 pub struct Server {
     addresses: Vec<SocketAddr>,
     node: NodeId,
@@ -167,13 +168,13 @@ pub struct Server {
     janitors: Vec<JoinHandle<()>>,
     live: Live,
     draining: CancellationToken,
-    /// Stops the janitors.
+    /// Stops the background tasks.
     stopped: CancellationToken,
 }
 
 impl Server {
-    /// Announces the node, takes over what earlier ones left, and begins to listen and to work. A store that opened
-    /// without its database is waited for while serving: until it is there, orders are refused with 503.
+    /// Announces the node, takes over orders of dead nodes, and starts to listen and process. If the store opened without
+    /// its database, the server waits for it while serving and answers 503.
     pub async fn start(
         config: &Config,
         store: Arc<dyn Store>,
@@ -183,7 +184,7 @@ impl Server {
         Server::begin(config, store, Some(processor), metrics).await
     }
 
-    /// The same, for workers outside that take the orders over HTTP: this node processes none.
+    /// Starts a server for external workers, which pull the orders over HTTP; this node processes none.
     pub async fn start_for_workers(
         config: &Config,
         store: Arc<dyn Store>,
@@ -219,13 +220,13 @@ impl Server {
             rate_limit: config.rate_limit,
             idle_sleep: config.idle_sleep,
         };
-        let (worker, desk) = if let Some(processor) = processor {
+        let (worker, lease_requests) = if let Some(processor) = processor {
             let worker = Worker::start(store.clone(), processor, settings, metrics.clone());
             (worker, None)
         } else {
-            let desk = Desk::new(store.wakeups(), metrics.clone());
-            let worker = Worker::start_for(desk.clone(), store.clone(), settings, metrics.clone());
-            (worker, Some(desk))
+            let lease_requests = LeaseRequests::new(store.wakeups(), metrics.clone());
+            let worker = Worker::start_for(lease_requests.clone(), store.clone(), settings, metrics.clone());
+            (worker, Some(lease_requests))
         };
         let outside = Outside {
             store: store.clone(),
@@ -234,7 +235,7 @@ impl Server {
                 attempt_timeout: config.attempt_timeout,
                 retry: config.retry,
             },
-            desk,
+            lease_requests,
             metrics: metrics.clone(),
         };
         let sweep = GiveBack {
@@ -250,7 +251,7 @@ impl Server {
             },
             draining.clone(),
         );
-        let leases = janitor::leases::run(store.clone(), sweep, worker.beaten(), stopped.clone());
+        let leases = janitor::leases::run(store.clone(), sweep, worker.sweep_due(), stopped.clone());
         let mut janitors = vec![tokio::spawn(leases)];
         if let Some(older_than) = config.retention {
             let retention =
@@ -292,7 +293,7 @@ impl Server {
         })
     }
 
-    /// Where it listens; the ports are the real ones where the configuration said 0.
+    /// Returns the addresses it listens on, with the real ports for a configured port 0.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -301,8 +302,8 @@ impl Server {
         self.node
     }
 
-    /// Drains within `grace`: refuses new work, finishes what is under way, gives back what cannot finish in
-    /// time (at once when `hurry` resolves), and closes the store.
+    /// Drains within `grace`: refuses new work, finishes running work, gives back orders that cannot finish in time (at
+    /// once when `hurry` resolves), and closes the store.
     pub async fn stop(self, grace: Duration, hurry: impl Future) {
         let deadline = Instant::now() + grace;
         let hand_back_at = deadline - HAND_BACK_TIME_MAX.min(grace / 4);
@@ -312,9 +313,7 @@ impl Server {
         let http_ended = async {
             if timeout_at(hand_back_at, self.http).await.is_err() {
                 cut_off.abort();
-                tracing::warn!(
-                    "some connections were still open at the end of the drain time and are cut off"
-                );
+                tracing::warn!("closing connections that are still open at the end of the drain time");
             }
         };
         let drained = async {
@@ -327,36 +326,33 @@ impl Server {
             drained.await;
         };
         if timeout_at(deadline, drained).await.is_err() {
-            tracing::error!(
-                "some orders could not be given back in time; they are taken back at the next start"
-            );
+            tracing::error!("some orders could not be given back in time; the next start takes them back");
         }
         self.stopped.cancel();
         let closed = async {
             if let Err(error) = self.store.leave(self.node).await {
-                tracing::warn!(%error, "could not take this node off the list");
+                tracing::warn!(%error, "cannot remove this node from the list of nodes");
             }
             self.store.close().await;
             for janitor in self.janitors {
                 if let Err(error) = janitor.await {
-                    tracing::error!(%error, "a janitor ended abnormally");
+                    tracing::error!(%error, "a background task ended abnormally");
                 }
             }
             if let Err(error) = self.live.ended().await {
-                tracing::error!(%error, "the task that follows the feed ended abnormally");
+                tracing::error!(%error, "the feed task ended abnormally");
             }
         };
         if timeout_at(deadline.max(Instant::now() + LAST_ANSWERS_TIME), closed)
             .await
             .is_err()
         {
-            tracing::error!("the store did not close in time; what it answered is durable all the same");
+            tracing::error!("the store did not close in time; everything it confirmed is durable");
         }
     }
 }
 
-/// Listens on each address; one that this machine does not have (such as `::1` without IPv6) is passed over as
-/// long as another works.
+/// Listens on each address. Skips addresses that this machine lacks (such as `::1` without IPv6) if another one works.
 async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
     let mut listeners = Vec::new();
     let mut missing = None;

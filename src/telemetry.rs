@@ -1,5 +1,4 @@
-//! Logs: where lines go, what they look like, and what happens when nobody takes them. What is logged is left to
-//! whoever logs, the numbers to `metrics.rs`.
+//! Logs: destinations, formats, and lost lines. Metrics are in `metrics.rs`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs;
@@ -28,23 +27,22 @@ use lines::{Lines, LogFile};
 use requests::NamesRequests;
 pub use requests::RequestLog;
 
-/// Days of log files kept, today's included.
+/// Number of daily log files to keep, including today's.
 const LOG_FILES_MAX: usize = 7;
-/// Lines that may wait for a slow disk or reader, some 10 MB; further ones are dropped and counted, so that
-/// logging never holds up an order.
+/// Maximum number of lines that wait for a slow disk or reader, about 10 MB; beyond that lines are dropped and counted,
+/// so that logging never delays an order.
 const LINES_WAITING_MAX: usize = 32_768;
-/// Always the newest file: a link that is set anew with every file.
+/// Symbolic link to the newest file, replaced with every new file.
 const NEWEST_NAME: &str = "app.log";
-/// What is logged under it is logged whatever the filter, unless that turns the log off: the line that says where
-/// the server is.
+/// Target of the line with the server's address, logged under any filter except `off`.
 pub const START_TARGET: &str = "orderly::start";
 
-/// Keep it until the end of the process: dropping it writes what still waits.
+/// Handle to keep until the end of the process: dropping it writes the waiting lines.
 #[derive(Default)]
 pub struct Telemetry {
     guards: Vec<WorkerGuard>,
     dropped: Vec<ErrorCounter>,
-    /// Lines that a disk or a reader refused.
+    /// Number of lines that a disk or reader refused.
     lost: Arc<AtomicU64>,
 }
 
@@ -56,14 +54,14 @@ pub enum TelemetryError {
     Installed(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Starts the log of a server: stdout and a file a day. A folder that cannot be written costs the file and a
-/// warning. From here on, panics are log lines too.
+/// Starts the log of a server: stdout and daily files. If the folder is not writable, there is a warning and no file.
+/// From here on, panics are logged too.
 pub fn start(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
     let filter = filter(&log.filter)?;
     let mut telemetry = Telemetry::default();
-    let stdout = stdout_layer(log.format, telemetry.unhurried("log-stdout", io::stdout()));
+    let stdout = stdout_layer(log.format, telemetry.non_blocking("log-stdout", io::stdout()));
     let (file, refused) = match LogFile::open(&log.dir) {
-        Ok(file) => (Some(json_layer(telemetry.unhurried("log-file", file))), None),
+        Ok(file) => (Some(json_layer(telemetry.non_blocking("log-file", file))), None),
         Err(error) => (None, Some(error)),
     };
     tracing_subscriber::registry()
@@ -73,7 +71,7 @@ pub fn start(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
         .try_init()?;
     if let Some(error) = refused {
         tracing::warn!(
-            "no log file: the folder {} cannot be written: {error}",
+            "no log file: cannot write to the folder {}: {error}",
             log.dir.display()
         );
     }
@@ -81,7 +79,7 @@ pub fn start(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
     Ok(telemetry)
 }
 
-/// Starts the log of a command: warnings and errors, on stderr, beside its messages.
+/// Starts the log of a command: warnings and errors on stderr, beside its messages.
 pub fn start_on_stderr() -> Result<(), TelemetryError> {
     let layer = fmt::layer()
         .with_writer(io::stderr)
@@ -95,14 +93,14 @@ pub fn start_on_stderr() -> Result<(), TelemetryError> {
 }
 
 impl Telemetry {
-    /// Lines lost since the start: whoever takes them was slower, or took them no more.
+    /// Returns the number of lines lost since the start, because a reader or disk was too slow or failed.
     pub fn lost_lines(&self) -> u64 {
         let dropped = self.dropped.iter().map(|counter| counter.dropped_lines() as u64);
         dropped.sum::<u64>() + self.lost.load(Ordering::Relaxed)
     }
 
-    /// A writer that never makes a caller wait.
-    fn unhurried(&mut self, thread_name: &str, writer: impl Write + Send + 'static) -> NonBlocking {
+    /// Returns a writer that never blocks its caller.
+    fn non_blocking(&mut self, thread_name: &str, writer: impl Write + Send + 'static) -> NonBlocking {
         let (writer, guard) = NonBlockingBuilder::default()
             .buffered_lines_limit(LINES_WAITING_MAX)
             .lossy(true)
@@ -138,7 +136,7 @@ fn stdout_layer(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<Registr
     }
 }
 
-/// One object a line: timestamp, level, target, message, the event's fields beside them, its spans as a list.
+/// Formats one JSON object per line: timestamp, level, target, message, the event's fields, and its spans as a list.
 fn json_layer<S>(writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
@@ -152,11 +150,11 @@ where
         .boxed()
 }
 
-/// `app.2026-11-22.log` and so on, days in UTC.
+/// Opens the file of the day, such as `app.2026-11-22.log`; days are in UTC.
 fn daily_file(dir: &Path) -> Result<RollingFileAppender, anyhow::Error> {
-    // The link holds the folder's path as it is given here: a relative one would lead nowhere.
+    // The link holds the folder's path as given here; a relative path would be wrong.
     let dir = std::path::absolute(dir)?;
-    // Made beforehand: the appender complains on stderr about a missing folder before it makes one.
+    // Created first: the appender would complain on stderr about a missing folder before creating it.
     fs::create_dir_all(&dir)?;
     let appender = RollingFileAppender::builder()
         .rotation(Rotation::DAILY)
@@ -168,13 +166,13 @@ fn daily_file(dir: &Path) -> Result<RollingFileAppender, anyhow::Error> {
     Ok(appender)
 }
 
-/// <https://no-color.org>
+/// Reports whether the stream takes colours (<https://no-color.org>).
 fn takes_colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn log_panic(info: &PanicHookInfo<'_>) {
-    let message = info.payload_as_str().unwrap_or("a value that is no text");
+    let message = info.payload_as_str().unwrap_or("a payload that is not text");
     let location = info.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
     let backtrace = Backtrace::capture();
@@ -202,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_on_the_same_day_goes_on_in_the_same_file() {
+    fn a_restart_on_the_same_day_appends_to_the_same_file() {
         let dir = tempfile::tempdir().unwrap();
         line(&mut daily_file(dir.path()).unwrap(), "before");
         line(&mut daily_file(dir.path()).unwrap(), "after");
@@ -211,13 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_an_old_or_lost_file_is_set_anew() {
+    fn a_link_to_an_old_or_missing_file_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let old = dir.path().join("app.2020-01-01.log");
         fs::write(&old, "old\n").unwrap();
         for target in [old, dir.path().join("lost.log")] {
             let link = dir.path().join(NEWEST_NAME);
-            // It is missing the first time.
+            // Missing in the first round.
             let _ = fs::remove_file(&link);
             std::os::unix::fs::symlink(target, link).unwrap();
             line(&mut daily_file(dir.path()).unwrap(), "new");
@@ -238,13 +236,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_a_file_gives_no_log_file() {
+    fn a_folder_that_is_a_file_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(daily_file(file.path()).is_err());
     }
 
     #[test]
-    fn old_files_go_and_seven_stay() {
+    fn only_the_newest_seven_files_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         for day in 1..=9 {
             fs::write(dir.path().join(format!("app.2020-01-0{day}.log")), "").unwrap();
@@ -257,11 +255,11 @@ mod tests {
     }
 
     #[test]
-    fn the_start_is_told_whatever_the_filter_unless_the_log_is_off() {
-        let told = |directives: &str| {
+    fn the_start_is_logged_under_any_filter_except_off() {
+        let logged = |directives: &str| {
             let dir = tempfile::tempdir().unwrap();
             let mut telemetry = Telemetry::default();
-            let layer = json_layer(telemetry.unhurried("test", daily_file(dir.path()).unwrap()));
+            let layer = json_layer(telemetry.non_blocking("test", daily_file(dir.path()).unwrap()));
             let log = tracing_subscriber::registry()
                 .with(layer)
                 .with(filter(directives).unwrap());
@@ -273,17 +271,17 @@ mod tests {
             let lines = newest(dir.path());
             (lines.contains("ready"), lines.contains("something else"))
         };
-        assert_eq!(told("info"), (true, true));
-        assert_eq!(told("warn"), (true, false));
-        assert_eq!(told("error,orderly=off,orderly::start=off"), (true, false));
-        assert_eq!(told("off"), (false, false));
+        assert_eq!(logged("info"), (true, true));
+        assert_eq!(logged("warn"), (true, false));
+        assert_eq!(logged("error,orderly=off,orderly::start=off"), (true, false));
+        assert_eq!(logged("off"), (false, false));
     }
 
     #[test]
-    fn a_json_line_has_its_fields_beside_its_message_and_its_spans() {
+    fn a_json_line_has_its_fields_at_the_top_level_and_its_spans() {
         let dir = tempfile::tempdir().unwrap();
         let mut telemetry = Telemetry::default();
-        let writer = telemetry.unhurried("test", daily_file(dir.path()).unwrap());
+        let writer = telemetry.non_blocking("test", daily_file(dir.path()).unwrap());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(json_layer(writer)), || {
             let span = tracing::info_span!("request", request.id = "r1");
             let _entered = span.enter();

@@ -1,6 +1,5 @@
-//! Processes orders on this node: claims as many as there are free slots, runs each to its settled end, keeps
-//! their leases alive, and is quiet where there is nothing to do. What processing means is left to `processor.rs`,
-//! which order is next to the store. Where workers outside process them, it claims for those.
+//! Processes orders on this node: claims orders for free slots or external workers, runs each attempt until it is
+//! settled, renews leases, and is quiet while idle. `processor.rs` defines processing; the store chooses the next orders.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -15,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::lease::{NodeId, ProcessorKind};
 use crate::metrics::Metrics;
 use crate::processor::Processor;
-use crate::pull::Desk;
+use crate::pull::LeaseRequests;
 use crate::retry::RetryPolicy;
 use crate::store::Store;
 
@@ -34,72 +33,72 @@ use guard::Guard;
 use reports::Reports;
 use running::Running;
 
-/// Between two polls, and between two heartbeats, while no order is open. Even its shortest, by [`jittered`], is above
-/// 30 s: two polls and two heartbeats a minute.
+/// Interval of polls and of heartbeats while no order is open. Even after [`jittered`] it is above 30 s: two polls and
+/// two heartbeats a minute.
 const QUIET_INTERVAL: Duration = Duration::from_secs(34);
 
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerSettings {
     pub node: NodeId,
-    /// Orders processed at once, at least 1; none where workers outside process them.
+    /// Maximum number of running attempts, at least 1; 0 if external workers process the orders.
     pub slots: u32,
-    /// How long a claim lasts unless renewed.
+    /// Duration of a lease without renewal.
     pub lease: Duration,
-    /// Longest run of one attempt.
+    /// Maximum duration of one attempt.
     pub attempt_timeout: Duration,
     pub retry: RetryPolicy,
-    /// Attempts begun per second at most, above zero.
+    /// Maximum attempts started per second, above zero.
     pub rate_limit: Option<f64>,
-    /// Leave the store alone after some quiet time, until a request to this node wakes it.
+    /// Set to leave the store alone after some idle time, until a request to this node wakes it.
     pub idle_sleep: bool,
 }
 
-/// The running tasks of a node's worker; `drain` ends them.
+/// Tasks of a node's worker; `drain` ends them.
 pub struct Worker {
     shared: Arc<Shared>,
     dispatcher: JoinHandle<()>,
     heartbeat: JoinHandle<()>,
 }
 
-/// What the tasks of one worker have in common.
+/// State shared by the tasks of one worker.
 struct Shared {
     store: Arc<dyn Store>,
-    /// `None` where workers outside process the orders.
+    /// `None` if external workers process the orders.
     processor: Option<Arc<dyn Processor>>,
     settings: WorkerSettings,
     metrics: Metrics,
     running: Running,
     guard: Arc<Guard>,
     reports: Reports,
-    /// Set by the dispatcher, who sees what there is to do; kept by the heartbeat.
+    /// Set by the dispatcher, which sees the queue; followed by the heartbeat.
     pace: watch::Sender<Pace>,
-    /// One permit per free slot; taken before a claim and moved into the task that runs the lease.
+    /// One permit per free slot, taken before a claim and moved into the task that runs the lease.
     slots: Arc<Semaphore>,
-    /// As many permits as there are slots, one for each result that is on its way into the store.
+    /// One permit per slot, held by each result that is being stored.
     results: Arc<Semaphore>,
-    /// Slots in which an order is processed.
+    /// Number of running attempts.
     busy: AtomicU32,
     executors: TaskTracker,
-    /// No more claims.
+    /// Cancelled to stop claims.
     draining: CancellationToken,
-    /// Unfinished attempts are given back now.
+    /// Cancelled to give unfinished attempts back at once.
     hand_back: CancellationToken,
-    /// The heartbeat may end: nothing runs any more.
+    /// Cancelled when nothing runs any more, to end the heartbeat.
     stopped: CancellationToken,
-    /// Told after every heartbeat that a sweep is to follow.
-    beaten: Arc<Notify>,
-    /// Told after every heartbeat.
+    /// Notified after every heartbeat that a sweep should follow.
+    sweep_due: Arc<Notify>,
+    /// Notified after every heartbeat.
     awake: Arc<Notify>,
 }
 
-/// How much this node asks of its store, most first.
+/// Load that this node puts on its store, highest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Pace {
-    /// Orders are open, here or on another node.
+    /// Orders are open on some node.
     Working,
     /// No order of the store is open, and nothing runs here.
     Idle,
-    /// No call at all.
+    /// No calls at all.
     Asleep,
 }
 
@@ -126,7 +125,7 @@ impl Shared {
 }
 
 impl Worker {
-    /// The node has joined the store, or could not reach it: then the first heartbeat that can be stored announces it.
+    /// Starts a worker. If the node could not join the store, the first stored heartbeat announces it.
     pub fn start(
         store: Arc<dyn Store>,
         processor: Arc<dyn Processor>,
@@ -141,16 +140,16 @@ impl Worker {
         }
     }
 
-    /// The same for a node that hands its orders out at the desk and processes none: it has no slots.
+    /// Starts a worker without slots that claims orders for waiting lease requests.
     pub fn start_for(
-        desk: Arc<Desk>,
+        requests: Arc<LeaseRequests>,
         store: Arc<dyn Store>,
         settings: WorkerSettings,
         metrics: Metrics,
     ) -> Worker {
         let shared = Worker::shared(store, None, settings, metrics);
         Worker {
-            dispatcher: tokio::spawn(outside::run(shared.clone(), desk)),
+            dispatcher: tokio::spawn(outside::run(shared.clone(), requests)),
             heartbeat: tokio::spawn(heartbeat::run(shared.clone())),
             shared,
         }
@@ -179,16 +178,16 @@ impl Worker {
             draining: CancellationToken::new(),
             hand_back: CancellationToken::new(),
             stopped: CancellationToken::new(),
-            beaten: Arc::default(),
+            sweep_due: Arc::default(),
             awake: Arc::default(),
         })
     }
 
-    /// Stops claiming, lets attempts finish until `hand_back_at` or until [`Worker::hand_back`], then gives the
-    /// rest back, and returns when all of that is stored - or when nothing more can be stored.
+    /// Stops claiming, lets attempts finish until `hand_back_at` or [`Worker::hand_back`], then gives the rest back.
+    /// Returns when all of that is stored, or nothing more can be stored.
     pub async fn drain(self, hand_back_at: Instant) {
         let shared = self.shared;
-        // However this ends, the heartbeat ends with it.
+        // Ends the heartbeat however this function ends.
         let _stop = shared.stopped.clone().drop_guard();
         shared.draining.cancel();
         ended("dispatcher", self.dispatcher.await);
@@ -202,19 +201,18 @@ impl Worker {
         ended("heartbeat", self.heartbeat.await);
     }
 
-    /// Told after every heartbeat that was stored while orders are open anywhere: this node's leases have just been
-    /// renewed.
-    pub fn beaten(&self) -> Arc<Notify> {
-        self.shared.beaten.clone()
+    /// Notified after every stored heartbeat while orders are open anywhere: this node has just renewed its leases.
+    pub fn sweep_due(&self) -> Arc<Notify> {
+        self.shared.sweep_due.clone()
     }
 
-    /// Told after every heartbeat that was stored, also while no order is open: the store is there, and this node does not
-    /// leave it alone.
+    /// Notified after every stored heartbeat, even while no order is open: the store is reachable, and this node does not
+    /// sleep.
     pub fn awake(&self) -> Arc<Notify> {
         self.shared.awake.clone()
     }
 
-    /// Cancelling it gives unfinished attempts back at once, whatever `drain` was told.
+    /// Token that, once cancelled, gives unfinished attempts back at once, whatever the deadline of `drain`.
     pub fn hand_back(&self) -> CancellationToken {
         self.shared.hand_back.clone()
     }
@@ -226,7 +224,7 @@ fn ended(task: &'static str, result: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// A share of a span, so that nodes and tasks that started together do not stay in step.
+/// Shortens a span at random, so that nodes and tasks started together do not stay in step.
 fn jittered(span: Duration) -> Duration {
     span.mul_f64(rand::random_range(0.9..=1.0))
 }

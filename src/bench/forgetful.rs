@@ -59,7 +59,7 @@ pub async fn serve(listener: TcpListener, connections: usize) -> anyhow::Result<
                 cap: Duration::from_mins(5),
             },
         },
-        desk: None,
+        lease_requests: None,
         metrics: metrics.clone(),
     };
     let router = http::router(App {

@@ -1,15 +1,15 @@
-//! Forms of arguments that several commands take.
+//! Argument parsers shared by several commands.
 
 use clap::builder::{PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 
 use crate::order::{INTEGER_MAX, OrderStatus};
 
-/// The number of an order or a user.
+/// Parses the id of an order or a user.
 pub fn id() -> RangedI64ValueParser<i64> {
     clap::value_parser!(i64).range(1..=INTEGER_MAX)
 }
 
-/// A status by its name; with `ignore_case`, in any case.
+/// Parses a status name. With `ignore_case`, in any case.
 pub fn status() -> impl TypedValueParser<Value = &'static str> {
     PossibleValuesParser::new(OrderStatus::ALL.map(OrderStatus::name)).map(|text| {
         let mut names = OrderStatus::ALL.into_iter().map(OrderStatus::name);

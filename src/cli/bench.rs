@@ -1,5 +1,5 @@
-//! `orderly bench`: what is to be measured, a bar that tells how far it is, and tables or JSON of what was found. The
-//! measuring is in `bench.rs` of the library.
+//! `orderly bench`: builds the plan of a run, shows its progress and prints the report as tables or JSON. `bench.rs` of
+//! the library measures.
 
 use std::io::{IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,66 +21,66 @@ use tables::tables;
 
 mod tables;
 
-/// More connections are more than one machine's ports and descriptors.
+/// Maximum number of connections; beyond that one machine runs out of ports and descriptors.
 const CONNECTIONS: RangeInclusive<i64> = 1..=10_000;
 const ROUNDS: RangeInclusive<i64> = 1..=1_000;
 const ORDERS: RangeInclusive<i64> = 1..=10_000_000;
-/// As many as a request of the API takes.
+/// Bounded by the largest batch request of the API.
 const BATCH: RangeInclusive<i64> = 1..=1_000;
-/// Each has a request of its own, prepared in memory.
+/// Every user has a request prepared in memory.
 const USERS: RangeInclusive<i64> = 1..=100_000;
 const DURATION: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_mins(10);
 /// Requests per second of an open loop.
 const RATE: RangeInclusive<f64> = 1.0..=10_000_000.0;
-/// Threads of this process beside those of the load generator, for the yardsticks within it.
+/// Threads for the yardsticks inside this process, beside those of the load generator.
 const WORKERS: usize = 2;
 const BAR_WIDTH: usize = 24;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// What to do to the server
+    /// Load to send to the server
     #[arg(value_enum, value_name = "LOAD", default_value = "accept")]
     loads: Vec<Load>,
-    /// Connections that send at once
+    /// Concurrent connections
     #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count(CONNECTIONS))]
     connections: usize,
-    /// How long each kind is measured in each round
+    /// Measuring time of each kind in each round
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     duration: Duration,
-    /// How often all kinds are measured, in turns
+    /// Rounds; each measures all kinds in turn
     #[arg(long, value_name = "COUNT", default_value = "5", value_parser = count(ROUNDS))]
     rounds: usize,
-    /// Send so many requests per second, or such a share of the peak rate (50%), whether or not earlier ones were answered
+    /// Requests per second, or a share of the peak rate (50%), sent without waiting for earlier answers
     #[arg(long, value_name = "RATE", value_parser = rate)]
     rate: Option<Rate>,
-    /// Orders that wait for drain
+    /// Orders waiting at the start of drain
     #[arg(long, value_name = "COUNT", default_value = "100000", value_parser = count(ORDERS))]
     orders: usize,
-    /// Orders in a request of batch
+    /// Orders per request of batch
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count(BATCH))]
     batch_size: usize,
-    /// Users whose orders they are, in turns
+    /// Number of users; orders are spread over them in turn
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = count(USERS))]
     users: usize,
-    /// A PostgreSQL server to measure on instead of a SQLite file: databases are made beside the one named, and dropped
+    /// PostgreSQL server to measure on instead of a SQLite file: creates databases beside the named one and drops them
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     database_url: Option<String>,
-    /// The same for the yardstick of one INSERT per request, where orders are kept elsewhere
+    /// Same for the one-INSERT yardstick when orders are stored elsewhere
     #[arg(long, value_name = "URL")]
     yardstick_database_url: Option<String>,
-    /// A server that runs already, to be measured instead of one of its own; it keeps the orders
+    /// Running server to measure instead of a temporary one; it keeps the orders
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Send the load to other machines as well
+    /// Allow load on other machines
     #[arg(long)]
     allow_remote: bool,
-    /// A variable for the server under test, such as `ORDERLY_CONCURRENCY=200`
+    /// Variable for the server under test, such as `ORDERLY_CONCURRENCY=200`
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting, conflicts_with = "url")]
     settings: Vec<(String, String)>,
-    /// Another build of this program as the server under test
+    /// Another build of this program to run as the server under test
     #[arg(long, value_name = "PATH", conflicts_with = "url")]
     program: Option<PathBuf>,
-    /// Where to make a folder for the run; its disk is what is measured [default: the one for temporary files]
+    /// Parent of the run's folder; its disk is measured [default: the folder for temporary files]
     #[arg(long, value_name = "PATH")]
     folder: Option<PathBuf>,
     /// Print JSON
@@ -164,10 +164,7 @@ async fn plan(args: &Args) -> Result<Plan, Failure> {
     {
         return Err(wrong(
             "--url",
-            &format!(
-                "{} needs a server of its own, with nothing else to do",
-                load.name()
-            ),
+            &format!("{} needs a server of its own without other work", load.name()),
         ));
     }
     Ok(Plan {
@@ -202,7 +199,7 @@ fn check_database(flag: &str, url: &str, allow_remote: bool) -> Result<(), Failu
         Ok((Database::Sqlite(_), _)) => {
             return Err(wrong(
                 flag,
-                "names a SQLite file: without it a new one is made; --folder says where",
+                "names a SQLite file: leave it out to create a new one; --folder says where",
             ));
         }
         Err(problem) => return Err(wrong(flag, &problem)),
@@ -214,7 +211,7 @@ fn check_database(flag: &str, url: &str, allow_remote: bool) -> Result<(), Failu
     Ok(())
 }
 
-/// The server that runs at a URL, with the key of the settings.
+/// Returns the running server at a URL, with the API key of the settings.
 async fn caller(url: &str, allow_remote: bool) -> Result<Caller, Failure> {
     let given = vec![("url", url.to_owned())];
     let config = Layers::gather(&Sources::of_process(given, None)).client()?;
@@ -237,18 +234,18 @@ async fn caller(url: &str, allow_remote: bool) -> Result<Caller, Failure> {
 }
 
 fn remote(host: &str) -> String {
-    format!("{host} is not this machine; a load can hurt whoever gets it: --allow-remote if that is meant")
+    format!("{host} is not this machine and the load may overwhelm it: pass --allow-remote to send it anyway")
 }
 
 fn wrong(flag: &str, problem: &str) -> Failure {
     Failure::Configuration(vec![format!("{flag}: {problem}")])
 }
 
-/// Serves a yardstick until the process is ended, or the one that started it is gone.
+/// Serves a yardstick until the process is stopped or its parent exits.
 pub fn serve_yardstick(args: &YardstickArgs) -> Result<Verdict, Failure> {
     crate::telemetry::start_on_stderr()?;
     std::thread::spawn(|| {
-        // Nothing comes; the end does, however the other process ended.
+        // Stdin carries no data; it closes however the parent exits.
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(0);
     });
@@ -319,7 +316,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// A line on stderr that is written over, where that is a terminal.
+/// Progress line on stderr, redrawn in place; hidden unless stderr is a terminal.
 struct Bar {
     shown: bool,
 }
@@ -354,7 +351,7 @@ impl Bar {
 
     fn write(&self, line: &str) {
         if self.shown {
-            // Nobody is left to be told when that fails.
+            // A failure to draw the bar cannot be shown anywhere.
             let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
         }
     }

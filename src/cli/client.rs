@@ -1,4 +1,4 @@
-//! Talks to a running server: one request, one answer, and problem documents as errors for people.
+//! Client of a running server: sends requests and turns problem documents into errors for people.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const EVENT_STREAM: &str = "text/event-stream";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than any single call of the server takes.
+/// Above the duration of any single call of the server.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
-/// Twice a page of the 500 longest orders there can be, each some 30 kB; another program may answer anything.
+/// Maximum size of an answer: twice a page of the 500 longest orders of about 30 kB. Another program may answer anything.
 const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Three signs of life of a stream: one that is silent for longer goes nowhere any more.
+/// Three keep-alives of a stream; beyond that the connection counts as lost.
 const STREAM_SILENCE_MAX: Duration = Duration::from_secs(45);
 
 pub struct Client {
@@ -33,14 +33,14 @@ pub struct Client {
 /// A stream of server-sent events.
 pub struct Following(reqwest::Response);
 
-/// Why there is no stream.
+/// The reason there is no stream.
 pub enum Refusal {
-    /// The server is away, or overloaded.
+    /// The server is away or overloaded.
     ForNow(Failure),
     ForGood(Failure),
 }
 
-/// The parts of a problem document (RFC 9457) that people read.
+/// Members of a problem document (RFC 9457) that people read.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -56,7 +56,7 @@ struct FieldProblem {
     detail: String,
 }
 
-/// Reports whether the server may have carried out a request that ended in this failure.
+/// Reports whether the server may have carried out the request that failed.
 pub fn may_have_changed_something(failure: &Failure) -> bool {
     let Failure::Failed(error) = failure else {
         return false;
@@ -68,21 +68,21 @@ pub fn may_have_changed_something(failure: &Failure) -> bool {
     }
 }
 
-/// An answer other than a good one.
+/// An answer with an error status.
 #[derive(Debug, thiserror::Error)]
-#[error("{told}")]
+#[error("{message}")]
 pub struct Refused {
-    told: String,
+    message: String,
     /// Detail from a problem document.
     pub detail: Option<String>,
-    /// Certainly; otherwise the request may have been carried out.
+    /// Set when the request certainly changed nothing; otherwise it may have been carried out.
     changed_nothing: bool,
-    /// 503: the server is there and cannot do it at the moment.
+    /// Set on 503: the server answers but cannot serve the request at the moment.
     pub is_unavailable: bool,
 }
 
 impl Refused {
-    /// `None` where no answer came at all.
+    /// Returns `None` if no answer came.
     pub fn of(failure: &Failure) -> Option<&Refused> {
         match failure {
             Failure::Failed(error) => error.downcast_ref(),
@@ -97,13 +97,13 @@ impl Client {
         Ok(Client { http, config })
     }
 
-    /// The body of a good answer; `query` pairs are encoded here.
+    /// Returns the body of a successful answer. Encodes the pairs of `query`.
     pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<String, Failure> {
         let request = self.request(Method::GET, &with_query(path, query));
         text(self.answer(request).await?).await
     }
 
-    /// A stream that goes on behind the event with the id `last_id`, for as long as both sides want.
+    /// Opens a stream of the events after the one with the id `last_id`.
     pub async fn follow(
         &self,
         path: &str,
@@ -129,11 +129,11 @@ impl Client {
         }
         let failure = match text(answer).await {
             Ok(_) => Failure::Failed(anyhow::anyhow!(
-                "the answer is no stream of events: does ORDERLY_URL name an orderly server?"
+                "the answer is not an event stream: does ORDERLY_URL name an orderly server?"
             )),
             Err(failure) => failure,
         };
-        // Like the browsers' EventSource, but for the refusals that say of themselves that they pass.
+        // As in the browsers' EventSource, except for refusals that are temporary by definition.
         let passes = status.is_server_error()
             || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
         Err(if passes {
@@ -161,7 +161,7 @@ impl Client {
         text(self.answer(request).await?).await
     }
 
-    /// The address of the server, without secrets.
+    /// Returns the server's address without secrets.
     pub fn shown_url(&self) -> String {
         crate::config::without_password(&self.config.url)
     }
@@ -183,7 +183,7 @@ impl Client {
     }
 }
 
-/// The body of a good answer; what a refusal says otherwise.
+/// Returns the body of a successful answer, or its problem as an error.
 async fn text(answer: Response) -> Result<String, Failure> {
     let status = answer.status();
     let body = read_up_to(answer, ANSWER_BYTES_MAX)
@@ -199,10 +199,10 @@ async fn text(answer: Response) -> Result<String, Failure> {
         Ok(text)
     } else {
         Err(Failure::Failed(anyhow::Error::new(Refused {
-            told: told(status, &text),
+            message: message(status, &text),
             detail: problem(&text).detail,
             is_unavailable: status == StatusCode::SERVICE_UNAVAILABLE,
-            // Of a 409 the first request may be under way.
+            // On a 409 the first request may still be running.
             changed_nothing: (status.is_client_error() && status != StatusCode::CONFLICT)
                 || status == StatusCode::SERVICE_UNAVAILABLE,
         })))
@@ -210,7 +210,7 @@ async fn text(answer: Response) -> Result<String, Failure> {
 }
 
 impl Following {
-    /// The next piece of it; `None` at its end. Otherwise the reason why the connection was lost.
+    /// Returns the next chunk, `None` at the end of the stream, or the reason why the connection was lost.
     pub async fn next(&mut self) -> Result<Option<Bytes>, String> {
         let next = self.0.chunk().await;
         next.map_err(|error| with_causes(&error.without_url()))
@@ -227,13 +227,13 @@ fn with_query(path: &str, query: &[(&str, String)]) -> String {
     format!("{path}?{query}")
 }
 
-/// The beginning of an answer, or all of it.
+/// An answer's body, or its beginning.
 pub struct Body {
     pub bytes: Vec<u8>,
     pub is_whole: bool,
 }
 
-/// Reads a body as far as its first `bytes_max` bytes.
+/// Reads at most the first `bytes_max` bytes of a body.
 pub async fn read_up_to(mut answer: Response, bytes_max: usize) -> Result<Body, reqwest::Error> {
     let mut bytes = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
@@ -252,18 +252,18 @@ pub async fn read_up_to(mut answer: Response, bytes_max: usize) -> Result<Body, 
     })
 }
 
-/// A client for requests to one address, with limits on the time they take.
+/// Returns a client for requests to one address, with time limits.
 pub fn http_client(url: &str) -> Result<reqwest::Client, reqwest::Error> {
     builder(url).timeout(REQUEST_TIMEOUT).build()
 }
 
-/// The same for an answer that does not end, as long as there are signs of life.
+/// Returns a client for endless answers that fails only when no bytes arrive.
 fn stream_client(url: &str) -> Result<reqwest::Client, reqwest::Error> {
     builder(url).read_timeout(STREAM_SILENCE_MAX).build()
 }
 
 fn builder(url: &str) -> reqwest::ClientBuilder {
-    // An error says that one is installed already, by the first client: the same one.
+    // Fails if the first client has installed it already: the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
@@ -275,18 +275,18 @@ fn builder(url: &str) -> reqwest::ClientBuilder {
     builder
 }
 
-/// Reads an answer, which another program may have given.
+/// Reads an answer; another program may have sent it.
 pub fn read<T: DeserializeOwned>(answer: &str) -> Result<T, Failure> {
     serde_json::from_str(answer)
-        .map_err(|error| Failure::failed("read the answer, which is not that of an orderly server", error))
+        .map_err(|error| Failure::failed("read the answer; is it from an orderly server?", error))
 }
 
 fn problem(body: &str) -> Problem {
     serde_json::from_str(body).unwrap_or_default()
 }
 
-/// A refusal in words, on one line.
-fn told(status: StatusCode, body: &str) -> String {
+/// Returns a refusal in words, on one line.
+fn message(status: StatusCode, body: &str) -> String {
     let problem = problem(body);
     let mut line = problem.title.unwrap_or_else(|| {
         let reason = status.canonical_reason().unwrap_or("refused");
@@ -319,20 +319,20 @@ mod tests {
     fn a_problem_document_becomes_a_line() {
         let body = r#"{"type":"/problems/x","title":"Not possible now","status":409,"detail":"order 5 is Completed"}"#;
         assert_eq!(
-            told(StatusCode::CONFLICT, body),
+            message(StatusCode::CONFLICT, body),
             "Not possible now: order 5 is Completed"
         );
         let body = r##"{"title":"Bad fields","detail":"#/a is missing","errors":[{"pointer":"#/a","detail":"is missing"}]}"##;
         assert_eq!(
-            told(StatusCode::UNPROCESSABLE_ENTITY, body),
+            message(StatusCode::UNPROCESSABLE_ENTITY, body),
             "Bad fields: #/a is missing"
         );
-        assert_eq!(told(StatusCode::BAD_GATEWAY, "<html>"), "502 Bad Gateway");
-        assert!(told(StatusCode::UNAUTHORIZED, "").contains("ORDERLY_API_KEY"));
+        assert_eq!(message(StatusCode::BAD_GATEWAY, "<html>"), "502 Bad Gateway");
+        assert!(message(StatusCode::UNAUTHORIZED, "").contains("ORDERLY_API_KEY"));
     }
 
     #[test]
-    fn no_proxy_stands_between_a_machine_and_itself() {
+    fn requests_to_this_machine_bypass_the_proxy() {
         for url in ["http://127.0.0.1:5000", "http://[::1]:5000", "http://localhost"] {
             assert!(url_names_this_machine(url), "{url}");
         }

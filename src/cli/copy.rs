@@ -1,4 +1,5 @@
-//! `orderly copy`: moves a store to PostgreSQL while no server runs, tells how far it is, and whether the copy is true.
+//! `orderly copy`: moves a store to PostgreSQL while no server runs, shows progress and reports whether the copy is
+//! exact.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -12,16 +13,16 @@ use crate::config::{Database, PasswordSources, PostgresDatabase};
 use crate::store::copy::{self, Copied, Progress, Step};
 use crate::store::open;
 
-/// Between two messages about how far it is; a copy that takes less says nothing.
+/// Interval between progress messages; a shorter copy prints none.
 const MESSAGE_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The store to copy: sqlite:PATH, or a PostgreSQL URL. No server may run on it
+    /// Store to copy: sqlite:PATH or a PostgreSQL URL. No server may run on it
     #[arg(long, value_name = "URL")]
     from: String,
-    /// The empty PostgreSQL database to copy into, where it is not the one of the settings. A password given here is there
-    /// for all to see; in `DATABASE_URL` it is not
+    /// Empty PostgreSQL database to copy into [default: DATABASE_URL of the settings]. Other users of the machine can see
+    /// a password given here, but not one in `DATABASE_URL`
     #[arg(long, value_name = "URL")]
     to: Option<String>,
     /// Print JSON
@@ -53,7 +54,7 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(if good { Verdict::Good } else { Verdict::Bad })
 }
 
-/// The store a flag names. What its user should know about it goes to stderr.
+/// Parses the URL of a flag and prints its warnings to stderr.
 fn database(flag: &str, url: &str, passwords: &PasswordSources) -> Result<Database, Failure> {
     let parsed = Database::parse(url, passwords);
     let (database, warnings) = parsed.map_err(|problem| wrong(flag, &problem))?;
@@ -68,7 +69,7 @@ fn postgres(name: &str, database: Database) -> Result<PostgresDatabase, Failure>
         Database::Postgres(database) => Ok(*database),
         Database::Sqlite(_) => Err(wrong(
             name,
-            "names a SQLite file: orders are copied into PostgreSQL only; write --to postgres://HOST/DATABASE",
+            "names a SQLite file: orders are copied into PostgreSQL only; use --to postgres://HOST/DATABASE",
         )),
     }
 }
@@ -77,7 +78,7 @@ fn wrong(name: &str, problem: &str) -> Failure {
     Failure::Configuration(vec![format!("{name}: {problem}")])
 }
 
-/// Writes to stderr now and then.
+/// Returns a progress callback that prints to stderr at intervals.
 fn messages() -> impl FnMut(Progress) {
     let mut last = Instant::now();
     move |progress| {

@@ -1,5 +1,5 @@
-//! `orderly doctor`: looks at everything that must be right for orders to flow, and says what to do where it is
-//! not. The single checks are in `doctor/`; checking the promises about stored orders is left to `verify`.
+//! `orderly doctor`: checks everything that orders need to flow and gives advice on problems. `verify` checks the
+//! promises about stored orders.
 
 use serde_json::json;
 
@@ -30,12 +30,12 @@ pub struct Args {
     flags: Flags<Server>,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 struct Check {
     name: &'static str,
     state: State,
     finding: String,
-    /// What to do about it; `None` when all is well.
+    /// Remedy; `None` if all is well.
     advice: Option<String>,
 }
 
@@ -95,7 +95,7 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(if healthy { Verdict::Good } else { Verdict::Bad })
 }
 
-/// Goes on after a failure as far as it can: one visit should tell everything.
+/// Runs all checks, as far as earlier failures allow, so that one run shows everything.
 async fn examine(layers: &Layers) -> Vec<Check> {
     let loaded = layers.server();
     let mut checks = match &loaded {
@@ -103,18 +103,24 @@ async fn examine(layers: &Layers) -> Vec<Check> {
         Ok(loaded) => loaded
             .warnings
             .iter()
-            .map(|warning| Check::warn("configuration", warning, "change it, or leave it on purpose"))
+            .map(|warning| Check::warn("configuration", warning, "change it, or keep it on purpose"))
             .collect(),
         Err(error) => error
             .problems
             .iter()
-            .map(|problem| Check::fail("configuration", problem, "correct it: nothing starts until then"))
+            .map(|problem| {
+                Check::fail(
+                    "configuration",
+                    problem,
+                    "correct it: the server does not start until then",
+                )
+            })
             .collect(),
     };
-    // Its warnings are among those of the whole.
+    // The warnings of the database are among those of the configuration.
     if let Ok((database, _)) = layers.database() {
         checks.extend(disk::check(&database));
-        // A start migrates unless it is set not to; that setting cannot be read here.
+        // Migration at start is the default; the setting cannot be read here.
         let migrates = loaded.as_ref().map_or(true, |loaded| loaded.config.migrate);
         checks.extend(store::check(&database, migrates).await);
         checks.extend(servers::check(&database).await);

@@ -1,4 +1,4 @@
-//! Why a command could not do its work: the line on stderr and the exit code.
+//! Errors that keep a command from doing its work: the lines on stderr and the exit code.
 
 use super::{CONFIGURATION, FAILED};
 use crate::causes::with_causes;
@@ -11,9 +11,9 @@ use crate::telemetry::TelemetryError;
 
 #[derive(Debug)]
 pub enum Failure {
-    /// Trying again may help.
+    /// A retry may help.
     Failed(anyhow::Error),
-    /// Nothing helps but another configuration, or another binary.
+    /// Only another configuration or another binary helps.
     Configuration(Vec<String>),
 }
 
@@ -29,7 +29,7 @@ impl Failure {
         }
     }
 
-    /// For stderr: one line, or one for each problem of a configuration.
+    /// Returns the lines for stderr: one, or one per problem of a configuration.
     pub fn lines(&self) -> Vec<String> {
         match self {
             Failure::Failed(error) => vec![with_causes(error.as_ref())],
@@ -107,7 +107,7 @@ mod tests {
     use crate::http::problem::Problem;
 
     #[test]
-    fn an_error_is_told_with_all_its_sources_on_one_line() {
+    fn an_error_is_shown_with_all_its_sources_on_one_line() {
         let error = OpenError::Unavailable {
             location: "sqlite:x.db".to_owned(),
             source: anyhow::anyhow!("permission denied").context("open file"),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_of_another_binary_is_a_matter_of_configuration() {
+    fn a_schema_of_another_binary_exits_as_a_configuration_error() {
         let error = OpenError::SchemaNewer {
             location: "sqlite:x.db".to_owned(),
             found: 2,
@@ -131,9 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn every_error_of_the_store_is_told_once() {
-        type Telling = fn(StoreError) -> Option<String>;
-        let tellings: [(&str, Telling); 6] = [
+    fn every_part_of_a_store_error_is_shown_once() {
+        type Rendering = fn(StoreError) -> Option<String>;
+        let renderings: [(&str, Rendering); 6] = [
             ("by itself", |error| Some(error.to_string())),
             ("with its sources", |error| {
                 Some(format!("{:#}", anyhow::Error::new(error)))
@@ -147,14 +147,14 @@ mod tests {
             ("by a start", |error| {
                 Some(Failure::from(ServeError::Join(error)).lines().join("\n"))
             }),
-            // `None` where the caller learns everything.
+            // `None` if the client gets everything.
             ("behind a problem", |error| Problem::from(error).cause()),
         ];
-        for (way, tell) in tellings {
+        for (place, render) in renderings {
             for (error, parts) in StoreError::each() {
-                let Some(text) = tell(error) else { continue };
+                let Some(text) = render(error) else { continue };
                 for part in parts {
-                    assert_eq!(text.matches(part).count(), 1, "{part}, told {way}: {text}");
+                    assert_eq!(text.matches(part).count(), 1, "{part}, shown {place}: {text}");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Shows a JSON object of the server's to people, with whatever members it has: a later server may have more of them.
+//! Shows a JSON object of the server to people, with all its members: a newer server may add some.
 
 use std::fmt;
 
@@ -8,14 +8,14 @@ use serde_json::value::RawValue;
 use super::failure::Failure;
 use super::output;
 
-/// Names and values line up in most answers.
+/// Width that aligns names and values of most answers.
 const NAME_WIDTH_MIN: usize = 18;
 
-/// The members of an object in the order in which they came; numbers stay the text they are.
+/// Members of an object in their original order; numbers keep their text.
 pub struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl Fields {
-    /// A line for each member that has a value, then a table for each list of objects.
+    /// Returns one line per member with a value, then a table per list of objects.
     pub fn in_full(&self) -> String {
         let name_width = self.0.iter().map(|(name, _)| name.chars().count());
         let name_width = name_width.max().unwrap_or(0).max(NAME_WIDTH_MIN);
@@ -43,7 +43,7 @@ impl Fields {
     }
 }
 
-/// Text of a value as the server wrote it, a string without its quotes; `None` for null.
+/// Returns a value as the server wrote it, a string without its quotes; `None` for null.
 fn shown(raw: &RawValue) -> Option<String> {
     match raw.get() {
         "null" => None,
@@ -51,7 +51,7 @@ fn shown(raw: &RawValue) -> Option<String> {
     }
 }
 
-/// A column for each member that has a value somewhere.
+/// Returns a table with a column per member that has a value in some row.
 fn table(rows: &[Fields]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for (name, raw) in rows.iter().flat_map(|row| &row.0) {
@@ -73,7 +73,7 @@ fn table(rows: &[Fields]) -> String {
     output::Table::new(headings.len()).lines([headings].iter().chain(&rows))
 }
 
-/// Reads an answer, which another program may have given.
+/// Reads an answer; another program may have sent it.
 pub fn read(answer: &str) -> Result<Fields, Failure> {
     super::client::read(answer)
 }
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_shown_with_exact_amounts_and_without_what_it_has_not() {
+    fn an_order_is_shown_with_exact_amounts_and_without_empty_members() {
         let order = read(
             r#"{"order_id":45,"total_amount":100.00,"reference":null,"metadata":{"a":1.50},"status":"Failed",
             "completed_at":null,"last_error":"refused\u001b[2J","later":[1,2]}"#,
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_objects_becomes_a_table_of_what_they_have() {
+    fn a_list_of_objects_becomes_a_table_of_their_members() {
         let queue = read(
             r#"{"pending":5,"paused":false,"nodes":[{"node":"a","busy":1,"x_y":null},{"node":"b","alive":true}],"none":[]}"#,
         );
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_program_is_told_apart() {
+    fn an_answer_of_another_program_is_an_error() {
         assert!(read("<html>").is_err() && read("[]").is_err());
     }
 }

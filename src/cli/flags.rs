@@ -1,4 +1,4 @@
-//! Command line flags made from the table of settings. What their texts mean is left to `config`.
+//! Command line flags generated from the table of settings. `config` parses their values.
 
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -10,28 +10,28 @@ use super::output;
 use crate::config::settings::{Audience, CONFIG_VARIABLE, SETTINGS, Setting};
 use crate::config::{Database, Layers, Sources};
 
-/// What the settings are listed under in `--help`.
+/// Section of the settings in `--help`.
 pub const HEADING: &str = "Settings";
 
 const CONFIG_ARG: &str = "config";
 
-/// The settings given as flags, of those that a command takes.
+/// Settings given as flags, among those that a command takes.
 pub struct Flags<T> {
     given: Vec<(&'static str, String)>,
     config_file: Option<PathBuf>,
     taker: PhantomData<T>,
 }
 
-/// Which settings a command takes.
+/// Selects the settings that a command takes.
 pub trait Taker {
     fn takes(audience: Audience) -> bool;
 }
 
-/// `serve` and `doctor`.
+/// Settings of `serve` and `doctor`.
 pub struct Server;
-/// Commands that open the store themselves.
+/// Settings of commands that open the store themselves.
 pub struct Store;
-/// Commands that talk to a server.
+/// Settings of commands that talk to a server.
 pub struct Client;
 
 impl Taker for Server {
@@ -56,7 +56,7 @@ impl Taker for Client {
 }
 
 impl<T: Taker> Flags<T> {
-    /// Gathers all settings of this process, these flags on top.
+    /// Gathers all settings of this process; these flags take precedence.
     pub fn layers(&self) -> Layers {
         Layers::gather(&Sources::of_process(self.given.clone(), self.config_file.clone()))
     }
@@ -68,7 +68,7 @@ impl<T: Taker> Flags<T> {
 }
 
 impl Flags<Store> {
-    /// The store these flags and the other sources name. What its user should know about it goes to stderr.
+    /// Returns the store named by the settings and prints its warnings to stderr.
     pub fn database(&self) -> Result<Database, Failure> {
         let (database, warnings) = self.layers().database()?;
         for warning in warnings {
@@ -140,7 +140,7 @@ fn argument(setting: &'static Setting, flag: String, defaults: &Layers) -> Arg {
         .help_heading(HEADING)
         .help(help);
     match default {
-        // Off unless asked for: its name alone asks for it.
+        // A setting that is off by default is turned on by its bare name.
         Some("off") => argument
             .num_args(0..=1)
             .require_equals(true)

@@ -1,4 +1,5 @@
-//! `orderly migrate`: brings the schema up to date, or shows what that would do; makes a restored backup a store of its own.
+//! `orderly migrate`: brings the schema up to date, or shows what is missing; turns a restored backup into a store of its
+//! own.
 
 use serde_json::json;
 
@@ -10,10 +11,10 @@ use crate::store::open::{self, Migration};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Change nothing, show what is missing
+    /// Show missing migrations and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// The store was restored from a backup and no server runs on it yet: what was given out since the backup counts no more
+    /// The store was restored from a backup and no server runs on it yet: invalidate everything issued since the backup
     #[arg(long, conflicts_with = "dry_run")]
     restored: bool,
     /// Print JSON
@@ -26,7 +27,7 @@ pub struct Args {
 pub async fn run(args: &Args) -> Result<Verdict, Failure> {
     let database = args.flags.database()?;
     if args.restored {
-        // The next line would make a store where there is none, and change one that is in use.
+        // The migration would create a missing store or change one that is in use.
         open::require_unused(&database).await?;
     }
     let migrations = open::migrate(&database, args.dry_run).await?;
@@ -72,11 +73,11 @@ fn epoch_as_text(begun: &Begun) -> String {
     let until = begun
         .stored_until_text()
         .map_or("no event is stored".to_owned(), |until| {
-            format!("the last event stored is of {until}")
+            format!("the last stored event is from {until}")
         });
     format!(
-        "epoch {number} began with order {first_order_id}, behind place {} of the feed; {until}. What was given out after the \
-         backup was made - order numbers, leases, idempotency keys of deliveries, cursors - is refused and not given out again",
+        "epoch {number} began with order {first_order_id}, after position {} of the feed; {until}. Order ids, leases, idempotency \
+         keys of deliveries and cursors issued since the backup are refused and not issued again",
         after.0
     )
 }

@@ -1,4 +1,4 @@
-//! `orderly openapi`: prints the document that a server answers at `/openapi.json`, with the key as optional.
+//! `orderly openapi`: prints the document that a server answers at `/openapi.json`, with an optional key.
 
 use super::failure::Failure;
 use super::{Verdict, output};

@@ -1,4 +1,4 @@
-//! `orderly orders`: looks at orders and acts on them through a running server.
+//! `orderly orders`: shows orders and acts on them through a running server.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -17,15 +17,15 @@ mod list;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Place an order
+    /// Create an order
     Create(Create),
     /// List orders, newest first
     List(List),
     /// Show one order
     Get(Get),
-    /// Tell what an order waits for
+    /// Explain what an order waits for
     Explain(One),
-    /// Put a Failed or Cancelled order back to Pending, or many Failed ones; end the back-off of a Pending one
+    /// Send a Failed or Cancelled order, or many Failed ones, back to Pending; end the backoff of a Pending one
     Retry(Retry),
     /// Cancel a Pending, Processing or Failed order
     Cancel(One),
@@ -35,7 +35,7 @@ pub enum Command {
 pub struct Get {
     #[arg(value_parser = id())]
     order_id: i64,
-    /// Its history instead of its present state
+    /// Show its history instead of its current state
     #[arg(long)]
     events: bool,
     #[command(flatten)]
@@ -46,16 +46,16 @@ pub struct Get {
 pub struct Retry {
     #[arg(value_parser = id(), required_unless_present = "failed", conflicts_with = "failed")]
     order_id: Option<i64>,
-    /// Retry Failed orders, oldest first, as many as the server takes at once
+    /// Retry Failed orders, oldest first, as many as one request may
     #[arg(long)]
     failed: bool,
-    /// Only those of this user
+    /// Only orders of this user
     #[arg(long, value_name = "ID", value_parser = id(), conflicts_with = "order_id")]
     user_id: Option<i64>,
-    /// Only those created before, RFC 3339
+    /// Only orders created before this time, RFC 3339
     #[arg(long, value_name = "TIME", conflicts_with = "order_id")]
     created_before: Option<String>,
-    /// Change nothing, count only
+    /// Count the orders and change nothing
     #[arg(long, conflicts_with = "order_id")]
     dry_run: bool,
     #[command(flatten)]
@@ -139,7 +139,7 @@ async fn explain(args: &One) -> Result<(), Failure> {
     args.common.show(&answer)
 }
 
-/// Posts an action on one order, which answers the order as it stands then.
+/// Posts an action on one order and shows the order from the answer.
 async fn act(common: &Common, id: i64, action: &str) -> Result<(), Failure> {
     let answer = common
         .client()?
@@ -167,8 +167,8 @@ async fn retry_failed(args: &Retry) -> Result<(), Failure> {
     } = read(&answer)?;
     output::result(&format!("{matched} matched, {retried} retried"))?;
     if more {
-        // Not in a loop: an order that failed again at once would match again for ever.
-        output::message("more orders match than one call takes: run it again for the next ones");
+        // No loop: an order that fails again at once would match forever.
+        output::message("more orders match than one call takes: run it again for the rest");
     }
     Ok(())
 }
@@ -178,7 +178,7 @@ impl Common {
         Client::new(self.flags.layers().client()?)
     }
 
-    /// An answer that is one object.
+    /// Shows an answer that is one object.
     fn show(&self, answer: &str) -> Result<(), Failure> {
         if self.json {
             return output::result(answer);

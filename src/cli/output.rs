@@ -1,4 +1,4 @@
-//! Writing for people and programs: results on stdout, messages on stderr, tables, JSON.
+//! Output for people and programs: results on stdout, messages on stderr, tables, JSON.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -10,11 +10,11 @@ use super::failure::Failure;
 
 /// Writes a result and a newline.
 pub fn result(text: &str) -> Result<(), Failure> {
-    // Where nobody reads there is nothing more to write anyway.
+    // After a broken pipe no more output is wanted.
     write(&format!("{text}\n")).map(|_| ())
 }
 
-/// Writes to stdout at once. A reader that went away (`| head`) has what it wanted: no failure, but the end.
+/// Writes to stdout and flushes. A closed reader (`| head`) ends the output without a failure.
 pub fn write(text: &str) -> Result<ControlFlow<()>, Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -24,24 +24,24 @@ pub fn write(text: &str) -> Result<ControlFlow<()>, Failure> {
     }
 }
 
-/// A result for programs.
+/// Writes a result as JSON.
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::failed("write JSON", error))?;
     result(&text)
 }
 
-/// Writes a line to stderr. Nobody is left to be told when that fails.
+/// Writes a line to stderr. A failed write is ignored: it cannot be reported anywhere.
 pub fn message(text: &str) {
     let _ = writeln!(io::stderr(), "orderly: {}", printable(text));
 }
 
-/// Columns under their headings, as wide as needed.
+/// Returns columns under their headings.
 pub fn table<const COLUMNS: usize>(headings: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
     let headings = headings.map(str::to_owned);
     Table::new(COLUMNS).lines([headings].iter().chain(rows))
 }
 
-/// Columns that line up over several pages as far as can be: none gets narrower.
+/// Table whose columns stay aligned over several pages: a column never gets narrower.
 pub struct Table {
     widths: Vec<usize>,
 }
@@ -53,7 +53,7 @@ impl Table {
         }
     }
 
-    /// The next rows, each with a cell for every column.
+    /// Formats the next rows, each with a cell per column.
     pub fn lines<R: AsRef<[String]>>(&mut self, rows: impl IntoIterator<Item = R>) -> String {
         let rows: Vec<Vec<String>> = rows
             .into_iter()
@@ -79,7 +79,7 @@ impl Table {
     }
 }
 
-/// Without control characters: what others wrote must not steer this terminal.
+/// Replaces control characters: foreign text must not control the terminal.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|character| {
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_and_nothing_steers_the_terminal() {
+    fn columns_align_and_control_characters_are_replaced() {
         let rows = [
             ["1".to_owned(), "a".to_owned()],
             ["100".to_owned(), "\u{1b}[31mred".to_owned()],

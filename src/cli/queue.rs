@@ -1,4 +1,4 @@
-//! `orderly queue`, `pause`, `resume` and `status`: the queue of a running server, and whether that is ready.
+//! `orderly queue`, `pause`, `resume` and `status`: the queue and readiness of a running server.
 
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -41,14 +41,14 @@ pub async fn run(args: &Args, act: Act) -> Result<Verdict, Failure> {
     Ok(Verdict::Good)
 }
 
-/// Shows the queue also of a server that is not ready, where it can tell.
+/// Shows readiness, and the queue even if the server is not ready, when it can read it.
 pub async fn status(args: &Args) -> Result<Verdict, Failure> {
     let client = args.client()?;
     let not_ready = match client.get("/readyz", &[("verbose", String::new())]).await {
         Ok(_) => None,
         Err(failure) => match Refused::of(&failure) {
             Some(refused) if refused.is_unavailable && refused.detail.is_some() => refused.detail.clone(),
-            // Not one of the answers of a probe.
+            // Not an answer of a readiness check.
             Some(_) | None => return Err(failure),
         },
     };
@@ -61,10 +61,14 @@ pub async fn status(args: &Args) -> Result<Verdict, Failure> {
         let queue: Option<Box<RawValue>> = queue.as_deref().map(read).transpose()?;
         output::json(&json!({"ready": not_ready.is_none(), "reason": not_ready, "queue": queue}))?;
     } else {
-        let told = not_ready
+        let readiness = not_ready
             .as_deref()
             .map_or_else(|| "ready".to_owned(), |reason| format!("not ready: {reason}"));
-        output::result(&format!("{} is {}", client.shown_url(), output::printable(&told)))?;
+        output::result(&format!(
+            "{} is {}",
+            client.shown_url(),
+            output::printable(&readiness)
+        ))?;
         if let Some(queue) = queue {
             output::result(&format!("\n{}", fields::read(&queue)?.in_full()))?;
         }

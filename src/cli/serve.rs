@@ -1,4 +1,4 @@
-//! `orderly serve`: configuration, log, runtime; the server itself is in `serve.rs` of the library.
+//! `orderly serve`: sets up configuration, log and runtime. `serve.rs` of the library is the server.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use crate::config::Loaded;
 use crate::metrics::Metrics;
 use crate::telemetry::{self, Telemetry};
 
-/// Interval at which the metrics learn of lost log lines.
+/// Interval of the update of the metric of lost log lines.
 const LOST_LINES_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two lines that tell of lost ones: where one log loses them, the other may still be read.
-const LOST_LINES_TOLD_INTERVAL: Duration = Duration::from_mins(1);
-/// How long work on other threads may go on once serving has ended, such as a file system that does not answer.
-/// Orders do not wait for it: what must be kept was kept before.
+/// Minimum time between warnings of lost lines: if one log loses them, the other may still be read.
+const LOST_LINES_WARNING_INTERVAL: Duration = Duration::from_mins(1);
+/// Time that blocking work, such as a hung file system, may take after serving has ended. Orders do not depend on it:
+/// everything durable is stored by then.
 const LAST_WORK_TIME: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
@@ -47,14 +47,14 @@ pub fn run(args: &Args) -> Result<Verdict, Failure> {
     };
     let served = run_to_its_end(runtime, serving, LAST_WORK_TIME);
     if let Err(error) = &served {
-        // Told on stderr as well, but the log is what is kept.
+        // Reported on stderr too, but only the log is kept.
         tracing::error!("stopped: {}", with_causes(error));
     }
     served?;
     Ok(Verdict::Good)
 }
 
-/// Dropping a runtime instead would wait for its blocking threads, for ever if need be.
+/// Runs to the end and shuts the runtime down; dropping it would wait for its blocking threads, possibly forever.
 fn run_to_its_end<T>(runtime: Runtime, main: impl Future<Output = T>, last_work_time: Duration) -> T {
     let ended = runtime.block_on(main);
     runtime.shutdown_timeout(last_work_time);
@@ -64,18 +64,18 @@ fn run_to_its_end<T>(runtime: Runtime, main: impl Future<Output = T>, last_work_
 async fn count_lost_lines(telemetry: &Telemetry, metrics: &Metrics) -> Infallible {
     let mut interval = tokio::time::interval(LOST_LINES_INTERVAL);
     let mut counted = 0;
-    let mut told_at: Option<Instant> = None;
+    let mut warned_at: Option<Instant> = None;
     loop {
         interval.tick().await;
         let lost = telemetry.lost_lines();
         metrics.log_lines_dropped.inc_by(lost - counted);
-        let is_told = told_at.is_some_and(|at| at.elapsed() < LOST_LINES_TOLD_INTERVAL);
-        if lost > counted && !is_told {
+        let warned_lately = warned_at.is_some_and(|at| at.elapsed() < LOST_LINES_WARNING_INTERVAL);
+        if lost > counted && !warned_lately {
             tracing::warn!(
                 lost,
-                "log lines are lost: the disk of the log is full, or whoever reads the log is too slow"
+                "log lines are lost: the log's disk is full, or its reader is too slow"
             );
-            told_at = Some(Instant::now());
+            warned_at = Some(Instant::now());
         }
         counted = lost;
     }
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn the_end_waits_for_no_stuck_thread() {
-        /// Longer than any end takes.
+        /// Longer than any shutdown takes.
         const PATIENCE: Duration = Duration::from_mins(1);
         let (stuck, release) = mpsc::channel::<()>();
         let (ended, end) = mpsc::channel();

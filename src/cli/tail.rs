@@ -1,5 +1,5 @@
-//! `orderly tail`: every change of the orders on a terminal, through a running server, until it is interrupted. It comes
-//! back by itself after a cut, with the place it had come to, so that nothing is left out and nothing told twice.
+//! `orderly tail`: prints every change of the orders through a running server until interrupted. After a lost connection
+//! it resumes from its last event, so no change is missing or repeated.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use line::Line;
 mod event_stream;
 mod line;
 
-/// Where the server has not said how long to wait before coming back.
+/// Delay before reconnecting if the server has named none.
 const RETRY_DEFAULT: Duration = Duration::from_secs(2);
-/// However often coming back failed, and whatever the server said.
+/// Maximum delay before reconnecting.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
@@ -35,17 +35,17 @@ pub struct Args {
     /// Changes to this status only
     #[arg(long, ignore_case = true, value_parser = status())]
     status: Option<&'static str>,
-    /// Begin after this cursor, not with what comes next
+    /// Start after this cursor instead of now
     #[arg(long)]
     after: Option<String>,
-    /// Print the server's JSON, one change on a line
+    /// Print the server's JSON, one change per line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     flags: Flags<flags::Client>,
 }
 
-/// Of a `resync` event.
+/// Data of a `resync` event.
 #[derive(Deserialize)]
 struct Resync {
     cursor: String,
@@ -96,9 +96,9 @@ struct Tail {
     query: Vec<(&'static str, String)>,
     lines: Lines,
     stream: EventStream,
-    /// Attempts in a row that led nowhere.
+    /// Failed attempts to reconnect in a row.
     failures: u32,
-    /// The connection was lost, which its user was told.
+    /// Set while the connection is lost and the user has been informed.
     lost: bool,
 }
 
@@ -107,28 +107,28 @@ enum Lines {
     Text { coloured: bool },
 }
 
-/// Why the stream does not go on.
+/// The reason why the stream ended.
 enum Cut {
-    /// Coming back may help.
+    /// Reconnecting may help.
     Lost(String),
-    /// Nobody reads what is written.
+    /// Stdout is closed.
     Unread,
 }
 
 impl Tail {
-    /// Until nobody reads any more, or the server refuses.
+    /// Follows the stream until stdout is closed or the server refuses.
     async fn follow(&mut self) -> Result<(), Failure> {
         let mut following = self.first().await?;
         loop {
             match self.read(&mut following).await? {
                 Cut::Unread => return Ok(()),
-                Cut::Lost(reason) => self.tell_loss(&reason),
+                Cut::Lost(reason) => self.report_loss(&reason),
             }
             following = self.again().await?;
         }
     }
 
-    /// Where this fails, a wrong address is likelier than a server that is just away.
+    /// Opens the first stream. Fails at once: a wrong address is likelier than a server that is briefly away.
     async fn first(&self) -> Result<Following, Failure> {
         let opened = self.client.follow("/events", &self.query, None).await;
         opened.map_err(|refusal| match refusal {
@@ -149,17 +149,17 @@ impl Tail {
         }
     }
 
-    /// As long as the server asked for, up to twice that so that not all come back together, and longer each time; never
-    /// longer than [`RETRY_MAX`].
+    /// Returns the delay before the next attempt: the server's, doubled per failure, with up to 100 % jitter against
+    /// simultaneous reconnects; at most [`RETRY_MAX`].
     fn pause(&self) -> Duration {
         let asked = self.stream.retry().unwrap_or(RETRY_DEFAULT).min(RETRY_MAX);
         let longer = asked.saturating_mul(1 << self.failures.min(5));
         longer.mul_f64(rand::random_range(1.0..2.0)).min(RETRY_MAX)
     }
 
-    /// Until the stream ends, one way or the other.
+    /// Reads until the stream ends.
     async fn read(&mut self, following: &mut Following) -> Result<Cut, Failure> {
-        // What was half told when the connection was lost is told again.
+        // An event that was cut off is sent again.
         self.stream = EventStream::after(self.stream.last_id().map(str::to_owned));
         loop {
             let bytes = match following.next().await {
@@ -167,7 +167,7 @@ impl Tail {
                 Ok(None) => return Ok(Cut::Lost("the server ended it".to_owned())),
                 Err(reason) => return Ok(Cut::Lost(reason)),
             };
-            // Not by the answer alone: a proxy may answer for a server that is away.
+            // Only data counts as success: a proxy may answer for a server that is away.
             self.failures = 0;
             if std::mem::take(&mut self.lost) {
                 output::message("connected again");
@@ -178,7 +178,7 @@ impl Tail {
                 .map_err(|_| strange("sends lines without end"))?;
             let mut text = String::new();
             for event in events {
-                self.tell(&event, &mut text)?;
+                self.write_event(&event, &mut text)?;
             }
             if !text.is_empty() && written(text).await?.is_break() {
                 return Ok(Cut::Unread);
@@ -186,11 +186,11 @@ impl Tail {
         }
     }
 
-    fn tell(&self, event: &Event, text: &mut String) -> Result<(), Failure> {
+    fn write_event(&self, event: &Event, text: &mut String) -> Result<(), Failure> {
         match event.name.as_str() {
             "order" => {
                 text.push_str(&match self.lines {
-                    // Between the tokens of JSON a line feed is a blank.
+                    // Between JSON tokens a line feed is whitespace.
                     Lines::Json => event.data.replace('\n', " "),
                     Lines::Text { coloured } => Line::read(&event.data)
                         .map_err(|_| strange("sends other events"))?
@@ -202,22 +202,20 @@ impl Tail {
                 let resync: Resync =
                     serde_json::from_str(&event.data).map_err(|_| strange("sends other events"))?;
                 output::message(&format!(
-                    "changes are missing here: the place to go on from is too old or of another store; going on \
+                    "changes are missing here: the cursor is too old or belongs to another store; continuing \
                      from now, cursor {}",
                     resync.cursor
                 ));
             }
-            // Of a newer server.
+            // Events of a newer server.
             _ => {}
         }
         Ok(())
     }
 
-    fn tell_loss(&mut self, reason: &str) {
+    fn report_loss(&mut self, reason: &str) {
         if !std::mem::replace(&mut self.lost, true) {
-            output::message(&format!(
-                "the connection was lost ({reason}); trying to come back"
-            ));
+            output::message(&format!("lost the connection ({reason}); reconnecting"));
         }
     }
 }
@@ -230,7 +228,7 @@ impl Lines {
     }
 }
 
-/// On a thread of its own: a terminal that stands still must not keep a signal from being heard.
+/// Writes on a separate thread: a stalled terminal must not block signals.
 async fn written(text: String) -> Result<ControlFlow<()>, Failure> {
     let writing = tokio::task::spawn_blocking(move || output::write(&text));
     writing

@@ -1,4 +1,4 @@
-//! `orderly verify`: opens the store, has every promise checked, and shows what was found.
+//! `orderly verify`: opens the store, checks every promise and shows the report.
 
 use serde_json::json;
 

@@ -1,21 +1,21 @@
-//! Reads the lines of a `.env` file: `NAME=value`, with `export` in front, quotes and comments where wanted. A value
-//! is taken as it stands: a `$` in a password names no variable. Other programs read the file too: a line that makes no
-//! sense here is passed over, unless it begins with a name of ours. What the names mean is left to `layers.rs`.
+//! Parser of `.env` files: `NAME=value` with an optional `export`, quotes and comments. Values are literal: a `$` in a
+//! password starts no variable. Other programs read the file too, so unreadable lines are skipped unless they begin with
+//! a known name.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-/// The variables of a file, and the numbers of the lines that were meant for us and cannot be read.
+/// Variables of a file and the numbers of unreadable lines with known names.
 pub struct DotEnv {
     pub variables: BTreeMap<String, OsString>,
-    /// From 1; the lines themselves may be secrets.
+    /// Line numbers from 1; the lines themselves may be secret.
     pub bad_lines: Vec<usize>,
 }
 
 pub fn parse(text: &str, is_ours: impl Fn(&str) -> bool) -> DotEnv {
     let mut variables = BTreeMap::new();
     let mut bad_lines = Vec::new();
-    // Some editors begin a file with a byte order mark.
+    // Some editors start a file with a byte order mark.
     let text = text.trim_start_matches('\u{feff}');
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
@@ -23,7 +23,7 @@ pub fn parse(text: &str, is_ours: impl Fn(&str) -> bool) -> DotEnv {
             continue;
         }
         match assignment(line) {
-            // The last one counts, as in a shell that reads the file.
+            // The last one wins, as in a shell that sources the file.
             Some((name, value)) => drop(variables.insert(name, value.into())),
             None if is_ours(first_word(line)) => bad_lines.push(number),
             None => {}
@@ -32,7 +32,7 @@ pub fn parse(text: &str, is_ours: impl Fn(&str) -> bool) -> DotEnv {
     DotEnv { variables, bad_lines }
 }
 
-/// The name that a line begins with, whatever follows it.
+/// Returns the name at the start of a line.
 fn first_word(line: &str) -> &str {
     let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
     let end = line.find(|character: char| !is_of_name(character));
@@ -52,7 +52,7 @@ fn assignment(line: &str) -> Option<(String, String)> {
     Some((name.to_owned(), value(rest)?))
 }
 
-/// What stands right of the `=`.
+/// Parses the text after the `=`.
 fn value(rest: &str) -> Option<String> {
     let trimmed = rest.trim_start();
     let (value, after) = match trimmed.chars().next() {
@@ -61,14 +61,14 @@ fn value(rest: &str) -> Option<String> {
             (value.to_owned(), after)
         }
         Some('"') => double_quoted(&trimmed[1..])?,
-        // Untrimmed: in `NAME= # comment` the blank makes it a comment.
+        // Untrimmed: in `NAME= # comment` the blank starts the comment.
         Some(_) | None => return Some(unquoted(rest).to_owned()),
     };
     let is_end = unquoted(after).is_empty() && !after.starts_with('#');
     is_end.then_some(value)
 }
 
-/// A comment begins with a blank: a `#` inside a password is none.
+/// Returns the text before a comment. A comment needs a blank before its `#`, so a password may contain one.
 fn unquoted(text: &str) -> &str {
     let comment = text
         .char_indices()
@@ -78,8 +78,8 @@ fn unquoted(text: &str) -> &str {
     text[..end].trim()
 }
 
-/// The value, and what follows its closing quote. `\"` and `\\` stand for the quote and the backslash, any other
-/// backslash for itself.
+/// Returns the value and the text after its closing quote. `\"` and `\\` are a quote and a backslash; any other backslash
+/// is literal.
 fn double_quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut characters = text.char_indices().peekable();
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_what_stands_there() {
+    fn values_are_literal_except_for_quotes_and_comments() {
         for (line, value) in [
             ("KEY=plain", "plain"),
             ("  KEY = spaced out  ", "spaced out"),
@@ -127,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_blank_lines_are_no_variables() {
+    fn comments_and_blank_lines_define_no_variables() {
         let read = parse("# KEY=1\n\n   \n  # KEY=2\n", |_| true);
         assert!(read.variables.is_empty() && read.bad_lines.is_empty());
     }
 
     #[test]
-    fn an_unreadable_line_of_ours_is_reported_by_its_number() {
+    fn an_unreadable_line_with_a_known_name_is_reported_by_its_number() {
         for bad in [
             "KEY",
             "KEY value",
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_other_programs_are_passed_over() {
+    fn lines_of_other_programs_are_skipped() {
         let text = "set -a\nMY KEY=x\n=x\nOTHER='open\n-----BEGIN KEY-----\nname: value\n[section]\n{\"a\": 1}\nKEY=1\n";
         let read = parse(text, |name| name == "KEY");
         assert_eq!(read.bad_lines, [0; 0]);

@@ -1,5 +1,4 @@
-//! Gathers the settings from wherever they are given, as text with its origin. What the text means is left to
-//! `read.rs`.
+//! Gathers the settings from all sources as text with its origin. `read.rs` interprets the text.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -15,27 +14,27 @@ use super::settings::{
 };
 use super::values::{self, address_of, without_password};
 
-/// A file of settings or a secret is a few kilobytes; whoever names another file by mistake is told.
+/// Maximum size of a file of settings or a secret, which take a few kilobytes; a larger file was named by mistake.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Where settings are looked for.
+/// Sources of settings.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// Keys of the table with the texts given for them on the command line.
+    /// Keys of the table with their texts from the command line.
     pub flags: Vec<(&'static str, String)>,
     /// `--config`.
     pub config_file: Option<PathBuf>,
     pub environment: BTreeMap<String, OsString>,
-    /// Holds `.env` and `orderly.toml`, where they exist.
+    /// Folder of `.env` and `orderly.toml`, if they exist.
     pub folder: PathBuf,
 }
 
-/// The text given for a setting and where it was given.
+/// Text of a setting and its origin.
 #[derive(Clone, Debug)]
 pub struct Value {
     pub text: String,
     pub origin: Origin,
-    /// Read from a file that the setting named (`…_FILE`).
+    /// Set when the text was read from a file that the setting named (`…_FILE`).
     pub from_named_file: bool,
 }
 
@@ -50,32 +49,32 @@ pub enum Origin {
     Default,
 }
 
-/// The settings with the winning text of each, and what is wrong with where they came from.
+/// The winning text of each setting, and the problems of the sources.
 #[derive(Clone, Debug, Default)]
 pub struct Layers {
     values: HashMap<&'static str, Value>,
     pub problems: Vec<String>,
-    /// Further problems for commands that open the store: nothing names it, but an unknown variable looks as if it was meant
+    /// Problems that concern only commands that open the store: no setting names it, but an unknown variable seems meant
     /// to. The default store would be the wrong one.
     pub problems_of_store: Vec<String>,
     pub warnings: Vec<String>,
-    /// Where passwords are that the URLs do not hold.
+    /// Sources of passwords that the URLs do not hold.
     pub passwords: PasswordSources,
-    /// The file of settings was found in the current folder or named by its `.env`, not by the operator.
+    /// True if the file of settings was found in the current folder or named by its `.env`, not by the operator.
     config_file_is_of_folder: bool,
 }
 
-/// A setting as `doctor` shows it: never a secret.
+/// A setting as shown by `doctor`, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     pub variable: &'static str,
-    /// `None` when it is not set.
+    /// `None` if not set.
     pub value: Option<String>,
     pub origin: String,
 }
 
 impl Sources {
-    /// Those of this process.
+    /// Returns the sources of this process.
     pub fn of_process(flags: Vec<(&'static str, String)>, config_file: Option<PathBuf>) -> Sources {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
@@ -90,14 +89,14 @@ impl Sources {
 }
 
 impl Layers {
-    /// What holds when nothing is set anywhere.
+    /// Returns the default settings.
     pub fn defaults() -> Layers {
         let mut layers = Layers::default();
         layers.add_file_text(DEFAULT_FILE, &Origin::Default, "orderly.default.toml");
         layers
     }
 
-    /// Never fails: what is wrong is kept in `problems`, so that `doctor` can go on.
+    /// Gathers all sources. Never fails: `problems` collects the errors, so that `doctor` can go on.
     pub fn gather(sources: &Sources) -> Layers {
         let mut layers = Layers::defaults();
         let dot_env = layers.read_dot_env(&sources.folder.join(".env"));
@@ -112,13 +111,13 @@ impl Layers {
         layers
     }
 
-    /// The winning text of a setting, `None` when it is not set.
+    /// Returns the winning text of a setting, or `None` if it is not set.
     pub fn get(&self, key: &str) -> Option<&Value> {
         debug_assert!(Setting::by_key(key).is_some(), "{key} is not in the table");
         self.values.get(key)
     }
 
-    /// Reports whether a file in the current folder gave a value, rather than the operator.
+    /// Reports whether a value came from a file in the current folder rather than from the operator.
     pub fn is_of_folder(&self, origin: &Origin) -> bool {
         match origin {
             Origin::DotEnv => true,
@@ -127,7 +126,7 @@ impl Layers {
         }
     }
 
-    /// Every setting in the order of the table.
+    /// Returns every setting in the order of the table.
     pub fn shown(&self) -> Vec<Shown> {
         SETTINGS
             .iter()
@@ -148,15 +147,15 @@ impl Layers {
             .collect()
     }
 
-    /// An empty text is no value, so that `NAME= orderly` is the same as not setting it. Blanks and newlines at the ends
-    /// are no part of a value: editors and `echo` put them there. One of nothing else is a mistake, and not an open door.
+    /// Sets a value without the blanks and newlines around it, which editors and `echo` add. An empty text is not set, so
+    /// that `NAME= orderly` equals no setting; a blank one is a problem, or a blank API key would open the server.
     fn set(&mut self, key: &'static str, text: &str, origin: &Origin) {
         if text.is_empty() {
             return;
         }
         let setting = Setting::by_key(key).expect("keys come from the table");
         let text = text.trim();
-        // Two secrets may stand on two lines.
+        // A secret may list two keys on two lines.
         let is_broken = setting.secrecy != Secrecy::Secret && text.contains(char::is_control);
         let problem = if text.is_empty() {
             "is blank"
@@ -184,7 +183,7 @@ impl Layers {
             match (value, file_name) {
                 (Some(text), None) => self.set(setting.key, &text, origin),
                 (None, Some((path, name))) => match read_named(&path) {
-                    // A secret that was not written yet must not pass for one that is not wanted.
+                    // A secret file not yet written must not count as no secret.
                     Ok(text) if text.trim().is_empty() => self
                         .problems
                         .push(format!("{name} ({origin}): {path} is empty or blank")),
@@ -227,21 +226,21 @@ impl Layers {
             if !name.starts_with(VARIABLE_PREFIX) || settings::variables().any(|known| known == *name) {
                 continue;
             }
-            let told = format!("{name} ({origin}) is not a setting");
+            let problem = format!("{name} ({origin}) is not a setting");
             match meant_by(name) {
                 Some(meant) if meant.names_the_store => self
                     .problems_of_store
-                    .push(format!("{told}: the store is named by {}", meant.variable)),
+                    .push(format!("{problem}: the store is named by {}", meant.variable)),
                 Some(meant) => self
                     .warnings
-                    .push(format!("{told}, did you mean {}?", meant.variable)),
-                None => self.warnings.push(told),
+                    .push(format!("{problem}, did you mean {}?", meant.variable)),
+                None => self.warnings.push(problem),
             }
         }
     }
 
-    /// Reduces the problems of the store to warnings when the operator named the store: an unknown variable that resembles the
-    /// store's belongs to something else then, and must not stop the node.
+    /// Reduces the problems of the store to warnings if the operator named the store: a similar unknown variable then
+    /// belongs to another program and must not stop the node.
     fn excuse_named_store(&mut self) {
         let store = self.get("database_url");
         if store.is_some_and(|store| store.origin != Origin::Default) {
@@ -301,7 +300,7 @@ impl Layers {
         let table: toml::Table = match text.parse() {
             Ok(table) => table,
             Err(error) => {
-                // The error's own display quotes the line, which may be a secret.
+                // The error's own message quotes the line, which may be secret.
                 let line = error.span().map_or(0, |span| span.start.min(text.len()));
                 let line = text.bytes().take(line).filter(|byte| *byte == b'\n').count() + 1;
                 self.problems
@@ -359,14 +358,14 @@ fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// A file that a setting names.
+/// Reads a file named by a setting.
 fn read_named(path: &str) -> io::Result<String> {
     let path = values::path(path.trim()).map_err(io::Error::other)?;
     read_text(&path)
 }
 
 impl Origin {
-    /// The name by which a setting was given here, with where that was.
+    /// Returns the name under which a setting was given, with its origin.
     pub fn name_of(&self, setting: &Setting) -> String {
         match self {
             Origin::Flag => format!("--{}", setting.flag().unwrap_or_default()),

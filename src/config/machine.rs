@@ -1,21 +1,21 @@
-//! Which addresses and names mean this machine: one rule for what a server listens on, for the `Host` of a request, and
-//! for the servers that commands call. Resolving names is left to the callers.
+//! Rules for which addresses and names mean this machine, shared by the listener, the check of the `Host` header and
+//! client commands. Callers resolve names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Reports whether the address reaches only this machine: a loopback address, also IPv4 written as IPv6
-/// (`::ffff:127.0.0.1`, RFC 4291 section 2.5.5.2).
+/// Reports whether the address is a loopback address, including IPv4 written as IPv6 (`::ffff:127.0.0.1`, RFC 4291
+/// section 2.5.5.2).
 pub fn is_this_machine(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// Reports whether the host of a URL means this machine: `localhost` in any case, or a loopback address, with or
-/// without the brackets of IPv6.
+/// Reports whether the host of a URL is this machine: `localhost` in any case, or a loopback address, with or without
+/// IPv6 brackets.
 pub fn names_this_machine(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || without_brackets(host).parse().is_ok_and(is_this_machine)
 }
 
-/// Returns a host of a URL without the brackets of IPv6.
+/// Returns the host of a URL without IPv6 brackets.
 pub fn without_brackets(host: &str) -> &str {
     let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     inner.unwrap_or(host)
@@ -29,7 +29,7 @@ pub fn url_names_this_machine(url: &str) -> bool {
         .is_some_and(names_this_machine)
 }
 
-/// Where a server that listens on `listen` is reached from its own machine: an address for everybody is none to call.
+/// Returns the address to call a server on this machine that listens on `listen`: loopback for an unspecified address.
 pub fn on_this_machine(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_this_machine_however_it_is_written() {
+    fn loopback_is_this_machine_in_every_notation() {
         for local in [
             "localhost",
             "LocalHost",

@@ -1,6 +1,5 @@
-//! Finds a database password that the URL does not hold: in `PGPASSWORD`, then in the password file, for each host its own,
-//! with libpq's rules (<https://www.postgresql.org/docs/current/libpq-pgpass.html>). What else a URL says is left to
-//! `postgres_url.rs`.
+//! Finds a database password that the URL lacks: first in `PGPASSWORD`, then per host in the password file, by libpq's
+//! rules (<https://www.postgresql.org/docs/current/libpq-pgpass.html>).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,18 +13,18 @@ use tokio_postgres::config::Host;
 use super::service_file::ServiceFiles;
 use super::{OneHost, PostgresUrl, Secret};
 
-/// The name of the password file in the home folder.
+/// Name of the password file in the home folder.
 const FILE_NAME: &str = ".pgpass";
-/// Others could read the password otherwise: libpq ignores a file with any of these rights.
+/// Permissions of other users; libpq ignores a file with any of them.
 const RIGHTS_OF_OTHERS: u32 = 0o077;
-/// The folders in which libpq's builds look for a socket when no host is named; the file calls such a host `localhost`.
+/// Socket folders that libpq uses when no host is named; the file calls such a host `localhost`.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 const LOCALHOST: &str = "localhost";
 
-/// Where a password may be found.
+/// Sources of a password.
 #[derive(Clone, Debug, Default)]
 pub struct PasswordSources {
-    /// `PGPASSWORD`; an error where it is not UTF-8.
+    /// `PGPASSWORD`; an error if it is not UTF-8.
     password: Option<Result<Secret, NotUtf8>>,
     /// `PGPASSFILE`
     file: Option<PathBuf>,
@@ -37,7 +36,7 @@ pub struct PasswordSources {
 struct NotUtf8;
 
 impl PasswordSources {
-    /// Those of the process; what is missing there may stand in `.env`.
+    /// Takes the sources from the environment, then from `.env`.
     pub fn of(environment: &BTreeMap<String, OsString>, dot_env: &BTreeMap<String, OsString>) -> Self {
         let variable = |name: &str| {
             let layers = [environment, dot_env].into_iter();
@@ -55,12 +54,12 @@ impl PasswordSources {
         }
     }
 
-    /// Returns the files in which a URL's service is looked for.
+    /// Returns the files that may describe a URL's service.
     pub fn services(&self) -> &ServiceFiles {
         &self.services
     }
 
-    /// Gives the URL the password it lacks. Answers what its operator should know; fails where the password cannot be used.
+    /// Adds a missing password to the URL and returns warnings for the operator. Fails if the password cannot be used.
     pub fn complete(&self, url: &mut PostgresUrl) -> Result<Vec<String>, String> {
         if url.server.get_password().is_some() {
             return Ok(Vec::new());
@@ -94,10 +93,10 @@ impl PasswordSources {
         Vec::new()
     }
 
-    /// Host, port, database and user of each server of the URL, as the file names them.
+    /// Returns host, port, database and user of each server of the URL, as the file names them.
     fn servers(url: &PostgresUrl) -> Vec<[String; 4]> {
         let server = &url.server;
-        // The driver asks `whoami` as well. `$USER` may name somebody else, under `sudo` or in a service.
+        // The driver uses `whoami` too. `$USER` may be another user, under `sudo` or in a service.
         let user = server.get_user().map(str::to_owned);
         let user = user.or_else(|| whoami::username().ok()).unwrap_or_default();
         let database = server.get_dbname().unwrap_or(&user);
@@ -120,7 +119,7 @@ impl PasswordSources {
     }
 }
 
-/// The text of a file that no other user can read. Otherwise a warning, or none where there is no file.
+/// Returns the text of a file that no other user can read. Otherwise a warning, or none if the file does not exist.
 fn read_private(path: &Path) -> Result<String, Option<String>> {
     let ignored = |reason: &str| Some(format!("the password file {} {reason}", path.display()));
     let found = match fs::metadata(path) {
@@ -137,7 +136,7 @@ fn read_private(path: &Path) -> Result<String, Option<String>> {
     fs::read_to_string(path).map_err(|error| ignored(&format!("cannot be read and is ignored: {error}")))
 }
 
-/// The password of the first line that fits; `None` where that is empty.
+/// Returns the password of the first matching line; `None` if it is empty.
 fn password_for(server: &[String; 4], text: &str) -> Option<String> {
     let mut lines = text.lines().filter(|line| !line.starts_with('#'));
     let password = lines.find_map(|line| {
@@ -149,7 +148,7 @@ fn password_for(server: &[String; 4], text: &str) -> Option<String> {
             }
             rest = after;
         }
-        // A password may be followed by further fields, for later versions of the form.
+        // Further fields may follow the password, for later versions of the format.
         let password = split_field(rest).map_or(rest, |(password, _)| password);
         Some(unescaped(password))
     });
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_that_fits_gives_the_password() {
+    fn the_first_matching_line_gives_the_password() {
         for (line, expected) in [
             ("host:5432:db:shop:right", Some("right")),
             ("*:*:*:*:right", Some("right")),
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn each_host_has_the_password_of_its_own_line() {
+    fn each_host_gets_the_password_of_its_own_line() {
         let url = "postgres://me@one,two:7/db";
         for (file, expected) in [
             ("two:7:*:*:apple\none:*:*:*:pear", [Some("pear"), Some("apple")]),
@@ -242,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_of_the_usual_folder_is_localhost() {
+    fn a_socket_in_a_default_folder_is_localhost() {
         let url = "postgres://me@/db?host=/var/run/postgresql";
         assert_eq!(
             password(url, "localhost:5432:db:me:right").as_deref(),
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_without_a_user_is_looked_up_under_the_users_name_in_the_driver() {
+    fn a_url_without_a_user_is_looked_up_under_the_drivers_user_name() {
         let user = whoami::username().unwrap();
         let file = format!("host:*:{user}:{user}:right");
         assert_eq!(password("postgres://host", &file).as_deref(), Some("right"));
@@ -265,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_not_utf8_is_a_problem_when_it_is_needed() {
+    fn a_password_that_is_not_utf8_is_a_problem_only_if_needed() {
         let broken = std::os::unix::ffi::OsStringExt::from_vec(b"caf\xe9".to_vec());
         let environment = BTreeMap::from([("PGPASSWORD".to_owned(), broken)]);
         let sources = PasswordSources::of(&environment, &BTreeMap::new());
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_is_ignored_with_a_warning() {
+    fn a_file_readable_by_others_is_ignored_with_a_warning() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("passwords");
         fs::write(&path, "*:*:*:*:right").unwrap();
@@ -300,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_wins_over_the_file_and_the_url_over_both() {
+    fn the_url_wins_over_the_variable_and_the_variable_over_the_file() {
         let sources = PasswordSources {
             password: Some(Ok(Secret::new("variable".to_owned()))),
             ..PasswordSources::default()

@@ -1,6 +1,6 @@
-//! A PostgreSQL URL as hosts hand it out, with libpq's meaning of its parameters
-//! (<https://www.postgresql.org/docs/current/libpq-connect.html>). Taking the text apart is left to
-//! `postgres_url/parts.rs`, connecting to `store/postgres`.
+//! PostgreSQL connection URL as hosting providers issue it, with libpq's meaning of its parameters
+//! (<https://www.postgresql.org/docs/current/libpq-connect.html>). `postgres_url/parts.rs` splits the text;
+//! `store/postgres` connects.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,34 +21,34 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-/// Ports that poolers listen on: `PgBouncer`'s own, and the one of hosted transaction poolers.
+/// Ports that poolers listen on: `PgBouncer`'s default and that of hosted transaction poolers.
 const POOLER_PORTS: [u16; 2] = [6432, 6543];
-/// In the first label of the names of Neon's poolers.
+/// Part of the first label in the host names of Neon's poolers.
 const POOLER_NAME: &str = "-pooler";
 
-/// Which server, which database, and how sure one must be to talk to the right one.
+/// Servers, database, and how to verify the servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresUrl {
-    /// User, password, database and what else the driver takes itself, without a host. Its debug form hides the password.
+    /// User, password, database and other settings of the driver, without a host. Its debug form hides the password.
     pub server: tokio_postgres::Config,
-    /// In the URL's order, at least one.
+    /// Hosts in the URL's order; at least one.
     pub hosts: Vec<OneHost>,
-    /// `target_session_attrs`, where the URL has it.
+    /// `target_session_attrs`, if given.
     pub session: Option<Session>,
     /// `load_balance_hosts=random`
     pub in_random_order: bool,
-    /// Longest wait for one address: name, TCP, TLS, log-in, and the look at the server. `None` where the URL wants no limit.
+    /// Maximum time to connect to one address: name, TCP, TLS, log-in, and the check of the server. `None` for no limit.
     pub connect_time_max: Option<Duration>,
     pub tls: TlsMode,
     pub roots: Roots,
-    /// What the client shows a server that asks for its certificate.
+    /// Certificate for a server that asks for one.
     pub identity: Option<Identity>,
     pub tls_versions: TlsVersions,
-    /// The server is told by which name it was looked for (`sslsni`).
+    /// Set to send the host name in the TLS handshake (`sslsni`).
     pub sends_name: bool,
-    /// `postgres://host:port/database`: for people, without user or secrets.
+    /// `postgres://host:port/database`, for people, without user or secrets.
     pub location: String,
-    /// Where a password is looked for that the URL does not hold, when it names a file for that.
+    /// Password file named by the URL.
     pub password_file: Option<PathBuf>,
 }
 
@@ -56,60 +56,60 @@ pub struct PostgresUrl {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OneHost {
     pub name: Host,
-    /// `hostaddr`, which is connected to in place of the name's addresses.
+    /// `hostaddr`, the address to connect to instead of resolving the name.
     pub address: Option<IpAddr>,
     pub port: u16,
-    /// From the password file, where the URL holds none.
+    /// Password from the password file if the URL holds none.
     pub password: Option<Secret>,
 }
 
-/// The servers that a connection may lead to (`target_session_attrs`).
+/// Servers that a connection may lead to (`target_session_attrs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Session {
     Any,
-    /// Takes writes.
+    /// Accepts writes.
     ReadWrite,
-    /// Takes none.
+    /// Accepts no writes.
     ReadOnly,
-    /// Is no standby.
+    /// Not a standby.
     Primary,
     Standby,
-    /// A standby, or any where none answers.
+    /// A standby, or any server if no standby answers.
     PreferStandby,
 }
 
-/// What `sslmode` comes to, with libpq's exceptions applied: `require` with a root file is `VerifyCa`, and through a
-/// Unix socket everything is `Disable`.
+/// Effective `sslmode` with libpq's exceptions: `require` with a root file is `VerifyCa`, and a Unix socket is always
+/// `Disable`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
     Disable,
-    /// Encrypts when the server can; checks no certificate.
+    /// Encrypts if the server supports it; checks no certificate.
     Prefer,
-    /// Encrypts; goes on with whatever certificate there is.
+    /// Always encrypts; accepts any certificate.
     Require,
-    /// The certificate comes from a known authority.
+    /// Requires a certificate of a known authority.
     VerifyCa,
-    /// And it is the host's.
+    /// Requires also that the certificate matches the host.
     VerifyFull,
 }
 
-/// Whose signatures count.
+/// Trusted certificate authorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Roots {
-    /// The machine's, or the public ones where the machine has none.
+    /// Those of the machine, or the public ones if it has none.
     System,
-    /// Of a PEM file.
+    /// Those of a PEM file.
     File(PathBuf),
 }
 
-/// The PEM files of a client certificate and its key.
+/// PEM files of a client certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
 
-/// Versions of TLS that may be spoken (`ssl_min_protocol_version` and `ssl_max_protocol_version`).
+/// Accepted TLS versions (`ssl_min_protocol_version` and `ssl_max_protocol_version`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsVersions {
     From12,
@@ -118,7 +118,7 @@ pub enum TlsVersions {
 }
 
 impl Session {
-    /// Reports whether orders can be stored on the servers it leads to.
+    /// Reports whether servers of this kind can store orders.
     pub fn may_store(self) -> bool {
         match self {
             Session::Any | Session::ReadWrite | Session::Primary => true,
@@ -128,17 +128,17 @@ impl Session {
 }
 
 impl PostgresUrl {
-    /// Reads a URL, and warns of each parameter that is ignored. Neither errors nor warnings show a secret.
+    /// Parses a URL and returns a warning per ignored parameter. Neither errors nor warnings show a secret.
     pub fn parse(text: &str) -> Result<(PostgresUrl, Vec<String>), String> {
         PostgresUrl::parse_with(text, &ServiceFiles::default())
     }
 
-    /// Reports whether a text is meant to be libpq's other form, `host=HOST dbname=DATABASE`.
+    /// Reports whether a text has libpq's other form, `host=HOST dbname=DATABASE`.
     pub fn is_in_keywords(text: &str) -> bool {
         keywords::are_meant(text)
     }
 
-    /// Reads a URL or libpq's other form, which may name a service.
+    /// Parses a URL or libpq's other form, which may name a service.
     pub fn parse_with(text: &str, services: &ServiceFiles) -> Result<(PostgresUrl, Vec<String>), String> {
         let mut given = if keywords::are_meant(text) {
             keywords::of(text)?
@@ -155,7 +155,7 @@ impl PostgresUrl {
         reader.finish()
     }
 
-    /// Whether a pooler answers at this address, as far as its name or port tell.
+    /// Reports whether a pooler seems to answer at this address, judging by name or port.
     pub fn looks_pooled(&self) -> bool {
         self.hosts.iter().any(|host| {
             let by_name = match &host.name {
@@ -166,7 +166,8 @@ impl PostgresUrl {
         })
     }
 
-    /// Makes a configuration for the driver's own loop over the hosts. Of several the first that takes writes counts.
+    /// Returns a configuration for the driver's own loop over the hosts; of several hosts it uses the first that takes
+    /// writes.
     pub fn config(&self) -> tokio_postgres::Config {
         let mut config = self.server.clone();
         if self.hosts.len() > 1 {
@@ -179,7 +180,7 @@ impl PostgresUrl {
     }
 }
 
-/// Adds the parameters of the service that is named, where the text itself does not have them.
+/// Adds the parameters of the named service that the text itself lacks.
 fn add_service(given: &mut Vec<(String, Vec<u8>)>, services: &ServiceFiles) -> Result<(), String> {
     const SERVICE: &str = "service";
     let named = given.iter().rfind(|(name, _)| name == SERVICE);
@@ -214,7 +215,7 @@ impl OneHost {
     }
 }
 
-/// `NAME:PORT` as a URL has it.
+/// `NAME:PORT` as in a URL.
 impl fmt::Display for OneHost {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let port = self.port;

@@ -1,4 +1,4 @@
-//! Turns the gathered texts into checked configurations, finding all that is wrong at once.
+//! Turns the gathered texts into validated configurations and reports all problems at once.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -26,21 +26,21 @@ const CONCURRENCY_MAX: u32 = 10_000;
 const CONNECTIONS_MAX: usize = 65_536;
 const ATTEMPTS_MAX: u32 = 1_000;
 const CRASHES_MAX: u32 = 1_000;
-/// More pending orders than any disk holds; below the integers of every store.
+/// More than any disk holds, and below the integer limits of every store.
 const PENDING_MAX: u64 = 1_000_000_000_000;
-/// No shorter than an idempotency key is kept: a request that is repeated finds its order. A hundred years say the same as
-/// `keep`.
+/// Range of the retention: at least as long as an idempotency key is kept, so that a repeated request finds its order; at
+/// most a hundred years, which equal `keep`.
 const RETENTION: RangeInclusive<Duration> = DAY..=Duration::from_hours(100 * 8_766);
-/// One attempt in a quarter of an hour.
+/// One attempt per 17 minutes.
 const RATE_MIN: f64 = 0.001;
 const RATE_MAX: f64 = 1e6;
-/// A thousand years in a second: beyond it, 0 says the same.
+/// A thousand years in 30 s; beyond that use 0.
 const SPEED_MAX: f64 = 1e9;
-/// A key with fewer characters can be guessed by trying.
+/// Shorter keys can be guessed by brute force.
 const API_KEY_CHARS_ADVISED: usize = 16;
 
 impl Layers {
-    /// What `serve` needs.
+    /// Returns the configuration of `serve`.
     pub fn server(&self) -> Result<Loaded, ConfigError> {
         let mut reader = Reader::new(self);
         let config = reader.server();
@@ -48,7 +48,7 @@ impl Layers {
         reader.finish(config.map(|config| Loaded { config, warnings }))
     }
 
-    /// What commands need that open the store themselves, and what their users should know about it.
+    /// Returns the store for commands that open it themselves, and warnings for their users.
     pub fn database(&self) -> Result<(Database, Vec<String>), ConfigError> {
         let mut reader = Reader::new(self);
         let database = reader.database();
@@ -56,7 +56,7 @@ impl Layers {
         reader.finish(database.map(|database| (database, warnings)))
     }
 
-    /// What commands need that talk to a server.
+    /// Returns the configuration of commands that talk to a server.
     pub fn client(&self) -> Result<ClientConfig, ConfigError> {
         let mut reader = Reader::new(self);
         let client = reader.client();
@@ -64,7 +64,7 @@ impl Layers {
     }
 }
 
-/// Reads on after a problem: `None` stands for a value that could not be read.
+/// Reader that goes on after a problem; `None` stands for an unreadable value.
 struct Reader<'a> {
     layers: &'a Layers,
     problems: Vec<String>,
@@ -169,13 +169,13 @@ impl Reader<'_> {
         let direct = direct.map(|(mut direct, ignored)| {
             self.warn_of("database_direct_url", &ignored);
             self.complete("database_direct_url", &mut direct);
-            self.warn_of_no_direct_way(&url, &direct);
+            self.warn_of_wrong_direct_url(&url, &direct);
             direct
         });
         Some(Database::Postgres(Box::new(PostgresDatabase { url, direct })))
     }
 
-    /// A server must store, so it needs hosts that may.
+    /// Requires hosts that take writes: a server must store orders.
     fn check_sessions(&mut self, database: &PostgresDatabase) {
         let urls = [
             ("database_url", Some(&database.url)),
@@ -186,13 +186,13 @@ impl Reader<'_> {
                 .and_then(|url| url.session)
                 .is_some_and(|session| !session.may_store())
             {
-                let problem = "its target_session_attrs leads to servers that store no orders: write read-write, or take it out";
+                let problem = "its target_session_attrs leads to servers that store no orders: use read-write, or remove it";
                 self.problem(key, problem);
             }
         }
     }
 
-    /// Looks elsewhere for a password that the URL does not hold.
+    /// Completes a password missing in the URL from other sources.
     fn complete(&mut self, key: &'static str, url: &mut PostgresUrl) {
         match self.layers.passwords.complete(url) {
             Ok(warnings) => self.warn_of(key, &warnings),
@@ -245,27 +245,27 @@ impl Reader<'_> {
         })
     }
 
-    /// Whoever can reach the port can order, so it is open to other machines only on purpose.
+    /// Requires a key or `--open` if other machines can reach the port.
     fn check_access(&mut self, listen: &[SocketAddr], open: bool) {
         let has_key = self.layers.get("api_key").is_some();
         let reachable = listen.iter().find(|address| !is_this_machine(address.ip()));
         match reachable {
             Some(address) if !has_key && open => self.warnings.push(format!(
                 "{address} can be reached from other machines and asks for no key: \
-                 everybody there can read and change all orders"
+                  anyone there can read and change all orders"
             )),
             Some(address) if !has_key => self.problem(
                 "host",
                 &format!(
                     "{address} can be reached from other machines: set ORDERLY_API_KEY, \
-                     or start with --open to serve everybody there"
+                      or start with --open to serve anyone there"
                 ),
             ),
             Some(_) | None => {}
         }
     }
 
-    /// On loopback as well: whoever sets a key there has a proxy in front, or neighbours on the machine.
+    /// Warns on loopback too: there may be a proxy in front, or other users on the machine.
     fn warn_of_short_key(&mut self) {
         let key = self.layers.get("api_key");
         if key.is_some_and(|key| key.text.len() < API_KEY_CHARS_ADVISED) {
@@ -277,26 +277,26 @@ impl Reader<'_> {
 
     fn warn_of_redis(&mut self) {
         if self.layers.get("redis_url").is_some() {
-            let warning = "set, but Redis is not supported yet: the database hands out the work";
+            let warning = "set, but Redis is not supported yet: the database distributes the work";
             self.warnings
                 .push(format!("{} is {warning}", self.name("redis_url")));
         }
     }
 
     fn warn_of_no_meaning(&mut self, key: &'static str) {
-        let warning = format!("{} is set, but means nothing to SQLite", self.name(key));
+        let warning = format!("{} is set, but has no effect with SQLite", self.name(key));
         self.warnings.push(warning);
     }
 
-    /// Nobody would notice: migrations and wake-ups just go elsewhere, or nowhere.
-    fn warn_of_no_direct_way(&mut self, url: &PostgresUrl, direct: &PostgresUrl) {
+    /// Warns of a direct URL that seems wrong: otherwise migrations and wake-ups would silently go elsewhere.
+    fn warn_of_wrong_direct_url(&mut self, url: &PostgresUrl, direct: &PostgresUrl) {
         let mut doubts = Vec::new();
         if direct.looks_pooled() {
-            doubts.push("leads to a pooler, by its name or port: it is meant to go past it".to_owned());
+            doubts.push("leads to a pooler, by its name or port: it must bypass the pooler".to_owned());
         }
         if direct.server.get_dbname() != url.server.get_dbname() {
             doubts.push(format!(
-                "names another database than {}: both must be the same one",
+                "names another database than {}: both must name the same one",
                 self.name("database_url")
             ));
         }
@@ -305,8 +305,8 @@ impl Reader<'_> {
 
     fn warn_of(&mut self, key: &'static str, warnings: &[String]) {
         let name = self.name(key);
-        let told = warnings.iter().map(|warning| format!("{name}: {warning}"));
-        self.warnings.extend(told);
+        let named = warnings.iter().map(|warning| format!("{name}: {warning}"));
+        self.warnings.extend(named);
     }
 
     fn number<T>(&mut self, key: &'static str, range: RangeInclusive<T>) -> Option<T>
@@ -320,7 +320,7 @@ impl Reader<'_> {
         self.required(key, |text| values::duration(text, &range))
     }
 
-    /// A setting that always has a value: the default file gives one.
+    /// Reads a setting that has a default and so always a value.
     fn required<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         debug_assert!(self.layers.get(key).is_some(), "{key} has no default");
         self.optional(key, parse)
@@ -341,9 +341,10 @@ impl Reader<'_> {
         self.problems.push(format!("{}: {problem}", self.name(key)));
     }
 
-    /// The name by which the operator gave the setting, with where that was.
+    /// Returns the name under which the operator gave the setting, with its origin.
     fn name(&self, key: &'static str) -> String {
-        let setting = Setting::by_key(key).expect("keys are written out in this file and tested");
+        let setting =
+            Setting::by_key(key).expect("the keys in this file are in the table, which tests check");
         let value = self.layers.get(key);
         value
             .map_or(&Origin::Default, |value| &value.origin)

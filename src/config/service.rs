@@ -1,5 +1,4 @@
-//! The service that processes orders: where it is, and what deliveries to it are signed with. Calling it is left to
-//! `processor/http.rs`.
+//! The HTTP service that processes orders: its URL, timeouts and signing keys. `processor/http.rs` calls it.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,26 +9,26 @@ use reqwest::Url;
 
 use super::values::address_of;
 
-/// Two, so that one can take the other's place while both count.
+/// Maximum number of signing keys: two, so that keys can be rotated.
 const SIGNING_KEYS_MAX: usize = 2;
 /// Standard Webhooks 1.0.0, "Signature scheme": 192 to 512 bits.
 const SIGNING_KEY_BYTES_MIN: usize = 24;
 const SIGNING_KEY_BYTES_MAX: usize = 64;
 const SIGNING_KEY_PREFIX: &str = "whsec_";
 
-/// What is known of the service.
+/// Settings of the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpService {
     pub url: ServiceUrl,
-    /// None: deliveries are not signed.
+    /// Keys that sign deliveries; empty for unsigned deliveries.
     pub signing_keys: Vec<SigningKey>,
-    /// Longest wait for a connection: name, TCP and TLS together.
+    /// Maximum time to connect: name, TCP and TLS together.
     pub connect_timeout: Duration,
-    /// Longest wait for the head of an answer, connecting included.
+    /// Maximum time until the head of an answer, connecting included.
     pub response_timeout: Duration,
 }
 
-/// An `http` or `https` URL; shown by scheme, host and port alone, since all else may hold a secret.
+/// An `http` or `https` URL. Display shows only scheme, host and port; the rest may hold a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServiceUrl {
     url: Url,
@@ -37,13 +36,13 @@ pub struct ServiceUrl {
 }
 
 impl ServiceUrl {
-    /// The error never shows the text: it may be a password in the wrong place.
+    /// Parses a URL. The error never shows the text, which may be a misplaced password.
     pub fn parse(text: &str) -> Result<ServiceUrl, String> {
         let form = || "not a URL of the form http://HOST/PATH or https://HOST/PATH".to_owned();
         let rest = ["http://", "https://"]
             .iter()
             .find_map(|scheme| text.strip_prefix(scheme));
-        // What browsers forgive is more often a mistake here: `https:///path` is a host to them.
+        // Browsers take `https:///path` as a host; here it is more likely a mistake.
         let plain = rest.is_some_and(|rest| !rest.starts_with(['/', '\\']));
         let no_blanks = !text.contains(|character: char| character.is_whitespace() || character.is_control());
         let url = Url::parse(text).ok().filter(|_| plain && no_blanks);
@@ -57,7 +56,7 @@ impl ServiceUrl {
         })
     }
 
-    /// As it is called, with all that is secret in it.
+    /// Returns the URL to call, with its secrets.
     pub fn expose(&self) -> &Url {
         &self.url
     }
@@ -75,12 +74,12 @@ impl fmt::Debug for ServiceUrl {
     }
 }
 
-/// A secret of Standard Webhooks, shared with the service.
+/// A secret of Standard Webhooks shared with the service.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey(Vec<u8>);
 
 impl SigningKey {
-    /// One or two texts of the form `whsec_BASE64`, separated by blanks. The error never shows the text.
+    /// Parses one or two texts of the form `whsec_BASE64`, separated by blanks. The error never shows the text.
     pub fn parse_all(text: &str) -> Result<Vec<SigningKey>, String> {
         let keys: Vec<SigningKey> = text
             .split_whitespace()
@@ -89,7 +88,7 @@ impl SigningKey {
             .ok_or_else(|| {
                 format!(
                     "must be `{SIGNING_KEY_PREFIX}` and the base64 of {SIGNING_KEY_BYTES_MIN} to {SIGNING_KEY_BYTES_MAX} random bytes, \
-                     such as {SIGNING_KEY_PREFIX}$(openssl rand -base64 32) makes"
+                      for example from {SIGNING_KEY_PREFIX}$(openssl rand -base64 32)"
                 )
             })?;
         if keys.is_empty() || keys.len() > SIGNING_KEYS_MAX {
@@ -122,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_has_an_address_that_can_be_called() {
+    fn a_service_url_must_be_complete_and_callable() {
         for url in [
             "http://127.0.0.1:8080",
             "https://shop.example/orders?tenant=7",
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_a_url_is_sent_and_never_shown() {
+    fn a_secret_in_a_url_is_sent_but_never_shown() {
         let url = ServiceUrl::parse("https://me:hunter2@shop.example/hunter2?code=hunter2").unwrap();
         assert_eq!(url.expose().password(), Some("hunter2"));
         assert_eq!(url.to_string(), "https://shop.example");
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn one_or_two_secrets_of_the_right_length() {
+    fn one_or_two_keys_of_the_right_length_are_accepted() {
         let secret = |bytes: usize| format!("whsec_{}", STANDARD.encode(vec![7; bytes]));
         let count = |text: &str| SigningKey::parse_all(text).map(|keys| keys.len());
         assert_eq!(count(&secret(24)), Ok(1));

@@ -1,28 +1,28 @@
-//! Services of PostgreSQL: parameters under a name, in a file that other programs of the machine read as well
-//! (<https://www.postgresql.org/docs/current/libpq-pgservice.html>). What the parameters mean is left to `postgres_url.rs`.
+//! PostgreSQL service files: named connection parameters, shared with other programs of the machine
+//! (<https://www.postgresql.org/docs/current/libpq-pgservice.html>). `postgres_url.rs` interprets the parameters.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The name of the service file in the home folder, and in the system's.
+/// Names of the service file in the home folder and in the system's.
 const FILE_NAME_AT_HOME: &str = ".pg_service.conf";
 const FILE_NAME: &str = "pg_service.conf";
-/// Where the packages of Debian and of PostgreSQL's own site look for the system's file.
+/// Folder of the system's file in the packages of Debian and of PostgreSQL's own site.
 const SYSTEM_FOLDER: &str = "/etc/postgresql-common";
 
-/// Parameters of a connection: the names and their values.
+/// Names and values of connection parameters.
 pub type Parameters = Vec<(String, Vec<u8>)>;
 
-/// The files that may describe a service.
+/// Files that may describe a service.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceFiles {
-    /// In the order in which they are looked at.
+    /// Paths in search order.
     paths: Vec<PathBuf>,
 }
 
 impl ServiceFiles {
-    /// Returns the file that is named (`PGSERVICEFILE`) or the one at home, then the system's (`PGSYSCONFDIR`).
+    /// Returns the named file (`PGSERVICEFILE`) or the one in the home folder, then the system's (`PGSYSCONFDIR`).
     pub fn of(named: Option<PathBuf>, home: Option<&Path>, system: Option<PathBuf>) -> ServiceFiles {
         let at_home = home.map(|home| home.join(FILE_NAME_AT_HOME));
         let system = system.unwrap_or_else(|| PathBuf::from(SYSTEM_FOLDER));
@@ -35,7 +35,7 @@ impl ServiceFiles {
         }
     }
 
-    /// Returns the parameters of a service, in the order of the file. The error shows none of their values.
+    /// Returns the parameters of a service in the order of the file. The error shows none of their values.
     pub fn parameters(&self, service: &str) -> Result<Parameters, String> {
         for path in &self.paths {
             let text = match fs::read_to_string(path) {
@@ -50,7 +50,7 @@ impl ServiceFiles {
             }
         }
         if self.paths.is_empty() {
-            return Err("no file with services is known here".to_owned());
+            return Err("no service file is known".to_owned());
         }
         let looked_at: Vec<String> = self.paths.iter().map(|path| path.display().to_string()).collect();
         Err(format!(
@@ -60,7 +60,7 @@ impl ServiceFiles {
     }
 }
 
-/// Returns the parameters under `[service]`, or the number of a line in it that is none.
+/// Returns the parameters under `[service]`, or the number of an invalid line in it.
 fn section(text: &str, service: &str) -> Result<Option<Parameters>, usize> {
     let mut found: Option<Parameters> = None;
     let mut inside = false;
@@ -81,7 +81,7 @@ fn section(text: &str, service: &str) -> Result<Option<Parameters>, usize> {
         }
         if let Some(parameters) = found.as_mut().filter(|_| inside) {
             let (name, value) = line.split_once('=').ok_or(number)?;
-            // As in libpq, the first line of a name counts.
+            // As in libpq, the first line with a name wins.
             if parameters.iter().all(|(known, _)| known != name) {
                 parameters.push((name.to_owned(), value.as_bytes().to_vec()));
             }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_missing_or_broken_is_told_without_its_values() {
+    fn a_missing_or_broken_service_is_reported_without_its_values() {
         let (_folder, files) = files("[orders]\nhunter2\n");
         let broken = files.parameters("orders").unwrap_err();
         assert!(broken.contains("line 2 of "), "{broken}");

@@ -1,20 +1,20 @@
-//! The one table of settings: what each is called in the file, in the environment and on the command line. Their
-//! defaults and their documentation are in `orderly.default.toml`, their meaning in `read.rs`.
+//! Table of settings with their names in the file, the environment and on the command line. Defaults and documentation
+//! are in `orderly.default.toml`; `read.rs` interprets the values.
 
-/// The defaults, with a comment on every setting.
+/// Defaults, with a comment on every setting.
 pub const DEFAULT_FILE: &str = include_str!("../../orderly.default.toml");
 
-/// Names a file to be read instead of `orderly.toml`.
+/// Variable that names a file to read instead of `orderly.toml`.
 pub const CONFIG_VARIABLE: &str = "ORDERLY_CONFIG";
 
-/// Whoever misspells a variable that begins like this is told.
+/// Prefix of our variables; an unknown variable with it gets a warning.
 pub const VARIABLE_PREFIX: &str = "ORDERLY_";
 
 #[derive(Debug)]
 pub struct Setting {
-    /// Its key in `orderly.toml`.
+    /// Key in `orderly.toml`.
     pub key: &'static str,
-    /// Its environment variable.
+    /// Environment variable.
     pub variable: &'static str,
     pub secrecy: Secrecy,
     pub audience: Audience,
@@ -23,15 +23,15 @@ pub struct Setting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secrecy {
     Public,
-    /// A URL that may carry a password: shown without it, can come from a file.
+    /// A URL that may carry a password: shown without it, may come from a file.
     Url,
-    /// A URL that may carry a secret anywhere: shown by scheme, host and port, can come from a file.
+    /// A URL that may carry a secret anywhere: only scheme, host and port are shown; may come from a file.
     Address,
-    /// Never shown, can come from a file, has no flag: a command line is there for all to see.
+    /// Never shown, may come from a file, has no flag: other users can see command lines.
     Secret,
 }
 
-/// Whose command lines take it as a flag.
+/// Commands that take the setting as a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
     Server,
@@ -50,7 +50,7 @@ const fn setting(key: &'static str, variable: &'static str, secrecy: Secrecy, au
     }
 }
 
-/// In the order of `orderly.default.toml`.
+/// All settings, in the order of `orderly.default.toml`.
 pub const SETTINGS: [Setting; 34] = {
     use Audience::{Client, Server, Store};
     use Secrecy::{Address, Public, Secret, Url};
@@ -117,7 +117,7 @@ impl Setting {
         SETTINGS.iter().find(|setting| setting.key == key)
     }
 
-    /// The long flag without its dashes; secrets have none.
+    /// Returns the long flag without its dashes; secrets have none.
     pub fn flag(&self) -> Option<String> {
         match self.secrecy {
             Secrecy::Public | Secrecy::Url | Secrecy::Address => Some(self.key.replace('_', "-")),
@@ -125,7 +125,7 @@ impl Setting {
         }
     }
 
-    /// The variable that names a file holding the value; only what may be secret has one.
+    /// Returns the variable that names a file with the value; only settings that may be secret have one.
     pub fn file_variable(&self) -> Option<String> {
         match self.secrecy {
             Secrecy::Public => None,
@@ -133,7 +133,7 @@ impl Setting {
         }
     }
 
-    /// The comment above the setting in the default file, as one line.
+    /// Returns the comment above the setting in the default file, as one line.
     pub fn documentation(&self) -> String {
         let mut comment: Vec<&str> = Vec::new();
         for line in DEFAULT_FILE.lines() {
@@ -149,19 +149,19 @@ impl Setting {
     }
 }
 
-/// Opens the server to everybody on the network, so no suggestion for a typing error names it.
+/// The setting that opens the server to the network; no suggestion for a typo names it.
 pub const OPENS_THE_SERVER: &str = "open";
 
-/// The variable that an unknown one was probably meant to be.
+/// The variable that an unknown one probably stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Meant {
     pub variable: String,
-    /// It names the store: whoever goes on without it works on another one.
+    /// True if it names the store: ignoring it would use another store.
     pub names_the_store: bool,
 }
 
-/// The setting that an unknown variable was probably meant for: one of that name without the prefix or by its key in the
-/// file, else the one with the most similar name.
+/// Returns the setting that an unknown variable probably stands for: one with that name without the prefix, or with that
+/// key, or else the most similar name.
 pub fn meant_by(unknown: &str) -> Option<Meant> {
     let bare = without_prefix(unknown);
     let by_name = variables().find(|known| known == bare);
@@ -190,9 +190,9 @@ fn without_prefix(name: &str) -> &str {
     name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name)
 }
 
-/// The known name that an unknown one was probably meant to be; never the one that opens the server.
+/// Returns the known name most similar to an unknown one; never the one that opens the server.
 pub fn suggestion(unknown: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
-    /// Below this Jaro-Winkler similarity two names of this table have little more than a word in common.
+    /// Jaro-Winkler similarity below which two names share little more than a word.
     const SIMILARITY_MIN: f64 = 0.85;
     known
         .into_iter()
@@ -203,7 +203,7 @@ pub fn suggestion(unknown: &str, known: impl IntoIterator<Item = String>) -> Opt
         .map(|(_, name)| name)
 }
 
-/// All variables that mean something, those that name files included.
+/// Returns all known variables, including those that name files.
 pub fn variables() -> impl Iterator<Item = String> {
     SETTINGS
         .iter()

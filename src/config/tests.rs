@@ -1,4 +1,4 @@
-//! Where settings come from and which one wins.
+//! Sources of settings and their precedence.
 
 use super::*;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ mod names;
 mod processor;
 mod retention;
 
-/// A folder of its own, an environment of its own, and flags.
+/// Sources in a temporary folder with an empty environment.
 struct Given {
     folder: tempfile::TempDir,
     sources: Sources,
@@ -54,7 +54,7 @@ impl Given {
         self.load().unwrap().config
     }
 
-    /// The one problem there is.
+    /// Returns the only problem.
     fn problem(&self) -> String {
         let mut problems = self.load().unwrap_err().problems;
         assert_eq!(problems.len(), 1, "{problems:?}");
@@ -63,7 +63,7 @@ impl Given {
 }
 
 #[test]
-fn without_anything_the_defaults_are_those_of_the_contract() {
+fn the_defaults_are_those_of_the_contract() {
     let loaded = given().load().unwrap();
     assert_eq!(loaded.warnings, Vec::<String>::new());
     let config = loaded.config;
@@ -122,7 +122,7 @@ fn an_empty_variable_is_not_set() {
 }
 
 #[test]
-fn everything_wrong_is_said_at_once_with_its_name_and_origin() {
+fn all_problems_are_reported_at_once_with_name_and_origin() {
     let wrong = given()
         .variable("ORDERLY_LEASE", "30")
         .flag("port", "70000")
@@ -141,7 +141,7 @@ fn everything_wrong_is_said_at_once_with_its_name_and_origin() {
 }
 
 #[test]
-fn an_unknown_key_in_the_file_stops_with_a_suggestion() {
+fn an_unknown_key_in_the_file_is_an_error_with_a_suggestion() {
     for (key, meant) in [
         ("prot", "port"),
         ("ORDERLY_LEASE", "lease"),
@@ -170,7 +170,7 @@ fn an_unknown_variable_only_warns() {
 }
 
 #[test]
-fn a_named_file_must_be_there() {
+fn a_named_file_must_exist() {
     let mut missing = given();
     missing.sources.config_file = Some(missing.folder.path().join("other.toml"));
     assert!(missing.problem().contains("other.toml"));
@@ -194,7 +194,7 @@ fn a_secret_can_come_from_a_file() {
 }
 
 #[test]
-fn an_empty_file_of_a_secret_is_a_problem_and_not_an_open_door() {
+fn an_empty_secret_file_is_an_error_and_does_not_open_the_server() {
     for text in ["", "\n", " \t\r\n\n"] {
         let given = given().file("secret", text);
         let path = given.path("secret");
@@ -223,7 +223,7 @@ fn a_dollar_in_dot_env_is_a_dollar() {
 }
 
 #[test]
-fn a_short_key_is_warned_about_wherever_it_is_asked_for() {
+fn a_short_key_causes_a_warning_on_every_address() {
     for host in ["127.0.0.1", "0.0.0.0"] {
         let given = given().variable("HOST", host);
         let short = given.variable("ORDERLY_API_KEY", "0123456789abcde");
@@ -234,7 +234,7 @@ fn a_short_key_is_warned_about_wherever_it_is_asked_for() {
 }
 
 #[test]
-fn an_address_for_everybody_is_called_on_this_machine() {
+fn an_unspecified_address_is_called_on_loopback() {
     for (listens, called) in [
         ("0.0.0.0:5000", "127.0.0.1:5000"),
         ("[::]:5000", "[::1]:5000"),
@@ -263,7 +263,7 @@ fn nothing_shows_a_secret() {
 }
 
 #[test]
-fn an_unreadable_line_is_named_by_its_number() {
+fn an_unreadable_line_is_reported_by_its_number() {
     let problem = given().file(".env", "PORT=1\n\nPORT is 5\n").problem();
     assert!(problem.contains(".env:3: "), "{problem}");
     let problem = given().file("orderly.toml", "port = 1\nhost = \n").problem();
@@ -271,7 +271,7 @@ fn an_unreadable_line_is_named_by_its_number() {
 }
 
 #[test]
-fn only_this_machine_may_call_without_a_key() {
+fn only_loopback_needs_no_key() {
     for host in ["127.0.0.1", "::1", "[::1]", "::ffff:127.0.0.1", "localhost"] {
         given().variable("HOST", host).config();
     }
@@ -286,7 +286,7 @@ fn only_this_machine_may_call_without_a_key() {
 }
 
 #[test]
-fn what_is_not_supported_yet_says_so() {
+fn redis_causes_a_warning_that_it_is_not_supported() {
     let warnings = given()
         .variable("REDIS_URL", "redis://host")
         .load()
@@ -300,7 +300,7 @@ const POOLED: &str = "postgresql://me:hunter2@ep-a-pooler.aws.neon.tech/db?sslmo
 const DIRECT: &str = "postgresql://me:hunter2@ep-a.aws.neon.tech/db?sslmode=require";
 
 #[test]
-fn postgres_has_a_url_and_maybe_one_past_its_pooler() {
+fn postgres_has_a_url_and_optionally_a_direct_one() {
     for scheme in ["postgres", "postgresql"] {
         let given = given().variable("DATABASE_URL", &format!("{scheme}://me@host/db"));
         let Database::Postgres(database) = given.config().database else {
@@ -331,7 +331,7 @@ fn postgres_has_a_url_and_maybe_one_past_its_pooler() {
 }
 
 #[test]
-fn what_is_ignored_in_a_url_is_told_with_the_name_of_the_setting() {
+fn an_ignored_parameter_causes_a_warning_with_the_name_of_the_setting() {
     let warned = given()
         .variable("DATABASE_URL", &format!("{POOLED}&pgbouncer=true"))
         .file(
@@ -341,13 +341,13 @@ fn what_is_ignored_in_a_url_is_told_with_the_name_of_the_setting() {
     let warnings = warned.load().unwrap().warnings;
     let (_, of_store) = Layers::gather(&warned.sources).database().unwrap();
     assert_eq!(warnings, of_store);
-    for (warning, told) in warnings.iter().zip([
-        "DATABASE_URL (from the environment): the parameter `pgbouncer` is of another driver",
-        "the parameter `pool_timeout` is of another driver",
+    for (warning, part) in warnings.iter().zip([
+        "DATABASE_URL (from the environment): the parameter `pgbouncer` belongs to another driver",
+        "the parameter `pool_timeout` belongs to another driver",
         "leads to a pooler",
         "names another database than DATABASE_URL",
     ]) {
-        assert!(warning.contains(told), "{warning}");
+        assert!(warning.contains(part), "{warning}");
         let is_direct = warning.starts_with("database_direct_url (from ");
         assert_eq!(is_direct, !warning.contains("pgbouncer"), "{warning}");
     }
@@ -355,7 +355,7 @@ fn what_is_ignored_in_a_url_is_told_with_the_name_of_the_setting() {
 }
 
 #[test]
-fn both_urls_must_be_right_and_lead_to_postgres() {
+fn both_urls_must_be_valid_postgres_urls() {
     let wrong = given()
         .variable("DATABASE_URL", POOLED)
         .variable("DATABASE_DIRECT_URL", "sqlite:data/orderly.db");
@@ -373,15 +373,15 @@ fn both_urls_must_be_right_and_lead_to_postgres() {
 }
 
 #[test]
-fn what_only_postgres_knows_means_nothing_to_sqlite() {
+fn postgres_settings_cause_a_warning_with_sqlite() {
     let given = given()
         .variable("DATABASE_DIRECT_URL", DIRECT)
         .variable("ORDERLY_IDLE_SLEEP", "on");
     assert_eq!(
         given.load().unwrap().warnings,
         [
-            "DATABASE_DIRECT_URL (from the environment) is set, but means nothing to SQLite",
-            "ORDERLY_IDLE_SLEEP (from the environment) is set, but means nothing to SQLite",
+            "DATABASE_DIRECT_URL (from the environment) is set, but has no effect with SQLite",
+            "ORDERLY_IDLE_SLEEP (from the environment) is set, but has no effect with SQLite",
         ]
     );
 }

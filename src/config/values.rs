@@ -1,5 +1,5 @@
-//! The text forms of single values: durations, numbers, switches, URLs. Errors are fit for an operator and never
-//! show what may be secret. Which setting takes which form is left to `read.rs`.
+//! Parsers of single values: durations, numbers, switches, URLs. Errors are meant for an operator and never show a
+//! possible secret. `read.rs` maps settings to parsers.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -10,14 +10,13 @@ use std::time::Duration;
 use super::service_file::ServiceFiles;
 use super::{PostgresUrl, Secret};
 
-/// Longer than any key that is generated, and well inside the limit on a request's head.
+/// Longer than any generated key, and well within the limit on a request's head.
 const API_KEY_CHARS_MAX: usize = 1024;
 
 const NOT_SHOWN: &str = "[not shown]";
 
 /// Problem with a value that holds a control character.
-pub const CONTROL_CHARACTER: &str =
-    "a control character stands in it, such as a newline or a tab: take it out";
+pub const CONTROL_CHARACTER: &str = "holds a control character, such as a newline or a tab: remove it";
 
 pub fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -39,7 +38,7 @@ pub fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration
     }
 }
 
-/// `None` for `keep`.
+/// Parses a retention; `None` for `keep`.
 pub fn retention(text: &str, range: &RangeInclusive<Duration>) -> Result<Option<Duration>, String> {
     if text == "keep" {
         return Ok(None);
@@ -73,7 +72,7 @@ pub fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-/// One of a few names.
+/// Parses one of a few names.
 pub fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     choices
         .iter()
@@ -85,15 +84,15 @@ pub fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
         })
 }
 
-/// A store as its URL names it.
+/// Parsed URL of a store.
 #[derive(Debug, PartialEq, Eq)]
 pub enum DatabaseUrl {
     Sqlite(PathBuf),
-    /// And what is ignored in it.
+    /// With a warning per ignored parameter.
     Postgres(Box<PostgresUrl>, Vec<String>),
 }
 
-/// Blanks and newlines at its ends are no part of it.
+/// Parses the URL of a store; surrounding whitespace is not part of it.
 pub fn database_url(text: &str, services: &ServiceFiles) -> Result<DatabaseUrl, String> {
     let text = text.trim();
     let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -103,7 +102,7 @@ pub fn database_url(text: &str, services: &ServiceFiles) -> Result<DatabaseUrl, 
             let (url, ignored) = PostgresUrl::parse_with(text, services)?;
             Ok(DatabaseUrl::Postgres(Box::new(url), ignored))
         }
-        // The text is not shown: it may be a connection string with a password in it.
+        // The text is not shown: it may be a connection string with a password.
         _ => Err("not a URL of the form sqlite:PATH or postgres://HOST/DATABASE".to_owned()),
     }
 }
@@ -111,25 +110,25 @@ pub fn database_url(text: &str, services: &ServiceFiles) -> Result<DatabaseUrl, 
 fn sqlite_path(rest: &str) -> Result<PathBuf, String> {
     let path = rest.strip_prefix("//").unwrap_or(rest);
     if path.is_empty() {
-        return Err("names no file: write sqlite:PATH".to_owned());
+        return Err("names no file: use sqlite:PATH".to_owned());
     }
     if path.starts_with(":memory:") {
-        return Err("a database in memory keeps nothing: write sqlite:PATH".to_owned());
+        return Err("an in-memory database is not durable: use sqlite:PATH".to_owned());
     }
     if path.contains('?') {
-        return Err("options after `?` are not supported: write sqlite:PATH".to_owned());
+        return Err("options after `?` are not supported: use sqlite:PATH".to_owned());
     }
     let file = self::path(path)?;
     if path.ends_with('/') || file.file_name().is_none() {
-        return Err("names a folder: add the name of the file, as in sqlite:data/orderly.db".to_owned());
+        return Err("names a folder: add the file name, as in sqlite:data/orderly.db".to_owned());
     }
     Ok(file)
 }
 
-/// A path that means the same to this program as to a reader.
+/// Parses a path, refusing forms that only a shell expands.
 pub fn path(text: &str) -> Result<PathBuf, String> {
     if text.starts_with('~') {
-        return Err("only a shell knows what `~` stands for: write the path in full".to_owned());
+        return Err("only a shell expands `~`: write the path in full".to_owned());
     }
     if text.contains(char::is_control) {
         return Err(CONTROL_CHARACTER.to_owned());
@@ -147,7 +146,7 @@ pub fn api_key(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(text.to_owned()))
 }
 
-/// An `http` or `https` address without its last slash.
+/// Parses an `http` or `https` address and removes trailing slashes.
 pub fn server_url(text: &str) -> Result<String, String> {
     let rest = text
         .strip_prefix("http://")
@@ -158,7 +157,7 @@ pub fn server_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// Scheme, host and port of a URL: all of it that holds no secret, whatever its owner hides in path, query or user name.
+/// Returns scheme, host and port of a URL: the parts that never hold a secret.
 pub fn address_of(url: &str) -> String {
     let parsed = reqwest::Url::parse(url).ok();
     let address = parsed.and_then(|url| {
@@ -169,8 +168,8 @@ pub fn address_of(url: &str) -> String {
     address.unwrap_or_else(|| NOT_SHOWN.to_owned())
 }
 
-/// A URL as it may be shown: `***` for its password, before the host or among the parameters. What is no URL, or
-/// hides where its password ends, is not shown at all: too little rather than a part of a secret.
+/// Returns a URL to show, with `***` for its password, before the host or among the parameters. Text that is not a URL,
+/// or whose password has no clear end, is hidden completely.
 pub fn without_password(url: &str) -> String {
     if url.starts_with("sqlite:") {
         return with_hidden_parameters(url);
@@ -190,11 +189,11 @@ fn is_scheme(text: &str) -> bool {
 }
 
 fn without_scheme(rest: &str) -> String {
-    // A password may hold an @, a slash, a ? or a # that should have been escaped: the last @ ends it.
+    // A password may hold an unescaped @, slash, ? or #: the last @ ends it.
     let Some((userinfo, host)) = rest.rsplit_once('@') else {
         return with_hidden_parameters(rest);
     };
-    // The @ may as well belong to a parameter, and what follows it to a password there.
+    // The @ may belong to a parameter, and the text after it to a password there.
     let in_parameters = userinfo
         .split_once('?')
         .is_some_and(|(_, parameters)| parameters.contains('='));
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retention_is_a_duration_or_for_ever() {
+    fn a_retention_is_a_duration_or_keep() {
         let range = Duration::from_hours(24)..=Duration::from_hours(48);
         assert_eq!(retention("keep", &range), Ok(None));
         assert_eq!(retention("1d", &range), Ok(Some(Duration::from_hours(24))));
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_names_no_store_is_not_repeated() {
+    fn an_invalid_store_url_is_not_repeated_in_the_error() {
         for url in [
             "mysql://user:hunter2@host/db",
             "host=x hunter2",

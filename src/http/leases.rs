@@ -31,14 +31,14 @@ pub async fn take(State(shared): State<Arc<Shared>>, request: Request) -> Result
     let outside = &shared.outside;
     let body = read(request, Emptiness::MeansDefaults).await?;
     let wanted = wire::read_take(body::text(&body)?, outside.settings.lease)?;
-    let desk = outside.desk.as_ref().ok_or_else(|| {
+    let requests = outside.lease_requests.as_ref().ok_or_else(|| {
         Problem::new(
             ProblemType::PullDisabled,
             "this server processes its orders by itself: start it with ORDERLY_PROCESSOR=pull to give them to workers",
         )
     })?;
     // From here on the leases are the worker's: should the answer not arrive, they run out.
-    let leases = desk.take(wanted).await?.into_leases();
+    let leases = requests.take(wanted).await?.into_leases();
     let time = wanted.lease.min(outside.settings.attempt_timeout);
     let leases = leases
         .iter()

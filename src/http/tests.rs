@@ -58,7 +58,7 @@ impl Served {
                     cap: Duration::ZERO,
                 },
             },
-            desk: None,
+            lease_requests: None,
             metrics: metrics.clone(),
         };
         let router = router(App {

@@ -1,4 +1,4 @@
-//! Takes back orders from nodes that fell silent.
+//! Takes orders back from nodes whose leases expired.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,25 +9,30 @@ use tokio_util::sync::CancellationToken;
 use crate::order::OrderId;
 use crate::store::{GiveBack, RefusedChange, Store, StoreError, tell_refused};
 
-/// Orders that may not be taken back, remembered for the log.
+/// Maximum number of orders that could not be taken back to remember for the log.
 const REFUSED_MAX: usize = 1_000;
 
-/// Sweeps until stopped, after every heartbeat of this node while orders are open on any. A node that slept, or whose
-/// clock was set forward, renews its own leases first that way, and does not take its running orders from itself.
-pub async fn run(store: Arc<dyn Store>, request: GiveBack, beaten: Arc<Notify>, stopped: CancellationToken) {
+/// Sweeps after every heartbeat of this node until stopped. A node that was suspended, or whose clock jumped forward,
+/// thus renews its own leases first and does not take its running orders from itself.
+pub async fn run(
+    store: Arc<dyn Store>,
+    request: GiveBack,
+    heartbeat: Arc<Notify>,
+    stopped: CancellationToken,
+) {
     let mut failing = false;
-    // Told once, not after every sweep.
+    // Each is logged once, not after every sweep.
     let mut refused = HashSet::new();
     loop {
         tokio::select! {
             () = stopped.cancelled() => return,
-            () = beaten.notified() => {}
+            () = heartbeat.notified() => {}
         }
         match sweep(&*store, request, &mut refused).await {
             Ok(()) => failing = false,
             Err(error) => {
                 if !failing {
-                    tracing::warn!(%error, "cannot look for lost leases, trying again");
+                    tracing::warn!(%error, "cannot sweep expired leases; retrying");
                     failing = true;
                 }
             }
@@ -41,7 +46,7 @@ async fn sweep(
     refused: &mut HashSet<OrderId>,
 ) -> Result<(), StoreError> {
     let mut refused_now = HashSet::new();
-    let mut news = Vec::new();
+    let mut newly_refused = Vec::new();
     let mut request = request;
     loop {
         let given_back = store.give_back_expired(request).await?;
@@ -49,19 +54,19 @@ async fn sweep(
         for order in given_back.refused.into_iter().take(room) {
             refused_now.insert(order.order_id);
             if !refused.contains(&order.order_id) {
-                news.push(order);
+                newly_refused.push(order);
             }
         }
         if given_back.pending + given_back.poisoned > 0 {
             tracing::warn!(
                 pending = given_back.pending,
                 poisoned = given_back.poisoned,
-                "took orders back whose leases ran out"
+                "took back orders whose leases expired"
             );
         }
         request.after = given_back.next;
         if request.after.is_none() {
-            tell_refused(RefusedChange::TakingBack, &news);
+            tell_refused(RefusedChange::TakingBack, &newly_refused);
             *refused = refused_now;
             return Ok(());
         }

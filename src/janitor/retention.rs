@@ -1,4 +1,4 @@
-//! Takes out orders that ended so long ago that nobody keeps them, while the server runs and without anybody noticing.
+//! Removes orders past their retention time while the server runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,21 +10,20 @@ use tokio_util::sync::CancellationToken;
 use crate::order::OrderId;
 use crate::store::{Prune, RefusedChange, RefusedOrder, Store, StoreError, tell_refused};
 
-/// Between two rounds when the last one took something out, and when there was nothing to take.
+/// Interval between rounds: busy after one that removed orders, quiet after one that found none.
 const BUSY_INTERVAL: Duration = Duration::from_mins(10);
 const QUIET_INTERVAL: Duration = Duration::from_hours(1);
-/// After a round that failed.
+/// Delay after a failed round.
 const RETRY_INTERVAL: Duration = Duration::from_mins(1);
-/// After a step the store is left alone for so many times what the step took: a tenth of its time at most goes into
-/// retention, however slow it is.
+/// Pause after a step as a multiple of its duration, so that retention takes at most a tenth of the time.
 const PAUSE_SHARE: u32 = 9;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Orders that may not be taken out, remembered for the log.
+/// Maximum number of orders that could not be removed to remember for the log.
 const REFUSED_MAX: usize = 1_000;
 
-/// Rounds until stopped, each after a heartbeat of this node: one that sleeps does not wake its database for this, and a
-/// store that is away is not asked. Several nodes may do it at once.
+/// Runs rounds until stopped, each after a heartbeat of this node: a sleeping node does not wake its database for this,
+/// and an unreachable store is not called. Several nodes may run rounds at once.
 pub async fn run(
     store: Arc<dyn Store>,
     older_than: Duration,
@@ -49,12 +48,12 @@ pub async fn run(
         };
         let ended = round.go(&*store, older_than, &stopped).await;
         tell_refused(RefusedChange::Removal, &round.refused);
-        // Behind what was looked at before a step failed: one that takes too long would never get further otherwise.
+        // Resumes after the last successful step: otherwise a step that always times out would block the ones after it.
         after = if ended.is_err() { round.after } else { None };
         if round.orders > 0 {
             tracing::info!(
                 orders = round.orders,
-                "took out orders that ended more than {} ago, with their events",
+                "removed orders that ended more than {} ago, with their events",
                 humantime::format_duration(older_than)
             );
         }
@@ -68,7 +67,7 @@ pub async fn run(
             Ok(()) => failing = false,
             Err(error) => {
                 if !failing && !stopped.is_cancelled() {
-                    tracing::warn!(%error, "cannot take out old orders, trying again");
+                    tracing::warn!(%error, "cannot remove old orders; retrying");
                     failing = true;
                 }
             }
@@ -76,13 +75,13 @@ pub async fn run(
     }
 }
 
-/// One walk through the orders.
+/// One pass through the orders.
 struct Round {
-    /// Where its next step begins; `None` at the first order.
+    /// Start of the next step; `None` for the first order.
     after: Option<OrderId>,
-    /// Taken out so far.
+    /// Number of orders removed so far.
     orders: usize,
-    /// The first orders that may not be taken out.
+    /// The first orders that could not be removed.
     refused: Vec<RefusedOrder>,
 }
 

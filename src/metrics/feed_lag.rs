@@ -1,4 +1,4 @@
-//! The lateness of the feed, put together from the parts that know it.
+//! Lag of the feed, combined from the parts that measure it.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 
-/// The worse of two lags, each reported by the part that knows it whenever it changes. Cheap to clone.
+/// The larger of two lags, each reported by its part when it changes. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct FeedLag {
     pub(super) gauge: Gauge<f64, AtomicU64>,
@@ -20,23 +20,23 @@ struct KnownLag {
 }
 
 impl FeedLag {
-    /// Reports how old the oldest change was when the end of the feed was read for its subscribers.
+    /// Sets the age of the oldest change when the end of the feed was read for subscribers.
     pub fn read(&self, lag: Duration) {
-        self.tell(|known| known.read = lag);
+        self.update(|known| known.read = lag);
     }
 
-    /// Reports how long the oldest commit has waited for its place, in a store that gives places after the commit;
-    /// subscribers or not.
+    /// Sets the time the oldest commit has waited for its position, in a store that numbers events after the commit; with
+    /// or without subscribers.
     pub fn unplaced(&self, lag: Duration) {
-        self.tell(|known| known.unplaced = lag);
+        self.update(|known| known.unplaced = lag);
     }
 
-    /// Reads the lag in seconds.
+    /// Returns the lag in seconds.
     pub fn get(&self) -> f64 {
         self.gauge.get()
     }
 
-    fn tell(&self, change: impl FnOnce(&mut KnownLag)) {
+    fn update(&self, change: impl FnOnce(&mut KnownLag)) {
         let mut known = self
             .known
             .lock()

@@ -1,5 +1,5 @@
-//! Metrics of this process from the operating system, under the names that Prometheus' own clients use. Every scrape
-//! reads `/proc`; on a system without it, the metrics that it would give are missing.
+//! Process metrics from the operating system, under the names that Prometheus' own clients use. Every scrape reads
+//! `/proc`; on systems without it, these metrics are missing.
 
 use std::fs;
 use std::sync::LazyLock;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use rustix::time::{ClockId, clock_gettime};
 
-/// When the first set of metrics was made, which is one of the first things a process does.
+/// Time of the first set of metrics, created right after the process starts.
 static STARTED: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
 
 pub(super) fn starts() {
@@ -45,13 +45,13 @@ pub fn registry() -> Registry {
     gauge(
         &mut registry,
         "process_resident_memory_bytes",
-        "Memory held in RAM",
+        "Resident memory",
         resident,
     );
     gauge(
         &mut registry,
         "process_virtual_memory_bytes",
-        "Address space",
+        "Virtual address space",
         virtual_memory,
     );
     gauge(
@@ -61,7 +61,7 @@ pub fn registry() -> Registry {
         named(&status, "Threads:"),
     );
     let open = fs::read_dir("/proc/self/fd").ok();
-    // Without the one that this reads.
+    // Without the descriptor of this directory.
     let open = open.and_then(|files| i64::try_from(files.count().saturating_sub(1)).ok());
     gauge(&mut registry, "process_open_fds", "Open file descriptors", open);
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
@@ -69,7 +69,7 @@ pub fn registry() -> Registry {
     gauge(
         &mut registry,
         "process_max_fds",
-        "Most file descriptors that may be open",
+        "Maximum number of open file descriptors",
         most,
     );
     registry
@@ -83,7 +83,7 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, value: Option<i64>) {
     }
 }
 
-/// The first number of the line that begins with the name.
+/// Returns the first number of the line that begins with the name.
 fn named(text: &str, name: &str) -> Option<i64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_ascii_whitespace().next()?.parse().ok()
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_proc_are_read() {
+    fn values_are_read_from_lines_of_proc() {
         let status = "Name:\torderly\nVmSize:\t  102400 kB\nVmRSS:\t   51200 kB\nThreads:\t9\n";
         assert_eq!(named(status, "VmRSS:"), Some(51_200));
         assert_eq!(named(status, "Threads:"), Some(9));

@@ -1,4 +1,4 @@
-//! The durations of store calls, by verb and by outcome.
+//! Durations of store calls by verb and outcome.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::family::Family;
@@ -12,9 +12,9 @@ pub type StoreCalls = Family<StoreCallLabels, Histogram, fn() -> Histogram>;
 #[expect(non_camel_case_types, reason = "the names are the label values")]
 pub enum StoreCallOutcome {
     ok,
-    /// The store did nothing, and is sound: a limit, a used key, a rule of the database, a shutdown.
+    /// The store did nothing but is sound: a limit, a used key, a constraint of the database, a shutdown.
     refused,
-    /// The store could not do it, or does not know whether it did.
+    /// The store failed, or the outcome is unknown.
     failed,
     /// The caller stopped waiting, or the call panicked.
     abandoned,

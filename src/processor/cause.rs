@@ -1,15 +1,15 @@
-//! Why an attempt did not complete: a reason from a closed set, which may go into the log, and what was said about it, which
-//! may hold a customer's data and goes nowhere but to the order.
+//! Causes of failed attempts: a reason from a closed set, which may be logged, and the message, which may hold customer
+//! data and is stored only with the order.
 
 use std::fmt;
 
-/// Why an attempt did not complete.
+/// The cause of a failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
     reason: Reason,
-    /// Text in this program's words.
+    /// Text of this program.
     words: String,
-    /// Text in the words of others, if any.
+    /// Text of the service or processor, if any.
     said: Option<String>,
 }
 
@@ -18,21 +18,21 @@ pub enum Reason {
     ConnectionRefused,
     ConnectTimeout,
     Tls,
-    /// No connection for another reason: name, network.
+    /// No connection for another reason, such as name resolution or the network.
     NoConnection,
-    /// The connection ended, or what came was no HTTP.
+    /// The connection ended, or the answer was not HTTP.
     NoAnswer,
     AnswerTimeout,
     AttemptTimeout,
-    /// A status of HTTP that asks for another attempt or refuses.
+    /// An HTTP status that asks for another attempt or refuses.
     Status(u16),
     Panic,
-    /// A processor of one's own says why, in its own words.
+    /// The processor gave its own reason.
     Processor,
 }
 
 impl Cause {
-    /// All of it in words of this program.
+    /// Creates a cause with only text of this program.
     pub fn new(reason: Reason, words: impl Into<String>) -> Cause {
         Cause {
             reason,
@@ -53,14 +53,14 @@ impl Cause {
         self.reason
     }
 
-    /// Nothing in it comes from others.
+    /// Returns the text of this program, without any external text.
     pub fn words(&self) -> &str {
         &self.words
     }
 }
 
 impl Reason {
-    /// Name of the reason in the log.
+    /// Returns the name of the reason in the log.
     pub fn name(self) -> &'static str {
         match self {
             Reason::ConnectionRefused => "connection_refused",

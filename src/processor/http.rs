@@ -1,5 +1,5 @@
-//! Processes orders by calling a service of the user's: each attempt is one POST of the order, and the answer says how it
-//! ended. What an answer means is in `http/answer.rs`; when to try again is left to `worker`.
+//! HTTP processor: each attempt is one POST of the order to the user's service, and the answer is its outcome.
+//! `http/answer.rs` interprets answers; `worker` schedules retries.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,15 +24,16 @@ mod answer;
 mod lookup;
 mod signature;
 
-/// Shorter than services keep a connection that is not used (gunicorn 2 s, Node and uvicorn 5 s): one that they close in the
-/// moment it is used costs an attempt.
+/// Below the idle timeouts of services (gunicorn 2 s, Node and uvicorn 5 s): a connection closed while it is reused costs
+/// an attempt.
 const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(1);
-/// Of an answer. More than any framework and proxy add together; hyper's own limit on their bytes is some 400 KiB.
+/// Maximum number of headers of an answer, above what frameworks and proxies add. hyper limits their bytes to about 400
+/// KiB.
 const HEADERS_MAX: usize = 100;
-/// Kept of an attempt's time for storing that it completed, when its body does not come to an end.
+/// Part of an attempt's time reserved for storing its completion if the body of the answer does not end.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// Calls a service.
+/// Processor that calls an HTTP service.
 pub struct Http {
     client: Client,
     service: HttpService,
@@ -40,14 +41,14 @@ pub struct Http {
 }
 
 impl Http {
-    /// For at most `slots` attempts at once, each of which is dropped after `attempt_timeout`. Reads the certificates of
-    /// authorities, so it blocks for some milliseconds.
+    /// Creates a client for at most `slots` concurrent attempts of at most `attempt_timeout`. Reads the root
+    /// certificates, so it blocks for some milliseconds.
     pub fn new(service: HttpService, slots: u32, attempt_timeout: Duration) -> Result<Http, reqwest::Error> {
         let client = Client::builder()
             .tls_backend_preconfigured(tls())
             .dns_resolver(Arc::new(Lookups::new()))
-            // Orders go to where the operator said, and nowhere else: not on to where an answer points, and not through what
-            // the environment names for other programs.
+            // Orders go only where the operator said: no redirects, no proxy from environment variables meant for other
+            // programs.
             .redirect(Policy::none())
             .no_proxy()
             .http1_only()
@@ -111,7 +112,7 @@ impl Http {
                 });
             }
         };
-        // What has been answered must not be lost to the end of the attempt's time.
+        // A completed answer must not be lost to the attempt timeout.
         let read_until = began + self.attempt_timeout.saturating_sub(SETTLE_TIME);
         answer::meaning(order.order_id, answer, read_until).await
     }
@@ -124,8 +125,8 @@ impl Processor for Http {
         let order_id = order.order_id;
         let request = self.request(order, attempt, trace)?;
         let ended = self.call(order, request).await;
-        tracing::debug!(order.id = %order_id, attempt = attempt.number, trace.id = trace.id(), end = end_of(&ended),
-            "attempt {} at order {order_id} was sent to the service", attempt.number);
+        tracing::debug!(order.id = %order_id, attempt = attempt.number, trace.id = trace.id(), end = outcome_name(&ended),
+                "sent attempt {} of order {order_id} to the service", attempt.number);
         ended
     }
 
@@ -134,7 +135,8 @@ impl Processor for Http {
     }
 }
 
-/// TLS settings for a service behind `https://`. Reads the certificates of authorities: it blocks some milliseconds.
+/// Returns the TLS settings for a service behind `https://`. Reads the root certificates, so it blocks for some
+/// milliseconds.
 pub fn tls() -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -143,7 +145,8 @@ pub fn tls() -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// Why there was no answer. The innermost error is the one that says it; those around it repeat what everybody knows.
+/// Turns a failed request into its processing error. The innermost source is specific; the outer ones repeat generic
+/// text.
 fn no_answer(error: &reqwest::Error) -> ProcessingError {
     let mut cause: &(dyn std::error::Error + 'static) = error;
     while let Some(source) = cause.source() {
@@ -175,8 +178,8 @@ fn no_connection(error: &reqwest::Error, cause: &(dyn std::error::Error + 'stati
     }
 }
 
-/// For the log.
-fn end_of(ended: &Result<Processed, ProcessingError>) -> &'static str {
+/// Returns the name of an outcome for the log.
+fn outcome_name(ended: &Result<Processed, ProcessingError>) -> &'static str {
     match ended {
         Ok(Processed::Completed { .. }) => "completed",
         Ok(Processed::HandedOver) => "handed over",
@@ -189,7 +192,7 @@ fn end_of(ended: &Result<Processed, ProcessingError>) -> &'static str {
     }
 }
 
-/// What finds an attempt again in the service's own traces: W3C Trace Context, version 00.
+/// Trace id of an attempt in the service's traces: W3C Trace Context, version 00.
 #[derive(Clone, Copy)]
 struct Trace {
     trace_id: u128,
@@ -199,7 +202,7 @@ struct Trace {
 impl Trace {
     fn random() -> Trace {
         Trace {
-            // Zeros are no ids.
+            // Zero is not a valid id.
             trace_id: rand::random::<u128>().max(1),
             parent_id: rand::random::<u64>().max(1),
         }
@@ -211,7 +214,7 @@ impl Trace {
 }
 
 impl fmt::Display for Trace {
-    /// Sampled: whoever looks for one attempt wants it to be there.
+    /// Marks the trace as sampled, so that a search for one attempt finds it.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "00-{:032x}-{:016x}-01", self.trace_id, self.parent_id)
     }
@@ -222,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_has_the_form_that_tools_read() {
+    fn a_trace_follows_the_w3c_format() {
         let trace = Trace {
             trace_id: 0xA1,
             parent_id: 0xB2,

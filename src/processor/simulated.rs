@@ -1,4 +1,4 @@
-//! The default processor: takes time by the number of items and does nothing else.
+//! Simulated processor, the default: takes time by the number of items and does nothing else.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use super::{Attempt, Processed, ProcessingError, Processor};
 use crate::lease::ProcessorKind;
 use crate::order::Order;
 
-/// Fewer than 3 items take 2 s, 3 to 10 take 5 s, more than 10 take 10 s, all divided by `speed`.
+/// Takes 2 s for fewer than 3 items, 5 s for 3 to 10 and 10 s for more, divided by `speed`.
 pub struct Simulated {
-    /// 0 means at once.
+    /// Divisor of the times; 0 means at once.
     pub speed: f64,
-    /// Share of the attempts that fail, 0 to 1.
+    /// Share of failing attempts, 0 to 1.
     pub failure_rate: f64,
 }
 
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_follows_the_number_of_items() {
+    fn the_time_depends_on_the_number_of_items() {
         let at = |speed| Simulated {
             speed,
             failure_rate: 0.0,

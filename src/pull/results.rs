@@ -1,6 +1,6 @@
-//! What comes back from workers outside: results, and leases to be kept for longer. The token decides, whoever brings it:
-//! a worker that took the order at the desk, or a receiver that was sent it and calls back, perhaps before it answered that
-//! it will. An order that was never handed out takes nothing: its node alone knows how its attempt ends.
+//! Results and lease renewals of external workers. The token decides, whether it comes from a worker that took the order
+//! or from a service that received it and calls back, possibly before it answered 202. An order that was never handed out
+//! takes no result: its own node knows how its attempt ends.
 
 use std::time::Duration;
 
@@ -13,32 +13,32 @@ use crate::portable_json::JsonText;
 use crate::store::{Held, LatestClaim, OutsideHold, SettledOutside, StoreError};
 use crate::time::Timestamp;
 
-/// Why a call with a token has no result.
+/// The reason why a call with a token failed.
 #[derive(Debug)]
 pub enum ResultError {
     UnknownOrder,
-    /// The token is not the order's latest, or its attempt has ended: nothing changed.
+    /// The token is not the latest of the order, or its attempt has ended; nothing changed.
     LeaseLost,
-    /// What is stored, the error tells.
+    /// The error says whether anything is stored.
     Store(StoreError),
-    /// The result is stored, but the order could not be read afterwards.
+    /// The result is stored, but reading the order afterwards failed.
     Unread(StoreError),
 }
 
-/// Why an attempt failed.
+/// The failure of an attempt.
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub error: String,
-    /// No other attempt will do better.
+    /// Set if no further attempt can succeed.
     pub permanent: bool,
-    /// The next attempt is to come no sooner.
+    /// Minimum delay before the next attempt.
     pub retry_after: Option<Duration>,
 }
 
-/// The end of the attempt that a token names.
+/// The state of the attempt that a token names.
 enum Ended {
     Now(Order),
-    /// The attempt ended before this call, or its token is not that of the order's latest claim.
+    /// The attempt ended before this call, or the token is not from the order's latest claim.
     Before(LatestClaim),
 }
 
@@ -49,7 +49,7 @@ impl From<StoreError> for ResultError {
 }
 
 impl Outside {
-    /// The worker has the lease for so long from now on, or less where the attempt's time ends before.
+    /// Renews a lease from now for `lease`, capped at the end of the attempt's time.
     pub async fn renew(&self, id: OrderId, token: Token, lease: Duration) -> Result<Timestamp, ResultError> {
         let latest = self.latest_claim(id).await?;
         let key = handed_out(&latest, token).ok_or(ResultError::LeaseLost)?;
@@ -63,8 +63,8 @@ impl Outside {
         }
     }
 
-    /// A completion that is repeated with the same result is answered like the first one, whose answer may have been
-    /// lost.
+    /// Completes an order. A repeated completion with the same result gets the same answer, as the first answer may have
+    /// been lost.
     pub async fn complete(
         &self,
         id: OrderId,
@@ -74,7 +74,7 @@ impl Outside {
         let outcome = Outcome::Completed {
             result: result.clone(),
         };
-        // No claim follows a completion: the latest token of a completed order is the one that completed it.
+        // No claim follows a completion, so the latest token of a completed order is the one that completed it.
         let is_repeated = |latest: &LatestClaim| {
             let order = &latest.order;
             handed_out(latest, token).is_some()
@@ -88,7 +88,7 @@ impl Outside {
         }
     }
 
-    /// Another attempt follows after the back-off, unless this was the last one or none will do better.
+    /// Fails an attempt. A retry follows after the backoff, unless attempts are used up or the failure is permanent.
     pub async fn fail(&self, id: OrderId, token: Token, failure: Failure) -> Result<Order, ResultError> {
         let latest = self.latest_claim(id).await?;
         if handed_out(&latest, token).is_none() {
@@ -107,7 +107,7 @@ impl Outside {
         self.settle_once(id, token, outcome).await
     }
 
-    /// Back in line unfinished, without using up an attempt.
+    /// Returns an order to its line without counting an attempt.
     pub async fn release(&self, id: OrderId, token: Token) -> Result<Order, ResultError> {
         self.settle_once(id, token, Outcome::Released).await
     }
@@ -143,8 +143,8 @@ impl Outside {
         Ok(Ended::Now(order))
     }
 
-    /// A worker that repeats a result which the store refuses for good would do so until its lease ends: the attempt ends
-    /// at once, with a reason that can be stored.
+    /// Settles an attempt. If the store refuses the result for good, a worker would repeat it until its lease expires; so
+    /// the attempt ends at once with a reason that can be stored.
     async fn settle_or_instead(
         &self,
         id: OrderId,
@@ -183,14 +183,14 @@ impl Outside {
     }
 }
 
-/// The lease of the latest claim, where this is its token and others than its node were told it.
+/// Returns the lease of the latest claim if this is its token and it was given to someone other than its node.
 fn handed_out(latest: &LatestClaim, token: Token) -> Option<LeaseKey> {
     latest
         .key
         .filter(|_| latest.handed_out && latest.token == Some(token))
 }
 
-/// Counters that a result adds to: the results of external workers, and the attempts of all kinds.
+/// Counters of a result: those of external workers and those of all attempts.
 type Counted = (OutsideResult, AttemptResult);
 
 fn counted_as(outcome: &Outcome) -> Counted {

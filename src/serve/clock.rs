@@ -1,4 +1,4 @@
-//! Compares the clock of this machine with the times in the store, once at the start.
+//! Compares the machine's clock with the times in the store at the start.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::store::clock::system_clock;
 use crate::store::snapshot::newest_time;
 use crate::store::{Store, StoreHealth};
 
-/// Clocks that are kept in step, and one that was set back a little, differ by less.
+/// Above the difference of synchronized clocks, or of a clock set back a little.
 const AHEAD_WARN: Duration = Duration::from_mins(1);
 
-/// Says it when the store is ahead of the clock. Nothing is lost then, but times run oddly.
+/// Warns if the store is ahead of the clock. Nothing is lost then, but times are wrong.
 pub(super) async fn compare(store: &dyn Store, database: &Database) {
     if store.health() != StoreHealth::Ready {
         return;
@@ -19,7 +19,7 @@ pub(super) async fn compare(store: &dyn Store, database: &Database) {
     let newest = match read.await {
         Ok(newest) => newest,
         Err(error) => {
-            tracing::debug!(%error, "could not compare the clock with the store");
+            tracing::debug!(%error, "cannot compare the clock with the store");
             return;
         }
     };
@@ -30,11 +30,11 @@ pub(super) async fn compare(store: &dyn Store, database: &Database) {
     let ahead = humantime::format_duration(Duration::from_secs(ahead.as_secs()));
     let consequence = match database {
         Database::Sqlite(_) => {
-            "until it has caught up, times go on from the newest stored one at half speed, so that retries and leases \
+            "until it has caught up, times advance from the newest stored one at half speed, so that retries and leases \
              take twice as long"
         }
         Database::Postgres(_) => {
-            "leases and retries go by the database's clock: look at that too, since nothing falls due while it is behind"
+            "leases and retries use the database's clock: check that too, since nothing falls due while it is behind"
         }
     };
     tracing::warn!(

@@ -1,28 +1,29 @@
-//! File descriptors: every connection is one, and many systems allow a process fewer than it may ask for.
+//! File descriptors: every connection takes one, and many systems set a low default limit.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::http::listener::CONNECTIONS_ABOVE_THE_LIMIT;
 
-/// Descriptors of the store, the log, the sockets that listen and the program itself: the store's connections and files are
-/// about 30, and looking up a name opens a few for a moment.
+/// Descriptors of the store, the log, the listening sockets and the program itself: about 30 for the store, and a few
+/// briefly for name lookups.
 const OF_THE_PROGRAM: usize = 96;
 
-/// Raises the soft limit to the hard one. Returns the number of client connections that fit below it beside everything else, at
-/// most `connections_max`, and logs a warning when that is fewer. `calls_max` is the number of calls to the service at once.
+/// Raises the soft limit to the hard one. Returns the number of client connections that fit beside everything else, at
+/// most `connections_max`, and warns if they are fewer. `calls_max` is the maximum number of concurrent calls to the
+/// service.
 pub fn connections(connections_max: usize, calls_max: u32) -> usize {
     let connections = connections_below(raised(), connections_max, calls_max);
     if connections < connections_max {
         tracing::warn!(
             connections,
             "ORDERLY_MAX_CONNECTIONS is {connections_max}, but the system allows this process too few open files: \
-             {connections} connections are taken; raise the limit (ulimit -Hn, LimitNOFILE= of systemd)"
+             {connections} connections are accepted; raise the limit (ulimit -Hn, LimitNOFILE= of systemd)"
         );
     }
     connections
 }
 
-/// The limit that holds from now on; `None` when there is none.
+/// Returns the limit now in force; `None` for no limit.
 fn raised() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -41,7 +42,7 @@ fn raised() -> Option<u64> {
     }
 }
 
-/// Clients get at least half of a small limit.
+/// Returns the number of client connections; at least half of a small limit.
 fn connections_below(files_max: Option<u64>, connections_max: usize, calls_max: u32) -> usize {
     let Some(files_max) = files_max else {
         return connections_max;
@@ -57,7 +58,7 @@ fn connections_below(files_max: Option<u64>, connections_max: usize, calls_max: 
 mod tests {
     use super::*;
 
-    /// Issue 13: 256 descriptors were left, and a node that calls its service 100 times at once may need more.
+    /// Issue 13: only 256 descriptors were reserved, and a node with 100 concurrent calls to its service may need more.
     #[test]
     fn connections_leave_descriptors_for_everything_else() {
         const CALLS_MAX: u32 = 100;

@@ -1,4 +1,4 @@
-//! Announces a node to its store before it works.
+//! Announces a node to its store before it starts to work.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::config::Config;
 use crate::lease::{NodeId, ProcessorKind};
 use crate::store::{Breaker, Heartbeat, RefusedChange, Store, StoreError, StoreHealth, tell_refused};
 
-/// The time for which the start waits for a store that was not ready when it was opened. The worker's heartbeats announce the
-/// node later.
+/// Maximum time the start waits for a store that was not ready when opened. Later the worker's heartbeats announce the
+/// node.
 const JOIN_WAIT_MAX: Duration = Duration::from_secs(1);
 
 pub(super) async fn join(
@@ -28,8 +28,8 @@ pub(super) async fn join(
         breaker: Breaker::Closed,
         processor: Some(kind),
     };
-    // Asked before the call, which may be what changes it: a store that was ready and fails its first call has a
-    // fault to be looked at, one that never was has a database that will come.
+    // Read before the call, which may change it: a failure of a ready store is an error, but a store that never was ready
+    // only waits for its database.
     let health = store.health();
     let joining = store.join(heartbeat, config.crashes_max);
     let joined = match &health {
@@ -38,7 +38,7 @@ pub(super) async fn join(
             let Ok(joined) = timeout(JOIN_WAIT_MAX, joining).await else {
                 tracing::warn!(
                     reason,
-                    "cannot announce this node yet: serving without the store until it answers"
+                    "cannot announce this node yet; serving without the store until it answers"
                 );
                 return Ok(());
             };
@@ -48,7 +48,7 @@ pub(super) async fn join(
     let given_back = match (joined, health) {
         (Ok(given_back), _) => given_back,
         (Err(error @ StoreError::Unavailable { .. }), StoreHealth::NotReady(_)) => {
-            tracing::warn!(%error, "cannot announce this node yet: serving without the store until it can be reached");
+            tracing::warn!(%error, "cannot announce this node yet; serving without the store until it can be reached");
             return Ok(());
         }
         (Err(error), _) => return Err(ServeError::Join(error)),

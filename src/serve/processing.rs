@@ -1,4 +1,4 @@
-//! Who processes the orders, as the configuration says.
+//! Chooses the processor by the configuration.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::processor::Processor;
 use crate::processor::http::Http;
 use crate::processor::simulated::Simulated;
 
-/// `None` where workers outside process the orders.
+/// Returns the processor; `None` if external workers process the orders.
 pub(super) fn processor(config: &Config) -> Result<Option<Arc<dyn Processor>>, ServeError> {
     Ok(match &config.processor {
         &ProcessorChoice::Simulated { speed, failure_rate } => {
@@ -22,13 +22,15 @@ pub(super) fn processor(config: &Config) -> Result<Option<Arc<dyn Processor>>, S
     })
 }
 
-/// For people.
+/// Describes the choice in the log.
 pub(super) fn by_whom(choice: &ProcessorChoice) -> String {
     match choice {
         ProcessorChoice::Simulated { .. } => {
             "processing is simulated: orders take time and have no effect".to_owned()
         }
         ProcessorChoice::Http(service) => format!("orders are processed by {}", service.url),
-        ProcessorChoice::Pull => "orders wait for workers, which take them with POST /leases".to_owned(),
+        ProcessorChoice::Pull => {
+            "orders wait for external workers, which pull them with POST /leases".to_owned()
+        }
     }
 }

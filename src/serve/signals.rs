@@ -1,5 +1,4 @@
-//! The signals that ask a server to stop, and those that mean nothing to it: each is answered with a line in the log,
-//! none ends the process in the middle of its work.
+//! Signals that stop a server, and those it ignores. Each is logged; none ends the process in the middle of its work.
 
 use std::future::pending;
 use std::io;
@@ -10,7 +9,7 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
-    /// `None` where whoever started this process had it ignored, as `nohup` does.
+    /// `None` if the parent process had it ignored, as `nohup` does.
     hangup: Option<Signal>,
     user_1: Signal,
     user_2: Signal,
@@ -33,7 +32,7 @@ impl Signals {
         })
     }
 
-    /// The next one that asks to stop.
+    /// Waits for the next signal that stops the server.
     pub async fn next(&mut self) -> &'static str {
         loop {
             let ignored = tokio::select! {
@@ -44,7 +43,7 @@ impl Signals {
                 _ = self.user_1.recv() => "SIGUSR1",
                 _ = self.user_2.recv() => "SIGUSR2",
             };
-            tracing::info!("{ignored} received: it means nothing to this server and is ignored");
+            tracing::info!("{ignored} received and ignored");
         }
     }
 }
@@ -56,9 +55,9 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// Reports whether this process began with the signal ignored; `false` where that cannot be told.
+/// Reports whether this process inherited the signal as ignored; `false` if unknown.
 fn is_ignored(kind: SignalKind) -> bool {
-    // proc_pid_status(5): a mask in hexadecimal, signal 1 is the lowest bit.
+    // proc_pid_status(5): a hexadecimal mask whose lowest bit is signal 1.
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());

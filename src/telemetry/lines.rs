@@ -1,5 +1,4 @@
-//! Writes log lines one by one: counts those that are lost, and begins the log file anew where it was deleted. What a
-//! line says is left to the code that logs.
+//! Writes log lines: counts lost ones and recreates a deleted log file.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,14 +11,14 @@ use tracing_appender::rolling::RollingFileAppender;
 
 use super::{NEWEST_NAME, daily_file};
 
-/// Between two attempts to begin a file anew where that fails: each makes folders and looks through them.
+/// Minimum time between failed attempts to recreate a file; each creates and scans folders.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Takes whole lines. A line that cannot be written is counted and gone: no caller waits for a disk or a reader.
+/// Writer of whole lines. A line that cannot be written is counted and dropped: no caller waits for a disk or reader.
 pub struct Lines<W> {
     writer: W,
     lost: Arc<AtomicU64>,
-    /// The last line was written in part: the next one begins on a line of its own.
+    /// Set when the last line was written in part, so that the next one starts on its own line.
     is_cut: bool,
 }
 
@@ -64,8 +63,8 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
-/// The log file of the day, also after it or its folder was deleted under it: writing to a file without a name succeeds,
-/// and nobody ever reads it.
+/// Log file of the day, recreated after it or its folder was deleted: writing to a deleted file succeeds, but its lines
+/// are lost.
 pub struct LogFile {
     dir: PathBuf,
     appender: RollingFileAppender,
@@ -74,7 +73,7 @@ pub struct LogFile {
 
 impl LogFile {
     pub fn open(dir: &Path) -> anyhow::Result<LogFile> {
-        // The process may leave its working directory, or that may be deleted.
+        // The process may change its working directory, or that may be deleted.
         let dir = std::path::absolute(dir)?;
         let appender = daily_file(&dir)?;
         Ok(LogFile {
@@ -135,7 +134,7 @@ mod tests {
         assert_eq!(written(Vec::new(), &["one\n", "two\n"]), 0);
     }
 
-    /// Takes as many bytes at each call as it is told, and none where that is 0.
+    /// Accepts the listed numbers of bytes per call, and fails for 0.
     struct Slow<'a> {
         takes: Vec<usize>,
         taken: &'a mut Vec<u8>,
@@ -158,10 +157,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_after_a_cut_one_begins_on_its_own() {
+    fn a_line_after_a_partial_one_starts_on_its_own_line() {
         let mut taken = Vec::new();
         let slow = Slow {
-            // From the end: a whole line, one in two parts, half a line, a refusal.
+            // In reverse: a whole line, one in two parts, half a line, a failure.
             takes: vec![0, 2, 3, 2, 4],
             taken: &mut taken,
         };
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_file_or_folder_is_made_again() {
+    fn a_deleted_file_or_folder_is_recreated() {
         let above = tempfile::tempdir().unwrap();
         let dir = above.path().join("logs");
         let mut file = LogFile::open(&dir).unwrap();
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_without_a_folder_are_counted_until_it_can_be_made() {
+    fn lines_without_a_folder_are_counted_until_it_can_be_recreated() {
         let above = tempfile::tempdir().unwrap();
         let dir = above.path().join("logs");
         let mut file = LogFile::open(&dir).unwrap();

@@ -1,5 +1,4 @@
-//! Growing pauses between the tries of something that keeps failing. Knowing what may be tried again is left to
-//! the callers.
+//! Growing pauses between retries of a failing operation.
 
 use std::time::Duration;
 
@@ -18,15 +17,15 @@ impl Backoff {
         }
     }
 
-    /// Twice the one before, and up to half shorter at random, so that nodes which lost the same database do not come
-    /// back to it together.
+    /// Returns twice the previous pause, shortened by up to half at random, so that nodes that lost the same database do
+    /// not return together.
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
         pause.mul_f64(rand::random_range(0.5..=1.0))
     }
 
-    /// It succeeded.
+    /// Starts over after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
@@ -37,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_up_to_the_longest_and_begin_again_after_a_success() {
+    fn pauses_grow_up_to_the_longest_and_restart_after_a_success() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
         for _ in 0..2 {
             for seconds in [1, 2, 4, 5, 5] {

@@ -1,4 +1,5 @@
-//! Claims orders for the free slots, as many as the guard lets begin, and waits for work where there is none: the less there is, the more quietly.
+//! Claims orders for the free slots, as many as the guard allows, and waits for work: the less there is, the fewer its
+//! polls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,39 +8,39 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::backoff::Backoff;
-use super::guard::Turn;
+use super::guard::Allowance;
 use super::{Pace, QUIET_INTERVAL, Shared, executor, jittered};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, StoreError};
 
-/// Longest wait for more slots while the store is behind.
+/// Maximum wait for more slots while the store is behind.
 const TURN_TIME_MAX: Duration = Duration::from_millis(5);
-/// Longest time between two looks at the queue while orders are open: what makes progress when every wake-up is lost.
+/// Maximum interval of polls while orders are open: ensures progress if every wake-up is lost.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Shortest wait for an order that is due soon: spares a claim that comes a moment too early.
+/// Minimum wait for an order that is due soon, so that the claim does not come a moment too early.
 const DUE_WAIT_MIN: Duration = Duration::from_millis(1);
-/// First and longest wait after a claim that failed. The longest is what a store that comes back may wait for us.
+/// First and longest wait after a failed claim. The longest bounds the delay after the store returns.
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(500);
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
-/// How long orders that come are no news once a claim found the queue paused: each commit would bring the next claim in
-/// vain. That the queue was resumed by another node may be noticed so much later, by this one at once.
-const PAUSED_DEAF: Duration = Duration::from_millis(100);
-/// Nothing to do for so long, and the node lets the database sleep. Serverless ones do after five minutes without
-/// a query; sooner than this, and a shop with an order a minute would pay for the way to sleep and back each time.
+/// Time for which accepted orders cause no claim once the queue is paused; otherwise each commit would trigger a claim in
+/// vain. A resume on another node may go unnoticed for this time; one on this node is noticed at once.
+const PAUSED_IGNORE: Duration = Duration::from_millis(100);
+/// Idle time after which the node lets the database sleep. Serverless databases sleep after five minutes without a query;
+/// with a shorter time, a shop with an order a minute would pay for going to sleep and waking each time.
 const SLEEP_AFTER: Duration = Duration::from_mins(2);
 
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut lull: Option<Lull> = None;
+    let mut idle_period: Option<IdlePeriod> = None;
     let mut retries = Backoff::new(RETRY_MIN, RETRY_MAX);
     let mut failing = false;
     while let Some(mut slots) = free_slots(&shared).await {
-        match shared.guard.turn(slots.num_permits()) {
-            Turn::Start(attempts) => {
+        match shared.guard.allowance(slots.num_permits()) {
+            Allowance::Start(attempts) => {
                 let spare = slots.num_permits().saturating_sub(attempts);
                 drop(slots.split(spare));
             }
-            Turn::Wait(until) => {
+            Allowance::Wait(until) => {
                 drop(slots);
-                wait_for_turn(&shared, until).await;
+                wait_for_allowance(&shared, until).await;
                 continue;
             }
         }
@@ -49,17 +50,18 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 retries.reset();
                 failing = false;
                 if !claimed.idle {
-                    lull = None;
+                    idle_period = None;
                 }
                 if started < places {
                     shared.guard.found_no_more();
-                    lull = wait_for_work(&shared, &claimed, lull, shared.settings.idle_sleep).await;
+                    idle_period =
+                        wait_for_work(&shared, &claimed, idle_period, shared.settings.idle_sleep).await;
                 }
             }
             Err(error) => {
-                lull = None;
+                idle_period = None;
                 if !failing {
-                    tracing::warn!(%error, "cannot claim orders, trying again");
+                    tracing::warn!(%error, "cannot claim orders; retrying");
                     failing = true;
                 }
                 wait_after_failure(&shared, retries.pause()).await;
@@ -68,14 +70,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// At least one slot, as many as are free and one claim may use; `None` when draining.
+/// Waits for free slots: at least one, at most as many as one claim may use; `None` when draining.
 async fn free_slots(shared: &Shared) -> Option<OwnedSemaphorePermit> {
     let mut slots = tokio::select! {
         biased;
         () = shared.draining.cancelled() => return None,
         permit = shared.slots.clone().acquire_owned() => permit.expect("the semaphore of slots is never closed"),
     };
-    // Attempts that one commit ended free their slots one after the other: a claim for each would be a commit for each.
+    // Attempts settled by one commit free their slots one by one; a claim for each would need a commit for each.
     loop {
         let free = shared.slots.available_permits();
         tokio::task::yield_now().await;
@@ -84,12 +86,12 @@ async fn free_slots(shared: &Shared) -> Option<OwnedSemaphorePermit> {
         }
     }
     take_free(shared, &mut slots);
-    // While results find no place, the store is behind, and attempts that ended keep their slots: few of them come free at a
-    // time, and a claim for those would be a commit for each few.
+    // While results wait for room the store is behind, and ended attempts keep their slots. Slots then come free a few at
+    // a time, and claims for so few would each need a commit.
     let enough = (shared.settings.slots as usize / 2).min(CLAIM_ORDERS_MAX);
     let missing = enough.saturating_sub(slots.num_permits());
     if missing > 0 && shared.results.available_permits() == 0 {
-        let missing = u32::try_from(missing).expect("there are few places in a claim");
+        let missing = u32::try_from(missing).expect("a claim has few slots");
         if let Ok(more) = timeout(TURN_TIME_MAX, shared.slots.clone().acquire_many_owned(missing)).await {
             slots.merge(more.expect("the semaphore of slots is never closed"));
         }
@@ -98,7 +100,7 @@ async fn free_slots(shared: &Shared) -> Option<OwnedSemaphorePermit> {
     Some(slots)
 }
 
-/// Adds the slots that are free, as many as a claim may use. No other task takes any.
+/// Adds free slots up to the limit of one claim. No other task takes slots.
 fn take_free(shared: &Shared, slots: &mut OwnedSemaphorePermit) {
     let places = CLAIM_ORDERS_MAX - slots.num_permits();
     let more = shared.slots.available_permits().min(places);
@@ -111,8 +113,8 @@ fn take_free(shared: &Shared, slots: &mut OwnedSemaphorePermit) {
     }
 }
 
-/// Until attempts may begin, or more of them than were allowed.
-async fn wait_for_turn(shared: &Shared, until: Instant) {
+/// Waits until attempts, or more of them, may start.
+async fn wait_for_allowance(shared: &Shared, until: Instant) {
     tokio::select! {
         () = shared.draining.cancelled() => {}
         () = shared.guard.changed() => {}
@@ -120,15 +122,15 @@ async fn wait_for_turn(shared: &Shared, until: Instant) {
     }
 }
 
-/// Each lease moves into a task with its slot; the slots that are left over are free again. How many there were is told
-/// beside what else was.
+/// Claims orders and starts each lease in a task with its slot; leftover slots become free. Returns the claim and the
+/// number of started attempts.
 ///
-/// Not to be cancelled: a claim that was carried out but not started would sit until its lease runs out.
+/// Must not be cancelled: a claim without a started attempt would block its orders until the leases expire.
 async fn claim(
     shared: &Arc<Shared>,
     mut slots: OwnedSemaphorePermit,
 ) -> Result<(Claimed, usize), StoreError> {
-    // Counted from before the store is asked. Should the answer come later than that, no attempt begins.
+    // Counted from before the call. If the answer comes later than that, no attempt starts.
     let expires = Instant::now() + shared.settings.lease;
     let mut claimed = shared
         .store
@@ -140,8 +142,7 @@ async fn claim(
             processor: Some(shared.processor_kind()),
         })
         .await?;
-    // What still runs here although the store has done with it - cancelled on another node - is heard of at the next
-    // heartbeat, which should be soon.
+    // An attempt here whose order was cancelled on another node learns of it at the next heartbeat, which should be soon.
     claimed.idle &= shared.running.is_empty();
     shared.set_pace(if claimed.idle { Pace::Idle } else { Pace::Working });
     let mut started = 0;
@@ -149,47 +150,47 @@ async fn claim(
         let Some(slot) = slots.split(1) else { break };
         let time_max = shared.settings.attempt_timeout;
         let hold = shared.running.begin(&lease, expires, time_max);
-        let trial = shared.guard.begin(lease.order.order_id, lease.order.attempts);
-        let attempt = executor::run(shared.clone(), lease, hold, trial, slot);
+        let guarded = shared.guard.begin(lease.order.order_id, lease.order.attempts);
+        let attempt = executor::run(shared.clone(), lease, hold, guarded, slot);
         shared.executors.spawn(attempt);
         started += 1;
     }
     Ok((claimed, started))
 }
 
-/// A time in which the store has nothing to do, on any node, as far as this one has seen.
+/// A period in which the store has no work on any node, as far as this node has seen.
 #[derive(Clone, Copy)]
-pub(super) struct Lull {
+pub(super) struct IdlePeriod {
     began: Instant,
-    /// Until the next look.
+    /// Time until the next poll.
     poll: Duration,
 }
 
-impl Lull {
-    fn begin() -> Lull {
-        Lull {
+impl IdlePeriod {
+    fn begin() -> IdlePeriod {
+        IdlePeriod {
             began: Instant::now(),
             poll: POLL_INTERVAL,
         }
     }
 
-    fn go_on(self) -> Lull {
-        Lull {
+    fn go_on(self) -> IdlePeriod {
+        IdlePeriod {
             poll: (self.poll * 2).min(QUIET_INTERVAL),
             ..self
         }
     }
 }
 
-/// Until there may be work or it is time to look; answers the lull that goes on.
+/// Waits until there may be work or a poll is due; returns the idle period if it goes on.
 pub(super) async fn wait_for_work(
     shared: &Shared,
     claimed: &Claimed,
-    lull: Option<Lull>,
+    idle_period: Option<IdlePeriod>,
     may_sleep: bool,
-) -> Option<Lull> {
+) -> Option<IdlePeriod> {
     if claimed.paused {
-        deaf_while_paused(shared).await;
+        ignore_wakeups_while_paused(shared).await;
     }
     if !claimed.idle {
         let due = claimed
@@ -198,31 +199,31 @@ pub(super) async fn wait_for_work(
         woken_within(shared, due.min(jittered(POLL_INTERVAL))).await;
         return None;
     }
-    let lull = lull.map_or_else(Lull::begin, Lull::go_on);
-    let poll = jittered(lull.poll);
+    let idle_period = idle_period.map_or_else(IdlePeriod::begin, IdlePeriod::go_on);
+    let poll = jittered(idle_period.poll);
     if !may_sleep {
-        return (!woken_within(shared, poll).await).then_some(lull);
+        return (!woken_within(shared, poll).await).then_some(idle_period);
     }
-    let time_to_sleep = SLEEP_AFTER.saturating_sub(lull.began.elapsed());
+    let time_to_sleep = SLEEP_AFTER.saturating_sub(idle_period.began.elapsed());
     if time_to_sleep.is_zero() {
         sleep_until_woken(shared).await;
         return None;
     }
-    // The node sleeps after a look, so that an idle store is what it saw last.
-    (!woken_within(shared, poll.min(time_to_sleep)).await).then_some(lull)
+    // The node sleeps only after a poll, so the last thing it saw is an idle store.
+    (!woken_within(shared, poll.min(time_to_sleep)).await).then_some(idle_period)
 }
 
-/// Leaves wake-ups where they are for a while, unless the queue is resumed here.
-async fn deaf_while_paused(shared: &Shared) {
+/// Leaves wake-ups pending for a while, unless the queue is resumed on this node.
+async fn ignore_wakeups_while_paused(shared: &Shared) {
     let wakeups = shared.store.wakeups();
     tokio::select! {
         () = shared.draining.cancelled() => {}
         () = wakeups.resumed() => {}
-        () = sleep(PAUSED_DEAF) => {}
+        () = sleep(PAUSED_IGNORE) => {}
     }
 }
 
-/// Whether a wake-up came first. One that came during the claim is kept and ends the wait at once.
+/// Reports whether a wake-up came in time. One that came during the claim is pending and ends the wait at once.
 pub(super) async fn woken_within(shared: &Shared, span: Duration) -> bool {
     let wakeups = shared.store.wakeups();
     tokio::select! {
@@ -232,10 +233,10 @@ pub(super) async fn woken_within(shared: &Shared, span: Duration) -> bool {
     }
 }
 
-/// A request to this node ends it. Other nodes do not, as whatever they accept they process; but one that leaves says so
-/// while orders are open.
+/// Sleeps until a request to this node. Other nodes do not wake it, since they process the orders they accept; but a node
+/// that leaves while orders are open notifies the others.
 async fn sleep_until_woken(shared: &Shared) {
-    tracing::info!("nothing to do: this node leaves its store alone until it is asked for something");
+    tracing::info!("no open orders: this node makes no store calls until its next request");
     shared.set_pace(Pace::Asleep);
     let wakeups = shared.store.wakeups();
     tokio::select! {
@@ -244,7 +245,8 @@ async fn sleep_until_woken(shared: &Shared) {
     }
 }
 
-/// A wake-up is a sign of life of the store and shortens the wait, but many of them do not make a storm of claims.
+/// Waits after a failed claim. A wake-up shows that the store is alive and shortens the wait, but only to `RETRY_MIN`, so
+/// that many wake-ups do not cause many claims.
 pub(super) async fn wait_after_failure(shared: &Shared, span: Duration) {
     let at_least = span.min(RETRY_MIN);
     tokio::select! {

@@ -1,5 +1,4 @@
-//! Runs one lease to its settled end: the attempt behind a deadline and a panic fence. Storing its result is left to
-//! `results.rs`.
+//! Runs one lease until it is settled, with a deadline and protection against panics. `results.rs` stores the result.
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -13,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::guard::{Evidence, Trial};
+use super::guard::{Evidence, GuardedAttempt};
 use super::judgement::{Failure, Judgement, RETRY_AFTER_MAX, judge};
 use super::results;
 use super::running::{Hold, HoldEnd};
@@ -25,14 +24,14 @@ pub(super) async fn run(
     shared: Arc<Shared>,
     lease: Lease,
     mut hold: Hold,
-    trial: Trial,
+    guarded: GuardedAttempt,
     slot: OwnedSemaphorePermit,
 ) {
     let slot = BusySlot::new(&shared, slot);
     let _entry = RunningEntry::new(&shared, &lease);
     observe_wait(&shared, &lease);
     let started = Instant::now();
-    let ended = process(&shared, &lease, trial, &mut hold).await;
+    let ended = process(&shared, &lease, guarded, &mut hold).await;
     if ended.is_some() {
         let took = started.elapsed().as_secs_f64();
         shared.metrics.order_processing.observe(took);
@@ -47,7 +46,7 @@ pub(super) async fn run(
             }
         }
     } else {
-        // Nothing is left to store.
+        // There is nothing to store.
         None
     };
     let result = match ended.filter(|_| kept.is_some()) {
@@ -62,7 +61,7 @@ pub(super) async fn run(
         .inc();
 }
 
-/// Counts as busy until it is dropped.
+/// Counts a slot as busy until dropped.
 struct BusySlot<'s> {
     shared: &'s Shared,
     _permit: OwnedSemaphorePermit,
@@ -78,11 +77,11 @@ impl<'s> BusySlot<'s> {
         }
     }
 
-    /// The attempt is over, so its slot is for the next order, whose claim may share a commit with the result. While as many
-    /// results wait for the store as there are slots, the slot waits with them.
+    /// Frees the slot of an ended attempt for the next order, whose claim may share a commit with the result. While the
+    /// store is behind by one result per slot, the slot waits.
     async fn release(self) -> Keeps<'s> {
         let shared = self.shared;
-        // With one slot an order starts when the one before has ended, also in the events.
+        // With one slot, an order starts only after the result of the one before is stored, also in the events.
         if shared.settings.slots == 1 {
             return Keeps::Slot { _busy: self };
         }
@@ -100,20 +99,20 @@ impl Drop for BusySlot<'_> {
     }
 }
 
-/// What an attempt holds until its result is stored.
+/// Permits an attempt holds until its result is stored.
 enum Keeps<'s> {
     Slot { _busy: BusySlot<'s> },
     Place { _place: OwnedSemaphorePermit },
 }
 
-/// How the part of an attempt ended that runs here.
+/// End of the part of an attempt that runs here.
 enum Ended {
     Here(Outcome),
-    /// Others go on with it.
+    /// An external service settles it.
     HandedOver,
 }
 
-/// Takes the attempt out of the list however its task ends.
+/// Removes the attempt from the running ones however its task ends.
 struct RunningEntry<'s> {
     shared: &'s Shared,
     key: LeaseKey,
@@ -134,7 +133,7 @@ impl Drop for RunningEntry<'_> {
     fn drop(&mut self) {
         self.shared.running.end(self.key);
         if self.suspect {
-            // The dispatcher may take the next suspect now.
+            // The dispatcher may claim the next suspect now.
             self.shared.store.wakeups().notify_work();
         }
     }
@@ -150,19 +149,19 @@ pub(super) fn observe_wait(shared: &Shared, lease: &Lease) {
     }
 }
 
-/// `None` when the attempt's result no longer matters: the lease is lost or the order was cancelled.
-async fn process(shared: &Shared, lease: &Lease, trial: Trial, hold: &mut Hold) -> Option<Ended> {
+/// Runs the attempt. Returns `None` if its result no longer matters: the lease is lost or the order was cancelled.
+async fn process(shared: &Shared, lease: &Lease, guarded: GuardedAttempt, hold: &mut Hold) -> Option<Ended> {
     if let Some(end) = hold.ended() {
         log_abandoned(lease, end);
         return None;
     }
-    let mut attempt = pin!(attempt(shared, lease, trial));
-    // What is over at once needs nobody who watches it.
+    let mut attempt = pin!(attempt(shared, lease, guarded));
+    // An attempt that ends at once needs no watcher.
     if let Poll::Ready(ended) = poll_fn(|waking| Poll::Ready(attempt.as_mut().poll(waking))).await {
         return Some(ended);
     }
     let wakeups = shared.store.wakeups();
-    // A cancel from before this is told by the next heartbeat, as one is that came before the claim's answer.
+    // A cancel before this point is reported by the next heartbeat.
     let mut cancelled = wakeups.watch_final(lease.order.order_id);
     tokio::select! {
         biased;
@@ -179,7 +178,7 @@ async fn process(shared: &Shared, lease: &Lease, trial: Trial, hold: &mut Hold) 
     }
 }
 
-async fn attempt(shared: &Shared, lease: &Lease, trial: Trial) -> Ended {
+async fn attempt(shared: &Shared, lease: &Lease, guarded: GuardedAttempt) -> Ended {
     let number = lease.order.attempts;
     let attempt = Attempt {
         number,
@@ -191,13 +190,13 @@ async fn attempt(shared: &Shared, lease: &Lease, trial: Trial) -> Ended {
     let processing = AssertUnwindSafe(shared.processor().process(&lease.order, attempt)).catch_unwind();
     let failure = match tokio::time::timeout(timeout, processing).await {
         Ok(Ok(Ok(processed))) => {
-            trial.good();
+            guarded.good();
             return match processed {
                 Processed::Completed { result } => Ended::Here(Outcome::Completed { result }),
                 Processed::HandedOver => Ended::HandedOver,
             };
         }
-        Ok(Ok(Err(error))) => match judge(shared, trial, error) {
+        Ok(Ok(Err(error))) => match judge(shared, guarded, error) {
             Judgement::Failed(failure) => failure,
             Judgement::FailedForGood(error) => {
                 shared.reports.failed(lease, &error);
@@ -213,13 +212,13 @@ async fn attempt(shared: &Shared, lease: &Lease, trial: Trial) -> Ended {
                 });
             }
         },
-        // Tells of a bug, and nothing of the service that processes the orders.
+        // A bug, which says nothing about the service.
         Ok(Err(panic)) => {
             let words = format!("the processor panicked: {}", panic_text(&*panic));
             Failure::new(Cause::new(Reason::Panic, words), None)
         }
         Err(_) => {
-            trial.bad(Evidence::Ailing, Reason::AttemptTimeout);
+            guarded.bad(Evidence::Ailing, Reason::AttemptTimeout);
             let words = format!("the attempt took longer than {timeout:?}");
             Failure::new(Cause::new(Reason::AttemptTimeout, words), None)
         }
@@ -234,7 +233,7 @@ fn again_or_failed(shared: &Shared, lease: &Lease, failure: &Failure) -> Outcome
         shared.reports.failed(lease, &failure.error);
         return Outcome::Failed { error };
     };
-    // Asked to wait, it waits so long at the least.
+    // The delay is at least what the service asked for.
     let asked = failure.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
     let after = shared.guard.retry_after(delay.max(asked), policy.cap);
     shared.reports.retried(lease, failure.error.reason(), after);
@@ -253,11 +252,11 @@ pub(super) fn log_abandoned(lease: &Lease, end: HoldEnd) {
     let order_id = lease.order.order_id;
     match end {
         HoldEnd::Lost => {
-            tracing::debug!(order.id = %order_id, "order {order_id} was cancelled or given back, its attempt is let go");
+            tracing::debug!(order.id = %order_id, "order {order_id} was cancelled or given back; its attempt is abandoned");
         }
-        HoldEnd::RanOut => {
+        HoldEnd::Expired => {
             tracing::warn!(order.id = %order_id,
-                "gave up the attempt at order {order_id}: its lease could not be renewed in time");
+                "abandoned the attempt at order {order_id}: its lease could not be renewed in time");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! How many attempts may begin, as far as whatever processes the orders is concerned: asked by the dispatcher, told by the
-//! executors how theirs ended. The rules are in `guard/`; free slots are left to the dispatcher.
+//! Limits how many attempts may start, by the state of the processor: the dispatcher asks, and the executors report how
+//! attempts ended. The rules are in `guard/`.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,28 +14,28 @@ use crate::store::Breaker;
 
 mod breaker;
 mod budget;
-mod forgiven;
+mod given_back;
 mod rate;
 
 pub(super) use breaker::Evidence;
 use breaker::{Begun, CircuitBreaker, Verdict};
 use budget::RetryBudget;
-use forgiven::Forgiven;
+use given_back::GivenBackOrders;
 use rate::RateLimit;
 
-/// Whether the dispatcher may claim.
+/// Permission to claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// So many, at least one.
+pub(super) enum Allowance {
+    /// This many attempts, at least one.
     Start(usize),
-    /// None before then, unless [`Guard::changed`] resolves.
+    /// None before this time, unless [`Guard::changed`] resolves.
     Wait(Instant),
 }
 
 pub(super) struct Guard {
     rules: Mutex<Rules>,
     state: watch::Sender<Breaker>,
-    /// More may begin than was said.
+    /// Notified when more attempts may start than before.
     changed: Notify,
     metrics: Metrics,
 }
@@ -44,11 +44,11 @@ struct Rules {
     breaker: CircuitBreaker,
     rate: Option<RateLimit>,
     budget: RetryBudget,
-    forgiven: Forgiven,
+    given_back: GivenBackOrders,
 }
 
-/// An attempt that began; one that is dropped ended without telling anything.
-pub(super) struct Trial {
+/// A started attempt; dropping it ends it without evidence.
+pub(super) struct GuardedAttempt {
     guard: Arc<Guard>,
     order: OrderId,
     begun: Option<Begun>,
@@ -63,7 +63,7 @@ impl Guard {
                 breaker: CircuitBreaker::new(slots),
                 rate: rate_limit.map(|per_second| RateLimit::new(per_second, now)),
                 budget: RetryBudget::new(now),
-                forgiven: Forgiven::default(),
+                given_back: GivenBackOrders::default(),
             }),
             state: watch::Sender::new(Breaker::Closed),
             changed: Notify::new(),
@@ -71,23 +71,23 @@ impl Guard {
         })
     }
 
-    /// For one claim, with so many free slots, at least one.
-    pub fn turn(&self, free: usize) -> Turn {
+    /// Returns the permission for one claim with `free` slots, at least one.
+    pub fn allowance(&self, free: usize) -> Allowance {
         let now = Instant::now();
         let rules = self.rules();
-        match (rules.breaker.turn(free, now), &rules.rate) {
-            (Turn::Start(attempts), Some(rate)) => rate.turn(attempts, now),
-            (turn, _) => turn,
+        match (rules.breaker.allowance(free, now), &rules.rate) {
+            (Allowance::Start(attempts), Some(rate)) => rate.allowance(attempts, now),
+            (allowance, _) => allowance,
         }
     }
 
-    /// Resolves when it is worth while to ask again, before the time that was told.
+    /// Resolves when asking again may pay off before the time returned by [`Guard::allowance`].
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Attempt `number` at the order begins.
-    pub fn begin(self: &Arc<Guard>, order: OrderId, number: u32) -> Trial {
+    /// Records the start of an attempt.
+    pub fn begin(self: &Arc<Guard>, order: OrderId, number: u32) -> GuardedAttempt {
         let now = Instant::now();
         let mut rules = self.rules();
         let begun = rules.breaker.begin(order, now);
@@ -98,20 +98,19 @@ impl Guard {
             rules.budget.first_attempt(now);
         }
         drop(rules);
-        Trial {
+        GuardedAttempt {
             guard: self.clone(),
             order,
             begun: Some(begun),
         }
     }
 
-    /// A claim had places for more orders than it found.
+    /// Records that a claim found fewer orders than it had slots.
     pub fn found_no_more(&self) {
         self.change(|rules| rules.breaker.found_no_more(), None);
     }
 
-    /// When the failed attempt of an order may be repeated that wants to wait for `backoff`. The budget adds no wait
-    /// beyond `longest`.
+    /// Returns the delay before a retry whose backoff is `backoff`. The budget adds no delay beyond `longest`.
     pub fn retry_after(&self, backoff: Duration, longest: Duration) -> Duration {
         let mut rules = self.rules();
         let reserved = rules.budget.reserve(longest, Instant::now(), rand::random());
@@ -126,14 +125,14 @@ impl Guard {
         self.state.subscribe()
     }
 
-    /// Changes the rules, and tells what came of it.
+    /// Changes the rules, and reports a changed state.
     fn change<T>(&self, change: impl FnOnce(&mut Rules) -> T, reason: Option<Reason>) -> T {
         let mut rules = self.rules();
         let before = rules.breaker.state();
         let result = change(&mut rules);
         let after = rules.breaker.state();
         if before != after {
-            // Under the lock, so that states are told in the order in which they were.
+            // Under the lock, so that states are published in order.
             self.state.send_replace(after);
             show(&self.metrics, after);
         }
@@ -142,12 +141,12 @@ impl Guard {
             self.changed.notify_one();
         }
         if before != after {
-            self.tell(before, after, reason);
+            self.report(before, after, reason);
         }
         result
     }
 
-    fn tell(&self, before: Breaker, after: Breaker, reason: Option<Reason>) {
+    fn report(&self, before: Breaker, after: Breaker, reason: Option<Reason>) {
         let status = reason.and_then(Reason::status);
         let reason = reason.map(Reason::name);
         if after == Breaker::Open {
@@ -157,9 +156,9 @@ impl Guard {
             (Breaker::Closed, Breaker::Open) => tracing::warn!(
                 reason,
                 status,
-                "what processes the orders is down: they stay pending; probing until it recovers"
+                "the processor is down: orders stay pending; probing until it recovers"
             ),
-            (_, Breaker::Closed) => tracing::info!("what processes the orders is back: they start again"),
+            (_, Breaker::Closed) => tracing::info!("the processor is back: orders start again"),
             (_, Breaker::Open | Breaker::HalfOpen) => {
                 tracing::debug!(?before, ?after, reason, status, "the breaker has changed");
             }
@@ -173,12 +172,12 @@ impl Guard {
     }
 }
 
-impl Trial {
+impl GuardedAttempt {
     pub fn good(mut self) {
         self.end(Some(Evidence::Good), None);
     }
 
-    /// `reason` is what the log says should this open the breaker.
+    /// Reports a bad end; the log names `reason` if it opens the breaker.
     pub fn bad(mut self, evidence: Evidence, reason: Reason) -> Judged {
         self.end(Some(evidence), Some(reason))
     }
@@ -192,18 +191,18 @@ impl Trial {
         self.guard.change(
             |rules| {
                 if evidence == Some(Evidence::Good) {
-                    rules.forgiven.good(order);
+                    rules.given_back.good(order);
                 }
                 let verdict = rules.breaker.end(begun, evidence, now, random);
                 match (verdict, evidence) {
                     (Verdict::Counts, _) => Judged::Counts,
-                    // No order brings this about.
+                    // Not caused by any order.
                     (_, Some(Evidence::Unreachable)) => Judged::GivenBack,
-                    (Verdict::GivenBack, _) => match rules.forgiven.go_back(order) {
+                    (Verdict::GivenBack, _) => match rules.given_back.go_back(order) {
                         Some(_) => Judged::GivenBack,
                         None => Judged::Counts,
                     },
-                    (Verdict::PutOff, _) => match rules.forgiven.go_back(order) {
+                    (Verdict::PutOff, _) => match rules.given_back.go_back(order) {
                         Some(times) => Judged::PutOff { times },
                         None => Judged::Counts,
                     },
@@ -214,18 +213,18 @@ impl Trial {
     }
 }
 
-/// Verdict on an attempt that ended badly.
+/// Consequence of a badly ended attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Judged {
-    /// It was an attempt at the order.
+    /// It counts as an attempt.
     Counts,
-    /// It was none, and the order is due again.
+    /// It does not count, and the order is due again.
     GivenBack,
-    /// It was none, so often in a row, and the order waits before the next.
+    /// It does not count, for the `times`-th time in a row, and the order waits before the next attempt.
     PutOff { times: u32 },
 }
 
-impl Drop for Trial {
+impl Drop for GuardedAttempt {
     fn drop(&mut self) {
         self.end(None, None);
     }

@@ -1,5 +1,5 @@
-//! Says that the node lives and keeps the leases of its running attempts, as often as there is need; takes the node
-//! off the list before it sleeps. Giving up an attempt whose lease ran out is left to `running.rs`.
+//! Announces that the node is alive and renews the leases of its running attempts; removes the node from the list before
+//! it sleeps. `running.rs` ends attempts whose lease expired.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,13 +13,13 @@ use super::{Pace, QUIET_INTERVAL, Shared, jittered};
 use crate::lease::LeaseKey;
 use crate::store::{Breaker, Heartbeat, RefusedChange, StoreError, StoreHealth, tell_refused};
 
-/// Heartbeats per time that one says the node lives for: two may fail before the node counts as dead.
+/// Heartbeats per validity of one: two may fail before the node counts as dead.
 const BEATS_PER_VALIDITY: u32 = 3;
-/// Longest time between two heartbeats while orders are open: the sweep for lost leases follows each.
+/// Maximum interval of heartbeats while orders are open; the sweep follows each.
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// First wait after a heartbeat that could not be stored.
+/// First wait after a failed heartbeat.
 const RETRY_MIN: Duration = Duration::from_secs(1);
-/// Between two looks at what the store says of itself, which cost no query.
+/// Interval of checks of the store's health, which need no query.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -40,7 +40,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 until_due(&shared, &mut pace, &mut breaker, announced).await;
             }
         };
-        // A heartbeat on its way is not dropped: it could be carried out after the node left.
+        // A running heartbeat is not dropped: it could take effect after the node left.
         tokio::select! {
             () = shared.stopped.cancelled() => return,
             () = due => {}
@@ -56,14 +56,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 retries.reset();
             }
             Err(error) if wanted.pace == Pace::Asleep => {
-                // Not tried again: that would keep the database awake. The list shows the node as dead for a while.
+                // Not retried: that would keep the database awake. The list shows the node as dead for a while.
                 announced = wanted;
                 failing = false;
-                tracing::warn!(%error, "could not take this node off the list before it sleeps");
+                tracing::warn!(%error, "cannot remove this node from the list before it sleeps");
             }
             Err(error) => {
                 if !failing {
-                    tracing::warn!(%error, "cannot renew leases, trying again");
+                    tracing::warn!(%error, "cannot renew leases; retrying");
                     failing = true;
                 }
             }
@@ -71,15 +71,15 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// What the node told the store last.
+/// State that the node announced last.
 #[derive(Clone, Copy)]
 struct Announced {
     pace: Pace,
     breaker: Breaker,
 }
 
-/// Until the rhythm that was announced asks for the next heartbeat, or the node is to be more awake than it announced,
-/// or is to sleep, or has something to tell of its breaker. One that may be quieter says so with its next heartbeat: a trickle of orders does not add any.
+/// Waits until the next heartbeat is due, or the node needs to be more awake than announced, to sleep, or to announce its
+/// breaker. A slower pace is announced with the next regular heartbeat, so a trickle of orders adds none.
 async fn until_due(
     shared: &Shared,
     pace: &mut watch::Receiver<Pace>,
@@ -94,7 +94,7 @@ async fn until_due(
         pace.mark_unchanged();
         let wanted = wanted(shared, pace);
         let at_once = wanted < announced.pace || (wanted == Pace::Asleep && announced.pace != Pace::Asleep);
-        // A node that sleeps is not on the list.
+        // A sleeping node is not on the list.
         let news = wanted != Pace::Asleep && *breaker.borrow_and_update() != announced.breaker;
         if at_once || news || due.is_some_and(|due| due <= Instant::now()) {
             return;
@@ -108,7 +108,7 @@ async fn until_due(
     }
 }
 
-/// A store that is not ready is asked often, or a quiet node would not notice that it is back.
+/// Returns the pace to announce. A store that is not ready is called often, or a quiet node would miss its return.
 fn wanted(shared: &Shared, pace: &watch::Receiver<Pace>) -> Pace {
     match shared.store.health() {
         StoreHealth::Ready => *pace.borrow(),
@@ -120,20 +120,21 @@ async fn announce(shared: &Shared, wanted: Announced) -> Result<(), StoreError> 
     let breaker = wanted.breaker;
     match wanted.pace {
         Pace::Working => {
-            beat(shared, breaker, shared.settings.lease).await?;
-            shared.beaten.notify_one();
+            send(shared, breaker, shared.settings.lease).await?;
+            shared.sweep_due.notify_one();
         }
-        // No sweep: nothing is held anywhere.
-        Pace::Idle => beat(shared, breaker, QUIET_INTERVAL * BEATS_PER_VALIDITY).await?,
+        // No sweep: no lease exists anywhere.
+        Pace::Idle => send(shared, breaker, QUIET_INTERVAL * BEATS_PER_VALIDITY).await?,
         Pace::Asleep => return shared.store.leave(shared.settings.node).await,
     }
     shared.awake.notify_one();
     Ok(())
 }
 
-/// A node without leases counts as alive for as long as `validity`; leases, and nodes with any, last as configured.
-async fn beat(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(), StoreError> {
-    // Counted from before the store is asked, so that this node's clock never outlives the store's.
+/// Sends a heartbeat. A node without leases counts as alive for `validity`; leases, and nodes with any, last as
+/// configured.
+async fn send(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(), StoreError> {
+    // Counted from before the call, so that a lease never lasts longer here than in the store.
     let asked = Instant::now();
     let lease = shared.settings.lease;
     let leases = shared.running.keys(shared.settings.node, asked);
@@ -154,7 +155,7 @@ async fn beat(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(
         })
         .await?;
     tell_refused(RefusedChange::Renewal, &renewed.refused);
-    // A lease that was refused, or whose order is locked, is believed in as long as before.
+    // A lease whose renewal was refused, or whose order is locked, keeps its previous expiry.
     let is_refused = |key: &LeaseKey| {
         let mut refused = renewed.refused.iter();
         refused.any(|refused| refused.order_id == key.order_id)

@@ -1,18 +1,18 @@
-//! Verdicts on attempts that did not complete: the order gets another attempt, ends, or the attempt was none at all.
+//! Decides on attempts that did not complete: a retry, the end of the order, or not an attempt at all.
 
 use std::time::Duration;
 
 use super::Shared;
-use super::guard::{Evidence, Judged, Trial};
+use super::guard::{Evidence, GuardedAttempt, Judged};
 use crate::processor::{Cause, ProcessingError};
 
-/// The longest wait that a processor may ask for: as long as the longest that an operator may set.
+/// Maximum delay that a processor may ask for, equal to the operator's maximum.
 pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 
-/// Why an attempt is to be repeated.
+/// A failure that allows a retry.
 pub(super) struct Failure {
     pub error: Cause,
-    /// The processor knows better than the back-off.
+    /// Delay that the processor asks for instead of the backoff.
     pub retry_after: Option<Duration>,
 }
 
@@ -22,25 +22,25 @@ impl Failure {
     }
 }
 
-/// Verdict on an attempt that did not complete.
+/// Decision on an attempt that did not complete.
 pub(super) enum Judgement {
     Failed(Failure),
     FailedForGood(Cause),
-    /// It was none.
+    /// Not an attempt at all.
     GivenBack {
         after: Duration,
         error: Cause,
     },
 }
 
-pub(super) fn judge(shared: &Shared, trial: Trial, error: ProcessingError) -> Judgement {
+pub(super) fn judge(shared: &Shared, guarded: GuardedAttempt, error: ProcessingError) -> Judgement {
     let (evidence, error, retry_after) = match error {
         ProcessingError::Permanent { error } => {
-            trial.good();
+            guarded.good();
             return Judgement::FailedForGood(error);
         }
         ProcessingError::Transient { error, retry_after } => {
-            trial.good();
+            guarded.good();
             return Judgement::Failed(Failure::new(error, retry_after));
         }
         ProcessingError::Unreachable { error } => (Evidence::Unreachable, error, None),
@@ -50,7 +50,7 @@ pub(super) fn judge(shared: &Shared, trial: Trial, error: ProcessingError) -> Ju
         ProcessingError::Denied { error } => (Evidence::Denied, error, None),
         ProcessingError::Ailing { error, retry_after } => (Evidence::Ailing, error, retry_after),
     };
-    match trial.bad(evidence, error.reason()) {
+    match guarded.bad(evidence, error.reason()) {
         Judged::Counts => Judgement::Failed(Failure::new(error, retry_after)),
         Judged::GivenBack => Judgement::GivenBack {
             after: Duration::ZERO,

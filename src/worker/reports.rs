@@ -1,6 +1,6 @@
-//! Log lines about attempts that did not complete: a reason from a closed set and a status. The service's own words are
-//! never logged: they may hold a customer's data, and stand in the order's `last_error`. While many attempts end alike,
-//! the log has one line for each reason, and one a minute.
+//! Log lines about attempts that did not complete, with a reason from a closed set and a status. The service's own text
+//! is never logged: it may hold customer data and is stored in the order's `last_error`. Each reason is logged at most
+//! once a minute.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::lease::Lease;
 use crate::processor::{Cause, Reason};
 
-/// Between two lines that say the same.
+/// Minimum time between two lines for the same reason.
 const EVERY: Duration = Duration::from_mins(1);
 
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Reports {
             let (order_id, status) = (lease.order.order_id, reason.status());
             tracing::info!(order.id = %order_id, attempt = lease.order.attempts, reason = reason.name(), status,
                 retry_in = ?after, more,
-                "attempts fail and will be repeated: order {order_id} and {more} more since the last line");
+                "attempts fail and will be retried: order {order_id} and {more} more since the last line");
         }
     }
 
@@ -44,12 +44,12 @@ impl Reports {
         if let Some(more) = self.handed_back.says(None, Instant::now()) {
             let order_id = lease.order.order_id;
             tracing::info!(order.id = %order_id, more,
-                "orders are handed back unfinished: this node stops; order {order_id} and {more} more since the last line");
+                "orders are given back unfinished: this node stops; order {order_id} and {more} more since the last line");
         }
     }
 
-    /// A line for each: it needs a person.
-    #[expect(clippy::unused_self, reason = "all that is said of attempts is said here")]
+    /// Logs every failed order: each needs an operator.
+    #[expect(clippy::unused_self, reason = "all log lines about attempts are methods here")]
     pub fn failed(&self, lease: &Lease, error: &Cause) {
         let (order_id, reason) = (lease.order.order_id, error.reason());
         tracing::warn!(order.id = %order_id, attempt = lease.order.attempts, reason = reason.name(),
@@ -57,18 +57,18 @@ impl Reports {
     }
 }
 
-/// Lines that say the same, by reason. There are as many reasons as there are statuses, and a few more.
+/// Lines of one kind, by reason. The number of reasons is bounded by the HTTP statuses plus a few.
 #[derive(Default)]
 struct Group(Mutex<HashMap<Option<Reason>, Said>>);
 
 struct Said {
     at: Instant,
-    /// Since then, without a line.
+    /// Reports since then without a line.
     unsaid: u64,
 }
 
 impl Group {
-    /// Returns the number of reports withheld since the last line of this reason; `None` while there is to be no line.
+    /// Returns the number of reports withheld since the last line with this reason; `None` to withhold this one too.
     fn says(&self, reason: Option<Reason>, now: Instant) -> Option<u64> {
         let mut by_reason = self.0.lock().expect("no code panics while it holds this lock");
         let last = by_reason.get_mut(&reason);
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_comes_for_each_reason_and_once_a_minute() {
+    fn each_reason_is_logged_at_most_once_a_minute() {
         let group = Group::default();
         let now = Instant::now();
         let (refused, busy) = (Some(Reason::ConnectionRefused), Some(Reason::Status(503)));
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(group.says(busy, now + EVERY), Some(0));
         assert_eq!(group.says(Some(Reason::Status(502)), now + EVERY), Some(0));
         assert_eq!(group.says(Some(Reason::Status(502)), now + EVERY), None);
-        // A reason that alternates with others is no news.
+        // Alternating reasons do not shorten the interval.
         assert_eq!(group.says(busy, now + EVERY), None);
         assert_eq!(group.says(busy, now + EVERY * 2), Some(1));
     }

@@ -1,4 +1,4 @@
-//! Stores how an attempt ended: until the store takes it, refuses it for good, or the lease is gone.
+//! Stores the result of an attempt, with retries until the store accepts it, refuses it for good, or the lease is gone.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::lease::{Lease, Outcome};
 use crate::metrics::AttemptResult;
 use crate::store::{Held, OutsideHold, Settled, StoreError};
 
-/// First and longest wait before a result that could not be stored is stored again.
+/// First and longest wait before storing a result again.
 pub(super) const STORE_RETRY_MIN: Duration = Duration::from_millis(50);
 pub(super) const STORE_RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// Why a call has no answer.
+/// The reason why a result was not stored.
 enum NotStored {
     /// The lease is gone, or the store is closed.
     Gone,
@@ -22,8 +22,8 @@ enum NotStored {
     Refused(String),
 }
 
-/// A failure of the store never uses up an attempt: the result is stored again while the lease lives. A refusal for good
-/// does: the attempt ends with a reason that can be stored.
+/// Settles an attempt. A failure of the store never uses up an attempt: storing is retried while the lease lives. A
+/// refusal for good does: the attempt ends with a reason that can be stored.
 pub(super) async fn settle(
     shared: &Shared,
     lease: &Lease,
@@ -39,7 +39,7 @@ pub(super) async fn settle(
     }
 }
 
-/// Tries each of the outcomes once.
+/// Tries each outcome once.
 async fn settle_instead(
     shared: &Shared,
     lease: &Lease,
@@ -55,7 +55,7 @@ async fn settle_instead(
     }
     let order_id = lease.order.order_id;
     tracing::error!(order.id = %order_id,
-        "the store takes no end of the attempt at order {order_id}; the lease is left to run out");
+        "the store accepts no result of the attempt at order {order_id}; its lease will expire");
     AttemptResult::abandoned
 }
 
@@ -69,7 +69,7 @@ async fn settle_one(
     stored(lease, hold, settle).await
 }
 
-/// The lease goes on without this node, until the attempt's time is over.
+/// Hands the lease over to an external service until the attempt times out.
 pub(super) async fn hand_over(shared: &Shared, lease: &Lease, hold: &mut Hold) -> AttemptResult {
     let run_max = shared.settings.attempt_timeout;
     let outside = OutsideHold {
@@ -82,7 +82,7 @@ pub(super) async fn hand_over(shared: &Shared, lease: &Lease, hold: &mut Hold) -
             tracing::debug!(order.id = %order_id, within = ?run_max, "order {order_id} was handed over");
             AttemptResult::handed_over
         }
-        // Whoever took it over may have settled it already.
+        // The service may have settled it already.
         Ok(Held::Stale) | Err(NotStored::Gone) => AttemptResult::abandoned,
         Err(NotStored::Refused(reason)) => {
             settle_instead(shared, lease, Outcome::COMPLETED.after_refusal(&reason), hold).await
@@ -90,7 +90,7 @@ pub(super) async fn hand_over(shared: &Shared, lease: &Lease, hold: &mut Hold) -
     }
 }
 
-/// Carries a call out until the store takes it.
+/// Repeats a call until the store accepts it.
 async fn stored<T, F>(lease: &Lease, hold: &mut Hold, call: impl Fn() -> F) -> Result<T, NotStored>
 where
     F: Future<Output = Result<T, StoreError>>,
@@ -114,7 +114,7 @@ where
             Err(error) if !failing => {
                 failing = true;
                 tracing::warn!(order.id = %order_id, %error,
-                    "cannot store the result of order {order_id}, trying again");
+                    "cannot store the result of order {order_id}; retrying");
             }
             Err(_) => {}
         }

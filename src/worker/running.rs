@@ -1,4 +1,4 @@
-//! The attempts that run on this node, and until when this node may believe in their leases.
+//! Running attempts of this node, and how long their leases are valid here.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -12,53 +12,54 @@ use crate::order::OrderId;
 
 #[derive(Default)]
 pub(super) struct Running {
-    /// At most two per slot: one that runs, and one whose result waits to be stored. An order that was given back and claimed again replaces its older attempt.
+    /// At most two per slot: a running one and one whose result is being stored. A new attempt at the same order replaces
+    /// the older one.
     attempts: Mutex<HashMap<OrderId, Attempt>>,
 }
 
 struct Attempt {
     fence: u64,
     suspect: bool,
-    /// No later heartbeat keeps the lease.
+    /// Time from which heartbeats no longer renew the lease.
     renewed_until: Instant,
-    belief: watch::Sender<Belief>,
+    validity: watch::Sender<Validity>,
 }
 
 #[derive(Clone, Copy)]
-enum Belief {
-    /// By this node's monotonic clock, counted from before the store was asked: no later than the store's own.
+enum Validity {
+    /// By this node's monotonic clock, counted from before the call: never later than the store's expiry.
     Until(Instant),
-    /// The store said that the lease is no longer ours.
+    /// The store reported the lease as lost.
     Lost,
 }
 
 /// An attempt's view of its lease.
 pub(super) struct Hold {
-    belief: watch::Receiver<Belief>,
+    validity: watch::Receiver<Validity>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HoldEnd {
     /// The order was cancelled or given back.
     Lost,
-    /// It could not be renewed in time.
-    RanOut,
+    /// The lease could not be renewed in time.
+    Expired,
 }
 
 impl Running {
-    /// The attempt takes `time_max` at most. After that its lease is renewed no more: what is left of it is for storing the
+    /// Starts an attempt of at most `time_max`. After that its lease is not renewed; the rest of it is for storing the
     /// result.
     pub fn begin(&self, lease: &Lease, expires: Instant, time_max: Duration) -> Hold {
-        let (belief, hold) = watch::channel(Belief::Until(expires));
+        let (validity, hold) = watch::channel(Validity::Until(expires));
         let attempt = Attempt {
             fence: lease.fence,
             suspect: lease.suspect,
             renewed_until: Instant::now() + time_max,
-            belief,
+            validity,
         };
-        // An older attempt at the same order hears of it by the end of its channel.
+        // An older attempt at the same order ends through its closed channel.
         self.attempts().insert(lease.order.order_id, attempt);
-        Hold { belief: hold }
+        Hold { validity: hold }
     }
 
     pub fn end(&self, key: LeaseKey) {
@@ -75,20 +76,20 @@ impl Running {
         self.attempts().is_empty()
     }
 
-    /// The leases to renew: this node still believes in them, and their attempts may still run. One that ran out is not
-    /// renewed: its attempt is being given up, and the order would wait for nobody.
+    /// Returns the leases to renew: still valid here, with attempts that may still run. An expired lease is not renewed,
+    /// since its attempt is being abandoned and the order would be blocked.
     pub fn keys(&self, node: NodeId, now: Instant) -> Vec<LeaseKey> {
         let mut keys: Vec<LeaseKey> = self
             .attempts()
             .iter()
-            .filter(|(_, attempt)| now < attempt.renewed_until && attempt.believes(now))
+            .filter(|(_, attempt)| now < attempt.renewed_until && attempt.is_valid(now))
             .map(|(order_id, attempt)| LeaseKey {
                 order_id: *order_id,
                 fence: attempt.fence,
                 node,
             })
             .collect();
-        // Rows are touched in the order of their keys, so that two nodes never wait for each other.
+        // Rows are locked in key order, so that nodes never deadlock.
         keys.sort_unstable_by_key(|key| key.order_id);
         keys
     }
@@ -103,10 +104,10 @@ impl Running {
             if let Some(attempt) = attempts.get(&key.order_id)
                 && attempt.fence == key.fence
             {
-                attempt.belief.send_replace(if lost.contains(key) {
-                    Belief::Lost
+                attempt.validity.send_replace(if lost.contains(key) {
+                    Validity::Lost
                 } else {
-                    Belief::Until(expires)
+                    Validity::Until(expires)
                 });
             }
         }
@@ -120,39 +121,38 @@ impl Running {
 }
 
 impl Attempt {
-    fn believes(&self, now: Instant) -> bool {
-        match *self.belief.borrow() {
-            Belief::Until(expires) => now < expires,
-            Belief::Lost => false,
+    fn is_valid(&self, now: Instant) -> bool {
+        match *self.validity.borrow() {
+            Validity::Until(expires) => now < expires,
+            Validity::Lost => false,
         }
     }
 }
 
 impl Hold {
-    /// What [`Hold::end`] would resolve to at once.
+    /// Returns the value of [`Hold::end`] if it would resolve at once.
     pub fn ended(&self) -> Option<HoldEnd> {
-        match *self.belief.borrow() {
-            Belief::Until(expires) => (expires <= Instant::now()).then_some(HoldEnd::RanOut),
-            Belief::Lost => Some(HoldEnd::Lost),
+        match *self.validity.borrow() {
+            Validity::Until(expires) => (expires <= Instant::now()).then_some(HoldEnd::Expired),
+            Validity::Lost => Some(HoldEnd::Lost),
         }
     }
 
-    /// Resolves when this node may no longer believe in the lease, at the moment it runs out by this node's clock:
-    /// nothing has to come round and notice, so a process that stood still for longer than the lease does not go on
-    /// with the attempt. Cancel safe.
+    /// Resolves when the lease is no longer valid, exactly when it expires by this node's clock: no other task has to
+    /// notice, so a process suspended beyond its lease does not go on with the attempt. Cancel safe.
     pub async fn end(&mut self) -> HoldEnd {
         loop {
-            let expires = match *self.belief.borrow_and_update() {
-                Belief::Until(expires) => expires,
-                Belief::Lost => return HoldEnd::Lost,
+            let expires = match *self.validity.borrow_and_update() {
+                Validity::Until(expires) => expires,
+                Validity::Lost => return HoldEnd::Lost,
             };
-            // The timer alone may be late by a turn of the runtime.
+            // The timer alone may be late by one runtime tick.
             if expires <= Instant::now() {
-                return HoldEnd::RanOut;
+                return HoldEnd::Expired;
             }
             tokio::select! {
                 () = sleep_until(expires) => {}
-                changed = self.belief.changed() => if changed.is_err() {
+                changed = self.validity.changed() => if changed.is_err() {
                     return HoldEnd::Lost;
                 },
             }

@@ -1,4 +1,4 @@
-//! What a run found, for people: a table for each load, the server under test first, then its yardsticks.
+//! Report of a run for people: one table per load, the server under test first, then its yardsticks.
 
 use crate::bench::{Kind, KindReport, LatencyFigures, LoadReport, Report, Spread};
 use crate::cli::output;
@@ -14,7 +14,7 @@ pub fn tables(report: &Report) -> String {
     parts.join("\n\n")
 }
 
-/// How a kind is called.
+/// Display name of a kind.
 pub fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::Orderly => "orderly",
@@ -78,16 +78,16 @@ fn row(kind: &KindReport) -> [String; 6] {
     ]
 }
 
-/// What has no column.
+/// Returns the remarks that fit no column.
 fn remarks(kind: &KindReport) -> Vec<String> {
     let mut remarks = Vec::new();
     if let Some(processing) = kind.processing {
         match (processing.start_p50_ms, processing.start_p99_ms) {
             (Some(p50), Some(p99)) => remarks.push(format!(
-                "From the 201 until processing was done; until the start that the order shows: p50 {p50:.2} ms, p99 {p99:.2} ms."
+                "Latency from the 201 to the end of processing; to the start shown in the order: p50 {p50:.2} ms, p99 {p99:.2} ms."
             )),
             _ => remarks.push(format!(
-                "Accepted {} and completed {} a second, the lesser counts; the queue {}, by {} at most.",
+                "Accepted {} and completed {} a second; the lower rate counts. The queue {}, by at most {}.",
                 grouped(processing.accepted_per_second),
                 grouped(processing.completed_per_second),
                 if processing.queue_grew { "grew" } else { "did not grow" },
@@ -99,7 +99,7 @@ fn remarks(kind: &KindReport) -> Vec<String> {
     if let Some(offered) = offered {
         let unsent: u64 = kind.rounds.iter().map(|round| round.unsent).sum();
         remarks.push(format!(
-            "{}: {} requests a second were meant, {unsent} never sent; latencies count from the intended start.",
+            "{}: {} requests a second were intended, {unsent} never sent; latencies count from the intended start.",
             name(kind.kind),
             grouped(offered.median)
         ));
@@ -107,14 +107,14 @@ fn remarks(kind: &KindReport) -> Vec<String> {
     let refused: u64 = kind.rounds.iter().map(|round| round.refused).sum();
     if refused > 0 {
         remarks.push(format!(
-            "{}: {refused} requests were REFUSED: its figures mean nothing.",
+            "{}: {refused} requests were REFUSED: its figures are not valid.",
             name(kind.kind)
         ));
     }
     remarks
 }
 
-/// 51234.5 as `51,235`.
+/// Formats 51234.5 as `51,235`.
 fn grouped(figure: f64) -> String {
     let digits = format!("{figure:.0}");
     let mut text = String::new();
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_set_apart() {
+    fn thousands_are_separated_by_commas() {
         for (figure, expected) in [
             (0.4, "0"),
             (999.0, "999"),

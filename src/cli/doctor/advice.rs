@@ -1,64 +1,64 @@
-//! Advice on a store that does not open or does not answer, chosen by the text of its error. Every piece of advice
-//! names a step that can help with just that error.
+//! Advice on a store that does not open or answer, chosen by the text of its error. Each piece of advice names a step
+//! that helps with that error.
 
 use crate::config::Database;
 use crate::store::open::tells_of_no_connection;
 
-/// Advice for an error of the store, by the error's text.
-pub(super) fn of(database: &Database, told: &str) -> &'static str {
+/// Returns advice for the text of a store error.
+pub(super) fn of(database: &Database, error: &str) -> &'static str {
     let known: &[(&str, &str)] = match database {
         Database::Sqlite(_) => &SQLITE,
         Database::Postgres(_) => {
-            if tells_of_no_connection(told) {
+            if tells_of_no_connection(error) {
                 return NO_CONNECTION_FREE;
             }
-            if let Some(advice) = by_code(told) {
+            if let Some(advice) = by_code(error) {
                 return advice;
             }
             &POSTGRES
         }
     };
-    let told = told.to_lowercase();
-    let fits = known.iter().find(|(words, _)| told.contains(words));
+    let error = error.to_lowercase();
+    let fits = known.iter().find(|(words, _)| error.contains(words));
     fits.map_or(
         match database {
-            Database::Sqlite(_) => "look at the path in DATABASE_URL, the disk and the permissions",
-            Database::Postgres(_) => "look at DATABASE_URL and into the database's own log",
+            Database::Sqlite(_) => "check the path in DATABASE_URL, the disk and the permissions",
+            Database::Postgres(_) => "check DATABASE_URL and the database's own log",
         },
         |(_, advice)| advice,
     )
 }
 
 const OTHER_PROGRAM: &str =
-    "something else keeps its tables there: give orderly a database of its own in DATABASE_URL";
-const NO_CONNECTION_FREE: &str = "no connection is free: see who holds them (pg_stat_activity), or raise max_connections or the \
+    "another program keeps its tables there: give orderly a database of its own in DATABASE_URL";
+const NO_CONNECTION_FREE: &str = "no connection is free: see which sessions hold them (pg_stat_activity), or raise max_connections or the \
                                   limit of the role or the database";
 const READ_ONLY: &str = "point DATABASE_URL at the primary: with several hosts in it, target_session_attrs=read-write finds \
-                         it; behind HAProxy take the port whose check is /primary; or set default_transaction_read_only off";
+                         it; behind HAProxy use the port whose check is /primary; or set default_transaction_read_only off";
 const WHO_HOLDS_IT: &str =
-    "another session holds a lock or works hard: find it in pg_stat_activity and pg_locks, and end it";
-const HANGS: &str = "the address may be wrong or behind a firewall; where the port is open, the server hangs or the pooler has \
-                     no server connection to give (PgBouncer: SHOW POOLS)";
+    "another session holds a lock or is busy: find it in pg_stat_activity and pg_locks, and end it";
+const HANGS: &str = "the address may be wrong or behind a firewall; if the port is open, the server hangs or the pooler has \
+                     no server connection free (PgBouncer: SHOW POOLS)";
 
-/// By the SQLSTATE in the words of the server (PostgreSQL's manual, appendix A).
-fn by_code(told: &str) -> Option<&'static str> {
-    let advice = match sqlstate(told)? {
+/// Returns advice by the SQLSTATE in the server's message (PostgreSQL manual, appendix A).
+fn by_code(error: &str) -> Option<&'static str> {
+    let advice = match sqlstate(error)? {
         "28P01" | "28000" => {
-            "correct user or password: in DATABASE_URL, or where that has none, in PGPASSWORD or ~/.pgpass; running nodes \
-             keep the old one until they are started again"
+            "correct user or password: in DATABASE_URL, or if that has none, in PGPASSWORD or ~/.pgpass; running nodes \
+             keep the old one until they restart"
         }
-        "3D000" => "make the database (createdb), or correct its name in DATABASE_URL",
+        "3D000" => "create the database (createdb), or correct its name in DATABASE_URL",
         "42501" => {
-            "give the role of DATABASE_URL that right: `grant create on database` for a first start, \
-             `grant usage on schema orderly` and the rights on its tables, or make it their owner"
+            "give the role of DATABASE_URL that privilege: `grant create on database` for a first start, \
+              `grant usage on schema orderly` and the privileges on its tables, or make it their owner"
         }
         "42P06" | "42P07" | "42710" | "42701" | "42723" => OTHER_PROGRAM,
         "53100" => "make room on the database's disk",
         "25006" => READ_ONLY,
-        "57P03" => "the server starts or stops at the moment: look again in a minute",
+        "57P03" => "the server is starting or stopping: check again in a minute",
         "55P03" | "57014" => WHO_HOLDS_IT,
-        "08P01" if told.contains("startup parameter") => {
-            "the pooler takes no such setting: take `options` out of DATABASE_URL, or name it in ignore_startup_parameters of \
+        "08P01" if error.contains("startup parameter") => {
+            "the pooler accepts no such setting: take `options` out of DATABASE_URL, or name it in ignore_startup_parameters of \
              PgBouncer"
         }
         _ => return None,
@@ -66,9 +66,9 @@ fn by_code(told: &str) -> Option<&'static str> {
     Some(advice)
 }
 
-/// Five characters in brackets at the end of what the server said.
-fn sqlstate(told: &str) -> Option<&str> {
-    let (_, rest) = told.rsplit_once('(')?;
+/// Returns the five-character code in parentheses at the end of a server message.
+fn sqlstate(error: &str) -> Option<&str> {
+    let (_, rest) = error.rsplit_once('(')?;
     let (code, _) = rest.split_once(')')?;
     let is_code = code.len() == 5
         && code
@@ -77,7 +77,7 @@ fn sqlstate(told: &str) -> Option<&str> {
     is_code.then_some(code)
 }
 
-/// Words of the driver, the pooler and the system, in lower case.
+/// Lowercase parts of messages from the driver, the pooler and the system, with the advice.
 const POSTGRES: [(&str, &str); 13] = [
     (
         "wants a password",
@@ -94,7 +94,7 @@ const POSTGRES: [(&str, &str); 13] = [
     ),
     (
         "failed to lookup address",
-        "the name is not known here: correct the host in DATABASE_URL",
+        "the name cannot be resolved here: correct the host in DATABASE_URL",
     ),
     ("not connected within", HANGS),
     ("no answer within", HANGS),
@@ -104,11 +104,11 @@ const POSTGRES: [(&str, &str); 13] = [
     ),
     (
         "certificate",
-        "the server's certificate does not fit: use a host name that it holds, or name its authority in sslrootcert",
+        "the server's certificate does not match: use a host name that it holds, or name its authority in sslrootcert",
     ),
     (
         "tls handshake",
-        "look at sslmode in DATABASE_URL: what answers may be no PostgreSQL, or a proxy before it",
+        "check sslmode in DATABASE_URL: the server may not be PostgreSQL, or a proxy is in front of it",
     ),
     (
         "root certificates",
@@ -116,18 +116,18 @@ const POSTGRES: [(&str, &str); 13] = [
     ),
     (
         "default_transaction_isolation",
-        "alter role or alter database sets it",
+        "set by alter role or alter database",
     ),
     ("is needed, this is server_version_num", "upgrade PostgreSQL"),
 ];
 
-const WRITABLE: &str = "mount the disk writable and give this user the right to write";
+const WRITABLE: &str = "mount the disk writable and give this user write permission";
 
 const SQLITE: [(&str, &str); 9] = [
     ("already exists", OTHER_PROGRAM),
     (
         "not a database",
-        "the file is no store: correct DATABASE_URL, or restore a backup",
+        "the file is not a store: correct DATABASE_URL, or restore a backup",
     ),
     (
         "malformed",
@@ -135,7 +135,7 @@ const SQLITE: [(&str, &str); 9] = [
     ),
     (
         "locked",
-        "another program holds the file (a shell, a backup): end that",
+        "another program holds the file (a shell, a backup): end it",
     ),
     (
         "permission denied",
@@ -146,7 +146,7 @@ const SQLITE: [(&str, &str); 9] = [
         "make the folder and the files in it readable and writable for this user",
     ),
     ("read-only", WRITABLE),
-    // The same in SQLite's own words.
+    // SQLite's own spelling.
     ("readonly", WRITABLE),
     ("no space left", "make room on the disk"),
 ];
@@ -156,15 +156,15 @@ mod tests {
     use super::*;
     use crate::config::PasswordSources;
 
-    fn advice(told: &str) -> &'static str {
+    fn advice(error: &str) -> &'static str {
         let url = "postgres://me:x@host/db";
         let (database, _) = Database::parse(url, &PasswordSources::default()).unwrap();
-        of(&database, told)
+        of(&database, error)
     }
 
     #[test]
-    fn advice_fits_what_the_server_said() {
-        for (told, part) in [
+    fn advice_fits_the_error_of_the_server() {
+        for (error, part) in [
             (
                 "connect: password authentication failed for user \"x\" (28P01)",
                 "PGPASSWORD",
@@ -210,15 +210,15 @@ mod tests {
             ),
             ("connect: something new (XX000)", "the database's own log"),
         ] {
-            assert!(advice(told).contains(part), "{told}: {}", advice(told));
+            assert!(advice(error).contains(part), "{error}: {}", advice(error));
         }
     }
 
     #[test]
-    fn only_a_code_is_a_code() {
+    fn only_five_characters_in_parentheses_are_a_code() {
         assert_eq!(sqlstate("sorry (53300)"), Some("53300"));
-        for told in ["refused (os error 111)", "none", "(12)", "a (b)"] {
-            assert_eq!(sqlstate(told), None, "{told}");
+        for error in ["refused (os error 111)", "none", "(12)", "a (b)"] {
+            assert_eq!(sqlstate(error), None, "{error}");
         }
     }
 }

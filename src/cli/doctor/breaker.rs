@@ -1,4 +1,4 @@
-//! Do the nodes claim orders, as far as what processes them is concerned?
+//! Checks that no breaker keeps a node from claiming orders.
 
 use super::Check;
 use crate::store::{Breaker, Node, QueueState};
@@ -11,19 +11,19 @@ pub(super) fn judge(queue: &QueueState) -> Check {
         .filter(|node| node.alive && node.breaker != Breaker::Closed)
         .collect();
     if not_closed.is_empty() {
-        return Check::ok(NAME, "no node finds that what processes the orders is down");
+        return Check::ok(NAME, "closed on all live nodes");
     }
     let findings: Vec<String> = not_closed.into_iter().map(finding).collect();
-    let advice = "look after whatever processes the orders: they stay pending meanwhile and start by themselves when it is \
-                  back; the node's log says how attempts failed";
+    let advice = "bring the processor back: orders stay pending and start again once it recovers; the node's log says how \
+                  attempts failed";
     Check::warn(NAME, findings.join("; "), advice)
 }
 
 fn finding(node: &Node) -> String {
     let said = match node.breaker {
         Breaker::Closed => "claims orders",
-        Breaker::Open => "claims no orders: what processes them is down",
-        Breaker::HalfOpen => "claims few orders: it finds out whether what processes them is back",
+        Breaker::Open => "claims no orders: the processor is down",
+        Breaker::HalfOpen => "claims few orders: it is testing whether the processor is back",
     };
     format!("node {} {said}", node.node)
 }
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_claim_nothing_are_named() {
+    fn nodes_with_an_open_breaker_are_named() {
         let checked = judge(&queue(&[
             (1, true, Breaker::Closed),
             (2, true, Breaker::Open),
@@ -68,8 +68,8 @@ mod tests {
         assert_eq!(checked.state, State::Warn);
         assert_eq!(
             checked.finding,
-            "node 0000000000000002 claims no orders: what processes them is down; \
-             node 0000000000000003 claims few orders: it finds out whether what processes them is back"
+            "node 0000000000000002 claims no orders: the processor is down; \
+             node 0000000000000003 claims few orders: it is testing whether the processor is back"
         );
         assert_eq!(judge(&queue(&[(1, true, Breaker::Closed)])).state, State::Ok);
         assert_eq!(judge(&queue(&[(1, false, Breaker::Open)])).state, State::Ok);

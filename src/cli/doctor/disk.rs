@@ -1,4 +1,4 @@
-//! Is there room for the orders to come?
+//! Checks the free disk space of a SQLite store.
 
 use std::path::{Path, PathBuf};
 
@@ -6,15 +6,15 @@ use super::Check;
 use crate::config::Database;
 
 const MEBIBYTE: u64 = 1024 * 1024;
-/// Below this a busy store is full within minutes.
+/// Below this a busy store fills the disk within minutes.
 const FREE_BYTES_FAIL: u64 = 64 * MEBIBYTE;
-/// Below this somebody should look after the disk soon.
+/// Below this an operator should free space soon.
 const FREE_BYTES_WARN: u64 = 1024 * MEBIBYTE;
 
 const NAME: &str = "disk";
-const ADVICE: &str = "make room: with a full disk no order is accepted";
+const ADVICE: &str = "free disk space: with a full disk no order is accepted";
 
-/// `None` where the orders are on another machine's disk.
+/// Returns `None` if the orders are on another machine's disk.
 pub fn check(database: &Database) -> Option<Check> {
     match database {
         Database::Sqlite(path) => Some(check_folder_of(path)),
@@ -28,7 +28,7 @@ fn check_folder_of(path: &Path) -> Check {
         Ok(volume) => judge(&folder, volume.f_bavail.saturating_mul(volume.f_frsize)),
         Err(error) => Check::fail(
             NAME,
-            format!("cannot look at {}: {error}", folder.display()),
+            format!("cannot inspect {}: {error}", folder.display()),
             "make the folder readable for this user",
         ),
     }
@@ -43,7 +43,7 @@ fn judge(folder: &Path, free: u64) -> Check {
     }
 }
 
-/// The folder of the data, or where it would be made.
+/// Returns the data folder, or the nearest existing parent of one yet to be created.
 fn existing_folder(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut folders = path.ancestors().skip(1);
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn little_room_warns_and_none_fails() {
+    fn little_space_warns_and_almost_none_fails() {
         let state = |free| judge(Path::new("/"), free).state;
         assert_eq!(state(0), State::Fail);
         assert_eq!(state(FREE_BYTES_FAIL), State::Warn);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_yet_to_be_made_counts_as_the_one_it_will_be_in() {
+    fn a_missing_folder_counts_as_its_nearest_parent() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(existing_folder(&dir.path().join("a/b/orderly.db")), dir.path());
         assert!(existing_folder(Path::new("orderly.db")).is_dir());

@@ -1,4 +1,4 @@
-//! Does what is committed get into the feed of events in time?
+//! Checks that committed events get their positions in the feed in time.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use super::Check;
 use crate::store::QueueState;
 use crate::store::snapshot::{FEED_WAITING_MAX, FeedState, FeedWaiting};
 
-/// A node that lives gives places every second, and after failures every half a minute.
+/// A live node numbers events every second, and after failures every 30 seconds.
 const WAIT_WARN: Duration = Duration::from_mins(1);
 
 pub(super) fn judge(feed: &FeedState, queue: &QueueState) -> Check {
     const NAME: &str = "feed";
     let (before, last) = (feed.bounds.complete_after.0, feed.bounds.last.0);
-    let mut places = if last > before {
-        format!("places {} to {last}", before + 1)
+    let mut positions = if last > before {
+        format!("positions {} to {last}", before + 1)
     } else {
         "no events".to_owned()
     };
@@ -21,21 +21,21 @@ pub(super) fn judge(feed: &FeedState, queue: &QueueState) -> Check {
     if epochs.all().len() > 1 {
         let newest = epochs.newest();
         let (number, order, after) = (newest.number, newest.first_order_id, newest.after.0);
-        places = format!("{places}, epoch {number} begins with order {order} and behind place {after}");
+        positions = format!("{positions}, epoch {number} begins with order {order} after position {after}");
     }
     let Some(waiting) = feed.waiting else {
-        return Check::ok(NAME, format!("{places}, everything in it"));
+        return Check::ok(NAME, format!("{positions}, no transaction waits"));
     };
     let finding = format!(
-        "{places}, {} for theirs, the oldest for {}",
+        "{positions}, {} for theirs, the oldest for {}",
         wait(waiting),
         age(waiting)
     );
-    // Without a node nobody gives places: the first to start does.
+    // Without a live node events are not numbered; the first node to start does it.
     let is_alive = queue.nodes.iter().any(|node| node.alive);
     if is_alive && waiting.oldest_age > WAIT_WARN {
-        let advice = "followers of the feed hear of changes late: look into the nodes' logs, and into the database for \
-                      a lock that is held or a session that hangs (pg_locks, pg_stat_activity)";
+        let advice = "subscribers get changes late: check the nodes' logs, and the database for a lock or a session that \
+                      hangs (pg_locks, pg_stat_activity)";
         Check::warn(NAME, finding, advice)
     } else {
         Check::ok(NAME, finding)
@@ -101,17 +101,20 @@ mod tests {
     }
 
     #[test]
-    fn a_feed_is_shown_from_its_first_place_to_its_last() {
+    fn the_first_and_last_position_are_shown() {
         let whole = judge(&feed(None), &queue(true));
         assert_eq!(whole.state, State::Ok);
-        assert_eq!(whole.finding, "places 21 to 50, everything in it");
+        assert_eq!(whole.finding, "positions 21 to 50, no transaction waits");
         let mut empty = feed(None);
         empty.bounds.complete_after = empty.bounds.last;
-        assert_eq!(judge(&empty, &queue(true)).finding, "no events, everything in it");
+        assert_eq!(
+            judge(&empty, &queue(true)).finding,
+            "no events, no transaction waits"
+        );
     }
 
     #[test]
-    fn the_beginning_of_an_epoch_is_shown() {
+    fn the_start_of_the_epoch_is_shown() {
         let mut later = feed(None);
         let newest = Epoch {
             number: 8,
@@ -122,17 +125,17 @@ mod tests {
         later.bounds.epochs = Epochs::of(vec![first_epoch(), newest]).unwrap();
         assert_eq!(
             judge(&later, &queue(true)).finding,
-            "places 21 to 50, epoch 8 begins with order 7000012 and behind place 30, everything in it"
+            "positions 21 to 50, epoch 8 begins with order 7000012 after position 30, no transaction waits"
         );
     }
 
     #[test]
-    fn a_feed_that_falls_behind_living_nodes_is_told() {
+    fn a_feed_that_lags_behind_live_nodes_is_a_warning() {
         let late = judge(&feed(Some((3, 90))), &queue(true));
         assert_eq!(late.state, State::Warn);
         assert_eq!(
             late.finding,
-            "places 21 to 50, 3 transactions wait for theirs, the oldest for 1m 30s"
+            "positions 21 to 50, 3 transactions wait for theirs, the oldest for 1m 30s"
         );
         assert_eq!(judge(&feed(Some((3, 90))), &queue(false)).state, State::Ok);
         assert_eq!(judge(&feed(Some((3, 5))), &queue(true)).state, State::Ok);

@@ -1,4 +1,4 @@
-//! Can the log be written where the configuration says?
+//! Checks that the log can be written to its configured folder.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use super::Check;
 use crate::store::probe;
 
 const NAME: &str = "log";
-const ADVICE: &str = "make the folder writable for this user, make room, or name another one in ORDERLY_LOG_DIR: without it \
-                      the log goes to stdout alone";
+const ADVICE: &str = "make the folder writable for this user, free disk space, or name another folder in ORDERLY_LOG_DIR: until \
+                      then the log goes to stdout only";
 
-/// The folder itself, or the one that it would be made in.
+/// Checks the folder, or its nearest existing parent.
 pub(super) fn check(dir: &Path) -> Check {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let nearest = dir.ancestors().find(|folder| folder.exists());
@@ -17,7 +17,7 @@ pub(super) fn check(dir: &Path) -> Check {
         Ok(()) => Check::ok(NAME, format!("{} can be written", dir.display())),
         Err(error) => {
             let finding = format!(
-                "no log file: the folder {} cannot be written: {error}",
+                "no log file: cannot write to the folder {}: {error}",
                 dir.display()
             );
             Check::warn(NAME, finding, ADVICE)
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_a_start_can_make_is_no_trouble() {
+    fn a_folder_that_a_start_can_create_is_fine() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();

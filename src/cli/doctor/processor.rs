@@ -1,4 +1,4 @@
-//! Is somebody there where the configuration says that orders are processed?
+//! Checks that the configured HTTP processor takes connections.
 
 use std::io;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::processor::http::tls;
 
 const NAME: &str = "processor";
 
-/// A problem, and advice on what to do about it.
+/// A problem and its remedy.
 type Problem = (String, &'static str);
 
-/// `None` where nobody else is needed. Only opens a connection: what a service does with a request is its own affair.
+/// Returns `None` if no external service is needed. Only opens a connection and sends no order.
 pub async fn check(config: &Config) -> Option<Check> {
     let service = match &config.processor {
         ProcessorChoice::Simulated { .. } | ProcessorChoice::Pull => return None,
@@ -57,7 +57,7 @@ async fn reach(service: &HttpService) -> Result<(), Problem> {
     greeted.map_err(|error| refusal(&error, time_max))
 }
 
-/// Greets the service as a delivery would, and hangs up.
+/// Carries out the TLS handshake of a delivery, then disconnects.
 fn greet(stream: TcpStream, host: String, time_max: Duration) -> io::Result<()> {
     let name = ServerName::try_from(host).map_err(io::Error::other)?;
     let mut connection = ClientConnection::new(Arc::new(tls()), name).map_err(io::Error::other)?;
@@ -77,22 +77,22 @@ fn refusal(error: &io::Error, time_max: Duration) -> Problem {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => (
-            "no authority known here has signed its certificate".to_owned(),
+            "its certificate is signed by no known authority".to_owned(),
             CERTIFICATE,
         ),
-        Some(told @ Error::InvalidCertificate(_)) => (told.to_string(), CERTIFICATE),
+        Some(reason @ Error::InvalidCertificate(_)) => (reason.to_string(), CERTIFICATE),
         Some(Error::InvalidMessage(_)) => (
             "it does not speak TLS".to_owned(),
-            "write http:// instead of https:// in ORDERLY_PROCESSOR_URL, or turn on TLS there",
+            "write http:// instead of https:// in ORDERLY_PROCESSOR_URL, or enable TLS in the service",
         ),
-        // How a timeout of a socket shows.
+        // A socket timeout surfaces as either kind.
         None if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => (
             format!("no TLS handshake within {time_max:?}"),
-            "look at the service: it takes connections and does not answer",
+            "check the service: it takes connections and does not answer",
         ),
         Some(_) | None => (
             format!("the TLS handshake failed: {error}"),
-            "look at the service's TLS, and at what stands before it",
+            "check the TLS settings of the service and of any proxy in front of it",
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! Do the settings of a shared database allow the connections that its nodes want?
+//! Checks that a shared database allows the connections its nodes want.
 
 use super::Check;
 use crate::store::QueueState;
@@ -8,7 +8,7 @@ const NAME: &str = "connections";
 const ADVICE: &str = "raise that limit (`alter role … connection limit …`, max_connections), or run fewer nodes: with fewer \
      connections a node works more slowly";
 
-/// Nodes that live, or one that is to start.
+/// Counts live nodes; at least the one about to start.
 pub fn judge(room: &Room, queue: &QueueState) -> Check {
     let nodes = queue.nodes.iter().filter(|node| node.alive).count().max(1);
     match room.shortage(nodes) {
@@ -28,7 +28,7 @@ mod tests {
     use crate::store::{Blocked, Counters};
 
     #[test]
-    fn too_few_connections_are_told_with_the_setting() {
+    fn too_few_connections_are_reported_with_the_setting() {
         let queue = QueueState {
             counters: Counters::default(),
             paused: false,

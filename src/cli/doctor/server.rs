@@ -1,4 +1,4 @@
-//! Does a server answer where the configuration says it listens?
+//! Checks that a server answers at the configured address.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use crate::cli::client::{http_client, read_up_to};
 use crate::config::{Config, on_this_machine};
 
 const NAME: &str = "server";
-/// Readiness is answered from memory: whoever needs longer hangs.
+/// Readiness is answered from memory; beyond this time the server hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// As much of an answer as fits on the screen; another program may answer anything.
+/// Maximum characters of an answer to show; another program may answer anything.
 const ANSWER_CHARS_SHOWN: usize = 500;
-/// Enough to show that much of any answer, blanks included; the rest is not read.
+/// Maximum bytes of an answer to read: enough for `ANSWER_CHARS_SHOWN`, blanks included.
 const ANSWER_BYTES_READ: usize = 16 * 1024;
 
 pub async fn check(config: &Config) -> Check {
@@ -33,12 +33,12 @@ pub async fn check(config: &Config) -> Check {
             None => Check::fail(
                 NAME,
                 format!("not ready at http://{address}: {status}: {}", shown(&body)),
-                "another program may have the port",
+                "another program may use the port",
             ),
         },
         Err(error) if error.is_connect() => Check::warn(
             NAME,
-            format!("nobody listens at http://{address}"),
+            format!("no server listens at http://{address}"),
             "start `orderly serve`",
         ),
         Err(error) => Check::fail(
@@ -47,7 +47,7 @@ pub async fn check(config: &Config) -> Check {
                 "no answer from http://{address}: {}",
                 with_causes(&error.without_url())
             ),
-            "the process hangs, or another program has the port",
+            "the process hangs, or another program uses the port",
         ),
     }
 }
@@ -60,7 +60,7 @@ async fn ask(address: SocketAddr) -> Result<(reqwest::StatusCode, String), reqwe
     Ok((status, String::from_utf8_lossy(&body.bytes).into_owned()))
 }
 
-/// The problem that an orderly server tells; `None` for what another program answers.
+/// Returns the problem reported by an orderly server; `None` for answers of other programs.
 fn reasons(body: &str) -> Option<String> {
     let problem: serde_json::Value = serde_json::from_str(body).ok()?;
     let kind = problem["type"].as_str()?;
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_problem_of_a_server_is_told_without_its_json() {
+    fn the_problem_of_a_server_is_shown_without_its_json() {
         let body =
             r#"{"type":"/problems/not-ready","title":"x","status":503,"detail":"store: the disk is full"}"#;
         assert_eq!(reasons(body).as_deref(), Some("store: the disk is full"));

@@ -1,12 +1,12 @@
-//! Where do the URLs lead: which of several hosts takes writes, is the way past the pooler one to the same server, and is the
-//! pooler one that holds?
+//! Checks where the URLs lead: which of several hosts takes writes, whether the direct URL reaches the same server, and
+//! whether the pooler's version is safe.
 
 use super::Check;
 use crate::config::{Database, PostgresDatabase, Session};
 use crate::store::open;
 use crate::store::survey::{Direct, Host, Role};
 
-/// The first `PgBouncer` that stays when a client leaves right after it asked to cancel a statement (its issue 801).
+/// The first `PgBouncer` that survives a client leaving right after it asked to cancel a statement (its issue 801).
 const PGBOUNCER_MIN: (u32, u32) = (1, 19);
 
 pub(super) async fn check(database: &Database) -> Vec<Check> {
@@ -20,7 +20,7 @@ pub(super) async fn check(database: &Database) -> Vec<Check> {
     hosts.into_iter().chain(direct).chain(pgbouncer).collect()
 }
 
-/// `None` with one host: the other checks are about that one.
+/// Returns `None` for a single host; other checks cover it.
 fn judge_hosts(hosts: &[Host], database: &PostgresDatabase) -> Option<Check> {
     const NAME: &str = "hosts";
     let first = hosts.first()?;
@@ -55,19 +55,19 @@ fn judge_hosts(hosts: &[Host], database: &PostgresDatabase) -> Option<Check> {
         Check::fail(
             NAME,
             finding,
-            "these are not one primary and its standbys: name the servers of one cluster in DATABASE_URL",
+            "more than one primary: name the servers of one cluster in DATABASE_URL",
         )
     } else if first.role == Role::OnlyReads && database.url.session == Some(Session::Any) {
         Check::fail(
             NAME,
             finding,
-            "nodes take the first host, which stores nothing: write target_session_attrs=read-write, or leave it out",
+            "nodes use the first host, which stores nothing: set target_session_attrs=read-write, or leave it out",
         )
     } else if !unknown.is_empty() {
         Check::warn(
             NAME,
             finding,
-            "nodes go on with the others; a failover to this host would be an outage",
+            "nodes go on with the other hosts; a failover to this one would be an outage",
         )
     } else {
         Check::ok(NAME, finding)
@@ -81,8 +81,8 @@ fn judge_direct(direct: &Direct) -> Check {
         Direct::Same => Check::ok(NAME, "DATABASE_DIRECT_URL leads to the server of DATABASE_URL"),
         Direct::SameCluster => Check::fail(
             NAME,
-            "DATABASE_DIRECT_URL leads to another server of the cluster: notifications are not heard, migrations fail",
-            "lead it to the primary, also after a failover: through HAProxy, or with all hosts and \
+            "DATABASE_DIRECT_URL leads to another server of the cluster: notifications do not arrive, migrations fail",
+            "point it at the primary, also after a failover: through HAProxy, or with all hosts and \
              target_session_attrs=read-write",
         ),
         Direct::Other => Check::fail(
@@ -93,7 +93,7 @@ fn judge_direct(direct: &Direct) -> Check {
         Direct::Unknown(reason) => Check::fail(
             NAME,
             format!("DATABASE_DIRECT_URL leads to no server: {reason}"),
-            "correct it: without it notifications are not heard, and migrations fail",
+            "correct it: without it notifications do not arrive and migrations fail",
         ),
     }
 }
@@ -105,14 +105,14 @@ fn judge_pgbouncer(version: &str) -> Check {
         Check::warn(
             NAME,
             finding,
-            "use 1.19 or newer: older ones can end when a client cancels a statement, and all nodes are out until it runs again",
+            "use 1.19 or newer: older versions can crash when a client cancels a statement, which stops all nodes until it runs again",
         )
     } else {
         Check::ok(NAME, finding)
     }
 }
 
-/// A version that is none counts as new.
+/// Compares versions; an unreadable version counts as new.
 fn is_older(version: &str, than: (u32, u32)) -> bool {
     let mut numbers = version.split('.').map(str::parse);
     match (numbers.next(), numbers.next()) {
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pgbouncer_before_1_19_is_named() {
+    fn a_pgbouncer_before_1_19_is_a_warning() {
         for (version, state) in [
             ("1.18.0", State::Warn),
             ("1.9.0", State::Warn),

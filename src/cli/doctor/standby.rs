@@ -1,10 +1,10 @@
-//! Do commits come back from the standby that they wait for?
+//! Checks that the synchronous standby confirms commits.
 
 use super::Check;
 use crate::store::snapshot::Standbys;
 
-const ADVICE: &str = "bring the standby back, or see to the replication (pg_stat_replication, the standby's own log); to do \
-                      without one, empty synchronous_standby_names: a failover may lose what is confirmed then";
+const ADVICE: &str = "bring the standby back, or check the replication (pg_stat_replication, the standby's own log); to run \
+                      without one, empty synchronous_standby_names: a failover may then lose confirmed orders";
 
 pub(super) fn judge(standbys: Standbys) -> Check {
     const NAME: &str = "standby";
@@ -20,7 +20,7 @@ pub(super) fn judge(standbys: Standbys) -> Check {
         ),
         (true, Some(waiting)) => {
             let finding = format!(
-                "{waiting} for the synchronous standby (wait_event SyncRep): it is connected and confirms nothing"
+                "{waiting} for the synchronous standby (wait_event SyncRep): it is connected but confirms nothing"
             );
             Check::fail(NAME, finding, ADVICE)
         }
@@ -28,7 +28,7 @@ pub(super) fn judge(standbys: Standbys) -> Check {
             let waiting =
                 waiting.map_or_else(String::new, |waiting| format!("; {waiting} (wait_event SyncRep)"));
             let finding = format!(
-                "nothing can be stored: commits wait for a synchronous standby and none is connected{waiting}"
+                "nothing can be stored: commits wait for a synchronous standby but none is connected{waiting}"
             );
             Check::fail(NAME, finding, ADVICE)
         }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_standby_that_confirms_nothing_is_told() {
+    fn a_standby_that_confirms_nothing_is_a_failure() {
         for (connected, waiting, state, part) in [
             (true, 0, State::Ok, "confirms them"),
             (true, 2, State::Fail, "2 sessions wait"),

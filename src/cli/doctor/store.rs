@@ -1,4 +1,4 @@
-//! Can the store be read, or made where there is none, is it sound and durable, do the orders in it move, and does the clock agree with it?
+//! Checks the store: it can be read or created, is sound and durable, its orders move, and the clock agrees with it.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::store::snapshot::newest_time;
 use crate::store::{QueueState, Snapshot, StoreError};
 use crate::time::Timestamp;
 
-/// An order that has waited longer than this for a start it could have had means too few slots or a stuck node.
+/// Waiting time of a startable order above which slots are too few or a node is stuck.
 const WAIT_WARN: Duration = Duration::from_mins(5);
-/// A stored time may be this far ahead of the clock: two readings of one clock, or of two that are kept in step.
+/// Maximum lead of a stored time over the clock: two readings of one clock, or of two synchronized clocks.
 const CLOCK_AHEAD_WARN: Duration = Duration::from_secs(2);
-const NO_MIGRATION: &str = "run `orderly migrate`: with ORDERLY_MIGRATE=off no start does it";
+const NO_MIGRATION: &str = "run `orderly migrate`: with ORDERLY_MIGRATE=off a start does not migrate";
 
-/// `migrates`: whether a start makes or changes the schema.
+/// Checks the store. `migrates` is true if a start creates or changes the schema.
 pub async fn check(database: &Database, migrates: bool) -> Vec<Check> {
     let mut snapshot = match open::open_snapshot(database).await {
         Ok(snapshot) => snapshot,
-        // A file may be there without anything of ours in it.
+        // A file may exist without a schema in it.
         Err(OpenError::Missing { .. } | OpenError::SchemaOlder { found: 0, .. }) => {
             return vec![missing(database, migrates).await];
         }
@@ -35,20 +35,24 @@ pub async fn check(database: &Database, migrates: bool) -> Vec<Check> {
     checks
 }
 
-/// Tries what the first start will do.
+/// Rehearses the first start.
 async fn missing(database: &Database, migrates: bool) -> Check {
     let finding = format!("no store at {}", open::location(database));
     if !migrates {
         return Check::fail("store", finding, NO_MIGRATION);
     }
     match open::rehearse(database).await {
-        Ok(()) => Check::warn("store", finding, "the first start makes it: run `orderly serve`"),
+        Ok(()) => Check::warn(
+            "store",
+            finding,
+            "the first start creates it: run `orderly serve`",
+        ),
         Err(error) => {
             let reason = with_causes(&error);
             let advice = advice::of(database, &reason);
             Check::fail(
                 "store",
-                format!("{finding}, and none can be made: {reason}"),
+                format!("{finding}, and none can be created: {reason}"),
                 advice,
             )
         }
@@ -58,9 +62,11 @@ async fn missing(database: &Database, migrates: bool) -> Check {
 fn unopened(database: &Database, error: &OpenError, migrates: bool) -> Check {
     let finding = with_causes(error);
     match error {
-        OpenError::Missing { .. } => {
-            Check::warn("store", finding, "the first start makes it: run `orderly serve`")
-        }
+        OpenError::Missing { .. } => Check::warn(
+            "store",
+            finding,
+            "the first start creates it: run `orderly serve`",
+        ),
         OpenError::SchemaOlder { .. } | OpenError::FunctionsMissing { .. } if !migrates => {
             Check::fail("store", finding, NO_MIGRATION)
         }
@@ -69,18 +75,16 @@ fn unopened(database: &Database, error: &OpenError, migrates: bool) -> Check {
             finding,
             "run `orderly migrate`, or let `orderly serve` do it",
         ),
-        OpenError::SchemaNewer { .. } => Check::fail(
-            "store",
-            finding,
-            "use the newest binary that worked on this store",
-        ),
+        OpenError::SchemaNewer { .. } => {
+            Check::fail("store", finding, "use the newest version that ran on this store")
+        }
         OpenError::SchemaDiffers { .. } => Check::fail(
             "store",
             finding,
-            "docs/OPERATIONS.md says under Upgrading how to change from one build to another",
+            "see Upgrading in docs/OPERATIONS.md for changing from one build to another",
         ),
         OpenError::NotDurable { .. } => Check::fail("store", finding, "change that setting of the database"),
-        OpenError::Unsuitable { .. } => Check::fail("store", finding, "change that, or use another database"),
+        OpenError::Unsuitable { .. } => Check::fail("store", finding, "change it, or use another database"),
         OpenError::InUse { .. } => Check::fail("store", finding, "stop the other process first"),
         OpenError::Unavailable { .. } => {
             let advice = advice::of(database, &finding);
@@ -98,11 +102,11 @@ async fn check_snapshot(
     if let Some(reason) = snapshot.only_reads().await? {
         let advice = match database {
             Database::Sqlite(_) => {
-                "orders can be read and none stored: see to the rights of the file and its folder, and how it is mounted"
+                "orders can be read but none stored: check the permissions of the file and its folder, and how it is mounted"
             }
             Database::Postgres(_) => {
-                "orders can be read and none stored: lead DATABASE_URL to the server that takes writes (behind HAProxy, \
-                 the port whose check is /primary), or look at default_transaction_read_only"
+                "orders can be read but none stored: point DATABASE_URL at the server that takes writes (behind HAProxy, \
+                 the port whose check is /primary), or check default_transaction_read_only"
             }
         };
         checks.push(Check::fail("writes", reason, advice));
@@ -127,7 +131,7 @@ async fn contents(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Ch
     let damage = snapshot.damage().await?;
     if let Some(first) = damage.first() {
         let finding = format!(
-            "{location} is damaged, {} findings, the first: {first}",
+            "{location} is damaged: {} findings, the first: {first}",
             damage.len()
         );
         let advice = match database {
@@ -150,12 +154,12 @@ async fn contents(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Ch
 fn judge_durability(weaknesses: &[String]) -> Check {
     const NAME: &str = "durability";
     if weaknesses.is_empty() {
-        return Check::ok(NAME, "what is confirmed is safe");
+        return Check::ok(NAME, "confirmed orders are durable");
     }
     Check::fail(
         NAME,
         weaknesses.join("; "),
-        "until that is changed, an order answered with 201 can be lost: the setting may come from the server, the \
+        "until you change it, an order answered with 201 can be lost: the setting may come from the server, the \
          database, the role, the URL's `options`, the pooler, or Patroni (`patronictl edit-config`)",
     )
 }
@@ -170,25 +174,29 @@ fn judge_queue(queue: &QueueState) -> Check {
         if queue.paused { "paused" } else { "running" },
         queue.nodes.len(),
         waiting.map_or_else(String::new, |age| format!(
-            ", the oldest order has waited for {}",
+            ", the oldest order has waited {}",
             humantime::format_duration(Duration::from_secs(age.as_secs()))
         ))
     );
     if queue.paused {
-        Check::warn(NAME, finding, "`orderly resume` lets orders start again")
+        Check::warn(NAME, finding, "run `orderly resume` to start orders again")
     } else if alive == 0 && unfinished > 0 {
-        Check::warn(NAME, finding, "nobody works on the orders: start `orderly serve`")
+        Check::warn(
+            NAME,
+            finding,
+            "no node processes the orders: start `orderly serve`",
+        )
     } else if let Some(age) = queue.blocked.oldest_age.filter(|age| *age > WAIT_WARN) {
         let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
         let finding = format!(
-            "{finding}, {} wait for another one of their user, up to {age}",
+            "{finding}, {} wait for another order of their user, for up to {age}",
             queue.blocked.orders
         );
-        let advice = "GET /orders/{id}/explain of one that waits names the order before it; where that is Failed, retry or \
+        let advice = "GET /orders/{id}/explain of a waiting order names the one before it; if that is Failed, retry or \
             cancel it";
         Check::warn(NAME, finding, advice)
     } else if waiting.is_some() {
-        let advice = "raise ORDERLY_CONCURRENCY, or look into the log for what holds up the node";
+        let advice = "raise ORDERLY_CONCURRENCY, or check the log for what delays the node";
         Check::warn(NAME, finding, advice)
     } else {
         Check::ok(NAME, finding)
@@ -201,10 +209,12 @@ fn judge_clock(database: &Database, now: Timestamp, newest: Option<Timestamp>) -
     if ahead > CLOCK_AHEAD_WARN {
         let ahead = humantime::format_duration(Duration::from_secs(ahead.as_secs()));
         let advice = match database {
-            Database::Sqlite(_) => "set the clock; until it has caught up, retries and leases take longer",
+            Database::Sqlite(_) => {
+                "set the clock; until real time has caught up, retries and leases take longer"
+            }
             Database::Postgres(_) => {
-                "set the clock: leases and retries go by the database's, but the times in this node's log and in the \
-                 signatures of its deliveries are off"
+                "set the clock: leases and retries use the database's clock, but the times in this node's log and in the \
+                 signatures of its deliveries are wrong"
             }
         };
         Check::warn(
@@ -238,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_does_not_move_is_told_with_its_reason() {
+    fn a_queue_that_does_not_move_is_reported_with_its_reason() {
         assert_eq!(judge_queue(&idle()).state, State::Ok);
         let mut deserted = idle();
         deserted.counters.pending = 1;
@@ -253,7 +263,7 @@ mod tests {
         assert!(
             blocked
                 .finding
-                .ends_with("3 wait for another one of their user, up to 10m"),
+                .ends_with("3 wait for another order of their user, for up to 10m"),
             "{}",
             blocked.finding
         );
@@ -261,12 +271,12 @@ mod tests {
         let mut late = idle();
         late.oldest_waiting = Some(WAIT_WARN * 2);
         let late = judge_queue(&late);
-        assert!(late.finding.ends_with("waited for 10m"), "{}", late.finding);
+        assert!(late.finding.ends_with("waited 10m"), "{}", late.finding);
         assert!(late.advice.unwrap().contains("ORDERLY_CONCURRENCY"));
     }
 
     #[test]
-    fn a_clock_behind_the_store_is_told() {
+    fn a_clock_behind_the_store_is_a_warning() {
         let now = Timestamp::from_micros(1_000_000);
         let later = |seconds| Some(now.plus(Duration::from_secs(seconds)));
         let state = |newest| judge_clock(&Database::Sqlite("orderly.db".into()), now, newest).state;

@@ -1,5 +1,5 @@
-//! `orderly orders create`: places one order, under an idempotency key whatever happens, so that the same command can be
-//! run again when its end is unknown.
+//! `orderly orders create`: creates one order, always under an idempotency key, so that the command can be repeated when
+//! its outcome is unknown.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::cli::client::may_have_changed_something;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 
-/// Far more than the server takes, and no more than fits into memory.
+/// Far above the server's limit, and small enough for memory.
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 #[derive(clap::Args)]
@@ -26,16 +26,16 @@ pub struct Create {
     /// Such as 250.75
     #[arg(long, value_name = "AMOUNT", required_unless_present = "body")]
     total_amount: Option<String>,
-    /// The caller's own order number
+    /// Your own order number
     #[arg(long)]
     reference: Option<String>,
     /// A JSON object
     #[arg(long, value_name = "JSON")]
     metadata: Option<String>,
-    /// A file with the whole order as JSON instead; - is stdin
+    /// File with the whole order as JSON instead; - is stdin
     #[arg(long, value_name = "PATH", conflicts_with_all = ["user_id", "item_ids", "total_amount", "reference", "metadata"])]
     body: Option<PathBuf>,
-    /// Repeats an earlier command without a second order [default: a new one]
+    /// Repeat an earlier command without creating a second order [default: a new key]
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     #[command(flatten)]
@@ -54,15 +54,15 @@ pub async fn create(args: &Create) -> Result<(), Failure> {
         && may_have_changed_something(failure)
     {
         output::message(&format!(
-            "whether the order was accepted is unknown: with --idempotency-key {key} the same command answers it, or \
-             places it once"
+            "the outcome is unknown: repeat the command with --idempotency-key {key} to get the order, without creating \
+             a second one"
         ));
     }
     args.common.show(&placed?)
 }
 
 impl Create {
-    /// The order as JSON. What is wrong in it the server tells.
+    /// Returns the order as JSON. The server validates it.
     fn body(&self) -> Result<String, Failure> {
         if let Some(path) = &self.body {
             return read_body(path).map_err(Failure::Failed);

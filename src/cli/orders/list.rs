@@ -1,4 +1,4 @@
-//! `orderly orders list`: one page of the orders, or all pages one after the other.
+//! `orderly orders list`: shows one page of orders, or all pages.
 
 use std::ops::ControlFlow;
 
@@ -11,9 +11,9 @@ use crate::cli::client::{Client, read};
 use crate::cli::failure::Failure;
 use crate::cli::output;
 
-/// The longest page there is: fewest requests for all orders.
+/// The longest page, for the fewest requests.
 const PAGE_OF_ALL: u16 = 500;
-/// The beginning of an error tells its kind; `orders get` shows all of it.
+/// Characters that show the kind of an error; `orders get` shows all of it.
 const ERROR_CHARS_SHOWN: usize = 80;
 
 #[derive(clap::Args)]
@@ -22,7 +22,7 @@ pub struct List {
     status: Option<&'static str>,
     #[arg(long, value_name = "ID", value_parser = id())]
     user_id: Option<i64>,
-    /// The caller's own order number
+    /// Your own order number
     #[arg(long)]
     reference: Option<String>,
     /// RFC 3339, such as 2026-01-31T12:00:00Z
@@ -33,10 +33,10 @@ pub struct List {
     /// Orders on a page, 1 to 500 [default: 50, with --all 500]
     #[arg(long, value_name = "NUMBER")]
     limit: Option<u16>,
-    /// Where the page before ended
+    /// Cursor that the previous page ended with
     #[arg(long)]
     cursor: Option<String>,
-    /// All pages, not just one; with --json, one order on a line
+    /// All pages, not just one; with --json, one order per line
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -49,7 +49,7 @@ struct OrderPage {
     next_cursor: Option<String>,
 }
 
-/// Members of an order that the table shows; amounts keep the server's text.
+/// Members of an order in the table; amounts keep the server's text.
 #[derive(Deserialize)]
 #[expect(clippy::struct_field_names, reason = "the names are those of the API")]
 struct Order {
@@ -87,7 +87,7 @@ pub async fn list(args: &List) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes page by page: there may be more orders than memory.
+/// Writes page by page: the orders may not fit into memory.
 async fn list_all(args: &List, client: &Client) -> Result<(), Failure> {
     let mut table = new_table();
     let mut cursor = args.cursor.clone();
@@ -97,7 +97,7 @@ async fn list_all(args: &List, client: &Client) -> Result<(), Failure> {
     loop {
         let answer = client.get("/orders", &args.query(cursor.as_deref())).await?;
         let page: OrderPage = read(&answer)?;
-        // A page may be short or empty before the end.
+        // A page may be short or empty before the last one.
         let text = if args.common.json {
             let lines: Vec<&str> = page.orders.iter().map(|order| order.get()).collect();
             lines.join("\n")

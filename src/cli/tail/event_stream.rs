@@ -1,12 +1,12 @@
-//! Reads a stream of server-sent events (WHATWG HTML section 9.2.6) piece by piece, as it comes from the network. What
-//! the events mean, and coming back after a cut, is left to its user.
+//! Parser of server-sent events (WHATWG HTML section 9.2.6), fed with bytes as they arrive. The caller interprets the
+//! events and reconnects.
 //!
-//! An id counts with the blank line behind its block, also without data: the server names the place a silent stream has
-//! come to that way. Before that line its event may still be missing.
+//! An id takes effect at the blank line that ends its block, even without data: the server sends the position of a silent
+//! stream that way. Before that line the event may still be incomplete.
 
 use std::time::Duration;
 
-/// Of one line, and of the data of one event: hundreds of times what a change takes.
+/// Maximum size of one line and of one event's data: hundreds of times a change.
 const BYTES_MAX: usize = 256 * 1024;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -17,29 +17,29 @@ pub struct Event {
     pub data: String,
 }
 
-/// A line or an event is longer than any that a server of orders sends.
+/// A line or an event exceeds `BYTES_MAX`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLong;
 
 #[derive(Default)]
 pub struct EventStream {
     line: Vec<u8>,
-    /// The line feed of a line that ended with a carriage return may still come.
+    /// Set when a line ended with a carriage return whose line feed may still follow.
     after_return: bool,
-    /// What no longer is the beginning, where a byte order mark may stand.
+    /// Set after the first line, where a byte order mark may stand.
     begun: bool,
     name: String,
-    /// Each line with a line feed behind it.
+    /// Data lines, each followed by a line feed.
     data: String,
-    /// Of the block that is read, or the last that named one.
+    /// The id of the current block, or the last one given.
     id: Option<String>,
-    /// Of the last block that was whole.
+    /// The id of the last complete block.
     last_id: Option<String>,
     retry: Option<Duration>,
 }
 
 impl EventStream {
-    /// A stream that is taken up again behind the event with this id.
+    /// Creates a parser of a stream resumed after the event with this id.
     pub fn after(last_id: Option<String>) -> EventStream {
         EventStream {
             id: last_id.clone(),
@@ -48,17 +48,17 @@ impl EventStream {
         }
     }
 
-    /// What the stream is to be taken up with.
+    /// Returns the id to resume the stream with.
     pub fn last_id(&self) -> Option<&str> {
         self.last_id.as_deref()
     }
 
-    /// How long the server asks to wait before that.
+    /// Returns the reconnect delay that the server asks for.
     pub fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
-    /// The events that these bytes complete.
+    /// Returns the events that these bytes complete.
     pub fn read(&mut self, mut bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
         let mut events = Vec::new();
         if self.after_return && !bytes.is_empty() {
@@ -115,13 +115,13 @@ impl EventStream {
             "retry" if value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 self.retry = value.parse().ok().map(Duration::from_millis);
             }
-            // A comment has no name; others are for other readers.
+            // A comment has an empty name; other fields are not for this parser.
             _ => {}
         }
         Ok(None)
     }
 
-    /// Without data there is no event.
+    /// Ends a block; without data there is no event.
     fn dispatch(&mut self) -> Option<Event> {
         self.last_id.clone_from(&self.id);
         let name = std::mem::take(&mut self.name);
@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    fn told() -> Vec<Event> {
+    fn expected() -> Vec<Event> {
         vec![
             event("order", "{\"order_id\":1}"),
             event("message", "first\nsecond\n"),
@@ -160,26 +160,26 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_the_same_wherever_it_is_cut() {
+    fn a_stream_reads_the_same_wherever_it_is_cut() {
         for ending in ["\n", "\r\n", "\r"] {
             let text = STREAM.replace('\n', ending);
             for cut in 0..=text.len() {
                 let mut stream = EventStream::default();
                 let mut events = stream.read(&text.as_bytes()[..cut]).unwrap();
                 events.extend(stream.read(&text.as_bytes()[cut..]).unwrap());
-                assert_eq!(events, told(), "{ending:?} {cut}");
+                assert_eq!(events, expected(), "{ending:?} {cut}");
                 assert_eq!(stream.last_id(), Some("b"));
                 assert_eq!(stream.retry(), Some(Duration::from_millis(2_500)));
             }
             let mut stream = EventStream::default();
             let bytewise = text.as_bytes().chunks(1);
             let events: Vec<Event> = bytewise.flat_map(|byte| stream.read(byte).unwrap()).collect();
-            assert_eq!(events, told(), "{ending:?} byte by byte");
+            assert_eq!(events, expected(), "{ending:?} byte by byte");
         }
     }
 
     #[test]
-    fn going_on_from_the_last_id_loses_nothing_and_repeats_nothing() {
+    fn resuming_from_the_last_id_loses_and_repeats_nothing() {
         let blocks = [
             ("a", "retry: 10\nid: a\n\n", None),
             ("b", "event: order\nid: b\ndata: 1\n\n", Some(event("order", "1"))),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_without_data_is_a_place_and_no_event() {
+    fn an_id_without_data_sets_the_position_without_an_event() {
         let mut stream = EventStream::after(Some("a".to_owned()));
         assert_eq!(stream.last_id(), Some("a"));
         assert_eq!(stream.read(b":\nid: b\n").unwrap(), []);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_taken_off_once() {
+    fn a_byte_order_mark_is_removed_once() {
         let mut stream = EventStream::default();
         let events = stream
             .read(b"\xef\xbb\xbfdata: a\n\n\xef\xbb\xbfdata: b\n\n")
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_any_change_is_not_kept() {
+    fn a_line_or_event_above_the_limit_is_an_error() {
         let piece = vec![b'x'; BYTES_MAX / 4];
         let mut endless_line = EventStream::default();
         let read = (0..5).map(|_| endless_line.read(&piece)).collect::<Vec<_>>();

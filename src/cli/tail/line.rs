@@ -1,4 +1,4 @@
-//! A change of an order as a line for people.
+//! Formats a change of an order as a line for people.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::cli::output::printable;
 use crate::order::OrderStatus;
 
-/// A change as the server tells it.
+/// A change as sent by the server.
 #[derive(Deserialize)]
 pub struct Line {
     at: String,
@@ -25,7 +25,7 @@ impl Line {
         serde_json::from_str(json)
     }
 
-    /// Columns wide enough for what is usual, so that lines need not wait for each other.
+    /// Returns the line. Fixed column widths fit usual values, so that no line waits for another.
     pub fn text(&self, coloured: bool) -> String {
         let style = if coloured {
             style(&self.status)
@@ -72,7 +72,7 @@ mod tests {
         "status":"Pending","at":"2030-01-31T12:00:00.000000Z","attempt":0,"node":null,"error":null}"#;
 
     #[test]
-    fn lines_line_up_and_nothing_steers_the_terminal() {
+    fn columns_align_and_control_characters_are_replaced() {
         let lines = [ACCEPTED, FAILED].map(|json| Line::read(json).unwrap().text(false));
         assert_eq!(
             lines,
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_has_its_colour_where_there_are_colours() {
+    fn a_status_is_coloured_where_colours_are_supported() {
         let line = Line::read(FAILED).unwrap().text(true);
         assert!(line.contains("\u{1b}[31mFailed    \u{1b}[0m"), "{line:?}");
     }

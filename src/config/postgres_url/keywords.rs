@@ -1,9 +1,9 @@
-//! The keyword form of a connection string, `host=db.example dbname=orders`, taken apart as libpq does. No error repeats
-//! any of the text: it may be secret.
+//! Parser of libpq's keyword form of a connection string, `host=db.example dbname=orders`. No error repeats the text,
+//! which may be secret.
 
 use super::parameters;
 
-/// Reports whether a text is meant to be of this form: it begins with a parameter of PostgreSQL's and an `=`.
+/// Reports whether a text has this form: it begins with a parameter of libpq and an `=`.
 pub fn are_meant(text: &str) -> bool {
     let name = text.split_once('=').map(|(name, _)| name.trim());
     name.is_some_and(parameters::is_libpqs)
@@ -28,7 +28,7 @@ pub fn of(text: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
     Ok(found)
 }
 
-/// Splits off a value: up to a blank, or between single quotes. A backslash takes the next character as it is.
+/// Splits off a value, up to a blank or between single quotes. A backslash escapes the next character.
 fn value(text: &str) -> Result<(String, &str), String> {
     let (quoted, text) = match text.strip_prefix('\'') {
         Some(text) => (true, text),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_text_is_refused_and_not_repeated() {
+    fn an_invalid_text_is_refused_without_repeating_it() {
         for text in [
             "host=a hunter2",
             "host=a password='hunter2",
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_known_by_a_parameter_of_libpqs() {
+    fn the_form_is_recognised_by_a_libpq_parameter() {
         for (text, meant) in [
             ("host=a dbname=b", true),
             (" service = orders", true),

@@ -1,9 +1,9 @@
-//! The names of libpq's parameters: those that count here, those that are refused because they would be ignored, and what a
-//! misspelt one was probably meant to be. What the values mean is left to `reader.rs`.
+//! Names of libpq's parameters: supported ones, refused ones, and suggestions for misspelt ones. `reader.rs` interprets
+//! the values.
 
 use crate::config::settings::suggestion;
 
-/// Parameters that mean here what they mean to libpq.
+/// Parameters with the same meaning as in libpq.
 const TAKEN: [&str; 33] = [
     "application_name",
     "channel_binding",
@@ -40,55 +40,52 @@ const TAKEN: [&str; 33] = [
     "user",
 ];
 
-/// Parameters of libpq and of other drivers that do not work here, each with what to do. Ignored, most would make a connection less secure than
-/// its operator believes.
+/// Unsupported parameters of libpq and other drivers, with advice. Ignoring them would mostly make a connection less
+/// secure than its operator believes.
 const REFUSED: [(&str, &str); 25] = [
     ("gssdelegation", NO_GSS),
     ("gsslib", NO_GSS),
     ("krbsrvname", NO_GSS),
-    ("max_protocol_version", TAKE_OUT),
-    ("min_protocol_version", TAKE_OUT),
+    ("max_protocol_version", REMOVE_IT),
+    ("min_protocol_version", REMOVE_IT),
     ("oauth_client_id", NO_OAUTH),
     ("oauth_client_secret", NO_OAUTH),
     ("oauth_issuer", NO_OAUTH),
     ("oauth_scope", NO_OAUTH),
     (
         "require_auth",
-        "channel_binding=require makes sure of SCRAM and of the server; sslmode=verify-full of the server alone",
+        "channel_binding=require ensures SCRAM and verifies the server; sslmode=verify-full verifies only the server",
     ),
-    ("requirepeer", "set the rights of the socket's folder"),
-    ("requiressl", "write sslmode=require"),
+    ("requirepeer", "set the permissions of the socket's folder"),
+    ("requiressl", "use sslmode=require"),
     ("scram_client_key", "use a password"),
     ("scram_server_key", "use a password"),
     ("servicefile", "name the file in PGSERVICEFILE"),
     ("sslcrl", NO_REVOCATION),
     ("sslcrldir", NO_REVOCATION),
-    ("sslkeylogfile", TAKE_OUT),
+    ("sslkeylogfile", REMOVE_IT),
     (
         "sslpassword",
         "decrypt the key of the client's certificate (openssl pkey), with mode 0600",
     ),
-    ("ssl", "write sslmode=require, or sslmode=disable"),
-    ("sslaccept", "write sslmode=verify-full"),
-    ("schema", "the tables are in the schema `orderly`: take it out"),
+    ("ssl", "use sslmode=require or sslmode=disable"),
+    ("sslaccept", "use sslmode=verify-full"),
+    ("schema", "the tables are in the schema `orderly`: remove it"),
     (
         "currentSchema",
-        "the tables are in the schema `orderly`: take it out",
+        "the tables are in the schema `orderly`: remove it",
     ),
-    (
-        "search_path",
-        "the tables are in the schema `orderly`: take it out",
-    ),
-    ("authtype", TAKE_OUT),
+    ("search_path", "the tables are in the schema `orderly`: remove it"),
+    ("authtype", REMOVE_IT),
 ];
 
-const TAKE_OUT: &str = "take it out";
-const NO_GSS: &str = "GSSAPI is not supported: take it out";
+const REMOVE_IT: &str = "remove it";
+const NO_GSS: &str = "GSSAPI is not supported: remove it";
 const NO_OAUTH: &str = "OAuth is not supported: use a password or a client certificate";
 const NO_REVOCATION: &str =
     "lists of revoked certificates are not supported: replace the authority in sslrootcert";
 
-/// Parameters of other drivers that change nothing here and stand in the URLs that hosts hand out.
+/// Parameters of other drivers that have no effect here but occur in URLs from hosting providers.
 const OF_OTHERS: [&str; 5] = [
     "connection_limit",
     "pgbouncer",
@@ -97,7 +94,7 @@ const OF_OTHERS: [&str; 5] = [
     "uselibpqcompat",
 ];
 
-/// A name longer than this is no parameter of anybody's.
+/// Longer names are no parameters.
 const NAME_CHARS_MAX: usize = 40;
 
 /// Reports whether libpq knows a parameter of this name.
@@ -105,11 +102,11 @@ pub fn is_libpqs(name: &str) -> bool {
     TAKEN.contains(&name) || REFUSED.iter().any(|(refused, _)| *refused == name)
 }
 
-/// Judges a parameter that has no meaning here: a warning where it changes nothing, otherwise the reason to refuse it.
+/// Returns a warning for an unknown parameter without effect, or the reason to refuse it.
 pub fn judge_unknown(name: &str) -> Result<String, String> {
     if OF_OTHERS.contains(&name) {
         return Ok(format!(
-            "the parameter `{name}` is of another driver and is ignored"
+            "the parameter `{name}` belongs to another driver and is ignored"
         ));
     }
     if let Some((_, advice)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
@@ -120,7 +117,7 @@ pub fn judge_unknown(name: &str) -> Result<String, String> {
         Some(meant) => Err(format!(
             "the parameter `{name}` is not known: did you mean `{meant}`?"
         )),
-        // Perhaps part of a value with an `&` in it, and that value a secret.
-        None => Err("a parameter is not known: take it out; an `&` in a value is written %26".to_owned()),
+        // Perhaps part of a secret value that contains an `&`.
+        None => Err("a parameter is not known: remove it; write an `&` in a value as %26".to_owned()),
     }
 }

@@ -1,17 +1,17 @@
-//! Takes the text of a PostgreSQL URL apart as libpq does: user, password, hosts, database, parameters, all decoded.
-//! What the parameters mean is left to `postgres_url.rs`. No error repeats any of the text: it may be secret.
+//! Splits a PostgreSQL URL as libpq does: user, password, hosts, database, parameters, all decoded. `postgres_url.rs`
+//! interprets the parameters. No error repeats the text, which may be secret.
 
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// The decoded parts; empty ones are not set.
+/// Decoded parts; empty ones are not set.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parts {
     pub user: String,
-    /// Passwords are bytes to the server.
+    /// Raw bytes, as the server takes a password.
     pub password: Vec<u8>,
-    /// As many as there are ports. A host may be empty where a parameter names it.
+    /// As many as `ports`. A host may be empty if a parameter names it.
     pub hosts: Vec<String>,
-    /// Empty where the default is meant.
+    /// Empty for the default port.
     pub ports: Vec<String>,
     pub database: String,
     pub parameters: Vec<(String, Vec<u8>)>,
@@ -40,7 +40,7 @@ impl Parts {
 }
 
 impl Parts {
-    /// Returns all parts as parameters by libpq's names, the later of two of one name to be taken.
+    /// Returns all parts as parameters with libpq's names; the last of a name wins.
     pub fn into_parameters(self) -> Vec<(String, Vec<u8>)> {
         let named = |name: &str, value: Vec<u8>| (name.to_owned(), value);
         let mut parameters = vec![
@@ -50,7 +50,7 @@ impl Parts {
             named("port", self.ports.join(",").into_bytes()),
             named("dbname", self.database.into_bytes()),
         ];
-        // How JDBC says it; libpq takes it for that.
+        // JDBC's spelling, which libpq accepts.
         parameters.extend(self.parameters.into_iter().map(|parameter| match parameter {
             (name, value) if name == "ssl" && value == b"true" => named("sslmode", b"require".to_vec()),
             parameter => parameter,
@@ -59,8 +59,8 @@ impl Parts {
     }
 }
 
-/// The part before the `@`, and what follows it. A second `@`, or one in another place, was meant to be part of a
-/// password or a parameter: taken for a mark it would make a host, a name or a warning of half a secret.
+/// Splits at the `@`. A second `@`, or one elsewhere, must belong to a password or a parameter; splitting there would put
+/// half a secret into a host, a name or a warning.
 fn split_credentials(rest: &str) -> Result<(&str, &str), String> {
     let (credentials, rest) = rest.split_once('@').unwrap_or(("", rest));
     if credentials.contains('/') || rest.contains('@') {
@@ -91,7 +91,7 @@ fn split_port(pair: &str) -> Result<(&str, &str), String> {
     };
     let (host, port) = bracketed
         .split_once(']')
-        .ok_or("the `[` before an IPv6 address has no `]` behind it")?;
+        .ok_or("the `[` before an IPv6 address has no closing `]`")?;
     match port.strip_prefix(':') {
         Some(port) => Ok((host, port)),
         None if port.is_empty() => Ok((host, port)),
@@ -115,7 +115,7 @@ fn decoded_text(text: &str) -> Result<String, String> {
     String::from_utf8(decoded(text)?).map_err(|_| "a part other than the password is not UTF-8".to_owned())
 }
 
-/// RFC 3986, section 2.1. A `+` stands for itself.
+/// Decodes percent-encoding (RFC 3986, section 2.1). A `+` is literal.
 fn decoded(text: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -126,10 +126,10 @@ fn decoded(text: &str) -> Result<Vec<u8>, String> {
         }
         let digits = [rest.next(), rest.next()].map(|digit| digit.and_then(hexadecimal));
         match digits {
-            // The protocol ends its texts with a zero.
-            [Some(0), Some(0)] => return Err("%00 can be part of nothing".to_owned()),
+            // The protocol ends its strings with a zero byte.
+            [Some(0), Some(0)] => return Err("%00 is not allowed".to_owned()),
             [Some(high), Some(low)] => bytes.push(high << 4 | low),
-            [_, _] => return Err("a `%` that stands for itself must be written as %25".to_owned()),
+            [_, _] => return Err("a literal `%` must be written as %25".to_owned()),
         }
     }
     Ok(bytes)
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_holds_what_libpq_lets_it_hold() {
+    fn a_password_may_hold_any_character_that_libpq_allows() {
         for password in ["hun#ter2", "hun?ter2", "hun:ter2", "hun&t=r2", "%ff"] {
             let parts = Parts::of(&format!("postgres://me:{password}@host/db?a=b")).unwrap();
             assert_eq!(parts.password, decoded(password).unwrap());
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_half_a_secret_is_refused_and_not_repeated() {
+    fn a_url_that_may_split_a_secret_is_refused_without_repeating_it() {
         for url in [
             "postgres://me:hun@ter2@host/db",
             "postgres://me:hun/ter2@host/db",

@@ -1,4 +1,4 @@
-//! Collects what a PostgreSQL URL says, parameter by parameter.
+//! Builds a [`PostgresUrl`] from its parameters, one by one.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,27 +12,27 @@ use crate::config::values;
 
 const DEFAULT_PORT: u16 = 5432;
 
-/// How the sessions call themselves in `pg_stat_activity`.
+/// Application name of the sessions in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "orderly";
-/// For one address to answer: many times what a distant or a waking server takes.
+/// Maximum time to connect to one address: many times what a distant or a waking server takes.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// The same where there are other hosts to go on with.
+/// Maximum time to connect to one of several hosts.
 pub(super) const CONNECT_TIME_OF_SEVERAL: Duration = Duration::from_secs(3);
-/// For the other side to confirm what was sent to it. Shorter than the usual lease: whoever loses the way to the
-/// database has time to renew its leases over another one.
+/// Maximum time until sent data is acknowledged. Below the usual lease, so that a node that loses its path to the
+/// database can renew its leases over another connection.
 pub(super) const UNCONFIRMED_TIME: Duration = Duration::from_secs(15);
-/// Of silence until the other side is asked whether it lives: below the minutes after which firewalls and NAT
-/// gateways drop a silent connection without a word.
+/// Idle time before keepalive probes: below the minutes after which firewalls and NAT gateways silently drop an idle
+/// connection.
 pub(super) const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
-/// Between further such questions.
+/// Interval between further probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Unanswered questions that make a connection a dead one.
+/// Unanswered probes after which a connection is dead.
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// Collects what the URL says. A later parameter overrides an earlier one and the part before the `?`.
+/// Collected parameters. A later one overrides an earlier one and the part before the `?`.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a parameter of its own with two values"
+    reason = "each is a separate parameter with two values"
 )]
 pub(super) struct Reader {
     server: tokio_postgres::Config,
@@ -44,7 +44,7 @@ pub(super) struct Reader {
     roots: Option<GivenRoots>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
-    /// A client certificate is never shown (`sslcertmode=disable`).
+    /// Set to never send a client certificate (`sslcertmode=disable`).
     shows_none: bool,
     from_tls13: bool,
     up_to_tls12: bool,
@@ -52,7 +52,7 @@ pub(super) struct Reader {
     fallback_name: Option<String>,
     session: Option<Session>,
     in_random_order: bool,
-    /// Zero where the URL wants no limit.
+    /// Zero for no limit.
     connect_time: Option<Duration>,
     unconfirmed_time: Option<Duration>,
     password_file: Option<PathBuf>,
@@ -113,7 +113,9 @@ impl Reader {
             "application_name" => drop(self.server.application_name(value)),
             "fallback_application_name" => self.fallback_name = Some(value),
             "sslmode" if value == "allow" => {
-                return Err("sslmode=allow is not supported: prefer encrypts when the server can".to_owned());
+                return Err(
+                    "sslmode=allow is not supported: prefer encrypts if the server supports it".to_owned(),
+                );
             }
             "sslmode" => self.mode = Some(one_of(name, &value, &TLS_MODES)?),
             "sslrootcert" if value == "system" => self.roots = Some(GivenRoots::System),
@@ -124,7 +126,7 @@ impl Reader {
             "sslsni" => self.sends_name = one_of(name, &value, &SWITCHES)?,
             "ssl_min_protocol_version" => self.from_tls13 = one_of(name, &value, &LOWEST_VERSIONS)?,
             "ssl_max_protocol_version" => self.up_to_tls12 = one_of(name, &value, &HIGHEST_VERSIONS)?,
-            // As in libpq, without effect.
+            // Accepted without effect, as in libpq.
             "sslcompression" => drop(one_of(name, &value, &SWITCHES)?),
             "gssencmode" => one_of(name, &value, &[("disable", ()), ("prefer", ())])?,
             "client_encoding" => one_of(
@@ -142,7 +144,7 @@ impl Reader {
                 let seconds = positive(name, &value)?.unwrap_or_default();
                 self.connect_time = Some(Duration::from_secs(seconds));
             }
-            // The only one in milliseconds.
+            // The only parameter in milliseconds.
             "tcp_user_timeout" => self.unconfirmed_time = positive(name, &value)?.map(Duration::from_millis),
             "keepalives" => drop(self.server.keepalives(positive(name, &value)?.is_some())),
             "keepalives_idle" => {
@@ -250,12 +252,12 @@ impl Reader {
 
     fn hosts(&mut self) -> Result<Vec<OneHost>, String> {
         if self.hosts.iter().all(String::is_empty) {
-            // Named by their addresses, they have a name for their certificates.
+            // Hosts given only by address get it as their name for certificates.
             let addresses = self.addresses.iter().flatten();
             self.hosts = addresses.map(IpAddr::to_string).collect();
         }
         if self.hosts.is_empty() {
-            return Err("names no host: write postgres://HOST/DATABASE, \
+            return Err("names no host: use postgres://HOST/DATABASE, \
                         or host=/var/run/postgresql for a socket"
                 .to_owned());
         }
@@ -286,7 +288,7 @@ impl Reader {
             .collect())
     }
 
-    /// Describes to people where the servers are.
+    /// Returns the servers' location for people.
     fn location(&mut self, hosts: &[OneHost]) -> String {
         let hosts: Vec<String> = hosts.iter().map(OneHost::to_string).collect();
         let hosts = hosts.join(",");
@@ -297,7 +299,7 @@ impl Reader {
         format!("postgres://{hosts}/{}", self.database)
     }
 
-    /// At least one.
+    /// Returns at least one port.
     fn ports(&self) -> Result<Vec<u16>, String> {
         if self.ports.is_empty() {
             return Ok(vec![DEFAULT_PORT]);
@@ -336,18 +338,18 @@ const SESSIONS: [(&str, Session); 6] = [
     ("prefer-standby", Session::PreferStandby),
 ];
 const SWITCHES: [(&str, bool); 2] = [("0", false), ("1", true)];
-/// Whether a client certificate is kept back. That a server must ask for one cannot be checked here.
+/// True to never send a client certificate. `sslcertmode=require` cannot be checked here and is not supported.
 const CERTIFICATE_MODES: [(&str, bool); 2] = [("disable", true), ("allow", false)];
-/// Whether older versions than TLS 1.3 are refused. Those before 1.2 are not spoken at all.
+/// True to refuse versions below TLS 1.3. Versions below 1.2 are never used.
 const LOWEST_VERSIONS: [(&str, bool); 4] = [
     ("TLSv1", false),
     ("TLSv1.1", false),
     ("TLSv1.2", false),
     ("TLSv1.3", true),
 ];
-/// Whether TLS 1.3 is refused.
+/// True to refuse TLS 1.3.
 const HIGHEST_VERSIONS: [(&str, bool); 2] = [("TLSv1.2", true), ("TLSv1.3", false)];
-/// Whether the hosts are tried in random order.
+/// True to connect to the hosts in random order.
 const BALANCES: [(&str, bool); 2] = [("disable", false), ("random", true)];
 
 fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, String> {
@@ -358,7 +360,7 @@ fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
     })
 }
 
-/// `None` for zero and less, which mean "none" or "the system's default" to libpq.
+/// Returns `None` for zero and less, which to libpq mean "none" or "the system's default".
 fn positive(name: &str, value: &str) -> Result<Option<u64>, String> {
     let number: i32 = value
         .trim()
@@ -367,7 +369,7 @@ fn positive(name: &str, value: &str) -> Result<Option<u64>, String> {
     Ok(u64::try_from(number).ok().filter(|number| *number > 0))
 }
 
-/// `None` for a host whose name is to be looked up.
+/// Parses a list of addresses; `None` for a host whose name is to be resolved.
 fn addresses(value: &str) -> Result<Vec<Option<IpAddr>>, String> {
     let address = |text: &str| match text.parse() {
         _ if text.is_empty() => Ok(None),

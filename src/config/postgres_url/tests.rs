@@ -1,4 +1,4 @@
-//! What the parameters come to, and that nothing tells a secret.
+//! Effects of the parameters; no output shows a secret.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,7 +29,7 @@ fn tcp(names: &[&str]) -> Vec<Host> {
 }
 
 #[test]
-fn urls_are_taken_as_they_are_handed_out() {
+fn urls_of_hosting_providers_are_accepted_unchanged() {
     let neon = parsed(
         "postgresql://me:hunter2@ep-a-1-pooler.c-2.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require",
     );
@@ -52,7 +52,7 @@ fn urls_are_taken_as_they_are_handed_out() {
 }
 
 #[test]
-fn each_sslmode_means_what_libpq_means() {
+fn each_sslmode_means_the_same_as_in_libpq() {
     use {SslMode as Server, TlsMode as Tls};
     let system = Roots::System;
     let file = Roots::File(PathBuf::from("/etc/a b.pem"));
@@ -126,7 +126,7 @@ fn each_sslmode_means_what_libpq_means() {
 }
 
 #[test]
-fn several_hosts_and_sockets_are_taken() {
+fn several_hosts_and_sockets_are_accepted() {
     let several =
         parsed("postgres://h1:1,h2,[::1]:3/db?target_session_attrs=primary&load_balance_hosts=random");
     assert_eq!(several.config().get_hosts(), tcp(&["h1", "h2", "::1"]));
@@ -161,7 +161,7 @@ fn several_hosts_and_sockets_are_taken() {
 }
 
 #[test]
-fn what_leads_nowhere_is_refused() {
+fn a_url_without_a_usable_server_is_refused() {
     for (url, because) in [
         ("postgres://", "names no host"),
         ("postgres:///db", "names no host"),
@@ -192,7 +192,7 @@ fn what_leads_nowhere_is_refused() {
 }
 
 #[test]
-fn waits_have_limits_unless_the_url_sets_others() {
+fn timeouts_have_defaults_that_the_url_can_change() {
     let usual = parsed("postgres://host/db?connect_timeout=").server;
     assert_eq!(usual.get_application_name(), Some("orderly"));
     assert_eq!(usual.get_connect_timeout(), Some(&CONNECT_TIME));
@@ -242,7 +242,7 @@ fn a_parameter_that_would_be_ignored_is_refused_by_name() {
             "`sslpassword` is not supported: decrypt the key",
         ),
         ("sslmode=allow", "sslmode=allow is not supported"),
-        ("ssl=false", "`ssl` is not supported: write sslmode="),
+        ("ssl=false", "`ssl` is not supported: use sslmode="),
         ("sslcertmode=require", "sslcertmode must be one of disable, allow"),
         ("sslcert=/hunter2", "sslcert needs sslkey"),
         ("sslkey=/hunter2", "sslkey needs sslcert"),
@@ -278,14 +278,14 @@ fn parameters_of_other_drivers_are_ignored_with_a_warning_each() {
     assert_eq!(
         warnings,
         [
-            "the parameter `connection_limit` is of another driver and is ignored",
-            "the parameter `pgbouncer` is of another driver and is ignored",
+            "the parameter `connection_limit` belongs to another driver and is ignored",
+            "the parameter `pgbouncer` belongs to another driver and is ignored",
         ]
     );
 }
 
 #[test]
-fn parameters_without_effect_here_mean_what_libpq_means() {
+fn parameters_without_effect_here_are_accepted_as_in_libpq() {
     let url = parsed(
         "postgres://host/db?client_encoding=utf8&gssencmode=prefer&replication=off&sslcompression=1\
          &fallback_application_name=shop&sslsni=0&ssl_min_protocol_version=TLSv1.3&sslcert=/c&sslkey=/k",
@@ -301,7 +301,7 @@ fn parameters_without_effect_here_mean_what_libpq_means() {
 }
 
 #[test]
-fn every_form_of_the_same_database_is_the_same() {
+fn every_form_of_a_connection_string_reads_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("services");
     let service =
@@ -321,7 +321,10 @@ fn every_form_of_the_same_database_is_the_same() {
         assert_eq!((&found, warnings.len()), (&expected, 0), "{form}");
     }
     let (other, _) = PostgresUrl::parse_with("postgres://c:3/?service=orders", &services).unwrap();
-    assert_eq!(other.location, "postgres://c:3/db", "what the URL says counts");
+    assert_eq!(
+        other.location, "postgres://c:3/db",
+        "the URL wins over the service"
+    );
     for (form, because) in [
         ("service=order", "the service is described in none of the files"),
         (
@@ -357,7 +360,7 @@ fn target_session_attrs_has_the_values_of_libpq() {
 }
 
 #[test]
-fn a_pooler_is_known_by_its_name_or_its_port() {
+fn a_pooler_is_recognised_by_its_name_or_port() {
     for (authority, pooled) in [
         ("ep-a-1-pooler.eu-central-1.aws.neon.tech", true),
         ("db.example.com:6543", true),
@@ -380,7 +383,7 @@ fn nothing_shows_the_password() {
         let url = parsed(url);
         assert_eq!(url.server.get_password(), Some(PASSWORD.as_bytes()));
         let shown = format!("{url:?} {}", url.location);
-        // Nor as the numbers of its bytes.
+        // Nor as byte values.
         for secret in [PASSWORD, "104, 117, 110"] {
             assert!(!shown.contains(secret), "{shown}");
         }

@@ -1,4 +1,4 @@
-//! The server that client commands call, and the key they send it.
+//! Reads the server URL and the API key of client commands.
 
 use std::net::SocketAddr;
 
@@ -17,13 +17,13 @@ impl Reader<'_> {
         Some(ClientConfig { url, api_key })
     }
 
-    /// A server on this machine with the same settings.
+    /// Returns the URL of a server on this machine with the same settings.
     fn url_of_own_server(&mut self) -> Option<String> {
         let port = self.number("port", 0..=u16::MAX)?;
         if port == 0 {
             self.problem(
                 "port",
-                "is 0, which is any free port: name the server by ORDERLY_URL",
+                "is 0, which is any free port: name the server in ORDERLY_URL",
             );
             return None;
         }
@@ -34,8 +34,8 @@ impl Reader<'_> {
         })
     }
 
-    /// Refuses to send a key to another machine that a file in the current folder names, unless the key stands in such a file
-    /// too. Somebody else may have written the folder, and would get the operator's key.
+    /// Refuses to send a key to another machine named by a file in the current folder, unless the key is in such a file
+    /// too. Another user may have written the folder and would get the operator's key.
     fn keep_key_from_strangers(&mut self, named_by: &'static str, url: &str) {
         let layers = self.layers;
         let (Some(name), Some(key)) = (layers.get(named_by), layers.get("api_key")) else {
@@ -46,7 +46,7 @@ impl Reader<'_> {
             self.problem(
                 named_by,
                 "names another machine in a file of the current folder, and the API key is not from such a file, so it is not sent \
-                 there: name the server by ORDERLY_URL in the environment, or by --url",
+                 there: name the server in ORDERLY_URL of the environment, or with --url",
             );
         }
     }

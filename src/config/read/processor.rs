@@ -1,4 +1,4 @@
-//! Which processor works on the orders, and what it needs.
+//! Reads the choice of processor and its settings.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::{DAY, HOUR, Reader, SPEED_MAX};
 use crate::config::service::{HttpService, ServiceUrl, SigningKey};
 use crate::config::{ProcessorChoice, values};
 
-/// Shorter than any way to another machine and back: a mistake in the unit.
+/// Shorter than any round trip to another machine; a smaller value is a mistake in the unit.
 const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy)]
@@ -17,7 +17,7 @@ enum Kind {
 }
 
 impl Reader<'_> {
-    /// What the other processors need is read as well, so that all mistakes are told at once.
+    /// Reads the settings of the other processors too, so that all mistakes are reported at once.
     pub(super) fn processor(&mut self) -> Option<ProcessorChoice> {
         let speed = self.number("simulated_speed", 0.0..=SPEED_MAX);
         let failure_rate = self.number("simulated_failure_rate", 0.0..=1.0);
@@ -36,7 +36,7 @@ impl Reader<'_> {
                 })
             }
             Kind::Pull => {
-                self.warn_of_no_service("workers take the orders");
+                self.warn_of_no_service("external workers pull the orders");
                 Some(ProcessorChoice::Pull)
             }
             Kind::Http => {
@@ -63,7 +63,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Orders would be completed without anybody having done anything about them.
+    /// Warns of an unused service: orders would be completed without it.
     fn warn_of_no_service(&mut self, instead: &str) {
         for key in ["processor_url", "processor_secret"] {
             if self.layers.get(key).is_some() {
@@ -78,7 +78,7 @@ impl Reader<'_> {
     fn warn_of_no_signature(&mut self) {
         if self.layers.get("processor_secret").is_none() {
             self.warnings.push(
-                "ORDERLY_PROCESSOR_SECRET is not set: deliveries are not signed, so the service cannot tell them from anybody's"
+                "ORDERLY_PROCESSOR_SECRET is not set: deliveries are unsigned, so the service cannot verify their sender"
                     .to_owned(),
             );
         }

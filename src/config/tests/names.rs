@@ -1,11 +1,11 @@
-//! Values with something at their ends or in their middle, and names that are nearly right.
+//! Values with whitespace or control characters, and misspelt names.
 
 use super::{Database, given};
 
-const BROKEN: &str = "a control character stands in it, such as a newline or a tab: take it out";
+const BROKEN: &str = "holds a control character, such as a newline or a tab: remove it";
 
 #[test]
-fn blanks_and_newlines_at_the_ends_of_a_value_are_cut_off() {
+fn whitespace_around_a_value_is_removed() {
     let given = given()
         .variable("DATABASE_URL", "sqlite:data/orders.db\n")
         .variable("ORDERLY_LOG_DIR", " logs\r\n")
@@ -42,7 +42,7 @@ fn a_control_character_inside_a_value_is_refused() {
 }
 
 #[test]
-fn a_value_of_blanks_alone_is_a_mistake() {
+fn a_blank_value_is_an_error() {
     for name in ["ORDERLY_API_KEY", "DATABASE_URL", "PORT"] {
         let problem = given().variable(name, " \n").problem();
         assert_eq!(problem, format!("{name} (from the environment): is blank"));
@@ -51,7 +51,7 @@ fn a_value_of_blanks_alone_is_a_mistake() {
 
 #[test]
 fn a_path_that_only_a_shell_understands_is_refused() {
-    let tilde = "only a shell knows what `~` stands for: write the path in full";
+    let tilde = "only a shell expands `~`: write the path in full";
     for (name, value, because) in [
         ("DATABASE_URL", "sqlite:~/orders.db", tilde),
         ("DATABASE_URL", "postgres://h/d?sslrootcert=~/root.crt", tilde),
@@ -68,7 +68,7 @@ fn a_path_that_only_a_shell_understands_is_refused() {
 }
 
 #[test]
-fn a_prefix_too_many_is_told_with_the_right_name() {
+fn a_needless_prefix_causes_a_warning_with_the_right_name() {
     for (name, meant) in [("ORDERLY_HOST", "HOST"), ("ORDERLY_PORT", "PORT")] {
         let loaded = given().variable(name, "0.0.0.0").load().unwrap();
         let warning = format!("{name} (from the environment) is not a setting, did you mean {meant}?");
@@ -77,7 +77,7 @@ fn a_prefix_too_many_is_told_with_the_right_name() {
 }
 
 #[test]
-fn a_store_under_a_wrong_name_is_not_passed_over() {
+fn a_store_under_a_wrong_name_is_an_error() {
     for name in ["ORDERLY_DATABASE_URL", "ORDERLY_DATABASE_URI", "ORDERLY_DATABASE"] {
         let given = given().file(".env", &format!("{name}=postgres://me:hunter2@host/db"));
         let problem = given.problem();
@@ -92,11 +92,12 @@ fn a_store_under_a_wrong_name_is_not_passed_over() {
 }
 
 #[test]
-fn a_name_like_the_stores_only_warns_once_the_store_is_named() {
+fn a_name_like_the_stores_is_only_a_warning_once_the_store_is_named() {
     let name = "ORDERLY_DATABASE_NAME";
-    let told = format!("{name} (from the environment) is not a setting: the store is named by DATABASE_URL");
+    let problem =
+        format!("{name} (from the environment) is not a setting: the store is named by DATABASE_URL");
     let stray = || given().variable(name, "shop");
-    assert_eq!(stray().problem(), told);
+    assert_eq!(stray().problem(), problem);
     let url = "sqlite:data/orders.db";
     for named in [
         stray().variable("DATABASE_URL", url),
@@ -104,7 +105,7 @@ fn a_name_like_the_stores_only_warns_once_the_store_is_named() {
         stray().file("orderly.toml", &format!("database_url = '{url}'")),
         stray().flag("database_url", url),
     ] {
-        assert_eq!(named.load().unwrap().warnings, [told.as_str()]);
+        assert_eq!(named.load().unwrap().warnings, [problem.as_str()]);
         assert!(super::Layers::gather(&named.sources).database().is_ok());
     }
 }
@@ -197,8 +198,8 @@ fn a_password_that_is_not_utf8_ends_the_start() {
     let mut given = given().variable("DATABASE_URL", "postgres://me@host/db");
     let broken = std::os::unix::ffi::OsStringExt::from_vec(b"caf\xe9".to_vec());
     given.sources.environment.insert("PGPASSWORD".to_owned(), broken);
-    let told = "DATABASE_URL (from the environment): the password in PGPASSWORD is not UTF-8";
-    assert_eq!(given.problem(), told);
+    let expected = "DATABASE_URL (from the environment): the password in PGPASSWORD is not UTF-8";
+    assert_eq!(given.problem(), expected);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Which processor works on the orders, and when again.
+//! Choice of processor, its settings, and the backoff.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ const URL: &str = "http://me:hunter2@127.0.0.1:8000/orders";
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 #[test]
-fn a_service_is_called_with_what_is_known_of_it() {
+fn the_http_processor_gets_its_settings() {
     let given = given()
         .variable("ORDERLY_PROCESSOR", "http")
         .variable("ORDERLY_PROCESSOR_URL", URL)
@@ -28,7 +28,7 @@ fn a_service_is_called_with_what_is_known_of_it() {
 }
 
 #[test]
-fn secrets_come_from_a_file_and_two_may_stand_there() {
+fn two_signing_keys_can_come_from_a_file() {
     let given = given().file("secret", &format!("{SECRET}\n{SECRET}\n"));
     let path = given.path("secret");
     let given = given
@@ -42,7 +42,7 @@ fn secrets_come_from_a_file_and_two_may_stand_there() {
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_told_without_what_is_secret() {
+fn a_missing_or_wrong_setting_is_reported_without_secrets() {
     let http = || given().variable("ORDERLY_PROCESSOR", "http");
     let missing = http().problem();
     assert!(
@@ -71,7 +71,7 @@ fn what_is_missing_or_wrong_is_told_without_what_is_secret() {
 }
 
 #[test]
-fn a_service_that_is_not_called_or_cannot_know_who_calls_is_warned_about() {
+fn an_unused_service_or_unsigned_deliveries_cause_a_warning() {
     let unsigned = given()
         .variable("ORDERLY_PROCESSOR", "http")
         .variable("ORDERLY_PROCESSOR_URL", URL);
@@ -89,7 +89,7 @@ fn a_service_that_is_not_called_or_cannot_know_who_calls_is_warned_about() {
 }
 
 #[test]
-fn the_first_wait_is_not_longer_than_the_longest() {
+fn the_first_backoff_is_at_most_the_longest() {
     let problem = given().variable("ORDERLY_RETRY_BASE", "10m").problem();
     assert!(problem.contains("longer than ORDERLY_RETRY_CAP"), "{problem}");
 }

@@ -1,11 +1,11 @@
-//! How long orders are kept.
+//! Retention of orders.
 
 use std::time::Duration;
 
 use super::given;
 
 #[test]
-fn orders_are_kept_for_ever_or_for_as_long_as_a_key_is_answered_at_least() {
+fn orders_are_kept_forever_or_at_least_one_day() {
     let kept = |text: &str| given().variable("ORDERLY_RETENTION", text);
     assert_eq!(kept("keep").config().retention, None);
     let days = |days: u64| Some(Duration::from_hours(24 * days));

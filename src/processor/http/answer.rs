@@ -1,5 +1,4 @@
-//! What the answer of a service means for the order. Nothing here believes that the service is well: what it sends is read
-//! up to a length and for a time.
+//! Interprets the answer of a service. The service is not trusted: bodies are read only up to a size and a time.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,16 +14,16 @@ use crate::order::{OrderId, RESULT_BYTES_MAX};
 use crate::portable_json::{JsonError, JsonText};
 use crate::processor::{Cause, Processed, ProcessingError, Reason};
 
-/// Of a body that may have a result: the result, and whatever else a service likes to say.
+/// Maximum size of a body that may hold a result, with room for other members.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// From the head of an answer to the end of its body. Services write both at once.
+/// Maximum time from the head of an answer to the end of its body; services send both at once.
 const BODY_TIME_MAX: Duration = Duration::from_secs(5);
-/// One character more, so that one which is cut lies behind what is kept.
+/// Bytes of a reason to read: one character more, so that a cut character lies beyond the kept part.
 const REASON_BYTES_READ: usize = REASON_BYTES_MAX + 4;
-/// As much of an address as helps to find out who redirects.
+/// Maximum length of a logged redirect address.
 const LOCATION_CHARS_MAX: usize = 300;
 
-/// `read_until` is the end of the attempt's time.
+/// Returns the outcome of an answer. Stops reading at `read_until`, the end of the attempt's time.
 pub(super) async fn meaning(
     order_id: OrderId,
     answer: Response,
@@ -34,10 +33,10 @@ pub(super) async fn meaning(
     let read_until = read_until.min(Instant::now() + BODY_TIME_MAX);
     match status {
         202 => Ok(Processed::HandedOver),
-        // It is done, whatever becomes of the body: to call again would be to do it again.
+        // The order is done whatever happens to the body: a repeated call would repeat the effect.
         200..=299 => {
             let result = result(answer, read_until).await.unwrap_or_else(|why| {
-                tracing::warn!(order.id = %order_id, "order {order_id} completed, but without a result: {why}");
+                tracing::warn!(order.id = %order_id, "order {order_id} completed but its result is lost: {why}");
                 None
             });
             Ok(Processed::Completed { result })
@@ -50,7 +49,7 @@ async fn refusal(status: u16, answer: Response, read_until: Instant) -> Processi
     let retry_after = retry_after(&answer);
     if (300..=399).contains(&status) {
         let error = Cause::new(Reason::Status(status), redirected(status, &answer));
-        // A page about maintenance, or a wrong URL: either way not the order's fault alone.
+        // A maintenance page or a wrong URL; either way not a failure of this order alone.
         return ProcessingError::Ailing { error, retry_after };
     }
     let reason = reason(answer, read_until).await;
@@ -58,19 +57,19 @@ async fn refusal(status: u16, answer: Response, read_until: Instant) -> Processi
     let error = Cause::new(Reason::Status(status), words).with_said(reason);
     match status {
         408 | 425 | 429 => ProcessingError::Transient { error, retry_after },
-        // The service does not know this program, or has nothing at that address: not the order's fault alone, so that one
-        // wrong secret does not end every order. And not the service's alone: one order that it refuses so must end.
+        // The service does not accept this program or has nothing at that address. Not a failure of the order alone, or
+        // one wrong secret would fail every order. Nor of the service alone: an order that it always refuses must end.
         401 | 403 | 404 | 405 | 407 => ProcessingError::Denied { error },
         400..=499 => ProcessingError::Permanent { error },
-        // From what stands before a service that is away, or from one that says so itself.
+        // Sent by a proxy in front of a service that is away, or by the service itself.
         502..=504 => ProcessingError::Unavailable { error, retry_after },
         500..=599 => ProcessingError::Ailing { error, retry_after },
-        // 101, and what is no status of HTTP.
+        // 101, and numbers that are not HTTP statuses.
         _ => ProcessingError::Transient { error, retry_after },
     }
 }
 
-/// Why a service that completed an order gave no result, though it seemed to mean to.
+/// The reason why the result of a completed order is lost.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Lost {
     #[error("the body of the answer has more than {BODY_BYTES_MAX} bytes")]
@@ -97,7 +96,7 @@ async fn result(mut answer: Response, read_until: Instant) -> Result<Option<Json
     result_in(&body)
 }
 
-/// `null` is as good as none, and so is a body that is no object: there is no member in it.
+/// Returns the result in a body; `None` for `null` or a body that is not an object.
 fn result_in(body: &[u8]) -> Result<Option<JsonText>, Lost> {
     #[derive(Deserialize)]
     struct Answer<'a> {
@@ -119,16 +118,16 @@ fn result_in(body: &[u8]) -> Result<Option<JsonText>, Lost> {
     Ok(Some(JsonText::parse(result)?))
 }
 
-/// What was read of it when the time is over or the line is cut is better than nothing.
+/// Reads a reason; a part of it, cut off by time or the connection, is better than none.
 async fn reason(mut answer: Response, read_until: Instant) -> String {
     let mut body = Vec::new();
     let reading = read_into(&mut body, &mut answer, REASON_BYTES_READ);
-    // Either way there is what there is.
+    // A timeout or a cut leaves what was read so far.
     let _ = timeout_at(read_until, reading).await;
     legible(&body)
 }
 
-/// As text that a log and a terminal can show: at most [`REASON_BYTES_MAX`].
+/// Returns text fit for logs and terminals, at most [`REASON_BYTES_MAX`].
 fn legible(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let is_shown = |letter: &char| !letter.is_control() || ['\n', '\t'].contains(letter);
@@ -140,7 +139,7 @@ fn legible(body: &[u8]) -> String {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// It ended by itself, or there is as much as was wanted.
+    /// The body ended, or the limit was reached.
     Well,
     Cut,
 }
@@ -151,7 +150,7 @@ async fn read(answer: &mut Response, bytes_max: usize) -> (Vec<u8>, Ended) {
     (body, ended)
 }
 
-/// Until there are `bytes_max`.
+/// Reads at most `bytes_max` bytes.
 async fn read_into(body: &mut Vec<u8>, answer: &mut Response, bytes_max: usize) -> Ended {
     while body.len() < bytes_max {
         match answer.chunk().await {
@@ -166,13 +165,13 @@ async fn read_into(body: &mut Vec<u8>, answer: &mut Response, bytes_max: usize) 
     Ended::Well
 }
 
-/// Names scheme, host and port of a redirect: a path may hold a secret, as in the service's own URL.
+/// Describes a redirect by scheme, host and port; the path may hold a secret, as in the service's own URL.
 fn redirected(status: u16, answer: &Response) -> String {
     let words = format!("the service answered {status}: redirects are not followed");
     let Some(location) = answer.headers().get(LOCATION) else {
         return words;
     };
-    // Often it is relative, to the service's own address.
+    // A relative location is resolved against the service's URL.
     let target = answer.url().join(&String::from_utf8_lossy(location.as_bytes()));
     let shown = target.map_or_else(|_| "no URL".to_owned(), |target| address_of(target.as_str()));
     let shown: String = shown.chars().take(LOCATION_CHARS_MAX).collect();
@@ -185,14 +184,14 @@ fn retry_after(answer: &Response) -> Option<Duration> {
     delay(header(RETRY_AFTER)?, now)
 }
 
-/// RFC 9110 section 10.2.3: seconds, or a time. That is by the clock of whoever answers.
+/// Parses `Retry-After` (RFC 9110 section 10.2.3): seconds, or a time by the clock of the server.
 fn delay(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More than fit are too many for everybody.
+        // Too large to represent, so as long as possible.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
-    // A time that is over is now.
+    // A time in the past means now.
     http_date(text).map(|at| at.duration_since(now).unwrap_or_default())
 }
 
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfit_result_is_lost() {
+    fn an_invalid_result_is_lost() {
         let lost = |body: &str| result_in(body.as_bytes()).unwrap_err();
         let long = |bytes: usize| format!(r#"{{"result":"{}"}}"#, "a".repeat(bytes - 2));
         assert!(kept(&long(RESULT_BYTES_MAX)).is_some());
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_text_that_can_be_shown() {
+    fn a_reason_is_printable_text() {
         assert_eq!(
             legible(b"no\x00 \x1b[31mstock\r\n\tleft \n"),
             "no [31mstock\n\tleft"
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_given_in_seconds_or_as_a_time() {
+    fn retry_after_is_given_in_seconds_or_as_a_time() {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         let seconds = |text: &str| delay(text, now).map(|wait| wait.as_secs());
         assert_eq!(seconds("120"), Some(120));

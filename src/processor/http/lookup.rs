@@ -1,4 +1,4 @@
-//! Finds the addresses of the service's name, a few lookups at a time.
+//! Resolves the service's host name with a limited number of concurrent lookups.
 
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::Semaphore;
 
-/// The system's lookup takes a thread, and keeps it for as long as a name server is silent, also when nobody waits for it
-/// any more. Connections are kept and used again, so few lookups serve many attempts.
+/// Maximum number of concurrent lookups. The system's lookup blocks a thread while a name server is silent, even after
+/// its caller gave up. Connections are reused, so few lookups serve many attempts.
 const LOOKUPS_MAX: usize = 8;
 
 pub(super) struct Lookups(Arc<Semaphore>);
@@ -22,11 +22,11 @@ impl Resolve for Lookups {
     fn resolve(&self, name: Name) -> Resolving {
         let lookups = self.0.clone();
         Box::pin(async move {
-            let turn = lookups.acquire_owned().await?;
+            let permit = lookups.acquire_owned().await?;
             let addresses = tokio::task::spawn_blocking(move || {
-                // Until the thread is free again, not only until the attempt gives up.
-                let _turn = turn;
-                // The port of the URL is put in by the client.
+                // Held until the thread is free, not only until the attempt gives up.
+                let _permit = permit;
+                // The client inserts the port of the URL.
                 (name.as_str(), 0).to_socket_addrs()
             });
             Ok(Box::new(addresses.await??) as Addrs)

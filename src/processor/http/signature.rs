@@ -1,5 +1,5 @@
-//! Signatures of deliveries, as Standard Webhooks 1.0.0 has them (<https://github.com/standard-webhooks/standard-webhooks>,
-//! spec/standard-webhooks.md). What a key looks like in the configuration is left to `config`.
+//! Signatures of deliveries by Standard Webhooks 1.0.0 (<https://github.com/standard-webhooks/standard-webhooks>,
+//! spec/standard-webhooks.md). `config` parses the keys.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use sha2::Sha256;
 
 use crate::config::SigningKey;
 
-/// The value of `webhook-signature`: one signature for each key. `None` without any.
+/// Returns the value of `webhook-signature`, one signature per key; `None` without keys.
 pub(super) fn header(keys: &[SigningKey], id: &str, timestamp: u64, body: &[u8]) -> Option<String> {
     let signatures: Vec<String> = keys.iter().map(|key| sign(key, id, timestamp, body)).collect();
     (!signatures.is_empty()).then(|| signatures.join(" "))
@@ -34,14 +34,14 @@ mod tests {
         header(&keys, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body)
     }
 
-    /// The one that the libraries of the specification test themselves with.
+    /// Uses the test vector of the specification's libraries.
     #[test]
-    fn the_known_example_has_the_known_signature() {
+    fn the_published_example_has_its_published_signature() {
         assert_eq!(signed(SECRET).as_deref(), Some(SIGNED));
     }
 
     #[test]
-    fn two_keys_sign_both_and_none_signs_nothing() {
+    fn each_key_adds_a_signature_and_no_key_means_none() {
         let other = format!("whsec_{}", STANDARD.encode([7; 32]));
         let both = signed(&format!("{other} {SECRET}")).unwrap();
         let (first, second) = both.split_once(' ').unwrap();

@@ -1,77 +1,77 @@
-//! Whether what processes the orders works, judged by how attempts end, and how many may begin meanwhile. A pure state
-//! machine: time and chance are passed in. After Nygard, "Release It!" (2007), with a slow start at the end.
+//! Circuit breaker: judges by the ends of attempts whether the processor works, and limits how many may start. A pure
+//! state machine: time and randomness are passed in. After Nygard, "Release It!" (2007), with a slow start at the end.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Turn;
+use super::Allowance;
 use crate::order::OrderId;
 use crate::store::Breaker;
 
-/// Attempts, since the last good answer, that found no service or were turned away: a handful, where two may be a restart.
+/// Attempts since the last good answer that were unreachable or turned away before the breaker is in doubt; two may be a
+/// restart.
 const UNAVAILABLE_MIN: u32 = 3;
-/// Orders that they were at, unless no service was there: what a service answers to one order may be about that order, however
-/// often it is tried.
+/// Distinct orders among them, unless the service was unreachable: an answer to one order may concern only that order,
+/// however often it is tried.
 const ORDERS_MIN: usize = 3;
-/// Bad ends of any kind since the last good answer. More, since each may be the fault of its order.
+/// Bad ends of any kind since the last good answer. Higher, since each may be the order's fault.
 const BAD_MIN: u32 = 12;
-/// The same on the way back, where few attempts are under way and the one before was a time when all of them failed.
+/// Same while half open, where few attempts run and all earlier ones failed.
 const BAD_MIN_HALF_OPEN: u32 = 3;
-/// No good answer for so long at the least, so that failures among good answers never open it however many they are.
+/// Minimum time without a good answer, so that failures among good answers never open the breaker, however many they are.
 const SILENCE_MIN: Duration = Duration::from_millis(250);
-/// The same where somebody answers, though badly.
+/// Same when the processor answers, though badly.
 const AILING_SILENCE_MIN: Duration = Duration::from_secs(2);
-/// Good answers that take long come far between: silence is judged by twice the longest of lately, up to this.
+/// Slow good answers are far apart: the silence required is twice the longest recent one, at most this.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// Good answers after which a long one is forgotten, more or less.
+/// Approximate number of good answers after which a long one is forgotten.
 const TYPICAL_MEMORY: u32 = 16;
-/// While it is in doubt, so many attempts begin in the silence it waits for: enough to find a good answer where there are
-/// any, few where there are none.
+/// Attempts that start during the required silence while in doubt: enough to find a good answer, few if there are none.
 const DOUBT_ATTEMPTS: u32 = 12;
-/// A good answer this long ago or less shows that the service works: a 503 among such is about its order.
+/// Maximum age of a good answer that shows the service works: a 503 then concerns its own order.
 const LATELY: Duration = Duration::from_mins(1);
-/// Longest time between two of them.
+/// Maximum interval of attempts while in doubt.
 const DOUBT_PACE_MAX: Duration = Duration::from_secs(1);
-/// Before the first probe; doubles with each that fails.
+/// Wait before the first probe; doubles with each failed probe.
 const WAIT_MIN: Duration = Duration::from_secs(1);
-/// Longest wait for a probe: what a service that is back may wait for us.
+/// Maximum wait for a probe, which bounds the delay after the service returns.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// A wait is shorter by up to this share at random: nodes that lost the same service do not come back to it in step.
+/// Maximum share by which a wait is shortened at random, so that nodes that lost the same service do not return in step.
 const WAIT_JITTER: f64 = 0.5;
-/// The longest wait that the service itself may ask for.
+/// Maximum wait that the service may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
-/// An attempt without an answer for so long keeps others from beginning no more: an order that hangs must not decide for
-/// all until its time is over.
+/// Time after which an unanswered attempt no longer keeps others from starting: one hanging order must not block all
+/// until it times out.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the end of an attempt tells of whatever processes the orders.
+/// Evidence about the processor from the end of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// It works: it did as it was asked, or said why not.
+    /// It works: it did as asked, or said why not.
     Good,
-    /// It fell silent or failed: its own fault, or the order's.
+    /// It fell silent or failed; its own fault or the order's.
     Ailing,
     /// It turned this program away: a wrong secret or address, or the order's fault.
     Denied,
-    /// It says that it cannot work. It may have asked for time.
+    /// It says that it cannot work, and may have asked for time.
     Unavailable { retry_after: Option<Duration> },
     /// The service could not be reached.
     Unreachable,
 }
 
-/// What becomes of an attempt that ended badly.
+/// Consequence of a badly ended attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was an attempt at the order.
+    /// It counts as an attempt.
     Counts,
-    /// It was none: the order is given back.
+    /// It does not count; the order is given back.
     GivenBack,
-    /// The same, but the order is not tried again at once: nothing else would keep it from that.
+    /// It does not count; the order waits before its next attempt, since nothing else would delay that.
     PutOff,
 }
 
-/// An attempt as the breaker saw it begin.
+/// Start of an attempt as recorded by the breaker.
 #[derive(Clone, Copy, Debug)]
 pub struct Begun {
     at: Instant,
@@ -83,23 +83,23 @@ pub struct Begun {
 pub struct CircuitBreaker {
     slots: u32,
     state: State,
-    /// Rises whenever it opens. What began before that is no probe, and not counted among those under way.
+    /// Incremented whenever the breaker opens. Attempts started earlier are not probes and not counted in `under_way`.
     era: u64,
     under_way: u32,
-    /// Since the last good answer.
+    /// Attempts since the last good answer.
     unreachable: u32,
     unavailable: u32,
     bad: u32,
-    /// Those that ended badly since then, up to [`ORDERS_MIN`] of them.
+    /// Orders of the bad ends since then, at most [`ORDERS_MIN`].
     orders: Vec<OrderId>,
     last_good: Option<Instant>,
     asked_to_wait_until: Option<Instant>,
-    /// Since when an answer is waited for: the last good one, or the first attempt after a time without any.
+    /// Start of the wait for an answer: the last good one, or the first attempt after a time without any.
     waiting_since: Option<Instant>,
-    /// How long good answers take, the longer ones of lately.
+    /// Typical duration of recent good answers, weighted to the longer ones.
     typical: Duration,
     last_begun: Option<Instant>,
-    /// Before the next probe, without jitter.
+    /// Wait before the next probe, without jitter.
     wait: Duration,
 }
 
@@ -110,9 +110,9 @@ enum State {
         probe_at: Instant,
     },
     HalfOpen {
-        /// Under way at once; one more with each good answer, so twice as many after each round.
+        /// Maximum number of running attempts; one more with each good answer, which doubles it each round.
         allowed: u32,
-        /// An attempt of this era began or ended then.
+        /// Time of the last start or end of an attempt of this era.
         heard_at: Instant,
     },
 }
@@ -145,8 +145,8 @@ impl CircuitBreaker {
         }
     }
 
-    /// How many of `free` may begin now.
-    pub fn turn(&self, free: usize, now: Instant) -> Turn {
+    /// Returns how many of `free` may start now.
+    pub fn allowance(&self, free: usize, now: Instant) -> Allowance {
         match self.state {
             State::Closed => self.pace_in_doubt(free, now),
             State::Open { probe_at } => one_from(probe_at, now),
@@ -157,10 +157,10 @@ impl CircuitBreaker {
         }
     }
 
-    /// While it may be about to open, attempts begin one by one.
-    fn pace_in_doubt(&self, free: usize, now: Instant) -> Turn {
+    /// Starts attempts one by one while the breaker may be about to open.
+    fn pace_in_doubt(&self, free: usize, now: Instant) -> Allowance {
         let (true, Some(last_begun)) = (self.is_in_doubt(), self.last_begun) else {
-            return Turn::Start(free);
+            return Allowance::Start(free);
         };
         let silence = self.silence(last_begun).max(self.silence_min());
         one_from(last_begun + (silence / DOUBT_ATTEMPTS).min(DOUBT_PACE_MAX), now)
@@ -182,15 +182,15 @@ impl CircuitBreaker {
         }
     }
 
-    /// A claim found fewer orders than might have begun: where all that began are answered there is no crowd to hold
-    /// back.
+    /// Records that a claim found fewer orders than allowed: if all started attempts are answered, no backlog needs to be
+    /// held back.
     pub fn found_no_more(&mut self) {
         if matches!(self.state, State::HalfOpen { .. }) && self.under_way == 0 && self.bad == 0 {
             self.close();
         }
     }
 
-    /// Without evidence when nobody waited for the end. `random` is uniform from 0 to 1.
+    /// Records the end of an attempt; no evidence if nobody waited for it. `random` is uniform from 0 to 1.
     pub fn end(&mut self, begun: Begun, evidence: Option<Evidence>, now: Instant, random: f64) -> Verdict {
         let of_this_era = begun.era == self.era;
         if of_this_era {
@@ -212,7 +212,7 @@ impl CircuitBreaker {
             }
             None => {
                 if let (true, State::Open { probe_at }) = (of_this_era, &mut self.state) {
-                    // The probe told nothing.
+                    // The probe gave no evidence.
                     *probe_at = now + jittered(WAIT_MIN, random);
                 }
                 Verdict::Counts
@@ -248,7 +248,7 @@ impl CircuitBreaker {
                 self.unavailable = self.unavailable.saturating_add(1);
             }
         }
-        // What one order is asked to wait for is no wait for the others.
+        // A delay requested for one order does not apply to others.
         let of_the_service = self.is_in_doubt() || !matches!(self.state, State::Closed);
         if let (Evidence::Unavailable { retry_after }, true) = (bad, of_the_service) {
             let asked = retry_after.map(|asked| now + asked.min(RETRY_AFTER_MAX));
@@ -305,7 +305,7 @@ impl CircuitBreaker {
             Evidence::Unreachable => Verdict::GivenBack,
             Evidence::Unavailable { .. } if of_the_service => Verdict::GivenBack,
             Evidence::Unavailable { .. } if !works => Verdict::PutOff,
-            // Never given back: an order whose own processing brings the service down would be tried for ever.
+            // Counts, or an order whose own processing brings the service down would be tried forever.
             Evidence::Unavailable { .. } | Evidence::Denied | Evidence::Ailing | Evidence::Good => {
                 Verdict::Counts
             }
@@ -320,13 +320,13 @@ impl CircuitBreaker {
         unavailable || ailing
     }
 
-    /// It looks as if nobody were there, but not for long enough.
+    /// Reports whether the service seems to be down, but not yet for long enough.
     fn is_in_doubt(&self) -> bool {
         let several = self.unavailable >= UNAVAILABLE_MIN && self.orders.len() >= ORDERS_MIN;
         self.unreachable >= UNAVAILABLE_MIN || several
     }
 
-    /// Without a good answer, though somebody waited for one.
+    /// Returns the time without a good answer while one was awaited.
     fn silence(&self, now: Instant) -> Duration {
         let since = self.waiting_since.unwrap_or(now);
         now.saturating_duration_since(since)
@@ -360,8 +360,12 @@ impl CircuitBreaker {
     }
 }
 
-fn one_from(at: Instant, now: Instant) -> Turn {
-    if at <= now { Turn::Start(1) } else { Turn::Wait(at) }
+fn one_from(at: Instant, now: Instant) -> Allowance {
+    if at <= now {
+        Allowance::Start(1)
+    } else {
+        Allowance::Wait(at)
+    }
 }
 
 fn jittered(wait: Duration, random: f64) -> Duration {

@@ -1,6 +1,6 @@
-//! When failed attempts may be repeated, so that an outage does not multiply what is asked of whoever processes the orders:
-//! a share of the first attempts of lately ("Handling Overload" in "Site Reliability Engineering", 2016). Pure: time and
-//! chance are passed in. The back-off of a single order is left to `retry`.
+//! Retry budget: spaces retries so that an outage does not multiply the load on the processor. Retries are limited to a
+//! share of recent first attempts ("Handling Overload" in "Site Reliability Engineering", 2016). Pure: time and
+//! randomness are passed in. `retry` computes the backoff of a single order.
 
 use std::time::Duration;
 
@@ -8,25 +8,24 @@ use tokio::time::Instant;
 
 /// Retries per first attempt.
 const SHARE: f64 = 0.1;
-/// Retries per second whatever else goes on, as in Finagle's `RetryBudget`: harmless to any service, and more than a quiet
-/// shop needs.
+/// Minimum rate of retries, as in Finagle's `RetryBudget`: harmless to any service, and enough for a quiet shop.
 const PER_SECOND_MIN: f64 = 10.0;
-/// First attempts of about so long count as lately.
+/// Time constant of the count of recent first attempts.
 const MEMORY: Duration = Duration::from_secs(10);
-/// A rate is not judged by less than so much time.
+/// Minimum time over which a rate is measured.
 const WATCHED_MIN: Duration = Duration::from_secs(1);
-/// Retries of one moment that are not spaced: a few orders that fail together notice nothing.
+/// Retries that may come at once without spacing, so that a few orders failing together are not delayed.
 const BURST: f64 = 10.0;
-/// Those for whom there is no room before the longest wait come back over its last half: not all at once.
+/// Retries beyond the budget are spread over this last part of the longest wait.
 const LATE_SHARE: f64 = 0.5;
 
 #[derive(Debug)]
 pub struct RetryBudget {
-    /// First attempts, each forgotten by and by.
+    /// First attempts, decaying over time.
     firsts: f64,
     as_of: Instant,
     started: Instant,
-    /// When the last place that was given is used up.
+    /// Time at which the last reserved retry is used up.
     given_until: Instant,
 }
 
@@ -45,7 +44,7 @@ impl RetryBudget {
         self.as_of = now;
     }
 
-    /// A place for one retry: how long it has to wait for it, `longest` at most. `random` is uniform from 0 to 1.
+    /// Reserves one retry and returns its delay, at most `longest`. `random` is uniform from 0 to 1.
     pub fn reserve(&mut self, longest: Duration, now: Instant, random: f64) -> Duration {
         let spacing = Duration::from_secs_f64(1.0 / self.per_second(now));
         let free_from = self.given_until.max(now);
@@ -53,7 +52,7 @@ impl RetryBudget {
             .duration_since(now)
             .saturating_sub(spacing.mul_f64(BURST - 1.0));
         if wait > longest {
-            // There is no room: later retries must not wait for this one.
+            // Over budget: later retries must not wait for this one.
             return longest.mul_f64(1.0 - LATE_SHARE * random);
         }
         self.given_until = free_from + spacing;
@@ -62,7 +61,7 @@ impl RetryBudget {
 
     fn per_second(&self, now: Instant) -> f64 {
         let watched = now.saturating_duration_since(self.started).max(WATCHED_MIN);
-        // What has been counted for less than the memory lasts stands for less.
+        // A count younger than the memory covers less time.
         let lately = MEMORY.as_secs_f64() * (1.0 - left_after(watched));
         (SHARE * self.firsts_at(now) / lately).max(PER_SECOND_MIN)
     }
@@ -72,7 +71,7 @@ impl RetryBudget {
     }
 }
 
-/// What is left of a count after so long.
+/// Returns the share of a count that is left after a span.
 fn left_after(span: Duration) -> f64 {
     (-span.as_secs_f64() / MEMORY.as_secs_f64()).exp()
 }
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_shop_notices_nothing() {
+    fn a_few_retries_are_not_delayed() {
         let now = Instant::now();
         let mut budget = RetryBudget::new(now);
         for _ in 0..10 {
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn very_many_failures_at_once_are_tried_again_at_the_least_rate() {
+    fn many_failures_at_once_are_retried_at_the_minimum_rate() {
         let now = Instant::now();
         let mut budget = RetryBudget::new(now);
         let waits: Vec<_> = (0..1_000).map(|_| budget.reserve(LONGEST, now, 0.0)).collect();
@@ -115,11 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn at_full_speed_a_tenth_of_it_are_retries() {
+    fn at_full_speed_a_tenth_of_the_attempts_are_retries() {
         let began = Instant::now();
         let mut budget = RetryBudget::new(began);
         let mut retries = Vec::new();
-        // A thousand orders a second, of which every second one fails.
+        // A thousand orders a second, every second one failing.
         for at in (0..120_000).map(Duration::from_millis) {
             budget.first_attempt(began + at);
             if at.as_millis() % 2 == 0 {
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn with_no_room_left_retries_come_over_the_last_half_of_the_longest_wait() {
+    fn retries_over_budget_are_spread_over_the_last_half_of_the_longest_wait() {
         let now = Instant::now();
         let mut budget = RetryBudget::new(now);
         let longest = Duration::from_secs(10);
@@ -146,7 +145,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_waits_longer_than_the_longest_and_the_rate_holds_where_there_is_room(
+        fn no_retry_waits_longer_than_the_longest_and_the_rate_holds_within_budget(
             steps in prop::collection::vec((0_u64..50, 0_u8..4, 0.0_f64..=1.0), 1..400), longest in 0_u64..100_000,
         ) {
             let began = Instant::now();

@@ -101,11 +101,11 @@ async fn settings_without_effect_on_the_store_are_warned_about_everywhere() {
         ("ORDERLY_IDLE_SLEEP", "on"),
     ])
     .await;
-    let warning = "DATABASE_DIRECT_URL (from the environment) is set, but means nothing to SQLite";
+    let warning = "DATABASE_DIRECT_URL (from the environment) is set, but has no effect with SQLite";
     assert!(shop.server.said(warning));
     assert!(
         shop.server
-            .said("ORDERLY_IDLE_SLEEP (from the environment) is set, but means nothing")
+            .said("ORDERLY_IDLE_SLEEP (from the environment) is set, but has no effect")
     );
     for line in ["verify", "migrate --dry-run"] {
         let mut command = command(shop.folder.path(), line);

@@ -55,13 +55,13 @@ async fn doctor_finds_an_unwritable_folder() {
         ("ORDERLY_LOG_DIR", "file/logs"),
     ];
     let said = doctor(folder.path(), &settings).await;
-    assert_check(&said, "store", "fail", "none can be made", "DATABASE_URL");
+    assert_check(&said, "store", "fail", "none can be created", "DATABASE_URL");
     assert_check(&said, "log", "warn", "no log file", "ORDERLY_LOG_DIR");
     assert_eq!(said.exit, Some(1));
     // Writing there fails for root too.
     if Path::new("/proc/self").exists() {
         let said = doctor(folder.path(), &[("DATABASE_URL", "sqlite:/proc/orderly.db")]).await;
-        assert_check(&said, "store", "fail", "none can be made", "");
+        assert_check(&said, "store", "fail", "none can be created", "");
     }
 }
 

@@ -18,7 +18,7 @@ async fn a_trailing_newline_in_a_url_is_ignored() {
 async fn a_path_with_an_unexpanded_prefix_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (url, because) in [
-        ("sqlite:~/orders.db", "only a shell knows"),
+        ("sqlite:~/orders.db", "only a shell expands"),
         ("sqlite:data/", "names a folder"),
         ("sqlite:da\nta/orders.db", "control character"),
     ] {
@@ -33,7 +33,7 @@ async fn a_path_with_an_unexpanded_prefix_is_refused() {
         "copy --from sqlite:~/x.db --to postgres://h/d",
     ))
     .await;
-    from.assert_failed(78, "only a shell knows");
+    from.assert_failed(78, "only a shell expands");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

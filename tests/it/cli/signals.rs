@@ -40,7 +40,7 @@ async fn unused_signals_are_ignored_and_logged() {
     let shop = Shop::open(&[]).await;
     for name in ["USR1", "USR2"] {
         shop.server.signal(name).await;
-        let told = format!("SIG{name} received: it means nothing to this server and is ignored");
+        let told = format!("SIG{name} received and ignored");
         shop.server.says(&told).await;
     }
     shop.order(1).await;

@@ -58,7 +58,7 @@ async fn verify_doctor_and_copy_read_a_standby() {
     for part in [
         "is sound: 3 orders",
         "it is a standby",
-        "to the server that takes writes",
+        "at the server that takes writes",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }

@@ -87,7 +87,7 @@ async fn failures_from_external_workers_wait_for_a_jittered_backoff() {
                 cap: Duration::from_mins(5),
             },
         },
-        desk: None,
+        lease_requests: None,
         metrics: Metrics::new(),
     };
     let ids = harness.accept_some(2 * ORDERS).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use orderly::event::EventKind;
 use orderly::order::{OrderId, OrderStatus};
-use orderly::pull::{Desk, TakeError, Wanted};
+use orderly::pull::{LeaseRequests, TakeError, Wanted};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -30,24 +30,24 @@ const AWAKE: Setting = Setting {
 };
 const ID: OrderId = OrderId(1);
 
-async fn world(setting: Setting) -> (World, Arc<Desk>, Arc<Line>) {
+async fn world(setting: Setting) -> (World, Arc<LeaseRequests>, Arc<Line>) {
     let line = Line::new();
-    let (world, desk) = World::with_desk(setting, |store| twisted(store, line.clone())).await;
-    (world, desk, line)
+    let (world, requests) = World::with_lease_requests(setting, |store| twisted(store, line.clone())).await;
+    (world, requests, line)
 }
 
 type Asking = JoinHandle<Result<Vec<OrderId>, TakeError>>;
 
 /// Sends a worker's request for one order; returns once the worker is waiting.
-async fn ask(desk: &Arc<Desk>, wait: Duration) -> Asking {
+async fn ask(requests: &Arc<LeaseRequests>, wait: Duration) -> Asking {
     let wanted = Wanted {
         orders_max: 1,
         wait,
         lease: LEASE,
     };
-    let desk = desk.clone();
+    let requests = requests.clone();
     let asking = tokio::spawn(async move {
-        let leases = desk.take(wanted).await?.into_leases();
+        let leases = requests.take(wanted).await?.into_leases();
         Ok(leases.iter().map(|lease| lease.order.order_id).collect())
     });
     tokio::task::yield_now().await;
@@ -61,8 +61,8 @@ async fn answer(world: &World, asking: Asking) -> Vec<OrderId> {
 
 #[tokio::test(start_paused = true)]
 async fn without_orders_or_workers_a_node_makes_four_calls_a_minute() {
-    let (world, desk, line) = world(AWAKE).await;
-    let asking = ask(&desk, Duration::ZERO).await;
+    let (world, requests, line) = world(AWAKE).await;
+    let asking = ask(&requests, Duration::ZERO).await;
     assert_eq!(answer(&world, asking).await, []);
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let quiet = Instant::now();
@@ -79,11 +79,11 @@ async fn without_orders_or_workers_a_node_makes_four_calls_a_minute() {
 
 #[tokio::test(start_paused = true)]
 async fn many_waiting_workers_poll_the_store_as_often_as_one() {
-    let (world, desk, line) = world(AWAKE).await;
+    let (world, requests, line) = world(AWAKE).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let mut waiting = Vec::new();
     for _ in 0..200 {
-        waiting.push(ask(&desk, MINUTE).await);
+        waiting.push(ask(&requests, MINUTE).await);
     }
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     for asking in waiting {
@@ -92,12 +92,12 @@ async fn many_waiting_workers_poll_the_store_as_often_as_one() {
     // Each worker asks again when its wait ends, at different moments.
     let mut waiting: Vec<Asking> = Vec::new();
     for _ in 0..120 {
-        waiting.push(ask(&desk, MINUTE).await);
+        waiting.push(ask(&requests, MINUTE).await);
         world.pass(Duration::from_millis(500)).await;
     }
     let quiet = Instant::now();
     for _ in 0..240 {
-        waiting.push(ask(&desk, MINUTE).await);
+        waiting.push(ask(&requests, MINUTE).await);
         world.pass(Duration::from_millis(500)).await;
     }
     let claims = line.times_since(quiet, Call::Claim);
@@ -108,15 +108,15 @@ async fn many_waiting_workers_poll_the_store_as_often_as_one() {
             world.harness.order(ID).await.status == OrderStatus::Processing
         })
         .await;
-    drop(desk);
+    drop(requests);
     world.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_accepted_order_goes_to_a_waiting_worker_at_once() {
-    let (world, desk, _) = world(AWAKE).await;
+    let (world, requests, _) = world(AWAKE).await;
     world.pass_long(Duration::from_mins(10), async |_| {}).await;
-    let asking = ask(&desk, MINUTE).await;
+    let asking = ask(&requests, MINUTE).await;
     world.pass(Duration::from_secs(10)).await;
     let accepted = Instant::now();
     let id = world.harness.accept_one().await;
@@ -131,11 +131,11 @@ async fn an_accepted_order_goes_to_a_waiting_worker_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_due_retry_goes_to_a_waiting_worker_at_once() {
-    let (world, desk, _) = world(AWAKE).await;
+    let (world, requests, _) = world(AWAKE).await;
     let due = Instant::now() + Duration::from_secs(20);
     // No worker waits yet.
     world.harness.order_due_in(20).await;
-    let asking = ask(&desk, MINUTE).await;
+    let asking = ask(&requests, MINUTE).await;
     assert_eq!(answer(&world, asking).await, [ID]);
     let late = Instant::now().saturating_duration_since(due);
     assert!(
@@ -147,7 +147,7 @@ async fn a_due_retry_goes_to_a_waiting_worker_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn without_waiting_workers_a_node_polls_once_a_second() {
-    let (world, desk, line) = world(AWAKE).await;
+    let (world, requests, line) = world(AWAKE).await;
     world.harness.accept_one().await;
     world.pass(Duration::from_secs(2)).await;
     let busy = Instant::now();
@@ -157,7 +157,7 @@ async fn without_waiting_workers_a_node_polls_once_a_second() {
     }
     let claims = line.times_since(busy, Call::Claim);
     assert!(most_within(Duration::from_secs(10), &claims) <= 12, "{claims:?}");
-    let asking = ask(&desk, Duration::ZERO).await;
+    let asking = ask(&requests, Duration::ZERO).await;
     let asked = Instant::now();
     assert_eq!(answer(&world, asking).await, [ID]);
     assert!(
@@ -169,9 +169,9 @@ async fn without_waiting_workers_a_node_polls_once_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_workers_order_is_swept_soon_after_its_lease_expires() {
-    let (world, desk, _) = world(AWAKE).await;
+    let (world, requests, _) = world(AWAKE).await;
     world.harness.accept_one().await;
-    let asking = ask(&desk, MINUTE).await;
+    let asking = ask(&requests, MINUTE).await;
     assert_eq!(answer(&world, asking).await, [ID]);
     let taken = Instant::now();
     world.until_status(ID, OrderStatus::Pending).await;
@@ -183,12 +183,12 @@ async fn a_silent_workers_order_is_swept_soon_after_its_lease_expires() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_node_sleeps_until_a_worker_asks() {
-    let (world, desk, line) = world(SLEEPY).await;
+    let (world, requests, line) = world(SLEEPY).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let asleep = Instant::now();
     world.pass_long(Duration::from_hours(1), async |_| {}).await;
     assert_eq!(line.calls_since(asleep), []);
-    let asking = ask(&desk, MINUTE).await;
+    let asking = ask(&requests, MINUTE).await;
     world.pass_long(Duration::from_secs(50), async |_| {}).await;
     assert!(
         world
@@ -204,12 +204,12 @@ async fn an_idle_node_sleeps_until_a_worker_asks() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_does_not_sleep_while_a_worker_waits() {
-    let (world, desk, line) = world(SLEEPY).await;
-    let mut waiting = vec![ask(&desk, MINUTE).await];
+    let (world, requests, line) = world(SLEEPY).await;
+    let mut waiting = vec![ask(&requests, MINUTE).await];
     let began = Instant::now();
     for _ in 0..20 {
         world.pass_long(Duration::from_secs(30), async |_| {}).await;
-        waiting.push(ask(&desk, MINUTE).await);
+        waiting.push(ask(&requests, MINUTE).await);
     }
     let claims = line.times_since(began, Call::Claim);
     let gaps = claims.windows(2).map(|two| two[1] - two[0]);
@@ -219,10 +219,10 @@ async fn a_node_does_not_sleep_while_a_worker_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn workers_keep_waiting_while_the_store_is_unavailable() {
-    let (world, desk, line) = world(AWAKE).await;
+    let (world, requests, line) = world(AWAKE).await;
     line.cut(&[Call::Claim]);
-    let asking = ask(&desk, MINUTE).await;
-    let asks_once = ask(&desk, Duration::ZERO).await;
+    let asking = ask(&requests, MINUTE).await;
+    let asks_once = ask(&requests, Duration::ZERO).await;
     world.until("an answer", async |_| asks_once.is_finished()).await;
     assert!(matches!(asks_once.await.unwrap(), Err(TakeError::Store(_))));
     let id = world.harness.accept_one().await;
@@ -235,8 +235,8 @@ async fn workers_keep_waiting_while_the_store_is_unavailable() {
 
 #[tokio::test(start_paused = true)]
 async fn an_order_of_a_disconnected_worker_is_released_despite_store_errors() {
-    let (world, desk, line) = world(AWAKE).await;
-    let asking = ask(&desk, MINUTE).await;
+    let (world, requests, line) = world(AWAKE).await;
+    let asking = ask(&requests, MINUTE).await;
     // Starts between two polls, which are one and then two seconds apart: a poll in progress would be held and no other
     // made.
     world.pass(Duration::from_millis(1_500)).await;
@@ -262,12 +262,12 @@ async fn an_order_of_a_disconnected_worker_is_released_despite_store_errors() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stopping_node_answers_waiting_workers() {
-    let (mut world, desk, _) = world(AWAKE).await;
-    let asking = ask(&desk, MINUTE).await;
+    let (mut world, requests, _) = world(AWAKE).await;
+    let asking = ask(&requests, MINUTE).await;
     world.pass(Duration::from_secs(1)).await;
     world.drain(Duration::ZERO).await;
     assert_eq!(asking.await.unwrap().unwrap(), []);
-    let refused = ask(&desk, MINUTE).await.await.unwrap();
+    let refused = ask(&requests, MINUTE).await.await.unwrap();
     assert!(matches!(refused, Err(TakeError::Closed)));
     world.end().await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use orderly::lease::{Lease, Outcome};
 use orderly::order::{OrderId, OrderStatus};
-use orderly::pull::{Desk, Wanted};
+use orderly::pull::{LeaseRequests, Wanted};
 
 use super::world::{LEASE, Setting, World};
 
@@ -23,21 +23,21 @@ const THREADS: usize = 4;
 const ROUNDS_MAX: usize = 100;
 
 /// Takes a lease for one thread of the worker.
-async fn take(world: &World, desk: &Arc<Desk>) -> Option<Lease> {
+async fn take(world: &World, requests: &Arc<LeaseRequests>) -> Option<Lease> {
     let wanted = Wanted {
         orders_max: 1,
         wait: Duration::ZERO,
         lease: LEASE,
     };
-    let desk = desk.clone();
-    let asking = tokio::spawn(async move { desk.take(wanted).await.unwrap().into_leases().pop() });
+    let requests = requests.clone();
+    let asking = tokio::spawn(async move { requests.take(wanted).await.unwrap().into_leases().pop() });
     world.until("an answer", async |_| asking.is_finished()).await;
     asking.await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_kills_its_worker_poisons_no_other_order() {
-    let (world, desk) = World::with_desk(PULL, |store| store).await;
+    let (world, requests) = World::with_lease_requests(PULL, |store| store).await;
     let ids = world.harness.accept_some(THREADS).await;
     let deadly = ids[1];
     let mut rounds = 0;
@@ -46,7 +46,7 @@ async fn an_order_that_kills_its_worker_poisons_no_other_order() {
         assert!(rounds < ROUNDS_MAX, "the order is never poisoned");
         let mut taken = Vec::new();
         for _ in 0..THREADS {
-            taken.extend(take(&world, &desk).await);
+            taken.extend(take(&world, &requests).await);
         }
         if taken.iter().any(|lease| lease.order.order_id == deadly) {
             // The whole worker process dies.
@@ -70,6 +70,6 @@ async fn an_order_that_kills_its_worker_poisons_no_other_order() {
         };
         assert_eq!(status, expected, "{id}");
     }
-    drop(desk);
+    drop(requests);
     world.end().await;
 }

@@ -8,7 +8,7 @@ use orderly::janitor;
 use orderly::lease::NodeId;
 use orderly::metrics::Metrics;
 use orderly::order::{OrderId, OrderStatus};
-use orderly::pull::Desk;
+use orderly::pull::LeaseRequests;
 use orderly::retry::RetryPolicy;
 use orderly::store::{Breaker, GiveBack, Heartbeat, Node, Store};
 use orderly::worker::{Worker, WorkerSettings};
@@ -107,7 +107,7 @@ impl AtWork {
             crashes_max: CRASHES_MAX,
             after: None,
         };
-        let leases = janitor::leases::run(store.clone(), sweep, worker.beaten(), stopped.clone());
+        let leases = janitor::leases::run(store.clone(), sweep, worker.sweep_due(), stopped.clone());
         let mut janitors = vec![tokio::spawn(leases)];
         if let Some(older_than) = setting.retention {
             let retention = janitor::retention::run(store, older_than, worker.awake(), stopped.clone());
@@ -143,18 +143,18 @@ impl World {
     }
 
     /// Creates a node that hands out its orders to external workers.
-    pub async fn with_desk(
+    pub async fn with_lease_requests(
         setting: Setting,
         twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
-    ) -> (World, Arc<Desk>) {
-        let mut desk = None;
+    ) -> (World, Arc<LeaseRequests>) {
+        let mut requests = None;
         let world = World::with(setting, twist, |store, _, metrics| {
-            let desk = desk.insert(Desk::new(store.wakeups(), metrics.clone()));
-            let worker = Worker::start_for(desk.clone(), store.clone(), setting.worker(), metrics);
+            let requests = requests.insert(LeaseRequests::new(store.wakeups(), metrics.clone()));
+            let worker = Worker::start_for(requests.clone(), store.clone(), setting.worker(), metrics);
             AtWork::around(worker, store, setting)
         })
         .await;
-        (world, desk.expect("the node has started"))
+        (world, requests.expect("the node has started"))
     }
 
     async fn with(

@@ -1,4 +1,4 @@
-//! The breaker by itself, with a clock of the test's own.
+//! Unit tests of the breaker, with their own clock.
 
 use super::*;
 
@@ -10,11 +10,11 @@ const REFUSED: Evidence = Evidence::Unreachable;
 const AWAY: Evidence = Evidence::Unavailable { retry_after: None };
 const MS: Duration = Duration::from_millis(1);
 
-/// A breaker and its time. No jitter, so that waits are whole.
+/// A breaker and its clock, without jitter so that waits are whole numbers.
 struct Bench {
     breaker: CircuitBreaker,
     now: Instant,
-    /// Each attempt is at another order.
+    /// Every attempt is at a new order.
     last_order: i64,
 }
 
@@ -40,13 +40,13 @@ impl Bench {
         self.breaker.end(begun, Some(evidence), self.now, 0.0)
     }
 
-    /// One attempt that ends at once.
+    /// Runs an attempt that ends at once.
     fn attempt(&mut self, evidence: Evidence) -> Verdict {
         let begun = self.begin();
         self.end(begun, evidence)
     }
 
-    /// One that takes so long.
+    /// Runs an attempt of the given duration.
     fn attempt_for(&mut self, span: Duration, evidence: Evidence) -> Verdict {
         let begun = self.begin();
         self.now += span;
@@ -54,20 +54,20 @@ impl Bench {
     }
 
     fn may_start(&self) -> usize {
-        match self.breaker.turn(100, self.now) {
-            Turn::Start(attempts) => attempts,
-            Turn::Wait(until) => {
-                assert!(until > self.now, "no waiting for what is over");
+        match self.breaker.allowance(100, self.now) {
+            Allowance::Start(attempts) => attempts,
+            Allowance::Wait(until) => {
+                assert!(until > self.now, "never waits for a time in the past");
                 0
             }
         }
     }
 
-    /// Moves time to where an attempt may begin; answers how long that took.
+    /// Advances the clock until an attempt may start; returns by how much.
     fn wait(&mut self) -> Duration {
-        match self.breaker.turn(100, self.now) {
-            Turn::Start(_) => Duration::ZERO,
-            Turn::Wait(until) => {
+        match self.breaker.allowance(100, self.now) {
+            Allowance::Start(_) => Duration::ZERO,
+            Allowance::Wait(until) => {
                 let wait = until - self.now;
                 self.now = until;
                 wait
@@ -102,7 +102,7 @@ impl Bench {
 }
 
 #[test]
-fn where_nobody_ever_answered_a_handful_opens_it() {
+fn without_any_good_answer_a_few_attempts_open_it() {
     for (bad, first) in [
         (REFUSED, Verdict::GivenBack),
         (AWAY, Verdict::PutOff),
@@ -126,7 +126,7 @@ fn where_nobody_ever_answered_a_handful_opens_it() {
 }
 
 #[test]
-fn after_a_quiet_time_those_who_are_refused_at_once_do_not_open_it_before_others_are_answered() {
+fn after_a_quiet_time_refusals_do_not_open_it_before_a_slow_good_answer() {
     let mut bench = Bench::new();
     for _ in 0..3 {
         bench.now += Duration::from_hours(1);
@@ -141,7 +141,7 @@ fn after_a_quiet_time_those_who_are_refused_at_once_do_not_open_it_before_others
 }
 
 #[test]
-fn a_service_that_dies_opens_it_after_few_attempts_though_they_fail_at_once() {
+fn a_service_that_dies_opens_it_after_few_attempts() {
     let mut bench = Bench::new();
     bench.attempt_for(50 * MS, Evidence::Good);
     let died = bench.now;
@@ -168,9 +168,9 @@ fn failures_among_good_answers_never_open_it() {
     }
 }
 
-/// The good ones take 5 s, and there are hundreds of failures between two of them.
+/// Good answers take 5 s, with hundreds of failures between two of them.
 #[test]
-fn where_good_answers_take_long_it_waits_longer_for_one() {
+fn slow_good_answers_extend_the_silence_it_waits_for() {
     let mut bench = Bench::new();
     bench.attempt_for(Duration::from_secs(5), Evidence::Good);
     for _ in 0..20 {
@@ -193,7 +193,7 @@ fn where_good_answers_take_long_it_waits_longer_for_one() {
 }
 
 #[test]
-fn a_service_that_only_ails_opens_it_after_more_and_its_orders_count_as_tried() {
+fn a_service_that_only_ails_opens_it_later_and_its_attempts_count() {
     let mut bench = Bench::new();
     bench.attempt(Evidence::Good);
     for _ in 0..BAD_MIN {
@@ -206,28 +206,28 @@ fn a_service_that_only_ails_opens_it_after_more_and_its_orders_count_as_tried() 
 }
 
 #[test]
-fn open_it_lets_one_at_a_time_begin_after_growing_waits() {
+fn while_open_single_probes_start_after_growing_waits() {
     let mut bench = Bench::opened();
     for seconds in [1, 2, 4, 8, 10, 10] {
         assert_eq!(bench.may_start(), 0);
         assert_eq!(bench.wait(), Duration::from_secs(seconds));
         assert_eq!(bench.may_start(), 1);
         let probe = bench.begin();
-        assert_eq!(bench.may_start(), 0, "one at a time");
+        assert_eq!(bench.may_start(), 0, "one probe at a time");
         assert_eq!(bench.end(probe, REFUSED), Verdict::GivenBack);
         assert_eq!(bench.state(), Breaker::Open);
     }
 }
 
 #[test]
-fn nodes_that_lost_the_same_service_do_not_come_back_in_step() {
+fn jitter_spreads_the_probes_of_several_nodes() {
     for (random, ms) in [(0.0, 1_000), (0.5, 750), (1.0, 500)] {
         assert_eq!(jittered(WAIT_MIN, random), MS * ms);
     }
 }
 
 #[test]
-fn it_waits_for_as_long_as_the_service_asks_up_to_a_minute() {
+fn it_waits_as_long_as_the_service_asks_up_to_a_minute() {
     for (asked, waits) in [(1, 1), (30, 30), (3_600, 60)] {
         let mut bench = Bench::new();
         for _ in 0..UNAVAILABLE_MIN {
@@ -241,19 +241,19 @@ fn it_waits_for_as_long_as_the_service_asks_up_to_a_minute() {
 }
 
 #[test]
-fn what_was_under_way_when_it_opened_is_given_back_and_no_probe() {
+fn attempts_running_when_it_opened_are_given_back_and_are_not_probes() {
     let mut bench = Bench::new();
     let under_way: Vec<Begun> = (0..10).map(|_| bench.begin()).collect();
     bench.refuse_until_open();
     for begun in under_way {
         assert_eq!(bench.end(begun, REFUSED), Verdict::GivenBack);
     }
-    assert_eq!(bench.wait(), WAIT_MIN, "no longer than before");
+    assert_eq!(bench.wait(), WAIT_MIN, "not extended");
     assert_eq!(bench.may_start(), 1);
 }
 
 #[test]
-fn back_again_twice_as_many_begin_after_each_round() {
+fn after_recovery_each_round_starts_twice_as_many() {
     let mut bench = Bench::half_opened();
     for room in [1, 2, 4, 8] {
         assert_eq!(bench.may_start(), room);
@@ -269,7 +269,7 @@ fn back_again_twice_as_many_begin_after_each_round() {
 }
 
 #[test]
-fn what_still_hangs_from_before_takes_no_room_from_those_who_find_out() {
+fn attempts_hanging_from_before_do_not_count_as_running() {
     let mut bench = Bench::new();
     let hanging: Vec<Begun> = (0..SLOTS).map(|_| bench.begin()).collect();
     bench.refuse_until_open();
@@ -279,11 +279,11 @@ fn what_still_hangs_from_before_takes_no_room_from_those_who_find_out() {
     for begun in hanging {
         bench.end(begun, Evidence::Good);
     }
-    assert_eq!(bench.may_start(), 1, "they tell nothing of how much it can take");
+    assert_eq!(bench.may_start(), 1, "they say nothing about its capacity");
 }
 
 #[test]
-fn half_open_some_failures_among_good_answers_do_not_open_it_again() {
+fn while_half_open_failures_among_good_answers_do_not_reopen_it() {
     let mut bench = Bench::half_opened();
     let mut answers = 0;
     while bench.state() == Breaker::HalfOpen {
@@ -296,7 +296,7 @@ fn half_open_some_failures_among_good_answers_do_not_open_it_again() {
 }
 
 #[test]
-fn half_open_it_opens_again_after_a_few_and_waits_longer() {
+fn while_half_open_a_few_failures_reopen_it_with_a_longer_wait() {
     for (bad, verdict) in [(REFUSED, Verdict::GivenBack), (Evidence::Ailing, Verdict::Counts)] {
         let mut bench = Bench::half_opened();
         let mut attempts = 0;
@@ -309,23 +309,23 @@ fn half_open_it_opens_again_after_a_few_and_waits_longer() {
     }
 }
 
-/// Otherwise one order that hangs would hold up all the others until its time is over.
+/// Otherwise one hanging order would block all others until it times out.
 #[test]
-fn a_probe_without_an_answer_lets_another_begin() {
+fn a_probe_without_an_answer_lets_another_start() {
     let mut bench = Bench::opened();
     bench.wait();
     bench.begin();
     assert_eq!(bench.wait(), PATIENCE);
     bench.attempt(Evidence::Good);
     assert_eq!(bench.state(), Breaker::HalfOpen);
-    // The first still hangs, and is counted as one that finds out.
+    // The first still hangs and counts as running.
     assert_eq!(bench.may_start(), 0);
     assert_eq!(bench.wait(), PATIENCE);
     assert_eq!(bench.may_start(), 1);
 }
 
 #[test]
-fn a_probe_that_told_nothing_is_followed_by_another() {
+fn a_probe_without_evidence_is_followed_by_another() {
     let mut bench = Bench::opened();
     bench.wait();
     let cancelled = bench.begin();
@@ -335,11 +335,11 @@ fn a_probe_that_told_nothing_is_followed_by_another() {
 }
 
 #[test]
-fn with_no_crowd_waiting_it_closes() {
+fn it_closes_when_no_backlog_waits() {
     let mut bench = Bench::half_opened();
     let last = bench.begin();
     bench.breaker.found_no_more();
-    assert_eq!(bench.state(), Breaker::HalfOpen, "one is under way");
+    assert_eq!(bench.state(), Breaker::HalfOpen, "one is running");
     bench.end(last, Evidence::Good);
     bench.breaker.found_no_more();
     assert_eq!(bench.state(), Breaker::Closed);
@@ -349,7 +349,7 @@ fn with_no_crowd_waiting_it_closes() {
 }
 
 #[test]
-fn closed_again_it_knows_nothing_of_the_time_before() {
+fn after_closing_it_forgets_the_outage() {
     let mut bench = Bench::half_opened();
     bench.breaker.found_no_more();
     bench.now += Duration::from_hours(1);

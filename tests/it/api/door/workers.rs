@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orderly::metrics::Metrics;
-use orderly::pull::{Desk, Outside, OutsideSettings};
+use orderly::pull::{LeaseRequests, Outside, OutsideSettings};
 use orderly::retry::RetryPolicy;
 use orderly::store::Store;
 use orderly::worker::{Worker, WorkerSettings};
@@ -31,10 +31,10 @@ const SETTINGS: WorkerSettings = WorkerSettings {
 
 /// State of the worker routes, and the dispatcher that claims for them.
 pub(super) fn outside(store: &Arc<dyn Store>, metrics: &Metrics, pull: bool) -> (Outside, Option<Worker>) {
-    let desk = pull.then(|| Desk::new(store.wakeups(), metrics.clone()));
-    let worker = desk
+    let lease_requests = pull.then(|| LeaseRequests::new(store.wakeups(), metrics.clone()));
+    let worker = lease_requests
         .clone()
-        .map(|desk| Worker::start_for(desk, store.clone(), SETTINGS, metrics.clone()));
+        .map(|lease_requests| Worker::start_for(lease_requests, store.clone(), SETTINGS, metrics.clone()));
     let outside = Outside {
         store: store.clone(),
         settings: OutsideSettings {
@@ -42,7 +42,7 @@ pub(super) fn outside(store: &Arc<dyn Store>, metrics: &Metrics, pull: bool) -> 
             attempt_timeout: SETTINGS.attempt_timeout,
             retry: SETTINGS.retry,
         },
-        desk,
+        lease_requests,
         metrics: metrics.clone(),
     };
     (outside, worker)

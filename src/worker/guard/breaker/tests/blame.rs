@@ -1,10 +1,10 @@
-//! Whose fault a bad end is: that of the order, or of whatever processes it.
+//! Blame for a bad end: the order or the processor.
 
 use super::*;
 
-/// Issue 13, point 6: what a service answers to one order says nothing of the others.
+/// Issue 13, point 6: an answer to one order says nothing about others.
 #[test]
-fn one_order_that_is_turned_away_again_and_again_never_opens_it() {
+fn one_order_that_is_always_turned_away_never_opens_it() {
     let asks = Evidence::Unavailable {
         retry_after: Some(Duration::from_secs(45)),
     };
@@ -23,7 +23,7 @@ fn one_order_that_is_turned_away_again_and_again_never_opens_it() {
 }
 
 #[test]
-fn a_missing_service_never_counts() {
+fn an_unreachable_service_never_counts() {
     let mut bench = Bench::new();
     for _ in 0..100 {
         bench.attempt(Evidence::Good);
@@ -35,9 +35,9 @@ fn a_missing_service_never_counts() {
 }
 
 #[test]
-fn unavailable_counts_while_others_were_served_lately() {
+fn unavailable_counts_if_others_were_served_lately() {
     let mut bench = Bench::new();
-    assert_eq!(bench.attempt(AWAY), Verdict::PutOff, "no order was ever served");
+    assert_eq!(bench.attempt(AWAY), Verdict::PutOff, "no order was served yet");
     bench.attempt(Evidence::Good);
     bench.now += LATELY;
     assert_eq!(bench.attempt(AWAY), Verdict::Counts);
@@ -46,25 +46,25 @@ fn unavailable_counts_while_others_were_served_lately() {
     assert_eq!(
         bench.attempt(AWAY),
         Verdict::GivenBack,
-        "three orders: it is in doubt"
+        "three orders: the breaker is in doubt"
     );
 }
 
 #[test]
-fn who_is_turned_away_counts_in_every_state() {
+fn a_denied_attempt_counts_in_every_state() {
     for mut bench in [Bench::new(), Bench::opened(), Bench::half_opened()] {
         assert_eq!(bench.attempt(Evidence::Denied), Verdict::Counts);
     }
 }
 
 #[test]
-fn what_one_order_is_asked_to_wait_for_keeps_no_other() {
+fn a_delay_for_one_order_does_not_apply_to_others() {
     let mut bench = Bench::new();
     let asks = Evidence::Unavailable {
         retry_after: Some(RETRY_AFTER_MAX),
     };
     bench.attempt(asks);
     bench.refuse_until_open();
-    // The last of them found it open already.
+    // The last of them found it open.
     assert_eq!(bench.wait(), WAIT_MIN * 2);
 }

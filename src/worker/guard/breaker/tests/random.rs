@@ -1,4 +1,4 @@
-//! Random stories of attempts and their ends.
+//! Random sequences of attempts and their ends.
 
 use proptest::prelude::*;
 
@@ -32,9 +32,9 @@ fn deed() -> impl Strategy<Value = Deed> {
 }
 
 proptest! {
-    /// Whatever happens, somebody may begin after a wait that has an end, and then works until all may.
+    /// In every state an attempt may start after a bounded wait, and good answers then close the breaker.
     #[test]
-    fn it_always_finds_its_way_back(deeds in prop::collection::vec(deed(), 0..300), random in 0.0_f64..=1.0) {
+    fn it_always_recovers(deeds in prop::collection::vec(deed(), 0..300), random in 0.0_f64..=1.0) {
         let mut bench = Bench::new();
         let mut under_way = Vec::new();
         for deed in deeds {
@@ -63,9 +63,9 @@ proptest! {
                 Deed::Pass(ms) => bench.now += Duration::from_millis(ms),
                 Deed::FoundNoMore => bench.breaker.found_no_more(),
             }
-            let wait = match bench.breaker.turn(100, bench.now) {
-                Turn::Start(_) => Duration::ZERO,
-                Turn::Wait(until) => until - bench.now,
+            let wait = match bench.breaker.allowance(100, bench.now) {
+                Allowance::Start(_) => Duration::ZERO,
+                Allowance::Wait(until) => until - bench.now,
             };
             prop_assert!(wait <= RETRY_AFTER_MAX, "{wait:?}");
         }

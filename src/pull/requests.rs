@@ -1,5 +1,5 @@
-//! The desk where workers outside ask for orders: a bounded line of requests, of which the node's one dispatcher takes
-//! the first and claims for them. Nothing is lost with a request that is gone: its leases come back to the dispatcher.
+//! Queue of lease requests from external workers. The queue is bounded; the node's dispatcher takes the first requests
+//! and claims orders for them. Leases of a request that is gone return to the dispatcher.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,32 +12,32 @@ use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::store::{CLAIM_ORDERS_MAX, StoreError, Wakeups};
 
-/// Most requests that wait at one desk. Each holds a connection and a few hundred bytes; a worker that finds the line
-/// full has hundreds before it, and comes back later.
+/// Maximum number of waiting requests per node. Each holds a connection and a few hundred bytes; beyond that workers
+/// retry later.
 pub const WAITING_MAX: usize = 1_000;
 
-/// What a request asks for.
+/// A request for leases.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     /// 1 to [`LEASES_MAX`](super::LEASES_MAX).
     pub orders_max: usize,
-    /// How long it is willing to wait for the first order; zero asks once.
+    /// Time to wait for the first order; zero asks once.
     pub wait: Duration,
     pub lease: Duration,
 }
 
-/// Why a request got no answer.
+/// The reason why a request failed.
 #[derive(Clone, Debug)]
 pub enum TakeError {
-    /// As many wait as may.
+    /// The queue is full.
     Full,
-    /// The node stops.
+    /// The node is stopping.
     Closed,
-    /// The store could not be asked, or what it did is not known.
+    /// The store failed, or the outcome of the claim is unknown.
     Store(Arc<StoreError>),
 }
 
-pub struct Desk {
+pub struct LeaseRequests {
     state: Mutex<State>,
     wakeups: Arc<Wakeups>,
     metrics: Metrics,
@@ -45,45 +45,47 @@ pub struct Desk {
 
 #[derive(Default)]
 struct State {
-    /// By the number of arrival.
-    line: BTreeMap<u64, Waiting>,
+    /// Waiting requests by their number of arrival.
+    waiting: BTreeMap<u64, Waiting>,
     arrivals: u64,
-    /// Leases whose requests are gone.
+    /// Granted leases whose requests are gone.
     returned: Vec<Lease>,
-    /// The last claim found fewer orders than were asked for: who comes now waits behind others for the same news.
+    /// True if the last claim found fewer orders than requested: a new request then waits for the same wake-up as the
+    /// others.
     dry: bool,
-    /// Of the last claim.
+    /// Error of the last claim.
     failure: Option<Arc<StoreError>>,
     closed: bool,
 }
 
 struct Waiting {
     wanted: Wanted,
-    /// Of one that does not wait, when it came: the next claim is the last for it.
+    /// For a request that does not wait, its time of arrival: the next claim is its last.
     deadline: Instant,
     answer: oneshot::Sender<Result<Granted, TakeError>>,
 }
 
-impl Desk {
-    /// The dispatcher listens to `wakeups`, the store's.
-    pub fn new(wakeups: Arc<Wakeups>, metrics: Metrics) -> Arc<Desk> {
-        Arc::new(Desk {
+impl LeaseRequests {
+    /// Creates a queue; `wakeups`, those of the store, wake the dispatcher.
+    pub fn new(wakeups: Arc<Wakeups>, metrics: Metrics) -> Arc<LeaseRequests> {
+        Arc::new(LeaseRequests {
             state: Mutex::default(),
             wakeups,
             metrics,
         })
     }
 
-    /// Waits in line. No leases when none came in time, while the queue is paused, and when the node begins to stop.
+    /// Waits for leases. Returns none if no order came in time, while the queue is paused, and when the node begins to
+    /// stop.
     ///
-    /// Cancel safe: what was granted to a request that is dropped goes back.
+    /// Cancel safe: leases granted to a dropped request are returned.
     pub async fn take(self: &Arc<Self>, wanted: Wanted) -> Result<Granted, TakeError> {
         let deadline = Instant::now() + wanted.wait;
-        let mut place = self.line_up(wanted, deadline)?;
+        let mut place = self.enqueue(wanted, deadline)?;
         tokio::select! {
             biased;
             answer = &mut place.answer => return answer.unwrap_or(Err(TakeError::Closed)),
-            // One that does not wait is answered by the next claim, which is for all who stand in line.
+            // A request that does not wait is answered by the next claim, which serves all waiting requests.
             () = sleep_until(deadline), if !wanted.wait.is_zero() => {}
         }
         if self.leave(place.number) {
@@ -92,21 +94,21 @@ impl Desk {
                 None => Ok(self.grant(Vec::new())),
             };
         }
-        // It is being claimed for.
+        // A claim for it is running.
         let answer = (&mut place.answer).await;
         answer.unwrap_or(Err(TakeError::Closed))
     }
 
-    fn line_up(self: &Arc<Self>, wanted: Wanted, deadline: Instant) -> Result<Place, TakeError> {
+    fn enqueue(self: &Arc<Self>, wanted: Wanted, deadline: Instant) -> Result<Place, TakeError> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state();
         if state.closed {
             return Err(TakeError::Closed);
         }
-        if state.line.len() >= WAITING_MAX {
+        if state.waiting.len() >= WAITING_MAX {
             return Err(TakeError::Full);
         }
-        let follows_others = state.dry && !state.line.is_empty() && !wanted.wait.is_zero();
+        let follows_others = state.dry && !state.waiting.is_empty() && !wanted.wait.is_zero();
         let number = state.arrivals;
         state.arrivals += 1;
         let waiting = Waiting {
@@ -114,23 +116,23 @@ impl Desk {
             deadline,
             answer,
         };
-        state.line.insert(number, waiting);
+        state.waiting.insert(number, waiting);
         self.count(&state);
         drop(state);
         if !follows_others {
             self.wakeups.notify_work();
         }
         Ok(Place {
-            desk: self.clone(),
+            requests: self.clone(),
             number,
             answer: receiver,
         })
     }
 
-    /// Whether the request still stood in line.
+    /// Reports whether the request was still waiting, and removes it.
     fn leave(&self, number: u64) -> bool {
         let mut state = self.state();
-        let left = state.line.remove(&number).is_some();
+        let left = state.waiting.remove(&number).is_some();
         self.count(&state);
         left
     }
@@ -138,12 +140,12 @@ impl Desk {
     fn grant(self: &Arc<Self>, leases: Vec<Lease>) -> Granted {
         Granted {
             leases,
-            desk: self.clone(),
+            requests: self.clone(),
         }
     }
 
     fn count(&self, state: &State) {
-        let waiting = i64::try_from(state.line.len()).unwrap_or(i64::MAX);
+        let waiting = i64::try_from(state.waiting.len()).unwrap_or(i64::MAX);
         self.metrics.lease_requests_waiting.set(waiting);
     }
 
@@ -155,42 +157,43 @@ impl Desk {
 }
 
 /// The dispatcher's side.
-impl Desk {
+impl LeaseRequests {
     pub fn has_waiting(&self) -> bool {
-        !self.state().line.is_empty()
+        !self.state().waiting.is_empty()
     }
 
-    /// The first in line, as many of them as one claim may serve; none where nobody waits.
-    pub fn next_turn(&self) -> Turn {
+    /// Removes the first requests, as many as one claim may serve; none if no request waits.
+    pub fn next_batch(&self) -> ClaimBatch {
         let mut state = self.state();
         state.dry = false;
-        let mut turn = Turn {
+        let mut batch = ClaimBatch {
             served: Vec::new(),
             before: state.arrivals,
             orders_max: 0,
             lease: Duration::ZERO,
         };
-        while let Some((&number, first)) = state.line.first_key_value() {
+        while let Some((&number, first)) = state.waiting.first_key_value() {
             let wanted = first.wanted;
-            if turn.served.is_empty() {
-                turn.lease = wanted.lease;
-            } else if wanted.lease != turn.lease || turn.orders_max + wanted.orders_max > CLAIM_ORDERS_MAX {
+            if batch.served.is_empty() {
+                batch.lease = wanted.lease;
+            } else if wanted.lease != batch.lease || batch.orders_max + wanted.orders_max > CLAIM_ORDERS_MAX {
                 break;
             }
-            turn.orders_max += wanted.orders_max;
-            turn.served
-                .extend(state.line.remove(&number).map(|waiting| (number, waiting)));
+            batch.orders_max += wanted.orders_max;
+            batch
+                .served
+                .extend(state.waiting.remove(&number).map(|waiting| (number, waiting)));
         }
-        turn
+        batch
     }
 
-    /// Hands over what a claim granted, first come, first served. Who gets nothing goes on to wait in its old place, or
-    /// hears that there is nothing, where its time is over.
-    pub fn serve(self: &Arc<Self>, turn: Turn, leases: Vec<Lease>) {
-        let dry = leases.len() < turn.orders_max;
+    /// Hands out granted leases in order of arrival. Requests without a lease keep their place, or get an empty answer if
+    /// their time is over.
+    pub fn serve(self: &Arc<Self>, batch: ClaimBatch, leases: Vec<Lease>) {
+        let dry = leases.len() < batch.orders_max;
         let mut leases = leases.into_iter();
         let mut unserved = Vec::new();
-        for (number, waiting) in turn.served {
+        for (number, waiting) in batch.served {
             if waiting.answer.is_closed() {
                 continue;
             }
@@ -198,19 +201,19 @@ impl Desk {
             if granted.is_empty() {
                 unserved.push((number, waiting));
             } else {
-                // To a request that has just gone: then they are dropped, which returns them.
+                // If the request is gone, the dropped leases are returned.
                 drop(waiting.answer.send(Ok(self.grant(granted))));
             }
         }
-        // Of requests that are gone. Returned as well.
+        // Leases of requests that are gone are returned too.
         drop(self.grant(leases.collect()));
         let over = {
             let mut state = self.state();
             state.failure = None;
             state.dry = dry;
-            state.line.extend(unserved);
+            state.waiting.extend(unserved);
             let over = if dry {
-                state.take_overdue(turn.before)
+                state.take_overdue(batch.before)
             } else {
                 Vec::new()
             };
@@ -222,14 +225,14 @@ impl Desk {
         }
     }
 
-    /// The claim failed: who waits goes on, until its time is over.
-    pub fn put_off(&self, turn: Turn, failure: StoreError) {
+    /// Puts the requests back after a failed claim; those whose time is over get the error.
+    pub fn put_off(&self, batch: ClaimBatch, failure: StoreError) {
         let failure = Arc::new(failure);
         let over = {
             let mut state = self.state();
             state.failure = Some(failure.clone());
-            state.line.extend(turn.served);
-            let over = state.take_overdue(turn.before);
+            state.waiting.extend(batch.served);
+            let over = state.take_overdue(batch.before);
             self.count(&state);
             over
         };
@@ -242,17 +245,17 @@ impl Desk {
         !self.state().returned.is_empty()
     }
 
-    /// Leases that nobody took, to be given back.
+    /// Takes the leases that were not picked up, to be given back.
     pub fn returned(&self) -> Vec<Lease> {
         std::mem::take(&mut self.state().returned)
     }
 
-    /// Nobody claims any more: who waits hears that there is nothing, who comes is refused.
+    /// Stops the queue: waiting requests get an empty answer, new ones are refused.
     pub fn close(self: &Arc<Self>) {
         let waiting = {
             let mut state = self.state();
             state.closed = true;
-            let waiting = std::mem::take(&mut state.line);
+            let waiting = std::mem::take(&mut state.waiting);
             self.count(&state);
             waiting
         };
@@ -263,33 +266,33 @@ impl Desk {
 }
 
 impl State {
-    /// Takes those out of the line who came before that arrival and whose time is over.
+    /// Removes the requests that arrived before `before` and whose time is over.
     fn take_overdue(&mut self, before: u64) -> Vec<Waiting> {
         let now = Instant::now();
         let numbers: Vec<u64> = self
-            .line
+            .waiting
             .range(..before)
             .filter(|(_, waiting)| waiting.deadline <= now)
             .map(|(number, _)| *number)
             .collect();
         numbers
             .iter()
-            .filter_map(|number| self.line.remove(number))
+            .filter_map(|number| self.waiting.remove(number))
             .collect()
     }
 }
 
-/// The requests that one claim is for.
-pub struct Turn {
+/// Requests served by one claim.
+pub struct ClaimBatch {
     served: Vec<(u64, Waiting)>,
-    /// Who came later has not been claimed for.
+    /// Arrival number from which requests came after this claim.
     before: u64,
     orders_max: usize,
     lease: Duration,
 }
 
-impl Turn {
-    /// 0 where nobody waits.
+impl ClaimBatch {
+    /// Returns 0 if no request waits.
     pub fn orders_max(&self) -> usize {
         self.orders_max
     }
@@ -299,30 +302,30 @@ impl Turn {
     }
 }
 
-/// A request's place in the line, given up when it is dropped.
+/// Place of a request in the queue, given up on drop.
 struct Place {
-    desk: Arc<Desk>,
+    requests: Arc<LeaseRequests>,
     number: u64,
     answer: oneshot::Receiver<Result<Granted, TakeError>>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.desk.leave(self.number);
+        self.requests.leave(self.number);
     }
 }
 
-/// Leases on their way to a worker; dropped before somebody took them, they go back.
+/// Leases on their way to a worker; returned if dropped before they are taken.
 pub struct Granted {
     leases: Vec<Lease>,
-    desk: Arc<Desk>,
+    requests: Arc<LeaseRequests>,
 }
 
 impl Granted {
-    /// They are the worker's from now on.
+    /// Hands the leases over to the worker.
     pub fn into_leases(mut self) -> Vec<Lease> {
         let leases = std::mem::take(&mut self.leases);
-        self.desk.metrics.leases_granted.inc_by(leases.len() as u64);
+        self.requests.metrics.leases_granted.inc_by(leases.len() as u64);
         leases
     }
 }
@@ -332,8 +335,8 @@ impl Drop for Granted {
         if self.leases.is_empty() {
             return;
         }
-        self.desk.state().returned.append(&mut self.leases);
-        self.desk.wakeups.notify_work();
+        self.requests.state().returned.append(&mut self.leases);
+        self.requests.wakeups.notify_work();
     }
 }
 
