@@ -1,5 +1,5 @@
-//! Micro-benchmarks of the parts that every order passes: reading its body, writing it, claiming it, handing its changes
-//! to those who follow. `cargo bench --bench parts`; what they add up to is measured by `orderly bench`.
+//! Micro-benchmarks of the steps of every order: reading its body, writing it, claiming it, delivering its changes to
+//! subscribers. Run with `cargo bench --bench parts`; `orderly bench` measures the whole.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 
 const BODY: &str = r#"{"user_id":104,"item_ids":[101,102,103],"total_amount":250.75}"#;
 const BATCH: usize = 1_000;
-/// What waits when orders are claimed.
+/// Number of waiting orders when orders are claimed.
 const PENDING: usize = 100_000;
 const CLAIM: usize = 100;
 
@@ -58,7 +58,7 @@ fn write_an_order(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// A store that has so many orders waiting.
+/// A store with waiting orders.
 struct Queue {
     runtime: Runtime,
     store: Sqlite,
@@ -112,7 +112,7 @@ fn claim_100_of_100000(bencher: Bencher<'_, '_>) {
     queue.runtime.block_on(queue.store.close());
 }
 
-/// Each follows a user of its own, and one in a hundred follows everything.
+/// Each subscriber follows one user; one in a hundred follows everything.
 #[divan::bench(args = [1, 100, 10_000])]
 fn hand_out_a_change(bencher: Bencher<'_, '_>, followers: usize) {
     let mut routes = Routes::default();
@@ -125,20 +125,20 @@ fn hand_out_a_change(bencher: Bencher<'_, '_>, followers: usize) {
             })
         })
         .enumerate();
-    // The user of the event is the one with the number 1.
+    // The event belongs to user 1.
     let is_served = |follower: usize| follower.is_multiple_of(100) || follower == 1;
     let (served, others): (Vec<_>, Vec<_>) = followed.partition(|(follower, _)| is_served(*follower));
     let mut served: Vec<_> = served.into_iter().map(|(_, follower)| follower).collect();
     let change = Change::new(EpochIdentity(1), event());
     bencher.bench_local(|| {
         let delivered = routes.hand_out(black_box(&change)).delivered;
-        // As the connections of those who got it do, or their queues would be full.
+        // Drained as their connections would do, or the queues would fill up.
         for follower in &mut served {
             assert!(follower.queue.try_recv().is_ok());
         }
         delivered
     });
-    // They followed to the end.
+    // Subscribed until the end.
     drop(others);
 }
 

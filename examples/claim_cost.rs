@@ -1,6 +1,5 @@
-//! What a claim costs in a crowded database against an empty one: 1,000,000 completed orders, 100,000 that wait out a
-//! back-off, and somebody who holds an old snapshot, so that nothing that was claimed since can be cleaned up. See
-//! docs/BENCHMARKS.md.
+//! Cost of a claim in a crowded database compared to an empty one: 1,000,000 completed orders, 100,000 waiting for their
+//! retry, and an old snapshot that keeps all dead rows since then from being removed. See docs/BENCHMARKS.md.
 //!
 //! `cargo run --release --example claim_cost -- EMPTY_DATABASE_URL CROWDED_DATABASE_URL`, both databases new.
 
@@ -23,16 +22,16 @@ const WAITING: usize = 100_000;
 const ROUNDS: usize = 5;
 const CLAIMS_PER_ROUND: usize = 50;
 const ORDERS_PER_CLAIM: usize = 100;
-/// Of one call of `accept`.
+/// Orders per call of `accept`.
 const BATCH: usize = 1_000;
-/// Results under way at once.
+/// Concurrent results.
 const SETTLES: usize = 1_000;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let urls: Vec<String> = std::env::args().skip(1).collect();
     let [empty, crowded] = &urls[..] else {
-        bail!("two database URLs are needed: one to stay empty, one to be crowded");
+        bail!("two database URLs are needed: one that stays empty, one to be filled");
     };
     let (empty, crowded) = (Bench::open(empty).await?, Bench::open(crowded).await?);
     eprintln!("filling the crowded database");
@@ -42,7 +41,7 @@ async fn main() -> anyhow::Result<()> {
         error: "the warehouse is closed".to_owned(),
     };
     crowded.fill(WAITING, &later).await?;
-    // Held to the end.
+    // Held until the end.
     let _snapshot = crowded.store.snapshot().await?;
     let mut pairs = Vec::new();
     for round in 1..=ROUNDS {
@@ -80,7 +79,7 @@ impl Bench {
         };
         let store = open(&database, options).await?;
         if store.counters().await?.total() > 0 {
-            bail!("the database holds orders already");
+            bail!("the database already has orders");
         }
         Ok(Bench { store })
     }
@@ -122,7 +121,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Takes so many orders through one attempt.
+    /// Takes `count` orders through one attempt.
     async fn fill(&self, count: usize, outcome: &Outcome) -> anyhow::Result<()> {
         let mut ended = 0;
         while ended < count {
@@ -139,7 +138,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The median time of a claim, of as many as a round has.
+    /// Returns the median time of a round's claims.
     async fn claim_time(&self) -> anyhow::Result<Duration> {
         self.accept(CLAIMS_PER_ROUND * ORDERS_PER_CLAIM).await?;
         let mut times = Vec::new();

@@ -1,12 +1,12 @@
-//! How long after a change its followers have it, and what followers that do not read cost the others: thousands of
-//! streams of server-sent events on one server, at an even rate of changes. See docs/BENCHMARKS.md.
+//! Feed latency: the time from a change until subscribers have it, and the cost of subscribers that do not read:
+//! thousands of server-sent event streams on one server, at an even rate of changes. See docs/BENCHMARKS.md.
 //!
 //! `cargo run --release --example feed_latency -- SERVER [crowd | alone]` starts the server SERVER (the release build
 //! of `orderly`) on a new store in a temporary folder, or on the PostgreSQL of `BENCH_DATABASE_URL`. `crowd` needs
-//! `ulimit -n` of 20,000. `BENCH_ROUNDS`, 3 unless given.
+//! `ulimit -n` of 20,000. `BENCH_ROUNDS` is 3 by default.
 //!
-//! A time is from the event's `at`, which the store takes just before the commit, until this program has read the
-//! event: the commit with its sync is in it. Both clocks are that of this machine.
+//! A time runs from the event's `at`, which the store sets just before the commit, until this program has read the event;
+//! it includes the commit with its sync. Both clocks are that of this machine.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,27 +21,27 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// Streams that follow one user each, with that many users.
+/// Streams that follow one user each, with as many users.
 const FOLLOWERS_OF_ONE: usize = 5_000;
 const FOLLOWERS_OF_ALL: usize = 20;
 /// Streams that follow everything and do not read.
 const STUCK: usize = 500;
-/// What the kernel takes for one of them, or it would take all of it and nobody be stuck.
+/// Kernel buffer of such a stream; a larger one would take all events, and the stream would not be stuck.
 const STUCK_BUFFER_BYTES: u32 = 16 * 1024;
 /// accepted, started, completed.
 const CHANGES_PER_ORDER: u64 = 3;
 const CHANGES_PER_SECOND: u64 = 500;
 const WARM_UP: Duration = Duration::from_secs(5);
 const MEASURED: Duration = Duration::from_secs(20);
-/// Orders one after another, each when the one before is completed.
+/// Orders placed one at a time, each after the one before is completed.
 const ORDERS_ALONE: usize = 500;
-/// Of one batch, while those that do not read are filled up; below what a queue holds, so that who reads keeps his.
+/// Orders per batch while the stuck streams are filled; less than a queue holds, so that reading subscribers keep theirs.
 const FLOOD_ORDERS: usize = 100;
-/// Batches in a row of which nothing went to those that do not read, before they count as blocked.
+/// Batches in a row without a delivery to the stuck streams, after which they count as blocked.
 const BLOCKED_BATCHES: u32 = 20;
-/// After the last order, for the last changes to arrive.
+/// Maximum time after the last order for the last changes to arrive.
 const ARRIVAL_MAX: Duration = Duration::from_mins(1);
-/// `/orders` connections; enough for the rate.
+/// Connections that place orders; enough for the rate.
 const BUYERS: usize = 4;
 
 #[tokio::main]
@@ -50,7 +50,7 @@ async fn main() -> anyhow::Result<()> {
     let (program, what) = match &arguments[..] {
         [program] => (program, "crowd"),
         [program, what] => (program, what.as_str()),
-        _ => bail!("name the server's program, and `crowd` or `alone`"),
+        _ => bail!("give the server's program, and `crowd` or `alone`"),
     };
     let rounds = std::env::var("BENCH_ROUNDS").map_or(Ok(3), |rounds| rounds.parse())?;
     for round in 1..=rounds {
@@ -63,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One follower and one order at a time, on a server that has nothing else to do.
+/// Measures one subscriber and one order at a time, on an otherwise idle server.
 async fn alone(program: &Path, round: usize) -> anyhow::Result<()> {
     let server = Server::start(program).await?;
     let count = Arc::new(Count::default());
@@ -121,13 +121,13 @@ async fn crowd(program: &Path, round: usize) -> anyhow::Result<()> {
         let (sender, receiver) = oneshot::channel::<()>();
         let_go.push(sender);
         unstuck.push(tokio::spawn(async move {
-            // Reads nothing until it is let go.
+            // Reads nothing until released.
             let _ = receiver.await;
             follower.read(None).await
         }));
     }
     let flood = flood(&server, &of_all, lagged_before + u64::try_from(STUCK)?).await?;
-    println!("  {flood} changes later every one of {STUCK} that do not read was taken off its queue");
+    println!("  after {flood} changes, all {STUCK} that do not read had overflowed their queues");
     let stuck = run(&server, &of_one, &of_all, "with those that do not read").await?;
     println!(
         "  p99 of those that read, with {STUCK} that do not against without: {:.2} (one user), {:.2} (everything)",
@@ -140,31 +140,30 @@ async fn crowd(program: &Path, round: usize) -> anyhow::Result<()> {
     let caught_up = until(ARRIVAL_MAX, || stuck_count.arrived() >= all).await;
     let cut = unstuck.iter().filter(|task| task.is_finished()).count();
     println!(
-        "  let go: {} of {all} changes arrived at those that had not read, within {:.1} s ({cut} of them were cut off{})",
+        "  released: {} of {all} changes arrived at those that had not read, within {:.1} s ({cut} of them were cut off{})",
         stuck_count.arrived(),
         began.elapsed().as_secs_f64(),
         if caught_up {
             ""
         } else {
-            "; the rest did not come in time"
+            "; the rest did not arrive in time"
         }
     );
     for task in unstuck {
         task.abort();
     }
-    // What the machine and the grown store make of it by themselves.
+    // Shows the effect of the machine and the grown store alone.
     let after = run(&server, &of_one, &of_all, "all read, again").await?;
     println!(
-        "  p99 of the last against the first: {:.2} (one user), {:.2} (everything)",
+        "  p99 of the last run compared to the first: {:.2} (one user), {:.2} (everything)",
         after.of_one.p99 / free.of_one.p99,
         after.of_all.p99 / free.of_all.p99
     );
     Ok(())
 }
 
-/// Orders as fast as the followers of everything take them, until so many times one was taken off its queue and for some
-/// time nothing more goes to those that do not read: what the kernel holds for them is full then. Answers how many changes
-/// that were.
+/// Places orders as fast as the subscribers to everything read them, until `lagged` queues have overflowed and the stuck
+/// streams get nothing more for a while: their kernel buffers are full then. Returns the number of changes.
 async fn flood(server: &Server, of_all: &Count, lagged: u64) -> anyhow::Result<u64> {
     let before = of_all.arrived();
     let mut buyer = Buyer::open(&server.address).await?;
@@ -175,8 +174,8 @@ async fn flood(server: &Server, of_all: &Count, lagged: u64) -> anyhow::Result<u
         changes += batch;
         let to_all = changes * u64::try_from(FOLLOWERS_OF_ALL)?;
         let arrived = until(ARRIVAL_MAX, || of_all.arrived() - before >= to_all).await;
-        ensure!(arrived, "the followers of everything did not get it");
-        // To those who read: everybody who follows everything, and the one whose order it is.
+        ensure!(arrived, "the subscribers to everything did not get it");
+        // Readers are the subscribers to everything and the one of the order's user.
         let to_readers = batch * u64::try_from(FOLLOWERS_OF_ALL + 1)?;
         let only_readers = server.delivered().await? - delivered_before <= to_readers;
         blocked = if only_readers { blocked + 1 } else { 0 };
@@ -184,11 +183,11 @@ async fn flood(server: &Server, of_all: &Count, lagged: u64) -> anyhow::Result<u
     Ok(changes)
 }
 
-/// What one run at the even rate gave.
+/// Results of one run at the even rate.
 struct Run {
     of_one: Figures,
     of_all: Figures,
-    /// In the feed, warm-up included.
+    /// Number of changes in the feed, including the warm-up.
     changes: u64,
 }
 
@@ -233,7 +232,7 @@ async fn run(server: &Server, of_one: &Arc<Count>, of_all: &Arc<Count>, what: &s
     Ok(run)
 }
 
-/// Orders at an even rate, over all users. Answers how many.
+/// Places orders at an even rate, over all users, and returns their number.
 async fn shop(address: &str, time: Duration) -> anyhow::Result<u64> {
     let per_buyer = CHANGES_PER_ORDER * u64::try_from(BUYERS)?;
     let step = Duration::from_secs(per_buyer) / u32::try_from(CHANGES_PER_SECOND)?;
@@ -249,7 +248,7 @@ async fn shop(address: &str, time: Duration) -> anyhow::Result<u64> {
             let mut orders = 0;
             while Instant::now() < end {
                 ticks.tick().await;
-                // A step that has no divisor in common with the number of users reaches all of them.
+                // A step coprime to the number of users reaches all of them.
                 let user_id = (orders * BUYERS + number) * 1_999 % FOLLOWERS_OF_ONE + 1;
                 buyer.order(user_id).await?;
                 orders += 1;
@@ -274,7 +273,7 @@ async fn until(time_max: Duration, reached: impl Fn() -> bool) -> bool {
     timeout(time_max, looking).await.is_ok()
 }
 
-/// What arrived at the followers of one kind.
+/// Arrivals at the subscribers of one kind.
 #[derive(Default)]
 struct Count {
     arrived: AtomicU64,
@@ -287,7 +286,7 @@ impl Count {
         self.arrived.load(Ordering::Relaxed)
     }
 
-    /// And forgets them.
+    /// Takes the recorded times.
     fn times(&self) -> Vec<u32> {
         std::mem::take(&mut *self.micros.lock().expect("nobody panics with it"))
     }
@@ -302,7 +301,7 @@ struct Figures {
 }
 
 impl Figures {
-    /// In milliseconds.
+    /// Returns quantiles in milliseconds.
     fn of(mut micros: Vec<u32>) -> Figures {
         micros.sort_unstable();
         let at = |per_mille: usize| {
@@ -338,7 +337,7 @@ impl Follower {
         Follower::begin(stream, address, query, count).await
     }
 
-    /// Returns when the stream has begun.
+    /// Opens a stream; returns once it has begun.
     async fn begin(
         mut stream: TcpStream,
         address: &str,
@@ -360,10 +359,10 @@ impl Follower {
         Ok(Follower { stream, count })
     }
 
-    /// To the end of the stream.
+    /// Reads until the end of the stream.
     async fn read(mut self, each: Option<mpsc::UnboundedSender<()>>) -> anyhow::Result<()> {
         const AT: &[u8] = b"\"at\":\"";
-        /// Behind the last `at`, its time.
+        /// Length of the time after the last `at`.
         const TIME_BYTES: usize = 27;
         let mut bytes = Vec::with_capacity(4_096);
         loop {
@@ -383,7 +382,7 @@ impl Follower {
                 }
                 read_to = begin + TIME_BYTES;
             }
-            // An `at` may be cut in two.
+            // An `at` may be split.
             let keep = bytes.len().saturating_sub(AT.len() + TIME_BYTES).max(read_to);
             bytes.drain(..keep);
         }
@@ -423,11 +422,11 @@ impl Buyer {
     }
 
     async fn order(&mut self, user_id: usize) -> anyhow::Result<()> {
-        // The last byte of the answer is that of the order.
+        // The answer ends with the last byte of the order.
         self.post("/orders", &order(user_id), b"}").await
     }
 
-    /// One for each of so many users, in one request. Answers how many.
+    /// Places one order for each of `count` users, in one request; returns their number.
     async fn orders(&mut self, count: usize) -> anyhow::Result<u64> {
         let orders: Vec<String> = (1..=count).map(order).collect();
         let body = format!("{{\"orders\":[{}]}}", orders.join(","));
@@ -464,7 +463,7 @@ fn order(user_id: usize) -> String {
     format!("{{\"user_id\":{user_id},\"item_ids\":[101],\"total_amount\":250.75}}")
 }
 
-/// The server under test; gone with this.
+/// The server under test, ended on drop.
 struct Server {
     process: Child,
     address: String,
@@ -517,7 +516,7 @@ impl Server {
         })
     }
 
-    /// How often a follower was too slow for its queue.
+    /// Returns how often a subscriber overflowed its queue.
     async fn lagged(&self) -> anyhow::Result<u64> {
         self.metric("orderly_feed_subscribers_lagged_total ").await
     }
@@ -540,7 +539,7 @@ impl Server {
         Ok(count.context("the metric is there")?.trim().parse()?)
     }
 
-    /// From `/proc`.
+    /// Reads the usage from `/proc`.
     fn usage(&self) -> anyhow::Result<Usage> {
         let id = self.process.id().context("the server ended")?;
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
@@ -549,7 +548,7 @@ impl Server {
             .and_then(|rest| rest.split_whitespace().next())
             .context("VmRSS")?;
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
-        // Behind the name in parentheses; utime and stime are fields 14 and 15 of all (proc(5)), in hundredths.
+        // After the name in parentheses; utime and stime are fields 14 and 15 (proc(5)), in hundredths of a second.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
         let ticks = |at: usize| {
             fields

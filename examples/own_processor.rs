@@ -1,4 +1,4 @@
-//! Orders processed in Rust, inside the server: a complete program. It is configured as `orderly serve` is, by the
+//! Server with its own processor in Rust, as a complete program. It is configured like `orderly serve`, by the
 //! environment, `.env` and `orderly.toml`.
 //!
 //! ```text
@@ -35,23 +35,23 @@ async fn main() -> anyhow::Result<()> {
 /// Packs orders.
 #[derive(Default)]
 pub struct Warehouse {
-    /// Number of the parcel by the order's key: an attempt that is repeated finds what it did.
+    /// Parcel numbers by the order's idempotency key, so that a repeated attempt finds its parcel.
     parcels: Mutex<HashMap<String, usize>>,
 }
 
 #[async_trait]
 impl Processor for Warehouse {
-    /// Dropped at its await points when the order is cancelled or the attempt's time is over.
+    /// Dropped at its await points when the order is cancelled or the attempt times out.
     async fn process(&self, order: &Order, attempt: Attempt) -> Result<Processed, ProcessingError> {
         let items: Vec<&str> = order.request.item_ids.as_str().split(',').collect();
         if items.contains(&"13") {
-            // Will be no different the next time: Failed, until somebody looks at it.
+            // Another attempt cannot succeed: Failed, until an operator acts.
             return Err(ProcessingError::Permanent {
                 error: "item 13 is not for sale".into(),
             });
         }
         if items.contains(&"7") && attempt.number == 1 {
-            // Pending again, and tried again after a while that grows with the attempts.
+            // Pending again, and retried after the backoff.
             return Err(ProcessingError::Transient {
                 error: "item 7 is being restocked".into(),
                 retry_after: Some(Duration::from_millis(100)),
@@ -62,7 +62,7 @@ impl Processor for Warehouse {
             let next = parcels.len() + 1;
             *parcels.entry(attempt.key.to_string()).or_insert(next)
         };
-        // Kept on the order, where everybody who reads it sees it.
+        // Stored with the order and visible to its readers.
         let result = json!({"parcel": parcel, "items": items.len()}).to_string();
         Ok(Processed::Completed {
             result: JsonText::parse(&result).ok(),

@@ -1,6 +1,6 @@
-//! A worker that takes orders from a running `orderly serve` over HTTP and processes them, until SIGTERM: then it lets
-//! running orders finish for a while, gives the rest back, and ends. The server is started with `ORDERLY_PROCESSOR=pull`.
-//! Put your own step where `handle` is.
+//! External worker that pulls orders from a running `orderly serve` over HTTP and processes them until SIGTERM; then it
+//! lets running orders finish for a while, gives the rest back, and exits. Start the server with `ORDERLY_PROCESSOR=pull`
+//! and put your own step in `handle`.
 //!
 //!     ORDERLY_URL=http://127.0.0.1:5000 cargo run --example pull_worker
 
@@ -15,21 +15,21 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How long one request for an order waits at the server.
+/// Time one lease request waits at the server.
 const WAIT_SECONDS: u64 = 20;
-/// Longest time for an answer, beyond that wait.
+/// Maximum time for an answer, beyond that wait.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// What the business step came to; an attempt that failed will be repeated, a refused order will not.
+/// Result of the business step; a failed attempt is retried, a refused order is not.
 enum Ended {
     Completed(Value),
     Failed(String),
     Refused(String),
 }
 
-/// The business step. It runs at least once: what it does elsewhere goes under the key, which all attempts share.
+/// The business step. It runs at least once: give external effects the key, which all attempts share.
 async fn handle(order: &Value, idempotency_key: &str, attempt: u64, takes: Duration) -> Ended {
     let metadata = &order["metadata"];
     if metadata["refuse"] == true {
@@ -46,21 +46,22 @@ struct Worker {
     http: reqwest::Client,
     url: String,
     key: Option<String>,
-    /// How long an order is ours unless we renew, and so how soon others have it when this process dies.
+    /// Duration of a lease without renewal, after which others get the order if this process dies.
     lease_seconds: u64,
-    /// How long the step pretends to work.
+    /// Simulated duration of the step.
     takes: Duration,
-    /// No more orders.
+    /// Cancelled to take no more orders.
     stopping: CancellationToken,
-    /// What still runs is given back.
+    /// Cancelled to give running orders back.
     given_up: CancellationToken,
 }
 
-/// The order was cancelled or is another worker's by now, or this process stops; the text says so.
+/// The order was cancelled or leased to another worker, or this process stops; the text says which.
 struct Lost(String);
 
 impl Worker {
-    /// Asks until there is an answer, ever more slowly while the server is away; not again once this process stops.
+    /// Repeats a request until it is answered, with growing pauses while the server is away; gives up when this process
+    /// stops.
     async fn post(&self, path: &str, body: &Value) -> Result<Value, Lost> {
         let mut pause = PAUSE_MIN;
         loop {
@@ -87,7 +88,7 @@ impl Worker {
             if self.stopping.is_cancelled() {
                 return Err(Lost(reason));
             }
-            eprintln!("{reason}; trying again");
+            eprintln!("{reason}; retrying");
             tokio::select! {
                 () = sleep(pause.mul_f64(rand::random_range(0.5..=1.0))) => {}
                 () = self.stopping.cancelled() => {}
@@ -102,7 +103,7 @@ impl Worker {
             .await
     }
 
-    /// Ends when the lease is lost.
+    /// Renews the lease; returns when it is lost.
     async fn keep(&self, lease: &Value) {
         loop {
             sleep(Duration::from_secs(self.lease_seconds) / 3).await;
@@ -125,7 +126,7 @@ impl Worker {
                 Ended::Failed(error) => ("fail", json!({"error": error})),
                 Ended::Refused(error) => ("fail", json!({"error": error, "permanent": true})),
             },
-            // Another has it, or will have it: what was begun here is dropped.
+            // Another worker has it or will get it; the work so far is dropped.
             () = self.keep(lease) => return,
             () = self.given_up.cancelled() => ("release", json!({})),
         };
@@ -143,7 +144,7 @@ impl Worker {
     async fn work(&self) {
         let asked = json!({"max": 1, "wait": WAIT_SECONDS, "lease": self.lease_seconds});
         while !self.stopping.is_cancelled() {
-            // Dropped while it waits, nothing is lost: the server notices, and gives the order to others.
+            // Dropping a waiting request loses nothing: the server notices and gives the order to others.
             let taken = tokio::select! {
                 taken = self.post("/leases", &asked) => taken,
                 () = self.stopping.cancelled() => return,
@@ -155,7 +156,7 @@ impl Worker {
                     }
                 }
                 Err(Lost(reason)) => {
-                    eprintln!("no order to be had: {reason}");
+                    eprintln!("cannot get an order: {reason}");
                     return;
                 }
             }
@@ -170,12 +171,12 @@ fn setting<T: FromStr>(name: &str, default: T) -> T {
 
 #[tokio::main]
 pub async fn main() {
-    // The client wants a provider of TLS, also where none is spoken.
+    // The client needs a TLS provider even without TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder()
         .timeout(Duration::from_secs(WAIT_SECONDS) + ANSWER_TIME_MAX)
         .build()
-        .expect("a client with a provider of TLS");
+        .expect("the client has a TLS provider");
     let worker = Arc::new(Worker {
         http,
         url: setting("ORDERLY_URL", "http://127.0.0.1:5000".to_owned()),
@@ -192,7 +193,7 @@ pub async fn main() {
         at_work.spawn(async move { worker.work().await });
     }
     tokio::select! {
-        // Each says why it ended.
+        // Each worker has printed its reason.
         () = async { while at_work.join_next().await.is_some() {} } => std::process::exit(1),
         _ = terminated.recv() => {}
         _ = tokio::signal::ctrl_c() => {}

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""What a large store costs: the same things asked of a store with very many orders and of one with few, in turns.
+"""Cost of a large store: the same requests to a store with many orders and to one with few, in turns.
 
-    python3 loadtest/large.py fill DATABASE_URL ORDERS       fills a store, through a server that processes at once
+    python3 loadtest/large.py fill DATABASE_URL ORDERS       fills a store, through a server with instant processing
     python3 loadtest/large.py flat LARGE_URL SMALL_URL       rates and times of both, and their ratios
-    python3 loadtest/large.py start DATABASE_URL             from the start of a server until it completes an order, 100,000 open
-    python3 loadtest/large.py memory DATABASE_URL            resident memory and processor of an idle, busy and filled server
+    python3 loadtest/large.py start DATABASE_URL             time from a server's start until it completes an order, 100,000 open
+    python3 loadtest/large.py memory DATABASE_URL            memory and processor use of an idle, busy and filled server
 
-DATABASE_URL as in the configuration: sqlite:PATH or postgres://... of a database of its own. The stores keep what is added;
-`start` leaves its orders done, `memory` wants a new store. The server is target/release/orderly, or the program in
-$ORDERLY_PROGRAM. Python 3.9, nothing to install. Talks to this machine alone, and ends the servers that it starts.
+DATABASE_URL as in the configuration: sqlite:PATH or postgres://... of a separate database. The stores keep added orders;
+`start` leaves its orders completed, `memory` needs a new store. The server is target/release/orderly, or the program in
+$ORDERLY_PROGRAM. Python 3.9, no dependencies. Uses only this machine, and ends the servers that it starts.
 """
 
 import http.client
@@ -26,17 +26,17 @@ import time
 PROGRAM = os.environ.get("ORDERLY_PROGRAM", "target/release/orderly")
 BATCH = 1_000
 USERS = 100_000
-OPEN = 100_000  # orders that wait when a server starts, and in each round of claiming
-OPEN_MOST = 200_000  # while filling
+OPEN = 100_000  # waiting orders when a server starts, and in each round of claiming
+OPEN_MOST = 200_000  # maximum while filling
 ROUNDS = 5
-REQUESTS = 500  # of each kind in a round, one after another
+REQUESTS = 500  # sequential requests of each kind in a round
 PAGE_DEEP = 10_000  # of 50 orders each
 DEADLINE = 3_600.0
 ANSWER_TIME = 60
 
 
 class Server:
-    """One on a port of its own."""
+    """A server on its own port."""
 
     next_port = 5_200
 
@@ -117,7 +117,7 @@ def batch():
 
 
 def add(server, orders):
-    """Through two connections, each with bodies of its own, used again and again."""
+    """Adds orders through two connections, each reusing its own bodies."""
 
     def share(count):
         bodies, connection = [batch() for _ in range(50)], server.connect()
@@ -148,7 +148,7 @@ def bench(server, load):
 
 
 def each(server, path):
-    """Seconds for one such request."""
+    """Returns the median seconds of one request."""
     connection, times = server.connect(), []
     for _ in range(REQUESTS):
         began = time.monotonic()
@@ -158,7 +158,7 @@ def each(server, path):
 
 
 def deep_page(server):
-    """The path of page 10,000, or of the last whole one."""
+    """Returns the path of page 10,000, or of the last full one."""
     connection, cursor = server.connect(), None
     for _ in range(PAGE_DEEP // 10):
         page = ask(connection, "GET", f"/orders?limit=500&cursor={cursor}" if cursor else "/orders?limit=500")
@@ -197,7 +197,7 @@ def flat(large_url, small_url):
             "/metrics, ms": (lambda server: each(server, "/metrics") * 1_000, min),
         }
         totals = [server.numbers()["total_orders"] for server in (large, small)]
-        print(f"{totals[0]} orders against {totals[1]}, {ROUNDS} rounds; how many times worse the large one is")
+        print(f"{totals[0]} orders and {totals[1]}, {ROUNDS} rounds; slowdown of the large store")
         for name, (measure, best) in kinds.items():
             rounds = [(measure(large), measure(small)) for _ in range(ROUNDS)]
             worse = [b / a if best is max else a / b for a, b in rounds]
@@ -212,7 +212,7 @@ def start(database_url):
             server.pause(True)
             add(server, OPEN)
             before = server.numbers()
-            server.pause(False)  # the kill follows at once: what is in processing is given back by the next server
+            server.pause(False)  # killed at once: the next server gives back the orders in processing
             server.end(signal.SIGKILL)
         with Server(database_url) as server:
             while server.numbers()["completed_orders"] <= before["completed_orders"]:

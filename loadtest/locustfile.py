@@ -1,10 +1,10 @@
-"""Load on an orderly server in the shape of a shop: mostly new orders, their status, now and then the numbers.
+"""Load on an orderly server like that of a shop: mostly new orders, some status reads, few reads of the metrics.
 
     pip install locust
     locust -f loadtest/locustfile.py --host=http://127.0.0.1:5000
 
-With an API key on the server, set ORDERLY_API_KEY for locust as well. A closed loop like this one measures
-throughput; its response times are not what users of an open system would see.
+If the server has an API key, set ORDERLY_API_KEY for locust too. A closed loop like this one measures
+throughput; its response times are not those of users in an open system.
 """
 
 import os

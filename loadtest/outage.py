@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a service that is dead for two minutes costs: starts a service, places orders at an even rate, takes the service away and
-brings it back, and says how often it was called per order and how many of its calls came at once afterwards.
+"""Cost of a two-minute outage of the service: starts a service, places orders at an even rate, stops the service and
+starts it again, and reports how often it was called per order and the most concurrent calls afterwards.
 
     ORDERLY_PROCESSOR=http ORDERLY_PROCESSOR_URL=http://127.0.0.1:8000/ orderly &
     python3 loadtest/outage.py [SECONDS DEAD] [ORDERS PER SECOND]
 
-Python 3.9, nothing to install. Talks to this machine alone, and ends by itself.
+Python 3.9, no dependencies. Uses only this machine, and ends by itself.
 """
 
 import http.client
@@ -22,7 +22,7 @@ PATIENCE = 300.0
 
 
 class Calls:
-    """Of the service, from all of its lives."""
+    """Calls of the service, over all its restarts."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -84,7 +84,7 @@ def ask(method, path, body=None):
 
 
 def place(seconds):
-    """Orders at an even rate for so long; answers how many."""
+    """Places orders at an even rate for `seconds`, and returns their number."""
     began, placed = time.monotonic(), 0
     while time.monotonic() - began < seconds:
         status, _ = ask("POST", "/orders", '{"user_id":104,"item_ids":[101],"total_amount":250.75}')

@@ -1,6 +1,6 @@
-//! Measures a server against yardsticks taken in the same run, in turns, round by round: on one machine figures drift
-//! from hour to hour, ratios do not. What is measured is a server of its own, a process of this program on new data, or
-//! one that runs already. How it is asked for and shown is left to `cli/bench.rs`.
+//! Benchmark: measures a server and its yardsticks in turn, round by round: on one machine absolute figures drift from
+//! hour to hour, ratios do not. The server is a new process of this program on new data, or a running one. `cli/bench.rs`
+//! parses arguments and shows the report.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use serde::Serialize;
 mod connection;
 mod databases;
 mod disk;
+mod environment;
 pub mod forgetful;
 mod load;
 pub mod one_insert;
@@ -18,7 +19,6 @@ mod process;
 mod raw_store;
 mod report;
 mod rounds;
-mod scene;
 mod script;
 mod statistics;
 mod subjects;
@@ -29,26 +29,26 @@ pub use report::{KindReport, LoadReport, Processing, Report, Round};
 pub use script::Caller;
 pub use statistics::{LatencyFigures, Spread};
 
-/// Tells a yardstick its database.
+/// Variable with a yardstick's database URL.
 pub const YARDSTICK_DATABASE_VARIABLE: &str = "BENCH_DATABASE_URL";
 
-/// What is done to a server.
+/// Load on a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Load {
-    /// One order a request, while the queue is paused
+    /// One order per request, while the queue is paused
     Accept,
-    /// Many orders a request, while the queue is paused
+    /// Many orders per request, while the queue is paused
     Batch,
-    /// Reads of the status of orders
+    /// Reads of single orders
     Status,
-    /// Orders, and three reads of the status of each, while orders are processed
+    /// Orders with three reads each, while orders are processed
     Mixed,
-    /// One order a request, while orders are processed: accepted, claimed and settled
+    /// One order per request, while orders are processed: accepted, claimed and settled
     EndToEnd,
-    /// Orders that wait, until all are completed
+    /// Processing of waiting orders until all are completed
     Drain,
-    /// One order at a time on a server that has nothing else to do
+    /// One order at a time on an idle server
     Pickup,
 }
 
@@ -65,7 +65,7 @@ impl Load {
         }
     }
 
-    /// What its rates count.
+    /// Returns the unit of its rates.
     pub fn unit(self) -> &'static str {
         match self {
             Load::Accept | Load::Batch | Load::EndToEnd | Load::Drain | Load::Pickup => "orders/s",
@@ -73,7 +73,7 @@ impl Load {
         }
     }
 
-    /// Whether it makes sense at a rate of its own.
+    /// Reports whether it supports an open loop.
     fn takes_rate(self) -> bool {
         match self {
             Load::Accept | Load::Batch | Load::Status | Load::Mixed | Load::EndToEnd => true,
@@ -82,36 +82,36 @@ impl Load {
     }
 }
 
-/// What a rate is measured of.
+/// What is measured: the server under test or a yardstick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The server under test.
     Orderly,
-    /// The same HTTP side over a store that forgets.
+    /// The same HTTP side over a store that discards everything.
     Nothing,
     /// One INSERT per request, see [`one_insert`].
     OneInsert,
     /// The store alone, called directly.
     Store,
-    /// The disk: one append with a sync.
+    /// The disk: one append with a sync at a time.
     Disk,
 }
 
-/// Requests of an open loop.
+/// Request rate of an open loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
     PerSecond(f64),
-    /// Of the rate of a closed loop just before, 0 to 1.
+    /// Share, 0 to 1, of the rate of a closed loop measured just before.
     OfPeak(f64),
 }
 
-/// Which server is measured.
+/// The server to measure.
 #[derive(Clone)]
 pub enum Target {
-    /// A new one on a new file.
+    /// A new server on a new file.
     Sqlite,
-    /// A new one on a new database beside the one of the URL.
+    /// A new server on a new database beside the one of the URL.
     Postgres(String),
     Running(Caller),
 }
@@ -120,31 +120,31 @@ pub enum Target {
 pub struct Plan {
     pub loads: Vec<Load>,
     pub target: Target,
-    /// The PostgreSQL server of the yardstick that needs one, as a URL.
+    /// URL of the PostgreSQL server for the one-INSERT yardstick.
     pub yardstick_database: Option<String>,
-    /// The server under test.
+    /// Program of the server under test.
     pub program: PathBuf,
-    /// This program, for the yardsticks.
+    /// This program, which serves the yardsticks.
     pub yardstick_program: PathBuf,
-    /// Where the run makes a folder of its own; its disk is what is measured.
+    /// Parent of the run's own folder; its disk is measured.
     pub folder: PathBuf,
-    /// Variables for the server under test.
+    /// Variables of the server under test.
     pub settings: Vec<(String, String)>,
     pub connections: usize,
-    /// Of each kind in each round.
+    /// Measuring time of each kind in each round.
     pub time: Duration,
     pub rounds: usize,
     /// `None` for a closed loop.
     pub rate: Option<Rate>,
-    /// That wait for `drain`.
+    /// Number of waiting orders for `drain`.
     pub orders: usize,
     /// Orders per request of `batch`.
     pub batch_size: usize,
-    /// Whose orders they are, in turns.
+    /// Number of users; orders are spread over them in turn.
     pub users: usize,
 }
 
-/// What comes next in a run.
+/// The next step of a run.
 pub struct Progress {
     pub done: usize,
     pub total: usize,
@@ -153,17 +153,17 @@ pub struct Progress {
     pub round: usize,
 }
 
-/// Carries the plan out, unless `interrupted` resolves before the end. Either way nothing is left behind.
+/// Runs the plan until it ends or `interrupted` resolves. Either way everything temporary is removed.
 pub async fn run(
     plan: &Plan,
     progress: &mut (dyn FnMut(&Progress) + Send),
     interrupted: impl Future<Output = ()>,
 ) -> anyhow::Result<Report> {
-    let scene = scene::Scene::new(plan)?;
+    let environment = environment::Environment::new(plan)?;
     let measured = tokio::select! {
-        measured = rounds::measure(plan, &scene, progress) => measured,
+        measured = rounds::measure(plan, &environment, progress) => measured,
         () = interrupted => Err(anyhow::anyhow!("interrupted")),
     };
-    scene.clear().await;
+    environment.clear().await;
     measured
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A service that processes orders for orderly (ORDERLY_PROCESSOR=http). Python 3.9, nothing to install: ./receiver.py [PORT]"""
+"""Service that processes orders for orderly (ORDERLY_PROCESSOR=http). Python 3.9, no dependencies: ./receiver.py [PORT]"""
 
 import json
 import sys
@@ -12,8 +12,8 @@ class Receiver(BaseHTTPRequestHandler):
         items = order["item_ids"].split(",")
         if "13" in items:  # Failed, with this as the reason
             status, answer = 422, b"item 13 is not for sale"
-        elif "7" in items and self.headers["Orderly-Attempt"] == "1":  # tried again: this order, not now
-            status, answer = 429, b"item 7 is being restocked"  # 503 would say that nothing works here
+        elif "7" in items and self.headers["Orderly-Attempt"] == "1":  # retried: this order, not now
+            status, answer = 429, b"item 7 is being restocked"  # 503 would mean that the service is down
         else:  # Completed; `result` is kept on the order
             status, answer = 200, json.dumps({"result": {"parcel": self.headers["Idempotency-Key"]}}).encode()
         self.send_response(status)

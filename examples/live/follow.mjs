@@ -1,11 +1,11 @@
-// Follows all orders: first what there is, then every change after it, without a gap. Node 20 or newer, nothing to
-// install; `events` works in a browser as well, and sends the key that EventSource cannot.
+// Follows all orders: first the existing ones, then every change after them, without a gap. Node 20 or newer, no
+// dependencies; `events` also works in a browser and sends the key, which EventSource cannot.
 //
 //     ORDERLY_URL=http://127.0.0.1:5000 ORDERLY_API_KEY=... node follow.mjs
 
 const url = process.env.ORDERLY_URL ?? "http://127.0.0.1:5000";
 const key = process.env.ORDERLY_API_KEY;
-/** The server sends a sign of life every 15 seconds. */
+/** The server sends a keep-alive every 15 seconds. */
 const SILENCE_MS_MAX = 45_000;
 
 async function ask(path, headers = {}, signal) {
@@ -20,7 +20,7 @@ async function ask(path, headers = {}, signal) {
   throw refusal;
 }
 
-/** Yields { name, data } for ever, behind the cursor; comes back by itself when the connection is lost. */
+/** Yields { name, data } forever, starting after the cursor; reconnects when the connection is lost. */
 export async function* events(cursor) {
   let retry = 2_000;
   for (;;) {
@@ -47,17 +47,17 @@ export async function* events(cursor) {
           else if (field === "data") data.push(value);
           else if (field === "retry") retry = Number(value);
           else if (line.trim() === "") {
-            cursor = id; // counts with this line, not before, and without data, too
+            cursor = id; // takes effect at this line, even without data
             if (data.length) yield { name, data: data.join("\n") };
             name = "message";
             data = [];
           }
         }
       }
-      console.error("the server ended the stream; coming back");
+      console.error("the server ended the stream; reconnecting");
     } catch (error) {
       if (error.passes === false) throw error;
-      console.error(`${error.cause?.message ?? error.message}; coming back`);
+      console.error(`${error.cause?.message ?? error.message}; reconnecting`);
     } finally {
       clearTimeout(timer);
       silence.abort();
@@ -66,18 +66,18 @@ export async function* events(cursor) {
   }
 }
 
-/** By order; whoever follows for long keeps them where his copy of the orders is. */
+/** Versions by order; a long-running client keeps them with its copy of the orders. */
 const versions = new Map();
 const answer = await ask("/orders?limit=100");
 for (const order of (await answer.json()).orders.reverse()) {
   versions.set(order.order_id, order.version);
   console.log(order.order_id, order.status, "version", order.version);
 }
-// Never newer than what the answer shows: no change is left out.
+// The cursor is never newer than the listed orders, so no change is missing.
 for await (const { name, data } of events(answer.headers.get("Orderly-Cursor"))) {
   const event = JSON.parse(data);
   if (name === "resync") {
-    console.error("changes were missed: read what you need again; going on from now");
+    console.error("changes were missed: read the orders again; continuing from now");
   } else if (name === "order" && !(versions.get(event.order_id) >= event.version)) {
     versions.set(event.order_id, event.version);
     console.log(event.order_id, event.status, "version", event.version, event.kind);

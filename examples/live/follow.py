@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Follows all orders: first what there is, then every change after it, without a gap. Python 3.9, nothing to install.
+"""Follows all orders: first the existing ones, then every change after them, without a gap. Python 3.9, no dependencies.
 
     ORDERLY_URL=http://127.0.0.1:5000 ORDERLY_API_KEY=... ./follow.py
 """
@@ -15,7 +15,7 @@ import urllib.request
 
 URL = os.environ.get("ORDERLY_URL", "http://127.0.0.1:5000")
 KEY = os.environ.get("ORDERLY_API_KEY")
-# The server sends a sign of life every 15 seconds.
+# The server sends a keep-alive every 15 seconds.
 SILENCE_SECONDS_MAX = 45
 
 
@@ -29,14 +29,14 @@ def ask(path, **headers):
 
 
 def events(cursor):
-    """Yields (name, data) for ever, behind the cursor; comes back by itself when the connection is lost."""
+    """Yields (name, data) forever, starting after the cursor; reconnects when the connection is lost."""
     retry_ms = 2000
     while True:
         try:
             with ask("/events", Accept="text/event-stream", Last_Event_ID=cursor) as stream:
                 name, data, last_id = "message", [], cursor
                 for line in stream:
-                    # A cut may be anywhere, also within a character.
+                    # A connection may end anywhere, even within a character.
                     field, _, value = line.decode(errors="replace").rstrip("\r\n").partition(":")
                     value = value.removeprefix(" ")
                     if field == "id":
@@ -48,7 +48,7 @@ def events(cursor):
                     elif field == "retry" and value.isdigit():
                         retry_ms = int(value)
                     elif line in (b"\n", b"\r\n"):
-                        cursor = last_id  # counts with this line, not before, and without data, too
+                        cursor = last_id  # takes effect at this line, even without data
                         if data:
                             yield name, "\n".join(data)
                         name, data = "message", []
@@ -59,14 +59,14 @@ def events(cursor):
             reason = str(error)
         except (OSError, http.client.HTTPException) as error:
             reason = str(error)
-        print(f"{reason}; coming back", file=sys.stderr)
+        print(f"{reason}; reconnecting", file=sys.stderr)
         time.sleep(retry_ms / 1000 * random.uniform(1, 2))
 
 
 def main():
-    versions = {}  # by order; whoever follows for long keeps them where his copy of the orders is
+    versions = {}  # by order; a long-running client keeps them with its copy of the orders
     with ask("/orders?limit=100") as answer:
-        # Never newer than what the answer shows: no change is left out.
+        # The cursor is never newer than the listed orders, so no change is missing.
         cursor = answer.headers["Orderly-Cursor"]
         for order in reversed(json.load(answer)["orders"]):
             versions[order["order_id"]] = order["version"]
@@ -74,7 +74,7 @@ def main():
     for name, data in events(cursor):
         event = json.loads(data)
         if name == "resync":
-            print("changes were missed: read what you need again; going on from now", file=sys.stderr)
+            print("changes were missed: read the orders again; continuing from now", file=sys.stderr)
         elif name == "order" and versions.get(event["order_id"], 0) < event["version"]:
             versions[event["order_id"]] = event["version"]
             print(event["order_id"], event["status"], "version", event["version"], event["kind"], flush=True)

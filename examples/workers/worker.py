@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Takes orders from orderly and processes them. Python 3.9, nothing to install.
+"""External worker: pulls orders from orderly and processes them. Python 3.9, no dependencies.
 
     ORDERLY_URL=http://127.0.0.1:5000 ORDERLY_API_KEY=... ./worker.py
 
-The server is started with ORDERLY_PROCESSOR=pull. Put your own step where `handle` is.
+Start the server with ORDERLY_PROCESSOR=pull, and put your own step in `handle`.
 """
 
 import http.client
@@ -21,33 +21,33 @@ URL = urllib.parse.urlsplit(os.environ.get("ORDERLY_URL", "http://127.0.0.1:5000
 HEADERS = {"Content-Type": "application/json"}
 if os.environ.get("ORDERLY_API_KEY"):
     HEADERS["Authorization"] = "Bearer " + os.environ["ORDERLY_API_KEY"]
-# Orders processed at once.
+# Number of orders processed at once.
 THREADS = int(os.environ.get("WORKER_THREADS", "4"))
-# How long an order is ours unless we renew, and so how soon others have it when this process dies.
+# Duration of a lease without renewal, after which others get the order if this process dies.
 LEASE_SECONDS = int(os.environ.get("WORKER_LEASE_SECONDS", "30"))
-# How long running orders may go on after SIGTERM, before they are given back.
+# Time that running orders have to finish after SIGTERM, before they are given back.
 GRACE_SECONDS = float(os.environ.get("WORKER_GRACE_SECONDS", "10"))
-# How long the step below pretends to work.
+# Simulated duration of the step below.
 WORK_SECONDS = float(os.environ.get("WORK_SECONDS", "0.1"))
 WAIT_SECONDS = 20
 PAUSE_SECONDS_MAX = 10
 
 stopping = threading.Event()
-refused = threading.Event()  # the server gives us no orders at all
+refused = threading.Event()  # set when the server refuses lease requests
 held = {}  # leases by order
-asking = set()  # connections on which we wait for an order
+asking = set()  # connections of waiting lease requests
 
 
 class Refused(Exception):
-    """The order will not do better at another attempt."""
+    """Another attempt at the order cannot succeed."""
 
 
 class Lost(Exception):
-    """The order was cancelled or is another worker's by now, or this process stops; the text says so."""
+    """The order was cancelled or leased to another worker, or this process stops; the text says which."""
 
 
 def handle(order, idempotency_key, attempt):
-    """The business step. It runs at least once: what it does elsewhere goes under the key, which all attempts share."""
+    """The business step. It runs at least once: give external effects the key, which all attempts share."""
     metadata = order["metadata"] or {}
     if metadata.get("refuse"):
         raise Refused("the card was declined")
@@ -58,7 +58,7 @@ def handle(order, idempotency_key, attempt):
 
 
 def post(path, body, seconds=10):
-    """Asks until there is an answer, ever more slowly while the server is away; not again when this process stops."""
+    """Repeats a request until it is answered, with growing pauses while the server is away; gives up when this process stops."""
     kind = http.client.HTTPSConnection if URL.scheme == "https" else http.client.HTTPConnection
     pause = 0.1
     while True:
@@ -82,7 +82,7 @@ def post(path, body, seconds=10):
             connection.close()
         if stopping.wait(pause * random.uniform(0.5, 1)):
             raise Lost("stopping: " + reason)
-        print(f"{reason}; trying again", file=sys.stderr)
+        print(f"{reason}; retrying", file=sys.stderr)
         pause = min(pause * 2, PAUSE_SECONDS_MAX)
 
 
@@ -91,7 +91,7 @@ def about(lease, action, body):
 
 
 def keep(lease, ended):
-    """Renews while the step runs; one that was lost is not renewed, and its result will be refused."""
+    """Renews the lease while the step runs; once lost, it is not renewed and its result will be refused."""
     while not ended.wait(LEASE_SECONDS / 3):
         try:
             about(lease, "renew", {"lease": LEASE_SECONDS})
@@ -107,7 +107,7 @@ def attempt(lease):
         return "complete", {"result": result}
     except Refused as error:
         return "fail", {"error": str(error) or "refused", "permanent": True}
-    except Exception as error:  # whatever it was, another attempt may do better
+    except Exception as error:  # any error: another attempt may succeed
         return "fail", {"error": f"{type(error).__name__}: {error}"[:200]}
     finally:
         ended.set()
@@ -120,7 +120,7 @@ def work():
             leases = post("/leases", asked, WAIT_SECONDS + 10)["leases"]
         except Lost as error:
             if not stopping.is_set():
-                print(f"no order to be had: {error}", file=sys.stderr)
+                print(f"cannot get an order: {error}", file=sys.stderr)
                 refused.set()
                 os.kill(os.getpid(), signal.SIGTERM)
             return
@@ -137,16 +137,16 @@ def work():
 
 
 def hang_up():
-    """The server notices, and gives no order to who is gone; one that is on its way is still read, and given back."""
+    """Closes waiting requests. The server then grants them nothing; an answer on its way is read and its order given back."""
     for connection in list(asking):
         try:
             connection.sock.shutdown(socket.SHUT_RDWR)
         except (AttributeError, OSError):
-            pass  # not connected yet, or not any more
+            pass  # not connected yet, or already closed
 
 
 def main():
-    # Blocked in all threads, and waited for here: a handler could come while this thread holds a lock it needs.
+    # Blocked in all threads and awaited here: a handler could interrupt this thread while it holds a lock.
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     for _ in range(THREADS):
@@ -162,8 +162,8 @@ def main():
             about(lease, "release", {})
             print(order_id, "given back", flush=True)
         except Lost as error:
-            print(f"{order_id} could not be given back: {error}", file=sys.stderr)
-    # What still runs ends with the process.
+            print(f"cannot give back {order_id}: {error}", file=sys.stderr)
+    # Running steps end with the process.
     sys.exit(1 if refused.is_set() else 0)
 
 

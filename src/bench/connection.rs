@@ -1,5 +1,5 @@
-//! One keep-alive connection of the load generator: HTTP/1.1 by hand, because whatever it costs is taken from the server
-//! on the same machine. Understands no more than the answers of servers like ours: a status and a length.
+//! Keep-alive connection of the load generator. HTTP/1.1 by hand, because its cost is taken from the server on the same
+//! machine. Supports only answers with a status and a length.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A head that is longer is none of ours.
+/// Longer heads are not from the servers under test.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Many times the answer to the largest batch.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -15,7 +15,7 @@ const READ_BYTES: usize = 4 * 1024;
 
 pub struct Connection {
     stream: TcpStream,
-    /// The answer as far as it has come; kept between requests, so that nothing is allocated for one.
+    /// The answer so far; reused between requests to avoid allocation.
     received: Vec<u8>,
 }
 
@@ -29,8 +29,8 @@ impl Answer<'_> {
         (200..300).contains(&self.status)
     }
 
-    /// A refusal for people.
-    pub fn told(&self) -> String {
+    /// Describes a refusal.
+    pub fn describe(&self) -> String {
         const CHARS_MAX: usize = 300;
         let body = String::from_utf8_lossy(self.body);
         let body: String = body.chars().take(CHARS_MAX).collect();
@@ -53,18 +53,18 @@ impl Connection {
         }
     }
 
-    /// For another runtime to go on with, between two requests.
+    /// Releases the connection between two requests, so that another runtime can attach it.
     pub fn detach(self) -> anyhow::Result<std::net::TcpStream> {
         self.stream.into_std().context("take a connection along")
     }
 
-    /// The other end of [`Connection::detach`].
+    /// Attaches a connection from [`Connection::detach`].
     pub fn attach(stream: std::net::TcpStream) -> anyhow::Result<Connection> {
         let stream = TcpStream::from_std(stream).context("take a connection along")?;
         Ok(Connection::over(stream))
     }
 
-    /// Sends a whole request and reads the whole answer. Not cancel safe.
+    /// Sends a request and reads its answer. Not cancel safe.
     pub async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<Answer<'_>> {
         self.stream.write_all(request).await.context("send a request")?;
         self.received.clear();
@@ -102,13 +102,13 @@ impl Connection {
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
     status: u16,
-    /// Including the empty line.
+    /// Length including the empty line.
     bytes: usize,
     body_bytes: usize,
 }
 
 impl Head {
-    /// `None` while its end has not come.
+    /// Returns `None` while the head is incomplete.
     fn parse(received: &[u8]) -> anyhow::Result<Option<Head>> {
         const STATUS: std::ops::Range<usize> = 9..12;
         let mut line_start = 0;
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_as_long_as_its_head_says() {
+    fn the_head_gives_the_length_of_an_answer() {
         let head = |text: &str| Head::parse(text.as_bytes()).unwrap();
         assert_eq!(head("HTTP/1.1 201 Created\r\nContent-Length: 2\r\n"), None);
         let text = "HTTP/1.1 201 Created\r\nlocation: /orders/1\r\nContent-LENGTH:  12 \r\n\r\n{\"a\"";

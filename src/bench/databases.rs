@@ -1,5 +1,5 @@
-//! PostgreSQL databases of a run: each new, made beside the one whose URL was given, and dropped at its end. What is in
-//! the given one is never looked at.
+//! PostgreSQL databases of a run, created beside the one in the given URL and dropped at the end. The given database is
+//! never read.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -28,7 +28,7 @@ impl Databases {
         })
     }
 
-    /// Whether the server is this machine, by its addresses or the name `localhost`.
+    /// Reports whether the server is on this machine, by its addresses or the name `localhost`.
     pub fn is_local(&self) -> bool {
         self.server
             .hosts
@@ -40,12 +40,12 @@ impl Databases {
             })
     }
 
-    /// Without user or secrets.
+    /// Returns the server's location without user or secrets.
     pub fn location(&self) -> &str {
         &self.server.location
     }
 
-    /// The URL of a new one.
+    /// Creates a database and returns its URL.
     pub async fn make(&self) -> anyhow::Result<String> {
         let name = format!(
             "orderly_bench_{}_{:08x}",
@@ -59,14 +59,14 @@ impl Databases {
             "the URL of the database must name it in its path"
         );
         let (client, _driver) = connect(&self.server).await?;
-        // Before the call, which may have been carried out though it was broken off.
+        // Recorded before the call, which may succeed even if its answer is lost.
         self.made().push(name.clone());
         let made = client.batch_execute(&format!("create database {name}")).await;
-        made.context("make a database of its own (the user needs the right to)")?;
+        made.context("create a database (the user needs that privilege)")?;
         Ok(url)
     }
 
-    /// Takes away all that were made, whoever is still connected.
+    /// Drops all created databases, closing their connections.
     pub async fn drop_all(&self) {
         let names = std::mem::take(&mut *self.made());
         if names.is_empty() {
@@ -82,7 +82,7 @@ impl Databases {
             anyhow::Ok(())
         };
         if let Err(error) = dropped.await {
-            tracing::warn!("could not drop the databases {}: {error:#}", names.join(", "));
+            tracing::warn!("cannot drop the databases {}: {error:#}", names.join(", "));
         }
     }
 
@@ -91,12 +91,12 @@ impl Databases {
     }
 }
 
-/// A connection and what reads its messages; dropping that closes it.
+/// Connects and returns the client with the task that reads its messages; dropping the task closes the connection.
 pub async fn connect(url: &PostgresUrl) -> anyhow::Result<(Client, AbortOnDropHandle<()>)> {
     let connected = url.config().connect(tls_connector(url)?).await;
     let (client, connection) = connected.with_context(|| format!("connect to {}", url.location))?;
     let driver: JoinHandle<()> = tokio::spawn(async move {
-        // Whoever waits for an answer is told.
+        // Pending calls get the error too.
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection to the database ended");
         }
@@ -104,7 +104,7 @@ pub async fn connect(url: &PostgresUrl) -> anyhow::Result<(Client, AbortOnDropHa
     Ok((client, AbortOnDropHandle::new(driver)))
 }
 
-/// The same server and parameters, another database.
+/// Returns the URL with another database.
 fn with_database(url: &str, name: &str) -> String {
     let (before, parameters) = match url.split_once('?') {
         Some((before, parameters)) => (before, format!("?{parameters}")),
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_database_of_the_same_server() {
+    fn a_url_gets_another_database_on_the_same_server() {
         for (url, expected) in [
             ("postgres://h/d", "postgres://h/x"),
             ("postgres://u:p@h:1", "postgres://u:p@h:1/x"),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_elsewhere_is_not_this_machine() {
+    fn a_remote_server_is_not_this_machine() {
         let is_local = |url: &str| Databases::beside(url).unwrap().is_local();
         assert!(is_local("postgres://127.0.0.1/d") && is_local("postgres://localhost/d"));
         assert!(!is_local("postgres://db.example/d"));

@@ -1,4 +1,4 @@
-//! The yardstick below all others: how often the disk takes one small append with a sync.
+//! Disk yardstick: the rate of small appends, each with a sync.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,10 +9,10 @@ use anyhow::Context;
 
 use super::load::Driven;
 
-/// A page of SQLite's log.
+/// Page size of SQLite's log.
 const APPEND_BYTES: usize = 4 * 1024;
 
-/// Appends to a growing file, each time with an `fdatasync`, for so long.
+/// Appends to a growing file for `time`, each time with an `fdatasync`.
 pub async fn sync(folder: &Path, time: Duration) -> anyhow::Result<Driven> {
     let path = folder.join("sync");
     let appended = tokio::task::spawn_blocking(move || append(&path, time)).await;
@@ -20,7 +20,7 @@ pub async fn sync(folder: &Path, time: Duration) -> anyhow::Result<Driven> {
 }
 
 fn append(path: &PathBuf, time: Duration) -> anyhow::Result<Driven> {
-    let mut file = File::create(path).context("make a file to append to")?;
+    let mut file = File::create(path).context("create a file to append to")?;
     let block = [0x5a; APPEND_BYTES];
     let mut driven = Driven::default();
     let start = Instant::now();

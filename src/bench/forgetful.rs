@@ -1,5 +1,4 @@
-//! The yardstick of everything: the whole HTTP side of `orderly` over a store that forgets. What it answers per second is
-//! what durability is measured against.
+//! Yardstick without durability: the whole HTTP side of `orderly` over a store that discards everything.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -22,7 +21,7 @@ use crate::store::{
     Accepted, FeedCursor, FeedPosition, IdempotencyKey, OrderView, Store, StoreError, StoreHealth,
 };
 
-/// Serves until the process ends, `connections` at once.
+/// Serves at most `connections` connections until the process ends.
 pub async fn serve(listener: TcpListener, connections: usize) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let draining = CancellationToken::new();
@@ -77,7 +76,8 @@ pub async fn serve(listener: TcpListener, connections: usize) -> anyhow::Result<
     Ok(())
 }
 
-/// Accepts orders and drops them; knows one order, by every id. Overrides the verbs that the loads use.
+/// Store that accepts orders and discards them, and knows one order under every id. Overrides the verbs that the loads
+/// use.
 struct Forgetful {
     last_id: AtomicI64,
     template: Order,

@@ -1,5 +1,5 @@
-//! The load generator: many connections on two threads, which send a script for a while and note how long each answer
-//! took. Closed loop: as fast as the answers come. Open loop: at the beat of `pace`.
+//! Load generator: many connections on two threads send a script for a while and record latencies. Closed loop: the next
+//! request follows the answer. Open loop: requests follow the schedule of `pace`.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use super::pace::{self, Tickets, Times};
 use super::script::{Script, Turns};
 use super::statistics::Latencies;
 
-/// Threads of the generator. It shares the machine with the server, and a connection costs it little.
+/// Threads of the generator. It shares the machine with the server and needs little per connection.
 const THREADS: u32 = 2;
-/// After the end of the time for the last answers. Who answers later has failed.
+/// Time for the last answers after the end; later ones count as failed.
 const LAST_ANSWERS_TIME: Duration = Duration::from_secs(30);
-/// So much longer an open loop may go on sending what became due in its time: as long again, and no less than this.
+/// Minimum extra time in which an open loop may send overdue requests; otherwise as long as the load itself.
 const LATE_TIME_MIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy)]
@@ -31,18 +31,18 @@ pub struct Drive {
     pub rate: Option<f64>,
 }
 
-/// What came of it.
+/// Result of a load.
 #[derive(Clone, Default)]
 pub struct Driven {
-    /// Good answers.
+    /// Number of successful answers.
     pub answered: u64,
-    /// Those of them that came before the end of the time.
+    /// Number of those that came before the end of the time.
     pub in_time: u64,
     pub refused: u64,
     pub first_refusal: Option<String>,
     /// Requests of an open loop that were never sent; their latencies count as if answered at the very end.
     pub unsent: u64,
-    /// Of good answers, and of what was never sent.
+    /// Latencies of successful answers and of unsent requests.
     pub latencies: Latencies,
 }
 
@@ -63,12 +63,12 @@ impl Driven {
             self.latencies.record(latency);
         } else {
             self.refused += 1;
-            self.first_refusal.get_or_insert_with(|| answer.told());
+            self.first_refusal.get_or_insert_with(|| answer.describe());
         }
     }
 }
 
-/// Sends the script. Dropping the future ends it.
+/// Sends the script. Dropping the future stops it.
 pub async fn drive(script: &Arc<Script>, how: Drive) -> anyhow::Result<Driven> {
     let stop = CancellationToken::new();
     let _ends_with_this = stop.clone().drop_guard();
@@ -80,14 +80,14 @@ pub async fn drive(script: &Arc<Script>, how: Drive) -> anyhow::Result<Driven> {
         streams[thread].push(opened.detach()?);
     }
     let start = Instant::now();
-    let mut drums = Vec::new();
+    let mut schedules = Vec::new();
     let mut ends = Vec::new();
     for (number, streams) in (0..).zip(streams) {
         let tickets = how.rate.map(|rate| {
             let times = Times::of_share(start, rate, how.time, number, threads);
             Tickets::new(times)
         });
-        drums.extend(tickets.as_ref().map(Tickets::drum));
+        schedules.extend(tickets.as_ref().map(Tickets::schedule));
         let share = Share {
             script: script.clone(),
             streams,
@@ -100,15 +100,15 @@ pub async fn drive(script: &Arc<Script>, how: Drive) -> anyhow::Result<Driven> {
         thread::Builder::new()
             .name(format!("load-{number}"))
             .spawn(move || {
-                // Nobody listens any more when the whole was given up.
+                // The receiver is gone if the load was stopped.
                 let _ = ended.send(share.run(&stop));
             })
             .context("start a thread")?;
         ends.push(end);
     }
-    if !drums.is_empty() {
-        // Ends by itself after its last beat, or with the guard above.
-        drop(pace::beat(drums, how.connections, stop.clone()));
+    if !schedules.is_empty() {
+        // Ends after its last request, or with the guard above.
+        drop(pace::release(schedules, how.connections, stop.clone()));
     }
     let mut driven = Driven::default();
     for share in join_all(ends).await {
@@ -117,12 +117,12 @@ pub async fn drive(script: &Arc<Script>, how: Drive) -> anyhow::Result<Driven> {
     Ok(driven)
 }
 
-/// What one thread does.
+/// Work of one thread.
 struct Share {
     script: Arc<Script>,
     streams: Vec<std::net::TcpStream>,
     end: Instant,
-    /// Nothing more is sent from here on.
+    /// Time after which nothing more is sent.
     give_up: Instant,
     tickets: Option<Tickets>,
 }

@@ -1,5 +1,5 @@
-//! The yardstick that most teams would write: a plain `axum` handler that reads the JSON into a struct and inserts one
-//! row per request, over a pool of 16 connections with prepared statements. No checks, no events, no idempotency.
+//! Yardstick of a typical service: a plain `axum` handler that reads the JSON into a struct and inserts one row per
+//! request, over a pool of 16 connections with prepared statements. No checks, events or idempotency.
 
 use std::sync::{Arc, Mutex};
 
@@ -39,14 +39,14 @@ struct Answer<'a> {
     status: &'a str,
 }
 
-/// The yardstick with its pool open.
+/// The yardstick with its open pool.
 pub struct OneInsert(Arc<Pool>);
 
-/// Makes its table in the database, which is empty.
+/// Creates its table in the empty database.
 pub async fn prepare(database: &PostgresUrl) -> anyhow::Result<OneInsert> {
     let (client, _driver) = databases::connect(database).await?;
     let made = client.batch_execute(include_str!("one_insert/schema.sql")).await;
-    made.context("make the table of the yardstick")?;
+    made.context("create the table of the yardstick")?;
     Ok(OneInsert(Pool::open(database).await?))
 }
 
@@ -55,7 +55,7 @@ impl OneInsert {
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let router = Router::new().route("/orders", post(insert)).with_state(self.0);
         let listener = listener.tap_io(|stream| {
-            // Slower without, and no more than that.
+            // A failure only makes it slower.
             let _ = stream.set_nodelay(true);
         });
         axum::serve(listener, router).await.context("serve")
@@ -74,7 +74,7 @@ fn respond(status: u16, body: Vec<u8>) -> Response {
         .status(status)
         .header(CONTENT_TYPE, "application/json")
         .body(body.into());
-    response.expect("these are good headers")
+    response.expect("the headers are valid")
 }
 
 struct Pool {
@@ -103,9 +103,9 @@ impl Pool {
         let order: Order = serde_json::from_slice(body).context("read the order")?;
         let items: Vec<String> = order.item_ids.iter().map(i64::to_string).collect();
         let item_ids = items.join(",");
-        let _turn = self.free.acquire().await.context("wait for a connection")?;
+        let _permit = self.free.acquire().await.context("wait for a connection")?;
         let taken = self.clients().pop();
-        let (client, statement) = taken.context("there are as many clients as turns")?;
+        let (client, statement) = taken.context("there are as many clients as permits")?;
         let row = client
             .query_one(&statement, &[&order.user_id, &item_ids, &order.total_amount])
             .await;

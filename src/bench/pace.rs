@@ -1,5 +1,5 @@
-//! The even beat of an open loop: requests become due whether or not earlier ones were answered, and each knows when it
-//! was meant to begin, so that waiting for a slow server counts (no coordinated omission).
+//! Schedule of an open loop: requests become due whether or not earlier ones were answered, and latency counts from the
+//! due time, so that waiting for a slow server counts (no coordinated omission).
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Between two looks at what is due: so much later a request may begin, which counts as its latency. Shorter costs the
-/// server its processor.
-const BEAT: Duration = Duration::from_micros(150);
+/// Interval of checks for due requests. It bounds the delay of a request, which counts as latency; a shorter interval
+/// would take processor time from the server.
+const CHECK_INTERVAL: Duration = Duration::from_micros(150);
 
 /// The requests of one thread of the load generator.
 pub struct Tickets {
     due: Arc<Semaphore>,
-    /// Handed out to connections so far.
+    /// Number handed out to connections so far.
     taken: Cell<u64>,
     times: Times,
 }
 
-/// When the requests of one share of a rate are to begin.
+/// Due times of the requests of one share of a rate.
 #[derive(Clone, Copy)]
 pub struct Times {
     pub first: Instant,
@@ -30,7 +30,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// The share of one of `shares` that together make `rate` requests per second for so long.
+    /// Returns one of `shares` that together make `rate` requests per second for `time`.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // positive, and far below the integers' end
     pub fn of_share(start: Instant, rate: f64, time: Duration, share: u32, shares: u32) -> Times {
         let interval = Duration::from_secs_f64(f64::from(shares) / rate);
@@ -47,7 +47,7 @@ impl Times {
         self.first + self.interval.mul_f64(precise(number))
     }
 
-    /// How many have begun by then.
+    /// Returns the number of requests due by `now`.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // as above
     fn due_at(&self, now: Instant) -> u64 {
         match now.checked_duration_since(self.first) {
@@ -57,7 +57,7 @@ impl Times {
     }
 }
 
-/// Far below the integers that a float holds.
+/// Converts to a float; the numbers are small enough to be exact.
 #[allow(clippy::cast_precision_loss)]
 fn precise(number: u64) -> f64 {
     number as f64
@@ -72,7 +72,7 @@ impl Tickets {
         }
     }
 
-    /// When the next request was meant to begin, once it may; `None` when all were handed out.
+    /// Waits for the next due request and returns its due time; `None` when all were handed out.
     pub async fn next(&self) -> Option<Instant> {
         if self.taken.get() >= self.times.count {
             return None;
@@ -80,21 +80,21 @@ impl Tickets {
         let permit = self.due.acquire().await;
         permit.expect("the semaphore is never closed").forget();
         let number = self.taken.get();
-        // The beat's last permits only wake those who wait for nothing.
+        // The last permits only wake waiting connections.
         (number < self.times.count).then(|| {
             self.taken.set(number + 1);
             self.times.of(number)
         })
     }
 
-    /// When those were meant to begin that were never sent.
+    /// Returns the due times of unsent requests.
     pub fn left(&self) -> impl Iterator<Item = Instant> {
         (self.taken.get()..self.times.count).map(|number| self.times.of(number))
     }
 
-    /// To be given to [`beat`].
-    pub fn drum(&self) -> Drum {
-        Drum {
+    /// Returns the schedule for [`release`].
+    pub fn schedule(&self) -> Schedule {
+        Schedule {
             due: self.due.clone(),
             times: self.times,
             released: 0,
@@ -102,31 +102,35 @@ impl Tickets {
     }
 }
 
-/// Releases the requests of one thread.
-pub struct Drum {
+/// Requests of one thread still to be released.
+pub struct Schedule {
     due: Arc<Semaphore>,
     times: Times,
     released: u64,
 }
 
-/// Releases all requests in their time, from a thread of its own: timers of the runtime are as coarse as a millisecond.
-/// At the end everybody who may still wait is woken, `connections` at most.
-pub fn beat(mut drums: Vec<Drum>, connections: usize, stop: CancellationToken) -> JoinHandle<()> {
+/// Releases all requests when they are due, from a separate thread: timers of the runtime have a resolution of a
+/// millisecond. At the end it wakes all waiting connections, at most `connections`.
+pub fn release(mut schedules: Vec<Schedule>, connections: usize, stop: CancellationToken) -> JoinHandle<()> {
     thread::spawn(move || {
-        while !stop.is_cancelled() && drums.iter().any(|drum| drum.released < drum.times.count) {
+        while !stop.is_cancelled()
+            && schedules
+                .iter()
+                .any(|schedule| schedule.released < schedule.times.count)
+        {
             let now = Instant::now();
-            for drum in &mut drums {
-                let due = drum.times.due_at(now);
-                let new = usize::try_from(due - drum.released).unwrap_or(usize::MAX);
+            for schedule in &mut schedules {
+                let due = schedule.times.due_at(now);
+                let new = usize::try_from(due - schedule.released).unwrap_or(usize::MAX);
                 if new > 0 {
-                    drum.due.add_permits(new);
-                    drum.released = due;
+                    schedule.due.add_permits(new);
+                    schedule.released = due;
                 }
             }
-            thread::sleep(BEAT);
+            thread::sleep(CHECK_INTERVAL);
         }
-        for drum in &drums {
-            drum.due.add_permits(connections);
+        for schedule in &schedules {
+            schedule.due.add_permits(connections);
         }
     })
 }
@@ -136,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_make_the_rate_together() {
+    fn the_shares_add_up_to_the_rate() {
         let start = Instant::now();
         let share = |number| Times::of_share(start, 1_000.0, Duration::from_secs(2), number, 2);
         let (first, second) = (share(0), share(1));
@@ -150,10 +154,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_request_is_handed_out_once_and_everybody_comes_home() {
+    async fn every_request_is_handed_out_once_and_no_connection_hangs() {
         let times = Times::of_share(Instant::now(), 10_000.0, Duration::from_millis(20), 0, 1);
         let tickets = Tickets::new(times);
-        let drummer = beat(vec![tickets.drum()], 8, CancellationToken::new());
+        let releasing = release(vec![tickets.schedule()], 8, CancellationToken::new());
         let take_all = || async {
             let mut count = 0;
             while tickets.next().await.is_some() {
@@ -165,6 +169,6 @@ mod tests {
         let taken: Vec<u64> = futures_util::future::join_all(takers).await;
         assert_eq!(taken.iter().sum::<u64>(), 200);
         assert_eq!(tickets.left().count(), 0);
-        drummer.join().unwrap();
+        releasing.join().unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! The servers of a run: child processes of this program on free loopback ports, and the folder they work in. Each is
-//! ended by its id when the run is over, however that came.
+//! Servers of a run: child processes of this program on free loopback ports, and their folder. Each is ended by its
+//! process id when the run is over, however it ends.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,38 +14,38 @@ use tokio::time::timeout;
 
 use super::script::Caller;
 
-/// For a server to say where it listens.
+/// Maximum time until a server reports its address.
 const START_TIME_MAX: Duration = Duration::from_mins(1);
-/// Variables of a user's own server are not meant for the one that is measured.
+/// Variables of the user's own server, which must not reach the one under test.
 const OWN_VARIABLES: [&str; 5] = ["ORDERLY_", "DATABASE_", "REDIS_", "HOST", "PORT"];
 
-/// All that a run started.
+/// All child processes of a run.
 #[derive(Default)]
 pub struct Processes(Mutex<Vec<Process>>);
 
 struct Process {
     child: Child,
-    /// Where it listens, once it said so.
+    /// Listen address, once reported.
     address: Option<SocketAddr>,
 }
 
-/// What the server reads its orders from and how it is set up.
+/// Settings of the server under test.
 pub struct Settings<'a> {
     pub database_url: String,
     pub connections: usize,
-    /// By the names of their variables; these win.
+    /// Variables that override the others.
     pub others: &'a [(String, String)],
 }
 
 impl Processes {
-    /// The server under test, working in `folder`.
+    /// Starts the server under test in `folder`.
     pub async fn serve(
         &self,
         program: &Path,
         folder: &Path,
         settings: Settings<'_>,
     ) -> anyhow::Result<Caller> {
-        /// Beside those of the load: for looks at the numbers.
+        /// Connections beyond those of the load, for reading metrics.
         const CONNECTIONS_BESIDE: usize = 16;
         let mut command = Command::new(program);
         for (name, _) in std::env::vars() {
@@ -70,7 +70,7 @@ impl Processes {
         self.start(command).await.context("start the server to measure")
     }
 
-    /// A yardstick: `arguments` of the hidden command that serves it.
+    /// Starts a yardstick with the `arguments` of the hidden command.
     pub async fn yardstick(
         &self,
         program: &Path,
@@ -80,20 +80,20 @@ impl Processes {
         let mut command = Command::new(program);
         command.arg("bench-yardstick").args(arguments);
         if let Some(url) = database_url {
-            // Not among the arguments, where everybody could read the password.
+            // Not an argument, where other users could read the password.
             command.env(super::YARDSTICK_DATABASE_VARIABLE, url);
         }
         self.start(command).await.context("start a yardstick")
     }
 
-    /// Waits until it says where it listens.
+    /// Starts a process and waits until it reports its address.
     async fn start(&self, mut command: Command) -> anyhow::Result<Caller> {
         let mut child = command
-            // A yardstick ends at the end of this pipe, should this process be killed.
+            // A yardstick exits when this pipe closes, even if this process is killed.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
-            // An interrupt from the terminal is this process's to act on.
+            // Keeps interrupts of the terminal from the child; this process handles them.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -103,7 +103,7 @@ impl Processes {
         self.processes().push(Process { child, address: None });
         let mut lines = BufReader::new(stdout).lines();
         let heard = timeout(START_TIME_MAX, address(&mut lines)).await;
-        let address = heard.context("it does not say where it listens")??;
+        let address = heard.context("the process does not report its address")??;
         for process in &mut *self.processes() {
             if process.child.id() == id {
                 process.address = Some(address);
@@ -111,13 +111,13 @@ impl Processes {
         }
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                tell(&line);
+                log(&line);
             }
         });
         Ok(Caller::of(address))
     }
 
-    /// Ends the one that listens there.
+    /// Ends the process that listens at `address`.
     pub async fn end(&self, address: SocketAddr) {
         let found = {
             let mut processes = self.processes();
@@ -144,11 +144,11 @@ impl Processes {
 }
 
 impl Process {
-    /// What it stored is thrown away anyway, so it is not waited for.
+    /// Kills the process; its data is discarded anyway.
     async fn end(mut self) {
-        // One that ended by itself needs no more than that.
+        // It may have exited by itself.
         if let Err(error) = self.child.kill().await {
-            tracing::debug!(%error, "a process was gone already");
+            tracing::debug!(%error, "a process had already exited");
         }
     }
 }
@@ -157,20 +157,20 @@ async fn address(lines: &mut Lines<BufReader<ChildStdout>>) -> anyhow::Result<So
     while let Some(line) = lines.next_line().await.context("read what it says")? {
         let said: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         if let Some(address) = said["address"].as_str() {
-            return address.parse().context("it says where it listens");
+            return address.parse().context("read the reported address");
         }
-        tell(&line);
+        log(&line);
     }
-    bail!("it ended before it listened")
+    bail!("the process exited before it listened")
 }
 
-/// A line of its log.
-fn tell(line: &str) {
+/// Logs a line of a child's log.
+fn log(line: &str) {
     let said: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
     tracing::warn!("the server says: {}", said["message"].as_str().unwrap_or(line));
 }
 
-/// A new folder; gone with this, and with everything in it.
+/// A new folder, removed with its contents on drop.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -180,7 +180,7 @@ impl Folder {
             std::process::id(),
             rand::random::<u32>()
         ));
-        std::fs::create_dir(&path).with_context(|| format!("make the folder {}", path.display()))?;
+        std::fs::create_dir(&path).with_context(|| format!("create the folder {}", path.display()))?;
         Ok(Folder(path))
     }
 
@@ -188,10 +188,10 @@ impl Folder {
         &self.0
     }
 
-    /// A folder of its own inside.
+    /// Creates a folder inside.
     pub fn inside(&self, name: &str) -> anyhow::Result<PathBuf> {
         let path = self.0.join(name);
-        std::fs::create_dir_all(&path).with_context(|| format!("make the folder {}", path.display()))?;
+        std::fs::create_dir_all(&path).with_context(|| format!("create the folder {}", path.display()))?;
         Ok(path)
     }
 }
@@ -199,7 +199,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, "could not remove the folder {}", self.0.display());
+            tracing::warn!(%error, "cannot remove the folder {}", self.0.display());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The yardstick of the store itself: orders accepted by direct calls in this process, as many at once as the load has
-//! connections, on a fresh store of the same kind.
+//! Store yardstick: orders accepted by direct calls in this process, with as many concurrent calls as the load has
+//! connections, on a new store of the same kind.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::store::clock::system_clock;
 use crate::store::open::{self, OpenOptions};
 
-/// Orders prepared before the time runs.
+/// Number of orders prepared before the measurement.
 const VARIANTS_ORDERS: usize = 4_000;
 
 pub struct RawStore {
@@ -82,7 +82,7 @@ async fn call_on(
     end: Instant,
 ) -> anyhow::Result<Driven> {
     let mut driven = Driven::default();
-    // As the connections of the load, callers begin at different places.
+    // Like the connections of the load, callers start at different places.
     let mut next = caller.wrapping_mul(7_919);
     let mut began = Instant::now();
     while began < end {
@@ -98,7 +98,7 @@ async fn call_on(
     Ok(driven)
 }
 
-/// The one that the load generator sends.
+/// Returns the order that the load generator sends.
 pub fn order() -> anyhow::Result<NewOrder> {
     Ok(NewOrder {
         user_id: 104,

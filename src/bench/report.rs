@@ -1,4 +1,4 @@
-//! What a run found. How it is shown is left to the command.
+//! Report of a run. The command shows it.
 
 use serde::Serialize;
 
@@ -8,16 +8,16 @@ use super::{Kind, Load};
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub version: &'static str,
-    /// What orders were kept in: `sqlite`, `postgresql`, or `unknown` to a server that ran already.
+    /// Store of the server: `sqlite`, `postgresql`, or `unknown` for a running server.
     pub store: &'static str,
     pub connections: usize,
-    /// Whose orders they were, in turns.
+    /// Number of users; orders were spread over them in turn.
     pub users: usize,
     pub duration_seconds: f64,
     pub rounds: usize,
     pub settings: Vec<String>,
     pub loads: Vec<LoadReport>,
-    /// What its reader should know.
+    /// Remarks for the reader.
     pub notes: Vec<String>,
     /// Loads that could not be measured, and why.
     pub failures: Vec<String>,
@@ -36,9 +36,9 @@ pub struct LoadReport {
 pub struct KindReport {
     pub kind: Kind,
     pub rate: Option<Spread>,
-    /// The server's rate by this kind's, round by round; of yardsticks only, and not where no rate was asked for.
+    /// The server's rate divided by this kind's, round by round; only for yardsticks with a comparable rate.
     pub ratio: Option<Spread>,
-    /// Medians over the rounds, and the highest of all.
+    /// Medians over the rounds; the maximum over all.
     pub latency: Option<LatencyFigures>,
     pub processing: Option<Processing>,
     pub rounds: Vec<Round>,
@@ -48,34 +48,34 @@ pub struct KindReport {
 #[derive(Clone, Debug, Serialize)]
 pub struct Round {
     pub rate: f64,
-    /// Good answers, or orders, or syncs.
+    /// Number of successful answers, orders or syncs.
     pub count: u64,
     pub refused: u64,
-    /// Of an open loop: what was never sent, because the server was too slow.
+    /// Requests of an open loop that were never sent, because the server was too slow.
     pub unsent: u64,
-    /// Of an open loop: requests per second that were meant.
+    /// Intended requests per second of an open loop.
     pub offered: Option<f64>,
     pub latency: Option<LatencyFigures>,
     pub processing: Option<Processing>,
 }
 
-/// What became of the orders meanwhile.
+/// Processing of the orders during a round.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Processing {
     pub accepted_per_second: f64,
     pub completed_per_second: f64,
-    /// Pending and in processing, at the end more than at the beginning.
+    /// Growth of Pending and Processing orders over the round.
     pub queue_growth: i64,
-    /// By more than what is always under way.
+    /// Set if it grew by more than the usual number of running orders.
     pub queue_grew: bool,
-    /// From the 201 to the start as the order has it: taken within the claim, before its commit. Medians in milliseconds,
-    /// of `pickup` only.
+    /// Latency from the 201 to the start stored in the order, which is set within the claim, before its commit. Medians
+    /// in milliseconds, only for `pickup`.
     pub start_p50_ms: Option<f64>,
     pub start_p99_ms: Option<f64>,
 }
 
 impl Report {
-    /// Whether all was measured, and every figure means something.
+    /// Reports whether all was measured and every figure is valid.
     pub fn is_good(&self) -> bool {
         let kinds = self.loads.iter().flat_map(|load| &load.kinds);
         let mut rounds = kinds.flat_map(|kind| &kind.rounds);
@@ -84,13 +84,13 @@ impl Report {
 }
 
 impl LoadReport {
-    /// Of all rounds, with the kind that is measured first.
+    /// Summarizes all rounds; the server under test comes first.
     pub fn of(load: Load, connections: usize, rounds: &[Vec<(Kind, Round)>]) -> LoadReport {
         let kinds = rounds.first().map(Vec::as_slice).unwrap_or_default();
         let kinds = kinds.iter().map(|(kind, _)| {
             let mut report = KindReport::of(*kind, rounds);
             if load == Load::Pickup {
-                // One order at a time with pauses: its rate is of its own making.
+                // One order at a time with pauses: its rate is its own choice.
                 report.ratio = None;
             }
             report
@@ -112,7 +112,7 @@ impl KindReport {
                 .map(|(_, round)| round)
         };
         let pairs = of_kind(Kind::Orderly).zip(of_kind(kind));
-        // Of a yardstick that did nothing in a round there is no ratio.
+        // No ratio against a yardstick that did nothing in a round.
         let ratios = pairs
             .filter(|(_, yardstick)| yardstick.rate > 0.0)
             .map(|(own, yardstick)| own.rate / yardstick.rate);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_the_median_of_the_rounds_own_ratios() {
+    fn a_ratio_is_the_median_of_the_rounds_ratios() {
         let rounds = [(50.0, 100.0), (30.0, 100.0), (80.0, 100.0)]
             .map(|(own, yardstick)| vec![(Kind::Orderly, round(own)), (Kind::Nothing, round(yardstick))]);
         let report = LoadReport::of(Load::Accept, 64, &rounds);

@@ -1,8 +1,8 @@
-//! The rounds of a run: in each, the server under test and every yardstick in turn.
+//! Rounds of a run: each measures the server under test and every yardstick in turn.
 
+use super::environment::Environment;
 use super::raw_store::RawStore;
 use super::report::{LoadReport, Report};
-use super::scene::Scene;
 use super::script::Caller;
 use super::subjects::{Scripts, Subjects};
 use super::{Load, Plan, Progress, Target};
@@ -10,12 +10,12 @@ use crate::store::ORDERS_WAITING_MAX;
 
 pub async fn measure(
     plan: &Plan,
-    scene: &Scene,
+    environment: &Environment,
     progress: &mut (dyn FnMut(&Progress) + Send),
 ) -> anyhow::Result<Report> {
     let mut notes = Vec::new();
-    let nothing = scene.forgetful(plan).await?;
-    let one_insert = scene.one_insert(plan).await?;
+    let nothing = environment.forgetful(plan).await?;
+    let one_insert = environment.one_insert(plan).await?;
     if one_insert.is_none() {
         notes.push(
             "one INSERT per request was not measured: --yardstick-database-url names a PostgreSQL server for it"
@@ -30,9 +30,9 @@ pub async fn measure(
             one_insert: one_insert.as_ref(),
             number,
         };
-        match measure_load(plan, scene, load, servers, progress, &mut notes).await {
+        match measure_load(plan, environment, load, servers, progress, &mut notes).await {
             Ok(report) => loads.push(report),
-            // What was measured before is not lost with it, nor what comes.
+            // A failed load does not affect the others.
             Err(error) => failures.push(error.context(format!("measure {}", load.name()))),
         }
     }
@@ -63,7 +63,7 @@ pub async fn measure(
     })
 }
 
-/// The yardsticks of all loads, and the load's place in the plan.
+/// Yardsticks shared by all loads, and the load's place in the plan.
 #[derive(Clone, Copy)]
 struct Servers<'a> {
     nothing: &'a Caller,
@@ -73,7 +73,7 @@ struct Servers<'a> {
 
 async fn measure_load(
     plan: &Plan,
-    scene: &Scene,
+    environment: &Environment,
     load: Load,
     servers: Servers<'_>,
     progress: &mut (dyn FnMut(&Progress) + Send),
@@ -85,15 +85,15 @@ async fn measure_load(
         number,
     } = servers;
     let name = format!("{number}-{}", load.name());
-    let orderly = scene.server(plan, &name).await?;
+    let orderly = environment.server(plan, &name).await?;
     let subjects = Subjects {
         plan,
         load,
         connections: connections(plan, load),
         scripts: Scripts::of(plan, load, &orderly, nothing, one_insert).await?,
-        store: raw_store(plan, scene, load, &name).await?,
+        store: raw_store(plan, environment, load, &name).await?,
         orderly,
-        folder: scene.folder.path(),
+        folder: environment.folder.path(),
     };
     let kinds = subjects.kinds();
     let steps = plan.rounds * kinds.len();
@@ -105,7 +105,7 @@ async fn measure_load(
         for &kind in &kinds {
             let of_load = (round - 1) * kinds.len() + measured.len();
             progress(&Progress {
-                // As if all loads had as many kinds.
+                // Assumes that all loads have as many kinds.
                 done: number * steps + of_load,
                 total: steps * plan.loads.len(),
                 load,
@@ -120,13 +120,13 @@ async fn measure_load(
         store.close().await;
     }
     if !matches!(plan.target, Target::Running(_)) {
-        scene.end(&subjects.orderly).await;
+        environment.end(&subjects.orderly).await;
     }
     Ok(LoadReport::of(load, subjects.connections, &rounds))
 }
 
-/// With no more orders on their way than may wait for a commit; half as many, since some places are given back a moment
-/// after the answer.
+/// Returns the number of connections, limited so that waiting orders fill at most half of the room for commits: some room
+/// is freed only a moment after the answer.
 fn connections(plan: &Plan, load: Load) -> usize {
     match load {
         Load::Batch => plan
@@ -139,8 +139,13 @@ fn connections(plan: &Plan, load: Load) -> usize {
     }
 }
 
-/// Where the store alone is a yardstick.
-async fn raw_store(plan: &Plan, scene: &Scene, load: Load, name: &str) -> anyhow::Result<Option<RawStore>> {
+/// Opens the store yardstick for loads that have it.
+async fn raw_store(
+    plan: &Plan,
+    environment: &Environment,
+    load: Load,
+    name: &str,
+) -> anyhow::Result<Option<RawStore>> {
     let is_of_load = match load {
         Load::Accept | Load::Batch | Load::EndToEnd => true,
         Load::Status | Load::Mixed | Load::Drain | Load::Pickup => false,
@@ -148,6 +153,6 @@ async fn raw_store(plan: &Plan, scene: &Scene, load: Load, name: &str) -> anyhow
     if !is_of_load || matches!(plan.target, Target::Running(_)) {
         return Ok(None);
     }
-    let url = scene.new_store(plan, &format!("{name}-store")).await?;
+    let url = environment.new_store(plan, &format!("{name}-store")).await?;
     Ok(Some(RawStore::open(&url).await?))
 }

@@ -1,4 +1,4 @@
-//! What the load generator sends: requests as bytes, prepared before the time runs.
+//! Requests of the load generator, prepared as bytes before the measurement.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use crate::config::Secret;
 
-/// Different requests of a script, sent in turn, where there are not more users.
+/// Number of distinct requests in a script unless there are more users, sent in turn.
 const VARIANTS: usize = 1_000;
-/// Of a batch: they are long.
+/// Number of distinct batch requests, which are long.
 const BATCH_VARIANTS: usize = 4;
-/// Of the mixed load: how often the status of an order is read that was just accepted.
+/// Reads of the mixed load after each accepted order.
 const READS_PER_ORDER: u32 = 3;
 
-/// Whom requests go to.
+/// Destination of requests.
 #[derive(Clone)]
 pub struct Caller {
     pub address: SocketAddr,
@@ -21,7 +21,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Of a server without a key.
+    /// Returns the caller of a server without a key.
     pub fn of(address: SocketAddr) -> Caller {
         Caller {
             address,
@@ -55,13 +55,13 @@ impl Caller {
 pub struct Script {
     caller: Caller,
     requests: Vec<Vec<u8>>,
-    /// What one good answer counts for.
+    /// Number of orders that one successful answer counts for.
     pub orders_per_request: u64,
     reads_per_request: u32,
 }
 
 impl Script {
-    /// One order a request, of one user after another.
+    /// Returns a script with one order per request, the users in turn.
     pub fn accept(caller: &Caller, users: usize) -> Script {
         let variants = 1..=VARIANTS.max(users);
         let requests = variants.map(|number| caller.post("/orders", &order(number, users)));
@@ -88,7 +88,7 @@ impl Script {
         }
     }
 
-    /// Reads of orders that are there.
+    /// Returns a script that reads existing orders.
     pub fn status(caller: &Caller, order_ids: &[i64]) -> Script {
         let ids = order_ids.iter().take(VARIANTS);
         Script {
@@ -99,7 +99,7 @@ impl Script {
         }
     }
 
-    /// Orders, each followed by reads of its status.
+    /// Returns a script of orders, each followed by reads of it.
     pub fn mixed(caller: &Caller, users: usize) -> Script {
         Script {
             reads_per_request: READS_PER_ORDER,
@@ -112,7 +112,7 @@ impl Script {
     }
 }
 
-/// Where one connection is in the script.
+/// Position of one connection in the script.
 pub struct Turns {
     script: Arc<Script>,
     next: usize,
@@ -121,10 +121,10 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Connections begin at different places.
+    /// Starts each connection at another place.
     pub fn begin(script: Arc<Script>, connection: usize) -> Turns {
         Turns {
-            // A prime far from any number of variants.
+            // A prime far above any number of variants.
             next: connection.wrapping_mul(7_919),
             script,
             reads_left: 0,
@@ -155,7 +155,7 @@ impl Turns {
     }
 }
 
-/// Those of an answer, in its order.
+/// Returns the order ids in an answer, in its order.
 pub fn order_ids(body: &[u8]) -> Vec<i64> {
     let text = String::from_utf8_lossy(body);
     let after_names = text.split("\"order_id\":").skip(1);
@@ -166,12 +166,12 @@ pub fn order_ids(body: &[u8]) -> Vec<i64> {
     digits.filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// The user of the so many-th order.
+/// Returns the user of an order by its number.
 pub fn user_of(number: usize, users: usize) -> usize {
     number % users + 1
 }
 
-/// One of three items.
+/// Returns an order with three items.
 fn order(number: usize, users: usize) -> String {
     let user = user_of(number, users);
     let (first, cents) = (100 + number % 800, number % 90 + 10);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_whole() {
+    fn a_request_is_complete() {
         let script = Arc::new(Script::accept(&caller(), 1));
         let turns = Turns::begin(script, 0);
         let text = std::str::from_utf8(turns.request()).unwrap();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_are_of_as_many_users_as_asked_for() {
+    fn orders_are_spread_over_the_given_number_of_users() {
         for users in [1, 3, 2_000] {
             for script in [
                 Script::accept(&caller(), users),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_of_the_mixed_load_is_read_after_it_was_accepted() {
+    fn the_mixed_load_reads_an_order_after_its_acceptance() {
         let mut turns = Turns::begin(Arc::new(Script::mixed(&caller(), 5)), 3);
         assert!(turns.request().starts_with(b"POST /orders "));
         turns.answered(br#"{"order_id":45,"user_id":1}"#);

@@ -1,23 +1,23 @@
-//! Numbers about many measurements: latencies of one round, and the spread of a figure over the rounds.
+//! Statistics: latencies of one round, and the spread of a figure over the rounds.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Latencies above it count as this long.
+/// Maximum recorded latency; longer ones count as this.
 const LATENCY_MAX: Duration = Duration::from_mins(5);
 /// Significant digits of a latency.
 const DIGITS: u8 = 3;
 
-/// Of one round, or a share of it.
+/// Latencies of one round, or of a part of it.
 #[derive(Clone)]
 pub struct Latencies(Histogram<u64>);
 
 impl Default for Latencies {
     fn default() -> Latencies {
         let histogram = Histogram::new_with_max(micros(LATENCY_MAX), DIGITS);
-        Latencies(histogram.expect("the bounds are good ones"))
+        Latencies(histogram.expect("the bounds are valid"))
     }
 }
 
@@ -31,7 +31,7 @@ impl Latencies {
         added.expect("all have the same bounds");
     }
 
-    /// `None` when there are none.
+    /// Returns `None` if there are no latencies.
     pub fn figures(&self) -> Option<LatencyFigures> {
         let millis = |micros: u64| Duration::from_micros(micros).as_secs_f64() * 1_000.0;
         (!self.0.is_empty()).then(|| LatencyFigures {
@@ -53,7 +53,7 @@ pub struct LatencyFigures {
     pub max_ms: f64,
 }
 
-/// Of one figure over the rounds.
+/// Spread of one figure over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
     pub min: f64,
@@ -62,7 +62,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// `None` when there are no figures. The median of an even number is the mean of the two in the middle.
+    /// Returns `None` without figures. The median of an even number is the mean of the two in the middle.
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let mut figures: Vec<f64> = figures.into_iter().collect();
         figures.sort_by(f64::total_cmp);
@@ -76,7 +76,7 @@ impl Spread {
     }
 }
 
-/// Counts are far below the integers that a float holds.
+/// Returns a rate; counts are small enough to be exact as floats.
 #[allow(clippy::cast_precision_loss)]
 pub fn per_second(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE)
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn latencies_of_all_shares_count_together() {
+    fn latencies_of_all_parts_are_combined() {
         let mut all = Latencies::default();
         assert!(all.figures().is_none());
         let mut other = Latencies::default();

@@ -1,4 +1,4 @@
-//! What is measured under one load: the server under test and its yardsticks, each once at a time.
+//! Everything measured under one load: the server under test and its yardsticks, one at a time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,17 +13,16 @@ use super::script::{Caller, Script};
 use super::statistics::per_second;
 use super::{Kind, Load, Plan, Rate, Target, disk, target};
 
-/// Before the first round, for each server; no longer than a round.
+/// Maximum warm-up of each server before the first round; at most a round.
 const WARM_UP_TIME_MAX: Duration = Duration::from_secs(1);
-/// What the disk and the store alone can do shows soon.
+/// Maximum time for the disk and the store alone, whose rates stabilize quickly.
 const DISK_TIME_MAX: Duration = Duration::from_secs(1);
 const STORE_TIME_MAX: Duration = Duration::from_secs(2);
-/// Orders that may be under way more than at the beginning without the queue having grown: some, and this share of what
-/// was accepted.
+/// Growth of running orders that does not count as a growing queue: this number plus a share of the accepted orders.
 const UNDER_WAY_ORDERS: u64 = 1_000;
 const UNDER_WAY_SHARE: u64 = 50;
 
-/// What each server is sent.
+/// Scripts for each server.
 pub struct Scripts {
     orderly: Arc<Script>,
     nothing: Arc<Script>,
@@ -31,7 +30,7 @@ pub struct Scripts {
 }
 
 impl Scripts {
-    /// Prepares the server under test as well: its queue, and orders to be read.
+    /// Creates the scripts and prepares the server under test: its queue, and orders to read.
     pub async fn of(
         plan: &Plan,
         load: Load,
@@ -73,7 +72,7 @@ pub struct Subjects<'a> {
 }
 
 impl Subjects<'_> {
-    /// In the order they are measured in.
+    /// Returns the kinds in measuring order.
     pub fn kinds(&self) -> Vec<Kind> {
         let mut kinds = vec![Kind::Orderly];
         if self.load != Load::Pickup {
@@ -101,7 +100,7 @@ impl Subjects<'_> {
         Ok(())
     }
 
-    /// Requests per second of this round's open loop.
+    /// Returns the request rate of this round's open loop.
     pub async fn rate(&self) -> anyhow::Result<Option<f64>> {
         match self.plan.rate.filter(|_| self.load.takes_rate()) {
             None => Ok(None),
@@ -111,14 +110,14 @@ impl Subjects<'_> {
                 let peak = per_second(driven.in_time, self.plan.time);
                 ensure!(
                     peak > 0.0,
-                    "nothing was answered in time, so there is no peak to take a share of"
+                    "no request was answered in time, so there is no peak rate"
                 );
                 Ok(Some(peak * share))
             }
         }
     }
 
-    /// With nothing left for the server to do from before, and nothing that it goes on with beside the next kind.
+    /// Measures a kind while the server has no earlier orders left, and lets it finish before the next kind.
     pub async fn measure_alone(
         &self,
         kind: Kind,
@@ -129,7 +128,7 @@ impl Subjects<'_> {
             Load::EndToEnd | Load::Mixed | Load::Drain | Load::Pickup => true,
             Load::Accept | Load::Batch | Load::Status => false,
         };
-        // A server that ran already has orders of others, which may take their time.
+        // A running server has orders of other clients, which may take time.
         let is_own = !matches!(self.plan.target, Target::Running(_));
         let waits = kind == Kind::Orderly && processes && is_own;
         if waits {
@@ -214,7 +213,7 @@ impl Subjects<'_> {
             start_p50_ms: None,
             start_p99_ms: None,
         };
-        // What goes both in and out is what it sustains.
+        // The sustained rate is the lower one.
         let mut round = round(&driven, accepted.min(completed), rate);
         round.processing = Some(processing);
         Ok(round)
@@ -265,7 +264,7 @@ impl Subjects<'_> {
     }
 }
 
-/// The store and the disk know no rate.
+/// Returns the rate for kinds that have an open loop.
 fn rate_of(kind: Kind, rate: Option<f64>) -> Option<f64> {
     match kind {
         Kind::Orderly | Kind::Nothing | Kind::OneInsert => rate,
@@ -273,7 +272,7 @@ fn rate_of(kind: Kind, rate: Option<f64>) -> Option<f64> {
     }
 }
 
-/// Refusals make a figure worthless, so they are said, with the first in words.
+/// Notes refusals with the first message: they invalidate a figure.
 fn note_refusal(kind: Kind, driven: &Driven, notes: &mut Vec<String>) {
     const NOTES_MAX: usize = 8;
     if let Some(refusal) = &driven.first_refusal

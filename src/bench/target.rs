@@ -1,4 +1,4 @@
-//! The server under test beside the load on it: its queue, its numbers, orders one at a time.
+//! Control of the server under test beside the load: its queue, its counts, single orders.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,17 +10,17 @@ use super::connection::Connection;
 use super::script::{Caller, Script, Turns, order_ids};
 use super::statistics::Latencies;
 
-/// Between two looks at the numbers while the queue empties: each is a query of the store.
+/// Interval of reading the counts while the queue empties; each read is a query of the store.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// For the queue to empty.
+/// Maximum time for the queue to empty.
 const EMPTY_TIME_MAX: Duration = Duration::from_mins(10);
 /// Orders per request when the queue is filled.
 const FILL_BATCH: usize = 1_000;
-/// Requests under way at once when the queue is filled.
+/// Concurrent requests that fill the queue.
 const FILL_CONNECTIONS: usize = 4;
-/// Between two orders of an idle server: it shall have nothing to do when the next one comes.
+/// Pause between two orders of an idle server, so that it is idle when the next one comes.
 const IDLE_TIME: Duration = Duration::from_millis(20);
-/// Before it is looked whether such an order is completed, and again.
+/// Interval of checks whether such an order is completed.
 const PICKUP_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const PICKUP_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -69,7 +69,7 @@ pub async fn emptied(caller: &Caller) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long the processing of so many orders takes that wait when the queue is resumed. Leaves it running.
+/// Returns the time to process `orders` that wait when the queue is resumed. Leaves the queue running.
 pub async fn drain(caller: &Caller, orders: usize, users: usize) -> anyhow::Result<Duration> {
     set_paused(caller, true).await?;
     fill(caller, orders, users).await?;
@@ -92,16 +92,16 @@ pub async fn drain(caller: &Caller, orders: usize, users: usize) -> anyhow::Resu
     Ok(took)
 }
 
-/// Accepts so many orders.
+/// Accepts the given number of orders.
 async fn fill(caller: &Caller, orders: usize, users: usize) -> anyhow::Result<()> {
     let shares = (0..FILL_CONNECTIONS).map(|share| async move {
-        // The first shares take what does not divide.
+        // The first shares take the remainder.
         let mut left = orders / FILL_CONNECTIONS + usize::from(share < orders % FILL_CONNECTIONS);
         let mut connection = Connection::open(caller.address).await?;
         while left > 0 {
             let count = left.min(FILL_BATCH);
             let turns = Turns::begin(Script::batch(caller, count, users).into(), 0);
-            // Many are alike, and making them costs more than sending them.
+            // Sending the same batch repeatedly is cheaper than creating new ones.
             for _ in 0..left / count {
                 ask_over(&mut connection, turns.request()).await?;
             }
@@ -113,28 +113,28 @@ async fn fill(caller: &Caller, orders: usize, users: usize) -> anyhow::Result<()
     Ok(())
 }
 
-/// Orders that are there, to be read: one batch, completed.
+/// Creates a batch of orders to read and returns their ids.
 pub async fn stock(caller: &Caller, users: usize) -> anyhow::Result<Vec<i64>> {
     let mut connection = Connection::open(caller.address).await?;
     let turns = Turns::begin(Script::batch(caller, FILL_BATCH, users).into(), 0);
     let answer = connection.exchange(turns.request()).await?;
-    ensure!(answer.is_good(), "{}", answer.told());
+    ensure!(answer.is_good(), "{}", answer.describe());
     let ids = order_ids(answer.body);
     ensure!(!ids.is_empty(), "a batch was answered without orders");
     Ok(ids)
 }
 
-/// How soon orders were taken up, from the moment their 201 was here.
+/// Pick-up latencies of orders, from the arrival of their 201.
 #[derive(Default)]
 pub struct PickedUp {
     pub count: u64,
-    /// Until the processor, which does nothing, was done: the latest that it can have begun.
+    /// Until the no-op processor was done: an upper bound for its start.
     pub processed: Latencies,
-    /// Until the start that the order shows, which lies within the claim.
+    /// Until the start stored in the order, which lies within the claim.
     pub started: Latencies,
 }
 
-/// One order at a time, for so long.
+/// Sends one order at a time for `time`.
 pub async fn pick_up(caller: &Caller, time: Duration, users: usize) -> anyhow::Result<PickedUp> {
     let mut connection = Connection::open(caller.address).await?;
     let mut turns = Turns::begin(Script::accept(caller, users).into(), 0);
@@ -144,7 +144,7 @@ pub async fn pick_up(caller: &Caller, time: Duration, users: usize) -> anyhow::R
         sleep(IDLE_TIME).await;
         let answer = connection.exchange(turns.request()).await?;
         let answered_at = SystemTime::now();
-        ensure!(answer.is_good(), "{}", answer.told());
+        ensure!(answer.is_good(), "{}", answer.describe());
         let id = *order_ids(answer.body).first().context("an order has an id")?;
         turns.answered(b"");
         let order = completed(&mut connection, caller, id).await?;
@@ -153,7 +153,7 @@ pub async fn pick_up(caller: &Caller, time: Duration, users: usize) -> anyhow::R
                 .as_str()
                 .with_context(|| format!("{field} of order {id}"))?;
             let at: jiff::Timestamp = text.parse().context("read a time")?;
-            // Zero where it began before the answer was here.
+            // Zero if it started before the answer arrived.
             Ok(SystemTime::from(at)
                 .duration_since(answered_at)
                 .unwrap_or_default())
@@ -165,7 +165,7 @@ pub async fn pick_up(caller: &Caller, time: Duration, users: usize) -> anyhow::R
     Ok(picked_up)
 }
 
-/// Looks now and then: whoever waited for it would give the server something to do.
+/// Polls until the order is completed, at intervals: a long poll would give the server work.
 async fn completed(connection: &mut Connection, caller: &Caller, id: i64) -> anyhow::Result<Value> {
     let request = caller.get(&format!("/orders/{id}"));
     let started = Instant::now();
@@ -186,6 +186,6 @@ async fn ask(caller: &Caller, request: &[u8]) -> anyhow::Result<Value> {
 
 async fn ask_over(connection: &mut Connection, request: &[u8]) -> anyhow::Result<Value> {
     let answer = connection.exchange(request).await?;
-    ensure!(answer.is_good(), "{}", answer.told());
+    ensure!(answer.is_good(), "{}", answer.describe());
     serde_json::from_slice(answer.body).context("read an answer")
 }

@@ -1,5 +1,5 @@
-//! Tools that work with the OpenAPI document, for the tests of it: from the registries of Python and Node.js, into `target`,
-//! in the versions that stand beside the tests. What they are run with is left to the tests.
+//! Installs the tools that the tests of the OpenAPI document use, from the registries of Python and Node.js into
+//! `target`, in the versions pinned beside the tests.
 
 use std::fs;
 use std::path::Path;
@@ -7,15 +7,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// Beside the tests: which tools, and how they are set up.
+/// Folder of the lists of tools.
 const LISTS: &str = "tests/it/clients";
-/// Where the tests look for them.
+/// Folder where the tests expect the tools.
 const TOOLS: &str = "target/clients";
 
-/// Installs what is missing, or was installed from another list.
+/// Installs tools that are missing or were installed from another list.
 pub fn bring(root: &Path) -> Result<()> {
     let (lists, tools) = (root.join(LISTS), root.join(TOOLS));
-    fs::create_dir_all(&tools).context("make a folder for the tools")?;
+    fs::create_dir_all(&tools).context("create a folder for the tools")?;
     unless_installed(
         &lists.join("requirements.txt"),
         &tools.join("python-installed"),
@@ -42,20 +42,20 @@ pub fn bring(root: &Path) -> Result<()> {
             for file in ["package.json", "package-lock.json"] {
                 fs::copy(lists.join(file), tools.join(file)).with_context(|| format!("copy {file}"))?;
             }
-            // Exactly what the lock file names, or nothing.
+            // Installs exactly the versions of the lock file.
             let install = ["ci", "--no-audit", "--no-fund", "--loglevel=error"];
             run(Command::new("npm").args(install).current_dir(&tools))
         },
     )
 }
 
-/// `installed` is a copy of the list that was installed last.
+/// Installs a list unless `installed`, a copy of the list installed last, equals it.
 fn unless_installed(list: &Path, installed: &Path, install: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let wanted = fs::read_to_string(list).with_context(|| format!("read {}", list.display()))?;
     if fs::read_to_string(installed).is_ok_and(|done| done == wanted) {
         return Ok(());
     }
-    println!("installing what {} names", list.display());
+    println!("installing the tools of {}", list.display());
     install(list)?;
     fs::write(installed, wanted).with_context(|| format!("write {}", installed.display()))
 }

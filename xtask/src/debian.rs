@@ -1,5 +1,5 @@
-//! Packages of Debian. The tests want the programs of a package and never the server it starts for a machine: nothing is
-//! started, no cluster is made, and what that takes is put back as it was.
+//! Installs Debian packages for the tests, which need their programs but no running services: nothing is started and no
+//! cluster created, and settings changed for that are restored.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,17 +9,17 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Asked by packages before they start a service.
+/// Script that packages ask before they start a service.
 const SERVICE_POLICY: &str = "/usr/sbin/policy-rc.d";
-/// 101 is "not allowed".
+/// Exit code 101 means "not allowed".
 const NO_SERVICES: &str = "#!/bin/sh\nexit 101\n";
 const EXECUTABLE: u32 = 0o755;
-/// Brings the file below, and makes no cluster itself.
+/// Package with the file below; it creates no cluster itself.
 const CLUSTER_TOOLS: &str = "postgresql-common";
-/// Asked by the package of a server before it makes a cluster. The last of two lines counts.
+/// Setting that the server's package reads before it creates a cluster. The last of two lines wins.
 const CLUSTER_SETTINGS: &str = "/etc/postgresql-common/createcluster.conf";
 const NO_CLUSTER: &str = "\ncreate_main_cluster = false\n";
-/// Packages whose services start with the machine once they are there, cluster or not, and those services.
+/// Packages whose services start at boot once installed, and those services.
 const SERVICES: [(&str, &str); 5] = [
     ("nginx", "nginx"),
     ("pgbouncer", "pgbouncer"),
@@ -28,7 +28,7 @@ const SERVICES: [(&str, &str); 5] = [
     ("patroni", "patroni"),
 ];
 
-/// Installs the packages as root; for anybody else the error holds the commands.
+/// Installs the packages as root; for other users the error lists the commands.
 pub fn install(packages: &[&str]) -> Result<()> {
     if !is_root()? || !Path::new("/usr/bin/apt-get").exists() {
         bail!("{}", commands(packages));
@@ -58,7 +58,7 @@ pub fn is_root() -> Result<bool> {
     Ok(id.stdout.trim_ascii() == b"0")
 }
 
-/// What a person types to the same end.
+/// Returns the commands that a person would run instead.
 fn commands(packages: &[&str]) -> String {
     let names = packages.join(" ");
     let mut text = format!("the tests need {names}; on Debian:\n  sudo apt-get update\n");
@@ -98,7 +98,7 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Where services are systemd's; elsewhere nothing starts them that was not told to.
+/// Disables a service at boot under systemd; elsewhere nothing starts it by itself.
 fn leave_at_boot(service: &str) -> Result<()> {
     if !Path::new("/usr/bin/systemctl").exists() {
         return Ok(());
@@ -113,10 +113,10 @@ fn leave_at_boot(service: &str) -> Result<()> {
     Ok(())
 }
 
-/// A file with another text for a while; as it was before when dropped.
+/// A file with a temporary text; restored on drop.
 struct Replaced {
     path: PathBuf,
-    /// `None` when there was no such file.
+    /// `None` if the file did not exist.
     before: Option<(String, fs::Permissions)>,
 }
 
@@ -149,7 +149,7 @@ impl Drop for Replaced {
             None => fs::remove_file(&self.path),
         };
         if let Err(error) = put_back {
-            eprintln!("xtask: {} is not as it was: {error}", self.path.display());
+            eprintln!("xtask: cannot restore {}: {error}", self.path.display());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask ha`: what becomes of orders while a highly available PostgreSQL (Patroni, etcd, HAProxy, PgBouncer) loses
-//! a server, a network or a proxy. All of it runs on this machine, in namespaces of its own.
+//! `cargo xtask ha`: tests that orders survive failures of a server, network or proxy in a highly available PostgreSQL
+//! (Patroni, etcd, HAProxy, PgBouncer). Runs on one machine, in separate namespaces.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,12 @@ mod cluster;
 mod daemon;
 mod follower;
 mod http;
+mod isolation;
 mod judge;
 mod load;
 mod network;
 mod scenario;
-mod seclusion;
+
 mod table;
 mod trial;
 mod watch;
@@ -28,17 +29,17 @@ mod way;
 use scenario::{SCENARIOS, Scenario};
 use way::{WAYS, Way};
 
-/// The command that this program gives itself in the namespaces.
+/// Command that this program runs itself with in the namespaces.
 pub const INSIDE_COMMAND: &str = "ha-inside";
-/// Names the program under test; built when unset.
+/// Variable with the program under test; built if unset.
 const PROGRAM: &str = "ORDERLY_BIN";
 const BUILT: &str = "target/debug/orderly";
-/// One folder of logs per scenario.
+/// Parent folder of the logs, one folder per scenario.
 const LOGS: &str = "target/ha";
-/// No trial takes longer, whatever hangs.
+/// Maximum duration of a trial.
 const TRIAL_TIME_MAX: Duration = Duration::from_mins(10);
 
-/// What was asked for on the command line.
+/// Selection on the command line.
 struct Choice {
     scenarios: Vec<Scenario>,
     ways: Vec<Way>,
@@ -54,7 +55,7 @@ pub fn usage() -> String {
 pub fn ha(root: &Path, arguments: &[String]) -> Result<ExitCode> {
     parse(arguments)?;
     if !debian::is_root()? {
-        bail!("the trials make network namespaces: run as root");
+        bail!("the trials create network namespaces: run as root");
     }
     needs::bring_for_ha()?;
     let program = match std::env::var_os(PROGRAM) {
@@ -70,7 +71,7 @@ pub fn ha(root: &Path, arguments: &[String]) -> Result<ExitCode> {
     );
     let fixed = [INSIDE_COMMAND, &program, &logs];
     let given = arguments.iter().map(String::as_str);
-    seclusion::enter(&fixed.into_iter().chain(given).collect::<Vec<_>>())
+    isolation::enter(&fixed.into_iter().chain(given).collect::<Vec<_>>())
 }
 
 fn build(root: &Path) -> Result<PathBuf> {
@@ -103,13 +104,13 @@ fn parse(arguments: &[String]) -> Result<Choice> {
     Ok(Choice { scenarios, ways })
 }
 
-/// The part that runs in the namespaces: program, folder of logs, then what was typed.
+/// Runs inside the namespaces; takes the program, the folder of logs, and the original arguments.
 pub fn inside(arguments: &[String]) -> Result<ExitCode> {
     let [program, logs, typed @ ..] = arguments else {
         bail!("{INSIDE_COMMAND} is called by `cargo xtask ha`");
     };
-    seclusion::furnish()?;
-    network::lay()?;
+    isolation::prepare()?;
+    network::create()?;
     let choice = parse(typed)?;
     let mut rows = Vec::new();
     let mut failures = Vec::new();
@@ -136,14 +137,14 @@ pub fn inside(arguments: &[String]) -> Result<ExitCode> {
     });
     let broken: Vec<String> = broken.chain(failures).collect();
     if broken.is_empty() {
-        println!("every promise was kept");
+        println!("all promises were kept");
         return Ok(ExitCode::SUCCESS);
     }
     println!("broken:\n  {}", broken.join("\n  "));
     Ok(ExitCode::FAILURE)
 }
 
-/// Ends this program, and with it all it started, when a trial does not come to an end.
+/// Runs a trial; exits this program, and with it everything it started, if the trial does not end.
 fn bounded(scenario: Scenario, ways: &[Way], program: &Path, logs: &Path) -> Result<Vec<judge::Row>> {
     if logs.exists() {
         fs::remove_dir_all(logs).context("remove the logs of an earlier trial")?;
@@ -151,13 +152,13 @@ fn bounded(scenario: Scenario, ways: &[Way], program: &Path, logs: &Path) -> Res
     let (done, waits) = std::sync::mpsc::channel::<()>();
     let guard = thread::spawn(move || {
         if waits.recv_timeout(TRIAL_TIME_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            println!("{} does not end within {TRIAL_TIME_MAX:?}", scenario.name());
+            println!("{} did not end within {TRIAL_TIME_MAX:?}", scenario.name());
             std::process::exit(1);
         }
     });
     let tried = trial::run(scenario, ways, program, logs);
     drop(done);
-    // It only waits and ends.
+    // The thread only waits and ends.
     let _ended = guard.join();
     tried
 }

@@ -1,5 +1,5 @@
-//! The project's chores as one program: `cargo xtask test` passes on a fresh Debian machine, `cargo xtask ci` is what
-//! guards a change. Both are also what a person runs.
+//! Project tasks: `cargo xtask test` runs all tests on a fresh Debian machine, `cargo xtask ci` checks a change. People
+//! and CI use the same commands.
 
 use std::env;
 use std::path::Path;
@@ -16,16 +16,16 @@ mod server;
 
 use needs::Mounts;
 
-/// The modules of `tests/it/soak`.
+/// Modules of `tests/it/soak`.
 const SOAKS: [&str; 1] = ["stuck"];
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
-  test [ARGS]  bring what the tests need and run all of them, none skipped; ARGS go to cargo test
+  test [ARGS]  install what the tests need and run all of them, none skipped; ARGS go to cargo test
   soak NAME    run the long test of this name in full; without a name, all of them
-  bench peers [ROUNDS]  the time of this program and of other queues on PostgreSQL for 100,000 jobs; 5 rounds
-  ha [SCENARIO...] [--way WAY]...  what becomes of orders while a highly available PostgreSQL fails; as root
+  bench peers [ROUNDS]  compare this program with other queues on PostgreSQL over 100,000 jobs; 5 rounds
+  ha [SCENARIO...] [--way WAY]...  test that orders survive failures of a highly available PostgreSQL; as root
   ci           formatting, lints and all tests, as .ci/run does";
 
 fn main() -> ExitCode {
@@ -65,7 +65,7 @@ fn exit(done: Result<ExitCode>) -> ExitCode {
     })
 }
 
-/// The tests of `tests/it/soak`, of which an ordinary run has a slice.
+/// Runs the tests of `tests/it/soak` in full; an ordinary run covers a part.
 fn soak(name: Option<&String>) -> Result<()> {
     if let Some(name) = name
         && !SOAKS.contains(&name.as_str())
@@ -92,7 +92,7 @@ fn test(arguments: &[String]) -> Result<()> {
     cargo_test(mounts, &[&["--workspace".to_owned()], arguments].concat(), &[])
 }
 
-/// `cargo test` passes with what the machine has; here a test that would skip fails instead.
+/// Runs `cargo test` so that tests that would be skipped fail.
 fn cargo_test(mounts: Mounts, arguments: &[String], environment: &[(&str, &str)]) -> Result<()> {
     let (wrapper, options) = mounts.wrapper().split_first().expect("a wrapper is a program");
     let mut cargo = Command::new(wrapper);
@@ -106,7 +106,7 @@ fn cargo_test(mounts: Mounts, arguments: &[String], environment: &[(&str, &str)]
     run(cargo)
 }
 
-/// Runs in the root of the repository, wherever xtask was called.
+/// Runs a command in the root of the repository.
 fn run(mut command: Command) -> Result<()> {
     let status = command
         .current_dir(root())

@@ -1,5 +1,4 @@
-//! What the tests need from the machine, and where a test finds it. Getting it on Debian is left to `debian.rs`, what a
-//! test does with it to the test.
+//! Programs that the tests need, and where they are found. `debian.rs` installs them.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,31 +8,31 @@ use anyhow::{Context, Result, bail};
 
 use crate::debian;
 
-/// A program, and the Debian package that brings it.
+/// Programs and their Debian packages.
 const PROGRAMS: [(&str, &str); 11] = [
-    // Fails chosen system calls of a server: a sync, a write.
+    // Injects failures of system calls: a sync, a write.
     ("strace", "strace"),
-    // Gives a server a small disk of its own, which a test fills.
+    // Gives a server a small disk for a test to fill.
     ("unshare", "util-linux"),
     ("mount", "mount"),
-    // Makes the private databases of the tests.
+    // Creates the private databases of the tests.
     ("initdb", "postgresql"),
-    // Stands before some of them.
+    // Runs between nodes and some of them.
     ("pgbouncer", "pgbouncer"),
-    // Stands before the server, as docs/OPERATIONS.md sets it up.
+    // Runs as reverse proxy, configured as in docs/OPERATIONS.md.
     ("nginx", "nginx"),
-    // Follows the feed as browsers do, and is driven by the other.
+    // Follows the feed as browsers do, driven by chromedriver.
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
-    // Run the tools that read the OpenAPI document, and the clients they generate.
+    // Run tools that read the OpenAPI document, and the generated clients.
     ("python3", "python3"),
     ("node", "nodejs"),
     ("npm", "npm"),
 ];
-/// What the trials with a highly available PostgreSQL need.
+/// Programs for the trials with a highly available PostgreSQL.
 const PROGRAMS_FOR_HA: [(&str, &str); 7] = [
     ("ip", "iproute2"),
-    // Keep what the trials start to themselves.
+    // Isolates the processes of the trials.
     ("unshare", "util-linux"),
     ("initdb", "postgresql"),
     ("patroni", "patroni"),
@@ -41,23 +40,23 @@ const PROGRAMS_FOR_HA: [(&str, &str); 7] = [
     ("haproxy", "haproxy"),
     ("pgbouncer", "pgbouncer"),
 ];
-/// Brings what `python3 -m venv` copies into a new folder, where Python itself has it not.
+/// Package for `python3 -m venv` if Python itself lacks its files.
 const VENV_PACKAGE: &str = "python3-venv";
-/// Where programs are that are on no path, or not on that of every user.
+/// Folder of programs that may be missing from the path.
 const SYSTEM_PROGRAMS: &str = "/usr/sbin";
-/// One folder per version.
+/// Parent folder of the PostgreSQL versions.
 const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
 
-/// What the tests are run under so that they may mount a disk; the disk-full test mounts a tmpfs.
+/// How the tests get the right to mount a disk; the disk-full test mounts a tmpfs.
 #[derive(Clone, Copy)]
 pub enum Mounts {
     Allowed,
-    /// In namespaces of their own, where a user is root.
+    /// In user namespaces, where any user is root.
     InNamespaces,
 }
 
 impl Mounts {
-    /// The program that the tests are started with, with its arguments.
+    /// Returns the program that starts the tests, with its arguments.
     pub fn wrapper(self) -> &'static [&'static str] {
         match self {
             Mounts::Allowed => &["unshare", "--mount"],
@@ -66,7 +65,7 @@ impl Mounts {
     }
 }
 
-/// Installs what is missing when it may, otherwise says what to install.
+/// Installs missing packages if possible; otherwise the error says what to install.
 pub fn bring() -> Result<Mounts> {
     let mut packages = missing(&PROGRAMS);
     if !has_venv() {
@@ -78,7 +77,7 @@ pub fn bring() -> Result<Mounts> {
     private_mounts()
 }
 
-/// The same for the trials of `ha`.
+/// Installs missing packages for the trials of `ha`.
 pub fn bring_for_ha() -> Result<()> {
     let packages = missing(&PROGRAMS_FOR_HA);
     if packages.is_empty() {
@@ -87,7 +86,7 @@ pub fn bring_for_ha() -> Result<()> {
     debian::install(&packages)
 }
 
-/// The packages of the programs that are not there.
+/// Returns the packages of missing programs.
 fn missing(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
     let missing = programs.iter().filter(|(program, _)| !is_installed(program));
     missing.map(|(_, package)| *package).collect()
@@ -118,7 +117,7 @@ fn postgres_folders() -> impl Iterator<Item = PathBuf> {
         .map(|version| version.path().join("bin"))
 }
 
-/// The folder with the programs of the newest PostgreSQL.
+/// Returns the folder with the programs of the newest PostgreSQL.
 pub fn newest_postgres() -> Result<PathBuf> {
     let version = |folder: &PathBuf| -> Option<u32> { folder.parent()?.file_name()?.to_str()?.parse().ok() };
     let newest = postgres_folders().max_by_key(version);
@@ -133,7 +132,7 @@ fn private_mounts() -> Result<Mounts> {
     }
     if debian::is_root()? {
         bail!(
-            "the disk-full test mounts a tmpfs, and root may not do so here: the right CAP_SYS_ADMIN is missing, as \
+            "the disk-full test mounts a tmpfs, but root may not mount here: CAP_SYS_ADMIN is missing, as \
              in a container by default (docker run --cap-add SYS_ADMIN --security-opt apparmor=unconfined)"
         );
     }

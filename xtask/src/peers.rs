@@ -1,5 +1,5 @@
-//! `cargo xtask bench peers`: the time that this program and the quickest queues on PostgreSQL take for the same number of
-//! waiting jobs that do nothing, in turns on one server.
+//! `cargo xtask bench peers`: compares the time that this program and fast PostgreSQL queues take to drain the same
+//! number of no-op jobs, in turns on one server.
 
 use std::fs;
 use std::path::Path;
@@ -13,21 +13,21 @@ use crate::{needs, run};
 const JOBS: usize = 100_000;
 const ROUNDS_DEFAULT: usize = 5;
 const ROUNDS_MAX: usize = 100;
-/// The scripts that drive the peers, and the list of what they need.
+/// Folder of the scripts that run the peers, and of their package list.
 const SCRIPTS: &str = "benches/peers";
-/// Where their packages are installed.
+/// Folder where their packages are installed.
 const PACKAGES: &str = "target/peers";
 const SERVER: &str = "target/peers/server";
 const PROGRAM: &str = "target/release/orderly";
 
 enum Subject {
-    /// A script for Node.js.
+    /// Name of a script for Node.js.
     Peer(&'static str),
-    /// This program with so many slots.
+    /// This program with a number of slots.
     Orderly { slots: usize },
 }
 
-/// The first one is what the others are divided by.
+/// Subjects in measuring order; ratios are relative to the first.
 const SUBJECTS: [Subject; 4] = [
     Subject::Peer("graphile-worker"),
     Subject::Peer("pg-boss"),
@@ -51,7 +51,7 @@ pub fn bench(root: &Path, rounds: Option<&String>) -> Result<()> {
     run(build)?;
     let folder = root.join(SERVER);
     if folder.exists() {
-        fs::remove_dir_all(&folder).context("remove what a broken-off run left")?;
+        fs::remove_dir_all(&folder).context("remove the data of an interrupted run")?;
     }
     let server = Server::start(&folder)?;
     let mut rates: [Vec<f64>; SUBJECTS.len()] = Default::default();
@@ -67,7 +67,7 @@ pub fn bench(root: &Path, rounds: Option<&String>) -> Result<()> {
 }
 
 fn bring_packages(lists: &Path, packages: &Path) -> Result<()> {
-    fs::create_dir_all(packages).context("make a folder for the peers")?;
+    fs::create_dir_all(packages).context("create a folder for the peers")?;
     for list in ["package.json", "package-lock.json"] {
         fs::copy(lists.join(list), packages.join(list)).with_context(|| format!("copy {list}"))?;
     }
@@ -75,7 +75,7 @@ fn bring_packages(lists: &Path, packages: &Path) -> Result<()> {
     install.args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]);
     install.current_dir(packages).stdout(Stdio::null());
     let status = install.status().context("run npm")?;
-    ensure!(status.success(), "npm could not install the peers: {status}");
+    ensure!(status.success(), "npm cannot install the peers: {status}");
     Ok(())
 }
 
@@ -131,7 +131,7 @@ fn print_table(rates: &[Vec<f64>]) {
     );
     println!("|---|---|---|");
     for (subject, of_subject) in SUBJECTS.iter().zip(rates) {
-        // Round by round: a slow minute of the machine meets all of them.
+        // Round by round, so that a slow minute of the machine affects all of them.
         let ratios: Vec<f64> = of_subject
             .iter()
             .zip(&rates[0])
@@ -146,7 +146,7 @@ fn print_table(rates: &[Vec<f64>]) {
     }
 }
 
-/// Returns the lowest figure, the median and the highest; there is at least one.
+/// Returns the lowest figure, the median and the highest, of at least one figure.
 fn spread(figures: &[f64]) -> (f64, f64, f64) {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {
+    fn the_median_of_an_even_number_is_the_mean_of_the_middle_two() {
         assert_eq!(spread(&[4.0, 1.0, 3.0, 2.0]), (1.0, 2.5, 4.0));
         assert_eq!(spread(&[3.0, 1.0, 2.0]), (1.0, 2.0, 3.0));
     }

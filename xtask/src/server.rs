@@ -1,5 +1,5 @@
-//! A PostgreSQL server for measurements: made new, with its data on the disk of the repository, on loopback alone, and ended
-//! with the value that stands for it.
+//! PostgreSQL server for measurements: new data on the disk of the repository, loopback only, stopped when its value is
+//! dropped.
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,9 +14,9 @@ use crate::{debian, needs};
 
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// Large enough that no figure depends on the disk's reads.
+/// Large enough that figures do not depend on disk reads.
 const SETTINGS: [&str; 2] = ["shared_buffers=1GB", "max_wal_size=4GB"];
-/// The user that the server runs as where the measurement runs as root.
+/// User that the server runs as if the measurement runs as root.
 const USER: &str = "postgres";
 
 pub struct Server {
@@ -27,10 +27,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server with new data in the folder, which must not exist.
+    /// Starts a server with new data in `folder`, which must not exist.
     pub fn start(folder: &Path) -> Result<Server> {
         let programs = needs::newest_postgres()?;
-        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         if debian::is_root()? {
             finish(Command::new("chown").arg(USER).arg(folder))?;
         }
@@ -48,7 +48,7 @@ impl Server {
                 .arg(&data)
                 .stdout(Stdio::null()),
         )?;
-        // Freed here, taken by the server a moment later.
+        // Freed here; the server takes it a moment later.
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let mut command = as_user(&programs.join("postgres"))?;
         command
@@ -59,7 +59,7 @@ impl Server {
         for setting in SETTINGS {
             command.args(["-c", setting]);
         }
-        let log = fs::File::create(folder.join("log")).context("make the server's log")?;
+        let log = fs::File::create(folder.join("log")).context("create the server's log")?;
         command.stdout(Stdio::null()).stderr(log);
         let process = command.spawn().with_context(|| format!("run {command:?}"))?;
         let server = Server {
@@ -93,7 +93,7 @@ impl Server {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Runs the measurement on an empty database of its own.
+    /// Runs the measurement on a new, empty database.
     pub fn with_database<T>(&self, measure: impl FnOnce(&str) -> Result<T>) -> Result<T> {
         const NAME: &str = "measured";
         finish(self.command("createdb").arg(NAME))?;
@@ -111,19 +111,19 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // SIGTERM lets sessions end first, and some may not; the data is thrown away.
+        // Killed, since SIGTERM waits for sessions and the data is discarded anyway.
         let ended = self.process.kill().and_then(|()| self.process.wait());
         let removed = fs::remove_dir_all(&self.folder);
         if let Err(error) = ended.map(drop).and(removed) {
             eprintln!(
-                "xtask: the server in {} is not all gone: {error}",
+                "xtask: cannot remove all of the server in {}: {error}",
                 self.folder.display()
             );
         }
     }
 }
 
-/// PostgreSQL refuses to run as root.
+/// Returns a command that runs as another user if this one is root, which PostgreSQL refuses.
 fn as_user(program: &Path) -> Result<Command> {
     if !debian::is_root()? {
         return Ok(Command::new(program));

@@ -367,7 +367,10 @@ async fn doctor_tells_of_a_feed_that_living_nodes_let_fall_behind() {
     scene.store.renew(long_lived).await.unwrap();
     scene.accept().await;
     scene.until_all_are_placed().await;
-    let whole = ("ok".to_owned(), "positions 1 to 1, no transaction waits".to_owned());
+    let whole = (
+        "ok".to_owned(),
+        "positions 1 to 1, no transaction waits".to_owned(),
+    );
     assert_eq!(feed().await, whole);
     scene.take_lock().await;
     scene.accept().await;

@@ -1,4 +1,4 @@
-//! PostgreSQL on three machines under Patroni and etcd: made new for each trial, from `deploy/ha`.
+//! PostgreSQL cluster on three machines under Patroni and etcd, created for each trial from `deploy/ha`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ use super::network::{self, Link, MACHINES, Machine};
 use crate::needs;
 
 const PATRONI: &str = include_str!("../../../deploy/ha/patroni.yml");
-/// In memory, so that no trial waits for a disk that others use; gone with the trials.
+/// Data folder in memory, so that trials do not depend on a shared disk; removed afterwards.
 const DATA: &str = "/run/ha";
-/// Also the password of every role: nothing else is in this network.
+/// Password of every role, since nothing else is on this network.
 pub const PASSWORD: &str = "orderly";
 const START_TIME_MAX: Duration = Duration::from_mins(2);
 const END_TIME_MAX: Duration = Duration::from_secs(20);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
-/// Patroni answers when the switchover is done.
+/// Maximum time of a switchover; Patroni answers when it is done.
 const SWITCHOVER_TIME_MAX: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
@@ -39,7 +39,7 @@ struct Member {
 
 impl Cluster {
     /// Starts a cluster with new data and waits until both standbys stream and one is synchronous. With `strict` the
-    /// primary stores nothing while there is no standby.
+    /// primary stores nothing without a standby.
     pub fn start(logs: &Path, strict: bool) -> Result<Cluster> {
         let members = MACHINES.map(|machine| Member {
             machine,
@@ -52,7 +52,7 @@ impl Cluster {
             logs: logs.to_owned(),
         };
         if Path::new(DATA).exists() {
-            fs::remove_dir_all(DATA).context("remove the data of a trial that failed")?;
+            fs::remove_dir_all(DATA).context("remove the data of a failed trial")?;
         }
         for machine in MACHINES {
             let folder = folder(machine);
@@ -83,7 +83,7 @@ impl Cluster {
         write_filled(&folder.join("patroni.yml"), PATRONI, &values)
     }
 
-    /// Starts etcd where it does not run.
+    /// Starts etcd on machines where it does not run.
     pub fn start_etcd(&mut self) -> Result<()> {
         let peers: Vec<String> = MACHINES
             .iter()
@@ -142,7 +142,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Kills PostgreSQL's first process; the others end by themselves.
+    /// Kills the main process of PostgreSQL; the others exit by themselves.
     pub fn kill_postmaster(&self, machine: Machine) -> Result<()> {
         let file = folder(machine).join("data/postmaster.pid");
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
@@ -151,7 +151,7 @@ impl Cluster {
         daemon::signal(&[process], Signal::Kill)
     }
 
-    /// Kills Patroni and PostgreSQL; etcd goes on.
+    /// Kills Patroni and PostgreSQL, but not etcd.
     pub fn kill_member(&mut self, machine: Machine) -> Result<()> {
         if let Some(patroni) = self.member(machine).patroni.take() {
             patroni.kill()?;
@@ -159,7 +159,7 @@ impl Cluster {
         self.signal_database(machine, Signal::Kill)
     }
 
-    /// Signals Patroni and PostgreSQL; etcd is spared.
+    /// Signals Patroni and PostgreSQL, but not etcd.
     pub fn signal_database(&mut self, machine: Machine, signal: Signal) -> Result<()> {
         let etcd = self.member(machine).etcd.as_ref().map(Daemon::id);
         daemon::signal_machine(machine, signal, etcd.as_slice())
@@ -175,7 +175,7 @@ impl Cluster {
         while !self.is_whole() {
             ensure!(
                 Instant::now() < deadline,
-                "the cluster is not whole within {time_max:?}; its logs are in {}",
+                "the cluster is not complete within {time_max:?}; its logs are in {}",
                 self.logs.display()
             );
             sleep(LOOK_INTERVAL);
@@ -183,7 +183,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Reports whether one machine leads and both others stream from it, one of them synchronously.
+    /// Reports whether one machine leads and both others stream from it, at least one synchronously.
     fn is_whole(&self) -> bool {
         leader().is_some_and(|leader| {
             self.standbys(leader)
@@ -191,7 +191,7 @@ impl Cluster {
         })
     }
 
-    /// Waits for a standby that the primary waits for at each commit.
+    /// Waits until the primary has a synchronous standby.
     pub fn wait_for_synchronous(&self, leader: Machine, time_max: Duration) -> Result<()> {
         let deadline = Instant::now() + time_max;
         while !self
@@ -207,7 +207,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until a machine leads and takes writes. Patroni says that one leads also while its PostgreSQL is away.
+    /// Waits until the leader takes writes. Patroni reports a leader even while its PostgreSQL is away.
     pub fn wait_for_writes(&self, time_max: Duration) -> Result<()> {
         let deadline = Instant::now() + time_max;
         let writes = |machine| {
@@ -224,7 +224,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Counts the standbys that stream, and those of them that are synchronous.
+    /// Returns the numbers of streaming and of synchronous standbys.
     fn standbys(&self, leader: Machine) -> Result<(usize, usize)> {
         let counts = "select count(*) filter (where state = 'streaming'), \
                       count(*) filter (where state = 'streaming' and sync_state <> 'async') \
@@ -234,7 +234,7 @@ impl Cluster {
         Ok((counts.0.parse()?, counts.1.parse()?))
     }
 
-    /// Runs a statement as PostgreSQL's superuser and returns what it prints.
+    /// Runs a statement as PostgreSQL's superuser and returns its output.
     pub fn ask(&self, machine: Machine, database: &str, statement: &str) -> Result<String> {
         let output = Command::new(self.programs.join("psql"))
             .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres"])
@@ -251,12 +251,12 @@ impl Cluster {
             .env("PGOPTIONS", "-c statement_timeout=5s")
             .output()
             .context("run psql")?;
-        let told = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{statement}: {}", told.trim());
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{statement}: {}", error.trim());
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
-    /// Ends every process of the machines, also those that Patroni started, and removes the data.
+    /// Ends every process of the machines, including Patroni's children, and removes the data.
     pub fn end(self) -> Result<()> {
         drop(self);
         let deadline = Instant::now() + END_TIME_MAX;
@@ -274,13 +274,13 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         for machine in MACHINES {
             if let Err(error) = daemon::signal_machine(machine, Signal::Kill, &[]) {
-                println!("{} is left running: {error:#}", machine.name());
+                println!("cannot end the processes of {}: {error:#}", machine.name());
             }
         }
     }
 }
 
-/// Returns the machine whose Patroni says that it leads.
+/// Returns the machine whose Patroni reports itself as leader.
 pub fn leader() -> Option<Machine> {
     MACHINES.into_iter().find(|machine| leads(*machine))
 }
@@ -290,23 +290,27 @@ pub fn leads(machine: Machine) -> bool {
     answer.is_ok_and(|answer| answer.status == 200)
 }
 
-/// Hands the lead to a standby that Patroni chooses.
+/// Switches over to a standby chosen by Patroni.
 pub fn switch_over(leader: Machine) -> Result<()> {
     let body = format!(r#"{{"leader": "{}"}}"#, leader.name());
     let answer = http::post(&rest(leader, "switchover"), &[], &body, SWITCHOVER_TIME_MAX)?;
     if answer.status != 200 {
-        bail!("Patroni does not switch over: {} {}", answer.status, answer.body);
+        bail!(
+            "Patroni refuses to switch over: {} {}",
+            answer.status,
+            answer.body
+        );
     }
     Ok(())
 }
 
-/// Changes a setting of the whole cluster. Members take it over at their next loop.
+/// Changes a setting of the whole cluster; members apply it at their next loop.
 pub fn set(leader: Machine, setting: &str, value: u32) -> Result<()> {
     let body = format!(r#"{{"{setting}": {value}}}"#);
     let answer = http::patch(&rest(leader, "config"), &body, SWITCHOVER_TIME_MAX)?;
     ensure!(
         answer.status == 200,
-        "Patroni keeps its {setting}: {}",
+        "Patroni does not change {setting}: {}",
         answer.body
     );
     Ok(())

@@ -1,4 +1,4 @@
-//! Programs that run for the length of a trial: where they run, as which user, and what they leave in their logs.
+//! Programs that run during a trial, each with its machine, user and log.
 
 use std::env;
 use std::fs::{self, File};
@@ -11,10 +11,10 @@ use anyhow::{Context, Result, bail};
 
 use super::network::{self, Machine};
 
-/// PostgreSQL and PgBouncer refuse to run as root.
+/// User for PostgreSQL and PgBouncer, which refuse to run as root.
 pub const USER: &str = "postgres";
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// Where Debian has servers; not on every user's path.
+/// Folders of servers on Debian; not on every user's path.
 const SYSTEM_PROGRAMS: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[derive(Clone, Copy)]
@@ -52,12 +52,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// Returns the exit status when the program ended by itself.
+    /// Returns the exit status if the program has exited.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// Sends SIGTERM and waits.
+    /// Sends SIGTERM and waits for the exit.
     pub fn stop(mut self, time_max: Duration) -> Result<ExitStatus> {
         signal(&[self.id()], Signal::Terminate)?;
         let deadline = Instant::now() + time_max;
@@ -66,7 +66,7 @@ impl Daemon {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("{} does not stop within {time_max:?} of SIGTERM", self.name);
+                bail!("{} did not stop within {time_max:?} of SIGTERM", self.name);
             }
             sleep(LOOK_INTERVAL);
         }
@@ -75,24 +75,24 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Fails only where it ended before.
+        // Fails only if it has already exited.
         let _ended = self.child.kill().and_then(|()| self.child.wait());
     }
 }
 
-/// What is run, and where.
+/// A program to run.
 pub struct Program<'a> {
     pub name: &'a str,
     pub path: &'a Path,
     pub arguments: Vec<String>,
     pub environment: Vec<(&'a str, String)>,
-    /// Beside the trials where `None`.
+    /// Machine to run on; `None` for the namespace of the trials.
     pub machine: Option<Machine>,
     pub user: Option<&'a str>,
 }
 
 impl Program<'_> {
-    /// Appends what it prints to `NAME.log` in the folder.
+    /// Starts the program; its output is appended to `NAME.log` in `logs`.
     pub fn start(self, logs: &Path) -> Result<Daemon> {
         let name = match self.machine {
             Some(machine) => format!("{}-{}", self.name, machine.name()),
@@ -108,7 +108,7 @@ impl Program<'_> {
         }
         words.push(self.path.display().to_string());
         words.extend(self.arguments);
-        let (first, rest) = words.split_first().expect("the program itself is among them");
+        let (first, rest) = words.split_first().expect("the list contains the program");
         let log = open_log(&logs.join(format!("{name}.log")))?;
         let child = Command::new(first)
             .args(rest)
@@ -140,7 +140,7 @@ pub fn signal(processes: &[u32], signal: Signal) -> Result<()> {
     if processes.is_empty() {
         return Ok(());
     }
-    // One that has ended meanwhile is no fault, though kill says that it is.
+    // Exited processes make kill fail, which is fine.
     let sent = Command::new("kill")
         .arg("-s")
         .arg(signal.name())
@@ -150,7 +150,7 @@ pub fn signal(processes: &[u32], signal: Signal) -> Result<()> {
     sent.map(|_| ()).context("run kill")
 }
 
-/// Sends the signal to the processes of a machine, but for those `spared`, until no new one has come meanwhile.
+/// Signals the processes of a machine except `spared`, until no new ones appear.
 pub fn signal_machine(machine: Machine, sent: Signal, spared: &[u32]) -> Result<()> {
     let mut reached: Vec<u32> = spared.to_vec();
     loop {
@@ -164,7 +164,7 @@ pub fn signal_machine(machine: Machine, sent: Signal, spared: &[u32]) -> Result<
     }
 }
 
-/// Gives the folder to the user that PostgreSQL runs as.
+/// Makes the PostgreSQL user the owner of the folder.
 pub fn give_away(folder: &Path) -> Result<()> {
     let status = Command::new("chown").arg(USER).arg(folder).status();
     anyhow::ensure!(
@@ -176,5 +176,5 @@ pub fn give_away(folder: &Path) -> Result<()> {
 }
 
 pub fn make_folder(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
 }

@@ -1,4 +1,4 @@
-//! A client that follows the feed over every cut, and the feed as it can be read afterwards.
+//! Subscriber that follows the feed across lost connections, and a reader of the whole feed.
 
 use std::io::BufRead;
 use std::sync::Mutex;
@@ -16,17 +16,17 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 const PAGE_TIME_MAX: Duration = Duration::from_secs(15);
 const PAGE: usize = 500;
 
-/// An event by what names it, over all tellings.
+/// Identity of an event, the same each time it is delivered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Told {
+pub struct EventId {
     pub order_id: u64,
     pub version: u64,
     pub kind: String,
 }
 
-impl Told {
-    fn parse(event: &Value) -> Option<Told> {
-        Some(Told {
+impl EventId {
+    fn parse(event: &Value) -> Option<EventId> {
+        Some(EventId {
             order_id: event["order_id"].as_u64()?,
             version: event["version"].as_u64()?,
             kind: event["kind"].as_str()?.to_owned(),
@@ -36,11 +36,11 @@ impl Told {
 
 #[derive(Clone, Default)]
 pub struct Heard {
-    pub events: Vec<Told>,
+    pub events: Vec<EventId>,
     pub resyncs: usize,
 }
 
-/// Follows from the cursor until `ends`, with `Last-Event-ID` after each cut.
+/// Follows the feed from the cursor until `ends`, with `Last-Event-ID` after each lost connection.
 pub fn follow(events_url: &str, from: String, heard: &Mutex<Heard>, ends: &AtomicBool) {
     let mut cursor = from;
     while !ends.load(Ordering::Relaxed) {
@@ -51,21 +51,21 @@ pub fn follow(events_url: &str, from: String, heard: &Mutex<Heard>, ends: &Atomi
     }
 }
 
-/// Reads one connection to its end. The fields are those of the HTML standard, section 9.2.6.
+/// Reads one connection to its end. Fields follow the HTML standard, section 9.2.6.
 fn listen(stream: impl BufRead, cursor: &mut String, heard: &Mutex<Heard>) {
     let (mut id, mut kind, mut data) = (None, String::new(), String::new());
     for line in stream.lines() {
         let Ok(line) = line else { return };
         if line.is_empty() {
-            // A block that ends counts, one that is cut does not.
+            // A complete block counts; a partial one does not.
             if let Some(id) = id.take() {
                 *cursor = id;
             }
             match kind.as_str() {
                 "order" => {
                     let event = serde_json::from_str(&data).ok();
-                    let told = event.as_ref().and_then(Told::parse);
-                    locked(heard).events.extend(told);
+                    let delivered = event.as_ref().and_then(EventId::parse);
+                    locked(heard).events.extend(delivered);
                 }
                 "resync" => {
                     locked(heard).resyncs += 1;
@@ -93,8 +93,8 @@ fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     Some(value.strip_prefix(' ').unwrap_or(value))
 }
 
-/// Reads the whole feed by page, and returns the cursor behind it.
-pub fn read_feed(events_url: &str) -> Result<(Vec<Told>, String)> {
+/// Reads the whole feed by page, and returns it with the cursor at its end.
+pub fn read_feed(events_url: &str) -> Result<(Vec<EventId>, String)> {
     let mut events = Vec::new();
     let mut after: Option<String> = None;
     loop {
@@ -103,10 +103,10 @@ pub fn read_feed(events_url: &str) -> Result<(Vec<Told>, String)> {
             .map_or(String::new(), |after| format!("&after={after}"));
         let url = format!("{events_url}?limit={PAGE}{after_parameter}");
         let page = get(&url)?;
-        let told = page["events"].as_array().context("events in the page")?;
+        let delivered = page["events"].as_array().context("events in the page")?;
         let next = page["next_cursor"].as_str().context("a cursor in the page")?;
-        let is_end = told.is_empty() && after.as_deref() == Some(next);
-        events.extend(told.iter().filter_map(Told::parse));
+        let is_end = delivered.is_empty() && after.as_deref() == Some(next);
+        events.extend(delivered.iter().filter_map(EventId::parse));
         if is_end {
             return Ok((events, next.to_owned()));
         }
@@ -114,7 +114,7 @@ pub fn read_feed(events_url: &str) -> Result<(Vec<Told>, String)> {
     }
 }
 
-/// Reads all orders, as pairs of reference and id.
+/// Reads all orders as pairs of reference and id.
 pub fn read_orders(orders_url: &str) -> Result<Vec<(String, u64)>> {
     let mut orders = Vec::new();
     let mut cursor = String::new();
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_read_up_to_its_last_whole_block() {
+    fn a_stream_is_read_up_to_its_last_complete_block() {
         let stream = "retry: 5\n\nid: a\nevent: order\n\
                       data: {\"order_id\":7,\"version\":1,\"kind\":\"accepted\"}\n\n: alive\n\nid: b\n\n\
                       id: c\nevent: order\ndata: {\"order_id\":7";
@@ -156,12 +156,12 @@ mod tests {
         let mut cursor = "start".to_owned();
         listen(stream.as_bytes(), &mut cursor, &heard);
         let heard = heard.into_inner().unwrap();
-        let told = Told {
+        let delivered = EventId {
             order_id: 7,
             version: 1,
             kind: "accepted".to_owned(),
         };
-        assert_eq!(heard.events, [told]);
+        assert_eq!(heard.events, [delivered]);
         assert_eq!(cursor, "b");
     }
 

@@ -1,4 +1,4 @@
-//! Requests of the trials: one connection each, and a limit on all of it.
+//! HTTP requests of the trials: one connection each, with a time limit.
 
 use std::io::{BufReader, Read};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use ureq::Agent;
 
-/// Longest answer that is read; a page of events has fewer.
+/// Maximum size of an answer; a page of events is smaller.
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 pub struct Answer {
@@ -17,7 +17,7 @@ pub struct Answer {
 
 impl Answer {
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_str(&self.body).with_context(|| format!("no JSON: {}", self.body))
+        serde_json::from_str(&self.body).with_context(|| format!("not JSON: {}", self.body))
     }
 }
 
@@ -31,7 +31,7 @@ fn agent(time_max: Option<Duration>) -> Agent {
         .into()
 }
 
-/// Asks for the URL; an error when no whole answer came in time.
+/// Gets the URL; an error if no complete answer came in time.
 pub fn get(url: &str, time_max: Duration) -> Result<Answer> {
     let response = agent(Some(time_max))
         .get(url)
@@ -54,7 +54,7 @@ pub fn patch(url: &str, body: &str, time_max: Duration) -> Result<Answer> {
     read(agent(Some(time_max)).patch(url).send(body)?)
 }
 
-/// A stream of server-sent events, which ends with the connection alone.
+/// Opens a stream of server-sent events, which ends only with its connection.
 pub fn follow(url: &str, cursor: &str) -> Result<BufReader<impl Read + use<>>> {
     let response = agent(None)
         .get(url)

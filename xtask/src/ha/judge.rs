@@ -1,25 +1,25 @@
-//! What a trial comes to: what clients were told, compared with what is stored afterwards.
+//! Judges a trial: compares the answers that clients got with the stored orders and events.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::follower::{Heard, Told};
+use super::follower::{EventId, Heard};
 use super::load::{Look, Placed};
 use super::scenario::{Failure, Scenario};
 use super::way::Way;
 
-/// The kinds of events that end an order.
+/// Kinds of events that end an order.
 const ENDS: [&str; 3] = ["completed", "failed", "cancelled"];
 
-/// What is stored when a trial is over.
+/// Content of the store after a trial.
 pub struct Stored {
     /// Reference and id of each order.
     pub orders: Vec<(String, u64)>,
-    /// All events, in the order of the feed.
-    pub events: Vec<Told>,
+    /// All events in feed order.
+    pub events: Vec<EventId>,
 }
 
-/// What a node's clients saw, and how the node left.
+/// Observations of a node's clients, and the node's exit code.
 pub struct Seen {
     pub way: Way,
     pub placed: Vec<Placed>,
@@ -33,28 +33,28 @@ pub struct Seen {
 pub struct Row {
     pub scenario: Scenario,
     pub way: Way,
-    /// From the failure until a primary can store again.
+    /// Time from the failure until a primary can store again.
     pub leads: Duration,
-    /// The longest time without a new 201.
+    /// Longest time without a new 201.
     pub pause: Duration,
-    /// The part of it, or of a later one, that lies after that.
+    /// Longest part of such a time after a primary can store again.
     pub pause_after: Duration,
     pub accepted: usize,
-    /// Answers other than 201, by status; no answer at all is "none".
+    /// Number of answers other than 201 by status; "none" for no answer.
     pub refusals: BTreeMap<String, usize>,
     pub slowest: Duration,
     pub lost: usize,
-    /// Orders acknowledged while no standby could have them.
+    /// Number of orders acknowledged while no standby could have them.
     pub unsafe_acknowledged: usize,
     pub stored_twice: usize,
     pub ended_twice: usize,
     pub not_ended: usize,
     pub feed_missing: usize,
     pub feed_twice: usize,
-    /// Events that clients were told and that do not exist.
+    /// Number of events delivered to clients that do not exist.
     pub feed_untrue: usize,
     pub resyncs: usize,
-    /// How long `/readyz` said 200 while nothing was stored.
+    /// Time for which `/readyz` answered 200 while nothing was stored.
     pub ready_in_vain: Duration,
     pub broken: Vec<String>,
 }
@@ -67,7 +67,7 @@ pub fn judge(scenario: Scenario, failure: &Failure, seen: &Seen, stored: &Stored
     }
     let answered = seen.placed.iter().filter_map(Placed::accepted);
     let accepted = answered.clone().count();
-    // The end of the wait for one that was never accepted.
+    // Ends the wait for an order that was never accepted.
     let given_up = seen.placed.iter().filter(|placed| placed.accepted().is_none());
     let given_up = given_up.filter_map(|placed| placed.attempts.last());
     let arrivals = answered.chain(given_up).map(|attempt| attempt.answered);
@@ -75,10 +75,10 @@ pub fn judge(scenario: Scenario, failure: &Failure, seen: &Seen, stored: &Stored
     arrivals.sort();
     let (pause, pause_after) = pauses(&arrivals, failure.began, over);
     let is_lost = |placed: &&Placed| {
-        let told = placed.accepted().map(|attempt| attempt.order_id);
-        told.is_some_and(|told| {
+        let delivered = placed.accepted().map(|attempt| attempt.order_id);
+        delivered.is_some_and(|delivered| {
             let stored = stored_ids.get(placed.reference.as_str());
-            told.is_none_or(|id| !stored.is_some_and(|ids| ids.contains(&id)))
+            delivered.is_none_or(|id| !stored.is_some_and(|ids| ids.contains(&id)))
         })
     };
     let is_twice = |placed: &&Placed| {
@@ -117,7 +117,7 @@ pub fn judge(scenario: Scenario, failure: &Failure, seen: &Seen, stored: &Stored
     row
 }
 
-/// Returns the longest time between two of the instants that ends after `began`, and the longest part of one after `over`.
+/// Returns the longest interval between two instants that ends after `began`, and the longest part of one after `over`.
 fn pauses(instants: &[Instant], began: Instant, over: Instant) -> (Duration, Duration) {
     let after = |from: Instant| {
         let lengths = instants
@@ -129,7 +129,7 @@ fn pauses(instants: &[Instant], began: Instant, over: Instant) -> (Duration, Dur
     (after(began), after(over))
 }
 
-/// Counts the orders that ended more than once, and those that did not.
+/// Counts the orders that ended more than once, and those that did not end.
 fn ends(stored: &Stored) -> (usize, usize) {
     let mut ends: HashMap<u64, usize> = stored.orders.iter().map(|(_, id)| (*id, 0)).collect();
     for event in &stored.events {
@@ -142,13 +142,14 @@ fn ends(stored: &Stored) -> (usize, usize) {
     (twice, never)
 }
 
-/// Counts the stored events that were not heard, those heard more than once, and what was heard and is not stored.
-fn compare_feeds(stored: &[Told], heard: &[Told]) -> (usize, usize, usize) {
-    let mut times: HashMap<&Told, usize> = HashMap::new();
+/// Counts stored events that were not delivered, events delivered more than once, and delivered events that are not
+/// stored.
+fn compare_feeds(stored: &[EventId], heard: &[EventId]) -> (usize, usize, usize) {
+    let mut times: HashMap<&EventId, usize> = HashMap::new();
     for event in heard {
         *times.entry(event).or_default() += 1;
     }
-    let stored: HashSet<&Told> = stored.iter().collect();
+    let stored: HashSet<&EventId> = stored.iter().collect();
     let missing = stored.iter().filter(|event| !times.contains_key(*event)).count();
     let twice = times.values().filter(|times| **times > 1).count();
     let untrue = times.keys().filter(|event| !stored.contains(*event)).count();
@@ -174,7 +175,7 @@ fn slowest(placed: &[Placed]) -> Duration {
     times.max().unwrap_or_default()
 }
 
-/// Adds up the times between a look that said ready and the next one, within the longest pause.
+/// Adds up the times from a check that answered ready to the next check, within the longest pause.
 fn ready_in_vain(looks: &[Look], arrivals: &[Instant], began: Instant) -> Duration {
     let pauses = arrivals.windows(2).filter(|pair| pair[1] > began);
     let Some(pause) = pauses.max_by_key(|pair| pair[1] - pair[0]) else {
@@ -200,12 +201,12 @@ fn broken(row: &Row, seen: &Seen) -> Vec<String> {
     want_none(row.ended_twice, "orders ended twice");
     want_none(row.not_ended, "orders not ended");
     want_none(row.feed_missing, "events missing in the feed");
-    want_none(row.feed_twice, "events told twice");
-    want_none(row.feed_untrue, "events told that do not exist");
+    want_none(row.feed_twice, "events delivered twice");
+    want_none(row.feed_untrue, "events delivered that do not exist");
     want_none(row.resyncs, "resyncs, though nothing was lost");
     let unanswered = seen.placed.iter().filter(|placed| placed.accepted().is_none());
     want_none(unanswered.count(), "orders never accepted");
-    // 500 and 503 are what a client repeats; anything else would be a wrong answer.
+    // Clients repeat on these answers; any other is wrong.
     for (status, count) in &row.refusals {
         if !["500", "503", "504", "409", "none"].contains(&status.as_str()) {
             broken.push(format!("{count} answers {status}"));
@@ -214,7 +215,7 @@ fn broken(row: &Row, seen: &Seen) -> Vec<String> {
     let bar = row.way.pause_max();
     if row.pause_after > bar {
         broken.push(format!(
-            "{:.1} s without a 201 after a primary was there, at most {} s",
+            "{:.1} s without a 201 after a primary was back, at most {} s",
             row.pause_after.as_secs_f64(),
             bar.as_secs()
         ));
@@ -237,15 +238,15 @@ mod tests {
     use super::super::load::Attempt;
     use super::*;
 
-    fn told(order_id: u64, version: u64, kind: &str) -> Told {
-        Told {
+    fn delivered(order_id: u64, version: u64, kind: &str) -> EventId {
+        EventId {
             order_id,
             version,
             kind: kind.to_owned(),
         }
     }
 
-    /// One order as it should be: accepted a second after the failure, completed, heard.
+    /// Returns a trial with one correct order: accepted a second after the failure, completed, delivered.
     fn kept() -> (Failure, Seen, Stored) {
         let began = Instant::now();
         let accepted = Attempt {
@@ -258,7 +259,7 @@ mod tests {
             reference: "a".to_owned(),
             attempts: vec![accepted],
         };
-        let events = vec![told(7, 1, "accepted"), told(7, 2, "completed")];
+        let events = vec![delivered(7, 1, "accepted"), delivered(7, 2, "completed")];
         let heard = Heard {
             events: events.clone(),
             resyncs: 0,
@@ -297,17 +298,17 @@ mod tests {
                 "stored twice",
             ),
             (
-                |_, stored| stored.events.push(told(7, 3, "failed")),
+                |_, stored| stored.events.push(delivered(7, 3, "failed")),
                 "ended twice",
             ),
             (|_, stored| drop(stored.events.pop()), "not ended"),
             (|seen, _| drop(seen.heard.events.pop()), "missing in the feed"),
             (
-                |seen, _| seen.heard.events.push(told(7, 1, "accepted")),
-                "told twice",
+                |seen, _| seen.heard.events.push(delivered(7, 1, "accepted")),
+                "delivered twice",
             ),
             (
-                |seen, _| seen.heard.events.push(told(9, 1, "accepted")),
+                |seen, _| seen.heard.events.push(delivered(9, 1, "accepted")),
                 "do not exist",
             ),
             (
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_part_of_a_pause_after_the_new_leader_counts_against_a_node() {
+    fn only_the_part_of_a_pause_after_the_new_leader_counts() {
         let began = Instant::now();
         let seconds = |seconds| began + Duration::from_secs(seconds);
         let arrivals = [seconds(0), seconds(1), seconds(21), seconds(23), seconds(24)];

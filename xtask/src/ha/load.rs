@@ -1,5 +1,5 @@
-//! The load of a trial: writers that repeat each order until it is accepted, and a watcher of readiness. What it all comes
-//! to is left to `judge.rs`.
+//! Load of a trial: writers that repeat each order until it is accepted, and readiness checks. `judge.rs` evaluates the
+//! records.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,44 +10,44 @@ use serde_json::json;
 
 use super::http;
 
-/// Orders per second of all writers together.
+/// Orders per second, all writers together.
 pub const RATE: u32 = 30;
 pub const WRITERS_PER_NODE: u32 = 2;
-/// A client repeats a request after this pause.
+/// Pause of a client before it repeats a request.
 const REPEAT_PAUSE: Duration = Duration::from_millis(250);
-/// Longer than a node may take for any answer.
+/// Above the longest answer time of a node.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(40);
 const READY_INTERVAL: Duration = Duration::from_millis(250);
-/// After this, an order that was not accepted is given up, and counts as unanswered.
+/// Time after which an order that was not accepted is given up and counts as unanswered.
 const REPEATED_MAX: Duration = Duration::from_mins(2);
 
-/// One request and what came of it.
+/// One request and its answer.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub sent: Instant,
     pub answered: Instant,
-    /// `None` where no whole answer came.
+    /// `None` without a complete answer.
     pub status: Option<u16>,
-    /// In a 201.
+    /// Order id in a 201.
     pub order_id: Option<u64>,
 }
 
-/// An order as its client knows it.
+/// An order as seen by its client.
 #[derive(Clone, Debug)]
 pub struct Placed {
-    /// Also its idempotency key.
+    /// Reference, also used as idempotency key.
     pub reference: String,
     pub attempts: Vec<Attempt>,
 }
 
 impl Placed {
-    /// The first 201.
+    /// Returns the attempt with the first 201.
     pub fn accepted(&self) -> Option<&Attempt> {
         self.attempts.iter().find(|attempt| attempt.status == Some(201))
     }
 }
 
-/// Whether `/readyz` said 200.
+/// One readiness check; `ready` if it answered 200.
 #[derive(Clone, Copy)]
 pub struct Look {
     pub at: Instant,
@@ -58,7 +58,7 @@ pub struct Look {
 pub struct Record {
     placed: Mutex<Vec<Placed>>,
     looks: Mutex<Vec<Look>>,
-    /// The request of the latest 201.
+    /// Send time of the latest accepted request.
     latest: Mutex<Option<Instant>>,
 }
 
@@ -71,7 +71,7 @@ impl Record {
         locked(&self.looks).clone()
     }
 
-    /// Reports whether an order that was sent after this instant was accepted.
+    /// Reports whether an order sent after this instant was accepted.
     pub fn accepts_since(&self, instant: Instant) -> bool {
         locked(&self.latest).is_some_and(|latest| latest > instant)
     }
@@ -81,7 +81,7 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Places an order per `interval` until `ends`, one after another.
+/// Places an order every `interval` until `ends`, one after another.
 pub fn write(orders_url: &str, writer: &str, interval: Duration, record: &Record, ends: &AtomicBool) {
     for number in 0_u64.. {
         if ends.load(Ordering::Relaxed) {

@@ -1,5 +1,5 @@
-//! The network of the trials: three database machines as network namespaces, each on two switches. It lies inside the
-//! namespace that `seclusion.rs` makes, and is gone with it.
+//! Network of the trials: three database machines as network namespaces, each on two switches. It is inside the namespace
+//! of `isolation.rs` and removed with it.
 
 use std::process::Command;
 
@@ -11,20 +11,20 @@ pub struct Machine(u8);
 
 pub const MACHINES: [Machine; 3] = [Machine(1), Machine(2), Machine(3)];
 
-/// A network that every machine is joined to.
+/// A network that connects every machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// Joins the machines: etcd, replication, Patroni's own calls.
+    /// Network between the machines: etcd, replication, Patroni's own calls.
     Backend,
-    /// Where orderly, HAProxy and PgBouncer reach them.
+    /// Network on which orderly, HAProxy and PgBouncer reach the machines.
     Clients,
 }
 
 pub const LINKS: [Link; 2] = [Link::Backend, Link::Clients];
 
-/// The address of the trials themselves on each switch, with all that is no database machine.
+/// Host number on each switch of everything that is not a database machine.
 pub const HERE: u8 = 1;
-/// The last number of the first machine's addresses, less one.
+/// Offset of the machines' host numbers.
 const MACHINES_FROM: u8 = 10;
 
 impl Machine {
@@ -40,7 +40,7 @@ impl Machine {
         link.hardware(MACHINES_FROM + self.0)
     }
 
-    /// The end of the link that is in the switch.
+    /// Returns the name of the link's end in the switch.
     fn port(self, link: Link) -> String {
         format!("{}-{}", self.name(), link.name())
     }
@@ -70,7 +70,7 @@ impl Link {
     }
 }
 
-pub fn lay() -> Result<()> {
+pub fn create() -> Result<()> {
     ip("link set lo up")?;
     for link in LINKS {
         let (switch, hardware, address) = (link.name(), link.hardware(HERE), link.address(HERE));
@@ -98,7 +98,7 @@ fn join(machine: Machine, link: Link) -> Result<()> {
     ip(&format!("link set {port} master {device} up"))?;
     ip(&format!("-n {name} address add {address}/24 dev {device}"))?;
     ip(&format!("-n {name} link set {device} up"))?;
-    // Known for good: what is sent into a cut link then vanishes without a word, as behind a router.
+    // Permanent entries: packets into a cut link vanish silently, as behind a router.
     ip(&format!(
         "neighbour replace {address} lladdr {hardware} dev {device} nud permanent"
     ))?;
@@ -112,7 +112,7 @@ fn join(machine: Machine, link: Link) -> Result<()> {
     Ok(())
 }
 
-/// Takes the link out of its switch. Neither end notices: what they send is swallowed.
+/// Takes the link out of its switch. Neither end notices; packets vanish.
 pub fn cut(machine: Machine, link: Link) -> Result<()> {
     ip(&format!("link set {} nomaster", machine.port(link)))
 }
@@ -121,7 +121,7 @@ pub fn mend(machine: Machine, link: Link) -> Result<()> {
     ip(&format!("link set {} master {}", machine.port(link), link.name()))
 }
 
-/// The processes of a machine.
+/// Returns the processes of a machine.
 pub fn processes(machine: Machine) -> Result<Vec<u32>> {
     let output = Command::new("ip")
         .args(["netns", "pids", &machine.name()])

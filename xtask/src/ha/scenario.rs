@@ -1,4 +1,4 @@
-//! The failures of the trials: what each one breaks, for how long, and from when on nodes must store again.
+//! Failure scenarios of the trials: what each breaks, for how long, and when nodes must store again.
 
 use std::path::Path;
 use std::thread::sleep;
@@ -12,20 +12,20 @@ use super::network::{self, LINKS, Link, MACHINES, Machine};
 use super::watch::Watch;
 use super::way::{self, Way};
 
-/// No failure keeps the cluster without a leader for longer.
+/// Maximum time without a leader in any scenario.
 const LEADER_TIME_MAX: Duration = Duration::from_mins(2);
-/// A machine stays away until long after another one leads.
+/// Time a machine stays away, well beyond the election of another leader.
 const AWAY: Duration = Duration::from_secs(40);
-/// Patroni hears nothing of a cut between clients and primary: it must end by itself.
+/// Duration of a cut between clients and primary, which Patroni does not notice.
 const CLIENTS_AWAY: Duration = Duration::from_secs(25);
 const HAPROXY_AWAY: Duration = Duration::from_secs(20);
 const ETCD_AWAY: Duration = Duration::from_secs(30);
 const NO_STANDBY: Duration = Duration::from_secs(40);
-/// Longer than a node waits for any answer (10 s).
+/// Longer than the maximum wait of a node for any answer (10 s).
 const STANDBYS_AWAY: Duration = Duration::from_secs(30);
-/// Longer than `STANDBYS_AWAY`, so that Patroni still counts the standbys as members when the primary dies.
+/// Above `STANDBYS_AWAY`, so that Patroni still counts the standbys as members when the primary dies.
 const LONG_TTL_S: u32 = 45;
-/// Between the new leader and the return of a killed machine.
+/// Time from the new leader to the return of a killed machine.
 const SETTLE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,18 +57,18 @@ pub const SCENARIOS: [Scenario; 11] = [
     Scenario::LoseStandbysThenPrimary,
 ];
 
-/// When it happened.
+/// Times of a failure.
 pub struct Failure {
     pub began: Instant,
-    /// From here on a primary can be reached and stores: a new leader is there, or what was away is back.
+    /// Time from which a primary can be reached and stores: a new leader, or the return of the failed part.
     pub over: Instant,
-    /// The same for nodes that name the hosts themselves.
+    /// Same for nodes with the hosts in their URL.
     pub over_for_hosts: Instant,
-    /// While no standby could have an order, and so no order could be acknowledged.
+    /// Period in which no standby could have an order, so none may be acknowledged.
     pub without_standby: Option<(Instant, Instant)>,
 }
 
-/// What a failure may break.
+/// Parts that a failure may break.
 pub struct Stage<'a> {
     pub cluster: &'a mut Cluster,
     pub haproxy: &'a mut Option<Daemon>,
@@ -97,12 +97,12 @@ impl Scenario {
         SCENARIOS.into_iter().find(|scenario| scenario.name() == name)
     }
 
-    /// Reports whether the primary refuses to store without a standby.
+    /// Reports whether the primary stores nothing without a standby.
     pub fn is_strict(self) -> bool {
         self == Scenario::StrictNoStandby
     }
 
-    /// Prepares a whole cluster for the failure.
+    /// Prepares a complete cluster for the failure.
     pub fn prepare(self) -> Result<()> {
         if self == Scenario::LoseStandbysThenPrimary {
             cluster::set(primary()?, "ttl", LONG_TTL_S)?;
@@ -110,7 +110,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// Breaks something, waits, and mends it. Returns when all is mended, if not yet whole.
+    /// Breaks something, waits and repairs it. The cluster may not be complete on return.
     pub fn happen(self, stage: &mut Stage) -> Result<Failure> {
         let primary = primary()?;
         let began = Instant::now();
@@ -211,7 +211,7 @@ impl Scenario {
 }
 
 impl Failure {
-    /// Nothing happened that anybody could notice.
+    /// Returns a failure without any effect.
     pub fn nothing(began: Instant) -> Failure {
         Failure {
             began,

@@ -1,4 +1,4 @@
-//! The results as a table in Markdown, as it stands in `docs/OPERATIONS.md`.
+//! Results as a Markdown table, as in `docs/OPERATIONS.md`.
 
 use std::time::Duration;
 

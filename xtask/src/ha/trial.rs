@@ -1,4 +1,4 @@
-//! One trial: a new cluster, a node for each way, load on all of them, one failure, and what came of it.
+//! One trial: a new cluster, a node per way, load on all of them, one failure, and the results.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,36 +12,36 @@ use super::cluster::{self, Cluster, PASSWORD};
 use super::daemon::{self, Daemon};
 use super::follower::{self, Heard};
 use super::http;
+use super::isolation;
 use super::judge::{self, Row, Seen, Stored};
 use super::load::{self, Record};
 use super::scenario::{Failure, Scenario, Stage};
-use super::seclusion;
 use super::watch::Watch;
 use super::way::{self, Node, Way};
 
-/// HAProxy takes every server for the primary until it has asked it for the first time, within 3 s.
+/// Time of HAProxy's first checks; until then, at most 3 s, it takes every server for the primary.
 const FIRST_CHECKS: Duration = Duration::from_secs(4);
-/// Load before the failure.
+/// Duration of the load before the failure.
 const CALM_BEFORE: Duration = Duration::from_secs(6);
-/// Load after everybody is back.
+/// Duration of the load after recovery.
 const CALM_AFTER: Duration = Duration::from_secs(6);
-/// Until every node stores again, and then until the cluster is whole.
+/// Maximum time until every node stores again, and then until the cluster is complete.
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(90);
-/// Until all orders have ended and all followers have heard of it: longer than a lease (30 s).
+/// Maximum time until all orders have ended and all subscribers know: longer than a lease (30 s).
 const END_TIME_MAX: Duration = Duration::from_secs(60);
-/// What was killed may take a moment to go.
+/// Maximum time for killed processes to disappear.
 const LEFT_TIME_MAX: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 
-/// What a node's clients share.
+/// State shared by a node's clients.
 #[derive(Default)]
 struct Clients {
     record: Record,
     heard: Mutex<Heard>,
 }
 
-/// Runs the trial and returns a line for each way. Ends everything it started.
+/// Runs the trial and returns a row per way. Ends everything it started.
 pub fn run(scenario: Scenario, ways: &[Way], program: &Path, logs: &Path) -> Result<Vec<Row>> {
     daemon::make_folder(logs)?;
     let mut cluster = Cluster::start(logs, scenario.is_strict())?;
@@ -51,7 +51,7 @@ pub fn run(scenario: Scenario, ways: &[Way], program: &Path, logs: &Path) -> Res
     ended?;
     let deadline = Instant::now() + LEFT_TIME_MAX;
     loop {
-        let left = seclusion::processes_left()?;
+        let left = isolation::processes_left()?;
         if left.is_empty() {
             return Ok(rows);
         }
@@ -129,7 +129,7 @@ fn make_database(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Has clients at every node while the failure happens and until all is well again; reads what is stored then.
+/// Runs clients at every node during the failure and until recovery; then reads the store.
 fn under_load(
     nodes: &[Node],
     failure: impl FnOnce() -> Result<Failure>,
@@ -139,7 +139,7 @@ fn under_load(
     let writers = u32::try_from(nodes.len()).context("few nodes")? * load::WRITERS_PER_NODE;
     let interval = Duration::from_secs(1) * writers / load::RATE;
     let clients: Vec<Arc<Clients>> = nodes.iter().map(|_| Arc::default()).collect();
-    // A follower waits for its node's next word, and so may outlive the trial by a moment.
+    // A subscriber blocks until its node sends something, so it may briefly outlive the trial.
     let followers_end = Arc::new(AtomicBool::new(false));
     for (node, clients) in nodes.iter().zip(&clients) {
         let (url, from) = (node.url("/events"), beginning.clone());
@@ -170,7 +170,7 @@ fn under_load(
     Ok((failure, clients, stored))
 }
 
-/// Waits until each node has accepted an order sent after this call. One that does not in time is left to the judge.
+/// Waits until each node has accepted an order sent after this call. The judge reports nodes that do not in time.
 fn wait_until_all_store(clients: &[Arc<Clients>]) {
     let since = Instant::now();
     while !clients.iter().all(|clients| clients.record.accepts_since(since))
@@ -180,7 +180,7 @@ fn wait_until_all_store(clients: &[Arc<Clients>]) {
     }
 }
 
-/// Waits until all orders have ended and every follower has heard as much as there is, then reads both.
+/// Waits until all orders have ended and every subscriber has all events, then reads both.
 fn read_stored(node: &Node, clients: &[Arc<Clients>]) -> Result<Stored> {
     let deadline = Instant::now() + END_TIME_MAX;
     while open_orders(node).is_none_or(|open| open > 0) && Instant::now() < deadline {

@@ -1,4 +1,4 @@
-//! Who leads, asked of every machine's Patroni all the time, since Patroni itself keeps no such times.
+//! Record of leader changes, polled from every machine's Patroni, which keeps no such times.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use super::network::{MACHINES, Machine};
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A look at one machine that found something else than the one before it.
+/// A poll of one machine whose answer differs from the previous one.
 #[derive(Clone, Copy)]
 struct Change {
     at: Instant,
@@ -44,7 +44,7 @@ impl Watch {
         }
     }
 
-    /// Waits until a machine leads that did not before `since`, or does again; `away` does not count.
+    /// Waits until a machine becomes leader after `since`; `away` does not count.
     pub fn leader_since(&self, since: Instant, away: Option<Machine>, time_max: Duration) -> Result<Instant> {
         let deadline = Instant::now() + time_max;
         loop {
@@ -70,7 +70,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::Relaxed);
         for watcher in self.watchers.drain(..) {
-            // It has no way to panic.
+            // The thread cannot panic.
             let _ended = watcher.join();
         }
     }

@@ -1,5 +1,5 @@
 //! Ways from a node to the primary: several hosts in the URL, HAProxy, or PgBouncer with HAProxy behind it; and the node
-//! that goes each way.
+//! that uses each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use super::network::{HERE, Link, MACHINES};
 
 const HAPROXY: &str = include_str!("../../../deploy/ha/haproxy.cfg");
 const PGBOUNCER: &str = include_str!("../../../deploy/ha/pgbouncer.ini");
-/// Where the settings of both lie.
+/// Folder of the proxies' settings.
 const FOLDER: &str = "/run/ha-ways";
-/// Ports of `deploy/ha`.
+/// Ports in `deploy/ha`.
 const HAPROXY_PORT: u16 = 5000;
 const PGBOUNCER_PORT: u16 = 6432;
 const READY_TIME_MAX: Duration = Duration::from_secs(60);
-/// `ORDERLY_SHUTDOWN_GRACE` is 25 s.
+/// Above `ORDERLY_SHUTDOWN_GRACE`, 25 s.
 const STOP_TIME_MAX: Duration = Duration::from_secs(40);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
@@ -49,13 +49,13 @@ impl Way {
         WAYS.into_iter().find(|way| way.name() == name)
     }
 
-    /// How long after a new leader is there a node may go on storing nothing.
+    /// Returns the maximum time that a node may store nothing after a new leader is there.
     pub fn pause_max(self) -> Duration {
         Duration::from_secs(match self {
             Way::Hosts => 3,
-            // Two checks of HAProxy come first, within 4 s.
+            // After two checks of HAProxy, within 4 s.
             Way::Haproxy => 8,
-            // Then PgBouncer's next login.
+            // After PgBouncer's next login too.
             Way::Pgbouncer => 12,
         })
     }
@@ -84,7 +84,7 @@ impl Way {
         format!("postgres://orderly:{PASSWORD}@{hosts}/orderly{parameters}")
     }
 
-    /// Names the node's databases to `orderly`.
+    /// Returns the variables with the node's database URLs.
     pub fn environment(self) -> Vec<(&'static str, String)> {
         let mut environment = vec![("DATABASE_URL", self.database_url())];
         if self == Way::Pgbouncer {
@@ -127,7 +127,7 @@ pub fn start_pgbouncer(logs: &Path) -> Result<Daemon> {
     program.start(logs)
 }
 
-/// A server of orders that goes one of the ways.
+/// An orderly server that uses one of the ways.
 pub struct Node {
     pub way: Way,
     program: PathBuf,
@@ -136,7 +136,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts one and waits until it is ready.
+    /// Starts a node and waits until it is ready.
     pub fn start(program: &Path, way: Way, logs: &Path) -> Result<Node> {
         let folder = Path::new(FOLDER).join(way.name());
         daemon::make_folder(&folder)?;
@@ -164,10 +164,10 @@ impl Node {
         let deadline = Instant::now() + READY_TIME_MAX;
         while !node.is_ready() {
             let ended = node.daemon.ended()?;
-            ensure!(ended.is_none(), "orderly ended at its start: {ended:?}");
+            ensure!(ended.is_none(), "orderly exited at its start: {ended:?}");
             ensure!(
                 Instant::now() < deadline,
-                "orderly is not ready by {}",
+                "orderly is not ready with {}",
                 way.name()
             );
             sleep(LOOK_INTERVAL);
@@ -184,7 +184,7 @@ impl Node {
         answer.is_ok_and(|answer| answer.status == 200)
     }
 
-    /// Returns the exit code of `orderly verify` by the same way, with what it printed.
+    /// Returns the exit code and the output of `orderly verify` over the same way.
     pub fn verify(&self) -> Result<(Option<i32>, String)> {
         let output = Command::new(&self.program)
             .arg("verify")
@@ -199,7 +199,7 @@ impl Node {
         ))
     }
 
-    /// Returns the exit code after SIGTERM; `None` where it does not stop in time, and is killed.
+    /// Returns the exit code after SIGTERM; `None` if it did not stop in time and was killed.
     pub fn stop(self) -> Option<i32> {
         let stopped = self.daemon.stop(STOP_TIME_MAX).ok();
         stopped.and_then(|status| status.code())

@@ -1,5 +1,5 @@
-//! Where the trials run: a network, a table of processes and a `/run` of their own. The kernel ends every process in
-//! there and removes every namespace as soon as this program is gone, in whatever way that ends.
+//! Isolation of the trials: separate namespaces for network, processes and mounts, with their own `/run`. The kernel ends
+//! every process and removes every namespace inside as soon as this program exits, however it exits.
 
 use std::env;
 use std::fs;
@@ -9,9 +9,9 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Set in there, so that the command is not to be typed by mistake.
+/// Variable set inside, which keeps the command from being run by mistake.
 const INSIDE: &str = "XTASK_HA_INSIDE";
-/// Process 1 of the namespace: waits for whatever ends, Patroni's PostgreSQL as well, as `init` does. Two commands, so
+/// Process 1 of the namespace: reaps exited processes, including Patroni's PostgreSQL, as `init` does. Two commands, so
 /// that the shell stays.
 const INIT: &str = r#""$@"; exit $?"#;
 
@@ -36,22 +36,22 @@ pub fn enter(arguments: &[&str]) -> Result<ExitCode> {
     }
 }
 
-/// Makes the place fit for the trials; an error outside of it.
-pub fn furnish() -> Result<()> {
+/// Prepares the namespaces for the trials; an error outside of them.
+pub fn prepare() -> Result<()> {
     ensure!(
         env::var_os(INSIDE).is_some(),
-        "this runs in namespaces that `cargo xtask ha` makes"
+        "this runs only in the namespaces of `cargo xtask ha`"
     );
-    // Holds the names of network namespaces, the sockets and the data.
+    // For the names of network namespaces, the sockets and the data.
     let status = Command::new("mount")
         .args(["-t", "tmpfs", "-o", "mode=755", "none", "/run"])
         .status()
         .context("run mount")?;
     ensure!(status.success(), "mount a /run: {status}");
-    fs::create_dir("/run/netns").context("make /run/netns")
+    fs::create_dir("/run/netns").context("create /run/netns")
 }
 
-/// Counts the processes in here other than `init` and this program.
+/// Returns the processes inside other than `init` and this program.
 pub fn processes_left() -> Result<Vec<String>> {
     let own = std::process::id().to_string();
     let mut left = Vec::new();
@@ -66,7 +66,7 @@ pub fn processes_left() -> Result<Vec<String>> {
         if id == "1" || id == own {
             continue;
         }
-        // Gone between the two looks: not left.
+        // A process that has just exited is not left.
         let command = fs::read_to_string(Path::new("/proc").join(id).join("comm"));
         left.extend(command.map(|command| format!("{} ({id})", command.trim())));
     }

@@ -1,4 +1,4 @@
-//! What a run stands on: its folder, its processes and its databases, all gone when it is over.
+//! Environment of a run: folder, processes and databases, all removed at the end.
 
 use anyhow::Context;
 
@@ -7,18 +7,18 @@ use super::process::{Folder, Processes, Settings};
 use super::script::Caller;
 use super::{Plan, Target};
 
-/// Connections a server may have, at least; enough for any that look at its numbers.
+/// Minimum connection limit of a server, with room for reading metrics.
 const CONNECTIONS_MIN: usize = 1_024;
 
-pub struct Scene {
+pub struct Environment {
     pub folder: Folder,
     processes: Processes,
     target_databases: Option<Databases>,
     yardstick_databases: Option<Databases>,
 }
 
-impl Scene {
-    pub fn new(plan: &Plan) -> anyhow::Result<Scene> {
+impl Environment {
+    pub fn new(plan: &Plan) -> anyhow::Result<Environment> {
         let beside = |url: Option<&String>| {
             let databases = url.map(|url| Databases::beside(url)).transpose();
             databases.map_err(anyhow::Error::msg)
@@ -27,7 +27,7 @@ impl Scene {
             Target::Postgres(url) => Some(url),
             Target::Sqlite | Target::Running(_) => None,
         };
-        Ok(Scene {
+        Ok(Environment {
             target_databases: beside(target_url)?,
             yardstick_databases: beside(plan.yardstick_database.as_ref().or(target_url))?,
             folder: Folder::new_in(&plan.folder)?,
@@ -35,7 +35,7 @@ impl Scene {
         })
     }
 
-    /// The server under test on new data, or the one that runs; `name` is of the load.
+    /// Starts the server under test on new data, or returns the running one; `name` is that of the load.
     pub async fn server(&self, plan: &Plan, name: &str) -> anyhow::Result<Caller> {
         if let Target::Running(caller) = &plan.target {
             return Ok(caller.clone());
@@ -49,7 +49,7 @@ impl Scene {
         self.processes.serve(&plan.program, &folder, settings).await
     }
 
-    /// The URL of a new store of the kind that is measured.
+    /// Returns the URL of a new store of the kind under test.
     pub async fn new_store(&self, plan: &Plan, name: &str) -> anyhow::Result<String> {
         match (&plan.target, &self.target_databases) {
             (Target::Postgres(_), Some(databases)) => databases.make().await,
@@ -60,7 +60,7 @@ impl Scene {
         }
     }
 
-    /// The server that stores nothing.
+    /// Starts the yardstick that stores nothing.
     pub async fn forgetful(&self, plan: &Plan) -> anyhow::Result<Caller> {
         let connections = plan.connections.max(CONNECTIONS_MIN).to_string();
         let arguments = ["nothing", "--connections", &connections];
@@ -69,7 +69,7 @@ impl Scene {
             .await
     }
 
-    /// The server that makes one INSERT per request, where there is a PostgreSQL for it.
+    /// Starts the yardstick with one INSERT per request, if there is a PostgreSQL server for it.
     pub async fn one_insert(&self, plan: &Plan) -> anyhow::Result<Option<Caller>> {
         let Some(databases) = &self.yardstick_databases else {
             return Ok(None);
@@ -83,12 +83,12 @@ impl Scene {
         Ok(Some(caller))
     }
 
-    /// Ends a server that the run started; one that it found goes on.
+    /// Ends a server started by the run.
     pub async fn end(&self, server: &Caller) {
         self.processes.end(server.address).await;
     }
 
-    /// Ends everything and takes it away.
+    /// Ends all processes and removes everything.
     pub async fn clear(self) {
         self.processes.end_all().await;
         for databases in [self.target_databases, self.yardstick_databases]
