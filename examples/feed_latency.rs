@@ -288,7 +288,12 @@ impl Count {
 
     /// Takes the recorded times.
     fn times(&self) -> Vec<u32> {
-        std::mem::take(&mut *self.micros.lock().expect("nobody panics with it"))
+        std::mem::take(
+            &mut *self
+                .micros
+                .lock()
+                .expect("no code panics while it holds this lock"),
+        )
     }
 }
 
@@ -396,7 +401,7 @@ impl Follower {
             self.count
                 .micros
                 .lock()
-                .expect("nobody panics with it")
+                .expect("no code panics while it holds this lock")
                 .push(micros);
         }
         Ok(())

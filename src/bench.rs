@@ -82,13 +82,13 @@ impl Load {
     }
 }
 
-/// What is measured: the server under test or a yardstick.
+/// Subject of a measurement: the server under test or a yardstick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The server under test.
     Orderly,
-    /// The same HTTP side over a store that discards everything.
+    /// `orderly` with the same HTTP side over a store that discards everything.
     Nothing,
     /// One INSERT per request, see [`one_insert`].
     OneInsert,

@@ -69,50 +69,50 @@ impl Processed {
     pub const COMPLETED: Processed = Processed::Completed { result: None };
 }
 
-/// Which try this is.
+/// Identity of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
-    /// From 1.
+    /// Number of the attempt, from 1.
     pub number: u32,
-    /// Rises with every claim of the order.
+    /// Fence of the lease; rises with every claim of the order.
     pub fence: u64,
-    /// Opaque; whoever goes on with the order shows it with the result.
+    /// Opaque token of the lease; an external service returns it with the result.
     pub token: Token,
-    /// The same for all attempts at one effect.
+    /// Idempotency key, the same for all attempts of a generation.
     pub key: AttemptKey,
 }
 
-/// Why an attempt did not complete; the text is kept as the order's `last_error`.
+/// Failure of an attempt; its text is stored as the order's `last_error`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProcessingError {
-    /// Worth another attempt, after `retry_after` where the processor knows better than the back-off.
+    /// A retry may succeed, after `retry_after` or else after the backoff.
     #[error("{error}")]
     Transient {
         error: Cause,
         retry_after: Option<Duration>,
     },
-    /// The service could not be reached, so this was no attempt at the order: it never counts.
+    /// The service could not be reached. Never counts as an attempt.
     #[error("{error}")]
     Unreachable { error: Cause },
-    /// Whatever processes the orders says that it cannot work. Among good answers for other orders it counts as an attempt at
-    /// this one; otherwise it says nothing about the order. Several orders in a row, and none is tried until it can.
+    /// The processor says that it cannot work. Counts as an attempt if other orders get good answers; otherwise it says
+    /// nothing about the order. Several such orders in a row stop attempts until the processor works again.
     #[error("{error}")]
     Unavailable {
         error: Cause,
         retry_after: Option<Duration>,
     },
-    /// Whatever processes the orders does not let this program in, or knows nothing at that address. Counts as an attempt; several orders
-    /// in a row without a good answer, and none is tried until it does.
+    /// The processor rejects this program's credentials, or has nothing at its address. Counts as an attempt. Several
+    /// such orders in a row without a good answer stop attempts until there is one.
     #[error("{error}")]
     Denied { error: Cause },
-    /// A case in between: the processor was reached and failed at the order. One such failure says little. A processor
-    /// that gives nothing else for a while is as good as away.
+    /// The processor was reached but failed at the order. A single such failure says little; nothing else for a while
+    /// means that the processor is down.
     #[error("{error}")]
     Ailing {
         error: Cause,
         retry_after: Option<Duration>,
     },
-    /// Will fail again: Failed at once.
+    /// A retry would fail too; the order is Failed at once.
     #[error("{error}")]
     Permanent { error: Cause },
 }

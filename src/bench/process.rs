@@ -154,7 +154,7 @@ impl Process {
 }
 
 async fn address(lines: &mut Lines<BufReader<ChildStdout>>) -> anyhow::Result<SocketAddr> {
-    while let Some(line) = lines.next_line().await.context("read what it says")? {
+    while let Some(line) = lines.next_line().await.context("read its output")? {
         let said: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         if let Some(address) = said["address"].as_str() {
             return address.parse().context("read the reported address");

@@ -128,9 +128,9 @@ pub async fn stock(caller: &Caller, users: usize) -> anyhow::Result<Vec<i64>> {
 #[derive(Default)]
 pub struct PickedUp {
     pub count: u64,
-    /// Until the no-op processor was done: an upper bound for its start.
+    /// Latency until the no-op processor was done: an upper bound for its start.
     pub processed: Latencies,
-    /// Until the start stored in the order, which lies within the claim.
+    /// Latency until the start stored in the order, which lies within the claim.
     pub started: Latencies,
 }
 

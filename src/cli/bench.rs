@@ -65,7 +65,7 @@ pub struct Args {
     /// PostgreSQL server to measure on instead of a SQLite file: creates databases beside the named one and drops them
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     database_url: Option<String>,
-    /// Same for the one-INSERT yardstick when orders are stored elsewhere
+    /// PostgreSQL server for the one-INSERT yardstick when orders are stored elsewhere
     #[arg(long, value_name = "URL")]
     yardstick_database_url: Option<String>,
     /// Running server to measure instead of a temporary one; it keeps the orders

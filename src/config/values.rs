@@ -88,7 +88,7 @@ pub fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum DatabaseUrl {
     Sqlite(PathBuf),
-    /// With a warning per ignored parameter.
+    /// A PostgreSQL URL, and a warning per ignored parameter.
     Postgres(Box<PostgresUrl>, Vec<String>),
 }
 

@@ -60,7 +60,7 @@ struct State {
 
 struct Waiting {
     wanted: Wanted,
-    /// For a request that does not wait, its time of arrival: the next claim is its last.
+    /// End of the wait; the time of arrival for a request that does not wait, which the next claim answers.
     deadline: Instant,
     answer: oneshot::Sender<Result<Granted, TakeError>>,
 }

@@ -1,5 +1,5 @@
-//! Which request a log line belongs to. The span that tells is made when the first line is logged within the request:
-//! hardly any logs one, and to make a span for each costs as much as to read an order.
+//! Adds the id of the current request to log lines. The span with the id is created at the first line logged within a
+//! request: few requests log any, and a span for each would cost as much as a point read.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -12,12 +12,12 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// A log was started that has [`NamesRequests`], and no filter that must see a span before its lines: elsewhere each request
-/// has its span from the beginning. Set at the start.
+/// True if the log has [`NamesRequests`] and no filter that must see a span before its lines; otherwise each request gets
+/// its span at once. Set at the start.
 static ON_DEMAND: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// The request that this thread works on at the moment.
+    /// The request that this thread is working on.
     static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
 }
 
@@ -26,17 +26,17 @@ struct Here {
     span: Option<EnteredSpan>,
 }
 
-/// A request as far as the log is concerned: lines that are logged [`RequestLog::within`] it carry its id.
+/// Log context of a request: lines logged [`RequestLog::within`] it carry its id.
 pub struct RequestLog {
-    /// Visible ASCII.
+    /// Request id in visible ASCII.
     id: Bytes,
     span: Option<Span>,
 }
 
 impl RequestLog {
-    /// `id` consists of visible ASCII characters.
+    /// Creates the context of a request; `id` consists of visible ASCII characters.
     pub fn new(id: Bytes) -> RequestLog {
-        // A span within must not be there before the request's, or it would seem to be around the request.
+        // The request's span must be created before any inner span, or that would appear as its parent.
         let on_demand =
             ON_DEMAND.load(Ordering::Relaxed) && !tracing::span_enabled!(target: STORE_CALLS, Level::DEBUG);
         let span = (!on_demand).then(|| span(&id));
@@ -61,13 +61,13 @@ impl RequestLog {
         work()
     }
 
-    /// Resolves to what the future does, each step of which is within.
+    /// Runs the future with each poll within the request.
     pub fn follow<F: Future + Unpin>(&mut self, future: F) -> Followed<'_, F> {
         Followed { log: self, future }
     }
 }
 
-/// Also when the work panicked.
+/// Restores the outer context on drop, even after a panic.
 struct Leave<'l> {
     log: &'l mut RequestLog,
     outer: Option<Here>,
@@ -96,13 +96,13 @@ impl<F: Future + Unpin> Future for Followed<'_, F> {
     }
 }
 
-/// Makes the span of the request that a line belongs to, before the line is written. Only for the subscriber of the whole
-/// process: one that is set for a thread takes no spans while it takes a line.
+/// Layer that creates the request's span before its first line is written. Works only in the subscriber of the process:
+/// one set for a thread takes no spans while it handles a line.
 pub(super) struct NamesRequests;
 
 impl NamesRequests {
     pub fn for_filter(directives: &str) -> NamesRequests {
-        // Such as `[request{request.id=…}]=debug`.
+        // A span filter, such as `[request{request.id=…}]=debug`.
         ON_DEMAND.store(!directives.contains('['), Ordering::Relaxed);
         NamesRequests
     }
@@ -110,7 +110,7 @@ impl NamesRequests {
 
 impl<S: Subscriber> Layer<S> for NamesRequests {
     fn event_enabled(&self, _line: &Event<'_>, _log: Context<'_, S>) -> bool {
-        // Taken out meanwhile, so that nothing finds it borrowed.
+        // Taken out, so that nested code finds the cell free.
         if let Some(mut here) = HERE.take() {
             here.span.get_or_insert_with(|| span(&here.id).entered());
             HERE.set(Some(here));
@@ -119,13 +119,13 @@ impl<S: Subscriber> Layer<S> for NamesRequests {
     }
 }
 
-/// Where requests are answered, whose lines a filter may ask for alone.
+/// Target of the request spans, so that a filter can select them.
 const TARGET: &str = "orderly::http::request";
 
-/// The target of the spans of store calls, at debug (`store/measured.rs`).
+/// Target of the spans of store calls, at debug level (`store/measured.rs`).
 const STORE_CALLS: &str = "orderly::store::measured";
 
-/// At error, so that it is there for every line that passes the filter.
+/// Creates the span at error level, so that every line that passes the filter has it.
 fn span(id: &Bytes) -> Span {
     tracing::error_span!(target: TARGET, "request", request.id = text(id))
 }

@@ -95,8 +95,8 @@ async fn until_due(
         let wanted = wanted(shared, pace);
         let at_once = wanted < announced.pace || (wanted == Pace::Asleep && announced.pace != Pace::Asleep);
         // A sleeping node is not on the list.
-        let news = wanted != Pace::Asleep && *breaker.borrow_and_update() != announced.breaker;
-        if at_once || news || due.is_some_and(|due| due <= Instant::now()) {
+        let breaker_changed = wanted != Pace::Asleep && *breaker.borrow_and_update() != announced.breaker;
+        if at_once || breaker_changed || due.is_some_and(|due| due <= Instant::now()) {
             return;
         }
         let look = Instant::now() + HEALTH_INTERVAL;

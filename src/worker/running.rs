@@ -12,7 +12,7 @@ use crate::order::OrderId;
 
 #[derive(Default)]
 pub(super) struct Running {
-    /// At most two per slot: a running one and one whose result is being stored. A new attempt at the same order replaces
+    /// Attempts by order, at most two per slot: a running one and one whose result is being stored. A new attempt replaces
     /// the older one.
     attempts: Mutex<HashMap<OrderId, Attempt>>,
 }
@@ -27,7 +27,7 @@ struct Attempt {
 
 #[derive(Clone, Copy)]
 enum Validity {
-    /// By this node's monotonic clock, counted from before the call: never later than the store's expiry.
+    /// Expiry by this node's monotonic clock, counted from before the call: never later than the store's.
     Until(Instant),
     /// The store reported the lease as lost.
     Lost,

@@ -47,11 +47,11 @@ const SYSTEM_PROGRAMS: &str = "/usr/sbin";
 /// Parent folder of the PostgreSQL versions.
 const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
 
-/// How the tests get the right to mount a disk; the disk-full test mounts a tmpfs.
+/// Method by which the tests get the right to mount a disk; the disk-full test mounts a tmpfs.
 #[derive(Clone, Copy)]
 pub enum Mounts {
     Allowed,
-    /// In user namespaces, where any user is root.
+    /// Run in user namespaces, where any user is root.
     InNamespaces,
 }
 

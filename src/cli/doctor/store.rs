@@ -223,7 +223,7 @@ fn judge_clock(database: &Database, now: Timestamp, newest: Option<Timestamp>) -
             advice,
         )
     } else {
-        Check::ok(NAME, "not behind what is stored")
+        Check::ok(NAME, "not behind the store")
     }
 }
 

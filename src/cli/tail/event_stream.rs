@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     const STREAM: &str = "retry: 2500\nid: a\n\n: a comment\n\nevent: order\nid: b\ndata: {\"order_id\":1}\n\n\
-        data:first\ndata: second\nignored: x\ndata\n\nevent: unfinished\ndata: and never told";
+        data:first\ndata: second\nignored: x\ndata\n\nevent: unfinished\ndata: and never sent";
 
     fn event(name: &str, data: &str) -> Event {
         Event {

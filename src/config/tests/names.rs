@@ -149,7 +149,7 @@ fn commands_find_the_server_of_the_same_settings() {
     assert!(error.problems[0].contains("ORDERLY_URL"), "{error}");
 }
 
-/// Issue 13: in a folder that somebody else wrote, a command sent the operator's key to that person's server.
+/// Issue 13: in a folder written by another user, a command sent the operator's key to that user's server.
 #[test]
 fn a_folder_leads_no_key_to_another_machine() {
     const KEY: &str = "correct-horse-battery-staple";

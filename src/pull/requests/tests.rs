@@ -1,4 +1,4 @@
-//! Queue of lease requests without a store: who is served, who waits, and what happens to unclaimed leases.
+//! Queue of lease requests without a store: order of service, waiting, and unclaimed leases.
 
 use futures_util::FutureExt;
 use tokio::task::JoinHandle;

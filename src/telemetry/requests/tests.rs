@@ -1,4 +1,4 @@
-//! Logs of whole processes, since what is tested here belongs to the process: this very test program is run again for each.
+//! Logs of whole processes: the state under test is global, so each test runs this test program again.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,12 +8,12 @@ use std::task::Wake;
 use super::*;
 use crate::config::{LogConfig, LogFormat};
 
-/// Says to a run of [`logs`] where to, and with what filter.
+/// Variables that give a run of [`logs`] its folder and its filter.
 const DIR: &str = "ORDERLY_TEST_LOG_DIR";
 const FILTER: &str = "ORDERLY_TEST_LOG_FILTER";
 const LOGS: &str = "telemetry::requests::tests::logs";
 
-/// What the others read.
+/// Writes the log that the other tests read.
 #[test]
 fn logs() {
     let (Ok(dir), Ok(filter)) = (std::env::var(DIR), std::env::var(FILTER)) else {
@@ -51,7 +51,7 @@ fn logs() {
         if steps < 3 { Poll::Pending } else { Poll::Ready(()) }
     });
     let mut following = Box::pin(second.follow(stepping));
-    let waker = Arc::new(Nobody).into();
+    let waker = Arc::new(NoopWaker).into();
     while following
         .as_mut()
         .poll(&mut Waking::from_waker(&waker))
@@ -62,13 +62,13 @@ fn logs() {
     drop(telemetry);
 }
 
-struct Nobody;
+struct NoopWaker;
 
-impl Wake for Nobody {
+impl Wake for NoopWaker {
     fn wake(self: Arc<Self>) {}
 }
 
-/// Message and spans of each line, requests by their ids.
+/// Returns message and spans of each line, with requests by their ids.
 fn logged(filter: &str) -> Vec<(String, String)> {
     let dir = tempfile::tempdir().unwrap();
     let run = Command::new(std::env::current_exe().unwrap())
@@ -103,7 +103,7 @@ fn lines(file: &Path) -> Vec<(String, String)> {
 }
 
 #[test]
-fn each_line_within_a_request_names_it_and_no_other_does() {
+fn only_lines_within_a_request_carry_its_id() {
     let expected = [
         ("before", ""),
         ("within", "first"),
@@ -124,13 +124,13 @@ fn each_line_within_a_request_names_it_and_no_other_does() {
 }
 
 #[test]
-fn a_filter_that_asks_only_for_what_answers_requests_gets_their_names() {
+fn a_filter_on_request_lines_still_gets_their_ids() {
     let answered = ("answered".to_owned(), "first".to_owned());
     assert_eq!(logged("orderly::http::request=debug"), [answered]);
 }
 
 #[test]
-fn a_call_of_the_store_is_within_its_request() {
+fn a_store_call_is_a_span_within_its_request() {
     let lines = logged("error,orderly::store=debug");
     for (message, spans) in [("in the store", "third, store"), ("after the store", "third")] {
         assert!(
@@ -141,7 +141,7 @@ fn a_call_of_the_store_is_within_its_request() {
 }
 
 #[test]
-fn a_request_has_its_span_from_the_beginning_where_the_filter_asks_for_spans() {
+fn a_span_filter_gives_each_request_its_span_at_once() {
     let nested = ("nested".to_owned(), "second".to_owned());
     let lines = logged("error,[request]=debug");
     assert!(lines.contains(&nested), "{lines:?}");

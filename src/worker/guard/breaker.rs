@@ -17,11 +17,11 @@ const UNAVAILABLE_MIN: u32 = 3;
 const ORDERS_MIN: usize = 3;
 /// Bad ends of any kind since the last good answer. Higher, since each may be the order's fault.
 const BAD_MIN: u32 = 12;
-/// Same while half open, where few attempts run and all earlier ones failed.
+/// Bad ends while half open, where few attempts run and all earlier ones failed.
 const BAD_MIN_HALF_OPEN: u32 = 3;
 /// Minimum time without a good answer, so that failures among good answers never open the breaker, however many they are.
 const SILENCE_MIN: Duration = Duration::from_millis(250);
-/// Same when the processor answers, though badly.
+/// Minimum silence when the processor answers, though badly.
 const AILING_SILENCE_MIN: Duration = Duration::from_secs(2);
 /// Slow good answers are far apart: the silence required is twice the longest recent one, at most this.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -190,7 +190,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Records the end of an attempt; no evidence if nobody waited for it. `random` is uniform from 0 to 1.
+    /// Records the end of an attempt; no evidence if it was dropped. `random` is uniform from 0 to 1.
     pub fn end(&mut self, begun: Begun, evidence: Option<Evidence>, now: Instant, random: f64) -> Verdict {
         let of_this_era = begun.era == self.era;
         if of_this_era {

@@ -62,7 +62,7 @@ pub struct Failure {
     pub began: Instant,
     /// Time from which a primary can be reached and stores: a new leader, or the return of the failed part.
     pub over: Instant,
-    /// Same for nodes with the hosts in their URL.
+    /// Equivalent time for nodes with the hosts in their URL.
     pub over_for_hosts: Instant,
     /// Period in which no standby could have an order, so none may be acknowledged.
     pub without_standby: Option<(Instant, Instant)>,

@@ -32,7 +32,7 @@ fn deed() -> impl Strategy<Value = Deed> {
 }
 
 proptest! {
-    /// In every state an attempt may start after a bounded wait, and good answers then close the breaker.
+    /// An attempt may start after a bounded wait in every state, and good answers then close the breaker.
     #[test]
     fn it_always_recovers(deeds in prop::collection::vec(deed(), 0..300), random in 0.0_f64..=1.0) {
         let mut bench = Bench::new();
