@@ -46,7 +46,7 @@ pub struct Get {
 pub struct Retry {
     #[arg(value_parser = id(), required_unless_present = "failed", conflicts_with = "failed")]
     order_id: Option<i64>,
-    /// Retry Failed orders, oldest first, as many as one request may
+    /// Retry Failed orders, oldest first, up to the limit of one request
     #[arg(long)]
     failed: bool,
     /// Only orders of this user

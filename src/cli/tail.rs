@@ -215,7 +215,7 @@ impl Tail {
 
     fn report_loss(&mut self, reason: &str) {
         if !std::mem::replace(&mut self.lost, true) {
-            output::message(&format!("lost the connection ({reason}); reconnecting"));
+            output::message(&format!("the connection was lost ({reason}); reconnecting"));
         }
     }
 }
