@@ -87,8 +87,8 @@ impl SigningKey {
             .collect::<Option<_>>()
             .ok_or_else(|| {
                 format!(
-                    "must be `{SIGNING_KEY_PREFIX}` and the base64 of {SIGNING_KEY_BYTES_MIN} to {SIGNING_KEY_BYTES_MAX} random bytes, \
-                      for example from {SIGNING_KEY_PREFIX}$(openssl rand -base64 32)"
+                    "must be `{SIGNING_KEY_PREFIX}` and the base64 of {SIGNING_KEY_BYTES_MIN} to {SIGNING_KEY_BYTES_MAX} random \
+                     bytes, for example from {SIGNING_KEY_PREFIX}$(openssl rand -base64 32)"
                 )
             })?;
         if keys.is_empty() || keys.len() > SIGNING_KEYS_MAX {

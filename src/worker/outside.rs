@@ -131,7 +131,8 @@ async fn give_back(shared: Arc<Shared>, lease: Lease) {
     while let Err(error) = shared.store.settle(lease.key(), Outcome::Released).await {
         let is_over = matches!(error, StoreError::Closed | StoreError::Refused { .. });
         if is_over || Instant::now() >= until || shared.hand_back.is_cancelled() {
-            tracing::warn!(order.id = %order_id, %error, "cannot give back order {order_id}, which no worker took; its lease will expire");
+            tracing::warn!(order.id = %order_id, %error,
+                "cannot give back order {order_id}, which no worker took; its lease will expire");
             return;
         }
         sleep(retries.pause()).await;

@@ -84,7 +84,7 @@ fn remarks(kind: &KindReport) -> Vec<String> {
     if let Some(processing) = kind.processing {
         match (processing.start_p50_ms, processing.start_p99_ms) {
             (Some(p50), Some(p99)) => remarks.push(format!(
-                "Latency from the 201 to the end of processing; to the start shown in the order: p50 {p50:.2} ms, p99 {p99:.2} ms."
+                "Latency from the 201 to the end of processing; to the order's start: p50 {p50:.2} ms, p99 {p99:.2} ms."
             )),
             _ => remarks.push(format!(
                 "Accepted {} and completed {} a second; the lower rate counts. The queue {}, by at most {}.",

@@ -31,8 +31,8 @@ pub(super) fn of(database: &Database, error: &str) -> &'static str {
 
 const OTHER_PROGRAM: &str =
     "another program keeps its tables there: give orderly a database of its own in DATABASE_URL";
-const NO_CONNECTION_FREE: &str = "no connection is free: see which sessions hold them (pg_stat_activity), or raise max_connections or the \
-                                  limit of the role or the database";
+const NO_CONNECTION_FREE: &str = "no connection is free: see which sessions hold them (pg_stat_activity), or raise \
+                                  max_connections or the limit of the role or the database";
 const READ_ONLY: &str = "point DATABASE_URL at the primary: with several hosts in it, target_session_attrs=read-write finds \
                          it; behind HAProxy use the port whose check is /primary; or set default_transaction_read_only off";
 const WHO_HOLDS_IT: &str =

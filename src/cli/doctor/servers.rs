@@ -105,7 +105,7 @@ fn judge_pgbouncer(version: &str) -> Check {
         Check::warn(
             NAME,
             finding,
-            "use 1.19 or newer: older versions can crash when a client cancels a statement, which stops all nodes until it runs again",
+            "use 1.19 or newer: older versions can crash when a client cancels a statement, which stops all nodes",
         )
     } else {
         Check::ok(NAME, finding)
