@@ -1,5 +1,5 @@
-//! The HTTP edge: every route on one screen, and the only place that knows HTTP statuses. Sockets are left to
-//! `listener`, what is common to all requests to `request`, the orders themselves to the store.
+//! The HTTP edge: all routes on one screen, and the only module that knows HTTP statuses. `listener` owns the sockets,
+//! `request` does everything common to all requests, and the store keeps the orders.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ mod auth;
 mod batch_memory;
 mod body;
 mod cursor;
+mod dispatch;
 mod docs;
 mod explain;
 mod fields;
@@ -33,55 +34,54 @@ pub mod listener;
 mod live;
 mod metrics;
 mod negotiation;
+mod observed_stream;
 pub mod openapi;
 mod orders;
 pub mod problem;
 mod query;
 mod queue;
 mod request;
-mod tapped;
-mod ways;
-/// Seen from outside by the benchmark of its costs only.
+/// Public only for the benchmark of its cost.
 #[doc(hidden)]
 pub mod wire;
 
-pub use ways::Routes;
+pub use dispatch::Routes;
 
-/// What the routes work with.
+/// Everything the routes need.
 #[derive(Clone)]
 pub struct App {
     pub store: Arc<dyn Store>,
     pub metrics: Metrics,
-    /// Asked of every caller, except on the probes; `None` admits everybody.
+    /// Required of every caller except on open routes; `None` admits every caller.
     pub api_key: Option<Secret>,
-    /// Only this machine can connect. Without a key that is all that guards the orders, so requests must then name
-    /// the server by a local name: a page may have bound its own name to this machine's address.
+    /// Set when only this machine can connect. Without a key nothing else guards the orders, so requests must then use
+    /// a local host name: a web page may have pointed its own name at this machine's address.
     pub local_only: bool,
-    /// What held reads and streams follow.
+    /// Feed that long polls and streams follow.
     pub live: Feed,
-    /// What workers outside take from, and bring back to.
+    /// Leases to external workers.
     pub outside: Outside,
-    /// How long a stream may be silent.
+    /// The time a stream may be silent before a heartbeat is sent.
     pub heartbeat: Duration,
-    /// Cancelled when the server stops: probes say so and long polls end.
+    /// Cancelled when the server stops: probes report it and long polls end.
     pub draining: CancellationToken,
 }
 
-/// Who may call a route.
+/// Access rule of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
-    /// Callers with the API key, where one is set.
+    /// Needs the API key, if one is set.
     Keyed,
-    /// Everybody: a load balancer has no key, and what the server says about itself holds no data.
+    /// Needs no key: load balancers have none, and these routes show no data.
     Open,
 }
 
-/// Between two signs of life on a stream: below the time after which proxies give up on a silent connection.
+/// Interval between heartbeats on a stream, shorter than proxies wait before they close a silent connection.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 const ROUTES: usize = 30;
 const ORDERS: &str = "/orders";
 const ORDER: &str = "/orders/{id}";
-const LISTED: &str = "it is in the list of routes";
+const LISTED: &str = "the route is listed in `routes`";
 
 fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
     use Access::{Keyed, Open};
@@ -119,7 +119,7 @@ fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
     ]
 }
 
-/// Answers every request, whatever is asked of it: what no route takes is a 404 problem.
+/// Builds the routes; a request without a route gets a 404 problem.
 pub fn router(app: App) -> Routes {
     let shared = Arc::new(Shared::new(app));
     let context = |pattern, access| request::Context::new(shared.clone(), pattern, access);
@@ -137,7 +137,7 @@ pub fn router(app: App) -> Routes {
         router = router.route(pattern, methods.layer(around));
     }
     let around = from_fn_with_state(context(request::NO_ROUTE, Access::Keyed), request::attend);
-    Routes(Arc::new(ways::Ways {
+    Routes(Arc::new(dispatch::Dispatch {
         orders: orders.expect(LISTED),
         order: order.expect(LISTED),
         router: router
@@ -147,7 +147,7 @@ pub fn router(app: App) -> Routes {
     }))
 }
 
-/// Counts no answers of each kind that the document has, so that the first one is a rise.
+/// Creates the counter of every documented answer, so that the first answer counts as an increase.
 fn begin_at_zero(metrics: &Metrics, route: &'static str) {
     for (method, path, status) in openapi::answers() {
         if path == route {
@@ -160,7 +160,7 @@ fn begin_at_zero(metrics: &Metrics, route: &'static str) {
     }
 }
 
-/// One per router, behind an `Arc`: cloned with every request.
+/// Shared by all requests, behind an `Arc`.
 struct Shared {
     store: Arc<dyn Store>,
     metrics: Metrics,

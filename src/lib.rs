@@ -1,7 +1,7 @@
-//! `orderly`: accepts orders over HTTP, answers 201 only when an order is durable, processes orders first-in
-//! first-out, retries what fails, and shows numbers that are true.
+//! `orderly` accepts orders over HTTP, answers 201 only once an order is durable, processes orders first-in first-out,
+//! retries failures and reports exact metrics.
 //!
-//! The modules in reading order: what an order is, where it is kept, who works on it, who serves it.
+//! Modules in reading order: the order itself, its storage, its processing, the servers.
 
 #![deny(unsafe_code)]
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Every order passes through a handful of threads that free what others allocated, which the system's allocator is slow at.
+/// Orders pass through several threads that free each other's allocations, which the system allocator does slowly.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

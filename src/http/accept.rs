@@ -1,5 +1,4 @@
-//! `POST /orders` and `POST /orders/batch`: 201 only when the orders are durable, and the same 201 again for a
-//! repeated request.
+//! `POST /orders` and `POST /orders/batch`: 201 only once the orders are durable; a repeated request gets the same 201.
 
 use std::sync::Arc;
 
@@ -16,20 +15,20 @@ use super::wire::{self, OrderBody, OrdersBody};
 use crate::order::NewOrder;
 use crate::store::{Accepted, IdempotencyKey};
 
-/// More than an order of a batch takes, besides its text, in memory and in the answer together.
+/// Upper bound of the memory an order of a batch needs besides its text, including its part of the answer.
 const BATCH_ORDER_BYTES: usize = 1024;
 const REPLAYED: &str = "idempotent-replayed";
 
 /// Accept an order
 #[utoipa::path(
     post, operation_id = "acceptOrder", path = "/orders", tag = "orders",
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats of the request are answered like the first")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Repeated requests with this key get the first answer")),
     request_body(content = super::openapi::NewOrderSchema),
     responses(
-        (status = 201, description = "Stored durably; shown as accepted", body = OrderBody,
+        (status = 201, description = "Stored durably; the order as accepted", body = OrderBody,
             headers(("Location" = String), ("Idempotent-Replayed" = String))),
         (status = 409, description = "The first request with this key is in flight", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Bad fields, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn one(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
@@ -55,7 +54,7 @@ pub async fn one(State(shared): State<Arc<Shared>>, request: Request) -> Result<
 /// Accept up to 1,000 orders, all or none
 #[utoipa::path(
     post, operation_id = "acceptOrders", path = "/orders/batch", tag = "orders",
-    params(("Idempotency-Key" = Option<String>, Header, description = "Repeats of the request are answered like the first")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Repeated requests with this key get the first answer")),
     request_body(content(
         (super::openapi::NewOrdersSchema = "application/json"),
         (String = "application/x-ndjson"),
@@ -64,7 +63,7 @@ pub async fn one(State(shared): State<Arc<Shared>>, request: Request) -> Result<
         (status = 201, description = "All stored durably, in the order given", body = OrdersBody,
             headers(("Idempotent-Replayed" = String))),
         (status = 409, description = "The first request with this key is in flight", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Bad fields, all of them named; nothing was stored", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid fields, listed in the answer; nothing was stored", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn batch(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
@@ -80,7 +79,8 @@ pub async fn batch(State(shared): State<Arc<Shared>>, request: Request) -> Resul
     }
     .into();
 
-    // The orders hold no more text than the body, and so does the answer. Taken while it can still be refused.
+    // The orders hold no more text than the body, and so does the answer. Reserved while the batch can still be
+    // refused.
     share.grow_to(2 * body.len() + orders.len() * BATCH_ORDER_BYTES)?;
     let key = key.map(|key| key.bind("orders/batch", &body));
     drop(body);
@@ -99,7 +99,7 @@ pub async fn batch(State(shared): State<Arc<Shared>>, request: Request) -> Resul
     Ok(marked(response, &accepted))
 }
 
-/// Stores the orders, unless a request with the same key did or is doing so.
+/// Stores the orders. A repeated key returns the first answer; a key in flight is refused.
 async fn store(
     shared: &Shared,
     orders: Arc<[NewOrder]>,
@@ -116,10 +116,10 @@ async fn store(
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the store answered another number of orders than it was given")]
+#[error("the store returned a different number of orders than it was given")]
 struct WrongCount;
 
-/// Says whether the answer is a repeated one.
+/// Adds the header that marks a repeated answer.
 fn marked(mut response: Response, accepted: &Accepted) -> Response {
     if accepted.replayed {
         let replayed = HeaderValue::from_static("true");

@@ -1,4 +1,4 @@
-//! Who may call: the API key, and browsers that were sent here by another site.
+//! Access checks: the API key, and protection against requests that a browser sends for another site's page.
 
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::Authority;
@@ -9,7 +9,8 @@ use subtle::ConstantTimeEq;
 use super::problem::{Problem, ProblemType};
 use crate::config::{Secret, names_this_machine};
 
-/// Digests have one length, so comparing them tells nothing about the key, not even its length.
+/// Digest of the API key. Digests have equal lengths, so a comparison reveals nothing about the key, not even its
+/// length.
 pub struct KeyDigest([u8; 32]);
 
 impl KeyDigest {
@@ -17,7 +18,7 @@ impl KeyDigest {
         KeyDigest(Sha256::digest(secret.expose()).into())
     }
 
-    /// `Authorization: Bearer KEY` (RFC 6750), once.
+    /// Admits a request with exactly one `Authorization: Bearer KEY` (RFC 6750).
     pub fn admit(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let refuse = |detail| Err(Problem::new(ProblemType::Unauthorized, detail));
         let mut given = headers.get_all(AUTHORIZATION).iter();
@@ -33,14 +34,14 @@ impl KeyDigest {
         if bool::from(digest.ct_eq(&self.0)) {
             Ok(())
         } else {
-            refuse("the API key is not the right one")
+            refuse("the API key is wrong")
         }
     }
 }
 
-/// Refuses what a browser sends because of another site's page, by the rule of Go 1.25's
-/// `http.CrossOriginProtection` (Valsorda, "A modern approach to preventing CSRF in Go", 2025): browsers say
-/// where a request comes from, other clients say nothing and pass.
+/// Refuses a change that a browser requests for another site's page, by the rule of Go 1.25's
+/// `http.CrossOriginProtection` (Valsorda, "A modern approach to preventing CSRF in Go", 2025). Browsers name the
+/// origin of a request; other clients send neither header and pass.
 pub fn refuse_cross_site(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return Ok(());
@@ -48,7 +49,7 @@ pub fn refuse_cross_site(method: &Method, headers: &HeaderMap) -> Result<(), Pro
     let same_site = match (headers.get("sec-fetch-site"), headers.get(ORIGIN)) {
         (Some(site), _) => matches!(site.as_bytes(), b"same-origin" | b"none"),
         (None, None) => true,
-        // A browser too old for the other header.
+        // The browser is too old to send `Sec-Fetch-Site`.
         (None, Some(origin)) => {
             let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
             let host = headers.get(HOST).and_then(|host| host.to_str().ok());
@@ -64,9 +65,8 @@ pub fn refuse_cross_site(method: &Method, headers: &HeaderMap) -> Result<(), Pro
     ))
 }
 
-/// Refuses what a page of another site asks for: a browser lets every page open a WebSocket anywhere, with an `Origin`
-/// that tells whose page it is (RFC 6455 section 10.2), and lets it read what comes. Clients that are no browsers
-/// name none.
+/// Refuses a WebSocket that a page of another site requests. A browser lets every page open a WebSocket anywhere and
+/// read its messages; its `Origin` names the page's site (RFC 6455 section 10.2). Other clients send no `Origin`.
 pub fn require_own_origin(headers: &HeaderMap) -> Result<(), Problem> {
     let mut origins = headers.get_all(ORIGIN).iter();
     let own = match (origins.next(), origins.next()) {
@@ -83,7 +83,7 @@ pub fn require_own_origin(headers: &HeaderMap) -> Result<(), Problem> {
     ))
 }
 
-/// Whether the origin has the name and the port that the request was sent to. The scheme may be the one of a proxy in
+/// Reports whether the origin has the name and port that the request was sent to. The scheme may be that of a proxy in
 /// front.
 fn is_own(origin: &HeaderValue, headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
@@ -102,7 +102,7 @@ fn is_own(origin: &HeaderValue, headers: &HeaderMap) -> bool {
     place(authority).is_some_and(|own| Some(own) == place(host))
 }
 
-/// `None` for what is no host of a URL: with a user, a path, or a port that is none.
+/// Splits an authority into name and port; `None` if it has a user, a path or an invalid port.
 fn name_and_port(authority: &str, default_port: u16) -> Option<(String, u16)> {
     let parsed = Authority::try_from(authority).ok()?;
     let name = parsed.host();
@@ -117,10 +117,10 @@ fn name_and_port(authority: &str, default_port: u16) -> Option<(String, u16)> {
     Some((name.to_ascii_lowercase(), port))
 }
 
-/// Refuses a request that names the server otherwise than as this machine. A browser names it by what the page's
-/// address says, and a page can let its own name lead to this machine ("DNS rebinding"): the request then looks
-/// as if it came from the server's own page. A request without `Host` comes from no browser. Where the target is a whole
-/// URL, its name counts as well (RFC 9112 section 3.2.2).
+/// Refuses a request whose `Host` does not name this machine. A browser sends the name from the page's address, and a
+/// page can point its own name at this machine ("DNS rebinding"); its requests then look as if they came from the
+/// server's own page. Requests without `Host` do not come from browsers. If the target is a whole URL, its name must be
+/// local too (RFC 9112 section 3.2.2).
 pub fn require_local_name(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     let target_is_local = uri.host().is_none_or(names_this_machine);
     if target_is_local && headers.get_all(HOST).iter().all(is_local) {
@@ -128,8 +128,8 @@ pub fn require_local_name(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem>
     }
     Err(Problem::new(
         ProblemType::CrossSite,
-        "without an API key this server answers only to localhost and loopback addresses in the Host header; nothing was \
-         changed. A proxy in front must pass on the Host of its client (nginx: proxy_set_header Host $http_host), and then \
+        "without an API key this server answers only requests whose Host is localhost or a loopback address; nothing was \
+         changed. A proxy in front must forward the Host of its client (nginx: proxy_set_header Host $http_host), and then \
          the server needs an ORDERLY_API_KEY",
     ))
 }
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_page_of_this_server_opens_a_socket() {
+    fn only_pages_of_this_server_open_a_websocket() {
         let passes = |pairs: &[_]| require_own_origin(&headers(pairs)).is_ok();
         assert!(passes(&[("host", "127.0.0.1:5000")]));
         for (origin, host) in [

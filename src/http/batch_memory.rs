@@ -1,5 +1,5 @@
-//! Memory for batches, the largest bodies there are: each takes its share as its bytes arrive, so that clients that
-//! announce much and send little take little, and keeps what its answer needs until that is sent.
+//! Memory budget of batches, the largest bodies. A batch reserves memory as its bytes arrive, so a client that
+//! announces much and sends little reserves little. It keeps the memory that its answer needs until the answer is sent.
 
 use std::sync::Arc;
 
@@ -8,10 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::{Problem, ProblemType};
 
-/// For all batches together: seven of full size from their first byte to their answer, thousands of small ones.
+/// Budget of all batches together: seven of full size from first byte to answer, or thousands of small ones.
 pub const BATCH_MEMORY_BYTES_MAX: usize = 128 * 1024 * 1024;
-/// The least a batch takes. So small that a byte from every connection there may be (4,096 unless the operator
-/// says otherwise) leaves room for the rest.
+/// Smallest reservation of a batch. One byte from each allowed connection (4,096 by default) leaves room for the rest.
 const UNIT_BYTES: usize = 4 * 1024;
 
 pub struct BatchMemory(Arc<Semaphore>);
@@ -21,7 +20,7 @@ impl BatchMemory {
         BatchMemory(Arc::new(Semaphore::new(bytes / UNIT_BYTES)))
     }
 
-    /// A share of nothing yet.
+    /// Starts an empty share.
     pub fn share(&self) -> Share {
         Share {
             memory: self.0.clone(),
@@ -30,15 +29,15 @@ impl BatchMemory {
     }
 }
 
-/// What one batch has of the memory; given back when it is dropped.
+/// Memory reserved by one batch; returned on drop.
 pub struct Share {
     memory: Arc<Semaphore>,
-    /// Together the whole share; one more with each growth.
+    /// Together the whole share; each growth adds one.
     permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Share {
-    /// Takes what is missing to `bytes`, or refuses because others have it.
+    /// Grows the share to `bytes`, or fails because other batches hold the memory.
     pub fn grow_to(&mut self, bytes: usize) -> Result<(), Problem> {
         let missing = bytes.div_ceil(UNIT_BYTES).saturating_sub(self.units());
         let taken = u32::try_from(missing)
@@ -54,7 +53,7 @@ impl Share {
         Ok(())
     }
 
-    /// The text as an answer that keeps as much of the share as it needs until its last byte is gone.
+    /// Turns the text into an answer that keeps just the share it needs until its last byte is dropped.
     pub fn hold(mut self, text: Vec<u8>) -> Bytes {
         let mut spare = self.units().saturating_sub(text.len().div_ceil(UNIT_BYTES));
         while let Some(mut permit) = self.permits.pop() {
@@ -65,7 +64,7 @@ impl Share {
             }
             spare -= permit.num_permits();
         }
-        Bytes::from_owner(Held { text, _share: self })
+        Bytes::from_owner(AnswerText { text, _share: self })
     }
 
     fn units(&self) -> usize {
@@ -73,12 +72,12 @@ impl Share {
     }
 }
 
-struct Held {
+struct AnswerText {
     text: Vec<u8>,
     _share: Share,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for AnswerText {
     fn as_ref(&self) -> &[u8] {
         &self.text
     }
@@ -89,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_have_is_refused_until_they_give_it_back() {
+    fn memory_of_other_batches_is_refused_until_they_release_it() {
         let memory = BatchMemory::new(4 * UNIT_BYTES);
         let (mut first, mut second) = (memory.share(), memory.share());
         first.grow_to(1).unwrap();
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_keeps_what_it_needs_until_it_is_gone() {
+    fn an_answer_keeps_its_memory_until_it_is_dropped() {
         let memory = BatchMemory::new(8 * UNIT_BYTES);
         let mut share = memory.share();
         for units in [1, 3, 8] {

@@ -1,5 +1,4 @@
-//! Reads request bodies within limits of type, size and time, and writes JSON answers. What the text means is
-//! left to `wire`.
+//! Reads request bodies within limits of type, size and time, and writes JSON answers. `wire` interprets the text.
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -20,17 +19,17 @@ use super::batch_memory::Share;
 use super::problem::{Problem, ProblemType};
 use crate::order_json::OrderBody;
 
-/// One order with the longest legal list of items, reference and metadata fits three times.
+/// Three times an order with the longest legal items, reference and metadata.
 pub const ORDER_BODY_BYTES_MAX: usize = 64 * 1024;
-/// A thousand orders of the longest usual size.
+/// A thousand orders of the largest usual size.
 pub const BATCH_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Of the items of one page: thousands of the usual orders or events, forty of the longest orders.
+/// Maximum size of the items of one page: thousands of usual orders or events, or forty of the largest orders.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
-/// From the head of a request to the last byte of its body: a batch of full size passes at 2.3 Mbit/s, and a
-/// client that drips cannot hold a place for longer.
+/// Maximum time from the head of a request to the last byte of its body. A full batch passes at 2.3 Mbit/s; a slow
+/// client cannot hold its connection for longer.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// The kinds of body that are taken.
+/// Accepted media types of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaType {
     Json,
@@ -38,7 +37,7 @@ pub enum MediaType {
     JsonLines,
 }
 
-/// What the request says its body is, or 415.
+/// Returns the media type that the request declares, or 415.
 pub fn media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {
     let refuse = |detail| Err(Problem::new(ProblemType::UnsupportedMediaType, detail));
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
@@ -76,7 +75,7 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// The whole body: at most so many bytes, within [`BODY_TIME_MAX`].
+/// Reads the whole body: at most `bytes_max` bytes, within [`BODY_TIME_MAX`].
 pub async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     let collected = async {
         let collected = limited(body, bytes_max)?.collect().await;
@@ -87,15 +86,15 @@ pub async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     in_time(collected).await
 }
 
-/// The same, in memory of which `share` has a part before it is used. A buffer doubles, so no more than twice what
-/// the client really sent is taken.
+/// Reads the whole body like [`read`] and reserves its memory in `share` beforehand. The buffer doubles, so it takes at
+/// most twice the bytes that the client has sent.
 pub async fn read_in_share(body: Body, bytes_max: usize, share: &mut Share) -> Result<Bytes, Problem> {
     let collected = async {
         let mut body = limited(body, bytes_max)?;
         let mut text = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| broken(&*error, bytes_max))?;
-            // Trailers mean nothing here.
+            // Trailers are ignored.
             let Ok(data) = frame.into_data() else { continue };
             let needed = text.len() + data.len();
             if needed > text.capacity() {
@@ -119,13 +118,13 @@ fn limited(body: Body, bytes_max: usize) -> Result<Limited<Body>, Problem> {
 
 async fn in_time(read: impl Future<Output = Result<Bytes, Problem>>) -> Result<Bytes, Problem> {
     let mut read = pin!(read);
-    // A body that came with its head is here at the second look, and needs no timer.
-    let mut looked = false;
+    // A body that came with its head is complete at the second poll and needs no timer.
+    let mut polled = false;
     let at_once = poll_fn(|waking| match read.as_mut().poll(waking) {
         Poll::Ready(body) => Poll::Ready(Some(body)),
-        Poll::Pending if looked => Poll::Ready(None),
+        Poll::Pending if polled => Poll::Ready(None),
         Poll::Pending => {
-            looked = true;
+            polled = true;
             waking.waker().wake_by_ref();
             Poll::Pending
         }
@@ -147,7 +146,7 @@ fn broken(error: &(dyn Error + Send + Sync + 'static), bytes_max: usize) -> Prob
     } else {
         Problem::new(
             ProblemType::BadRequest,
-            "the body broke off or its chunks are malformed",
+            "the body ended early or its chunks are malformed",
         )
     }
 }
@@ -159,7 +158,7 @@ fn too_large(bytes_max: usize) -> Problem {
     )
 }
 
-/// JSON is UTF-8 (RFC 8259 section 8.1).
+/// Decodes the body: JSON is UTF-8 (RFC 8259 section 8.1).
 pub fn text(body: &Bytes) -> Result<&str, Problem> {
     std::str::from_utf8(body).map_err(|error| {
         Problem::new(
@@ -169,25 +168,25 @@ pub fn text(body: &Bytes) -> Result<&str, Problem> {
     })
 }
 
-/// An answer in JSON.
+/// Builds a JSON answer.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Problem> {
     Ok(json_text(status, rendered(value)?))
 }
 
-/// An answer that is one order.
+/// Builds an answer with one order.
 pub fn order(status: StatusCode, order: &OrderBody<'_>) -> Result<Response, Problem> {
     let mut text = Vec::new();
     order.write(&mut text).map_err(Problem::unexpected)?;
     Ok(json_text(status, text))
 }
 
-/// An answer of such a text in JSON, which keeps its part of `share` until it is sent.
+/// Builds an answer from JSON text. It keeps its part of `share` until it is sent.
 pub fn text_in_share(status: StatusCode, text: Vec<u8>, share: Share) -> Response {
     json_text(status, share.hold(text))
 }
 
-/// As many of a page's items as [`PAGE_BYTES_MAX`] takes, at least one, each rendered for itself; with the last of them
-/// where they are not all: the next page begins behind it.
+/// Renders the items of a page up to [`PAGE_BYTES_MAX`], at least one. If some do not fit, also returns the last
+/// rendered item; the next page starts after it.
 pub fn page_items<'i, T, B: Serialize>(
     items: &'i [T],
     body: impl Fn(&'i T) -> B,
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_says_what_it_is() {
+    fn the_content_type_decides_the_media_type() {
         for (value, kind) in [
             ("application/json", MediaType::Json),
             ("Application/JSON ; charset=utf-8", MediaType::Json),
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_ends_at_its_limit_whether_announced_or_not() {
+    async fn a_body_over_the_limit_is_refused_with_or_without_a_length() {
         let chunks = |count: usize| {
             let chunk = Bytes::from_static(b"0123456789");
             Body::from_stream(stream::repeat(chunk).take(count).map(Ok::<_, std::io::Error>))
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_shared_body_takes_no_more_than_twice_what_was_sent() {
+    async fn a_body_reserves_at_most_twice_the_bytes_sent() {
         const KIB: usize = 1024;
         let memory = BatchMemory::new(64 * KIB);
         let chunks = |count: usize| {
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_drips_is_cut_off() {
+    async fn a_slow_body_times_out() {
         let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
         assert_eq!(
             read(silent, 20).await.unwrap_err().kind,
@@ -304,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_utf8() {
+    fn a_body_must_be_utf8() {
         assert_eq!(
             text(&Bytes::from_static(b"{\"a\":\"\xff\"}")).unwrap_err().kind,
             ProblemType::MalformedJson

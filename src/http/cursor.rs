@@ -1,4 +1,4 @@
-//! The text that names a place in the feed: opaque to clients, safe in a URL, always of one length.
+//! Cursors of the feed as clients get them: opaque, safe in a URL, of constant length.
 
 use axum::http::{HeaderName, HeaderValue};
 use base64::Engine;
@@ -7,40 +7,40 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use crate::epoch::EpochIdentity;
 use crate::store::{FeedCursor, FeedPosition};
 
-/// Carried by reads of orders: from there on the feed tells what they do not show.
+/// Header on reads of orders: the feed after this cursor has every change that the read does not show.
 pub const ORDERLY_CURSOR: HeaderName = HeaderName::from_static("orderly-cursor");
 
-/// Why [`read`] gave `None`.
-pub const EXPECTED: &str = "is not a cursor of a feed of orders";
+/// Problem detail when [`read`] returns `None`.
+pub const EXPECTED: &str = "is not a cursor of the feed";
 
-/// First byte, so that another form, and a cursor of a list of orders, is told from this one.
-const FORM: u8 = 2;
+/// First byte. It distinguishes this format from other formats and from cursors of lists of orders.
+const FORMAT: u8 = 2;
 const BYTES: usize = 1 + 8 + 8;
-/// Of every cursor.
+/// Length of every cursor.
 pub const CHARS: usize = (BYTES * 4).div_ceil(3);
 
 pub fn text(cursor: FeedCursor) -> String {
-    let mut bytes = [FORM; BYTES];
+    let mut bytes = [FORMAT; BYTES];
     bytes[1..9].copy_from_slice(&cursor.epoch.0.to_be_bytes());
     bytes[9..].copy_from_slice(&cursor.position.0.to_be_bytes());
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// `None` for what this server, or one like it, never gave out.
+/// Parses a cursor; `None` for text that no such server has issued.
 pub fn read(text: &str) -> Option<FeedCursor> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
-    let (form, rest) = bytes.split_first()?;
+    let (format, rest) = bytes.split_first()?;
     let (epoch, position) = rest.split_first_chunk()?;
     let position = i64::from_be_bytes(position.try_into().ok()?);
-    (*form == FORM && position >= 0).then_some(FeedCursor {
+    (*format == FORMAT && position >= 0).then_some(FeedCursor {
         epoch: EpochIdentity(u64::from_be_bytes(*epoch)),
         position: FeedPosition(position),
     })
 }
 
-/// The value of [`ORDERLY_CURSOR`].
+/// Returns the value of [`ORDERLY_CURSOR`].
 pub fn header(cursor: FeedCursor) -> HeaderValue {
-    HeaderValue::try_from(text(cursor)).expect("base64 is fit for a header")
+    HeaderValue::try_from(text(cursor)).expect("base64 is valid in a header")
 }
 
 #[cfg(test)]
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_is_read_as_it_was_written() {
+    fn a_cursor_survives_a_round_trip() {
         for (epoch, position) in [(0, 0), (1, 45), (u64::MAX, i64::MAX)] {
             let cursor = FeedCursor {
                 epoch: EpochIdentity(epoch),
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_given_out_is_no_cursor() {
+    fn text_that_was_never_issued_is_not_a_cursor() {
         let good = text(FeedCursor {
             epoch: EpochIdentity(7),
             position: FeedPosition(45),

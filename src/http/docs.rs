@@ -1,5 +1,5 @@
-//! What the server says about itself: the OpenAPI document, its page (Swagger UI, everything on board), a page that
-//! shows orders as they change, and the pages of the problem types.
+//! The server's own documentation: the OpenAPI document, its page (Swagger UI, bundled), a page that shows orders as
+//! they change, and the pages of the problem types.
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -16,7 +16,7 @@ use super::Shared;
 use super::openapi;
 use super::problem::{Problem, ProblemBody, ProblemType};
 
-/// Rendered once: none of them changes while the process lives.
+/// Rendered once; constant while the process lives.
 static WITH_KEY: LazyLock<Bytes> = LazyLock::new(|| rendered(true));
 static WITHOUT_KEY: LazyLock<Bytes> = LazyLock::new(|| rendered(false));
 static PROBLEMS: LazyLock<Bytes> = LazyLock::new(|| {
@@ -28,10 +28,10 @@ static PROBLEMS: LazyLock<Bytes> = LazyLock::new(|| {
 });
 const HTML: &str = "text/html; charset=utf-8";
 const PAGE: &str = include_str!("docs/page.html");
-/// A page that follows the orders of the server it comes from; see examples/live.
+/// Page that follows the orders of this server; see examples/live.
 const LIVE_NAME: &str = "live.html";
 const LIVE_PAGE: &str = include_str!("../../examples/live/live.html");
-/// Instead of the file of this name that comes with the viewer.
+/// Replaces the file of this name that comes with the viewer.
 const INITIALIZER_NAME: &str = "swagger-initializer.js";
 const INITIALIZER: &str = include_str!("docs/initializer.js");
 static VIEWER: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config::from("/openapi.json")));
@@ -97,7 +97,7 @@ pub async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response,
     }
     let file = asset(&name)?;
     let content_type = HeaderValue::try_from(file.content_type).map_err(Problem::unexpected)?;
-    // Part of the program, not a copy for each request: readers that are slow cost no memory of the server.
+    // Borrowed from the program, not copied per request: slow readers cost the server no memory.
     let bytes = match file.bytes {
         Cow::Borrowed(bytes) => Bytes::from_static(bytes),
         Cow::Owned(bytes) => bytes.into(),
@@ -111,14 +111,14 @@ pub async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response,
     Ok(response)
 }
 
-/// List the types of problems
+/// List the problem types
 #[utoipa::path(get, operation_id = "listProblemTypes", path = "/problems", tag = "documentation", security(()),
     responses((status = 200, description = "One line per type", body = String, content_type = "text/plain")))]
 pub async fn problems() -> Response {
     text("text/plain; charset=utf-8", PROBLEMS.clone())
 }
 
-/// Read what a type of problem means
+/// Read the page of a problem type
 #[utoipa::path(get, operation_id = "readProblemType", path = "/problems/{type}", tag = "documentation", security(()),
     params(("type" = String, Path)),
     responses(
@@ -128,11 +128,11 @@ pub async fn problems() -> Response {
 pub async fn problem(slug: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     let Path(slug) = slug.map_err(|_| no_page())?;
     let kind = ProblemType::of_slug(&slug).ok_or_else(no_page)?;
-    // Plain text, since browsers show that and only offer to save Markdown.
+    // Plain text: browsers show it, but only offer to save Markdown.
     Ok(text("text/plain; charset=utf-8", kind.page()))
 }
 
-/// The answer to every path that no route has.
+/// Answers every path that has no route.
 pub async fn nothing_here() -> Problem {
     Problem::new(
         ProblemType::NotFound,
@@ -155,7 +155,7 @@ fn text(content_type: &'static str, text: impl Into<Body>) -> Response {
     let content_type = HeaderValue::from_static(content_type);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
-    // It changes with the program only, but a cache cannot tell when that is.
+    // The content changes only with the program, but a cache cannot know when.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
@@ -174,7 +174,7 @@ mod tests {
         frame.into_data().unwrap()
     }
 
-    /// A client that reads slowly holds what it is sent in memory, as often as it asks.
+    /// A slow client keeps each of its answers in memory.
     #[tokio::test]
     async fn a_file_of_the_page_is_not_copied_for_each_request() {
         for name in ["swagger-ui-bundle.js", "index.css", LIVE_NAME] {

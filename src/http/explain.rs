@@ -1,5 +1,5 @@
-//! Why is an order waiting? What the store knows of where it stands, in words a person acts on. What keeps orders from
-//! starting is the store's and the worker's; here is only what is told of it.
+//! Explains why an order waits: translates the store's knowledge of the order into reasons that a person can act on.
+//! Store and worker decide which orders start; this module only reports it.
 
 use std::sync::Arc;
 
@@ -26,9 +26,9 @@ use crate::time::Timestamp;
 /// Explain why an order waits
 #[utoipa::path(
     get, operation_id = "explainOrder", path = "/orders/{id}/explain", tag = "orders",
-    params(("id" = i64, Path, description = "The order's number")),
+    params(("id" = i64, Path, description = "The order's id")),
     responses(
-        (status = 200, description = "The reasons why it does not start, most telling first, and when it may start", body = ExplanationBody),
+        (status = 200, description = "The reasons why the order does not start, most important first, and its estimated start", body = ExplanationBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -38,36 +38,36 @@ pub async fn explain(State(shared): State<Arc<Shared>>, id: PathId) -> Result<Re
     body::json(StatusCode::OK, &ExplanationBody::of(&standing))
 }
 
-/// The reasons why an order waits, as of about the same moment.
+/// The reasons why an order waits, read at about the same time.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Explanation)]
 pub struct ExplanationBody {
     order_id: i64,
     #[schema(value_type = StatusName)]
     status: &'static str,
-    /// Never empty; the most telling first.
+    /// Never empty; the most important first.
     reasons: Vec<ReasonBody>,
-    /// Its place among the orders of its line that could start, from 1; null when it could not. Orders that come back wait
-    /// in a line of their own, and the two take turns.
+    /// Position among the orders of its line that could start, from 1; null if it could not. Orders that have started
+    /// before wait in a second line, and the two lines take turns.
     #[schema(required)]
     position: Option<u64>,
-    /// The position is that or higher: no more orders are counted.
+    /// True when the position is at least that: no more orders are counted.
     position_at_least: bool,
-    /// Null when nothing tells.
+    /// Null without a basis for an estimate.
     #[schema(required)]
     estimated_start: Option<EstimateBody>,
 }
 
-/// One thing that keeps an order from starting, or that became of it.
+/// One reason that keeps an order from starting, or its state once it has started.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ExplainedReason)]
 pub struct ReasonBody {
     reason: Reason,
     detail: String,
-    /// The order it waits for, or behind.
+    /// The order that it waits for or follows.
     #[schema(required)]
     order_id: Option<i64>,
-    /// The time when that ends, where it is known.
+    /// The time when the reason ends, if known.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     until: Option<Time>,
 }
@@ -75,35 +75,36 @@ pub struct ReasonBody {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// It is Completed, Failed or Cancelled.
+    /// The order is Completed, Failed or Cancelled.
     Ended,
-    /// It has started.
+    /// The order has started.
     Processing,
     /// The queue is paused.
     Paused,
-    /// It failed, and waits for its next attempt.
+    /// The order waits for the time of its next attempt.
     BackOff,
-    /// Another session of the database has locked it.
+    /// Another session of the database has locked the order.
     Locked,
-    /// The database refuses to start it or to store the end of its attempt: a trigger, a check, a missing right.
+    /// The database refuses to start the order or to store the end of its attempt: a trigger, a check, a missing
+    /// permission.
     Refused,
-    /// An order of the same user comes first.
+    /// An earlier order of the same user comes first.
     UserOrder,
-    /// No node is alive that processes orders.
+    /// No live node processes orders.
     NoNode,
-    /// Workers take orders from these nodes; none has taken this one.
+    /// External workers take orders from these nodes; none has taken this one.
     WaitsForWorker,
-    /// What processes orders is down, as far as every node that is alive can tell.
+    /// The processor is down for every live node.
     BreakerOpen,
-    /// It was down a moment ago, and few orders are started at a time.
+    /// The processor was down a moment ago; few orders start at a time.
     BreakerHalfOpen,
-    /// Every node that is alive is busy.
+    /// Every live node is busy.
     NoFreeSlot,
-    /// It was lost with nodes before; a node takes one such order at a time.
+    /// The order lost leases before; a node runs one such order at a time.
     Suspect,
-    /// Others come first.
+    /// Other orders come first.
     BehindOrder,
-    /// Nothing that the store knows of keeps it: it starts within a second or so, or as `ORDERLY_RATE_LIMIT` allows.
+    /// No known reason: the order starts within about a second, or as `ORDERLY_RATE_LIMIT` allows.
     Next,
 }
 
@@ -147,10 +148,10 @@ fn reason(reason: Reason, detail: impl Into<String>) -> ReasonBody {
 fn ended(order: &Order) -> ReasonBody {
     let detail = match order.status {
         OrderStatus::Failed => {
-            "it failed for good; POST /orders/{id}/retry gives it fresh attempts, POST /orders/{id}/cancel ends it"
+            "the order failed for good; POST /orders/{id}/retry gives it new attempts, POST /orders/{id}/cancel cancels it"
         }
-        OrderStatus::Cancelled => "it was cancelled; POST /orders/{id}/retry takes that back",
-        OrderStatus::Completed | OrderStatus::Pending | OrderStatus::Processing => "it is completed",
+        OrderStatus::Cancelled => "the order was cancelled; POST /orders/{id}/retry reverses that",
+        OrderStatus::Completed | OrderStatus::Pending | OrderStatus::Processing => "the order is completed",
     };
     reason(Reason::Ended, detail.replace("{id}", &order.order_id.to_string()))
 }
@@ -163,7 +164,7 @@ fn processing(order: &Order, lease: Option<CurrentLease>) -> ReasonBody {
             ..reason(
                 Reason::Processing,
                 format!(
-                    "a worker outside has it, attempt {attempt}; without a word from there it comes back when its lease ends"
+                    "an external worker has the order, attempt {attempt}; unless the worker reports, the order comes back when its lease ends"
                 ),
             )
         },
@@ -172,23 +173,23 @@ fn processing(order: &Order, lease: Option<CurrentLease>) -> ReasonBody {
             ..reason(
                 Reason::Processing,
                 format!(
-                    "node {} works on it, attempt {attempt}, and renews its lease",
+                    "node {} processes the order, attempt {attempt}, and renews its lease",
                     lease.node
                 ),
             )
         },
-        None => reason(Reason::Processing, format!("attempt {attempt} has begun")),
+        None => reason(Reason::Processing, format!("attempt {attempt} has started")),
     }
 }
 
-/// What keeps a Pending order: first what would keep it whatever came of the others.
+/// Lists the reasons why a Pending order waits, first those that hold whatever happens to the others.
 fn waiting(standing: &Standing) -> Vec<ReasonBody> {
     let queue = &standing.queue;
     let mut reasons = Vec::new();
     if queue.paused {
         reasons.push(reason(
             Reason::Paused,
-            "the queue is paused; POST /queue/resume starts it again",
+            "the queue is paused; POST /queue/resume resumes it",
         ));
     }
     reasons.extend(locked(standing));
@@ -199,14 +200,14 @@ fn waiting(standing: &Standing) -> Vec<ReasonBody> {
     if standing.suspect {
         reasons.push(reason(
             Reason::Suspect,
-            "it was being processed when nodes or workers fell silent; each node takes one such order at a time",
+            "the order lost its leases when nodes or workers fell silent; each node runs one such order at a time",
         ));
     }
     reasons.extend(behind(standing.place));
     if reasons.is_empty() {
         reasons.push(reason(
             Reason::Next,
-            "nothing keeps it: it is about to start, or as soon as ORDERLY_RATE_LIMIT allows",
+            "nothing holds the order back: it starts in a moment, or as soon as ORDERLY_RATE_LIMIT allows",
         ));
     }
     if standing.refused.is_none() {
@@ -219,27 +220,27 @@ fn locked(standing: &Standing) -> Option<ReasonBody> {
     let holder = standing.locked_by.as_ref()?;
     Some(reason(
         Reason::Locked,
-        format!("{holder} has locked it: nothing happens to it until that transaction ends"),
+        format!("{holder} has locked the order; it cannot change until that transaction ends"),
     ))
 }
 
-const REFUSAL_CAUSE: &str = "a trigger, a check or a missing right in the database is the cause";
+const REFUSAL_CAUSE: &str = "the cause is a trigger, a check or a missing permission in the database";
 
-/// The change of the order that the database refuses at present.
+/// Names the change of the order that the database refuses at present.
 fn refused_now(standing: &Standing) -> Option<ReasonBody> {
     let code = standing.refused.as_ref()?;
     let detail = match standing.order.status {
         OrderStatus::Processing => format!(
-            "the database refuses to end its attempt ({code}); {REFUSAL_CAUSE}, and it stays Processing until that is gone"
+            "the database refuses to end its attempt ({code}); {REFUSAL_CAUSE}, and the order stays Processing until that is fixed"
         ),
         _ => format!(
-            "the database refuses its start ({code}); {REFUSAL_CAUSE}, and it is tried again every few seconds"
+            "the database refuses to start the order ({code}); {REFUSAL_CAUSE}; retrying every few seconds"
         ),
     };
     Some(reason(Reason::Refused, detail))
 }
 
-/// The result of the order's last attempt, where the database refused it. The order may start all the same.
+/// Reports the refused result of the order's last attempt. The order may start nevertheless.
 fn refused_before(order: &Order) -> Option<ReasonBody> {
     if !matches!(order.status, OrderStatus::Pending | OrderStatus::Failed) {
         return None;
@@ -249,13 +250,13 @@ fn refused_before(order: &Order) -> Option<ReasonBody> {
     was_refused.then(|| reason(Reason::Refused, format!("{error}; {REFUSAL_CAUSE}")))
 }
 
-/// The order of the same user that comes first, and what its end takes.
+/// Names the earlier order of the same user and what has to happen to it.
 fn predecessor(earlier: Predecessor) -> ReasonBody {
     let other = earlier.order_id;
     let end = match earlier.status {
         OrderStatus::Failed => format!(
-            " and is Failed, so this one waits until somebody acts: POST /orders/{other}/retry gives it fresh attempts, \
-             POST /orders/{other}/cancel ends it"
+            " and is Failed, so this one waits for an operator: POST /orders/{other}/retry gives it new attempts, \
+             POST /orders/{other}/cancel cancels it"
         ),
         status => format!(" and is {}", status.name()),
     };
@@ -264,7 +265,7 @@ fn predecessor(earlier: Predecessor) -> ReasonBody {
         ..reason(
             Reason::UserOrder,
             format!(
-                "the orders of a user are processed one after another: order {other} of the same user comes first{end}"
+                "the orders of a user run one after another: order {other} of the same user comes first{end}"
             ),
         )
     }
@@ -277,8 +278,8 @@ fn back_off(order: &Order, now: Timestamp) -> Option<ReasonBody> {
         ..reason(
             Reason::BackOff,
             match order.attempts {
-                0 => "it was given back, and waits for its time".to_owned(),
-                attempt => format!("attempt {attempt} failed; the next one waits for its time"),
+                0 => "the order was given back and waits for its time".to_owned(),
+                attempt => format!("attempt {attempt} failed; the next one waits for its backoff"),
             },
         )
     })
@@ -292,13 +293,13 @@ fn behind(place: Option<Place>) -> Option<ReasonBody> {
         order_id: Some(other.0),
         ..reason(
             Reason::BehindOrder,
-            format!("{ahead}{more} orders come first; order {other} is the one right before it"),
+            format!("{ahead}{more} orders come first; order {other} is directly ahead"),
         )
     })
 }
 
-/// Reason why no node starts any order now, if there is one. The number of orders a node processes is current; the rest
-/// is as of the nodes' last heartbeats.
+/// Returns the reason why no node starts any order now, if there is one. The number of running orders is current; the
+/// rest is as of the nodes' last heartbeats.
 fn nodes(queue: &QueueState) -> Option<ReasonBody> {
     let alive: Vec<&Node> = queue
         .nodes
@@ -309,31 +310,31 @@ fn nodes(queue: &QueueState) -> Option<ReasonBody> {
     if alive.is_empty() && queue.nodes.iter().any(|node| node.alive) {
         return Some(reason(
             Reason::NoNode,
-            "the nodes that are alive start nothing: each has another ORDERLY_PROCESSOR or ORDERLY_ORDERING than the store",
+            "the live nodes start nothing: their ORDERLY_PROCESSOR or ORDERLY_ORDERING differs from the store's",
         ));
     }
     if alive.is_empty() {
         return Some(reason(
             Reason::NoNode,
-            "no node is alive, or all of them sleep; one that is asked for something wakes up",
+            "no node is alive, or all of them sleep; a request wakes a sleeping node",
         ));
     }
     if working.is_empty() {
         return Some(reason(
             Reason::WaitsForWorker,
-            "workers take the orders from these nodes (POST /leases), and none has taken this one yet",
+            "external workers take orders from these nodes (POST /leases); none has taken this one yet",
         ));
     }
     if working.iter().all(|node| node.breaker == Breaker::Open) {
         return Some(reason(
             Reason::BreakerOpen,
-            "what processes the orders cannot be reached or does not work; it is tried every few seconds",
+            "the processor is down or cannot be reached; probing every few seconds",
         ));
     }
     if working.iter().all(|node| node.breaker != Breaker::Closed) {
         return Some(reason(
             Reason::BreakerHalfOpen,
-            "what processes the orders was down a moment ago: it is asked for more and more again",
+            "the processor was down a moment ago; orders start in growing numbers",
         ));
     }
     let free = working
@@ -343,7 +344,7 @@ fn nodes(queue: &QueueState) -> Option<ReasonBody> {
         let slots: u64 = working.iter().map(|node| u64::from(node.slots)).sum();
         reason(
             Reason::NoFreeSlot,
-            format!("all {slots} slots of the nodes that are alive are taken"),
+            format!("all {slots} slots of the live nodes are taken"),
         )
     })
 }

@@ -1,32 +1,32 @@
-//! Which fields of a request are bad, each named by its JSON pointer. Reading the fields is left to `wire` and
-//! `query`.
+//! Invalid fields of a request, each named by its JSON pointer. `wire` and `query` read the fields.
 
 use std::fmt::{self, Write};
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Of a member or a parameter.
+/// Detail of a repeated member or parameter.
 pub const REPEATED: &str = "is given more than once";
-/// Bad fields listed in one answer: more help nobody, and the answer to a hostile body stays small.
+/// At most this many invalid fields are listed in one answer; the rest are counted, so that the answer to a hostile
+/// body stays small.
 pub const ERRORS_LISTED_MAX: usize = 100;
-/// Bytes of a field name shown in a pointer, for the same reason.
+/// Maximum bytes of a field name in a pointer, for the same reason.
 const NAME_BYTES_SHOWN_MAX: usize = 200;
 
-/// What a fragment holds as it is (RFC 3986 section 3.5) besides letters and digits, without `/` and `~`, which
-/// mean something in a pointer.
+/// Characters besides letters and digits that a fragment holds unescaped (RFC 3986 section 3.5), without `/` and `~`,
+/// which have a meaning in a pointer.
 const FRAGMENT_MARKS: &[u8] = b"-._!$&'()*+,;=:@?";
 
-/// One bad field.
+/// One invalid field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
-    /// A JSON pointer (RFC 6901) into the body as a URI fragment; of a query parameter, its name.
+    /// A JSON pointer (RFC 6901) into the body as a URI fragment; for a query parameter, its name.
     #[schema(example = "#/item_ids/3")]
     pub pointer: String,
     pub detail: String,
 }
 
-/// A place in a JSON body; written out only when something is wrong there.
+/// Location in a JSON body; formatted only for an error.
 #[derive(Clone, Copy)]
 pub enum Pointer<'a> {
     Root,
@@ -44,7 +44,7 @@ impl<'a> Pointer<'a> {
     }
 }
 
-/// In its URI fragment form (RFC 6901 section 6).
+/// Writes the URI fragment form (RFC 6901 section 6).
 impl fmt::Display for Pointer<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -76,7 +76,7 @@ fn write_token(to: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
     Ok(())
 }
 
-/// Collects all bad fields of one request.
+/// Collects the invalid fields of one request.
 #[derive(Debug, Default)]
 pub struct FieldErrors {
     listed: Vec<FieldError>,
@@ -99,20 +99,20 @@ impl FieldErrors {
         self.listed.is_empty()
     }
 
-    /// For people: the first bad field and how many there are.
+    /// Returns the number of invalid fields and the first one, for people.
     pub fn summary(&self) -> String {
         let count = self.listed.len() + self.unlisted;
         match self.listed.first() {
-            None => String::from("no field is bad"),
+            None => String::from("no field is invalid"),
             Some(first) if count == 1 => format!("{} {}", first.pointer, first.detail),
             Some(first) => format!(
-                "{count} fields are bad, the first: {} {}",
+                "{count} fields are invalid, the first: {} {}",
                 first.pointer, first.detail
             ),
         }
     }
 
-    /// Every bad field in one text, for those who are answered by a text alone.
+    /// Returns all listed fields in one text, for answers that consist of a text alone.
     pub fn listing(&self) -> String {
         let listed = self.listed.iter();
         let texts = listed.map(|error| format!("{} {}", error.pointer, error.detail));
@@ -151,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn errors_beyond_the_limit_are_counted_only() {
+    fn errors_beyond_the_limit_are_only_counted() {
         let mut errors = FieldErrors::default();
         for index in 0..ERRORS_LISTED_MAX + 7 {
             errors.add(&Pointer::Root.element(index), "is bad");
         }
-        assert_eq!(errors.summary(), "107 fields are bad, the first: #/0 is bad");
+        assert_eq!(errors.summary(), "107 fields are invalid, the first: #/0 is bad");
         assert_eq!(errors.into_listed().len(), ERRORS_LISTED_MAX);
     }
 }

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, Version};
 
 use super::problem::{Problem, ProblemType};
 
-/// Refuses a head that the next program on the way could read otherwise than this one.
+/// Refuses a head that another program on the way could read differently.
 pub fn check<B>(request: &Request<B>) -> Result<(), Problem> {
     check_host(request.version(), request.headers())?;
     check_transfer_coding(request.headers())
@@ -22,19 +22,19 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
             "the Host header is not a host with an optional port",
         )),
         (Some(_), Some(_)) => Err(Problem::bad_request("there is more than one Host header")),
-        // It did not exist when HTTP/1.0 was written.
+        // HTTP/1.0 has no `Host`.
         (None, _) if version < Version::HTTP_11 => Ok(()),
         (None, _) => Err(Problem::bad_request("HTTP/1.1 requires a Host header")),
     }
 }
 
-/// `uri-host [ ":" port ]`, where an `http` URL has a host that is not empty (RFC 9110 section 4.2.1).
+/// Matches `uri-host [ ":" port ]`; the host of an `http` URL is not empty (RFC 9110 section 4.2.1).
 fn is_host(value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else { return false };
     let Ok(authority) = Authority::try_from(text) else {
         return false;
     };
-    // With a user before it the text does not begin with the host.
+    // A user would come before the host.
     let Some(rest) = text.strip_prefix(authority.host()) else {
         return false;
     };
@@ -49,7 +49,7 @@ fn check_transfer_coding(headers: &HeaderMap) -> Result<(), Problem> {
         (Some(coding), None) if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
         (Some(_), _) => Err(Problem::new(
             ProblemType::TransferCoding,
-            "the only transfer coding taken here is chunked, once",
+            "the only accepted transfer coding is chunked, once",
         )),
     }
 }

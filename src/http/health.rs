@@ -1,5 +1,4 @@
-//! Probes: whether the process lives, and whether it should get traffic. Answered from the last known state, so
-//! that probing costs the store nothing.
+//! Liveness and readiness probes, answered from the last known state so that they cost the store nothing.
 
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use super::{Shared, body};
 
 /// Check that the process lives
 #[utoipa::path(get, operation_id = "checkLive", path = "/livez", tag = "operation", security(()),
-    responses((status = 200, description = "It lives", body = HealthBody)))]
+    responses((status = 200, description = "The process lives", body = HealthBody)))]
 pub async fn livez() -> Result<Response, Problem> {
     let answer = HealthBody {
         status: "alive",
@@ -27,8 +26,8 @@ pub async fn livez() -> Result<Response, Problem> {
 #[utoipa::path(get, operation_id = "checkReady", path = "/readyz", tag = "operation", security(()),
     params(("verbose" = Option<String>, Query, description = "List the checks")),
     responses(
-        (status = 200, description = "It can; with `durability` not ok, what it confirms is worth less than promised", body = HealthBody),
-        (status = 503, description = "Not at the moment", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The server takes orders; with `durability` not ok, its confirmations are weaker than promised", body = HealthBody),
+        (status = 503, description = "Not ready", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn readyz(
     State(shared): State<Arc<Shared>>,
@@ -41,8 +40,8 @@ pub async fn readyz(
 #[utoipa::path(get, operation_id = "checkHealth", path = "/healthz", tag = "operation", security(()),
     params(("verbose" = Option<String>, Query, description = "List the checks")),
     responses(
-        (status = 200, description = "It can take orders", body = HealthBody),
-        (status = 503, description = "Not at the moment", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The server takes orders", body = HealthBody),
+        (status = 503, description = "Not ready", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn healthz(
     State(shared): State<Arc<Shared>>,
@@ -84,11 +83,11 @@ impl CheckBody {
     }
 }
 
-/// A setting of the database is nothing that other nodes would do better, so it is told and keeps no traffic away.
+/// Reported without making the node unready: the setting is the database's, so other nodes would do no better.
 const WEAK: &str = "the database confirms commits before they are safe; the log says which setting";
 
-/// A failed check is always named, all of them are where the client asks. Probes are open to everybody, so the
-/// reasons are a closed set: what the database said is in the log.
+/// Names every failed check, and lists all checks if the client asks. Probes are open to every client, so the reasons
+/// are a closed set; the database's own words are in the log.
 fn readiness(shared: &Shared, query: Option<&str>) -> Result<Response, Problem> {
     let verbose =
         form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(name, _)| name == "verbose");

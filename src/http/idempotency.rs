@@ -1,5 +1,5 @@
-//! The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header): reading it, and refusing a second
-//! request while the first with the same key is under way in this process. Keeping keys is the store's part.
+//! The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header): reads it, and refuses a second request
+//! while the first with the same key is in flight in this process. The store keeps the keys.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use crate::store::IdempotencyKey;
 
 const HEADER: &str = "idempotency-key";
 const KEY_BYTES_MAX: usize = 255;
-/// Without several API keys there is one caller.
+/// The only caller, since there is only one API key.
 const CALLER: &str = "";
 
 /// The key of a request, from its header.
@@ -20,7 +20,7 @@ const CALLER: &str = "";
 pub struct Key(String);
 
 impl Key {
-    /// A bare value and a quoted one (a structured field string, RFC 8941) are the same key.
+    /// Reads the key. A bare value and a quoted one (a structured field string, RFC 8941) are the same key.
     pub fn read(headers: &HeaderMap) -> Result<Option<Key>, Problem> {
         let mut given = headers.get_all(HEADER).iter();
         let Some(value) = given.next() else {
@@ -28,7 +28,7 @@ impl Key {
         };
         let refuse = |detail| Err(Problem::new(ProblemType::InvalidIdempotencyKey, detail));
         if given.next().is_some() {
-            return refuse("there must be one Idempotency-Key");
+            return refuse("send one Idempotency-Key");
         }
         let printable = |byte: &u8| matches!(byte, b' '..=b'~');
         let Some(text) = value
@@ -52,8 +52,8 @@ impl Key {
         Ok(Some(Key(key)))
     }
 
-    /// Bound to its caller, its route and the very bytes of the body. `route` is part of what a key means and must
-    /// never change.
+    /// Binds the key to its caller, its route and the exact bytes of the body. `route` is part of the key's meaning and
+    /// must never change.
     pub fn bind(self, route: &'static str, body: &[u8]) -> IdempotencyKey {
         let fingerprint = Sha256::new()
             .chain_update(route)
@@ -68,7 +68,7 @@ impl Key {
     }
 }
 
-/// What stands between the opening and the closing quote; nothing may follow.
+/// Returns the text before the closing quote, which nothing may follow.
 fn unquoted(rest: &str) -> Option<String> {
     let mut key = String::with_capacity(rest.len());
     let mut characters = rest.chars();
@@ -81,12 +81,12 @@ fn unquoted(rest: &str) -> Option<String> {
     }
 }
 
-/// Scope and key of the requests under way; as many at most as there are connections.
+/// Scope and key of the requests in flight; at most one per connection.
 #[derive(Default)]
 pub struct InFlight(Mutex<HashSet<(String, String)>>);
 
 impl InFlight {
-    /// Marks the key as under way until the guard is dropped, or refuses because it already is.
+    /// Marks the key as in flight until the guard is dropped, or refuses because it already is.
     pub fn enter(&self, key: &IdempotencyKey) -> Result<InFlightGuard<'_>, Problem> {
         let entry = (key.scope.clone(), key.key.clone());
         if !self.entries().insert(entry.clone()) {
@@ -102,12 +102,12 @@ impl InFlight {
     }
 
     fn entries(&self) -> MutexGuard<'_, HashSet<(String, String)>> {
-        // A set is whole after every call, whatever panicked around it.
+        // Every call leaves the set whole, even if a thread panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Also dropped when the client hangs up: a repeat is then judged by the store.
+/// Also dropped when the client disconnects; the store then decides on a repeated request.
 pub struct InFlightGuard<'a> {
     registry: &'a InFlight,
     entry: (String, String),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn an_invalid_key_is_refused() {
         let long = [b'k'; KEY_BYTES_MAX + 1];
         for values in [
             &[&b""[..]][..],
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_under_way_until_its_guard_is_gone() {
+    fn a_key_is_in_flight_until_its_guard_is_dropped() {
         let registry = InFlight::default();
         let key = Key("k".into()).bind("orders", b"{}");
         let other = Key("k".into()).bind("orders/batch", b"{}");

@@ -1,8 +1,8 @@
-//! Strict JSON reading: members and elements with the text of their values, so that numbers never pass through a
-//! float and nothing is silently dropped. Only grammar is known here; meaning is left to `wire`.
+//! Strict JSON reader: returns members and elements with the text of their values, so that numbers never pass through a
+//! float and nothing is silently dropped. It knows only the grammar; `wire` knows the meaning.
 //!
-//! The grammar of the values is checked without recursion (`serde_json`'s skipping keeps its own stack), so a
-//! body of nothing but brackets costs its length and no stack.
+//! The grammar is checked without recursion (`serde_json` skips values with a stack of its own), so a body of nothing
+//! but brackets costs time for its length and no stack.
 
 use std::borrow::Cow;
 
@@ -10,20 +10,20 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
-/// Why a text is not the object that was expected.
+/// Reason why a text is not the expected object.
 #[derive(Debug)]
 pub enum ObjectError {
-    /// Not JSON; the text says where.
+    /// Not JSON; the text gives the position.
     Malformed(String),
-    /// JSON, but something else than an object.
+    /// JSON, but not an object.
     NotAnObject,
 }
 
-/// Calls `visit` with the name and the text of every member of an object, in the order they come, repeated
-/// names included.
+/// Calls `visit` with the name and the value's text of every member of an object, in their order, repeated names
+/// included.
 pub fn members<'a>(text: &'a str, visit: impl FnMut(&str, &'a str)) -> Result<(), ObjectError> {
     let malformed = |error: serde_json::Error| ObjectError::Malformed(error.to_string());
-    // Not left to the reader, which would read a number first and refuse one that no double holds as malformed.
+    // Checked first: the deserializer would report a number that no double holds as malformed.
     if Kind::of(text.trim_ascii_start()) != Kind::Object {
         let grammar = serde_json::from_str::<IgnoredAny>(text);
         return Err(grammar.map_or_else(malformed, |_| ObjectError::NotAnObject));
@@ -33,20 +33,18 @@ pub fn members<'a>(text: &'a str, visit: impl FnMut(&str, &'a str)) -> Result<()
     read.map_err(malformed)
 }
 
-/// The texts of the elements of an array that is known to be well-formed; `None` when there are more than
-/// `elements_max`.
+/// Returns the texts of the elements of a well-formed array; `None` if there are more than `elements_max`.
 pub fn elements(array: &str, elements_max: usize) -> Option<Vec<&str>> {
     let mut reader = serde_json::Deserializer::from_str(array);
     reader.deserialize_seq(Elements(elements_max)).ok()
 }
 
-/// The characters of a string that is known to be well-formed; `None` when its escapes are not Unicode
-/// (a lone surrogate).
+/// Decodes a well-formed string; `None` if its escapes are not Unicode (a lone surrogate).
 pub fn string(text: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str::<Text<'_>>(text).ok().map(|text| text.0)
 }
 
-/// What a well-formed value is.
+/// Type of a well-formed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Null,
@@ -90,7 +88,7 @@ impl<'de, F: FnMut(&str, &'de str)> Visitor<'de> for Members<F> {
     }
 }
 
-/// Collects up to so many elements and refuses more.
+/// Collects at most this many elements and fails beyond that.
 struct Elements(usize);
 
 impl<'de> Visitor<'de> for Elements {
@@ -134,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_told_from_what_is_no_object() {
+    fn malformed_json_is_distinguished_from_other_values() {
         for text in [
             "",
             "{",
@@ -154,15 +152,15 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_of_brackets_needs_no_stack() {
+    fn deep_nesting_needs_no_stack() {
         let depth = 4 * 1024 * 1024;
-        let bomb = format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        let nested = format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
         // Far less stack than one frame per bracket would take.
         std::thread::Builder::new()
             .stack_size(256 * 1024)
             .spawn(move || {
-                assert!(read(&bomb).is_ok());
-                assert!(read(&bomb[..depth]).is_err());
+                assert!(read(&nested).is_ok());
+                assert!(read(&nested[..depth]).is_err());
                 assert!(read(&"{\"a\":".repeat(depth / 4)).is_err());
             })
             .unwrap()

@@ -1,4 +1,4 @@
-//! Workers outside: taking orders, keeping them, and bringing back what became of them.
+//! Routes of external workers: take orders, renew leases, post results.
 
 use std::sync::Arc;
 
@@ -22,9 +22,9 @@ use crate::pull::ResultError;
     post, operation_id = "takeLeases", path = "/leases", tag = "workers",
     request_body(content = TakeSchema, description = "May be empty"),
     responses(
-        (status = 200, description = "Leases, as soon as there is one; none when the wait is over", body = LeasesBody),
-        (status = 409, description = "This node processes by itself; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Bad fields, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "Leases, as soon as an order is free; none when the wait ends", body = LeasesBody),
+        (status = 409, description = "This node processes its orders itself; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn take(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
@@ -34,30 +34,30 @@ pub async fn take(State(shared): State<Arc<Shared>>, request: Request) -> Result
     let requests = outside.lease_requests.as_ref().ok_or_else(|| {
         Problem::new(
             ProblemType::PullDisabled,
-            "this server processes its orders by itself: start it with ORDERLY_PROCESSOR=pull to give them to workers",
+            "this server processes its orders itself; start it with ORDERLY_PROCESSOR=pull for external workers",
         )
     })?;
-    // From here on the leases are the worker's: should the answer not arrive, they run out.
+    // From here on the worker owns the leases; if the answer does not arrive, they expire.
     let leases = requests.take(wanted).await?.into_leases();
     let time = wanted.lease.min(outside.settings.attempt_timeout);
     let leases = leases
         .iter()
         .map(|lease| LeaseBody::granted(lease, time))
         .collect();
-    // Whatever goes wrong now, orders have started.
+    // The orders have started, whatever fails from here on.
     body::json(StatusCode::OK, &LeasesBody { leases })
 }
 
-/// Keep a lease for longer
+/// Renew a lease
 #[utoipa::path(
     post, operation_id = "renewLease", path = "/leases/{id}/renew", tag = "workers",
-    params(("id" = i64, Path, description = "The order's number")),
+    params(("id" = i64, Path, description = "The order's id")),
     request_body(content = RenewalSchema),
     responses(
-        (status = 200, description = "Lasts that long from now on, or less where the attempt's time ends before", body = RenewalBody),
+        (status = 200, description = "The lease lasts that long from now, or to the end of the attempt's time", body = RenewalBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The lease is lost; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Bad fields, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn renew(
@@ -76,13 +76,13 @@ pub async fn renew(
 /// Complete an order
 #[utoipa::path(
     post, operation_id = "completeLease", path = "/leases/{id}/complete", tag = "workers",
-    params(("id" = i64, Path, description = "The order's number")),
+    params(("id" = i64, Path, description = "The order's id")),
     request_body(content = CompletionSchema),
     responses(
-        (status = 200, description = "Completed, now or by the same call before", body = OrderBody),
+        (status = 200, description = "Completed, now or by an earlier call with the same content", body = OrderBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The lease is lost; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Bad fields, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn complete(
@@ -96,16 +96,16 @@ pub async fn complete(
     settled(shared.outside.complete(id, token, result).await)
 }
 
-/// Say that an attempt failed
+/// Report that an attempt failed
 #[utoipa::path(
     post, operation_id = "failLease", path = "/leases/{id}/fail", tag = "workers",
-    params(("id" = i64, Path, description = "The order's number")),
+    params(("id" = i64, Path, description = "The order's id")),
     request_body(content = FailureSchema),
     responses(
         (status = 200, description = "Pending again until its next attempt, or Failed", body = OrderBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The lease is lost; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Bad fields, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn fail(
@@ -119,16 +119,16 @@ pub async fn fail(
     settled(shared.outside.fail(id, token, failure).await)
 }
 
-/// Hand an order back unfinished
+/// Give an order back unfinished
 #[utoipa::path(
     post, operation_id = "releaseLease", path = "/leases/{id}/release", tag = "workers",
-    params(("id" = i64, Path, description = "The order's number")),
+    params(("id" = i64, Path, description = "The order's id")),
     request_body(content = ReleaseSchema),
     responses(
-        (status = 200, description = "Pending again, without an attempt used up", body = OrderBody),
+        (status = 200, description = "Pending again; the attempt does not count", body = OrderBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The lease is lost; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Bad fields, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn release(
@@ -142,10 +142,10 @@ pub async fn release(
     settled(shared.outside.release(id, token).await)
 }
 
-/// What a body of no bytes is.
+/// Meaning of an empty body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Emptiness {
-    /// It needs no type either.
+    /// A `Content-Type` is not needed either.
     MeansDefaults,
     IsMalformed,
 }

@@ -1,6 +1,6 @@
-//! Sockets: accepts connections up to a limit, lets strangers that move no byte give way there, cuts clients that stall, and
-//! lets every request under way end when the server drains. Who is slow is judged by `watch`, who gives way by `crowd`; connections
-//! without a place are left to `overflow`, requests to the router.
+//! Sockets: accepts connections up to a limit, evicts idle unverified connections at the limit, cuts stalled clients,
+//! and lets running requests finish when the server drains. `watch` measures stalls, `admission` chooses the connection
+//! to evict, `overflow` answers connections without a place, and the router answers requests.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,42 +25,42 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::{tapped::Tapped, ways};
+use super::{dispatch, observed_stream::ObservedStream};
 use crate::metrics::Metrics;
+use admission::{Admission, Entry, Place};
 use bodies::{ReadBody, WatchedBody};
-use crowd::{Crowd, Entry, Place};
 use overflow::Overflow;
 use refusal::linger;
 use watch::Watch;
 
+mod admission;
 mod bodies;
-mod crowd;
 mod limits;
-mod newcomer;
+mod new_client;
 mod overflow;
 mod refusal;
 mod takeover;
 mod watch;
 
 pub use limits::{CONNECTIONS_ABOVE_THE_LIMIT, Limits};
-pub use newcomer::Newcomer;
+pub use new_client::NewClient;
 pub use takeover::Takeover;
 
-/// The media type of answers that go on until the server drains.
+/// Media type of answers that last until the server drains.
 pub const EVENT_STREAM: &str = "text/event-stream";
-/// Head bytes in memory per connection; also bounds what is read of a body, or written of an answer, ahead of
-/// who takes it. A longer head is a 431.
+/// Maximum head bytes in memory per connection; a longer head gets a 431. Also limits how much of a body or an answer
+/// is buffered.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// How long what was sent may stay without an acknowledgement (RFC 5482): longer than a bad line's worst moments.
+/// The time sent bytes may stay unacknowledged (RFC 5482), longer than the outages of a poor line.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_MS_MAX: u32 = 60_000;
-/// Before the next try to accept when the process has no file descriptors or memory left: connections must end
-/// first, and trying faster would burn the processor they need.
+/// Pause before the next accept when the process is out of file descriptors or memory: connections must end first, and
+/// retrying faster would use the CPU they need.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Between two log lines that say the same of connections: a flood of them must not become one of lines.
+/// Interval between equal log lines about connections, so that a flood of connections does not flood the log.
 const LOGGED_EVERY: Duration = Duration::from_mins(1);
 
-/// What answers requests: every route behind one door.
+/// Service that answers all requests.
 pub trait Answers:
     Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
 {
@@ -75,7 +75,7 @@ impl<S> Answers for S where
 {
 }
 
-/// Serves until `draining`, then lets every connection finish its request. Dropping the future ends what is left.
+/// Serves until `draining`, then lets every connection finish its request. Dropping the future ends the rest.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     router: impl Answers,
@@ -90,11 +90,11 @@ pub async fn serve(
 struct Server<R> {
     router: R,
     limits: Limits,
-    connections: Crowd,
+    connections: Admission,
     overflow: Overflow<R>,
     metrics: Metrics,
     draining: CancellationToken,
-    failing: Seldom,
+    failing: LogLimit,
 }
 
 impl<R: Answers> Server<R> {
@@ -103,10 +103,10 @@ impl<R: Answers> Server<R> {
             overflow: Overflow::new(router.clone(), limits, metrics.clone()),
             router,
             limits,
-            connections: Crowd::new(limits.connections_max),
+            connections: Admission::new(limits.connections_max),
             metrics,
             draining,
-            failing: Seldom::default(),
+            failing: LogLimit::default(),
         }
     }
 
@@ -122,7 +122,7 @@ impl<R: Answers> Server<R> {
                 },
             }
         }
-        // Connections that wait in the backlog are reset rather than left hanging.
+        // Connections in the backlog are reset rather than left hanging.
         drop(listener);
         while let Some(ended) = tasks.join_next().await {
             log_panic(ended);
@@ -137,10 +137,10 @@ impl<R: Answers> Server<R> {
                 let connection = Connection::new(open, stream, place, limits);
                 tasks.spawn(connection.serve(self.router.clone(), draining));
             }
-            Entry::Soon(soon) => {
+            Entry::Evicting(eviction) => {
                 let (router, overflow) = (self.router.clone(), self.overflow.clone());
                 tasks.spawn(async move {
-                    if let Some(place) = soon.place().await {
+                    if let Some(place) = eviction.place().await {
                         let connection = Connection::new(open, stream, place, limits);
                         connection.serve(router, draining).await;
                     } else {
@@ -155,18 +155,18 @@ impl<R: Answers> Server<R> {
     }
 
     async fn pause_after(&self, error: &io::Error) {
-        let of_the_client = matches!(
+        let is_client_error = matches!(
             error.kind(),
             io::ErrorKind::ConnectionAborted
                 | io::ErrorKind::ConnectionReset
                 | io::ErrorKind::ConnectionRefused
                 | io::ErrorKind::Interrupted
         );
-        if of_the_client {
+        if is_client_error {
             return;
         }
         if self.failing.is_due() {
-            tracing::warn!(%error, "cannot accept connections; trying again");
+            tracing::warn!(%error, "cannot accept connections; retrying");
         }
         tokio::select! {
             () = tokio::time::sleep(ACCEPT_PAUSE) => {}
@@ -175,21 +175,21 @@ impl<R: Answers> Server<R> {
     }
 }
 
-/// A peer that went without a word - its power failed, its network changed - is noticed when what was sent to it stays
-/// without an acknowledgement; left to the system, a stream to it would live on for a quarter of an hour.
+/// Detects a peer that vanished (power failure, network change) by unacknowledged bytes. With the system's default a
+/// stream to it would live on for a quarter of an hour.
 #[cfg(target_os = "linux")]
-fn give_up_on_the_dead(stream: &TcpStream) {
+fn detect_lost_peer(stream: &TcpStream) {
     let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS_MAX);
 }
 
 #[cfg(not(target_os = "linux"))]
-fn give_up_on_the_dead(_stream: &TcpStream) {}
+fn detect_lost_peer(_stream: &TcpStream) {}
 
-/// True once in [`LOGGED_EVERY`].
+/// Limits a log line to one in [`LOGGED_EVERY`].
 #[derive(Default)]
-struct Seldom(Mutex<Option<Instant>>);
+struct LogLimit(Mutex<Option<Instant>>);
 
-impl Seldom {
+impl LogLimit {
     fn is_due(&self) -> bool {
         let mut last = unpoisoned(&self.0);
         let now = Instant::now();
@@ -201,7 +201,7 @@ impl Seldom {
     }
 }
 
-/// Counts as open until it is dropped.
+/// Counts a connection as open until dropped.
 struct Open(Gauge);
 
 impl Open {
@@ -217,7 +217,7 @@ impl Drop for Open {
     }
 }
 
-/// A connection that has its place.
+/// A connection with its place.
 struct Connection {
     stream: TcpStream,
     place: Place,
@@ -227,9 +227,9 @@ struct Connection {
 
 impl Connection {
     fn new(open: Gauge, stream: TcpStream, place: Place, limits: Limits) -> Connection {
-        // Only hints: a stream that refuses them serves all the same.
+        // Only hints: a socket that refuses them still serves.
         let _ = stream.set_nodelay(true);
-        give_up_on_the_dead(&stream);
+        detect_lost_peer(&stream);
         Connection {
             stream,
             place,
@@ -240,13 +240,13 @@ impl Connection {
 
     async fn serve(self, router: impl Answers, draining: CancellationToken) {
         let watch = Arc::new(Watch::new(self.limits));
-        let _occupied = self.place.occupy(watch.clone());
-        converse(self.stream, router, watch, self.limits, &draining).await;
+        let _registration = self.place.register(watch.clone());
+        serve_connection(self.stream, router, watch, self.limits, &draining).await;
     }
 }
 
-/// Serves one connection to its end: the client's, a limit's, the need of its place, or the server's.
-async fn converse<S>(
+/// Serves one connection until the client, a limit, an eviction or the server ends it.
+async fn serve_connection<S>(
     stream: S,
     router: impl Answers,
     watch: Arc<Watch>,
@@ -257,9 +257,9 @@ async fn converse<S>(
 {
     let takeover = Arc::new(Mutex::new(None));
     let service = service_fn(|mut request: Request<Incoming>| {
-        watch.request_begins(request.body().size_hint().exact(), ways::may_be_held(&request));
-        if watch.is_newcomer() {
-            request.extensions_mut().insert(Newcomer(watch.clone()));
+        watch.request_begins(request.body().size_hint().exact(), dispatch::may_wait(&request));
+        if watch.awaits_key_check() {
+            request.extensions_mut().insert(NewClient(watch.clone()));
         }
         let mut router = router.clone();
         let (watch, takeover) = (watch.clone(), takeover.clone());
@@ -267,7 +267,7 @@ async fn converse<S>(
             let request = request.map(|body| Body::new(ReadBody::new(body, watch.clone())));
             let Ok(mut response) = router.call(request).await;
             if let Some(planned) = response.extensions_mut().remove::<Takeover>() {
-                watch.is_taken_over();
+                watch.take_over();
                 *unpoisoned(&takeover) = Some(planned);
             } else if watch.answers_early() {
                 let close = HeaderValue::from_static("close");
@@ -279,27 +279,27 @@ async fn converse<S>(
             Ok::<_, Infallible>(response.map(|body| WatchedBody::new(body, watch)))
         }
     });
-    // hyper's own timer is not used: it cannot tell an idle connection from a slow head.
+    // hyper's own timer cannot tell an idle connection from a slow head.
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(BUFFER_BYTES_MAX)
-        // Most answers are short: copied behind their head and sent as one they take less than as two. See WatchedBody.
+        // Most answers are short: one write of a copy behind the head is cheaper than two writes. See WatchedBody.
         .writev(false)
-        .serve_connection(TokioIo::new(Tapped::new(stream, watch.clone())), service)
+        .serve_connection(TokioIo::new(ObservedStream::new(stream, watch.clone())), service)
         .with_upgrades();
-    let (mut told, mut sent_away) = (false, false);
+    let (mut drain_begun, mut evicted) = (false, false);
     loop {
         tokio::select! {
-            // What can go wrong here is the client's doing, or said in an answer already.
+            // An error here is the client's, or was reported in an answer.
             _ended = &mut connection => break,
             () = watch.expired() => return,
-            () = watch.sent_away() => {
-                sent_away = true;
-                // A request may have begun just now, and is answered unless it stalls.
+            () = watch.evicted() => {
+                evicted = true;
+                // A request may have just begun; it is answered unless it stalls.
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
-            () = draining.cancelled(), if !told => {
-                told = true;
+            () = draining.cancelled(), if !drain_begun => {
+                drain_begun = true;
                 watch.drains();
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
@@ -308,8 +308,8 @@ async fn converse<S>(
     let planned = unpoisoned(&takeover).take();
     match (connection.into_parts(), planned) {
         (None, Some(planned)) => Takeover::carry_out(planned).await,
-        // A drain waits a little for a client that still sends, or the client would not see its refusal.
-        (Some(parts), _) if !sent_away && (!told || watch.answered_early()) => {
+        // A drain waits briefly for a client that still sends, which would otherwise miss its refusal.
+        (Some(parts), _) if !evicted && (!drain_begun || watch.answered_early()) => {
             let still_sends = watch.answered_early();
             let patience = if still_sends {
                 limits.linger
@@ -320,7 +320,7 @@ async fn converse<S>(
             let mut stream = parts.io.into_inner().into_inner();
             tokio::select! {
                 () = linger(&mut stream, patience) => {}
-                () = watch.sent_away() => {}
+                () = watch.evicted() => {}
                 () = async {
                     draining.cancelled().await;
                     if still_sends {
@@ -339,7 +339,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
         .is_some_and(|kind| kind.as_bytes() == EVENT_STREAM.as_bytes())
 }
 
-/// Every write to it is whole.
+/// Every write leaves the value whole, so a panic elsewhere does no harm.
 fn unpoisoned<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -348,7 +348,7 @@ fn log_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(%error, "a connection ended by a panic");
+        tracing::error!(%error, "a connection task panicked");
     }
 }
 

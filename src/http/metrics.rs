@@ -1,5 +1,5 @@
-//! `GET /metrics`: the table's numbers from the store, beside what this process counts about itself, as JSON, as
-//! Prometheus text or as OpenMetrics.
+//! `GET /metrics`: the counts of orders from the store and this process's own metrics, as JSON, Prometheus text or
+//! OpenMetrics.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -27,9 +27,9 @@ use crate::store::{Counters, QueueState};
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Read the numbers
+/// Read the metrics
 #[utoipa::path(get, operation_id = "readMetrics", path = "/metrics", tag = "operation",
-    responses((status = 200, description = "The numbers in the form that Accept prefers", content(
+    responses((status = 200, description = "The metrics in the format that Accept prefers", content(
         (MetricsBody = "application/json"),
         (String = "text/plain"),
         (String = "application/openmetrics-text"),
@@ -53,14 +53,14 @@ pub async fn negotiated(State(shared): State<Arc<Shared>>, headers: HeaderMap) -
     Ok(response)
 }
 
-/// Read the numbers as Prometheus text
+/// Read the metrics as Prometheus text
 #[utoipa::path(get, operation_id = "readPrometheusMetrics", path = "/metrics/prometheus", tag = "operation",
     responses((status = 200, description = "Prometheus text format 0.0.4", body = String, content_type = "text/plain")))]
 pub async fn prometheus(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
     exposition(&shared, TEXT).await
 }
 
-/// The table's numbers, in one snapshot.
+/// Counts of orders, from one snapshot of the store.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Metrics)]
 struct MetricsBody {
@@ -70,15 +70,15 @@ struct MetricsBody {
     completed_orders: u64,
     failed_orders: u64,
     cancelled_orders: u64,
-    /// Completion minus start of the completing attempt, with two decimals.
+    /// Mean time from the start of the completing attempt to its completion, with two decimals.
     #[schema(example = "5.75")]
     average_processing_time_seconds: String,
     #[schema(required)]
     oldest_waiting_seconds: Option<f64>,
     queue_paused: bool,
-    /// Pending orders that wait for an earlier one of their user, counted up to 10,000.
+    /// Pending orders that wait for an earlier order of their user; at most 10,000 are counted.
     blocked_orders: u64,
-    /// Age of the one that has waited longest so; null when there is none.
+    /// Longest wait of a blocked order; null if there is none.
     #[schema(required)]
     oldest_blocked_seconds: Option<f64>,
 }
@@ -102,7 +102,7 @@ impl From<&QueueState> for MetricsBody {
     }
 }
 
-/// Two decimals, half up; `0.00` when nothing is Completed.
+/// Formats the mean with two decimals, half up; `0.00` if no order is Completed.
 fn average_seconds(counters: &Counters) -> String {
     const MICROS_PER_HUNDREDTH: u128 = 10_000;
     let divisor = u128::from(counters.completed) * MICROS_PER_HUNDREDTH;
@@ -112,12 +112,12 @@ fn average_seconds(counters: &Counters) -> String {
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
-/// What this process counts is shown even when the store cannot be read: that is when it is needed most.
+/// Shows the process's own metrics even if the store cannot be read, when they are needed most.
 async fn exposition(shared: &Shared, content_type: &'static str) -> Result<Response, Problem> {
     let state = match shared.store.queue().await {
         Ok(state) => Some(state),
         Err(error) => {
-            tracing::warn!(%error, "the numbers of the orders are missing from this scrape");
+            tracing::warn!(%error, "cannot read the store; this scrape lacks the metrics of orders");
             None
         }
     };
@@ -145,7 +145,7 @@ struct BuildLabels {
     version: &'static str,
 }
 
-/// Made anew for every scrape from one snapshot of the store.
+/// Built for every scrape from one snapshot of the store.
 fn table_registry(state: Option<&QueueState>) -> Registry {
     let mut registry = Registry::with_prefix("orderly");
     let build = Family::<BuildLabels, Gauge>::default();
@@ -153,10 +153,10 @@ fn table_registry(state: Option<&QueueState>) -> Registry {
         version: env!("CARGO_PKG_VERSION"),
     };
     build.get_or_create(&labels).set(1);
-    registry.register("build_info", "The version that runs", build);
+    registry.register("build_info", "Version of the running program", build);
     let up = Gauge::<i64>::default();
     up.set(i64::from(state.is_some()));
-    registry.register("store_up", "Whether the store could be read for this scrape", up);
+    registry.register("store_up", "1 if the store could be read for this scrape", up);
     let Some(state) = state else {
         return registry;
     };
@@ -174,7 +174,7 @@ fn table_registry(state: Option<&QueueState>) -> Registry {
     oldest.set(state.oldest_waiting.unwrap_or_default().as_secs_f64());
     registry.register_with_unit(
         "oldest_waiting",
-        "Age of the order that has waited longest for a start it could have had, 0 when none waits",
+        "Longest wait of an order that could have started, 0 if none waits",
         Unit::Seconds,
         oldest,
     );
@@ -182,25 +182,25 @@ fn table_registry(state: Option<&QueueState>) -> Registry {
     blocked.set(i64::try_from(state.blocked.orders).unwrap_or(i64::MAX));
     registry.register(
         "blocked_orders",
-        "Pending orders that wait for an earlier one of their user, counted up to 10,000",
+        "Pending orders that wait for an earlier order of their user, counted up to 10,000",
         blocked,
     );
     let oldest = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
     oldest.set(state.blocked.oldest_age.unwrap_or_default().as_secs_f64());
     registry.register_with_unit(
         "oldest_blocked",
-        "How long the one of them has waited that has waited longest, 0 when there is none",
+        "Longest wait of a blocked order, 0 if there is none",
         Unit::Seconds,
         oldest,
     );
     let paused = Gauge::<i64>::default();
     paused.set(i64::from(state.paused));
-    registry.register("queue_paused", "Whether the queue is paused", paused);
+    registry.register("queue_paused", "1 if the queue is paused", paused);
     registry
 }
 
-/// Rewrites OpenMetrics as Prometheus text 0.0.4: a counter's family is named like its sample, and there is
-/// neither a unit nor an end mark.
+/// Rewrites OpenMetrics as Prometheus text 0.0.4: counter families are named like their samples, units and the end mark
+/// are dropped.
 fn classic(open_metrics: &str) -> Result<String, std::fmt::Error> {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;
@@ -271,7 +271,7 @@ mod tests {
         text
     }
 
-    /// The families of an exposition, after checking that every sample belongs to the one above it.
+    /// Returns the families of an exposition and asserts that every sample belongs to the family above it.
     fn families(text: &str, counter_suffix: &str) -> Vec<String> {
         let mut families = Vec::new();
         let mut samples: Vec<String> = Vec::new();
@@ -296,7 +296,7 @@ mod tests {
             }
         }
         let unique: BTreeSet<_> = families.iter().collect();
-        assert_eq!(unique.len(), families.len(), "a family comes twice");
+        assert_eq!(unique.len(), families.len(), "a family appears twice");
         families
     }
 

@@ -1,6 +1,6 @@
-//! What form of an answer a client wants, from its `Accept` header (RFC 9110 section 12.5.1).
+//! Content negotiation by the `Accept` header (RFC 9110 section 12.5.1).
 
-/// The forms in which the metrics exist.
+/// Formats of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Json,
@@ -10,8 +10,8 @@ pub enum Form {
     OpenMetrics,
 }
 
-/// JSON for `application/json`, `*/*` or nothing; a scraper's form when it asks for one by name with the highest
-/// quality. `*/*` never chooses a scraper's form: scrapers name theirs and send it last as a way out.
+/// Chooses JSON for `application/json`, `*/*` or no header, and a scraper's format if it is named with the highest
+/// quality. `*/*` never chooses a scraper's format: scrapers name theirs and send `*/*` last as a fallback.
 pub fn choose<'a>(accept: impl IntoIterator<Item = &'a str>) -> Form {
     let mut best: Option<(Form, Preference)> = None;
     let mut scraper = false;
@@ -34,13 +34,13 @@ pub fn choose<'a>(accept: impl IntoIterator<Item = &'a str>) -> Form {
     }
     match best {
         Some((form, _)) => form,
-        // A scraper that knows only what we do not: text is what all of them read.
+        // The scraper names only unknown formats; all scrapers read text.
         None if scraper => Form::Text,
         None => Form::Json,
     }
 }
 
-/// Whether a stream of events is named, and no less wanted than JSON: wildcards choose the page.
+/// Reports whether an event stream is named with at least the quality of JSON; wildcards choose the page.
 pub fn wants_event_stream<'a>(accept: impl IntoIterator<Item = &'a str>) -> bool {
     let (mut stream, mut json) = (0, 0);
     for range in accept.into_iter().flat_map(|value| value.split(',')) {
@@ -55,11 +55,11 @@ pub fn wants_event_stream<'a>(accept: impl IntoIterator<Item = &'a str>) -> bool
     stream > 0 && stream >= json
 }
 
-/// Compared field by field; of equal ones the first in the header counts.
+/// Compared field by field; among equals the first in the header wins.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Preference {
     thousandths: u16,
-    /// Rather than a wildcard.
+    /// False for a wildcard.
     named: bool,
 }
 
@@ -67,7 +67,7 @@ fn form_of(name: &str, parameters: &str) -> Option<(Form, bool)> {
     match name {
         "application/json" => Some((Form::Json, true)),
         "*/*" | "application/*" => Some((Form::Json, false)),
-        // Whatever version of the text is asked for: 0.0.4 is the fallback that every scraper takes.
+        // Any version of the text: 0.0.4 is the fallback that every scraper accepts.
         "text/plain" => Some((Form::Text, true)),
         "text/*" => Some((Form::Text, false)),
         "application/openmetrics-text" => match parameter(parameters, "version") {
@@ -78,7 +78,7 @@ fn form_of(name: &str, parameters: &str) -> Option<(Form, bool)> {
     }
 }
 
-/// In thousandths; 1 when there is none, 0 (not acceptable) when it is malformed.
+/// Returns the quality in thousandths; 1,000 if none is given, 0 (not acceptable) if it is malformed.
 fn quality(parameters: &str) -> u16 {
     let Some(text) = parameter(parameters, "q") else {
         return 1_000;
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_for_whoever_names_no_scrape_format() {
+    fn json_is_chosen_unless_a_scrape_format_is_named() {
         for accept in [
             &[][..],
             &["*/*"],
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_for_whoever_names_it() {
+    fn an_event_stream_must_be_named() {
         for accept in [
             &["text/event-stream"][..],
             &["Text/Event-Stream; q=0.1"],
@@ -146,13 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn prometheus_gets_what_it_prefers() {
-        // As Prometheus 3 sends it.
+    fn prometheus_gets_the_format_it_prefers() {
+        // Sent by Prometheus 3.
         let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,\
             text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
         assert_eq!(choose([prometheus]), Form::OpenMetrics);
-        // As Prometheus 2 before OpenMetrics sent it.
+        // Sent by Prometheus 2 before OpenMetrics.
         assert_eq!(choose(["text/plain;version=0.0.4;q=1,*/*;q=0.1"]), Form::Text);
         assert_eq!(choose(["text/plain, */*"]), Form::Text);
         assert_eq!(choose(["*/*, text/plain"]), Form::Text);

@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document: all routes with what they take and give. Serving it is left to `docs`.
+//! The OpenAPI 3.1 document: all routes with their requests and answers. `docs` serves it.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -25,12 +25,13 @@ mod workers;
 use parameters::ParameterSchemas;
 pub use workers::{CompletionSchema, FailureSchema, ReleaseSchema, RenewalSchema, TakeSchema};
 
-/// The whole document, for a server that may ask for a key or not.
+/// Returns the whole document, for servers with and without a key.
 pub fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
 }
 
-/// The document of a server that asks for a key, or of one that asks for none. A page shows a lock where a key is asked for.
+/// Returns the document of a server that requires a key, or of one that does not. A page shows a lock where a key is
+/// required.
 pub(super) fn document_of_server(asks_for_key: bool) -> utoipa::openapi::OpenApi {
     let mut document = document();
     if asks_for_key {
@@ -46,7 +47,7 @@ pub(super) fn document_of_server(asks_for_key: bool) -> utoipa::openapi::OpenApi
     document
 }
 
-/// Each answer that an operation has of its own, as method, path and status; and what any may end in.
+/// Lists the answers of each operation as method, path and status, including those that any operation may give.
 pub(super) fn answers() -> &'static [(&'static str, String, u16)] {
     static ANSWERS: LazyLock<Vec<(&'static str, String, u16)>> = LazyLock::new(|| {
         const ANYWHERE: [u16; 2] = [500, 503];
@@ -75,7 +76,7 @@ pub(super) fn answers() -> &'static [(&'static str, String, u16)] {
 #[openapi(
     info(
         title = "orderly",
-        description = "Accepts orders, answers 201 only when an order is durable, processes them first-in first-out. \
+        description = "Accepts orders, answers 201 only once an order is durable, and processes orders first-in first-out. \
             Every refusal is a problem document (RFC 9457); GET /problems lists the types. \
             [A page that shows orders as they change](/docs/live.html).",
     ),
@@ -125,8 +126,8 @@ pub(super) fn answers() -> &'static [(&'static str, String, u16)] {
 )]
 struct Document;
 
-/// Names the scheme and asks for it everywhere; the probes and the documentation opt out. The key is optional, since a server
-/// may have none.
+/// Declares the scheme and requires it everywhere; probes and documentation opt out. The key is optional, since a
+/// server may have none.
 struct ApiKey;
 
 impl ApiKey {
@@ -146,7 +147,7 @@ impl Modify for ApiKey {
     }
 }
 
-/// Every operation may be refused, and every refusal is a problem document.
+/// Adds a problem document as an answer to every operation.
 struct Refusals;
 
 impl Modify for Refusals {
@@ -166,7 +167,7 @@ impl Modify for Refusals {
     }
 }
 
-/// Bodies that may be left out, which an attribute cannot say of a schema that is written by hand.
+/// Marks bodies as optional, which an attribute cannot do for a schema written by hand.
 struct OptionalBodies;
 
 impl Modify for OptionalBodies {
@@ -179,7 +180,7 @@ impl Modify for OptionalBodies {
     }
 }
 
-/// The body of `POST /orders`, which `wire` reads by hand.
+/// Body of `POST /orders`, parsed by `wire`.
 pub struct NewOrderSchema;
 
 impl ToSchema for NewOrderSchema {
@@ -220,7 +221,7 @@ impl PartialSchema for NewOrderSchema {
                     "pattern": parameters::NO_CONTROLS,
                 },
                 "metadata": {
-                    "description": "Kept byte for byte: at most 8,192 bytes, 32 levels, no key twice",
+                    "description": "Kept byte for byte; at most 8,192 bytes and 32 levels, no repeated key",
                     "type": ["object", "null"],
                     "additionalProperties": true,
                 },
@@ -230,7 +231,7 @@ impl PartialSchema for NewOrderSchema {
     }
 }
 
-/// The body of `POST /orders/batch`.
+/// Body of `POST /orders/batch`.
 pub struct NewOrdersSchema;
 
 impl ToSchema for NewOrdersSchema {
@@ -257,7 +258,7 @@ impl PartialSchema for NewOrdersSchema {
     }
 }
 
-/// The body of `POST /orders/retry`.
+/// Body of `POST /orders/retry`.
 pub struct RedriveSchema;
 
 impl ToSchema for RedriveSchema {
@@ -278,7 +279,7 @@ impl PartialSchema for RedriveSchema {
                     "type": ["integer", "null"], "format": "int64", "minimum": 1, "maximum": INTEGER_MAX,
                 },
                 "created_before": { "type": ["string", "null"], "format": "date-time" },
-                "dry_run": { "description": "Only count", "type": ["boolean", "null"] },
+                "dry_run": { "description": "Count without a change", "type": ["boolean", "null"] },
             },
         }))
     }
@@ -302,7 +303,7 @@ impl PartialSchema for JsonSchema {
     }
 }
 
-/// The name of what happened to an order.
+/// Name of an event kind.
 pub struct EventKindName;
 
 impl ToSchema for EventKindName {
@@ -317,13 +318,13 @@ impl PartialSchema for EventKindName {
     }
 }
 
-/// A number of an order or a user, or of an item.
+/// Schema of the id of an order, a user or an item.
 fn id() -> serde_json::Value {
     json!({ "type": "integer", "format": "int64", "minimum": 1, "maximum": INTEGER_MAX })
 }
 
 fn fragment(schema: serde_json::Value) -> RefOr<Schema> {
-    serde_json::from_value(schema).expect("the schemas above are written in the form of OpenAPI 3.1")
+    serde_json::from_value(schema).expect("the schemas above are valid OpenAPI 3.1")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Reading orders and acting on them. Accepting them is `accept`'s part.
+//! Reads orders and acts on them; `accept` accepts them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,22 +19,22 @@ use crate::live::{Filter, Next, Subscription};
 use crate::order::{Order, OrderId, parse_integer};
 use crate::store::{Acted, FeedCursor, OrderPage, OrderView, StoreError};
 
-/// Longest wait that `Prefer: wait` gets: below the minute after which many proxies give up.
+/// Maximum wait of `Prefer: wait`; many proxies give up after a minute.
 const WAIT_SECONDS_MAX: u64 = 60;
-/// Before a held read asks again a store that cannot answer at the moment.
-const HELD_READ_RETRY: Duration = Duration::from_millis(500);
+/// Pause before a long poll asks a store again that cannot answer at the moment.
+const LONG_POLL_RETRY: Duration = Duration::from_millis(500);
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// The order number of a path.
+/// The order id in a path.
 pub(super) type PathId = Result<Path<String>, PathRejection>;
 
 /// Read an order
 #[utoipa::path(
     get, operation_id = "readOrder", path = "/orders/{id}", tag = "orders",
     params(
-        ("id" = i64, Path, description = "The order's number"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: hold the answer until the order is final, up to N (60) seconds"),
+        ("id" = i64, Path, description = "The order's id"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer once the order is final, after N seconds at the latest (60 at most)"),
     ),
     responses(
         (status = 200, description = "The whole order", body = OrderBody, headers(("Preference-Applied" = String), ("Orderly-Cursor" = String, description = "Cursor after which the feed has every change that this answer does not show"))),
@@ -67,12 +67,12 @@ pub async fn read(
         ("reference" = Option<String>, Query),
         ("created_after" = Option<String>, Query, description = "RFC 3339; strictly after"),
         ("created_before" = Option<String>, Query, description = "RFC 3339; strictly before"),
-        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Orders per page, 50 unless given"),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Orders per page, 50 by default"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the previous page"),
     ),
     responses(
-        (status = 200, description = "A page of orders. It may be short or empty before the end: go on until `next_cursor` is null", body = PageBody),
-        (status = 400, description = "Bad parameters, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "A page of orders. It may be short or empty before the end; continue until `next_cursor` is null", body = PageBody),
+        (status = 400, description = "Invalid parameters, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn list(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -86,11 +86,11 @@ pub async fn list(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) 
 #[utoipa::path(
     get, operation_id = "readHistory", path = "/orders/{id}/events", tag = "orders",
     params(
-        ("id" = i64, Path, description = "The order's number"),
+        ("id" = i64, Path, description = "The order's id"),
         ("after" = Option<u32>, Query, description = "Only events with a higher version"),
     ),
     responses(
-        (status = 200, description = "Its events, oldest first, at most 1,000", body = EventsBody),
+        (status = 200, description = "The order's events, oldest first, at most 1,000", body = EventsBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -115,7 +115,7 @@ pub async fn history(
 /// Cancel an order
 #[utoipa::path(
     post, operation_id = "cancelOrder", path = "/orders/{id}/cancel", tag = "orders",
-    params(("id" = i64, Path, description = "The order's number")),
+    params(("id" = i64, Path, description = "The order's id")),
     responses(
         (status = 200, description = "Cancelled, now or before", body = OrderBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
@@ -135,11 +135,11 @@ pub async fn cancel(
 
 /// Retry an order
 ///
-/// A Failed or Cancelled order starts anew. A Pending order that backs off becomes due now and keeps its attempts; any other
-/// Pending order stays as it is.
+/// A Failed or Cancelled order starts anew. A Pending order in its backoff becomes due now and keeps its attempts; any
+/// other Pending order stays unchanged.
 #[utoipa::path(
     post, operation_id = "retryOrder", path = "/orders/{id}/retry", tag = "orders",
-    params(("id" = i64, Path, description = "The order's number")),
+    params(("id" = i64, Path, description = "The order's id")),
     responses(
         (status = 200, description = "Pending", body = OrderBody),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
@@ -162,8 +162,8 @@ pub async fn retry(
     post, operation_id = "retryOrders", path = "/orders/retry", tag = "orders",
     request_body(content = super::openapi::RedriveSchema),
     responses(
-        (status = 200, description = "Numbers of orders that matched and were retried, at most 1,000 per call", body = RedrivenBody),
-        (status = 422, description = "Bad fields, all of them named", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "Numbers of orders that matched and that were retried; at most 1,000 per call", body = RedrivenBody),
+        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn retry_matching(
@@ -178,7 +178,7 @@ pub async fn retry_matching(
     body::json(StatusCode::OK, &RedrivenBody::from(redriven))
 }
 
-/// The body of an action: none, or an object without members. What a client meant by more is not dropped in silence.
+/// Reads the body of an action: none, or an object without members. Other content is refused rather than ignored.
 pub(super) async fn read_action(request: Request) -> Result<(), Problem> {
     let (head, body) = request.into_parts();
     let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
@@ -189,13 +189,13 @@ pub(super) async fn read_action(request: Request) -> Result<(), Problem> {
     wire::read_action(body::text(&body)?)
 }
 
-/// The order once it is final, or as it stands when the time is over or the server stops.
+/// Returns the order once it is final, or as it is when the time is over or the server stops.
 async fn final_or_latest(shared: &Shared, id: OrderId, wait: Duration) -> Result<OrderView, Problem> {
     let deadline = Instant::now() + wait;
     let mut subscription = None;
     loop {
         let over = Instant::now() >= deadline || shared.draining.is_cancelled();
-        let look_again = match shared.store.order_view(id).await {
+        let retry_pause = match shared.store.order_view(id).await {
             Ok(view) => {
                 let view = view.ok_or_else(unknown_order)?;
                 if over || view.order.status.is_final() {
@@ -203,30 +203,30 @@ async fn final_or_latest(shared: &Shared, id: OrderId, wait: Duration) -> Result
                 }
                 None
             }
-            // The client asked to wait, and these pass: not yet is what they mean.
-            Err(StoreError::Busy | StoreError::Unavailable { .. }) if !over => Some(HELD_READ_RETRY),
+            // The client asked to wait, and these errors pass: they mean "not yet".
+            Err(StoreError::Busy | StoreError::Unavailable { .. }) if !over => Some(LONG_POLL_RETRY),
             Err(error) => return Err(error.into()),
         };
-        let at_the_latest = deadline.min(look_again.map_or(deadline, |pause| Instant::now() + pause));
+        let wake_at = deadline.min(retry_pause.map_or(deadline, |pause| Instant::now() + pause));
         tokio::select! {
             () = until_final(shared, id, &mut subscription) => {}
-            () = tokio::time::sleep_until(at_the_latest) => {}
+            () = tokio::time::sleep_until(wake_at) => {}
             () = shared.draining.cancelled() => {}
         }
     }
 }
 
-/// Resolves at once when it has just begun to listen: what happened before is only in the order.
+/// Resolves at once after subscribing, since earlier changes are visible only in the order.
 async fn until_final(shared: &Shared, id: OrderId, subscription: &mut Option<Subscription>) {
     let Some(subscription) = subscription else {
-        let of_the_order = Filter {
+        let filter = Filter {
             order_id: Some(id),
             ..Filter::default()
         };
-        match shared.live.subscribe(of_the_order, None).await {
+        match shared.live.subscribe(filter, None).await {
             Ok(begun) => *subscription = Some(begun),
-            // As above: it is tried again.
-            Err(_) => tokio::time::sleep(HELD_READ_RETRY).await,
+            // Retried, as above.
+            Err(_) => tokio::time::sleep(LONG_POLL_RETRY).await,
         }
         return;
     };
@@ -240,16 +240,16 @@ async fn until_final(shared: &Shared, id: OrderId, subscription: &mut Option<Sub
 }
 
 fn rendered(page: &OrderPage) -> Result<PageBody, Problem> {
-    let (orders, cut_behind) = body::page_items(&page.orders, OrderBody::from)?;
-    let next = cut_behind.map_or(page.next, |last| Some(last.order_id));
+    let (orders, cut_after) = body::page_items(&page.orders, OrderBody::from)?;
+    let next = cut_after.map_or(page.next, |last| Some(last.order_id));
     Ok(PageBody {
         orders,
         next_cursor: next.map(query::cursor),
     })
 }
 
-/// Seconds of the first `wait` preference (RFC 7240 section 4.3), at most [`WAIT_SECONDS_MAX`]; what is malformed
-/// is ignored, as preferences are.
+/// Returns the seconds of the first `wait` preference (RFC 7240 section 4.3), at most [`WAIT_SECONDS_MAX`]. Malformed
+/// preferences are ignored.
 pub(super) fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
     let values = headers
         .get_all(PREFER)
@@ -264,7 +264,7 @@ pub(super) fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
             .then(|| value.trim().trim_matches('"'))
     })?;
     let digits = !wait.is_empty() && wait.bytes().all(|byte| byte.is_ascii_digit());
-    // What does not fit an integer is more than the maximum too.
+    // A number too large for an integer also exceeds the maximum.
     digits.then(|| wait.parse().unwrap_or(u64::MAX).min(WAIT_SECONDS_MAX))
 }
 
@@ -274,7 +274,7 @@ pub(super) fn order_id(path: PathId) -> Result<OrderId, Problem> {
 }
 
 pub(super) fn unknown_order() -> Problem {
-    Problem::new(ProblemType::OrderNotFound, "no order has this number")
+    Problem::new(ProblemType::OrderNotFound, "no order has this id")
 }
 
 pub(super) fn answer(order: &Order) -> Result<Response, Problem> {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_order_number_is_not_found() {
+    fn an_invalid_order_id_is_not_found() {
         let id = |text: &str| order_id(Ok(Path(text.to_owned())));
         assert_eq!(id("45").unwrap(), OrderId(45));
         for text in [

@@ -1,5 +1,5 @@
-//! Every refusal and failure the API answers, as problem documents (RFC 9457), and what each error of the store
-//! means to a caller. Giving them a request id and writing them out is `request`'s part.
+//! All refusals and failures of the API as problem documents (RFC 9457). `meanings` translates errors into them;
+//! `request` adds the request id and writes them out.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -20,7 +20,7 @@ use crate::causes::with_causes;
 
 mod meanings;
 
-/// What went wrong; each has a page under `/problems`.
+/// Type of a problem; each has a page under `/problems`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemType {
     BadRequest,
@@ -56,7 +56,7 @@ pub enum ProblemType {
     NotReady,
 }
 
-/// The fixed facts of a type.
+/// Constants of a type.
 struct Facts {
     status: StatusCode,
     slug: &'static str,
@@ -113,10 +113,10 @@ impl ProblemType {
     #[rustfmt::skip] // one line per type
     fn facts(self) -> Facts {
         match self {
-            ProblemType::BadRequest => facts!(BAD_REQUEST, "bad-request", "The request is not acceptable"),
+            ProblemType::BadRequest => facts!(BAD_REQUEST, "bad-request", "The request is invalid"),
             ProblemType::MalformedJson => facts!(BAD_REQUEST, "malformed-json", "The body is not JSON"),
-            ProblemType::InvalidParameters => facts!(BAD_REQUEST, "invalid-parameters", "Query parameters are not acceptable"),
-            ProblemType::InvalidIdempotencyKey => facts!(BAD_REQUEST, "invalid-idempotency-key", "The Idempotency-Key is not acceptable"),
+            ProblemType::InvalidParameters => facts!(BAD_REQUEST, "invalid-parameters", "Query parameters are invalid"),
+            ProblemType::InvalidIdempotencyKey => facts!(BAD_REQUEST, "invalid-idempotency-key", "The Idempotency-Key is invalid"),
             ProblemType::Unauthorized => facts!(UNAUTHORIZED, "unauthorized", "An API key is required"),
             ProblemType::CrossSite => facts!(FORBIDDEN, "cross-site", "A browser sent this for another site"),
             ProblemType::NotFound => facts!(NOT_FOUND, "not-found", "There is nothing here"),
@@ -125,13 +125,13 @@ impl ProblemType {
             ProblemType::RequestTimeout => facts!(REQUEST_TIMEOUT, "request-timeout", "The body took too long"),
             ProblemType::ActionRefused => facts!(CONFLICT, "action-refused", "The order's status does not allow this"),
             ProblemType::LeaseLost => facts!(CONFLICT, "lease-lost", "The lease is lost"),
-            ProblemType::PullDisabled => facts!(CONFLICT, "pull-disabled", "The server processes its orders by itself"),
+            ProblemType::PullDisabled => facts!(CONFLICT, "pull-disabled", "The server processes its orders itself"),
             ProblemType::CursorGone => facts!(GONE, "cursor-gone", "The feed cannot be read from this cursor"),
             ProblemType::IdempotencyInFlight => facts!(CONFLICT, "idempotency-in-flight", "The first request with this key is still in flight"),
             ProblemType::BodyTooLarge => facts!(PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large"),
             ProblemType::UriTooLong => facts!(URI_TOO_LONG, "uri-too-long", "The path and query are too long"),
-            ProblemType::UnsupportedMediaType => facts!(UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body has a type that is not taken here"),
-            ProblemType::InvalidFields => facts!(UNPROCESSABLE_ENTITY, "invalid-fields", "Fields are not acceptable"),
+            ProblemType::UnsupportedMediaType => facts!(UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The media type of the body is not supported"),
+            ProblemType::InvalidFields => facts!(UNPROCESSABLE_ENTITY, "invalid-fields", "Fields are invalid"),
             ProblemType::UpgradeRequired => facts!(UPGRADE_REQUIRED, "upgrade-required", "The path is a WebSocket"),
             ProblemType::IdempotencyKeyReused => facts!(UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The Idempotency-Key belongs to another request"),
             ProblemType::TooManyHeaders => facts!(REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-headers", "The request has too many headers"),
@@ -139,7 +139,7 @@ impl ProblemType {
             ProblemType::Unexpected => facts!(INTERNAL_SERVER_ERROR, "unexpected", "The server failed"),
             ProblemType::Busy => facts!(SERVICE_UNAVAILABLE, "busy", "Too many requests are waiting"),
             ProblemType::TooManyConnections => facts!(SERVICE_UNAVAILABLE, "too-many-connections", "Too many connections are open"),
-            ProblemType::QueueFull => facts!(SERVICE_UNAVAILABLE, "queue-full", "As many orders as allowed are pending"),
+            ProblemType::QueueFull => facts!(SERVICE_UNAVAILABLE, "queue-full", "The limit of pending orders is reached"),
             ProblemType::ShuttingDown => facts!(SERVICE_UNAVAILABLE, "shutting-down", "The server is shutting down"),
             ProblemType::DiskFull => facts!(SERVICE_UNAVAILABLE, "disk-full", "The disk is full"),
             ProblemType::StoreUnavailable => facts!(SERVICE_UNAVAILABLE, "store-unavailable", "The store is unavailable"),
@@ -151,7 +151,7 @@ impl ProblemType {
         self.facts().status
     }
 
-    /// The last part of the URL path that is the problem's `type`.
+    /// Returns the last part of the URL path in the problem's `type`.
     pub fn slug(self) -> &'static str {
         self.facts().slug
     }
@@ -160,7 +160,7 @@ impl ProblemType {
         self.facts().title
     }
 
-    /// The page that explains it, in Markdown.
+    /// Returns the page that explains the type, in Markdown.
     pub fn page(self) -> &'static str {
         self.facts().page
     }
@@ -169,7 +169,7 @@ impl ProblemType {
         ProblemType::ALL.into_iter().find(|kind| kind.slug() == slug)
     }
 
-    /// Seconds after which another try makes sense; every 503 has them.
+    /// Returns the seconds until a retry makes sense; every 503 has them.
     fn retry_after(self) -> Option<HeaderValue> {
         match self {
             ProblemType::Busy | ProblemType::TooManyConnections | ProblemType::IdempotencyInFlight => {
@@ -179,7 +179,7 @@ impl ProblemType {
             | ProblemType::ShuttingDown
             | ProblemType::StoreUnavailable
             | ProblemType::NotReady => Some(HeaderValue::from_static("5")),
-            // Space does not come back by itself.
+            // Space is not freed by itself.
             ProblemType::DiskFull => Some(HeaderValue::from_static("30")),
             ProblemType::BadRequest
             | ProblemType::MalformedJson
@@ -208,7 +208,7 @@ impl ProblemType {
     }
 }
 
-/// One refusal or failure. As a response it is only a note for `request::attend`, which knows the request's id.
+/// A refusal or failure. As a response it only carries itself to `request::attend`, which knows the request's id.
 #[derive(Clone, Debug)]
 pub struct Problem {
     pub kind: ProblemType,
@@ -216,7 +216,7 @@ pub struct Problem {
     errors: Vec<FieldError>,
     checks: Vec<CheckBody>,
     cursor: Option<String>,
-    /// What the server's own log should say: the caller learns none of it.
+    /// Cause for the server's log; not sent to the caller.
     cause: Option<Arc<dyn Error + Send + Sync>>,
 }
 
@@ -236,18 +236,18 @@ impl Problem {
         Problem::new(ProblemType::BadRequest, detail)
     }
 
-    /// With the cursor of the feed's end.
+    /// Includes the cursor of the feed's end.
     pub fn cursor_gone(now: String) -> Problem {
         Problem {
             cursor: Some(now),
             ..Problem::new(
                 ProblemType::CursorGone,
-                "the cursor is too old, of another store, or from the future: read the orders again, and go on from there",
+                "the cursor is too old, of another store, or from the future; read the orders again and continue from there",
             )
         }
     }
 
-    /// With the conditions of readiness that the client asked to see.
+    /// Includes the readiness checks that the client asked for.
     pub fn not_ready(detail: String, checks: Vec<CheckBody>) -> Problem {
         Problem {
             checks,
@@ -255,7 +255,7 @@ impl Problem {
         }
     }
 
-    /// All bad fields at once.
+    /// Reports all invalid fields at once.
     pub fn invalid(kind: ProblemType, errors: FieldErrors) -> Problem {
         Problem {
             kind,
@@ -274,7 +274,7 @@ impl Problem {
         }
     }
 
-    /// For an answer that the framework made without us.
+    /// Builds a problem for an answer that the framework made.
     pub fn of_status(status: StatusCode) -> Problem {
         match status {
             StatusCode::NOT_FOUND => Problem::new(ProblemType::NotFound, "no route has this path"),
@@ -287,7 +287,7 @@ impl Problem {
             }
             _ => Problem::new(
                 ProblemType::Unexpected,
-                "something that should not happen did; whether anything was stored is unknown",
+                "internal error; it is unknown whether anything was stored",
             ),
         }
     }
@@ -296,13 +296,13 @@ impl Problem {
         &self.errors
     }
 
-    /// The failure behind the problem with all its causes, for the log.
+    /// Returns the failure behind the problem with all its causes, for the log.
     pub fn cause(&self) -> Option<String> {
         let error: &(dyn Error + 'static) = self.cause.as_deref()?;
         Some(with_causes(error))
     }
 
-    /// The document alone, for the request `instance`.
+    /// Returns the document for the request `instance`.
     pub fn document(&self, instance: &str) -> String {
         let document = ProblemBody {
             kind: format!("/problems/{}", self.kind.slug()),
@@ -317,7 +317,7 @@ impl Problem {
         serde_json::to_string(&document).expect("strings and numbers always serialize")
     }
 
-    /// The whole answer, for the request `instance`.
+    /// Returns the whole answer for the request `instance`.
     pub fn render(self, instance: &str) -> Response {
         let mut response = Response::new(Body::from(self.document(instance)));
         *response.status_mut() = self.kind.status();
@@ -362,7 +362,7 @@ pub struct ProblemBody<'a> {
     detail: &'a str,
     /// The request id, also in the X-Request-Id header.
     instance: &'a str,
-    /// All bad fields, at most 100.
+    /// All invalid fields, at most 100.
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     #[schema(required = false)]
     errors: &'a [FieldError],
@@ -370,7 +370,7 @@ pub struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "<[CheckBody]>::is_empty")]
     #[schema(required = false)]
     checks: &'a [CheckBody],
-    /// The end of the feed, where it cannot be read from the cursor that was given.
+    /// The end of the feed, if it cannot be read from the given cursor.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     cursor: Option<&'a str>,

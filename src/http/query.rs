@@ -1,5 +1,4 @@
-//! Query parameters, read strictly: what is unknown, repeated or bad is named, all at once. What they select is
-//! the store's part.
+//! Strict query parameters: unknown, repeated and invalid ones are all named at once. The store selects by them.
 
 use std::borrow::Cow;
 
@@ -16,11 +15,11 @@ use crate::time::Timestamp;
 
 const PAGE_ORDERS_DEFAULT: usize = 50;
 const FEED_EVENTS_DEFAULT: usize = 100;
-const NOT_UTF8: &str = "is not UTF-8 once its %XX are decoded";
-/// First byte of a cursor, so that a later form of it is told from this one.
-const CURSOR_FORM: u8 = 1;
+const NOT_UTF8: &str = "is not UTF-8 after percent-decoding";
+/// First byte of a cursor. It distinguishes this format from later ones.
+const CURSOR_FORMAT: u8 = 1;
 
-/// The parameters of `GET /orders`.
+/// Parses the parameters of `GET /orders`.
 pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
     let names = [
         "status",
@@ -50,7 +49,7 @@ pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
     parameters.finish(order_query)
 }
 
-/// The parameter of `GET /orders/{id}/events`: the last version the client has.
+/// Parses the parameter of `GET /orders/{id}/events`: the last version the client has.
 pub fn history_query(query: Option<&str>) -> Result<u32, Problem> {
     let mut parameters = Parameters::read(query, ["after"]);
     let after = parameters.parse("after", |value| {
@@ -61,19 +60,19 @@ pub fn history_query(query: Option<&str>) -> Result<u32, Problem> {
     parameters.finish(after.unwrap_or(0))
 }
 
-/// Whom and what to follow, and from where.
+/// Filter and starting point in the feed.
 pub struct FeedQuery {
     pub filter: Filter,
     pub after: Option<FeedCursor>,
 }
 
-/// The parameters of a page of `GET /events`.
+/// Parameters of a page of `GET /events`.
 pub struct FeedPageQuery {
     pub feed: FeedQuery,
     pub limit: usize,
 }
 
-/// The parameters of a stream of `GET /events`.
+/// Parses the parameters of a stream of `GET /events`.
 pub fn feed_query(query: Option<&str>) -> Result<FeedQuery, Problem> {
     let mut parameters = Parameters::read(query, ["order_id", "user_id", "status", "after"]);
     let feed = feed_parameters(&mut parameters);
@@ -117,18 +116,18 @@ fn parse_status(value: &str) -> Result<OrderStatus, &'static str> {
     OrderStatus::parse(value).ok_or(STATUS_EXPECTED)
 }
 
-/// The text that continues a list after the order `last`.
+/// Returns the cursor that continues a list after the order `last`.
 pub fn cursor(last: OrderId) -> String {
-    let mut bytes = [CURSOR_FORM; 9];
+    let mut bytes = [CURSOR_FORMAT; 9];
     bytes[1..].copy_from_slice(&last.0.to_be_bytes());
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 fn read_cursor(text: &str) -> Option<OrderId> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
-    let (form, id) = bytes.split_first()?;
+    let (format, id) = bytes.split_first()?;
     let id = i64::from_be_bytes(id.try_into().ok()?);
-    (*form == CURSOR_FORM && id > 0).then_some(OrderId(id))
+    (*format == CURSOR_FORMAT && id > 0).then_some(OrderId(id))
 }
 
 fn page_size(value: &str, size_max: usize) -> Result<usize, String> {
@@ -139,7 +138,7 @@ fn page_size(value: &str, size_max: usize) -> Result<usize, String> {
         .ok_or_else(|| format!("must be an integer from 1 to {size_max}"))
 }
 
-/// The known parameters of one request with their values.
+/// Values of one request's known parameters.
 struct Parameters<'a, const N: usize> {
     values: [(&'static str, Option<Cow<'a, str>>); N],
     errors: FieldErrors,
@@ -194,21 +193,21 @@ impl<'a, const N: usize> Parameters<'a, N> {
     }
 }
 
-/// A name or a value of a query (WHATWG URL, `application/x-www-form-urlencoded`); what is not UTF-8 with its bad bytes
-/// replaced, since a search for anything else than what was asked for would answer another question.
+/// Decodes a name or a value of a query (WHATWG URL, `application/x-www-form-urlencoded`). The error is the text with
+/// its invalid UTF-8 replaced; a search for such text would answer another question.
 fn decoded(text: &str) -> Result<Cow<'_, str>, String> {
     if !text.contains(['+', '%']) {
         return Ok(Cow::Borrowed(text));
     }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
-        bytes.push(match (byte, behind) {
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        bytes.push(match (byte, tail) {
             (b'+', _) => b' ',
-            (b'%', [high, low, behind @ ..]) => match (hex(*high), hex(*low)) {
+            (b'%', [high, low, tail @ ..]) => match (hex(*high), hex(*low)) {
                 (Some(high), Some(low)) => {
-                    rest = behind;
+                    rest = tail;
                     high << 4 | low
                 }
                 _ => b'%',
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plus_that_the_query_took_for_a_blank_is_explained() {
+    fn a_plus_decoded_as_a_blank_is_explained() {
         let query = "created_after=1970-01-01T00:00:00+01:00";
         let Err(problem) = order_query(Some(query)) else {
             panic!("was accepted")

@@ -1,4 +1,4 @@
-//! The queue as an operator sees it, and pausing it.
+//! The state of the queue, and pausing it.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub async fn read(State(shared): State<Arc<Shared>>) -> Result<Response, Problem
 /// Pause processing on all nodes, across restarts
 #[utoipa::path(post, operation_id = "pauseQueue", path = "/queue/pause", tag = "queue",
     responses(
-        (status = 200, description = "No order starts any more; accepting goes on", body = QueueBody),
+        (status = 200, description = "No more orders start; orders are still accepted", body = QueueBody),
         (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn pause(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
@@ -44,7 +44,7 @@ pub async fn resume(State(shared): State<Arc<Shared>>, request: Request) -> Resu
 
 async fn set_paused(shared: &Shared, paused: bool) -> Result<Response, Problem> {
     shared.store.set_paused(paused).await?;
-    // The change is durable by now: whatever this read meets must not be answered as "nothing changed".
+    // The change is durable, so an error of this read must not be answered with "nothing changed".
     let state = shared.store.queue_just_set().await;
     let state = state.map_err(Problem::unexpected)?;
     answer(&state)

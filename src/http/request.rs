@@ -1,5 +1,5 @@
-//! What is common to all requests, in one pass: their id, who may call, panics, problems written out, metrics
-//! and the log line. What they ask for is left to the routes.
+//! Handling common to all requests: id, access, panics, problem documents, metrics and the log line. The routes do the
+//! rest.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -18,37 +18,37 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use uuid::Uuid;
 
-use super::listener::Newcomer;
+use super::listener::NewClient;
 use super::problem::{Problem, ProblemType};
 use super::{Access, Shared, auth, framing};
 use crate::metrics::{DurationLabels, RequestLabels};
 use crate::telemetry::RequestLog;
 
-/// The route of requests that no route takes, in metrics and logs.
+/// Route of requests without a route, in metrics and logs.
 pub const NO_ROUTE: &str = "none";
 /// More headers than any browser or proxy chain sends.
 pub const HEADERS_MAX: usize = 64;
-/// Path and query: what every server should take (RFC 9110 section 4.1), and several times the longest legal list
-/// query. hyper refuses above 64 KiB without our help, and without a problem document.
+/// Maximum bytes of path and query: what every server should accept (RFC 9110 section 4.1), and several times the
+/// longest legal list query. hyper itself refuses above 64 KiB, without a problem document.
 const TARGET_BYTES_MAX: usize = 8_000;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// One per route.
+/// Context of one route.
 #[derive(Clone)]
 pub struct Context {
     shared: Arc<Shared>,
     route: &'static str,
     access: Access,
-    counted: Arc<Counted>,
+    counted: Arc<RouteMetrics>,
 }
 
-/// The numbers of a route that nearly every request to it changes, once there are any.
+/// Metrics that nearly every request to a route updates, once they exist.
 #[derive(Default)]
-struct Counted {
+struct RouteMetrics {
     /// By method.
     took: [OnceLock<Histogram>; METHODS.len()],
-    /// By method: the status of its first good answer, and how many there were of those.
+    /// By method: the status of its first success, and the counter of that status.
     good: [OnceLock<(u16, Counter)>; METHODS.len()],
 }
 
@@ -81,13 +81,13 @@ impl Context {
         match (self.access, &self.shared.api_key) {
             (Access::Keyed, Some(key)) => {
                 key.admit(headers)?;
-                tell(request, Newcomer::showed_the_key);
+                report_key_check(request, NewClient::showed_the_key);
             }
             (Access::Keyed, None) => {
                 if self.shared.local_only {
                     auth::require_local_name(request.uri(), headers)?;
                 }
-                tell(request, Newcomer::needs_no_key);
+                report_key_check(request, NewClient::needs_no_key);
             }
             (Access::Open, _) => {}
         }
@@ -124,18 +124,18 @@ impl Context {
     }
 }
 
-fn tell(request: &Request, what: fn(&Newcomer)) {
-    if let Some(newcomer) = request.extensions().get::<Newcomer>() {
-        what(newcomer);
+fn report_key_check(request: &Request, report: fn(&NewClient)) {
+    if let Some(new_client) = request.extensions().get::<NewClient>() {
+        report(new_client);
     }
 }
 
-/// Wraps every route that the router finds, and the answer to what no route takes.
+/// Wraps every route of the router, and the answer to requests without a route.
 pub async fn attend(State(context): State<Context>, request: Request, next: Next) -> Response {
     answered(&context, request, |request| next.run(request)).await
 }
 
-/// What `answer` makes of a request, and all around it.
+/// Runs `answer` for a request, with the common handling around it.
 pub async fn answered<F>(context: &Context, request: Request, answer: impl FnOnce(Request) -> F) -> Response
 where
     F: Future<Output = Response>,
@@ -148,7 +148,7 @@ where
             let answering = AssertUnwindSafe(async { answer(request).await }).catch_unwind();
             log.follow(pin!(answering))
                 .await
-                // Without a cause to log: the panic hook did, with the place.
+                // The panic hook has logged the cause and the place.
                 .unwrap_or_else(|_panic| {
                     Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response()
                 })
@@ -185,12 +185,12 @@ where
 
 fn common_headers(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Whatever says nothing else of itself changes, and a cache between must not answer with it.
+    // Answers without a cache header of their own may change; caches must not keep them.
     let cached = headers.entry(CACHE_CONTROL);
     cached.or_insert(HeaderValue::from_static("no-store"));
 }
 
-/// The note of a problem, or a refusal that the framework made.
+/// Returns the problem that an answer carries, or one for a refusal made by the framework.
 fn problem_of(answer: &mut Response) -> Option<Problem> {
     let status = answer.status();
     let noted = answer.extensions_mut().remove::<Problem>();
@@ -199,7 +199,7 @@ fn problem_of(answer: &mut Response) -> Option<Problem> {
     noted.or_else(refused)
 }
 
-/// The problem's document.
+/// Logs the cause and renders the problem's document.
 fn written_out(problem: Problem, id: &str) -> Response {
     if let Some(cause) = problem.cause() {
         let kind = problem.kind.slug();
@@ -208,11 +208,11 @@ fn written_out(problem: Problem, id: &str) -> Response {
     problem.render(id)
 }
 
-/// Names one request in answers, problems and logs.
+/// Id of one request in answers, problems and logs.
 pub struct RequestId(Bytes);
 
 impl RequestId {
-    /// The caller's own id when it is fit for a log, otherwise a new one.
+    /// Returns the caller's own id if it is fit for a log, otherwise a new one.
     fn of(headers: &HeaderMap) -> RequestId {
         let fit = |value: &&HeaderValue| {
             let bytes = value.as_bytes();
@@ -224,7 +224,7 @@ impl RequestId {
         }
     }
 
-    /// A version 7 UUID (RFC 9562), with random bits that take no system call.
+    /// Generates a version 7 UUID (RFC 9562) with random bits that need no system call.
     pub fn generate() -> RequestId {
         let since_epoch = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -248,10 +248,10 @@ impl RequestId {
     }
 }
 
-/// What both ways to an id see to.
-const VISIBLE: &str = "it consists of visible ASCII characters";
+/// Ensured for received and for generated ids.
+const VISIBLE: &str = "an id consists of visible ASCII characters";
 
-/// A closed set: whatever a client makes up is the last.
+/// A closed set: unknown methods count as the last one.
 const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other",
 ];
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fit_request_id_is_kept_and_another_replaced() {
+    fn a_valid_request_id_is_kept_and_any_other_replaced() {
         let of = |value: &[u8]| {
             let mut headers = HeaderMap::new();
             headers.insert(REQUEST_ID, HeaderValue::from_bytes(value).unwrap());

@@ -1,4 +1,4 @@
-//! What holds for every route.
+//! Rules that hold for every route.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -112,7 +112,7 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The problem's type, after checking what every problem has.
+    /// Returns the problem's type after checking what all problems have.
     fn problem(&self) -> String {
         assert_eq!(
             self.header("content-type"),
@@ -132,7 +132,7 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 const ORDER: &str = r#"{"user_id":104,"item_ids":[101,102,103],"total_amount":250.75}"#;
 
 #[tokio::test]
-async fn every_route_is_in_the_document_and_the_reverse() {
+async fn routes_and_document_have_the_same_operations() {
     let served = Served::new(None).await;
     let mut routed = BTreeMap::new();
     for (pattern, _, _) in routes() {
@@ -157,7 +157,7 @@ async fn every_route_is_in_the_document_and_the_reverse() {
 }
 
 #[tokio::test]
-async fn what_no_route_takes_is_a_problem() {
+async fn a_request_without_a_route_gets_a_problem() {
     let served = Served::new(None).await;
     for path in [
         "/nothing",
@@ -189,7 +189,7 @@ async fn what_no_route_takes_is_a_problem() {
 }
 
 #[tokio::test]
-async fn a_key_is_asked_for_by_every_route_that_is_not_open() {
+async fn every_route_that_is_not_open_requires_the_key() {
     let served = Served::new(Some("s3cret")).await;
     for (pattern, access, _) in routes() {
         let path = pattern
@@ -238,7 +238,7 @@ async fn a_repeated_request_gets_the_first_answer_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_held_answer_ends_when_the_order_is_final_or_the_server_stops() {
+async fn a_long_poll_ends_when_the_order_is_final_or_the_server_stops() {
     let served = Served::new(None).await;
     served.ask("POST", "/orders", &[JSON], ORDER).await;
     served.ask("POST", "/orders", &[JSON], ORDER).await;
@@ -258,7 +258,7 @@ async fn a_held_answer_ends_when_the_order_is_final_or_the_server_stops() {
     assert!(held.body.contains(r#""status":"Pending""#));
     assert!(
         started.elapsed() < Duration::from_secs(30),
-        "nothing waited out its time"
+        "no request waited to the end of its time"
     );
     assert_eq!(
         served.ask("GET", "/readyz", &[], "").await.problem(),
@@ -268,7 +268,7 @@ async fn a_held_answer_ends_when_the_order_is_final_or_the_server_stops() {
 }
 
 #[tokio::test]
-async fn the_documentation_needs_no_other_server() {
+async fn the_documentation_works_offline() {
     let served = Served::new(None).await;
     let page = served.ask("GET", "/docs", &[], "").await;
     assert_eq!(
@@ -291,7 +291,7 @@ async fn the_documentation_needs_no_other_server() {
 }
 
 async fn panics() -> &'static str {
-    // As the panic hook does.
+    // Logs like the panic hook.
     tracing::error!("panicked");
     panic!("at the sight of this")
 }
@@ -300,7 +300,7 @@ async fn fails() -> problem::Problem {
     problem::Problem::unexpected(std::io::Error::other("no cause for alarm"))
 }
 
-/// What is logged, by whoever holds a clone.
+/// Captured log, shared by its clones.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -324,7 +324,7 @@ impl Write for Lines {
 }
 
 #[tokio::test]
-async fn a_failure_is_a_problem_and_one_line_that_names_the_request() {
+async fn a_failure_is_a_problem_and_one_log_line_with_the_request_id() {
     let served = Served::new(None).await;
     let shared = Arc::new(Shared::new(App {
         store: served.store.clone(),

@@ -1,5 +1,5 @@
 //! The JSON of requests and answers: bodies in, every field checked and every bad one named; orders, events and
-//! nodes out; leases and results of workers; the messages of a WebSocket both ways. The rules of the fields are `order`'s and `money`'s, the grammar is `json`'s.
+//! nodes out; leases and results of workers; the messages of a WebSocket both dispatch. The rules of the fields are `order`'s and `money`'s, the grammar is `json`'s.
 
 /// What a status must be, where a text is none.
 pub const STATUS_EXPECTED: &str = "must be one of Pending, Processing, Completed, Failed, Cancelled";

@@ -1,4 +1,4 @@
-//! When an order may start: a range around what the mean time of an attempt and the slots of the living nodes say.
+//! Estimated start of an order: a range around the time that the mean attempt and the slots of the live nodes suggest.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::{Reason, ReasonBody};
 use crate::order_json::Time;
 use crate::store::{AHEAD_MAX, Standing};
 
-/// How far off an estimate may be, as a factor: it rests on the mean of all orders that were ever completed.
+/// Factor by which an estimate may be off: it rests on the mean of all orders ever completed.
 const ESTIMATE_SPREAD: u32 = 2;
 
-/// The earliest and the latest start that can be expected.
+/// Earliest and latest expected start.
 #[derive(Serialize, ToSchema)]
 #[schema(as = EstimatedStart)]
 pub struct EstimateBody {
@@ -22,7 +22,7 @@ pub struct EstimateBody {
     latest: Time,
 }
 
-/// Estimates when so many other orders will have made room, by the mean time of an attempt and the slots there are.
+/// Estimates when the orders ahead will have made room.
 pub(super) fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<EstimateBody> {
     const UNKNOWN: [Reason; 8] = [
         Reason::Paused,
@@ -35,7 +35,7 @@ pub(super) fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<Es
         Reason::Suspect,
     ];
     let place = standing.place?;
-    // A refusal of the last result does not keep the order from starting.
+    // Not by its reason: a refused result of an earlier attempt does not keep the order from starting.
     if standing.refused.is_some() {
         return None;
     }

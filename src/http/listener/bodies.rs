@@ -1,4 +1,4 @@
-//! Bodies that tell how far they are: of a request whether it was read, of an answer when it is over.
+//! Bodies that report their progress: a request body its end, an answer body when it is over.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 
 use super::watch::Watch;
 
-/// The body of a request.
+/// Body of a request.
 pub struct ReadBody {
     body: Incoming,
     watch: Arc<Watch>,
@@ -45,14 +45,14 @@ impl HttpBody for ReadBody {
     }
 }
 
-/// A piece of an answer that is handed on at once. hyper copies what it gets behind the head, as long as that is not too much:
-/// so little of a long answer is there twice, and the rest stays with the body that counts its memory.
+/// Maximum bytes of an answer passed on at once. hyper copies a piece behind the head if it is not too large, so only a
+/// small part of a long answer is in memory twice; the rest stays with the body that counts its memory.
 const PIECE_BYTES_MAX: usize = 16 * 1024;
 
-/// The body of an answer in pieces, which tells when it is over - sent or given up.
+/// Body of an answer in pieces. Reports when it is over, sent or abandoned.
 pub struct WatchedBody {
     body: Body,
-    /// Bytes that the body gave and that are not handed on yet.
+    /// Bytes received from the body and not yet passed on.
     rest: Bytes,
     watch: Arc<Watch>,
 }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_answer_is_handed_on_in_pieces_and_held_until_the_last() {
+    async fn a_long_answer_is_passed_on_in_pieces_and_held_until_the_last() {
         let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(2 * PIECE_BYTES_MAX + 10).collect();
         let held = Arc::new(());
         let answer = Bytes::from_owner(Counted {
@@ -141,14 +141,14 @@ mod tests {
         for left in [2 * PIECE_BYTES_MAX + 10, PIECE_BYTES_MAX + 10, 10] {
             assert_eq!(body.size_hint().exact(), Some(left as u64));
             assert!(!body.is_end_stream());
-            assert_eq!(Arc::strong_count(&held), 2, "given up before it was handed on");
+            assert_eq!(Arc::strong_count(&held), 2, "released before the last piece");
             let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
             assert_eq!(piece.len(), left.min(PIECE_BYTES_MAX));
             sent.extend_from_slice(&piece);
         }
         assert_eq!(body.size_hint().exact(), Some(0));
         assert!(body.is_end_stream());
-        assert_eq!(Arc::strong_count(&held), 1, "kept although all is handed on");
+        assert_eq!(Arc::strong_count(&held), 1, "kept after the last piece");
         assert!(body.frame().await.is_none());
         assert_eq!(sent, bytes);
     }

@@ -2,61 +2,61 @@
 
 use std::time::Duration;
 
-use super::crowd::{GRACE_IN_KEPT_PLACES, WAITING_MAX};
+use super::admission::{GRACE_IN_RESERVED_PLACES, WAITING_MAX};
 
-const KEPT_MAX: usize = 16;
+const RESERVED_MAX: usize = 16;
 const REFUSALS_MAX: usize = 64;
-/// Longer than the pauses of a healthy transfer: its socket blocks at most instants, and a lost packet is sent again within
-/// about a second.
-const STALL_BEFORE_GIVING_WAY: Duration = Duration::from_secs(2);
-/// Connections open at once beyond `connections_max`: those answered in kept places, those being refused, and those that wait
-/// for an ordinary or a kept place.
-pub const CONNECTIONS_ABOVE_THE_LIMIT: usize = KEPT_MAX + REFUSALS_MAX + 2 * WAITING_MAX;
+/// Longer than the pauses of a healthy transfer: its socket blocks most of the time, and a lost packet is sent again
+/// within about a second.
+const STALL_BEFORE_EVICTION: Duration = Duration::from_secs(2);
+/// Maximum connections beyond `connections_max`: those in reserved places, those being refused, and those that wait for
+/// an ordinary or a reserved place.
+pub const CONNECTIONS_ABOVE_THE_LIMIT: usize = RESERVED_MAX + REFUSALS_MAX + 2 * WAITING_MAX;
 
 /// Limits on a client's use of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections open at once; above it the longest idle stranger gives way, or the newcomer is refused with a 503.
+    /// Maximum open connections; beyond that the longest idle unverified one is evicted, or the new one gets a 503.
     pub connections_max: usize,
-    /// Connections above the limit that are answered by probes and numbers alone.
-    pub kept_max: usize,
-    /// Refusals under way at once that read nothing; above it connections are dropped without a word.
+    /// Maximum connections above the limit that get probes and metrics alone.
+    pub reserved_max: usize,
+    /// Maximum refusals at once that read nothing; beyond that connections are dropped without an answer.
     pub refusals_max: usize,
-    /// Longest time from connecting to the first byte.
+    /// Maximum time from connecting to the first byte.
     pub first_byte: Duration,
-    /// Longest time from the first byte of a request's head to the last.
+    /// Maximum time from the first byte of a request's head to the last.
     pub head: Duration,
-    /// Longest time from the end of an answer to the first byte of the next request.
+    /// Maximum time from the end of an answer to the first byte of the next request.
     pub idle: Duration,
-    /// Longest time without the client taking a byte of its answer.
+    /// Maximum time in which the client takes no byte of its answer.
     pub write_stall: Duration,
-    /// Shortest time without a byte after which a request or an answer under way gives way to a newcomer.
-    pub give_way_stall: Duration,
-    /// `write_stall` for an event stream once the server drains. Its client can come back with its last id, and is no
-    /// reason to keep a server from stopping.
+    /// Minimum stall after which a request or an answer in progress is evicted for a new connection.
+    pub eviction_stall: Duration,
+    /// `write_stall` of an event stream once the server drains. Its client can resume with its last id and must not
+    /// delay a stop.
     pub draining_stream_stall: Duration,
-    /// Longest time for a client to read an answer that began while the client still sends, before the connection ends.
-    /// The longest body may take this time.
+    /// Maximum time for a client to read an answer that began while it was still sending. The longest body may take
+    /// this time.
     pub linger: Duration,
     /// `linger` once the server drains.
     pub draining_linger: Duration,
-    /// `linger` where nothing should be on its way any more.
+    /// `linger` when nothing more should arrive.
     pub short_linger: Duration,
 }
 
 impl Limits {
-    /// An honest client on a bad line stays far below the times. Load balancers commonly keep an idle connection
-    /// for 60 seconds and must be the first to close it, so ours is longer.
+    /// Returns the limits of ordinary places. Honest clients on poor lines stay far below the times. Load balancers
+    /// usually keep an idle connection for 60 seconds and must be the first to close it, so `idle` is longer.
     pub fn new(connections_max: usize) -> Limits {
         Limits {
             connections_max,
-            kept_max: KEPT_MAX,
+            reserved_max: RESERVED_MAX,
             refusals_max: REFUSALS_MAX,
             first_byte: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             write_stall: Duration::from_secs(30),
-            give_way_stall: STALL_BEFORE_GIVING_WAY,
+            eviction_stall: STALL_BEFORE_EVICTION,
             draining_stream_stall: Duration::from_secs(2),
             linger: Duration::from_secs(30),
             draining_linger: Duration::from_secs(5),
@@ -64,12 +64,12 @@ impl Limits {
         }
     }
 
-    /// Limits for the kept places: no client holds one for long.
-    pub(super) fn of_kept_places(self) -> Limits {
+    /// Returns the limits of reserved places, which no client holds for long.
+    pub(super) fn of_reserved_places(self) -> Limits {
         Limits {
             first_byte: Duration::from_secs(2),
             head: Duration::from_secs(2),
-            give_way_stall: GRACE_IN_KEPT_PLACES,
+            eviction_stall: GRACE_IN_RESERVED_PLACES,
             linger: self.short_linger,
             ..self
         }

@@ -1,5 +1,5 @@
-//! Answers connections that find no place: a few kept places serve probes and metrics, a few more connections get a
-//! 503, and the rest are dropped. Who gives way is left to `crowd`, the answers to `refusal`.
+//! Answers connections without a place: a few reserved places serve probes and metrics, some connections get a 503, and
+//! the rest are dropped. `admission` decides on evictions; `refusal` writes the answers.
 
 use std::sync::Arc;
 
@@ -7,38 +7,38 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::crowd::Crowd;
-use super::refusal::{AboveTheLimit, refuse};
-use super::{Answers, Connection, Limits, Seldom};
+use super::admission::Admission;
+use super::refusal::{ReservedRoutes, refuse};
+use super::{Answers, Connection, Limits, LogLimit};
 use crate::metrics::Metrics;
 
-/// Cheap to clone.
+/// Handler of connections without a place; cheap to clone.
 #[derive(Clone)]
 pub struct Overflow<R> {
-    router: AboveTheLimit<R>,
+    router: ReservedRoutes<R>,
     limits: Limits,
-    kept: Crowd,
+    reserved: Admission,
     refusals: Arc<Semaphore>,
     metrics: Metrics,
-    full: Arc<Seldom>,
+    full: Arc<LogLimit>,
 }
 
 impl<R: Answers> Overflow<R> {
     pub fn new(router: R, limits: Limits, metrics: Metrics) -> Overflow<R> {
         Overflow {
-            router: AboveTheLimit::new(router, metrics.connections_refused.clone()),
-            limits: limits.of_kept_places(),
-            kept: Crowd::of_kept_places(limits.kept_max),
+            router: ReservedRoutes::new(router, metrics.connections_refused.clone()),
+            limits: limits.of_reserved_places(),
+            reserved: Admission::of_reserved_places(limits.reserved_max),
             refusals: Arc::new(Semaphore::new(limits.refusals_max)),
             metrics,
             full: Arc::default(),
         }
     }
 
-    /// Serves the connection in a kept place if there is one, and refuses it otherwise.
+    /// Serves the connection in a reserved place if there is one; otherwise refuses it.
     pub async fn answer(self, stream: TcpStream, draining: CancellationToken) {
         self.log_full();
-        if let Some(place) = self.kept.wait_for_place().await {
+        if let Some(place) = self.reserved.wait_for_place().await {
             let connection = Connection::new(self.metrics.connections, stream, place, self.limits);
             connection.serve(self.router, draining).await;
             return;
@@ -54,8 +54,8 @@ impl<R: Answers> Overflow<R> {
             let connections = self.limits.connections_max;
             tracing::warn!(
                 connections,
-                "all {connections} connections are in use and none gave way in time: others are refused; raise \
-                 ORDERLY_MAX_CONNECTIONS, or add nodes"
+                "all {connections} connections are in use and none could be evicted in time; refusing others. Raise \
+                 ORDERLY_MAX_CONNECTIONS or add nodes"
             );
         }
     }
@@ -70,12 +70,12 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::super::Server;
-    use super::super::crowd::Entry;
+    use super::super::admission::Entry;
     use super::super::watch::Watch;
     use super::*;
 
-    /// The answer that a client gets for a path while the only connection was told to go and does not.
-    async fn answer_beside_one_that_stays(path: &str, limits: Limits) -> (String, u64) {
+    /// Returns the answer for a path while the only connection is being evicted and does not close.
+    async fn answer_while_the_only_place_is_taken(path: &str, limits: Limits) -> (String, u64) {
         let router = Router::new()
             .route("/livez", get(|| async { "alive" }))
             .route("/", get(|| async { "hello" }));
@@ -84,8 +84,8 @@ mod tests {
         let Entry::Place(place) = server.connections.enter() else {
             panic!("the first connection has a place");
         };
-        // An idle stranger by its watch, which nothing listens to.
-        let _stays = place.occupy(Arc::new(Watch::new(limits)));
+        // Idle and unverified by its watch, which no task listens to.
+        let _registration = place.register(Arc::new(Watch::new(limits)));
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -95,7 +95,7 @@ mod tests {
         let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
         client.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        // A connection that is dropped may be reset.
+        // A dropped connection may be reset.
         let _ = client.read_to_string(&mut answer).await;
         drop(client);
         tasks.join_all().await;
@@ -103,15 +103,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_probe_is_answered_when_no_connection_gives_way_in_time() {
-        let (answer, refused) = answer_beside_one_that_stays("/livez", Limits::new(1)).await;
+    async fn a_probe_is_answered_when_no_connection_is_evicted_in_time() {
+        let (answer, refused) = answer_while_the_only_place_is_taken("/livez", Limits::new(1)).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert_eq!(refused, 0);
     }
 
     #[tokio::test]
-    async fn a_request_is_refused_when_no_connection_gives_way_in_time() {
-        let (answer, refused) = answer_beside_one_that_stays("/", Limits::new(1)).await;
+    async fn a_request_is_refused_when_no_connection_is_evicted_in_time() {
+        let (answer, refused) = answer_while_the_only_place_is_taken("/", Limits::new(1)).await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
         assert_eq!(refused, 1);
     }
@@ -120,11 +120,11 @@ mod tests {
     async fn a_refusal_after_a_wait_needs_a_permit() {
         for (refusals_max, start) in [(1, "HTTP/1.1 503"), (0, "")] {
             let limits = Limits {
-                kept_max: 0,
+                reserved_max: 0,
                 refusals_max,
                 ..Limits::new(1)
             };
-            let (answer, refused) = answer_beside_one_that_stays("/livez", limits).await;
+            let (answer, refused) = answer_while_the_only_place_is_taken("/livez", limits).await;
             assert!(answer.starts_with(start), "{answer}");
             assert_eq!(answer.is_empty(), refusals_max == 0, "{answer}");
             assert_eq!(refused, 1);

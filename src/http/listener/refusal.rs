@@ -1,5 +1,5 @@
-//! Answers where there is no place: a few places are kept for what tells how the server is, and everything else is
-//! refused. Also how a connection ends whose client still sends.
+//! Answers without a place: reserved places answer probes and metrics, everything else is refused. Also ends
+//! connections whose client still sends.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -20,28 +20,28 @@ use super::Answers;
 use crate::http::problem::{Problem, ProblemType};
 use crate::http::request::RequestId;
 
-/// Paths answered in the kept places: probes, and the metrics that show the operator what is full.
+/// Paths answered in reserved places: probes, and the metrics that show which limit is reached.
 const ANSWERED: [&str; 5] = ["/livez", "/readyz", "/healthz", "/metrics", "/metrics/prometheus"];
-/// Bytes thrown away of a client that sends on after its answer: twice the longest legal body.
+/// Maximum bytes discarded from a client that keeps sending after its answer: twice the longest legal body.
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// A client that sent nothing for so long sends no more.
+/// Maximum silence of a client that may still send.
 const LINGER_SILENCE_MAX: Duration = Duration::from_secs(5);
 const LINGER_BUFFER_BYTES: usize = 16 * 1024;
 
 /// The routes for connections above the limit.
 #[derive(Clone)]
-pub struct AboveTheLimit<R> {
+pub struct ReservedRoutes<R> {
     router: R,
     refused: Counter,
 }
 
-impl<R> AboveTheLimit<R> {
-    pub fn new(router: R, refused: Counter) -> AboveTheLimit<R> {
-        AboveTheLimit { router, refused }
+impl<R> ReservedRoutes<R> {
+    pub fn new(router: R, refused: Counter) -> ReservedRoutes<R> {
+        ReservedRoutes { router, refused }
     }
 }
 
-impl<R: Answers> Service<Request> for AboveTheLimit<R> {
+impl<R: Answers> Service<Request> for ReservedRoutes<R> {
     type Response = Response;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
@@ -64,7 +64,7 @@ impl<R: Answers> Service<Request> for AboveTheLimit<R> {
                 id.mark(&mut response);
                 response
             };
-            // The place is for the next one.
+            // Frees the place for the next connection.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
             Ok(response)
@@ -75,7 +75,7 @@ impl<R: Answers> Service<Request> for AboveTheLimit<R> {
 fn problem() -> Problem {
     Problem::new(
         ProblemType::TooManyConnections,
-        "as many connections as allowed are open; nothing was stored",
+        "the limit of open connections is reached; nothing was stored",
     )
 }
 
@@ -90,7 +90,7 @@ pub async fn refuse(mut stream: TcpStream, patience: Duration) {
     }
 }
 
-/// The answer where not even a kept place is left.
+/// Returns the answer when no reserved place is left.
 pub fn refusal() -> String {
     let id = RequestId::generate();
     let document = problem().document(id.as_str());
@@ -108,10 +108,10 @@ pub fn refusal() -> String {
     )
 }
 
-/// Reads on for a while after the answer. Closing a socket with unread bytes resets it, and the reset can
-/// overtake the answer - a 413 to a client that still sends would never be seen (RFC 9112 section 9.6).
+/// Reads on for a while after the answer. Closing a socket with unread bytes resets it, and the reset can overtake the
+/// answer: a client that still sends would never see its 413 (RFC 9112 section 9.6).
 pub async fn linger(stream: &mut (impl AsyncRead + Unpin), patience: Duration) {
-    let thrown_away = async {
+    let discarded = async {
         let mut buffer = vec![0; LINGER_BUFFER_BYTES];
         let mut total = 0;
         while total < LINGER_BYTES_MAX {
@@ -121,8 +121,8 @@ pub async fn linger(stream: &mut (impl AsyncRead + Unpin), patience: Duration) {
             }
         }
     };
-    // Both ways the connection ends now.
-    let _ = timeout(patience, thrown_away).await;
+    // The connection ends in either case.
+    let _ = timeout(patience, discarded).await;
 }
 
 #[cfg(test)]

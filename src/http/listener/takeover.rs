@@ -1,12 +1,12 @@
-//! What happens on a connection once a 101 answer is sent (RFC 9110 section 7.8). It stays the connection's own task,
-//! counted and ended like every other.
+//! Takes over a connection after its 101 answer (RFC 9110 section 7.8). The connection keeps its task, and is counted
+//! and ended like any other.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 
-/// Put by a route into the extensions of its answer, which must be clonable there.
+/// Put by a route into the extensions of its answer, which must be `Clone`.
 #[derive(Clone)]
 pub struct Takeover(Arc<Mutex<Option<Plan>>>);
 
@@ -16,7 +16,7 @@ struct Plan {
 }
 
 impl Takeover {
-    /// `switched` belongs to the request that is answered.
+    /// Plans a takeover; `switched` belongs to the answered request.
     pub fn new<F>(switched: OnUpgrade, run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Takeover
     where
         F: Future<Output = ()> + Send + 'static,
@@ -27,10 +27,10 @@ impl Takeover {
         }))))
     }
 
-    /// To the end of the connection, which has been served up to its 101 answer.
+    /// Runs the takeover to the end of the connection, which has been served up to its 101 answer.
     pub(super) async fn carry_out(self) {
         let plan = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A connection that ended before its answer was sent is taken over by nobody.
+        // A connection that ended before its answer was sent is not taken over.
         if let Some(plan) = plan
             && let Ok(upgraded) = plan.switched.await
         {

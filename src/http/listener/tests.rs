@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-mod giving_way;
+mod eviction;
 mod refused;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -42,7 +42,7 @@ fn router() -> Router {
         .route("/livez", get(|| async { "hello" }))
 }
 
-/// A stream that says one thing and waits for news.
+/// A stream that sends one message and then waits.
 async fn quiet() -> Body {
     let first = stream::once(async { Ok::<_, io::Error>(Bytes::from_static(b"hello")) });
     Body::from_stream(first.chain(stream::pending()))
@@ -68,7 +68,7 @@ impl Client {
         let watch = Arc::new(Watch::new(limits));
         let (token, watched) = (draining.clone(), watch.clone());
         let server = tokio::spawn(async move {
-            converse(other_end, router(), watched, limits, &token).await;
+            serve_connection(other_end, router(), watched, limits, &token).await;
         });
         Client {
             stream,
@@ -82,7 +82,7 @@ impl Client {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// The head of the next answer and five bytes of body: `hello`.
+    /// Reads the head of the next answer and its body, `hello`.
     async fn greeting(&mut self) -> String {
         let mut text = Vec::new();
         while !text.ends_with(b"hello") {
@@ -107,7 +107,7 @@ async fn a_silent_client_is_cut_after_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_drips_is_cut_after_ten_seconds() {
+async fn a_slow_head_is_cut_after_ten_seconds() {
     let mut client = Client::connect();
     tokio::time::sleep(Duration::from_secs(9)).await;
     let started = Instant::now();
@@ -120,7 +120,7 @@ async fn a_head_that_drips_is_cut_after_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_outlives_the_limit_of_a_head_but_not_its_own() {
+async fn an_idle_connection_may_last_longer_than_a_head() {
     let mut client = Client::connect();
     client.send(GET).await;
     client.greeting().await;
@@ -144,20 +144,20 @@ async fn a_client_that_does_not_read_is_cut_after_thirty_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_nobody_reads_is_cut_two_seconds_into_a_stop_and_another_answer_as_ever() {
+async fn an_unread_stream_is_cut_two_seconds_into_a_drain() {
     for (path, seconds) in [("/stream", 2), ("/endless", 25)] {
         let mut client = Client::connect();
         client
             .send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes())
             .await;
-        // Some time after it is stuck, and not when a limit is looked at anyway.
+        // Some time after the stall began, and not at a regular check of a limit.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let started = Instant::now();
         client.draining.cancel();
         client.server.await.unwrap();
         assert_eq!(started.elapsed().as_secs(), seconds, "{path}");
     }
-    // One that reads is not cut, and is stuck later.
+    // A stream that is read is not cut until it stalls.
     let mut client = Client::connect();
     client.send(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n").await;
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -169,11 +169,15 @@ async fn a_stream_nobody_reads_is_cut_two_seconds_into_a_stop_and_another_answer
     }
     let stuck = Instant::now();
     client.server.await.unwrap();
-    assert_eq!(stuck.elapsed().as_secs(), 1, "two after the last byte was taken");
+    assert_eq!(
+        stuck.elapsed().as_secs(),
+        1,
+        "two seconds after the last byte was read"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_closed_its_side_is_answered() {
+async fn a_half_closed_client_is_answered() {
     for request in [
         "GET /slow HTTP/1.1\r\nhost: a\r\n\r\n",
         "GET /slow HTTP/1.1\r\nhost: a\r\nprefer: return=minimal\r\n\r\n",
@@ -192,7 +196,7 @@ async fn a_client_that_closed_its_side_is_answered() {
 
 /// An answer that no client awaits would take an order, or hold a place.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_left_is_not_waited_for_where_the_answer_is_held() {
+async fn a_waiting_answer_ends_when_its_client_closes() {
     for request in [
         "POST /leases HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n",
         "GET /slow HTTP/1.1\r\nhost: a\r\nprefer: wait=60\r\n\r\n",
@@ -208,9 +212,9 @@ async fn a_client_that_left_is_not_waited_for_where_the_answer_is_held() {
     }
 }
 
-/// A body that breaks off is one that never comes whole.
+/// A body that ends early never becomes whole.
 #[tokio::test(start_paused = true)]
-async fn half_a_request_is_not_waited_for() {
+async fn an_incomplete_request_ends_when_its_client_closes() {
     for request in [
         "POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhel",
         "POST /read HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel",
@@ -226,7 +230,7 @@ async fn half_a_request_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_of_two_lengths_ends_its_connection() {
+async fn a_body_with_two_lengths_ends_its_connection() {
     let mut client = Client::connect();
     client
         .send(
@@ -240,7 +244,7 @@ async fn a_body_of_two_lengths_ends_its_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_has_a_size() {
+async fn an_oversized_head_gets_431() {
     let mut client = Client::connect();
     client.send(b"GET / HTTP/1.1\r\nhost: a\r\nx: ").await;
     let _ = client.stream.write_all(&vec![b'x'; 2 * BUFFER_BYTES_MAX]).await;
@@ -264,7 +268,7 @@ async fn draining_ends_idle_connections_at_once_and_others_after_their_answer() 
     halfway
         .send(b"POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n")
         .await;
-    // Lets the server read what was sent.
+    // Lets the server read the bytes.
     tokio::time::sleep(Duration::from_millis(1)).await;
 
     let started = Instant::now();
@@ -283,7 +287,7 @@ async fn draining_ends_idle_connections_at_once_and_others_after_their_answer() 
 }
 
 #[tokio::test]
-async fn connections_above_the_limit_are_refused_politely() {
+async fn connections_above_the_limit_get_503() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (metrics, draining) = (Metrics::new(), CancellationToken::new());
@@ -326,9 +330,9 @@ async fn connections_above_the_limit_are_refused_politely() {
     assert_eq!(metrics.connections.get(), 0);
 }
 
-/// A client that asks again before it has its answer gains nothing for its next head.
+/// Pipelining gains a client no time for its next head.
 #[tokio::test(start_paused = true)]
-async fn a_head_that_begins_before_the_last_answer_is_cut_after_ten_seconds() {
+async fn a_pipelined_head_is_cut_after_ten_seconds() {
     const POST: &[u8] = b"POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
     for first in [GET, POST] {
         let mut client = Client::connect();
@@ -338,7 +342,7 @@ async fn a_head_that_begins_before_the_last_answer_is_cut_after_ten_seconds() {
         assert_eq!(client.rest().await, "");
         assert_eq!(started.elapsed().as_secs(), 10);
 
-        // In parts, the last of which comes while the answer is under way.
+        // In parts; the last one arrives while the answer is in progress.
         let mut client = Client::connect();
         client.send(&first[..first.len() - 3]).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -350,7 +354,7 @@ async fn a_head_that_begins_before_the_last_answer_is_cut_after_ten_seconds() {
         assert_eq!(client.rest().await, "");
         assert_eq!(started.elapsed().as_secs(), 10);
 
-        // All of it is no beginning of another.
+        // A whole request does not begin another one.
         let mut client = Client::connect();
         client.send(first).await;
         client.greeting().await;
@@ -361,7 +365,7 @@ async fn a_head_that_begins_before_the_last_answer_is_cut_after_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_sent_at_once_are_answered_in_turn() {
+async fn pipelined_requests_are_answered_in_order() {
     let mut client = Client::connect();
     client.send(&[GET, GET, GET].concat()).await;
     for _ in 0..3 {

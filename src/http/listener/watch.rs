@@ -1,5 +1,5 @@
-//! Judges how long a client may take at each stage of a connection. The stages are told by the stream, the
-//! service and the answers' bodies; ending the connection is left to the listener.
+//! Limits the time a client may take at each stage of a connection. The stream, the service and the answer bodies
+//! report the stages; the listener ends the connection.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,27 +9,27 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Limits;
-use crate::http::tapped::{Tap, Way};
+use crate::http::observed_stream::{Direction, StreamObserver};
 use head_end::HeadEnd;
 
 mod head_end;
 
-/// Shared by the parts of one connection, all in one task.
+/// State shared by the parts of one connection, all in one task.
 pub struct Watch {
     limits: Limits,
     state: Mutex<State>,
-    /// Its place is needed for another.
-    sent_away: Notify,
+    /// Signals that the connection's place is needed.
+    evicted: Notify,
 }
 
-/// The client at the other end, as far as it matters to which connection gives way.
+/// State of a client's key check, which decides whether its connection may be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// No request was admitted yet.
-    Unknown,
-    /// The server asks no client for a key.
-    NoKeyAsked,
-    Keyed,
+pub enum KeyCheck {
+    /// No request has been admitted yet.
+    Pending,
+    /// The server requires no key.
+    NotRequired,
+    Passed,
 }
 
 #[expect(
@@ -39,31 +39,31 @@ pub enum Standing {
 struct State {
     stage: Stage,
     since: Instant,
-    /// Since when the client takes nothing of its answer.
+    /// Since when the client has read nothing of its answer.
     write_blocked: Option<Instant>,
-    /// Since when the client sends nothing, while the server would read.
+    /// Since when the client has sent nothing while the server would read.
     read_blocked: Option<Instant>,
-    /// The last answer is an event stream, which may have ended without all of it being sent.
+    /// Set when the last answer is an event stream, which may have ended before all of it was sent.
     streams: bool,
     draining_since: Option<Instant>,
     head_end: HeadEnd,
-    /// Bytes received after the end of the request's head: its body, and perhaps the next head's beginning.
+    /// Bytes received after the end of the request's head: its body, and perhaps the start of the next head.
     after_head: u64,
-    /// Bytes of the request's body, where its head was seen to end and said so.
+    /// Length of the request's body, if its head was seen to end and declared it.
     body: Option<u64>,
-    /// The request's body was read to its end.
+    /// Set when the request's body was read to its end.
     body_read: bool,
     answered_early: bool,
-    /// The last bytes that arrived end a body that comes in chunks.
-    last_chunk_came: bool,
-    /// The answer may be held until something happens, and who closes its side meanwhile is gone.
-    may_be_held: bool,
+    /// Set when the last bytes received end a chunked body.
+    last_chunk_arrived: bool,
+    /// Set when the answer may wait for something to happen; a client that closes its side meanwhile is gone.
+    may_wait: bool,
     /// Reads on once the answer is over: the client has closed its side, and its request is still answered.
     reader: Option<Waker>,
-    standing: Standing,
-    /// Answered by a 101: it is no longer a connection of HTTP.
+    key_check: KeyCheck,
+    /// Set after a 101 answer: the connection no longer speaks HTTP.
     taken_over: bool,
-    sent_away: bool,
+    evicted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ enum Stage {
     Fresh,
     /// A request's head is arriving.
     Head,
-    /// A request is being answered; how long its body may take is the route's business.
+    /// A request is being answered; its route limits the time of its body.
     Answering,
     /// The last answer is complete.
     Idle,
@@ -94,39 +94,40 @@ impl Watch {
                 body: None,
                 body_read: false,
                 answered_early: false,
-                last_chunk_came: false,
-                may_be_held: false,
+                last_chunk_arrived: false,
+                may_wait: false,
                 reader: None,
-                standing: Standing::Unknown,
+                key_check: KeyCheck::Pending,
                 taken_over: false,
-                sent_away: false,
+                evicted: false,
             }),
-            sent_away: Notify::new(),
+            evicted: Notify::new(),
         }
     }
 
-    /// The head of a request is complete; its body has so many bytes, if that is known.
-    pub fn request_begins(&self, body: Option<u64>, may_be_held: bool) {
+    /// Records that the head of a request is complete. `body` is the length of its body, if known.
+    pub fn request_begins(&self, body: Option<u64>, may_wait: bool) {
         let mut state = self.state();
         state.body_read = body == Some(0);
-        state.may_be_held = may_be_held;
-        // A head that came whole with the request before was not seen to end.
+        state.may_wait = may_wait;
+        // The end of a head that came together with the previous request was not seen.
         state.body = body.filter(|_| state.head_end.found);
         state.streams = false;
         state.enter(Stage::Answering);
     }
 
-    /// The request is answered by an event stream.
+    /// Records that the answer is an event stream.
     pub fn streams(&self) {
         self.state().streams = true;
     }
 
-    /// The request is answered by a 101.
-    pub fn is_taken_over(&self) {
+    /// Records that the answer is a 101.
+    pub fn take_over(&self) {
         self.state().taken_over = true;
     }
 
-    /// Reports whether the client still sends its body while the answer begins. If so, the connection ends after it.
+    /// Reports whether the client still sends its body when the answer begins. If so, the connection ends after the
+    /// answer.
     pub fn answers_early(&self) -> bool {
         let mut state = self.state();
         let unread = !state.body_read && state.body.is_none_or(|body| state.after_head < body);
@@ -134,45 +135,45 @@ impl Watch {
         unread
     }
 
-    /// Reports whether the last answer began before the request had come whole.
+    /// Reports whether the last answer began before the whole request had arrived.
     pub fn answered_early(&self) -> bool {
         self.state().answered_early
     }
 
-    pub fn stands(&self, standing: Standing) {
-        self.state().standing = standing;
+    pub fn set_key_check(&self, key_check: KeyCheck) {
+        self.state().key_check = key_check;
     }
 
-    pub fn is_newcomer(&self) -> bool {
-        self.state().standing == Standing::Unknown
+    pub fn awaits_key_check(&self) -> bool {
+        self.state().key_check == KeyCheck::Pending
     }
 
-    /// The instant since which a client that has not shown the key has moved no byte while the server waits for it: for its
-    /// next request or, at least [`Limits::give_way_stall`] ago, for the rest of one or for it to take more of its answer.
-    /// `None` when it has shown the key, when the server is busy with its request, or when it was sent away already.
-    pub fn idle_stranger_since(&self) -> Option<Instant> {
+    /// Returns since when a client without the key has moved no byte while the server waits for it: for its next
+    /// request or, after at least [`Limits::eviction_stall`], for the rest of a request or for it to read its answer.
+    /// `None` if it sent the key, if its request is in progress, or if it is being evicted.
+    pub fn evictable_since(&self) -> Option<Instant> {
         let state = self.state();
-        let may_go = state.standing != Standing::Keyed && !state.taken_over && !state.sent_away;
+        let may_go = state.key_check != KeyCheck::Passed && !state.taken_over && !state.evicted;
         if !may_go {
             return None;
         }
         match state.stalled_since() {
-            Some(since) => (since.elapsed() >= self.limits.give_way_stall).then_some(since),
+            Some(since) => (since.elapsed() >= self.limits.eviction_stall).then_some(since),
             None => state.idle_since(),
         }
     }
 
-    pub fn send_away(&self) {
-        self.state().sent_away = true;
-        self.sent_away.notify_one();
+    pub fn evict(&self) {
+        self.state().evicted = true;
+        self.evicted.notify_one();
     }
 
-    /// Resolves when its place is needed for another. Cancel safe.
-    pub async fn sent_away(&self) {
-        self.sent_away.notified().await;
+    /// Resolves when the connection's place is needed. Cancel safe.
+    pub async fn evicted(&self) {
+        self.evicted.notified().await;
     }
 
-    /// All that was to be said is said; what the client still sends is thrown away.
+    /// Records that everything was sent; further bytes from the client are discarded.
     pub fn lingers(&self) {
         self.state().enter(Stage::Idle);
     }
@@ -181,19 +182,20 @@ impl Watch {
         self.state().body_read = true;
     }
 
-    /// Reports whether hyper may not see the end of the client's bytes for now: at that end it would drop the request.
-    fn keeps_end(&self, waker: &Waker) -> bool {
+    /// Reports whether to hide the end of the client's bytes from hyper for now: at that end hyper would drop the
+    /// request.
+    fn hides_end(&self, waker: &Waker) -> bool {
         let mut state = self.state();
-        let answered = state.stage == Stage::Answering && state.came_whole();
-        let keeps = answered && !state.may_be_held && !state.taken_over;
+        let answered = state.stage == Stage::Answering && state.has_arrived();
+        let keeps = answered && !state.may_wait && !state.taken_over;
         if keeps {
             state.reader = Some(waker.clone());
         }
         keeps
     }
 
-    /// The server drains. An event stream then ends by itself, unless its client takes nothing of it: the answer's body
-    /// is not asked for more while what it gave is not sent.
+    /// Records that the server drains. An event stream then ends by itself, unless its client reads nothing: the
+    /// answer's body is not polled while its last data is unsent.
     pub fn drains(&self) {
         self.state().draining_since.get_or_insert_with(Instant::now);
     }
@@ -215,33 +217,33 @@ impl Watch {
             Stage::Fresh | Stage::Idle => state.enter(Stage::Head),
             Stage::Head | Stage::Answering => {}
         }
-        state.after_head += state.head_end.bytes_behind(bytes) as u64;
-        state.last_chunk_came = bytes.ends_with(LAST_CHUNK);
+        state.after_head += state.head_end.bytes_after(bytes) as u64;
+        state.last_chunk_arrived = bytes.ends_with(LAST_CHUNK);
     }
 
-    fn blocked(&self, way: Way, blocked: bool) {
+    fn blocked(&self, direction: Direction, blocked: bool) {
         let mut state = self.state();
-        let since = match way {
-            Way::Read => &mut state.read_blocked,
-            Way::Write => &mut state.write_blocked,
+        let since = match direction {
+            Direction::Read => &mut state.read_blocked,
+            Direction::Write => &mut state.write_blocked,
         };
         *since = blocked.then(|| since.unwrap_or_else(Instant::now));
     }
 
-    /// Resolves when a limit is passed. Cancel safe; to be called anew after [`Watch::drains`] and [`Watch::send_away`].
+    /// Resolves when a limit is exceeded. Cancel safe; call it anew after [`Watch::drains`] and [`Watch::evict`].
     ///
-    /// Stages change with every request, timers do not: the sleep is never longer than the shortest limit, so
-    /// whatever deadline appears meanwhile is still ahead when it ends.
+    /// Stages change with every request, timers do not: a sleep is at most the shortest limit, so a deadline that
+    /// appears meanwhile is still ahead when the sleep ends.
     pub async fn expired(&self) {
         let limits = &self.limits;
-        let (draining, sent_away) = {
+        let (draining, evicted) = {
             let state = self.state();
-            (state.draining_since.is_some(), state.sent_away)
+            (state.draining_since.is_some(), state.evicted)
         };
         let shortest = [limits.first_byte, limits.head, limits.idle, limits.write_stall]
             .into_iter()
             .chain(draining.then_some(limits.draining_stream_stall))
-            .chain(sent_away.then_some(limits.give_way_stall))
+            .chain(evicted.then_some(limits.eviction_stall))
             .fold(limits.first_byte, std::time::Duration::min);
         loop {
             let now = Instant::now();
@@ -249,8 +251,8 @@ impl Watch {
             if deadline.is_some_and(|deadline| deadline <= now) {
                 return;
             }
-            let look_again = now + shortest;
-            sleep_until(deadline.map_or(look_again, |deadline| deadline.min(look_again))).await;
+            let check_again = now + shortest;
+            sleep_until(deadline.map_or(check_again, |deadline| deadline.min(check_again))).await;
         }
     }
 
@@ -269,13 +271,13 @@ impl Watch {
                 None => deadline,
             }
         });
-        let stalled = state.stalled_since().filter(|_| state.sent_away);
-        let place = stalled.map(|since| since + self.limits.give_way_stall);
+        let stalled = state.stalled_since().filter(|_| state.evicted);
+        let place = stalled.map(|since| since + self.limits.eviction_stall);
         [read, write, place].into_iter().flatten().min()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every write to it is whole, whatever panicked around it.
+        // Every write leaves it whole, even if a thread panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -286,8 +288,8 @@ impl State {
         self.since = Instant::now();
     }
 
-    /// Instant since which the client keeps back the rest of its request, or takes nothing of its answer. A healthy body
-    /// looks the same at most instants. A head counts from its first byte.
+    /// Returns since when the client has held back the rest of its request or read nothing of its answer. A healthy
+    /// body looks the same most of the time. A head counts from its first byte.
     fn stalled_since(&self) -> Option<Instant> {
         self.write_blocked.or_else(|| match self.stage {
             Stage::Head => Some(self.since),
@@ -296,7 +298,7 @@ impl State {
         })
     }
 
-    /// Instant since which no request is under way.
+    /// Returns since when no request is in progress.
     fn idle_since(&self) -> Option<Instant> {
         match self.stage {
             Stage::Fresh | Stage::Idle => Some(self.since),
@@ -304,33 +306,33 @@ impl State {
         }
     }
 
-    /// Since when the client sends nothing of a body that the server would read.
+    /// Returns since when the client has sent nothing of a body that the server would read.
     fn body_blocked(&self) -> Option<Instant> {
-        self.read_blocked.filter(|_| !self.came_whole())
+        self.read_blocked.filter(|_| !self.has_arrived())
     }
 
     /// Reports whether the request's body has arrived to its end.
-    fn came_whole(&self) -> bool {
+    fn has_arrived(&self) -> bool {
         match self.body {
             Some(body) => self.after_head >= body,
-            None => self.body_read || self.last_chunk_came,
+            None => self.body_read || self.last_chunk_arrived,
         }
     }
 }
 
-/// Ends a body in chunks, without trailers (RFC 9112 section 7.1). Data that looks like it, from a client that closes its
-/// side in the middle of a body, is waited for as long as any body.
+/// End of a chunked body without trailers (RFC 9112 section 7.1). Data may look like it; if such a client closes its
+/// side in the middle of a body, the server waits as for any body.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-impl Tap for Arc<Watch> {
-    fn blocked(&mut self, way: Way, blocked: bool) {
-        Watch::blocked(self, way, blocked);
+impl StreamObserver for Arc<Watch> {
+    fn blocked(&mut self, direction: Direction, blocked: bool) {
+        Watch::blocked(self, direction, blocked);
     }
 
     fn arrived(&mut self, bytes: &[u8], context: &Context<'_>) -> Poll<io::Result<()>> {
         if !bytes.is_empty() {
             self.bytes_arrived(bytes);
-        } else if self.keeps_end(context.waker()) {
+        } else if self.hides_end(context.waker()) {
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))

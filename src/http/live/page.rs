@@ -1,4 +1,4 @@
-//! The feed by page, for those who ask now and then.
+//! Pages of the feed, for clients that poll.
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -25,14 +25,14 @@ pub async fn read(shared: &Shared, query: Option<&str>) -> Result<Response, Prob
 async fn oldest_page(shared: &Shared, query: &FeedPageQuery) -> Result<LogPage, Problem> {
     loop {
         let bounds = shared.store.events_after(None, 0).await?.bounds;
-        // Unless the oldest events were taken out just now.
+        // Fails only if the oldest events were removed just now.
         if let Ok(page) = page_after(shared, query, bounds.cursor(bounds.complete_after)).await? {
             return Ok(page);
         }
     }
 }
 
-/// The end of the feed, where it cannot be read from there.
+/// Reads a page after the cursor. The inner error is the end of the feed, if the cursor cannot be followed.
 async fn page_after(
     shared: &Shared,
     query: &FeedPageQuery,
@@ -52,8 +52,8 @@ async fn page_after(
 
 fn rendered(page: &LogPage) -> Result<FeedBody, Problem> {
     let body_of = |event| EventBody::new(event, page.bounds.cursor(event.position).epoch);
-    let (events, cut_behind) = body::page_items(&page.events, body_of)?;
-    let next = cut_behind.map_or(page.position, |last| last.position);
+    let (events, cut_after) = body::page_items(&page.events, body_of)?;
+    let next = cut_after.map_or(page.position, |last| last.position);
     Ok(FeedBody {
         events,
         next_cursor: cursor::text(page.bounds.cursor(next)),

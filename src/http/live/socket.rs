@@ -1,5 +1,5 @@
-//! `GET /ws`: several subscriptions to the feed over one WebSocket (RFC 6455). Here is the handshake; what is said after
-//! it is left to `conversation`, who may ask at all to `auth`.
+//! `GET /ws`: several subscriptions to the feed over one WebSocket (RFC 6455). Does the handshake; `conversation`
+//! handles the messages, and `auth` decides which clients may connect.
 
 use std::sync::Arc;
 
@@ -23,15 +23,15 @@ mod subscriptions;
 ///
 /// Messages are JSON texts. The client sends `{"type":"subscribe","id":"a","user_id":42,"after":"…"}`, with any of
 /// `order_id`, `user_id` and `status`, or `"all":true`, and `{"type":"unsubscribe","id":"a"}`. The server answers with
-/// the same `id`: `subscribed` (`cursor`; again with a newer one where nothing else told it), `event` (`event`, as
-/// everywhere), `resync` (`cursor`), `error` (`detail`, and `cursor` where it ends a subscription).
+/// the same `id`: `subscribed` (`cursor`; repeated with a newer one when no event brought it), `event` (`event`, in its
+/// usual form), `resync` (`cursor`), `error` (`detail`, and `cursor` if it ends a subscription).
 #[utoipa::path(
     get, operation_id = "openSocket", path = "/ws", tag = "live",
     responses(
-        (status = 101, description = "The connection is a WebSocket from here on"),
-        (status = 400, description = "Not the beginning of a WebSocket", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "A page of another site asked", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 426, description = "Not asked for as a WebSocket, or for another version than 13", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 101, description = "The connection becomes a WebSocket"),
+        (status = 400, description = "Not a WebSocket handshake", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site sent the request", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 426, description = "Not a request for a WebSocket, or not for version 13", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn open(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
@@ -54,7 +54,7 @@ fn refusal(error: &Error) -> Problem {
     match error {
         Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => Problem::new(
             ProblemType::UpgradeRequired,
-            "only version 13 of the WebSocket protocol is spoken here",
+            "only version 13 of the WebSocket protocol is supported",
         ),
         Error::Protocol(
             ProtocolError::WrongHttpMethod
@@ -63,7 +63,7 @@ fn refusal(error: &Error) -> Problem {
             | ProtocolError::MissingUpgradeWebSocketHeader,
         ) => Problem::new(
             ProblemType::UpgradeRequired,
-            "this path is a WebSocket: ask for it with Upgrade: websocket over HTTP/1.1",
+            "this path is a WebSocket; request it with Upgrade: websocket over HTTP/1.1",
         ),
         _ => Problem::bad_request("Sec-WebSocket-Key must be 16 bytes in base64"),
     }

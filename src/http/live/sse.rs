@@ -18,10 +18,10 @@ use crate::live::{Feed, Next, Subscription};
 use crate::store::FeedCursor;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Tells nginx, and whoever does as it does, to pass on what comes when it comes.
+/// Makes nginx and compatible proxies forward data as it arrives.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// How long a client is told to wait before it comes back, drawn anew for each, so that those who lost a server do not
-/// come back together.
+/// Range of the delay before a client reconnects. Drawn for each client, so that clients of a lost server do not
+/// reconnect together.
 const RETRY_MS: std::ops::RangeInclusive<u32> = 1_000..=4_000;
 
 pub async fn stream(shared: &Shared, headers: &HeaderMap, query: Option<&str>) -> Result<Response, Problem> {
@@ -50,7 +50,7 @@ pub async fn stream(shared: &Shared, headers: &HeaderMap, query: Option<&str>) -
 
 fn last_event_id(id: &HeaderValue) -> Result<FeedCursor, Problem> {
     let known = id.to_str().ok().and_then(cursor::read);
-    known.ok_or_else(|| Problem::bad_request("Last-Event-ID is not a cursor of a feed of orders"))
+    known.ok_or_else(|| Problem::bad_request("Last-Event-ID is not a cursor of the feed"))
 }
 
 struct Stream {
@@ -67,7 +67,7 @@ enum Stage {
 }
 
 impl Stream {
-    /// `None` once the server stops and the client has its last cursor.
+    /// Returns the next bytes; `None` once the server stops and the client has its last cursor.
     async fn next(&mut self) -> Option<Bytes> {
         let heartbeat_at = match self.stage {
             Stage::Begins => {
@@ -92,7 +92,7 @@ impl Stream {
             }
             () = sleep_until(heartbeat_at) => {
                 self.goes_on();
-                // With the place it has come to, or a client that nothing concerns would come back to read all of it.
+                // Carries the current position; otherwise a client without matching events would read everything again.
                 Some(format!(":\n{}", id(self.subscription.cursor())).into())
             }
         }
@@ -104,14 +104,14 @@ impl Stream {
         };
     }
 
-    /// A client that gets nothing else has a cursor to come back with.
+    /// Gives the client a cursor even if nothing else follows.
     fn beginning(&mut self) -> Bytes {
         let retry = rand::random_range(RETRY_MS);
         format!("retry: {retry}\n{}", id(self.subscription.cursor())).into()
     }
 }
 
-/// Sets the client's last event id and is no event to it.
+/// Sets the client's last event id without sending an event.
 fn id(at: FeedCursor) -> String {
     format!("id: {}\n\n", cursor::text(at))
 }

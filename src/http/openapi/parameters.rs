@@ -1,5 +1,5 @@
-//! Bounds, lengths and patterns of parameters by name, in one table for all operations. The readers are
-//! `query`, `idempotency` and `cursor`.
+//! Bounds, lengths and patterns of parameters by name, in one table for all operations. `query`, `idempotency` and
+//! `cursor` parse them.
 
 use serde_json::{Value, json};
 use utoipa::Modify;
@@ -10,13 +10,13 @@ use super::{fragment, id};
 use crate::order::{INTEGER_MAX, ITEMS_MAX, REFERENCE_CHARS_MAX};
 use crate::store::{FEED_EVENTS_MAX, PAGE_ORDERS_MAX};
 
-/// The feed's cursor: 17 bytes in base64, of which the first is the form and the last eight are no negative number.
+/// Cursor of the feed: 17 bytes in base64; the first is the format, the last eight a number that is not negative.
 const FEED_CURSOR: &str = "^A[g-v][A-Za-z0-9_-]{10}[A-Za-f][A-Za-z0-9_-]{9}[AEIMQUYcgkosw048]$";
-/// The cursor of the list: nine bytes in base64, as above.
+/// Cursor of the list: nine bytes in base64, likewise.
 const LIST_CURSOR: &str = "^A[Q-X][A-Za-z0-9_-]{10}$";
 /// A reference: no control characters.
 pub(super) const NO_CONTROLS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
-/// Bare values, which are the simpler of the two forms.
+/// Bare values, the simpler of the two forms.
 const IDEMPOTENCY_KEY: &str = "^[!#-~]([ -~]{0,253}[!-~])?$";
 
 /// Gives each parameter its schema.
@@ -64,14 +64,15 @@ fn schema(path: &str, name: &str) -> Option<Value> {
     Some(schema)
 }
 
-/// Integers from 1 to [`INTEGER_MAX`] separated by commas, with blanks around them or without.
+/// Returns a pattern for integers from 1 to [`INTEGER_MAX`] separated by commas, with optional blanks around them.
 pub(super) fn integers() -> String {
     let integer = integer_pattern(&INTEGER_MAX.to_string());
     let more = ITEMS_MAX - 1;
     format!("^ *({integer}) *(, *({integer}) *){{0,{more}}}$")
 }
 
-/// Those with fewer digits, then, digit by digit, those that are smaller there and as large before, and the largest itself.
+/// Returns a pattern for integers up to `largest`: those with fewer digits; for each digit, those smaller there and
+/// equal before it; and the largest itself.
 fn integer_pattern(largest: &str) -> String {
     let digits = largest.len();
     let shorter = format!("[1-9][0-9]{{0,{}}}", digits - 2);
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_has_all_integers_up_to_the_largest() {
+    fn the_pattern_matches_all_integers_up_to_the_largest() {
         assert_eq!(
             integer_pattern("305"),
             "[1-9][0-9]{0,1}|[1-2][0-9]{2}|30[0-4][0-9]{0}|305"

@@ -1,4 +1,4 @@
-//! The document is whole, says what requests may hold, and describes any JSON as that.
+//! The document is complete, gives the bounds of requests, and describes arbitrary JSON as such.
 
 use super::*;
 use serde_json::Value;
@@ -20,7 +20,7 @@ fn every<'a>(key: &str, value: &'a Value, found: &mut Vec<&'a str>) {
 }
 
 #[test]
-fn every_reference_leads_somewhere_and_every_operation_has_its_own_name() {
+fn every_reference_resolves_and_operation_names_are_unique() {
     let document = serde_json::to_value(document()).unwrap();
     let mut references = Vec::new();
     every("$ref", &document, &mut references);
@@ -34,7 +34,7 @@ fn every_reference_leads_somewhere_and_every_operation_has_its_own_name() {
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
 }
 
-/// A sentence that opens with such a word has to be read twice.
+/// Such sentences have to be read twice.
 #[test]
 fn no_description_opens_with_a_preposition_or_a_question_word() {
     const NOT_FIRST: [&str; 20] = [
@@ -55,7 +55,7 @@ fn no_description_opens_with_a_preposition_or_a_question_word() {
     assert_eq!(bad, [""; 0]);
 }
 
-/// A schema that says what it takes: no text without a form, no number without bounds, no list without a length.
+/// Collects schemas without bounds: text without a form, numbers without limits, lists without a length.
 fn unbounded(at: &str, schema: &Value, found: &mut Vec<String>) {
     let named = |name: &str| match &schema["type"] {
         Value::Array(types) => types.iter().any(|given| given == name),
@@ -107,7 +107,7 @@ fn requests_are_described_with_their_bounds() {
             unbounded(&at, &parameter["schema"], &mut found);
         }
     }
-    // Names of files and types that lead nowhere are not found; what is not understood there is as good as not said.
+    // Unknown files and types get a 404; values of the others that cannot be parsed are ignored.
     let free = [
         "/docs/{file} file",
         "/problems/{type} type",
@@ -135,7 +135,7 @@ fn any_json_is_described_as_any_json() {
 }
 
 #[test]
-fn what_is_read_by_hand_is_described_in_full() {
+fn schemas_written_by_hand_are_complete() {
     let document = serde_json::to_value(document()).unwrap();
     let order = &document["components"]["schemas"]["NewOrder"];
     assert_eq!(order["additionalProperties"], false);

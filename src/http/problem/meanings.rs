@@ -1,4 +1,4 @@
-//! What the errors of the parts below mean to a caller.
+//! Translates the errors of other modules into problems.
 
 use super::{Problem, ProblemType};
 use crate::live::SubscribeError;
@@ -10,7 +10,7 @@ impl From<SubscribeError> for Problem {
         match error {
             SubscribeError::TooMany => Problem::new(
                 ProblemType::Busy,
-                "as many follow the feed on this node as may: come back later, or to another node",
+                "this node has reached its limit of feed subscribers; retry later or use another node",
             ),
             SubscribeError::Store(error) => error.into(),
         }
@@ -22,7 +22,7 @@ impl From<TakeError> for Problem {
         match error {
             TakeError::Full => Problem::new(
                 ProblemType::Busy,
-                "as many workers wait for orders at this node as may: come back later, or ask another node",
+                "this node has reached its limit of waiting workers; retry later or use another node",
             ),
             TakeError::Closed => Problem::new(
                 ProblemType::ShuttingDown,
@@ -36,26 +36,26 @@ impl From<TakeError> for Problem {
 impl From<ResultError> for Problem {
     fn from(error: ResultError) -> Problem {
         match error {
-            ResultError::UnknownOrder => Problem::new(ProblemType::OrderNotFound, "no order has this number"),
+            ResultError::UnknownOrder => Problem::new(ProblemType::OrderNotFound, "no order has this id"),
             ResultError::LeaseLost => Problem::new(
                 ProblemType::LeaseLost,
                 "the token is not the order's latest, or its attempt has ended; nothing changed",
             ),
             ResultError::Store(error) => error.into(),
-            // The result is durable: whatever was met afterwards must not be answered as "nothing changed".
+            // The result is durable, so a later error must not be answered with "nothing changed".
             ResultError::Unread(error) => Problem::unexpected(error),
         }
     }
 }
 
-/// What each error of the store means to a caller.
+/// Problem for each error of the store.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         known(&error).unwrap_or_else(|| Problem::unexpected(error))
     }
 }
 
-/// `None` where what is stored is unknown.
+/// Returns `None` if it is unknown what was stored.
 fn known(error: &StoreError) -> Option<Problem> {
     let problem = match error {
         StoreError::Busy => Problem::new(
@@ -64,7 +64,7 @@ fn known(error: &StoreError) -> Option<Problem> {
         ),
         StoreError::QueueFull => Problem::new(
             ProblemType::QueueFull,
-            "as many orders as the operator allows are pending; nothing was stored",
+            "the limit of pending orders is reached; nothing was stored",
         ),
         StoreError::Closed => Problem::new(
             ProblemType::ShuttingDown,
@@ -78,8 +78,8 @@ fn known(error: &StoreError) -> Option<Problem> {
             ProblemType::IdempotencyKeyReused,
             "this Idempotency-Key was used with another body; nothing was stored",
         ),
-        // The store's own log says why, once per failed commit.
-        // Not the caller's fault as far as this server knows, so it is told to come again.
+        // The store logs the reason, once per failed commit. A refusal is not the caller's fault as far as this server
+        // knows, so a retry is advised.
         StoreError::Unavailable { .. } | StoreError::Refused { .. } => Problem::new(
             ProblemType::StoreUnavailable,
             "the store cannot be reached or written; nothing was stored",

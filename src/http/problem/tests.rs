@@ -1,4 +1,4 @@
-//! The types of problems and their pages belong together, and what a failure was is not told to its caller.
+//! Problem types match their pages, and causes of failures are not sent to callers.
 
 use super::*;
 use crate::store::StoreError;
@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 #[test]
-fn every_type_has_its_page_and_every_page_its_type() {
+fn every_type_has_a_page_and_every_page_a_type() {
     let types: BTreeSet<String> = ProblemType::ALL
         .iter()
         .map(|kind| kind.slug().to_owned())
@@ -35,7 +35,7 @@ fn every_type_has_its_page_and_every_page_its_type() {
 }
 
 #[test]
-fn every_503_says_when_to_come_back() {
+fn every_503_has_a_retry_after() {
     for kind in ProblemType::ALL {
         if kind.status() == StatusCode::SERVICE_UNAVAILABLE {
             assert!(kind.retry_after().is_some(), "{kind:?}");
@@ -44,7 +44,7 @@ fn every_503_says_when_to_come_back() {
 }
 
 #[test]
-fn the_cause_of_a_failure_is_for_the_log_only() {
+fn the_cause_of_a_failure_is_only_logged() {
     let problem = Problem::from(StoreError::Unexpected {
         attempted: "accept orders",
         source: anyhow::anyhow!("table is missing").context("insert"),

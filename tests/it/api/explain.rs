@@ -50,7 +50,7 @@ async fn the_next_order_to_start_is_explained_as_next() {
       "reasons":[
         {
           "reason":"next",
-          "detail":"nothing keeps it: it is about to start, or as soon as ORDERLY_RATE_LIMIT allows",
+          "detail":"nothing holds the order back: it starts in a moment, or as soon as ORDERLY_RATE_LIMIT allows",
           "order_id":null,
           "until":null
         }

@@ -110,7 +110,7 @@ async fn a_panic_becomes_a_problem_and_the_server_keeps_serving() {
       "type":"/problems/unexpected",
       "title":"The server failed",
       "status":500,
-      "detail":"something that should not happen did; whether anything was stored is unknown",
+      "detail":"internal error; it is unknown whether anything was stored",
       "instance":"[request id]"
     }
     "#);

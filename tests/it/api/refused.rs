@@ -275,9 +275,9 @@ async fn all_invalid_fields_are_named_at_once() {
 
     {
       "type":"/problems/invalid-fields",
-      "title":"Fields are not acceptable",
+      "title":"Fields are invalid",
       "status":422,
-      "detail":"6 fields are bad, the first: #/colour is not a field of this request",
+      "detail":"6 fields are invalid, the first: #/colour is not a field of this request",
       "instance":"[request id]",
       "errors":[
         {

@@ -131,7 +131,7 @@ async fn a_refusal_is_reported_on_one_line_of_stderr() {
     let shop = Shop::open(&FAILING).await;
     shop.told("orders get 7")
         .await
-        .assert_failed(1, "no order has this number");
+        .assert_failed(1, "no order has this id");
     shop.told("orders list --created-after yesterday")
         .await
         .assert_failed(1, "#/created_after");

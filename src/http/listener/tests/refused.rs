@@ -1,8 +1,8 @@
-//! Refusals of clients that still send: they must arrive.
+//! Refusals must reach clients that still send.
 
 use super::*;
 
-/// A proxy passes on the answer of a server only when it is not disturbed in sending the rest.
+/// A proxy forwards a server's answer only if it can send the rest undisturbed.
 #[tokio::test(start_paused = true)]
 async fn a_refused_client_may_finish_sending_before_it_reads() {
     const PIECES: usize = 128;
@@ -20,7 +20,7 @@ async fn a_refused_client_may_finish_sending_before_it_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_client_is_not_listened_to_for_ever() {
+async fn a_refused_client_cannot_send_forever() {
     for (pause, seconds) in [(Duration::from_secs(4), 30), (Duration::from_mins(10), 5)] {
         let mut client = Client::connect();
         client
@@ -45,7 +45,7 @@ async fn a_refused_client_is_not_listened_to_for_ever() {
     }
 }
 
-/// It began before the drain, or while it lasts; nginx would make a 502 of a connection that is cut.
+/// The refusal begins before the drain or during it; nginx would turn a cut connection into a 502.
 #[tokio::test(start_paused = true)]
 async fn a_refused_client_may_finish_sending_while_the_server_drains() {
     for (path, drains_after) in [("/refuse", 1), ("/late-refusal", 1)] {
@@ -65,9 +65,9 @@ async fn a_refused_client_may_finish_sending_while_the_server_drains() {
     }
 }
 
-/// It would hold every stop until the end of the drain time.
+/// Such a client would delay every stop until the end of the drain time.
 #[tokio::test(start_paused = true)]
-async fn a_refused_client_that_trickles_holds_a_drain_for_five_seconds() {
+async fn a_refused_client_that_trickles_delays_a_drain_by_five_seconds() {
     let mut client = Client::connect();
     client
         .send(b"POST /refuse HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1")
@@ -86,7 +86,7 @@ async fn a_refused_client_that_trickles_holds_a_drain_for_five_seconds() {
     trickles.await.unwrap();
 }
 
-/// One that has sent everything is not waited for.
+/// A client that has sent everything is not waited for.
 #[tokio::test(start_paused = true)]
 async fn a_drain_ends_the_wait_for_a_client_that_sends_nothing_more() {
     let mut client = Client::connect();

@@ -1,18 +1,18 @@
-//! Finds the end of a request's head among the bytes that arrive. Reading heads is hyper's part: this only tells when the
-//! next request begins.
+//! Finds the end of a request's head in the bytes received. hyper parses heads; this only detects where the next
+//! request begins.
 
-/// Looks for the empty line that ends a head.
+/// Scanner for the empty line that ends a head.
 #[derive(Default)]
 pub(super) struct HeadEnd {
-    /// Something other than line ends came: empty lines before a request do not count.
+    /// Set once something other than line ends has come: empty lines before a request do not count.
     began: bool,
     line_is_empty: bool,
     pub found: bool,
 }
 
 impl HeadEnd {
-    /// Counts those of the next bytes that stand behind the end of the head.
-    pub fn bytes_behind(&mut self, bytes: &[u8]) -> usize {
+    /// Returns how many of the next bytes follow the end of the head.
+    pub fn bytes_after(&mut self, bytes: &[u8]) -> usize {
         if self.found {
             return bytes.len();
         }

@@ -1,17 +1,17 @@
-//! Limits on how fast a client may talk, in messages and in bytes.
+//! Rate limits of a client's messages, in messages and in bytes.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Messages a client may send at once, pings included: every subscription begun and ended.
+/// Maximum number of messages at once, pings included: starting and ending every subscription.
 pub const MESSAGES_BURST: u32 = 200;
-/// And so many per second in the long run.
+/// Maximum rate of messages in the long run.
 const MESSAGES_PER_SECOND: u32 = 20;
 
-/// The generic cell rate algorithm (ITU-T I.371): a token bucket in one instant.
+/// Rate limit by the generic cell rate algorithm (ITU-T I.371): a token bucket in one instant.
 pub struct Allowance {
-    /// When everything taken so far will have been earned.
+    /// Time when everything taken so far will have been earned.
     earned_at: Instant,
     /// Time to earn one message or byte.
     interval: Duration,
@@ -27,7 +27,7 @@ impl Allowance {
         }
     }
 
-    /// Enough for as many messages as are allowed, each in so many bytes.
+    /// Allows as many bytes as the allowed messages have at `message_bytes` each.
     pub fn of_bytes(message_bytes: u32, now: Instant) -> Allowance {
         Allowance {
             earned_at: now,
@@ -36,7 +36,7 @@ impl Allowance {
         }
     }
 
-    /// Takes `count` from the allowance. Returns `false`, and takes nothing, if less than that is left.
+    /// Takes `count` from the allowance. Returns `false` and takes nothing if less is left.
     pub fn take(&mut self, count: u32, now: Instant) -> bool {
         let earned_at = self.earned_at.max(now) + self.interval * count;
         if earned_at - now > self.interval * self.burst {
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_taken_and_then_what_time_gives_back() {
+    fn a_burst_is_allowed_and_refills_over_time() {
         let now = Instant::now();
         let mut allowance = Allowance::of_messages(now);
         assert!((0..MESSAGES_BURST).all(|_| allowance.take(1, now)));
@@ -62,11 +62,11 @@ mod tests {
         assert!(!allowance.take(1, later));
         let much_later = now + Duration::from_hours(1);
         assert!((0..MESSAGES_BURST).all(|_| allowance.take(1, much_later)));
-        assert!(!allowance.take(1, much_later), "no more is saved than a burst");
+        assert!(!allowance.take(1, much_later), "at most one burst is saved");
     }
 
     #[test]
-    fn bytes_are_allowed_as_for_the_messages_that_are() {
+    fn the_limit_in_bytes_matches_the_limit_in_messages() {
         let now = Instant::now();
         let mut allowance = Allowance::of_bytes(4_000, now);
         assert!(allowance.take(MESSAGES_BURST * 4_000, now));

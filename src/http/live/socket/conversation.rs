@@ -1,5 +1,5 @@
-//! One WebSocket from its first message to its last: whose turn it is, how it ends, and by which close code (RFC 6455
-//! section 7.4). What the subscriptions find is left to `subscriptions`.
+//! One WebSocket from its first message to its last: order of the work, end of the connection, close codes (RFC 6455
+//! section 7.4). `subscriptions` follows the feed.
 
 use std::ops::ControlFlow;
 use std::pin::pin;
@@ -19,31 +19,31 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use super::allowance::Allowance;
 use super::meter::Meter;
-use super::subscriptions::{News, Subscriptions};
-use crate::http::tapped::Tapped;
+use super::subscriptions::{Notice, Subscriptions};
+use crate::http::observed_stream::ObservedStream;
 use crate::http::wire::{BadMessage, ClientMessage, ServerMessage, SubscriptionId, read_message};
 use crate::live::Feed;
 
-/// A message of a client: several times the longest that means something.
+/// Maximum size of a client's message, several times the longest valid one.
 const MESSAGE_BYTES_MAX: u16 = 4 * 1024;
-/// The longest frame with such a message, masked (RFC 6455 section 5.2).
+/// Size of the longest frame with such a message, masked (RFC 6455 section 5.2).
 const FRAME_BYTES_MAX: u32 = MESSAGE_BYTES_MAX as u32 + 14;
-/// Read and written at once.
+/// Bytes read or written at once.
 const BUFFER_BYTES: usize = 4 * 1024;
-/// What waits for the connection: more than [`BUFFER_BYTES`] and the longest message together ever are.
+/// Maximum bytes waiting for the connection: more than [`BUFFER_BYTES`] and the longest message together.
 const WRITE_BUFFER_BYTES_MAX: usize = 256 * 1024;
-/// News written before the connection is listened to again.
-const NEWS_AT_ONCE: usize = 16;
-/// In which the client takes that: as long as the readers of other answers have for a byte.
+/// Maximum number of notices written before the connection is read again.
+const NOTICES_AT_ONCE: usize = 16;
+/// Maximum time for the client to read them, as long as other answers allow for a byte.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
-/// For the last words of both sides.
+/// Maximum time for the closing handshake.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(2);
-/// Thrown away of a client that sends on meanwhile.
+/// Maximum bytes discarded from a client that keeps sending meanwhile.
 const CLOSING_BYTES_MAX: u64 = 1024 * 1024;
-/// Heartbeats without a sign of life after which a client is taken for gone.
+/// Maximum heartbeats without data from the client; beyond that it counts as gone.
 const SILENT_HEARTBEATS_MAX: u32 = 3;
 
-/// Holds the conversation to its end: the client's, a limit's, or the server's.
+/// Runs the conversation until the client, a limit or the server ends it.
 pub async fn hold(stream: Upgraded, feed: Feed, heartbeat: Duration) {
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER_BYTES)
@@ -51,37 +51,37 @@ pub async fn hold(stream: Upgraded, feed: Feed, heartbeat: Duration) {
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(MESSAGE_BYTES_MAX.into()))
         .max_frame_size(Some(MESSAGE_BYTES_MAX.into()));
-    let stream = Tapped::new(
+    let stream = ObservedStream::new(
         TokioIo::new(stream),
         Meter::new(Allowance::of_bytes(FRAME_BYTES_MAX, Instant::now())),
     );
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-    let (subscriptions, news) = Subscriptions::new(feed.clone());
+    let (subscriptions, notices) = Subscriptions::new(feed.clone());
     let mut conversation = Conversation {
         socket,
         feed,
         subscriptions,
-        news,
+        notices,
         allowance: Allowance::of_messages(Instant::now()),
         silent_heartbeats: 0,
     };
-    let end = conversation.go_on(heartbeat).await;
-    // Whatever is left of it after that time is dropped, and the connection with it.
+    let end = conversation.run(heartbeat).await;
+    // After that time the rest is dropped with the connection.
     let _ = timeout(CLOSING_TIME_MAX, conversation.end(end)).await;
 }
 
 struct Conversation {
-    socket: WebSocketStream<Tapped<TokioIo<Upgraded>, Meter>>,
+    socket: WebSocketStream<ObservedStream<TokioIo<Upgraded>, Meter>>,
     feed: Feed,
     subscriptions: Subscriptions,
-    news: mpsc::Receiver<News>,
+    notices: mpsc::Receiver<Notice>,
     allowance: Allowance,
-    /// Since the client was heard.
+    /// Heartbeats since the last data from the client.
     silent_heartbeats: u32,
 }
 
 enum End {
-    /// Nobody is there to be told.
+    /// The connection is lost, so nothing is sent.
     Lost,
     /// The client closes; its close frame is answered.
     Theirs,
@@ -92,28 +92,29 @@ enum End {
 const TOO_FAST: End = End::Ours(CloseCode::Policy, "too many messages");
 
 impl Conversation {
-    async fn go_on(&mut self, heartbeat: Duration) -> End {
+    async fn run(&mut self, heartbeat: Duration) -> End {
         let feed = self.feed.clone();
         let mut ending = pin!(feed.ending());
         let mut heartbeats = interval_at(Instant::now() + heartbeat, heartbeat);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(NEWS_AT_ONCE);
+        let mut batch = Vec::with_capacity(NOTICES_AT_ONCE);
         loop {
-            // In this order: a client that sends is slowed down by its allowance, one that only reads has the rest.
-            let went = tokio::select! {
+            // Reads come first: the allowance slows down a client that sends, and a client that only reads gets the
+            // rest.
+            let flow = tokio::select! {
                 biased;
                 () = &mut ending => ControlFlow::Break(End::ServerStops),
                 received = self.socket.next() => self.received(received).await,
                 Some(ended) = self.subscriptions.task_ended() => match ended {
                     Err(error) if error.is_panic() => {
-                        ControlFlow::Break(End::Ours(CloseCode::Error, "something that should not happen did"))
+                        ControlFlow::Break(End::Ours(CloseCode::Error, "internal error"))
                     }
                     Ok(()) | Err(_) => ControlFlow::Continue(()),
                 },
-                _ = heartbeats.tick() => self.beat().await,
-                _count = self.news.recv_many(&mut batch, NEWS_AT_ONCE) => self.pass_on(&mut batch).await,
+                _ = heartbeats.tick() => self.heartbeat().await,
+                _count = self.notices.recv_many(&mut batch, NOTICES_AT_ONCE) => self.pass_on(&mut batch).await,
             };
-            if let ControlFlow::Break(end) = went {
+            if let ControlFlow::Break(end) = flow {
                 return end;
             }
         }
@@ -122,7 +123,7 @@ impl Conversation {
     async fn received(&mut self, received: Option<Result<Message, Error>>) -> ControlFlow<End> {
         let message = match received {
             Some(Ok(message)) => message,
-            Some(Err(_)) if self.socket.get_ref().tap().is_overdrawn() => {
+            Some(Err(_)) if self.socket.get_ref().observer().is_overdrawn() => {
                 return ControlFlow::Break(TOO_FAST);
             }
             Some(Err(error)) => return ControlFlow::Break(end_after(&error)),
@@ -136,18 +137,18 @@ impl Conversation {
             return ControlFlow::Break(TOO_FAST);
         }
         match message {
-            Message::Text(text) => self.heard(text.as_str()).await,
+            Message::Text(text) => self.handle_text(text.as_str()).await,
             Message::Binary(_) => {
-                ControlFlow::Break(End::Ours(CloseCode::Unsupported, "messages are JSON texts"))
+                ControlFlow::Break(End::Ours(CloseCode::Unsupported, "messages must be JSON texts"))
             }
-            // A ping is answered by the library, with the next read at the latest.
+            // The library answers a ping, at the latest with the next read.
             Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {
                 ControlFlow::Continue(())
             }
         }
     }
 
-    async fn heard(&mut self, text: &str) -> ControlFlow<End> {
+    async fn handle_text(&mut self, text: &str) -> ControlFlow<End> {
         let refused = match read_message(text) {
             Ok(ClientMessage::Subscribe { id, filter, after }) => {
                 let begun = self.subscriptions.begin(id.clone(), filter, after);
@@ -156,7 +157,7 @@ impl Conversation {
             Ok(ClientMessage::Unsubscribe { id }) if self.subscriptions.end(&id) => Ok(()),
             Ok(ClientMessage::Unsubscribe { id }) => Err((
                 Some(id),
-                String::from("#/id is of no subscription on this socket"),
+                String::from("#/id names no subscription on this socket"),
             )),
             Err(BadMessage { id, detail }) => Err((id, detail)),
         };
@@ -166,24 +167,24 @@ impl Conversation {
         }
     }
 
-    async fn beat(&mut self) -> ControlFlow<End> {
+    async fn heartbeat(&mut self) -> ControlFlow<End> {
         if self.silent_heartbeats == SILENT_HEARTBEATS_MAX {
             return ControlFlow::Break(End::Lost);
         }
         self.silent_heartbeats += 1;
-        self.subscriptions.beat();
+        self.subscriptions.heartbeat();
         self.write([Message::Ping(Bytes::new())]).await
     }
 
-    async fn pass_on(&mut self, batch: &mut Vec<News>) -> ControlFlow<End> {
+    async fn pass_on(&mut self, batch: &mut Vec<Notice>) -> ControlFlow<End> {
         let mut messages = Vec::with_capacity(batch.len());
-        for news in batch.drain(..) {
-            messages.extend(self.subscriptions.text(&news).map(Message::from));
+        for notice in batch.drain(..) {
+            messages.extend(self.subscriptions.text(&notice).map(Message::from));
         }
         self.write(messages).await
     }
 
-    /// Waits for the client to take it, though not for ever.
+    /// Writes the messages and waits a limited time for the client to read them.
     async fn write(&mut self, messages: impl IntoIterator<Item = Message>) -> ControlFlow<End> {
         let (socket, feed) = (&mut self.socket, &self.feed);
         let written = async {
@@ -195,7 +196,7 @@ impl Conversation {
         let patience = async {
             tokio::select! {
                 () = sleep(WRITE_TIME_MAX) => {}
-                // A client that does not read keeps no server from stopping.
+                // A client that does not read must not delay a stop.
                 () = async {
                     feed.ending().await;
                     sleep(CLOSING_TIME_MAX).await;
@@ -217,21 +218,21 @@ impl Conversation {
             End::Lost => return,
             End::Theirs => {}
             End::ServerStops => {
-                // Each subscription tells with its last news from where to go on.
+                // The last notice of each subscription has the cursor to resume from.
                 self.subscriptions.begin_no_more();
-                let mut batch = Vec::with_capacity(NEWS_AT_ONCE);
-                while self.news.recv_many(&mut batch, NEWS_AT_ONCE).await > 0 {
+                let mut batch = Vec::with_capacity(NOTICES_AT_ONCE);
+                while self.notices.recv_many(&mut batch, NOTICES_AT_ONCE).await > 0 {
                     if self.pass_on(&mut batch).await.is_break() {
                         return;
                     }
                 }
-                self.close(CloseCode::Away, "the server stops").await;
+                self.close(CloseCode::Away, "the server is stopping").await;
             }
             End::Ours(code, reason) => self.close(code, reason).await,
         }
-        // The client's own close frame, and what it sent before it knew. After a violation nothing is understood any
-        // more, and the rest is thrown away: a connection closed with unread bytes is reset, and the reset can overtake
-        // the close frame.
+        // Reads the client's close frame and its earlier messages. After a violation nothing can be parsed, and the
+        // rest is discarded: closing a connection with unread bytes resets it, and the reset can overtake the close
+        // frame.
         while let Some(Ok(_)) = self.socket.next().await {}
         let mut stream = self.socket.into_inner().into_inner();
         if stream.shutdown().await.is_ok() {
@@ -244,7 +245,7 @@ impl Conversation {
             code,
             reason: reason.into(),
         };
-        // A client that cannot be told finds out.
+        // A client that cannot be reached will notice by itself.
         let _ = self.socket.close(Some(frame)).await;
     }
 }
@@ -262,7 +263,7 @@ fn error(id: Option<&SubscriptionId>, detail: &str) -> Message {
 fn end_after(error: &Error) -> End {
     match error {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Lost,
-        Error::Protocol(_) => End::Ours(CloseCode::Protocol, "not the WebSocket protocol"),
+        Error::Protocol(_) => End::Ours(CloseCode::Protocol, "the WebSocket protocol was violated"),
         Error::Capacity(_) => End::Ours(CloseCode::Size, "the message is too long"),
         Error::Utf8(_) => End::Ours(CloseCode::Invalid, "the message is not UTF-8"),
         _ => End::Lost,

@@ -1,5 +1,5 @@
-//! Charges a client for the bytes it sends. Frames that make up no message - empty fragments above all - cost work as
-//! well, and only here are they seen.
+//! Charges a client for the bytes it sends. Frames that form no message, above all empty fragments, cost work as well
+//! and are only visible here.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 use super::allowance::Allowance;
-use crate::http::tapped::Tap;
+use crate::http::observed_stream::StreamObserver;
 
 pub struct Meter {
     allowance: Allowance,
@@ -22,13 +22,13 @@ impl Meter {
         }
     }
 
-    /// The client sent more than it may; every read fails from then on.
+    /// Reports whether the client sent more than allowed; every read fails from then on.
     pub fn is_overdrawn(&self) -> bool {
         self.overdrawn
     }
 }
 
-impl Tap for Meter {
+impl StreamObserver for Meter {
     fn arrived(&mut self, bytes: &[u8], _: &Context<'_>) -> Poll<io::Result<()>> {
         let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         self.overdrawn |= !self.allowance.take(count, Instant::now());

@@ -1,5 +1,5 @@
-//! The subscriptions of one WebSocket: each a task of its own that follows the feed into the one outbox of the socket.
-//! While the outbox is full they wait, and lag behind the feed as every slow subscriber does.
+//! Subscriptions of one WebSocket. Each is a task that follows the feed into the socket's outbox. While the outbox is
+//! full the tasks wait and lag behind the feed, like every slow subscriber.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,41 +13,41 @@ use crate::http::wire::{ServerMessage, SubscriptionId, event_message};
 use crate::live::{Change, Feed, Filter, Next, SubscribeError, Subscription};
 use crate::store::{FeedCursor, StoreError};
 
-/// Of one socket.
+/// Maximum number of subscriptions per socket.
 const SUBSCRIPTIONS_MAX: usize = 100;
-/// Shared changes that wait for the socket, of all its subscriptions together.
-const OUTBOX_NEWS_MAX: usize = 64;
+/// Maximum number of notices waiting for the socket, from all its subscriptions together.
+const OUTBOX_NOTICES_MAX: usize = 64;
 
 pub struct Subscriptions {
     feed: Feed,
     running: HashMap<SubscriptionId, Running>,
     tasks: JoinSet<()>,
-    /// `None` once nothing new begins.
-    outbox: Option<mpsc::Sender<News>>,
-    /// Counts the socket's heartbeats, for every subscription to tell its place.
-    beats: watch::Sender<u64>,
+    /// `None` once no subscription may begin.
+    outbox: Option<mpsc::Sender<Notice>>,
+    /// Number of the socket's heartbeats; with each one, subscriptions report their positions.
+    heartbeats: watch::Sender<u64>,
     next_number: u64,
 }
 
 struct Running {
-    /// Tells it from an earlier one with the same id, of which news may still wait.
+    /// Distinguishes the subscription from an earlier one with its id, whose notices may still wait.
     number: u64,
     task: AbortHandle,
 }
 
-/// From a subscription to the client.
-pub struct News {
+/// A notice from a subscription to the client.
+pub struct Notice {
     number: u64,
     id: SubscriptionId,
-    what: What,
+    content: Content,
 }
 
-enum What {
-    /// It has come so far: at its beginning, and later where nothing else says so.
+enum Content {
+    /// Position reached: at the start, and later if nothing else reports it.
     At(FeedCursor),
     Change(Arc<Change>),
     Resync(FeedCursor),
-    /// Nothing follows.
+    /// The subscription ends.
     Ends {
         detail: &'static str,
         cursor: Option<FeedCursor>,
@@ -55,22 +55,24 @@ enum What {
 }
 
 impl Subscriptions {
-    /// None yet, and where the news of all that come will arrive. That ends after [`Subscriptions::begin_no_more`].
-    pub fn new(feed: Feed) -> (Subscriptions, mpsc::Receiver<News>) {
-        let (sender, news) = mpsc::channel(OUTBOX_NEWS_MAX);
-        let none = Subscriptions {
+    /// Returns an empty set and the receiver of its notices, which ends after [`Subscriptions::begin_no_more`].
+    pub fn new(feed: Feed) -> (Subscriptions, mpsc::Receiver<Notice>) {
+        let (sender, notices) = mpsc::channel(OUTBOX_NOTICES_MAX);
+        let empty = Subscriptions {
             feed,
             running: HashMap::new(),
             tasks: JoinSet::new(),
             outbox: Some(sender),
-            beats: watch::Sender::new(0),
+            heartbeats: watch::Sender::new(0),
             next_number: 0,
         };
-        (none, news)
+        (empty, notices)
     }
 
+    /// Begins a subscription.
+    ///
     /// # Errors
-    /// Why not, for the client.
+    /// The reason, for the client.
     pub fn begin(
         &mut self,
         id: SubscriptionId,
@@ -79,12 +81,12 @@ impl Subscriptions {
     ) -> Result<(), String> {
         if self.running.contains_key(&id) {
             return Err(String::from(
-                "#/id is in use: unsubscribe first, or choose another",
+                "#/id is in use; unsubscribe first or choose another",
             ));
         }
         if self.running.len() == SUBSCRIPTIONS_MAX {
             return Err(format!(
-                "there are {SUBSCRIPTIONS_MAX} subscriptions on this socket, and more are not allowed"
+                "this socket has {SUBSCRIPTIONS_MAX} subscriptions, the maximum"
             ));
         }
         let Some(outbox) = self.outbox.clone() else {
@@ -96,14 +98,14 @@ impl Subscriptions {
             number,
             id: id.clone(),
             outbox,
-            beats: self.beats.subscribe(),
+            heartbeats: self.heartbeats.subscribe(),
         };
         let task = self.tasks.spawn(follow(self.feed.clone(), filter, after, outlet));
         self.running.insert(id, Running { number, task });
         Ok(())
     }
 
-    /// Nothing that [`Subscriptions::text`] gives from now on is of this subscription. `false` when there is none.
+    /// Ends a subscription: [`Subscriptions::text`] gives nothing more of it. `false` if there is none.
     pub fn end(&mut self, id: &SubscriptionId) -> bool {
         let ended = self.running.remove(id);
         if let Some(running) = &ended {
@@ -112,24 +114,24 @@ impl Subscriptions {
         ended.is_some()
     }
 
-    /// Has those tell their place whose client does not know it: each says one message, and one that still waits to say
-    /// something counts several heartbeats as one.
-    pub fn beat(&self) {
-        self.beats.send_modify(|beats| *beats += 1);
+    /// Makes subscriptions report a position that their client does not know, in one message each. A subscription still
+    /// waiting to send takes several heartbeats as one.
+    pub fn heartbeat(&self) {
+        self.heartbeats.send_modify(|heartbeats| *heartbeats += 1);
     }
 
     pub fn begin_no_more(&mut self) {
         self.outbox = None;
     }
 
-    /// The message to send; `None` for what was ended before it came to that.
-    pub fn text(&mut self, news: &News) -> Option<String> {
-        let id = &news.id;
-        if self.running.get(id)?.number != news.number {
+    /// Returns the message to send; `None` if its subscription has ended.
+    pub fn text(&mut self, notice: &Notice) -> Option<String> {
+        let id = &notice.id;
+        if self.running.get(id)?.number != notice.number {
             return None;
         }
-        Some(match &news.what {
-            What::At(at) => {
+        Some(match &notice.content {
+            Content::At(at) => {
                 let cursor = cursor::text(*at);
                 ServerMessage::Subscribed {
                     id: id.as_str(),
@@ -137,8 +139,8 @@ impl Subscriptions {
                 }
                 .text()
             }
-            What::Change(change) => event_message(id, &live::event_json(change)),
-            What::Resync(at) => {
+            Content::Change(change) => event_message(id, &live::event_json(change)),
+            Content::Resync(at) => {
                 let cursor = cursor::text(*at);
                 ServerMessage::Resync {
                     id: id.as_str(),
@@ -146,7 +148,7 @@ impl Subscriptions {
                 }
                 .text()
             }
-            What::Ends { detail, cursor } => {
+            Content::Ends { detail, cursor } => {
                 self.running.remove(id);
                 ServerMessage::Error {
                     id: Some(id.as_str()),
@@ -158,36 +160,36 @@ impl Subscriptions {
         })
     }
 
-    /// The next task that is over; `None` while there is none. Cancel safe.
+    /// Returns the next task that ends; `None` while there is none. Cancel safe.
     pub async fn task_ended(&mut self) -> Option<Result<(), JoinError>> {
         self.tasks.join_next().await
     }
 }
 
-/// A subscription's way to its client.
+/// A subscription's access to the socket's outbox.
 struct Outlet {
     number: u64,
     id: SubscriptionId,
-    outbox: mpsc::Sender<News>,
-    beats: watch::Receiver<u64>,
+    outbox: mpsc::Sender<Notice>,
+    heartbeats: watch::Receiver<u64>,
 }
 
-/// The socket is gone.
+/// The socket is closed.
 struct Gone;
 
 impl Outlet {
-    async fn tell(&self, what: What) -> Result<(), Gone> {
-        let news = News {
+    async fn send(&self, content: Content) -> Result<(), Gone> {
+        let notice = Notice {
             number: self.number,
             id: self.id.clone(),
-            what,
+            content,
         };
-        self.outbox.send(news).await.map_err(|_| Gone)
+        self.outbox.send(notice).await.map_err(|_| Gone)
     }
 }
 
-/// Also to who has no cursor yet.
-const STOPS: &str = "the server stops: come back";
+/// Also sent to a client that has no cursor yet.
+const STOPS: &str = "the server is stopping; reconnect";
 
 async fn follow(feed: Feed, filter: Filter, after: Option<FeedCursor>, mut outlet: Outlet) {
     let begun = tokio::select! {
@@ -202,66 +204,68 @@ async fn follow(feed: Feed, filter: Filter, after: Option<FeedCursor>, mut outle
         },
         Err(detail) => (detail, after),
     };
-    // A socket that is gone needs no farewell.
-    let _ = outlet.tell(What::Ends { detail, cursor }).await;
+    // A closed socket needs no last notice.
+    let _ = outlet.send(Content::Ends { detail, cursor }).await;
 }
 
-/// Until the server stops: the place to come back with.
+/// Passes on the feed until the server stops. Returns the position to resume from.
 async fn pass_on(
     feed: &Feed,
     mut subscription: Subscription,
     outlet: &mut Outlet,
 ) -> Result<FeedCursor, Gone> {
-    // The client's, once it has everything it was sent.
-    let mut told = subscription.cursor();
-    outlet.tell(What::At(told)).await?;
+    // Position known to the client once it has received everything.
+    let mut known = subscription.cursor();
+    outlet.send(Content::At(known)).await?;
     loop {
-        let what = tokio::select! {
+        let content = tokio::select! {
             biased;
             () = feed.ending() => return Ok(subscription.cursor()),
             next = subscription.next() => match next {
                 Next::Change(change) => {
-                    told = change.cursor();
-                    What::Change(change)
+                    known = change.cursor();
+                    Content::Change(change)
                 }
                 Next::Resync(cursor) => {
-                    told = cursor;
-                    What::Resync(cursor)
+                    known = cursor;
+                    Content::Resync(cursor)
                 }
             },
-            beat = outlet.beats.changed() => {
-                if beat.is_err() {
+            changed = outlet.heartbeats.changed() => {
+                if changed.is_err() {
                     return Err(Gone);
                 }
                 let at = subscription.cursor();
-                if at == told {
+                if at == known {
                     continue;
                 }
-                // Or a client that nothing concerns would come back to have all of it read.
-                told = at;
-                What::At(at)
+                // Otherwise a client without matching events would have everything read again.
+                known = at;
+                Content::At(at)
             }
         };
-        outlet.tell(what).await?;
+        outlet.send(content).await?;
     }
 }
 
 fn reason(error: &SubscribeError) -> &'static str {
     let error = match error {
-        SubscribeError::TooMany => return "as many follow the feed on this node as may: try again later",
+        SubscribeError::TooMany => {
+            return "this node has reached its limit of feed subscribers; retry later or use another node";
+        }
         SubscribeError::Store(error) => error,
     };
     match error {
         StoreError::Closed => STOPS,
-        // The store's own log says why.
-        StoreError::Busy | StoreError::Unavailable { .. } => "the feed cannot be read now: try again soon",
+        // The store logs the reason.
+        StoreError::Busy | StoreError::Unavailable { .. } => "the feed cannot be read now; retry soon",
         StoreError::Unexpected { .. }
         | StoreError::Refused { .. }
         | StoreError::DiskFull
         | StoreError::QueueFull
         | StoreError::KeyReused => {
-            tracing::error!(%error, "a subscription could not begin");
-            "the feed cannot be read: the server failed"
+            tracing::error!(%error, "cannot begin a subscription");
+            "the feed cannot be read; internal error"
         }
     }
 }

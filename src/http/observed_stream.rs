@@ -1,4 +1,4 @@
-//! A stream with a tap on it, which sees what passes and when nothing does. What that means is left to the tap.
+//! A stream that reports its traffic to an observer: bytes that arrive, and times when none move.
 
 use std::io;
 use std::pin::Pin;
@@ -6,34 +6,34 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Direction of a stream, as its reader sees it.
+/// Direction of a stream, from its reader's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     Read,
     Write,
 }
 
-pub trait Tap {
-    /// Called after each attempt to move bytes: `blocked` when the other side let none pass.
-    fn blocked(&mut self, _way: Way, _blocked: bool) {}
+pub trait StreamObserver {
+    /// Called after each attempt to move bytes; `blocked` is true if the other side let none pass.
+    fn blocked(&mut self, _direction: Direction, _blocked: bool) {}
 
-    /// Called with bytes that arrived, none of them at the end of the stream. Unless it answers with `Ok`, the reader does not
+    /// Called with the bytes that arrived, none at the end of the stream. Unless it returns `Ok`, the reader does not
     /// see them.
     fn arrived(&mut self, bytes: &[u8], context: &Context<'_>) -> Poll<io::Result<()>>;
 }
 
-pub struct Tapped<S, T> {
+pub struct ObservedStream<S, T> {
     stream: S,
-    tap: T,
+    observer: T,
 }
 
-impl<S, T> Tapped<S, T> {
-    pub fn new(stream: S, tap: T) -> Tapped<S, T> {
-        Tapped { stream, tap }
+impl<S, T> ObservedStream<S, T> {
+    pub fn new(stream: S, observer: T) -> ObservedStream<S, T> {
+        ObservedStream { stream, observer }
     }
 
-    pub fn tap(&self) -> &T {
-        &self.tap
+    pub fn observer(&self) -> &T {
+        &self.observer
     }
 
     pub fn into_inner(self) -> S {
@@ -41,14 +41,14 @@ impl<S, T> Tapped<S, T> {
     }
 }
 
-impl<S, T: Tap> Tapped<S, T> {
+impl<S, T: StreamObserver> ObservedStream<S, T> {
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.tap.blocked(Way::Write, written.is_pending());
+        self.observer.blocked(Direction::Write, written.is_pending());
         written
     }
 }
 
-impl<S: AsyncRead + Unpin, T: Tap + Unpin> AsyncRead for Tapped<S, T> {
+impl<S: AsyncRead + Unpin, T: StreamObserver + Unpin> AsyncRead for ObservedStream<S, T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -59,9 +59,9 @@ impl<S: AsyncRead + Unpin, T: Tap + Unpin> AsyncRead for Tapped<S, T> {
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.tap.blocked(Way::Read, read.is_pending());
+        self.observer.blocked(Direction::Read, read.is_pending());
         ready!(read)?;
-        let arrived = self.tap.arrived(&buffer.filled()[before..], context);
+        let arrived = self.observer.arrived(&buffer.filled()[before..], context);
         if !matches!(arrived, Poll::Ready(Ok(()))) {
             buffer.set_filled(before);
         }
@@ -69,7 +69,7 @@ impl<S: AsyncRead + Unpin, T: Tap + Unpin> AsyncRead for Tapped<S, T> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, T: Tap + Unpin> AsyncWrite for Tapped<S, T> {
+impl<S: AsyncWrite + Unpin, T: StreamObserver + Unpin> AsyncWrite for ObservedStream<S, T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

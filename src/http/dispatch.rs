@@ -1,5 +1,5 @@
-//! The way of a request to its route. The two that nearly all requests are for - an order comes, an order is asked after - are
-//! taken without the router, which puts a request on the heap several times before it arrives. What is answered is the same.
+//! Dispatch of requests to their routes. The two most frequent, accepting and reading an order, bypass the router,
+//! which allocates several times per request. The answers are the same.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use tower::Service;
 use super::request::{Context, answered};
 use super::{ORDERS, Shared, accept, negotiation, orders};
 
-/// Longest number of an order.
+/// Maximum digits of an order id.
 const ID_DIGITS_MAX: usize = 19;
 
-/// All routes and the answer to what none takes. Cheap to clone.
+/// All routes, and the answer to requests without one. Cheap to clone.
 #[derive(Clone)]
-pub struct Routes(pub(super) Arc<Ways>);
+pub struct Routes(pub(super) Arc<Dispatch>);
 
-pub(super) struct Ways {
+pub(super) struct Dispatch {
     pub shared: Arc<Shared>,
-    /// Of [`ORDERS`].
+    /// Context of [`ORDERS`].
     pub orders: Context,
-    /// Of [`super::ORDER`].
+    /// Context of [`super::ORDER`].
     pub order: Context,
     pub router: Router,
 }
 
-impl Ways {
+impl Dispatch {
     async fn answer(&self, request: Request) -> Response {
         let path = request.uri().path();
         let state = || State(self.shared.clone());
@@ -64,16 +64,16 @@ impl Ways {
     }
 }
 
-/// Of the order that a path asks after. What is written otherwise than in digits is left to the router.
+/// Returns the digits of an order id in a path. Other forms are left to the router.
 fn number(path: &str) -> Option<&str> {
     let id = path.strip_prefix(ORDERS)?.strip_prefix('/')?;
     let is_number = (1..=ID_DIGITS_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then_some(id)
 }
 
-/// Reports whether the server may hold the answer until something happens. The client then listens all the time: a
-/// client that closes its side of the connection is gone, and must not be handed an order any more.
-pub fn may_be_held<B>(request: &axum::http::Request<B>) -> bool {
+/// Reports whether the server may wait for something before it answers. The client then listens all the time: if it
+/// closes its side of the connection, it is gone and must not be handed an order.
+pub fn may_wait<B>(request: &axum::http::Request<B>) -> bool {
     let headers = request.headers();
     let accept = headers.get_all(ACCEPT).iter();
     request.uri().path() == "/leases"
@@ -81,7 +81,7 @@ pub fn may_be_held<B>(request: &axum::http::Request<B>) -> bool {
         || negotiation::wants_event_stream(accept.filter_map(|value| value.to_str().ok()))
 }
 
-/// With its length among its headers, as the router has it.
+/// Adds the content length, as the router does.
 fn sized(mut response: Response) -> Response {
     if let Some(length) = response.body().size_hint().exact() {
         let headers = response.headers_mut();
@@ -102,7 +102,7 @@ impl Service<Request> for Routes {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let ways = self.0.clone();
-        Box::pin(async move { Ok(ways.answer(request).await) })
+        let dispatch = self.0.clone();
+        Box::pin(async move { Ok(dispatch.answer(request).await) })
     }
 }
