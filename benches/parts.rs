@@ -131,7 +131,7 @@ fn hand_out_a_change(bencher: Bencher<'_, '_>, followers: usize) {
     let mut served: Vec<_> = served.into_iter().map(|(_, follower)| follower).collect();
     let change = Change::new(EpochIdentity(1), event());
     bencher.bench_local(|| {
-        let delivered = routes.hand_out(black_box(&change)).delivered;
+        let delivered = routes.deliver(black_box(&change)).delivered;
         // Drained as their connections would do, or the queues would fill up.
         for follower in &mut served {
             assert!(follower.queue.try_recv().is_ok());

@@ -1,9 +1,9 @@
-//! An error with its causes as one text, each told once.
+//! Renders an error with its causes as one text.
 
 use std::error::Error;
 
-/// Returns an error and all its sources on one line. A source that the text shows already is left out: some errors show
-/// theirs themselves.
+/// Returns an error and all its sources on one line. A source already contained in the text is left out, since some
+/// errors include theirs.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -29,7 +29,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_in_order_and_once_each() {
+    fn causes_are_listed_in_order_and_once_each() {
         let error = anyhow::anyhow!("the disk is gone").context("open the file");
         assert_eq!(with_causes(error.as_ref()), "open the file: the disk is gone");
         let error = ShowsItsSource {

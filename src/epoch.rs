@@ -1,5 +1,5 @@
-//! Values that an epoch of a store gives out: its identity, which cursors and idempotency keys carry, and the tokens of leases.
-//! Which epochs a store has is left to `store/epochs.rs`.
+//! Values of a store's epoch: its identity, used in cursors and idempotency keys, and the tokens of leases.
+//! `store/epochs.rs` knows which epochs a store has.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::order::OrderId;
 /// Low bits of a fence, which count the claims of an order within an epoch; the bits above are the epoch's number.
 pub const FENCE_BITS: u32 = 27;
 
-/// Names an epoch for ever: 64 random bits, drawn when it began. Public.
+/// Permanent name of an epoch: 64 random bits, drawn when it began. Public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EpochIdentity(pub u64);
 
@@ -24,8 +24,8 @@ impl fmt::Display for EpochIdentity {
     }
 }
 
-/// Names one effect of an order in other services: all attempts share it, a redrive begins another. It holds the epoch in which
-/// the order was accepted, so that no other store, and no other life of this one, gives the same key to another order.
+/// Identifies one effect of an order in other services: all attempts share it, a redrive gets a new one. It includes
+/// the epoch in which the order was accepted, so that no other store or epoch uses the key for another order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttemptKey {
     pub accepted_in: EpochIdentity,
@@ -46,11 +46,11 @@ impl fmt::Display for AttemptKey {
 
 const SECRET_BYTES: usize = 16;
 const FENCE_BYTES: usize = 8;
-/// 128 bits of the code: a token cannot be guessed.
+/// 128 bits of the code, so that a token cannot be guessed.
 const CODE_BYTES: usize = 16;
 const TOKEN_BYTES: usize = FENCE_BYTES + CODE_BYTES;
 
-/// Makes and checks the tokens of the leases of an epoch: 128 random bits, which never leave the store.
+/// Creates and checks the tokens of an epoch's leases: 128 random bits that never leave the store.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TokenSecret([u8; SECRET_BYTES]);
 
@@ -63,7 +63,7 @@ impl TokenSecret {
         &self.0
     }
 
-    /// The token of the lease that a claim of the order with this fence gave.
+    /// Returns the token of the lease with this fence.
     pub fn token(&self, order_id: OrderId, fence: u64) -> Token {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         mac.update(&order_id.0.to_be_bytes());
@@ -82,18 +82,19 @@ impl fmt::Debug for TokenSecret {
     }
 }
 
-/// Proves a lease: the fence of its claim, and a code that only the store can make (RFC 2104 over SHA-256). Opaque to workers.
+/// Proves a lease: the fence of its claim, and a code that only the store can compute (RFC 2104 over SHA-256). Opaque
+/// to workers.
 #[derive(Clone, Copy)]
 pub struct Token([u8; TOKEN_BYTES]);
 
 impl Token {
-    /// Reads the text of a token; `None` when it is none. Whether the token was ever given is left to the store.
+    /// Parses the text of a token; `None` if it is malformed. The store checks if it was ever issued.
     pub fn parse(text: &str) -> Option<Token> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
         bytes.try_into().ok().map(Token)
     }
 
-    /// The fence of the claim, as the token says.
+    /// Returns the fence of the claim, as given in the token.
     pub fn fence(&self) -> u64 {
         let (fence, _) = self
             .0
@@ -118,7 +119,7 @@ impl fmt::Display for Token {
     }
 }
 
-/// A token in a log would admit its reader.
+/// A reader of the log could use a token.
 impl fmt::Debug for Token {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Token(fence {}, …)", self.fence())
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_read_as_it_was_written() {
+    fn a_token_survives_a_round_trip() {
         let token = token(1, 45, FENCE);
         assert_eq!(Token::parse(&token.to_string()), Some(token));
         assert_eq!(token.fence(), FENCE);
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn another_order_fence_or_secret_gives_another_code() {
+    fn the_code_depends_on_order_fence_and_secret() {
         let code = |token: Token| token.0[FENCE_BYTES..].to_vec();
         let one = code(token(1, 45, FENCE));
         for other in [token(2, 45, FENCE), token(1, 46, FENCE), token(1, 45, FENCE + 1)] {
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_no_tokens() {
+    fn malformed_text_is_not_a_token() {
         let good = token(1, 45, FENCE).to_string();
         for bad in ["", "7", &good[1..], &format!("{good}AAAA"), &format!("{good}=")] {
             assert_eq!(Token::parse(bad), None, "{bad}");

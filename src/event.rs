@@ -1,5 +1,5 @@
-//! What happened to an order: append-only facts, and the one table of legal transitions they obey.
-//! Reading them by cursor is left to the store, pushing them to whoever listens to the edges.
+//! Events of orders: append-only facts, and the table of legal transitions they obey. The store reads them by cursor;
+//! `http` sends them to subscribers.
 
 use crate::lease::NodeId;
 use crate::order::{OrderId, OrderStatus};
@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub order_id: OrderId,
-    /// Counts the events of an order from 1, without holes.
+    /// Counts the events of an order from 1, without gaps.
     pub version: u32,
     pub kind: EventKind,
     /// The status after the event.
@@ -17,7 +17,7 @@ pub struct Event {
     pub at: Timestamp,
     /// Attempts started and not given back, after the event.
     pub attempt: u32,
-    /// The node that worked on the order, where one did.
+    /// The node that processed the order, if any.
     pub node: Option<NodeId>,
     pub error: Option<String>,
 }
@@ -62,7 +62,7 @@ impl EventKind {
         }
     }
 
-    /// The status of an order after such an event.
+    /// Returns the status of an order after such an event.
     pub fn leads_to(self) -> OrderStatus {
         match self {
             EventKind::Accepted
@@ -79,8 +79,8 @@ impl EventKind {
 }
 
 impl OrderStatus {
-    /// The status an event leads to, or `None` where the event is not legal. `None` as `from` is an order
-    /// that does not exist yet. Every arrow of the state diagram is here and nowhere else.
+    /// Returns the status after an event, or `None` if the event is not legal. `from` is `None` for an order that does
+    /// not exist yet. The whole state diagram is here and nowhere else.
     pub fn after(from: Option<OrderStatus>, kind: EventKind) -> Option<OrderStatus> {
         use OrderStatus::{Cancelled, Failed, Pending, Processing};
         let legal_from: &[Option<OrderStatus>] = match kind {
@@ -92,7 +92,7 @@ impl OrderStatus {
             | EventKind::Released
             | EventKind::Failed => &[Some(Processing)],
             EventKind::Cancelled => &[Some(Pending), Some(Processing), Some(Failed)],
-            // Of a Pending order: it no longer waits for its back-off.
+            // For a Pending order: it no longer waits for its backoff.
             EventKind::Redriven => &[Some(Failed), Some(Cancelled), Some(Pending)],
         };
         legal_from.contains(&from).then(|| kind.leads_to())
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_begins_once() {
+    fn an_order_is_accepted_once() {
         assert_eq!(
             OrderStatus::after(None, EventKind::Accepted),
             Some(OrderStatus::Pending)

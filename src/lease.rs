@@ -1,4 +1,4 @@
-//! The right to process an order once, and the answer to it. Granting and checking it is left to the store.
+//! The right to process an order once, and its outcome. The store grants and checks it.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,18 +7,18 @@ use crate::epoch::{AttemptKey, Token};
 use crate::order::{Order, OrderId};
 use crate::portable_json::JsonText;
 
-/// The beginning of the error of an attempt whose result the store refused for good.
+/// Start of the error of an attempt whose result the store refused for good.
 pub const RESULT_REFUSED: &str = "the store refused the result";
 
-/// Longest text kept of an error, in bytes; the rest is cut off at a character's edge. A KiB of what a service gave as its
-/// reason, and some words around it.
+/// Maximum bytes of a stored error text; the rest is cut off between characters. A service's reason of one KiB, and
+/// some words around it.
 pub const ERROR_BYTES_MAX: usize = REASON_BYTES_MAX + 32;
-/// Delay before the next attempt at an order whose ends the store refuses: somebody has to act first.
+/// Delay before the next attempt at an order whose outcomes the store refuses; an operator has to act first.
 const REFUSED_RETRY_AFTER: Duration = Duration::from_hours(1);
-/// Of the reason that whoever processed the order gives, in bytes.
+/// Maximum bytes of the reason that a processor gives.
 pub const REASON_BYTES_MAX: usize = 1024;
 
-/// One run of one process: random at every start, so that a restarted node never inherits its old leases.
+/// One run of one process. Random at every start, so that a restarted node never inherits its old leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
 
@@ -28,27 +28,27 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// Names one claim of one order. The fence rises with every claim of that order, also over epochs, so a result that carries an
-/// older one is refused (Kleppmann, "How to do distributed locking", 2016, where it is called a fencing token).
+/// Identifies one claim of one order. The fence rises with every claim of that order, across epochs too, so a result
+/// with an older one is refused (Kleppmann, "How to do distributed locking", 2016, where it is called a fencing token).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseKey {
     pub order_id: OrderId,
     pub fence: u64,
-    /// Who claimed; written into the event that ends the attempt, so that `verify` sees whose result it was.
+    /// Node of the claim; written into the event that ends the attempt, so that `verify` sees whose result it was.
     pub node: NodeId,
 }
 
-/// A claimed order: whoever holds it may process the order until the lease runs out.
+/// A claimed order. Its holder may process the order until the lease expires.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    /// As it stands after the claim: `Processing`, with `attempts` counting this one.
+    /// The order after the claim: `Processing`, with `attempts` counting this one.
     pub order: Order,
     pub fence: u64,
-    /// Proves the lease to whichever node the result is brought to.
+    /// Proves the lease to the node that gets the result.
     pub token: Token,
     pub attempt_key: AttemptKey,
     pub node: NodeId,
-    /// The order was lost twice or more to dead nodes; a node runs one such order at a time.
+    /// Set if the order lost two leases or more; a node runs one such order at a time.
     pub suspect: bool,
 }
 
@@ -62,7 +62,7 @@ impl Lease {
     }
 }
 
-/// How an attempt ended.
+/// End of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Completed {
@@ -73,13 +73,14 @@ pub enum Outcome {
         after: Duration,
         error: String,
     },
-    /// For good, until somebody redrives it.
+    /// Failed for good, until an operator redrives it.
     Failed {
         error: String,
     },
-    /// Handed back unfinished, without using up an attempt.
+    /// Given back unfinished; the attempt does not count.
     Released,
-    /// Handed back without using up an attempt, because no service could process it, as `error` says; due again after the delay.
+    /// Given back without counting the attempt, because no service could process the order, with `error` as the reason;
+    /// due again after the delay.
     GivenBack {
         after: Duration,
         error: String,
@@ -87,11 +88,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Without a result.
+    /// Completed without a result.
     pub const COMPLETED: Outcome = Outcome::Completed { result: None };
 
-    /// Replaces this outcome when the store refuses it for good: tried one after the other until one is stored. A lease that
-    /// cannot be handed back is left to run out.
+    /// Returns the outcomes to try instead, one after the other, when the store refuses this one for good. A lease that
+    /// cannot be given back expires.
     pub fn after_refusal(&self, reason: &str) -> Vec<Outcome> {
         match self {
             Outcome::Released => Vec::new(),
@@ -108,17 +109,17 @@ impl Outcome {
     }
 }
 
-/// Processor of the orders that a node claims. All nodes of a store have the same, or orders would end differently.
+/// Processor of the orders that a node claims. All nodes of a store have the same one, or orders would end differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessorKind {
     Simulated,
     /// A service that the node calls.
     Http,
-    /// Workers that take orders from the node.
+    /// External workers.
     Pull,
-    /// The program that this is part of.
+    /// Part of the program.
     Own,
-    /// The same, where it tells others the token before it hands the order over.
+    /// Part of the program, but tells others the token before it hands over the order.
     OwnDelivering,
 }
 
@@ -131,7 +132,7 @@ impl ProcessorKind {
         ProcessorKind::OwnDelivering,
     ];
 
-    /// Name of the processor in the configuration; `own` is not for the configuration.
+    /// Returns the processor's name in the configuration; `own` is not configurable.
     pub fn name(self) -> &'static str {
         match self {
             ProcessorKind::Simulated => "simulated",
@@ -141,12 +142,12 @@ impl ProcessorKind {
         }
     }
 
-    /// Workers outside hold the leases.
+    /// Reports whether external workers hold the leases.
     pub fn is_outside(self) -> bool {
         self == ProcessorKind::Pull
     }
 
-    /// Others than the node are told the tokens, and may end the attempts.
+    /// Reports whether others than the node get the tokens and may end the attempts.
     pub fn hands_out(self) -> bool {
         match self {
             ProcessorKind::Http | ProcessorKind::Pull | ProcessorKind::OwnDelivering => true,
@@ -155,7 +156,7 @@ impl ProcessorKind {
     }
 }
 
-/// Cuts an error text to [`ERROR_BYTES_MAX`] and takes out NUL, which PostgreSQL cannot store.
+/// Cuts an error text to [`ERROR_BYTES_MAX`] and removes NUL, which PostgreSQL cannot store.
 pub fn bounded_error(text: &str) -> String {
     let mut end = text.len().min(ERROR_BYTES_MAX);
     while !text.is_char_boundary(end) {

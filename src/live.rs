@@ -1,8 +1,8 @@
-//! Follows the log of events once per node and hands every change to whoever follows it here, in order and without a
-//! gap. What a change looks like on a wire is left to `http`; the log, and with it every promise, to the store.
+//! Follows the log of events once per node and delivers every change to the node's subscribers, in order and without
+//! gaps. `http` renders changes; the store has the log and keeps its promises.
 //!
-//! A subscriber gets changes from a bounded queue of its own. One whose queue is full is taken off, and reads on from
-//! the recent changes in memory or from the log until it has caught up: it costs the others nothing.
+//! A subscriber gets changes from its own bounded queue. A subscriber whose queue is full is removed and catches up
+//! from the recent changes in memory or from the log, at no cost to the others.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -19,7 +19,7 @@ use crate::store::{Epochs, FeedCursor, FeedEvent, FeedPosition, Store, StoreErro
 
 mod catch_up;
 mod recent;
-/// Seen from outside by the benchmark of its costs only.
+/// Public only for the benchmark of its cost.
 #[doc(hidden)]
 pub mod routes;
 mod subscription;
@@ -31,20 +31,20 @@ pub use subscription::{Next, Subscription};
 use recent::{RECENT_CHANGES_MAX, Recent};
 use routes::Routes;
 
-/// Who may follow the feed at once on one node. Each costs some 40 KiB when it is stuck, most of that its connection's.
+/// Maximum number of subscribers per node. A stuck one costs some 40 KiB, most of it for its connection.
 const SUBSCRIBERS_MAX: usize = 16_384;
-/// Reads of the log under way at once, for all who catch up together: the rest of the store's readers is for requests.
+/// Maximum concurrent reads of the log by all subscribers that catch up; the store's other readers serve requests.
 const LOG_READS_MAX: usize = 2;
 
 #[derive(Clone, Copy, Debug)]
 pub struct LiveSettings {
-    /// Leave the store alone after some quiet time, though somebody listens.
+    /// Leaves the store alone after some quiet time, even with subscribers.
     pub idle_sleep: bool,
 }
 
-/// One event, as all subscribers share it.
+/// One event, shared by all subscribers.
 pub struct Change {
-    /// The epoch that the event's place belongs to.
+    /// Epoch of the event's position.
     pub epoch: EpochIdentity,
     pub event: FeedEvent,
     text: OnceLock<Bytes>,
@@ -66,18 +66,18 @@ impl Change {
         }
     }
 
-    /// The change as it is sent: made by whoever needs it first, the same for all others.
+    /// Returns the rendered change, which the first caller renders for all.
     pub fn text(&self, render: impl FnOnce(&Change) -> Bytes) -> Bytes {
         self.text.get_or_init(|| render(self)).clone()
     }
 }
 
-/// What somebody wants to hear of: everything that agrees with all that is given.
+/// Selects the events that match all given fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     pub order_id: Option<OrderId>,
     pub user_id: Option<i64>,
-    /// After the event.
+    /// Status after the event.
     pub status: Option<OrderStatus>,
 }
 
@@ -89,20 +89,20 @@ impl Filter {
     }
 }
 
-/// Why nobody can follow the feed now.
+/// Reason why a subscription cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SubscribeError {
-    #[error("as many follow the feed on this node as may")]
+    #[error("this node has reached its limit of feed subscribers")]
     TooMany,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// The feed as the rest of the process uses it. Cheap to clone.
+/// Access to the feed for the rest of the process. Cheap to clone.
 #[derive(Clone)]
 pub struct Feed(Arc<Shared>);
 
-/// The task that follows the log; ends when the server drains.
+/// The task that follows the log. Ends when the server drains.
 pub struct Live {
     feed: Feed,
     tail: JoinHandle<()>,
@@ -113,28 +113,28 @@ struct Shared {
     metrics: Metrics,
     settings: LiveSettings,
     state: Mutex<State>,
-    /// Everything up to here was handed to the subscribers' queues. Written by the tail after it did, under the lock of
-    /// `state`; read without it.
+    /// Position up to which all events are in the subscribers' queues. Written by the tail afterwards, under the lock
+    /// of `state`; read without it.
     head: AtomicI64,
-    /// Who follows the log, held reads included.
+    /// Number of subscribers, long polls included.
     subscribers: AtomicUsize,
-    /// Somebody subscribed: the tail may have to begin, or to look more often.
+    /// Signals a new subscriber: the tail may have to start, or to poll more often.
     joined: Notify,
     log_reads: Semaphore,
-    /// Held by the one who begins to follow the feed: of those who come together the others wait for what he finds.
-    beginning: tokio::sync::Mutex<()>,
-    /// How often that could not be done. Written with `beginning` held, read before and under it.
-    begun_in_vain: AtomicU64,
-    /// Streams end.
+    /// Held while a subscriber starts to follow the feed; others that come meanwhile wait for its result.
+    begin_lock: tokio::sync::Mutex<()>,
+    /// Number of failed starts. Written with `begin_lock` held, read before and under it.
+    failed_begins: AtomicU64,
+    /// Cancelled when streams end.
     draining: CancellationToken,
 }
 
-/// What the tail and those who subscribe have in common. Held for as long as one page is handed out.
+/// State shared by the tail and new subscribers. Locked while one page is delivered.
 struct State {
-    /// The epochs that the latest read of the feed found; `None` while nobody listens.
+    /// Epochs of the latest read of the feed; `None` without subscribers.
     epochs: Option<Epochs>,
-    /// Rises whenever what comes does not follow what was: places known from before mean nothing then.
-    life: u64,
+    /// Rises whenever events do not continue from the last position; earlier positions are void then.
+    restarts: u64,
     recent: Recent,
     routes: Routes,
 }
@@ -152,7 +152,7 @@ impl Live {
             settings,
             state: Mutex::new(State {
                 epochs: None,
-                life: 0,
+                restarts: 0,
                 recent: Recent::default(),
                 routes: Routes::default(),
             }),
@@ -160,8 +160,8 @@ impl Live {
             subscribers: AtomicUsize::new(0),
             joined: Notify::new(),
             log_reads: Semaphore::new(LOG_READS_MAX),
-            beginning: tokio::sync::Mutex::default(),
-            begun_in_vain: AtomicU64::new(0),
+            begin_lock: tokio::sync::Mutex::default(),
+            failed_begins: AtomicU64::new(0),
             draining,
         });
         Live {
@@ -181,10 +181,10 @@ impl Live {
 }
 
 impl Feed {
-    /// What happens from now on, or happened since `after`. A place that is not in the feed, or behind which something
-    /// was taken out, is answered by a [`Next::Resync`] first.
+    /// Subscribes to the events from now on, or after `after`. If that position is not in the feed, or later events
+    /// were removed, the first item is a [`Next::Resync`].
     ///
-    /// With a place to begin behind, a store that is away is waited for by [`Subscription::next`].
+    /// With `after`, [`Subscription::next`] waits for a store that is unavailable.
     pub async fn subscribe(
         &self,
         filter: Filter,
@@ -193,7 +193,7 @@ impl Feed {
         Subscription::begin(self.0.clone(), filter, after).await
     }
 
-    /// The next changes of the log that match, without following it. See [`LogPage`].
+    /// Reads the next matching changes of the log without following it. See [`LogPage`].
     pub async fn page(
         &self,
         filter: Filter,
@@ -216,34 +216,34 @@ impl Shared {
             .expect("no code panics while it holds this lock")
     }
 
-    /// The feed and the place up to which it was handed out; begins to follow it where nobody does. Whoever asks counts
-    /// as a subscriber already, so that it goes on.
+    /// Returns the position up to which the feed was delivered, and starts to follow the feed if needed. The caller
+    /// already counts as a subscriber, so the tail keeps running.
     async fn head(&self) -> Result<FeedCursor, StoreError> {
         if let Some(head) = self.known_head() {
             return Ok(head);
         }
-        let begun_in_vain = self.begun_in_vain.load(Ordering::SeqCst);
-        let _beginning = self.beginning.lock().await;
+        let failed_begins = self.failed_begins.load(Ordering::SeqCst);
+        let _beginning = self.begin_lock.lock().await;
         if let Some(head) = self.known_head() {
             return Ok(head);
         }
-        if self.begun_in_vain.load(Ordering::SeqCst) != begun_in_vain {
-            // Thousands who wait do not each find out for themselves, one after the other, that the store is away.
+        if self.failed_begins.load(Ordering::SeqCst) != failed_begins {
+            // Otherwise thousands of waiting subscribers would find out one by one that the store is unavailable.
             return Err(StoreError::Unavailable {
                 attempted: "begin to follow the feed",
-                source: anyhow::anyhow!("it was tried just now, and the store did not answer"),
+                source: anyhow::anyhow!("an attempt failed just now"),
             });
         }
         let begun = self.begin().await;
         if begun.is_err() {
-            self.begun_in_vain.fetch_add(1, Ordering::SeqCst);
+            self.failed_begins.fetch_add(1, Ordering::SeqCst);
         }
         begun
     }
 
     async fn begin(&self) -> Result<FeedCursor, StoreError> {
         let bounds = self.store.events_after(None, 0).await?.bounds;
-        // What was before is read first: clients of a server that was restarted come back together.
+        // Earlier events are read first: clients of a restarted server reconnect together.
         let warm = i64::try_from(RECENT_CHANGES_MAX).expect("it is a small number");
         let first = FeedPosition((bounds.last.0 - warm).max(bounds.complete_after.0));
         let epochs = bounds.epochs.clone();
@@ -253,7 +253,7 @@ impl Shared {
             state.epochs = Some(page.epochs.clone());
             state.recent.begin(page.begin);
             self.head.store(page.begin.0, Ordering::Release);
-            self.hand_out(&mut state, &page.epochs, page.events);
+            self.deliver(&mut state, &page.epochs, page.events);
             self.joined.notify_one();
         }
         drop(state);
@@ -266,14 +266,14 @@ impl Shared {
         Some(epochs.cursor(FeedPosition(self.head.load(Ordering::Acquire))))
     }
 
-    /// To the queues of those who follow, and to the recent changes.
-    fn hand_out(&self, state: &mut State, epochs: &Epochs, events: Vec<FeedEvent>) {
+    /// Delivers events to the subscribers' queues and the recent changes.
+    fn deliver(&self, state: &mut State, epochs: &Epochs, events: Vec<FeedEvent>) {
         for event in events {
             let position = event.position;
             let change = Change::new(epochs.cursor(position).epoch, event);
-            let handed = state.routes.hand_out(&change);
-            self.metrics.feed_deliveries.inc_by(handed.delivered);
-            self.metrics.feed_subscribers_lagged.inc_by(handed.lagged);
+            let delivery = state.routes.deliver(&change);
+            self.metrics.feed_deliveries.inc_by(delivery.delivered);
+            self.metrics.feed_subscribers_lagged.inc_by(delivery.lagged);
             state.recent.push(change);
             self.head.store(position.0, Ordering::Release);
         }

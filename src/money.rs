@@ -1,4 +1,4 @@
-//! Exact amounts of money with two decimals. Knows text and minor units; currencies and arithmetic are left to others.
+//! Exact amounts of money with two decimals, as text and minor units; no currencies and no arithmetic.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ pub struct Money {
     minor_units: i64,
 }
 
-/// Why a text is not an amount; the message is fit for an API answer.
+/// Reason why a text is not an amount; the message is fit for an API answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MoneyError {
     #[error("must be a decimal number such as 250.75, without exponent, sign or leading zeros")]
@@ -26,7 +26,7 @@ impl Money {
         minor_units: 99_999_999_999_999,
     };
 
-    /// Reads the decimal text of a JSON number: digits without leading zeros, then at most two decimals.
+    /// Parses the decimal text of a JSON number: digits without leading zeros, then at most two decimals.
     pub fn parse(text: &str) -> Result<Money, MoneyError> {
         if let Some(magnitude) = text.strip_prefix('-') {
             return Err(match Money::parse(magnitude) {
@@ -59,7 +59,7 @@ impl Money {
             .ok_or(MoneyError::TooLarge)
     }
 
-    /// `None` outside 0 … [`Money::MAX`].
+    /// Returns `None` outside 0 … [`Money::MAX`].
     pub fn from_minor_units(minor_units: i64) -> Option<Money> {
         (0..=Money::MAX.minor_units)
             .contains(&minor_units)
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_amount_is_refused_with_its_reason() {
+    fn an_invalid_amount_is_refused_with_its_reason() {
         for (given, reason) in [
             ("-1", MoneyError::Negative),
             ("-0.001", MoneyError::Negative),
@@ -129,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_amount_survives_its_own_text(minor_units in 0..=Money::MAX.minor_units) {
+        fn every_amount_survives_a_round_trip(minor_units in 0..=Money::MAX.minor_units) {
             let amount = Money::from_minor_units(minor_units).unwrap();
             prop_assert_eq!(Money::parse(&amount.to_string()), Ok(amount));
         }

@@ -1,5 +1,5 @@
-//! Orders and the rules their fields obey. The JSON around them is left to `http/wire.rs`, legal transitions to
-//! `event.rs`, storing to `store.rs`.
+//! Orders and the rules of their fields. `http/wire.rs` has the JSON, `event.rs` the legal transitions, `store.rs` the
+//! storage.
 
 use std::fmt;
 
@@ -7,17 +7,17 @@ use crate::money::Money;
 use crate::portable_json::JsonText;
 use crate::time::Timestamp;
 
-/// Largest integer that every JSON reader holds exactly (RFC 8259 section 6): 2^53 − 1.
+/// Largest integer that every JSON parser holds exactly (RFC 8259 section 6): 2^53 − 1.
 pub const INTEGER_MAX: i64 = 9_007_199_254_740_991;
 pub const ITEMS_MAX: usize = 1_000;
 pub const REFERENCE_CHARS_MAX: usize = 200;
 pub const METADATA_BYTES_MAX: usize = 8_192;
-/// Of the result that a processor gives.
+/// Maximum size of a processor's result.
 pub const RESULT_BYTES_MAX: usize = 8_192;
-/// Orders in one batch.
+/// Maximum number of orders in one batch.
 pub const BATCH_ORDERS_MAX: usize = 1_000;
 
-/// Given by the store, rising in the order of acceptance.
+/// Assigned by the store; rises in the order of acceptance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OrderId(pub i64);
 
@@ -59,7 +59,7 @@ impl OrderStatus {
         OrderStatus::ALL.into_iter().find(|status| status.name() == name)
     }
 
-    /// Changes only by an explicit redrive.
+    /// Reports whether the order has ended. Only a redrive, or the cancel of a Failed order, changes such a status.
     pub fn is_final(self) -> bool {
         match self {
             OrderStatus::Pending | OrderStatus::Processing => false,
@@ -68,7 +68,7 @@ impl OrderStatus {
     }
 }
 
-/// An order as a client asked for it: every field checked.
+/// An order as the client requested it, with every field checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewOrder {
     /// 1 … [`INTEGER_MAX`].
@@ -76,55 +76,55 @@ pub struct NewOrder {
     pub item_ids: ItemIds,
     pub total_amount: Money,
     pub reference: Option<Reference>,
-    /// The text of a JSON object as it came, see `http/wire.rs` for what was checked.
+    /// The text of a JSON object, unchanged; see `http/wire.rs` for its checks.
     pub metadata: Option<Box<str>>,
 }
 
-/// An order as the store has it.
+/// An order as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     pub order_id: OrderId,
-    /// What the client asked for; never changes.
+    /// The client's request; never changes.
     pub request: NewOrder,
     pub status: OrderStatus,
     /// Number of its events.
     pub version: u32,
-    /// Started and not given back; a redrive starts again at 0.
+    /// Attempts started and not given back; a redrive resets them to 0.
     pub attempts: u32,
-    /// Redrives so far; order id and generation name one business effect downstream.
+    /// Number of redrives. Order id and generation together identify one business effect downstream.
     pub generation: u32,
     pub created_at: Timestamp,
-    /// Latest start.
+    /// Time of the latest start.
     pub processing_at: Option<Timestamp>,
-    /// When it became final: Completed, Failed or Cancelled.
+    /// Time when it became final: Completed, Failed or Cancelled.
     pub finished_at: Option<Timestamp>,
-    /// While Pending in the second line (retries, redrives, given-back orders): when it is due.
+    /// Due time while Pending in the second line (retries, redrives, orders given back).
     pub next_attempt_at: Option<Timestamp>,
     pub last_error: Option<String>,
-    /// What the processor gave when it completed the order, at most [`RESULT_BYTES_MAX`] bytes.
+    /// The processor's result of the completed order, at most [`RESULT_BYTES_MAX`] bytes.
     pub result: Option<JsonText>,
 }
 
-/// Whether the orders of one user wait for each other.
+/// Rule for the orders of one user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ordering {
-    /// They do not.
+    /// They do not wait for each other.
     #[default]
     None,
-    /// At most one of them is in processing, and the next one starts when no earlier one is open any more.
+    /// At most one of them is Processing; the next one starts once no earlier one is open.
     User(OnFailure),
 }
 
-/// What a Failed order means for the later ones of its user.
+/// Effect of a Failed order on the later ones of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
-    /// They go on.
+    /// They continue.
     Skip,
-    /// They wait until it was redriven and completed, or cancelled.
+    /// They wait until it is redriven and completed, or cancelled.
     Block,
 }
 
-/// 1 to [`ITEMS_MAX`] item ids, each 1 … [`INTEGER_MAX`], kept as the comma-separated text that is answered.
+/// 1 to [`ITEMS_MAX`] item ids, each 1 … [`INTEGER_MAX`], kept as the comma-separated text of answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemIds {
     text: Box<str>,
@@ -132,7 +132,7 @@ pub struct ItemIds {
 }
 
 impl ItemIds {
-    /// `None` when there are none, too many, or one is out of range.
+    /// Returns `None` if there are none, too many, or one is out of range.
     pub fn new(ids: &[i64]) -> Option<ItemIds> {
         let in_range = ids.iter().all(|id| (1..=INTEGER_MAX).contains(id));
         if !in_range || ids.is_empty() || ids.len() > ITEMS_MAX {
@@ -151,7 +151,7 @@ impl ItemIds {
         })
     }
 
-    /// Reads the text that [`ItemIds::as_str`] gave, as a store keeps it.
+    /// Parses text from [`ItemIds::as_str`], as a store keeps it.
     pub fn from_stored(text: &str) -> Option<ItemIds> {
         let mut count = 0;
         for id in text.split(',') {
@@ -173,7 +173,7 @@ impl ItemIds {
     }
 }
 
-/// The caller's own order number: 1 to [`REFERENCE_CHARS_MAX`] characters, no control characters.
+/// The client's own order number: 1 to [`REFERENCE_CHARS_MAX`] characters, no control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference(Box<str>);
 
@@ -201,7 +201,7 @@ impl Reference {
     }
 }
 
-/// Reads the decimal text of an integer from 1 to [`INTEGER_MAX`]; the error is fit for an API answer.
+/// Parses the decimal text of an integer from 1 to [`INTEGER_MAX`]; the error is fit for an API answer.
 pub fn parse_integer(text: &str) -> Result<i64, &'static str> {
     const RANGE: &str = "must be an integer from 1 to 9007199254740991";
     let digits = text.strip_prefix('-').unwrap_or(text);
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn item_ids_keep_their_order_and_survive_their_text() {
+    fn item_ids_keep_their_order_and_survive_a_round_trip() {
         let items = ItemIds::new(&[103, 101, 101]).unwrap();
         assert_eq!(items.as_str(), "103,101,101");
         assert_eq!(items.count(), 3);

@@ -1,5 +1,5 @@
-//! The JSON of an order as it leaves this program, in answers and in deliveries alike: times with six fraction digits,
-//! money with two, fields always in one order. Lists of orders and all other answers are left to `http/wire.rs`.
+//! JSON of an order in answers and deliveries: times with six fraction digits, money with two, fields always in the
+//! same order. `http/wire.rs` renders lists of orders and all other answers.
 
 use std::borrow::Cow;
 
@@ -32,17 +32,17 @@ pub struct OrderBody<'a> {
     status: &'static str,
     #[schema(required)]
     reference: Option<&'a str>,
-    /// Kept as it was given, byte for byte.
+    /// Kept byte for byte.
     #[schema(value_type = Option<HashMap<String, Value>>, required)]
     metadata: Option<Verbatim<'a>>,
     /// Number of its events.
     version: u32,
     item_count: usize,
-    /// Started and not given back; a redrive starts again at 0.
+    /// Attempts started and not given back; a redrive resets them to 0.
     attempts: u32,
     #[schema(value_type = String, format = DateTime)]
     created_at: Time,
-    /// Latest start.
+    /// Time of the latest start.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     processing_at: Option<Time>,
     #[schema(value_type = Option<String>, format = DateTime, required)]
@@ -52,7 +52,7 @@ pub struct OrderBody<'a> {
     next_attempt_at: Option<Time>,
     #[schema(required)]
     last_error: Option<&'a str>,
-    /// Acceptance to completion, once Completed.
+    /// Time from acceptance to completion, once Completed.
     #[schema(required)]
     time_taken_seconds: Option<f64>,
     /// Result from the processor that completed the order, kept byte for byte.
@@ -61,7 +61,7 @@ pub struct OrderBody<'a> {
 }
 
 impl<'a> OrderBody<'a> {
-    /// As it was accepted, whatever happened since: a repeated request gets the same bytes.
+    /// Renders the order as accepted, whatever happened since: a repeated request gets the same bytes.
     pub fn accepted(request: &'a NewOrder, order_id: OrderId, created_at: Timestamp) -> OrderBody<'a> {
         OrderBody {
             order_id: order_id.0,
@@ -105,7 +105,7 @@ impl<'a> From<&'a Order> for OrderBody<'a> {
     }
 }
 
-/// The name of an order's status.
+/// Name of an order's status.
 pub struct StatusName;
 
 impl ToSchema for StatusName {
@@ -123,7 +123,7 @@ impl PartialSchema for StatusName {
     }
 }
 
-/// RFC 3339 UTC with always six fraction digits and `Z`.
+/// RFC 3339 in UTC, always with six fraction digits and `Z`.
 pub struct Time(pub Timestamp);
 
 impl Serialize for Time {
@@ -138,7 +138,7 @@ impl Serialize for Time {
     }
 }
 
-/// A JSON number with always two decimals, never through a float.
+/// A JSON number, always with two decimals, never through a float.
 struct Amount(Money);
 
 impl Serialize for Amount {
@@ -149,7 +149,7 @@ impl Serialize for Amount {
     }
 }
 
-/// JSON text that goes out as it came.
+/// JSON text that is passed on unchanged.
 struct Verbatim<'a>(&'a str);
 
 impl Serialize for Verbatim<'_> {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_answered_with_all_fields_in_their_order() {
+    fn an_order_has_all_fields_in_a_fixed_order() {
         assert_eq!(
             text(&OrderBody::from(&order())),
             concat!(
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_order_is_pending_whatever_happened_since() {
+    fn an_accepted_order_is_rendered_as_pending() {
         let order = order();
         let accepted = text(&OrderBody::accepted(
             &order.request,

@@ -1,12 +1,12 @@
-//! JSON that is kept as it came, byte for byte, and yet fully checked: other readers, other languages and other databases
-//! must understand the same value. That the text is JSON at all, and where in a body it stands, is left to whoever read it.
+//! JSON that is kept byte for byte and yet fully checked: other parsers, languages and databases must understand the
+//! same value. The caller has already checked that the text is JSON.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// Objects and arrays around a value, itself included.
+/// Maximum depth of nested objects and arrays, the value itself included.
 pub const JSON_DEPTH_MAX: usize = 32;
 
 /// The text of one JSON value that passed [`check`].
@@ -14,12 +14,12 @@ pub const JSON_DEPTH_MAX: usize = 32;
 pub struct JsonText(Box<str>);
 
 impl JsonText {
-    /// Takes the text of one well-formed value.
+    /// Checks the text of one well-formed value.
     pub fn parse(text: &str) -> Result<JsonText, JsonError> {
         check(text).map(|()| JsonText(text.into()))
     }
 
-    /// As a store kept it.
+    /// Wraps text that a store kept.
     pub fn from_stored(text: String) -> JsonText {
         JsonText(text.into())
     }
@@ -29,12 +29,12 @@ impl JsonText {
     }
 }
 
-/// Why a well-formed value is not acceptable; the message is fit for an API answer.
+/// Reason why a well-formed value is not acceptable; the message is fit for an API answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
     #[error("must not be nested deeper than {JSON_DEPTH_MAX} levels")]
     TooDeep,
-    #[error("must not have the same key twice in one object")]
+    #[error("must not repeat a key within an object")]
     DuplicateKey,
     #[error("must not contain the NUL character")]
     Nul,
@@ -42,7 +42,7 @@ pub enum JsonError {
     Unrepresentable,
 }
 
-/// Takes the text of one well-formed value.
+/// Checks the text of one well-formed value.
 pub fn check(value: &str) -> Result<(), JsonError> {
     let mut found = None;
     let mut reader = serde_json::Deserializer::from_str(value);
@@ -60,7 +60,7 @@ pub fn check(value: &str) -> Result<(), JsonError> {
 struct Checked<'a> {
     /// Objects and arrays around the value.
     depth: usize,
-    /// The reason, since the reader's own error would hide it in a text.
+    /// The reason, which the deserializer's own error would hide in a text.
     found: &'a mut Option<JsonError>,
 }
 
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_readers_would_trip_over_is_refused() {
+    fn values_that_other_parsers_reject_are_refused() {
         for (text, reason) in [
             (r#"{"a":{"b":1,"\u0062":2}}"#, JsonError::DuplicateKey),
             (r#"{"a":"x\u0000"}"#, JsonError::Nul),

@@ -1,8 +1,8 @@
-//! When to try again: exponential back-off with full jitter as a pure function of its inputs.
+//! Delays before retries: exponential backoff with full jitter, as a pure function of its inputs.
 
 use std::time::Duration;
 
-/// Full jitter: a uniform share of an exponentially growing, capped ceiling
+/// Exponential backoff with full jitter: a uniform share of an exponentially growing, capped ceiling
 /// (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -10,18 +10,18 @@ pub struct RetryPolicy {
     pub attempts_max: u32,
     /// Ceiling after the first failed attempt; doubles with each further one.
     pub base: Duration,
-    /// No ceiling is higher than this.
+    /// Maximum ceiling.
     pub cap: Duration,
 }
 
 impl RetryPolicy {
-    /// The delay after failed attempt number `attempt` (from 1), or `None` when attempts are used up.
+    /// Returns the delay after failed attempt number `attempt` (from 1), or `None` if the attempts are used up.
     /// `random` is uniform over all of `u32`: the jitter.
     pub fn delay(&self, attempt: u32, random: u32) -> Option<Duration> {
         (attempt < self.attempts_max).then(|| jittered(self.ceiling(attempt), random))
     }
 
-    /// The delay after so many tries (from 1) that were no attempts.
+    /// Returns the delay after `tries` tries (from 1) that were no attempts.
     pub fn back_off(&self, tries: u32, random: u32) -> Duration {
         jittered(self.ceiling(tries), random)
     }
@@ -62,9 +62,9 @@ mod tests {
         assert_eq!(POLICY.delay(6, 0), None);
     }
 
-    /// Issue 13, point 33: without jitter all that failed together comes back together.
+    /// Issue 13, point 33: without jitter, orders that fail together come back together.
     #[test]
-    fn jitter_takes_any_share_of_the_ceiling() {
+    fn jitter_covers_the_whole_ceiling() {
         for (random, ms) in [
             (0, 0),
             (u32::MAX / 4, 499),
@@ -78,7 +78,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn jitter_never_passes_the_ceiling(attempt in 1u32..200, random: u32, base in 0u64..1 << 40, cap in 0u64..1 << 40) {
+        fn jitter_never_exceeds_the_ceiling(attempt in 1u32..200, random: u32, base in 0u64..1 << 40, cap in 0u64..1 << 40) {
             let policy = RetryPolicy {
                 attempts_max: u32::MAX,
                 base: Duration::from_millis(base),

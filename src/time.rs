@@ -1,4 +1,4 @@
-//! Instants as the store keeps them. Reading a clock is left to the store, calendars and formats to the edges.
+//! Instants as the store keeps them. The store reads the clock; other modules know calendars and formats.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ impl Timestamp {
         self.0
     }
 
-    /// The last microsecond of the year 9999, the latest that RFC 3339 can write.
+    /// Last microsecond of the year 9999, the latest that RFC 3339 can express.
     pub const MAX: Timestamp = Timestamp(253_402_300_799_999_999);
 
-    /// No later than [`Timestamp::MAX`], so that every time can be shown.
+    /// Adds a span, up to [`Timestamp::MAX`], so that every time can be shown.
     #[must_use]
     pub fn plus(self, span: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(saturating_micros(span))).min(Timestamp::MAX)
@@ -29,7 +29,7 @@ impl Timestamp {
         Timestamp(self.0.saturating_sub(saturating_micros(span)))
     }
 
-    /// Zero when `earlier` is in truth the later one.
+    /// Returns the time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         let micros = self.0.saturating_sub(earlier.0);
         Duration::from_micros(u64::try_from(micros).unwrap_or(0))

@@ -1,7 +1,6 @@
-//! Checks every promise about stored orders against one instant of a store, page by page. It reads and judges,
-//! and repairs nothing. The rules for one order are in `verify/order_rules.rs`, those for epochs in `verify/epoch_rules.rs`, those
-//! for the order of first starts in
-//! `verify/start_rule.rs` and `verify/start_order.rs`; what to do about a breach is left to people.
+//! Checks every promise about stored orders against one instant of a store, page by page. It only reads and reports.
+//! `verify/order_rules.rs` has the rules for one order, `verify/epoch_rules.rs` those for epochs,
+//! `verify/start_rule.rs` and `verify/start_order.rs` those for the order of first starts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,13 +17,14 @@ mod start_rule;
 #[cfg(test)]
 mod tests;
 
-/// Orders held in memory at once, with their events.
+/// Number of orders in memory at once, with their events.
 const PAGE_ORDERS: usize = 500;
 const PAGE_KEYS: usize = 500;
-/// Breaches described one by one; the rest is only counted. A broken store has either few or the same one often.
+/// At most this many breaches are described; the rest are counted. A broken store has either few breaches or the same
+/// one often.
 pub const BREACHES_SHOWN_MAX: usize = 100;
 
-/// What was looked at and what is wrong with it.
+/// Numbers of checked records, and the breaches found.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub orders: u64,
@@ -35,48 +35,48 @@ pub struct Report {
     pub breaches_total: u64,
 }
 
-/// A promise that was not kept.
+/// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breach {
     pub promise: Promise,
-    /// `None` where it is not about one order.
+    /// `None` if it is not about one order.
     pub order_id: Option<OrderId>,
     pub detail: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Promise {
-    /// The database's files are sound.
+    /// The database's files are intact.
     SoundFiles,
-    /// The numbers are the table's.
+    /// The stored counters equal a recount of the table.
     Counters,
-    /// An order's events count from 1 without holes, and their places in the feed rise.
+    /// An order's events count from 1 without gaps, and their positions in the feed rise.
     DenseEvents,
-    /// Every change of status is one of the diagram's arrows.
+    /// Every change of status is a legal transition.
     LegalSteps,
-    /// An order ends once; only a redrive begins it again.
+    /// An order ends once; only a redrive reopens it.
     OneEnd,
-    /// An order is what its last event says.
+    /// An order matches its last event.
     LastEvent,
-    /// Attempts count what was started and not given back since the last redrive.
+    /// Attempts count the starts since the last redrive that were not given back.
     Attempts,
     /// An order's times are those of its events, which do not run backwards.
     Times,
-    /// A lease is held on exactly the orders in processing.
+    /// Exactly the Processing orders have a lease.
     Leases,
-    /// An attempt is ended for the node that started it and for no other.
+    /// Only the node that started an attempt ends it.
     Fenced,
-    /// What waits in the second line is due some time, and nothing else is.
+    /// Orders in the second line have a due time, and no others do.
     SecondLine,
-    /// The last error is that of the last attempt that failed since the last redrive.
+    /// The last error is that of the last failed attempt since the last redrive.
     LastError,
-    /// First attempts start in the order of acceptance; where the orders of a user wait for each other, among his own.
+    /// First attempts start in the order of acceptance; per user if the orders of a user wait for each other.
     FifoStart,
-    /// Where the orders of a user wait for each other, one of them is in processing at most.
+    /// If the orders of a user wait for each other, at most one of them is Processing.
     UserTurns,
     /// An idempotency key that is still answered names the orders it created.
     IdempotencyKeys,
-    /// Epochs follow each other, and every claim is of one that the store knows.
+    /// Epochs follow each other, and every claim belongs to an epoch of the store.
     Epochs,
 }
 
@@ -103,7 +103,7 @@ impl Promise {
     }
 }
 
-/// Checks everything. Fails only when a store that seems sound cannot be read.
+/// Checks everything. Fails only if a store that seems sound cannot be read.
 pub async fn verify(snapshot: &mut dyn Snapshot) -> Result<Report, StoreError> {
     let mut report = Report::default();
     for damage in snapshot.damage().await? {
@@ -111,7 +111,7 @@ pub async fn verify(snapshot: &mut dyn Snapshot) -> Result<Report, StoreError> {
     }
     let damaged = !report.is_sound();
     match check_content(snapshot, &mut report).await {
-        // No wonder, and what was found so far is what the operator needs.
+        // Expected after damage; the findings so far are what the operator needs.
         Err(error) if damaged => {
             let detail = format!("the rest cannot be read: {error}");
             report.breach(Promise::SoundFiles, None, detail);
@@ -155,7 +155,7 @@ impl Report {
     }
 }
 
-/// Checks order by order and answers the numbers of the table.
+/// Checks order by order and returns the recounted counters.
 async fn check_orders(
     snapshot: &mut dyn Snapshot,
     epochs: &Epochs,
@@ -239,7 +239,7 @@ async fn check_keys(snapshot: &mut dyn Snapshot, report: &mut Report) -> Result<
         for record in &page {
             match misnaming(record, one_writer) {
                 Some(problem) => report.key_breach(record, &problem),
-                // Past its retention, its orders may be past theirs.
+                // The key is past its retention, so its orders may be past theirs.
                 None if record.created_at <= kept_since => {}
                 None => answered.push(record),
             }
@@ -248,7 +248,7 @@ async fn check_keys(snapshot: &mut dyn Snapshot, report: &mut Report) -> Result<
     }
 }
 
-/// What is wrong with the names alone.
+/// Returns the problem with the named ids alone, if any.
 fn misnaming(record: &KeyRecord, one_writer: bool) -> Option<String> {
     let ids = &record.order_ids;
     let Some(first) = ids.first() else {
@@ -257,13 +257,13 @@ fn misnaming(record: &KeyRecord, one_writer: bool) -> Option<String> {
     if first.0 < 1 || ids.len() > BATCH_ORDERS_MAX {
         return Some(format!("names {} orders from {first}", ids.len()));
     }
-    // Where many writers draw ids at the same time, those of one request have others between them.
+    // With many writers, ids of other requests may lie between those of one request.
     let follows = |pair: &[OrderId]| pair[1] > pair[0] && (!one_writer || pair[1].0 - pair[0].0 == 1);
     let in_turn = ids.windows(2).all(follows);
     (!in_turn).then(|| "names orders that were not accepted one after another".to_owned())
 }
 
-/// Asks for each key alone only when something is missing: mostly nothing is.
+/// Checks each key alone only if an order is missing.
 async fn check_named_orders(
     snapshot: &mut dyn Snapshot,
     records: &[&KeyRecord],

@@ -1,7 +1,8 @@
-//! The JSON of requests and answers: bodies in, every field checked and every bad one named; orders, events and
-//! nodes out; leases and results of workers; the messages of a WebSocket both dispatch. The rules of the fields are `order`'s and `money`'s, the grammar is `json`'s.
+//! The JSON of requests and answers: request bodies, with every invalid field named; orders, events and nodes; leases
+//! and results of external workers; the messages of a WebSocket. `order` and `money` have the rules of the fields,
+//! `json` the grammar.
 
-/// What a status must be, where a text is none.
+/// Detail for text that is not a status.
 pub const STATUS_EXPECTED: &str = "must be one of Pending, Processing, Completed, Failed, Cancelled";
 
 mod answers;

@@ -1,4 +1,4 @@
-//! Reads the log from where somebody stands. Following it from its end is left to `tail`.
+//! Reads the log after a given position; `tail` follows its end.
 
 use super::Filter;
 use crate::store::{
@@ -8,20 +8,20 @@ use crate::store::{
 /// Some matching events of the log.
 pub struct LogPage {
     pub events: Vec<FeedEvent>,
-    /// Everything that matches up to here is in `events`.
+    /// Position up to which all matching events are in `events`.
     pub position: FeedPosition,
-    /// Where they do not contain the place that was asked for, the rest means nothing.
+    /// Unless they contain the requested position, the rest is void.
     pub bounds: FeedBounds,
 }
 
-/// The first `limit` matching events behind `after`, or those among the next [`PAGE_ROWS_LOOKED_AT_MAX`].
+/// Reads the first `limit` matching events after `after`, or those among the next [`PAGE_ROWS_LOOKED_AT_MAX`].
 pub(super) async fn page(
     store: &dyn Store,
     filter: Filter,
     after: FeedPosition,
     limit: usize,
 ) -> Result<LogPage, StoreError> {
-    // Where everything matches no more is read than asked for.
+    // Without a filter, no more is read than requested.
     let step = if filter == Filter::default() {
         limit.min(FEED_EVENTS_MAX)
     } else {
@@ -50,7 +50,7 @@ pub(super) async fn page(
             }
         }
         if count < step {
-            // The end of the log. The last events of it may have been taken out.
+            // The end of the log, whose last events may have been removed.
             read.position = read.position.max(page.bounds.last);
             return Ok(read);
         }
@@ -59,25 +59,25 @@ pub(super) async fn page(
         }
         page = store.events_after(Some(read.position), step).await?;
         if !page.bounds.contain(read.bounds.cursor(read.position)) {
-            // What comes next was taken out meanwhile: whoever goes on from here is told then.
+            // Later events were removed meanwhile; the next read from here reports it.
             return Ok(read);
         }
         read.bounds.epochs = page.bounds.epochs.clone();
     }
 }
 
-/// The end of the log, or nearly: whoever reads on comes to it.
+/// The end of the log, or nearly the end.
 pub(super) struct Newest {
-    /// Where `events` begin.
+    /// Position before `events`.
     pub begin: FeedPosition,
-    /// As the last read found them.
+    /// Epochs of the last read.
     pub epochs: Epochs,
-    /// All that come next, however far.
+    /// All events that follow, to the end of the read.
     pub events: Vec<FeedEvent>,
 }
 
-/// What follows `first`, in pages, and no more than `count` and one page. Nothing at all, and the end of the log as it is
-/// now, where something of it was taken out meanwhile.
+/// Reads the events after `first`, page by page, until there are `count`. Returns no events and the current end of the
+/// log if some of them were removed meanwhile.
 pub(super) async fn newest(
     store: &dyn Store,
     mut epochs: Epochs,

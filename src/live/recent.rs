@@ -1,4 +1,4 @@
-//! The latest changes, kept in memory for whoever comes back after a short absence or lags a little.
+//! The latest changes, kept in memory for subscribers that reconnect or lag a little.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,30 +6,30 @@ use std::sync::Arc;
 use super::{Change, Filter};
 use crate::store::FeedPosition;
 
-/// Whoever is cut off and comes back is served out of these, whatever it missed: the place it knows is one heartbeat old at
-/// most (15 s) when it is cut off, and it waits for up to the longest `retry` (4 s). That makes 9,500 changes where 500 are
-/// made per second. About 750 bytes each once rendered: 7.5 MiB.
+/// Serves every subscriber that was cut off and reconnects: its position is at most one heartbeat (15 s) old, and it
+/// waits for at most the longest `retry` (4 s). At 500 changes per second that makes 9,500 changes. About 750 bytes
+/// each once rendered: 7.5 MiB.
 pub(super) const RECENT_CHANGES_MAX: usize = 10_000;
 
 #[derive(Default)]
 pub(super) struct Recent {
     changes: VecDeque<Arc<Change>>,
-    /// Everything behind this place, as far as it was handed out, is here.
-    floor: Option<FeedPosition>,
+    /// All delivered changes after this position are here.
+    complete_after: Option<FeedPosition>,
 }
 
-/// What a subscriber that catches up gets.
+/// Recent changes for a subscriber that catches up.
 pub(super) struct Found {
     pub changes: VecDeque<Arc<Change>>,
-    /// Whether these are all that match; otherwise there are more behind the last one.
+    /// True if these are all that match; otherwise more follow the last one.
     pub all: bool,
 }
 
 impl Recent {
-    /// Forgets everything, and begins behind this place.
-    pub fn begin(&mut self, floor: FeedPosition) {
+    /// Forgets everything and starts after this position.
+    pub fn begin(&mut self, complete_after: FeedPosition) {
         self.changes.clear();
-        self.floor = Some(floor);
+        self.complete_after = Some(complete_after);
     }
 
     pub fn clear(&mut self) {
@@ -40,14 +40,17 @@ impl Recent {
         if self.changes.len() == RECENT_CHANGES_MAX
             && let Some(oldest) = self.changes.pop_front()
         {
-            self.floor = Some(oldest.event.position);
+            self.complete_after = Some(oldest.event.position);
         }
         self.changes.push_back(change);
     }
 
-    /// The first `limit` changes behind `after` that match; `None` when not all behind it are here.
+    /// Returns the first `limit` matching changes after `after`; `None` if not all later changes are here.
     pub fn after(&self, after: FeedPosition, filter: &Filter, limit: usize) -> Option<Found> {
-        if self.floor.is_none_or(|floor| after < floor) {
+        if self
+            .complete_after
+            .is_none_or(|complete_after| after < complete_after)
+        {
             return None;
         }
         let first = self

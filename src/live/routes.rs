@@ -1,5 +1,5 @@
-//! Who hears of which change: found by the order or the user that it concerns, so that a change costs what it is worth to
-//! those who listen, not to how many there are.
+//! Index of subscribers by the order or user they follow, so that a change costs work for its subscribers only, not for
+//! all of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -11,8 +11,8 @@ use super::{Change, Filter};
 use crate::order::OrderId;
 use crate::store::{FeedCursor, FeedPosition};
 
-/// Changes that wait for one subscriber, 8 bytes each beside what all share. One who is taken off for a burst goes on from
-/// the recent changes in memory.
+/// Maximum number of changes waiting for one subscriber, 8 bytes each besides the shared change. A subscriber removed
+/// in a burst continues from the recent changes in memory.
 const QUEUE_CHANGES_MAX: usize = 256;
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub struct Routes {
     unbound: Group,
 }
 
-/// By their numbers, so that who leaves is found at once.
+/// Subscribers by number, for quick removal.
 type Group = BTreeMap<u64, Route>;
 
 struct Route {
@@ -33,17 +33,17 @@ struct Route {
     complete_to: Arc<OnceLock<FeedCursor>>,
 }
 
-/// A subscriber's end of its route.
+/// A subscriber's end of its queue.
 pub struct Registration {
     pub number: u64,
     pub queue: mpsc::Receiver<Arc<Change>>,
-    /// Set when the subscriber is taken off: with what is left in the queue it has everything up to this place.
+    /// Set when the subscriber is removed: with the rest of the queue it has everything up to this position.
     pub complete_to: Arc<OnceLock<FeedCursor>>,
 }
 
-/// What became of one change.
+/// Outcome of the delivery of one change.
 #[derive(Default)]
-pub struct Handed {
+pub struct Delivery {
     pub delivered: u64,
     pub lagged: u64,
 }
@@ -83,7 +83,7 @@ impl Routes {
         }
     }
 
-    /// Takes everybody off, where what comes next does not follow what was handed out.
+    /// Removes all subscribers, when later events do not continue from the last position.
     pub fn clear(&mut self) {
         *self = Routes {
             next_number: self.next_number,
@@ -91,10 +91,10 @@ impl Routes {
         };
     }
 
-    /// Those whose queue is full are taken off.
-    pub fn hand_out(&mut self, change: &Arc<Change>) -> Handed {
-        let mut handed = Handed::default();
-        let mut offer = |group: &mut Group| group.retain(|_, route| route.offer(change, &mut handed));
+    /// Delivers a change and removes the subscribers whose queue is full.
+    pub fn deliver(&mut self, change: &Arc<Change>) -> Delivery {
+        let mut delivery = Delivery::default();
+        let mut offer = |group: &mut Group| group.retain(|_, route| route.offer(change, &mut delivery));
         in_group(&mut self.by_order, &change.event.event.order_id, &mut offer);
         in_group(&mut self.by_user, &change.event.user_id, &mut offer);
         offer(&mut self.unbound);
@@ -103,19 +103,19 @@ impl Routes {
 }
 
 impl Route {
-    /// Whether the subscriber stays.
-    fn offer(&self, change: &Arc<Change>, handed: &mut Handed) -> bool {
+    /// Reports whether the subscriber stays.
+    fn offer(&self, change: &Arc<Change>, delivery: &mut Delivery) -> bool {
         if !self.filter.matches(&change.event) {
             return true;
         }
         match self.queue.try_send(change.clone()) {
             Ok(()) => {
-                handed.delivered += 1;
+                delivery.delivered += 1;
                 true
             }
             Err(mpsc::error::TrySendError::Full(_)) => {
-                handed.lagged += 1;
-                // Seen by the subscriber together with the end of the queue.
+                delivery.lagged += 1;
+                // The subscriber reads it after the end of the queue.
                 let before = FeedPosition(change.event.position.0 - 1);
                 self.complete_to.get_or_init(|| FeedCursor {
                     epoch: change.epoch,
@@ -123,7 +123,7 @@ impl Route {
                 });
                 false
             }
-            // It is just going.
+            // The subscriber is leaving.
             Err(mpsc::error::TrySendError::Closed(_)) => false,
         }
     }

@@ -1,4 +1,4 @@
-//! One follower of the feed: from memory, from the log or from its queue, whichever has what comes next.
+//! One subscriber of the feed. Reads from memory, the log or its queue, whichever has the next change.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,41 +13,41 @@ use super::routes::Registration;
 use super::{Change, Filter, SUBSCRIBERS_MAX, Shared, SubscribeError, catch_up};
 use crate::store::{FeedCursor, FeedEvent, FeedPosition, StoreError};
 
-/// Changes that one who catches up holds: shared ones out of memory, and his own out of the log.
+/// Changes that a subscriber holds while it catches up: shared ones from memory, its own from the log.
 const RECENT_STEP: usize = 256;
 const LOG_STEP: usize = 64;
-/// Before the log is read again where it could not be, or had nothing while the tail was not there yet.
+/// Pause before another read of the log after a failure, or when it has nothing that the tail lacks.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Follows the feed. Dropping it ends that.
+/// Follows the feed until dropped.
 pub struct Subscription {
     filter: Filter,
-    /// Everything that matches up to here was handed out.
+    /// Position up to which all matching changes were delivered.
     at: FeedCursor,
-    /// Whether `at` was found to be a place of this feed.
+    /// True once `at` is known to be a position of this feed.
     verified: bool,
-    /// Of the feed when `at` was last known to be a place of it.
-    life: u64,
-    /// Comes before anything else. Until it is handed out the place to come back with is the one that led nowhere, so
-    /// that whoever is cut off before hears of it again.
+    /// The feed's `restarts` when `at` was last known to be valid.
+    restarts: u64,
+    /// Returned before anything else. Until then the cursor stays the one that cannot be followed, so that a subscriber
+    /// cut off earlier gets the resync again.
     resync: Option<FeedCursor>,
-    /// Comes next, from memory or from the log.
+    /// Next changes, from memory or from the log.
     backlog: VecDeque<Arc<Change>>,
-    /// With the backlog, everything that matches up to here was handed out.
+    /// Position up to which all matching changes are delivered once the backlog is.
     complete_to: FeedCursor,
-    /// Comes behind the backlog; `None` while catching up.
+    /// Follows the backlog; `None` while catching up.
     following: Option<Registration>,
-    /// The log, as it is read at the moment. It goes on when the wait for it is broken off, and so keeps its place in the
-    /// line; being a task of its own, it also gives its turn back when nobody asks for what it read.
+    /// Current read of the log. It continues when the wait for it is cancelled, and so keeps its place in the queue; as
+    /// a task of its own it also releases its permit if the result is never fetched.
     reading: Option<AbortOnDropHandle<Result<LogPage, StoreError>>>,
-    present: Present,
+    counted: SubscriberCount,
 }
 
-/// What comes next to a subscriber.
+/// Next item for a subscriber.
 pub enum Next {
     Change(Arc<Change>),
-    /// What was asked for cannot be had: it was taken out, or never was in this feed. It goes on from here, the end of
-    /// the feed; what came before is to be read otherwise.
+    /// The requested events were removed or never existed in this feed. The subscription continues from here, the end
+    /// of the feed; earlier changes have to be read by other means.
     Resync(FeedCursor),
 }
 
@@ -57,10 +57,10 @@ impl Subscription {
         filter: Filter,
         after: Option<FeedCursor>,
     ) -> Result<Subscription, SubscribeError> {
-        // First, so that the tail goes on meanwhile.
-        let present = Present::new(shared).ok_or(SubscribeError::TooMany)?;
-        let life = present.0.state().life;
-        let head = present.0.head().await;
+        // First, so that the tail keeps running meanwhile.
+        let counted = SubscriberCount::new(shared).ok_or(SubscribeError::TooMany)?;
+        let restarts = counted.0.state().restarts;
+        let head = counted.0.head().await;
         let at = match (after, head) {
             (Some(after), Ok(_) | Err(_)) => after,
             (None, head) => head?,
@@ -69,20 +69,20 @@ impl Subscription {
             filter,
             at,
             verified: after.is_none(),
-            life,
+            restarts,
             resync: None,
             backlog: VecDeque::new(),
             complete_to: at,
             following: None,
             reading: None,
-            present,
+            counted,
         };
-        // A place known from before this moment is judged by the log, which may take its turn.
+        // The log decides on a position from before this moment, which may take a while.
         subscription.step_in_memory();
         Ok(subscription)
     }
 
-    /// Waits for what comes next, also while the store is away. Cancel safe.
+    /// Waits for the next item, also while the store is unavailable. Cancel safe.
     pub async fn next(&mut self) -> Next {
         loop {
             if let Some(end) = self.resync.take() {
@@ -94,45 +94,45 @@ impl Subscription {
                 self.at = change.cursor();
                 return Next::Change(change);
             }
-            self.at = further(self.at, self.complete_to);
+            self.at = later_of(self.at, self.complete_to);
             match &mut self.following {
                 Some(following) => match following.queue.recv().await {
-                    // It had been read from the log, ahead of the tail.
+                    // It was read from the log already, ahead of the tail.
                     Some(change) if change.event.position <= self.at.position => {}
                     Some(change) => {
                         self.at = change.cursor();
                         return Next::Change(change);
                     }
-                    None => self.taken_off(),
+                    None => self.handle_queue_end(),
                 },
                 None => self.catch_up().await,
             }
         }
     }
 
-    /// The place to come back with: everything that matches up to here was handed out. Rises with the feed also while
-    /// nothing matches.
+    /// Returns the cursor to resume from: all matching changes up to it were delivered. Advances with the feed even
+    /// while nothing matches.
     pub fn cursor(&mut self) -> FeedCursor {
-        // Before the look at the queue: what was handed out up to there is in it or was taken from it.
-        let head = self.present.0.known_head();
+        // Read before the queue: changes up to there are in the queue or were taken from it.
+        let head = self.counted.0.known_head();
         if let (Some(following), Some(head)) = (&self.following, head)
             && self.backlog.is_empty()
             && following.queue.is_empty()
             && !following.queue.is_closed()
         {
-            self.at = further(self.at, head);
+            self.at = later_of(self.at, head);
         }
         self.at
     }
 
-    /// The queue was full once, and is empty now; or the feed is another one.
-    fn taken_off(&mut self) {
+    /// Handles the end of the queue: it was full once and is empty now, or the feed has restarted.
+    fn handle_queue_end(&mut self) {
         self.verified = false;
         if let Some(registration) = self.following.take() {
             if let Some(complete_to) = registration.complete_to.get() {
-                self.complete_to = further(self.complete_to, *complete_to);
+                self.complete_to = later_of(self.complete_to, *complete_to);
             }
-            self.at = further(self.at, self.complete_to);
+            self.at = later_of(self.at, self.complete_to);
         }
     }
 
@@ -147,27 +147,27 @@ impl Subscription {
             Ok(()) if self.complete_to.position > before.position => {}
             Ok(()) => sleep(RETRY_PAUSE).await,
             Err(error) => {
-                tracing::debug!(%error, "a subscriber cannot catch up, trying again");
+                tracing::debug!(%error, "a subscriber cannot catch up; retrying");
                 sleep(RETRY_PAUSE).await;
             }
         }
     }
 
-    /// The next changes out of memory, and with the last of them a queue for what follows. `false` when not all of what
-    /// comes next is there.
+    /// Takes the next changes from memory, and joins the queue with the last of them. `false` if some of the next
+    /// changes are not in memory.
     fn step_in_memory(&mut self) -> bool {
-        let shared = &self.present.0;
+        let shared = &self.counted.0;
         let mut state = shared.state();
         let Some(epochs) = &state.epochs else {
             return false;
         };
         let head = epochs.cursor(FeedPosition(shared.head.load(Ordering::Acquire)));
-        if state.life != self.life {
-            self.life = state.life;
+        if state.restarts != self.restarts {
+            self.restarts = state.restarts;
             self.resync = Some(head);
             return true;
         }
-        // A place ahead of this node's tail may be another node's, or none at all: the log knows.
+        // A position ahead of this node's tail may come from another node or be invalid; the log decides.
         let ahead = !self.verified && self.at.position > head.position;
         if !epochs.contain(self.at) || ahead {
             return false;
@@ -179,15 +179,15 @@ impl Subscription {
         self.backlog = found.changes;
         if found.all {
             self.following = Some(state.routes.add(self.filter));
-            self.complete_to = further(self.complete_to, head);
+            self.complete_to = later_of(self.complete_to, head);
         }
         true
     }
 
-    /// Cancel safe: what is broken off goes on with the next call.
+    /// Cancel safe: a cancelled read continues with the next call.
     async fn step_in_log(&mut self) -> Result<(), StoreError> {
         let reading = self.reading.get_or_insert_with(|| {
-            let read = read_log(self.present.0.clone(), self.filter, self.at.position);
+            let read = read_log(self.counted.0.clone(), self.filter, self.at.position);
             AbortOnDropHandle::new(tokio::spawn(read))
         });
         let read = reading.await;
@@ -209,16 +209,16 @@ impl Subscription {
     }
 }
 
-/// The later one of two places.
-fn further(one: FeedCursor, other: FeedCursor) -> FeedCursor {
+/// Returns the later of two positions.
+fn later_of(one: FeedCursor, other: FeedCursor) -> FeedCursor {
     if other.position > one.position { other } else { one }
 }
 
-/// One of a few at a time.
+/// Reads the log; only a few reads run at a time.
 async fn read_log(shared: Arc<Shared>, filter: Filter, after: FeedPosition) -> Result<LogPage, StoreError> {
     let turn = shared.log_reads.acquire().await;
     let _turn = turn.expect("the semaphore of log reads is never closed");
-    // Where nobody followed the feed so far.
+    // Starts to follow the feed if no subscriber did so far.
     shared.head().await?;
     catch_up::page(&*shared.store, filter, after, LOG_STEP).await
 }
@@ -226,18 +226,18 @@ async fn read_log(shared: Arc<Shared>, filter: Filter, after: FeedPosition) -> R
 impl Drop for Subscription {
     fn drop(&mut self) {
         if let Some(registration) = &self.following {
-            let mut state = self.present.0.state();
+            let mut state = self.counted.0.state();
             state.routes.remove(&self.filter, registration.number);
         }
     }
 }
 
-/// Counts as a subscriber until it is dropped.
-struct Present(Arc<Shared>);
+/// Counts as a subscriber until dropped.
+struct SubscriberCount(Arc<Shared>);
 
-impl Present {
-    /// `None` when there are as many as may be.
-    fn new(shared: Arc<Shared>) -> Option<Present> {
+impl SubscriberCount {
+    /// Returns `None` at the limit of subscribers.
+    fn new(shared: Arc<Shared>) -> Option<SubscriberCount> {
         shared
             .subscribers
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
@@ -246,11 +246,11 @@ impl Present {
             .ok()?;
         shared.metrics.feed_subscribers.inc();
         shared.joined.notify_one();
-        Some(Present(shared))
+        Some(SubscriberCount(shared))
     }
 }
 
-impl Drop for Present {
+impl Drop for SubscriberCount {
     fn drop(&mut self) {
         self.0.subscribers.fetch_sub(1, Ordering::SeqCst);
         self.0.metrics.feed_subscribers.dec();

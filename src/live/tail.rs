@@ -1,5 +1,5 @@
-//! Follows the end of the log while somebody listens: woken by the store's signals, and by itself where those may not
-//! tell everything.
+//! Follows the end of the log while there are subscribers: woken by the store's signals, and by polling where signals
+//! may be incomplete.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,26 +10,25 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{Shared, State};
 use crate::store::{FEED_EVENTS_MAX, FeedBounds, FeedPosition, StoreError, Wakeups};
 
-/// Between two reads at least: what is committed meanwhile is read together.
+/// Minimum interval between reads; commits in between are read together.
 const READ_INTERVAL_MIN: Duration = Duration::from_millis(2);
-/// Where another node is just giving places to what is committed.
-const UNPLACED_PAUSE: Duration = Duration::from_millis(10);
-/// Between two looks where every commit is signalled: above 30 s, two a minute.
-const POLL_HEARING: Duration = Duration::from_secs(34);
-/// Where another node's commits are not signalled: after a change for a while often, then less and less.
-const POLLS_DEAF: [(Duration, Duration); 2] = [
+/// Pause while another node is numbering committed events.
+const UNNUMBERED_PAUSE: Duration = Duration::from_millis(10);
+/// Poll interval when every commit is signalled: above 30 s, two a minute.
+const POLL_WITH_SIGNALS: Duration = Duration::from_secs(34);
+/// Poll intervals when other nodes' commits are not signalled: short after a change, then longer.
+const POLLS_WITHOUT_SIGNALS: [(Duration, Duration); 2] = [
     (Duration::from_secs(10), Duration::from_millis(250)),
     (Duration::from_mins(1), Duration::from_secs(1)),
 ];
-const POLL_DEAF_QUIET: Duration = Duration::from_secs(15);
-/// No change for so long, and a database that may sleep is left alone until this node changes something.
+const POLL_WITHOUT_SIGNALS_QUIET: Duration = Duration::from_secs(15);
+/// After this time without a change, a database that may sleep is left alone until this node changes something.
 const SLEEP_AFTER: Duration = Duration::from_mins(2);
-/// How long the feed is followed on when the last subscriber is gone: those whose connection was cut come back.
+/// The time the feed is still followed after the last subscriber leaves, since subscribers that were cut off reconnect.
 const LINGER: Duration = Duration::from_mins(1);
-/// After a read that failed, whatever is signalled meanwhile: a store that is away is not asked at the pace of the changes
-/// that others still make, or of those that fail.
+/// Pause after a failed read, regardless of signals: an unavailable store is not polled at the pace of changes.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// A change that is read so long after it happened is worth a warning.
+/// Age at which reading a change is worth a warning.
 const LAG_WARNING: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -56,11 +55,11 @@ async fn until_begun(shared: &Shared) {
 
 struct Tail<'s> {
     shared: &'s Shared,
-    /// The last change, or the last time somebody began to listen.
+    /// Time of the last change or the last new subscriber.
     active_at: Instant,
-    /// Since when nobody listens.
-    deserted_at: Option<Instant>,
-    /// Since when there is, or may be, something that cannot be read.
+    /// Since when there are no subscribers.
+    empty_since: Option<Instant>,
+    /// Since when there are, or may be, events that cannot be read.
     behind_since: Option<Instant>,
     failing: bool,
     lagging: bool,
@@ -69,10 +68,10 @@ struct Tail<'s> {
 /// The store takes no more calls.
 struct Closed;
 
-/// When to read again, unless something is signalled before.
-enum Look {
+/// Time of the next read unless a signal comes before.
+enum NextRead {
     In(Duration),
-    /// As there is need.
+    /// At the poll interval.
     Poll,
 }
 
@@ -81,27 +80,27 @@ impl<'s> Tail<'s> {
         Tail {
             shared,
             active_at: Instant::now(),
-            deserted_at: None,
+            empty_since: None,
             behind_since: None,
             failing: false,
             lagging: false,
         }
     }
 
-    /// Until nobody has listened for a while.
+    /// Follows the log until there have been no subscribers for a while.
     async fn follow(&mut self) -> Result<(), Closed> {
         let wakeups = self.shared.store.wakeups();
         loop {
             let began = Instant::now();
-            let look = match self.read(began).await {
+            let next_read = match self.read(began).await {
                 Ok(Found::More) => continue,
-                Ok(Found::Soon) => Look::In(UNPLACED_PAUSE),
-                Ok(Found::End) => Look::Poll,
+                Ok(Found::Soon) => NextRead::In(UNNUMBERED_PAUSE),
+                Ok(Found::End) => NextRead::Poll,
                 Err(StoreError::Closed) => return Err(Closed),
                 Err(error) => {
                     self.measure(Duration::ZERO, Some(began));
                     if !self.failing {
-                        tracing::warn!(%error, "cannot follow the feed, trying again");
+                        tracing::warn!(%error, "cannot follow the feed; retrying");
                         self.failing = true;
                     }
                     if self.is_over() {
@@ -114,30 +113,30 @@ impl<'s> Tail<'s> {
             if self.is_over() {
                 return Ok(());
             }
-            self.until_due(&wakeups, began, &look).await;
+            self.until_due(&wakeups, began, &next_read).await;
             sleep_until(began + READ_INTERVAL_MIN).await;
         }
     }
 
-    async fn until_due(&mut self, wakeups: &Wakeups, began: Instant, look: &Look) {
+    async fn until_due(&mut self, wakeups: &Wakeups, began: Instant, next_read: &NextRead) {
         let mut hears_all = wakeups.watch_hears_all();
         loop {
-            let due = match look {
-                Look::In(pause) => Some(began + *pause),
-                Look::Poll => self
+            let due = match next_read {
+                NextRead::In(pause) => Some(began + *pause),
+                NextRead::Poll => self
                     .poll_interval(*hears_all.borrow_and_update())
                     .map(|interval| began + interval),
             };
-            // One that is about to be over looks again then.
-            let due = due.or(self.deserted_at.map(|since| since + LINGER));
+            // A tail about to end checks again at that time.
+            let due = due.or(self.empty_since.map(|since| since + LINGER));
             tokio::select! {
                 () = wakeups.changed() => return,
                 () = sleep_until(due.unwrap_or(began)), if due.is_some() => return,
                 () = self.shared.joined.notified() => self.active_at = Instant::now(),
                 heard = hears_all.changed() => {
                     heard.expect("the sender lives as long as the wake-ups");
-                    // Something may have been missed before. That a database which is left alone ends the connection
-                    // on which it tells its news is no reason to wake it.
+                    // Signals may have been missed before. A sleeping database closes the connection that carries its
+                    // signals; that is no reason to wake it.
                     if *hears_all.borrow() && !self.is_asleep() {
                         return;
                     }
@@ -158,11 +157,11 @@ impl<'s> Tail<'s> {
         let age = oldest.map_or(Duration::ZERO, |oldest| page.read_at.since(oldest.event.at));
         self.measure(age, page.unplaced.then_some(began));
         let mut state = self.shared.state();
-        // As it was handed out: an epoch that began since may have begun before it.
+        // With the epochs as delivered: a newer epoch may have begun before this position.
         let head = state.epochs.as_ref().map(|epochs| epochs.cursor(after));
         let follows = head.is_some_and(|head| page.bounds.contain(head));
         if !follows {
-            begin_anew(self.shared, &mut state, page.bounds);
+            restart(self.shared, &mut state, page.bounds);
             return Ok(Found::End);
         }
         let found = match page.events.len() {
@@ -173,12 +172,13 @@ impl<'s> Tail<'s> {
         if !page.events.is_empty() {
             self.active_at = Instant::now();
         }
-        self.shared.hand_out(&mut state, &page.bounds.epochs, page.events);
+        self.shared.deliver(&mut state, &page.bounds.epochs, page.events);
         state.epochs = Some(page.bounds.epochs);
         Ok(found)
     }
 
-    /// `age` is that of the oldest change that was read; `behind` when a read began that did not come to the end.
+    /// Records the lag. `age` is that of the oldest change read; `behind` is the start of a read that did not reach the
+    /// end.
     fn measure(&mut self, age: Duration, behind: Option<Instant>) {
         self.behind_since = behind.map(|began| self.behind_since.unwrap_or(began));
         let waited = self.behind_since.map_or(Duration::ZERO, |since| since.elapsed());
@@ -187,24 +187,24 @@ impl<'s> Tail<'s> {
         let lagging = lag >= LAG_WARNING;
         if lagging && !self.lagging {
             tracing::warn!(
-                "the feed is {:.1} s behind: subscribers hear of changes late",
+                "the feed is {:.1} s behind; subscribers get changes late",
                 lag.as_secs_f64()
             );
         }
         self.lagging = lagging;
     }
 
-    /// `None` to wait for a signal however long that takes.
+    /// Returns `None` to wait for a signal only.
     fn poll_interval(&self, hears_all: bool) -> Option<Duration> {
         if self.is_asleep() {
             return None;
         }
         if hears_all {
-            return Some(POLL_HEARING);
+            return Some(POLL_WITH_SIGNALS);
         }
         let quiet = self.active_at.elapsed();
-        let step = POLLS_DEAF.iter().find(|(until, _)| quiet < *until);
-        Some(step.map_or(POLL_DEAF_QUIET, |(_, interval)| *interval))
+        let step = POLLS_WITHOUT_SIGNALS.iter().find(|(until, _)| quiet < *until);
+        Some(step.map_or(POLL_WITHOUT_SIGNALS_QUIET, |(_, interval)| *interval))
     }
 
     fn is_asleep(&self) -> bool {
@@ -213,13 +213,13 @@ impl<'s> Tail<'s> {
 
     fn is_over(&mut self) -> bool {
         let mut state = self.shared.state();
-        // Whoever subscribes counts before looking at the state.
+        // A new subscriber is counted before it reads the state.
         if self.shared.subscribers.load(Ordering::SeqCst) > 0 {
-            self.deserted_at = None;
+            self.empty_since = None;
             return false;
         }
-        let deserted_at = *self.deserted_at.get_or_insert_with(Instant::now);
-        if deserted_at.elapsed() < LINGER {
+        let empty_since = *self.empty_since.get_or_insert_with(Instant::now);
+        if empty_since.elapsed() < LINGER {
             return false;
         }
         state.epochs = None;
@@ -229,21 +229,21 @@ impl<'s> Tail<'s> {
     }
 }
 
-/// What a read of the log's end found.
+/// Result of a read of the log's end.
 enum Found {
     /// A full page.
     More,
-    /// There is more that cannot be read yet.
+    /// There are more events that cannot be read yet.
     Soon,
     End,
 }
 
-/// What comes does not follow what was handed out: the database was put back to an earlier state or exchanged, or what comes
-/// next was taken out while this node did not look. Every subscriber is told so.
-fn begin_anew(shared: &Shared, state: &mut State, bounds: FeedBounds) {
-    tracing::warn!("the feed does not go on where it was left: subscribers begin anew");
+/// Restarts the feed when events do not continue from the last position: the database was replaced or put back to an
+/// earlier state, or the next events were removed unread. Every subscriber gets a resync.
+fn restart(shared: &Shared, state: &mut State, bounds: FeedBounds) {
+    tracing::warn!("the feed does not continue from its last position; subscribers must resync");
     state.routes.clear();
-    state.life += 1;
+    state.restarts += 1;
     state.recent.begin(bounds.last);
     shared.head.store(bounds.last.0, Ordering::Release);
     state.epochs = Some(bounds.epochs);

@@ -1,20 +1,20 @@
-//! Writes the JSON of an order straight into a buffer: every accepted and every read order passes here, and a batch has a
-//! thousand of them. What it is to look like is said by the fields of [`OrderBody`] and how those are serialized.
+//! Writes the JSON of an order straight into a buffer: every accepted and every read order passes here, and a batch has
+//! a thousand of them. The fields of [`OrderBody`] and their serialization define the output.
 
 use serde_json::Error;
 
 use super::{Amount, OrderBody, Time, Verbatim};
 
-/// More than an order's text has beside its texts: names, numbers and times.
+/// Upper bound of an order's JSON without its texts: names, numbers and times.
 const FIXED_BYTES_MAX: usize = 512;
 /// `0000-00-00T00:00:00.000000Z`.
 pub(super) const TIME_BYTES: usize = 27;
 const NULL: &[u8] = b"null";
 
 impl OrderBody<'_> {
-    /// The same bytes as `serde_json` writes.
+    /// Writes the bytes that `serde_json` would write.
     pub fn write(&self, to: &mut Vec<u8>) -> Result<(), Error> {
-        // Named one by one, so that a new field is not forgotten.
+        // Named one by one, so that a new field cannot be forgotten.
         let OrderBody {
             order_id,
             user_id,
@@ -40,7 +40,7 @@ impl OrderBody<'_> {
         to.extend_from_slice(b",\"user_id\":");
         integer(*user_id, to);
         to.extend_from_slice(b",\"item_ids\":\"");
-        // Digits and commas.
+        // Only digits and commas.
         to.extend_from_slice(item_ids.as_bytes());
         to.extend_from_slice(b"\",\"total_amount\":");
         amount(total_amount, to);
@@ -77,7 +77,7 @@ impl OrderBody<'_> {
         Ok(())
     }
 
-    /// No less than [`OrderBody::write`] needs, unless a text is full of what must be escaped.
+    /// Returns at least the size that [`OrderBody::write`] needs, unless a text is full of characters to escape.
     pub fn bytes_about(&self) -> usize {
         let verbatim = |json: &Option<Verbatim<'_>>| json.as_ref().map_or(0, |json| json.0.len());
         FIXED_BYTES_MAX
@@ -130,7 +130,7 @@ fn integer(value: i64, to: &mut Vec<u8>) {
 }
 
 fn digits(mut value: u64, to: &mut Vec<u8>) {
-    /// Of the largest.
+    /// Digits of the largest value.
     const DIGITS_MAX: usize = 20;
     let mut text = [b'0'; DIGITS_MAX];
     let mut begin = DIGITS_MAX;
@@ -145,10 +145,10 @@ fn digits(mut value: u64, to: &mut Vec<u8>) {
     to.extend_from_slice(&text[begin..]);
 }
 
-/// RFC 3339 with six fraction digits; `None` outside the years from 1970 to 9999.
+/// Formats RFC 3339 with six fraction digits; `None` outside the years from 1970 to 9999.
 pub(super) fn usual(micros: i64) -> Option<[u8; TIME_BYTES]> {
     const DAY_SECONDS: u64 = 86_400;
-    /// Of the first microsecond of the year 10000.
+    /// First microsecond of the year 10000.
     const END: u64 = 253_402_300_800_000_000;
     let micros = u64::try_from(micros).ok().filter(|micros| *micros < END)?;
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
@@ -172,14 +172,14 @@ pub(super) fn usual(micros: i64) -> Option<[u8; TIME_BYTES]> {
     Some(text)
 }
 
-/// Year, month and day of so many days after 1970-01-01 (Hinnant, "chrono-Compatible Low-Level Date Algorithms", 2013,
-/// `civil_from_days`).
+/// Returns year, month and day of the date `days` after 1970-01-01 (Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms", 2013, `civil_from_days`).
 fn date(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // From March on.
+    // Counted from March.
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let year = year_of_era + era * 400;
@@ -194,7 +194,7 @@ fn two(value: u64) -> [u8; 2] {
     [digit(value / 10), digit(value)]
 }
 
-/// The last one.
+/// Returns the last digit.
 fn digit(value: u64) -> u8 {
     b"0123456789"[(value % 10) as usize]
 }
@@ -218,11 +218,11 @@ mod tests {
         prop_oneof![0..JIFF_DAYS * 86_400_000_000, -1_000_000_i64..1_000_000,]
     }
 
-    /// Whole days that jiff knows, to a day before the end.
+    /// Whole days that jiff supports, to a day before the end.
     const JIFF_DAYS: i64 = 2_932_893;
 
     #[test]
-    fn the_edges_of_months_years_and_centuries_are_where_they_are() {
+    fn months_years_and_centuries_begin_at_the_right_day() {
         let day = 86_400_000_000_i64;
         for days in 0..4 * 366 {
             for start in [0, 10_957, 47_482, JIFF_DAYS - 4 * 366] {
@@ -241,7 +241,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_order_is_written_as_it_is_serialized(
+        fn written_and_serialized_orders_are_equal(
             numbers in (any::<i64>(), any::<i64>(), any::<u32>(), any::<u32>(), 0..=Money::MAX.minor_units()),
             items in prop::collection::vec(1..=crate::order::INTEGER_MAX, 1..20),
             texts in prop::option::of(("[^\\p{C}]{1,20}", any::<String>())),

@@ -1,4 +1,4 @@
-//! The rules for the epochs of a store: what one gave out, no other gives out again.
+//! Rules for the epochs of a store: no two epochs issue the same value.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use crate::order::OrderId;
 use crate::store::snapshot::OrderRecord;
 use crate::store::{Epochs, FeedPosition};
 
-/// `last` and `last_order_id` are the highest that were given out.
+/// Checks the epochs; `last` and `last_order_id` are the highest values issued.
 pub fn check(epochs: &Epochs, last: FeedPosition, last_order_id: OrderId, report: &mut Report) {
     let mut breach = |detail: String| report.breach(Promise::Epochs, None, detail);
     let mut identities = HashSet::new();
@@ -24,24 +24,24 @@ pub fn check(epochs: &Epochs, last: FeedPosition, last_order_id: OrderId, report
         if epoch.after > last {
             let (after, last) = (epoch.after.0, last.0);
             breach(format!(
-                "epoch {number} begins behind place {after} of the feed, whose last place is {last}"
+                "epoch {number} begins after position {after} of the feed, whose last position is {last}"
             ));
         }
         if epoch.first_order_id.0 > last_order_id.0 + 1 {
             let first = epoch.first_order_id;
             breach(format!(
-                "epoch {number} begins with order {first}, and the last id given out is {last_order_id}"
+                "epoch {number} begins with order {first}, but the last id issued is {last_order_id}"
             ));
         }
         if before
             .is_some_and(|before| epoch.after < before.after || epoch.first_order_id < before.first_order_id)
         {
-            breach(format!("epoch {number} begins before the one before it"));
+            breach(format!("epoch {number} begins before its predecessor"));
         }
     }
 }
 
-/// A claim has a fence of an epoch that the store knows, and that began no earlier than the one that accepted the order.
+/// Checks that a claim's fence belongs to an epoch of the store, no earlier than the epoch that accepted the order.
 pub fn check_fence(record: &OrderRecord, epochs: &Epochs, report: &mut Report) {
     let fences: Vec<u64> = [record.fence]
         .into_iter()
@@ -56,7 +56,7 @@ pub fn check_fence(record: &OrderRecord, epochs: &Epochs, report: &mut Report) {
     };
     if let Some(fence) = fences.iter().find(|fence| unknown(fence)) {
         let detail = format!(
-            "its fence {fence} is of epoch {}, which is not one of the store",
+            "its fence {fence} belongs to epoch {}, which the store does not have",
             fence >> FENCE_BITS
         );
         report.breach(Promise::Epochs, Some(record.order.order_id), detail);
@@ -68,7 +68,7 @@ pub fn check_fence(record: &OrderRecord, epochs: &Epochs, report: &mut Report) {
         .find(|fence| *fence != 0 && fence >> FENCE_BITS < accepted_in)
     {
         let detail = format!(
-            "its fence {fence} is of epoch {}, and it was accepted in epoch {accepted_in}",
+            "its fence {fence} belongs to epoch {}, but it was accepted in epoch {accepted_in}",
             fence >> FENCE_BITS
         );
         report.breach(Promise::Epochs, Some(record.order.order_id), detail);

@@ -1,4 +1,4 @@
-//! The rules one order and its events obey, whatever happened to it.
+//! Rules for one order and its events.
 
 use super::{Promise, Report};
 use crate::event::{Event, EventKind};
@@ -18,7 +18,7 @@ pub fn check(record: &OrderRecord, report: &mut Report) {
     findings.check_last_error(&history);
 }
 
-/// What the events say about the order.
+/// State of an order according to its events.
 #[derive(Default)]
 struct History {
     status: Option<OrderStatus>,
@@ -26,13 +26,13 @@ struct History {
     generation: u32,
     /// Time of the last start.
     started_at: Option<Timestamp>,
-    /// Who made the last start.
+    /// Node of the last start.
     started_by: Option<NodeId>,
-    /// Time of the end, while the order has one.
+    /// Time of the end, if the order has ended.
     ended_at: Option<Timestamp>,
-    /// The order left the first line: it was started or redriven.
+    /// Set once the order left the first line: it was started or redriven.
     second_line: bool,
-    /// Error of the last attempt since the last redrive that failed, or was given back for a reason. A lost lease says
+    /// Error of the last attempt since the last redrive that failed or was given back with a reason. A lost lease says
     /// nothing about the order.
     last_error: Option<String>,
 }
@@ -122,7 +122,7 @@ impl Findings<'_> {
             return;
         }
         let name =
-            |node: Option<NodeId>| node.map_or_else(|| "nobody".to_owned(), |node| format!("node {node}"));
+            |node: Option<NodeId>| node.map_or_else(|| "no node".to_owned(), |node| format!("node {node}"));
         let detail = format!(
             "version {}, {}, ends an attempt of {} for {}",
             event.version,
@@ -233,8 +233,8 @@ impl Findings<'_> {
 impl History {
     fn follow(&mut self, event: &Event) {
         self.attempts = self.attempts_after(event.kind);
-        let begins_anew = self.redrive_begins_anew();
-        // The event's own status: one bad step is reported once, not once more for every later event.
+        let reopens = self.redrive_reopens();
+        // The event's own status, so that one bad step is not reported again for every later event.
         self.status = Some(event.status);
         self.ended_at = event.status.is_final().then_some(event.at);
         match event.kind {
@@ -243,7 +243,7 @@ impl History {
                 self.started_by = event.node;
                 self.second_line = true;
             }
-            EventKind::Redriven if !begins_anew => {}
+            EventKind::Redriven if !reopens => {}
             EventKind::Redriven => {
                 self.generation += 1;
                 self.second_line = true;
@@ -256,15 +256,15 @@ impl History {
         }
     }
 
-    /// Reports whether a redrive would begin the order anew, rather than end the back-off of one that is Pending.
-    fn redrive_begins_anew(&self) -> bool {
+    /// Reports whether a redrive reopens the order, rather than ending the backoff of a Pending one.
+    fn redrive_reopens(&self) -> bool {
         self.status != Some(OrderStatus::Pending)
     }
 
-    /// Started and not given back since the last redrive.
+    /// Returns the attempts after an event: starts since the last redrive that were not given back.
     fn attempts_after(&self, kind: EventKind) -> u32 {
         match kind {
-            EventKind::Redriven if !self.redrive_begins_anew() => self.attempts,
+            EventKind::Redriven if !self.redrive_reopens() => self.attempts,
             EventKind::Accepted | EventKind::Redriven => 0,
             EventKind::Started => self.attempts + 1,
             EventKind::LeaseLost | EventKind::Released => self.attempts.saturating_sub(1),
@@ -282,7 +282,7 @@ fn ends_attempt(kind: EventKind) -> bool {
         | EventKind::Failed
         | EventKind::LeaseLost
         | EventKind::Released => true,
-        // A cancel is a person's, whether or not an attempt runs.
+        // A client cancels, with or without a running attempt.
         EventKind::Accepted | EventKind::Started | EventKind::Cancelled | EventKind::Redriven => false,
     }
 }

@@ -1,14 +1,14 @@
-//! First-in first-out start: first attempts begin in the order of acceptance, as far as a store tells it.
+//! First-in first-out start: first attempts begin in the order of acceptance, as far as a store records it.
 //!
-//! Where one writer stores all orders, ids rise in the order of acceptance. Where many do, an id is drawn before its
-//! order is accepted, so of two orders that were under way at the same time either may be the earlier one; but an order
-//! that was created so long before another that it must have been accepted by then was the earlier one for certain.
+//! With one writer, ids rise in the order of acceptance. With many writers, an id is drawn before its order is
+//! accepted, so either of two concurrent orders may be the earlier one. An order created so long before another that it
+//! must have been accepted by then was certainly earlier.
 //!
-//! An order that another session of the database has locked is passed over. The claim that does so says it in the events of
-//! what it starts, so the order may be overtaken by those starts and by no others.
+//! A claim passes over an order that another session of the database has locked, and records that in the events of the
+//! orders it starts. Those starts may overtake the order; no others may.
 //!
-//! A start of given orders (`Store::start`) says in the same way that it passed over every earlier order: its caller owns the
-//! order of these starts. Orders that claims start afterwards must not overtake them.
+//! A start of given orders (`Store::start`) records in the same way that it passed over every earlier order: its caller
+//! owns the order of these starts. Orders that claims start afterwards must not overtake them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -20,22 +20,22 @@ use crate::order::OrderId;
 use crate::store::snapshot::{EVERY_EARLIER, OrderRecord};
 use crate::time::Timestamp;
 
-/// Into how many spans an `accept_time_max` is divided: orders of one span are remembered together and count as accepted
-/// when the last of them was, so that the memory is bounded, whatever the number of orders.
+/// Number of spans in an `accept_time_max`. Orders of one span are remembered together and count as accepted when the
+/// last of them was, so that memory is bounded for any number of orders.
 const SPANS: u32 = 60;
 
-/// Follows the orders by rising id.
+/// Checks orders by rising id.
 pub(super) struct StartOrder {
-    /// The longest time between an order's creation and its commit; zero where ids alone tell the order.
+    /// Maximum time between an order's creation and its commit; zero if ids alone give the order.
     accept_time_max: Duration,
-    /// Orders that were accepted before any that follow.
+    /// Orders accepted before any that follow.
     earlier: Starts,
-    /// The others, by the end of the span in which they were created.
+    /// Other orders, by the end of the span in which they were created.
     recent: BTreeMap<Timestamp, Starts>,
     newest: Timestamp,
-    /// Orders that any claim passed over. They are in neither of the above.
+    /// Orders that some claim passed over; they are in neither of the above.
     passed_over: Arc<HashSet<OrderId>>,
-    /// Those of them that came by, with their creation, by their start and their number: at the end those that wait.
+    /// Creation of the passed-over orders seen so far, by start and id; orders that wait come last.
     excused: BTreeMap<(i64, OrderId), Timestamp>,
 }
 
@@ -75,8 +75,8 @@ impl StartOrder {
         }
     }
 
-    /// Judges the start against earlier orders that some claim passed over: this order's claim had to pass over them
-    /// too, if it did not wait for them to start.
+    /// Checks the start against earlier orders that some claim passed over: if they started later, this order's claim
+    /// must have passed over them too.
     fn judge_passes(&self, record: &OrderRecord, position: i64, report: &mut Report) {
         let accepted_by = record.order.created_at.minus(self.accept_time_max);
         let passed_over = record.events.get(1).map(|started| &started.passed_over);
@@ -87,7 +87,7 @@ impl StartOrder {
         });
         for ((_, earlier), _) in overtaken.take(1) {
             let detail = format!(
-                "started before order {earlier}, which was accepted earlier, and which its claim did not pass over"
+                "started before order {earlier}, which was accepted earlier and which its claim did not pass over"
             );
             report.breach(Promise::FifoStart, Some(record.order.order_id), detail);
         }
@@ -120,8 +120,8 @@ impl StartOrder {
         let span_end = span_end(created_at, self.accept_time_max / SPANS);
         self.recent.entry(span_end).or_default().add(starts);
         self.newest = self.newest.max(created_at);
-        // Whatever follows drew its id later than the newest, so it was created at most so long before it; what was
-        // accepted by then is earlier than all of it.
+        // Later records drew their ids after the newest one, so they were created at most that long before it; orders
+        // accepted by then are earlier than all of them.
         let followers_from = self.newest.minus(self.accept_time_max);
         let accepted_by = followers_from.minus(self.accept_time_max);
         while let Some(oldest) = self
@@ -134,7 +134,7 @@ impl StartOrder {
     }
 }
 
-/// The end of the span of this length in which a time lies.
+/// Returns the end of the span of this length that contains `time`.
 fn span_end(time: Timestamp, span: Duration) -> Timestamp {
     let span = i64::try_from(span.as_micros()).unwrap_or(i64::MAX).max(1);
     Timestamp::from_micros(
@@ -145,7 +145,7 @@ fn span_end(time: Timestamp, span: Duration) -> Timestamp {
     )
 }
 
-/// Reports whether the caller of the store owned the order of starts.
+/// Reports whether the store's caller owned the order of starts.
 fn start_was_given(record: &OrderRecord) -> bool {
     let started = record.events.get(1);
     started.is_some_and(|started| started.passed_over.contains(&EVERY_EARLIER))
@@ -153,10 +153,10 @@ fn start_was_given(record: &OrderRecord) -> bool {
 
 #[derive(Clone, Copy)]
 enum FirstStart {
-    /// Its place in the feed.
+    /// Position of the start in the feed.
     At(i64),
     Waiting,
-    /// Cancelled before it ever started: it left the line.
+    /// Cancelled before its first start: it left the line.
     Never,
 }
 
@@ -170,10 +170,10 @@ impl FirstStart {
     }
 }
 
-/// What is remembered of some orders.
+/// Summary of some orders' first starts.
 #[derive(Clone, Copy, Default)]
 struct Starts {
-    /// The latest first start: its place in the feed and its order.
+    /// The latest first start: its position in the feed and its order.
     latest: Option<(i64, OrderId)>,
     /// The first order that still waits for its first start.
     waiting: Option<OrderId>,

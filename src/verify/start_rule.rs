@@ -1,5 +1,5 @@
-//! By which rule orders start: all in one line, or the orders of each user in a line of their own, one at a time. What a line
-//! demands is left to `start_order.rs`.
+//! Rule by which orders start: all in one line, or the orders of each user in a line of their own, one at a time.
+//! `start_order.rs` checks a line.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use super::{Promise, Report};
 use crate::order::{OrderId, OrderStatus, Ordering};
 use crate::store::snapshot::{OrderRecord, StartRule};
 
-/// Follows the orders by rising id.
+/// Checks orders by rising id.
 pub(super) struct Starts {
     rule: StartRule,
     accept_time_max: Duration,
     passed_over: Arc<HashSet<OrderId>>,
-    /// By user where the rule is about users; one for each of them is in memory then.
+    /// By user if the rule is per user; all their lines are in memory then.
     lines: HashMap<Option<i64>, StartOrder>,
-    /// By user, as well.
+    /// Processing order by user.
     processing: HashMap<i64, OrderId>,
 }
 
@@ -33,7 +33,7 @@ impl Starts {
     }
 
     pub fn check(&mut self, record: &OrderRecord, report: &mut Report) {
-        // The others may have started by another rule.
+        // Earlier orders may have started by another rule.
         if record.order.order_id <= self.rule.from {
             return;
         }
@@ -57,7 +57,7 @@ impl Starts {
         }
         let (id, user_id) = (record.order.order_id, record.order.request.user_id);
         if let Some(other) = self.processing.insert(user_id, id) {
-            let detail = format!("is in processing beside order {other} of the same user");
+            let detail = format!("is Processing at the same time as order {other} of the same user");
             report.breach(Promise::UserTurns, Some(id), detail);
         }
     }

@@ -1,4 +1,4 @@
-//! Renders lists of orders, the queue and its nodes, and reads times.
+//! Renders batches and lists of orders, and the queue with its nodes.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ pub struct OrdersBody<'a> {
 
 impl OrdersBody<'_> {
     pub fn text(&self) -> Result<Vec<u8>, serde_json::Error> {
-        /// With a comma for each order.
+        /// Besides the orders, each with its comma.
         const AROUND: usize = 16;
         let bytes: usize = self.orders.iter().map(|order| order.bytes_about() + 1).sum();
         let mut text = Vec::with_capacity(AROUND + bytes);
@@ -37,10 +37,10 @@ impl OrdersBody<'_> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = OrderPage)]
 pub struct PageBody {
-    /// Rendered one by one, since a page ends where it becomes too long.
+    /// Rendered one by one, since a page ends before it becomes too long.
     #[schema(value_type = Vec<OrderBody<'static>>)]
     pub orders: Vec<Box<RawValue>>,
-    /// Pass as `cursor` for the next page, which there may be after a short or empty one too; null at the end.
+    /// Pass as `cursor` for the next page, which may exist even after a short or empty one; null at the end.
     #[schema(required)]
     pub next_cursor: Option<String>,
 }
@@ -51,7 +51,7 @@ pub struct PageBody {
 pub struct RedrivenBody {
     matched: usize,
     retried: usize,
-    /// More orders match than one call takes.
+    /// True when more orders match than one call takes.
     more: bool,
 }
 
@@ -65,7 +65,7 @@ impl From<Redriven> for RedrivenBody {
     }
 }
 
-/// The queue and who works on it.
+/// The queue and its nodes.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Queue)]
 pub struct QueueBody {
@@ -74,12 +74,12 @@ pub struct QueueBody {
     completed: u64,
     failed: u64,
     cancelled: u64,
-    /// Age of the order that has waited longest for a start it could have had; null when none waits.
+    /// Longest wait of an order that could have started; null if none waits.
     #[schema(required)]
     oldest_waiting_seconds: Option<f64>,
-    /// Pending orders that wait for an earlier one of their user, counted up to 10,000.
+    /// Pending orders that wait for an earlier order of their user; at most 10,000 are counted.
     blocked: u64,
-    /// Age of the one that has waited longest; null when there is none.
+    /// Longest wait of a blocked order; null if there is none.
     #[schema(required)]
     oldest_blocked_seconds: Option<f64>,
     paused: bool,
@@ -103,12 +103,12 @@ impl From<&QueueState> for QueueBody {
     }
 }
 
-/// A process that works on orders.
+/// A running server.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Node)]
 pub struct NodeBody {
     node: String,
-    /// Orders it processes at once at most.
+    /// Maximum number of orders it processes at once.
     slots: u32,
     busy: u32,
     #[schema(value_type = String, format = DateTime)]
@@ -117,16 +117,17 @@ pub struct NodeBody {
     heartbeat_at: Time,
     alive: bool,
     breaker: BreakerName,
-    /// Processor of its orders: `simulated`, `http`, `pull`, or `own` where it is part of the program. Null where an older
-    /// node did not say.
+    /// Processor of its orders: `simulated`, `http`, `pull`, or `own` if it is part of the program. Null if an older
+    /// node did not report it.
     #[schema(required)]
     processor: Option<&'static str>,
-    /// False where it has another processor or ordering than the other live nodes: it starts no order until they are gone.
+    /// False while its processor or ordering differs from that of the other live nodes: it starts no order until they
+    /// are gone.
     starts_orders: bool,
 }
 
-/// State of a node's breaker: `closed` claims orders, `open` claims none while what processes them is down, `half_open` tries
-/// a few orders to find out whether it works again.
+/// State of a node's breaker: `closed` claims orders, `open` claims none while the processor is down, `half_open` tries
+/// a few orders to find out whether it has recovered.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Breaker)]
 #[serde(rename_all = "snake_case")]

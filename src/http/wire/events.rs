@@ -1,4 +1,4 @@
-//! Renders events, as histories, pages and streams all show them.
+//! Renders events for histories, pages and streams.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -10,15 +10,15 @@ use crate::http::openapi::EventKindName;
 use crate::order_json::{StatusName, Time};
 use crate::store::{FeedCursor, FeedEvent};
 
-/// Something that happened to an order.
+/// A change of an order.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Event)]
 pub struct EventBody<'a> {
-    /// Its place in the feed: what comes after it is read from there.
+    /// Its position in the feed; later events are read after it.
     cursor: String,
     order_id: i64,
     user_id: i64,
-    /// Counts the events of an order from 1, without holes.
+    /// Counts the events of an order from 1, without gaps.
     version: u32,
     #[schema(value_type = EventKindName)]
     kind: &'static str,
@@ -56,7 +56,7 @@ impl<'a> EventBody<'a> {
     }
 }
 
-/// Oldest first.
+/// Events of an order, oldest first.
 #[derive(Serialize, ToSchema)]
 #[schema(as = History)]
 pub struct EventsBody<'a> {
@@ -67,10 +67,10 @@ pub struct EventsBody<'a> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = FeedPage)]
 pub struct FeedBody {
-    /// Rendered one by one, since a page ends where it becomes too long.
+    /// Rendered one by one, since a page ends before it becomes too long.
     #[schema(value_type = Vec<EventBody<'static>>)]
     pub events: Vec<Box<RawValue>>,
-    /// Pass as `after` for what comes next, now or later.
+    /// Pass as `after` for the next events, now or later.
     pub next_cursor: String,
 }
 

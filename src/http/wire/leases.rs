@@ -1,5 +1,5 @@
-//! What workers outside send and get: requests for leases and results in, leases out. `null` is as good as absent for
-//! whatever may be left out.
+//! Requests of external workers and their answers: requests for leases and results in, leases out. For optional fields
+//! `null` means absent.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::time::Timestamp;
 
 const NOT_A_TOKEN: &str = "must be the token of a lease";
 
-/// The body of `POST /leases`, which may be empty; `lease` is what a request that names none gets.
+/// Parses the body of `POST /leases`, which may be empty; `lease` is the default duration of a lease.
 pub fn read_take(body: &str, lease: Duration) -> Result<Wanted, Problem> {
     let mut errors = FieldErrors::default();
     let body = if body.is_empty() { "{}" } else { body };
@@ -47,7 +47,7 @@ pub fn read_take(body: &str, lease: Duration) -> Result<Wanted, Problem> {
     complete(Some(wanted), errors)
 }
 
-/// The body of `POST /leases/{id}/renew`: the token, and for how long; `lease` unless it says so.
+/// Parses the body of `POST /leases/{id}/renew`: the token and the duration, `lease` by default.
 pub fn read_renewal(body: &str, lease: Duration) -> Result<(Token, Duration), Problem> {
     let mut errors = FieldErrors::default();
     let Some([token, asked]) = fields(body, ["token", "lease"], &mut errors)? else {
@@ -58,7 +58,7 @@ pub fn read_renewal(body: &str, lease: Duration) -> Result<(Token, Duration), Pr
     complete(token.map(|token| (token, asked.unwrap_or(lease))), errors)
 }
 
-/// The body of `POST /leases/{id}/complete`: the token and the result.
+/// Parses the body of `POST /leases/{id}/complete`: the token and the result.
 pub fn read_completion(body: &str) -> Result<(Token, Option<JsonText>), Problem> {
     let mut errors = FieldErrors::default();
     let Some([token, result]) = fields(body, ["token", "result"], &mut errors)? else {
@@ -74,7 +74,7 @@ pub fn read_completion(body: &str) -> Result<(Token, Option<JsonText>), Problem>
     complete(token.map(|token| (token, result)), errors)
 }
 
-/// The body of `POST /leases/{id}/fail`: the token and why.
+/// Parses the body of `POST /leases/{id}/fail`: the token and the reason.
 pub fn read_failure(body: &str) -> Result<(Token, Failure), Problem> {
     let mut errors = FieldErrors::default();
     let names = ["token", "error", "permanent", "retry_after"];
@@ -99,7 +99,7 @@ pub fn read_failure(body: &str) -> Result<(Token, Failure), Problem> {
     complete(failure, errors)
 }
 
-/// The body of `POST /leases/{id}/release`: the token.
+/// Parses the body of `POST /leases/{id}/release`: the token.
 pub fn read_release(body: &str) -> Result<Token, Problem> {
     let mut errors = FieldErrors::default();
     let Some([token]) = fields(body, ["token"], &mut errors)? else {
@@ -109,7 +109,7 @@ pub fn read_release(body: &str) -> Result<Token, Problem> {
     complete(token, errors)
 }
 
-/// The texts of an object's fields; `None` when it is none.
+/// Returns the texts of an object's fields; `None` if the body is not an object.
 fn fields<'b, const N: usize>(
     body: &'b str,
     names: [&str; N],
@@ -178,11 +178,11 @@ fn error_text(value: &str) -> Result<String, String> {
     Ok(text.into_owned())
 }
 
-/// Leases that a worker took.
+/// Leases granted to a worker.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Leases)]
 pub struct LeasesBody<'a> {
-    /// Empty when there was none in time.
+    /// Empty if no order was free in time.
     pub leases: Vec<LeaseBody<'a>>,
 }
 
@@ -191,16 +191,16 @@ pub struct LeasesBody<'a> {
 #[schema(as = Lease)]
 pub struct LeaseBody<'a> {
     order: OrderBody<'a>,
-    /// Goes with every call about this lease. Opaque and secret.
+    /// Sent with every call about this lease. Opaque and secret.
     #[schema(example = "AAAAAQAAAAG0dD3CFOLHXYGPYFkxm4a7")]
     token: String,
-    /// Rises with each lease of the order: a service that remembers the highest can refuse what comes with a lower one.
+    /// Rises with each lease of the order: a service that remembers the highest can refuse calls with a lower one.
     #[schema(example = 4_294_967_297_u64)]
     fence: u64,
     /// Counts attempts from 1.
     attempt: u32,
-    /// Key for calls that the worker makes to other services, opaque. All attempts share it; a retry of a Failed or Cancelled
-    /// order begins a new one.
+    /// Opaque key for calls that the worker makes to other services. All attempts share it; a retry of a Failed or
+    /// Cancelled order gets a new one.
     #[schema(example = "7f3a9c0d5e1b2846-45-0")]
     idempotency_key: String,
     /// Expiry of the lease, unless it is renewed.
@@ -209,7 +209,7 @@ pub struct LeaseBody<'a> {
 }
 
 impl<'a> LeaseBody<'a> {
-    /// Just granted, for so long.
+    /// Renders a lease just granted for `time`.
     pub fn granted(lease: &'a Lease, time: Duration) -> LeaseBody<'a> {
         let order = &lease.order;
         let started = order.processing_at.unwrap_or(order.created_at);

@@ -1,4 +1,4 @@
-//! The messages of a WebSocket: the client's read as strictly as bodies are, the server's rendered.
+//! Messages of a WebSocket: parses the client's as strictly as bodies, and renders the server's.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::store::FeedCursor;
 const SUBSCRIPTION_ID_CHARS_MAX: usize = 64;
 const UNKNOWN: &str = "is not a field of this message";
 
-/// What a client says.
+/// A message from a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientMessage {
     Subscribe {
@@ -40,16 +40,16 @@ impl SubscriptionId {
     }
 }
 
-/// A message that means nothing.
+/// A message that is not valid.
 #[derive(Debug)]
 pub struct BadMessage {
-    /// Where it could be read.
+    /// Id of the message, if it could be read.
     pub id: Option<SubscriptionId>,
-    /// All that is bad about it.
+    /// Everything that is wrong with the message.
     pub detail: String,
 }
 
-/// What the server says; changes are rendered by [`event_message`].
+/// A message from the server; [`event_message`] renders changes.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ServerMessage<'a> {
@@ -64,7 +64,7 @@ pub enum ServerMessage<'a> {
     Error {
         id: Option<&'a str>,
         detail: &'a str,
-        /// Where a subscription that this ends may go on.
+        /// Cursor to resume from, if the error ends a subscription.
         #[serde(skip_serializing_if = "Option::is_none")]
         cursor: Option<String>,
     },
@@ -76,7 +76,7 @@ impl ServerMessage<'_> {
     }
 }
 
-/// An event to the subscription, taken over as it is.
+/// Renders an event for a subscription, with the event's JSON copied as it is.
 pub fn event_message(id: &SubscriptionId, event: &[u8]) -> String {
     let id = serde_json::to_string(id.as_str()).expect("a string always serializes");
     let parts: [&[u8]; 5] = [
@@ -89,7 +89,7 @@ pub fn event_message(id: &SubscriptionId, event: &[u8]) -> String {
     String::from_utf8(parts.concat()).expect("JSON is rendered as UTF-8")
 }
 
-/// The client's message; unknown, repeated and bad fields are named, all at once.
+/// Parses a client's message. Unknown, repeated and invalid fields are all named at once.
 pub fn read_message(text: &str) -> Result<ClientMessage, BadMessage> {
     let mut errors = FieldErrors::default();
     let root = Pointer::Root;
@@ -143,7 +143,7 @@ enum KindOfMessage {
     Unsubscribe,
 }
 
-/// The texts of what only a subscription has.
+/// Texts of the fields that only a subscription has.
 #[derive(Default)]
 struct Given<'a> {
     order_id: Option<&'a str>,
@@ -170,7 +170,7 @@ impl Given<'_> {
             None if is_filtered => {}
             None => errors.add(&root, "needs order_id, user_id or status, or \"all\":true"),
             Some("true") if is_filtered => {
-                errors.add(&at, "stands alone, without order_id, user_id and status");
+                errors.add(&at, "excludes order_id, user_id and status");
             }
             Some("true") => {}
             Some(_) => errors.add(&at, "must be true"),
@@ -237,7 +237,7 @@ mod tests {
     use crate::epoch::EpochIdentity;
     use crate::store::FeedPosition;
 
-    const PLACE: FeedCursor = FeedCursor {
+    const CURSOR: FeedCursor = FeedCursor {
         epoch: EpochIdentity(7),
         position: FeedPosition(45),
     };
@@ -252,8 +252,8 @@ mod tests {
     }
 
     #[test]
-    fn every_filter_and_a_place_are_read() {
-        let after = cursor::text(PLACE);
+    fn a_subscription_is_parsed_with_filters_and_cursor() {
+        let after = cursor::text(CURSOR);
         let text = format!(
             r#"{{"type":"subscribe","id":"a","order_id":5,"user_id":42,"status":"Failed","after":"{after}","all":null}}"#
         );
@@ -265,7 +265,7 @@ mod tests {
         let expected = ClientMessage::Subscribe {
             id: id("a"),
             filter,
-            after: Some(PLACE),
+            after: Some(CURSOR),
         };
         assert_eq!(read_message(&text).unwrap(), expected);
         let all = ClientMessage::Subscribe {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_bad_is_named_with_the_id_where_there_is_one() {
+    fn all_invalid_fields_are_named_with_the_id() {
         let (named, detail) = refused(
             r#"{"type":"subscribe","id":"a","order_id":"5","user_id":0,"user_id":-1,"status":"failed","after":"x","all":false,"colour":1}"#,
         );
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_id_is_refused_without_one() {
+    fn a_message_without_an_id_is_refused_without_one() {
         let long = "x".repeat(SUBSCRIPTION_ID_CHARS_MAX + 1);
         for bad in [
             "",
@@ -328,11 +328,11 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_asked_for_by_name_and_alone() {
+    fn a_subscription_to_all_orders_excludes_filters() {
         for (fields, reason) in [
             ("", "# needs"),
             (r#","user_id":null"#, "# needs"),
-            (r#","all":true,"user_id":1"#, "#/all stands alone"),
+            (r#","all":true,"user_id":1"#, "#/all excludes"),
             (r#","all":1"#, "#/all must be true"),
         ] {
             let (named, detail) = refused(&format!(r#"{{"type":"subscribe","id":"a"{fields}}}"#));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_told_back_as_it_came() {
+    fn an_id_is_returned_unchanged() {
         let id = id("a\"\\é");
         assert_eq!(
             event_message(&id, br#"{"version":1}"#),

@@ -1,4 +1,4 @@
-//! Reads request bodies: unknown and repeated fields are refused by name, numbers are read from their text.
+//! Parses request bodies: unknown and repeated fields are refused by name, numbers are read from their text.
 
 use std::convert::Infallible;
 
@@ -19,14 +19,14 @@ const REQUIRED: &str = "is required";
 const NOT_AN_OBJECT: &str = "must be an object";
 pub(super) const NOT_UNICODE: &str = "must consist of Unicode characters (no lone surrogate)";
 
-/// The body of `POST /orders`.
+/// Parses the body of `POST /orders`.
 pub fn read_order(body: &str) -> Result<NewOrder, Problem> {
     let mut errors = FieldErrors::default();
     let order = order(body, &Pointer::Root, &mut errors).map_err(|malformed| malformed_json(&malformed))?;
     complete(order, errors)
 }
 
-/// The body of `POST /orders/batch` as one JSON object.
+/// Parses the body of `POST /orders/batch` as one JSON object.
 pub fn read_batch(body: &str) -> Result<Vec<NewOrder>, Problem> {
     let mut errors = FieldErrors::default();
     let root = Pointer::Root;
@@ -57,14 +57,14 @@ pub fn read_batch(body: &str) -> Result<Vec<NewOrder>, Problem> {
         let at = at.element(index);
         match order(text, &at, &mut errors) {
             Ok(order) => orders.extend(order),
-            // Its grammar is known to be sound: what cannot be read is the name of a field.
+            // The grammar is already checked, so the name of a field cannot be decoded.
             Err(_) => errors.add(&at, NOT_UNICODE),
         }
     }
     complete(Some(orders), errors)
 }
 
-/// The body of `POST /orders/batch` as one JSON object per line (NDJSON); empty lines are skipped.
+/// Parses the body of `POST /orders/batch` as one JSON object per line (NDJSON); empty lines are skipped.
 pub fn read_batch_lines(body: &str) -> Result<Vec<NewOrder>, Problem> {
     let mut errors = FieldErrors::default();
     let root = Pointer::Root;
@@ -90,7 +90,7 @@ pub fn read_batch_lines(body: &str) -> Result<Vec<NewOrder>, Problem> {
     complete(Some(orders), errors)
 }
 
-/// The body of an action, which has no members so far.
+/// Parses the body of an action, which has no members so far.
 pub fn read_action(body: &str) -> Result<(), Problem> {
     let mut errors = FieldErrors::default();
     let root = Pointer::Root;
@@ -99,7 +99,7 @@ pub fn read_action(body: &str) -> Result<(), Problem> {
     complete(Some(()), errors)
 }
 
-/// The body of `POST /orders/retry`.
+/// Parses the body of `POST /orders/retry`.
 pub fn read_redrive(body: &str) -> Result<RedriveQuery, Problem> {
     let mut errors = FieldErrors::default();
     let root = Pointer::Root;
@@ -145,7 +145,7 @@ pub fn read_redrive(body: &str) -> Result<RedriveQuery, Problem> {
     complete(query, errors)
 }
 
-/// Reads one order as far as it can be read: it counts only when nothing went to `errors`. An error is the
+/// Parses one order as far as possible; the order is valid only if nothing was added to `errors`. The error is the
 /// reason why the text is not JSON.
 fn order(text: &str, at: &Pointer<'_>, errors: &mut FieldErrors) -> Result<Option<NewOrder>, String> {
     let (mut user_id, mut item_ids, mut total_amount) = (None, None, None);
@@ -183,7 +183,7 @@ fn order(text: &str, at: &Pointer<'_>, errors: &mut FieldErrors) -> Result<Optio
         }))
 }
 
-/// An array of integers, one integer, or a string of integers separated by commas.
+/// Parses an array of integers, one integer, or a string of integers separated by commas.
 fn items(value: Option<&str>, at: &Pointer<'_>, errors: &mut FieldErrors) -> Option<ItemIds> {
     let value = required(value, at, errors, Ok::<_, Infallible>)?;
     let string;
@@ -228,7 +228,7 @@ fn amount(value: &str) -> Result<Money, String> {
         Kind::String => json::string(value),
         Kind::Null | Kind::Boolean | Kind::Array | Kind::Object => None,
     };
-    let text = text.ok_or("must be a number, or a string of the same form")?;
+    let text = text.ok_or("must be a number, or a string in the same format")?;
     Money::parse(&text).map_err(|error| error.to_string())
 }
 
@@ -264,7 +264,7 @@ pub(super) fn required<'a, T, E: std::fmt::Display>(
     read(value).map_err(|reason| errors.add(at, reason)).ok()
 }
 
-/// `null` is as good as absent.
+/// Parses an optional field; `null` means absent.
 pub(super) fn optional<T, E: std::fmt::Display>(
     value: Option<&str>,
     at: &Pointer<'_>,
@@ -283,7 +283,7 @@ pub(super) fn boolean(value: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// Whether it was an object; another value is a bad field, what is not JSON is the error.
+/// Returns true for an object. Another value is an invalid field; malformed JSON is the error.
 pub(super) fn object_or_error(
     read: Result<(), ObjectError>,
     at: &Pointer<'_>,

@@ -1,21 +1,22 @@
-//! Reads times: RFC 3339 section 5.6, exactly. Writing them is left to `order_json`.
+//! Parses times by RFC 3339 section 5.6, exactly; `order_json` writes them.
 
 use jiff::civil::Date;
 
 use crate::time::Timestamp;
 
-/// Why [`parse_time`] gave `None`.
+/// Detail when [`parse_time`] returns `None`.
 pub const TIME_EXPECTED: &str =
     "must be an RFC 3339 time with at most six fraction digits, such as 2030-01-31T12:00:00Z";
-/// A hint beside [`TIME_EXPECTED`] for a client that did not encode the plus of an offset.
+/// Detail instead of [`TIME_EXPECTED`] for a client that did not encode the plus of an offset.
 pub const PLUS_DECODED: &str =
-    "must be an RFC 3339 time; in a query a plus means a blank: write +01:00 as %2B01:00";
+    "must be an RFC 3339 time; a plus in a query means a blank, so write +01:00 as %2B01:00";
 
 const SECOND: i64 = 1_000_000;
 const DAY_SECONDS: i64 = 86_400;
 const FRACTION_DIGITS: usize = 6;
 
-/// An instant with any offset. Finer than a microsecond is refused: rounding it would move the edge of a range.
+/// Parses an instant with any offset. Fractions below a microsecond are refused: rounding would move the edge of a
+/// range.
 pub fn parse_time(text: &str) -> Option<Timestamp> {
     let bytes = text.as_bytes();
     let (date_time, rest) = bytes.split_at_checked("2030-01-31T12:00:00".len())?;
@@ -41,7 +42,7 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
     let offset_minutes = offset_minutes(rest)?;
     let days = date.duration_since(Date::constant(1970, 1, 1)).as_secs() / DAY_SECONDS;
     let minutes = days * (24 * 60) + i64::from(hour) * 60 + i64::from(minute) - offset_minutes;
-    // A leap second stands at the end of a month in UTC, and is the instant that follows it, as in POSIX.
+    // A leap second is at the end of a month in UTC, and counts as the instant after it, as in POSIX.
     if second == 60 && !ends_month(minutes) {
         return None;
     }
@@ -50,12 +51,12 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
     ))
 }
 
-/// Reports whether a query would give a time, had its plus not been read as a blank.
+/// Reports whether the text is a time whose plus was decoded as a blank.
 pub fn lost_a_plus(text: &str) -> bool {
     text.contains(' ') && parse_time(&text.replace(' ', "+")).is_some()
 }
 
-/// `time-secfrac` in microseconds, and what follows it.
+/// Parses `time-secfrac` in microseconds; also returns the rest.
 fn fraction(bytes: &[u8]) -> Option<(i64, &[u8])> {
     let Some(rest) = bytes.strip_prefix(b".") else {
         return Some((0, bytes));
@@ -70,7 +71,7 @@ fn fraction(bytes: &[u8]) -> Option<(i64, &[u8])> {
     Some((digits(micros)? * scale, rest))
 }
 
-/// `time-offset`.
+/// Parses `time-offset`.
 fn offset_minutes(bytes: &[u8]) -> Option<i64> {
     match bytes {
         [b'Z' | b'z'] => Some(0),
@@ -83,7 +84,7 @@ fn offset_minutes(bytes: &[u8]) -> Option<i64> {
     }
 }
 
-/// Reports whether the minute that begins so many minutes after 1970 is the last of a month in UTC.
+/// Reports whether the minute that begins `minutes` after 1970 is the last of a month in UTC.
 fn ends_month(minutes: i64) -> bool {
     let next_day = (minutes + 1).rem_euclid(24 * 60) == 0;
     let day = jiff::SignedDuration::from_secs((minutes + 1) * 60);
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_exactly_with_any_offset() {
+    fn times_are_parsed_exactly_with_any_offset() {
         const DAY: i64 = 86_400_000_000;
         for (text, expected) in [
             ("1970-01-01T00:00:01Z", 1_000_000),
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rfc_3339_does_not_allow_is_refused() {
+    fn times_outside_of_rfc_3339_are_refused() {
         for text in [
             "",
             "0",
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plus_that_became_a_blank_is_noticed() {
+    fn a_plus_decoded_as_a_blank_is_recognized() {
         assert!(lost_a_plus("1970-01-01T00:00:00 01:00"));
         for other in [
             "1970-01-01 00:00:00Z",

@@ -1,4 +1,4 @@
-//! Epochs that do not follow each other, and claims of none.
+//! Epochs that do not follow each other, and claims of unknown epochs.
 
 use super::*;
 use crate::epoch::{EpochIdentity, FENCE_BITS};
@@ -15,9 +15,9 @@ fn second() -> Epoch {
 }
 
 async fn with(second: Epoch) -> Vec<(Promise, Option<i64>)> {
-    let mut hand = sound();
-    hand.epochs = vec![first_epoch(), second];
-    found(hand).await
+    let mut store = sound();
+    store.epochs = vec![first_epoch(), second];
+    found(store).await
 }
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn epochs_that_do_not_follow_each_other_are_found() {
     ];
     for epoch in wrong {
         let mut found = with(epoch.clone()).await;
-        // Where the epoch begins with an order that is claimed already, its claims are breaches too.
+        // If the epoch begins with an order already claimed, its claims are breaches too.
         found.retain(|(_, order_id)| order_id.is_none());
         assert_eq!(found, [(Promise::Epochs, None)], "{epoch:?}");
     }
@@ -53,12 +53,12 @@ async fn epochs_that_do_not_follow_each_other_are_found() {
 async fn a_claim_of_an_unknown_epoch_is_found() {
     let fence = (2 << FENCE_BITS) + 1;
     check(
-        |hand| hand.order(COMPLETED).fence = fence,
+        |store| store.order(COMPLETED).fence = fence,
         Promise::Epochs,
         COMPLETED,
     )
     .await;
-    let spoil = |hand: &mut Hand| hand.order(PROCESSING).lease.as_mut().unwrap().fence = fence;
+    let spoil = |store: &mut FakeStore| store.order(PROCESSING).lease.as_mut().unwrap().fence = fence;
     check(spoil, Promise::Epochs, PROCESSING).await;
 }
 
@@ -71,7 +71,7 @@ async fn a_claim_of_an_epoch_before_the_acceptance_is_found() {
         })
         .await
     };
-    // Not claimed yet.
+    // This order is not claimed yet.
     assert_eq!(accepted_in(NEW).await, []);
     assert_eq!(
         accepted_in(PROCESSING).await,

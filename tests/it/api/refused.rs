@@ -302,7 +302,7 @@ async fn all_invalid_fields_are_named_at_once() {
         },
         {
           "pointer":"#/metadata",
-          "detail":"must not have the same key twice in one object"
+          "detail":"must not repeat a key within an object"
         }
       ]
     }

@@ -1,4 +1,4 @@
-//! Bodies that are read, and bodies whose every fault is named.
+//! Valid bodies, and invalid ones with every fault named.
 
 use super::*;
 use crate::http::problem::Problem;
@@ -25,7 +25,7 @@ fn with(field: &str) -> String {
 }
 
 #[test]
-fn an_order_is_read_from_its_text() {
+fn a_valid_order_is_parsed() {
     let order = read_order(GOOD).unwrap();
     assert_eq!(order.user_id, 104);
     assert_eq!(order.item_ids.as_str(), "101,102,103");
@@ -34,7 +34,7 @@ fn an_order_is_read_from_its_text() {
 }
 
 #[test]
-fn items_come_in_three_forms() {
+fn items_are_accepted_in_three_forms() {
     for (items, text) in [
         ("[7, 8]", "7,8"),
         ("7", "7"),
@@ -62,7 +62,7 @@ fn items_come_in_three_forms() {
 }
 
 #[test]
-fn all_bad_fields_are_named_at_once() {
+fn all_invalid_fields_are_named_at_once() {
     let body = r#"{"user_id":9007199254740993,"item_ids":[1,0,-3],"total_amount":1e2,"colour":"red",
         "reference":"a\u0000b","metadata":[],"user_id":1}"#;
     let expected = [
@@ -83,7 +83,7 @@ fn all_bad_fields_are_named_at_once() {
 }
 
 #[test]
-fn integers_beyond_what_a_double_holds_are_refused() {
+fn integers_too_large_for_a_double_are_refused() {
     let body = GOOD.replace("104", "9007199254740992");
     assert_eq!(pointers_of(read_order(&body)), ["#/user_id"]);
     for user_id in ["\"104\"", "104.0", "1.04e2", "-1", "null", "true", "[104]"] {
@@ -129,7 +129,7 @@ fn a_lone_surrogate_in_a_reference_is_named() {
 }
 
 #[test]
-fn what_is_not_json_is_malformed() {
+fn text_that_is_not_json_is_malformed() {
     for body in ["", "{", "user_id=1", &GOOD[..GOOD.len() - 1], &format!("{GOOD}x")] {
         assert_eq!(
             read_order(body).unwrap_err().kind,
@@ -140,20 +140,20 @@ fn what_is_not_json_is_malformed() {
 }
 
 #[test]
-fn a_bad_order_of_a_batch_is_named_by_its_place() {
+fn an_invalid_order_of_a_batch_is_named_by_its_index() {
     let bad = GOOD.replace("250.75", "-1");
     let body = format!(r#"{{"orders":[{GOOD},{GOOD},7,{bad},{{"\ud800":1}}]}}"#);
-    let places = ["#/orders/2", "#/orders/3/total_amount", "#/orders/4"];
-    assert_eq!(pointers_of(read_batch(&body)), places);
+    let pointers = ["#/orders/2", "#/orders/3/total_amount", "#/orders/4"];
+    assert_eq!(pointers_of(read_batch(&body)), pointers);
     let lines = format!("{GOOD}\r\n\n{GOOD}\n7\n{bad}\n");
-    assert_eq!(pointers_of(read_batch_lines(&lines)), places[..2]);
+    assert_eq!(pointers_of(read_batch_lines(&lines)), pointers[..2]);
     assert_eq!(read_batch_lines(&format!("{GOOD}\n{GOOD}")).unwrap().len(), 2);
     let malformed = read_batch_lines(&format!("{GOOD}\n{{")).unwrap_err();
     assert_eq!(malformed.kind, ProblemType::MalformedJson);
 }
 
 #[test]
-fn a_batch_has_a_size() {
+fn a_batch_has_a_minimum_and_a_maximum_size() {
     let of = |count: usize| vec![GOOD; count];
     let json = |count: usize| format!(r#"{{"orders":[{}]}}"#, of(count).join(","));
     assert_eq!(
@@ -174,7 +174,7 @@ fn a_batch_has_a_size() {
 }
 
 #[test]
-fn a_mass_retry_names_what_it_wants() {
+fn a_mass_retry_is_parsed_with_its_filters() {
     let query = read_redrive(
         r#"{"status":"Failed","user_id":7,"created_before":"1970-01-01T00:00:01Z","dry_run":true}"#,
     )

@@ -1,4 +1,4 @@
-//! A store made by hand: events are carried out as a sound store does, and everything in it can be spoilt.
+//! A store in memory. Events change it as they change a sound store, and tests can corrupt everything in it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use EventKind::{
     Accepted, Cancelled, Completed, Failed, LeaseLost, Redriven, Released, RetryScheduled, Started,
 };
 
-/// Who processes everything.
+/// Node that processes all orders.
 pub const NODE: NodeId = NodeId(7);
 
 /// Orders of [`sound`].
@@ -34,9 +34,9 @@ pub const FAILED: i64 = 7;
 pub const PROCESSING: i64 = 8;
 pub const NEW: i64 = 9;
 
-/// Its feed is the order in which [`Hand::then`] was called.
+/// Store in memory; its feed is in the order of the calls of [`FakeStore::then`].
 #[derive(Clone, Default)]
-pub struct Hand {
+pub struct FakeStore {
     pub orders: Vec<OrderRecord>,
     pub keys: Vec<KeyRecord>,
     pub counters: Option<Counters>,
@@ -44,15 +44,15 @@ pub struct Hand {
     pub unreadable: bool,
     pub read_at: Option<Timestamp>,
     pub ordering: Ordering,
-    /// The first one of a new store where there are none.
+    /// Empty for the first epoch of a new store.
     pub epochs: Vec<Epoch>,
     accept_time_max: Duration,
     position: i64,
 }
 
-/// Every kind of event, every status and both lines.
-pub fn sound() -> Hand {
-    let mut hand = Hand::default();
+/// Returns a store with every kind of event, every status and both lines.
+pub fn sound() -> FakeStore {
+    let mut store = FakeStore::default();
     let lives: [&[EventKind]; 9] = [
         &[Accepted, Started, Completed],
         &[Accepted, Started, RetryScheduled, Started, Completed],
@@ -73,17 +73,17 @@ pub fn sound() -> Hand {
         &[Accepted],
     ];
     for (id, _) in (1..).zip(&lives) {
-        hand.then(id, Accepted);
+        store.then(id, Accepted);
     }
     for step in 1..7 {
         for (id, life) in (1..).zip(&lives) {
             if let Some(kind) = life.get(step) {
-                hand.then(id, *kind);
+                store.then(id, *kind);
             }
         }
     }
-    hand.keys = vec![key("a", 1..=1), key("b", 2..=9)];
-    hand
+    store.keys = vec![key("a", 1..=1), key("b", 2..=9)];
+    store
 }
 
 pub fn key(name: &str, ids: impl Iterator<Item = i64>) -> KeyRecord {
@@ -96,16 +96,16 @@ pub fn key(name: &str, ids: impl Iterator<Item = i64>) -> KeyRecord {
     }
 }
 
-impl Hand {
-    /// An acceptance may take half a minute, beside others.
-    pub fn of_many_writers(self) -> Hand {
-        Hand {
+impl FakeStore {
+    /// Lets an acceptance take half a minute, concurrently with others.
+    pub fn of_many_writers(self) -> FakeStore {
+        FakeStore {
             accept_time_max: Duration::from_secs(30),
             ..self
         }
     }
 
-    /// Carries out an event as a sound store does.
+    /// Applies an event as a sound store does.
     pub fn then(&mut self, id: i64, kind: EventKind) {
         self.position += 1;
         let at = Timestamp::from_micros(self.position * 1_000);
@@ -132,7 +132,7 @@ impl Hand {
             LeaseLost => Some("the node died".to_owned()),
             Accepted | Started | Completed | Released | Cancelled | Redriven => None,
         };
-        let is_people_s = matches!(kind, Accepted | Cancelled | Redriven);
+        let is_by_client = matches!(kind, Accepted | Cancelled | Redriven);
         match kind {
             Started => {
                 order.attempts += 1;
@@ -158,7 +158,7 @@ impl Hand {
                 status: order.status,
                 at,
                 attempt: order.attempts,
-                node: (!is_people_s).then_some(NODE),
+                node: (!is_by_client).then_some(NODE),
                 error,
             },
             passed_over: Vec::new(),
@@ -209,7 +209,7 @@ fn record(id: i64, at: Timestamp) -> OrderRecord {
 }
 
 #[async_trait]
-impl Snapshot for Hand {
+impl Snapshot for FakeStore {
     async fn orders_after(
         &mut self,
         after: Option<OrderId>,
