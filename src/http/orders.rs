@@ -135,7 +135,7 @@ pub async fn cancel(
 
 /// Retry an order
 ///
-/// A Failed or Cancelled order starts anew. A Pending order in its backoff becomes due now and keeps its attempts; any
+/// A Failed or Cancelled order starts again. A Pending order in its backoff becomes due now and keeps its attempts; any
 /// other Pending order stays unchanged.
 #[utoipa::path(
     post, operation_id = "retryOrder", path = "/orders/{id}/retry", tag = "orders",

@@ -98,7 +98,7 @@ impl Routes {
         in_group(&mut self.by_order, &change.event.event.order_id, &mut offer);
         in_group(&mut self.by_user, &change.event.user_id, &mut offer);
         offer(&mut self.unbound);
-        handed
+        delivery
     }
 }
 

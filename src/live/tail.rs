@@ -57,9 +57,9 @@ struct Tail<'s> {
     shared: &'s Shared,
     /// Time of the last change or the last new subscriber.
     active_at: Instant,
-    /// Since when there are no subscribers.
+    /// Instant since which there are no subscribers.
     empty_since: Option<Instant>,
-    /// Since when there are, or may be, events that cannot be read.
+    /// Instant since which there are, or may be, events that cannot be read.
     behind_since: Option<Instant>,
     failing: bool,
     lagging: bool,
@@ -71,7 +71,7 @@ struct Closed;
 /// Time of the next read unless a signal comes before.
 enum NextRead {
     In(Duration),
-    /// At the poll interval.
+    /// Poll interval.
     Poll,
 }
 
@@ -133,8 +133,8 @@ impl<'s> Tail<'s> {
                 () = wakeups.changed() => return,
                 () = sleep_until(due.unwrap_or(began)), if due.is_some() => return,
                 () = self.shared.joined.notified() => self.active_at = Instant::now(),
-                heard = hears_all.changed() => {
-                    heard.expect("the sender lives as long as the wake-ups");
+                changed = hears_all.changed() => {
+                    changed.expect("the sender lives as long as the wake-ups");
                     // Signals may have been missed before. A sleeping database closes the connection that carries its
                     // signals; that is no reason to wake it.
                     if *hears_all.borrow() && !self.is_asleep() {

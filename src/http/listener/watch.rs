@@ -39,9 +39,9 @@ pub enum KeyCheck {
 struct State {
     stage: Stage,
     since: Instant,
-    /// Since when the client has read nothing of its answer.
+    /// Instant since which the client has read nothing of its answer.
     write_blocked: Option<Instant>,
-    /// Since when the client has sent nothing while the server would read.
+    /// Instant since which the client has sent nothing while the server would read.
     read_blocked: Option<Instant>,
     /// Set when the last answer is an event stream, which may have ended before all of it was sent.
     streams: bool,
@@ -148,7 +148,7 @@ impl Watch {
         self.state().key_check == KeyCheck::Pending
     }
 
-    /// Returns since when a client without the key has moved no byte while the server waits for it: for its next
+    /// Returns the instant since which a client without the key has moved no byte while the server waits for it: for its next
     /// request or, after at least [`Limits::eviction_stall`], for the rest of a request or for it to read its answer.
     /// `None` if it sent the key, if its request is in progress, or if it is being evicted.
     pub fn evictable_since(&self) -> Option<Instant> {
@@ -230,7 +230,7 @@ impl Watch {
         *since = blocked.then(|| since.unwrap_or_else(Instant::now));
     }
 
-    /// Resolves when a limit is exceeded. Cancel safe; call it anew after [`Watch::drains`] and [`Watch::evict`].
+    /// Resolves when a limit is exceeded. Cancel safe; call it again after [`Watch::drains`] and [`Watch::evict`].
     ///
     /// Stages change with every request, timers do not: a sleep is at most the shortest limit, so a deadline that
     /// appears meanwhile is still ahead when the sleep ends.
@@ -288,8 +288,8 @@ impl State {
         self.since = Instant::now();
     }
 
-    /// Returns since when the client has held back the rest of its request or read nothing of its answer. A healthy
-    /// body looks the same most of the time. A head counts from its first byte.
+    /// Returns the instant since which the client has held back the rest of its request or read nothing of its answer.
+    /// A healthy body looks the same most of the time. A head counts from its first byte.
     fn stalled_since(&self) -> Option<Instant> {
         self.write_blocked.or_else(|| match self.stage {
             Stage::Head => Some(self.since),
@@ -298,7 +298,7 @@ impl State {
         })
     }
 
-    /// Returns since when no request is in progress.
+    /// Returns the instant since which no request is in progress.
     fn idle_since(&self) -> Option<Instant> {
         match self.stage {
             Stage::Fresh | Stage::Idle => Some(self.since),
@@ -306,7 +306,7 @@ impl State {
         }
     }
 
-    /// Returns since when the client has sent nothing of a body that the server would read.
+    /// Returns the instant since which the client has sent nothing of a body that the server would read.
     fn body_blocked(&self) -> Option<Instant> {
         self.read_blocked.filter(|_| !self.has_arrived())
     }

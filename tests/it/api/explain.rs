@@ -217,7 +217,7 @@ async fn an_order_in_processing_names_its_node_or_external_worker() {
         assert_eq!(told["reasons"][0]["reason"], "processing");
         assert!(told["reasons"][0]["until"].is_string());
         let detail = told["reasons"][0]["detail"].as_str().unwrap().to_owned();
-        assert_eq!(detail.contains("outside"), outside, "{detail}");
+        assert_eq!(detail.contains("external worker"), outside, "{detail}");
         assert_eq!(detail.contains(&NODE_A.to_string()), !outside, "{detail}");
     }
     door.close().await;

@@ -189,7 +189,7 @@ async fn an_invalid_message_gets_an_error_and_keeps_the_socket_open() {
         (
             r#"{"type":"unsubscribe","id":"a"}"#,
             json!("a"),
-            "of no subscription",
+            "names no subscription",
         ),
     ] {
         socket.send(Message::from(bad)).await.unwrap();
