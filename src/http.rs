@@ -1,13 +1,10 @@
 //! The HTTP edge: all routes on one screen, and the only module that knows HTTP statuses. `listener` owns the sockets,
 //! `request` does everything common to all requests, and the store keeps the orders.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use axum::Router;
-use axum::handler::Handler;
-use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, get, post};
+use axum::body::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
@@ -20,6 +17,7 @@ mod accept;
 mod auth;
 mod batch_memory;
 mod body;
+mod call;
 mod cursor;
 mod dispatch;
 mod docs;
@@ -35,17 +33,20 @@ mod live;
 mod metrics;
 mod negotiation;
 mod observed_stream;
-pub mod openapi;
+mod openapi;
 mod orders;
 pub mod problem;
 mod query;
 mod queue;
 mod request;
+mod routes;
 /// Public only for the benchmark of its cost.
 #[doc(hidden)]
 pub mod wire;
 
 pub use dispatch::Routes;
+use routes::Route;
+pub use routes::document;
 
 /// Everything the routes need.
 #[derive(Clone)]
@@ -67,96 +68,26 @@ pub struct App {
     pub draining: CancellationToken,
 }
 
-/// Access rule of a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    /// Needs the API key, if one is set.
-    Keyed,
-    /// Needs no key: load balancers have none, and these routes show no data.
-    Open,
-}
-
 /// Interval between heartbeats on a stream, shorter than proxies wait before they close a silent connection.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
-const ROUTES: usize = 30;
-const ORDERS: &str = "/orders";
-const ORDER: &str = "/orders/{id}";
-const LISTED: &str = "the route is listed in `routes`";
-
-fn routes() -> [(&'static str, Access, MethodRouter<Arc<Shared>>); ROUTES] {
-    use Access::{Keyed, Open};
-    [
-        (ORDERS, Keyed, get(orders::list).post(accept::one)),
-        ("/orders/batch", Keyed, post(accept::batch)),
-        ("/orders/retry", Keyed, post(orders::retry_matching)),
-        (ORDER, Keyed, get(orders::read)),
-        ("/orders/{id}/events", Keyed, get(orders::history)),
-        ("/orders/{id}/explain", Keyed, get(explain::explain)),
-        ("/orders/{id}/cancel", Keyed, post(orders::cancel)),
-        ("/orders/{id}/retry", Keyed, post(orders::retry)),
-        ("/leases", Keyed, post(leases::take)),
-        ("/leases/{id}/renew", Keyed, post(leases::renew)),
-        ("/leases/{id}/complete", Keyed, post(leases::complete)),
-        ("/leases/{id}/fail", Keyed, post(leases::fail)),
-        ("/leases/{id}/release", Keyed, post(leases::release)),
-        ("/events", Keyed, get(live::events)),
-        ("/ws", Keyed, get(live::socket::open)),
-        ("/queue", Keyed, get(queue::read)),
-        ("/queue/pause", Keyed, post(queue::pause)),
-        ("/queue/resume", Keyed, post(queue::resume)),
-        ("/metrics", Keyed, get(metrics::negotiated)),
-        ("/metrics/prometheus", Keyed, get(metrics::prometheus)),
-        ("/livez", Open, get(health::livez)),
-        ("/readyz", Open, get(health::readyz)),
-        ("/healthz", Open, get(health::healthz)),
-        ("/", Open, get(docs::root)),
-        ("/openapi.json", Open, get(docs::openapi)),
-        ("/docs", Open, get(docs::page)),
-        ("/docs/", Open, get(docs::folder)),
-        ("/docs/{file}", Open, get(docs::file)),
-        ("/problems", Open, get(docs::problems)),
-        ("/problems/{type}", Open, get(docs::problem)),
-    ]
-}
 
 /// Builds the routes; a request without a route gets a 404 problem.
 pub fn router(app: App) -> Routes {
     let shared = Arc::new(Shared::new(app));
-    let context = |pattern, access| request::Context::new(shared.clone(), pattern, access);
-    let (mut orders, mut order) = (None, None);
-    let mut router = Router::new();
-    for (pattern, access, methods) in routes() {
-        let context = context(pattern, access);
-        begin_at_zero(&shared.metrics, pattern);
-        match pattern {
-            ORDERS => orders = Some(context.clone()),
-            ORDER => order = Some(context.clone()),
-            _ => {}
-        }
-        let around = from_fn_with_state(context, request::attend);
-        router = router.route(pattern, methods.layer(around));
+    for route in routes::table() {
+        begin_at_zero(&shared.metrics, route);
     }
-    let around = from_fn_with_state(context(request::NO_ROUTE, Access::Keyed), request::attend);
-    Routes(Arc::new(dispatch::Dispatch {
-        orders: orders.expect(LISTED),
-        order: order.expect(LISTED),
-        router: router
-            .fallback(docs::nothing_here.layer(around))
-            .with_state(shared.clone()),
-        shared,
-    }))
+    Routes::new(&shared, routes::table())
 }
 
 /// Creates the counter of every documented answer, so that the first answer counts as an increase.
-fn begin_at_zero(metrics: &Metrics, route: &'static str) {
-    for (method, path, status) in openapi::answers() {
-        if path == route {
-            drop(metrics.http_requests.get_or_create(&RequestLabels {
-                method,
-                route,
-                status: *status,
-            }));
-        }
+fn begin_at_zero(metrics: &Metrics, route: &'static Route) {
+    for status in route.statuses() {
+        drop(metrics.http_requests.get_or_create(&RequestLabels {
+            method: route.method_name(),
+            route: &route.path,
+            status,
+        }));
     }
 }
 
@@ -172,6 +103,8 @@ struct Shared {
     live: Feed,
     outside: Outside,
     heartbeat: Duration,
+    /// The OpenAPI document of this server.
+    document: LazyLock<Bytes>,
 }
 
 impl Shared {
@@ -187,6 +120,11 @@ impl Shared {
             live: app.live,
             outside: app.outside,
             heartbeat: app.heartbeat,
+            document: LazyLock::new(if app.api_key.is_some() {
+                || openapi::rendered(document(), true)
+            } else {
+                || openapi::rendered(document(), false)
+            }),
         }
     }
 }

@@ -4,6 +4,6 @@ use super::failure::Failure;
 use super::{Verdict, output};
 
 pub fn run() -> Result<Verdict, Failure> {
-    output::json(&crate::http::openapi::document())?;
+    output::json(&crate::http::document())?;
     Ok(Verdict::Good)
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
 use super::Shared;
 use super::body::{self, BATCH_BODY_BYTES_MAX, MediaType, ORDER_BODY_BYTES_MAX};
+use super::call::Call;
 use super::idempotency::Key;
 use super::problem::{Problem, ProblemBody};
 use super::wire::{self, OrderBody, OrdersBody};
@@ -31,15 +31,21 @@ const REPLAYED: &str = "idempotent-replayed";
         (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn one(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let (head, body) = request.into_parts();
+pub async fn one(call: Call) -> Result<Response, Problem> {
+    let Call {
+        shared,
+        caller,
+        head,
+        body,
+        ..
+    } = call;
     let key = Key::read(&head.headers)?;
     body::require_json(&head.headers)?;
     let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
     let order = wire::read_order(body::text(&body)?)?;
 
     let orders: Arc<[NewOrder]> = Arc::new([order]);
-    let key = key.map(|key| key.bind("orders", &body));
+    let key = key.map(|key| key.bind(caller, "orders", &body));
     let accepted = store(&shared, orders.clone(), key).await?;
     let (Some(order), Some(id)) = (orders.first(), accepted.order_ids.first()) else {
         return Err(Problem::unexpected(WrongCount));
@@ -66,8 +72,14 @@ pub async fn one(State(shared): State<Arc<Shared>>, request: Request) -> Result<
         (status = 422, description = "Invalid fields, listed in the answer; nothing was stored", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn batch(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let (head, body) = request.into_parts();
+pub async fn batch(call: Call) -> Result<Response, Problem> {
+    let Call {
+        shared,
+        caller,
+        head,
+        body,
+        ..
+    } = call;
     let key = Key::read(&head.headers)?;
     let media_type = body::media_type(&head.headers)?;
     let mut share = shared.batch_memory.share();
@@ -82,7 +94,7 @@ pub async fn batch(State(shared): State<Arc<Shared>>, request: Request) -> Resul
     // The orders hold no more text than the body, and so does the answer. Reserved while the batch can still be
     // refused.
     share.grow_to(2 * body.len() + orders.len() * BATCH_ORDER_BYTES)?;
-    let key = key.map(|key| key.bind("orders/batch", &body));
+    let key = key.map(|key| key.bind(caller, "orders/batch", &body));
     drop(body);
 
     let accepted = store(&shared, orders.clone(), key).await?;

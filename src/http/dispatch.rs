@@ -1,74 +1,134 @@
-//! Dispatch of requests to their routes. The two most frequent, accepting and reading an order, bypass the router,
-//! which allocates several times per request. The answers are the same.
+//! Dispatch of requests to the handlers in the table of routes.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context as Waking, Poll};
 
-use axum::Router;
-use axum::body::HttpBody;
-use axum::extract::{Path, Request, State};
-use axum::http::header::{ACCEPT, CONTENT_LENGTH};
-use axum::http::{HeaderValue, Method};
-use axum::response::{IntoResponse, Response};
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::http::header::{ACCEPT, ALLOW, CONTENT_LENGTH};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::Response;
 use futures_util::future::BoxFuture;
+use percent_encoding::percent_decode_str;
 use tower::Service;
+use utoipa::openapi::path::HttpMethod;
 
-use super::request::{Context, answered};
-use super::{ORDERS, Shared, accept, negotiation, orders};
-
-/// Maximum digits of an order id.
-const ID_DIGITS_MAX: usize = 19;
+use super::call::Call;
+use super::problem::{Problem, ProblemType};
+use super::request::{Context, NO_ROUTE, answered};
+use super::routes::{Access, Route};
+use super::{Shared, negotiation, orders};
 
 /// All routes, and the answer to requests without one. Cheap to clone.
 #[derive(Clone)]
-pub struct Routes(pub(super) Arc<Dispatch>);
+pub struct Routes(Arc<Dispatch>);
 
-pub(super) struct Dispatch {
-    pub shared: Arc<Shared>,
-    /// Context of [`ORDERS`].
-    pub orders: Context,
-    /// Context of [`super::ORDER`].
-    pub order: Context,
-    pub router: Router,
+struct Dispatch {
+    shared: Arc<Shared>,
+    paths: matchit::Router<Methods>,
+    no_path: Context,
+}
+
+/// The routes of one path.
+struct Methods {
+    context: Context,
+    get: Option<&'static Route>,
+    post: Option<&'static Route>,
+    allow: &'static str,
+}
+
+impl Routes {
+    pub(super) fn new(shared: &Arc<Shared>, table: &'static [Route]) -> Routes {
+        let mut dispatch = matchit::Router::new();
+        let paths: BTreeSet<&'static str> = table.iter().map(|route| &*route.path).collect();
+        for path in paths {
+            let of = |method| {
+                table
+                    .iter()
+                    .find(|route| route.path == path && route.method == method)
+            };
+            let (get, post) = (of(HttpMethod::Get), of(HttpMethod::Post));
+            let first = get.or(post).expect("an operation is a GET or a POST");
+            let methods = Methods {
+                context: Context::new(shared.clone(), path, first.access),
+                get,
+                post,
+                allow: match (get, post) {
+                    (Some(_), Some(_)) => "GET,HEAD,POST",
+                    (Some(_), None) => "GET,HEAD",
+                    (None, _) => "POST",
+                },
+            };
+            let inserted = dispatch.insert(path, methods);
+            inserted.expect("the paths of the table differ");
+        }
+        Routes(Arc::new(Dispatch {
+            shared: shared.clone(),
+            paths: dispatch,
+            no_path: Context::new(shared.clone(), NO_ROUTE, Access::Keyed),
+        }))
+    }
 }
 
 impl Dispatch {
     async fn answer(&self, request: Request) -> Response {
-        let path = request.uri().path();
-        let state = || State(self.shared.clone());
-        let response = match *request.method() {
-            Method::POST if path == ORDERS => {
-                let accept = async |request| sized(accept::one(state(), request).await.into_response());
-                answered(&self.orders, request, accept).await
+        let is_head = *request.method() == Method::HEAD;
+        let mut response = match self.paths.at(request.uri().path()) {
+            Ok(found) => {
+                let parameter = found.params.iter().next().and_then(|(_, value)| decoded(value));
+                self.answer_at(found.value, parameter, request).await
             }
-            Method::GET => match number(path) {
-                Some(id) => {
-                    let id = Ok(Path(id.to_owned()));
-                    let read = async |request: Request| {
-                        let (head, _body) = request.into_parts();
-                        sized(orders::read(state(), id, head.headers).await.into_response())
-                    };
-                    answered(&self.order, request, read).await
-                }
-                None => return self.route(request).await,
-            },
-            _ => return self.route(request).await,
+            Err(_) => answered(&self.no_path, request, async |_, _| Err(no_route())).await,
         };
-        sized(response)
+        if let Some(length) = response.body().size_hint().exact() {
+            let length_header = response.headers_mut().entry(CONTENT_LENGTH);
+            length_header.or_insert_with(|| HeaderValue::from(length));
+        }
+        if is_head {
+            *response.body_mut() = Body::empty();
+        }
+        response
     }
 
-    async fn route(&self, request: Request) -> Response {
-        let Ok(response) = self.router.clone().call(request).await;
-        response
+    async fn answer_at(&self, methods: &Methods, parameter: Option<String>, request: Request) -> Response {
+        let route = match *request.method() {
+            Method::GET | Method::HEAD => methods.get,
+            Method::POST => methods.post,
+            _ => None,
+        };
+        let Some(route) = route else {
+            let mut refused = answered(&methods.context, request, async |_, _| Err(not_allowed())).await;
+            if refused.status() == StatusCode::METHOD_NOT_ALLOWED {
+                let allow = HeaderValue::from_static(methods.allow);
+                refused.headers_mut().insert(ALLOW, allow);
+            }
+            return refused;
+        };
+        let shared = self.shared.clone();
+        let handle = move |caller, request| (route.handler)(Call::new(shared, caller, request, parameter));
+        answered(&methods.context, request, handle).await
     }
 }
 
-/// Returns the digits of an order id in a path. Other forms are left to the router.
-fn number(path: &str) -> Option<&str> {
-    let id = path.strip_prefix(ORDERS)?.strip_prefix('/')?;
-    let is_number = (1..=ID_DIGITS_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then_some(id)
+fn decoded(value: &str) -> Option<String> {
+    let text = percent_decode_str(value).decode_utf8().ok()?;
+    Some(text.into_owned())
+}
+
+fn no_route() -> Problem {
+    Problem::new(
+        ProblemType::NotFound,
+        "no route has this path; /docs lists all routes",
+    )
+}
+
+fn not_allowed() -> Problem {
+    Problem::new(
+        ProblemType::MethodNotAllowed,
+        "the Allow header lists the methods of this path",
+    )
 }
 
 /// Reports whether the server may wait for something before it answers. The client then listens all the time: if it
@@ -79,17 +139,6 @@ pub fn may_wait<B>(request: &axum::http::Request<B>) -> bool {
     request.uri().path() == "/leases"
         || orders::preferred_wait(headers).is_some()
         || negotiation::wants_event_stream(accept.filter_map(|value| value.to_str().ok()))
-}
-
-/// Adds the content length, as the router does.
-fn sized(mut response: Response) -> Response {
-    if let Some(length) = response.body().size_hint().exact() {
-        let headers = response.headers_mut();
-        headers
-            .entry(CONTENT_LENGTH)
-            .or_insert_with(|| HeaderValue::from(length));
-    }
-    response
 }
 
 impl Service<Request> for Routes {

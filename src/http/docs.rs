@@ -5,20 +5,15 @@ use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
-use super::Shared;
-use super::openapi;
+use super::call::Call;
 use super::problem::{Problem, ProblemBody, ProblemType};
 
 /// Rendered once; constant while the process lives.
-static WITH_KEY: LazyLock<Bytes> = LazyLock::new(|| rendered(true));
-static WITHOUT_KEY: LazyLock<Bytes> = LazyLock::new(|| rendered(false));
 static PROBLEMS: LazyLock<Bytes> = LazyLock::new(|| {
     let lines = ProblemType::ALL.map(|kind| {
         let status = kind.status().as_u16();
@@ -39,7 +34,11 @@ static VIEWER: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| Arc::new(Config
 /// Go to the documentation
 #[utoipa::path(get, operation_id = "readRoot", path = "/", tag = "documentation", security(()),
     responses((status = 302, description = "Redirects to /docs", headers(("Location" = String)))))]
-pub async fn root() -> Response {
+pub async fn root(_call: Call) -> Result<Response, Problem> {
+    Ok(redirect())
+}
+
+fn redirect() -> Response {
     let mut response = text("text/plain; charset=utf-8", "the documentation is at /docs\n");
     *response.status_mut() = StatusCode::FOUND;
     response
@@ -51,32 +50,22 @@ pub async fn root() -> Response {
 /// Go to the documentation page
 #[utoipa::path(get, operation_id = "readDocsFolder", path = "/docs/", tag = "documentation", security(()),
     responses((status = 302, description = "Redirects to /docs", headers(("Location" = String)))))]
-pub async fn folder() -> Response {
-    root().await
+pub async fn folder(_call: Call) -> Result<Response, Problem> {
+    Ok(redirect())
 }
 
 /// Read the OpenAPI document
 #[utoipa::path(get, operation_id = "readOpenApi", path = "/openapi.json", tag = "documentation", security(()),
     responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
-pub async fn openapi(State(shared): State<Arc<Shared>>) -> Response {
-    let document = if shared.api_key.is_some() {
-        &WITH_KEY
-    } else {
-        &WITHOUT_KEY
-    };
-    text("application/json", Bytes::clone(document))
-}
-
-fn rendered(asks_for_key: bool) -> Bytes {
-    let document = openapi::document_of_server(asks_for_key).to_pretty_json();
-    document.expect("strings and numbers always serialize").into()
+pub async fn openapi(call: Call) -> Result<Response, Problem> {
+    Ok(text("application/json", Bytes::clone(&call.shared.document)))
 }
 
 /// Read the documentation in a browser
 #[utoipa::path(get, operation_id = "readDocs", path = "/docs", tag = "documentation", security(()),
     responses((status = 200, description = "A page that works offline", body = String, content_type = "text/html")))]
-pub async fn page() -> Response {
-    text(HTML, PAGE)
+pub async fn page(_call: Call) -> Result<Response, Problem> {
+    Ok(text(HTML, PAGE))
 }
 
 /// Read a file of the documentation page
@@ -88,14 +77,18 @@ pub async fn page() -> Response {
         (status = 200, description = "The file", body = String),
         (status = 404, description = "No such file", body = ProblemBody, content_type = "application/problem+json"),
     ))]
-pub async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
-    let Path(name) = name.map_err(|_| no_page())?;
-    match &*name {
+pub async fn file(call: Call) -> Result<Response, Problem> {
+    let name = call.parameter.ok_or_else(no_page)?;
+    served(&name)
+}
+
+fn served(name: &str) -> Result<Response, Problem> {
+    match name {
         LIVE_NAME => return Ok(text(HTML, LIVE_PAGE)),
         INITIALIZER_NAME => return Ok(text("text/javascript; charset=utf-8", INITIALIZER)),
         _ => {}
     }
-    let file = asset(&name)?;
+    let file = asset(name)?;
     let content_type = HeaderValue::try_from(file.content_type).map_err(Problem::unexpected)?;
     // Borrowed from the program, not copied per request: slow readers cost the server no memory.
     let bytes = match file.bytes {
@@ -114,8 +107,8 @@ pub async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response,
 /// List the problem types
 #[utoipa::path(get, operation_id = "listProblemTypes", path = "/problems", tag = "documentation", security(()),
     responses((status = 200, description = "One line per type", body = String, content_type = "text/plain")))]
-pub async fn problems() -> Response {
-    text("text/plain; charset=utf-8", PROBLEMS.clone())
+pub async fn problems(_call: Call) -> Result<Response, Problem> {
+    Ok(text("text/plain; charset=utf-8", PROBLEMS.clone()))
 }
 
 /// Read the page of a problem type
@@ -125,19 +118,11 @@ pub async fn problems() -> Response {
         (status = 200, description = "Markdown", body = String, content_type = "text/plain"),
         (status = 404, description = "No such type", body = ProblemBody, content_type = "application/problem+json"),
     ))]
-pub async fn problem(slug: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
-    let Path(slug) = slug.map_err(|_| no_page())?;
+pub async fn problem(call: Call) -> Result<Response, Problem> {
+    let slug = call.parameter.ok_or_else(no_page)?;
     let kind = ProblemType::of_slug(&slug).ok_or_else(no_page)?;
     // Plain text: browsers show it, but only offer to save Markdown.
     Ok(text("text/plain; charset=utf-8", kind.page()))
-}
-
-/// Answers every path that has no route.
-pub async fn nothing_here() -> Problem {
-    Problem::new(
-        ProblemType::NotFound,
-        "no route has this path; /docs lists all routes",
-    )
 }
 
 fn asset(name: &str) -> Result<SwaggerFile<'static>, Problem> {
@@ -167,7 +152,7 @@ mod tests {
     use super::*;
 
     async fn bytes_of(name: &str) -> Bytes {
-        let Ok(response) = file(Ok(Path(name.to_owned()))).await else {
+        let Ok(response) = served(name) else {
             panic!("there is no {name}");
         };
         let frame = response.into_body().frame().await.unwrap().unwrap();

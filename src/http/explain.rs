@@ -1,9 +1,6 @@
 //! Explains why an order waits: translates the store's knowledge of the order into reasons that a person can act on.
 //! Store and worker decide which orders start; this module only reports it.
 
-use std::sync::Arc;
-
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
@@ -14,9 +11,9 @@ mod estimate;
 use estimate::{EstimateBody, estimate};
 
 use super::body;
-use super::orders::{PathId, order_id, unknown_order};
+use super::call::{Call, unknown_order};
+use super::openapi::StatusName;
 use super::problem::{Problem, ProblemBody};
-use super::{Shared, openapi::StatusName};
 use crate::lease::RESULT_REFUSED;
 use crate::order::{Order, OrderStatus};
 use crate::order_json::Time;
@@ -32,8 +29,8 @@ use crate::time::Timestamp;
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn explain(State(shared): State<Arc<Shared>>, id: PathId) -> Result<Response, Problem> {
-    let standing = shared.store.standing(order_id(id)?).await?;
+pub async fn explain(call: Call) -> Result<Response, Problem> {
+    let standing = call.shared.store.standing(call.order_id()?).await?;
     let standing = standing.ok_or_else(unknown_order)?;
     body::json(StatusCode::OK, &ExplanationBody::of(&standing))
 }

@@ -1,20 +1,18 @@
 //! Liveness and readiness probes, answered from the last known state so that they cost the store nothing.
 
-use std::sync::Arc;
-
-use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::problem::{Problem, ProblemBody};
+use super::call::Call;
+use super::problem::{CheckBody, Problem, ProblemBody};
 use super::{Shared, body};
 
 /// Check that the process lives
 #[utoipa::path(get, operation_id = "checkLive", path = "/livez", tag = "operation", security(()),
     responses((status = 200, description = "The process lives", body = HealthBody)))]
-pub async fn livez() -> Result<Response, Problem> {
+pub async fn livez(_call: Call) -> Result<Response, Problem> {
     let answer = HealthBody {
         status: "alive",
         checks: Vec::new(),
@@ -29,11 +27,8 @@ pub async fn livez() -> Result<Response, Problem> {
         (status = 200, description = "The server takes orders; with `durability` not ok, its confirmations are weaker than promised", body = HealthBody),
         (status = 503, description = "Not ready", body = ProblemBody, content_type = "application/problem+json"),
     ))]
-pub async fn readyz(
-    State(shared): State<Arc<Shared>>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    readiness(&shared, query.as_deref())
+pub async fn readyz(call: Call) -> Result<Response, Problem> {
+    readiness(&call.shared, call.query())
 }
 
 /// Check readiness, as /readyz does
@@ -43,11 +38,8 @@ pub async fn readyz(
         (status = 200, description = "The server takes orders", body = HealthBody),
         (status = 503, description = "Not ready", body = ProblemBody, content_type = "application/problem+json"),
     ))]
-pub async fn healthz(
-    State(shared): State<Arc<Shared>>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    readiness(&shared, query.as_deref())
+pub async fn healthz(call: Call) -> Result<Response, Problem> {
+    readiness(&call.shared, call.query())
 }
 
 /// State of the server.
@@ -60,27 +52,6 @@ struct HealthBody {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     checks: Vec<CheckBody>,
-}
-
-/// A condition of readiness. `durability` is reported only: it does not make a server unready.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-#[schema(as = Check)]
-pub struct CheckBody {
-    name: &'static str,
-    ok: bool,
-    /// Reason for the failure, when `ok` is false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-}
-
-impl CheckBody {
-    fn new(name: &'static str, ok: bool, reason: &'static str) -> CheckBody {
-        CheckBody {
-            name,
-            ok,
-            reason: (!ok).then_some(reason),
-        }
-    }
 }
 
 /// Reported without making the node unready: the setting is the database's, so other nodes would do no better.

@@ -7,13 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use axum::http::HeaderMap;
 use sha2::{Digest, Sha256};
 
+use super::call::Caller;
 use super::problem::{Problem, ProblemType};
 use crate::store::IdempotencyKey;
 
 const HEADER: &str = "idempotency-key";
 const KEY_BYTES_MAX: usize = 255;
-/// The only caller, since there is only one API key.
-const CALLER: &str = "";
 
 /// The key of a request, from its header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,14 +53,14 @@ impl Key {
 
     /// Binds the key to its caller, its route and the exact bytes of the body. `route` is part of the key's meaning and
     /// must never change.
-    pub fn bind(self, route: &'static str, body: &[u8]) -> IdempotencyKey {
+    pub fn bind(self, caller: Caller, route: &'static str, body: &[u8]) -> IdempotencyKey {
         let fingerprint = Sha256::new()
             .chain_update(route)
             .chain_update([0])
             .chain_update(body)
             .finalize();
         IdempotencyKey {
-            scope: format!("{CALLER}:{route}"),
+            scope: caller.scope(route),
             key: self.0,
             fingerprint: fingerprint.into(),
         }
@@ -163,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_key_is_bound_to_route_and_body() {
-        let bind = |route, body: &[u8]| Key("k".into()).bind(route, body);
+        let bind = |route, body: &[u8]| Key("k".into()).bind(Caller::ONLY, route, body);
         assert_eq!(bind("orders", b"{}"), bind("orders", b"{}"));
         assert_ne!(
             bind("orders", b"{}").fingerprint,
@@ -175,8 +174,8 @@ mod tests {
     #[test]
     fn a_key_is_in_flight_until_its_guard_is_dropped() {
         let registry = InFlight::default();
-        let key = Key("k".into()).bind("orders", b"{}");
-        let other = Key("k".into()).bind("orders/batch", b"{}");
+        let key = Key("k".into()).bind(Caller::ONLY, "orders", b"{}");
+        let other = Key("k".into()).bind(Caller::ONLY, "orders/batch", b"{}");
         let first = registry.enter(&key).unwrap();
         let refused = registry.enter(&key).err().unwrap();
         assert_eq!(refused.kind, ProblemType::IdempotencyInFlight);

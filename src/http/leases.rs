@@ -1,17 +1,14 @@
 //! Routes of external workers: take orders, renew leases, post results.
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use bytes::Bytes;
 
-use super::Shared;
 use super::body::{self, ORDER_BODY_BYTES_MAX};
+use super::call::Call;
 use super::openapi::{CompletionSchema, FailureSchema, ReleaseSchema, RenewalSchema, TakeSchema};
-use super::orders::{PathId, answer, order_id};
+use super::orders::answer;
 use super::problem::{Problem, ProblemBody, ProblemType};
 use super::wire::{self, LeaseBody, LeasesBody, OrderBody, RenewalBody};
 use crate::order::Order;
@@ -27,9 +24,10 @@ use crate::pull::ResultError;
         (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn take(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+pub async fn take(call: Call) -> Result<Response, Problem> {
+    let shared = call.shared.clone();
     let outside = &shared.outside;
-    let body = read(request, Emptiness::MeansDefaults).await?;
+    let body = read(call, Emptiness::MeansDefaults).await?;
     let wanted = wire::read_take(body::text(&body)?, outside.settings.lease)?;
     let requests = outside.lease_requests.as_ref().ok_or_else(|| {
         Problem::new(
@@ -60,14 +58,10 @@ pub async fn take(State(shared): State<Arc<Shared>>, request: Request) -> Result
         (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn renew(
-    State(shared): State<Arc<Shared>>,
-    id: PathId,
-    request: Request,
-) -> Result<Response, Problem> {
-    let id = order_id(id)?;
+pub async fn renew(call: Call) -> Result<Response, Problem> {
+    let (id, shared) = (call.order_id()?, call.shared.clone());
     let outside = &shared.outside;
-    let body = read(request, Emptiness::IsMalformed).await?;
+    let body = read(call, Emptiness::IsMalformed).await?;
     let (token, lease) = wire::read_renewal(body::text(&body)?, outside.settings.lease)?;
     let expires = outside.renew(id, token, lease).await?;
     body::json(StatusCode::OK, &RenewalBody::until(expires))
@@ -85,13 +79,9 @@ pub async fn renew(
         (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn complete(
-    State(shared): State<Arc<Shared>>,
-    id: PathId,
-    request: Request,
-) -> Result<Response, Problem> {
-    let id = order_id(id)?;
-    let body = read(request, Emptiness::IsMalformed).await?;
+pub async fn complete(call: Call) -> Result<Response, Problem> {
+    let (id, shared) = (call.order_id()?, call.shared.clone());
+    let body = read(call, Emptiness::IsMalformed).await?;
     let (token, result) = wire::read_completion(body::text(&body)?)?;
     settled(shared.outside.complete(id, token, result).await)
 }
@@ -108,13 +98,9 @@ pub async fn complete(
         (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn fail(
-    State(shared): State<Arc<Shared>>,
-    id: PathId,
-    request: Request,
-) -> Result<Response, Problem> {
-    let id = order_id(id)?;
-    let body = read(request, Emptiness::IsMalformed).await?;
+pub async fn fail(call: Call) -> Result<Response, Problem> {
+    let (id, shared) = (call.order_id()?, call.shared.clone());
+    let body = read(call, Emptiness::IsMalformed).await?;
     let (token, failure) = wire::read_failure(body::text(&body)?)?;
     settled(shared.outside.fail(id, token, failure).await)
 }
@@ -131,13 +117,9 @@ pub async fn fail(
         (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn release(
-    State(shared): State<Arc<Shared>>,
-    id: PathId,
-    request: Request,
-) -> Result<Response, Problem> {
-    let id = order_id(id)?;
-    let body = read(request, Emptiness::IsMalformed).await?;
+pub async fn release(call: Call) -> Result<Response, Problem> {
+    let (id, shared) = (call.order_id()?, call.shared.clone());
+    let body = read(call, Emptiness::IsMalformed).await?;
     let token = wire::read_release(body::text(&body)?)?;
     settled(shared.outside.release(id, token).await)
 }
@@ -150,8 +132,8 @@ enum Emptiness {
     IsMalformed,
 }
 
-async fn read(request: Request, emptiness: Emptiness) -> Result<Bytes, Problem> {
-    let (head, body) = request.into_parts();
+async fn read(call: Call, emptiness: Emptiness) -> Result<Bytes, Problem> {
+    let Call { head, body, .. } = call;
     if emptiness == Emptiness::IsMalformed || head.headers.contains_key(CONTENT_TYPE) {
         body::require_json(&head.headers)?;
         return body::read(body, ORDER_BODY_BYTES_MAX).await;

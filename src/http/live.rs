@@ -1,16 +1,13 @@
 //! The feed over HTTP: in pages, as server-sent events, over a WebSocket. `live` follows the log.
 
-use std::sync::Arc;
-
-use axum::extract::{RawQuery, State};
-use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 use axum::response::Response;
 use bytes::Bytes;
 
+use super::call::Call;
 use super::problem::{Problem, ProblemBody};
 use super::wire::{EventBody, FeedBody};
-use super::{Shared, cursor, negotiation};
+use super::{cursor, negotiation};
 use crate::live::Change;
 
 mod page;
@@ -39,16 +36,12 @@ mod sse;
         (status = 410, description = "The cursor is too old, of another store, of a lost epoch, or from the future; `cursor` is the current one", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn events(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    let accept = headers.get_all(ACCEPT).iter();
+pub async fn events(call: Call) -> Result<Response, Problem> {
+    let accept = call.headers().get_all(ACCEPT).iter();
     if negotiation::wants_event_stream(accept.filter_map(|value| value.to_str().ok())) {
-        sse::stream(&shared, &headers, query.as_deref()).await
+        sse::stream(&call.shared, call.headers(), call.query()).await
     } else {
-        page::read(&shared, query.as_deref()).await
+        page::read(&call.shared, call.query()).await
     }
 }
 

@@ -2,12 +2,10 @@
 //! OpenMetrics.
 
 use std::fmt::Write;
-use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text;
@@ -17,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::call::Call;
 use super::negotiation::{self, Form};
 use super::problem::Problem;
 use super::{Shared, body};
@@ -34,8 +33,10 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
         (String = "text/plain"),
         (String = "application/openmetrics-text"),
     ))))]
-pub async fn negotiated(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, Problem> {
-    let accept = headers
+pub async fn negotiated(call: Call) -> Result<Response, Problem> {
+    let shared = &call.shared;
+    let accept = call
+        .headers()
         .get_all(ACCEPT)
         .iter()
         .filter_map(|value| value.to_str().ok());
@@ -44,8 +45,8 @@ pub async fn negotiated(State(shared): State<Arc<Shared>>, headers: HeaderMap) -
             let state = shared.store.queue().await?;
             body::json(StatusCode::OK, &MetricsBody::from(&state))?
         }
-        Form::Text => exposition(&shared, TEXT).await?,
-        Form::OpenMetrics => exposition(&shared, OPEN_METRICS).await?,
+        Form::Text => exposition(shared, TEXT).await?,
+        Form::OpenMetrics => exposition(shared, OPEN_METRICS).await?,
     };
     response
         .headers_mut()
@@ -56,8 +57,8 @@ pub async fn negotiated(State(shared): State<Arc<Shared>>, headers: HeaderMap) -
 /// Read the metrics as Prometheus text
 #[utoipa::path(get, operation_id = "readPrometheusMetrics", path = "/metrics/prometheus", tag = "operation",
     responses((status = 200, description = "Prometheus text format 0.0.4", body = String, content_type = "text/plain")))]
-pub async fn prometheus(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
-    exposition(&shared, TEXT).await
+pub async fn prometheus(call: Call) -> Result<Response, Problem> {
+    exposition(&call.shared, TEXT).await
 }
 
 /// Counts of orders, from one snapshot of the store.

@@ -1,17 +1,15 @@
 //! The OpenAPI 3.1 document: all routes with their requests and answers. `docs` serves it.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::sync::LazyLock;
 
+use axum::body::Bytes;
 use serde_json::json;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::Paths;
 use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
-use super::{accept, docs, explain, health, leases, live, metrics, orders, queue};
 use crate::event::EventKind;
 use crate::order::{BATCH_ORDERS_MAX, INTEGER_MAX, ITEMS_MAX, REFERENCE_CHARS_MAX};
 pub use crate::order_json::StatusName;
@@ -25,16 +23,26 @@ mod workers;
 use parameters::ParameterSchemas;
 pub use workers::{CompletionSchema, FailureSchema, ReleaseSchema, RenewalSchema, TakeSchema};
 
-/// Returns the whole document, for servers with and without a key.
-pub fn document() -> utoipa::openapi::OpenApi {
-    Document::openapi()
+/// Returns the document of these operations and schemas, for servers with and without a key.
+pub fn assembled(paths: Paths, schemas: Vec<(String, RefOr<Schema>)>) -> utoipa::openapi::OpenApi {
+    let mut document = Document::openapi();
+    document.paths = paths;
+    document
+        .components
+        .get_or_insert_default()
+        .schemas
+        .extend(schemas);
+    let modifiers: [&dyn Modify; 4] = [&ApiKey, &Refusals, &ParameterSchemas, &OptionalBodies];
+    for modifier in modifiers {
+        modifier.modify(&mut document);
+    }
+    document
 }
 
-/// Returns the document of a server that requires a key, or of one that does not. A page shows a lock where a key is
+/// Renders the document for a server that requires a key, or for one that does not. A page shows a lock where a key is
 /// required.
-pub(super) fn document_of_server(asks_for_key: bool) -> utoipa::openapi::OpenApi {
-    let mut document = document();
-    if asks_for_key {
+pub fn rendered(mut document: utoipa::openapi::OpenApi, has_key: bool) -> Bytes {
+    if has_key {
         document.security = Some(vec![ApiKey::required()]);
     } else {
         document.security = None;
@@ -44,32 +52,8 @@ pub(super) fn document_of_server(asks_for_key: bool) -> utoipa::openapi::OpenApi
             .security_schemes
             .clear();
     }
-    document
-}
-
-/// Lists the answers of each operation as method, path and status, including those that any operation may give.
-pub(super) fn answers() -> &'static [(&'static str, String, u16)] {
-    static ANSWERS: LazyLock<Vec<(&'static str, String, u16)>> = LazyLock::new(|| {
-        const ANYWHERE: [u16; 2] = [500, 503];
-        let of = |method, path: &str, operation: &Option<Operation>| {
-            let statuses = operation
-                .iter()
-                .flat_map(|operation| operation.responses.responses.keys());
-            let own = statuses.filter_map(|status| status.parse().ok());
-            let all: BTreeSet<u16> = own.chain(operation.iter().flat_map(|_| ANYWHERE)).collect();
-            let path = path.to_owned();
-            all.into_iter()
-                .map(move |status| (method, path.clone(), status))
-                .collect::<Vec<_>>()
-        };
-        let document = document();
-        let items = document.paths.paths.iter();
-        items
-            .flat_map(|(path, item)| [of("GET", path, &item.get), of("POST", path, &item.post)])
-            .flatten()
-            .collect()
-    });
-    &ANSWERS
+    let text = document.to_pretty_json();
+    text.expect("strings and numbers always serialize").into()
 }
 
 #[derive(OpenApi)]
@@ -80,39 +64,6 @@ pub(super) fn answers() -> &'static [(&'static str, String, u16)] {
             Every refusal is a problem document (RFC 9457); GET /problems lists the types. \
             [A page that shows orders as they change](/docs/live.html).",
     ),
-    paths(
-        accept::one,
-        accept::batch,
-        orders::list,
-        orders::read,
-        orders::history,
-        explain::explain,
-        orders::cancel,
-        orders::retry,
-        orders::retry_matching,
-        leases::take,
-        leases::renew,
-        leases::complete,
-        leases::fail,
-        leases::release,
-        live::events,
-        live::socket::open,
-        queue::read,
-        queue::pause,
-        queue::resume,
-        metrics::negotiated,
-        metrics::prometheus,
-        health::livez,
-        health::readyz,
-        health::healthz,
-        docs::root,
-        docs::openapi,
-        docs::page,
-        docs::folder,
-        docs::file,
-        docs::problems,
-        docs::problem,
-    ),
     tags(
         (name = "orders"),
         (name = "live"),
@@ -122,7 +73,6 @@ pub(super) fn answers() -> &'static [(&'static str, String, u16)] {
         (name = "documentation"),
     ),
     components(schemas(NewOrderSchema, StatusName, EventKindName, JsonSchema)),
-    modifiers(&ApiKey, &Refusals, &ParameterSchemas, &OptionalBodies),
 )]
 struct Document;
 

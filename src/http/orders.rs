@@ -3,20 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use tokio::time::Instant;
 
 use super::Shared;
 use super::body::{self, ORDER_BODY_BYTES_MAX};
+use super::call::{Call, unknown_order};
 use super::cursor::{self, ORDERLY_CURSOR};
 use super::problem::{Problem, ProblemBody, ProblemType};
 use super::query;
 use super::wire::{self, EventBody, EventsBody, OrderBody, PageBody, RedrivenBody};
 use crate::live::{Filter, Next, Subscription};
-use crate::order::{Order, OrderId, parse_integer};
+use crate::order::{Order, OrderId};
 use crate::store::{Acted, FeedCursor, OrderPage, OrderView, StoreError};
 
 /// Maximum wait of `Prefer: wait`; many proxies give up after a minute.
@@ -25,9 +24,6 @@ const WAIT_SECONDS_MAX: u64 = 60;
 const LONG_POLL_RETRY: Duration = Duration::from_millis(500);
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-
-/// The order id in a path.
-pub(super) type PathId = Result<Path<String>, PathRejection>;
 
 /// Read an order
 #[utoipa::path(
@@ -41,17 +37,14 @@ pub(super) type PathId = Result<Path<String>, PathRejection>;
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn read(
-    State(shared): State<Arc<Shared>>,
-    id: PathId,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let id = order_id(id)?;
-    let Some(seconds) = preferred_wait(&headers) else {
+pub async fn read(call: Call) -> Result<Response, Problem> {
+    let shared = &call.shared;
+    let id = call.order_id()?;
+    let Some(seconds) = preferred_wait(call.headers()) else {
         let view = shared.store.order_view(id).await?.ok_or_else(unknown_order)?;
         return viewed(&view);
     };
-    let view = final_or_latest(&shared, id, Duration::from_secs(seconds)).await?;
+    let view = final_or_latest(shared, id, Duration::from_secs(seconds)).await?;
     let mut response = viewed(&view)?;
     let applied = HeaderValue::try_from(format!("wait={seconds}")).map_err(Problem::unexpected)?;
     response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -75,9 +68,9 @@ pub async fn read(
         (status = 400, description = "Invalid parameters, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn list(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
-    let query = query::order_query(query.as_deref())?;
-    let page = shared.store.orders(query).await?;
+pub async fn list(call: Call) -> Result<Response, Problem> {
+    let query = query::order_query(call.query())?;
+    let page = call.shared.store.orders(query).await?;
     let response = body::json(StatusCode::OK, &rendered(&page)?)?;
     Ok(with_cursor(response, page.at))
 }
@@ -94,14 +87,15 @@ pub async fn list(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) 
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn history(
-    State(shared): State<Arc<Shared>>,
-    id: PathId,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    let id = order_id(id)?;
-    let after = query::history_query(query.as_deref())?;
-    let history = shared.store.history(id, after).await?.ok_or_else(unknown_order)?;
+pub async fn history(call: Call) -> Result<Response, Problem> {
+    let id = call.order_id()?;
+    let after = query::history_query(call.query())?;
+    let history = call
+        .shared
+        .store
+        .history(id, after)
+        .await?
+        .ok_or_else(unknown_order)?;
     let answer = EventsBody {
         events: history
             .events
@@ -123,13 +117,9 @@ pub async fn history(
         (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn cancel(
-    State(shared): State<Arc<Shared>>,
-    id: PathId,
-    request: Request,
-) -> Result<Response, Problem> {
-    let id = order_id(id)?;
-    read_action(request).await?;
+pub async fn cancel(call: Call) -> Result<Response, Problem> {
+    let id = call.order_id()?;
+    let shared = read_action(call).await?;
     acted(shared.store.cancel(id).await?, "cancelled")
 }
 
@@ -147,13 +137,9 @@ pub async fn cancel(
         (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn retry(
-    State(shared): State<Arc<Shared>>,
-    id: PathId,
-    request: Request,
-) -> Result<Response, Problem> {
-    let id = order_id(id)?;
-    read_action(request).await?;
+pub async fn retry(call: Call) -> Result<Response, Problem> {
+    let id = call.order_id()?;
+    let shared = read_action(call).await?;
     acted(shared.store.redrive(id).await?, "retried")
 }
 
@@ -166,11 +152,10 @@ pub async fn retry(
         (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn retry_matching(
-    State(shared): State<Arc<Shared>>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let (head, body) = request.into_parts();
+pub async fn retry_matching(call: Call) -> Result<Response, Problem> {
+    let Call {
+        shared, head, body, ..
+    } = call;
     body::require_json(&head.headers)?;
     let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
     let query = wire::read_redrive(body::text(&body)?)?;
@@ -179,14 +164,13 @@ pub async fn retry_matching(
 }
 
 /// Reads the body of an action: none, or an object without members. Other content is refused rather than ignored.
-pub(super) async fn read_action(request: Request) -> Result<(), Problem> {
-    let (head, body) = request.into_parts();
-    let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
-    if body.is_empty() {
-        return Ok(());
+pub(super) async fn read_action(call: Call) -> Result<Arc<Shared>, Problem> {
+    let body = body::read(call.body, ORDER_BODY_BYTES_MAX).await?;
+    if !body.is_empty() {
+        body::require_json(&call.head.headers)?;
+        wire::read_action(body::text(&body)?)?;
     }
-    body::require_json(&head.headers)?;
-    wire::read_action(body::text(&body)?)
+    Ok(call.shared)
 }
 
 /// Returns the order once it is final, or as it is when the time is over or the server stops.
@@ -268,15 +252,6 @@ pub(super) fn preferred_wait(headers: &HeaderMap) -> Option<u64> {
     digits.then(|| wait.parse().unwrap_or(u64::MAX).min(WAIT_SECONDS_MAX))
 }
 
-pub(super) fn order_id(path: PathId) -> Result<OrderId, Problem> {
-    let text = path.map(|Path(text)| text).map_err(|_| unknown_order())?;
-    parse_integer(&text).map(OrderId).map_err(|_| unknown_order())
-}
-
-pub(super) fn unknown_order() -> Problem {
-    Problem::new(ProblemType::OrderNotFound, "no order has this id")
-}
-
 pub(super) fn answer(order: &Order) -> Result<Response, Problem> {
     body::order(StatusCode::OK, &OrderBody::from(order))
 }
@@ -326,24 +301,6 @@ mod tests {
         assert_eq!(wait(&["wait=0"]), Some(0));
         for ignored in [&[][..], &["wait"], &["wait=-1"], &["wait="], &["waiting=3"]] {
             assert_eq!(wait(ignored), None, "{ignored:?}");
-        }
-    }
-
-    #[test]
-    fn an_invalid_order_id_is_not_found() {
-        let id = |text: &str| order_id(Ok(Path(text.to_owned())));
-        assert_eq!(id("45").unwrap(), OrderId(45));
-        for text in [
-            "0",
-            "-1",
-            "abc",
-            "01",
-            "1.0",
-            "9007199254740992",
-            "99999999999999999999",
-            "",
-        ] {
-            assert_eq!(id(text).unwrap_err().kind, ProblemType::OrderNotFound, "{text}");
         }
     }
 }

@@ -10,12 +10,11 @@ use axum::http::header::{
     CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::fields::{FieldError, FieldErrors};
-use super::health::CheckBody;
 use crate::causes::with_causes;
 
 mod meanings;
@@ -208,7 +207,7 @@ impl ProblemType {
     }
 }
 
-/// A refusal or failure. As a response it only carries itself to `request::attend`, which knows the request's id.
+/// A refusal or failure. `request::answered` renders it, with the request's id.
 #[derive(Clone, Debug)]
 pub struct Problem {
     pub kind: ProblemType,
@@ -270,26 +269,16 @@ impl Problem {
     pub fn unexpected(cause: impl Error + Send + Sync + 'static) -> Problem {
         Problem {
             cause: Some(Arc::new(cause)),
-            ..Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+            ..Problem::internal()
         }
     }
 
-    /// Builds a problem for an answer that the framework made.
-    pub fn of_status(status: StatusCode) -> Problem {
-        match status {
-            StatusCode::NOT_FOUND => Problem::new(ProblemType::NotFound, "no route has this path"),
-            StatusCode::METHOD_NOT_ALLOWED => Problem::new(
-                ProblemType::MethodNotAllowed,
-                "the Allow header lists the methods of this path",
-            ),
-            status if status.is_client_error() => {
-                Problem::new(ProblemType::BadRequest, "the request could not be read")
-            }
-            _ => Problem::new(
-                ProblemType::Unexpected,
-                "internal error; it is unknown whether anything was stored",
-            ),
-        }
+    /// Builds the answer to a request that failed for a reason of the server's own.
+    pub fn internal() -> Problem {
+        Problem::new(
+            ProblemType::Unexpected,
+            "internal error; it is unknown whether anything was stored",
+        )
     }
 
     pub fn errors(&self) -> &[FieldError] {
@@ -341,14 +330,6 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let mut response = self.kind.status().into_response();
-        response.extensions_mut().insert(self);
-        response
-    }
-}
-
 /// A problem document (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
@@ -374,6 +355,27 @@ pub struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     cursor: Option<&'a str>,
+}
+
+/// A condition of readiness. `durability` is reported only: it does not make a server unready.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Check)]
+pub struct CheckBody {
+    pub name: &'static str,
+    ok: bool,
+    /// Reason for the failure, when `ok` is false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+}
+
+impl CheckBody {
+    pub fn new(name: &'static str, ok: bool, reason: &'static str) -> CheckBody {
+        CheckBody {
+            name,
+            ok,
+            reason: (!ok).then_some(reason),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,11 @@
 //! The state of the queue, and pausing it.
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::Shared;
 use super::body;
+use super::call::Call;
 use super::orders::read_action;
 use super::problem::{Problem, ProblemBody};
 use super::wire::QueueBody;
@@ -16,8 +14,8 @@ use crate::store::QueueState;
 /// Read the queue: counts, age, nodes
 #[utoipa::path(get, operation_id = "readQueue", path = "/queue", tag = "queue",
     responses((status = 200, description = "The queue in one snapshot", body = QueueBody)))]
-pub async fn read(State(shared): State<Arc<Shared>>) -> Result<Response, Problem> {
-    answer(&shared.store.queue().await?)
+pub async fn read(call: Call) -> Result<Response, Problem> {
+    answer(&call.shared.store.queue().await?)
 }
 
 /// Pause processing on all nodes, across restarts
@@ -26,9 +24,8 @@ pub async fn read(State(shared): State<Arc<Shared>>) -> Result<Response, Problem
         (status = 200, description = "No more orders start; orders are still accepted", body = QueueBody),
         (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
     ))]
-pub async fn pause(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    read_action(request).await?;
-    set_paused(&shared, true).await
+pub async fn pause(call: Call) -> Result<Response, Problem> {
+    set_paused(&*read_action(call).await?, true).await
 }
 
 /// Resume processing
@@ -37,9 +34,8 @@ pub async fn pause(State(shared): State<Arc<Shared>>, request: Request) -> Resul
         (status = 200, description = "Orders start again", body = QueueBody),
         (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
     ))]
-pub async fn resume(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    read_action(request).await?;
-    set_paused(&shared, false).await
+pub async fn resume(call: Call) -> Result<Response, Problem> {
+    set_paused(&*read_action(call).await?, false).await
 }
 
 async fn set_paused(shared: &Shared, paused: bool) -> Result<Response, Problem> {

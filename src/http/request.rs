@@ -7,20 +7,21 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::response::Response;
 use futures_util::FutureExt;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use uuid::Uuid;
 
+use super::call::Caller;
 use super::listener::NewClient;
 use super::problem::{Problem, ProblemType};
-use super::{Access, Shared, auth, framing};
+use super::routes::Access;
+use super::{Shared, auth, framing};
 use crate::metrics::{DurationLabels, RequestLabels};
 use crate::telemetry::RequestLog;
 
@@ -62,7 +63,8 @@ impl Context {
         }
     }
 
-    fn admit(&self, request: &Request) -> Result<(), Problem> {
+    /// Returns the client that may go on, or the reason why it may not.
+    fn admit(&self, request: &Request) -> Result<Caller, Problem> {
         framing::check(request)?;
         let headers = request.headers();
         if headers.len() > HEADERS_MAX {
@@ -91,7 +93,8 @@ impl Context {
             }
             (Access::Open, _) => {}
         }
-        auth::refuse_cross_site(request.method(), headers)
+        auth::refuse_cross_site(request.method(), headers)?;
+        Ok(Caller::ONLY)
     }
 
     fn count(&self, method: usize, status: u16, took: Duration) {
@@ -130,38 +133,31 @@ fn report_key_check(request: &Request, report: fn(&NewClient)) {
     }
 }
 
-/// Wraps every route of the router, and the answer to requests without a route.
-pub async fn attend(State(context): State<Context>, request: Request, next: Next) -> Response {
-    answered(&context, request, |request| next.run(request)).await
-}
-
-/// Runs `answer` for a request, with the common handling around it.
-pub async fn answered<F>(context: &Context, request: Request, answer: impl FnOnce(Request) -> F) -> Response
+/// Runs `answer` for an admitted request, with the common handling around it.
+pub async fn answered<F>(
+    context: &Context,
+    request: Request,
+    answer: impl FnOnce(Caller, Request) -> F,
+) -> Response
 where
-    F: Future<Output = Response>,
+    F: Future<Output = Result<Response, Problem>>,
 {
     let started = Instant::now();
     let mut log = RequestLog::new(RequestId::of(request.headers()).0);
     let method = method_index(request.method());
-    let mut answered = match context.admit(&request) {
-        Ok(()) => {
-            let answering = AssertUnwindSafe(async { answer(request).await }).catch_unwind();
-            log.follow(pin!(answering))
-                .await
-                // The panic hook has logged the cause and the place.
-                .unwrap_or_else(|_panic| {
-                    Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response()
-                })
+    let answered = match context.admit(&request) {
+        Ok(caller) => {
+            let answering = AssertUnwindSafe(async { answer(caller, request).await }).catch_unwind();
+            // The panic hook has logged the cause and the place.
+            let answered = log.follow(pin!(answering)).await;
+            answered.unwrap_or_else(|_panic| Err(Problem::internal()))
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => Err(problem),
     };
-    let mut response = match problem_of(&mut answered) {
-        Some(problem) => {
-            let id = log.id().to_owned();
-            log.within(|| written_out(problem, &id))
-        }
-        None => answered,
-    };
+    let mut response = answered.unwrap_or_else(|problem| {
+        let id = log.id().to_owned();
+        log.within(|| written_out(problem, &id))
+    });
     let status = response.status().as_u16();
     let took = started.elapsed();
     log.within(|| {
@@ -188,15 +184,6 @@ fn common_headers(headers: &mut HeaderMap) {
     // Answers without a cache header of their own may change; caches must not keep them.
     let cached = headers.entry(CACHE_CONTROL);
     cached.or_insert(HeaderValue::from_static("no-store"));
-}
-
-/// Returns the problem that an answer carries, or one for a refusal made by the framework.
-fn problem_of(answer: &mut Response) -> Option<Problem> {
-    let status = answer.status();
-    let noted = answer.extensions_mut().remove::<Problem>();
-    let refused =
-        || (status.is_client_error() || status.is_server_error()).then(|| Problem::of_status(status));
-    noted.or_else(refused)
 }
 
 /// Logs the cause and renders the problem's document.

@@ -97,7 +97,7 @@ async fn schemathesis_finds_nothing() {
         .current_dir(folder.path()))
     .await;
     // All operations were tried.
-    let document = serde_json::to_value(orderly::http::openapi::document()).unwrap();
+    let document = serde_json::to_value(orderly::http::document()).unwrap();
     let paths = document["paths"].as_object().unwrap();
     let operations: usize = paths.values().map(|item| item.as_object().unwrap().len()).sum();
     // Schemathesis does not test the route it reads the document from.

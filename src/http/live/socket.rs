@@ -1,18 +1,16 @@
 //! `GET /ws`: several subscriptions to the feed over one WebSocket (RFC 6455). Does the handshake; `conversation`
 //! handles the messages, and `auth` decides which clients may connect.
 
-use std::sync::Arc;
-
 use axum::body::Body;
-use axum::extract::{Request, State};
 use axum::response::Response;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
+use crate::http::auth;
+use crate::http::call::Call;
 use crate::http::listener::Takeover;
 use crate::http::problem::{Problem, ProblemBody, ProblemType};
-use crate::http::{Shared, auth};
 
 mod allowance;
 mod conversation;
@@ -34,10 +32,12 @@ mod subscriptions;
         (status = 426, description = "Not a request for a WebSocket, or not for version 13", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn open(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    auth::require_own_origin(request.headers())?;
-    let (parts, body) = request.into_parts();
-    let head = axum::http::Request::from_parts(parts, ());
+pub async fn open(call: Call) -> Result<Response, Problem> {
+    let Call {
+        shared, head, body, ..
+    } = call;
+    auth::require_own_origin(&head.headers)?;
+    let head = axum::http::Request::from_parts(head, ());
     let response = create_response(&head).map_err(|error| refusal(&error))?;
     let mut request = head.map(|()| body);
     let switched = hyper::upgrade::on(&mut request);

@@ -1,6 +1,7 @@
 //! The document is complete, gives the bounds of requests, and describes arbitrary JSON as such.
 
 use super::*;
+use crate::http::document;
 use serde_json::Value;
 use std::collections::BTreeSet;
 

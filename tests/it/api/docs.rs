@@ -9,7 +9,7 @@ use super::door::{Door, JSON};
 
 /// All operations of the document, with sample values for their parameters.
 pub fn operations() -> Vec<(&'static str, String)> {
-    let document = serde_json::to_value(orderly::http::openapi::document()).unwrap();
+    let document = serde_json::to_value(orderly::http::document()).unwrap();
     let mut operations = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         let path = path
@@ -42,7 +42,7 @@ async fn the_served_document_is_openapi_3_1_and_matches_the_cli() {
         ["3", "1"]
     );
     // Except for the key, which the command line does not know.
-    let mut printed = serde_json::to_value(orderly::http::openapi::document()).unwrap();
+    let mut printed = serde_json::to_value(orderly::http::document()).unwrap();
     printed.as_object_mut().unwrap().remove("security");
     let components = printed["components"].as_object_mut().unwrap();
     components.remove("securitySchemes");
@@ -99,7 +99,7 @@ async fn responses_have_exactly_the_documented_fields() {
 }
 
 fn schema_named(name: &str) -> Value {
-    let document = serde_json::to_value(orderly::http::openapi::document()).unwrap();
+    let document = serde_json::to_value(orderly::http::document()).unwrap();
     document["components"]["schemas"][name].clone()
 }
 

@@ -109,7 +109,7 @@ fn the_blueprint_sets_only_known_settings_and_holds_no_secret() {
 
 #[test]
 fn the_health_check_of_the_blueprint_needs_no_key() {
-    let document = orderly::http::openapi::document();
+    let document = orderly::http::document();
     let document = serde_json::to_value(document).expect("the document is JSON");
     let path = &blueprint().fields["healthCheckPath"];
     let security = &document["paths"][path]["get"]["security"];

@@ -6,8 +6,7 @@ use serde_json::Value;
 
 use super::{Answer, JSON};
 
-static DOCUMENT: LazyLock<Value> =
-    LazyLock::new(|| serde_json::to_value(orderly::http::openapi::document()).unwrap());
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(orderly::http::document()).unwrap());
 
 pub fn assert_described(method: &str, path: &str, answer: &Answer) {
     let is_json = answer.header("content-type") == JSON && !answer.bytes().is_empty();
