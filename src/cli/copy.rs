@@ -21,8 +21,8 @@ pub struct Args {
     /// Store to copy: sqlite:PATH or a PostgreSQL URL. No server may run on it
     #[arg(long, value_name = "URL")]
     from: String,
-    /// Empty PostgreSQL database to copy into [default: DATABASE_URL of the settings]. Other users of the machine can see
-    /// a password given here, but not one in `DATABASE_URL`
+    /// Empty PostgreSQL database to copy into; without it, the database of the settings. Other users of the machine can
+    /// see a password given here, but not one in `DATABASE_URL`
     #[arg(long, value_name = "URL")]
     to: Option<String>,
     /// Print JSON
