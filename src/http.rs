@@ -1,4 +1,4 @@
-//! The HTTP edge: all routes on one screen, and the only module that knows HTTP statuses. `listener` owns the sockets,
+//! The HTTP edge, and the only module that knows HTTP statuses. `routes` lists all routes, `listener` owns the sockets,
 //! `request` does everything common to all requests, and the store keeps the orders.
 
 use std::sync::{Arc, LazyLock};
