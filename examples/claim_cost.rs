@@ -69,7 +69,7 @@ struct Bench {
 impl Bench {
     async fn open(url: &str) -> anyhow::Result<Bench> {
         let (url, _) = PostgresUrl::parse(url).map_err(anyhow::Error::msg)?;
-        let database = Database::Postgres(Box::new(PostgresDatabase { url, direct: None }));
+        let database = Database::Postgres(Box::new(PostgresDatabase::at(url)));
         let options = OpenOptions {
             migrate: true,
             pending_max: None,

@@ -101,11 +101,7 @@ impl Database {
             values::DatabaseUrl::Sqlite(path) => (Database::Sqlite(path), Vec::new()),
             values::DatabaseUrl::Postgres(mut url, mut ignored) => {
                 ignored.extend(passwords.complete(&mut url)?);
-                let database = PostgresDatabase {
-                    url: *url,
-                    direct: None,
-                };
-                (Database::Postgres(Box::new(database)), ignored)
+                (Database::Postgres(Box::new(PostgresDatabase::at(*url))), ignored)
             }
         })
     }
@@ -117,6 +113,19 @@ pub struct PostgresDatabase {
     pub url: PostgresUrl,
     /// Direct URL, past the pooler, for LISTEN and migrations.
     pub direct: Option<PostgresUrl>,
+    /// To standbys, for lists of orders and pages of the feed.
+    pub read: Option<PostgresUrl>,
+}
+
+impl PostgresDatabase {
+    /// One way to it for everything.
+    pub fn at(url: PostgresUrl) -> PostgresDatabase {
+        PostgresDatabase {
+            url,
+            direct: None,
+            read: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -157,22 +157,38 @@ impl Reader<'_> {
                 if self.layers.get("database_direct_url").is_some() {
                     self.warn_of_no_meaning("database_direct_url");
                 }
+                if self.layers.get("database_read_url").is_some() {
+                    let problem = format!(
+                        "leads to standbys of the PostgreSQL in {}, which names none",
+                        self.name("database_url")
+                    );
+                    self.problem("database_read_url", &problem);
+                }
                 return Some(Database::Sqlite(path));
             }
             DatabaseUrl::Postgres(url, ignored) => (*url, ignored),
         };
         self.warn_of("database_url", &ignored);
         self.complete("database_url", &mut url);
-        let direct = self.optional("database_direct_url", |text| {
-            PostgresUrl::parse_with(text.trim(), services)
-        });
-        let direct = direct.map(|(mut direct, ignored)| {
-            self.warn_of("database_direct_url", &ignored);
-            self.complete("database_direct_url", &mut direct);
-            self.warn_of_wrong_direct_url(&url, &direct);
-            direct
-        });
-        Some(Database::Postgres(Box::new(PostgresDatabase { url, direct })))
+        let direct = self.further_url("database_direct_url");
+        if let Some(direct) = &direct {
+            self.warn_of_wrong_direct_url(&url, direct);
+        }
+        let read = self.further_url("database_read_url");
+        Some(Database::Postgres(Box::new(PostgresDatabase {
+            url,
+            direct,
+            read,
+        })))
+    }
+
+    /// Another way to the database.
+    fn further_url(&mut self, key: &'static str) -> Option<PostgresUrl> {
+        let services = self.layers.passwords.services();
+        let (mut url, ignored) = self.optional(key, |text| PostgresUrl::parse_with(text.trim(), services))?;
+        self.warn_of(key, &ignored);
+        self.complete(key, &mut url);
+        Some(url)
     }
 
     /// Requires hosts that take writes: a server must store orders.

@@ -51,7 +51,7 @@ const fn setting(key: &'static str, variable: &'static str, secrecy: Secrecy, au
 }
 
 /// All settings, in the order of `orderly.default.toml`.
-pub const SETTINGS: [Setting; 34] = {
+pub const SETTINGS: [Setting; 35] = {
     use Audience::{Client, Server, Store};
     use Secrecy::{Address, Public, Secret, Url};
     [
@@ -59,6 +59,7 @@ pub const SETTINGS: [Setting; 34] = {
         setting("port", "PORT", Public, Server),
         setting("database_url", "DATABASE_URL", Url, Store),
         setting("database_direct_url", "DATABASE_DIRECT_URL", Url, Store),
+        setting("database_read_url", "DATABASE_READ_URL", Url, Store),
         setting("redis_url", "REDIS_URL", Address, Server),
         setting("idle_sleep", "ORDERLY_IDLE_SLEEP", Public, Server),
         setting("migrate", "ORDERLY_MIGRATE", Public, Server),

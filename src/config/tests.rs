@@ -7,6 +7,7 @@ use std::fs;
 
 mod names;
 mod processor;
+mod read_url;
 mod retention;
 
 /// Sources in a temporary folder with an empty environment.

@@ -179,6 +179,45 @@ async fn the_start_prints_how_to_place_an_order_at_any_log_level() {
     shop.close().await;
 }
 
+/// Issue 15, point 6.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_url_stops_a_start_where_it_cannot_be_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = ("DATABASE_URL", "postgres://127.0.0.1:1/orders");
+    let sqlite = ("DATABASE_URL", "sqlite:other.db");
+    for (database, read, because) in [
+        (
+            None,
+            "postgres://127.0.0.1:1/orders",
+            "leads to standbys of the PostgreSQL in DATABASE_URL",
+        ),
+        (
+            Some(sqlite),
+            "postgres://127.0.0.1:1/orders",
+            "leads to standbys of the PostgreSQL in DATABASE_URL",
+        ),
+        (
+            Some(postgres),
+            "sqlite:data/orderly.db",
+            "not a URL of the form postgres://",
+        ),
+        (
+            Some(postgres),
+            "postgres://127.0.0.1:1/orders?colour=red",
+            "a parameter is not known",
+        ),
+        (Some(postgres), "postgres://127.0.0.1:port/orders", "port"),
+    ] {
+        let read = [("DATABASE_READ_URL", read)];
+        let given: Vec<_> = database.into_iter().chain(read).collect();
+        let said = start_with(folder.path(), &given).await;
+        said.assert_failed(78, because);
+        said.assert_failed(78, "DATABASE_READ_URL (from the environment)");
+    }
+    let made = std::fs::read_dir(folder.path()).unwrap();
+    assert_eq!(made.count(), 0, "nothing is stored anywhere");
+}
+
 /// Issue 15, point 3: a server must write; reading commands need not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_url_stops_servers_but_not_reading_commands() {

@@ -225,6 +225,8 @@ async fn passwords_in_urls_are_never_shown() {
     for (name, scheme, line, exit) in [
         ("DATABASE_URL", "mysql", "serve", 78),
         ("DATABASE_DIRECT_URL", "postgres", "doctor --json", 0),
+        ("DATABASE_READ_URL", "postgres", "doctor --json", 1),
+        ("DATABASE_READ_URL", "mysql", "serve", 78),
         ("REDIS_URL", "redis", "doctor", 0),
         ("ORDERLY_URL", "http", "orders list", 1),
         ("ORDERLY_URL", "ftp", "orders list", 78),
@@ -266,6 +268,12 @@ async fn passwords_in_urls_are_never_shown() {
             format!("postgres://me:{CANARY}#x@host/db"),
             "doctor",
             0,
+        ),
+        (
+            "DATABASE_READ_URL",
+            format!("postgres://me:{CANARY}#x@host/db"),
+            "doctor",
+            1,
         ),
         ("REDIS_URL", format!("rediss://me:hun#{CANARY}?x@h"), "doctor", 0),
         (

@@ -95,7 +95,7 @@ impl Cluster {
     /// Every order with its events.
     pub async fn records(&self) -> Vec<OrderRecord> {
         let (url, _) = PostgresUrl::parse(&self.database.url()).expect("a URL of the tests' own");
-        let database = Database::Postgres(Box::new(PostgresDatabase { url, direct: None }));
+        let database = Database::Postgres(Box::new(PostgresDatabase::at(url)));
         let mut snapshot = open_snapshot(&database).await.unwrap();
         let mut records: Vec<OrderRecord> = Vec::new();
         loop {

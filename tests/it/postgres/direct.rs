@@ -25,6 +25,7 @@ async fn a_node_behind_a_pooler_is_woken_over_the_direct_way() {
     let two_ways = PostgresDatabase {
         url: parse(&database.bouncer_url().await),
         direct: Some(parse(&database.url())),
+        read: None,
     };
     let options = OpenOptions {
         migrate: true,

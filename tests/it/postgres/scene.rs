@@ -94,7 +94,7 @@ pub async fn number(client: &Client, statement: &str) -> i64 {
 pub fn database_at(url: &str) -> Database {
     let (url, warnings) = PostgresUrl::parse(url).expect("a URL of the tests' own");
     assert!(warnings.is_empty(), "{warnings:?}");
-    Database::Postgres(Box::new(PostgresDatabase { url, direct: None }))
+    Database::Postgres(Box::new(PostgresDatabase::at(url)))
 }
 
 pub async fn store_at(url: &str) -> Arc<dyn Store> {

@@ -102,7 +102,7 @@ impl Harness {
 
     async fn on_postgres(home: TestDatabase, url: &str) -> Harness {
         let (url, _) = PostgresUrl::parse(url).expect("a URL of the tests");
-        let database = Database::Postgres(Box::new(PostgresDatabase { url, direct: None }));
+        let database = Database::Postgres(Box::new(PostgresDatabase::at(url)));
         let clock = FakeClock::new();
         home.set_clock(Some(clock.now())).await;
         Harness::open(database, clock, Home::Postgres(Box::new(home))).await
