@@ -6,7 +6,9 @@ pub struct Survey {
     /// In the order of the URL; empty where that names one host.
     pub hosts: Vec<Host>,
     /// Where `DATABASE_DIRECT_URL` leads; `None` without one, or where `DATABASE_URL` leads nowhere itself.
-    pub direct: Option<Direct>,
+    pub direct: Option<Beside>,
+    /// Where `DATABASE_READ_URL` leads, likewise.
+    pub read: Option<Beside>,
     /// The version of the PgBouncer in `DATABASE_URL`, where its console tells it to this user.
     pub pgbouncer: Option<String>,
 }
@@ -25,9 +27,9 @@ pub enum Role {
     Unknown(String),
 }
 
-/// The server behind `DATABASE_DIRECT_URL`, beside the one behind `DATABASE_URL`.
+/// The server behind another URL, beside the one behind `DATABASE_URL`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Direct {
+pub enum Beside {
     Same,
     /// Another server of the same cluster: a standby where `DATABASE_URL` leads to the primary.
     SameCluster,

@@ -1,10 +1,10 @@
-//! Checks where the URLs lead: which of several hosts takes writes, whether the direct URL reaches the same server, and
-//! whether the pooler's version is safe.
+//! Checks where the URLs lead: which of several hosts takes writes, whether the direct URL reaches the same server and the
+//! URL for reads a standby, and whether the pooler's version is safe.
 
 use super::Check;
 use crate::config::{Database, PostgresDatabase, Session};
 use crate::store::open;
-use crate::store::survey::{Direct, Host, Role};
+use crate::store::survey::{Beside, Host, Role};
 
 /// The first `PgBouncer` that survives a client leaving right after it asked to cancel a statement (its issue 801).
 const PGBOUNCER_MIN: (u32, u32) = (1, 19);
@@ -17,7 +17,9 @@ pub(super) async fn check(database: &Database) -> Vec<Check> {
     let hosts = judge_hosts(&survey.hosts, database);
     let direct = survey.direct.as_ref().map(judge_direct);
     let pgbouncer = survey.pgbouncer.as_deref().map(judge_pgbouncer);
-    hosts.into_iter().chain(direct).chain(pgbouncer).collect()
+    let read = survey.read.as_ref().map(judge_read);
+    let checks = hosts.into_iter().chain(direct).chain(read);
+    checks.chain(pgbouncer).collect()
 }
 
 /// Returns `None` for a single host; other checks cover it.
@@ -75,25 +77,48 @@ fn judge_hosts(hosts: &[Host], database: &PostgresDatabase) -> Option<Check> {
     Some(check)
 }
 
-fn judge_direct(direct: &Direct) -> Check {
+fn judge_direct(direct: &Beside) -> Check {
     const NAME: &str = "direct way";
     match direct {
-        Direct::Same => Check::ok(NAME, "DATABASE_DIRECT_URL leads to the server of DATABASE_URL"),
-        Direct::SameCluster => Check::fail(
+        Beside::Same => Check::ok(NAME, "DATABASE_DIRECT_URL leads to the server of DATABASE_URL"),
+        Beside::SameCluster => Check::fail(
             NAME,
             "DATABASE_DIRECT_URL leads to another server of the cluster: notifications do not arrive, migrations fail",
             "point it at the primary, also after a failover: through HAProxy, or with all hosts and \
              target_session_attrs=read-write",
         ),
-        Direct::Other => Check::fail(
+        Beside::Other => Check::fail(
             NAME,
             "DATABASE_DIRECT_URL leads to another server or another database than DATABASE_URL",
             "name the same database in both",
         ),
-        Direct::Unknown(reason) => Check::fail(
+        Beside::Unknown(reason) => Check::fail(
             NAME,
             format!("DATABASE_DIRECT_URL leads to no server: {reason}"),
             "correct it: without it notifications do not arrive and migrations fail",
+        ),
+    }
+}
+
+fn judge_read(read: &Beside) -> Check {
+    const NAME: &str = "read way";
+    const FROM_PRIMARY: &str = "lists and feed pages come from the primary until it leads to a standby of it";
+    match read {
+        Beside::SameCluster => Check::ok(NAME, "DATABASE_READ_URL leads to another server of the cluster"),
+        Beside::Same => Check::warn(
+            NAME,
+            "DATABASE_READ_URL leads to the server of DATABASE_URL, which is spared nothing",
+            "name a standby, or take it out",
+        ),
+        Beside::Other => Check::fail(
+            NAME,
+            "DATABASE_READ_URL leads to a server of another cluster, or to another database",
+            FROM_PRIMARY,
+        ),
+        Beside::Unknown(reason) => Check::warn(
+            NAME,
+            format!("DATABASE_READ_URL leads to no server: {reason}"),
+            FROM_PRIMARY,
         ),
     }
 }

@@ -133,6 +133,35 @@ async fn doctor_finds_a_direct_url_that_leads_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn doctor_finds_where_reads_are_led() {
+    if !has_standby() {
+        return;
+    }
+    let pair = Pair::start().await;
+    let database = database_on(&pair.primary).await;
+    pair.caught_up().await;
+    let url = database.url();
+    let other = Server::shared().await.create_database().await;
+    for (read, state, words) in [
+        (
+            database.on(&pair.standby).url(),
+            "ok",
+            "another server of the cluster",
+        ),
+        (url.clone(), "warn", "spared nothing"),
+        (other.url(), "fail", "another cluster"),
+        (
+            "postgres://postgres@127.0.0.1:1/orderly".to_owned(),
+            "warn",
+            "leads to no server",
+        ),
+    ] {
+        let at = [("DATABASE_URL", url.as_str()), ("DATABASE_READ_URL", &read)];
+        assert_says(&at, "read way", state, words).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn doctor_names_the_version_of_a_pooler() {
     if !has_postgres() || !has_pgbouncer() {
         return;

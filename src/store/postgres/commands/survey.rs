@@ -12,7 +12,7 @@ use super::super::state::State;
 use super::super::tls;
 use crate::causes::with_causes;
 use crate::config::{PostgresDatabase, PostgresUrl};
-use crate::store::survey::{Direct, Host, Role, Survey};
+use crate::store::survey::{Beside, Host, Role, Survey};
 
 /// The database of `PgBouncer`'s console, and the version in its words: `PgBouncer 1.18.0`.
 const CONSOLE: &str = "pgbouncer";
@@ -27,10 +27,16 @@ pub async fn survey(database: &PostgresDatabase) -> Survey {
             Vec::new()
         }
     };
-    let (hosts, direct, pgbouncer) = tokio::join!(hosts, direct(database), pgbouncer_version(&database.url));
+    let (hosts, direct, read, pgbouncer) = tokio::join!(
+        hosts,
+        beside(database, database.direct.as_ref()),
+        beside(database, database.read.as_ref()),
+        pgbouncer_version(&database.url)
+    );
     Survey {
         hosts,
         direct,
+        read,
         pgbouncer,
     }
 }
@@ -56,21 +62,21 @@ async fn host(name: String, url: PostgresUrl) -> Host {
     Host { name, role }
 }
 
-async fn direct(database: &PostgresDatabase) -> Option<Direct> {
-    let url = database.direct.as_ref()?;
+async fn beside(database: &PostgresDatabase, url: Option<&PostgresUrl>) -> Option<Beside> {
+    let url = url?;
     // Told by the other checks.
     let usual = connect(&database.url).await.ok()?;
-    let direct = match connect(url).await {
-        Ok(direct) => direct,
-        Err(reason) => return Some(Direct::Unknown(reason)),
+    let other = match connect(url).await {
+        Ok(other) => other,
+        Err(reason) => return Some(Beside::Unknown(reason)),
     };
-    if direct.server == usual.server {
-        return Some(Direct::Same);
+    if other.server == usual.server {
+        return Some(Beside::Same);
     }
-    let clusters = (cluster(&usual).await, cluster(&direct).await);
+    let clusters = (cluster(&usual).await, cluster(&other).await);
     Some(match clusters {
-        (Some(one), Some(other)) if one == other => Direct::SameCluster,
-        _ => Direct::Other,
+        (Some(one), Some(other)) if one == other => Beside::SameCluster,
+        _ => Beside::Other,
     })
 }
 
@@ -84,7 +90,7 @@ async fn cluster(connection: &Connection) -> Option<String> {
 async fn connect(url: &PostgresUrl) -> Result<Connection, String> {
     let connector = Connector::new(url, Arc::new(State::new()), None);
     let connector = connector.map_err(|error| format!("{error:#}"))?.only_reading();
-    let connected = connector.connect_to_read().await;
+    let connected = Box::pin(connector.connect_to_read()).await;
     connected.map_err(|failure| with_causes(&failure.to_error("connect")))
 }
 
