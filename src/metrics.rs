@@ -13,9 +13,11 @@ use prometheus_client::registry::{Registry, Unit};
 
 mod feed_lag;
 pub mod process;
+pub mod reads;
 pub mod store_calls;
 
 pub use feed_lag::FeedLag;
+use reads::Reads;
 use store_calls::StoreCalls;
 
 /// Seconds, from a fast commit to the longest usual processing. The bounds are close around the 2, 5 and 10 s of the
@@ -60,6 +62,8 @@ pub struct Metrics {
     pub store_errors: Counter,
     /// Duration of store calls as seen by their callers.
     pub store_calls: StoreCalls,
+    /// Lists and pages of the feed of a store whose reads may come from a standby.
+    pub reads: Reads,
     /// Committed pages that await a checkpoint.
     pub store_wal_bytes: Gauge,
     pub http_requests: Family<RequestLabels, Counter>,
@@ -180,6 +184,7 @@ impl Metrics {
             store_commit: Histogram::new(REQUEST_SECONDS),
             store_errors: Counter::default(),
             store_calls: store_calls::store_calls(),
+            reads: Reads::default(),
             store_wal_bytes: Gauge::default(),
             http_requests: Family::default(),
             http_request_duration: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
@@ -206,6 +211,7 @@ impl Metrics {
         for result in OutsideResult::ALL {
             drop(self.outside_results.get_or_create(&OutsideLabels { result }));
         }
+        self.reads.begin_at_zero();
     }
 
     /// Records one commit of the store: the number of calls in it and its duration.
@@ -304,6 +310,11 @@ impl Metrics {
             "Duration of one store call, from the call to its answer",
             Unit::Seconds,
             self.store_calls.clone(),
+        );
+        to.register(
+            "reads",
+            "Pages of lists and of the feed by the server that answered, where DATABASE_READ_URL is set",
+            self.reads.family.clone(),
         );
         to.register_with_unit(
             "store_wal",

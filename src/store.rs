@@ -58,9 +58,9 @@ pub use nodes::{Breaker, Heartbeat, NODES_MAX, Node, Renewed};
 pub use outside::{Held, LatestClaim, OutsideHold, SettledOutside};
 pub use prune::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
 pub use reads::{
-    AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, HISTORY_EVENTS_MAX, History, LockHolder, OrderPage,
-    OrderQuery, OrderView, PAGE_ORDERS_MAX, PAGE_ROWS_LOOKED_AT_MAX, Place, Predecessor, QueueState,
-    Standing,
+    AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, HISTORY_EVENTS_MAX, History, LockHolder, LogPlace,
+    OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX, PAGE_ROWS_LOOKED_AT_MAX, Place, Predecessor,
+    QueueState, Standing,
 };
 pub use redrive::{RedriveQuery, Redriven};
 pub use refusals::{RefusedChange, tell_refused};

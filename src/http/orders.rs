@@ -228,7 +228,7 @@ fn rendered(page: &OrderPage) -> Result<PageBody, Problem> {
     let next = cut_after.map_or(page.next, |last| Some(last.order_id));
     Ok(PageBody {
         orders,
-        next_cursor: next.map(query::cursor),
+        next_cursor: next.map(|last| query::cursor(last, page.as_of)),
     })
 }
 

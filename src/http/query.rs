@@ -10,14 +10,15 @@ use super::problem::{Problem, ProblemType};
 use super::wire::{PLUS_DECODED, STATUS_EXPECTED, TIME_EXPECTED, lost_a_plus, parse_time};
 use crate::live::Filter;
 use crate::order::{OrderId, OrderStatus, Reference, parse_integer};
-use crate::store::{FEED_EVENTS_MAX, FeedCursor, OrderQuery, PAGE_ORDERS_MAX};
+use crate::store::{FEED_EVENTS_MAX, FeedCursor, LogPlace, OrderQuery, PAGE_ORDERS_MAX};
 use crate::time::Timestamp;
 
 const PAGE_ORDERS_DEFAULT: usize = 50;
 const FEED_EVENTS_DEFAULT: usize = 100;
 const NOT_UTF8: &str = "is not UTF-8 after percent-decoding";
-/// First byte of a cursor. It distinguishes this format from later ones.
+/// First bytes of the cursors of a list. They distinguish its formats, and both from a cursor of the feed, which begins with 2.
 const CURSOR_FORMAT: u8 = 1;
+const CURSOR_FORMAT_WITH_PLACE: u8 = 3;
 
 /// Parses the parameters of `GET /orders`.
 pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
@@ -31,7 +32,7 @@ pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
         "cursor",
     ];
     let mut parameters = Parameters::read(query, names);
-    let order_query = OrderQuery {
+    let mut order_query = OrderQuery {
         status: parameters.parse("status", parse_status),
         user_id: parameters.parse("user_id", parse_integer),
         reference: parameters.parse("reference", |value| {
@@ -39,13 +40,17 @@ pub fn order_query(query: Option<&str>) -> Result<OrderQuery, Problem> {
         }),
         created_after: parameters.parse("created_after", time),
         created_before: parameters.parse("created_before", time),
-        before: parameters.parse("cursor", |value| {
-            read_cursor(value).ok_or("is not a cursor of this list")
-        }),
-        limit: parameters
-            .parse("limit", |value| page_size(value, PAGE_ORDERS_MAX))
-            .unwrap_or(PAGE_ORDERS_DEFAULT),
+        ..OrderQuery::default()
     };
+    let page_before = parameters.parse("cursor", |value| {
+        read_cursor(value).ok_or("is not a cursor of this list")
+    });
+    if let Some((last, as_of)) = page_before {
+        order_query.before = Some(last);
+        order_query.as_of = as_of;
+    }
+    let limit = parameters.parse("limit", |value| page_size(value, PAGE_ORDERS_MAX));
+    order_query.limit = limit.unwrap_or(PAGE_ORDERS_DEFAULT);
     parameters.finish(order_query)
 }
 
@@ -117,17 +122,26 @@ fn parse_status(value: &str) -> Result<OrderStatus, &'static str> {
 }
 
 /// Returns the cursor that continues a list after the order `last`.
-pub fn cursor(last: OrderId) -> String {
-    let mut bytes = [CURSOR_FORMAT; 9];
-    bytes[1..].copy_from_slice(&last.0.to_be_bytes());
-    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+pub fn cursor(last: OrderId, as_of: Option<LogPlace>) -> String {
+    let last = last.0.to_be_bytes();
+    BASE64_URL_SAFE_NO_PAD.encode(match as_of {
+        None => [&[CURSOR_FORMAT], &last[..]].concat(),
+        Some(as_of) => [&[CURSOR_FORMAT_WITH_PLACE], &last[..], &as_of.0.to_be_bytes()].concat(),
+    })
 }
 
-fn read_cursor(text: &str) -> Option<OrderId> {
+fn read_cursor(text: &str) -> Option<(OrderId, Option<LogPlace>)> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
-    let (format, id) = bytes.split_first()?;
-    let id = i64::from_be_bytes(id.try_into().ok()?);
-    (*format == CURSOR_FORMAT && id > 0).then_some(OrderId(id))
+    let (format, rest) = bytes.split_first()?;
+    let (id, place) = rest.split_first_chunk()?;
+    let id = i64::from_be_bytes(*id);
+    let as_of = match (*format, place) {
+        (CURSOR_FORMAT, []) => None,
+        (CURSOR_FORMAT_WITH_PLACE, place) => Some(LogPlace(i64::from_be_bytes(place.try_into().ok()?))),
+        _ => return None,
+    };
+    let is_place = as_of.is_none_or(|place| place.0 >= 0);
+    (id > 0 && is_place).then_some((OrderId(id), as_of))
 }
 
 fn page_size(value: &str, size_max: usize) -> Result<usize, String> {
@@ -244,7 +258,7 @@ mod tests {
 
     #[test]
     fn every_filter_is_read() {
-        let page = cursor(OrderId(45));
+        let page = cursor(OrderId(45), None);
         let query = order_query(Some(&format!(
             "status=Failed&user_id=7&reference=PO%2F7+x&created_after=1970-01-01T00:00:01Z\
              &created_before=1970-01-01T02:00:02%2B02:00&limit=500&cursor={page}"
@@ -256,6 +270,13 @@ mod tests {
         assert_eq!(query.created_after.unwrap().micros(), 1_000_000);
         assert_eq!(query.created_before.unwrap().micros(), 2_000_000);
         assert_eq!((query.limit, query.before), (500, Some(OrderId(45))));
+        assert_eq!(query.as_of, None);
+        let page = cursor(OrderId(45), Some(LogPlace(7)));
+        let query = order_query(Some(&format!("cursor={page}"))).unwrap();
+        assert_eq!(
+            (query.before, query.as_of),
+            (Some(OrderId(45)), Some(LogPlace(7)))
+        );
         assert_eq!(order_query(None).unwrap().limit, PAGE_ORDERS_DEFAULT);
     }
 
@@ -278,9 +299,11 @@ mod tests {
             assert_eq!(pointers(order_query(Some(bad))), ["#/limit"], "{bad}");
         }
         for bad in [
-            cursor(OrderId(0)),
-            cursor(OrderId(-1)),
-            format!("{}AA", cursor(OrderId(1))),
+            cursor(OrderId(0), None),
+            cursor(OrderId(-1), None),
+            cursor(OrderId(1), Some(LogPlace(-1))),
+            format!("{}AA", cursor(OrderId(1), None)),
+            format!("{}AA", cursor(OrderId(1), Some(LogPlace(1)))),
             String::new(),
         ] {
             assert_eq!(

@@ -62,6 +62,7 @@ mod pool;
 mod probe;
 mod prune;
 mod query;
+mod reader;
 mod redrive;
 mod restored;
 mod room;
@@ -95,6 +96,7 @@ use group::Groups;
 use link::Link;
 use links::Links;
 use pool::{Pool, STARVED};
+use reader::Reader;
 use schema::Schema;
 use settle::Settle;
 use shared::Shared;
@@ -119,6 +121,8 @@ pub struct Postgres {
     acts: Links,
     lists: Links,
     feed: Arc<Feed>,
+    /// The way to the standby of `DATABASE_READ_URL`.
+    reader: Option<Arc<Reader>>,
     waiting: WaitingOrders,
     pending_max: Option<u64>,
     /// Who this is in notifications.
@@ -149,6 +153,7 @@ impl Postgres {
         let tasks = TaskTracker::new();
         let origin = format!("{:016x}", rand::random::<u64>());
         let feed = Arc::new(Feed::new(&pool, shared.clone()));
+        let reader = Reader::start(database.read.as_ref(), &shared, &numbers, &tasks)?;
         tasks.spawn(feed.clone().keep_numbered());
         tasks.spawn(holders::watch(shared.clone(), numbers.clone()));
         tasks.spawn(probe::probe(state.clone(), control.clone(), shared.clone()));
@@ -178,6 +183,7 @@ impl Postgres {
             acts: Links::new(&pool, Class::Act),
             lists: Links::new(&pool, Class::List),
             feed,
+            reader,
             pool,
             connector,
             state,
@@ -311,7 +317,7 @@ impl Store for Postgres {
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
-        let page = query::orders(&self.lists, &self.shared, &query).await;
+        let page = reader::orders(self.reader.as_deref(), &self.lists, &self.shared, &query).await;
         told(page, "list orders")
     }
 
@@ -321,7 +327,7 @@ impl Store for Postgres {
     }
 
     async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
-        let page = self.feed.events_after(after, limit).await;
+        let page = reader::events_after(self.reader.as_deref(), &self.feed, after, limit).await;
         told(page, "read the feed")
     }
 

@@ -26,9 +26,15 @@ pub struct OrderQuery {
     pub created_before: Option<Timestamp>,
     /// The id that all orders of the page are below: `next` of the page before.
     pub before: Option<OrderId>,
+    /// `as_of` of the page before: this page shows everything up to there as well.
+    pub as_of: Option<LogPlace>,
     /// 1 to [`super::PAGE_ORDERS_MAX`].
     pub limit: usize,
 }
+
+/// A place in the log of a shared database: a server that has replayed it shows everything that was stored before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogPlace(pub i64);
 
 #[derive(Clone, Debug)]
 pub struct OrderPage {
@@ -36,6 +42,8 @@ pub struct OrderPage {
     pub orders: Vec<Order>,
     /// Pass as `before` for the next page; `None` at the end.
     pub next: Option<OrderId>,
+    /// Pass with `next`. `None` where all pages come from one server.
+    pub as_of: Option<LogPlace>,
     /// As in [`OrderView`].
     pub at: FeedCursor,
 }

@@ -27,6 +27,7 @@ mod new_primary;
 mod plans;
 mod pool;
 mod read_only;
+mod reads_from_standby;
 mod refused;
 mod retention;
 mod scarce;

@@ -188,19 +188,26 @@ impl Connector {
                 *gate(&self.gate) = Gate::default();
                 if connection.only_reads && !self.only_reads {
                     let failure = self.refusal_of_writes(connection);
-                    self.state.failed(&failure);
+                    self.failed(&failure);
                     gate(&self.writes).close(&failure, writes_round);
                 } else {
                     *gate(&self.writes) = Gate::default();
                 }
             }
             Err(failure) if counts => {
-                self.state.failed(failure);
+                self.failed(failure);
                 gate(&self.gate).close(failure, round);
             }
             Err(_) => {}
         }
         connected
+    }
+
+    /// Notes a failure, which says nothing about storing where nothing is stored.
+    fn failed(&self, failure: &Failure) {
+        if !self.only_reads {
+            self.state.failed(failure);
+        }
     }
 
     fn refusal_of_writes(&self, connection: &Connection) -> Failure {
@@ -224,7 +231,9 @@ impl Connector {
             connection,
             found,
         } = self.open().await?;
-        self.state.found(&found.durability());
+        if !self.only_reads {
+            self.state.found(&found.durability());
+        }
         let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             // Whoever waits for an answer is told; a connection nobody uses is opened again when it is needed.
             if let Err(error) = connection.await {

@@ -124,7 +124,7 @@ impl Feed {
         let limit = rows::limit(limit);
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&after, Type::INT8), (&limit, Type::INT8)];
         let mut link = self.pages.link();
-        let found = link.read(include_str!("feed.sql"), &parameters).await?;
+        let found = link.read(PAGE, &parameters).await?;
         let newest = rows::identity(rows::only(&found)?, 0)?;
         let epochs = self.shared.epochs.up_to(newest, &mut link).await?;
         let read = page_of(&found, epochs)?;
@@ -284,10 +284,14 @@ impl Feed {
     }
 }
 
+/// The statement of a page, of a place and a number of events.
+pub(super) const PAGE: &str = include_str!("feed.sql");
+
 /// Where the columns of the event begin in a row of a page.
 const PAGE_EVENT: usize = 5;
 
-fn page_of(found: &[Row], epochs: Epochs) -> Result<FeedPage, Failure> {
+/// Reads the answer to feed.sql.
+pub(super) fn page_of(found: &[Row], epochs: Epochs) -> Result<FeedPage, Failure> {
     let first = rows::only(found)?;
     let mut read = FeedPage {
         events: Vec::new(),

@@ -13,11 +13,12 @@ use super::links::{Links, Reads};
 use super::listing::{self, Listing};
 use super::rows;
 use super::shared::Shared;
+use crate::epoch::EpochIdentity;
 use crate::order::{Order, OrderId, Ordering};
 use crate::store::columns::order_columns;
 use crate::store::{
-    BLOCKED_MAX, Blocked, Counters, FeedBounds, FeedPosition, NODES_MAX, Node, OrderPage, OrderQuery,
-    PAGE_ORDERS_MAX, QueueState,
+    BLOCKED_MAX, Blocked, Counters, FeedBounds, FeedPosition, LogPlace, NODES_MAX, Node, OrderPage,
+    OrderQuery, PAGE_ORDERS_MAX, QueueState,
 };
 
 pub(super) async fn order(source: &impl Reads, id: OrderId) -> Result<Option<Order>, Failure> {
@@ -30,41 +31,96 @@ pub(super) async fn order(source: &impl Reads, id: OrderId) -> Result<Option<Ord
     found.first().map(rows::order).transpose()
 }
 
-/// The order and the end of the feed in one view of the database.
+/// A page of orders with the end of the feed before it, and its place in the log where other pages may come from other servers.
 pub(super) async fn orders(
     source: &Links,
     shared: &Shared,
     query: &OrderQuery,
+    with_place: bool,
 ) -> Result<OrderPage, Failure> {
-    let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
     // Read before the orders: what they do not show yet is committed later.
-    let end = feed_end(source, shared).await?;
+    let (end, as_of) = end_and_place(source, shared, with_place).await?;
+    let (orders, next) = orders_of(source, query).await?;
     let at = end.cursor(end.last);
+    Ok(OrderPage {
+        orders,
+        next,
+        as_of: query.as_of.or(as_of),
+        at,
+    })
+}
+
+/// The orders of a page, and where the next one begins.
+pub(super) async fn orders_of(
+    source: &impl Reads,
+    query: &OrderQuery,
+) -> Result<(Vec<Order>, Option<OrderId>), Failure> {
+    let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
     let Some(range) = id_range(source, query).await? else {
-        return Ok(OrderPage {
-            orders: Vec::new(),
-            next: None,
-            at,
-        });
+        return Ok((Vec::new(), None));
     };
     let page_and_one = rows::limit(limit + 1);
     let listing = Listing::new(query, &range, &page_and_one);
     let found = source.read(&listing.statement, &listing.parameters).await?;
-    let (orders, next) = listing::page_of(&found, limit)?;
-    Ok(OrderPage { orders, next, at })
+    listing::page_of(&found, limit)
 }
 
 /// The bounds of the feed. Behind its end lies everything that what is read from now on does not show.
 pub(super) async fn feed_end(source: &Links, shared: &Shared) -> Result<FeedBounds, Failure> {
+    let (end, _) = end_and_place(source, shared, false).await?;
+    Ok(end)
+}
+
+async fn end_and_place(
+    source: &Links,
+    shared: &Shared,
+    with_place: bool,
+) -> Result<(FeedBounds, Option<LogPlace>), Failure> {
     let mut link = source.link();
-    let statement = "select (select identity from orderly.epochs order by epoch desc limit 1), complete_after, last_position
-         from orderly.queue";
-    let found = link.read(statement, &[]).await?;
-    let row = rows::only(&found)?;
-    Ok(FeedBounds {
-        epochs: shared.epochs.up_to(rows::identity(row, 0)?, &mut link).await?,
+    let statement = if with_place { END_AND_PLACE } else { END };
+    let end = end_of(&link.read(statement, &[]).await?)?;
+    let bounds = FeedBounds {
+        epochs: shared.epochs.up_to(end.newest, &mut link).await?,
+        complete_after: end.complete_after,
+        last: end.last,
+    };
+    Ok((bounds, end.place))
+}
+
+/// The end of the feed as one server shows it.
+pub(super) struct End {
+    /// The store's newest epoch there.
+    pub newest: EpochIdentity,
+    pub complete_after: FeedPosition,
+    pub last: FeedPosition,
+    /// Everything up to here in the log is shown by later statements.
+    pub place: Option<LogPlace>,
+}
+
+macro_rules! end {
+    ($place:literal) => {
+        concat!(
+            "select (select identity from orderly.epochs order by epoch desc limit 1), complete_after, last_position, ",
+            $place,
+            " from orderly.queue"
+        )
+    };
+}
+
+const END: &str = end!("null::int8");
+/// The same with the place in the log, which some services have no functions for.
+pub(super) const END_AND_PLACE: &str = end!(
+    "(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end - '0/0'::pg_lsn)::int8"
+);
+
+/// Reads the answer to [`END_AND_PLACE`].
+pub(super) fn end_of(found: &[Row]) -> Result<End, Failure> {
+    let row = rows::only(found)?;
+    Ok(End {
+        newest: rows::identity(row, 0)?,
         complete_after: FeedPosition(rows::column(row, 1)?),
         last: FeedPosition(rows::column(row, 2)?),
+        place: rows::column::<Option<i64>>(row, 3)?.map(LogPlace),
     })
 }
 

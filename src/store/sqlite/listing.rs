@@ -19,6 +19,7 @@ pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<Orde
         return Ok(OrderPage {
             orders: Vec::new(),
             next: None,
+            as_of: None,
             at,
         });
     };
@@ -49,6 +50,7 @@ pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<Orde
             return Ok(OrderPage {
                 next: last,
                 orders,
+                as_of: None,
                 at,
             });
         }
@@ -58,6 +60,7 @@ pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<Orde
         // Not at the end: as many were looked at as one page may look at.
         next: last_looked_at.filter(|_| looked_at == rows_max),
         orders,
+        as_of: None,
         at,
     })
 }

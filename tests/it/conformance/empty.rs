@@ -72,6 +72,7 @@ fn listings(now: Timestamp) -> Vec<OrderQuery> {
                         created_after,
                         created_before,
                         before: chosen(2).then_some(OrderId(3)),
+                        as_of: None,
                         limit: 50,
                     });
                 }

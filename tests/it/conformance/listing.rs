@@ -65,6 +65,7 @@ async fn every_combination_of_filters_finds_exactly_the_matching_orders(harness:
                 created_after: chosen(3).then_some(times[3]),
                 created_before: chosen(4).then_some(times[orders.len() - 3]),
                 before: chosen(5).then_some(orders[orders.len() - 5].order_id),
+                as_of: None,
                 limit: 50,
             };
             let expected = matching(&orders, &query);

@@ -1,0 +1,134 @@
+//! The primary's feed as this node knows it: what a standby's answer is held against.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::query::End;
+use crate::store::{FeedBounds, FeedPosition};
+
+/// The age at which the primary is asked again.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
+/// A standby that lacks what the primary showed this long ago, or up to twice as long ago, serves nothing.
+const LAG_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub struct Known {
+    pub bounds: FeedBounds,
+    /// The time when the primary was asked.
+    at: Instant,
+    /// Ends of its feed, with the times when it was asked: the later one at least [`LAG_MAX`] after the earlier one.
+    earlier: (Instant, FeedPosition),
+    later: (Instant, FeedPosition),
+}
+
+/// The reason why a standby's answer does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    OtherHistory,
+    Lags,
+}
+
+impl Unfit {
+    pub fn reason(self) -> &'static str {
+        match self {
+            Unfit::OtherHistory => {
+                "its newest epoch is not the primary's: it was promoted or left behind, or has another store"
+            }
+            Unfit::Lags => "it lags more than 10 s behind the primary",
+        }
+    }
+}
+
+impl Known {
+    /// Adds what the primary answered when it was asked at `at` to what was known.
+    pub fn with(known: Option<Known>, bounds: FeedBounds, at: Instant) -> Known {
+        let end = (at, bounds.last);
+        let same_life = |known: &Known| known.bounds.epochs.newest() == bounds.epochs.newest();
+        let (earlier, later) = match known.filter(same_life) {
+            // A later answer came first.
+            Some(known) if at < known.at => return known,
+            Some(known) if at.duration_since(known.later.0) >= LAG_MAX => (known.later, end),
+            Some(known) => (known.earlier, known.later),
+            None => ((at, FeedPosition(0)), end),
+        };
+        Known {
+            bounds,
+            at,
+            earlier,
+            later,
+        }
+    }
+
+    pub fn is_fresh(&self) -> bool {
+        self.at.elapsed() < KNOWN_FOR
+    }
+
+    /// Checks that a server has the primary's history, nearly up to now.
+    pub fn check(&self, end: &End) -> Result<(), Unfit> {
+        if end.newest != self.bounds.epochs.newest().identity {
+            return Err(Unfit::OtherHistory);
+        }
+        let long_ago = if self.later.0.elapsed() >= LAG_MAX {
+            self.later
+        } else {
+            self.earlier
+        };
+        if end.last < long_ago.1 {
+            return Err(Unfit::Lags);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::epoch::EpochIdentity;
+    use crate::store::{Epochs, first_epoch};
+
+    fn bounds(last: i64) -> FeedBounds {
+        FeedBounds {
+            epochs: Epochs::of(vec![first_epoch()]).unwrap(),
+            complete_after: FeedPosition(0),
+            last: FeedPosition(last),
+        }
+    }
+
+    fn end(last: i64) -> End {
+        End {
+            newest: first_epoch().identity,
+            complete_after: FeedPosition(0),
+            last: FeedPosition(last),
+            place: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_lags_that_lacks_what_was_shown_ten_seconds_ago() {
+        let known = Known::with(None, bounds(5), Instant::now());
+        assert_eq!(known.check(&end(0)), Ok(()));
+        advance(LAG_MAX).await;
+        let known = Known::with(Some(known), bounds(9), Instant::now());
+        assert_eq!(known.check(&end(4)), Err(Unfit::Lags));
+        assert_eq!(known.check(&end(5)), Ok(()));
+        advance(LAG_MAX).await;
+        assert_eq!(known.check(&end(5)), Err(Unfit::Lags));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_earlier_answer_does_not_replace_a_later_one() {
+        let asked_first = Instant::now();
+        advance(KNOWN_FOR).await;
+        let known = Known::with(None, bounds(9), Instant::now());
+        let known = Known::with(Some(known), bounds(5), asked_first);
+        assert_eq!(known.bounds.last, FeedPosition(9));
+        let other = End {
+            newest: EpochIdentity(7),
+            ..end(9)
+        };
+        assert_eq!(known.check(&other), Err(Unfit::OtherHistory));
+    }
+}

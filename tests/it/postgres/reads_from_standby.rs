@@ -1,0 +1,247 @@
+//! Lists and pages of the feed from the server of `DATABASE_READ_URL` (issue 15, point 6).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+
+use super::scene::{accept_keyed, log_in, node, number, status_of, store_at, until_ready, warnings_with};
+use crate::support::postgres::{Stop, is_installed_with_standby};
+use crate::support::process::Process;
+use crate::support::{required, until};
+
+mod shop;
+
+use shop::{Page, Shop, feed, get, list};
+
+const DOES_NOT_SERVE: &str = "DATABASE_READ_URL leads to no server that serves reads";
+const SERVES_AGAIN: &str = "the server of DATABASE_READ_URL serves lists and feed pages again";
+
+fn has_standby() -> bool {
+    required("a private PostgreSQL with a standby", is_installed_with_standby())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_feed_pages_come_from_the_standby() {
+    if !has_standby() {
+        return;
+    }
+    let shop = Shop::with_orders(40).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let primary = shop.node_on_primary(elsewhere.path()).await;
+    let before = shop.served("feed", "standby").await;
+    let from_standby = feed(&shop.node, None, 20).await;
+    assert_eq!(from_standby, feed(&primary, None, 1_000).await);
+    assert_eq!(from_standby.len(), 120);
+    // All but the page that is not full.
+    assert!(shop.served("feed", "standby").await >= before + 5);
+    let session = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'orderly'";
+    assert!(number(&shop.standby().await, session).await > 0);
+    // An order that only the primary has is in no list of the node.
+    shop.pause_replay().await;
+    shop.place(1).await;
+    assert_eq!(list(&shop.node, "limit=500").await.ids().len(), 40);
+    assert_eq!(list(&primary, "limit=500").await.ids().len(), 41);
+    // A single order is read on the primary.
+    let newest = list(&primary, "limit=1").await.ids()[0];
+    let order = get(&shop.node, &format!("/orders/{newest}")).await.body;
+    assert_eq!(order["status"], "Completed");
+    assert_eq!(primary.terminate().await, Some(0));
+    shop.end().await;
+}
+
+/// A client reads a list, and then follows the feed from the place that came with the list's first page.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_from_a_lagging_standby_and_the_feed_miss_nothing() {
+    if !has_standby() {
+        return;
+    }
+    let shop = Shop::with_orders(30).await;
+    shop.pause_replay().await;
+    shop.place(10).await;
+    let first = list(&shop.node, "limit=8").await;
+    let mut versions = BTreeMap::new();
+    let mut add = |page: &Page| {
+        for order in page.body["orders"].as_array().unwrap() {
+            let version = order["version"].as_u64().unwrap();
+            versions.insert(order["order_id"].as_i64().unwrap(), version);
+        }
+    };
+    add(&first);
+    let mut next = first.next().map(str::to_owned);
+    while let Some(cursor) = next {
+        let page = list(&shop.node, &format!("limit=8&cursor={cursor}")).await;
+        add(&page);
+        next = page.next().map(str::to_owned);
+    }
+    assert_eq!(versions.len(), 30);
+    for event in feed(&shop.node, first.cursor.as_deref(), 7).await {
+        let (order_id, version) = (
+            event["order_id"].as_i64().unwrap(),
+            event["version"].as_u64().unwrap(),
+        );
+        let known = versions.entry(order_id).or_default();
+        assert!(
+            version <= *known + 1,
+            "order {order_id} misses an event before {version}"
+        );
+        *known = version.max(*known);
+    }
+    assert_eq!(versions.len(), 40);
+    assert!(versions.values().all(|version| *version == 3), "{versions:?}");
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_ahead_of_the_standby_is_answered_by_the_primary() {
+    if !has_standby() {
+        return;
+    }
+    let shop = Shop::with_orders(30).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let primary = shop.node_on_primary(elsewhere.path()).await;
+    shop.pause_replay().await;
+    shop.place(20).await;
+    // The first page of the list comes from another node, which has seen more.
+    let first = list(&primary, "limit=8").await;
+    let before = shop.served("list", "primary").await;
+    let second = format!("limit=8&cursor={}", first.next().unwrap());
+    let expected = list(&primary, &second).await;
+    let found = list(&shop.node, &second).await;
+    assert_eq!(found.body["orders"], expected.body["orders"]);
+    assert_eq!(shop.served("list", "primary").await, before + 1);
+    // So is a page behind a cursor without a place in the log.
+    let bare = tempfile::tempdir().unwrap();
+    let plain = Process::start(node(bare.path(), &shop.database.url())).await;
+    until_ready(&plain).await;
+    let first = list(&plain, "limit=8").await;
+    let second = format!("limit=8&cursor={}", first.next().unwrap());
+    assert_eq!(
+        list(&shop.node, &second).await.body["orders"],
+        expected.body["orders"]
+    );
+    assert_eq!(shop.served("list", "primary").await, before + 2);
+    // Feed pages change from the standby to the primary without a gap.
+    assert_eq!(
+        feed(&shop.node, None, 20).await,
+        feed(&primary, None, 1_000).await
+    );
+    assert!(shop.served("feed", "standby").await > 0);
+    // The standby serves the rest of the list once it has what the first page showed.
+    let standby = shop.standby().await;
+    standby
+        .batch_execute("select pg_wal_replay_resume()")
+        .await
+        .unwrap();
+    shop.pair.caught_up().await;
+    let before = shop.served("list", "standby").await;
+    let second = format!(
+        "limit=8&cursor={}",
+        list(&primary, "limit=8").await.next().unwrap()
+    );
+    shop.pair.caught_up().await;
+    assert_eq!(
+        list(&shop.node, &second).await.body["orders"],
+        expected.body["orders"]
+    );
+    assert_eq!(shop.served("list", "standby").await, before + 1);
+    for node in [primary, plain] {
+        assert_eq!(node.terminate().await, Some(0));
+    }
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_go_on_while_the_standby_is_frozen_or_gone() {
+    if !has_standby() {
+        return;
+    }
+    let shop = Shop::with_orders(30).await;
+    let whole = feed(&shop.node, None, 1_000).await;
+    for (begin, end) in [("freeze", "thaw"), ("stop", "start")] {
+        match begin {
+            "freeze" => shop.pair.standby.freeze().await,
+            _ => shop.pair.standby.stop(Stop::Fast).await,
+        }
+        // Each is answered, and from the second on none waits for the standby.
+        assert_eq!(list(&shop.node, "limit=500").await.ids().len(), 30);
+        assert_eq!(status_of(&shop.node, "/readyz").await, StatusCode::OK);
+        let began = Instant::now();
+        assert_eq!(list(&shop.node, "limit=500").await.ids().len(), 30);
+        assert_eq!(feed(&shop.node, None, 20).await, whole);
+        assert!(
+            began.elapsed() < Duration::from_secs(3),
+            "{begin}: {:?}",
+            began.elapsed()
+        );
+        assert_eq!(status_of(&shop.node, "/readyz").await, StatusCode::OK);
+        match end {
+            "thaw" => shop.pair.standby.thaw().await,
+            _ => shop.pair.standby.start_again().await,
+        }
+        shop.until_standby_serves().await;
+    }
+    assert_eq!(status_of(&shop.node, "/readyz").await, StatusCode::OK);
+    let folder = shop.folder.path().to_owned();
+    let Shop {
+        pair: _pair,
+        folder: _folder,
+        node,
+        ..
+    } = shop;
+    assert_eq!(node.terminate().await, Some(0));
+    let told = warnings_with(&folder, DOES_NOT_SERVE).len();
+    let again = log_in(&folder)
+        .iter()
+        .filter(|line| line["message"] == SERVES_AGAIN)
+        .count();
+    assert!(
+        told >= 2 && told == again,
+        "told {told} times, and {again} times again"
+    );
+    assert_eq!(warnings_with(&folder, "cannot be written"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_read_from_a_standby_that_has_an_epoch_of_its_own() {
+    if !has_standby() {
+        return;
+    }
+    let shop = Shop::with_orders(30).await;
+    shop.pair.promote().await;
+    let promoted = shop.standby().await;
+    // It has the primary's history up to here, and nothing is given out there: neither an epoch nor a place.
+    let given = "select (select count(*) from orderly.epochs) * 1000000
+        + (select last_position from orderly.queue) + (select count(*) from orderly.batches)";
+    let before = number(&promoted, given).await;
+    let unnumbered = "update orderly.batches set first_position = null
+        where batch = (select max(batch) from orderly.batches) returning batch";
+    promoted.query_one(unnumbered, &[]).await.unwrap();
+    list(&shop.node, "limit=500").await;
+    feed(&shop.node, None, 20).await;
+    list(&shop.node, "limit=500").await;
+    let waiting = "select count(*) from orderly.batches where first_position is null";
+    assert_eq!(number(&promoted, waiting).await, 1);
+    assert_eq!(number(&promoted, given).await, before);
+    // An epoch begins there, and orders that the primary does not have.
+    let store = store_at(&shop.database.on(&shop.pair.standby).url()).await;
+    for name in ["one", "two", "three"] {
+        accept_keyed(&*store, name).await.unwrap();
+    }
+    store.close().await;
+    let (lists, pages) = (
+        shop.served("list", "standby").await,
+        shop.served("feed", "standby").await,
+    );
+    until("the log says that it does not serve", async || {
+        let ids = list(&shop.node, "limit=500").await.ids();
+        assert_eq!(ids.len(), 30);
+        assert_eq!(feed(&shop.node, None, 20).await.len(), 90);
+        shop.node.said("its newest epoch is not the primary's")
+    })
+    .await;
+    assert_eq!(shop.served("list", "standby").await, lists);
+    assert_eq!(shop.served("feed", "standby").await, pages);
+    assert_eq!(status_of(&shop.node, "/readyz").await, StatusCode::OK);
+    shop.end().await;
+}
