@@ -324,8 +324,8 @@ impl Metrics {
         );
         to.register("http_requests", "Requests answered", self.http_requests.clone());
         to.register_with_unit(
+            "http_request_duration",
             "Time from the request head to the answer head",
-            "Request head to answer head",
             Unit::Seconds,
             self.http_request_duration.clone(),
         );
