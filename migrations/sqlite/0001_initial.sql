@@ -49,27 +49,23 @@ create index orders_due on orders (due_at, order_id)
 create index orders_suspect on orders (due_at, order_id)
     where status = 0 and due_at is not null and coalesce(turn, 0) = 0 and crashes >= 2;
 
--- A user's order whose turn it is.
-create index orders_turn on orders (user_id) where status = 0 and turn = 0;
+-- With ordering per user: a user's Pending orders, the one whose turn it is (0) apart from those that wait (1).
+create index orders_turn on orders (user_id, turn) where status = 0 and turn is not null;
 -- Orders that wait for another order of their user, longest wait first.
 create index orders_blocked on orders (coalesce(due_at, created_at)) where status = 0 and turn = 1;
 
--- Listings. Each state of an order (waiting, in processing, ended) has its own indexes: in an index over all orders every
--- order would move with every change.
+-- Listings. An order that is accepted, claimed and completed moves in none of these but orders_processing.
 
--- A user's waiting orders.
-create index orders_user_pending on orders (user_id, order_id) where status = 0;
+-- All orders by user: spans of 2^12 consecutive ids, ordered by user within each. An order is added to the few pages of the latest
+-- span, however many users and orders there are, and no later change touches its entry.
+create index orders_user on orders (order_id >> 12, user_id);
 -- Pending orders outside the first line: they came back, or wait for their turn. With the first line these are all waiting
 -- orders.
 create index orders_not_first on orders (order_id) where status = 0 and (due_at is not null or turn = 1);
 -- In processing: bounded by the slots of nodes and the leases of external workers.
 create index orders_processing on orders (user_id, order_id) where status = 1;
--- Ended. finished_at is set exactly then, and a claim does not change it.
-create index orders_ended on orders (status, order_id) where finished_at is not null;
--- Completed: nearly everything that is ever stored. Spans of 2^18 consecutive ids, ordered by user within each: a result writes
--- to the few pages of the latest span, however many orders are stored.
-create index orders_user_completed on orders (order_id >> 18, user_id) where status = 2;
--- Failed and cancelled: few, and by user.
+-- Failed and cancelled: few.
+create index orders_unsuccessful on orders (status, order_id) where status > 2;
 create index orders_user_unsuccessful on orders (user_id, status, order_id) where status > 2;
 create index orders_reference on orders (reference, order_id) where reference is not null;
 

@@ -3,7 +3,7 @@
 mod spans;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, Row, params_from_iter};
+use rusqlite::{Connection, Row, Rows, params_from_iter};
 
 use super::{feed, rows};
 use crate::order::{Order, OrderId, OrderStatus};
@@ -13,56 +13,73 @@ use crate::store::{OrderPage, OrderQuery, PAGE_ORDERS_MAX, PAGE_ROWS_LOOKED_AT_M
 use crate::time::Timestamp;
 
 pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<OrderPage, rusqlite::Error> {
-    let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
     let at = feed::end(connection)?;
-    let Some(range) = id_range(connection, query)? else {
-        return Ok(OrderPage {
-            orders: Vec::new(),
-            next: None,
-            as_of: None,
-            at,
-        });
-    };
-    let completed = match asks_for_completed_of(query) {
-        Some(user_id) => spans::completed_of_user(connection, user_id, range, limit + 1)?,
-        None => Vec::new(),
-    };
-    let is_exact = query.reference.is_none() || (query.user_id.is_none() && query.status.is_none());
-    let rows_max = if is_exact {
-        limit + 1
-    } else {
-        PAGE_ROWS_LOOKED_AT_MAX
-    };
-    let (statement, values) = listing(query, range, rows_max, &completed);
-    let mut statement = connection.prepare_cached(&statement)?;
-    let mut found = statement.query(params_from_iter(values))?;
-    let mut orders = Vec::new();
-    let mut looked_at = 0;
-    let mut last_looked_at = None;
-    while let Some(row) = found.next()? {
-        looked_at += 1;
-        last_looked_at = Some(row.get(ORDER_ID)?);
-        if !is_exact && !matches(row, query)? {
-            continue;
+    let mut page = Page::of(query);
+    if let Some(range) = id_range(connection, query)? {
+        match query.user_id {
+            Some(user_id) if no_list_is_narrower(query) => {
+                spans::look_at(connection, user_id, range, &mut page)?;
+            }
+            Some(_) | None => {
+                let (statement, values) = listing(query, range, page.limit + 1);
+                let mut statement = connection.prepare_cached(&statement)?;
+                page.look_at(statement.query(params_from_iter(values))?)?;
+            }
         }
-        if orders.len() == limit {
-            let last = orders.last().map(|last: &Order| last.order_id);
-            return Ok(OrderPage {
-                next: last,
-                orders,
-                as_of: None,
-                at,
-            });
-        }
-        orders.push(rows::order(row)?);
     }
     Ok(OrderPage {
-        // Not at the end: as many were looked at as one page may look at.
-        next: last_looked_at.filter(|_| looked_at == rows_max),
-        orders,
+        orders: page.orders,
+        next: page.next,
         as_of: None,
         at,
     })
+}
+
+/// A page while it is filled.
+struct Page<'q> {
+    query: &'q OrderQuery,
+    limit: usize,
+    orders: Vec<Order>,
+    looked_at: usize,
+    /// Set when the page ends: it is full, or looked at as many rows as it may.
+    next: Option<OrderId>,
+}
+
+impl Page<'_> {
+    fn of(query: &OrderQuery) -> Page<'_> {
+        Page {
+            query,
+            limit: query.limit.clamp(1, PAGE_ORDERS_MAX),
+            orders: Vec::new(),
+            looked_at: 0,
+            next: None,
+        }
+    }
+
+    /// Takes the requested orders out of these rows, which go on newest first, until the page ends.
+    fn look_at(&mut self, mut found: Rows<'_>) -> Result<(), rusqlite::Error> {
+        while self.next.is_none()
+            && let Some(row) = found.next()?
+        {
+            if matches(row, self.query)? {
+                if self.orders.len() == self.limit {
+                    self.next = self.orders.last().map(|last| last.order_id);
+                    break;
+                }
+                self.orders.push(rows::order(row)?);
+            }
+            self.count(row.get(ORDER_ID)?);
+        }
+        Ok(())
+    }
+
+    /// Counts one look. Every order with this id or a later one was looked at, by this page or one before.
+    fn count(&mut self, seen_down_to: OrderId) {
+        self.looked_at += 1;
+        if self.looked_at >= PAGE_ROWS_LOOKED_AT_MAX {
+            self.next = Some(seen_down_to);
+        }
+    }
 }
 
 /// Places of columns that [`order_columns`] names.
@@ -70,7 +87,7 @@ const ORDER_ID: usize = 0;
 const STATUS: usize = 1;
 const USER_ID: usize = 9;
 
-/// Reports whether an order of the reference is one that is asked for.
+/// Reports whether an order has the status and the user that are asked for.
 fn matches(row: &Row<'_>, query: &OrderQuery) -> Result<bool, rusqlite::Error> {
     let has_status = match query.status {
         Some(status) => row.get::<_, OrderStatus>(STATUS)? == status,
@@ -145,67 +162,48 @@ pub(super) fn first_created(
     Ok(found)
 }
 
-/// The statement of a page and its values: by the narrowest index. Orders of a reference are of any user and status. What the
-/// user completed is given, where all or the completed orders of a user are asked for.
-fn listing(query: &OrderQuery, range: IdRange, limit: usize, completed: &[OrderId]) -> (String, Vec<Value>) {
-    let mut values = vec![
-        Value::Integer(range.0.0),
-        Value::Integer(range.1.0),
-        Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)),
-    ];
+/// The statement of a page and its values, served by the narrowest index; [`Page`] filters its rows. Merged lists have at most
+/// `limit` orders each.
+fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Value>) {
+    let mut values = vec![Value::Integer(range.0.0), Value::Integer(range.1.0)];
     let mut bind = |value: Value| {
         values.push(value);
         format!("?{}", values.len())
     };
-    let reference = query
-        .reference
-        .clone()
-        .map(|reference| bind(Value::Text(reference)));
-    let user = query
-        .user_id
-        .filter(|_| reference.is_none())
-        .map(|user_id| bind(Value::Integer(user_id)));
     let in_range = "order_id >= ?1 and order_id < ?2";
-    let newest_first = "order by order_id desc limit ?3";
     let columns = order_columns!();
-    let statement = match (reference, user, query.status) {
-        (Some(reference), _, _) => format!(
-            "select {columns} from orders indexed by orders_reference
-             where reference = {reference} and {in_range} {newest_first}"
-        ),
-        (None, Some(user), Some(status)) => match list_by_user(status) {
-            Some(list) => {
-                format!("select {columns} from {list} and user_id = {user} and {in_range} {newest_first}")
-            }
-            None => merged(&[given(&bind(json(completed)))]),
-        },
-        (None, Some(user), None) => {
-            let completed = bind(json(completed));
-            merged(&OrderStatus::ALL.map(|status| match list_by_user(status) {
-                Some(list) => ids(&format!(
-                    "{list} and user_id = {user} and {in_range} {newest_first}"
-                )),
-                None => given(&completed),
-            }))
+    let from = match (&query.reference, query.user_id, query.status) {
+        (Some(reference), _, _) => {
+            let reference = bind(Value::Text(reference.clone()));
+            format!("orders indexed by orders_reference where reference = {reference} and {in_range}")
         }
-        (None, None, Some(status)) => match status {
-            OrderStatus::Pending => merged(
-                &[FIRST_LINE_BY_ID, NOT_FIRST_BY_ID]
-                    .map(|line| ids(&format!("{line} and {in_range} {newest_first}"))),
-            ),
-            // All of them are looked at, which are as many as are being processed.
-            OrderStatus::Processing => merged(&[ids(&format!(
-                "{PROCESSING_BY_USER} and {in_range} {newest_first}"
-            ))]),
-            OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => format!(
-                "select {columns} from orders indexed by orders_ended
-                 where finished_at is not null and status = {} and {in_range} {newest_first}",
-                codes::status_code(status)
-            ),
-        },
-        (None, None, None) => format!("select {columns} from orders where {in_range} {newest_first}"),
+        (None, Some(user_id), Some(status)) if let Some(list) = list_by_user(status) => {
+            let user = bind(Value::Integer(user_id));
+            format!("{list} and user_id = {user} and {in_range}")
+        }
+        (None, _, Some(OrderStatus::Pending)) => {
+            let limit = bind(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
+            let lists = [FIRST_LINE_BY_ID, NOT_FIRST_BY_ID].map(|line| {
+                format!(
+                    "select * from (select order_id from {line} and {in_range} order by order_id desc limit {limit})"
+                )
+            });
+            format!("orders where order_id in ({})", lists.join(" union all "))
+        }
+        // All of them are looked at, which are as many as are being processed.
+        (None, _, Some(OrderStatus::Processing)) => {
+            format!("orders where order_id in (select order_id from {PROCESSING_BY_USER} and {in_range})")
+        }
+        (None, _, Some(status @ (OrderStatus::Failed | OrderStatus::Cancelled))) => format!(
+            "orders indexed by orders_unsuccessful where status > 2 and status = {} and {in_range}",
+            codes::status_code(status)
+        ),
+        (None, _, Some(OrderStatus::Completed) | None) => format!("orders where {in_range}"),
     };
-    (statement, values)
+    (
+        format!("select {columns} from {from} order by order_id desc"),
+        values,
+    )
 }
 
 /// The orders that wait, by id, as two lists.
@@ -215,59 +213,31 @@ const NOT_FIRST_BY_ID: &str =
     "orders indexed by orders_not_first where status = 0 and (due_at is not null or turn = 1)";
 
 /// The orders of users, by id: the table with the index that holds them, and the condition that makes it apply.
-pub(super) const PENDING_BY_USER: &str = "orders indexed by orders_user_pending where status = 0";
 pub(super) const PROCESSING_BY_USER: &str = "orders indexed by orders_processing where status = 1";
 pub(super) const FAILED_BY_USER: &str =
     "orders indexed by orders_user_unsuccessful where status > 2 and status = 3";
 const CANCELLED_BY_USER: &str = "orders indexed by orders_user_unsuccessful where status > 2 and status = 4";
 
-/// The user whose completed orders are among those that [`listing`] needs to be given: of all statuses or of this one, unless
-/// the reference leads to the orders.
-fn asks_for_completed_of(query: &OrderQuery) -> Option<i64> {
-    let lists_suffice = query.status.is_some_and(|status| list_by_user(status).is_some());
-    query
-        .user_id
-        .filter(|_| query.reference.is_none() && !lists_suffice)
-}
-
-/// `None` for what is found by [`spans::completed_of_user`].
+/// `None` for a status that nearly all orders of a user may have: such a page is filtered out of all orders of the user.
 fn list_by_user(status: OrderStatus) -> Option<&'static str> {
     match status {
-        OrderStatus::Pending => Some(PENDING_BY_USER),
         OrderStatus::Processing => Some(PROCESSING_BY_USER),
-        OrderStatus::Completed => None,
         OrderStatus::Failed => Some(FAILED_BY_USER),
         OrderStatus::Cancelled => Some(CANCELLED_BY_USER),
+        OrderStatus::Pending | OrderStatus::Completed => None,
     }
 }
 
-fn ids(list: &str) -> String {
-    format!("select * from (select order_id from {list})")
-}
-
-/// What [`json`] holds.
-fn given(order_ids: &str) -> String {
-    format!("select value from json_each({order_ids})")
-}
-
-fn json(order_ids: &[OrderId]) -> Value {
-    let order_ids: Vec<String> = order_ids.iter().map(OrderId::to_string).collect();
-    Value::Text(format!("[{}]", order_ids.join(",")))
-}
-
-/// A page of several short lists of ids.
-fn merged(lists: &[String]) -> String {
-    format!(
-        "select {} from orders where order_id in ({}) order by order_id desc limit ?3",
-        order_columns!(),
-        lists.join(" union all ")
-    )
+/// Reports whether the orders of the user are to be looked for in [`spans`].
+fn no_list_is_narrower(query: &OrderQuery) -> bool {
+    query.reference.is_none() && query.status.and_then(list_by_user).is_none()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::connection::open_writer;
     use super::super::migrations;
+    use super::super::turns::{HAS_TURN_BY_USER, WAITING_BY_USER, first_of};
     use super::*;
 
     /// A new file of the current schema, and the folder it is in.
@@ -289,8 +259,8 @@ mod tests {
             .collect()
     }
 
-    /// Whatever the filters, a page is a range of one index in its order: nothing is sorted but the at most five
-    /// short lists that some are merged from and what is in processing, and no table is scanned.
+    /// Whatever the filters, a page is a range of one index in its order: nothing is sorted but the two short lists of what
+    /// waits and what is in processing, and no table is scanned.
     #[test]
     fn every_page_is_served_by_an_index() {
         let (_folder, connection) = migrated();
@@ -303,7 +273,10 @@ mod tests {
                         reference,
                         ..OrderQuery::default()
                     };
-                    let (statement, values) = listing(&query, (OrderId(0), OrderId(9)), 10, &[OrderId(1)]);
+                    if user_id.is_some() && no_list_is_narrower(&query) {
+                        continue;
+                    }
+                    let (statement, values) = listing(&query, (OrderId(0), OrderId(9)), 10);
                     let plan = plan(&connection, &statement, values);
                     // All that is in processing is looked at, by an index that holds nothing else.
                     let scans = plan
@@ -311,13 +284,30 @@ mod tests {
                         .filter(|line| line.contains("SCAN orders") && !line.ends_with("orders_processing"));
                     assert_eq!(scans.count(), 0, "{statement}\n{plan}");
                     let merges = match (query.user_id, query.status, &query.reference) {
-                        (Some(_), None | Some(OrderStatus::Completed), None)
-                        | (None, Some(OrderStatus::Pending | OrderStatus::Processing), None) => true,
-                        (Some(_), Some(_), _) | (None, _, _) | (_, _, Some(_)) => false,
+                        (None, Some(OrderStatus::Pending | OrderStatus::Processing), None) => true,
+                        (Some(_), _, _) | (None, _, _) => false,
                     };
                     assert!(merges || !plan.contains("TEMP B-TREE"), "{statement}\n{plan}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_first_order_of_a_user_is_found_without_the_others() {
+        let (_folder, connection) = migrated();
+        for (list, found) in [
+            (HAS_TURN_BY_USER, "orders_turn (user_id=? AND turn=?)"),
+            (WAITING_BY_USER, "orders_turn (user_id=? AND turn=?)"),
+            (PROCESSING_BY_USER, "orders_processing (user_id=?)"),
+            (
+                FAILED_BY_USER,
+                "orders_user_unsuccessful (user_id=? AND status=?)",
+            ),
+        ] {
+            let plan = plan(&connection, &first_of(list), vec![Value::Integer(1)]);
+            assert!(plan.ends_with(&format!("INDEX {found}\n")), "{plan}");
+            assert_eq!(plan.lines().count(), 1, "{plan}");
         }
     }
 

@@ -65,8 +65,8 @@ fn matching(connection: &Connection, query: &RedriveQuery) -> Result<Vec<OrderId
     match query.user_id {
         None => connection
             .prepare_cached(
-                "select order_id from orders indexed by orders_ended
-                 where finished_at is not null and status = ?1 and order_id < ?2 order by order_id limit ?3",
+                "select order_id from orders indexed by orders_unsuccessful
+                 where status > 2 and status = ?1 and order_id < ?2 order by order_id limit ?3",
             )?
             .query_map((query.status, below, limit), |row| row.get(0))?
             .collect(),

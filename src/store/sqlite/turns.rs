@@ -4,7 +4,7 @@
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::group::{Group, Totals, require_changed};
-use super::listing::{FAILED_BY_USER, PENDING_BY_USER, PROCESSING_BY_USER};
+use super::listing::{FAILED_BY_USER, PROCESSING_BY_USER};
 use crate::order::{OnFailure, OrderId, OrderStatus, Ordering};
 use crate::store::RefusedOrder;
 use crate::time::Timestamp;
@@ -12,6 +12,12 @@ use crate::time::Timestamp;
 /// Of `orders.turn`: whether an order that is Pending may start, as far as the others of its user are concerned.
 const ITS_TURN: i64 = 0;
 const WAITS: i64 = 1;
+
+/// The order of a user that has the turn, and those that wait for it.
+pub(super) const HAS_TURN_BY_USER: &str =
+    "orders indexed by orders_turn where status = 0 and turn is not null and turn = 0";
+pub(super) const WAITING_BY_USER: &str =
+    "orders indexed by orders_turn where status = 0 and turn is not null and turn = 1";
 
 /// The turn of an order that is just accepted; `None` where the orders of a user do not wait for each other.
 pub(super) fn of_new(group: &Group<'_>, user_id: i64) -> Result<Option<i64>, rusqlite::Error> {
@@ -82,10 +88,7 @@ fn try_pass(group: &mut Group<'_>, user_id: i64) -> Result<Option<RefusedOrder>,
         }
         _ => None,
     };
-    let holder: Option<OrderId> = connection
-        .prepare_cached("select order_id from orders indexed by orders_turn where user_id = ?1 and status = 0 and turn = 0")?
-        .query_row([user_id], |row| row.get(0))
-        .optional()?;
+    let holder = first_of_user(connection, user_id, HAS_TURN_BY_USER)?;
     if holder == next {
         return Ok(None);
     }
@@ -112,12 +115,13 @@ pub(super) fn first_open(
     user_id: i64,
     on_failure: OnFailure,
 ) -> Result<Option<(OrderId, OrderStatus)>, rusqlite::Error> {
-    const PENDING: (OrderStatus, &str) = (OrderStatus::Pending, PENDING_BY_USER);
+    const HAS_TURN: (OrderStatus, &str) = (OrderStatus::Pending, HAS_TURN_BY_USER);
+    const WAITING: (OrderStatus, &str) = (OrderStatus::Pending, WAITING_BY_USER);
     const PROCESSING: (OrderStatus, &str) = (OrderStatus::Processing, PROCESSING_BY_USER);
     const FAILED: (OrderStatus, &str) = (OrderStatus::Failed, FAILED_BY_USER);
     let waited_for: &[(OrderStatus, &str)] = match on_failure {
-        OnFailure::Skip => &[PENDING, PROCESSING],
-        OnFailure::Block => &[PENDING, PROCESSING, FAILED],
+        OnFailure::Skip => &[HAS_TURN, WAITING, PROCESSING],
+        OnFailure::Block => &[HAS_TURN, WAITING, PROCESSING, FAILED],
     };
     let mut first: Option<(OrderId, OrderStatus)> = None;
     for (status, list) in waited_for {
@@ -145,11 +149,14 @@ fn first_of_user(
     list: &str,
 ) -> Result<Option<OrderId>, rusqlite::Error> {
     connection
-        .prepare_cached(&format!(
-            "select order_id from {list} and user_id = ?1 order by order_id limit 1"
-        ))?
+        .prepare_cached(&first_of(list))?
         .query_row([user_id], |row| row.get(0))
         .optional()
+}
+
+/// The statement for the first order of the user ?1 in the list.
+pub(super) fn first_of(list: &str) -> String {
+    format!("select order_id from {list} and user_id = ?1 order by order_id limit 1")
 }
 
 fn set_turn(connection: &Connection, order_id: OrderId, turn: i64) -> Result<(), rusqlite::Error> {
@@ -188,7 +195,7 @@ pub(super) fn set_ordering(
 fn pass_to_all(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
     let users: Vec<i64> = group
         .connection
-        .prepare("select distinct user_id from orders indexed by orders_user_pending where status = 0")?
+        .prepare("select distinct user_id from orders indexed by orders_turn where status = 0 and turn is not null")?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     users.into_iter().try_for_each(|user_id| pass(group, user_id))

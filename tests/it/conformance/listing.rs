@@ -26,6 +26,7 @@ conformance! {
     a_page_of_the_maximum_size_is_returned,
     a_page_by_reference_looks_at_no_more_than_ten_thousand_orders,
     a_page_by_time_looks_at_no_more_than_ten_thousand_orders,
+    a_page_of_completed_orders_looks_at_no_more_than_ten_thousand_orders,
 }
 
 async fn orders_are_listed_newest_first(harness: &mut Harness) {
@@ -289,6 +290,29 @@ async fn a_page_by_time_looks_at_no_more_than_ten_thousand_orders(harness: &mut 
         let looks_at_others = status != Some(OrderStatus::Cancelled) && !harness.is_embedded();
         assert_eq!(first.orders.is_empty(), looks_at_others, "{query:?}");
         assert_eq!(walk(harness, query).await, expected);
+    }
+}
+
+async fn a_page_of_completed_orders_looks_at_no_more_than_ten_thousand_orders(harness: &mut Harness) {
+    let completed = harness.order_in(OrderStatus::Completed).await;
+    let failed = harness.order_in(OrderStatus::Failed).await;
+    harness.accept_more_than_a_page_looks_at(&new_order()).await;
+    for user_id in [None, Some(new_order().user_id)] {
+        let query = |status| OrderQuery {
+            status: Some(status),
+            user_id,
+            ..page_of(50)
+        };
+        let first = harness
+            .store()
+            .orders(query(OrderStatus::Completed))
+            .await
+            .unwrap();
+        assert_eq!(first.orders, [], "it looked at too many");
+        assert!(first.next.is_some());
+        assert_eq!(walk(harness, query(OrderStatus::Completed)).await, [completed]);
+        // Those that failed are found at once.
+        assert_eq!(list(harness, query(OrderStatus::Failed)).await, [failed]);
     }
 }
 

@@ -1,51 +1,46 @@
-//! What users completed, which is nearly all that is ever stored: in spans of consecutive ids, by user within each, so that what
-//! a result writes stays together however much is stored (docs/decisions/0015). Other orders of users are left to `listing`.
+//! The orders of a user: in spans of consecutive ids, by user within each, so that what is written stays together however many
+//! orders and users there are (docs/decisions/0015).
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::IdRange;
+use super::{IdRange, Page};
 use crate::order::OrderId;
+use crate::store::columns::order_columns;
 
-/// Spans have 2^18 ids.
-const SPAN_BITS: u32 = 18;
-const NEWEST_SPAN_COMPLETED: &str = "select order_id >> 18 from orders indexed by orders_user_completed
-    where status = 2 and order_id >> 18 < ?1 order by order_id >> 18 desc limit 1";
-const COMPLETED_OF_USER_IN_SPAN: &str = "select order_id from orders indexed by orders_user_completed
-    where status = 2 and order_id >> 18 = ?1 and user_id = ?2 and order_id >= ?3 and order_id < ?4
-    order by order_id desc limit ?5";
+/// Spans have 2^12 ids.
+const SPAN_BITS: u32 = 12;
+const NEWEST_SPAN: &str = "select order_id >> 12 from orders indexed by orders_user
+    where order_id >> 12 < ?1 order by order_id >> 12 desc limit 1";
+const OF_USER_IN_SPAN: &str = concat!(
+    "select ",
+    order_columns!(),
+    " from orders indexed by orders_user
+    where order_id >> 12 = ?1 and user_id = ?2 and order_id >= ?3 and order_id < ?4 order by order_id desc"
+);
 
-/// The newest completed orders of a user, newest first: span by span of `orders_user_completed`, from one that has orders to
-/// the next that has.
-pub(super) fn completed_of_user(
+/// Looks at the orders of a user, newest first, from one span that has orders to the next. A span counts as a row that is
+/// looked at, so that a page ends also where the user has few orders among very many.
+pub(super) fn look_at(
     connection: &Connection,
     user_id: i64,
     range: IdRange,
-    limit: usize,
-) -> Result<Vec<OrderId>, rusqlite::Error> {
-    let mut newest_span = connection.prepare_cached(NEWEST_SPAN_COMPLETED)?;
-    let mut in_span = connection.prepare_cached(COMPLETED_OF_USER_IN_SPAN)?;
-    let mut found = Vec::new();
+    page: &mut Page<'_>,
+) -> Result<(), rusqlite::Error> {
+    let mut newest_span = connection.prepare_cached(NEWEST_SPAN)?;
+    let mut of_user_in_span = connection.prepare_cached(OF_USER_IN_SPAN)?;
     let mut below = range.1;
-    while found.len() < limit && range.0 < below {
+    while page.next.is_none() && range.0 < below {
         let span: Option<i64> = newest_span
-            .query_row([span_of(OrderId(below.0 - 1)) + 1], |row| row.get(0))
+            .query_row([((below.0 - 1) >> SPAN_BITS) + 1], |row| row.get(0))
             .optional()?;
         let Some(span) = span else {
             break;
         };
-        let ids = in_span.query_map((span, user_id, range.0, below, limit - found.len()), |row| {
-            row.get(0)
-        })?;
-        for id in ids {
-            found.push(id?);
-        }
+        page.count(below);
+        page.look_at(of_user_in_span.query((span, user_id, range.0, below))?)?;
         below = below.min(OrderId(span << SPAN_BITS));
     }
-    Ok(found)
-}
-
-fn span_of(order_id: OrderId) -> i64 {
-    order_id.0 >> SPAN_BITS
+    Ok(())
 }
 
 #[cfg(test)]
@@ -56,71 +51,110 @@ mod tests {
     use super::super::tests::{migrated, plan};
     use super::*;
     use crate::order::OrderStatus;
-    use crate::store::OrderQuery;
+    use crate::store::{OrderQuery, PAGE_ROWS_LOOKED_AT_MAX};
+
+    const SPAN: i64 = 1 << SPAN_BITS;
 
     #[test]
-    fn what_a_user_completed_is_found_span_by_span() {
+    fn the_orders_of_a_user_are_found_span_by_span() {
         let (_folder, connection) = migrated();
-        let span = OrderId(1 << SPAN_BITS);
-        for (statement, values, range) in [
-            (NEWEST_SPAN_COMPLETED, 1, "(<expr><?)"),
+        for (statement, values, index) in [
+            (NEWEST_SPAN, 1, "COVERING INDEX orders_user (<expr><?)"),
             (
-                COMPLETED_OF_USER_IN_SPAN,
-                5,
-                "(<expr>=? AND user_id=? AND rowid>? AND rowid<?)",
+                OF_USER_IN_SPAN,
+                4,
+                "INDEX orders_user (<expr>=? AND user_id=? AND rowid>? AND rowid<?)",
             ),
         ] {
             let plan = plan(&connection, statement, vec![Value::Integer(1); values]);
-            let found = format!("SEARCH orders USING COVERING INDEX orders_user_completed {range}\n");
-            assert_eq!(plan, found);
+            assert_eq!(plan, format!("SEARCH orders USING {index}\n"));
         }
 
-        // At the edges of spans, and far from them, with empty ones between; every third is of another user.
-        let spans = [0, 1, 2, 5, 40, 41].map(|number| number * span.0);
+        // At the edges of spans, and far from them, with empty ones between; every third is of another user, and every
+        // fifth has another status.
+        let spans = [0, 1, 2, 5, 40, 41].map(|number| number * SPAN);
         let ids = spans
             .iter()
             .flat_map(|first| [-2, -1, 0, 1, 7, 8].map(|place| first + place));
         let ids: Vec<i64> = ids.filter(|id| *id > 0).collect();
         for id in &ids {
-            connection
-                .execute(
-                    "insert into orders (order_id, status, version, attempts, generation, crashes, fence, created_at,
-                                         user_id, total_amount, item_ids, finished_at)
-                     values (?1, 2, 1, 0, 0, 0, 0, ?1, ?2, 100, '1', ?1)",
-                    (id, id % 3),
-                )
-                .unwrap();
+            insert(&connection, *id, id % 3, if id % 5 == 0 { 0 } else { 2 });
         }
+        // Also between two ids within spans.
+        let inner = (OrderId(7), OrderId(40 * SPAN + 7));
         for user_id in 0..3 {
-            for status in [None, Some(OrderStatus::Completed)] {
+            for status in [None, Some(OrderStatus::Completed), Some(OrderStatus::Pending)] {
                 for limit in [1, 2, 50] {
-                    let mut query = OrderQuery {
+                    let query = OrderQuery {
                         user_id: Some(user_id),
                         status,
                         limit,
                         ..OrderQuery::default()
                     };
-                    let mut found = Vec::new();
-                    loop {
-                        let page = orders(&connection, &query).unwrap();
-                        found.extend(page.orders.iter().map(|order| order.order_id.0));
-                        query.before = page.next;
-                        if page.next.is_none() {
-                            break;
-                        }
-                    }
                     let expected = ids.iter().rev().copied().filter(|id| id % 3 == user_id);
-                    assert_eq!(found, expected.collect::<Vec<_>>(), "{query:?}");
+                    let expected: Vec<i64> = match status {
+                        None => expected.collect(),
+                        Some(status) => expected
+                            .filter(|id| (id % 5 == 0) == (status == OrderStatus::Pending))
+                            .collect(),
+                    };
+                    assert_eq!(walk(&connection, &query), expected, "{query:?}");
+
+                    let mut page = Page::of(&query);
+                    look_at(&connection, user_id, inner, &mut page).unwrap();
+                    let expected = expected.into_iter().map(OrderId);
+                    let expected = expected.filter(|id| inner.0 <= *id && *id < inner.1).take(limit);
+                    assert!(
+                        page.orders.iter().map(|order| order.order_id).eq(expected),
+                        "{query:?}"
+                    );
                 }
             }
         }
-        // A range that ends within a span and begins within another.
-        let some = completed_of_user(&connection, 0, (OrderId(7), OrderId(span.0 + 7)), 50).unwrap();
-        let expected = ids
-            .iter()
-            .rev()
-            .copied()
-            .filter(|id| id % 3 == 0 && (7..span.0 + 7).contains(id));
-        assert!(some.iter().map(|id| id.0).eq(expected), "{some:?}");
+    }
+
+    #[test]
+    fn a_page_by_user_looks_at_no_more_than_ten_thousand_spans() {
+        let (_folder, mut connection) = migrated();
+        let transaction = connection.transaction().unwrap();
+        for span in (0_i64..).take(PAGE_ROWS_LOOKED_AT_MAX + 1) {
+            insert(&transaction, span * SPAN + 1, i64::from(span == 0), 2);
+        }
+        transaction.commit().unwrap();
+        let query = OrderQuery {
+            user_id: Some(1),
+            limit: 50,
+            ..OrderQuery::default()
+        };
+        let first = orders(&connection, &query).unwrap();
+        assert_eq!(first.orders, [], "it looked at too many");
+        assert!(first.next.is_some());
+        assert_eq!(walk(&connection, &query), [1]);
+    }
+
+    fn insert(connection: &Connection, id: i64, user_id: i64, status: i64) {
+        connection
+            .execute(
+                "insert into orders (order_id, status, version, attempts, generation, crashes, fence, created_at,
+                                     user_id, total_amount, item_ids, finished_at)
+                 values (?1, ?3, 1, 0, 0, 0, 0, ?1, ?2, 100, '1', ?1)",
+                (id, user_id, status),
+            )
+            .unwrap();
+    }
+
+    /// The orders of all pages.
+    fn walk(connection: &Connection, query: &OrderQuery) -> Vec<i64> {
+        let mut query = query.clone();
+        let mut found = Vec::new();
+        loop {
+            let page = orders(connection, &query).unwrap();
+            assert!(page.orders.len() <= query.limit);
+            found.extend(page.orders.iter().map(|order| order.order_id.0));
+            query.before = page.next;
+            if page.next.is_none() {
+                return found;
+            }
+        }
     }
 }
