@@ -5,9 +5,10 @@
     python3 loadtest/large.py flat LARGE_URL SMALL_URL       rates and times of both, and their ratios
     python3 loadtest/large.py start DATABASE_URL             time from a server's start until it completes an order, 100,000 open
     python3 loadtest/large.py memory DATABASE_URL            memory and processor use of an idle, busy and filled server
+    python3 loadtest/large.py cost DATABASE_URL              the server's processor time per order
 
 DATABASE_URL as in the configuration: sqlite:PATH or postgres://... of a separate database. The stores keep added orders;
-`start` leaves its orders completed, `memory` needs a new store. The server is target/release/orderly, or the program in
+`start` leaves its orders completed, `memory` and `cost` need a new store. The server is target/release/orderly, or the program in
 $ORDERLY_PROGRAM. Python 3.9, no dependencies. Uses only this machine, and ends the servers that it starts.
 """
 
@@ -247,7 +248,20 @@ def memory(database_url):
         print(f"after a restart: {server.memory():.1f} MiB")
 
 
-COMMANDS = {"fill": fill, "flat": flat, "start": start, "memory": memory}
+def cost(database_url):
+    with Server(database_url, ORDERLY_CONCURRENCY="1000") as server:
+        server.pause(True)
+        used = [server.processor_seconds()]
+        add(server, OPEN_MOST)
+        used.append(server.processor_seconds())
+        server.pause(False)
+        server.emptied()
+        used.append(server.processor_seconds())
+        accepted, settled = ((after - before) * 1e6 / OPEN_MOST for before, after in zip(used, used[1:]))
+        print(f"{accepted:.1f} µs to accept an order, {settled:.1f} µs to claim and settle it")
+
+
+COMMANDS = {"fill": fill, "flat": flat, "start": start, "memory": memory, "cost": cost}
 
 if len(sys.argv) < 3 or sys.argv[1] not in COMMANDS:
     sys.exit(__doc__)
