@@ -1,13 +1,12 @@
 //! HTTP API tests: requests against a real store, and the answers as a client reads them. Store promises are tested in
 //! `conformance`, sockets and their limits in `http::listener`.
 
-mod act;
+mod actions;
 mod auth;
 mod batch;
+mod connection_limit;
 mod create;
-mod crowd;
 mod docs;
-mod door;
 mod empty;
 mod envelope;
 mod event_stream;
@@ -16,10 +15,10 @@ mod exposition;
 mod failures;
 mod feed;
 mod feed_lag;
-mod heads;
 mod health;
 mod hostile;
 mod idempotency;
+mod in_process;
 mod leases;
 mod list;
 mod live_page;
@@ -27,10 +26,11 @@ mod load;
 mod malformed;
 mod metrics;
 mod nginx;
-mod places;
-mod put_back;
+mod raw_requests;
 mod read;
 mod refused;
+mod restored_feed;
 mod socket;
 mod stop;
 mod store_calls;
+mod subscriber_limit;

@@ -18,7 +18,8 @@ mod checks;
 mod configuration;
 mod copy;
 mod first_start;
-mod lost_lines;
+mod foreign_servers;
+mod lost_log_lines;
 mod names;
 mod orders;
 mod other_build;
@@ -26,7 +27,6 @@ mod queue;
 mod restored;
 mod secrets;
 mod signals;
-mod strangers;
 mod tail;
 mod usage;
 
@@ -34,13 +34,13 @@ mod usage;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Exit code and output of a command.
-struct Said {
+struct CommandOutput {
     exit: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-impl Said {
+impl CommandOutput {
     /// The JSON of a successful command, which writes nothing to stderr.
     #[track_caller]
     fn json(&self) -> Value {
@@ -68,12 +68,12 @@ impl Said {
 }
 
 /// Runs a command of the program to its end.
-async fn told(mut command: Command) -> Said {
+async fn run(mut command: Command) -> CommandOutput {
     let output = tokio::time::timeout(PATIENCE, command.output()).await;
     let output = output
         .expect("a command ends in time")
         .expect("the program can be run");
-    Said {
+    CommandOutput {
         exit: output.status.code(),
         stdout: String::from_utf8(output.stdout).expect("results are UTF-8"),
         stderr: String::from_utf8(output.stderr).expect("messages are UTF-8"),
@@ -87,27 +87,27 @@ fn command(folder: &Path, line: &str) -> Command {
 }
 
 /// A running server with its folder.
-struct Shop {
+struct Fixture {
     server: Process,
     folder: TempDir,
 }
 
-impl Shop {
-    async fn open(settings: &[(&str, &str)]) -> Shop {
+impl Fixture {
+    async fn open(settings: &[(&str, &str)]) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let mut command = orderly(folder.path());
         command.envs(settings.iter().copied());
-        Shop {
+        Fixture {
             server: Process::start(command).await,
             folder,
         }
     }
 
     /// Runs a command that talks to the server or to its store.
-    async fn told(&self, line: &str) -> Said {
+    async fn run(&self, line: &str) -> CommandOutput {
         let mut command = command(self.folder.path(), line);
         command.env("ORDERLY_URL", &self.server.url);
-        told(command).await
+        run(command).await
     }
 
     async fn order(&self, user_id: u64) -> Value {
@@ -151,7 +151,7 @@ impl Shop {
 
     async fn close(self) {
         assert_eq!(self.server.terminate().await, Some(0));
-        let said = told(command(self.folder.path(), "verify")).await;
-        assert_eq!(said.exit, Some(0), "{}{}", said.stdout, said.stderr);
+        let output = run(command(self.folder.path(), "verify")).await;
+        assert_eq!(output.exit, Some(0), "{}{}", output.stdout, output.stderr);
     }
 }

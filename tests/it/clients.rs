@@ -59,9 +59,9 @@ fn the_lock_file_pins_every_version_and_names_no_registry() {
 /// Runs a program that must succeed and returns its output.
 async fn run(command: &mut Command) -> String {
     let output = command.kill_on_drop(true).output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}");
-    said.into_owned()
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {text}");
+    text.into_owned()
 }
 
 /// Saves the server's document to a file.
@@ -85,7 +85,7 @@ async fn schemathesis_finds_nothing() {
     let server = server(folder.path()).await;
     let document = format!("{}/openapi.json", server.url);
     let arguments = ["--checks", "all", "--max-examples", EXAMPLES, "--seed", SEED];
-    let said = run(Command::new(python("st"))
+    let text = run(Command::new(python("st"))
         .arg("--config-file")
         .arg(scripts().join("schemathesis.toml"))
         .args(["run", &document])
@@ -101,7 +101,7 @@ async fn schemathesis_finds_nothing() {
     let paths = document["paths"].as_object().unwrap();
     let operations: usize = paths.values().map(|item| item.as_object().unwrap().len()).sum();
     // Schemathesis does not test the route it reads the document from.
-    assert!(said.contains(&format!("Tested: {}", operations - 1)), "{said}");
+    assert!(text.contains(&format!("Tested: {}", operations - 1)), "{text}");
     assert_eq!(server.terminate().await, Some(0));
 }
 
@@ -118,7 +118,7 @@ async fn a_generated_client_in_python_completes_an_order() {
             .into_iter()
             .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
     );
-    let said = run(Command::new(python("openapi-python-client"))
+    let text = run(Command::new(python("openapi-python-client"))
         .args(["generate", "--meta", "none", "--path"])
         .arg(document)
         .arg("--output-path")
@@ -127,18 +127,18 @@ async fn a_generated_client_in_python_completes_an_order() {
     .await;
     // The generator supports JSON only, so batches of lines are the one expected warning.
     assert!(
-        said.contains("Unsupported content type application/x-ndjson"),
-        "{said}"
+        text.contains("Unsupported content type application/x-ndjson"),
+        "{text}"
     );
-    assert_eq!(said.matches("WARNING").count(), 1, "{said}");
-    assert!(!said.contains("Unable to"), "{said}");
-    let said = run(Command::new(python("python"))
+    assert_eq!(text.matches("WARNING").count(), 1, "{text}");
+    assert!(!text.contains("Unable to"), "{text}");
+    let text = run(Command::new(python("python"))
         .arg(scripts().join("shop.py"))
         .arg(&server.url)
         .env("PYTHONPATH", folder.path())
         .env("PYTHONDONTWRITEBYTECODE", "1"))
     .await;
-    assert_eq!(said.trim(), "done");
+    assert_eq!(text.trim(), "done");
     assert_eq!(server.terminate().await, Some(0));
 }
 
@@ -175,10 +175,10 @@ async fn a_generated_client_in_typescript_completes_an_order() {
         .args(["--skipLibCheck", "shop.ts"])
         .current_dir(&project))
     .await;
-    let said = run(Command::new("node")
+    let text = run(Command::new("node")
         .args(["shop.js", &server.url])
         .current_dir(&project))
     .await;
-    assert_eq!(said.trim(), "done");
+    assert_eq!(text.trim(), "done");
     assert_eq!(server.terminate().await, Some(0));
 }

@@ -3,11 +3,11 @@
 
 mod faults;
 mod live;
+mod load;
+mod long_run;
 mod nodes;
 mod operator;
 mod oracle;
 mod rolling;
-mod shop;
-mod story;
 mod wakeups;
 mod zombie;

@@ -38,8 +38,10 @@ macro_rules! conformance {
 
 mod accept;
 mod claim;
+mod counters;
 mod empty;
 mod epochs;
+mod external_leases;
 mod feed;
 mod fencing;
 mod following;
@@ -51,9 +53,7 @@ mod lifecycle;
 mod listing;
 mod model;
 mod nodes;
-mod numbers;
 mod operator;
-mod outside;
 mod pause;
 mod redrive_matching;
 mod refused;

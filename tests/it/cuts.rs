@@ -2,7 +2,7 @@
 //! killed: each gets every event once and in order.
 
 mod browsers;
+mod fifty_cuts;
+mod fixture;
 mod followers;
 mod programs;
-mod shop;
-mod story;

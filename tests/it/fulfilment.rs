@@ -1,9 +1,11 @@
 //! Whole servers whose orders are processed by other programs, or one after another per user.
 
+mod answer_kinds;
 mod delivery;
 mod examples;
+mod fixture;
 mod hostile;
-mod kinds;
+mod outage_log;
 mod per_user;
 mod pull;
 mod pull_examples;
@@ -11,7 +13,5 @@ mod pull_fenced;
 mod pull_killed;
 pub mod receiver;
 mod results;
-mod shop;
 mod tls;
-mod told;
 mod waiting;

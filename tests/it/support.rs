@@ -12,14 +12,14 @@ pub mod cutter;
 pub mod gate;
 pub mod harness;
 pub mod late;
+pub mod layers;
 pub mod make;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
-pub mod silent;
 pub mod small_disk;
 pub mod socket;
-pub mod twisted;
+pub mod unresponsive;
 
 pub use harness::{Harness, check};
 

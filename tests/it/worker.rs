@@ -1,20 +1,20 @@
 //! The worker in virtual time: a real store and a real worker, with hours passing in moments.
 
 mod attempts;
-mod away;
-mod back_off;
+mod backoff;
+mod external_workers;
 mod frozen;
+mod idle;
 mod leases;
-mod line;
 mod order_of_start;
-mod outside;
 mod poison;
 mod protection;
-mod quiet;
 mod refused;
 mod retention;
 mod script;
 mod start;
 mod stopping;
+mod store_link;
 mod sweeps;
+mod unavailable_store;
 mod world;

@@ -4,7 +4,7 @@
 use axum::http::StatusCode;
 
 use super::docs::operations;
-use super::door::{Door, JSON, ORDER};
+use super::in_process::{Api, JSON, ORDER};
 
 const KEY: &str = "correct-horse-battery-staple";
 const RIGHT: (&str, &str) = ("authorization", "Bearer correct-horse-battery-staple");
@@ -28,7 +28,7 @@ fn is_served(status: StatusCode) -> bool {
 
 #[tokio::test]
 async fn every_route_with_data_requires_the_key() {
-    let door = Door::with_key(KEY).await;
+    let api = Api::with_key(KEY).await;
     let wrong = [
         &[][..],
         &[("authorization", "Bearer wrong")],
@@ -43,7 +43,7 @@ async fn every_route_with_data_requires_the_key() {
     for (method, path) in operations() {
         for headers in wrong {
             let headers = [headers, &[("content-type", JSON)]].concat();
-            let answer = door.ask(method, &path, &headers, ORDER).await;
+            let answer = api.ask(method, &path, &headers, ORDER).await;
             if OPEN.contains(&&*path) {
                 assert!(is_served(answer.status), "{method} {path}");
             } else {
@@ -52,47 +52,47 @@ async fn every_route_with_data_requires_the_key() {
             }
         }
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn the_right_key_opens_every_route() {
-    let door = Door::with_key(KEY).await;
+    let api = Api::with_key(KEY).await;
     let headers = [RIGHT, ("content-type", JSON)];
     for (method, path) in operations() {
-        let answer = door.ask(method, &path, &headers, ORDER).await;
+        let answer = api.ask(method, &path, &headers, ORDER).await;
         assert_ne!(answer.status, StatusCode::UNAUTHORIZED, "{method} {path}");
     }
-    assert_eq!(door.stored().await, 1);
-    door.close().await;
+    assert_eq!(api.stored().await, 1);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_client_without_the_key_cannot_discover_routes() {
-    let door = Door::with_key(KEY).await;
-    door.get("/nothing").await.assert_refused(401, "unauthorized");
-    door.ask("DELETE", "/orders", &[], "")
+    let api = Api::with_key(KEY).await;
+    api.get("/nothing").await.assert_refused(401, "unauthorized");
+    api.ask("DELETE", "/orders", &[], "")
         .await
         .assert_refused(401, "unauthorized");
-    door.get_with("/nothing", RIGHT)
+    api.get_with("/nothing", RIGHT)
         .await
         .assert_refused(404, "not-found");
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn without_a_configured_key_every_client_is_admitted() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for header in [("authorization", "Bearer anything"), ("x-other", "")] {
-        let answer = door.get_with("/orders", header).await;
+        let answer = api.get_with("/orders", header).await;
         assert_eq!(answer.status, StatusCode::OK);
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn cross_site_browser_requests_are_refused() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let cross_site = [
         &[("sec-fetch-site", "cross-site")][..],
         &[("sec-fetch-site", "same-site")],
@@ -113,25 +113,25 @@ async fn cross_site_browser_requests_are_refused() {
     ] {
         for headers in cross_site {
             let headers = [headers, &[("content-type", JSON)]].concat();
-            let answer = door.ask("POST", path, &headers, ORDER).await;
+            let answer = api.ask("POST", path, &headers, ORDER).await;
             answer.assert_refused(403, "cross-site");
         }
     }
-    assert!(!door.harness.paused().await);
-    door.close_empty().await;
+    assert!(!api.harness.paused().await);
+    api.close_empty().await;
 }
 
 /// DNS rebinding: a page resolves its own name to this machine, so its requests look like same-origin ones.
 #[tokio::test]
 async fn a_loopback_server_without_a_key_accepts_only_local_host_names() {
-    let door = Door::local().await;
+    let api = Api::local().await;
     let rebound = [
         ("host", "shop.example:5000"),
         ("sec-fetch-site", "same-origin"),
         ("content-type", JSON),
     ];
     for (method, path) in operations() {
-        let answer = door.ask(method, &path, &rebound, ORDER).await;
+        let answer = api.ask(method, &path, &rebound, ORDER).await;
         if OPEN.contains(&&*path) {
             assert!(is_served(answer.status), "{method} {path}");
         } else {
@@ -143,28 +143,28 @@ async fn a_loopback_server_without_a_key_accepts_only_local_host_names() {
             );
         }
     }
-    assert_eq!(door.stored().await, 0);
+    assert_eq!(api.stored().await, 0);
     for host in ["localhost:5000", "127.0.0.1:8080", "[::1]"] {
         let local = [("host", host), ("content-type", JSON)];
-        door.ask("POST", "/orders", &local, ORDER).await.created();
+        api.ask("POST", "/orders", &local, ORDER).await.created();
     }
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_reachable_or_keyed_server_accepts_any_host_name() {
-    let door = Door::open().await;
-    door.get_with("/orders", ("host", "shop.example")).await.ok();
-    door.close_empty().await;
-    let door = Door::with_key(KEY).await;
+    let api = Api::open().await;
+    api.get_with("/orders", ("host", "shop.example")).await.ok();
+    api.close_empty().await;
+    let api = Api::with_key(KEY).await;
     let headers = [RIGHT, ("host", "shop.example")];
-    door.ask("GET", "/orders", &headers, "").await.ok();
-    door.close_empty().await;
+    api.ask("GET", "/orders", &headers, "").await.ok();
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn same_origin_pages_and_programs_may_post() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for headers in [
         &[][..],
         &[("sec-fetch-site", "same-origin")],
@@ -172,10 +172,10 @@ async fn same_origin_pages_and_programs_may_post() {
         &[("origin", "http://127.0.0.1:5000"), ("host", "127.0.0.1:5000")],
     ] {
         let headers = [headers, &[("content-type", JSON)]].concat();
-        door.ask("POST", "/orders", &headers, ORDER).await.created();
+        api.ask("POST", "/orders", &headers, ORDER).await.created();
     }
     // A link from another site may be followed.
-    let answer = door.get_with("/orders", ("sec-fetch-site", "cross-site")).await;
+    let answer = api.get_with("/orders", ("sec-fetch-site", "cross-site")).await;
     assert_eq!(answer.status, StatusCode::OK);
-    door.close().await;
+    api.close().await;
 }

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use insta::assert_snapshot;
 
-use super::door::{Answer, Door, ORDER};
+use super::in_process::{Answer, Api, ORDER};
 
 const OTHER: &str = r#"{"user_id":7,"item_ids":"9","total_amount":"0.3","reference":"PO-9"}"#;
 
@@ -18,15 +18,15 @@ fn lines_of(orders: &[&str]) -> String {
 }
 
 /// Sends the orders in both forms and passes each answer to `judge`.
-async fn in_both_forms(door: &Door, orders: &[&str], judge: impl Fn(Answer)) {
-    judge(door.post("/orders/batch", batch_of(orders)).await);
-    judge(door.post_lines(lines_of(orders)).await);
+async fn in_both_forms(api: &Api, orders: &[&str], judge: impl Fn(Answer)) {
+    judge(api.post("/orders/batch", batch_of(orders)).await);
+    judge(api.post_lines(lines_of(orders)).await);
 }
 
 #[tokio::test]
 async fn a_batch_is_answered_in_request_order() {
-    let door = Door::open().await;
-    let created = door.post("/orders/batch", batch_of(&[ORDER, OTHER])).await;
+    let api = Api::open().await;
+    let created = api.post("/orders/batch", batch_of(&[ORDER, OTHER])).await;
     assert_snapshot!(created.shown(), @r#"
     201 Created
     content-type: application/json
@@ -74,72 +74,72 @@ async fn a_batch_is_answered_in_request_order() {
       ]
     }
     "#);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn ndjson_and_json_make_the_same_batch() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for lines in [
         format!("{ORDER}\n{OTHER}"),
         format!("{ORDER}\r\n{OTHER}\r\n"),
         format!("\n {ORDER} \n\n{OTHER}\n\n"),
     ] {
-        let created = door.post_lines(lines).await.created();
+        let created = api.post_lines(lines).await.created();
         let references = [0, 1].map(|index| created["orders"][index]["reference"].clone());
         assert_eq!(serde_json::json!(references), serde_json::json!([null, "PO-9"]));
         assert_eq!(created["orders"].as_array().unwrap().len(), 2);
     }
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_batch_holds_at_most_a_thousand_orders() {
-    let door = Door::open().await;
-    in_both_forms(&door, &vec![ORDER; 1000], |answer| {
+    let api = Api::open().await;
+    in_both_forms(&api, &vec![ORDER; 1000], |answer| {
         assert_eq!(answer.created()["orders"].as_array().unwrap().len(), 1000);
     })
     .await;
-    assert_eq!(door.stored().await, 2000);
-    in_both_forms(&door, &vec![ORDER; 1001], |answer| {
+    assert_eq!(api.stored().await, 2000);
+    in_both_forms(&api, &vec![ORDER; 1001], |answer| {
         answer.assert_refused_at(422, "invalid-fields", &["#/orders"]);
     })
     .await;
-    assert_eq!(door.stored().await, 2000);
-    door.close().await;
+    assert_eq!(api.stored().await, 2000);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn orders_of_a_batch_get_consecutive_ids_and_start_in_that_order() {
-    let door = Door::open().await;
-    let created = door.post("/orders/batch", batch_of(&[ORDER; 20])).await.created();
+    let api = Api::open().await;
+    let created = api.post("/orders/batch", batch_of(&[ORDER; 20])).await.created();
     let orders = created["orders"].as_array().unwrap();
-    let numbers: Vec<i64> = orders
+    let ids: Vec<i64> = orders
         .iter()
         .map(|order| order["order_id"].as_i64().unwrap())
         .collect();
-    assert!(numbers.iter().copied().eq(1..=20), "{numbers:?}");
-    let started: Vec<i64> = door
+    assert!(ids.iter().copied().eq(1..=20), "{ids:?}");
+    let started: Vec<i64> = api
         .harness
         .claim(20)
         .await
         .iter()
         .map(|lease| lease.order.order_id.0)
         .collect();
-    assert_eq!(started, numbers);
-    door.close().await;
+    assert_eq!(started, ids);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn one_invalid_order_refuses_the_batch_and_is_named_by_index() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let negative = ORDER.replace("250.75", "-1");
     let colour = ORDER.replace("user_id", "colour");
-    in_both_forms(&door, &[ORDER, OTHER, ORDER, &negative], |answer| {
+    in_both_forms(&api, &[ORDER, OTHER, ORDER, &negative], |answer| {
         answer.assert_refused_at(422, "invalid-fields", &["#/orders/3/total_amount"]);
     })
     .await;
-    in_both_forms(&door, &[&colour, ORDER, &negative, "7"], |answer| {
+    in_both_forms(&api, &[&colour, ORDER, &negative, "7"], |answer| {
         let places = [
             "#/orders/0/colour",
             "#/orders/0/user_id",
@@ -149,13 +149,13 @@ async fn one_invalid_order_refuses_the_batch_and_is_named_by_index() {
         answer.assert_refused_at(422, "invalid-fields", &places);
     })
     .await;
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn at_most_a_hundred_invalid_orders_are_named_and_all_are_counted() {
-    let door = Door::open().await;
-    in_both_forms(&door, &["{}"; 1000], |answer| {
+    let api = Api::open().await;
+    in_both_forms(&api, &["{}"; 1000], |answer| {
         let (status, kind, pointers) = answer.refusal();
         assert_eq!(
             (status, kind.as_str(), pointers.len()),
@@ -164,12 +164,12 @@ async fn at_most_a_hundred_invalid_orders_are_named_and_all_are_counted() {
         assert!(answer.text().contains("3000"), "{}", answer.text());
     })
     .await;
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn an_empty_batch_is_refused() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for body in [
         r#"{"orders":[]}"#,
         "{}",
@@ -177,21 +177,21 @@ async fn an_empty_batch_is_refused() {
         r#"{"orders":{}}"#,
         r#"{"orders":7}"#,
     ] {
-        let answer = door.post("/orders/batch", body).await;
+        let answer = api.post("/orders/batch", body).await;
         answer.assert_refused_at(422, "invalid-fields", &["#/orders"]);
     }
     for lines in ["", "\n\n", " \r\n "] {
-        let answer = door.post_lines(lines).await;
+        let answer = api.post_lines(lines).await;
         answer.assert_refused_at(422, "invalid-fields", &["#/orders"]);
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 /// The clients announce a batch and send almost nothing.
 #[tokio::test]
 async fn slow_clients_do_not_block_other_clients() {
     const SLOW_CLIENTS: usize = 1_000;
-    let door = Door::open().await;
+    let api = Api::open().await;
     let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
     let slow = (0..SLOW_CLIENTS).map(|_| {
         let arrived = arrived.clone();
@@ -200,13 +200,13 @@ async fn slow_clients_do_not_block_other_clients() {
             arrived.send(()).expect("the test receives");
             std::future::pending().await
         });
-        door.post("/orders/batch", Body::from_stream(first.chain(rest)))
+        api.post("/orders/batch", Body::from_stream(first.chain(rest)))
     });
     let others = async {
         for _ in 0..SLOW_CLIENTS {
             arrivals.recv().await.expect("a slow client is being read");
         }
-        in_both_forms(&door, &[ORDER, OTHER], |answer| {
+        in_both_forms(&api, &[ORDER, OTHER], |answer| {
             answer.created();
         })
         .await;
@@ -215,31 +215,31 @@ async fn slow_clients_do_not_block_other_clients() {
         () = others => {}
         _ = join_all(slow) => panic!("a slow client was answered"),
     }
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_body_that_is_not_a_batch_is_refused_with_a_reason() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let unknown = format!(r#"{{"orders":[{ORDER}],"dry_run":true}}"#);
-    let answer = door.post("/orders/batch", unknown).await;
+    let answer = api.post("/orders/batch", unknown).await;
     answer.assert_refused_at(422, "invalid-fields", &["#/dry_run"]);
     let twice = format!(r#"{{"orders":[{ORDER}],"orders":[{ORDER}]}}"#);
-    let answer = door.post("/orders/batch", twice).await;
+    let answer = api.post("/orders/batch", twice).await;
     answer.assert_refused_at(422, "invalid-fields", &["#/orders"]);
-    let answer = door.post("/orders/batch", format!("[{ORDER}]")).await;
+    let answer = api.post("/orders/batch", format!("[{ORDER}]")).await;
     answer.assert_refused_at(422, "invalid-fields", &["#"]);
 
     let truncated = batch_of(&[ORDER, ORDER]);
-    let answer = door
+    let answer = api
         .post("/orders/batch", truncated[..truncated.len() - 2].to_owned())
         .await;
     answer.assert_refused(400, "malformed-json");
-    let answer = door.post_lines(format!("{ORDER}\n{}", &ORDER[1..])).await;
+    let answer = api.post_lines(format!("{ORDER}\n{}", &ORDER[1..])).await;
     answer.assert_refused(400, "malformed-json");
     assert!(answer.text().contains("line 2"), "{}", answer.text());
     // Two objects on one line are an error.
-    let answer = door.post_lines(format!("{ORDER}{ORDER}")).await;
+    let answer = api.post_lines(format!("{ORDER}{ORDER}")).await;
     answer.assert_refused(400, "malformed-json");
-    door.close_empty().await;
+    api.close_empty().await;
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::http::StatusCode;
 use serde_json::Value;
 
-use super::door::{Door, JSON};
+use super::in_process::{Api, JSON};
 
 /// All operations of the document, with sample values for their parameters.
 pub fn operations() -> Vec<(&'static str, String)> {
@@ -28,8 +28,8 @@ pub fn operations() -> Vec<(&'static str, String)> {
 
 #[tokio::test]
 async fn the_served_document_is_openapi_3_1_and_matches_the_cli() {
-    let door = Door::open().await;
-    let answer = door.get("/openapi.json").await;
+    let api = Api::open().await;
+    let answer = api.get("/openapi.json").await;
     let document = answer.ok();
     assert_eq!(answer.header("content-type"), JSON);
     assert_eq!(
@@ -47,15 +47,15 @@ async fn the_served_document_is_openapi_3_1_and_matches_the_cli() {
     let components = printed["components"].as_object_mut().unwrap();
     components.remove("securitySchemes");
     assert_eq!(document, printed);
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn every_documented_operation_is_served() {
-    let door = Door::open().await;
-    door.harness.accept_one().await;
+    let api = Api::open().await;
+    api.harness.accept_one().await;
     for (method, path) in operations() {
-        let answer = door.ask(method, &path, &[], "").await;
+        let answer = api.ask(method, &path, &[], "").await;
         let missing = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
         assert!(
             !missing.contains(&answer.status),
@@ -63,15 +63,15 @@ async fn every_documented_operation_is_served() {
             answer.text()
         );
     }
-    door.close().await;
+    api.close().await;
 }
 
 /// Answers have exactly the documented fields.
 #[tokio::test]
 async fn responses_have_exactly_the_documented_fields() {
-    let door = Door::open().await;
-    door.harness.accept_one().await;
-    door.harness.join(crate::support::make::NODE_A).await;
+    let api = Api::open().await;
+    api.harness.accept_one().await;
+    api.harness.join(crate::support::make::NODE_A).await;
     for (path, schema, pointer) in [
         ("/orders/1", "Order", ""),
         ("/orders", "OrderPage", ""),
@@ -86,7 +86,7 @@ async fn responses_have_exactly_the_documented_fields() {
         ("/nothing", "Problem", ""),
         ("/orders?limit=0", "FieldError", "/errors/0"),
     ] {
-        let answer = door.get(path).await.json();
+        let answer = api.get(path).await.json();
         let schema = schema_named(schema);
         let given = keys(answer.pointer(pointer).unwrap());
         let described = keys(&schema["properties"]);
@@ -95,7 +95,7 @@ async fn responses_have_exactly_the_documented_fields() {
         let required: BTreeSet<String> = required.map(|name| name.as_str().unwrap().to_owned()).collect();
         assert!(required.is_subset(&given), "{path}: {required:?} in {given:?}");
     }
-    door.close().await;
+    api.close().await;
 }
 
 fn schema_named(name: &str) -> Value {
@@ -109,8 +109,8 @@ fn keys(object: &Value) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn the_docs_page_loads_nothing_from_other_servers() {
-    let door = Door::open().await;
-    let page = door.get("/docs").await;
+    let api = Api::open().await;
+    let page = api.get("/docs").await;
     assert_eq!(
         (page.status, page.header("content-type")),
         (StatusCode::OK, "text/html; charset=utf-8")
@@ -125,23 +125,23 @@ async fn the_docs_page_loads_nothing_from_other_servers() {
             None => format!("/docs/{file}"),
         };
         if path != "/docs/" {
-            assert_eq!(door.get(&path).await.status, StatusCode::OK, "{path}");
+            assert_eq!(api.get(&path).await.status, StatusCode::OK, "{path}");
         }
     }
-    let initializer = door.get("/docs/swagger-initializer.js").await;
+    let initializer = api.get("/docs/swagger-initializer.js").await;
     assert!(
         initializer.text().contains("/openapi.json"),
         "{}",
         initializer.text()
     );
     assert!(!initializer.text().contains("http"), "{}", initializer.text());
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn the_live_page_is_served_and_linked() {
-    let door = Door::open().await;
-    let page = door.get("/docs/live.html").await;
+    let api = Api::open().await;
+    let page = api.get("/docs/live.html").await;
     assert_eq!(
         (page.status, page.header("content-type")),
         (StatusCode::OK, "text/html; charset=utf-8")
@@ -149,36 +149,36 @@ async fn the_live_page_is_served_and_linked() {
     // The page loads nothing from elsewhere, and foreign text does not become HTML.
     assert_eq!(references(page.text()), Vec::<String>::new());
     assert!(!page.text().contains("innerHTML"));
-    let document = door.get("/openapi.json").await;
+    let document = api.get("/openapi.json").await;
     assert!(document.text().contains("/docs/live.html"));
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 /// Most readers come to place an order.
 #[tokio::test]
 async fn the_document_and_docs_page_list_orders_first() {
-    let door = Door::open().await;
-    let text = door.get("/openapi.json").await.text().to_owned();
+    let api = Api::open().await;
+    let text = api.get("/openapi.json").await.text().to_owned();
     let paths = &text[text.find("\"paths\"").unwrap()..];
     let first = paths.split('"').find(|part| part.starts_with('/'));
     assert_eq!(first, Some("/orders"));
     let document: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(document["tags"][0]["name"], "orders");
-    let page = door.get("/docs").await;
+    let page = api.get("/docs").await;
     for expected in ["<title>orderly API</title>", "name=\"viewport\"", "lang=\"en\""] {
         assert!(page.text().contains(expected), "{expected}");
     }
-    let initializer = door.get("/docs/swagger-initializer.js").await;
+    let initializer = api.get("/docs/swagger-initializer.js").await;
     assert!(initializer.text().contains("operationsSorter"));
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 /// Issue 13, point 25: the page shows a lock on operations that need a key or may need one.
 #[tokio::test]
 async fn the_document_marks_only_protected_routes_as_needing_the_key() {
     const KEY: &str = "correct-horse-battery-staple";
-    for (door, has_key) in [(Door::open().await, false), (Door::with_key(KEY).await, true)] {
-        let document = door.get("/openapi.json").await.ok();
+    for (api, has_key) in [(Api::open().await, false), (Api::with_key(KEY).await, true)] {
+        let document = api.get("/openapi.json").await.ok();
         let schemes = document["components"]["securitySchemes"].as_object();
         assert_eq!(schemes.is_some_and(|schemes| !schemes.is_empty()), has_key);
         let mut locked = 0;
@@ -195,28 +195,28 @@ async fn the_document_marks_only_protected_routes_as_needing_the_key() {
             }
         }
         assert_eq!(locked > 0, has_key);
-        door.close_empty().await;
+        api.close_empty().await;
     }
 }
 
 #[tokio::test]
 async fn the_root_and_docs_folder_redirect_to_the_docs_page() {
-    let door = Door::with_key("correct-horse-battery-staple").await;
+    let api = Api::with_key("correct-horse-battery-staple").await;
     for path in ["/", "/docs/"] {
-        let answer = door.get(path).await;
+        let answer = api.get(path).await;
         assert_eq!(
             (answer.status, answer.header("location")),
             (StatusCode::FOUND, "/docs"),
             "{path}"
         );
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn only_immutable_files_are_cacheable() {
-    let door = Door::open().await;
-    door.harness.accept_one().await;
+    let api = Api::open().await;
+    api.harness.accept_one().await;
     for (path, expected) in [
         ("/orders/1", "no-store"),
         ("/orders", "no-store"),
@@ -233,11 +233,11 @@ async fn only_immutable_files_are_cacheable() {
         ("/openapi.json", "no-cache"),
         ("/problems/busy", "no-cache"),
     ] {
-        assert_eq!(door.get(path).await.header("cache-control"), expected, "{path}");
+        assert_eq!(api.get(path).await.header("cache-control"), expected, "{path}");
     }
-    let answer = door.post("/orders", super::door::ORDER).await;
+    let answer = api.post("/orders", super::in_process::ORDER).await;
     assert_eq!(answer.header("cache-control"), "no-store");
-    door.close().await;
+    api.close().await;
 }
 
 /// The `src` and `href` values of a page.

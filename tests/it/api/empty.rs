@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use orderly::order::OrderStatus;
 
-use super::door::Door;
+use super::in_process::Api;
 
 const TIME: &str = "2026-01-01T00:00:00Z";
 
@@ -38,11 +38,11 @@ fn reads() -> Vec<(String, StatusCode)> {
     reads
 }
 
-async fn assert_every_read_finds_nothing(door: &Door) {
+async fn assert_every_read_finds_nothing(api: &Api) {
     let mut wrong = Vec::new();
     for (path, expected) in reads() {
         let path = path.replace("?&", "?").trim_end_matches(['?', '&']).to_owned();
-        let answer = door.get(&path).await;
+        let answer = api.get(&path).await;
         let is_empty =
             !path.starts_with("/orders?") || answer.text() == r#"{"orders":[],"next_cursor":null}"#;
         if answer.status != expected || !is_empty {
@@ -56,7 +56,7 @@ async fn assert_every_read_finds_nothing(door: &Door) {
             format!(r#","created_before":"{TIME}""#),
         ] {
             let body = format!(r#"{{"status":"Failed","dry_run":{dry_run}{further}}}"#);
-            let answer = door.post("/orders/retry", body.clone()).await;
+            let answer = api.post("/orders/retry", body.clone()).await;
             if answer.text() != r#"{"matched":0,"retried":0,"more":false}"# {
                 wrong.push(format!("{body}: {}", answer.text()));
             }
@@ -67,22 +67,22 @@ async fn assert_every_read_finds_nothing(door: &Door) {
 
 #[tokio::test]
 async fn every_read_of_a_fresh_store_finds_nothing() {
-    let door = Door::open().await;
-    assert_every_read_finds_nothing(&door).await;
-    door.close_empty().await;
+    let api = Api::open().await;
+    assert_every_read_finds_nothing(&api).await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn every_read_of_an_emptied_store_finds_nothing() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for status in [
         OrderStatus::Completed,
         OrderStatus::Failed,
         OrderStatus::Cancelled,
     ] {
-        door.harness.order_in(status).await;
+        api.harness.order_in(status).await;
     }
-    door.harness.prune_all().await;
-    assert_every_read_finds_nothing(&door).await;
-    door.close_empty().await;
+    api.harness.prune_all().await;
+    assert_every_read_finds_nothing(&api).await;
+    api.close_empty().await;
 }

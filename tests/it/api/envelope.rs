@@ -4,49 +4,47 @@
 use axum::body::{Body, Bytes};
 use futures_util::{StreamExt, stream};
 
-use super::door::{Door, JSON, NDJSON, ORDER};
+use super::in_process::{Api, JSON, NDJSON, ORDER};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 #[tokio::test]
 async fn an_oversized_body_is_refused_with_or_without_a_content_length() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let spaces = |count: usize| format!("{ORDER}{}", " ".repeat(count - ORDER.len()));
-    door.post("/orders", spaces(64 * KIB)).await.created();
+    api.post("/orders", spaces(64 * KIB)).await.created();
     for path in ["/orders", "/orders/retry"] {
-        let answer = door.post(path, spaces(64 * KIB + 1)).await;
+        let answer = api.post(path, spaces(64 * KIB + 1)).await;
         answer.assert_refused(413, "body-too-large");
     }
-    let answer = door.post("/orders/batch", spaces(8 * MIB + 1)).await;
+    let answer = api.post("/orders/batch", spaces(8 * MIB + 1)).await;
     answer.assert_refused(413, "body-too-large");
     for path in ["/orders", "/orders/batch"] {
         let chunks = stream::repeat(Bytes::from(vec![b' '; 64 * KIB])).take(10 * MIB / (64 * KIB));
         let unannounced = Body::from_stream(chunks.map(Ok::<_, std::io::Error>));
-        let answer = door.post(path, unannounced).await;
+        let answer = api.post(path, unannounced).await;
         answer.assert_refused(413, "body-too-large");
     }
-    assert_eq!(door.stored().await, 1);
-    door.close().await;
+    assert_eq!(api.stored().await, 1);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_truncated_body_stores_nothing() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let chunks = [
         Ok(Bytes::from_static(ORDER.as_bytes())),
         Err(std::io::Error::other("reset")),
     ];
-    let answer = door
-        .post("/orders", Body::from_stream(stream::iter(chunks)))
-        .await;
+    let answer = api.post("/orders", Body::from_stream(stream::iter(chunks))).await;
     answer.assert_refused(400, "bad-request");
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_body_without_a_json_content_type_is_refused() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let text = [("content-type", "text/plain")];
     let form = [("content-type", "application/x-www-form-urlencoded")];
     let jsonp = [("content-type", "application/jsonp")];
@@ -54,20 +52,20 @@ async fn a_body_without_a_json_content_type_is_refused() {
     let both = [("content-type", JSON), ("content-type", "text/plain")];
     for path in ["/orders", "/orders/batch", "/orders/retry"] {
         for headers in [&[][..], &text, &form, &jsonp, &zipped, &both] {
-            let answer = door.ask("POST", path, headers, ORDER).await;
+            let answer = api.ask("POST", path, headers, ORDER).await;
             answer.assert_refused(415, "unsupported-media-type");
         }
     }
     for path in ["/orders", "/orders/retry"] {
-        let answer = door.ask("POST", path, &[("content-type", NDJSON)], ORDER).await;
+        let answer = api.ask("POST", path, &[("content-type", NDJSON)], ORDER).await;
         answer.assert_refused(415, "unsupported-media-type");
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_wrong_method_is_refused_with_the_allowed_methods() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for (method, path, allowed) in [
         ("DELETE", "/orders", "GET,HEAD,POST"),
         ("PUT", "/orders/1", "GET,HEAD"),
@@ -79,17 +77,17 @@ async fn a_wrong_method_is_refused_with_the_allowed_methods() {
         ("PATCH", "/readyz", "GET,HEAD"),
         ("BREW", "/queue", "GET,HEAD"),
     ] {
-        let answer = door.ask(method, path, &[("content-type", JSON)], ORDER).await;
+        let answer = api.ask(method, path, &[("content-type", JSON)], ORDER).await;
         answer.assert_refused(405, "method-not-allowed");
         assert_eq!(answer.header("allow"), allowed, "{method} {path}");
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn an_invalid_order_id_is_not_found() {
-    let door = Door::open().await;
-    door.post("/orders", ORDER).await.created();
+    let api = Api::open().await;
+    api.post("/orders", ORDER).await.created();
     for id in [
         "0",
         "-1",
@@ -108,11 +106,11 @@ async fn an_invalid_order_id_is_not_found() {
         "99999999999999999999999999",
     ] {
         for path in [format!("/orders/{id}"), format!("/orders/{id}/events")] {
-            door.get(&path).await.assert_refused(404, "order-not-found");
+            api.get(&path).await.assert_refused(404, "order-not-found");
         }
         for path in [format!("/orders/{id}/cancel"), format!("/orders/{id}/retry")] {
-            door.act(&path).await.assert_refused(404, "order-not-found");
+            api.act(&path).await.assert_refused(404, "order-not-found");
         }
     }
-    door.close().await;
+    api.close().await;
 }

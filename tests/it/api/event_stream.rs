@@ -12,7 +12,7 @@ use orderly::order::OrderId;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::door::Door;
+use super::in_process::Api;
 use crate::support::make::{LONGER_THAN_A_LEASE, failed, order_of, retry_after};
 
 /// A stream that is silent for longer has lost an event.
@@ -36,11 +36,9 @@ struct Block {
 }
 
 impl Followed {
-    async fn open(door: &Door, query: &str, headers: &[(&str, &str)]) -> Followed {
+    async fn open(api: &Api, query: &str, headers: &[(&str, &str)]) -> Followed {
         let accept = [&[("accept", "text/event-stream")], headers].concat();
-        let response = door
-            .response("GET", &format!("/events{query}"), &accept, "")
-            .await;
+        let response = api.response("GET", &format!("/events{query}"), &accept, "").await;
         assert_eq!(response.status(), 200);
         let (head, body) = response.into_parts();
         Followed {
@@ -116,44 +114,44 @@ impl Block {
 
 #[tokio::test]
 async fn a_new_stream_delivers_events_from_now_on() {
-    let door = Door::open().await;
-    door.harness.accept_one().await;
-    let mut stream = Followed::open(&door, "", &[]).await;
+    let api = Api::open().await;
+    api.harness.accept_one().await;
+    let mut stream = Followed::open(&api, "", &[]).await;
     stream.beginning().await;
-    door.harness.accept_one().await;
+    api.harness.accept_one().await;
     assert_eq!(stream.events(1).await, [(2, 1)]);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn response_headers_disable_proxy_buffering() {
-    let door = Door::open().await;
-    let stream = Followed::open(&door, "", &[]).await;
+    let api = Api::open().await;
+    let stream = Followed::open(&api, "", &[]).await;
     assert_eq!(stream.headers["content-type"], "text/event-stream");
     assert_eq!(stream.headers["cache-control"], "no-store");
     assert_eq!(stream.headers["x-accel-buffering"], "no");
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn stream_events_equal_page_events() {
-    let door = Door::open().await;
-    let mut stream = Followed::open(&door, "", &[]).await;
+    let api = Api::open().await;
+    let mut stream = Followed::open(&api, "", &[]).await;
     let beginning = stream.beginning().await;
-    door.harness.attempt_once(Outcome::COMPLETED).await;
-    let page = door.get(&format!("/events?after={beginning}")).await.ok();
+    api.harness.attempt_once(Outcome::COMPLETED).await;
+    let page = api.get(&format!("/events?after={beginning}")).await.ok();
     for event in page["events"].as_array().unwrap() {
         assert_eq!(stream.event().await, *event);
     }
-    door.close().await;
+    api.close().await;
 }
 
 /// Issue 13, point 36: a client cut off after any event resumes with its id.
 #[tokio::test]
 async fn every_kind_of_event_carries_an_id_to_resume_from() {
-    let door = Door::open().await;
-    let harness = &door.harness;
-    let mut stream = Followed::open(&door, "", &[]).await;
+    let api = Api::open().await;
+    let harness = &api.harness;
+    let mut stream = Followed::open(&api, "", &[]).await;
     stream.beginning().await;
     harness.attempt_once(Outcome::COMPLETED).await;
     let id = harness.attempt_once(failed()).await;
@@ -172,150 +170,150 @@ async fn every_kind_of_event_carries_an_id_to_resume_from() {
         let event = stream.event().await;
         untold.remove(event["kind"].as_str().unwrap());
         let last = event["cursor"].as_str().unwrap();
-        let mut again = Followed::open(&door, "", &[("last-event-id", last)]).await;
+        let mut again = Followed::open(&api, "", &[("last-event-id", last)]).await;
         assert_eq!(again.beginning().await, last, "{event}");
     }
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_stream_resumes_where_the_client_left() {
-    let door = Door::open().await;
-    let mut stream = Followed::open(&door, "", &[]).await;
+    let api = Api::open().await;
+    let mut stream = Followed::open(&api, "", &[]).await;
     let beginning = stream.beginning().await;
-    door.harness.attempt_once(Outcome::COMPLETED).await;
+    api.harness.attempt_once(Outcome::COMPLETED).await;
     let first = stream.event().await["cursor"].as_str().unwrap().to_owned();
     drop(stream);
-    door.harness.accept_one().await;
+    api.harness.accept_one().await;
     let all_but_one = [(1, 2), (1, 3), (2, 1)];
-    let mut by_id = Followed::open(&door, "", &[("last-event-id", &first)]).await;
+    let mut by_id = Followed::open(&api, "", &[("last-event-id", &first)]).await;
     assert_eq!(by_id.beginning().await, first);
     assert_eq!(by_id.events(3).await, all_but_one);
-    let mut by_query = Followed::open(&door, &format!("?after={first}"), &[]).await;
+    let mut by_query = Followed::open(&api, &format!("?after={first}"), &[]).await;
     by_query.beginning().await;
     assert_eq!(by_query.events(3).await, all_but_one);
     // A browser keeps the original address.
     let query = format!("?after={beginning}");
-    let mut again = Followed::open(&door, &query, &[("last-event-id", &first)]).await;
+    let mut again = Followed::open(&api, &query, &[("last-event-id", &first)]).await;
     again.beginning().await;
     assert_eq!(again.events(3).await, all_but_one);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_read_followed_by_a_stream_leaves_no_gap() {
-    let door = Door::open().await;
-    let id = door.harness.accept_one().await;
-    let snapshot = door.get("/orders/1").await;
-    door.harness.claim_only(id).await;
+    let api = Api::open().await;
+    let id = api.harness.accept_one().await;
+    let snapshot = api.get("/orders/1").await;
+    api.harness.claim_only(id).await;
     let cursor = snapshot.header("orderly-cursor");
-    let mut stream = Followed::open(&door, &format!("?order_id=1&after={cursor}"), &[]).await;
+    let mut stream = Followed::open(&api, &format!("?order_id=1&after={cursor}"), &[]).await;
     stream.beginning().await;
-    door.harness.cancel(id).await;
+    api.harness.cancel(id).await;
     assert_eq!(snapshot.ok()["version"], 1);
     assert_eq!(stream.events(2).await, [(1, 2), (1, 3)]);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn filters_narrow_a_stream() {
-    let door = Door::open().await;
-    let mut of_user = Followed::open(&door, "?user_id=7", &[]).await;
-    let mut of_order = Followed::open(&door, "?order_id=2", &[]).await;
-    let mut completed = Followed::open(&door, "?status=Completed&user_id=8", &[]).await;
+    let api = Api::open().await;
+    let mut of_user = Followed::open(&api, "?user_id=7", &[]).await;
+    let mut of_order = Followed::open(&api, "?order_id=2", &[]).await;
+    let mut completed = Followed::open(&api, "?status=Completed&user_id=8", &[]).await;
     for stream in [&mut of_user, &mut of_order, &mut completed] {
         stream.beginning().await;
     }
-    door.harness.accept(vec![order_of(7), order_of(8)]).await;
-    for lease in door.harness.claim(2).await {
-        door.harness.settle(&lease, Outcome::COMPLETED).await;
+    api.harness.accept(vec![order_of(7), order_of(8)]).await;
+    for lease in api.harness.claim(2).await {
+        api.harness.settle(&lease, Outcome::COMPLETED).await;
     }
     assert_eq!(of_user.events(3).await, [(1, 1), (1, 2), (1, 3)]);
     assert_eq!(of_order.events(3).await, [(2, 1), (2, 2), (2, 3)]);
     assert_eq!(completed.events(1).await, [(2, 3)]);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn an_unknown_cursor_gets_a_resync() {
-    let (door, other) = (Door::open().await, Door::open().await);
-    door.harness.accept_one().await;
+    let (api, other) = (Api::open().await, Api::open().await);
+    api.harness.accept_one().await;
     other.harness.accept_one().await;
     let foreign = other.get("/orders/1").await.header("orderly-cursor").to_owned();
-    let now = door.get("/orders/1").await.header("orderly-cursor").to_owned();
+    let now = api.get("/orders/1").await.header("orderly-cursor").to_owned();
     let future = format!("{}Zw", &now[..now.len() - 2]);
     for cursor in [foreign, future] {
-        let mut stream = Followed::open(&door, "", &[("last-event-id", &cursor)]).await;
+        let mut stream = Followed::open(&api, "", &[("last-event-id", &cursor)]).await;
         // Repeated until delivered, so that a lost connection does not hide it from the client.
         assert_eq!(stream.beginning().await, cursor);
         let block = stream.block().await.unwrap();
         assert_eq!((block.event.as_str(), &block.id), ("resync", &now));
         assert_eq!(block.data, format!("{{\"cursor\":\"{now}\"}}"));
     }
-    let mut stream = Followed::open(&door, "?after=AgAAAAAAAAAAAAAAAAAAAAA", &[]).await;
+    let mut stream = Followed::open(&api, "?after=AgAAAAAAAAAAAAAAAAAAAAA", &[]).await;
     stream.beginning().await;
     assert_eq!(stream.block().await.unwrap().event, "resync");
     // The stream continues from there.
-    door.harness.accept_one().await;
+    api.harness.accept_one().await;
     assert_eq!(stream.events(1).await, [(2, 1)]);
     other.close().await;
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_cursor_before_pruned_orders_gets_resyncs_until_one_is_delivered() {
-    let door = Door::open().await;
-    door.harness.accept_one().await;
-    let too_old = door.get("/orders/1").await.header("orderly-cursor").to_owned();
-    door.harness.cancel(OrderId(1)).await;
-    door.harness.prune_all().await;
-    door.harness.accept_one().await;
-    let now = door.get("/orders/2").await.header("orderly-cursor").to_owned();
+    let api = Api::open().await;
+    api.harness.accept_one().await;
+    let too_old = api.get("/orders/1").await.header("orderly-cursor").to_owned();
+    api.harness.cancel(OrderId(1)).await;
+    api.harness.prune_all().await;
+    api.harness.accept_one().await;
+    let now = api.get("/orders/2").await.header("orderly-cursor").to_owned();
     // The client is cut off twice after the first block and resumes with its latest cursor.
     let mut last = too_old.clone();
     for _ in 0..2 {
-        let mut stream = Followed::open(&door, "", &[("last-event-id", &last)]).await;
+        let mut stream = Followed::open(&api, "", &[("last-event-id", &last)]).await;
         last = stream.beginning().await;
         assert_eq!(last, too_old);
     }
-    let mut stream = Followed::open(&door, "", &[("last-event-id", &last)]).await;
+    let mut stream = Followed::open(&api, "", &[("last-event-id", &last)]).await;
     stream.beginning().await;
     let block = stream.block().await.unwrap();
     assert_eq!((block.event.as_str(), &block.id), ("resync", &now));
-    door.harness.accept_one().await;
+    api.harness.accept_one().await;
     assert_eq!(stream.events(1).await, [(3, 1)]);
 
     // The server stops before the resync was delivered.
-    let mut stream = Followed::open(&door, "", &[("last-event-id", &last)]).await;
+    let mut stream = Followed::open(&api, "", &[("last-event-id", &last)]).await;
     stream.beginning().await;
-    door.draining.cancel();
+    api.draining.cancel();
     let block = stream.block().await.unwrap();
     assert_eq!((block.event.as_str(), &block.id), ("", &too_old));
     assert_eq!(stream.block().await, None);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn an_invalid_cursor_is_refused() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let accept = ("accept", "text/event-stream");
     for id in ["x", "45", "AAAA"] {
-        let answer = door
+        let answer = api
             .ask("GET", "/events", &[accept, ("last-event-id", id)], "")
             .await;
         answer.assert_refused(400, "bad-request");
     }
-    let answer = door.get_with("/events?after=x&limit=5", accept).await;
+    let answer = api.get_with("/events?after=x&limit=5", accept).await;
     answer.assert_refused_at(400, "invalid-parameters", &["#/limit", "#/after"]);
     // A client without a cursor sends an empty one.
-    Followed::open(&door, "", &[("last-event-id", "")]).await;
-    door.close_empty().await;
+    Followed::open(&api, "", &[("last-event-id", "")]).await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn an_idle_stream_sends_heartbeats_and_newer_cursors() {
-    let door = Door::with_heartbeat(Duration::from_millis(20)).await;
-    let mut stream = Followed::open(&door, "?user_id=99", &[]).await;
+    let api = Api::with_heartbeat(Duration::from_millis(20)).await;
+    let mut stream = Followed::open(&api, "?user_id=99", &[]).await;
     let beginning = stream.beginning().await;
     let sign = stream.block().await.unwrap();
     assert_eq!(
@@ -323,49 +321,49 @@ async fn an_idle_stream_sends_heartbeats_and_newer_cursors() {
         (1, "", "")
     );
     assert_eq!(sign.id, beginning);
-    door.harness.accept_one().await;
-    let end = door.get("/orders/1").await.header("orderly-cursor").to_owned();
+    api.harness.accept_one().await;
+    let end = api.get("/orders/1").await.header("orderly-cursor").to_owned();
     // The event does not match, so a later heartbeat carries its cursor.
     while stream.block().await.unwrap().id != end {}
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_stream_ends_with_a_cursor_when_the_server_stops() {
-    let door = Door::open().await;
-    let mut stream = Followed::open(&door, "", &[]).await;
+    let api = Api::open().await;
+    let mut stream = Followed::open(&api, "", &[]).await;
     let beginning = stream.beginning().await;
-    door.harness.accept_one().await;
+    api.harness.accept_one().await;
     let cursor = stream.event().await["cursor"].as_str().unwrap().to_owned();
     assert_ne!(cursor, beginning);
-    door.draining.cancel();
+    api.draining.cancel();
     let last = stream.block().await.unwrap();
     assert_eq!((last.id, last.event.as_str()), (cursor, ""));
     assert_eq!(stream.block().await, None);
-    door.close().await;
+    api.close().await;
 }
 
 /// Like a client of a server that was stopped and restarted.
 #[tokio::test]
 async fn a_late_subscriber_gets_more_events_than_memory_holds() {
     const ORDERS: usize = 12_000;
-    let door = Door::open().await;
-    let mut early = Followed::open(&door, "", &[]).await;
+    let api = Api::open().await;
+    let mut early = Followed::open(&api, "", &[]).await;
     let beginning = early.beginning().await;
     // Left unread meanwhile, so its queue overflows and memory moves on.
-    door.harness.accept_some(ORDERS).await;
-    let mut late = Followed::open(&door, &format!("?after={beginning}"), &[]).await;
+    api.harness.accept_some(ORDERS).await;
+    let mut late = Followed::open(&api, &format!("?after={beginning}"), &[]).await;
     late.beginning().await;
     let all: Vec<(u64, u64)> = (1..=ORDERS as u64).map(|id| (id, 1)).collect();
     assert_eq!(late.events(ORDERS).await, all);
     assert_eq!(early.events(ORDERS).await, all);
-    door.harness.accept_one().await;
+    api.harness.accept_one().await;
     let next = [(ORDERS as u64 + 1, 1)];
     assert_eq!(late.events(1).await, next);
     assert_eq!(early.events(1).await, next);
-    assert!(door.harness.metrics().feed_subscribers_lagged.get() > 0);
-    assert_eq!(door.harness.metrics().feed_subscribers.get(), 2);
+    assert!(api.harness.metrics().feed_subscribers_lagged.get() > 0);
+    assert_eq!(api.harness.metrics().feed_subscribers.get(), 2);
     drop((early, late));
-    assert_eq!(door.harness.metrics().feed_subscribers.get(), 0);
-    door.close().await;
+    assert_eq!(api.harness.metrics().feed_subscribers.get(), 0);
+    api.close().await;
 }

@@ -8,15 +8,15 @@ use orderly::order::{OnFailure, OrderId, OrderStatus, Ordering};
 use orderly::store::{Breaker, ClaimRequest, Heartbeat};
 use serde_json::Value;
 
-use super::door::Door;
+use super::in_process::Api;
 use crate::support::make::{NODE_A, NODE_B, claim_by, failed, heartbeat, order_of, retry_after};
 
-async fn explained(door: &Door, id: OrderId) -> Value {
-    door.get(&format!("/orders/{id}/explain")).await.ok()
+async fn explained(api: &Api, id: OrderId) -> Value {
+    api.get(&format!("/orders/{id}/explain")).await.ok()
 }
 
-async fn reasons(door: &Door, id: OrderId) -> Vec<String> {
-    let explained = explained(door, id).await;
+async fn reasons(api: &Api, id: OrderId) -> Vec<String> {
+    let explained = explained(api, id).await;
     let reasons = explained["reasons"].as_array().unwrap();
     let names = reasons
         .iter()
@@ -25,21 +25,21 @@ async fn reasons(door: &Door, id: OrderId) -> Vec<String> {
 }
 
 /// Sends a node's heartbeat.
-async fn node(door: &Door, node: NodeId, slots: u32, breaker: Breaker) {
+async fn node(api: &Api, node: NodeId, slots: u32, breaker: Breaker) {
     let beat = Heartbeat {
         slots,
         breaker,
         ..heartbeat(node, &[])
     };
-    door.harness.store().renew(beat).await.unwrap();
+    api.harness.store().renew(beat).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_next_order_to_start_is_explained_as_next() {
-    let door = Door::open().await;
-    node(&door, NODE_A, 2, Breaker::Closed).await;
-    door.harness.accept_one().await;
-    let answer = door.get("/orders/1/explain").await;
+    let api = Api::open().await;
+    node(&api, NODE_A, 2, Breaker::Closed).await;
+    api.harness.accept_one().await;
+    let answer = api.get("/orders/1/explain").await;
     assert_snapshot!(answer.shown(), @r#"
     200 OK
     content-type: application/json
@@ -60,260 +60,267 @@ async fn the_next_order_to_start_is_explained_as_next() {
       "estimated_start":null
     }
     "#);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_queued_order_names_its_predecessor_and_position() {
-    let door = Door::open().await;
-    node(&door, NODE_A, 2, Breaker::Closed).await;
-    let ids = door.harness.accept_some(3).await;
-    let told = explained(&door, ids[2]).await;
-    assert_eq!(told["position"], 3);
-    assert_eq!(told["reasons"][0]["reason"], "behind_order");
-    assert_eq!(told["reasons"][0]["order_id"], ids[1].0);
-    assert_eq!(told["estimated_start"], Value::Null, "no order has completed yet");
-    door.close().await;
+    let api = Api::open().await;
+    node(&api, NODE_A, 2, Breaker::Closed).await;
+    let ids = api.harness.accept_some(3).await;
+    let explanation = explained(&api, ids[2]).await;
+    assert_eq!(explanation["position"], 3);
+    assert_eq!(explanation["reasons"][0]["reason"], "behind_order");
+    assert_eq!(explanation["reasons"][0]["order_id"], ids[1].0);
+    assert_eq!(
+        explanation["estimated_start"],
+        Value::Null,
+        "no order has completed yet"
+    );
+    api.close().await;
 }
 
 #[tokio::test]
 async fn conditions_that_stop_all_orders_are_explained() {
-    let door = Door::open().await;
-    let id = door.harness.accept_one().await;
-    assert_eq!(reasons(&door, id).await, ["no_node"]);
-    node(&door, NODE_A, 0, Breaker::Closed).await;
-    assert_eq!(reasons(&door, id).await, ["waits_for_worker"]);
-    node(&door, NODE_A, 2, Breaker::Open).await;
-    assert_eq!(reasons(&door, id).await, ["breaker_open"]);
-    node(&door, NODE_A, 2, Breaker::HalfOpen).await;
-    assert_eq!(reasons(&door, id).await, ["breaker_half_open"]);
-    node(&door, NODE_B, 2, Breaker::Closed).await;
-    assert_eq!(reasons(&door, id).await, ["next"]);
-    door.act("/queue/pause").await.ok();
-    assert_eq!(reasons(&door, id).await, ["paused"]);
-    door.close().await;
+    let api = Api::open().await;
+    let id = api.harness.accept_one().await;
+    assert_eq!(reasons(&api, id).await, ["no_node"]);
+    node(&api, NODE_A, 0, Breaker::Closed).await;
+    assert_eq!(reasons(&api, id).await, ["waits_for_worker"]);
+    node(&api, NODE_A, 2, Breaker::Open).await;
+    assert_eq!(reasons(&api, id).await, ["breaker_open"]);
+    node(&api, NODE_A, 2, Breaker::HalfOpen).await;
+    assert_eq!(reasons(&api, id).await, ["breaker_half_open"]);
+    node(&api, NODE_B, 2, Breaker::Closed).await;
+    assert_eq!(reasons(&api, id).await, ["next"]);
+    api.act("/queue/pause").await.ok();
+    assert_eq!(reasons(&api, id).await, ["paused"]);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_lack_of_free_slots_is_explained() {
-    let door = Door::open().await;
-    let ids = door.harness.accept_some(2).await;
-    let lease = door.harness.claim(1).await.remove(0);
+    let api = Api::open().await;
+    let ids = api.harness.accept_some(2).await;
+    let lease = api.harness.claim(1).await.remove(0);
     let full = Heartbeat {
         slots: 1,
         ..heartbeat(NODE_A, &[lease.key()])
     };
-    door.harness.store().renew(full).await.unwrap();
-    assert_eq!(reasons(&door, ids[1]).await, ["no_free_slot"]);
-    door.close().await;
+    api.harness.store().renew(full).await.unwrap();
+    assert_eq!(reasons(&api, ids[1]).await, ["no_free_slot"]);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn an_order_in_backoff_is_explained_with_its_due_time() {
-    let door = Door::open().await;
-    node(&door, NODE_A, 2, Breaker::Closed).await;
-    let id = door.harness.attempt_once(retry_after(60)).await;
-    let told = explained(&door, id).await;
-    assert_eq!(told["reasons"][0]["reason"], "back_off");
-    let order = door.get(&format!("/orders/{id}")).await.ok();
-    assert_eq!(told["reasons"][0]["until"], order["next_attempt_at"]);
-    assert_eq!(told["position"], Value::Null);
-    door.close().await;
+    let api = Api::open().await;
+    node(&api, NODE_A, 2, Breaker::Closed).await;
+    let id = api.harness.attempt_once(retry_after(60)).await;
+    let explanation = explained(&api, id).await;
+    assert_eq!(explanation["reasons"][0]["reason"], "back_off");
+    let order = api.get(&format!("/orders/{id}")).await.ok();
+    assert_eq!(explanation["reasons"][0]["until"], order["next_attempt_at"]);
+    assert_eq!(explanation["position"], Value::Null);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_blocked_order_names_the_order_it_waits_for() {
-    let door = Door::with_ordering(Ordering::User(OnFailure::Block)).await;
-    node(&door, NODE_A, 2, Breaker::Closed).await;
-    let ids = door.harness.accept(vec![order_of(1); 2]).await;
-    let lease = door.harness.claim(1).await.remove(0);
-    door.harness.settle(&lease, failed()).await;
-    let told = explained(&door, ids[1]).await;
-    assert_eq!(told["reasons"][0]["reason"], "user_order");
-    assert_eq!(told["reasons"][0]["order_id"], ids[0].0);
-    door.close().await;
+    let api = Api::with_ordering(Ordering::User(OnFailure::Block)).await;
+    node(&api, NODE_A, 2, Breaker::Closed).await;
+    let ids = api.harness.accept(vec![order_of(1); 2]).await;
+    let lease = api.harness.claim(1).await.remove(0);
+    api.harness.settle(&lease, failed()).await;
+    let explanation = explained(&api, ids[1]).await;
+    assert_eq!(explanation["reasons"][0]["reason"], "user_order");
+    assert_eq!(explanation["reasons"][0]["order_id"], ids[0].0);
+    api.close().await;
 }
 
 /// Issue 13, point 17: a blocking order is named together with its remedies.
 #[tokio::test]
 async fn a_blocking_failed_order_is_explained_with_its_remedies() {
-    let door = Door::with_ordering(Ordering::User(OnFailure::Block)).await;
-    node(&door, NODE_A, 2, Breaker::Closed).await;
-    let ids = door.harness.accept(vec![order_of(1); 2]).await;
+    let api = Api::with_ordering(Ordering::User(OnFailure::Block)).await;
+    node(&api, NODE_A, 2, Breaker::Closed).await;
+    let ids = api.harness.accept(vec![order_of(1); 2]).await;
     let detail = async || {
-        let told = explained(&door, ids[1]).await;
-        told["reasons"][0]["detail"].as_str().unwrap().to_owned()
+        let explanation = explained(&api, ids[1]).await;
+        explanation["reasons"][0]["detail"].as_str().unwrap().to_owned()
     };
     assert!(detail().await.ends_with("comes first and is Pending"));
-    let lease = door.harness.claim(1).await.remove(0);
+    let lease = api.harness.claim(1).await.remove(0);
     assert!(detail().await.ends_with("comes first and is Processing"));
-    door.harness.settle(&lease, failed()).await;
-    let told = detail().await;
+    api.harness.settle(&lease, failed()).await;
+    let explanation = detail().await;
     for part in [
         "order 1",
         "is Failed",
         "POST /orders/1/retry",
         "POST /orders/1/cancel",
     ] {
-        assert!(told.contains(part), "{told}");
+        assert!(explanation.contains(part), "{explanation}");
     }
-    door.harness.advance(Duration::from_secs(90)).await;
-    let queue = door.get("/queue").await.ok();
+    api.harness.advance(Duration::from_secs(90)).await;
+    let queue = api.get("/queue").await.ok();
     assert_eq!(
         (&queue["blocked"], &queue["oldest_blocked_seconds"]),
         (&1.into(), &90.0.into())
     );
-    let metrics = door.get("/metrics").await.ok();
+    let metrics = api.get("/metrics").await.ok();
     assert_eq!(
         (&metrics["blocked_orders"], &metrics["oldest_blocked_seconds"]),
         (&1.into(), &90.0.into())
     );
-    let text = door.get("/metrics/prometheus").await.text().to_owned();
+    let text = api.get("/metrics/prometheus").await.text().to_owned();
     for line in [
         "orderly_blocked_orders 1\n",
         "orderly_oldest_blocked_seconds 90.0\n",
     ] {
         assert!(text.contains(line), "{text}");
     }
-    door.act("/orders/1/cancel").await.ok();
-    door.harness.claim_only(ids[1]).await;
-    door.close().await;
+    api.act("/orders/1/cancel").await.ok();
+    api.harness.claim_only(ids[1]).await;
+    api.close().await;
 }
 
 /// Issue 13, point 17: heartbeats are seconds old, so slots are counted from the table.
 #[tokio::test]
 async fn slots_taken_since_the_last_heartbeat_count_as_taken() {
-    let door = Door::open().await;
-    node(&door, NODE_A, 1, Breaker::Closed).await;
-    let ids = door.harness.accept_some(2).await;
-    let lease = door.harness.claim(1).await.remove(0);
-    assert_eq!(reasons(&door, ids[1]).await, ["no_free_slot"]);
-    door.harness.settle(&lease, Outcome::COMPLETED).await;
-    assert_eq!(reasons(&door, ids[1]).await, ["next"]);
-    door.close().await;
+    let api = Api::open().await;
+    node(&api, NODE_A, 1, Breaker::Closed).await;
+    let ids = api.harness.accept_some(2).await;
+    let lease = api.harness.claim(1).await.remove(0);
+    assert_eq!(reasons(&api, ids[1]).await, ["no_free_slot"]);
+    api.harness.settle(&lease, Outcome::COMPLETED).await;
+    assert_eq!(reasons(&api, ids[1]).await, ["next"]);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_suspect_is_explained_as_one() {
-    let door = Door::open().await;
-    let id = door.harness.accept_one().await;
-    door.harness.crash_all(&[id], 2).await;
-    node(&door, NODE_A, 2, Breaker::Closed).await;
-    assert_eq!(reasons(&door, id).await, ["suspect"]);
-    door.close().await;
+    let api = Api::open().await;
+    let id = api.harness.accept_one().await;
+    api.harness.crash_all(&[id], 2).await;
+    node(&api, NODE_A, 2, Breaker::Closed).await;
+    assert_eq!(reasons(&api, id).await, ["suspect"]);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn an_order_in_processing_names_its_node_or_external_worker() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for outside in [false, true] {
-        let id = door.harness.accept_one().await;
+        let id = api.harness.accept_one().await;
         let request = ClaimRequest {
             processor: outside.then_some(ProcessorKind::Pull),
             ..claim_by(NODE_A, 1)
         };
-        door.harness.store().claim(request).await.unwrap();
-        let told = explained(&door, id).await;
-        assert_eq!(told["reasons"][0]["reason"], "processing");
-        assert!(told["reasons"][0]["until"].is_string());
-        let detail = told["reasons"][0]["detail"].as_str().unwrap().to_owned();
+        api.harness.store().claim(request).await.unwrap();
+        let explanation = explained(&api, id).await;
+        assert_eq!(explanation["reasons"][0]["reason"], "processing");
+        assert!(explanation["reasons"][0]["until"].is_string());
+        let detail = explanation["reasons"][0]["detail"].as_str().unwrap().to_owned();
         assert_eq!(detail.contains("external worker"), outside, "{detail}");
         assert_eq!(detail.contains(&NODE_A.to_string()), !outside, "{detail}");
     }
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_final_order_is_explained_as_ended() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for status in [
         OrderStatus::Completed,
         OrderStatus::Failed,
         OrderStatus::Cancelled,
     ] {
-        let id = door.harness.order_in(status).await;
-        assert_eq!(reasons(&door, id).await, ["ended"]);
+        let id = api.harness.order_in(status).await;
+        assert_eq!(reasons(&api, id).await, ["ended"]);
     }
-    door.get("/orders/7/explain")
+    api.get("/orders/7/explain")
         .await
         .assert_refused(404, "order-not-found");
-    door.close().await;
+    api.close().await;
 }
 
 /// One slot and 10 s per order: the fourth order starts in about 30 s.
 #[tokio::test]
 async fn an_estimate_is_a_range_around_the_mean() {
-    let door = Door::open().await;
-    let id = door.harness.accept_one().await;
-    let lease = door.harness.claim_only(id).await;
-    door.harness.advance(Duration::from_secs(10)).await;
-    door.harness.settle(&lease, Outcome::COMPLETED).await;
-    node(&door, NODE_A, 1, Breaker::Closed).await;
-    let ids = door.harness.accept_some(4).await;
-    let told = explained(&door, ids[3]).await;
-    let now = door.harness.now().await;
+    let api = Api::open().await;
+    let id = api.harness.accept_one().await;
+    let lease = api.harness.claim_only(id).await;
+    api.harness.advance(Duration::from_secs(10)).await;
+    api.harness.settle(&lease, Outcome::COMPLETED).await;
+    node(&api, NODE_A, 1, Breaker::Closed).await;
+    let ids = api.harness.accept_some(4).await;
+    let explanation = explained(&api, ids[3]).await;
+    let now = api.harness.now().await;
     let seconds_from_now = |name: &str| {
-        let at = told["estimated_start"][name].as_str().unwrap();
+        let at = explanation["estimated_start"][name].as_str().unwrap();
         let at: jiff::Timestamp = at.parse().unwrap();
         at.as_microsecond() - now.micros()
     };
     let expected = 30_000_000;
     let (earliest, latest) = (seconds_from_now("earliest"), seconds_from_now("latest"));
-    assert!(0 < earliest && earliest < expected && expected < latest, "{told}");
-    let first = explained(&door, ids[0]).await;
+    assert!(
+        0 < earliest && earliest < expected && expected < latest,
+        "{explanation}"
+    );
+    let first = explained(&api, ids[0]).await;
     assert!(first["estimated_start"].is_object(), "{first}");
-    door.close().await;
+    api.close().await;
 }
 
 /// Issue 13, point 1.
 #[tokio::test]
 async fn a_refusal_by_the_database_is_explained() {
-    let door = Door::open().await;
-    let harness = &door.harness;
-    node(&door, NODE_A, 2, Breaker::Closed).await;
+    let api = Api::open().await;
+    let harness = &api.harness;
+    node(&api, NODE_A, 2, Breaker::Closed).await;
     let ids = harness.accept_some(2).await;
     harness
         .refuse_updates(&format!("new.order_id = {} and new.status = 1", ids[0]))
         .await;
     let leases = harness.store().claim(claim_by(NODE_A, 2)).await.unwrap().leases;
     assert_eq!(leases.len(), 1);
-    let told = explained(&door, ids[0]).await;
-    assert_eq!(told["reasons"][0]["reason"], "refused");
-    let detail = told["reasons"][0]["detail"].as_str().unwrap();
+    let explanation = explained(&api, ids[0]).await;
+    assert_eq!(explanation["reasons"][0]["reason"], "refused");
+    let detail = explanation["reasons"][0]["detail"].as_str().unwrap();
     assert!(detail.contains("SQLite error 1811"), "{detail}");
     assert!(!detail.contains("not with us"), "{detail}");
-    assert_eq!(told["estimated_start"], Value::Null);
+    assert_eq!(explanation["estimated_start"], Value::Null);
 
     harness.allow_updates().await;
     harness.refuse_updates("old.status = 1 and new.status <> 1").await;
     let settled = harness.store().settle(leases[0].key(), Outcome::COMPLETED).await;
     assert!(settled.is_err());
-    assert_eq!(reasons(&door, ids[1]).await, ["refused", "processing"]);
+    assert_eq!(reasons(&api, ids[1]).await, ["refused", "processing"]);
 
     harness.allow_updates().await;
     let instead = Outcome::COMPLETED.after_refusal("SQLite error 1811").remove(0);
     harness.settle(&leases[0], instead).await;
-    assert_eq!(reasons(&door, ids[1]).await, ["ended", "refused"]);
-    door.close().await;
+    assert_eq!(reasons(&api, ids[1]).await, ["ended", "refused"]);
+    api.close().await;
 }
 
 /// Issue 13, point 1: only a lasting refusal hides the expected start.
 #[tokio::test]
 async fn an_earlier_refused_result_does_not_hide_the_expected_start() {
-    let door = Door::open().await;
-    let harness = &door.harness;
+    let api = Api::open().await;
+    let harness = &api.harness;
     harness.order_in(OrderStatus::Completed).await;
-    node(&door, NODE_A, 2, Breaker::Closed).await;
+    node(&api, NODE_A, 2, Breaker::Closed).await;
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     let put_off = Outcome::COMPLETED.after_refusal("SQLite error 1811").remove(1);
     harness.settle(&lease, put_off).await;
-    assert_eq!(reasons(&door, id).await, ["back_off", "refused"]);
+    assert_eq!(reasons(&api, id).await, ["back_off", "refused"]);
     harness.advance(Duration::from_hours(1)).await;
-    node(&door, NODE_A, 2, Breaker::Closed).await;
-    let told = explained(&door, id).await;
-    assert_eq!(told["reasons"][0]["reason"], "next", "{told}");
-    assert_eq!(told["reasons"][1]["reason"], "refused", "{told}");
-    assert!(told["estimated_start"].is_object(), "{told}");
-    door.close().await;
+    node(&api, NODE_A, 2, Breaker::Closed).await;
+    let explanation = explained(&api, id).await;
+    assert_eq!(explanation["reasons"][0]["reason"], "next", "{explanation}");
+    assert_eq!(explanation["reasons"][1]["reason"], "refused", "{explanation}");
+    assert!(explanation["estimated_start"].is_object(), "{explanation}");
+    api.close().await;
 }

@@ -4,8 +4,8 @@ use insta::assert_snapshot;
 use orderly::store::layer::Layer;
 use orderly::store::{QueueState, Store, StoreError};
 
-use super::door::{Door, ORDER};
-use crate::support::twisted::{Fails, Panics};
+use super::in_process::{Api, ORDER};
+use crate::support::layers::{Fails, Panics};
 
 const READS: [&str; 5] = ["/orders", "/orders/1", "/orders/1/events", "/queue", "/metrics"];
 const ACTIONS: [&str; 4] = [
@@ -18,19 +18,19 @@ const ACTIONS: [&str; 4] = [
 type Failing = fn() -> StoreError;
 
 /// Asserts that every request needing the store is refused in the same way.
-async fn assert_all_refused(door: &Door, status: u16, kind: &str, retry_after: &str) {
+async fn assert_all_refused(api: &Api, status: u16, kind: &str, retry_after: &str) {
     let batch = format!(r#"{{"orders":[{ORDER}]}}"#);
     let mut answers = vec![
-        door.post("/orders", ORDER).await,
-        door.post_keyed("/orders", "k", ORDER).await,
-        door.post("/orders/batch", batch).await,
-        door.post("/orders/retry", r#"{"status":"Failed"}"#).await,
+        api.post("/orders", ORDER).await,
+        api.post_keyed("/orders", "k", ORDER).await,
+        api.post("/orders/batch", batch).await,
+        api.post("/orders/retry", r#"{"status":"Failed"}"#).await,
     ];
     for path in READS {
-        answers.push(door.get(path).await);
+        answers.push(api.get(path).await);
     }
     for path in ACTIONS {
-        answers.push(door.act(path).await);
+        answers.push(api.act(path).await);
     }
     for answer in answers {
         answer.assert_refused(status, kind);
@@ -65,9 +65,9 @@ async fn every_store_error_maps_to_its_own_problem() {
         (unexpected, 500, "unexpected", ""),
     ];
     for (error, status, kind, retry_after) in errors {
-        let door = Door::twisted(Fails(error)).await;
-        assert_all_refused(&door, status, kind, retry_after).await;
-        door.close_empty().await;
+        let api = Api::layered(Fails(error)).await;
+        assert_all_refused(&api, status, kind, retry_after).await;
+        api.close_empty().await;
     }
 }
 
@@ -87,20 +87,20 @@ impl Layer for FailsToReadTheQueue {
 /// A 503 would claim that nothing changed.
 #[tokio::test]
 async fn a_change_whose_read_back_fails_is_not_reported_as_failed() {
-    let door = Door::twisted(FailsToReadTheQueue).await;
+    let api = Api::layered(FailsToReadTheQueue).await;
     for (action, paused) in [("/queue/pause", true), ("/queue/resume", false)] {
-        door.act(action).await.assert_refused(500, "unexpected");
-        assert_eq!(door.harness.paused().await, paused);
+        api.act(action).await.assert_refused(500, "unexpected");
+        assert_eq!(api.harness.paused().await, paused);
     }
-    door.get("/queue").await.assert_refused(503, "busy");
-    door.close_empty().await;
+    api.get("/queue").await.assert_refused(503, "busy");
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_panic_becomes_a_problem_and_the_server_keeps_serving() {
-    let door = Door::twisted(Panics).await;
-    assert_all_refused(&door, 500, "unexpected", "").await;
-    let answer = door.get("/orders/1").await;
+    let api = Api::layered(Panics).await;
+    assert_all_refused(&api, 500, "unexpected", "").await;
+    let answer = api.get("/orders/1").await;
     assert!(!answer.text().contains("bug"), "{}", answer.text());
     assert_snapshot!(answer.shown(), @r#"
     500 Internal Server Error
@@ -114,50 +114,48 @@ async fn a_panic_becomes_a_problem_and_the_server_keeps_serving() {
       "instance":"[request id]"
     }
     "#);
-    assert_eq!(door.get("/livez").await.ok()["status"], "alive");
-    door.close_empty().await;
+    assert_eq!(api.get("/livez").await.ok()["status"], "alive");
+    api.close_empty().await;
 }
 
 /// A panic must not leave its idempotency key in flight.
 #[tokio::test]
 async fn an_idempotency_key_is_reusable_after_a_failure() {
-    let door = Door::twisted(Panics).await;
+    let api = Api::layered(Panics).await;
     for _ in 0..2 {
-        door.post_keyed("/orders", "k", ORDER)
+        api.post_keyed("/orders", "k", ORDER)
             .await
             .assert_refused(500, "unexpected");
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_closed_store_refuses_as_shutting_down() {
-    let door = Door::open().await;
-    door.harness.store().close().await;
-    let answer = door.post("/orders", ORDER).await;
+    let api = Api::open().await;
+    api.harness.store().close().await;
+    let answer = api.post("/orders", ORDER).await;
     answer.assert_refused(503, "shutting-down");
 }
 
 #[tokio::test]
 async fn an_order_beyond_the_pending_limit_is_refused() {
-    let door = Door::with_pending_max(2).await;
-    door.post("/orders", ORDER).await.created();
+    let api = Api::with_pending_max(2).await;
+    api.post("/orders", ORDER).await.created();
     let batch = format!(r#"{{"orders":[{ORDER},{ORDER}]}}"#);
-    door.post("/orders/batch", batch)
+    api.post("/orders/batch", batch)
         .await
         .assert_refused(503, "queue-full");
-    door.post("/orders", ORDER).await.created();
-    door.post("/orders", ORDER)
-        .await
-        .assert_refused(503, "queue-full");
-    door.act("/orders/1/cancel").await.ok();
-    door.post("/orders", ORDER).await.created();
-    door.close().await;
+    api.post("/orders", ORDER).await.created();
+    api.post("/orders", ORDER).await.assert_refused(503, "queue-full");
+    api.act("/orders/1/cancel").await.ok();
+    api.post("/orders", ORDER).await.created();
+    api.close().await;
 }
 
 #[tokio::test]
 async fn an_unknown_route_is_not_found() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for path in [
         "/order",
         "/orders/",
@@ -168,11 +166,11 @@ async fn an_unknown_route_is_not_found() {
         "/docs/../x",
     ] {
         for method in ["GET", "POST", "DELETE"] {
-            let answer = door.ask(method, path, &[], "").await;
+            let answer = api.ask(method, path, &[], "").await;
             answer.assert_refused(404, "not-found");
         }
     }
-    assert_snapshot!(door.get("/nothing").await.shown(), @r#"
+    assert_snapshot!(api.get("/nothing").await.shown(), @r#"
     404 Not Found
     content-type: application/problem+json
 
@@ -184,56 +182,56 @@ async fn an_unknown_route_is_not_found() {
       "instance":"[request id]"
     }
     "#);
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_request_keeps_the_id_given_by_its_client() {
-    let door = Door::open().await;
-    let answer = door.get_with("/orders/1", ("x-request-id", "caller-7")).await;
+    let api = Api::open().await;
+    let answer = api.get_with("/orders/1", ("x-request-id", "caller-7")).await;
     assert_eq!(answer.header("x-request-id"), "caller-7");
     assert_eq!(answer.json()["instance"], "caller-7");
-    let answer = door
+    let answer = api
         .get_with("/orders/1", ("x-request-id", "not fit for a log"))
         .await;
     assert_ne!(answer.header("x-request-id"), "not fit for a log");
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn too_many_headers_are_refused() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let names: Vec<String> = (0..100).map(|number| format!("x-{number}")).collect();
     let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "y")).collect();
-    let answer = door.ask("POST", "/orders", &headers, ORDER).await;
+    let answer = api.ask("POST", "/orders", &headers, ORDER).await;
     answer.assert_refused(431, "too-many-headers");
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_path_or_query_that_is_too_long_is_refused() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let of_length = |start: &str, length: usize| format!("{start}{}", "x".repeat(length - start.len()));
     for start in ["/orders?reference=", "/orders/", "/nothing/"] {
-        let answer = door.get(&of_length(start, 8_001)).await;
+        let answer = api.get(&of_length(start, 8_001)).await;
         answer.assert_refused(414, "uri-too-long");
-        let answer = door.get(&of_length(start, 8_000)).await;
+        let answer = api.get(&of_length(start, 8_000)).await;
         assert_ne!(answer.status, 414);
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn every_problem_type_has_a_page() {
-    let door = Door::open().await;
-    let list = door.get("/problems").await;
+    let api = Api::open().await;
+    let list = api.get("/problems").await;
     for line in list.text().lines() {
         let path = line.split(' ').next().unwrap();
-        assert_eq!(door.get(path).await.status, 200, "{path}");
+        assert_eq!(api.get(path).await.status, 200, "{path}");
     }
     assert!(list.text().lines().count() > 20);
-    door.get("/problems/nothing")
+    api.get("/problems/nothing")
         .await
         .assert_refused(404, "not-found");
-    door.close_empty().await;
+    api.close_empty().await;
 }

@@ -10,13 +10,13 @@ use orderly::store::{StoreError, Wakeups};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::twisted::twisted;
+use crate::support::layers::layered;
 use crate::support::{Harness, PATIENCE, until};
 
 /// Fails every call while set.
-struct Away(Arc<AtomicBool>);
+struct Unavailable(Arc<AtomicBool>);
 
-impl Layer for Away {
+impl Layer for Unavailable {
     async fn around<T: Send>(&self, _verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
         if self.0.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable {
@@ -31,14 +31,14 @@ impl Layer for Away {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unreadable_feed_is_reported_as_lagging_until_it_recovers() {
     let harness = Harness::sqlite().await;
-    let away = Arc::new(AtomicBool::new(false));
-    let store = twisted(harness.store().clone(), Away(away.clone()));
+    let unavailable = Arc::new(AtomicBool::new(false));
+    let store = layered(harness.store().clone(), Unavailable(unavailable.clone()));
     let draining = CancellationToken::new();
     let settings = LiveSettings { idle_sleep: false };
     let live = Live::start(store, harness.metrics().clone(), settings, draining.clone());
     let mut follower = live.feed().subscribe(Filter::default(), None).await.unwrap();
     let begun_later = {
-        away.store(true, Ordering::SeqCst);
+        unavailable.store(true, Ordering::SeqCst);
         let id = harness.accept_one().await;
         let at = follower.cursor();
         until("the feed lags behind", async || {
@@ -47,7 +47,7 @@ async fn an_unreadable_feed_is_reported_as_lagging_until_it_recovers() {
         .await;
         // A subscriber with a cursor may wait for the store; without one it cannot be given a position.
         assert!(live.feed().subscribe(Filter::default(), Some(at)).await.is_ok());
-        away.store(false, Ordering::SeqCst);
+        unavailable.store(false, Ordering::SeqCst);
         id
     };
     let next = timeout(PATIENCE, follower.next())
@@ -68,15 +68,15 @@ async fn an_unreadable_feed_is_reported_as_lagging_until_it_recovers() {
 }
 
 /// Signals a change after every failed call, and records the times of the failures.
-struct Restless {
-    away: AtomicBool,
+struct SignalsAfterFailure {
+    unavailable: AtomicBool,
     wakeups: OnceLock<Arc<Wakeups>>,
     failed_at: Mutex<Vec<Instant>>,
 }
 
-impl Layer for Restless {
+impl Layer for SignalsAfterFailure {
     async fn around<T: Send>(&self, _verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
-        if !self.away.load(Ordering::SeqCst) {
+        if !self.unavailable.load(Ordering::SeqCst) {
             return call.await;
         }
         self.failed_at.lock().unwrap().push(Instant::now());
@@ -92,24 +92,24 @@ impl Layer for Restless {
 async fn a_failed_feed_read_is_retried_only_after_its_pause() {
     const PAUSE: Duration = Duration::from_secs(1);
     let harness = Harness::sqlite().await;
-    let restless = Arc::new(Restless {
-        away: AtomicBool::new(false),
+    let restless = Arc::new(SignalsAfterFailure {
+        unavailable: AtomicBool::new(false),
         wakeups: OnceLock::from(harness.store().wakeups()),
         failed_at: Mutex::default(),
     });
-    let store = twisted(harness.store().clone(), restless.clone());
+    let store = layered(harness.store().clone(), restless.clone());
     let draining = CancellationToken::new();
     let settings = LiveSettings { idle_sleep: false };
     let live = Live::start(store, harness.metrics().clone(), settings, draining.clone());
     let mut follower = live.feed().subscribe(Filter::default(), None).await.unwrap();
-    restless.away.store(true, Ordering::SeqCst);
+    restless.unavailable.store(true, Ordering::SeqCst);
     harness.accept_one().await;
     until("three reads have failed", async || {
         harness.store().wakeups().notify_changed();
         restless.failed_at.lock().unwrap().len() >= 3
     })
     .await;
-    restless.away.store(false, Ordering::SeqCst);
+    restless.unavailable.store(false, Ordering::SeqCst);
     let failed_at = restless.failed_at.lock().unwrap().clone();
     for pair in failed_at.windows(2) {
         assert!(pair[1] - pair[0] >= PAUSE, "{failed_at:?}");
@@ -128,15 +128,15 @@ async fn a_stream_with_a_cursor_opens_while_the_store_is_unavailable() {
     let harness = Harness::sqlite().await;
     harness.accept_one().await;
     let place = harness.store().events_after(None, 0).await.unwrap().bounds;
-    let away = Arc::new(AtomicBool::new(true));
-    let store = twisted(harness.store().clone(), Away(away.clone()));
+    let unavailable = Arc::new(AtomicBool::new(true));
+    let store = layered(harness.store().clone(), Unavailable(unavailable.clone()));
     let draining = CancellationToken::new();
     let settings = LiveSettings { idle_sleep: false };
     let live = Live::start(store, harness.metrics().clone(), settings, draining.clone());
     assert!(live.feed().subscribe(Filter::default(), None).await.is_err());
     let after = Some(place.cursor(place.complete_after));
     let mut follower = live.feed().subscribe(Filter::default(), after).await.unwrap();
-    away.store(false, Ordering::SeqCst);
+    unavailable.store(false, Ordering::SeqCst);
     let next = timeout(PATIENCE, follower.next())
         .await
         .expect("an event arrives");

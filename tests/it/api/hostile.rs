@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 
-use super::door::{Door, JSON, NDJSON, ORDER};
+use super::in_process::{Api, JSON, NDJSON, ORDER};
 
 const BODIES: u32 = 768;
 const ARBITRARY_BYTES_MAX: usize = 300;
@@ -152,7 +152,7 @@ fn arbitrary_bodies_never_cause_a_500_and_only_201s_store_orders() {
         .enable_all()
         .build()
         .unwrap();
-    let door = runtime.block_on(Door::open());
+    let api = runtime.block_on(Api::open());
     let (stored, created) = (Cell::new(0), Cell::new(0));
     let config = ProptestConfig {
         failure_persistence: None,
@@ -161,14 +161,14 @@ fn arbitrary_bodies_never_cause_a_500_and_only_201s_store_orders() {
     let sent =
         TestRunner::new(config).run(&prop_oneof![4 => mutated(), 1 => arbitrary()], |(route, body)| {
             let headers = [("content-type", route.content_type())];
-            let answer = runtime.block_on(door.ask("POST", route.path(), &headers, body));
+            let answer = runtime.block_on(api.ask("POST", route.path(), &headers, body));
             prop_assert!(!answer.status.is_server_error(), "{}", answer.text());
             if answer.status == StatusCode::CREATED {
                 let orders = answer.json()["orders"].as_array().map_or(1, Vec::len);
                 stored.set(stored.get() + orders as u64);
                 created.set(created.get() + 1);
             }
-            prop_assert_eq!(runtime.block_on(door.stored()), stored.get());
+            prop_assert_eq!(runtime.block_on(api.stored()), stored.get());
             Ok(())
         });
     sent.unwrap_or_else(|failure| panic!("{failure}"));
@@ -178,5 +178,5 @@ fn arbitrary_bodies_never_cause_a_500_and_only_201s_store_orders() {
         "{} created, {refused} refused",
         created.get()
     );
-    runtime.block_on(door.close());
+    runtime.block_on(api.close());
 }

@@ -5,69 +5,72 @@ use std::time::Duration;
 
 use orderly::order::{OrderId, OrderStatus};
 
-use super::door::{Door, ORDER};
+use super::in_process::{Api, ORDER};
 use crate::support::make::{order_of, order_with_reference};
 
 /// The order ids on a page, and the next cursor.
-async fn page(door: &Door, query: &str) -> (Vec<i64>, Option<String>) {
-    let page = door.get(&format!("/orders{query}")).await.ok();
+async fn page(api: &Api, query: &str) -> (Vec<i64>, Option<String>) {
+    let page = api.get(&format!("/orders{query}")).await.ok();
     let orders = page["orders"].as_array().unwrap();
-    let numbers = orders.iter().map(|order| order["order_id"].as_i64().unwrap());
+    let order_ids = orders.iter().map(|order| order["order_id"].as_i64().unwrap());
     let members: Vec<&String> = page.as_object().unwrap().keys().collect();
     assert_eq!(members, ["next_cursor", "orders"]);
-    (numbers.collect(), page["next_cursor"].as_str().map(str::to_owned))
+    (
+        order_ids.collect(),
+        page["next_cursor"].as_str().map(str::to_owned),
+    )
 }
 
-async fn numbers(door: &Door, query: &str) -> Vec<i64> {
-    let (numbers, next) = page(door, query).await;
+async fn order_ids(api: &Api, query: &str) -> Vec<i64> {
+    let (order_ids, next) = page(api, query).await;
     assert_eq!(next, None, "all orders fit on one page");
-    numbers
+    order_ids
 }
 
-fn newest_first(numbers: RangeInclusive<i64>) -> Vec<i64> {
-    numbers.rev().collect()
+fn newest_first(order_ids: RangeInclusive<i64>) -> Vec<i64> {
+    order_ids.rev().collect()
 }
 
 #[tokio::test]
 async fn an_empty_store_has_an_empty_list() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     assert_eq!(
-        door.get("/orders").await.text(),
+        api.get("/orders").await.text(),
         r#"{"orders":[],"next_cursor":null}"#
     );
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_listed_order_equals_the_order_read_by_id() {
-    let door = Door::open().await;
-    door.post("/orders", ORDER).await.created();
-    let order = door.get("/orders/1").await;
-    let list = door.get("/orders").await;
+    let api = Api::open().await;
+    api.post("/orders", ORDER).await.created();
+    let order = api.get("/orders/1").await;
+    let list = api.get("/orders").await;
     let expected = format!(r#"{{"orders":[{}],"next_cursor":null}}"#, order.text());
     assert_eq!(list.text(), expected);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn orders_are_listed_newest_first_fifty_to_a_page() {
-    let door = Door::open().await;
-    door.harness.accept_some(60).await;
-    let (first, next) = page(&door, "").await;
+    let api = Api::open().await;
+    api.harness.accept_some(60).await;
+    let (first, next) = page(&api, "").await;
     assert_eq!(first, newest_first(11..=60));
     assert_eq!(
-        numbers(&door, &format!("?cursor={}", next.unwrap())).await,
+        order_ids(&api, &format!("?cursor={}", next.unwrap())).await,
         newest_first(1..=10)
     );
-    let (largest, next) = page(&door, "?limit=500").await;
+    let (largest, next) = page(&api, "?limit=500").await;
     assert_eq!((largest.len(), next), (60, None));
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn filters_select_and_combine() {
-    let door = Door::open().await;
-    let harness = &door.harness;
+    let api = Api::open().await;
+    let harness = &api.harness;
     for status in [
         OrderStatus::Completed,
         OrderStatus::Failed,
@@ -107,45 +110,45 @@ async fn filters_select_and_combine() {
         ),
         ("?created_after=2027-01-01T00:00:00Z", &[]),
     ] {
-        assert_eq!(numbers(&door, query).await, expected, "{query}");
+        assert_eq!(order_ids(&api, query).await, expected, "{query}");
     }
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn paging_returns_every_order_once_while_orders_arrive() {
-    let door = Door::open().await;
-    door.harness.accept_some(40).await;
-    let (mut walked, mut next) = page(&door, "?limit=7").await;
+    let api = Api::open().await;
+    api.harness.accept_some(40).await;
+    let (mut listed, mut next) = page(&api, "?limit=7").await;
     while let Some(cursor) = next {
-        door.post("/orders", ORDER).await.created();
-        let numbers;
-        (numbers, next) = page(&door, &format!("?limit=7&cursor={cursor}")).await;
-        walked.extend(numbers);
+        api.post("/orders", ORDER).await.created();
+        let order_ids;
+        (order_ids, next) = page(&api, &format!("?limit=7&cursor={cursor}")).await;
+        listed.extend(order_ids);
     }
-    assert_eq!(walked, newest_first(1..=40));
-    door.close().await;
+    assert_eq!(listed, newest_first(1..=40));
+    api.close().await;
 }
 
 /// Orders that leave the filter meanwhile are skipped. No order repeats, and none that stays is missed.
 #[tokio::test]
 async fn filtered_paging_is_complete_while_orders_change() {
-    let door = Door::open().await;
-    door.harness.accept_some(30).await;
-    let (mut walked, mut next) = page(&door, "?status=Pending&user_id=104&limit=4").await;
+    let api = Api::open().await;
+    api.harness.accept_some(30).await;
+    let (mut listed, mut next) = page(&api, "?status=Pending&user_id=104&limit=4").await;
     while let Some(cursor) = next {
-        let met = *walked.last().unwrap();
-        door.harness.cancel(OrderId(met)).await;
-        let numbers;
-        (numbers, next) = page(
-            &door,
+        let met = *listed.last().unwrap();
+        api.harness.cancel(OrderId(met)).await;
+        let order_ids;
+        (order_ids, next) = page(
+            &api,
             &format!("?status=Pending&user_id=104&limit=4&cursor={cursor}"),
         )
         .await;
-        walked.extend(numbers);
+        listed.extend(order_ids);
     }
-    assert_eq!(walked, newest_first(1..=30));
-    door.close().await;
+    assert_eq!(listed, newest_first(1..=30));
+    api.close().await;
 }
 
 /// Five hundred of the longest orders would take twelve megabytes.
@@ -153,16 +156,16 @@ async fn filtered_paging_is_complete_while_orders_change() {
 async fn a_page_of_long_orders_ends_early_with_a_next_cursor() {
     const PAGE_BYTES_MAX: usize = 1024 * 1024;
     const ORDERS: i64 = 100;
-    let door = Door::open().await;
+    let api = Api::open().await;
     let items = vec!["9007199254740991"; 1000].join(",");
     let metadata = format!(r#"{{"a":"{}"}}"#, "x".repeat(8_000));
     let long = format!(r#"{{"user_id":1,"item_ids":[{items}],"total_amount":1,"metadata":{metadata}}}"#);
     for _ in 0..ORDERS {
-        door.post("/orders", long.clone()).await.created();
+        api.post("/orders", long.clone()).await.created();
     }
-    let (mut walked, mut pages, mut query) = (Vec::new(), 0, String::from("/orders?limit=500"));
+    let (mut listed, mut pages, mut query) = (Vec::new(), 0, String::from("/orders?limit=500"));
     loop {
-        let answer = door.get(&query).await;
+        let answer = api.get(&query).await;
         assert!(
             answer.text().len() < PAGE_BYTES_MAX + 1024,
             "{}",
@@ -170,21 +173,21 @@ async fn a_page_of_long_orders_ends_early_with_a_next_cursor() {
         );
         let page = answer.ok();
         let orders = page["orders"].as_array().unwrap();
-        walked.extend(orders.iter().map(|order| order["order_id"].as_i64().unwrap()));
+        listed.extend(orders.iter().map(|order| order["order_id"].as_i64().unwrap()));
         pages += 1;
         let Some(cursor) = page["next_cursor"].as_str() else {
             break;
         };
         query = format!("/orders?limit=500&cursor={cursor}");
     }
-    assert_eq!(walked, newest_first(1..=ORDERS));
+    assert_eq!(listed, newest_first(1..=ORDERS));
     assert_eq!(pages, 3);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn all_invalid_parameters_are_named_at_once() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for (query, pointers) in [
         ("status=pending", &["#/status"][..]),
         ("status=", &["#/status"]),
@@ -211,32 +214,32 @@ async fn all_invalid_parameters_are_named_at_once() {
             &["#/colour", "#/status", "#/user_id", "#/limit"],
         ),
     ] {
-        let answer = door.get(&format!("/orders?{query}")).await;
+        let answer = api.get(&format!("/orders?{query}")).await;
         answer.assert_refused_at(400, "invalid-parameters", pointers);
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_page_may_be_empty_before_the_last_one() {
-    let door = Door::open().await;
-    door.harness.accept(vec![order_with_reference("web")]).await;
-    door.harness.cancel(OrderId(1)).await;
+    let api = Api::open().await;
+    api.harness.accept(vec![order_with_reference("web")]).await;
+    api.harness.cancel(OrderId(1)).await;
     let others = order_with_reference("web");
-    door.harness.accept_more_than_a_page_looks_at(&others).await;
+    api.harness.accept_more_than_a_page_looks_at(&others).await;
     let query = "?reference=web&status=Cancelled";
-    let (first, next) = page(&door, query).await;
+    let (first, next) = page(&api, query).await;
     assert!(first.is_empty(), "{first:?}");
     let cursor = next.expect("there is a next page");
-    assert_eq!(numbers(&door, &format!("{query}&cursor={cursor}")).await, [1]);
-    door.close().await;
+    assert_eq!(order_ids(&api, &format!("{query}&cursor={cursor}")).await, [1]);
+    api.close().await;
 }
 
 /// Issue 13, point 11: exactly RFC 3339 section 5.6, in queries and bodies.
 #[tokio::test]
 async fn times_are_parsed_strictly_by_rfc_3339() {
-    let door = Door::open().await;
-    door.harness.accept_one().await;
+    let api = Api::open().await;
+    api.harness.accept_one().await;
     for time in [
         "9999-12-31T23:59:59Z",
         "2026-01-01t00:00:00z",
@@ -245,11 +248,11 @@ async fn times_are_parsed_strictly_by_rfc_3339() {
         "2016-12-31T23:59:60Z",
     ] {
         for name in ["created_after", "created_before"] {
-            door.get(&format!("/orders?{name}={time}")).await.ok();
+            api.get(&format!("/orders?{name}={time}")).await.ok();
         }
         let time = time.replace("%2B", "+");
         let body = format!(r#"{{"status":"Failed","created_before":"{time}"}}"#);
-        door.post("/orders/retry", body).await.ok();
+        api.post("/orders/retry", body).await.ok();
     }
     for time in [
         "2026-01-01T00:00:00%2B0100",
@@ -259,26 +262,26 @@ async fn times_are_parsed_strictly_by_rfc_3339() {
         "2026-01-01 00:00:00Z",
         "2026-02-29T00:00:00Z",
     ] {
-        let answer = door
+        let answer = api
             .get(&format!("/orders?created_after={}", time.replace(' ', "%20")))
             .await;
         answer.assert_refused_at(400, "invalid-parameters", &["#/created_after"]);
         let time = time.replace("%2B", "+");
         let body = format!(r#"{{"status":"Failed","created_before":"{time}"}}"#);
-        let answer = door.post("/orders/retry", body).await;
+        let answer = api.post("/orders/retry", body).await;
         answer.assert_refused_at(422, "invalid-fields", &["#/created_before"]);
     }
-    let answer = door.get("/orders?created_after=2026-01-01T00:00:00+01:00").await;
+    let answer = api.get("/orders?created_after=2026-01-01T00:00:00+01:00").await;
     answer.assert_refused_at(400, "invalid-parameters", &["#/created_after"]);
     assert!(answer.text().contains("%2B01:00"), "{}", answer.text());
-    door.close().await;
+    api.close().await;
 }
 
 /// Issue 13, point 12: a lossy decoding would search for something else.
 #[tokio::test]
 async fn query_text_that_is_not_utf8_is_refused() {
-    let door = Door::open().await;
-    door.harness.accept(vec![order_with_reference("\u{FFFD}")]).await;
+    let api = Api::open().await;
+    api.harness.accept(vec![order_with_reference("\u{FFFD}")]).await;
     for (path, pointer) in [
         ("/orders?reference=%FF", "#/reference"),
         ("/orders?ref%FFerence=x", "#/ref%EF%BF%BDerence"),
@@ -287,9 +290,9 @@ async fn query_text_that_is_not_utf8_is_refused() {
         ("/events?user_id=%ED%A0%80", "#/user_id"),
         ("/events?%FF", "#/%EF%BF%BD"),
     ] {
-        let answer = door.get(path).await;
+        let answer = api.get(path).await;
         answer.assert_refused_at(400, "invalid-parameters", &[pointer]);
     }
-    assert_eq!(numbers(&door, "?reference=%EF%BF%BD").await, [1]);
-    door.close().await;
+    assert_eq!(order_ids(&api, "?reference=%EF%BF%BD").await, [1]);
+    api.close().await;
 }

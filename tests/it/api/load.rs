@@ -41,11 +41,11 @@ async fn five_hundred_concurrent_orders_run_once_in_order_with_exact_counts() {
 
     let http = http();
     let orders = all_orders(&http, &server.url).await;
-    let numbers: Vec<u64> = orders
+    let ids: Vec<u64> = orders
         .iter()
         .map(|order| order["order_id"].as_u64().unwrap())
         .collect();
-    assert!(numbers.iter().copied().eq(1..=ORDERS), "{numbers:?}");
+    assert!(ids.iter().copied().eq(1..=ORDERS), "{ids:?}");
     let starts: Vec<&str> = orders
         .iter()
         .map(|order| order["processing_at"].as_str().unwrap())

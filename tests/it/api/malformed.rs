@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 
-use super::door::{Door, ORDER, order_with};
+use super::in_process::{Api, ORDER, order_with};
 
 const KIB: usize = 1024;
 
@@ -14,7 +14,7 @@ fn with(good: &str, bad: &str) -> String {
 
 #[tokio::test]
 async fn a_body_that_is_not_json_is_refused() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let unclosed = "{\"a\":".repeat(10 * KIB);
     let brackets = "[".repeat(60 * KIB);
     for body in [
@@ -48,9 +48,9 @@ async fn a_body_that_is_not_json_is_refused() {
         &unclosed,
         &brackets,
     ] {
-        let answer = door.post("/orders", body.to_owned()).await;
+        let answer = api.post("/orders", body.to_owned()).await;
         answer.assert_refused(400, "malformed-json");
-        let answer = door.post("/orders/batch", body.to_owned()).await;
+        let answer = api.post("/orders/batch", body.to_owned()).await;
         answer.assert_refused(400, "malformed-json");
     }
     for body in [
@@ -59,32 +59,32 @@ async fn a_body_that_is_not_json_is_refused() {
         b"\x00\x7b\x00\x7d",
         b"\x1f\x8b\x08",
     ] {
-        let answer = door.post("/orders", Bytes::from_static(body)).await;
+        let answer = api.post("/orders", Bytes::from_static(body)).await;
         answer.assert_refused(400, "malformed-json");
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn every_prefix_of_a_good_body_is_malformed() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for end in 0..ORDER.len() {
-        let answer = door.post("/orders", ORDER[..end].to_owned()).await;
+        let answer = api.post("/orders", ORDER[..end].to_owned()).await;
         answer.assert_refused(400, "malformed-json");
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_field_name_that_is_not_text_is_refused() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let order = order_with(r#""\ud800":1"#);
-    door.post("/orders", order.clone())
+    api.post("/orders", order.clone())
         .await
         .assert_refused(400, "malformed-json");
-    let answer = door
+    let answer = api
         .post("/orders/batch", format!(r#"{{"orders":[{ORDER},{order}]}}"#))
         .await;
     answer.assert_refused_at(422, "invalid-fields", &["#/orders/1"]);
-    door.close_empty().await;
+    api.close_empty().await;
 }

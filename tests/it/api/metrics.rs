@@ -12,10 +12,10 @@ use orderly::store::StoreError;
 use orderly::worker::{Worker, WorkerSettings};
 use tokio::time::Instant;
 
-use super::door::{Answer, Door, JSON, ORDER};
 use super::exposition::{Exposition, Format};
+use super::in_process::{Answer, Api, JSON, ORDER};
+use crate::support::layers::Fails;
 use crate::support::make::{LEASE, NODE_A};
-use crate::support::twisted::Fails;
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,24 +32,24 @@ impl Answer {
     }
 }
 
-async fn open_metrics(door: &Door) -> Exposition {
+async fn open_metrics(api: &Api) -> Exposition {
     let accept = ("accept", "application/openmetrics-text;version=1.0.0");
-    door.get_with("/metrics", accept).await.exposition()
+    api.get_with("/metrics", accept).await.exposition()
 }
 
 /// Creates a different number of orders in each status.
-async fn fill(door: &Door) {
+async fn fill(api: &Api) {
     for (count, status) in (1..).zip(OrderStatus::ALL.into_iter().rev()) {
         for _ in 0..count {
-            door.harness.order_in(status).await;
+            api.harness.order_in(status).await;
         }
     }
 }
 
 #[tokio::test]
 async fn metrics_of_an_empty_store_are_zero() {
-    let door = Door::open().await;
-    assert_snapshot!(door.get("/metrics").await.shown(), @r#"
+    let api = Api::open().await;
+    assert_snapshot!(api.get("/metrics").await.shown(), @r#"
     200 OK
     content-type: application/json
     vary: Accept
@@ -68,35 +68,35 @@ async fn metrics_of_an_empty_store_are_zero() {
       "oldest_blocked_seconds":null
     }
     "#);
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn metrics_are_available_as_json() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for seconds in [5, 7] {
-        let id = door.harness.accept_one().await;
-        let lease = door.harness.claim_only(id).await;
-        door.harness
+        let id = api.harness.accept_one().await;
+        let lease = api.harness.claim_only(id).await;
+        api.harness
             .advance(Duration::from_millis(seconds * 1000 - 245))
             .await;
-        door.harness.settle(&lease, Outcome::COMPLETED).await;
+        api.harness.settle(&lease, Outcome::COMPLETED).await;
     }
-    door.harness.accept_one().await;
-    door.harness.advance(Duration::from_millis(1500)).await;
-    assert_snapshot!(door.get("/metrics").await.text(), @r#"{"total_orders":3,"pending_orders":1,"processing_orders":0,"completed_orders":2,"failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.76","oldest_waiting_seconds":1.5,"queue_paused":false,"blocked_orders":0,"oldest_blocked_seconds":null}"#);
-    door.close().await;
+    api.harness.accept_one().await;
+    api.harness.advance(Duration::from_millis(1500)).await;
+    assert_snapshot!(api.get("/metrics").await.text(), @r#"{"total_orders":3,"pending_orders":1,"processing_orders":0,"completed_orders":2,"failed_orders":0,"cancelled_orders":0,"average_processing_time_seconds":"5.76","oldest_waiting_seconds":1.5,"queue_paused":false,"blocked_orders":0,"oldest_blocked_seconds":null}"#);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn metrics_equal_a_recount_of_the_table_in_every_format() {
-    let door = Door::open().await;
-    fill(&door).await;
-    let counted = door.harness.recount().await;
+    let api = Api::open().await;
+    fill(&api).await;
+    let counted = api.harness.recount().await;
     assert_eq!(counted.total(), 15);
-    let json = door.get("/metrics").await.ok();
-    let text = door.get("/metrics/prometheus").await.exposition();
-    let open = open_metrics(&door).await;
+    let json = api.get("/metrics").await.ok();
+    let text = api.get("/metrics/prometheus").await.exposition();
+    let open = open_metrics(&api).await;
     assert_eq!(json["total_orders"], counted.total());
     for status in OrderStatus::ALL {
         let field = format!("{}_orders", status.name().to_lowercase());
@@ -110,12 +110,12 @@ async fn metrics_equal_a_recount_of_the_table_in_every_format() {
             );
         }
     }
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn the_accept_header_selects_the_metrics_format() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     // The headers of Prometheus 3.5, Prometheus 2.40, Grafana Agent and VictoriaMetrics, curl, and a browser.
     let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
         application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
@@ -151,26 +151,26 @@ async fn the_accept_header_selects_the_metrics_format() {
         ("image/png", JSON),
         (";;,,q=", JSON),
     ] {
-        let answer = door.get_with("/metrics", ("accept", accept)).await;
+        let answer = api.get_with("/metrics", ("accept", accept)).await;
         assert_eq!(answer.header("content-type"), content_type, "{accept}");
         assert_eq!(answer.header("vary"), "Accept");
         if content_type != JSON {
             answer.exposition();
         }
     }
-    let answer = door.get("/metrics").await;
+    let answer = api.get("/metrics").await;
     assert_eq!(answer.header("content-type"), JSON, "without a preference");
-    let answer = door.get_with("/metrics/prometheus", ("accept", JSON)).await;
+    let answer = api.get_with("/metrics/prometheus", ("accept", JSON)).await;
     assert_eq!(answer.header("content-type"), TEXT, "in every case");
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn the_set_of_metric_families_is_stable() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     // Request families appear with the first request.
-    door.get("/livez").await.ok();
-    let families: Vec<String> = open_metrics(&door)
+    api.get("/livez").await.ok();
+    let families: Vec<String> = open_metrics(&api)
         .await
         .families
         .iter()
@@ -218,17 +218,17 @@ async fn the_set_of_metric_families_is_stable() {
     gauge process_open_fds
     gauge process_max_fds
     "#);
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn requests_are_counted_by_route_not_by_path() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for path in ["/orders/1", "/orders/2", "/orders/x", "/nothing/1", "/nothing/2"] {
-        assert_eq!(door.get(path).await.status, 404);
+        assert_eq!(api.get(path).await.status, 404);
     }
-    door.ask("BREW", "/orders", &[], "").await;
-    let counted = open_metrics(&door).await;
+    api.ask("BREW", "/orders", &[], "").await;
+    let counted = open_metrics(&api).await;
     let count = |labels: &str| {
         counted
             .value(&format!("orderly_http_requests_total{{{labels}}}"))
@@ -241,14 +241,14 @@ async fn requests_are_counted_by_route_not_by_path() {
     assert_eq!(counted.value(took).to_string(), "3");
     let took = r#"orderly_http_request_duration_seconds_count{method="other",route="/orders"}"#;
     assert_eq!(counted.value(took).to_string(), "1");
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 /// A counter that first appears with a count shows no rise (issue 13, point 22).
 #[tokio::test]
 async fn counters_start_at_zero_before_their_first_event() {
-    let door = Door::open().await;
-    let counted = open_metrics(&door).await;
+    let api = Api::open().await;
+    let counted = open_metrics(&api).await;
     for sample in [
         r#"orderly_attempts_total{result="failed"}"#,
         r#"orderly_attempts_total{result="abandoned"}"#,
@@ -260,13 +260,13 @@ async fn counters_start_at_zero_before_their_first_event() {
     ] {
         assert_eq!(counted.value(sample).to_string(), "0", "{sample}");
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn process_metrics_report_resource_use() {
-    let door = Door::open().await;
-    let counted = open_metrics(&door).await;
+    let api = Api::open().await;
+    let counted = open_metrics(&api).await;
     for sample in [
         "process_cpu_seconds_total",
         "process_start_time_seconds",
@@ -279,7 +279,7 @@ async fn process_metrics_report_resource_use() {
         assert!(counted.value(sample) > 0.0, "{sample}");
     }
     assert!(counted.value("process_open_fds") <= counted.value("process_max_fds"));
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 /// The simulated processor takes slightly more than 2, 5 or 10 s; interpolated medians must be near that.
@@ -323,8 +323,8 @@ fn median(samples: &std::collections::BTreeMap<String, f64>) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_processed_order_is_counted_once() {
     const ORDERS: usize = 5;
-    let door = Door::open().await;
-    door.harness.join(NODE_A).await;
+    let api = Api::open().await;
+    api.harness.join(NODE_A).await;
     let processor = Simulated {
         speed: 0.0,
         failure_rate: 0.0,
@@ -342,17 +342,17 @@ async fn each_processed_order_is_counted_once() {
         rate_limit: None,
         idle_sleep: false,
     };
-    let (store, metrics) = (door.harness.store().clone(), door.harness.metrics().clone());
+    let (store, metrics) = (api.harness.store().clone(), api.harness.metrics().clone());
     let worker = Worker::start(store, Arc::new(processor), settings, metrics);
     for number in 1..=ORDERS {
-        door.post("/orders", ORDER).await.created();
-        let done = door
+        api.post("/orders", ORDER).await.created();
+        let done = api
             .get_with(&format!("/orders/{number}"), ("prefer", "wait=60"))
             .await;
         assert_eq!(done.ok()["status"], "Completed");
     }
     worker.drain(Instant::now() + LEASE).await;
-    let counted = open_metrics(&door).await;
+    let counted = open_metrics(&api).await;
     for sample in [
         "orderly_orders_accepted_total",
         "orderly_attempts_total{result=\"completed\"}",
@@ -368,33 +368,30 @@ async fn each_processed_order_is_counted_once() {
         assert_eq!(counted.value(&gauge).to_string(), shown);
     }
     assert_eq!(counted.value("orderly_slots_busy").to_string(), "0");
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_pause_shows_in_every_metrics_format() {
-    let door = Door::open().await;
-    door.harness.accept_one().await;
-    door.harness.cancel(OrderId(1)).await;
-    door.act("/queue/pause").await.ok();
-    assert_eq!(door.get("/metrics").await.ok()["queue_paused"], true);
+    let api = Api::open().await;
+    api.harness.accept_one().await;
+    api.harness.cancel(OrderId(1)).await;
+    api.act("/queue/pause").await.ok();
+    assert_eq!(api.get("/metrics").await.ok()["queue_paused"], true);
     assert_eq!(
-        open_metrics(&door)
-            .await
-            .value("orderly_queue_paused")
-            .to_string(),
+        open_metrics(&api).await.value("orderly_queue_paused").to_string(),
         "1"
     );
-    door.close().await;
+    api.close().await;
 }
 
 /// Scrapes matter most while the store is unavailable: process metrics still appear, the table's do not.
 #[tokio::test]
 async fn a_scrape_without_the_store_still_has_process_metrics() {
-    let door = Door::twisted(Fails(|| StoreError::DiskFull)).await;
-    let scraped = door.get("/metrics/prometheus").await;
+    let api = Api::layered(Fails(|| StoreError::DiskFull)).await;
+    let scraped = api.get("/metrics/prometheus").await;
     assert_eq!(scraped.exposition().value("orderly_store_up").to_string(), "0");
     assert!(!scraped.text().contains("orderly_orders{"), "{}", scraped.text());
-    door.get("/metrics").await.assert_refused(503, "disk-full");
-    door.close_empty().await;
+    api.get("/metrics").await.assert_refused(503, "disk-full");
+    api.close_empty().await;
 }

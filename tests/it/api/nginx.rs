@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::process::{Child, Command};
 
-use super::door::{Door, ORDER};
-use super::socket::{CONNECTIONS_MAX, Hall};
+use super::in_process::{Api, ORDER};
+use super::socket::{ApiServer, CONNECTIONS_MAX};
 use crate::support::{required, until};
 
 const PROGRAM: &str = "/usr/sbin/nginx";
@@ -118,12 +118,13 @@ async fn a_refusal_of_a_large_body_arrives_through_nginx() {
     if !required("nginx", Path::new(PROGRAM).is_file()) {
         return;
     }
-    let hall = Hall::before(Door::with_key(KEY).await, CONNECTIONS_MAX);
-    hall.door
+    let server = ApiServer::before(Api::with_key(KEY).await, CONNECTIONS_MAX);
+    server
+        .api
         .harness
         .order_in(orderly::order::OrderStatus::Completed)
         .await;
-    let nginx = Nginx::before(&hall.address).await;
+    let nginx = Nginx::before(&server.address).await;
     let keyed = format!("authorization: Bearer {KEY}\r\n");
     let json = "content-type: application/json\r\n";
     for megabytes in [1, 2, 4, 8] {
@@ -148,13 +149,13 @@ async fn a_refusal_of_a_large_body_arrives_through_nginx() {
         .await;
     assert_eq!(status, StatusCode::CREATED, "{answer}");
     drop(nginx);
-    hall.close().await;
+    server.close().await;
 }
 
 /// Issue 13, point 8: `nc -N` and some libraries half-close. A held read ends without an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_half_closed_still_gets_its_answer() {
-    let hall = Hall::open().await;
+    let server = ApiServer::open().await;
     let length = ORDER.len();
     let json = "content-type: application/json\r\n";
     for (request, expected) in [
@@ -181,13 +182,13 @@ async fn a_client_that_half_closed_still_gets_its_answer() {
             "HTTP/1.1 200",
         ),
     ] {
-        let mut stream = TcpStream::connect(&hall.address).await.unwrap();
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with(expected), "{request}: {answer}");
     }
-    assert_eq!(hall.door.stored().await, 2);
-    hall.close().await;
+    assert_eq!(server.api.stored().await, 2);
+    server.close().await;
 }

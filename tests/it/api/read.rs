@@ -12,7 +12,7 @@ use orderly::store::{OrderView, Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::door::Door;
+use super::in_process::Api;
 use crate::support::make::{failed, retry_after};
 
 type Failing = fn() -> StoreError;
@@ -59,13 +59,13 @@ impl Layer for CountsLooks {
 
 #[tokio::test]
 async fn a_completed_order_is_returned_in_full() {
-    let door = Door::open().await;
-    let id = door.harness.accept_one().await;
-    door.harness.advance(Duration::from_millis(1500)).await;
-    let lease = door.harness.claim_only(id).await;
-    door.harness.advance(Duration::from_micros(2_000_001)).await;
-    door.harness.settle(&lease, Outcome::COMPLETED).await;
-    assert_snapshot!(door.get("/orders/1").await.shown(), @r#"
+    let api = Api::open().await;
+    let id = api.harness.accept_one().await;
+    api.harness.advance(Duration::from_millis(1500)).await;
+    let lease = api.harness.claim_only(id).await;
+    api.harness.advance(Duration::from_micros(2_000_001)).await;
+    api.harness.settle(&lease, Outcome::COMPLETED).await;
+    assert_snapshot!(api.get("/orders/1").await.shown(), @r#"
     200 OK
     content-type: application/json
     orderly-cursor: [cursor]
@@ -90,29 +90,29 @@ async fn a_completed_order_is_returned_in_full() {
       "result":null
     }
     "#);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn an_order_in_backoff_shows_its_due_time_and_last_error() {
-    let door = Door::open().await;
-    door.harness.attempt_once(retry_after(90)).await;
-    let order = door.get("/orders/1").await.ok();
+    let api = Api::open().await;
+    api.harness.attempt_once(retry_after(90)).await;
+    let order = api.get("/orders/1").await.ok();
     assert_eq!(order["status"], "Pending");
     assert_eq!(order["attempts"], 1);
     assert_eq!(order["version"], 3);
     assert_eq!(order["last_error"], "the warehouse did not answer");
     assert_eq!(order["next_attempt_at"], "2026-01-01T00:01:30.000000Z");
     assert_eq!(order["processing_at"], "2026-01-01T00:00:00.000000Z");
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn only_a_completed_order_shows_completion_fields() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for status in OrderStatus::ALL {
-        let id = door.harness.order_in(status).await;
-        let order = door.get(&format!("/orders/{id}")).await.ok();
+        let id = api.harness.order_in(status).await;
+        let order = api.get(&format!("/orders/{id}")).await.ok();
         assert_eq!(order["status"], status.name());
         let completed = status == OrderStatus::Completed;
         assert_eq!(order["completed_at"].is_string(), completed, "{order}");
@@ -125,35 +125,35 @@ async fn only_a_completed_order_shows_completion_fields() {
         assert!(order["next_attempt_at"].is_null(), "{order}");
         // The next order must be the only one that can start.
         if status == OrderStatus::Pending {
-            door.harness.claim_only(id).await;
+            api.harness.claim_only(id).await;
         }
     }
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn an_unknown_order_is_not_found_at_once() {
-    let door = Door::open().await;
-    door.get("/orders/1").await.assert_refused(404, "order-not-found");
+    let api = Api::open().await;
+    api.get("/orders/1").await.assert_refused(404, "order-not-found");
     let started = Instant::now();
-    let answer = door.get_with("/orders/1", ("prefer", "wait=60")).await;
+    let answer = api.get_with("/orders/1", ("prefer", "wait=60")).await;
     answer.assert_refused(404, "order-not-found");
     assert!(started.elapsed() < Duration::from_secs(30));
-    door.get("/orders/1/events")
+    api.get("/orders/1/events")
         .await
         .assert_refused(404, "order-not-found");
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_held_read_is_answered_when_the_order_becomes_final() {
-    let door = Door::open().await;
-    let id = door.harness.accept_one().await;
+    let api = Api::open().await;
+    let id = api.harness.accept_one().await;
     let started = Instant::now();
-    let held = door.get_with("/orders/1", ("prefer", "wait=60"));
+    let held = api.get_with("/orders/1", ("prefer", "wait=60"));
     let processing = async {
-        let lease = door.harness.claim_only(id).await;
-        door.harness.settle(&lease, failed()).await;
+        let lease = api.harness.claim_only(id).await;
+        api.harness.settle(&lease, failed()).await;
     };
     let (answer, ()) = tokio::join!(held, processing);
     assert_eq!(answer.ok()["status"], "Failed");
@@ -162,7 +162,7 @@ async fn a_held_read_is_answered_when_the_order_becomes_final() {
         started.elapsed() < Duration::from_secs(30),
         "the read waited for its full timeout"
     );
-    door.close().await;
+    api.close().await;
 }
 
 /// Issue 13, point 34: only the signal may answer. It comes after the second read, made once the wait began, has also
@@ -170,14 +170,14 @@ async fn a_held_read_is_answered_when_the_order_becomes_final() {
 #[tokio::test]
 async fn a_cancel_answers_a_held_read_by_its_own_signal() {
     let looks = Arc::new(Semaphore::new(0));
-    let door = Door::twisted(CountsLooks(looks.clone())).await;
-    let id = door.harness.accept_one().await;
+    let api = Api::layered(CountsLooks(looks.clone())).await;
+    let id = api.harness.accept_one().await;
     let started = Instant::now();
-    let held = door.get_with("/orders/1", ("prefer", "wait=60"));
+    let held = api.get_with("/orders/1", ("prefer", "wait=60"));
     let cancelled = async {
         looks.acquire_many(2).await.unwrap().forget();
-        assert_eq!(door.harness.metrics().feed_subscribers.get(), 1);
-        door.harness.cancel(id).await;
+        assert_eq!(api.harness.metrics().feed_subscribers.get(), 1);
+        api.harness.cancel(id).await;
     };
     let (answer, ()) = tokio::join!(held, cancelled);
     assert_eq!(answer.ok()["status"], "Cancelled");
@@ -186,22 +186,22 @@ async fn a_cancel_answers_a_held_read_by_its_own_signal() {
         "the read waited for its full timeout"
     );
     assert_eq!(looks.available_permits(), 1, "one more read, for the answer");
-    door.close().await;
+    api.close().await;
 }
 
 /// The first read finds the order pending, and the signal comes before that read ends.
 #[tokio::test]
 async fn a_change_during_the_first_read_is_not_missed() {
-    let door = Door::twisted(CancelledOnceRead).await;
-    door.harness.accept_one().await;
+    let api = Api::layered(CancelledOnceRead).await;
+    api.harness.accept_one().await;
     let started = Instant::now();
-    let answer = door.get_with("/orders/1", ("prefer", "wait=60")).await;
+    let answer = api.get_with("/orders/1", ("prefer", "wait=60")).await;
     assert_eq!(answer.ok()["status"], "Cancelled");
     assert!(
         started.elapsed() < Duration::from_secs(30),
         "the read waited for its full timeout"
     );
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
@@ -215,11 +215,11 @@ async fn a_held_read_survives_a_busy_or_unavailable_store() {
     ];
     for error in errors {
         let times = 3.into();
-        let door = Door::twisted(FailsToRead { error, times }).await;
-        door.harness.order_in(OrderStatus::Completed).await;
-        let answer = door.get_with("/orders/1", ("prefer", "wait=60")).await;
+        let api = Api::layered(FailsToRead { error, times }).await;
+        api.harness.order_in(OrderStatus::Completed).await;
+        let answer = api.get_with("/orders/1", ("prefer", "wait=60")).await;
         assert_eq!(answer.ok()["status"], "Completed");
-        door.close().await;
+        api.close().await;
     }
 }
 
@@ -231,42 +231,42 @@ async fn a_held_read_reports_store_errors_at_its_timeout_or_when_permanent() {
     ];
     for (error, prefer, kind) in cases {
         let times = u32::MAX.into();
-        let door = Door::twisted(FailsToRead { error, times }).await;
-        door.harness.accept_one().await;
-        let answer = door.get_with("/orders/1", ("prefer", prefer)).await;
+        let api = Api::layered(FailsToRead { error, times }).await;
+        api.harness.accept_one().await;
+        let answer = api.get_with("/orders/1", ("prefer", prefer)).await;
         answer.assert_refused(503, kind);
-        door.close().await;
+        api.close().await;
     }
 }
 
 /// A start is a change, but not the one waited for.
 #[tokio::test(start_paused = true)]
 async fn a_held_read_returns_the_current_order_at_its_timeout() {
-    let door = Door::open().await;
-    let id = door.harness.accept_one().await;
-    door.harness.claim_only(id).await;
+    let api = Api::open().await;
+    let id = api.harness.accept_one().await;
+    api.harness.claim_only(id).await;
     let started = Instant::now();
-    let answer = door.get_with("/orders/1", ("prefer", "wait=20")).await;
+    let answer = api.get_with("/orders/1", ("prefer", "wait=20")).await;
     assert_eq!(answer.ok()["status"], "Processing");
     assert_eq!(answer.header("preference-applied"), "wait=20");
     assert_eq!(started.elapsed().as_secs(), 20);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_held_read_is_answered_when_the_server_stops() {
-    let door = Door::open().await;
-    door.harness.accept_one().await;
-    let held = door.get_with("/orders/1", ("prefer", "wait=60"));
-    let (answer, ()) = tokio::join!(held, async { door.draining.cancel() });
+    let api = Api::open().await;
+    api.harness.accept_one().await;
+    let held = api.get_with("/orders/1", ("prefer", "wait=60"));
+    let (answer, ()) = tokio::join!(held, async { api.draining.cancel() });
     assert_eq!(answer.ok()["status"], "Pending");
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_wait_preference_is_capped_at_a_minute_and_ignored_if_malformed() {
-    let door = Door::open().await;
-    door.harness.order_in(OrderStatus::Completed).await;
+    let api = Api::open().await;
+    api.harness.order_in(OrderStatus::Completed).await;
     for (prefer, applied) in [
         ("wait=5", "wait=5"),
         ("respond-async, wait=7", "wait=7"),
@@ -279,29 +279,29 @@ async fn a_wait_preference_is_capped_at_a_minute_and_ignored_if_malformed() {
         ("wait", ""),
         ("return=minimal", ""),
     ] {
-        let answer = door.get_with("/orders/1", ("prefer", prefer)).await;
+        let answer = api.get_with("/orders/1", ("prefer", prefer)).await;
         assert_eq!(answer.ok()["status"], "Completed");
         assert_eq!(answer.header("preference-applied"), applied, "{prefer}");
     }
-    assert_eq!(door.get("/orders/1").await.header("preference-applied"), "");
-    door.close().await;
+    assert_eq!(api.get("/orders/1").await.header("preference-applied"), "");
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_history_lists_every_event() {
-    let door = Door::open().await;
-    door.harness.attempt_once(retry_after(0)).await;
-    let lease = door.harness.claim_only(OrderId(1)).await;
-    door.harness.settle(&lease, failed()).await;
-    door.harness.redrive(OrderId(1)).await;
-    door.harness.cancel(OrderId(1)).await;
-    let history = door.get("/orders/1/events").await.ok();
+    let api = Api::open().await;
+    api.harness.attempt_once(retry_after(0)).await;
+    let lease = api.harness.claim_only(OrderId(1)).await;
+    api.harness.settle(&lease, failed()).await;
+    api.harness.redrive(OrderId(1)).await;
+    api.harness.cancel(OrderId(1)).await;
+    let history = api.get("/orders/1/events").await.ok();
     let events = history["events"].as_array().unwrap();
     let kinds: Vec<&str> = events
         .iter()
         .map(|event| event["kind"].as_str().unwrap())
         .collect();
-    let told = [
+    let expected = [
         "accepted",
         "started",
         "retry_scheduled",
@@ -310,17 +310,17 @@ async fn a_history_lists_every_event() {
         "redriven",
         "cancelled",
     ];
-    assert_eq!(kinds, told);
+    assert_eq!(kinds, expected);
     let versions = events.iter().map(|event| event["version"].as_u64().unwrap());
     assert!(versions.eq(1..=7));
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn an_event_is_returned_in_full() {
-    let door = Door::open().await;
-    door.harness.attempt_once(failed()).await;
-    assert_snapshot!(door.get("/orders/1/events?after=1").await.shown(), @r#"
+    let api = Api::open().await;
+    api.harness.attempt_once(failed()).await;
+    assert_snapshot!(api.get("/orders/1/events?after=1").await.shown(), @r#"
     200 OK
     content-type: application/json
     orderly-cursor: [cursor]
@@ -354,22 +354,22 @@ async fn an_event_is_returned_in_full() {
       ]
     }
     "#);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_history_continues_after_a_version() {
-    let door = Door::open().await;
-    door.harness.attempt_once(Outcome::COMPLETED).await;
+    let api = Api::open().await;
+    api.harness.attempt_once(Outcome::COMPLETED).await;
     for (after, left) in [("0", 3), ("2", 1), ("3", 0), ("4294967295", 0)] {
-        let history = door.get(&format!("/orders/1/events?after={after}")).await.ok();
+        let history = api.get(&format!("/orders/1/events?after={after}")).await.ok();
         assert_eq!(history["events"].as_array().unwrap().len(), left, "{after}");
     }
     for bad in ["", "-1", "x", "4294967296"] {
-        let answer = door.get(&format!("/orders/1/events?after={bad}")).await;
+        let answer = api.get(&format!("/orders/1/events?after={bad}")).await;
         answer.assert_refused_at(400, "invalid-parameters", &["#/after"]);
     }
-    let answer = door.get("/orders/1/events?before=1").await;
+    let answer = api.get("/orders/1/events?before=1").await;
     answer.assert_refused_at(400, "invalid-parameters", &["#/before"]);
-    door.close().await;
+    api.close().await;
 }

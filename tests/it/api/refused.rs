@@ -1,6 +1,6 @@
 //! Invalid fields: all are named at once by their pointers, alone and inside a batch, and nothing is stored.
 
-use super::door::{Door, ORDER, order_with};
+use super::in_process::{Api, ORDER, order_with};
 
 const KIB: usize = 1024;
 
@@ -11,8 +11,8 @@ fn with(good: &str, bad: &str) -> String {
 }
 
 /// Asserts that the order is refused at these pointers, alone and among valid orders of a batch.
-async fn assert_bad_fields(door: &Door, order: &str, pointers: &[&str]) {
-    let answer = door.post("/orders", order.to_owned()).await;
+async fn assert_bad_fields(api: &Api, order: &str, pointers: &[&str]) {
+    let answer = api.post("/orders", order.to_owned()).await;
     answer.assert_refused_at(422, "invalid-fields", pointers);
     let inside: Vec<String> = pointers
         .iter()
@@ -20,9 +20,9 @@ async fn assert_bad_fields(door: &Door, order: &str, pointers: &[&str]) {
         .collect();
     let inside: Vec<&str> = inside.iter().map(String::as_str).collect();
     let batch = format!(r#"{{"orders":[{ORDER},{order},{ORDER}]}}"#);
-    let answer = door.post("/orders/batch", batch).await;
+    let answer = api.post("/orders/batch", batch).await;
     answer.assert_refused_at(422, "invalid-fields", &inside);
-    let answer = door
+    let answer = api
         .post_lines(format!("{ORDER}\n{}\n{ORDER}", order.replace('\n', " ")))
         .await;
     answer.assert_refused_at(422, "invalid-fields", &inside);
@@ -30,7 +30,7 @@ async fn assert_bad_fields(door: &Door, order: &str, pointers: &[&str]) {
 
 #[tokio::test]
 async fn a_body_that_is_not_an_object_is_refused_as_a_whole() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for body in [
         "[]",
         "null",
@@ -40,24 +40,24 @@ async fn a_body_that_is_not_an_object_is_refused_as_a_whole() {
         "\"order\"",
         r#"[{"user_id":1}]"#,
     ] {
-        assert_bad_fields(&door, body, &["#"]).await;
+        assert_bad_fields(&api, body, &["#"]).await;
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn missing_fields_are_all_named() {
-    let door = Door::open().await;
-    assert_bad_fields(&door, "{}", &["#/user_id", "#/item_ids", "#/total_amount"]).await;
-    assert_bad_fields(&door, r#"{"item_ids":[1]}"#, &["#/user_id", "#/total_amount"]).await;
+    let api = Api::open().await;
+    assert_bad_fields(&api, "{}", &["#/user_id", "#/item_ids", "#/total_amount"]).await;
+    assert_bad_fields(&api, r#"{"item_ids":[1]}"#, &["#/user_id", "#/total_amount"]).await;
     let nulls = r#"{"user_id":null,"item_ids":null,"total_amount":null}"#;
-    assert_bad_fields(&door, nulls, &["#/user_id", "#/item_ids", "#/total_amount"]).await;
-    door.close_empty().await;
+    assert_bad_fields(&api, nulls, &["#/user_id", "#/item_ids", "#/total_amount"]).await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_user_id_is_a_safe_json_integer() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let deep = format!("{}{}", "[".repeat(15 * KIB), "]".repeat(15 * KIB));
     for user_id in [
         "0",
@@ -78,14 +78,14 @@ async fn a_user_id_is_a_safe_json_integer() {
         "{}",
         &deep,
     ] {
-        assert_bad_fields(&door, &with("104", user_id), &["#/user_id"]).await;
+        assert_bad_fields(&api, &with("104", user_id), &["#/user_id"]).await;
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn item_ids_are_one_to_a_thousand_integers() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let too_many = vec!["1"; 1001].join(",");
     for (item_ids, pointers) in [
         ("[]", &["#/item_ids"][..]),
@@ -118,14 +118,14 @@ async fn item_ids_are_one_to_a_thousand_integers() {
         (r#""1,\ud800""#, &["#/item_ids/0"]),
         ("[9007199254740993]", &["#/item_ids/0"]),
     ] {
-        assert_bad_fields(&door, &with("[101,102,103]", item_ids), pointers).await;
+        assert_bad_fields(&api, &with("[101,102,103]", item_ids), pointers).await;
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn an_amount_is_parsed_from_text_never_through_a_float() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for total_amount in [
         "-1",
         "-0",
@@ -159,14 +159,14 @@ async fn an_amount_is_parsed_from_text_never_through_a_float() {
         r#""1\u0000""#,
         r#""\ud800""#,
     ] {
-        assert_bad_fields(&door, &with("250.75", total_amount), &["#/total_amount"]).await;
+        assert_bad_fields(&api, &with("250.75", total_amount), &["#/total_amount"]).await;
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn a_reference_has_1_to_200_characters_without_control_characters() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let long = format!("\"{}\"", "é".repeat(201));
     for reference in [
         "\"\"",
@@ -183,18 +183,18 @@ async fn a_reference_has_1_to_200_characters_without_control_characters() {
         "{}",
     ] {
         assert_bad_fields(
-            &door,
+            &api,
             &order_with(&format!("\"reference\":{reference}")),
             &["#/reference"],
         )
         .await;
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn metadata_is_an_interoperable_json_object() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let nested = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
     let arrays = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
     let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(8192 - 7));
@@ -221,18 +221,18 @@ async fn metadata_is_an_interoperable_json_object() {
         r#"{"a":1e400}"#,
     ] {
         assert_bad_fields(
-            &door,
+            &api,
             &order_with(&format!("\"metadata\":{metadata}")),
             &["#/metadata"],
         )
         .await;
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn unknown_and_repeated_fields_are_named() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for (field, pointer) in [
         ("\"colour\":\"red\"", "#/colour"),
         ("\"User_id\":104", "#/User_id"),
@@ -249,14 +249,14 @@ async fn unknown_and_repeated_fields_are_named() {
         ("\"reference\":\"a\",\"reference\":\"b\"", "#/reference"),
         ("\"metadata\":{},\"metadata\":{}", "#/metadata"),
     ] {
-        assert_bad_fields(&door, &order_with(field), &[pointer]).await;
+        assert_bad_fields(&api, &order_with(field), &[pointer]).await;
     }
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 #[tokio::test]
 async fn all_invalid_fields_are_named_at_once() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let order = r#"{"user_id":9007199254740993,"item_ids":[1,0],"total_amount":-0.001,"colour":"red",
         "reference":"","metadata":{"a":1,"a":2}}"#;
     let pointers = [
@@ -267,8 +267,8 @@ async fn all_invalid_fields_are_named_at_once() {
         "#/reference",
         "#/metadata",
     ];
-    assert_bad_fields(&door, order, &pointers).await;
-    let answer = door.post("/orders", order).await;
+    assert_bad_fields(&api, order, &pointers).await;
+    let answer = api.post("/orders", order).await;
     insta::assert_snapshot!(answer.shown(), @r##"
     422 Unprocessable Entity
     content-type: application/problem+json
@@ -307,15 +307,15 @@ async fn all_invalid_fields_are_named_at_once() {
       ]
     }
     "##);
-    door.close_empty().await;
+    api.close_empty().await;
 }
 
 /// The answer to a hostile body stays small.
 #[tokio::test]
 async fn very_many_invalid_fields_give_a_short_answer() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     let fields: Vec<String> = (0..4000).map(|number| format!("\"x{number}\":1")).collect();
-    let answer = door.post("/orders", order_with(&fields.join(","))).await;
+    let answer = api.post("/orders", order_with(&fields.join(","))).await;
     let (status, kind, pointers) = answer.refusal();
     assert_eq!(
         (status, kind.as_str(), pointers.len()),
@@ -326,10 +326,10 @@ async fn very_many_invalid_fields_give_a_short_answer() {
         "not all are counted: {}",
         answer.text()
     );
-    let answer = door
+    let answer = api
         .post("/orders", order_with(&format!("\"{}\":1", "x".repeat(60_000))))
         .await;
     assert_eq!(answer.refusal().0, 422);
     assert!(answer.bytes().len() < 2 * KIB);
-    door.close_empty().await;
+    api.close_empty().await;
 }

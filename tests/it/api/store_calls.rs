@@ -10,12 +10,12 @@ use orderly::store::ClaimRequest;
 use orderly::worker::{Worker, WorkerSettings};
 use tokio::time::Instant;
 
-use super::door::{Door, ORDER};
 use super::exposition::{Exposition, Format};
+use super::in_process::{Api, ORDER};
 use crate::support::make::{LEASE, NODE_A, claim_by};
 
-async fn scraped(door: &Door) -> Exposition {
-    let answer = door.get("/metrics/prometheus").await;
+async fn scraped(api: &Api) -> Exposition {
+    let answer = api.get("/metrics/prometheus").await;
     Exposition::read(answer.text(), Format::Classic)
 }
 
@@ -28,8 +28,8 @@ fn calls(scraped: &Exposition, what: &str, verb: &str, outcome: &str) -> f64 {
 /// Issue 14, point 5.
 #[tokio::test(flavor = "multi_thread")]
 async fn store_calls_are_timed_by_verb_and_outcome() {
-    let door = Door::open().await;
-    door.harness.join(NODE_A).await;
+    let api = Api::open().await;
+    api.harness.join(NODE_A).await;
     let processor = Simulated {
         speed: 0.0,
         failure_rate: 0.0,
@@ -47,17 +47,17 @@ async fn store_calls_are_timed_by_verb_and_outcome() {
         rate_limit: None,
         idle_sleep: false,
     };
-    let (store, metrics) = (door.harness.store().clone(), door.harness.metrics().clone());
+    let (store, metrics) = (api.harness.store().clone(), api.harness.metrics().clone());
     let worker = Worker::start(store, Arc::new(processor), settings, metrics);
-    door.post_keyed("/orders", "k", ORDER).await.created();
-    let done = door.get_with("/orders/1", ("prefer", "wait=60")).await;
+    api.post_keyed("/orders", "k", ORDER).await.created();
+    let done = api.get_with("/orders/1", ("prefer", "wait=60")).await;
     assert_eq!(done.ok()["status"], "Completed");
     let other = ORDER.replace("250.75", "250.76");
-    let reused = door.post_keyed("/orders", "k", other).await;
+    let reused = api.post_keyed("/orders", "k", other).await;
     reused.assert_refused(422, "idempotency-key-reused");
     worker.drain(Instant::now() + LEASE).await;
 
-    let scraped = scraped(&door).await;
+    let scraped = scraped(&api).await;
     for (verb, outcome) in [
         ("accept", "ok"),
         ("accept", "refused"),
@@ -78,12 +78,12 @@ async fn store_calls_are_timed_by_verb_and_outcome() {
     ] {
         assert!(calls(&scraped, "sum", verb, outcome) > 0.0, "{verb} {outcome}");
     }
-    door.close().await;
+    api.close().await;
 }
 
 /// The number of all store calls so far.
-async fn calls_in_all(door: &Door) -> f64 {
-    let text = door.get("/metrics/prometheus").await.text().to_owned();
+async fn calls_in_all(api: &Api) -> f64 {
+    let text = api.get("/metrics/prometheus").await.text().to_owned();
     let samples = text.lines().filter_map(|line| {
         let counted = line.strip_prefix("orderly_store_call_seconds_count{")?;
         counted.rsplit(' ').next()
@@ -94,11 +94,11 @@ async fn calls_in_all(door: &Door) -> f64 {
 /// Issue 14, point 7.
 #[tokio::test]
 async fn a_completion_by_an_external_worker_is_one_call() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     // A scrape queries the store too.
     let of_a_scrape = {
-        let before = calls_in_all(&door).await;
-        calls_in_all(&door).await - before
+        let before = calls_in_all(&api).await;
+        calls_in_all(&api).await - before
     };
     for (action, rest, calls) in [
         ("complete", "", 1.0),
@@ -107,21 +107,21 @@ async fn a_completion_by_an_external_worker_is_one_call() {
         // The backoff depends on the attempts of the order.
         ("fail", r#","error":"no","permanent":true"#, 2.0),
     ] {
-        let id = door.harness.accept_one().await;
+        let id = api.harness.accept_one().await;
         let delivering = ClaimRequest {
             processor: Some(ProcessorKind::Http),
             ..claim_by(NODE_A, 1)
         };
-        let claimed = door.harness.store().claim(delivering).await.unwrap();
+        let claimed = api.harness.store().claim(delivering).await.unwrap();
         let body = format!("{{\"token\":\"{}\"{rest}}}", claimed.leases[0].token);
         let path = format!("/leases/{id}/{action}");
-        let before = calls_in_all(&door).await;
-        door.post(&path, body).await.ok();
-        let counted = calls_in_all(&door).await - before - of_a_scrape;
+        let before = calls_in_all(&api).await;
+        api.post(&path, body).await.ok();
+        let counted = calls_in_all(&api).await - before - of_a_scrape;
         assert_eq!(counted.to_string(), calls.to_string(), "{action}");
         if action == "release" {
-            door.harness.cancel(id).await;
+            api.harness.cancel(id).await;
         }
     }
-    door.close().await;
+    api.close().await;
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{PATIENCE, Said, Shop, command, told};
+use super::{CommandOutput, Fixture, PATIENCE, command, run};
 use crate::support::postgres::{self, Server};
 use crate::support::process::orderly;
 use crate::support::{required, until};
@@ -12,16 +12,16 @@ use crate::support::{required, until};
 const SHORT: &str = "--duration 50ms --rounds 2 --connections 4 --json";
 
 /// Runs a benchmark with its folder inside `folder`.
-async fn bench(folder: &TempDir, line: &str) -> Said {
+async fn bench(folder: &TempDir, line: &str) -> CommandOutput {
     let line = format!("bench {line} {SHORT} --folder {}", folder.path().display());
-    told(command(folder.path(), &line)).await
+    run(command(folder.path(), &line)).await
 }
 
 /// Returns the only load of a report, with all its figures present.
 #[track_caller]
-fn only_load(said: &Said, kinds: &[&str]) -> Value {
-    assert_eq!(said.exit, Some(0), "{}{}", said.stdout, said.stderr);
-    let report: Value = serde_json::from_str(&said.stdout).expect("the report is JSON");
+fn only_load(output: &CommandOutput, kinds: &[&str]) -> Value {
+    assert_eq!(output.exit, Some(0), "{}{}", output.stdout, output.stderr);
+    let report: Value = serde_json::from_str(&output.stdout).expect("the report is JSON");
     let loads = report["loads"].as_array().expect("a list of loads");
     assert_eq!(loads.len(), 1, "{report}");
     let measured = loads[0]["kinds"].as_array().expect("a list of kinds");
@@ -76,10 +76,10 @@ async fn every_load_is_measured_with_its_yardsticks() {
         ("drain --orders 1003", &["orderly", "nothing", "disk"]),
         ("pickup", &["orderly", "disk"]),
     ] {
-        let said = bench(&folder, line).await;
-        let load = only_load(&said, kinds);
+        let output = bench(&folder, line).await;
+        let load = only_load(&output, kinds);
         assert!(line.starts_with(load["load"].as_str().unwrap()), "{load}");
-        assert_eq!(said.stderr, "", "{line}");
+        assert_eq!(output.stderr, "", "{line}");
         assert_nothing_left(&folder);
     }
 }
@@ -117,15 +117,15 @@ async fn several_loads_are_shown_in_tables() {
         "bench accept drain --orders 10 --users 7 --duration 50ms --rounds 1 --connections 1 --folder {}",
         folder.path().display()
     );
-    let said = told(command(folder.path(), &line)).await;
-    assert_eq!((said.exit, said.stderr.as_str()), (Some(0), ""));
+    let output = run(command(folder.path(), &line)).await;
+    assert_eq!((output.exit, output.stderr.as_str()), (Some(0), ""));
     for text in [
         "accept, sqlite, 1 connections, 7 users, 1 round",
         "drain, sqlite",
         "nothing stored",
         "ORDERLY BY IT",
     ] {
-        assert!(said.stdout.contains(text), "{text} in {}", said.stdout);
+        assert!(output.stdout.contains(text), "{text} in {}", output.stdout);
     }
 }
 
@@ -137,8 +137,8 @@ async fn on_postgresql_each_store_gets_its_own_database() {
     let database = Server::shared().await.create_database().await;
     let folder = tempfile::tempdir().unwrap();
     let line = format!("accept --database-url {}", database.url());
-    let said = bench(&folder, &line).await;
-    only_load(&said, &["orderly", "nothing", "one-insert", "store", "disk"]);
+    let output = bench(&folder, &line).await;
+    only_load(&output, &["orderly", "nothing", "one-insert", "store", "disk"]);
     assert_nothing_left(&folder);
     let admin = database.admin().await;
     let left = "select datname from pg_database where datname like 'orderly_bench_%'";
@@ -157,13 +157,13 @@ async fn on_postgresql_each_store_gets_its_own_database() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_server_is_measured_and_keeps_running() {
-    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    let fixture = Fixture::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     let folder = tempfile::tempdir().unwrap();
-    let said = bench(&folder, &format!("accept --url {}", shop.server.url)).await;
-    only_load(&said, &["orderly", "nothing", "disk"]);
+    let output = bench(&folder, &format!("accept --url {}", fixture.server.url)).await;
+    only_load(&output, &["orderly", "nothing", "disk"]);
     assert_nothing_left(&folder);
-    shop.order(1).await;
-    shop.close().await;
+    fixture.order(1).await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,7 +198,7 @@ async fn invalid_benchmarks_are_refused_before_anything_is_created() {
         bench(&folder, line).await.assert_failed(exit, because);
     }
     let line = "bench --duration 1ms";
-    told(command(folder.path(), line))
+    run(command(folder.path(), line))
         .await
         .assert_failed(2, "50ms to 10m");
     assert_nothing_left(&folder);

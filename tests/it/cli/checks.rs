@@ -5,41 +5,41 @@ use std::path::Path;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{Said, Shop, command, told};
+use super::{CommandOutput, Fixture, command, run};
 use crate::fulfilment::receiver::Receiver;
 use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::required;
 
 /// A store with three completed orders and no running server.
-async fn stopped_shop() -> Shop {
-    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+async fn stopped_fixture() -> Fixture {
+    let fixture = Fixture::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     for user_id in 1..=3 {
-        shop.order(user_id).await;
-        assert_eq!(shop.ended(user_id).await["status"], "Completed");
+        fixture.order(user_id).await;
+        assert_eq!(fixture.ended(user_id).await["status"], "Completed");
     }
-    shop
+    fixture
 }
 
-fn finding(said: &Said) -> Value {
-    serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error} in {}", said.stdout))
+fn finding(output: &CommandOutput) -> Value {
+    serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error} in {}", output.stdout))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sound_store_is_verified_while_its_server_runs() {
-    let shop = stopped_shop().await;
-    let report = shop.told("verify --json").await.json();
+    let fixture = stopped_fixture().await;
+    let report = fixture.run("verify --json").await.json();
     let sound =
         json!({"sound": true, "orders": 3, "events": 9, "keys": 3, "breaches_total": 0, "breaches": []});
     assert_eq!(report, sound);
-    shop.close().await;
+    fixture.close().await;
 }
 
 /// Each statement imitates a driver bug that would otherwise go unnoticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_detects_a_tampered_store() {
-    let shop = stopped_shop().await;
-    assert_eq!(shop.server.terminate().await, Some(0));
-    let folder = shop.folder.path();
+    let fixture = stopped_fixture().await;
+    assert_eq!(fixture.server.terminate().await, Some(0));
+    let folder = fixture.folder.path();
     let pristine = std::fs::read(folder.join("orderly.db")).unwrap();
     for tampering in [
         "update orders set status = 3 where order_id = 2",
@@ -57,9 +57,15 @@ async fn verify_detects_a_tampered_store() {
         let file = Connection::open(folder.join("orderly.db")).unwrap();
         assert!(file.execute(tampering, []).unwrap() > 0, "{tampering}");
         drop(file);
-        let said = told(command(folder, "verify --json")).await;
-        assert_eq!(said.exit, Some(1), "{tampering}: {}{}", said.stdout, said.stderr);
-        let report = finding(&said);
+        let output = run(command(folder, "verify --json")).await;
+        assert_eq!(
+            output.exit,
+            Some(1),
+            "{tampering}: {}{}",
+            output.stdout,
+            output.stderr
+        );
+        let report = finding(&output);
         assert_eq!(report["sound"], false, "{tampering}");
         assert!(
             report["breaches"][0]["detail"].is_string(),
@@ -67,13 +73,13 @@ async fn verify_detects_a_tampered_store() {
         );
         std::fs::write(folder.join("orderly.db"), &pristine).unwrap();
     }
-    assert_eq!(told(command(folder, "verify")).await.exit, Some(0));
+    assert_eq!(run(command(folder, "verify")).await.exit, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_creates_no_store() {
     let folder = tempfile::tempdir().unwrap();
-    told(command(folder.path(), "verify"))
+    run(command(folder.path(), "verify"))
         .await
         .assert_failed(1, "no store at");
     assert_eq!(
@@ -85,11 +91,13 @@ async fn verify_creates_no_store() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_finds_a_running_server_healthy() {
-    let shop = stopped_shop().await;
-    let said = shop.told(&format!("doctor --json --port {}", shop.port())).await;
-    let report = finding(&said);
+    let fixture = stopped_fixture().await;
+    let output = fixture
+        .run(&format!("doctor --json --port {}", fixture.port()))
+        .await;
+    let report = finding(&output);
     assert_eq!(
-        (said.exit, &report["healthy"]),
+        (output.exit, &report["healthy"]),
         (Some(0), &json!(true)),
         "{report}"
     );
@@ -131,9 +139,9 @@ async fn doctor_finds_a_running_server_healthy() {
             .find(|check| check["name"] == name);
         assert_eq!(check.unwrap()["state"], "ok", "{report}");
     }
-    let text = shop.told(&format!("doctor --port {}", shop.port())).await;
+    let text = fixture.run(&format!("doctor --port {}", fixture.port())).await;
     assert!(text.stdout.contains("ok    store"), "{}", text.stdout);
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,10 +154,10 @@ async fn doctor_reports_a_damaged_store_and_a_bad_setting_together() {
     .unwrap();
     let mut command = command(folder.path(), "doctor --json");
     command.env("ORDERLY_CONCURRENCY", "many");
-    let said = told(command).await;
-    let report = finding(&said);
+    let output = run(command).await;
+    let report = finding(&output);
     assert_eq!(
-        (said.exit, &report["healthy"]),
+        (output.exit, &report["healthy"]),
         (Some(1), &json!(false)),
         "{report}"
     );
@@ -171,7 +179,7 @@ async fn doctor_reports_whether_the_processing_service_is_reachable() {
     let asked = async || {
         let mut command = command(folder.path(), "doctor --json");
         command.envs([("ORDERLY_PROCESSOR", "http"), ("ORDERLY_PROCESSOR_URL", &url)]);
-        let found = finding(&told(command).await);
+        let found = finding(&run(command).await);
         let checks = found["checks"].as_array().unwrap().clone();
         checks
             .into_iter()
@@ -194,9 +202,9 @@ async fn doctor_reports_whether_the_processing_service_is_reachable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_leaves_a_newer_schema_untouched() {
-    let shop = stopped_shop().await;
-    assert_eq!(shop.server.terminate().await, Some(0));
-    let folder = shop.folder.path();
+    let fixture = stopped_fixture().await;
+    assert_eq!(fixture.server.terminate().await, Some(0));
+    let folder = fixture.folder.path();
     let file = Connection::open(folder.join("orderly.db")).unwrap();
     file.execute(
         "insert into migrations (number, name, checksum) values (99, 'later', '')",
@@ -204,12 +212,12 @@ async fn every_command_leaves_a_newer_schema_untouched() {
     )
     .unwrap();
     drop(file);
-    told(command(folder, "serve")).await.assert_ended(78, "newer");
+    run(command(folder, "serve")).await.assert_ended(78, "newer");
     for line in ["migrate", "migrate --dry-run", "verify"] {
-        told(command(folder, line)).await.assert_failed(78, "newer");
+        run(command(folder, line)).await.assert_failed(78, "newer");
     }
-    let said = told(command(folder, "doctor --json")).await;
-    assert_eq!(said.exit, Some(1), "{}", said.stdout);
+    let output = run(command(folder, "doctor --json")).await;
+    assert_eq!(output.exit, Some(1), "{}", output.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,18 +228,18 @@ async fn with_automatic_migration_off_a_store_is_migrated_once_on_request() {
         command.env("ORDERLY_MIGRATE", "off");
         command
     };
-    told(strict("serve")).await.assert_ended(78, "orderly migrate");
-    assert_eq!(told(strict("migrate")).await.exit, Some(0));
+    run(strict("serve")).await.assert_ended(78, "orderly migrate");
+    assert_eq!(run(strict("migrate")).await.exit, Some(0));
     assert_eq!(
-        told(strict("migrate")).await.exit,
+        run(strict("migrate")).await.exit,
         Some(0),
         "a second migration has nothing to do"
     );
-    assert_eq!(told(strict("verify")).await.exit, Some(0));
+    assert_eq!(run(strict("verify")).await.exit, Some(0));
 }
 
-fn epoch_of(shop: &Path) -> i64 {
-    let file = Connection::open(shop.join("orderly.db")).unwrap();
+fn epoch_of(fixture: &Path) -> i64 {
+    let file = Connection::open(fixture.join("orderly.db")).unwrap();
     let epoch = file.query_row(
         "select identity from epochs order by epoch desc limit 1",
         [],
@@ -242,16 +250,17 @@ fn epoch_of(shop: &Path) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_file_gets_a_new_epoch_only_without_a_running_server() {
-    let shop = stopped_shop().await;
-    shop.told("migrate --restored")
+    let fixture = stopped_fixture().await;
+    fixture
+        .run("migrate --restored")
         .await
         .assert_failed(1, "in use by another orderly process");
-    assert_eq!(shop.server.terminate().await, Some(0));
-    let folder = shop.folder.path();
+    assert_eq!(fixture.server.terminate().await, Some(0));
+    let folder = fixture.folder.path();
     let first = epoch_of(folder);
-    let plain = told(command(folder, "migrate --json")).await.json();
+    let plain = run(command(folder, "migrate --json")).await.json();
     assert_eq!((&plain["restored"], epoch_of(folder)), (&json!(false), first));
-    let restored = told(command(folder, "migrate --restored --json")).await.json();
+    let restored = run(command(folder, "migrate --restored --json")).await.json();
     assert_eq!(restored["restored"], true);
     let epoch = &restored["epoch"];
     assert!(epoch["number"].as_u64().unwrap() > 1, "{epoch}");
@@ -266,10 +275,10 @@ async fn a_restored_file_gets_a_new_epoch_only_without_a_running_server() {
     );
     let second = epoch_of(folder);
     assert_ne!(second, first);
-    let said = told(command(folder, "migrate --restored")).await;
-    assert!(said.stdout.contains("began with order"), "{}", said.stdout);
+    let output = run(command(folder, "migrate --restored")).await;
+    assert!(output.stdout.contains("began with order"), "{}", output.stdout);
     assert_ne!(epoch_of(folder), second);
-    assert_eq!(told(command(folder, "verify")).await.exit, Some(0));
+    assert_eq!(run(command(folder, "verify")).await.exit, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,7 +304,7 @@ async fn begins_an_epoch(database: &TestDatabase, url: &str) {
     let migrate = async |line: &str| {
         let mut command = command(folder.path(), line);
         command.env("DATABASE_URL", url);
-        told(command).await
+        run(command).await
     };
     let epoch = async || -> i64 {
         let newest = "select identity from orderly.epochs order by epoch desc limit 1";
@@ -316,19 +325,19 @@ async fn begins_an_epoch(database: &TestDatabase, url: &str) {
     // A backup contains the nodes that were alive when it was made.
     let silent = "update orderly.nodes set expires_at = now() - interval '1 second'";
     admin.batch_execute(silent).await.unwrap();
-    let said = migrate("migrate --restored").await;
-    assert_eq!(said.exit, Some(0), "{}", said.stderr);
-    assert!(said.stdout.contains("no event is stored"), "{}", said.stdout);
+    let output = migrate("migrate --restored").await;
+    assert_eq!(output.exit, Some(0), "{}", output.stderr);
+    assert!(output.stdout.contains("no event is stored"), "{}", output.stdout);
     assert_ne!(epoch().await, first);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restoring_without_a_store_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    told(command(folder.path(), "migrate --restored"))
+    run(command(folder.path(), "migrate --restored"))
         .await
         .assert_failed(1, "no store at");
-    told(command(folder.path(), "migrate --restored --dry-run"))
+    run(command(folder.path(), "migrate --restored --dry-run"))
         .await
         .assert_failed(2, "--dry-run");
     assert_eq!(

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::{Said, Shop, command, told};
+use super::{CommandOutput, Fixture, command, run};
 use crate::support::process::{Process, orderly};
 
-async fn start_with(folder: &Path, settings: &[(&str, &str)]) -> Said {
+async fn start_with(folder: &Path, settings: &[(&str, &str)]) -> CommandOutput {
     let mut command = command(folder, "serve");
     command.envs(settings.iter().copied());
-    told(command).await
+    run(command).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,9 +44,9 @@ async fn an_invalid_setting_stops_the_start_with_exit_78_and_its_name() {
         ("HOST", "0.0.0.0", "ORDERLY_API_KEY"),
         ("HOST", "::", "--open"),
     ] {
-        let said = start_with(folder.path(), &[(name, value)]).await;
-        said.assert_failed(78, because);
-        assert!(said.stderr.contains(name), "{name}: {}", said.stderr);
+        let output = start_with(folder.path(), &[(name, value)]).await;
+        output.assert_failed(78, because);
+        assert!(output.stderr.contains(name), "{name}: {}", output.stderr);
     }
     assert!(!folder.path().join("orderly.db").exists(), "nothing was created");
 }
@@ -54,7 +54,7 @@ async fn an_invalid_setting_stops_the_start_with_exit_78_and_its_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_configuration_errors_are_reported_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let said = start_with(
+    let output = start_with(
         folder.path(),
         &[
             ("ORDERLY_LEASE", "30"),
@@ -63,8 +63,8 @@ async fn all_configuration_errors_are_reported_at_once() {
         ],
     )
     .await;
-    said.assert_failed(78, "ORDERLY_MAX_ATTEMPTS");
-    assert_eq!(said.stderr.lines().count(), 3, "{}", said.stderr);
+    output.assert_failed(78, "ORDERLY_MAX_ATTEMPTS");
+    assert_eq!(output.stderr.lines().count(), 3, "{}", output.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,44 +80,45 @@ async fn an_unknown_key_in_the_file_stops_the_start_with_a_suggestion() {
         .assert_failed(78, "orderly.toml");
     let mut command = command(folder.path(), "serve --config missing.toml");
     command.env_remove("ORDERLY_CONFIG");
-    told(command).await.assert_failed(78, "missing.toml");
+    run(command).await.assert_failed(78, "missing.toml");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_variable_and_an_unsupported_one_are_warned_about() {
-    let shop = Shop::open(&[("ORDERLY_CONCURENCY", "5"), ("REDIS_URL", "redis://localhost")]).await;
+    let fixture = Fixture::open(&[("ORDERLY_CONCURENCY", "5"), ("REDIS_URL", "redis://localhost")]).await;
     assert!(
-        shop.server.said("ORDERLY_CONCURRENCY"),
+        fixture.server.has_logged("ORDERLY_CONCURRENCY"),
         "the variable that was probably meant"
     );
-    assert!(shop.server.said("REDIS_URL"));
-    shop.close().await;
+    assert!(fixture.server.has_logged("REDIS_URL"));
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_without_effect_on_the_store_are_warned_about_everywhere() {
-    let shop = Shop::open(&[
+    let fixture = Fixture::open(&[
         ("DATABASE_DIRECT_URL", "postgres://localhost/orders"),
         ("ORDERLY_IDLE_SLEEP", "on"),
     ])
     .await;
     let warning = "DATABASE_DIRECT_URL (from the environment) is set, but has no effect with SQLite";
-    assert!(shop.server.said(warning));
+    assert!(fixture.server.has_logged(warning));
     assert!(
-        shop.server
-            .said("ORDERLY_IDLE_SLEEP (from the environment) is set, but has no effect")
+        fixture
+            .server
+            .has_logged("ORDERLY_IDLE_SLEEP (from the environment) is set, but has no effect")
     );
     for line in ["verify", "migrate --dry-run"] {
-        let mut command = command(shop.folder.path(), line);
+        let mut command = command(fixture.folder.path(), line);
         command.env("DATABASE_DIRECT_URL", "postgres://localhost/orders");
-        let said = told(command).await;
+        let output = run(command).await;
         assert_eq!(
-            (said.exit, said.stderr),
+            (output.exit, output.stderr),
             (Some(0), format!("orderly: {warning}\n")),
             "{line}"
         );
     }
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,8 +132,8 @@ async fn a_flag_overrides_the_environment_which_overrides_the_file() {
     std::fs::write(folder.path().join(".env"), "ORDERLY_LEASE=4s\n").unwrap();
     let mut command = command(folder.path(), "doctor --json --concurrency 7");
     command.envs([("ORDERLY_CONCURRENCY", "5"), ("ORDERLY_MAX_ATTEMPTS", "5")]);
-    let said = told(command).await;
-    let report: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let output = run(command).await;
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
     let settings = report["settings"].as_array().unwrap();
     let value = |name: &str| {
         let found = settings.iter().find(|setting| setting["name"] == name);
@@ -168,15 +169,15 @@ async fn the_start_prints_how_to_place_an_order_at_any_log_level() {
     ]);
     let server = Process::start(command).await;
     let port = server.url.rsplit(':').next().unwrap();
-    assert!(server.said(&format!("ready at http://127.0.0.1:{port}, orders are kept in ")));
-    assert!(server.said(&format!("curl -X POST http://127.0.0.1:{port}/orders ")));
-    assert!(server.said(r#"-H \"Authorization: Bearer $ORDERLY_API_KEY\""#));
-    assert!(!server.said("http://0.0.0.0") && !server.said(KEY));
+    assert!(server.has_logged(&format!("ready at http://127.0.0.1:{port}, orders are kept in ")));
+    assert!(server.has_logged(&format!("curl -X POST http://127.0.0.1:{port}/orders ")));
+    assert!(server.has_logged(r#"-H \"Authorization: Bearer $ORDERLY_API_KEY\""#));
+    assert!(!server.has_logged("http://0.0.0.0") && !server.has_logged(KEY));
     assert_eq!(server.terminate().await, Some(0));
 
-    let shop = Shop::open(&[("RUST_LOG", "error")]).await;
-    assert!(shop.server.said("curl -X POST") && !shop.server.said("Authorization"));
-    shop.close().await;
+    let fixture = Fixture::open(&[("RUST_LOG", "error")]).await;
+    assert!(fixture.server.has_logged("curl -X POST") && !fixture.server.has_logged("Authorization"));
+    fixture.close().await;
 }
 
 /// Issue 15, point 6.
@@ -226,9 +227,9 @@ async fn a_standby_url_stops_servers_but_not_reading_commands() {
         let url = format!("postgres://127.0.0.1:1/orders?target_session_attrs={value}");
         for name in ["DATABASE_URL", "DATABASE_DIRECT_URL"] {
             let both = [("DATABASE_URL", "postgres://127.0.0.1:1/orders"), (name, &*url)];
-            let said = start_with(folder.path(), &both).await;
-            said.assert_failed(78, "target_session_attrs leads to servers that store no orders");
-            assert!(said.stderr.contains(name), "{}", said.stderr);
+            let output = start_with(folder.path(), &both).await;
+            output.assert_failed(78, "target_session_attrs leads to servers that store no orders");
+            assert!(output.stderr.contains(name), "{}", output.stderr);
         }
         for (line, exit, because) in [
             ("verify", 1, "refused"),
@@ -241,7 +242,7 @@ async fn a_standby_url_stops_servers_but_not_reading_commands() {
         ] {
             let mut command = command(folder.path(), line);
             command.env("DATABASE_URL", &url);
-            told(command).await.assert_failed(exit, because);
+            run(command).await.assert_failed(exit, because);
         }
     }
 }
@@ -262,19 +263,19 @@ async fn service_files_and_keyword_strings_can_name_the_database() {
     ] {
         let mut command = command(folder.path(), "doctor");
         command.env("DATABASE_URL", url).env("PGSERVICEFILE", &services);
-        let said = told(command).await;
-        assert_eq!(said.exit, Some(1), "{}", said.stdout);
+        let output = run(command).await;
+        assert_eq!(output.exit, Some(1), "{}", output.stdout);
         assert!(
-            said.stdout.contains("postgres://127.0.0.1:1: "),
+            output.stdout.contains("postgres://127.0.0.1:1: "),
             "{}",
-            said.stdout
+            output.stdout
         );
         assert!(
-            !format!("{}{}", said.stdout, said.stderr).contains("canary"),
+            !format!("{}{}", output.stdout, output.stderr).contains("canary"),
             "{}",
-            said.stdout
+            output.stdout
         );
     }
-    let said = start_with(folder.path(), &[("DATABASE_URL", "service=order")]).await;
-    said.assert_failed(78, "the service is described in none of the files");
+    let output = start_with(folder.path(), &[("DATABASE_URL", "service=order")]).await;
+    output.assert_failed(78, "the service is described in none of the files");
 }

@@ -7,41 +7,41 @@ use rusqlite::Connection;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{Said, command, told};
+use super::{CommandOutput, command, run};
 use crate::support::postgres::{self, Certificate, Options, Server, TestDatabase};
 use crate::support::required;
 
-fn check(said: &Said, name: &str) -> Value {
-    let report: Value = serde_json::from_str(&said.stdout).expect("doctor answers JSON");
+fn check(output: &CommandOutput, name: &str) -> Value {
+    let report: Value = serde_json::from_str(&output.stdout).expect("doctor answers JSON");
     let checks = report["checks"].as_array().expect("checks are a list");
     let found = checks.iter().find(|check| check["name"] == name);
     found.unwrap_or_else(|| panic!("no {name} in {report}")).clone()
 }
 
-async fn doctor(folder: &Path, settings: &[(&str, &str)]) -> Said {
+async fn doctor(folder: &Path, settings: &[(&str, &str)]) -> CommandOutput {
     let mut command = command(folder, "doctor --json");
     command.envs(settings.iter().copied());
-    told(command).await
+    run(command).await
 }
 
 #[track_caller]
-fn assert_check(said: &Said, name: &str, state: &str, finding: &str, advice: &str) {
-    let check = check(said, name);
+fn assert_check(output: &CommandOutput, name: &str, state: &str, finding: &str, advice: &str) {
+    let check = check(output, name);
     assert_eq!(check["state"], state, "{check}");
     for (member, part) in [("finding", finding), ("advice", advice)] {
         let text = check[member].as_str().unwrap_or_default();
         assert!(text.contains(part), "{check}");
     }
-    assert!(!said.stdout.contains("psql"), "{}", said.stdout);
+    assert!(!output.stdout.contains("psql"), "{}", output.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_passes_before_a_first_start_that_works() {
     let folder = tempfile::tempdir().unwrap();
     for path in ["sqlite:orderly.db", "sqlite:a/b/orderly.db"] {
-        let said = doctor(folder.path(), &[("DATABASE_URL", path)]).await;
-        assert_check(&said, "store", "warn", "no store at", "orderly serve");
-        assert_eq!(said.exit, Some(0), "{}", said.stdout);
+        let output = doctor(folder.path(), &[("DATABASE_URL", path)]).await;
+        assert_check(&output, "store", "warn", "no store at", "orderly serve");
+        assert_eq!(output.exit, Some(0), "{}", output.stdout);
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -54,14 +54,14 @@ async fn doctor_finds_an_unwritable_folder() {
         ("DATABASE_URL", "sqlite:file/orderly.db"),
         ("ORDERLY_LOG_DIR", "file/logs"),
     ];
-    let said = doctor(folder.path(), &settings).await;
-    assert_check(&said, "store", "fail", "none can be created", "DATABASE_URL");
-    assert_check(&said, "log", "warn", "no log file", "ORDERLY_LOG_DIR");
-    assert_eq!(said.exit, Some(1));
+    let output = doctor(folder.path(), &settings).await;
+    assert_check(&output, "store", "fail", "none can be created", "DATABASE_URL");
+    assert_check(&output, "log", "warn", "no log file", "ORDERLY_LOG_DIR");
+    assert_eq!(output.exit, Some(1));
     // Writing there fails for root too.
     if Path::new("/proc/self").exists() {
-        let said = doctor(folder.path(), &[("DATABASE_URL", "sqlite:/proc/orderly.db")]).await;
-        assert_check(&said, "store", "fail", "none can be created", "");
+        let output = doctor(folder.path(), &[("DATABASE_URL", "sqlite:/proc/orderly.db")]).await;
+        assert_check(&output, "store", "fail", "none can be created", "");
     }
 }
 
@@ -74,18 +74,24 @@ async fn doctor_finds_another_programs_tables_in_the_file() {
         .unwrap();
     drop(file);
     let before = std::fs::read(&path).unwrap();
-    let said = doctor(folder.path(), &[]).await;
-    assert_check(&said, "store", "fail", "already exists", "a database of its own");
+    let output = doctor(folder.path(), &[]).await;
+    assert_check(
+        &output,
+        "store",
+        "fail",
+        "already exists",
+        "a database of its own",
+    );
     assert_eq!(std::fs::read(&path).unwrap(), before);
-    let start = told(command(folder.path(), "serve")).await;
+    let start = run(command(folder.path(), "serve")).await;
     start.assert_ended(1, "already exists");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_fails_where_no_start_may_create_the_schema() {
     let folder = tempfile::tempdir().unwrap();
-    let said = doctor(folder.path(), &[("ORDERLY_MIGRATE", "off")]).await;
-    assert_check(&said, "store", "fail", "no store at", "run `orderly migrate`");
+    let output = doctor(folder.path(), &[("ORDERLY_MIGRATE", "off")]).await;
+    assert_check(&output, "store", "fail", "no store at", "run `orderly migrate`");
 }
 
 /// A separate database on a server that requires passwords.
@@ -97,10 +103,10 @@ async fn database() -> Option<TestDatabase> {
     Some(server.create_database().await)
 }
 
-async fn node(folder: &Path, url: &str, line: &str) -> Said {
+async fn node(folder: &Path, url: &str, line: &str) -> CommandOutput {
     let mut command = command(folder, line);
     command.env("DATABASE_URL", url);
-    told(command).await
+    run(command).await
 }
 
 /// At first the role may only connect.
@@ -113,14 +119,14 @@ async fn doctor_finds_a_missing_database_privilege() {
     let url = database.url().replace("postgres:hunter2@", "shop:hunter2@");
     assert!(url.contains("shop:"), "{url}");
     let folder = tempfile::tempdir().unwrap();
-    let said = node(folder.path(), &url, "doctor --json").await;
-    assert_check(&said, "store", "fail", "42501", "grant create on database");
+    let output = node(folder.path(), &url, "doctor --json").await;
+    assert_check(&output, "store", "fail", "42501", "grant create on database");
     node(folder.path(), &url, "serve").await.assert_ended(1, "42501");
 
     let grant = format!("grant create on database \"{}\" to shop", database.name());
     admin.batch_execute(&grant).await.unwrap();
-    let said = node(folder.path(), &url, "doctor --json").await;
-    assert_check(&said, "store", "warn", "no store at", "orderly serve");
+    let output = node(folder.path(), &url, "doctor --json").await;
+    assert_check(&output, "store", "warn", "no store at", "orderly serve");
     let none = "select to_regnamespace('orderly') is null";
     let none: bool = admin.query_one(none, &[]).await.unwrap().get(0);
     assert!(none, "nothing was created");
@@ -128,9 +134,9 @@ async fn doctor_finds_a_missing_database_privilege() {
     assert_eq!(node(folder.path(), &url, "migrate").await.exit, Some(0));
     let revoke = "alter table orderly.orders owner to postgres";
     admin.batch_execute(revoke).await.unwrap();
-    let said = node(folder.path(), &url, "doctor --json").await;
+    let output = node(folder.path(), &url, "doctor --json").await;
     assert_check(
-        &said,
+        &output,
         "store",
         "fail",
         "permission denied for table orders",
@@ -144,8 +150,14 @@ async fn doctor_finds_a_foreign_schema_of_the_same_name() {
     let foreign = "create schema orderly; create table orderly.orders (id integer)";
     database.admin().await.batch_execute(foreign).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let said = node(folder.path(), &database.url(), "doctor --json").await;
-    assert_check(&said, "store", "fail", "already exists", "a database of its own");
+    let output = node(folder.path(), &database.url(), "doctor --json").await;
+    assert_check(
+        &output,
+        "store",
+        "fail",
+        "already exists",
+        "a database of its own",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,8 +180,8 @@ async fn doctor_advice_matches_the_database_error() {
             "start PostgreSQL",
         ),
     ] {
-        let said = node(folder.path(), &url, "doctor --json").await;
-        assert_check(&said, "store", "fail", finding, advice);
+        let output = node(folder.path(), &url, "doctor --json").await;
+        assert_check(&output, "store", "fail", finding, advice);
     }
 }
 
@@ -203,8 +215,8 @@ async fn a_setting_refused_by_the_pooler_ends_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let because = "unsupported startup parameter";
     node(folder.path(), &url, "serve").await.assert_ended(1, because);
-    let said = node(folder.path(), &url, "doctor --json").await;
-    assert_check(&said, "store", "fail", because, "ignore_startup_parameters");
+    let output = node(folder.path(), &url, "doctor --json").await;
+    assert_check(&output, "store", "fail", because, "ignore_startup_parameters");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,26 +229,26 @@ async fn passwords_are_found_in_the_same_places_as_psql() {
         let mut command: Command = command(folder.path(), "migrate");
         command.env("DATABASE_URL", &url).env("HOME", home.path());
         command.envs(more.iter().copied());
-        told(command)
+        run(command)
     };
     migrate(&[]).await.assert_failed(1, "wants a password");
     assert_eq!(migrate(&[("PGPASSWORD", "hunter2")]).await.exit, Some(0));
     let file = home.path().join(".pgpass");
     std::fs::write(&file, "*:*:*:postgres:hunter2\n").unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let said = migrate(&[]).await;
-    said.assert_failed(1, "chmod 600");
+    let output = migrate(&[]).await;
+    output.assert_failed(1, "chmod 600");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(migrate(&[]).await.exit, Some(0));
     // URLs in arguments too.
-    told(command(folder.path(), "migrate")).await;
+    run(command(folder.path(), "migrate")).await;
     for line in [
         format!("copy --from sqlite:orderly.db --to {url}"),
         format!("verify --database-url {url}"),
     ] {
         let mut command = command(folder.path(), &line);
         command.env("HOME", home.path());
-        let said = told(command).await;
-        assert_eq!(said.exit, Some(0), "{line}: {}", said.stderr);
+        let output = run(command).await;
+        assert_eq!(output.exit, Some(0), "{line}: {}", output.stderr);
     }
 }

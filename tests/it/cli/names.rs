@@ -1,6 +1,6 @@
 //! Settings that are almost right: trimmed, refused, or answered with a suggestion.
 
-use super::{command, told};
+use super::{command, run};
 use crate::support::process::{Process, orderly};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,10 +25,10 @@ async fn a_path_with_an_unexpanded_prefix_is_refused() {
         for line in ["serve", "verify", "migrate"] {
             let mut command = command(folder.path(), line);
             command.env("DATABASE_URL", url);
-            told(command).await.assert_failed(78, because);
+            run(command).await.assert_failed(78, because);
         }
     }
-    let from = told(command(
+    let from = run(command(
         folder.path(),
         "copy --from sqlite:~/x.db --to postgres://h/d",
     ))
@@ -44,7 +44,7 @@ async fn a_misnamed_store_file_ends_the_start() {
         let mut command = command(folder.path(), line);
         command.env_remove("DATABASE_URL");
         command.env("ORDERLY_DATABASE_URL", "postgres://host/db");
-        told(command)
+        run(command)
             .await
             .assert_failed(78, "the store is named by DATABASE_URL");
     }
@@ -57,12 +57,12 @@ async fn a_misspelt_host_setting_never_opens_a_server() {
     let mut start = orderly(folder.path());
     start.env("ORDERLY_HOST", "0.0.0.0");
     let server = Process::start(start).await;
-    assert!(server.said("ORDERLY_HOST (from the environment) is not a setting, did you mean HOST?"));
-    assert!(!server.said("ORDERLY_OPEN"));
+    assert!(server.has_logged("ORDERLY_HOST (from the environment) is not a setting, did you mean HOST?"));
+    assert!(!server.has_logged("ORDERLY_OPEN"));
     assert_eq!(server.terminate().await, Some(0));
-    let said = told(command(folder.path(), "serve --opn")).await;
-    said.assert_failed(2, "--opn");
-    assert!(!said.stderr.contains("'--open"), "{}", said.stderr);
+    let output = run(command(folder.path(), "serve --opn")).await;
+    output.assert_failed(2, "--opn");
+    assert!(!output.stderr.contains("'--open"), "{}", output.stderr);
 }
 
 /// `tail` connects to a closed port and reports the address it tried.
@@ -73,7 +73,7 @@ async fn commands_use_the_port_of_the_server_with_the_same_settings() {
     let port = server.url.rsplit(':').next().unwrap().to_owned();
     let mut list = command(folder.path(), "orders list --json");
     list.env("PORT", &port);
-    told(list).await.json();
+    run(list).await.json();
     std::fs::write(
         folder.path().join(".env"),
         format!("COMPOSE_PROJECT\nPORT=1\nPORT={port}\n"),
@@ -81,10 +81,10 @@ async fn commands_use_the_port_of_the_server_with_the_same_settings() {
     .unwrap();
     let mut queue = command(folder.path(), "queue --json");
     queue.env_remove("PORT");
-    told(queue).await.json();
+    run(queue).await.json();
     let mut status = command(folder.path(), "status");
     status.env("PORT", "1");
-    told(status)
+    run(status)
         .await
         .assert_failed(1, "no answer from http://127.0.0.1:1 ");
     assert_eq!(server.terminate().await, Some(0));

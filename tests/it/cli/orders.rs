@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::Shop;
+use super::Fixture;
 use crate::support::until;
 
 /// Attempts fail at once and permanently.
@@ -22,13 +22,13 @@ const SLOW: [(&str, &str); 3] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_are_listed_and_shown_as_the_server_answers_them() {
-    let shop = Shop::open(&FAILING).await;
+    let fixture = Fixture::open(&FAILING).await;
     for user_id in 1..=3 {
-        shop.order(user_id).await;
-        shop.ended(user_id).await;
+        fixture.order(user_id).await;
+        fixture.ended(user_id).await;
     }
-    let page = shop
-        .told("orders list --status Failed --limit 2 --json")
+    let page = fixture
+        .run("orders list --status Failed --limit 2 --json")
         .await
         .json();
     assert_eq!(
@@ -36,8 +36,8 @@ async fn orders_are_listed_and_shown_as_the_server_answers_them() {
         [json!(3), json!(2)]
     );
     let cursor = page["next_cursor"].as_str().unwrap();
-    let rest = shop
-        .told(&format!(
+    let rest = fixture
+        .run(&format!(
             "orders list --status Failed --limit 2 --json --cursor {cursor}"
         ))
         .await
@@ -46,99 +46,105 @@ async fn orders_are_listed_and_shown_as_the_server_answers_them() {
         (&rest["orders"][0]["order_id"], &rest["next_cursor"]),
         (&json!(1), &json!(null))
     );
-    let none = shop.told("orders list --user-id 9 --json").await.json();
+    let none = fixture.run("orders list --user-id 9 --json").await.json();
     assert_eq!(none["orders"], json!([]));
 
-    let order = shop.told("orders get 2 --json").await.json();
-    assert_eq!(order, shop.ended(2).await);
-    let history = shop.told("orders get 2 --events --json").await.json();
+    let order = fixture.run("orders get 2 --json").await.json();
+    assert_eq!(order, fixture.ended(2).await);
+    let history = fixture.run("orders get 2 --events --json").await.json();
     assert_eq!(history["events"][2]["kind"], "failed");
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn table_output_says_when_there_are_more_orders() {
-    let shop = Shop::open(&FAILING).await;
+    let fixture = Fixture::open(&FAILING).await;
     for user_id in 1..=2 {
-        shop.order(user_id).await;
-        shop.ended(user_id).await;
+        fixture.order(user_id).await;
+        fixture.ended(user_id).await;
     }
-    let list = shop.told("orders list --limit 1").await;
+    let list = fixture.run("orders list --limit 1").await;
     assert_eq!(list.exit, Some(0));
     let lines: Vec<&str> = list.stdout.lines().collect();
     assert!(lines[0].starts_with("ORDER  STATUS"), "{}", list.stdout);
     assert!(lines[1].starts_with("2      Failed"), "{}", list.stdout);
     assert!(list.stderr.contains("--cursor"), "{}", list.stderr);
-    let order = shop.told("orders get 1").await;
+    let order = fixture.run("orders get 1").await;
     assert!(
         order.stdout.contains("total_amount        250.75\n"),
         "{}",
         order.stdout
     );
-    let history = shop.told("orders get 1 --events").await;
+    let history = fixture.run("orders get 1 --events").await;
     assert_eq!(history.stdout.lines().count(), 4, "{}", history.stdout);
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_are_cancelled_and_retried() {
-    let shop = Shop::open(&SLOW).await;
-    shop.order(1).await;
-    shop.order(2).await;
-    let cancelled = shop.told("orders cancel 2 --json").await.json();
+    let fixture = Fixture::open(&SLOW).await;
+    fixture.order(1).await;
+    fixture.order(2).await;
+    let cancelled = fixture.run("orders cancel 2 --json").await.json();
     assert_eq!(cancelled["status"], "Cancelled");
-    assert_eq!(shop.told("orders cancel 2 --json").await.json(), cancelled);
-    let retried = shop.told("orders retry 2 --json").await.json();
+    assert_eq!(fixture.run("orders cancel 2 --json").await.json(), cancelled);
+    let retried = fixture.run("orders retry 2 --json").await.json();
     assert_eq!(
         (&retried["status"], &retried["attempts"]),
         (&json!("Pending"), &json!(0))
     );
-    assert_eq!(shop.told("orders retry 2 --json").await.json(), retried);
+    assert_eq!(fixture.run("orders retry 2 --json").await.json(), retried);
     until("order 1 runs", async || {
-        shop.told("orders get 1 --json").await.json()["status"] == "Processing"
+        fixture.run("orders get 1 --json").await.json()["status"] == "Processing"
     })
     .await;
-    let said = shop.told("orders retry 1").await;
-    said.assert_failed(1, "order 1 is Processing and cannot be retried");
-    shop.close().await;
+    let output = fixture.run("orders retry 1").await;
+    output.assert_failed(1, "order 1 is Processing and cannot be retried");
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_orders_are_counted_and_retried_together() {
-    let shop = Shop::open(&FAILING).await;
+    let fixture = Fixture::open(&FAILING).await;
     for user_id in 1..=3 {
-        shop.order(user_id).await;
-        shop.ended(user_id).await;
+        fixture.order(user_id).await;
+        fixture.ended(user_id).await;
     }
-    let counted = shop
-        .told("orders retry --failed --user-id 2 --dry-run --json")
+    let counted = fixture
+        .run("orders retry --failed --user-id 2 --dry-run --json")
         .await
         .json();
     assert_eq!(counted, json!({"matched": 1, "retried": 0, "more": false}));
-    let retried = shop
-        .told("orders retry --failed --created-before 2020-01-01T00:00:00Z --json")
+    let retried = fixture
+        .run("orders retry --failed --created-before 2020-01-01T00:00:00Z --json")
         .await
         .json();
     assert_eq!(retried["matched"], 0);
-    let retried = shop.told("orders retry --failed").await;
+    let retried = fixture.run("orders retry --failed").await;
     assert_eq!(retried.stdout, "3 matched, 3 retried\n");
-    assert_eq!(shop.ended(1).await["status"], "Failed", "the order failed again");
-    shop.close().await;
+    assert_eq!(
+        fixture.ended(1).await["status"],
+        "Failed",
+        "the order failed again"
+    );
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_reported_on_one_line_of_stderr() {
-    let shop = Shop::open(&FAILING).await;
-    shop.told("orders get 7")
+    let fixture = Fixture::open(&FAILING).await;
+    fixture
+        .run("orders get 7")
         .await
         .assert_failed(1, "no order has this id");
-    shop.told("orders list --created-after yesterday")
+    fixture
+        .run("orders list --created-after yesterday")
         .await
         .assert_failed(1, "#/created_after");
-    let said = shop.told("orders list --cursor garbled --json").await;
-    said.assert_failed(1, "#/cursor");
-    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
-    shop.close().await;
+    let output = fixture.run("orders list --cursor garbled --json").await;
+    output.assert_failed(1, "#/cursor");
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,18 +153,18 @@ async fn an_unreachable_server_is_reported_with_the_setting_that_names_it() {
     let mut command = super::command(folder.path(), "orders list");
     // The port is reserved, so no server listens there.
     command.env("ORDERLY_URL", "http://127.0.0.1:1");
-    super::told(command).await.assert_failed(1, "ORDERLY_URL");
+    super::run(command).await.assert_failed(1, "ORDERLY_URL");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_orders_are_listed_page_by_page() {
-    let shop = Shop::open(&FAILING).await;
+    let fixture = Fixture::open(&FAILING).await;
     for user_id in 1..=5 {
-        shop.order(user_id).await;
-        shop.ended(user_id).await;
+        fixture.order(user_id).await;
+        fixture.ended(user_id).await;
     }
-    let lines = shop
-        .told("orders list --all --limit 2 --status failed --json")
+    let lines = fixture
+        .run("orders list --all --limit 2 --status failed --json")
         .await;
     let ids: Vec<serde_json::Value> = lines
         .stdout
@@ -166,7 +172,7 @@ async fn all_orders_are_listed_page_by_page() {
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["order_id"].clone())
         .collect();
     assert_eq!(ids, [5, 4, 3, 2, 1].map(|id| json!(id)));
-    let table = shop.told("orders list --all --limit 2").await;
+    let table = fixture.run("orders list --all --limit 2").await;
     assert_eq!(
         (table.exit, table.stdout.lines().count()),
         (Some(0), 6),
@@ -179,7 +185,7 @@ async fn all_orders_are_listed_page_by_page() {
         first.starts_with("5      Failed") && first.contains("simulated"),
         "{first}"
     );
-    shop.close().await;
+    fixture.close().await;
 }
 
 /// A page looks at a limited number of rows, whatever it finds.
@@ -198,18 +204,18 @@ async fn a_full_listing_continues_after_short_and_empty_pages() {
     for (line, expected) in [("orders list --all", 3), ("orders list --all --json", 2)] {
         let mut command = super::command(folder.path(), line);
         command.env("ORDERLY_URL", answering(pages.to_vec()).await);
-        let said = super::told(command).await;
+        let output = super::run(command).await;
         assert_eq!(
-            (said.exit, said.stdout.lines().count()),
+            (output.exit, output.stdout.lines().count()),
             (Some(0), expected),
             "{}",
-            said.stdout
+            output.stdout
         );
     }
     let same = json!({"orders": [], "next_cursor": "a"});
     let mut command = super::command(folder.path(), "orders list --all --json");
     command.env("ORDERLY_URL", answering(vec![same.clone(), same]).await);
-    super::told(command)
+    super::run(command)
         .await
         .assert_failed(1, "the same cursor twice");
 }

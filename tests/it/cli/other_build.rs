@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use tokio_postgres::Client;
 
-use super::{Said, Shop, command, told};
+use super::{CommandOutput, Fixture, command, run};
 use crate::postgres::schema::rename_functions;
 use crate::support::postgres::{self, Server};
 use crate::support::process::{Process, orderly};
@@ -22,34 +22,34 @@ const MORE_STEPS: &str = "update migrations set checksum = 'x' where number = 1;
     insert into migrations (number, name, checksum) values (2, 'live', 'y'), (3, 'fulfilment', 'z')";
 
 #[track_caller]
-fn assert_refused(said: &Said, location: &str) {
+fn assert_refused(output: &CommandOutput, location: &str) {
     for part in [
         location,
         "was made by another build of orderly (migration 1 differs) and was left unchanged",
         "run the build that made it, or give this one an empty database",
     ] {
-        said.assert_ended(78, part);
+        output.assert_ended(78, part);
     }
-    assert!(!said.stderr.contains("newer"), "{}", said.stderr);
+    assert!(!output.stderr.contains("newer"), "{}", output.stderr);
 }
 
 /// Asserts that every command that opens the store refuses it.
 async fn assert_refused_by_all(folder: &Path, url: &str, location: &str) {
-    let run = async |line: &str| {
+    let run_line = async |line: &str| {
         let mut command = command(folder, line);
         command.env("DATABASE_URL", url);
-        told(command).await
+        run(command).await
     };
-    assert_refused(&run("serve").await, location);
+    assert_refused(&run_line("serve").await, location);
     for line in COMMANDS {
-        let said = run(line).await;
-        assert_refused(&said, location);
-        assert_eq!(said.stdout, "", "{line}");
+        let output = run_line(line).await;
+        assert_refused(&output, location);
+        assert_eq!(output.stdout, "", "{line}");
     }
-    let said = run("doctor --json").await;
-    assert_eq!(said.exit, Some(1), "{}{}", said.stdout, said.stderr);
+    let output = run_line("doctor --json").await;
+    assert_eq!(output.exit, Some(1), "{}{}", output.stdout, output.stderr);
     for part in ["was made by another build of orderly", "docs/OPERATIONS.md"] {
-        assert!(said.stdout.contains(part), "{}", said.stdout);
+        assert!(output.stdout.contains(part), "{}", output.stdout);
     }
 }
 
@@ -70,22 +70,22 @@ fn tamper(folder: &Path, sql: &str) {
 async fn assert_file_is_left(folder: &Path) {
     let before = contents(folder);
     assert_refused_by_all(folder, "sqlite:orderly.db", "sqlite:orderly.db").await;
-    let said = told(command(
+    let output = run(command(
         folder,
         "copy --from sqlite:orderly.db --to postgres://127.0.0.1:1/x",
     ))
     .await;
-    assert_refused(&said, "sqlite:orderly.db");
+    assert_refused(&output, "sqlite:orderly.db");
     // Compares every byte without printing the contents.
     assert!(contents(folder) == before, "the files were changed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_another_build_is_left_unchanged() {
-    let shop = Shop::open(&[]).await;
-    shop.order(1).await;
-    let folder = shop.folder;
-    assert_eq!(shop.server.terminate().await, Some(0));
+    let fixture = Fixture::open(&[]).await;
+    fixture.order(1).await;
+    let folder = fixture.folder;
+    assert_eq!(fixture.server.terminate().await, Some(0));
     tamper(
         folder.path(),
         &format!("{ANOTHER_FIRST_STEP}; pragma wal_checkpoint(truncate)"),
@@ -96,10 +96,10 @@ async fn a_file_of_another_build_is_left_unchanged() {
 /// A clean stop copies the write-ahead log into the file; a kill leaves both.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_write_ahead_log_of_another_build_is_left_unchanged() {
-    let shop = Shop::open(&[]).await;
-    shop.order(1).await;
-    let folder = shop.folder;
-    shop.server.kill().await;
+    let fixture = Fixture::open(&[]).await;
+    fixture.order(1).await;
+    let folder = fixture.folder;
+    fixture.server.kill().await;
     tamper(folder.path(), MORE_STEPS);
     assert!(!contents(folder.path())[1].is_empty(), "the log is not empty");
     assert_file_is_left(folder.path()).await;
@@ -108,10 +108,10 @@ async fn the_write_ahead_log_of_another_build_is_left_unchanged() {
 /// A backup written by `vacuum into`: a server would change its journal mode first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_another_build_keeps_its_journal_mode() {
-    let shop = Shop::open(&[]).await;
-    shop.order(1).await;
-    let folder = shop.folder;
-    assert_eq!(shop.server.terminate().await, Some(0));
+    let fixture = Fixture::open(&[]).await;
+    fixture.order(1).await;
+    let folder = fixture.folder;
+    assert_eq!(fixture.server.terminate().await, Some(0));
     tamper(folder.path(), MORE_STEPS);
     let backup = tempfile::tempdir().unwrap();
     let into = format!("vacuum into '{}'", backup.path().join("orderly.db").display());
@@ -155,13 +155,13 @@ async fn a_database_of_another_build_is_left_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let mut serve = command(folder.path(), "serve");
     serve.env("DATABASE_URL", &url);
-    let shop = Shop {
+    let fixture = Fixture {
         server: Process::start(serve).await,
         folder,
     };
-    shop.order(1).await;
-    shop.ended(1).await;
-    assert_eq!(shop.server.terminate().await, Some(0));
+    fixture.order(1).await;
+    fixture.ended(1).await;
+    assert_eq!(fixture.server.terminate().await, Some(0));
     let admin = database.admin().await;
     admin
         .batch_execute("set search_path to orderly, pg_catalog")
@@ -171,7 +171,7 @@ async fn a_database_of_another_build_is_left_unchanged() {
         admin.batch_execute(tampering).await.unwrap();
         let before = (rows(&admin).await, objects(&admin).await);
         assert_eq!(before.0["orders"].len(), 1);
-        assert_refused_by_all(shop.folder.path(), &url, database.name()).await;
+        assert_refused_by_all(fixture.folder.path(), &url, database.name()).await;
         assert_eq!((rows(&admin).await, objects(&admin).await), before);
     }
 }
@@ -182,22 +182,22 @@ async fn a_copy_into_a_database_of_another_build_is_refused() {
         return;
     }
     let database = Server::shared().await.create_database().await;
-    let shop = Shop::open(&[]).await;
-    shop.order(1).await;
-    let folder = shop.folder;
-    assert_eq!(shop.server.terminate().await, Some(0));
-    let run = async |line: &str| {
+    let fixture = Fixture::open(&[]).await;
+    fixture.order(1).await;
+    let folder = fixture.folder;
+    assert_eq!(fixture.server.terminate().await, Some(0));
+    let run_line = async |line: &str| {
         let mut command = command(folder.path(), line);
         command.env("DATABASE_URL", database.url());
-        told(command).await
+        run(command).await
     };
-    assert_eq!(run("migrate").await.exit, Some(0));
+    assert_eq!(run_line("migrate").await.exit, Some(0));
     let admin = database.admin().await;
     let tampering = "update orderly.migrations set checksum = 'x'";
     admin.batch_execute(tampering).await.unwrap();
     let before = (rows(&admin).await, objects(&admin).await);
-    let said = run("copy --from sqlite:orderly.db").await;
-    assert_refused(&said, database.name());
+    let output = run_line("copy --from sqlite:orderly.db").await;
+    assert_refused(&output, database.name());
     assert_eq!((rows(&admin).await, objects(&admin).await), before);
 }
 
@@ -215,12 +215,12 @@ async fn a_database_with_functions_of_another_build_requires_a_migration() {
         command.envs([("DATABASE_URL", url.as_str()), ("ORDERLY_MIGRATE", "off")]);
         command
     };
-    assert_eq!(told(strict("migrate")).await.exit, Some(0));
+    assert_eq!(run(strict("migrate")).await.exit, Some(0));
     rename_functions(&database.admin().await).await;
-    told(strict("serve"))
+    run(strict("serve"))
         .await
         .assert_ended(78, "lacks functions of this binary: run `orderly migrate`");
-    assert_eq!(told(strict("migrate")).await.exit, Some(0));
+    assert_eq!(run(strict("migrate")).await.exit, Some(0));
     let mut served = orderly(folder.path());
     served.envs([("DATABASE_URL", url.as_str()), ("ORDERLY_MIGRATE", "off")]);
     let served = Process::start(served).await;

@@ -6,11 +6,11 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use super::{Shop, told};
+use super::{Fixture, run};
 
 /// Asserts that the words stand on their own line, whatever the column widths.
 #[track_caller]
-fn assert_tells(text: &str, words: &str) {
+fn assert_shows(text: &str, words: &str) {
     let mut lines = text
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
@@ -19,83 +19,83 @@ fn assert_tells(text: &str, words: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_pauses_inspects_and_resumes_the_queue() {
-    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
-    let paused = shop.told("pause --json").await.json();
+    let fixture = Fixture::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    let paused = fixture.run("pause --json").await.json();
     assert_eq!(paused["paused"], true);
-    shop.order(1).await;
-    let queue = shop.told("queue").await;
-    assert_tells(&queue.stdout, "pending 1");
-    assert_tells(&queue.stdout, "paused true");
+    fixture.order(1).await;
+    let queue = fixture.run("queue").await;
+    assert_shows(&queue.stdout, "pending 1");
+    assert_shows(&queue.stdout, "paused true");
     assert!(queue.stdout.contains("\nNODE "), "{}", queue.stdout);
-    let explained = shop.told("orders explain 1 --json").await.json();
+    let explained = fixture.run("orders explain 1 --json").await.json();
     assert_eq!(explained["reasons"][0]["reason"], "paused");
-    let explained = shop.told("orders explain 1").await;
+    let explained = fixture.run("orders explain 1").await;
     assert!(explained.stdout.contains("REASON "), "{}", explained.stdout);
     assert!(explained.stdout.contains("paused"), "{}", explained.stdout);
-    let resumed = shop.told("resume").await;
-    assert_tells(&resumed.stdout, "paused false");
-    assert_eq!(shop.ended(1).await["status"], "Completed");
-    shop.close().await;
+    let resumed = fixture.run("resume").await;
+    assert_shows(&resumed.stdout, "paused false");
+    assert_eq!(fixture.ended(1).await["status"], "Completed");
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn status_reports_readiness_and_queue_and_sets_its_exit_code() {
-    let shop = Shop::open(&[]).await;
-    let status = shop.told("status --json").await.json();
+    let fixture = Fixture::open(&[]).await;
+    let status = fixture.run("status --json").await.json();
     assert_eq!(
         (&status["ready"], &status["queue"]["pending"]),
         (&json!(true), &json!(0))
     );
-    let status = shop.told("status").await;
-    let first = format!("{} is ready\n", shop.server.url);
+    let status = fixture.run("status").await;
+    let first = format!("{} is ready\n", fixture.server.url);
     assert!(status.stdout.starts_with(&first), "{}", status.stdout);
     assert!(status.stdout.contains("pending"), "{}", status.stdout);
-    shop.told("orders get 1").await.assert_failed(1, "no order");
-    shop.close().await;
+    fixture.run("orders get 1").await.assert_failed(1, "no order");
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn status_fails_when_the_server_has_no_store() {
-    let shop = Shop::open(&[("DATABASE_URL", "postgres://me:x@127.0.0.1:1/db")]).await;
-    let said = shop.told("status --json").await;
-    let status: Value = serde_json::from_str(&said.stdout).unwrap();
+    let fixture = Fixture::open(&[("DATABASE_URL", "postgres://me:x@127.0.0.1:1/db")]).await;
+    let output = fixture.run("status --json").await;
+    let status: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(
-        (said.exit, &status["ready"], &status["queue"]),
+        (output.exit, &status["ready"], &status["queue"]),
         (Some(1), &json!(false), &json!(null))
     );
     assert!(
         status["reason"].as_str().unwrap().starts_with("store: "),
         "{status}"
     );
-    let said = shop.told("status").await;
-    let first = format!("{} is not ready: store: ", shop.server.url);
-    assert!(said.stdout.starts_with(&first), "{}", said.stdout);
-    assert_eq!((said.exit, said.stderr.as_str()), (Some(1), ""));
-    assert_eq!(shop.server.terminate().await, Some(0));
+    let output = fixture.run("status").await;
+    let first = format!("{} is not ready: store: ", fixture.server.url);
+    assert!(output.stdout.starts_with(&first), "{}", output.stdout);
+    assert_eq!((output.exit, output.stderr.as_str()), (Some(1), ""));
+    assert_eq!(fixture.server.terminate().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_placed_order_can_be_repeated_under_its_key() {
-    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    let fixture = Fixture::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
     let line = "orders create --user-id 104 --item-ids 101,102,103 --total-amount 250.75 --reference R-1 \
                 --metadata {\"a\":1.50} --idempotency-key k --json";
-    let order = shop.told(line).await.json();
+    let order = fixture.run(line).await.json();
     assert_eq!(
         [&order["order_id"], &order["item_ids"], &order["reference"]],
         [&json!(1), &json!("101,102,103"), &json!("R-1")]
     );
-    let raw = shop.told(line).await.stdout;
+    let raw = fixture.run(line).await.stdout;
     assert!(
         raw.contains(r#""total_amount":250.75"#) && raw.contains(r#""metadata":{"a":1.50}"#),
         "{raw}"
     );
     assert_eq!(
-        shop.told(line).await.json()["order_id"],
+        fixture.run(line).await.json()["order_id"],
         1,
         "the key creates no second order"
     );
-    let shown = shop
-        .told("orders create --user-id 1 --item-ids 7 --total-amount 1")
+    let shown = fixture
+        .run("orders create --user-id 1 --item-ids 7 --total-amount 1")
         .await;
     assert!(
         shown.stdout.starts_with("order_id            2\n"),
@@ -103,18 +103,18 @@ async fn a_placed_order_can_be_repeated_under_its_key() {
         shown.stdout
     );
 
-    let file = shop.folder.path().join("order.json");
+    let file = fixture.folder.path().join("order.json");
     std::fs::write(&file, r#"{"user_id": 5, "item_ids": 1, "total_amount": "3.00"}"#).unwrap();
-    let from_file = shop.told("orders create --body order.json --json").await.json();
+    let from_file = fixture.run("orders create --body order.json --json").await.json();
     assert_eq!(from_file["user_id"], 5);
-    let mut from_stdin = super::command(shop.folder.path(), "orders create --body - --json");
+    let mut from_stdin = super::command(fixture.folder.path(), "orders create --body - --json");
     from_stdin
-        .env("ORDERLY_URL", &shop.server.url)
+        .env("ORDERLY_URL", &fixture.server.url)
         .stdin(std::fs::File::open(&file).unwrap());
-    assert_eq!(told(from_stdin).await.json()["order_id"], 4);
+    assert_eq!(run(from_stdin).await.json()["order_id"], 4);
 
-    let refused = shop
-        .told("orders create --user-id 0 --item-ids x --total-amount 1.005")
+    let refused = fixture
+        .run("orders create --user-id 0 --item-ids x --total-amount 1.005")
         .await;
     refused.assert_failed(1, "#/user_id");
     assert!(refused.stderr.contains("#/total_amount"), "{}", refused.stderr);
@@ -123,7 +123,7 @@ async fn a_placed_order_can_be_repeated_under_its_key() {
         "nothing was stored: {}",
         refused.stderr
     );
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,26 +142,28 @@ async fn an_unknown_outcome_is_reported_with_its_idempotency_key() {
             "orders create --user-id 1 --item-ids 1 --total-amount 1 --idempotency-key k",
         );
         create.env("ORDERLY_URL", url);
-        let said = told(create).await;
-        said.assert_failed(1, "no answer from");
-        let told = said.stderr.contains("with --idempotency-key k the same command");
-        assert_eq!(told, is_unknown, "{}", said.stderr);
+        let output = run(create).await;
+        output.assert_failed(1, "no answer from");
+        let run = output
+            .stderr
+            .contains("with --idempotency-key k the same command");
+        assert_eq!(run, is_unknown, "{}", output.stderr);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_filter_ignores_case() {
-    let shop = Shop::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
-    shop.order(1).await;
-    shop.ended(1).await;
+    let fixture = Fixture::open(&[("ORDERLY_SIMULATED_SPEED", "0")]).await;
+    fixture.order(1).await;
+    fixture.ended(1).await;
     for status in ["completed", "COMPLETED", "Completed"] {
-        let page = shop
-            .told(&format!("orders list --status {status} --json"))
+        let page = fixture
+            .run(&format!("orders list --status {status} --json"))
             .await
             .json();
         assert_eq!(page["orders"].as_array().unwrap().len(), 1, "{status}");
     }
-    let none: Value = shop.told("orders list --status failed --json").await.json();
+    let none: Value = fixture.run("orders list --status failed --json").await.json();
     assert_eq!(none["orders"], json!([]));
-    shop.close().await;
+    fixture.close().await;
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::{command, told};
+use super::{command, run};
 use crate::support::client::http;
 use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::process::{Process, orderly};
@@ -55,18 +55,18 @@ impl Seen {
 }
 
 /// A running server that leases its orders to external workers.
-struct Life {
+struct ServerRun {
     server: Process,
     http: reqwest::Client,
 }
 
-impl Life {
-    async fn begin(folder: &Path, store: &Store) -> Life {
+impl ServerRun {
+    async fn begin(folder: &Path, store: &Store) -> ServerRun {
         let mut command = orderly(folder);
         command
             .env("DATABASE_URL", store.url())
             .env("ORDERLY_PROCESSOR", "pull");
-        Life {
+        ServerRun {
             server: Process::start(command).await,
             http: http(),
         }
@@ -142,26 +142,26 @@ struct Findings {
 }
 
 /// Runs two servers from the same backup. Values given out before the backup stay valid in the second run.
-async fn two_lives(store: Store, restored: bool) -> Findings {
+async fn run_twice_from_backup(store: Store, restored: bool) -> Findings {
     let folder = tempfile::tempdir().unwrap();
-    let life = Life::begin(folder.path(), &store).await;
+    let life = ServerRun::begin(folder.path(), &store).await;
     life.accept(3).await;
     let before = life.take(1).await;
     let cursor = life.end_of_feed().await;
     assert_eq!(life.server.terminate().await, Some(0));
     let backup = store.backup().await;
 
-    let life = Life::begin(folder.path(), &store).await;
+    let life = ServerRun::begin(folder.path(), &store).await;
     let alice = life.works(5).await;
     life.server.kill().await;
 
     if restored {
         let mut migrate = command(folder.path(), "migrate --restored");
         migrate.env("DATABASE_URL", backup.url());
-        let said = told(migrate).await;
-        assert_eq!(said.exit, Some(0), "{}{}", said.stdout, said.stderr);
+        let output = run(migrate).await;
+        assert_eq!(output.exit, Some(0), "{}{}", output.stdout, output.stderr);
     }
-    let life = Life::begin(folder.path(), &backup).await;
+    let life = ServerRun::begin(folder.path(), &backup).await;
     let bob = life.works(5).await;
     let mut lost_results_taken = 0;
     for lease in &alice.leases {
@@ -189,8 +189,8 @@ async fn two_lives(store: Store, restored: bool) -> Findings {
     assert_eq!(life.server.terminate().await, Some(0));
     let mut verify = command(folder.path(), "verify");
     verify.env("DATABASE_URL", backup.url());
-    let said = told(verify).await;
-    assert_eq!(said.exit, Some(0), "{}{}", said.stdout, said.stderr);
+    let output = run(verify).await;
+    assert_eq!(output.exit, Some(0), "{}{}", output.stdout, output.stderr);
     let fences = |seen: &Seen| -> Vec<u64> {
         let fences = seen.leases.iter().map(|lease| lease["fence"].as_u64());
         fences.map(Option::unwrap).collect()
@@ -205,8 +205,8 @@ async fn two_lives(store: Store, restored: bool) -> Findings {
     }
 }
 
-async fn is_told(store: Store) {
-    let findings = two_lives(store, true).await;
+async fn assert_nothing_reused(store: Store) {
+    let findings = run_twice_from_backup(store, true).await;
     let nothing = Findings {
         ids_twice: 0,
         keys_twice: 0,
@@ -217,8 +217,8 @@ async fn is_told(store: Store) {
 }
 
 /// The control: restores without `--restored`.
-async fn is_not_told(store: Store) {
-    let findings = two_lives(store, false).await;
+async fn assert_everything_reused(store: Store) {
+    let findings = run_twice_from_backup(store, false).await;
     let all = Findings {
         ids_twice: 3,
         keys_twice: 3,
@@ -243,25 +243,25 @@ async fn database() -> Option<Store> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_file_reuses_no_id_token_or_cursor() {
     let folder = tempfile::tempdir().unwrap();
-    is_told(file(&folder)).await;
+    assert_nothing_reused(file(&folder)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_file_without_a_new_epoch_reuses_everything() {
     let folder = tempfile::tempdir().unwrap();
-    is_not_told(file(&folder)).await;
+    assert_everything_reused(file(&folder)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_database_reuses_no_id_token_or_cursor() {
     if let Some(store) = database().await {
-        is_told(store).await;
+        assert_nothing_reused(store).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_database_without_a_new_epoch_reuses_everything() {
     if let Some(store) = database().await {
-        is_not_told(store).await;
+        assert_everything_reused(store).await;
     }
 }

@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::{Said, command, told};
+use super::{CommandOutput, command, run};
 use crate::fulfilment::receiver::{Reaction, Receiver, answer};
 use crate::support::client::http;
 use crate::support::process::{Process, orderly};
@@ -16,16 +16,16 @@ const WRONG: &str = "parrot-1a2b3c4d5e6f";
 
 /// A signing secret containing the canary, as configured.
 const CANARY_KEY: &str = "Y2FuYXJ5LTlmOGU3ZDZjNWI0YS1vZi1kZWxpdmVyaWVz";
-/// `shop` with the canary as its password, as sent.
+/// `fixture` with the canary as its password, as sent.
 const CANARY_BASIC: &str = "c2hvcDpjYW5hcnktOWY4ZTdkNmM1YjRh";
 const ALL: [&str; 4] = [CANARY, WRONG, CANARY_KEY, CANARY_BASIC];
 
 /// Settings of a server that logs everything and has the canary as its key.
 const SETTINGS: [(&str, &str); 2] = [("ORDERLY_API_KEY", CANARY), ("RUST_LOG", "trace")];
 
-impl Said {
+impl CommandOutput {
     #[track_caller]
-    fn assert_silent(&self, line: &str) {
+    fn assert_no_secret(&self, line: &str) {
         for secret in ALL {
             assert!(!self.stdout.contains(secret), "{line}: {}", self.stdout);
             assert!(!self.stderr.contains(secret), "{line}: {}", self.stderr);
@@ -34,12 +34,12 @@ impl Said {
 }
 
 /// Asserts that no text file below the folder contains a secret, logs above all.
-fn assert_no_file_tells(folder: &Path, logs_expected: usize) {
+fn assert_no_file_contains_secrets(folder: &Path, logs_expected: usize) {
     let mut logs = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            assert_no_file_tells(&path, 0);
+            assert_no_file_contains_secrets(&path, 0);
             continue;
         }
         let text = std::fs::read(&path).unwrap();
@@ -84,28 +84,34 @@ async fn the_api_key_is_never_shown() {
             .envs(SETTINGS)
             .env("ORDERLY_URL", &server.url)
             .env("PORT", &port);
-        let said = told(command).await;
-        assert_eq!(said.exit, Some(exit), "{line}: {}{}", said.stdout, said.stderr);
-        said.assert_silent(line);
+        let output = run(command).await;
+        assert_eq!(
+            output.exit,
+            Some(exit),
+            "{line}: {}{}",
+            output.stdout,
+            output.stderr
+        );
+        output.assert_no_secret(line);
     }
     let mut stranger = command(folder.path(), "orders list");
     stranger
         .env("ORDERLY_API_KEY", WRONG)
         .env("ORDERLY_URL", &server.url);
-    let said = told(stranger).await;
-    said.assert_failed(1, "ORDERLY_API_KEY");
-    said.assert_silent("a stranger's list");
-    assert!(!server.said(CANARY) && !server.said(WRONG));
+    let output = run(stranger).await;
+    output.assert_failed(1, "ORDERLY_API_KEY");
+    output.assert_no_secret("a stranger's list");
+    assert!(!server.has_logged(CANARY) && !server.has_logged(WRONG));
     assert_eq!(server.terminate().await, Some(0));
-    assert_no_file_tells(&folder.path().join("logs"), 1);
-    assert_no_file_tells(folder.path(), 1);
+    assert_no_file_contains_secrets(&folder.path().join("logs"), 1);
+    assert_no_file_contains_secrets(folder.path(), 1);
 }
 
 /// With orders in every outcome, and with invalid settings.
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_secrets_are_never_shown() {
     let receiver = Receiver::start().await;
-    receiver.tell(
+    receiver.set_reactions(
         "fails",
         [
             answer(500, "", ""),
@@ -113,7 +119,7 @@ async fn delivery_secrets_are_never_shown() {
             answer(302, "Location: /x\r\n", ""),
         ],
     );
-    receiver.tell("is refused", [answer(422, "", "no")]);
+    receiver.set_reactions("is refused", [answer(422, "", "no")]);
     let secret = format!("whsec_{CANARY_KEY}");
     let url = |host: &str| format!("http://shop:{CANARY}@{host}/{WRONG}?code={CANARY}&sig={WRONG}");
     let here = url(&receiver.address.to_string());
@@ -149,10 +155,10 @@ async fn delivery_secrets_are_never_shown() {
         delivery.header("authorization").ends_with(CANARY_BASIC)
             && !delivery.header("webhook-signature").is_empty()
     );
-    assert!(ALL.iter().all(|secret| !server.said(secret)));
+    assert!(ALL.iter().all(|secret| !server.has_logged(secret)));
     let address = format!("orders are processed by http://{}\"", receiver.address);
     assert!(
-        server.said(&address),
+        server.has_logged(&address),
         "the processor is shown without its settings"
     );
     for (line, url, secret, exit) in [
@@ -168,12 +174,18 @@ async fn delivery_secrets_are_never_shown() {
         let mut command = command(folder.path(), line);
         configure(&mut command, url, secret);
         command.env("PORT", server.url.rsplit(':').next().unwrap());
-        let said = told(command).await;
-        assert_eq!(said.exit, Some(exit), "{line}: {}{}", said.stdout, said.stderr);
-        said.assert_silent(line);
+        let output = run(command).await;
+        assert_eq!(
+            output.exit,
+            Some(exit),
+            "{line}: {}{}",
+            output.stdout,
+            output.stderr
+        );
+        output.assert_no_secret(line);
     }
     assert_eq!(server.terminate().await, Some(0));
-    assert_no_file_tells(&folder.path().join("logs"), 1);
+    assert_no_file_contains_secrets(&folder.path().join("logs"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +203,7 @@ async fn a_key_can_come_from_a_file() {
     let refused = http().get(&orders).send().await.unwrap();
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(server.terminate().await, Some(0));
-    assert_no_file_tells(folder.path(), 1);
+    assert_no_file_contains_secrets(folder.path(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +214,7 @@ async fn an_empty_key_file_does_not_disable_authentication() {
         std::fs::write(&file, text).unwrap();
         let mut start = command(folder.path(), "serve --open");
         start.env("ORDERLY_API_KEY_FILE", &file);
-        told(start).await.assert_failed(78, "ORDERLY_API_KEY_FILE");
+        run(start).await.assert_failed(78, "ORDERLY_API_KEY_FILE");
     }
 }
 
@@ -233,15 +245,15 @@ async fn passwords_in_urls_are_never_shown() {
     ] {
         let mut command = command(folder.path(), line);
         command.env(name, url(scheme));
-        let said = told(command).await;
+        let output = run(command).await;
         assert_eq!(
-            said.exit,
+            output.exit,
             Some(exit),
             "{name} {line}: {}{}",
-            said.stdout,
-            said.stderr
+            output.stdout,
+            output.stderr
         );
-        said.assert_silent(&format!("{name} {line}"));
+        output.assert_no_secret(&format!("{name} {line}"));
     }
     for (name, url, line, exit) in [
         ("DATABASE_URL", format!("host=x password={CANARY}"), "doctor", 1),
@@ -286,20 +298,20 @@ async fn passwords_in_urls_are_never_shown() {
     ] {
         let mut command = command(folder.path(), line);
         command.env(name, &url);
-        let said = told(command).await;
+        let output = run(command).await;
         assert_eq!(
-            said.exit,
+            output.exit,
             Some(exit),
             "{url} {line}: {}{}",
-            said.stdout,
-            said.stderr
+            output.stdout,
+            output.stderr
         );
         assert!(
-            said.stdout.contains(name),
+            output.stdout.contains(name),
             "the setting is not shown: {}",
-            said.stdout
+            output.stdout
         );
-        said.assert_silent(&format!("{url} {line}"));
+        output.assert_no_secret(&format!("{url} {line}"));
     }
     let mut start = orderly(folder.path());
     start.envs([
@@ -308,9 +320,9 @@ async fn passwords_in_urls_are_never_shown() {
     ]);
     start.env("RUST_LOG", "trace");
     let server = Process::start(start).await;
-    assert!(server.said("REDIS_URL") && !server.said(CANARY));
+    assert!(server.has_logged("REDIS_URL") && !server.has_logged(CANARY));
     assert_eq!(server.terminate().await, Some(0));
-    assert_no_file_tells(folder.path(), 1);
+    assert_no_file_contains_secrets(folder.path(), 1);
 }
 
 /// Wherever the URL comes from: a file, a wrong setting, or the second of two URLs.
@@ -344,9 +356,9 @@ async fn passwords_in_invalid_urls_are_never_shown() {
                 std::fs::write(&file, url).unwrap();
                 command.env(name, file);
             }
-            let said = told(command).await;
-            said.assert_failed(78, "DATABASE_");
-            said.assert_silent(&format!("{database} {direct} {line}"));
+            let output = run(command).await;
+            output.assert_failed(78, "DATABASE_");
+            output.assert_no_secret(&format!("{database} {direct} {line}"));
         }
     }
 }

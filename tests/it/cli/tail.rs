@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-use super::{PATIENCE, Shop, command, orderly};
+use super::{Fixture, PATIENCE, command, orderly};
 use crate::support::client::http;
 use crate::support::process::Process;
 
@@ -23,9 +23,9 @@ struct Tail {
 }
 
 impl Tail {
-    fn start(shop: &Shop, line: &str) -> Tail {
-        let mut command = command(shop.folder.path(), line);
-        command.env("ORDERLY_URL", &shop.server.url);
+    fn start(fixture: &Fixture, line: &str) -> Tail {
+        let mut command = command(fixture.folder.path(), line);
+        command.env("ORDERLY_URL", &fixture.server.url);
         Tail::spawn(command)
     }
 
@@ -76,7 +76,7 @@ impl Tail {
     }
 }
 
-impl Shop {
+impl Fixture {
     /// The current end of the feed.
     async fn cursor(&self) -> String {
         let url = format!("{}/orders?limit=1", self.server.url);
@@ -93,13 +93,13 @@ impl Shop {
     }
 
     /// Kills the server and starts another one at the same address.
-    async fn restart(self) -> Shop {
+    async fn restart(self) -> Fixture {
         let port = self.port().to_owned();
-        let Shop { server, folder } = self;
+        let Fixture { server, folder } = self;
         server.kill().await;
         let mut command = orderly(folder.path());
         command.envs(FAST).env("PORT", port);
-        Shop {
+        Fixture {
             server: Process::start(command).await,
             folder,
         }
@@ -108,13 +108,16 @@ impl Shop {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_are_printed_verbatim_and_in_order() {
-    let shop = Shop::open(&FAST).await;
-    let mut tail = Tail::start(&shop, &format!("tail --json --after {}", shop.cursor().await));
+    let fixture = Fixture::open(&FAST).await;
+    let mut tail = Tail::start(
+        &fixture,
+        &format!("tail --json --after {}", fixture.cursor().await),
+    );
     for user_id in 1..=2 {
-        shop.order(user_id).await;
-        shop.ended(user_id).await;
+        fixture.order(user_id).await;
+        fixture.ended(user_id).await;
     }
-    let url = format!("{}/events", shop.server.url);
+    let url = format!("{}/events", fixture.server.url);
     let page = http().get(url).send().await.unwrap().text().await.unwrap();
     for _ in 0..2 * CHANGES {
         let line = tail.line().await;
@@ -122,20 +125,20 @@ async fn changes_are_printed_verbatim_and_in_order() {
     }
     tail.signal("TERM").await;
     assert_eq!(tail.ended().await, (Some(0), String::new()));
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_without_a_cursor_begins_with_the_next_change() {
-    let shop = Shop::open(&FAST).await;
-    shop.order(1).await;
-    shop.ended(1).await;
-    let mut tail = Tail::start(&shop, "tail --status Completed");
+    let fixture = Fixture::open(&FAST).await;
+    fixture.order(1).await;
+    fixture.ended(1).await;
+    let mut tail = Tail::start(&fixture, "tail --status Completed");
     // The start of tail cannot be observed, so orders arrive until it prints one.
     let ordering = async {
         for user_id in 2.. {
-            shop.order(user_id).await;
-            shop.ended(user_id).await;
+            fixture.order(user_id).await;
+            fixture.ended(user_id).await;
         }
     };
     let line = tokio::select! {
@@ -147,16 +150,16 @@ async fn tail_without_a_cursor_begins_with_the_next_change() {
     assert!(!line.contains("order 1  "), "printed an earlier order: {line}");
     tail.signal("INT").await;
     assert_eq!(tail.ended().await, (Some(0), String::new()));
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_prints_only_matching_changes() {
-    let shop = Shop::open(&FAST).await;
-    let after = shop.cursor().await;
+    let fixture = Fixture::open(&FAST).await;
+    let after = fixture.cursor().await;
     for user_id in 7..=8 {
-        shop.order(user_id).await;
-        shop.ended(user_id - 6).await;
+        fixture.order(user_id).await;
+        fixture.ended(user_id - 6).await;
     }
     for (filters, expected) in [
         ("--order 2", vec![(2, 1), (2, 2), (2, 3)]),
@@ -164,67 +167,67 @@ async fn tail_prints_only_matching_changes() {
         ("--status Completed", vec![(1, 3), (2, 3)]),
         ("--user-id 8 --order-id 2 --status Processing", vec![(2, 2)]),
     ] {
-        let mut tail = Tail::start(&shop, &format!("tail --json --after {after} {filters}"));
-        let told = tail.changes(expected.len()).await;
+        let mut tail = Tail::start(&fixture, &format!("tail --json --after {after} {filters}"));
+        let run = tail.changes(expected.len()).await;
         let place = |change: &Value| Some((change["order_id"].as_i64()?, change["version"].as_i64()?));
-        let told: Vec<_> = told.iter().filter_map(place).collect();
-        assert_eq!(told, expected, "{filters}");
+        let run: Vec<_> = run.iter().filter_map(place).collect();
+        assert_eq!(run, expected, "{filters}");
         tail.signal("TERM").await;
         tail.ended().await;
     }
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_causes_no_gap_or_repetition_in_tail() {
-    let mut shop = Shop::open(&FAST).await;
-    let mut tail = Tail::start(&shop, &format!("tail --json --after {}", shop.cursor().await));
-    shop.order(1).await;
-    let mut told = tail.changes(CHANGES).await;
+    let mut fixture = Fixture::open(&FAST).await;
+    let mut tail = Tail::start(
+        &fixture,
+        &format!("tail --json --after {}", fixture.cursor().await),
+    );
+    fixture.order(1).await;
+    let mut run = tail.changes(CHANGES).await;
     for user_id in 2..=4 {
         // In any status by then: the next server continues there.
-        shop.order(user_id).await;
-        shop = shop.restart().await;
+        fixture.order(user_id).await;
+        fixture = fixture.restart().await;
         for expected in ["the connection was lost", "connected again"] {
             let message = tail.message().await;
             assert!(message.contains(expected), "{message}");
         }
-        shop.ended(user_id).await;
-        let feed = shop.feed().await;
-        told.extend(tail.changes(feed.len() - told.len()).await);
-        assert_eq!(told, feed);
+        fixture.ended(user_id).await;
+        let feed = fixture.feed().await;
+        run.extend(tail.changes(feed.len() - run.len()).await);
+        assert_eq!(run, feed);
     }
     tail.signal("TERM").await;
     assert_eq!(tail.ended().await, (Some(0), String::new()));
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_reports_a_foreign_cursor_and_continues_from_now() {
-    let (shop, other) = tokio::join!(Shop::open(&FAST), Shop::open(&FAST));
-    shop.order(1).await;
-    shop.ended(1).await;
-    let mut tail = Tail::start(&shop, &format!("tail --json --after {}", other.cursor().await));
+    let (fixture, other) = tokio::join!(Fixture::open(&FAST), Fixture::open(&FAST));
+    fixture.order(1).await;
+    fixture.ended(1).await;
+    let mut tail = Tail::start(&fixture, &format!("tail --json --after {}", other.cursor().await));
     let message = tail.message().await;
     assert!(message.contains("changes are missing here"), "{message}");
-    shop.order(2).await;
-    shop.ended(2).await;
-    let told = tail.changes(CHANGES).await;
-    assert!(
-        told.iter().all(|change| change["order_id"] == json!(2)),
-        "{told:?}"
-    );
+    fixture.order(2).await;
+    fixture.ended(2).await;
+    let run = tail.changes(CHANGES).await;
+    assert!(run.iter().all(|change| change["order_id"] == json!(2)), "{run:?}");
     tail.signal("TERM").await;
     assert_eq!(tail.ended().await, (Some(0), String::new()));
-    shop.close().await;
+    fixture.close().await;
     other.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_ends_quietly_when_its_output_is_closed() {
-    let shop = Shop::open(&FAST).await;
-    let mut tail = Tail::start(&shop, &format!("tail --after {}", shop.cursor().await));
-    shop.order(1).await;
+    let fixture = Fixture::open(&FAST).await;
+    let mut tail = Tail::start(&fixture, &format!("tail --after {}", fixture.cursor().await));
+    fixture.order(1).await;
     tail.line().await;
     let Tail {
         mut child,
@@ -235,7 +238,7 @@ async fn tail_ends_quietly_when_its_output_is_closed() {
     // A closed output is noticed at the next change.
     let ordering = async {
         for user_id in 2.. {
-            shop.order(user_id).await;
+            fixture.order(user_id).await;
         }
     };
     let ended = tokio::select! {
@@ -243,42 +246,43 @@ async fn tail_ends_quietly_when_its_output_is_closed() {
         () = ordering => unreachable!("orders arrive until tail ends"),
     };
     assert_eq!(ended.expect("tail ends in time").unwrap().code(), Some(0));
-    let mut said = String::new();
-    messages.into_inner().read_to_string(&mut said).await.unwrap();
-    assert_eq!(said, "");
-    shop.close().await;
+    let mut output = String::new();
+    messages.into_inner().read_to_string(&mut output).await.unwrap();
+    assert_eq!(output, "");
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_ends_tail_with_exit_code_1() {
-    let shop = Shop::open(&FAST).await;
-    let said = shop.told("tail --after garbled").await;
-    said.assert_failed(1, "after");
-    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
-    let mut nobody = command(shop.folder.path(), "tail");
+    let fixture = Fixture::open(&FAST).await;
+    let output = fixture.run("tail --after garbled").await;
+    output.assert_failed(1, "after");
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    let mut nobody = command(fixture.folder.path(), "tail");
     // The port is reserved, so no server listens there.
     nobody.env("ORDERLY_URL", "http://127.0.0.1:1");
-    super::told(nobody).await.assert_failed(1, "ORDERLY_URL");
-    shop.close().await;
+    super::run(nobody).await.assert_failed(1, "ORDERLY_URL");
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_sends_the_key_and_ends_when_it_changes() {
     const KEY: &str = "a-key-of-a-good-length";
-    let shop = Shop::open(&[FAST[0], ("ORDERLY_API_KEY", KEY)]).await;
-    shop.told("tail")
+    let fixture = Fixture::open(&[FAST[0], ("ORDERLY_API_KEY", KEY)]).await;
+    fixture
+        .run("tail")
         .await
         .assert_failed(1, "ORDERLY_API_KEY holds the key");
-    let mut with_key = command(shop.folder.path(), "tail --json");
+    let mut with_key = command(fixture.folder.path(), "tail --json");
     with_key
-        .env("ORDERLY_URL", &shop.server.url)
+        .env("ORDERLY_URL", &fixture.server.url)
         .env("ORDERLY_API_KEY", KEY);
     let mut tail = Tail::spawn(with_key);
     let order = json!({"user_id": 1, "item_ids": 7, "total_amount": 1});
     let ordering = async {
         loop {
             let request = http()
-                .post(format!("{}/orders", shop.server.url))
+                .post(format!("{}/orders", fixture.server.url))
                 .bearer_auth(KEY);
             request
                 .json(&order)
@@ -293,8 +297,8 @@ async fn tail_sends_the_key_and_ends_when_it_changes() {
         changes = tail.changes(1) => assert_eq!(changes[0]["user_id"], 1),
         () = ordering => unreachable!("orders arrive until tail prints one"),
     }
-    let port = shop.port().to_owned();
-    let Shop { server, folder } = shop;
+    let port = fixture.port().to_owned();
+    let Fixture { server, folder } = fixture;
     server.kill().await;
     let mut command = orderly(folder.path());
     command
@@ -305,5 +309,5 @@ async fn tail_sends_the_key_and_ends_when_it_changes() {
     let (code, rest) = tail.ended().await;
     assert_eq!(code, Some(1));
     assert!(rest.contains("ORDERLY_API_KEY holds the key"), "{rest}");
-    Shop { server, folder }.close().await;
+    Fixture { server, folder }.close().await;
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{command, told};
+use super::{command, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_usage_exits_with_code_2() {
@@ -33,11 +33,11 @@ async fn invalid_usage_exits_with_code_2() {
         "verify --port 1",
         "bench sell",
     ] {
-        let said = told(command(folder.path(), line)).await;
-        said.assert_failed(2, "error:");
-        assert!(said.stderr.contains("--help"), "{line}: {}", said.stderr);
+        let output = run(command(folder.path(), line)).await;
+        output.assert_failed(2, "error:");
+        assert!(output.stderr.contains("--help"), "{line}: {}", output.stderr);
     }
-    told(command(folder.path(), "orders"))
+    run(command(folder.path(), "orders"))
         .await
         .assert_failed(2, "Usage: orderly orders");
     assert_eq!(
@@ -50,10 +50,10 @@ async fn invalid_usage_exits_with_code_2() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_misspelt_command_or_flag_gets_a_suggestion() {
     let folder = tempfile::tempdir().unwrap();
-    told(command(folder.path(), "verfy"))
+    run(command(folder.path(), "verfy"))
         .await
         .assert_failed(2, "'verify'");
-    told(command(folder.path(), "serve --concurency 1"))
+    run(command(folder.path(), "serve --concurency 1"))
         .await
         .assert_failed(2, "'--concurrency'");
 }
@@ -74,11 +74,15 @@ async fn help_and_version_are_printed_to_stdout() {
         "doctor -h",
         "bench --help",
     ] {
-        let said = told(command(folder.path(), line)).await;
-        assert_eq!((said.exit, said.stderr.as_str()), (Some(0), ""), "{line}");
-        assert!(said.stdout.contains("Usage: orderly"), "{line}: {}", said.stdout);
+        let output = run(command(folder.path(), line)).await;
+        assert_eq!((output.exit, output.stderr.as_str()), (Some(0), ""), "{line}");
+        assert!(
+            output.stdout.contains("Usage: orderly"),
+            "{line}: {}",
+            output.stdout
+        );
     }
-    let version = told(command(folder.path(), "--version")).await;
+    let version = run(command(folder.path(), "--version")).await;
     assert_eq!(
         version.stdout,
         concat!("orderly ", env!("CARGO_PKG_VERSION"), "\n")
@@ -88,18 +92,21 @@ async fn help_and_version_are_printed_to_stdout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_openapi_document_is_printed_without_a_server() {
     let folder = tempfile::tempdir().unwrap();
-    let document: Value = told(command(folder.path(), "openapi")).await.json();
-    assert_eq!(document, serde_json::to_value(orderly::http::document()).unwrap());
+    let document: Value = run(command(folder.path(), "openapi")).await.json();
+    assert_eq!(
+        document,
+        serde_json::to_value(orderly::http::document()).unwrap()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_shell_gets_its_completions() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let said = told(command(folder.path(), &format!("completions {shell}"))).await;
-        assert_eq!((said.exit, said.stderr.as_str()), (Some(0), ""), "{shell}");
+        let output = run(command(folder.path(), &format!("completions {shell}"))).await;
+        assert_eq!((output.exit, output.stderr.as_str()), (Some(0), ""), "{shell}");
         assert!(
-            said.stdout.contains("orderly") && said.stdout.contains("doctor"),
+            output.stdout.contains("orderly") && output.stdout.contains("doctor"),
             "{shell}"
         );
     }

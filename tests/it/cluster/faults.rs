@@ -11,8 +11,8 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
+use super::load::{LoadSource, Urls};
 use super::nodes::{Cluster, LEASE, Node, now};
-use super::shop::{Doors, Shop};
 
 const ROUNDS: usize = 10;
 const FREEZES_PER_ROUND: usize = 20;
@@ -38,15 +38,15 @@ pub struct Silence {
 
 pub struct Faults<'f> {
     pub cluster: &'f Cluster,
-    pub doors: &'f Doors,
-    pub shop: &'f Shop,
+    pub urls: &'f Urls,
+    pub source: &'f LoadSource,
     /// Number of orders requested with every freeze, so that freezes meet orders in every status.
     pub orders_per_freeze: usize,
 }
 
 impl Faults<'_> {
     /// Runs all rounds and returns the silences.
-    pub async fn happen(&self, nodes: &mut Vec<Node>, seed: u64) -> Vec<Silence> {
+    pub async fn run(&self, nodes: &mut Vec<Node>, seed: u64) -> Vec<Silence> {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut silences = Vec::new();
         for _ in 0..ROUNDS {
@@ -63,7 +63,7 @@ impl Faults<'_> {
         let back_before = killed_before + rng.random_range(ABSENT_FOR);
         let past_lease = rng.random_range(0..FREEZES_PER_ROUND);
         for freeze in 0..FREEZES_PER_ROUND {
-            self.shop.demand(self.orders_per_freeze);
+            self.source.demand(self.orders_per_freeze);
             if freeze == killed_before
                 && let Some(victim) = victim.take()
             {
@@ -75,9 +75,9 @@ impl Faults<'_> {
             sleep(rng.random_range(GAP)).await;
             if freeze == past_lease {
                 let span = LEASE + rng.random_range(PAST_LEASE);
-                silences.push(stand_still(&nodes[0], span).await);
+                silences.push(freeze_for(&nodes[0], span).await);
             } else {
-                stand_still(&nodes[0], rng.random_range(SHORT)).await;
+                freeze_for(&nodes[0], rng.random_range(SHORT)).await;
             }
         }
     }
@@ -85,7 +85,7 @@ impl Faults<'_> {
     async fn kill(&self, node: Node) -> Silence {
         let (id, url) = (node.id, node.url().to_owned());
         node.kill().await;
-        self.doors.close(&url);
+        self.urls.close(&url);
         Silence {
             node: id,
             from: now(),
@@ -95,12 +95,12 @@ impl Faults<'_> {
 
     async fn start(&self) -> Node {
         let node = self.cluster.start().await;
-        self.doors.open(node.url());
+        self.urls.open(node.url());
         node
     }
 }
 
-async fn stand_still(node: &Node, span: Duration) -> Silence {
+async fn freeze_for(node: &Node, span: Duration) -> Silence {
     node.freeze().await;
     let from = now();
     sleep(span).await;

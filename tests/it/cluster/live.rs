@@ -35,7 +35,7 @@ const HELD_MAX: usize = 2;
 const EVENTS_PER_VISIT: usize = 15;
 
 /// Delivered changes with their cursors.
-type Told = Vec<((OrderId, u64), String)>;
+type Delivered = Vec<((OrderId, u64), String)>;
 
 /// Commits of one node are delayed, those of the other are not.
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +52,7 @@ async fn subscribers_at_every_node_get_each_event_once_despite_late_commits() {
         .await;
     let punctual = cluster.start().await;
 
-    let (total, told) = watch::channel(None);
+    let (total, delivered) = watch::channel(None);
     let faithful = [&late, &punctual].map(|node| Follower::new(vec![node.url().to_owned()]));
     let restless = Follower::new(vec![late.url().to_owned(), punctual.url().to_owned()]);
     let mut followers = Vec::new();
@@ -62,12 +62,12 @@ async fn subscribers_at_every_node_get_each_event_once_despite_late_commits() {
     let following = join_all(
         followers
             .into_iter()
-            .map(|follower| follower.follow(told.clone())),
+            .map(|follower| follower.follow(delivered.clone())),
     );
 
     let shops = (0..SHOPS_PER_NODE).flat_map(|number| [(&late, number), (&punctual, 10 + number)]);
     let story = async {
-        join_all(shops.map(|(node, number)| sell(node, seed.wrapping_add(number)))).await;
+        join_all(shops.map(|(node, number)| place_orders(node, seed.wrapping_add(number)))).await;
         until("all orders have ended", async || {
             punctual.open_orders().await == 0
         })
@@ -90,12 +90,15 @@ async fn subscribers_at_every_node_get_each_event_once_despite_late_commits() {
             held.open_one(&mut rng);
         }
     };
-    let (heard, happened, ()) = tokio::join!(following, story, open_gates);
-    for (number, told) in heard.iter().enumerate() {
-        let changes: Vec<_> = told.iter().map(|(change, _)| *change).collect();
+    let (received, happened, ()) = tokio::join!(following, story, open_gates);
+    for (number, delivered) in received.iter().enumerate() {
+        let changes: Vec<_> = delivered.iter().map(|(change, _)| *change).collect();
         assert_eq!(changes.len(), happened.len(), "follower {number}");
         assert_eq!(changes, happened, "follower {number}");
-        assert_eq!(told, &heard[0], "follower {number}: cursors differ between nodes");
+        assert_eq!(
+            delivered, &received[0],
+            "follower {number}: cursors differ between nodes"
+        );
     }
     plain.read().await;
     assert!(
@@ -127,7 +130,7 @@ fn hold_commits(proxy: &Proxy, seed: u64) -> Arc<HeldCommits> {
 }
 
 /// Places orders at a node and cancels some of them.
-async fn sell(node: &Node, seed: u64) {
+async fn place_orders(node: &Node, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     for _ in 0..BATCHES_PER_SHOP {
         let orders = node.accept(rng.random_range(1..4)).await;
@@ -163,7 +166,7 @@ struct Follower {
     visits: usize,
     cursor: Option<String>,
     stream: Option<Stream>,
-    told: Told,
+    delivered: Delivered,
 }
 
 /// An open stream.
@@ -182,20 +185,20 @@ impl Follower {
             visits: 0,
             cursor: None,
             stream: None,
-            told: Vec::new(),
+            delivered: Vec::new(),
         }
     }
 
     /// Follows from now on. The position is known once the stream begins.
     async fn begin(mut self) -> Follower {
-        self.go_on().await;
+        self.resume_elsewhere().await;
         let beginning = self.block().await;
         assert!(beginning.starts_with("retry: "), "{beginning}");
         self
     }
 
     /// Moves to the next node and resumes there.
-    async fn go_on(&mut self) {
+    async fn resume_elsewhere(&mut self) {
         let node = &self.nodes[self.visits % self.nodes.len()];
         self.visits += 1;
         let mut request = self.http.get(format!("{node}/events"));
@@ -212,22 +215,22 @@ impl Follower {
     }
 
     /// Follows until all changes are delivered.
-    async fn follow(mut self, mut total: watch::Receiver<Option<usize>>) -> Told {
+    async fn follow(mut self, mut total: watch::Receiver<Option<usize>>) -> Delivered {
         let mut of_visit = 0;
         loop {
-            let enough = |total: &Option<usize>| total.is_some_and(|total| self.told.len() >= total);
+            let enough = |total: &Option<usize>| total.is_some_and(|total| self.delivered.len() >= total);
             let block = tokio::select! {
                 biased;
                 all = total.wait_for(enough) => {
                     all.expect("the total is sent before its sender ends");
-                    return self.told;
+                    return self.delivered;
                 }
                 block = next_block(self.stream.as_mut().expect("a stream is open")) => block,
             };
             of_visit += usize::from(self.take(&block));
             if self.nodes.len() > 1 && of_visit == EVENTS_PER_VISIT {
                 of_visit = 0;
-                self.go_on().await;
+                self.resume_elsewhere().await;
             }
         }
     }
@@ -252,7 +255,8 @@ impl Follower {
         let number = |name: &str| event[name].as_i64().expect("a number");
         let version = number("version").unsigned_abs();
         let cursor = event["cursor"].as_str().expect("a cursor").to_owned();
-        self.told.push(((OrderId(number("order_id")), version), cursor));
+        self.delivered
+            .push(((OrderId(number("order_id")), version), cursor));
         true
     }
 }

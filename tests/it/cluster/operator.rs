@@ -88,15 +88,15 @@ async fn metrics_at_every_node_equal_a_recount_of_the_table() {
         (StatusCode::OK, &json!("Cancelled"))
     );
     for node in &nodes {
-        let numbers = node.get("/metrics").await;
+        let metrics = node.get("/metrics").await;
         let counts = [
             "total_orders",
             "pending_orders",
             "processing_orders",
             "cancelled_orders",
         ]
-        .map(|name| numbers[name].as_u64().expect("a count"));
-        assert_eq!(counts, [10, 7, 2, 1], "{numbers}");
+        .map(|name| metrics[name].as_u64().expect("a count"));
+        assert_eq!(counts, [10, 7, 2, 1], "{metrics}");
     }
 }
 

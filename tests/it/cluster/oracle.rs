@@ -11,8 +11,8 @@ use orderly::store::snapshot::OrderRecord;
 use orderly::time::Timestamp;
 
 use super::faults::Silence;
+use super::load::AcceptedOrder;
 use super::nodes::{HEARTBEAT_INTERVAL, LEASE};
-use super::shop::Sale;
 
 mod tests;
 
@@ -25,7 +25,7 @@ const TAKEOVER_TIME_MAX: Duration = LEASE
 #[derive(Clone)]
 pub struct Evidence {
     /// All orders that were sent.
-    pub sales: Vec<Sale>,
+    pub accepted_orders: Vec<AcceptedOrder>,
     pub silences: Vec<Silence>,
     pub records: Vec<OrderRecord>,
 }
@@ -62,21 +62,21 @@ impl Evidence {
         let mut by_id: HashMap<OrderId, &OrderRecord> = HashMap::new();
         by_id.extend(self.records.iter().map(|record| (record.order.order_id, record)));
         let mut breaches = Vec::new();
-        for sale in &self.sales {
-            let (key, id) = (&sale.key, sale.order_id);
+        for accepted in &self.accepted_orders {
+            let (key, id) = (&accepted.key, accepted.order_id);
             match by_id.remove(&id) {
                 None => breaches.push(format!(
                     "lost: order {id} of {key}, or it belongs to another key as well"
                 )),
-                Some(record) if !is_of(record, sale) => {
+                Some(record) if !is_of(record, accepted) => {
                     breaches.push(format!("diverged: order {id} of {key} is {:?}", record.order));
                 }
                 Some(record) => {
                     let status = record.order.status;
-                    if sale.cancelled != (status == OrderStatus::Cancelled) {
-                        let told = if sale.cancelled { "told" } else { "not told" };
+                    if accepted.cancelled != (status == OrderStatus::Cancelled) {
+                        let delivered = if accepted.cancelled { "told" } else { "not told" };
                         breaches.push(format!(
-                            "cancelled: order {id} is {}, its client was {told} that it was cancelled",
+                            "cancelled: order {id} is {}, its client was {delivered} that it was cancelled",
                             status.name()
                         ));
                     }
@@ -98,18 +98,18 @@ impl Evidence {
         let starts = self.first_starts();
         let passed_over = self.passed_over();
         let mut breaches = self.overtakers_of_locked(&starts, &passed_over);
-        let started = |sale: &Sale| starts.get(&sale.order_id).copied();
+        let started = |accepted: &AcceptedOrder| starts.get(&accepted.order_id).copied();
         let mut acknowledged: Vec<(Instant, i64, OrderId)> = self
-            .sales
+            .accepted_orders
             .iter()
-            .filter(|sale| !passed_over.contains_key(&sale.order_id))
-            .filter_map(|sale| Some((sale.answered, started(sale)?, sale.order_id)))
+            .filter(|accepted| !passed_over.contains_key(&accepted.order_id))
+            .filter_map(|accepted| Some((accepted.answered, started(accepted)?, accepted.order_id)))
             .collect();
         acknowledged.sort_unstable();
         let mut sent: Vec<(Instant, i64, OrderId)> = self
-            .sales
+            .accepted_orders
             .iter()
-            .filter_map(|sale| Some((sale.sent, started(sale)?, sale.order_id)))
+            .filter_map(|accepted| Some((accepted.sent, started(accepted)?, accepted.order_id)))
             .collect();
         sent.sort_unstable();
         let mut acknowledged = acknowledged.into_iter().peekable();
@@ -147,16 +147,16 @@ impl Evidence {
         passed_over: &HashMap<OrderId, HashSet<OrderId>>,
     ) -> Vec<String> {
         let mut breaches = Vec::new();
-        for first in &self.sales {
+        for first in &self.accepted_orders {
             let (Some(excused), Some(start)) =
                 (passed_over.get(&first.order_id), starts.get(&first.order_id))
             else {
                 continue;
             };
-            let overtook = |later: &&Sale| {
+            let overtook = |later: &&AcceptedOrder| {
                 first.answered < later.sent && starts.get(&later.order_id).is_some_and(|other| other < start)
             };
-            for later in self.sales.iter().filter(overtook) {
+            for later in self.accepted_orders.iter().filter(overtook) {
                 if !excused.contains(&later.order_id) {
                     let (later, first) = (later.order_id, first.order_id);
                     breaches.push(format!(
@@ -228,13 +228,13 @@ impl Takeover {
     }
 }
 
-fn is_of(record: &OrderRecord, sale: &Sale) -> bool {
-    let (stored, body) = (&record.order.request, &sale.body);
+fn is_of(record: &OrderRecord, accepted: &AcceptedOrder) -> bool {
+    let (stored, body) = (&record.order.request, &accepted.body);
     let amount = body["total_amount"].as_str().map(Money::parse);
     Some(stored.user_id) == body["user_id"].as_i64()
-        && stored.item_ids.as_str() == sale.item_ids()
+        && stored.item_ids.as_str() == accepted.item_ids()
         && Some(Ok(stored.total_amount)) == amount
-        && stored.reference.as_ref().map(Reference::as_str) == Some(&*sale.key)
+        && stored.reference.as_ref().map(Reference::as_str) == Some(&*accepted.key)
 }
 
 /// Breaches unless the order ends exactly once and has no later event. No order is redriven here.

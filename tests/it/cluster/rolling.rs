@@ -3,16 +3,16 @@
 use orderly::event::EventKind;
 use orderly::store::snapshot::OrderRecord;
 
+use super::load::{LoadSource, Urls, Workload};
 use super::nodes::{Cluster, Settings};
 use super::oracle::Evidence;
-use super::shop::{Assortment, Doors, Shop};
 use crate::crash::load::seed;
 use crate::support::until;
 
 const CLIENTS: u64 = 8;
 /// Orders sent before and during the replacement of each node.
 const ORDERS_PER_STEP: usize = 100;
-const ORDERS: Assortment = Assortment {
+const ORDERS: Workload = Workload {
     name: "rolling",
     orders: 6 * ORDERS_PER_STEP,
     long_share: 0.3,
@@ -28,37 +28,37 @@ async fn a_rolling_update_loses_nothing_and_repeats_only_given_back_orders() {
     let Some(cluster) = Cluster::new(SETTINGS).await else {
         return;
     };
-    let doors = Doors::default();
+    let urls = Urls::default();
     let mut nodes = Vec::new();
     for _ in 0..3 {
         let node = cluster.start().await;
-        doors.open(node.url());
+        urls.open(node.url());
         nodes.push(node);
     }
-    let shop = Shop::new(&doors, ORDERS, seed());
+    let source = LoadSource::new(&urls, ORDERS, seed());
     let roll = async {
         for _ in 0..nodes.len() {
             let old = nodes.remove(0);
-            shop.demand(ORDERS_PER_STEP);
+            source.demand(ORDERS_PER_STEP);
             let new = cluster.start().await;
-            doors.open(new.url());
+            urls.open(new.url());
             nodes.push(new);
-            shop.demand(ORDERS_PER_STEP);
+            source.demand(ORDERS_PER_STEP);
             // Clients keep sending to the node until it has stopped.
             let url = old.url().to_owned();
             assert_eq!(old.terminate().await, Some(0));
-            doors.close(&url);
+            urls.close(&url);
         }
         nodes
     };
-    let (nodes, ()) = tokio::join!(roll, shop.run(CLIENTS));
+    let (nodes, ()) = tokio::join!(roll, source.run(CLIENTS));
     until("all orders have ended", async || {
         nodes[0].open_orders().await == 0
     })
     .await;
 
     let evidence = Evidence {
-        sales: shop.sales(),
+        accepted_orders: source.accepted_orders(),
         silences: Vec::new(),
         records: cluster.records().await,
     };

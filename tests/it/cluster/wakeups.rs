@@ -95,7 +95,8 @@ async fn behind_a_pooler_nodes_poll_and_log_it_once() {
     for node in nodes {
         until("the node logs that it polls", async || {
             tokio::task::yield_now().await;
-            node.process().said("notifications do not arrive over this way")
+            node.process()
+                .has_logged("notifications do not arrive over this way")
         })
         .await;
     }
@@ -109,7 +110,7 @@ async fn behind_a_pooler_nodes_poll_and_log_it_once() {
     for node in nodes {
         assert_eq!(
             node.process()
-                .said_times("notifications do not arrive over this way"),
+                .times_logged("notifications do not arrive over this way"),
             1
         );
     }

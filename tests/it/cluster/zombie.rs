@@ -6,9 +6,9 @@ use std::sync::Arc;
 use orderly::order::OrderId;
 
 use super::faults::Silence;
+use super::load::{AcceptedOrder, LoadSource, Urls, Workload};
 use super::nodes::{Cluster, Node, now};
 use super::oracle::Evidence;
-use super::shop::{Assortment, Doors, Sale, Shop};
 use crate::crash::load::seed;
 use crate::support::gate::Gate;
 use crate::support::postgres::Server;
@@ -20,7 +20,7 @@ const SETTLE: &str = "orderly.settle_";
 const UNFENCED: &str = "orderly.unfenced_settle_";
 const FENCE_CHECKS: [&str; 1] = [" and l.fence = result.fence"];
 /// Orders take longer than a lease, so new owners still run them when the zombie's results arrive.
-const ORDERS: Assortment = Assortment {
+const ORDERS: Workload = Workload {
     name: "zombie",
     orders: 8,
     long_share: 1.0,
@@ -35,16 +35,16 @@ pub enum Fencing {
 }
 
 /// Three nodes, the first of which was a zombie.
-pub struct Haunted {
+pub struct ZombieRun {
     pub nodes: Vec<Node>,
-    pub sales: Vec<Sale>,
+    pub accepted_orders: Vec<AcceptedOrder>,
     pub silence: Silence,
     /// The zombie's connection to the database.
     _proxy: Proxy,
 }
 
 /// Delays the results of the first node until the two others have its orders.
-pub async fn haunt(cluster: &Cluster, fencing: Fencing, seed: u64) -> Haunted {
+pub async fn run_zombie(cluster: &Cluster, fencing: Fencing, seed: u64) -> ZombieRun {
     let proxy = Proxy::before(Server::shared().await.address()).await;
     let on_the_way = Gate::closed();
     keep_results_back(&proxy, &on_the_way, fencing);
@@ -54,9 +54,9 @@ pub async fn haunt(cluster: &Cluster, fencing: Fencing, seed: u64) -> Haunted {
         .database
         .copy_function(SETTLE, UNFENCED, &FENCE_CHECKS)
         .await;
-    let sales = sell(&zombie, seed).await;
+    let accepted_orders = place_orders(&zombie, seed).await;
     until("the first node has all orders", async || {
-        zombie.get("/queue").await["processing"] == sales.len()
+        zombie.get("/queue").await["processing"] == accepted_orders.len()
     })
     .await;
     let (first, second) = tokio::join!(cluster.start(), cluster.start());
@@ -66,8 +66,8 @@ pub async fn haunt(cluster: &Cluster, fencing: Fencing, seed: u64) -> Haunted {
     let from = now();
     until("the other nodes have all orders", async || {
         let mut taken = true;
-        for sale in &sales {
-            taken &= started_times(&first, sale.order_id).await > 1;
+        for accepted in &accepted_orders {
+            taken &= started_times(&first, accepted.order_id).await > 1;
         }
         taken
     })
@@ -79,9 +79,9 @@ pub async fn haunt(cluster: &Cluster, fencing: Fencing, seed: u64) -> Haunted {
         until: Some(now()),
     };
     zombie.thaw().await;
-    Haunted {
+    ZombieRun {
         nodes: vec![zombie, first, second],
-        sales,
+        accepted_orders,
         silence,
         _proxy: proxy,
     }
@@ -108,13 +108,13 @@ fn keep_results_back(proxy: &Proxy, gate: &Arc<Gate>, fencing: Fencing) {
     });
 }
 
-async fn sell(node: &Node, seed: u64) -> Vec<Sale> {
-    let doors = Doors::default();
-    doors.open(node.url());
-    let shop = Shop::new(&doors, ORDERS, seed);
-    shop.demand(ORDERS.orders);
-    shop.run(1).await;
-    shop.sales()
+async fn place_orders(node: &Node, seed: u64) -> Vec<AcceptedOrder> {
+    let urls = Urls::default();
+    urls.open(node.url());
+    let source = LoadSource::new(&urls, ORDERS, seed);
+    source.demand(ORDERS.orders);
+    source.run(1).await;
+    source.accepted_orders()
 }
 
 async fn started_times(node: &Node, id: OrderId) -> usize {
@@ -126,8 +126,8 @@ async fn started_times(node: &Node, id: OrderId) -> usize {
 /// Runs the scenario and returns the breaches and the result of `orderly verify`.
 async fn aftermath(fencing: Fencing) -> Option<(Vec<String>, (Option<i32>, String))> {
     let cluster = Cluster::new(&[]).await?;
-    let haunted = haunt(&cluster, fencing, seed()).await;
-    let [zombie, first, _] = &haunted.nodes[..] else {
+    let zombie_run = run_zombie(&cluster, fencing, seed()).await;
+    let [zombie, first, _] = &zombie_run.nodes[..] else {
         panic!("there are three nodes");
     };
     match fencing {
@@ -142,8 +142,8 @@ async fn aftermath(fencing: Fencing) -> Option<(Vec<String>, (Option<i32>, Strin
     }
     until("all orders have ended", async || first.open_orders().await == 0).await;
     let evidence = Evidence {
-        sales: haunted.sales,
-        silences: vec![haunted.silence],
+        accepted_orders: zombie_run.accepted_orders,
+        silences: vec![zombie_run.silence],
         records: cluster.records().await,
     };
     Some((evidence.breaches(), cluster.verify().await))

@@ -165,11 +165,11 @@ async fn a_lease_carries_the_whole_order(harness: &mut Harness) {
     harness.redrive(again).await;
     harness.advance(Duration::from_secs(2)).await;
     harness.accept_some(2).await;
-    let told = NewOrder {
+    let long_order = NewOrder {
         metadata: Some(r#"{"note": "\u0001 \"a\" \\ NULL, {b}"}"#.into()),
         ..order_with_reference("NULL")
     };
-    harness.accept(vec![told]).await;
+    harness.accept(vec![long_order]).await;
     assert_whole(harness, 5).await;
     // Texts so long that a store may transfer them differently.
     let long = NewOrder {

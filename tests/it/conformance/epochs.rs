@@ -3,7 +3,7 @@
 use orderly::lease::Outcome;
 use orderly::store::{FEED_EVENTS_MAX, RESTORE_JUMP, SettledOutside};
 
-use super::outside::take_only;
+use super::external_leases::take_only;
 use crate::support::Harness;
 
 conformance! {

@@ -62,9 +62,9 @@ fn of_user(user_id: i64) -> Filter {
 }
 
 /// Delivered events: order, version and position.
-type Heard = Vec<(OrderId, u32, FeedPosition)>;
+type Received = Vec<(OrderId, u32, FeedPosition)>;
 
-async fn hear(subscription: &mut Subscription) -> (OrderId, u32, FeedPosition) {
+async fn receive(subscription: &mut Subscription) -> (OrderId, u32, FeedPosition) {
     match timeout(PATIENCE, subscription.next()).await {
         Ok(Next::Change(change)) => {
             let event = &change.event;
@@ -99,7 +99,7 @@ async fn subscribers_get_every_matching_event_in_order(harness: &mut Harness) {
         let rng = StdRng::seed_from_u64(seed.wrapping_add(number));
         followers.spawn(follow(live.feed(), rng, over.subscribe()));
     }
-    tell_a_story(harness, StdRng::seed_from_u64(seed)).await;
+    run_random_operations(harness, StdRng::seed_from_u64(seed)).await;
     over.send_replace(Some(end_of_feed(harness).await));
     let mut events: Vec<_> = harness
         .records()
@@ -112,13 +112,13 @@ async fn subscribers_get_every_matching_event_in_order(harness: &mut Harness) {
         .collect();
     events.sort_by_key(|(stored, _)| stored.position);
     while let Some(follower) = followers.join_next().await {
-        let (filter, began, heard) = follower.unwrap();
+        let (filter, began, received) = follower.unwrap();
         let concerns = |user_id: i64, order_id: OrderId, status: OrderStatus| {
             filter.user_id.is_none_or(|id| id == user_id)
                 && filter.order_id.is_none_or(|id| id == order_id)
                 && filter.status.is_none_or(|wanted| wanted == status)
         };
-        let expected: Heard = events
+        let expected: Received = events
             .iter()
             .filter(|(stored, user_id)| {
                 let event = &stored.event;
@@ -129,8 +129,8 @@ async fn subscribers_get_every_matching_event_in_order(harness: &mut Harness) {
                 (stored.event.order_id, stored.event.version, place)
             })
             .collect();
-        assert_eq!(heard.len(), expected.len(), "{filter:?} since {began:?}");
-        assert_eq!(heard, expected, "{filter:?} since {began:?}");
+        assert_eq!(received.len(), expected.len(), "{filter:?} since {began:?}");
+        assert_eq!(received, expected, "{filter:?} since {began:?}");
     }
     end(live, draining).await;
 }
@@ -140,7 +140,7 @@ async fn follow(
     feed: Feed,
     mut rng: StdRng,
     mut over: watch::Receiver<Option<FeedCursor>>,
-) -> (Filter, FeedCursor, Heard) {
+) -> (Filter, FeedCursor, Received) {
     let filter = match rng.random_range(0..5) {
         0 => of_user(rng.random_range(1..=USERS)),
         1 => Filter {
@@ -157,13 +157,13 @@ async fn follow(
     let lazy = rng.random_bool(0.5);
     let mut subscription = feed.subscribe(filter, None).await.unwrap();
     let began = subscription.cursor();
-    let mut heard = Heard::new();
+    let mut received = Received::new();
     loop {
         let at = subscription.cursor();
         if let Some(end) = *over.borrow()
             && at.position >= end.position
         {
-            return (filter, began, heard);
+            return (filter, began, received);
         }
         if rng.random_bool(0.01) {
             drop(subscription);
@@ -179,12 +179,12 @@ async fn follow(
                 panic!("nothing was pruned")
             };
             let event = &change.event;
-            heard.push((event.event.order_id, event.event.version, event.position));
+            received.push((event.event.order_id, event.event.version, event.position));
         }
     }
 }
 
-async fn tell_a_story(harness: &Harness, mut rng: StdRng) {
+async fn run_random_operations(harness: &Harness, mut rng: StdRng) {
     let mut ids = Vec::new();
     for step in 0..80 {
         match rng.random_range(0..6) {
@@ -229,11 +229,11 @@ async fn a_new_subscriber_gets_only_later_events(harness: &mut Harness) {
     end_of_feed(harness).await;
     let mut subscription = live.feed().subscribe(of_user(1), None).await.unwrap();
     let ids = harness.accept(vec![order_of(2), order_of(1)]).await;
-    let (id, version, _) = hear(&mut subscription).await;
+    let (id, version, _) = receive(&mut subscription).await;
     assert_eq!((id, version), (ids[1], 1));
     harness.cancel(ids[0]).await;
     harness.cancel(ids[1]).await;
-    let (id, version, position) = hear(&mut subscription).await;
+    let (id, version, position) = receive(&mut subscription).await;
     assert_eq!((id, version), (ids[1], 2));
     assert_eq!(subscription.cursor().position, position);
     end(live, draining).await;
@@ -249,11 +249,11 @@ async fn a_stuck_subscriber_does_not_affect_others(harness: &mut Harness) {
     let mut reader = feed.subscribe(Filter::default(), None).await.unwrap();
     for _ in 0..3 {
         let ids = harness.accept_some(BURST).await;
-        let mut heard = HashSet::new();
+        let mut received = HashSet::new();
         for _ in 0..BURST {
-            heard.insert(hear(&mut reader).await.0);
+            received.insert(receive(&mut reader).await.0);
         }
-        assert_eq!(heard, ids.into_iter().collect());
+        assert_eq!(received, ids.into_iter().collect());
     }
     // Each stuck subscriber was detached once.
     assert!(harness.metrics().feed_subscribers_lagged.get() >= 50);
@@ -261,7 +261,7 @@ async fn a_stuck_subscriber_does_not_affect_others(harness: &mut Harness) {
     let mut one = stuck.remove(0);
     let mut last = None;
     for _ in 0..3 * BURST {
-        let (_, _, position) = hear(&mut one).await;
+        let (_, _, position) = receive(&mut one).await;
         assert!(last < Some(position));
         last = Some(position);
     }
@@ -278,7 +278,7 @@ async fn the_cursor_advances_past_events_that_do_not_match(harness: &mut Harness
     // A later event shows that all subscribers have passed the others.
     harness.accept(vec![order_of(2)]).await;
     for _ in 0..3 {
-        hear(&mut everything).await;
+        receive(&mut everything).await;
     }
     let moved = nothing.cursor();
     assert!(began.position < then.position && then.position <= moved.position);
@@ -290,12 +290,12 @@ async fn a_returning_subscriber_resumes_without_a_gap(harness: &mut Harness) {
     for _ in 0..3 {
         let mut subscription = live.feed().subscribe(Filter::default(), None).await.unwrap();
         let id = harness.accept_one().await;
-        assert_eq!(hear(&mut subscription).await.0, id);
+        assert_eq!(receive(&mut subscription).await.0, id);
         let at = subscription.cursor();
         drop(subscription);
         let missed = harness.accept_one().await;
         let mut again = live.feed().subscribe(Filter::default(), Some(at)).await.unwrap();
-        assert_eq!(hear(&mut again).await.0, missed);
+        assert_eq!(receive(&mut again).await.0, missed);
     }
     assert_eq!(harness.metrics().feed_subscribers.get(), 0);
     end(live, draining).await;

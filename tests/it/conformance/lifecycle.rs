@@ -34,13 +34,13 @@ conformance! {
 
 async fn settings_that_weaken_a_store_are_reported(harness: &mut Harness) {
     harness.accept_one().await;
-    let told = harness.store().weaknesses();
+    let weaknesses = harness.store().weaknesses();
     if harness.is_embedded() {
-        assert!(told.is_empty(), "{told:?}");
+        assert!(weaknesses.is_empty(), "{weaknesses:?}");
     } else {
         // The test server does not sync.
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].contains("fsync"), "{told:?}");
+        assert_eq!(weaknesses.len(), 1, "{weaknesses:?}");
+        assert!(weaknesses[0].contains("fsync"), "{weaknesses:?}");
     }
 }
 

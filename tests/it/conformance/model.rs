@@ -19,9 +19,9 @@ mod machine;
 use machine::{CRASHES_MAX, Model, ModelOrder};
 
 /// Enough for every pair of steps to meet often, within seconds.
-const STORIES: u32 = 96;
+const RUNS: u32 = 96;
 /// Fewer where every step is a round trip to a server. Each run draws new ones.
-const STORIES_OF_A_SERVER: u32 = 12;
+const RUNS_ON_A_SERVER: u32 = 12;
 const STEPS_MAX: usize = 80;
 
 #[derive(Clone, Debug)]
@@ -101,59 +101,59 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[test]
 fn random_operations_match_the_model() {
-    random_operations_match_the_model_on(STORIES, async || Some(Harness::sqlite().await));
+    random_operations_match_the_model_on(RUNS, async || Some(Harness::sqlite().await));
 }
 
 #[test]
 fn random_operations_match_the_model_on_postgres() {
-    random_operations_match_the_model_on(STORIES_OF_A_SERVER, Harness::postgres);
+    random_operations_match_the_model_on(RUNS_ON_A_SERVER, Harness::postgres);
 }
 
 #[test]
 fn random_operations_match_the_model_behind_a_pooler() {
-    random_operations_match_the_model_on(STORIES_OF_A_SERVER, Harness::pooled);
+    random_operations_match_the_model_on(RUNS_ON_A_SERVER, Harness::pooled);
 }
 
 /// Runs each sequence on its own store, or none where `harness` returns `None`.
-fn random_operations_match_the_model_on(stories: u32, harness: impl AsyncFn() -> Option<Harness>) {
+fn random_operations_match_the_model_on(runs: u32, harness: impl AsyncFn() -> Option<Harness>) {
     let config = ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(stories)
+        ..ProptestConfig::with_cases(runs)
     };
-    let told = TestRunner::new(config).run(&prop::collection::vec(step(), 1..STEPS_MAX), |steps| {
+    let outcome = TestRunner::new(config).run(&prop::collection::vec(step(), 1..STEPS_MAX), |steps| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(async {
             if let Some(harness) = harness().await {
-                tell(harness, steps).await;
+                run_steps(harness, steps).await;
             }
         });
         Ok(())
     });
-    told.unwrap_or_else(|failure| panic!("{failure}"));
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-async fn tell(harness: Harness, steps: Vec<Step>) {
-    let mut story = Story {
+async fn run_steps(harness: Harness, steps: Vec<Step>) {
+    let mut run = Run {
         harness,
         model: Model::default(),
         granted: Vec::new(),
     };
     for step in steps {
-        story.take(step).await;
+        run.take(step).await;
     }
-    story.assert_table_is_model().await;
-    story.harness.assert_sound().await;
-    story.harness.store().close().await;
+    run.assert_table_is_model().await;
+    run.harness.assert_sound().await;
+    run.harness.store().close().await;
 }
 
-struct Story {
+struct Run {
     harness: Harness,
     model: Model,
     /// Every lease ever granted, so that stale ones are tried too.
     granted: Vec<LeaseKey>,
 }
 
-impl Story {
+impl Run {
     async fn take(&mut self, step: Step) {
         let now = self.harness.now().await;
         match step {

@@ -142,7 +142,7 @@ async fn the_low_water_mark_is_where_the_feed_becomes_complete(harness: &mut Har
     for lease in &leases {
         harness.settle(lease, Outcome::COMPLETED).await;
     }
-    harness.place_all().await;
+    harness.number_all_events().await;
     let before = bounds(harness).await;
     assert_eq!(
         (before.complete_after.0, before.last.0),
@@ -170,7 +170,7 @@ async fn the_low_water_mark_never_falls(harness: &mut Harness) {
     harness.redrive(late).await;
     let early = harness.order_in(OrderStatus::Cancelled).await;
     harness.cancel(late).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     harness.advance(LATER).await;
     assert_round(harness, &[late, early]).await;
     let bounds_then = bounds(harness).await;
@@ -210,7 +210,7 @@ async fn a_repeated_request_is_answered_after_its_order_was_removed(harness: &mu
     let first = accept().await;
     harness.cancel(first.order_ids[0]).await;
     harness.advance(Duration::from_hours(2)).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     let hour = Prune {
         older_than: Duration::from_hours(1),
         after: None,
@@ -257,7 +257,7 @@ async fn step(harness: &Harness, after: Option<OrderId>) -> Pruned {
 
 /// Returns the number of removed orders. A shared store keeps orders whose events have no positions yet.
 async fn round(harness: &Harness) -> usize {
-    harness.place_all().await;
+    harness.number_all_events().await;
     let mut pruned = step(harness, None).await;
     let mut orders = pruned.orders;
     while pruned.next.is_some() {
@@ -269,7 +269,7 @@ async fn round(harness: &Harness) -> usize {
 
 /// Asserts that a run removes exactly these orders and that all remaining data agrees.
 async fn assert_round(harness: &Harness, ids: &[OrderId]) {
-    harness.place_all().await;
+    harness.number_all_events().await;
     let (bounds_before, records) = (bounds(harness).await, harness.records().await);
     let (gone, kept): (Vec<OrderRecord>, Vec<OrderRecord>) = records
         .into_iter()

@@ -8,7 +8,7 @@ use orderly::order::{OrderId, OrderStatus};
 use orderly::portable_json::JsonText;
 use orderly::store::{LatestClaim, SettledOutside, StoreError};
 
-use super::outside::{take, take_only};
+use super::external_leases::{take, take_only};
 use crate::support::Harness;
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, failed, retry_after};
 

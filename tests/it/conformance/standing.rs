@@ -79,8 +79,8 @@ async fn a_due_retry_has_a_place_in_the_second_line(harness: &mut Harness) {
 
 async fn an_order_in_backoff_has_no_place(harness: &mut Harness) {
     let id = harness.attempt_once(retry_after(60)).await;
-    let told = standing(harness, id).await;
-    assert_eq!((told.place, told.lease, told.waits_for), (None, None, None));
+    let found = standing(harness, id).await;
+    assert_eq!((found.place, found.lease, found.waits_for), (None, None, None));
     harness.advance(Duration::from_mins(1)).await;
     assert_eq!(
         standing(harness, id).await.place.map(|place| place.ahead),
@@ -101,16 +101,16 @@ async fn an_order_in_processing_names_its_lease_holder(harness: &mut Harness) {
             expires_at: harness.now().await.plus(LEASE),
             outside,
         };
-        let told = standing(harness, id).await;
-        assert_eq!((told.lease, told.place), (Some(lease), None));
+        let found = standing(harness, id).await;
+        assert_eq!((found.lease, found.place), (Some(lease), None));
     }
 }
 
 async fn a_final_order_has_no_place(harness: &mut Harness) {
     for outcome in [Outcome::COMPLETED, failed()] {
         let id = harness.attempt_once(outcome).await;
-        let told = standing(harness, id).await;
-        assert_eq!((told.lease, told.place), (None, None));
+        let found = standing(harness, id).await;
+        assert_eq!((found.lease, found.place), (None, None));
     }
 }
 
@@ -138,12 +138,12 @@ async fn a_blocked_order_names_the_order_of_its_user_ahead(harness: &mut Harness
     assert_eq!(standing(harness, other).await.waits_for, None);
     let lease = harness.claim(1).await.remove(0);
     harness.settle(&lease, failed()).await;
-    let told = standing(harness, ids[1]).await;
+    let found = standing(harness, ids[1]).await;
     let failed = Predecessor {
         order_id: ids[0],
         status: OrderStatus::Failed,
     };
-    assert_eq!((told.waits_for, told.place), (Some(failed), None));
+    assert_eq!((found.waits_for, found.place), (Some(failed), None));
 }
 
 async fn a_blocked_order_waits_for_the_order_in_processing(harness: &mut Harness) {

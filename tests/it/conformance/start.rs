@@ -46,8 +46,8 @@ async fn start_by(harness: &Harness, ids: &[OrderId], request: ClaimRequest) -> 
 }
 
 /// Orders by their starts, according to the feed.
-async fn told_starts(harness: &Harness) -> Vec<OrderId> {
-    harness.place_all().await;
+async fn starts_in_feed(harness: &Harness) -> Vec<OrderId> {
+    harness.number_all_events().await;
     let page = harness.store().events_after(None, FEED_EVENTS_MAX).await.unwrap();
     let events = page.events.iter().map(|event| &event.event);
     let started = events.filter(|event| event.kind == EventKind::Started);
@@ -59,7 +59,7 @@ async fn only_the_given_orders_start_in_the_given_order(harness: &mut Harness) {
     let given = [ids[7], ids[2], ids[3], ids[4], ids[0], ids[2]];
     let expected = &given[..5];
     assert_eq!(start(harness, &given).await, expected);
-    assert_eq!(told_starts(harness).await, expected);
+    assert_eq!(starts_in_feed(harness).await, expected);
     harness.assert_sound().await;
     let rest = [ids[1], ids[5], ids[6], ids[8]];
     assert_eq!(ids_of(&harness.claim(9).await), rest);
@@ -73,9 +73,9 @@ async fn orders_of_both_lines_start_in_the_given_order(harness: &mut Harness) {
     harness.advance(Duration::from_mins(2)).await;
     let new = harness.accept_some(3).await;
     let given = [again[2], new[1], new[2], again[0], new[0], again[1]];
-    let already = told_starts(harness).await.len();
+    let already = starts_in_feed(harness).await.len();
     assert_eq!(start(harness, &given).await, given);
-    assert_eq!(told_starts(harness).await[already..], given);
+    assert_eq!(starts_in_feed(harness).await[already..], given);
 }
 
 async fn an_order_that_cannot_start_does_not_affect_others(harness: &mut Harness) {
@@ -342,7 +342,7 @@ async fn each_of_many_starts_is_counted_and_in_the_feed(harness: &mut Harness) {
     let mut given: Vec<OrderId> = ids.iter().rev().copied().collect();
     given.swap(3, 150);
     assert_eq!(start(harness, &given).await, given);
-    assert_eq!(told_starts(harness).await, given);
+    assert_eq!(starts_in_feed(harness).await, given);
     let counters = harness.counters().await;
     assert_eq!((counters.pending, counters.processing), (0, 200));
     assert_eq!(counters, harness.recount().await);

@@ -241,7 +241,7 @@ async fn an_order_removed_by_retention_blocks_no_other(harness: &mut Harness) {
     harness.settle(&lease, failed()).await;
     assert_eq!(ids_of(&harness.claim(10).await), []);
     harness.advance(Duration::from_hours(48)).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     harness.prune_all().await;
     assert_eq!(harness.store().order_view(ids[0]).await.unwrap(), None);
     harness.claim_only(ids[1]).await;
@@ -254,18 +254,18 @@ async fn without_ordering_all_orders_of_a_user_start_at_once(harness: &mut Harne
 }
 
 async fn random_operations_keep_the_order_of_each_user(harness: &mut Harness) {
-    random_story(harness, OnFailure::Skip).await;
+    random_operations(harness, OnFailure::Skip).await;
 }
 
 async fn random_operations_keep_the_order_when_failures_block(harness: &mut Harness) {
-    random_story(harness, OnFailure::Block).await;
+    random_operations(harness, OnFailure::Block).await;
 }
 
 const STEPS: usize = 150;
 const USERS: i64 = 4;
 
 /// Before every claim, computes the allowed orders from the table; afterwards checks the claimed ones.
-async fn random_story(harness: &mut Harness, on_failure: OnFailure) {
+async fn random_operations(harness: &mut Harness, on_failure: OnFailure) {
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);

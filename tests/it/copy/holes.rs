@@ -18,7 +18,7 @@ async fn a_feed_with_gaps_is_copied_without_them(harness: Harness) {
     let lease = harness.claim_only(staying).await;
     let old = harness.order_in(OrderStatus::Completed).await;
     harness.advance(Duration::from_hours(25)).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     let day = Prune {
         older_than: Duration::from_hours(24),
         after: None,

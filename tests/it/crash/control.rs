@@ -18,8 +18,8 @@ use super::killed::{Ending, Rounds, busy, end_again_and_again};
 use super::load::seed;
 use crate::support::answers_early::AnswersEarly;
 use crate::support::config::config;
+use crate::support::layers::layered;
 use crate::support::process::{configure, orderly};
-use crate::support::twisted::twisted;
 
 /// Time an acknowledged order is only in memory: long enough to accept many.
 const DELAY: Duration = Duration::from_millis(200);
@@ -46,7 +46,7 @@ async fn serve_as_child_process_of_the_control() {
         speed: 100.0,
         failure_rate: 0.0,
     });
-    let server = Server::start(&busy_config(), twisted(inner, early), processor, metrics)
+    let server = Server::start(&busy_config(), layered(inner, early), processor, metrics)
         .await
         .unwrap();
     // Before the process id is known to others.

@@ -42,26 +42,26 @@ async fn nothing_is_acknowledged_after_a_failed_sync() {
         .arg(env!("CARGO_BIN_EXE_orderly"));
     let mut server = Process::start(only_accepts(command)).await;
     pause(&server.url).await;
-    let mut shop = Shop::new(&server.url);
+    let mut client = OrderClient::new(&server.url);
     // Only accepts write from here on, so the first failing sync is that of an accept.
-    let first_failure = shop.send_until_not_created().await;
+    let first_failure = client.send_until_not_created().await;
     assert!(
         matches!(first_failure, Answer::Unknown),
         "the outcome should be unknown: {first_failure:?}"
     );
     assert!(
-        !shop.acknowledged.is_empty(),
+        !client.acknowledged.is_empty(),
         "no order was accepted before the fault"
     );
-    let acknowledged = shop.acknowledged.len();
+    let acknowledged = client.acknowledged.len();
     let exit = tokio::select! {
         exit = server.ended() => exit,
-        () = shop.send(ORDERS_MAX) => panic!("the server kept running"),
+        () = client.send(ORDERS_MAX) => panic!("the server kept running"),
     };
     assert_eq!(exit.code(), Some(1));
-    assert!(server.said("the store failed"));
+    assert!(server.has_logged("the store failed"));
     assert_eq!(
-        shop.acknowledged.len(),
+        client.acknowledged.len(),
         acknowledged,
         "acknowledged after the failed sync"
     );
@@ -69,8 +69,8 @@ async fn nothing_is_acknowledged_after_a_failed_sync() {
     let (exit, report) = run(folder.path(), &["verify", "--json"]).await;
     assert_eq!(exit, Some(0), "{report}");
     let healed = Process::start(orderly(folder.path())).await;
-    shop.url.clone_from(&healed.url);
-    shop.assert_true().await;
+    client.url.clone_from(&healed.url);
+    client.assert_true().await;
     assert_eq!(healed.terminate().await, Some(0));
 }
 
@@ -121,13 +121,13 @@ async fn a_failed_checkpoint_sync_ends_the_server_and_loses_nothing() {
         }
     }
     assert_eq!(server.ended().await.code(), Some(1));
-    assert!(server.said("the store failed"));
+    assert!(server.has_logged("the store failed"));
     assert!(acknowledged > 0, "no order was accepted before the fault");
 
     let (exit, report) = run(folder.path(), &["verify", "--json"]).await;
     assert_eq!(exit, Some(0), "{report}");
     let healed = Process::start(only_accepts(orderly(folder.path()))).await;
-    let numbers: Value = http()
+    let metrics: Value = http()
         .get(format!("{}/metrics", healed.url))
         .send()
         .await
@@ -135,8 +135,8 @@ async fn a_failed_checkpoint_sync_ends_the_server_and_loses_nothing() {
         .json()
         .await
         .unwrap();
-    let stored = numbers["total_orders"].as_u64().unwrap();
-    assert!(stored >= acknowledged, "{stored} of {acknowledged}: {numbers}");
+    let stored = metrics["total_orders"].as_u64().unwrap();
+    assert!(stored >= acknowledged, "{stored} of {acknowledged}: {metrics}");
     assert_eq!(healed.terminate().await, Some(0));
 }
 
@@ -148,20 +148,20 @@ async fn a_server_with_a_full_disk_refuses_orders_and_recovers_by_itself() {
     };
     disk.leave_free(16 * 1024 * 1024);
     let server = Process::start(on(&disk, folder.path())).await;
-    let mut shop = Shop::new(&server.url);
-    shop.send_until_refused().await;
-    assert_eq!(shop.ready().await, StatusCode::SERVICE_UNAVAILABLE);
-    let (request, id) = shop.acknowledged.last().expect("an order was accepted");
-    assert_eq!(shop.ids_of(&request.key).await, [*id], "reads stopped working");
+    let mut client = OrderClient::new(&server.url);
+    client.send_until_refused().await;
+    assert_eq!(client.ready().await, StatusCode::SERVICE_UNAVAILABLE);
+    let (request, id) = client.acknowledged.last().expect("an order was accepted");
+    assert_eq!(client.ids_of(&request.key).await, [*id], "reads stopped working");
 
     disk.free();
     // The heartbeat notices the free space; no operator has to act.
-    while shop.ready().await != StatusCode::OK {
+    while client.ready().await != StatusCode::OK {
         tokio::task::yield_now().await;
     }
-    let resumed = shop.send_one().await;
+    let resumed = client.send_one().await;
     assert!(matches!(resumed, Answer::Created(_)), "{resumed:?}");
-    shop.assert_true().await;
+    client.assert_true().await;
     assert_eq!(server.terminate().await, Some(0));
     let (exit, report) = run(&disk.path, &["verify"]).await;
     assert_eq!(exit, Some(0), "{report}");
@@ -174,15 +174,15 @@ async fn orders_refused_on_a_full_disk_stay_unstored_after_a_kill() {
         return;
     };
     let server = Process::start(on(&disk, folder.path())).await;
-    let mut shop = Shop::new(&server.url);
-    shop.send(50).await;
+    let mut client = OrderClient::new(&server.url);
+    client.send(50).await;
     disk.leave_free(256 * 1024);
-    shop.send_until_refused().await;
-    shop.send(SENT_WHILE_FULL).await;
-    assert!(!shop.refused.is_empty());
+    client.send_until_refused().await;
+    client.send(SENT_WHILE_FULL).await;
+    assert!(!client.refused.is_empty());
     server.kill().await;
     disk.free();
-    restart_and_compare(&disk, folder.path(), shop).await;
+    restart_and_compare(&disk, folder.path(), client).await;
 }
 
 /// The shared index grows after the commit was synced; an answer of "nothing stored" would then be false.
@@ -194,7 +194,7 @@ async fn a_disk_too_full_for_the_wal_index_gives_an_honest_answer() {
     };
     let server = Process::start(only_accepts(on(&disk, folder.path()))).await;
     pause(&server.url).await;
-    let mut shop = Shop::new(&server.url);
+    let mut client = OrderClient::new(&server.url);
     let log = disk.path.join("orderly.db-wal");
     let index = disk.path.join("orderly.db-shm");
     let first_size = size(&index);
@@ -203,7 +203,7 @@ async fn a_disk_too_full_for_the_wal_index_gives_an_honest_answer() {
             // A larger commit is refused but leaves the log longer for the next one.
             disk.leave_free(first_size - PAGE_BYTES);
         }
-        if matches!(shop.send_one().await, Answer::Unknown) {
+        if matches!(client.send_one().await, Answer::Unknown) {
             break;
         }
         assert_eq!(size(&index), first_size, "the index has grown");
@@ -213,17 +213,17 @@ async fn a_disk_too_full_for_the_wal_index_gives_an_honest_answer() {
         "the commit was not written"
     );
     assert!(size(&index) < 2 * first_size, "the index has grown");
-    assert_eq!(shop.ready().await, StatusCode::SERVICE_UNAVAILABLE);
-    shop.send(SENT_WHILE_FULL).await;
+    assert_eq!(client.ready().await, StatusCode::SERVICE_UNAVAILABLE);
+    client.send(SENT_WHILE_FULL).await;
     server.kill().await;
     disk.free();
-    restart_and_compare(&disk, folder.path(), shop).await;
+    restart_and_compare(&disk, folder.path(), client).await;
 }
 
-async fn restart_and_compare(disk: &SmallDisk, folder: &Path, mut shop: Shop) {
+async fn restart_and_compare(disk: &SmallDisk, folder: &Path, mut client: OrderClient) {
     let healed = Process::start(on(disk, folder)).await;
-    shop.url.clone_from(&healed.url);
-    shop.assert_true().await;
+    client.url.clone_from(&healed.url);
+    client.assert_true().await;
     assert_eq!(healed.terminate().await, Some(0));
     let (exit, report) = run(&disk.path, &["verify"]).await;
     assert_eq!(exit, Some(0), "{report}");
@@ -254,7 +254,7 @@ fn size(path: &Path) -> u64 {
 }
 
 /// A client that sends orders one by one and records the answers.
-struct Shop {
+struct OrderClient {
     http: reqwest::Client,
     url: String,
     sent: u64,
@@ -262,9 +262,9 @@ struct Shop {
     refused: Vec<Request>,
 }
 
-impl Shop {
-    fn new(url: &str) -> Shop {
-        Shop {
+impl OrderClient {
+    fn new(url: &str) -> OrderClient {
+        OrderClient {
             http: http(),
             url: url.to_owned(),
             sent: 0,

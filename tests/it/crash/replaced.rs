@@ -71,7 +71,10 @@ async fn no_order_is_acknowledged_after_a_store_file_is_replaced() {
         let after = place(&server, "after").await;
         assert!(!matches!(after, Answer::Created(_)), "{fault}: {after:?}");
         assert_eq!(server.ended().await.code(), Some(1), "{fault}");
-        assert!(server.said(&format!("data/{name} is")), "{fault}: names {name}");
+        assert!(
+            server.has_logged(&format!("data/{name} is")),
+            "{fault}: names {name}"
+        );
     }
 }
 
@@ -82,7 +85,7 @@ async fn an_idle_server_notices_replaced_files_at_its_next_heartbeat() {
         let mut server = Process::start(server(folder.path())).await;
         carry_out(fault, &data(folder.path()));
         assert_eq!(server.ended().await.code(), Some(1), "{fault}");
-        assert!(server.said("the store failed"), "{fault}");
+        assert!(server.has_logged("the store failed"), "{fault}");
     }
 }
 
@@ -97,7 +100,7 @@ async fn a_volume_mounted_over_the_data_ends_the_server() {
     let after = place(&server, "after").await;
     assert!(!matches!(after, Answer::Created(_)), "{after:?}");
     assert_eq!(server.ended().await.code(), Some(1));
-    assert!(server.said("data/orderly.db is gone"));
+    assert!(server.has_logged("data/orderly.db is gone"));
     assert_eq!(
         fs::read_dir(data(folder.path())).unwrap().count(),
         0,

@@ -71,12 +71,12 @@ async fn folders_and_files_are_readable_by_their_owner_only() {
 async fn a_database_file_readable_by_others_is_warned_about() {
     let folder = tempfile::tempdir().unwrap();
     let first = Process::start(orderly(folder.path())).await;
-    assert!(!first.said("open to other users"));
+    assert!(!first.has_logged("open to other users"));
     assert_eq!(first.terminate().await, Some(0));
     let file = folder.path().join("orderly.db");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     let second = Process::start(orderly(folder.path())).await;
-    assert!(second.said("orderly.db is open to other users of this machine (mode 640)"));
+    assert!(second.has_logged("orderly.db is open to other users of this machine (mode 640)"));
     assert_eq!(mode(&file), 0o640, "the mode changed");
     assert_eq!(second.terminate().await, Some(0));
 }

@@ -37,7 +37,7 @@ async fn sigterm_under_load_exits_cleanly_and_loses_nothing() {
             stopped.signal("TERM").await;
             let exit = stopped.ended().await;
             assert_eq!(exit.code(), Some(0));
-            assert!(!stopped.said("could not be given back"));
+            assert!(!stopped.has_logged("could not be given back"));
         };
         tokio::join!(load.run(&url, usize::MAX, sender), stop);
         let (exit, report) = run(folder.path(), &["verify"]).await;
@@ -108,7 +108,7 @@ async fn a_failed_sync_during_a_stop_fails_the_exit_code() {
 
     server.signal("TERM").await;
     assert_eq!(server.ended().await.code(), Some(1));
-    assert!(server.said("the store failed"));
+    assert!(server.has_logged("the store failed"));
     drop(said);
     strace.kill().await.expect("strace can be killed");
 }

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::shop::{Seen, Shop, differences};
-use super::story::{CUTS, live_through};
+use super::fifty_cuts::{CUTS, run_through_cuts};
+use super::fixture::{Fixture, Seen, differences};
 use crate::crash::load::seed;
 use crate::support::browser::{self, Browser};
-use crate::support::cutter::{BEHIND_THE_HEAD, Cutter, Feed};
+use crate::support::cutter::{AFTER_THE_HEAD, Cutter, Feed};
 use crate::support::{required, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -14,17 +14,17 @@ async fn browsers_get_every_event_exactly_once() {
     if !required("a test with Chromium", browser::is_installed()) {
         return;
     }
-    let mut shop = Shop::open().await;
-    let beginning = shop.beginning().await;
-    let line = Cutter::before(shop.url(), CUTS, BEHIND_THE_HEAD, seed()).await;
+    let mut fixture = Fixture::open().await;
+    let beginning = fixture.beginning().await;
+    let line = Cutter::before(fixture.url(), CUTS, AFTER_THE_HEAD, seed()).await;
     // Fifty times the wait that the server requests would take two minutes.
-    line.hurry_clients();
+    line.shorten_retry();
     let browser = Browser::start().await;
     browser.visit(&format!("{}/livez", line.url)).await;
     let script = include_str!("follow.js");
     browser.run(script, json!([beginning])).await;
 
-    let heard = async || {
+    let received = async || {
         let feeds = browser
             .run(
                 "return feeds.map((feed) => [feed.seen.length, feed.dead])",
@@ -39,13 +39,13 @@ async fn browsers_get_every_event_exactly_once() {
         counts.min().unwrap()
     };
     let lines = [(&line, Feed::Events), (&line, Feed::Socket)];
-    live_through(&mut shop, &lines, async || {
-        heard().await;
+    run_through_cuts(&mut fixture, &lines, async || {
+        received().await;
     })
     .await;
-    let table = shop.table().await;
+    let table = fixture.table().await;
     until("both have every event", async || {
-        heard().await >= table.len() as u64
+        received().await >= table.len() as u64
     })
     .await;
     let feeds = browser.run("return feeds", json!([])).await;
@@ -63,7 +63,7 @@ async fn browsers_get_every_event_exactly_once() {
         );
     }
     browser.close().await;
-    shop.close().await;
+    fixture.close().await;
 }
 
 fn seen(triple: &Value) -> Seen {

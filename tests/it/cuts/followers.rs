@@ -6,16 +6,16 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use super::shop::Seen;
+use super::fixture::Seen;
 use crate::support::client::http;
 use crate::support::cutter::Cutter;
-use crate::support::socket::{Said, Socket, subscribe};
+use crate::support::socket::{Incoming, Socket, subscribe};
 
 /// Events that a client received.
 #[derive(Default)]
-pub struct Heard(Mutex<Vec<Seen>>);
+pub struct Received(Mutex<Vec<Seen>>);
 
-impl Heard {
+impl Received {
     fn add(&self, event: &Value) {
         self.0.lock().unwrap().push(Seen::of(event));
     }
@@ -38,7 +38,7 @@ pub enum Memory {
 }
 
 /// Follows server-sent events until cancelled.
-pub async fn follow_events(line: &Cutter, beginning: &str, memory: Memory, heard: &Heard) {
+pub async fn follow_events(line: &Cutter, beginning: &str, memory: Memory, received: &Received) {
     let http = http();
     let mut last = Some(beginning.to_owned());
     loop {
@@ -50,12 +50,12 @@ pub async fn follow_events(line: &Cutter, beginning: &str, memory: Memory, heard
         }
         if let Ok(mut answer) = request.send().await {
             if answer.status() == StatusCode::OK {
-                let mut received = Vec::new();
+                let mut buffer = Vec::new();
                 while let Ok(Some(bytes)) = answer.chunk().await {
-                    received.extend_from_slice(&bytes);
-                    while let Some(end) = received.windows(2).position(|two| two == b"\n\n") {
-                        let block: Vec<u8> = received.drain(..end + 2).collect();
-                        take_block(&String::from_utf8(block).unwrap(), &mut last, heard);
+                    buffer.extend_from_slice(&bytes);
+                    while let Some(end) = buffer.windows(2).position(|two| two == b"\n\n") {
+                        let block: Vec<u8> = buffer.drain(..end + 2).collect();
+                        take_block(&String::from_utf8(block).unwrap(), &mut last, received);
                     }
                 }
             } else {
@@ -71,7 +71,7 @@ pub async fn follow_events(line: &Cutter, beginning: &str, memory: Memory, heard
 }
 
 /// Reads one block of the stream by WHATWG HTML section 9.2.6.
-fn take_block(block: &str, last: &mut Option<String>, heard: &Heard) {
+fn take_block(block: &str, last: &mut Option<String>, received: &Received) {
     let field = |name: &str| {
         let mut lines = block.lines();
         lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
@@ -82,7 +82,7 @@ fn take_block(block: &str, last: &mut Option<String>, heard: &Heard) {
     match field("event") {
         Some("order") => {
             let event = serde_json::from_str(field("data").expect("an event has data")).expect("JSON");
-            heard.add(&event);
+            received.add(&event);
         }
         Some(other) => panic!("{other}: {block}"),
         None => {}
@@ -90,7 +90,7 @@ fn take_block(block: &str, last: &mut Option<String>, heard: &Heard) {
 }
 
 /// Follows over a WebSocket until cancelled.
-pub async fn follow_socket(line: &Cutter, beginning: &str, heard: &Heard) {
+pub async fn follow_socket(line: &Cutter, beginning: &str, received: &Received) {
     let address = line.address();
     let mut last = beginning.to_owned();
     loop {
@@ -99,20 +99,20 @@ pub async fn follow_socket(line: &Cutter, beginning: &str, heard: &Heard) {
         {
             let asked = subscribe("a", json!({"all": true, "after": last}));
             if socket.send(asked.to_string().into()).await.is_ok() {
-                until_lost(&mut socket, &mut last, heard).await;
+                until_lost(&mut socket, &mut last, received).await;
             }
         }
         tokio::task::yield_now().await;
     }
 }
 
-async fn until_lost(socket: &mut Socket, last: &mut String, heard: &Heard) {
+async fn until_lost(socket: &mut Socket, last: &mut String, received: &Received) {
     loop {
         match socket.next().await {
-            Said::Message(message) => {
+            Incoming::Message(message) => {
                 let cursor = match message["type"].as_str() {
                     Some("event") => {
-                        heard.add(&message["event"]);
+                        received.add(&message["event"]);
                         &message["event"]["cursor"]
                     }
                     Some("subscribed" | "error") => &message["cursor"],
@@ -120,8 +120,8 @@ async fn until_lost(socket: &mut Socket, last: &mut String, heard: &Heard) {
                 };
                 cursor.as_str().expect("a cursor").clone_into(last);
             }
-            Said::Ping | Said::Pong(_) => {}
-            Said::Closed(_) | Said::Lost => return,
+            Incoming::Ping | Incoming::Pong(_) => {}
+            Incoming::Closed(_) | Incoming::Lost => return,
         }
     }
 }

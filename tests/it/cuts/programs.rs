@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
-use super::shop::{Seen, Shop, Table, differences};
-use super::story::live_through;
+use super::fifty_cuts::run_through_cuts;
+use super::fixture::{Fixture, Seen, Table, differences};
 use crate::crash::load::seed;
-use crate::support::cutter::{ANYWHERE, BEHIND_THE_HEAD, Cutter, Feed};
+use crate::support::cutter::{AFTER_THE_HEAD, ANYWHERE, Cutter, Feed};
 use crate::support::process::{configure, orderly};
 use crate::support::until;
 
@@ -25,7 +25,7 @@ struct Follower {
     name: &'static str,
     line: Cutter,
     _child: Child,
-    told: Arc<Mutex<Vec<String>>>,
+    output: Arc<Mutex<Vec<String>>>,
     /// Messages on stderr, to explain failures.
     messages: Arc<Mutex<Vec<String>>>,
 }
@@ -33,20 +33,20 @@ struct Follower {
 impl Follower {
     fn start(name: &'static str, line: Cutter, mut command: Command) -> Follower {
         let mut child = command.env("ORDERLY_URL", &line.url).spawn().unwrap();
-        let (told, messages) = <(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<String>>>)>::default();
-        tokio::spawn(keep(child.stdout.take().unwrap(), told.clone()));
+        let (output, messages) = <(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<String>>>)>::default();
+        tokio::spawn(keep(child.stdout.take().unwrap(), output.clone()));
         tokio::spawn(keep(child.stderr.take().unwrap(), messages.clone()));
         Follower {
             name,
             line,
             _child: child,
-            told,
+            output,
             messages,
         }
     }
 
     fn lines(&self) -> usize {
-        self.told.lock().unwrap().len()
+        self.output.lock().unwrap().len()
     }
 
     #[track_caller]
@@ -71,30 +71,30 @@ async fn keep(output: impl AsyncRead + Unpin, kept: Arc<Mutex<Vec<String>>>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tail_command_prints_every_event_exactly_once() {
-    let mut shop = Shop::open().await;
+    let mut fixture = Fixture::open().await;
     let folder = tempfile::tempdir().unwrap();
     let mut tail = orderly(folder.path());
-    tail.args(["tail", "--json", "--after", &shop.beginning().await]);
+    tail.args(["tail", "--json", "--after", &fixture.beginning().await]);
     // When its first request gets no answer, tail ends: a wrong address is likelier than a server that is briefly down.
-    let line = Cutter::before(shop.url(), CUTS, BEHIND_THE_HEAD, seed()).await;
+    let line = Cutter::before(fixture.url(), CUTS, AFTER_THE_HEAD, seed()).await;
     let tail = Follower::start("orderly tail", line, tail);
-    let table = sell_until_cut(&mut shop, &[&tail]).await;
+    let table = place_orders_until_cut(&mut fixture, &[&tail]).await;
     until("tail has printed every event", async || {
         tail.lines() >= table.len()
     })
     .await;
-    let told = tail.told.lock().unwrap().clone();
-    let seen: Vec<Seen> = told
+    let output = tail.output.lock().unwrap().clone();
+    let seen: Vec<Seen> = output
         .iter()
         .map(|line| Seen::of(&serde_json::from_str(line).unwrap()))
         .collect();
     tail.assert_right(&differences(&seen, &table));
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_clients_miss_no_event() {
-    let mut shop = Shop::open().await;
+    let mut fixture = Fixture::open().await;
     let folder = tempfile::tempdir().unwrap();
     let mut followers = Vec::new();
     for (interpreter, name) in [("python3", "follow.py"), ("node", "follow.mjs")] {
@@ -111,11 +111,11 @@ async fn the_example_clients_miss_no_event() {
                 .join(name),
         );
         configure(&mut command, folder.path());
-        let line = Cutter::before(shop.url(), CUTS, ANYWHERE, seed()).await;
+        let line = Cutter::before(fixture.url(), CUTS, ANYWHERE, seed()).await;
         followers.push(Follower::start(name, line, command));
     }
     let all: Vec<&Follower> = followers.iter().collect();
-    let table = sell_until_cut(&mut shop, &all).await;
+    let table = place_orders_until_cut(&mut fixture, &all).await;
     let last = last_versions(&table);
     for follower in &followers {
         until("the example shows the end of every order", async || {
@@ -124,16 +124,16 @@ async fn the_example_clients_miss_no_event() {
         .await;
         follower.assert_right(&shown(follower).1);
     }
-    shop.close().await;
+    fixture.close().await;
 }
 
 /// Places orders until all programs were cut as often as planned.
-async fn sell_until_cut(shop: &mut Shop, followers: &[&Follower]) -> Table {
-    let heard = || followers.iter().map(|follower| follower.lines()).min();
-    shop.sell().await;
+async fn place_orders_until_cut(fixture: &mut Fixture, followers: &[&Follower]) -> Table {
+    let received = || followers.iter().map(|follower| follower.lines()).min();
+    fixture.place_orders().await;
     // The first lines show existing orders, if there are few.
     until("every program has begun", async || {
-        heard().is_none_or(|lines| lines > 0)
+        received().is_none_or(|lines| lines > 0)
     })
     .await;
     let lines: Vec<(&Cutter, Feed)> = followers
@@ -141,16 +141,16 @@ async fn sell_until_cut(shop: &mut Shop, followers: &[&Follower]) -> Table {
         .map(|follower| (&follower.line, Feed::Events))
         .collect();
     let sales = Cell::new(0_usize);
-    live_through(shop, &lines, async || {
+    run_through_cuts(fixture, &lines, async || {
         sales.set(sales.get() + 1);
         let least = sales.get().saturating_sub(SALES_AHEAD_MAX);
         until("no program lags far behind", async || {
-            heard().is_none_or(|lines| lines >= least)
+            received().is_none_or(|lines| lines >= least)
         })
         .await;
     })
     .await;
-    shop.table().await
+    fixture.table().await
 }
 
 fn last_versions(table: &Table) -> BTreeMap<u64, u64> {
@@ -163,7 +163,7 @@ fn last_versions(table: &Table) -> BTreeMap<u64, u64> {
 fn shown(follower: &Follower) -> (BTreeMap<u64, u64>, Vec<String>) {
     let mut versions = BTreeMap::new();
     let mut wrong = Vec::new();
-    for line in &*follower.told.lock().unwrap() {
+    for line in &*follower.output.lock().unwrap() {
         let words: Vec<&str> = line.split(' ').collect();
         let (id, version): (u64, u64) = (words[0].parse().unwrap(), words[3].parse().unwrap());
         let before = versions.insert(id, version);

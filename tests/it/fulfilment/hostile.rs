@@ -2,8 +2,8 @@
 
 use orderly::order::{OrderId, OrderStatus};
 
+use super::fixture::{Fixture, patient};
 use super::receiver::{Reaction, Receiver};
-use super::shop::{Shop, patient};
 use crate::support::until;
 
 const SLOTS: u32 = 4;
@@ -11,7 +11,7 @@ const SLOTS: u32 = 4;
 #[tokio::test(flavor = "multi_thread")]
 async fn hanging_deliveries_do_not_hold_up_other_orders() {
     let receiver = Receiver::start().await;
-    let shop = Shop::open(patient(&receiver.url()), |config| config.concurrency = SLOTS).await;
+    let fixture = Fixture::open(patient(&receiver.url()), |config| config.concurrency = SLOTS).await;
     let stalled = b"HTTP/1.1 422 No\r\nContent-Le".to_vec();
     let mut hanging = Vec::new();
     for (name, said) in [
@@ -19,44 +19,44 @@ async fn hanging_deliveries_do_not_hold_up_other_orders() {
         ("half a head", stalled.clone()),
         ("once more", stalled),
     ] {
-        receiver.tell(name, [Reaction::AnswerAndHang(said)]);
-        hanging.push(shop.order(name).await);
+        receiver.set_reactions(name, [Reaction::AnswerAndHang(said)]);
+        hanging.push(fixture.order(name).await);
     }
     until("the deliveries hang", async || receiver.open() == 3).await;
     let mut orders = Vec::new();
     for _ in 0..50 {
-        orders.push(shop.order("good").await);
+        orders.push(fixture.order("good").await);
     }
     for id in orders {
-        assert_eq!(shop.ended(id).await["status"], "Completed");
+        assert_eq!(fixture.ended(id).await["status"], "Completed");
     }
     assert_eq!(receiver.open(), 3);
     for id in &hanging {
-        assert_eq!(shop.now(*id).await["status"], "Processing");
+        assert_eq!(fixture.now(*id).await["status"], "Processing");
         // A cancel ends the call: the service sees the connection close.
-        shop.act(*id, "cancel").await;
+        fixture.act(*id, "cancel").await;
     }
     until("all calls have ended", async || receiver.open() == 0).await;
     for _ in 0..SLOTS {
-        receiver.tell("held", [Reaction::Hold]);
-        shop.order("held").await;
+        receiver.set_reactions("held", [Reaction::Hold]);
+        fixture.order("held").await;
     }
     until("every slot is free again", async || {
         receiver.open() == SLOTS as usize
     })
     .await;
     receiver.release();
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_server_ends_deliveries_without_counting_attempts() {
     let receiver = Receiver::start().await;
-    let shop = Shop::open(patient(&receiver.url()), |_| {}).await;
-    receiver.tell("silent", [Reaction::AnswerAndHang(Vec::new())]);
-    let id = shop.order("silent").await;
+    let fixture = Fixture::open(patient(&receiver.url()), |_| {}).await;
+    receiver.set_reactions("silent", [Reaction::AnswerAndHang(Vec::new())]);
+    let id = fixture.order("silent").await;
     until("the delivery hangs", async || receiver.open() == 1).await;
-    let mut harness = shop.stop_at_once().await;
+    let mut harness = fixture.stop_at_once().await;
     until("the call has ended", async || receiver.open() == 0).await;
     harness.reopen().await;
     let order = harness.order(OrderId(id)).await;

@@ -25,24 +25,24 @@ use crate::support::postgres::{Server as Postgres, TestDatabase};
 use crate::support::{required, until};
 
 /// All attempts for this user fail until the test says otherwise.
-const UNLUCKY: i64 = 1;
+const FAILING_USER: i64 = 1;
 const USERS: std::ops::RangeInclusive<i64> = 1..=12;
 const ORDERS_OF_EACH: usize = 15;
 
 /// Fails every attempt at one user's orders, and the first attempt at some of the others'.
 #[derive(Default)]
-struct Fickle {
-    lucky_at_last: std::sync::atomic::AtomicBool,
+struct FailsForOneUser {
+    recovered: std::sync::atomic::AtomicBool,
 }
 
 #[async_trait]
-impl Processor for Fickle {
+impl Processor for FailsForOneUser {
     async fn process(&self, order: &Order, attempt: Attempt) -> Result<Processed, ProcessingError> {
         tokio::task::yield_now().await;
-        let unlucky =
-            order.request.user_id == UNLUCKY && !self.lucky_at_last.load(std::sync::atomic::Ordering::SeqCst);
-        let hiccup = attempt.number == 1 && order.order_id.0 % 3 == 0;
-        if unlucky || hiccup {
+        let failing = order.request.user_id == FAILING_USER
+            && !self.recovered.load(std::sync::atomic::Ordering::SeqCst);
+        let fails_once = attempt.number == 1 && order.order_id.0 % 3 == 0;
+        if failing || fails_once {
             return Err(ProcessingError::Transient {
                 error: "not yet".into(),
                 retry_after: None,
@@ -53,10 +53,10 @@ impl Processor for Fickle {
 }
 
 /// Nodes that share a store.
-struct Shop {
+struct Fixture {
     servers: Vec<Server>,
     store: Arc<dyn Store>,
-    processor: Arc<Fickle>,
+    processor: Arc<FailsForOneUser>,
     _home: Home,
 }
 
@@ -65,8 +65,8 @@ enum Home {
     Database { _database: Box<TestDatabase> },
 }
 
-impl Shop {
-    async fn open(nodes: usize, on_failure: OnFailure, attempts_max: u32, shared: bool) -> Option<Shop> {
+impl Fixture {
+    async fn open(nodes: usize, on_failure: OnFailure, attempts_max: u32, shared: bool) -> Option<Fixture> {
         let (database, home) = if shared {
             if !required("a private PostgreSQL", crate::support::postgres::is_installed()) {
                 return None;
@@ -83,7 +83,7 @@ impl Shop {
             let database = orderly::config::Database::Sqlite(folder.path().join("orderly.db"));
             (database, Home::Folder { _folder: folder })
         };
-        let processor = Arc::new(Fickle::default());
+        let processor = Arc::new(FailsForOneUser::default());
         let setting = Config {
             concurrency: 8,
             retry: RetryPolicy {
@@ -110,7 +110,7 @@ impl Shop {
             servers.push(server.await.unwrap());
             stores.push(store);
         }
-        Some(Shop {
+        Some(Fixture {
             servers,
             store: stores.remove(0),
             processor,
@@ -119,7 +119,7 @@ impl Shop {
     }
 
     /// Accepts orders: one user's one after another, those of different users concurrently.
-    async fn sell(&self) {
+    async fn place_orders(&self) {
         join_all(USERS.map(async |user_id| {
             for _ in 0..ORDERS_OF_EACH {
                 self.store.accept([order_of(user_id)].into(), None).await.unwrap();
@@ -195,30 +195,33 @@ fn out_of_turn(records: &[OrderRecord], on_failure: OnFailure) -> Vec<String> {
 }
 
 async fn one_user_fails_for_ever(nodes: usize, shared: bool) {
-    let Some(shop) = Shop::open(nodes, OnFailure::Skip, 1_000, shared).await else {
+    let Some(fixture) = Fixture::open(nodes, OnFailure::Skip, 1_000, shared).await else {
         return;
     };
-    shop.sell().await;
+    fixture.place_orders().await;
     let others = (USERS.count() - 1) * ORDERS_OF_EACH;
-    shop.until_counts("all others to be done", |completed, _| completed == others as u64)
+    fixture
+        .until_counts("all others to be done", |completed, _| completed == others as u64)
         .await;
     // Only the first order of the failing user was attempted.
-    let mut snapshot = shop.store.snapshot().await.unwrap();
+    let mut snapshot = fixture.store.snapshot().await.unwrap();
     let records = snapshot.orders_after(None, 500).await.unwrap();
-    let unlucky: Vec<&OrderRecord> = records
+    let failing: Vec<&OrderRecord> = records
         .iter()
-        .filter(|record| record.order.request.user_id == UNLUCKY)
+        .filter(|record| record.order.request.user_id == FAILING_USER)
         .collect();
-    assert!(unlucky[0].order.attempts > 0);
-    assert!(unlucky[1..].iter().all(|record| record.fence == 0));
+    assert!(failing[0].order.attempts > 0);
+    assert!(failing[1..].iter().all(|record| record.fence == 0));
     drop(snapshot);
-    shop.processor
-        .lucky_at_last
+    fixture
+        .processor
+        .recovered
         .store(true, std::sync::atomic::Ordering::SeqCst);
     let all = (USERS.count() * ORDERS_OF_EACH) as u64;
-    shop.until_counts("everything to be done", |completed, _| completed == all)
+    fixture
+        .until_counts("everything to be done", |completed, _| completed == all)
         .await;
-    let records = shop.close().await;
+    let records = fixture.close().await;
     assert_eq!(out_of_turn(&records, OnFailure::Skip), Vec::<String>::new());
 }
 
@@ -239,22 +242,24 @@ async fn one_failing_user_does_not_hold_up_others_on_several_nodes() {
 
 /// Runs all attempts twice: after a redrive of all failed orders, their order is the same.
 async fn redriven_orders_keep_their_turns(nodes: usize, shared: bool, on_failure: OnFailure) {
-    let Some(shop) = Shop::open(nodes, on_failure, 3, shared).await else {
+    let Some(fixture) = Fixture::open(nodes, on_failure, 3, shared).await else {
         return;
     };
-    shop.sell().await;
+    fixture.place_orders().await;
     let others = ((USERS.count() - 1) * ORDERS_OF_EACH) as u64;
     // Where failures block, the first failed order blocks all others.
     let failed = match on_failure {
         OnFailure::Skip => ORDERS_OF_EACH as u64,
         OnFailure::Block => 1,
     };
-    shop.until_counts("all to be done or failed", |done, gone| {
-        (done, gone) == (others, failed)
-    })
-    .await;
-    shop.processor
-        .lucky_at_last
+    fixture
+        .until_counts("all to be done or failed", |done, gone| {
+            (done, gone) == (others, failed)
+        })
+        .await;
+    fixture
+        .processor
+        .recovered
         .store(true, std::sync::atomic::Ordering::SeqCst);
     let all_failed = RedriveQuery {
         status: OrderStatus::Failed,
@@ -262,12 +267,13 @@ async fn redriven_orders_keep_their_turns(nodes: usize, shared: bool, on_failure
         created_before: None,
         dry_run: false,
     };
-    let redriven = shop.store.redrive_matching(all_failed).await.unwrap();
+    let redriven = fixture.store.redrive_matching(all_failed).await.unwrap();
     assert_eq!(redriven.retried as u64, failed);
     let all = (USERS.count() * ORDERS_OF_EACH) as u64;
-    shop.until_counts("everything to be done", |completed, _| completed == all)
+    fixture
+        .until_counts("everything to be done", |completed, _| completed == all)
         .await;
-    let records = shop.close().await;
+    let records = fixture.close().await;
     assert_eq!(out_of_turn(&records, on_failure), Vec::<String>::new());
 }
 
@@ -286,16 +292,17 @@ async fn redriven_orders_stay_in_the_order_of_their_user_on_several_nodes() {
 /// The control: the same check finds starts out of turn in a store without ordering.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_check_detects_starts_out_of_turn() {
-    let Some(shop) = Shop::open(1, OnFailure::Skip, 3, false).await else {
+    let Some(fixture) = Fixture::open(1, OnFailure::Skip, 3, false).await else {
         return;
     };
-    shop.sell().await;
+    fixture.place_orders().await;
     let all = (USERS.count() * ORDERS_OF_EACH) as u64;
-    shop.until_counts("all to be done or failed", |completed, failed| {
-        completed + failed == all
-    })
-    .await;
-    let mut records = shop.close().await;
+    fixture
+        .until_counts("all to be done or failed", |completed, failed| {
+            completed + failed == all
+        })
+        .await;
+    let mut records = fixture.close().await;
     // As if each order had been accepted before all others of its user.
     for record in &mut records {
         let user_id = record.order.request.user_id;

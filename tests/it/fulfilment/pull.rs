@@ -23,44 +23,44 @@ pub const LEASE_SECONDS: u64 = 1;
 pub const THREADS: u64 = 2;
 
 /// A server that may be killed, behind an address that stays.
-pub struct Shop {
+pub struct Fixture {
     folder: TempDir,
     pub database: Option<TestDatabase>,
     /// URL of the database, unless the server connects directly.
     database_url: Option<String>,
     server: Option<Process>,
     /// Forwards all requests to the current server.
-    front: Option<Cutter>,
+    proxy: Option<Cutter>,
     http: reqwest::Client,
     pub orders: Vec<u64>,
 }
 
-impl Shop {
+impl Fixture {
     /// Uses SQLite unless a database is given.
-    pub async fn open(database: Option<TestDatabase>) -> Shop {
-        Shop::open_at(database, None).await
+    pub async fn open(database: Option<TestDatabase>) -> Fixture {
+        Fixture::open_at(database, None).await
     }
 
     /// Uses the test's own route to the database.
-    pub async fn open_at(database: Option<TestDatabase>, database_url: Option<String>) -> Shop {
-        let mut shop = Shop {
+    pub async fn open_at(database: Option<TestDatabase>, database_url: Option<String>) -> Fixture {
+        let mut fixture = Fixture {
             folder: tempfile::tempdir().expect("a temporary folder"),
             database,
             database_url,
             server: None,
-            front: None,
+            proxy: None,
             http: http(),
             orders: Vec::new(),
         };
-        shop.start().await;
-        let front = Cutter::before(&shop.server().url, 0, ANYWHERE, 0).await;
-        shop.front = Some(front);
-        shop
+        fixture.start().await;
+        let proxy = Cutter::before(&fixture.server().url, 0, ANYWHERE, 0).await;
+        fixture.proxy = Some(proxy);
+        fixture
     }
 
     /// The address for workers, independent of the current server.
     pub fn url(&self) -> &str {
-        &self.front.as_ref().expect("the proxy runs until close").url
+        &self.proxy.as_ref().expect("the proxy runs until close").url
     }
 
     pub fn server(&self) -> &Process {
@@ -69,8 +69,8 @@ impl Shop {
 
     async fn start(&mut self) {
         let server = Process::start(self.program()).await;
-        if let Some(front) = &self.front {
-            front.aim(&server.url);
+        if let Some(proxy) = &self.proxy {
+            proxy.set_server(&server.url);
         }
         self.server = Some(server);
     }
@@ -155,13 +155,13 @@ impl Shop {
     }
 
     /// Starts a worker process for this server.
-    pub fn employ(&self, mut command: Command) -> Employee {
+    pub fn start_worker(&self, mut command: Command) -> WorkerProcess {
         configure(&mut command, self.folder.path());
         command
             .env("ORDERLY_URL", self.url())
             .env("WORKER_LEASE_SECONDS", LEASE_SECONDS.to_string())
             .env("WORKER_THREADS", THREADS.to_string());
-        Employee::start(command)
+        WorkerProcess::start(command)
     }
 
     /// Stops the server and verifies its store.
@@ -204,7 +204,7 @@ impl Shop {
 }
 
 /// An external worker process, killed when dropped.
-pub struct Employee {
+pub struct WorkerProcess {
     child: Child,
     said: Arc<Mutex<Vec<String>>>,
     /// Number of lines printed.
@@ -213,14 +213,14 @@ pub struct Employee {
 
 /// A result that the server accepted, as printed by a worker: `45 Completed fence 7`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
+pub struct AcceptedResult {
     pub order_id: u64,
     pub status: String,
     pub fence: u64,
 }
 
-impl Employee {
-    fn start(mut command: Command) -> Employee {
+impl WorkerProcess {
+    fn start(mut command: Command) -> WorkerProcess {
         let mut child = command.spawn().expect("the program can be started");
         let said: Arc<Mutex<Vec<String>>> = Arc::default();
         let (count, lines) = watch::channel(0);
@@ -228,12 +228,14 @@ impl Employee {
         tokio::spawn(keep(stdout, said.clone(), count));
         let stderr = child.stderr.take().expect("stderr is piped");
         tokio::spawn(drain(stderr));
-        Employee { child, said, lines }
+        WorkerProcess { child, said, lines }
     }
 
-    pub fn taken(&self) -> Vec<Taken> {
+    pub fn taken(&self) -> Vec<AcceptedResult> {
         let said = self.said.lock().unwrap();
-        said.iter().filter_map(|line| Taken::read(line)).collect()
+        said.iter()
+            .filter_map(|line| AcceptedResult::read(line))
+            .collect()
     }
 
     pub fn lines(&self) -> usize {
@@ -266,13 +268,13 @@ impl Employee {
     }
 }
 
-impl Taken {
-    fn read(line: &str) -> Option<Taken> {
+impl AcceptedResult {
+    fn read(line: &str) -> Option<AcceptedResult> {
         let words: Vec<&str> = line.split(' ').collect();
         let [order_id, status, "fence", fence] = words[..] else {
             return None;
         };
-        Some(Taken {
+        Some(AcceptedResult {
             order_id: order_id.parse().ok()?,
             status: status.to_owned(),
             fence: fence.parse().ok()?,
@@ -297,24 +299,28 @@ async fn drain(stream: impl AsyncRead + Unpin) {
 
 /// Breaches unless every order was completed once under the fence of its last lease and no other completion was
 /// accepted.
-pub async fn breaches(shop: &Shop, taken: &[Taken]) -> Vec<String> {
+pub async fn breaches(fixture: &Fixture, taken: &[AcceptedResult]) -> Vec<String> {
     let mut breaches = Vec::new();
-    for &id in &shop.orders {
-        let kinds = shop.kinds(id).await;
+    for &id in &fixture.orders {
+        let kinds = fixture.kinds(id).await;
         let count = |kind: &str| kinds.iter().filter(|found| *found == kind).count();
         let (completed, started) = (count("completed"), count("started"));
         if completed != 1 || kinds.last().is_none_or(|last| last != "completed") {
             breaches.push(format!("once: order {id} has {kinds:?}"));
         }
-        let told: Vec<u64> = taken
+        let accepted: Vec<u64> = taken
             .iter()
             .filter(|taken| taken.order_id == id && taken.status == "Completed")
             .map(|taken| taken.fence % (1 << FENCE_BITS))
             .collect();
         // Each lease raises the fence by one. A killed worker may not have printed its result.
-        if told.len() > 1 || told.iter().any(|fence| usize::try_from(*fence) != Ok(started)) {
+        if accepted.len() > 1
+            || accepted
+                .iter()
+                .any(|fence| usize::try_from(*fence) != Ok(started))
+        {
             breaches.push(format!(
-                "fenced: order {id} was started {started} times, and completed by {told:?}"
+                "fenced: order {id} was started {started} times, and completed by {accepted:?}"
             ));
         }
     }

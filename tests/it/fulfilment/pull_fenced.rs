@@ -4,7 +4,7 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::pull::{Shop, THREADS, Taken, breaches};
+use super::pull::{AcceptedResult, Fixture, THREADS, breaches};
 use super::pull_examples::in_rust;
 use crate::support::make::FIRST_FENCE;
 use crate::support::postgres::{self, Server};
@@ -27,9 +27,9 @@ enum Fencing {
 }
 
 /// Takes the only lease, once it is available.
-async fn take(shop: &Shop, lease: u64) -> Value {
+async fn take(fixture: &Fixture, lease: u64) -> Value {
     loop {
-        let (status, mut answer) = shop.post("/leases", json!({"wait": 20, "lease": lease})).await;
+        let (status, mut answer) = fixture.post("/leases", json!({"wait": 20, "lease": lease})).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         if answer["leases"][0].is_object() {
             return answer["leases"][0].take();
@@ -38,29 +38,29 @@ async fn take(shop: &Shop, lease: u64) -> Value {
 }
 
 /// The answer to a completion, and the accepted result, if any.
-async fn complete(shop: &Shop, lease: &Value, result: &str) -> (StatusCode, Option<Taken>) {
+async fn complete(fixture: &Fixture, lease: &Value, result: &str) -> (StatusCode, Option<AcceptedResult>) {
     let id = lease["order"]["order_id"].as_u64().expect("a number");
     let body = json!({"token": lease["token"], "result": result});
-    let (status, answer) = shop.post(&format!("/leases/{id}/complete"), body).await;
-    let told = (status == StatusCode::OK).then(|| Taken {
+    let (status, answer) = fixture.post(&format!("/leases/{id}/complete"), body).await;
+    let accepted = (status == StatusCode::OK).then(|| AcceptedResult {
         order_id: id,
         status: answer["status"].as_str().expect("a status").to_owned(),
         fence: lease["fence"].as_u64().expect("a number"),
     });
-    (status, told)
+    (status, accepted)
 }
 
 /// The first worker falls silent, another takes its order, and both post a result: the late one first.
-async fn a_worker_comes_back(shop: &mut Shop) -> (StatusCode, Vec<Taken>) {
-    shop.accept(1, json!({})).await;
-    let first = take(shop, 1).await;
-    let second = take(shop, 60).await;
+async fn a_late_worker_returns(fixture: &mut Fixture) -> (StatusCode, Vec<AcceptedResult>) {
+    fixture.accept(1, json!({})).await;
+    let first = take(fixture, 1).await;
+    let second = take(fixture, 60).await;
     assert_eq!(
         (&first["fence"], &second["fence"]),
         (&json!(FIRST_FENCE), &json!(FIRST_FENCE + 1))
     );
-    let (late, told_first) = complete(shop, &first, "late").await;
-    let (_, told_then) = complete(shop, &second, "in time").await;
+    let (late, told_first) = complete(fixture, &first, "late").await;
+    let (_, told_then) = complete(fixture, &second, "in time").await;
     (late, told_first.into_iter().chain(told_then).collect())
 }
 
@@ -84,11 +84,11 @@ async fn on_postgresql(fencing: Fencing) -> Option<(StatusCode, Vec<String>)> {
         }
     });
     let url = database.url_at("127.0.0.1", proxy.address().port());
-    let mut shop = Shop::open_at(Some(database), Some(url)).await;
-    let database = shop.database.as_ref().expect("a database was given");
+    let mut fixture = Fixture::open_at(Some(database), Some(url)).await;
+    let database = fixture.database.as_ref().expect("a database was given");
     database.copy_function(SETTLE, UNFENCED, &FENCE_CHECKS).await;
-    let (late, taken) = a_worker_comes_back(&mut shop).await;
-    Some((late, breaches(&shop, &taken).await))
+    let (late, taken) = a_late_worker_returns(&mut fixture).await;
+    Some((late, breaches(&fixture, &taken).await))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,68 +114,68 @@ async fn the_oracle_detects_a_server_that_does_not_check_tokens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_result_is_refused_on_sqlite() {
-    let mut shop = Shop::open(None).await;
-    let (late, taken) = a_worker_comes_back(&mut shop).await;
+    let mut fixture = Fixture::open(None).await;
+    let (late, taken) = a_late_worker_returns(&mut fixture).await;
     assert_eq!(late, StatusCode::CONFLICT);
-    assert_eq!(breaches(&shop, &taken).await, [""; 0]);
-    assert_eq!(shop.get("/orders/1").await["result"], "in time");
-    let (exit, report) = shop.close().await;
+    assert_eq!(breaches(&fixture, &taken).await, [""; 0]);
+    assert_eq!(fixture.get("/orders/1").await["result"], "in time");
+    let (exit, report) = fixture.close().await;
     assert_eq!(exit, Some(0), "{report}");
 }
 
 /// The server is killed between any two steps of a worker; earlier answers stay valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_kill_between_any_two_steps_keeps_every_answer_valid() {
-    let mut shop = Shop::open(None).await;
-    shop.accept(1, json!({})).await;
-    shop.kill_server().await;
-    let (_, answer) = shop.post("/leases", json!({"lease": 60})).await;
+    let mut fixture = Fixture::open(None).await;
+    fixture.accept(1, json!({})).await;
+    fixture.kill_server().await;
+    let (_, answer) = fixture.post("/leases", json!({"lease": 60})).await;
     let lease = answer["leases"][0].clone();
     assert_eq!(lease["fence"], FIRST_FENCE, "accepted before the kill: {answer}");
-    shop.kill_server().await;
-    let (status, renewed) = shop
+    fixture.kill_server().await;
+    let (status, renewed) = fixture
         .post("/leases/1/renew", json!({"token": lease["token"], "lease": 90}))
         .await;
     assert_eq!(status, StatusCode::OK, "{renewed}");
-    shop.kill_server().await;
+    fixture.kill_server().await;
     assert_eq!(
-        shop.kinds(1).await,
+        fixture.kinds(1).await,
         ["accepted", "started"],
         "the lease survives the server"
     );
-    let (status, first) = shop
+    let (status, first) = fixture
         .post(
             "/leases/1/complete",
             json!({"token": lease["token"], "result": 7}),
         )
         .await;
     assert_eq!(status, StatusCode::OK, "{first}");
-    shop.kill_server().await;
+    fixture.kill_server().await;
     // The repeat of a completion whose answer might have been lost.
-    let (status, again) = shop
+    let (status, again) = fixture
         .post(
             "/leases/1/complete",
             json!({"token": lease["token"], "result": 7}),
         )
         .await;
     assert_eq!((status, again), (StatusCode::OK, first));
-    assert_eq!(shop.kinds(1).await, ["accepted", "started", "completed"]);
-    let (exit, report) = shop.close().await;
+    assert_eq!(fixture.kinds(1).await, ["accepted", "started", "completed"]);
+    let (exit, report) = fixture.close().await;
     assert_eq!(exit, Some(0), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_while_waiting_loses_no_order() {
-    let mut shop = Shop::open(None).await;
-    let waiting = shop.employ(in_rust());
+    let mut fixture = Fixture::open(None).await;
+    let waiting = fixture.start_worker(in_rust());
     until("the worker's threads wait", async || {
-        shop.waiting().await == THREADS
+        fixture.waiting().await == THREADS
     })
     .await;
     drop(waiting);
-    until("no lease request waits", async || shop.waiting().await == 0).await;
-    shop.accept(1, json!({})).await;
-    let lease = take(&shop, 60).await;
+    until("no lease request waits", async || fixture.waiting().await == 0).await;
+    fixture.accept(1, json!({})).await;
+    let lease = take(&fixture, 60).await;
     assert_eq!(
         (&lease["fence"], &lease["attempt"]),
         (&json!(FIRST_FENCE), &json!(1))

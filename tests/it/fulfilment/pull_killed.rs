@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tokio::process::Command;
 
-use super::pull::{Employee, Shop, THREADS, Taken, breaches};
+use super::pull::{AcceptedResult, Fixture, THREADS, WorkerProcess, breaches};
 use super::pull_examples::{has_python, in_python, in_rust};
 use crate::crash::load::seed;
 use crate::support::postgres::{self, Server, TestDatabase};
@@ -49,69 +49,73 @@ async fn worker(index: usize) -> Command {
 }
 
 /// All workers, including those that are gone.
-struct Staff {
-    at_work: Vec<Employee>,
-    gone: Vec<Employee>,
+struct Workers {
+    at_work: Vec<WorkerProcess>,
+    gone: Vec<WorkerProcess>,
 }
 
-impl Staff {
+impl Workers {
     fn results(&self) -> usize {
-        self.at_work.iter().chain(&self.gone).map(Employee::lines).sum()
-    }
-
-    fn taken(&self) -> Vec<Taken> {
         self.at_work
             .iter()
             .chain(&self.gone)
-            .flat_map(Employee::taken)
+            .map(WorkerProcess::lines)
+            .sum()
+    }
+
+    fn taken(&self) -> Vec<AcceptedResult> {
+        self.at_work
+            .iter()
+            .chain(&self.gone)
+            .flat_map(WorkerProcess::taken)
             .collect()
     }
 }
 
 async fn live_through_faults(database: Option<TestDatabase>) {
     let mut rng = StdRng::seed_from_u64(seed());
-    let mut shop = Shop::open(database).await;
-    let mut staff = Staff {
+    let mut fixture = Fixture::open(database).await;
+    let mut workers = Workers {
         at_work: Vec::new(),
         gone: Vec::new(),
     };
     for index in 0..WORKERS {
-        staff.at_work.push(shop.employ(worker(index).await));
+        workers.at_work.push(fixture.start_worker(worker(index).await));
     }
     for _ in 0..FAULTS {
-        let before = staff.results();
-        shop.accept(ORDERS, json!({})).await;
+        let before = workers.results();
+        fixture.accept(ORDERS, json!({})).await;
         let results = before + rng.random_range(RESULTS);
-        until("some orders are completed", async || staff.results() >= results).await;
+        until("some orders are completed", async || workers.results() >= results).await;
         let fault = Fault::any(&mut rng);
         let index = rng.random_range(0..WORKERS);
         println!("{fault:?} {index} after {results} results");
         match fault {
             Fault::KillWorker => {
-                staff.at_work[index].kill().await;
-                let next = shop.employ(worker(index).await);
-                staff
+                workers.at_work[index].kill().await;
+                let next = fixture.start_worker(worker(index).await);
+                workers
                     .gone
-                    .push(std::mem::replace(&mut staff.at_work[index], next));
+                    .push(std::mem::replace(&mut workers.at_work[index], next));
             }
-            Fault::KillServer => shop.kill_server().await,
+            Fault::KillServer => fixture.kill_server().await,
             Fault::FreezeWorker => {
-                staff.at_work[index].signal("STOP").await;
-                shop.all_ended().await;
-                staff.at_work[index].signal("CONT").await;
+                workers.at_work[index].signal("STOP").await;
+                fixture.all_ended().await;
+                workers.at_work[index].signal("CONT").await;
             }
         }
     }
-    shop.all_ended().await;
+    fixture.all_ended().await;
     let threads = THREADS * WORKERS as u64;
-    until("all workers wait", async || shop.waiting().await == threads).await;
-    for employee in &mut staff.at_work {
+    until("all workers wait", async || fixture.waiting().await == threads).await;
+    for employee in &mut workers.at_work {
         assert_eq!(employee.terminate().await, Some(0));
     }
-    let taken = staff.taken();
-    println!("{} orders, {} results", shop.orders.len(), taken.len());
-    assert_eq!(breaches(&shop, &taken).await, [""; 0]);
-    let (exit, report) = shop.close().await;
+    let taken = workers.taken();
+    println!("{} orders, {} results", fixture.orders.len(), taken.len());
+    assert_eq!(breaches(&fixture, &taken).await, [""; 0]);
+    let (exit, report) = fixture.close().await;
     assert_eq!(exit, Some(0), "{report}");
 }
 

@@ -54,15 +54,15 @@ impl Delivery {
 /// Stopped when dropped.
 pub struct Receiver {
     pub address: SocketAddr,
-    desk: Arc<Desk>,
+    state: Arc<State>,
     end: DropGuard,
     serving: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Desk {
+struct State {
     /// Reactions to the next requests for orders of a reference. The default is 200.
-    told: Mutex<HashMap<String, VecDeque<Reaction>>>,
+    reactions: Mutex<HashMap<String, VecDeque<Reaction>>>,
     deliveries: Mutex<Vec<Delivery>>,
     released: CancellationToken,
     connections: AtomicUsize,
@@ -81,16 +81,16 @@ impl Receiver {
     pub async fn start() -> Receiver {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let desk = Arc::new(Desk::default());
+        let state = Arc::new(State::default());
         let end = CancellationToken::new();
-        let serving = serve(listener, desk.clone());
+        let serving = serve(listener, state.clone());
         let ended = end.clone();
         let serving = tokio::spawn(async move {
             ended.run_until_cancelled(serving).await;
         });
         Receiver {
             address,
-            desk,
+            state,
             end: end.drop_guard(),
             serving,
         }
@@ -107,28 +107,31 @@ impl Receiver {
     }
 
     /// Sets the reactions to the next requests for orders of this reference.
-    pub fn tell(&self, reference: &str, reactions: impl IntoIterator<Item = Reaction>) {
-        let mut told = self.desk.told.lock().unwrap();
-        told.entry(reference.to_owned()).or_default().extend(reactions);
+    pub fn set_reactions(&self, reference: &str, reactions: impl IntoIterator<Item = Reaction>) {
+        let mut scripted = self.state.reactions.lock().unwrap();
+        scripted
+            .entry(reference.to_owned())
+            .or_default()
+            .extend(reactions);
     }
 
     /// Answers held requests, now and later.
     pub fn release(&self) {
-        self.desk.released.cancel();
+        self.state.released.cancel();
     }
 
     /// Number of requests now held or hanging.
     pub fn open(&self) -> usize {
-        self.desk.open.load(Ordering::SeqCst)
+        self.state.open.load(Ordering::SeqCst)
     }
 
     /// Number of connections accepted so far.
     pub fn connections(&self) -> usize {
-        self.desk.connections.load(Ordering::SeqCst)
+        self.state.connections.load(Ordering::SeqCst)
     }
 
     pub fn deliveries(&self) -> Vec<Delivery> {
-        self.desk.deliveries.lock().unwrap().clone()
+        self.state.deliveries.lock().unwrap().clone()
     }
 
     pub fn deliveries_of(&self, reference: &str) -> Vec<Delivery> {
@@ -138,31 +141,34 @@ impl Receiver {
     }
 }
 
-async fn serve(listener: TcpListener, desk: Arc<Desk>) {
+async fn serve(listener: TcpListener, state: Arc<State>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let desk = desk.clone();
-        desk.connections.fetch_add(1, Ordering::SeqCst);
+        let state = state.clone();
+        state.connections.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
             // A caller may hang up at any time.
-            let _ = converse(stream, &desk).await;
+            let _ = converse(stream, &state).await;
         });
     }
 }
 
-async fn converse(mut stream: TcpStream, desk: &Desk) -> std::io::Result<()> {
+async fn converse(mut stream: TcpStream, state: &State) -> std::io::Result<()> {
     while let Some(delivery) = read(&mut stream).await? {
         let reference = delivery.order()["reference"]
             .as_str()
             .unwrap_or_default()
             .to_owned();
         let reaction = {
-            let mut told = desk.told.lock().unwrap();
-            told.get_mut(&reference).and_then(VecDeque::pop_front)
+            let mut reactions = state.reactions.lock().unwrap();
+            reactions.get_mut(&reference).and_then(VecDeque::pop_front)
         };
         // Counted before the delivery is visible, so a test that sees it finds it open.
-        let open = reaction.as_ref().is_some_and(stays_open).then(|| Open::new(desk));
-        desk.deliveries.lock().unwrap().push(delivery);
+        let open = reaction
+            .as_ref()
+            .is_some_and(stays_open)
+            .then(|| Open::new(state));
+        state.deliveries.lock().unwrap().push(delivery);
         match reaction.unwrap_or_else(|| answer(200, "", "")) {
             Reaction::Answer(bytes) => stream.write_all(&bytes).await?,
             Reaction::AnswerAndClose(bytes) => {
@@ -187,7 +193,7 @@ async fn converse(mut stream: TcpStream, desk: &Desk) -> std::io::Result<()> {
             Reaction::Hold => {
                 tokio::select! {
                     ended = hung_up(&mut stream) => return ended,
-                    () = desk.released.cancelled() => {}
+                    () = state.released.cancelled() => {}
                 }
                 stream
                     .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -206,12 +212,12 @@ fn stays_open(reaction: &Reaction) -> bool {
     }
 }
 
-struct Open<'d>(&'d Desk);
+struct Open<'d>(&'d State);
 
 impl Open<'_> {
-    fn new(desk: &Desk) -> Open<'_> {
-        desk.open.fetch_add(1, Ordering::SeqCst);
-        Open(desk)
+    fn new(state: &State) -> Open<'_> {
+        state.open.fetch_add(1, Ordering::SeqCst);
+        Open(state)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use super::fixture::{Fixture, service};
 use super::receiver::{Reaction, Receiver, answer};
-use super::shop::{Shop, service};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_is_returned_exactly_as_given() {
     let receiver = Receiver::start().await;
-    let shop = Shop::open(service(&receiver.url()), |_| {}).await;
+    let fixture = Fixture::open(service(&receiver.url()), |_| {}).await;
     let longest = format!("\"{}\"", "é".repeat(4_095));
     for (name, result) in [
         ("object", r#"{ "charge":  "ch_7", "fee": 1.10, "é": "\u00e9" }"#),
@@ -17,7 +17,7 @@ async fn a_result_is_returned_exactly_as_given() {
         ("longest", &longest),
         ("null", "null"),
     ] {
-        receiver.tell(
+        receiver.set_reactions(
             name,
             [answer(
                 201,
@@ -25,22 +25,22 @@ async fn a_result_is_returned_exactly_as_given() {
                 &format!("{{\"ok\": true, \"result\" : {result}\n}}"),
             )],
         );
-        let id = shop.order(name).await;
-        assert_eq!(shop.ended(id).await["status"], "Completed");
-        let text = shop.text(id, false).await;
+        let id = fixture.order(name).await;
+        assert_eq!(fixture.ended(id).await["status"], "Completed");
+        let text = fixture.text(id, false).await;
         assert!(
             text.ends_with(&format!(",\"result\":{result}}}")),
             "{name}: {text}"
         );
     }
-    shop.close().await;
+    fixture.close().await;
 }
 
 /// The order was processed, so a second call would process it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_success_status_completes_the_order_whatever_its_body() {
     let receiver = Receiver::start().await;
-    let shop = Shop::open(service(&receiver.url()), |config| {
+    let fixture = Fixture::open(service(&receiver.url()), |config| {
         // Endless bodies are read until shortly before this timeout.
         config.attempt_timeout = Duration::from_secs(1);
         config.concurrency = 20;
@@ -85,14 +85,14 @@ async fn a_success_status_completes_the_order_whatever_its_body() {
         ("hangs", Reaction::AnswerAndHang(head(20))),
         ("cut", Reaction::AnswerAndClose(head(20))),
     ] {
-        receiver.tell(name, [reaction]);
-        orders.push((name, shop.order(name).await));
+        receiver.set_reactions(name, [reaction]);
+        orders.push((name, fixture.order(name).await));
     }
     for (name, id) in orders {
-        let order = shop.ended(id).await;
+        let order = fixture.ended(id).await;
         assert_eq!(order["status"], "Completed", "{name}: {order}");
         assert!(order["result"].is_null(), "{name}: {order}");
         assert_eq!(receiver.deliveries_of(name).len(), 1, "{name}");
     }
-    shop.close().await;
+    fixture.close().await;
 }

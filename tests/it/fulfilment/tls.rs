@@ -15,8 +15,8 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::fixture::{Fixture, service};
 use super::receiver::{self, Receiver};
-use super::shop::{Shop, service};
 use crate::support::client::http;
 use crate::support::postgres::{Authority, Certificate};
 use crate::support::process::{Process, orderly};
@@ -89,30 +89,30 @@ async fn a_service_with_an_untrusted_certificate_gets_no_orders() {
         // This service waits for the end of an HTTP head, which a handshake never contains.
         (silent, "the service cannot be reached: "),
     ] {
-        let shop = Shop::open(service, |config| config.retry.attempts_max = 1).await;
-        let id = shop.order("it").await;
+        let fixture = Fixture::open(service, |config| config.retry.attempts_max = 1).await;
+        let id = fixture.order("it").await;
         // An attempt in progress counts until it is given back.
         until("the order is given back without an attempt", async || {
-            let order = shop.now(id).await;
+            let order = fixture.now(id).await;
             order["last_error"].is_string() && order["status"] == "Pending" && order["attempts"] == 0
         })
         .await;
-        let error = shop.failures(id).remove(0);
+        let error = fixture.failures(id).remove(0);
         assert!(matches!(error, ProcessingError::Unreachable { .. }), "{error:?}");
         assert!(error.to_string().starts_with(said), "{error}");
-        shop.act(id, "cancel").await;
-        shop.close().await;
+        fixture.act(id, "cancel").await;
+        fixture.close().await;
     }
     assert!(plain.deliveries().is_empty());
     // The reverse: plain HTTP against a TLS port.
-    let shop = Shop::open(service(&format!("http://{}/", secured.address)), |config| {
+    let fixture = Fixture::open(service(&format!("http://{}/", secured.address)), |config| {
         config.retry.attempts_max = 1;
     })
     .await;
-    let id = shop.order("it").await;
-    assert_eq!(shop.ended(id).await["status"], "Failed");
-    assert!(matches!(shop.failures(id)[0], ProcessingError::Ailing { .. }));
-    shop.close().await;
+    let id = fixture.order("it").await;
+    assert_eq!(fixture.ended(id).await["status"], "Failed");
+    assert!(matches!(fixture.failures(id)[0], ProcessingError::Ailing { .. }));
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +136,7 @@ async fn a_configured_certificate_authority_is_trusted() {
         ]);
         command.env("SSL_CERT_FILE", &root);
         let server = Process::start(command).await;
-        let order = told(&server.url).await;
+        let order = order_with_reason(&server.url).await;
         // A breaker probe may be running.
         assert_eq!(order["status"] == "Completed", completes, "{order}");
         assert!(
@@ -157,7 +157,7 @@ async fn doctor_reports_an_untrusted_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root.pem");
     std::fs::write(&root, authority.root()).unwrap();
-    for (address, state, told) in [
+    for (address, state, order_with_reason) in [
         (good.address, "ok", "takes connections"),
         (other_name.address, "fail", "not valid for name"),
         (self_signed.address, "fail", "certificate"),
@@ -175,7 +175,10 @@ async fn doctor_reports_an_untrusted_certificate() {
         let mut checks = report["checks"].as_array().unwrap().iter();
         let check = checks.find(|check| check["name"] == "processor").unwrap();
         assert_eq!(check["state"], state, "{check}");
-        assert!(check["finding"].as_str().unwrap().contains(told), "{check}");
+        assert!(
+            check["finding"].as_str().unwrap().contains(order_with_reason),
+            "{check}"
+        );
     }
 }
 
@@ -194,7 +197,7 @@ async fn in_the_clear() -> SocketAddr {
 }
 
 /// Waits until the order is completed or shows why it waits, and returns it.
-async fn told(url: &str) -> Value {
+async fn order_with_reason(url: &str) -> Value {
     let order = json!({"user_id": 104, "item_ids": 7, "total_amount": 1});
     let answer = http().post(format!("{url}/orders")).json(&order).send().await;
     assert_eq!(answer.unwrap().status(), 201);

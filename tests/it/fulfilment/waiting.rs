@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
+use super::fixture::{Fixture, service};
 use super::receiver::{Receiver, answer};
-use super::shop::{Shop, service};
 use crate::support::until;
 
 /// The longest wait that a service may request.
@@ -14,8 +14,8 @@ const DAY_SECONDS: u64 = 24 * 60 * 60;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_after_header_delays_the_next_attempt() {
     let receiver = Receiver::start().await;
-    let shop = Shop::open(service(&receiver.url()), |_| {}).await;
-    let began = shop.harness.now().await;
+    let fixture = Fixture::open(service(&receiver.url()), |_| {}).await;
+    let began = fixture.harness.now().await;
     let in_an_hour = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_hours(1));
     let dated = format!("Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nRetry-After: {in_an_hour}\r\n");
     for (name, status, header, seconds) in [
@@ -31,41 +31,41 @@ async fn a_retry_after_header_delays_the_next_attempt() {
             DAY_SECONDS,
         ),
     ] {
-        receiver.tell(name, [answer(status, header, "")]);
-        let id = shop.order(name).await;
+        receiver.set_reactions(name, [answer(status, header, "")]);
+        let id = fixture.order(name).await;
         until("the order waits", async || {
-            !next_attempt(&shop.now(id).await).is_null()
+            !next_attempt(&fixture.now(id).await).is_null()
         })
         .await;
-        let order = shop.now(id).await;
+        let order = fixture.now(id).await;
         assert_eq!(order["status"], "Pending");
         let due: jiff::Timestamp = next_attempt(&order).as_str().unwrap().parse().unwrap();
         let wait = due.as_microsecond() - began.micros();
         assert_eq!(wait, i64::try_from(seconds * 1_000_000).unwrap(), "{name}");
         assert_eq!(receiver.deliveries_of(name).len(), 1, "{name}");
     }
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_attempted_again_after_its_requested_wait() {
     let receiver = Receiver::start().await;
-    let shop = Shop::open(service(&receiver.url()), |_| {}).await;
+    let fixture = Fixture::open(service(&receiver.url()), |_| {}).await;
     // Where other orders are served, the try counts as an attempt.
-    shop.ended(shop.order("before").await).await;
-    receiver.tell("it", [answer(503, "Retry-After: 5\r\n", "")]);
-    let id = shop.order("it").await;
+    fixture.ended(fixture.order("before").await).await;
+    receiver.set_reactions("it", [answer(503, "Retry-After: 5\r\n", "")]);
+    let id = fixture.order("it").await;
     until("the order waits", async || {
-        !next_attempt(&shop.now(id).await).is_null()
+        !next_attempt(&fixture.now(id).await).is_null()
     })
     .await;
-    shop.harness.advance(Duration::from_secs(5)).await;
-    let order = shop.ended(id).await;
+    fixture.harness.advance(Duration::from_secs(5)).await;
+    let order = fixture.ended(id).await;
     assert_eq!(
         (&order["status"], &order["attempts"]),
         (&"Completed".into(), &2.into())
     );
-    shop.close().await;
+    fixture.close().await;
 }
 
 fn next_attempt(order: &Value) -> &Value {

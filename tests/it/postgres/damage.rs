@@ -25,7 +25,7 @@ pub struct Kept(Client);
 
 impl Kept {
     pub async fn of(harness: &Harness) -> Kept {
-        harness.place_all().await;
+        harness.number_all_events().await;
         let kept = Kept(harness.home().admin().await);
         kept.0.batch_execute("create schema kept").await.unwrap();
         kept.for_each(|table| format!("create table kept.{table} as table orderly.{table}"))

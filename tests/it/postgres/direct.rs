@@ -73,7 +73,7 @@ async fn a_direct_way_that_leads_nowhere_is_warned_about_once() {
     let node = Process::start(command).await;
     until_ready(&node).await;
     until("it has tried more than once", async || {
-        node.said_times("cannot listen for other nodes' notifications") > 1
+        node.times_logged("cannot listen for other nodes' notifications") > 1
     })
     .await;
     assert_eq!(node.terminate().await, Some(0));

@@ -8,7 +8,7 @@ use crate::support::client::{Answer, Request, http, post};
 use crate::support::postgres::{Server, TestDatabase};
 use crate::support::process::Process;
 use crate::support::proxy::{Action, Proxy};
-use crate::support::silent::Silent;
+use crate::support::unresponsive::UnresponsiveHost;
 use crate::support::until;
 
 /// `connect_timeout` of the URLs here.
@@ -43,7 +43,7 @@ async fn place(node: &Process, number: usize) {
 }
 
 /// Starts a node whose URL names a host first that is no use, and loses its connections again and again.
-async fn serves_behind(useless: &Silent) {
+async fn serves_behind(useless: &UnresponsiveHost) {
     let server = Server::shared().await;
     let database = server.create_database().await;
     let url = url_at(
@@ -73,7 +73,7 @@ async fn serves_behind(useless: &Silent) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_first_host_stops_no_start_and_no_later_request() {
     if has_postgres() {
-        serves_behind(&Silent::frozen().await).await;
+        serves_behind(&UnresponsiveHost::frozen().await).await;
     }
 }
 
@@ -81,7 +81,7 @@ async fn a_frozen_first_host_stops_no_start_and_no_later_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vanished_first_host_stops_no_start_and_no_later_request() {
     if has_postgres() {
-        serves_behind(&Silent::gone().await).await;
+        serves_behind(&UnresponsiveHost::gone().await).await;
     }
 }
 

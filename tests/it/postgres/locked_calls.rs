@@ -251,7 +251,8 @@ async fn a_node_names_who_has_locked_an_order_and_says_when_that_is_over() {
     };
     completed(1).await;
     until("the log names the session", async || {
-        node.said(&format!("session {pid} of the database (user ")) && node.said("has locked 1 order (1)")
+        node.has_logged(&format!("session {pid} of the database (user "))
+            && node.has_logged("has locked 1 order (1)")
     })
     .await;
     let order = format!("{}/orders/{}", node.url, ids[0]);
@@ -265,7 +266,7 @@ async fn a_node_names_who_has_locked_an_order_and_says_when_that_is_over() {
     locker.release().await;
     completed(2).await;
     until("the log says that it is over", async || {
-        node.said("has locked no order any more")
+        node.has_logged("has locked no order any more")
     })
     .await;
     assert_eq!(node.terminate().await, Some(0));
@@ -280,17 +281,18 @@ async fn a_later_transaction_of_a_session_is_told_with_its_own_age() {
     let locker = Locker::of_orders(&scene, &ids).await;
     let folder = tempfile::tempdir().unwrap();
     let node = Process::start(node(folder.path(), &scene.database.url())).await;
-    node.says("has locked 2 orders (1, 2)").await;
+    node.until_logged("has locked 2 orders (1, 2)").await;
     let next = format!(
         "rollback; begin; select from orderly.orders where order_id = {} for update",
         ids[1]
     );
     locker.0.batch_execute(&next).await.unwrap();
-    node.says("has locked 1 order (2), for at least 1 s: ").await;
+    node.until_logged("has locked 1 order (2), for at least 1 s: ")
+        .await;
     // Nothing to be ended yet.
-    assert!(!node.said("pg_terminate_backend"));
+    assert!(!node.has_logged("pg_terminate_backend"));
     locker.release().await;
-    node.says("has locked no order any more").await;
+    node.until_logged("has locked no order any more").await;
     assert_eq!(node.terminate().await, Some(0));
     scene.end().await;
 }
@@ -304,7 +306,7 @@ async fn the_end_of_a_named_session_is_logged_after_a_later_short_transaction() 
     let locker = Locker::of_orders(&scene, &ids).await;
     let folder = tempfile::tempdir().unwrap();
     let node = Process::start(node(folder.path(), &through(&scene.proxy, &scene.database))).await;
-    node.says("has locked 1 order (1)").await;
+    node.until_logged("has locked 1 order (1)").await;
     let next = format!(
         "rollback; begin; select from orderly.orders where order_id = {} for update",
         ids[0]
@@ -330,7 +332,7 @@ async fn the_end_of_a_named_session_is_logged_after_a_later_short_transaction() 
     gates[1].arrival().await;
     locker.release().await;
     gates[1].open();
-    node.says("has locked no order any more").await;
+    node.until_logged("has locked no order any more").await;
     assert_eq!(node.terminate().await, Some(0));
     scene.end().await;
 }

@@ -110,9 +110,9 @@ async fn a_node_says_when_no_standby_is_required_any_more() {
             .unwrap_or_default()
             .to_owned()
     };
-    assert!(!node.said(NO_LONGER));
+    assert!(!node.has_logged(NO_LONGER));
     pair.require_no_standby().await;
-    node.says(NO_LONGER).await;
+    node.until_logged(NO_LONGER).await;
     assert!(!durable().await.is_empty());
     assert_eq!(node.terminate().await, Some(0));
     assert_eq!(warnings_with(folder.path(), NO_LONGER).len(), 1);

@@ -106,7 +106,7 @@ async fn a_node_that_starts_where_nothing_can_be_written_serves_reads() {
         assert_reads(&node).await;
         assert_refuses_orders(&node).await;
     }
-    assert!(node.said("the server is read-only"));
+    assert!(node.has_logged("the server is read-only"));
     take_writes(&database, true).await;
     ends_having_completed(node, &database, 2).await;
 }

@@ -47,7 +47,7 @@ async fn an_order_stays_until_all_of_its_events_have_places_in_the_feed() {
         assert_eq!(harness.counters().await.completed, 1);
     })
     .await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     assert_eq!(harness.store().prune(DAY).await.unwrap().orders, 1);
     harness.assert_sound().await;
     harness.store().close().await;
@@ -60,7 +60,7 @@ async fn a_step_does_not_wait_for_that_of_another_node() {
     };
     harness.order_in(OrderStatus::Cancelled).await;
     harness.advance(LATER).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     while_held(&harness, PRUNE_LOCK, async || {
         assert_eq!(harness.store().prune(DAY).await.unwrap(), Pruned::default());
     })
@@ -78,7 +78,7 @@ async fn an_order_that_another_transaction_holds_is_passed_over() {
     let ids = harness.accept_some(3).await;
     harness.cancel_all(&ids).await;
     harness.advance(LATER).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     let admin = harness.home().admin().await;
     let hold = format!(
         "begin; select from orderly.orders where order_id = {} for update",
@@ -116,10 +116,10 @@ async fn a_feed_with_other_holes_than_it_tells_of_is_found() {
         let ids = harness.accept_some(3).await;
         harness.cancel_all(&ids[..2]).await;
         harness.advance(LATER).await;
-        harness.place_all().await;
+        harness.number_all_events().await;
         assert_eq!(harness.store().prune(DAY).await.unwrap().orders, 2);
         harness.cancel_all(&ids[2..]).await;
-        harness.place_all().await;
+        harness.number_all_events().await;
         let page = harness.store().events_after(None, 10).await.unwrap();
         let positions: Vec<FeedPosition> = page.events.iter().map(|event| event.position).collect();
         // The batch of the three acceptances has lost two of them, and those of the two cancellations are gone.

@@ -168,9 +168,10 @@ async fn a_node_logs_that_it_lacks_connections_and_that_it_has_them_again() {
     })
     .await;
     let _load = Load::on(&node);
-    node.says("of its 5 connections: it works more slowly").await;
+    node.until_logged("of its 5 connections: it works more slowly")
+        .await;
     drop(others);
-    node.says("the database allows this node all of its 5 connections again")
+    node.until_logged("the database allows this node all of its 5 connections again")
         .await;
     stop(node).await;
 }

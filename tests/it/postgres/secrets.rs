@@ -119,7 +119,7 @@ async fn no_server_tells_a_password_whatever_fails() {
             } else {
                 let node = Process::start(command(folder.path(), url, direct)).await;
                 status_of(&node, "/readyz?verbose").await;
-                assert!(!node.said(CANARY) && !node.said(WRONG));
+                assert!(!node.has_logged(CANARY) && !node.has_logged(WRONG));
                 assert_eq!(node.terminate().await, Some(0));
             }
             assert_logs_silent(folder.path());

@@ -40,14 +40,14 @@ async fn until_it_hears(store: &dyn Store) {
 
 /// What another node heard of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
+enum Received {
     Events,
     EventsAndWork,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_is_heard_at_another_node_and_wakes_its_worker_only_for_work() {
-    use Heard::{Events, EventsAndWork};
+    use Received::{Events, EventsAndWork};
     let Some(scene) = Scene::new().await else { return };
     let hearing = hearing_store(&scene).await;
     let wakeups = hearing.wakeups();
@@ -59,12 +59,12 @@ async fn every_change_is_heard_at_another_node_and_wakes_its_worker_only_for_wor
         flights.iter().filter(|sql| sql.contains("pg_notify")).count()
     };
     let mut expected = told();
-    let mut assert_heard = async |what: &str, of_what: Heard| {
+    let mut assert_heard = async |what: &str, of_what: Received| {
         let changed = timeout(HEARS_WITHIN, wakeups.changed()).await;
         assert!(changed.is_ok(), "{what}: nothing was heard");
         let work = wakeups.work().now_or_never().is_some();
-        let heard = if work { EventsAndWork } else { Events };
-        assert_eq!(heard, of_what, "{what}");
+        let received = if work { EventsAndWork } else { Events };
+        assert_eq!(received, of_what, "{what}");
         expected += 1;
         assert_eq!(told(), expected, "{what}: told once");
     };
@@ -278,8 +278,8 @@ async fn a_node_that_sleeps_is_woken_by_one_that_leaves_and_leaves_work_behind()
     // Notifications arrive in their order: what was sent before this one has been heard.
     let events = "select pg_notify('orderly', '0123456789abcdef events')";
     scene.admin.batch_execute(events).await.unwrap();
-    let heard = timeout(HEARS_WITHIN, wakeups.changed()).await;
-    assert!(heard.is_ok(), "it listens");
+    let received = timeout(HEARS_WITHIN, wakeups.changed()).await;
+    assert!(received.is_ok(), "it listens");
     assert!(wakeups.work().now_or_never().is_none(), "nothing is left");
     sleeping.close().await;
     scene.end().await;

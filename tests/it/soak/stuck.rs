@@ -29,7 +29,7 @@ struct Scale {
     locked_for: Duration,
 }
 
-struct Scene {
+struct Fixture {
     database: TestDatabase,
     admin: Client,
     role: String,
@@ -37,15 +37,15 @@ struct Scene {
     http: reqwest::Client,
 }
 
-impl Scene {
-    async fn open() -> Scene {
+impl Fixture {
+    async fn open() -> Fixture {
         let database = Server::shared().await.create_database().await;
         let admin = database.admin().await;
         let name = database.name().to_owned();
         let role = format!("limited_{name}");
         let create = format!("create role {role} login; alter database {name} owner to {role}");
         admin.batch_execute(&create).await.unwrap();
-        Scene {
+        Fixture {
             database,
             admin,
             role,
@@ -118,7 +118,7 @@ impl Scene {
     }
 
     /// Searches the logs of both nodes.
-    fn said(&self, text: &str) -> bool {
+    fn has_logged(&self, text: &str) -> bool {
         self.folders.iter().any(|folder| {
             let log = std::fs::read_to_string(folder.path().join("logs/app.log"));
             log.unwrap().contains(text)
@@ -127,8 +127,8 @@ impl Scene {
 }
 
 /// Locks the rows until the session rolls back.
-async fn lock_some(scene: &Scene) -> Client {
-    let session = scene.database.admin().await;
+async fn lock_some(fixture: &Fixture) -> Client {
+    let session = fixture.database.admin().await;
     let lock = format!(
         "begin; select from orderly.orders join orderly.first_line using (order_id) where user_id % 10 = 5
          order by order_id limit {LOCKED_ORDERS} for update"
@@ -153,64 +153,67 @@ async fn refusals_few_connections_and_locks_together_strand_no_order() {
             locked_for: Duration::ZERO,
         }
     };
-    let scene = Scene::open().await;
-    let [first, second] = &scene.folders;
-    let nodes = [scene.start(first.path()).await, scene.start(second.path()).await];
-    scene.act(&nodes[0], "/queue/pause").await;
+    let fixture = Fixture::open().await;
+    let [first, second] = &fixture.folders;
+    let nodes = [
+        fixture.start(first.path()).await,
+        fixture.start(second.path()).await,
+    ];
+    fixture.act(&nodes[0], "/queue/pause").await;
     for (batch, node) in (0..scale.orders / BATCH_ORDERS).zip(nodes.iter().cycle()) {
-        scene.accept(node, 1 + batch * BATCH_ORDERS, BATCH_ORDERS).await;
+        fixture.accept(node, 1 + batch * BATCH_ORDERS, BATCH_ORDERS).await;
     }
-    begin_to_refuse(&scene.admin).await;
+    begin_to_refuse(&fixture.admin).await;
     let locked_at = Instant::now();
-    let session = lock_some(&scene).await;
+    let session = lock_some(&fixture).await;
 
     // At first neither node gets a connection, and both report it. Then the limit rises step by step.
-    scene.allow_connections(0).await;
+    fixture.allow_connections(0).await;
     let terminate = "select pg_terminate_backend(pid) from pg_stat_activity where usename = $1";
-    scene.admin.execute(terminate, &[&scene.role]).await.unwrap();
+    fixture.admin.execute(terminate, &[&fixture.role]).await.unwrap();
     for node in &nodes {
         until("a node reports that it is not ready", async || {
-            !scene.is_ready(node).await
+            !fixture.is_ready(node).await
         })
         .await;
     }
-    scene.allow_connections(*FEW_CONNECTIONS.start()).await;
+    fixture.allow_connections(*FEW_CONNECTIONS.start()).await;
     until("a node logs that it needs more connections", async || {
         for node in &nodes {
-            scene.read_much_at_once(node).await;
+            fixture.read_much_at_once(node).await;
         }
-        scene.said("the database allows this node")
+        fixture.has_logged("the database allows this node")
     })
     .await;
-    scene.act(&nodes[0], "/queue/resume").await;
+    fixture.act(&nodes[0], "/queue/resume").await;
     let steps = FEW_CONNECTIONS.count();
     for (step, connections) in FEW_CONNECTIONS.enumerate() {
-        scene.allow_connections(connections).await;
-        scene
+        fixture.allow_connections(connections).await;
+        fixture
             .all_but(LOCKED_ORDERS.max(scale.orders - scale.orders * (step + 1) / steps))
             .await;
     }
     until("the lock is old enough", async || {
-        scene.count(OPEN).await == LOCKED_ORDERS && locked_at.elapsed() >= scale.locked_for
+        fixture.count(OPEN).await == LOCKED_ORDERS && locked_at.elapsed() >= scale.locked_for
     })
     .await;
     for text in ["refuses the result", "has locked"] {
-        until(text, async || scene.said(text)).await;
+        until(text, async || fixture.has_logged(text)).await;
     }
 
     session.batch_execute("rollback").await.unwrap();
-    scene.all_but(0).await;
+    fixture.all_but(0).await;
     for node in &nodes {
-        until("a node is ready again", async || scene.is_ready(node).await).await;
+        until("a node is ready again", async || fixture.is_ready(node).await).await;
     }
     let refused = "select count(*) from orderly.orders where status = 3 and user_id % 100 = 0";
-    assert_eq!(scene.count(refused).await, scale.orders / 100);
+    assert_eq!(fixture.count(refused).await, scale.orders / 100);
     let completed = "select count(*) from orderly.orders where status = 2 and user_id % 100 <> 0";
-    assert_eq!(scene.count(completed).await, scale.orders - scale.orders / 100);
+    assert_eq!(fixture.count(completed).await, scale.orders - scale.orders / 100);
     for node in nodes {
         assert_eq!(node.terminate().await, Some(0));
     }
-    let url = scene.database.url();
+    let url = fixture.database.url();
     let (exit, report) = run(first.path(), &["verify", "--database-url", &url]).await;
     assert_eq!(exit, Some(0), "{report}");
 }

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 pub const ANYWHERE: Range<usize> = 1..3_000;
 /// Cuts after the head, for browsers. Over plain HTTP, Chromium accepts half a head, and an `EventSource` without its
 /// content type does not reconnect. The server cannot prevent that.
-pub const BEHIND_THE_HEAD: Range<usize> = 512..3_000;
+pub const AFTER_THE_HEAD: Range<usize> = 512..3_000;
 
 /// Stopped when dropped.
 pub struct Cutter {
@@ -28,13 +28,13 @@ pub struct Cutter {
 
 struct Shared {
     /// The server's address, which changes on a restart.
-    aim: watch::Sender<String>,
+    set_server: watch::Sender<String>,
     /// Remaining cuts per [`Feed`].
     cuts: [AtomicUsize; 2],
     bytes: Range<usize>,
     rng: Mutex<StdRng>,
-    /// See [`Cutter::hurry_clients`].
-    hurries: AtomicBool,
+    /// See [`Cutter::shorten_retry`].
+    shortens_retry: AtomicBool,
 }
 
 /// The transport of a subscriber.
@@ -62,11 +62,11 @@ impl Cutter {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Arc::new(Shared {
-            aim: watch::Sender::new(address(server)),
+            set_server: watch::Sender::new(address(server)),
             cuts: [AtomicUsize::new(cuts), AtomicUsize::new(cuts)],
             bytes,
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
-            hurries: AtomicBool::new(false),
+            shortens_retry: AtomicBool::new(false),
         });
         let task = tokio::spawn(accept_all(listener, shared.clone()));
         Cutter { url, shared, task }
@@ -77,13 +77,13 @@ impl Cutter {
         address(&self.url)
     }
 
-    pub fn aim(&self, server: &str) {
-        self.shared.aim.send_replace(address(server));
+    pub fn set_server(&self, server: &str) {
+        self.shared.set_server.send_replace(address(server));
     }
 
     /// Replaces the `retry:` seconds of event streams with some milliseconds from now on.
-    pub fn hurry_clients(&self) {
-        self.shared.hurries.store(true, Ordering::SeqCst);
+    pub fn shorten_retry(&self) {
+        self.shared.shortens_retry.store(true, Ordering::SeqCst);
     }
 
     pub fn cuts_left(&self, feed: Feed) -> usize {
@@ -123,12 +123,12 @@ async fn accept_all(listener: TcpListener, shared: Arc<Shared>) {
 impl Shared {
     /// Waits for a server that is being restarted.
     async fn connect(&self) -> io::Result<TcpStream> {
-        let mut aim = self.aim.subscribe();
+        let mut set_server = self.set_server.subscribe();
         loop {
-            let address = aim.borrow_and_update().clone();
+            let address = set_server.borrow_and_update().clone();
             match TcpStream::connect(&address).await {
                 Ok(server) => return Ok(server),
-                Err(_) => aim.changed().await.map_err(io::Error::other)?,
+                Err(_) => set_server.changed().await.map_err(io::Error::other)?,
             }
         }
     }
@@ -141,7 +141,7 @@ impl Shared {
 }
 
 /// Shortens `retry:` fields at the start of a stream without changing the number of bytes.
-fn hurry(bytes: &mut [u8]) {
+fn shorten_retry_in(bytes: &mut [u8]) {
     const FIELD: &[u8] = b"\nretry: ";
     let Some(field) = bytes.windows(FIELD.len()).position(|window| window == FIELD) else {
         return;
@@ -178,8 +178,8 @@ async fn forward(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
             }
             read = server.read(&mut down) => {
                 let bytes = &mut down[..read?];
-                if shared.hurries.load(Ordering::SeqCst) {
-                    hurry(bytes);
+                if shared.shortens_retry.load(Ordering::SeqCst) {
+                    shorten_retry_in(bytes);
                 }
                 if bytes.is_empty() {
                     return Ok(());

@@ -333,7 +333,7 @@ impl Harness {
     }
 
     /// Reads until every event has its position: a shared store numbers events when they are read.
-    pub async fn place_all(&self) {
+    pub async fn number_all_events(&self) {
         let end = Some(FeedPosition(i64::MAX));
         while self.store.events_after(end, 1).await.unwrap().unplaced {}
     }

@@ -121,9 +121,9 @@ impl Process {
     }
 
     /// Waits until the text is in the output.
-    pub async fn says(&self, text: &str) {
+    pub async fn until_logged(&self, text: &str) {
         let mut grown = self.grown.clone();
-        let heard = tokio::time::timeout(PATIENCE, grown.wait_for(|()| self.said(text))).await;
+        let heard = tokio::time::timeout(PATIENCE, grown.wait_for(|()| self.has_logged(text))).await;
         let heard = heard.is_ok_and(|heard| heard.is_ok());
         assert!(
             heard,
@@ -132,12 +132,12 @@ impl Process {
         );
     }
 
-    pub fn said(&self, text: &str) -> bool {
-        self.said_times(text) > 0
+    pub fn has_logged(&self, text: &str) -> bool {
+        self.times_logged(text) > 0
     }
 
     /// Number of kept lines that contain the text.
-    pub fn said_times(&self, text: &str) -> usize {
+    pub fn times_logged(&self, text: &str) -> usize {
         let output = self.output.lock().unwrap();
         output.iter().filter(|line| line.contains(text)).count()
     }

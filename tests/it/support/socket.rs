@@ -17,7 +17,7 @@ pub struct Socket(WebSocketStream<TcpStream>);
 
 /// The next thing that a server sends.
 #[derive(Debug, PartialEq)]
-pub enum Said {
+pub enum Incoming {
     Message(Value),
     Pong(Bytes),
     Ping,
@@ -48,7 +48,7 @@ impl Socket {
         Ok(Socket(socket))
     }
 
-    pub async fn say(&mut self, message: Value) {
+    pub async fn send_json(&mut self, message: Value) {
         self.send(Message::from(message.to_string()))
             .await
             .expect("the connection is open");
@@ -60,8 +60,8 @@ impl Socket {
 
     /// Subscribes with the fields, waits for the confirmation and returns its cursor.
     pub async fn subscribe(&mut self, id: &str, fields: Value) -> String {
-        self.say(subscribe(id, fields)).await;
-        let answer = self.hear().await;
+        self.send_json(subscribe(id, fields)).await;
+        let answer = self.receive().await;
         assert_eq!(
             (&answer["type"], &answer["id"]),
             (&json!("subscribed"), &json!(id)),
@@ -71,19 +71,19 @@ impl Socket {
     }
 
     /// The next message other than pings and pongs.
-    pub async fn hear(&mut self) -> Value {
+    pub async fn receive(&mut self) -> Value {
         loop {
             match self.next().await {
-                Said::Message(message) => return message,
-                Said::Ping | Said::Pong(_) => {}
+                Incoming::Message(message) => return message,
+                Incoming::Ping | Incoming::Pong(_) => {}
                 end => panic!("a message was expected, not {end:?}"),
             }
         }
     }
 
     /// The event of the next message.
-    pub async fn hear_event(&mut self, id: &str) -> Value {
-        let mut message = self.hear().await;
+    pub async fn receive_event(&mut self, id: &str) -> Value {
+        let mut message = self.receive().await;
         assert_eq!(
             (&message["type"], &message["id"]),
             (&json!("event"), &json!(id)),
@@ -92,15 +92,15 @@ impl Socket {
         message["event"].take()
     }
 
-    pub async fn next(&mut self) -> Said {
+    pub async fn next(&mut self) -> Incoming {
         let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
         match next.expect("a message arrives in time") {
-            Some(Ok(Message::Text(text))) => Said::Message(serde_json::from_str(&text).expect("JSON")),
-            Some(Ok(Message::Ping(_))) => Said::Ping,
-            Some(Ok(Message::Pong(payload))) => Said::Pong(payload),
-            Some(Ok(Message::Close(frame))) => Said::Closed(frame.map(|frame| frame.code.into())),
+            Some(Ok(Message::Text(text))) => Incoming::Message(serde_json::from_str(&text).expect("JSON")),
+            Some(Ok(Message::Ping(_))) => Incoming::Ping,
+            Some(Ok(Message::Pong(payload))) => Incoming::Pong(payload),
+            Some(Ok(Message::Close(frame))) => Incoming::Closed(frame.map(|frame| frame.code.into())),
             Some(Ok(other @ (Message::Binary(_) | Message::Frame(_)))) => panic!("{other:?}"),
-            Some(Err(_)) | None => Said::Lost,
+            Some(Err(_)) | None => Incoming::Lost,
         }
     }
 }

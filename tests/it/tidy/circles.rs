@@ -43,8 +43,8 @@ fn an_import_cycle_is_found_and_reported() {
         ("src/store/a.rs", "use super::b::B;"),
         ("src/store/b.rs", "fn f() { crate::store::a::g() }"),
     ];
-    let told = circle(&of_two).unwrap();
-    assert!(told.contains("store/a.rs uses store::b::B") && told.contains("store/b.rs uses store::a::g"));
+    let found = circle(&of_two).unwrap();
+    assert!(found.contains("store/a.rs uses store::b::B") && found.contains("store/b.rs uses store::a::g"));
     // Through a re-export of the parent, and from a folder below.
     let hidden = [
         ("src/store.rs", "mod a;\nmod b;\npub use b::B;"),

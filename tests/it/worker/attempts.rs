@@ -8,7 +8,7 @@ use orderly::order::OrderStatus;
 use tokio::time::Instant;
 
 use super::world::{Setting, Step, World};
-use crate::support::twisted::{FailsToSettle, twisted};
+use crate::support::layers::{FailsToSettle, layered};
 
 #[tokio::test(start_paused = true)]
 async fn an_order_is_processed_once_and_completed() {
@@ -134,7 +134,7 @@ async fn an_unstored_result_is_stored_later_without_another_attempt() {
     let fails = FailsToSettle {
         times: AtomicU32::new(5),
     };
-    let world = World::with_store(Setting::default(), |store| twisted(store, fails)).await;
+    let world = World::with_store(Setting::default(), |store| layered(store, fails)).await;
     let id = world.harness.accept_one().await;
     world.until_status(id, OrderStatus::Completed).await;
     assert_eq!(world.harness.events(id).await, [Accepted, Started, Completed]);

@@ -8,10 +8,10 @@ use orderly::lease::Outcome;
 use orderly::order::OrderStatus;
 use tokio::time::Instant;
 
-use super::line::{Call, Line};
+use super::store_link::{Call, StoreLink};
 use super::world::{LEASE, Setting, Step, World};
+use crate::support::layers::layered;
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_B, give_back_by};
-use crate::support::twisted::twisted;
 
 /// The result is due at the moment the node resumes: the lost lease takes precedence.
 #[tokio::test(start_paused = true)]
@@ -85,14 +85,14 @@ async fn a_short_freeze_changes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_answered_after_its_leases_expired_starts_nothing() {
-    let line = Line::new();
-    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
-    line.hold_claims();
+    let link = StoreLink::new();
+    let world = World::with_store(Setting::default(), |store| layered(store, link.clone())).await;
+    link.hold_claims();
     let id = world.harness.accept_one().await;
     world.until_status(id, OrderStatus::Processing).await;
     world.freeze(LONGER_THAN_A_LEASE, async |_| {}).await;
     let answered = Instant::now();
-    line.let_claims_go();
+    link.release_claims();
     world.until_status(id, OrderStatus::Completed).await;
     assert_eq!(
         world.harness.events(id).await,
@@ -103,6 +103,6 @@ async fn a_claim_answered_after_its_leases_expired_starts_nothing() {
         1,
         "the late claim began an attempt"
     );
-    assert!(!line.times_since(answered, Call::Claim).is_empty());
+    assert!(!link.times_since(answered, Call::Claim).is_empty());
     world.end().await;
 }

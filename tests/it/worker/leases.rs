@@ -10,8 +10,8 @@ use orderly::store::{Settled, Store};
 
 use super::world::{LEASE, Setting, Step, World};
 use crate::support::Harness;
+use crate::support::layers::{NeverRenews, SwapsStaleFences, layered};
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, NODE_B, claim_by};
-use crate::support::twisted::{NeverRenews, SwapsStaleFences, twisted};
 
 #[tokio::test(start_paused = true)]
 async fn a_long_attempt_keeps_its_lease() {
@@ -47,7 +47,7 @@ async fn long_attempts_in_all_slots_keep_their_leases() {
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_is_abandoned_when_its_lease_cannot_be_renewed() {
-    let world = World::with_store(Setting::default(), |store| twisted(store, NeverRenews)).await;
+    let world = World::with_store(Setting::default(), |store| layered(store, NeverRenews)).await;
     world.script.otherwise(Step::Hang);
     world.harness.accept_one().await;
     world.until_begun().await;
@@ -119,6 +119,6 @@ async fn a_worker_that_lost_its_lease_cannot_change_the_order() {
 #[tokio::test]
 async fn the_fencing_test_detects_a_store_that_does_not_check_fences() {
     let harness = Harness::sqlite().await;
-    let store = twisted(harness.store().clone(), SwapsStaleFences::default());
+    let store = layered(harness.store().clone(), SwapsStaleFences::default());
     a_late_result_is_refused(&harness, store).await.unwrap_err();
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use orderly::order::{OrderId, OrderStatus};
 
-use super::line::{Call, Line};
+use super::store_link::{Call, StoreLink};
 use super::world::{LEASE, Setting, Step, World};
-use crate::support::twisted::twisted;
+use crate::support::layers::layered;
 
 #[tokio::test(start_paused = true)]
 async fn with_one_slot_orders_run_one_by_one_in_acceptance_order() {
@@ -38,19 +38,19 @@ async fn all_slots_run_attempts_in_parallel() {
 }
 
 /// Number of attempts that begin while the store takes no results.
-async fn begun_without_results(slots: u32) -> usize {
-    let line = Line::new();
+async fn begun_without_stored_results(slots: u32) -> usize {
+    let link = StoreLink::new();
     let setting = Setting {
         slots,
         ..Setting::default()
     };
-    let world = World::with_store(setting, |store| twisted(store, line.clone())).await;
-    line.cut(&[Call::Settle]);
+    let world = World::with_store(setting, |store| layered(store, link.clone())).await;
+    link.cut(&[Call::Settle]);
     let ids = world.harness.accept_some(20).await;
     world.pass(LEASE / 4).await;
     let begun = world.script.started();
     assert_eq!(begun, ids[..begun.len()]);
-    line.mend();
+    link.restore();
     world.until_status(ids[19], OrderStatus::Completed).await;
     assert_eq!(world.script.started(), ids, "an order began twice");
     world.end().await;
@@ -60,12 +60,12 @@ async fn begun_without_results(slots: u32) -> usize {
 /// The next order's claim may then share a commit with the result. Still, the number of waiting results is limited.
 #[tokio::test(start_paused = true)]
 async fn unstored_results_do_not_occupy_slots_up_to_a_limit() {
-    assert_eq!(begun_without_results(3).await, 6);
+    assert_eq!(begun_without_stored_results(3).await, 6);
 }
 
 #[tokio::test(start_paused = true)]
 async fn with_one_slot_the_next_order_waits_for_the_stored_result() {
-    assert_eq!(begun_without_results(1).await, 1);
+    assert_eq!(begun_without_stored_results(1).await, 1);
 }
 
 #[tokio::test(start_paused = true)]

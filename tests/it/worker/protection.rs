@@ -8,13 +8,13 @@ use orderly::order::{OrderId, OrderStatus};
 use orderly::store::Breaker;
 use tokio::time::Instant;
 
-use super::line::{Call, Line, most_within};
+use super::store_link::{Call, StoreLink, most_within};
 use super::world::{Setting, Step, World};
-use crate::support::twisted::twisted;
+use crate::support::layers::layered;
 
 mod blame;
 mod outage;
-mod pace;
+mod rate_limit;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -27,12 +27,12 @@ async fn until_breaker(world: &World, state: Breaker) {
         .await;
 }
 
-fn openings(world: &World) -> u64 {
+fn breaker_openings(world: &World) -> u64 {
     world.metrics.breaker_openings.get()
 }
 
 /// A world whose service died after working, with this many orders waiting.
-async fn died(setting: Setting, orders: usize, step: Step) -> (World, Vec<OrderId>) {
+async fn world_with_dead_service(setting: Setting, orders: usize, step: Step) -> (World, Vec<OrderId>) {
     let world = World::new(setting).await;
     world.script.otherwise(Step::Take(Duration::from_millis(50)));
     let id = world.harness.accept_one().await;
@@ -51,7 +51,7 @@ async fn until_all_completed(world: &World, ids: &[OrderId]) {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_service_is_detected_within_a_handful_of_attempts() {
-    let (world, ids) = died(Setting::default(), 100, Step::Refuse).await;
+    let (world, ids) = world_with_dead_service(Setting::default(), 100, Step::Refuse).await;
     let tried = world.script.attempts().len() - 1;
     assert!(tried <= 24, "{tried} attempts");
     world.pass_long(MINUTE * 10, async |_| {}).await;
@@ -62,7 +62,7 @@ async fn a_dead_service_is_detected_within_a_handful_of_attempts() {
         attempts += order.attempts;
     }
     assert!(attempts <= 2, "{attempts} attempts were counted");
-    assert_eq!(openings(&world), 1);
+    assert_eq!(breaker_openings(&world), 1);
     world.script.otherwise(Step::Complete);
     until_all_completed(&world, &ids).await;
     world.end().await;
@@ -70,7 +70,7 @@ async fn a_dead_service_is_detected_within_a_handful_of_attempts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_down_service_is_probed_with_one_order_every_few_seconds() {
-    let (world, ids) = died(Setting::default(), 3, Step::Refuse).await;
+    let (world, ids) = world_with_dead_service(Setting::default(), 3, Step::Refuse).await;
     let opened = Instant::now();
     world.pass(MINUTE * 2).await;
     let probes: Vec<Instant> = world.script.attempts().iter().map(|started| started.at).collect();
@@ -100,7 +100,7 @@ async fn probes_of_a_hanging_service_count_as_attempts() {
         attempt_timeout: Duration::from_secs(5),
         ..Setting::default()
     };
-    let (world, ids) = died(setting, 100, Step::Hang).await;
+    let (world, ids) = world_with_dead_service(setting, 100, Step::Hang).await;
     let tried = world.script.attempts().len() - 1;
     assert!(tried <= 16 * 2, "{tried} attempts");
     world.pass_long(MINUTE, async |_| {}).await;
@@ -128,7 +128,7 @@ async fn load_on_a_recovered_service_doubles_each_round() {
         slots: 16,
         ..Setting::default()
     };
-    let (world, ids) = died(setting, 200, Step::Refuse).await;
+    let (world, ids) = world_with_dead_service(setting, 200, Step::Refuse).await;
     world.pass(MINUTE).await;
     world.script.otherwise(Step::Take(round));
     world
@@ -175,14 +175,15 @@ async fn failing_orders_among_good_ones_do_not_open_the_breaker() {
         }
         world.harness.store().set_paused(false).await.unwrap();
         until_all_completed(&world, &good).await;
-        assert_eq!(openings(&world), 0, "{bad:?}");
+        assert_eq!(breaker_openings(&world), 0, "{bad:?}");
         world.end().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_requested_pause_of_the_service_is_honoured() {
-    let (world, ids) = died(Setting::default(), 3, Step::AskForTime(Duration::from_secs(45))).await;
+    let (world, ids) =
+        world_with_dead_service(Setting::default(), 3, Step::AskForTime(Duration::from_secs(45))).await;
     // Just past the moment at which the orders were attempted.
     world.pass(Duration::from_millis(1)).await;
     let asked = Instant::now();
@@ -197,8 +198,8 @@ async fn a_requested_pause_of_the_service_is_honoured() {
 
 #[tokio::test(start_paused = true)]
 async fn the_node_list_and_metrics_show_an_open_breaker_at_once() {
-    let line = Line::new();
-    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(Setting::default(), |store| layered(store, link.clone())).await;
     world.script.otherwise(Step::Refuse);
     let id = world.harness.accept_one().await;
     world
@@ -208,8 +209,8 @@ async fn the_node_list_and_metrics_show_an_open_breaker_at_once() {
     until_breaker(&world, Breaker::Open).await;
     // Detected after a quarter of a second without an answer.
     assert!(third.elapsed() <= Duration::from_millis(400));
-    assert!(!line.times_since(third, Call::Renew).is_empty());
-    assert_eq!(openings(&world), 1);
+    assert!(!link.times_since(third, Call::Renew).is_empty());
+    assert_eq!(breaker_openings(&world), 1);
     world.script.otherwise(Step::Complete);
     world.until_status(id, OrderStatus::Completed).await;
     let completed = Instant::now();
@@ -223,7 +224,7 @@ async fn the_node_list_and_metrics_show_an_open_breaker_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_with_an_open_breaker_stops_at_once() {
-    let (mut world, ids) = died(Setting::default(), 3, Step::AskForTime(MINUTE)).await;
+    let (mut world, ids) = world_with_dead_service(Setting::default(), 3, Step::AskForTime(MINUTE)).await;
     let asked = Instant::now();
     world.drain(MINUTE).await;
     assert!(asked.elapsed() < Duration::from_secs(1));
@@ -235,7 +236,7 @@ async fn a_node_with_an_open_breaker_stops_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_stops_breaker_probes() {
-    let (world, ids) = died(Setting::default(), 3, Step::Refuse).await;
+    let (world, ids) = world_with_dead_service(Setting::default(), 3, Step::Refuse).await;
     world.harness.store().set_paused(true).await.unwrap();
     world.pass(Duration::from_millis(200)).await;
     let paused = Instant::now();
@@ -250,8 +251,8 @@ async fn a_pause_stops_breaker_probes() {
 
 #[tokio::test(start_paused = true)]
 async fn without_orders_an_open_breaker_causes_no_extra_calls() {
-    let line = Line::new();
-    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(Setting::default(), |store| layered(store, link.clone())).await;
     world.script.otherwise(Step::Refuse);
     let ids = world.harness.accept_some(2).await;
     until_breaker(&world, Breaker::Open).await;
@@ -259,7 +260,7 @@ async fn without_orders_an_open_breaker_causes_no_extra_calls() {
     world.pass_long(MINUTE * 4, async |_| {}).await;
     let quiet = Instant::now();
     world.pass_long(MINUTE * 20, async |_| {}).await;
-    let calls: Vec<Instant> = line.calls_since(quiet).iter().map(|(at, _)| *at).collect();
+    let calls: Vec<Instant> = link.calls_since(quiet).iter().map(|(at, _)| *at).collect();
     assert!(most_within(MINUTE, &calls) <= 4);
     let node = world.listed().await.expect("the node is in the list");
     assert!(node.alive && node.breaker == Breaker::Open);

@@ -6,8 +6,8 @@ use orderly::event::EventKind::{Accepted, Failed, LeaseLost, RetryScheduled, Sta
 use orderly::order::{OrderId, OrderStatus};
 
 use super::world::{LEASE, Setting, Step, World};
+use crate::support::layers::{FailsToSettle, layered};
 use crate::support::make::order_of;
-use crate::support::twisted::{FailsToSettle, twisted};
 
 const ORDERS: u8 = 20;
 
@@ -116,7 +116,7 @@ async fn a_lease_ends_at_most_one_lease_after_its_attempt_timeout() {
     let fails = FailsToSettle {
         times: u32::MAX.into(),
     };
-    let mut world = World::with_store(setting, |store| twisted(store, fails)).await;
+    let mut world = World::with_store(setting, |store| layered(store, fails)).await;
     world.script.otherwise(Step::Take(Duration::from_secs(1)));
     let id = world.harness.accept_one().await;
     world.until_begun().await;

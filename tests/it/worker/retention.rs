@@ -13,11 +13,11 @@ use orderly::store::{PRUNE_ORDERS_MAX, Prune, Pruned, Store, StoreError};
 use reqwest::StatusCode;
 use tokio::time::Instant;
 
-use super::line::{Call, Line, away, most_within};
+use super::store_link::{Call, StoreLink, away, most_within};
 use super::world::{Setting, World};
 use crate::support::client::http;
 use crate::support::config::config;
-use crate::support::twisted::twisted;
+use crate::support::layers::layered;
 use crate::support::{Harness, until};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -62,8 +62,8 @@ async fn retention_removes_old_orders_and_keeps_young_ones() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retention_run_pauses_between_steps_and_between_runs() {
-    let line = Line::new();
-    let world = World::with_store(keeping_a_day(), |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(keeping_a_day(), |store| layered(store, link.clone())).await;
     old_orders(&world, 2 * PRUNE_ORDERS_MAX).await;
     let began = Instant::now();
     world
@@ -72,7 +72,7 @@ async fn a_retention_run_pauses_between_steps_and_between_runs() {
         })
         .await;
     world.pass(MINUTE).await;
-    let steps = line.times_since(began, Call::Prune);
+    let steps = link.times_since(began, Call::Prune);
     // The last step finds no orders after the second.
     assert_eq!(steps.len(), 3, "{steps:?}");
     assert!(
@@ -80,7 +80,7 @@ async fn a_retention_run_pauses_between_steps_and_between_runs() {
         "no pause between steps: {steps:?}"
     );
     world.pass_long(20 * MINUTE, async |_| {}).await;
-    let rounds = line.times_since(began + MINUTE, Call::Prune);
+    let rounds = link.times_since(began + MINUTE, Call::Prune);
     assert_eq!(rounds.len(), 1, "{rounds:?}");
     assert!(rounds[0] - steps[0] >= 10 * MINUTE, "{rounds:?} after {steps:?}");
     world.end().await;
@@ -88,11 +88,11 @@ async fn a_retention_run_pauses_between_steps_and_between_runs() {
 
 #[tokio::test(start_paused = true)]
 async fn without_old_orders_retention_runs_once_an_hour() {
-    let line = Line::new();
-    let world = World::with_store(keeping_a_day(), |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(keeping_a_day(), |store| layered(store, link.clone())).await;
     let began = Instant::now();
     world.pass_long(3 * HOUR, async |_| {}).await;
-    let rounds = line.times_since(began, Call::Prune);
+    let rounds = link.times_since(began, Call::Prune);
     assert!((2..=3).contains(&rounds.len()), "{rounds:?}");
     assert_eq!(most_within(HOUR, &rounds), 1, "{rounds:?}");
     world.end().await;
@@ -104,12 +104,12 @@ async fn a_sleeping_node_removes_nothing_until_it_wakes() {
         idle_sleep: true,
         ..keeping_a_day()
     };
-    let line = Line::new();
-    let world = World::with_store(sleepy, |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(sleepy, |store| layered(store, link.clone())).await;
     world.pass_long(5 * MINUTE, async |_| {}).await;
     let asleep = Instant::now();
     world.pass_long(3 * HOUR, async |_| {}).await;
-    assert_eq!(line.calls_since(asleep), []);
+    assert_eq!(link.calls_since(asleep), []);
     // Waking the node may begin a run at once, before the orders are old. The next is an hour away, and by then the
     // node sleeps again.
     old_orders(&world, 3).await;
@@ -125,16 +125,16 @@ async fn a_sleeping_node_removes_nothing_until_it_wakes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_retention_run_is_retried_and_completed() {
-    let line = Line::new();
-    let world = World::with_store(keeping_a_day(), |store| twisted(store, line.clone())).await;
-    line.cut(&[Call::Prune]);
+    let link = StoreLink::new();
+    let world = World::with_store(keeping_a_day(), |store| layered(store, link.clone())).await;
+    link.cut(&[Call::Prune]);
     let cut = Instant::now();
     old_orders(&world, 3).await;
     world.pass_long(10 * MINUTE, async |_| {}).await;
-    let tries = line.times_since(cut, Call::Prune);
+    let tries = link.times_since(cut, Call::Prune);
     assert!((5..=10).contains(&tries.len()), "{tries:?}");
     assert_eq!(orders_left(&world).await, 3);
-    line.mend();
+    link.restore();
     world
         .until("the old orders to go", async |world| {
             orders_left(world).await == 0
@@ -168,7 +168,7 @@ impl Layer for StepsFailOnce {
 #[tokio::test(start_paused = true)]
 async fn a_retention_run_resumes_at_the_failed_step() {
     let steps = Arc::new(StepsFailOnce::default());
-    let world = World::with_store(keeping_a_day(), |store| twisted(store, steps.clone())).await;
+    let world = World::with_store(keeping_a_day(), |store| layered(store, steps.clone())).await;
     steps.begun.lock().unwrap().clear();
     old_orders(&world, 2 * PRUNE_ORDERS_MAX).await;
     let begun = || steps.begun.lock().unwrap().clone();
@@ -185,8 +185,8 @@ async fn a_retention_run_resumes_at_the_failed_step() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_does_not_wait_for_a_retention_run() {
-    let line = Line::new();
-    let mut world = World::with_store(keeping_a_day(), |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let mut world = World::with_store(keeping_a_day(), |store| layered(store, link.clone())).await;
     old_orders(&world, 3 * PRUNE_ORDERS_MAX).await;
     world
         .until("a round to begin", async |world| {
@@ -196,7 +196,7 @@ async fn a_stop_does_not_wait_for_a_retention_run() {
     world.drain(MINUTE).await;
     let stopped = Instant::now();
     world.pass(MINUTE).await;
-    assert_eq!(line.times_since(stopped, Call::Prune), []);
+    assert_eq!(link.times_since(stopped, Call::Prune), []);
     assert!(orders_left(&world).await > 0);
     world.end().await;
 }

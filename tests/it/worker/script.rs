@@ -97,8 +97,8 @@ impl Script {
 
     fn next(&self, id: OrderId) -> Step {
         let mut steps = self.steps.lock().unwrap();
-        let told = steps.get_mut(&id).and_then(VecDeque::pop_front);
-        told.or(*self.otherwise.lock().unwrap()).unwrap_or(Step::Complete)
+        let next = steps.get_mut(&id).and_then(VecDeque::pop_front);
+        next.or(*self.otherwise.lock().unwrap()).unwrap_or(Step::Complete)
     }
 }
 

@@ -9,18 +9,18 @@ use orderly::serve::{ServeError, Server};
 use orderly::store::Store;
 use reqwest::StatusCode;
 
-use super::line::{Call, Line};
+use super::store_link::{Call, StoreLink};
 use crate::support::Harness;
 use crate::support::client::http;
 use crate::support::config::config;
-use crate::support::twisted::twisted;
+use crate::support::layers::layered;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_starts_without_its_store_and_works_once_it_returns() {
     let harness = Harness::sqlite().await;
-    let line = Line::new();
-    line.cut_all();
-    let server = start(twisted(harness.store().clone(), line.clone()))
+    let link = StoreLink::new();
+    link.cut_all();
+    let server = start(layered(harness.store().clone(), link.clone()))
         .await
         .unwrap();
     let url = format!("http://{}", server.addresses()[0]);
@@ -43,7 +43,7 @@ async fn a_server_starts_without_its_store_and_works_once_it_returns() {
     let refused = create().await.unwrap();
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(refused.headers().contains_key("retry-after"));
-    line.mend();
+    link.restore();
     assert_eq!(create().await.unwrap().status(), StatusCode::CREATED);
     let done = http
         .get(format!("{url}/orders/1"))
@@ -61,9 +61,9 @@ async fn a_server_starts_without_its_store_and_works_once_it_returns() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ready_store_that_refuses_the_node_ends_the_start() {
     let harness = Harness::sqlite().await;
-    let line = Line::new();
-    line.cut(&[Call::Other]);
-    let refused = start(twisted(harness.store().clone(), line)).await;
+    let link = StoreLink::new();
+    link.cut(&[Call::Other]);
+    let refused = start(layered(harness.store().clone(), link)).await;
     assert!(matches!(refused.err(), Some(ServeError::Join(_))));
     harness.store().close().await;
 }

@@ -39,7 +39,7 @@ pub struct World {
     pub harness: Harness,
     pub script: Arc<Script>,
     pub metrics: Metrics,
-    node: Option<AtWork>,
+    node: Option<NodeTasks>,
     /// While it exists, tokio does not advance its paused clock.
     _time_stands_still: std::sync::mpsc::Sender<()>,
 }
@@ -88,19 +88,19 @@ impl Setting {
 }
 
 /// The tasks of a node.
-struct AtWork {
+struct NodeTasks {
     worker: Worker,
     janitors: Vec<JoinHandle<()>>,
     stopped: CancellationToken,
 }
 
-impl AtWork {
-    fn start(store: Arc<dyn Store>, script: Arc<Script>, setting: Setting, metrics: Metrics) -> AtWork {
+impl NodeTasks {
+    fn start(store: Arc<dyn Store>, script: Arc<Script>, setting: Setting, metrics: Metrics) -> NodeTasks {
         let worker = Worker::start(store.clone(), script, setting.worker(), metrics);
-        AtWork::around(worker, store, setting)
+        NodeTasks::around(worker, store, setting)
     }
 
-    fn around(worker: Worker, store: Arc<dyn Store>, setting: Setting) -> AtWork {
+    fn around(worker: Worker, store: Arc<dyn Store>, setting: Setting) -> NodeTasks {
         let stopped = CancellationToken::new();
         let sweep = GiveBack {
             node: NODE,
@@ -113,7 +113,7 @@ impl AtWork {
             let retention = janitor::retention::run(store, older_than, worker.awake(), stopped.clone());
             janitors.push(tokio::spawn(retention));
         }
-        AtWork {
+        NodeTasks {
             worker,
             janitors,
             stopped,
@@ -134,10 +134,10 @@ impl World {
         World::with_store(setting, |store| store).await
     }
 
-    /// The worker sees the store through `twist`; the test sees the store itself.
-    pub async fn with_store(setting: Setting, twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> World {
-        World::with(setting, twist, |store, script, metrics| {
-            AtWork::start(store, script, setting, metrics)
+    /// The worker sees the store through `layer`; the test sees the store itself.
+    pub async fn with_store(setting: Setting, layer: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> World {
+        World::with(setting, layer, |store, script, metrics| {
+            NodeTasks::start(store, script, setting, metrics)
         })
         .await
     }
@@ -145,13 +145,13 @@ impl World {
     /// Creates a node that hands out its orders to external workers.
     pub async fn with_lease_requests(
         setting: Setting,
-        twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+        layer: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> (World, Arc<LeaseRequests>) {
         let mut requests = None;
-        let world = World::with(setting, twist, |store, _, metrics| {
+        let world = World::with(setting, layer, |store, _, metrics| {
             let requests = requests.insert(LeaseRequests::new(store.wakeups(), metrics.clone()));
             let worker = Worker::start_for(requests.clone(), store.clone(), setting.worker(), metrics);
-            AtWork::around(worker, store, setting)
+            NodeTasks::around(worker, store, setting)
         })
         .await;
         (world, requests.expect("the node has started"))
@@ -159,15 +159,15 @@ impl World {
 
     async fn with(
         setting: Setting,
-        twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
-        start: impl FnOnce(Arc<dyn Store>, Arc<Script>, Metrics) -> AtWork,
+        layer: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+        start: impl FnOnce(Arc<dyn Store>, Arc<Script>, Metrics) -> NodeTasks,
     ) -> World {
         let (time_stands_still, held) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || held.recv());
         let harness = Harness::sqlite().await;
         let script = Arc::new(Script::default());
         let metrics = Metrics::new();
-        let store = twist(harness.store().clone());
+        let store = layer(harness.store().clone());
         let heartbeat = Heartbeat {
             node: NODE,
             slots: setting.slots,
@@ -269,7 +269,7 @@ impl World {
     pub fn restart(&mut self, setting: Setting) {
         assert!(self.node.is_none(), "one node at a time");
         let store = self.harness.store().clone();
-        let node = AtWork::start(store, self.script.clone(), setting, self.metrics.clone());
+        let node = NodeTasks::start(store, self.script.clone(), setting, self.metrics.clone());
         self.node = Some(node);
     }
 

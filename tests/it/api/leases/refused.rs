@@ -7,7 +7,7 @@ use orderly::pull::WAITING_MAX;
 use serde_json::Value;
 
 use super::ids;
-use crate::api::door::{Door, JSON, NDJSON};
+use crate::api::in_process::{Api, JSON, NDJSON};
 use crate::support::until;
 
 /// Has the form of a token.
@@ -15,26 +15,26 @@ const TOKEN: &str = "AAAAAQAAAAG0dD3CFOLHXYGPYFkxm4a7";
 const CALLS: [&str; 4] = ["renew", "complete", "fail", "release"];
 
 /// An API with the first order leased and a second one waiting.
-async fn held() -> Door {
-    let door = Door::for_workers().await;
-    door.harness.accept_some(2).await;
-    assert_eq!(ids(&door.act("/leases").await.ok()), [1]);
-    door
+async fn held() -> Api {
+    let api = Api::for_workers().await;
+    api.harness.accept_some(2).await;
+    assert_eq!(ids(&api.act("/leases").await.ok()), [1]);
+    api
 }
 
 /// Asserts that nothing changed.
-async fn unchanged(door: Door) {
+async fn unchanged(api: Api) {
     assert_eq!(
-        door.harness.events(OrderId(1)).await,
+        api.harness.events(OrderId(1)).await,
         [EventKind::Accepted, EventKind::Started]
     );
-    assert_eq!(door.harness.events(OrderId(2)).await, [EventKind::Accepted]);
-    door.close().await;
+    assert_eq!(api.harness.events(OrderId(2)).await, [EventKind::Accepted]);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn every_invalid_field_is_named_and_nothing_changes() {
-    let door = held().await;
+    let api = held().await;
     let long = format!("\"{}\"", "é".repeat(513));
     let large = format!("\"{}\"", "x".repeat(8_191));
     let deep = format!("{}{}", "[".repeat(33), "]".repeat(33));
@@ -122,129 +122,127 @@ async fn every_invalid_field_is_named_and_nothing_changes() {
         } else {
             format!("/leases/1/{action}")
         };
-        let answer = door.post(&path, body).await;
+        let answer = api.post(&path, body).await;
         answer.assert_refused_at(422, "invalid-fields", &pointers);
     }
-    unchanged(door).await;
+    unchanged(api).await;
 }
 
 #[tokio::test]
 async fn values_at_the_limits_are_accepted() {
-    let door = held().await;
+    let api = held().await;
     let error = "é".repeat(512);
     let result = format!("\"{}\"", "x".repeat(8_190));
-    let body = async |id: i64, rest: &str| door.harness.call_body(id, 1, rest).await;
-    door.post("/leases/1/renew", body(1, r#","lease":3600"#).await)
+    let body = async |id: i64, rest: &str| api.harness.call_body(id, 1, rest).await;
+    api.post("/leases/1/renew", body(1, r#","lease":3600"#).await)
         .await
         .ok();
     let completion = body(1, &format!(",\"result\":{result}")).await;
-    let answer = door.post("/leases/1/complete", completion).await;
+    let answer = api.post("/leases/1/complete", completion).await;
     assert_eq!(answer.ok()["result"].as_str().unwrap().len(), 8_190);
     assert_eq!(
-        ids(&door.post("/leases", r#"{"max":100,"lease":1}"#).await.ok()),
+        ids(&api.post("/leases", r#"{"max":100,"lease":1}"#).await.ok()),
         [2]
     );
     let rest = format!(",\"error\":\"{error}\",\"retry_after\":86400,\"permanent\":null");
     let body = body(2, &rest).await;
     assert_eq!(
-        door.post("/leases/2/fail", body).await.ok()["last_error"],
+        api.post("/leases/2/fail", body).await.ok()["last_error"],
         Value::from(error)
     );
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_body_that_is_not_json_is_refused_as_malformed() {
-    let door = held().await;
+    let api = held().await;
     for body in ["{", "{\"token\":1", "token=1", "{\"token\":01}", " "] {
-        door.post("/leases", body)
+        api.post("/leases", body)
             .await
             .assert_refused(400, "malformed-json");
         for action in CALLS {
-            let answer = door.post(&format!("/leases/1/{action}"), body).await;
+            let answer = api.post(&format!("/leases/1/{action}"), body).await;
             answer.assert_refused(400, "malformed-json");
         }
     }
     for action in CALLS {
         let path = format!("/leases/1/{action}");
-        door.post(&path, "").await.assert_refused(400, "malformed-json");
-        door.act(&path)
-            .await
-            .assert_refused(415, "unsupported-media-type");
+        api.post(&path, "").await.assert_refused(400, "malformed-json");
+        api.act(&path).await.assert_refused(415, "unsupported-media-type");
     }
-    unchanged(door).await;
+    unchanged(api).await;
 }
 
 #[tokio::test]
 async fn oversized_or_undeclared_json_is_refused() {
-    let door = held().await;
+    let api = held().await;
     let paths = CALLS.map(|action| format!("/leases/1/{action}"));
     for path in paths.iter().map(String::as_str).chain(["/leases"]) {
         for kind in ["text/plain", NDJSON, "application/x-www-form-urlencoded"] {
-            let answer = door
+            let answer = api
                 .ask("POST", path, &[("content-type", kind)], "{\"token\":1}")
                 .await;
             answer.assert_refused(415, "unsupported-media-type");
         }
-        let answer = door.ask("POST", path, &[], "{\"max\":1}").await;
+        let answer = api.ask("POST", path, &[], "{\"max\":1}").await;
         answer.assert_refused(415, "unsupported-media-type");
         let large = format!("{{\"token\":1{}}}", " ".repeat(64 * 1024));
-        let answer = door.ask("POST", path, &[("content-type", JSON)], large).await;
+        let answer = api.ask("POST", path, &[("content-type", JSON)], large).await;
         answer.assert_refused(413, "body-too-large");
-        door.get(path).await.assert_refused(405, "method-not-allowed");
+        api.get(path).await.assert_refused(405, "method-not-allowed");
     }
-    unchanged(door).await;
+    unchanged(api).await;
 }
 
 #[tokio::test]
 async fn an_unknown_order_is_not_found() {
-    let door = held().await;
+    let api = held().await;
     for id in ["3", "0", "-1", "x", "9007199254740992"] {
         for action in CALLS {
             let rest = if action == "fail" { r#","error":"no""# } else { "" };
             let body = format!("{{\"token\":\"{TOKEN}\"{rest}}}");
-            let answer = door.post(&format!("/leases/{id}/{action}"), body).await;
+            let answer = api.post(&format!("/leases/{id}/{action}"), body).await;
             answer.assert_refused(404, "order-not-found");
         }
     }
-    unchanged(door).await;
+    unchanged(api).await;
 }
 
 #[tokio::test]
 async fn a_server_with_its_own_processor_leases_no_orders() {
-    let door = Door::open().await;
-    door.harness.accept_one().await;
-    door.act("/leases").await.assert_refused(409, "pull-disabled");
-    let answer = door.post("/leases", r#"{"max":0}"#).await;
+    let api = Api::open().await;
+    api.harness.accept_one().await;
+    api.act("/leases").await.assert_refused(409, "pull-disabled");
+    let answer = api.post("/leases", r#"{"max":0}"#).await;
     answer.assert_refused_at(422, "invalid-fields", &["#/max"]);
-    assert_eq!(door.harness.events(OrderId(1)).await, [EventKind::Accepted]);
-    door.close().await;
+    assert_eq!(api.harness.events(OrderId(1)).await, [EventKind::Accepted]);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn lease_requests_beyond_the_waiting_limit_are_refused() {
-    let door = Door::for_workers().await;
+    let api = Api::for_workers().await;
     let headers = [("content-type", JSON)];
     let mut waiting = Vec::new();
     for _ in 0..WAITING_MAX {
         let mut request = Box::pin(async {
-            door.response("POST", "/leases", &headers, r#"{"wait":60}"#)
+            api.response("POST", "/leases", &headers, r#"{"wait":60}"#)
                 .await
                 .status()
         });
         assert!((&mut request).now_or_never().is_none());
         waiting.push(request);
     }
-    let in_line = || door.harness.metrics().lease_requests_waiting.get();
+    let in_line = || api.harness.metrics().lease_requests_waiting.get();
     until("all workers wait", async || {
         usize::try_from(in_line()) == Ok(WAITING_MAX)
     })
     .await;
-    let answer = door.act("/leases").await;
+    let answer = api.act("/leases").await;
     answer.assert_refused(503, "busy");
     assert_eq!(answer.header("retry-after"), "1");
     drop(waiting);
-    door.harness.accept_one().await;
-    door.take_one().await;
-    door.close().await;
+    api.harness.accept_one().await;
+    api.take_one().await;
+    api.close().await;
 }

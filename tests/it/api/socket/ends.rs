@@ -8,13 +8,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{CONNECTIONS_MAX, EVERYTHING_ELSE_LASTS, Hall, SYSTEM_BUFFER_BYTES};
-use crate::api::door::Door;
-use crate::support::socket::{Said, Socket};
+use super::{ApiServer, CONNECTIONS_MAX, EVERYTHING_ELSE_LASTS, SYSTEM_BUFFER_BYTES};
+use crate::api::in_process::Api;
+use crate::support::socket::{Incoming, Socket};
 
 #[tokio::test]
 async fn every_disconnect_has_its_close_code() {
-    let hall = Hall::open().await;
+    let server = ApiServer::open().await;
     let close = |code: u16| {
         let mut frame = vec![0x88, 0x82, 0, 0, 0, 0];
         frame.extend(code.to_be_bytes());
@@ -39,7 +39,7 @@ async fn every_disconnect_has_its_close_code() {
         ("an unknown opcode", masked(0x83, b"{}"), 1002),
         ("a ping in pieces", masked(0x09, b"{}"), 1002),
     ] {
-        let mut stream = raw(&hall.address).await;
+        let mut stream = raw(&server.address).await;
         stream.write_all(&frame).await.unwrap();
         let mut answer = Vec::new();
         let read = tokio::time::timeout(EVERYTHING_ELSE_LASTS, stream.read_to_end(&mut answer)).await;
@@ -47,7 +47,7 @@ async fn every_disconnect_has_its_close_code() {
         assert_eq!(answer.first(), Some(&0x88), "{what}: {answer:?}");
         assert_eq!(u16::from_be_bytes([answer[2], answer[3]]), code, "{what}");
     }
-    hall.close().await;
+    server.close().await;
 }
 
 /// Does the handshake without a client library.
@@ -72,21 +72,21 @@ async fn raw(address: &str) -> TcpStream {
 #[tokio::test]
 async fn a_client_that_floods_the_socket_is_disconnected() {
     const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
-    let hall = Hall::open().await;
-    let mut stream = raw(&hall.address).await;
+    let server = ApiServer::open().await;
+    let mut stream = raw(&server.address).await;
     let (mut answers, mut voice) = stream.split();
     // A hundred times the limit, but less than the server discards before it closes the connection.
     let talk = PING.repeat(20_000);
     let mut answer = Vec::new();
-    let told = async { tokio::join!(voice.write_all(&talk), answers.read_to_end(&mut answer)) };
-    let told = tokio::time::timeout(EVERYTHING_ELSE_LASTS, told).await;
-    let (talked, _) = told.expect("the server closes the connection");
+    let messages = async { tokio::join!(voice.write_all(&talk), answers.read_to_end(&mut answer)) };
+    let messages = tokio::time::timeout(EVERYTHING_ELSE_LASTS, messages).await;
+    let (talked, _) = messages.expect("the server closes the connection");
     talked.unwrap();
     // The close frame follows some pongs.
     let close = answer.chunks(2).position(|head| head[0] == 0x88);
     let close = 2 * close.expect("a close frame");
     assert_eq!(answer[close + 2..close + 4], 1008_u16.to_be_bytes());
-    hall.close().await;
+    server.close().await;
 }
 
 /// Issue 13, point 30: frames that never complete a message cost work, and no other limit counts them.
@@ -94,116 +94,116 @@ async fn a_client_that_floods_the_socket_is_disconnected() {
 async fn a_client_that_floods_empty_fragments_is_disconnected() {
     const BEGINNING: [u8; 6] = [0x01, 0x80, 0, 0, 0, 0];
     const FRAGMENT: [u8; 6] = [0x00, 0x80, 0, 0, 0, 0];
-    let hall = Hall::open().await;
-    let mut stream = raw(&hall.address).await;
+    let server = ApiServer::open().await;
+    let mut stream = raw(&server.address).await;
     let (mut answers, mut voice) = stream.split();
     // Slightly more bytes than two hundred messages of the largest size.
     let talk = [&BEGINNING[..], &FRAGMENT.repeat(150_000)].concat();
     let mut answer = Vec::new();
-    let told = async { tokio::join!(voice.write_all(&talk), answers.read_to_end(&mut answer)) };
-    let told = tokio::time::timeout(EVERYTHING_ELSE_LASTS, told).await;
-    let (talked, _) = told.expect("the server closes the connection");
+    let messages = async { tokio::join!(voice.write_all(&talk), answers.read_to_end(&mut answer)) };
+    let messages = tokio::time::timeout(EVERYTHING_ELSE_LASTS, messages).await;
+    let (talked, _) = messages.expect("the server closes the connection");
     talked.unwrap();
     assert_eq!(answer[0], 0x88, "only a close frame");
     assert_eq!(answer[2..4], 1008_u16.to_be_bytes());
-    hall.close().await;
+    server.close().await;
 }
 
 #[tokio::test]
 async fn a_client_that_never_answers_pings_is_disconnected() {
     let heartbeat = Duration::from_millis(20);
-    let hall = Hall::before(Door::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
-    let mut silent = raw(&hall.address).await;
+    let server = ApiServer::before(Api::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
+    let mut silent = raw(&server.address).await;
     let mut pings = Vec::new();
     let read = tokio::time::timeout(EVERYTHING_ELSE_LASTS, silent.read_to_end(&mut pings)).await;
     read.expect("the server closes the connection").unwrap();
     assert_eq!(pings, [0x89, 0].repeat(3), "exactly three pings");
-    hall.close().await;
+    server.close().await;
 }
 
 #[tokio::test]
 async fn a_client_that_answers_pings_stays_connected() {
     let heartbeat = Duration::from_millis(20);
-    let hall = Hall::before(Door::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
-    let mut socket = hall.connect().await;
+    let server = ApiServer::before(Api::with_heartbeat(heartbeat).await, CONNECTIONS_MAX);
+    let mut socket = server.connect().await;
     socket.subscribe("a", json!({"all": true})).await;
     let mut pings = 0;
     while pings < 10 {
-        pings += usize::from(socket.next().await == Said::Ping);
+        pings += usize::from(socket.next().await == Incoming::Ping);
     }
-    hall.accept(1).await;
-    socket.hear_event("a").await;
-    hall.close().await;
+    server.accept(1).await;
+    socket.receive_event("a").await;
+    server.close().await;
 }
 
 #[tokio::test]
 async fn a_stopping_server_sends_cursors_to_resume_from() {
-    let hall = Hall::open().await;
-    let mut socket = hall.connect().await;
+    let server = ApiServer::open().await;
+    let mut socket = server.connect().await;
     socket.subscribe("a", json!({"all": true})).await;
     socket.subscribe("b", json!({"user_id": 5})).await;
-    hall.accept(1).await;
-    let heard = socket.hear_event("a").await;
-    hall.door.draining.cancel();
-    let mut told = Vec::new();
+    server.accept(1).await;
+    let received = socket.receive_event("a").await;
+    server.api.draining.cancel();
+    let mut messages = Vec::new();
     for _ in 0..2 {
-        let message = socket.hear().await;
+        let message = socket.receive().await;
         assert_eq!(message["type"], "error", "{message}");
         assert_eq!(
-            message["cursor"], heard["cursor"],
+            message["cursor"], received["cursor"],
             "the cursors of the delivered events"
         );
-        told.push(message["id"].as_str().unwrap().to_owned());
+        messages.push(message["id"].as_str().unwrap().to_owned());
     }
-    told.sort();
-    assert_eq!(told, ["a", "b"]);
-    assert_eq!(socket.next().await, Said::Closed(Some(1001)));
-    hall.close().await;
+    messages.sort();
+    assert_eq!(messages, ["a", "b"]);
+    assert_eq!(socket.next().await, Incoming::Closed(Some(1001)));
+    server.close().await;
 }
 
 /// Stuck subscribers are detached from the feed, wait with bounded queues and miss nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_stuck_readers_delay_nobody_and_miss_nothing() {
     const STUCK: u64 = 50;
-    let hall = Hall::open().await;
+    let server = ApiServer::open().await;
     let mut stuck = Vec::new();
     for _ in 0..STUCK {
         let stream = TcpSocket::new_v4().unwrap();
         stream.set_recv_buffer_size(SYSTEM_BUFFER_BYTES).unwrap();
-        let stream = stream.connect(hall.address.parse().unwrap()).await.unwrap();
-        let mut socket = Socket::over(stream, &hall.address).await.unwrap();
+        let stream = stream.connect(server.address.parse().unwrap()).await.unwrap();
+        let mut socket = Socket::over(stream, &server.address).await.unwrap();
         socket.subscribe("a", json!({"all": true})).await;
         stuck.push(socket);
     }
-    let mut reader = hall.connect().await;
+    let mut reader = server.connect().await;
     reader.subscribe("a", json!({"all": true})).await;
 
-    let metrics = hall.door.harness.metrics();
+    let metrics = server.api.harness.metrics();
     let mut events = 0;
     // Ends before the half minute after which an unread connection is cut.
     while metrics.feed_subscribers_lagged.get() < STUCK {
         // Fewer than a queue holds, so that an active reader does not lag.
-        let ids = hall.door.harness.accept_some(100).await;
-        hall.door.harness.cancel_all(&ids).await;
+        let ids = server.api.harness.accept_some(100).await;
+        server.api.harness.cancel_all(&ids).await;
         for _ in 0..200 {
-            reader.hear_event("a").await;
+            reader.receive_event("a").await;
         }
         events += 200;
     }
     for user_id in 1..=20 {
-        let id = hall.accept(user_id).await;
-        assert_eq!(reader.hear_event("a").await["order_id"], id.0);
+        let id = server.accept(user_id).await;
+        assert_eq!(reader.receive_event("a").await["order_id"], id.0);
         events += 1;
     }
     let all = i64::try_from(STUCK).unwrap() + 1;
-    assert_eq!(hall.subscribers(), all, "no subscriber was disconnected");
+    assert_eq!(server.subscribers(), all, "no subscriber was disconnected");
     println!("{events} events");
     let mut reading = JoinSet::new();
     for mut socket in stuck {
         reading.spawn(async move {
             let mut versions = HashMap::new();
             for _ in 0..events {
-                let event = socket.hear_event("a").await;
+                let event = socket.receive_event("a").await;
                 let version = versions.entry(event["order_id"].to_string()).or_insert(0);
                 *version += 1;
                 assert_eq!(event["version"], *version, "{event}");
@@ -213,5 +213,5 @@ async fn fifty_stuck_readers_delay_nobody_and_miss_nothing() {
     while let Some(read) = reading.join_next().await {
         read.unwrap();
     }
-    hall.close().await;
+    server.close().await;
 }

@@ -5,35 +5,35 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error;
 
-use super::Hall;
-use crate::api::door::Door;
+use super::ApiServer;
+use crate::api::in_process::Api;
 use crate::support::socket::{Socket, request};
 use crate::support::until;
 
 #[tokio::test]
 async fn a_socket_counts_as_a_connection_until_it_closes() {
-    let hall = Hall::before(Door::open().await, 2);
-    let (first, mut second) = (hall.connect().await, hall.connect().await);
+    let server = ApiServer::before(Api::open().await, 2);
+    let (first, mut second) = (server.connect().await, server.connect().await);
     second.subscribe("a", json!({"all": true})).await;
-    let stream = TcpStream::connect(&hall.address).await.unwrap();
-    match Socket::over(stream, &hall.address).await {
+    let stream = TcpStream::connect(&server.address).await.unwrap();
+    match Socket::over(stream, &server.address).await {
         Err(Error::Http(answer)) => assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("a third connection was accepted"),
     }
     drop(first);
     until("a connection is free", async || {
-        hall.door.harness.metrics().connections.get() == 1
+        server.api.harness.metrics().connections.get() == 1
     })
     .await;
-    hall.connect().await.subscribe("a", json!({"all": true})).await;
-    hall.close().await;
+    server.connect().await.subscribe("a", json!({"all": true})).await;
+    server.close().await;
 }
 
 #[tokio::test]
 async fn only_same_origin_pages_may_open_a_socket() {
-    let hall = Hall::open().await;
-    let address = &hall.address;
+    let server = ApiServer::open().await;
+    let address = &server.address;
     let port = address.rsplit(':').next().unwrap();
     let own = format!("http://{address}");
     for (origin, status) in [
@@ -58,7 +58,7 @@ async fn only_same_origin_pages_may_open_a_socket() {
         };
         assert_eq!(answered, status, "{origin}");
     }
-    hall.close().await;
+    server.close().await;
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn an_invalid_handshake_is_refused_with_what_is_needed() {
         ("sec-websocket-version", "13"),
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
-    let door = Door::open().await;
+    let api = Api::open().await;
     let with = |name: &str, value: Option<&'static str>| -> Vec<(&str, &str)> {
         let kept = HANDSHAKE.into_iter().filter(|(other, _)| *other != name);
         let exchanged = HANDSHAKE.into_iter().filter(|(other, _)| *other == name);
@@ -85,7 +85,7 @@ async fn an_invalid_handshake_is_refused_with_what_is_needed() {
         (with("sec-websocket-key", None), "bad-request"),
         (with("sec-websocket-key", Some("short")), "bad-request"),
     ] {
-        let answer = door.ask("GET", "/ws", &headers, "").await;
+        let answer = api.ask("GET", "/ws", &headers, "").await;
         let (status, named, _) = answer.refusal();
         assert_eq!(named, kind, "{headers:?}");
         if kind == "upgrade-required" {
@@ -95,14 +95,14 @@ async fn an_invalid_handshake_is_refused_with_what_is_needed() {
             assert_eq!(answer.header("sec-websocket-version"), "13");
         }
     }
-    door.close_empty().await;
+    api.close_empty().await;
 
-    let door = Door::with_key("s3cret").await;
-    let answer = door.ask("GET", "/ws", &HANDSHAKE, "").await;
+    let api = Api::with_key("s3cret").await;
+    let answer = api.ask("GET", "/ws", &HANDSHAKE, "").await;
     assert_eq!(answer.refusal().0, 401);
-    door.close_empty().await;
-    let door = Door::local().await;
+    api.close_empty().await;
+    let api = Api::local().await;
     let headers = [&HANDSHAKE[..], &[("host", "shop.example:5000")]].concat();
-    assert_eq!(door.ask("GET", "/ws", &headers, "").await.refusal().0, 403);
-    door.close_empty().await;
+    assert_eq!(api.ask("GET", "/ws", &headers, "").await.refusal().0, 403);
+    api.close_empty().await;
 }

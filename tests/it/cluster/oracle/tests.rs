@@ -6,11 +6,11 @@ use orderly::lease::NodeId;
 
 use super::Evidence;
 use crate::cluster::faults::Silence;
+use crate::cluster::load::{LoadSource, Urls, Workload};
 use crate::cluster::nodes::Cluster;
-use crate::cluster::shop::{Assortment, Doors, Shop};
 use crate::support::until;
 
-const ORDERS: Assortment = Assortment {
+const ORDERS: Workload = Workload {
     name: "order",
     orders: 3,
     long_share: 0.0,
@@ -21,14 +21,14 @@ const ORDERS: Assortment = Assortment {
 async fn ordinary() -> Option<Evidence> {
     let cluster = Cluster::new(&[]).await?;
     let node = cluster.start().await;
-    let doors = Doors::default();
-    doors.open(node.url());
-    let shop = Shop::new(&doors, ORDERS, 1);
-    shop.demand(ORDERS.orders);
-    shop.run(1).await;
+    let urls = Urls::default();
+    urls.open(node.url());
+    let source = LoadSource::new(&urls, ORDERS, 1);
+    source.demand(ORDERS.orders);
+    source.run(1).await;
     until("all orders have ended", async || node.open_orders().await == 0).await;
     Some(Evidence {
-        sales: shop.sales(),
+        accepted_orders: source.accepted_orders(),
         silences: Vec::new(),
         records: cluster.records().await,
     })
@@ -41,11 +41,13 @@ async fn the_oracle_notices_every_kind_of_falsified_evidence() {
     assert_eq!(evidence.breaches(), [""; 0]);
     let changes: [(&str, Change); 8] = [
         ("lost", |evidence| drop(evidence.records.remove(0))),
-        ("duplicated", |evidence| drop(evidence.sales.remove(0))),
+        ("duplicated", |evidence| drop(evidence.accepted_orders.remove(0))),
         ("diverged", |evidence| {
-            evidence.sales[0].body["user_id"] = 999.into();
+            evidence.accepted_orders[0].body["user_id"] = 999.into();
         }),
-        ("cancelled", |evidence| evidence.sales[0].cancelled = true),
+        ("cancelled", |evidence| {
+            evidence.accepted_orders[0].cancelled = true
+        }),
         ("ended", |evidence| {
             let events = &mut evidence.records[0].events;
             events.extend(events.last().cloned());
@@ -55,8 +57,10 @@ async fn the_oracle_notices_every_kind_of_falsified_evidence() {
             completed.event.node = Some(NodeId(1));
         }),
         ("fifo", |evidence| {
-            let before_all = evidence.sales[0].sent.checked_sub(Duration::from_secs(1));
-            evidence.sales[2].answered = before_all.expect("the machine has been up for longer");
+            let before_all = evidence.accepted_orders[0]
+                .sent
+                .checked_sub(Duration::from_secs(1));
+            evidence.accepted_orders[2].answered = before_all.expect("the machine has been up for longer");
         }),
         ("takeover", |evidence| {
             let [_, started, completed] = &mut evidence.records[0].events[..] else {

@@ -5,10 +5,10 @@ use orderly::live::{Filter, Live, Next, Subscription};
 use orderly::store::{FeedCursor, FeedPosition};
 use tokio::time::timeout;
 
-use super::{BURST, Heard, PATIENCE, end, end_of_feed, hear, live, live_over, of_user};
+use super::{BURST, PATIENCE, Received, end, end_of_feed, live, live_over, of_user, receive};
 use crate::support::Harness;
+use crate::support::layers::{StandsStill, layered};
 use crate::support::make::order_of;
-use crate::support::twisted::{StandsStill, twisted};
 
 conformance![
     a_position_outside_the_feed_gets_a_resync_and_continues,
@@ -22,16 +22,16 @@ async fn subscribe_after(live: &Live, after: FeedCursor) -> Subscription {
 }
 
 /// Reads up to a resync, and returns the events before it and its cursor.
-async fn hear_resync(subscription: &mut Subscription) -> (Heard, FeedCursor) {
-    let mut heard = Heard::new();
+async fn receive_resync(subscription: &mut Subscription) -> (Received, FeedCursor) {
+    let mut received = Received::new();
     loop {
         let next = timeout(PATIENCE, subscription.next()).await;
         match next.expect("an event arrives in time") {
             Next::Change(change) => {
                 let event = &change.event;
-                heard.push((event.event.order_id, event.event.version, event.position));
+                received.push((event.event.order_id, event.event.version, event.position));
             }
-            Next::Resync(cursor) => return (heard, cursor),
+            Next::Resync(cursor) => return (received, cursor),
         }
     }
 }
@@ -60,10 +60,10 @@ async fn a_position_outside_the_feed_gets_a_resync_and_continues(harness: &mut H
         };
         assert_eq!(cursor.epoch, now.epoch);
         let id = harness.accept_one().await;
-        assert_eq!(hear(&mut subscription).await.0, id);
+        assert_eq!(receive(&mut subscription).await.0, id);
         // Moves the feed on, so that the next round's future position is later.
         harness.cancel(id).await;
-        assert_eq!(hear(&mut subscription).await.0, id);
+        assert_eq!(receive(&mut subscription).await.0, id);
     }
     end(live, draining).await;
 }
@@ -80,20 +80,20 @@ async fn a_position_before_pruned_orders_gets_a_resync(harness: &mut Harness) {
     let (live, draining) = live(harness);
     let mut subscription = subscribe_after(&live, too_old).await;
     assert_eq!(subscription.cursor(), too_old, "a repeat gets the resync again");
-    assert_eq!(hear_resync(&mut subscription).await, (vec![], now));
+    assert_eq!(receive_resync(&mut subscription).await, (vec![], now));
     let next = harness.accept_one().await;
-    assert_eq!(hear(&mut subscription).await.0, next);
+    assert_eq!(receive(&mut subscription).await.0, next);
     // No event is missing after the last pruned one.
     let mut complete = subscribe_after(&live, oldest).await;
-    assert_eq!(hear(&mut complete).await.0, kept);
-    assert_eq!(hear(&mut complete).await.0, next);
+    assert_eq!(receive(&mut complete).await.0, kept);
+    assert_eq!(receive(&mut complete).await.0, next);
     end(live, draining).await;
 }
 
 /// The pruned events were never read, so later events must not be delivered as if they came next.
 async fn pruned_unread_events_resync_every_subscriber(harness: &mut Harness) {
     let still = StandsStill::new();
-    let (live, draining) = live_over(twisted(harness.store().clone(), still.clone()), harness);
+    let (live, draining) = live_over(layered(harness.store().clone(), still.clone()), harness);
     let mut followers = Vec::new();
     for filter in [Filter::default(), of_user(1), of_user(2), Filter::default()] {
         followers.push(live.feed().subscribe(filter, None).await.unwrap());
@@ -102,7 +102,7 @@ async fn pruned_unread_events_resync_every_subscriber(harness: &mut Harness) {
     // The last subscriber reads nothing yet and its queue is full; the third has no matching event.
     for reader in &mut followers[..2] {
         for _ in &ids {
-            hear(reader).await;
+            receive(reader).await;
         }
     }
     still.hold();
@@ -118,14 +118,17 @@ async fn pruned_unread_events_resync_every_subscriber(harness: &mut Harness) {
 
     for follower in &mut followers {
         let began = follower.cursor().position;
-        let (heard, cursor) = hear_resync(follower).await;
+        let (received, cursor) = receive_resync(follower).await;
         assert_eq!(cursor, now);
-        let places = heard.iter().map(|(_, _, position)| position.0);
-        assert!(places.eq((began.0 + 1..).take(heard.len())), "gap in {heard:?}");
+        let places = received.iter().map(|(_, _, position)| position.0);
+        assert!(
+            places.eq((began.0 + 1..).take(received.len())),
+            "gap in {received:?}"
+        );
     }
     let next = harness.accept(vec![order_of(1)]).await;
     for reader in [0, 1, 3] {
-        assert_eq!(hear(&mut followers[reader]).await.0, next[0]);
+        assert_eq!(receive(&mut followers[reader]).await.0, next[0]);
     }
     end(live, draining).await;
 }

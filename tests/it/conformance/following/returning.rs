@@ -11,9 +11,9 @@ use orderly::order::OrderId;
 use orderly::store::layer::{InnerCall, Layer, Verb};
 use orderly::store::{FeedPosition, StoreError};
 
-use super::{end, end_of_feed, hear, live_over};
+use super::{end, end_of_feed, live_over, receive};
 use crate::support::Harness;
-use crate::support::twisted::{StandsStill, twisted};
+use crate::support::layers::{StandsStill, layered};
 
 conformance![
     a_short_absence_is_served_from_memory,
@@ -24,18 +24,18 @@ conformance![
 /// Changes of 19 s at 500 per second: a heartbeat of 15 s and the longest wait of 4 s.
 const MISSED: usize = 9_500;
 const OLDER: usize = 1_000;
-const CROWD: usize = 100;
+const SUBSCRIBERS: usize = 100;
 
 /// A layer that can stall or fail calls, and counts them.
-struct Moody {
+struct ControlledStore {
     stands_still: Arc<StandsStill>,
     asked: AtomicUsize,
     away: AtomicBool,
 }
 
-impl Moody {
-    fn new() -> Arc<Moody> {
-        Arc::new(Moody {
+impl ControlledStore {
+    fn new() -> Arc<ControlledStore> {
+        Arc::new(ControlledStore {
             stands_still: StandsStill::new(),
             asked: AtomicUsize::new(0),
             away: AtomicBool::new(false),
@@ -47,7 +47,7 @@ impl Moody {
     }
 }
 
-impl Layer for Moody {
+impl Layer for ControlledStore {
     async fn around<T: Send>(&self, _verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.stands_still.passed().await;
@@ -70,66 +70,73 @@ async fn a_short_absence_is_served_from_memory(harness: &mut Harness) {
     }
     // All events have positions, so the node has them in memory from the start.
     end_of_feed(harness).await;
-    let moody = Moody::new();
-    let store = twisted(harness.store().clone(), moody.clone());
+    let controlled = ControlledStore::new();
+    let store = layered(harness.store().clone(), controlled.clone());
     let (live, draining) = live_over(store, harness);
     let first = live.feed().subscribe(Filter::default(), None).await.unwrap();
-    moody.away.store(true, Ordering::SeqCst);
+    controlled.away.store(true, Ordering::SeqCst);
     let mut back = live
         .feed()
         .subscribe(Filter::default(), Some(left_at))
         .await
         .unwrap();
-    let mut heard: Vec<(OrderId, FeedPosition)> = Vec::new();
+    let mut received: Vec<(OrderId, FeedPosition)> = Vec::new();
     for _ in 0..MISSED {
-        let (id, _, position) = hear(&mut back).await;
-        heard.push((id, position));
+        let (id, _, position) = receive(&mut back).await;
+        received.push((id, position));
     }
-    assert!(heard.is_sorted_by_key(|(_, position)| *position));
-    let heard: Vec<OrderId> = heard.into_iter().map(|(id, _)| id).collect();
-    assert_eq!(heard, orders);
+    assert!(received.is_sorted_by_key(|(_, position)| *position));
+    let received: Vec<OrderId> = received.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(received, orders);
     drop((first, back));
     end(live, draining).await;
 }
 
 /// Subscribes many clients that wait for one stalled read, runs `then`, and returns each result.
-async fn crowd(live: &Live, moody: &Moody, then: impl FnOnce()) -> Vec<Result<Subscription, SubscribeError>> {
-    moody.stands_still.hold();
+async fn subscribe_together(
+    live: &Live,
+    controlled: &ControlledStore,
+    then: impl FnOnce(),
+) -> Vec<Result<Subscription, SubscribeError>> {
+    controlled.stands_still.hold();
     let feed = live.feed();
     let mut all = pin!(join_all(
-        (0..CROWD).map(|_| feed.subscribe(Filter::default(), None))
+        (0..SUBSCRIBERS).map(|_| feed.subscribe(Filter::default(), None))
     ));
     assert!(all.as_mut().now_or_never().is_none());
-    moody.stands_still.arrival().await;
+    controlled.stands_still.arrival().await;
     then();
-    moody.stands_still.release();
+    controlled.stands_still.release();
     all.await
 }
 
 async fn subscribers_returning_together_share_one_read_of_the_store(harness: &mut Harness) {
     harness.accept_one().await;
     end_of_feed(harness).await;
-    let moody = Moody::new();
-    let (live, draining) = live_over(twisted(harness.store().clone(), moody.clone()), harness);
-    let all = crowd(&live, &moody, || {}).await;
+    let controlled = ControlledStore::new();
+    let (live, draining) = live_over(layered(harness.store().clone(), controlled.clone()), harness);
+    let all = subscribe_together(&live, &controlled, || {}).await;
     // One read for the end of the feed and one for earlier events; the feed task may have read as well.
-    assert!((2..10).contains(&moody.asked()), "{}", moody.asked());
+    assert!((2..10).contains(&controlled.asked()), "{}", controlled.asked());
     let accepted = harness.accept_one().await;
     for subscription in all {
-        let (id, version, _) = hear(&mut subscription.unwrap()).await;
+        let (id, version, _) = receive(&mut subscription.unwrap()).await;
         assert_eq!((id, version), (accepted, 1));
     }
     end(live, draining).await;
 }
 
 async fn subscribers_returning_together_share_one_store_error(harness: &mut Harness) {
-    let moody = Moody::new();
-    let (live, draining) = live_over(twisted(harness.store().clone(), moody.clone()), harness);
-    let all = crowd(&live, &moody, || moody.away.store(true, Ordering::SeqCst)).await;
+    let controlled = ControlledStore::new();
+    let (live, draining) = live_over(layered(harness.store().clone(), controlled.clone()), harness);
+    let all = subscribe_together(&live, &controlled, || {
+        controlled.away.store(true, Ordering::SeqCst)
+    })
+    .await;
     assert!(all.iter().all(Result::is_err));
-    assert_eq!(moody.asked(), 1);
+    assert_eq!(controlled.asked(), 1);
     // Later subscribers cause a new read.
-    moody.away.store(false, Ordering::SeqCst);
+    controlled.away.store(false, Ordering::SeqCst);
     live.feed().subscribe(Filter::default(), None).await.unwrap();
     end(live, draining).await;
 }

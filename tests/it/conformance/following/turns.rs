@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{PATIENCE, end, end_of_feed, live_over};
 use crate::support::Harness;
-use crate::support::twisted::{StandsStill, twisted};
+use crate::support::layers::{StandsStill, layered};
 
 conformance![an_abandoned_log_read_frees_its_turn_for_others];
 
@@ -28,7 +28,7 @@ async fn an_abandoned_log_read_frees_its_turn_for_others(harness: &mut Harness) 
     harness.accept_one().await;
     let now = end_of_feed(harness).await;
     let stands_still = StandsStill::new();
-    let store = twisted(harness.store().clone(), stands_still.clone());
+    let store = layered(harness.store().clone(), stands_still.clone());
     let (live, draining) = live_over(store, harness);
     let _follower = subscribe(&live, None).await;
     // Only a read of the log shows that the cursor is unusable.

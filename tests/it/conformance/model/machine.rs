@@ -208,10 +208,10 @@ impl Model {
                 .filter_map(|order| order.due)
         };
         if let Some(due) = waiting().filter(|due| *due > now).min() {
-            let told = next_due_in.expect("the store reports the next due time");
+            let reported = next_due_in.expect("the store reports the next due time");
             assert!(
-                told <= due.since(now),
-                "{told:?} is later than {:?}",
+                reported <= due.since(now),
+                "{reported:?} is later than {:?}",
                 due.since(now)
             );
         }

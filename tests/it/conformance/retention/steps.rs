@@ -21,7 +21,7 @@ async fn a_retention_run_works_in_small_steps(harness: &mut Harness) {
     let open = ids.remove(7);
     harness.cancel_all(&ids).await;
     harness.advance(LATER).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     let first = step(harness, None).await;
     // The open order was looked at too.
     let last_of_first = ids[PRUNE_ORDERS_MAX - 2];
@@ -62,7 +62,7 @@ async fn an_order_with_many_events_gets_its_own_retention_step(harness: &mut Har
     }))
     .await;
     harness.advance(LATER).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     let first = step(harness, None).await;
     assert_eq!((first.orders, first.next), (3, Some(ids[2])));
     let second = step(harness, first.next).await;
@@ -73,7 +73,7 @@ async fn a_retention_run_ends_at_orders_that_are_too_young(harness: &mut Harness
     let old = ended_orders(harness).await;
     harness.advance(LATER).await;
     harness.accept_some(PRUNE_ORDERS_MAX).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     let pruned = step(harness, None).await;
     assert_eq!((pruned.orders, pruned.next), (old.len(), None));
 }
@@ -82,7 +82,7 @@ async fn a_concurrent_redrive_happens_before_the_removal_or_is_refused(harness: 
     let ids = harness.accept_some(200).await;
     harness.cancel_all(&ids).await;
     harness.advance(LATER).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     let redrives = join_all(
         ids.iter()
             .rev()
@@ -121,7 +121,7 @@ async fn concurrent_retention_runs_remove_each_order_once(harness: &mut Harness)
     let ids = harness.accept_some(300).await;
     harness.cancel_all(&ids).await;
     harness.advance(LATER).await;
-    harness.place_all().await;
+    harness.number_all_events().await;
     let rounds = join_all((0..4).map(|_| round(harness))).await;
     let taken: usize = rounds.iter().sum();
     assert_eq!(taken + round(harness).await, ids.len());

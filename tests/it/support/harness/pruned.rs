@@ -14,7 +14,7 @@ impl Harness {
     /// Removes all orders that are final now, as after a day of retention. Returns the orders that could not be
     /// removed.
     pub async fn prune_all(&self) -> Vec<OrderId> {
-        self.place_all().await;
+        self.number_all_events().await;
         self.advance(LONGER_THAN_THE_RETENTION).await;
         let mut after = None;
         let mut refused = Vec::new();

@@ -14,7 +14,7 @@ enum Refusal {
 }
 
 /// The tables of a shared store between which an open order moves.
-const PLACES: [&str; 4] = ["first_line", "second_line", "blocked", "leases"];
+const PLACES_IN_LINE: [&str; 4] = ["first_line", "second_line", "blocked", "leases"];
 
 impl Harness {
     /// Refuses changes of an order's row for which the condition over `old` and `new` holds. A shared store changes the
@@ -70,7 +70,7 @@ impl Harness {
         if self.is_embedded() {
             return;
         }
-        for table in PLACES {
+        for table in PLACES_IN_LINE {
             for (event, row) in [("insert", "new"), ("update", "new"), ("delete", "old")] {
                 self.rule("change", table, event, &among(row, ids), Refusal::Said)
                     .await;

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use super::running::on_a_free_port;
-use super::supervised::{Signs, Supervised};
+use super::supervised::{StartSigns, Supervised};
 use super::{SUPERUSER, Server, blocking, programs};
 
 /// Connections per database: more than a store needs at once, fewer than a test run could open.
 const SHARED_POOL_SIZE: u32 = 20;
 
-const SIGNS: Signs = Signs {
+const START_SIGNS: StartSigns = StartSigns {
     ready: "process up",
     failed: "FATAL",
 };
@@ -67,7 +67,7 @@ impl PgBouncer {
         let (port, command) = on_a_free_port(|port| {
             let settings = supervised.write("pgbouncer.ini", &settings(&server, mode, port, pool_size))?;
             let command = vec![program.display().to_string(), settings.display().to_string()];
-            supervised.start(&command, &SIGNS).map(|()| command)
+            supervised.start(&command, &START_SIGNS).map(|()| command)
         })?;
         Ok(PgBouncer {
             running: Arc::new(Running {
@@ -84,7 +84,7 @@ impl PgBouncer {
         let running = self.running.clone();
         let restarted = blocking(move || {
             running.supervised.end("TERM")?;
-            running.supervised.start(&running.command, &SIGNS)
+            running.supervised.start(&running.command, &START_SIGNS)
         });
         restarted
             .await

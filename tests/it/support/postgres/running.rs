@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::supervised::{Signs, Supervised};
+use super::supervised::{StartSigns, Supervised};
 use super::{Options, SUPERUSER, Stop, programs};
 
 /// Attempts, since another program may take a port between the check and its use.
@@ -17,7 +17,7 @@ const KILLED_GONE_IN: Duration = Duration::from_secs(10);
 /// Message of a server that starts before they are gone.
 const KILLED_STILL_THERE: &str = "pre-existing shared memory block";
 
-const SIGNS: Signs = Signs {
+const START_SIGNS: StartSigns = StartSigns {
     // A standby prints "read-only connections".
     ready: "database system is ready to accept",
     // Includes the process: a client refused in the meantime is FATAL too, but no failed start.
@@ -108,7 +108,7 @@ impl Running {
                 format!("--config-file={}", settings.display()),
                 format!("--port={port}"),
             ];
-            supervised.start(&command, &SIGNS).map(|()| command)
+            supervised.start(&command, &START_SIGNS).map(|()| command)
         })?;
         Ok(Running {
             supervised,
@@ -129,7 +129,7 @@ impl Running {
     pub fn start_again(&self) -> Result<(), String> {
         let deadline = Instant::now() + KILLED_GONE_IN;
         loop {
-            match self.supervised.start(&self.command, &SIGNS) {
+            match self.supervised.start(&self.command, &START_SIGNS) {
                 Err(error) if error.contains(KILLED_STILL_THERE) && Instant::now() < deadline => {}
                 started => return started,
             }

@@ -37,7 +37,7 @@ struct Channel {
 }
 
 /// Log lines that show the result of a start.
-pub struct Signs {
+pub struct StartSigns {
     pub ready: &'static str,
     pub failed: &'static str,
 }
@@ -108,7 +108,7 @@ impl Supervised {
     /// Runs a program to its end.
     pub fn run(&self, command: &[String]) -> Result<(), String> {
         self.log.clear();
-        match self.tell(&format!("run {}", self.line(command)))? {
+        match self.send_command(&format!("run {}", self.line(command)))? {
             0 => Ok(()),
             status => {
                 self.log.wait_for(|line| *line == format!("ended with {status}"));
@@ -118,9 +118,9 @@ impl Supervised {
     }
 
     /// Starts the program and waits for the first sign.
-    pub fn start(&self, command: &[String], signs: &Signs) -> Result<(), String> {
+    pub fn start(&self, command: &[String], signs: &StartSigns) -> Result<(), String> {
         self.log.clear();
-        self.tell(&format!("start {}", self.line(command)))?;
+        self.send_command(&format!("start {}", self.line(command)))?;
         let is_sign = |line: &String| line.contains(signs.ready) || line.contains(signs.failed);
         match self.log.wait_for(is_sign) {
             Some(line) if line.contains(signs.ready) => Ok(()),
@@ -133,12 +133,12 @@ impl Supervised {
 
     /// Sends a signal to the program and its children without waiting.
     pub fn signal(&self, signal: &str) -> Result<(), String> {
-        self.tell(&format!("signal {signal}")).map(|_| ())
+        self.send_command(&format!("signal {signal}")).map(|_| ())
     }
 
     /// Ends the program with a signal and waits for its end.
     pub fn end(&self, signal: &str) -> Result<(), String> {
-        self.tell(&format!("end {signal}")).map(|_| ())
+        self.send_command(&format!("end {signal}")).map(|_| ())
     }
 
     fn line(&self, command: &[String]) -> String {
@@ -150,7 +150,7 @@ impl Supervised {
         line
     }
 
-    fn tell(&self, command: &str) -> Result<i32, String> {
+    fn send_command(&self, command: &str) -> Result<i32, String> {
         let mut channel = self.channel.lock().unwrap();
         let commands = channel.commands.as_mut().expect("present until dropped");
         let mut answer = String::new();

@@ -11,15 +11,15 @@ use crate::support::postgres::{self, Authority, Options, Server, TestDatabase};
 use crate::support::{required, until};
 
 /// A database with one table, a proxy before its server, and connections through the proxy and past it.
-struct Scene {
+struct Fixture {
     proxy: Proxy,
     database: TestDatabase,
     client: Client,
     admin: Client,
 }
 
-impl Scene {
-    async fn new() -> Option<Scene> {
+impl Fixture {
+    async fn new() -> Option<Fixture> {
         if !required("a private PostgreSQL", postgres::is_installed()) {
             return None;
         }
@@ -30,7 +30,7 @@ impl Scene {
         admin.batch_execute(table).await.unwrap();
         let proxy = Proxy::before(server.address()).await;
         let client = postgres::connect(&through(&proxy, &database)).await.unwrap();
-        Some(Scene {
+        Some(Fixture {
             proxy,
             database,
             client,
@@ -78,27 +78,31 @@ async fn insert(client: &Client, id: i32) -> Result<u64, tokio_postgres::Error> 
 
 #[tokio::test]
 async fn forwarded_flights_are_recorded_and_counted() {
-    let Some(scene) = Scene::new().await else { return };
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
     assert_eq!(
-        (scene.proxy.connection_count(), scene.proxy.flight_count()),
+        (fixture.proxy.connection_count(), fixture.proxy.flight_count()),
         (1, 0)
     );
-    insert(&scene.client, 1).await.unwrap();
-    scene.client.batch_execute("begin; commit").await.unwrap();
-    assert_eq!(scene.proxy.flight_count(), 2);
+    insert(&fixture.client, 1).await.unwrap();
+    fixture.client.batch_execute("begin; commit").await.unwrap();
+    assert_eq!(fixture.proxy.flight_count(), 2);
     assert_eq!(
-        scene.proxy.flights(),
+        fixture.proxy.flights(),
         ["insert into public.rows values ($1)", "begin; commit"]
     );
-    assert_eq!(scene.rows().await, 1);
+    assert_eq!(fixture.rows().await, 1);
 }
 
 #[tokio::test]
 async fn data_sent_byte_by_byte_arrives() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.proxy.slice(true);
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    fixture.proxy.slice(true);
     let long = "ä".repeat(1000);
-    let client = scene.connect().await.unwrap();
+    let client = fixture.connect().await.unwrap();
     let row = client
         .query_typed("select $1", &[(&long, Type::TEXT)])
         .await
@@ -108,118 +112,134 @@ async fn data_sent_byte_by_byte_arrives() {
 
 #[tokio::test]
 async fn cut_connections_are_closed_and_new_ones_pass() {
-    let Some(scene) = Scene::new().await else { return };
-    let other = scene.connect().await.unwrap();
-    scene.proxy.cut_all();
-    for client in [&scene.client, &other] {
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    let other = fixture.connect().await.unwrap();
+    fixture.proxy.cut_all();
+    for client in [&fixture.client, &other] {
         assert!(insert(client, 1).await.unwrap_err().is_closed());
     }
-    insert(&scene.connect().await.unwrap(), 1).await.unwrap();
+    insert(&fixture.connect().await.unwrap(), 1).await.unwrap();
 }
 
 #[tokio::test]
 async fn refused_connections_are_counted_and_old_ones_pass() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.proxy.refuse(true);
-    assert!(scene.connect().await.is_err());
-    insert(&scene.client, 1).await.unwrap();
-    scene.proxy.refuse(false);
-    assert!(scene.connect().await.is_ok());
-    assert_eq!(scene.proxy.connection_count(), 3);
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    fixture.proxy.refuse(true);
+    assert!(fixture.connect().await.is_err());
+    insert(&fixture.client, 1).await.unwrap();
+    fixture.proxy.refuse(false);
+    assert!(fixture.connect().await.is_ok());
+    assert_eq!(fixture.proxy.connection_count(), 3);
 }
 
 #[tokio::test]
 async fn a_flight_with_a_lost_answer_was_carried_out() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.when("insert", Action::LoseAnswer);
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    fixture.when("insert", Action::LoseAnswer);
     // Sent before the first answer: earlier flights are answered, later ones are not.
     let (before, lost, after) = tokio::join!(
-        scene.client.batch_execute("select 1"),
-        insert(&scene.client, 1),
-        scene.client.batch_execute("select 2"),
+        fixture.client.batch_execute("select 1"),
+        insert(&fixture.client, 1),
+        fixture.client.batch_execute("select 2"),
     );
     before.unwrap();
     assert!(lost.unwrap_err().is_closed());
     assert!(after.unwrap_err().is_closed());
-    assert_eq!(scene.rows().await, 1);
+    assert_eq!(fixture.rows().await, 1);
 }
 
 #[tokio::test]
 async fn the_answer_to_a_commit_can_be_lost() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.when("commit", Action::LoseAnswer);
-    scene.client.batch_execute("begin").await.unwrap();
-    insert(&scene.client, 1).await.unwrap();
-    assert_eq!(scene.rows().await, 0);
-    assert!(scene.client.batch_execute("commit").await.is_err());
-    assert_eq!(scene.rows().await, 1);
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    fixture.when("commit", Action::LoseAnswer);
+    fixture.client.batch_execute("begin").await.unwrap();
+    insert(&fixture.client, 1).await.unwrap();
+    assert_eq!(fixture.rows().await, 0);
+    assert!(fixture.client.batch_execute("commit").await.is_err());
+    assert_eq!(fixture.rows().await, 1);
 }
 
 #[tokio::test]
 async fn a_silenced_connection_stays_open() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.when("insert", Action::Silence);
-    let unanswered = insert(&scene.client, 1);
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    fixture.when("insert", Action::Silence);
+    let unanswered = insert(&fixture.client, 1);
     tokio::pin!(unanswered);
     tokio::select! {
         biased;
         answered = &mut unanswered => panic!("{answered:?}"),
-        () = scene.until_rows(1) => {}
+        () = fixture.until_rows(1) => {}
     }
-    assert!(!scene.client.is_closed());
-    scene.proxy.cut_all();
+    assert!(!fixture.client.is_closed());
+    fixture.proxy.cut_all();
     assert!(unanswered.await.unwrap_err().is_closed());
 }
 
 #[tokio::test]
 async fn a_cut_flight_never_reaches_the_server() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.when("insert", Action::Cut);
-    assert!(insert(&scene.client, 1).await.unwrap_err().is_closed());
-    assert_eq!(scene.rows().await, 0);
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    fixture.when("insert", Action::Cut);
+    assert!(insert(&fixture.client, 1).await.unwrap_err().is_closed());
+    assert_eq!(fixture.rows().await, 0);
 }
 
 #[tokio::test]
 async fn a_held_flight_commits_once_released() {
-    let Some(scene) = Scene::new().await else { return };
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
     let gate = Gate::closed();
-    scene.when("insert", Action::Hold(gate.clone()));
-    let held = insert(&scene.client, 1);
+    fixture.when("insert", Action::Hold(gate.clone()));
+    let held = insert(&fixture.client, 1);
     let let_go = async {
         gate.arrival().await;
         let locked =
             "select 1 from pg_locks where relation = 'public.rows'::regclass and mode = 'RowExclusiveLock'";
         until("the row is inserted", async || {
-            !scene.admin.query(locked, &[]).await.unwrap().is_empty()
+            !fixture.admin.query(locked, &[]).await.unwrap().is_empty()
         })
         .await;
-        assert_eq!(scene.rows().await, 0);
+        assert_eq!(fixture.rows().await, 0);
         gate.open();
     };
     let (held, ()) = tokio::join!(held, let_go);
     held.unwrap();
-    assert_eq!(scene.rows().await, 1);
+    assert_eq!(fixture.rows().await, 1);
 }
 
 #[tokio::test]
 async fn a_delayed_flight_arrives_after_later_flights_of_others() {
-    let Some(scene) = Scene::new().await else { return };
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
     let gate = Gate::closed();
     let then = Box::new(Action::Rewrite {
         from: "($1)".to_owned(),
         to: "($1 + 1)".to_owned(),
     });
-    scene.when(
+    fixture.when(
         "insert",
         Action::KeepBack {
             gate: gate.clone(),
             then,
         },
     );
-    let kept_back = insert(&scene.client, 1);
+    let kept_back = insert(&fixture.client, 1);
     let meanwhile = async {
         gate.arrival().await;
-        insert(&scene.admin, 2).await.unwrap();
+        insert(&fixture.admin, 2).await.unwrap();
         gate.open();
     };
     let (kept_back, ()) = tokio::join!(kept_back, meanwhile);
@@ -229,19 +249,21 @@ async fn a_delayed_flight_arrives_after_later_flights_of_others() {
 
 #[tokio::test]
 async fn nothing_passes_a_frozen_proxy_until_it_thaws() {
-    let Some(scene) = Scene::new().await else { return };
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
     let (arrived, mut arrivals) = mpsc::unbounded_channel();
-    scene.proxy.on_flight(move |_| {
+    fixture.proxy.on_flight(move |_| {
         arrived.send(()).expect("the test receives");
         Action::Forward
     });
-    scene.proxy.freeze(true);
-    let frozen = insert(&scene.client, 1);
+    fixture.proxy.freeze(true);
+    let frozen = insert(&fixture.client, 1);
     let thaw = async {
         arrivals.recv().await.unwrap();
-        assert_eq!(scene.rows().await, 0);
-        assert!(!scene.client.is_closed());
-        scene.proxy.freeze(false);
+        assert_eq!(fixture.rows().await, 0);
+        assert!(!fixture.client.is_closed());
+        fixture.proxy.freeze(false);
     };
     let (frozen, ()) = tokio::join!(frozen, thaw);
     frozen.unwrap();
@@ -249,21 +271,23 @@ async fn nothing_passes_a_frozen_proxy_until_it_thaws() {
 
 #[tokio::test]
 async fn a_condition_can_be_removed_from_a_statement() {
-    let Some(scene) = Scene::new().await else { return };
-    insert(&scene.client, 1).await.unwrap();
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    insert(&fixture.client, 1).await.unwrap();
     let update = async || {
         let statement = "update public.rows set token = token + 1 where id = $1 and token = $2";
         let (id, stale) = (1_i32, 7_i32);
         let values: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
             [(&id, Type::INT4), (&stale, Type::INT4)];
-        scene.client.execute_typed(statement, &values).await.unwrap()
+        fixture.client.execute_typed(statement, &values).await.unwrap()
     };
     assert_eq!(update().await, 0);
     let rewrite = Action::Rewrite {
         from: " and token = $2".to_owned(),
         to: String::new(),
     };
-    scene.when("update", rewrite);
+    fixture.when("update", rewrite);
     assert_eq!(update().await, 1);
 }
 
@@ -295,9 +319,11 @@ async fn encrypted_traffic_passes_unread() {
 
 #[tokio::test]
 async fn everything_ends_with_the_proxy() {
-    let Some(scene) = Scene::new().await else { return };
-    let url = through(&scene.proxy, &scene.database);
-    drop(scene.proxy);
-    assert!(insert(&scene.client, 1).await.unwrap_err().is_closed());
+    let Some(fixture) = Fixture::new().await else {
+        return;
+    };
+    let url = through(&fixture.proxy, &fixture.database);
+    drop(fixture.proxy);
+    assert!(insert(&fixture.client, 1).await.unwrap_err().is_closed());
     assert!(postgres::connect(&url).await.is_err());
 }

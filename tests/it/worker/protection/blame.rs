@@ -6,7 +6,7 @@ use orderly::event::EventKind;
 use orderly::order::{OrderId, OrderStatus};
 
 use super::super::world::{Setting, Step, World};
-use super::{MINUTE, died, openings, until_all_completed};
+use super::{MINUTE, breaker_openings, until_all_completed, world_with_dead_service};
 
 const FIVE: Setting = Setting {
     slots: 4,
@@ -54,7 +54,7 @@ async fn a_service_error_for_one_order_does_not_hold_up_others() {
             (OrderStatus::Failed, 5),
             "{step:?}"
         );
-        assert_eq!(openings(&world), 0, "{step:?}");
+        assert_eq!(breaker_openings(&world), 0, "{step:?}");
         world.end().await;
     }
 }
@@ -82,19 +82,19 @@ async fn a_lone_order_keeps_its_attempts_while_the_service_is_unavailable() {
 async fn an_unreachable_service_never_counts_as_an_attempt() {
     let world = World::new(FIVE).await;
     world.script.otherwise(Step::Take(Duration::from_millis(50)));
-    let neighbour = OrderId(1);
-    world.script.order(neighbour, &[Step::Refuse; 20]);
+    let other = OrderId(1);
+    world.script.order(other, &[Step::Refuse; 20]);
     world.harness.accept_one().await;
     let others = world.harness.accept_some(200).await;
     until_all_completed(&world, &others).await;
-    until_all_completed(&world, &[neighbour]).await;
-    assert_eq!(world.harness.order(neighbour).await.attempts, 1);
+    until_all_completed(&world, &[other]).await;
+    assert_eq!(world.harness.order(other).await.attempts, 1);
     world.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_secret_costs_some_attempts_but_fails_no_order() {
-    let (world, ids) = died(FIVE, 100, Step::Deny).await;
+    let (world, ids) = world_with_dead_service(FIVE, 100, Step::Deny).await;
     world.pass_long(MINUTE * 5, async |_| {}).await;
     let counters = world.harness.counters().await;
     assert_eq!(counters.failed, 0);
@@ -115,7 +115,7 @@ async fn an_order_denied_alone_fails_at_its_attempt_limit() {
     let id = world.harness.accept_one().await;
     world.until_status(id, OrderStatus::Failed).await;
     assert_eq!(world.harness.order(id).await.attempts, 5);
-    assert_eq!(openings(&world), 0);
+    assert_eq!(breaker_openings(&world), 0);
     world.end().await;
 }
 

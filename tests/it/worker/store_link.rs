@@ -25,24 +25,24 @@ pub enum Call {
     Other,
 }
 
-pub struct Line {
+pub struct StoreLink {
     calls: Mutex<Vec<(Instant, Call)>>,
     cut: Mutex<Vec<Call>>,
     /// Set while the store reports that it is not ready.
     not_ready: AtomicBool,
     claims_held: AtomicBool,
     /// Closed to release held claims; it never has a permit.
-    claims_let_go: Semaphore,
+    claims_released: Semaphore,
 }
 
-impl Line {
-    pub fn new() -> Arc<Line> {
-        Arc::new(Line {
+impl StoreLink {
+    pub fn new() -> Arc<StoreLink> {
+        Arc::new(StoreLink {
             calls: Mutex::default(),
             cut: Mutex::default(),
             not_ready: AtomicBool::new(false),
             claims_held: AtomicBool::new(false),
-            claims_let_go: Semaphore::new(0),
+            claims_released: Semaphore::new(0),
         })
     }
 
@@ -63,12 +63,12 @@ impl Line {
         self.not_ready.store(true, Ordering::SeqCst);
     }
 
-    pub fn mend(&self) {
+    pub fn restore(&self) {
         self.cut(&[]);
         self.not_ready.store(false, Ordering::SeqCst);
     }
 
-    pub fn say_not_ready(&self) {
+    pub fn report_not_ready(&self) {
         self.not_ready.store(true, Ordering::SeqCst);
     }
 
@@ -77,9 +77,9 @@ impl Line {
         self.claims_held.store(true, Ordering::SeqCst);
     }
 
-    pub fn let_claims_go(&self) {
+    pub fn release_claims(&self) {
         self.claims_held.store(false, Ordering::SeqCst);
-        self.claims_let_go.close();
+        self.claims_released.close();
     }
 
     /// Calls since the moment, answered or not.
@@ -118,7 +118,7 @@ pub fn most_within(span: Duration, times: &[Instant]) -> usize {
     times.iter().map(within).max().unwrap_or(0)
 }
 
-impl Layer for Line {
+impl Layer for StoreLink {
     async fn accept(
         &self,
         inner: &dyn Store,
@@ -134,7 +134,7 @@ impl Layer for Line {
         let claimed = inner.claim(request).await;
         if self.claims_held.load(Ordering::SeqCst) {
             // The wait ends when the semaphore closes.
-            let _ = self.claims_let_go.acquire().await;
+            let _ = self.claims_released.acquire().await;
         }
         claimed
     }

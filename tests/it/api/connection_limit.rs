@@ -9,14 +9,14 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::door::Door;
-use super::socket::{Hall, SYSTEM_BUFFER_BYTES};
+use super::in_process::Api;
+use super::socket::{ApiServer, SYSTEM_BUFFER_BYTES};
 use crate::support::client::http;
 use crate::support::process::{Process, configure};
 use crate::support::{PATIENCE, until};
 
 const KEY: &str = "correct-horse-battery-staple";
-const PLACES: u8 = 3;
+const LIMIT: u8 = 3;
 /// A client that reads nothing or withholds its body is evictable after 2 seconds and cut after 30.
 const BEFORE_SLOW_CLIENTS_ARE_CUT: Duration = Duration::from_secs(20);
 /// Longer than the buffers of the system and the server together.
@@ -29,15 +29,15 @@ const FILES_MAX: u64 = 8_192;
 struct Client(TcpStream);
 
 impl Client {
-    async fn connect(hall: &Hall) -> Client {
-        Client(TcpStream::connect(&hall.address).await.unwrap())
+    async fn connect(server: &ApiServer) -> Client {
+        Client(TcpStream::connect(&server.address).await.unwrap())
     }
 
     /// Connects with a small receive buffer and reads only the head of the answer.
-    async fn begin_to_read(hall: &Hall, path: &str) -> Client {
+    async fn begin_to_read(server: &ApiServer, path: &str) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(SYSTEM_BUFFER_BYTES).unwrap();
-        let connected = socket.connect(hall.address.parse().unwrap()).await;
+        let connected = socket.connect(server.address.parse().unwrap()).await;
         let mut client = Client(connected.unwrap());
         let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
         client.0.write_all(request.as_bytes()).await.unwrap();
@@ -48,12 +48,12 @@ impl Client {
     }
 
     /// Connects until it is answered. Connections to be evicted may not count as stuck yet.
-    async fn gets_in(hall: &Hall, headers: &str) -> Client {
+    async fn connect_and_ask(server: &ApiServer, headers: &str) -> Client {
         let entered = async {
             loop {
-                let mut probe = Client::connect(hall).await;
+                let mut probe = Client::connect(server).await;
                 assert_eq!(probe.ask("/livez", "").await, 200);
-                let mut client = Client::connect(hall).await;
+                let mut client = Client::connect(server).await;
                 if client.ask("/orders", headers).await == 200 {
                     return client;
                 }
@@ -65,7 +65,7 @@ impl Client {
     }
 
     /// Reports whether the server has closed the connection without an answer.
-    fn is_gone(&self) -> bool {
+    fn is_closed_now(&self) -> bool {
         match self.0.try_read(&mut [0]) {
             Ok(count) => {
                 assert_eq!(count, 0, "it was answered");
@@ -112,88 +112,88 @@ fn keyed() -> String {
 /// Issue 13, point 29: eight idle connections with one tiny request each locked out all clients with the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_limit_the_longest_idle_unauthenticated_connection_is_closed() {
-    let hall = Hall::before(Door::with_key(KEY).await, PLACES.into());
-    let mut customer = Client::connect(&hall).await;
-    assert_eq!(customer.ask("/orders", &keyed()).await, 200);
-    let mut strangers = Vec::new();
-    for _ in 1..PLACES {
-        let mut stranger = Client::connect(&hall).await;
-        assert_eq!(stranger.ask("/livez", "").await, 200);
-        strangers.push(stranger);
+    let server = ApiServer::before(Api::with_key(KEY).await, LIMIT.into());
+    let mut keyed_client = Client::connect(&server).await;
+    assert_eq!(keyed_client.ask("/orders", &keyed()).await, 200);
+    let mut others = Vec::new();
+    for _ in 1..LIMIT {
+        let mut other = Client::connect(&server).await;
+        assert_eq!(other.ask("/livez", "").await, 200);
+        others.push(other);
     }
     // The first client has sent a request since, so the second is the longest idle.
-    assert_eq!(strangers[0].ask("/orders", "").await, 401);
-    let mut newcomer = Client::connect(&hall).await;
+    assert_eq!(others[0].ask("/orders", "").await, 401);
+    let mut newcomer = Client::connect(&server).await;
     assert_eq!(newcomer.ask("/orders", &keyed()).await, 200);
-    strangers.remove(1).is_closed().await;
-    let mut newest = Client::connect(&hall).await;
+    others.remove(1).is_closed().await;
+    let mut newest = Client::connect(&server).await;
     assert_eq!(newest.ask("/orders", &keyed()).await, 200);
-    strangers.remove(0).is_closed().await;
+    others.remove(0).is_closed().await;
     // Clients with the key stay, however many others come.
-    let mut stranger = Client::connect(&hall).await;
-    assert_eq!(stranger.ask("/orders", "").await, 503);
-    for client in [&mut customer, &mut newcomer, &mut newest] {
+    let mut other = Client::connect(&server).await;
+    assert_eq!(other.ask("/orders", "").await, 503);
+    for client in [&mut keyed_client, &mut newcomer, &mut newest] {
         assert_eq!(client.ask("/orders", &keyed()).await, 200);
     }
-    drop((customer, newcomer, newest, stranger));
-    hall.close().await;
+    drop((keyed_client, newcomer, newest, other));
+    server.close().await;
 }
 
 /// Without a key no client has priority, but requests in progress and streams keep their connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_progress_keeps_its_connection() {
-    let hall = Hall::before(Door::open().await, PLACES.into());
-    hall.door.harness.accept_one().await;
+    let server = ApiServer::before(Api::open().await, LIMIT.into());
+    server.api.harness.accept_one().await;
     let mut streams = Vec::new();
-    for _ in 0..PLACES {
-        let mut stream = Client::connect(&hall).await;
+    for _ in 0..LIMIT {
+        let mut stream = Client::connect(&server).await;
         assert_eq!(stream.ask("/events", "accept: text/event-stream\r\n").await, 200);
         streams.push(stream);
     }
-    let mut newcomer = Client::connect(&hall).await;
+    let mut newcomer = Client::connect(&server).await;
     assert_eq!(newcomer.ask("/orders", "").await, 503);
     newcomer.is_closed().await;
     // A closed connection makes room, and an idle one is evicted for the next client.
     drop(streams.pop());
-    let waits = hall.door.harness.metrics().connections.clone();
-    until("a connection is free", async || waits.get() < PLACES.into()).await;
-    let mut idle = Client::connect(&hall).await;
+    let waits = server.api.harness.metrics().connections.clone();
+    until("a connection is free", async || waits.get() < LIMIT.into()).await;
+    let mut idle = Client::connect(&server).await;
     assert_eq!(idle.ask("/orders", "").await, 200);
-    let mut next = Client::connect(&hall).await;
+    let mut next = Client::connect(&server).await;
     assert_eq!(next.ask("/orders", "").await, 200);
     idle.is_closed().await;
     for stream in &mut streams {
-        hall.door.harness.accept_one().await;
+        server.api.harness.accept_one().await;
         let byte = timeout(PATIENCE, stream.0.read_u8()).await;
         byte.expect("the stream continues").unwrap();
     }
     drop((streams, next));
-    hall.close().await;
+    server.close().await;
 }
 
 /// Issue 13, point 29: a platform restarts a node whose health checks fail, and a scrape shows which limit is reached.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_metrics_are_served_at_the_connection_limit() {
-    let hall = Hall::before(Door::open().await, PLACES.into());
+    let server = ApiServer::before(Api::open().await, LIMIT.into());
     let mut streams = Vec::new();
-    for _ in 0..PLACES {
-        let mut stream = Client::connect(&hall).await;
+    for _ in 0..LIMIT {
+        let mut stream = Client::connect(&server).await;
         assert_eq!(stream.ask("/events", "accept: text/event-stream\r\n").await, 200);
         streams.push(stream);
     }
     let mut silent = Vec::new();
     for _ in 0..CROWD {
-        silent.push(Client::connect(&hall).await);
+        silent.push(Client::connect(&server).await);
         if silent.len() % 20 == 0 {
             for path in ["/livez", "/readyz", "/healthz", "/metrics", "/metrics/prometheus"] {
-                let mut probe = Client::connect(&hall).await;
+                let mut probe = Client::connect(&server).await;
                 assert_eq!(probe.ask(path, "").await, 200, "{path} after {}", silent.len());
                 probe.is_closed().await;
             }
         }
     }
     drop((streams, silent));
-    hall.close().await;
+    server.close().await;
 }
 
 /// Starts the program under this limit of open files.
@@ -219,62 +219,62 @@ async fn files_max(server: &Process) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_soft_open_file_limit_is_raised_and_a_hard_one_logged() {
     let folder = tempfile::tempdir().unwrap();
-    let told = "the system allows this process too few open files";
+    let warning = "the system allows this process too few open files";
     let hard = getrlimit(Resource::Nofile)
         .maximum
         .map_or(FILES_MAX, |hard| hard.min(FILES_MAX));
     let server = server_below(folder.path(), &format!("-Sn 64; ulimit -Hn {hard}")).await;
     assert_eq!(files_max(&server).await, hard);
-    assert!(!server.said(told));
+    assert!(!server.has_logged(warning));
     assert_eq!(server.terminate().await, Some(0));
     let server = server_below(folder.path(), "-n 64").await;
     assert_eq!(files_max(&server).await, 64);
-    assert!(server.said(told) && server.said("32 connections are taken"));
+    assert!(server.has_logged(warning) && server.has_logged("32 connections are taken"));
     assert_eq!(server.terminate().await, Some(0));
 }
 
 /// Issue 13, point 29: slow readers were never idle and locked out all clients with the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_readers_of_public_files_are_closed_at_the_limit() {
-    let hall = Hall::before(Door::with_key(KEY).await, PLACES.into());
+    let server = ApiServer::before(Api::with_key(KEY).await, LIMIT.into());
     let mut readers = Vec::new();
-    for _ in 0..PLACES {
-        readers.push(Client::begin_to_read(&hall, LONG_FILE).await);
+    for _ in 0..LIMIT {
+        readers.push(Client::begin_to_read(&server, LONG_FILE).await);
     }
     let mut customers = Vec::new();
-    for _ in 0..PLACES {
-        customers.push(Client::gets_in(&hall, &keyed()).await);
+    for _ in 0..LIMIT {
+        customers.push(Client::connect_and_ask(&server, &keyed()).await);
     }
     for reader in &mut readers {
         reader.is_closed().await;
     }
-    for customer in &mut customers {
-        assert_eq!(customer.ask("/orders", &keyed()).await, 200);
+    for keyed_client in &mut customers {
+        assert_eq!(keyed_client.ask("/orders", &keyed()).await, 200);
     }
     drop((customers, readers));
-    hall.close().await;
+    server.close().await;
 }
 
 /// Without a key a request without its body used to hold its connection for half a minute, and then the next one did.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_withhold_request_bodies_are_closed_at_the_limit() {
-    let hall = Hall::before(Door::open().await, PLACES.into());
+    let server = ApiServer::before(Api::open().await, LIMIT.into());
     let mut silent = Vec::new();
-    for _ in 0..PLACES {
-        let mut client = Client::connect(&hall).await;
+    for _ in 0..LIMIT {
+        let mut client = Client::connect(&server).await;
         let head = "POST /orders HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
         client.0.write_all(head.as_bytes()).await.unwrap();
         silent.push(client);
     }
     let gone = async {
         let mut customers = Vec::new();
-        while !silent.iter().all(Client::is_gone) {
-            customers.push(Client::gets_in(&hall, "").await);
+        while !silent.iter().all(Client::is_closed_now) {
+            customers.push(Client::connect_and_ask(&server, "").await);
         }
     };
     timeout(BEFORE_SLOW_CLIENTS_ARE_CUT, gone)
         .await
         .expect("all connections are in use");
     drop(silent);
-    hall.close().await;
+    server.close().await;
 }

@@ -19,7 +19,7 @@ use crate::support::until;
 const BATCH_ORDERS: u64 = 3;
 const READS_AT_ONCE: usize = 16;
 
-pub struct Shop {
+pub struct Fixture {
     folder: TempDir,
     server: Option<Process>,
     http: reqwest::Client,
@@ -50,23 +50,23 @@ impl Seen {
 /// All events: order id and version, with the position.
 pub type Table = BTreeMap<(u64, u64), Vec<u8>>;
 
-impl Shop {
+impl Fixture {
     /// Uses SQLite.
-    pub async fn open() -> Shop {
-        Shop::on(None).await
+    pub async fn open() -> Fixture {
+        Fixture::on(None).await
     }
 
     /// Uses the PostgreSQL database, or SQLite without one.
-    pub async fn on(database: Option<TestDatabase>) -> Shop {
-        let mut shop = Shop {
+    pub async fn on(database: Option<TestDatabase>) -> Fixture {
+        let mut fixture = Fixture {
             folder: tempfile::tempdir().unwrap(),
             server: None,
             http: http(),
             database,
             orders: Vec::new(),
         };
-        shop.start(&[]).await;
-        shop
+        fixture.start(&[]).await;
+        fixture
     }
 
     pub fn url(&self) -> &str {
@@ -85,7 +85,7 @@ impl Shop {
     }
 
     /// Places some orders and cancels one.
-    pub async fn sell(&mut self) {
+    pub async fn place_orders(&mut self) {
         let orders: Vec<Value> = (1..=BATCH_ORDERS)
             .map(|user_id| json!({"user_id": user_id, "item_ids": 7, "total_amount": 1}))
             .collect();
@@ -120,7 +120,7 @@ impl Shop {
     async fn start(&mut self, cutters: &[&Cutter]) {
         let server = Process::start(self.program()).await;
         for cutter in cutters {
-            cutter.aim(&server.url);
+            cutter.set_server(&server.url);
         }
         self.server = Some(server);
     }
@@ -141,7 +141,7 @@ impl Shop {
             .flat_map(|history| history["events"].as_array().unwrap());
         let seen = events.map(Seen::of);
         let table: Table = seen
-            .map(|seen| ((seen.order_id, seen.version), place(&seen.cursor)))
+            .map(|seen| ((seen.order_id, seen.version), position(&seen.cursor)))
             .collect();
         println!("{} orders, {} events", self.orders.len(), table.len());
         table
@@ -178,7 +178,7 @@ impl Shop {
 }
 
 /// Cursors are opaque to clients; these tests read them as bytes that rise with the feed.
-fn place(cursor: &str) -> Vec<u8> {
+fn position(cursor: &str) -> Vec<u8> {
     BASE64_URL_SAFE_NO_PAD
         .decode(cursor)
         .expect("a cursor of this server")
@@ -187,16 +187,16 @@ fn place(cursor: &str) -> Vec<u8> {
 /// Differences between the received events and the table.
 pub fn differences(seen: &[Seen], table: &Table) -> Vec<String> {
     let mut wrong = Vec::new();
-    let mut heard = BTreeSet::new();
+    let mut received = BTreeSet::new();
     let mut versions = BTreeMap::new();
     let mut last = Vec::new();
     for event in seen {
         let key = (event.order_id, event.version);
-        let place = place(&event.cursor);
-        if !heard.insert(key) {
+        let position = position(&event.cursor);
+        if !received.insert(key) {
             wrong.push(format!("repeated: {event:?}"));
         }
-        if place <= last {
+        if position <= last {
             wrong.push(format!("back in the feed: {event:?}"));
         }
         let version = versions.entry(event.order_id).or_insert(0);
@@ -204,24 +204,24 @@ pub fn differences(seen: &[Seen], table: &Table) -> Vec<String> {
         if *version != event.version {
             wrong.push(format!("not the next version of its order: {event:?}"));
         }
-        if table.get(&key) != Some(&place) {
+        if table.get(&key) != Some(&position) {
             wrong.push(format!("not in the table, or elsewhere: {event:?}"));
         }
-        last = place;
+        last = position;
     }
-    let missing = table.keys().filter(|key| !heard.contains(key));
+    let missing = table.keys().filter(|key| !received.contains(key));
     wrong.extend(missing.map(|key| format!("missing: {key:?}")));
     wrong
 }
 
 /// Number of skipped events before later received ones.
 pub fn gaps(seen: &[Seen], table: &Table) -> usize {
-    let heard: BTreeSet<_> = seen.iter().map(|event| (event.order_id, event.version)).collect();
+    let received: BTreeSet<_> = seen.iter().map(|event| (event.order_id, event.version)).collect();
     let last = seen
         .iter()
-        .map(|event| place(&event.cursor))
+        .map(|event| position(&event.cursor))
         .max()
         .unwrap_or_default();
-    let passed = table.iter().filter(|(_, place)| **place < last);
-    passed.filter(|(key, _)| !heard.contains(key)).count()
+    let passed = table.iter().filter(|(_, position)| **position < last);
+    passed.filter(|(key, _)| !received.contains(key)).count()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Shop;
+use super::Fixture;
 use crate::support::client::http;
 use crate::support::process::{Process, orderly};
 use crate::support::until;
@@ -33,23 +33,23 @@ async fn log_lines_lost_on_a_full_disk_are_counted_and_reported() {
         std::os::unix::fs::symlink("/dev/full", logs.join(format!("app.{day}.log"))).unwrap();
     }
     let server = Process::start(orderly(folder.path())).await;
-    server.says("log lines are lost").await;
+    server.until_logged("log lines are lost").await;
     until("lost lines are counted", async || lost(&server).await > 0).await;
     assert_eq!(server.terminate().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_log_folder_is_recreated() {
-    let shop = Shop::open(&[]).await;
-    let logs = shop.folder.path().join("logs");
+    let fixture = Fixture::open(&[]).await;
+    let logs = fixture.folder.path().join("logs");
     std::fs::remove_dir_all(&logs).unwrap();
-    shop.server.signal("USR1").await;
-    shop.server.says("SIGUSR1 received").await;
+    fixture.server.signal("USR1").await;
+    fixture.server.until_logged("SIGUSR1 received").await;
     let newest = logs.join("app.log");
     until("the log continues in a new file", async || {
         std::fs::read_to_string(&newest).is_ok_and(|log| log.contains("SIGUSR1 received"))
     })
     .await;
-    assert_eq!(lost(&shop.server).await, 0);
-    shop.close().await;
+    assert_eq!(lost(&fixture.server).await, 0);
+    fixture.close().await;
 }

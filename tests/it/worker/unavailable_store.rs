@@ -6,9 +6,9 @@ use orderly::event::EventKind::{Accepted, Completed, Started};
 use orderly::order::OrderStatus;
 use tokio::time::Instant;
 
-use super::line::{Call, Line, most_within};
+use super::store_link::{Call, StoreLink, most_within};
 use super::world::{Setting, Step, World};
-use crate::support::twisted::twisted;
+use crate::support::layers::layered;
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// The longest pause between two failing claims.
@@ -16,34 +16,34 @@ const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test(start_paused = true)]
 async fn an_unavailable_store_is_polled_every_few_seconds_until_it_returns() {
-    let line = Line::new();
-    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(Setting::default(), |store| layered(store, link.clone())).await;
     world.script.otherwise(Step::Hang);
     world.harness.accept_some(2).await;
     world
         .until("two attempts to begin", async |world| world.script.now() == 2)
         .await;
-    line.cut_all();
+    link.cut_all();
     world.pass_long(MINUTE, async |_| {}).await;
     assert_eq!(world.script.now(), 0, "the leases have expired");
     let away = Instant::now();
     world.pass_long(Duration::from_mins(10), async |_| {}).await;
     for of in [Call::Claim, Call::Renew] {
-        let tries = line.times_since(away, of);
+        let tries = link.times_since(away, of);
         assert!((120..=240).contains(&tries.len()), "{of:?}: {}", tries.len());
         assert!(
             most_within(Duration::from_secs(2), &tries) <= 1,
             "{of:?}: {tries:?}"
         );
     }
-    assert_eq!(line.times_since(away, Call::Settle), []);
+    assert_eq!(link.times_since(away, Call::Settle), []);
     assert_eq!(
-        line.times_since(away, Call::Other),
+        link.times_since(away, Call::Other),
         [],
         "no sweep without a heartbeat"
     );
     world.script.otherwise(Step::Complete);
-    line.mend();
+    link.restore();
     let back = Instant::now();
     for order in world.harness.records().await {
         world
@@ -57,9 +57,9 @@ async fn an_unavailable_store_is_polled_every_few_seconds_until_it_returns() {
 /// When accepts work but claims fail, every accepted order wakes the dispatcher.
 #[tokio::test(start_paused = true)]
 async fn wake_ups_do_not_cause_a_storm_of_failing_claims() {
-    let line = Line::new();
-    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
-    line.cut(&[Call::Claim]);
+    let link = StoreLink::new();
+    let world = World::with_store(Setting::default(), |store| layered(store, link.clone())).await;
+    link.cut(&[Call::Claim]);
     world.pass_long(MINUTE, async |_| {}).await;
     let noisy = Instant::now();
     world
@@ -67,9 +67,9 @@ async fn wake_ups_do_not_cause_a_storm_of_failing_claims() {
             world.harness.accept_one().await;
         })
         .await;
-    let claims = line.times_since(noisy, Call::Claim);
+    let claims = link.times_since(noisy, Call::Claim);
     assert!(claims.len() <= 2 * 60, "{}", claims.len());
-    line.mend();
+    link.restore();
     let back = Instant::now();
     world
         .until("the first order to start", async |world| {
@@ -82,17 +82,17 @@ async fn wake_ups_do_not_cause_a_storm_of_failing_claims() {
 
 #[tokio::test(start_paused = true)]
 async fn a_result_is_stored_if_the_store_recovers_within_the_lease() {
-    let line = Line::new();
-    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(Setting::default(), |store| layered(store, link.clone())).await;
     world.script.otherwise(Step::Take(Duration::from_secs(1)));
     let id = world.harness.accept_one().await;
     world.until_begun().await;
-    line.cut_all();
+    link.cut_all();
     let cut = Instant::now();
     world.pass(Duration::from_secs(20)).await;
-    let tries = line.times_since(cut, Call::Settle);
+    let tries = link.times_since(cut, Call::Settle);
     assert!((10..=40).contains(&tries.len()), "{}", tries.len());
-    line.mend();
+    link.restore();
     world.until_status(id, OrderStatus::Completed).await;
     assert_eq!(world.harness.events(id).await, [Accepted, Started, Completed]);
     world.end().await;

@@ -26,7 +26,7 @@ async fn an_outage_logs_few_lines_without_text_from_the_service() {
     let away = answer(503, "", "customer 4711 is on holiday");
     for number in 0..ORDERS {
         let reference = format!("order {number}");
-        receiver.tell(&reference, vec![away.clone(); ANSWERS]);
+        receiver.set_reactions(&reference, vec![away.clone(); ANSWERS]);
         let order = json!({"user_id": 1, "item_ids": [1], "total_amount": 1, "reference": reference});
         let sent = http().post(format!("{}/orders", server.url)).json(&order).send();
         assert_eq!(sent.await.unwrap().status(), 201);
@@ -43,14 +43,14 @@ async fn an_outage_logs_few_lines_without_text_from_the_service() {
     let lines = log_in(folder.path());
     let text = json!(lines).to_string();
     assert!(!text.contains("4711"), "{text}");
-    let told: Vec<&Value> = lines
+    let logged: Vec<&Value> = lines
         .iter()
         .filter(|line| line["fields"]["reason"].is_string() || line["reason"].is_string())
         .collect();
-    let named = told.iter().filter(|line| line.to_string().contains("503"));
-    assert_eq!(named.count(), told.len(), "{told:#?}");
+    let named = logged.iter().filter(|line| line.to_string().contains("503"));
+    assert_eq!(named.count(), logged.len(), "{logged:#?}");
     assert!(
-        (2..=3).contains(&told.len()),
-        "not one line of each kind: {told:#?}"
+        (2..=3).contains(&logged.len()),
+        "not one line of each kind: {logged:#?}"
     );
 }

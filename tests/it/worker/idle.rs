@@ -5,9 +5,9 @@ use std::time::Duration;
 use orderly::order::{OrderId, OrderStatus};
 use tokio::time::Instant;
 
-use super::line::{Call, Line, most_within};
+use super::store_link::{Call, StoreLink, most_within};
 use super::world::{LEASE, STEP, Setting, Step, World};
-use crate::support::twisted::twisted;
+use crate::support::layers::layered;
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// After this time a node without work makes as few calls as it will, or sleeps.
@@ -23,21 +23,21 @@ const SLEEPY: Setting = Setting {
 
 #[tokio::test(start_paused = true)]
 async fn without_open_orders_a_node_makes_at_most_four_calls_a_minute() {
-    let line = Line::new();
-    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(Setting::default(), |store| layered(store, link.clone())).await;
     let id = world.harness.accept_one().await;
     world.until_status(id, OrderStatus::Completed).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let quiet = Instant::now();
     world.pass_long(Duration::from_mins(30), async |_| {}).await;
-    let calls = line.calls_since(quiet);
+    let calls = link.calls_since(quiet);
     let times: Vec<Instant> = calls.iter().map(|(at, _)| *at).collect();
     assert!(most_within(MINUTE, &times) <= 4, "{calls:?}");
     for of in [Call::Claim, Call::Renew] {
-        let polls = line.times_since(quiet, of);
+        let polls = link.times_since(quiet, of);
         assert!(polls.len() >= 30, "{of:?} stopped: {polls:?}");
     }
-    assert_eq!(line.times_since(quiet, Call::Other), [], "the node swept");
+    assert_eq!(link.times_since(quiet, Call::Other), [], "the node swept");
     world.end().await;
 }
 
@@ -83,8 +83,8 @@ async fn a_lease_of_a_previously_idle_dead_node_counts_as_a_crash() {
 /// Otherwise each order of a slow trickle would cost a heartbeat and a sweep.
 #[tokio::test(start_paused = true)]
 async fn a_trickle_of_orders_adds_no_heartbeats() {
-    let line = Line::new();
-    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(Setting::default(), |store| layered(store, link.clone())).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let trickling = Instant::now();
     for _ in 0..60 {
@@ -93,22 +93,22 @@ async fn a_trickle_of_orders_adds_no_heartbeats() {
         // Long enough to count as idle in between.
         world.pass(Duration::from_millis(1500)).await;
     }
-    let beats = line.times_since(trickling, Call::Renew);
+    let beats = link.times_since(trickling, Call::Renew);
     assert!(most_within(MINUTE, &beats) <= 30, "{beats:?}");
     world.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn after_two_idle_minutes_a_sleeping_node_makes_no_calls() {
-    let line = Line::new();
-    let world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(SLEEPY, |store| layered(store, link.clone())).await;
     let id = world.harness.accept_one().await;
     world.until_status(id, OrderStatus::Completed).await;
     world.pass_long(Duration::from_secs(125), async |_| {}).await;
     let asleep = Instant::now();
     assert_eq!(world.listed().await, None, "the sleeping node is listed");
     world.pass_long(Duration::from_hours(1), async |_| {}).await;
-    assert_eq!(line.calls_since(asleep), []);
+    assert_eq!(link.calls_since(asleep), []);
     assert_taken_up_at_once(&world).await;
     let listed = world.listed().await.expect("an awake node is listed");
     assert!(listed.alive);
@@ -127,48 +127,48 @@ async fn a_node_does_not_sleep_while_orders_are_open() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_cannot_leave_the_node_list_still_sleeps() {
-    let line = Line::new();
-    let world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(SLEEPY, |store| layered(store, link.clone())).await;
     world.pass_long(MINUTE, async |_| {}).await;
     let cut = Instant::now();
-    line.cut(&[Call::Other]);
+    link.cut(&[Call::Other]);
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
-    assert_eq!(line.times_since(cut, Call::Other).len(), 1);
+    assert_eq!(link.times_since(cut, Call::Other).len(), 1);
     let asleep = Instant::now();
     world.pass_long(Duration::from_hours(1), async |_| {}).await;
-    assert_eq!(line.calls_since(asleep), []);
+    assert_eq!(link.calls_since(asleep), []);
     world.end().await;
 }
 
 /// A request found the store unavailable, so the node is not ready; only it can find out that the store is back.
 #[tokio::test(start_paused = true)]
 async fn a_sleeping_node_checks_a_store_that_is_not_ready() {
-    let line = Line::new();
-    let world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(SLEEPY, |store| layered(store, link.clone())).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
-    line.say_not_ready();
+    link.report_not_ready();
     let away = Instant::now();
     world.pass_long(MINUTE, async |_| {}).await;
-    let beats = line.times_since(away, Call::Renew).len();
+    let beats = link.times_since(away, Call::Renew).len();
     assert!((5..=15).contains(&beats), "{beats}");
-    line.mend();
+    link.restore();
     world.pass_long(MINUTE, async |_| {}).await;
     let asleep = Instant::now();
     world.pass_long(Duration::from_hours(1), async |_| {}).await;
-    assert_eq!(line.calls_since(asleep), []);
+    assert_eq!(link.calls_since(asleep), []);
     assert_eq!(world.listed().await, None);
     world.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_sleeping_node_stops_at_once_without_a_call() {
-    let line = Line::new();
-    let mut world = World::with_store(SLEEPY, |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let mut world = World::with_store(SLEEPY, |store| layered(store, link.clone())).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let asked = Instant::now();
     world.drain(MINUTE).await;
     assert!(asked.elapsed() < Duration::from_secs(1));
-    assert_eq!(line.calls_since(asked), []);
+    assert_eq!(link.calls_since(asked), []);
     world.end().await;
 }
 
@@ -183,15 +183,15 @@ async fn assert_taken_up_at_once(world: &World) -> OrderId {
 /// Each claim would find nothing, and on a shared store take turns from other nodes.
 #[tokio::test(start_paused = true)]
 async fn orders_accepted_while_paused_cause_few_claims() {
-    let line = Line::new();
-    let world = World::with_store(Setting::default(), |store| twisted(store, line.clone())).await;
+    let link = StoreLink::new();
+    let world = World::with_store(Setting::default(), |store| layered(store, link.clone())).await;
     world.harness.store().set_paused(true).await.unwrap();
     let paused = Instant::now();
     let look = async |world: &World| {
         world.harness.accept_one().await;
     };
     world.pass_by(STEP, Duration::from_secs(2), look).await;
-    let claims = line.times_since(paused, Call::Claim);
+    let claims = link.times_since(paused, Call::Claim);
     assert!(
         (10..=21).contains(&claims.len()),
         "of 100 orders: {}",

@@ -197,6 +197,6 @@ impl Layer for Gate {
 }
 
 /// Puts a layer around a store.
-pub fn twisted(inner: Arc<dyn Store>, twist: impl Layer) -> Arc<dyn Store> {
-    Arc::new(Layered::new(inner, twist))
+pub fn layered(inner: Arc<dyn Store>, layer: impl Layer) -> Arc<dyn Store> {
+    Arc::new(Layered::new(inner, layer))
 }

@@ -44,7 +44,7 @@ pub fn patient(url: &str) -> HttpService {
     }
 }
 
-pub struct Shop {
+pub struct Fixture {
     pub harness: Harness,
     pub metrics: Metrics,
     pub url: String,
@@ -53,9 +53,9 @@ pub struct Shop {
     calls: Arc<Calls>,
 }
 
-impl Shop {
+impl Fixture {
     /// Failed attempts are retried at once, unless the service requests a wait.
-    pub async fn open(service: HttpService, change: impl FnOnce(&mut Config)) -> Shop {
+    pub async fn open(service: HttpService, change: impl FnOnce(&mut Config)) -> Fixture {
         let harness = Harness::sqlite().await;
         let mut config = config();
         config.retry.base = Duration::ZERO;
@@ -69,7 +69,7 @@ impl Shop {
         let server = Server::start(&config, harness.store().clone(), calls.clone(), metrics.clone())
             .await
             .unwrap();
-        Shop {
+        Fixture {
             url: format!("http://{}", server.addresses()[0]),
             harness,
             metrics,

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{command, told};
+use super::{command, run};
 
 /// More than any command reads.
 const ANSWER_BYTES: usize = 33 * 1024 * 1024;
@@ -43,7 +43,7 @@ async fn an_endless_listing_is_not_read_to_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = command(folder.path(), "orders list");
     command.env("ORDERLY_URL", format!("http://{}", endless().await));
-    told(command).await.assert_failed(1, "the answer is longer than");
+    run(command).await.assert_failed(1, "the answer is longer than");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +58,7 @@ async fn a_stream_that_is_not_a_feed_is_not_followed() {
             "ORDERLY_URL",
             format!("http://{}", endless_of(content_type).await),
         );
-        told(command).await.assert_failed(1, because);
+        run(command).await.assert_failed(1, because);
     }
 }
 
@@ -66,14 +66,15 @@ async fn a_stream_that_is_not_a_feed_is_not_followed() {
 async fn doctor_reads_only_the_beginning_of_an_endless_answer() {
     let folder = tempfile::tempdir().unwrap();
     let port = endless().await.port();
-    let said = told(command(folder.path(), &format!("doctor --port {port}"))).await;
+    let output = run(command(folder.path(), &format!("doctor --port {port}"))).await;
     assert!(
-        said.stdout
+        output
+            .stdout
             .contains(&format!("ready at http://127.0.0.1:{port}: xxx")),
         "{}",
-        said.stdout
+        output.stdout
     );
-    assert!(said.stdout.len() < 10_000, "{} bytes", said.stdout.len());
+    assert!(output.stdout.len() < 10_000, "{} bytes", output.stdout.len());
 }
 
 /// Issue 13: in a folder written by someone else, a command sent the operator's key to a foreign server.
@@ -88,8 +89,8 @@ async fn a_dot_env_file_cannot_send_the_key_to_another_machine() {
     for line in ["orders list", "queue", "status", "tail"] {
         let mut command = command(folder.path(), line);
         command.env("ORDERLY_API_KEY", "correct-horse-battery-staple");
-        let said = told(command).await;
-        said.assert_failed(78, "ORDERLY_URL (from .env): names another machine");
+        let output = run(command).await;
+        output.assert_failed(78, "ORDERLY_URL (from .env): names another machine");
     }
     assert!(
         listener.accept().now_or_never().is_none(),

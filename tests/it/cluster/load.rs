@@ -23,26 +23,26 @@ const LONG_ITEMS: u64 = 11;
 
 /// URLs of the servers not known to be dead.
 #[derive(Clone, Default)]
-pub struct Doors(Arc<Mutex<Vec<String>>>);
+pub struct Urls(Arc<Mutex<Vec<String>>>);
 
-impl Doors {
+impl Urls {
     pub fn open(&self, url: &str) {
         self.0.lock().unwrap().push(url.to_owned());
     }
 
     pub fn close(&self, url: &str) {
-        self.0.lock().unwrap().retain(|door| door != url);
+        self.0.lock().unwrap().retain(|open| open != url);
     }
 
     fn any(&self, rng: &mut StdRng) -> String {
-        let doors = self.0.lock().unwrap();
-        doors[rng.random_range(0..doors.len())].clone()
+        let urls = self.0.lock().unwrap();
+        urls[rng.random_range(0..urls.len())].clone()
     }
 }
 
 /// An acknowledged order.
 #[derive(Clone, Debug)]
-pub struct Sale {
+pub struct AcceptedOrder {
     pub key: String,
     pub body: Value,
     pub order_id: OrderId,
@@ -54,7 +54,7 @@ pub struct Sale {
     pub cancelled: bool,
 }
 
-impl Sale {
+impl AcceptedOrder {
     pub fn item_ids(&self) -> String {
         let items = self.body["item_ids"].as_array().expect("the items");
         let items: Vec<String> = items.iter().map(Value::to_string).collect();
@@ -64,7 +64,7 @@ impl Sale {
 
 /// The orders that a client sends.
 #[derive(Clone, Copy, Debug)]
-pub struct Assortment {
+pub struct Workload {
     /// Prefix of the idempotency keys, unique within a test.
     pub name: &'static str,
     pub orders: usize,
@@ -74,26 +74,26 @@ pub struct Assortment {
     pub cancelled_share: f64,
 }
 
-pub struct Shop {
-    doors: Doors,
-    assortment: Assortment,
+pub struct LoadSource {
+    urls: Urls,
+    workload: Workload,
     seed: u64,
     keys: AtomicUsize,
     /// One permit for every order that may be sent by now.
     demand: Semaphore,
-    sales: Mutex<Vec<Sale>>,
+    accepted_orders: Mutex<Vec<AcceptedOrder>>,
 }
 
-impl Shop {
-    /// Sends each order once [`Shop::demand`] allows it.
-    pub fn new(doors: &Doors, assortment: Assortment, seed: u64) -> Arc<Shop> {
-        Arc::new(Shop {
-            doors: doors.clone(),
-            assortment,
+impl LoadSource {
+    /// Sends each order once [`LoadSource::demand`] allows it.
+    pub fn new(urls: &Urls, workload: Workload, seed: u64) -> Arc<LoadSource> {
+        Arc::new(LoadSource {
+            urls: urls.clone(),
+            workload,
             seed,
             keys: AtomicUsize::new(0),
             demand: Semaphore::new(0),
-            sales: Mutex::default(),
+            accepted_orders: Mutex::default(),
         })
     }
 
@@ -101,18 +101,18 @@ impl Shop {
         self.demand.add_permits(orders);
     }
 
-    pub fn sales(&self) -> Vec<Sale> {
-        self.sales.lock().unwrap().clone()
+    pub fn accepted_orders(&self) -> Vec<AcceptedOrder> {
+        self.accepted_orders.lock().unwrap().clone()
     }
 
     /// Runs this many concurrent clients until all orders are acknowledged.
-    pub async fn run(self: &Arc<Shop>, clients: u64) {
+    pub async fn run(self: &Arc<LoadSource>, clients: u64) {
         let mut running = JoinSet::new();
         for number in 0..clients {
             let client = Client {
                 rng: StdRng::seed_from_u64(self.seed.wrapping_add(number)),
                 http: http_within(ANSWER_TIME_MAX),
-                shop: self.clone(),
+                source: self.clone(),
             };
             running.spawn(client.run());
         }
@@ -123,34 +123,34 @@ impl Shop {
 struct Client {
     rng: StdRng,
     http: reqwest::Client,
-    shop: Arc<Shop>,
+    source: Arc<LoadSource>,
 }
 
 impl Client {
     async fn run(mut self) {
         loop {
-            let number = self.shop.keys.fetch_add(1, Ordering::SeqCst);
-            let Assortment {
+            let number = self.source.keys.fetch_add(1, Ordering::SeqCst);
+            let Workload {
                 name,
                 orders,
                 cancelled_share,
                 ..
-            } = self.shop.assortment;
+            } = self.source.workload;
             if number >= orders {
                 return;
             }
-            let demand = self.shop.demand.acquire().await;
+            let demand = self.source.demand.acquire().await;
             demand.expect("the semaphore is never closed").forget();
-            let mut sale = self.sell(format!("{name}-{number}")).await;
+            let mut accepted = self.place_orders(format!("{name}-{number}")).await;
             if self.rng.random_bool(cancelled_share) {
-                sale.cancelled = self.take_back(sale.order_id).await;
+                accepted.cancelled = self.cancel(accepted.order_id).await;
             }
-            self.shop.sales.lock().unwrap().push(sale);
+            self.source.accepted_orders.lock().unwrap().push(accepted);
         }
     }
 
-    async fn sell(&mut self, key: String) -> Sale {
-        let long = self.rng.random_bool(self.shop.assortment.long_share);
+    async fn place_orders(&mut self, key: String) -> AcceptedOrder {
+        let long = self.rng.random_bool(self.source.workload.long_share);
         let items = if long { LONG_ITEMS } else { 1 };
         let body = json!({
             "user_id": self.rng.random_range(1..50),
@@ -160,14 +160,14 @@ impl Client {
         });
         let sent = Instant::now();
         let order_id = loop {
-            let door = self.shop.doors.any(&mut self.rng);
-            match post_body(&self.http, &door, &key, &body).await {
+            let url = self.source.urls.any(&mut self.rng);
+            match post_body(&self.http, &url, &key, &body).await {
                 Answer::Created(order) => break order_id(&order),
                 Answer::Refused(StatusCode::SERVICE_UNAVAILABLE) | Answer::Unknown => {}
                 Answer::Refused(status) => panic!("a good order was refused: {status}"),
             }
         };
-        Sale {
+        AcceptedOrder {
             key,
             body,
             order_id,
@@ -178,10 +178,10 @@ impl Client {
     }
 
     /// Reports whether the cancel came in time.
-    async fn take_back(&mut self, id: OrderId) -> bool {
+    async fn cancel(&mut self, id: OrderId) -> bool {
         loop {
-            let door = self.shop.doors.any(&mut self.rng);
-            let sent = self.http.post(format!("{door}/orders/{id}/cancel")).send().await;
+            let url = self.source.urls.any(&mut self.rng);
+            let sent = self.http.post(format!("{url}/orders/{id}/cancel")).send().await;
             match sent.map(|response| response.status()) {
                 Ok(StatusCode::OK) => return true,
                 Ok(StatusCode::CONFLICT) => return false,

@@ -5,20 +5,20 @@ use std::time::Duration;
 use orderly::order::OrderStatus;
 use tokio::time::Instant;
 
-use super::super::line::{Call, Line, most_within};
+use super::super::store_link::{Call, StoreLink, most_within};
 use super::super::world::{Setting, Step, World};
 use super::{MINUTE, until_all_completed};
-use crate::support::twisted::twisted;
+use crate::support::layers::layered;
 
 #[tokio::test(start_paused = true)]
 async fn the_rate_limit_holds_under_load_and_failures() {
-    let line = Line::new();
+    let link = StoreLink::new();
     let setting = Setting {
         slots: 50,
         rate_limit: Some(5.0),
         ..Setting::default()
     };
-    let world = World::with_store(setting, |store| twisted(store, line.clone())).await;
+    let world = World::with_store(setting, |store| layered(store, link.clone())).await;
     world.harness.store().set_paused(true).await.unwrap();
     let ids = world.harness.accept_some(600).await;
     for id in ids.iter().step_by(3) {
@@ -35,7 +35,7 @@ async fn the_rate_limit_holds_under_load_and_failures() {
         world.harness.counters().await.processing <= 5,
         "more orders were claimed than may begin"
     );
-    let claims = line.times_since(began, Call::Claim).len();
+    let claims = link.times_since(began, Call::Claim).len();
     assert!(claims <= attempts.len() + 10, "{claims} claims");
     world.end().await;
 }

@@ -10,9 +10,9 @@ use orderly::pull::{LeaseRequests, TakeError, Wanted};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::line::{Call, Line, most_within};
+use super::store_link::{Call, StoreLink, most_within};
 use super::world::{LEASE, Setting, World};
-use crate::support::twisted::twisted;
+use crate::support::layers::layered;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const UNTIL_QUIET: Duration = Duration::from_mins(3);
@@ -30,10 +30,10 @@ const AWAKE: Setting = Setting {
 };
 const ID: OrderId = OrderId(1);
 
-async fn world(setting: Setting) -> (World, Arc<LeaseRequests>, Arc<Line>) {
-    let line = Line::new();
-    let (world, requests) = World::with_lease_requests(setting, |store| twisted(store, line.clone())).await;
-    (world, requests, line)
+async fn world(setting: Setting) -> (World, Arc<LeaseRequests>, Arc<StoreLink>) {
+    let link = StoreLink::new();
+    let (world, requests) = World::with_lease_requests(setting, |store| layered(store, link.clone())).await;
+    (world, requests, link)
 }
 
 type Asking = JoinHandle<Result<Vec<OrderId>, TakeError>>;
@@ -61,17 +61,17 @@ async fn answer(world: &World, asking: Asking) -> Vec<OrderId> {
 
 #[tokio::test(start_paused = true)]
 async fn without_orders_or_workers_a_node_makes_four_calls_a_minute() {
-    let (world, requests, line) = world(AWAKE).await;
+    let (world, requests, link) = world(AWAKE).await;
     let asking = ask(&requests, Duration::ZERO).await;
     assert_eq!(answer(&world, asking).await, []);
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let quiet = Instant::now();
     world.pass_long(Duration::from_mins(30), async |_| {}).await;
-    let calls = line.calls_since(quiet);
+    let calls = link.calls_since(quiet);
     let times: Vec<Instant> = calls.iter().map(|(at, _)| *at).collect();
     assert!(most_within(MINUTE, &times) <= 4, "{calls:?}");
     assert!(
-        line.times_since(quiet, Call::Claim).len() >= 30,
+        link.times_since(quiet, Call::Claim).len() >= 30,
         "the node stopped polling"
     );
     world.end().await;
@@ -79,7 +79,7 @@ async fn without_orders_or_workers_a_node_makes_four_calls_a_minute() {
 
 #[tokio::test(start_paused = true)]
 async fn many_waiting_workers_poll_the_store_as_often_as_one() {
-    let (world, requests, line) = world(AWAKE).await;
+    let (world, requests, link) = world(AWAKE).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let mut waiting = Vec::new();
     for _ in 0..200 {
@@ -100,7 +100,7 @@ async fn many_waiting_workers_poll_the_store_as_often_as_one() {
         waiting.push(ask(&requests, MINUTE).await);
         world.pass(Duration::from_millis(500)).await;
     }
-    let claims = line.times_since(quiet, Call::Claim);
+    let claims = link.times_since(quiet, Call::Claim);
     assert!(most_within(MINUTE, &claims) <= 2, "{claims:?}");
     world.harness.accept_one().await;
     world
@@ -147,7 +147,7 @@ async fn a_due_retry_goes_to_a_waiting_worker_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn without_waiting_workers_a_node_polls_once_a_second() {
-    let (world, requests, line) = world(AWAKE).await;
+    let (world, requests, link) = world(AWAKE).await;
     world.harness.accept_one().await;
     world.pass(Duration::from_secs(2)).await;
     let busy = Instant::now();
@@ -155,7 +155,7 @@ async fn without_waiting_workers_a_node_polls_once_a_second() {
         world.harness.accept_one().await;
         world.pass(Duration::from_millis(100)).await;
     }
-    let claims = line.times_since(busy, Call::Claim);
+    let claims = link.times_since(busy, Call::Claim);
     assert!(most_within(Duration::from_secs(10), &claims) <= 12, "{claims:?}");
     let asking = ask(&requests, Duration::ZERO).await;
     let asked = Instant::now();
@@ -183,11 +183,11 @@ async fn a_silent_workers_order_is_swept_soon_after_its_lease_expires() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_node_sleeps_until_a_worker_asks() {
-    let (world, requests, line) = world(SLEEPY).await;
+    let (world, requests, link) = world(SLEEPY).await;
     world.pass_long(UNTIL_QUIET, async |_| {}).await;
     let asleep = Instant::now();
     world.pass_long(Duration::from_hours(1), async |_| {}).await;
-    assert_eq!(line.calls_since(asleep), []);
+    assert_eq!(link.calls_since(asleep), []);
     let asking = ask(&requests, MINUTE).await;
     world.pass_long(Duration::from_secs(50), async |_| {}).await;
     assert!(
@@ -204,14 +204,14 @@ async fn an_idle_node_sleeps_until_a_worker_asks() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_does_not_sleep_while_a_worker_waits() {
-    let (world, requests, line) = world(SLEEPY).await;
+    let (world, requests, link) = world(SLEEPY).await;
     let mut waiting = vec![ask(&requests, MINUTE).await];
     let began = Instant::now();
     for _ in 0..20 {
         world.pass_long(Duration::from_secs(30), async |_| {}).await;
         waiting.push(ask(&requests, MINUTE).await);
     }
-    let claims = line.times_since(began, Call::Claim);
+    let claims = link.times_since(began, Call::Claim);
     let gaps = claims.windows(2).map(|two| two[1] - two[0]);
     assert!(gaps.max().is_some_and(|gap| gap < MINUTE), "{claims:?}");
     world.end().await;
@@ -219,8 +219,8 @@ async fn a_node_does_not_sleep_while_a_worker_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn workers_keep_waiting_while_the_store_is_unavailable() {
-    let (world, requests, line) = world(AWAKE).await;
-    line.cut(&[Call::Claim]);
+    let (world, requests, link) = world(AWAKE).await;
+    link.cut(&[Call::Claim]);
     let asking = ask(&requests, MINUTE).await;
     let asks_once = ask(&requests, Duration::ZERO).await;
     world.until("an answer", async |_| asks_once.is_finished()).await;
@@ -228,28 +228,28 @@ async fn workers_keep_waiting_while_the_store_is_unavailable() {
     let id = world.harness.accept_one().await;
     world.pass(Duration::from_secs(20)).await;
     assert!(!asking.is_finished());
-    line.mend();
+    link.restore();
     assert_eq!(answer(&world, asking).await, [id]);
     world.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_order_of_a_disconnected_worker_is_released_despite_store_errors() {
-    let (world, requests, line) = world(AWAKE).await;
+    let (world, requests, link) = world(AWAKE).await;
     let asking = ask(&requests, MINUTE).await;
     // Starts between two polls, which are one and then two seconds apart: a poll in progress would be held and no other
     // made.
     world.pass(Duration::from_millis(1_500)).await;
-    line.hold_claims();
+    link.hold_claims();
     world.harness.accept_one().await;
     world.until_status(ID, OrderStatus::Processing).await;
     asking.abort();
     assert!(asking.await.is_err());
-    line.cut(&[Call::Settle]);
-    line.let_claims_go();
+    link.cut(&[Call::Settle]);
+    link.release_claims();
     world.pass(Duration::from_secs(5)).await;
     assert_eq!(world.harness.order(ID).await.status, OrderStatus::Processing);
-    line.mend();
+    link.restore();
     world.until_status(ID, OrderStatus::Pending).await;
     let events = world.harness.events(ID).await;
     assert_eq!(

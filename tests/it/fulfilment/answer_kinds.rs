@@ -6,8 +6,8 @@ use orderly::lease::ERROR_BYTES_MAX;
 use orderly::order::OrderId;
 use orderly::processor::ProcessingError;
 
+use super::fixture::{Fixture, patient, service};
 use super::receiver::{Reaction, Receiver, answer};
-use super::shop::{Shop, patient, service};
 use crate::support::until;
 
 /// Number of times each hostile answer occurs per order.
@@ -202,7 +202,7 @@ fn is_late(said: &str) -> bool {
 async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(&str) -> HttpService) {
     let retried = || retried().into_iter().filter(|(.., said)| which(said));
     let receiver = Receiver::start().await;
-    let shop = Shop::open(service(&receiver.url()), |config| {
+    let fixture = Fixture::open(service(&receiver.url()), |config| {
         config.concurrency = 2;
         config.attempt_timeout = std::time::Duration::from_secs(4);
         config.retry.attempts_max = u32::try_from(ROUNDS).unwrap() + 1;
@@ -210,19 +210,19 @@ async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(
     .await;
     let mut orders = Vec::new();
     for (name, reaction, ..) in retried() {
-        receiver.tell(name, vec![reaction; ROUNDS]);
-        orders.push(shop.order(name).await);
+        receiver.set_reactions(name, vec![reaction; ROUNDS]);
+        orders.push(fixture.order(name).await);
     }
     for ((name, _, blamed, said), id) in retried().zip(orders) {
-        let order = shop.ended(id).await;
+        let order = fixture.ended(id).await;
         assert_eq!(order["status"], "Completed", "{name}: {order}");
         // Without other served orders, or with several failures in a row, orders are given back without counting an
         // attempt.
-        let events = shop.harness.events(OrderId(id)).await;
+        let events = fixture.harness.events(OrderId(id)).await;
         let given_back = events.iter().filter(|kind| **kind == EventKind::Released).count();
         assert_eq!(order["attempts"], ROUNDS + 1 - given_back, "{name}");
         assert!(given_back == 0 || blamed == Blame::Unavailable, "{name}");
-        let failures = shop.failures(id);
+        let failures = fixture.failures(id);
         assert_eq!(failures.len(), ROUNDS, "{name}");
         for failure in failures {
             let text = failure.to_string();
@@ -234,18 +234,18 @@ async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(
     }
     // Both slots are free at the same time.
     for name in ["last", "very last"] {
-        receiver.tell(name, [Reaction::Hold]);
-        shop.order(name).await;
+        receiver.set_reactions(name, [Reaction::Hold]);
+        fixture.order(name).await;
     }
     until("both are being processed", async || receiver.open() == 2).await;
     receiver.release();
-    shop.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_permanent_and_keeps_one_kib_of_its_reason() {
     let receiver = Receiver::start().await;
-    let shop = Shop::open(service(&receiver.url()), |_| {}).await;
+    let fixture = Fixture::open(service(&receiver.url()), |_| {}).await;
     let long = "é".repeat(2_000);
     for (status, body, said) in [
         (
@@ -262,16 +262,16 @@ async fn a_refusal_is_permanent_and_keeps_one_kib_of_its_reason() {
         ),
     ] {
         let name = status.to_string();
-        receiver.tell(&name, [answer(status, "Retry-After: 1\r\n", body)]);
-        let id = shop.order(&name).await;
-        let order = shop.ended(id).await;
+        receiver.set_reactions(&name, [answer(status, "Retry-After: 1\r\n", body)]);
+        let id = fixture.order(&name).await;
+        let order = fixture.ended(id).await;
         assert_eq!(
             (&order["status"], &order["attempts"]),
             (&"Failed".into(), &1.into())
         );
         assert_eq!(order["last_error"], said);
         assert_eq!(
-            shop.failures(id).iter().map(blame).collect::<Vec<_>>(),
+            fixture.failures(id).iter().map(blame).collect::<Vec<_>>(),
             [Blame::Permanent]
         );
         assert!(said.len() <= ERROR_BYTES_MAX);
@@ -287,15 +287,15 @@ async fn a_refusal_is_permanent_and_keeps_one_kib_of_its_reason() {
             Reaction::AnswerAndHang(bytes("HTTP/1.1 422 No\r\nContent-Length: 99\r\n\r\nsold out")),
         ),
     ] {
-        receiver.tell(name, [reaction]);
-        let order = shop.ended(shop.order(name).await).await;
+        receiver.set_reactions(name, [reaction]);
+        let order = fixture.ended(fixture.order(name).await).await;
         assert_eq!(
             order["last_error"], "the service answered 422: sold out",
             "{name}"
         );
         assert_eq!(order["status"], "Failed");
     }
-    shop.close().await;
+    fixture.close().await;
 }
 
 /// Issue 13, points 6c and 19: such a try is no attempt, and the order shows why it waits.
@@ -311,25 +311,25 @@ async fn an_unreachable_service_costs_no_attempt_and_is_reported() {
         ),
         ("http://service.invalid/", "the service cannot be reached: "),
     ] {
-        let shop = Shop::open(service(url), |config| config.retry.attempts_max = 1).await;
-        let id = shop.order("any").await;
+        let fixture = Fixture::open(service(url), |config| config.retry.attempts_max = 1).await;
+        let id = fixture.order("any").await;
         until("the order shows an error", async || {
-            shop.now(id).await["last_error"].is_string()
+            fixture.now(id).await["last_error"].is_string()
         })
         .await;
-        let order = shop.now(id).await;
+        let order = fixture.now(id).await;
         assert!(order["last_error"].as_str().unwrap().starts_with(said), "{order}");
-        let history = shop.harness.history(OrderId(id), 0).await;
+        let history = fixture.harness.history(OrderId(id), 0).await;
         let released = history
             .iter()
             .find(|event| event.kind == EventKind::Released)
             .unwrap();
         assert!(released.error.as_ref().unwrap().starts_with(said), "{released:?}");
         assert_eq!(released.attempt, 0);
-        let last = shop.failures(id).remove(0);
+        let last = fixture.failures(id).remove(0);
         assert_eq!(blame(&last), Blame::Unreachable, "{last}");
-        shop.act(id, "cancel").await;
-        shop.close().await;
+        fixture.act(id, "cancel").await;
+        fixture.close().await;
     }
 }
 
@@ -337,20 +337,20 @@ async fn an_unreachable_service_costs_no_attempt_and_is_reported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_given_back_order_shows_only_the_status_of_the_service() {
     let receiver = Receiver::start().await;
-    let shop = Shop::open(service(&receiver.url()), |_| {}).await;
+    let fixture = Fixture::open(service(&receiver.url()), |_| {}).await;
     let away = answer(503, "Retry-After: 60\r\n", "customer 4711 is on holiday");
-    receiver.tell("it", [away]);
-    let id = shop.order("it").await;
+    receiver.set_reactions("it", [away]);
+    let id = fixture.order("it").await;
     until("the order is given back", async || {
-        !shop.now(id).await["next_attempt_at"].is_null()
+        !fixture.now(id).await["next_attempt_at"].is_null()
     })
     .await;
-    let order = shop.now(id).await;
+    let order = fixture.now(id).await;
     assert_eq!(
         (&order["last_error"], &order["attempts"]),
         (&"the service answered 503".into(), &0.into())
     );
-    shop.harness.advance(std::time::Duration::from_mins(1)).await;
-    shop.ended(id).await;
-    shop.close().await;
+    fixture.harness.advance(std::time::Duration::from_mins(1)).await;
+    fixture.ended(id).await;
+    fixture.close().await;
 }

@@ -10,14 +10,14 @@ use tokio_util::task::AbortOnDropHandle;
 /// Connections that keep the accept queue full.
 const FILLERS: usize = 4;
 
-pub struct Silent {
+pub struct UnresponsiveHost {
     address: SocketAddr,
     _running: AbortOnDropHandle<()>,
 }
 
-impl Silent {
+impl UnresponsiveHost {
     /// Accepts connections and sends nothing.
-    pub async fn frozen() -> Silent {
+    pub async fn frozen() -> UnresponsiveHost {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let running = tokio::spawn(async move {
@@ -27,14 +27,14 @@ impl Silent {
                 open.push(connection);
             }
         });
-        Silent {
+        UnresponsiveHost {
             address,
             _running: AbortOnDropHandle::new(running),
         }
     }
 
     /// Answers no connection attempt: its queue is full, and the system drops further ones.
-    pub async fn gone() -> Silent {
+    pub async fn gone() -> UnresponsiveHost {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let listener = socket.listen(0).unwrap();
@@ -53,7 +53,7 @@ impl Silent {
             std::future::pending::<()>().await;
             drop((listener, open));
         });
-        Silent {
+        UnresponsiveHost {
             address,
             _running: AbortOnDropHandle::new(running),
         }

@@ -6,18 +6,18 @@ use insta::assert_snapshot;
 use orderly::order::{OrderId, OrderStatus};
 use serde_json::json;
 
-use super::door::{Door, ORDER};
+use super::in_process::{Api, ORDER};
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, failed, order_of};
 
 /// Applies the action to an order of each status. A refused action must leave the order unchanged.
 async fn act_on_each(action: &str, expected: [Option<OrderStatus>; 5]) {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for (from, to) in OrderStatus::ALL.into_iter().zip(expected) {
-        let id = door.harness.order_in(from).await;
+        let id = api.harness.order_in(from).await;
         let (order, events) = (format!("/orders/{id}"), format!("/orders/{id}/events"));
-        let before = (door.get(&order).await, door.get(&events).await);
-        let answer = door.act(&format!("{order}/{action}")).await;
-        let after = (door.get(&order).await, door.get(&events).await);
+        let before = (api.get(&order).await, api.get(&events).await);
+        let answer = api.act(&format!("{order}/{action}")).await;
+        let after = (api.get(&order).await, api.get(&events).await);
         if let Some(to) = to {
             assert_eq!(answer.ok()["status"], to.name(), "{from:?}");
             assert_eq!(answer.bytes(), after.0.bytes());
@@ -30,11 +30,11 @@ async fn act_on_each(action: &str, expected: [Option<OrderStatus>; 5]) {
             );
         }
         // The next order must be the only one that can start.
-        if door.harness.order(id).await.status == OrderStatus::Pending {
-            door.harness.cancel(id).await;
+        if api.harness.order(id).await.status == OrderStatus::Pending {
+            api.harness.cancel(id).await;
         }
     }
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
@@ -52,85 +52,85 @@ async fn an_operator_can_retry_orders_neither_processing_nor_completed() {
 /// Issue 13: the action used to answer 409.
 #[tokio::test]
 async fn an_operator_retry_makes_an_order_in_backoff_due_now() {
-    let door = Door::open().await;
-    let id = door.harness.order_due_in(60).await;
-    let before = door.get("/orders/1").await.ok();
+    let api = Api::open().await;
+    let id = api.harness.order_due_in(60).await;
+    let before = api.get("/orders/1").await.ok();
     assert_eq!(before["next_attempt_at"], "2026-01-01T00:01:00.000000Z");
-    let retried = door.act("/orders/1/retry").await.ok();
+    let retried = api.act("/orders/1/retry").await.ok();
     assert_eq!(retried["next_attempt_at"], "2026-01-01T00:00:00.000000Z");
     for kept in ["status", "attempts", "last_error", "processing_at"] {
         assert_eq!(retried[kept], before[kept], "{kept}");
     }
-    let events = door.get("/orders/1/events?after=3").await.ok();
+    let events = api.get("/orders/1/events?after=3").await.ok();
     assert_eq!(events["events"].as_array().unwrap().len(), 1);
     assert_eq!(events["events"][0]["kind"], "redriven");
     assert_eq!(events["events"][0]["attempt"], 1);
-    assert_eq!(door.act("/orders/1/retry").await.ok(), retried);
-    assert_eq!(door.harness.claim_only(id).await.order.attempts, 2);
-    door.close().await;
+    assert_eq!(api.act("/orders/1/retry").await.ok(), retried);
+    assert_eq!(api.harness.claim_only(id).await.order.attempts, 2);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_repeated_cancel_gets_the_same_answer() {
-    let door = Door::open().await;
-    door.harness.accept_one().await;
-    let first = door.act("/orders/1/cancel").await;
-    door.harness.advance(Duration::from_secs(1)).await;
-    let second = door.act("/orders/1/cancel").await;
+    let api = Api::open().await;
+    api.harness.accept_one().await;
+    let first = api.act("/orders/1/cancel").await;
+    api.harness.advance(Duration::from_secs(1)).await;
+    let second = api.act("/orders/1/cancel").await;
     assert_eq!((first.status, first.bytes()), (second.status, second.bytes()));
     assert_eq!(second.ok()["version"], 2);
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn the_result_of_a_cancelled_attempt_is_refused() {
-    let door = Door::open().await;
-    let id = door.harness.accept_one().await;
-    let lease = door.harness.claim_only(id).await;
-    assert_eq!(door.act("/orders/1/cancel").await.ok()["status"], "Cancelled");
-    let settled = door.harness.store().settle(lease.key(), failed()).await.unwrap();
+    let api = Api::open().await;
+    let id = api.harness.accept_one().await;
+    let lease = api.harness.claim_only(id).await;
+    assert_eq!(api.act("/orders/1/cancel").await.ok()["status"], "Cancelled");
+    let settled = api.harness.store().settle(lease.key(), failed()).await.unwrap();
     assert_eq!(settled, orderly::store::Settled::Stale);
-    assert_eq!(door.get("/orders/1").await.ok()["status"], "Cancelled");
-    door.close().await;
+    assert_eq!(api.get("/orders/1").await.ok()["status"], "Cancelled");
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_redriven_order_has_its_attempts_counted_anew() {
-    let door = Door::open().await;
-    door.harness.attempt_once(failed()).await;
-    let retried = door.act("/orders/1/retry").await.ok();
+    let api = Api::open().await;
+    api.harness.attempt_once(failed()).await;
+    let retried = api.act("/orders/1/retry").await.ok();
     assert_eq!(retried["attempts"], 0);
     assert_eq!(retried["status"], "Pending");
-    assert_eq!(door.harness.claim_only(OrderId(1)).await.order.attempts, 1);
-    door.close().await;
+    assert_eq!(api.harness.claim_only(OrderId(1)).await.order.attempts, 1);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_mass_retry_takes_the_oldest_first_and_supports_a_dry_run() {
-    let door = Door::open().await;
-    let ids = door.harness.accept_some(1001).await;
-    door.harness.cancel_all(&ids).await;
+    let api = Api::open().await;
+    let ids = api.harness.accept_some(1001).await;
+    api.harness.cancel_all(&ids).await;
     let all = r#"{"status":"Cancelled"}"#;
-    let counted = door
+    let counted = api
         .post("/orders/retry", r#"{"status":"Cancelled","dry_run":true}"#)
         .await;
     assert_snapshot!(counted.text(), @r#"{"matched":1000,"retried":0,"more":true}"#);
-    assert_eq!(door.harness.counters().await.cancelled, 1001);
-    assert_snapshot!(door.post("/orders/retry", all).await.text(), @r#"{"matched":1000,"retried":1000,"more":true}"#);
+    assert_eq!(api.harness.counters().await.cancelled, 1001);
+    assert_snapshot!(api.post("/orders/retry", all).await.text(), @r#"{"matched":1000,"retried":1000,"more":true}"#);
     assert_eq!(
-        door.get("/orders/1001").await.ok()["status"],
+        api.get("/orders/1001").await.ok()["status"],
         "Cancelled",
         "the newest stays failed"
     );
-    assert_snapshot!(door.post("/orders/retry", all).await.text(), @r#"{"matched":1,"retried":1,"more":false}"#);
-    assert_snapshot!(door.post("/orders/retry", all).await.text(), @r#"{"matched":0,"retried":0,"more":false}"#);
-    door.close().await;
+    assert_snapshot!(api.post("/orders/retry", all).await.text(), @r#"{"matched":1,"retried":1,"more":false}"#);
+    assert_snapshot!(api.post("/orders/retry", all).await.text(), @r#"{"matched":0,"retried":0,"more":false}"#);
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_mass_retry_takes_only_matching_orders() {
-    let door = Door::open().await;
-    let harness = &door.harness;
+    let api = Api::open().await;
+    let harness = &api.harness;
     harness.attempt_once(failed()).await;
     harness.order_in(OrderStatus::Cancelled).await;
     harness.advance(Duration::from_secs(10)).await;
@@ -152,7 +152,7 @@ async fn a_mass_retry_takes_only_matching_orders() {
         ),
         (json!({"status": "Failed"}), 0),
     ] {
-        let redriven = door.post("/orders/retry", body.to_string()).await.ok();
+        let redriven = api.post("/orders/retry", body.to_string()).await.ok();
         let retried = if body["dry_run"] == true { 0 } else { matched };
         assert_eq!(
             redriven,
@@ -160,13 +160,13 @@ async fn a_mass_retry_takes_only_matching_orders() {
             "{body}"
         );
     }
-    door.close().await;
+    api.close().await;
 }
 
 #[tokio::test]
 async fn an_invalid_mass_retry_is_refused_with_its_fields_named() {
-    let door = Door::open().await;
-    door.harness.attempt_once(failed()).await;
+    let api = Api::open().await;
+    api.harness.attempt_once(failed()).await;
     for (body, pointers) in [
         ("{}", &["#/status"][..]),
         (r#"{"status":"failed"}"#, &["#/status"]),
@@ -184,44 +184,44 @@ async fn an_invalid_mass_retry_is_refused_with_its_fields_named() {
         (r#"{"status":"Failed","limit":5}"#, &["#/limit"]),
         ("[]", &["#"]),
     ] {
-        let answer = door.post("/orders/retry", body).await;
+        let answer = api.post("/orders/retry", body).await;
         answer.assert_refused_at(422, "invalid-fields", pointers);
     }
-    door.post("/orders/retry", "")
+    api.post("/orders/retry", "")
         .await
         .assert_refused(400, "malformed-json");
-    assert_eq!(door.get("/orders/1").await.ok()["status"], "Failed");
-    door.close().await;
+    assert_eq!(api.get("/orders/1").await.ok()["status"], "Failed");
+    api.close().await;
 }
 
 #[tokio::test]
 async fn a_paused_queue_accepts_orders_but_starts_none() {
-    let mut door = Door::open().await;
-    assert_eq!(door.act("/queue/pause").await.ok()["paused"], true);
-    door.post("/orders", ORDER).await.created();
-    assert!(door.harness.claim(10).await.is_empty());
+    let mut api = Api::open().await;
+    assert_eq!(api.act("/queue/pause").await.ok()["paused"], true);
+    api.post("/orders", ORDER).await.created();
+    assert!(api.harness.claim(10).await.is_empty());
     assert_eq!(
-        door.act("/queue/pause").await.ok()["pending"],
+        api.act("/queue/pause").await.ok()["pending"],
         1,
         "a second pause is not an error"
     );
-    assert_eq!(door.act("/queue/resume").await.ok()["paused"], false);
-    door.harness.claim_only(OrderId(1)).await;
+    assert_eq!(api.act("/queue/resume").await.ok()["paused"], false);
+    api.harness.claim_only(OrderId(1)).await;
 
-    door.act("/queue/pause").await.ok();
-    door.harness.reopen().await;
-    assert!(door.harness.paused().await, "a pause survives a restart");
-    door.close().await;
+    api.act("/queue/pause").await.ok();
+    api.harness.reopen().await;
+    assert!(api.harness.paused().await, "a pause survives a restart");
+    api.close().await;
 }
 
 #[tokio::test]
 async fn the_queue_shows_counts_oldest_age_and_nodes() {
-    let door = Door::open().await;
-    door.harness.join(NODE_A).await;
-    door.harness.accept_some(3).await;
-    door.harness.claim(1).await;
-    door.harness.advance(Duration::from_millis(2500)).await;
-    assert_snapshot!(door.get("/queue").await.shown(), @r#"
+    let api = Api::open().await;
+    api.harness.join(NODE_A).await;
+    api.harness.accept_some(3).await;
+    api.harness.claim(1).await;
+    api.harness.advance(Duration::from_millis(2500)).await;
+    assert_snapshot!(api.get("/queue").await.shown(), @r#"
     200 OK
     content-type: application/json
 
@@ -250,50 +250,50 @@ async fn the_queue_shows_counts_oldest_age_and_nodes() {
       ]
     }
     "#);
-    door.harness.advance(LONGER_THAN_A_LEASE).await;
-    let queue = door.get("/queue").await.ok();
+    api.harness.advance(LONGER_THAN_A_LEASE).await;
+    let queue = api.get("/queue").await.ok();
     assert_eq!(
         queue["nodes"][0]["alive"], false,
         "the heartbeat is older than the lease"
     );
-    door.close().await;
+    api.close().await;
 }
 
 /// Issue 13, point 16: extra members in the body must not be ignored silently.
 #[tokio::test]
 async fn an_action_takes_no_body_or_an_empty_object() {
-    let door = Door::open().await;
+    let api = Api::open().await;
     for path in [
         "/orders/1/cancel",
         "/orders/1/retry",
         "/queue/pause",
         "/queue/resume",
     ] {
-        door.harness.accept_one().await;
+        api.harness.accept_one().await;
         if path.ends_with("retry") {
-            door.harness.cancel(OrderId(1)).await;
+            api.harness.cancel(OrderId(1)).await;
         }
-        let before = (door.get("/orders/1").await, door.harness.paused().await);
-        let answer = door.post(path, r#"{"status":"Failed","a/b":1}"#).await;
+        let before = (api.get("/orders/1").await, api.harness.paused().await);
+        let answer = api.post(path, r#"{"status":"Failed","a/b":1}"#).await;
         answer.assert_refused_at(422, "invalid-fields", &["#/status", "#/a~1b"]);
         for body in ["[]", "null", "\"x\""] {
-            let answer = door.post(path, body).await;
+            let answer = api.post(path, body).await;
             answer.assert_refused_at(422, "invalid-fields", &["#"]);
         }
         for body in ["{", " ", "{}{}"] {
-            door.post(path, body).await.assert_refused(400, "malformed-json");
+            api.post(path, body).await.assert_refused(400, "malformed-json");
         }
         let form = [("content-type", "application/x-www-form-urlencoded")];
-        let answer = door.ask("POST", path, &form, "reason=x").await;
+        let answer = api.ask("POST", path, &form, "reason=x").await;
         answer.assert_refused(415, "unsupported-media-type");
-        let answer = door.post(path, " ".repeat(64 * 1024 + 1)).await;
+        let answer = api.post(path, " ".repeat(64 * 1024 + 1)).await;
         answer.assert_refused(413, "body-too-large");
-        let after = (door.get("/orders/1").await, door.harness.paused().await);
+        let after = (api.get("/orders/1").await, api.harness.paused().await);
         assert_eq!((before.0.bytes(), before.1), (after.0.bytes(), after.1), "{path}");
-        door.post(path, "{}").await.ok();
+        api.post(path, "{}").await.ok();
         // The form that `curl -d ''` sends.
-        let answer = door.ask("POST", path, &form, "").await;
+        let answer = api.ask("POST", path, &form, "").await;
         assert_ne!(answer.status, 415, "{path}");
     }
-    door.close().await;
+    api.close().await;
 }

@@ -8,15 +8,15 @@ use orderly::order::OrderStatus;
 use tokio::time::timeout;
 
 use super::faults::{FREEZES, Faults};
+use super::load::{LoadSource, Urls, Workload};
 use super::nodes::{Cluster, Node, Settings};
 use super::oracle::Evidence;
-use super::shop::{Assortment, Doors, Shop};
-use super::zombie::{Fencing, haunt};
+use super::zombie::{Fencing, run_zombie};
 use crate::crash::load::seed;
 use crate::support::until;
 
 const CLIENTS: u64 = 16;
-const ORDERS: Assortment = Assortment {
+const ORDERS: Workload = Workload {
     name: "order",
     orders: 3_000,
     long_share: 0.04,
@@ -30,61 +30,61 @@ const SETTINGS: Settings = &[
     ("ORDERLY_RETRY_BASE", "20ms"),
 ];
 /// A run that takes longer hangs.
-const DAY_MAX: Duration = Duration::from_mins(5);
+const RUN_TIME_MAX: Duration = Duration::from_mins(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_order_is_lost_or_ends_twice_while_nodes_die_and_freeze() {
     let Some(cluster) = Cluster::new(SETTINGS).await else {
         return;
     };
-    let day = timeout(DAY_MAX, live_through(&cluster)).await;
-    let evidence = day.expect("the run ends in time");
+    let run = timeout(RUN_TIME_MAX, run_with_faults(&cluster)).await;
+    let evidence = run.expect("the run ends in time");
     let breaches = evidence.breaches();
     assert!(breaches.is_empty(), "{breaches:#?}");
     let (exit, report) = cluster.verify().await;
     assert_eq!(exit, Some(0), "{report}");
 }
 
-async fn live_through(cluster: &Cluster) -> Evidence {
+async fn run_with_faults(cluster: &Cluster) -> Evidence {
     let seed = seed();
-    let haunted = haunt(cluster, Fencing::AsShipped, seed).await;
-    let mut nodes = haunted.nodes;
+    let zombie_run = run_zombie(cluster, Fencing::AsShipped, seed).await;
+    let mut nodes = zombie_run.nodes;
     until("stale results are counted", async || {
         nodes[0].stale_results().await > 0
     })
     .await;
 
-    let doors = Doors::default();
+    let urls = Urls::default();
     for node in &nodes {
-        doors.open(node.url());
+        urls.open(node.url());
     }
-    let shop = Shop::new(&doors, ORDERS, seed);
+    let source = LoadSource::new(&urls, ORDERS, seed);
     let faults = Faults {
         cluster,
-        doors: &doors,
-        shop: &shop,
+        urls: &urls,
+        source: &source,
         orders_per_freeze: ORDERS.orders / FREEZES,
     };
-    let (mut silences, ()) = tokio::join!(faults.happen(&mut nodes, seed), shop.run(CLIENTS));
+    let (mut silences, ()) = tokio::join!(faults.run(&mut nodes, seed), source.run(CLIENTS));
     until("all orders have ended", async || {
         nodes[0].open_orders().await == 0
     })
     .await;
 
-    silences.push(haunted.silence);
-    let mut sales = haunted.sales;
-    sales.extend(shop.sales());
+    silences.push(zombie_run.silence);
+    let mut accepted_orders = zombie_run.accepted_orders;
+    accepted_orders.extend(source.accepted_orders());
     let evidence = Evidence {
-        sales,
+        accepted_orders,
         silences,
         records: cluster.records().await,
     };
-    tell(&evidence, &nodes).await;
-    assert_numbers_agree(&evidence, &nodes).await;
+    print_summary(&evidence, &nodes).await;
+    assert_metrics_agree(&evidence, &nodes).await;
     evidence
 }
 
-async fn tell(evidence: &Evidence, nodes: &[Node]) {
+async fn print_summary(evidence: &Evidence, nodes: &[Node]) {
     let mut stale = 0;
     for node in nodes {
         stale += node.stale_results().await;
@@ -92,7 +92,7 @@ async fn tell(evidence: &Evidence, nodes: &[Node]) {
     println!(
         "{FREEZES} freezes, {} orders, {} starts, {} leases lost, {stale} stale results counted by the last nodes, \
          longest takeover {:?}",
-        evidence.sales.len(),
+        evidence.accepted_orders.len(),
         evidence.count(EventKind::Started),
         evidence.count(EventKind::LeaseLost),
         evidence.longest_takeover(),
@@ -100,16 +100,16 @@ async fn tell(evidence: &Evidence, nodes: &[Node]) {
 }
 
 /// Asserts that every node reports the counts of the table.
-async fn assert_numbers_agree(evidence: &Evidence, nodes: &[Node]) {
+async fn assert_metrics_agree(evidence: &Evidence, nodes: &[Node]) {
     let counted = |status| {
         let orders = evidence.records.iter().map(|record| record.order.status);
         orders.filter(|found| *found == status).count()
     };
     let average = nodes[0].get("/metrics").await["average_processing_time_seconds"].clone();
     for node in nodes {
-        let numbers = node.get("/metrics").await;
-        assert_eq!(numbers["total_orders"], evidence.records.len(), "{numbers}");
-        assert_eq!(numbers["average_processing_time_seconds"], average, "{numbers}");
+        let metrics = node.get("/metrics").await;
+        assert_eq!(metrics["total_orders"], evidence.records.len(), "{metrics}");
+        assert_eq!(metrics["average_processing_time_seconds"], average, "{metrics}");
         for (name, status) in [
             ("pending_orders", OrderStatus::Pending),
             ("processing_orders", OrderStatus::Processing),
@@ -117,7 +117,7 @@ async fn assert_numbers_agree(evidence: &Evidence, nodes: &[Node]) {
             ("failed_orders", OrderStatus::Failed),
             ("cancelled_orders", OrderStatus::Cancelled),
         ] {
-            assert_eq!(numbers[name], counted(status), "{name} of {numbers}");
+            assert_eq!(metrics[name], counted(status), "{name} of {metrics}");
         }
     }
 }

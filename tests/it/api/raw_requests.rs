@@ -6,8 +6,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::door::ORDER;
-use super::socket::Hall;
+use super::in_process::ORDER;
+use super::socket::ApiServer;
 use crate::support::process::{Process, orderly};
 
 /// Everything the server sends until it closes.
@@ -45,7 +45,7 @@ fn post(head: &str) -> String {
 /// Issue 13, point 10 (RFC 9112 section 3.2).
 #[tokio::test]
 async fn a_request_without_one_well_formed_host_is_refused() {
-    let hall = Hall::open().await;
+    let server = ApiServer::open().await;
     for hosts in [
         "",
         "host: a\r\nhost: a\r\n",
@@ -58,25 +58,25 @@ async fn a_request_without_one_well_formed_host_is_refused() {
             requests.push(format!("GET {path} HTTP/1.1\r\n{hosts}connection: close\r\n\r\n"));
         }
         for request in requests {
-            let answer = answers(&hall.address, &request).await;
+            let answer = answers(&server.address, &request).await;
             assert_eq!(refusal(&answer), (400, "bad-request".to_owned()), "{request}");
         }
     }
-    let answer = answers(&hall.address, "GET /livez HTTP/1.0\r\n\r\n").await;
+    let answer = answers(&server.address, "GET /livez HTTP/1.0\r\n\r\n").await;
     assert!(
         answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"),
         "{answer}"
     );
-    assert_eq!(hall.door.stored().await, 0);
-    let answer = answers(&hall.address, &post("host: a\r\n")).await;
+    assert_eq!(server.api.stored().await, 0);
+    let answer = answers(&server.address, &post("host: a\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
-    hall.close().await;
+    server.close().await;
 }
 
 /// Issue 13, point 10 (RFC 9112 section 6.1): the end of such a body cannot be determined.
 #[tokio::test]
 async fn any_transfer_coding_but_chunked_is_refused() {
-    let hall = Hall::open().await;
+    let server = ApiServer::open().await;
     let length = format!("{:x}", ORDER.len());
     let request = |coding: &str, connection: &str| {
         format!(
@@ -86,13 +86,13 @@ async fn any_transfer_coding_but_chunked_is_refused() {
     };
     for coding in ["gzip, chunked", "identity, chunked", "chunked, chunked"] {
         let then = "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
-        let answer = answers(&hall.address, &(request(coding, "") + then)).await;
+        let answer = answers(&server.address, &(request(coding, "") + then)).await;
         assert_eq!(refusal(&answer), (501, "transfer-coding".to_owned()), "{coding}");
     }
-    assert_eq!(hall.door.stored().await, 0);
-    let answer = answers(&hall.address, &request("Chunked", "connection: close\r\n")).await;
+    assert_eq!(server.api.stored().await, 0);
+    let answer = answers(&server.address, &request("Chunked", "connection: close\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
-    hall.close().await;
+    server.close().await;
 }
 
 /// Issue 13, point 18: such an address counts as local, so Host names are checked there too.

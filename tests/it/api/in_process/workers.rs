@@ -11,7 +11,7 @@ use orderly::worker::{Worker, WorkerSettings};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Door, Setup};
+use super::{Api, Setup};
 use crate::support::make::NODE_A;
 
 /// Backoff takes no time.
@@ -48,19 +48,19 @@ pub(super) fn outside(store: &Arc<dyn Store>, metrics: &Metrics, pull: bool) -> 
     (outside, worker)
 }
 
-impl Door {
+impl Api {
     /// A server whose orders go to external workers.
-    pub async fn for_workers() -> Door {
-        Door::twisted_for_workers(|store| store).await
+    pub async fn for_workers() -> Api {
+        Api::layered_for_workers(|store| store).await
     }
 
-    /// Lets requests and the dispatcher see the store through `twist`.
-    pub async fn twisted_for_workers(twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Door {
+    /// Lets requests and the dispatcher see the store through `layer`.
+    pub async fn layered_for_workers(layer: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Api {
         let setup = Setup {
             pull: true,
             ..Setup::default()
         };
-        Door::build(twist, setup).await
+        Api::build(layer, setup).await
     }
 
     /// Stops handing out orders, as a stopping server does.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::support::Harness;
-use crate::support::twisted::twisted;
+use crate::support::layers::layered;
 
 mod described;
 mod lines;
@@ -37,7 +37,7 @@ pub fn order_with(field: &str) -> String {
     format!("{},{field}}}", ORDER.trim_end_matches('}'))
 }
 
-pub struct Door {
+pub struct Api {
     /// The store behind the API, for workers and time, and for checks of what is stored.
     pub harness: Harness,
     /// Cancelled to stop the server.
@@ -69,66 +69,66 @@ impl Default for Setup<'_> {
     }
 }
 
-impl Door {
-    pub async fn open() -> Door {
-        Door::build(|store| store, Setup::default()).await
+impl Api {
+    pub async fn open() -> Api {
+        Api::build(|store| store, Setup::default()).await
     }
 
-    pub async fn with_key(api_key: &str) -> Door {
+    pub async fn with_key(api_key: &str) -> Api {
         let setup = Setup {
             api_key: Some(api_key),
             local_only: true,
             ..Setup::default()
         };
-        Door::build(|store| store, setup).await
+        Api::build(|store| store, setup).await
     }
 
     /// A server that only its own machine can reach.
-    pub async fn local() -> Door {
+    pub async fn local() -> Api {
         let setup = Setup {
             local_only: true,
             ..Setup::default()
         };
-        Door::build(|store| store, setup).await
+        Api::build(|store| store, setup).await
     }
 
-    pub async fn with_pending_max(pending_max: u64) -> Door {
+    pub async fn with_pending_max(pending_max: u64) -> Api {
         let mut harness = Harness::sqlite().await;
         harness.reopen_with_pending_max(Some(pending_max)).await;
-        Door::before(harness, |store| store, &Setup::default())
+        Api::before(harness, |store| store, &Setup::default())
     }
 
     /// Sets whether the orders of a user run one after another.
-    pub async fn with_ordering(ordering: Ordering) -> Door {
+    pub async fn with_ordering(ordering: Ordering) -> Api {
         let mut harness = Harness::sqlite().await;
         harness.reopen_with_ordering(ordering).await;
-        Door::before(harness, |store| store, &Setup::default())
+        Api::before(harness, |store| store, &Setup::default())
     }
 
-    /// Requests see the store through `twist`; the harness sees the store itself.
-    pub async fn twisted(twist: impl Layer) -> Door {
-        Door::build(|store| twisted(store, twist), Setup::default()).await
+    /// Requests see the store through `layer`; the harness sees the store itself.
+    pub async fn layered(layer: impl Layer) -> Api {
+        Api::build(|store| layered(store, layer), Setup::default()).await
     }
 
-    pub async fn with_heartbeat(heartbeat: Duration) -> Door {
+    pub async fn with_heartbeat(heartbeat: Duration) -> Api {
         let setup = Setup {
             heartbeat,
             ..Setup::default()
         };
-        Door::build(|store| store, setup).await
+        Api::build(|store| store, setup).await
     }
 
-    async fn build(twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>, setup: Setup<'_>) -> Door {
-        Door::before(Harness::sqlite().await, twist, &setup)
+    async fn build(layer: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>, setup: Setup<'_>) -> Api {
+        Api::before(Harness::sqlite().await, layer, &setup)
     }
 
     fn before(
         harness: Harness,
-        twist: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+        layer: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
         setup: &Setup<'_>,
-    ) -> Door {
+    ) -> Api {
         let draining = CancellationToken::new();
-        let store = twist(harness.store().clone());
+        let store = layer(harness.store().clone());
         let settings = LiveSettings { idle_sleep: false };
         let live = Live::start(
             store.clone(),
@@ -147,7 +147,7 @@ impl Door {
             heartbeat: setup.heartbeat,
             draining: draining.clone(),
         });
-        Door {
+        Api {
             harness,
             draining,
             router,
@@ -193,7 +193,7 @@ impl Door {
 }
 
 /// Requests.
-impl Door {
+impl Api {
     pub async fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[], "").await
     }
@@ -241,7 +241,7 @@ impl Door {
 }
 
 /// Requests whose answers are left unread.
-impl Door {
+impl Api {
     pub async fn response(
         &self,
         method: &str,

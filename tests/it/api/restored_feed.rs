@@ -18,7 +18,7 @@ async fn next(subscription: &mut Subscription) -> Next {
     next.expect("an event arrives")
 }
 
-async fn sent_back(subscription: &mut Subscription) -> FeedCursor {
+async fn receive_resync(subscription: &mut Subscription) -> FeedCursor {
     match next(subscription).await {
         Next::Resync(cursor) => cursor,
         Next::Change(change) => panic!("got event {:?}", change.event),
@@ -32,7 +32,7 @@ fn put_back(harness: &Harness, statement: &str) {
     file.execute(statement, []).unwrap();
 }
 
-async fn everybody_is_told(statement: &str) {
+async fn assert_every_subscriber_resyncs(statement: &str) {
     let harness = Harness::sqlite().await;
     let draining = CancellationToken::new();
     let settings = LiveSettings { idle_sleep: false };
@@ -50,13 +50,13 @@ async fn everybody_is_told(statement: &str) {
     put_back(&harness, statement);
     // The feed task reads on a wake-up.
     harness.store().wakeups().notify_changed();
-    let told = sent_back(&mut follower).await;
+    let cursor = receive_resync(&mut follower).await;
     assert!(
         matches!(next(&mut behind).await, Next::Change(_)),
         "the queued event"
     );
-    assert_eq!(sent_back(&mut behind).await, told);
-    assert_eq!(follower.cursor(), told);
+    assert_eq!(receive_resync(&mut behind).await, cursor);
+    assert_eq!(follower.cursor(), cursor);
     draining.cancel();
     live.ended().await.unwrap();
     harness.store().close().await;
@@ -64,19 +64,19 @@ async fn everybody_is_told(statement: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_with_another_identity_resyncs_every_subscriber() {
-    everybody_is_told("update epochs set identity = identity + 1").await;
+    assert_every_subscriber_resyncs("update epochs set identity = identity + 1").await;
 }
 
 /// Like a provider's point-in-time restore without notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_that_ends_earlier_resyncs_every_subscriber() {
-    everybody_is_told("update counters set last_position = last_position - 2").await;
+    assert_every_subscriber_resyncs("update counters set last_position = last_position - 2").await;
 }
 
 /// A node that did not read for longer than the retention.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_that_lost_the_next_events_resyncs_every_subscriber() {
-    everybody_is_told(
+    assert_every_subscriber_resyncs(
         "update counters set last_position = last_position + 9, complete_after = last_position + 5",
     )
     .await;
@@ -85,6 +85,8 @@ async fn a_feed_that_lost_the_next_events_resyncs_every_subscriber() {
 /// Issue 15, point 2: after a lost tail other events take delivered positions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_epoch_begun_before_delivered_events_resyncs_every_subscriber() {
-    everybody_is_told("insert into epochs select max(epoch) + 1, 7, randomblob(16), 1, 3, 0 from epochs")
-        .await;
+    assert_every_subscriber_resyncs(
+        "insert into epochs select max(epoch) + 1, 7, randomblob(16), 1, 3, 0 from epochs",
+    )
+    .await;
 }
