@@ -18,8 +18,8 @@ fn at(folder: &Path, name: &str) -> Command {
 async fn refused(folder: &Path, name: &str) -> (Option<i32>, String) {
     let output = tokio::time::timeout(PATIENCE, at(folder, name).output()).await;
     let output = output.expect("a refused start ends in time").unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Issue 13, point 4.
@@ -30,11 +30,11 @@ async fn a_symlink_to_a_missing_file_admits_no_second_server() {
     symlink("link.db", folder.path().join("link-to-link.db")).unwrap();
     let first = Process::start(at(folder.path(), "link-to-link.db")).await;
     for name in ["data/orders.db", "link.db", "link-to-link.db"] {
-        let (exit, said) = refused(folder.path(), name).await;
-        assert_eq!(exit, Some(1), "{name}: {said}");
+        let (exit, text) = refused(folder.path(), name).await;
+        assert_eq!(exit, Some(1), "{name}: {text}");
         assert!(
-            said.contains("in use by another orderly process"),
-            "{name}: {said}"
+            text.contains("in use by another orderly process"),
+            "{name}: {text}"
         );
     }
     assert_eq!(first.terminate().await, Some(0));
@@ -45,12 +45,12 @@ async fn a_file_with_a_second_hard_link_is_not_served() {
     let folder = tempfile::tempdir().unwrap();
     let first = Process::start(orderly(folder.path())).await;
     fs::hard_link(folder.path().join("orderly.db"), folder.path().join("other.db")).unwrap();
-    let (exit, said) = refused(folder.path(), "other.db").await;
-    assert_eq!(exit, Some(78), "{said}");
-    assert!(said.contains("2 names (hard links)"), "{said}");
+    let (exit, text) = refused(folder.path(), "other.db").await;
+    assert_eq!(exit, Some(78), "{text}");
+    assert!(text.contains("2 names (hard links)"), "{text}");
     assert_eq!(first.terminate().await, Some(0));
-    let (exit, said) = run(folder.path(), &["serve"]).await;
-    assert_eq!(exit, Some(78), "{said}");
+    let (exit, text) = run(folder.path(), &["serve"]).await;
+    assert_eq!(exit, Some(78), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,8 +68,8 @@ async fn a_lock_file_that_is_deleted_still_admits_no_second_server() {
     };
     let next_heartbeat = tokio::time::timeout(PATIENCE, made_anew).await;
     next_heartbeat.expect("the next heartbeat recreates the file");
-    let (exit, said) = run(folder.path(), &["serve"]).await;
-    assert_eq!(exit, Some(1), "{said}");
-    assert!(said.contains("in use by another orderly process"), "{said}");
+    let (exit, text) = run(folder.path(), &["serve"]).await;
+    assert_eq!(exit, Some(1), "{text}");
+    assert!(text.contains("in use by another orderly process"), "{text}");
     assert_eq!(first.terminate().await, Some(0));
 }

@@ -11,7 +11,7 @@ use crate::support::small_disk::SmallDisk;
 const ORDERS: u64 = 3;
 
 /// Starts a server on the disk that accepts some orders.
-async fn shop(disk: &SmallDisk, folder: &Path) -> Process {
+async fn server_on(disk: &SmallDisk, folder: &Path) -> Process {
     let mut command = orderly(&disk.path);
     command.env("ORDERLY_LOG_DIR", folder.join("logs"));
     let server = Process::start(command).await;
@@ -36,9 +36,9 @@ async fn assert_verify_and_doctor_read(disk: &SmallDisk) {
         (&Value::Bool(true), &ORDERS.into())
     );
     // The disk is small and no server runs, so doctor finds problems.
-    let (_, said) = run(&disk.path, &["doctor"]).await;
-    assert!(said.contains("is sound: 3 orders"), "{said}");
-    assert!(said.contains("the file cannot be written"), "{said}");
+    let (_, text) = run(&disk.path, &["doctor"]).await;
+    assert!(text.contains("is sound: 3 orders"), "{text}");
+    assert!(text.contains("the file cannot be written"), "{text}");
 }
 
 /// Issue 13, point 20.
@@ -48,13 +48,13 @@ async fn verify_and_doctor_read_a_read_only_file() {
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;
     };
-    assert_eq!(shop(&disk, folder.path()).await.terminate().await, Some(0));
+    assert_eq!(server_on(&disk, folder.path()).await.terminate().await, Some(0));
     disk.turn_read_only().await;
     assert_verify_and_doctor_read(&disk).await;
-    let (exit, said) = run(&disk.path, &["serve"]).await;
-    assert_eq!(exit, Some(1), "{said}");
+    let (exit, text) = run(&disk.path, &["serve"]).await;
+    assert_eq!(exit, Some(1), "{text}");
     for remedy in ["mount it writable", "orderly verify"] {
-        assert!(said.contains(remedy), "{said}");
+        assert!(text.contains(remedy), "{text}");
     }
 }
 
@@ -64,7 +64,7 @@ async fn verify_and_doctor_read_a_crashed_store_on_a_read_only_disk() {
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;
     };
-    shop(&disk, folder.path()).await.kill().await;
+    server_on(&disk, folder.path()).await.kill().await;
     disk.turn_read_only().await;
     assert_verify_and_doctor_read(&disk).await;
 }
@@ -75,13 +75,13 @@ async fn an_unreadable_write_ahead_log_is_reported() {
     let Some(disk) = SmallDisk::mount(folder.path()).await else {
         return;
     };
-    shop(&disk, folder.path()).await.kill().await;
+    server_on(&disk, folder.path()).await.kill().await;
     std::fs::remove_file(disk.path.join("orderly.db-shm")).unwrap();
     disk.turn_read_only().await;
-    let (exit, said) = run(&disk.path, &["verify"]).await;
-    assert_eq!(exit, Some(1), "{said}");
+    let (exit, text) = run(&disk.path, &["verify"]).await;
+    assert_eq!(exit, Some(1), "{text}");
     assert!(
-        said.contains("orderly.db-wal") && said.contains("copy the files"),
-        "{said}"
+        text.contains("orderly.db-wal") && text.contains("copy the files"),
+        "{text}"
     );
 }

@@ -6,9 +6,9 @@ use crate::support::process::{Process, orderly, run};
 async fn a_second_server_on_the_same_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let first = Process::start(orderly(folder.path())).await;
-    let (exit, said) = run(folder.path(), &["serve"]).await;
+    let (exit, text) = run(folder.path(), &["serve"]).await;
     assert_eq!(exit, Some(1));
-    assert!(said.contains("in use by another orderly process"), "{said}");
+    assert!(text.contains("in use by another orderly process"), "{text}");
     assert_eq!(first.terminate().await, Some(0));
 }
 
@@ -26,9 +26,9 @@ async fn a_newer_schema_is_refused() {
     )
     .unwrap();
     drop(file);
-    let (exit, said) = run(folder.path(), &["serve"]).await;
-    assert_eq!(exit, Some(78), "{said}");
-    assert!(said.contains("newer"), "{said}");
+    let (exit, text) = run(folder.path(), &["serve"]).await;
+    assert_eq!(exit, Some(78), "{text}");
+    assert!(text.contains("newer"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,7 +39,7 @@ async fn a_damaged_file_is_never_served() {
         "this is not a database, but it is long enough",
     )
     .unwrap();
-    let (exit, said) = run(folder.path(), &["serve"]).await;
-    assert_eq!(exit, Some(1), "{said}");
-    assert!(said.contains("not a database"), "{said}");
+    let (exit, text) = run(folder.path(), &["serve"]).await;
+    assert_eq!(exit, Some(1), "{text}");
+    assert!(text.contains("not a database"), "{text}");
 }

@@ -102,13 +102,13 @@ async fn a_failed_sync_during_a_stop_fails_the_exit_code() {
         .kill_on_drop(true)
         .spawn()
         .expect("strace can be started");
-    let mut said = BufReader::new(strace.stderr.take().expect("stderr is piped")).lines();
-    let attached = said.next_line().await.unwrap().unwrap_or_default();
+    let mut text = BufReader::new(strace.stderr.take().expect("stderr is piped")).lines();
+    let attached = text.next_line().await.unwrap().unwrap_or_default();
     assert!(attached.contains("attached"), "{attached}");
 
     server.signal("TERM").await;
     assert_eq!(server.ended().await.code(), Some(1));
     assert!(server.has_logged("the store failed"));
-    drop(said);
+    drop(text);
     strace.kill().await.expect("strace can be killed");
 }

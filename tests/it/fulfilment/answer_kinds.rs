@@ -186,7 +186,7 @@ fn retried() -> Vec<(&'static str, Reaction, Blame, &'static str)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn transient_failures_are_retried_without_losing_slots() {
     // Answers in time get all the time they need, however busy the machine is.
-    tried_again_without_losing_a_slot(|said| !is_late(said), patient).await;
+    tried_again_without_losing_a_slot(|error_text| !is_late(error_text), patient).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,12 +195,12 @@ async fn timeouts_are_retried_without_losing_slots() {
 }
 
 /// A slow trickle may time out, or exceed the size limit before that.
-fn is_late(said: &str) -> bool {
-    [LATE, "the service "].contains(&said)
+fn is_late(error_text: &str) -> bool {
+    [LATE, "the service "].contains(&error_text)
 }
 
 async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(&str) -> HttpService) {
-    let retried = || retried().into_iter().filter(|(.., said)| which(said));
+    let retried = || retried().into_iter().filter(|(.., error_text)| which(error_text));
     let receiver = Receiver::start().await;
     let fixture = Fixture::open(service(&receiver.url()), |config| {
         config.concurrency = 2;
@@ -213,7 +213,7 @@ async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(
         receiver.set_reactions(name, vec![reaction; ROUNDS]);
         orders.push(fixture.order(name).await);
     }
-    for ((name, _, blamed, said), id) in retried().zip(orders) {
+    for ((name, _, blamed, error_text), id) in retried().zip(orders) {
         let order = fixture.ended(id).await;
         assert_eq!(order["status"], "Completed", "{name}: {order}");
         // Without other served orders, or with several failures in a row, orders are given back without counting an
@@ -227,7 +227,7 @@ async fn tried_again_without_losing_a_slot(which: fn(&str) -> bool, service: fn(
         for failure in failures {
             let text = failure.to_string();
             assert_eq!(blame(&failure), blamed, "{name}: {text}");
-            assert!(text.starts_with(said), "{name}: {text}");
+            assert!(text.starts_with(error_text), "{name}: {text}");
             assert!(!text.contains("hunter2"), "{text}");
         }
         assert_eq!(receiver.deliveries_of(name).len(), ROUNDS + 1, "{name}");
@@ -247,7 +247,7 @@ async fn a_refusal_is_permanent_and_keeps_one_kib_of_its_reason() {
     let receiver = Receiver::start().await;
     let fixture = Fixture::open(service(&receiver.url()), |_| {}).await;
     let long = "é".repeat(2_000);
-    for (status, body, said) in [
+    for (status, body, error_text) in [
         (
             422,
             "the card was declined\r\n",
@@ -269,12 +269,12 @@ async fn a_refusal_is_permanent_and_keeps_one_kib_of_its_reason() {
             (&order["status"], &order["attempts"]),
             (&"Failed".into(), &1.into())
         );
-        assert_eq!(order["last_error"], said);
+        assert_eq!(order["last_error"], error_text);
         assert_eq!(
             fixture.failures(id).iter().map(blame).collect::<Vec<_>>(),
             [Blame::Permanent]
         );
-        assert!(said.len() <= ERROR_BYTES_MAX);
+        assert!(error_text.len() <= ERROR_BYTES_MAX);
     }
     // An incomplete reason is kept as far as it arrived.
     for (name, reaction) in [
@@ -304,7 +304,7 @@ async fn an_unreachable_service_costs_no_attempt_and_is_reported() {
     let receiver = Receiver::start().await;
     let closed = receiver.url();
     receiver.stop().await;
-    for (url, said) in [
+    for (url, error_text) in [
         (
             closed.as_str(),
             "the service cannot be reached: Connection refused",
@@ -318,13 +318,19 @@ async fn an_unreachable_service_costs_no_attempt_and_is_reported() {
         })
         .await;
         let order = fixture.now(id).await;
-        assert!(order["last_error"].as_str().unwrap().starts_with(said), "{order}");
+        assert!(
+            order["last_error"].as_str().unwrap().starts_with(error_text),
+            "{order}"
+        );
         let history = fixture.harness.history(OrderId(id), 0).await;
         let released = history
             .iter()
             .find(|event| event.kind == EventKind::Released)
             .unwrap();
-        assert!(released.error.as_ref().unwrap().starts_with(said), "{released:?}");
+        assert!(
+            released.error.as_ref().unwrap().starts_with(error_text),
+            "{released:?}"
+        );
         assert_eq!(released.attempt, 0);
         let last = fixture.failures(id).remove(0);
         assert_eq!(blame(&last), Blame::Unreachable, "{last}");

@@ -67,8 +67,8 @@ async fn the_python_service_example_completes_refuses_and_retries() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(receiver.stdout.take().unwrap()).lines();
-    let line = said
+    let mut output = BufReader::new(receiver.stdout.take().unwrap()).lines();
+    let line = output
         .next_line()
         .await
         .unwrap()

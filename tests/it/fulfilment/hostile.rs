@@ -14,12 +14,12 @@ async fn hanging_deliveries_do_not_hold_up_other_orders() {
     let fixture = Fixture::open(patient(&receiver.url()), |config| config.concurrency = SLOTS).await;
     let stalled = b"HTTP/1.1 422 No\r\nContent-Le".to_vec();
     let mut hanging = Vec::new();
-    for (name, said) in [
+    for (name, message) in [
         ("silent", Vec::new()),
         ("half a head", stalled.clone()),
         ("once more", stalled),
     ] {
-        receiver.set_reactions(name, [Reaction::AnswerAndHang(said)]);
+        receiver.set_reactions(name, [Reaction::AnswerAndHang(message)]);
         hanging.push(fixture.order(name).await);
     }
     until("the deliveries hang", async || receiver.open() == 3).await;

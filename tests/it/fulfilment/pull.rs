@@ -206,7 +206,7 @@ impl Fixture {
 /// An external worker process, killed when dropped.
 pub struct WorkerProcess {
     child: Child,
-    said: Arc<Mutex<Vec<String>>>,
+    printed: Arc<Mutex<Vec<String>>>,
     /// Number of lines printed.
     lines: watch::Receiver<usize>,
 }
@@ -222,18 +222,23 @@ pub struct AcceptedResult {
 impl WorkerProcess {
     fn start(mut command: Command) -> WorkerProcess {
         let mut child = command.spawn().expect("the program can be started");
-        let said: Arc<Mutex<Vec<String>>> = Arc::default();
+        let printed: Arc<Mutex<Vec<String>>> = Arc::default();
         let (count, lines) = watch::channel(0);
         let stdout = child.stdout.take().expect("stdout is piped");
-        tokio::spawn(keep(stdout, said.clone(), count));
+        tokio::spawn(keep(stdout, printed.clone(), count));
         let stderr = child.stderr.take().expect("stderr is piped");
         tokio::spawn(drain(stderr));
-        WorkerProcess { child, said, lines }
+        WorkerProcess {
+            child,
+            printed,
+            lines,
+        }
     }
 
     pub fn taken(&self) -> Vec<AcceptedResult> {
-        let said = self.said.lock().unwrap();
-        said.iter()
+        let printed = self.printed.lock().unwrap();
+        printed
+            .iter()
             .filter_map(|line| AcceptedResult::read(line))
             .collect()
     }

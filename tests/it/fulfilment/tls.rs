@@ -81,7 +81,7 @@ async fn a_service_with_an_untrusted_certificate_gets_no_orders() {
         connect_timeout: Duration::from_millis(300),
         ..service(&format!("https://{}/", plain.address))
     };
-    for (service, said) in [
+    for (service, message) in [
         (
             service(&format!("https://{}/", secured.address)),
             "the service cannot be reached: invalid peer certificate: UnknownIssuer",
@@ -99,7 +99,7 @@ async fn a_service_with_an_untrusted_certificate_gets_no_orders() {
         .await;
         let error = fixture.failures(id).remove(0);
         assert!(matches!(error, ProcessingError::Unreachable { .. }), "{error:?}");
-        assert!(error.to_string().starts_with(said), "{error}");
+        assert!(error.to_string().starts_with(message), "{error}");
         fixture.act(id, "cancel").await;
         fixture.close().await;
     }
@@ -123,7 +123,7 @@ async fn a_configured_certificate_authority_is_trusted() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root.pem");
     std::fs::write(&root, authority.root()).unwrap();
-    for (address, completes, said) in [
+    for (address, completes, message) in [
         (good.address, true, ""),
         (other_name.address, false, "not valid for name"),
     ] {
@@ -140,7 +140,7 @@ async fn a_configured_certificate_authority_is_trusted() {
         // A breaker probe may be running.
         assert_eq!(order["status"] == "Completed", completes, "{order}");
         assert!(
-            order["last_error"].as_str().unwrap_or_default().contains(said),
+            order["last_error"].as_str().unwrap_or_default().contains(message),
             "{order}"
         );
         assert_eq!(server.terminate().await, Some(0));
@@ -170,8 +170,8 @@ async fn doctor_reports_an_untrusted_certificate() {
             ("ORDERLY_PROCESSOR_URL", &format!("https://{address}/orders")),
         ]);
         command.env("SSL_CERT_FILE", &root);
-        let said = command.output().await.unwrap();
-        let report: Value = serde_json::from_slice(&said.stdout).unwrap();
+        let output = command.output().await.unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         let mut checks = report["checks"].as_array().unwrap().iter();
         let check = checks.find(|check| check["name"] == "processor").unwrap();
         assert_eq!(check["state"], state, "{check}");

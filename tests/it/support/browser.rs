@@ -100,11 +100,11 @@ impl Drop for Browser {
 /// The port on which the driver listens. Its later output is read too, so that it never blocks.
 async fn port(mut lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>) -> u16 {
     while let Some(line) = lines.next_line().await.expect("the driver's output is text") {
-        let said = line
+        let text = line
             .strip_suffix('.')
             .unwrap_or(&line)
             .rsplit_once("successfully on port ");
-        if let Some((_, port)) = said {
+        if let Some((_, port)) = text {
             tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
             return port.parse().expect("a port");
         }

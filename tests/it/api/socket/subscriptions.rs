@@ -61,7 +61,7 @@ async fn an_idle_subscription_gets_a_new_cursor_once_with_a_heartbeat() {
     while pings < 3 {
         match socket.next().await {
             Incoming::Ping => pings += 1,
-            said => panic!("got {said:?} without a change"),
+            other => panic!("got {other:?} without a change"),
         }
     }
     let id = server.accept(99).await;

@@ -249,16 +249,16 @@ fn a_killed_test_process_leaves_nothing_behind() {
         .spawn()
         .unwrap();
     let mut output = copy.stdout.take().unwrap();
-    let mut said = String::new();
+    let mut text = String::new();
     let mut byte = [0];
-    while !(said.contains(SERVERS_ARE_UP) && said.ends_with('\n')) {
-        assert_eq!(output.read(&mut byte).unwrap(), 1, "the copy ended: {said}");
-        said.push(char::from(byte[0]));
+    while !(text.contains(SERVERS_ARE_UP) && text.ends_with('\n')) {
+        assert_eq!(output.read(&mut byte).unwrap(), 1, "the copy ended: {text}");
+        text.push(char::from(byte[0]));
     }
     copy.kill().unwrap();
     copy.wait().unwrap();
     output.read_to_end(&mut Vec::new()).unwrap();
-    let (_, folders) = said.trim().rsplit_once(SERVERS_ARE_UP).unwrap();
+    let (_, folders) = text.trim().rsplit_once(SERVERS_ARE_UP).unwrap();
     let folders: Vec<&str> = folders.split(' ').collect();
     assert_eq!(folders.len(), 2);
     // Includes the contents, which show who wrote there last.
