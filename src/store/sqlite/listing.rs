@@ -283,10 +283,10 @@ mod tests {
                         .lines()
                         .filter(|line| line.contains("SCAN orders") && !line.ends_with("orders_processing"));
                     assert_eq!(scans.count(), 0, "{statement}\n{plan}");
-                    let merges = match (query.user_id, query.status, &query.reference) {
-                        (None, Some(OrderStatus::Pending | OrderStatus::Processing), None) => true,
-                        (Some(_), _, _) | (None, _, _) => false,
-                    };
+                    let merges = matches!(
+                        (query.user_id, query.status, &query.reference),
+                        (None, Some(OrderStatus::Pending | OrderStatus::Processing), None)
+                    );
                     assert!(merges || !plan.contains("TEMP B-TREE"), "{statement}\n{plan}");
                 }
             }

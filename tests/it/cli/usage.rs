@@ -93,10 +93,7 @@ async fn help_and_version_are_printed_to_stdout() {
 async fn the_openapi_document_is_printed_without_a_server() {
     let folder = tempfile::tempdir().unwrap();
     let document: Value = run(command(folder.path(), "openapi")).await.json();
-    assert_eq!(
-        document,
-        serde_json::to_value(orderly::http::document()).unwrap()
-    );
+    assert_eq!(document, serde_json::to_value(orderly::http::document()).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,7 +46,7 @@ async fn the_oracle_notices_every_kind_of_falsified_evidence() {
             evidence.accepted_orders[0].body["user_id"] = 999.into();
         }),
         ("cancelled", |evidence| {
-            evidence.accepted_orders[0].cancelled = true
+            evidence.accepted_orders[0].cancelled = true;
         }),
         ("ended", |evidence| {
             let events = &mut evidence.records[0].events;

@@ -130,7 +130,7 @@ async fn subscribers_returning_together_share_one_store_error(harness: &mut Harn
     let controlled = ControlledStore::new();
     let (live, draining) = live_over(layered(harness.store().clone(), controlled.clone()), harness);
     let all = subscribe_together(&live, &controlled, || {
-        controlled.away.store(true, Ordering::SeqCst)
+        controlled.away.store(true, Ordering::SeqCst);
     })
     .await;
     assert!(all.iter().all(Result::is_err));
