@@ -237,7 +237,7 @@ async fn nothing_is_read_from_a_standby_that_has_an_epoch_of_its_own() {
         let ids = list(&shop.node, "limit=500").await.ids();
         assert_eq!(ids.len(), 30);
         assert_eq!(feed(&shop.node, None, 20).await.len(), 90);
-        shop.node.said("its newest epoch is not the primary's")
+        shop.node.has_logged("its newest epoch is not the primary's")
     })
     .await;
     assert_eq!(shop.served("list", "standby").await, lists);
