@@ -229,7 +229,7 @@ async fn a_soft_open_file_limit_is_raised_and_a_hard_one_logged() {
     assert_eq!(server.terminate().await, Some(0));
     let server = server_below(folder.path(), "-n 64").await;
     assert_eq!(files_max(&server).await, 64);
-    assert!(server.has_logged(warning) && server.has_logged("32 connections are taken"));
+    assert!(server.has_logged(warning) && server.has_logged("32 connections are accepted"));
     assert_eq!(server.terminate().await, Some(0));
 }
 

@@ -193,6 +193,7 @@ async fn the_set_of_metric_families_is_stable() {
     histogram orderly_store_commit_seconds
     counter orderly_store_errors
     histogram orderly_store_call_seconds
+    counter orderly_reads
     gauge orderly_store_wal_bytes
     counter orderly_http_requests
     histogram orderly_http_request_duration_seconds

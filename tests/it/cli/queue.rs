@@ -146,7 +146,7 @@ async fn an_unknown_outcome_is_reported_with_its_idempotency_key() {
         output.assert_failed(1, "no answer from");
         let run = output
             .stderr
-            .contains("with --idempotency-key k the same command");
+            .contains("repeat the command with --idempotency-key k");
         assert_eq!(run, is_unknown, "{}", output.stderr);
     }
 }
