@@ -73,7 +73,7 @@ fn epoch_as_text(begun: &Begun) -> String {
     let until = begun
         .stored_until_text()
         .map_or("no event is stored".to_owned(), |until| {
-            format!("the last stored event is from {until}")
+            format!("the last event in the feed is from {until}")
         });
     format!(
         "epoch {number} began with order {first_order_id}, after position {} of the feed; {until}. Order ids, leases, idempotency \

@@ -10,7 +10,7 @@ use super::settings::Setting;
 use super::values::{self, DatabaseUrl};
 use super::{
     ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, LogFormat, PostgresDatabase, PostgresUrl,
-    is_this_machine, without_brackets,
+    Session, is_this_machine, without_brackets,
 };
 use crate::order::{OnFailure, Ordering};
 use crate::retry::RetryPolicy;
@@ -174,7 +174,13 @@ impl Reader<'_> {
         if let Some(direct) = &direct {
             self.warn_of_wrong_direct_url(&url, direct);
         }
-        let read = self.further_url("database_read_url");
+        // Of several hosts a standby: the primary is asked anyway where none answers.
+        let read = self.further_url("database_read_url").map(|read| PostgresUrl {
+            session: read
+                .session
+                .or((read.hosts.len() > 1).then_some(Session::Standby)),
+            ..read
+        });
         Some(Database::Postgres(Box::new(PostgresDatabase {
             url,
             direct,

@@ -50,7 +50,14 @@ impl Routes {
                     .find(|route| route.path == path && route.method == method)
             };
             let (get, post) = (of(HttpMethod::Get), of(HttpMethod::Post));
-            let first = get.or(post).expect("an operation is a GET or a POST");
+            let first = get.or(post).expect("a route is a GET or a POST");
+            assert!(
+                [get, post]
+                    .into_iter()
+                    .flatten()
+                    .all(|route| route.access == first.access),
+                "the routes of a path have one access: {path}"
+            );
             let methods = Methods {
                 context: Context::new(shared.clone(), path, first.access),
                 get,

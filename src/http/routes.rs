@@ -53,6 +53,10 @@ impl Route {
     {
         let [method] = <[HttpMethod; 1]>::try_from(D::methods())
             .unwrap_or_else(|methods| panic!("a description has one method: {}", methods.len()));
+        assert!(
+            matches!(method, HttpMethod::Get | HttpMethod::Post),
+            "dispatch knows GET and POST"
+        );
         let mut operation = D::operation();
         operation.tags = Some(D::tags().into_iter().map(str::to_owned).collect());
         Route {

@@ -62,7 +62,7 @@ impl Begun {
     /// The time of the last event, in RFC 3339.
     pub fn stored_until_text(&self) -> Option<String> {
         let instant = jiff::Timestamp::from_microsecond(self.stored_until?.micros());
-        instant.ok().map(|instant| instant.to_string())
+        instant.ok().map(|instant| format!("{instant:.6}"))
     }
 }
 

@@ -70,7 +70,7 @@ fn warn(begun: &Begun, was: &str, now_is: &str) {
         .map_or("at any time".to_owned(), |until| format!("after {until}"));
     tracing::warn!(
         epoch = number,
-        %first_order_id,
+        first_order_id = first_order_id.0,
         after_position = after.0,
         "the database has changed from {was} to {now_is}: epoch {number} begins with order {first_order_id} and behind place \
          {} of the feed. Orders and results that were confirmed {since} may be missing if the replication was asynchronous or \

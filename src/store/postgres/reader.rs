@@ -96,7 +96,10 @@ impl From<Failure> for Unserved {
 
 impl From<Unfit> for Unserved {
     fn from(unfit: Unfit) -> Unserved {
-        Unserved::Unfit(unfit)
+        match unfit {
+            Unfit::Unclear => Unserved::Behind,
+            Unfit::OtherHistory | Unfit::Lags => Unserved::Unfit(unfit),
+        }
     }
 }
 
@@ -114,8 +117,11 @@ pub(super) async fn orders(
         shared.metrics.reads.served(ReadKind::list, ReadServer::standby);
         return Ok(page);
     }
+    // Cursors need a place in the log only where a standby may get them back.
+    let with_place = reader.standing().serves;
+    let page = query::orders(lists, shared, query, with_place).await?;
     shared.metrics.reads.served(ReadKind::list, ReadServer::primary);
-    query::orders(lists, shared, query, true).await
+    Ok(page)
 }
 
 /// A page of the feed, of the standby or of the primary.
@@ -133,9 +139,9 @@ pub(super) async fn events_after(
         reads.served(ReadKind::feed, ReadServer::standby);
         return Ok(page);
     }
-    reads.served(ReadKind::feed, ReadServer::primary);
     let asked_at = Instant::now();
     let page = feed.events_after(after, limit).await?;
+    reads.served(ReadKind::feed, ReadServer::primary);
     reader.note(page.bounds.clone(), asked_at);
     Ok(page)
 }
@@ -186,7 +192,8 @@ impl Reader {
                 orders,
                 next,
                 as_of: query.as_of.or(end.place),
-                at: known.bounds.cursor(end.last),
+                // A standby may replay a commit before the primary shows it.
+                at: known.bounds.cursor(end.last.min(known.bounds.last)),
             })
         };
         self.within_limit(read).await
@@ -264,9 +271,11 @@ impl Reader {
                 self.standing().unfit_since = None;
                 return Some(answer);
             }
-            // Replay went before the statement, or the store closes.
+            // Replay went before the statement, the statement is a slow one, or the store closes.
             Err(
-                Unserved::Behind | Unserved::Busy | Unserved::Failed(Failure::Again(_) | Failure::Closed),
+                Unserved::Behind
+                | Unserved::Busy
+                | Unserved::Failed(Failure::Again(_) | Failure::TimedOut(_) | Failure::Closed),
             ) => {}
             Err(unserved @ Unserved::Unfit(_)) => {
                 let since = *self.standing().unfit_since.get_or_insert_with(Instant::now);

@@ -113,8 +113,10 @@ impl State {
     pub fn commits(&self) {
         let mut doubt = self.doubt();
         doubt.commit = false;
-        if self.hang.send_replace(None).is_some() {
+        if self.hang.borrow().is_some() {
+            // First: callers go on as soon as the hang is over.
             self.clock().distrust();
+            self.hang.send_replace(None);
         }
         self.judge(*doubt);
     }
@@ -299,9 +301,12 @@ impl State {
     /// Reports whether leases that have run out may still be held: by the clock of a new server, which may be ahead of the clock
     /// by which they were taken, or because no node could renew them while commits hung. One lease later all are renewed.
     pub fn leases_may_be_held(&self) -> bool {
-        self.clock()
-            .trusted_from
-            .is_some_and(|from| Instant::now() < from)
+        let is_hanging = self.hang.borrow().is_some();
+        is_hanging
+            || self
+                .clock()
+                .trusted_from
+                .is_some_and(|from| Instant::now() < from)
     }
 
     /// Fails while it is unknown which nodes live: they may all seem dead.

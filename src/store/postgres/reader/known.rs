@@ -9,8 +9,10 @@ use crate::store::{FeedBounds, FeedPosition};
 
 /// The age at which the primary is asked again.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
-/// A standby that lacks what the primary showed this long ago, or up to twice as long ago, serves nothing.
+/// A standby that lacks what the primary showed this long ago serves nothing.
 const LAG_MAX: Duration = Duration::from_secs(10);
+/// The age beyond which an end of the primary's feed allows too much lag to go by.
+const REFERENCE_AGE_MAX: Duration = Duration::from_secs(21);
 
 #[derive(Clone)]
 pub struct Known {
@@ -27,6 +29,8 @@ pub struct Known {
 pub enum Unfit {
     OtherHistory,
     Lags,
+    /// It lacks what the primary shows now, and no end of the primary's feed is known that is old enough to tell whether it lags.
+    Unclear,
 }
 
 impl Unfit {
@@ -36,6 +40,7 @@ impl Unfit {
                 "its newest epoch is not the primary's: it was promoted or left behind, or has another store"
             }
             Unfit::Lags => "it lags more than 10 s behind the primary",
+            Unfit::Unclear => "it has not yet replayed what the primary shows",
         }
     }
 }
@@ -50,7 +55,7 @@ impl Known {
             Some(known) if at < known.at => return known,
             Some(known) if at.duration_since(known.later.0) >= LAG_MAX => (known.later, end),
             Some(known) => (known.earlier, known.later),
-            None => ((at, FeedPosition(0)), end),
+            None => (end, end),
         };
         Known {
             bounds,
@@ -69,15 +74,16 @@ impl Known {
         if end.newest != self.bounds.epochs.newest().identity {
             return Err(Unfit::OtherHistory);
         }
-        let long_ago = if self.later.0.elapsed() >= LAG_MAX {
-            self.later
-        } else {
-            self.earlier
-        };
-        if end.last < long_ago.1 {
-            return Err(Unfit::Lags);
+        if end.last >= self.bounds.last {
+            return Ok(());
         }
-        Ok(())
+        let is_reference =
+            |(at, _): &(Instant, FeedPosition)| (LAG_MAX..REFERENCE_AGE_MAX).contains(&at.elapsed());
+        match [self.later, self.earlier].into_iter().find(is_reference) {
+            Some((_, shown)) if end.last >= shown => Ok(()),
+            Some(_) => Err(Unfit::Lags),
+            None => Err(Unfit::Unclear),
+        }
     }
 }
 
@@ -109,13 +115,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_lags_that_lacks_what_was_shown_ten_seconds_ago() {
         let known = Known::with(None, bounds(5), Instant::now());
-        assert_eq!(known.check(&end(0)), Ok(()));
         advance(LAG_MAX).await;
         let known = Known::with(Some(known), bounds(9), Instant::now());
         assert_eq!(known.check(&end(4)), Err(Unfit::Lags));
         assert_eq!(known.check(&end(5)), Ok(()));
         advance(LAG_MAX).await;
         assert_eq!(known.check(&end(5)), Err(Unfit::Lags));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_old_enough_end_a_server_must_have_what_is_shown_now() {
+        let known = Known::with(None, bounds(5), Instant::now());
+        assert_eq!(known.check(&end(4)), Err(Unfit::Unclear));
+        assert_eq!(known.check(&end(5)), Ok(()));
+        // No read for a minute.
+        advance(6 * LAG_MAX).await;
+        let known = Known::with(Some(known), bounds(9), Instant::now());
+        assert_eq!(known.check(&end(8)), Err(Unfit::Unclear));
+        assert_eq!(known.check(&end(9)), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

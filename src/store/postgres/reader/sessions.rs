@@ -13,7 +13,7 @@ use super::super::connect::{Connection, Connector, Parameters, TRUSTED_UNUSED, c
 use super::super::failure::Failure;
 use super::super::links::Reads;
 use super::super::state::State;
-use crate::config::{PostgresUrl, Session as Wanted};
+use crate::config::PostgresUrl;
 use crate::store::opening::OpenError;
 
 /// Reads under way on a standby at once: as many as lists and pages of the feed have connections to the primary.
@@ -35,15 +35,10 @@ pub struct Session<'s> {
 }
 
 impl Sessions {
-    /// Opens none yet. Of several hosts a standby is preferred, unless the URL says otherwise.
+    /// Opens none yet.
     pub fn new(url: &PostgresUrl) -> Result<Sessions, OpenError> {
-        let usual = (url.hosts.len() > 1).then_some(Wanted::PreferStandby);
-        let url = PostgresUrl {
-            session: url.session.or(usual),
-            ..url.clone()
-        };
         // Its own state: what happens here says nothing about storing.
-        let connector = connector(&url, &State::new().into(), None)?;
+        let connector = connector(url, &State::new().into(), None)?;
         Ok(Sessions {
             connector: connector.only_reading(),
             idle: Mutex::default(),
