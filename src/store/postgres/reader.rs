@@ -182,7 +182,7 @@ impl Reader {
             let session = self.sessions.lend().await?.ok_or(Unserved::Busy)?;
             let found = session.begin(STATEMENT_TIME_MAX, END_AND_PLACE, &[]).await?;
             let end = end_of(&found)?;
-            known.check(&end)?;
+            known.check(&end, true)?;
             if query.as_of > end.place {
                 return Err(Unserved::Behind);
             }
@@ -228,12 +228,13 @@ impl Reader {
                 complete_after, last, ..
             } = page.bounds;
             self.standing().end = Some((Instant::now(), last));
-            known.check(&End {
+            let end = End {
                 newest,
                 complete_after,
                 last,
                 place: None,
-            })?;
+            };
+            known.check(&end, true)?;
             let is_below_end = page
                 .events
                 .last()

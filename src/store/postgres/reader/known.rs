@@ -19,8 +19,9 @@ pub struct Known {
     pub bounds: FeedBounds,
     /// The time when the primary was asked.
     at: Instant,
-    /// Ends of its feed, with the times when it was asked: the later one at least [`LAG_MAX`] after the earlier one.
-    earlier: (Instant, FeedPosition),
+    /// Ends of its feed, with the times when it was asked: the later one at least [`LAG_MAX`] after the earlier one. `None` while
+    /// only one is known.
+    earlier: Option<(Instant, FeedPosition)>,
     later: (Instant, FeedPosition),
 }
 
@@ -53,9 +54,9 @@ impl Known {
         let (earlier, later) = match known.filter(same_life) {
             // A later answer came first.
             Some(known) if at < known.at => return known,
-            Some(known) if at.duration_since(known.later.0) >= LAG_MAX => (known.later, end),
+            Some(known) if at.duration_since(known.later.0) >= LAG_MAX => (Some(known.later), end),
             Some(known) => (known.earlier, known.later),
-            None => (end, end),
+            None => (None, end),
         };
         Known {
             bounds,
@@ -69,8 +70,9 @@ impl Known {
         self.at.elapsed() < KNOWN_FOR
     }
 
-    /// Checks that a server has the primary's history, nearly up to now.
-    pub fn check(&self, end: &End) -> Result<(), Unfit> {
+    /// Checks that a server has the primary's history, nearly up to now. `was_level`: it had all that the primary showed when the
+    /// primary was first asked.
+    pub fn check(&self, end: &End, was_level: bool) -> Result<(), Unfit> {
         if end.newest != self.bounds.epochs.newest().identity {
             return Err(Unfit::OtherHistory);
         }
@@ -79,9 +81,11 @@ impl Known {
         }
         let is_reference =
             |(at, _): &(Instant, FeedPosition)| (LAG_MAX..REFERENCE_AGE_MAX).contains(&at.elapsed());
-        match [self.later, self.earlier].into_iter().find(is_reference) {
+        let mut ends = [Some(self.later), self.earlier].into_iter().flatten();
+        match ends.find(is_reference) {
             Some((_, shown)) if end.last >= shown => Ok(()),
             Some(_) => Err(Unfit::Lags),
+            None if was_level && self.earlier.is_none() => Ok(()),
             None => Err(Unfit::Unclear),
         }
     }
@@ -117,22 +121,23 @@ mod tests {
         let known = Known::with(None, bounds(5), Instant::now());
         advance(LAG_MAX).await;
         let known = Known::with(Some(known), bounds(9), Instant::now());
-        assert_eq!(known.check(&end(4)), Err(Unfit::Lags));
-        assert_eq!(known.check(&end(5)), Ok(()));
+        assert_eq!(known.check(&end(4), true), Err(Unfit::Lags));
+        assert_eq!(known.check(&end(5), true), Ok(()));
         advance(LAG_MAX).await;
-        assert_eq!(known.check(&end(5)), Err(Unfit::Lags));
+        assert_eq!(known.check(&end(5), true), Err(Unfit::Lags));
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_an_old_enough_end_a_server_must_have_what_is_shown_now() {
         let known = Known::with(None, bounds(5), Instant::now());
-        assert_eq!(known.check(&end(4)), Err(Unfit::Unclear));
-        assert_eq!(known.check(&end(5)), Ok(()));
+        assert_eq!(known.check(&end(4), false), Err(Unfit::Unclear));
+        assert_eq!(known.check(&end(5), false), Ok(()));
+        assert_eq!(known.check(&end(4), true), Ok(()));
         // No read for a minute.
         advance(6 * LAG_MAX).await;
         let known = Known::with(Some(known), bounds(9), Instant::now());
-        assert_eq!(known.check(&end(8)), Err(Unfit::Unclear));
-        assert_eq!(known.check(&end(9)), Ok(()));
+        assert_eq!(known.check(&end(8), true), Err(Unfit::Unclear));
+        assert_eq!(known.check(&end(9), true), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -146,6 +151,6 @@ mod tests {
             newest: EpochIdentity(7),
             ..end(9)
         };
-        assert_eq!(known.check(&other), Err(Unfit::OtherHistory));
+        assert_eq!(known.check(&other, true), Err(Unfit::OtherHistory));
     }
 }

@@ -71,7 +71,7 @@ impl Reader {
         };
         let look = async {
             let found = session.begin(STATEMENT_TIME_MAX, END_AND_PLACE, &[]).await?;
-            known.check(&end_of(&found)?)?;
+            known.check(&end_of(&found)?, false)?;
             session.end().await?;
             Ok(())
         };
