@@ -113,7 +113,7 @@ pub struct PostgresDatabase {
     pub url: PostgresUrl,
     /// Direct URL, past the pooler, for LISTEN and migrations.
     pub direct: Option<PostgresUrl>,
-    /// To standbys, for lists of orders and pages of the feed.
+    /// URL of standbys, for lists of orders and pages of the feed.
     pub read: Option<PostgresUrl>,
 }
 

@@ -55,7 +55,7 @@ pub enum TelemetryError {
 }
 
 /// Starts the log of a server: stdout and daily files. If the folder is not writable, there is a warning and no file.
-/// From here on, panics are logged too.
+/// Also logs panics from here on.
 pub fn start(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
     let filter = filter(&log.filter)?;
     let mut telemetry = Telemetry::default();

@@ -7,7 +7,7 @@ pub struct Survey {
     pub hosts: Vec<Host>,
     /// Where `DATABASE_DIRECT_URL` leads; `None` without one, or where `DATABASE_URL` leads nowhere itself.
     pub direct: Option<Beside>,
-    /// Where `DATABASE_READ_URL` leads, likewise.
+    /// Server of `DATABASE_READ_URL`, likewise.
     pub read: Option<Beside>,
     /// The version of the PgBouncer in `DATABASE_URL`, where its console tells it to this user.
     pub pgbouncer: Option<String>,

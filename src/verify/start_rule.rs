@@ -15,7 +15,7 @@ pub(super) struct Starts {
     rule: StartRule,
     accept_time_max: Duration,
     passed_over: Arc<HashSet<OrderId>>,
-    /// By user if the rule is per user; all their lines are in memory then.
+    /// Lines by user if the rule is per user; all of them are in memory then.
     lines: HashMap<Option<i64>, StartOrder>,
     /// Processing order by user.
     processing: HashMap<i64, OrderId>,

@@ -72,7 +72,7 @@ enum Unserved {
     /// It lacks what was asked for.
     Behind,
     Unfit(Unfit),
-    /// As many reads are under way as may be.
+    /// All connections to it are in use.
     Busy,
     Failed(Failure),
 }

@@ -139,7 +139,7 @@ async fn at_the_limit_the_longest_idle_unauthenticated_connection_is_closed() {
     server.close().await;
 }
 
-/// Without a key no client has priority, but requests in progress and streams keep their connections.
+/// No client has priority without a key, but requests in progress and streams keep their connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_progress_keeps_its_connection() {
     let server = ApiServer::before(Api::open().await, LIMIT.into());
@@ -255,7 +255,7 @@ async fn slow_readers_of_public_files_are_closed_at_the_limit() {
     server.close().await;
 }
 
-/// Without a key a request without its body used to hold its connection for half a minute, and then the next one did.
+/// A request without its body used to hold its connection for half a minute where no key is set, and then the next one did.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_withhold_request_bodies_are_closed_at_the_limit() {
     let server = ApiServer::before(Api::open().await, LIMIT.into());

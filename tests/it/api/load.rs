@@ -124,7 +124,7 @@ struct Scrape {
     /// The total as shown. The text formats have none.
     total: Option<u64>,
     states: [u64; 5],
-    /// From the orders acknowledged before to those sent until after.
+    /// Range from the orders acknowledged before to those sent until after.
     possible: RangeInclusive<u64>,
 }
 

@@ -320,7 +320,7 @@ fn median(samples: &std::collections::BTreeMap<String, f64>) -> f64 {
     low + (high - low) * (half - below) / (within - below)
 }
 
-/// With a running worker, the histograms hold each of its orders once.
+/// The histograms hold each order of a running worker once.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_processed_order_is_counted_once() {
     const ORDERS: usize = 5;

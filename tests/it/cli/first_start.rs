@@ -109,7 +109,7 @@ async fn node(folder: &Path, url: &str, line: &str) -> CommandOutput {
     run(command).await
 }
 
-/// At first the role may only connect.
+/// The role may only connect at first.
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_finds_a_missing_database_privilege() {
     let Some(database) = database().await else { return };

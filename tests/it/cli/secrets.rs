@@ -107,7 +107,7 @@ async fn the_api_key_is_never_shown() {
     assert_no_file_contains_secrets(folder.path(), 1);
 }
 
-/// With orders in every outcome, and with invalid settings.
+/// Orders in every outcome, and invalid settings.
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_secrets_are_never_shown() {
     let receiver = Receiver::start().await;

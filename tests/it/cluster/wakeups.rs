@@ -1,4 +1,4 @@
-//! How a node learns of orders accepted by another: at once through notifications, by polling where a pooler suppresses
+//! Ways in which a node learns of orders accepted by another: at once through notifications, by polling where a pooler suppresses
 //! them.
 
 use std::time::{Duration, Instant};

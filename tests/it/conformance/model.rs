@@ -41,7 +41,7 @@ enum Step {
         orders_max: usize,
         suspect: bool,
     },
-    /// With any lease ever granted.
+    /// Any lease ever granted.
     Settle {
         lease: Index,
         outcome: Outcome,
@@ -59,7 +59,7 @@ enum Step {
         order: Index,
     },
     Pause(bool),
-    /// In steps of 7 s, so that no lease of 30 s ends exactly at a step.
+    /// Advances in steps of 7 s, so that no lease of 30 s ends exactly at a step.
     Advance {
         sevens: u64,
     },

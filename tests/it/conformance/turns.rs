@@ -264,7 +264,7 @@ async fn random_operations_keep_the_order_when_failures_block(harness: &mut Harn
 const STEPS: usize = 150;
 const USERS: i64 = 4;
 
-/// Before every claim, computes the allowed orders from the table; afterwards checks the claimed ones.
+/// Computes the allowed orders from the table before every claim, and checks the claimed ones afterwards.
 async fn random_operations(harness: &mut Harness, on_failure: OnFailure) {
     let seed: u64 = rand::random();
     println!("seed {seed}");

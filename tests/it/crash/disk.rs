@@ -80,7 +80,7 @@ async fn a_failed_checkpoint_sync_ends_the_server_and_loses_nothing() {
     /// Far more than until the first checkpoint.
     const BATCHES_MAX: usize = 1_000;
     const BATCH: usize = 500;
-    /// As much as an order may have, so that the log fills quickly.
+    /// The most text an order may have, so that the log fills quickly.
     const NOTE_CHARS: usize = 8_000;
     if !required("strace", Command::new("strace").arg("-V").output().await.is_ok()) {
         return;

@@ -22,7 +22,7 @@ const ACKNOWLEDGED: std::ops::Range<usize> = 1..250;
 pub enum Ending {
     /// By SIGKILL.
     Killed,
-    /// By SIGTERM, cleanly.
+    /// Clean stop by SIGTERM.
     Stopped,
 }
 

@@ -54,7 +54,7 @@ async fn an_unavailable_store_is_polled_every_few_seconds_until_it_returns() {
     world.end().await;
 }
 
-/// When accepts work but claims fail, every accepted order wakes the dispatcher.
+/// Every accepted order wakes the dispatcher while claims fail.
 #[tokio::test(start_paused = true)]
 async fn wake_ups_do_not_cause_a_storm_of_failing_claims() {
     let link = StoreLink::new();

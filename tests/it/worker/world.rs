@@ -40,7 +40,7 @@ pub struct World {
     pub script: Arc<Script>,
     pub metrics: Metrics,
     node: Option<NodeTasks>,
-    /// While it exists, tokio does not advance its paused clock.
+    /// Keeps tokio from advancing its paused clock while it exists.
     _time_stands_still: std::sync::mpsc::Sender<()>,
 }
 

@@ -1,4 +1,4 @@
-//! How connections end, and the isolation of clients that do not read or answer.
+//! Ends of connections, and the isolation of clients that do not read or answer.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Who may connect, and invalid handshakes.
+//! Access to the socket, and invalid handshakes.
 
 use axum::http::StatusCode;
 use serde_json::json;

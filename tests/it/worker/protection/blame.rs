@@ -1,4 +1,4 @@
-//! Whose fault a bad answer is: the order's or the service's (issue 13, points 6 and 6c).
+//! Blame for a bad answer: the order's or the service's (issue 13, points 6 and 6c).
 
 use std::time::Duration;
 
