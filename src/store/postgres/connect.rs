@@ -25,7 +25,7 @@ pub(super) const LOOK_TIME_MAX: Duration = Duration::from_secs(2);
 /// After a failed attempt to connect the node waits so long before the next, doubling from the first to the last;
 /// meanwhile callers are refused at once. The longest pause is what a failover takes at most beyond the new primary's start.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
-const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Opens connections to one URL. Knows how that went lately, for all of the node.
 pub(super) struct Connector {
     servers: Servers,

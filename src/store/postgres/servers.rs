@@ -21,8 +21,10 @@ use crate::config::{OneHost, PostgresUrl, Session};
 
 /// Longest wait for one address where the URL wants no limit (`connect_timeout=0`).
 const CONNECT_TIME_MAX: Duration = Duration::from_mins(1);
-/// A server that was silent is tried after the others for this long.
+/// Time for which a server that was silent is tried after the others, and briefly where one of those answered.
 const SILENT_FOR: Duration = Duration::from_mins(1);
+/// Maximum time of a brief attempt: a frozen server must not keep a node from finding the new primary among the others.
+const BRIEF_TIME_MAX: Duration = Duration::from_secs(1);
 
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 /// A connection whose messages are read by whoever opened it.
@@ -117,6 +119,12 @@ struct Lately {
     silent_until: Vec<Option<Instant>>,
 }
 
+impl Lately {
+    fn is_silent(&self, place: usize, now: Instant) -> bool {
+        self.silent_until[place].is_some_and(|until| now < until)
+    }
+}
+
 impl Servers {
     pub fn new(url: &PostgresUrl) -> anyhow::Result<Servers> {
         Ok(Servers {
@@ -156,8 +164,13 @@ impl Servers {
     pub async fn open(&self) -> Result<Opened, Failure> {
         let mut failures = Vec::new();
         let mut second_choice = None;
+        let mut answered = false;
         for place in self.in_order() {
-            match self.open_one(place, &mut failures).await {
+            let opened = self
+                .open_one(place, self.time_max_of(place, answered), &mut failures)
+                .await;
+            answered |= opened.is_some();
+            match opened {
                 Some(opened) if self.wanted.check(&opened.found).is_ok() => {
                     self.lately().served = Some(place);
                     return Ok(opened);
@@ -176,9 +189,14 @@ impl Servers {
     }
 
     /// Opens a connection to one server, by one of its addresses after another.
-    async fn open_one(&self, place: usize, failures: &mut Vec<(String, Failure)>) -> Option<Opened> {
+    async fn open_one(
+        &self,
+        place: usize,
+        time_max: Duration,
+        failures: &mut Vec<(String, Failure)>,
+    ) -> Option<Opened> {
         let host = &self.hosts[place];
-        let deadline = Instant::now() + self.time_max;
+        let deadline = Instant::now() + time_max;
         let ways = match self.ways(host, deadline).await {
             Ok(ways) => ways,
             Err(failure) => {
@@ -189,8 +207,8 @@ impl Servers {
         };
         let several = ways.len() > 1;
         for (config, address) in ways {
-            let deadline = Instant::now() + self.time_max;
-            match self.attempt(&config, deadline).await {
+            let deadline = Instant::now() + time_max;
+            match self.attempt(&config, time_max, deadline).await {
                 Ok(opened) => {
                     self.lately().silent_until[place] = None;
                     return Some(opened);
@@ -240,8 +258,12 @@ impl Servers {
         Ok(addresses.into_iter().map(|address| way(Some(address))).collect())
     }
 
-    async fn attempt(&self, config: &Config, deadline: Instant) -> Result<Opened, Failure> {
-        let time_max = self.time_max;
+    async fn attempt(
+        &self,
+        config: &Config,
+        time_max: Duration,
+        deadline: Instant,
+    ) -> Result<Opened, Failure> {
         let connected = timeout_at(deadline, config.connect(self.tls.clone()))
             .await
             .map_err(|_| Failure::Unavailable(format!("not connected within {time_max:?}").into()))?;
@@ -276,11 +298,22 @@ impl Servers {
         })
     }
 
-    /// Notes that an attempt failed, where that was for want of an answer.
+    /// Notes that an attempt failed, where that was for want of an answer. A brief attempt prolongs nothing: after
+    /// [`SILENT_FOR`] the server gets its full time again.
     fn note_silence(&self, place: usize, deadline: Instant) {
         let now = Instant::now();
-        if now >= deadline {
-            self.lately().silent_until[place] = Some(now + SILENT_FOR);
+        let mut lately = self.lately();
+        if now >= deadline && !lately.is_silent(place, now) {
+            lately.silent_until[place] = Some(now + SILENT_FOR);
+        }
+    }
+
+    /// Returns the time that the next attempt at a server may take; `answered` is true if another one has just answered.
+    fn time_max_of(&self, place: usize, answered: bool) -> Duration {
+        if answered && self.lately().is_silent(place, Instant::now()) {
+            self.time_max.min(BRIEF_TIME_MAX)
+        } else {
+            self.time_max
         }
     }
 
@@ -293,7 +326,7 @@ impl Servers {
         let lately = self.lately();
         let now = Instant::now();
         places.sort_by_key(|place| {
-            let is_silent = lately.silent_until[*place].is_some_and(|until| now < until);
+            let is_silent = lately.is_silent(*place, now);
             let served_last = !self.in_random_order && lately.served == Some(*place);
             (is_silent, !served_last)
         });
@@ -336,5 +369,32 @@ fn all_of(mut failures: Vec<(String, Failure)>) -> Failure {
         Failure::Refused(told)
     } else {
         Failure::Unsuitable(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Database, PasswordSources};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_gets_little_time_once_another_answered() {
+        let url = "postgres://me:x@a,b/db?connect_timeout=3";
+        let (database, _) = Database::parse(url, &PasswordSources::default()).unwrap();
+        let Database::Postgres(database) = database else {
+            panic!("a URL of PostgreSQL")
+        };
+        let servers = Servers::new(&database.url).unwrap();
+        let (full, brief) = (Duration::from_secs(3), BRIEF_TIME_MAX);
+        let times = || [false, true].map(|answered| servers.time_max_of(0, answered));
+        assert_eq!(times(), [full, full]);
+        servers.note_silence(0, Instant::now());
+        assert_eq!(times(), [full, brief]);
+        // A brief attempt that fails does not prolong it.
+        tokio::time::advance(SILENT_FOR / 2).await;
+        servers.note_silence(0, Instant::now());
+        tokio::time::advance(SILENT_FOR / 2).await;
+        assert_eq!(times(), [full, full]);
+        assert_eq!(servers.time_max_of(1, true), full);
     }
 }
