@@ -1,36 +1,32 @@
-//! Benchmark: measures a server and its yardsticks in turn, round by round: on one machine absolute figures drift from
-//! hour to hour, ratios do not. The server is a new process of this program on new data, or a running one. `cli/bench.rs`
-//! parses arguments and shows the report.
+//! Load generator of `orderly bench`: sends loads to a server in rounds, and reports rates and latencies. The server is a
+//! new process of this program on new data, or a running one. `cli/bench.rs` parses arguments and shows the report;
+//! `cargo xtask bench` compares the rates with yardsticks and other programs.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use serde::Serialize;
 
 mod connection;
 mod databases;
-mod disk;
 mod environment;
-pub mod forgetful;
 mod load;
-pub mod one_insert;
+mod measurement;
 mod pace;
-mod process;
-mod raw_store;
 mod report;
-mod rounds;
 mod script;
 mod statistics;
-mod subjects;
 mod target;
 
 pub use databases::Databases;
-pub use report::{KindReport, LoadReport, Processing, Report, Round};
+use environment::Environment;
+use measurement::Measurement;
+pub use report::{LoadReport, Processing, Report, Round};
 pub use script::Caller;
-pub use statistics::{LatencyFigures, Spread};
+pub use statistics::{LatencyFigures, Spread, per_second};
 
-/// Variable with a yardstick's database URL.
-pub const YARDSTICK_DATABASE_VARIABLE: &str = "BENCH_DATABASE_URL";
+use crate::store::ORDERS_WAITING_MAX;
 
 /// Load on a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -82,22 +78,6 @@ impl Load {
     }
 }
 
-/// Subject of a measurement: the server under test or a yardstick.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// The server under test.
-    Orderly,
-    /// `orderly` with the same HTTP side over a store that discards everything.
-    Nothing,
-    /// One INSERT per request, see [`one_insert`].
-    OneInsert,
-    /// The store alone, called directly.
-    Store,
-    /// The disk: one append with a sync at a time.
-    Disk,
-}
-
 /// Request rate of an open loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
@@ -120,18 +100,14 @@ pub enum Target {
 pub struct Plan {
     pub loads: Vec<Load>,
     pub target: Target,
-    /// URL of the PostgreSQL server for the one-INSERT yardstick.
-    pub yardstick_database: Option<String>,
     /// Program of the server under test.
     pub program: PathBuf,
-    /// This program, which serves the yardsticks.
-    pub yardstick_program: PathBuf,
     /// Parent of the run's own folder; its disk is measured.
     pub folder: PathBuf,
     /// Variables of the server under test.
     pub settings: Vec<(String, String)>,
     pub connections: usize,
-    /// Measuring time of each kind in each round.
+    /// Measuring time of each round.
     pub time: Duration,
     pub rounds: usize,
     /// `None` for a closed loop.
@@ -149,21 +125,92 @@ pub struct Progress {
     pub done: usize,
     pub total: usize,
     pub load: Load,
-    pub kind: Kind,
     pub round: usize,
 }
 
 /// Runs the plan until it ends or `interrupted` resolves. Either way everything temporary is removed.
 pub async fn run(
     plan: &Plan,
-    progress: &mut (dyn FnMut(&Progress) + Send),
+    progress: &mut dyn FnMut(&Progress),
     interrupted: impl Future<Output = ()>,
 ) -> anyhow::Result<Report> {
-    let environment = environment::Environment::new(plan)?;
+    let environment = Environment::new(plan)?;
     let measured = tokio::select! {
-        measured = rounds::measure(plan, &environment, progress) => measured,
+        measured = measure(plan, &environment, progress) => measured,
         () = interrupted => Err(anyhow::anyhow!("interrupted")),
     };
     environment.clear().await;
     measured
+}
+
+async fn measure(
+    plan: &Plan,
+    environment: &Environment,
+    progress: &mut dyn FnMut(&Progress),
+) -> anyhow::Result<Report> {
+    let mut notes = Vec::new();
+    let mut loads = Vec::new();
+    let mut failures = Vec::new();
+    for (number, &load) in plan.loads.iter().enumerate() {
+        let measured = measure_load(plan, environment, number, progress, &mut notes).await;
+        match measured.with_context(|| format!("measure {}", load.name())) {
+            Ok(report) => loads.push(report),
+            // A failed load does not affect the others.
+            Err(error) => failures.push(error),
+        }
+        environment.end_server().await;
+    }
+    if loads.is_empty()
+        && let Some(error) = failures.pop()
+    {
+        return Err(error);
+    }
+    let settings = plan.settings.iter();
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        store: match plan.target {
+            Target::Sqlite => "sqlite",
+            Target::Postgres(_) => "postgresql",
+            Target::Running(_) => "unknown",
+        },
+        users: plan.users,
+        duration_seconds: plan.time.as_secs_f64(),
+        rounds: plan.rounds,
+        settings: settings.map(|(name, value)| format!("{name}={value}")).collect(),
+        loads,
+        notes,
+        failures: failures.iter().map(|error| format!("{error:#}")).collect(),
+    })
+}
+
+/// Measures a load in all rounds; `number` is its place in the plan.
+async fn measure_load(
+    plan: &Plan,
+    environment: &Environment,
+    number: usize,
+    progress: &mut dyn FnMut(&Progress),
+    notes: &mut Vec<String>,
+) -> anyhow::Result<LoadReport> {
+    let load = plan.loads[number];
+    let server = environment
+        .server(plan, &format!("{number}-{}", load.name()))
+        .await?;
+    let measurement = Measurement::prepare(plan, load, server).await?;
+    let mut rounds = Vec::new();
+    for round in 1..=plan.rounds {
+        progress(&Progress {
+            done: number * plan.rounds + round - 1,
+            total: plan.loads.len() * plan.rounds,
+            load,
+            round,
+        });
+        rounds.push(measurement.round(notes).await?);
+    }
+    Ok(LoadReport::of(load, measurement.connections, rounds))
+}
+
+/// Returns the number of connections, limited so that waiting orders fill at most half of the room for commits: some room
+/// is freed only a moment after the answer.
+pub fn connections_for_batches(connections: usize, batch_size: usize) -> usize {
+    connections.min(ORDERS_WAITING_MAX / 2 / batch_size).max(1)
 }

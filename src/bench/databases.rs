@@ -56,7 +56,7 @@ impl Databases {
         let (parsed, _) = PostgresUrl::parse(&url).map_err(anyhow::Error::msg)?;
         ensure!(
             parsed.server.get_dbname() == Some(name.as_str()),
-            "the URL of the database must name it in its path"
+            "cannot add the name of a database to the URL"
         );
         let (client, _driver) = connect(&self.server).await?;
         // Recorded before the call, which may succeed even if its answer is lost.
@@ -92,7 +92,7 @@ impl Databases {
 }
 
 /// Connects and returns the client with the task that reads its messages; dropping the task closes the connection.
-pub async fn connect(url: &PostgresUrl) -> anyhow::Result<(Client, AbortOnDropHandle<()>)> {
+async fn connect(url: &PostgresUrl) -> anyhow::Result<(Client, AbortOnDropHandle<()>)> {
     let connected = url.config().connect(tls_connector(url)?).await;
     let (client, connection) = connected.with_context(|| format!("connect to {}", url.location))?;
     let driver: JoinHandle<()> = tokio::spawn(async move {
@@ -104,18 +104,18 @@ pub async fn connect(url: &PostgresUrl) -> anyhow::Result<(Client, AbortOnDropHa
     Ok((client, AbortOnDropHandle::new(driver)))
 }
 
-/// Returns the URL with another database.
+/// Returns the connection string with another database. The last name given counts.
 fn with_database(url: &str, name: &str) -> String {
-    let (before, parameters) = match url.split_once('?') {
-        Some((before, parameters)) => (before, format!("?{parameters}")),
-        None => (url, String::new()),
+    // A password may hold a `?`.
+    let after_password = url.rsplit_once('@').map_or(url, |(_, rest)| rest);
+    let separator = if PostgresUrl::is_in_keywords(url) {
+        ' '
+    } else if after_password.contains('?') {
+        '&'
+    } else {
+        '?'
     };
-    let authority = before.find("://").map_or(0, |at| at + "://".len());
-    let server = match before[authority..].find('/') {
-        Some(length) => &before[..authority + length],
-        None => before,
-    };
-    format!("{server}/{name}{parameters}")
+    format!("{url}{separator}dbname={name}")
 }
 
 #[cfg(test)]
@@ -124,17 +124,15 @@ mod tests {
 
     #[test]
     fn a_url_gets_another_database_on_the_same_server() {
-        for (url, expected) in [
-            ("postgres://h/d", "postgres://h/x"),
-            ("postgres://u:p@h:1", "postgres://u:p@h:1/x"),
-            (
-                "postgresql://h/d?sslmode=require",
-                "postgresql://h/x?sslmode=require",
-            ),
-            ("postgresql:///d?host=/run/a", "postgresql:///x?host=/run/a"),
-            ("postgres://h?a=/b", "postgres://h/x?a=/b"),
+        for url in [
+            "postgres://h:1/d",
+            "postgres://u:p?@h:1",
+            "postgresql://h:1/d?dbname=e&sslmode=require",
+            "postgresql:///d?host=h&port=1",
+            "host=h port=1 dbname=d",
         ] {
-            assert_eq!(with_database(url, "x"), expected);
+            let (server, _) = PostgresUrl::parse(&with_database(url, "x")).unwrap();
+            assert_eq!(server.location, "postgres://h:1/x", "{url}");
         }
     }
 

@@ -2,15 +2,14 @@
 
 use serde::Serialize;
 
+use super::Load;
 use super::statistics::{LatencyFigures, Spread};
-use super::{Kind, Load};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub version: &'static str,
     /// Store of the server: `sqlite`, `postgresql`, or `unknown` for a running server.
     pub store: &'static str,
-    pub connections: usize,
     /// Number of users; orders were spread over them in turn.
     pub users: usize,
     pub duration_seconds: f64,
@@ -28,27 +27,17 @@ pub struct LoadReport {
     pub load: Load,
     pub connections: usize,
     pub unit: &'static str,
-    /// The server under test, then the yardsticks.
-    pub kinds: Vec<KindReport>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct KindReport {
-    pub kind: Kind,
     pub rate: Option<Spread>,
-    /// The server's rate divided by this kind's, round by round; only for yardsticks with a comparable rate.
-    pub ratio: Option<Spread>,
     /// Medians over the rounds; the maximum over all.
     pub latency: Option<LatencyFigures>,
     pub processing: Option<Processing>,
     pub rounds: Vec<Round>,
 }
 
-/// One kind in one round.
 #[derive(Clone, Debug, Serialize)]
 pub struct Round {
     pub rate: f64,
-    /// Number of successful answers, orders or syncs.
+    /// Number of successful answers or orders.
     pub count: u64,
     pub refused: u64,
     /// Requests of an open loop that were never sent, because the server was too slow.
@@ -77,53 +66,21 @@ pub struct Processing {
 impl Report {
     /// Reports whether all was measured and every figure is valid.
     pub fn is_good(&self) -> bool {
-        let kinds = self.loads.iter().flat_map(|load| &load.kinds);
-        let mut rounds = kinds.flat_map(|kind| &kind.rounds);
+        let mut rounds = self.loads.iter().flat_map(|load| &load.rounds);
         self.failures.is_empty() && rounds.all(|round| round.refused == 0)
     }
 }
 
 impl LoadReport {
-    /// Summarizes all rounds; the server under test comes first.
-    pub fn of(load: Load, connections: usize, rounds: &[Vec<(Kind, Round)>]) -> LoadReport {
-        let kinds = rounds.first().map(Vec::as_slice).unwrap_or_default();
-        let kinds = kinds.iter().map(|(kind, _)| {
-            let mut report = KindReport::of(*kind, rounds);
-            if load == Load::Pickup {
-                // One order at a time with pauses: its rate is its own choice.
-                report.ratio = None;
-            }
-            report
-        });
+    pub fn of(load: Load, connections: usize, rounds: Vec<Round>) -> LoadReport {
         LoadReport {
             load,
             connections,
             unit: load.unit(),
-            kinds: kinds.collect(),
-        }
-    }
-}
-
-impl KindReport {
-    fn of(kind: Kind, rounds: &[Vec<(Kind, Round)>]) -> KindReport {
-        let of_kind = |wanted: Kind| {
-            let all = rounds.iter().flatten();
-            all.filter(move |(kind, _)| *kind == wanted)
-                .map(|(_, round)| round)
-        };
-        let pairs = of_kind(Kind::Orderly).zip(of_kind(kind));
-        // No ratio against a yardstick that did nothing in a round.
-        let ratios = pairs
-            .filter(|(_, yardstick)| yardstick.rate > 0.0)
-            .map(|(own, yardstick)| own.rate / yardstick.rate);
-        let own: Vec<Round> = of_kind(kind).cloned().collect();
-        KindReport {
-            kind,
-            rate: Spread::of(own.iter().map(|round| round.rate)),
-            ratio: Spread::of(ratios).filter(|_| kind != Kind::Orderly),
-            latency: median_latency(&own),
-            processing: median_processing(&own),
-            rounds: own,
+            rate: Spread::of(rounds.iter().map(|round| round.rate)),
+            latency: median_latency(&rounds),
+            processing: median_processing(&rounds),
+            rounds,
         }
     }
 }
@@ -151,32 +108,4 @@ fn median_processing(rounds: &[Round]) -> Option<Processing> {
         start_p50_ms: median(all().filter_map(|processing| processing.start_p50_ms)),
         start_p99_ms: median(all().filter_map(|processing| processing.start_p99_ms)),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn round(rate: f64) -> Round {
-        Round {
-            rate,
-            count: 1,
-            refused: 0,
-            unsent: 0,
-            offered: None,
-            latency: None,
-            processing: None,
-        }
-    }
-
-    #[test]
-    fn a_ratio_is_the_median_of_the_rounds_ratios() {
-        let rounds = [(50.0, 100.0), (30.0, 100.0), (80.0, 100.0)]
-            .map(|(own, yardstick)| vec![(Kind::Orderly, round(own)), (Kind::Nothing, round(yardstick))]);
-        let report = LoadReport::of(Load::Accept, 64, &rounds);
-        assert_eq!(report.kinds.len(), 2);
-        assert_eq!(report.kinds[0].ratio, None);
-        let ratio = report.kinds[1].ratio.unwrap();
-        assert_eq!((ratio.min, ratio.median, ratio.max), (0.3, 0.5, 0.8));
-    }
 }

@@ -1,25 +1,19 @@
-//! `orderly bench`: builds the plan of a run, shows its progress and prints the report as tables or JSON. `bench.rs` of
+//! `orderly bench`: builds the plan of a run, shows its progress and prints the report as a table or JSON. `bench.rs` of
 //! the library measures.
 
 use std::io::{IsTerminal, Write};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::Failure;
 use super::{Verdict, output};
-use crate::bench::{
-    self, Caller, Databases, Load, Plan, Progress, Rate, Target, YARDSTICK_DATABASE_VARIABLE, forgetful,
-    one_insert,
-};
-use crate::config::{Database, Layers, PasswordSources, PostgresUrl, Sources, names_this_machine};
-use tables::tables;
+use crate::bench::{self, Caller, Databases, Load, Plan, Progress, Rate, Target};
+use crate::config::{Database, Layers, PasswordSources, Sources, names_this_machine};
 
-mod tables;
+mod table;
 
 /// Maximum number of connections; beyond that one machine runs out of ports and descriptors.
 const CONNECTIONS: RangeInclusive<i64> = 1..=10_000;
@@ -32,8 +26,6 @@ const USERS: RangeInclusive<i64> = 1..=100_000;
 const DURATION: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_mins(10);
 /// Requests per second of an open loop.
 const RATE: RangeInclusive<f64> = 1.0..=10_000_000.0;
-/// Threads for the yardsticks inside this process, beside those of the load generator.
-const WORKERS: usize = 2;
 const BAR_WIDTH: usize = 24;
 
 #[derive(clap::Args)]
@@ -44,10 +36,10 @@ pub struct Args {
     /// Concurrent connections
     #[arg(long, value_name = "COUNT", default_value = "64", value_parser = count(CONNECTIONS))]
     connections: usize,
-    /// Measuring time of each kind in each round
+    /// Measuring time of each round
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     duration: Duration,
-    /// Rounds; each measures all kinds in turn
+    /// Rounds of each load
     #[arg(long, value_name = "COUNT", default_value = "5", value_parser = count(ROUNDS))]
     rounds: usize,
     /// Requests per second, or a share of the peak rate (50%), sent without waiting for earlier answers
@@ -65,9 +57,6 @@ pub struct Args {
     /// PostgreSQL server to measure on instead of a SQLite file: creates databases beside the named one and drops them
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     database_url: Option<String>,
-    /// PostgreSQL server for the one-INSERT yardstick when orders are stored elsewhere
-    #[arg(long, value_name = "URL")]
-    yardstick_database_url: Option<String>,
     /// Running server to measure instead of a temporary one; it keeps the orders
     #[arg(long, value_name = "URL")]
     url: Option<String>,
@@ -80,7 +69,7 @@ pub struct Args {
     /// Another build of this program to run as the server under test
     #[arg(long, value_name = "PATH", conflicts_with = "url")]
     program: Option<PathBuf>,
-    /// Parent of the run's folder; its disk is measured [default: the folder for temporary files]
+    /// Parent of the temporary server's folder; its disk is measured [default: the folder for temporary files]
     #[arg(long, value_name = "PATH")]
     folder: Option<PathBuf>,
     /// Print JSON
@@ -88,37 +77,7 @@ pub struct Args {
     json: bool,
 }
 
-#[derive(clap::Args)]
-pub struct YardstickArgs {
-    #[arg(value_enum)]
-    kind: Yardstick,
-    #[arg(long, default_value = "4096")]
-    connections: usize,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Yardstick {
-    Nothing,
-    OneInsert,
-}
-
-pub fn run(args: &Args) -> Result<Verdict, Failure> {
-    crate::telemetry::start_on_stderr()?;
-    let runtime = runtime()?;
-    let ran = runtime.block_on(measure(args));
-    runtime.shutdown_background();
-    ran
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed("start the runtime", error))
-}
-
-async fn measure(args: &Args) -> Result<Verdict, Failure> {
+pub async fn run(args: &Args) -> Result<Verdict, Failure> {
     let plan = plan(args).await?;
     let listen = |kind| signal(kind).map_err(|error| Failure::failed("listen for signals", error));
     let (mut terminated, mut interrupted) =
@@ -136,7 +95,7 @@ async fn measure(args: &Args) -> Result<Verdict, Failure> {
     if args.json {
         output::json(&report)?;
     } else {
-        output::result(&tables(&report))?;
+        output::result(&table::of(&report))?;
     }
     for failure in &report.failures {
         output::message(failure);
@@ -149,15 +108,9 @@ async fn measure(args: &Args) -> Result<Verdict, Failure> {
 }
 
 async fn plan(args: &Args) -> Result<Plan, Failure> {
-    for (flag, url) in [
-        ("--database-url", &args.database_url),
-        ("--yardstick-database-url", &args.yardstick_database_url),
-    ] {
-        if let Some(url) = url {
-            check_database(flag, url, args.allow_remote)?;
-        }
+    if let Some(url) = &args.database_url {
+        check_database(url, args.allow_remote)?;
     }
-    let own = || std::env::current_exe().map_err(|error| Failure::failed("find this program", error));
     let needs_its_own = [Load::Drain, Load::Pickup];
     if args.url.is_some()
         && let Some(load) = args.loads.iter().find(|load| needs_its_own.contains(load))
@@ -174,12 +127,10 @@ async fn plan(args: &Args) -> Result<Plan, Failure> {
             (None, Some(url)) => Target::Postgres(url.clone()),
             (None, None) => Target::Sqlite,
         },
-        yardstick_database: args.yardstick_database_url.clone(),
-        yardstick_program: own()?,
         program: match &args.program {
             Some(path) => std::path::absolute(path)
                 .map_err(|error| Failure::failed("find the program to measure", error))?,
-            None => own()?,
+            None => std::env::current_exe().map_err(|error| Failure::failed("find this program", error))?,
         },
         folder: args.folder.clone().unwrap_or_else(std::env::temp_dir),
         settings: args.settings.clone(),
@@ -193,20 +144,21 @@ async fn plan(args: &Args) -> Result<Plan, Failure> {
     })
 }
 
-fn check_database(flag: &str, url: &str, allow_remote: bool) -> Result<(), Failure> {
+fn check_database(url: &str, allow_remote: bool) -> Result<(), Failure> {
+    const FLAG: &str = "--database-url";
     match Database::parse(url, &PasswordSources::default()) {
         Ok((Database::Postgres(_), _)) => {}
         Ok((Database::Sqlite(_), _)) => {
             return Err(wrong(
-                flag,
+                FLAG,
                 "names a SQLite file: leave it out to create a new one; --folder says where",
             ));
         }
-        Err(problem) => return Err(wrong(flag, &problem)),
+        Err(problem) => return Err(wrong(FLAG, &problem)),
     }
-    let databases = Databases::beside(url).map_err(|problem| wrong(flag, &problem))?;
+    let databases = Databases::beside(url).map_err(|problem| wrong(FLAG, &problem))?;
     if !databases.is_local() && !allow_remote {
-        return Err(wrong(flag, &remote(databases.location())));
+        return Err(wrong(FLAG, &remote(databases.location())));
     }
     Ok(())
 }
@@ -239,44 +191,6 @@ fn remote(host: &str) -> String {
 
 fn wrong(flag: &str, problem: &str) -> Failure {
     Failure::Configuration(vec![format!("{flag}: {problem}")])
-}
-
-/// Serves a yardstick until the process is stopped or its parent exits.
-pub fn serve_yardstick(args: &YardstickArgs) -> Result<Verdict, Failure> {
-    crate::telemetry::start_on_stderr()?;
-    std::thread::spawn(|| {
-        // Stdin carries no data; it closes however the parent exits.
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(0);
-    });
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed("start the runtime", error))?;
-    runtime.block_on(async {
-        let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
-        let listener = listener.map_err(|error| Failure::failed("listen", error))?;
-        let address = listener
-            .local_addr()
-            .map_err(|error| Failure::failed("listen", error))?;
-        let announced = format!("{}\n", serde_json::json!({ "address": address.to_string() }));
-        match args.kind {
-            Yardstick::Nothing => {
-                let _ = output::write(&announced)?;
-                forgetful::serve(listener, args.connections).await?;
-            }
-            Yardstick::OneInsert => {
-                let url = std::env::var(YARDSTICK_DATABASE_VARIABLE)
-                    .map_err(|error| Failure::failed("read the URL of the yardstick's database", error))?;
-                let (url, _) = PostgresUrl::parse(&url)
-                    .map_err(|problem| wrong(YARDSTICK_DATABASE_VARIABLE, &problem))?;
-                let yardstick = one_insert::prepare(&url).await?;
-                let _ = output::write(&announced)?;
-                yardstick.serve(listener).await?;
-            }
-        }
-        Ok(Verdict::Good)
-    })
 }
 
 fn count(range: RangeInclusive<i64>) -> impl clap::builder::TypedValueParser<Value = usize> {
@@ -333,16 +247,11 @@ impl Bar {
             done,
             total,
             load,
-            kind,
             round,
         } = progress;
         let filled = BAR_WIDTH * done / (*total).max(1);
         let bar = format!("{}{}", "#".repeat(filled), ".".repeat(BAR_WIDTH - filled));
-        self.write(&format!(
-            "[{bar}] {}, round {round}: {}",
-            load.name(),
-            tables::name(*kind)
-        ));
+        self.write(&format!("[{bar}] {}, round {round}", load.name()));
     }
 
     fn clear(&self) {

@@ -7,11 +7,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
+mod bench;
 mod clients;
 mod debian;
 mod ha;
 mod needs;
-mod peers;
 mod server;
 
 use needs::Mounts;
@@ -25,6 +25,7 @@ usage: cargo xtask <command>
   test [ARGS]  install what the tests need and run all of them, none skipped; ARGS go to cargo test
   soak NAME    run the long test of this name in full; without a name, all of them
   bench peers [ROUNDS]  compare this program with other queues on PostgreSQL over 100,000 jobs; 5 rounds
+  bench yardsticks [LOAD...] [--postgres] [--OPTION VALUE]...  compare this program with its yardsticks
   ha [SCENARIO...] [--way WAY]...  test that orders survive failures of a highly available PostgreSQL; as root
   ci           formatting, lints and all tests, as .ci/run does";
 
@@ -41,10 +42,7 @@ fn main() -> ExitCode {
         Some((command, rest)) if command == "test" => test(rest),
         Some((command, [])) if command == "soak" => soak(None),
         Some((command, [name])) if command == "soak" => soak(Some(name)),
-        Some((command, [what])) if command == "bench" && what == "peers" => peers::bench(root(), None),
-        Some((command, [what, rounds])) if command == "bench" && what == "peers" => {
-            peers::bench(root(), Some(rounds))
-        }
+        Some((command, rest)) if command == "bench" => bench::bench(root(), rest),
         Some((command, [])) if command == "ci" => run(Command::new(root().join(".ci/run"))),
         Some((command, [])) if ["help", "--help", "-h"].contains(&command.as_str()) => {
             println!("{USAGE}");

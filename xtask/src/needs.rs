@@ -40,6 +40,8 @@ const PROGRAMS_FOR_HA: [(&str, &str); 7] = [
     ("haproxy", "haproxy"),
     ("pgbouncer", "pgbouncer"),
 ];
+/// Programs for the measurements.
+const PROGRAMS_FOR_BENCH: [(&str, &str); 3] = [("initdb", "postgresql"), ("node", "nodejs"), ("npm", "npm")];
 /// Package for `python3 -m venv` if Python itself lacks its files.
 const VENV_PACKAGE: &str = "python3-venv";
 /// Folder of programs that may be missing from the path.
@@ -79,7 +81,16 @@ pub fn bring() -> Result<Mounts> {
 
 /// Installs missing packages for the trials of `ha`.
 pub fn bring_for_ha() -> Result<()> {
-    let packages = missing(&PROGRAMS_FOR_HA);
+    bring_these(&PROGRAMS_FOR_HA)
+}
+
+/// Installs missing packages for the measurements of `bench`.
+pub fn bring_for_bench() -> Result<()> {
+    bring_these(&PROGRAMS_FOR_BENCH)
+}
+
+fn bring_these(programs: &[(&str, &'static str)]) -> Result<()> {
+    let packages = missing(programs);
     if packages.is_empty() {
         return Ok(());
     }

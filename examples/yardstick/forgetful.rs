@@ -4,25 +4,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use orderly::epoch::EpochIdentity;
+use orderly::http::{self, App, listener};
+use orderly::live::{Live, LiveSettings};
+use orderly::metrics::Metrics;
+use orderly::order::{NewOrder, Order, OrderId, OrderStatus};
+use orderly::pull::{Outside, OutsideSettings};
+use orderly::retry::RetryPolicy;
+use orderly::store::clock::{WallClock, system_clock};
+use orderly::store::layer::{Layer, Layered, NoStore};
+use orderly::store::{
+    Accepted, FeedCursor, FeedPosition, IdempotencyKey, OrderView, Store, StoreError, StoreHealth,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::raw_store;
-use crate::epoch::EpochIdentity;
-use crate::http::{self, App, listener};
-use crate::live::{Live, LiveSettings};
-use crate::metrics::Metrics;
-use crate::order::{NewOrder, Order, OrderId, OrderStatus};
-use crate::pull::{Outside, OutsideSettings};
-use crate::retry::RetryPolicy;
-use crate::store::clock::{WallClock, system_clock};
-use crate::store::layer::{Layer, Layered, NoStore};
-use crate::store::{
-    Accepted, FeedCursor, FeedPosition, IdempotencyKey, OrderView, Store, StoreError, StoreHealth,
-};
+use super::store;
 
-/// Serves at most `connections` connections until the process ends.
-pub async fn serve(listener: TcpListener, connections: usize) -> anyhow::Result<()> {
+/// More than the load generator opens.
+const CONNECTIONS_MAX: usize = 16_384;
+
+/// Serves until the process ends.
+pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let draining = CancellationToken::new();
     let clock = system_clock();
@@ -30,7 +33,7 @@ pub async fn serve(listener: TcpListener, connections: usize) -> anyhow::Result<
         last_id: AtomicI64::new(0),
         template: Order {
             order_id: OrderId(0),
-            request: raw_store::order()?,
+            request: store::order()?,
             status: OrderStatus::Completed,
             version: 3,
             attempts: 1,
@@ -71,7 +74,7 @@ pub async fn serve(listener: TcpListener, connections: usize) -> anyhow::Result<
         heartbeat: http::HEARTBEAT,
         draining: draining.clone(),
     });
-    let limits = listener::Limits::new(connections);
+    let limits = listener::Limits::new(CONNECTIONS_MAX);
     listener::serve(vec![listener], router, limits, metrics, draining).await;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Yardstick of a typical service: a plain `axum` handler that reads the JSON into a struct and inserts one row per
 //! request, over a pool of 16 connections with prepared statements. No checks, events or idempotency.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::Context;
 use axum::Router;
@@ -14,11 +14,7 @@ use axum::serve::ListenerExt;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_postgres::{Client, Statement};
-use tokio_util::task::AbortOnDropHandle;
-
-use super::databases;
-use crate::config::PostgresUrl;
+use tokio_postgres::{Client, NoTls, Statement};
 
 /// Connections to the database.
 const POOL: usize = 16;
@@ -39,27 +35,26 @@ struct Answer<'a> {
     status: &'a str,
 }
 
-/// The yardstick with its open pool.
-pub struct OneInsert(Arc<Pool>);
-
-/// Creates its table in the empty database.
-pub async fn prepare(database: &PostgresUrl) -> anyhow::Result<OneInsert> {
-    let (client, _driver) = databases::connect(database).await?;
-    let made = client.batch_execute(include_str!("one_insert/schema.sql")).await;
+/// Creates its table in the empty database and serves until the process ends.
+pub async fn serve(listener: TcpListener, database_url: &str) -> anyhow::Result<()> {
+    let schema = include_str!("one_insert/schema.sql");
+    let made = connect(database_url).await?.batch_execute(schema).await;
     made.context("create the table of the yardstick")?;
-    Ok(OneInsert(Pool::open(database).await?))
+    let pool = Pool::open(database_url).await?;
+    let router = Router::new().route("/orders", post(insert)).with_state(pool);
+    let listener = listener.tap_io(|stream| {
+        // A failure only makes it slower.
+        let _ = stream.set_nodelay(true);
+    });
+    axum::serve(listener, router).await.context("serve")
 }
 
-impl OneInsert {
-    /// Serves until the process ends.
-    pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
-        let router = Router::new().route("/orders", post(insert)).with_state(self.0);
-        let listener = listener.tap_io(|stream| {
-            // A failure only makes it slower.
-            let _ = stream.set_nodelay(true);
-        });
-        axum::serve(listener, router).await.context("serve")
-    }
+async fn connect(database_url: &str) -> anyhow::Result<Client> {
+    let connected = tokio_postgres::connect(database_url, NoTls).await;
+    let (client, connection) = connected.context("connect to the database")?;
+    // Pending calls get its error too.
+    tokio::spawn(connection);
+    Ok(client)
 }
 
 async fn insert(State(pool): State<Arc<Pool>>, body: Bytes) -> Response {
@@ -80,22 +75,19 @@ fn respond(status: u16, body: Vec<u8>) -> Response {
 struct Pool {
     free: Semaphore,
     clients: Mutex<Vec<(Client, Statement)>>,
-    _drivers: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Pool {
-    async fn open(database: &PostgresUrl) -> anyhow::Result<Arc<Pool>> {
-        let (mut clients, mut drivers) = (Vec::new(), Vec::new());
+    async fn open(database_url: &str) -> anyhow::Result<Arc<Pool>> {
+        let mut clients = Vec::new();
         for _ in 0..POOL {
-            let (client, driver) = databases::connect(database).await?;
-            drivers.push(driver);
+            let client = connect(database_url).await?;
             let statement = client.prepare(include_str!("one_insert/insert.sql")).await;
             clients.push((client, statement.context("prepare the statement")?));
         }
         Ok(Arc::new(Pool {
             free: Semaphore::new(POOL),
             clients: Mutex::new(clients),
-            _drivers: drivers,
         }))
     }
 
@@ -120,7 +112,7 @@ impl Pool {
         serde_json::to_vec(&answer).context("write the answer")
     }
 
-    fn clients(&self) -> std::sync::MutexGuard<'_, Vec<(Client, Statement)>> {
+    fn clients(&self) -> MutexGuard<'_, Vec<(Client, Statement)>> {
         self.clients
             .lock()
             .expect("no code panics while it holds this lock")
