@@ -11,8 +11,6 @@ use tokio_postgres::config::{Host, TargetSessionAttrs};
 
 use super::Secret;
 use super::service_file::ServiceFiles;
-use parts::Parts;
-use reader::Reader;
 
 mod keywords;
 mod parameters;
@@ -143,16 +141,12 @@ impl PostgresUrl {
         let mut given = if keywords::are_meant(text) {
             keywords::of(text)?
         } else {
-            Parts::of(text)?.into_parameters()
+            parts::of(text)?
         };
         // As in libpq, an empty value is no value.
         given.retain(|(_, value)| !value.is_empty());
         add_service(&mut given, services)?;
-        let mut reader = Reader::new();
-        for (name, value) in given {
-            reader.take(&name, value)?;
-        }
-        reader.finish()
+        reader::read(given)
     }
 
     /// Reports whether a pooler seems to answer at this address, judging by name or port.

@@ -97,9 +97,13 @@ const OF_OTHERS: [&str; 5] = [
 /// Longer names are no parameters.
 const NAME_CHARS_MAX: usize = 40;
 
+pub fn is_taken(name: &str) -> bool {
+    TAKEN.contains(&name)
+}
+
 /// Reports whether libpq knows a parameter of this name.
 pub fn is_libpqs(name: &str) -> bool {
-    TAKEN.contains(&name) || REFUSED.iter().any(|(refused, _)| *refused == name)
+    is_taken(name) || REFUSED.iter().any(|(refused, _)| *refused == name)
 }
 
 /// Returns a warning for an unknown parameter without effect, or the reason to refuse it.

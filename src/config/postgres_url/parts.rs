@@ -1,62 +1,41 @@
-//! Splits a PostgreSQL URL as libpq does: user, password, hosts, database, parameters, all decoded. `postgres_url.rs`
-//! interprets the parameters. No error repeats the text, which may be secret.
+//! Splits a PostgreSQL URL as libpq does, into its keywords: user, password, host, port, dbname and the parameters, all
+//! decoded. `reader.rs` interprets them. No error repeats the text, which may be secret.
+
+use percent_encoding::percent_decode_str;
 
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// Decoded parts; empty ones are not set.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Parts {
-    pub user: String,
-    /// Raw bytes, as the server takes a password.
-    pub password: Vec<u8>,
-    /// As many as `ports`. A host may be empty if a parameter names it.
-    pub hosts: Vec<String>,
-    /// Empty for the default port.
-    pub ports: Vec<String>,
-    pub database: String,
-    pub parameters: Vec<(String, Vec<u8>)>,
-}
-
-impl Parts {
-    pub fn of(url: &str) -> Result<Parts, String> {
-        let rest = SCHEMES
-            .iter()
-            .find_map(|scheme| url.strip_prefix(scheme))
-            .ok_or("not a URL of the form postgres://USER:PASSWORD@HOST/DATABASE")?;
-        let (credentials, rest) = split_credentials(rest)?;
-        let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-        let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-        let (hosts, ports) = hosts_and_ports(authority)?;
-        Ok(Parts {
-            user: decoded_text(user)?,
-            password: decoded(password)?,
-            hosts,
-            ports,
-            database: decoded_text(database)?,
-            parameters: split_parameters(parameters)?,
-        })
-    }
-}
-
-impl Parts {
-    /// Returns all parts as parameters with libpq's names; the last of a name wins.
-    pub fn into_parameters(self) -> Vec<(String, Vec<u8>)> {
-        let named = |name: &str, value: Vec<u8>| (name.to_owned(), value);
-        let mut parameters = vec![
-            named("user", self.user.into_bytes()),
-            named("password", self.password),
-            named("host", self.hosts.join(",").into_bytes()),
-            named("port", self.ports.join(",").into_bytes()),
-            named("dbname", self.database.into_bytes()),
-        ];
-        // JDBC's spelling, which libpq accepts.
-        parameters.extend(self.parameters.into_iter().map(|parameter| match parameter {
-            (name, value) if name == "ssl" && value == b"true" => named("sslmode", b"require".to_vec()),
+/// Returns the keywords with their values, in the URL's order; the value of a missing part is empty.
+pub fn of(url: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let rest = SCHEMES
+        .iter()
+        .find_map(|scheme| url.strip_prefix(scheme))
+        .ok_or("not a URL of the form postgres://USER:PASSWORD@HOST/DATABASE")?;
+    let (credentials, rest) = split_credentials(rest)?;
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let pairs: Vec<(&str, &str)> = authority.split(',').map(split_port).collect::<Result<_, _>>()?;
+    let (hosts, ports): (Vec<&str>, Vec<&str>) = pairs.into_iter().unzip();
+    let mut keywords = vec![
+        ("user".to_owned(), decoded_text(user)?.into_bytes()),
+        // Raw bytes, as the server takes a password.
+        ("password".to_owned(), decoded(password)?),
+        ("host".to_owned(), decoded_text(&hosts.join(","))?.into_bytes()),
+        ("port".to_owned(), decoded_text(&ports.join(","))?.into_bytes()),
+        ("dbname".to_owned(), decoded_text(database)?.into_bytes()),
+    ];
+    for pair in parameters.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or("a parameter after the `?` is not of the form NAME=VALUE")?;
+        keywords.push(match (decoded_text(name)?, decoded(value)?) {
+            // JDBC's spelling, which libpq accepts.
+            (name, value) if name == "ssl" && value == b"true" => ("sslmode".to_owned(), b"require".to_vec()),
             parameter => parameter,
-        }));
-        parameters
+        });
     }
+    Ok(keywords)
 }
 
 /// Splits at the `@`. A second `@`, or one elsewhere, must belong to a password or a parameter; splitting there would put
@@ -69,20 +48,6 @@ fn split_credentials(rest: &str) -> Result<(&str, &str), String> {
             .to_owned());
     }
     Ok((credentials, rest))
-}
-
-fn hosts_and_ports(authority: &str) -> Result<(Vec<String>, Vec<String>), String> {
-    if authority.is_empty() {
-        return Ok(Default::default());
-    }
-    let pairs: Vec<(String, String)> = authority
-        .split(',')
-        .map(|pair| {
-            let (host, port) = split_port(pair)?;
-            Ok((decoded_text(host)?, decoded_text(port)?))
-        })
-        .collect::<Result<_, String>>()?;
-    Ok(pairs.into_iter().unzip())
 }
 
 fn split_port(pair: &str) -> Result<(&str, &str), String> {
@@ -99,86 +64,73 @@ fn split_port(pair: &str) -> Result<(&str, &str), String> {
     }
 }
 
-fn split_parameters(text: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
-    text.split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair
-                .split_once('=')
-                .ok_or("a parameter after the `?` is not of the form NAME=VALUE")?;
-            Ok((decoded_text(name)?, decoded(value)?))
-        })
-        .collect()
-}
-
 fn decoded_text(text: &str) -> Result<String, String> {
     String::from_utf8(decoded(text)?).map_err(|_| "a part other than the password is not UTF-8".to_owned())
 }
 
 /// Decodes percent-encoding (RFC 3986, section 2.1). A `+` is literal.
 fn decoded(text: &str) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digits = [rest.next(), rest.next()].map(|digit| digit.and_then(hexadecimal));
-        match digits {
-            // The protocol ends its strings with a zero byte.
-            [Some(0), Some(0)] => return Err("%00 is not allowed".to_owned()),
-            [Some(high), Some(low)] => bytes.push(high << 4 | low),
-            [_, _] => return Err("a literal `%` must be written as %25".to_owned()),
-        }
+    let is_code = |after: &str| {
+        let digits = after.as_bytes().first_chunk::<2>();
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.split('%').skip(1).all(is_code) {
+        return Err("a literal `%` must be written as %25".to_owned());
+    }
+    let bytes: Vec<u8> = percent_decode_str(text).collect();
+    if bytes.contains(&0) {
+        // The protocol ends its strings with a zero byte.
+        return Err("%00 is not allowed".to_owned());
     }
     Ok(bytes)
-}
-
-fn hexadecimal(digit: u8) -> Option<u8> {
-    let value = char::from(digit).to_digit(16)?;
-    u8::try_from(value).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pairs(parameters: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+    fn pairs(keywords: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
         let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), value.as_bytes().to_vec());
-        parameters.iter().map(pair).collect()
+        keywords.iter().map(pair).collect()
     }
 
     #[test]
     fn every_part_is_found_and_decoded() {
-        let parts =
-            Parts::of("postgresql://m%C3%A9:p%40ss%2Fw+rd%25@h1:1,[::1]:2,h3/d%20b?a=b%26c&&d=e=f&").unwrap();
-        let expected = Parts {
-            user: "mé".to_owned(),
-            password: b"p@ss/w+rd%".to_vec(),
-            hosts: ["h1", "::1", "h3"].map(str::to_owned).to_vec(),
-            ports: ["1", "2", ""].map(str::to_owned).to_vec(),
-            database: "d b".to_owned(),
-            parameters: pairs(&[("a", "b&c"), ("d", "e=f")]),
-        };
-        assert_eq!(parts, expected);
+        let found =
+            of("postgresql://m%C3%A9:p%40ss%2Fw+rd%25@h1:1,[::1]:2,h3/d%20b?a=b%26c&&d=e=f&").unwrap();
+        let expected = pairs(&[
+            ("user", "mé"),
+            ("password", "p@ss/w+rd%"),
+            ("host", "h1,::1,h3"),
+            ("port", "1,2,"),
+            ("dbname", "d b"),
+            ("a", "b&c"),
+            ("d", "e=f"),
+        ]);
+        assert_eq!(found, expected);
     }
 
     #[test]
     fn every_part_can_be_missing() {
-        assert_eq!(Parts::of("postgres://").unwrap(), Parts::default());
-        let parts = Parts::of("postgres:///?host=%2Ftmp").unwrap();
-        assert_eq!(parts.parameters, pairs(&[("host", "/tmp")]));
-        let parts = Parts::of("postgres://:5433").unwrap();
-        assert_eq!((&*parts.hosts[0], &*parts.ports[0]), ("", "5433"));
+        for (url, name, value) in [
+            ("postgres://", "", ""),
+            ("postgres:///?host=%2Ftmp", "host", "/tmp"),
+            ("postgres://:5433", "port", "5433"),
+            ("postgres:///d", "dbname", "d"),
+        ] {
+            let mut found = of(url).unwrap();
+            found.retain(|(_, value)| !value.is_empty());
+            let expected = pairs(&[(name, value)]);
+            assert_eq!(found, expected[usize::from(name.is_empty())..], "{url}");
+        }
     }
 
     #[test]
     fn a_password_may_hold_any_character_that_libpq_allows() {
         for password in ["hun#ter2", "hun?ter2", "hun:ter2", "hun&t=r2", "%ff"] {
-            let parts = Parts::of(&format!("postgres://me:{password}@host/db?a=b")).unwrap();
-            assert_eq!(parts.password, decoded(password).unwrap());
-            assert_eq!((&*parts.hosts[0], &*parts.database), ("host", "db"));
+            let found = of(&format!("postgres://me:{password}@host/db?a=b")).unwrap();
+            assert_eq!(found[1].1, decoded(password).unwrap());
+            assert_eq!((&*found[2].1, &*found[4].1), (&b"host"[..], &b"db"[..]));
         }
     }
 
@@ -200,7 +152,7 @@ mod tests {
             "host=x password=hunter2",
             "postgres:hunter2",
         ] {
-            let error = Parts::of(url).unwrap_err();
+            let error = of(url).unwrap_err();
             assert!(
                 !error.contains("hun") && !error.contains("ter2"),
                 "{url}: {error}"

@@ -1,6 +1,6 @@
-//! Builds a [`PostgresUrl`] from its parameters, one by one.
+//! Builds a [`PostgresUrl`] from its parameters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,257 +29,255 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Unanswered probes after which a connection is dead.
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// Collected parameters. A later one overrides an earlier one and the part before the `?`.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a separate parameter with two values"
-)]
-pub(super) struct Reader {
-    server: tokio_postgres::Config,
-    hosts: Vec<String>,
-    ports: Vec<String>,
-    addresses: Vec<Option<IpAddr>>,
-    database: String,
-    mode: Option<TlsMode>,
-    roots: Option<GivenRoots>,
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
-    /// Set to never send a client certificate (`sslcertmode=disable`).
-    shows_none: bool,
-    from_tls13: bool,
-    up_to_tls12: bool,
-    sends_name: bool,
-    fallback_name: Option<String>,
-    session: Option<Session>,
-    in_random_order: bool,
-    /// Zero for no limit.
-    connect_time: Option<Duration>,
-    unconfirmed_time: Option<Duration>,
-    password_file: Option<PathBuf>,
-    ignored: BTreeSet<String>,
+/// Builds the URL; returns a warning per ignored parameter as well.
+pub(super) fn read(parameters: Vec<(String, Vec<u8>)>) -> Result<(PostgresUrl, Vec<String>), String> {
+    let (mut given, ignored) = Given::of(parameters)?;
+    given.check_those_without_effect()?;
+    let mut server = given.server()?;
+    let hosts = given.hosts()?;
+    let (tls, roots) = given.tls(&hosts, server.get_ssl_negotiation())?;
+    server.ssl_mode(match tls {
+        TlsMode::Disable => SslMode::Disable,
+        TlsMode::Prefer => SslMode::Prefer,
+        TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
+    });
+    let usual = if hosts.len() == 1 {
+        CONNECT_TIME
+    } else {
+        CONNECT_TIME_OF_SEVERAL
+    };
+    let connect_time = given.number("connect_timeout")?;
+    let connect_time = connect_time.map_or(usual, |seconds| Duration::from_secs(seconds.into()));
+    let connect_time_max = Some(connect_time).filter(|limit| !limit.is_zero());
+    if let Some(limit) = connect_time_max {
+        server.connect_timeout(limit);
+    }
+    let url = PostgresUrl {
+        location: location(&hosts, server.get_dbname()),
+        server,
+        hosts,
+        session: given.one_of("target_session_attrs", &SESSIONS)?,
+        in_random_order: given.one_of("load_balance_hosts", &BALANCES)?.unwrap_or(false),
+        connect_time_max,
+        tls,
+        roots,
+        identity: given.identity()?,
+        tls_versions: given.tls_versions()?,
+        sends_name: given.one_of("sslsni", &SWITCHES)?.unwrap_or(true),
+        password_file: given.path("passfile")?,
+    };
+    debug_assert!(given.0.is_empty(), "every parameter is read");
+    Ok((url, ignored))
 }
 
-enum GivenRoots {
-    /// `sslrootcert=system`
-    System,
-    File(PathBuf),
-}
+/// Parameters still to be read, by name. The last of a name counts.
+struct Given(BTreeMap<String, Vec<u8>>);
 
-impl Reader {
-    pub fn new() -> Reader {
-        let mut server = tokio_postgres::Config::new();
-        server
-            .keepalives_idle(KEEPALIVE_IDLE)
-            .keepalives_interval(KEEPALIVE_INTERVAL)
-            .keepalives_retries(KEEPALIVE_RETRIES);
-        Reader {
-            server,
-            hosts: Vec::new(),
-            ports: Vec::new(),
-            addresses: Vec::new(),
-            database: String::new(),
-            mode: None,
-            roots: None,
-            certificate: None,
-            key: None,
-            shows_none: false,
-            from_tls13: false,
-            up_to_tls12: false,
-            sends_name: true,
-            fallback_name: None,
-            session: None,
-            in_random_order: false,
-            connect_time: None,
-            unconfirmed_time: Some(UNCONFIRMED_TIME),
-            password_file: None,
-            ignored: BTreeSet::new(),
+impl Given {
+    /// Refuses unknown parameters; returns a warning per ignored one as well.
+    fn of(parameters: Vec<(String, Vec<u8>)>) -> Result<(Given, Vec<String>), String> {
+        let mut given = BTreeMap::new();
+        let mut ignored = BTreeSet::new();
+        for (name, value) in parameters {
+            if parameters::is_taken(&name) {
+                given.insert(name, value);
+            } else {
+                ignored.insert(parameters::judge_unknown(&name)?);
+            }
         }
+        Ok((Given(given), ignored.into_iter().collect()))
     }
 
-    pub fn take(&mut self, name: &str, value: Vec<u8>) -> Result<(), String> {
-        if name == "password" {
-            self.server.password(value);
-            return Ok(());
+    fn text(&mut self, name: &str) -> Result<Option<String>, String> {
+        let text = self.0.remove(name).map(String::from_utf8).transpose();
+        text.map_err(|_| "a parameter is not UTF-8".to_owned())
+    }
+
+    fn path(&mut self, name: &str) -> Result<Option<PathBuf>, String> {
+        let path = self.text(name)?.map(|text| values::path(&text)).transpose();
+        path.map_err(|problem| format!("{name}: {problem}"))
+    }
+
+    fn list(&mut self, name: &str) -> Result<Vec<String>, String> {
+        let text = self.text(name)?;
+        Ok(text.map_or_else(Vec::new, |text| text.split(',').map(str::to_owned).collect()))
+    }
+
+    fn one_of<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Result<Option<T>, String> {
+        let Some(value) = self.text(name)? else {
+            return Ok(None);
+        };
+        let chosen = choices.iter().find(|(choice, _)| *choice == value);
+        chosen.map(|(_, meaning)| Some(*meaning)).ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(choice, _)| *choice).collect();
+            format!("{name} must be one of {}", names.join(", "))
+        })
+    }
+
+    /// Returns 0 for less than that; both mean "none" or "the system's default" to libpq.
+    fn number(&mut self, name: &str) -> Result<Option<u32>, String> {
+        let number = self
+            .text(name)?
+            .map(|text| text.trim().parse::<i32>())
+            .transpose();
+        let number = number.map_err(|_| format!("{name} must be a whole number"))?;
+        Ok(number.map(|number| u32::try_from(number).unwrap_or(0)))
+    }
+
+    fn positive(&mut self, name: &str) -> Result<Option<u32>, String> {
+        Ok(self.number(name)?.filter(|number| *number > 0))
+    }
+
+    /// Checks parameters that are accepted without effect, as in libpq.
+    fn check_those_without_effect(&mut self) -> Result<(), String> {
+        self.one_of("sslcompression", &SWITCHES)?;
+        self.one_of("gssencmode", &[("disable", ()), ("prefer", ())])?;
+        self.one_of("replication", &["false", "off", "no", "0"].map(|off| (off, ())))?;
+        if let Some(encoding) = self.0.get_mut("client_encoding") {
+            encoding.make_ascii_uppercase();
         }
-        let value = String::from_utf8(value).map_err(|_| "a parameter is not UTF-8".to_owned())?;
-        let list = || value.split(',').map(str::to_owned).collect();
-        match name {
-            "user" => drop(self.server.user(value)),
-            "dbname" => self.database = value,
-            "host" => self.hosts = list(),
-            "port" => self.ports = list(),
-            "hostaddr" => self.addresses = addresses(&value)?,
-            "options" => drop(self.server.options(value)),
-            "application_name" => drop(self.server.application_name(value)),
-            "fallback_application_name" => self.fallback_name = Some(value),
-            "sslmode" if value == "allow" => {
-                return Err(
-                    "sslmode=allow is not supported: prefer encrypts if the server supports it".to_owned(),
-                );
-            }
-            "sslmode" => self.mode = Some(one_of(name, &value, &TLS_MODES)?),
-            "sslrootcert" if value == "system" => self.roots = Some(GivenRoots::System),
-            "sslrootcert" => self.roots = Some(GivenRoots::File(path(name, &value)?)),
-            "sslcert" => self.certificate = Some(path(name, &value)?),
-            "sslkey" => self.key = Some(path(name, &value)?),
-            "sslcertmode" => self.shows_none = one_of(name, &value, &CERTIFICATE_MODES)?,
-            "sslsni" => self.sends_name = one_of(name, &value, &SWITCHES)?,
-            "ssl_min_protocol_version" => self.from_tls13 = one_of(name, &value, &LOWEST_VERSIONS)?,
-            "ssl_max_protocol_version" => self.up_to_tls12 = one_of(name, &value, &HIGHEST_VERSIONS)?,
-            // Accepted without effect, as in libpq.
-            "sslcompression" => drop(one_of(name, &value, &SWITCHES)?),
-            "gssencmode" => one_of(name, &value, &[("disable", ()), ("prefer", ())])?,
-            "client_encoding" => one_of(
-                name,
-                &value.to_uppercase(),
-                &[("UTF8", ()), ("UTF-8", ()), ("UNICODE", ())],
-            )?,
-            "replication" => one_of(name, &value, &[("false", ()), ("off", ()), ("no", ()), ("0", ())])?,
-            "passfile" => self.password_file = Some(path(name, &value)?),
-            "sslnegotiation" => drop(self.server.ssl_negotiation(one_of(name, &value, &NEGOTIATIONS)?)),
-            "channel_binding" => drop(self.server.channel_binding(one_of(name, &value, &BINDINGS)?)),
-            "target_session_attrs" => self.session = Some(one_of(name, &value, &SESSIONS)?),
-            "load_balance_hosts" => self.in_random_order = one_of(name, &value, &BALANCES)?,
-            "connect_timeout" => {
-                let seconds = positive(name, &value)?.unwrap_or_default();
-                self.connect_time = Some(Duration::from_secs(seconds));
-            }
-            // The only parameter in milliseconds.
-            "tcp_user_timeout" => self.unconfirmed_time = positive(name, &value)?.map(Duration::from_millis),
-            "keepalives" => drop(self.server.keepalives(positive(name, &value)?.is_some())),
-            "keepalives_idle" => {
-                if let Some(seconds) = positive(name, &value)? {
-                    self.server.keepalives_idle(Duration::from_secs(seconds));
-                }
-            }
-            "keepalives_interval" => {
-                if let Some(seconds) = positive(name, &value)? {
-                    self.server.keepalives_interval(Duration::from_secs(seconds));
-                }
-            }
-            "keepalives_count" => {
-                if let Some(count) = positive(name, &value)? {
-                    let count = u32::try_from(count).map_err(|_| format!("{name} is too large"))?;
-                    self.server.keepalives_retries(count);
-                }
-            }
-            unknown => drop(self.ignored.insert(parameters::judge_unknown(unknown)?)),
-        }
+        self.one_of(
+            "client_encoding",
+            &["UTF8", "UTF-8", "UNICODE"].map(|name| (name, ())),
+        )?;
         Ok(())
     }
 
-    pub fn finish(mut self) -> Result<(PostgresUrl, Vec<String>), String> {
-        let (tls, roots) = self.tls()?;
-        let identity = self.identity()?;
-        let tls_versions = match (self.from_tls13, self.up_to_tls12) {
-            (true, true) => {
-                return Err("ssl_min_protocol_version is above ssl_max_protocol_version".to_owned());
-            }
-            (true, false) => TlsVersions::Only13,
-            (false, true) => TlsVersions::Only12,
-            (false, false) => TlsVersions::From12,
-        };
-        if self.server.get_application_name().is_none() {
-            let name = self.fallback_name.take();
-            self.server
-                .application_name(name.unwrap_or_else(|| APPLICATION_NAME.to_owned()));
+    /// Reads what the driver has a setting for, except the hosts, the TLS mode and the connect timeout.
+    fn server(&mut self) -> Result<tokio_postgres::Config, String> {
+        let mut server = tokio_postgres::Config::new();
+        let fallback_name = self.text("fallback_application_name")?;
+        let name = self.text("application_name")?.or(fallback_name);
+        server.application_name(name.unwrap_or_else(|| APPLICATION_NAME.to_owned()));
+        if let Some(user) = self.text("user")? {
+            server.user(user);
         }
-        let hosts = self.hosts()?;
-        let location = self.location(&hosts);
-        let usual = if hosts.len() == 1 {
-            CONNECT_TIME
-        } else {
-            CONNECT_TIME_OF_SEVERAL
-        };
-        let connect_time_max = Some(self.connect_time.unwrap_or(usual)).filter(|limit| !limit.is_zero());
-        if let Some(limit) = connect_time_max {
-            self.server.connect_timeout(limit);
+        if let Some(password) = self.0.remove("password") {
+            server.password(password);
         }
-        if let Some(limit) = self.unconfirmed_time {
-            self.server.tcp_user_timeout(limit);
+        if let Some(database) = self.text("dbname")? {
+            server.dbname(database);
         }
-        self.server.ssl_mode(match tls {
-            TlsMode::Disable => SslMode::Disable,
-            TlsMode::Prefer => SslMode::Prefer,
-            TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
-        });
-        let url = PostgresUrl {
-            server: self.server,
-            hosts,
-            session: self.session,
-            in_random_order: self.in_random_order,
-            connect_time_max,
-            tls,
-            roots,
-            identity,
-            tls_versions,
-            sends_name: self.sends_name,
-            location,
-            password_file: self.password_file,
-        };
-        Ok((url, self.ignored.into_iter().collect()))
+        if let Some(options) = self.text("options")? {
+            server.options(options);
+        }
+        if let Some(negotiation) = self.one_of("sslnegotiation", &NEGOTIATIONS)? {
+            server.ssl_negotiation(negotiation);
+        }
+        if let Some(binding) = self.one_of("channel_binding", &BINDINGS)? {
+            server.channel_binding(binding);
+        }
+        // The only parameter in milliseconds.
+        let unconfirmed_ms = self.number("tcp_user_timeout")?;
+        let unconfirmed_time = unconfirmed_ms.map_or(UNCONFIRMED_TIME, |ms| Duration::from_millis(ms.into()));
+        if !unconfirmed_time.is_zero() {
+            server.tcp_user_timeout(unconfirmed_time);
+        }
+        let seconds = |number: u32| Duration::from_secs(number.into());
+        server
+            .keepalives(self.number("keepalives")? != Some(0))
+            .keepalives_idle(self.positive("keepalives_idle")?.map_or(KEEPALIVE_IDLE, seconds))
+            .keepalives_interval(
+                self.positive("keepalives_interval")?
+                    .map_or(KEEPALIVE_INTERVAL, seconds),
+            )
+            .keepalives_retries(self.positive("keepalives_count")?.unwrap_or(KEEPALIVE_RETRIES));
+        Ok(server)
     }
 
     fn identity(&mut self) -> Result<Option<Identity>, String> {
-        match (self.certificate.take(), self.key.take()) {
-            (Some(certificate), Some(key)) => Ok((!self.shows_none).then_some(Identity { certificate, key })),
+        let is_shown = self.one_of("sslcertmode", &CERTIFICATE_MODES)?.unwrap_or(true);
+        match (self.path("sslcert")?, self.path("sslkey")?) {
+            (Some(certificate), Some(key)) => Ok(is_shown.then_some(Identity { certificate, key })),
             (None, None) => Ok(None),
             (Some(_), None) => Err("sslcert needs sslkey: the file of the certificate's key".to_owned()),
             (None, Some(_)) => Err("sslkey needs sslcert: the file of the certificate".to_owned()),
         }
     }
 
-    fn tls(&mut self) -> Result<(TlsMode, Roots), String> {
-        let only_sockets = !self.hosts.is_empty() && self.hosts.iter().all(|host| is_socket(host));
-        let (mode, roots) = match (self.mode, self.roots.take()) {
-            (_, _) if only_sockets => (TlsMode::Disable, Roots::System),
-            (None | Some(TlsMode::VerifyFull), Some(GivenRoots::System)) => {
-                (TlsMode::VerifyFull, Roots::System)
+    fn tls_versions(&mut self) -> Result<TlsVersions, String> {
+        let from_tls13 = self.one_of("ssl_min_protocol_version", &LOWEST_VERSIONS)?;
+        let up_to_tls12 = self.one_of("ssl_max_protocol_version", &HIGHEST_VERSIONS)?;
+        match (from_tls13.unwrap_or(false), up_to_tls12.unwrap_or(false)) {
+            (true, true) => Err("ssl_min_protocol_version is above ssl_max_protocol_version".to_owned()),
+            (true, false) => Ok(TlsVersions::Only13),
+            (false, true) => Ok(TlsVersions::Only12),
+            (false, false) => Ok(TlsVersions::From12),
+        }
+    }
+
+    fn tls(&mut self, hosts: &[OneHost], negotiation: SslNegotiation) -> Result<(TlsMode, Roots), String> {
+        if self.0.get("sslmode").is_some_and(|mode| mode == b"allow") {
+            return Err(
+                "sslmode=allow is not supported: prefer encrypts if the server supports it".to_owned(),
+            );
+        }
+        let mode = self.one_of("sslmode", &TLS_MODES)?;
+        let by_system = self.0.get("sslrootcert").is_some_and(|roots| roots == b"system");
+        let roots = match self.path("sslrootcert")? {
+            Some(path) if !by_system => Roots::File(path),
+            Some(_) | None => Roots::System,
+        };
+        let (mode, roots) = match (mode, roots) {
+            _ if hosts.iter().all(|host| matches!(host.name, Host::Unix(_))) => {
+                (TlsMode::Disable, Roots::System)
             }
-            (Some(_), Some(GivenRoots::System)) => {
+            (None | Some(TlsMode::VerifyFull), _) if by_system => (TlsMode::VerifyFull, Roots::System),
+            (Some(_), _) if by_system => {
                 return Err("sslrootcert=system needs sslmode=verify-full".to_owned());
             }
-            (Some(TlsMode::Require), Some(GivenRoots::File(path))) => (TlsMode::VerifyCa, Roots::File(path)),
-            (mode, Some(GivenRoots::File(path))) => (mode.unwrap_or(TlsMode::Prefer), Roots::File(path)),
-            (mode, None) => (mode.unwrap_or(TlsMode::Prefer), Roots::System),
+            (Some(TlsMode::Require), Roots::File(path)) => (TlsMode::VerifyCa, Roots::File(path)),
+            (mode, roots) => (mode.unwrap_or(TlsMode::Prefer), roots),
         };
         let is_weak = matches!(mode, TlsMode::Disable | TlsMode::Prefer);
-        if is_weak && self.server.get_ssl_negotiation() == SslNegotiation::Direct {
+        if is_weak && negotiation == SslNegotiation::Direct {
             return Err("sslnegotiation=direct needs sslmode=require or better".to_owned());
         }
         Ok((mode, roots))
     }
 
+    /// Returns at least one host.
     fn hosts(&mut self) -> Result<Vec<OneHost>, String> {
-        if self.hosts.iter().all(String::is_empty) {
+        let mut names = self.list("host")?;
+        let addresses = self.list("hostaddr")?;
+        let addresses: Vec<Option<IpAddr>> = addresses
+            .iter()
+            .map(|text| address(text))
+            .collect::<Result<_, _>>()?;
+        if names.iter().all(String::is_empty) {
             // Hosts given only by address get it as their name for certificates.
-            let addresses = self.addresses.iter().flatten();
-            self.hosts = addresses.map(IpAddr::to_string).collect();
+            names = addresses.iter().flatten().map(IpAddr::to_string).collect();
         }
-        if self.hosts.is_empty() {
+        if names.is_empty() {
             return Err("names no host: use postgres://HOST/DATABASE, \
                         or host=/var/run/postgresql for a socket"
                 .to_owned());
         }
-        if self.hosts.iter().any(String::is_empty) {
+        if names.iter().any(String::is_empty) {
             return Err("one of the hosts is empty".to_owned());
         }
-        let hosts = self.hosts.len();
-        if !self.addresses.is_empty() && self.addresses.len() != hosts {
+        if !addresses.is_empty() && addresses.len() != names.len() {
             return Err("hostaddr must have as many addresses as there are hosts".to_owned());
         }
-        let ports = self.ports()?;
-        if ![1, hosts].contains(&ports.len()) {
+        let mut ports: Vec<u16> = self
+            .list("port")?
+            .iter()
+            .map(|text| port(text))
+            .collect::<Result<_, _>>()?;
+        if ports.is_empty() {
+            ports.push(DEFAULT_PORT);
+        }
+        if ![1, names.len()].contains(&ports.len()) {
             return Err("there must be one port, or as many as there are hosts".to_owned());
         }
-        let addresses = self.addresses.iter().copied().chain(std::iter::repeat(None));
-        let hosts = self.hosts.iter().zip(ports.into_iter().cycle()).zip(addresses);
+        let addresses = addresses.into_iter().chain(std::iter::repeat(None));
+        let hosts = names.into_iter().zip(ports.into_iter().cycle()).zip(addresses);
         Ok(hosts
             .map(|((host, port), address)| OneHost {
-                name: if is_socket(host) {
+                name: if host.starts_with('/') {
                     Host::Unix(host.into())
                 } else {
-                    Host::Tcp(host.clone())
+                    Host::Tcp(host)
                 },
                 address,
                 port,
@@ -287,30 +285,30 @@ impl Reader {
             })
             .collect())
     }
+}
 
-    /// Returns the servers' location for people.
-    fn location(&mut self, hosts: &[OneHost]) -> String {
-        let hosts: Vec<String> = hosts.iter().map(OneHost::to_string).collect();
-        let hosts = hosts.join(",");
-        if self.database.is_empty() {
-            return format!("postgres://{hosts}");
-        }
-        self.server.dbname(&self.database);
-        format!("postgres://{hosts}/{}", self.database)
-    }
+/// Returns the servers' location for people.
+fn location(hosts: &[OneHost], database: Option<&str>) -> String {
+    let hosts: Vec<String> = hosts.iter().map(OneHost::to_string).collect();
+    let database = database.map_or_else(String::new, |name| format!("/{name}"));
+    format!("postgres://{}{database}", hosts.join(","))
+}
 
-    /// Returns at least one port.
-    fn ports(&self) -> Result<Vec<u16>, String> {
-        if self.ports.is_empty() {
-            return Ok(vec![DEFAULT_PORT]);
-        }
-        let port = |text: &String| match text.parse() {
-            _ if text.is_empty() => Ok(DEFAULT_PORT),
-            Ok(0) | Err(_) => Err("the port is not a number from 1 to 65535".to_owned()),
-            Ok(port) => Ok(port),
-        };
-        self.ports.iter().map(port).collect()
+/// Parses an address; `None` for a host whose name is to be resolved.
+fn address(text: &str) -> Result<Option<IpAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
     }
+    let address = text.parse().map(Some);
+    address.map_err(|_| "hostaddr must be an IP address".to_owned())
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    if text.is_empty() {
+        return Ok(DEFAULT_PORT);
+    }
+    let port = text.parse::<u16>().ok().filter(|port| *port > 0);
+    port.ok_or_else(|| "the port is not a number from 1 to 65535".to_owned())
 }
 
 const TLS_MODES: [(&str, TlsMode); 5] = [
@@ -338,8 +336,8 @@ const SESSIONS: [(&str, Session); 6] = [
     ("prefer-standby", Session::PreferStandby),
 ];
 const SWITCHES: [(&str, bool); 2] = [("0", false), ("1", true)];
-/// True to never send a client certificate. `sslcertmode=require` cannot be checked here and is not supported.
-const CERTIFICATE_MODES: [(&str, bool); 2] = [("disable", true), ("allow", false)];
+/// True to send a client certificate. `sslcertmode=require` cannot be checked here and is not supported.
+const CERTIFICATE_MODES: [(&str, bool); 2] = [("disable", false), ("allow", true)];
 /// True to refuse versions below TLS 1.3. Versions below 1.2 are never used.
 const LOWEST_VERSIONS: [(&str, bool); 4] = [
     ("TLSv1", false),
@@ -351,38 +349,3 @@ const LOWEST_VERSIONS: [(&str, bool); 4] = [
 const HIGHEST_VERSIONS: [(&str, bool); 2] = [("TLSv1.2", true), ("TLSv1.3", false)];
 /// True to connect to the hosts in random order.
 const BALANCES: [(&str, bool); 2] = [("disable", false), ("random", true)];
-
-fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, String> {
-    let chosen = choices.iter().find(|(choice, _)| *choice == value);
-    chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
-        let names: Vec<&str> = choices.iter().map(|(choice, _)| *choice).collect();
-        format!("{name} must be one of {}", names.join(", "))
-    })
-}
-
-/// Returns `None` for zero and less, which to libpq mean "none" or "the system's default".
-fn positive(name: &str, value: &str) -> Result<Option<u64>, String> {
-    let number: i32 = value
-        .trim()
-        .parse()
-        .map_err(|_| format!("{name} must be a whole number"))?;
-    Ok(u64::try_from(number).ok().filter(|number| *number > 0))
-}
-
-/// Parses a list of addresses; `None` for a host whose name is to be resolved.
-fn addresses(value: &str) -> Result<Vec<Option<IpAddr>>, String> {
-    let address = |text: &str| match text.parse() {
-        _ if text.is_empty() => Ok(None),
-        Ok(address) => Ok(Some(address)),
-        Err(_) => Err("hostaddr must be an IP address".to_owned()),
-    };
-    value.split(',').map(address).collect()
-}
-
-fn path(name: &str, value: &str) -> Result<PathBuf, String> {
-    values::path(value).map_err(|problem| format!("{name}: {problem}"))
-}
-
-fn is_socket(host: &str) -> bool {
-    host.starts_with('/')
-}
