@@ -175,7 +175,7 @@ impl Layers {
     }
 
     fn add_variables(&mut self, variables: &BTreeMap<String, OsString>, origin: &Origin) {
-        for setting in &SETTINGS {
+        for setting in SETTINGS {
             let value = self.variable(variables, setting.variable, origin);
             let file_name = setting
                 .file_variable()

@@ -2,40 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use super::layers::{Layers, Origin};
-use super::settings::Setting;
+use super::settings::{RETENTION, Setting};
 use super::values::{self, DatabaseUrl};
 use super::{
-    ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, LogFormat, PostgresDatabase, PostgresUrl,
-    Session, is_this_machine, without_brackets,
+    ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, PostgresDatabase, PostgresUrl, Session,
+    is_this_machine, without_brackets,
 };
-use crate::order::{OnFailure, Ordering};
+use crate::order::Ordering;
 use crate::retry::RetryPolicy;
 
 mod client;
 mod processor;
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_hours(1);
-const DAY: Duration = Duration::from_hours(24);
+pub(super) use processor::ProcessorName;
 
-const CONCURRENCY_MAX: u32 = 10_000;
-const CONNECTIONS_MAX: usize = 65_536;
-const ATTEMPTS_MAX: u32 = 1_000;
-const CRASHES_MAX: u32 = 1_000;
-/// More than any disk holds, and below the integer limits of every store.
-const PENDING_MAX: u64 = 1_000_000_000_000;
-/// Range of the retention: at least as long as an idempotency key is kept, so that a repeated request finds its order; at
-/// most a hundred years, which equal `keep`.
-const RETENTION: RangeInclusive<Duration> = DAY..=Duration::from_hours(100 * 8_766);
-/// One attempt per 17 minutes.
-const RATE_MIN: f64 = 0.001;
-const RATE_MAX: f64 = 1e6;
-/// A thousand years in 30 s; beyond that use 0.
-const SPEED_MAX: f64 = 1e9;
 /// Shorter keys can be guessed by brute force.
 const API_KEY_CHARS_ADVISED: usize = 16;
 
@@ -64,8 +46,9 @@ impl Layers {
     }
 }
 
-/// Reader that goes on after a problem; `None` stands for an unreadable value.
-struct Reader<'a> {
+/// Reader that goes on after a problem; `None` stands for an unreadable value. The table of settings gives it a method for
+/// each setting.
+pub(super) struct Reader<'a> {
     layers: &'a Layers,
     problems: Vec<String>,
     warnings: Vec<String>,
@@ -95,22 +78,22 @@ impl Reader<'_> {
         if let Some(Database::Postgres(database)) = &database {
             self.check_sessions(database);
         }
-        let idle_sleep = self.required("idle_sleep", values::switch);
-        let migrate = self.required("migrate", values::switch);
-        let concurrency = self.number("concurrency", 1..=CONCURRENCY_MAX);
-        let connections_max = self.number("max_connections", 1..=CONNECTIONS_MAX);
+        let idle_sleep = self.idle_sleep();
+        let migrate = self.migrate();
+        let concurrency = self.concurrency();
+        let connections_max = self.max_connections();
         let retry = self.retry();
-        let crashes_max = self.number("max_crashes", 1..=CRASHES_MAX);
-        let lease = self.duration("lease", SECOND..=HOUR);
-        let attempt_timeout = self.duration("attempt_timeout", SECOND..=DAY);
-        let processor = self.processor();
-        let rate_limit = self.optional("rate_limit", |text| values::number(text, &(RATE_MIN..=RATE_MAX)));
-        let ordering = self.ordering();
-        let shutdown_grace = self.duration("shutdown_grace", Duration::ZERO..=HOUR);
-        let pending_max = self.optional("max_pending", |text| values::number(text, &(1..=PENDING_MAX)));
-        let retention = self.required("retention", |text| values::retention(text, &RETENTION));
-        let api_key = self.optional("api_key", values::api_key);
-        let open = self.required("open", values::switch);
+        let crashes_max = self.max_crashes();
+        let lease = self.lease();
+        let attempt_timeout = self.attempt_timeout();
+        let processor = self.processor_choice();
+        let rate_limit = self.rate_limit();
+        let ordering = self.ordering_of_users();
+        let shutdown_grace = self.shutdown_grace();
+        let pending_max = self.max_pending();
+        let retention = self.read("retention", |text| values::retention(text, &RETENTION));
+        let api_key = self.api_key();
+        let open = self.open();
         let log = self.log();
         if let (Some(listen), Some(open)) = (&listen, open) {
             self.check_access(listen, open);
@@ -143,15 +126,15 @@ impl Reader<'_> {
     }
 
     fn listen(&mut self) -> Option<Vec<SocketAddr>> {
-        let port = self.number("port", 0..=u16::MAX);
-        self.required("host", |host| resolve(host, port.unwrap_or(0)))
+        let port = self.port();
+        self.read("host", |host| resolve(host, port.unwrap_or(0)))
             .filter(|_| port.is_some())
     }
 
     fn database(&mut self) -> Option<Database> {
         self.problems.extend_from_slice(&self.layers.problems_of_store);
         let services = self.layers.passwords.services();
-        let given = self.required("database_url", |text| values::database_url(text, services))?;
+        let given = self.read("database_url", |text| values::database_url(text, services))?;
         let (mut url, ignored) = match given {
             DatabaseUrl::Sqlite(path) => {
                 if self.layers.get("database_direct_url").is_some() {
@@ -191,7 +174,7 @@ impl Reader<'_> {
     /// Another way to the database.
     fn further_url(&mut self, key: &'static str) -> Option<PostgresUrl> {
         let services = self.layers.passwords.services();
-        let (mut url, ignored) = self.optional(key, |text| PostgresUrl::parse_with(text.trim(), services))?;
+        let (mut url, ignored) = self.read(key, |text| PostgresUrl::parse_with(text.trim(), services))?;
         self.warn_of(key, &ignored);
         self.complete(key, &mut url);
         Some(url)
@@ -223,9 +206,7 @@ impl Reader<'_> {
     }
 
     fn retry(&mut self) -> Option<RetryPolicy> {
-        let attempts_max = self.number("max_attempts", 1..=ATTEMPTS_MAX);
-        let base = self.duration("retry_base", Duration::ZERO..=DAY);
-        let cap = self.duration("retry_cap", Duration::ZERO..=DAY);
+        let (attempts_max, base, cap) = (self.max_attempts(), self.retry_base(), self.retry_cap());
         let (attempts_max, base, cap) = (attempts_max?, base?, cap?);
         if base > cap {
             let problem = format!("is longer than {}", self.name("retry_cap"));
@@ -238,28 +219,19 @@ impl Reader<'_> {
         })
     }
 
-    fn ordering(&mut self) -> Option<Ordering> {
-        let choices = [("skip", OnFailure::Skip), ("block", OnFailure::Block)];
-        let on_failure = self.required("ordering_on_failure", |text| values::choice(text, &choices))?;
-        let choices = [("none", Ordering::None), ("user", Ordering::User(on_failure))];
-        self.required("ordering", |text| values::choice(text, &choices))
+    fn ordering_of_users(&mut self) -> Option<Ordering> {
+        let (is_by_user, on_failure) = (self.ordering(), self.ordering_on_failure()?);
+        is_by_user.map(|is_by_user| {
+            if is_by_user {
+                Ordering::User(on_failure)
+            } else {
+                Ordering::None
+            }
+        })
     }
 
     fn log(&mut self) -> Option<LogConfig> {
-        let filter = self.required("log_filter", |text| {
-            tracing_subscriber::EnvFilter::try_new(text)
-                .map(|_| text.to_owned())
-                .map_err(|error| format!("`{text}` is not a log filter: {error}"))
-        });
-        let format = self.required("log_format", |text| {
-            let formats = [
-                ("auto", LogFormat::Auto),
-                ("text", LogFormat::Text),
-                ("json", LogFormat::Json),
-            ];
-            values::choice(text, &formats)
-        });
-        let dir = self.required("log_dir", values::path);
+        let (filter, format, dir) = (self.log_filter(), self.log_format(), self.log_dir());
         Some(LogConfig {
             filter: filter?,
             format: format?,
@@ -331,24 +303,12 @@ impl Reader<'_> {
         self.warnings.extend(named);
     }
 
-    fn number<T>(&mut self, key: &'static str, range: RangeInclusive<T>) -> Option<T>
-    where
-        T: std::str::FromStr + PartialOrd + std::fmt::Display,
-    {
-        self.required(key, |text| values::number(text, &range))
-    }
-
-    fn duration(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
-        self.required(key, |text| values::duration(text, &range))
-    }
-
-    /// Reads a setting that has a default and so always a value.
-    fn required<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        debug_assert!(self.layers.get(key).is_some(), "{key} has no default");
-        self.optional(key, parse)
-    }
-
-    fn optional<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    /// Reads a setting; `None` if it is not set or cannot be read.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let value = self.layers.get(key)?;
         match parse(&value.text) {
             Ok(value) => Some(value),

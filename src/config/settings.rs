@@ -1,5 +1,16 @@
-//! Table of settings with their names in the file, the environment and on the command line. Defaults and documentation
-//! are in `orderly.default.toml`; `read.rs` interprets the values.
+//! Table of settings: their names, who may see and give them, and how each value is read. Defaults and documentation are
+//! in `orderly.default.toml`; `read.rs` puts the values together.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::read::{ProcessorName, Reader};
+use super::values::{self, choice, switch};
+use super::{LogFormat, Secret, ServiceUrl, SigningKey};
+use crate::order::OnFailure;
 
 /// Defaults, with a comment on every setting.
 pub const DEFAULT_FILE: &str = include_str!("../../orderly.default.toml");
@@ -41,77 +52,108 @@ pub enum Audience {
     Client,
 }
 
-const fn setting(key: &'static str, variable: &'static str, secrecy: Secrecy, audience: Audience) -> Setting {
-    Setting {
-        key,
-        variable,
-        secrecy,
-        audience,
-    }
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// More than any disk holds, and below the integer limits of every store.
+const PENDING_MAX: u64 = 1_000_000_000_000;
+/// Range of the retention: at least as long as an idempotency key is kept, so that a repeated request finds its order; at
+/// most a hundred years, which equal `keep`.
+pub(super) const RETENTION: RangeInclusive<Duration> = DAY..=Duration::from_hours(100 * 8_766);
+/// From one attempt per 17 minutes.
+const RATE: RangeInclusive<f64> = 0.001..=1e6;
+/// A thousand years in 30 s; beyond that use 0.
+const SPEED_MAX: f64 = 1e9;
+/// Shorter than any round trip to another machine; a smaller value is a mistake in the unit.
+const TIMEOUT_MIN: Duration = Duration::from_millis(10);
+
+/// Declares the settings, one row each: the key, the variable, the secrecy, the audience, and the value with its reader.
+/// `read.rs` reads those without one, which take more than their text.
+macro_rules! settings {
+    ($($key:ident: $variable:literal, $secrecy:ident, $audience:ident $(=> $value:ty = $read:expr)?;)+) => {
+        /// All settings, in the order of `orderly.default.toml`.
+        pub const SETTINGS: &[Setting] = &[$(
+            Setting {
+                key: stringify!($key),
+                variable: $variable,
+                secrecy: Secrecy::$secrecy,
+                audience: Audience::$audience,
+            },
+        )+];
+
+        /// Values of single settings; `None` for one that is not set or cannot be read.
+        impl Reader<'_> {
+            $($(
+                pub(super) fn $key(&mut self) -> Option<$value> {
+                    self.read(stringify!($key), $read)
+                }
+            )?)+
+        }
+    };
 }
 
-/// All settings, in the order of `orderly.default.toml`.
-pub const SETTINGS: [Setting; 35] = {
-    use Audience::{Client, Server, Store};
-    use Secrecy::{Address, Public, Secret, Url};
-    [
-        setting("host", "HOST", Public, Server),
-        setting("port", "PORT", Public, Server),
-        setting("database_url", "DATABASE_URL", Url, Store),
-        setting("database_direct_url", "DATABASE_DIRECT_URL", Url, Store),
-        setting("database_read_url", "DATABASE_READ_URL", Url, Store),
-        setting("redis_url", "REDIS_URL", Address, Server),
-        setting("idle_sleep", "ORDERLY_IDLE_SLEEP", Public, Server),
-        setting("migrate", "ORDERLY_MIGRATE", Public, Server),
-        setting("concurrency", "ORDERLY_CONCURRENCY", Public, Server),
-        setting("max_connections", "ORDERLY_MAX_CONNECTIONS", Public, Server),
-        setting("max_attempts", "ORDERLY_MAX_ATTEMPTS", Public, Server),
-        setting("retry_base", "ORDERLY_RETRY_BASE", Public, Server),
-        setting("retry_cap", "ORDERLY_RETRY_CAP", Public, Server),
-        setting("max_crashes", "ORDERLY_MAX_CRASHES", Public, Server),
-        setting("lease", "ORDERLY_LEASE", Public, Server),
-        setting("attempt_timeout", "ORDERLY_ATTEMPT_TIMEOUT", Public, Server),
-        setting("processor", "ORDERLY_PROCESSOR", Public, Server),
-        setting("processor_url", "ORDERLY_PROCESSOR_URL", Address, Server),
-        setting("processor_secret", "ORDERLY_PROCESSOR_SECRET", Secret, Server),
-        setting(
-            "processor_connect_timeout",
-            "ORDERLY_PROCESSOR_CONNECT_TIMEOUT",
-            Public,
-            Server,
-        ),
-        setting(
-            "processor_response_timeout",
-            "ORDERLY_PROCESSOR_RESPONSE_TIMEOUT",
-            Public,
-            Server,
-        ),
-        setting("simulated_speed", "ORDERLY_SIMULATED_SPEED", Public, Server),
-        setting(
-            "simulated_failure_rate",
-            "ORDERLY_SIMULATED_FAILURE_RATE",
-            Public,
-            Server,
-        ),
-        setting("rate_limit", "ORDERLY_RATE_LIMIT", Public, Server),
-        setting("ordering", "ORDERLY_ORDERING", Public, Server),
-        setting(
-            "ordering_on_failure",
-            "ORDERLY_ORDERING_ON_FAILURE",
-            Public,
-            Server,
-        ),
-        setting("shutdown_grace", "ORDERLY_SHUTDOWN_GRACE", Public, Server),
-        setting("max_pending", "ORDERLY_MAX_PENDING", Public, Server),
-        setting("retention", "ORDERLY_RETENTION", Public, Server),
-        setting("api_key", "ORDERLY_API_KEY", Secret, Server),
-        setting("open", "ORDERLY_OPEN", Public, Server),
-        setting("log_filter", "RUST_LOG", Public, Server),
-        setting("log_format", "ORDERLY_LOG_FORMAT", Public, Server),
-        setting("log_dir", "ORDERLY_LOG_DIR", Public, Server),
-        setting("url", "ORDERLY_URL", Url, Client),
-    ]
-};
+settings! {
+    host: "HOST", Public, Server;
+    port: "PORT", Public, Server => u16 = number(0..=u16::MAX);
+    database_url: "DATABASE_URL", Url, Store;
+    database_direct_url: "DATABASE_DIRECT_URL", Url, Store;
+    database_read_url: "DATABASE_READ_URL", Url, Store;
+    redis_url: "REDIS_URL", Address, Server;
+    idle_sleep: "ORDERLY_IDLE_SLEEP", Public, Server => bool = switch;
+    migrate: "ORDERLY_MIGRATE", Public, Server => bool = switch;
+    concurrency: "ORDERLY_CONCURRENCY", Public, Server => u32 = number(1..=10_000);
+    max_connections: "ORDERLY_MAX_CONNECTIONS", Public, Server => usize = number(1..=65_536);
+    max_attempts: "ORDERLY_MAX_ATTEMPTS", Public, Server => u32 = number(1..=1_000);
+    retry_base: "ORDERLY_RETRY_BASE", Public, Server => Duration = duration(Duration::ZERO..=DAY);
+    retry_cap: "ORDERLY_RETRY_CAP", Public, Server => Duration = duration(Duration::ZERO..=DAY);
+    max_crashes: "ORDERLY_MAX_CRASHES", Public, Server => u32 = number(1..=1_000);
+    lease: "ORDERLY_LEASE", Public, Server => Duration = duration(SECOND..=HOUR);
+    attempt_timeout: "ORDERLY_ATTEMPT_TIMEOUT", Public, Server => Duration = duration(SECOND..=DAY);
+    processor: "ORDERLY_PROCESSOR", Public, Server => ProcessorName = |text| choice(text, &[
+        ("simulated", ProcessorName::Simulated),
+        ("http", ProcessorName::Http),
+        ("pull", ProcessorName::Pull),
+    ]);
+    processor_url: "ORDERLY_PROCESSOR_URL", Address, Server => ServiceUrl = ServiceUrl::parse;
+    processor_secret: "ORDERLY_PROCESSOR_SECRET", Secret, Server => Vec<SigningKey> = SigningKey::parse_all;
+    processor_connect_timeout: "ORDERLY_PROCESSOR_CONNECT_TIMEOUT", Public, Server
+        => Duration = duration(TIMEOUT_MIN..=HOUR);
+    processor_response_timeout: "ORDERLY_PROCESSOR_RESPONSE_TIMEOUT", Public, Server
+        => Duration = duration(TIMEOUT_MIN..=DAY);
+    simulated_speed: "ORDERLY_SIMULATED_SPEED", Public, Server => f64 = number(0.0..=SPEED_MAX);
+    simulated_failure_rate: "ORDERLY_SIMULATED_FAILURE_RATE", Public, Server => f64 = number(0.0..=1.0);
+    rate_limit: "ORDERLY_RATE_LIMIT", Public, Server => f64 = number(RATE);
+    ordering: "ORDERLY_ORDERING", Public, Server => bool = |text| choice(text, &[("none", false), ("user", true)]);
+    ordering_on_failure: "ORDERLY_ORDERING_ON_FAILURE", Public, Server => OnFailure = |text| choice(text, &[
+        ("skip", OnFailure::Skip),
+        ("block", OnFailure::Block),
+    ]);
+    shutdown_grace: "ORDERLY_SHUTDOWN_GRACE", Public, Server => Duration = duration(Duration::ZERO..=HOUR);
+    max_pending: "ORDERLY_MAX_PENDING", Public, Server => u64 = number(1..=PENDING_MAX);
+    retention: "ORDERLY_RETENTION", Public, Server;
+    api_key: "ORDERLY_API_KEY", Secret, Server => Secret = values::api_key;
+    open: "ORDERLY_OPEN", Public, Server => bool = switch;
+    log_filter: "RUST_LOG", Public, Server => String = values::log_filter;
+    log_format: "ORDERLY_LOG_FORMAT", Public, Server => LogFormat = |text| choice(text, &[
+        ("auto", LogFormat::Auto),
+        ("text", LogFormat::Text),
+        ("json", LogFormat::Json),
+    ]);
+    log_dir: "ORDERLY_LOG_DIR", Public, Server => PathBuf = values::path;
+    url: "ORDERLY_URL", Url, Client => String = values::server_url;
+}
+
+fn number<T>(range: RangeInclusive<T>) -> impl FnOnce(&str) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    move |text| values::number(text, &range)
+}
+
+fn duration(range: RangeInclusive<Duration>) -> impl FnOnce(&str) -> Result<Duration, String> {
+    move |text| values::duration(text, &range)
+}
 
 impl Setting {
     pub fn by_key(key: &str) -> Option<&'static Setting> {
@@ -229,7 +271,7 @@ mod tests {
 
     #[test]
     fn every_setting_is_documented() {
-        for setting in &SETTINGS {
+        for setting in SETTINGS {
             assert!(setting.documentation().ends_with('.'), "{}", setting.key);
         }
         assert_eq!(

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 
 mod names;
+mod ordering;
 mod processor;
 mod read_url;
 mod retention;

@@ -136,6 +136,13 @@ pub fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
 }
 
+/// Parses a log filter, and returns its text.
+pub fn log_filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| format!("`{text}` is not a log filter: {error}"))
+}
+
 pub fn api_key(text: &str) -> Result<Secret, String> {
     let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
     if !visible || text.len() > API_KEY_CHARS_MAX {

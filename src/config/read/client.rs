@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 
 use super::Reader;
-use crate::config::{ClientConfig, on_this_machine, url_names_this_machine, values, without_brackets};
+use crate::config::{ClientConfig, on_this_machine, url_names_this_machine, without_brackets};
 
 impl Reader<'_> {
     pub(super) fn client(&mut self) -> Option<ClientConfig> {
         let (named_by, url) = match self.layers.get("url") {
-            Some(_) => ("url", self.optional("url", values::server_url)),
+            Some(_) => ("url", self.url()),
             None => ("host", self.url_of_own_server()),
         };
-        let api_key = self.optional("api_key", values::api_key);
+        let api_key = self.api_key();
         let url = url?;
         self.keep_key_from_strangers(named_by, &url);
         Some(ClientConfig { url, api_key })
@@ -19,7 +19,7 @@ impl Reader<'_> {
 
     /// Returns the URL of a server on this machine with the same settings.
     fn url_of_own_server(&mut self) -> Option<String> {
-        let port = self.number("port", 0..=u16::MAX)?;
+        let port = self.port()?;
         if port == 0 {
             self.problem(
                 "port",
@@ -27,7 +27,7 @@ impl Reader<'_> {
             );
             return None;
         }
-        let host = self.required("host", |host| Ok(without_brackets(host).to_owned()))?;
+        let host = self.read("host", |host| Ok(without_brackets(host).to_owned()))?;
         Some(match host.parse() {
             Ok(ip) => format!("http://{}", on_this_machine(SocketAddr::new(ip, port))),
             Err(_) => format!("http://{host}:{port}"),

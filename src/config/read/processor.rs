@@ -1,16 +1,11 @@
 //! Reads the choice of processor and its settings.
 
-use std::time::Duration;
+use super::Reader;
+use crate::config::{HttpService, ProcessorChoice};
 
-use super::{DAY, HOUR, Reader, SPEED_MAX};
-use crate::config::service::{HttpService, ServiceUrl, SigningKey};
-use crate::config::{ProcessorChoice, values};
-
-/// Shorter than any round trip to another machine; a smaller value is a mistake in the unit.
-const TIMEOUT_MIN: Duration = Duration::from_millis(10);
-
+/// Value of the setting `processor`.
 #[derive(Clone, Copy)]
-enum Kind {
+pub enum ProcessorName {
     Simulated,
     Http,
     Pull,
@@ -18,28 +13,22 @@ enum Kind {
 
 impl Reader<'_> {
     /// Reads the settings of the other processors too, so that all mistakes are reported at once.
-    pub(super) fn processor(&mut self) -> Option<ProcessorChoice> {
-        let speed = self.number("simulated_speed", 0.0..=SPEED_MAX);
-        let failure_rate = self.number("simulated_failure_rate", 0.0..=1.0);
+    pub(super) fn processor_choice(&mut self) -> Option<ProcessorChoice> {
+        let (speed, failure_rate) = (self.simulated_speed(), self.simulated_failure_rate());
         let service = self.http_service();
-        let kinds = [
-            ("simulated", Kind::Simulated),
-            ("http", Kind::Http),
-            ("pull", Kind::Pull),
-        ];
-        match self.required("processor", |text| values::choice(text, &kinds))? {
-            Kind::Simulated => {
+        match self.processor()? {
+            ProcessorName::Simulated => {
                 self.warn_of_no_service("processing is simulated");
                 Some(ProcessorChoice::Simulated {
                     speed: speed?,
                     failure_rate: failure_rate?,
                 })
             }
-            Kind::Pull => {
+            ProcessorName::Pull => {
                 self.warn_of_no_service("external workers pull the orders");
                 Some(ProcessorChoice::Pull)
             }
-            Kind::Http => {
+            ProcessorName::Http => {
                 if self.layers.get("processor_url").is_none() {
                     let problem = "`http` needs ORDERLY_PROCESSOR_URL, the URL of the service that processes the orders";
                     self.problem("processor", problem);
@@ -51,10 +40,9 @@ impl Reader<'_> {
     }
 
     fn http_service(&mut self) -> Option<HttpService> {
-        let url = self.optional("processor_url", ServiceUrl::parse);
-        let signing_keys = self.optional("processor_secret", SigningKey::parse_all);
-        let connect_timeout = self.duration("processor_connect_timeout", TIMEOUT_MIN..=HOUR);
-        let response_timeout = self.duration("processor_response_timeout", TIMEOUT_MIN..=DAY);
+        let (url, signing_keys) = (self.processor_url(), self.processor_secret());
+        let connect_timeout = self.processor_connect_timeout();
+        let response_timeout = self.processor_response_timeout();
         Some(HttpService {
             url: url?,
             signing_keys: signing_keys.unwrap_or_default(),
