@@ -17,7 +17,7 @@ pub mod reads;
 pub mod store_calls;
 
 pub use feed_lag::FeedLag;
-use reads::Reads;
+use reads::{ReadKind, ReadLabels, ReadServer};
 use store_calls::StoreCalls;
 
 /// Seconds, from a fast commit to the longest usual processing. The bounds are close around the 2, 5 and 10 s of the
@@ -31,51 +31,99 @@ const REQUEST_SECONDS: [f64; 11] = [
 ];
 const GROUP_CALLS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
-/// Metric handles, cheap to clone; one set per process.
-#[derive(Clone)]
-pub struct Metrics {
-    pub registry: Arc<Registry>,
-    pub orders_accepted: Counter,
-    pub attempts: Family<AttemptLabels, Counter>,
+/// Declares the metrics of [`Metrics`], one row each: the help, the name, the type, the unit if it has one, and how it begins
+/// if not empty.
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $name:ident: $type:ty $(, $unit:ident)? $(= $first:expr)?;)+) => {
+        /// Metric handles, cheap to clone; one set per process.
+        #[derive(Clone)]
+        pub struct Metrics {
+            pub registry: Arc<Registry>,
+            $($(#[doc = $help])+ pub $name: $type,)+
+        }
+
+        impl Metrics {
+            fn registered() -> Metrics {
+                let mut registry = Registry::with_prefix("orderly");
+                $(
+                    let $name: $type = metrics!(@first $($first)?);
+                    let help = concat!($($help),+).trim().trim_end_matches('.');
+                    metrics!(@register registry, stringify!($name), help, $name.clone() $(, $unit)?);
+                )+
+                Metrics {
+                    registry: Arc::new(registry),
+                    $($name,)+
+                }
+            }
+        }
+    };
+    (@first) => { Default::default() };
+    (@first $first:expr) => { $first };
+    (@register $to:ident, $name:expr, $help:expr, $metric:expr) => { $to.register($name, $help, $metric) };
+    (@register $to:ident, $name:expr, $help:expr, $metric:expr, $unit:ident) => {
+        $to.register_with_unit($name, $help, Unit::$unit, $metric)
+    };
+}
+
+metrics! {
+    /// Orders stored by this process.
+    orders_accepted: Counter;
+    /// Attempts ended by this process.
+    attempts: Family<AttemptLabels, Counter>;
     /// Results refused because the lease was no longer valid.
-    pub stale_results_rejected: Counter,
-    pub leases_lost: Counter,
+    stale_results_rejected: Counter;
+    /// Orders taken back from nodes whose lease expired.
+    leases_lost: Counter;
     /// Leases granted to external workers.
-    pub leases_granted: Counter,
+    leases_granted: Counter;
     /// Lease requests waiting at this node.
-    pub lease_requests_waiting: Gauge,
-    /// Results of external workers.
-    pub outside_results: Family<OutsideLabels, Counter>,
-    /// Time from acceptance to the first start.
-    pub order_wait: Histogram,
+    lease_requests_waiting: Gauge;
+    /// Results returned by external workers.
+    outside_results: Family<OutsideLabels, Counter>;
+    /// Time from acceptance to first start.
+    order_wait: Histogram, Seconds = Histogram::new(ORDER_SECONDS);
     /// Time from start to result of one attempt.
-    pub order_processing: Histogram,
-    pub slots_busy: Gauge,
-    pub slots: Gauge,
-    /// 1 for the current state, 0 for the others.
-    pub breaker_state: Family<BreakerLabels, Gauge>,
-    pub breaker_openings: Counter,
-    /// Calls per commit.
-    pub store_group_calls: Histogram,
+    order_processing: Histogram, Seconds = Histogram::new(ORDER_SECONDS);
+    /// Attempts running on this node.
+    slots_busy: Gauge;
+    /// Maximum number of attempts running on this node.
+    slots: Gauge;
+    /// State of this node's breaker: 1 for the current state, 0 for the others.
+    breaker_state: Family<BreakerLabels, Gauge>;
+    /// Times this node stopped claiming because the processor was down.
+    breaker_openings: Counter;
+    /// Store calls carried out by one commit.
+    store_group_calls: Histogram = Histogram::new(GROUP_CALLS);
     /// Duration of one commit, including its sync.
-    pub store_commit: Histogram,
-    pub store_errors: Counter,
-    /// Duration of store calls as seen by their callers.
-    pub store_calls: StoreCalls,
-    /// Lists and pages of the feed of a store whose reads may come from a standby.
-    pub reads: Reads,
-    /// Committed pages that await a checkpoint.
-    pub store_wal_bytes: Gauge,
-    pub http_requests: Family<RequestLabels, Counter>,
-    pub http_request_duration: Family<DurationLabels, Histogram, fn() -> Histogram>,
-    /// Streams and long polls that follow the feed.
-    pub feed_subscribers: Gauge,
-    pub feed_deliveries: Counter,
-    pub feed_subscribers_lagged: Counter,
-    pub feed_lag: FeedLag,
-    pub connections: Gauge,
-    pub connections_refused: Counter,
-    pub log_lines_dropped: Counter,
+    store_commit: Histogram, Seconds = Histogram::new(REQUEST_SECONDS);
+    /// Failed commits and checkpoints.
+    store_errors: Counter;
+    /// Duration of one store call, from the call to its answer.
+    store_call: StoreCalls, Seconds = store_calls::store_calls();
+    /// Pages of lists and of the feed by the server that answered, where a standby may serve them.
+    reads: Family<ReadLabels, Counter>;
+    /// Committed data in the write-ahead log that awaits a checkpoint.
+    store_wal: Gauge, Bytes;
+    /// Requests answered.
+    http_requests: Family<RequestLabels, Counter>;
+    /// Time from the request head to the answer head.
+    http_request_duration: Family<DurationLabels, Histogram, fn() -> Histogram>, Seconds
+        = Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS));
+    /// Streams and long polls that follow the feed of changes.
+    feed_subscribers: Gauge;
+    /// Changes delivered to subscribers.
+    feed_deliveries: Counter;
+    /// Times a subscriber overflowed its queue and fell back to reading the stored feed.
+    feed_subscribers_lagged: Counter;
+    /// The longer of two delays of the feed: the time the oldest committed change has waited for its position, and the
+    /// age of the oldest change when the feed was last read for subscribers.
+    feed_lag: FeedLag, Seconds;
+    /// Open client connections.
+    connections: Gauge;
+    /// Connections refused at the limit on open connections.
+    connections_refused: Counter;
+    /// Log lines lost because a disk was full or slow, or stdout was not read.
+    log_lines_dropped: Counter;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -164,42 +212,9 @@ pub struct DurationLabels {
 
 impl Metrics {
     pub fn new() -> Metrics {
-        let mut registry = Registry::with_prefix("orderly");
-        let mut metrics = Metrics {
-            registry: Arc::new(Registry::default()),
-            orders_accepted: Counter::default(),
-            attempts: Family::default(),
-            stale_results_rejected: Counter::default(),
-            leases_lost: Counter::default(),
-            leases_granted: Counter::default(),
-            lease_requests_waiting: Gauge::default(),
-            outside_results: Family::default(),
-            order_wait: Histogram::new(ORDER_SECONDS),
-            order_processing: Histogram::new(ORDER_SECONDS),
-            slots_busy: Gauge::default(),
-            slots: Gauge::default(),
-            breaker_state: Family::default(),
-            breaker_openings: Counter::default(),
-            store_group_calls: Histogram::new(GROUP_CALLS),
-            store_commit: Histogram::new(REQUEST_SECONDS),
-            store_errors: Counter::default(),
-            store_calls: store_calls::store_calls(),
-            reads: Reads::default(),
-            store_wal_bytes: Gauge::default(),
-            http_requests: Family::default(),
-            http_request_duration: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
-            feed_subscribers: Gauge::default(),
-            feed_deliveries: Counter::default(),
-            feed_subscribers_lagged: Counter::default(),
-            feed_lag: FeedLag::default(),
-            connections: Gauge::default(),
-            connections_refused: Counter::default(),
-            log_lines_dropped: Counter::default(),
-        };
         process::starts();
+        let metrics = Metrics::registered();
         metrics.begin_at_zero();
-        metrics.register(&mut registry);
-        metrics.registry = Arc::new(registry);
         metrics
     }
 
@@ -211,7 +226,14 @@ impl Metrics {
         for result in OutsideResult::ALL {
             drop(self.outside_results.get_or_create(&OutsideLabels { result }));
         }
-        self.reads.begin_at_zero();
+        for labels in ReadLabels::all() {
+            drop(self.reads.get_or_create(&labels));
+        }
+    }
+
+    /// Counts a page of a list or of the feed by the server that answered.
+    pub fn read(&self, kind: ReadKind, server: ReadServer) {
+        self.reads.get_or_create(&ReadLabels { kind, server }).inc();
     }
 
     /// Records one commit of the store: the number of calls in it and its duration.
@@ -219,149 +241,6 @@ impl Metrics {
         #[expect(clippy::cast_precision_loss, reason = "groups are small")]
         self.store_group_calls.observe(calls as f64);
         self.store_commit.observe(took.as_secs_f64());
-    }
-
-    fn register(&self, to: &mut Registry) {
-        to.register(
-            "orders_accepted",
-            "Orders stored by this process",
-            self.orders_accepted.clone(),
-        );
-        to.register(
-            "attempts",
-            "Attempts ended by this process",
-            self.attempts.clone(),
-        );
-        to.register(
-            "stale_results_rejected",
-            "Results refused because the lease was no longer valid",
-            self.stale_results_rejected.clone(),
-        );
-        to.register(
-            "leases_lost",
-            "Orders taken back from nodes whose lease expired",
-            self.leases_lost.clone(),
-        );
-        to.register(
-            "leases_granted",
-            "Leases granted to external workers",
-            self.leases_granted.clone(),
-        );
-        to.register(
-            "lease_requests_waiting",
-            "Lease requests waiting at this node",
-            self.lease_requests_waiting.clone(),
-        );
-        to.register(
-            "outside_results",
-            "Results returned by external workers",
-            self.outside_results.clone(),
-        );
-        to.register_with_unit(
-            "order_wait",
-            "Time from acceptance to first start",
-            Unit::Seconds,
-            self.order_wait.clone(),
-        );
-        to.register_with_unit(
-            "order_processing",
-            "Time from start to result of one attempt",
-            Unit::Seconds,
-            self.order_processing.clone(),
-        );
-        to.register(
-            "slots_busy",
-            "Attempts running on this node",
-            self.slots_busy.clone(),
-        );
-        to.register(
-            "slots",
-            "Maximum number of attempts running on this node",
-            self.slots.clone(),
-        );
-        to.register(
-            "breaker_state",
-            "State of this node's breaker: 1 for the current state, 0 for the others",
-            self.breaker_state.clone(),
-        );
-        to.register(
-            "breaker_openings",
-            "Times this node stopped claiming because the processor was down",
-            self.breaker_openings.clone(),
-        );
-        to.register(
-            "store_group_calls",
-            "Store calls carried out by one commit",
-            self.store_group_calls.clone(),
-        );
-        to.register_with_unit(
-            "store_commit",
-            "Duration of one commit, including its sync",
-            Unit::Seconds,
-            self.store_commit.clone(),
-        );
-        to.register(
-            "store_errors",
-            "Failed commits and checkpoints",
-            self.store_errors.clone(),
-        );
-        to.register_with_unit(
-            "store_call",
-            "Duration of one store call, from the call to its answer",
-            Unit::Seconds,
-            self.store_calls.clone(),
-        );
-        to.register(
-            "reads",
-            "Pages of lists and of the feed by the server that answered, where DATABASE_READ_URL is set",
-            self.reads.family.clone(),
-        );
-        to.register_with_unit(
-            "store_wal",
-            "Committed data in the write-ahead log that awaits a checkpoint",
-            Unit::Bytes,
-            self.store_wal_bytes.clone(),
-        );
-        to.register("http_requests", "Requests answered", self.http_requests.clone());
-        to.register_with_unit(
-            "http_request_duration",
-            "Time from the request head to the answer head",
-            Unit::Seconds,
-            self.http_request_duration.clone(),
-        );
-        to.register(
-            "feed_subscribers",
-            "Streams and long polls that follow the feed of changes",
-            self.feed_subscribers.clone(),
-        );
-        to.register(
-            "feed_deliveries",
-            "Changes delivered to subscribers",
-            self.feed_deliveries.clone(),
-        );
-        to.register(
-            "feed_subscribers_lagged",
-            "Times a subscriber overflowed its queue and fell back to reading the stored feed",
-            self.feed_subscribers_lagged.clone(),
-        );
-        to.register_with_unit(
-            "feed_lag",
-            "The longer of two delays of the feed: the time the oldest committed change has waited for its position, and the \
-             age of the oldest change when the feed was last read for subscribers",
-            Unit::Seconds,
-            self.feed_lag.gauge.clone(),
-        );
-        to.register("connections", "Open client connections", self.connections.clone());
-        to.register(
-            "connections_refused",
-            "Connections refused at the limit on open connections",
-            self.connections_refused.clone(),
-        );
-        to.register(
-            "log_lines_dropped",
-            "Log lines lost because a disk was full or slow, or stdout was not read",
-            self.log_lines_dropped.clone(),
-        );
     }
 }
 

@@ -4,16 +4,18 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::Gauge;
 
 /// The larger of two lags, each reported by its part when it changes. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct FeedLag {
-    pub(super) gauge: Gauge<f64, AtomicU64>,
+    gauge: Gauge<f64, AtomicU64>,
     known: Arc<Mutex<KnownLag>>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct KnownLag {
     read: Duration,
     unplaced: Duration,
@@ -43,5 +45,15 @@ impl FeedLag {
             .expect("no code panics while it holds this lock");
         change(&mut known);
         self.gauge.set(known.read.max(known.unplaced).as_secs_f64());
+    }
+}
+
+impl EncodeMetric for FeedLag {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> std::fmt::Result {
+        self.gauge.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        self.gauge.metric_type()
     }
 }

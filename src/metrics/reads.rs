@@ -1,8 +1,6 @@
-//! The reads that a standby may serve, by the server that answered.
+//! Labels of the reads that a standby may serve.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the names are the label values")]
@@ -27,23 +25,11 @@ pub struct ReadLabels {
     pub server: ReadServer,
 }
 
-/// Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Reads {
-    pub(super) family: Family<ReadLabels, Counter>,
-}
-
-impl Reads {
-    /// Counts one.
-    pub fn served(&self, kind: ReadKind, server: ReadServer) {
-        self.family.get_or_create(&ReadLabels { kind, server }).inc();
-    }
-
-    pub(super) fn begin_at_zero(&self) {
-        for kind in [ReadKind::list, ReadKind::feed] {
-            for server in [ReadServer::standby, ReadServer::primary] {
-                drop(self.family.get_or_create(&ReadLabels { kind, server }));
-            }
-        }
+impl ReadLabels {
+    pub(super) fn all() -> impl Iterator<Item = ReadLabels> {
+        let kinds = [ReadKind::list, ReadKind::feed].into_iter();
+        kinds.flat_map(|kind| {
+            [ReadServer::standby, ReadServer::primary].map(|server| ReadLabels { kind, server })
+        })
     }
 }
