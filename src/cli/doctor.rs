@@ -1,12 +1,15 @@
 //! `orderly doctor`: checks everything that orders need to flow and gives advice on problems. `verify` checks the
 //! promises about stored orders.
 
+use futures_util::future::BoxFuture;
 use serde_json::json;
 
 use super::failure::Failure;
 use super::flags::{Flags, Server};
 use super::{Verdict, output};
-use crate::config::{Layers, Shown};
+use crate::config::{Config, ConfigError, Database, Layers, Loaded, PostgresDatabase, Shown};
+use crate::store::open;
+use crate::store::survey::Survey;
 
 mod advice;
 mod agreement;
@@ -30,11 +33,51 @@ pub struct Args {
     flags: Flags<Server>,
 }
 
-/// Result of one check.
-struct Check {
-    name: &'static str,
+/// All checks, in the order in which they are shown: the name, and the judge of what it needs.
+#[rustfmt::skip] // one line per check
+const CHECKS: [(&str, Judge); 20] = {
+    use Judge::{Node, Place, Servers, Settings, Store};
+    [
+        ("configuration", Settings(judge_settings)),
+        ("disk", Place(disk::check)),
+        ("store", Store(|facts, _| facts.contents.clone())),
+        ("writes", Store(|facts, database| Some(store::judge_writes(database, facts.only_reads.as_ref()?)))),
+        ("durability", Store(|facts, _| Some(store::judge_durability(facts.weaknesses.as_ref()?)))),
+        ("standby", Store(|facts, _| Some(standby::judge(facts.standbys?)))),
+        ("queue", Store(|facts, _| Some(store::judge_queue(facts.queue.as_ref()?)))),
+        ("agreement", Store(|facts, _| agreement::judge(facts.queue.as_ref()?))),
+        ("breaker", Store(|facts, _| Some(breaker::judge(facts.queue.as_ref()?)))),
+        ("connections", Store(|facts, _| Some(room::judge(facts.room.as_ref()?, facts.queue.as_ref()?)))),
+        ("feed", Store(|facts, _| Some(feed::judge(facts.feed.as_ref()?, facts.queue.as_ref()?)))),
+        ("clock", Store(|facts, database| Some(store::judge_clock(database, facts.ahead?)))),
+        ("store", Store(|facts, _| facts.unread.clone())),
+        ("hosts", Servers(|survey, database| servers::judge_hosts(&survey.hosts, database))),
+        ("direct way", Servers(|survey, _| Some(servers::judge_direct(survey.direct.as_ref()?)))),
+        ("read way", Servers(|survey, _| Some(servers::judge_read(survey.read.as_ref()?)))),
+        ("pooler", Servers(|survey, _| Some(servers::judge_pgbouncer(survey.pgbouncer.as_ref()?)))),
+        ("log", Node(|config| Box::pin(async move { Some(log::check(&config.log.dir)) }))),
+        ("processor", Node(|config| Box::pin(processor::check(config)))),
+        ("server", Node(|config| Box::pin(async move { Some(server::check(config).await) }))),
+    ]
+};
+
+/// Judges what a check needs; skipped without it. `None` if there is nothing to report.
+enum Judge {
+    Settings(fn(&Result<Loaded, ConfigError>) -> Vec<Finding>),
+    Place(fn(&Database) -> Option<Finding>),
+    Store(fn(&store::Facts, &Database) -> Option<Finding>),
+    Servers(fn(&Survey, &PostgresDatabase) -> Option<Finding>),
+    Node(for<'c> fn(&'c Config) -> BoxFuture<'c, Option<Finding>>),
+}
+
+/// A check and what it found.
+type Check = (&'static str, Finding);
+
+/// Result of a check.
+#[derive(Clone)]
+struct Finding {
     state: State,
-    finding: String,
+    text: String,
     /// Remedy; `None` if all is well.
     advice: Option<String>,
 }
@@ -56,29 +99,28 @@ impl State {
     }
 }
 
-impl Check {
-    fn ok(name: &'static str, finding: impl Into<String>) -> Check {
-        Check {
-            name,
+impl Finding {
+    fn ok(text: impl Into<String>) -> Finding {
+        Finding {
             state: State::Ok,
-            finding: finding.into(),
+            text: text.into(),
             advice: None,
         }
     }
 
-    fn warn(name: &'static str, finding: impl Into<String>, advice: impl Into<String>) -> Check {
-        Check {
+    fn warn(text: impl Into<String>, advice: impl Into<String>) -> Finding {
+        Finding {
             state: State::Warn,
             advice: Some(advice.into()),
-            ..Check::ok(name, finding)
+            ..Finding::ok(text)
         }
     }
 
-    fn fail(name: &'static str, finding: impl Into<String>, advice: impl Into<String>) -> Check {
-        Check {
+    fn fail(text: impl Into<String>, advice: impl Into<String>) -> Finding {
+        Finding {
             state: State::Fail,
             advice: Some(advice.into()),
-            ..Check::ok(name, finding)
+            ..Finding::ok(text)
         }
     }
 }
@@ -86,7 +128,7 @@ impl Check {
 pub async fn run(args: &Args) -> Result<Verdict, Failure> {
     let layers = args.flags.layers();
     let checks = examine(&layers).await;
-    let healthy = checks.iter().all(|check| check.state != State::Fail);
+    let healthy = checks.iter().all(|(_, finding)| finding.state != State::Fail);
     if args.json {
         output::json(&as_json(&checks, &layers.shown(), healthy))?;
     } else {
@@ -98,48 +140,60 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
 /// Runs all checks, as far as earlier failures allow, so that one run shows everything.
 async fn examine(layers: &Layers) -> Vec<Check> {
     let loaded = layers.server();
-    let mut checks = match &loaded {
-        Ok(loaded) if loaded.warnings.is_empty() => vec![Check::ok("configuration", "complete")],
-        Ok(loaded) => loaded
-            .warnings
-            .iter()
-            .map(|warning| Check::warn("configuration", warning, "change it, or keep it on purpose"))
-            .collect(),
-        Err(error) => error
-            .problems
-            .iter()
-            .map(|problem| {
-                Check::fail(
-                    "configuration",
-                    problem,
-                    "correct it: the server does not start until then",
-                )
-            })
-            .collect(),
-    };
+    // Migration at start is the default; the setting cannot be read here.
+    let migrates = loaded.as_ref().map_or(true, |loaded| loaded.config.migrate);
     // The warnings of the database are among those of the configuration.
-    if let Ok((database, _)) = layers.database() {
-        checks.extend(disk::check(&database));
-        // Migration at start is the default; the setting cannot be read here.
-        let migrates = loaded.as_ref().map_or(true, |loaded| loaded.config.migrate);
-        checks.extend(store::check(&database, migrates).await);
-        checks.extend(servers::check(&database).await);
+    let database = layers.database().ok().map(|(database, _)| database);
+    let (mut facts, mut survey) = (None, None);
+    if let Some(database) = &database {
+        facts = Some((store::Facts::of(database, migrates).await, database));
     }
-    if let Ok(loaded) = &loaded {
-        checks.push(log::check(&loaded.config.log.dir));
-        checks.extend(processor::check(&loaded.config).await);
-        checks.push(server::check(&loaded.config).await);
+    if let Some(Database::Postgres(database)) = &database {
+        survey = Some((open::survey(database).await, &**database));
+    }
+    let mut checks = Vec::new();
+    for (name, judge) in CHECKS {
+        let found = match judge {
+            Judge::Settings(judge) => judge(&loaded),
+            Judge::Place(judge) => database.iter().filter_map(judge).collect(),
+            Judge::Store(judge) => facts.iter().filter_map(|(facts, of)| judge(facts, of)).collect(),
+            Judge::Servers(judge) => survey
+                .iter()
+                .filter_map(|(survey, of)| judge(survey, of))
+                .collect(),
+            Judge::Node(judge) => match &loaded {
+                Ok(loaded) => judge(&loaded.config).await.into_iter().collect(),
+                Err(_) => Vec::new(),
+            },
+        };
+        checks.extend(found.into_iter().map(|finding| (name, finding)));
     }
     checks
 }
 
+fn judge_settings(loaded: &Result<Loaded, ConfigError>) -> Vec<Finding> {
+    match loaded {
+        Ok(loaded) if loaded.warnings.is_empty() => vec![Finding::ok("complete")],
+        Ok(loaded) => {
+            let warnings = loaded.warnings.iter();
+            let warn = |warning: &String| Finding::warn(warning, "change it, or keep it on purpose");
+            warnings.map(warn).collect()
+        }
+        Err(error) => {
+            let advice = "correct it: the server does not start until then";
+            let fail = |problem: &String| Finding::fail(problem, advice);
+            error.problems.iter().map(fail).collect()
+        }
+    }
+}
+
 fn as_json(checks: &[Check], settings: &[Shown], healthy: bool) -> serde_json::Value {
-    let check = |check: &Check| {
+    let check = |(name, finding): &Check| {
         json!({
-            "name": check.name,
-            "state": check.state.name(),
-            "finding": check.finding,
-            "advice": check.advice,
+            "name": name,
+            "state": finding.state.name(),
+            "finding": finding.text,
+            "advice": finding.advice,
         })
     };
     let setting = |setting: &Shown| {
@@ -158,10 +212,10 @@ fn as_json(checks: &[Check], settings: &[Shown], healthy: bool) -> serde_json::V
 
 fn as_text(checks: &[Check], settings: &[Shown]) -> String {
     let mut lines = Vec::new();
-    for check in checks {
-        let finding = output::printable(&check.finding);
-        lines.push(format!("{:4}  {:13}  {finding}", check.state.name(), check.name));
-        if let Some(advice) = &check.advice {
+    for (name, finding) in checks {
+        let text = output::printable(&finding.text);
+        lines.push(format!("{:4}  {name:13}  {text}", finding.state.name()));
+        if let Some(advice) = &finding.advice {
             lines.push(format!("{:21}{advice}", ""));
         }
     }

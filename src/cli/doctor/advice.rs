@@ -2,14 +2,14 @@
 //! that helps with that error.
 
 use crate::config::Database;
-use crate::store::open::tells_of_no_connection;
+use crate::store::open::is_out_of_connections;
 
 /// Returns advice for the text of a store error.
 pub(super) fn of(database: &Database, error: &str) -> &'static str {
     let known: &[(&str, &str)] = match database {
         Database::Sqlite(_) => &SQLITE,
         Database::Postgres(_) => {
-            if tells_of_no_connection(error) {
+            if is_out_of_connections(error) {
                 return NO_CONNECTION_FREE;
             }
             if let Some(advice) = by_code(error) {

@@ -1,22 +1,21 @@
 //! Checks that no breaker keeps a node from claiming orders.
 
-use super::Check;
+use super::Finding;
 use crate::store::{Breaker, Node, QueueState};
 
-pub(super) fn judge(queue: &QueueState) -> Check {
-    const NAME: &str = "breaker";
+pub(super) fn judge(queue: &QueueState) -> Finding {
     let not_closed: Vec<&Node> = queue
         .nodes
         .iter()
         .filter(|node| node.alive && node.breaker != Breaker::Closed)
         .collect();
     if not_closed.is_empty() {
-        return Check::ok(NAME, "closed on all live nodes");
+        return Finding::ok("closed on all live nodes");
     }
     let findings: Vec<String> = not_closed.into_iter().map(finding).collect();
     let advice = "bring the processor back: orders stay pending and start again once it recovers; the node's log says how \
                   attempts failed";
-    Check::warn(NAME, findings.join("; "), advice)
+    Finding::warn(findings.join("; "), advice)
 }
 
 fn finding(node: &Node) -> String {
@@ -67,7 +66,7 @@ mod tests {
         ]));
         assert_eq!(checked.state, State::Warn);
         assert_eq!(
-            checked.finding,
+            checked.text,
             "node 0000000000000002 claims no orders: the processor is down; \
              node 0000000000000003 claims few orders: it is testing whether the processor is back"
         );

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Check;
+use super::Finding;
 use crate::config::Database;
 
 const MEBIBYTE: u64 = 1024 * 1024;
@@ -10,36 +10,33 @@ const MEBIBYTE: u64 = 1024 * 1024;
 const FREE_BYTES_FAIL: u64 = 64 * MEBIBYTE;
 /// Below this an operator should free space soon.
 const FREE_BYTES_WARN: u64 = 1024 * MEBIBYTE;
-
-const NAME: &str = "disk";
 const ADVICE: &str = "free disk space: with a full disk no order is accepted";
 
 /// Returns `None` if the orders are on another machine's disk.
-pub fn check(database: &Database) -> Option<Check> {
+pub fn check(database: &Database) -> Option<Finding> {
     match database {
         Database::Sqlite(path) => Some(check_folder_of(path)),
         Database::Postgres(_) => None,
     }
 }
 
-fn check_folder_of(path: &Path) -> Check {
+fn check_folder_of(path: &Path) -> Finding {
     let folder = existing_folder(path);
     match rustix::fs::statvfs(&folder) {
         Ok(volume) => judge(&folder, volume.f_bavail.saturating_mul(volume.f_frsize)),
-        Err(error) => Check::fail(
-            NAME,
+        Err(error) => Finding::fail(
             format!("cannot inspect {}: {error}", folder.display()),
             "make the folder readable for this user",
         ),
     }
 }
 
-fn judge(folder: &Path, free: u64) -> Check {
+fn judge(folder: &Path, free: u64) -> Finding {
     let finding = format!("{} MiB free at {}", free / MEBIBYTE, folder.display());
     match free {
-        0..FREE_BYTES_FAIL => Check::fail(NAME, finding, ADVICE),
-        FREE_BYTES_FAIL..FREE_BYTES_WARN => Check::warn(NAME, finding, ADVICE),
-        FREE_BYTES_WARN.. => Check::ok(NAME, finding),
+        0..FREE_BYTES_FAIL => Finding::fail(finding, ADVICE),
+        FREE_BYTES_FAIL..FREE_BYTES_WARN => Finding::warn(finding, ADVICE),
+        FREE_BYTES_WARN.. => Finding::ok(finding),
     }
 }
 

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use super::Check;
+use super::Finding;
 use crate::store::QueueState;
 use crate::store::snapshot::{FEED_WAITING_MAX, FeedState, FeedWaiting};
 
 /// A live node numbers events every second, and after failures every 30 seconds.
 const WAIT_WARN: Duration = Duration::from_mins(1);
 
-pub(super) fn judge(feed: &FeedState, queue: &QueueState) -> Check {
-    const NAME: &str = "feed";
+pub(super) fn judge(feed: &FeedState, queue: &QueueState) -> Finding {
     let (before, last) = (feed.bounds.complete_after.0, feed.bounds.last.0);
     let mut positions = if last > before {
         format!("positions {} to {last}", before + 1)
@@ -24,7 +23,7 @@ pub(super) fn judge(feed: &FeedState, queue: &QueueState) -> Check {
         positions = format!("{positions}, epoch {number} begins with order {order} after position {after}");
     }
     let Some(waiting) = feed.waiting else {
-        return Check::ok(NAME, format!("{positions}, no transaction waits"));
+        return Finding::ok(format!("{positions}, no transaction waits"));
     };
     let finding = format!(
         "{positions}, {} for theirs, the oldest for {}",
@@ -36,9 +35,9 @@ pub(super) fn judge(feed: &FeedState, queue: &QueueState) -> Check {
     if is_alive && waiting.oldest_age > WAIT_WARN {
         let advice = "subscribers get changes late: check the nodes' logs, and the database for a lock or a session that \
                       hangs (pg_locks, pg_stat_activity)";
-        Check::warn(NAME, finding, advice)
+        Finding::warn(finding, advice)
     } else {
-        Check::ok(NAME, finding)
+        Finding::ok(finding)
     }
 }
 
@@ -104,11 +103,11 @@ mod tests {
     fn the_first_and_last_position_are_shown() {
         let whole = judge(&feed(None), &queue(true));
         assert_eq!(whole.state, State::Ok);
-        assert_eq!(whole.finding, "positions 21 to 50, no transaction waits");
+        assert_eq!(whole.text, "positions 21 to 50, no transaction waits");
         let mut empty = feed(None);
         empty.bounds.complete_after = empty.bounds.last;
         assert_eq!(
-            judge(&empty, &queue(true)).finding,
+            judge(&empty, &queue(true)).text,
             "no events, no transaction waits"
         );
     }
@@ -124,7 +123,7 @@ mod tests {
         };
         later.bounds.epochs = Epochs::of(vec![first_epoch(), newest]).unwrap();
         assert_eq!(
-            judge(&later, &queue(true)).finding,
+            judge(&later, &queue(true)).text,
             "positions 21 to 50, epoch 8 begins with order 7000012 after position 30, no transaction waits"
         );
     }
@@ -134,16 +133,12 @@ mod tests {
         let late = judge(&feed(Some((3, 90))), &queue(true));
         assert_eq!(late.state, State::Warn);
         assert_eq!(
-            late.finding,
+            late.text,
             "positions 21 to 50, 3 transactions wait for theirs, the oldest for 1m 30s"
         );
         assert_eq!(judge(&feed(Some((3, 90))), &queue(false)).state, State::Ok);
         assert_eq!(judge(&feed(Some((3, 5))), &queue(true)).state, State::Ok);
         let many = judge(&feed(Some((FEED_WAITING_MAX, 5))), &queue(true));
-        assert!(
-            many.finding.contains("100000 transactions or more"),
-            "{}",
-            many.finding
-        );
+        assert!(many.text.contains("100000 transactions or more"), "{}", many.text);
     }
 }

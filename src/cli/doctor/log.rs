@@ -2,25 +2,23 @@
 
 use std::path::Path;
 
-use super::Check;
+use super::Finding;
 use crate::store::probe;
-
-const NAME: &str = "log";
 const ADVICE: &str = "make the folder writable for this user, free disk space, or name another folder in ORDERLY_LOG_DIR: until \
                       then the log goes to stdout only";
 
 /// Checks the folder, or its nearest existing parent.
-pub(super) fn check(dir: &Path) -> Check {
+pub(super) fn check(dir: &Path) -> Finding {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let nearest = dir.ancestors().find(|folder| folder.exists());
     match probe::writable(nearest.unwrap_or(&dir)) {
-        Ok(()) => Check::ok(NAME, format!("{} can be written", dir.display())),
+        Ok(()) => Finding::ok(format!("{} can be written", dir.display())),
         Err(error) => {
             let finding = format!(
                 "no log file: cannot write to the folder {}: {error}",
                 dir.display()
             );
-            Check::warn(NAME, finding, ADVICE)
+            Finding::warn(finding, ADVICE)
         }
     }
 }

@@ -9,31 +9,27 @@ use rustls::{CertificateError, ClientConnection, Error};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Check;
+use super::Finding;
 use crate::config::{Config, HttpService, ProcessorChoice, without_brackets};
 use crate::processor::http::tls;
-
-const NAME: &str = "processor";
 
 /// A problem and its remedy.
 type Problem = (String, &'static str);
 
 /// Returns `None` if no external service is needed. Only opens a connection and sends no order.
-pub async fn check(config: &Config) -> Option<Check> {
+pub async fn check(config: &Config) -> Option<Finding> {
     let service = match &config.processor {
         ProcessorChoice::Simulated { .. } | ProcessorChoice::Pull => return None,
         ProcessorChoice::Http(service) => service,
     };
     Some(match reach(service).await {
-        Ok(()) => Check::ok(
-            NAME,
-            format!("{} takes connections; no order was sent to it", service.url),
-        ),
-        Err((problem, advice)) => Check::fail(
-            NAME,
-            format!("{} cannot be reached: {problem}", service.url),
-            advice,
-        ),
+        Ok(()) => Finding::ok(format!(
+            "{} takes connections; no order was sent to it",
+            service.url
+        )),
+        Err((problem, advice)) => {
+            Finding::fail(format!("{} cannot be reached: {problem}", service.url), advice)
+        }
     })
 }
 

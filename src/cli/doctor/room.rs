@@ -1,23 +1,22 @@
 //! Checks that a shared database allows the connections its nodes want.
 
-use super::Check;
+use super::Finding;
 use crate::store::QueueState;
-use crate::store::snapshot::Room;
-
-const NAME: &str = "connections";
+use crate::store::snapshot::ConnectionBudget;
 const ADVICE: &str = "raise that limit (`alter role … connection limit …`, max_connections), or run fewer nodes: with fewer \
      connections a node works more slowly";
 
 /// Counts live nodes; at least the one about to start.
-pub fn judge(room: &Room, queue: &QueueState) -> Check {
+pub fn judge(room: &ConnectionBudget, queue: &QueueState) -> Finding {
     let nodes = queue.nodes.iter().filter(|node| node.alive).count().max(1);
     match room.shortage(nodes) {
-        None => Check::ok(
-            NAME,
-            format!("{} allowed, {} wanted", room.allowed, nodes * room.node_wants),
-        ),
-        Some(shortage) if room.suffices(nodes) => Check::warn(NAME, shortage, ADVICE),
-        Some(shortage) => Check::fail(NAME, shortage, ADVICE),
+        None => Finding::ok(format!(
+            "{} allowed, {} wanted",
+            room.allowed,
+            nodes * room.per_node_max
+        )),
+        Some(shortage) if room.suffices(nodes) => Finding::warn(shortage, ADVICE),
+        Some(shortage) => Finding::fail(shortage, ADVICE),
     }
 }
 
@@ -37,11 +36,11 @@ mod tests {
             nodes: Vec::new(),
         };
         let judged = |allowed| {
-            let room = Room {
+            let room = ConnectionBudget {
                 allowed,
                 setting: "the connection limit of this role".to_owned(),
-                node_wants: 15,
-                node_needs: 3,
+                per_node_max: 15,
+                per_node_min: 3,
             };
             judge(&room, &queue)
         };
@@ -49,7 +48,7 @@ mod tests {
         let few = judged(12);
         assert_eq!(few.state, State::Warn);
         assert_eq!(
-            few.finding,
+            few.text,
             "the connection limit of this role allows 12 connections, 1 node wants up to 15 and at least 3"
         );
         assert_eq!(judged(2).state, State::Fail);

@@ -3,12 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Check;
+use super::Finding;
 use crate::causes::with_causes;
 use crate::cli::client::{http_client, read_up_to};
 use crate::config::{Config, on_this_machine};
-
-const NAME: &str = "server";
 /// Readiness is answered from memory; beyond this time the server hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum characters of an answer to show; another program may answer anything.
@@ -16,33 +14,29 @@ const ANSWER_CHARS_SHOWN: usize = 500;
 /// Maximum bytes of an answer to read: enough for `ANSWER_CHARS_SHOWN`, blanks included.
 const ANSWER_BYTES_READ: usize = 16 * 1024;
 
-pub async fn check(config: &Config) -> Check {
+pub async fn check(config: &Config) -> Finding {
     let Some(address) = config.listen.first().copied().map(on_this_machine) else {
-        return Check::fail(NAME, "no address to listen on", "set HOST");
+        return Finding::fail("no address to listen on", "set HOST");
     };
     match ask(address).await {
         Ok((status, body)) if status.is_success() => {
-            Check::ok(NAME, format!("ready at http://{address}: {}", shown(&body)))
+            Finding::ok(format!("ready at http://{address}: {}", shown(&body)))
         }
         Ok((status, body)) => match reasons(&body) {
-            Some(reasons) => Check::fail(
-                NAME,
+            Some(reasons) => Finding::fail(
                 format!("not ready at http://{address}: {reasons}"),
                 "see the other checks and the log of the server",
             ),
-            None => Check::fail(
-                NAME,
+            None => Finding::fail(
                 format!("not ready at http://{address}: {status}: {}", shown(&body)),
                 "another program may use the port",
             ),
         },
-        Err(error) if error.is_connect() => Check::warn(
-            NAME,
+        Err(error) if error.is_connect() => Finding::warn(
             format!("no server listens at http://{address}"),
             "start `orderly serve`",
         ),
-        Err(error) => Check::fail(
-            NAME,
+        Err(error) => Finding::fail(
             format!(
                 "no answer from http://{address}: {}",
                 with_causes(&error.without_url())

@@ -1,30 +1,15 @@
 //! Checks where the URLs lead: which of several hosts takes writes, whether the direct URL reaches the same server and the
 //! URL for reads a standby, and whether the pooler's version is safe.
 
-use super::Check;
-use crate::config::{Database, PostgresDatabase, Session};
-use crate::store::open;
-use crate::store::survey::{Beside, Host, Role};
+use super::Finding;
+use crate::config::{PostgresDatabase, Session};
+use crate::store::survey::{Host, Role, ServerRelation};
 
 /// The first `PgBouncer` that survives a client leaving right after it asked to cancel a statement (its issue 801).
 const PGBOUNCER_MIN: (u32, u32) = (1, 19);
 
-pub(super) async fn check(database: &Database) -> Vec<Check> {
-    let Database::Postgres(database) = database else {
-        return Vec::new();
-    };
-    let survey = open::survey(database).await;
-    let hosts = judge_hosts(&survey.hosts, database);
-    let direct = survey.direct.as_ref().map(judge_direct);
-    let pgbouncer = survey.pgbouncer.as_deref().map(judge_pgbouncer);
-    let read = survey.read.as_ref().map(judge_read);
-    let checks = hosts.into_iter().chain(direct).chain(read);
-    checks.chain(pgbouncer).collect()
-}
-
 /// Returns `None` for a single host; other checks cover it.
-fn judge_hosts(hosts: &[Host], database: &PostgresDatabase) -> Option<Check> {
-    const NAME: &str = "hosts";
+pub(super) fn judge_hosts(hosts: &[Host], database: &PostgresDatabase) -> Option<Finding> {
     let first = hosts.first()?;
     let of_role = |role: &Role| {
         let names = hosts.iter().filter(|host| host.role == *role);
@@ -48,92 +33,80 @@ fn judge_hosts(hosts: &[Host], database: &PostgresDatabase) -> Option<Check> {
     parts.extend(unknown.iter().cloned());
     let finding = parts.join("; ");
     let check = if primaries.is_empty() {
-        Check::fail(
-            NAME,
+        Finding::fail(
             finding,
             "no host takes writes: start the primary, name it in DATABASE_URL, or wait for the failover (`patronictl list`)",
         )
     } else if primaries.len() > 1 {
-        Check::fail(
-            NAME,
+        Finding::fail(
             finding,
             "more than one primary: name the servers of one cluster in DATABASE_URL",
         )
     } else if first.role == Role::OnlyReads && database.url.session == Some(Session::Any) {
-        Check::fail(
-            NAME,
+        Finding::fail(
             finding,
             "nodes use the first host, which stores nothing: set target_session_attrs=read-write, or leave it out",
         )
     } else if !unknown.is_empty() {
-        Check::warn(
-            NAME,
+        Finding::warn(
             finding,
             "nodes go on with the other hosts; a failover to this one would be an outage",
         )
     } else {
-        Check::ok(NAME, finding)
+        Finding::ok(finding)
     };
     Some(check)
 }
 
-fn judge_direct(direct: &Beside) -> Check {
-    const NAME: &str = "direct way";
+pub(super) fn judge_direct(direct: &ServerRelation) -> Finding {
     match direct {
-        Beside::Same => Check::ok(NAME, "DATABASE_DIRECT_URL leads to the server of DATABASE_URL"),
-        Beside::SameCluster => Check::fail(
-            NAME,
+        ServerRelation::Same => Finding::ok("DATABASE_DIRECT_URL leads to the server of DATABASE_URL"),
+        ServerRelation::SameCluster => Finding::fail(
             "DATABASE_DIRECT_URL leads to another server of the cluster: notifications do not arrive, migrations fail",
             "point it at the primary, also after a failover: through HAProxy, or with all hosts and \
              target_session_attrs=read-write",
         ),
-        Beside::Other => Check::fail(
-            NAME,
+        ServerRelation::Other => Finding::fail(
             "DATABASE_DIRECT_URL leads to another server or another database than DATABASE_URL",
             "name the same database in both",
         ),
-        Beside::Unknown(reason) => Check::fail(
-            NAME,
+        ServerRelation::Unknown(reason) => Finding::fail(
             format!("DATABASE_DIRECT_URL leads to no server: {reason}"),
             "correct it: without it notifications do not arrive and migrations fail",
         ),
     }
 }
 
-fn judge_read(read: &Beside) -> Check {
-    const NAME: &str = "read way";
+pub(super) fn judge_read(read: &ServerRelation) -> Finding {
     const FROM_PRIMARY: &str = "lists and feed pages come from the primary until it leads to a standby of it";
     match read {
-        Beside::SameCluster => Check::ok(NAME, "DATABASE_READ_URL leads to another server of the cluster"),
-        Beside::Same => Check::warn(
-            NAME,
+        ServerRelation::SameCluster => {
+            Finding::ok("DATABASE_READ_URL leads to another server of the cluster")
+        }
+        ServerRelation::Same => Finding::warn(
             "DATABASE_READ_URL leads to the server of DATABASE_URL, which is spared nothing",
             "name a standby, or take it out",
         ),
-        Beside::Other => Check::fail(
-            NAME,
+        ServerRelation::Other => Finding::fail(
             "DATABASE_READ_URL leads to a server of another cluster, or to another database",
             FROM_PRIMARY,
         ),
-        Beside::Unknown(reason) => Check::warn(
-            NAME,
+        ServerRelation::Unknown(reason) => Finding::warn(
             format!("DATABASE_READ_URL leads to no server: {reason}"),
             FROM_PRIMARY,
         ),
     }
 }
 
-fn judge_pgbouncer(version: &str) -> Check {
-    const NAME: &str = "pooler";
+pub(super) fn judge_pgbouncer(version: &str) -> Finding {
     let finding = format!("PgBouncer {version}");
     if is_older(version, PGBOUNCER_MIN) {
-        Check::warn(
-            NAME,
+        Finding::warn(
             finding,
             "use 1.19 or newer: older versions can crash when a client cancels a statement, which stops all nodes",
         )
     } else {
-        Check::ok(NAME, finding)
+        Finding::ok(finding)
     }
 }
 

@@ -1,28 +1,24 @@
 //! Checks that the synchronous standby confirms commits.
 
-use super::Check;
+use super::Finding;
 use crate::store::snapshot::Standbys;
 
 const ADVICE: &str = "bring the standby back, or check the replication (pg_stat_replication, the standby's own log); to run \
                       without one, empty synchronous_standby_names: a failover may then lose confirmed orders";
 
-pub(super) fn judge(standbys: Standbys) -> Check {
-    const NAME: &str = "standby";
+pub(super) fn judge(standbys: Standbys) -> Finding {
     let waiting = match standbys.waiting {
         0 => None,
         1 => Some("1 session waits".to_owned()),
         some => Some(format!("{some} sessions wait")),
     };
     match (standbys.connected, waiting) {
-        (true, None) => Check::ok(
-            NAME,
-            "commits wait for the synchronous standby, which confirms them",
-        ),
+        (true, None) => Finding::ok("commits wait for the synchronous standby, which confirms them"),
         (true, Some(waiting)) => {
             let finding = format!(
                 "{waiting} for the synchronous standby (wait_event SyncRep): it is connected but confirms nothing"
             );
-            Check::fail(NAME, finding, ADVICE)
+            Finding::fail(finding, ADVICE)
         }
         (false, waiting) => {
             let waiting =
@@ -30,7 +26,7 @@ pub(super) fn judge(standbys: Standbys) -> Check {
             let finding = format!(
                 "nothing can be stored: commits wait for a synchronous standby but none is connected{waiting}"
             );
-            Check::fail(NAME, finding, ADVICE)
+            Finding::fail(finding, ADVICE)
         }
     }
 }
@@ -49,8 +45,8 @@ mod tests {
             (false, 1, State::Fail, "1 session waits"),
         ] {
             let check = judge(Standbys { connected, waiting });
-            assert_eq!(check.state, state, "{}", check.finding);
-            assert!(check.finding.contains(part), "{}", check.finding);
+            assert_eq!(check.state, state, "{}", check.text);
+            assert!(check.text.contains(part), "{}", check.text);
         }
     }
 }

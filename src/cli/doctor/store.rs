@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Check, advice, agreement, breaker, feed, room, standby};
+use super::{Finding, advice};
 use crate::causes::with_causes;
 use crate::config::Database;
+use crate::store::clock::system_clock;
 use crate::store::open::{self, OpenError};
-use crate::store::snapshot::newest_time;
+use crate::store::snapshot::{ConnectionBudget, FeedState, Standbys, newest_time};
 use crate::store::{QueueState, Snapshot, StoreError};
-use crate::time::Timestamp;
 
 /// Waiting time of a startable order above which slots are too few or a node is stuck.
 const WAIT_WARN: Duration = Duration::from_mins(5);
@@ -16,117 +16,118 @@ const WAIT_WARN: Duration = Duration::from_mins(5);
 const CLOCK_AHEAD_WARN: Duration = Duration::from_secs(2);
 const NO_MIGRATION: &str = "run `orderly migrate`: with ORDERLY_MIGRATE=off a start does not migrate";
 
-/// Checks the store. `migrates` is true if a start creates or changes the schema.
-pub async fn check(database: &Database, migrates: bool) -> Vec<Check> {
-    let mut snapshot = match open::open_snapshot(database).await {
-        Ok(snapshot) => snapshot,
-        // A file may exist without a schema in it.
-        Err(OpenError::Missing { .. } | OpenError::SchemaOlder { found: 0, .. }) => {
-            return vec![missing(database, migrates).await];
+/// Facts about a store, as far as it can be read.
+#[derive(Default)]
+pub(super) struct Facts {
+    /// What opening it and its contents show.
+    pub contents: Option<Finding>,
+    /// The reason why nothing can be stored, if it can only be read.
+    pub only_reads: Option<String>,
+    pub weaknesses: Option<Vec<String>>,
+    pub standbys: Option<Standbys>,
+    pub queue: Option<QueueState>,
+    pub room: Option<ConnectionBudget>,
+    pub feed: Option<FeedState>,
+    /// Lead of its newest time over this machine's clock.
+    pub ahead: Option<Duration>,
+    /// The error that left the rest unread.
+    pub unread: Option<Finding>,
+}
+
+impl Facts {
+    /// Reads the store. `migrates` is true if a start creates or changes the schema.
+    pub async fn of(database: &Database, migrates: bool) -> Facts {
+        let mut facts = Facts::default();
+        match open::open_snapshot(database).await {
+            Ok(mut snapshot) => {
+                if let Err(error) = facts.read(database, &mut *snapshot).await {
+                    facts.unread = Some(failed(database, with_causes(&error)));
+                }
+            }
+            // A file may exist without a schema in it.
+            Err(OpenError::Missing { .. } | OpenError::SchemaOlder { found: 0, .. }) => {
+                facts.contents = Some(missing(database, migrates).await);
+            }
+            Err(error) => facts.contents = Some(unopened(database, &error, migrates)),
         }
-        Err(error) => return vec![unopened(database, &error, migrates)],
-    };
-    let mut checks = Vec::new();
-    if let Err(error) = check_snapshot(database, &mut *snapshot, &mut checks).await {
-        let finding = with_causes(&error);
-        let advice = advice::of(database, &finding);
-        checks.push(Check::fail("store", finding, advice));
+        facts
     }
-    checks
+
+    async fn read(&mut self, database: &Database, snapshot: &mut dyn Snapshot) -> Result<(), StoreError> {
+        self.contents = Some(contents(database, snapshot).await?);
+        self.only_reads = snapshot.only_reads().await?;
+        self.weaknesses = Some(snapshot.weaknesses().await?);
+        self.standbys = snapshot.standbys().await?;
+        self.queue = Some(snapshot.queue().await?);
+        self.room = snapshot.connection_budget().await?;
+        self.feed = Some(snapshot.feed().await?);
+        let newest = newest_time(snapshot).await?;
+        self.ahead = Some(newest.map_or(Duration::ZERO, |newest| newest.since(system_clock()())));
+        Ok(())
+    }
+}
+
+fn failed(database: &Database, text: String) -> Finding {
+    let advice = advice::of(database, &text);
+    Finding::fail(text, advice)
 }
 
 /// Rehearses the first start.
-async fn missing(database: &Database, migrates: bool) -> Check {
+async fn missing(database: &Database, migrates: bool) -> Finding {
     let finding = format!("no store at {}", open::location(database));
     if !migrates {
-        return Check::fail("store", finding, NO_MIGRATION);
+        return Finding::fail(finding, NO_MIGRATION);
     }
     match open::rehearse(database).await {
-        Ok(()) => Check::warn(
-            "store",
-            finding,
-            "the first start creates it: run `orderly serve`",
-        ),
+        Ok(()) => Finding::warn(finding, "the first start creates it: run `orderly serve`"),
         Err(error) => {
             let reason = with_causes(&error);
             let advice = advice::of(database, &reason);
-            Check::fail(
-                "store",
-                format!("{finding}, and none can be created: {reason}"),
-                advice,
-            )
+            Finding::fail(format!("{finding}, and none can be created: {reason}"), advice)
         }
     }
 }
 
-fn unopened(database: &Database, error: &OpenError, migrates: bool) -> Check {
+fn unopened(database: &Database, error: &OpenError, migrates: bool) -> Finding {
     let finding = with_causes(error);
     match error {
-        OpenError::Missing { .. } => Check::warn(
-            "store",
-            finding,
-            "the first start creates it: run `orderly serve`",
-        ),
+        OpenError::Missing { .. } => {
+            Finding::warn(finding, "the first start creates it: run `orderly serve`")
+        }
         OpenError::SchemaOlder { .. } | OpenError::FunctionsMissing { .. } if !migrates => {
-            Check::fail("store", finding, NO_MIGRATION)
+            Finding::fail(finding, NO_MIGRATION)
         }
-        OpenError::SchemaOlder { .. } | OpenError::FunctionsMissing { .. } => Check::warn(
-            "store",
-            finding,
-            "run `orderly migrate`, or let `orderly serve` do it",
-        ),
+        OpenError::SchemaOlder { .. } | OpenError::FunctionsMissing { .. } => {
+            Finding::warn(finding, "run `orderly migrate`, or let `orderly serve` do it")
+        }
         OpenError::SchemaNewer { .. } => {
-            Check::fail("store", finding, "use the newest version that ran on this store")
+            Finding::fail(finding, "use the newest version that ran on this store")
         }
-        OpenError::SchemaDiffers { .. } => Check::fail(
-            "store",
+        OpenError::SchemaDiffers { .. } => Finding::fail(
             finding,
             "see Upgrading in docs/OPERATIONS.md for changing from one build to another",
         ),
-        OpenError::NotDurable { .. } => Check::fail("store", finding, "change that setting of the database"),
-        OpenError::Unsuitable { .. } => Check::fail("store", finding, "change it, or use another database"),
-        OpenError::InUse { .. } => Check::fail("store", finding, "stop the other process first"),
-        OpenError::Unavailable { .. } => {
-            let advice = advice::of(database, &finding);
-            Check::fail("store", finding, advice)
+        OpenError::NotDurable { .. } => Finding::fail(finding, "change that setting of the database"),
+        OpenError::Unsuitable { .. } => Finding::fail(finding, "change it, or use another database"),
+        OpenError::InUse { .. } => Finding::fail(finding, "stop the other process first"),
+        OpenError::Unavailable { .. } => failed(database, finding),
+    }
+}
+
+pub(super) fn judge_writes(database: &Database, reason: &str) -> Finding {
+    let advice = match database {
+        Database::Sqlite(_) => {
+            "orders can be read but none stored: check the permissions of the file and its folder, and how it is mounted"
         }
-    }
+        Database::Postgres(_) => {
+            "orders can be read but none stored: point DATABASE_URL at the server that takes writes (behind HAProxy, \
+             the port whose check is /primary), or check default_transaction_read_only"
+        }
+    };
+    Finding::fail(reason, advice)
 }
 
-async fn check_snapshot(
-    database: &Database,
-    snapshot: &mut dyn Snapshot,
-    checks: &mut Vec<Check>,
-) -> Result<(), StoreError> {
-    checks.push(contents(database, snapshot).await?);
-    if let Some(reason) = snapshot.only_reads().await? {
-        let advice = match database {
-            Database::Sqlite(_) => {
-                "orders can be read but none stored: check the permissions of the file and its folder, and how it is mounted"
-            }
-            Database::Postgres(_) => {
-                "orders can be read but none stored: point DATABASE_URL at the server that takes writes (behind HAProxy, \
-                 the port whose check is /primary), or check default_transaction_read_only"
-            }
-        };
-        checks.push(Check::fail("writes", reason, advice));
-    }
-    checks.push(judge_durability(&snapshot.weaknesses().await?));
-    checks.extend(snapshot.standbys().await?.map(standby::judge));
-    let queue = snapshot.queue().await?;
-    checks.push(judge_queue(&queue));
-    checks.extend(agreement::judge(&queue));
-    checks.push(breaker::judge(&queue));
-    if let Some(room) = snapshot.room().await? {
-        checks.push(room::judge(&room, &queue));
-    }
-    checks.push(feed::judge(&snapshot.feed().await?, &queue));
-    let newest = newest_time(snapshot).await?;
-    checks.push(judge_clock(database, now(), newest));
-    Ok(())
-}
-
-async fn contents(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Check, StoreError> {
+async fn contents(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Finding, StoreError> {
     let location = open::location(database);
     let damage = snapshot.damage().await?;
     if let Some(first) = damage.first() {
@@ -138,7 +139,7 @@ async fn contents(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Ch
             Database::Sqlite(_) => "stop the server, keep a copy of the files, restore a backup",
             Database::Postgres(_) => "stop all nodes, keep a dump, restore a backup",
         };
-        return Ok(Check::fail("store", finding, advice));
+        return Ok(Finding::fail(finding, advice));
     }
     let counters = snapshot.counters().await?;
     let finding = format!(
@@ -148,24 +149,21 @@ async fn contents(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Ch
         counters.processing,
         counters.failed
     );
-    Ok(Check::ok("store", finding))
+    Ok(Finding::ok(finding))
 }
 
-fn judge_durability(weaknesses: &[String]) -> Check {
-    const NAME: &str = "durability";
+pub(super) fn judge_durability(weaknesses: &[String]) -> Finding {
     if weaknesses.is_empty() {
-        return Check::ok(NAME, "confirmed orders are durable");
+        return Finding::ok("confirmed orders are durable");
     }
-    Check::fail(
-        NAME,
+    Finding::fail(
         weaknesses.join("; "),
         "until you change it, an order answered with 201 can be lost: the setting may come from the server, the \
          database, the role, the URL's `options`, the pooler, or Patroni (`patronictl edit-config`)",
     )
 }
 
-fn judge_queue(queue: &QueueState) -> Check {
-    const NAME: &str = "queue";
+pub(super) fn judge_queue(queue: &QueueState) -> Finding {
     let alive = queue.nodes.iter().filter(|node| node.alive).count();
     let waiting = queue.oldest_waiting.filter(|age| *age > WAIT_WARN);
     let unfinished = queue.counters.pending + queue.counters.processing;
@@ -179,13 +177,9 @@ fn judge_queue(queue: &QueueState) -> Check {
         ))
     );
     if queue.paused {
-        Check::warn(NAME, finding, "run `orderly resume` to start orders again")
+        Finding::warn(finding, "run `orderly resume` to start orders again")
     } else if alive == 0 && unfinished > 0 {
-        Check::warn(
-            NAME,
-            finding,
-            "no node processes the orders: start `orderly serve`",
-        )
+        Finding::warn(finding, "no node processes the orders: start `orderly serve`")
     } else if let Some(age) = queue.blocked.oldest_age.filter(|age| *age > WAIT_WARN) {
         let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
         let finding = format!(
@@ -194,18 +188,16 @@ fn judge_queue(queue: &QueueState) -> Check {
         );
         let advice = "GET /orders/{id}/explain of a waiting order names the one before it; if that is Failed, retry or \
             cancel it";
-        Check::warn(NAME, finding, advice)
+        Finding::warn(finding, advice)
     } else if waiting.is_some() {
         let advice = "raise ORDERLY_CONCURRENCY, or check the log for what delays the node";
-        Check::warn(NAME, finding, advice)
+        Finding::warn(finding, advice)
     } else {
-        Check::ok(NAME, finding)
+        Finding::ok(finding)
     }
 }
 
-fn judge_clock(database: &Database, now: Timestamp, newest: Option<Timestamp>) -> Check {
-    const NAME: &str = "clock";
-    let ahead = newest.map_or(Duration::ZERO, |newest| newest.since(now));
+pub(super) fn judge_clock(database: &Database, ahead: Duration) -> Finding {
     if ahead > CLOCK_AHEAD_WARN {
         let ahead = humantime::format_duration(Duration::from_secs(ahead.as_secs()));
         let advice = match database {
@@ -217,18 +209,13 @@ fn judge_clock(database: &Database, now: Timestamp, newest: Option<Timestamp>) -
                  signatures of its deliveries are wrong"
             }
         };
-        Check::warn(
-            NAME,
+        Finding::warn(
             format!("the newest time in the store is {ahead} ahead of this clock"),
             advice,
         )
     } else {
-        Check::ok(NAME, "not behind the store")
+        Finding::ok("not behind the store")
     }
-}
-
-fn now() -> Timestamp {
-    crate::store::clock::system_clock()()
 }
 
 #[cfg(test)]
@@ -262,27 +249,24 @@ mod tests {
         let blocked = judge_queue(&blocked);
         assert!(
             blocked
-                .finding
+                .text
                 .ends_with("3 wait for another order of their user, for up to 10m"),
             "{}",
-            blocked.finding
+            blocked.text
         );
         assert!(blocked.advice.unwrap().contains("retry or cancel"));
         let mut late = idle();
         late.oldest_waiting = Some(WAIT_WARN * 2);
         let late = judge_queue(&late);
-        assert!(late.finding.ends_with("waited 10m"), "{}", late.finding);
+        assert!(late.text.ends_with("waited 10m"), "{}", late.text);
         assert!(late.advice.unwrap().contains("ORDERLY_CONCURRENCY"));
     }
 
     #[test]
     fn a_clock_behind_the_store_is_a_warning() {
-        let now = Timestamp::from_micros(1_000_000);
-        let later = |seconds| Some(now.plus(Duration::from_secs(seconds)));
-        let state = |newest| judge_clock(&Database::Sqlite("orderly.db".into()), now, newest).state;
-        assert_eq!(state(None), State::Ok);
-        assert_eq!(state(later(0)), State::Ok);
-        assert_eq!(state(later(3600)), State::Warn);
+        let state = |ahead| judge_clock(&Database::Sqlite("orderly.db".into()), ahead).state;
+        assert_eq!(state(Duration::ZERO), State::Ok);
+        assert_eq!(state(Duration::from_hours(1)), State::Warn);
     }
 
     #[test]
@@ -290,6 +274,6 @@ mod tests {
         assert_eq!(judge_durability(&[]).state, State::Ok);
         let weak = judge_durability(&["fsync is off".to_owned(), "synchronous_commit is off".to_owned()]);
         assert_eq!(weak.state, State::Fail);
-        assert_eq!(weak.finding, "fsync is off; synchronous_commit is off");
+        assert_eq!(weak.text, "fsync is off; synchronous_commit is off");
     }
 }
