@@ -21,11 +21,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 use crate::config::{LogConfig, LogFormat};
 
 mod lines;
-mod requests;
 
 use lines::{Lines, LogFile};
-use requests::NamesRequests;
-pub use requests::RequestLog;
 
 /// Number of daily log files to keep, including today's.
 const LOG_FILES_MAX: usize = 7;
@@ -67,7 +64,6 @@ pub fn start(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
     tracing_subscriber::registry()
         .with(vec![Some(stdout), file].into_iter().flatten().collect::<Vec<_>>())
         .with(filter)
-        .with(NamesRequests::for_filter(&log.filter))
         .try_init()?;
     if let Some(error) = refused {
         tracing::warn!(

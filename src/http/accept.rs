@@ -10,8 +10,9 @@ use super::Shared;
 use super::body::{self, BATCH_BODY_BYTES_MAX, MediaType, ORDER_BODY_BYTES_MAX};
 use super::call::Call;
 use super::idempotency::Key;
-use super::problem::{Problem, ProblemBody};
-use super::wire::{self, OrderBody, OrdersBody};
+use super::openapi::{InvalidFields, KeyInFlight};
+use super::problem::Problem;
+use super::wire::{self, NewOrders, OrderBody, OrdersBody};
 use crate::order::NewOrder;
 use crate::store::{Accepted, IdempotencyKey};
 
@@ -23,30 +24,21 @@ const REPLAYED: &str = "idempotent-replayed";
 #[utoipa::path(
     post, operation_id = "acceptOrder", path = "/orders", tag = "orders",
     params(("Idempotency-Key" = Option<String>, Header, description = "Repeated requests with this key get the first answer")),
-    request_body(content = super::openapi::NewOrderSchema),
+    request_body(content = NewOrder),
     responses(
         (status = 201, description = "Stored durably; the order as accepted", body = OrderBody,
             headers(("Location" = String), ("Idempotent-Replayed" = String))),
-        (status = 409, description = "The first request with this key is in flight", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
+        KeyInFlight,
+        InvalidFields,
     )
 )]
 pub async fn one(call: Call) -> Result<Response, Problem> {
-    let Call {
-        shared,
-        caller,
-        head,
-        body,
-        ..
-    } = call;
-    let key = Key::read(&head.headers)?;
-    body::require_json(&head.headers)?;
-    let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
-    let order = wire::read_order(body::text(&body)?)?;
-
-    let orders: Arc<[NewOrder]> = Arc::new([order]);
-    let key = key.map(|key| key.bind(caller, "orders", &body));
-    let accepted = store(&shared, orders.clone(), key).await?;
+    let key = Key::read(call.headers())?;
+    body::require_json(call.headers())?;
+    let body = body::read(call.body, ORDER_BODY_BYTES_MAX).await?;
+    let orders: Arc<[NewOrder]> = Arc::new([wire::read(body::text(&body)?)?]);
+    let key = key.map(|key| key.bind(call.caller, "orders", &body));
+    let accepted = store(&call.shared, orders.clone(), key).await?;
     let (Some(order), Some(id)) = (orders.first(), accepted.order_ids.first()) else {
         return Err(Problem::unexpected(WrongCount));
     };
@@ -62,31 +54,24 @@ pub async fn one(call: Call) -> Result<Response, Problem> {
     post, operation_id = "acceptOrders", path = "/orders/batch", tag = "orders",
     params(("Idempotency-Key" = Option<String>, Header, description = "Repeated requests with this key get the first answer")),
     request_body(content(
-        (super::openapi::NewOrdersSchema = "application/json"),
+        (NewOrders = "application/json"),
         (String = "application/x-ndjson"),
     )),
     responses(
         (status = 201, description = "All stored durably, in the order given", body = OrdersBody,
             headers(("Idempotent-Replayed" = String))),
-        (status = 409, description = "The first request with this key is in flight", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid fields, listed in the answer; nothing was stored", body = ProblemBody, content_type = "application/problem+json"),
+        KeyInFlight,
+        InvalidFields,
     )
 )]
 pub async fn batch(call: Call) -> Result<Response, Problem> {
-    let Call {
-        shared,
-        caller,
-        head,
-        body,
-        ..
-    } = call;
-    let key = Key::read(&head.headers)?;
-    let media_type = body::media_type(&head.headers)?;
-    let mut share = shared.batch_memory.share();
-    let body = body::read_in_share(body, BATCH_BODY_BYTES_MAX, &mut share).await?;
+    let key = Key::read(call.headers())?;
+    let media_type = body::media_type(call.headers())?;
+    let mut share = call.shared.batch_memory.share();
+    let body = body::read_in_share(call.body, BATCH_BODY_BYTES_MAX, &mut share).await?;
     let text = body::text(&body)?;
     let orders: Arc<[NewOrder]> = match media_type {
-        MediaType::Json => wire::read_batch(text)?,
+        MediaType::Json => wire::read::<NewOrders>(text)?.orders,
         MediaType::JsonLines => wire::read_batch_lines(text)?,
     }
     .into();
@@ -94,10 +79,10 @@ pub async fn batch(call: Call) -> Result<Response, Problem> {
     // The orders hold no more text than the body, and so does the answer. Reserved while the batch can still be
     // refused.
     share.grow_to(2 * body.len() + orders.len() * BATCH_ORDER_BYTES)?;
-    let key = key.map(|key| key.bind(caller, "orders/batch", &body));
+    let key = key.map(|key| key.bind(call.caller, "orders/batch", &body));
     drop(body);
 
-    let accepted = store(&shared, orders.clone(), key).await?;
+    let accepted = store(&call.shared, orders.clone(), key).await?;
     let ids = &accepted.order_ids;
     let answer = OrdersBody {
         orders: orders

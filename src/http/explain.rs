@@ -13,11 +13,12 @@ use estimate::{EstimateBody, estimate};
 use super::body;
 use super::call::{Call, unknown_order};
 use super::openapi::StatusName;
-use super::problem::{Problem, ProblemBody};
+use super::openapi::UnknownOrder;
+use super::problem::Problem;
 use crate::lease::RESULT_REFUSED;
 use crate::order::{Order, OrderStatus};
 use crate::order_json::Time;
-use crate::store::{AHEAD_MAX, Breaker, CurrentLease, Node, Place, Predecessor, QueueState, Standing};
+use crate::store::{AHEAD_MAX, Breaker, CurrentLease, Explanation, Node, Place, Predecessor, QueueState};
 use crate::time::Timestamp;
 
 /// Explain why an order waits
@@ -26,13 +27,13 @@ use crate::time::Timestamp;
     params(("id" = i64, Path, description = "The order's id")),
     responses(
         (status = 200, description = "The reasons why the order does not start, most important first, and its estimated start", body = ExplanationBody),
-        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
+        UnknownOrder,
     )
 )]
 pub async fn explain(call: Call) -> Result<Response, Problem> {
-    let standing = call.shared.store.standing(call.order_id()?).await?;
-    let standing = standing.ok_or_else(unknown_order)?;
-    body::json(StatusCode::OK, &ExplanationBody::of(&standing))
+    let explanation = call.shared.store.explain(call.order_id()?).await?;
+    let explanation = explanation.ok_or_else(unknown_order)?;
+    body::json(StatusCode::OK, &ExplanationBody::of(&explanation))
 }
 
 /// The reasons why an order waits, read at about the same time.
@@ -106,14 +107,14 @@ pub enum Reason {
 }
 
 impl ExplanationBody {
-    fn of(standing: &Standing) -> ExplanationBody {
-        let order = &standing.order;
+    fn of(explanation: &Explanation) -> ExplanationBody {
+        let order = &explanation.order;
         let reasons = match order.status {
-            OrderStatus::Pending => waiting(standing),
+            OrderStatus::Pending => waiting(explanation),
             OrderStatus::Processing => {
-                let mut reasons: Vec<ReasonBody> = refused_now(standing).into_iter().collect();
-                reasons.push(processing(order, standing.lease));
-                reasons.extend(locked(standing));
+                let mut reasons: Vec<ReasonBody> = refused_now(explanation).into_iter().collect();
+                reasons.push(processing(order, explanation.lease));
+                reasons.extend(locked(explanation));
                 reasons
             }
             OrderStatus::Completed | OrderStatus::Failed | OrderStatus::Cancelled => {
@@ -125,9 +126,9 @@ impl ExplanationBody {
         ExplanationBody {
             order_id: order.order_id.0,
             status: order.status.name(),
-            position: standing.place.map(|place| place.ahead + 1),
-            position_at_least: standing.place.is_some_and(|place| place.ahead >= AHEAD_MAX),
-            estimated_start: estimate(standing, &reasons),
+            position: explanation.place.map(|place| place.ahead + 1),
+            position_at_least: explanation.place.is_some_and(|place| place.ahead >= AHEAD_MAX),
+            estimated_start: estimate(explanation, &reasons),
             reasons,
         }
     }
@@ -156,7 +157,7 @@ fn ended(order: &Order) -> ReasonBody {
 fn processing(order: &Order, lease: Option<CurrentLease>) -> ReasonBody {
     let attempt = order.attempts;
     match lease {
-        Some(lease) if lease.outside => ReasonBody {
+        Some(lease) if lease.external => ReasonBody {
             until: Some(Time(lease.expires_at)),
             ..reason(
                 Reason::Processing,
@@ -180,8 +181,8 @@ fn processing(order: &Order, lease: Option<CurrentLease>) -> ReasonBody {
 }
 
 /// Lists the reasons why a Pending order waits, first those that hold whatever happens to the others.
-fn waiting(standing: &Standing) -> Vec<ReasonBody> {
-    let queue = &standing.queue;
+fn waiting(explanation: &Explanation) -> Vec<ReasonBody> {
+    let queue = &explanation.queue;
     let mut reasons = Vec::new();
     if queue.paused {
         reasons.push(reason(
@@ -189,32 +190,32 @@ fn waiting(standing: &Standing) -> Vec<ReasonBody> {
             "the queue is paused; POST /queue/resume resumes it",
         ));
     }
-    reasons.extend(locked(standing));
-    reasons.extend(refused_now(standing));
-    reasons.extend(back_off(&standing.order, standing.read_at));
-    reasons.extend(standing.waits_for.map(predecessor));
+    reasons.extend(locked(explanation));
+    reasons.extend(refused_now(explanation));
+    reasons.extend(back_off(&explanation.order, explanation.read_at));
+    reasons.extend(explanation.waits_for.map(predecessor));
     reasons.extend(nodes(queue));
-    if standing.suspect {
+    if explanation.suspect {
         reasons.push(reason(
             Reason::Suspect,
             "the order lost its leases when nodes or workers fell silent; each node runs one such order at a time",
         ));
     }
-    reasons.extend(behind(standing.place));
+    reasons.extend(behind(explanation.place));
     if reasons.is_empty() {
         reasons.push(reason(
             Reason::Next,
             "nothing holds the order back: it starts in a moment, or as soon as ORDERLY_RATE_LIMIT allows",
         ));
     }
-    if standing.refused.is_none() {
-        reasons.extend(refused_before(&standing.order));
+    if explanation.refused.is_none() {
+        reasons.extend(refused_before(&explanation.order));
     }
     reasons
 }
 
-fn locked(standing: &Standing) -> Option<ReasonBody> {
-    let holder = standing.locked_by.as_ref()?;
+fn locked(explanation: &Explanation) -> Option<ReasonBody> {
+    let holder = explanation.locked_by.as_ref()?;
     Some(reason(
         Reason::Locked,
         format!("{holder} has locked the order; it cannot change until that transaction ends"),
@@ -224,9 +225,9 @@ fn locked(standing: &Standing) -> Option<ReasonBody> {
 const REFUSAL_CAUSE: &str = "the cause is a trigger, a check or a missing permission in the database";
 
 /// Names the change of the order that the database refuses at present.
-fn refused_now(standing: &Standing) -> Option<ReasonBody> {
-    let code = standing.refused.as_ref()?;
-    let detail = match standing.order.status {
+fn refused_now(explanation: &Explanation) -> Option<ReasonBody> {
+    let code = explanation.refused.as_ref()?;
+    let detail = match explanation.order.status {
         OrderStatus::Processing => format!(
             "the database refuses to end its attempt ({code}); {REFUSAL_CAUSE}, and the order stays Processing until that is fixed"
         ),

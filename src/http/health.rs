@@ -6,7 +6,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::call::Call;
-use super::problem::{CheckBody, Problem, ProblemBody};
+use super::openapi::NotReady;
+use super::problem::{CheckBody, Problem};
 use super::{Shared, body};
 
 /// Check that the process lives
@@ -25,7 +26,7 @@ pub async fn livez(_call: Call) -> Result<Response, Problem> {
     params(("verbose" = Option<String>, Query, description = "List the checks")),
     responses(
         (status = 200, description = "The server takes orders; with `durability` not ok, its confirmations are weaker than promised", body = HealthBody),
-        (status = 503, description = "Not ready", body = ProblemBody, content_type = "application/problem+json"),
+        NotReady,
     ))]
 pub async fn readyz(call: Call) -> Result<Response, Problem> {
     readiness(&call.shared, call.query())
@@ -36,7 +37,7 @@ pub async fn readyz(call: Call) -> Result<Response, Problem> {
     params(("verbose" = Option<String>, Query, description = "List the checks")),
     responses(
         (status = 200, description = "The server takes orders", body = HealthBody),
-        (status = 503, description = "Not ready", body = ProblemBody, content_type = "application/problem+json"),
+        NotReady,
     ))]
 pub async fn healthz(call: Call) -> Result<Response, Problem> {
     readiness(&call.shared, call.query())

@@ -7,28 +7,35 @@ use bytes::Bytes;
 
 use super::body::{self, ORDER_BODY_BYTES_MAX};
 use super::call::Call;
-use super::openapi::{CompletionSchema, FailureSchema, ReleaseSchema, RenewalSchema, TakeSchema};
+use super::openapi::{InvalidFields, LeaseLost, UnknownOrder};
 use super::orders::answer;
 use super::problem::{Problem, ProblemBody, ProblemType};
-use super::wire::{self, LeaseBody, LeasesBody, OrderBody, RenewalBody};
+use super::wire::{
+    self, Complete, Fail, LeaseBody, LeasesBody, OrderBody, Release, Renew, RenewalBody, Take,
+};
 use crate::order::Order;
-use crate::pull::ResultError;
+use crate::pull::{Failure, ResultError, Wanted};
 
 /// Take orders to process
 #[utoipa::path(
     post, operation_id = "takeLeases", path = "/leases", tag = "workers",
-    request_body(content = TakeSchema, description = "May be empty"),
+    request_body(content = Take, description = "May be empty"),
     responses(
         (status = 200, description = "Leases, as soon as an order is free; none when the wait ends", body = LeasesBody),
         (status = 409, description = "This node processes its orders itself; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
+        InvalidFields,
     )
 )]
 pub async fn take(call: Call) -> Result<Response, Problem> {
     let shared = call.shared.clone();
     let outside = &shared.outside;
     let body = read(call, Emptiness::MeansDefaults).await?;
-    let wanted = wire::read_take(body::text(&body)?, outside.settings.lease)?;
+    let asked: Take = wire::read(if body.is_empty() { "{}" } else { body::text(&body)? })?;
+    let wanted = Wanted {
+        orders_max: asked.max.and_then(|max| usize::try_from(max).ok()).unwrap_or(1),
+        wait: asked.wait.unwrap_or_default(),
+        lease: asked.lease.unwrap_or(outside.settings.lease),
+    };
     let requests = outside.lease_requests.as_ref().ok_or_else(|| {
         Problem::new(
             ProblemType::PullDisabled,
@@ -50,19 +57,20 @@ pub async fn take(call: Call) -> Result<Response, Problem> {
 #[utoipa::path(
     post, operation_id = "renewLease", path = "/leases/{id}/renew", tag = "workers",
     params(("id" = i64, Path, description = "The order's id")),
-    request_body(content = RenewalSchema),
+    request_body(content = Renew),
     responses(
         (status = 200, description = "The lease lasts that long from now, or to the end of the attempt's time", body = RenewalBody),
-        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The lease is lost; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
+        UnknownOrder,
+        LeaseLost,
+        InvalidFields,
     )
 )]
 pub async fn renew(call: Call) -> Result<Response, Problem> {
     let (id, shared) = (call.order_id()?, call.shared.clone());
     let outside = &shared.outside;
     let body = read(call, Emptiness::IsMalformed).await?;
-    let (token, lease) = wire::read_renewal(body::text(&body)?, outside.settings.lease)?;
+    let Renew { token, lease } = wire::read(body::text(&body)?)?;
+    let lease = lease.unwrap_or(outside.settings.lease);
     let expires = outside.renew(id, token, lease).await?;
     body::json(StatusCode::OK, &RenewalBody::until(expires))
 }
@@ -71,18 +79,18 @@ pub async fn renew(call: Call) -> Result<Response, Problem> {
 #[utoipa::path(
     post, operation_id = "completeLease", path = "/leases/{id}/complete", tag = "workers",
     params(("id" = i64, Path, description = "The order's id")),
-    request_body(content = CompletionSchema),
+    request_body(content = Complete),
     responses(
         (status = 200, description = "Completed, now or by an earlier call with the same content", body = OrderBody),
-        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The lease is lost; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
+        UnknownOrder,
+        LeaseLost,
+        InvalidFields,
     )
 )]
 pub async fn complete(call: Call) -> Result<Response, Problem> {
     let (id, shared) = (call.order_id()?, call.shared.clone());
     let body = read(call, Emptiness::IsMalformed).await?;
-    let (token, result) = wire::read_completion(body::text(&body)?)?;
+    let Complete { token, result } = wire::read(body::text(&body)?)?;
     settled(shared.outside.complete(id, token, result).await)
 }
 
@@ -90,37 +98,42 @@ pub async fn complete(call: Call) -> Result<Response, Problem> {
 #[utoipa::path(
     post, operation_id = "failLease", path = "/leases/{id}/fail", tag = "workers",
     params(("id" = i64, Path, description = "The order's id")),
-    request_body(content = FailureSchema),
+    request_body(content = Fail),
     responses(
         (status = 200, description = "Pending again until its next attempt, or Failed", body = OrderBody),
-        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The lease is lost; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
+        UnknownOrder,
+        LeaseLost,
+        InvalidFields,
     )
 )]
 pub async fn fail(call: Call) -> Result<Response, Problem> {
     let (id, shared) = (call.order_id()?, call.shared.clone());
     let body = read(call, Emptiness::IsMalformed).await?;
-    let (token, failure) = wire::read_failure(body::text(&body)?)?;
-    settled(shared.outside.fail(id, token, failure).await)
+    let told: Fail = wire::read(body::text(&body)?)?;
+    let failure = Failure {
+        error: told.error,
+        permanent: told.permanent.unwrap_or(false),
+        retry_after: told.retry_after,
+    };
+    settled(shared.outside.fail(id, told.token, failure).await)
 }
 
 /// Give an order back unfinished
 #[utoipa::path(
     post, operation_id = "releaseLease", path = "/leases/{id}/release", tag = "workers",
     params(("id" = i64, Path, description = "The order's id")),
-    request_body(content = ReleaseSchema),
+    request_body(content = Release),
     responses(
         (status = 200, description = "Pending again; the attempt does not count", body = OrderBody),
-        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "The lease is lost; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
+        UnknownOrder,
+        LeaseLost,
+        InvalidFields,
     )
 )]
 pub async fn release(call: Call) -> Result<Response, Problem> {
     let (id, shared) = (call.order_id()?, call.shared.clone());
     let body = read(call, Emptiness::IsMalformed).await?;
-    let token = wire::read_release(body::text(&body)?)?;
+    let Release { token } = wire::read(body::text(&body)?)?;
     settled(shared.outside.release(id, token).await)
 }
 

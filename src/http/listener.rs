@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{dispatch, observed_stream::ObservedStream};
+use crate::log_lines::Throttle;
 use crate::metrics::Metrics;
 use admission::{Admission, Entry, Place};
 use bodies::{ReadBody, WatchedBody};
@@ -57,8 +58,6 @@ const UNACKNOWLEDGED_MS_MAX: u32 = 60_000;
 /// Pause before the next accept when the process is out of file descriptors or memory: connections must end first, and
 /// retrying faster would use the CPU they need.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Interval between equal log lines about connections, so that a flood of connections does not flood the log.
-const LOGGED_EVERY: Duration = Duration::from_mins(1);
 
 /// Service that answers all requests.
 pub trait Answers:
@@ -94,7 +93,8 @@ struct Server<R> {
     overflow: Overflow<R>,
     metrics: Metrics,
     draining: CancellationToken,
-    failing: LogLimit,
+    /// A flood of connections must not flood the log.
+    failing: Throttle<()>,
 }
 
 impl<R: Answers> Server<R> {
@@ -106,7 +106,7 @@ impl<R: Answers> Server<R> {
             connections: Admission::new(limits.connections_max),
             metrics,
             draining,
-            failing: LogLimit::default(),
+            failing: Throttle::default(),
         }
     }
 
@@ -165,7 +165,7 @@ impl<R: Answers> Server<R> {
         if is_client_error {
             return;
         }
-        if self.failing.is_due() {
+        if self.failing.due((), Instant::now()).is_some() {
             tracing::warn!(%error, "cannot accept connections; retrying");
         }
         tokio::select! {
@@ -184,22 +184,6 @@ fn detect_lost_peer(stream: &TcpStream) {
 
 #[cfg(not(target_os = "linux"))]
 fn detect_lost_peer(_stream: &TcpStream) {}
-
-/// Limits a log line to one in [`LOGGED_EVERY`].
-#[derive(Default)]
-struct LogLimit(Mutex<Option<Instant>>);
-
-impl LogLimit {
-    fn is_due(&self) -> bool {
-        let mut last = unpoisoned(&self.0);
-        let now = Instant::now();
-        let due = last.is_none_or(|last| now - last >= LOGGED_EVERY);
-        if due {
-            *last = Some(now);
-        }
-        due
-    }
-}
 
 /// Counts a connection as open until dropped.
 struct Open(Gauge);

@@ -5,6 +5,7 @@ use axum::response::Response;
 use bytes::Bytes;
 
 use super::call::Call;
+use super::openapi::InvalidParameters;
 use super::problem::{Problem, ProblemBody};
 use super::wire::{EventBody, FeedBody};
 use super::{cursor, negotiation};
@@ -32,7 +33,7 @@ mod sse;
             (FeedBody = "application/json"),
             (String = "text/event-stream"),
         )),
-        (status = 400, description = "Invalid parameters, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
+        InvalidParameters,
         (status = 410, description = "The cursor is too old, of another store, of a lost epoch, or from the future; `cursor` is the current one", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]

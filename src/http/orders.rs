@@ -11,12 +11,13 @@ use super::Shared;
 use super::body::{self, ORDER_BODY_BYTES_MAX};
 use super::call::{Call, unknown_order};
 use super::cursor::{self, ORDERLY_CURSOR};
+use super::openapi::{HasMembers, InvalidFields, InvalidParameters, UnknownOrder};
 use super::problem::{Problem, ProblemBody, ProblemType};
 use super::query;
-use super::wire::{self, EventBody, EventsBody, OrderBody, PageBody, RedrivenBody};
+use super::wire::{self, EventBody, EventsBody, OrderBody, PageBody, Redrive, RedrivenBody};
 use crate::live::{Filter, Next, Subscription};
 use crate::order::{Order, OrderId};
-use crate::store::{Acted, FeedCursor, OrderPage, OrderView, StoreError};
+use crate::store::{Acted, FeedCursor, OrderPage, OrderView, RedriveQuery, StoreError};
 
 /// Maximum wait of `Prefer: wait`; many proxies give up after a minute.
 const WAIT_SECONDS_MAX: u64 = 60;
@@ -34,7 +35,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
     ),
     responses(
         (status = 200, description = "The whole order", body = OrderBody, headers(("Preference-Applied" = String), ("Orderly-Cursor" = String, description = "Cursor after which the feed has every change that this answer does not show"))),
-        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
+        UnknownOrder,
     )
 )]
 pub async fn read(call: Call) -> Result<Response, Problem> {
@@ -65,7 +66,7 @@ pub async fn read(call: Call) -> Result<Response, Problem> {
     ),
     responses(
         (status = 200, description = "A page of orders. It may be short or empty before the end; continue until `next_cursor` is null", body = PageBody),
-        (status = 400, description = "Invalid parameters, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
+        InvalidParameters,
     )
 )]
 pub async fn list(call: Call) -> Result<Response, Problem> {
@@ -84,7 +85,7 @@ pub async fn list(call: Call) -> Result<Response, Problem> {
     ),
     responses(
         (status = 200, description = "The order's events, oldest first, at most 1,000", body = EventsBody),
-        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
+        UnknownOrder,
     )
 )]
 pub async fn history(call: Call) -> Result<Response, Problem> {
@@ -112,9 +113,9 @@ pub async fn history(call: Call) -> Result<Response, Problem> {
     params(("id" = i64, Path, description = "The order's id")),
     responses(
         (status = 200, description = "Cancelled, now or before", body = OrderBody),
-        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
+        UnknownOrder,
         (status = 409, description = "Already Completed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
+        HasMembers,
     )
 )]
 pub async fn cancel(call: Call) -> Result<Response, Problem> {
@@ -132,9 +133,9 @@ pub async fn cancel(call: Call) -> Result<Response, Problem> {
     params(("id" = i64, Path, description = "The order's id")),
     responses(
         (status = 200, description = "Pending", body = OrderBody),
-        (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
+        UnknownOrder,
         (status = 409, description = "Processing or Completed; nothing changed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
+        HasMembers,
     )
 )]
 pub async fn retry(call: Call) -> Result<Response, Problem> {
@@ -146,10 +147,10 @@ pub async fn retry(call: Call) -> Result<Response, Problem> {
 /// Retry many orders, oldest first
 #[utoipa::path(
     post, operation_id = "retryOrders", path = "/orders/retry", tag = "orders",
-    request_body(content = super::openapi::RedriveSchema),
+    request_body(content = Redrive),
     responses(
         (status = 200, description = "Numbers of orders that matched and that were retried; at most 1,000 per call", body = RedrivenBody),
-        (status = 422, description = "Invalid fields, listed in the answer", body = ProblemBody, content_type = "application/problem+json"),
+        InvalidFields,
     )
 )]
 pub async fn retry_matching(call: Call) -> Result<Response, Problem> {
@@ -158,7 +159,13 @@ pub async fn retry_matching(call: Call) -> Result<Response, Problem> {
     } = call;
     body::require_json(&head.headers)?;
     let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
-    let query = wire::read_redrive(body::text(&body)?)?;
+    let asked: Redrive = wire::read(body::text(&body)?)?;
+    let query = RedriveQuery {
+        status: asked.status,
+        user_id: asked.user_id,
+        created_before: asked.created_before,
+        dry_run: asked.dry_run.unwrap_or(false),
+    };
     let redriven = shared.store.redrive_matching(query).await?;
     body::json(StatusCode::OK, &RedrivenBody::from(redriven))
 }

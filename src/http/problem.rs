@@ -266,19 +266,15 @@ impl Problem {
         }
     }
 
+    /// Builds the answer to a request that failed for a reason of the server's own.
     pub fn unexpected(cause: impl Error + Send + Sync + 'static) -> Problem {
         Problem {
             cause: Some(Arc::new(cause)),
-            ..Problem::internal()
+            ..Problem::new(
+                ProblemType::Unexpected,
+                "internal error; it is unknown whether anything was stored",
+            )
         }
-    }
-
-    /// Builds the answer to a request that failed for a reason of the server's own.
-    pub fn internal() -> Problem {
-        Problem::new(
-            ProblemType::Unexpected,
-            "internal error; it is unknown whether anything was stored",
-        )
     }
 
     pub fn errors(&self) -> &[FieldError] {

@@ -10,7 +10,7 @@ use super::problem::{Problem, ProblemType};
 use super::wire::{PLUS_DECODED, STATUS_EXPECTED, TIME_EXPECTED, lost_a_plus, parse_time};
 use crate::live::Filter;
 use crate::order::{OrderId, OrderStatus, Reference, parse_integer};
-use crate::store::{FEED_EVENTS_MAX, FeedCursor, LogPlace, OrderQuery, PAGE_ORDERS_MAX};
+use crate::store::{FEED_EVENTS_MAX, FeedCursor, LogPosition, OrderQuery, PAGE_ORDERS_MAX};
 use crate::time::Timestamp;
 
 const PAGE_ORDERS_DEFAULT: usize = 50;
@@ -122,7 +122,7 @@ fn parse_status(value: &str) -> Result<OrderStatus, &'static str> {
 }
 
 /// Returns the cursor that continues a list after the order `last`.
-pub fn cursor(last: OrderId, as_of: Option<LogPlace>) -> String {
+pub fn cursor(last: OrderId, as_of: Option<LogPosition>) -> String {
     let last = last.0.to_be_bytes();
     BASE64_URL_SAFE_NO_PAD.encode(match as_of {
         None => [&[CURSOR_FORMAT], &last[..]].concat(),
@@ -130,14 +130,14 @@ pub fn cursor(last: OrderId, as_of: Option<LogPlace>) -> String {
     })
 }
 
-fn read_cursor(text: &str) -> Option<(OrderId, Option<LogPlace>)> {
+fn read_cursor(text: &str) -> Option<(OrderId, Option<LogPosition>)> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
     let (format, rest) = bytes.split_first()?;
     let (id, place) = rest.split_first_chunk()?;
     let id = i64::from_be_bytes(*id);
     let as_of = match (*format, place) {
         (CURSOR_FORMAT, []) => None,
-        (CURSOR_FORMAT_WITH_PLACE, place) => Some(LogPlace(i64::from_be_bytes(place.try_into().ok()?))),
+        (CURSOR_FORMAT_WITH_PLACE, place) => Some(LogPosition(i64::from_be_bytes(place.try_into().ok()?))),
         _ => return None,
     };
     let is_place = as_of.is_none_or(|place| place.0 >= 0);
@@ -271,11 +271,11 @@ mod tests {
         assert_eq!(query.created_before.unwrap().micros(), 2_000_000);
         assert_eq!((query.limit, query.before), (500, Some(OrderId(45))));
         assert_eq!(query.as_of, None);
-        let page = cursor(OrderId(45), Some(LogPlace(7)));
+        let page = cursor(OrderId(45), Some(LogPosition(7)));
         let query = order_query(Some(&format!("cursor={page}"))).unwrap();
         assert_eq!(
             (query.before, query.as_of),
-            (Some(OrderId(45)), Some(LogPlace(7)))
+            (Some(OrderId(45)), Some(LogPosition(7)))
         );
         assert_eq!(order_query(None).unwrap().limit, PAGE_ORDERS_DEFAULT);
     }
@@ -301,9 +301,9 @@ mod tests {
         for bad in [
             cursor(OrderId(0), None),
             cursor(OrderId(-1), None),
-            cursor(OrderId(1), Some(LogPlace(-1))),
+            cursor(OrderId(1), Some(LogPosition(-1))),
             format!("{}AA", cursor(OrderId(1), None)),
-            format!("{}AA", cursor(OrderId(1), Some(LogPlace(1)))),
+            format!("{}AA", cursor(OrderId(1), Some(LogPosition(1)))),
             String::new(),
         ] {
             assert_eq!(

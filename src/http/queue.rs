@@ -6,8 +6,9 @@ use axum::response::Response;
 use super::Shared;
 use super::body;
 use super::call::Call;
+use super::openapi::HasMembers;
 use super::orders::read_action;
-use super::problem::{Problem, ProblemBody};
+use super::problem::Problem;
 use super::wire::QueueBody;
 use crate::store::QueueState;
 
@@ -22,7 +23,7 @@ pub async fn read(call: Call) -> Result<Response, Problem> {
 #[utoipa::path(post, operation_id = "pauseQueue", path = "/queue/pause", tag = "queue",
     responses(
         (status = 200, description = "No more orders start; orders are still accepted", body = QueueBody),
-        (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
+        HasMembers,
     ))]
 pub async fn pause(call: Call) -> Result<Response, Problem> {
     set_paused(&*read_action(call).await?, true).await
@@ -32,7 +33,7 @@ pub async fn pause(call: Call) -> Result<Response, Problem> {
 #[utoipa::path(post, operation_id = "resumeQueue", path = "/queue/resume", tag = "queue",
     responses(
         (status = 200, description = "Orders start again", body = QueueBody),
-        (status = 422, description = "The body has members", body = ProblemBody, content_type = "application/problem+json"),
+        HasMembers,
     ))]
 pub async fn resume(call: Call) -> Result<Response, Problem> {
     set_paused(&*read_action(call).await?, false).await

@@ -2,7 +2,6 @@
 //! rest.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,7 +22,6 @@ use super::problem::{Problem, ProblemType};
 use super::routes::Access;
 use super::{Shared, auth, framing};
 use crate::metrics::{DurationLabels, RequestLabels};
-use crate::telemetry::RequestLog;
 
 /// Route of requests without a route, in metrics and logs.
 pub const NO_ROUTE: &str = "none";
@@ -143,41 +141,36 @@ where
     F: Future<Output = Result<Response, Problem>>,
 {
     let started = Instant::now();
-    let mut log = RequestLog::new(RequestId::of(request.headers()).0);
+    let id = RequestId::of(request.headers());
     let method = method_index(request.method());
     let answered = match context.admit(&request) {
         Ok(caller) => {
             let answering = AssertUnwindSafe(async { answer(caller, request).await }).catch_unwind();
-            // The panic hook has logged the cause and the place.
-            let answered = log.follow(pin!(answering)).await;
-            answered.unwrap_or_else(|_panic| Err(Problem::internal()))
+            // The panic hook has logged the cause and the place, but not the request.
+            let answered = answering.await;
+            answered.unwrap_or_else(|_panic| Err(Problem::unexpected(HandlerPanicked)))
         }
         Err(problem) => Err(problem),
     };
-    let mut response = answered.unwrap_or_else(|problem| {
-        let id = log.id().to_owned();
-        log.within(|| written_out(problem, &id))
-    });
+    let mut response = answered.unwrap_or_else(|problem| written_out(problem, id.as_str()));
     let status = response.status().as_u16();
     let took = started.elapsed();
-    log.within(|| {
-        tracing::debug!(
-            http.method = METHODS[method],
-            http.route = context.route,
-            http.status = status,
-            duration_ms = took.as_secs_f64() * 1_000.0,
-            "request answered"
-        );
-    });
-    let headers = response.headers_mut();
-    headers.insert(
-        REQUEST_ID,
-        HeaderValue::from_maybe_shared(log.into_id()).expect(VISIBLE),
+    tracing::debug!(
+        request.id = id.as_str(),
+        http.method = METHODS[method],
+        http.route = context.route,
+        http.status = status,
+        duration_ms = took.as_secs_f64() * 1_000.0,
+        "request answered"
     );
-    common_headers(headers);
+    id.mark(&mut response);
     context.count(method, status, took);
     response
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("the handler panicked")]
+struct HandlerPanicked;
 
 fn common_headers(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -190,7 +183,7 @@ fn common_headers(headers: &mut HeaderMap) {
 fn written_out(problem: Problem, id: &str) -> Response {
     if let Some(cause) = problem.cause() {
         let kind = problem.kind.slug();
-        tracing::error!(problem = kind, cause, "request {id} failed");
+        tracing::error!(request.id = id, problem = kind, cause, "request {id} failed");
     }
     problem.render(id)
 }

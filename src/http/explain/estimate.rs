@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{Reason, ReasonBody};
 use crate::order_json::Time;
-use crate::store::{AHEAD_MAX, Standing};
+use crate::store::{AHEAD_MAX, Explanation};
 
 /// Factor by which an estimate may be off: it rests on the mean of all orders ever completed.
 const ESTIMATE_SPREAD: u32 = 2;
@@ -23,7 +23,7 @@ pub struct EstimateBody {
 }
 
 /// Estimates when the orders ahead will have made room.
-pub(super) fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<EstimateBody> {
+pub(super) fn estimate(explanation: &Explanation, reasons: &[ReasonBody]) -> Option<EstimateBody> {
     const UNKNOWN: [Reason; 8] = [
         Reason::Paused,
         Reason::Locked,
@@ -34,17 +34,17 @@ pub(super) fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<Es
         Reason::BreakerHalfOpen,
         Reason::Suspect,
     ];
-    let place = standing.place?;
+    let place = explanation.place?;
     // Not by its reason: a refused result of an earlier attempt does not keep the order from starting.
-    if standing.refused.is_some() {
+    if explanation.refused.is_some() {
         return None;
     }
     if reasons.iter().any(|given| UNKNOWN.contains(&given.reason)) || place.ahead >= AHEAD_MAX {
         return None;
     }
-    let counters = &standing.queue.counters;
+    let counters = &explanation.queue.counters;
     let mean_micros = counters.processing_micros.checked_div(counters.completed)?;
-    let alive = standing
+    let alive = explanation
         .queue
         .nodes
         .iter()
@@ -63,12 +63,12 @@ pub(super) fn estimate(standing: &Standing, reasons: &[ReasonBody]) -> Option<Es
     let after = |rounds: u64| mean.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
     Some(EstimateBody {
         earliest: Time(
-            standing
+            explanation
                 .read_at
                 .plus(after(rounds(place.ahead).saturating_sub(1)) / ESTIMATE_SPREAD),
         ),
         latest: Time(
-            standing
+            explanation
                 .read_at
                 .plus(after(rounds(before_at_most) + 1) * ESTIMATE_SPREAD),
         ),

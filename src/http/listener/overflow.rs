@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::refusal::{ReservedRoutes, refuse};
-use super::{Answers, Connection, Limits, LogLimit};
+use super::{Answers, Connection, Limits};
+use crate::log_lines::Throttle;
 use crate::metrics::Metrics;
 
 /// Handler of connections without a place; cheap to clone.
@@ -20,7 +22,7 @@ pub struct Overflow<R> {
     reserved: Admission,
     refusals: Arc<Semaphore>,
     metrics: Metrics,
-    full: Arc<LogLimit>,
+    full: Arc<Throttle<()>>,
 }
 
 impl<R: Answers> Overflow<R> {
@@ -50,7 +52,7 @@ impl<R: Answers> Overflow<R> {
     }
 
     fn log_full(&self) {
-        if self.full.is_due() {
+        if self.full.due((), Instant::now()).is_some() {
             let connections = self.limits.connections_max;
             tracing::warn!(
                 connections,

@@ -15,7 +15,7 @@ const FEED_CURSOR: &str = "^A[g-v][A-Za-z0-9_-]{10}[A-Za-f][A-Za-z0-9_-]{9}[AEIM
 /// Cursor of the list: nine bytes in base64, likewise.
 const LIST_CURSOR: &str = "^A[Q-X][A-Za-z0-9_-]{10}$";
 /// A reference: no control characters.
-pub(super) const NO_CONTROLS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+pub const NO_CONTROLS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
 /// Bare values, the simpler of the two forms.
 const IDEMPOTENCY_KEY: &str = "^[!#-~]([ -~]{0,253}[!-~])?$";
 
@@ -65,7 +65,7 @@ fn schema(path: &str, name: &str) -> Option<Value> {
 }
 
 /// Returns a pattern for integers from 1 to [`INTEGER_MAX`] separated by commas, with optional blanks around them.
-pub(super) fn integers() -> String {
+pub fn integers() -> String {
     let integer = integer_pattern(&INTEGER_MAX.to_string());
     let more = ITEMS_MAX - 1;
     format!("^ *({integer}) *(, *({integer}) *){{0,{more}}}$")

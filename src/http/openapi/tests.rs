@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::http::document;
+use crate::order::ITEMS_MAX;
 use serde_json::Value;
 use std::collections::BTreeSet;
 

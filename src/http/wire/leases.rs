@@ -1,181 +1,121 @@
-//! Requests of external workers and their answers: requests for leases and results in, leases out. For optional fields
-//! `null` means absent.
+//! Bodies of the requests of external workers and of their answers: requests for leases and results in, leases out.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::OrderBody;
-use super::requests::{
-    NOT_UNICODE, UNKNOWN, boolean, complete, malformed_json, object_or_error, optional, required,
+use super::description::{
+    Optional, Required, Value, body, boolean, integer, required_string, seconds, string, value,
 };
 use crate::epoch::Token;
-use crate::http::fields::{FieldErrors, Pointer, REPEATED};
-use crate::http::json::{self, Kind};
-use crate::http::problem::Problem;
 use crate::lease::{Lease, REASON_BYTES_MAX};
-use crate::order::{RESULT_BYTES_MAX, parse_integer};
+use crate::order::RESULT_BYTES_MAX;
 use crate::order_json::Time;
 use crate::portable_json::JsonText;
-use crate::pull::{Failure, LEASE_MAX, LEASES_MAX, RETRY_AFTER_MAX, WAIT_MAX, Wanted};
+use crate::pull::{LEASE_MAX, LEASES_MAX, RETRY_AFTER_MAX, WAIT_MAX};
 use crate::time::Timestamp;
 
-const NOT_A_TOKEN: &str = "must be the token of a lease";
-
-/// Parses the body of `POST /leases`, which may be empty; `lease` is the default duration of a lease.
-pub fn read_take(body: &str, lease: Duration) -> Result<Wanted, Problem> {
-    let mut errors = FieldErrors::default();
-    let body = if body.is_empty() { "{}" } else { body };
-    let Some([max, wait, asked]) = fields(body, ["max", "wait", "lease"], &mut errors)? else {
-        return complete(None, errors);
-    };
-    let root = Pointer::Root;
-    let max = optional(max, &root.member("max"), &mut errors, |value| {
-        integer(value, 1..=LEASES_MAX as u64)
-    });
-    let wait = optional(wait, &root.member("wait"), &mut errors, |value| {
-        seconds(value, 0..=WAIT_MAX.as_secs())
-    });
-    let asked = self::lease(asked, &mut errors);
-    let wanted = Wanted {
-        orders_max: max.and_then(|max| usize::try_from(max).ok()).unwrap_or(1),
-        wait: wait.unwrap_or(Duration::ZERO),
-        lease: asked.unwrap_or(lease),
-    };
-    complete(Some(wanted), errors)
+body! {
+    /// Body of `POST /leases`.
+    pub struct Take {
+        max: Option<u64> = Optional(integer(1..=LEASES_MAX as u64, "Maximum number of leases; 1 by default")),
+        wait: Option<Duration> = Optional(seconds(
+            0..=WAIT_MAX.as_secs(),
+            "Seconds to wait for the first one; 0 by default",
+        )),
+        lease: Option<Duration> = Optional(lease()),
+    }
 }
 
-/// Parses the body of `POST /leases/{id}/renew`: the token and the duration, `lease` by default.
-pub fn read_renewal(body: &str, lease: Duration) -> Result<(Token, Duration), Problem> {
-    let mut errors = FieldErrors::default();
-    let Some([token, asked]) = fields(body, ["token", "lease"], &mut errors)? else {
-        return complete(None, errors);
-    };
-    let token = self::token(token, &mut errors);
-    let asked = self::lease(asked, &mut errors);
-    complete(token.map(|token| (token, asked.unwrap_or(lease))), errors)
+body! {
+    /// Body of `POST /leases/{id}/renew`.
+    pub struct Renew {
+        token: Token = Required(token()),
+        lease: Option<Duration> = Optional(lease()),
+    }
 }
 
-/// Parses the body of `POST /leases/{id}/complete`: the token and the result.
-pub fn read_completion(body: &str) -> Result<(Token, Option<JsonText>), Problem> {
-    let mut errors = FieldErrors::default();
-    let Some([token, result]) = fields(body, ["token", "result"], &mut errors)? else {
-        return complete(None, errors);
+body! {
+    /// Body of `POST /leases/{id}/complete`.
+    pub struct Complete {
+        token: Token = Required(token()),
+        result: Option<JsonText> = Optional(result()),
+    }
+}
+
+body! {
+    /// Body of `POST /leases/{id}/fail`.
+    pub struct Fail {
+        token: Token = Required(token()),
+        error: String = Required(reason()),
+        permanent: Option<bool> = Optional(boolean("Another attempt would fail as well")),
+        retry_after: Option<Duration> = Optional(seconds(
+            0..=RETRY_AFTER_MAX.as_secs(),
+            "Minimum number of seconds until the next attempt",
+        )),
+    }
+}
+
+body! {
+    /// Body of `POST /leases/{id}/release`.
+    pub struct Release {
+        token: Token = Required(token()),
+    }
+}
+
+fn token() -> impl Value<Read = Token> {
+    let parse = |text: &str| {
+        let token = string(text).and_then(|text| Token::parse(&text));
+        token.ok_or("must be the token of a lease")
     };
-    let token = self::token(token, &mut errors);
-    let result = optional(result, &Pointer::Root.member("result"), &mut errors, |value| {
-        if value.len() > RESULT_BYTES_MAX {
+    value(
+        parse,
+        || json!({ "description": "Token of the lease, as issued", "type": "string", "pattern": "^[A-Za-z0-9_-]{32}$" }),
+    )
+}
+
+fn lease() -> impl Value<Read = Duration> {
+    seconds(
+        1..=LEASE_MAX.as_secs(),
+        "Seconds the lease lasts; ORDERLY_LEASE by default",
+    )
+}
+
+fn result() -> impl Value<Read = JsonText> {
+    let parse = |text: &str| {
+        if text.len() > RESULT_BYTES_MAX {
             return Err(format!("must not exceed {RESULT_BYTES_MAX} bytes"));
         }
-        JsonText::parse(value).map_err(|error| error.to_string())
-    });
-    complete(token.map(|token| (token, result)), errors)
-}
-
-/// Parses the body of `POST /leases/{id}/fail`: the token and the reason.
-pub fn read_failure(body: &str) -> Result<(Token, Failure), Problem> {
-    let mut errors = FieldErrors::default();
-    let names = ["token", "error", "permanent", "retry_after"];
-    let Some([token, error, permanent, retry_after]) = fields(body, names, &mut errors)? else {
-        return complete(None, errors);
+        JsonText::parse(text).map_err(|error| error.to_string())
     };
-    let root = Pointer::Root;
-    let token = self::token(token, &mut errors);
-    let error = required(error, &root.member("error"), &mut errors, error_text);
-    let permanent = optional(permanent, &root.member("permanent"), &mut errors, boolean);
-    let retry_after = optional(retry_after, &root.member("retry_after"), &mut errors, |value| {
-        seconds(value, 0..=RETRY_AFTER_MAX.as_secs())
-    });
-    let failure = token.zip(error).map(|(token, error)| {
-        let failure = Failure {
-            error,
-            permanent: permanent.unwrap_or(false),
-            retry_after,
-        };
-        (token, failure)
-    });
-    complete(failure, errors)
+    value(parse, || {
+        json!({
+            "$ref": "#/components/schemas/Json",
+            "description": "Any JSON, kept byte for byte; at most 8,192 bytes and 32 levels, no repeated key",
+        })
+    })
 }
 
-/// Parses the body of `POST /leases/{id}/release`: the token.
-pub fn read_release(body: &str) -> Result<Token, Problem> {
-    let mut errors = FieldErrors::default();
-    let Some([token]) = fields(body, ["token"], &mut errors)? else {
-        return complete(None, errors);
-    };
-    let token = self::token(token, &mut errors);
-    complete(token, errors)
-}
-
-/// Returns the texts of an object's fields; `None` if the body is not an object.
-fn fields<'b, const N: usize>(
-    body: &'b str,
-    names: [&str; N],
-    errors: &mut FieldErrors,
-) -> Result<Option<[Option<&'b str>; N]>, Problem> {
-    let root = Pointer::Root;
-    let mut given = [None; N];
-    let read = json::members(body, |name, value| {
-        match names.iter().position(|known| *known == name) {
-            None => errors.add(&root.member(name), UNKNOWN),
-            Some(place) if given[place].replace(value).is_some() => {
-                errors.add(&root.member(name), REPEATED);
-            }
-            Some(_) => {}
+fn reason() -> impl Value<Read = String> {
+    let parse = |text: &str| {
+        let text = required_string(text)?;
+        if text.is_empty() || text.len() > REASON_BYTES_MAX {
+            return Err(format!("must have 1 to {REASON_BYTES_MAX} bytes"));
         }
-    });
-    let is_object = object_or_error(read, &root, errors).map_err(|reason| malformed_json(&reason))?;
-    Ok(is_object.then_some(given))
-}
-
-fn token(value: Option<&str>, errors: &mut FieldErrors) -> Option<Token> {
-    required(value, &Pointer::Root.member("token"), errors, |value| {
-        let text = match Kind::of(value) {
-            Kind::String => json::string(value),
-            _ => None,
-        };
-        let token = text.and_then(|text| Token::parse(&text));
-        token.ok_or_else(|| NOT_A_TOKEN.to_owned())
-    })
-}
-
-fn lease(value: Option<&str>, errors: &mut FieldErrors) -> Option<Duration> {
-    let at = Pointer::Root.member("lease");
-    optional(value, &at, errors, |value| {
-        seconds(value, 1..=LEASE_MAX.as_secs())
-    })
-}
-
-fn seconds(value: &str, range: RangeInclusive<u64>) -> Result<Duration, String> {
-    integer(value, range).map(Duration::from_secs)
-}
-
-fn integer(value: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
-    let integer = if value == "0" {
-        Some(0)
-    } else {
-        parse_integer(value)
-            .ok()
-            .and_then(|value| u64::try_from(value).ok())
+        if text.contains('\0') {
+            return Err("must not contain the NUL character".to_owned());
+        }
+        Ok(text.into_owned())
     };
-    let in_range = integer.filter(|integer| range.contains(integer));
-    in_range.ok_or_else(|| format!("must be an integer from {} to {}", range.start(), range.end()))
-}
-
-fn error_text(value: &str) -> Result<String, String> {
-    if Kind::of(value) != Kind::String {
-        return Err("must be a string".into());
-    }
-    let text = json::string(value).ok_or(NOT_UNICODE)?;
-    if text.is_empty() || text.len() > REASON_BYTES_MAX {
-        return Err(format!("must have 1 to {REASON_BYTES_MAX} bytes"));
-    }
-    if text.contains('\0') {
-        return Err("must not contain the NUL character".into());
-    }
-    Ok(text.into_owned())
+    value(parse, || {
+        json!({
+            "description": "Kept as the order's `last_error`; at most 1,024 bytes",
+            "type": "string", "minLength": 1, "maxLength": REASON_BYTES_MAX, "pattern": "^[^\\u0000]*$",
+        })
+    })
 }
 
 /// Leases granted to a worker.

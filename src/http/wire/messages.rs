@@ -1,12 +1,12 @@
 //! Messages of a WebSocket: parses the client's as strictly as bodies, and renders the server's.
 
-use std::borrow::Cow;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::STATUS_EXPECTED;
-use super::requests::{object_or_error, optional, required};
+use super::description::{REQUIRED, object_or_error, string};
 use crate::http::cursor;
 use crate::http::fields::{FieldErrors, Pointer, REPEATED};
 use crate::http::json::{self, Kind};
@@ -220,8 +220,27 @@ fn status(value: &str) -> Result<OrderStatus, &'static str> {
         .ok_or(STATUS_EXPECTED)
 }
 
-fn string(value: &str) -> Option<Cow<'_, str>> {
-    json::string(value).filter(|_| Kind::of(value) == Kind::String)
+fn required<T, E: Display>(
+    value: Option<&str>,
+    at: &Pointer<'_>,
+    errors: &mut FieldErrors,
+    read: impl FnOnce(&str) -> Result<T, E>,
+) -> Option<T> {
+    if value.is_none() {
+        errors.add(at, REQUIRED);
+    }
+    read(value?).map_err(|reason| errors.add(at, reason)).ok()
+}
+
+/// Reads an optional field; `null` means absent.
+fn optional<T, E: Display>(
+    value: Option<&str>,
+    at: &Pointer<'_>,
+    errors: &mut FieldErrors,
+    read: impl FnOnce(&str) -> Result<T, E>,
+) -> Option<T> {
+    let value = value.filter(|value| Kind::of(value) != Kind::Null)?;
+    read(value).map_err(|reason| errors.add(at, reason)).ok()
 }
 
 fn bad(id: Option<SubscriptionId>, errors: &FieldErrors) -> BadMessage {

@@ -1,70 +1,56 @@
-//! Parses request bodies: unknown and repeated fields are refused by name, numbers are read from their text.
+//! Bodies of the requests for orders. Numbers are read from their text, never through a float.
 
-use std::convert::Infallible;
+use serde_json::{Value as Json, json};
 
-use crate::http::fields::{FieldErrors, Pointer, REPEATED};
-use crate::http::json::{self, Kind, ObjectError};
-use crate::http::problem::{Problem, ProblemType};
+use super::description::{
+    Body, Invalid, NOT_AN_OBJECT, NOT_UNICODE, Optional, Required, Value, body, boolean, complete, given, id,
+    malformed_json, required_string, string, value,
+};
+use super::time::{TIME_EXPECTED, parse_time};
+use crate::http::fields::{FieldErrors, Pointer};
+use crate::http::json::{self, Kind};
+use crate::http::openapi::{self, NO_CONTROLS};
+use crate::http::problem::Problem;
 use crate::money::Money;
 use crate::order::{
-    BATCH_ORDERS_MAX, ITEMS_MAX, ItemIds, METADATA_BYTES_MAX, NewOrder, OrderStatus, Reference, parse_integer,
+    BATCH_ORDERS_MAX, ITEMS_MAX, ItemIds, METADATA_BYTES_MAX, NewOrder, OrderStatus, REFERENCE_CHARS_MAX,
+    Reference, parse_integer,
 };
 use crate::portable_json;
-use crate::store::RedriveQuery;
+use crate::time::Timestamp;
 
-use super::time::{TIME_EXPECTED, parse_time};
+const AMOUNT_MAX: f64 = 999_999_999_999.99;
+const AMOUNT_PATTERN: &str = r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,2})?$";
 
-pub(super) const UNKNOWN: &str = "is not a field of this request";
-const REQUIRED: &str = "is required";
-const NOT_AN_OBJECT: &str = "must be an object";
-pub(super) const NOT_UNICODE: &str = "must consist of Unicode characters (no lone surrogate)";
-
-/// Parses the body of `POST /orders`.
-pub fn read_order(body: &str) -> Result<NewOrder, Problem> {
-    let mut errors = FieldErrors::default();
-    let order = order(body, &Pointer::Root, &mut errors).map_err(|malformed| malformed_json(&malformed))?;
-    complete(order, errors)
+body! {
+    impl NewOrder {
+        user_id = Required(id()),
+        item_ids = Required(Items),
+        total_amount = Required(amount()),
+        reference = Optional(reference()),
+        metadata = Optional(metadata()),
+    }
+    example { "user_id": 104, "item_ids": [101, 102, 103], "total_amount": 250.75 }
 }
 
-/// Parses the body of `POST /orders/batch` as one JSON object.
-pub fn read_batch(body: &str) -> Result<Vec<NewOrder>, Problem> {
-    let mut errors = FieldErrors::default();
-    let root = Pointer::Root;
-    let mut given = None;
-    let read = json::members(body, |name, value| {
-        let at = root.member(name);
-        if name != "orders" {
-            errors.add(&at, UNKNOWN);
-        } else if given.replace(value).is_some() {
-            errors.add(&at, REPEATED);
-        }
-    });
-    if !object_or_error(read, &root, &mut errors).map_err(|malformed| malformed_json(&malformed))? {
-        return complete(None, errors);
+body! {
+    /// Body of `POST /orders/batch` as one JSON object.
+    pub struct NewOrders {
+        orders: Vec<NewOrder> = Required(Orders),
     }
-    let at = root.member("orders");
-    let texts = match given {
-        Some(array) if Kind::of(array) == Kind::Array => json::elements(array, BATCH_ORDERS_MAX),
-        Some(_) => Some(Vec::new()),
-        None => None,
-    };
-    let texts = texts.filter(|texts| !texts.is_empty());
-    if texts.is_none() {
-        errors.add(&at, batch_size());
-    }
-    let mut orders = Vec::new();
-    for (index, text) in texts.unwrap_or_default().into_iter().enumerate() {
-        let at = at.element(index);
-        match order(text, &at, &mut errors) {
-            Ok(order) => orders.extend(order),
-            // The grammar is already checked, so the name of a field cannot be decoded.
-            Err(_) => errors.add(&at, NOT_UNICODE),
-        }
-    }
-    complete(Some(orders), errors)
 }
 
-/// Parses the body of `POST /orders/batch` as one JSON object per line (NDJSON); empty lines are skipped.
+body! {
+    /// Body of `POST /orders/retry`.
+    pub struct Redrive {
+        status: OrderStatus = Required(redriven_status()),
+        user_id: Option<i64> = Optional(id()),
+        created_before: Option<Timestamp> = Optional(time()),
+        dry_run: Option<bool> = Optional(boolean("Count without a change")),
+    }
+}
+
+/// Reads the body of `POST /orders/batch` as one JSON object per line (NDJSON); empty lines are skipped.
 pub fn read_batch_lines(body: &str) -> Result<Vec<NewOrder>, Problem> {
     let mut errors = FieldErrors::default();
     let root = Pointer::Root;
@@ -78,7 +64,7 @@ pub fn read_batch_lines(body: &str) -> Result<Vec<NewOrder>, Problem> {
             errors.add(&at, batch_size());
             break;
         }
-        let read = order(line, &at.element(count), &mut errors);
+        let read = NewOrder::read_at(line, &at.element(count), &mut errors);
         orders.extend(read.map_err(|malformed| {
             malformed_json(&format!("{malformed} of the object in line {}", line_index + 1))
         })?);
@@ -90,212 +76,156 @@ pub fn read_batch_lines(body: &str) -> Result<Vec<NewOrder>, Problem> {
     complete(Some(orders), errors)
 }
 
-/// Parses the body of an action, which has no members so far.
+/// Reads the body of an action, which has no members so far.
 pub fn read_action(body: &str) -> Result<(), Problem> {
     let mut errors = FieldErrors::default();
-    let root = Pointer::Root;
-    let read = json::members(body, |name, _| errors.add(&root.member(name), UNKNOWN));
-    object_or_error(read, &root, &mut errors).map_err(|malformed| malformed_json(&malformed))?;
-    complete(Some(()), errors)
+    let read = given(body, [], &Pointer::Root, &mut errors).map_err(|reason| malformed_json(&reason))?;
+    complete(read.map(|[]| ()), errors)
 }
 
-/// Parses the body of `POST /orders/retry`.
-pub fn read_redrive(body: &str) -> Result<RedriveQuery, Problem> {
-    let mut errors = FieldErrors::default();
-    let root = Pointer::Root;
-    let (mut status, mut user_id, mut created_before, mut dry_run) = (None, None, None, None);
-    let read = json::members(body, |name, value| {
-        let slot = match name {
-            "status" => &mut status,
-            "user_id" => &mut user_id,
-            "created_before" => &mut created_before,
-            "dry_run" => &mut dry_run,
-            _ => return errors.add(&root.member(name), UNKNOWN),
+/// An array of integers, one integer, or a string of integers separated by commas.
+struct Items;
+
+impl Value for Items {
+    type Read = ItemIds;
+
+    fn read(&self, text: &str, at: &Pointer<'_>, errors: &mut FieldErrors) -> Result<ItemIds, Invalid> {
+        let kind = Kind::of(text);
+        let string;
+        let texts: Option<Vec<&str>> = match kind {
+            Kind::Array => json::elements(text, ITEMS_MAX),
+            Kind::Number => Some(vec![text]),
+            Kind::String => {
+                string = json::string(text).unwrap_or_default();
+                let parts = string.split(',').take(ITEMS_MAX + 1).map(str::trim_ascii);
+                Some(parts.collect()).filter(|parts: &Vec<_>| parts.len() <= ITEMS_MAX)
+            }
+            Kind::Null | Kind::Boolean | Kind::Object => {
+                errors.add(
+                    at,
+                    "must be an array of integers, one integer, or a comma-separated string of integers",
+                );
+                return Err(Invalid);
+            }
         };
-        if slot.replace(value).is_some() {
-            errors.add(&root.member(name), REPEATED);
-        }
-    });
-    if !object_or_error(read, &root, &mut errors).map_err(|malformed| malformed_json(&malformed))? {
-        return complete(None, errors);
-    }
-    let status = required(status, &root.member("status"), &mut errors, |value| {
-        let name = json::string(value).filter(|_| Kind::of(value) == Kind::String);
-        name.and_then(|name| OrderStatus::parse(&name))
-            .filter(|status| matches!(status, OrderStatus::Failed | OrderStatus::Cancelled))
-            .ok_or("must be \"Failed\" or \"Cancelled\"")
-    });
-    let user_id = optional(user_id, &root.member("user_id"), &mut errors, parse_integer);
-    let created_before = optional(
-        created_before,
-        &root.member("created_before"),
-        &mut errors,
-        |value| {
-            let text = json::string(value).filter(|_| Kind::of(value) == Kind::String);
-            text.and_then(|text| parse_time(&text)).ok_or(TIME_EXPECTED)
-        },
-    );
-    let dry_run = optional(dry_run, &root.member("dry_run"), &mut errors, boolean);
-    let query = status.map(|status| RedriveQuery {
-        status,
-        user_id,
-        created_before,
-        dry_run: dry_run.unwrap_or(false),
-    });
-    complete(query, errors)
-}
-
-/// Parses one order as far as possible; the order is valid only if nothing was added to `errors`. The error is the
-/// reason why the text is not JSON.
-fn order(text: &str, at: &Pointer<'_>, errors: &mut FieldErrors) -> Result<Option<NewOrder>, String> {
-    let (mut user_id, mut item_ids, mut total_amount) = (None, None, None);
-    let (mut reference, mut metadata) = (None, None);
-    let read = json::members(text, |name, value| {
-        let slot = match name {
-            "user_id" => &mut user_id,
-            "item_ids" => &mut item_ids,
-            "total_amount" => &mut total_amount,
-            "reference" => &mut reference,
-            "metadata" => &mut metadata,
-            _ => return errors.add(&at.member(name), UNKNOWN),
+        let Some(texts) = texts.filter(|texts| !texts.is_empty()) else {
+            errors.add(at, format_args!("must have 1 to {ITEMS_MAX} items"));
+            return Err(Invalid);
         };
-        if slot.replace(value).is_some() {
-            errors.add(&at.member(name), REPEATED);
+        let count = texts.len();
+        let mut ids = Vec::with_capacity(count);
+        for (index, text) in texts.into_iter().enumerate() {
+            match parse_integer(text) {
+                Ok(id) => ids.push(id),
+                Err(reason) if kind == Kind::Number => errors.add(at, reason),
+                Err(reason) => errors.add(&at.element(index), reason),
+            }
         }
-    });
-    if !object_or_error(read, at, errors)? {
-        return Ok(None);
+        if ids.len() < count {
+            return Err(Invalid);
+        }
+        ItemIds::new(&ids).ok_or(Invalid)
     }
-    let user_id = required(user_id, &at.member("user_id"), errors, parse_integer);
-    let item_ids = items(item_ids, &at.member("item_ids"), errors);
-    let total_amount = required(total_amount, &at.member("total_amount"), errors, amount);
-    let reference = optional(reference, &at.member("reference"), errors, self::reference);
-    let metadata = optional(metadata, &at.member("metadata"), errors, self::metadata);
-    Ok(user_id
-        .zip(item_ids)
-        .zip(total_amount)
-        .map(|((user_id, item_ids), total_amount)| NewOrder {
-            user_id,
-            item_ids,
-            total_amount,
-            reference,
-            metadata,
-        }))
+
+    fn schema(&self) -> Json {
+        let integer = openapi::id();
+        json!({
+            "description": "An array of integers, one integer, or a comma-separated string of integers",
+            "oneOf": [
+                { "type": "array", "items": integer, "minItems": 1, "maxItems": ITEMS_MAX },
+                integer,
+                { "type": "string", "pattern": openapi::integers() },
+            ],
+        })
+    }
 }
 
-/// Parses an array of integers, one integer, or a string of integers separated by commas.
-fn items(value: Option<&str>, at: &Pointer<'_>, errors: &mut FieldErrors) -> Option<ItemIds> {
-    let value = required(value, at, errors, Ok::<_, Infallible>)?;
-    let string;
-    let texts: Option<Vec<&str>> = match Kind::of(value) {
-        Kind::Array => json::elements(value, ITEMS_MAX),
-        Kind::Number => Some(vec![value]),
-        Kind::String => {
-            string = json::string(value).unwrap_or_default();
-            let parts = string.split(',').take(ITEMS_MAX + 1).map(str::trim_ascii);
-            Some(parts.collect()).filter(|parts: &Vec<_>| parts.len() <= ITEMS_MAX)
-        }
-        Kind::Null | Kind::Boolean | Kind::Object => {
-            errors.add(
-                at,
-                "must be an array of integers, one integer, or a comma-separated string of integers",
-            );
-            return None;
-        }
+fn amount() -> impl Value<Read = Money> {
+    let parse = |text: &str| {
+        let text = match Kind::of(text) {
+            Kind::Number => Some(text.into()),
+            Kind::String => json::string(text),
+            Kind::Null | Kind::Boolean | Kind::Array | Kind::Object => None,
+        };
+        let text = text.ok_or("must be a number, or a string in the same format")?;
+        Money::parse(&text).map_err(|error| error.to_string())
     };
-    let Some(texts) = texts.filter(|texts| !texts.is_empty()) else {
-        errors.add(at, format_args!("must have 1 to {ITEMS_MAX} items"));
-        return None;
-    };
-    let count = texts.len();
-    let mut ids = Vec::with_capacity(count);
-    for (index, text) in texts.into_iter().enumerate() {
-        match parse_integer(text) {
-            Ok(id) => ids.push(id),
-            Err(reason) if Kind::of(value) == Kind::Number => errors.add(at, reason),
-            Err(reason) => errors.add(&at.element(index), reason),
+    value(parse, || {
+        json!({
+            "description": "0 to 999999999999.99 with at most two decimals and no exponent",
+            "oneOf": [
+                { "type": "number", "minimum": 0, "maximum": AMOUNT_MAX },
+                { "type": "string", "pattern": AMOUNT_PATTERN },
+            ],
+        })
+    })
+}
+
+fn reference() -> impl Value<Read = Reference> {
+    let parse = |text: &str| Reference::parse(&required_string(text)?).map_err(|error| error.to_string());
+    value(parse, || {
+        json!({
+            "description": "The caller's own order number; not unique",
+            "type": "string",
+            "minLength": 1,
+            "maxLength": REFERENCE_CHARS_MAX,
+            "pattern": NO_CONTROLS,
+        })
+    })
+}
+
+fn metadata() -> impl Value<Read = Box<str>> {
+    let parse = |text: &str| {
+        if Kind::of(text) != Kind::Object {
+            return Err(NOT_AN_OBJECT.to_owned());
         }
-    }
-    if ids.len() < count {
-        return None;
-    }
-    ItemIds::new(&ids)
-}
-
-fn amount(value: &str) -> Result<Money, String> {
-    let text = match Kind::of(value) {
-        Kind::Number => Some(value.into()),
-        Kind::String => json::string(value),
-        Kind::Null | Kind::Boolean | Kind::Array | Kind::Object => None,
-    };
-    let text = text.ok_or("must be a number, or a string in the same format")?;
-    Money::parse(&text).map_err(|error| error.to_string())
-}
-
-fn reference(value: &str) -> Result<Reference, String> {
-    if Kind::of(value) != Kind::String {
-        return Err("must be a string".into());
-    }
-    let text = json::string(value).ok_or(NOT_UNICODE)?;
-    Reference::parse(&text).map_err(|error| error.to_string())
-}
-
-fn metadata(value: &str) -> Result<Box<str>, String> {
-    if Kind::of(value) != Kind::Object {
-        return Err(NOT_AN_OBJECT.into());
-    }
-    if value.len() > METADATA_BYTES_MAX {
-        return Err(format!("must not exceed {METADATA_BYTES_MAX} bytes"));
-    }
-    portable_json::check(value).map_err(|error| error.to_string())?;
-    Ok(value.into())
-}
-
-pub(super) fn required<'a, T, E: std::fmt::Display>(
-    value: Option<&'a str>,
-    at: &Pointer<'_>,
-    errors: &mut FieldErrors,
-    read: impl FnOnce(&'a str) -> Result<T, E>,
-) -> Option<T> {
-    let Some(value) = value else {
-        errors.add(at, REQUIRED);
-        return None;
-    };
-    read(value).map_err(|reason| errors.add(at, reason)).ok()
-}
-
-/// Parses an optional field; `null` means absent.
-pub(super) fn optional<T, E: std::fmt::Display>(
-    value: Option<&str>,
-    at: &Pointer<'_>,
-    errors: &mut FieldErrors,
-    read: impl FnOnce(&str) -> Result<T, E>,
-) -> Option<T> {
-    let value = value.filter(|value| Kind::of(value) != Kind::Null)?;
-    read(value).map_err(|reason| errors.add(at, reason)).ok()
-}
-
-pub(super) fn boolean(value: &str) -> Result<bool, &'static str> {
-    match value {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => Err("must be true or false"),
-    }
-}
-
-/// Returns true for an object. Another value is an invalid field; malformed JSON is the error.
-pub(super) fn object_or_error(
-    read: Result<(), ObjectError>,
-    at: &Pointer<'_>,
-    errors: &mut FieldErrors,
-) -> Result<bool, String> {
-    match read {
-        Ok(()) => Ok(true),
-        Err(ObjectError::NotAnObject) => {
-            errors.add(at, NOT_AN_OBJECT);
-            Ok(false)
+        if text.len() > METADATA_BYTES_MAX {
+            return Err(format!("must not exceed {METADATA_BYTES_MAX} bytes"));
         }
-        Err(ObjectError::Malformed(reason)) => Err(reason),
+        portable_json::check(text).map_err(|error| error.to_string())?;
+        Ok(text.into())
+    };
+    value(parse, || {
+        json!({
+            "description": "Kept byte for byte; at most 8,192 bytes and 32 levels, no repeated key",
+            "type": "object",
+            "additionalProperties": true,
+        })
+    })
+}
+
+/// The orders of a batch.
+struct Orders;
+
+impl Value for Orders {
+    type Read = Vec<NewOrder>;
+
+    fn read(&self, text: &str, at: &Pointer<'_>, errors: &mut FieldErrors) -> Result<Vec<NewOrder>, Invalid> {
+        let is_array = Kind::of(text) == Kind::Array;
+        let texts = is_array.then(|| json::elements(text, BATCH_ORDERS_MAX)).flatten();
+        let Some(texts) = texts.filter(|texts| !texts.is_empty()) else {
+            errors.add(at, batch_size());
+            return Err(Invalid);
+        };
+        let mut orders = Vec::new();
+        for (index, text) in texts.into_iter().enumerate() {
+            let at = at.element(index);
+            match NewOrder::read_at(text, &at, errors) {
+                Ok(order) => orders.extend(order),
+                // The grammar is already checked, so the name of a field cannot be decoded.
+                Err(_) => errors.add(&at, NOT_UNICODE),
+            }
+        }
+        Ok(orders)
+    }
+
+    fn schema(&self) -> Json {
+        json!({
+            "type": "array",
+            "items": { "$ref": "#/components/schemas/NewOrder" },
+            "minItems": 1,
+            "maxItems": BATCH_ORDERS_MAX,
+        })
     }
 }
 
@@ -303,18 +233,26 @@ fn batch_size() -> String {
     format!("must be an array of 1 to {BATCH_ORDERS_MAX} orders")
 }
 
-pub(super) fn malformed_json(reason: &str) -> Problem {
-    Problem::new(
-        ProblemType::MalformedJson,
-        format!("the body is not JSON: {reason}"),
+fn redriven_status() -> impl Value<Read = OrderStatus> {
+    let parse = |text: &str| {
+        string(text)
+            .and_then(|name| OrderStatus::parse(&name))
+            .filter(|status| matches!(status, OrderStatus::Failed | OrderStatus::Cancelled))
+            .ok_or("must be \"Failed\" or \"Cancelled\"")
+    };
+    value(
+        parse,
+        || json!({ "type": "string", "enum": ["Failed", "Cancelled"] }),
     )
 }
 
-pub(super) fn complete<T>(value: Option<T>, errors: FieldErrors) -> Result<T, Problem> {
-    match value {
-        Some(value) if errors.is_empty() => Ok(value),
-        _ => Err(Problem::invalid(ProblemType::InvalidFields, errors)),
-    }
+fn time() -> impl Value<Read = Timestamp> {
+    let parse = |text: &str| {
+        string(text)
+            .and_then(|text| parse_time(&text))
+            .ok_or(TIME_EXPECTED)
+    };
+    value(parse, || json!({ "type": "string", "format": "date-time" }))
 }
 
 #[cfg(test)]

@@ -4,46 +4,44 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::token_bucket::{Rate, TokenBucket};
+
 /// Maximum number of messages at once, pings included: starting and ending every subscription.
 pub const MESSAGES_BURST: u32 = 200;
 /// Maximum rate of messages in the long run.
 const MESSAGES_PER_SECOND: u32 = 20;
 
-/// Rate limit by the generic cell rate algorithm (ITU-T I.371): a token bucket in one instant.
+/// Messages or bytes that a client may send.
 pub struct Allowance {
-    /// Time when everything taken so far will have been earned.
-    earned_at: Instant,
-    /// Time to earn one message or byte.
-    interval: Duration,
-    burst: u32,
+    rate: Rate,
+    bucket: TokenBucket,
 }
 
 impl Allowance {
     pub fn of_messages(now: Instant) -> Allowance {
-        Allowance {
-            earned_at: now,
-            interval: Duration::from_secs(1) / MESSAGES_PER_SECOND,
-            burst: MESSAGES_BURST,
-        }
+        Allowance::new(1, now)
     }
 
     /// Allows as many bytes as the allowed messages have at `message_bytes` each.
     pub fn of_bytes(message_bytes: u32, now: Instant) -> Allowance {
+        Allowance::new(message_bytes, now)
+    }
+
+    fn new(per_message: u32, now: Instant) -> Allowance {
+        let interval = Duration::from_secs(1) / MESSAGES_PER_SECOND / per_message;
         Allowance {
-            earned_at: now,
-            interval: Duration::from_secs(1) / MESSAGES_PER_SECOND / message_bytes,
-            burst: MESSAGES_BURST * message_bytes,
+            rate: Rate::new(interval, MESSAGES_BURST * per_message),
+            bucket: TokenBucket::full(now),
         }
     }
 
     /// Takes `count` from the allowance. Returns `false` and takes nothing if less is left.
     pub fn take(&mut self, count: u32, now: Instant) -> bool {
-        let earned_at = self.earned_at.max(now) + self.interval * count;
-        if earned_at - now > self.interval * self.burst {
-            return false;
+        let has_them = self.bucket.wait(count, self.rate, now).is_zero();
+        if has_them {
+            self.bucket.take(count, self.rate, now);
         }
-        self.earned_at = earned_at;
-        true
+        has_them
     }
 }
 

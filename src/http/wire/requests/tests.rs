@@ -1,9 +1,18 @@
 //! Valid bodies, and invalid ones with every fault named.
 
+use super::super::description::read;
 use super::*;
-use crate::http::problem::Problem;
+use crate::http::problem::ProblemType;
 
 const GOOD: &str = r#"{"user_id":104,"item_ids":[101,102,103],"total_amount":250.75}"#;
+
+fn read_order(body: &str) -> Result<NewOrder, Problem> {
+    read(body)
+}
+
+fn read_batch(body: &str) -> Result<Vec<NewOrder>, Problem> {
+    read(body).map(|NewOrders { orders }| orders)
+}
 
 fn errors_of<T>(read: Result<T, Problem>) -> Vec<(String, String)> {
     let Err(problem) = read else {
@@ -175,24 +184,27 @@ fn a_batch_has_a_minimum_and_a_maximum_size() {
 
 #[test]
 fn a_mass_retry_is_parsed_with_its_filters() {
-    let query = read_redrive(
+    let query = read::<Redrive>(
         r#"{"status":"Failed","user_id":7,"created_before":"1970-01-01T00:00:01Z","dry_run":true}"#,
     )
     .unwrap();
     assert_eq!(
         (query.status, query.user_id, query.dry_run),
-        (OrderStatus::Failed, Some(7), true)
+        (OrderStatus::Failed, Some(7), Some(true))
     );
     assert_eq!(query.created_before.unwrap().micros(), 1_000_000);
-    assert!(!read_redrive(r#"{"status":"Cancelled"}"#).unwrap().dry_run);
     assert_eq!(
-        pointers_of(read_redrive(
+        read::<Redrive>(r#"{"status":"Cancelled"}"#).unwrap().dry_run,
+        None
+    );
+    assert_eq!(
+        pointers_of(read::<Redrive>(
             r#"{"user_id":"7","created_before":"today","dry_run":1,"x":1}"#
         )),
         ["#/x", "#/status", "#/user_id", "#/created_before", "#/dry_run"]
     );
     assert_eq!(
-        pointers_of(read_redrive(r#"{"status":"Completed"}"#)),
+        pointers_of(read::<Redrive>(r#"{"status":"Completed"}"#)),
         ["#/status"]
     );
 }
