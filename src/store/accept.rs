@@ -1,4 +1,4 @@
-//! Accepting orders: a request with its idempotency key, its answer, and the limits. Drivers store the orders.
+//! Accepting orders: the idempotency key, the answer, and the limits. Drivers store the orders.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use super::StoreError;
 use crate::order::{NewOrder, OrderId};
 use crate::time::Timestamp;
 
-/// The time that an idempotency key is kept.
+/// Age at which a stored idempotency key expires.
 pub const IDEMPOTENCY_RETENTION: Duration = Duration::from_hours(24);
-/// Orders that may wait for their commit; requests beyond are refused. A batch counts as many as it holds.
+/// Orders that may wait for their commit; beyond that requests are refused. A batch counts once per order.
 pub const ORDERS_WAITING_MAX: usize = 16_384;
 
-/// A caller's promise that a repeated request is the same one.
+/// A client's name for a request. A repeated request with the same key gets the first answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
-    /// Caller and route; keys of different scopes never meet.
+    /// Caller and route. Equal keys of different scopes are different keys.
     pub scope: String,
     /// 1 to 255 printable ASCII characters.
     pub key: String,
@@ -26,7 +26,7 @@ pub struct IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// The answer to a request whose key is stored: the one of the first request, or a refusal when that was another request.
+    /// The answer to a request whose key is stored: the first answer, or [`StoreError::KeyReused`] if the request differs.
     pub(super) fn answer(
         &self,
         stored_fingerprint: &[u8],
@@ -46,23 +46,24 @@ impl IdempotencyKey {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// One per order, in the order given.
+    /// One id per order, in the order of the request.
     pub order_ids: Vec<OrderId>,
     pub created_at: Timestamp,
-    /// The key was known: this is the answer of the first request.
+    /// True if the key was stored before: this is the answer to the first request.
     pub replayed: bool,
 }
 
-/// Reports whether the queue takes `orders` more while `pending` are Pending and at most `pending_max` may be.
+/// Reports whether the queue takes `orders` more while it holds `pending`; the limit is `pending_max`.
 pub(super) fn has_room(pending: u64, orders: usize, pending_max: Option<u64>) -> bool {
     pending_max.is_none_or(|limit| pending + orders as u64 <= limit)
 }
 
+/// Counts the orders that wait for their commit, up to [`ORDERS_WAITING_MAX`].
 pub(super) struct WaitingOrders {
     places: Arc<Semaphore>,
 }
 
-/// Places in the line, to be held until the call is answered, also when its caller is gone.
+/// The places of a call's orders, to be held until the call is answered, even if its caller is gone.
 pub(super) type Places = OwnedSemaphorePermit;
 
 impl WaitingOrders {
@@ -72,7 +73,7 @@ impl WaitingOrders {
         }
     }
 
-    /// Busy when the line has no room for all of them.
+    /// Reserves a place for each order. Fails with [`StoreError::Busy`] if there is no room for all of them.
     pub fn enter(&self, orders: &[NewOrder]) -> Result<Places, StoreError> {
         let count = u32::try_from(orders.len()).map_err(|_| StoreError::Busy)?;
         let places = self.places.clone().try_acquire_many_owned(count);

@@ -1,20 +1,21 @@
-//! Cancelling an order: from which statuses, and the answer to an operator. Drivers change the order.
+//! Cancelling an order: the statuses that allow it, and the answer. Drivers change the order.
 
 use crate::event::EventKind;
 use crate::order::{Order, OrderStatus};
 
-/// The end of an operator's action on one order.
+/// The answer to an operator's action on one order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acted {
-    /// Done now, or it already was (a second cancel).
+    /// The action is done, now or before (a second cancel). Holds the order as it is now.
     Done(Order),
-    /// Not possible from the status the order has.
+    /// The order's status does not allow the action.
     Refused(Order),
+    /// There is no such order.
     Unknown,
 }
 
 impl Acted {
-    /// Answers an action that leaves the order as it is: done where the order is already where an event of this kind leads.
+    /// The answer to an action that changes nothing: `Done` if the order already has the status to which `kind` leads.
     pub(super) fn unchanged(order: Order, kind: EventKind) -> Acted {
         if order.status == kind.leads_to() {
             Acted::Done(order)

@@ -1,4 +1,4 @@
-//! Claiming orders: the request, the leases that it gets, and the share of the two lines. Drivers choose the orders and start them.
+//! Claiming orders: the request, the answer, and the shares of the two lines. Drivers choose and start the orders.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -6,31 +6,31 @@ use std::time::Duration;
 use crate::lease::{Lease, NodeId, ProcessorKind};
 use crate::order::OrderId;
 
-/// Most leases one claim grants.
+/// Leases per claim, at most.
 pub const CLAIM_ORDERS_MAX: usize = 256;
-/// Leases lost to dead nodes from which an order is a suspect; the partial indexes of the schemas say the same.
+/// Lost leases that make an order a suspect. The partial indexes of both schemas use the same number.
 pub const SUSPECT_CRASHES: u32 = 2;
 
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimRequest {
     pub node: NodeId,
     pub orders_max: usize,
-    /// The time that the leases last unless renewed.
+    /// Duration of the leases unless renewed.
     pub lease: Duration,
-    /// A suspect order may be among them (at most one is).
+    /// Allows one suspect among the orders.
     pub suspect: bool,
-    /// The processor of the orders. A store that nodes share grants nothing while a node with another processor lives;
-    /// a caller that names none gets orders as from a processor that runs here alone.
+    /// The processor of the orders; `None` for a processor that is part of the caller. A shared store grants nothing while a
+    /// node with another processor is alive.
     pub processor: Option<ProcessorKind>,
 }
 
 impl ClaimRequest {
-    /// Reports whether an external worker holds the leases, as with [`crate::store::Store::hold_outside`].
-    pub(super) fn outside(&self) -> bool {
+    /// Reports whether an external worker holds the leases, as with [`crate::store::Store::hold_external`].
+    pub(super) fn is_external(&self) -> bool {
         self.processor.is_some_and(ProcessorKind::is_outside)
     }
 
-    /// Reports whether the tokens are handed to others than this node, so that their results count.
+    /// Reports whether this node passes the tokens on, so that others may settle the attempts.
     pub(super) fn hands_out(&self) -> bool {
         self.processor.is_some_and(ProcessorKind::hands_out)
     }
@@ -38,25 +38,26 @@ impl ClaimRequest {
 
 #[derive(Clone, Debug, Default)]
 pub struct Claimed {
-    /// First attempts first, in order of acceptance; where orders were given, in the order given.
+    /// First attempts come first, in order of acceptance. For given orders: the order given.
     pub leases: Vec<Lease>,
-    /// Time until the next order of the second line is due that such a claim may take; `None` when there is none
-    /// or the queue is paused.
+    /// Time until the next order of the second line is due that such a claim may start. `None` if there is none, or if the queue
+    /// is paused.
     pub next_due_in: Option<Duration>,
-    /// No order of the store is Pending or Processing, on any node: nothing to claim, to sweep or to wait for.
+    /// No order of the store is Pending or Processing, on any node.
     pub idle: bool,
-    /// Nothing starts, on any node, before somebody resumes the queue.
+    /// Nothing starts on any node until the queue is resumed.
     pub paused: bool,
 }
 
-/// The orders that [`crate::store::Store::start`] looks at: each once, in the order given.
-pub(super) fn given_once(order_ids: &[OrderId]) -> Vec<OrderId> {
+/// The orders that [`crate::store::Store::start`] considers: the first [`CLAIM_ORDERS_MAX`], each once, in the order given.
+pub(super) fn distinct_given(order_ids: &[OrderId]) -> Vec<OrderId> {
     let mut seen = HashSet::new();
     let looked_at = order_ids.iter().take(CLAIM_ORDERS_MAX);
     looked_at.copied().filter(|id| seen.insert(*id)).collect()
 }
 
-/// Divides the places between the lines: while both have work, half each.
+/// Divides the places of a claim between the lines: half each while both have work; a short line leaves its places to the other.
+/// `first` and `second` are the orders available in each line.
 pub(super) fn share(places: usize, first: usize, second: usize, second_line_first: bool) -> (usize, usize) {
     let half = if second_line_first {
         places.div_ceil(2)
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_lines_move_while_both_have_work() {
+    fn both_lines_get_places_while_both_have_work() {
         for places in 2..20 {
             for tie in [false, true] {
                 let (first, second) = share(places, 100, 100, tie);
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn postgres_shares_its_places_by_the_same_rule() {
+    fn postgres_divides_places_by_the_same_rule() {
         let choose = include_str!("postgres/choose.sql");
         let (_, rest) = choose
             .split_once("share as materialized (\n        select ")

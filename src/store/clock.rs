@@ -1,11 +1,11 @@
-//! The clock of stores without one of their own. PostgreSQL has its own and does not use this.
+//! A clock that never goes backwards, for SQLite. PostgreSQL has a clock of its own.
 
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use crate::time::Timestamp;
 
-/// Reads the wall clock; a test gives its own.
+/// Reads the wall clock. Tests pass their own.
 pub type WallClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 pub fn system_clock() -> WallClock {
@@ -17,9 +17,9 @@ pub fn system_clock() -> WallClock {
     })
 }
 
-/// A clock that never goes backwards, so that `created_at` rises with the order id and a lease never gains time.
-/// It follows the wall clock forward; after a step backwards it runs at half speed until the wall catches up,
-/// so that retries and leases go on falling due.
+/// A clock that never goes backwards, so that `created_at` rises with the order id and a lease never gains time. It follows the
+/// wall clock forward. After a backward step of the wall clock it runs at half speed until the wall clock catches up, so that
+/// retries and leases still fall due.
 pub struct SteadyClock {
     wall: WallClock,
     last: Mutex<Reading>,
@@ -31,13 +31,13 @@ struct Reading {
 }
 
 impl SteadyClock {
-    /// Starts no earlier than `floor`, the newest time the store already holds.
-    pub fn new(wall: WallClock, floor: Timestamp) -> SteadyClock {
+    /// Starts no earlier than `newest_stored`, the newest time in the store.
+    pub fn new(wall: WallClock, newest_stored: Timestamp) -> SteadyClock {
         let now = wall();
         SteadyClock {
             wall,
             last: Mutex::new(Reading {
-                shown: now.max(floor),
+                shown: now.max(newest_stored),
                 wall: now,
             }),
         }
@@ -59,7 +59,7 @@ mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
     #[test]
-    fn a_step_backwards_slows_the_clock_but_never_turns_it() {
+    fn a_backward_step_slows_the_clock_but_never_reverses_it() {
         let wall = Arc::new(AtomicI64::new(1_000));
         let reader = wall.clone();
         let clock = SteadyClock::new(
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_starts_no_earlier_than_what_is_stored() {
+    fn the_clock_starts_no_earlier_than_the_newest_stored_time() {
         let clock = SteadyClock::new(Arc::new(|| Timestamp::from_micros(5)), Timestamp::from_micros(9));
         assert_eq!(clock.now().micros(), 9);
     }

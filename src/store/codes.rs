@@ -1,4 +1,4 @@
-//! The numbers under which stores keep statuses and kinds of events; their schemas say the same.
+//! The numbers that stand for statuses, kinds of events and other enums in the tables of both drivers.
 
 use crate::event::EventKind;
 use crate::lease::ProcessorKind;
@@ -37,7 +37,7 @@ pub(super) fn status_code(status: OrderStatus) -> i16 {
     code_of(&STATUSES, &status)
 }
 
-/// The number of a status where the row of an order does not tell that the order runs.
+/// The number of a status in a row that does not distinguish Processing from Pending.
 pub(super) fn stored_status_code(status: OrderStatus) -> i16 {
     match status {
         OrderStatus::Processing => status_code(OrderStatus::Pending),
@@ -85,7 +85,7 @@ fn code_of<T: PartialEq>(codes: &[T], value: &T) -> i16 {
     let code = codes
         .iter()
         .position(|known| known == value)
-        .expect("the tables of codes hold every variant, which a test proves");
+        .expect("a test proves that the tables of codes hold every variant");
     i16::try_from(code).expect("there are few variants")
 }
 

@@ -1,4 +1,4 @@
-//! The columns that every driver's tables share, in the order in which its rows are read.
+//! Columns that both drivers read, in the order in which rows are decoded.
 
 /// The columns of an order, for the head of a `select` or the tail of a `returning`.
 macro_rules! order_columns {
@@ -9,12 +9,12 @@ macro_rules! order_columns {
 }
 pub(super) use order_columns;
 
-/// How many columns [`order_columns`] names: where further ones begin.
+/// The number of columns in [`order_columns`], which is the index of the first further column.
 pub(super) const ORDER_COLUMNS: usize = 16;
 
-/// The columns of an event.
+/// Columns of an event.
 pub(super) const EVENT_COLUMNS: &str = "order_id, version, kind, status, at, attempt, node, error";
-/// Their number: the index where further ones begin.
+/// The number of columns in [`EVENT_COLUMNS`], which is the index of the first further column.
 pub(super) const EVENT_COLUMNS_COUNT: usize = 8;
 
 #[cfg(test)]
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_columns_are_counted_right() {
+    fn column_counts_match_the_lists() {
         assert_eq!(order_columns!().split(',').count(), ORDER_COLUMNS);
         assert_eq!(EVENT_COLUMNS.split(',').count(), EVENT_COLUMNS_COUNT);
     }

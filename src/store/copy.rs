@@ -1,10 +1,9 @@
-//! Moves everything a store holds into an empty PostgreSQL database: orders with their leases, the feed of events in its
-//! order, idempotency keys, counters, whether the queue is paused, epochs, the numbers not to be given out again. Not the nodes:
-//! none may be alive.
+//! Copies a store into an empty PostgreSQL database: orders with their leases, the feed, idempotency keys, counters, the paused
+//! flag, epochs, and the numbers that must not be given out again. Nodes are not copied; none may be alive.
 //!
-//! Everything is written in one transaction, read back in it, and compared with the source (`copy/compare.rs`); only when
-//! nothing differs is it committed. A copy that fails anywhere leaves the target empty. Both stores are read page by page,
-//! so the memory needed does not grow with them.
+//! One transaction writes everything, reads it back and compares it with the source (`copy/compare.rs`). It commits only if
+//! nothing differs, so a failed copy leaves the target empty. Both stores are read page by page, so memory use does not grow
+//! with them.
 
 use super::open::open_offline;
 use super::postgres::Import;
@@ -23,7 +22,7 @@ pub use compare::{DIFFERENCES_SHOWN_MAX, Differences};
 
 use pages::Paged;
 
-/// What was found in the source. It is in the target when nothing differs, and otherwise not.
+/// The numbers of records in the source, and the differences of the copy. The copy is committed only if there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
     pub orders: u64,
@@ -32,12 +31,12 @@ pub struct Copied {
     pub differences: Differences,
 }
 
-/// How far a copy is.
+/// Progress of a copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
     pub step: Step,
     pub done: u64,
-    /// `None` where only the end tells.
+    /// Number of records of this step; `None` if it is not known in advance.
     pub total: Option<u64>,
 }
 
@@ -57,10 +56,14 @@ impl Progress {
     }
 }
 
-/// Is told often, and must not take long.
+/// A callback for progress. It is called for each page or record and must return quickly.
 pub type Watcher<'w> = &'w mut dyn FnMut(Progress);
 
-/// Copies and compares. The source must not be in use; the schema of the target is brought up to date.
+/// Copies and compares. The source must not be in use. Migrates the target's schema.
+///
+/// # Errors
+/// [`CopyError::Open`] if a store does not open, [`CopyError::NotEmpty`] if the target holds orders, and failures of either store.
+/// A copy that differs is no error: see [`Copied::differences`].
 pub async fn copy(from: &Database, to: &PostgresDatabase, watcher: Watcher<'_>) -> Result<Copied, CopyError> {
     let mut source = open_offline(from).await?;
     let mut target = Import::begin(to).await?;
@@ -86,7 +89,7 @@ async fn write(
         Ok(())
     })
     .await?;
-    // Orders keep their histories, which name the batches of their events.
+    // Orders come after events, because an order's history names the batches of its events.
     let mut orders = Progress::begun(Step::CopyOrders, Some(counters.total()));
     each_page(source, async |page: Vec<OrderRecord>| {
         target.write_orders(&page).await?;
@@ -108,7 +111,7 @@ async fn write(
         .write_epochs(&epochs, source.last_order_id().await?)
         .await?;
     let paused = source.queue().await?.paused;
-    // In the copy no orders wait for others of their user until a server is told that they do.
+    // The copy has no turns until a server with `ORDERLY_ORDERING=user` opens it.
     let rule = source.start_rule().await?;
     let ordering_from = match rule.ordering {
         Ordering::None => rule.from,
@@ -133,7 +136,7 @@ async fn each_page<R: Paged>(
         let Some(last) = page.last() else {
             return Ok(());
         };
-        after = Some(last.place());
+        after = Some(last.sort_key());
         take(page).await?;
     }
 }

@@ -1,8 +1,8 @@
-//! How many orders there are in each status.
+//! The number of orders in each status.
 
 use crate::order::OrderStatus;
 
-/// The table's numbers.
+/// Orders by status, equal to a recount of the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub pending: u64,
@@ -10,7 +10,7 @@ pub struct Counters {
     pub completed: u64,
     pub failed: u64,
     pub cancelled: u64,
-    /// Sum over Completed orders of completion minus start of the completing attempt, in microseconds.
+    /// Sum of the durations of the completing attempts of all Completed orders, in microseconds.
     pub processing_micros: u64,
 }
 
@@ -19,7 +19,7 @@ impl Counters {
         self.pending + self.processing + self.completed + self.failed + self.cancelled
     }
 
-    /// Orders that have not ended.
+    /// Orders that are not final: Pending and Processing.
     pub fn open(&self) -> u64 {
         self.pending + self.processing
     }

@@ -1,6 +1,5 @@
-//! The epochs of a store: stretches of its life, each beginning where its history may fork. That is where another server takes
-//! over, and where a backup comes back (docs/decisions/0021-an-epoch-begins-where-history-may-fork.md). Beginning one is left to
-//! the drivers.
+//! The epochs of a store. An epoch begins where history may fork: with a failover or a restored backup
+//! (docs/decisions/0021-an-epoch-begins-where-history-may-fork.md). Drivers begin epochs.
 
 use std::sync::Arc;
 
@@ -9,26 +8,28 @@ use crate::lease::{Lease, NodeId};
 use crate::order::{Order, OrderId};
 use crate::time::Timestamp;
 
-/// Order ids that an epoch leaves out after a failover, times a random number of 1 to [`JUMPS_MAX`]: more than a standby may lack.
+/// Order ids that an epoch skips after a failover: this number times a random factor from 1 to [`JUMPS_MAX`]. More than a standby
+/// may lack.
 pub const FAILOVER_JUMP: i64 = 1_000_000;
-/// The same after a restore: more than were given out since the backup.
+/// Order ids that an epoch skips after a restore, times the same factor. More than were given out since the backup.
 pub const RESTORE_JUMP: i64 = 1_000_000_000;
-/// Two epochs that begin at the same point, as after restoring one backup twice, rarely have the same ids.
+/// Upper bound of the random factor. It makes it unlikely that two epochs that begin at the same point, as after restoring one
+/// backup twice, use the same ids.
 pub const JUMPS_MAX: i64 = 100;
-/// Highest number of an epoch: fences stay below 2^53, which every JSON reader keeps exactly.
+/// Highest number of an epoch. It keeps fences below 2^53, so that every JSON reader represents them exactly.
 pub const EPOCH_MAX: u64 = (1 << 26) - 1;
-/// The first minute of 2025, as epochs are numbered, in minutes since 1970.
+/// The first minute of 2025 in minutes since 1970. Epochs are numbered from there.
 const NUMBERED_FROM_MINUTE: i64 = 28_928_160;
 const _: () = assert!((EPOCH_MAX + 1) << FENCE_BITS <= 1 << 53);
 
-/// A place in the one feed of all events; rises with the commits. 0 is before the first.
+/// A position in the feed. It rises in the order of commits; 0 is before the first event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FeedPosition(pub i64);
 
-/// A place in the feed of a certain store, and of a certain life of it.
+/// A position in the feed with its epoch, which makes it unique among stores and epochs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FeedCursor {
-    /// The epoch in which the place was given out.
+    /// The epoch in which the position was assigned.
     pub epoch: EpochIdentity,
     pub position: FeedPosition,
 }
@@ -39,26 +40,26 @@ pub struct Epoch {
     pub number: u64,
     pub identity: EpochIdentity,
     pub secret: TokenSecret,
-    /// Orders with this id and later ones were accepted in this epoch.
+    /// The lowest id of an order accepted in this epoch.
     pub first_order_id: OrderId,
-    /// The last place in the feed when the epoch began.
+    /// The last position in the feed when the epoch began.
     pub after: FeedPosition,
     pub began_at: Timestamp,
 }
 
 /// An epoch that just began.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Begun {
+pub struct NewEpoch {
     pub number: u64,
-    /// The id of the epoch's first order, if no other epoch begins before it.
+    /// The id of the epoch's first order, unless another epoch begins before that order.
     pub first_order_id: OrderId,
-    /// The last place in the feed of the epochs before.
+    /// The last position in the feed of the earlier epochs.
     pub after: FeedPosition,
-    /// The time of the last event in the feed; `None` where there is none.
+    /// The time of the last event in the feed; `None` if there is none.
     pub stored_until: Option<Timestamp>,
 }
 
-impl Begun {
+impl NewEpoch {
     /// The time of the last event, in RFC 3339.
     pub fn stored_until_text(&self) -> Option<String> {
         let instant = jiff::Timestamp::from_microsecond(self.stored_until?.micros());
@@ -66,12 +67,12 @@ impl Begun {
     }
 }
 
-/// All epochs of a store up to a certain one, by rising number; never none.
+/// The epochs of a store up to a certain one, by rising number. There is at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Epochs(Arc<[Epoch]>);
 
 impl Epochs {
-    /// `None` without any.
+    /// Sorts the epochs; `None` if there are none.
     pub fn of(mut epochs: Vec<Epoch>) -> Option<Epochs> {
         epochs.sort_by_key(|epoch| epoch.number);
         (!epochs.is_empty()).then(|| Epochs(epochs.into()))
@@ -82,24 +83,24 @@ impl Epochs {
     }
 
     pub fn newest(&self) -> &Epoch {
-        self.0.last().expect("a store has an epoch from its beginning")
+        self.0.last().expect("a store has an epoch from its creation")
     }
 
     fn oldest(&self) -> &Epoch {
-        self.0.first().expect("a store has an epoch from its beginning")
+        self.0.first().expect("a store has an epoch from its creation")
     }
 
-    /// The epochs as they were when `newest` was the newest; `None` when it is not among them.
+    /// The epochs up to `newest`; `None` if that is not among them.
     pub fn up_to(&self, newest: EpochIdentity) -> Option<Epochs> {
-        let place = self.0.iter().position(|epoch| epoch.identity == newest)?;
-        Some(if place + 1 == self.0.len() {
+        let index = self.0.iter().position(|epoch| epoch.identity == newest)?;
+        Some(if index + 1 == self.0.len() {
             self.clone()
         } else {
-            Epochs(self.0[..=place].into())
+            Epochs(self.0[..=index].into())
         })
     }
 
-    /// A place in the feed with the epoch that it belongs to.
+    /// The position with its epoch.
     pub fn cursor(&self, position: FeedPosition) -> FeedCursor {
         let began_before = self.0.iter().rev().find(|epoch| epoch.after < position);
         FeedCursor {
@@ -108,18 +109,18 @@ impl Epochs {
         }
     }
 
-    /// Reports whether the place was in the feed before the epoch after its own began: later places of that epoch are lost, and
-    /// another event may have them.
+    /// Reports whether the cursor belongs to this history: its epoch is known, and its position was reached before the next epoch
+    /// began. Later positions of that epoch are lost, and other events may have them now.
     pub fn contain(&self, cursor: FeedCursor) -> bool {
-        let Some(place) = self.0.iter().position(|epoch| epoch.identity == cursor.epoch) else {
+        let Some(index) = self.0.iter().position(|epoch| epoch.identity == cursor.epoch) else {
             return false;
         };
         self.0
-            .get(place + 1)
+            .get(index + 1)
             .is_none_or(|next| cursor.position <= next.after)
     }
 
-    /// The lease that a claim just gave, in the newest epoch.
+    /// The lease that a claim in the newest epoch just granted.
     pub(super) fn lease(&self, order: Order, fence: u64, node: NodeId, suspect: bool) -> Lease {
         Lease {
             token: self.newest().secret.token(order.order_id, fence),
@@ -145,26 +146,26 @@ impl Epochs {
         }
     }
 
-    /// The token of the claim with this fence; `None` when the claim's epoch is unknown, and before the first claim.
+    /// The token of the claim with this fence; `None` if the claim's epoch is unknown, and before the first claim.
     pub fn token(&self, order_id: OrderId, fence: u64) -> Option<Token> {
         let number = fence >> FENCE_BITS;
         let epoch = self.0.iter().rev().find(|epoch| epoch.number == number)?;
         Some(epoch.secret.token(order_id, fence))
     }
 
-    /// Reports whether the token is one of this store for this order.
+    /// Reports whether this store issued the token for this order.
     pub fn gave(&self, order_id: OrderId, token: Token) -> bool {
         self.token(order_id, token.fence()) == Some(token)
     }
 
-    /// The lowest fence of the newest epoch, less one: a claim's fence is above it and above the order's last.
-    pub fn fence_floor(&self) -> u64 {
+    /// The number just below the fences of the newest epoch. A new fence is above it and above the order's previous fence.
+    pub fn fence_base(&self) -> u64 {
         self.newest().number << FENCE_BITS
     }
 }
 
-/// The number of an epoch that begins: the minutes since 2025, and above its predecessor's. So it is above that of an epoch which
-/// this copy of the store has lost, or never saw, and the fences of an order rise over that one too.
+/// The number of a new epoch: the minutes since 2025, and at least one more than `newest`. It therefore also exceeds the number of
+/// an epoch that this copy of the store has lost or never saw, so that fences keep rising.
 pub(super) fn next_number(newest: i64, now: Timestamp) -> i64 {
     (newest + 1).max(now.micros() / 60_000_000 - NUMBERED_FROM_MINUTE)
 }
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_belongs_to_the_epoch_that_had_begun() {
+    fn a_position_belongs_to_the_last_epoch_begun_before_it() {
         for (position, epoch) in [(0, 100), (1, 100), (100, 100), (101, 600)] {
             let expected = cursor(epoch, position);
             assert_eq!(epochs().cursor(FeedPosition(position)), expected);
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_behind_the_end_of_its_epoch_is_lost() {
+    fn a_cursor_past_the_end_of_its_epoch_is_lost() {
         for (lost, position) in [(100, 101), (400, 101), (200, 1)] {
             assert!(!epochs().contain(cursor(lost, position)));
         }
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_of_the_epoch_of_its_fence() {
+    fn a_token_belongs_to_the_epoch_of_its_fence() {
         let fence = (4 << FENCE_BITS) + 2;
         let token = epochs().token(OrderId(5), fence).unwrap();
         assert!(epochs().gave(OrderId(5), token));

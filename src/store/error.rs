@@ -1,4 +1,4 @@
-//! The reasons why a call of the store failed, in the terms that a caller branches on.
+//! Errors of the store, by the cases that callers distinguish.
 
 use std::fmt::{Display, Formatter};
 
@@ -6,13 +6,13 @@ use super::opening::OpenError;
 use crate::causes::with_causes;
 use crate::order::OrderId;
 
-/// Shows its source itself, so that a log line needs no more. `Error::source` is `None`: a caller that prints sources would print
-/// it twice.
+/// The failure of a call. Its text includes the source, and `Error::source` is `None`, so that a caller that prints sources does
+/// not print it twice.
 #[derive(Debug)]
 pub enum StoreError {
     /// Nothing stored: too many calls wait for a commit.
     Busy,
-    /// Nothing stored: as many orders as the operator allows are Pending.
+    /// Nothing stored: the operator's limit of Pending orders is reached.
     QueueFull,
     /// Nothing stored: the store is closing.
     Closed,
@@ -23,16 +23,16 @@ pub enum StoreError {
         attempted: &'static str,
         source: anyhow::Error,
     },
-    /// Nothing stored, and this call would be refused again: the store takes others.
+    /// Nothing stored, and a repeated call would be refused too. The store takes other calls.
     Refused {
         attempted: &'static str,
-        /// The kind of the refusal by its code. Short ASCII that any store takes, without a word of a caller.
+        /// The database's error code. Short ASCII that any store accepts, without any text of a client.
         reason: String,
         source: anyhow::Error,
     },
     /// Nothing stored: the key belongs to another request.
     KeyReused,
-    /// May or may not be stored.
+    /// Unknown outcome: the call may be stored.
     Unexpected {
         attempted: &'static str,
         source: anyhow::Error,
@@ -45,7 +45,7 @@ impl Display for StoreError {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
         let text = match self {
             StoreError::Busy => "too many requests are waiting for the store",
-            StoreError::QueueFull => "the queue holds as many pending orders as it may",
+            StoreError::QueueFull => "the queue has reached its limit of pending orders",
             StoreError::Closed => "the store is shutting down",
             StoreError::DiskFull => "the disk is full",
             StoreError::KeyReused => "the idempotency key was used with another request",
@@ -61,19 +61,19 @@ impl Display for StoreError {
     }
 }
 
-/// An order that the store refuses to change for good, among others that it changed.
+/// An order that the store refuses to change, among others that it changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedOrder {
     pub order_id: OrderId,
-    /// The kind of the refusal, as in [`StoreError::Refused`].
+    /// The database's error code, as in [`StoreError::Refused`].
     pub code: String,
-    /// The database's own words, for the log.
+    /// The database's message, for the log.
     pub reason: String,
 }
 
 #[cfg(test)]
 impl StoreError {
-    /// One error of each variant, with the parts that its text has to show once each.
+    /// One error of each variant, with the parts that its text must contain exactly once.
     pub(crate) fn each() -> Vec<(StoreError, Vec<&'static str>)> {
         let attempted = "try the store";
         let source = || anyhow::anyhow!("the disk is gone").context("write the log");
@@ -100,7 +100,7 @@ impl StoreError {
         let with_parts = |error: StoreError| {
             let parts = match error {
                 StoreError::Busy => vec!["too many requests"],
-                StoreError::QueueFull => vec!["as many pending orders"],
+                StoreError::QueueFull => vec!["limit of pending orders"],
                 StoreError::Closed => vec!["shutting down"],
                 StoreError::DiskFull => vec!["disk is full"],
                 StoreError::KeyReused => vec!["idempotency key"],
@@ -116,12 +116,12 @@ impl StoreError {
     }
 }
 
-/// The reason why nothing was copied.
+/// The failure of a copy. Nothing was copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("{location} holds {found} already: orders are copied into an empty database only")]
+    #[error("{location} already holds {found}; the target of a copy must be empty")]
     NotEmpty { location: String, found: String },
     #[error(transparent)]
     Store(#[from] StoreError),

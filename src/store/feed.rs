@@ -1,29 +1,29 @@
-//! Places in the one feed of all events, and what a read of it answers.
+//! Pages and bounds of the feed.
 
 use super::epochs::{Epochs, FeedCursor, FeedPosition};
 use crate::event::Event;
 use crate::time::Timestamp;
 
-/// Most events one page of the feed holds.
+/// Events per page of the feed, at most.
 pub const FEED_EVENTS_MAX: usize = 1_000;
 
-/// An event where it stands in the feed.
+/// An event with its position in the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEvent {
     pub position: FeedPosition,
-    /// Whose order it is.
+    /// The user of the order.
     pub user_id: i64,
     pub event: Event,
 }
 
-/// What there is of a feed.
+/// The epochs and the first and last positions of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedBounds {
-    /// All that had begun.
+    /// Epochs that had begun at the time of the read.
     pub epochs: Epochs,
-    /// Retention removed no event after this position; before it, there may be gaps.
+    /// The low-water mark: after this position the feed has no gaps.
     pub complete_after: FeedPosition,
-    /// The last position given out.
+    /// The last assigned position.
     pub last: FeedPosition,
 }
 
@@ -32,7 +32,7 @@ impl FeedBounds {
         self.epochs.cursor(position)
     }
 
-    /// Whether reading on from there skips nothing.
+    /// Reports whether a subscriber resuming from the cursor misses no event.
     pub fn contain(&self, cursor: FeedCursor) -> bool {
         self.epochs.contain(cursor) && (self.complete_after..=self.last).contains(&cursor.position)
     }
@@ -40,11 +40,11 @@ impl FeedBounds {
 
 #[derive(Clone, Debug)]
 pub struct FeedPage {
-    /// By rising position; may be short or empty.
+    /// Sorted by position. There may be fewer than the limit, or none.
     pub events: Vec<FeedEvent>,
     pub bounds: FeedBounds,
-    /// By the store's clock.
+    /// Time of the read, by the store's clock.
     pub read_at: Timestamp,
-    /// More is committed that has no position yet: soon it has.
+    /// More events are committed that have no position yet. They will get one soon.
     pub unplaced: bool,
 }

@@ -1,23 +1,23 @@
-//! What is known of a store's state without asking it; shared by the parts of a driver and read by whoever asks.
+//! The last known health of a store. All parts of a driver update it; reading it costs no query.
 
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::watch;
 
-/// The reason while a statement that stores is not answered.
+/// Reason while a storing statement hangs.
 pub const HANGS: &str = "a statement that stores is not answered";
-/// The reason while commits wait for a standby that does not confirm them.
+/// Reason while commits wait for a standby that does not confirm them.
 pub const WAITS_FOR_STANDBY: &str = "commits wait for the synchronous standby";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreHealth {
     Ready,
-    /// Cannot store at the moment, and why.
+    /// Orders cannot be stored now, for this reason.
     NotReady(String),
 }
 
 impl StoreHealth {
-    /// Returns why nothing can be stored, in words that everybody may read: what the database said is for the log alone.
+    /// Returns why nothing can be stored, in words without the database's message, which is only for the log.
     pub fn public_reason(&self) -> Option<&'static str> {
         match self {
             StoreHealth::Ready => None,
@@ -48,7 +48,7 @@ impl Health {
         self.known().clone()
     }
 
-    /// The store did what it was asked, so it can.
+    /// Records a success: the store is ready, unless it is broken.
     pub fn works(&self) {
         let mut known = self.known();
         if self.broken.borrow().is_none() {
@@ -64,9 +64,9 @@ impl Health {
         *self.known() = StoreHealth::NotReady("the store is closed".to_owned());
     }
 
-    /// Nothing is stored from here on; the process is to end.
+    /// Declares the store broken: nothing is stored from now on, and the process must end.
     pub fn break_down(&self, reason: &str) {
-        // Held, so that nobody finds that it works in between.
+        // The lock is held until `broken` is set, so that `works` cannot make the store ready in between.
         let mut known = self.known();
         set(&mut known, StoreHealth::NotReady(reason.to_owned()));
         self.broken.send_if_modified(|broken| {
@@ -87,7 +87,7 @@ impl Health {
         let reason = broken
             .wait_for(Option::is_some)
             .await
-            .expect("the sender lives as long as the state that is borrowed here");
+            .expect("`self` owns the sender");
         reason.clone().unwrap_or_default()
     }
 
@@ -98,7 +98,7 @@ impl Health {
     }
 }
 
-/// Says it in the log when it changes, however many calls go the same way.
+/// Sets the health and logs each change once.
 fn set(known: &mut StoreHealth, health: StoreHealth) {
     if *known != health {
         match (&*known, &health) {
@@ -106,7 +106,7 @@ fn set(known: &mut StoreHealth, health: StoreHealth) {
             (StoreHealth::Ready, StoreHealth::NotReady(reason)) => {
                 tracing::warn!(reason, "the store cannot be written");
             }
-            // Another reason for the same is no news for whoever watches.
+            // Another reason for the same state is not worth a warning.
             (StoreHealth::NotReady(_), StoreHealth::NotReady(reason)) => {
                 tracing::debug!(reason, "the store still cannot be written");
             }

@@ -1,5 +1,5 @@
-//! A layer around a store: overrides some verbs of the trait [`Store`] and forwards the rest. Here is the only list of
-//! all verbs besides the trait and its drivers; a verb added to it is forwarded, named and measured by every layer.
+//! Layers around a store: a layer overrides some verbs of the trait [`Store`] and forwards the rest. Besides the trait and the
+//! drivers, this is the only list of all verbs; a verb added here is forwarded, named and measured by every layer.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
 use super::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
-    Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, SettledOutside, Snapshot, Standing, Store,
-    StoreError, StoreHealth, Wakeups,
+    Accepted, Acted, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease, FeedPage,
+    FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
+    OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled,
+    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Wakeups,
 };
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
 
-/// A call of the store behind a layer. Not begun before the first poll: a layer that drops it has not called the store.
+/// A call of the store behind a layer. It begins with the first poll; a layer that drops it before has not called the store.
 pub type InnerCall<'c, T> = BoxFuture<'c, Result<T, StoreError>>;
 
-/// A store that consists of a layer and the store behind it.
+/// A store made of a layer and the store behind it.
 pub struct Layered<L> {
     inner: Arc<dyn Store>,
     layer: L,
@@ -32,7 +32,7 @@ impl<L: Layer> Layered<L> {
     }
 }
 
-/// Refuses every verb as a closed store does. Stands behind a layer that overrides all verbs its callers use.
+/// A store that refuses every verb like a closed one. Used behind a layer that overrides all verbs its callers use.
 pub struct NoStore;
 
 macro_rules! verbs {
@@ -54,10 +54,10 @@ macro_rules! verbs {
             }
         }
 
-        /// Changes to the behaviour of the store `inner`. By default each verb goes through [`Layer::around`] and
-        /// everything else straight to `inner`.
+        /// A change to the behaviour of the store `inner`. By default each verb goes through [`Layer::around`], and everything
+        /// else directly to `inner`.
         pub trait Layer: Send + Sync + 'static {
-            /// Carries out the call of a verb that the layer does not override.
+            /// Carries out a verb that the layer does not override.
             fn around<T: Send>(
                 &self,
                 _verb: Verb,
@@ -87,7 +87,7 @@ macro_rules! verbs {
             }
         }
 
-        /// A layer that its owner keeps using.
+        /// A layer that its owner continues to use.
         impl<L: Layer> Layer for Arc<L> {
             fn around<T: Send>(
                 &self,
@@ -178,8 +178,8 @@ verbs! {
     start(order_ids: Arc<[OrderId]>, request: ClaimRequest) -> Claimed;
     settle(key: LeaseKey, outcome: Outcome) -> Settled;
     renew(heartbeat: Heartbeat) -> Renewed;
-    hold_outside(key: LeaseKey, hold: OutsideHold) -> Held;
-    settle_outside(id: OrderId, token: Token, outcome: Outcome) -> SettledOutside;
+    hold_external(key: LeaseKey, hold: ExternalHold) -> ExternalLease;
+    settle_external(id: OrderId, token: Token, outcome: Outcome) -> SettledExternal;
     claimed(id: OrderId) -> Option<LatestClaim>;
     give_back_expired(request: GiveBack) -> GivenBack;
     join(heartbeat: Heartbeat, crashes_max: u32) -> GivenBack;
@@ -190,7 +190,7 @@ verbs! {
     prune(request: Prune) -> Pruned;
     set_paused(paused: bool) -> ();
     order_view(id: OrderId) -> Option<OrderView>;
-    standing(id: OrderId) -> Option<Standing>;
+    explain(id: OrderId) -> Option<Explanation>;
     orders(query: OrderQuery) -> OrderPage;
     history(id: OrderId, after: u32) -> Option<History>;
     events_after(after: Option<FeedPosition>, limit: usize) -> FeedPage;

@@ -1,5 +1,5 @@
-//! Times and traces every verb of a store: one histogram by verb and outcome, one span at debug level. The drivers
-//! measure what happens inside a verb, such as its commit.
+//! Times and traces every verb of a store: a histogram by verb and outcome, and a span at debug level. Drivers measure the parts of
+//! a verb, such as its commit.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -11,27 +11,27 @@ use super::layer::{InnerCall, Layer, Layered, Verb};
 use super::{Store, StoreError};
 use crate::metrics::store_calls::{StoreCallLabels, StoreCallOutcome, StoreCalls};
 
-/// Wraps a store that was just opened. Methods that answer from memory, wait for a failure or close are not measured.
+/// Wraps a store. Methods that answer from memory, wait for a failure or close the store are not measured.
 pub fn measured(store: Arc<dyn Store>, calls: StoreCalls) -> Arc<dyn Store> {
     Arc::new(Layered::new(store, Measured::new(calls)))
 }
 
 struct Measured {
     calls: StoreCalls,
-    /// Histograms by verb and outcome, each kept from its first call on: later calls search no family.
-    known: [[OnceLock<Histogram>; StoreCallOutcome::COUNT]; Verb::ALL.len()],
+    /// Histograms by verb and outcome, cached on first use so that later calls do not search the family.
+    cached: [[OnceLock<Histogram>; StoreCallOutcome::COUNT]; Verb::ALL.len()],
 }
 
 impl Measured {
     fn new(calls: StoreCalls) -> Measured {
         Measured {
             calls,
-            known: Default::default(),
+            cached: Default::default(),
         }
     }
 
     fn histogram(&self, verb: Verb, outcome: StoreCallOutcome) -> &Histogram {
-        self.known[verb as usize][outcome as usize].get_or_init(|| {
+        self.cached[verb as usize][outcome as usize].get_or_init(|| {
             let verb = verb.name();
             self.calls
                 .get_or_create(&StoreCallLabels { verb, outcome })
@@ -55,7 +55,7 @@ impl Layer for Measured {
     }
 }
 
-/// Records its call when it is dropped, whether or not the call was answered.
+/// Records the duration of a call when dropped, whether or not the call was answered.
 struct Timing<'m> {
     measured: &'m Measured,
     verb: Verb,

@@ -1,5 +1,4 @@
-//! What a schema must be: numbered steps with checksums, the same numbers and names in every store. Applying them is
-//! left to the drivers.
+//! The steps of a schema: numbered, with checksums, and with the same numbers and names for both drivers. Drivers apply them.
 
 use std::fmt::Write;
 
@@ -13,7 +12,7 @@ pub(super) struct Step {
     pub sql: &'static str,
 }
 
-/// The steps of the driver with this folder: the same numbers and names in all of them.
+/// Lists the steps of the driver with this folder. All drivers have the same numbers and names.
 macro_rules! steps {
     ($folder:literal) => {
         $crate::store::migrations::steps!(
@@ -32,7 +31,7 @@ macro_rules! steps {
 }
 pub(super) use steps;
 
-/// A step that a store has.
+/// A step that was applied to a store.
 pub(super) struct Applied {
     pub number: u32,
     pub checksum: String,
@@ -48,7 +47,7 @@ impl Step {
     }
 }
 
-/// All steps and whether they are applied; an error when another build made the store, or a newer one.
+/// All steps, and whether each is applied. Fails if another build made the store, or a newer binary migrated it.
 pub(super) fn compare(
     location: &str,
     steps: &[Step],
@@ -56,7 +55,7 @@ pub(super) fn compare(
 ) -> Result<Vec<Migration>, OpenError> {
     let applied_as = |step: &Step| applied.iter().find(|applied| applied.number == step.number);
     let differs = |step: &&Step| applied_as(step).is_some_and(|applied| applied.checksum != step.checksum());
-    // First, because the numbers of another build mean nothing here.
+    // Checked first, because the numbers of another build mean nothing here.
     if let Some(step) = steps.iter().find(differs) {
         return Err(OpenError::SchemaDiffers {
             location: location.to_owned(),
@@ -80,7 +79,7 @@ pub(super) fn compare(
     Ok(steps.iter().map(state).collect())
 }
 
-/// Refuses where there is no schema at all.
+/// Fails with [`OpenError::Missing`] if no step is applied.
 pub(super) fn require_any(location: &str, migrations: &[Migration]) -> Result<(), OpenError> {
     if migrations.iter().any(|step| step.applied) {
         return Ok(());
@@ -90,7 +89,7 @@ pub(super) fn require_any(location: &str, migrations: &[Migration]) -> Result<()
     })
 }
 
-/// Refuses a schema that lacks a step.
+/// Fails with [`OpenError::SchemaOlder`] if a step is missing.
 pub(super) fn require_current(location: &str, migrations: &[Migration]) -> Result<(), OpenError> {
     let newest = |applied_only: bool| {
         let steps = migrations.iter().filter(|step| step.applied || !applied_only);

@@ -1,4 +1,4 @@
-//! Nodes: what a heartbeat tells the store, what it answers, and what the list of nodes shows.
+//! Nodes: the heartbeat, its answer, and the list of nodes.
 
 use std::time::Duration;
 
@@ -6,31 +6,32 @@ use super::RefusedOrder;
 use crate::lease::{LeaseKey, NodeId, ProcessorKind};
 use crate::time::Timestamp;
 
-/// Most nodes one `QueueState` lists.
+/// Nodes listed in one `QueueState`, at most.
 pub const NODES_MAX: usize = 1_000;
 
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     pub node: NodeId,
-    /// Orders the node processes at once at most.
+    /// Attempts that the node may run at once.
     pub slots: u32,
-    /// Orders it processes now: fewer than its leases while results wait to be stored.
+    /// Attempts that the node runs now. Fewer than its leases while results wait to be stored.
     pub busy: u32,
     pub leases: Vec<LeaseKey>,
-    /// Counted from the moment the store takes the heartbeat.
+    /// Duration of the renewed leases and of the heartbeat's validity, from the moment the store carries out the call.
     pub lease: Duration,
     pub breaker: Breaker,
     pub processor: Option<ProcessorKind>,
 }
 
-/// Tells a node that claims orders from one that does not, by what processes them.
+/// The state of a node's breaker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Breaker {
+    /// The node claims orders.
     #[default]
     Closed,
-    /// It claims none: what processes them is plainly down.
+    /// The node claims no orders because the processor is down.
     Open,
-    /// It finds out, with a few, whether that is over.
+    /// The node claims a few orders to find out whether the processor has recovered.
     HalfOpen,
 }
 
@@ -38,10 +39,10 @@ pub enum Breaker {
 pub struct Renewed {
     /// Leases of the heartbeat that the node no longer has.
     pub lost: Vec<LeaseKey>,
-    /// Leases that were not renewed, because another session of the database has locked their orders: the node still has
-    /// them, for no longer than before.
+    /// Leases that were not renewed because another session of the database has locked their orders. The node still has them,
+    /// with their previous expiry.
     pub locked: Vec<LeaseKey>,
-    /// Leases that the store refused to extend; the others are extended.
+    /// Leases that the database refused to renew. The others are renewed.
     pub refused: Vec<RefusedOrder>,
 }
 
@@ -49,16 +50,16 @@ pub struct Renewed {
 pub struct Node {
     pub node: NodeId,
     pub slots: u32,
-    /// Orders it processed at its last heartbeat.
+    /// Attempts that it ran at its last heartbeat.
     pub busy: u32,
     pub started_at: Timestamp,
     pub heartbeat_at: Timestamp,
-    /// Its heartbeat is younger than its lease time.
+    /// Its last heartbeat has not expired.
     pub alive: bool,
-    /// The state at that heartbeat.
+    /// Its breaker at that heartbeat.
     pub breaker: Breaker,
-    /// The processor of the node's orders, where the node named one.
+    /// Its processor, if it named one.
     pub processor: Option<ProcessorKind>,
-    /// It was told the same as the store's other nodes: otherwise it starts nothing.
+    /// Its configuration agrees with that of the store's other nodes. If not, it starts no order.
     pub agrees: bool,
 }

@@ -1,4 +1,4 @@
-//! Opens the store a configuration names, whichever driver it takes.
+//! Opens the configured store with its driver.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use super::measured::measured;
 use super::postgres::{self, Postgres};
 use super::sqlite::{self, Sqlite};
 use super::survey::Survey;
-use super::{Begun, Snapshot, Store};
+use super::{NewEpoch, Snapshot, Store};
 use crate::config::{Database, PostgresDatabase};
 
 pub use super::opening::{Migration, OpenError, OpenOptions};
 
-/// Opens for serving, creating what does not exist yet.
+/// Opens the store for serving. Creates it if it does not exist.
 pub async fn open(database: &Database, options: OpenOptions) -> Result<Arc<dyn Store>, OpenError> {
-    let calls = options.metrics.store_calls.clone();
+    let calls = options.metrics.store_call.clone();
     let store: Arc<dyn Store> = match database {
         Database::Sqlite(path) => {
             let path = path.clone();
@@ -25,12 +25,12 @@ pub async fn open(database: &Database, options: OpenOptions) -> Result<Arc<dyn S
     Ok(measured(store, calls))
 }
 
-/// Asks each server that the URLs of a shared database name.
+/// Queries each server that the URLs of a shared database name.
 pub async fn survey(database: &PostgresDatabase) -> Survey {
     postgres::survey(database).await
 }
 
-/// Opens for reading at one instant, also beside a running server; creates nothing.
+/// Opens a snapshot, even beside a running server. Creates nothing.
 pub async fn open_snapshot(database: &Database) -> Result<Box<dyn Snapshot>, OpenError> {
     match database {
         Database::Sqlite(path) => {
@@ -41,8 +41,8 @@ pub async fn open_snapshot(database: &Database) -> Result<Box<dyn Snapshot>, Ope
     }
 }
 
-/// The same without a server beside it: refused while one runs. A file stays closed to servers as long as the snapshot
-/// lives; of a shared database nobody can say that no node will come.
+/// Opens a snapshot of a store that no server uses; fails while one runs. Keeps servers away from a file while the snapshot lives,
+/// but cannot keep nodes away from a shared database.
 pub async fn open_offline(database: &Database) -> Result<Box<dyn Snapshot>, OpenError> {
     match database {
         Database::Sqlite(path) => {
@@ -53,7 +53,7 @@ pub async fn open_offline(database: &Database) -> Result<Box<dyn Snapshot>, Open
     }
 }
 
-/// Applies the missing migrations (none with `dry_run`) and answers all of them with their state before the call.
+/// Applies the missing migrations (none with `dry_run`). Returns all migrations with their state before the call.
 pub async fn migrate(database: &Database, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
     match database {
         Database::Sqlite(path) => {
@@ -64,7 +64,7 @@ pub async fn migrate(database: &Database, dry_run: bool) -> Result<Vec<Migration
     }
 }
 
-/// Tries out what the first start does where there is no store yet: making its folder or its schema. Leaves nothing behind.
+/// Checks that a first start can create the store: its folder or its schema. Leaves nothing behind.
 pub async fn rehearse(database: &Database) -> Result<(), OpenError> {
     match database {
         Database::Sqlite(path) => {
@@ -75,7 +75,7 @@ pub async fn rehearse(database: &Database) -> Result<(), OpenError> {
     }
 }
 
-/// Refuses where there is no store, or a server runs on it, where that can be told; its schema may be an older one.
+/// Fails if there is no store, or if a server is known to use it. The schema may be an older one.
 pub async fn require_unused(database: &Database) -> Result<(), OpenError> {
     match database {
         Database::Sqlite(path) => {
@@ -86,9 +86,9 @@ pub async fn require_unused(database: &Database) -> Result<(), OpenError> {
     }
 }
 
-/// Begins an epoch of a store that was restored from a backup, so that nothing is given out again that was given out since the
-/// backup. Refused while a server runs, where that can be told.
-pub async fn begin_epoch(database: &Database) -> Result<Begun, OpenError> {
+/// Begins an epoch in a store that was restored from a backup, so that ids, tokens and cursors given out since the backup are not
+/// given out again. Fails if a server is known to use the store.
+pub async fn begin_epoch(database: &Database) -> Result<NewEpoch, OpenError> {
     match database {
         Database::Sqlite(path) => {
             let path = path.clone();
@@ -112,12 +112,12 @@ async fn blocking<T: Send + 'static>(
         })
 }
 
-/// Reports whether a database, or a pooler before it, said that it has no connection left.
-pub fn tells_of_no_connection(told: &str) -> bool {
-    postgres::is_refusal_text(told)
+/// Reports whether this error text of a database, or of a pooler in front of it, says that it has no connection left.
+pub fn is_out_of_connections(text: &str) -> bool {
+    postgres::is_refusal_text(text)
 }
 
-/// Where the data is, without secrets: for people.
+/// The location of the store, without secrets, for messages.
 pub fn location(database: &Database) -> String {
     match database {
         Database::Sqlite(path) => format!("sqlite:{}", path.display()),

@@ -1,23 +1,23 @@
-//! How a store is opened, and why it does not open. Opening one is left to `open` and the drivers.
+//! Options for opening a store, and the errors of it. `open` and the drivers open stores.
 
 use super::clock::WallClock;
 use crate::metrics::Metrics;
 use crate::order::Ordering;
 
-/// The settings with which a store is opened for serving.
+/// Options for opening a store to serve it.
 pub struct OpenOptions {
-    /// Apply what is missing of the schema; otherwise an old schema is refused.
+    /// Applies missing migrations. If false, an older schema is refused.
     pub migrate: bool,
-    /// Pending orders above which `accept` answers `QueueFull`.
+    /// Limit of Pending orders, beyond which `accept` fails with `QueueFull`.
     pub pending_max: Option<u64>,
     pub metrics: Metrics,
-    /// Used by stores without a clock of their own.
+    /// Clock of a store that has none of its own.
     pub clock: WallClock,
-    /// The rule by which the orders of one user wait for each other; `None` leaves it as it is.
+    /// The ordering among the orders of one user; `None` keeps the stored one.
     pub ordering: Option<Ordering>,
 }
 
-/// The reason why a store did not open.
+/// The failure of opening a store.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("{location} is in use by another orderly process")]
@@ -61,7 +61,7 @@ pub enum OpenError {
     },
 }
 
-/// A step of the schema and whether the store has it.
+/// A migration, and whether it is applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
     pub number: u32,

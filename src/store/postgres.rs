@@ -1,7 +1,9 @@
-//! The shared store: one PostgreSQL database, any number of nodes. Accepts and results are grouped, claims come one
-//! after another under a lock; which of them gets a connection first when there are few is in `classes.rs`. All
-//! times are the database's. Every change is one statement or one message, so that a node that freezes anywhere keeps
-//! nobody waiting; nothing relies on a session, so that any pooler may be in between.
+//! The shared store: one PostgreSQL database that serves any number of nodes. Accepts and results are committed in
+//! groups. Claims run one at a time, under an advisory lock. When connections are few, `classes.rs` decides which
+//! work gets one first. All times are the database's.
+//!
+//! Every change is one statement or one message, so a node that freezes at any point blocks no other. Nothing relies
+//! on a session, so any pooler may sit in between.
 
 use std::sync::Arc;
 
@@ -14,176 +16,181 @@ use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
 use crate::store::accept::WaitingOrders;
-use crate::store::claim::given_once;
+use crate::store::claim::distinct_given;
 use crate::store::opening::{OpenError, OpenOptions};
 use crate::store::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
-    Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, SettledOutside, Snapshot, Standing, Store,
-    StoreError, StoreHealth, Wakeups,
+    Accepted, Acted, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease, FeedPage,
+    FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
+    OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled,
+    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Wakeups,
 };
 
 mod accept;
-mod agreement;
-mod answered;
+mod advisory_locks;
+mod await_answer;
 mod begin_epoch;
+mod bisection;
 mod cancel;
 mod claim;
+mod class_connection;
+mod class_pool;
 mod classes;
 mod commands;
 mod connect;
-mod created;
+mod connection_limit;
+mod connection_share;
+mod database_state;
 mod durability;
 mod epochs;
+mod external_lease;
 mod failure;
 mod feed;
-mod first;
-mod floor;
+mod first_connection;
 mod functions;
 mod give_back;
 mod group;
-mod halves;
-mod held;
-mod holders;
+mod id_range;
 mod import;
-mod link;
-mod links;
 mod listing;
-mod locked;
-mod locks;
-mod look;
+mod lock_holders;
+mod locked_change;
+mod locked_orders;
+mod lost_answers;
+mod lower_bound;
 mod message;
-mod no_room;
 mod nodes;
 mod notify;
-mod outside;
 mod pause;
 mod pool;
 mod probe;
+mod processor_setting;
 mod prune;
 mod query;
-mod reader;
 mod redrive;
 mod restored;
-mod room;
 mod rows;
 mod schema;
+mod server_info;
 mod servers;
 mod settle;
 mod shared;
 mod snapshot;
+mod standby_reader;
 mod standbys;
 mod standing;
-mod state;
 mod tls;
 mod turns;
-mod unanswered;
 mod view;
 
 pub use commands::{migrate, open_offline, open_snapshot, rehearse, survey};
+pub use connection_limit::is_refusal_text;
 pub(super) use import::Import;
-pub use no_room::is_refusal_text;
 pub use restored::{begin_epoch, require_unused};
 pub use tls::connector as tls_connector;
 
 use accept::Accept;
 use claim::{Choice, Claims};
+use class_connection::ClassConnection;
+use class_pool::ClassPool;
 use classes::Class;
 use connect::{Connector, connector};
-use failure::told;
+use database_state::DatabaseState;
+use failure::to_store_result;
 use feed::Feed;
 use group::Groups;
-use link::Link;
-use links::Links;
 use pool::{Pool, STARVED};
-use reader::Reader;
 use schema::Schema;
 use settle::Settle;
 use shared::Shared;
 use snapshot::PostgresSnapshot;
-use state::State;
+use standby_reader::StandbyReader;
 use view::View;
 
 pub struct Postgres {
     connector: Arc<Connector>,
-    state: Arc<State>,
+    state: Arc<DatabaseState>,
     shared: Arc<Shared>,
     accepts: Groups<Accept>,
     settles: Groups<Settle>,
     views: Groups<View>,
     claims: Claims,
-    /// For heartbeats alone: however long the others wait, the node stays alive.
-    heart: Mutex<Link>,
+    /// Carries heartbeats only, so that the node stays alive however long other work waits.
+    heartbeat_connection: Mutex<ClassConnection>,
     pool: Arc<Pool>,
-    control: Links,
-    numbers: Links,
-    /// The links for what clients and external workers do to single orders.
-    acts: Links,
-    lists: Links,
+    control: ClassPool,
+    monitoring: ClassPool,
+    /// Serves what clients and external workers do to single orders.
+    order_actions: ClassPool,
+    lists: ClassPool,
     feed: Arc<Feed>,
-    /// The way to the standby of `DATABASE_READ_URL`.
-    reader: Option<Arc<Reader>>,
+    /// Reads from the standby; `None` without `DATABASE_READ_URL`.
+    standby_reader: Option<Arc<StandbyReader>>,
     waiting: WaitingOrders,
     pending_max: Option<u64>,
-    /// Who this is in notifications.
+    /// The name of this node in notifications.
     origin: String,
-    /// The one that numbers the feed, the notifier and the listener.
+    /// Background tasks: numbering, the watch over locked orders, the probe, the notifier and the listener.
     tasks: TaskTracker,
 }
 
 impl Postgres {
-    /// Opens the database for serving. One that cannot be reached at the moment is no error: the store is not ready
-    /// then, and tries on whenever it is asked for something.
+    /// Opens the database for serving. An unreachable database is not an error: the store starts as not ready, and
+    /// every call tries again. Fails when the database answers and this binary must not serve it.
     pub async fn open(database: &PostgresDatabase, options: OpenOptions) -> Result<Postgres, OpenError> {
         let location = &database.url.location;
-        let state = Arc::new(State::new());
+        let state = Arc::new(DatabaseState::new());
         let direct = database.direct.as_ref().map(|url| connector(url, &state, None));
         let direct = direct.transpose()?.map(Arc::new);
         let schema = Schema::new(location.clone(), options.migrate);
         let connector = connector(&database.url, &state, Some(schema))?;
         let connector = Arc::new(connector.migrating_over(direct.clone()));
         let pool = Pool::new(&connector);
-        let mut room = None;
-        if first::connect(&connector, &pool, location).await? && !database.url.looks_pooled() {
-            room = room::count_on_room(&pool).await;
+        let mut limit = None;
+        if first_connection::connect(&connector, &pool, location).await? && !database.url.looks_pooled() {
+            limit = connection_share::set_initial_share(&pool).await;
         }
         let shared = Arc::new(Shared::new(options.metrics, options.ordering));
-        let control = Links::new(&pool, Class::Control);
-        let numbers = Links::new(&pool, Class::Numbers);
+        let control = ClassPool::new(&pool, Class::Control);
+        let monitoring = ClassPool::new(&pool, Class::Monitoring);
         let tasks = TaskTracker::new();
         let origin = format!("{:016x}", rand::random::<u64>());
         let feed = Arc::new(Feed::new(&pool, shared.clone()));
-        let reader = Reader::start(database.read.as_ref(), &shared, &numbers, &tasks)?;
+        let standby_reader = StandbyReader::start(database.read.as_ref(), &shared, &monitoring, &tasks)?;
         tasks.spawn(feed.clone().keep_numbered());
-        tasks.spawn(holders::watch(shared.clone(), numbers.clone()));
+        tasks.spawn(lock_holders::watch(shared.clone(), monitoring.clone()));
         tasks.spawn(probe::probe(state.clone(), control.clone(), shared.clone()));
         if !database.url.looks_pooled() {
-            tasks.spawn(room::keep_to_share(shared.clone(), pool.clone(), room));
+            tasks.spawn(connection_share::follow_node_count(
+                shared.clone(),
+                pool.clone(),
+                limit,
+            ));
         }
         tasks.spawn(notify::notify(shared.clone(), control.clone(), origin.clone()));
-        let way = notify::Way::of(direct, &connector, database.url.looks_pooled());
+        let route = notify::ListenRoute::of(direct, &connector, database.url.looks_pooled());
         tasks.spawn(notify::listen(
             shared.clone(),
             pool.clone(),
-            way,
+            route,
             control.clone(),
             origin.clone(),
         ));
         tasks.close();
-        // Two that look for room at the same time would both find it. Other nodes may: the limit is each node's own look.
+        // Two groups that compare the queue with the limit at the same time would both find room. Other nodes still
+        // may: each node checks for itself.
         let accepting = options.pending_max.map_or(Class::Accept.most(), |_| 1);
         Ok(Postgres {
             accepts: Groups::start(&pool, accepting, &shared),
             settles: Groups::start(&pool, Class::Settle.most(), &shared),
-            views: Groups::start(&pool, Class::Point.most(), &shared),
+            views: Groups::start(&pool, Class::PointRead.most(), &shared),
             claims: Claims::new(&pool, &state, &shared, options.ordering),
-            heart: Mutex::new(Link::new(pool.clone(), Class::Heartbeat)),
+            heartbeat_connection: Mutex::new(ClassConnection::new(pool.clone(), Class::Heartbeat)),
             control,
-            numbers,
-            acts: Links::new(&pool, Class::Act),
-            lists: Links::new(&pool, Class::List),
+            monitoring,
+            order_actions: ClassPool::new(&pool, Class::OrderAction),
+            lists: ClassPool::new(&pool, Class::List),
             feed,
-            reader,
+            standby_reader,
             pool,
             connector,
             state,
@@ -219,7 +226,7 @@ impl Store for Postgres {
     }
 
     async fn start(&self, order_ids: Arc<[OrderId]>, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        let given = given_once(&order_ids);
+        let given = distinct_given(&order_ids);
         self.claims
             .claim(Choice::Given(&given), &request, "start orders")
             .await
@@ -230,119 +237,119 @@ impl Store for Postgres {
     }
 
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
-        let mut link = self.heart().await?;
-        let renewed = nodes::renew(&mut link, &self.shared, &self.state, &heartbeat).await;
-        told(renewed, "renew leases")
+        let mut connection = self.heartbeat_connection().await?;
+        let renewed = nodes::renew(&mut connection, &self.shared, &self.state, &heartbeat).await;
+        to_store_result(renewed, "renew leases")
     }
 
-    async fn hold_outside(&self, key: LeaseKey, hold: OutsideHold) -> Result<Held, StoreError> {
-        let answer = outside::hold(&self.acts, &self.shared, key, hold).await;
-        told(answer, "hold a lease")
+    async fn hold_external(&self, key: LeaseKey, hold: ExternalHold) -> Result<ExternalLease, StoreError> {
+        let answer = external_lease::hold(&self.order_actions, &self.shared, key, hold).await;
+        to_store_result(answer, "hold a lease")
     }
 
-    async fn settle_outside(
+    async fn settle_external(
         &self,
         id: OrderId,
         token: Token,
         outcome: Outcome,
-    ) -> Result<SettledOutside, StoreError> {
-        let ways = outside::Ways {
+    ) -> Result<SettledExternal, StoreError> {
+        let pools = external_lease::Pools {
             settles: &self.settles,
             views: &self.views,
-            acts: &self.acts,
+            order_actions: &self.order_actions,
         };
-        outside::settle(ways, &self.shared, id, token, outcome).await
+        external_lease::settle(pools, &self.shared, id, token, outcome).await
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
-        let claimed = outside::latest_claim(&self.acts, &self.shared, id).await;
-        told(claimed, "read an order's claim")
+        let claimed = external_lease::latest_claim(&self.order_actions, &self.shared, id).await;
+        to_store_result(claimed, "read an order's claim")
     }
 
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
-        let mut link = self.control.link();
-        let sweep = give_back::give_back_expired(&mut link, &self.shared, &request);
-        told(sweep.await, "give back expired leases")
+        let mut connection = self.control.connection();
+        let sweep = give_back::give_back_expired(&mut connection, &self.shared, &request);
+        to_store_result(sweep.await, "give back expired leases")
     }
 
-    /// Other nodes may hold leases: who died is found by the sweep that follows the first heartbeat.
+    /// Announces the node. Other nodes may hold leases; the sweep after the first heartbeat finds those of dead
+    /// nodes.
     async fn join(&self, heartbeat: Heartbeat, _crashes_max: u32) -> Result<GivenBack, StoreError> {
-        let mut link = self.heart().await?;
-        let joined = nodes::renew(&mut link, &self.shared, &self.state, &heartbeat).await;
-        told(joined, "announce the node").map(|_| GivenBack::default())
+        let mut connection = self.heartbeat_connection().await?;
+        let joined = nodes::renew(&mut connection, &self.shared, &self.state, &heartbeat).await;
+        to_store_result(joined, "announce the node").map(|_| GivenBack::default())
     }
 
     async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
-        let mut link = self.heart().await?;
-        told(
-            nodes::leave(&mut link, &self.shared, node, &notify::word_of_work(&self.origin)).await,
-            "take the node off the list",
-        )
+        let mut connection = self.heartbeat_connection().await?;
+        let message = notify::work_payload(&self.origin);
+        let left = nodes::leave(&mut connection, &self.shared, node, &message).await;
+        to_store_result(left, "take the node off the list")
     }
 
     async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
-        told(
-            cancel::cancel(&self.acts, &self.shared, id).await,
-            "cancel an order",
-        )
+        let cancelled = cancel::cancel(&self.order_actions, &self.shared, id).await;
+        to_store_result(cancelled, "cancel an order")
     }
 
     async fn redrive(&self, id: OrderId) -> Result<Acted, StoreError> {
-        let redriven = redrive::redrive(&self.acts, &self.shared, id).await;
-        told(redriven, "redrive an order")
+        let redriven = redrive::redrive(&self.order_actions, &self.shared, id).await;
+        to_store_result(redriven, "redrive an order")
     }
 
     async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError> {
-        let redriven = redrive::redrive_matching(&self.acts, &self.shared, &query).await;
-        told(redriven, "redrive orders")
+        let redriven = redrive::redrive_matching(&self.order_actions, &self.shared, &query).await;
+        to_store_result(redriven, "redrive orders")
     }
 
     async fn prune(&self, request: Prune) -> Result<Pruned, StoreError> {
-        told(prune::prune(&self.control, &request).await, "take out old orders")
+        to_store_result(prune::prune(&self.control, &request).await, "take out old orders")
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
         let set = pause::set_paused(&self.control, &self.shared, paused).await;
-        told(set, "pause or resume the queue")
+        to_store_result(set, "pause or resume the queue")
     }
 
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
         self.views.call(View { id }).await
     }
 
-    async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
-        let standing = standing::standing(&self.lists, id, &self.shared.floor()).await;
-        let standing = standing.map(|standing| self.shared.refusals.told_of(standing));
-        told(standing, "read where an order stands")
+    async fn explain(&self, id: OrderId) -> Result<Option<Explanation>, StoreError> {
+        let standing = standing::standing(&self.lists, id, &self.shared.lower_bound()).await;
+        let standing = standing.map(|standing| self.shared.refusals.with_refusal(standing));
+        to_store_result(standing, "read where an order stands")
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
-        let page = reader::orders(self.reader.as_deref(), &self.lists, &self.shared, &query).await;
-        told(page, "list orders")
+        let page =
+            standby_reader::orders(self.standby_reader.as_deref(), &self.lists, &self.shared, &query).await;
+        to_store_result(page, "list orders")
     }
 
     async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError> {
         let history = self.feed.history(id, after).await;
-        told(history, "read an order's events")
+        to_store_result(history, "read an order's events")
     }
 
     async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
-        let page = reader::events_after(self.reader.as_deref(), &self.feed, after, limit).await;
-        told(page, "read the feed")
+        let page =
+            standby_reader::events_after(self.standby_reader.as_deref(), &self.feed, after, limit).await;
+        to_store_result(page, "read the feed")
     }
 
     async fn counters(&self) -> Result<Counters, StoreError> {
-        told(query::counters(&self.numbers).await, "read the counters")
+        to_store_result(query::counters(&self.monitoring).await, "read the counters")
     }
 
     async fn queue(&self) -> Result<QueueState, StoreError> {
-        let queue = query::queue(&self.numbers, &self.shared.floor()).await;
-        told(queue, "read the queue")
+        let queue = query::queue(&self.monitoring, &self.shared.lower_bound()).await;
+        to_store_result(queue, "read the queue")
     }
 
     async fn queue_just_set(&self) -> Result<QueueState, StoreError> {
-        let queue = query::queue(&self.control, &self.shared.floor()).await;
-        told(queue, "read the queue")
+        let queue = query::queue(&self.control, &self.shared.lower_bound()).await;
+        to_store_result(queue, "read the queue")
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
@@ -350,13 +357,13 @@ impl Store for Postgres {
             return Err(StoreError::Closed);
         }
         let opened = async { PostgresSnapshot::open(self.connector.connect_to_read().await?).await };
-        Ok(Box::new(told(opened.await, "open a snapshot")?))
+        Ok(Box::new(to_store_result(opened.await, "open a snapshot")?))
     }
 
     fn health(&self) -> StoreHealth {
         match self.state.health() {
-            StoreHealth::Ready if self.pool.starves() => StoreHealth::NotReady(STARVED.to_owned()),
-            known => known,
+            StoreHealth::Ready if self.pool.is_starved() => StoreHealth::NotReady(STARVED.to_owned()),
+            health => health,
         }
     }
 
@@ -377,9 +384,9 @@ impl Store for Postgres {
         self.accepts.close().await;
         self.settles.close().await;
         self.views.close().await;
-        // After what is under way.
+        // Waits for the calls under way.
         self.claims.close().await;
-        drop(self.heart.lock().await);
+        drop(self.heartbeat_connection.lock().await);
         self.tasks.wait().await;
         self.feed.number_rest().await;
         self.pool.close().await;

@@ -1,14 +1,15 @@
-//! Finds out whether a folder can be written by writing to it: rights, read-only mounts and full disks all show then.
+//! Checks whether a folder can be written by creating a file in it. That detects missing permissions, read-only mounts and full
+//! disks.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Makes a small file and removes it.
+/// Creates a small file and removes it.
 pub fn writable(folder: &Path) -> io::Result<()> {
     let path = folder.join(format!(".orderly-{:016x}.probe", rand::random::<u64>()));
     let mut file = File::create_new(&path)?;
-    let written = file.write_all(b"orderly looks whether it can write here\n");
+    let written = file.write_all(b"orderly checks that it can write here\n");
     fs::remove_file(&path).and(written)
 }
 
@@ -17,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_as_it_was_and_a_file_is_none() {
+    fn a_writable_folder_is_left_unchanged_and_others_fail() {
         let folder = tempfile::tempdir().unwrap();
         writable(folder.path()).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

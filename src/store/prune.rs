@@ -1,31 +1,31 @@
-//! Retention: how much one step takes out, and where the next goes on. Drivers take the orders out.
+//! Retention: the request for one step of a round, and its answer. Drivers remove the orders.
 
 use std::time::Duration;
 
 use super::RefusedOrder;
 use crate::order::OrderId;
 
-/// Most orders one call of `prune` looks at.
+/// Orders that one call of `prune` examines, at most.
 pub const PRUNE_ORDERS_MAX: usize = 500;
-/// Events after which one call of `prune` takes out no further order: most orders have three, a few have thousands, and
-/// others wait meanwhile.
+/// Removed events after which one call of `prune` removes no further order. Most orders have three events, but some have
+/// thousands, and other calls wait during the removal.
 pub const PRUNE_EVENTS_MAX: usize = 2_000;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Prune {
-    /// Orders that ended longer ago than this, by the store's clock, go. Shorter than [`IDEMPOTENCY_RETENTION`], and keys
-    /// that are still answered name orders that are gone.
+    /// Age from which ended orders are removed, by the store's clock. If it is shorter than [`IDEMPOTENCY_RETENTION`], a stored
+    /// key may name removed orders.
     pub older_than: Duration,
-    /// The end of the step before; `None` begins a round.
+    /// [`Pruned::next`] of the previous step; `None` begins a round.
     pub after: Option<OrderId>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Orders that were taken out; the step looked at [`PRUNE_ORDERS_MAX`] at most.
+    /// Number of removed orders.
     pub orders: usize,
-    /// The place where the next step of the round begins; `None` when the round is over, or left to another node that is at it.
+    /// Start of the next step of the round; `None` if the round is over, or another node is already making one.
     pub next: Option<OrderId>,
-    /// Orders that the store refused to take out.
+    /// Orders that the database refused to remove.
     pub refused: Vec<RefusedOrder>,
 }

@@ -1,4 +1,4 @@
-//! What is read of orders and of the queue.
+//! Reads of orders and of the queue: queries and answers.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,11 +8,12 @@ use crate::lease::NodeId;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::time::Timestamp;
 
-/// Most orders one page of a listing holds.
+/// Orders per page of a listing, at most.
 pub const PAGE_ORDERS_MAX: usize = 500;
-/// Most rows one page looks at, of orders or of the feed: where few of them match it is short or empty, and the next goes on.
-pub const PAGE_ROWS_LOOKED_AT_MAX: usize = 10_000;
-/// Most events one page of a history holds.
+/// Rows of orders or of the feed that one page examines, at most. If few match, the page is short or empty, and the next page
+/// continues.
+pub const PAGE_ROWS_EXAMINED_MAX: usize = 10_000;
+/// Events per page of a history, at most.
 pub const HISTORY_EVENTS_MAX: usize = 1_000;
 
 #[derive(Clone, Debug, Default)]
@@ -20,69 +21,70 @@ pub struct OrderQuery {
     pub status: Option<OrderStatus>,
     pub user_id: Option<i64>,
     pub reference: Option<String>,
-    /// Created strictly after.
+    /// Exclusive lower bound of `created_at`.
     pub created_after: Option<Timestamp>,
-    /// Created strictly before.
+    /// Exclusive upper bound of `created_at`.
     pub created_before: Option<Timestamp>,
-    /// The id that all orders of the page are below: `next` of the page before.
+    /// Exclusive upper bound of the ids: `next` of the previous page.
     pub before: Option<OrderId>,
-    /// `as_of` of the page before: this page shows everything up to there as well.
-    pub as_of: Option<LogPlace>,
+    /// `as_of` of the previous page. This page shows at least everything that was stored at that point.
+    pub as_of: Option<LogPosition>,
     /// 1 to [`super::PAGE_ORDERS_MAX`].
     pub limit: usize,
 }
 
-/// A place in the log of a shared database: a server that has replayed it shows everything that was stored before.
+/// A position in the write-ahead log of a shared database. A server that has replayed it shows everything stored before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LogPlace(pub i64);
+pub struct LogPosition(pub i64);
 
 #[derive(Clone, Debug)]
 pub struct OrderPage {
-    /// May be fewer than `limit`, also none, before the end: a page looks at [`super::PAGE_ROWS_LOOKED_AT_MAX`] rows at most.
+    /// There may be fewer than `limit`, or none, even before the end: a page examines at most
+    /// [`super::PAGE_ROWS_EXAMINED_MAX`] rows.
     pub orders: Vec<Order>,
-    /// Pass as `before` for the next page; `None` at the end.
+    /// `before` of the next page; `None` at the end.
     pub next: Option<OrderId>,
-    /// Pass with `next`. `None` where all pages come from one server.
-    pub as_of: Option<LogPlace>,
-    /// As in [`OrderView`].
+    /// `as_of` of the next page; `None` if all pages come from one server.
+    pub as_of: Option<LogPosition>,
+    /// Cursor from which to follow these orders, as in [`OrderView`].
     pub at: FeedCursor,
 }
 
-/// An order as it was read.
+/// An order, and the cursor from which to follow it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderView {
     pub order: Order,
-    /// Every change that the order does not show yet lies behind this place; some that it shows may, too.
+    /// Every later change of the order has a position after this cursor. So may some changes that the order already shows.
     pub at: FeedCursor,
 }
 
-/// Where an order stands.
+/// The state of an order that explains why it has not started, or who processes it.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct Explanation {
     pub order: Order,
-    /// While it is in processing.
+    /// Set while Processing.
     pub lease: Option<CurrentLease>,
-    /// A node processes one like this at a time.
+    /// The order lost several leases. A node processes one such order at a time.
     pub suspect: bool,
-    /// While Pending: the open order of the same user that comes before it, where they wait for each other.
+    /// Set while the order is blocked: the order of the same user that it waits for.
     pub waits_for: Option<Predecessor>,
-    /// While Pending, due, and waiting for no order of its user.
+    /// Set while the order could start: Pending, due and not blocked.
     pub place: Option<Place>,
-    /// Another session of the database, whose locks keep this order as it is.
+    /// The session of the database that has locked the order.
     pub locked_by: Option<LockHolder>,
-    /// The reason why the store refused its start, or the end of its attempt, as far as this node has found out.
+    /// Error code with which the database refused to start the order or to end its attempt, if this node knows of it.
     pub refused: Option<String>,
-    /// Each node's `busy` is the number of orders it is processing now, not as of its last heartbeat.
+    /// State of the queue. Each node's `busy` is counted now, not taken from its last heartbeat.
     pub queue: QueueState,
-    /// When this was read, by the store's clock.
+    /// Time of the read, by the store's clock.
     pub read_at: Timestamp,
 }
 
-/// An order that later ones of its user wait for.
+/// An order for which later orders of its user wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Predecessor {
     pub order_id: OrderId,
-    /// Pending, Processing or Failed; as long as it is Failed, the others wait for an operator.
+    /// Pending, Processing or Failed. While it is Failed, the others wait for an operator.
     pub status: OrderStatus,
 }
 
@@ -90,8 +92,8 @@ pub struct Predecessor {
 pub struct CurrentLease {
     pub node: NodeId,
     pub expires_at: Timestamp,
-    /// A worker outside holds it.
-    pub outside: bool,
+    /// An external worker holds the lease.
+    pub external: bool,
 }
 
 /// A session of the database that has locked an order.
@@ -100,7 +102,7 @@ pub struct LockHolder {
     pub pid: i32,
     pub user: Option<String>,
     pub application: Option<String>,
-    /// Its transaction, where this node's role may know.
+    /// Age of its transaction, if this node's role may see it.
     pub open_for: Option<Duration>,
 }
 
@@ -120,25 +122,25 @@ impl fmt::Display for LockHolder {
     }
 }
 
-/// Of an order that could start now.
+/// The place of an order that could start now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Orders before it in its own line, counted up to [`AHEAD_MAX`].
+    /// Orders ahead of it in its line, counted up to [`AHEAD_MAX`].
     pub ahead: u64,
-    /// The one right before it.
+    /// The order directly ahead of it.
     pub behind: Option<OrderId>,
     /// Orders of the other line that could start now, counted up to [`AHEAD_MAX`].
     pub other_line: u64,
 }
 
-/// Events of one order.
+/// A page of one order's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    /// By rising version.
+    /// Sorted by version.
     pub events: Vec<FeedEvent>,
-    /// As in [`OrderView`].
+    /// Cursor from which to follow the order, as in [`OrderView`].
     pub at: FeedCursor,
-    /// All that had begun.
+    /// Epochs that had begun at the time of the read.
     pub epochs: Epochs,
 }
 
@@ -146,23 +148,23 @@ pub struct History {
 pub struct QueueState {
     pub counters: Counters,
     pub paused: bool,
-    /// Age of the order that has waited longest for a start it could have had; `None` when none waits.
+    /// The longest time that an order has been able to start; `None` if no order can start.
     pub oldest_waiting: Option<Duration>,
     pub blocked: Blocked,
     /// Nodes that joined and did not leave, at most [`super::NODES_MAX`], latest heartbeat first.
     pub nodes: Vec<Node>,
 }
 
-/// Pending orders that wait for an earlier order of their user, where those are processed one after another.
+/// The blocked orders: Pending ones that wait for an earlier order of their user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Blocked {
-    /// Counted up to [`BLOCKED_MAX`].
+    /// Number of orders, counted up to [`BLOCKED_MAX`].
     pub orders: u64,
-    /// The time that the first of them has waited since it was accepted or came back; `None` when there is none.
+    /// The longest time since one of them was accepted or returned to Pending; `None` if there are none.
     pub oldest_age: Option<Duration>,
 }
 
-/// Blocked orders counted: a read costs the same however many there are.
+/// Blocked orders counted, at most. Bounds the cost of a read.
 pub const BLOCKED_MAX: u64 = 10_000;
-/// Orders counted that are before one.
+/// Orders counted in each line, at most. Bounds the cost of a read.
 pub const AHEAD_MAX: u64 = 10_000;

@@ -1,4 +1,4 @@
-//! Redriving orders: from which statuses, and which of many. Drivers change the orders.
+//! Redriving orders: the statuses that allow it, and the query for many. Drivers change the orders.
 
 use super::SWEEP_ORDERS_MAX;
 use crate::event::EventKind;
@@ -11,21 +11,22 @@ pub struct RedriveQuery {
     pub status: OrderStatus,
     pub user_id: Option<i64>,
     pub created_before: Option<Timestamp>,
-    /// Counts only.
+    /// Counts the matching orders and changes nothing.
     pub dry_run: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Redriven {
-    /// Up to [`SWEEP_ORDERS_MAX`].
+    /// Number of matching orders, up to [`SWEEP_ORDERS_MAX`].
     pub matched: usize,
+    /// Number of orders that were redriven.
     pub retried: usize,
-    /// More orders match than one call takes.
+    /// More orders match than one call redrives.
     pub more: bool,
 }
 
 impl Redriven {
-    /// Keeps of the matching orders, oldest first and one more than a call takes, those that it takes.
+    /// Truncates the matching orders to [`SWEEP_ORDERS_MAX`] and counts them. Expects one more if there are more.
     pub(super) fn of_matching<T>(matching: &mut Vec<T>) -> Redriven {
         let more = matching.len() > SWEEP_ORDERS_MAX;
         matching.truncate(SWEEP_ORDERS_MAX);
@@ -37,7 +38,7 @@ impl Redriven {
     }
 }
 
-/// Reports whether a redrive changes an order: one that failed or was cancelled starts afresh, a Pending one that backs off
+/// Reports whether a redrive changes an order with this status. A Failed or Cancelled order starts again; a Pending one in backoff
 /// becomes due.
 pub(super) fn changes(status: OrderStatus, backs_off: bool) -> bool {
     match status {
@@ -52,17 +53,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operators_change_what_has_no_result_yet() {
+    fn cancel_and_redrive_change_only_the_statuses_they_may() {
         use OrderStatus::{Cancelled, Completed, Failed, Pending, Processing};
-        let of = |changes: &dyn Fn(OrderStatus) -> bool| -> Vec<OrderStatus> {
+        let changeable = |changes: &dyn Fn(OrderStatus) -> bool| -> Vec<OrderStatus> {
             OrderStatus::ALL
                 .into_iter()
                 .filter(|status| changes(*status))
                 .collect()
         };
-        assert_eq!(of(&cancel::changes), [Pending, Processing, Failed]);
-        assert_eq!(of(&|status| changes(status, false)), [Failed, Cancelled]);
-        assert_eq!(of(&|status| changes(status, true)), [Pending, Failed, Cancelled]);
+        assert_eq!(changeable(&cancel::changes), [Pending, Processing, Failed]);
+        assert_eq!(changeable(&|status| changes(status, false)), [Failed, Cancelled]);
+        assert_eq!(
+            changeable(&|status| changes(status, true)),
+            [Pending, Failed, Cancelled]
+        );
         assert!(!changes(Completed, true));
     }
 }

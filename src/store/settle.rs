@@ -1,4 +1,4 @@
-//! Ending an attempt: what its outcome makes of the order. Drivers check the lease and write the row.
+//! Ending an attempt: the effect of each outcome on the order. Drivers check the lease and write the row.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use crate::portable_json::JsonText;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// The outcome is stored and this is the order's status now.
+    /// The outcome is stored. Holds the order's new status.
     Done(OrderStatus),
-    /// The lease was no longer valid: nothing changed.
+    /// Nothing changed, because the lease was lost.
     Stale,
 }
 
-/// The end of an attempt, in the terms of an order's row.
+/// The end of an attempt: its effect on the order's row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct End {
     pub kind: EventKind,
-    /// The order was not at fault: the attempt does not count.
+    /// The attempt does not count, because the order was not at fault.
     pub given_back: bool,
-    /// The lease was lost with its holder, which counts among the order's crashes.
+    /// The lease was lost with its holder. Adds one to the order's crashes.
     pub crashed: bool,
-    /// The time until the order is due again, when it goes back to Pending.
+    /// Time until the order is due again, if it goes back to Pending.
     pub due_in: Option<Duration>,
-    /// Told by the event.
+    /// Error text of the event.
     pub error: Option<String>,
     pub result: Option<JsonText>,
 }
@@ -55,14 +55,14 @@ impl End {
         }
     }
 
-    /// The last error of the order from now on. Without one, an order that was given back keeps the one it has: a lost lease says
-    /// nothing about the order.
+    /// The new `last_error` of the order; `None` for a lost lease, which is not the order's fault. An order that is given back
+    /// without an error keeps its previous one.
     pub fn last_error(&self) -> Option<&str> {
         let error = self.error.as_deref();
         error.filter(|_| self.kind != EventKind::LeaseLost)
     }
 
-    /// The status that the order gets.
+    /// The order's new status.
     pub fn status(&self) -> OrderStatus {
         OrderStatus::after(Some(OrderStatus::Processing), self.kind)
             .expect("every way an attempt ends is in the table of transitions")
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outcome_says_what_becomes_of_the_order() {
+    fn each_outcome_has_its_effect_on_the_order() {
         let error = || "no stock".to_owned();
         let after = Duration::from_secs(9);
         let ends = [

@@ -1,5 +1,5 @@
-//! What `verify`, `doctor` and `copy` read: everything in the store at one instant, page by page. Judging it is left
-//! to `verify.rs`.
+//! Snapshots: the whole store at one instant, read page by page by `verify`, `doctor` and `copy`. `verify.rs` judges what they
+//! show.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,187 +12,190 @@ use crate::lease::NodeId;
 use crate::order::{Order, OrderId, Ordering};
 use crate::time::Timestamp;
 
-/// One instant of a store. Holds a read transaction open: drop it soon.
+/// A consistent read of the whole store at one instant. It holds a read transaction open, so it should be dropped soon.
 #[async_trait]
 pub trait Snapshot: Send {
-    /// The next orders above `after` with all their events, by rising id; empty at the end.
+    /// Reads the next orders after the id `after` with all their events, by rising id; none at the end.
     async fn orders_after(
         &mut self,
         after: Option<OrderId>,
         limit: usize,
     ) -> Result<Vec<OrderRecord>, StoreError>;
 
-    /// The one feed of all events: the next ones above the position `after`, by rising position; empty at the end.
+    /// Reads the next events of the feed after the position `after`, by rising position; none at the end.
     async fn events_after(
         &mut self,
         after: Option<i64>,
         limit: usize,
     ) -> Result<Vec<EventRecord>, StoreError>;
 
-    /// Idempotency keys above `after` (scope and key), in that order, with the orders they name.
+    /// Reads the next idempotency keys after `after`, sorted by scope and key, with the orders they name; none at the end.
     async fn keys_after(
         &mut self,
         after: Option<KeyName>,
         limit: usize,
     ) -> Result<Vec<KeyRecord>, StoreError>;
 
-    /// The highest order id given out; never given again, whatever is deleted.
+    /// Reads the highest order id given out, whether or not that order still exists.
     async fn last_order_id(&mut self) -> Result<OrderId, StoreError>;
 
-    /// Whether all of these orders are stored.
+    /// Reports whether all of these orders are stored.
     async fn has_orders(&mut self, ids: &[OrderId]) -> Result<bool, StoreError>;
 
-    /// The longest time that passes between taking an order's `created_at` and its commit. Only orders further apart
-    /// than that were certainly accepted one after the other; zero where one writer stores all orders.
+    /// The longest time between reading the clock for an order's `created_at` and its commit. Two orders are known to have been
+    /// accepted one after the other only if they are further apart. Zero if one writer stores all orders.
     fn accept_time_max(&self) -> Duration;
 
-    /// By which rule orders start.
+    /// Reads the ordering among the orders of one user, and since when it applies.
     async fn start_rule(&mut self) -> Result<StartRule, StoreError>;
 
-    /// The orders that any claim passed over; see [`EventRecord::passed_over`].
+    /// Reads the orders that any claim passed over; see [`EventRecord::passed_over`].
     async fn passed_over(&mut self) -> Result<HashSet<OrderId>, StoreError>;
 
-    /// Settings under which a 201 is worth less than promised.
+    /// Reads the settings of the database that weaken the promise of a 201.
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError>;
 
-    /// The time of the store's clock, no earlier than the instant.
+    /// Reads the store's clock. The time is no earlier than the snapshot.
     async fn read_at(&mut self) -> Result<Timestamp, StoreError>;
 
-    /// The stored counters, to be compared with the table.
+    /// Reads the stored counters, which a recount must equal.
     async fn counters(&mut self) -> Result<Counters, StoreError>;
 
+    /// Reads the state of the queue.
     async fn queue(&mut self) -> Result<QueueState, StoreError>;
 
-    /// Where the feed begins and ends, and what waits to get into it.
+    /// Reads the bounds of the feed, and the committed events that wait for their positions.
     async fn feed(&mut self) -> Result<FeedState, StoreError>;
 
-    /// Returns why nothing can be stored, where the store can only be read.
+    /// Returns why the store can only be read; `None` if it can be written.
     async fn only_reads(&mut self) -> Result<Option<String>, StoreError> {
         Ok(None)
     }
 
-    /// Returns what there is of the standbys that commits wait for; `None` where they wait for none.
+    /// Reads the state of the standbys that commits wait for; `None` if commits wait for none.
     async fn standbys(&mut self) -> Result<Option<Standbys>, StoreError> {
         Ok(None)
     }
 
-    /// Returns how many connections the database's settings allow; `None` where that is no question.
-    async fn room(&mut self) -> Result<Option<Room>, StoreError> {
+    /// Reads the number of connections that the database's settings allow; `None` for a store without connections.
+    async fn connection_budget(&mut self) -> Result<Option<ConnectionBudget>, StoreError> {
         Ok(None)
     }
 
-    /// What the database's own check of its files finds wrong; empty when it is sound.
+    /// Runs the database's own checks; returns its findings, none if it is sound.
     async fn damage(&mut self) -> Result<Vec<String>, StoreError>;
 }
 
-/// The latest time in the store that its nodes wrote: a heartbeat, or the last event of the last order.
+/// The latest time that the nodes wrote: that of a heartbeat or of the last event of the last order.
 pub async fn newest_time(snapshot: &mut dyn Snapshot) -> Result<Option<Timestamp>, StoreError> {
     let nodes = snapshot.queue().await?.nodes;
     let heartbeat = nodes.iter().map(|node| node.heartbeat_at).max();
     let last = snapshot.last_order_id().await?;
-    // Empty where retention took out the last order.
+    // None if retention removed the last order.
     let record = snapshot.orders_after(Some(OrderId(last.0 - 1)), 1).await?.pop();
     let event = record.and_then(|record| Some(record.events.last()?.event.at));
     Ok(heartbeat.max(event))
 }
 
-/// The standbys of a shared database whose commits wait for one.
+/// The synchronous standbys of a shared database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standbys {
-    /// One is connected that may confirm commits.
+    /// A standby that may confirm commits is connected.
     pub connected: bool,
-    /// Sessions whose commits have waited for longer than a healthy standby takes.
+    /// Sessions whose commits have waited for longer than a healthy standby needs.
     pub waiting: u64,
 }
 
-/// Connections that the settings of a shared database allow, beside what nodes want.
+/// The connections that the settings of a shared database allow, and the connections that a node uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct ConnectionBudget {
     pub allowed: usize,
-    /// The setting that allows no more.
+    /// The setting that limits `allowed`.
     pub setting: String,
-    /// The most connections that a node opens.
-    pub node_wants: usize,
-    /// The connections that a node needs so that no kind of work stands still for another.
-    pub node_needs: usize,
+    /// Connections that a node opens at most.
+    pub per_node_max: usize,
+    /// Connections that a node needs so that no class of work waits for another.
+    pub per_node_min: usize,
 }
 
-impl Room {
-    /// Describes what `nodes` nodes lack; `None` when there is enough for them.
+impl ConnectionBudget {
+    /// Describes the shortage for this number of nodes; `None` if there are enough connections.
     pub fn shortage(&self, nodes: usize) -> Option<String> {
-        let wanted = nodes * self.node_wants;
+        let wanted = nodes * self.per_node_max;
         (self.allowed < wanted).then(|| {
             format!(
                 "{} allows {} connections, {nodes} {} up to {wanted} and at least {}",
                 self.setting,
                 self.allowed,
                 if nodes == 1 { "node wants" } else { "nodes want" },
-                nodes * self.node_needs
+                nodes * self.per_node_min
             )
         })
     }
 
-    /// Reports whether `nodes` nodes can work, if slowly.
+    /// Reports whether this number of nodes can work, even if slowly.
     pub fn suffices(&self, nodes: usize) -> bool {
-        self.allowed >= nodes * self.node_needs
+        self.allowed >= nodes * self.per_node_min
     }
 }
 
+/// The ordering among the orders of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StartRule {
     pub ordering: Ordering,
-    /// The highest order id given out when the rule was last another one.
+    /// The highest order id given out when the ordering last changed.
     pub from: OrderId,
 }
 
-/// Most waiting transactions that a [`FeedState`] counts.
+/// Waiting transactions that a [`FeedState`] counts, at most.
 pub const FEED_WAITING_MAX: u64 = 100_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedState {
     pub bounds: FeedBounds,
-    /// What is committed and has no place in the feed yet; `None` when everything has.
+    /// Committed events without a position; `None` if every event has one.
     pub waiting: Option<FeedWaiting>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedWaiting {
-    /// Up to [`FEED_WAITING_MAX`].
+    /// Number of transactions with such events, up to [`FEED_WAITING_MAX`].
     pub transactions: u64,
-    /// How long the oldest of them has waited, by the store's clock.
+    /// Age of the oldest of them, by the store's clock.
     pub oldest_age: Duration,
 }
 
 /// Scope and key of an idempotency key.
 pub type KeyName = (String, String);
 
-/// An order with what the API does not show of it.
+/// An order with its internal columns and all its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderRecord {
     pub order: Order,
     /// The fence of the latest claim; 0 before the first.
     pub fence: u64,
-    /// Who claimed it last.
+    /// The node of the latest claim.
     pub node: Option<NodeId>,
-    /// The token was handed to others than that node.
+    /// That node passed the token on, so that others may settle the attempt.
     pub handed_out: bool,
     /// Set exactly while Processing.
     pub lease: Option<LeaseRecord>,
+    /// Leases that were lost with their holders.
     pub crashes: u32,
     pub events: Vec<EventRecord>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRecord {
-    /// Place in the one feed of all events: rises with the commits.
+    /// Position in the feed. Rises in the order of commits.
     pub position: i64,
     pub event: Event,
-    /// The earlier orders that the claim of a first start passed over, because another session of the database had
-    /// locked them. By rising id. [`EVERY_EARLIER`] where the caller of [`Store::start`](super::Store::start) chose the order.
+    /// Set for a first start: the earlier orders that its claim passed over, by rising id. [`EVERY_EARLIER`] if the caller of
+    /// [`Store::start`](super::Store::start) chose the order.
     pub passed_over: Vec<OrderId>,
 }
 
-/// Stands for all earlier orders among those that a start passed over. No order has this id.
+/// Stands for all earlier orders in [`EventRecord::passed_over`]. No order has this id.
 pub const EVERY_EARLIER: OrderId = OrderId(0);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,8 +203,8 @@ pub struct LeaseRecord {
     pub node: NodeId,
     pub fence: u64,
     pub expires_at: Timestamp,
-    /// Held by a worker outside.
-    pub outside: bool,
+    /// An external worker holds the lease.
+    pub external: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! The embedded store: one SQLite file in WAL mode with synchronous=FULL, one writer thread that commits in
-//! groups, a few readers. One server per file. SQLite's own clock is not used: time comes from [`SteadyClock`].
+//! The embedded driver: one SQLite file in WAL mode with synchronous=FULL, one writer thread with group commit, and a pool of
+//! readers. One server per file. Time comes from [`SteadyClock`], not from SQLite.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
 use crate::order::{NewOrder, OrderId};
 use crate::store::accept::WaitingOrders;
-use crate::store::claim::given_once;
+use crate::store::claim::distinct_given;
 use crate::store::clock::SteadyClock;
 use crate::store::opening::{OpenError, OpenOptions};
-use crate::store::refusals::{Refusals, RefusedChange, tell_refused};
+use crate::store::refusals::{Refusals, RefusedChange, log_refused};
 use crate::store::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat,
-    Held, History, IdempotencyKey, LatestClaim, OrderPage, OrderQuery, OrderView, OutsideHold, Prune, Pruned,
-    QueueState, RedriveQuery, Redriven, Renewed, Settled, SettledOutside, Snapshot, Standing, Store,
-    StoreError, StoreHealth, Wakeups,
+    Accepted, Acted, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease, FeedPage,
+    FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
+    OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled,
+    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Wakeups,
 };
 use crate::time::Timestamp;
 
@@ -31,6 +31,8 @@ mod choose;
 mod claim;
 mod connection;
 mod epochs;
+mod explain;
+mod external_lease;
 mod failure;
 mod feed;
 mod files;
@@ -41,10 +43,8 @@ mod lock;
 pub(super) mod migrations;
 mod nodes;
 mod offline;
-mod opened;
-mod outside;
+mod open_files;
 mod pause;
-mod presence;
 mod prune;
 mod query;
 mod reader;
@@ -53,7 +53,7 @@ mod restored;
 mod rows;
 mod settle;
 mod snapshot;
-mod standing;
+mod sole_server;
 mod statements;
 #[cfg(test)]
 mod tests;
@@ -61,18 +61,18 @@ mod turns;
 mod writer;
 
 use call::SETTLE;
-use checkpoints::Notes;
+use checkpoints::Reporter;
 use claim::Choice;
-use failure::State;
+use failure::SqliteHealth;
 use files::unavailable;
 use group::{Group, Totals};
 use lock::ServerLock;
 pub use offline::{migrate, open_offline, open_snapshot};
-use opened::Opened;
-use presence::Presence;
-use reader::{Kind, Readers};
+use open_files::OpenFiles;
+use reader::{ReadKind, Readers};
 pub use restored::{begin_epoch, require_unused};
 use snapshot::SqliteSnapshot;
+use sole_server::SoleServer;
 use writer::{Writer, WriterParts};
 
 pub struct Sqlite {
@@ -81,12 +81,12 @@ pub struct Sqlite {
     readers: Readers,
     clock: Arc<SteadyClock>,
     wakeups: Arc<Wakeups>,
-    state: Arc<State>,
+    health: Arc<SqliteHealth>,
     waiting: WaitingOrders,
     pending_max: Option<u64>,
-    /// Which line gets the odd place of a claim while both have work.
+    /// Decides which line gets the odd place of a claim while both have work.
     second_line_first: Arc<AtomicBool>,
-    presence: Arc<Presence>,
+    sole_server: Arc<SoleServer>,
     /// Orders that the database refuses to start or to take back.
     refusals: Refusals,
     /// Held until the store is closed.
@@ -94,7 +94,7 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file for serving, creating it where there is none.
+    /// Opens the file for serving. Creates it if it does not exist.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Sqlite, OpenError> {
         lock::lock(path)
             .and_then(|server_lock| Sqlite::open_locked(path, options, Arc::new(server_lock)))
@@ -120,20 +120,21 @@ impl Sqlite {
             turns::set_ordering(&mut connection, ordering, clock.now()).map_err(failed)?;
         }
         let wakeups = Arc::new(Wakeups::default());
-        // Nobody else writes to the file.
+        // No other process writes to the file.
         wakeups.set_hears_all(true);
-        let state = Arc::new(State::new());
-        let presence = Arc::new(Presence::new(clock.now(), state.clone()));
-        let opened = Opened::of(path, server_lock.clone()).map_err(|source| unavailable(path, source))?;
-        lock::warn_of_rights(server_lock.real_path());
-        let readers = Readers::open(path, state.clone()).map_err(failed)?;
+        let health = Arc::new(SqliteHealth::new());
+        let sole_server = Arc::new(SoleServer::new(clock.now(), health.clone()));
+        let open_files =
+            OpenFiles::at(path, server_lock.clone()).map_err(|source| unavailable(path, source))?;
+        lock::warn_if_open_to_others(server_lock.real_path());
+        let readers = Readers::open(path, health.clone()).map_err(failed)?;
         let parts = WriterParts {
             connection,
-            opened,
+            open_files,
             clock: clock.clone(),
             wakeups: wakeups.clone(),
-            notes: Notes {
-                state: state.clone(),
+            reporter: Reporter {
+                health: health.clone(),
                 metrics: options.metrics,
             },
         };
@@ -144,11 +145,11 @@ impl Sqlite {
             readers,
             clock,
             wakeups,
-            state,
+            health,
             waiting: WaitingOrders::new(),
             pending_max: options.pending_max,
             second_line_first: Arc::new(AtomicBool::new(false)),
-            presence,
+            sole_server,
             refusals: Refusals::default(),
             server_lock: std::sync::Mutex::new(Some(server_lock)),
         })
@@ -166,7 +167,7 @@ impl Store for Sqlite {
         let pending_max = self.pending_max;
         self.writer
             .try_accept("accept orders", move |group| {
-                // Held until the call is answered, also when nobody waits for it any more.
+                // Held until the call is answered, even if its caller is gone.
                 let _places = &places;
                 accept::accept(group, &orders, key.as_ref(), pending_max)
             })
@@ -175,12 +176,12 @@ impl Store for Sqlite {
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
         let choice = Choice::Next(self.second_line_first.clone());
-        claim::claim_of(&choice, request, &self.writer, &self.state, &self.refusals).await
+        claim::run_claim(&choice, request, &self.writer, &self.health, &self.refusals).await
     }
 
     async fn start(&self, order_ids: Arc<[OrderId]>, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        let choice = Choice::Given(given_once(&order_ids).into());
-        claim::claim_of(&choice, request, &self.writer, &self.state, &self.refusals).await
+        let choice = Choice::Given(distinct_given(&order_ids).into());
+        claim::run_claim(&choice, request, &self.writer, &self.health, &self.refusals).await
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
@@ -190,41 +191,40 @@ impl Store for Sqlite {
             let settle = move |group: &mut Group<'_>| Ok(settle::settle(group, key, &outcome)?);
             self.writer.call(SETTLE, settle).await
         };
-        self.refusals.settled(key.order_id, &settled);
+        self.refusals.record_end(key.order_id, &settled);
         settled
     }
 
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
-        let presence = self.presence.clone();
+        let sole_server = self.sole_server.clone();
         self.writer
             .call("renew leases", move |group| {
-                nodes::renew(group, &presence, &heartbeat)
+                nodes::renew(group, &sole_server, &heartbeat)
             })
             .await
     }
 
-    async fn hold_outside(&self, key: LeaseKey, hold: OutsideHold) -> Result<Held, StoreError> {
-        self.writer
-            .call("hold a lease", move |group| outside::hold(group, key, hold))
-            .await
+    async fn hold_external(&self, key: LeaseKey, hold: ExternalHold) -> Result<ExternalLease, StoreError> {
+        let hold = move |group: &mut Group<'_>| external_lease::hold(group, key, hold);
+        self.writer.call("hold a lease", hold).await
     }
 
-    async fn settle_outside(
+    async fn settle_external(
         &self,
         id: OrderId,
         token: Token,
         outcome: Outcome,
-    ) -> Result<SettledOutside, StoreError> {
-        let settle = move |group: &mut Group<'_>| outside::settle(group, id, token, &outcome);
+    ) -> Result<SettledExternal, StoreError> {
+        let settle = move |group: &mut Group<'_>| external_lease::settle(group, id, token, &outcome);
         let settled = self.writer.call(SETTLE, settle).await;
-        self.refusals.settled(id, &settled);
+        self.refusals.record_end(id, &settled);
         settled
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
         self.readers
-            .read(Kind::Point, "read an order's claim", move |connection| {
-                outside::latest_claim(connection, id)
+            .read(ReadKind::Point, "read an order's claim", move |connection| {
+                external_lease::latest_claim(connection, id)
             })
             .await
     }
@@ -234,23 +234,23 @@ impl Store for Sqlite {
             give_back::give_back_expired(group, &request)
         });
         let given_back = sweep.await?;
-        self.refusals.not_taken_back(&given_back.refused);
+        self.refusals.record_not_taken_back(&given_back.refused);
         Ok(given_back)
     }
 
     async fn join(&self, heartbeat: Heartbeat, crashes_max: u32) -> Result<GivenBack, StoreError> {
-        let presence = self.presence.clone();
+        let sole_server = self.sole_server.clone();
         self.writer
             .call("announce the node", move |group| {
-                nodes::join(group, &presence, &heartbeat, crashes_max)
+                nodes::join(group, &sole_server, &heartbeat, crashes_max)
             })
             .await
     }
 
     async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
-        self.presence.left(node);
+        self.sole_server.forget(node);
         self.writer
-            .call("take the node off the list", move |group| {
+            .call("remove the node from the list", move |group| {
                 nodes::leave(group, node)
             })
             .await
@@ -272,7 +272,7 @@ impl Store for Sqlite {
         if query.dry_run {
             return self
                 .readers
-                .read(Kind::List, "count orders to redrive", move |connection| {
+                .read(ReadKind::List, "count orders to redrive", move |connection| {
                     redrive::count_matching(connection, &query)
                 })
                 .await;
@@ -281,19 +281,19 @@ impl Store for Sqlite {
             redrive::redrive_matching(group, &query)
         });
         let (redriven, refused) = redriven.await?;
-        tell_refused(RefusedChange::Redrive, &refused);
+        log_refused(RefusedChange::Redrive, &refused);
         Ok(redriven)
     }
 
     async fn prune(&self, request: Prune) -> Result<Pruned, StoreError> {
         self.writer
-            .call("take out old orders", move |group| prune::prune(group, &request))
+            .call("remove old orders", move |group| prune::prune(group, &request))
             .await
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
         self.writer
-            // Waits for its turn: an overload is when an operator wants to pause.
+            // Waits rather than fails when too many calls wait: an operator pauses the queue just when it is overloaded.
             .call("pause or resume the queue", move |group| {
                 pause::set_paused(group, paused);
                 Ok(())
@@ -307,25 +307,25 @@ impl Store for Sqlite {
 
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
         self.readers
-            .read(Kind::Point, "read an order", move |connection| {
+            .read(ReadKind::Point, "read an order", move |connection| {
                 query::order_view(connection, id)
             })
             .await
     }
 
-    async fn standing(&self, id: OrderId) -> Result<Option<Standing>, StoreError> {
+    async fn explain(&self, id: OrderId) -> Result<Option<Explanation>, StoreError> {
         let now = self.clock.now();
-        let standing = self
+        let explanation = self
             .readers
-            .read(Kind::List, "read where an order stands", move |connection| {
-                standing::standing(connection, id, now)
+            .read(ReadKind::List, "explain an order", move |connection| {
+                explain::explain(connection, id, now)
             });
-        Ok(self.refusals.told_of(standing.await?))
+        Ok(self.refusals.with_refusal(explanation.await?))
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
         self.readers
-            .read(Kind::List, "list orders", move |connection| {
+            .read(ReadKind::List, "list orders", move |connection| {
                 listing::orders(connection, &query)
             })
             .await
@@ -333,7 +333,7 @@ impl Store for Sqlite {
 
     async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError> {
         self.readers
-            .read(Kind::List, "read an order's events", move |connection| {
+            .read(ReadKind::List, "read an order's events", move |connection| {
                 feed::history(connection, id, after)
             })
             .await
@@ -342,7 +342,7 @@ impl Store for Sqlite {
     async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
         let now = self.clock.now();
         self.readers
-            .read(Kind::Control, "read the feed", move |connection| {
+            .read(ReadKind::Control, "read the feed", move |connection| {
                 feed::events_after(connection, after, limit, now)
             })
             .await
@@ -350,7 +350,7 @@ impl Store for Sqlite {
 
     async fn counters(&self) -> Result<Counters, StoreError> {
         self.readers
-            .read(Kind::Point, "read the counters", |connection| {
+            .read(ReadKind::Point, "read the counters", |connection| {
                 Ok(Totals::read(connection)?.counters)
             })
             .await
@@ -359,7 +359,7 @@ impl Store for Sqlite {
     async fn queue(&self) -> Result<QueueState, StoreError> {
         let now = self.clock.now();
         let read = move |connection: &rusqlite::Connection| query::queue(connection, now);
-        self.readers.read(Kind::Control, "read the queue", read).await
+        self.readers.read(ReadKind::Control, "read the queue", read).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
@@ -371,16 +371,16 @@ impl Store for Sqlite {
     }
 
     fn health(&self) -> StoreHealth {
-        self.state.health()
+        self.health.current()
     }
 
-    /// A file is opened with the settings its promises need, or not at all.
+    /// None, because a file is opened with durable settings or not at all.
     fn weaknesses(&self) -> Vec<String> {
         Vec::new()
     }
 
     async fn failed(&self) -> String {
-        self.state.broken().await
+        self.health.broken().await
     }
 
     fn wakeups(&self) -> Arc<Wakeups> {
@@ -390,7 +390,7 @@ impl Store for Sqlite {
     async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
-        self.state.closed();
+        self.health.closed();
         let mut server_lock = self
             .server_lock
             .lock()

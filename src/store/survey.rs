@@ -1,15 +1,15 @@
-//! What `doctor` asks of the servers that a configuration names, each by itself. Judging it is left to `cli/doctor`.
+//! The servers that a configuration names, as `doctor` finds them. `cli/doctor` judges the findings.
 
 /// The servers of a shared database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// In the order of the URL; empty where that names one host.
+    /// Hosts of `DATABASE_URL` in its order; none if it names only one.
     pub hosts: Vec<Host>,
-    /// Where `DATABASE_DIRECT_URL` leads; `None` without one, or where `DATABASE_URL` leads nowhere itself.
-    pub direct: Option<Beside>,
-    /// Server of `DATABASE_READ_URL`, likewise.
-    pub read: Option<Beside>,
-    /// The version of the PgBouncer in `DATABASE_URL`, where its console tells it to this user.
+    /// The server of `DATABASE_DIRECT_URL`; `None` if that is not set, or if `DATABASE_URL` cannot be reached.
+    pub direct: Option<ServerRelation>,
+    /// The server of `DATABASE_READ_URL`; `None` if that is not set, or if `DATABASE_URL` cannot be reached.
+    pub read: Option<ServerRelation>,
+    /// The version of the PgBouncer behind `DATABASE_URL`, if its console shows it to this user.
     pub pgbouncer: Option<String>,
 }
 
@@ -23,17 +23,17 @@ pub struct Host {
 pub enum Role {
     TakesWrites,
     OnlyReads,
-    /// Why it could not be asked.
+    /// The query failed, for this reason.
     Unknown(String),
 }
 
-/// The server behind another URL, beside the one behind `DATABASE_URL`.
+/// The relation of another URL's server to the server of `DATABASE_URL`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Beside {
+pub enum ServerRelation {
     Same,
-    /// Another server of the same cluster: a standby where `DATABASE_URL` leads to the primary.
+    /// Another server of the same cluster, such as a standby of the primary.
     SameCluster,
     Other,
-    /// Why it could not be asked.
+    /// The query failed, for this reason.
     Unknown(String),
 }

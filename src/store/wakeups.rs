@@ -1,6 +1,6 @@
-//! Signals from the store to whoever waits in this process: work to claim, new events, orders that became final. Spurious
-//! signals do no harm. Nor do lost ones to whoever also polls; one that leaves the database alone (`ORDERLY_IDLE_SLEEP`)
-//! does not, and may learn of other nodes' changes only when something wakes it.
+//! Wake-ups: signals inside the process for work to claim, new events and orders that became final. A spurious wake-up does no
+//! harm. A lost one does none while the waiter also polls; a sleeping node (`ORDERLY_IDLE_SLEEP`) does not poll, and then learns
+//! of other nodes' changes only with the next wake-up.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -12,16 +12,16 @@ use crate::order::OrderId;
 #[derive(Default)]
 pub struct Wakeups {
     work: Notify,
-    /// Told apart from `work`, of which there is very much that means nothing while the queue is paused.
+    /// Separate from `work`: while the queue is paused, `work` fires on every accept and is ignored.
     resumed: Notify,
     changed: Notify,
-    /// Written by the store; false while it may miss what others commit.
+    /// Written by the store. False while it may miss commits of other nodes.
     hears_all: watch::Sender<bool>,
     /// Woken and removed when the order becomes final; one entry per live [`FinalWaiter`].
     finals: Mutex<HashMap<OrderId, Vec<oneshot::Sender<()>>>>,
 }
 
-/// Resolves when an order became final after the waiter was made.
+/// A waiter for one order to become final.
 pub struct FinalWaiter<'a> {
     wakeups: &'a Wakeups,
     order_id: OrderId,
@@ -29,7 +29,7 @@ pub struct FinalWaiter<'a> {
 }
 
 impl Wakeups {
-    /// Waits until orders may have become claimable since the last call; for one dispatcher.
+    /// Waits until orders may have become claimable since the last call. Only one task may call this.
     pub async fn work(&self) {
         self.work.notified().await;
     }
@@ -38,18 +38,18 @@ impl Wakeups {
         self.work.notify_one();
     }
 
-    /// Waits until the queue was resumed by a call to this node since the last time; for one dispatcher.
+    /// Waits until a call to this node has resumed the queue since the last call. Only one task may call this.
     pub async fn resumed(&self) {
         self.resumed.notified().await;
     }
 
-    /// There may be work as well.
+    /// Signals that the queue was resumed, and that there may be work.
     pub fn notify_resumed(&self) {
         self.resumed.notify_one();
         self.work.notify_one();
     }
 
-    /// Waits until there may be new events since the last call; for one reader of the feed.
+    /// Waits until there may be new events since the last call. Only one task may call this.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -58,12 +58,12 @@ impl Wakeups {
         self.changed.notify_one();
     }
 
-    /// Whether every commit is signalled, other nodes' too: then there is little to find by polling.
+    /// Reports whether every commit of every node causes a wake-up. Then polling rarely finds anything new.
     pub fn hears_all(&self) -> bool {
         *self.hears_all.borrow()
     }
 
-    /// To hear of it when that changes: what was committed around that moment may not have been signalled.
+    /// Watches [`Wakeups::hears_all`]. Commits around a change of it may have caused no wake-up.
     pub fn watch_hears_all(&self) -> watch::Receiver<bool> {
         self.hears_all.subscribe()
     }
@@ -73,7 +73,7 @@ impl Wakeups {
             .send_if_modified(|current| std::mem::replace(current, hears_all) != hears_all);
     }
 
-    /// Register before reading the order, so that a change between the two is not missed.
+    /// Registers a waiter. Must be called before reading the order, so that no change between the two is missed.
     pub fn watch_final(&self, order_id: OrderId) -> FinalWaiter<'_> {
         let (sender, woken) = oneshot::channel();
         self.finals().entry(order_id).or_default().push(sender);
@@ -91,7 +91,7 @@ impl Wakeups {
         }
         for order_id in order_ids {
             for waiter in finals.remove(&order_id).unwrap_or_default() {
-                // A waiter that is gone needs no signal.
+                // Fails only if the waiter is gone.
                 let _ = waiter.send(());
             }
         }
@@ -105,9 +105,9 @@ impl Wakeups {
 }
 
 impl FinalWaiter<'_> {
-    /// Cancel safe.
+    /// Resolves once the order became final after the registration. Cancel safe.
     pub async fn woken(&mut self) {
-        // An error means that the sender is gone with the signal already taken.
+        // An error means that the signal was received before.
         let _ = (&mut self.woken).await;
     }
 }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_waiter_is_woken_and_leaves_nothing_behind() {
+    async fn a_waiter_is_woken_and_unregistered() {
         let wakeups = Wakeups::default();
         let mut first = wakeups.watch_final(OrderId(1));
         let second = wakeups.watch_final(OrderId(1));

@@ -1,14 +1,15 @@
-//! Finds what a store and its copy do not have in common: every order with its events and its lease, every key, the order
-//! of the feed, the numbers. Places in the feed may differ, as long as they rise alike.
+//! Compares a store with its copy: orders with their events and leases, keys, the order of the feed, counters and epochs. Positions
+//! in the feed may differ if the order of the events is the same.
 
-use super::pages::{Paged, Walk};
+use super::pages::{Paged, RecordCursor};
 use super::{Copied, Progress, Step, Watcher};
 use crate::event::Event;
 use crate::order::OrderId;
 use crate::store::snapshot::{EventRecord, KeyRecord, OrderRecord};
 use crate::store::{Epoch, Epochs, FeedPosition, Snapshot, StoreError};
 
-/// Differences described one by one; the rest is only counted. A bad copy has either few or the same one often.
+/// Differences described individually; beyond that they are only counted. A bad copy has either few differences or the same one
+/// many times.
 pub const DIFFERENCES_SHOWN_MAX: usize = 100;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +32,7 @@ impl Differences {
     }
 }
 
-/// How much there is to compare, `copied` tells the watcher.
+/// Compares everything. `copied` has the totals for the progress.
 pub(super) async fn compare(
     source: &mut dyn Snapshot,
     copy: &mut dyn Snapshot,
@@ -75,35 +76,35 @@ impl Comparison<'_> {
         }
         let source = self.source.feed().await?.bounds.epochs;
         let copy = self.copy.feed().await?.bounds.epochs;
-        // The copy has one of its own behind them, and other places in the feed.
-        let here = FeedPosition(0);
-        let all = |epochs: &Epochs| -> Vec<Epoch> {
+        // The copy has one more epoch of its own, and other positions.
+        let any_position = FeedPosition(0);
+        let comparable = |epochs: &Epochs| -> Vec<Epoch> {
             let epochs = epochs.all().iter().take(source.all().len());
             epochs
                 .map(|epoch| Epoch {
-                    after: here,
+                    after: any_position,
                     ..epoch.clone()
                 })
                 .collect()
         };
-        if all(&source) != all(&copy) {
+        if comparable(&source) != comparable(&copy) {
             self.differences.add("the epochs differ".to_owned());
         }
         Ok(())
     }
 
-    /// Each record beside the other store's of the same place.
+    /// Compares each record with the record of the other store that has the same sort key.
     async fn compare_records<R: Compared>(&mut self, mut progress: Progress) -> Result<(), StoreError> {
-        let mut source = Walk::<R>::begin(&mut *self.source).await?;
-        let mut copy = Walk::<R>::begin(&mut *self.copy).await?;
+        let mut source = RecordCursor::<R>::begin(&mut *self.source).await?;
+        let mut copy = RecordCursor::<R>::begin(&mut *self.copy).await?;
         loop {
             let heads = [source.head(), copy.head()];
-            let Some(place) = heads.into_iter().flatten().map(R::place).min() else {
+            let Some(sort_key) = heads.into_iter().flatten().map(R::sort_key).min() else {
                 return Ok(());
             };
-            match (source.take_at(&place).await?, copy.take_at(&place).await?) {
+            match (source.take_if(&sort_key).await?, copy.take_if(&sort_key).await?) {
                 (Some(original), Some(copied)) => {
-                    for part in original.parts_unlike(&copied) {
+                    for part in original.differing_parts(&copied) {
                         self.differences
                             .add(format!("{}: {part} differs", original.name()));
                     }
@@ -112,18 +113,18 @@ impl Comparison<'_> {
                 (None, Some(copied)) => self
                     .differences
                     .add(format!("{} is not in the source", copied.name())),
-                (None, None) => unreachable!("the place is that of one of them"),
+                (None, None) => unreachable!("one of the heads has this sort key"),
             }
             progress.done += 1;
             (self.watcher)(progress);
         }
     }
 
-    /// What the events say was compared with their orders, so from the first one that is another on nothing is to be
-    /// learnt.
+    /// Compares the order of the events. Stops at the first difference: the events themselves were compared with their orders, so
+    /// further differences would add nothing.
     async fn compare_feeds(&mut self, mut progress: Progress) -> Result<(), StoreError> {
-        let mut source = Walk::<EventRecord>::begin(&mut *self.source).await?;
-        let mut copy = Walk::<EventRecord>::begin(&mut *self.copy).await?;
+        let mut source = RecordCursor::<EventRecord>::begin(&mut *self.source).await?;
+        let mut copy = RecordCursor::<EventRecord>::begin(&mut *self.copy).await?;
         loop {
             let (original, copied) = (source.take().await?, copy.take().await?);
             let event = original.map(|record| record.event);
@@ -144,11 +145,11 @@ impl Comparison<'_> {
 }
 
 trait Compared: Paged {
-    /// For people.
+    /// The record's name in messages.
     fn name(&self) -> String;
 
-    /// What the two do not have in common.
-    fn parts_unlike(&self, other: &Self) -> Vec<&'static str>;
+    /// Names of the parts that differ.
+    fn differing_parts(&self, other: &Self) -> Vec<&'static str>;
 }
 
 impl Compared for OrderRecord {
@@ -156,20 +157,20 @@ impl Compared for OrderRecord {
         format!("order {}", self.order.order_id)
     }
 
-    fn parts_unlike(&self, other: &OrderRecord) -> Vec<&'static str> {
+    fn differing_parts(&self, other: &OrderRecord) -> Vec<&'static str> {
         let events = |record: &OrderRecord| -> Vec<Event> {
             let events = record.events.iter();
             events.map(|stored| stored.event.clone()).collect()
         };
         let passed_over = |record: &OrderRecord| -> Vec<(u32, Vec<OrderId>)> {
             let events = record.events.iter();
-            let passing = events.filter(|stored| !stored.passed_over.is_empty());
-            passing
+            let starts = events.filter(|stored| !stored.passed_over.is_empty());
+            starts
                 .map(|stored| (stored.event.version, stored.passed_over.clone()))
                 .collect()
         };
-        unlike(&[
-            ("what was ordered", self.order.request == other.order.request),
+        unequal(&[
+            ("its request", self.order.request == other.order.request),
             ("its state", self.order == other.order),
             ("its lease", self.lease == other.lease),
             ("its fence", self.fence == other.fence),
@@ -177,7 +178,10 @@ impl Compared for OrderRecord {
             ("whether it was handed out", self.handed_out == other.handed_out),
             ("its number of crashes", self.crashes == other.crashes),
             ("its history", events(self) == events(other)),
-            ("what it passed over", passed_over(self) == passed_over(other)),
+            (
+                "the orders it passed over",
+                passed_over(self) == passed_over(other),
+            ),
         ])
     }
 }
@@ -187,12 +191,12 @@ impl Compared for KeyRecord {
         format!("idempotency key {:?} of {:?}", self.key, self.scope)
     }
 
-    fn parts_unlike(&self, other: &KeyRecord) -> Vec<&'static str> {
-        unlike(&[("what it stands for", self == other)])
+    fn differing_parts(&self, other: &KeyRecord) -> Vec<&'static str> {
+        unequal(&[("its content", self == other)])
     }
 }
 
-fn unlike(parts: &[(&'static str, bool)]) -> Vec<&'static str> {
-    let unlike = parts.iter().filter(|(_, alike)| !alike);
-    unlike.map(|(part, _)| *part).collect()
+fn unequal(parts: &[(&'static str, bool)]) -> Vec<&'static str> {
+    let unequal = parts.iter().filter(|(_, is_equal)| !is_equal);
+    unequal.map(|(part, _)| *part).collect()
 }

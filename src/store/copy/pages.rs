@@ -1,27 +1,28 @@
-//! Records of a snapshot one after another, read a page at a time.
+//! A cursor over the records of a snapshot, which reads one page at a time.
 
 use crate::order::OrderId;
 use crate::store::snapshot::{EventRecord, KeyName, KeyRecord, OrderRecord};
 use crate::store::{FEED_EVENTS_MAX, Snapshot, StoreError};
 
-/// Orders held in memory at once, with their events.
+/// Records per page. Orders are held in memory with their events.
 const PAGE_ORDERS: usize = 500;
 const PAGE_EVENTS: usize = FEED_EVENTS_MAX;
 const PAGE_KEYS: usize = 500;
 
-/// What a snapshot shows by pages.
+/// A kind of record that a snapshot returns in pages.
 pub(super) trait Paged: Sized {
     /// Rises from record to record.
-    type Place: Ord + Clone;
+    type SortKey: Ord + Clone;
 
-    /// The next records behind the place; empty at the end.
-    async fn page(snapshot: &mut dyn Snapshot, after: Option<Self::Place>) -> Result<Vec<Self>, StoreError>;
+    /// The next records after the sort key; none at the end.
+    async fn page(snapshot: &mut dyn Snapshot, after: Option<Self::SortKey>)
+    -> Result<Vec<Self>, StoreError>;
 
-    fn place(&self) -> Self::Place;
+    fn sort_key(&self) -> Self::SortKey;
 }
 
 impl Paged for OrderRecord {
-    type Place = OrderId;
+    type SortKey = OrderId;
 
     async fn page(
         snapshot: &mut dyn Snapshot,
@@ -30,62 +31,62 @@ impl Paged for OrderRecord {
         snapshot.orders_after(after, PAGE_ORDERS).await
     }
 
-    fn place(&self) -> OrderId {
+    fn sort_key(&self) -> OrderId {
         self.order.order_id
     }
 }
 
 impl Paged for EventRecord {
-    type Place = i64;
+    type SortKey = i64;
 
     async fn page(snapshot: &mut dyn Snapshot, after: Option<i64>) -> Result<Vec<EventRecord>, StoreError> {
         snapshot.events_after(after, PAGE_EVENTS).await
     }
 
-    fn place(&self) -> i64 {
+    fn sort_key(&self) -> i64 {
         self.position
     }
 }
 
-/// By their bytes: every store sorts them so, whatever the language of its database.
+/// Keys sort by their bytes in every store, independent of the database's collation.
 impl Paged for KeyRecord {
-    type Place = KeyName;
+    type SortKey = KeyName;
 
     async fn page(snapshot: &mut dyn Snapshot, after: Option<KeyName>) -> Result<Vec<KeyRecord>, StoreError> {
         snapshot.keys_after(after, PAGE_KEYS).await
     }
 
-    fn place(&self) -> KeyName {
+    fn sort_key(&self) -> KeyName {
         (self.scope.clone(), self.key.clone())
     }
 }
 
-/// A way through all records of a kind.
-pub(super) struct Walk<'s, R: Paged> {
+/// A cursor over all records of a kind.
+pub(super) struct RecordCursor<'s, R: Paged> {
     snapshot: &'s mut dyn Snapshot,
-    /// The record the walk has come to; `None` at the end.
+    /// The next record; `None` at the end.
     head: Option<R>,
     page: std::vec::IntoIter<R>,
-    page_end: Option<R::Place>,
+    page_end: Option<R::SortKey>,
 }
 
-impl<'s, R: Paged> Walk<'s, R> {
-    pub async fn begin(snapshot: &'s mut dyn Snapshot) -> Result<Walk<'s, R>, StoreError> {
-        let mut walk = Walk {
+impl<'s, R: Paged> RecordCursor<'s, R> {
+    pub async fn begin(snapshot: &'s mut dyn Snapshot) -> Result<RecordCursor<'s, R>, StoreError> {
+        let mut cursor = RecordCursor {
             snapshot,
             head: None,
             page: Vec::new().into_iter(),
             page_end: None,
         };
-        walk.head = walk.read().await?;
-        Ok(walk)
+        cursor.head = cursor.read().await?;
+        Ok(cursor)
     }
 
     pub fn head(&self) -> Option<&R> {
         self.head.as_ref()
     }
 
-    /// The head, and goes on to the next.
+    /// Returns the head and advances to the next record.
     pub async fn take(&mut self) -> Result<Option<R>, StoreError> {
         let next = match self.head {
             Some(_) => self.read().await?,
@@ -94,10 +95,10 @@ impl<'s, R: Paged> Walk<'s, R> {
         Ok(std::mem::replace(&mut self.head, next))
     }
 
-    /// The same when the head is at this place, otherwise nothing.
-    pub async fn take_at(&mut self, place: &R::Place) -> Result<Option<R>, StoreError> {
+    /// Takes the head if it has this sort key.
+    pub async fn take_if(&mut self, sort_key: &R::SortKey) -> Result<Option<R>, StoreError> {
         match &self.head {
-            Some(head) if head.place() == *place => self.take().await,
+            Some(head) if head.sort_key() == *sort_key => self.take().await,
             Some(_) | None => Ok(None),
         }
     }
@@ -107,7 +108,7 @@ impl<'s, R: Paged> Walk<'s, R> {
             return Ok(Some(record));
         }
         let page = R::page(self.snapshot, self.page_end.take()).await?;
-        self.page_end = page.last().map(R::place);
+        self.page_end = page.last().map(R::sort_key);
         self.page = page.into_iter();
         Ok(self.page.next())
     }

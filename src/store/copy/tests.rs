@@ -1,5 +1,5 @@
-//! A store against copies of its file that are not true: each kind of difference must be found. What a copy that is true
-//! looks like, and that nothing is left of another, is tested with PostgreSQL.
+//! The comparison of a store with a copy of its file, changed in one respect: each kind of difference must be found. The tests with
+//! PostgreSQL check real copies, and that a bad copy leaves nothing behind.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::store::clock::system_clock;
 use crate::store::open::{OpenOptions, open, open_snapshot};
 use crate::store::{ClaimRequest, IdempotencyKey};
 
-/// Three orders with keys of their own: completed, failed, waiting.
+/// Stores three orders with a key each: one Completed, one Failed, one Pending.
 async fn store_of_three(path: &Path) {
     let options = OpenOptions {
         migrate: true,
@@ -56,7 +56,7 @@ async fn store_of_three(path: &Path) {
     store.close().await;
 }
 
-/// What is found when this was done to the copy.
+/// The differences found after `tampering` changed the copy.
 async fn found(tampering: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let paths: [PathBuf; 2] = ["original.db", "copy.db"].map(|name| folder.path().join(name));
@@ -75,12 +75,12 @@ async fn found(tampering: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_true_copy_differs_in_nothing() {
+async fn an_exact_copy_has_no_differences() {
     assert_eq!(found("").await, [""; 0]);
 }
 
 #[tokio::test]
-async fn places_in_the_feed_may_differ_as_long_as_they_rise_alike() {
+async fn positions_may_differ_but_the_order_of_the_feed_may_not() {
     let stretched = "update events set position = -position; update events set position = -2 * position + 5";
     assert_eq!(found(stretched).await, [""; 0]);
     let swapped = "update events set position = 99 where position = 4;
@@ -94,10 +94,7 @@ async fn places_in_the_feed_may_differ_as_long_as_they_rise_alike() {
 #[tokio::test]
 async fn every_part_of_an_order_is_compared() {
     for (tampering, part) in [
-        (
-            "update orders set user_id = 2 where order_id = 2",
-            "what was ordered",
-        ),
+        ("update orders set user_id = 2 where order_id = 2", "its request"),
         (
             "update orders set last_error = 'x' where order_id = 2",
             "its state",
@@ -126,7 +123,7 @@ async fn every_part_of_an_order_is_compared() {
 }
 
 #[tokio::test]
-async fn an_order_or_a_key_too_few_or_too_many_is_found() {
+async fn a_missing_or_extra_order_or_key_is_found() {
     for order_id in 1..=3 {
         let delete = format!("delete from orders where order_id = {order_id}");
         assert_eq!(found(&delete).await, [format!("order {order_id} is missing")]);
@@ -145,12 +142,12 @@ async fn an_order_or_a_key_too_few_or_too_many_is_found() {
     );
     assert_eq!(
         found("update idempotency_keys set order_count = 2 where key = 'b'").await,
-        [r#"idempotency key "b" of "orders": what it stands for differs"#]
+        [r#"idempotency key "b" of "orders": its content differs"#]
     );
 }
 
 #[tokio::test]
-async fn an_event_too_few_is_found() {
+async fn a_missing_event_is_found() {
     assert_eq!(
         found("delete from events where position = (select max(position) from events)").await,
         [
@@ -161,7 +158,7 @@ async fn an_event_too_few_is_found() {
 }
 
 #[tokio::test]
-async fn the_numbers_are_compared() {
+async fn counters_pause_and_epochs_are_compared() {
     assert_eq!(
         found("update counters set failed = 2, paused = 1").await,
         ["the counters differ", "one queue is paused, the other is not"]

@@ -1,4 +1,4 @@
-//! A call is measured whatever becomes of it.
+//! Every call is measured, whatever its outcome.
 
 use std::future::pending;
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ use crate::order::OrderId;
 use crate::store::Acted;
 use crate::store::layer::NoStore;
 
-/// Answers no cancel.
+/// A layer that never answers a cancel.
 struct NeverCancels;
 
 impl Layer for NeverCancels {
@@ -28,10 +28,10 @@ impl Layer for NeverCancels {
 
 fn measured_store(metrics: &Metrics) -> Arc<dyn Store> {
     let store = Layered::new(Arc::new(NoStore), NeverCancels);
-    measured(Arc::new(store), metrics.store_calls.clone())
+    measured(Arc::new(store), metrics.store_call.clone())
 }
 
-/// Labels and count of every kind of call that was measured.
+/// Labels and count of every kind of call measured so far.
 fn counted(metrics: &Metrics) -> Vec<String> {
     let mut exposition = String::new();
     text::encode(&mut exposition, &metrics.registry).unwrap();
@@ -42,7 +42,7 @@ fn counted(metrics: &Metrics) -> Vec<String> {
 }
 
 #[test]
-fn an_outcome_says_whether_the_store_is_to_blame() {
+fn an_outcome_shows_whether_the_store_is_to_blame() {
     let attempted = "cancel an order";
     let source = || anyhow::anyhow!("no");
     let refused = StoreError::Refused {
@@ -74,7 +74,7 @@ fn an_outcome_says_whether_the_store_is_to_blame() {
 }
 
 #[test]
-fn a_call_that_its_caller_drops_is_measured_as_abandoned() {
+fn a_call_dropped_by_its_caller_counts_as_abandoned() {
     let metrics = Metrics::new();
     let store = measured_store(&metrics);
     drop(store.cancel(OrderId(1)));
@@ -89,17 +89,20 @@ struct Spans(Arc<Mutex<Vec<String>>>);
 
 impl<S: Subscriber> tracing_subscriber::Layer<S> for Spans {
     fn on_new_span(&self, span: &Attributes<'_>, _id: &Id, _log: Context<'_, S>) {
-        let of = span.metadata();
-        span.record(&mut Told(self, format!("{} {}", of.target(), of.name())));
+        let metadata = span.metadata();
+        span.record(&mut FieldRecorder(
+            self,
+            format!("{} {}", metadata.target(), metadata.name()),
+        ));
     }
 }
 
-struct Told<'s>(&'s Spans, String);
+struct FieldRecorder<'s>(&'s Spans, String);
 
-impl Visit for Told<'_> {
+impl Visit for FieldRecorder<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        let told = format!("{} {field}={value:?}", self.1);
-        self.0.0.lock().unwrap().push(told);
+        let text = format!("{} {field}={value:?}", self.1);
+        self.0.0.lock().unwrap().push(text);
     }
 }
 
@@ -108,7 +111,6 @@ fn a_call_has_one_span_at_debug_level_and_none_above() {
     for (level, expected) in [
         (
             LevelFilter::DEBUG,
-            // The log knows the spans by this target (`telemetry/requests.rs`).
             &["orderly::store::measured store verb=\"redrive\""][..],
         ),
         (LevelFilter::INFO, &[]),

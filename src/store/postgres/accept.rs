@@ -1,4 +1,4 @@
-//! Storing new orders, and recognising requests that were stored before.
+//! Stores new orders, and recognises requests that were stored before.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -6,11 +6,11 @@ use std::sync::{Arc, LazyLock};
 
 use tokio_postgres::types::{ToSql, Type};
 
+use super::class_connection::ClassConnection;
 use super::classes::Class;
-use super::failure::Failure;
+use super::failure::PgFailure;
 use super::functions::named;
 use super::group::Call;
-use super::link::Link;
 use super::rows;
 use super::shared::Shared;
 use crate::order::{NewOrder, OrderId, Reference};
@@ -36,7 +36,7 @@ pub(super) struct Accept {
 
 impl Call for Accept {
     type Answer = Accepted;
-    /// Of two requests with one key the second is to find what the first stored.
+    /// The key: of two requests with one key, the second must find what the first stored.
     type Subject = (String, String);
     const ATTEMPTED: &'static str = "accept orders";
     const CLASS: Class = Class::Accept;
@@ -50,34 +50,34 @@ impl Call for Accept {
         self.orders.len()
     }
 
-    async fn carry_out(
+    async fn run_group(
         calls: &[&Accept],
-        link: &mut Link,
+        connection: &mut ClassConnection,
         shared: &Shared,
-    ) -> Result<Vec<Result<Accepted, StoreError>>, Failure> {
-        let admitted = admitted(calls, link).await?;
+    ) -> Result<Vec<Result<Accepted, StoreError>>, PgFailure> {
+        let admitted = admitted(calls, connection).await?;
         let mut stored = if admitted.is_empty() {
             HashMap::new()
         } else {
-            store(&admitted, link).await?
+            store(&admitted, connection).await?
         };
         let accepted: usize = stored.values().map(|accepted| accepted.order_ids.len()).sum();
         if accepted > 0 {
             shared.metrics.orders_accepted.inc_by(accepted as u64);
             let keys = admitted.iter().filter(|(_, call)| call.key.is_some()).count();
             shared.keys_stored.fetch_add(keys, Ordering::Relaxed);
-            shared.changed_with_work();
+            shared.work_committed();
         }
         let missing: Vec<usize> = (0..calls.len())
             .filter(|number| !stored.contains_key(number))
             .collect();
-        let mut known = known(calls, &missing, link).await;
+        let mut known = find_known(calls, &missing, connection).await;
         let answers = (0..calls.len()).map(|number| match stored.remove(&number) {
             Some(accepted) => Ok(accepted),
             None => known.remove(&number).unwrap_or_else(|| {
                 let was_admitted = admitted.iter().any(|(admitted, _)| *admitted == number);
                 Err(if was_admitted {
-                    forgotten_just_now()
+                    key_just_expired()
                 } else {
                     StoreError::QueueFull
                 })
@@ -87,22 +87,25 @@ impl Call for Accept {
     }
 }
 
-/// The key was there, and when it was looked up its retention had passed. Or it is past that and another session of the
-/// database has locked it.
-fn forgotten_just_now() -> StoreError {
+/// Makes the error for a key that was found when storing and had expired when it was looked up, or has expired and is
+/// locked by another session.
+fn key_just_expired() -> StoreError {
     StoreError::Unavailable {
         attempted: Accept::ATTEMPTED,
-        source: anyhow::Error::msg("the idempotency key ran out at this moment"),
+        source: anyhow::Error::msg("the idempotency key expired at this moment"),
     }
 }
 
-/// The calls for which there is room, with their numbers: the oldest ones.
-async fn admitted<'c>(calls: &[&'c Accept], link: &mut Link) -> Result<Vec<(usize, &'c Accept)>, Failure> {
+/// Returns the oldest calls for which the queue has room, with their indexes.
+async fn admitted<'c>(
+    calls: &[&'c Accept],
+    connection: &mut ClassConnection,
+) -> Result<Vec<(usize, &'c Accept)>, PgFailure> {
     let numbered = || calls.iter().copied().enumerate();
     let Some(pending_max) = calls.iter().find_map(|call| call.pending_max) else {
         return Ok(numbered().collect());
     };
-    let counted = link
+    let counted = connection
         .read(
             "select coalesce(sum(pending), 0)::int8 from orderly.counters",
             &[],
@@ -118,13 +121,16 @@ async fn admitted<'c>(calls: &[&'c Accept], link: &mut Link) -> Result<Vec<(usiz
     Ok(numbered().filter(takes).collect())
 }
 
-/// The answers of the calls that were stored now; those whose key is known are left out.
-async fn store(calls: &[(usize, &Accept)], link: &mut Link) -> Result<HashMap<usize, Accepted>, Failure> {
+/// Stores the calls and returns the answers of those that were stored; a call whose key is known is left out.
+async fn store(
+    calls: &[(usize, &Accept)],
+    connection: &mut ClassConnection,
+) -> Result<HashMap<usize, Accepted>, PgFailure> {
     let columns = Columns::of(calls);
     if calls.iter().all(|(_, call)| call.key.is_none()) {
-        store_plain(calls, &columns, link).await
+        store_plain(calls, &columns, connection).await
     } else {
-        store_keyed(calls, &columns, link).await
+        store_keyed(calls, &columns, connection).await
     }
 }
 
@@ -165,9 +171,9 @@ impl<'c> Columns<'c> {
 async fn store_plain(
     calls: &[(usize, &Accept)],
     columns: &Columns<'_>,
-    link: &mut Link,
-) -> Result<HashMap<usize, Accepted>, Failure> {
-    let slot = Shared::any_slot();
+    connection: &mut ClassConnection,
+) -> Result<HashMap<usize, Accepted>, PgFailure> {
+    let slot = Shared::random_counter_slot();
     let [user_ids, amounts, item_ids, references, metadata] = columns.parameters();
     let parameters = [
         user_ids,
@@ -177,7 +183,7 @@ async fn store_plain(
         metadata,
         (&slot, Type::INT2),
     ];
-    let stored = link.once(&ACCEPT, &parameters).await?;
+    let stored = connection.execute_once(&ACCEPT, &parameters).await?;
     let row = rows::only(&stored)?;
     let order_ids: Vec<i64> = rows::column(row, 0)?;
     let created_at = rows::column(row, 1)?;
@@ -192,8 +198,8 @@ async fn store_plain(
 async fn store_keyed(
     calls: &[(usize, &Accept)],
     columns: &Columns<'_>,
-    link: &mut Link,
-) -> Result<HashMap<usize, Accepted>, Failure> {
+    connection: &mut ClassConnection,
+) -> Result<HashMap<usize, Accepted>, PgFailure> {
     let call_numbers: Vec<i32> = calls
         .iter()
         .flat_map(|(number, call)| call.orders.iter().map(|_| call_number(*number)))
@@ -207,7 +213,7 @@ async fn store_keyed(
     let scopes: Vec<&str> = keys().map(|(_, key)| key.scope.as_str()).collect();
     let names: Vec<&str> = keys().map(|(_, key)| key.key.as_str()).collect();
     let fingerprints: Vec<&[u8]> = keys().map(|(_, key)| &key.fingerprint[..]).collect();
-    let slot = Shared::any_slot();
+    let slot = Shared::random_counter_slot();
     let [user_ids, amounts, item_ids, references, metadata] = columns.parameters();
     let parameters = [
         (&call_numbers as &(dyn ToSql + Sync), Type::INT4_ARRAY),
@@ -222,19 +228,19 @@ async fn store_keyed(
         (&fingerprints, Type::BYTEA_ARRAY),
         (&slot, Type::INT2),
     ];
-    let stored = link.once(&ACCEPT_KEYED, &parameters).await?;
+    let stored = connection.execute_once(&ACCEPT_KEYED, &parameters).await?;
     let answer = |row| {
         let number: i32 = rows::column(row, 0)?;
-        let number = usize::try_from(number).map_err(|_| Failure::undecodable("a call", number))?;
+        let number = usize::try_from(number).map_err(|_| PgFailure::undecodable("a call", number))?;
         let created_at = rows::column(row, 2)?;
         Ok((number, accepted(rows::column(row, 1)?, created_at)))
     };
     stored.iter().map(answer).collect()
 }
 
-/// Calls of one group are few.
+/// Converts the index of a call in its group.
 fn call_number(number: usize) -> i32 {
-    i32::try_from(number).expect("a group has at most as many calls as its limit says")
+    i32::try_from(number).expect("the limit for calls in a group fits into 32 bits")
 }
 
 fn accepted(order_ids: Vec<i64>, created_at: Timestamp) -> Accepted {
@@ -245,11 +251,11 @@ fn accepted(order_ids: Vec<i64>, created_at: Timestamp) -> Accepted {
     }
 }
 
-/// What is known of the keys of these calls; nothing of a call without one, or whose key is unknown.
-async fn known(
+/// Looks up the keys of the calls at these indexes. Calls without a key, or with an unknown one, are left out.
+async fn find_known(
     calls: &[&Accept],
     numbers: &[usize],
-    link: &mut Link,
+    connection: &mut ClassConnection,
 ) -> HashMap<usize, Result<Accepted, StoreError>> {
     let keyed: Vec<(usize, &IdempotencyKey)> = numbers
         .iter()
@@ -258,9 +264,9 @@ async fn known(
     if keyed.is_empty() {
         return HashMap::new();
     }
-    match look_up(&keyed, link).await {
+    match look_up(&keyed, connection).await {
         Ok(known) => known,
-        // What was stored for the others of the group is theirs all the same.
+        // The other calls of the group are stored and keep their answers.
         Err(failure) => {
             let failed = |(number, _): &(usize, _)| (*number, Err(failure.to_error(Accept::ATTEMPTED)));
             keyed.iter().map(failed).collect()
@@ -270,13 +276,13 @@ async fn known(
 
 async fn look_up(
     keyed: &[(usize, &IdempotencyKey)],
-    link: &mut Link,
-) -> Result<HashMap<usize, Result<Accepted, StoreError>>, Failure> {
+    connection: &mut ClassConnection,
+) -> Result<HashMap<usize, Result<Accepted, StoreError>>, PgFailure> {
     let scopes: Vec<&str> = keyed.iter().map(|(_, key)| key.scope.as_str()).collect();
     let names: Vec<&str> = keyed.iter().map(|(_, key)| key.key.as_str()).collect();
-    let found = link
-        .confirm(
-            include_str!("known_keys.sql"),
+    let found = connection
+        .read_confirmed(
+            include_str!("find_keys.sql"),
             &[(&scopes, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)],
         )
         .await?;
@@ -286,7 +292,7 @@ async fn look_up(
         let (number, key) = usize::try_from(place - 1)
             .ok()
             .and_then(|place| keyed.get(place))
-            .ok_or_else(|| Failure::undecodable("a key's place", place))?;
+            .ok_or_else(|| PgFailure::undecodable("a key's place", place))?;
         let order_ids: Vec<i64> = rows::column(row, 2)?;
         let order_ids = order_ids.into_iter().map(OrderId).collect();
         let answer = key.answer(rows::column(row, 1)?, order_ids, rows::column(row, 3)?);

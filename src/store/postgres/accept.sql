@@ -1,4 +1,5 @@
--- Stores a group of calls without keys: their orders, one element each. accept_keyed is the same for groups with keys.
+-- Stores the orders of a group of calls without keys; the arrays have one element per order. accept_keyed does the same for
+-- groups with keys.
 create function :accept(
     user_ids bigint[], amounts bigint[], items text[], order_references text[], metadatas text[], counter_slot smallint,
     out order_ids bigint[], out accepted_at timestamptz
@@ -7,8 +8,8 @@ set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off 
 as $accept$
 begin
     perform :epoch_here();
-    -- The creation time never runs backwards. The transaction has its id before it draws order ids: a claim that
-    -- sees a later id in the sequence waits for a transaction with an earlier one (the floor of a claim).
+    -- The creation time never runs backwards. The transaction gets its id before it draws order ids: a claim that sees a
+    -- later id in the sequence waits for a transaction with an earlier one (the lower bound of claims).
     with moment as materialized (
         select greatest(clock_timestamp(), (
                 select created_at from orderly.orders order by order_id desc limit 1)) as at,

@@ -1,6 +1,5 @@
--- Stores a group of calls, some with keys, each with its orders and their events. Calls whose key is stored already are
--- left out: they have no row in the answer. order_calls: the number of the call each order belongs to; key_calls: that of
--- each key.
+-- Stores the orders of a group of calls, some with keys. Calls whose key is stored already are left out and have no row in
+-- the answer. order_calls: the number of the call of each order; key_calls: that of each key.
 create function :accept_keyed(
     order_calls integer[], user_ids bigint[], amounts bigint[], items text[], order_references text[], metadatas text[],
     key_calls integer[], scopes text[], keys text[], fingerprints bytea[], counter_slot smallint
@@ -26,13 +25,13 @@ begin
     ), calls as materialized (
         select call, array_agg(order_id order by place) as order_ids from numbered group by call
     ), asked as materialized (
-        -- A key that is there is looked at before it is locked. Looked up one by one, whatever the plan says of joins.
+        -- An existing key is read before it is locked. Read one by one, whatever the plan says of joins.
         select given.*, (
             select known.created_at from orderly.idempotency_keys as known
             where known.scope = given.scope and known.key = given.key) as stored_at
         from unnest(key_calls, scopes, keys, fingerprints) as given (call, scope, key, fingerprint)
     ), kept as (
-        -- In the order of the keys, so that two groups that share some never wait for each other.
+        -- In the order of the keys, so that two groups that share keys never wait for each other.
         insert into orderly.idempotency_keys as stored (scope, key, fingerprint, order_ids, created_at)
         select asked.scope, asked.key, asked.fingerprint, calls.order_ids, moment.at
         from moment, asked join calls using (call)
@@ -44,7 +43,7 @@ begin
                 for update skip locked), false)
             else false end
         order by asked.scope collate "C", asked.key collate "C"
-        -- A key past its retention may still be there and gives way.
+        -- An expired key may still be stored; it is replaced.
         on conflict (scope, key) do update set
             fingerprint = excluded.fingerprint, order_ids = excluded.order_ids, created_at = excluded.created_at
             where stored.created_at <= excluded.created_at - interval '24 hours'

@@ -1,19 +1,19 @@
-//! Beginning an epoch. The messages that give something out ask whether the server is still that of the newest epoch
-//! (`epoch_here.sql`); `link` begins one where it is not, and `restored` where an operator says so.
+//! Begins epochs. Messages that give out ids or leases check whether the server is still that of the newest epoch
+//! (`epoch_here.sql`). If it is not, `class_connection` begins one; `restored` begins one when an operator asks.
 
 use std::sync::LazyLock;
 
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::answered::answered;
+use super::advisory_locks::EPOCH_LOCK;
+use super::await_answer::await_answer;
 use super::connect::Parameters;
-use super::failure::Failure;
+use super::failure::PgFailure;
 use super::functions::named;
-use super::locks::EPOCH_LOCK;
 use super::rows;
 use crate::order::OrderId;
-use crate::store::{Begun, FAILOVER_JUMP, FeedPosition, JUMPS_MAX, RESTORE_JUMP};
+use crate::store::{FAILOVER_JUMP, FeedPosition, JUMPS_MAX, NewEpoch, RESTORE_JUMP};
 
 static BEGIN: LazyLock<String> = LazyLock::new(|| {
     named(
@@ -26,12 +26,12 @@ static BEGIN: LazyLock<String> = LazyLock::new(|| {
 pub(super) enum Cause {
     /// The server is not that of the newest epoch.
     OtherServer,
-    /// The operator says that the store is a backup.
+    /// The operator says that the store was restored from a backup.
     Restored,
 }
 
-/// Begins an epoch. `None` where another node was faster, or, for [`Cause::Restored`], where a node is alive.
-pub(super) async fn begin(client: &Client, cause: Cause) -> Result<Option<Begun>, Failure> {
+/// Begins an epoch. `None` when another node was faster or, for [`Cause::Restored`], when a node is alive.
+pub(super) async fn begin(client: &Client, cause: Cause) -> Result<Option<NewEpoch>, PgFailure> {
     let restored = cause == Cause::Restored;
     let jump = if restored { RESTORE_JUMP } else { FAILOVER_JUMP };
     let ids_left_out = jump * rand::random_range(1..=JUMPS_MAX);
@@ -40,12 +40,12 @@ pub(super) async fn begin(client: &Client, cause: Cause) -> Result<Option<Begun>
         (&ids_left_out, Type::INT8),
         (&restored, Type::BOOL),
     ];
-    let begun = answered(client.query_typed(&BEGIN, parameters)).await?;
+    let begun = await_answer(client.query_typed(&BEGIN, parameters)).await?;
     let row = rows::only(&begun)?;
     let Some(number) = rows::column::<Option<i64>>(row, 0)? else {
         return Ok(None);
     };
-    let begun = Begun {
+    let begun = NewEpoch {
         number: number.unsigned_abs(),
         first_order_id: OrderId(rows::column(row, 1)?),
         after: FeedPosition(rows::column(row, 2)?),
@@ -57,9 +57,9 @@ pub(super) async fn begin(client: &Client, cause: Cause) -> Result<Option<Begun>
     Ok(Some(begun))
 }
 
-/// Only the node that began the epoch logs it.
-fn warn(begun: &Begun, was: &str, now_is: &str) {
-    let Begun {
+/// Logs the epoch; only the node that began it does.
+fn warn(begun: &NewEpoch, was: &str, now_is: &str) {
+    let NewEpoch {
         number,
         first_order_id,
         after,
@@ -72,7 +72,7 @@ fn warn(begun: &Begun, was: &str, now_is: &str) {
         epoch = number,
         first_order_id = first_order_id.0,
         after_position = after.0,
-        "the database has changed from {was} to {now_is}: epoch {number} begins with order {first_order_id} and behind place \
+        "the database has changed from {was} to {now_is}: epoch {number} begins with order {first_order_id} and after position \
          {} of the feed. Orders and results that were confirmed {since} may be missing if the replication was asynchronous or \
          a backup was restored",
         after.0

@@ -1,7 +1,7 @@
--- Begins an epoch where the newest one belongs to another server or another timeline; with `restored` in any case, unless a node
--- is alive. Order ids, and the numbers of batches, go on far ahead of all that were given out and lost. `ids_left_out` is random:
--- epochs that begin at the same point, in two lives of the store, differ. `begun` is null where nothing was to do. `stored_until`
--- is the time of the last event that has its place in the feed.
+-- Begins an epoch when the newest one belongs to another server or timeline; with `restored` in any case, unless a node is
+-- alive. Order ids and batch numbers continue far above all that were given out and lost. `ids_left_out` is random, so that
+-- epochs that begin at the same point in two lives of the store differ. `begun` is null when there was nothing to do.
+-- `stored_until` is the time of the last numbered event.
 create function :begin_epoch(
     epoch_lock bigint, ids_left_out bigint, restored boolean, out begun bigint, out first_order_id bigint,
     out after_position bigint, out stored_until timestamptz, out was text, out now_is text
@@ -13,7 +13,7 @@ declare
     newest record;
 begin
     perform pg_advisory_xact_lock(epoch_lock);
-    -- With a view of its own: another node may have been first.
+    -- This statement has its own view: another node may have been first.
     select * into here from orderly.server_life();
     select * into newest from orderly.epochs as e order by e.epoch desc limit 1;
     if restored then
@@ -34,7 +34,7 @@ begin
     values (begun, ('x' || orderly.random_digits())::bit(64)::bigint,
         decode(orderly.random_digits() || orderly.random_digits(), 'hex'), here.system_identifier, here.timeline, first_order_id,
         after_position, clock_timestamp());
-    -- Last, since no rollback takes it back.
+    -- Last, since a rollback does not reset a sequence.
     perform setval('orderly.order_ids', first_order_id - 1);
     perform setval('orderly.batch_ids', last_value + ids_left_out) from orderly.batch_ids;
 end $begin$;

@@ -1,8 +1,9 @@
--- Reads for how many microseconds the longest waiting order has waited whose turn the next claim decides; how many other orders wait
--- for one of their user, among the first $3 of the table; and for how long the first of them has, among the 1,000 oldest.
--- Served by the primary keys, blocked_user and blocked_since.
+-- Reads three numbers. First, for how many microseconds the longest waiting order has waited among those
+-- whose turn the next claim decides; how many other orders wait for one of their user, among the first $3 of the table; and for
+-- how many microseconds the first of those has waited, among the 1,000 oldest. Served by the primary keys, blocked_user and
+-- blocked_since.
 with undecided as materialized (
-    -- Of users without a turn, the first order.
+    -- The first order of each user without a turn.
     select (
         select b.order_id from orderly.blocked as b
         where (b.user_id, b.order_id) >= (users.user_id, 0) and b.user_id <= users.user_id

@@ -1,10 +1,10 @@
-//! Cancelling an order.
+//! Cancels an order.
 
-use super::failure::Failure;
-use super::links::Links;
-use super::locked::Patience;
+use super::class_pool::ClassPool;
+use super::failure::PgFailure;
+use super::locked_orders::LockRetry;
 use super::shared::Shared;
-use super::{held, query};
+use super::{locked_change, query};
 use crate::event::EventKind;
 use crate::order::OrderId;
 use crate::store::Acted;
@@ -12,26 +12,26 @@ use crate::store::cancel::changes;
 use crate::store::columns::order_columns;
 
 const CANCEL: &str = concat!(
-    include_str!("held.sql"),
+    include_str!("lock_orders.sql"),
     include_str!("cancel.sql"),
     "select ",
     order_columns!(),
     " from changed"
 );
 
-pub(super) async fn cancel(links: &Links, shared: &Shared, id: OrderId) -> Result<Acted, Failure> {
-    let mut patience = Patience::new();
+pub(super) async fn cancel(pool: &ClassPool, shared: &Shared, id: OrderId) -> Result<Acted, PgFailure> {
+    let mut retry = LockRetry::new();
     loop {
-        if let Some(order) = held::change_one(links, shared, CANCEL, id, changes).await? {
-            shared.changed();
-            shared.ended([id]);
+        if let Some(order) = locked_change::change_one(pool, shared, CANCEL, id, changes).await? {
+            shared.events_committed();
+            shared.orders_ended([id]);
             return Ok(Acted::Done(order));
         }
-        match query::order(links, id).await? {
+        match query::order(pool, id).await? {
             None => return Ok(Acted::Unknown),
-            Some(order) if changes(order.status) => patience.wait(id, &shared.locked).await?,
+            Some(order) if changes(order.status) => retry.wait(id, &shared.locked).await?,
             Some(order) => {
-                links.confirmed().await?;
+                pool.confirm_reads().await?;
                 return Ok(Acted::unchanged(order, EventKind::Cancelled));
             }
         }

@@ -1,5 +1,5 @@
--- Cancels the order that held.sql holds. A running attempt's result finds no lease any more. Where the orders of a user wait for
--- each other, the next claim sees to their turns.
+-- Cancels the order that lock_orders.sql has locked. The result of a running attempt then finds no lease. Where the orders
+-- of a user wait for each other, the next claim assigns their turns.
 , lease_gone as (
     delete from orderly.leases where order_id = any (array(select order_id from lease))
 ), first_line_gone as (

@@ -1,10 +1,11 @@
--- Chooses the orders that start next, by rising id and by due time, and locks their rows for `start`. Both lines hold what may
--- start and nothing else. While both have work, both move; a short line leaves its places to the other.
+-- Chooses the next orders to start, by rising id and by due time, and locks their rows for `start`. The lines hold exactly
+-- the orders that may start. When both lines have work, orders of both start; a short line leaves its places to the other.
 --
--- Passes over an order that another session has locked, and those in `stepped_around`, whose start the database refused; looks
--- at up to `spare` more rows than are wanted. No order at or below `above` can be in the first line any more (the floor).
+-- Passes over orders that another session has locked, and those in `stepped_around`, whose start the database refused.
+-- Reads up to `spare` more rows than are wanted. No order at or below `above` can be in the first line any more (the lower
+-- bound).
 --
--- The plans are the heads of the lines' indexes, whatever the statistics say.
+-- The plans read the heads of the lines' indexes, whatever the statistics say.
 create function :choose(
     places bigint, takes_suspects boolean, second_first bigint, above bigint, spare bigint, stepped_around bigint[],
     out first_ids bigint[], out second_ids bigint[], out exhausted boolean, out passed_first bigint[],
@@ -22,7 +23,7 @@ begin
         order by order_id
         limit places + spare
     ), first_free as materialized (
-        -- One after the other, no more than are wanted.
+        -- Locked one by one, no more than are wanted.
         select order_id
         from first_line cross join lateral (
             select 1 as locked from orderly.first_line as l
@@ -30,7 +31,7 @@ begin
             for update skip locked) as free
         limit places
     ), second_line as materialized (
-        -- Orders that wait out a back-off are behind the range that is read.
+        -- Orders in backoff come after the range that is read.
         (select order_id, due_at, false as suspect from orderly.second_line
         where not suspect and due_at <= (select at from moment)
         order by due_at, order_id
@@ -61,7 +62,7 @@ begin
             count(*) as second, count(*) filter (where suspect) as suspects
         from second_free
     ), first_passed as materialized (
-        -- What was looked at in vain, by rising id.
+        -- Orders that were read and passed over, by rising id.
         select order_id from first_line, lines
         where order_id not in (select order_id from first_free) and (lines.first < places or order_id < lines.last)
     ), second_passed as materialized (
@@ -71,7 +72,7 @@ begin
     ), share as materialized (
         select least(second, greatest((places + second_first) / 2, places - first)) as second from lines
     )
-    -- The first line is exhausted when all of it was seen, and taken but for what was passed over.
+    -- The first line is exhausted when all of it was read and taken, except for orders that were passed over.
     select array(select order_id from first_free order by order_id limit places - share.second),
         array(select order_id from second_free order by due_at, order_id limit share.second),
         (select count(*) from first_line) < places + spare and lines.first < places and lines.first + share.second <= places,

@@ -1,25 +1,25 @@
-//! Handing out due orders: the claim in one message, whose answer is short, so that the lock is held as short as possible and
-//! never while somebody reads. Orders with long texts are read in another. A start of given orders is a claim that does not
-//! choose. Orders whose start the database refuses are left to `claim/refused.rs`.
+//! Claims due orders. A claim is one message with a short answer, so that the lock is held as briefly as possible and
+//! never while a node reads. Orders with long texts are read by a second statement. A start of given orders is a
+//! claim that does not choose. `claim/refused.rs` handles orders that the database refuses to start.
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use super::agreement;
+use super::advisory_locks::CLAIM_LOCK;
+use super::class_connection::ClassConnection;
 use super::classes::Class;
-use super::failure::{Failure, told};
-use super::floor::Floor;
+use super::database_state::DatabaseState;
+use super::failure::{PgFailure, to_store_result};
 use super::functions::named;
-use super::link::Link;
-use super::locks::CLAIM_LOCK;
+use super::lower_bound::LowerBoundTracker;
 use super::message::{with_ids, with_numbers};
-use super::pool::{Lent, Pool, STARVED};
+use super::pool::{Pool, PooledConnection, STARVED};
+use super::processor_setting;
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
-use super::state::State;
 use super::turns;
 use crate::order::{OrderId, Ordering};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, StoreError, codes};
@@ -30,30 +30,30 @@ mod refused;
 
 use answer::Answer;
 
-/// For a claim and its turn at the lock.
+/// The server's limit for a claim, including its wait for the lock.
 const CLAIM_TIME_MAX: Duration = Duration::from_secs(5);
-/// The same for one without a floor, which may walk past very many dead entries.
-const FULL_LOOK_TIME_MAX: Duration = Duration::from_secs(10);
-/// Stands for a processor where the node names none.
+/// The limit for a claim that scans the first line from its start, past possibly many dead entries.
+const FULL_SCAN_TIME_MAX: Duration = Duration::from_secs(10);
+/// The code in place of a processor when the node names none.
 const ANY: i16 = -1;
-/// For the answer to arrive, once the server's own limit has passed.
+/// The extra time for the answer to arrive after the server's limit.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
 /// The fewest and most orders that a claim looks at beyond those wanted, so that it finds enough despite locked ones.
-/// Locked orders beyond that keep the orders behind them waiting.
+/// More locked orders than that keep the orders behind them waiting.
 const SPARE_MIN: usize = 4;
 const SPARE_MAX: usize = 1_000;
-/// The interval between two looks at orders that another session has locked: no notice tells when they are free.
-const LOCKED_LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// The interval between two claims while orders are locked: no notification tells when they are free.
+const LOCKED_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The message of a claim, numbers left open.
+/// The message of a claim, with its numbers left open.
 static MESSAGE: LazyLock<String> = LazyLock::new(|| named(include_str!("claim_message.sql")));
 
-/// The choice of the orders that a claim may start.
+/// Selects the orders that a claim may start.
 #[derive(Clone, Copy)]
 pub(super) enum Choice<'o> {
-    /// The store's: the next ones of both lines.
+    /// The next orders of both lines, as the store chooses them.
     Next,
-    /// The caller's, each order once.
+    /// Orders that the caller chose, each once.
     Given(&'o [OrderId]),
 }
 
@@ -66,9 +66,9 @@ impl<'o> Choice<'o> {
     }
 }
 
-/// A claim on its way.
+/// The parameters of a claim.
 #[derive(Clone, Copy)]
-struct Asked<'r> {
+struct ClaimParameters<'r> {
     request: &'r ClaimRequest,
     choice: Choice<'r>,
     places: usize,
@@ -78,38 +78,44 @@ struct Asked<'r> {
 pub(super) struct Claims {
     claimer: Mutex<Claimer>,
     pool: Arc<Pool>,
-    state: Arc<State>,
+    state: Arc<DatabaseState>,
     shared: Arc<Shared>,
 }
 
 impl Claims {
-    pub fn new(pool: &Arc<Pool>, state: &Arc<State>, shared: &Arc<Shared>, told: Option<Ordering>) -> Claims {
+    pub fn new(
+        pool: &Arc<Pool>,
+        state: &Arc<DatabaseState>,
+        shared: &Arc<Shared>,
+        configured_ordering: Option<Ordering>,
+    ) -> Claims {
         Claims {
-            claimer: Mutex::new(Claimer::new(pool, told)),
+            claimer: Mutex::new(Claimer::new(pool, configured_ordering)),
             pool: pool.clone(),
             state: state.clone(),
             shared: shared.clone(),
         }
     }
 
-    /// Claims, or starts given orders.
+    /// Claims the next orders, or starts given ones. Fails without asking the database when the store takes no
+    /// results, because attempts could not end.
     pub async fn claim(
         &self,
         choice: Choice<'_>,
         request: &ClaimRequest,
         attempted: &'static str,
     ) -> Result<Claimed, StoreError> {
-        // One at a time on this node: another would only wait for the same lock in the database.
+        // One claim at a time per node: another would only wait for the same lock in the database.
         let mut claimer = self.claimer.lock().await;
         if self.shared.closing.is_cancelled() {
             return Err(StoreError::Closed);
         }
-        // Attempts that started could not end.
-        let starved = self.pool.starves().then(|| STARVED.to_owned());
+        // Attempts that start now could not end.
+        let starved = self.pool.is_starved().then(|| STARVED.to_owned());
         if let Some(reason) = starved.or_else(|| self.state.refuses_to_store()) {
-            return Err(Failure::Unavailable(reason.into()).to_error(attempted));
+            return Err(PgFailure::Unavailable(reason.into()).to_error(attempted));
         }
-        told(claimer.claim(request, choice, &self.shared).await, attempted)
+        to_store_result(claimer.claim(request, choice, &self.shared).await, attempted)
     }
 
     /// Waits for the claim under way.
@@ -118,33 +124,33 @@ impl Claims {
     }
 }
 
-/// The one connection that claims.
+/// Runs the claims of this node, one after another.
 pub(super) struct Claimer {
-    link: Link,
-    floor: Floor,
-    /// Gets the odd place of a claim while both lines have work.
+    connection: ClassConnection,
+    lower_bound: LowerBoundTracker,
+    /// The second line gets the odd place of the next claim when both lines have work.
     second_line_first: bool,
-    /// The number of spare orders that the next claim looks at.
+    /// The number of orders beyond those wanted that the next claim looks at.
     spare: usize,
-    /// What this node was told of the orders of a user; `None` goes by what the store says.
-    told: Option<Ordering>,
-    /// By which it claims.
+    /// The ordering in this node's configuration; `None` uses the store's.
+    configured_ordering: Option<Ordering>,
+    /// The ordering by which this node claims.
     ordering: Ordering,
-    /// The bound with which it looked last.
-    floor_used: i64,
+    /// The lower bound of the latest claim.
+    lower_bound_used: i64,
 }
 
 impl Claimer {
-    pub fn new(pool: &Arc<Pool>, told: Option<Ordering>) -> Claimer {
-        let ordering = told.unwrap_or_default();
+    pub fn new(pool: &Arc<Pool>, configured_ordering: Option<Ordering>) -> Claimer {
+        let ordering = configured_ordering.unwrap_or_default();
         Claimer {
-            link: Link::new(pool.clone(), Class::Claim),
-            floor: Floor::new(),
+            connection: ClassConnection::new(pool.clone(), Class::Claim),
+            lower_bound: LowerBoundTracker::new(),
             second_line_first: false,
             spare: SPARE_MIN,
-            told,
+            configured_ordering,
             ordering,
-            floor_used: 0,
+            lower_bound_used: 0,
         }
     }
 
@@ -153,35 +159,35 @@ impl Claimer {
         request: &ClaimRequest,
         choice: Choice<'_>,
         shared: &Shared,
-    ) -> Result<Claimed, Failure> {
+    ) -> Result<Claimed, PgFailure> {
         let places = request.orders_max.min(CLAIM_ORDERS_MAX);
-        let asked = Asked {
+        let parameters = ClaimParameters {
             request,
             choice,
             places,
         };
-        let answer = self.claim_around_refused(asked, shared).await;
-        let mut answer = answer.inspect_err(|failure| shared.unsure(failure))?;
+        let answer = self.claim_around_refused(parameters, shared).await;
+        let mut answer = answer.inspect_err(|failure| shared.note_possible_commit(failure))?;
         if !self.agrees(&answer, request) {
             self.agree(&answer, request, shared).await?;
-            let again = self.claim_around_refused(asked, shared).await;
-            answer = again.inspect_err(|failure| shared.unsure(failure))?;
+            let again = self.claim_around_refused(parameters, shared).await;
+            answer = again.inspect_err(|failure| shared.note_possible_commit(failure))?;
         }
         shared.locked.found(answer.locked.iter().copied());
         if !answer.granted.is_empty() {
-            shared.changed();
+            shared.events_committed();
         }
         let next_due_in = match choice {
             Choice::Given(_) => answer.next_due_in,
             Choice::Next => {
-                // Turns whether or not both lines had work: where only one had, it makes no difference.
+                // The lines alternate whether or not both had work: with only one, it makes no difference.
                 self.second_line_first ^= !answer.granted.is_empty();
-                self.next_look_in(&answer, places, shared)
+                self.next_claim_in(&answer, places, shared)
             }
         };
         let leases = self.leases(&mut answer, request, shared).await?;
         Ok(Claimed {
-            // Nor does an answer say so that came by other rules than the store's.
+            // Not paused if the claim found nothing only because it went by other rules than the store's.
             paused: answer.seen.is_none() && self.agrees(&answer, request),
             leases,
             next_due_in,
@@ -189,74 +195,82 @@ impl Claimer {
         })
     }
 
-    /// Returns the time until the next claim. Orders that are locked or refused may be due, but would be passed over again.
-    fn next_look_in(&mut self, answer: &Answer, places: usize, shared: &Shared) -> Option<Duration> {
+    /// Returns the time until the next claim. Locked and refused orders may be due, but would be passed over again.
+    fn next_claim_in(&mut self, answer: &Answer, places: usize, shared: &Shared) -> Option<Duration> {
         let passed_over = answer.locked.len() + answer.refused;
-        let looked_too_short = passed_over > self.spare && self.spare < SPARE_MAX;
+        let spare_was_too_small = passed_over > self.spare && self.spare < SPARE_MAX;
         self.spare = (2 * passed_over).clamp(SPARE_MIN, SPARE_MAX);
-        if looked_too_short && answer.granted.len() < places {
+        if spare_was_too_small && answer.granted.len() < places {
             return Some(Duration::ZERO);
         }
         if answer.seen.is_none() {
-            // A claim that starts nothing cannot find out whether a refused order may start.
+            // While the queue is paused, no claim can find out whether a refused order may start now.
             return answer.next_due_in;
         }
         if !answer.locked.is_empty() {
-            return Some(LOCKED_LOOK_INTERVAL);
+            return Some(LOCKED_RETRY_INTERVAL);
         }
-        shared.refusals.sooner(answer.next_due_in)
+        shared.refusals.next_claim_in(answer.next_due_in)
     }
 
-    /// Reports whether the store goes by what this node was told.
+    /// Reports whether the store has the ordering and the processor of this node.
     fn agrees(&self, answer: &Answer, request: &ClaimRequest) -> bool {
-        let same_processor = request.processor.is_none_or(|told| told == answer.processor);
+        let same_processor = request
+            .processor
+            .is_none_or(|processor| processor == answer.processor);
         answer.ordering == self.ordering && same_processor
     }
 
-    /// Finds one processor and one ordering for the store and this node.
+    /// Makes the store and this node agree on one processor and one ordering. Fails while live nodes are configured
+    /// differently.
     async fn agree(
         &mut self,
         answer: &Answer,
         request: &ClaimRequest,
         shared: &Shared,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), PgFailure> {
         let (stored, node) = (answer.ordering, request.node);
-        if let Some(told) = request.processor.filter(|told| *told != answer.processor) {
-            agreement::set_processor(&mut self.link, told, node).await?;
+        if let Some(processor) = request
+            .processor
+            .filter(|processor| *processor != answer.processor)
+        {
+            processor_setting::set_processor(&mut self.connection, processor, node).await?;
         }
         if stored == self.ordering {
             return Ok(());
         }
-        let ordering = match self.told {
+        let ordering = match self.configured_ordering {
             None => stored,
-            Some(told) if turns::set_ordering(&mut self.link, told, node).await? => told,
+            Some(configured) if turns::set_ordering(&mut self.connection, configured, node).await? => {
+                configured
+            }
             Some(_) => {
-                let text = "other nodes of this store live that go by another ORDERLY_ORDERING: \
+                let text = "other live nodes of this store have another ORDERLY_ORDERING: \
                     this one starts no order until they are gone";
-                return Err(Failure::Unavailable(text.into()));
+                return Err(PgFailure::Unavailable(text.into()));
             }
         };
         self.ordering = ordering;
-        shared.go_by(ordering);
+        shared.set_ordering(ordering);
         Ok(())
     }
 
-    /// Not sent again when its answer is lost, or twice the orders would be leased, half of them to nobody. But when a
-    /// connection proves to be gone that was open before, most likely nothing arrived.
+    /// Sends a claim. When its answer is lost it is not sent again, since twice the orders would be leased, half of
+    /// them to no node. The exception is an older connection that proves to be gone: most likely nothing arrived.
     async fn send(
         &mut self,
-        asked: Asked<'_>,
+        parameters: ClaimParameters<'_>,
         stepped_around: &[OrderId],
         shared: &Shared,
-    ) -> Result<Answer, Failure> {
-        let lent = self.link.lend_to_store().await?;
-        let may_be_gone = lent.is_old();
-        match self.send_over(lent, asked, stepped_around, shared).await {
-            Err(Failure::Unknown(_)) if may_be_gone => {
-                let lent = self.link.lend().await?;
-                let answer = self.send_over(lent, asked, stepped_around, shared).await;
-                // What the first one did, if it arrived after all, is in no answer.
-                shared.changed();
+    ) -> Result<Answer, PgFailure> {
+        let pooled = self.connection.checkout_for_write().await?;
+        let may_be_lost = pooled.is_old();
+        match self.send_over(pooled, parameters, stepped_around, shared).await {
+            Err(PgFailure::Unknown(_)) if may_be_lost => {
+                let pooled = self.connection.checkout().await?;
+                let answer = self.send_over(pooled, parameters, stepped_around, shared).await;
+                // If the first claim arrived after all, no answer shows what it did.
+                shared.events_committed();
                 answer
             }
             answer => answer,
@@ -265,31 +279,32 @@ impl Claimer {
 
     async fn send_over(
         &mut self,
-        lent: Lent,
-        asked: Asked<'_>,
+        pooled: PooledConnection,
+        parameters: ClaimParameters<'_>,
         stepped_around: &[OrderId],
         shared: &Shared,
-    ) -> Result<Answer, Failure> {
-        let Asked {
+    ) -> Result<Answer, PgFailure> {
+        let ClaimParameters {
             request,
             choice,
             places,
-        } = asked;
-        let server = lent.server();
+        } = parameters;
+        let server = pooled.server();
         let began = Instant::now();
-        // Where orders wait for their turn, one below any floor may get it. A start of given orders does not look at the line.
-        let no_floor = self.ordering != Ordering::None || choice.given().is_some();
-        let floor = if no_floor {
+        // Where the orders of a user wait for their turn, one below any lower bound may get it. A start of given
+        // orders does not read the line.
+        let unbounded = self.ordering != Ordering::None || choice.given().is_some();
+        let lower_bound = if unbounded {
             Some(0)
         } else {
-            self.floor.of(&server, began)
+            self.lower_bound.next_bound(&server, began)
         };
-        let Some(floor) = floor else {
-            let text = "looking for the oldest order took too long, the next look comes later";
-            return Err(Failure::TimedOut(text.into()));
+        let Some(lower_bound) = lower_bound else {
+            let text = "the search for the oldest order timed out; the next one comes later";
+            return Err(PgFailure::TimedOut(text.into()));
         };
-        let time_max = if floor == 0 {
-            FULL_LOOK_TIME_MAX
+        let time_max = if lower_bound == 0 {
+            FULL_SCAN_TIME_MAX
         } else {
             CLAIM_TIME_MAX
         };
@@ -299,7 +314,7 @@ impl Claimer {
             (":node", rows::node_code(request.node)),
             (":lease_micros", micros(request.lease)),
             (":suspect", request.suspect.into()),
-            (":outside", request.outside().into()),
+            (":outside", request.is_external().into()),
             (":handed_out", request.hands_out().into()),
             (
                 ":processor",
@@ -307,30 +322,33 @@ impl Claimer {
             ),
             (":ordering", codes::ordering_code(self.ordering).into()),
             (":second_line_first", self.second_line_first.into()),
-            (":floor", floor),
+            (":lower_bound", lower_bound),
             (":unseen_max", turns::UNSEEN_MAX),
-            (":slot", Shared::any_slot().into()),
+            (":slot", Shared::random_counter_slot().into()),
             (
                 ":time_ms",
                 i64::try_from(time_max.as_millis()).unwrap_or(i64::MAX),
             ),
             (":lock", CLAIM_LOCK),
         ];
-        self.floor_used = floor;
+        self.lower_bound_used = lower_bound;
         let arrays = [
             (":stepped_around", Some(stepped_around)),
             (":wanted", choice.given()),
         ];
         let message = with_numbers(&with_ids(&MESSAGE, &arrays), &numbers);
-        let messages = self.link.fly_over(lent, &message, time_max + ANSWER_SLACK).await;
-        if let (Err(Failure::TimedOut(_)), false) = (&messages, no_floor) {
-            self.floor.took_too_long(began, Instant::now());
+        let messages = self
+            .connection
+            .send_message_over(pooled, &message, time_max + ANSWER_SLACK)
+            .await;
+        if let (Err(PgFailure::TimedOut(_)), false) = (&messages, unbounded) {
+            self.lower_bound.record_timeout(began, Instant::now());
         }
         let messages = messages?;
         let answer = Answer::read(&messages, stepped_around)?;
-        if let Some(seen) = answer.seen.filter(|_| !no_floor) {
-            self.floor.saw(seen, began, Instant::now());
-            shared.set_floor(self.floor.known());
+        if let Some(seen) = answer.seen.filter(|_| !unbounded) {
+            self.lower_bound.record(seen, began, Instant::now());
+            shared.set_lower_bound(self.lower_bound.current());
         }
         Ok(answer)
     }

@@ -1,7 +1,7 @@
--- Claims due orders of both lines for a node: chooses the next ones, or picks those of the wanted ones that may start; then
--- starts them. wanted: null where the store chooses. Called in a message of its own that ends the
--- transaction, so that a node that freezes anywhere never holds the lock: the server carries it out to its end without asking
--- back. What comes out is small enough never to wait for a reader.
+-- Claims due orders of both lines for a node: chooses the next ones, or picks the wanted ones that may start, and starts
+-- them. wanted: null when the store chooses. Called in a message of its own that ends the transaction: the server runs the
+-- message to its end without asking back, so a node that freezes never holds the lock. The answer is small enough to be
+-- sent without waiting for its reader.
 create function :claim(
     places bigint, claiming_node bigint, lease_micros bigint, takes_suspects boolean, is_outside boolean,
     is_handed_out boolean, wanted bigint[], known_processor bigint, known_ordering bigint, second_first bigint, above bigint,
@@ -22,14 +22,14 @@ declare
     current_epoch bigint;
 begin
     select here.number, here.identity into current_epoch, epoch_identity from :epoch_here() as here;
-    -- Claims of all nodes come one after another, each with a view that has everything committed before, since each
-    -- statement of a function has its own: first-in first-out start.
+    -- The claims of all nodes run one at a time. Each statement of a function has its own view, so each claim sees
+    -- everything that was committed before it: first in, first out.
     perform pg_advisory_xact_lock(claim_lock);
-    -- Read before this transaction gets its id: every order id up to it was drawn by a transaction with an earlier one. And
-    -- before the claim's own view: whatever ended before the oldest transaction that runs now is seen by it.
+    -- Read before this transaction gets its id: every order id up to it was drawn by an earlier transaction. Also read
+    -- before the claim takes its own view: it sees everything that ended before the oldest transaction now running.
     select case when is_called then last_value else 0 end, pg_snapshot_xmin(pg_current_snapshot())
     into last_order_id, oldest_running from orderly.order_ids;
-    -- Nothing starts where this node goes by another ordering, or another processor has the orders.
+    -- Nothing starts when this node uses another ordering, or the orders belong to another processor.
     select q.ordering, q.processor,
         not q.paused and q.ordering = known_ordering and (known_processor < 0 or q.processor = known_processor)
     into stored_ordering, stored_processor, running
@@ -47,7 +47,7 @@ begin
         select * into first_ids, second_ids, passed_second
         from :pick(wanted, places, takes_suspects, stepped_around);
         second_after := 0;
-        -- The caller owns the order of these starts, but not the one among the orders of a user.
+        -- The caller owns the order of these starts, except among the orders of one user.
         overtaken := case when stored_ordering = 0 then '{0}'::bigint[] else '{}' end;
     end if;
     if first_ids <> '{}' or second_ids <> '{}' then
@@ -56,8 +56,8 @@ begin
             first_ids, second_ids, second_after, claiming_node, lease_micros, is_outside, is_handed_out, overtaken,
             counter_slot, current_epoch << 27);
     end if;
-    -- Whether it wrote something; when the next order of the second line is due that such a claim may take; how many orders
-    -- are open.
+    -- Reads whether the claim wrote anything, when the next order of the second line is due that such a claim may take, and
+    -- how many orders are open.
     select pg_current_xact_id_if_assigned(),
         (select (extract(epoch from min(due_at) - clock_timestamp()) * 1000000)::int8 from (
             (select due_at from orderly.second_line

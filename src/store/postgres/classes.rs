@@ -1,38 +1,39 @@
-//! The connections of a node: what each kind of work may have of them, which goes first, and which share when there are
-//! few. Deciding is all that happens here; `pool.rs` opens, lends and closes them.
+//! The shares of the classes of work in the connection pool: how many connections each may use, which goes first, and
+//! which share when connections are few. This module only decides; `pool.rs` opens, checks out and closes
+//! connections.
 
 /// The most connections that a node opens, including the one that listens.
 pub(super) const CONNECTIONS_MAX: usize = 15;
-/// A node works on fewer, one after the other; from this number on, results never wait for other work.
+/// The number of connections from which results never wait for other work. A node also works with fewer, one
+/// statement at a time.
 pub const CONNECTIONS_MIN: usize = 3;
 
-/// The uses of a connection, the most urgent first.
+/// The classes of work, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// Results of attempts: they free everything else.
+    /// Results of attempts, which free everything else.
     Settle,
     /// Heartbeats, joining and leaving.
     Heartbeat,
     Claim,
     Accept,
-    /// Pausing and the answer to it, the janitor, numbering the feed, notifications, probes.
+    /// Pausing and its answer, the janitor, numbering, notifications, probes.
     Control,
     /// Cancelling and retrying orders; leases of external workers.
-    Act,
-    /// Pages of the feed, for its tail and for subscribers that catch up.
+    OrderAction,
+    /// Pages of the feed, for the tail and for subscribers that catch up.
     Feed,
-    /// The state of the queue and the counters, which monitors read; the limits that the settings name; sessions that lock
-    /// orders.
-    Numbers,
-    /// Single orders, read in groups.
-    Point,
-    /// Lists, histories, explanations: they may be slow, and wait behind everything.
+    /// The queue and the counters, which monitors read; connection limits; holders of locks.
+    Monitoring,
+    /// Point reads, in groups.
+    PointRead,
+    /// Lists, histories and explanations. They may be slow, and wait behind everything else.
     List,
-    /// The connection that hears notifications. A node without it polls.
+    /// The connection that receives notifications. A node without it polls.
     Listen,
 }
 
-/// Classes that share what is kept when there are too few connections for each to have its own.
+/// Classes that share their connections when there are too few for each to have its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tier {
     Urgent,
@@ -41,17 +42,17 @@ enum Tier {
     Spare,
 }
 
-struct Row {
+struct Share {
     class: Class,
     tier: Tier,
     /// The most connections in use at once.
     most: usize,
-    /// The connections that classes behind this one never use, when there are enough.
+    /// The connections that less urgent classes leave free, when there are enough.
     kept: usize,
 }
 
-const fn row(class: Class, tier: Tier, most: usize, kept: usize) -> Row {
-    Row {
+const fn class_share(class: Class, tier: Tier, most: usize, kept: usize) -> Share {
+    Share {
         class,
         tier,
         most,
@@ -59,24 +60,24 @@ const fn row(class: Class, tier: Tier, most: usize, kept: usize) -> Row {
     }
 }
 
-/// The most urgent first, in the order of [`Class`].
-const TABLE: [Row; CLASSES] = [
-    row(Class::Settle, Tier::Urgent, 2, 1),
-    row(Class::Heartbeat, Tier::Urgent, 1, 1),
-    row(Class::Claim, Tier::Work, 1, 1),
-    row(Class::Accept, Tier::Work, 2, 1),
-    row(Class::Control, Tier::Work, 3, 1),
-    row(Class::Act, Tier::Work, 2, 1),
-    row(Class::Feed, Tier::Work, 2, 1),
-    row(Class::Numbers, Tier::Work, 2, 1),
-    row(Class::Point, Tier::Read, 2, 1),
-    row(Class::List, Tier::Read, 4, 1),
-    row(Class::Listen, Tier::Spare, 1, 0),
+/// The shares of all classes, in the order of [`Class`].
+const TABLE: [Share; CLASSES] = [
+    class_share(Class::Settle, Tier::Urgent, 2, 1),
+    class_share(Class::Heartbeat, Tier::Urgent, 1, 1),
+    class_share(Class::Claim, Tier::Work, 1, 1),
+    class_share(Class::Accept, Tier::Work, 2, 1),
+    class_share(Class::Control, Tier::Work, 3, 1),
+    class_share(Class::OrderAction, Tier::Work, 2, 1),
+    class_share(Class::Feed, Tier::Work, 2, 1),
+    class_share(Class::Monitoring, Tier::Work, 2, 1),
+    class_share(Class::PointRead, Tier::Read, 2, 1),
+    class_share(Class::List, Tier::Read, 4, 1),
+    class_share(Class::Listen, Tier::Spare, 1, 0),
 ];
 
 pub(super) const CLASSES: usize = 11;
 
-/// The number of connections that each class uses.
+/// The number of connections that each class uses, by rank.
 pub(super) type InUse = [usize; CLASSES];
 
 impl Class {
@@ -97,30 +98,33 @@ impl Class {
         TABLE[self.rank()].tier == Tier::Urgent
     }
 
-    /// Reports whether the class has no use for a connection over which nothing can be written.
+    /// Reports whether the class needs connections that take writes.
     pub fn must_write(self) -> bool {
         match self {
-            Class::Settle | Class::Heartbeat | Class::Claim | Class::Accept | Class::Control | Class::Act => {
-                true
-            }
-            Class::Feed | Class::Numbers | Class::Point | Class::List | Class::Listen => false,
+            Class::Settle
+            | Class::Heartbeat
+            | Class::Claim
+            | Class::Accept
+            | Class::Control
+            | Class::OrderAction => true,
+            Class::Feed | Class::Monitoring | Class::PointRead | Class::List | Class::Listen => false,
         }
     }
 
-    /// Reports whether what the class stores is stored by calls of functions, which have their limits in them.
+    /// Reports whether the class writes only by functions, which have their own limits.
     pub fn stores_by_functions(self) -> bool {
         matches!(self, Class::Settle | Class::Accept)
     }
 
-    /// Reports whether what the class reads is read by calls of functions, which have their limits in them.
+    /// Reports whether the class reads only by functions, which have their own limits.
     pub fn reads_by_functions(self) -> bool {
-        matches!(self, Class::Point)
+        matches!(self, Class::PointRead)
     }
 
     /// Reports whether the class may use one more of `allowed` connections.
     pub fn may_use_one_more(self, in_use: &InUse, allowed: usize) -> bool {
         let used_from = |rank: usize| in_use[rank..].iter().sum::<usize>();
-        // With few, a class that just gave its connection back lets the others go first.
+        // With few connections, a class that just returned one lets the others go first.
         let most = if is_enough(allowed) { self.most() } else { 1 };
         in_use[self.rank()] < most
             && TABLE[..=self.rank()]
@@ -134,8 +138,8 @@ fn is_enough(allowed: usize) -> bool {
     allowed >= TABLE.iter().map(|row| row.kept).sum()
 }
 
-/// Returns the rank from which on classes count against the share of this one.
-fn first_that_shares(row: &Row, allowed: usize) -> usize {
+/// Returns the rank from which classes count against this share.
+fn first_that_shares(row: &Share, allowed: usize) -> usize {
     if is_enough(allowed) {
         return row.class.rank();
     }
@@ -143,11 +147,11 @@ fn first_that_shares(row: &Row, allowed: usize) -> usize {
     first.unwrap_or(row).class.rank()
 }
 
-/// Returns how many of `allowed` connections the class and those behind it may use together.
-fn share(row: &Row, allowed: usize) -> usize {
+/// Returns how many of `allowed` connections the class and all less urgent ones may use together.
+fn share(row: &Share, allowed: usize) -> usize {
     let ahead: usize = TABLE[..row.class.rank()].iter().map(|row| row.kept).sum();
     match row.tier {
-        // Used as long as the node runs, so it must be one that no other class needs.
+        // It is in use as long as the node runs, so it must be one that no other class needs.
         Tier::Spare => allowed.saturating_sub(ahead),
         _ if is_enough(allowed) => allowed - ahead,
         Tier::Urgent => allowed.max(1),
@@ -180,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn classes_behind_never_keep_a_more_urgent_tier_waiting() {
-        let reads = [Class::Listen, Class::List, Class::Point];
+    fn less_urgent_classes_never_block_a_more_urgent_tier() {
+        let reads = [Class::Listen, Class::List, Class::PointRead];
         let work = [
-            Class::Numbers,
+            Class::Monitoring,
             Class::Feed,
-            Class::Act,
+            Class::OrderAction,
             Class::Control,
             Class::Accept,
             Class::Claim,
@@ -205,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_used_beyond_what_is_allowed() {
+    fn no_more_connections_are_used_than_allowed() {
         let mut backwards: Vec<Class> = Class::all().collect();
         backwards.reverse();
         let forwards: Vec<Class> = Class::all().collect();

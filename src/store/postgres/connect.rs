@@ -1,5 +1,5 @@
-//! Ways to the database: connections to a server that can store orders, not tried too often while there is none. When one is
-//! opened, and how long it is trusted, is left to `link.rs`.
+//! Opens connections to a server that can store orders, and limits the attempts while there is none.
+//! `class_connection.rs` decides how long a connection is trusted; `pool.rs` decides when one is opened.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -10,82 +10,83 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::failure::Failure;
-use super::look::{ServerRun, read_only_reason};
+use super::database_state::DatabaseState;
+use super::failure::PgFailure;
 use super::schema::Schema;
+use super::server_info::{ServerRun, read_only_reason};
 use super::servers::{Opened, Servers};
-use super::state::State;
 use crate::config::PostgresUrl;
 use crate::store::opening::OpenError;
 
-/// A connection unused for longer is looked at first: servers, poolers and firewalls drop idle ones without a word.
-pub(super) const TRUSTED_UNUSED: Duration = Duration::from_secs(15);
-/// To look at a connection.
-pub(super) const LOOK_TIME_MAX: Duration = Duration::from_secs(2);
-/// After a failed attempt to connect the node waits so long before the next, doubling from the first to the last;
-/// meanwhile callers are refused at once. The longest pause is what a failover takes at most beyond the new primary's start.
+/// The time for which an idle connection is trusted without a check: servers, poolers and firewalls drop idle ones
+/// silently.
+pub(super) const TRUSTED_IDLE_MAX: Duration = Duration::from_secs(15);
+/// The limit for checking a connection.
+pub(super) const CHECK_TIME_MAX: Duration = Duration::from_secs(2);
+/// The pause after a failed attempt to connect. It doubles from the first value to the last; meanwhile callers are
+/// refused at once. A failover takes at most the longest pause beyond the start of the new primary.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Opens connections to one URL. Knows how that went lately, for all of the node.
+/// Opens connections to one URL, and remembers for the whole node how that went.
 pub(super) struct Connector {
     servers: Servers,
-    state: Arc<State>,
-    /// What a connection must find in the database; `None` for those that only look.
+    state: Arc<DatabaseState>,
+    /// The schema that a connection must find; `None` for callers that only read or manage the schema.
     schema: Option<Schema>,
-    /// The way past the pooler, for migrations.
+    /// Connects past the pooler, for migrations.
     direct: Option<Arc<Connector>>,
-    /// A server that takes no writes is accepted as well.
+    /// Servers that take no writes are accepted.
     only_reads: bool,
-    gate: Mutex<Gate>,
-    /// Keeps callers that write from connecting while the server takes no writes.
-    writes: Mutex<Gate>,
-    /// The server that was connected to takes no writes any more.
-    left: Notify,
+    backoff: Mutex<ConnectBackoff>,
+    /// Refuses writing callers while the server takes no writes.
+    write_backoff: Mutex<ConnectBackoff>,
+    /// Notified when the connected server takes no writes any more.
+    server_left: Notify,
 }
 
-/// The parameters of a statement, with the types it takes them as: no round trip asks the server for them.
+/// Parameters of a statement with their types, so that no round trip asks the server for the types.
 pub(super) type Parameters<'p> = &'p [(&'p (dyn ToSql + Sync), Type)];
 
-/// Keeps callers from connecting while the database is away.
+/// Refuses callers for a while after a failed attempt to connect.
 #[derive(Default)]
-struct Gate {
-    /// What the last attempt met, and until when that is the answer to further ones.
-    closed: Option<(Instant, Failure)>,
+struct ConnectBackoff {
+    /// The failure of the latest attempt, and the time until which further attempts get it at once.
+    refusing_until: Option<(Instant, PgFailure)>,
     pause: Duration,
-    /// Counts the times it was closed: attempts that began before the last one say nothing new.
+    /// Counts the recorded failures. An attempt that began before the latest one adds nothing new.
     rounds: u64,
 }
 
-impl Gate {
-    fn refusal(&self) -> Option<Failure> {
-        let (until, failure) = self.closed.as_ref()?;
+impl ConnectBackoff {
+    fn refusal(&self) -> Option<PgFailure> {
+        let (until, failure) = self.refusing_until.as_ref()?;
         (Instant::now() < *until).then(|| failure.clone())
     }
 
-    fn close(&mut self, failure: &Failure, round: u64) {
+    fn record_failure(&mut self, failure: &PgFailure, round: u64) {
         if self.rounds != round {
             return;
         }
         self.rounds += 1;
         self.pause = (self.pause * 2).clamp(RECONNECT_PAUSE_MIN, RECONNECT_PAUSE_MAX);
         let pause = self.pause.mul_f64(rand::random_range(0.5..=1.0));
-        self.closed = Some((Instant::now() + pause, failure.clone()));
+        self.refusing_until = Some((Instant::now() + pause, failure.clone()));
     }
 }
 
-fn gate(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
-    gate.lock().expect("no code panics while it holds this lock")
+fn lock(backoff: &Mutex<ConnectBackoff>) -> MutexGuard<'_, ConnectBackoff> {
+    backoff.lock().expect("no code panics while it holds this lock")
 }
 
-/// An open connection; dropping it cuts it.
+/// An open connection. Dropping it cuts it off.
 pub(super) struct Connection {
     pub client: Client,
     pub server: ServerRun,
-    /// The time when a statement was last carried out, or the connection was opened.
+    /// The time when it last ran a statement, or was opened.
     pub used: Instant,
-    /// A statement was carried out since it was opened: it may have been lost after that.
+    /// It has run a statement since it was opened, so it may have been lost since.
     pub is_old: bool,
-    /// The time until which it counts as open; `None` where another connection was found lost since it was used.
+    /// The time until which it counts as open; `None` if another connection has been found lost since it was used.
     pub trusted_until: Option<Instant>,
     /// The server takes no writes over it. It serves callers that only read.
     pub only_reads: bool,
@@ -94,7 +95,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Takes leave of the server, without waiting for that.
+    /// Closes the connection in good order, without waiting for that.
     pub fn close(self) {
         self.driver.detach();
     }
@@ -103,7 +104,7 @@ impl Connection {
 impl Connector {
     pub fn new(
         url: &PostgresUrl,
-        state: Arc<State>,
+        state: Arc<DatabaseState>,
         schema: Option<Schema>,
     ) -> Result<Connector, anyhow::Error> {
         Ok(Connector {
@@ -112,13 +113,13 @@ impl Connector {
             schema,
             direct: None,
             only_reads: false,
-            gate: Mutex::default(),
-            writes: Mutex::default(),
-            left: Notify::new(),
+            backoff: Mutex::default(),
+            write_backoff: Mutex::default(),
+            server_left: Notify::new(),
         })
     }
 
-    /// Makes a connector for callers that store nothing.
+    /// Makes a connector for callers that only read.
     pub fn only_reading(self) -> Connector {
         Connector {
             servers: self.servers.for_reading(),
@@ -127,37 +128,38 @@ impl Connector {
         }
     }
 
-    /// Makes a connector that migrates by the way past the pooler, where there is one.
+    /// Makes a connector that migrates over the direct URL, if there is one.
     pub fn migrating_over(self, direct: Option<Arc<Connector>>) -> Connector {
         Connector { direct, ..self }
     }
 
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &DatabaseState {
         &self.state
     }
 
-    /// Why this binary must not work on the database, once.
+    /// Takes the reason why this binary must not work on the database, if there is one.
     pub fn take_refusal(&self) -> Option<OpenError> {
         self.schema.as_ref()?.take_refusal()
     }
 
-    /// Reports whether a connection that takes no writes is of no use.
+    /// Reports whether connections that take no writes are useless.
     pub fn must_write(&self) -> bool {
         self.servers.must_write()
     }
 
-    /// Notes that a server takes no writes any more and is left.
+    /// Notes that the connected server takes no writes any more.
     pub fn leave_server(&self) {
-        self.left.notify_waiters();
+        self.server_left.notify_waiters();
     }
 
-    /// Resolves when a server is left.
+    /// Resolves when the connected server takes no writes any more.
     pub async fn server_left(&self) {
-        self.left.notified().await;
+        self.server_left.notified().await;
     }
 
-    /// A new connection to a server that can store orders. What it says about its settings is noted.
-    pub async fn connect(&self) -> Result<Connection, Failure> {
+    /// Opens a connection to a server that can store orders. Fails with [`PgFailure::ReadOnly`] when it takes no
+    /// writes.
+    pub async fn connect(&self) -> Result<Connection, PgFailure> {
         let connection = self.connect_to_read().await?;
         if connection.only_reads && !self.only_reads {
             return Err(self.refusal_of_writes(&connection));
@@ -165,77 +167,78 @@ impl Connector {
         Ok(connection)
     }
 
-    /// A new connection, perhaps to a server that takes no writes.
-    pub async fn connect_to_read(&self) -> Result<Connection, Failure> {
+    /// Opens a connection, which may lead to a server that takes no writes.
+    pub async fn connect_to_read(&self) -> Result<Connection, PgFailure> {
         self.connect_unless(|_| false).await
     }
 
-    /// Connects as `connect_to_read` does, where some failures say nothing of whether the database is there.
+    /// Connects like [`Connector::connect_to_read`]. Failures for which `says_nothing` is true do not count as the
+    /// database being away.
     pub async fn connect_unless(
         &self,
-        mut says_nothing: impl FnMut(&Failure) -> bool,
-    ) -> Result<Connection, Failure> {
-        let round = self.pass_gate()?;
-        let writes_round = gate(&self.writes).rounds;
+        mut says_nothing: impl FnMut(&PgFailure) -> bool,
+    ) -> Result<Connection, PgFailure> {
+        let round = self.check_backoff()?;
+        let writes_round = lock(&self.write_backoff).rounds;
         let connected = self.connect_and_check().await;
         let counts = connected
             .as_ref()
             .err()
             .is_none_or(|failure| !says_nothing(failure));
-        let connected = connected.map_err(Failure::of_preparing);
+        let connected = connected.map_err(PgFailure::while_preparing);
         match &connected {
             Ok(connection) => {
-                *gate(&self.gate) = Gate::default();
+                *lock(&self.backoff) = ConnectBackoff::default();
                 if connection.only_reads && !self.only_reads {
                     let failure = self.refusal_of_writes(connection);
                     self.failed(&failure);
-                    gate(&self.writes).close(&failure, writes_round);
+                    lock(&self.write_backoff).record_failure(&failure, writes_round);
                 } else {
-                    *gate(&self.writes) = Gate::default();
+                    *lock(&self.write_backoff) = ConnectBackoff::default();
                 }
             }
             Err(failure) if counts => {
                 self.failed(failure);
-                gate(&self.gate).close(failure, round);
+                lock(&self.backoff).record_failure(failure, round);
             }
             Err(_) => {}
         }
         connected
     }
 
-    /// Notes a failure, which says nothing about storing where nothing is stored.
-    fn failed(&self, failure: &Failure) {
+    /// Reports a failure to the store's state, unless the connector only reads.
+    fn failed(&self, failure: &PgFailure) {
         if !self.only_reads {
             self.state.failed(failure);
         }
     }
 
-    fn refusal_of_writes(&self, connection: &Connection) -> Failure {
+    fn refusal_of_writes(&self, connection: &Connection) -> PgFailure {
         let reason = read_only_reason(connection.is_standby);
         let advice = match (connection.is_standby, self.servers.has_several()) {
             (true, true) => "; target_session_attrs=read-write passes it over",
             (true, false) => "; name the primary in the URL, or all hosts",
             (false, _) => "",
         };
-        Failure::ReadOnly(format!("{reason}{advice}").into())
+        PgFailure::ReadOnly(format!("{reason}{advice}").into())
     }
 
-    /// Returns the reason to refuse callers that write without connecting again.
-    pub fn refuses_writes(&self) -> Option<Failure> {
-        gate(&self.writes).refusal()
+    /// Returns the failure for writing callers while another attempt would be too early.
+    pub fn refuses_writes(&self) -> Option<PgFailure> {
+        lock(&self.write_backoff).refusal()
     }
 
-    async fn connect_and_check(&self) -> Result<Connection, Failure> {
+    async fn connect_and_check(&self) -> Result<Connection, PgFailure> {
         let Opened {
             client,
             connection,
-            found,
+            server,
         } = self.open().await?;
         if !self.only_reads {
-            self.state.found(&found.durability());
+            self.state.found(&server.durability());
         }
         let driver = AbortOnDropHandle::new(tokio::spawn(async move {
-            // Whoever waits for an answer is told; a connection nobody uses is opened again when it is needed.
+            // Callers that wait for an answer get an error. An idle connection is opened again when it is needed.
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to the database ended");
             }
@@ -243,12 +246,12 @@ impl Connector {
         let opened = Instant::now();
         let connection = Connection {
             client,
-            server: found.run,
+            server: server.run,
             used: opened,
             is_old: false,
-            trusted_until: Some(opened + TRUSTED_UNUSED),
-            only_reads: found.only_reads,
-            is_standby: found.is_standby,
+            trusted_until: Some(opened + TRUSTED_IDLE_MAX),
+            only_reads: server.only_reads,
+            is_standby: server.is_standby,
             driver,
         };
         if let Some(schema) = &self.schema {
@@ -263,24 +266,24 @@ impl Connector {
         Ok(connection)
     }
 
-    /// Only opens a connection to one of the servers; its messages are the caller's to read.
-    pub async fn open(&self) -> Result<Opened, Failure> {
+    /// Opens a connection to one of the servers without checking the schema. The caller reads its messages.
+    pub async fn open(&self) -> Result<Opened, PgFailure> {
         self.servers.open().await
     }
 
-    fn pass_gate(&self) -> Result<u64, Failure> {
-        let gate = gate(&self.gate);
-        match gate.refusal() {
+    fn check_backoff(&self) -> Result<u64, PgFailure> {
+        let backoff = lock(&self.backoff);
+        match backoff.refusal() {
             Some(failure) => Err(failure),
-            None => Ok(gate.rounds),
+            None => Ok(backoff.rounds),
         }
     }
 }
 
-/// Opens connections to one URL.
+/// Makes a connector for a URL.
 pub(super) fn connector(
     url: &PostgresUrl,
-    state: &Arc<State>,
+    state: &Arc<DatabaseState>,
     schema: Option<Schema>,
 ) -> Result<Connector, OpenError> {
     Connector::new(url, state.clone(), schema).map_err(|source| OpenError::Unavailable {
@@ -289,11 +292,11 @@ pub(super) fn connector(
     })
 }
 
-/// Makes the error that tells why a database cannot be opened.
-pub(super) fn unavailable(location: &str, failure: &Failure) -> OpenError {
+/// Makes the error for a database that cannot be opened.
+pub(super) fn unavailable(location: &str, failure: &PgFailure) -> OpenError {
     let location = location.to_owned();
     match failure {
-        Failure::Unsuitable(reason) => OpenError::Unsuitable {
+        PgFailure::Unsuitable(reason) => OpenError::Unsuitable {
             location,
             reason: reason.to_string(),
         },

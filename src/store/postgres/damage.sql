@@ -1,5 +1,4 @@
--- One line for each thing that is wrong with the tables themselves.
--- Events of orders that were taken out are compared with nothing: the join drops them.
+-- Returns one line for each contradiction in the tables. Events of removed orders are not compared: the join drops them.
 select format('order %s: its history and the feed differ at version %s', order_id, version)
 from (
     select coalesce(h.order_id, f.order_id) as order_id, coalesce(h.version, f.version) as version

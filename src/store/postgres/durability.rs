@@ -1,24 +1,24 @@
-//! What a commit is worth under the settings of the database. Telling it is left to whoever reads them.
+//! The durability of commits under the settings of the database. Callers report it.
 
-use super::failure::Failure;
+use super::failure::PgFailure;
 
-/// The weakness of a database whose commits were on two servers before.
+/// The weakness of a database whose commits earlier waited for a second server.
 pub(super) const STANDBY_NO_LONGER_REQUIRED: &str = "synchronous_standby_names is empty now and was not before: commits are confirmed before another server has them";
 
-/// The settings that decide what a commit is worth.
+/// The settings that determine the durability of commits.
 pub(super) struct Durability<'s> {
     synchronous_commit: &'s str,
     fsync: &'s str,
     full_page_writes: &'s str,
-    /// Empty when no other server has to have a commit.
+    /// The servers that must have a commit; empty for none.
     synchronous_standby_names: &'s str,
-    /// Neon keeps the log in servers of its own and no pages on a disk that could be torn or lost.
+    /// Neon keeps the log on separate servers and has no local pages that could be torn or lost.
     is_neon: bool,
 }
 
 impl<'s> Durability<'s> {
-    /// From the columns that `settings.sql` and `renew.sql` have for it, in their order.
-    pub fn read(column: impl Fn(usize) -> Result<&'s str, Failure>) -> Result<Durability<'s>, Failure> {
+    /// Reads the settings from the columns that `settings.sql` and `renew.sql` have for them, in their order.
+    pub fn read(column: impl Fn(usize) -> Result<&'s str, PgFailure>) -> Result<Durability<'s>, PgFailure> {
         Ok(Durability {
             synchronous_commit: column(0)?,
             fsync: column(1)?,
@@ -28,24 +28,25 @@ impl<'s> Durability<'s> {
         })
     }
 
-    /// Reports whether a commit has to be on another server as well.
+    /// Reports whether a commit must also be on another server.
     pub fn requires_standby(&self) -> bool {
         !self.synchronous_standby_names.is_empty() && !["off", "local"].contains(&self.synchronous_commit)
     }
 
+    /// Describes how commits may be lost in a crash; empty when they are safe.
     pub fn weaknesses(&self) -> Vec<String> {
         let mut found = Vec::new();
         let standbys = !self.synchronous_standby_names.is_empty();
         match self.synchronous_commit {
             "off" => found.push("synchronous_commit is off: commits are confirmed before they are on disk".to_owned()),
-            // Without standbys these wait for this server's disk, as `on` does.
+            // Without standbys these wait for the disk of this server, as `on` does.
             weaker @ ("local" | "remote_write") if standbys => found.push(format!(
                 "synchronous_commit is {weaker}: commits are confirmed before the other servers have them on disk"
             )),
             _ => {}
         }
         if self.fsync == "off" && !self.is_neon {
-            found.push("fsync is off: nothing is surely on disk".to_owned());
+            found.push("fsync is off: no commit is certain to be on disk".to_owned());
         }
         if self.full_page_writes == "off" && !self.is_neon {
             found.push("full_page_writes is off: a crash can tear pages".to_owned());
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_commit_is_worth_depends_on_who_has_to_have_it() {
+    fn weaknesses_follow_from_the_settings() {
         for (settings, expected) in [
             (["on", "on", "on", "", "false"], 0),
             (["off", "off", "off", "", "false"], 3),

@@ -1,9 +1,10 @@
--- The newest epoch of the store. Fails with OE000 where the server is not that epoch's: another one took over, or went on from an
--- earlier point, so an epoch has to begin before anything is given out. Called before a message takes locks or numbers.
+-- Returns the newest epoch of the store. Fails with OE000 when the server is not that of the epoch: another server took
+-- over, or this one continued from an earlier point, so an epoch must begin before anything is given out. Called before a
+-- message takes locks or numbers.
 --
--- The timeline is that of the log being written, so it is right from the first moment after a promotion. The server's identifier
--- never changes while it runs and costs a read of a file: it is kept in a setting of the session, which is one of the server's own
--- processes however many poolers are in between.
+-- The timeline is that of the log being written, so it is right from the first moment after a promotion. The server's
+-- identifier never changes while the server runs, and reading it costs a file access, so a setting of the session keeps it.
+-- The session belongs to one server, however many poolers are in between.
 create function :epoch_here(out number bigint, out identity bigint) language plpgsql
 as $here$
 declare
@@ -21,7 +22,7 @@ begin
     end if;
     select e.epoch, e.identity, e.timeline, coalesce(e.system_identifier::text, 'unknown') as system into newest
     from orderly.epochs as e order by e.epoch desc limit 1;
-    -- The function of the log fails where a service has none.
+    -- The function for the log fails where a service does not offer it.
     if newest.system <> system or (
         case when newest.timeline is not null
             then newest.timeline <> left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)

@@ -1,6 +1,6 @@
--- The leases that ran out, of orders behind $2, at most $1, by rising id; and whether the node that holds the lease is dead, which
--- $3 is not, since it asks; and which run of a server answers, as settings.sql has it. Walks the key of leases: a row for each order being processed, and dead entries while a session holds
--- an old snapshot.
+-- The leases that ran out, of orders above $2, at most $1, by rising id. For each: whether the node that holds it is dead
+-- ($3, which asks, is not), and the run of the answering server, as in settings.sql. Walks the key of leases: one row per
+-- order being processed, and dead entries while a session holds an old snapshot.
 select l.order_id, l.fence, l.node, l.outside,
     coalesce((select crashes from orderly.orders as o where o.order_id = l.order_id), 0),
     l.node <> $3 and not exists (

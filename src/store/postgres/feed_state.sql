@@ -1,4 +1,4 @@
--- Where the feed begins and ends; how many batches are committed that have no place in it yet, at most $1, and for how many
+-- Reads the bounds of the feed, the number of committed batches that are unnumbered, at most $1, and for how many
 -- microseconds the oldest of them has waited. Served by batches_unnumbered.
 select complete_after, last_position,
     (select count(*) from (

@@ -1,6 +1,6 @@
--- Forgets nodes that died long ago and hold nothing any more, and up to $1 keys past their retention, the oldest first. Passes over
--- what another node forgets at this moment. Served by the key of nodes and by idempotency_keys_age, which the time bounds only as
--- a subquery's: what may change from row to row would be compared with every key there is.
+-- Forgets nodes that died long ago and hold no lease, and up to $1 expired idempotency keys, the oldest first. Passes over
+-- rows that another node is deleting. Served by the key of nodes and by idempotency_keys_age. The age is computed in a
+-- subquery, because an expression that may change from row to row cannot bound an index scan.
 with nodes_gone as (
     delete from orderly.nodes where node in (
         select n.node from orderly.nodes as n

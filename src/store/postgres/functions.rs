@@ -1,20 +1,20 @@
-//! The statements that carry the load, as functions: a session plans what is in a function once, and what a node sends each
-//! time, which must be planned anew wherever poolers share sessions, is one call. A function is one statement to its caller:
-//! committed when it is answered, carried out to its end whatever becomes of the caller.
+//! The busiest statements, as functions. A session plans the statements of a function once; a node sends only a call,
+//! which is cheap to plan anew, as it must be wherever poolers share sessions. To its caller, a function is one
+//! statement: committed when it is answered, and run to its end whatever happens to the caller.
 //!
-//! A function is named by its file and the hash of its text, so that nodes of different builds work beside each other, each by
-//! its own rules. Texts name functions as `:accept(`; [`named`] puts in the name that the database has. A plan is kept for as long
-//! as a session lasts, so it must be right for tables that were empty when it was made: the rows of tables are found by index
-//! alone, by a list of keys or one after the other, since a join may walk a whole table that was empty when it was analyzed; lists are
-//! joined by hashing where they may be long. Plans that are switched off cost so much that compiling them
-//! would seem worth it.
+//! A function is named by its file and the hash of its text, so that nodes of different builds work side by side,
+//! each with its own functions. Texts refer to a function as `:accept(`; [`named`] inserts the name in the database.
+//! A plan is kept as long as the session, so it must be right for tables that were empty when it was made. Hence rows
+//! are found by index only, from a list of keys or one after another, since a join may scan a whole table that was
+//! empty when it was analyzed. Long lists are joined by hashing. JIT compilation is off, because disabled plan types
+//! look expensive enough to trigger it.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
-/// Name and text, each after those that it calls.
+/// Names and texts of the functions, each after those that it calls.
 const FILES: &[(&str, &str)] = &[
     ("epoch_here", include_str!("epoch_here.sql")),
     ("begin_epoch", include_str!("begin_epoch.sql")),
@@ -31,13 +31,13 @@ const FILES: &[(&str, &str)] = &[
     ("view_orders", include_str!("view_orders.sql")),
 ];
 
-/// Bytes of the hash that a name carries.
+/// The number of bytes of the hash in a name.
 const HASH_BYTES: usize = 6;
 
 struct Function {
-    /// The call as texts write it, with what follows the name: `:accept(`.
+    /// The call as texts write it, including the bracket: `:accept(`.
     called: String,
-    /// `orderly.accept_0f1e2d3c4b5a`
+    /// The name in the database: `orderly.accept_0f1e2d3c4b5a`.
     name: String,
     text: String,
 }
@@ -46,7 +46,7 @@ static FUNCTIONS: LazyLock<Vec<Function>> = LazyLock::new(|| {
     let mut functions = Vec::new();
     for (file, text) in FILES {
         let called = format!(":{file}(");
-        // Its own name stays open: it is in the hash.
+        // The name of the function itself stays open, since it contains the hash.
         let text = with_names(text, &functions);
         let hash = Sha256::digest(&text);
         let name = hash[..HASH_BYTES]
@@ -61,7 +61,7 @@ static FUNCTIONS: LazyLock<Vec<Function>> = LazyLock::new(|| {
     functions
 });
 
-/// `text` with the functions that it calls under the names that the database has for them.
+/// Replaces the calls in a text by the names that the functions have in the database.
 pub(super) fn named(text: &str) -> String {
     with_names(text, &FUNCTIONS)
 }
@@ -72,7 +72,7 @@ fn with_names(text: &str, functions: &[Function]) -> String {
     })
 }
 
-/// A query for one row when a function of this build is missing.
+/// Returns a query that finds one row when a function of this build is missing.
 pub(super) fn missing() -> String {
     let names: Vec<String> = FUNCTIONS
         .iter()
@@ -84,7 +84,7 @@ pub(super) fn missing() -> String {
     )
 }
 
-/// Statements that create the functions that are missing, for a transaction that holds the lock of migrations.
+/// Returns the statements that create the missing functions, for a transaction that holds the migration lock.
 pub(super) fn create() -> String {
     FUNCTIONS.iter().fold(String::new(), |mut statements, function| {
         let Function { name, text, .. } = function;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_leave_no_function_without_a_name() {
+    fn every_call_in_a_text_is_replaced_by_a_name() {
         for function in FUNCTIONS.iter() {
             for other in FUNCTIONS.iter() {
                 assert!(!function.text.contains(&other.called), "{}", function.name);
@@ -110,16 +110,16 @@ mod tests {
         }
     }
 
-    /// They are carried out as texts in texts.
+    /// The texts are quoted within other texts.
     #[test]
-    fn no_text_holds_what_stands_around_it() {
+    fn no_text_contains_its_delimiters() {
         for function in FUNCTIONS.iter() {
             assert!(!function.text.contains("$function$") && !function.text.contains("$once$"));
         }
     }
 
     #[test]
-    fn a_name_changes_with_the_text_of_what_it_calls() {
+    fn the_hash_of_a_function_covers_its_callees() {
         let claim = FUNCTIONS.iter().find(|function| function.called == ":claim(");
         let start = FUNCTIONS.iter().find(|function| function.called == ":start(");
         let (claim, start) = (claim.unwrap(), start.unwrap());

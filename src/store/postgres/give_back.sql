@@ -1,7 +1,7 @@
--- Takes back orders whose leases ran out: ends their attempts as settle does. Passes over a lease that was renewed or ended since
--- it was read, and what another session has locked or another node takes back at this moment. $1-$11: one element per lease, by
--- rising order id; $12: counter row; $13: the run of the server whose clock found that the leases ran out, as settings.sql has
--- it: another server's clock may be ahead. Served by the key of leases.
+-- Takes back orders whose leases ran out: ends their attempts as settle does. Passes over leases that were renewed or ended
+-- since they were read, and rows that another session has locked or another node is taking back. $1-$11: one element per
+-- lease, by rising order id; $12: counter row; $13: the run of the server whose clock found the leases expired, as in
+-- settings.sql, because the clock of another server may be ahead. Served by the key of leases.
 select ended_order_id, ended_status
 from :settle(
     $1, array(

@@ -1,16 +1,16 @@
-//! Fills an empty database with what another store holds, in one transaction over one connection: unless it is committed,
-//! nothing of it was ever there. What is written, and that it is right, is left to `store/copy.rs`.
+//! Fills an empty database with the contents of another store, in one transaction over one connection: all or nothing
+//! is stored. `store/copy.rs` chooses what is written and compares it.
 
 use std::collections::HashSet;
 
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+use super::class_pool::ReadSource;
 use super::commands::{connect_once, refused};
 use super::connect::unavailable;
 use super::connect::{Connection, Parameters};
-use super::failure::Failure;
-use super::links::Reads;
+use super::failure::PgFailure;
 use super::rows;
 use super::schema;
 use super::snapshot::PostgresSnapshot;
@@ -21,17 +21,18 @@ use crate::store::error::CopyError;
 use crate::store::snapshot::{EVERY_EARLIER, EventRecord, KeyRecord, OrderRecord};
 use crate::store::{Counters, Epochs, Snapshot, StoreError, codes};
 
-/// Dropping it takes everything back.
+/// An import under way. Dropping it rolls everything back.
 pub(in crate::store) struct Import {
     snapshot: PostgresSnapshot,
-    /// The last place in the feed that was given out before.
+    /// The last feed position given out before the import.
     complete_after: i64,
-    /// The last place in the feed that was given out.
+    /// The last feed position given out.
     last_position: i64,
 }
 
 impl Import {
-    /// Brings the schema up to date, closes the database to others that write, and sees that it is empty.
+    /// Migrates the schema, locks other writers out, and checks that the database is empty. Fails with
+    /// [`CopyError::NotEmpty`] otherwise.
     pub async fn begin(database: &PostgresDatabase) -> Result<Import, CopyError> {
         let location = &database.url.location;
         let connection = connect_once(database.direct.as_ref().unwrap_or(&database.url)).await?;
@@ -47,7 +48,7 @@ impl Import {
         }
     }
 
-    /// Orders whose events are written.
+    /// Writes orders. Their events must be written before.
     pub async fn write_orders(&self, records: &[OrderRecord]) -> Result<(), StoreError> {
         let orders = || records.iter().map(|record| &record.order);
         let requests = || orders().map(|order| &order.request);
@@ -95,7 +96,7 @@ impl Import {
             .collect();
         let outside: Vec<bool> = records
             .iter()
-            .map(|record| record.lease.is_some_and(|lease| lease.outside))
+            .map(|record| record.lease.is_some_and(|lease| lease.external))
             .collect();
         let handed_out: Vec<bool> = records.iter().map(|record| record.handed_out).collect();
         self.write(
@@ -129,7 +130,8 @@ impl Import {
         .await
     }
 
-    /// The next events of the feed, before any order. They get the places that follow, without the holes there may have been.
+    /// Writes the next events of the feed; all events come before the orders. They get consecutive positions, without
+    /// the gaps of the source.
     pub async fn write_events(&mut self, records: &[EventRecord]) -> Result<(), StoreError> {
         let events = || records.iter().map(|record| &record.event);
         let order_ids: Vec<i64> = events().map(|event| event.order_id.0).collect();
@@ -164,6 +166,7 @@ impl Import {
         Ok(())
     }
 
+    /// Writes idempotency keys.
     pub async fn write_keys(&self, records: &[KeyRecord]) -> Result<(), StoreError> {
         let scopes: Vec<&str> = records.iter().map(|record| record.scope.as_str()).collect();
         let keys: Vec<&str> = records.iter().map(|record| record.key.as_str()).collect();
@@ -186,7 +189,8 @@ impl Import {
         .await
     }
 
-    /// The rest. What was written is large and new: whoever reads it next, here or after the commit, wants plans for it.
+    /// Writes the counters and the state of the queue, and updates the planner's statistics, since what was written
+    /// is large and new.
     pub async fn write_numbers(
         &self,
         counters: &Counters,
@@ -234,7 +238,7 @@ impl Import {
             ],
         )
         .await?;
-        // What a server with another setting left.
+        // A server with another ordering may have left these.
         self.write("delete from orderly.turns", &[]).await?;
         self.write("delete from orderly.unseen", &[]).await?;
         let analyze = "analyze orderly.orders, orderly.history, orderly.first_line, orderly.second_line, orderly.leases,
@@ -242,7 +246,7 @@ impl Import {
         self.write(analyze, &[]).await
     }
 
-    /// Epochs of the source, and one of the copy's own for what it accepts.
+    /// Writes the epochs of the source, and a new one for what the copy accepts.
     pub async fn write_epochs(&self, epochs: &Epochs, last_order_id: OrderId) -> Result<(), StoreError> {
         let numbers: Vec<i64> = epochs
             .all()
@@ -257,7 +261,7 @@ impl Import {
         let secrets: Vec<&[u8]> = epochs.all().iter().map(|epoch| epoch.secret.expose()).collect();
         let first_order_ids: Vec<i64> = epochs.all().iter().map(|epoch| epoch.first_order_id.0).collect();
         let began_at: Vec<_> = epochs.all().iter().map(|epoch| epoch.began_at).collect();
-        // In a statement of its own: the numbers are written again.
+        // In a separate statement, since the same epoch numbers are written again.
         self.write("delete from orderly.epochs", &[]).await?;
         self.write(
             include_str!("import_epochs.sql"),
@@ -274,14 +278,14 @@ impl Import {
         .await
     }
 
-    /// What was written so far.
+    /// Returns a view of what was written so far.
     pub fn written(&mut self) -> &mut dyn Snapshot {
         &mut self.snapshot
     }
 
-    /// Orders that are accepted from then on have ids above the last one given out elsewhere.
+    /// Commits the import. Later orders get ids above `last_order_id`, the last one given out by the source.
     pub async fn commit(self, last_order_id: OrderId) -> Result<(), StoreError> {
-        // Last, since a sequence does not go back with its transaction.
+        // Last, since a rollback does not reset a sequence.
         self.write(
             "select setval('orderly.order_ids', greatest(last_value, $1)) from orderly.order_ids where $1 > 0",
             &[(&last_order_id.0, Type::INT8)],
@@ -289,13 +293,14 @@ impl Import {
         .await?;
         let committed = self.snapshot.run("commit").await;
         committed.map_err(|failure| {
-            failure
-                .to_error("commit the copy, of which all or nothing is stored; `orderly verify` tells which")
+            failure.to_error(
+                "commit the copy, which is stored completely or not at all; run `orderly verify` to find out",
+            )
         })
     }
 
     async fn write(&self, statement: &str, parameters: Parameters<'_>) -> Result<(), StoreError> {
-        // Nothing is stored before the commit, so a lost answer leaves no doubt: as when something is only read.
+        // Nothing is stored before the commit, so a lost answer leaves no doubt, just as after a read.
         let written = self.snapshot.read(statement, parameters).await;
         written
             .map(|_: Vec<Row>| ())
@@ -303,8 +308,8 @@ impl Import {
     }
 }
 
-/// What the database holds already, if anything.
-async fn begin(connection: Connection) -> Result<(Option<String>, Import), Failure> {
+/// Begins the transaction. Also returns what the database already holds; `None` when it is empty.
+async fn begin(connection: Connection) -> Result<(Option<String>, Import), PgFailure> {
     let snapshot = PostgresSnapshot::within(connection);
     snapshot.run(include_str!("import_begin.sql")).await?;
     let state = snapshot.read(include_str!("import_empty.sql"), &[]).await?;
@@ -320,8 +325,8 @@ async fn begin(connection: Connection) -> Result<(Option<String>, Import), Failu
     ))
 }
 
-/// The number of the batch for each event: what follows each other has one when it is of one kind and each of another order, and
-/// a start that passed over others has its own.
+/// Numbers the batches of the events. Consecutive events share one if they have the same kind and belong to different
+/// orders; a start that passed over others has its own.
 fn runs<'r>(records: &'r [EventRecord]) -> Vec<i32> {
     let mut run = 0;
     let mut orders = HashSet::new();
@@ -342,12 +347,12 @@ fn runs<'r>(records: &'r [EventRecord]) -> Vec<i32> {
     records.iter().map(number).collect()
 }
 
-/// A number of a sound store fits; another is found to differ afterwards.
+/// Converts a count. In a sound store it fits; otherwise the comparison finds the difference.
 fn count(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// As PostgreSQL reads an array.
+/// Writes an array as PostgreSQL reads it.
 fn array_text(order_ids: &[OrderId]) -> String {
     let ids: Vec<String> = order_ids.iter().map(|id| id.0.to_string()).collect();
     format!("{{{}}}", ids.join(","))

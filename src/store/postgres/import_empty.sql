@@ -1,4 +1,4 @@
--- The kind of rows that the database holds already, null when it is empty, and the last place in the feed ever given out.
+-- Reads the kind of rows that the database already holds, null when it is empty, and the last feed position given out.
 select
     case
         when exists (select from orderly.orders) then 'orders'

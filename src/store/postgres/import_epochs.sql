@@ -1,6 +1,6 @@
--- Stores the epochs of another store where there are none, one element each ($1 numbers, $2 identities, $3 secrets, $4 first order
--- ids, $5 when they began), and begins one of this store's own behind them, whose first order id is $6. The copied
--- events have other places than in that store: $7 is the place behind which they begin, and all belong to the new epoch.
+-- Stores the epochs of another store, where there are none yet, one element each ($1 numbers, $2 identities, $3 secrets, $4
+-- first order ids, $5 start times), and begins a new epoch after them whose first order id is $6. The copied events get
+-- other positions than in that store: they begin after position $7, and all belong to the new epoch.
 with copied as materialized (
     select * from unnest($1::int8[], $2::int8[], $3::bytea[], $4::int8[], $5::timestamptz[])
         as copied (epoch, identity, secret, first_order_id, began_at)

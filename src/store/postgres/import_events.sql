@@ -1,6 +1,6 @@
--- Stores the next events of a feed, of which $1 is the first place, as batches: the events of a run ($2) share one. $2-$10: one
--- row per event, in the order of the feed. Arrays of arrays have rows of one length, so what a run passed over comes as the text
--- of its array.
+-- Stores the next events of a feed, the first at position $1, as batches: the events of a run ($2) share one. $2-$10: one
+-- row per event, in the order of the feed. Rows of nested arrays must have one length, so the orders that a run passed over
+-- come as the text of their array.
 with event as materialized (
     select *
     from unnest($2::int4[], $3::int8[], $4::int4[], $5::int2[], $6::timestamptz[], $7::int4[], $8::int8[], $9::text[], $10::text[])

@@ -1,4 +1,4 @@
--- Stores orders as another store had them, once their events are stored; $1-$23: one row per order.
+-- Stores orders as another store had them, after their events; $1-$23: one row per order.
 with asked as materialized (
     select * from unnest($1::int8[], $2::int2[], $3::int4[], $4::int4[], $5::int4[], $6::int4[], $7::int8[], $8::int8[],
         $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
@@ -8,7 +8,7 @@ with asked as materialized (
         processing_at, finished_at, due_at, user_id, total_amount, item_ids, reference, last_error, metadata, result, outside,
         handed_out)
 ), chunk as materialized (
-    -- What the row does not tell otherwise, in parts that fit into it.
+    -- The events that no other column of the row tells, in parts that fit into the row.
     select order_id, (e.version - 2) / 60 as number, min(e.version) as version,
         array_agg(row(kind, at, attempt, e.node, batch, error, null)::orderly.event order by e.version) as events
     from asked join copied_events as e using (order_id)

@@ -1,7 +1,7 @@
--- Takes node $1 off the list, and while orders are open says so ($2) to all that listen. Nodes that sleep are on no list, so
--- nobody tells them of anything else; this one may be the last that was awake.
+-- Takes node $1 off the list and, while orders are open, sends the notification $2. Sleeping nodes are on no list, so no
+-- other notification reaches them; this node may be the last one awake.
 with gone as (
-    -- One that another session has locked stays, and counts as dead before long.
+    -- A row that another session has locked stays; the node soon counts as dead.
     delete from orderly.nodes where node = (select node from orderly.nodes where node = $1 for update skip locked)
 )
 select pg_notify('orderly', $2)

@@ -1,22 +1,23 @@
-//! Statements of pages of orders: newest first, each served by one index from the place where the page before ended. Where
-//! the index does not hold all that is asked for, a page looks at a limited number of rows and says how far it came.
+//! Statements for pages of orders, newest first. Each is served by one index, from the place where the previous page
+//! ended. Where the index does not cover the whole filter, a page looks at a limited number of rows and tells how far
+//! it came.
 
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::created::IdRange;
-use super::failure::Failure;
+use super::failure::PgFailure;
+use super::id_range::IdRange;
 use super::rows;
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::{OrderQuery, PAGE_ROWS_LOOKED_AT_MAX, codes};
+use crate::store::{OrderQuery, PAGE_ROWS_EXAMINED_MAX, codes};
 
-/// Rows looked at in one step of a walk: so few that an index in its order is the cheapest way to them, whatever the
-/// statistics say. With thousands the planner may want to collect and sort all there are.
+/// The rows read in one step of a walk: so few that the index in its order is the cheapest plan, whatever the
+/// statistics say. With thousands, the planner may collect and sort the whole range.
 const STEP_ROWS: usize = 20;
 
-/// The statement of a page and its values, `$3` being how many orders it answers. A row has the columns of an order, and
-/// where rows are looked at in vain, the id down to which all were.
+/// The statement of a page and its parameters; `$3` is the number of orders. A row has the columns of an order. Where
+/// rows may be read in vain, a last column has the id down to which all rows were read.
 pub(super) struct Listing<'q> {
     pub statement: String,
     pub parameters: Vec<(&'q (dyn ToSql + Sync), Type)>,
@@ -71,7 +72,7 @@ impl<'q> Listing<'q> {
         let statement = if further.is_empty() {
             exact(&ranges)
         } else {
-            looked_through(&ranges, &further.join(" and "))
+            filtered(&ranges, &further.join(" and "))
         };
         Listing {
             statement,
@@ -82,10 +83,10 @@ impl<'q> Listing<'q> {
 
 const ORDERS: &str = "orderly.orders";
 const LEASES: &str = "orderly.leases";
-/// The tables in which Pending orders stand.
+/// The tables of Pending orders.
 const LINES: &[&str] = &["orderly.first_line", "orderly.second_line", "orderly.blocked"];
 
-/// The table that lists the orders with a status which is rare.
+/// Returns the table that lists the orders with a status, if the status is rare; otherwise that of all orders.
 pub(super) fn table_of(status: OrderStatus) -> &'static str {
     match status {
         OrderStatus::Failed => "orderly.failed",
@@ -95,7 +96,7 @@ pub(super) fn table_of(status: OrderStatus) -> &'static str {
     }
 }
 
-/// Writes the condition for the rows of orders with this status. Those that are open tell it by their lease.
+/// Writes the condition for a status. Pending and Processing orders differ only by a lease.
 fn condition(status: OrderStatus) -> String {
     let open = codes::status_code(OrderStatus::Pending);
     let runs = "exists (select from orderly.leases as l where l.order_id = looked_at.order_id offset 0)";
@@ -108,15 +109,15 @@ fn condition(status: OrderStatus) -> String {
     }
 }
 
-/// The orders of a page, and where the next one begins.
-pub(super) fn page_of(found: &[Row], limit: usize) -> Result<(Vec<Order>, Option<OrderId>), Failure> {
+/// Reads the orders of a page, and the id below which the next page begins; `None` after the last page.
+pub(super) fn page_of(found: &[Row], limit: usize) -> Result<(Vec<Order>, Option<OrderId>), PgFailure> {
     let mut orders = Vec::new();
     let mut complete_to = None;
     for row in found {
         if row.len() > ORDER_COLUMNS {
             complete_to = rows::column::<Option<i64>>(row, ORDER_COLUMNS)?.map(OrderId);
         }
-        // Where no order is found there is one row, of the place alone.
+        // Without orders there is one row, which has only the last column.
         let Some(order_id) = rows::column::<Option<i64>>(row, 0)?.map(OrderId) else {
             continue;
         };
@@ -132,13 +133,14 @@ pub(super) fn page_of(found: &[Row], limit: usize) -> Result<(Vec<Order>, Option
     Ok((orders, complete_to))
 }
 
-/// A range of a table's index on some columns and the id, newest first. Compared as rows and ordered by all of the columns, so
-/// that no other index gives the order: with unlucky statistics the planner otherwise walks the primary key.
+/// A range of a table's index on some columns and the id, newest first. The columns are compared as a row and all of
+/// them are in the sort order, so that no other index provides it: with unlucky statistics the planner would walk the
+/// primary key.
 struct Range {
     table: &'static str,
-    /// The names of the index's columns; the last is the id.
+    /// The columns of the index; the last is the id.
     names: Vec<&'static str>,
-    /// The values of the columns before the id, written as SQL.
+    /// The values of the columns before the id, as SQL.
     values: Vec<String>,
 }
 
@@ -164,7 +166,7 @@ impl Range {
         self.select("order_id", below)
     }
 
-    /// Writes the query for the rows of the range below an id, with what conditions look at.
+    /// Writes the query for the rows of the range below an id, with the columns that conditions use.
     fn rows(&self, below: &str) -> String {
         if self.table == ORDERS {
             self.select("order_id, status, user_id, created_at", below)
@@ -185,15 +187,16 @@ impl Range {
     }
 
     fn conditions(&self, below: &str) -> Vec<String> {
-        // Of two bounds of one column the planner believes, where it knows nothing of the table, that hardly a row is between
-        // them, and collects and sorts for each step of a walk all that there are.
+        // With two bounds on one column and no statistics, the planner expects hardly any row between them, and
+        // collects and sorts the whole range for each step of a walk.
         let at_or_above = if self.values.is_empty() {
             "(order_id, 0) >= ($1, 0)".to_owned()
         } else {
             self.compared(">=", "$1")
         };
         let mut conditions = vec![at_or_above, self.compared("<", below)];
-        // An index that leaves out what is null: the planner does not conclude from a comparison of rows that there is none.
+        // A partial index without nulls: the planner does not conclude from a row comparison that the column is not
+        // null.
         if self.names[0] == "reference" {
             conditions.push("reference is not null".to_owned());
         }
@@ -207,7 +210,7 @@ impl Range {
     }
 }
 
-/// A page of everything in the ranges.
+/// Writes the statement of a page of all rows in the ranges.
 fn exact(ranges: &[Range]) -> String {
     let pages: Vec<String> = ranges.iter().map(|range| range.ids("$2") + " limit $3").collect();
     format!(
@@ -226,10 +229,11 @@ fn orders_of(id: &str) -> String {
     )
 }
 
-/// A page of what meets the condition among the first rows of the ranges. Each is walked in steps until a page is full or the
-/// rows are too many. Down to the last column, the highest id at which a walk ended early, no order is missing.
-fn looked_through(ranges: &[Range], condition: &str) -> String {
-    let rows_max = PAGE_ROWS_LOOKED_AT_MAX / ranges.len();
+/// Writes the statement of a page of the rows that meet a condition. Each range is walked in steps until a page is
+/// full or too many rows were read. The last column is the highest id at which a walk ended early; down to it, no
+/// order is missing.
+fn filtered(ranges: &[Range], condition: &str) -> String {
+    let rows_max = PAGE_ROWS_EXAMINED_MAX / ranges.len();
     let numbers = || 0..ranges.len();
     let walks: Vec<String> = numbers()
         .zip(ranges)
@@ -261,7 +265,7 @@ fn looked_through(ranges: &[Range], condition: &str) -> String {
     )
 }
 
-/// The walk through a range, and where it ended.
+/// Writes the walk through a range, and where it ended.
 fn walk(number: usize, range: &Range, condition: &str, rows_max: usize) -> String {
     let rows = range.rows(&format!("walk_{number}.low"));
     format!(

@@ -1,4 +1,4 @@
-//! Who processes: nodes come, say that they live, and go.
+//! Nodes of the store: they join, send heartbeats, and leave.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -7,80 +7,81 @@ use tokio::sync::MutexGuard;
 use tokio_postgres::types::Type;
 
 use super::Postgres;
-use super::answered::ANSWER_TIME_MAX;
+use super::await_answer::ANSWER_TIME_MAX;
+use super::bisection::Bisection;
+use super::class_connection::ClassConnection;
+use super::database_state::DatabaseState;
 use super::durability::Durability;
-use super::failure::Failure;
-use super::halves::Halves;
-use super::link::Link;
+use super::failure::PgFailure;
 use super::rows;
 use super::settle::micros;
 use super::shared::Shared;
-use super::state::State;
 use crate::lease::NodeId;
 use crate::order::OrderId;
 use crate::store::{Heartbeat, Renewed, StoreError, codes};
 
-/// Of a lease, for the answer to a heartbeat: what hangs for longer is given up while there is time for another one.
+/// The limit for the answer to a heartbeat as a fraction of the lease: there must be time for another heartbeat after
+/// one that hangs.
 const LEASE_SHARE: u32 = 3;
-/// Of the shortest lease there is; a validity that means nothing, as tests have it, leaves the answer time to come.
+/// The lowest limit, for the shortest possible lease. Tests use shorter ones, whose answers must have time to arrive.
 const ANSWER_TIME_MIN: Duration = Duration::from_millis(330);
 
 impl Postgres {
-    /// Returns the connection of heartbeats, unless the store closes.
-    pub(super) async fn heart(&self) -> Result<MutexGuard<'_, Link>, StoreError> {
-        let link = self.heart.lock().await;
+    /// Returns the connection for heartbeats. Fails when the store is closing.
+    pub(super) async fn heartbeat_connection(&self) -> Result<MutexGuard<'_, ClassConnection>, StoreError> {
+        let connection = self.heartbeat_connection.lock().await;
         if self.shared.closing.is_cancelled() {
             return Err(StoreError::Closed);
         }
-        Ok(link)
+        Ok(connection)
     }
 }
 
-/// A heartbeat. When the database refuses it for what may be one order's fault, the node lives all the same, and the leases
-/// are extended by halves.
+/// Sends a heartbeat. When the database refuses it and one order may be to blame, the node is kept alive without
+/// leases, and its leases are renewed in halves.
 pub(super) async fn renew(
-    link: &mut Link,
+    connection: &mut ClassConnection,
     shared: &Shared,
-    state: &State,
+    state: &DatabaseState,
     heartbeat: &Heartbeat,
-) -> Result<Renewed, Failure> {
+) -> Result<Renewed, PgFailure> {
     let only = |leases| Heartbeat {
         leases,
         ..heartbeat.clone()
     };
-    let mut beaten = renew_all(link, shared, state, heartbeat).await;
-    let mut halves = Halves::of(heartbeat.leases.clone());
-    if let Err(failure) = &beaten
-        && failure.may_be_of_one()
-        && let Some(all) = halves.next()
+    let mut renewed_all = renew_all(connection, shared, state, heartbeat).await;
+    let mut bisection = Bisection::of(heartbeat.leases.clone());
+    if let Err(failure) = &renewed_all
+        && failure.may_concern_one_call()
+        && let Some(all) = bisection.next_part()
     {
-        halves.failed(all, failure.clone())?;
-        beaten = renew_all(link, shared, state, &only(Vec::new())).await;
+        bisection.split_refused(all, failure.clone())?;
+        renewed_all = renew_all(connection, shared, state, &only(Vec::new())).await;
     } else {
-        halves = Halves::of(Vec::new());
+        bisection = Bisection::of(Vec::new());
     }
-    // Whatever becomes of the leases.
-    shared.listed.send_replace(beaten.is_ok());
-    let mut renewed = beaten?;
-    while let Some(some) = halves.next() {
-        match renew_all(link, shared, state, &only(some.clone())).await {
+    // The node is on the list whatever happens to the leases.
+    shared.listed.send_replace(renewed_all.is_ok());
+    let mut renewed = renewed_all?;
+    while let Some(part_of_leases) = bisection.next_part() {
+        match renew_all(connection, shared, state, &only(part_of_leases.clone())).await {
             Ok(part) => {
                 renewed.lost.extend(part.lost);
                 renewed.locked.extend(part.locked);
             }
-            Err(failure) => halves.failed(some, failure)?,
+            Err(failure) => bisection.split_refused(part_of_leases, failure)?,
         }
     }
-    renewed.refused = halves.refused("renew a lease");
+    renewed.refused = bisection.refused("renew a lease");
     Ok(renewed)
 }
 
 async fn renew_all(
-    link: &mut Link,
+    connection: &mut ClassConnection,
     shared: &Shared,
-    state: &State,
+    state: &DatabaseState,
     heartbeat: &Heartbeat,
-) -> Result<Renewed, Failure> {
+) -> Result<Renewed, PgFailure> {
     let held = &heartbeat.leases;
     let order_ids: Vec<i64> = held.iter().map(|key| key.order_id.0).collect();
     let fences: Vec<i64> = held.iter().map(|key| rows::fence_code(key.fence)).collect();
@@ -89,10 +90,10 @@ async fn renew_all(
     let slots = i32::try_from(heartbeat.slots).unwrap_or(i32::MAX);
     let busy = i32::try_from(heartbeat.busy).unwrap_or(i32::MAX);
     let breaker = codes::breaker_code(heartbeat.breaker);
-    let ordering = codes::ordering_code(shared.told_ordering());
+    let ordering = codes::ordering_code(shared.configured_ordering());
     let processor = heartbeat.processor.map(codes::processor_code);
-    let beaten = link
-        .repeatable_within(
+    let answer = connection
+        .execute_idempotent_within(
             answer_time_max(heartbeat.lease),
             include_str!("renew.sql"),
             &[
@@ -108,18 +109,18 @@ async fn renew_all(
             ],
         )
         .await;
-    let answer = beaten?;
+    let answer = answer?;
     state.stored();
     let row = rows::only(&answer)?;
     let extended: Vec<i64> = rows::column(row, 0)?;
     let extended_fences: Vec<i64> = rows::column(row, 1)?;
     let others = rows::large_count(row, 2)?;
-    shared.found_others(others > 0);
+    shared.set_has_peers(others > 0);
     let nodes = usize::try_from(others).unwrap_or(usize::MAX).saturating_add(1);
-    shared.nodes.send_replace(nodes);
+    shared.live_nodes.send_replace(nodes);
     if rows::column(row, 3)? {
-        // Whoever committed it may be gone, and have told nobody.
-        shared.changed();
+        // The node that committed them may be dead without having announced them.
+        shared.events_committed();
     }
     let durability = Durability::read(|index| rows::column(row, 4 + index))?;
     state.found(&durability);
@@ -149,14 +150,20 @@ fn answer_time_max(lease: Duration) -> Duration {
     (lease / LEASE_SHARE).clamp(ANSWER_TIME_MIN, ANSWER_TIME_MAX)
 }
 
-/// `word` is what wakes those who sleep, where there is something left to do.
-pub(super) async fn leave(link: &mut Link, shared: &Shared, node: NodeId, word: &str) -> Result<(), Failure> {
-    // From now on the others may no longer tell this one.
+/// Takes the node off the list. `message` wakes sleeping nodes while orders are open.
+pub(super) async fn leave(
+    connection: &mut ClassConnection,
+    shared: &Shared,
+    node: NodeId,
+    message: &str,
+) -> Result<(), PgFailure> {
+    // From now on, peers may no longer notify this node.
     shared.listed.send_replace(false);
-    link.repeatable(
-        include_str!("leave.sql"),
-        &[(&rows::node_code(node), Type::INT8), (&word, Type::TEXT)],
-    )
-    .await
-    .map(drop)
+    connection
+        .execute_idempotent(
+            include_str!("leave.sql"),
+            &[(&rows::node_code(node), Type::INT8), (&message, Type::TEXT)],
+        )
+        .await
+        .map(drop)
 }

@@ -1,14 +1,14 @@
-//! Wakes the nodes that wait for work when another accepts some, and those that follow the feed when it grows: one NOTIFY
-//! for all that was committed since the last, never in the transactions themselves, where it would make them wait for each
-//! other. Only an optimisation: every node that is awake also polls, and where notifications do not arrive (through a
-//! pooler they are lost without a word) it does nothing else.
+//! Wakes idle nodes when another node accepts work, and followers of the feed when it grows: one NOTIFY for
+//! everything that was committed since the last. It is never sent in the transactions themselves, where it would make
+//! them wait for each other. This is only an optimisation: every node that is awake also polls. Where notifications
+//! do not arrive (a pooler loses them silently), it only polls.
 //!
-//! Who is alone tells nobody. A node that joins sends a notification to prove to itself that it hears; the others learn
-//! from it at once that there is somebody to tell. One that leaves while orders are open says so whether or not it knows of
-//! others: those that sleep are on no list.
+//! A node that knows no peers sends nothing. A node that joins sends a notification to prove to itself that it hears;
+//! the others learn from it at once that there is a peer. A node that leaves while orders are open always says so,
+//! because sleeping nodes are on no list.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -18,55 +18,56 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 
-use super::answered::answered;
+use super::await_answer::await_answer;
+use super::class_pool::ClassPool;
 use super::classes::Class;
 use super::connect::Connector;
-use super::failure::Failure;
-use super::links::Links;
-use super::look::read_only_reason;
+use super::failure::PgFailure;
 use super::pool::Pool;
+use super::server_info::read_only_reason;
 use super::servers::{Opened, RawConnection};
 use super::shared::Shared;
+use crate::log_lines::Latch;
 
-/// Shortest time between two notifications of one node.
+/// The shortest time between two notifications of one node.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
-/// After one that could not be sent.
+/// The pause after a notification that could not be sent.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a notification to oneself may take before notifications count as lost.
+/// The longest time for a notification to itself to arrive; after that, notifications count as lost.
 const SELF_TEST_TIME_MAX: Duration = Duration::from_secs(5);
-/// Between two attempts to listen again.
+/// The pause between two attempts to listen.
 const LISTEN_AGAIN_INTERVAL: Duration = Duration::from_secs(1);
-/// The same where they did not arrive: a pooler stays one, a slow moment passes.
-const LISTEN_AGAIN_INTERVAL_DEAF: Duration = Duration::from_mins(10);
-/// Behind the sender's name: there is work, and new events.
+/// The pause after notifications did not arrive: a pooler stays a pooler, while a slow moment passes.
+const LISTEN_AGAIN_INTERVAL_UNDELIVERED: Duration = Duration::from_mins(10);
+/// The suffix of a notification about new work and new events; the sender's name comes before it.
 const WORK: &str = " work";
-/// The same where there are new events but no work: who only works need not look.
+/// The suffix of a notification about new events only, which claims ignore.
 const ONLY_EVENTS: &str = " events";
 
-/// Sends what `shared.news` asks for, until the store closes.
-pub(super) async fn notify(shared: Arc<Shared>, links: Links, origin: String) {
+/// Sends a notification whenever `shared.peer_news` asks for one, until the store closes.
+pub(super) async fn notify(shared: Arc<Shared>, control: ClassPool, origin: String) {
     loop {
         tokio::select! {
             () = shared.closing.cancelled() => return,
-            () = shared.news.notified() => {}
+            () = shared.peer_news.notified() => {}
         }
-        shared.untold.store(true, Ordering::SeqCst);
-        if !shared.others.load(Ordering::SeqCst) {
+        shared.unsent_news.store(true, Ordering::SeqCst);
+        if !shared.has_peers.load(Ordering::SeqCst) {
             continue;
         }
         let work = shared.work_news.swap(false, Ordering::SeqCst);
         let mark = if work { WORK } else { ONLY_EVENTS };
-        let pause = match send(&links, &format!("{origin}{mark}")).await {
+        let pause = match send(&control, &format!("{origin}{mark}")).await {
             Ok(()) => {
-                shared.untold.store(false, Ordering::SeqCst);
+                shared.unsent_news.store(false, Ordering::SeqCst);
                 INTERVAL_MIN
             }
             Err(failure) => {
-                tracing::debug!(?failure, "the other nodes could not be notified");
+                tracing::debug!(?failure, "cannot notify the other nodes; trying again");
                 if work {
                     shared.work_news.store(true, Ordering::SeqCst);
                 }
-                shared.news.notify_one();
+                shared.peer_news.notify_one();
                 RETRY_INTERVAL
             }
         };
@@ -77,64 +78,68 @@ pub(super) async fn notify(shared: Arc<Shared>, links: Links, origin: String) {
     }
 }
 
-/// What `origin` says of work.
-pub(super) fn word_of_work(origin: &str) -> String {
+/// Makes the notification by which `origin` announces work.
+pub(super) fn work_payload(origin: &str) -> String {
     format!("{origin}{WORK}")
 }
 
-async fn send(links: &Links, payload: &str) -> Result<(), Failure> {
-    links
-        .repeatable("select pg_notify('orderly', $1)", &[(&payload, Type::TEXT)])
+async fn send(pool: &ClassPool, payload: &str) -> Result<(), PgFailure> {
+    pool.execute_idempotent("select pg_notify('orderly', $1)", &[(&payload, Type::TEXT)])
         .await
         .map(drop)
 }
 
-/// Why listening ended.
+/// The reason why listening ended.
 enum Ended {
     /// The store closes.
     Closing,
-    /// The connection is gone, or there was none.
+    /// The connection is lost, or there was none.
     Lost,
-    /// Notifications do not arrive on this way to the database.
-    Deaf,
+    /// Notifications do not arrive over this route.
+    Undelivered,
 }
 
-/// A way to the database that no pooler shares.
-pub(super) struct Way {
+/// A route to the database without a pooler, for listening.
+pub(super) struct ListenRoute {
     connector: Arc<Connector>,
-    /// It has a URL of its own: no other use shows that it leads nowhere.
+    /// The route has its own URL, so no other use shows that it leads nowhere.
     is_separate: bool,
-    /// The log says that it leads nowhere.
-    told: AtomicBool,
+    /// Set while the log says that the route leads nowhere.
+    unreachable: Latch,
 }
 
-impl Way {
-    /// Returns the way of `DATABASE_DIRECT_URL`, or else of `DATABASE_URL` unless a pooler seems to stand there.
-    pub fn of(direct: Option<Arc<Connector>>, usual: &Arc<Connector>, looks_pooled: bool) -> Option<Way> {
+impl ListenRoute {
+    /// Returns the route of `DATABASE_DIRECT_URL`, otherwise that of `DATABASE_URL` unless it seems to lead to a
+    /// pooler.
+    pub fn of(
+        direct: Option<Arc<Connector>>,
+        default: &Arc<Connector>,
+        looks_pooled: bool,
+    ) -> Option<ListenRoute> {
         let is_separate = direct.is_some();
-        let connector = direct.or_else(|| (!looks_pooled).then(|| usual.clone()))?;
-        Some(Way {
+        let connector = direct.or_else(|| (!looks_pooled).then(|| default.clone()))?;
+        Some(ListenRoute {
             connector,
             is_separate,
-            told: AtomicBool::new(false),
+            unreachable: Latch::default(),
         })
     }
 
-    /// Opens a connection for listening, which no standby offers.
-    async fn open(&self) -> Result<Opened, Failure> {
+    /// Opens a connection for listening. Standbys do not offer that.
+    async fn open(&self) -> Result<Opened, PgFailure> {
         let opened = self.connector.open().await?;
-        if opened.found.is_standby {
-            return Err(Failure::ReadOnly(read_only_reason(true).into()));
+        if opened.server.is_standby {
+            return Err(PgFailure::ReadOnly(read_only_reason(true).into()));
         }
-        self.told.store(false, Ordering::Relaxed);
+        self.unreachable.clear();
         Ok(opened)
     }
 
-    /// Notes that there is no connection for listening. While the whole database is away that is no news.
-    fn leads_nowhere(&self, failure: &Failure) {
+    /// Logs once that there is no connection for listening. While the whole database is away that is no news.
+    fn log_unreachable(&self, failure: &PgFailure) {
         tracing::debug!(?failure, "cannot listen for other nodes' notifications");
         let is_news = self.is_separate && !self.connector.state().is_away();
-        if is_news && !self.told.swap(true, Ordering::Relaxed) {
+        if is_news && self.unreachable.set() {
             tracing::warn!(
                 "DATABASE_DIRECT_URL leads to no server to listen on ({}): this node finds other nodes' orders by polling \
                  until it does",
@@ -148,74 +153,79 @@ impl Way {
 pub(super) async fn listen(
     shared: Arc<Shared>,
     pool: Arc<Pool>,
-    way: Option<Way>,
-    links: Links,
+    route: Option<ListenRoute>,
+    control: ClassPool,
     origin: String,
 ) {
-    let Some(way) = way else {
-        return tell_of_polling();
+    let Some(route) = route else {
+        return log_polling();
     };
-    let mut told = false;
+    let undelivered = Latch::default();
     loop {
-        let pause;
-        match listen_once(&shared, &pool, &way, &links, &origin).await {
+        let pause = match listen_once(&shared, &pool, &route, &control, &origin).await {
             Ended::Closing => return,
-            Ended::Lost => pause = LISTEN_AGAIN_INTERVAL,
-            Ended::Deaf => {
-                if !told {
-                    tell_of_polling();
-                    told = true;
+            Ended::Lost => LISTEN_AGAIN_INTERVAL,
+            Ended::Undelivered => {
+                if undelivered.set() {
+                    log_polling();
                 }
-                pause = LISTEN_AGAIN_INTERVAL_DEAF;
+                LISTEN_AGAIN_INTERVAL_UNDELIVERED
             }
-        }
-        // Not on its own account: a database that sleeps is left alone until it is used again.
+        };
+        // Listening alone must not wake a sleeping database: it waits until the database is used again.
         tokio::select! {
             () = shared.closing.cancelled() => return,
             () = async {
                 sleep(pause).await;
-                way.connector.state().used().await;
+                route.connector.state().used().await;
             } => {}
         }
     }
 }
 
-fn tell_of_polling() {
+fn log_polling() {
     tracing::info!(
         "notifications do not arrive over this way to the database (a pooler?): this node finds other nodes' orders by \
          polling; DATABASE_DIRECT_URL would name a way past a pooler"
     );
 }
 
-/// A node that is on no list is not told of everything: it need not listen, and must not believe that it hears all.
-async fn listen_once(shared: &Shared, pool: &Arc<Pool>, way: &Way, links: &Links, origin: &str) -> Ended {
+/// Listens until the connection ends. Waits until the node is on the list: peers do not notify a node that is on no
+/// list, so it must not assume that it hears of every commit.
+async fn listen_once(
+    shared: &Shared,
+    pool: &Arc<Pool>,
+    route: &ListenRoute,
+    control: &ClassPool,
+    origin: &str,
+) -> Ended {
     let mut listed = shared.listed.subscribe();
     tokio::select! {
         () = shared.closing.cancelled() => return Ended::Closing,
         _ = listed.wait_for(|listed| *listed) => {}
     }
-    let Some(place) = pool.place(Class::Listen) else {
+    let Some(reservation) = pool.reserve(Class::Listen) else {
         return Ended::Lost;
     };
     let Opened {
         client, connection, ..
-    } = match way.open().await {
+    } = match route.open().await {
         Ok(opened) => opened,
         Err(failure) => {
-            way.leads_nowhere(&failure);
+            route.log_unreachable(&failure);
             return Ended::Lost;
         }
     };
     let own = watch::Sender::new(0);
-    let hear = drive(connection, |payload| {
+    let hear = read_notifications(connection, |payload| {
         if payload.starts_with(origin) {
             own.send_modify(|heard| *heard += 1);
         } else {
-            heard_another(shared, payload);
+            heard_peer(shared, payload);
         }
     });
-    let believe = async {
-        match believe(shared, &client, links, origin, &own).await {
+    let follow = async {
+        match follow_peers(shared, &client, control, origin, &own).await {
             Ok(ended) => ended,
             Err(failure) => {
                 tracing::debug!(?failure, "cannot listen for other nodes' notifications");
@@ -225,27 +235,27 @@ async fn listen_once(shared: &Shared, pool: &Arc<Pool>, way: &Way, links: &Links
     };
     let ended = tokio::select! {
         () = shared.closing.cancelled() => Ended::Closing,
-        ended = believe => ended,
+        ended = follow => ended,
         () = hear => Ended::Lost,
-        () = place.needed() => Ended::Lost,
-        // What is committed is told on another server from now on.
+        () = reservation.needed() => Ended::Lost,
+        // Notifications now arrive on another server.
         () = pool.connector().server_left() => Ended::Lost,
     };
     shared.wakeups.set_hears_all(false);
     ended
 }
 
-fn heard_another(shared: &Shared, payload: &str) {
-    // Or it would not be told of what is committed here until the next heartbeat.
-    shared.found_others(true);
+fn heard_peer(shared: &Shared, payload: &str) {
+    // Otherwise the peer would not hear of commits here until the next heartbeat.
+    shared.set_has_peers(true);
     if !payload.ends_with(ONLY_EVENTS) {
         shared.wakeups.notify_work();
     }
-    shared.events_came();
+    shared.events_available();
 }
 
-/// Reads the connection's messages to its end.
-async fn drive(mut connection: RawConnection, mut hear: impl FnMut(&str)) {
+/// Reads the messages of the connection until it ends.
+async fn read_notifications(mut connection: RawConnection, mut hear: impl FnMut(&str)) {
     let mut messages = poll_fn(move |context| connection.poll_message(context));
     while let Some(message) = messages.next().await {
         match message {
@@ -259,22 +269,23 @@ async fn drive(mut connection: RawConnection, mut hear: impl FnMut(&str)) {
     }
 }
 
-/// This node hears of everything that the others commit, as long as notifications arrive and the others know of it.
-async fn believe(
+/// Listens, and notes in `shared.wakeups` while this node hears of every commit: notifications arrive, and the others
+/// know of it.
+async fn follow_peers(
     shared: &Shared,
     client: &Client,
-    links: &Links,
+    control: &ClassPool,
     origin: &str,
     own: &watch::Sender<u64>,
-) -> Result<Ended, Failure> {
+) -> Result<Ended, PgFailure> {
     let mut listed = shared.listed.subscribe();
-    answered(client.batch_execute("listen orderly")).await?;
+    await_answer(client.batch_execute("listen orderly")).await?;
     loop {
-        // Each time anew: those who came while this node was on no list do not know of it.
-        if !proven(links, origin, own).await? {
-            // A pooler may have left the server's session listening.
-            answered(client.batch_execute("unlisten *")).await?;
-            return Ok(Ended::Deaf);
+        // Tested each time: nodes that joined while this node was on no list do not know of it.
+        if !hears_itself(control, origin, own).await? {
+            // A pooler may keep the server's session, which still listens.
+            await_answer(client.batch_execute("unlisten *")).await?;
+            return Ok(Ended::Undelivered);
         }
         shared.wakeups.set_hears_all(true);
         let _ = listed.wait_for(|listed| !*listed).await;
@@ -283,12 +294,16 @@ async fn believe(
     }
 }
 
-/// Whether a notification sent the usual way arrives here.
-async fn proven(links: &Links, origin: &str, own: &watch::Sender<u64>) -> Result<bool, Failure> {
+/// Reports whether a notification that this node sends arrives at itself.
+async fn hears_itself(
+    control: &ClassPool,
+    origin: &str,
+    own: &watch::Sender<u64>,
+) -> Result<bool, PgFailure> {
     let mut heard = own.subscribe();
     let before = *heard.borrow();
-    // The others take it for work.
-    send(links, &word_of_work(origin)).await?;
+    // The other nodes take it for work.
+    send(control, &work_payload(origin)).await?;
     let arrived = timeout(SELF_TEST_TIME_MAX, heard.wait_for(|heard| *heard > before)).await;
     Ok(arrived.is_ok())
 }

@@ -1,18 +1,17 @@
--- One message that gives the next places in the feed to the batches that are committed by now, in the order of their
--- numbers; what commits later gets later places. One node at a time: another that comes meanwhile finds nothing to do,
--- and reads on with what there is. :waits (1: waits for the lock, 0: leaves where another has it), :lock and :batches_max are
--- numbers put into the text. Answers with the epoch, then with whether the lock was taken, and then with how many batches got their
--- places, unless there were none.
+-- One message that gives the next feed positions to the committed batches, in the order of their numbers. Batches that
+-- commit later get later positions. One node numbers at a time; another that comes meanwhile finds nothing to do and reads
+-- what there is. :waits (1: waits for the lock, 0: gives up when it is taken), :lock and :batches_max are replaced by
+-- numbers. Returns the epoch, then whether the lock was taken, and then the number of numbered batches, unless it is 0.
 begin isolation level read committed;
 set local statement_timeout = 5000;
 set local lock_timeout = 5000;
--- Plans that are switched off cost so much that compiling them would seem worth it.
+-- Disabled plan types look expensive enough to trigger JIT compilation.
 set local jit = off;
 set local enable_seqscan = off;
 set local enable_hashjoin = off;
 set local enable_mergejoin = off;
 select :epoch_here();
--- Tried in a statement of its own: the next one's view is then taken with the lock held.
+-- Locked in a separate statement, so that the next one takes its view while the lock is held.
 select set_config('orderly.numbers_feed', taken::text, true) as taken
 from (
     select case when :waits = 1 then pg_advisory_xact_lock(:lock) is not null else pg_try_advisory_xact_lock(:lock) end as taken

@@ -1,8 +1,8 @@
--- Picks those of the wanted orders that may start now, in the order given, and locks their rows for `start`: the alternative to
--- `choose` where a caller chose already. `wanted` names each order once. Both lines hold what may start and nothing else, so an
--- order in neither is left out; of the second line, orders that are due, and one suspect at most.
+-- Picks the wanted orders that may start now, in the given order, and locks their rows for `start`: the alternative to
+-- `choose` when the caller chose. `wanted` names each order once. The lines hold exactly the orders that may start, so an
+-- order in neither is left out; of the second line, only orders that are due are picked, and at most one suspect.
 --
--- Passes over an order that another session has locked (`passed`), and those in `stepped_around`, whose start the database
+-- Passes over orders that another session has locked (`passed`), and those in `stepped_around`, whose start the database
 -- refused. Both lists have one element per picked order: its id in the list of its line, null in the other.
 --
 -- Served by the primary keys of the lines, id by id.
@@ -37,7 +37,7 @@ begin
             select l.suspect, l.due_at from orderly.second_line as l where l.order_id = asked.order_id offset 0) as waits
         where waits.due_at <= moment.at and (takes_suspects or not waits.suspect)
     ), second_free as materialized (
-        -- All of them: a suspect beyond the first takes no place.
+        -- All of them are read: a suspect beyond the first takes no place.
         select second_line.*
         from second_line cross join lateral (
             select 1 as locked from orderly.second_line as l

@@ -1,8 +1,7 @@
-//! The connections of a node, all alike, each lent for one statement: no idle caller holds one. The most urgent
-//! class that waits gets the next one that is free or newly opened. How many there may be is learned from the database;
-//! who may use how many is left to `classes.rs`.
+//! The connection pool of a node. All connections are alike, and each is checked out for one statement: an idle
+//! caller holds none. The next free or newly opened connection goes to the most urgent class that waits. The pool
+//! learns from the database how many connections it may open; `classes.rs` decides how many each class may use.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,35 +11,37 @@ use tokio_util::task::TaskTracker;
 
 use super::classes::{CONNECTIONS_MAX, Class};
 use super::connect::{Connection, Connector};
-use super::failure::Failure;
-use super::no_room::is_refusal_for_want_of_room;
+use super::connection_limit::is_connection_limit_refusal;
+use super::failure::PgFailure;
+use crate::log_lines::Latch;
 
-mod lent;
-mod stock;
+mod checkout;
+mod state;
 
-pub(super) use lent::{Lent, Place};
-use stock::Stock;
+pub(super) use checkout::{PooledConnection, Reservation};
+use state::PoolState;
 
-/// The reason why a node whose results find no connection takes nothing on.
+/// The reason a node gives for taking no orders while its results find no connection.
 pub(super) const STARVED: &str = "no connection to the database is free for results";
 
 /// The longest wait for a free connection, when all are in use and none is being opened.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// A connection is opened only when none comes back within this time: most statements take less.
+/// The wait for a connection to come back before another is opened: most statements take less.
 const GRACE: Duration = Duration::from_millis(5);
-/// The interval between two looks at unused connections.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval between two searches for idle connections to close.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Opens, checks out and closes the connections of a node.
 pub(super) struct Pool {
     connector: Arc<Connector>,
-    stock: Mutex<Stock>,
-    /// Connections lie idle, or the store closes.
+    state: Mutex<PoolState>,
+    /// Notified when several connections are idle, or the store closes.
     returned: Notify,
-    /// The number of connections allowed may have changed, or the time of the next look for room.
-    allowance: Notify,
-    /// Perhaps no connection is in use any more.
+    /// Notified when the connection limit may have changed, or the time of the next try to exceed it.
+    limit_changed: Notify,
+    /// Notified when a connection came back, so that perhaps none is in use any more.
     came_back: Notify,
-    /// Results found no connection, the last time they wanted one.
-    starves: AtomicBool,
+    /// The latest result that wanted a connection found none.
+    starved: Latch,
     tasks: TaskTracker,
 }
 
@@ -48,11 +49,11 @@ impl Pool {
     pub fn new(connector: &Arc<Connector>) -> Arc<Pool> {
         let pool = Arc::new(Pool {
             connector: connector.clone(),
-            stock: Mutex::new(Stock::new()),
+            state: Mutex::new(PoolState::new()),
             returned: Notify::new(),
-            allowance: Notify::new(),
+            limit_changed: Notify::new(),
             came_back: Notify::new(),
-            starves: AtomicBool::new(false),
+            starved: Latch::default(),
             tasks: TaskTracker::new(),
         });
         pool.tasks.spawn(pool.clone().close_unused());
@@ -63,173 +64,178 @@ impl Pool {
         &self.connector
     }
 
-    /// A connection for the class, opened where there is none; waits behind more urgent ones.
-    pub async fn lend(self: &Arc<Pool>, class: Class) -> Result<Lent, Failure> {
-        let lent = self.wait(class).await;
+    /// Checks out a connection for the class, opening one if necessary. Waits behind more urgent classes. Fails with
+    /// [`PgFailure::Unavailable`] when all connections stay in use for [`WAIT_MAX`], with the error of connecting, or
+    /// with [`PgFailure::Closed`].
+    pub async fn checkout(self: &Arc<Pool>, class: Class) -> Result<PooledConnection, PgFailure> {
+        let pooled = self.wait(class).await;
         if class.is_urgent() {
-            let starves = matches!(lent, Err(Failure::Unavailable(_)));
-            if self.starves.swap(starves, Ordering::SeqCst) != starves && starves {
+            if !matches!(pooled, Err(PgFailure::Unavailable(_))) {
+                self.starved.clear();
+            } else if self.starved.set() {
                 tracing::warn!(
-                    "results find no connection to the database: no order is started until one is free"
+                    "results find no connection to the database; starting no order until one is free"
                 );
             }
         }
-        lent
+        pooled
     }
 
-    async fn wait(self: &Arc<Pool>, class: Class) -> Result<Lent, Failure> {
+    async fn wait(self: &Arc<Pool>, class: Class) -> Result<PooledConnection, PgFailure> {
         let (waiter, mut answer) = oneshot::channel();
         {
-            let mut stock = self.stock();
-            if stock.closed {
-                return Err(Failure::Closed);
+            let mut state = self.state();
+            if state.closed {
+                return Err(PgFailure::Closed);
             }
-            stock.waiting[class.rank()].push_back(waiter);
-            self.serve(&mut stock);
+            state.waiting[class.rank()].push_back(waiter);
+            self.serve(&mut state);
         }
-        let mut patience_ends = Instant::now() + WAIT_MAX;
+        let mut wait_ends = Instant::now() + WAIT_MAX;
         loop {
-            let allowance = self.allowance.notified();
-            tokio::pin!(allowance);
-            allowance.as_mut().enable();
+            let limit_changed = self.limit_changed.notified();
+            tokio::pin!(limit_changed);
+            limit_changed.as_mut().enable();
             tokio::select! {
-                answered = &mut answer => return answered.unwrap_or(Err(Failure::Closed)),
-                () = sleep(self.next_look(patience_ends)) => {}
-                () = allowance => {}
+                answered = &mut answer => return answered.unwrap_or(Err(PgFailure::Closed)),
+                () = sleep(self.next_try_in(wait_ends)) => {}
+                () = limit_changed => {}
             }
-            let mut stock = self.stock();
-            self.serve(&mut stock);
-            if Instant::now() < patience_ends {
+            let mut state = self.state();
+            self.serve(&mut state);
+            if Instant::now() < wait_ends {
                 continue;
             }
-            // Connecting has a limit of its own: a database may take longer to wake up.
-            if stock.is_connecting() {
-                patience_ends = Instant::now() + LOOK_INTERVAL;
+            // Connecting has its own time limit: a sleeping database may take longer to wake up.
+            if state.is_connecting() {
+                wait_ends = Instant::now() + SWEEP_INTERVAL;
                 continue;
             }
-            let in_use = stock.open();
-            drop(stock);
-            // Perhaps just now.
+            let in_use = state.open_count();
+            drop(state);
+            // The answer may have come just now.
             if let Ok(answered) = answer.try_recv() {
                 return answered;
             }
             let text = format!("all {in_use} connections were in use for {WAIT_MAX:?}");
-            return Err(Failure::Unavailable(text.into()));
+            return Err(PgFailure::Unavailable(text.into()));
         }
     }
 
-    /// Returns the time until patience ends, or until one more connection may be tried.
-    fn next_look(&self, patience_ends: Instant) -> Duration {
-        let probe_at = self.stock().refusals.probe_at;
+    /// Returns the time until the caller gives up, or until a connection beyond the limit may be tried.
+    fn next_try_in(&self, wait_ends: Instant) -> Duration {
+        let probe_at = self.state().refusals.probe_at;
         let now = Instant::now();
         let next = probe_at
             .filter(|at| *at > now)
-            .map_or(patience_ends, |at| at.min(patience_ends));
+            .map_or(wait_ends, |at| at.min(wait_ends));
         next.saturating_duration_since(now)
     }
 
-    /// A place among the node's connections for one opened outside the pool; `None` when there are too few.
-    pub fn place(self: &Arc<Pool>, class: Class) -> Option<Place> {
-        let mut stock = self.stock();
-        let allowed = stock.allowed;
-        if stock.closed || !class.may_use_one_more(&stock.in_use, allowed) {
+    /// Reserves one of the connections of the node for a connection opened outside the pool; `None` when there are
+    /// too few.
+    pub fn reserve(self: &Arc<Pool>, class: Class) -> Option<Reservation> {
+        let mut state = self.state();
+        let allowed = state.allowed;
+        if state.closed || !class.may_use_one_more(&state.in_use, allowed) {
             return None;
         }
-        if stock.open() >= allowed {
-            stock.idle.pop()?.close();
+        if state.open_count() >= allowed {
+            state.idle.pop()?.close();
         }
-        stock.in_use[class.rank()] += 1;
-        Some(Place::new(self.clone(), class))
+        state.in_use[class.rank()] += 1;
+        Some(Reservation::new(self.clone(), class))
     }
 
     /// Adds a connection that was opened outside the pool.
     pub fn adopt(self: &Arc<Pool>, connection: Connection) {
-        let mut stock = self.stock();
-        stock.idle.push(connection);
-        self.serve(&mut stock);
+        let mut state = self.state();
+        state.idle.push(connection);
+        self.serve(&mut state);
     }
 
-    /// Sets this node's share of the connections that the database's settings allow.
+    /// Sets how many of the connections that the database's settings allow are for this node.
     pub fn set_share(self: &Arc<Pool>, share: usize) {
-        let mut stock = self.stock();
-        stock.set_share(share);
-        self.serve(&mut stock);
-        drop(stock);
-        self.allowance.notify_waiters();
+        let mut state = self.state();
+        state.set_share(share);
+        self.serve(&mut state);
+        drop(state);
+        self.limit_changed.notify_waiters();
     }
 
-    /// Reports whether the node's share is below the most that a node opens, and callers wanted more.
+    /// Reports whether callers wanted more connections than the node's share, and the share is below
+    /// [`CONNECTIONS_MAX`].
     pub fn wants_more(&self) -> bool {
-        let stock = self.stock();
-        stock.wants_more && stock.share < CONNECTIONS_MAX
+        let state = self.state();
+        state.wants_more && state.share < CONNECTIONS_MAX
     }
 
-    /// Reports whether results found no connection.
-    pub fn starves(&self) -> bool {
-        self.starves.load(Ordering::SeqCst)
+    /// Reports whether the latest result found no connection.
+    pub fn is_starved(&self) -> bool {
+        self.starved.is_set()
     }
 
-    /// Every connection that is unused now is looked at before it is trusted: one of them turned out to be lost.
-    pub fn distrust(&self) {
-        for connection in &mut self.stock().idle {
+    /// Marks every idle connection to be checked before use, because one connection turned out to be lost.
+    pub fn distrust_idle(&self) {
+        for connection in &mut self.state().idle {
             connection.trusted_until = None;
         }
     }
 
-    /// Hands out what is free, the most urgent first, and opens what is missing.
-    fn serve(self: &Arc<Pool>, stock: &mut Stock) {
-        stock.forget_gone();
+    /// Hands out idle connections, the most urgent class first, and opens those that are missing.
+    fn serve(self: &Arc<Pool>, state: &mut PoolState) {
+        state.forget_gone();
         let read_only = self.connector.refuses_writes();
         let mut missing = 0;
         let mut refused = true;
         while std::mem::take(&mut refused) {
             missing = 0;
-            for class in stock.entitled(stock.allowed) {
-                if let Some(connection) = stock.take_idle(class) {
-                    self.hand_out(stock, class, connection);
+            for class in state.entitled(state.allowed) {
+                if let Some(connection) = state.take_idle(class) {
+                    self.give_to_waiter(state, class, connection);
                 } else if let Some(failure) = read_only.as_ref().filter(|_| class.must_write()) {
-                    stock.refuse(class, failure);
-                    // The next of its class has its turn.
+                    state.refuse(class, failure);
+                    // The next caller of the class has its turn.
                     refused = true;
                 } else {
                     missing += 1;
                 }
             }
         }
-        if missing > 0 && stock.open() >= stock.allowed {
-            stock.make_room();
+        if missing > 0 && state.open_count() >= state.allowed {
+            state.make_room();
         }
-        while stock.opening < missing && stock.open() < stock.allowed {
-            self.begin_opening(stock, false);
+        while state.opening < missing && state.open_count() < state.allowed {
+            self.begin_opening(state, false);
         }
-        let wanted = stock.entitled(stock.allowed + 1).len();
-        if stock.open() >= stock.allowed && stock.opening < wanted {
-            if stock.may_probe() {
-                stock.refusals.probing = true;
-                self.begin_opening(stock, true);
+        let wanted = state.entitled(state.allowed + 1).len();
+        if state.open_count() >= state.allowed && state.opening < wanted {
+            if state.may_probe() {
+                state.refusals.probing = true;
+                self.begin_opening(state, true);
             } else {
-                stock.wants_more |= stock.allowed == stock.share;
+                state.wants_more |= state.allowed == state.share;
             }
         }
     }
 
-    fn hand_out(self: &Arc<Pool>, stock: &mut Stock, class: Class, connection: Connection) {
-        let mut lent = Lent::new(self.clone(), class, connection);
-        while let Some(waiter) = stock.waiting[class.rank()].pop_front() {
-            let Err(unwanted) = waiter.send(Ok(lent)) else {
-                stock.in_use[class.rank()] += 1;
+    fn give_to_waiter(self: &Arc<Pool>, state: &mut PoolState, class: Class, connection: Connection) {
+        let mut pooled = PooledConnection::new(self.clone(), class, connection);
+        while let Some(waiter) = state.waiting[class.rank()].pop_front() {
+            let Err(unwanted) = waiter.send(Ok(pooled)) else {
+                state.in_use[class.rank()] += 1;
                 return;
             };
-            // Gone at this moment.
-            lent = unwanted.expect("a channel gives back what it was given, which was a loan");
+            // The caller stopped waiting at this moment.
+            pooled = unwanted.expect("the channel gives back the connection that was sent");
         }
-        stock.idle.extend(lent.take_back());
+        state.idle.extend(pooled.into_connection());
     }
 
-    fn begin_opening(self: &Arc<Pool>, stock: &mut Stock, probes: bool) {
-        stock.opening += 1;
+    fn begin_opening(self: &Arc<Pool>, state: &mut PoolState, probes: bool) {
+        state.opening += 1;
         let pool = self.clone();
-        let may_come_back = stock.used() > 0;
+        let may_come_back = state.used_count() > 0;
         self.tasks.spawn(async move {
             if may_come_back {
                 sleep(GRACE).await;
@@ -238,13 +244,14 @@ impl Pool {
         });
     }
 
-    /// Opens one connection. With `probes` it is one more than allowed, which shows whether the database has room for it.
+    /// Opens one connection. With `probes` it is one beyond the limit, to find out whether the database has room for
+    /// it.
     async fn open(self: Arc<Pool>, probes: bool) {
         {
-            let mut stock = self.stock();
-            if stock.closed || !stock.is_waited_for() {
-                stock.opening -= 1;
-                stock.refusals.probing &= !probes;
+            let mut state = self.state();
+            if state.closed || !state.is_waited_for() {
+                state.opening -= 1;
+                state.refusals.probing &= !probes;
                 return;
             }
         }
@@ -253,131 +260,132 @@ impl Pool {
         let connected = self
             .connector
             .connect_unless(|failure| {
-                let stock = self.stock();
-                // Only what this node has tells how many there can be.
-                let has_others = stock.open() > stock.opening;
-                // A database that hangs lets others wait as well.
-                let others_work = stock.worked_at.is_some_and(|worked_at| worked_at > began);
+                let state = self.state();
+                // Open connections of this node show how many the database allows; without one, a refusal shows
+                // nothing.
+                let has_others = state.open_count() > state.opening;
+                // A database that hangs would hold up the other connections too.
+                let others_work = state.worked_at.is_some_and(|worked_at| worked_at > began);
                 refused = has_others
                     && match failure {
-                        Failure::Hung(_) => others_work,
-                        failure => is_refusal_for_want_of_room(failure),
+                        PgFailure::Hung(_) => others_work,
+                        failure => is_connection_limit_refusal(failure),
                     };
-                // A failure that no caller waited for is found by the next caller.
-                refused || !stock.is_waited_for()
+                // When no caller waits any more, the next caller finds the failure itself.
+                refused || !state.is_waited_for()
             })
             .await;
-        let mut stock = self.stock();
-        stock.opening -= 1;
-        stock.refusals.probing &= !probes;
+        let mut state = self.state();
+        state.opening -= 1;
+        state.refusals.probing &= !probes;
         match connected {
-            Ok(connection) if stock.closed => connection.close(),
+            Ok(connection) if state.closed => connection.close(),
             Ok(connection) => {
                 if !connection.only_reads {
-                    // Those lead to where nothing can be written, or did.
-                    stock.idle.retain(|idle| !idle.only_reads);
+                    // The read-only connections lead to a server that takes no writes, or took none earlier.
+                    state.idle.retain(|idle| !idle.only_reads);
                 }
-                stock.idle.push(connection);
+                state.idle.push(connection);
                 if probes {
-                    stock.learn_of_room();
+                    state.raise_limit();
                 }
-                stock.trim();
+                state.trim();
             }
-            Err(_) if stock.closed => {}
+            Err(_) if state.closed => {}
             Err(failure) if refused => {
-                stock.learn_of_refusal(&failure);
+                state.lower_limit(&failure);
             }
-            // A caller that waits has other connections to wait for.
-            Err(_) if probes => stock.probe_later(),
+            // The waiting callers can still get other connections.
+            Err(_) if probes => state.probe_later(),
             Err(failure) => {
-                if let Some(class) = stock.entitled(stock.allowed).first() {
-                    stock.refuse(*class, &failure);
+                if let Some(class) = state.entitled(state.allowed).first() {
+                    state.refuse(*class, &failure);
                 }
             }
         }
-        self.serve(&mut stock);
+        self.serve(&mut state);
         self.came_back.notify_waiters();
         if probes || refused {
-            self.allowance.notify_waiters();
+            self.limit_changed.notify_waiters();
         }
     }
 
-    /// A statement ended: with the connection, unless it is not to be used on.
-    fn take_back(self: &Arc<Pool>, class: Class, connection: Option<Connection>) {
-        let mut stock = self.stock();
-        stock.in_use[class.rank()] -= 1;
+    /// Ends a checkout. The connection is returned for further use unless it is `None`.
+    fn give_back(self: &Arc<Pool>, class: Class, connection: Option<Connection>) {
+        let mut state = self.state();
+        state.in_use[class.rank()] -= 1;
         let connection = connection.filter(|connection| !connection.client.is_closed());
         if let Some(connection) = connection {
-            stock.worked_at = Some(connection.used);
-            if stock.closed {
+            state.worked_at = Some(connection.used);
+            if state.closed {
                 connection.close();
             } else if connection.only_reads && self.connector.must_write() {
-                stock.leave_server(connection);
+                state.leave_server(connection);
                 self.connector.leave_server();
             } else {
-                stock.idle.push(connection);
-                stock.trim();
+                state.idle.push(connection);
+                state.trim();
             }
         }
-        self.serve(&mut stock);
-        if stock.idle.len() > 1 {
+        self.serve(&mut state);
+        if state.idle.len() > 1 {
             self.returned.notify_one();
         }
-        drop(stock);
+        drop(state);
         self.came_back.notify_waiters();
     }
 
-    /// Closes connections that no caller used for a while, until the pool closes.
+    /// Closes connections that were idle for long, until the pool closes.
     async fn close_unused(self: Arc<Pool>) {
         loop {
             self.returned.notified().await;
             loop {
-                sleep(LOOK_INTERVAL).await;
-                let mut stock = self.stock();
-                if stock.closed {
+                sleep(SWEEP_INTERVAL).await;
+                let mut state = self.state();
+                if state.closed {
                     return;
                 }
-                if !stock.close_unused() {
+                if !state.close_unused() {
                     break;
                 }
             }
         }
     }
 
-    /// Lends nothing any more, and waits for what is in use.
+    /// Refuses further checkouts and waits until all connections are back.
     pub async fn close(self: &Arc<Pool>) {
         {
-            let mut stock = self.stock();
-            stock.closed = true;
-            for waiter in stock.waiting.iter_mut().flat_map(|waiting| waiting.drain(..)) {
-                let _ = waiter.send(Err(Failure::Closed));
+            let mut state = self.state();
+            state.closed = true;
+            for waiter in state.waiting.iter_mut().flat_map(|waiting| waiting.drain(..)) {
+                let _ = waiter.send(Err(PgFailure::Closed));
             }
         }
         loop {
             let came_back = self.came_back.notified();
             tokio::pin!(came_back);
             came_back.as_mut().enable();
-            if self.stock().all_came_back() {
+            if self.state().all_came_back() {
                 break;
             }
             came_back.await;
         }
-        for connection in self.stock().idle.drain(..) {
+        for connection in self.state().idle.drain(..) {
             connection.close();
         }
         self.returned.notify_one();
     }
 
-    /// Reports whether the holder of a [`Place`] for the class may keep it.
+    /// Reports whether the holder of a [`Reservation`] for the class may keep it.
     pub fn may_keep(&self, class: Class) -> bool {
-        let stock = self.stock();
-        let mut without = stock.in_use;
+        let state = self.state();
+        let mut without = state.in_use;
         without[class.rank()] -= 1;
-        class.may_use_one_more(&without, stock.allowed)
+        class.may_use_one_more(&without, state.allowed)
     }
 
-    fn stock(&self) -> MutexGuard<'_, Stock> {
-        self.stock
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        self.state
             .lock()
             .expect("no code panics while it holds this lock")
     }

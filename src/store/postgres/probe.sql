@@ -1,6 +1,6 @@
--- Tries whether orders can be stored: a write as accept makes it, with a key, and the rights that claims, results and heartbeats
--- need; rolled back, so nothing is synced and no other session sees it. :time_ms, :slot and :kilobytes are numbers put into the
--- text; the last is how much room is asked for, of the data files as well.
+-- Tests whether orders can be stored: a write like that of an accept with a key, and the rights that claims, results and
+-- heartbeats need. Rolled back, so nothing is synced and no other session sees it. :time_ms, :slot and :kilobytes are
+-- replaced by numbers; the last is the space to allocate, in the data files as well.
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
 set local lock_timeout = :time_ms;

@@ -1,18 +1,18 @@
--- One message that takes out orders that ended long ago, with all their events: a step of a walk up the primary key. What
--- another transaction is changing is left for another round, so it waits for no order. Of the orders that ended in time,
--- those go whose events all have their places in the feed, or nobody could say from where on the feed is complete.
--- :lock, :after, :older_micros, :accept_micros, :orders_max, :events_max, :slot are numbers put into the text.
+-- One message that removes orders that ended long ago, with all their events: one step of a walk up the primary key. Orders
+-- that another transaction is changing are left for another round, so it waits for none. An order goes only when all its
+-- events are numbered; otherwise the position after which the feed is complete would be unknown. :lock, :after,
+-- :older_micros, :accept_micros, :orders_max, :events_max, :slot are replaced by numbers.
 begin isolation level read committed;
 set local statement_timeout = 5000;
 set local lock_timeout = 2000;
--- Plans that are switched off cost so much that compiling them would seem worth it.
+-- Disabled plan types look expensive enough to trigger JIT compilation.
 set local jit = off;
 set local enable_seqscan = off;
 set local enable_bitmapscan = off;
 set local enable_hashjoin = off;
 set local enable_mergejoin = off;
--- One node at a time: two that take out the last events of a batch would each leave the empty batch to the other. Tried in
--- a statement of its own: the next one's view is then taken with the lock held.
+-- One node at a time: two that remove the last events of a batch would each leave the empty batch to the other. Locked in a
+-- separate statement, so that the next one takes its view while the lock is held.
 select set_config('orderly.prunes', pg_try_advisory_xact_lock(:lock)::text, true);
 with moment as materialized (
     select clock_timestamp() - :older_micros * interval '1 microsecond' as ended_before
@@ -21,8 +21,8 @@ with moment as materialized (
     where order_id > :after and current_setting('orderly.prunes') = 'true'
     order by order_id limit :orders_max
 ), young as materialized (
-    -- What ended in time was created in time. From here on nothing was: ids follow the times of creation but for those
-    -- of orders that were accepted at the same moment.
+    -- An order that ended in time was created in time. From this id on, none was: ids follow the creation times, except
+    -- among orders accepted at the same moment.
     select min(order_id) as order_id from page, moment
     where created_at >= ended_before + :accept_micros * interval '1 microsecond'
 ), ended as materialized (
@@ -33,8 +33,8 @@ with moment as materialized (
     -- An order's version is the number of its events.
     select order_id from ended where events_before < :events_max
 ), held as materialized (
-    -- An order that was changed since the page was read is not final any more, or ended just now. The last event of those that
-    -- stay has its place in the feed, and so have the earlier ones.
+    -- An order that changed since the page was read is not final any more, or ended just now. If the last event of an order
+    -- is numbered, all its earlier ones are.
     select o.order_id, o.status, last_batch.first_position + array_position(last_batch.order_ids, o.order_id) - 1 as position
     from chosen cross join moment join orderly.orders as o on o.order_id = chosen.order_id
         cross join lateral (
@@ -47,7 +47,7 @@ with moment as materialized (
     from held cross join lateral (
         select batch from orderly.order_events where order_events.order_id = held.order_id offset 0) as e
 ), emptied as materialized (
-    -- Those of whose orders none would be left.
+    -- Batches that would have no order left.
     select b.batch, b.order_ids
     from orderly.batches as b
     where b.batch = any (array(select distinct batch from touched)) and not exists (
@@ -65,7 +65,7 @@ with moment as materialized (
 ), stuck as materialized (
     select batch from emptied where batch not in (select batch from free)
 ), leaving as materialized (
-    -- An order stays whose entry in the list of its status another session has locked, and the last one of a locked batch.
+    -- An order stays when another session has locked its row in the list of its status, or its batch.
     select * from held
     where order_id not in (select order_id from touched where batch in (select batch from stuck))
         and (status <> 3 or order_id in (select order_id from failed_free))
@@ -84,7 +84,7 @@ with moment as materialized (
 ), cancelled_gone as (
     delete from orderly.cancelled where order_id = any (array(select order_id from gone))
 ), batches_gone as (
-    -- Compared as arrays, or the planner compares each order of each batch with each that is held.
+    -- Compared as arrays; otherwise the planner compares each order of each batch with each held order.
     delete from orderly.batches where batch = any (array(
         select batch from free where not order_ids && array(select order_id from staying)))
 ), risen as (
@@ -92,7 +92,7 @@ with moment as materialized (
     from (select max(position) as position from leaving) as highest
     where complete_after < highest.position
 ), freed as (
-    -- Users of whose failed orders later ones waited.
+    -- Users whose failed orders blocked later ones.
     insert into orderly.unseen (user_id)
     select distinct gone.user_id from gone, orderly.queue as queue where queue.ordering = 2 and gone.status = 3
 ), counted as (

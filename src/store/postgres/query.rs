@@ -1,27 +1,27 @@
-//! Reading: single orders, pages of orders, numbers. The statement of a page is left to `listing`.
+//! Reads single orders, pages of orders, and the numbers of the queue. `listing` writes the statement of a page.
 
 use std::time::Duration;
 
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+use super::class_pool::{ClassPool, ReadSource};
 use super::connect::Parameters;
-use super::created::id_range;
-use super::failure::Failure;
-use super::floor::KnownFloor;
-use super::links::{Links, Reads};
+use super::failure::PgFailure;
+use super::id_range::id_range;
 use super::listing::{self, Listing};
+use super::lower_bound::LowerBound;
 use super::rows;
 use super::shared::Shared;
 use crate::epoch::EpochIdentity;
 use crate::order::{Order, OrderId, Ordering};
 use crate::store::columns::order_columns;
 use crate::store::{
-    BLOCKED_MAX, Blocked, Counters, FeedBounds, FeedPosition, LogPlace, NODES_MAX, Node, OrderPage,
+    BLOCKED_MAX, Blocked, Counters, FeedBounds, FeedPosition, LogPosition, NODES_MAX, Node, OrderPage,
     OrderQuery, PAGE_ORDERS_MAX, QueueState,
 };
 
-pub(super) async fn order(source: &impl Reads, id: OrderId) -> Result<Option<Order>, Failure> {
+pub(super) async fn order(source: &impl ReadSource, id: OrderId) -> Result<Option<Order>, PgFailure> {
     let statement = concat!(
         "select ",
         order_columns!(),
@@ -31,13 +31,14 @@ pub(super) async fn order(source: &impl Reads, id: OrderId) -> Result<Option<Ord
     found.first().map(rows::order).transpose()
 }
 
-/// A page of orders with the end of the feed before it, and its place in the log where other pages may come from other servers.
+/// Reads a page of orders and the end of the feed before it; `with_place` adds the place in the log, for pages that
+/// may come from other servers.
 pub(super) async fn orders(
-    source: &Links,
+    source: &ClassPool,
     shared: &Shared,
     query: &OrderQuery,
     with_place: bool,
-) -> Result<OrderPage, Failure> {
+) -> Result<OrderPage, PgFailure> {
     // Read before the orders: what they do not show yet is committed later.
     let (end, as_of) = end_and_place(source, shared, with_place).await?;
     let (orders, next) = orders_of(source, query).await?;
@@ -50,11 +51,11 @@ pub(super) async fn orders(
     })
 }
 
-/// The orders of a page, and where the next one begins.
+/// Reads the orders of a page, and the id below which the next page begins.
 pub(super) async fn orders_of(
-    source: &impl Reads,
+    source: &impl ReadSource,
     query: &OrderQuery,
-) -> Result<(Vec<Order>, Option<OrderId>), Failure> {
+) -> Result<(Vec<Order>, Option<OrderId>), PgFailure> {
     let limit = query.limit.clamp(1, PAGE_ORDERS_MAX);
     let Some(range) = id_range(source, query).await? else {
         return Ok((Vec::new(), None));
@@ -65,36 +66,36 @@ pub(super) async fn orders_of(
     listing::page_of(&found, limit)
 }
 
-/// The bounds of the feed. Behind its end lies everything that what is read from now on does not show.
-pub(super) async fn feed_end(source: &Links, shared: &Shared) -> Result<FeedBounds, Failure> {
+/// Reads the bounds of the feed. Everything that later reads do not show comes after its end.
+pub(super) async fn feed_end(source: &ClassPool, shared: &Shared) -> Result<FeedBounds, PgFailure> {
     let (end, _) = end_and_place(source, shared, false).await?;
     Ok(end)
 }
 
 async fn end_and_place(
-    source: &Links,
+    source: &ClassPool,
     shared: &Shared,
     with_place: bool,
-) -> Result<(FeedBounds, Option<LogPlace>), Failure> {
-    let mut link = source.link();
+) -> Result<(FeedBounds, Option<LogPosition>), PgFailure> {
+    let mut connection = source.connection();
     let statement = if with_place { END_AND_PLACE } else { END };
-    let end = end_of(&link.read(statement, &[]).await?)?;
+    let end = end_of(&connection.read(statement, &[]).await?)?;
     let bounds = FeedBounds {
-        epochs: shared.epochs.up_to(end.newest, &mut link).await?,
+        epochs: shared.epochs.up_to(end.newest, &mut connection).await?,
         complete_after: end.complete_after,
         last: end.last,
     };
     Ok((bounds, end.place))
 }
 
-/// The end of the feed as one server shows it.
+/// The end of the feed as a server shows it.
 pub(super) struct End {
-    /// The store's newest epoch there.
+    /// The newest epoch on that server.
     pub newest: EpochIdentity,
     pub complete_after: FeedPosition,
     pub last: FeedPosition,
-    /// Everything up to here in the log is shown by later statements.
-    pub place: Option<LogPlace>,
+    /// The place in the log; later statements show everything up to it.
+    pub place: Option<LogPosition>,
 }
 
 macro_rules! end {
@@ -108,23 +109,23 @@ macro_rules! end {
 }
 
 const END: &str = end!("null::int8");
-/// The same with the place in the log, which some services have no functions for.
+/// Reads the end of the feed and the place in the log. Some services lack the functions for the latter.
 pub(super) const END_AND_PLACE: &str = end!(
     "(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end - '0/0'::pg_lsn)::int8"
 );
 
 /// Reads the answer to [`END_AND_PLACE`].
-pub(super) fn end_of(found: &[Row]) -> Result<End, Failure> {
+pub(super) fn end_of(found: &[Row]) -> Result<End, PgFailure> {
     let row = rows::only(found)?;
     Ok(End {
         newest: rows::identity(row, 0)?,
         complete_after: FeedPosition(rows::column(row, 1)?),
         last: FeedPosition(rows::column(row, 2)?),
-        place: rows::column::<Option<i64>>(row, 3)?.map(LogPlace),
+        place: rows::column::<Option<i64>>(row, 3)?.map(LogPosition),
     })
 }
 
-pub(super) async fn counters(source: &impl Reads) -> Result<Counters, Failure> {
+pub(super) async fn counters(source: &impl ReadSource) -> Result<Counters, PgFailure> {
     let found = source
         .read(
             "select sum(pending)::int8, sum(processing)::int8, sum(completed)::int8, sum(failed)::int8,
@@ -136,7 +137,7 @@ pub(super) async fn counters(source: &impl Reads) -> Result<Counters, Failure> {
     counters_of(rows::only(&found)?)
 }
 
-fn counters_of(row: &Row) -> Result<Counters, Failure> {
+fn counters_of(row: &Row) -> Result<Counters, PgFailure> {
     Ok(Counters {
         pending: rows::large_count(row, 0)?,
         processing: rows::large_count(row, 1)?,
@@ -147,7 +148,7 @@ fn counters_of(row: &Row) -> Result<Counters, Failure> {
     })
 }
 
-/// Reads what queue.sql reads, and then what blocked.sql reads, at one instant.
+/// Reads the columns of queue.sql and then those of blocked.sql, at one instant.
 const QUEUE_AND_BLOCKED: &str = concat!(
     "select * from (",
     include_str!("queue.sql"),
@@ -156,18 +157,21 @@ const QUEUE_AND_BLOCKED: &str = concat!(
     ") as blocked"
 );
 
-pub(super) async fn queue(source: &impl Reads, floor: &KnownFloor) -> Result<QueueState, Failure> {
+pub(super) async fn queue(
+    source: &impl ReadSource,
+    lower_bound: &LowerBound,
+) -> Result<QueueState, PgFailure> {
     let blocked_max = i64::try_from(BLOCKED_MAX).unwrap_or(i64::MAX);
-    let server: &str = &floor.server;
+    let server: &str = &lower_bound.server;
     let parameters: Parameters<'_> = &[
-        (&floor.bound, Type::INT8),
+        (&lower_bound.bound, Type::INT8),
         (&server, Type::TEXT),
         (&blocked_max, Type::INT8),
     ];
     let mut found = source.read(include_str!("queue.sql"), &parameters[..2]).await?;
     let (mut oldest_undecided, mut blocked) = (None, Blocked::default());
     if rows::ordering(rows::only(&found)?, 7)? != Ordering::None {
-        // All anew, so that the numbers are of one instant.
+        // Everything is read again, so that the numbers belong to one instant.
         found = source.read(QUEUE_AND_BLOCKED, parameters).await?;
         let row = rows::only(&found)?;
         oldest_undecided = age(row, 9)?;
@@ -197,13 +201,13 @@ pub(super) async fn queue(source: &impl Reads, floor: &KnownFloor) -> Result<Que
     })
 }
 
-/// Reads a number of microseconds; a clock that was set back makes it no time at all.
-fn age(row: &Row, index: usize) -> Result<Option<Duration>, Failure> {
+/// Reads an age in microseconds. It is zero if a clock was set back.
+fn age(row: &Row, index: usize) -> Result<Option<Duration>, PgFailure> {
     let micros: Option<i64> = rows::column(row, index)?;
     Ok(micros.map(|micros| Duration::from_micros(micros.max(0).cast_unsigned())))
 }
 
-fn node(row: &Row) -> Result<Node, Failure> {
+fn node(row: &Row) -> Result<Node, PgFailure> {
     Ok(Node {
         node: rows::node_of(rows::column(row, 0)?),
         slots: rows::count(row, 1)?,

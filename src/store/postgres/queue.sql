@@ -1,7 +1,7 @@
--- Reads the numbers, whether the queue is paused, by which rule the orders of a user wait for each other, and for how many
--- microseconds the longest waiting order of the lines, which hold what may start, has waited for a start it could have had. The time
--- is a subquery's, since what may change from row to row bounds no index. On the run of the server named $2, no order at or below $1
--- is in the first line any more (the floor).
+-- Reads the numbers of the queue, whether it is paused, the rule by which the orders of a user wait for each other, and for
+-- how many microseconds the longest waiting order of the lines has waited since it could have started. The time is a
+-- subquery, because an expression that may change from row to row cannot bound an index scan. On the run of the server
+-- named $2, no order at or below $1 is in the first line any more (the lower bound).
 select sum(pending)::int8, sum(processing)::int8, sum(completed)::int8, sum(failed)::int8, sum(cancelled)::int8,
     sum(processing_micros)::int8, (select paused from orderly.queue), (select ordering from orderly.queue),
     (select (extract(epoch from clock_timestamp() - min(since)) * 1000000)::int8 from (

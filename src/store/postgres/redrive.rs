@@ -1,4 +1,4 @@
-//! Redriving orders: one, or many that match.
+//! Redrives orders: one, or all that match a query.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -6,130 +6,131 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::created::{self, Created};
-use super::failure::Failure;
-use super::halves::Halves;
-use super::links::Links;
-use super::locked::Patience;
+use super::bisection::Bisection;
+use super::class_pool::ClassPool;
+use super::failure::PgFailure;
+use super::id_range::{self, Created};
+use super::locked_orders::LockRetry;
 use super::shared::Shared;
-use super::{held, listing, query, rows};
+use super::{listing, locked_change, query, rows};
 use crate::event::EventKind;
 use crate::order::{OrderId, OrderStatus};
 use crate::store::columns::order_columns;
 use crate::store::redrive::changes;
-use crate::store::{Acted, RedriveQuery, Redriven, RefusedChange, SWEEP_ORDERS_MAX, tell_refused};
+use crate::store::{Acted, RedriveQuery, Redriven, RefusedChange, SWEEP_ORDERS_MAX, log_refused};
 
 const REDRIVE: &str = concat!(
-    include_str!("held.sql"),
+    include_str!("lock_orders.sql"),
     include_str!("redrive.sql"),
     "select ",
     order_columns!(),
     " from changed"
 );
 const REDRIVE_MANY: &str = concat!(
-    include_str!("held.sql"),
+    include_str!("lock_orders.sql"),
     include_str!("redrive.sql"),
     "select order_id from changed"
 );
 
-pub(super) async fn redrive(links: &Links, shared: &Shared, id: OrderId) -> Result<Acted, Failure> {
-    let mut patience = Patience::new();
+pub(super) async fn redrive(pool: &ClassPool, shared: &Shared, id: OrderId) -> Result<Acted, PgFailure> {
+    let mut retry = LockRetry::new();
     loop {
-        let redriven = held::change_one(links, shared, REDRIVE, id, |status| changes(status, true));
+        let redriven = locked_change::change_one(pool, shared, REDRIVE, id, |status| changes(status, true));
         if let Some(order) = redriven.await? {
-            shared.changed_with_work();
+            shared.work_committed();
             return Ok(Acted::Done(order));
         }
-        let Some(order) = query::order(links, id).await? else {
+        let Some(order) = query::order(pool, id).await? else {
             return Ok(Acted::Unknown);
         };
-        if !changes(order.status, backs_off(links, id).await?) {
-            links.confirmed().await?;
+        if !changes(order.status, backs_off(pool, id).await?) {
+            pool.confirm_reads().await?;
             return Ok(Acted::unchanged(order, EventKind::Redriven));
         }
-        patience.wait(id, &shared.locked).await?;
+        retry.wait(id, &shared.locked).await?;
     }
 }
 
-/// Reports whether an order waits for a time to come, by the database's clock.
-async fn backs_off(links: &Links, id: OrderId) -> Result<bool, Failure> {
+/// Reports whether an order is in backoff, by the database's clock.
+async fn backs_off(pool: &ClassPool, id: OrderId) -> Result<bool, PgFailure> {
     let statement =
         "select from orderly.order_state where order_id = $1 and status = 0 and due_at > clock_timestamp()";
-    let found = links.read(statement, &[(&id.0, Type::INT8)]).await?;
+    let found = pool.read(statement, &[(&id.0, Type::INT8)]).await?;
     Ok(!found.is_empty())
 }
 
-/// Looks at orders that a redrive of many found locked: a claim of a node holds them for a moment only.
-const REDRIVE_LOOKS: usize = 3;
+/// The tries for orders that a bulk redrive finds locked: a claim of a node locks them only for a moment.
+const REDRIVE_TRIES: usize = 3;
+/// The pause between two such tries.
 const REDRIVE_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) async fn redrive_matching(
-    links: &Links,
+    pool: &ClassPool,
     shared: &Shared,
     query: &RedriveQuery,
-) -> Result<Redriven, Failure> {
-    let mut left = matching(links, query).await?;
+) -> Result<Redriven, PgFailure> {
+    let mut left = matching(pool, query).await?;
     let mut redriven = Redriven::of_matching(&mut left);
     if query.dry_run {
         return Ok(redriven);
     }
     let mut refused = Vec::new();
-    for look in 0..REDRIVE_LOOKS {
+    for attempt in 0..REDRIVE_TRIES {
         if left.is_empty() {
             break;
         }
-        if look > 0 {
+        if attempt > 0 {
             sleep(REDRIVE_PAUSE).await;
         }
-        let mut halves = Halves::of(std::mem::take(&mut left));
-        while let Some(some) = halves.next() {
-            let failed = match redrive_some(links, shared, &some, query.status).await {
+        let mut bisection = Bisection::of(std::mem::take(&mut left));
+        while let Some(part) = bisection.next_part() {
+            let failed = match redrive_some(pool, shared, &part, query.status).await {
                 Ok(changed) => {
                     redriven.retried += changed.len();
-                    left.extend(some.into_iter().filter(|id| !changed.contains(id)));
+                    left.extend(part.into_iter().filter(|id| !changed.contains(id)));
                     continue;
                 }
-                // Where the database refuses to redrive no order, none of them is to blame.
-                Err(failure) if failure.may_be_of_one() && halves.is_whole() => {
-                    let without_orders = redrive_some(links, shared, &[], query.status).await;
-                    without_orders.and_then(|_| halves.failed(some, failure))
+                // When the database refuses even an empty set, none of the orders is to blame.
+                Err(failure) if failure.may_concern_one_call() && bisection.is_whole() => {
+                    let without_orders = redrive_some(pool, shared, &[], query.status).await;
+                    without_orders.and_then(|_| bisection.split_refused(part, failure))
                 }
-                Err(failure) => halves.failed(some, failure),
+                Err(failure) => bisection.split_refused(part, failure),
             };
             match failed {
                 Ok(()) => {}
                 Err(failure) if redriven.retried == 0 => return Err(failure),
-                // The parts before are stored, and are the answer.
+                // Earlier parts are stored and make up the answer.
                 Err(_) => return Ok(redriven),
             }
         }
-        refused.extend(halves.refused("redrive an order"));
+        refused.extend(bisection.refused("redrive an order"));
     }
-    tell_refused(RefusedChange::Redrive, &refused);
+    log_refused(RefusedChange::Redrive, &refused);
     Ok(redriven)
 }
 
-/// Redrives those that still have the status, and answers with them.
+/// Redrives the orders that still have the status, and returns their ids.
 async fn redrive_some(
-    links: &Links,
+    pool: &ClassPool,
     shared: &Shared,
     ids: &[i64],
     status: OrderStatus,
-) -> Result<HashSet<i64>, Failure> {
+) -> Result<HashSet<i64>, PgFailure> {
     let afresh = |found| found == status && changes(found, false);
-    let found = held::change(links, shared, REDRIVE_MANY, ids, afresh).await?;
+    let found = locked_change::change(pool, shared, REDRIVE_MANY, ids, afresh).await?;
     let changed = found.iter().map(|row| rows::column(row, 0));
     let changed = changed.collect::<Result<HashSet<i64>, _>>()?;
     if !changed.is_empty() {
-        shared.changed_with_work();
+        shared.work_committed();
     }
     Ok(changed)
 }
 
-/// The oldest matching orders, one more than a call takes.
-async fn matching(links: &Links, query: &RedriveQuery) -> Result<Vec<i64>, Failure> {
+/// Finds the oldest matching orders, one more than a call takes.
+async fn matching(pool: &ClassPool, query: &RedriveQuery) -> Result<Vec<i64>, PgFailure> {
     let below = match query.created_before {
-        Some(time) => created::first_created(links, Created::NotBefore(time)).await?,
+        Some(time) => id_range::first_id_created(pool, Created::NotBefore(time)).await?,
         None => None,
     };
     let below = below.unwrap_or(i64::MAX);
@@ -140,7 +141,7 @@ async fn matching(links: &Links, query: &RedriveQuery) -> Result<Vec<i64>, Failu
         (&query.created_before, Type::TIMESTAMPTZ),
         (&limit, Type::INT8),
     ];
-    // Compared as rows, so that no other index gives the order.
+    // Compared as rows, so that no other index provides the order.
     let (range, oldest_first) = match &query.user_id {
         None => ("order_id < $1", "order_id"),
         Some(user_id) => {
@@ -157,6 +158,6 @@ async fn matching(links: &Links, query: &RedriveQuery) -> Result<Vec<i64>, Failu
              select created_at from orderly.orders where orders.order_id = ended.order_id) < $2)
          order by {oldest_first} limit $3"
     );
-    let found = links.read(&statement, &parameters).await?;
+    let found = pool.read(&statement, &parameters).await?;
     found.iter().map(|row| rows::column(row, 0)).collect()
 }

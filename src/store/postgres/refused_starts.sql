@@ -1,5 +1,5 @@
--- Finds out which of these orders the database refuses to start, whatever rule refuses them: starts each alone, with its turn
--- where it waits for one, and takes that back.
+-- Finds out which of these orders the database refuses to start, by whatever rule: starts each on its own, with its turn if
+-- it waits for one, and rolls that back.
 create function :refused_starts(
     asked bigint[], claiming_node bigint, lease_micros bigint, is_outside boolean, is_handed_out boolean
 ) returns table (refused_order_id bigint, code text, message text) language plpgsql

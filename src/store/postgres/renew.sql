@@ -1,8 +1,7 @@
--- A heartbeat: the node lives, and those of its leases that it still has ($1 orders by rising id, $2 fences) last $3
--- microseconds from now. Reads the settings back on the way, which run of a server this is, and whether something is committed that has no place in the
--- feed (served by batches_unnumbered; only this way is it found when the node that committed it died or never knew). $4:
--- node, $5: slots, $6: orders it processes, $7: its breaker, $8: its
--- ordering, $9: its processor.
+-- A heartbeat: the node is alive, and those of its leases that it still has ($1 orders by rising id, $2 fences) last $3
+-- microseconds from now. Also reads the settings, the run of the server, and whether there are unnumbered events (served by
+-- batches_unnumbered; no other statement finds them when the node that committed them died or never knew). $4: node, $5:
+-- slots, $6: running orders, $7: breaker, $8: ordering, $9: processor.
 with moment as materialized (
     select clock_timestamp() as at, $3::int8 * interval '1 microsecond' as lease
 ), mine as materialized (
@@ -21,14 +20,14 @@ with moment as materialized (
 ), held as materialized (
     select * from unnest($1::int8[], $2::int8[]) as held (order_id, fence)
 ), free as materialized (
-    -- What another session has locked is neither renewed nor lost.
+    -- A lease that another session has locked is neither renewed nor lost.
     select held.*
     from held cross join lateral (
         select 1 as locked from orderly.leases as l
         where l.order_id = held.order_id and l.fence = held.fence
         for update skip locked) as free
 ), extended as (
-    -- One that a worker outside has by now keeps its own time.
+    -- A lease that an external worker holds by now keeps its own time.
     update orderly.leases as l
     set expires_at = case when l.outside then l.expires_at else moment.at + moment.lease end
     from moment

@@ -1,10 +1,10 @@
-//! Between rows and domain types: columns, codes and times.
+//! Converts between rows and domain types: columns, codes and times.
 
 use bytes::BytesMut;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use super::failure::Failure;
+use super::failure::PgFailure;
 use crate::epoch::EpochIdentity;
 use crate::event::{Event, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
@@ -14,8 +14,8 @@ use crate::portable_json::JsonText;
 use crate::store::{Breaker, codes};
 use crate::time::Timestamp;
 
-/// Of [`crate::store::columns::order_columns`].
-pub(super) fn order(row: &Row) -> Result<Order, Failure> {
+/// Reads an order from [`crate::store::columns::order_columns`].
+pub(super) fn order(row: &Row) -> Result<Order, PgFailure> {
     let status = status(row, 1)?;
     let due_at: Option<Timestamp> = column(row, 8)?;
     Ok(Order {
@@ -40,35 +40,35 @@ pub(super) fn order(row: &Row) -> Result<Order, Failure> {
     })
 }
 
-/// Puts together what was asked for.
+/// Puts together the request of an order.
 pub(super) fn request(
     user_id: i64,
     minor_units: i64,
     items: &str,
     reference: Option<&str>,
     metadata: Option<String>,
-) -> Result<NewOrder, Failure> {
+) -> Result<NewOrder, PgFailure> {
     Ok(NewOrder {
         user_id,
         total_amount: Money::from_minor_units(minor_units)
-            .ok_or_else(|| Failure::undecodable("an amount", minor_units))?,
+            .ok_or_else(|| PgFailure::undecodable("an amount", minor_units))?,
         item_ids: ItemIds::from_stored(items)
-            .ok_or_else(|| Failure::undecodable("a list of item ids", ""))?,
+            .ok_or_else(|| PgFailure::undecodable("a list of item ids", ""))?,
         reference: reference
             .map(Reference::parse)
             .transpose()
-            .map_err(|error| Failure::undecodable("a reference", error))?,
+            .map_err(|error| PgFailure::undecodable("a reference", error))?,
         metadata: metadata.map(Into::into),
     })
 }
 
-/// The columns of an event, whose kind tells the status.
+/// The columns of an event. The kind determines the status.
 pub(super) const EVENT_COLUMNS: &str = "order_id, version, kind, at, attempt, node, error";
-/// Their number: the index where further ones begin.
+/// The number of [`EVENT_COLUMNS`], which is the index of the next column.
 pub(super) const EVENT_COLUMNS_COUNT: usize = 7;
 
 /// Reads [`EVENT_COLUMNS`], which begin at `first`.
-pub(super) fn event(row: &Row, first: usize) -> Result<Event, Failure> {
+pub(super) fn event(row: &Row, first: usize) -> Result<Event, PgFailure> {
     let kind = kind(row, first + 2)?;
     Ok(Event {
         order_id: OrderId(column(row, first)?),
@@ -82,61 +82,61 @@ pub(super) fn event(row: &Row, first: usize) -> Result<Event, Failure> {
     })
 }
 
-pub(super) fn kind(row: &Row, index: usize) -> Result<EventKind, Failure> {
+pub(super) fn kind(row: &Row, index: usize) -> Result<EventKind, PgFailure> {
     let code: i16 = column(row, index)?;
-    codes::kind_of(code.into()).ok_or_else(|| Failure::undecodable("a kind of event", code))
+    codes::kind_of(code.into()).ok_or_else(|| PgFailure::undecodable("a kind of event", code))
 }
 
-/// The identity of an epoch.
-pub(super) fn identity(row: &Row, index: usize) -> Result<EpochIdentity, Failure> {
+/// Reads the identity of an epoch.
+pub(super) fn identity(row: &Row, index: usize) -> Result<EpochIdentity, PgFailure> {
     column(row, index).map(|bits: i64| EpochIdentity(bits.cast_unsigned()))
 }
 
-pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, index: usize) -> Result<T, Failure> {
+pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, index: usize) -> Result<T, PgFailure> {
     row.try_get(index)
-        .map_err(|error| Failure::undecodable("a column", error))
+        .map_err(|error| PgFailure::undecodable("a column", error))
 }
 
-/// The row of an answer that always has one.
-pub(super) fn only(found: &[Row]) -> Result<&Row, Failure> {
+/// Returns the row of an answer that always has one.
+pub(super) fn only(found: &[Row]) -> Result<&Row, PgFailure> {
     found
         .first()
-        .ok_or_else(|| Failure::undecodable("a row", "nothing"))
+        .ok_or_else(|| PgFailure::undecodable("a row", "nothing"))
 }
 
-pub(super) fn status(row: &Row, index: usize) -> Result<OrderStatus, Failure> {
+pub(super) fn status(row: &Row, index: usize) -> Result<OrderStatus, PgFailure> {
     let code: i16 = column(row, index)?;
-    codes::status_of(code.into()).ok_or_else(|| Failure::undecodable("a status", code))
+    codes::status_of(code.into()).ok_or_else(|| PgFailure::undecodable("a status", code))
 }
 
-pub(super) fn breaker(row: &Row, index: usize) -> Result<Breaker, Failure> {
+pub(super) fn breaker(row: &Row, index: usize) -> Result<Breaker, PgFailure> {
     let code: i16 = column(row, index)?;
-    codes::breaker_of(code.into()).ok_or_else(|| Failure::undecodable("the state of a breaker", code))
+    codes::breaker_of(code.into()).ok_or_else(|| PgFailure::undecodable("the state of a breaker", code))
 }
 
-pub(super) fn ordering(row: &Row, index: usize) -> Result<Ordering, Failure> {
+pub(super) fn ordering(row: &Row, index: usize) -> Result<Ordering, PgFailure> {
     let code: i16 = column(row, index)?;
-    codes::ordering_of(code.into()).ok_or_else(|| Failure::undecodable("an ordering", code))
+    codes::ordering_of(code.into()).ok_or_else(|| PgFailure::undecodable("an ordering", code))
 }
 
-pub(super) fn processor(row: &Row, index: usize) -> Result<Option<ProcessorKind>, Failure> {
+pub(super) fn processor(row: &Row, index: usize) -> Result<Option<ProcessorKind>, PgFailure> {
     let code: Option<i16> = column(row, index)?;
     code.map(|code| {
-        codes::processor_of(code.into()).ok_or_else(|| Failure::undecodable("a kind of processor", code))
+        codes::processor_of(code.into()).ok_or_else(|| PgFailure::undecodable("a kind of processor", code))
     })
     .transpose()
 }
 
-/// A number that is never negative.
-pub(super) fn count(row: &Row, index: usize) -> Result<u32, Failure> {
+/// Reads a number that is never negative.
+pub(super) fn count(row: &Row, index: usize) -> Result<u32, PgFailure> {
     let number: i32 = column(row, index)?;
-    u32::try_from(number).map_err(|_| Failure::undecodable("a count", number))
+    u32::try_from(number).map_err(|_| PgFailure::undecodable("a count", number))
 }
 
-/// The same for 64 bits.
-pub(super) fn large_count(row: &Row, index: usize) -> Result<u64, Failure> {
+/// Reads a 64-bit number that is never negative.
+pub(super) fn large_count(row: &Row, index: usize) -> Result<u64, PgFailure> {
     let number: i64 = column(row, index)?;
-    u64::try_from(number).map_err(|_| Failure::undecodable("a count", number))
+    u64::try_from(number).map_err(|_| PgFailure::undecodable("a count", number))
 }
 
 pub(super) fn node_code(node: NodeId) -> i64 {
@@ -147,17 +147,17 @@ pub(super) fn node_of(bits: i64) -> NodeId {
     NodeId(bits.cast_unsigned())
 }
 
-/// A fence as it is stored.
+/// Converts a fence to its stored form.
 pub(super) fn fence_code(fence: u64) -> i64 {
     i64::try_from(fence).unwrap_or(i64::MAX)
 }
 
-/// Counts given to a statement; what does not fit does not exist.
+/// Converts a limit for a statement. No store holds more than fits.
 pub(super) fn limit(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// PostgreSQL counts microseconds from 2000-01-01T00:00:00Z.
+/// The Unix time in microseconds from which PostgreSQL counts: 2000-01-01T00:00:00Z.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 impl ToSql for Timestamp {

@@ -1,7 +1,7 @@
-//! Brings the schema up to date, or refuses one that this binary does not know. Under a lock, so that of many nodes that
-//! start together one does the work; only by messages that any pooler passes on, each step and its transaction in one: a
-//! node that freezes while it migrates holds no table, since the server carries out what it has and asks nobody back. What a
-//! step does is left to its file.
+//! Migrates the schema, or refuses one that this binary does not know. A lock lets one of several starting nodes do
+//! the work. Only messages that any pooler passes on are used. Each step and its transaction are one message, so a
+//! node that freezes while it migrates locks no table: the server runs the whole message without asking back. Each
+//! step is in a file of its own.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -10,44 +10,45 @@ use tokio::sync::OnceCell;
 use tokio::time::sleep;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::answered::{answered, answered_within};
-use super::failure::Failure;
+use super::await_answer::{await_answer, await_answer_within};
+use super::database_state::DatabaseState;
+use super::failure::PgFailure;
 use super::functions;
-use super::state::State;
 use crate::store::migrations::{self, Applied, Step};
 use crate::store::opening::{Migration, OpenError};
 
 const STEPS: &[Step] = migrations::steps!("postgres");
 
-/// For one step, or for the lock while another node migrates: a later step may have to read all orders.
+/// The limit for one step, and for the lock while another node migrates: a later step may have to read all orders.
 const STEP_TIME_MAX: Duration = Duration::from_mins(10);
 
-/// How long a step may wait for a table that somebody reads (`verify`, `copy`, a dump): every statement of the nodes that
-/// work meanwhile waits behind it, and they give up after some 5 s.
+/// The limit for locking a table that another session reads (`verify`, `copy`, a dump). All statements of working
+/// nodes queue behind the step meanwhile, and give up after some 5 s.
 const TABLE_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Between two attempts, for what waited behind the last one.
+/// The pause between two attempts, for the statements that queued behind the last one.
 const TABLE_PAUSE: Duration = Duration::from_secs(3);
-/// A reader that takes longer than these together, well over a minute, is to end first.
+/// The attempts, together well over a minute. A reader that takes longer must end first.
 const TABLE_ATTEMPTS: u32 = 20;
 
-/// What all of it begins with: one migrates, the others wait for as long as a step takes and find it done.
+/// The beginning of every message: one node migrates; the others wait as long as a step takes, and find it done.
 const BEGIN: &str = "begin isolation level read committed; \
     set local statement_timeout = 0; \
     set local lock_timeout = 0; \
     select pg_advisory_xact_lock(7239846511032001)";
 
-/// Making the schema needs a right on the database, so it is not asked for when it is there.
-const MAKE: &str = "do 'begin if to_regnamespace(''orderly'') is null then create schema orderly; end if; end'; \
+/// Creates the schema and its table. Creating a schema needs a right on the database, so it is only attempted when it
+/// is missing.
+const CREATE: &str = "do 'begin if to_regnamespace(''orderly'') is null then create schema orderly; end if; end'; \
     create table if not exists orderly.migrations ( \
         number integer primary key, name text not null, checksum text not null)";
 
-/// What the node needs to find, looked at over its first connection.
+/// The schema that the node needs. It is checked over the first connection.
 pub(super) struct Schema {
     location: String,
-    /// Apply what is missing; otherwise an old schema is refused.
+    /// Missing steps are applied; otherwise an old schema is refused.
     migrate: bool,
-    found: OnceCell<()>,
-    /// Why this binary must not work on the database.
+    is_right: OnceCell<()>,
+    /// The reason why this binary must not work on the database.
     refusal: Mutex<Option<OpenError>>,
 }
 
@@ -56,58 +57,63 @@ impl Schema {
         Schema {
             location,
             migrate,
-            found: OnceCell::new(),
+            is_right: OnceCell::new(),
             refusal: Mutex::default(),
         }
     }
 
     /// Reports whether [`Schema::require`] would apply steps.
-    pub async fn is_to_apply(&self, client: &Client) -> Result<bool, Failure> {
-        if !self.migrate || self.found.initialized() {
+    pub async fn is_to_apply(&self, client: &Client) -> Result<bool, PgFailure> {
+        if !self.migrate || self.is_right.initialized() {
             return Ok(false);
         }
         match self.is_current(client).await {
             Ok((_, is_current)) => Ok(!is_current),
-            Err(Problem::Failure(failure)) => Err(failure),
-            Err(Problem::Refusal(_)) => Ok(false),
+            Err(SchemaProblem::Database(failure)) => Err(failure),
+            Err(SchemaProblem::Refusal(_)) => Ok(false),
         }
     }
 
-    /// Looks once; what was found to be right stays so. Applies what is missing over the second connection.
-    pub async fn require(&self, client: &Client, migrating: &Client, state: &State) -> Result<(), Failure> {
-        let look = async || match self.bring(client, migrating).await {
+    /// Checks the schema once; a right schema is not checked again. Applies missing steps over the second connection.
+    pub async fn require(
+        &self,
+        client: &Client,
+        migrating: &Client,
+        state: &DatabaseState,
+    ) -> Result<(), PgFailure> {
+        let check = async || match self.update(client, migrating).await {
             Ok(()) => Ok(()),
-            Err(Problem::Failure(failure)) => Err(failure),
-            Err(Problem::Refusal(refusal)) => {
+            Err(SchemaProblem::Database(failure)) => Err(failure),
+            Err(SchemaProblem::Refusal(refusal)) => {
                 let text = refusal.to_string();
                 state.break_down(&text);
                 *self.refusal() = Some(refusal);
-                Err(Failure::Refused(text.into()))
+                Err(PgFailure::Refused(text.into()))
             }
         };
-        self.found.get_or_try_init(look).await.copied()
+        self.is_right.get_or_try_init(check).await.copied()
     }
 
-    /// The reason, once.
+    /// Takes the reason for the refusal.
     pub fn take_refusal(&self) -> Option<OpenError> {
         self.refusal().take()
     }
 
-    async fn bring(&self, client: &Client, migrating: &Client) -> Result<(), Problem> {
+    async fn update(&self, client: &Client, migrating: &Client) -> Result<(), SchemaProblem> {
         let (mut migrations, is_current) = self.is_current(client).await?;
         if self.migrate && !is_current {
             migrations = apply(migrating, &self.location).await?;
         }
-        migrations::require_current(&self.location, &migrations).map_err(Problem::Refusal)?;
+        migrations::require_current(&self.location, &migrations).map_err(SchemaProblem::Refusal)?;
         if self.migrate || is_current {
             return Ok(());
         }
-        Err(Problem::Refusal(OpenError::FunctionsMissing {
+        Err(SchemaProblem::Refusal(OpenError::FunctionsMissing {
             location: self.location.clone(),
         }))
     }
 
-    async fn is_current(&self, client: &Client) -> Result<(Vec<Migration>, bool), Problem> {
+    async fn is_current(&self, client: &Client) -> Result<(Vec<Migration>, bool), SchemaProblem> {
         let migrations = check(client, &self.location).await?;
         let is_current = migrations.iter().all(|step| step.applied) && has_functions(client).await?;
         Ok((migrations, is_current))
@@ -120,22 +126,23 @@ impl Schema {
     }
 }
 
-pub(super) enum Problem {
-    /// On the way; may pass.
-    Failure(Failure),
-    /// In the schema.
+/// The reason why the schema cannot be used.
+pub(super) enum SchemaProblem {
+    /// The database failed; it may recover.
+    Database(PgFailure),
+    /// The schema itself is refused.
     Refusal(OpenError),
 }
 
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Problem {
-        Problem::Failure(failure)
+impl From<PgFailure> for SchemaProblem {
+    fn from(failure: PgFailure) -> SchemaProblem {
+        SchemaProblem::Database(failure)
     }
 }
 
-/// All steps and whether they are applied.
-pub(super) async fn check(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
-    // The name as a value: a table that does not exist is no error then.
+/// Returns all steps, and whether they are applied.
+pub(super) async fn check(client: &Client, location: &str) -> Result<Vec<Migration>, SchemaProblem> {
+    // The table's name is passed as a value, so that a missing table is no error.
     let exists = rows(
         client,
         "select 1 where to_regclass('orderly.migrations') is not null",
@@ -145,37 +152,37 @@ pub(super) async fn check(client: &Client, location: &str) -> Result<Vec<Migrati
         0 => Vec::new(),
         _ => applied(client).await?,
     };
-    migrations::compare(location, STEPS, &applied).map_err(Problem::Refusal)
+    migrations::compare(location, STEPS, &applied).map_err(SchemaProblem::Refusal)
 }
 
 /// Reports whether the functions of this build are there.
-async fn has_functions(client: &Client) -> Result<bool, Failure> {
+async fn has_functions(client: &Client) -> Result<bool, PgFailure> {
     Ok(rows(client, &functions::missing()).await?.is_empty())
 }
 
-/// Applies what is missing; answers all steps as they are then.
-pub(super) async fn apply(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
+/// Applies missing steps. Returns all steps as they are then.
+pub(super) async fn apply(client: &Client, location: &str) -> Result<Vec<Migration>, SchemaProblem> {
     for attempt in 1.. {
         let result = apply_steps(client, location).await;
         if result.is_err() {
-            // An error here is one of the connection, which ends the transaction as well.
-            let _ = answered(client.batch_execute("rollback")).await;
+            // A failed rollback means a lost connection, which ends the transaction as well.
+            let _ = await_answer(client.batch_execute("rollback")).await;
         }
         match result {
-            Err(Problem::Failure(Failure::TimedOut(text))) if attempt < TABLE_ATTEMPTS => {
+            Err(SchemaProblem::Database(PgFailure::TimedOut(text))) if attempt < TABLE_ATTEMPTS => {
                 if attempt == 1 {
                     tracing::info!(
-                        "a migration of {location} waits for somebody who reads, trying again: {text}"
+                        "a migration of {location} waits for a session that reads; trying again: {text}"
                     );
                 }
                 sleep(TABLE_PAUSE).await;
             }
-            Err(Problem::Failure(Failure::TimedOut(text))) => {
+            Err(SchemaProblem::Database(PgFailure::TimedOut(text))) => {
                 let text = format!(
-                    "somebody holds a table of {location} that a migration changes (a verify, a copy, a dump?), \
-                     {attempt} attempts were in vain: try again when that has ended ({text})"
+                    "another session has locked a table of {location} that a migration changes (a verify, a copy, a dump?); \
+                     gave up after {attempt} attempts, try again when it has ended ({text})"
                 );
-                return Err(Problem::Failure(Failure::Unavailable(text.into())));
+                return Err(SchemaProblem::Database(PgFailure::Unavailable(text.into())));
             }
             result => return result,
         }
@@ -183,8 +190,8 @@ pub(super) async fn apply(client: &Client, location: &str) -> Result<Vec<Migrati
     unreachable!("the last attempt answers")
 }
 
-async fn apply_steps(client: &Client, location: &str) -> Result<Vec<Migration>, Problem> {
-    run(client, &format!("{BEGIN}; {MAKE}; commit")).await?;
+async fn apply_steps(client: &Client, location: &str) -> Result<Vec<Migration>, SchemaProblem> {
+    run(client, &format!("{BEGIN}; {CREATE}; commit")).await?;
     for step in check(client, location).await? {
         if step.applied {
             continue;
@@ -198,23 +205,24 @@ async fn apply_steps(client: &Client, location: &str) -> Result<Vec<Migration>, 
     if !has_functions(client).await? {
         run(client, &format!("{BEGIN}; {} commit", functions::create())).await?;
     }
-    // Another node may have been faster.
+    // Another node may have applied the step first.
     check(client, location).await
 }
 
-/// Everything of `apply` in one transaction that is rolled back. Waits for no lock longer than a migration does.
-pub(super) async fn rehearse(client: &Client) -> Result<(), Failure> {
+/// Runs everything that [`apply`] runs in one transaction that is rolled back. Waits for locks no longer than a
+/// migration does.
+pub(super) async fn rehearse(client: &Client) -> Result<(), PgFailure> {
     let wait = TABLE_WAIT_MAX.as_millis();
     let steps: String = STEPS.iter().flat_map(|step| [step.sql, ";\n"]).collect();
     let statements = format!(
-        "begin isolation level read committed; set local lock_timeout = {wait}; {MAKE};\n{steps} {} rollback",
+        "begin isolation level read committed; set local lock_timeout = {wait}; {CREATE};\n{steps} {} rollback",
         functions::create()
     );
-    answered(client.batch_execute(&statements)).await
+    await_answer(client.batch_execute(&statements)).await
 }
 
-/// Carries out a step unless another node did so meanwhile, and answers a row if it did. Steps follow each other, so one
-/// that is missing under the lock is the next.
+/// Makes the message of a step. It does nothing if another node was faster, and returns a row if it applied the step.
+/// Steps build on each other, so the first one missing under the lock is the next.
 fn message(step: &Step) -> String {
     let Step { number, name, sql } = step;
     let (checksum, wait) = (step.checksum(), TABLE_WAIT_MAX.as_millis());
@@ -230,7 +238,7 @@ fn message(step: &Step) -> String {
     )
 }
 
-async fn applied(client: &Client) -> Result<Vec<Applied>, Failure> {
+async fn applied(client: &Client) -> Result<Vec<Applied>, PgFailure> {
     let rows = rows(
         client,
         "select number, checksum from orderly.migrations order by number",
@@ -241,17 +249,17 @@ async fn applied(client: &Client) -> Result<Vec<Applied>, Failure> {
             [Some(number), Some(checksum)] => Ok(Applied {
                 number: number
                     .parse()
-                    .map_err(|_| Failure::undecodable("a migration", number))?,
+                    .map_err(|_| PgFailure::undecodable("a migration", number))?,
                 checksum: checksum.clone(),
             }),
-            _ => Err(Failure::undecodable("a migration", "nothing")),
+            _ => Err(PgFailure::undecodable("a migration", "nothing")),
         })
         .collect()
 }
 
-/// One message; whether it applied a step.
-async fn run(client: &Client, statements: &str) -> Result<bool, Failure> {
-    let messages = answered_within(STEP_TIME_MAX, client.simple_query(statements)).await?;
+/// Sends a message and reports whether it applied a step.
+async fn run(client: &Client, statements: &str) -> Result<bool, PgFailure> {
+    let messages = await_answer_within(STEP_TIME_MAX, client.simple_query(statements)).await?;
     let mut rows = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
@@ -259,8 +267,8 @@ async fn run(client: &Client, statements: &str) -> Result<bool, Failure> {
     Ok(rows.any(|row| row.columns().iter().any(|column| column.name() == "applied")))
 }
 
-async fn rows(client: &Client, statement: &str) -> Result<Vec<Vec<Option<String>>>, Failure> {
-    let messages = answered(client.simple_query(statement)).await?;
+async fn rows(client: &Client, statement: &str) -> Result<Vec<Vec<Option<String>>>, PgFailure> {
+    let messages = await_answer(client.simple_query(statement)).await?;
     let rows = messages.into_iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(
             (0..row.len())
@@ -277,15 +285,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_numbered_from_one_without_holes() {
+    fn steps_are_numbered_from_one_without_gaps() {
         for (place, step) in STEPS.iter().enumerate() {
             assert_eq!(step.number as usize, place + 1);
         }
     }
 
-    /// They are carried out as texts in texts.
+    /// The texts are quoted within other texts.
     #[test]
-    fn no_step_holds_what_stands_around_it() {
+    fn no_step_contains_its_delimiters() {
         for step in STEPS {
             assert!(!step.sql.contains("$step$") && !step.sql.contains("$once$"));
         }

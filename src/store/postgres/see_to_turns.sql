@@ -1,10 +1,11 @@
--- Decides whose turn it is for the users with the `unseen_max` oldest changes, and moves the orders between `blocked` and the
--- lines: for each user, the first open order has the turn when it is Pending and none is in processing. With `failed_block`, a
--- Failed order counts as open. Runs under the claims' lock. Answers how many changes it looked at, 0 where all were in vain.
+-- Assigns turns for the users with the `unseen_max` oldest changes, and moves orders between `blocked` and the lines. The
+-- first open order of a user gets the turn when it is Pending and none of the user is Processing. With `failed_block`, a
+-- Failed order counts as open. Runs under the claim lock. Returns the number of changes it looked at, 0 when it could
+-- process none of them.
 --
--- Leaves these to a later claim, and their changes unseen:
--- - what another transaction is changing, or has changed since this statement began;
--- - a user whose turn would move from or to an order that another session has locked, or whose start the database refused.
+-- Leaves these to a later claim, and their changes in `unseen`:
+-- - changes that another transaction is making, or has made since this statement began;
+-- - users whose turn would move from or to an order that another session has locked, or whose start the database refused.
 create function :see_to_turns(unseen_max bigint, failed_block boolean, stepped_around bigint[]) returns bigint language plpgsql
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off
@@ -17,8 +18,8 @@ begin
     ), users as materialized (
         select distinct user_id from unseen
     ), turn as materialized (
-        -- The orders that had the turn. One that ended or went back to `blocked` neither runs nor waits. `offset 0`: they are
-        -- looked up one by one, where the planner could read the tables whole.
+        -- The orders that had the turn. One that ended or went back to `blocked` is neither running nor in a line. `offset
+        -- 0` makes the planner look them up one by one, where it could read the tables whole.
         select users.user_id, had.order_id, had.runs, had.waits
         from users cross join lateral (
             select t.order_id,
@@ -27,7 +28,7 @@ begin
                     or exists (select from orderly.second_line as l where l.order_id = t.order_id offset 0) as waits
             from orderly.turns as t where t.user_id = users.user_id offset 0) as had
     ), heads as materialized (
-        -- Compared as rows, so that no other index gives the order.
+        -- Compared as rows, so that no other index provides the order.
         select users.user_id,
             exists (select from turn where turn.user_id = users.user_id and turn.runs) as runs,
             (select min(turn.order_id) from turn where turn.user_id = users.user_id and turn.waits) as waits,
@@ -95,7 +96,7 @@ begin
         select second_left.order_id, user_id, second_left.due_at, second_left.due_at, second_left.suspect
         from second_left join second_free using (order_id)
     ), turns_over as (
-        -- An order has one user, so its id tells the pair; `is true` has it looked up by hashing.
+        -- An order has one user, so its id identifies the pair; `is true` makes the planner hash the list.
         delete from orderly.turns
         where user_id = any (array(
                 select user_id from turn where not runs and user_id not in (select user_id from held_up)))
@@ -108,7 +109,7 @@ begin
     ), seen as (
         delete from orderly.unseen where change = any (array(select change from unseen))
     ), left_unseen as (
-        -- Behind the others, once for each user: one that is held up for long keeps no other waiting.
+        -- After the others, once for each user, so that a user that is held up for long delays no other.
         insert into orderly.unseen (user_id) select user_id from held_up
     )
     select count(*) into looked_at from unseen

@@ -1,5 +1,5 @@
-//! The servers that a URL names: the order in which they are tried, and one attempt at each address of each, within one
-//! limit. When to connect, and what a connection must find in the database, is left to `connect.rs`.
+//! The servers that a URL names: the order in which they are tried, and one attempt at each address of each, each
+//! with a time limit. `connect.rs` decides when to connect and what a connection must find in the database.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,90 +14,91 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::failure::Failure;
-use super::look::{Found, look, read_only_reason};
+use super::failure::PgFailure;
+use super::server_info::{ServerInfo, inspect, read_only_reason};
 use super::tls;
 use crate::config::{OneHost, PostgresUrl, Session};
 
-/// Longest wait for one address where the URL wants no limit (`connect_timeout=0`).
+/// The limit for one address where the URL sets none (`connect_timeout=0`).
 const CONNECT_TIME_MAX: Duration = Duration::from_mins(1);
-/// Time for which a server that was silent is tried after the others, and briefly where one of those answered.
-const SILENT_FOR: Duration = Duration::from_mins(1);
-/// Maximum time of a brief attempt: a frozen server must not keep a node from finding the new primary among the others.
+/// The time for which a server that did not answer is tried after the others, and briefly where one of those answered.
+const UNRESPONSIVE_FOR: Duration = Duration::from_mins(1);
+/// The limit of a brief attempt: a frozen server must not keep a node from finding the new primary among the others.
 const BRIEF_TIME_MAX: Duration = Duration::from_secs(1);
 
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
-/// A connection whose messages are read by whoever opened it.
+/// A connection whose messages are read by the caller that opened it.
 pub(super) type RawConnection = tokio_postgres::Connection<Socket, TlsStream>;
 
-/// A connection to a server that is one of those wanted.
+/// A connection to one of the wanted servers.
 pub(super) struct Opened {
     pub client: Client,
     pub connection: RawConnection,
-    pub found: Found,
+    pub server: ServerInfo,
 }
 
+/// The servers of one URL, and how they answered recently.
 pub(super) struct Servers {
-    /// Without a host.
+    /// The configuration without hosts.
     config: Config,
     hosts: Vec<OneHost>,
     tls: MakeRustlsConnect,
-    /// For the name, TCP, TLS, log-in and the look together.
+    /// The limit for name lookup, TCP, TLS, login and inspection together.
     time_max: Duration,
     in_random_order: bool,
-    /// `target_session_attrs`, where the URL has it.
+    /// `target_session_attrs`, if the URL sets it.
     given: Option<Session>,
-    wanted: Wanted,
-    lately: Mutex<Lately>,
+    wanted: ServerChoice,
+    recent: Mutex<RecentAnswers>,
 }
 
-/// Which servers are wanted.
+/// The choice among the servers.
 #[derive(Clone, Copy)]
-struct Wanted {
+struct ServerChoice {
     session: Session,
-    /// Any other one, where none of these answers.
+    /// Any other server will do, if none of these answers.
     or_any: bool,
 }
 
-impl Wanted {
-    fn to_store(given: Option<Session>, hosts: usize) -> Wanted {
-        // A list is there to find the server that writes.
-        let usual = if hosts > 1 {
+impl ServerChoice {
+    fn to_store(given: Option<Session>, hosts: usize) -> ServerChoice {
+        // A list of hosts is given to find the server that takes writes.
+        let default = if hosts > 1 {
             Session::ReadWrite
         } else {
             Session::Any
         };
-        Wanted::of(given.unwrap_or(usual))
+        ServerChoice::of(given.unwrap_or(default))
     }
 
-    fn to_read(given: Option<Session>, hosts: usize) -> Wanted {
+    fn to_read(given: Option<Session>, hosts: usize) -> ServerChoice {
         match given {
-            None if hosts > 1 => Wanted {
+            None if hosts > 1 => ServerChoice {
                 session: Session::ReadWrite,
                 or_any: true,
             },
-            given => Wanted::of(given.unwrap_or(Session::Any)),
+            given => ServerChoice::of(given.unwrap_or(Session::Any)),
         }
     }
 
-    fn of(session: Session) -> Wanted {
-        Wanted {
+    fn of(session: Session) -> ServerChoice {
+        ServerChoice {
             session,
             or_any: session == Session::PreferStandby,
         }
     }
 
-    /// Checks whether a server is one of those wanted.
-    fn check(self, found: &Found) -> Result<(), Failure> {
-        let read_only = || Failure::ReadOnly(read_only_reason(found.is_standby).into());
-        let not_wanted = |reason: &str| Failure::Unavailable(reason.into());
+    /// Fails with the reason when a server is not one of those wanted.
+    fn check(self, server: &ServerInfo) -> Result<(), PgFailure> {
+        let read_only = || PgFailure::ReadOnly(read_only_reason(server.is_standby).into());
+        let not_wanted = |reason: &str| PgFailure::Unavailable(reason.into());
         match self.session {
-            Session::ReadWrite if found.only_reads => Err(read_only()),
-            Session::Primary if found.is_standby => Err(read_only()),
-            Session::ReadOnly if !found.only_reads => Err(not_wanted(
+            Session::ReadWrite if server.only_reads => Err(read_only()),
+            Session::Primary if server.is_standby => Err(read_only()),
+            Session::ReadOnly if !server.only_reads => Err(not_wanted(
                 "it takes writes, against target_session_attrs=read-only",
             )),
-            Session::Standby | Session::PreferStandby if !found.is_standby => Err(not_wanted(
+            Session::Standby | Session::PreferStandby if !server.is_standby => Err(not_wanted(
                 "it is no standby, against target_session_attrs=standby",
             )),
             Session::Any
@@ -110,18 +111,18 @@ impl Wanted {
     }
 }
 
-/// How the servers answered, by their places in the URL.
+/// The recent answers of the servers, by their index in the URL.
 #[derive(Default)]
-struct Lately {
-    /// The one that served last.
+struct RecentAnswers {
+    /// The server that was connected to last.
     served: Option<usize>,
-    /// The times until which those that did not answer in time come after the others.
-    silent_until: Vec<Option<Instant>>,
+    /// The times until which servers that did not answer in time are tried after the others.
+    unresponsive_until: Vec<Option<Instant>>,
 }
 
-impl Lately {
-    fn is_silent(&self, place: usize, now: Instant) -> bool {
-        self.silent_until[place].is_some_and(|until| now < until)
+impl RecentAnswers {
+    fn is_unresponsive(&self, index: usize, now: Instant) -> bool {
+        self.unresponsive_until[index].is_some_and(|until| now < until)
     }
 }
 
@@ -134,19 +135,19 @@ impl Servers {
             time_max: url.connect_time_max.unwrap_or(CONNECT_TIME_MAX),
             in_random_order: url.in_random_order,
             given: url.session,
-            wanted: Wanted::to_store(url.session, url.hosts.len()),
-            lately: Mutex::new(Lately {
+            wanted: ServerChoice::to_store(url.session, url.hosts.len()),
+            recent: Mutex::new(RecentAnswers {
                 served: None,
-                silent_until: vec![None; url.hosts.len()],
+                unresponsive_until: vec![None; url.hosts.len()],
             }),
         })
     }
 
-    /// Makes the servers those of callers that store nothing: of several hosts without `target_session_attrs` one that
-    /// takes writes is preferred.
+    /// Adapts the choice to callers that only read: of several hosts without `target_session_attrs`, one that takes
+    /// writes is preferred.
     pub fn for_reading(self) -> Servers {
         Servers {
-            wanted: Wanted::to_read(self.given, self.hosts.len()),
+            wanted: ServerChoice::to_read(self.given, self.hosts.len()),
             ..self
         }
     }
@@ -160,27 +161,27 @@ impl Servers {
         self.hosts.len() > 1
     }
 
-    /// Opens a connection to one of the servers, trying one after another. Says of each what it met when there is none.
-    pub async fn open(&self) -> Result<Opened, Failure> {
+    /// Opens a connection to one of the servers, trying one after another. The error names what each server answered.
+    pub async fn open(&self) -> Result<Opened, PgFailure> {
         let mut failures = Vec::new();
         let mut second_choice = None;
         let mut answered = false;
-        for place in self.in_order() {
+        for index in self.in_order() {
             let opened = self
-                .open_one(place, self.time_max_of(place, answered), &mut failures)
+                .open_one(index, self.time_max_of(index, answered), &mut failures)
                 .await;
             answered |= opened.is_some();
             match opened {
-                Some(opened) if self.wanted.check(&opened.found).is_ok() => {
-                    self.lately().served = Some(place);
+                Some(opened) if self.wanted.check(&opened.server).is_ok() => {
+                    self.recent().served = Some(index);
                     return Ok(opened);
                 }
                 Some(opened) if self.wanted.or_any => {
                     second_choice.get_or_insert(opened);
                 }
                 Some(opened) => {
-                    let failure = self.wanted.check(&opened.found).err();
-                    failures.extend(failure.map(|failure| (self.hosts[place].to_string(), failure)));
+                    let failure = self.wanted.check(&opened.server).err();
+                    failures.extend(failure.map(|failure| (self.hosts[index].to_string(), failure)));
                 }
                 None => {}
             }
@@ -188,33 +189,33 @@ impl Servers {
         second_choice.ok_or_else(|| all_of(failures))
     }
 
-    /// Opens a connection to one server, by one of its addresses after another.
+    /// Opens a connection to one server, trying one of its addresses after another.
     async fn open_one(
         &self,
-        place: usize,
+        index: usize,
         time_max: Duration,
-        failures: &mut Vec<(String, Failure)>,
+        failures: &mut Vec<(String, PgFailure)>,
     ) -> Option<Opened> {
-        let host = &self.hosts[place];
+        let host = &self.hosts[index];
         let deadline = Instant::now() + time_max;
-        let ways = match self.ways(host, deadline).await {
-            Ok(ways) => ways,
+        let configs = match self.configs(host, deadline).await {
+            Ok(configs) => configs,
             Err(failure) => {
-                self.note_silence(place, deadline);
+                self.note_unresponsive(index, deadline);
                 failures.push((host.to_string(), failure));
                 return None;
             }
         };
-        let several = ways.len() > 1;
-        for (config, address) in ways {
+        let several = configs.len() > 1;
+        for (config, address) in configs {
             let deadline = Instant::now() + time_max;
             match self.attempt(&config, time_max, deadline).await {
                 Ok(opened) => {
-                    self.lately().silent_until[place] = None;
+                    self.recent().unresponsive_until[index] = None;
                     return Some(opened);
                 }
                 Err(failure) => {
-                    self.note_silence(place, deadline);
+                    self.note_unresponsive(index, deadline);
                     let name = match address {
                         Some(address) if several => format!("{host} ({})", address.ip()),
                         _ => host.to_string(),
@@ -227,12 +228,12 @@ impl Servers {
     }
 
     /// Returns a configuration for each address of a host.
-    async fn ways(
+    async fn configs(
         &self,
         host: &OneHost,
         deadline: Instant,
-    ) -> Result<Vec<(Config, Option<SocketAddr>)>, Failure> {
-        let way = |address: Option<SocketAddr>| {
+    ) -> Result<Vec<(Config, Option<SocketAddr>)>, PgFailure> {
+        let config_for = |address: Option<SocketAddr>| {
             let mut config = self.config.clone();
             let of_one = OneHost {
                 address: address.map(|address| address.ip()),
@@ -242,8 +243,8 @@ impl Servers {
             (config, address)
         };
         let name = match (&host.name, host.address) {
-            (_, Some(address)) => return Ok(vec![way(Some(SocketAddr::new(address, host.port)))]),
-            (Host::Unix(_), None) => return Ok(vec![way(None)]),
+            (_, Some(address)) => return Ok(vec![config_for(Some(SocketAddr::new(address, host.port)))]),
+            (Host::Unix(_), None) => return Ok(vec![config_for(None)]),
             (Host::Tcp(name), None) => name,
         };
         let looked_up = timeout_at(deadline, lookup_host((name.as_str(), host.port))).await;
@@ -255,7 +256,10 @@ impl Servers {
         if addresses.is_empty() {
             return Err(no_address(&io::Error::from(io::ErrorKind::NotFound)));
         }
-        Ok(addresses.into_iter().map(|address| way(Some(address))).collect())
+        Ok(addresses
+            .into_iter()
+            .map(|address| config_for(Some(address)))
+            .collect())
     }
 
     async fn attempt(
@@ -263,112 +267,112 @@ impl Servers {
         config: &Config,
         time_max: Duration,
         deadline: Instant,
-    ) -> Result<Opened, Failure> {
+    ) -> Result<Opened, PgFailure> {
         let connected = timeout_at(deadline, config.connect(self.tls.clone()))
             .await
-            .map_err(|_| Failure::Unavailable(format!("not connected within {time_max:?}").into()))?;
-        let (client, mut connection) = connected.map_err(|error| Failure::of_connecting(&error))?;
-        let found = {
-            let found = look(&client);
-            tokio::pin!(found);
+            .map_err(|_| PgFailure::Unavailable(format!("not connected within {time_max:?}").into()))?;
+        let (client, mut connection) = connected.map_err(|error| PgFailure::of_connecting(&error))?;
+        let server = {
+            let inspected = inspect(&client);
+            tokio::pin!(inspected);
             let ended = timeout_at(deadline, async {
                 tokio::select! {
                     biased;
-                    found = &mut found => Some(found),
-                    // The messages that came before the end say more than the end.
+                    server = &mut inspected => Some(server),
+                    // Messages that arrived before the end say more than the end itself.
                     _ = &mut connection => None,
                 }
             });
             match ended.await {
-                Ok(Some(found)) => found?,
+                Ok(Some(server)) => server?,
                 Ok(None) => {
                     drop(connection);
-                    return Err(match found.await {
+                    return Err(match inspected.await {
                         Err(failure) => failure,
-                        Ok(_) => Failure::Unknown("the connection ended".into()),
+                        Ok(_) => PgFailure::Unknown("the connection ended".into()),
                     });
                 }
-                Err(_) => return Err(Failure::Hung(format!("no answer within {time_max:?}").into())),
+                Err(_) => return Err(PgFailure::Hung(format!("no answer within {time_max:?}").into())),
             }
         };
         Ok(Opened {
             client,
             connection,
-            found,
+            server,
         })
     }
 
-    /// Notes that an attempt failed, where that was for want of an answer. A brief attempt prolongs nothing: after
-    /// [`SILENT_FOR`] the server gets its full time again.
-    fn note_silence(&self, place: usize, deadline: Instant) {
+    /// Notes that a server did not answer, if the attempt ended at its deadline. A brief attempt prolongs nothing: after
+    /// [`UNRESPONSIVE_FOR`] the server gets its full time again.
+    fn note_unresponsive(&self, index: usize, deadline: Instant) {
         let now = Instant::now();
-        let mut lately = self.lately();
-        if now >= deadline && !lately.is_silent(place, now) {
-            lately.silent_until[place] = Some(now + SILENT_FOR);
+        let mut recent = self.recent();
+        if now >= deadline && !recent.is_unresponsive(index, now) {
+            recent.unresponsive_until[index] = Some(now + UNRESPONSIVE_FOR);
         }
     }
 
-    /// Returns the time that the next attempt at a server may take; `answered` is true if another one has just answered.
-    fn time_max_of(&self, place: usize, answered: bool) -> Duration {
-        if answered && self.lately().is_silent(place, Instant::now()) {
+    /// Returns the limit of the next attempt at a server; `answered` is true if another one has just answered.
+    fn time_max_of(&self, index: usize, answered: bool) -> Duration {
+        if answered && self.recent().is_unresponsive(index, Instant::now()) {
             self.time_max.min(BRIEF_TIME_MAX)
         } else {
             self.time_max
         }
     }
 
-    /// Returns the places of the hosts, in the order in which they are to be tried.
+    /// Returns the indexes of the hosts in the order in which to try them.
     fn in_order(&self) -> Vec<usize> {
-        let mut places: Vec<usize> = (0..self.hosts.len()).collect();
+        let mut indexes: Vec<usize> = (0..self.hosts.len()).collect();
         if self.in_random_order {
-            places.shuffle(&mut rand::rng());
+            indexes.shuffle(&mut rand::rng());
         }
-        let lately = self.lately();
+        let recent = self.recent();
         let now = Instant::now();
-        places.sort_by_key(|place| {
-            let is_silent = lately.is_silent(*place, now);
-            let served_last = !self.in_random_order && lately.served == Some(*place);
-            (is_silent, !served_last)
+        indexes.sort_by_key(|index| {
+            let is_unresponsive = recent.is_unresponsive(*index, now);
+            let served_last = !self.in_random_order && recent.served == Some(*index);
+            (is_unresponsive, !served_last)
         });
-        places
+        indexes
     }
 
-    fn lately(&self) -> MutexGuard<'_, Lately> {
-        self.lately
+    fn recent(&self) -> MutexGuard<'_, RecentAnswers> {
+        self.recent
             .lock()
             .expect("no code panics while it holds this lock")
     }
 }
 
-fn no_address(error: &io::Error) -> Failure {
-    Failure::Unavailable(format!("error connecting to server: {error}").into())
+fn no_address(error: &io::Error) -> PgFailure {
+    PgFailure::Unavailable(format!("error connecting to server: {error}").into())
 }
 
-/// Makes one failure of those that the servers met. It passes as soon as one of them does.
-fn all_of(mut failures: Vec<(String, Failure)>) -> Failure {
+/// Combines the failures of all servers. The result counts as temporary if one of them is.
+fn all_of(mut failures: Vec<(String, PgFailure)>) -> PgFailure {
     if failures.len() == 1 {
         return failures.remove(0).1;
     }
-    let told: Vec<String> = failures
+    let reasons: Vec<String> = failures
         .iter()
         .map(|(host, failure)| format!("host {host}: {}", failure.text()))
         .collect();
-    let told = told.join("; ").into();
-    let has = |is_kind: fn(&Failure) -> bool| failures.iter().any(|(_, failure)| is_kind(failure));
-    let passes = |failure: &Failure| {
+    let reasons = reasons.join("; ").into();
+    let has = |is_kind: fn(&PgFailure) -> bool| failures.iter().any(|(_, failure)| is_kind(failure));
+    let is_temporary = |failure: &PgFailure| {
         !matches!(
             failure,
-            Failure::ReadOnly(_) | Failure::Refused(_) | Failure::Unsuitable(_)
+            PgFailure::ReadOnly(_) | PgFailure::Refused(_) | PgFailure::Unsuitable(_)
         )
     };
-    if has(passes) {
-        Failure::Unavailable(told)
-    } else if has(|failure| matches!(failure, Failure::ReadOnly(_))) {
-        Failure::ReadOnly(told)
-    } else if has(|failure| matches!(failure, Failure::Refused(_))) {
-        Failure::Refused(told)
+    if has(is_temporary) {
+        PgFailure::Unavailable(reasons)
+    } else if has(|failure| matches!(failure, PgFailure::ReadOnly(_))) {
+        PgFailure::ReadOnly(reasons)
+    } else if has(|failure| matches!(failure, PgFailure::Refused(_))) {
+        PgFailure::Refused(reasons)
     } else {
-        Failure::Unsuitable(told)
+        PgFailure::Unsuitable(reasons)
     }
 }
 
@@ -378,23 +382,19 @@ mod tests {
     use crate::config::{Database, PasswordSources};
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_server_gets_little_time_once_another_answered() {
-        let url = "postgres://me:x@a,b/db?connect_timeout=3";
-        let (database, _) = Database::parse(url, &PasswordSources::default()).unwrap();
-        let Database::Postgres(database) = database else {
-            panic!("a URL of PostgreSQL")
+    async fn an_unresponsive_server_gets_little_time_once_another_answered() {
+        let parsed = Database::parse("postgres://me:x@a,b/db", &PasswordSources::default()).unwrap();
+        let Database::Postgres(database) = parsed.0 else {
+            panic!()
         };
         let servers = Servers::new(&database.url).unwrap();
-        let (full, brief) = (Duration::from_secs(3), BRIEF_TIME_MAX);
+        let (full, brief) = (servers.time_max, BRIEF_TIME_MAX);
         let times = || [false, true].map(|answered| servers.time_max_of(0, answered));
-        assert_eq!(times(), [full, full]);
-        servers.note_silence(0, Instant::now());
+        servers.note_unresponsive(0, Instant::now());
         assert_eq!(times(), [full, brief]);
-        // A brief attempt that fails does not prolong it.
-        tokio::time::advance(SILENT_FOR / 2).await;
-        servers.note_silence(0, Instant::now());
-        tokio::time::advance(SILENT_FOR / 2).await;
+        tokio::time::advance(UNRESPONSIVE_FOR / 2).await;
+        servers.note_unresponsive(0, Instant::now());
+        tokio::time::advance(UNRESPONSIVE_FOR / 2).await;
         assert_eq!(times(), [full, full]);
-        assert_eq!(servers.time_max_of(1, true), full);
     }
 }

@@ -1,12 +1,12 @@
--- One message that makes the orders of a user wait for each other, or no longer, unless another node is alive with another
--- setting: :ordering as the schema has it. Writers wait for it, so that whatever is stored later goes by it, and nothing that
--- waits is forgotten. Looks at all orders that wait. :lock and :node are numbers put into the text.
+-- One message that sets the ordering of the store, by which the orders of a user wait for each other or not, unless another
+-- live node has another setting. :ordering is its code. Writers wait, so that everything stored later follows it and no
+-- waiting order is forgotten. Reads all waiting orders. :lock and :node are replaced by numbers.
 begin isolation level read committed;
 set local statement_timeout = 600000;
 set local lock_timeout = 5000;
 set local idle_in_transaction_session_timeout = 5000;
 select pg_advisory_xact_lock(:lock);
--- All claims wait for the lock that is held here, so what an outsider holds is not waited for long.
+-- All claims wait for the lock that is held here, so a lock of another session is not awaited for long.
 set local lock_timeout = 1000;
 lock table orderly.orders, orderly.first_line, orderly.second_line, orderly.blocked in share row exclusive mode;
 update orderly.queue set
@@ -16,7 +16,7 @@ where ordering <> :ordering
     and not exists (
         select from orderly.nodes
         where node <> :node and expires_at >= clock_timestamp() and nodes.ordering <> :ordering);
--- Whatever the ordering was before, what waits goes to `blocked`, and from there to its line when nothing holds it up.
+-- Whatever the previous ordering, waiting orders go to `blocked`, and from there to their line when nothing blocks them.
 with of_first as (
     delete from orderly.first_line where exists (select from orderly.queue where ordering = :ordering) returning order_id
 ), of_second as (

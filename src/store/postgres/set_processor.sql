@@ -1,5 +1,6 @@
--- One message that makes the store's processor that of node :node, unless another node is alive that was told otherwise:
--- :processor as the schema has it. Answers what it is then. :lock is the claim's: no claim goes by the one before any more.
+-- One message that sets the processor of the store to that of node :node, unless another live node has another one.
+-- :processor is its code. Returns the processor of the store. :lock is the claim lock, so that no claim goes by the
+-- previous one any more.
 begin isolation level read committed;
 set local statement_timeout = 5000;
 set local lock_timeout = 5000;

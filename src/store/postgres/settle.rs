@@ -1,4 +1,4 @@
-//! Ending attempts by their results.
+//! Ends attempts by their results.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use tokio_postgres::types::{ToSql, Type};
 
+use super::class_connection::ClassConnection;
 use super::classes::Class;
-use super::failure::Failure;
+use super::failure::PgFailure;
 use super::functions::named;
 use super::group::{Call, Groups};
-use super::link::Link;
-use super::locked::Patience;
+use super::locked_orders::LockRetry;
+use super::lost_answers::Attempt;
 use super::rows;
 use super::shared::Shared;
-use super::unanswered::Attempt;
 use crate::lease::Outcome;
 use crate::order::{OrderId, OrderStatus};
 use crate::portable_json::JsonText;
 use crate::store::settle::End;
 use crate::store::{Settled, StoreError, codes};
 
-/// Ends attempts of nodes and of external workers: the error of the event is the last error of the order.
+/// Ends attempts of nodes and external workers: the error of the event becomes the last error of the order.
 static SETTLE: LazyLock<String> = LazyLock::new(|| {
     named(
         "select ended_place, ended_order_id, ended_status
@@ -34,40 +34,42 @@ pub(super) struct Settle {
     pub outcome: Outcome,
 }
 
+/// The answer to one result.
 pub(super) enum Ending {
     Settled(Settled),
-    /// Another session has locked the order: nothing changed.
+    /// Nothing changed, because another session has locked the order.
     Locked,
 }
 
-/// Tries again while another session has locked the order: the others of its group are settled, and no connection waits.
+/// Settles an attempt. Tries again while another session has locked the order; meanwhile the other results of the
+/// group are settled and no connection is held.
 pub(super) async fn settle(
     settles: &Groups<Settle>,
     shared: &Shared,
     attempt: Attempt,
     outcome: Outcome,
 ) -> Result<Settled, StoreError> {
-    let mut patience = Patience::new();
+    let mut retry = LockRetry::new();
     loop {
         let outcome = outcome.clone();
         let ending = settles.call(Settle { attempt, outcome }).await;
-        shared.refusals.settled(attempt.order_id, &ending);
+        shared.refusals.record_end(attempt.order_id, &ending);
         match ending? {
             Ending::Settled(settled) => return Ok(settled),
             Ending::Locked => {
-                let waited = patience.wait(attempt.order_id, &shared.locked).await;
+                let waited = retry.wait(attempt.order_id, &shared.locked).await;
                 waited.map_err(|failure| failure.to_error(Settle::ATTEMPTED))?;
             }
         }
     }
 }
 
-/// More than a lifetime; the latest times there are stay out of reach.
+/// The longest delay of a retry: a thousand years, well below the latest time that the server knows.
 const DELAY_MAX: Duration = Duration::from_hours(24 * 365 * 1_000);
 
-/// A span as statements take it; longer ones than fit are no spans of ours.
-pub(super) fn micros(span: Duration) -> i64 {
-    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
+/// Converts a duration to microseconds. Longer ones than fit do not occur.
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Attempts and their ends, column by column.
@@ -109,7 +111,7 @@ impl<'e> Columns<'e> {
         }
     }
 
-    /// The columns in the order of the fields.
+    /// Returns the columns in the order of the fields.
     pub fn parameters(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
         vec![
             (&self.order_ids, Type::INT8_ARRAY),
@@ -127,12 +129,12 @@ impl<'e> Columns<'e> {
 
 impl Call for Settle {
     type Answer = Ending;
-    /// One statement ends an order's attempt once.
+    /// One statement ends an attempt of an order at most once.
     type Subject = OrderId;
     const ATTEMPTED: &'static str = "settle an attempt";
     const CLASS: Class = Class::Settle;
-    /// The slot of an attempt is free before its result is stored.
-    const TAKES_TURNS: bool = false;
+    /// The slot of an attempt is free before its result is stored, so results can wait for a large group.
+    const FAVORS_LATENCY: bool = false;
 
     fn subject(&self) -> Option<OrderId> {
         Some(self.attempt.order_id)
@@ -142,11 +144,11 @@ impl Call for Settle {
         1
     }
 
-    async fn carry_out(
+    async fn run_group(
         calls: &[&Settle],
-        link: &mut Link,
+        connection: &mut ClassConnection,
         shared: &Shared,
-    ) -> Result<Vec<Result<Ending, StoreError>>, Failure> {
+    ) -> Result<Vec<Result<Ending, StoreError>>, PgFailure> {
         let mut numbers: Vec<usize> = (0..calls.len()).collect();
         numbers.sort_unstable_by_key(|number| calls[*number].attempt.order_id);
         let ends: Vec<End> = numbers
@@ -155,14 +157,19 @@ impl Call for Settle {
             .collect();
         let attempts = numbers.iter().map(|number| calls[*number].attempt);
         let columns = Columns::of(attempts.zip(&ends));
-        let slot = Shared::any_slot();
+        let slot = Shared::random_counter_slot();
         let mut parameters = columns.parameters();
         parameters.push((&slot, Type::INT2));
-        let ended = link.once(&SETTLE, &parameters).await.inspect_err(|failure| {
-            if failure.may_be_stored() {
-                shared.unanswered.remember(calls.iter().map(|call| call.attempt));
-            }
-        })?;
+        let ended = connection
+            .execute_once(&SETTLE, &parameters)
+            .await
+            .inspect_err(|failure| {
+                if failure.may_be_stored() {
+                    shared
+                        .lost_answers
+                        .remember(calls.iter().map(|call| call.attempt));
+                }
+            })?;
         let mut answers: Vec<Result<Settled, StoreError>> =
             calls.iter().map(|_| Ok(Settled::Stale)).collect();
         let mut finals = Vec::new();
@@ -173,7 +180,7 @@ impl Call for Settle {
             let number = usize::try_from(place - 1)
                 .ok()
                 .and_then(|place| numbers.get(place))
-                .ok_or_else(|| Failure::undecodable("a result's place", place))?;
+                .ok_or_else(|| PgFailure::undecodable("the index of a result", place))?;
             if rows::column::<Option<i16>>(row, 2)?.is_none() {
                 locked.push(*number);
                 continue;
@@ -185,25 +192,25 @@ impl Call for Settle {
             work |= status == OrderStatus::Pending;
             answers[*number] = Ok(Settled::Done(status));
         }
-        let sent_before = calls.iter().map(|call| shared.unanswered.take(call.attempt));
+        let sent_before = calls.iter().map(|call| shared.lost_answers.take(call.attempt));
         let sent_before: Vec<usize> = (0..calls.len())
             .zip(sent_before)
             .filter(|(number, sent_before)| *sent_before && matches!(answers[*number], Ok(Settled::Stale)))
             .map(|(number, _)| number)
             .collect();
-        // What was sent before may be what holds the lock.
+        // The earlier send may be what holds the lock.
         let (sent_before, sent_and_locked): (Vec<usize>, Vec<usize>) = sent_before
             .into_iter()
             .partition(|number| !locked.contains(number));
         shared
-            .unanswered
+            .lost_answers
             .remember(sent_and_locked.iter().map(|number| calls[*number].attempt));
         if !sent_before.is_empty() {
             let earlier = sent_before
                 .iter()
                 .map(|number| calls[*number])
                 .collect::<Vec<_>>();
-            let found = stored_before(&earlier, link, shared).await;
+            let found = stored_earlier(&earlier, connection, shared).await;
             for ((number, call), answer) in sent_before.into_iter().zip(earlier).zip(found) {
                 if let Ok(Settled::Done(status)) = answer
                     && status.is_final()
@@ -213,7 +220,7 @@ impl Call for Settle {
                 answers[number] = answer;
             }
         }
-        // Those of external workers are counted where they come in.
+        // Results of external workers are counted where they come in.
         let is_stale = |number: &usize| {
             matches!(answers[*number], Ok(Settled::Stale))
                 && calls[*number].attempt.node.is_some()
@@ -222,11 +229,11 @@ impl Call for Settle {
         let stale = (0..calls.len()).filter(is_stale).count();
         shared.metrics.stale_results_rejected.inc_by(stale as u64);
         if work {
-            shared.changed_with_work();
+            shared.work_committed();
         } else if ended.len() > locked.len() {
-            shared.changed();
+            shared.events_committed();
         }
-        shared.ended(finals);
+        shared.orders_ended(finals);
         let mut endings: Vec<Result<Ending, StoreError>> = answers
             .into_iter()
             .map(|answer| answer.map(Ending::Settled))
@@ -238,22 +245,24 @@ impl Call for Settle {
     }
 }
 
-/// What became of results that find no lease, and whose answers were lost when they were sent before.
-async fn stored_before(
+/// Finds out whether results that find no lease were stored when they were sent before, without an answer.
+async fn stored_earlier(
     calls: &[&Settle],
-    link: &mut Link,
+    connection: &mut ClassConnection,
     shared: &Shared,
 ) -> Vec<Result<Settled, StoreError>> {
     let ends: Vec<End> = calls.iter().map(|call| End::of(&call.outcome)).collect();
     let columns = Columns::of(calls.iter().map(|call| call.attempt).zip(&ends));
-    let whose = &columns.parameters()[..4];
-    let found = link.confirm(include_str!("settled.sql"), whose).await;
+    let attempts = &columns.parameters()[..4];
+    let found = connection
+        .read_confirmed(include_str!("find_stored_results.sql"), attempts)
+        .await;
     let statuses = found.and_then(|found| {
         let status = |row| Ok((rows::column::<i64>(row, 0)?, rows::kind(row, 1)?.leads_to()));
         found
             .iter()
             .map(status)
-            .collect::<Result<HashMap<_, _>, Failure>>()
+            .collect::<Result<HashMap<_, _>, PgFailure>>()
     });
     match statuses {
         Ok(statuses) => (1..)
@@ -264,9 +273,11 @@ async fn stored_before(
                     .map_or(Settled::Stale, |status| Settled::Done(*status)))
             })
             .collect(),
-        // Still unknown. The others of the group have their answers.
+        // The outcome is still unknown. The others of the group have their answers.
         Err(failure) => {
-            shared.unanswered.remember(calls.iter().map(|call| call.attempt));
+            shared
+                .lost_answers
+                .remember(calls.iter().map(|call| call.attempt));
             calls
                 .iter()
                 .map(|_| Err(failure.to_error(Settle::ATTEMPTED)))

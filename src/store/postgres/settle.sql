@@ -1,11 +1,11 @@
--- Ends attempts, each of its own lease and of no other: the fence is checked by the statement that writes, so a worker
--- that lost its lease changes nothing and finds no row in the answer. A lease that ran out but was not given to another
--- still counts. What another session has locked is left: its row in the answer has no status. One element per result, by
--- rising order id. Where the orders of a user wait for each other, the next claim sees to their turns.
+-- Ends attempts, each by its own lease only: the writing statement checks the fence, so a worker that lost its lease
+-- changes nothing and finds no row in the answer. An expired lease that was not given to another node still counts. A row
+-- that another session has locked is left alone: its row in the answer has no status. One element per result, by rising
+-- order id. Where the orders of a user wait for each other, the next claim assigns their turns.
 --
--- nodes: who brings the result; null for an external worker, whose result counts where the order was handed out.
--- given_backs: the attempt does not count, and last_error keeps its value unless new_last_errors has one.
--- crasheds: the lease was lost to a dead node.
+-- nodes: the node that brings the result; null for an external worker, whose result counts if the order was handed out.
+-- given_backs: the attempt does not count, and last_error keeps its value unless new_last_errors has one. crasheds: the
+-- lease was lost to a dead node.
 create function :settle(
     order_ids bigint[], fences bigint[], nodes bigint[], kinds smallint[], statuses smallint[], given_backs boolean[],
     due_ins_micros bigint[], errors text[], new_last_errors text[], results text[], crasheds boolean[], counter_slot smallint
@@ -32,11 +32,11 @@ begin
             as result (order_id, fence, node, kind, status, given_back, due_in_micros, error, new_last_error, given, crashed,
                 place)
     ), held as materialized (
-        -- Driven by the results, as in start. A cancel locks the order before its lease: neither waits, since both skip what
-        -- is locked.
+        -- Driven by the results, as in start. A cancel locks the order before its lease; neither waits for the other, since
+        -- both skip locked rows.
         select result.*, lease.*, free.*, greatest(moment.at, lease.started_at) as at,
-            -- The columns of the order tell the start and the end. An end for another node than the one that claimed, which
-            -- would be a breach, is kept in the history as it was.
+            -- The columns of the order represent the start and the end. An end for another node than the one that claimed,
+            -- which would be a bug, is kept in the history unchanged.
             result.status > 1 and lease.bringer = lease.claimer as in_columns
         from moment, result
             cross join lateral (
@@ -46,7 +46,7 @@ begin
                 where l.order_id = result.order_id and l.fence = result.fence and (result.node is not null or l.handed_out)
                 for update skip locked) as lease
             cross join lateral (
-                -- The history in the row, where it has no room for what may be added.
+                -- The history in the row, if the row has no room for more events.
                 select case when cardinality(o.history) > 60 then o.history end as full_history, o.version as ended_version
                 from orderly.orders as o where o.order_id = result.order_id
                 for no key update skip locked) as free
@@ -114,7 +114,7 @@ begin
         array_agg(user_id), array_agg(crashes), array_agg(due_in_micros)
     into ended_at, is_in_turn, places, ids, ended_statuses, users, their_crashes, dues_micros
     from ended;
-    -- A statement of its own for what the usual order has no need of.
+    -- A separate statement for what most orders do not need.
     if is_in_turn or 2 <> any (ended_statuses) then
         with ended as materialized (
             select *, ended_at + due_in_micros * interval '1 microsecond' as due_at, crashes >= 2 as suspect
@@ -133,7 +133,7 @@ begin
     end if;
     return query select * from unnest(places, ids, ended_statuses);
     if places is null or cardinality(places) < cardinality(order_ids) then
-        -- Locked by another session: without a status, to be tried again.
+        -- Results whose order another session has locked get no status, and are to be tried again.
         return query
         select result.place, result.order_id, null::smallint
         from unnest(order_ids, fences, nodes) with ordinality as result (order_id, fence, node, place)

@@ -1,4 +1,4 @@
-//! What the parts of the driver have in common: what to tell the rest of the process once something is committed.
+//! State that the parts of the driver share: what to tell the rest of the process once something is committed.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,172 +7,175 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::epochs::KnownEpochs;
-use super::failure::Failure;
-use super::floor::KnownFloor;
-use super::locked::Locked;
-use super::unanswered::Unanswered;
+use super::failure::PgFailure;
+use super::locked_orders::LockedOrders;
+use super::lost_answers::LostAnswers;
+use super::lower_bound::LowerBound;
 use crate::metrics::Metrics;
 use crate::order::{self, OrderId};
 use crate::store::Wakeups;
 use crate::store::refusals::Refusals;
 
-/// Rows of counters, as the schema has them. Many more than statements are under way at once: two that take the same one
-/// wait for each other.
+/// The number of counter rows in the schema. It is far above the number of concurrent statements, since two that
+/// change the same row wait for each other.
 const COUNTER_SLOTS: i16 = 128;
 
 pub(super) struct Shared {
     pub wakeups: Arc<Wakeups>,
     pub metrics: Metrics,
-    /// Rises with every commit that may have left events without a place in the feed.
+    /// Rises with every commit that may have left unnumbered events.
     pub commits: watch::Sender<u64>,
-    /// Something was committed, on whatever node, since the feed was last read to its end. Set before the readers are
-    /// woken, taken by the one that reads.
-    pub unread: AtomicBool,
-    /// Other nodes may want to know of new work or events; the notifier waits for it.
-    pub news: Notify,
-    /// Of what there is to tell, some is work. Set before `news`, taken by the notifier.
+    /// Events were committed, on any node, since the feed was last read to its end. Set before the readers are woken,
+    /// cleared by the one that reads.
+    pub unread_events: AtomicBool,
+    /// Wakes the notifier: there is new work, or there are new events, for the other nodes.
+    pub peer_news: Notify,
+    /// Some of the news is work. Set before `peer_news` is notified, cleared by the notifier.
     pub work_news: AtomicBool,
-    /// This node is on the list of those that live, so that the others tell it what they do. Written by the heartbeat,
-    /// followed by the listener.
+    /// This node is on the list of live nodes, so that peers notify it. Written by the heartbeat, read by the
+    /// listener.
     pub listed: watch::Sender<bool>,
-    /// The number of nodes that live, as this node's heartbeats find.
-    pub nodes: watch::Sender<usize>,
-    /// Other nodes are alive, as the last heartbeat found, or a notification since.
-    pub others: AtomicBool,
-    /// There was news, and nobody was told. Set by the notifier before it looks for others and cleared when it told
-    /// them; taken by the heartbeat that finds some, so that a node that joined between two of them is told as well.
-    pub untold: AtomicBool,
-    /// Idempotency keys stored since old ones were last forgotten.
+    /// The number of live nodes, as found by this node's heartbeats.
+    pub live_nodes: watch::Sender<usize>,
+    /// Peers are alive, by the latest heartbeat or a notification since.
+    pub has_peers: AtomicBool,
+    /// There was news that was sent to no peer. Set by the notifier before it looks for peers and cleared once it has
+    /// sent the news. Cleared by a heartbeat that finds peers, so that a node that joined between two heartbeats gets
+    /// it as well.
+    pub unsent_news: AtomicBool,
+    /// The number of idempotency keys stored since expired ones were last forgotten.
     pub keys_stored: AtomicUsize,
-    /// Whether the orders of a user wait for each other, so that the end of one may be the start of another. Written by the
-    /// claims, which find out.
+    /// The ordering in use. Where the orders of a user wait for each other, the end of one may be the start of
+    /// another. Written by the claims, which read it from the store.
     ordering: watch::Sender<order::Ordering>,
-    /// What this node was told of it.
-    told_ordering: Option<order::Ordering>,
-    /// Written by the claims that choose.
-    floor: Mutex<KnownFloor>,
+    /// The ordering in this node's configuration.
+    configured_ordering: Option<order::Ordering>,
+    /// The lower bound of the first line. Written by the claims.
+    lower_bound: Mutex<LowerBound>,
     /// Orders that other sessions of the database have locked.
-    pub locked: Locked,
+    pub locked: LockedOrders,
     /// Orders that the database refuses to start or to take back.
     pub refusals: Refusals,
     /// Results that were sent and not answered.
-    pub unanswered: Unanswered,
+    pub lost_answers: LostAnswers,
     pub epochs: KnownEpochs,
     /// The store takes no further calls.
     pub closing: CancellationToken,
 }
 
 impl Shared {
-    pub fn new(metrics: Metrics, told_ordering: Option<order::Ordering>) -> Shared {
+    pub fn new(metrics: Metrics, configured_ordering: Option<order::Ordering>) -> Shared {
         Shared {
             wakeups: Arc::default(),
             metrics,
             commits: watch::Sender::new(0),
-            unread: AtomicBool::new(true),
-            news: Notify::new(),
+            unread_events: AtomicBool::new(true),
+            peer_news: Notify::new(),
             work_news: AtomicBool::new(false),
             listed: watch::Sender::new(false),
-            nodes: watch::Sender::new(1),
-            others: AtomicBool::new(false),
-            untold: AtomicBool::new(false),
+            live_nodes: watch::Sender::new(1),
+            has_peers: AtomicBool::new(false),
+            unsent_news: AtomicBool::new(false),
             keys_stored: AtomicUsize::new(0),
-            ordering: watch::Sender::new(told_ordering.unwrap_or_default()),
-            told_ordering,
-            floor: Mutex::default(),
-            locked: Locked::default(),
+            ordering: watch::Sender::new(configured_ordering.unwrap_or_default()),
+            configured_ordering,
+            lower_bound: Mutex::default(),
+            locked: LockedOrders::default(),
             refusals: Refusals::default(),
-            unanswered: Unanswered::default(),
+            lost_answers: LostAnswers::default(),
             epochs: KnownEpochs::default(),
             closing: CancellationToken::new(),
         }
     }
 
-    /// The row of counters that one statement changes; drawn for each, so that no two meet for long.
-    pub fn any_slot() -> i16 {
+    /// Draws the counter row for one statement. It is random, so that statements rarely meet.
+    pub fn random_counter_slot() -> i16 {
         rand::random_range(0..COUNTER_SLOTS)
     }
 
-    /// Events were committed.
-    pub fn changed(&self) {
-        self.found_unplaced();
-        self.events_came();
-        self.news.notify_one();
+    /// Notes that events were committed, and wakes the readers here and on other nodes.
+    pub fn events_committed(&self) {
+        self.note_unnumbered_events();
+        self.events_available();
+        self.peer_news.notify_one();
     }
 
-    /// The same where orders may have become claimable by it. Told to the other nodes in one go.
-    pub fn changed_with_work(&self) {
+    /// Notes that a commit may have made orders claimable, and wakes claims as well.
+    pub fn work_committed(&self) {
         self.wakeups.notify_work();
         self.work_news.store(true, Ordering::SeqCst);
-        self.changed();
+        self.events_committed();
     }
 
-    /// A statement that writes failed. Where it may be carried out all the same nobody else will tell of it.
-    pub fn unsure(&self, failure: &Failure) {
+    /// Notes that a writing statement failed. If it may have been stored all the same, no other part will announce
+    /// it.
+    pub fn note_possible_commit(&self, failure: &PgFailure) {
         if failure.may_be_stored() {
-            self.changed_with_work();
+            self.work_committed();
         }
     }
 
-    /// Orders may have become claimable without any event.
-    pub fn work_came(&self) {
+    /// Notes that orders may have become claimable without an event.
+    pub fn work_available(&self) {
         self.wakeups.notify_work();
         self.work_news.store(true, Ordering::SeqCst);
-        self.news.notify_one();
+        self.peer_news.notify_one();
     }
 
-    /// There may be more in the feed, or soon, for those who read it here.
-    pub fn events_came(&self) {
-        self.unread.store(true, Ordering::SeqCst);
+    /// Notes that the feed may have new events, now or soon, for readers on this node.
+    pub fn events_available(&self) {
+        self.unread_events.store(true, Ordering::SeqCst);
         self.wakeups.notify_changed();
     }
 
-    /// There may be events without a place in the feed.
-    pub fn found_unplaced(&self) {
+    /// Notes that there may be unnumbered events.
+    pub fn note_unnumbered_events(&self) {
         self.commits.send_modify(|commits| *commits += 1);
     }
 
-    /// What a heartbeat found, or what somebody else's notification says.
-    pub fn found_others(&self, others: bool) {
-        self.others.store(others, Ordering::SeqCst);
-        if others && self.untold.swap(false, Ordering::SeqCst) {
-            self.news.notify_one();
+    /// Notes whether peers are alive, as found by a heartbeat or a notification.
+    pub fn set_has_peers(&self, has_peers: bool) {
+        self.has_peers.store(has_peers, Ordering::SeqCst);
+        if has_peers && self.unsent_news.swap(false, Ordering::SeqCst) {
+            self.peer_news.notify_one();
         }
     }
 
-    /// Orders ended, as events say that are committed.
-    pub fn ended(&self, order_ids: impl IntoIterator<Item = OrderId>) {
+    /// Notes that orders ended, by committed events.
+    pub fn orders_ended(&self, order_ids: impl IntoIterator<Item = OrderId>) {
         let mut order_ids = order_ids.into_iter().peekable();
         if order_ids.peek().is_some() && self.ordering() != order::Ordering::None {
-            self.work_came();
+            self.work_available();
         }
         self.wakeups.notify_final(order_ids);
     }
 
-    pub fn set_floor(&self, floor: KnownFloor) {
-        *self.known_floor() = floor;
+    pub fn set_lower_bound(&self, lower_bound: LowerBound) {
+        *self.latest_lower_bound() = lower_bound;
     }
 
-    /// None where the orders of a user wait for each other: one below any floor may get its turn.
-    pub fn floor(&self) -> KnownFloor {
+    /// Returns the lower bound of the first line. There is none where the orders of a user wait for each other: an
+    /// order below any bound may get its turn.
+    pub fn lower_bound(&self) -> LowerBound {
         match self.ordering() {
-            order::Ordering::None => self.known_floor().clone(),
-            order::Ordering::User(_) => KnownFloor::default(),
+            order::Ordering::None => self.latest_lower_bound().clone(),
+            order::Ordering::User(_) => LowerBound::default(),
         }
     }
 
-    fn known_floor(&self) -> MutexGuard<'_, KnownFloor> {
-        self.floor
+    fn latest_lower_bound(&self) -> MutexGuard<'_, LowerBound> {
+        self.lower_bound
             .lock()
             .expect("no code panics while it holds this lock")
     }
 
-    pub fn go_by(&self, ordering: order::Ordering) {
+    pub fn set_ordering(&self, ordering: order::Ordering) {
         self.ordering.send_replace(ordering);
     }
 
-    /// For the other nodes; one that goes by whatever is says that.
-    pub fn told_ordering(&self) -> order::Ordering {
-        self.told_ordering.unwrap_or_else(|| self.ordering())
+    /// Returns the ordering to announce to the other nodes: the configured one, otherwise the one in use.
+    pub fn configured_ordering(&self) -> order::Ordering {
+        self.configured_ordering.unwrap_or_else(|| self.ordering())
     }
 
     pub fn ordering(&self) -> order::Ordering {

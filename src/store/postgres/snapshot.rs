@@ -1,4 +1,4 @@
-//! Everything in the database at one instant, over a connection of its own whose read transaction stays open.
+//! The whole database at one instant, over a connection of its own with an open read transaction.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -7,31 +7,31 @@ use async_trait::async_trait;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::answered::{answered, answered_within};
+use super::await_answer::{await_answer, await_answer_within};
+use super::class_pool::ReadSource;
 use super::connect::{Connection, Parameters};
-use super::created::ACCEPT_TIME_MAX;
+use super::connection_share;
 use super::durability::Durability;
-use super::failure::Failure;
-use super::floor::KnownFloor;
-use super::links::Reads;
+use super::failure::PgFailure;
+use super::id_range::ACCEPT_TIME_MAX;
+use super::lower_bound::LowerBound;
 use super::query;
-use super::room;
 use super::rows::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
 use super::standbys;
 use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::snapshot::{
-    EventRecord, FEED_WAITING_MAX, FeedState, FeedWaiting, KeyName, KeyRecord, LeaseRecord, OrderRecord,
-    Room, Snapshot, Standbys, StartRule,
+    ConnectionBudget, EventRecord, FEED_WAITING_MAX, FeedState, FeedWaiting, KeyName, KeyRecord, LeaseRecord,
+    OrderRecord, Snapshot, Standbys, StartRule,
 };
 use crate::store::{Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, QueueState, StoreError};
 use crate::time::Timestamp;
 
-/// For one statement: some of them read everything there is.
+/// The limit for one statement: some read the whole database.
 const ANSWER_TIME_MAX: Duration = Duration::from_mins(10);
 
-/// A snapshot numbers nothing. What has no place in the feed yet is shown behind what has one, in the order it will get:
-/// from this position on, by batch and by place in it, for which there are so many bits.
+/// The first position of unnumbered events: a snapshot numbers nothing, and shows them after the numbered ones in the
+/// order in which they will be numbered. The low bits are the place in the batch, the others the batch.
 const UNNUMBERED: i64 = 1 << 61;
 const PLACE_BITS: u32 = 20;
 
@@ -40,28 +40,28 @@ pub(super) struct PostgresSnapshot {
 }
 
 impl PostgresSnapshot {
-    pub async fn open(connection: Connection) -> Result<PostgresSnapshot, Failure> {
-        // The transaction's view is fixed by its first read, not by its beginning.
+    pub async fn open(connection: Connection) -> Result<PostgresSnapshot, PgFailure> {
+        // The first read fixes the transaction's view, not its beginning.
         let begin = "begin isolation level repeatable read read only; select 1";
-        answered(connection.client.batch_execute(begin)).await?;
+        await_answer(connection.client.batch_execute(begin)).await?;
         Ok(PostgresSnapshot { connection })
     }
 
-    /// Shows what the connection's own transaction has written, and what is committed.
+    /// Makes a view of committed data and of what the connection's own transaction has written.
     pub fn within(connection: Connection) -> PostgresSnapshot {
         PostgresSnapshot { connection }
     }
 
-    pub async fn run(&self, statements: &str) -> Result<(), Failure> {
-        answered_within(ANSWER_TIME_MAX, self.connection.client.batch_execute(statements)).await
+    pub async fn run(&self, statements: &str) -> Result<(), PgFailure> {
+        await_answer_within(ANSWER_TIME_MAX, self.connection.client.batch_execute(statements)).await
     }
 }
 
-impl Reads for PostgresSnapshot {
-    async fn read(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+impl ReadSource for PostgresSnapshot {
+    async fn read(&self, statement: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, PgFailure> {
         let answer = self.connection.client.query_typed(statement, parameters);
-        let answer = answered_within(ANSWER_TIME_MAX, answer).await;
-        answer.map_err(Failure::of_reading)
+        let answer = await_answer_within(ANSWER_TIME_MAX, answer).await;
+        answer.map_err(PgFailure::while_reading)
     }
 }
 
@@ -81,7 +81,7 @@ impl Snapshot for PostgresSnapshot {
         after: Option<i64>,
         limit: usize,
     ) -> Result<Vec<EventRecord>, StoreError> {
-        let records = events_after(self, after.unwrap_or(0), limit).await;
+        let records = events(self, after.unwrap_or(0), limit).await;
         records.map_err(|failure| failure.to_error("read the feed of a snapshot"))
     }
 
@@ -123,7 +123,7 @@ impl Snapshot for PostgresSnapshot {
 
     async fn passed_over(&mut self) -> Result<HashSet<OrderId>, StoreError> {
         let passed_over = passed_over(self).await;
-        passed_over.map_err(|failure| failure.to_error("read what claims of a snapshot passed over"))
+        passed_over.map_err(|failure| failure.to_error("read the passed-over orders of a snapshot"))
     }
 
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {
@@ -134,7 +134,7 @@ impl Snapshot for PostgresSnapshot {
         };
         settings
             .await
-            .map_err(|failure: Failure| failure.to_error("read the settings of the database"))
+            .map_err(|failure: PgFailure| failure.to_error("read the settings of the database"))
     }
 
     async fn standbys(&mut self) -> Result<Option<Standbys>, StoreError> {
@@ -155,7 +155,7 @@ impl Snapshot for PostgresSnapshot {
     }
 
     async fn queue(&mut self) -> Result<QueueState, StoreError> {
-        let queue = query::queue(self, &KnownFloor::default()).await;
+        let queue = query::queue(self, &LowerBound::default()).await;
         queue.map_err(|failure| failure.to_error("read the queue of a snapshot"))
     }
 
@@ -169,9 +169,9 @@ impl Snapshot for PostgresSnapshot {
         reason.map_err(|failure| failure.to_error("look whether a server takes writes"))
     }
 
-    async fn room(&mut self) -> Result<Option<Room>, StoreError> {
-        let room = room::room(self).await;
-        room.map_err(|failure| failure.to_error("read how many connections are allowed"))
+    async fn connection_budget(&mut self) -> Result<Option<ConnectionBudget>, StoreError> {
+        let budget = connection_share::connection_limit(self).await;
+        budget.map_err(|failure| failure.to_error("read how many connections are allowed"))
     }
 
     async fn damage(&mut self) -> Result<Vec<String>, StoreError> {
@@ -180,7 +180,7 @@ impl Snapshot for PostgresSnapshot {
     }
 }
 
-async fn feed(source: &impl Reads) -> Result<FeedState, Failure> {
+async fn feed(source: &impl ReadSource) -> Result<FeedState, PgFailure> {
     let limit = i64::try_from(FEED_WAITING_MAX).expect("the limit is a small number");
     let found = source
         .read(include_str!("feed_state.sql"), &[(&limit, Type::INT8)])
@@ -202,13 +202,14 @@ async fn feed(source: &impl Reads) -> Result<FeedState, Failure> {
     })
 }
 
-/// What no order can show: rows that belong to none, numbers that would be given out twice, a feed with holes.
-async fn damage(source: &impl Reads) -> Result<Vec<String>, Failure> {
+/// Finds damage that no single order shows: rows without an order, numbers that would be given out twice, a feed with
+/// gaps.
+async fn damage(source: &impl ReadSource) -> Result<Vec<String>, PgFailure> {
     let found = source.read(include_str!("damage.sql"), &[]).await?;
     found.iter().map(|row| rows::column(row, 0)).collect()
 }
 
-async fn start_rule(source: &impl Reads) -> Result<StartRule, Failure> {
+async fn start_rule(source: &impl ReadSource) -> Result<StartRule, PgFailure> {
     let found = source
         .read("select ordering, ordering_from from orderly.queue", &[])
         .await?;
@@ -219,7 +220,7 @@ async fn start_rule(source: &impl Reads) -> Result<StartRule, Failure> {
     })
 }
 
-async fn passed_over(source: &impl Reads) -> Result<HashSet<OrderId>, Failure> {
+async fn passed_over(source: &impl ReadSource) -> Result<HashSet<OrderId>, PgFailure> {
     let found = source
         .read(
             "select distinct unnest(passed_over) from orderly.batches where passed_over is not null",
@@ -233,10 +234,10 @@ async fn passed_over(source: &impl Reads) -> Result<HashSet<OrderId>, Failure> {
 }
 
 async fn orders_after(
-    source: &impl Reads,
+    source: &impl ReadSource,
     after: Option<OrderId>,
     limit: usize,
-) -> Result<Vec<OrderRecord>, Failure> {
+) -> Result<Vec<OrderRecord>, PgFailure> {
     let after = after.map_or(i64::MIN, |after| after.0);
     let limit = rows::limit(limit);
     let found = source
@@ -259,16 +260,16 @@ async fn orders_after(
     Ok(records)
 }
 
-fn record(row: &Row) -> Result<OrderRecord, Failure> {
+fn record(row: &Row) -> Result<OrderRecord, PgFailure> {
     let node = rows::column::<Option<i64>>(row, ORDER_COLUMNS + 1)?.map(rows::node_of);
     let fence = rows::large_count(row, ORDER_COLUMNS + 2)?;
     let expires_at = rows::column::<Option<_>>(row, ORDER_COLUMNS + 3)?;
-    let outside = rows::column(row, ORDER_COLUMNS + 4)?;
+    let external = rows::column(row, ORDER_COLUMNS + 4)?;
     let lease = |(node, expires_at)| LeaseRecord {
         node,
         fence,
         expires_at,
-        outside,
+        external,
     };
     Ok(OrderRecord {
         order: rows::order(row)?,
@@ -281,15 +282,15 @@ fn record(row: &Row) -> Result<OrderRecord, Failure> {
     })
 }
 
-/// The earlier orders that the claim of a first start passed over, of an event and its batch.
+/// The earlier orders that the claim of a first start passed over.
 const PASSED_OVER: &str = "case when kind = 1 and version = 2 then
     array(select id from unnest(passed_over) as id where id < order_id order by id) end";
 
-/// Reads the events of orders, by version. The position of an event that its batch does not have is 0.
+/// Reads the events of orders, by version. An event that is missing in its batch has position 0.
 async fn events_of(
-    source: &impl Reads,
+    source: &impl ReadSource,
     order_ids: &[i64],
-) -> Result<HashMap<OrderId, Vec<EventRecord>>, Failure> {
+) -> Result<HashMap<OrderId, Vec<EventRecord>>, PgFailure> {
     let statement = format!(
         "select {EVENT_COLUMNS},
              coalesce(place + coalesce(first_position - 1, {UNNUMBERED} + (batch << {PLACE_BITS})), 0), {PASSED_OVER}
@@ -311,7 +312,7 @@ async fn events_of(
     Ok(events)
 }
 
-fn event_record(row: &Row) -> Result<EventRecord, Failure> {
+fn event_record(row: &Row) -> Result<EventRecord, PgFailure> {
     let passed_over: Option<Vec<i64>> = rows::column(row, EVENT_COLUMNS_COUNT + 1)?;
     Ok(EventRecord {
         position: rows::column(row, EVENT_COLUMNS_COUNT)?,
@@ -320,8 +321,8 @@ fn event_record(row: &Row) -> Result<EventRecord, Failure> {
     })
 }
 
-/// First what has its place in the feed, then the rest. Events of orders that were taken out are left out.
-async fn events_after(source: &impl Reads, after: i64, limit: usize) -> Result<Vec<EventRecord>, Failure> {
+/// Reads numbered events, then unnumbered ones. Events of removed orders are left out.
+async fn events(source: &impl ReadSource, after: i64, limit: usize) -> Result<Vec<EventRecord>, PgFailure> {
     let limit = rows::limit(limit.min(FEED_EVENTS_MAX));
     let is_there = "exists (select from orderly.orders as o where o.order_id = events.order_id)";
     let statement = format!(
@@ -357,7 +358,7 @@ async fn events_after(source: &impl Reads, after: i64, limit: usize) -> Result<V
     unnumbered.iter().map(event_record).collect()
 }
 
-async fn last_order_id(source: &impl Reads) -> Result<OrderId, Failure> {
+async fn last_order_id(source: &impl ReadSource) -> Result<OrderId, PgFailure> {
     let found = source
         .read(
             "select case when is_called then last_value else 0 end from orderly.order_ids",
@@ -368,10 +369,10 @@ async fn last_order_id(source: &impl Reads) -> Result<OrderId, Failure> {
 }
 
 async fn keys_after(
-    source: &impl Reads,
+    source: &impl ReadSource,
     after: Option<KeyName>,
     limit: usize,
-) -> Result<Vec<KeyRecord>, Failure> {
+) -> Result<Vec<KeyRecord>, PgFailure> {
     let (scope, key) = after.unwrap_or_default();
     let limit = rows::limit(limit);
     let found = source
@@ -389,7 +390,7 @@ async fn keys_after(
             key: rows::column(row, 1)?,
             fingerprint: fingerprint
                 .try_into()
-                .map_err(|_| Failure::undecodable("a fingerprint", fingerprint.len()))?,
+                .map_err(|_| PgFailure::undecodable("a fingerprint", fingerprint.len()))?,
             order_ids: order_ids.into_iter().map(OrderId).collect(),
             created_at: rows::column(row, 4)?,
         })

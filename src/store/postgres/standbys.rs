@@ -1,13 +1,14 @@
-//! The standbys that commits wait for, as the database shows them. Whether this node's own commits wait is left to `probe.rs`.
+//! The standbys that commits wait for, as the database shows them. `probe.rs` finds out whether this node's own
+//! commits wait.
 
-use super::failure::Failure;
-use super::links::Reads;
-use super::look::read_only_reason;
+use super::class_pool::ReadSource;
+use super::failure::PgFailure;
 use super::rows;
+use super::server_info::read_only_reason;
 use crate::store::snapshot::Standbys;
 
-/// `None` where no commit waits for a standby.
-pub(super) async fn standbys(source: &impl Reads) -> Result<Option<Standbys>, Failure> {
+/// Reads the state of the synchronous standbys; `None` when commits wait for none.
+pub(super) async fn standbys(source: &impl ReadSource) -> Result<Option<Standbys>, PgFailure> {
     let found = source.read(include_str!("standbys.sql"), &[]).await?;
     let row = rows::only(&found)?;
     let required: bool = rows::column(row, 0)?;
@@ -18,8 +19,8 @@ pub(super) async fn standbys(source: &impl Reads) -> Result<Option<Standbys>, Fa
     Ok(required.then_some(standbys))
 }
 
-/// Returns the reason why the server takes no writes, where it takes none.
-pub(super) async fn takes_no_writes(source: &impl Reads) -> Result<Option<String>, Failure> {
+/// Returns the reason why the server takes no writes; `None` when it takes them.
+pub(super) async fn takes_no_writes(source: &impl ReadSource) -> Result<Option<String>, PgFailure> {
     let statement = "select pg_is_in_recovery(), current_setting('default_transaction_read_only')::bool";
     let found = source.read(statement, &[]).await?;
     let row = rows::only(&found)?;

@@ -1,24 +1,26 @@
-//! Why an order waits: who holds it, which order of its user it waits for, what is before it in its line.
+//! The reason why an order waits: what holds it, which order of its user it waits for, and what is before it in its
+//! line.
 
 use tokio_postgres::types::Type;
 
-use super::failure::Failure;
-use super::floor::KnownFloor;
-use super::holders::holders;
-use super::links::Reads;
+use super::class_pool::ReadSource;
+use super::failure::PgFailure;
+use super::lock_holders::lock_holders;
+use super::lower_bound::LowerBound;
 use super::query;
 use super::rows;
 use crate::lease::NodeId;
 use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::{AHEAD_MAX, CurrentLease, Place, Predecessor, SUSPECT_CRASHES, Standing};
+use crate::store::{AHEAD_MAX, CurrentLease, Explanation, Place, Predecessor, SUSPECT_CRASHES};
 use crate::time::Timestamp;
 
+/// Reads where an order stands; `None` when there is no such order.
 pub(super) async fn standing(
-    source: &impl Reads,
+    source: &impl ReadSource,
     id: OrderId,
-    floor: &KnownFloor,
-) -> Result<Option<Standing>, Failure> {
+    lower_bound: &LowerBound,
+) -> Result<Option<Explanation>, PgFailure> {
     let statement = concat!(
         include_str!("standing.sql"),
         "select ",
@@ -37,16 +39,16 @@ pub(super) async fn standing(
     let read_at: Timestamp = rows::column(row, ORDER_COLUMNS + 4)?;
     let node: Option<NodeId> = rows::column::<Option<i64>>(row, ORDER_COLUMNS + 1)?.map(rows::node_of);
     let expires_at: Option<Timestamp> = rows::column(row, ORDER_COLUMNS + 2)?;
-    let outside = rows::column(row, ORDER_COLUMNS + 3)?;
+    let external = rows::column(row, ORDER_COLUMNS + 3)?;
     let lease = |(node, expires_at)| CurrentLease {
         node,
         expires_at,
-        outside,
+        external,
     };
     let earlier: Option<i64> = rows::column(row, ORDER_COLUMNS + 5)?;
     let waits_for = earlier
         .map(|order_id| {
-            Ok::<_, Failure>(Predecessor {
+            Ok::<_, PgFailure>(Predecessor {
                 order_id: OrderId(order_id),
                 status: rows::status(row, ORDER_COLUMNS + 9)?,
             })
@@ -60,7 +62,7 @@ pub(super) async fn standing(
         }),
         _ => None,
     };
-    let mut queue = query::queue(source, floor).await?;
+    let mut queue = query::queue(source, lower_bound).await?;
     let running = source
         .read(
             "select node, count(*)::int8 from (
@@ -78,14 +80,17 @@ pub(super) async fn standing(
             node.busy = u32::try_from(rows::large_count(row, 1)?).unwrap_or(u32::MAX);
         }
     }
-    Ok(Some(Standing {
+    Ok(Some(Explanation {
         order: rows::order(row)?,
         lease: Option::zip(node, expires_at).map(lease),
         suspect: rows::count(row, ORDER_COLUMNS)? >= SUSPECT_CRASHES,
         waits_for,
         place,
         refused: None,
-        locked_by: holders(source, &[id]).await?.pop().map(|holding| holding.holder),
+        locked_by: lock_holders(source, &[id])
+            .await?
+            .pop()
+            .map(|locked| locked.holder),
         queue,
         read_at,
     }))

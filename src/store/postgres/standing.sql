@@ -1,13 +1,13 @@
--- Where order $1 stands: the open order of its user that it waits for, and what is before it in its line, counted up to $2.
--- Served by the primary key, the indexes by user, and the lines; `offset 0` keeps the planner from reading whole what it
--- could hash.
+-- The place of an order. Where order $1 stands: the open order of its user that it waits for, and the orders before it in
+-- its line, counted up to $2. Served by the primary key, the indexes by user, and the lines. `offset 0` keeps the planner
+-- from reading tables whole in order to hash them.
 with moment as materialized (
     select clock_timestamp() as at
 ), subject as materialized (
     select * from orderly.order_state where order_id = $1
 ), waiting as materialized (
-    -- The one of its user that has its turn, runs, or comes before it. The heads of what the user has, compared as rows, so
-    -- that no other index gives the order.
+    -- The order of the user that has the turn, runs, or comes before this one. Reads the heads of the user's orders,
+    -- compared as rows, so that no other index provides the order.
     select case when queue.ordering > 0 and subject.status = 0 then least(
         (select b.order_id from orderly.blocked as b
         where (b.user_id, b.order_id) >= (subject.user_id, 0) and (b.user_id, b.order_id) < (subject.user_id, subject.order_id)
@@ -37,7 +37,7 @@ with moment as materialized (
     order by due_at desc, order_id desc
     limit $2
 ), place as materialized (
-    -- The latest before it comes first.
+    -- The nearest order before it comes first.
     select
         case when subject.status <> 0 or subject.due_at > moment.at then null
             when subject.due_at is null then (select count(*) from first_line)

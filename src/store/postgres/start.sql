@@ -1,12 +1,14 @@
--- Starts attempts at orders of both lines, in the order given: takes them out of their lines and writes their leases. Their rows
--- are locked by this transaction. Elements that are null are no orders. second_after: the number of starts of the first line that
--- come before the second line's; 0 where the two lists share their places. passed_over: the orders of the first line that were
--- to start before, and are locked or refused; 0 stands for all earlier orders. fence_floor: fences of the epoch are above it.
+-- Starts attempts at orders of both lines, in the given order: removes them from their lines and writes their leases. This
+-- transaction has locked their rows. Null elements are ignored. second_after: the number of starts of the first line that
+-- come before those of the second line; 0 when the two lists share their places. passed_over: the orders of the first line
+-- that should have started earlier, and are locked or refused; 0 stands for all earlier orders. fence_floor: fences of the
+-- epoch are above it.
 --
--- started: ten numbers for each order: id, fence, version, attempt, generation, crashes, user, amount, microseconds of the
--- acceptance and of the start. texts: its items, reference, metadata and last error, as JSON; null where all of them have more
--- than 24,000 bytes. The claims' lock is held while this is sent: with the numbers and the orders passed over of the longest claim
--- it is some 80 kB, which the buffers of sockets hold, so that a reader that is frozen does not keep the lock.
+-- started: ten numbers for each order: id, fence, version, attempt, generation, crashes, user, amount, and the microseconds
+-- of acceptance and start. texts: items, reference, metadata and last error of each order, as JSON; null when all of them
+-- together have more than 24,000 bytes. The claim lock is held while this is sent. With the numbers and the passed-over
+-- orders of the largest claim it is some 80 kB, which fits into socket buffers, so that a frozen reader does not keep the
+-- lock.
 create function :start(
     first_ids bigint[], second_ids bigint[], second_after bigint, claiming_node bigint, lease_micros bigint, is_outside boolean,
     is_handed_out boolean, passed_over bigint[], counter_slot bigint, fence_floor bigint, out started bigint[], out texts json
@@ -23,7 +25,7 @@ begin
         delete from orderly.second_line where order_id = any (second_ids) returning order_id
     ), taken as materialized (
         select order_id, place from unnest(first_ids) with ordinality as first (order_id, place)
-        -- `is true`: looked up by hashing, where a bare `in` is a join.
+        -- `is true` makes the planner hash the list; a bare `in` becomes a join.
         where (order_id in (select order_id from first_taken)) is true
         union all
         select order_id, second_after + place from unnest(second_ids) with ordinality as second (order_id, place)
@@ -45,7 +47,8 @@ begin
             moment.at + lease_micros * interval '1 microsecond', is_outside, is_handed_out
         from moment, drawn, subject
     ), believed as (
-        -- An idle node says that it lives for longer than a lease lasts; with orders in its hands it is believed no longer.
+        -- An idle node announces a longer life than a lease; with orders in its hands it counts as alive only for one
+        -- lease.
         update orderly.nodes as n set expires_at = moment.at + lease_micros * interval '1 microsecond'
         from moment
         where n.node = claiming_node and n.expires_at > moment.at + lease_micros * interval '1 microsecond'
@@ -54,7 +57,7 @@ begin
                 select mine.node from orderly.nodes as mine where mine.node = claiming_node for update skip locked)
     ), recorded as (
         insert into orderly.batches (batch, kind, at, order_ids, versions, attempts, node, ats, passed_over)
-        -- Aggregated in the order of what is above, whose order is that of the starts.
+        -- Aggregated in the order of the rows above, which is that of the starts.
         select (select batch from drawn), 1, (select at from moment), array_agg(order_id), array_agg(version),
             array_agg(attempt), claiming_node,
             case when max(at) > (select at from moment) then array_agg(at) end, nullif(passed_over, '{}')
@@ -67,7 +70,7 @@ begin
     select array_agg(array[
             order_id, fence, version, attempt, generation, crashes, user_id, total_amount,
             (date_part('epoch', created_at) * 1000000)::int8, (date_part('epoch', at) * 1000000)::int8]),
-        -- Long ones are not even written as JSON.
+        -- Long texts are not even converted to JSON.
         case when sum(octet_length(concat(item_ids, reference, metadata, last_error))) <= 24000
             then to_json(array_agg(array[item_ids, reference, metadata, last_error])) end
     into started, texts from subject;

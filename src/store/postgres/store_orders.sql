@@ -1,5 +1,5 @@
--- Stores accepted orders with their events; one element per order, in the order of acceptance. Where the orders of a user wait
--- for each other, the next claim sees to their turns.
+-- Stores accepted orders with their events; one element per order, in the order of acceptance. Where the orders of a user
+-- wait for each other, the next claim assigns their turns.
 create function :store_orders(
     new_order_ids bigint[], accepted_at timestamptz, user_ids bigint[], amounts bigint[], items text[],
     order_references text[], metadatas text[], counter_slot smallint

@@ -1,9 +1,8 @@
-//! TLS to PostgreSQL: what each `sslmode` demands of the server's certificate, as libpq demands it. Whether to encrypt
-//! at all is left to the driver beneath, which the configuration has told.
+//! TLS to PostgreSQL: the checks of the server's certificate that each `sslmode` demands, as in libpq. The driver
+//! decides by the configuration whether to encrypt at all.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -21,6 +20,7 @@ use tokio_postgres::config::SslNegotiation;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{PostgresUrl, Roots, TlsMode, TlsVersions};
+use crate::log_lines::Latch;
 use crate::tls_roots::roots_of_machine;
 
 mod identity;
@@ -28,11 +28,11 @@ mod public_key;
 #[cfg(test)]
 mod tests;
 
-/// What a server is asked for that speaks TLS from the first byte (`sslnegotiation=direct`).
+/// The protocol name for servers that speak TLS from the first byte (`sslnegotiation=direct`).
 const ALPN: &[u8] = b"postgresql";
 
-/// What encrypts the connections to `url`. To be made once for each URL: it warns once. Reads the roots, so it blocks
-/// for some milliseconds, and fails when the file of `sslrootcert` cannot be read.
+/// Makes the TLS connector for `url`. Call it once for each URL, because it warns once. Reads the root certificates,
+/// so it blocks for some milliseconds; fails when the file of `sslrootcert` cannot be read.
 pub fn connector(url: &PostgresUrl) -> anyhow::Result<MakeRustlsConnect> {
     client_config(url).map(MakeRustlsConnect::new)
 }
@@ -68,16 +68,16 @@ fn client_config(url: &PostgresUrl) -> anyhow::Result<ClientConfig> {
     Ok(config)
 }
 
-/// What is asked of a server's certificate.
+/// The check of a server's certificate.
 #[derive(Debug)]
 enum Demand {
     Nothing,
-    /// Nothing either; but whoever reads the log should know when it does not verify.
+    /// Nothing is refused, but the log says when the certificate does not verify.
     Advice {
         anchors: Anchors,
-        /// For people.
+        /// The database, as logs name it.
         location: String,
-        told: AtomicBool,
+        logged: Latch,
     },
     Chain(Anchors),
     ChainAndName(Anchors),
@@ -90,7 +90,7 @@ impl Demand {
             TlsMode::Require => Demand::Advice {
                 anchors: Anchors::of(&url.roots)?,
                 location: url.location.clone(),
-                told: AtomicBool::new(false),
+                logged: Latch::default(),
             },
             TlsMode::VerifyCa => Demand::Chain(Anchors::of(&url.roots)?),
             TlsMode::VerifyFull => Demand::ChainAndName(Anchors::of(&url.roots)?),
@@ -98,11 +98,11 @@ impl Demand {
     }
 }
 
-/// Whose signatures count.
+/// The authorities whose signatures count.
 #[derive(Debug)]
 struct Anchors {
     roots: RootCertStore,
-    /// Certificates an operator named: a server that shows one of these needs no signature of another.
+    /// Certificates that the operator named. A server that presents one of them needs no other signature.
     named: Vec<CertificateDer<'static>>,
 }
 
@@ -120,7 +120,7 @@ impl Anchors {
 
     fn of_file(path: &Path) -> anyhow::Result<Anchors> {
         let named = CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>()?;
-        ensure!(!named.is_empty(), "there are none");
+        ensure!(!named.is_empty(), "the file has no certificate");
         let mut roots = RootCertStore::empty();
         for certificate in &named {
             roots.add(certificate.clone())?;
@@ -135,33 +135,39 @@ struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// What a server showed, and when.
+/// The certificates that a server presented, and the current time.
 #[derive(Clone, Copy)]
-struct Shown<'a> {
+struct Presented<'a> {
     certificate: &'a CertificateDer<'a>,
     intermediates: &'a [CertificateDer<'a>],
     now: UnixTime,
 }
 
 impl Verifier {
-    fn check_chain(&self, anchors: &Anchors, shown: Shown) -> Result<(), rustls::Error> {
+    fn check_chain(&self, anchors: &Anchors, presented: Presented) -> Result<(), rustls::Error> {
         let chain = verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(shown.certificate)?,
+            &ParsedCertificate::try_from(presented.certificate)?,
             &anchors.roots,
-            shown.intermediates,
-            shown.now,
+            presented.intermediates,
+            presented.now,
             self.algorithms.all,
         );
         match chain {
-            // Self-signed ones are mostly marked as an authority's, which no server's should be. libpq takes them.
-            Err(error) if anchors.named.contains(shown.certificate) && !is_out_of_date(&error) => Ok(()),
-            judged => judged,
+            // Self-signed certificates are mostly marked as those of an authority, which a server's should not be.
+            // libpq accepts them.
+            Err(error) if anchors.named.contains(presented.certificate) && !is_out_of_date(&error) => Ok(()),
+            result => result,
         }
     }
 
-    fn check_all(&self, anchors: &Anchors, shown: Shown, name: &ServerName<'_>) -> Result<(), rustls::Error> {
-        self.check_chain(anchors, shown)?;
-        verify_server_name(&ParsedCertificate::try_from(shown.certificate)?, name)
+    fn check_all(
+        &self,
+        anchors: &Anchors,
+        presented: Presented,
+        name: &ServerName<'_>,
+    ) -> Result<(), rustls::Error> {
+        self.check_chain(anchors, presented)?;
+        verify_server_name(&ParsedCertificate::try_from(presented.certificate)?, name)
     }
 }
 
@@ -185,7 +191,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let shown = Shown {
+        let presented = Presented {
             certificate,
             intermediates,
             now,
@@ -195,20 +201,20 @@ impl ServerCertVerifier for Verifier {
             Demand::Advice {
                 anchors,
                 location,
-                told,
+                logged,
             } => {
-                if let Err(error) = self.check_all(anchors, shown, name)
-                    && !told.swap(true, Ordering::Relaxed)
+                if let Err(error) = self.check_all(anchors, presented, name)
+                    && logged.set()
                 {
                     tracing::warn!(
                         "the connection to {location} is encrypted, but its certificate does not verify ({error}): \
-                         somebody in between could pass for the database; sslmode=verify-full with sslrootcert \
-                         makes sure"
+                         an attacker in between could pose as the database; set sslmode=verify-full and sslrootcert \
+                         to prevent that"
                     );
                 }
             }
-            Demand::Chain(anchors) => self.check_chain(anchors, shown)?,
-            Demand::ChainAndName(anchors) => self.check_all(anchors, shown, name)?,
+            Demand::Chain(anchors) => self.check_chain(anchors, presented)?,
+            Demand::ChainAndName(anchors) => self.check_all(anchors, presented, name)?,
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -222,8 +228,8 @@ impl ServerCertVerifier for Verifier {
         verify_tls12_signature(message, certificate, signed, &self.algorithms)
     }
 
-    /// The manual of PostgreSQL makes certificates of version 1, which the library does not read. Where no certificate
-    /// is asked for they must do, so their key is taken from them by hand.
+    /// PostgreSQL's manual makes certificates of version 1, which the library cannot parse. They must work where no
+    /// certificate is checked, so their key is extracted by hand.
     fn verify_tls13_signature(
         &self,
         message: &[u8],

@@ -1,8 +1,9 @@
--- One message that finds out which orders the database refuses to start: those at the heads of the lines that a claim with these
--- numbers looks at, or the wanted ones, and where the orders of a user wait for each other, those that may get their turn.
--- Under the claims' lock, so that no other claim passes over what is tried here; all is rolled back. :time_ms, :lock, :floor,
--- :places, :spare, :node, :lease_micros, :outside, :handed_out, :unseen_max are numbers put into the text, :stepped_around an
--- array of the orders that are known to be refused and not tried again, :wanted as well or null.
+-- One message that finds out which orders the database refuses to start: those at the heads of the lines that a claim with
+-- these numbers would read, or the wanted ones, and, where the orders of a user wait for each other, those that may get
+-- their turn. Runs under the claim lock, so that no other claim passes over the orders tried here; everything is rolled
+-- back. :time_ms, :lock, :lower_bound, :places, :spare, :node, :lease_micros, :outside, :handed_out, :unseen_max are
+-- replaced by numbers, :stepped_around by an array of the orders known to be refused, which are not tried again, and
+-- :wanted by an array or null.
 begin isolation level read committed;
 set local statement_timeout = :time_ms;
 set local lock_timeout = :time_ms;
@@ -13,7 +14,7 @@ set local enable_sort = off;
 set local enable_incremental_sort = off;
 select pg_advisory_xact_lock(:lock);
 with first_line as materialized (
-    select order_id from orderly.first_line where order_id > :floor order by order_id limit :places + :spare
+    select order_id from orderly.first_line where order_id > :lower_bound order by order_id limit :places + :spare
 ), second_line as materialized (
     (select order_id from orderly.second_line
     where not suspect and due_at <= (select clock_timestamp())

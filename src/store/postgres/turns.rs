@@ -1,30 +1,36 @@
-//! The orders of a user one after another (`ORDERLY_ORDERING=user`): among those that are Pending, one has its turn and stands in
-//! a line, and the others wait for it in `blocked`. Statements that run at the same time do not see each other, so none of them
-//! can tell whose turn it is. Each notes the user whose orders it changes, and claims, which come one after another, decide: a
-//! claim first sees to what was noted, then takes what is in the lines. See
+//! The orders of a user run one after another (`ORDERLY_ORDERING=user`): of the Pending orders of a user, one has the
+//! turn and stands in a line; the others wait in `blocked`. Concurrent statements do not see each other, so none of
+//! them can tell which order has the turn. Each notes the user whose orders it changes, and claims, which run one at
+//! a time, decide: a claim processes the notes first, then takes orders from the lines. See
 //! docs/decisions/0013-orders-of-a-user-one-after-another.md.
 
 use std::time::Duration;
 
 use tokio_postgres::SimpleQueryMessage;
 
-use super::failure::Failure;
-use super::link::Link;
-use super::locks::CLAIM_LOCK;
+use super::advisory_locks::CLAIM_LOCK;
+use super::class_connection::ClassConnection;
+use super::failure::PgFailure;
 use super::message::with_numbers;
 use super::rows;
 use crate::lease::NodeId;
 use crate::order::Ordering;
 use crate::store::codes;
 
-/// For a change of the ordering, which looks at all orders that wait; the statement's own limit is a little shorter.
+/// The limit for a change of the ordering, which reads all waiting orders; the statement's own limit is slightly
+/// shorter.
 const SET_TIME_MAX: Duration = Duration::from_secs(610);
-/// Changes noted for users that one claim sees to: some milliseconds of work under the lock.
+/// The most noted changes that one claim processes: some milliseconds of work under the lock.
 pub(super) const UNSEEN_MAX: i64 = 500;
 
-/// Makes the store's ordering what this node was told, unless another node lives. Answers whether it is.
-pub(super) async fn set_ordering(link: &mut Link, ordering: Ordering, node: NodeId) -> Result<bool, Failure> {
-    link.state().require_known_nodes()?;
+/// Sets the store's ordering to that of this node, unless another live node is configured differently. Reports
+/// whether the store has it then.
+pub(super) async fn set_ordering(
+    connection: &mut ClassConnection,
+    ordering: Ordering,
+    node: NodeId,
+) -> Result<bool, PgFailure> {
+    connection.state().require_known_nodes()?;
     let code = i64::from(codes::ordering_code(ordering));
     let message = with_numbers(
         include_str!("set_ordering.sql"),
@@ -34,8 +40,8 @@ pub(super) async fn set_ordering(link: &mut Link, ordering: Ordering, node: Node
             (":node", rows::node_code(node)),
         ],
     );
-    // Done twice it does no harm, so a lost answer is asked for again by the next claim.
-    let answer = link.fly(&message, SET_TIME_MAX).await?;
+    // Running twice does no harm, so the next claim asks again after a lost answer.
+    let answer = connection.send_message_once(&message, SET_TIME_MAX).await?;
     let found = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row)
             if row

@@ -1,15 +1,15 @@
-//! Reading single orders: reads that wait while the connections are busy go into one statement. It is sent after all of
-//! them came, so each sees whatever was answered before it was asked.
+//! Reads single orders: reads that wait while the connections are busy share one statement. The statement is sent
+//! after all of them arrived, so each sees whatever was answered before it was asked.
 
 use std::sync::LazyLock;
 
 use tokio_postgres::types::Type;
 
+use super::class_connection::ClassConnection;
 use super::classes::Class;
-use super::failure::Failure;
+use super::failure::PgFailure;
 use super::functions::named;
 use super::group::Call;
-use super::link::Link;
 use super::rows;
 use super::shared::Shared;
 use crate::order::OrderId;
@@ -20,7 +20,7 @@ pub(super) struct View {
     pub id: OrderId,
 }
 
-/// What one order counts for among the rows of a statement: the longest are 33 KB, so that no answer is longer than a few MB.
+/// The rows that one order counts as in a group: the longest orders have 33 KB, so that no answer exceeds a few MB.
 const ROWS_OF_AN_ORDER: usize = 10;
 
 static STATEMENT: LazyLock<String> = LazyLock::new(|| {
@@ -32,10 +32,10 @@ static STATEMENT: LazyLock<String> = LazyLock::new(|| {
 
 impl Call for View {
     type Answer = Option<OrderView>;
-    /// Two may ask for one order.
+    /// Several calls may read the same order.
     type Subject = std::convert::Infallible;
     const ATTEMPTED: &'static str = "read an order";
-    const CLASS: Class = Class::Point;
+    const CLASS: Class = Class::PointRead;
     const STORES: bool = false;
 
     fn subject(&self) -> Option<Self::Subject> {
@@ -46,20 +46,20 @@ impl Call for View {
         ROWS_OF_AN_ORDER
     }
 
-    async fn carry_out(
+    async fn run_group(
         calls: &[&View],
-        link: &mut Link,
+        connection: &mut ClassConnection,
         shared: &Shared,
-    ) -> Result<Vec<Result<Option<OrderView>, StoreError>>, Failure> {
+    ) -> Result<Vec<Result<Option<OrderView>, StoreError>>, PgFailure> {
         let ids: Vec<i64> = calls.iter().map(|call| call.id.0).collect();
-        let found = link.read(&STATEMENT, &[(&ids, Type::INT8_ARRAY)]).await?;
+        let found = connection.read(&STATEMENT, &[(&ids, Type::INT8_ARRAY)]).await?;
         let mut answers: Vec<_> = calls.iter().map(|_| Ok(None)).collect();
         let newest = found
             .first()
             .map(|row| rows::identity(row, ORDER_COLUMNS))
             .transpose()?;
         let epochs = match newest {
-            Some(newest) => shared.epochs.up_to(newest, link).await?,
+            Some(newest) => shared.epochs.up_to(newest, connection).await?,
             None => return Ok(answers),
         };
         for row in &found {
@@ -67,7 +67,7 @@ impl Call for View {
             let answer = usize::try_from(place - 1)
                 .ok()
                 .and_then(|place| answers.get_mut(place))
-                .ok_or_else(|| Failure::undecodable("an order's place", place))?;
+                .ok_or_else(|| PgFailure::undecodable("the index of an order", place))?;
             *answer = Ok(Some(OrderView {
                 order: rows::order(row)?,
                 at: epochs.cursor(FeedPosition(rows::column(row, ORDER_COLUMNS + 1)?)),

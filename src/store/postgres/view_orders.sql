@@ -1,5 +1,5 @@
--- Single orders (their ids, which may repeat) and the end of the feed, in one view of the database: a row for each that there
--- is, with its place in the list. Served by primary keys, id by id.
+-- Single orders by ids, which may repeat, and the end of the feed, in one view of the database: a row for each order that
+-- exists, with its place in the list. Served by primary keys, id by id.
 create function :view_orders(asked_ids bigint[]) returns table (
     order_id bigint, status smallint, version integer, attempts integer, generation integer, created_at timestamptz,
     processing_at timestamptz, finished_at timestamptz, due_at timestamptz, user_id bigint, total_amount bigint, item_ids text,

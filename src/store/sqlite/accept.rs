@@ -1,10 +1,10 @@
-//! Storing new orders, and recognising a request that was stored before.
+//! Stores new orders, and answers a repeated request by its idempotency key.
 
 use rusqlite::OptionalExtension;
 
 use super::group::{CallError, Group};
 use super::rows::OrderCount;
-use super::statements::Hot;
+use super::statements::HotStatement;
 use super::turns;
 use crate::money::Money;
 use crate::order::{ItemIds, NewOrder, OrderId, Reference};
@@ -12,8 +12,8 @@ use crate::store::accept::has_room;
 use crate::store::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, StoreError};
 use crate::time::Timestamp;
 
-/// Keys past their retention forgotten with every key stored: more than one, so that their number falls.
-const KEYS_FORGOTTEN_PER_KEY: usize = 2;
+/// Expired keys deleted with every key stored. More than one, so that a backlog of expired keys shrinks.
+const EXPIRED_KEYS_DELETED_PER_KEY: usize = 2;
 
 pub(super) fn accept(
     group: &mut Group<'_>,
@@ -22,9 +22,9 @@ pub(super) fn accept(
     pending_max: Option<u64>,
 ) -> Result<Accepted, CallError> {
     if let Some(key) = key
-        && let Some(first) = answered_before(group, key)?
+        && let Some(first_answer) = stored_answer(group, key)?
     {
-        return Ok(first);
+        return Ok(first_answer);
     }
     if !has_room(group.totals.counters.pending, orders.len(), pending_max) {
         return Err(CallError::Refused(StoreError::QueueFull));
@@ -34,7 +34,7 @@ pub(super) fn accept(
         .map(|order| insert(group, order))
         .collect::<Result<Vec<_>, _>>()?;
     if let (Some(key), Some(first)) = (key, order_ids.first()) {
-        remember(group, key, *first, order_ids.len())?;
+        store_key(group, key, *first, order_ids.len())?;
     }
     group.effects.accepted += order_ids.len() as u64;
     Ok(Accepted {
@@ -44,7 +44,7 @@ pub(super) fn accept(
     })
 }
 
-/// Stores one order under a key, for a transaction that is rolled back.
+/// Stores one order with a key, in a transaction that the caller rolls back.
 pub(super) fn probe(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
     let order = NewOrder {
         user_id: 1,
@@ -59,13 +59,13 @@ pub(super) fn probe(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
         fingerprint: [0; 32],
     };
     let order_id = insert(group, &order)?;
-    remember(group, &key, order_id, 1)
+    store_key(group, &key, order_id, 1)
 }
 
 fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::Error> {
     let order_id = group.next_order_id();
-    let turn = turns::of_new(group, order.user_id)?;
-    group.statements.get(Hot::InsertOrder)?.execute((
+    let turn = turns::for_new_order(group, order.user_id)?;
+    group.statements.get(HotStatement::InsertOrder)?.execute((
         order_id,
         group.now,
         order.user_id,
@@ -79,7 +79,7 @@ fn insert(group: &mut Group<'_>, order: &NewOrder) -> Result<OrderId, rusqlite::
     Ok(order_id)
 }
 
-fn answered_before(group: &Group<'_>, key: &IdempotencyKey) -> Result<Option<Accepted>, CallError> {
+fn stored_answer(group: &Group<'_>, key: &IdempotencyKey) -> Result<Option<Accepted>, CallError> {
     let stored = group
         .connection
         .prepare_cached(
@@ -105,7 +105,7 @@ fn answered_before(group: &Group<'_>, key: &IdempotencyKey) -> Result<Option<Acc
     }
 }
 
-fn remember(
+fn store_key(
     group: &Group<'_>,
     key: &IdempotencyKey,
     first: OrderId,
@@ -118,8 +118,8 @@ fn remember(
                  select scope, key from idempotency_keys indexed by idempotency_keys_age
                  where created_at <= ?1 order by created_at limit ?2)",
         )?
-        .execute((oldest_kept(group), KEYS_FORGOTTEN_PER_KEY))?;
-    // A key past its retention may still be there and gives way.
+        .execute((oldest_kept(group), EXPIRED_KEYS_DELETED_PER_KEY))?;
+    // Replaces an expired key of the same name that is not deleted yet.
     group
         .connection
         .prepare_cached(

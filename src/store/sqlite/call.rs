@@ -1,43 +1,44 @@
-//! Calls that wait for the writer: what each does, what of them goes together, and how each is answered after the commit.
+//! Calls that wait for the writer: their work, which of them one statement can carry out together, and their answers after
+//! the commit.
 
 use tokio::sync::oneshot;
 
-use super::failure::Failure;
+use super::failure::SqliteFailure;
 use super::group::{CallError, Group};
 use super::settle;
 use crate::lease::{LeaseKey, Outcome};
 use crate::store::{Settled, StoreError};
 
-/// A call that waits for its turn and keeps its result until the commit. May be carried out more than once:
-/// when its group failed, it is tried again on its own.
+/// A call that waits for the writer and keeps its result until the commit. It may be carried out more than once: if its group
+/// fails, it is tried again in a smaller one.
 pub(super) trait Call: Send {
-    fn kind(&self) -> Kind;
+    fn kind(&self) -> CallKind;
     fn carry_out(&mut self, group: &mut Group<'_>) -> Result<(), rusqlite::Error>;
-    /// Of a call of the kind [`Kind::Complete`] that was carried out together with others.
-    fn settled(&mut self, settled: Settled);
-    fn answer(self: Box<Self>, failure: Option<&Failure>);
+    /// Sets the result of a [`CallKind::Complete`] call that was carried out together with others.
+    fn set_settled(&mut self, settled: Settled);
+    fn answer(self: Box<Self>, failure: Option<&SqliteFailure>);
 }
 
-/// What calls that follow each other can be carried out together.
+/// The kind of a call. Neighbouring calls of a kind can share statements.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum CallKind {
     /// Only stores new orders.
     Accept,
-    /// Completes this attempt, which gave no result.
+    /// Completes this attempt without a result document.
     Complete(LeaseKey),
     Other,
 }
 
-impl Kind {
-    fn completes(self) -> Option<LeaseKey> {
+impl CallKind {
+    fn completed_lease(self) -> Option<LeaseKey> {
         match self {
-            Kind::Complete(key) => Some(key),
-            Kind::Accept | Kind::Other => None,
+            CallKind::Complete(key) => Some(key),
+            CallKind::Accept | CallKind::Other => None,
         }
     }
 }
 
-/// What is attempted with a result.
+/// Description of a settling call, for errors.
 pub(super) const SETTLE: &str = "settle an attempt";
 
 struct Completion {
@@ -47,8 +48,8 @@ struct Completion {
 }
 
 impl Call for Completion {
-    fn kind(&self) -> Kind {
-        Kind::Complete(self.key)
+    fn kind(&self) -> CallKind {
+        CallKind::Complete(self.key)
     }
 
     fn carry_out(&mut self, group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
@@ -56,17 +57,19 @@ impl Call for Completion {
         Ok(())
     }
 
-    fn settled(&mut self, settled: Settled) {
+    fn set_settled(&mut self, settled: Settled) {
         self.settled = Some(settled);
     }
 
-    fn answer(self: Box<Self>, failure: Option<&Failure>) {
-        // A caller that is gone wants no answer.
-        let _ = self.answer.send(result(SETTLE, failure, self.settled.map(Ok)));
+    fn answer(self: Box<Self>, failure: Option<&SqliteFailure>) {
+        // Fails only if the caller is gone.
+        let _ = self
+            .answer
+            .send(final_answer(SETTLE, failure, self.settled.map(Ok)));
     }
 }
 
-/// A call that completes an attempt without a result.
+/// Creates a call that completes an attempt without a result document.
 pub(super) fn completion(key: LeaseKey) -> (Box<dyn Call>, oneshot::Receiver<Result<Settled, StoreError>>) {
     let (answer, receiver) = oneshot::channel();
     let call = Completion {
@@ -79,15 +82,16 @@ pub(super) fn completion(key: LeaseKey) -> (Box<dyn Call>, oneshot::Receiver<Res
 
 struct PendingCall<T, W> {
     attempted: &'static str,
-    kind: Kind,
+    kind: CallKind,
     work: W,
     result: Option<Result<T, StoreError>>,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
 
-pub(super) fn pending<T: Send + 'static>(
+/// Creates a call that runs `work`; `attempted` describes it in errors.
+pub(super) fn pending_call<T: Send + 'static>(
     attempted: &'static str,
-    kind: Kind,
+    kind: CallKind,
     work: impl FnMut(&mut Group<'_>) -> Result<T, CallError> + Send + 'static,
 ) -> (Box<dyn Call>, oneshot::Receiver<Result<T, StoreError>>) {
     let (answer, receiver) = oneshot::channel();
@@ -106,7 +110,7 @@ where
     T: Send,
     W: FnMut(&mut Group<'_>) -> Result<T, CallError> + Send,
 {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> CallKind {
         self.kind
     }
 
@@ -119,48 +123,50 @@ where
         Ok(())
     }
 
-    fn settled(&mut self, _: Settled) {
-        unreachable!("only completions are carried out together");
+    fn set_settled(&mut self, _: Settled) {
+        unreachable!("only completions are carried out together with others");
     }
 
-    fn answer(self: Box<Self>, failure: Option<&Failure>) {
-        // A caller that is gone wants no answer.
-        let _ = self.answer.send(result(self.attempted, failure, self.result));
+    fn answer(self: Box<Self>, failure: Option<&SqliteFailure>) {
+        // Fails only if the caller is gone.
+        let _ = self
+            .answer
+            .send(final_answer(self.attempted, failure, self.result));
     }
 }
 
-/// What a call is answered once its group has ended.
-fn result<T>(
+/// The answer to a call once its group has been committed or has failed.
+fn final_answer<T>(
     attempted: &'static str,
-    failure: Option<&Failure>,
+    failure: Option<&SqliteFailure>,
     result: Option<Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     match (failure, result) {
         (None, Some(result)) => result,
-        // A refusal too: it may rest on what another call of the group wrote.
+        // Overrides a refusal of this call, which may depend on what another call of the group wrote.
         (Some(failure), _) => Err(failure.to_error(attempted)),
         (None, None) => unreachable!("a group commits only when each of its calls was carried out"),
     }
 }
 
-/// Carries out the first of the calls, or as many as go together; answers how many.
+/// Carries out the first call, or as many of the first calls as can be carried out together. Returns their number.
 pub(super) fn carry_out_next(
     calls: &mut [Box<dyn Call>],
     group: &mut Group<'_>,
 ) -> (usize, Result<(), rusqlite::Error>) {
-    if !matches!(calls[0].kind(), Kind::Accept)
-        && let Err(error) = group.write_accepted()
+    if !matches!(calls[0].kind(), CallKind::Accept)
+        && let Err(error) = group.write_accepted_events()
     {
         return (1, Err(error));
     }
     let kinds = calls.iter().map(|call| call.kind());
-    let keys: Vec<LeaseKey> = kinds.map_while(Kind::completes).collect();
+    let keys: Vec<LeaseKey> = kinds.map_while(CallKind::completed_lease).collect();
     if keys.is_empty() {
         return (1, calls[0].carry_out(group));
     }
     let carried_out = settle::complete(group, &keys).map(|settled| {
         for (call, settled) in calls.iter_mut().zip(settled) {
-            call.settled(settled);
+            call.set_settled(settled);
         }
     });
     (keys.len(), carried_out)

@@ -1,6 +1,6 @@
-//! Cancelling an order.
+//! Cancels an order.
 
-use super::group::{CallError, Change, Group};
+use super::group::{CallError, Group, StatusChange};
 use super::{query, rows, turns};
 use crate::event::EventKind;
 use crate::order::OrderId;
@@ -19,7 +19,11 @@ pub(super) fn cancel(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted, 
         .connection
         .prepare_cached(concat!(include_str!("cancel.sql"), order_columns!()))?
         .query_row((order_id, group.now), rows::order)?;
-    group.record(Change::of_order(EventKind::Cancelled, order.status, &cancelled))?;
+    group.record(StatusChange::of_order(
+        EventKind::Cancelled,
+        order.status,
+        &cancelled,
+    ))?;
     turns::pass(group, cancelled.request.user_id)?;
     Ok(Acted::Done(cancelled))
 }

@@ -1,4 +1,4 @@
--- Cancels order ?1 at ?2. A running attempt loses its lease, so its result changes nothing. Served by the primary key.
+-- Cancels order ?1 at time ?2. A running attempt loses its lease, so its result is refused. Served by the primary key.
 update orders set
     status = 4,
     version = version + 1,

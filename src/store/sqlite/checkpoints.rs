@@ -1,6 +1,7 @@
-//! Copies the log into the database before it grows too long. A thread with a connection of its own copies nearly all of it
-//! while the writer goes on; the writer copies what came meanwhile and has the database synced, so that it may begin the log
-//! anew. The automatic checkpoint is off: it ignores its own errors, a failed sync of the database among them.
+//! Checkpoints: copy the write-ahead log (WAL) into the database before it grows too long. A thread with its own connection
+//! copies almost all of it while the writer keeps committing. The writer then copies the rest and syncs the database, after
+//! which SQLite can restart the WAL from its beginning. SQLite's automatic checkpoint is off because it ignores its own errors,
+//! including a failed sync of the database.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,87 +11,88 @@ use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 
-use super::connection::open_copier;
-use super::failure::{BreakDownOnPanic, Failure, State};
+use super::connection::open_checkpointer;
+use super::failure::{BreakDownOnPanic, SqliteFailure, SqliteHealth};
 use crate::metrics::Metrics;
 
-/// In pages of 4 KiB, as the log counts them.
+/// Thresholds in WAL pages of 4 KiB.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
-    /// The log is copied when it has so many. A page that many orders change is copied once for all of them, so the later
-    /// the cheaper; the first start after a crash reads as much once.
-    due: usize,
-    /// So many the writer copies itself while everybody waits.
-    rest: usize,
-    /// So many more may come while a copy is under way; then the writer waits for its end.
-    meanwhile: usize,
-    /// So many come before the writer tries once more to begin the log anew, when somebody read in it.
-    again: usize,
+pub(super) struct CheckpointLimits {
+    /// WAL length at which a checkpoint starts. A longer WAL is cheaper to copy, because a page that was changed many times
+    /// is copied once. The price is the first start after a crash, which reads the whole WAL.
+    start_pages: usize,
+    /// Pages that the writer may copy itself, which delays all commits.
+    inline_pages_max: usize,
+    /// Pages that may be added while the thread copies. Beyond that the writer waits for the thread.
+    backlog_pages_max: usize,
+    /// Pages added before the writer tries again to restart a WAL that a reader was using.
+    retry_pages: usize,
 }
 
-pub(super) const LIMITS: Limits = Limits {
-    due: 8_192,
-    rest: 1_024,
-    meanwhile: 8_192,
-    again: 64,
+pub(super) const LIMITS: CheckpointLimits = CheckpointLimits {
+    start_pages: 8_192,
+    inline_pages_max: 1_024,
+    backlog_pages_max: 8_192,
+    retry_pages: 64,
 };
-/// Copies beside the writer, one after another, each of them much shorter than the one before; then the writer copies what
-/// is left, however much.
+/// Passes of the thread per checkpoint. Each is much shorter than the one before. The writer then copies the rest, however
+/// long.
 const PASSES_MAX: u32 = 3;
 
-/// The writer's side.
+/// The writer's side of checkpoints: decides when to copy, and who copies.
 pub(super) struct Checkpoints {
-    limits: Limits,
-    /// Pages in the log after the last commit; written by SQLite's hook.
-    log: Arc<AtomicUsize>,
-    /// As many were in the log when it was looked at last.
-    seen: usize,
-    /// As many of them are in the database, as far as is known.
-    copied: usize,
-    /// The log is copied when it has so many.
-    due_at: usize,
-    /// Passes since then; the last one is under way unless this is 0.
+    limits: CheckpointLimits,
+    /// WAL length after the last commit. Written by SQLite's WAL hook.
+    wal_pages: Arc<AtomicUsize>,
+    /// WAL length at the last call of [`Checkpoints::run_if_due`].
+    seen_pages: usize,
+    /// Pages of the WAL known to be copied into the database.
+    copied_pages: usize,
+    /// WAL length at which the next checkpoint starts.
+    due_at_pages: usize,
+    /// Passes of the current checkpoint, the last of which still runs. 0 between checkpoints.
     passes: u32,
-    copier: Copier,
+    thread: CheckpointThread,
 }
 
-/// The thread that copies. Its errors are noted by itself.
-struct Copier {
-    /// A pass is asked for. Dropped to end it.
-    asked: SyncSender<()>,
-    /// How many pages of the log were copied after each pass; nothing of one that failed.
-    made: Receiver<Option<usize>>,
-    thread: JoinHandle<()>,
+/// The thread that copies. It reports its own errors.
+struct CheckpointThread {
+    /// Each message requests a pass. Dropping the sender ends the thread.
+    requests: SyncSender<()>,
+    /// Pages copied so far, after each pass. `None` if the pass failed.
+    results: Receiver<Option<usize>>,
+    handle: JoinHandle<()>,
 }
 
-/// Where errors are noted. Those of a checkpoint count like those of a commit: a failed sync is not tried again.
+/// Records failures in the store's health and metrics. A failed checkpoint counts like a failed commit: a failed sync is never
+/// retried.
 #[derive(Clone)]
-pub(super) struct Notes {
-    pub state: Arc<State>,
+pub(super) struct Reporter {
+    pub health: Arc<SqliteHealth>,
     pub metrics: Metrics,
 }
 
-impl Notes {
-    pub fn failed(&self, failure: &Failure) {
+impl Reporter {
+    pub fn failed(&self, failure: &SqliteFailure) {
         self.metrics.store_errors.inc();
-        self.state.failed(failure);
+        self.health.failed(failure);
     }
 
-    /// Copies what can be copied now: not what a reader in the way may still need as it was. Answers how many pages of the
-    /// log are copied; nothing if that is not known.
-    fn copy(&self, connection: &Connection) -> Option<usize> {
-        self.run(connection, "pragma wal_checkpoint(passive)")
+    /// Copies the pages that no open reader still needs in their old form. Returns how many pages of the WAL are copied by now;
+    /// `None` if that is unknown.
+    fn checkpoint(&self, connection: &Connection) -> Option<usize> {
+        self.run_checkpoint(connection, "pragma wal_checkpoint(passive)")
     }
 
-    fn run(&self, connection: &Connection, statement: &str) -> Option<usize> {
-        if self.state.broken_reason().is_some() {
+    fn run_checkpoint(&self, connection: &Connection, statement: &str) -> Option<usize> {
+        if self.health.broken_reason().is_some() {
             return None;
         }
         match connection.query_row(statement, [], |row| row.get::<_, i64>(2)) {
-            // -1 while another process makes a checkpoint.
+            // -1 while another process runs a checkpoint.
             Ok(copied) => usize::try_from(copied).ok(),
             Err(error) => {
-                self.failed(&Failure::of(&error));
+                self.failed(&SqliteFailure::of(&error));
                 let thread = thread::current();
                 tracing::warn!(error = %error, thread = thread.name(), "a checkpoint failed");
                 None
@@ -100,126 +102,132 @@ impl Notes {
 }
 
 impl Checkpoints {
-    /// Of the log that `writer` writes.
+    /// Starts the thread for the database at `path`, whose WAL `writer` writes.
     pub fn start(
         path: &Path,
         writer: &mut Connection,
-        notes: Notes,
-        limits: Limits,
+        reporter: Reporter,
+        limits: CheckpointLimits,
     ) -> anyhow::Result<Checkpoints> {
-        let log = Arc::new(AtomicUsize::new(0));
-        let counted = log.clone();
+        let wal_pages = Arc::new(AtomicUsize::new(0));
+        let counted = wal_pages.clone();
         writer.wal_hook(Some(move |_: &mut _, pages| {
             counted.store(usize::try_from(pages).unwrap_or(0), Ordering::Relaxed);
             Ok(())
         }))?;
         Ok(Checkpoints {
             limits,
-            log,
-            seen: 0,
-            copied: 0,
-            due_at: limits.due,
+            wal_pages,
+            seen_pages: 0,
+            copied_pages: 0,
+            due_at_pages: limits.start_pages,
             passes: 0,
-            copier: Copier::start(open_copier(path)?, notes)?,
+            thread: CheckpointThread::start(open_checkpointer(path)?, reporter)?,
         })
     }
 
-    /// Pages in the log.
+    /// WAL length in pages.
     fn pages(&self) -> usize {
-        self.log.load(Ordering::Relaxed)
+        self.wal_pages.load(Ordering::Relaxed)
     }
 
-    /// Pages in the log that are not in the database, as far as is known.
-    pub fn left(&self) -> usize {
+    /// Pages of the WAL not known to be copied into the database.
+    pub fn backlog_pages(&self) -> usize {
         let pages = self.pages();
-        // Begun anew since the last look, none of it is.
-        if pages < self.seen {
+        // The WAL was restarted since the last call, and none of the new one is copied.
+        if pages < self.seen_pages {
             pages
         } else {
-            pages - self.copied
+            pages - self.copied_pages
         }
     }
 
-    /// Called by the writer between two commits.
-    pub fn look(&mut self, writer: &Connection, notes: &Notes) {
+    /// Starts, continues or finishes a checkpoint if it is time. The writer calls this between commits.
+    pub fn run_if_due(&mut self, writer: &Connection, reporter: &Reporter) {
         let pages = self.pages();
-        if pages < self.seen {
-            // Begun anew. A pass that had copied all of the old one is at its end, and says nothing of this one.
+        if pages < self.seen_pages {
+            // The WAL was restarted. A pass that copied all of the old WAL has finished, and its result does not apply to the new
+            // one.
             if self.passes > 0 {
-                self.copier.made.recv().unwrap_or(None);
+                self.thread.results.recv().unwrap_or(None);
                 self.passes = 0;
             }
-            self.copied = 0;
-            self.due_at = self.limits.due;
+            self.copied_pages = 0;
+            self.due_at_pages = self.limits.start_pages;
         }
-        self.seen = pages;
+        self.seen_pages = pages;
         if self.passes > 0 {
-            let copied = match self.copier.made.try_recv() {
-                Err(TryRecvError::Empty) if pages < self.due_at + self.limits.meanwhile => return,
-                Err(TryRecvError::Empty) => self.copier.made.recv().unwrap_or(None),
-                // A thread that panicked has said so.
+            let copied = match self.thread.results.try_recv() {
+                Err(TryRecvError::Empty) if pages < self.due_at_pages + self.limits.backlog_pages_max => {
+                    return;
+                }
+                Err(TryRecvError::Empty) => self.thread.results.recv().unwrap_or(None),
+                // A thread that panicked has reported it.
                 ended => ended.unwrap_or(None),
             };
-            let copied = copied.unwrap_or(self.copied).min(pages);
-            let came_on = copied > self.copied;
-            self.copied = copied;
-            if self.is_much_left() && !came_on {
-                // Somebody reads in it who began long ago.
+            let copied = copied.unwrap_or(self.copied_pages).min(pages);
+            let progressed = copied > self.copied_pages;
+            self.copied_pages = copied;
+            if self.exceeds_inline_limit() && !progressed {
+                // A long-running reader blocks the checkpoint.
                 self.passes = 0;
-                self.due_at = pages + self.limits.rest;
+                self.due_at_pages = pages + self.limits.inline_pages_max;
                 return;
             }
-        } else if pages < self.due_at {
+        } else if pages < self.due_at_pages {
             return;
         }
-        if self.is_much_left() && self.passes < PASSES_MAX {
-            self.next_pass();
+        if self.exceeds_inline_limit() && self.passes < PASSES_MAX {
+            self.start_pass();
             return;
         }
-        // The next transaction begins the log anew if all of it is copied and nobody reads in it; if somebody does, the
-        // next try is soon.
-        if let Some(copied) = notes.copy(writer) {
-            self.copied = copied.min(pages);
+        // If all of the WAL is copied and no reader uses it, the next transaction restarts it. If one does, try again soon.
+        if let Some(copied) = reporter.checkpoint(writer) {
+            self.copied_pages = copied.min(pages);
         }
         self.passes = 0;
-        self.due_at = pages + self.limits.again;
+        self.due_at_pages = pages + self.limits.retry_pages;
     }
 
-    fn is_much_left(&self) -> bool {
-        self.left() > self.limits.rest
+    fn exceeds_inline_limit(&self) -> bool {
+        self.backlog_pages() > self.limits.inline_pages_max
     }
 
-    fn next_pass(&mut self) {
-        // The thread waits for it, unless it panicked, which it has said.
-        if self.copier.asked.send(()).is_ok() {
+    fn start_pass(&mut self) {
+        // Sending fails only if the thread panicked, which it has reported.
+        if self.thread.requests.send(()).is_ok() {
             self.passes += 1;
         }
     }
 
-    /// Copies all of it and empties the log.
-    pub fn finish(self, writer: &Connection, notes: &Notes) {
-        drop(self.copier.asked);
-        if self.copier.thread.join().is_err() {
-            tracing::warn!("the thread that copies the log panicked");
+    /// Ends the thread, copies the rest of the WAL and empties it.
+    pub fn finish(self, writer: &Connection, reporter: &Reporter) {
+        drop(self.thread.requests);
+        if self.thread.handle.join().is_err() {
+            tracing::warn!("the checkpoint thread panicked");
         }
-        notes.run(writer, "pragma wal_checkpoint(truncate)");
+        reporter.run_checkpoint(writer, "pragma wal_checkpoint(truncate)");
     }
 }
 
-impl Copier {
-    fn start(connection: Connection, notes: Notes) -> anyhow::Result<Copier> {
-        let (asked, passes) = sync_channel(1);
-        let (tell, made) = sync_channel(1);
-        let thread = thread::Builder::new()
+impl CheckpointThread {
+    fn start(connection: Connection, reporter: Reporter) -> anyhow::Result<CheckpointThread> {
+        let (requests, passes) = sync_channel(1);
+        let (answer, results) = sync_channel(1);
+        let handle = thread::Builder::new()
             .name("sqlite-checkpoints".to_owned())
             .spawn(move || {
-                let _guard = BreakDownOnPanic(&notes.state);
+                let _guard = BreakDownOnPanic(&reporter.health);
                 while let Ok(()) = passes.recv() {
-                    // Whoever asked may be closing.
-                    let _ = tell.send(notes.copy(&connection));
+                    // The writer may have stopped waiting because it is closing.
+                    let _ = answer.send(reporter.checkpoint(&connection));
                 }
             })?;
-        Ok(Copier { asked, made, thread })
+        Ok(CheckpointThread {
+            requests,
+            results,
+            handle,
+        })
     }
 }
 
@@ -228,51 +236,51 @@ mod tests {
     use super::*;
     use crate::store::sqlite::connection::{open_reader, open_writer};
 
-    const SMALL: Limits = Limits {
-        due: 64,
-        rest: 8,
-        meanwhile: 64,
-        again: 8,
+    const SMALL: CheckpointLimits = CheckpointLimits {
+        start_pages: 64,
+        inline_pages_max: 8,
+        backlog_pages_max: 64,
+        retry_pages: 8,
     };
-    /// Many times what a test needs.
+    /// Far more commits than a test needs.
     const COMMITS_MAX: usize = 100_000;
 
-    struct Log {
+    struct WalFixture {
         writer: Connection,
         checkpoints: Checkpoints,
-        notes: Notes,
+        reporter: Reporter,
         folder: tempfile::TempDir,
     }
 
-    impl Log {
-        fn new() -> Log {
+    impl WalFixture {
+        fn new() -> WalFixture {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("orders.db");
             let mut writer = open_writer(&path).unwrap();
             writer.execute_batch("create table rows (bytes blob)").unwrap();
-            let notes = Notes {
-                state: Arc::new(State::new()),
+            let reporter = Reporter {
+                health: Arc::new(SqliteHealth::new()),
                 metrics: Metrics::default(),
             };
-            let checkpoints = Checkpoints::start(&path, &mut writer, notes.clone(), SMALL).unwrap();
-            Log {
+            let checkpoints = Checkpoints::start(&path, &mut writer, reporter.clone(), SMALL).unwrap();
+            WalFixture {
                 writer,
                 checkpoints,
-                notes,
+                reporter,
                 folder,
             }
         }
 
-        /// Stores a few pages; answers how long the log is before it was looked at.
+        /// Writes a few pages. Returns the WAL length before the checkpoint ran.
         fn commit(&mut self) -> usize {
             let insert = "insert into rows values (zeroblob(10000))";
             self.writer.execute(insert, []).unwrap();
             let pages = self.checkpoints.pages();
-            self.checkpoints.look(&self.writer, &self.notes);
+            self.checkpoints.run_if_due(&self.writer, &self.reporter);
             pages
         }
 
-        /// Commits until the log is begun anew; answers its greatest length.
+        /// Commits until the WAL restarts. Returns its greatest length.
         fn fill(&mut self) -> usize {
             let mut longest = 0;
             for _ in 0..COMMITS_MAX {
@@ -282,77 +290,78 @@ mod tests {
                 }
                 longest = pages;
             }
-            panic!("the log is never begun anew");
+            panic!("the WAL never restarts");
         }
     }
 
     #[test]
-    fn a_log_that_is_copied_beside_the_writer_stays_short() {
-        /// Of one commit here, with some to spare.
-        const PAGES_OF_A_COMMIT: usize = 8;
-        let mut log = Log::new();
+    fn concurrent_checkpoints_keep_the_wal_short() {
+        /// Upper bound for one commit of this test.
+        const PAGES_PER_COMMIT_MAX: usize = 8;
+        let mut wal = WalFixture::new();
         for _ in 0..20 {
-            let longest = log.fill();
-            assert!(longest >= SMALL.due, "copied early, at {longest} pages");
-            let most = SMALL.due + SMALL.meanwhile + PASSES_MAX as usize * PAGES_OF_A_COMMIT;
+            let longest = wal.fill();
+            assert!(longest >= SMALL.start_pages, "copied early, at {longest} pages");
+            let most =
+                SMALL.start_pages + SMALL.backlog_pages_max + PASSES_MAX as usize * PAGES_PER_COMMIT_MAX;
             assert!(longest <= most, "{longest} pages");
         }
-        assert!(log.notes.state.broken_reason().is_none());
+        assert!(wal.reporter.health.broken_reason().is_none());
     }
 
     #[test]
-    fn a_pass_over_the_old_log_says_nothing_of_the_new_one() {
-        let mut log = Log::new();
-        while log.checkpoints.passes == 0 {
-            log.commit();
+    fn a_pass_over_the_old_wal_does_not_count_for_the_new_one() {
+        let mut wal = WalFixture::new();
+        while wal.checkpoints.passes == 0 {
+            wal.commit();
         }
-        let other = open_reader(&log.folder.path().join("orders.db")).unwrap();
+        let other = open_reader(&wal.folder.path().join("orders.db")).unwrap();
         let is_copied = || {
             let statement = "pragma wal_checkpoint(passive)";
             let counts = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-            // -1 while the pass is under way.
+            // -1 while the pass runs.
             let (pages, copied) = other.query_row(statement, [], counts).unwrap();
             copied > 0 && copied == pages
         };
         while !is_copied() {
             thread::yield_now();
         }
-        let pages = log.commit();
-        assert!(pages < SMALL.due, "not begun anew: {pages} pages");
-        assert_eq!((log.checkpoints.passes, log.checkpoints.copied), (0, 0));
-        assert!(log.fill() >= SMALL.due, "copied early");
+        let pages = wal.commit();
+        assert!(pages < SMALL.start_pages, "not restarted: {pages} pages");
+        assert_eq!((wal.checkpoints.passes, wal.checkpoints.copied_pages), (0, 0));
+        assert!(wal.fill() >= SMALL.start_pages, "copied early");
     }
 
     #[test]
-    fn a_reader_in_the_way_holds_it_up_until_it_is_done() {
-        let mut log = Log::new();
-        let reader = open_reader(&log.folder.path().join("orders.db")).unwrap();
+    fn a_reader_delays_the_restart_of_the_wal_until_it_ends() {
+        let mut wal = WalFixture::new();
+        let reader = open_reader(&wal.folder.path().join("orders.db")).unwrap();
         reader.execute_batch("begin; select count(*) from rows").unwrap();
         let mut longest = 0;
-        while longest < 4 * (SMALL.due + SMALL.meanwhile) {
-            let pages = log.commit();
-            assert!(pages >= longest, "begun anew under a reader");
+        while longest < 4 * (SMALL.start_pages + SMALL.backlog_pages_max) {
+            let pages = wal.commit();
+            assert!(pages >= longest, "restarted under a reader");
             longest = pages;
         }
         reader.execute_batch("commit").unwrap();
-        log.fill();
-        assert!(log.fill() < longest);
+        wal.fill();
+        assert!(wal.fill() < longest);
     }
 
     #[test]
-    fn everything_is_in_the_database_in_the_end() {
-        let mut log = Log::new();
+    fn finish_moves_everything_into_the_database() {
+        let mut wal = WalFixture::new();
         let commits = 200;
         for _ in 0..commits {
-            log.commit();
+            wal.commit();
         }
-        let Log {
+        let WalFixture {
             writer,
             checkpoints,
-            notes,
+            reporter,
             folder,
-        } = log;
-        checkpoints.finish(&writer, &notes);
+        } = wal;
+        checkpoints.finish(&writer, &reporter);
         let path = folder.path().join("orders.db");
         assert_eq!(std::fs::metadata(path.with_extension("db-wal")).unwrap().len(), 0);
         let stored: i64 = open_reader(&path)

@@ -1,4 +1,4 @@
-//! Handing out due orders, those that `choose` finds: around orders whose start the database refuses.
+//! Starts the orders that `choose` finds, without those whose start the database refuses.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rusqlite::Row;
 
-use super::choose::{self, Care, Chosen, Line, array};
-use super::failure::State;
-use super::group::{CallError, Change, Group, Run, require_changed};
-use super::statements::Hot;
+use super::choose::{self, Chosen, Line, StartOptions, json_array};
+use super::failure::SqliteHealth;
+use super::group::{CallError, Group, IdRun, StatusChange, require_changed};
+use super::statements::HotStatement;
 use super::writer::Writer;
 use super::{epochs, rows, turns};
 use crate::event::EventKind;
@@ -22,12 +22,12 @@ use crate::store::{
 };
 use crate::time::Timestamp;
 
-/// The choice of the orders that a claim may start.
+/// The source of the orders that start: the store or the caller.
 #[derive(Clone)]
 pub(super) enum Choice {
-    /// The store's, with the line that gets the odd place of a claim while both have work.
+    /// The next orders of both lines. The flag says which line gets the odd place while both have work.
     Next(Arc<AtomicBool>),
-    /// The caller's, each order once.
+    /// These orders, each listed once.
     Given(Arc<[OrderId]>),
 }
 
@@ -40,16 +40,16 @@ impl Choice {
     }
 }
 
-/// Claims, or starts given orders.
-pub(super) async fn claim_of(
+/// Carries out `Store::claim` or `Store::start`.
+pub(super) async fn run_claim(
     choice: &Choice,
     request: ClaimRequest,
     writer: &Writer,
-    state: &State,
+    health: &SqliteHealth,
     refusals: &Refusals,
 ) -> Result<Claimed, StoreError> {
-    // Attempts that started might have no end.
-    if let Some(reason) = state.refuses_to_store() {
+    // The results of attempts that start now could not be stored.
+    if let Some(reason) = health.refuses_to_store() {
         return Err(StoreError::Unavailable {
             attempted: choice.attempted(),
             source: anyhow::Error::msg(reason),
@@ -58,27 +58,27 @@ pub(super) async fn claim_of(
     claim_around_refused(writer, refusals, request, choice).await
 }
 
-/// Claims around the orders known to be refused. Where the database refuses the claim for what may be one order's fault, starts
-/// them one by one and claims around those that are refused.
+/// Claims without the orders whose start is known to be refused. If the database refuses the claim, one order may be the cause:
+/// then claims again and starts the orders one by one, so that only the refused ones are left out.
 async fn claim_around_refused(
     writer: &Writer,
     refusals: &Refusals,
     request: ClaimRequest,
     choice: &Choice,
 ) -> Result<Claimed, StoreError> {
-    let stepped_around = refusals.to_step_around();
+    let excluded = refusals.excluded_from_claims();
     let given = match choice {
         Choice::Next(_) => None,
         Choice::Given(ids) => Some(ids.as_ref()),
     };
     let claim = async |one_by_one| {
         let chosen_by = choice.clone();
-        let care = Care {
-            stepped_around: stepped_around.clone(),
+        let options = StartOptions {
+            excluded: excluded.clone(),
             one_by_one,
         };
         let claim = writer.call(choice.attempted(), move |group| {
-            claim(group, &request, &chosen_by, &care)
+            claim(group, &request, &chosen_by, &options)
         });
         claim.await
     };
@@ -86,25 +86,25 @@ async fn claim_around_refused(
         Err(StoreError::Refused { .. }) => claim(true).await?,
         claimed => claimed?,
     };
-    // A claim that looked at no order says nothing of any.
+    // A claim that looked at no order proves nothing about any.
     if request.orders_max > 0 && !claimed.paused {
         let found = !refused.is_empty();
-        let all_remembered = refusals.claimed(&stepped_around, given, refused);
+        let all_remembered = refusals.record_starts(&excluded, given, refused);
         claimed.next_due_in = if found && all_remembered {
             Some(Duration::ZERO)
         } else {
-            refusals.sooner(claimed.next_due_in)
+            refusals.next_claim_in(claimed.next_due_in)
         };
     }
     Ok(claimed)
 }
 
-/// Returns also the orders that the database refused to start or to give their turn.
+/// Starts the chosen orders. Also returns the orders that the database refused to start or to give their turn.
 pub(super) fn claim(
     group: &mut Group<'_>,
     request: &ClaimRequest,
     choice: &Choice,
-    care: &Care,
+    options: &StartOptions,
 ) -> Result<(Claimed, Vec<RefusedOrder>), CallError> {
     if group.totals.paused {
         let paused = Claimed {
@@ -115,28 +115,28 @@ pub(super) fn claim(
         return Ok((paused, Vec::new()));
     }
     let places = request.orders_max.min(CLAIM_ORDERS_MAX);
-    let owed = if places > 0 && care.stepped_around.is_empty() {
+    let owed = if places > 0 && options.excluded.is_empty() {
         turns::pass_owed(group)?
     } else {
         Vec::new()
     };
     let chosen = match choice {
-        Choice::Next(second_line_first) => choose::next(group, request, places, second_line_first, care)?,
-        Choice::Given(ids) => choose::pick(group, ids, request, places, care)?,
+        Choice::Next(second_line_first) => choose::next(group, request, places, second_line_first, options)?,
+        Choice::Given(ids) => choose::pick(group, ids, request, places, options)?,
     };
-    let mut starts = Starts {
+    let mut starts = StartBatch {
         request,
         epochs: epochs::read(group.connection)?,
-        one_by_one: care.one_by_one,
+        one_by_one: options.one_by_one,
         leases: Vec::with_capacity(chosen.orders.len()),
         refused: Vec::new(),
     };
-    starts.all(group, chosen)?;
-    // Refused starts go first: where there is no room for all of them, those keep others waiting.
+    starts.start_chosen(group, chosen)?;
+    // Refused starts come first: if not all can be remembered, a forgotten one would delay other orders.
     let mut refused = starts.refused;
     refused.extend(owed);
     let not_due = refused.iter().map(|refused| refused.order_id);
-    let not_due: Vec<OrderId> = not_due.chain(care.stepped_around.iter().copied()).collect();
+    let not_due: Vec<OrderId> = not_due.chain(options.excluded.iter().copied()).collect();
     let claimed = Claimed {
         leases: starts.leases,
         next_due_in: next_due(group, request.suspect, &not_due)?.map(|due| due.since(group.now)),
@@ -146,8 +146,8 @@ pub(super) fn claim(
     Ok((claimed, refused))
 }
 
-/// The orders that a claim starts.
-struct Starts<'r> {
+/// The starts of one claim, and their results so far.
+struct StartBatch<'r> {
     request: &'r ClaimRequest,
     epochs: Epochs,
     one_by_one: bool,
@@ -155,8 +155,8 @@ struct Starts<'r> {
     refused: Vec<RefusedOrder>,
 }
 
-impl Starts<'_> {
-    fn all(&mut self, group: &mut Group<'_>, chosen: Chosen) -> Result<(), rusqlite::Error> {
+impl StartBatch<'_> {
+    fn start_chosen(&mut self, group: &mut Group<'_>, chosen: Chosen) -> Result<(), rusqlite::Error> {
         let Chosen {
             orders,
             mut passed_over,
@@ -164,14 +164,14 @@ impl Starts<'_> {
         for part in orders.chunk_by(|one, next| one.0 == next.0) {
             let ids: Vec<OrderId> = part.iter().map(|(_, id)| *id).collect();
             match part[0].0 {
-                Line::First => self.first_line(group, &ids, &mut passed_over)?,
-                Line::Second => self.one_after_another(group, &ids)?,
+                Line::First => self.start_first_line(group, &ids, &mut passed_over)?,
+                Line::Second => self.start_each(group, &ids)?,
             }
         }
         Ok(())
     }
 
-    fn first_line(
+    fn start_first_line(
         &mut self,
         group: &mut Group<'_>,
         ids: &[OrderId],
@@ -180,20 +180,20 @@ impl Starts<'_> {
         let position = group.totals.last_position;
         if self.one_by_one {
             let before = self.refused.len();
-            self.one_after_another(group, ids)?;
+            self.start_each(group, ids)?;
             passed_over.extend(self.refused[before..].iter().map(|refused| refused.order_id));
         } else {
-            for run in runs(ids) {
+            for run in consecutive_runs(ids) {
                 start_run(group, run, self.request, &self.epochs, &mut self.leases)?;
             }
         }
         record_passed_over(group, position, passed_over)
     }
 
-    fn one_after_another(&mut self, group: &mut Group<'_>, ids: &[OrderId]) -> Result<(), rusqlite::Error> {
+    fn start_each(&mut self, group: &mut Group<'_>, ids: &[OrderId]) -> Result<(), rusqlite::Error> {
         for id in ids {
             if self.one_by_one {
-                match group.part(|group| start(group, *id, self.request, &self.epochs))? {
+                match group.in_savepoint(|group| start(group, *id, self.request, &self.epochs))? {
                     Ok(lease) => self.leases.push(lease),
                     Err(refusal) => self.refused.push(refusal.of_order(*id)),
                 }
@@ -205,7 +205,7 @@ impl Starts<'_> {
     }
 }
 
-/// Records which earlier orders the starts of the first line behind this position passed over.
+/// Adds the passed-over orders to the `started` events after `position`, to each event those with a lower id.
 fn record_passed_over(
     group: &Group<'_>,
     position: i64,
@@ -221,58 +221,60 @@ fn record_passed_over(
                  select nullif(json_group_array(value), '[]') from json_each(?3) where value < order_id)
              where position > ?1 and position <= ?2",
         )?
-        .execute((position, group.totals.last_position, array(passed_over)))?;
+        .execute((position, group.totals.last_position, json_array(passed_over)))?;
     Ok(())
 }
 
-/// In the order given.
-fn runs(ids: &[OrderId]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
+/// Splits the ids into runs of consecutive ids, in the order given.
+fn consecutive_runs(ids: &[OrderId]) -> Vec<IdRun> {
+    let mut runs: Vec<IdRun> = Vec::new();
     for order_id in ids {
-        if !runs.last_mut().is_some_and(|run| run.takes(*order_id)) {
-            runs.push(Run::of(*order_id));
+        if !runs.last_mut().is_some_and(|run| run.try_extend(*order_id)) {
+            runs.push(IdRun::single(*order_id));
         }
     }
     runs
 }
 
-/// Orders of the first line, whose ids are mostly consecutive: one statement for all of them costs less than half of one for
-/// each.
+/// Starts a run of the first line, where ids are mostly consecutive. One statement for the run costs less than half of one
+/// statement per order.
 fn start_run(
     group: &mut Group<'_>,
-    run: Run,
+    run: IdRun,
     request: &ClaimRequest,
     epochs: &Epochs,
     leases: &mut Vec<Lease>,
 ) -> Result<(), rusqlite::Error> {
     let now = group.now;
-    let waiting = group.statements.get(Hot::ReadWaitingRun)?;
-    for lease in waiting.query_map((run.first, run.last), |row| granted(row, request, epochs, now))? {
+    let waiting = group.statements.get(HotStatement::ReadPendingRun)?;
+    for lease in waiting.query_map((run.first, run.last), |row| {
+        lease_from_row(row, request, epochs, now)
+    })? {
         leases.push(lease?);
     }
-    let started = group.statements.get(Hot::StartRun)?.execute((
+    let started = group.statements.get(HotStatement::StartRun)?.execute((
         run.first,
         run.last,
         request.node,
         now.plus(request.lease),
         now,
-        request.outside(),
+        request.is_external(),
         request.hands_out(),
-        epochs.fence_floor(),
+        epochs.fence_base(),
     ))?;
     require_changed(started, run.len())?;
     group.record_run(run, EventKind::Started, OrderStatus::Pending, request.node)
 }
 
-/// The lease on an order that waits.
-fn granted(
+/// The lease that a claim grants on the Pending order in `row`.
+fn lease_from_row(
     row: &Row<'_>,
     request: &ClaimRequest,
     epochs: &Epochs,
     now: Timestamp,
 ) -> Result<Lease, rusqlite::Error> {
     let waiting = rows::order(row)?;
-    let fence = row.get::<_, u64>(ORDER_COLUMNS)?.max(epochs.fence_floor()) + 1;
+    let fence = row.get::<_, u64>(ORDER_COLUMNS)?.max(epochs.fence_base()) + 1;
     let suspect = row.get::<_, u32>(ORDER_COLUMNS + 1)? >= SUSPECT_CRASHES;
     let order = Order {
         status: OrderStatus::Processing,
@@ -294,10 +296,10 @@ fn start(
     let now = group.now;
     let lease = group
         .statements
-        .get(Hot::ReadWaiting)?
-        .query_row([order_id], |row| granted(row, request, epochs, now))?;
-    // Two plain statements cost half of one `update … returning`; the transaction makes them one.
-    let started = group.statements.get(Hot::Start)?.execute((
+        .get(HotStatement::ReadPending)?
+        .query_row([order_id], |row| lease_from_row(row, request, epochs, now))?;
+    // These two statements cost half of one `update … returning`, and the transaction makes them atomic.
+    let started = group.statements.get(HotStatement::Start)?.execute((
         order_id,
         lease.order.version,
         lease.order.attempts,
@@ -305,11 +307,11 @@ fn start(
         request.node,
         now.plus(request.lease),
         now,
-        request.outside(),
+        request.is_external(),
         request.hands_out(),
     ))?;
     require_changed(started, 1)?;
-    group.record(Change {
+    group.record(StatusChange {
         order_id,
         version: lease.order.version,
         kind: EventKind::Started,
@@ -321,7 +323,7 @@ fn start(
     Ok(lease)
 }
 
-/// When the next order of the second line that this node may take is due; past when it was left for lack of places.
+/// Due time of the next order of the second line that this node may start. Past if the claim had no place for it.
 fn next_due(
     group: &Group<'_>,
     suspect: bool,
@@ -330,5 +332,5 @@ fn next_due(
     group
         .connection
         .prepare_cached(include_str!("next_due.sql"))?
-        .query_row((suspect, array(except)), |row| row.get(0))
+        .query_row((suspect, json_array(except)), |row| row.get(0))
 }

@@ -1,6 +1,5 @@
--- Completes the attempts at the orders with the ids from ?1 to ?2, each the one with the fence ?3: it is checked by the
--- statement that writes. The same as end_attempt.sql does for each, where the orders of a user do not wait for each other.
--- Served by the primary key.
+-- Completes the attempts of the orders with ids ?1 to ?2 whose leases have fence ?3; the statement that writes checks the fence.
+-- Does for each order what end_attempt.sql does when users have no turns. Served by the primary key.
 update or rollback orders set
     status = 2,
     version = version + 1,

@@ -1,4 +1,4 @@
-//! Opens connections to the database file and proves that they keep what they store.
+//! Opens connections to the database file and checks their durability settings.
 
 use std::fs;
 use std::io;
@@ -10,23 +10,23 @@ use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::files::{beside, folder_of, location, require_file, sync_folder, unavailable};
+use super::files::{folder_of, location, require_file, sync_folder, unavailable, wal_and_shm};
 use crate::store::opening::OpenError;
 
 /// The first version without the WAL-reset bug, which could corrupt a file (sqlite.org/wal.html#walresetbug).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
-/// How long a statement waits for another process that holds the write lock, such as a backup or a shell.
+/// The longest wait of a statement for a write lock of another process, such as a backup or a shell.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Distinct statements kept prepared per connection: more than there are.
+/// Prepared statements kept per connection: more than there are distinct ones.
 const STATEMENTS_MAX: usize = 64;
 /// Page cache of the writer and of each reader, in KiB.
 const WRITER_CACHE_KIB: u32 = 16 * 1024;
 const READER_CACHE_KIB: u32 = 2 * 1024;
-/// The WAL file is cut back to this when it is begun anew: longer than it mostly gets while it is copied, so that the file is
-/// not cut and extended again each time.
+/// Size to which SQLite truncates the WAL file when it restarts it. Longer than the WAL usually gets, so that the file is not
+/// truncated and extended each time.
 const WAL_FILE_BYTES_MAX: u32 = 80 * 1024 * 1024;
 
-/// The one connection that writes. Creates the file where there is none.
+/// Opens the only connection that writes. Creates the file if it does not exist.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     let connection = open(
         path,
@@ -43,7 +43,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     })
     .map_err(|error| unavailable(path, error.into()))?;
     check_durable(path, &connection)?;
-    // SQLite ignores a failed sync of the folder when it creates a file; a new file must survive a power cut.
+    // A new file must survive a power cut, and SQLite ignores a failed sync of the folder when it creates one.
     fs::canonicalize(path)
         .with_context(|| format!("resolve {}", path.display()))
         .and_then(|real| sync_folder(&folder_of(&real)))
@@ -51,19 +51,19 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
-/// A connection that only reads, beside a writer of this or another process.
+/// Opens a connection that only reads. A writer of this or another process may be active.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
-    // Not opened read-only: a reader of a WAL database writes its place into the shared index.
+    // Not opened read-only, because a reader of a WAL database writes its read mark into the shared index.
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     set_up(&connection, READER_CACHE_KIB)?;
     connection.pragma_update(None, "query_only", true)?;
-    // The last connection to close would checkpoint: the writer's business.
+    // Otherwise the last connection to close would run a checkpoint, which only the writer may do.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(connection)
 }
 
-/// A connection to a file that no process can change as long as it is open: no lock is taken and no log looked for.
-fn open_unchanging(real_path: &Path) -> Result<Connection, rusqlite::Error> {
+/// Opens a file that no process can change while it is open. SQLite then takes no lock and looks for no WAL.
+fn open_immutable(real_path: &Path) -> Result<Connection, rusqlite::Error> {
     let uri = format!("file:{}?immutable=1", escaped(real_path));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let connection = open(Path::new(&uri), flags)?;
@@ -71,7 +71,7 @@ fn open_unchanging(real_path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
-/// Escapes a path as a URI takes it (sqlite.org/uri.html).
+/// Escapes a path for a URI (sqlite.org/uri.html).
 fn escaped(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes().iter();
     let escaped = bytes.map(|&byte| match byte {
@@ -82,7 +82,7 @@ fn escaped(path: &Path) -> String {
     escaped.collect()
 }
 
-/// Opens a file to read it, also one that cannot be written.
+/// Opens an existing file for reading, even if it cannot be written.
 pub(super) fn open_existing(path: &Path) -> Result<Connection, OpenError> {
     require_file(path)?;
     let failed = |error: rusqlite::Error| unavailable(path, error.into());
@@ -91,39 +91,41 @@ pub(super) fn open_existing(path: &Path) -> Result<Connection, OpenError> {
         Ok(connection)
     });
     match opened {
-        Err(error) if is_for_want_of_a_log(&error) => open_without_log(path, &error),
+        Err(error) if may_lack_log(&error) => open_without_log(path, &error),
         opened => opened.map_err(failed),
     }
 }
 
-/// A reader makes the log and its index where they are missing, which it cannot where nothing can be written.
-fn is_for_want_of_a_log(error: &rusqlite::Error) -> bool {
+/// Reports whether the cause may be a missing WAL. A reader creates a missing WAL and its index, which fails in a folder that
+/// cannot be written.
+fn may_lack_log(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
     )
 }
 
-/// No log: everything is in the file, and no server has it open, since each keeps its log until it ends.
+/// Opens a file without a WAL. The file is then complete, and no server has it open, because a server keeps its WAL until it
+/// ends.
 fn open_without_log(path: &Path, error: &rusqlite::Error) -> Result<Connection, OpenError> {
     let real_path = fs::canonicalize(path)
         .with_context(|| format!("resolve {}", path.display()))
         .map_err(|source| unavailable(path, source))?;
-    let [wal, _] = beside(&real_path);
+    let [wal, _] = wal_and_shm(&real_path);
     let has_log = fs::metadata(&wal).is_ok_and(|metadata| metadata.len() > 0);
     if has_log {
         let problem = anyhow::anyhow!(
-            "{error}: orders may be in {} alone, whose index cannot be made in a folder that cannot be written: copy \
-             the files of the store to one that can",
+            "{error}: {} may hold orders that are nowhere else, and its index cannot be created in this read-only folder; \
+             copy the files of the store to a writable folder",
             wal.display()
         );
         return Err(unavailable(path, problem));
     }
-    open_unchanging(&real_path).map_err(|error| unavailable(path, error.into()))
+    open_immutable(&real_path).map_err(|error| unavailable(path, error.into()))
 }
 
-/// A connection that only copies the log into the database, which it may have to sync.
-pub(super) fn open_copier(path: &Path) -> Result<Connection, OpenError> {
+/// Opens a connection that only runs checkpoints. It has durable settings, because a checkpoint syncs the database.
+pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, OpenError> {
     let connection = open_reader(path)
         .and_then(|connection| {
             connection.pragma_update(None, "synchronous", "full")?;
@@ -143,12 +145,12 @@ fn set_up(connection: &Connection, cache_kib: u32) -> Result<(), rusqlite::Error
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
     connection.pragma_update(None, "temp_store", "memory")?;
-    // Plans follow from the statement alone; without this, binding a value can have a statement compiled again.
+    // Makes plans depend on the statement alone. Otherwise binding a value can recompile a statement.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "trusted_schema", false)
 }
 
-/// Reads back, in statements of their own, what a commit must have to survive a power cut.
+/// Reads back the settings without which a commit might not survive a power cut.
 fn check_durable(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let not_durable = |setting: String| OpenError::NotDurable {
         location: location(path),
@@ -180,14 +182,14 @@ fn check_durable(path: &Path, connection: &Connection) -> Result<(), OpenError> 
     Ok(())
 }
 
-/// The way out where the file or its folder cannot be written.
+/// The remedy if the file or its folder cannot be written.
 const MAKE_WRITABLE: &str = "a server must be able to write the file and its folder: mount it writable, or give this user the \
                              right to write; `orderly verify` and `orderly doctor` read it as it is";
 
-/// Adds the remedy to an error of opening a file that cannot be written.
+/// Adds the remedy to an error whose cause is a file that cannot be written.
 pub(super) fn with_remedy(error: OpenError) -> OpenError {
     match error {
-        OpenError::Unavailable { location, source } if source.chain().any(tells_of_no_write) => {
+        OpenError::Unavailable { location, source } if source.chain().any(is_write_refusal) => {
             OpenError::Unavailable {
                 location,
                 source: source.context(MAKE_WRITABLE),
@@ -197,7 +199,7 @@ pub(super) fn with_remedy(error: OpenError) -> OpenError {
     }
 }
 
-fn tells_of_no_write(error: &(dyn std::error::Error + 'static)) -> bool {
+fn is_write_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return matches!(
             error.kind(),
@@ -218,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_weaker_setting_is_found_out() {
+    fn a_setting_that_is_not_durable_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orders.db");
         let connection = open_writer(&path).unwrap();

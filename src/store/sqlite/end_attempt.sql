@@ -1,5 +1,5 @@
--- Ends the attempt of the lease ?1, ?2 and of no other: the fence is checked by the statement that writes, so a
--- worker that lost its lease changes nothing. A lease that ran out but was not given to another still counts.
+-- Ends the attempt of order ?1 with fence ?2. The statement that writes checks the fence, so a worker that lost its lease
+-- changes nothing. An expired lease still counts until the order is claimed again or given back.
 -- Served by the primary key.
 update orders set
     status = ?3,

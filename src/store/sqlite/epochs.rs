@@ -1,11 +1,10 @@
-//! The epochs of a file. They are read with whatever needs them: there are few, and only `restored` adds one, while no server has
-//! the file.
+//! The epochs of a file. Nothing caches them: there are few, and only `restored` adds one, while no server has the file open.
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::epoch::{EpochIdentity, TokenSecret};
 use crate::order::OrderId;
-use crate::store::{Begun, Epoch, Epochs, FeedPosition, JUMPS_MAX, RESTORE_JUMP, next_number};
+use crate::store::{Epoch, Epochs, FeedPosition, JUMPS_MAX, NewEpoch, RESTORE_JUMP, next_number};
 use crate::time::Timestamp;
 
 pub(super) fn read(connection: &Connection) -> Result<Epochs, rusqlite::Error> {
@@ -27,8 +26,8 @@ fn epoch(row: &Row<'_>) -> Result<Epoch, rusqlite::Error> {
     })
 }
 
-/// Begins an epoch behind everything that the file holds, far ahead of what may have been given out since the backup.
-pub(super) fn begin(connection: &Connection, now: Timestamp) -> Result<Begun, rusqlite::Error> {
+/// Begins an epoch whose order ids lie far beyond those that may have been given out since the backup.
+pub(super) fn begin(connection: &Connection, now: Timestamp) -> Result<NewEpoch, rusqlite::Error> {
     let ids_left_out = RESTORE_JUMP * rand::random_range(1..=JUMPS_MAX);
     connection.execute(
         "update counters set last_order_id = last_order_id + ?1",
@@ -49,7 +48,7 @@ pub(super) fn begin(connection: &Connection, now: Timestamp) -> Result<Begun, ru
          returning epoch, first_order_id, after_position",
         (next_number(newest, now), now),
         |row| {
-            Ok(Begun {
+            Ok(NewEpoch {
                 number: row.get(0)?,
                 first_order_id: OrderId(row.get(1)?),
                 after: FeedPosition(row.get(2)?),

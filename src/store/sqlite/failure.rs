@@ -1,4 +1,4 @@
-//! What an error of SQLite means: for the callers whose transaction met it, and for the process.
+//! Classifies SQLite errors: their meaning for the callers of a transaction and for the health of the store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,47 +9,48 @@ use crate::store::health::Health;
 use crate::store::{RefusedOrder, StoreError, StoreHealth};
 use rusqlite::ffi;
 
-/// What became of a transaction that failed. Given to each of its callers.
+/// The outcome of a transaction that failed. Each of its callers gets it.
 #[derive(Clone, Debug)]
-pub(super) enum Failure {
-    /// Nothing stored, passes when there is space again.
+pub(super) enum SqliteFailure {
+    /// Nothing stored. Ends when there is space again.
     DiskFull,
-    /// Nothing stored, may pass by itself: locked by another process, read-only, not to be opened.
+    /// Nothing stored. May end by itself: the file is locked by another process, read-only, or cannot be opened.
     Unavailable(Arc<str>),
-    /// Nothing stored; a file is damaged or a sync failed, so nothing may be stored any more.
+    /// Nothing stored. A file is damaged or a sync failed, so nothing may be stored any more.
     Broken(Arc<str>),
-    /// The commit itself failed so: stored or not, only a restart tells.
+    /// Unknown outcome: the commit itself failed. Only a restart shows whether it is stored.
     Unknown(Arc<str>),
-    /// The commit was synced but could not be taken into the shared index for lack of space: the next commit
-    /// overwrites it, a crash before that brings it back.
+    /// The commit was synced, but there was no space to add it to the shared index. The next commit overwrites it; a crash
+    /// before that restores it.
     Unindexed,
-    /// Nothing stored, and the call would be refused again: a constraint, a trigger, a value that is too large.
+    /// Nothing stored, and a repeated call would be refused too: a constraint, a trigger or a value that is too large.
     Rejected { code: i32, text: Arc<str> },
-    /// Nothing stored; the statement is wrong, and would be again. With SQLite's code where it was SQLite that found out.
+    /// Nothing stored, and a repeated call would fail too: the statement is wrong. `code` is SQLite's code, if SQLite
+    /// reported the error.
     Unexpected { code: Option<i32>, text: Arc<str> },
 }
 
-impl Failure {
-    /// Of a statement before the commit.
-    pub fn of(error: &rusqlite::Error) -> Failure {
+impl SqliteFailure {
+    /// Classifies the error of a statement before the commit.
+    pub fn of(error: &rusqlite::Error) -> SqliteFailure {
         let text: Arc<str> = error.to_string().into();
         if is_undecodable(error) {
-            return Failure::Broken(text);
+            return SqliteFailure::Broken(text);
         }
         if matches!(error, rusqlite::Error::StatementChangedRows(_)) {
             let (code, text) = (
                 ffi::SQLITE_CONSTRAINT_TRIGGER,
                 "a trigger skips the change".into(),
             );
-            return Failure::Rejected { code, text };
+            return SqliteFailure::Rejected { code, text };
         }
         let (Some(primary), Some(extended)) = (error.sqlite_error_code(), error.sqlite_extended_error_code())
         else {
-            return Failure::Unexpected { code: None, text };
+            return SqliteFailure::Unexpected { code: None, text };
         };
         match (primary, extended) {
-            // The shared index grows with the WAL and meets the full disk as an input/output error.
-            (rusqlite::ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => Failure::DiskFull,
+            // The shared index grows with the WAL, and reports a full disk as an input/output error.
+            (rusqlite::ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => SqliteFailure::DiskFull,
             (
                 rusqlite::ErrorCode::DatabaseBusy
                 | rusqlite::ErrorCode::DatabaseLocked
@@ -57,79 +58,84 @@ impl Failure {
                 | rusqlite::ErrorCode::PermissionDenied
                 | rusqlite::ErrorCode::CannotOpen,
                 _,
-            ) => Failure::Unavailable(text),
-            (passing, _) if PASSING.contains(&passing) => Failure::Unavailable(text),
+            ) => SqliteFailure::Unavailable(text),
+            (transient, _) if TRANSIENT.contains(&transient) => SqliteFailure::Unavailable(text),
             (
                 rusqlite::ErrorCode::SystemIoFailure
                 | rusqlite::ErrorCode::DatabaseCorrupt
                 | rusqlite::ErrorCode::NotADatabase,
                 _,
-            ) => Failure::Broken(text),
+            ) => SqliteFailure::Broken(text),
             (
                 rusqlite::ErrorCode::ConstraintViolation
                 | rusqlite::ErrorCode::TooBig
                 | rusqlite::ErrorCode::TypeMismatch,
                 code,
-            ) => Failure::Rejected { code, text },
-            (_, code) => Failure::Unexpected {
+            ) => SqliteFailure::Rejected { code, text },
+            (_, code) => SqliteFailure::Unexpected {
                 code: Some(code),
                 text,
             },
         }
     }
 
-    /// Of the commit.
-    pub fn of_commit(error: &rusqlite::Error) -> Failure {
+    /// Classifies the error of a commit.
+    pub fn of_commit(error: &rusqlite::Error) -> SqliteFailure {
         if error.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_SHMSIZE) {
-            return Failure::Unindexed;
+            return SqliteFailure::Unindexed;
         }
         // The commit may have been synced before SQLite ran out of memory.
         if error
             .sqlite_error_code()
-            .is_some_and(|code| PASSING.contains(&code))
+            .is_some_and(|code| TRANSIENT.contains(&code))
         {
-            return Failure::Unknown(error.to_string().into());
+            return SqliteFailure::Unknown(error.to_string().into());
         }
-        match Failure::of(error) {
-            Failure::Broken(text) | Failure::Unexpected { text, .. } => Failure::Unknown(text),
+        match SqliteFailure::of(error) {
+            SqliteFailure::Broken(text) | SqliteFailure::Unexpected { text, .. } => {
+                SqliteFailure::Unknown(text)
+            }
             nothing_stored => nothing_stored,
         }
     }
 
-    /// Reports a refusal, which may concern only this call or every call of its kind.
+    /// Reports whether this is a refusal. It may concern only this call or every call of its kind.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Failure::Rejected { .. } | Failure::Unexpected { .. })
+        matches!(
+            self,
+            SqliteFailure::Rejected { .. } | SqliteFailure::Unexpected { .. }
+        )
     }
 
-    /// Returns the failure of a call that failed alone while the store takes orders. A rule that fails gives the plain
-    /// `SQLITE_ERROR` and counts as a refusal; any other code says nothing of the call.
-    pub fn of_one(self) -> Failure {
+    /// Reclassifies the failure of a single call, given that the store takes orders. An operator's trigger that fails reports a
+    /// plain `SQLITE_ERROR` and counts as a refusal. Any other code proves nothing about the call.
+    pub fn of_single_call(self) -> SqliteFailure {
         match self {
-            Failure::Unexpected {
+            SqliteFailure::Unexpected {
                 code: Some(code),
                 text,
-            } if primary(code) == ffi::SQLITE_ERROR => Failure::Rejected { code, text },
+            } if primary(code) == ffi::SQLITE_ERROR => SqliteFailure::Rejected { code, text },
             known => known,
         }
     }
 
     pub fn to_error(&self, attempted: &'static str) -> StoreError {
         match self {
-            Failure::DiskFull => StoreError::DiskFull,
-            Failure::Unavailable(text) | Failure::Broken(text) => StoreError::Unavailable {
+            SqliteFailure::DiskFull => StoreError::DiskFull,
+            SqliteFailure::Unavailable(text) | SqliteFailure::Broken(text) => StoreError::Unavailable {
                 attempted,
                 source: anyhow::Error::msg(text.to_string()),
             },
-            Failure::Rejected { code, text } => StoreError::Refused {
+            SqliteFailure::Rejected { code, text } => StoreError::Refused {
                 attempted,
                 reason: reason(*code),
                 source: anyhow::Error::msg(text.to_string()),
             },
-            Failure::Unknown(text) | Failure::Unexpected { text, .. } => StoreError::Unexpected {
+            SqliteFailure::Unknown(text) | SqliteFailure::Unexpected { text, .. } => StoreError::Unexpected {
                 attempted,
                 source: anyhow::Error::msg(text.to_string()),
             },
-            Failure::Unindexed => StoreError::Unexpected {
+            SqliteFailure::Unindexed => StoreError::Unexpected {
                 attempted,
                 source: anyhow::Error::msg("the disk was full when the commit was synced"),
             },
@@ -137,20 +143,20 @@ impl Failure {
     }
 }
 
-/// Why the database refused a part of a call.
+/// The database's refusal of one part of a call.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
-    /// Short ASCII without a word of a caller, as in [`StoreError::Refused`].
+    /// Short ASCII without any text of a client, as in [`StoreError::Refused`].
     pub reason: String,
-    /// The database's own words.
+    /// The database's message.
     pub text: String,
 }
 
 impl Refusal {
-    /// Reads an error that may concern this part alone: a refusal, or a rule that fails.
+    /// Classifies an error that may concern this part alone: a refusal, or a trigger that fails. `None` for other errors.
     pub fn of(error: &rusqlite::Error) -> Option<Refusal> {
-        match Failure::of(error).of_one() {
-            Failure::Rejected { code, text } => Some(Refusal {
+        match SqliteFailure::of(error).of_single_call() {
+            SqliteFailure::Rejected { code, text } => Some(Refusal {
                 reason: reason(code),
                 text: text.to_string(),
             }),
@@ -167,15 +173,15 @@ impl Refusal {
     }
 }
 
-/// Codes of failures that pass by themselves: the same call may succeed the next time.
-const PASSING: [rusqlite::ErrorCode; 4] = [
+/// Codes of transient failures: a repeated call may succeed.
+const TRANSIENT: [rusqlite::ErrorCode; 4] = [
     rusqlite::ErrorCode::OutOfMemory,
     rusqlite::ErrorCode::FileLockingProtocolFailed,
     rusqlite::ErrorCode::OperationInterrupted,
     rusqlite::ErrorCode::SchemaChanged,
 ];
 
-/// Returns the primary code, which the low byte of an extended code holds.
+/// The primary code: the low byte of an extended code.
 fn primary(code: i32) -> i32 {
     code & 0xff
 }
@@ -184,7 +190,7 @@ fn reason(code: i32) -> String {
     format!("SQLite error {code}")
 }
 
-/// A row that cannot be read as what was written: pages have no checksums, so this is how damage shows.
+/// Reports whether a row cannot be decoded. Pages have no checksums, so this is how damage shows.
 fn is_undecodable(error: &rusqlite::Error) -> bool {
     matches!(
         error,
@@ -195,51 +201,51 @@ fn is_undecodable(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// The store's health, in the terms of SQLite's failures.
-pub(super) struct State {
-    health: Health,
-    /// The last probe was refused: no other commit shows that orders can be stored.
+/// The store's health, updated from the outcome of SQLite transactions.
+pub(super) struct SqliteHealth {
+    inner: Health,
+    /// True after a refused probe. Other successful commits do not prove that orders can be stored again.
     cannot_accept: AtomicBool,
 }
 
-impl State {
-    pub fn new() -> State {
-        State {
-            health: Health::new(),
+impl SqliteHealth {
+    pub fn new() -> SqliteHealth {
+        SqliteHealth {
+            inner: Health::new(),
             cannot_accept: AtomicBool::new(false),
         }
     }
 
-    pub fn health(&self) -> StoreHealth {
-        self.health.get()
+    pub fn current(&self) -> StoreHealth {
+        self.inner.get()
     }
 
-    /// A commit that wrote something succeeded.
+    /// Records a successful commit that wrote something.
     pub fn wrote(&self) {
         if !self.cannot_accept() {
-            self.health.works();
+            self.inner.works();
         }
     }
 
-    /// A write as accept makes it was tried, and rolled back.
-    pub fn probed(&self, result: Result<(), Failure>) {
+    /// Records the result of a probe, which writes as accept does and is rolled back.
+    pub fn probed(&self, result: Result<(), SqliteFailure>) {
         match result {
             Ok(()) => {
                 if self.cannot_accept.swap(false, Ordering::Relaxed) {
-                    self.health.works();
+                    self.inner.works();
                 }
             }
-            Err(Failure::Rejected { text, .. } | Failure::Unexpected { text, .. }) => {
+            Err(SqliteFailure::Rejected { text, .. } | SqliteFailure::Unexpected { text, .. }) => {
                 self.cannot_accept.store(true, Ordering::Relaxed);
-                self.health.fails(&text);
+                self.inner.fails(&text);
             }
             Err(failure) => self.failed(&failure),
         }
     }
 
-    /// Returns the reason why orders can surely not be stored.
+    /// Returns why orders cannot be stored, if a probe has proved it.
     pub fn refuses_to_store(&self) -> Option<String> {
-        match self.health.get() {
+        match self.inner.get() {
             StoreHealth::NotReady(reason) if self.cannot_accept() => Some(reason),
             StoreHealth::NotReady(_) | StoreHealth::Ready => None,
         }
@@ -249,35 +255,35 @@ impl State {
         self.cannot_accept.load(Ordering::Relaxed)
     }
 
-    pub fn failed(&self, failure: &Failure) {
+    pub fn failed(&self, failure: &SqliteFailure) {
         match failure {
-            Failure::DiskFull | Failure::Unindexed => self.health.fails("the disk is full"),
-            Failure::Unavailable(text) => self.health.fails(text),
-            Failure::Broken(text) | Failure::Unknown(text) => self.health.break_down(text),
-            Failure::Rejected { .. } | Failure::Unexpected { .. } => {}
+            SqliteFailure::DiskFull | SqliteFailure::Unindexed => self.inner.fails("the disk is full"),
+            SqliteFailure::Unavailable(text) => self.inner.fails(text),
+            SqliteFailure::Broken(text) | SqliteFailure::Unknown(text) => self.inner.break_down(text),
+            SqliteFailure::Rejected { .. } | SqliteFailure::Unexpected { .. } => {}
         }
     }
 
     pub fn closed(&self) {
-        self.health.closed();
+        self.inner.closed();
     }
 
-    /// Nothing is stored from here on; the process is to end.
+    /// Declares the store broken: nothing is stored from now on, and the process must end.
     pub fn break_down(&self, reason: &str) {
-        self.health.break_down(reason);
+        self.inner.break_down(reason);
     }
 
     pub fn broken_reason(&self) -> Option<String> {
-        self.health.broken_reason()
+        self.inner.broken_reason()
     }
 
     pub async fn broken(&self) -> String {
-        self.health.broken().await
+        self.inner.broken().await
     }
 }
 
-/// For threads without which the store does not work.
-pub(super) struct BreakDownOnPanic<'s>(pub &'s State);
+/// A guard for the threads that the store depends on: a panic declares the store broken.
+pub(super) struct BreakDownOnPanic<'s>(pub &'s SqliteHealth);
 
 impl Drop for BreakDownOnPanic<'_> {
     fn drop(&mut self) {
@@ -299,18 +305,18 @@ mod tests {
 
     #[test]
     fn a_failed_sync_of_a_commit_is_an_unknown_outcome() {
-        let failure = Failure::of_commit(&sqlite(ffi::SQLITE_IOERR_FSYNC));
-        assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");
-        let state = State::new();
-        state.failed(&failure);
-        state.wrote();
-        assert!(state.broken_reason().is_some());
-        assert_ne!(state.health(), StoreHealth::Ready);
+        let failure = SqliteFailure::of_commit(&sqlite(ffi::SQLITE_IOERR_FSYNC));
+        assert!(matches!(failure, SqliteFailure::Unknown(_)), "{failure:?}");
+        let health = SqliteHealth::new();
+        health.failed(&failure);
+        health.wrote();
+        assert!(health.broken_reason().is_some());
+        assert_ne!(health.current(), StoreHealth::Ready);
     }
 
-    /// Issue 13, point 1: one such failure made an order Failed whose processing had succeeded.
+    /// Issue 13, point 1: such a failure once made an order Failed although its processing had succeeded.
     #[test]
-    fn a_failure_that_passes_refuses_no_call() {
+    fn a_transient_failure_is_not_a_refusal() {
         for code in [
             ffi::SQLITE_NOMEM,
             ffi::SQLITE_PROTOCOL,
@@ -318,16 +324,16 @@ mod tests {
             ffi::SQLITE_SCHEMA,
         ] {
             let error = sqlite(code);
-            let failure = Failure::of(&error).of_one();
-            assert!(matches!(failure, Failure::Unavailable(_)), "{failure:?}");
+            let failure = SqliteFailure::of(&error).of_single_call();
+            assert!(matches!(failure, SqliteFailure::Unavailable(_)), "{failure:?}");
             assert!(Refusal::of(&error).is_none(), "{code}");
-            let failure = Failure::of_commit(&error);
-            assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");
+            let failure = SqliteFailure::of_commit(&error);
+            assert!(matches!(failure, SqliteFailure::Unknown(_)), "{failure:?}");
         }
     }
 
     #[test]
-    fn only_a_rule_that_fails_counts_as_a_refusal() {
+    fn only_a_plain_sqlite_error_counts_as_a_refusal() {
         for (code, refuses) in [
             (ffi::SQLITE_ERROR, true),
             (ffi::SQLITE_AUTH, false),
@@ -335,9 +341,9 @@ mod tests {
             (ffi::SQLITE_INTERNAL, false),
         ] {
             let error = sqlite(code);
-            let failure = Failure::of(&error).of_one();
+            let failure = SqliteFailure::of(&error).of_single_call();
             assert_eq!(
-                matches!(failure, Failure::Rejected { .. }),
+                matches!(failure, SqliteFailure::Rejected { .. }),
                 refuses,
                 "{failure:?}"
             );
@@ -346,37 +352,40 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_passes() {
+    fn the_store_recovers_from_a_full_disk() {
         for (failure, stored_nothing) in [
-            (Failure::of(&sqlite(ffi::SQLITE_FULL)), true),
-            (Failure::of(&sqlite(ffi::SQLITE_IOERR_SHMSIZE)), true),
-            (Failure::of_commit(&sqlite(ffi::SQLITE_FULL)), true),
+            (SqliteFailure::of(&sqlite(ffi::SQLITE_FULL)), true),
+            (SqliteFailure::of(&sqlite(ffi::SQLITE_IOERR_SHMSIZE)), true),
+            (SqliteFailure::of_commit(&sqlite(ffi::SQLITE_FULL)), true),
             // SQLite grows the shared index after it synced the commit.
-            (Failure::of_commit(&sqlite(ffi::SQLITE_IOERR_SHMSIZE)), false),
+            (
+                SqliteFailure::of_commit(&sqlite(ffi::SQLITE_IOERR_SHMSIZE)),
+                false,
+            ),
         ] {
             let refused = matches!(failure.to_error("test"), StoreError::DiskFull);
             assert_eq!(refused, stored_nothing, "{failure:?}");
-            let state = State::new();
-            state.failed(&failure);
-            assert_ne!(state.health(), StoreHealth::Ready);
-            state.wrote();
-            assert_eq!(state.health(), StoreHealth::Ready);
+            let health = SqliteHealth::new();
+            health.failed(&failure);
+            assert_ne!(health.current(), StoreHealth::Ready);
+            health.wrote();
+            assert_eq!(health.current(), StoreHealth::Ready);
         }
     }
 
     #[test]
-    fn a_lock_held_elsewhere_stores_nothing_and_breaks_nothing() {
+    fn a_locked_file_is_unavailable_but_not_broken() {
         assert!(matches!(
-            Failure::of(&sqlite(ffi::SQLITE_BUSY)),
-            Failure::Unavailable(_)
+            SqliteFailure::of(&sqlite(ffi::SQLITE_BUSY)),
+            SqliteFailure::Unavailable(_)
         ));
         assert!(matches!(
-            Failure::of(&sqlite(ffi::SQLITE_CORRUPT)),
-            Failure::Broken(_)
+            SqliteFailure::of(&sqlite(ffi::SQLITE_CORRUPT)),
+            SqliteFailure::Broken(_)
         ));
         assert!(matches!(
-            Failure::of(&sqlite(ffi::SQLITE_CONSTRAINT_UNIQUE)),
-            Failure::Rejected { .. }
+            SqliteFailure::of(&sqlite(ffi::SQLITE_CONSTRAINT_UNIQUE)),
+            SqliteFailure::Rejected { .. }
         ));
     }
 }

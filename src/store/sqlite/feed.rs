@@ -1,4 +1,4 @@
-//! Reading events: pages of the feed, and histories of orders.
+//! Reads events: pages of the feed and histories of orders.
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -45,8 +45,8 @@ fn event(row: &Row<'_>, user_id: i64) -> Result<FeedEvent, rusqlite::Error> {
     })
 }
 
-/// The place behind which everything lies that this view of the database does not show.
-pub(super) fn end(connection: &Connection) -> Result<FeedCursor, rusqlite::Error> {
+/// The cursor of the last event that this read transaction sees. Later changes have higher positions.
+pub(super) fn end_cursor(connection: &Connection) -> Result<FeedCursor, rusqlite::Error> {
     let bounds = bounds(connection)?;
     Ok(bounds.cursor(bounds.last))
 }
@@ -63,7 +63,7 @@ pub(super) fn bounds(connection: &Connection) -> Result<FeedBounds, rusqlite::Er
         })
 }
 
-/// Positions are given out by the one writer, so they follow the commits by themselves.
+/// Reads a page of the feed. The only writer assigns positions, so they rise in the order of commits.
 pub(super) fn events_after(
     connection: &Connection,
     after: Option<FeedPosition>,

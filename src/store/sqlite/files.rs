@@ -1,4 +1,4 @@
-//! The files of a store by name: which file a name leads to, what lies beside it, and errors that tell where the store is.
+//! The files of a store: resolves their paths, and makes errors that name the store.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use crate::store::opening::OpenError;
 
-/// The identity of a file, whatever the file is called.
+/// The identity of a file, independent of its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -25,7 +25,7 @@ impl From<&Metadata> for FileId {
     }
 }
 
-/// Finds the file that the name leads to; `None` for nothing. Opens nothing: closing a second descriptor of the
+/// Identifies the file at the path; `None` if there is none. Does not open it, because closing a second descriptor of the
 /// database would drop SQLite's own locks.
 pub(super) fn file_at(path: &Path) -> io::Result<Option<FileId>> {
     match fs::metadata(path) {
@@ -42,8 +42,8 @@ fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// The log and its index.
-pub(super) fn beside(real_path: &Path) -> [PathBuf; 2] {
+/// Paths of the WAL and its shared-memory index.
+pub(super) fn wal_and_shm(real_path: &Path) -> [PathBuf; 2] {
     ["-wal", "-shm"].map(|ending| {
         let mut name = real_path.as_os_str().to_owned();
         name.push(ending);

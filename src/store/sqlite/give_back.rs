@@ -1,4 +1,4 @@
-//! Taking back orders whose leases ran out or whose nodes are gone.
+//! Takes back orders whose leases expired or whose nodes are gone.
 
 use super::group::{CallError, Group};
 use super::settle;
@@ -8,7 +8,7 @@ use crate::store::give_back::LostLease;
 use crate::store::{GiveBack, GivenBack, SWEEP_ORDERS_MAX};
 
 pub(super) fn give_back_expired(group: &mut Group<'_>, request: &GiveBack) -> Result<GivenBack, CallError> {
-    let mut leases = lost(group, Some(request.node), request.after)?;
+    let mut leases = lost_leases(group, Some(request.node), request.after)?;
     let more = leases.len() > SWEEP_ORDERS_MAX;
     leases.truncate(SWEEP_ORDERS_MAX);
     let mut given_back = give_back(group, &leases, request.crashes_max)?;
@@ -16,12 +16,12 @@ pub(super) fn give_back_expired(group: &mut Group<'_>, request: &GiveBack) -> Re
     Ok(given_back)
 }
 
-/// Takes back all that nodes hold: only right where no other node can live.
+/// Takes back all leases that nodes hold. Allowed only while no other node can be alive.
 pub(super) fn give_back_all(group: &mut Group<'_>, crashes_max: u32) -> Result<GivenBack, CallError> {
     let mut total = GivenBack::default();
     let mut after = None;
     loop {
-        let leases = lost(group, None, after)?;
+        let leases = lost_leases(group, None, after)?;
         let Some(last) = leases.last() else {
             return Ok(total);
         };
@@ -33,9 +33,9 @@ pub(super) fn give_back_all(group: &mut Group<'_>, crashes_max: u32) -> Result<G
     }
 }
 
-/// Leases that ran out by now, as the node `asking` finds, or else all that nodes hold. One more than [`SWEEP_ORDERS_MAX`], to
-/// tell whether there are more.
-fn lost(
+/// Expired leases, or all leases held by nodes if `asking` is `None`. At most one more than [`SWEEP_ORDERS_MAX`], which shows
+/// that there are more. The node `asking` counts as alive.
+fn lost_leases(
     group: &Group<'_>,
     asking: Option<NodeId>,
     after: Option<OrderId>,
@@ -53,7 +53,7 @@ fn lost(
                         fence: row.get(1)?,
                         node: row.get(2)?,
                     },
-                    outside: row.get(3)?,
+                    external: row.get(3)?,
                     crashes: row.get(4)?,
                     node_died: row.get(5)?,
                 })
@@ -67,7 +67,7 @@ fn give_back(group: &mut Group<'_>, leases: &[LostLease], crashes_max: u32) -> R
     for lease in leases {
         let end = lease.end(crashes_max);
         let is_poison = end.status().is_final();
-        match group.part(|group| settle::end_attempt(group, lease.key, end))? {
+        match group.in_savepoint(|group| settle::end_attempt(group, lease.key, end))? {
             Ok(_) if is_poison => given_back.poisoned += 1,
             Ok(_) => given_back.pending += 1,
             Err(refusal) => given_back.refused.push(refusal.of_order(lease.key.order_id)),

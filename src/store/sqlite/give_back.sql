@@ -1,6 +1,7 @@
--- Leases that ran out before ?1, or where ?1 is null all that nodes hold, of orders behind ?3, by rising id; and whether the node
--- of each is dead, which ?4 is not, since it asks. Served by orders_processing: as many rows as orders are being processed, which
--- the slots of the nodes limit; every heartbeat would change an index by expiry.
+-- Leases that expired before ?1 (or, where ?1 is null, all leases held by nodes) of orders after ?3, by rising id, and
+-- whether the node of each is dead. Node ?4 counts as alive because it is the one that asks.
+-- Served by orders_processing, which has one row per running attempt; the slots of the nodes limit that number. An index by
+-- expiry would have to change with every heartbeat.
 select order_id, fence, node, outside, crashes,
     ?1 is null or node <> ?4 and not exists (
         select 1 from nodes where nodes.node = orders.node and nodes.expires_at >= ?1)

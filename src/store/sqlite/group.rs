@@ -1,23 +1,23 @@
-//! One transaction of the writer and what the calls in it share: the time, the counters, the numbers to give out,
-//! and what to tell the rest of the process once it is committed.
+//! One transaction of the writer, and the state that its calls share: the time, the counters, the next order id and event
+//! position, and the effects to publish after the commit.
 
 use rusqlite::Connection;
 
 use super::failure::Refusal;
-use super::statements::{Hot, Statements};
+use super::statements::{HotStatement, Statements};
 use crate::event::EventKind;
 use crate::lease::NodeId;
 use crate::order::{Order, OrderId, OrderStatus, Ordering};
 use crate::store::{Counters, StoreError, codes};
 use crate::time::Timestamp;
 
-/// The one row of the table of counters.
+/// The only row of the table `counters`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Totals {
     pub counters: Counters,
     pub last_order_id: i64,
     pub last_position: i64,
-    /// The highest position that retention removed.
+    /// The highest position of a removed event.
     pub complete_after: i64,
     pub paused: bool,
     pub ordering: Ordering,
@@ -27,37 +27,37 @@ pub(super) struct Totals {
 
 pub(super) struct Group<'c> {
     pub connection: &'c Connection,
-    /// Taken once the transaction has begun; the same for all its calls.
+    /// Read after the transaction began; the same for all its calls.
     pub now: Timestamp,
     pub totals: Totals,
     pub effects: Effects,
     pub statements: Statements<'c>,
-    /// The ids of orders whose events are still to be written.
-    accepted: Option<Run>,
+    /// New orders whose `accepted` events are not written yet.
+    without_event: Option<IdRun>,
 }
 
 /// Orders with consecutive ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
+pub(super) struct IdRun {
     pub first: OrderId,
     pub last: OrderId,
 }
 
-impl Run {
-    pub fn of(only: OrderId) -> Run {
-        Run::of_length(only, 1)
+impl IdRun {
+    pub fn single(only: OrderId) -> IdRun {
+        IdRun::starting_at(only, 1)
     }
 
-    pub fn of_length(first: OrderId, orders: usize) -> Run {
+    pub fn starting_at(first: OrderId, orders: usize) -> IdRun {
         let after = first.0 + i64::try_from(orders).expect("a run is short");
-        Run {
+        IdRun {
             first,
             last: OrderId(after - 1),
         }
     }
 
-    /// Whether the order is the next one; then it is in the run.
-    pub fn takes(&mut self, next: OrderId) -> bool {
+    /// Adds the order if its id follows the last one; reports whether it did.
+    pub fn try_extend(&mut self, next: OrderId) -> bool {
         let follows = next.0 == self.last.0 + 1;
         if follows {
             self.last = next;
@@ -70,7 +70,7 @@ impl Run {
     }
 }
 
-/// What follows from a commit.
+/// Effects to publish once the transaction is committed.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     /// Orders may have become claimable.
@@ -82,8 +82,8 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    /// Returns the effects so far. Of the ended orders, only the number is kept.
-    fn marked(&self) -> (Effects, usize) {
+    /// Marks the effects so far, for [`Effects::roll_back_to`]. Keeps only the number of the finals.
+    fn mark(&self) -> (Effects, usize) {
         let marked = Effects {
             finals: Vec::new(),
             ..*self
@@ -91,7 +91,7 @@ impl Effects {
         (marked, self.finals.len())
     }
 
-    fn back_to(&mut self, (marked, finals): (Effects, usize)) {
+    fn roll_back_to(&mut self, (marked, finals): (Effects, usize)) {
         self.finals.truncate(finals);
         *self = Effects {
             finals: std::mem::take(&mut self.finals),
@@ -100,11 +100,11 @@ impl Effects {
     }
 }
 
-/// Why a call did not succeed.
+/// The failure of one call within a transaction.
 pub(super) enum CallError {
-    /// The call alone is answered so; it must not have written anything.
+    /// The answer of this call alone. The call must not have written anything.
     Refused(StoreError),
-    /// The whole transaction is rolled back.
+    /// An error that rolls back the whole transaction.
     Sqlite(rusqlite::Error),
 }
 
@@ -114,8 +114,8 @@ impl From<rusqlite::Error> for CallError {
     }
 }
 
-/// What an event needs to be told; the rest follows from the transaction.
-pub(super) struct Change {
+/// A change of one order's status. The transaction supplies the rest of its event.
+pub(super) struct StatusChange {
     pub order_id: OrderId,
     /// The order's version after the change.
     pub version: u32,
@@ -127,10 +127,10 @@ pub(super) struct Change {
     pub error: Option<String>,
 }
 
-impl Change {
-    /// The change that left the order like this.
-    pub fn of_order(kind: EventKind, from: OrderStatus, order: &Order) -> Change {
-        Change {
+impl StatusChange {
+    /// The change that led to this state of the order.
+    pub fn of_order(kind: EventKind, from: OrderStatus, order: &Order) -> StatusChange {
+        StatusChange {
             order_id: order.order_id,
             version: order.version,
             kind,
@@ -150,27 +150,27 @@ impl<'c> Group<'c> {
             totals,
             effects: Effects::default(),
             statements: Statements::new(connection),
-            accepted: None,
+            without_event: None,
         }
     }
 
-    /// Carries out a part of a call that the database may refuse without the rest of the call; what the part did until then
-    /// is taken back, and the refusal is answered.
-    pub fn part<T>(
+    /// Carries out part of a call in a savepoint. If the database refuses the part, rolls back to the savepoint and returns the
+    /// refusal; the rest of the call continues.
+    pub fn in_savepoint<T>(
         &mut self,
         part: impl FnOnce(&mut Group<'c>) -> Result<T, rusqlite::Error>,
     ) -> Result<Result<T, Refusal>, rusqlite::Error> {
-        let (totals, effects) = (self.totals, self.effects.marked());
+        let (totals, effects) = (self.totals, self.effects.mark());
         self.connection.prepare_cached("savepoint part")?.execute([])?;
         let done = match part(self) {
             Ok(done) => Ok(done),
-            // A rule may have ended the whole transaction.
+            // A trigger may have rolled back the whole transaction.
             Err(error) if self.connection.is_autocommit() => return Err(error),
             Err(error) => match Refusal::of(&error) {
                 Some(refusal) => {
                     self.connection.prepare_cached("rollback to part")?.execute([])?;
                     self.totals = totals;
-                    self.effects.back_to(effects);
+                    self.effects.roll_back_to(effects);
                     Err(refusal)
                 }
                 None => return Err(error),
@@ -180,17 +180,18 @@ impl<'c> Group<'c> {
         Ok(done)
     }
 
-    /// Before the commit.
-    pub fn end(self) -> (Totals, Effects) {
-        assert!(self.accepted.is_none(), "what was accepted has its events");
+    /// Returns the totals to write before the commit and the effects to publish after it.
+    pub fn finish(self) -> (Totals, Effects) {
+        assert!(self.without_event.is_none(), "every accepted order has its event");
         (self.totals, self.effects)
     }
 
-    /// Writes the event of a change of an order's row, and counts it. Every status change goes through here.
-    pub fn record(&mut self, change: Change) -> Result<(), rusqlite::Error> {
-        let status = self.count(change.from, change.kind, Run::of(change.order_id));
+    /// Writes the event of a status change and updates the counters. Every status change goes through here or
+    /// [`Group::record_run`].
+    pub fn record(&mut self, change: StatusChange) -> Result<(), rusqlite::Error> {
+        let status = self.count(change.from, change.kind, IdRun::single(change.order_id));
         self.totals.last_position += 1;
-        self.statements.get(Hot::InsertEvent)?.execute((
+        self.statements.get(HotStatement::InsertEvent)?.execute((
             self.totals.last_position,
             change.order_id,
             change.version,
@@ -204,10 +205,10 @@ impl<'c> Group<'c> {
         Ok(())
     }
 
-    /// The same for all orders of a run, whose rows have changed in the same way.
+    /// Does what [`Group::record`] does, for all orders of a run that made the same change.
     pub fn record_run(
         &mut self,
-        run: Run,
+        run: IdRun,
         kind: EventKind,
         from: OrderStatus,
         node: NodeId,
@@ -216,30 +217,30 @@ impl<'c> Group<'c> {
         self.insert_events(run, kind, Some(node))
     }
 
-    /// An order that was just stored; its event is written with those of the orders accepted after it.
+    /// Records a new order. Its event is written together with those of the orders accepted next.
     pub fn record_accepted(&mut self, order_id: OrderId) {
-        self.count(None, EventKind::Accepted, Run::of(order_id));
-        match &mut self.accepted {
-            Some(run) => assert!(run.takes(order_id), "ids are given out one after another"),
-            none => *none = Some(Run::of(order_id)),
+        self.count(None, EventKind::Accepted, IdRun::single(order_id));
+        match &mut self.without_event {
+            Some(run) => assert!(run.try_extend(order_id), "order ids are consecutive"),
+            none => *none = Some(IdRun::single(order_id)),
         }
     }
 
-    /// Whose events are still to be written.
-    pub fn accepted_orders(&self) -> usize {
-        self.accepted.map_or(0, Run::len)
+    /// Number of new orders whose events are not written yet.
+    pub fn unwritten_events(&self) -> usize {
+        self.without_event.map_or(0, IdRun::len)
     }
 
-    /// To be called when other calls follow than those that accept.
-    pub fn write_accepted(&mut self) -> Result<(), rusqlite::Error> {
-        match self.accepted.take() {
+    /// Writes the events of the new orders. Must be called before a call that does not accept orders, and before the commit.
+    pub fn write_accepted_events(&mut self) -> Result<(), rusqlite::Error> {
+        match self.without_event.take() {
             Some(run) => self.insert_events(run, EventKind::Accepted, None),
             None => Ok(()),
         }
     }
 
-    /// Answers the status that the orders have now.
-    fn count(&mut self, from: Option<OrderStatus>, kind: EventKind, run: Run) -> OrderStatus {
+    /// Moves the orders between the counters and notes the effects. Returns the new status of the orders.
+    fn count(&mut self, from: Option<OrderStatus>, kind: EventKind, run: IdRun) -> OrderStatus {
         let status = OrderStatus::after(from, kind)
             .expect("the statements change rows only along the table of transitions");
         let orders = run.len() as u64;
@@ -260,11 +261,11 @@ impl<'c> Group<'c> {
 
     fn insert_events(
         &mut self,
-        run: Run,
+        run: IdRun,
         kind: EventKind,
         node: Option<NodeId>,
     ) -> Result<(), rusqlite::Error> {
-        let inserted = self.statements.get(Hot::InsertEvents)?.execute((
+        let inserted = self.statements.get(HotStatement::InsertEvents)?.execute((
             self.totals.last_position + 1 - run.first.0,
             kind,
             self.now,
@@ -272,7 +273,7 @@ impl<'c> Group<'c> {
             run.first,
             run.last,
         ))?;
-        assert_eq!(inserted, run.len(), "every order of a run is there");
+        assert_eq!(inserted, run.len(), "every order of a run is stored");
         self.totals.last_position += i64::try_from(inserted).expect("a run is short");
         Ok(())
     }
@@ -283,8 +284,8 @@ impl<'c> Group<'c> {
     }
 }
 
-/// Returns an error unless a statement changed what it had to. Nothing else writes between two statements of a transaction: a
-/// rule of an operator's left an order as it was.
+/// Returns an error unless a statement changed as many rows as expected. Nothing else writes during the transaction, so a lower
+/// number means that an operator's trigger skipped a row.
 pub(super) fn require_changed(changed: usize, expected: usize) -> Result<(), rusqlite::Error> {
     if changed == expected {
         Ok(())

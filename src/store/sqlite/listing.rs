@@ -1,4 +1,4 @@
-//! Listings: pages of orders, newest first, each served by an index from the place where the page before ended.
+//! Pages of orders, newest first. Each page continues where the one before ended and is served by an index.
 
 mod spans;
 
@@ -9,21 +9,21 @@ use super::{feed, rows};
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::store::codes;
 use crate::store::columns::order_columns;
-use crate::store::{OrderPage, OrderQuery, PAGE_ORDERS_MAX, PAGE_ROWS_LOOKED_AT_MAX};
+use crate::store::{OrderPage, OrderQuery, PAGE_ORDERS_MAX, PAGE_ROWS_EXAMINED_MAX};
 use crate::time::Timestamp;
 
 pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<OrderPage, rusqlite::Error> {
-    let at = feed::end(connection)?;
+    let at = feed::end_cursor(connection)?;
     let mut page = Page::of(query);
     if let Some(range) = id_range(connection, query)? {
         match query.user_id {
-            Some(user_id) if no_list_is_narrower(query) => {
-                spans::look_at(connection, user_id, range, &mut page)?;
+            Some(user_id) if needs_spans(query) => {
+                spans::fill(connection, user_id, range, &mut page)?;
             }
             Some(_) | None => {
                 let (statement, values) = listing(query, range, page.limit + 1);
                 let mut statement = connection.prepare_cached(&statement)?;
-                page.look_at(statement.query(params_from_iter(values))?)?;
+                page.fill(statement.query(params_from_iter(values))?)?;
             }
         }
     }
@@ -35,13 +35,13 @@ pub(super) fn orders(connection: &Connection, query: &OrderQuery) -> Result<Orde
     })
 }
 
-/// A page while it is filled.
+/// A page that is being filled.
 struct Page<'q> {
     query: &'q OrderQuery,
     limit: usize,
     orders: Vec<Order>,
-    looked_at: usize,
-    /// Set when the page ends: it is full, or looked at as many rows as it may.
+    rows_examined: usize,
+    /// Set when the page is full or has examined the maximum number of rows. The next page continues below this id.
     next: Option<OrderId>,
 }
 
@@ -51,13 +51,13 @@ impl Page<'_> {
             query,
             limit: query.limit.clamp(1, PAGE_ORDERS_MAX),
             orders: Vec::new(),
-            looked_at: 0,
+            rows_examined: 0,
             next: None,
         }
     }
 
-    /// Takes the requested orders out of these rows, which go on newest first, until the page ends.
-    fn look_at(&mut self, mut found: Rows<'_>) -> Result<(), rusqlite::Error> {
+    /// Adds the requested orders among these rows, which come newest first, until the page ends.
+    fn fill(&mut self, mut found: Rows<'_>) -> Result<(), rusqlite::Error> {
         while self.next.is_none()
             && let Some(row) = found.next()?
         {
@@ -68,26 +68,26 @@ impl Page<'_> {
                 }
                 self.orders.push(rows::order(row)?);
             }
-            self.count(row.get(ORDER_ID)?);
+            self.count_row(row.get(ORDER_ID)?);
         }
         Ok(())
     }
 
-    /// Counts one look. Every order with this id or a later one was looked at, by this page or one before.
-    fn count(&mut self, seen_down_to: OrderId) {
-        self.looked_at += 1;
-        if self.looked_at >= PAGE_ROWS_LOOKED_AT_MAX {
+    /// Counts an examined row. This page and the ones before have examined every order with this id or a later one.
+    fn count_row(&mut self, seen_down_to: OrderId) {
+        self.rows_examined += 1;
+        if self.rows_examined >= PAGE_ROWS_EXAMINED_MAX {
             self.next = Some(seen_down_to);
         }
     }
 }
 
-/// Places of columns that [`order_columns`] names.
+/// Indexes of columns in [`order_columns`].
 const ORDER_ID: usize = 0;
 const STATUS: usize = 1;
 const USER_ID: usize = 9;
 
-/// Reports whether an order has the status and the user that are asked for.
+/// Reports whether an order has the requested status and user.
 fn matches(row: &Row<'_>, query: &OrderQuery) -> Result<bool, rusqlite::Error> {
     let has_status = match query.status {
         Some(status) => row.get::<_, OrderStatus>(STATUS)? == status,
@@ -100,10 +100,10 @@ fn matches(row: &Row<'_>, query: &OrderQuery) -> Result<bool, rusqlite::Error> {
     Ok(has_status && is_of_user)
 }
 
-/// Ids from the first on and below the second.
+/// Ids from the first (inclusive) to the second (exclusive).
 type IdRange = (OrderId, OrderId);
 
-/// `created_at` rises with the id, so bounds in time are bounds in ids. `None` when no order can match.
+/// Turns the bounds in time into bounds in ids, since `created_at` rises with the id. `None` if no order can match.
 fn id_range(connection: &Connection, query: &OrderQuery) -> Result<Option<IdRange>, rusqlite::Error> {
     let mut range = (OrderId(0), query.before.unwrap_or(OrderId(i64::MAX)));
     if let Some(time) = query.created_before
@@ -126,7 +126,7 @@ pub(super) enum Created {
     After(Timestamp),
 }
 
-/// The first order created so, by bisection of the primary key; `None` when there is none.
+/// The first order within the bound, found by binary search over the primary key; `None` if there is none.
 pub(super) fn first_created(
     connection: &Connection,
     bound: Created,
@@ -162,8 +162,8 @@ pub(super) fn first_created(
     Ok(found)
 }
 
-/// The statement of a page and its values, served by the narrowest index; [`Page`] filters its rows. Merged lists have at most
-/// `limit` orders each.
+/// The statement of a page and its values, served by the narrowest index. [`Page`] filters the rows. Where two indexes are
+/// merged, each contributes at most `limit` orders.
 fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Value>) {
     let mut values = vec![Value::Integer(range.0.0), Value::Integer(range.1.0)];
     let mut bind = |value: Value| {
@@ -190,7 +190,7 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Val
             });
             format!("orders where order_id in ({})", lists.join(" union all "))
         }
-        // All of them are looked at, which are as many as are being processed.
+        // Reads all running orders, whose number the slots limit.
         (None, _, Some(OrderStatus::Processing)) => {
             format!("orders where order_id in (select order_id from {PROCESSING_BY_USER} and {in_range})")
         }
@@ -206,19 +206,20 @@ fn listing(query: &OrderQuery, range: IdRange, limit: usize) -> (String, Vec<Val
     )
 }
 
-/// The orders that wait, by id, as two lists.
+/// Pending orders by id, as two lists.
 const FIRST_LINE_BY_ID: &str =
     "orders indexed by orders_first where status = 0 and due_at is null and coalesce(turn, 0) = 0";
 const NOT_FIRST_BY_ID: &str =
     "orders indexed by orders_not_first where status = 0 and (due_at is not null or turn = 1)";
 
-/// The orders of users, by id: the table with the index that holds them, and the condition that makes it apply.
+/// Lists of a user's orders by id: the table, the index that serves the list, and the condition of that partial index.
 pub(super) const PROCESSING_BY_USER: &str = "orders indexed by orders_processing where status = 1";
 pub(super) const FAILED_BY_USER: &str =
     "orders indexed by orders_user_unsuccessful where status > 2 and status = 3";
 const CANCELLED_BY_USER: &str = "orders indexed by orders_user_unsuccessful where status > 2 and status = 4";
 
-/// `None` for a status that nearly all orders of a user may have: such a page is filtered out of all orders of the user.
+/// The list of a user's orders with this status. `None` for a status that most of a user's orders may have: then all orders of
+/// the user are filtered.
 fn list_by_user(status: OrderStatus) -> Option<&'static str> {
     match status {
         OrderStatus::Processing => Some(PROCESSING_BY_USER),
@@ -228,8 +229,8 @@ fn list_by_user(status: OrderStatus) -> Option<&'static str> {
     }
 }
 
-/// Reports whether the orders of the user are to be looked for in [`spans`].
-fn no_list_is_narrower(query: &OrderQuery) -> bool {
+/// Reports whether a listing by user must read [`spans`], because no narrower index serves it.
+fn needs_spans(query: &OrderQuery) -> bool {
     query.reference.is_none() && query.status.and_then(list_by_user).is_none()
 }
 
@@ -237,10 +238,10 @@ fn no_list_is_narrower(query: &OrderQuery) -> bool {
 mod tests {
     use super::super::connection::open_writer;
     use super::super::migrations;
-    use super::super::turns::{HAS_TURN_BY_USER, WAITING_BY_USER, first_of};
+    use super::super::turns::{HAS_TURN_BY_USER, WAITING_BY_USER, first_of_user_sql};
     use super::*;
 
-    /// A new file of the current schema, and the folder it is in.
+    /// A new file with the current schema, and its folder.
     pub fn migrated() -> (tempfile::TempDir, Connection) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orders.db");
@@ -259,8 +260,8 @@ mod tests {
             .collect()
     }
 
-    /// Whatever the filters, a page is a range of one index in its order: nothing is sorted but the two short lists of what
-    /// waits and what is in processing, and no table is scanned.
+    /// A page with any filters reads a range of one index in order. Only the short lists of Pending and Processing orders are sorted,
+    /// and no table is scanned.
     #[test]
     fn every_page_is_served_by_an_index() {
         let (_folder, connection) = migrated();
@@ -273,12 +274,12 @@ mod tests {
                         reference,
                         ..OrderQuery::default()
                     };
-                    if user_id.is_some() && no_list_is_narrower(&query) {
+                    if user_id.is_some() && needs_spans(&query) {
                         continue;
                     }
                     let (statement, values) = listing(&query, (OrderId(0), OrderId(9)), 10);
                     let plan = plan(&connection, &statement, values);
-                    // All that is in processing is looked at, by an index that holds nothing else.
+                    // All running orders are read, from an index that holds nothing else.
                     let scans = plan
                         .lines()
                         .filter(|line| line.contains("SCAN orders") && !line.ends_with("orders_processing"));
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_order_of_a_user_is_found_without_the_others() {
+    fn finding_a_users_first_order_reads_no_other_orders() {
         let (_folder, connection) = migrated();
         for (list, found) in [
             (HAS_TURN_BY_USER, "orders_turn (user_id=? AND turn=?)"),
@@ -305,7 +306,7 @@ mod tests {
                 "orders_user_unsuccessful (user_id=? AND status=?)",
             ),
         ] {
-            let plan = plan(&connection, &first_of(list), vec![Value::Integer(1)]);
+            let plan = plan(&connection, &first_of_user_sql(list), vec![Value::Integer(1)]);
             assert!(plan.ends_with(&format!("INDEX {found}\n")), "{plan}");
             assert_eq!(plan.lines().count(), 1, "{plan}");
         }
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_to_many_orders_at_once_reads_a_range_of_ids() {
+    fn statements_for_runs_of_orders_read_a_range_of_ids() {
         let (_folder, connection) = migrated();
         for (statement, values) in [
             (include_str!("start_run.sql"), 8),

@@ -1,4 +1,4 @@
-//! One server per file, whatever the file is called.
+//! Ensures one server per file, by whatever path it is opened.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -11,35 +11,35 @@ use anyhow::Context;
 use super::files::{FileId, file_at, folder_of, location, sync_folder, unavailable};
 use crate::store::opening::OpenError;
 
-/// Orders are for their owner alone.
+/// Permissions of new folders and files: only their owner may read orders.
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
-/// Rights of anybody but the owner.
+/// Permission bits of users other than the owner.
 const RIGHTS_OF_OTHERS: u32 = 0o077;
-/// Links followed to a file that does not exist yet, as the system follows them.
-const LINKS_MAX: usize = 40;
+/// Symbolic links followed to a file that does not exist yet: the limit of Linux.
+const SYMLINKS_MAX: usize = 40;
 
-/// Proof that no other server has the file open, for as long as it lives. A lock on a file beside the database:
-/// a second descriptor of the database itself would drop SQLite's own locks when closed
-/// (sqlite.org/howtocorrupt.html section 2.2).
+/// Proof that no other server has the database open. It is a lock on a separate file, because closing a second descriptor of
+/// the database itself would drop SQLite's own locks (sqlite.org/howtocorrupt.html section 2.2).
 pub(super) struct ServerLock {
-    /// The database by its only name without links, beside which SQLite has its log.
+    /// Path of the database without symbolic links. SQLite keeps the WAL beside it.
     real_path: PathBuf,
+    /// Path of the lock file.
     path: PathBuf,
     held: Mutex<File>,
 }
 
 impl Drop for ServerLock {
-    /// Closing the file would do, but for a child process that was forked at this moment and has not yet closed its
-    /// copy: the lock belongs to the open file, of which both hold a descriptor.
+    /// Unlocks explicitly. Closing the file is not enough if a child process was forked at this moment and has not yet closed its
+    /// copy of the descriptor.
     fn drop(&mut self) {
         if let Err(error) = self.held().unlock() {
-            tracing::warn!(%error, "could not unlock the file beside the database");
+            tracing::warn!(%error, "cannot unlock the lock file of the database");
         }
     }
 }
 
-/// Locks the file for serving; makes it and its folder where they are missing, so that a link to it has somewhere to lead.
+/// Locks the database for serving. Creates the file and its folder if they are missing, so that its real path is known.
 pub(super) fn lock(path: &Path) -> Result<ServerLock, OpenError> {
     let real_path = create(path).map_err(|source| unavailable(path, source))?;
     require_one_name(path, &real_path)?;
@@ -64,9 +64,9 @@ impl ServerLock {
         &self.real_path
     }
 
-    /// Sees that the lock is on the file that another server would lock: one that was deleted is made anew, unless another
-    /// server was quicker.
-    pub fn keep(&self) -> Result<(), String> {
+    /// Checks that the lock file is still the one that another server would lock. If it was deleted or replaced, locks the new
+    /// one; fails if another server was faster.
+    pub fn ensure_held(&self) -> Result<(), String> {
         let mut held = self.held();
         let path = self.path.display();
         let is_there = held.metadata().and_then(|metadata| {
@@ -77,14 +77,14 @@ impl ServerLock {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(error) => {
-                tracing::debug!(%error, %path, "cannot look at the file of the lock");
+                tracing::debug!(%error, %path, "cannot check the lock file");
                 return Ok(());
             }
         }
         match try_lock(&self.path) {
             Ok(Some(file)) => {
                 tracing::warn!(
-                    "{path} was deleted or replaced while this server runs; it was made and locked again"
+                    "{path} was deleted or replaced while this server runs; it was created and locked again"
                 );
                 *held = file;
                 Ok(())
@@ -108,15 +108,15 @@ impl ServerLock {
     }
 }
 
-/// Returns the lock of a server that reaches the file by another way.
+/// Returns the lock of a server that reaches the database by another path, past the lock of the first server.
 #[cfg(test)]
 pub(super) fn lock_as(path: &Path, other: &Path) -> Result<ServerLock, OpenError> {
     let mut server_lock = lock(other)?;
-    server_lock.real_path = fs::canonicalize(path).expect("it was made");
+    server_lock.real_path = fs::canonicalize(path).expect("the file was created");
     Ok(server_lock)
 }
 
-/// Tries to lock the file; `None` where another process has the lock.
+/// Tries to lock the file; `None` if another process has the lock.
 fn try_lock(path: &Path) -> anyhow::Result<Option<File>> {
     let file = File::options()
         .create(true)
@@ -128,22 +128,22 @@ fn try_lock(path: &Path) -> anyhow::Result<Option<File>> {
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error).context("lock the file beside the database"),
+        Err(TryLockError::Error(error)) => Err(error).context("lock the lock file of the database"),
     }
 }
 
-/// Makes the file where it is missing, empty as SQLite would, and answers its name without links.
+/// Creates an empty database file if it is missing. Returns its path without symbolic links.
 fn create(path: &Path) -> anyhow::Result<PathBuf> {
     let mut target = path.to_owned();
-    // A link that leads nowhere yet leads to the file that is made through it.
-    for _ in 0..LINKS_MAX {
+    // A dangling symbolic link is followed, and its target created.
+    for _ in 0..SYMLINKS_MAX {
         match fs::read_link(&target) {
             Ok(link) => target = folder_of(&target).join(link),
             Err(_) => break,
         }
     }
     create_folder(&folder_of(&target))?;
-    // Only a new file is opened here: no process has a lock on it that closing it could drop.
+    // Opens only a new file, on which no process can hold a lock that closing would drop.
     let made = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -157,7 +157,7 @@ fn create(path: &Path) -> anyhow::Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("resolve {}", path.display()))
 }
 
-/// Requires a single name: by another name, or from another mount, the log of the same file would be another one.
+/// Requires that the file has no other hard link: SQLite would use a different WAL under the other name.
 fn require_one_name(path: &Path, real_path: &Path) -> Result<(), OpenError> {
     let metadata = fs::metadata(real_path)
         .with_context(|| format!("look at {}", real_path.display()))
@@ -166,8 +166,8 @@ fn require_one_name(path: &Path, real_path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::NotDurable {
             location: location(path),
             setting: format!(
-                "the file has {} names (hard links), and its log lies beside one of them only: give it one name, or \
-                 copy it",
+                "the file has {} names (hard links), and its WAL lies beside only one of them: remove the other links, or \
+                 copy the file",
                 metadata.nlink()
             ),
         });
@@ -175,9 +175,9 @@ fn require_one_name(path: &Path, real_path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Says which files of a store others than their owner have rights on. They are left as they are: somebody may have wanted
-/// it so. SQLite makes the log and its index with the rights of the database.
-pub(super) fn warn_of_rights(real_path: &Path) {
+/// Warns if users other than the owner have permissions on the database. Changes nothing, because the permissions may be
+/// intended. SQLite creates the WAL and its index with the permissions of the database.
+pub(super) fn warn_if_open_to_others(real_path: &Path) {
     let Ok(metadata) = fs::metadata(real_path) else {
         return;
     };
@@ -191,7 +191,7 @@ pub(super) fn warn_of_rights(real_path: &Path) {
     }
 }
 
-/// Each new folder is an entry of the one above, which is synced for it.
+/// Creates a folder and its missing parents, and syncs the parent of each new folder.
 fn create_folder(folder: &Path) -> anyhow::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -223,7 +223,7 @@ mod tests {
 
     /// Issue 13, point 4.
     #[test]
-    fn a_link_to_a_file_that_does_not_exist_yet_shares_its_lock() {
+    fn a_dangling_link_shares_the_lock_of_its_target() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new").join("orders.db");
         for (name, target) in [("a.db", "new/orders.db"), ("b.db", "a.db")] {
@@ -254,9 +254,9 @@ mod tests {
         lock(&path).unwrap();
     }
 
-    /// A child process has such a descriptor between its fork and its exec.
+    /// A child process has a copy of the descriptor between fork and exec.
     #[test]
-    fn a_copied_descriptor_does_not_keep_the_lock() {
+    fn an_inherited_descriptor_does_not_keep_the_lock() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orders.db");
         let held = lock(&path).unwrap();
@@ -266,24 +266,24 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_whose_file_was_deleted_is_taken_again() {
+    fn a_deleted_lock_file_is_locked_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orders.db");
         let held = lock(&path).unwrap();
         fs::remove_file(&held.path).unwrap();
-        held.keep().unwrap();
+        held.ensure_held().unwrap();
         assert!(matches!(lock(&path), Err(OpenError::InUse { .. })));
     }
 
     #[test]
-    fn a_lock_that_another_server_took_meanwhile_is_lost() {
+    fn a_lock_taken_by_another_server_is_lost() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orders.db");
         let held = lock(&path).unwrap();
         fs::remove_file(&held.path).unwrap();
         let other = lock(&path).unwrap();
-        let refusal = held.keep().unwrap_err();
+        let refusal = held.ensure_held().unwrap_err();
         assert!(refusal.contains("another server"), "{refusal}");
-        other.keep().unwrap();
+        other.ensure_held().unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Brings the schema of a file up to date, one transaction per step. What a step does is left to its file.
+//! Migrates the schema of a file, one transaction per step.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ const STEPS: &[Step] = migrations::steps!("sqlite");
 const CREATE_HISTORY: &str = "create table if not exists migrations (
     number integer primary key, name text not null, checksum text not null) strict";
 
-/// Applies what is missing.
+/// Applies the missing steps.
 pub(super) fn apply(path: &Path, connection: &mut Connection) -> Result<(), OpenError> {
     apply_steps(STEPS, path, connection)
 }
@@ -24,7 +24,7 @@ fn apply_steps(steps: &[Step], path: &Path, connection: &mut Connection) -> Resu
     let failed = |error: rusqlite::Error| unavailable(path, error.into());
     let is_new = applied(connection).map_err(failed)?.is_empty();
     for step in steps {
-        // The state is read under the write lock, so that of two processes one waits and finds the work done.
+        // Checked under the write lock: a second process waits, and then finds the step applied.
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;
@@ -35,23 +35,23 @@ fn apply_steps(steps: &[Step], path: &Path, connection: &mut Connection) -> Resu
         if !is_new {
             tracing::info!(
                 step = step.name,
-                "bringing the schema of the file up to date, which may take minutes where it holds many orders"
+                "migrating the schema of the file, which may take minutes if it holds many orders"
             );
         }
         run(&transaction, step).map_err(failed)?;
         transaction.commit().map_err(failed)?;
         if !is_new {
-            tracing::info!(step = step.name, "the schema of the file is a step further");
+            tracing::info!(step = step.name, "migrated the schema of the file");
         }
     }
     Ok(())
 }
 
-/// Carries out what the first start does where there is no schema yet, and takes it back. Makes no file.
+/// Tries out the first start on a database without a schema, and rolls it back. Creates no file.
 pub fn rehearse(path: &Path) -> Result<(), OpenError> {
     let failed = |error: rusqlite::Error| unavailable(path, error.into());
     if !path.exists() {
-        return try_out_folder(path).map_err(|source| unavailable(path, source));
+        return check_folder(path).map_err(|source| unavailable(path, source));
     }
     let mut connection = super::connection::open_reader(path).map_err(failed)?;
     connection
@@ -67,8 +67,8 @@ pub fn rehearse(path: &Path) -> Result<(), OpenError> {
     transaction.rollback().map_err(failed)
 }
 
-/// The nearest folder there is must take another one or a file.
-fn try_out_folder(path: &Path) -> anyhow::Result<()> {
+/// Checks that the nearest existing parent folder can be written.
+fn check_folder(path: &Path) -> anyhow::Result<()> {
     let path = std::path::absolute(path)?;
     let folder = path.ancestors().skip(1).find(|folder| folder.exists());
     let folder = folder.context("the path has no folder")?;
@@ -84,7 +84,7 @@ fn run(transaction: &Transaction<'_>, step: &Step) -> Result<(), rusqlite::Error
     Ok(())
 }
 
-/// All steps and whether they are applied; an error when another build made the file, or a newer one.
+/// All steps, and whether each is applied. Fails if another build or a newer binary made the file.
 pub(super) fn check(path: &Path, connection: &Connection) -> Result<Vec<Migration>, OpenError> {
     check_against(STEPS, path, connection)
 }
@@ -94,7 +94,7 @@ fn check_against(steps: &[Step], path: &Path, connection: &Connection) -> Result
     migrations::compare(&location(path), steps, &applied)
 }
 
-/// Refuses the file of another build before a writer opens it, which sets the journal mode and copies the log.
+/// Refuses the file of another build, before a writer opens it and thereby sets the journal mode and runs a checkpoint.
 pub(super) fn require_known(path: &Path) -> Result<(), OpenError> {
     check(path, &open_existing(path)?).map(drop)
 }
@@ -104,7 +104,7 @@ pub(super) fn require_current(path: &Path, connection: &Connection) -> Result<()
     migrations::require_current(&location(path), &check(path, connection)?)
 }
 
-/// Empty for a file without a schema.
+/// The applied steps; none for a file without a schema.
 fn applied(connection: &Connection) -> Result<Vec<Applied>, rusqlite::Error> {
     let exists = connection
         .query_row(
@@ -157,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_numbered_from_one_without_holes() {
+    fn steps_are_numbered_from_one_without_gaps() {
         for (place, step) in STEPS.iter().enumerate() {
             assert_eq!(step.number as usize, place + 1);
         }
     }
 
     #[test]
-    fn a_later_step_changes_a_store_that_lacks_it() {
+    fn a_missing_step_is_applied_once() {
         let (_folder, path, mut connection) = file();
         apply(&path, &mut connection).unwrap();
         connection
@@ -232,7 +232,7 @@ mod tests {
             apply(&path, &mut connection),
             Err(OpenError::SchemaNewer { found: 99, .. })
         ));
-        // Another build's numbers say nothing about which of the two is newer.
+        // The numbers of another build do not show which build is newer.
         connection
             .execute("update migrations set checksum = 'x'", [])
             .unwrap();

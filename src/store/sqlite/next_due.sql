@@ -1,5 +1,5 @@
--- The earliest due time in the second line; suspects count only with ?1, the orders of the
--- array ?2 do not. Two looks at the head of an index each.
+-- The earliest due time in the second line. Suspects count only if ?1 is true; orders in the array ?2 do not count.
+-- Reads the head of two indexes.
 select min(due_at) from (
     select * from (
         select due_at from orders indexed by orders_due

@@ -1,15 +1,15 @@
-//! Who processes: nodes come, say that they live, and go.
+//! Nodes: join, heartbeat and leave.
 
 use super::give_back;
 use super::group::{CallError, Group};
-use super::presence::Presence;
+use super::sole_server::SoleServer;
 use crate::lease::{LeaseKey, NodeId};
 use crate::store::{GivenBack, Heartbeat, Renewed, codes};
 
-/// The file has one server at a time, so whatever an earlier node held is free at once.
+/// Announces a node and takes back all leases of earlier nodes: a file has one server at a time, so those nodes are gone.
 pub(super) fn join(
     group: &mut Group<'_>,
-    presence: &Presence,
+    sole_server: &SoleServer,
     heartbeat: &Heartbeat,
     crashes_max: u32,
 ) -> Result<GivenBack, CallError> {
@@ -18,7 +18,7 @@ pub(super) fn join(
         .prepare_cached("delete from nodes where node <> ?1")?
         .execute([heartbeat.node])?;
     let given_back = give_back::give_back_all(group, crashes_max)?;
-    beat(group, presence, heartbeat)?;
+    beat(group, sole_server, heartbeat)?;
     Ok(given_back)
 }
 
@@ -32,14 +32,14 @@ pub(super) fn leave(group: &mut Group<'_>, node: NodeId) -> Result<(), CallError
 
 pub(super) fn renew(
     group: &mut Group<'_>,
-    presence: &Presence,
+    sole_server: &SoleServer,
     heartbeat: &Heartbeat,
 ) -> Result<Renewed, CallError> {
-    presence.require_alone(group)?;
-    beat(group, presence, heartbeat)?;
+    sole_server.require_sole(group)?;
+    beat(group, sole_server, heartbeat)?;
     let mut renewed = Renewed::default();
     for key in &heartbeat.leases {
-        match group.part(|group| extend(group, *key, heartbeat))? {
+        match group.in_savepoint(|group| extend(group, *key, heartbeat))? {
             Ok(true) => {}
             Ok(false) => renewed.lost.push(*key),
             Err(refusal) => renewed.refused.push(refusal.of_order(key.order_id)),
@@ -48,7 +48,7 @@ pub(super) fn renew(
     Ok(renewed)
 }
 
-fn beat(group: &Group<'_>, presence: &Presence, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error> {
+fn beat(group: &Group<'_>, sole_server: &SoleServer, heartbeat: &Heartbeat) -> Result<(), rusqlite::Error> {
     group
         .connection
         .prepare_cached(
@@ -67,12 +67,12 @@ fn beat(group: &Group<'_>, presence: &Presence, heartbeat: &Heartbeat) -> Result
             group.now.plus(heartbeat.lease),
             codes::breaker_code(heartbeat.breaker),
             heartbeat.processor.map(codes::processor_code),
-            presence.began(heartbeat.node, group.now),
+            sole_server.node_started_at(heartbeat.node, group.now),
         ))?;
     Ok(())
 }
 
-/// Whether the lease is still there; one that a worker outside has by now keeps its own time.
+/// Extends a lease; reports whether the node still has it. A lease that an external worker holds by now keeps its own expiry.
 fn extend(group: &Group<'_>, key: LeaseKey, heartbeat: &Heartbeat) -> Result<bool, rusqlite::Error> {
     let extended = group
         .connection

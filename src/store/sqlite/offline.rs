@@ -1,4 +1,4 @@
-//! The file as commands open it, beside a server or without one.
+//! Opens the file for commands, beside a running server or without one.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use crate::store::clock::{SteadyClock, system_clock};
 use crate::store::opening::{Migration, OpenError};
 use crate::time::Timestamp;
 
-/// Opens the file for reading at one instant, also beside a server.
+/// Opens a snapshot of the file, even beside a running server.
 pub fn open_snapshot(path: &Path) -> Result<Box<dyn Snapshot>, OpenError> {
     Ok(Box::new(snapshot_of(path)?))
 }
 
-/// Opens the file for reading without a server beside it, as long as the snapshot lives.
+/// Opens a snapshot of the file and keeps servers away while it is open.
 pub fn open_offline(path: &Path) -> Result<Box<dyn Snapshot>, OpenError> {
     require_file(path)?;
     let server_lock = lock::lock(path)?;
-    Ok(Box::new(snapshot_of(path)?.keeping(server_lock)))
+    Ok(Box::new(snapshot_of(path)?.with_lock(server_lock)))
 }
 
 fn snapshot_of(path: &Path) -> Result<SqliteSnapshot, OpenError> {
@@ -34,7 +34,7 @@ fn snapshot_of(path: &Path) -> Result<SqliteSnapshot, OpenError> {
     SqliteSnapshot::begin(connection, clock).map_err(failed)
 }
 
-/// Applies what is missing of the schema, or only tells with `dry_run`.
+/// Applies the missing migrations (none with `dry_run`). Returns all migrations with their state before the call.
 pub fn migrate(path: &Path, dry_run: bool) -> Result<Vec<Migration>, OpenError> {
     if dry_run {
         return migrations::check(path, &open_existing(path)?);

@@ -1,4 +1,4 @@
-//! Pausing and resuming the queue.
+//! Pauses and resumes the queue.
 
 use super::group::Group;
 

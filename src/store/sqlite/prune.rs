@@ -1,4 +1,4 @@
-//! Taking out orders that ended long ago, with their events.
+//! Retention: removes orders that ended long ago, with their events.
 
 use super::group::{CallError, Group, counter};
 use super::settle::micros;
@@ -7,8 +7,8 @@ use crate::order::{OrderId, OrderStatus};
 use crate::store::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
 use crate::time::Timestamp;
 
-/// What the walk sees of an order.
-struct Seen {
+/// An order that retention may remove.
+struct Candidate {
     order_id: OrderId,
     status: OrderStatus,
     created_at: Timestamp,
@@ -17,38 +17,41 @@ struct Seen {
     user_id: i64,
 }
 
-/// Walks the primary key: what ended before a time was created before it, and creation times rise with the ids, so that
-/// the walk ends where the orders are too young to have ended in time.
+/// Walks up the primary key. An order that ended before the cutoff was created before it, and creation times rise with the ids,
+/// so the walk ends at the first order created after the cutoff.
 pub(super) fn prune(group: &mut Group<'_>, request: &Prune) -> Result<Pruned, CallError> {
     let cutoff = group.now.minus(request.older_than);
     let page = next_orders(group, request.after)?;
     let mut pruned = Pruned::default();
     let mut events = 0;
     let mut last = None;
-    for seen in &page {
-        if seen.created_at >= cutoff {
+    for candidate in &page {
+        if candidate.created_at >= cutoff {
             return Ok(pruned);
         }
-        if seen.finished_at.is_some_and(|finished_at| finished_at < cutoff) {
+        if candidate
+            .finished_at
+            .is_some_and(|finished_at| finished_at < cutoff)
+        {
             if events >= PRUNE_EVENTS_MAX {
                 pruned.next = last;
                 return Ok(pruned);
             }
-            match group.part(|group| take_out(group, seen))? {
-                Ok(taken_out) => {
-                    events += taken_out;
+            match group.in_savepoint(|group| remove(group, candidate))? {
+                Ok(removed) => {
+                    events += removed;
                     pruned.orders += 1;
                 }
-                Err(refusal) => pruned.refused.push(refusal.of_order(seen.order_id)),
+                Err(refusal) => pruned.refused.push(refusal.of_order(candidate.order_id)),
             }
         }
-        last = Some(seen.order_id);
+        last = Some(candidate.order_id);
     }
     pruned.next = last.filter(|_| page.len() == PRUNE_ORDERS_MAX);
     Ok(pruned)
 }
 
-fn next_orders(group: &Group<'_>, after: Option<OrderId>) -> Result<Vec<Seen>, rusqlite::Error> {
+fn next_orders(group: &Group<'_>, after: Option<OrderId>) -> Result<Vec<Candidate>, rusqlite::Error> {
     group
         .connection
         .prepare_cached(
@@ -56,7 +59,7 @@ fn next_orders(group: &Group<'_>, after: Option<OrderId>) -> Result<Vec<Seen>, r
              where order_id > ?1 order by order_id limit ?2",
         )?
         .query_map((after.unwrap_or(OrderId(0)), PRUNE_ORDERS_MAX), |row| {
-            Ok(Seen {
+            Ok(Candidate {
                 order_id: row.get(0)?,
                 status: row.get(1)?,
                 created_at: row.get(2)?,
@@ -68,8 +71,8 @@ fn next_orders(group: &Group<'_>, after: Option<OrderId>) -> Result<Vec<Seen>, r
         .collect()
 }
 
-/// Answers how many events it had.
-fn take_out(group: &mut Group<'_>, order: &Seen) -> Result<usize, rusqlite::Error> {
+/// Removes an order and its events. Returns the number of events.
+fn remove(group: &mut Group<'_>, order: &Candidate) -> Result<usize, rusqlite::Error> {
     let positions: Vec<i64> = group
         .connection
         .prepare_cached("delete from events indexed by events_order where order_id = ?1 returning position")?
@@ -88,7 +91,7 @@ fn take_out(group: &mut Group<'_>, order: &Seen) -> Result<usize, rusqlite::Erro
     {
         totals.counters.processing_micros -= micros(finished.since(started));
     }
-    // Others of its user may have waited for it.
+    // Other orders of the user may have waited for this one.
     turns::pass(group, order.user_id)?;
     Ok(positions.len())
 }

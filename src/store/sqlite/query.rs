@@ -1,4 +1,4 @@
-//! Reading: single orders and numbers. Pages of orders are left to `listing`, events to `feed`.
+//! Reads single orders, counters and the state of the queue. `listing` reads pages of orders; `feed` reads events.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) fn order_view(
     let Some(order) = order(connection, order_id)? else {
         return Ok(None);
     };
-    let at = feed::end(connection)?;
+    let at = feed::end_cursor(connection)?;
     Ok(Some(OrderView { order, at }))
 }
 

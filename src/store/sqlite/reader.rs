@@ -1,9 +1,9 @@
-//! The connections that read beside the writer: one pool for all reads. Reads of a kind wait in one line and share the
-//! connections that this kind may use, so that a kind that is slow keeps no other waiting.
+//! The pool of connections for reads. Each kind of read has its own queue and its own share of the connections, so a slow kind
+//! delays no other.
 //!
-//! Each group of reads is one read transaction, as each group of the writer's calls is one that writes: beginning a
-//! transaction and handing a query to another thread cost more than the read of a single row. The transaction begins after
-//! its reads were taken from the line, so each sees everything that was answered before it was asked.
+//! Point reads are grouped into one read transaction, because beginning a transaction and handing work to another thread cost
+//! more than reading one row. The transaction begins after its reads were taken from the queue, so each read sees every write
+//! that was answered before the read was requested.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,93 +15,93 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::connection::open_reader;
-use super::failure::{Failure, State};
+use super::failure::{SqliteFailure, SqliteHealth};
 use crate::store::StoreError;
 
-/// Reads of one kind that may wait; more are refused.
+/// Reads of one kind that may wait; beyond that they are refused.
 const READS_WAITING_MAX: usize = 4_096;
 
-/// The kind of a read, which decides on its connections.
+/// The kind of a read. Each kind has its own queue and connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Single rows by their keys.
+pub(super) enum ReadKind {
+    /// Point reads: single rows by key.
     Point,
-    /// The state of the queue and pages of the feed: short, and wait for no list.
+    /// Short reads that must not wait for a listing: the state of the queue, and pages of the feed.
     Control,
-    /// Lists, histories and explanations, which may be slow.
+    /// Listings, histories and explanations, which may be slow.
     List,
 }
 
-/// The share of a kind in the connections.
-struct Share {
+/// Limits of one kind of read.
+struct ReadLimits {
     connections: usize,
-    /// Reads that wait for each connection at work when another one is to help: fewer are done sooner without it.
-    reads_to_help_with: usize,
-    /// Reads of one transaction, for which the first of them waits for the last.
-    group_reads_max: usize,
+    /// Waiting reads per busy connection beyond which another connection starts. A shorter queue is done sooner without it.
+    reads_per_connection: usize,
+    /// Reads per transaction. The first waits for the last.
+    reads_per_transaction_max: usize,
 }
 
-impl Kind {
-    const ALL: [Kind; 3] = [Kind::Point, Kind::Control, Kind::List];
+impl ReadKind {
+    const ALL: [ReadKind; 3] = [ReadKind::Point, ReadKind::Control, ReadKind::List];
 
-    const fn share(self) -> Share {
+    const fn limits(self) -> ReadLimits {
         match self {
-            // One connection does for all while it keeps up; where it does not, held up by the disk, say, the other helps.
-            // A full group takes some 0.3 ms.
-            Kind::Point => Share {
+            // One connection suffices while it keeps up. If it does not, because of a slow disk for example, the second one
+            // helps. A full transaction takes about 0.3 ms.
+            ReadKind::Point => ReadLimits {
                 connections: 2,
-                reads_to_help_with: 16,
-                group_reads_max: 64,
+                reads_per_connection: 16,
+                reads_per_transaction_max: 64,
             },
-            Kind::Control => Share {
+            ReadKind::Control => ReadLimits {
                 connections: 2,
-                reads_to_help_with: 0,
-                group_reads_max: 1,
+                reads_per_connection: 0,
+                reads_per_transaction_max: 1,
             },
-            Kind::List => Share {
+            ReadKind::List => ReadLimits {
                 connections: 4,
-                reads_to_help_with: 0,
-                group_reads_max: 1,
+                reads_per_connection: 0,
+                reads_per_transaction_max: 1,
             },
         }
     }
 }
 
-/// Cheap to clone.
+/// Handle to the pool. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Readers {
     pool: Arc<Pool>,
 }
 
 struct Pool {
-    waiting: Mutex<Waiting>,
+    state: Mutex<PoolState>,
     connections: usize,
-    state: Arc<State>,
+    health: Arc<SqliteHealth>,
 }
 
-struct Waiting {
-    /// One for each kind, in the order of [`Kind::ALL`].
-    lines: [Line; Kind::ALL.len()],
-    /// Connections that are not at work. There is one for whatever kind may use one more.
+struct PoolState {
+    /// One queue per kind, in the order of [`ReadKind::ALL`].
+    queues: [ReadQueue; ReadKind::ALL.len()],
+    /// Idle connections. The pool has enough for every kind to use its maximum.
     free: Vec<Connection>,
     closed: bool,
-    /// Told when all connections are closed.
-    ended: Vec<oneshot::Sender<()>>,
+    /// Signalled when all connections are closed.
+    close_waiters: Vec<oneshot::Sender<()>>,
 }
 
-/// Reads of one kind.
+/// Waiting reads of one kind.
 #[derive(Default)]
-struct Line {
+struct ReadQueue {
     reads: VecDeque<Box<dyn Read>>,
-    /// Connections that read for it. One that does goes on until none of these reads waits.
-    at_work: usize,
+    /// Connections that serve this queue. Each continues until the queue is empty.
+    connections_in_use: usize,
 }
 
-/// A read that waits for its turn and keeps its result until the transaction has ended.
+/// A read that waits for a connection and keeps its result until its transaction has ended.
 trait Read: Send {
-    /// Does nothing when the caller has left.
+    /// Runs the query, unless the caller is gone.
     fn carry_out(&mut self, connection: &Connection);
-    fn answer(self: Box<Self>, failure: Option<&rusqlite::Error>, state: &State);
+    fn answer(self: Box<Self>, failure: Option<&rusqlite::Error>, health: &SqliteHealth);
 }
 
 struct PendingRead<T, Q> {
@@ -122,12 +122,12 @@ where
         }
     }
 
-    fn answer(self: Box<Self>, failure: Option<&rusqlite::Error>, state: &State) {
+    fn answer(self: Box<Self>, failure: Option<&rusqlite::Error>, health: &SqliteHealth) {
         let failed = |error: &rusqlite::Error| {
-            let failure = Failure::of(error);
-            // A full disk does not stop readers, so it is not news from here.
-            if let Failure::Broken(_) = failure {
-                state.failed(&failure);
+            let failure = SqliteFailure::of(error);
+            // Other failures of a read prove nothing about writes.
+            if let SqliteFailure::Broken(_) = failure {
+                health.failed(&failure);
             }
             Err(failure.to_error(self.attempted))
         };
@@ -135,38 +135,42 @@ where
             (Some(error), _) => failed(error),
             (None, Some(Err(error))) => failed(&error),
             (None, Some(Ok(value))) => Ok(value),
-            // Its caller is gone.
+            // The caller is gone.
             (None, None) => return,
         };
-        // A caller that is gone wants no answer.
+        // Fails only if the caller is gone.
         let _ = self.answer.send(result);
     }
 }
 
 impl Readers {
-    pub fn open(path: &Path, state: Arc<State>) -> Result<Readers, rusqlite::Error> {
-        let connections = Kind::ALL.iter().map(|kind| kind.share().connections).sum();
+    pub fn open(path: &Path, health: Arc<SqliteHealth>) -> Result<Readers, rusqlite::Error> {
+        let connections = ReadKind::ALL.iter().map(|kind| kind.limits().connections).sum();
         let free = (0..connections)
             .map(|_| open_reader(path))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Readers {
             pool: Arc::new(Pool {
-                waiting: Mutex::new(Waiting {
-                    lines: Default::default(),
+                state: Mutex::new(PoolState {
+                    queues: Default::default(),
                     free,
                     closed: false,
-                    ended: Vec::new(),
+                    close_waiters: Vec::new(),
                 }),
                 connections,
-                state,
+                health,
             }),
         })
     }
 
-    /// Carries out the query in a read transaction. One that has begun goes on to its end also when its caller leaves.
+    /// Runs the query in a read transaction. A query that has begun runs to its end even if its caller is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] if too many reads of this kind wait, [`StoreError::Closed`] once the pool is closed, and failures of
+    /// the query.
     pub async fn read<T: Send + 'static>(
         &self,
-        kind: Kind,
+        kind: ReadKind,
         attempted: &'static str,
         query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -177,109 +181,109 @@ impl Readers {
             result: None,
             answer,
         });
-        if let Some(connection) = self.pool.enter(kind, read)? {
+        if let Some(connection) = self.pool.enqueue(kind, read)? {
             let pool = self.pool.clone();
-            // No caller waits for the job: it answers the reads themselves.
-            drop(spawn_blocking(move || pool.work(kind, connection)));
+            // Nobody awaits the job, because it answers the reads itself.
+            drop(spawn_blocking(move || pool.run_until_idle(kind, connection)));
         }
         answered.await.unwrap_or_else(|_| {
             Err(StoreError::Unexpected {
                 attempted,
-                source: anyhow::Error::msg("this read or one of its group panicked"),
+                source: anyhow::Error::msg("this read, or another in its transaction, panicked"),
             })
         })
     }
 
     pub fn is_closed(&self) -> bool {
-        self.pool.waiting().closed
+        self.pool.lock().closed
     }
 
-    /// Carries out the reads that wait, refuses later ones and closes the connections.
+    /// Finishes the waiting reads, refuses later ones and closes the connections.
     pub async fn close(&self) {
         if let Some(all_ended) = self.pool.close() {
-            // An error means that the process lets go of everything.
+            // Fails only if the pool is dropped.
             let _ = all_ended.await;
         }
     }
 }
 
 impl Pool {
-    /// Answers a connection where one more is to go to work.
-    fn enter(&self, kind: Kind, read: Box<dyn Read>) -> Result<Option<Connection>, StoreError> {
-        let mut waiting = self.waiting();
-        if waiting.closed {
+    /// Queues the read. Returns a connection if another one should start serving the queue.
+    fn enqueue(&self, kind: ReadKind, read: Box<dyn Read>) -> Result<Option<Connection>, StoreError> {
+        let mut state = self.lock();
+        if state.closed {
             return Err(StoreError::Closed);
         }
-        let share = kind.share();
-        let line = &mut waiting.lines[kind as usize];
-        if line.reads.len() >= READS_WAITING_MAX {
+        let limits = kind.limits();
+        let queue = &mut state.queues[kind as usize];
+        if queue.reads.len() >= READS_WAITING_MAX {
             return Err(StoreError::Busy);
         }
-        line.reads.push_back(read);
-        let helps = line.reads.len() > line.at_work * share.reads_to_help_with;
-        if !helps || line.at_work == share.connections {
+        queue.reads.push_back(read);
+        let needs_connection = queue.reads.len() > queue.connections_in_use * limits.reads_per_connection;
+        if !needs_connection || queue.connections_in_use == limits.connections {
             return Ok(None);
         }
-        line.at_work += 1;
-        let connection = waiting.free.pop();
-        Ok(Some(
-            connection.expect("there are as many connections as all kinds may use"),
-        ))
+        queue.connections_in_use += 1;
+        let connection = state.free.pop();
+        Ok(Some(connection.expect(
+            "the pool has enough connections for the maximum of every kind",
+        )))
     }
 
-    /// Reads until no read of the kind waits.
-    fn work(&self, kind: Kind, connection: Connection) {
-        let group_reads_max = kind.share().group_reads_max;
+    /// Serves the queue of this kind until it is empty.
+    fn run_until_idle(&self, kind: ReadKind, connection: Connection) {
+        let reads_per_transaction_max = kind.limits().reads_per_transaction_max;
         let mut reads = Vec::new();
         loop {
-            let mut waiting = self.waiting();
-            let line = &mut waiting.lines[kind as usize];
-            if line.reads.is_empty() {
-                line.at_work -= 1;
-                waiting.come_back(connection, self.connections);
+            let mut state = self.lock();
+            let queue = &mut state.queues[kind as usize];
+            if queue.reads.is_empty() {
+                queue.connections_in_use -= 1;
+                state.release(connection, self.connections);
                 return;
             }
-            let taken = line.reads.len().min(group_reads_max);
-            reads.extend(line.reads.drain(..taken));
-            drop(waiting);
-            // The callers of a read that panicked, and of those with it, learn of it when the reads are dropped.
-            let carried_out = AssertUnwindSafe(|| in_one_snapshot(&connection, &mut reads));
+            let taken = queue.reads.len().min(reads_per_transaction_max);
+            reads.extend(queue.reads.drain(..taken));
+            drop(state);
+            // If a read panics, dropping the reads of its transaction answers their callers.
+            let carried_out = AssertUnwindSafe(|| run_in_one_transaction(&connection, &mut reads));
             if let Ok(ended) = catch_unwind(carried_out) {
                 for read in reads.drain(..) {
-                    read.answer(ended.as_ref().err(), &self.state);
+                    read.answer(ended.as_ref().err(), &self.health);
                 }
             }
             reads.clear();
         }
     }
 
-    /// Answers a signal of when the last connection is closed, where that is not yet so.
+    /// Closes the pool. Returns a signal for the moment when the last connection is closed; `None` if all are closed already.
     fn close(&self) -> Option<oneshot::Receiver<()>> {
-        let mut waiting = self.waiting();
-        let at_work = waiting.lines.iter().any(|line| line.at_work > 0);
-        waiting.closed = true;
-        if !at_work {
-            waiting.free.clear();
+        let mut state = self.lock();
+        let is_busy = state.queues.iter().any(|queue| queue.connections_in_use > 0);
+        state.closed = true;
+        if !is_busy {
+            state.free.clear();
             return None;
         }
         let (ended, all_ended) = oneshot::channel();
-        waiting.ended.push(ended);
+        state.close_waiters.push(ended);
         Some(all_ended)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
+        self.state
             .lock()
             .expect("no code panics while it holds this lock")
     }
 }
 
-impl Waiting {
-    fn come_back(&mut self, connection: Connection, connections: usize) {
+impl PoolState {
+    fn release(&mut self, connection: Connection, connections: usize) {
         self.free.push(connection);
         if self.closed && self.free.len() == connections {
             self.free.clear();
-            for ended in self.ended.drain(..) {
+            for ended in self.close_waiters.drain(..) {
                 // The caller may have stopped waiting.
                 let _ = ended.send(());
             }
@@ -287,7 +291,10 @@ impl Waiting {
     }
 }
 
-fn in_one_snapshot(connection: &Connection, reads: &mut [Box<dyn Read>]) -> Result<(), rusqlite::Error> {
+fn run_in_one_transaction(
+    connection: &Connection,
+    reads: &mut [Box<dyn Read>],
+) -> Result<(), rusqlite::Error> {
     let transaction = connection.unchecked_transaction()?;
     for read in reads {
         read.carry_out(&transaction);

@@ -1,8 +1,8 @@
-//! Redriving orders: one, or many that match.
+//! Redrives one order, or many that match a query.
 
 use rusqlite::Connection;
 
-use super::group::{CallError, Change, Group};
+use super::group::{CallError, Group, StatusChange};
 use super::{listing, query, rows, turns};
 use crate::event::EventKind;
 use crate::order::OrderId;
@@ -21,13 +21,20 @@ pub(super) fn redrive(group: &mut Group<'_>, order_id: OrderId) -> Result<Acted,
     let redriven = group
         .connection
         .prepare_cached(concat!(include_str!("redrive.sql"), order_columns!()))?
-        .query_row((order_id, group.now, turns::of_returning(group)), rows::order)?;
-    group.record(Change::of_order(EventKind::Redriven, order.status, &redriven))?;
+        .query_row(
+            (order_id, group.now, turns::for_returning_order(group)),
+            rows::order,
+        )?;
+    group.record(StatusChange::of_order(
+        EventKind::Redriven,
+        order.status,
+        &redriven,
+    ))?;
     turns::pass(group, redriven.request.user_id)?;
     Ok(Acted::Done(redriven))
 }
 
-/// Answers also which orders were refused among the others.
+/// Redrives the oldest matching orders. Also returns the orders that the database refused to change.
 pub(super) fn redrive_matching(
     group: &mut Group<'_>,
     query: &RedriveQuery,
@@ -36,7 +43,7 @@ pub(super) fn redrive_matching(
     let mut redriven = Redriven::of_matching(&mut matching);
     let mut refused = Vec::new();
     for order_id in matching {
-        match group.part(|group| redrive(group, order_id))? {
+        match group.in_savepoint(|group| redrive(group, order_id))? {
             Ok(Acted::Done(_)) => redriven.retried += 1,
             Ok(Acted::Refused(_) | Acted::Unknown) => {}
             Err(refusal) => refused.push(refusal.of_order(order_id)),
@@ -45,7 +52,7 @@ pub(super) fn redrive_matching(
     Ok((redriven, refused))
 }
 
-/// Counts the orders that `redrive_matching` would take.
+/// Counts the orders that `redrive_matching` would redrive.
 pub(super) fn count_matching(
     connection: &Connection,
     query: &RedriveQuery,
@@ -53,13 +60,13 @@ pub(super) fn count_matching(
     Ok(Redriven::of_matching(&mut matching(connection, query)?))
 }
 
-/// The oldest matching orders, one more than a call takes.
+/// The oldest matching orders, at most one more than a call redrives.
 fn matching(connection: &Connection, query: &RedriveQuery) -> Result<Vec<OrderId>, rusqlite::Error> {
     let below = match query.created_before {
         Some(time) => listing::first_created(connection, listing::Created::NotBefore(time))?,
         None => None,
     };
-    // Without an order at or after the time, all orders are before it.
+    // If no order was created at or after the time, all were created before it.
     let below = below.unwrap_or(OrderId(i64::MAX));
     let limit = SWEEP_ORDERS_MAX + 1;
     match query.user_id {

@@ -1,5 +1,5 @@
--- Redrives order ?1 at ?2, which is Failed, Cancelled, or Pending and backs off: that one keeps its attempts, its generation and
--- its turn, the others get the turn ?3. Served by the primary key.
+-- Redrives order ?1 at time ?2. The order must be Failed, Cancelled, or Pending in backoff. A Pending order keeps its
+-- attempts, generation and turn; the others get the turn ?3. Served by the primary key.
 update orders set
     status = 0,
     version = version + 1,

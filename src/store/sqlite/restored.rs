@@ -1,22 +1,22 @@
-//! A file that was restored from a backup.
+//! Begins a new epoch in a file that was restored from a backup.
 
 use std::path::Path;
 
 use super::connection::{self, open_existing};
 use super::files::{require_file, unavailable};
 use super::{epochs, lock, migrations};
-use crate::store::Begun;
+use crate::store::NewEpoch;
 use crate::store::clock::system_clock;
 use crate::store::opening::OpenError;
 
-/// Refuses where there is no file, or a server has it.
+/// Fails if there is no file, or a server has it open.
 pub fn require_unused(path: &Path) -> Result<(), OpenError> {
     require_file(path)?;
     lock::lock(path).map(drop)
 }
 
-/// Begins an epoch, while no server has the file.
-pub fn begin_epoch(path: &Path) -> Result<Begun, OpenError> {
+/// Begins an epoch. Fails while a server has the file open.
+pub fn begin_epoch(path: &Path) -> Result<NewEpoch, OpenError> {
     require_file(path)?;
     let _server_lock = lock::lock(path)?;
     migrations::require_current(path, &open_existing(path)?)?;

@@ -1,4 +1,4 @@
-//! Between rows and domain types: codes and columns.
+//! Converts between rows and domain types.
 
 use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
@@ -11,7 +11,7 @@ use crate::portable_json::JsonText;
 use crate::store::{Breaker, codes};
 use crate::time::Timestamp;
 
-/// Of [`crate::store::columns::order_columns`].
+/// Reads an order from the columns [`crate::store::columns::order_columns`].
 pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
     let status: OrderStatus = row.get(1)?;
     let due_at: Option<Timestamp> = row.get(8)?;
@@ -37,7 +37,7 @@ pub(super) fn order(row: &Row<'_>) -> Result<Order, rusqlite::Error> {
     })
 }
 
-/// Of [`crate::store::columns::EVENT_COLUMNS`].
+/// Reads an event from the columns [`crate::store::columns::EVENT_COLUMNS`].
 pub(super) fn event(row: &Row<'_>) -> Result<Event, rusqlite::Error> {
     Ok(Event {
         order_id: row.get(0)?,
@@ -134,7 +134,7 @@ impl FromSql for Timestamp {
     }
 }
 
-/// How many orders an idempotency key names: 1 to [`BATCH_ORDERS_MAX`].
+/// The number of orders of an idempotency key: 1 to [`BATCH_ORDERS_MAX`].
 pub(super) struct OrderCount(pub i64);
 
 impl OrderCount {

@@ -1,11 +1,11 @@
-//! Ending attempts, by their results.
+//! Ends attempts.
 
 use std::time::Duration;
 
 use rusqlite::OptionalExtension;
 
-use super::group::{Change, Group, Run, require_changed};
-use super::statements::Hot;
+use super::group::{Group, IdRun, StatusChange, require_changed};
+use super::statements::HotStatement;
 use super::turns;
 use crate::event::EventKind;
 use crate::lease::{LeaseKey, Outcome};
@@ -30,22 +30,21 @@ pub(super) fn settle(
     }
 }
 
-/// Completes attempts without a result as [`settle`] would one after another, and answers what became of each. Those at orders
-/// with consecutive ids, as a claim hands them out, are done together, where each of them has its lease: that costs less than
-/// half.
+/// Completes attempts without a result document, with the same effect as [`settle`] on each. A run of consecutive ids, as a claim
+/// grants them, is completed by one statement if every order in it still has its lease: this costs less than half.
 pub(super) fn complete(group: &mut Group<'_>, keys: &[LeaseKey]) -> Result<Vec<Settled>, rusqlite::Error> {
-    // Each key with the place of its answer.
+    // Each key with the index of its answer.
     let mut sorted: Vec<(LeaseKey, usize)> = keys.iter().copied().zip(0..).collect();
     sorted.sort_by_key(|(key, _)| key.order_id);
     let mut settled = vec![Settled::Stale; keys.len()];
-    let together = |one: &(LeaseKey, usize), next: &(LeaseKey, usize)| {
+    let consecutive = |one: &(LeaseKey, usize), next: &(LeaseKey, usize)| {
         let (one, next) = (one.0, next.0);
         next.order_id.0 == one.order_id.0 + 1 && next.fence == one.fence && next.node == one.node
     };
-    for run in sorted.chunk_by(together) {
+    for run in sorted.chunk_by(consecutive) {
         let done = run.len() > 1 && complete_run(group, run[0].0, run.len())?;
-        for (key, place) in run {
-            settled[*place] = if done {
+        for (key, index) in run {
+            settled[*index] = if done {
                 Settled::Done(OrderStatus::Completed)
             } else {
                 settle(group, *key, &Outcome::COMPLETED)?
@@ -55,18 +54,18 @@ pub(super) fn complete(group: &mut Group<'_>, keys: &[LeaseKey]) -> Result<Vec<S
     Ok(settled)
 }
 
-/// From the order of this lease on so many. Changes nothing and answers `false` when one of them has lost its lease, or the
-/// orders of a user wait for each other.
+/// Completes the attempts of `orders` consecutive orders, beginning with the one of lease `first`. Changes nothing and returns
+/// `false` if one of them has lost its lease, or if users have turns.
 fn complete_run(group: &mut Group<'_>, first: LeaseKey, orders: usize) -> Result<bool, rusqlite::Error> {
     match group.totals.ordering {
         Ordering::None => {}
         Ordering::User(_) => return Ok(false),
     }
-    let run = Run::of_length(first.order_id, orders);
+    let run = IdRun::starting_at(first.order_id, orders);
     let (now, fence) = (group.now, first.fence);
     let (held, took): (usize, u64) = group
         .statements
-        .get(Hot::ReadAttempts)?
+        .get(HotStatement::ReadAttempts)?
         .query_row((run.first, run.last, fence, now), |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
@@ -75,7 +74,7 @@ fn complete_run(group: &mut Group<'_>, first: LeaseKey, orders: usize) -> Result
     }
     let completed = group
         .statements
-        .get(Hot::CompleteRun)?
+        .get(HotStatement::CompleteRun)?
         .execute((run.first, run.last, fence, now))?;
     require_changed(completed, orders)?;
     group.totals.counters.processing_micros += took;
@@ -83,24 +82,24 @@ fn complete_run(group: &mut Group<'_>, first: LeaseKey, orders: usize) -> Result
     Ok(true)
 }
 
-/// What the end of an attempt needs to know of the order.
-struct Attempted {
+/// The columns of a Processing order that the end of its attempt needs.
+struct RunningAttempt {
     version: u32,
     attempts: u32,
     processing_at: Timestamp,
     user_id: i64,
 }
 
-/// Changes nothing and answers `false` when the lease is no longer the order's.
+/// Ends the attempt. Changes nothing and returns `false` if the lease was lost.
 pub(super) fn end_attempt(group: &mut Group<'_>, key: LeaseKey, end: End) -> Result<bool, rusqlite::Error> {
-    let Some(attempted) = attempted(group, key)? else {
+    let Some(attempt) = running_attempt(group, key)? else {
         return Ok(false);
     };
     let status = end.status();
-    let version = attempted.version + 1;
-    let attempts = attempted.attempts - u32::from(end.given_back);
-    let turn = turns::of_returning(group);
-    let changed = group.statements.get(Hot::EndAttempt)?.execute((
+    let version = attempt.version + 1;
+    let attempts = attempt.attempts - u32::from(end.given_back);
+    let turn = turns::for_returning_order(group);
+    let changed = group.statements.get(HotStatement::EndAttempt)?.execute((
         key.order_id,
         key.fence,
         status,
@@ -116,9 +115,9 @@ pub(super) fn end_attempt(group: &mut Group<'_>, key: LeaseKey, end: End) -> Res
     ))?;
     require_changed(changed, 1)?;
     if status == OrderStatus::Completed {
-        group.totals.counters.processing_micros += micros(group.now.since(attempted.processing_at));
+        group.totals.counters.processing_micros += micros(group.now.since(attempt.processing_at));
     }
-    group.record(Change {
+    group.record(StatusChange {
         order_id: key.order_id,
         version,
         kind: end.kind,
@@ -127,16 +126,16 @@ pub(super) fn end_attempt(group: &mut Group<'_>, key: LeaseKey, end: End) -> Res
         node: Some(key.node),
         error: end.error,
     })?;
-    turns::pass(group, attempted.user_id)?;
+    turns::pass(group, attempt.user_id)?;
     Ok(true)
 }
 
-fn attempted(group: &mut Group<'_>, key: LeaseKey) -> Result<Option<Attempted>, rusqlite::Error> {
+fn running_attempt(group: &mut Group<'_>, key: LeaseKey) -> Result<Option<RunningAttempt>, rusqlite::Error> {
     group
         .statements
-        .get(Hot::ReadAttempt)?
+        .get(HotStatement::ReadAttempt)?
         .query_row((key.order_id, key.fence), |row| {
-            Ok(Attempted {
+            Ok(RunningAttempt {
                 version: row.get(0)?,
                 attempts: row.get(1)?,
                 processing_at: row.get(2)?,

@@ -1,4 +1,4 @@
-//! Everything in the file at one instant, over a connection of its own whose read transaction stays open.
+//! A snapshot of the file: a connection of its own with an open read transaction.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::connection::open_reader;
-use super::failure::Failure;
+use super::failure::SqliteFailure;
 use super::group::Totals;
 use super::lock::ServerLock;
 use super::rows::{self, OrderCount};
@@ -28,13 +28,13 @@ use crate::time::Timestamp;
 pub(super) struct SqliteSnapshot {
     connection: Arc<Mutex<Connection>>,
     clock: Arc<SteadyClock>,
-    /// Where no server may begin to change the file beside it.
+    /// Set if no server may open the file while the snapshot lives.
     _server_lock: Option<ServerLock>,
 }
 
 impl SqliteSnapshot {
     pub fn begin(connection: Connection, clock: Arc<SteadyClock>) -> Result<SqliteSnapshot, rusqlite::Error> {
-        // The transaction's view is fixed by its first read, not by its beginning.
+        // The first read fixes the transaction's view, not `begin`.
         connection.execute_batch("begin; select 1 from sqlite_schema limit 1")?;
         Ok(SqliteSnapshot {
             connection: Arc::new(Mutex::new(connection)),
@@ -43,7 +43,7 @@ impl SqliteSnapshot {
         })
     }
 
-    /// Begins one over a connection of its own.
+    /// Begins a snapshot on a new connection.
     pub async fn open(path: Arc<Path>, clock: Arc<SteadyClock>) -> Result<SqliteSnapshot, StoreError> {
         let unexpected = |source: anyhow::Error| StoreError::Unexpected {
             attempted: "open a snapshot",
@@ -56,8 +56,8 @@ impl SqliteSnapshot {
         }
     }
 
-    /// Keeps servers away for as long as it lives.
-    pub fn keeping(self, server_lock: ServerLock) -> SqliteSnapshot {
+    /// Keeps servers away while the snapshot lives.
+    pub fn with_lock(self, server_lock: ServerLock) -> SqliteSnapshot {
         SqliteSnapshot {
             _server_lock: Some(server_lock),
             ..self
@@ -78,7 +78,7 @@ impl SqliteSnapshot {
         })
         .await;
         match answer {
-            Ok(result) => result.map_err(|error| Failure::of(&error).to_error(attempted)),
+            Ok(result) => result.map_err(|error| SqliteFailure::of(&error).to_error(attempted)),
             Err(panicked) => Err(StoreError::Unexpected {
                 attempted,
                 source: panicked.into(),
@@ -153,12 +153,11 @@ impl Snapshot for SqliteSnapshot {
         .await
     }
 
-    /// One writer stores all orders and reads the clock once for each commit.
+    /// Zero, because one writer stores all orders and reads the clock once per transaction.
     fn accept_time_max(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// A file is opened with the settings its promises need, or not at all.
     async fn start_rule(&mut self) -> Result<StartRule, StoreError> {
         self.read("read the rule of a snapshot's starts", |connection| {
             let totals = Totals::read(connection)?;
@@ -183,6 +182,7 @@ impl Snapshot for SqliteSnapshot {
         .await
     }
 
+    /// None, because a file is opened with durable settings or not at all.
     async fn weaknesses(&mut self) -> Result<Vec<String>, StoreError> {
         Ok(Vec::new())
     }
@@ -206,7 +206,7 @@ impl Snapshot for SqliteSnapshot {
         .await
     }
 
-    /// Events get their places in the transaction that writes them.
+    /// Nothing waits, because an event gets its position in the transaction that writes it.
     async fn feed(&mut self) -> Result<FeedState, StoreError> {
         self.read("read the state of the feed of a snapshot", |connection| {
             Ok(FeedState {
@@ -218,7 +218,7 @@ impl Snapshot for SqliteSnapshot {
     }
 
     async fn only_reads(&mut self) -> Result<Option<String>, StoreError> {
-        self.read("look whether a file can be written", |connection| {
+        self.read("check whether a file can be written", |connection| {
             let only_reads = connection.is_readonly("main")?;
             Ok(only_reads.then(|| "the file cannot be written".to_owned()))
         })
@@ -232,15 +232,15 @@ impl Snapshot for SqliteSnapshot {
                 .query_map([], |row| row.get::<_, String>(0))?
                 .collect::<Result<Vec<_>, _>>()?;
             findings.retain(|finding| finding != "ok");
-            findings.extend(loose_ends(connection)?);
+            findings.extend(inconsistencies(connection)?);
             Ok(findings)
         })
         .await
     }
 }
 
-/// What no order can show: rows that belong to none, numbers that would be given out twice, a feed with holes.
-fn loose_ends(connection: &Connection) -> Result<Vec<String>, rusqlite::Error> {
+/// Inconsistencies that no single order shows: events without an order, a next number that is taken, a feed with gaps.
+fn inconsistencies(connection: &Connection) -> Result<Vec<String>, rusqlite::Error> {
     let number = |statement: &str| connection.query_row(statement, [], |row| row.get::<_, Option<i64>>(0));
     let orphans = number(
         "select count(*) from events
@@ -305,12 +305,12 @@ fn orders_after(
             let node: Option<NodeId> = row.get(ORDER_COLUMNS + 1)?;
             let fence: u64 = row.get(ORDER_COLUMNS + 2)?;
             let expires_at = row.get::<_, Option<_>>(ORDER_COLUMNS + 3)?;
-            let outside = row.get(ORDER_COLUMNS + 4)?;
+            let external = row.get(ORDER_COLUMNS + 4)?;
             let lease = |(node, expires_at)| LeaseRecord {
                 node,
                 fence,
                 expires_at,
-                outside,
+                external,
             };
             Ok(OrderRecord {
                 order: rows::order(row)?,
@@ -345,7 +345,7 @@ fn events_of(connection: &Connection, order_id: OrderId) -> Result<Vec<EventReco
         .collect()
 }
 
-/// The orders that the claim of an event passed over: an array of JSON, which SQLite wrote.
+/// The orders that the claim of a `started` event passed over. The column holds a JSON array.
 fn passed_over(row: &Row<'_>) -> Result<Vec<OrderId>, rusqlite::Error> {
     let column = EVENT_COLUMNS_COUNT + 1;
     let Some(text) = row.get::<_, Option<String>>(column)? else {
@@ -369,7 +369,7 @@ fn keys_after(
         )?
         .query_map((scope, key, limit), |row| {
             let (first, count): (i64, i64) = (row.get(2)?, row.get(3)?);
-            // A damaged count names no orders, which is found wrong, rather than more than memory holds.
+            // A damaged count could exceed memory. Zero orders are also reported as an error.
             let count = if OrderCount::is_possible(count) { count } else { 0 };
             Ok(KeyRecord {
                 scope: row.get(0)?,
@@ -382,7 +382,7 @@ fn keys_after(
         .collect()
 }
 
-/// The newest time the store holds: no clock that serves it may start before.
+/// The time of the newest event; `None` if there is none. The clock of the store must not start earlier.
 pub(super) fn newest_time(connection: &Connection) -> Result<Option<Timestamp>, rusqlite::Error> {
     connection
         .query_row(

@@ -1,4 +1,5 @@
--- Starts the orders with the ids from ?1 to ?2, which all wait in the first line; ?8: the floor of their fences. Served by the primary key.
+-- Starts the orders with ids ?1 to ?2, all of which must wait in the first line. Their fences will be higher than ?8.
+-- Served by the primary key.
 update or rollback orders not indexed set
     status = 1,
     version = version + 1,

@@ -1,4 +1,4 @@
-//! Mechanics of this driver that the trait does not show.
+//! Mechanics of this driver that the trait does not show: separate connections for reads, and the limit of waiting orders.
 
 use super::*;
 use crate::metrics::Metrics;
@@ -7,8 +7,8 @@ use crate::order::{BATCH_ORDERS_MAX, ItemIds};
 use crate::store::ORDERS_WAITING_MAX;
 use crate::store::clock::system_clock;
 
-mod presence;
-mod together;
+mod batching;
+mod second_server;
 
 pub(super) fn batch() -> Arc<[NewOrder]> {
     let order = NewOrder {
@@ -34,7 +34,7 @@ fn store_at(path: &Path) -> Sqlite {
 
 /// Issue 13, point 28.
 #[tokio::test]
-async fn lists_that_hang_keep_neither_pause_nor_queue_nor_feed_away() {
+async fn slow_listings_do_not_delay_pause_queue_or_feed() {
     const LISTS: usize = 20;
     let folder = tempfile::tempdir().unwrap();
     let store = store_at(&folder.path().join("orders.db"));
@@ -44,7 +44,7 @@ async fn lists_that_hang_keep_neither_pause_nor_queue_nor_feed_away() {
         let readers = store.readers.clone();
         lists.push(tokio::spawn(async move {
             readers
-                .read(Kind::List, "list", move |_| Ok(wait.recv().is_err()))
+                .read(ReadKind::List, "list", move |_| Ok(wait.recv().is_err()))
                 .await
         }));
         tokio::task::yield_now().await;
@@ -66,9 +66,9 @@ async fn lists_that_hang_keep_neither_pause_nor_queue_nor_feed_away() {
     store.close().await;
 }
 
-/// Orders that wait for the writer are counted until they are stored or refused, not until the client hangs up.
+/// Orders that wait for the writer count until they are stored or refused, even if the client hangs up.
 #[tokio::test]
-async fn orders_of_clients_that_went_away_still_count_as_waiting() {
+async fn orders_of_disconnected_clients_still_count_as_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.db");
     let store = store_at(&path);

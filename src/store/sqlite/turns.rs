@@ -1,5 +1,5 @@
-//! The orders of a user one after another (`ORDERLY_ORDERING=user`): among those that are Pending, one has its turn and the
-//! others wait for it. Whatever may change whose turn it is says so with [`pass`], in the transaction of the change.
+//! Turns (`ORDERLY_ORDERING=user`): of a user's Pending orders, at most one has the turn, and the others are blocked. Every change
+//! that may move the turn calls [`pass`] in its transaction.
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
@@ -9,18 +9,18 @@ use crate::order::{OnFailure, OrderId, OrderStatus, Ordering};
 use crate::store::RefusedOrder;
 use crate::time::Timestamp;
 
-/// Of `orders.turn`: whether an order that is Pending may start, as far as the others of its user are concerned.
+/// Values of `orders.turn` for Pending orders: the order has the turn, or it is blocked.
 const ITS_TURN: i64 = 0;
 const WAITS: i64 = 1;
 
-/// The order of a user that has the turn, and those that wait for it.
+/// Lists of a user's Pending orders by id: the one with the turn, and the blocked ones.
 pub(super) const HAS_TURN_BY_USER: &str =
     "orders indexed by orders_turn where status = 0 and turn is not null and turn = 0";
 pub(super) const WAITING_BY_USER: &str =
     "orders indexed by orders_turn where status = 0 and turn is not null and turn = 1";
 
-/// The turn of an order that is just accepted; `None` where the orders of a user do not wait for each other.
-pub(super) fn of_new(group: &Group<'_>, user_id: i64) -> Result<Option<i64>, rusqlite::Error> {
+/// The turn of a new order; `None` if users have no turns.
+pub(super) fn for_new_order(group: &Group<'_>, user_id: i64) -> Result<Option<i64>, rusqlite::Error> {
     let Ordering::User(on_failure) = group.totals.ordering else {
         return Ok(None);
     };
@@ -28,19 +28,19 @@ pub(super) fn of_new(group: &Group<'_>, user_id: i64) -> Result<Option<i64>, rus
     Ok(Some(if first.is_some() { WAITS } else { ITS_TURN }))
 }
 
-/// The turn of an order that comes back as Pending: none, until [`pass`] gives it.
-pub(super) fn of_returning(group: &Group<'_>) -> Option<i64> {
+/// The turn of an order that returns to Pending: blocked until [`pass`] gives it the turn; `None` if users have no turns.
+pub(super) fn for_returning_order(group: &Group<'_>) -> Option<i64> {
     match group.totals.ordering {
         Ordering::None => None,
         Ordering::User(_) => Some(WAITS),
     }
 }
 
-/// The most users whose turn a claim tries to pass again.
+/// Users with an owed turn that one claim tries again, at most.
 const OWED_MAX: usize = 1_000;
 
-/// Gives the turn to the first order of the user that is open, when that one is Pending and none is in processing. Where the
-/// database refuses that, the user is owed its turn: the change that comes before must not suffer for another order.
+/// Gives the turn to the user's first open order, if it is Pending and none of the user's orders is Processing. If the database
+/// refuses this change, notes that the turn is owed, so that the change of the order before it still succeeds.
 pub(super) fn pass(group: &mut Group<'_>, user_id: i64) -> Result<(), rusqlite::Error> {
     if try_pass(group, user_id)?.is_some() {
         group
@@ -53,7 +53,7 @@ pub(super) fn pass(group: &mut Group<'_>, user_id: i64) -> Result<(), rusqlite::
     Ok(())
 }
 
-/// Passes the turn of the users to whom it is owed. Returns the orders that the database still refuses to change.
+/// Passes owed turns. Returns the orders that the database still refuses to change.
 pub(super) fn pass_owed(group: &mut Group<'_>) -> Result<Vec<RefusedOrder>, rusqlite::Error> {
     if group.totals.ordering == Ordering::None {
         return Ok(Vec::new());
@@ -76,7 +76,7 @@ pub(super) fn pass_owed(group: &mut Group<'_>) -> Result<Vec<RefusedOrder>, rusq
     Ok(refused)
 }
 
-/// Passes the turn of the user, or returns the order that the database refuses to change and passes nothing.
+/// Passes the user's turn. If the database refuses it, changes nothing and returns the refused order.
 fn try_pass(group: &mut Group<'_>, user_id: i64) -> Result<Option<RefusedOrder>, rusqlite::Error> {
     let Ordering::User(on_failure) = group.totals.ordering else {
         return Ok(None);
@@ -93,7 +93,7 @@ fn try_pass(group: &mut Group<'_>, user_id: i64) -> Result<Option<RefusedOrder>,
         return Ok(None);
     }
     let mut changing = None;
-    let passed = group.part(|group| {
+    let passed = group.in_savepoint(|group| {
         if let Some(holder) = holder {
             changing = Some(holder);
             set_turn(group.connection, holder, WAITS)?;
@@ -109,7 +109,7 @@ fn try_pass(group: &mut Group<'_>, user_id: i64) -> Result<Option<RefusedOrder>,
     Ok(refused.map(|(refusal, order_id)| refusal.of_order(order_id)))
 }
 
-/// Among the orders of the user that later ones wait for.
+/// The user's first order that later ones wait for: Pending, Processing, or Failed if failures block.
 pub(super) fn first_open(
     connection: &Connection,
     user_id: i64,
@@ -135,7 +135,7 @@ pub(super) fn first_open(
     Ok(first)
 }
 
-/// The order of the user that is in processing; where more are, the first.
+/// The user's first Processing order. More than one can run if they started before users had turns.
 pub(super) fn in_processing(
     connection: &Connection,
     user_id: i64,
@@ -149,13 +149,13 @@ fn first_of_user(
     list: &str,
 ) -> Result<Option<OrderId>, rusqlite::Error> {
     connection
-        .prepare_cached(&first_of(list))?
+        .prepare_cached(&first_of_user_sql(list))?
         .query_row([user_id], |row| row.get(0))
         .optional()
 }
 
-/// The statement for the first order of the user ?1 in the list.
-pub(super) fn first_of(list: &str) -> String {
+/// The statement that reads the first order of user ?1 in the list.
+pub(super) fn first_of_user_sql(list: &str) -> String {
     format!("select order_id from {list} and user_id = ?1 order by order_id limit 1")
 }
 
@@ -166,7 +166,7 @@ fn set_turn(connection: &Connection, order_id: OrderId, turn: i64) -> Result<(),
     require_changed(changed, 1)
 }
 
-/// From now on the orders of a user wait for each other, or no longer do. For a file that no node works on.
+/// Changes the ordering of a file that no node uses.
 pub(super) fn set_ordering(
     connection: &mut Connection,
     ordering: Ordering,
@@ -179,19 +179,19 @@ pub(super) fn set_ordering(
     }
     let mut group = Group::new(&transaction, now, totals);
     group.totals.ordering = ordering;
-    // Those in processing are given their turn when they come back.
+    // Processing orders get a turn when they return to Pending.
     transaction.execute(
         "update orders set turn = ?1 where status = 0",
-        [of_returning(&group)],
+        [for_returning_order(&group)],
     )?;
     group.totals.ordering_from = totals.last_order_id;
     pass_to_all(&mut group)?;
-    let (totals, _) = group.end();
+    let (totals, _) = group.finish();
     totals.write(&transaction)?;
     transaction.commit()
 }
 
-/// Among the orders that wait, which are looked at once.
+/// Passes the turn of every user with Pending orders.
 fn pass_to_all(group: &mut Group<'_>) -> Result<(), rusqlite::Error> {
     let users: Vec<i64> = group
         .connection

@@ -1,4 +1,4 @@
-//! The answer to a claim's message, read from the text of its rows.
+//! The answer to a claim's message, decoded from the text of its rows.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
-use super::super::failure::Failure;
-use super::super::floor::Seen;
+use super::super::failure::PgFailure;
+use super::super::lower_bound::ClaimObservation;
 use super::super::{rows, turns};
 use crate::epoch::EpochIdentity;
 use crate::lease::{Lease, NodeId, ProcessorKind};
@@ -15,7 +15,7 @@ use crate::order::{Order, OrderId, OrderStatus, Ordering};
 use crate::store::{Epochs, SUSPECT_CRASHES, codes};
 use crate::time::Timestamp;
 
-/// An order that a claim started: the numbers that the function `start` tells of it, in its order.
+/// An order that a claim started: the numbers that the function `start` returns for it, in its order.
 #[derive(Deserialize)]
 pub(super) struct Granted {
     pub order_id: i64,
@@ -39,7 +39,7 @@ impl Granted {
         node: NodeId,
         epochs: &Epochs,
         [items, reference, metadata, last_error]: Texts,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<Lease, PgFailure> {
         let order = Order {
             order_id: OrderId(self.order_id),
             status: OrderStatus::Processing,
@@ -65,35 +65,35 @@ impl Granted {
     }
 }
 
-fn count(number: i64) -> Result<u32, Failure> {
-    u32::try_from(number).map_err(|_| Failure::undecodable("a count", number))
+fn count(number: i64) -> Result<u32, PgFailure> {
+    u32::try_from(number).map_err(|_| PgFailure::undecodable("a count", number))
 }
 
-/// The answer to the claim's message.
+/// The answer to a claim's message.
 pub(super) struct Answer {
     pub granted: Vec<Granted>,
-    /// `None` where they were too long for the message of a claim.
+    /// The texts of the orders; `None` when they were too long for the answer.
     texts: Option<Vec<Texts>>,
-    /// `None` while the queue is paused: what is hidden is not gone.
-    pub seen: Option<Seen>,
+    /// The claim's view of the lines; `None` while the queue is paused, when it reads none.
+    pub seen: Option<ClaimObservation>,
     /// Orders of either line that another session has locked.
     pub locked: Vec<OrderId>,
-    /// The number of orders that the claim saw and stepped around.
+    /// The number of refused orders that the claim saw and stepped around.
     pub refused: usize,
     pub next_due_in: Option<Duration>,
     pub idle: bool,
-    /// The newest one, as the claim found.
+    /// The newest epoch, as the claim found it.
     pub epoch: EpochIdentity,
-    /// The store's; nothing is claimed by another.
+    /// The store's ordering. A claim by another starts nothing.
     pub ordering: Ordering,
-    /// The store's, as well.
+    /// The store's processor. A claim for another starts nothing.
     pub processor: ProcessorKind,
 }
 
 impl Answer {
-    /// Reads the rows of the message's statements, whose columns have names of their own.
-    pub fn read(messages: &[SimpleQueryMessage], stepped_around: &[OrderId]) -> Result<Answer, Failure> {
-        let missing = || Failure::undecodable("a claim", "a part of it");
+    /// Decodes the rows of the message's statements. Their columns have distinct names.
+    pub fn read(messages: &[SimpleQueryMessage], stepped_around: &[OrderId]) -> Result<Answer, PgFailure> {
+        let missing = || PgFailure::undecodable("a claim", "a part of it");
         let values = Values::of(messages);
         let granted: Vec<Granted> = values.json("started")?.unwrap_or_default();
         let texts: Option<Vec<Texts>> = values.json("texts")?;
@@ -103,7 +103,7 @@ impl Answer {
         let mut passed_over = values.numbers("passed_first")?;
         let first_passed_over = passed_over.first().copied();
         passed_over.extend(values.numbers("passed_second")?);
-        let seen = Seen {
+        let seen = ClaimObservation {
             last_order_id: values.number("last_order_id")?.ok_or_else(missing)?,
             oldest_running: values.number("oldest_running")?.ok_or_else(missing)?,
             transaction: values.number("transaction")?,
@@ -117,7 +117,7 @@ impl Answer {
         let next_due_in = values
             .number("next_due_in_micros")?
             .map(|micros| Duration::from_micros(micros.max(0).cast_unsigned()));
-        // Others may have their turn among those that this claim did not get to see to.
+        // There may be turns among the changes that this claim did not process.
         let more_turns = values.number("unseen")? == Some(turns::UNSEEN_MAX);
         Ok(Answer {
             granted,
@@ -148,8 +148,8 @@ impl Answer {
 }
 
 impl Answer {
-    /// Takes the leases out of the answer, if they are all in it.
-    pub fn leases(&mut self, node: NodeId, epochs: &Epochs) -> Result<Option<Vec<Lease>>, Failure> {
+    /// Takes the leases out of the answer; `None` when their texts are not in it.
+    pub fn leases(&mut self, node: NodeId, epochs: &Epochs) -> Result<Option<Vec<Lease>>, PgFailure> {
         let Some(texts) = self.texts.take() else {
             return Ok(None);
         };
@@ -161,7 +161,7 @@ impl Answer {
     }
 }
 
-/// The answers to the statements of a message, a row each.
+/// The rows of a message's statements, one each.
 pub(super) struct Values<'m>(Vec<&'m SimpleQueryRow>);
 
 impl<'m> Values<'m> {
@@ -180,23 +180,23 @@ impl<'m> Values<'m> {
         })
     }
 
-    fn number(&self, name: &str) -> Result<Option<i64>, Failure> {
+    fn number(&self, name: &str) -> Result<Option<i64>, PgFailure> {
         self.text(name).map(number).transpose()
     }
 
-    fn json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
+    fn json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, PgFailure> {
         let value = self.text(name).map(serde_json::from_str).transpose();
-        value.map_err(|error| Failure::undecodable("a part of a claim", error))
+        value.map_err(|error| PgFailure::undecodable("a part of a claim", error))
     }
 
-    /// Reads an array, as in `{1,2}`.
-    fn numbers(&self, name: &str) -> Result<Vec<i64>, Failure> {
+    /// Reads an array of numbers, as in `{1,2}`.
+    fn numbers(&self, name: &str) -> Result<Vec<i64>, PgFailure> {
         let text = self.text(name).unwrap_or_default();
         let numbers = text.trim_matches(['{', '}']).split(',');
         numbers.filter(|text| !text.is_empty()).map(number).collect()
     }
 }
 
-fn number(text: &str) -> Result<i64, Failure> {
-    text.parse().map_err(|_| Failure::undecodable("a number", text))
+fn number(text: &str) -> Result<i64, PgFailure> {
+    text.parse().map_err(|_| PgFailure::undecodable("a number", text))
 }

@@ -1,4 +1,4 @@
-//! The leases that a claim gave: out of its answer, or read behind it where their texts are long.
+//! The leases of a claim: taken from its answer, or read afterwards when their texts are long.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -11,17 +11,17 @@ use super::answer::{Answer, Granted};
 use crate::lease::Lease;
 use crate::order::OrderStatus;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
-use crate::store::postgres::failure::Failure;
+use crate::store::postgres::failure::PgFailure;
 use crate::store::postgres::functions::named;
 use crate::store::postgres::rows;
 use crate::store::postgres::shared::Shared;
 use crate::store::{ClaimRequest, Epochs, SUSPECT_CRASHES, codes};
 
-/// First and longest wait before the orders of a claim are read again.
+/// The shortest and longest pause before the orders of a claim are read again.
 const READ_AGAIN_MIN: Duration = Duration::from_millis(100);
 const READ_AGAIN_MAX: Duration = Duration::from_secs(2);
 
-/// Reads the claimed orders as they are by now.
+/// Reads the current state of the claimed orders.
 static READ_LEASES: LazyLock<String> = LazyLock::new(|| {
     let columns = order_columns!();
     let running = codes::status_code(OrderStatus::Processing);
@@ -31,13 +31,13 @@ static READ_LEASES: LazyLock<String> = LazyLock::new(|| {
 });
 
 impl Claimer {
-    /// The leases of what a claim granted, in its order.
+    /// Returns the leases that a claim granted, in its order.
     pub(super) async fn leases(
         &mut self,
         answer: &mut Answer,
         request: &ClaimRequest,
         shared: &Shared,
-    ) -> Result<Vec<Lease>, Failure> {
+    ) -> Result<Vec<Lease>, PgFailure> {
         if answer.granted.is_empty() {
             return Ok(Vec::new());
         }
@@ -48,16 +48,17 @@ impl Claimer {
         }
     }
 
-    /// The epochs that the answer goes by. The leases are this node's: given up, they would have to run out.
+    /// Returns the epochs up to that of the answer. Tries again after failures: the leases belong to this node, and
+    /// abandoned ones would have to expire.
     async fn epochs(
         &mut self,
         answer: &Answer,
         request: &ClaimRequest,
         shared: &Shared,
-    ) -> Result<Epochs, Failure> {
+    ) -> Result<Epochs, PgFailure> {
         let mut pause = READ_AGAIN_MIN;
         loop {
-            match shared.epochs.up_to(answer.epoch, &mut self.link).await {
+            match shared.epochs.up_to(answer.epoch, &mut self.connection).await {
                 Err(_) if pause <= READ_AGAIN_MAX.min(request.lease / 4) => {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
@@ -67,22 +68,22 @@ impl Claimer {
         }
     }
 
-    /// Reads the leases; one that was lost or cancelled since is left out.
+    /// Reads the leases. Leaves out those that were lost or cancelled since.
     async fn read_leases(
         &mut self,
         granted: &[Granted],
         request: &ClaimRequest,
         epochs: &Epochs,
-    ) -> Result<Vec<Lease>, Failure> {
+    ) -> Result<Vec<Lease>, PgFailure> {
         let order_ids: Vec<i64> = granted.iter().map(|lease| lease.order_id).collect();
         let mut pause = READ_AGAIN_MIN;
         let found = loop {
             let read = self
-                .link
+                .connection
                 .read(&READ_LEASES, &[(&order_ids, Type::INT8_ARRAY)])
                 .await;
             match read {
-                // The leases are this node's: given up, they would have to run out.
+                // The leases belong to this node; abandoned ones would have to expire.
                 Err(_) if pause <= READ_AGAIN_MAX.min(request.lease / 4) => {
                     tokio::time::sleep(pause).await;
                     pause *= 2;

@@ -1,17 +1,17 @@
-//! Claims around orders whose start the database refuses: a rule that an operator made, or one that fails at them.
+//! Claims around orders that the database refuses to start, because an operator's rule forbids it or fails.
 
 use std::sync::LazyLock;
 
 use tokio_postgres::SimpleQueryMessage;
 
-use super::super::failure::Failure;
+use super::super::advisory_locks::CLAIM_LOCK;
+use super::super::failure::PgFailure;
 use super::super::functions::named;
-use super::super::locks::CLAIM_LOCK;
 use super::super::message::{with_ids, with_numbers};
 use super::super::settle::micros;
 use super::super::{probe, rows, turns};
 use super::answer::Answer;
-use super::{ANSWER_SLACK, Asked, Claimer, FULL_LOOK_TIME_MAX};
+use super::{ANSWER_SLACK, ClaimParameters, Claimer, FULL_SCAN_TIME_MAX};
 use crate::order::OrderId;
 use crate::store::RefusedOrder;
 use crate::store::postgres::shared::Shared;
@@ -21,68 +21,71 @@ const ATTEMPTED: &str = "start an order";
 static TRY_STARTS: LazyLock<String> = LazyLock::new(|| named(include_str!("../try_starts.sql")));
 
 impl Claimer {
-    /// Claims around the orders known to be refused. Where the database refuses the claim for what may be one order's fault,
-    /// finds those orders and claims around them.
+    /// Claims around the orders known to be refused. When the database refuses the claim and one order may be to
+    /// blame, finds such orders and claims around them.
     pub(super) async fn claim_around_refused(
         &mut self,
-        asked: Asked<'_>,
+        parameters: ClaimParameters<'_>,
         shared: &Shared,
-    ) -> Result<Answer, Failure> {
-        let around = shared.refusals.to_step_around();
-        let given = asked.choice.given();
-        let failure = match self.send(asked, &around, shared).await {
-            Err(failure) if failure.may_be_of_one() && asked.places > 0 => failure,
+    ) -> Result<Answer, PgFailure> {
+        let around = shared.refusals.excluded_from_claims();
+        let given = parameters.choice.given();
+        let failure = match self.send(parameters, &around, shared).await {
+            Err(failure) if failure.may_concern_one_call() && parameters.places > 0 => failure,
             Err(failure) => return Err(failure),
             Ok(answer) => {
-                // A claim that looked at no order says nothing of any.
-                if answer.seen.is_some() && asked.places > 0 {
-                    shared.refusals.claimed(&around, given, Vec::new());
+                // A claim that looked at no order shows nothing about any.
+                if answer.seen.is_some() && parameters.places > 0 {
+                    shared.refusals.record_starts(&around, given, Vec::new());
                 }
                 return Ok(answer);
             }
         };
-        let refused = self.refused_starts(asked, &around, &failure).await?;
+        let refused = self.refused_starts(parameters, &around, &failure).await?;
         if refused.is_empty() {
             return Err(failure);
         }
-        // Also around those for which there is no room to remember them.
+        // Includes orders that the list of refused orders has no room for.
         let mut wider = around.clone();
         wider.extend(refused.iter().map(|order| order.order_id));
         wider.sort_unstable();
-        shared.refusals.claimed(&around, given, refused);
-        self.send(asked, &wider, shared).await
+        shared.refusals.record_starts(&around, given, refused);
+        self.send(parameters, &wider, shared).await
     }
 
     /// Finds the orders to blame for the failure of a claim, among those that it looked at and did not step around.
     async fn refused_starts(
         &mut self,
-        asked: Asked<'_>,
+        parameters: ClaimParameters<'_>,
         around: &[OrderId],
-        failure: &Failure,
-    ) -> Result<Vec<RefusedOrder>, Failure> {
-        let Asked {
+        failure: &PgFailure,
+    ) -> Result<Vec<RefusedOrder>, PgFailure> {
+        let ClaimParameters {
             request,
             choice,
             places,
-        } = asked;
-        let time_ms = i64::try_from(FULL_LOOK_TIME_MAX.as_millis()).unwrap_or(i64::MAX);
+        } = parameters;
+        let time_ms = i64::try_from(FULL_SCAN_TIME_MAX.as_millis()).unwrap_or(i64::MAX);
         let arrays = [(":stepped_around", Some(around)), (":wanted", choice.given())];
         let message = with_numbers(
             &with_ids(&TRY_STARTS, &arrays),
             &[
                 (":time_ms", time_ms),
                 (":lock", CLAIM_LOCK),
-                (":floor", self.floor_used),
+                (":lower_bound", self.lower_bound_used),
                 (":places", rows::limit(places)),
                 (":spare", rows::limit(self.spare)),
                 (":node", rows::node_code(request.node)),
                 (":lease_micros", micros(request.lease)),
-                (":outside", request.outside().into()),
+                (":outside", request.is_external().into()),
                 (":handed_out", request.hands_out().into()),
                 (":unseen_max", turns::UNSEEN_MAX),
             ],
         );
-        let answer = self.link.fly(&message, FULL_LOOK_TIME_MAX + ANSWER_SLACK).await?;
+        let answer = self
+            .connection
+            .send_message_once(&message, FULL_SCAN_TIME_MAX + ANSWER_SLACK)
+            .await?;
         let mut refused = Vec::new();
         let mut may_be_the_store = false;
         for message in answer {
@@ -98,15 +101,15 @@ impl Claimer {
             };
             let order_id = id
                 .parse()
-                .map_err(|_| Failure::undecodable("an order that it refuses", id))?;
-            let failure = Failure::of_answer(code, text);
-            if !failure.may_be_of_one() {
+                .map_err(|_| PgFailure::undecodable("the id of a refused order", id))?;
+            let failure = PgFailure::of_answer(code, text);
+            if !failure.may_concern_one_call() {
                 return Err(failure);
             }
-            may_be_the_store |= !matches!(failure, Failure::Rejected { .. });
-            refused.push(failure.of_order(OrderId(order_id), ATTEMPTED));
+            may_be_the_store |= !matches!(failure, PgFailure::Rejected { .. });
+            refused.push(failure.refusal_of_order(OrderId(order_id), ATTEMPTED));
         }
-        if may_be_the_store && !probe::passes(&mut self.link).await {
+        if may_be_the_store && !probe::store_takes_orders(&mut self.connection).await {
             return Err(failure.clone());
         }
         Ok(refused)

@@ -1,4 +1,4 @@
-//! Each server that a configuration names, asked by itself. What it comes to is left to `store/survey.rs` and its readers.
+//! Asks each server that a configuration names. `store/survey.rs` and its readers draw the conclusions.
 
 use std::sync::Arc;
 
@@ -6,19 +6,19 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 use tokio_postgres::SimpleQueryMessage;
 
-use super::super::answered::answered;
-use super::super::connect::{Connection, Connector, LOOK_TIME_MAX};
-use super::super::state::State;
+use super::super::await_answer::await_answer;
+use super::super::connect::{CHECK_TIME_MAX, Connection, Connector};
+use super::super::database_state::DatabaseState;
 use super::super::tls;
 use crate::causes::with_causes;
 use crate::config::{PostgresDatabase, PostgresUrl};
-use crate::store::survey::{Beside, Host, Role, Survey};
+use crate::store::survey::{Host, Role, ServerRelation, Survey};
 
-/// The database of `PgBouncer`'s console, and the version in its words: `PgBouncer 1.18.0`.
+/// The database of `PgBouncer`'s console, and the beginning of its version: `PgBouncer 1.18.0`.
 const CONSOLE: &str = "pgbouncer";
 const CONSOLE_VERSION: &str = "PgBouncer ";
 
-/// Asks each server of the URLs. One that does not answer is part of the result.
+/// Asks each server of the URLs. A server that does not answer is part of the result.
 pub async fn survey(database: &PostgresDatabase) -> Survey {
     let hosts = async {
         if database.url.hosts.len() > 1 {
@@ -41,7 +41,7 @@ pub async fn survey(database: &PostgresDatabase) -> Survey {
     }
 }
 
-/// Makes a URL for each of the hosts, which takes the server in whatever role.
+/// Makes a URL for each host, which accepts the server in any role.
 fn each_host(url: &PostgresUrl) -> impl Iterator<Item = (String, PostgresUrl)> {
     url.hosts.iter().map(|host| {
         let alone = PostgresUrl {
@@ -62,39 +62,41 @@ async fn host(name: String, url: PostgresUrl) -> Host {
     Host { name, role }
 }
 
-async fn beside(database: &PostgresDatabase, url: Option<&PostgresUrl>) -> Option<Beside> {
+async fn beside(database: &PostgresDatabase, url: Option<&PostgresUrl>) -> Option<ServerRelation> {
     let url = url?;
-    // Told by the other checks.
-    let usual = connect(&database.url).await.ok()?;
+    // Other checks report its failure.
+    let main = connect(&database.url).await.ok()?;
     let other = match connect(url).await {
         Ok(other) => other,
-        Err(reason) => return Some(Beside::Unknown(reason)),
+        Err(reason) => return Some(ServerRelation::Unknown(reason)),
     };
-    if other.server == usual.server {
-        return Some(Beside::Same);
+    if other.server == main.server {
+        return Some(ServerRelation::Same);
     }
-    let clusters = (cluster(&usual).await, cluster(&other).await);
+    let clusters = (cluster(&main).await, cluster(&other).await);
     Some(match clusters {
-        (Some(one), Some(other)) if one == other => Beside::SameCluster,
-        _ => Beside::Other,
+        (Some(one), Some(other)) if one == other => ServerRelation::SameCluster,
+        _ => ServerRelation::Other,
     })
 }
 
-/// Returns the identity that a primary shares with its standbys, where this user may read it.
+/// Returns the identity that a primary shares with its standbys, if this user may read it.
 async fn cluster(connection: &Connection) -> Option<String> {
     let identity = "select system_identifier from pg_control_system()";
-    let answer = answered(connection.client.simple_query(identity)).await.ok()?;
+    let answer = await_answer(connection.client.simple_query(identity))
+        .await
+        .ok()?;
     first_value(&answer)
 }
 
 async fn connect(url: &PostgresUrl) -> Result<Connection, String> {
-    let connector = Connector::new(url, Arc::new(State::new()), None);
+    let connector = Connector::new(url, Arc::new(DatabaseState::new()), None);
     let connector = connector.map_err(|error| format!("{error:#}"))?.only_reading();
     let connected = Box::pin(connector.connect_to_read()).await;
     connected.map_err(|failure| with_causes(&failure.to_error("connect")))
 }
 
-/// Asks the console of a pooler. `None` where there is none, or where it does not talk to this user.
+/// Asks the console of a pooler for its version; `None` when there is none, or this user may not.
 async fn pgbouncer_version(url: &PostgresUrl) -> Option<String> {
     let mut config = url.config();
     config.dbname(CONSOLE);
@@ -109,7 +111,7 @@ async fn pgbouncer_version(url: &PostgresUrl) -> Option<String> {
         let version = first_value(&answer?)?;
         version.strip_prefix(CONSOLE_VERSION).map(str::to_owned)
     };
-    timeout(LOOK_TIME_MAX, asked).await.ok().flatten()
+    timeout(CHECK_TIME_MAX, asked).await.ok().flatten()
 }
 
 fn first_value(answer: &[SimpleQueryMessage]) -> Option<String> {

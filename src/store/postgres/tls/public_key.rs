@@ -1,15 +1,14 @@
-//! Finds the public key in a certificate of any version (RFC 5280, section 4.1). Judging the certificate is left to
-//! `tls.rs`.
+//! Finds the public key in a certificate of any version (RFC 5280, section 4.1). `tls.rs` verifies the certificate.
 
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 
 const SEQUENCE: u8 = 0x30;
-/// Before the rest, and only from version 2 on.
+/// The tag of the version, the first element of certificates from version 2 on.
 const VERSION: u8 = 0xa0;
-/// Serial number, algorithm, issuer, validity and subject.
+/// The elements before the key: serial number, algorithm, issuer, validity and subject.
 const ELEMENTS_BEFORE_KEY: usize = 5;
 
-/// `None` for what is no certificate.
+/// Finds the public key; `None` when the bytes are no certificate.
 pub fn of<'a>(certificate: &'a CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'a>> {
     let signed = Element::first(certificate)?.inside(SEQUENCE)?;
     let mut rest = Element::first(signed)?.inside(SEQUENCE)?;
@@ -24,7 +23,7 @@ pub fn of<'a>(certificate: &'a CertificateDer<'_>) -> Option<SubjectPublicKeyInf
     (key.tag == SEQUENCE).then(|| SubjectPublicKeyInfoDer::from(key.whole))
 }
 
-/// An element of DER and what follows it.
+/// A DER element and the bytes after it.
 struct Element<'a> {
     tag: u8,
     contents: &'a [u8],

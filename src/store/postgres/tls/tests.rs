@@ -1,4 +1,4 @@
-//! Each `sslmode` against servers with good and bad certificates: real handshakes, in memory.
+//! Each `sslmode` against servers with good and bad certificates, by real handshakes in memory.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use super::*;
 
 const HOST: &str = "db.test";
 
-/// Signs the certificates of servers.
+/// An authority that signs server certificates.
 struct Authority {
     certificate: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,
@@ -48,7 +48,7 @@ fn expired() -> CertificateParams {
     params
 }
 
-/// As `openssl req -x509` makes them: marked as an authority's.
+/// A certificate like those of `openssl req -x509`: marked as that of an authority.
 fn self_signed(mut params: CertificateParams) -> Server {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
@@ -56,7 +56,7 @@ fn self_signed(mut params: CertificateParams) -> Server {
     Server::new(certificate.der().clone(), &key)
 }
 
-/// A server with a certificate and a key, which need not belong together.
+/// A server with a certificate and a key, which may not match.
 #[derive(Clone, Debug)]
 struct Server {
     certificate: CertificateDer<'static>,
@@ -93,7 +93,7 @@ impl ResolvesServerCert for Server {
     }
 }
 
-/// A file to be named in `sslrootcert`.
+/// A file for `sslrootcert`.
 fn roots(certificates: &[&CertificateDer]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for certificate in certificates {
@@ -117,7 +117,7 @@ fn config_with(mode: &str, roots: &tempfile::NamedTempFile) -> Arc<ClientConfig>
     config(&format!("sslmode={mode}&sslrootcert={}", roots.path().display()))
 }
 
-/// Whether a client and a server come to a connection.
+/// Attempts a connection between a client and a server.
 fn connects(config: &Arc<ClientConfig>, server: &Server) -> Result<(), rustls::Error> {
     let name = ServerName::try_from(HOST).unwrap();
     let mut client = ClientConnection::new(config.clone(), name).unwrap();
@@ -184,7 +184,7 @@ fn each_sslmode_takes_the_servers_that_libpq_takes() {
     for server in [&good, &wrong_name, &expired, &unknown, &self_signed] {
         connects(&config("sslmode=require"), server).unwrap();
         for mode in ["verify-ca", "verify-full"] {
-            // None of this machine's authorities has signed them.
+            // No authority of this machine has signed them.
             connects(&config(&format!("sslmode={mode}")), server).unwrap_err();
         }
     }
@@ -215,7 +215,7 @@ fn a_self_signed_certificate_is_its_own_root() {
     }
 }
 
-/// Else anybody could show a certificate that everybody has seen.
+/// Otherwise an attacker could present a certificate that it once saw.
 #[test]
 fn a_server_without_the_key_of_its_certificate_is_refused_in_every_mode() {
     let authority = Authority::new();
@@ -229,7 +229,7 @@ fn a_server_without_the_key_of_its_certificate_is_refused_in_every_mode() {
 }
 
 #[test]
-fn a_certificate_of_version_1_will_do_where_none_is_asked_for() {
+fn a_version_1_certificate_works_where_none_is_checked() {
     let key = KeyPair::generate().unwrap();
     let current = params(HOST).self_signed(&key).unwrap();
     let old = as_version_1(current.der());
@@ -242,7 +242,7 @@ fn a_certificate_of_version_1_will_do_where_none_is_asked_for() {
     connects(&config("sslmode=verify-ca"), &server).unwrap_err();
 }
 
-/// Without version and extensions. Its signature no longer holds, which nobody looks at here.
+/// Makes a certificate without version and extensions. Its signature no longer holds, which no check here notices.
 fn as_version_1(certificate: &CertificateDer) -> CertificateDer<'static> {
     /// `[0] { INTEGER 2 }`
     const VERSION_3: [u8; 5] = [0xa0, 3, 2, 1, 2];
@@ -268,7 +268,7 @@ fn sequence(contents: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_no_certificate_has_no_key() {
+fn bytes_that_are_no_certificate_have_no_key() {
     let whole = params(HOST).self_signed(&KeyPair::generate().unwrap()).unwrap();
     let whole = whole.der();
     assert!(public_key::of(whole).is_some());
@@ -284,7 +284,7 @@ fn what_is_no_certificate_has_no_key() {
 }
 
 #[test]
-fn bare_require_says_once_that_a_certificate_does_not_verify() {
+fn require_warns_once_of_a_certificate_that_does_not_verify() {
     let server = self_signed(params(HOST));
     let written = Arc::new(Mutex::new(Vec::new()));
     let writer = Writer(written.clone());
@@ -298,7 +298,7 @@ fn bare_require_says_once_that_a_certificate_does_not_verify() {
         text.matches("postgres://db.test:5432/db is encrypted, but")
             .count()
     };
-    // Another thread that is just meeting the line, without a subscriber, may have switched it off for all.
+    // Another thread that reaches the log line at this moment, without a subscriber, may have disabled it for all.
     while warnings() == 0 {
         tracing::callsite::rebuild_interest_cache();
         connects(&config("sslmode=require"), &server).unwrap();
@@ -335,7 +335,7 @@ fn tls_from_the_first_byte_names_its_protocol() {
 }
 
 #[test]
-fn a_root_file_that_is_none_is_named() {
+fn an_error_names_a_bad_root_file() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty.pem");
     std::fs::write(&empty, "nothing").unwrap();

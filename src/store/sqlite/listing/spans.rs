@@ -1,5 +1,5 @@
-//! The orders of a user: in spans of consecutive ids, by user within each, so that what is written stays together however many
-//! orders and users there are (docs/decisions/0015).
+//! A user's orders, read span by span. A span is a block of consecutive ids; the index sorts by span, then by user, so that
+//! inserts stay close together with any number of orders and users (docs/decisions/0015).
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -7,27 +7,27 @@ use super::{IdRange, Page};
 use crate::order::OrderId;
 use crate::store::columns::order_columns;
 
-/// Spans have 2^12 ids.
+/// Binary logarithm of the ids per span: a span has 4096 ids.
 const SPAN_BITS: u32 = 12;
 const NEWEST_SPAN: &str = "select order_id >> 12 from orders indexed by orders_user
     where order_id >> 12 < ?1 order by order_id >> 12 desc limit 1";
-const OF_USER_IN_SPAN: &str = concat!(
+const USER_ORDERS_IN_SPAN: &str = concat!(
     "select ",
     order_columns!(),
     " from orders indexed by orders_user
     where order_id >> 12 = ?1 and user_id = ?2 and order_id >= ?3 and order_id < ?4 order by order_id desc"
 );
 
-/// Looks at the orders of a user, newest first, from one span that has orders to the next. A span counts as a row that is
-/// looked at, so that a page ends also where the user has few orders among very many.
-pub(super) fn look_at(
+/// Fills the page with a user's orders, newest first, skipping empty spans. Each span counts as an examined row, so that a page
+/// also ends when the user has few orders among very many.
+pub(super) fn fill(
     connection: &Connection,
     user_id: i64,
     range: IdRange,
     page: &mut Page<'_>,
 ) -> Result<(), rusqlite::Error> {
     let mut newest_span = connection.prepare_cached(NEWEST_SPAN)?;
-    let mut of_user_in_span = connection.prepare_cached(OF_USER_IN_SPAN)?;
+    let mut user_orders_in_span = connection.prepare_cached(USER_ORDERS_IN_SPAN)?;
     let mut below = range.1;
     while page.next.is_none() && range.0 < below {
         let span: Option<i64> = newest_span
@@ -36,8 +36,8 @@ pub(super) fn look_at(
         let Some(span) = span else {
             break;
         };
-        page.count(below);
-        page.look_at(of_user_in_span.query((span, user_id, range.0, below))?)?;
+        page.count_row(below);
+        page.fill(user_orders_in_span.query((span, user_id, range.0, below))?)?;
         below = below.min(OrderId(span << SPAN_BITS));
     }
     Ok(())
@@ -51,7 +51,7 @@ mod tests {
     use super::super::tests::{migrated, plan};
     use super::*;
     use crate::order::OrderStatus;
-    use crate::store::{OrderQuery, PAGE_ROWS_LOOKED_AT_MAX};
+    use crate::store::{OrderQuery, PAGE_ROWS_EXAMINED_MAX};
 
     const SPAN: i64 = 1 << SPAN_BITS;
 
@@ -61,7 +61,7 @@ mod tests {
         for (statement, values, index) in [
             (NEWEST_SPAN, 1, "COVERING INDEX orders_user (<expr><?)"),
             (
-                OF_USER_IN_SPAN,
+                USER_ORDERS_IN_SPAN,
                 4,
                 "INDEX orders_user (<expr>=? AND user_id=? AND rowid>? AND rowid<?)",
             ),
@@ -70,8 +70,8 @@ mod tests {
             assert_eq!(plan, format!("SEARCH orders USING {index}\n"));
         }
 
-        // At the edges of spans, and far from them, with empty ones between; every third is of another user, and every
-        // fifth has another status.
+        // Ids at the edges of spans and inside them, with empty spans between. Three users take turns; every fifth order is
+        // Pending.
         let spans = [0, 1, 2, 5, 40, 41].map(|number| number * SPAN);
         let ids = spans
             .iter()
@@ -80,7 +80,7 @@ mod tests {
         for id in &ids {
             insert(&connection, *id, id % 3, if id % 5 == 0 { 0 } else { 2 });
         }
-        // Also between two ids within spans.
+        // A range that begins and ends inside spans.
         let inner = (OrderId(7), OrderId(40 * SPAN + 7));
         for user_id in 0..3 {
             for status in [None, Some(OrderStatus::Completed), Some(OrderStatus::Pending)] {
@@ -101,7 +101,7 @@ mod tests {
                     assert_eq!(walk(&connection, &query), expected, "{query:?}");
 
                     let mut page = Page::of(&query);
-                    look_at(&connection, user_id, inner, &mut page).unwrap();
+                    fill(&connection, user_id, inner, &mut page).unwrap();
                     let expected = expected.into_iter().map(OrderId);
                     let expected = expected.filter(|id| inner.0 <= *id && *id < inner.1).take(limit);
                     assert!(
@@ -114,10 +114,10 @@ mod tests {
     }
 
     #[test]
-    fn a_page_by_user_looks_at_no_more_than_ten_thousand_spans() {
+    fn a_page_by_user_examines_at_most_ten_thousand_spans() {
         let (_folder, mut connection) = migrated();
         let transaction = connection.transaction().unwrap();
-        for span in (0_i64..).take(PAGE_ROWS_LOOKED_AT_MAX + 1) {
+        for span in (0_i64..).take(PAGE_ROWS_EXAMINED_MAX + 1) {
             insert(&transaction, span * SPAN + 1, i64::from(span == 0), 2);
         }
         transaction.commit().unwrap();
@@ -127,7 +127,7 @@ mod tests {
             ..OrderQuery::default()
         };
         let first = orders(&connection, &query).unwrap();
-        assert_eq!(first.orders, [], "it looked at too many");
+        assert_eq!(first.orders, [], "it examined too many spans");
         assert!(first.next.is_some());
         assert_eq!(walk(&connection, &query), [1]);
     }
@@ -143,7 +143,7 @@ mod tests {
             .unwrap();
     }
 
-    /// The orders of all pages.
+    /// Orders of all pages.
     fn walk(connection: &Connection, query: &OrderQuery) -> Vec<i64> {
         let mut query = query.clone();
         let mut found = Vec::new();

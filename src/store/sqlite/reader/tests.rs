@@ -1,4 +1,4 @@
-//! The pool of reading connections: kinds, shares, callers that go away, and its end.
+//! The pool of connections for reads: kinds, limits, dropped callers, and closing.
 
 use std::sync::mpsc;
 
@@ -9,36 +9,30 @@ fn number(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection.query_row("select 7", [], |row| row.get(0))
 }
 
-struct Scene {
-    readers: Readers,
-    _folder: tempfile::TempDir,
-}
-
-fn scene() -> Scene {
+/// A pool on an empty database, and the folder of the database.
+fn open_readers() -> (Readers, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.db");
     drop(open_writer(&path).unwrap());
-    Scene {
-        readers: Readers::open(&path, Arc::new(State::new())).unwrap(),
-        _folder: folder,
-    }
+    let readers = Readers::open(&path, Arc::new(SqliteHealth::new())).unwrap();
+    (readers, folder)
 }
 
-/// Keeps all connections of a kind at work until the senders are dropped.
-async fn occupied(readers: &Readers, kind: Kind) -> Vec<mpsc::Sender<()>> {
+/// Occupies all connections of a kind until the returned senders are dropped.
+async fn occupy(readers: &Readers, kind: ReadKind) -> Vec<mpsc::Sender<()>> {
     let mut ends = Vec::new();
-    for _ in 0..kind.share().connections {
+    for _ in 0..kind.limits().connections {
         let (end, wait) = mpsc::channel::<()>();
         let (begun, started) = oneshot::channel();
-        let held_up = readers.read(kind, "wait", move |_| {
+        let blocked = readers.read(kind, "wait", move |_| {
             begun.send(()).unwrap();
             Ok(wait.recv().is_err())
         });
-        // Its caller waits in a task of its own: a read whose caller left does not begin.
-        let mut held_up = Box::pin(held_up);
-        assert!(futures_util::poll!(&mut held_up).is_pending());
-        // So many that a further connection comes, if one is left.
-        for _ in 0..kind.share().connections * kind.share().reads_to_help_with {
+        // The future stays alive until the read has begun: a read whose caller is gone does not begin.
+        let mut blocked = Box::pin(blocked);
+        assert!(futures_util::poll!(&mut blocked).is_pending());
+        // Enough reads to start another connection, if one is left.
+        for _ in 0..kind.limits().connections * kind.limits().reads_per_connection {
             assert!(futures_util::poll!(Box::pin(readers.read(kind, "read", number))).is_pending());
         }
         started.await.unwrap();
@@ -48,14 +42,14 @@ async fn occupied(readers: &Readers, kind: Kind) -> Vec<mpsc::Sender<()>> {
 }
 
 #[tokio::test]
-async fn reads_that_go_together_are_answered_each_for_itself() {
-    let Scene { readers, _folder } = scene();
-    let ends = occupied(&readers, Kind::Point).await;
-    let mut good = Box::pin(readers.read(Kind::Point, "read", number));
-    let mut bad = Box::pin(readers.read(Kind::Point, "read", |connection| {
+async fn each_read_of_a_transaction_gets_its_own_answer() {
+    let (readers, _folder) = open_readers();
+    let ends = occupy(&readers, ReadKind::Point).await;
+    let mut good = Box::pin(readers.read(ReadKind::Point, "read", number));
+    let mut bad = Box::pin(readers.read(ReadKind::Point, "read", |connection| {
         connection.query_row("select 7 from nothing", [], |row| row.get::<_, i64>(0))
     }));
-    let mut left = Box::pin(readers.read(Kind::Point, "read", number));
+    let mut left = Box::pin(readers.read(ReadKind::Point, "read", number));
     for read in [
         &mut good as &mut (dyn Future<Output = _> + Unpin),
         &mut bad,
@@ -70,10 +64,10 @@ async fn reads_that_go_together_are_answered_each_for_itself() {
 }
 
 #[tokio::test]
-async fn a_read_that_panics_is_answered_and_takes_no_connection_with_it() {
-    let Scene { readers, _folder } = scene();
-    for kind in Kind::ALL {
-        for _ in 0..=kind.share().connections {
+async fn a_panicking_read_is_answered_and_keeps_its_connection_usable() {
+    let (readers, _folder) = open_readers();
+    for kind in ReadKind::ALL {
+        for _ in 0..=kind.limits().connections {
             let panicked = readers
                 .read(kind, "read", |_| -> Result<(), _> { panic!("on purpose") })
                 .await;
@@ -84,10 +78,10 @@ async fn a_read_that_panics_is_answered_and_takes_no_connection_with_it() {
 }
 
 #[tokio::test]
-async fn reads_that_wait_are_carried_out_before_the_end() {
-    for kind in Kind::ALL {
-        let Scene { readers, _folder } = scene();
-        let ends = occupied(&readers, kind).await;
+async fn closing_finishes_waiting_reads_first() {
+    for kind in ReadKind::ALL {
+        let (readers, _folder) = open_readers();
+        let ends = occupy(&readers, kind).await;
         let mut waiting = Box::pin(readers.read(kind, "read", number));
         assert!(futures_util::poll!(&mut waiting).is_pending());
         let mut closed = Box::pin(readers.close());
@@ -102,12 +96,12 @@ async fn reads_that_wait_are_carried_out_before_the_end() {
 }
 
 #[tokio::test]
-async fn more_reads_than_may_wait_are_refused() {
-    let Scene { readers, _folder } = scene();
-    for kind in Kind::ALL {
-        let ends = occupied(&readers, kind).await;
+async fn reads_beyond_the_waiting_limit_are_refused() {
+    let (readers, _folder) = open_readers();
+    for kind in ReadKind::ALL {
+        let ends = occupy(&readers, kind).await;
         let mut waiting = Vec::new();
-        while readers.pool.waiting().lines[kind as usize].reads.len() < READS_WAITING_MAX {
+        while readers.pool.lock().queues[kind as usize].reads.len() < READS_WAITING_MAX {
             let mut read = Box::pin(readers.read(kind, "read", number));
             assert!(futures_util::poll!(&mut read).is_pending());
             waiting.push(read);
@@ -123,11 +117,11 @@ async fn more_reads_than_may_wait_are_refused() {
 
 /// Issue 13, point 28.
 #[tokio::test]
-async fn no_kind_of_reads_keeps_another_waiting() {
-    for slow in Kind::ALL {
-        let Scene { readers, _folder } = scene();
-        let ends = occupied(&readers, slow).await;
-        for kind in Kind::ALL.into_iter().filter(|kind| *kind != slow) {
+async fn no_kind_of_read_delays_another() {
+    for slow in ReadKind::ALL {
+        let (readers, _folder) = open_readers();
+        let ends = occupy(&readers, slow).await;
+        for kind in ReadKind::ALL.into_iter().filter(|kind| *kind != slow) {
             assert_eq!(readers.read(kind, "read beside", number).await.unwrap(), 7);
         }
         let mut next = Box::pin(readers.read(slow, "read", number));
@@ -137,11 +131,11 @@ async fn no_kind_of_reads_keeps_another_waiting() {
     }
 }
 
-/// A query that has begun runs to its end, so its connection must not count as free before; one that has not need not begin.
+/// A query that has begun runs to its end, and its connection stays in use until then. A query that has not begun is dropped.
 #[tokio::test]
-async fn callers_that_go_away_disturb_no_others() {
-    let Scene { readers, _folder } = scene();
-    let connections = Kind::List.share().connections;
+async fn dropped_callers_do_not_affect_others() {
+    let (readers, _folder) = open_readers();
+    let connections = ReadKind::List.limits().connections;
     let (ends, waits): (Vec<_>, Vec<_>) = (0..connections).map(|_| mpsc::channel::<()>()).unzip();
     for wait in waits {
         let (begun, started) = oneshot::channel();
@@ -151,7 +145,7 @@ async fn callers_that_go_away_disturb_no_others() {
                 begun.send(()).unwrap();
                 Ok(wait.recv().is_err())
             };
-            readers.read(Kind::List, "wait", query).await
+            readers.read(ReadKind::List, "wait", query).await
         });
         started.await.unwrap();
         caller.abort();
@@ -159,17 +153,17 @@ async fn callers_that_go_away_disturb_no_others() {
     }
     let (begun, start) = oneshot::channel();
     let mut left = Box::pin(
-        readers.read(Kind::List, "list for a caller that leaves", move |_| {
+        readers.read(ReadKind::List, "list for a caller that leaves", move |_| {
             begun.send(()).unwrap();
             Ok(())
         }),
     );
     assert!(futures_util::poll!(&mut left).is_pending());
     drop(left);
-    let mut next = Box::pin(readers.read(Kind::List, "read", number));
+    let mut next = Box::pin(readers.read(ReadKind::List, "read", number));
     assert!(
         futures_util::poll!(&mut next).is_pending(),
-        "every connection is still out"
+        "every connection is still in use"
     );
     drop(ends);
     assert_eq!(next.await.unwrap(), 7);
