@@ -73,11 +73,8 @@ enum Command {
     Copy(copy::Args),
     /// Find out why orderly does not work
     Doctor(doctor::Args),
-    /// Measure a temporary or a running server against yardsticks of the same run
+    /// Measure a temporary or a running server under load
     Bench(bench::Args),
-    /// Serve a yardstick for `bench`
-    #[command(hide = true)]
-    BenchYardstick(bench::YardstickArgs),
     /// Print the OpenAPI document of the HTTP interface
     Openapi,
     /// Print the completion script of a shell
@@ -159,9 +156,7 @@ fn carry_out(command: Command) -> Result<Verdict, Failure> {
         Command::Verify(args) => run_here(verify::run(&args)),
         Command::Copy(args) => run_here(copy::run(&args)),
         Command::Doctor(args) => run_here(doctor::run(&args)),
-        // Start multi-threaded runtimes.
-        Command::Bench(args) => bench::run(&args),
-        Command::BenchYardstick(args) => bench::serve_yardstick(&args),
+        Command::Bench(args) => run_here(bench::run(&args)),
         Command::Openapi => openapi::run(),
         Command::Completions(args) => completions::run(&args),
     }

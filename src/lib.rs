@@ -28,9 +28,11 @@ pub mod worker;
 pub mod http;
 
 pub mod config;
+pub mod log_lines;
 pub mod metrics;
 pub mod telemetry;
 pub mod tls_roots;
+pub mod token_bucket;
 
 pub mod bench;
 pub mod serve;

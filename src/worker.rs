@@ -28,6 +28,7 @@ mod outside;
 mod reports;
 mod results;
 mod running;
+mod waits;
 
 use guard::Guard;
 use reports::Reports;

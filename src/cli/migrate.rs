@@ -6,7 +6,7 @@ use serde_json::json;
 use super::failure::Failure;
 use super::flags::{Flags, Store};
 use super::{Verdict, output};
-use crate::store::Begun;
+use crate::store::NewEpoch;
 use crate::store::open::{self, Migration};
 
 #[derive(clap::Args)]
@@ -63,8 +63,8 @@ pub async fn run(args: &Args) -> Result<Verdict, Failure> {
     Ok(Verdict::Good)
 }
 
-fn epoch_as_text(begun: &Begun) -> String {
-    let Begun {
+fn epoch_as_text(begun: &NewEpoch) -> String {
+    let NewEpoch {
         number,
         first_order_id,
         after,
@@ -82,7 +82,7 @@ fn epoch_as_text(begun: &Begun) -> String {
     )
 }
 
-fn epoch_as_json(begun: &Begun) -> serde_json::Value {
+fn epoch_as_json(begun: &NewEpoch) -> serde_json::Value {
     json!({
         "number": begun.number,
         "first_order_id": begun.first_order_id.0,

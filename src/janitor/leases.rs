@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::log_lines::Latch;
 use crate::order::OrderId;
-use crate::store::{GiveBack, RefusedChange, Store, StoreError, tell_refused};
+use crate::store::{GiveBack, RefusedChange, Store, StoreError, log_refused};
 
 /// Maximum number of orders that could not be taken back to remember for the log.
 const REFUSED_MAX: usize = 1_000;
@@ -20,7 +21,7 @@ pub async fn run(
     heartbeat: Arc<Notify>,
     stopped: CancellationToken,
 ) {
-    let mut failing = false;
+    let failing = Latch::default();
     // Each is logged once, not after every sweep.
     let mut refused = HashSet::new();
     loop {
@@ -28,14 +29,8 @@ pub async fn run(
             () = stopped.cancelled() => return,
             () = heartbeat.notified() => {}
         }
-        match sweep(&*store, request, &mut refused).await {
-            Ok(()) => failing = false,
-            Err(error) => {
-                if !failing {
-                    tracing::warn!(%error, "cannot sweep expired leases; retrying");
-                    failing = true;
-                }
-            }
+        if let Some(error) = failing.new_failure(&sweep(&*store, request, &mut refused).await) {
+            tracing::warn!(%error, "cannot sweep expired leases; retrying");
         }
     }
 }
@@ -66,7 +61,7 @@ async fn sweep(
         }
         request.after = given_back.next;
         if request.after.is_none() {
-            tell_refused(RefusedChange::TakingBack, &newly_refused);
+            log_refused(RefusedChange::TakingBack, &newly_refused);
             *refused = refused_now;
             return Ok(());
         }

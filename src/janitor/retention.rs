@@ -7,8 +7,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::log_lines::Latch;
 use crate::order::OrderId;
-use crate::store::{Prune, RefusedChange, RefusedOrder, Store, StoreError, tell_refused};
+use crate::store::{Prune, RefusedChange, RefusedOrder, Store, StoreError, log_refused};
 
 /// Interval between rounds: busy after one that removed orders, quiet after one that found none.
 const BUSY_INTERVAL: Duration = Duration::from_mins(10);
@@ -31,7 +32,7 @@ pub async fn run(
     stopped: CancellationToken,
 ) {
     let mut due = Instant::now();
-    let mut failing = false;
+    let failing = Latch::default();
     let mut after = None;
     loop {
         tokio::select! {
@@ -47,7 +48,7 @@ pub async fn run(
             refused: Vec::new(),
         };
         let ended = round.go(&*store, older_than, &stopped).await;
-        tell_refused(RefusedChange::Removal, &round.refused);
+        log_refused(RefusedChange::Removal, &round.refused);
         // Resumes after the last successful step: otherwise a step that always times out would block the ones after it.
         after = if ended.is_err() { round.after } else { None };
         if round.orders > 0 {
@@ -63,14 +64,10 @@ pub async fn run(
                 Ok(()) => QUIET_INTERVAL,
                 Err(_) => RETRY_INTERVAL,
             };
-        match ended {
-            Ok(()) => failing = false,
-            Err(error) => {
-                if !failing && !stopped.is_cancelled() {
-                    tracing::warn!(%error, "cannot remove old orders; retrying");
-                    failing = true;
-                }
-            }
+        if let Some(error) = failing.new_failure(&ended)
+            && !stopped.is_cancelled()
+        {
+            tracing::warn!(%error, "cannot remove old orders; retrying");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Filter;
 use crate::store::{
-    Epochs, FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPosition, PAGE_ROWS_LOOKED_AT_MAX, Store, StoreError,
+    Epochs, FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPosition, PAGE_ROWS_EXAMINED_MAX, Store, StoreError,
 };
 
 /// Some matching events of the log.
@@ -14,7 +14,7 @@ pub struct LogPage {
     pub bounds: FeedBounds,
 }
 
-/// Reads the first `limit` matching events after `after`, or those among the next [`PAGE_ROWS_LOOKED_AT_MAX`].
+/// Reads the first `limit` matching events after `after`, or those among the next [`PAGE_ROWS_EXAMINED_MAX`].
 pub(super) async fn page(
     store: &dyn Store,
     filter: Filter,
@@ -54,7 +54,7 @@ pub(super) async fn page(
             read.position = read.position.max(page.bounds.last);
             return Ok(read);
         }
-        if read.events.len() == limit || looked_at >= PAGE_ROWS_LOOKED_AT_MAX {
+        if read.events.len() == limit || looked_at >= PAGE_ROWS_EXAMINED_MAX {
             return Ok(read);
         }
         page = store.events_after(Some(read.position), step).await?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Shared, State};
+use crate::log_lines::Latch;
 use crate::store::{FEED_EVENTS_MAX, FeedBounds, FeedPosition, StoreError, Wakeups};
 
 /// Minimum interval between reads; commits in between are read together.
@@ -61,8 +62,8 @@ struct Tail<'s> {
     empty_since: Option<Instant>,
     /// Instant since which there are, or may be, events that cannot be read.
     behind_since: Option<Instant>,
-    failing: bool,
-    lagging: bool,
+    failing: Latch,
+    lagging: Latch,
 }
 
 /// The store takes no more calls.
@@ -82,8 +83,8 @@ impl<'s> Tail<'s> {
             active_at: Instant::now(),
             empty_since: None,
             behind_since: None,
-            failing: false,
-            lagging: false,
+            failing: Latch::default(),
+            lagging: Latch::default(),
         }
     }
 
@@ -99,9 +100,8 @@ impl<'s> Tail<'s> {
                 Err(StoreError::Closed) => return Err(Closed),
                 Err(error) => {
                     self.measure(Duration::ZERO, Some(began));
-                    if !self.failing {
+                    if self.failing.set() {
                         tracing::warn!(%error, "cannot follow the feed; retrying");
-                        self.failing = true;
                     }
                     if self.is_over() {
                         return Ok(());
@@ -152,7 +152,7 @@ impl<'s> Tail<'s> {
             .store
             .events_after(Some(after), FEED_EVENTS_MAX)
             .await?;
-        self.failing = false;
+        self.failing.clear();
         let oldest = page.events.first();
         let age = oldest.map_or(Duration::ZERO, |oldest| page.read_at.since(oldest.event.at));
         self.measure(age, page.unplaced.then_some(began));
@@ -184,14 +184,14 @@ impl<'s> Tail<'s> {
         let waited = self.behind_since.map_or(Duration::ZERO, |since| since.elapsed());
         let lag = age.max(waited);
         self.shared.metrics.feed_lag.read(lag);
-        let lagging = lag >= LAG_WARNING;
-        if lagging && !self.lagging {
+        if lag < LAG_WARNING {
+            self.lagging.clear();
+        } else if self.lagging.set() {
             tracing::warn!(
                 "the feed is {:.1} s behind; subscribers get changes late",
                 lag.as_secs_f64()
             );
         }
-        self.lagging = lagging;
     }
 
     /// Returns `None` to wait for a signal only.

@@ -10,7 +10,7 @@ use crate::lease::{LeaseKey, Outcome};
 use crate::metrics::{AttemptLabels, AttemptResult, OutsideLabels, OutsideResult};
 use crate::order::{Order, OrderId, OrderStatus};
 use crate::portable_json::JsonText;
-use crate::store::{Held, LatestClaim, OutsideHold, SettledOutside, StoreError};
+use crate::store::{ExternalHold, ExternalLease, LatestClaim, SettledExternal, StoreError};
 use crate::time::Timestamp;
 
 /// The reason why a call with a token failed.
@@ -53,13 +53,13 @@ impl Outside {
     pub async fn renew(&self, id: OrderId, token: Token, lease: Duration) -> Result<Timestamp, ResultError> {
         let latest = self.latest_claim(id).await?;
         let key = handed_out(&latest, token).ok_or(ResultError::LeaseLost)?;
-        let hold = OutsideHold {
+        let hold = ExternalHold {
             lease,
             run_max: self.settings.attempt_timeout,
         };
-        match self.store.hold_outside(key, hold).await? {
-            Held::Until(expires) => Ok(expires),
-            Held::Stale => Err(ResultError::LeaseLost),
+        match self.store.hold_external(key, hold).await? {
+            ExternalLease::Until(expires) => Ok(expires),
+            ExternalLease::Stale => Err(ResultError::LeaseLost),
         }
     }
 
@@ -126,10 +126,10 @@ impl Outside {
     async fn settle(&self, id: OrderId, token: Token, outcome: Outcome) -> Result<Ended, ResultError> {
         let (settled, (counted, ended)) = self.settle_or_instead(id, token, outcome).await?;
         let settled = match settled {
-            SettledOutside::UnknownOrder => return Err(ResultError::UnknownOrder),
-            SettledOutside::Lost(latest) => return Ok(Ended::Before(latest)),
-            SettledOutside::Done(order) => Ok(order),
-            SettledOutside::Unread(error) => Err(ResultError::Unread(error)),
+            SettledExternal::UnknownOrder => return Err(ResultError::UnknownOrder),
+            SettledExternal::Lost(latest) => return Ok(Ended::Before(latest)),
+            SettledExternal::Done(order) => Ok(order),
+            SettledExternal::Unread(error) => Err(ResultError::Unread(error)),
         };
         self.count(counted);
         let labels = AttemptLabels { result: ended };
@@ -150,8 +150,8 @@ impl Outside {
         id: OrderId,
         token: Token,
         outcome: Outcome,
-    ) -> Result<(SettledOutside, Counted), StoreError> {
-        let refusal = match self.store.settle_outside(id, token, outcome.clone()).await {
+    ) -> Result<(SettledExternal, Counted), StoreError> {
+        let refusal = match self.store.settle_external(id, token, outcome.clone()).await {
             Err(error @ StoreError::Refused { .. }) => error,
             settled => return Ok((settled?, counted_as(&outcome))),
         };
@@ -161,7 +161,7 @@ impl Outside {
             return Err(refusal);
         };
         for instead in outcome.after_refusal(reason) {
-            match self.store.settle_outside(id, token, instead.clone()).await {
+            match self.store.settle_external(id, token, instead.clone()).await {
                 Err(StoreError::Refused { .. }) => {}
                 settled => return Ok((settled?, counted_as(&instead))),
             }

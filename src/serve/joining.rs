@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::ServeError;
 use crate::config::Config;
 use crate::lease::{NodeId, ProcessorKind};
-use crate::store::{Breaker, Heartbeat, RefusedChange, Store, StoreError, StoreHealth, tell_refused};
+use crate::store::{Breaker, Heartbeat, RefusedChange, Store, StoreError, StoreHealth, log_refused};
 
 /// Maximum time the start waits for a store that was not ready when opened. Later the worker's heartbeats announce the
 /// node.
@@ -53,7 +53,7 @@ pub(super) async fn join(
         }
         (Err(error), _) => return Err(ServeError::Join(error)),
     };
-    tell_refused(RefusedChange::TakingBack, &given_back.refused);
+    log_refused(RefusedChange::TakingBack, &given_back.refused);
     if given_back.pending + given_back.poisoned > 0 {
         tracing::warn!(
             pending = given_back.pending,

@@ -1,37 +1,21 @@
-//! Claims orders for the free slots, as many as the guard allows, and waits for work: the less there is, the fewer its
-//! polls.
+//! Claims orders for the free slots, as many as the guard allows. `waits` waits between the claims.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::backoff::Backoff;
 use super::guard::Allowance;
-use super::{Pace, QUIET_INTERVAL, Shared, executor, jittered};
+use super::waits::Waits;
+use super::{Pace, Shared, executor};
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, StoreError};
 
 /// Maximum wait for more slots while the store is behind.
 const TURN_TIME_MAX: Duration = Duration::from_millis(5);
-/// Maximum interval of polls while orders are open: ensures progress if every wake-up is lost.
-pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum wait for an order that is due soon, so that the claim does not come a moment too early.
-const DUE_WAIT_MIN: Duration = Duration::from_millis(1);
-/// First and longest wait after a failed claim. The longest bounds the delay after the store returns.
-pub(super) const RETRY_MIN: Duration = Duration::from_millis(500);
-pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Time for which accepted orders cause no claim once the queue is paused; otherwise each commit would trigger a claim in
-/// vain. A resume on another node may go unnoticed for this time; one on this node is noticed at once.
-const PAUSED_IGNORE: Duration = Duration::from_millis(100);
-/// Idle time after which the node lets the database sleep. Serverless databases sleep after five minutes without a query;
-/// with a shorter time, a shop with an order a minute would pay for going to sleep and waking each time.
-const SLEEP_AFTER: Duration = Duration::from_mins(2);
 
 pub(super) async fn run(shared: Arc<Shared>) {
-    let mut idle_period: Option<IdlePeriod> = None;
-    let mut retries = Backoff::new(RETRY_MIN, RETRY_MAX);
-    let mut failing = false;
+    let mut waits = Waits::new(&shared);
     while let Some(mut slots) = free_slots(&shared).await {
         match shared.guard.allowance(slots.num_permits()) {
             Allowance::Start(attempts) => {
@@ -47,24 +31,15 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let places = slots.num_permits();
         match claim(&shared, slots).await {
             Ok((claimed, started)) => {
-                retries.reset();
-                failing = false;
-                if !claimed.idle {
-                    idle_period = None;
-                }
+                waits.succeeded(&claimed);
                 if started < places {
                     shared.guard.found_no_more();
-                    idle_period =
-                        wait_for_work(&shared, &claimed, idle_period, shared.settings.idle_sleep).await;
+                    waits.for_work(&claimed, shared.settings.idle_sleep).await;
                 }
             }
             Err(error) => {
-                idle_period = None;
-                if !failing {
-                    tracing::warn!(%error, "cannot claim orders; retrying");
-                    failing = true;
-                }
-                wait_after_failure(&shared, retries.pause()).await;
+                waits.failed(&error, "cannot claim orders; retrying");
+                waits.after_failure().await;
             }
         }
     }
@@ -156,102 +131,4 @@ async fn claim(
         started += 1;
     }
     Ok((claimed, started))
-}
-
-/// A period in which the store has no work on any node, as far as this node has seen.
-#[derive(Clone, Copy)]
-pub(super) struct IdlePeriod {
-    began: Instant,
-    /// Time until the next poll.
-    poll: Duration,
-}
-
-impl IdlePeriod {
-    fn begin() -> IdlePeriod {
-        IdlePeriod {
-            began: Instant::now(),
-            poll: POLL_INTERVAL,
-        }
-    }
-
-    fn go_on(self) -> IdlePeriod {
-        IdlePeriod {
-            poll: (self.poll * 2).min(QUIET_INTERVAL),
-            ..self
-        }
-    }
-}
-
-/// Waits until there may be work or a poll is due; returns the idle period if it goes on.
-pub(super) async fn wait_for_work(
-    shared: &Shared,
-    claimed: &Claimed,
-    idle_period: Option<IdlePeriod>,
-    may_sleep: bool,
-) -> Option<IdlePeriod> {
-    if claimed.paused {
-        ignore_wakeups_while_paused(shared).await;
-    }
-    if !claimed.idle {
-        let due = claimed
-            .next_due_in
-            .map_or(POLL_INTERVAL, |due| due.max(DUE_WAIT_MIN));
-        woken_within(shared, due.min(jittered(POLL_INTERVAL))).await;
-        return None;
-    }
-    let idle_period = idle_period.map_or_else(IdlePeriod::begin, IdlePeriod::go_on);
-    let poll = jittered(idle_period.poll);
-    if !may_sleep {
-        return (!woken_within(shared, poll).await).then_some(idle_period);
-    }
-    let time_to_sleep = SLEEP_AFTER.saturating_sub(idle_period.began.elapsed());
-    if time_to_sleep.is_zero() {
-        sleep_until_woken(shared).await;
-        return None;
-    }
-    // The node sleeps only after a poll, so the last thing it saw is an idle store.
-    (!woken_within(shared, poll.min(time_to_sleep)).await).then_some(idle_period)
-}
-
-/// Leaves wake-ups pending for a while, unless the queue is resumed on this node.
-async fn ignore_wakeups_while_paused(shared: &Shared) {
-    let wakeups = shared.store.wakeups();
-    tokio::select! {
-        () = shared.draining.cancelled() => {}
-        () = wakeups.resumed() => {}
-        () = sleep(PAUSED_IGNORE) => {}
-    }
-}
-
-/// Reports whether a wake-up came in time. One that came during the claim is pending and ends the wait at once.
-pub(super) async fn woken_within(shared: &Shared, span: Duration) -> bool {
-    let wakeups = shared.store.wakeups();
-    tokio::select! {
-        () = shared.draining.cancelled() => false,
-        () = wakeups.work() => true,
-        () = sleep(span) => false,
-    }
-}
-
-/// Sleeps until a request to this node. Other nodes do not wake it, since they process the orders they accept; but a node
-/// that leaves while orders are open notifies the others.
-async fn sleep_until_woken(shared: &Shared) {
-    tracing::info!("no open orders: this node makes no store calls until its next request");
-    shared.set_pace(Pace::Asleep);
-    let wakeups = shared.store.wakeups();
-    tokio::select! {
-        () = shared.draining.cancelled() => {}
-        () = wakeups.work() => shared.set_pace(Pace::Working),
-    }
-}
-
-/// Waits after a failed claim. A wake-up shows that the store is alive and shortens the wait, but only to `RETRY_MIN`, so
-/// that many wake-ups do not cause many claims.
-pub(super) async fn wait_after_failure(shared: &Shared, span: Duration) {
-    let at_least = span.min(RETRY_MIN);
-    tokio::select! {
-        () = shared.draining.cancelled() => return,
-        () = sleep(at_least) => {}
-    }
-    woken_within(shared, span.saturating_sub(at_least)).await;
 }

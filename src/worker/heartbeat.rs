@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::backoff::Backoff;
 use super::{Pace, QUIET_INTERVAL, Shared, jittered};
 use crate::lease::LeaseKey;
-use crate::store::{Breaker, Heartbeat, RefusedChange, StoreError, StoreHealth, tell_refused};
+use crate::log_lines::Latch;
+use crate::store::{Breaker, Heartbeat, RefusedChange, StoreError, StoreHealth, log_refused};
 
 /// Heartbeats per validity of one: two may fail before the node counts as dead.
 const BEATS_PER_VALIDITY: u32 = 3;
@@ -31,10 +32,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
         breaker: Breaker::Closed,
     };
     let mut retries = Backoff::new(RETRY_MIN, interval(&shared, Pace::Working));
-    let mut failing = false;
+    let failing = Latch::default();
     loop {
         let due = async {
-            if failing {
+            if failing.is_set() {
                 sleep(retries.pause()).await;
             } else {
                 until_due(&shared, &mut pace, &mut breaker, announced).await;
@@ -52,19 +53,18 @@ pub(super) async fn run(shared: Arc<Shared>) {
         match announce(&shared, wanted).await {
             Ok(()) => {
                 announced = wanted;
-                failing = false;
+                failing.clear();
                 retries.reset();
             }
             Err(error) if wanted.pace == Pace::Asleep => {
                 // Not retried: that would keep the database awake. The list shows the node as dead for a while.
                 announced = wanted;
-                failing = false;
+                failing.clear();
                 tracing::warn!(%error, "cannot remove this node from the list before it sleeps");
             }
             Err(error) => {
-                if !failing {
+                if failing.set() {
                     tracing::warn!(%error, "cannot renew leases; retrying");
-                    failing = true;
                 }
             }
         }
@@ -154,7 +154,7 @@ async fn send(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(
             processor: Some(shared.processor_kind()),
         })
         .await?;
-    tell_refused(RefusedChange::Renewal, &renewed.refused);
+    log_refused(RefusedChange::Renewal, &renewed.refused);
     // A lease whose renewal was refused, or whose order is locked, keeps its previous expiry.
     let is_refused = |key: &LeaseKey| {
         let mut refused = renewed.refused.iter();

@@ -6,11 +6,9 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 
 use super::backoff::Backoff;
-use super::dispatcher::{
-    IdlePeriod, POLL_INTERVAL, RETRY_MAX, RETRY_MIN, wait_after_failure, wait_for_work, woken_within,
-};
 use super::executor::observe_wait;
 use super::results::{STORE_RETRY_MAX, STORE_RETRY_MIN};
+use super::waits::{POLL_INTERVAL, Waits, woken_within};
 use super::{Pace, Shared, jittered};
 use crate::lease::{Lease, LeaseKey, Outcome};
 use crate::order::OrderStatus;
@@ -19,9 +17,7 @@ use crate::store::{ClaimRequest, Claimed, StoreError};
 
 pub(super) async fn run(shared: Arc<Shared>, requests: Arc<LeaseRequests>) {
     let _closed = ClosedAtTheEnd(&requests);
-    let mut idle_period: Option<IdlePeriod> = None;
-    let mut retries = Backoff::new(RETRY_MIN, RETRY_MAX);
-    let mut failing = false;
+    let mut waits = Waits::new(&shared);
     let mut suspect: Option<LeaseKey> = None;
     while !shared.draining.is_cancelled() {
         give_back_returned(&shared, &requests);
@@ -31,11 +27,7 @@ pub(super) async fn run(shared: Arc<Shared>, requests: Arc<LeaseRequests>) {
             Ok(mut claimed) => {
                 let taken = claimed.leases.iter().find(|lease| lease.suspect);
                 suspect = taken.map(Lease::key).or(suspect);
-                retries.reset();
-                failing = false;
-                if !claimed.idle {
-                    idle_period = None;
-                }
+                waits.succeeded(&claimed);
                 let leases = std::mem::take(&mut claimed.leases);
                 let is_dry = leases.len() < batch.orders_max();
                 requests.serve(batch, leases);
@@ -43,17 +35,13 @@ pub(super) async fn run(shared: Arc<Shared>, requests: Arc<LeaseRequests>) {
                     wait_for_a_worker(&shared, &requests).await;
                 } else if is_dry || !requests.has_waiting() {
                     let may_sleep = shared.settings.idle_sleep && !requests.has_waiting();
-                    idle_period = wait_for_work(&shared, &claimed, idle_period, may_sleep).await;
+                    waits.for_work(&claimed, may_sleep).await;
                 }
             }
             Err(error) => {
-                idle_period = None;
-                if !failing {
-                    tracing::warn!(%error, "cannot claim orders for external workers; retrying");
-                    failing = true;
-                }
+                waits.failed(&error, "cannot claim orders for external workers; retrying");
                 requests.put_off(batch, error);
-                wait_after_failure(&shared, retries.pause()).await;
+                waits.after_failure().await;
             }
         }
     }

@@ -7,8 +7,9 @@ use super::backoff::Backoff;
 use super::executor::log_abandoned;
 use super::running::Hold;
 use crate::lease::{Lease, Outcome};
+use crate::log_lines::Latch;
 use crate::metrics::AttemptResult;
-use crate::store::{Held, OutsideHold, Settled, StoreError};
+use crate::store::{ExternalHold, ExternalLease, Settled, StoreError};
 
 /// First and longest wait before storing a result again.
 pub(super) const STORE_RETRY_MIN: Duration = Duration::from_millis(50);
@@ -72,18 +73,18 @@ async fn settle_one(
 /// Hands the lease over to an external service until the attempt times out.
 pub(super) async fn hand_over(shared: &Shared, lease: &Lease, hold: &mut Hold) -> AttemptResult {
     let run_max = shared.settings.attempt_timeout;
-    let outside = OutsideHold {
+    let outside = ExternalHold {
         lease: run_max,
         run_max,
     };
-    match stored(lease, hold, || shared.store.hold_outside(lease.key(), outside)).await {
-        Ok(Held::Until(_)) => {
+    match stored(lease, hold, || shared.store.hold_external(lease.key(), outside)).await {
+        Ok(ExternalLease::Until(_)) => {
             let order_id = lease.order.order_id;
             tracing::debug!(order.id = %order_id, within = ?run_max, "order {order_id} was handed over");
             AttemptResult::handed_over
         }
         // The service may have settled it already.
-        Ok(Held::Stale) | Err(NotStored::Gone) => AttemptResult::abandoned,
+        Ok(ExternalLease::Stale) | Err(NotStored::Gone) => AttemptResult::abandoned,
         Err(NotStored::Refused(reason)) => {
             settle_instead(shared, lease, Outcome::COMPLETED.after_refusal(&reason), hold).await
         }
@@ -97,7 +98,7 @@ where
 {
     let order_id = lease.order.order_id;
     let mut retries = Backoff::new(STORE_RETRY_MIN, STORE_RETRY_MAX);
-    let mut failing = false;
+    let failing = Latch::default();
     loop {
         match call().await {
             Ok(answer) => return Ok(answer),
@@ -111,8 +112,7 @@ where
                     "the store refuses the result of order {order_id} for good");
                 return Err(NotStored::Refused(reason));
             }
-            Err(error) if !failing => {
-                failing = true;
+            Err(error) if failing.set() => {
                 tracing::warn!(order.id = %order_id, %error,
                     "cannot store the result of order {order_id}; retrying");
             }

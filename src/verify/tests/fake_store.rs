@@ -125,7 +125,7 @@ impl FakeStore {
             node: NODE,
             fence: (1 << FENCE_BITS) + 1,
             expires_at: at,
-            outside: false,
+            external: false,
         });
         let error = match kind {
             RetryScheduled | Failed => Some("refused".to_owned()),

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::token_bucket::{Rate, TokenBucket};
+
 /// Retries per first attempt.
 const SHARE: f64 = 0.1;
 /// Minimum rate of retries, as in Finagle's `RetryBudget`: harmless to any service, and enough for a quiet shop.
@@ -15,7 +17,7 @@ const MEMORY: Duration = Duration::from_secs(10);
 /// Minimum time over which a rate is measured.
 const WATCHED_MIN: Duration = Duration::from_secs(1);
 /// Retries that may come at once without spacing, so that a few orders failing together are not delayed.
-const BURST: f64 = 10.0;
+const BURST: u32 = 10;
 /// Retries beyond the budget are spread over this last part of the longest wait.
 const LATE_SHARE: f64 = 0.5;
 
@@ -25,8 +27,7 @@ pub struct RetryBudget {
     firsts: f64,
     as_of: Instant,
     started: Instant,
-    /// Time at which the last reserved retry is used up.
-    given_until: Instant,
+    reserved: TokenBucket,
 }
 
 impl RetryBudget {
@@ -35,7 +36,7 @@ impl RetryBudget {
             firsts: 0.0,
             as_of: now,
             started: now,
-            given_until: now,
+            reserved: TokenBucket::full(now),
         }
     }
 
@@ -46,16 +47,13 @@ impl RetryBudget {
 
     /// Reserves one retry and returns its delay, at most `longest`. `random` is uniform from 0 to 1.
     pub fn reserve(&mut self, longest: Duration, now: Instant, random: f64) -> Duration {
-        let spacing = Duration::from_secs_f64(1.0 / self.per_second(now));
-        let free_from = self.given_until.max(now);
-        let wait = free_from
-            .duration_since(now)
-            .saturating_sub(spacing.mul_f64(BURST - 1.0));
+        let rate = Rate::new(Duration::from_secs_f64(1.0 / self.per_second(now)), BURST);
+        let wait = self.reserved.wait(1, rate, now);
         if wait > longest {
             // Over budget: later retries must not wait for this one.
             return longest.mul_f64(1.0 - LATE_SHARE * random);
         }
-        self.given_until = free_from + spacing;
+        self.reserved.take(1, rate, now);
         wait
     }
 
@@ -158,15 +156,15 @@ mod tests {
                     budget.first_attempt(now);
                     firsts += 1;
                 }
-                let given = budget.given_until;
+                let reserved = budget.reserved;
                 let wait = budget.reserve(longest, now, random);
                 prop_assert!(wait <= longest);
-                if budget.given_until > given {
+                if budget.reserved != reserved {
                     in_time.push(now.duration_since(began) + wait);
                 }
             }
             let lately = MEMORY.as_secs_f64() * (1.0 - left_after(WATCHED_MIN));
-            let most = PER_SECOND_MIN.max(SHARE * f64::from(firsts) / lately) + BURST + 1.0;
+            let most = PER_SECOND_MIN.max(SHARE * f64::from(firsts) / lately) + f64::from(BURST) + 1.0;
             let reached = most_within_a_second(in_time);
             prop_assert!(f64::from(u32::try_from(reached).unwrap()) <= most, "{reached} of {most}");
         }

@@ -1,71 +1,58 @@
-//! Rate limit on starting attempts, if an operator set one: a token bucket. Pure: time is passed in.
+//! Rate limit on starting attempts, if an operator set one. Pure: time is passed in.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Allowance;
+use crate::token_bucket::{Rate, TokenBucket};
 
-/// Seconds of unused starts that accumulate, at least one attempt.
-const BURST_SECONDS: f64 = 1.0;
 /// Pause between claims at a high rate: several attempts start together, and the store is called less often.
 const CLAIM_PAUSE: Duration = Duration::from_millis(20);
-/// Tolerance for rounding: sums of fractions come out slightly low.
-const ROUNDING: f64 = 1e-6;
 
 #[derive(Debug)]
 pub struct RateLimit {
-    per_second: f64,
-    /// Attempts that may begin at `as_of`.
-    saved: f64,
-    as_of: Instant,
+    rate: Rate,
+    bucket: TokenBucket,
 }
 
 impl RateLimit {
-    /// Creates a limit; `per_second` is above zero.
+    /// Creates a limit; `per_second` is above zero. Unused starts of up to one second accumulate, at least one.
     pub fn new(per_second: f64, now: Instant) -> RateLimit {
         RateLimit {
-            per_second,
-            saved: burst(per_second),
-            as_of: now,
+            rate: Rate::new(Duration::from_secs_f64(1.0 / per_second), burst(per_second)),
+            bucket: TokenBucket::full(now),
         }
     }
 
     /// Returns how many of `free` may start now.
     pub fn allowance(&self, free: usize, now: Instant) -> Allowance {
-        let saved = self.saved_at(now);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a limit is at most a million, and a negative number rounds to zero"
-        )]
-        let whole = (saved + ROUNDING) as usize;
-        if whole > 0 {
-            return Allowance::Start(free.min(whole));
+        let available = self.bucket.available(self.rate, now);
+        if available > 0 {
+            return Allowance::Start(free.min(available));
         }
-        #[expect(clippy::cast_precision_loss, reason = "slots are few")]
-        let together = (self.per_second * CLAIM_PAUSE.as_secs_f64())
-            .min(free as f64)
-            .max(1.0);
-        Allowance::Wait(now + Duration::from_secs_f64((together - saved) / self.per_second))
+        let together = self.rate.earned_in(CLAIM_PAUSE).min(free).max(1);
+        Allowance::Wait(now + self.bucket.wait(count(together), self.rate, now))
     }
 
     /// Records started attempts.
     pub fn take(&mut self, attempts: usize, now: Instant) {
-        #[expect(clippy::cast_precision_loss, reason = "a claim has few orders")]
-        let taken = attempts as f64;
-        self.saved = self.saved_at(now) - taken;
-        self.as_of = now;
-    }
-
-    fn saved_at(&self, now: Instant) -> f64 {
-        let passed = now.saturating_duration_since(self.as_of).as_secs_f64();
-        (self.saved + passed * self.per_second).min(burst(self.per_second))
+        self.bucket.take(count(attempts), self.rate, now);
     }
 }
 
-fn burst(per_second: f64) -> f64 {
-    (per_second * BURST_SECONDS).max(1.0)
+fn count(attempts: usize) -> u32 {
+    u32::try_from(attempts).expect("a claim has few orders")
+}
+
+fn burst(per_second: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a limit is positive and at most a million"
+    )]
+    let starts = per_second as u32;
+    starts.max(1)
 }
 
 #[cfg(test)]
@@ -130,8 +117,9 @@ mod tests {
             let from = whole.mul_f64(from);
             let span = whole.mul_f64(length);
             let within = starts.iter().filter(|at| (from..from + span).contains(*at)).count();
-            let most = burst(per_second) + per_second * span.as_secs_f64();
-            prop_assert!(number(within) <= most + 1e-3, "{within} of {most}");
+            let most = f64::from(burst(per_second)) + per_second * span.as_secs_f64();
+            // The interval is rounded to a nanosecond.
+            prop_assert!(number(within) <= most + 1e-2, "{within} of {most}");
             // And not less while there is work.
             let due = per_second * whole.as_secs_f64();
             prop_assert!(number(starts.len()) >= due.floor() - 1.0, "{} of {due}", starts.len());
