@@ -7,7 +7,7 @@ use std::time::Duration;
 use divan::{Bencher, black_box};
 use orderly::epoch::EpochIdentity;
 use orderly::event::{Event, EventKind};
-use orderly::http::wire::{OrderBody, read_batch, read_order};
+use orderly::http::wire::{self, NewOrders, OrderBody};
 use orderly::lease::NodeId;
 use orderly::live::routes::Routes;
 use orderly::live::{Change, Filter};
@@ -32,18 +32,18 @@ fn main() {
 }
 
 fn order() -> NewOrder {
-    read_order(BODY).unwrap_or_else(|_| panic!("it is a good order"))
+    wire::read(BODY).unwrap_or_else(|_| panic!("it is a good order"))
 }
 
 #[divan::bench]
 fn read_an_order() -> bool {
-    read_order(black_box(BODY)).is_ok()
+    wire::read::<NewOrder>(black_box(BODY)).is_ok()
 }
 
 #[divan::bench]
 fn read_a_batch_of_1000(bencher: Bencher<'_, '_>) {
     let body = format!("{{\"orders\":[{}]}}", vec![BODY; BATCH].join(","));
-    bencher.bench(|| read_batch(black_box(&body)).is_ok());
+    bencher.bench(|| wire::read::<NewOrders>(black_box(&body)).is_ok());
 }
 
 #[divan::bench]

@@ -7,6 +7,7 @@ mod batch;
 mod connection_limit;
 mod create;
 mod docs;
+mod documented_metrics;
 mod empty;
 mod envelope;
 mod event_stream;

@@ -24,11 +24,13 @@ mod names;
 mod orders;
 mod other_build;
 mod queue;
+mod request_log;
 mod restored;
 mod secrets;
 mod signals;
 mod tail;
 mod usage;
+mod yardsticks;
 
 /// A command that takes longer hangs.
 const PATIENCE: Duration = Duration::from_mins(1);

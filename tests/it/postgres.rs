@@ -1,43 +1,42 @@
-//! The shared store on bad days and on strange servers: what its callers meet when the database is away, hangs, loses
-//! an answer, weakens its settings or shows a wrong certificate. What every store promises is left to the conformance
-//! suite, several nodes at once to the cluster tests.
+//! The PostgreSQL driver under faults and unusual servers: outages, hangs, lost answers, locks, weak settings, failovers, and
+//! certificates. The conformance suite tests the promises of every store, the cluster tests several nodes at once.
 
 mod agreement;
-mod away;
-mod beside_standby;
 mod classes;
 mod damage;
-mod direct;
+mod database_outage;
+mod direct_url;
 mod doctor;
 mod encoding;
 mod epochs;
 mod feed;
+mod few_connections;
 mod full_disk;
-mod hosts;
-mod hot;
+mod hot_updates;
 mod idle;
 mod late_commits;
-mod locked;
 mod locked_calls;
-mod locked_places;
+mod locked_claims;
+mod locked_rows;
 mod long_history;
-mod lost_commit;
+mod lost_answers;
 mod lost_tail;
 mod new_primary;
+mod notifications;
 mod plans;
 mod pool;
 mod read_only;
 mod reads_from_standby;
-mod refused;
+mod refused_orders;
 mod retention;
-mod scarce;
-mod scarce_nodes;
-pub mod scene;
 pub mod schema;
 mod secrets;
 mod settings;
-mod signals;
+pub mod setup;
+mod several_hosts;
+mod shared_connections;
 mod standby;
+mod standby_urls;
 mod tls;
 mod turns;
 mod unwritable;

@@ -7,6 +7,7 @@ mod blueprint;
 mod circles;
 mod layers;
 mod links;
+mod named_tests;
 mod path;
 mod store;
 mod text;

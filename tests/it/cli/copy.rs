@@ -119,7 +119,7 @@ async fn a_wrong_or_interrupted_copy_leaves_nothing_behind() {
     assert_eq!(copied["orders"], 5);
     run(command(folder.path(), &line))
         .await
-        .assert_failed(1, "holds orders already");
+        .assert_failed(1, "already holds orders");
 }
 
 #[tokio::test(flavor = "multi_thread")]

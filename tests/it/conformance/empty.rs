@@ -105,7 +105,7 @@ async fn assert_no_single_order_is_found(harness: &Harness) {
     let store = harness.store();
     for id in [OrderId(1), OrderId(i64::MAX)] {
         assert_eq!(store.order_view(id).await.unwrap(), None);
-        assert!(store.standing(id).await.unwrap().is_none());
+        assert!(store.explain(id).await.unwrap().is_none());
         assert_eq!(store.history(id, 0).await.unwrap(), None);
         assert!(store.claimed(id).await.unwrap().is_none());
     }

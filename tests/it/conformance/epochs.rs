@@ -1,7 +1,7 @@
 //! A new epoch on a store whose history continues: values given out before stay valid, and none is given out again.
 
 use orderly::lease::Outcome;
-use orderly::store::{FEED_EVENTS_MAX, RESTORE_JUMP, SettledOutside};
+use orderly::store::{FEED_EVENTS_MAX, RESTORE_JUMP, SettledExternal};
 
 use super::external_leases::take_only;
 use crate::support::Harness;
@@ -49,9 +49,9 @@ async fn a_token_from_before_an_epoch_still_settles(harness: &mut Harness) {
     harness.begin_epoch().await;
     let settled = harness
         .store()
-        .settle_outside(id, lease.token, Outcome::COMPLETED);
+        .settle_external(id, lease.token, Outcome::COMPLETED);
     let settled = settled.await.unwrap();
-    assert!(matches!(settled, SettledOutside::Done(_)), "{settled:?}");
+    assert!(matches!(settled, SettledExternal::Done(_)), "{settled:?}");
 }
 
 async fn a_cursor_from_before_an_epoch_stays_valid(harness: &mut Harness) {

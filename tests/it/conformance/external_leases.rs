@@ -7,7 +7,7 @@ use orderly::event::EventKind;
 use orderly::lease::{Lease, LeaseKey, Outcome, ProcessorKind};
 use orderly::order::{OrderId, OrderStatus};
 use orderly::portable_json::JsonText;
-use orderly::store::{ClaimRequest, GivenBack, Held, LatestClaim, OutsideHold, Settled};
+use orderly::store::{ClaimRequest, ExternalHold, ExternalLease, GivenBack, LatestClaim, Settled};
 
 use crate::support::Harness;
 use crate::support::harness::ids_of;
@@ -103,7 +103,7 @@ async fn a_hold_counts_from_now_and_may_shorten_the_lease(harness: &mut Harness)
     for _ in 0..3 {
         harness.advance(LEASE / 2).await;
         let expires = harness.now().await.plus(LEASE);
-        assert_eq!(hold(harness, &lease, LEASE).await, Held::Until(expires));
+        assert_eq!(hold(harness, &lease, LEASE).await, ExternalLease::Until(expires));
     }
     assert_eq!(harness.order(id).await.version, 2, "holding wrote an event");
     hold(harness, &lease, Duration::from_secs(1)).await;
@@ -116,9 +116,9 @@ async fn a_hold_ends_no_later_than_its_attempt(harness: &mut Harness) {
     let lease = take_only(harness, id).await;
     let end = harness.now().await.plus(RUN_MAX);
     harness.advance(SHORTER_THAN_A_RUN).await;
-    assert_eq!(hold(harness, &lease, LEASE).await, Held::Until(end));
+    assert_eq!(hold(harness, &lease, LEASE).await, ExternalLease::Until(end));
     harness.advance(Duration::from_secs(10)).await;
-    assert_eq!(hold(harness, &lease, LEASE).await, Held::Stale);
+    assert_eq!(hold(harness, &lease, LEASE).await, ExternalLease::Stale);
     harness.advance(Duration::from_secs(1)).await;
     assert_eq!(harness.give_back().await.pending, 1);
 }
@@ -147,10 +147,10 @@ async fn a_hold_requires_the_current_token_of_a_processing_order(harness: &mut H
     };
     let held = harness
         .store()
-        .hold_outside(unknown, for_a_lease())
+        .hold_external(unknown, for_a_lease())
         .await
         .unwrap();
-    assert_eq!(held, Held::Stale);
+    assert_eq!(held, ExternalLease::Stale);
 }
 
 async fn an_expired_external_lease_can_be_extended_until_given_back(harness: &mut Harness) {
@@ -175,7 +175,7 @@ async fn a_silent_external_worker_counts_as_dead(harness: &mut Harness) {
     }
     let lost = harness.history(id, 0).await.remove(2);
     assert_eq!(lost.kind, EventKind::LeaseLost);
-    assert!(lost.error.unwrap().contains("outside"));
+    assert!(lost.error.unwrap().contains("external worker"));
     assert!(take_only(harness, id).await.suspect);
 }
 
@@ -351,19 +351,19 @@ pub(super) async fn take_only(harness: &Harness, id: OrderId) -> Lease {
     leases.remove(0)
 }
 
-fn for_a_lease() -> OutsideHold {
-    OutsideHold {
+fn for_a_lease() -> ExternalHold {
+    ExternalHold {
         lease: LEASE,
         run_max: RUN_MAX,
     }
 }
 
-async fn hold(harness: &Harness, lease: &Lease, time: Duration) -> Held {
-    let hold = OutsideHold {
+async fn hold(harness: &Harness, lease: &Lease, time: Duration) -> ExternalLease {
+    let hold = ExternalHold {
         lease: time,
         run_max: RUN_MAX,
     };
-    harness.store().hold_outside(lease.key(), hold).await.unwrap()
+    harness.store().hold_external(lease.key(), hold).await.unwrap()
 }
 
 async fn latest(harness: &Harness, id: OrderId) -> LatestClaim {
@@ -373,8 +373,8 @@ async fn latest(harness: &Harness, id: OrderId) -> LatestClaim {
 
 async fn assert_stale(harness: &Harness, key: LeaseKey) {
     let before = latest(harness, key.order_id).await;
-    let held = harness.store().hold_outside(key, for_a_lease()).await.unwrap();
-    assert_eq!(held, Held::Stale);
+    let held = harness.store().hold_external(key, for_a_lease()).await.unwrap();
+    assert_eq!(held, ExternalLease::Stale);
     assert_eq!(latest(harness, key.order_id).await, before);
 }
 

@@ -2,7 +2,7 @@
 
 use orderly::lease::{Outcome, ProcessorKind};
 use orderly::order::{OnFailure, OrderId, Ordering};
-use orderly::store::{ClaimRequest, OutsideHold};
+use orderly::store::{ClaimRequest, ExternalHold};
 
 use crate::support::Harness;
 use crate::support::make::{LEASE, NODE_A, claim_by};
@@ -40,11 +40,11 @@ async fn an_order_handed_over_counts_as_handed_out(harness: &mut Harness) {
     let id = harness.accept_one().await;
     let lease = harness.claim_only(id).await;
     assert!(!is_handed_out(harness, id).await);
-    let hold = OutsideHold {
+    let hold = ExternalHold {
         lease: LEASE,
         run_max: 2 * LEASE,
     };
-    harness.store().hold_outside(lease.key(), hold).await.unwrap();
+    harness.store().hold_external(lease.key(), hold).await.unwrap();
     assert!(is_handed_out(harness, id).await);
     harness.settle(&lease, Outcome::Released).await;
     harness.claim_only(id).await;

@@ -245,8 +245,8 @@ async fn a_start_refused_by_the_database_does_not_affect_others(harness: &mut Ha
     assert_eq!(until_some_started(harness, &given).await, others);
     for id in bad {
         assert_eq!(harness.order(id).await.status, OrderStatus::Pending);
-        let standing = harness.store().standing(id).await.unwrap().unwrap();
-        assert!(standing.refused.is_some());
+        let explanation = harness.store().explain(id).await.unwrap().unwrap();
+        assert!(explanation.refused.is_some());
     }
     // Later starts do not explain this one.
     let later = harness.accept_one().await;
@@ -254,7 +254,7 @@ async fn a_start_refused_by_the_database_does_not_affect_others(harness: &mut Ha
     assert!(
         harness
             .store()
-            .standing(bad[0])
+            .explain(bad[0])
             .await
             .unwrap()
             .unwrap()

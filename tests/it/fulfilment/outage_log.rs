@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::receiver::{Receiver, answer};
-use crate::postgres::scene::log_in;
+use crate::postgres::setup::log_in;
 use crate::support::client::http;
 use crate::support::process::{Process, orderly};
 use crate::support::until;

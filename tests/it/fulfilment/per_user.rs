@@ -73,7 +73,7 @@ impl Fixture {
             }
             let database = Postgres::shared().await.create_database().await;
             (
-                crate::postgres::scene::database_at(&database.url()),
+                crate::postgres::setup::database_at(&database.url()),
                 Home::Database {
                     _database: Box::new(database),
                 },

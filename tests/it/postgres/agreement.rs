@@ -1,12 +1,12 @@
-//! Nodes with different processors on one store (issue 13, point 6d): one that was left at `simulated` beside others would
-//! complete orders without effect.
+//! Nodes with different processors on one store (issue 13, point 6d). A node left at `simulated` beside others would complete
+//! orders without any effect.
 
 use orderly::lease::{LeaseKey, NodeId, Outcome, ProcessorKind};
 use orderly::order::{OnFailure, Ordering};
 use orderly::store::{ClaimRequest, Heartbeat, StoreError};
 use serde_json::{Value, json};
 
-use super::scene::{Scene, log_in, node};
+use super::setup::{Setup, log_in, node};
 use crate::support::client::http;
 use crate::support::make::{NODE_A, NODE_B, claim_by, heartbeat};
 use crate::support::postgres::{self, Server};
@@ -22,7 +22,7 @@ fn claim_of(node: NodeId, processor: ProcessorKind) -> ClaimRequest {
     }
 }
 
-fn beat_of(node: NodeId, processor: ProcessorKind) -> Heartbeat {
+fn heartbeat_of(node: NodeId, processor: ProcessorKind) -> Heartbeat {
     Heartbeat {
         processor: Some(processor),
         ..heartbeat(node, NO_LEASES)
@@ -30,24 +30,30 @@ fn beat_of(node: NodeId, processor: ProcessorKind) -> Heartbeat {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_with_another_processor_starts_nothing_until_the_others_are_gone() {
+async fn a_node_with_another_processor_starts_nothing_while_others_are_alive() {
     for ordering in [None, Some(Ordering::User(OnFailure::Skip))] {
-        let Some(scene) = Scene::new().await else { return };
+        let Some(setup) = Setup::new().await else { return };
         if ordering.is_some() {
             let switch = "update orderly.queue set ordering = 1";
-            scene.admin.batch_execute(switch).await.unwrap();
+            setup.admin.batch_execute(switch).await.unwrap();
         }
-        let store = &scene.store;
+        let store = &setup.store;
         for user in 1..=3 {
             let order = crate::support::make::order_of(user);
             store.accept([order].into(), None).await.unwrap();
         }
-        store.renew(beat_of(NODE_B, ProcessorKind::Http)).await.unwrap();
-        let claimed = store.claim(claim_of(NODE_B, ProcessorKind::Http)).await.unwrap();
-        assert_eq!(claimed.leases.len(), 1, "a node that is alone decides");
-        store.renew(beat_of(NODE_B, ProcessorKind::Http)).await.unwrap();
         store
-            .renew(beat_of(NODE_A, ProcessorKind::Simulated))
+            .renew(heartbeat_of(NODE_B, ProcessorKind::Http))
+            .await
+            .unwrap();
+        let claimed = store.claim(claim_of(NODE_B, ProcessorKind::Http)).await.unwrap();
+        assert_eq!(claimed.leases.len(), 1, "the only node may claim");
+        store
+            .renew(heartbeat_of(NODE_B, ProcessorKind::Http))
+            .await
+            .unwrap();
+        store
+            .renew(heartbeat_of(NODE_A, ProcessorKind::Simulated))
             .await
             .unwrap();
         let refused = store.claim(claim_of(NODE_A, ProcessorKind::Simulated)).await;
@@ -56,18 +62,20 @@ async fn a_node_with_another_processor_starts_nothing_until_the_others_are_gone(
             other => panic!("{other:?}"),
         };
         assert!(
-            text.contains("ORDERLY_PROCESSOR is http, here it is simulated"),
+            text.contains(
+                "ORDERLY_PROCESSOR is http on other live nodes of this store and simulated on this one"
+            ),
             "{text}"
         );
         let nodes = store.queue().await.unwrap().nodes;
-        let told = |node| nodes.iter().find(|listed| listed.node == node).unwrap();
-        let (simulated, http) = (told(NODE_A), told(NODE_B));
+        let listed_node = |node| nodes.iter().find(|listed| listed.node == node).unwrap();
+        let (simulated, http) = (listed_node(NODE_A), listed_node(NODE_B));
         assert_eq!(
             (simulated.processor, simulated.agrees),
             (Some(ProcessorKind::Simulated), false)
         );
         assert_eq!((http.processor, http.agrees), (Some(ProcessorKind::Http), true));
-        // Those that agree go on.
+        // Nodes that agree continue.
         let claimed = store.claim(claim_of(NODE_B, ProcessorKind::Http)).await.unwrap();
         assert_eq!(claimed.leases.len(), 1);
         store
@@ -81,13 +89,13 @@ async fn a_node_with_another_processor_starts_nothing_until_the_others_are_gone(
             .unwrap();
         assert_eq!(claimed.leases.len(), 1);
         assert!(store.queue().await.unwrap().nodes.iter().all(|node| node.agrees));
-        scene.end().await;
+        setup.end().await;
     }
 }
 
-/// As an operator meets it: at the doors, in the log and in `doctor`.
+/// The disagreement shows in HTTP answers, in the log and in `doctor`.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_left_at_simulated_completes_nothing_and_says_so() {
+async fn a_node_left_at_simulated_completes_nothing_and_reports_it() {
     if !required("a private PostgreSQL", postgres::is_installed()) {
         return;
     }
@@ -100,7 +108,7 @@ async fn a_node_left_at_simulated_completes_nothing_and_says_so() {
         let answer = http().get(format!("{}/queue", node.url)).send().await.unwrap();
         answer.json().await.unwrap()
     };
-    until("the first one goes by its processor", async || {
+    until("the first node may start orders", async || {
         queue(&pulling).await["nodes"][0]["starts_orders"] == true
     })
     .await;
@@ -113,7 +121,7 @@ async fn a_node_left_at_simulated_completes_nothing_and_says_so() {
         .await
         .unwrap();
     assert_eq!(accepted.status(), 201);
-    until("the node says that it starts nothing", async || {
+    until("the node logs that it starts nothing", async || {
         let queue = queue(&left).await;
         let nodes = queue["nodes"].as_array().unwrap().clone();
         nodes
@@ -136,7 +144,7 @@ async fn a_node_left_at_simulated_completes_nothing_and_says_so() {
             .contains("(processor simulated)"),
         "{check}"
     );
-    // A worker still gets the order.
+    // An external worker still gets the order.
     let taken = http()
         .post(format!("{}/leases", pulling.url))
         .json(&json!({"wait": 30}))

@@ -1,5 +1,5 @@
-//! The connections of one node: which work waits for which, and what becomes of one whose caller is gone (issue 13,
-//! points 2 and 28).
+//! Classes of connections: no class delays another, and a connection whose caller is gone becomes usable again (issue 13, points 2
+//! and 28).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::scarce::Limited;
-use super::scene::{Scene, accept_keyed, has_postgres, jump, node, number, store_at, through, until_ready};
+use super::few_connections::LimitedDatabase;
+use super::setup::{Setup, accept_keyed, has_postgres, jump, node, number, store_at, through, until_ready};
 use crate::support::client::http;
 use crate::support::gate::Gate;
 use crate::support::make::{NODE_A, claim_by, give_back_by, heartbeat};
@@ -24,13 +24,13 @@ use crate::support::process::Process;
 use crate::support::proxy::{Action, Proxy};
 use crate::support::until;
 
-/// After that a statement counts as lost.
+/// Time after which a statement counts as hanging.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
-/// A part of the statements that list orders.
+/// Part of the statements that list orders.
 const LISTS: &str = "order by order_id desc";
-/// A part of the statement that reads single orders.
+/// Part of the statement for point reads.
 const POINTS: &str = "last_position, place from orderly.view_orders_";
-/// A part of the statements that read counters.
+/// Part of the statements that read counters.
 const NUMBERS: &str = "sum(pending)::int8";
 
 async fn list(store: &dyn Store) {
@@ -38,22 +38,22 @@ async fn list(store: &dyn Store) {
         limit: 5,
         ..OrderQuery::default()
     };
-    // Some of them are to hang.
+    // Fails if the read is one of those that hang.
     let _ = store.orders(page).await;
 }
 
 #[tokio::test]
-async fn numbers_that_hang_keep_no_control_waiting() {
+async fn hanging_counter_reads_do_not_delay_control_calls() {
     const READERS: usize = 8;
-    let Some(scene) = Scene::new().await else { return };
-    let store = &scene.store;
+    let Some(setup) = Setup::new().await else { return };
+    let store = &setup.store;
     accept_keyed(&**store, "before").await.unwrap();
     let (freezes, mut frozen) = mpsc::unbounded_channel();
-    scene.proxy.on_flight(move |flight| {
+    setup.proxy.on_flight(move |flight| {
         if !flight.sql().contains(NUMBERS) {
             return Action::Forward;
         }
-        // The receiver is gone at the end of the test.
+        // Fails only after the end of the test.
         let _ = freezes.send(());
         Action::Silence
     });
@@ -77,24 +77,24 @@ async fn numbers_that_hang_keep_no_control_waiting() {
     store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
     assert_eq!(store.events_after(None, 10).await.unwrap().events.len(), 2);
     assert!(readers.iter().all(|reader| !reader.is_finished()));
-    scene.proxy.on_flight(|_| Action::Forward);
+    setup.proxy.on_flight(|_| Action::Forward);
     jump(ANSWER_TIME_MAX).await;
     join_all(readers).await;
-    scene.end().await;
+    setup.end().await;
 }
 
-/// They read the queue for their answer.
+/// Both read the queue for their answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_and_a_resume_are_answered_while_numbers_hang() {
-    /// As many as may be read at once.
+async fn pause_and_resume_are_answered_while_counter_reads_hang() {
+    /// The maximum number of concurrent reads of this class.
     const HANGING: usize = 2;
-    let Some(scene) = Scene::new().await else { return };
+    let Some(setup) = Setup::new().await else { return };
     let folder = tempfile::tempdir().unwrap();
-    let node = Process::start(node(folder.path(), &through(&scene.proxy, &scene.database))).await;
+    let node = Process::start(node(folder.path(), &through(&setup.proxy, &setup.database))).await;
     until_ready(&node).await;
     let (gate, hanging) = (Gate::closed(), AtomicUsize::new(0));
     let kept_back = gate.clone();
-    scene.proxy.on_flight(move |flight| {
+    setup.proxy.on_flight(move |flight| {
         if !flight.sql().contains(NUMBERS) || hanging.fetch_add(1, Ordering::SeqCst) >= HANGING {
             return Action::Forward;
         }
@@ -118,16 +118,17 @@ async fn a_pause_and_a_resume_are_answered_while_numbers_hang() {
     assert!(reads.iter().all(|read| !read.is_finished()));
     gate.open();
     assert_eq!(node.terminate().await, Some(0));
-    scene.end().await;
+    setup.end().await;
 }
 
-/// By a limit of the server's own: it would hold its locks, and a connection that no node counts (issue 15, point 1).
+/// A limit on the server's side ends it. Otherwise it would keep its locks and a connection that no node counts (issue 15, point
+/// 1).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_statement_whose_caller_is_gone_ends_by_its_limit() {
-    let Some(scene) = Scene::new().await else { return };
-    accept_keyed(&*scene.store, "before").await.unwrap();
-    // The other connection's: within one transaction, the list of sessions stays as it was first read.
-    let locker = scene.database.admin().await;
+async fn an_abandoned_statement_ends_at_its_time_limit() {
+    let Some(setup) = Setup::new().await else { return };
+    accept_keyed(&*setup.store, "before").await.unwrap();
+    // Read over another connection: within one transaction, the list of sessions does not change.
+    let locker = setup.database.admin().await;
     let lock = "begin; lock table orderly.orders in access exclusive mode";
     locker.batch_execute(lock).await.unwrap();
     let running = async || {
@@ -135,26 +136,26 @@ async fn a_statement_whose_caller_is_gone_ends_by_its_limit() {
             "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
              and state <> 'idle' and query like '%{LISTS}%'"
         );
-        scene.number(&counted).await
+        setup.number(&counted).await
     };
-    let store = scene.store.clone();
+    let store = setup.store.clone();
     let caller = AbortOnDropHandle::new(tokio::spawn(async move { list(&*store).await }));
     until("the list waits for the table", async || running().await == 1).await;
     drop(caller);
-    until("the list is given up", async || running().await == 0).await;
+    until("the list has ended", async || running().await == 0).await;
     locker.batch_execute("rollback").await.unwrap();
-    scene.end().await;
+    setup.end().await;
 }
 
-/// Their statements run on until the server's limit ends them, and hold their connections for as long.
+/// An abandoned statement keeps its connection until the server's limit ends it.
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_that_leave_take_no_connection_of_more_urgent_work() {
-    /// As many as may run at once.
+async fn abandoned_lists_take_no_connection_from_more_urgent_work() {
+    /// Maximum number of concurrent lists.
     const LISTS_MAX: i64 = 4;
     const CALLERS: usize = 24;
-    let Some(scene) = Scene::new().await else { return };
-    accept_keyed(&*scene.store, "before").await.unwrap();
-    let locker = scene.database.admin().await;
+    let Some(setup) = Setup::new().await else { return };
+    accept_keyed(&*setup.store, "before").await.unwrap();
+    let locker = setup.database.admin().await;
     let lock = "begin; lock table orderly.orders in access exclusive mode";
     locker.batch_execute(lock).await.unwrap();
     let running = async || {
@@ -162,38 +163,38 @@ async fn callers_that_leave_take_no_connection_of_more_urgent_work() {
             "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
              and state <> 'idle' and query like '%{LISTS}%'"
         );
-        scene.number(&counted).await
+        setup.number(&counted).await
     };
     let mut callers = Vec::new();
     for _ in 0..CALLERS {
-        let store = scene.store.clone();
+        let store = setup.store.clone();
         let caller = AbortOnDropHandle::new(tokio::spawn(async move { list(&*store).await }));
         callers.push(caller);
     }
     until("lists wait for the table", async || running().await == LISTS_MAX).await;
-    // Those that run leave first, and would make room for the next.
+    // The running ones are abandoned first, which must not let others start.
     for caller in callers {
         drop(caller);
-        scene.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+        setup.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
         assert!(
             running().await <= LISTS_MAX,
-            "lists have more connections than they may"
+            "lists use more connections than their share"
         );
     }
     locker.batch_execute("rollback").await.unwrap();
-    scene.end().await;
+    setup.end().await;
 }
 
-/// Calls that store are functions, which have their limits in them: each is refused, and nothing of it is stored.
+/// Storing calls are functions with limits of their own: each is refused, and nothing is stored.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_table_refuses_whatever_stores_without_a_doubt() {
-    let Some(scene) = Scene::new().await else { return };
-    let store = &scene.store;
+async fn calls_on_a_locked_table_are_refused_with_nothing_stored() {
+    let Some(setup) = Setup::new().await else { return };
+    let store = &setup.store;
     for name in ["running", "waiting"] {
         accept_keyed(&**store, name).await.unwrap();
     }
     let lease = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
-    let locker = scene.database.admin().await;
+    let locker = setup.database.admin().await;
     let lock = "begin; lock table orderly.orders, orderly.leases in access exclusive mode";
     locker.batch_execute(lock).await.unwrap();
     let refused = tokio::join!(
@@ -217,33 +218,34 @@ async fn a_locked_table_refuses_whatever_stores_without_a_doubt() {
     })
     .await;
     assert_eq!(
-        scene
+        setup
             .number("select count(*) from orderly.orders where version > 1")
             .await,
         0
     );
     store.settle(lease.key(), Outcome::COMPLETED).await.unwrap();
-    scene.end().await;
+    setup.end().await;
 }
 
-/// Room is looked for with connections of its own, not by lending those that are kept for more urgent work.
+/// A node opens extra connections to find out whether the database allows more; it does not use those reserved for more urgent
+/// work.
 #[tokio::test]
-async fn a_look_for_room_lends_no_kept_connection() {
-    /// Reads share one of them; with one more, they would have two.
+async fn a_search_for_free_connections_uses_no_reserved_one() {
+    /// Reads share one of the four; with a fifth, they would have two.
     const CONNECTIONS: usize = 4;
-    /// Between two looks is a multiple of it, and connections stay open for longer.
+    /// Divides the time between two attempts to open more connections. Connections stay open for longer.
     const STEP: Duration = Duration::from_millis(250);
     if !has_postgres() {
         return;
     }
-    let limited = Limited::to(100).await;
+    let limited = LimitedDatabase::with_connections(100).await;
     let proxy = Proxy::before(Server::shared().await.address()).await;
-    let store = store_at(&limited.of_role(&through(&proxy, &limited.database))).await;
-    // From here on the node has none, and may have four.
+    let store = store_at(&limited.url_for_role(&through(&proxy, &limited.database))).await;
+    // Now the node has no connection, and may open four.
     let fewer = format!("alter role {} connection limit {CONNECTIONS}", limited.role);
     limited.admin.batch_execute(&fewer).await.unwrap();
     Server::shared().await.terminate_backends(&limited.database).await;
-    until("it has none", async || {
+    until("the node has no connection", async || {
         let sessions = format!(
             "select count(*) from pg_stat_activity where usename = '{}'",
             limited.role
@@ -251,7 +253,7 @@ async fn a_look_for_room_lends_no_kept_connection() {
         number(&limited.admin, &sessions).await == 0
     })
     .await;
-    // All four are in use when a fifth is wanted, which teaches the node that there is none; later it looks again.
+    // All four are in use when a fifth is wanted, so the node learns that there is none. It tries again later.
     let gate = Gate::closed();
     let kept_back = gate.clone();
     proxy.on_flight(move |flight| {
@@ -281,7 +283,7 @@ async fn a_look_for_room_lends_no_kept_connection() {
     }
     let before = proxy.connection_count();
     wanted.push(calls(CONNECTIONS));
-    until("one more is tried again", async || {
+    until("one more connection is attempted", async || {
         proxy.connection_count() >= before + 2
     })
     .await;
@@ -301,7 +303,7 @@ async fn a_look_for_room_lends_no_kept_connection() {
     let reads = [
         AbortOnDropHandle::new(tokio::spawn(async move { list(&*lists).await })),
         AbortOnDropHandle::new(tokio::spawn(async move {
-            // Refused after a while: one of the two waits for the other all the time.
+            // One of the two reads always waits for the other, and is refused after a while.
             while points.order_view(OrderId(1)).await.is_err() {}
         })),
     ];
@@ -309,7 +311,7 @@ async fn a_look_for_room_lends_no_kept_connection() {
     let before = proxy.connection_count();
     for round in 1.. {
         jump(STEP).await;
-        // As many calls as there are connections left.
+        // One call per remaining connection.
         let name = format!("round {round}");
         let calls: [BoxFuture<'_, ()>; 3] = [
             Box::pin(async { drop(accept_keyed(&*store, &name).await) }),
@@ -318,7 +320,7 @@ async fn a_look_for_room_lends_no_kept_connection() {
         ];
         join_all(calls).await;
         assert_eq!(hanging.load(Ordering::SeqCst), 1, "in round {round}");
-        // A look. A later one could find the room of a connection that was closed unused.
+        // An attempt to open more connections. A later one could succeed, because an unused connection was closed.
         if proxy.connection_count() > before {
             break;
         }

@@ -1,4 +1,4 @@
-//! Tables that contradict each other: `verify` finds each of the ways (issue 14).
+//! Contradictions between tables: `verify` finds each kind (issue 14).
 
 use orderly::lease::Outcome;
 use orderly::verify::{self, Promise};
@@ -20,17 +20,17 @@ const TABLES: [&str; 9] = [
     "batches",
 ];
 
-/// A copy of the tables, which makes good what was done to them.
-pub struct Kept(Client);
+/// A copy of the tables, from which they are restored after each test of damage.
+pub struct TableCopy(Client);
 
-impl Kept {
-    pub async fn of(harness: &Harness) -> Kept {
+impl TableCopy {
+    pub async fn create(harness: &Harness) -> TableCopy {
         harness.number_all_events().await;
-        let kept = Kept(harness.home().admin().await);
-        kept.0.batch_execute("create schema kept").await.unwrap();
-        kept.for_each(|table| format!("create table kept.{table} as table orderly.{table}"))
+        let copy = TableCopy(harness.home().admin().await);
+        copy.0.batch_execute("create schema kept").await.unwrap();
+        copy.for_each(|table| format!("create table kept.{table} as table orderly.{table}"))
             .await;
-        kept
+        copy
     }
 
     pub async fn tamper(&self, statement: &str) {
@@ -50,8 +50,8 @@ impl Kept {
     }
 }
 
-/// Orders 1 to 6: Completed, Failed, Cancelled, put off, Processing, waiting.
-async fn shop() -> Option<Harness> {
+/// A store with the orders 1 to 6: Completed, Failed, Cancelled, in backoff, Processing, Pending.
+async fn store_of_six_orders() -> Option<Harness> {
     let harness = Harness::postgres().await?;
     let ids = harness.accept_some(6).await;
     let leases = harness.claim(4).await;
@@ -69,7 +69,7 @@ async fn shop() -> Option<Harness> {
     Some(harness)
 }
 
-/// A statement that does damage, and how a breach begins that `verify` finds then.
+/// A statement that does damage, and the beginning of a breach that `verify` must find.
 const TAMPERINGS: [(&str, &str); 39] = [
     // An event is missing in the feed.
     (
@@ -84,7 +84,7 @@ const TAMPERINGS: [(&str, &str); 39] = [
         "delete from orderly.batches where kind = 2",
         "the feed has",
     ),
-    // In the history.
+    // The history lacks an event or a number.
     (
         "update orderly.orders set started_in = null, ended_in = null where order_id = 1",
         "order 1: its history and the feed differ at version 2",
@@ -101,7 +101,7 @@ const TAMPERINGS: [(&str, &str); 39] = [
         "update orderly.orders set version = version - 1 where order_id = 3",
         "order 3: its history and the feed differ at version 4",
     ),
-    // A time, an attempt, a node, an error, a kind, a batch differs.
+    // A time, attempt, node, error, kind or batch differs.
     (
         "update orderly.batches set at = at + interval '1 second' where kind = 0",
         "order 6: its history and the feed differ at version 1",
@@ -170,7 +170,7 @@ const TAMPERINGS: [(&str, &str); 39] = [
         "update orderly.orders set history[2].batch = 1 where order_id = 4",
         "order 4: its history and the feed differ at version 3",
     ),
-    // An open order in no line or lease, or in two; an ended one in one; one that is not there.
+    // An open order has no line or lease, or two; an ended one has one; an order does not exist.
     ("delete from orderly.first_line", "order 6 is open and stands in 0"),
     ("delete from orderly.second_line", "order 4 is open and stands in 0"),
     ("delete from orderly.leases", "order 5 is open and stands in 0"),
@@ -199,7 +199,7 @@ const TAMPERINGS: [(&str, &str); 39] = [
         "insert into orderly.first_line values (99)",
         "order 99 waits or runs and is not there",
     ),
-    // Lists that lie.
+    // The list of failed or cancelled orders is wrong.
     ("delete from orderly.failed", "order 2 is missing in the list"),
     ("delete from orderly.cancelled", "order 3 is missing in the list"),
     (
@@ -222,21 +222,23 @@ const TAMPERINGS: [(&str, &str); 39] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_finds_each_contradiction_between_the_tables() {
-    let Some(harness) = shop().await else { return };
+    let Some(harness) = store_of_six_orders().await else {
+        return;
+    };
     harness.assert_sound().await;
-    let kept = Kept::of(&harness).await;
+    let copy = TableCopy::create(&harness).await;
     let mut missed = Vec::new();
-    for (tampering, told) in TAMPERINGS {
-        kept.tamper(tampering).await;
+    for (tampering, breach_start) in TAMPERINGS {
+        copy.tamper(tampering).await;
         let mut snapshot = harness.store().snapshot().await.unwrap();
         let report = verify::verify(&mut *snapshot).await.unwrap();
-        let tells = |breach: &verify::Breach| {
-            breach.promise == Promise::SoundFiles && breach.detail.starts_with(told)
+        let is_expected = |breach: &verify::Breach| {
+            breach.promise == Promise::SoundFiles && breach.detail.starts_with(breach_start)
         };
-        if !report.breaches.iter().any(tells) {
+        if !report.breaches.iter().any(is_expected) {
             missed.push(format!("{tampering}: {report}"));
         }
-        kept.restore().await;
+        copy.restore().await;
     }
     assert_eq!(missed, [""; 0]);
     harness.assert_sound().await;

@@ -1,8 +1,8 @@
-//! What `orderly doctor` says of standbys, of several hosts, of the way past a pooler, and of the pooler.
+//! The findings of `orderly doctor` about standbys, several hosts, the direct URL, the read URL and the pooler.
 
 use serde_json::Value;
 
-use super::scene::{has_pgbouncer, has_postgres, node, store_at};
+use super::setup::{has_pgbouncer, has_postgres, node, store_at};
 use crate::support::postgres::{Pair, Server, Stop, TestDatabase, is_installed_with_standby};
 use crate::support::required;
 
@@ -10,7 +10,7 @@ fn has_standby() -> bool {
     required("a private PostgreSQL with a standby", is_installed_with_standby())
 }
 
-/// The checks of a visit.
+/// The checks of one run of `doctor`.
 async fn doctor(environment: &[(&str, &str)]) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let mut doctor = node(folder.path(), "");
@@ -27,7 +27,7 @@ fn named<'c>(checks: &'c [Value], name: &str) -> &'c Value {
     found.unwrap_or_else(|| panic!("no {name} in {checks:?}"))
 }
 
-/// Looks at one check of a visit: its state, and words of its finding or advice.
+/// Asserts the state of one check, and words of its finding or advice.
 async fn assert_says(environment: &[(&str, &str)], name: &str, state: &str, words: &str) {
     let checks = doctor(environment).await;
     let check = named(&checks, name);
@@ -35,7 +35,7 @@ async fn assert_says(environment: &[(&str, &str)], name: &str, state: &str, word
     assert!(check.to_string().contains(words), "{check}");
 }
 
-/// A database with the tables of a store.
+/// A database with the schema of a store.
 async fn database_on(server: &Server) -> TestDatabase {
     let database = server.create_database().await;
     store_at(&database.url()).await.close().await;
@@ -60,7 +60,7 @@ async fn doctor_finds_a_commit_that_does_not_wait_for_the_required_standby() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_says_which_of_several_hosts_take_writes() {
+async fn doctor_reports_which_hosts_take_writes() {
     if !has_standby() {
         return;
     }
@@ -106,7 +106,7 @@ async fn doctor_says_which_of_several_hosts_take_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_finds_a_direct_url_that_leads_elsewhere() {
+async fn doctor_finds_a_direct_url_of_another_database() {
     if !has_standby() {
         return;
     }
@@ -133,7 +133,7 @@ async fn doctor_finds_a_direct_url_that_leads_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_finds_where_reads_are_led() {
+async fn doctor_reports_the_server_of_the_read_url() {
     if !has_standby() {
         return;
     }

@@ -1,13 +1,13 @@
-//! A database that cannot store every text is none to store orders in.
+//! A database whose encoding cannot store every text is refused.
 
 use tokio::time::timeout;
 
-use super::scene::{has_postgres, node, number};
+use super::setup::{has_postgres, node, number};
 use crate::support::PATIENCE;
 use crate::support::postgres::Server;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_of_another_encoding_than_utf8_is_refused() {
+async fn a_database_not_encoded_in_utf8_is_refused() {
     if !has_postgres() {
         return;
     }

@@ -1,4 +1,4 @@
-//! A disk of PostgreSQL's that is full: that of the tables alone, so that the server itself goes on.
+//! A full disk of PostgreSQL. Only the tables are on it, so the server itself keeps running.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -8,21 +8,21 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use super::scene::{self, has_postgres, number, status_of, until_ready};
+use super::setup::{self, has_postgres, number, status_of, until_ready};
 use crate::support::client::{Answer, Log, Request, http, post_body};
 use crate::support::postgres::{Options, Server, TestDatabase};
 use crate::support::process::Process;
 use crate::support::small_disk::SmallDisk;
 use crate::support::until;
 
-/// Far more than the disk has room for.
+/// Far more orders than the disk has room for.
 const ORDERS_MAX: u64 = 100_000;
 /// Orders sent after the first one that found the disk full.
 const SENT_WHILE_FULL: u64 = 10;
-/// Left on the disk when the orders begin to come.
+/// Free space on the disk before the first order.
 const FREE_BYTES: u64 = 512 * 1024;
 
-/// Moves all tables of a database that no session has open.
+/// Moves all tables of a database to the disk. No session may use the database.
 async fn move_to(disk: &SmallDisk, admin: &Client, database: &TestDatabase) {
     let setting = "select current_setting('data_directory')";
     let data: String = admin.query_one(setting, &[]).await.unwrap().get(0);
@@ -31,7 +31,7 @@ async fn move_to(disk: &SmallDisk, admin: &Client, database: &TestDatabase) {
     fs::create_dir(&folder).unwrap();
     chown(&folder, Some(owner.uid()), Some(owner.gid())).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
-    // Each in a transaction of its own, as the server wants it.
+    // The server requires a transaction of its own for each statement.
     for statement in [
         format!("create tablespace small location '{}'", folder.display()),
         format!("alter database {} set tablespace small", database.name()),
@@ -40,9 +40,9 @@ async fn move_to(disk: &SmallDisk, admin: &Client, database: &TestDatabase) {
     }
 }
 
-/// An order that takes up room.
+/// A large order.
 fn large(request: &Request) -> Value {
-    // Not to be compressed away.
+    // Random text, which cannot be compressed.
     let parts: Vec<String> = (0..500)
         .map(|_| format!("{:016x}", rand::random::<u64>()))
         .collect();
@@ -59,7 +59,7 @@ fn request(number: u64) -> Request {
     }
 }
 
-/// Sent again with the same key it is the same order.
+/// Sends an order with its key, so that a repetition is the same order.
 async fn send(url: &str, request: &Request, body: &Value, log: &Log) -> Answer {
     let answer = post_body(&http(), url, &request.key, body).await;
     if let Answer::Created(order) = &answer {
@@ -92,7 +92,7 @@ async fn a_full_tablespace_refuses_orders_and_loses_none() {
     let (database, other) = (server.create_database().await, server.create_database().await);
     move_to(&disk, &other.admin().await, &database).await;
     let files = tempfile::tempdir().unwrap();
-    let node = scene::node(files.path(), &database.url());
+    let node = setup::node(files.path(), &database.url());
     let node = Process::start(node).await;
     until_ready(&node).await;
     disk.leave_free(FREE_BYTES);
@@ -147,10 +147,10 @@ async fn a_full_tablespace_refuses_orders_and_loses_none() {
     assert_eq!(
         usize::try_from(orders),
         Ok(log.len()),
-        "what was refused was not stored"
+        "no refused order was stored"
     );
     assert_eq!(node.terminate().await, Some(0));
-    let mut verify = scene::node(files.path(), &database.url());
+    let mut verify = setup::node(files.path(), &database.url());
     let verified = verify.arg("verify").output().await.unwrap();
     assert!(verified.status.success(), "{verified:?}");
 }

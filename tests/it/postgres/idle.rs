@@ -1,6 +1,6 @@
-//! A store that nobody calls sends nothing, so that a serverless database can sleep; an idle node's calls cost one
-//! query each, of which it makes four a minute (see the worker's tests); and the first call after a long silence finds
-//! its way, whatever became of the connections in between. Time jumps here: only what is sent is real.
+//! Idle stores. An unused store sends nothing, so that a serverless database can sleep. Each of the four calls per minute of an
+//! idle node (see the worker's tests) costs one query. The first call after a long silence succeeds, whatever happened to the
+//! connections. Time is virtual here; only the messages are real.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use orderly::store::{FEED_EVENTS_MAX, Store, StoreHealth};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::scene::{HEARS_WITHIN, Scene, accept_keyed, jump};
+use super::setup::{NOTIFIED_WITHIN, Setup, accept_keyed, jump};
 use crate::support::make::{NODE_A, claim_by, heartbeat};
 use crate::support::postgres::Server;
 use crate::support::proxy::Action;
@@ -22,12 +22,12 @@ use crate::support::until;
 
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
-/// Between the polls of a node with nothing to do.
+/// The longest interval between polls of an idle node.
 const QUIET_INTERVAL: Duration = Duration::from_secs(34);
 
-impl Scene {
-    /// Connections are open, also the one that listens.
-    async fn is_in_use(&self) {
+impl Setup {
+    /// Uses the store until its connections are open, including the one that listens.
+    async fn open_connections(&self) {
         accept_keyed(&*self.store, "before").await.unwrap();
         let lease = self
             .store
@@ -38,29 +38,29 @@ impl Scene {
             .remove(0);
         self.store.settle(lease.key(), Outcome::COMPLETED).await.unwrap();
         self.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
-        // The store hears others only when it has heard itself, and tries that again only while it is used.
+        // The store relies on notifications only after it has received its own, and retries that only while it is used.
         until("the store listens", async || {
             self.store.counters().await.unwrap();
             self.store.wakeups().hears_all()
         })
         .await;
-        // What was committed has its place in the feed, and the store knows it.
+        // All events have positions, and the store knows it.
         let page = self.store.events_after(None, FEED_EVENTS_MAX).await.unwrap();
         assert!(!page.unplaced);
-        // A connection that was opened for a caller who got another one is open as well.
+        // A connection opened for a caller that got another one is open as well.
         until("all connections are open", async || {
             self.proxy.is_quiet() && self.opened_connections() == self.proxy.connection_count()
         })
         .await;
     }
 
-    /// Connections over which the settings were asked for, as is done first, also over the one that listens.
+    /// Number of connections opened so far, including the one that listens. Each first reads the settings.
     fn opened_connections(&self) -> u64 {
         let opens = |sql: &&String| sql.contains("server_version_num");
         self.proxy.flights().iter().filter(opens).count() as u64
     }
 
-    /// What an idle node asks of its store in one of its intervals.
+    /// Makes the calls of an idle node during one interval.
     async fn idle_round(&self) {
         self.store.claim(claim_by(NODE_A, 10)).await.unwrap();
         self.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
@@ -72,9 +72,9 @@ impl Scene {
         self.number(others).await
     }
 
-    /// In steps that are shorter than any answer may take, each only when nothing is under way: however slow the machine,
-    /// no jump makes an answer late. An answer that is late by the clock costs a new connection.
-    async fn pass(&self, span: Duration) {
+    /// Advances time in steps shorter than any time limit, each only while no call is under way. So no step makes an answer late,
+    /// however slow the machine; a late answer would cost a new connection.
+    async fn advance(&self, span: Duration) {
         const STEP: Duration = Duration::from_secs(1);
         let mut passed = Duration::ZERO;
         while passed < span {
@@ -85,7 +85,7 @@ impl Scene {
         }
     }
 
-    /// Somebody who has followed the feed since it was last read to its end.
+    /// A subscriber that has read the feed to its end.
     async fn follow(&self, idle_sleep: bool) -> Follower {
         let ending = CancellationToken::new();
         let settings = LiveSettings { idle_sleep };
@@ -98,12 +98,12 @@ impl Scene {
         }
     }
 
-    /// Nothing is sent and nothing connects, however long.
+    /// Asserts that the store sends nothing and opens no connection for hours.
     async fn assert_silent(&self) {
         let before = (self.proxy.flight_count(), self.proxy.connection_count());
         for _ in 0..10 {
             jump(HOUR).await;
-            // Whatever the jump woke has had its turn when an answer has come from the server.
+            // Tasks woken by the step have run once an answer has come from the server.
             self.sessions().await;
         }
         let after = (self.proxy.flight_count(), self.proxy.connection_count());
@@ -118,11 +118,11 @@ struct Follower {
 }
 
 impl Follower {
-    async fn hears(&mut self, id: OrderId) {
-        match timeout(HEARS_WITHIN, self.subscription.next()).await {
+    async fn expect_event(&mut self, id: OrderId) {
+        match timeout(NOTIFIED_WITHIN, self.subscription.next()).await {
             Ok(Next::Change(change)) => assert_eq!(change.event.event.order_id, id),
-            Ok(Next::Resync(cursor)) => panic!("sent back to {cursor:?}"),
-            Err(elapsed) => panic!("nothing was heard: {elapsed}"),
+            Ok(Next::Resync(cursor)) => panic!("resync at {cursor:?}"),
+            Err(elapsed) => panic!("no event arrived: {elapsed}"),
         }
     }
 
@@ -133,127 +133,130 @@ impl Follower {
 }
 
 #[tokio::test]
-async fn who_follows_an_idle_feed_costs_two_queries_a_minute() {
+async fn a_subscriber_of_an_idle_feed_costs_two_queries_per_minute() {
     const MINUTES: u32 = 10;
-    let Some(scene) = Scene::new().await else { return };
-    scene.is_in_use().await;
-    let mut follower = scene.follow(false).await;
-    scene.pass(MINUTE).await;
-    let (before, connections) = (scene.queries(), scene.proxy.connection_count());
-    scene.pass(MINUTE * MINUTES).await;
-    let sent = scene.queries() - before;
+    let Some(setup) = Setup::new().await else { return };
+    setup.open_connections().await;
+    let mut follower = setup.follow(false).await;
+    setup.advance(MINUTE).await;
+    let (before, connections) = (setup.queries(), setup.proxy.connection_count());
+    setup.advance(MINUTE * MINUTES).await;
+    let sent = setup.queries() - before;
     assert!(
         (1..=20).contains(&sent),
         "{sent} queries in {MINUTES} minutes: {:?}",
-        scene.proxy.flights().last()
+        setup.proxy.flights().last()
     );
-    assert_eq!(scene.proxy.connection_count(), connections);
-    let accepted = accept_keyed(&*scene.store, "after that").await.unwrap();
-    follower.hears(accepted.order_ids[0]).await;
+    assert_eq!(setup.proxy.connection_count(), connections);
+    let accepted = accept_keyed(&*setup.store, "after that").await.unwrap();
+    follower.expect_event(accepted.order_ids[0]).await;
     follower.end().await;
-    scene.end().await;
+    setup.end().await;
 }
 
-/// Nor does the end of the connection that listens wake the database, which may itself have ended it to sleep.
+/// The end of the listening connection does not wake the database either; the database may have closed it to sleep.
 #[tokio::test]
-async fn who_follows_the_feed_of_a_node_that_may_sleep_does_not_keep_the_database_awake() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.is_in_use().await;
-    let mut follower = scene.follow(true).await;
-    scene.pass(3 * MINUTE).await;
-    scene.assert_silent().await;
+async fn a_subscriber_of_a_sleeping_node_does_not_keep_the_database_awake() {
+    let Some(setup) = Setup::new().await else { return };
+    setup.open_connections().await;
+    let mut follower = setup.follow(true).await;
+    setup.advance(3 * MINUTE).await;
+    setup.assert_silent().await;
     let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
         where datname = current_database() and query = 'listen orderly'";
-    assert_eq!(scene.number(cut).await, 1);
-    until("the node knows that it is deaf", async || {
+    assert_eq!(setup.number(cut).await, 1);
+    until("the node knows that it receives no notifications", async || {
         tokio::task::yield_now().await;
-        !scene.store.wakeups().hears_all()
+        !setup.store.wakeups().hears_all()
     })
     .await;
-    scene.assert_silent().await;
-    let accepted = accept_keyed(&*scene.store, "after that").await.unwrap();
-    follower.hears(accepted.order_ids[0]).await;
+    setup.assert_silent().await;
+    let accepted = accept_keyed(&*setup.store, "after that").await.unwrap();
+    follower.expect_event(accepted.order_ids[0]).await;
     follower.end().await;
-    scene.end().await;
+    setup.end().await;
 }
 
 #[tokio::test]
-async fn an_idle_node_sends_one_query_for_each_of_its_calls() {
+async fn an_idle_node_sends_one_query_per_call() {
     const ROUNDS: usize = 20;
-    let Some(scene) = Scene::new().await else { return };
-    scene.is_in_use().await;
-    scene.idle_round().await;
-    let connections = scene.proxy.connection_count();
-    let before = scene.queries();
+    let Some(setup) = Setup::new().await else { return };
+    setup.open_connections().await;
+    setup.idle_round().await;
+    let connections = setup.proxy.connection_count();
+    let before = setup.queries();
     for _ in 0..ROUNDS {
         jump(QUIET_INTERVAL).await;
-        scene.idle_round().await;
+        setup.idle_round().await;
     }
-    let sent = scene.queries() - before;
+    let sent = setup.queries() - before;
     assert!(sent <= 2 * ROUNDS, "{sent} queries in {ROUNDS} intervals");
-    assert_eq!(scene.proxy.connection_count(), connections);
-    scene.end().await;
+    assert_eq!(setup.proxy.connection_count(), connections);
+    setup.end().await;
 }
 
-/// The last that it sends: what was committed gets its place in the feed, with nobody reading.
+/// Numbering of the last commits is the last query, even without readers.
 #[tokio::test]
-async fn a_store_that_is_left_alone_leaves_nothing_undone() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.is_in_use().await;
-    accept_keyed(&*scene.store, "the last").await.unwrap();
+async fn an_idle_store_numbers_its_last_events_in_one_query() {
+    let Some(setup) = Setup::new().await else { return };
+    setup.open_connections().await;
+    accept_keyed(&*setup.store, "the last").await.unwrap();
     let (before, unplaced) = (
-        scene.queries(),
+        setup.queries(),
         "select count(*) from orderly.batches where first_position is null",
     );
     jump(HOUR).await;
-    until("it has its place", async || scene.number(unplaced).await == 0).await;
-    assert_eq!(scene.queries() - before, 1, "one message");
-    // Whose answer has come when the store has nothing more to close with.
-    scene.assert_silent().await;
-    scene.end().await;
+    until("its event has a position", async || {
+        setup.number(unplaced).await == 0
+    })
+    .await;
+    assert_eq!(setup.queries() - before, 1, "one message");
+    // Its answer has arrived if closing the store sends nothing more.
+    setup.assert_silent().await;
+    setup.end().await;
 }
 
 #[tokio::test]
-async fn a_store_that_nobody_calls_sends_nothing() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.is_in_use().await;
-    assert!(scene.sessions().await >= 2);
-    scene.assert_silent().await;
-    scene.end().await;
+async fn an_unused_store_sends_nothing() {
+    let Some(setup) = Setup::new().await else { return };
+    setup.open_connections().await;
+    assert!(setup.sessions().await >= 2);
+    setup.assert_silent().await;
+    setup.end().await;
 }
 
 #[tokio::test]
-async fn a_store_whose_connections_were_closed_opens_none_until_it_is_called() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.is_in_use().await;
-    let ended = Server::shared().await.terminate_backends(&scene.database).await;
+async fn closed_connections_are_not_reopened_before_the_next_call() {
+    let Some(setup) = Setup::new().await else { return };
+    setup.open_connections().await;
+    let ended = Server::shared().await.terminate_backends(&setup.database).await;
     assert!(ended >= 2, "{ended} sessions were ended");
-    until("all sessions are gone", async || scene.sessions().await == 0).await;
-    scene.assert_silent().await;
-    assert_eq!(scene.sessions().await, 0);
-    assert_first_calls_work(&scene).await;
-    scene.end().await;
+    until("all sessions are gone", async || setup.sessions().await == 0).await;
+    setup.assert_silent().await;
+    assert_eq!(setup.sessions().await, 0);
+    assert_first_calls_work(&setup).await;
+    setup.end().await;
 }
 
 #[tokio::test]
-async fn the_first_call_after_a_cut_works() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.is_in_use().await;
-    scene.proxy.cut_all();
-    until("all sessions are gone", async || scene.sessions().await == 0).await;
-    assert_first_calls_work(&scene).await;
-    scene.end().await;
+async fn the_first_call_after_connections_were_cut_succeeds() {
+    let Some(setup) = Setup::new().await else { return };
+    setup.open_connections().await;
+    setup.proxy.cut_all();
+    until("all sessions are gone", async || setup.sessions().await == 0).await;
+    assert_first_calls_work(&setup).await;
+    setup.end().await;
 }
 
-/// As firewalls do: nothing comes back on the old connections, and nobody says that they are closed.
+/// A firewall can cause this: the old connections get no answer, and nothing reports that they are closed.
 #[tokio::test]
-async fn the_first_call_over_a_connection_that_fell_silent_works() {
-    let Some(scene) = Scene::new().await else { return };
-    scene.is_in_use().await;
+async fn the_first_call_after_connections_fell_silent_succeeds() {
+    let Some(setup) = Setup::new().await else { return };
+    setup.open_connections().await;
     let silent = Arc::new(AtomicBool::new(true));
     let still = silent.clone();
-    scene.proxy.on_flight(move |flight| {
-        // Only what was open before: what is opened now begins with a question about the settings.
+    setup.proxy.on_flight(move |flight| {
+        // Affects only connections opened before: a new one first reads the settings.
         if flight.sql().contains("server_version_num") {
             still.store(false, Ordering::SeqCst);
         }
@@ -263,17 +266,17 @@ async fn the_first_call_over_a_connection_that_fell_silent_works() {
         Action::Forward
     });
     jump(HOUR).await;
-    let accepted = accept_keyed(&*scene.store, "after the silence").await.unwrap();
+    let accepted = accept_keyed(&*setup.store, "after the silence").await.unwrap();
     assert!(!accepted.replayed);
-    assert!(!silent.load(Ordering::SeqCst), "over a new connection");
-    scene.proxy.cut_all();
-    until("all sessions are gone", async || scene.sessions().await == 0).await;
-    assert_first_calls_work(&scene).await;
-    scene.end().await;
+    assert!(!silent.load(Ordering::SeqCst), "the call used a new connection");
+    setup.proxy.cut_all();
+    until("all sessions are gone", async || setup.sessions().await == 0).await;
+    assert_first_calls_work(&setup).await;
+    setup.end().await;
 }
 
-async fn assert_first_calls_work(scene: &Scene) {
-    let store: &dyn Store = &*scene.store;
+async fn assert_first_calls_work(setup: &Setup) {
+    let store: &dyn Store = &*setup.store;
     let accepted = accept_keyed(store, "the first one").await.unwrap();
     assert!(!accepted.replayed);
     assert!(store.order_view(accepted.order_ids[0]).await.unwrap().is_some());

@@ -1,11 +1,11 @@
-//! An order with more events than its row holds: its history goes on in a table of its own.
+//! Long histories: an order with more events than its row holds continues its history in another table.
 
 use orderly::verify;
 
-use super::damage::Kept;
+use super::damage::TableCopy;
 use crate::support::Harness;
 
-const TOLD_BY_HISTORY: &str = "select coalesce(sum(cardinality(events)), 0)::int8 from orderly.history";
+const EVENTS_IN_HISTORY: &str = "select coalesce(sum(cardinality(events)), 0)::int8 from orderly.history";
 
 async fn number(harness: &Harness, query: &str) -> i64 {
     let admin = harness.home().admin().await;
@@ -13,23 +13,23 @@ async fn number(harness: &Harness, query: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_history_beyond_the_row_is_dense_and_its_places_rise() {
+async fn a_long_history_has_no_gaps_and_its_positions_rise() {
     let Some(harness) = Harness::postgres().await else {
         return;
     };
     let id = harness.eventful_order().await;
     let version = harness.order(id).await.version;
-    assert!(number(&harness, TOLD_BY_HISTORY).await > i64::from(version) / 2);
+    assert!(number(&harness, EVENTS_IN_HISTORY).await > i64::from(version) / 2);
     for after in (0..version).step_by(7).chain([version - 1, version]) {
         let page = harness.store().history(id, after).await.unwrap().unwrap().events;
         let versions = page.iter().map(|event| event.event.version);
-        assert!(versions.eq(after + 1..=version), "behind {after}");
+        assert!(versions.eq(after + 1..=version), "after {after}");
         assert!(
             page.is_sorted_by_key(|event| event.position) && page.is_sorted_by_key(|event| event.event.at)
         );
     }
     harness.assert_sound().await;
-    // With its last order gone, the store holds no event any more.
+    // Removing the only order removes all events.
     assert_eq!(harness.prune_all().await, []);
     let left = "select (select count(*) from orderly.orders) + (select count(*) from orderly.history)
         + (select count(*) from orderly.batches)";
@@ -39,12 +39,12 @@ async fn a_history_beyond_the_row_is_dense_and_its_places_rise() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn verify_finds_what_a_long_history_lacks() {
+async fn verify_finds_damage_in_a_long_history() {
     let Some(harness) = Harness::postgres().await else {
         return;
     };
     harness.eventful_order().await;
-    let kept = Kept::of(&harness).await;
+    let copy = TableCopy::create(&harness).await;
     for tampering in [
         "delete from orderly.history where version = 2",
         "delete from orderly.history where version = (select max(version) from orderly.history)",
@@ -54,7 +54,7 @@ async fn verify_finds_what_a_long_history_lacks() {
         "update orderly.history set events[7].kind = 2 where version = 2",
         "update orderly.history set events[7].batch = 1 where version = 2",
     ] {
-        kept.tamper(tampering).await;
+        copy.tamper(tampering).await;
         let mut snapshot = harness.store().snapshot().await.unwrap();
         let report = verify::verify(&mut *snapshot).await.unwrap();
         let found = report
@@ -62,7 +62,7 @@ async fn verify_finds_what_a_long_history_lacks() {
             .iter()
             .any(|breach| breach.detail.contains("its history and the feed differ"));
         assert!(found, "{tampering}: {report}");
-        kept.restore().await;
+        copy.restore().await;
     }
     harness.assert_sound().await;
     harness.store().close().await;

@@ -1,5 +1,5 @@
-//! A standby that takes over: with everything, which costs nobody anything, and without the tail that was never sent to it, of
-//! which nothing is given out again (issue 15, point 2).
+//! Failovers (issue 15, point 2). Without a lost tail, clients and workers notice nothing. With one, nothing of the tail is given
+//! out again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 use orderly::epoch::AttemptKey;
 use orderly::lease::{Lease, Outcome, ProcessorKind};
 use orderly::order::OrderId;
-use orderly::store::{ClaimRequest, FEED_EVENTS_MAX, FeedCursor, SettledOutside, Store};
+use orderly::store::{ClaimRequest, FEED_EVENTS_MAX, FeedCursor, SettledExternal, Store};
 
-use super::scene::{assert_sound, store_at};
+use super::setup::{assert_sound, store_at};
 use crate::support::make::{NODE_A, claim_by, new_order};
 use crate::support::postgres::{self, Pair, Stop, TestDatabase};
 use crate::support::required;
 
-/// What clients, workers and services of a store have seen.
+/// Ids, keys, tokens and cursors that clients, workers and services have seen.
 struct Seen {
     ids: HashSet<OrderId>,
     leases: Vec<Lease>,
@@ -22,7 +22,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Three orders come, and workers take all that wait.
+    /// Accepts three orders and leases all Pending ones.
     async fn of(store: &dyn Store) -> Seen {
         let orders = vec![new_order(); 3];
         let ids = store.accept(orders.into(), None).await.unwrap().order_ids;
@@ -45,22 +45,22 @@ impl Seen {
 }
 
 async fn settled(store: &dyn Store, lease: &Lease, id: OrderId) -> bool {
-    let settled = store.settle_outside(id, lease.token, Outcome::Released).await;
-    matches!(settled.unwrap(), SettledOutside::Done(_))
+    let settled = store.settle_external(id, lease.token, Outcome::Released).await;
+    matches!(settled.unwrap(), SettledExternal::Done(_))
 }
 
-async fn holds(store: &dyn Store, cursor: FeedCursor) -> bool {
+async fn is_valid(store: &dyn Store, cursor: FeedCursor) -> bool {
     let page = store.events_after(Some(cursor.position), FEED_EVENTS_MAX).await;
     page.unwrap().bounds.contain(cursor)
 }
 
-struct Scene {
+struct FailoverFixture {
     pair: Pair,
     database: TestDatabase,
     store: Arc<dyn Store>,
 }
 
-async fn scene() -> Option<Scene> {
+async fn fixture() -> Option<FailoverFixture> {
     if !required(
         "a private PostgreSQL with a standby",
         postgres::is_installed_with_standby(),
@@ -70,15 +70,15 @@ async fn scene() -> Option<Scene> {
     let pair = Pair::start().await;
     let database = pair.primary.create_database().await;
     let store = store_at(&database.url()).await;
-    Some(Scene {
+    Some(FailoverFixture {
         pair,
         database,
         store,
     })
 }
 
-impl Scene {
-    /// Kills the primary and promotes the standby. Answers a node that works there.
+impl FailoverFixture {
+    /// Kills the primary and promotes the standby. Returns a store on the new primary.
     async fn fail_over(&mut self) {
         self.store.close().await;
         self.pair.primary.stop(Stop::Killed).await;
@@ -93,17 +93,17 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_promotion_without_loss_keeps_leases_keys_and_cursors() {
-    let Some(mut scene) = scene().await else {
+async fn a_lossless_failover_keeps_leases_keys_and_cursors() {
+    let Some(mut fixture) = fixture().await else {
         return;
     };
-    let before = Seen::of(&*scene.store).await;
-    scene.pair.caught_up().await;
-    scene.fail_over().await;
-    let store = &*scene.store;
+    let before = Seen::of(&*fixture.store).await;
+    fixture.pair.caught_up().await;
+    fixture.fail_over().await;
+    let store = &*fixture.store;
     let after = Seen::of(store).await;
     assert!(after.ids.is_disjoint(&before.ids));
-    assert!(holds(store, before.cursor).await && holds(store, after.cursor).await);
+    assert!(is_valid(store, before.cursor).await && is_valid(store, after.cursor).await);
     for lease in &before.leases {
         assert!(settled(store, lease, lease.order.order_id).await, "{lease:?}");
     }
@@ -111,33 +111,33 @@ async fn a_promotion_without_loss_keeps_leases_keys_and_cursors() {
     assert!(again.keys().is_superset(&before.keys()));
     let fences = |seen: &Seen| seen.leases.iter().map(|lease| lease.fence).collect::<Vec<_>>();
     assert!(fences(&again).iter().min() > fences(&before).iter().max());
-    scene.end().await;
+    fixture.end().await;
 }
 
 async fn lost_tail(with_epoch: bool) {
-    let Some(mut scene) = scene().await else {
+    let Some(mut fixture) = fixture().await else {
         return;
     };
-    let before = Seen::of(&*scene.store).await;
-    scene.pair.caught_up().await;
-    scene.pair.standby.stop(Stop::Fast).await;
-    let alice = Seen::of(&*scene.store).await;
-    scene.store.close().await;
-    scene.pair.primary.stop(Stop::Killed).await;
-    scene.pair.standby.start_again().await;
-    scene.pair.promote().await;
-    let on_standby = scene.database.on(&scene.pair.standby);
+    let before = Seen::of(&*fixture.store).await;
+    fixture.pair.caught_up().await;
+    fixture.pair.standby.stop(Stop::Fast).await;
+    let alice = Seen::of(&*fixture.store).await;
+    fixture.store.close().await;
+    fixture.pair.primary.stop(Stop::Killed).await;
+    fixture.pair.standby.start_again().await;
+    fixture.pair.promote().await;
+    let on_standby = fixture.database.on(&fixture.pair.standby);
     if !with_epoch {
-        // The store takes the promoted server for the one it knows.
+        // Makes the store take the promoted server for the one it knows.
         let admin = on_standby.admin().await;
         let same = "update orderly.epochs set timeline = (select timeline from orderly.server_life())";
         admin.batch_execute(same).await.unwrap();
-        // Sequences are some numbers ahead in the log.
+        // The replicated log is a few numbers ahead of the sequences.
         let ids = format!("select setval('orderly.order_ids', {})", before.ids.len());
         admin.batch_execute(&ids).await.unwrap();
     }
-    scene.store = store_at(&on_standby.url()).await;
-    let store = &*scene.store;
+    fixture.store = store_at(&on_standby.url()).await;
+    let store = &*fixture.store;
     let bob = Seen::of(store).await;
     let mut lost_results = 0;
     for lease in &alice.leases {
@@ -149,24 +149,24 @@ async fn lost_tail(with_epoch: bool) {
         alice.ids.is_disjoint(&bob.ids),
         alice.keys().is_disjoint(&bob.keys()),
         lost_results == 0,
-        !holds(store, alice.cursor).await,
+        !is_valid(store, alice.cursor).await,
     );
     let right = with_epoch;
     assert_eq!(found, (right, right, right, right));
-    assert!(holds(store, before.cursor).await, "of what the standby had");
+    assert!(is_valid(store, before.cursor).await, "the standby has this event");
     for lease in &before.leases {
         assert!(settled(store, lease, lease.order.order_id).await, "{lease:?}");
     }
-    scene.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_a_lost_tail_is_given_twice() {
+async fn nothing_of_a_lost_tail_is_given_out_twice() {
     lost_tail(true).await;
 }
 
-/// The control.
+/// The control: without a new epoch, numbers of the lost tail are given out again.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_epoch_a_lost_tail_is_given_twice() {
+async fn without_a_new_epoch_a_lost_tail_is_given_out_twice() {
     lost_tail(false).await;
 }

@@ -1,11 +1,11 @@
-//! What a node makes of another primary, and of standbys that come and go (issue 15, points 1, 4 and 5).
+//! Nodes after a change of the primary, and while standbys come and go (issue 15, points 1, 4 and 5).
 
 use std::time::Duration;
 
 use orderly::store::GivenBack;
 use serde_json::Value;
 
-use super::scene::{accept_keyed, jump, node, store_at, until_ready, warnings_with};
+use super::setup::{accept_keyed, jump, node, store_at, until_ready, warnings_with};
 use crate::support::client::http;
 use crate::support::make::{LEASE, LONGER_THAN_A_LEASE, NODE_A, NODE_B, claim_by, give_back_by, heartbeat};
 use crate::support::postgres::{Pair, Stop, is_installed_with_standby};
@@ -17,7 +17,7 @@ fn has_standby() -> bool {
 }
 
 #[tokio::test]
-async fn a_new_primary_whose_clock_is_ahead_takes_nothing_back() {
+async fn a_new_primary_whose_clock_is_ahead_takes_back_no_lease() {
     if !has_standby() {
         return;
     }
@@ -32,7 +32,7 @@ async fn a_new_primary_whose_clock_is_ahead_takes_nothing_back() {
     pair.promote().await;
     let database = database.on(&pair.standby);
     database.set_clock(Some(now.plus(LONGER_THAN_A_LEASE))).await;
-    // One of them is back before the other, whose heartbeats are as late by that clock.
+    // One node is back before the other, whose heartbeat has expired by the new clock.
     until("it is back", async || {
         store.renew(heartbeat(NODE_A, &[])).await.is_ok()
     })
@@ -43,10 +43,10 @@ async fn a_new_primary_whose_clock_is_ahead_takes_nothing_back() {
         store.renew(heartbeat(NODE_B, &[lease.key()])).await.unwrap().lost,
         []
     );
-    // The other falls silent after that.
+    // The other node falls silent after that.
     let later = database.now().await.plus(LONGER_THAN_A_LEASE);
     database.set_clock(Some(later)).await;
-    // A statement under way during the jump counts as hanging, and nothing is taken back for a lease after that either.
+    // A statement under way during the jump counts as hanging, after which no lease is taken back for one lease time.
     until("the order is taken back", async || {
         jump(LEASE).await;
         sweep().await.pending == 1
@@ -55,9 +55,9 @@ async fn a_new_primary_whose_clock_is_ahead_takes_nothing_back() {
     store.close().await;
 }
 
-/// A node cannot renew its leases while commits hang, so the first one to come back finds all of them run out.
+/// A node cannot renew its leases while commits hang, so the first node to recover finds all leases expired.
 #[tokio::test(flavor = "multi_thread")]
-async fn leases_that_ran_out_while_commits_hung_are_not_taken_back_at_once() {
+async fn leases_that_expired_while_commits_hung_are_not_taken_back_at_once() {
     if !has_standby() {
         return;
     }
@@ -87,8 +87,8 @@ async fn leases_that_ran_out_while_commits_hung_are_not_taken_back_at_once() {
 
 /// A cluster manager may empty the setting when the last standby goes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_says_when_no_standby_is_required_any_more() {
-    // The private servers have fsync off, which is a weakness of its own: the log tells them apart.
+async fn a_node_logs_that_no_standby_is_required_any_more() {
+    // The private servers have fsync off, which is another weakness; the log distinguishes the two.
     const NO_LONGER: &str = "synchronous_standby_names is empty now";
     if !has_standby() {
         return;
@@ -156,8 +156,8 @@ async fn doctor_finds_that_commits_wait_for_a_standby() {
         found["state"] == "fail" && found["finding"].as_str().unwrap().contains("SyncRep")
     })
     .await;
-    // Found gone, which takes its primary two seconds.
-    until("it is found gone", async || {
+    // The primary needs two seconds to notice that the standby is gone.
+    until("the primary notices that it is gone", async || {
         standby().await["finding"]
             .as_str()
             .unwrap()
@@ -165,7 +165,7 @@ async fn doctor_finds_that_commits_wait_for_a_standby() {
     })
     .await;
     pair.require_no_standby().await;
-    // A slow machine may have given the call up by now.
+    // On a slow machine the call may have timed out by now.
     let _answered = tokio::time::timeout(Duration::from_secs(20), accepting)
         .await
         .unwrap()

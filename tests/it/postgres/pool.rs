@@ -1,5 +1,5 @@
-//! Few connections for many callers: a pooler with two, one of the store's own that hangs, and a pool that is used up.
-//! Whoever cannot be served is refused cleanly, whoever waits for a lost answer is told so in time, the others go on.
+//! Few connections for many callers: a pooler with two connections, hanging connections, and an exhausted pool. A caller that
+//! cannot be served is refused, one that waits for a lost answer gets an error in time, and the others continue.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,20 +10,20 @@ use orderly::order::OrderStatus;
 use orderly::store::{Heartbeat, OrderQuery, Settled, StoreError};
 use tokio::sync::mpsc;
 
-use super::scene::{Scene, accept_keyed, assert_sound, has_pgbouncer, jump, store_at};
+use super::setup::{Setup, accept_keyed, assert_sound, has_pgbouncer, jump, store_at};
 use crate::support::gate::Gate;
 use crate::support::make::{LONGER_THAN_A_LEASE, NODE_A, claim_by, give_back_by, heartbeat};
 use crate::support::postgres::{PgBouncer, Server};
 use crate::support::proxy::Action;
 
-/// After that a statement counts as lost, and a connection as hanging.
+/// Time after which a statement counts as hanging, and its connection as lost.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
-/// What a claim may take beyond that.
+/// Additional time that a claim may take.
 const CLAIM_SLACK: Duration = Duration::from_secs(5);
-/// For a free connection, where all are in use.
+/// The longest wait for a free connection.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 const LONGER_THAN_KEYS_ARE_KEPT: Duration = Duration::from_hours(25);
-/// Lists that are read at once.
+/// Maximum number of concurrent lists.
 const LISTS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +41,7 @@ async fn two_connections_of_a_pooler_serve_many_callers() {
     let store = &*store;
     let note = |result: Result<(), StoreError>| match result {
         Ok(()) => drop(served.fetch_add(1, Ordering::SeqCst)),
-        // Certainly nothing stored.
+        // Nothing is stored, for certain.
         Err(StoreError::Unavailable { .. } | StoreError::Busy) => {
             refused.fetch_add(1, Ordering::SeqCst);
         }
@@ -83,30 +83,30 @@ async fn two_connections_of_a_pooler_serve_many_callers() {
     store.close().await;
 }
 
-/// One connection of each kind hangs: the server has carried out what was asked of it, and nobody hears.
+/// One connection of each class hangs: the server has carried out the statement, but its answer does not arrive.
 #[tokio::test]
-async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
-    /// A part of the statement that accepts, of the one that settles, of the one that claims.
+async fn hanging_connections_affect_only_their_own_callers() {
+    /// Parts of the statements that accept, settle and claim.
     const FROZEN: [&str; 3] = [
         "from orderly.accept_keyed",
         "from orderly.settle",
         "from orderly.claim_",
     ];
-    let Some(scene) = Scene::new().await else { return };
-    let store = &scene.store;
+    let Some(setup) = Setup::new().await else { return };
+    let store = &setup.store;
     for number in 0..6 {
         accept_keyed(&**store, &format!("before {number}")).await.unwrap();
     }
     let leases = store.claim(claim_by(NODE_A, 2)).await.unwrap().leases;
     let (freezes, mut frozen) = mpsc::unbounded_channel();
     let hits: [AtomicUsize; 3] = Default::default();
-    scene.proxy.on_flight(move |flight| {
+    setup.proxy.on_flight(move |flight| {
         let sql = flight.sql();
         let kind = FROZEN.iter().position(|part| sql.contains(part));
         let Some(kind) = kind.filter(|kind| hits[*kind].fetch_add(1, Ordering::SeqCst) == 0) else {
             return Action::Forward;
         };
-        // Nobody listens at the end of the test.
+        // Fails only after the end of the test.
         let _ = freezes.send(kind);
         Action::Silence
     });
@@ -142,7 +142,7 @@ async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
     };
     unknown(accept.await.unwrap().err());
     unknown(settle.await.unwrap().err());
-    // Not asked again: most likely it was carried out, and the leases that nobody heard of run out.
+    // The claim is not repeated: it was probably carried out, and its unreported leases expire.
     unknown(claim.await.unwrap().err());
 
     assert!(accept_keyed(&**store, "frozen").await.unwrap().replayed);
@@ -150,28 +150,32 @@ async fn hanging_connections_cost_their_callers_an_answer_and_nobody_else() {
     let completed = Settled::Done(OrderStatus::Completed);
     assert_eq!(again.unwrap(), completed, "it was carried out");
     let again = store.settle(leases[0].key(), Outcome::COMPLETED).await;
-    assert_eq!(again.unwrap(), Settled::Stale, "that is known by now");
+    assert_eq!(
+        again.unwrap(),
+        Settled::Stale,
+        "the result is recognised only once"
+    );
     assert_eq!(store.claim(claim_by(NODE_A, 100)).await.unwrap().leases.len(), 12);
-    // The leases nobody heard of run out.
-    let later = scene.database.now().await.plus(LONGER_THAN_A_LEASE);
-    scene.database.set_clock(Some(later)).await;
+    // The unreported leases expire.
+    let later = setup.database.now().await.plus(LONGER_THAN_A_LEASE);
+    setup.database.set_clock(Some(later)).await;
     let given_back = store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
     assert_eq!(given_back.pending, 3 + 12);
     assert_eq!(store.claim(claim_by(NODE_A, 100)).await.unwrap().leases.len(), 15);
-    scene.end().await;
+    setup.end().await;
 }
 
-/// Beside a large group a small one waits for its turn, but not for long.
+/// A small group waits for a large one, but not for long.
 #[tokio::test]
-async fn a_large_group_that_hangs_holds_no_single_order_up() {
+async fn a_hanging_large_group_does_not_delay_single_orders() {
     const MANY: usize = 20;
-    let Some(scene) = Scene::new().await else { return };
-    let store = &scene.store;
+    let Some(setup) = Setup::new().await else { return };
+    let store = &setup.store;
     let first = Gate::closed();
     let holding = first.clone();
     let hits = AtomicUsize::new(0);
     let (freezes, mut frozen) = mpsc::unbounded_channel();
-    scene.proxy.on_flight(move |flight| {
+    setup.proxy.on_flight(move |flight| {
         if !flight.sql().contains("from orderly.accept") {
             return Action::Forward;
         }
@@ -180,7 +184,7 @@ async fn a_large_group_that_hangs_holds_no_single_order_up() {
             1 => Action::Silence,
             _ => return Action::Forward,
         };
-        // Nobody listens at the end of the test.
+        // Fails only after the end of the test.
         let _ = freezes.send(());
         action
     });
@@ -199,28 +203,28 @@ async fn a_large_group_that_hangs_holds_no_single_order_up() {
     accept_keyed(&**store, "single").await.unwrap();
     assert!(
         many.iter().all(|one| !one.is_finished()),
-        "they are one group, which hangs"
+        "all of them are in one group, which hangs"
     );
     jump(ANSWER_TIME_MAX).await;
     for one in join_all(many).await {
         assert!(matches!(one.unwrap(), Err(StoreError::Unexpected { .. })));
     }
-    scene.end().await;
+    setup.end().await;
 }
 
 #[tokio::test]
-async fn lists_that_hang_keep_nothing_but_lists_waiting() {
-    let Some(scene) = Scene::new().await else { return };
-    let store = &scene.store;
+async fn hanging_lists_delay_only_other_lists() {
+    let Some(setup) = Setup::new().await else { return };
+    let store = &setup.store;
     accept_keyed(&**store, "before").await.unwrap();
     let (freezes, mut frozen) = mpsc::unbounded_channel();
     let hits = AtomicUsize::new(0);
-    scene.proxy.on_flight(move |flight| {
+    setup.proxy.on_flight(move |flight| {
         let reads = flight.sql().contains("order by order_id desc");
         if !reads || hits.fetch_add(1, Ordering::SeqCst) >= LISTS {
             return Action::Forward;
         }
-        // Nobody listens at the end of the test.
+        // Fails only after the end of the test.
         let _ = freezes.send(());
         Action::Silence
     });
@@ -241,7 +245,7 @@ async fn lists_that_hang_keep_nothing_but_lists_waiting() {
     }
     let waiting = read();
     accept_keyed(&**store, "meanwhile").await.unwrap();
-    // Issue 13, point 28: what operators need waits for no list.
+    // Issue 13, point 28: calls of operators wait for no list.
     store.set_paused(true).await.unwrap();
     assert!(store.queue().await.unwrap().paused);
     store.set_paused(false).await.unwrap();
@@ -259,7 +263,7 @@ async fn lists_that_hang_keep_nothing_but_lists_waiting() {
 
     jump(ANSWER_TIME_MAX.saturating_sub(WAIT_MAX)).await;
     for read in join_all(hanging).await {
-        // What only reads is asked again where the connection had worked before.
+        // A read is repeated if its connection had worked before.
         let read = read.unwrap();
         assert!(
             matches!(read, Ok(_) | Err(StoreError::Unavailable { .. })),
@@ -267,20 +271,20 @@ async fn lists_that_hang_keep_nothing_but_lists_waiting() {
         );
     }
     read().await.unwrap().unwrap();
-    scene.end().await;
+    setup.end().await;
 }
 
-/// Whatever hangs, the node says that it lives.
+/// Heartbeats continue while other statements hang.
 #[tokio::test]
-async fn a_sweep_that_hangs_keeps_no_heartbeat_waiting() {
-    let Some(scene) = Scene::new().await else { return };
-    let store = &scene.store;
+async fn a_hanging_sweep_does_not_delay_heartbeats() {
+    let Some(setup) = Setup::new().await else { return };
+    let store = &setup.store;
     let (freezes, mut frozen) = mpsc::unbounded_channel();
-    scene.proxy.on_flight(move |flight| {
+    setup.proxy.on_flight(move |flight| {
         if !flight.sql().contains("The leases that ran out") {
             return Action::Forward;
         }
-        // Nobody listens at the end of the test.
+        // Fails only after the end of the test.
         let _ = freezes.send(());
         Action::Silence
     });
@@ -291,19 +295,19 @@ async fn a_sweep_that_hangs_keeps_no_heartbeat_waiting() {
     frozen.recv().await.unwrap();
     store.renew(heartbeat(NODE_A, &[])).await.unwrap();
     assert!(!sweep.is_finished());
-    scene.proxy.on_flight(|_| Action::Forward);
+    setup.proxy.on_flight(|_| Action::Forward);
     jump(ANSWER_TIME_MAX).await;
     assert!(sweep.await.unwrap().is_err());
     store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
-    scene.end().await;
+    setup.end().await;
 }
 
 #[tokio::test]
-async fn a_heartbeat_that_hangs_is_given_up_while_the_lease_lasts() {
-    /// The shortest there is.
+async fn a_hanging_heartbeat_is_abandoned_before_the_lease_expires() {
+    /// The shortest lease that can be configured.
     const SHORT_LEASE: Duration = Duration::from_secs(1);
-    let Some(scene) = Scene::new().await else { return };
-    let store = &scene.store;
+    let Some(setup) = Setup::new().await else { return };
+    let store = &setup.store;
     let beat = || {
         let store = store.clone();
         let heartbeat = Heartbeat {
@@ -314,44 +318,44 @@ async fn a_heartbeat_that_hangs_is_given_up_while_the_lease_lasts() {
     };
     beat().await.unwrap().unwrap();
     let (freezes, mut frozen) = mpsc::unbounded_channel();
-    scene.proxy.on_flight(move |flight| {
+    setup.proxy.on_flight(move |flight| {
         if !flight.sql().contains("A heartbeat") {
             return Action::Forward;
         }
-        // Nobody listens at the end of the test.
+        // Fails only after the end of the test.
         let _ = freezes.send(());
         Action::Silence
     });
     let hanging = beat();
     frozen.recv().await.unwrap();
-    scene.proxy.on_flight(|_| Action::Forward);
+    setup.proxy.on_flight(|_| Action::Forward);
     jump(SHORT_LEASE * 2 / 5).await;
     assert!(hanging.await.unwrap().is_err());
     beat().await.unwrap().unwrap();
-    scene.end().await;
+    setup.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_that_could_not_be_forgotten_are_made_up_for() {
-    /// More than a sweep forgets of those that this node did not store.
+async fn failed_cleanup_of_expired_keys_is_made_up_for() {
+    /// More expired keys than one sweep deletes of those that this node did not store.
     const KEYS: usize = 250;
-    let Some(scene) = Scene::new().await else { return };
-    let store = &*scene.store;
+    let Some(setup) = Setup::new().await else { return };
+    let store = &*setup.store;
     let names: Vec<String> = (0..KEYS).map(|number| format!("order {number}")).collect();
     for accepted in join_all(names.iter().map(|name| accept_keyed(store, name))).await {
         accepted.unwrap();
     }
-    let later = scene.database.now().await.plus(LONGER_THAN_KEYS_ARE_KEPT);
-    scene.database.set_clock(Some(later)).await;
-    let keys = || scene.number("select count(*) from orderly.idempotency_keys");
-    scene.proxy.on_flight(|_| Action::Rewrite {
+    let later = setup.database.now().await.plus(LONGER_THAN_KEYS_ARE_KEPT);
+    setup.database.set_clock(Some(later)).await;
+    let keys = || setup.number("select count(*) from orderly.idempotency_keys");
+    setup.proxy.on_flight(|_| Action::Rewrite {
         from: "delete from orderly.idempotency_keys".to_owned(),
         to: "delete from orderly.no_such_table".to_owned(),
     });
     store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
     assert_eq!(usize::try_from(keys().await), Ok(KEYS));
-    scene.proxy.on_flight(|_| Action::Forward);
+    setup.proxy.on_flight(|_| Action::Forward);
     store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
     assert_eq!(keys().await, 0);
-    scene.end().await;
+    setup.end().await;
 }

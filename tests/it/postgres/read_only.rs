@@ -1,17 +1,17 @@
-//! A database that takes no writes is read all the same.
+//! A read-only database: nodes serve reads, refuse orders, and notice when writes work again.
 
 use std::path::Path;
 
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::scene::{accept_keyed, has_postgres, node, number, status_of, store_at, until_ready};
+use super::setup::{accept_keyed, has_postgres, node, number, status_of, store_at, until_ready};
 use crate::support::client::{Answer, Request, http, post};
 use crate::support::postgres::{Server, TestDatabase};
 use crate::support::process::Process;
 use crate::support::until;
 
-/// Sets what sessions find that are opened from now on.
+/// Makes new sessions writable or read-only.
 async fn take_writes(database: &TestDatabase, writes: bool) {
     let setting = if writes { "off" } else { "on" };
     let name = database.name();
@@ -22,7 +22,7 @@ async fn take_writes(database: &TestDatabase, writes: bool) {
     admin.batch_execute(&set).await.unwrap();
 }
 
-/// A database with an order, and nothing that is left to do.
+/// A database with one completed order.
 async fn database_with_an_order() -> TestDatabase {
     let database = Server::shared().await.create_database().await;
     let store = store_at(&database.url()).await;
@@ -63,13 +63,13 @@ async fn assert_refuses_orders(node: &Process) {
     assert_eq!(status_of(node, "/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
 }
 
-/// A ready node that has nothing to do.
+/// A ready node whose orders are all completed and numbered.
 async fn idle_node(folder: &Path, database: &TestDatabase) -> Process {
     let node = Process::start(node(folder, &database.url())).await;
     until_ready(&node).await;
     let admin = database.admin().await;
     until(
-        "everything is completed, and has its place in the feed",
+        "every order is completed, and every event has its position",
         async || {
             let open = "select (select count(*) from orderly.orders where status <> 2)
             + (select count(*) from orderly.batches where first_position is null)";
@@ -80,13 +80,13 @@ async fn idle_node(folder: &Path, database: &TestDatabase) -> Process {
     node
 }
 
-/// Ends the node once it has completed all orders of the database, this new one too.
+/// Sends a new order and ends the node once it has completed all `orders` of the database.
 async fn ends_having_completed(node: Process, database: &TestDatabase, orders: i64) {
     until_ready(&node).await;
     let answer = post(&http(), &node.url, &order()).await;
     assert!(matches!(answer, Answer::Created(_)), "{answer:?}");
     let admin = database.admin().await;
-    until("everything is completed", async || {
+    until("every order is completed", async || {
         number(&admin, "select count(*) from orderly.orders where status = 2").await == orders
     })
     .await;
@@ -94,7 +94,7 @@ async fn ends_having_completed(node: Process, database: &TestDatabase, orders: i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_starts_where_nothing_can_be_written_serves_reads() {
+async fn a_node_started_on_a_read_only_server_serves_reads() {
     if !has_postgres() {
         return;
     }
@@ -112,7 +112,7 @@ async fn a_node_that_starts_where_nothing_can_be_written_serves_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_loses_its_connections_to_a_read_only_server_serves_reads() {
+async fn a_node_reconnected_to_a_read_only_server_serves_reads() {
     if !has_postgres() {
         return;
     }
@@ -133,9 +133,9 @@ async fn a_node_that_loses_its_connections_to_a_read_only_server_serves_reads() 
     ends_having_completed(node, &database, 2).await;
 }
 
-/// The connections kept for reads must not keep it from finding the server that writes.
+/// Open connections for reads must not keep a node from noticing that the server takes writes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_reads_a_read_only_server_finds_out_when_it_writes() {
+async fn a_node_that_only_reads_notices_when_writes_work_again() {
     if !has_postgres() {
         return;
     }
@@ -161,25 +161,25 @@ async fn a_node_that_reads_a_read_only_server_finds_out_when_it_writes() {
 
 /// Issue 13, point 20.
 #[tokio::test(flavor = "multi_thread")]
-async fn verify_and_doctor_read_a_database_that_takes_no_writes() {
+async fn verify_and_doctor_read_a_read_only_database() {
     if !has_postgres() {
         return;
     }
     let database = database_with_an_order().await;
     take_writes(&database, false).await;
     let folder = tempfile::tempdir().unwrap();
-    let told = async |arguments: &[&str]| {
+    let run = async |arguments: &[&str]| {
         let mut command = node(folder.path(), &database.url());
         let output = command.args(arguments).output().await.unwrap();
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         (output.status.code(), said)
     };
-    let (exit, said) = told(&["verify"]).await;
+    let (exit, said) = run(&["verify"]).await;
     assert_eq!(exit, Some(0), "{said}");
     assert!(said.contains("1 orders"), "{said}");
-    let (exit, said) = told(&["migrate", "--dry-run"]).await;
+    let (exit, said) = run(&["migrate", "--dry-run"]).await;
     assert_eq!(exit, Some(0), "{said}");
-    let (_, said) = told(&["doctor"]).await;
+    let (_, said) = run(&["doctor"]).await;
     assert!(said.contains("is sound: 1 orders"), "{said}");
     assert!(said.contains("the server is read-only"), "{said}");
 }

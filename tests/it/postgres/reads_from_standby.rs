@@ -1,18 +1,18 @@
-//! Lists and pages of the feed from the server of `DATABASE_READ_URL` (issue 15, point 6).
+//! Lists and feed pages from the server of `DATABASE_READ_URL` (issue 15, point 6).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 
-use super::scene::{accept_keyed, log_in, node, number, status_of, store_at, until_ready, warnings_with};
+use super::setup::{accept_keyed, log_in, node, number, status_of, store_at, until_ready, warnings_with};
 use crate::support::postgres::{Stop, is_installed_with_standby};
 use crate::support::process::Process;
 use crate::support::{required, until};
 
-mod shop;
+mod fixture;
 
-use shop::{Page, Shop, feed, get, list};
+use fixture::{Page, ReplicaFixture, feed, get, list};
 
 const DOES_NOT_SERVE: &str = "DATABASE_READ_URL leads to no server that serves reads";
 const SERVES_AGAIN: &str = "the server of DATABASE_READ_URL serves lists and feed pages again";
@@ -26,40 +26,40 @@ async fn lists_and_feed_pages_come_from_the_standby() {
     if !has_standby() {
         return;
     }
-    let shop = Shop::with_orders(40).await;
+    let fixture = ReplicaFixture::with_orders(40).await;
     let elsewhere = tempfile::tempdir().unwrap();
-    let primary = shop.node_on_primary(elsewhere.path()).await;
-    let before = shop.served("feed", "standby").await;
-    let from_standby = feed(&shop.node, None, 20).await;
+    let primary = fixture.node_on_primary(elsewhere.path()).await;
+    let before = fixture.served("feed", "standby").await;
+    let from_standby = feed(&fixture.node, None, 20).await;
     assert_eq!(from_standby, feed(&primary, None, 1_000).await);
     assert_eq!(from_standby.len(), 120);
-    // All but the page that is not full.
-    assert!(shop.served("feed", "standby").await >= before + 5);
+    // All pages but the last, which is not full.
+    assert!(fixture.served("feed", "standby").await >= before + 5);
     let session = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'orderly'";
-    assert!(number(&shop.standby().await, session).await > 0);
-    // An order that only the primary has is in no list of the node.
-    shop.pause_replay().await;
-    shop.place(1).await;
-    assert_eq!(list(&shop.node, "limit=500").await.ids().len(), 40);
+    assert!(number(&fixture.standby().await, session).await > 0);
+    // An order that is only on the primary is in no list of the node.
+    fixture.pause_replay().await;
+    fixture.place(1).await;
+    assert_eq!(list(&fixture.node, "limit=500").await.ids().len(), 40);
     assert_eq!(list(&primary, "limit=500").await.ids().len(), 41);
-    // A single order is read on the primary.
+    // A point read goes to the primary.
     let newest = list(&primary, "limit=1").await.ids()[0];
-    let order = get(&shop.node, &format!("/orders/{newest}")).await.body;
+    let order = get(&fixture.node, &format!("/orders/{newest}")).await.body;
     assert_eq!(order["status"], "Completed");
     assert_eq!(primary.terminate().await, Some(0));
-    shop.end().await;
+    fixture.end().await;
 }
 
-/// A client reads a list, and then follows the feed from the place that came with the list's first page.
+/// A client reads a list, and then follows the feed from the cursor of the list's first page.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_from_a_lagging_standby_and_the_feed_miss_nothing() {
+async fn a_list_from_a_lagging_standby_and_the_feed_miss_no_event() {
     if !has_standby() {
         return;
     }
-    let shop = Shop::with_orders(30).await;
-    shop.pause_replay().await;
-    shop.place(10).await;
-    let first = list(&shop.node, "limit=8").await;
+    let fixture = ReplicaFixture::with_orders(30).await;
+    fixture.pause_replay().await;
+    fixture.place(10).await;
+    let first = list(&fixture.node, "limit=8").await;
     let mut versions = BTreeMap::new();
     let mut add = |page: &Page| {
         for order in page.body["orders"].as_array().unwrap() {
@@ -70,12 +70,12 @@ async fn a_list_from_a_lagging_standby_and_the_feed_miss_nothing() {
     add(&first);
     let mut next = first.next().map(str::to_owned);
     while let Some(cursor) = next {
-        let page = list(&shop.node, &format!("limit=8&cursor={cursor}")).await;
+        let page = list(&fixture.node, &format!("limit=8&cursor={cursor}")).await;
         add(&page);
         next = page.next().map(str::to_owned);
     }
     assert_eq!(versions.len(), 30);
-    for event in feed(&shop.node, first.cursor.as_deref(), 7).await {
+    for event in feed(&fixture.node, first.cursor.as_deref(), 7).await {
         let (order_id, version) = (
             event["order_id"].as_i64().unwrap(),
             event["version"].as_u64().unwrap(),
@@ -89,7 +89,7 @@ async fn a_list_from_a_lagging_standby_and_the_feed_miss_nothing() {
     }
     assert_eq!(versions.len(), 40);
     assert!(versions.values().all(|version| *version == 3), "{versions:?}");
-    shop.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,151 +97,151 @@ async fn a_cursor_ahead_of_the_standby_is_answered_by_the_primary() {
     if !has_standby() {
         return;
     }
-    let shop = Shop::with_orders(30).await;
+    let fixture = ReplicaFixture::with_orders(30).await;
     let elsewhere = tempfile::tempdir().unwrap();
-    let primary = shop.node_on_primary(elsewhere.path()).await;
-    shop.pause_replay().await;
-    shop.place(20).await;
-    // The first page of the list comes from another node, which has seen more.
+    let primary = fixture.node_on_primary(elsewhere.path()).await;
+    fixture.pause_replay().await;
+    fixture.place(20).await;
+    // The first page of the list comes from a node that has seen more.
     let first = list(&primary, "limit=8").await;
-    let before = shop.served("list", "primary").await;
+    let before = fixture.served("list", "primary").await;
     let second = format!("limit=8&cursor={}", first.next().unwrap());
     let expected = list(&primary, &second).await;
-    let found = list(&shop.node, &second).await;
+    let found = list(&fixture.node, &second).await;
     assert_eq!(found.body["orders"], expected.body["orders"]);
-    assert_eq!(shop.served("list", "primary").await, before + 1);
-    // So is a page behind a cursor without a place in the log.
+    assert_eq!(fixture.served("list", "primary").await, before + 1);
+    // The primary also answers a cursor without a log position.
     let bare = tempfile::tempdir().unwrap();
-    let plain = Process::start(node(bare.path(), &shop.database.url())).await;
+    let plain = Process::start(node(bare.path(), &fixture.database.url())).await;
     until_ready(&plain).await;
     let first = list(&plain, "limit=8").await;
     let second = format!("limit=8&cursor={}", first.next().unwrap());
     assert_eq!(
-        list(&shop.node, &second).await.body["orders"],
+        list(&fixture.node, &second).await.body["orders"],
         expected.body["orders"]
     );
-    assert_eq!(shop.served("list", "primary").await, before + 2);
-    // Feed pages change from the standby to the primary without a gap.
+    assert_eq!(fixture.served("list", "primary").await, before + 2);
+    // Feed pages switch from the standby to the primary without a gap.
     assert_eq!(
-        feed(&shop.node, None, 20).await,
+        feed(&fixture.node, None, 20).await,
         feed(&primary, None, 1_000).await
     );
-    assert!(shop.served("feed", "standby").await > 0);
-    // The standby serves the rest of the list once it has what the first page showed.
-    let standby = shop.standby().await;
+    assert!(fixture.served("feed", "standby").await > 0);
+    // The standby serves the rest of the list once it has replayed what the first page showed.
+    let standby = fixture.standby().await;
     standby
         .batch_execute("select pg_wal_replay_resume()")
         .await
         .unwrap();
-    shop.pair.caught_up().await;
-    let before = shop.served("list", "standby").await;
+    fixture.pair.caught_up().await;
+    let before = fixture.served("list", "standby").await;
     let second = format!(
         "limit=8&cursor={}",
         list(&primary, "limit=8").await.next().unwrap()
     );
-    shop.pair.caught_up().await;
+    fixture.pair.caught_up().await;
     assert_eq!(
-        list(&shop.node, &second).await.body["orders"],
+        list(&fixture.node, &second).await.body["orders"],
         expected.body["orders"]
     );
-    assert_eq!(shop.served("list", "standby").await, before + 1);
+    assert_eq!(fixture.served("list", "standby").await, before + 1);
     for node in [primary, plain] {
         assert_eq!(node.terminate().await, Some(0));
     }
-    shop.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reads_go_on_while_the_standby_is_frozen_or_gone() {
+async fn reads_continue_while_the_standby_is_frozen_or_gone() {
     if !has_standby() {
         return;
     }
-    let shop = Shop::with_orders(30).await;
-    let whole = feed(&shop.node, None, 1_000).await;
+    let fixture = ReplicaFixture::with_orders(30).await;
+    let whole = feed(&fixture.node, None, 1_000).await;
     for (begin, end) in [("freeze", "thaw"), ("stop", "start")] {
         match begin {
-            "freeze" => shop.pair.standby.freeze().await,
-            _ => shop.pair.standby.stop(Stop::Fast).await,
+            "freeze" => fixture.pair.standby.freeze().await,
+            _ => fixture.pair.standby.stop(Stop::Fast).await,
         }
-        // Each is answered, and from the second on none waits for the standby.
-        assert_eq!(list(&shop.node, "limit=500").await.ids().len(), 30);
-        assert_eq!(status_of(&shop.node, "/readyz").await, StatusCode::OK);
+        // Every read is answered, and only the first waits for the standby.
+        assert_eq!(list(&fixture.node, "limit=500").await.ids().len(), 30);
+        assert_eq!(status_of(&fixture.node, "/readyz").await, StatusCode::OK);
         let began = Instant::now();
-        assert_eq!(list(&shop.node, "limit=500").await.ids().len(), 30);
-        assert_eq!(feed(&shop.node, None, 20).await, whole);
+        assert_eq!(list(&fixture.node, "limit=500").await.ids().len(), 30);
+        assert_eq!(feed(&fixture.node, None, 20).await, whole);
         assert!(
             began.elapsed() < Duration::from_secs(3),
             "{begin}: {:?}",
             began.elapsed()
         );
-        assert_eq!(status_of(&shop.node, "/readyz").await, StatusCode::OK);
+        assert_eq!(status_of(&fixture.node, "/readyz").await, StatusCode::OK);
         match end {
-            "thaw" => shop.pair.standby.thaw().await,
-            _ => shop.pair.standby.start_again().await,
+            "thaw" => fixture.pair.standby.thaw().await,
+            _ => fixture.pair.standby.start_again().await,
         }
-        shop.until_standby_serves().await;
+        fixture.until_standby_serves().await;
     }
-    assert_eq!(status_of(&shop.node, "/readyz").await, StatusCode::OK);
-    let folder = shop.folder.path().to_owned();
-    let Shop {
+    assert_eq!(status_of(&fixture.node, "/readyz").await, StatusCode::OK);
+    let folder = fixture.folder.path().to_owned();
+    let ReplicaFixture {
         pair: _pair,
         folder: _folder,
         node,
         ..
-    } = shop;
+    } = fixture;
     assert_eq!(node.terminate().await, Some(0));
-    let told = warnings_with(&folder, DOES_NOT_SERVE).len();
-    let again = log_in(&folder)
+    let warned = warnings_with(&folder, DOES_NOT_SERVE).len();
+    let recovered = log_in(&folder)
         .iter()
         .filter(|line| line["message"] == SERVES_AGAIN)
         .count();
     assert!(
-        told >= 2 && told == again,
-        "told {told} times, and {again} times again"
+        warned >= 2 && warned == recovered,
+        "{warned} warnings, {recovered} recoveries"
     );
     assert_eq!(warnings_with(&folder, "cannot be written"), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_read_from_a_standby_that_has_an_epoch_of_its_own() {
+async fn a_standby_with_an_epoch_of_its_own_serves_no_reads() {
     if !has_standby() {
         return;
     }
-    let shop = Shop::with_orders(30).await;
-    shop.pair.promote().await;
-    let promoted = shop.standby().await;
-    // It has the primary's history up to here, and nothing is given out there: neither an epoch nor a place.
+    let fixture = ReplicaFixture::with_orders(30).await;
+    fixture.pair.promote().await;
+    let promoted = fixture.standby().await;
+    // The promoted standby has the primary's history so far, without a new epoch or new positions.
     let given = "select (select count(*) from orderly.epochs) * 1000000
         + (select last_position from orderly.queue) + (select count(*) from orderly.batches)";
     let before = number(&promoted, given).await;
     let unnumbered = "update orderly.batches set first_position = null
         where batch = (select max(batch) from orderly.batches) returning batch";
     promoted.query_one(unnumbered, &[]).await.unwrap();
-    list(&shop.node, "limit=500").await;
-    feed(&shop.node, None, 20).await;
-    list(&shop.node, "limit=500").await;
+    list(&fixture.node, "limit=500").await;
+    feed(&fixture.node, None, 20).await;
+    list(&fixture.node, "limit=500").await;
     let waiting = "select count(*) from orderly.batches where first_position is null";
     assert_eq!(number(&promoted, waiting).await, 1);
     assert_eq!(number(&promoted, given).await, before);
-    // An epoch begins there, and orders that the primary does not have.
-    let store = store_at(&shop.database.on(&shop.pair.standby).url()).await;
+    // An epoch begins on it, with orders that the primary does not have.
+    let store = store_at(&fixture.database.on(&fixture.pair.standby).url()).await;
     for name in ["one", "two", "three"] {
         accept_keyed(&*store, name).await.unwrap();
     }
     store.close().await;
     let (lists, pages) = (
-        shop.served("list", "standby").await,
-        shop.served("feed", "standby").await,
+        fixture.served("list", "standby").await,
+        fixture.served("feed", "standby").await,
     );
     until("the log says that it does not serve", async || {
-        let ids = list(&shop.node, "limit=500").await.ids();
+        let ids = list(&fixture.node, "limit=500").await.ids();
         assert_eq!(ids.len(), 30);
-        assert_eq!(feed(&shop.node, None, 20).await.len(), 90);
-        shop.node.has_logged("its newest epoch is not the primary's")
+        assert_eq!(feed(&fixture.node, None, 20).await.len(), 90);
+        fixture.node.has_logged("its newest epoch is not the primary's")
     })
     .await;
-    assert_eq!(shop.served("list", "standby").await, lists);
-    assert_eq!(shop.served("feed", "standby").await, pages);
-    assert_eq!(status_of(&shop.node, "/readyz").await, StatusCode::OK);
-    shop.end().await;
+    assert_eq!(fixture.served("list", "standby").await, lists);
+    assert_eq!(fixture.served("feed", "standby").await, pages);
+    assert_eq!(status_of(&fixture.node, "/readyz").await, StatusCode::OK);
+    fixture.end().await;
 }

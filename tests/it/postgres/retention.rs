@@ -1,12 +1,12 @@
-//! What only a shared store can get wrong about retention: other nodes at work, and a feed whose places are given late.
+//! Retention on a shared store: concurrent nodes, and events that are numbered late.
 
 use std::time::Duration;
 
 use orderly::lease::Outcome;
 use orderly::order::OrderStatus;
-use orderly::store::{FeedPosition, Held, OutsideHold, Prune, Pruned, SettledOutside};
+use orderly::store::{ExternalHold, ExternalLease, FeedPosition, Prune, Pruned, SettledExternal};
 
-use super::scene::Scene;
+use super::setup::Setup;
 use crate::support::gate::Gate;
 use crate::support::make::{NODE_A, claim_by, new_order};
 use crate::support::proxy::Action;
@@ -17,11 +17,11 @@ const DAY: Prune = Prune {
     after: None,
 };
 const LATER: Duration = Duration::from_hours(25);
-/// As the store names its locks.
+/// The store's advisory locks, as in `store/postgres/locks.rs`.
 const FEED_LOCK: i64 = 7_239_846_511_032_003;
 const PRUNE_LOCK: i64 = 7_239_846_511_032_004;
 
-/// What others do while they hold the lock.
+/// Runs `meanwhile` while another session holds the lock.
 async fn while_held(harness: &Harness, lock: i64, meanwhile: impl AsyncFnOnce()) {
     let admin = harness.home().admin().await;
     admin
@@ -36,7 +36,7 @@ async fn while_held(harness: &Harness, lock: i64, meanwhile: impl AsyncFnOnce())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_stays_until_all_of_its_events_have_places_in_the_feed() {
+async fn an_order_stays_until_all_its_events_have_positions() {
     let Some(harness) = Harness::postgres().await else {
         return;
     };
@@ -54,7 +54,7 @@ async fn an_order_stays_until_all_of_its_events_have_places_in_the_feed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_step_does_not_wait_for_that_of_another_node() {
+async fn a_retention_step_does_not_wait_for_another_node() {
     let Some(harness) = Harness::postgres().await else {
         return;
     };
@@ -71,7 +71,7 @@ async fn a_step_does_not_wait_for_that_of_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_that_another_transaction_holds_is_passed_over() {
+async fn retention_passes_over_a_locked_order() {
     let Some(harness) = Harness::postgres().await else {
         return;
     };
@@ -93,9 +93,9 @@ async fn an_order_that_another_transaction_holds_is_passed_over() {
     harness.store().close().await;
 }
 
-/// An order that is still there has events on both sides of those that went, in batches of which something is left.
+/// The remaining order has events before and after the removed ones, in batches that are partly left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_feed_with_other_holes_than_it_tells_of_is_found() {
+async fn verify_finds_undocumented_gaps_in_the_feed() {
     for tampering in [
         None,
         Some("update orderly.queue set complete_after = 0"),
@@ -122,7 +122,7 @@ async fn a_feed_with_other_holes_than_it_tells_of_is_found() {
         harness.number_all_events().await;
         let page = harness.store().events_after(None, 10).await.unwrap();
         let positions: Vec<FeedPosition> = page.events.iter().map(|event| event.position).collect();
-        // The batch of the three acceptances has lost two of them, and those of the two cancellations are gone.
+        // Two of three events of the batch of accepts are removed, and so are the batches of the two cancels.
         assert_eq!(positions, [FeedPosition(3), FeedPosition(6)]);
         if let Some(tampering) = tampering {
             let admin = harness.home().admin().await;
@@ -140,30 +140,30 @@ async fn a_feed_with_other_holes_than_it_tells_of_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stored_result_counts_though_retention_takes_its_order_at_once() {
+async fn a_stored_result_counts_even_if_its_order_is_removed_at_once() {
     const AT_ONCE: Prune = Prune {
         older_than: Duration::ZERO,
         after: None,
     };
-    let Some(scene) = Scene::new().await else { return };
-    scene.store.accept([new_order()].into(), None).await.unwrap();
-    let lease = scene
+    let Some(setup) = Setup::new().await else { return };
+    setup.store.accept([new_order()].into(), None).await.unwrap();
+    let lease = setup
         .store
         .claim(claim_by(NODE_A, 1))
         .await
         .unwrap()
         .leases
         .remove(0);
-    let hold = OutsideHold {
+    let hold = ExternalHold {
         lease: Duration::from_mins(1),
         run_max: Duration::from_mins(1),
     };
-    let taken = scene.store.hold_outside(lease.key(), hold).await.unwrap();
-    assert!(matches!(taken, Held::Until(_)), "{taken:?}");
-    // The order is read once its result is stored.
+    let taken = setup.store.hold_external(lease.key(), hold).await.unwrap();
+    assert!(matches!(taken, ExternalLease::Until(_)), "{taken:?}");
+    // The order is read only after its result is stored.
     let gate = Gate::closed();
     let reading = gate.clone();
-    scene.proxy.on_flight(move |flight| {
+    setup.proxy.on_flight(move |flight| {
         if !flight.sql().contains("orderly.view_orders") {
             return Action::Forward;
         }
@@ -172,17 +172,17 @@ async fn a_stored_result_counts_though_retention_takes_its_order_at_once() {
             then: Box::new(Action::Forward),
         }
     });
-    let (store, id) = (scene.store.clone(), lease.order.order_id);
+    let (store, id) = (setup.store.clone(), lease.order.order_id);
     let settled =
-        tokio::spawn(async move { store.settle_outside(id, lease.token, Outcome::COMPLETED).await });
+        tokio::spawn(async move { store.settle_external(id, lease.token, Outcome::COMPLETED).await });
     gate.arrival().await;
-    until("the order is taken out", async || {
-        scene.store.events_after(None, 10).await.unwrap();
-        scene.store.prune(AT_ONCE).await.unwrap().orders == 1
+    until("the order is removed", async || {
+        setup.store.events_after(None, 10).await.unwrap();
+        setup.store.prune(AT_ONCE).await.unwrap().orders == 1
     })
     .await;
     gate.open();
     let settled = settled.await.unwrap().unwrap();
-    assert!(matches!(settled, SettledOutside::Unread(_)), "{settled:?}");
-    scene.end().await;
+    assert!(matches!(settled, SettledExternal::Unread(_)), "{settled:?}");
+    setup.end().await;
 }

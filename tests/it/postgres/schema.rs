@@ -1,5 +1,5 @@
-//! The schema is made once, however many nodes start at the same time, and one that this binary does not know is left
-//! alone.
+//! Migrations: nodes that start together create the schema once, a migration delays no other work, and an unknown schema is left
+//! unchanged.
 
 use futures_util::future::join_all;
 use orderly::metrics::Metrics;
@@ -8,18 +8,18 @@ use orderly::store::open::{self, OpenError, OpenOptions};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-use super::locked::{accept, claim};
-use super::scene::{assert_sound, database_at, has_postgres, number, store_at, through};
+use super::locked_claims::{accept, claim};
+use super::setup::{assert_sound, database_at, has_postgres, number, store_at, through};
 use crate::support::gate::Gate;
 use crate::support::postgres::{Options, Server};
 use crate::support::proxy::{Action, Proxy};
 use crate::support::until;
 
-/// Of the schema, as the program knows it.
+/// Number of the schema's steps in this binary.
 const STEPS: i64 = 1;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_that_start_together_make_the_schema_once() {
+async fn nodes_that_start_together_create_the_schema_once() {
     if !has_postgres() {
         return;
     }
@@ -35,7 +35,7 @@ async fn nodes_that_start_together_make_the_schema_once() {
     assert_eq!(applied, STEPS);
 }
 
-/// A table that a step changes: the steps of today make new ones only, so `altering` has the first of them change this one too.
+/// Creates a table for a step to change. Today's steps only create tables, so `altering` makes the first of them change this one.
 async fn make_kept_table(admin: &Client) {
     let make = "create schema orderly; create table orderly.kept (id integer);
         insert into orderly.kept values (1)";
@@ -49,13 +49,13 @@ fn altering() -> Action {
     }
 }
 
-/// A migration waits for a table that it changes without keeping the sessions that work waiting behind it.
+/// A migration waits for a table that it changes, without blocking other sessions that use the table.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_that_waits_for_a_reader_keeps_no_claims_waiting() {
+async fn a_migration_that_waits_for_a_reader_does_not_delay_claims() {
     if !has_postgres() {
         return;
     }
-    // Its own: a transaction that waits to change a table keeps what others left behind from being cleaned up.
+    // A server of its own, because a transaction that waits for a table delays the cleanup of other tests.
     let server = Server::start(Options::default()).await;
     let database = server.create_database().await;
     let admin = database.admin().await;
@@ -75,7 +75,7 @@ async fn a_migration_that_waits_for_a_reader_keeps_no_claims_waiting() {
             number(&admin, waits).await == 1
         })
         .await;
-        // With the limits of a claim.
+        // A claim has its usual time limits.
         let claim = "begin; set local statement_timeout = 5000; set local lock_timeout = 5000;
             select 1 from orderly.kept; commit";
         let claimed = claiming.batch_execute(claim).await;
@@ -92,10 +92,10 @@ async fn a_migration_that_waits_for_a_reader_keeps_no_claims_waiting() {
     );
 }
 
-/// A node that freezes before any of its messages while it migrates, as by a signal, holds no lock: the others start orders,
-/// and one that comes to migrate does so in its place.
+/// A node that freezes before any message of its migration, as by SIGSTOP, holds no lock: other nodes start orders, and a new
+/// node applies the migration.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_freezes_while_it_migrates_holds_up_nobody() {
+async fn a_node_frozen_during_a_migration_delays_no_other_node() {
     if !has_postgres() {
         return;
     }
@@ -107,7 +107,7 @@ async fn a_node_that_freezes_while_it_migrates_holds_up_nobody() {
     let (freezes, mut frozen) = mpsc::unbounded_channel();
     proxy.on_flight(move |flight| {
         let gate = Gate::closed();
-        // Nobody listens at the end of the test.
+        // Fails only after the end of the test.
         let _ = freezes.send((flight.sql(), gate.clone()));
         Action::KeepBack {
             gate,
@@ -133,7 +133,7 @@ async fn a_node_that_freezes_while_it_migrates_holds_up_nobody() {
     let changing = messages
         .iter()
         .filter(|sql| sql.contains("create table orderly.orders"));
-    // One message for each of the steps.
+    // Each step is one message.
     assert_eq!(changing.count(), 1, "{messages:?}");
     assert_eq!(number(&admin, "select count(more) from orderly.kept").await, 0);
     assert_eq!(
@@ -142,9 +142,9 @@ async fn a_node_that_freezes_while_it_migrates_holds_up_nobody() {
     );
 }
 
-/// The node that freezes is overtaken by one that does its work, and finds that done.
+/// A frozen node that another one overtakes finds the steps applied.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_that_another_node_overtakes_finds_its_steps_done() {
+async fn an_overtaken_migration_finds_its_steps_applied() {
     if !has_postgres() {
         return;
     }
@@ -205,7 +205,7 @@ async fn a_newer_or_different_schema_is_refused() {
     );
 }
 
-/// Has a store's functions be those of another build.
+/// Renames the store's functions as if another build had created them.
 pub async fn rename_functions(admin: &Client) {
     let rename = r"do $$ declare function record; begin
         for function in select oid::regprocedure as signature, regexp_replace(proname, '_[0-9a-f]{12}$', '_000000000000') as name
@@ -219,7 +219,7 @@ const OF_ANOTHER_BUILD: &str = "select count(*) from pg_proc
     where pronamespace = 'orderly'::regnamespace and proname like '%\\_000000000000'";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_gets_the_functions_of_this_build_beside_those_of_another() {
+async fn the_functions_of_two_builds_coexist_in_a_store() {
     if !has_postgres() {
         return;
     }

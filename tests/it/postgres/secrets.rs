@@ -1,26 +1,27 @@
-//! Passwords of both URLs are never told, whatever fails: an unreachable host, a wrong password, a wrong database.
+//! Passwords of both URLs never appear in output or logs, whatever fails: an unreachable host, a wrong password, or a wrong
+//! database.
 
 use std::path::Path;
 
 use orderly::store::open::migrate;
 use tokio::process::Command;
 
-use super::scene::{database_at, has_postgres, status_of};
+use super::setup::{database_at, has_postgres, status_of};
 use crate::support::postgres::{Options, Server, TestDatabase};
 use crate::support::process::{Process, orderly};
 
-/// The right one, and one that is refused.
+/// The right password, and one that is refused.
 const CANARY: &str = "canary-5d4c3b2a1f0e";
 const WRONG: &str = "parrot-0e1f2a3b4c5d";
 
 fn assert_silent(said: &[u8], whose: &str) {
     for secret in [CANARY, WRONG] {
-        let told = said
+        let leaked = said
             .windows(secret.len())
             .any(|window| window == secret.as_bytes());
         assert!(
-            !told,
-            "{whose} tells a password: {}",
+            !leaked,
+            "{whose} prints a password: {}",
             String::from_utf8_lossy(said)
         );
     }
@@ -34,7 +35,7 @@ fn assert_logs_silent(folder: &Path) {
     }
 }
 
-/// Logs of everything.
+/// A command that logs everything.
 fn command(folder: &Path, url: &str, direct: &str) -> Command {
     let mut command = orderly(folder);
     command.envs([
@@ -45,7 +46,7 @@ fn command(folder: &Path, url: &str, direct: &str) -> Command {
     command
 }
 
-/// URLs that do not work, each with a part of what is said about it.
+/// URLs that do not work, each with a part of the error text.
 fn broken_urls(database: &TestDatabase) -> Vec<(String, &'static str)> {
     let good = database.url();
     vec![
@@ -63,7 +64,7 @@ fn broken_urls(database: &TestDatabase) -> Vec<(String, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_command_tells_a_password_whatever_fails() {
+async fn no_command_prints_a_password_whatever_fails() {
     if !has_postgres() {
         return;
     }
@@ -83,7 +84,7 @@ async fn no_command_tells_a_password_whatever_fails() {
                 let whose = format!("{line:?} on {because}");
                 assert_silent(&said.stdout, &whose);
                 assert_silent(&said.stderr, &whose);
-                // Migrations go past the pooler where there is a way, the others as a server does.
+                // Migrations use the direct URL if there is one; other commands connect like a server.
                 let way = if line == ["migrate"] { direct } else { url };
                 if way == &bad {
                     let all = [said.stdout, said.stderr].concat();
@@ -97,7 +98,7 @@ async fn no_command_tells_a_password_whatever_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_server_tells_a_password_whatever_fails() {
+async fn no_server_logs_a_password_whatever_fails() {
     if !has_postgres() {
         return;
     }
@@ -108,7 +109,7 @@ async fn no_server_tells_a_password_whatever_fails() {
     for (bad, because) in broken_urls(&database) {
         for (url, direct) in [(&bad, &bad), (&good, &bad), (&bad, &good)] {
             let folder = tempfile::tempdir().unwrap();
-            // What certainly never works ends the start, the rest is waited for.
+            // A start fails on errors that cannot go away; otherwise the node waits for the database.
             let refused = url == &bad && !bad.contains("/orders");
             if refused {
                 let said = command(folder.path(), url, direct).output().await.unwrap();

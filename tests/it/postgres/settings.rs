@@ -1,11 +1,11 @@
-//! Settings under which a 201 is worth less than promised are told, wherever they come from: by the store, by
-//! `/readyz?verbose`, by `orderly doctor` and once in the log. A server that takes no writes is waited for.
+//! Settings that weaken the promise of a 201 are reported by the store, by `/readyz?verbose`, by `orderly doctor` and once in the
+//! log, wherever they are set. A node waits for a read-only server.
 
 use orderly::store::{Store, StoreError, StoreHealth};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::scene::{
+use super::setup::{
     accept_keyed, has_pgbouncer, has_postgres, node, number, status_of, store_at, until_ready, warnings_with,
 };
 use crate::support::client::{Answer, Request, http, post};
@@ -14,16 +14,16 @@ use crate::support::postgres::{Options, PgBouncer, Server, TestDatabase};
 use crate::support::process::Process;
 use crate::support::until;
 
-/// What the one warning says, whatever the setting.
+/// Part of the warning, the same for every setting.
 const WARNING: &str = "orders may be lost in a crash of the database";
 
-/// One that survives a crash of the machine, as far as its settings go.
+/// A server whose settings survive a crash of the machine.
 async fn durable_server() -> Server {
     Server::start(Options::default().setting("fsync", "on")).await
 }
 
-/// The store, a node and `doctor` on the URL tell of exactly these settings.
-async fn assert_told(url: &str, settings: &[&str]) {
+/// Asserts that the store, a node and `doctor` report exactly these settings.
+async fn assert_reported(url: &str, settings: &[&str]) {
     let store = store_at(url).await;
     assert_eq!(store.health(), StoreHealth::Ready);
     assert_names(&store.weaknesses(), settings);
@@ -33,7 +33,7 @@ async fn assert_told(url: &str, settings: &[&str]) {
     let command = node(folder.path(), url);
     let node = Process::start(command).await;
     until_ready(&node).await;
-    // More connections than one, so that more could warn than one.
+    // Several connections, each of which could log the warning.
     let request = Request {
         key: "durable".to_owned(),
         user_id: 1,
@@ -44,13 +44,13 @@ async fn assert_told(url: &str, settings: &[&str]) {
     let verbose = http().get(format!("{}/readyz?verbose", node.url)).send().await;
     let verbose = verbose.unwrap();
     assert_eq!(verbose.status(), StatusCode::OK);
-    let told = check_named(&verbose.json().await.unwrap(), "durability");
-    assert_eq!(told["ok"], settings.is_empty(), "{told}");
-    assert_eq!(told["reason"].is_string(), !settings.is_empty(), "{told}");
+    let check = check_named(&verbose.json().await.unwrap(), "durability");
+    assert_eq!(check["ok"], settings.is_empty(), "{check}");
+    assert_eq!(check["reason"].is_string(), !settings.is_empty(), "{check}");
     assert_eq!(node.terminate().await, Some(0));
     assert_names(&warnings_with(folder.path(), WARNING), settings);
 
-    let mut doctor = super::scene::node(folder.path(), url);
+    let mut doctor = super::setup::node(folder.path(), url);
     doctor.args(["doctor", "--json"]);
     let said = doctor.output().await.unwrap();
     let said: Value = serde_json::from_slice(&said.stdout).unwrap();
@@ -62,12 +62,12 @@ async fn assert_told(url: &str, settings: &[&str]) {
     }
 }
 
-/// One for each, and no more.
-fn assert_names(told: &[String], settings: &[&str]) {
-    assert_eq!(told.len(), settings.len(), "{told:?}");
+/// Asserts that each setting is named exactly once.
+fn assert_names(reported: &[String], settings: &[&str]) {
+    assert_eq!(reported.len(), settings.len(), "{reported:?}");
     for setting in settings {
-        let naming = told.iter().filter(|text| text.contains(setting)).count();
-        assert_eq!(naming, 1, "{setting} in {told:?}");
+        let naming = reported.iter().filter(|text| text.contains(setting)).count();
+        assert_eq!(naming, 1, "{setting} in {reported:?}");
     }
 }
 
@@ -82,13 +82,13 @@ async fn alter(database: &TestDatabase, statement: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_does_not_wait_is_told_whoever_set_it() {
+async fn asynchronous_commit_is_reported_wherever_it_is_set() {
     if !has_postgres() {
         return;
     }
     let server = durable_server().await;
     let sound = server.create_database().await;
-    assert_told(&sound.url(), &[]).await;
+    assert_reported(&sound.url(), &[]).await;
 
     let by_role = server.create_database().await;
     alter(
@@ -97,7 +97,7 @@ async fn a_commit_that_does_not_wait_is_told_whoever_set_it() {
     )
     .await;
     let url = by_role.url().replace("postgres://postgres@", "postgres://hasty@");
-    assert_told(&url, &["synchronous_commit"]).await;
+    assert_reported(&url, &["synchronous_commit"]).await;
 
     let by_database = server.create_database().await;
     let name = by_database.name();
@@ -106,15 +106,15 @@ async fn a_commit_that_does_not_wait_is_told_whoever_set_it() {
         &format!("alter database {name} set synchronous_commit = off"),
     )
     .await;
-    assert_told(&by_database.url(), &["synchronous_commit"]).await;
+    assert_reported(&by_database.url(), &["synchronous_commit"]).await;
 
     let by_url = server.create_database().await;
     let url = format!("{}?options=-c%20synchronous_commit%3Doff", by_url.url());
-    assert_told(&url, &["synchronous_commit"]).await;
+    assert_reported(&url, &["synchronous_commit"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_does_not_wait_is_told_through_a_pooler() {
+async fn asynchronous_commit_is_reported_through_a_pooler() {
     if !has_pgbouncer() {
         return;
     }
@@ -128,18 +128,18 @@ async fn a_commit_that_does_not_wait_is_told_through_a_pooler() {
         &format!("alter database {name} set synchronous_commit = off"),
     )
     .await;
-    assert_told(&url, &["synchronous_commit"]).await;
+    assert_reported(&url, &["synchronous_commit"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_does_not_sync_is_told() {
+async fn a_server_without_fsync_is_reported() {
     if !has_postgres() {
         return;
     }
     let server = durable_server().await;
     let database = server.create_database().await;
     let admin = database.admin().await;
-    for (settings, told) in [
+    for (settings, expected) in [
         (["fsync = off", "full_page_writes = on"], &["fsync"][..]),
         (["fsync = on", "full_page_writes = off"], &["full_page_writes"]),
         (
@@ -160,13 +160,13 @@ async fn a_server_that_does_not_sync_is_told() {
             number(&admin, pending).await == 0
         })
         .await;
-        assert_told(&database.url(), told).await;
+        assert_reported(&database.url(), expected).await;
         admin.batch_execute("drop schema orderly cascade").await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_only_database_is_waited_for_and_nothing_is_stored() {
+async fn a_node_waits_for_a_read_only_database_and_stores_nothing() {
     if !has_postgres() {
         return;
     }
@@ -174,7 +174,7 @@ async fn a_read_only_database_is_waited_for_and_nothing_is_stored() {
     let name = database.name().to_owned();
     let read_only = async |on: bool| {
         let statement = format!("alter database {name} set default_transaction_read_only = {on}");
-        // The session itself may be one of those that are read-only.
+        // The session of this test may itself be read-only.
         alter(&database, &format!("set transaction read write; {statement}")).await;
     };
     read_only(true).await;
@@ -212,17 +212,17 @@ async fn a_read_only_database_is_waited_for_and_nothing_is_stored() {
     assert_eq!(node.terminate().await, Some(0));
 }
 
-/// Sessions that were open before go on reading, which is no sign that the server writes.
+/// Sessions opened before continue to read, which does not prove that the server takes writes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_can_only_read_is_not_ready_until_an_order_can_be_stored() {
+async fn a_read_only_store_is_not_ready_until_an_order_can_be_stored() {
     if !has_postgres() {
         return;
     }
-    // Its own: the setting is one of the whole server.
+    // A server of its own, because the setting affects the whole server.
     let server = Server::start(Options::default()).await;
     let database = server.create_database().await;
     let admin = database.admin().await;
-    // The test's own session goes on as it is.
+    // The session of this test keeps its setting.
     admin
         .batch_execute("set default_transaction_read_only = off")
         .await
@@ -239,18 +239,18 @@ async fn a_store_that_can_only_read_is_not_ready_until_an_order_can_be_stored() 
         admin.batch_execute("select pg_reload_conf()").await.unwrap();
     };
     set("on").await;
-    until("the sessions that write are told", async || {
-        // Now and then, so that the session that reads is not looked at as one that was long without use.
+    until("the writing sessions notice it", async || {
+        // Reads from time to time, so that the session does not count as idle.
         store.order_view(id).await.unwrap();
-        let beaten = store.renew(heartbeat(NODE_A, &[])).await;
+        let renewed = store.renew(heartbeat(NODE_A, &[])).await;
         let accepted = accept_keyed(&*store, "meanwhile").await;
-        matches!(beaten, Err(StoreError::Unavailable { .. }))
+        matches!(renewed, Err(StoreError::Unavailable { .. }))
             && matches!(accepted, Err(StoreError::Unavailable { .. }))
     })
     .await;
-    assert!(store.order_view(id).await.unwrap().is_some(), "reading goes on");
+    assert!(store.order_view(id).await.unwrap().is_some(), "reads still work");
     let ready = store.health() == StoreHealth::Ready;
-    assert!(!ready, "what was read shows nothing");
+    assert!(!ready, "a read does not prove that writes work");
 
     set("off").await;
     until("an order could be written", async || {

@@ -1,5 +1,5 @@
-//! A primary whose synchronous standby is away, and what the standby has when the primary is gone: every answer of success,
-//! every event that was told and every place in the feed (issue 15, points 1 and 4).
+//! A primary whose synchronous standby is unreachable. After a failover the standby has everything that was confirmed: every
+//! successful answer, every event shown and every position (issue 15, points 1 and 4).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,33 +10,33 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::scene::{node, number, status_of, until_ready};
+use super::setup::{node, number, status_of, until_ready};
 use crate::support::client::http;
 use crate::support::postgres::{Pair, Stop, TestDatabase, is_installed_with_standby};
 use crate::support::process::Process;
 use crate::support::{required, until};
 
-/// The most statements of one node that wait for a standby: its connections, and one probe.
+/// Upper bound of a node's statements that wait for a standby: one per connection, and one probe.
 const WAITING_MAX: i64 = 15 + 1;
 const WAITS: &str = "commits wait for the synchronous standby";
 
 /// A node whose orders external workers process, on a primary with a synchronous standby.
-struct Shop {
+struct StandbyFixture {
     pair: Pair,
     database: TestDatabase,
     node: Process,
     folder: TempDir,
 }
 
-/// An answer of success, and what it says of the order.
+/// A successful answer: the order and its state that were confirmed to a client.
 #[derive(Clone, Debug)]
-struct Told {
+struct Confirmed {
     order_id: i64,
     status: String,
 }
 
-impl Shop {
-    async fn open() -> Option<Shop> {
+impl StandbyFixture {
+    async fn open() -> Option<StandbyFixture> {
         if !required("a private PostgreSQL with a standby", is_installed_with_standby()) {
             return None;
         }
@@ -46,11 +46,11 @@ impl Shop {
         let mut command = node(folder.path(), &pair.url(&database));
         command
             .env("ORDERLY_PROCESSOR", "pull")
-            // No lease of these tests runs out, and no heartbeat waits beside what a test sends.
+            // Long leases, so that none expires and no heartbeat waits for the standby.
             .env("ORDERLY_LEASE", "10m");
         let node = Process::start(command).await;
         until_ready(&node).await;
-        Some(Shop {
+        Some(StandbyFixture {
             pair,
             database,
             node,
@@ -59,7 +59,7 @@ impl Shop {
     }
 
     async fn send(&self, path: &str, key: Option<&str>, body: &Value) -> (StatusCode, Value) {
-        sent(
+        send_to(
             format!("{}{path}", self.node.url),
             key.map(str::to_owned),
             body.clone(),
@@ -67,10 +67,10 @@ impl Shop {
         .await
     }
 
-    /// Sends it while others are sent.
+    /// Sends a request in a task of its own.
     fn begin(&self, path: &str, key: Option<&str>, body: Value) -> AbortOnDropHandle<(StatusCode, Value)> {
         let url = format!("{}{path}", self.node.url);
-        let sending: JoinHandle<_> = tokio::spawn(sent(url, key.map(str::to_owned), body));
+        let sending: JoinHandle<_> = tokio::spawn(send_to(url, key.map(str::to_owned), body));
         AbortOnDropHandle::new(sending)
     }
 
@@ -110,23 +110,23 @@ impl Shop {
     }
 
     /// Waits until the feed has this many events.
-    async fn until_told(&self, events: usize) -> Vec<Value> {
-        until("the events have their places", async || {
+    async fn until_events(&self, events: usize) -> Vec<Value> {
+        until("the events have positions", async || {
             self.events(None).await.0.len() >= events
         })
         .await;
         self.events(None).await.0
     }
 
-    async fn until_it_waits(&self) {
-        until("the node says what it waits for", async || {
+    async fn until_it_waits_for_the_standby(&self) {
+        until("the node reports what it waits for", async || {
             let (status, problem) = self.get("/readyz?verbose").await;
             status == StatusCode::SERVICE_UNAVAILABLE && problem.to_string().contains(WAITS)
         })
         .await;
     }
 
-    /// What the harness does by hand in place of a cluster manager.
+    /// Promotes the standby, as a cluster manager would.
     async fn fail_over(&self) {
         self.pair.primary.stop(Stop::Killed).await;
         self.pair.standby.start_again().await;
@@ -140,7 +140,7 @@ impl Shop {
     }
 }
 
-async fn sent(url: String, key: Option<String>, body: Value) -> (StatusCode, Value) {
+async fn send_to(url: String, key: Option<String>, body: Value) -> (StatusCode, Value) {
     let mut request = http().post(url).json(&body);
     if let Some(key) = key {
         request = request.header("Idempotency-Key", key);
@@ -158,43 +158,43 @@ fn completion(lease: &Value) -> (String, Value) {
     (path, json!({"token": lease["token"], "result": "done"}))
 }
 
-/// What an answer of success tells of its order.
-fn told((status, order): &(StatusCode, Value)) -> Option<Told> {
-    status.is_success().then(|| Told {
+/// The confirmation in a successful answer; `None` for other answers.
+fn confirmation((status, order): &(StatusCode, Value)) -> Option<Confirmed> {
+    status.is_success().then(|| Confirmed {
         order_id: order["order_id"].as_i64().unwrap(),
         status: order["status"].as_str().unwrap().to_owned(),
     })
 }
 
-/// The standby is away, orders are posted and leases completed, the primary dies, and the standby takes its place. Answers
-/// with what a client was told that does not hold then.
+/// Posts orders and completes leases while the standby is unreachable, kills the primary and promotes the standby. Returns
+/// everything that was confirmed to a client and is lost.
 async fn breaches_of_a_failover(with_cancels: bool) -> Option<Vec<String>> {
-    let shop = Shop::open().await?;
+    let fixture = StandbyFixture::open().await?;
     let mut answers = Vec::new();
     for key in ["one", "two"] {
-        let answer = shop.accept(key).await;
+        let answer = fixture.accept(key).await;
         assert_eq!(answer.0, StatusCode::CREATED);
         answers.push(answer);
     }
-    let (first, second) = (shop.lease().await, shop.lease().await);
+    let (first, second) = (fixture.lease().await, fixture.lease().await);
     let (path, body) = completion(&first);
-    answers.push(shop.send(&path, None, &body).await);
-    // Accepted and started, each twice, and completed.
-    let before = shop.until_told(5).await;
-    let (_, cursor) = shop.events(None).await;
+    answers.push(fixture.send(&path, None, &body).await);
+    // Two orders are accepted and started, and one is completed.
+    let before = fixture.until_events(5).await;
+    let (_, cursor) = fixture.events(None).await;
 
-    shop.pair.standby.stop(Stop::Fast).await;
+    fixture.pair.standby.stop(Stop::Fast).await;
     let (path, body) = completion(&second);
-    let completing = shop.begin(&path, None, body.clone());
-    let accepting = shop.begin("/orders", Some("three"), order("three"));
-    shop.pair.until_waiting(2).await;
+    let completing = fixture.begin(&path, None, body.clone());
+    let accepting = fixture.begin("/orders", Some("three"), order("three"));
+    fixture.pair.until_waiting(2).await;
     assert_eq!(
-        shop.events(None).await.0,
+        fixture.events(None).await.0,
         before,
-        "nothing is told that no standby has"
+        "nothing is confirmed that no standby has"
     );
     if with_cancels {
-        let admin = shop.database.admin().await;
+        let admin = fixture.database.admin().await;
         let cancel = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
         until("both are answered", async || {
             admin.query(cancel, &[]).await.unwrap();
@@ -202,55 +202,60 @@ async fn breaches_of_a_failover(with_cancels: bool) -> Option<Vec<String>> {
         })
         .await;
     } else {
-        shop.until_it_waits().await;
+        fixture.until_it_waits_for_the_standby().await;
     }
     answers.push(completing.await.unwrap());
     answers.push(accepting.await.unwrap());
     if !with_cancels {
-        // What was sent again is no surer than what was sent first.
-        for answer in [shop.send(&path, None, &body).await, shop.accept("three").await] {
+        // A repeated request is not confirmed either.
+        for answer in [
+            fixture.send(&path, None, &body).await,
+            fixture.accept("three").await,
+        ] {
             assert_eq!(answer.0, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
         }
-        // A read that works undoes nothing.
-        assert_eq!(shop.get("/orders/1").await.0, StatusCode::OK);
+        // A successful read changes nothing about that.
+        assert_eq!(fixture.get("/orders/1").await.0, StatusCode::OK);
         assert_eq!(
-            status_of(&shop.node, "/readyz").await,
+            status_of(&fixture.node, "/readyz").await,
             StatusCode::SERVICE_UNAVAILABLE
         );
     }
-    let events = shop.events(None).await.0;
-    shop.fail_over().await;
+    let events = fixture.events(None).await.0;
+    fixture.fail_over().await;
 
     let mut breaches = Vec::new();
-    for told in answers.iter().filter_map(told) {
-        let (_, now) = shop.get(&format!("/orders/{}", told.order_id)).await;
-        // An order that was told as accepted may have gone on since.
-        if told.status != "Pending" && now["status"] != *told.status || now["order_id"] != told.order_id {
-            breaches.push(format!("{told:?} was answered, now it is {now}"));
+    for confirmed in answers.iter().filter_map(confirmation) {
+        let (_, now) = fixture.get(&format!("/orders/{}", confirmed.order_id)).await;
+        // A confirmed order may have changed since.
+        if confirmed.status != "Pending" && now["status"] != *confirmed.status
+            || now["order_id"] != confirmed.order_id
+        {
+            breaches.push(format!("{confirmed:?} was confirmed, now it is {now}"));
         }
     }
     if breaches.is_empty() {
-        // Sent again, what was unknown has an end, and no order is there twice.
-        let (status, answer) = shop.send(&path, None, &body).await;
+        // Repeated requests resolve unknown outcomes, and no order is stored twice.
+        let (status, answer) = fixture.send(&path, None, &body).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
-        let id = shop.accepted("three").await;
-        let listed = shop.get("/orders?reference=three").await.1;
+        let id = fixture.accepted("three").await;
+        let listed = fixture.get("/orders?reference=three").await.1;
         assert_eq!(listed["orders"].as_array().unwrap().len(), 1, "{id}: {listed}");
-        let after = shop.until_told(events.len() + 2).await;
+        let after = fixture.until_events(events.len() + 2).await;
         if !after.starts_with(&events) {
-            breaches.push(format!("{events:#?} were told, now they are {after:#?}"));
+            breaches.push(format!("{events:#?} were shown, now they are {after:#?}"));
         }
-        let behind = shop.events(Some(&cursor)).await.0;
-        if behind.len() != after.len() - before.len() {
-            breaches.push(format!("the cursor leads to {behind:#?} of {after:#?}"));
+        let after_cursor = fixture.events(Some(&cursor)).await.0;
+        if after_cursor.len() != after.len() - before.len() {
+            breaches.push(format!("the cursor leads to {after_cursor:#?} of {after:#?}"));
         }
     }
-    shop.close().await;
+    fixture.close().await;
     Some(breaches)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_keeps_everything_told_while_the_standby_was_away() {
+async fn a_failover_keeps_everything_confirmed_while_the_standby_was_away() {
     let Some(breaches) = breaches_of_a_failover(false).await else {
         return;
     };
@@ -258,24 +263,26 @@ async fn a_failover_keeps_everything_told_while_the_standby_was_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_oracle_notices_a_cancelled_wait_for_the_standby() {
+async fn the_oracle_detects_a_cancelled_wait_for_the_standby() {
     let Some(breaches) = breaches_of_a_failover(true).await else {
         return;
     };
     assert!(!breaches.is_empty());
 }
 
-/// A primary that starts again shows what it stored before, although no standby has it.
+/// A restarted primary shows commits that no standby has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_is_confirmed_only_once_the_standby_has_it() {
-    let Some(shop) = Shop::open().await else { return };
+    let Some(fixture) = StandbyFixture::open().await else {
+        return;
+    };
     for key in ["one", "two", "three"] {
-        shop.accepted(key).await;
+        fixture.accepted(key).await;
     }
-    let lease = shop.lease().await;
-    // Nothing is left to number, whose commit would wait too.
-    shop.until_told(4).await;
-    shop.pair.standby.stop(Stop::Fast).await;
+    let lease = fixture.lease().await;
+    // All events are numbered, so no numbering waits for the standby.
+    fixture.until_events(4).await;
+    fixture.pair.standby.stop(Stop::Fast).await;
     let (complete, body) = completion(&lease);
     let requests = [
         (complete.as_str(), None, body),
@@ -285,60 +292,62 @@ async fn a_repeated_request_is_confirmed_only_once_the_standby_has_it() {
     let send = || {
         requests
             .clone()
-            .map(|(path, key, body)| shop.begin(path, key, body))
+            .map(|(path, key, body)| fixture.begin(path, key, body))
     };
     let first = send();
-    shop.pair.until_waiting(requests.len()).await;
-    shop.pair.primary.stop(Stop::Killed).await;
+    fixture.pair.until_waiting(requests.len()).await;
+    fixture.pair.primary.stop(Stop::Killed).await;
     for request in first {
         assert_eq!(request.await.unwrap().0, StatusCode::INTERNAL_SERVER_ERROR);
     }
-    shop.pair.primary.start_again().await;
-    let admin = shop.database.admin().await;
+    fixture.pair.primary.start_again().await;
+    let admin = fixture.database.admin().await;
     let completed = "select count(*) from orderly.orders where status in (2, 4)";
     assert_eq!(number(&admin, completed).await, 2, "the primary shows it");
     let again = send();
-    shop.pair.until_waiting(requests.len()).await;
+    fixture.pair.until_waiting(requests.len()).await;
     assert!(again.iter().all(|request| !request.is_finished()));
-    shop.pair.standby.start_again().await;
+    fixture.pair.standby.start_again().await;
     for request in again {
         let (status, answer) = request.await.unwrap();
         assert!(status.is_success(), "{status} {answer}");
     }
-    shop.close().await;
+    fixture.close().await;
 }
 
-/// A client that goes away leaves its statement waiting; others that come are refused.
+/// The statement of a client that disconnects keeps waiting; further requests are refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_for_the_standby_holds_a_bounded_number_of_connections() {
     const ORDERS: usize = 40;
-    let Some(shop) = Shop::open().await else { return };
+    let Some(fixture) = StandbyFixture::open().await else {
+        return;
+    };
     for number in 0..ORDERS {
-        shop.accepted(&format!("before {number}")).await;
+        fixture.accepted(&format!("before {number}")).await;
     }
-    shop.pair.standby.freeze().await;
-    let cancel = |id: usize| shop.begin(&format!("/orders/{id}/cancel"), None, json!({}));
+    fixture.pair.standby.freeze().await;
+    let cancel = |id: usize| fixture.begin(&format!("/orders/{id}/cancel"), None, json!({}));
     let asked = AtomicUsize::new(0);
-    let admin = shop.database.admin().await;
+    let admin = fixture.database.admin().await;
     let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
-    until("the node says what it waits for", async || {
+    until("the node reports what it waits for", async || {
         let patience = Duration::from_millis(100);
         let id = asked.fetch_add(1, Ordering::SeqCst) % ORDERS + 1;
         let _ = tokio::time::timeout(patience, cancel(id)).await;
         let count = number(&admin, waiting).await;
         assert!(count <= WAITING_MAX, "{count} statements wait");
-        status_of(&shop.node, "/readyz").await == StatusCode::SERVICE_UNAVAILABLE
+        status_of(&fixture.node, "/readyz").await == StatusCode::SERVICE_UNAVAILABLE
     })
     .await;
-    shop.until_it_waits().await;
+    fixture.until_it_waits_for_the_standby().await;
     for _ in 0..ORDERS {
         let (status, answer) = cancel(1).await.unwrap();
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
     }
     let count = number(&admin, waiting).await;
     assert!(count <= WAITING_MAX, "{count} statements wait");
-    shop.pair.standby.thaw().await;
-    until_ready(&shop.node).await;
-    shop.accepted("after").await;
-    shop.close().await;
+    fixture.pair.standby.thaw().await;
+    until_ready(&fixture.node).await;
+    fixture.accepted("after").await;
+    fixture.close().await;
 }

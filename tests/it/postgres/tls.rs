@@ -1,5 +1,5 @@
-//! `sslmode` against real servers: a good certificate, one for another host, one that nobody signed, and none. Each
-//! connects or is refused as libpq does, which is asked where `psql` is installed.
+//! `sslmode` against real servers: with a valid certificate, one for another host, a self-signed one, and none. Each connects or is
+//! refused as in libpq; if `psql` is installed, the tests compare with it.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -9,26 +9,26 @@ use std::process::Stdio;
 use orderly::store::open::migrate;
 use tokio::process::Command;
 
-use super::scene::{database_at, has_postgres, node, until_ready, warnings_with};
+use super::setup::{database_at, has_postgres, node, until_ready, warnings_with};
 use crate::support::client::{Answer, Request, http, post};
 use crate::support::postgres::{Authority, Certificate, Options, Server, TestDatabase};
 use crate::support::process::Process;
 use crate::support::required;
 
-/// What every server here is called by; the certificate of one of them says otherwise.
+/// The host name of every server. The certificate of one of them is for another name.
 const HOST: &str = "127.0.0.1";
 
-/// A server by what it shows, which lives as long as its database.
-struct Shown {
+/// A server with its kind of certificate. It runs as long as its database exists.
+struct TlsServer {
     name: &'static str,
     database: TestDatabase,
 }
 
-/// Whether a URL is to connect.
+/// Expected results: the URL connects or is refused.
 const YES: bool = true;
 const NO: bool = false;
 
-/// The columns are the servers: good, wrong name, self-signed, plain.
+/// Expected results by URL parameters. The columns are the servers: valid, wrong name, self-signed, no TLS.
 const TABLE: [(&str, [bool; 4]); 11] = [
     ("sslmode=disable", [YES, YES, YES, YES]),
     ("", [YES, YES, YES, YES]),
@@ -40,12 +40,12 @@ const TABLE: [(&str, [bool; 4]); 11] = [
     ("sslmode=require&sslrootcert=SELF", [NO, NO, YES, NO]),
     ("sslmode=verify-ca&sslrootcert=SELF", [NO, NO, YES, NO]),
     ("sslmode=verify-full&sslrootcert=SELF", [NO, NO, YES, NO]),
-    // No file: the machine's authorities have signed none of these. libpq refuses before it looks.
+    // Without a file: the system's authorities have signed none of these. libpq refuses without connecting.
     ("sslmode=verify-full", [NO, NO, NO, NO]),
 ];
 
-/// The servers in the table's order, and the folder with the files that the table names.
-async fn servers(folder: &Path) -> Vec<Shown> {
+/// Starts the servers in the order of the table; writes the files that the table names to `folder`.
+async fn servers(folder: &Path) -> Vec<TlsServer> {
     let authority = Authority::new();
     let self_signed = Certificate::self_signed(&[HOST]);
     std::fs::write(folder.join("AUTHORITY"), authority.root()).unwrap();
@@ -64,7 +64,7 @@ async fn servers(folder: &Path) -> Vec<Shown> {
             Some(certificate) => Server::start(Options::default().certificate(certificate)).await,
             None => Server::shared().await.clone(),
         };
-        servers.push(Shown {
+        servers.push(TlsServer {
             name,
             database: server.create_database().await,
         });
@@ -72,7 +72,7 @@ async fn servers(folder: &Path) -> Vec<Shown> {
     servers
 }
 
-fn url(server: &Shown, parameters: &str, folder: &Path) -> String {
+fn url(server: &TlsServer, parameters: &str, folder: &Path) -> String {
     let mut url = server.database.url();
     if !parameters.is_empty() {
         write!(url, "?{parameters}").expect("a string takes all text");
@@ -81,7 +81,7 @@ fn url(server: &Shown, parameters: &str, folder: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_sslmode_means_what_libpq_means_by_it() {
+async fn every_sslmode_behaves_as_in_libpq() {
     if !has_postgres() {
         return;
     }
@@ -111,7 +111,7 @@ async fn psql() -> Option<PathBuf> {
     required("psql", asked.is_ok()).then(|| PathBuf::from("psql"))
 }
 
-/// With a home of its own: a certificate of the user's would have a say.
+/// Reports whether `psql` connects. It gets an empty home, because it would use a client certificate in the user's.
 async fn connects(psql: &Path, url: &str, home: &Path) -> bool {
     let status = Command::new(psql)
         .args([url, "-X", "-q", "-c", "select 1"])
@@ -126,9 +126,9 @@ async fn connects(psql: &Path, url: &str, home: &Path) -> bool {
     status.expect("psql can be run").success()
 }
 
-/// A node has many connections, and its operator needs to hear it once.
+/// A node has many connections, but logs the warning once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_does_not_verify_is_told_once_where_it_is_not_refused() {
+async fn an_accepted_unverified_certificate_is_warned_about_once() {
     if !has_postgres() {
         return;
     }
@@ -137,7 +137,7 @@ async fn a_certificate_that_does_not_verify_is_told_once_where_it_is_not_refused
     std::fs::write(certificates.path().join("AUTHORITY"), authority.root()).unwrap();
     let certificate = authority.certificate_for(&[HOST]);
     let server = Server::start(Options::default().certificate(certificate)).await;
-    for (parameters, told) in [
+    for (parameters, warnings_expected) in [
         ("sslmode=require", 1),
         ("sslmode=prefer", 0),
         ("sslmode=verify-full&sslrootcert=AUTHORITY", 0),
@@ -162,16 +162,16 @@ async fn a_certificate_that_does_not_verify_is_told_once_where_it_is_not_refused
         }
         let sessions = "select count(*) from pg_stat_ssl join pg_stat_activity using (pid)
             where datname = current_database() and ssl";
-        let encrypted = super::scene::number(&database.admin().await, sessions).await;
+        let encrypted = super::setup::number(&database.admin().await, sessions).await;
         assert!(encrypted > 1, "{parameters}: {encrypted} encrypted connections");
         assert_eq!(node.terminate().await, Some(0));
         let warnings = warnings_with(folder.path(), "certificate does not verify");
-        assert_eq!(warnings.len(), told, "{parameters}: {warnings:?}");
+        assert_eq!(warnings.len(), warnings_expected, "{parameters}: {warnings:?}");
     }
 }
 
-/// Writes a file of a test's, with this mode.
-fn written(path: &Path, text: &str, mode: u32) -> String {
+/// Writes a file with this mode and returns its path.
+fn write_file(path: &Path, text: &str, mode: u32) -> String {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     path.display().to_string()
@@ -179,18 +179,18 @@ fn written(path: &Path, text: &str, mode: u32) -> String {
 
 /// Issue 15, point 3: `sslcert` and `sslkey` were ignored with a warning.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_asks_for_a_client_certificate_is_shown_one() {
+async fn a_client_certificate_is_presented_on_request() {
     if !has_postgres() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // The server is another user.
+    // The server runs as another user.
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let path = |name: &str| folder.path().join(name);
     let authority = Authority::new();
-    let roots = written(&path("roots"), &authority.root(), 0o644);
+    let roots = write_file(&path("roots"), &authority.root(), 0o644);
     let rules = "local all all trust\nhostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n";
-    let rules = written(&path("rules"), rules, 0o644);
+    let rules = write_file(&path("rules"), rules, 0o644);
     let options = Options::default()
         .certificate(authority.certificate_for(&[HOST]))
         .setting("ssl_ca_file", &roots)
@@ -198,12 +198,12 @@ async fn a_server_that_asks_for_a_client_certificate_is_shown_one() {
     let server = Server::start(options).await;
     let database = server.create_database().await;
     let client = authority.certificate_for(&["client.example"]);
-    let certificate = written(&path("client.crt"), &client.chain, 0o644);
-    let key = written(&path("client.key"), &client.key, 0o600);
-    let open_key = written(&path("open.key"), &client.key, 0o644);
+    let certificate = write_file(&path("client.crt"), &client.chain, 0o644);
+    let key = write_file(&path("client.key"), &client.key, 0o600);
+    let open_key = write_file(&path("open.key"), &client.key, 0o644);
     let stranger = Certificate::self_signed(&["client.example"]);
-    let stranger_certificate = written(&path("stranger.crt"), &stranger.chain, 0o644);
-    let stranger_key = written(&path("stranger.key"), &stranger.key, 0o600);
+    let stranger_certificate = write_file(&path("stranger.crt"), &stranger.chain, 0o644);
+    let stranger_key = write_file(&path("stranger.key"), &stranger.key, 0o600);
     for (parameters, problem) in [
         (format!("sslcert={certificate}&sslkey={key}"), None),
         (
@@ -233,12 +233,12 @@ async fn a_server_that_asks_for_a_client_certificate_is_shown_one() {
             database.url()
         );
         let connected = migrate(&database_at(&url), true).await;
-        let told = connected.err().map(|error| with_causes(&error));
+        let error = connected.err().map(|error| with_causes(&error));
         match problem {
-            None => assert_eq!(told, None, "{parameters}"),
+            None => assert_eq!(error, None, "{parameters}"),
             Some(part) => {
-                let told = told.expect(&parameters);
-                assert!(told.contains(part), "{parameters}: {told}");
+                let error = error.expect(&parameters);
+                assert!(error.contains(part), "{parameters}: {error}");
             }
         }
     }

@@ -1,5 +1,5 @@
-//! A database that answers and in which no order can be stored: rights that were taken away, a table that somebody holds, a
-//! rule of its own. The node is not ready, says 503, and says once that it is over.
+//! A database that answers but cannot store orders, because of revoked rights, a locked table or a trigger. The node is not ready,
+//! answers 503, and logs the recovery once.
 
 use orderly::lease::Outcome;
 use orderly::order::OrderStatus;
@@ -8,24 +8,24 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use super::scene::{accept_keyed, has_postgres, log_in, node, status_of, store_at, until_ready};
+use super::setup::{accept_keyed, has_postgres, log_in, node, status_of, store_at, until_ready};
 use crate::support::client::{Request, http};
 use crate::support::make::{NODE_A, claim_by, heartbeat};
 use crate::support::postgres::{Server, TestDatabase};
 use crate::support::process::Process;
 use crate::support::until;
 
-/// A node as a role without more rights than it needs, which may be taken from it.
-struct Shop {
+/// A node whose role has only the rights that it needs, so that a test can revoke them.
+struct LimitedNode {
     database: TestDatabase,
     role: String,
     folder: tempfile::TempDir,
     node: Process,
 }
 
-/// Makes the schema and a role that has the rights on it; answers the role and its URL.
+/// Creates the schema and a role with the rights on it. Returns the role and its URL.
 async fn role_on(database: &TestDatabase) -> (String, String) {
-    let role = format!("shop_{}", database.name());
+    let role = format!("node_{}", database.name());
     store_at(&database.url()).await.close().await;
     let grant = format!(
         "create role {role} login;
@@ -42,14 +42,14 @@ async fn drop_role(admin: &Client, role: &str) {
     run(admin, &format!("drop owned by {role}; drop role {role}")).await;
 }
 
-impl Shop {
-    async fn open() -> Shop {
+impl LimitedNode {
+    async fn open() -> LimitedNode {
         let database = Server::shared().await.create_database().await;
         let (role, url) = role_on(&database).await;
         let folder = tempfile::tempdir().unwrap();
         let node = Process::start(node(folder.path(), &url)).await;
         until_ready(&node).await;
-        Shop {
+        LimitedNode {
             database,
             role,
             folder,
@@ -88,7 +88,7 @@ impl Shop {
         assert_eq!(status, StatusCode::CREATED, "{order}");
     }
 
-    /// Ends the node, and the story: so often it was not ready.
+    /// Ends the node, and asserts that it was unready and recovered this many times.
     async fn ends_having_recovered(self, times: usize) {
         assert_eq!(self.node.terminate().await, Some(0));
         let log = log_in(self.folder.path());
@@ -108,48 +108,48 @@ async fn a_node_without_rights_on_one_table_is_not_ready_until_it_has_them() {
     if !has_postgres() {
         return;
     }
-    let shop = Shop::open().await;
-    let admin = shop.database.admin().await;
-    let role = shop.role.clone();
+    let node = LimitedNode::open().await;
+    let admin = node.database.admin().await;
+    let role = node.role.clone();
     let tables = ["orders", "first_line", "batches", "counters", "idempotency_keys"];
     for table in tables {
-        shop.takes_orders(&format!("before {table}")).await;
+        node.takes_orders(&format!("before {table}")).await;
         run(&admin, &format!("revoke all on orderly.{table} from {role}")).await;
         for number in 0..3 {
-            shop.is_refused(&format!("{table} {number}")).await;
+            node.is_refused(&format!("{table} {number}")).await;
         }
         run(&admin, &format!("grant all on orderly.{table} to {role}")).await;
-        shop.takes_orders(&format!("{table} 0")).await;
+        node.takes_orders(&format!("{table} 0")).await;
     }
-    shop.ends_having_recovered(tables.len()).await;
+    node.ends_having_recovered(tables.len()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_whose_table_is_locked_is_not_ready_until_it_is_free() {
+async fn a_node_is_not_ready_while_a_table_is_locked() {
     if !has_postgres() {
         return;
     }
-    let shop = Shop::open().await;
-    let admin = shop.database.admin().await;
-    // They take nothing but orders: heartbeats hang on none of them.
+    let node = LimitedNode::open().await;
+    let admin = node.database.admin().await;
+    // These tables are used only by orders, so heartbeats do not hang.
     let tables = ["orders", "first_line", "batches", "counters", "idempotency_keys"];
     for table in tables {
-        // As an index does that is made in the ordinary way.
+        // Takes the same lock as `create index`.
         run(
             &admin,
             &format!("begin; lock table orderly.{table} in share mode"),
         )
         .await;
-        shop.is_refused(table).await;
+        node.is_refused(table).await;
         run(&admin, "rollback").await;
-        shop.takes_orders(table).await;
+        node.takes_orders(table).await;
     }
-    shop.ends_having_recovered(tables.len()).await;
+    node.ends_having_recovered(tables.len()).await;
 }
 
-/// Heartbeats are stored all the while, which shows nothing.
+/// Heartbeats are still stored, which does not prove that orders can be.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_against_all_orders_makes_a_store_unready_and_one_against_some_does_not() {
+async fn a_trigger_makes_the_store_unready_only_if_it_refuses_every_order() {
     if !has_postgres() {
         return;
     }
@@ -194,7 +194,7 @@ async fn a_rule_against_all_orders_makes_a_store_unready_and_one_against_some_do
 
 /// Issue 13, point 2.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_cannot_settle_claims_nothing_until_it_can() {
+async fn a_node_claims_nothing_while_it_cannot_settle() {
     if !has_postgres() {
         return;
     }
@@ -216,7 +216,7 @@ async fn a_node_that_cannot_settle_claims_nothing_until_it_can() {
         store.health() != StoreHealth::Ready
     })
     .await;
-    // The rights on orders are there.
+    // The rights on the tables of orders are still granted.
     accept_keyed(&*store, "second").await.unwrap();
     for _ in 0..3 {
         let claimed = store.claim(claim_by(NODE_A, 1)).await;

@@ -10,7 +10,7 @@ use orderly::lease::{LeaseKey, Outcome};
 use orderly::order::{NewOrder, OrderId};
 use orderly::store::layer::{InnerCall, Layer, Layered, Verb};
 use orderly::store::{
-    Accepted, ClaimRequest, Claimed, Heartbeat, IdempotencyKey, Renewed, Settled, SettledOutside, Store,
+    Accepted, ClaimRequest, Claimed, Heartbeat, IdempotencyKey, Renewed, Settled, SettledExternal, Store,
     StoreError, StoreHealth,
 };
 use tokio::sync::{Semaphore, watch};
@@ -68,15 +68,15 @@ impl Layer for FailsToSettle {
         inner.settle(key, outcome).await
     }
 
-    async fn settle_outside(
+    async fn settle_external(
         &self,
         inner: &dyn Store,
         id: OrderId,
         token: Token,
         outcome: Outcome,
-    ) -> Result<SettledOutside, StoreError> {
+    ) -> Result<SettledExternal, StoreError> {
         self.fails()?;
-        inner.settle_outside(id, token, outcome).await
+        inner.settle_external(id, token, outcome).await
     }
 }
 

@@ -14,7 +14,7 @@ const DOMAIN: [&str; 8] = [
 ];
 
 /// Modules that each module may name besides itself and, if set, the domain. The rest may name everything.
-const ARROWS: [(&str, bool, &[&str]); 24] = [
+const ARROWS: [(&str, bool, &[&str]); 26] = [
     ("causes", false, &[]),
     ("order", true, &[]),
     ("money", true, &[]),
@@ -25,16 +25,33 @@ const ARROWS: [(&str, bool, &[&str]); 24] = [
     ("time", true, &[]),
     ("portable_json", true, &[]),
     ("config", false, &["order", "retry"]),
+    ("log_lines", false, &[]),
     ("metrics", false, &[]),
     ("telemetry", false, &["config", "metrics"]),
     ("tls_roots", false, &[]),
-    ("store", true, &["causes", "config", "metrics", "tls_roots"]),
+    ("token_bucket", false, &[]),
+    (
+        "store",
+        true,
+        &["causes", "config", "log_lines", "metrics", "tls_roots"],
+    ),
     ("order_json", true, &[]),
     ("processor", true, &["order_json", "config", "tls_roots"]),
     ("pull", true, &["store", "metrics"]),
-    ("worker", true, &["store", "processor", "pull", "metrics"]),
-    ("janitor", true, &["store"]),
-    ("live", true, &["store", "metrics"]),
+    (
+        "worker",
+        true,
+        &[
+            "store",
+            "processor",
+            "pull",
+            "log_lines",
+            "metrics",
+            "token_bucket",
+        ],
+    ),
+    ("janitor", true, &["store", "log_lines"]),
+    ("live", true, &["store", "log_lines", "metrics"]),
     (
         "http",
         true,
@@ -45,16 +62,13 @@ const ARROWS: [(&str, bool, &[&str]); 24] = [
             "live",
             "pull",
             "config",
+            "log_lines",
             "metrics",
-            "telemetry",
+            "token_bucket",
         ],
     ),
     ("verify", true, &["store"]),
-    (
-        "bench",
-        true,
-        &["store", "live", "http", "pull", "config", "metrics"],
-    ),
+    ("bench", false, &["store", "config"]),
     ("lib", false, &[]),
 ];
 const KNOW_EVERYTHING: [&str; 3] = ["serve", "cli", "main"];

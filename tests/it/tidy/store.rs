@@ -22,7 +22,7 @@ fn file_of(verb: Verb) -> Option<&'static str> {
         Verb::claim | Verb::start => Some("claim"),
         Verb::settle => Some("settle"),
         Verb::renew | Verb::join | Verb::leave => Some("nodes"),
-        Verb::hold_outside | Verb::settle_outside | Verb::claimed => Some("outside"),
+        Verb::hold_external | Verb::settle_external | Verb::claimed => Some("external_lease"),
         Verb::give_back_expired => Some("give_back"),
         Verb::cancel => Some("cancel"),
         Verb::redrive | Verb::redrive_matching => Some("redrive"),
@@ -32,7 +32,7 @@ fn file_of(verb: Verb) -> Option<&'static str> {
         // A flag without a rule, and reads.
         Verb::set_paused
         | Verb::order_view
-        | Verb::standing
+        | Verb::explain
         | Verb::orders
         | Verb::counters
         | Verb::queue

@@ -8,7 +8,7 @@ use orderly::event::EventKind;
 use orderly::lease::{LeaseKey, Outcome, ProcessorKind};
 use orderly::order::{OrderId, OrderStatus};
 use orderly::store::layer::Layer;
-use orderly::store::{ClaimRequest, Claimed, Settled, SettledOutside, Store, StoreError};
+use orderly::store::{ClaimRequest, Claimed, Settled, SettledExternal, Store, StoreError};
 use serde_json::json;
 
 use super::ids;
@@ -185,17 +185,17 @@ async fn a_result_that_could_not_be_stored_may_be_resent() {
 struct CannotRead(AtomicBool);
 
 impl Layer for CannotRead {
-    async fn settle_outside(
+    async fn settle_external(
         &self,
         inner: &dyn Store,
         id: OrderId,
         token: Token,
         outcome: Outcome,
-    ) -> Result<SettledOutside, StoreError> {
-        let settled = inner.settle_outside(id, token, outcome).await?;
+    ) -> Result<SettledExternal, StoreError> {
+        let settled = inner.settle_external(id, token, outcome).await?;
         Ok(match settled {
-            SettledOutside::Done(_) if self.0.load(Ordering::SeqCst) => {
-                SettledOutside::Unread(StoreError::Busy)
+            SettledExternal::Done(_) if self.0.load(Ordering::SeqCst) => {
+                SettledExternal::Unread(StoreError::Busy)
             }
             settled => settled,
         })

@@ -154,7 +154,7 @@ async fn a_refused_start_is_explained_until_it_succeeds(harness: &mut Harness) {
     let ids = harness.accept_some(2).await;
     harness.refuse_starts(&ids[..1]).await;
     assert_started(harness, CLAIMED_AT_ONCE, &ids[1..]).await;
-    let refusal = async |id| harness.store().standing(id).await.unwrap().unwrap().refused;
+    let refusal = async |id| harness.store().explain(id).await.unwrap().unwrap().refused;
     let reason = refusal(ids[0]).await.expect("its start was refused");
     assert!(
         reason.contains("error 1811") || reason.contains("P0001"),
@@ -192,8 +192,8 @@ async fn claims_stop_polling_once_the_refused_order_has_started(harness: &mut Ha
         true
     })
     .await;
-    let standing = harness.store().standing(bad[0]).await.unwrap().unwrap();
-    assert_eq!(standing.refused, None);
+    let explanation = harness.store().explain(bad[0]).await.unwrap().unwrap();
+    assert_eq!(explanation.refused, None);
     harness.claim_only(bad[0]).await;
     let claimed = harness.store().claim(claim_by(NODE_A, 1)).await.unwrap();
     assert_eq!(claimed.next_due_in, None);

@@ -40,9 +40,9 @@ async fn assert_second_waits(harness: &Harness, second: OrderId) {
     let later = harness.accept(vec![order_of(2)]).await[0];
     until_ended(harness, later).await;
     harness.store().claim(claim_by(NODE_A, 1)).await.unwrap();
-    let standing = harness.store().standing(second).await.unwrap().unwrap();
-    assert_eq!(standing.order.status, OrderStatus::Pending);
-    assert!(standing.refused.is_some());
+    let explanation = harness.store().explain(second).await.unwrap().unwrap();
+    assert_eq!(explanation.order.status, OrderStatus::Pending);
+    assert!(explanation.refused.is_some());
     harness.allow_changes().await;
     until_ended(harness, second).await;
 }

@@ -1,56 +1,56 @@
-//! Pages of orders, in every mix of what may be asked for.
+//! Plans of pages of orders, with every combination of filters.
 
 use orderly::order::OrderStatus;
-use orderly::store::{OrderQuery, PAGE_ROWS_LOOKED_AT_MAX};
+use orderly::store::{OrderQuery, PAGE_ROWS_EXAMINED_MAX};
 use orderly::time::Timestamp;
 
-use super::plan::{Caught, Plan};
-use super::story::{ALL_STATISTICS, BIG_USER, FINISHED, SMALL_USER, Story, story};
+use super::dataset::{ALL_STATISTICS, BIG_USER, Dataset, FINISHED, SMALL_USER, dataset};
+use super::plan::{CapturedStatement, Plan};
 use super::{PAGE_ORDERS, PAGES_MAX, ROWS_MAX};
 
-/// Pages for each row that a page looks at and leaves out: the row, and whether it runs.
+/// Database pages per row that a page examines and filters out: the row, and its lease if it runs.
 const PAGES_PER_ROW: u64 = 5;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_orders_costs_what_it_holds_whatever_the_statistics_say() {
-    let mut wrong = Vec::new();
+async fn a_page_of_orders_reads_only_its_own_rows_with_any_statistics() {
+    let mut faults = Vec::new();
     for statistics in ALL_STATISTICS {
-        let Some(story) = story(statistics, FINISHED).await else {
+        let Some(dataset) = dataset(statistics, FINISHED).await else {
             return;
         };
-        for asked in every_mix() {
-            let plan = asked.plan(&story).await;
+        for asked in every_combination() {
+            let plan = asked.plan(&dataset).await;
             if let Some(fault) = asked.fault(&plan) {
-                wrong.push(format!("{statistics:?}: {asked:?}: {fault}"));
+                faults.push(format!("{statistics:?}: {asked:?}: {fault}"));
             }
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 /// Seconds since 1970.
 const IN_2000: i64 = 946_684_800;
 const IN_2200: i64 = 7_258_118_400;
 
-/// A time that all orders are after, or before, or neither.
+/// Bounds in time, relative to the orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Times {
     Any,
-    /// A bound that all of them keep.
+    /// A bound that all orders meet.
     Wide,
-    /// One that none of them keeps, so that a page looks at as many as it may.
+    /// A bound that no order meets, so that a page examines as many rows as it may.
     None,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct PageRequest {
     status: Option<OrderStatus>,
     user_id: Option<i64>,
     reference: Option<&'static str>,
     times: Times,
 }
 
-fn every_mix() -> Vec<Asked> {
+fn every_combination() -> Vec<PageRequest> {
     let statuses = OrderStatus::ALL.into_iter().map(Some).chain([None]);
     let users = [None, Some(BIG_USER), Some(SMALL_USER)];
     let references = [None, Some("order 500")];
@@ -60,7 +60,7 @@ fn every_mix() -> Vec<Asked> {
         for user_id in users {
             for reference in references {
                 for times in times {
-                    mixes.push(Asked {
+                    mixes.push(PageRequest {
                         status,
                         user_id,
                         reference,
@@ -73,8 +73,8 @@ fn every_mix() -> Vec<Asked> {
     mixes
 }
 
-impl Asked {
-    /// The indexes that have what is asked for in its order.
+impl PageRequest {
+    /// Indexes that contain the requested orders in the right order.
     fn ranges(&self) -> &'static [&'static str] {
         match (self.reference, self.user_id, self.status) {
             (Some(_), _, _) => &["orders_reference"],
@@ -91,8 +91,8 @@ impl Asked {
         }
     }
 
-    /// Rows may be looked at in vain.
-    fn is_walk(&self) -> bool {
+    /// Reports whether examined rows may be filtered out.
+    fn may_filter_rows(&self) -> bool {
         let exact = match (self.reference, self.user_id, self.status) {
             (Some(_), user_id, status) => user_id.is_none() && status.is_none(),
             (None, _, None | Some(OrderStatus::Failed | OrderStatus::Cancelled)) => true,
@@ -102,9 +102,9 @@ impl Asked {
         !exact || self.times != Times::Any
     }
 
-    async fn plan(&self, story: &Story) -> Plan {
-        let Story { scene, session } = story;
-        // The bounds of the ids that go with the times are left wide below, which is the worst.
+    async fn plan(&self, dataset: &Dataset) -> Plan {
+        let Dataset { setup, session } = dataset;
+        // The bounds in ids stay wide, which is the worst case.
         let (after, before) = match self.times {
             Times::Any => (None, None),
             Times::Wide => (Some(IN_2000), Some(IN_2200)),
@@ -120,7 +120,7 @@ impl Asked {
             limit: PAGE_ORDERS,
             ..OrderQuery::default()
         };
-        scene.store.orders(query).await.unwrap();
+        setup.store.orders(query).await.unwrap();
         let mut types = vec!["int8"; 3];
         let mut values = vec![
             "0".to_owned(),
@@ -140,18 +140,21 @@ impl Asked {
             values.push(format!("to_timestamp({time})"));
         }
         let (types, values) = (types.join(", "), values.join(", "));
-        let page = Caught::of(scene, "page", "where order_id = page.", &types, &values);
+        let page = CapturedStatement::of(setup, "page", "where order_id = page.", &types, &values);
         page.plan(session).await
     }
 
     fn fault(&self, plan: &Plan) -> Option<String> {
-        let looked_at = PAGE_ROWS_LOOKED_AT_MAX as u64;
-        let (pages_max, rows_max) = if self.is_walk() {
-            (PAGES_MAX + PAGES_PER_ROW * looked_at, ROWS_MAX + looked_at)
+        let rows_examined = PAGE_ROWS_EXAMINED_MAX as u64;
+        let (pages_max, rows_max) = if self.may_filter_rows() {
+            (
+                PAGES_MAX + PAGES_PER_ROW * rows_examined,
+                ROWS_MAX + rows_examined,
+            )
         } else {
             (PAGES_MAX, ROWS_MAX)
         };
-        // By which the orders of the page are read, and whether an order runs.
+        // Indexes that read the orders of the page, and whether an order runs.
         let by_key = ["orders_pkey", "leases_pkey", "second_line_pkey", "blocked_pkey"];
         let indexes = plan.indexes();
         let ranges = self.ranges();
@@ -159,15 +162,15 @@ impl Asked {
             .iter()
             .filter(|index| !ranges.contains(index) && !by_key.contains(index))
             .collect();
-        let (pages, rows, walked) = (plan.pages(), plan.rows(), plan.walked());
-        let is_wrong = pages > pages_max
+        let (pages, rows, scanned) = (plan.pages(), plan.rows(), plan.sequential_scans());
+        let is_faulty = pages > pages_max
             || rows > rows_max
-            || !walked.is_empty()
+            || !scanned.is_empty()
             || !others.is_empty()
             || plan.is_compiled();
-        is_wrong.then(|| {
+        is_faulty.then(|| {
             format!(
-                "{pages} pages, {rows} rows, {indexes:?}, walked {walked:?}, compiled: {}",
+                "{pages} pages, {rows} rows, {indexes:?}, scanned {scanned:?}, compiled: {}",
                 plan.is_compiled()
             )
         })

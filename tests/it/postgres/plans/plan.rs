@@ -1,5 +1,5 @@
-//! Statements as the store sends them, caught on their way, and how PostgreSQL carries them out: each of them, and each that
-//! the functions they call consist of, by the plan that the session has for it.
+//! Captures statements as the store sends them, and the plans by which PostgreSQL executes them and the statements inside the
+//! functions that they call.
 
 use std::future::poll_fn;
 use std::sync::Mutex;
@@ -8,15 +8,15 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::super::scene::{Scene, number};
+use super::super::setup::{Setup, number};
 
-/// A session that tells how it carries out what is sent over it.
+/// A session that reports the plans of the statements it executes.
 pub struct Session {
     pub client: Client,
-    told: Mutex<UnboundedReceiver<Value>>,
+    plans: Mutex<UnboundedReceiver<Value>>,
 }
 
-const TELLS: &str = "
+const REPORT_PLANS: &str = "
 load 'auto_explain';
 set auto_explain.log_nested_statements = on;
 set auto_explain.log_analyze = on;
@@ -24,33 +24,33 @@ set auto_explain.log_timing = off;
 set auto_explain.log_format = json;
 set auto_explain.log_level = notice;";
 
-/// Pages of the store's tables and indexes that the session's transaction has touched.
+/// Query for the pages of the store's tables and indexes that the current transaction has touched.
 const PAGES: &str = "select coalesce(sum(pg_stat_get_xact_blocks_fetched(oid)), 0)::int8 from pg_class
     where relnamespace in ('orderly'::regnamespace, 'pg_toast'::regnamespace)";
 
 impl Session {
     pub async fn open(url: &str) -> Session {
         let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
-        let (tell, told) = unbounded_channel();
+        let (sender, plans) = unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
                 if let AsyncMessage::Notice(notice) = message
                     && let Some((_, plan)) = notice.message().split_once("plan:\n")
                 {
                     let plan: Value = serde_json::from_str(plan).expect("JSON, as asked for");
-                    // A test that has ended listens no more.
-                    let _ = tell.send(plan);
+                    // Fails only after the end of the test.
+                    let _ = sender.send(plan);
                 }
             }
         });
-        client.batch_execute(TELLS).await.unwrap();
+        client.batch_execute(REPORT_PLANS).await.unwrap();
         Session {
             client,
-            told: Mutex::new(told),
+            plans: Mutex::new(plans),
         }
     }
 
-    /// Carries statements out and takes back what they did.
+    /// Executes the statements, rolls them back, and returns their plans.
     pub async fn plan(&self, statements: &str) -> Plan {
         let run = async |statement: &str| {
             let answer = self.client.batch_execute(statement).await;
@@ -63,8 +63,8 @@ impl Session {
         run("set local auto_explain.log_min_duration = -1").await;
         let pages = number(&self.client, PAGES).await - before;
         run("rollback").await;
-        let mut told = self.told.lock().unwrap();
-        let statements = std::iter::from_fn(|| told.try_recv().ok()).collect();
+        let mut plans = self.plans.lock().unwrap();
+        let statements = std::iter::from_fn(|| plans.try_recv().ok()).collect();
         Plan {
             statements,
             pages: u64::try_from(pages).unwrap(),
@@ -72,20 +72,20 @@ impl Session {
     }
 }
 
-/// A statement of the store, with what it is to be carried out with.
-pub struct Caught {
+/// A captured statement of the store, with the types and values of its parameters.
+pub struct CapturedStatement {
     pub what: String,
     statement: String,
     types: String,
     values: String,
 }
 
-impl Caught {
-    /// The last that was sent with this part in it.
-    pub fn of(scene: &Scene, what: &str, part: &str, types: &str, values: &str) -> Caught {
-        Caught {
+impl CapturedStatement {
+    /// Captures the last statement that contains this part.
+    pub fn of(setup: &Setup, what: &str, part: &str, types: &str, values: &str) -> CapturedStatement {
+        CapturedStatement {
             what: what.to_owned(),
-            statement: caught(scene, part),
+            statement: last_message_with(setup, part),
             types: types.to_owned(),
             values: values.to_owned(),
         }
@@ -106,19 +106,19 @@ impl Caught {
     }
 }
 
-pub fn caught(scene: &Scene, part: &str) -> String {
-    let flights = scene.proxy.flights();
+pub fn last_message_with(setup: &Setup, part: &str) -> String {
+    let flights = setup.proxy.flights();
     let last = flights.iter().rev().find(|sql| sql.contains(part));
     last.unwrap_or_else(|| panic!("nothing with {part:?} was sent"))
         .clone()
 }
 
-/// Reads the plan of the last message that was a transaction of its own and had this part in it.
-pub async fn of_message(scene: &Scene, session: &Session, part: &str) -> Plan {
-    of_transaction(session, &caught(scene, part)).await
+/// Executes the last message that contains this part and was a transaction of its own; returns its plan.
+pub async fn of_message(setup: &Setup, session: &Session, part: &str) -> Plan {
+    of_transaction(session, &last_message_with(setup, part)).await
 }
 
-/// Reads the plan of such a message.
+/// Executes a message that is a transaction of its own, and returns its plan.
 pub async fn of_transaction(session: &Session, message: &str) -> Plan {
     let lines: Vec<&str> = message
         .lines()
@@ -133,22 +133,22 @@ pub async fn of_transaction(session: &Session, message: &str) -> Plan {
     session.plan(&statements.join(";")).await
 }
 
-/// The plans by which statements were carried out.
+/// The plans by which statements were executed.
 pub struct Plan {
     statements: Vec<Value>,
     pages: u64,
 }
 
-/// Rows of a table that is read from its beginning, because it is believed to be small, and that is.
+/// Rows up to which a sequential scan of a table is acceptable.
 const SMALL_TABLE_ROWS: f64 = 200.0;
 
 impl Plan {
-    /// Pages of tables and indexes touched by all of it.
+    /// Pages of tables and indexes touched by all statements.
     pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    /// Those of the statements that have this part in their text.
+    /// Plans of the statements whose text contains this part.
     pub fn statement(&self, part: &str) -> Plan {
         let has_it = |statement: &&Value| {
             let text = statement["Query Text"].as_str();
@@ -162,7 +162,7 @@ impl Plan {
         }
     }
 
-    /// The part of a plan with this name.
+    /// The subplan with this name.
     pub fn part(&self, name: &str) -> Plan {
         let part = self.nodes().into_iter().find(|node| node["Subplan Name"] == name);
         let part = part.unwrap_or_else(|| panic!("no {name} in {self}"));
@@ -172,7 +172,7 @@ impl Plan {
         }
     }
 
-    /// Indexes that were read, each once, by name.
+    /// Names of the indexes that were read, each once, sorted.
     pub fn indexes(&self) -> Vec<&str> {
         let nodes = self.nodes().into_iter();
         let read = nodes.filter(|node| times(node, "Actual Loops") > 0.0);
@@ -182,20 +182,20 @@ impl Plan {
         names
     }
 
-    /// Tables that were read from their beginning, not by an index, but for small ones.
-    pub fn walked(&self) -> Vec<&str> {
+    /// Tables that were read by a sequential scan, except small ones.
+    pub fn sequential_scans(&self) -> Vec<&str> {
         let nodes = self.nodes().into_iter();
         let walks =
             nodes.filter(|node| node["Node Type"] == "Seq Scan" && rows_of_a_loop(node) > SMALL_TABLE_ROWS);
         walks.filter_map(|node| node["Relation Name"].as_str()).collect()
     }
 
-    /// The most rows that one part of it looked at.
+    /// The largest number of rows that one node of the plan read.
     pub fn rows(&self) -> u64 {
         self.nodes().into_iter().map(rows).max().unwrap_or(0)
     }
 
-    /// It seemed to be so much work that compiling it would be worth it, which takes longer than any statement here.
+    /// Reports whether JIT compiled the plan, which takes longer than any statement here.
     pub fn is_compiled(&self) -> bool {
         self.statements
             .iter()
@@ -224,7 +224,7 @@ impl Plan {
     }
 }
 
-/// The rows that a part of a plan looked at, taken or not.
+/// Rows that a node of a plan read, including those it filtered out.
 fn rows(node: &Value) -> u64 {
     let rows = format!("{:.0}", rows_of_a_loop(node) * times(node, "Actual Loops"));
     rows.parse().expect("a whole number")

@@ -15,7 +15,7 @@ impl Harness {
     /// The token of this claim of the order in the newest epoch, whether or not the claim happened.
     pub async fn token(&self, id: OrderId, claim: u64) -> Token {
         let epochs = self.epochs().await;
-        epochs.newest().secret.token(id, epochs.fence_floor() + claim)
+        epochs.newest().secret.token(id, epochs.fence_base() + claim)
     }
 
     /// The idempotency key of the order's attempts.

@@ -1,4 +1,4 @@
-//! What these tests share: stores on URLs of their own, nodes that run the real program, and time that jumps.
+//! Helpers shared by these tests: stores on databases of their own, nodes that run the real program, and jumps in time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::support::process::{Process, orderly};
 use crate::support::proxy::Proxy;
 use crate::support::{required, until};
 
-/// What a node does is heard by the others long before, once it has proved that it hears.
-pub const HEARS_WITHIN: Duration = Duration::from_secs(30);
+/// Time limit for a notification to arrive. It takes far less once a node has proved that it receives notifications.
+pub const NOTIFIED_WITHIN: Duration = Duration::from_secs(30);
 
 pub fn has_postgres() -> bool {
     required("a private PostgreSQL", postgres::is_installed())
@@ -33,24 +33,24 @@ pub fn has_pgbouncer() -> bool {
     required("a private PgBouncer", postgres::is_installed_with_pgbouncer())
 }
 
-/// A database of its own with the proxy before its server, and a store behind the proxy.
-pub struct Scene {
+/// A store on a database of its own, with a proxy between the store and the server.
+pub struct Setup {
     pub store: Arc<dyn Store>,
     pub proxy: Proxy,
     pub database: TestDatabase,
     pub admin: Client,
 }
 
-impl Scene {
-    /// On the shared server; `None` where there is no PostgreSQL.
-    pub async fn new() -> Option<Scene> {
+impl Setup {
+    /// Opens a store on the shared server; `None` if PostgreSQL is not installed.
+    pub async fn new() -> Option<Setup> {
         if !has_postgres() {
             return None;
         }
         let server = Server::shared().await;
         let database = server.create_database().await;
         let proxy = Proxy::before(server.address()).await;
-        Some(Scene {
+        Some(Setup {
             store: store_at(&through(&proxy, &database)).await,
             admin: database.admin().await,
             proxy,
@@ -58,13 +58,12 @@ impl Scene {
         })
     }
 
-    /// The number that a statement on the database answers.
+    /// Runs a statement on the database that returns one number.
     pub async fn number(&self, statement: &str) -> i64 {
         number(&self.admin, statement).await
     }
 
-    /// Statements that were sent so far; a message that only asks whether the connection lives is none, nor is one that
-    /// begins or ends the transaction around a statement.
+    /// Number of statements sent so far. Checks of a connection, and messages that begin or end a transaction, do not count.
     pub fn queries(&self) -> usize {
         let is_around = |sql: &str| {
             let begins = sql.starts_with("begin isolation level read committed; set local statement_timeout");
@@ -75,7 +74,7 @@ impl Scene {
         queries.count()
     }
 
-    /// Ends the test: the store keeps its promises.
+    /// Ends the test: asserts that the store is sound, and closes it.
     pub async fn end(self) {
         assert_sound(&*self.store).await;
         self.store.close().await;
@@ -90,7 +89,7 @@ pub async fn number(client: &Client, statement: &str) -> i64 {
     client.query_one(statement, &[]).await.unwrap().get(0)
 }
 
-/// A configuration's database, its URL the only one.
+/// The configuration of a database with this URL only.
 pub fn database_at(url: &str) -> Database {
     let (url, warnings) = PostgresUrl::parse(url).expect("a URL of the tests' own");
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -118,24 +117,23 @@ pub async fn assert_sound(store: &dyn Store) {
     assert!(report.is_sound(), "{report}");
 }
 
-/// One order under a key of that name, which it also carries as its reference.
+/// Accepts one order with `name` as its key and reference.
 pub async fn accept_keyed(store: &dyn Store, name: &str) -> Result<Accepted, StoreError> {
     store
         .accept([order_with_reference(name)].into(), Some(key(name, 1)))
         .await
 }
 
-/// Lets so much time pass for everything in this test at once. Only timers notice: what is under way in the database
-/// or on a socket takes the time it takes.
+/// Advances the virtual time of this test. Affects only timers; work in the database and on sockets takes real time.
 ///
-/// On the runtime of one thread alone, and while nothing is under way that may not run into its time limit.
+/// Works only on a single-threaded runtime. Calls under way may run into their time limits.
 pub async fn jump(span: Duration) {
     tokio::time::pause();
     tokio::time::advance(span).await;
     tokio::time::resume();
 }
 
-/// `orderly` on a database, with quick orders and its files in `folder`.
+/// A command that runs `orderly` on a database, with fast orders and its files in `folder`.
 pub fn node(folder: &Path, url: &str) -> Command {
     let mut command = orderly(folder);
     command.env("DATABASE_URL", url).envs([
@@ -158,14 +156,14 @@ pub async fn until_ready(node: &Process) {
     .await;
 }
 
-/// What a node wrote to its log, once it has ended: one value a line.
+/// The log of a node that has ended, one value per line.
 pub fn log_in(folder: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(folder.join("logs/app.log")).expect("a node has a log");
     let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
     text.lines().map(line).collect()
 }
 
-/// The messages of a log's warnings that hold the text.
+/// Messages of the log's warnings that contain the text.
 pub fn warnings_with(folder: &Path, text: &str) -> Vec<String> {
     let is_warning = |line: &&Value| line["level"] == "WARN";
     let message = |line: &Value| line["message"].as_str().expect("a line has a message").to_owned();

@@ -1,64 +1,64 @@
-//! Everything else that is asked of a store, once it has a past.
+//! Plans of all other statements, on a store with many finished orders.
 
 use orderly::lease::{LeaseKey, Outcome};
 use orderly::order::{OrderId, OrderStatus};
 use orderly::store::{HISTORY_EVENTS_MAX, RedriveQuery};
 
-use super::super::scene::Scene;
-use super::plan::{Caught, Plan};
-use super::story::{
+use super::super::setup::Setup;
+use super::dataset::{
     ALL_STATISTICS, BACKING_OFF, BIG_USER, CANCELLED, CANCELLED_LATER, COMPLETED_LATER, DUE, DUE_SUSPECTS,
-    EXPIRED, FAILED, FAILED_LATER, FINISHED, FIRST_LINE, RUNNING, SMALL_USER, Statistics, story,
+    EXPIRED, FAILED, FAILED_LATER, FINISHED, FIRST_LINE, RUNNING, SMALL_USER, Statistics, dataset,
 };
+use super::plan::{CapturedStatement, Plan};
 use super::{PAGE_ORDERS, PAGES_MAX, ROWS_MAX};
 use crate::support::make::{NODE_A, give_back_by, heartbeat, key, new_order};
 
-/// Pages of the database for each attempt that ends, whatever ends it.
+/// Database pages for each attempt that ends, however it ends.
 const PAGES_PER_END: u64 = 60;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_else_is_asked_costs_the_same_with_twenty_thousand_finished_orders() {
-    let mut wrong = Vec::new();
+async fn other_statements_cost_the_same_with_twenty_thousand_finished_orders() {
+    let mut faults = Vec::new();
     for statistics in ALL_STATISTICS {
-        let Some(story) = story(statistics, FINISHED).await else {
+        let Some(dataset) = dataset(statistics, FINISHED).await else {
             return;
         };
-        for (caught, pages_max) in everything_else(&story.scene).await {
-            let plan = caught.plan(&story.session).await;
+        for (caught, pages_max) in all_other_statements(&dataset.setup).await {
+            let plan = caught.plan(&dataset.session).await;
             let fault = match statistics {
-                // A table that is believed to be empty may be read whole where that touches few pages.
+                // A table that looks empty to the planner may be scanned if that touches few pages.
                 Statistics::OfEmptiedTables if plan.pages() <= pages_max => None,
                 _ => fault(&plan, pages_max),
             };
-            wrong.extend(fault.map(|fault| format!("{statistics:?}: {}: {fault}", caught.what)));
+            faults.extend(fault.map(|fault| format!("{statistics:?}: {}: {fault}", caught.what)));
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// The work that a statement did too much of, or in vain.
+/// Describes excessive or useless work of a statement; `None` if there is none.
 pub fn fault(plan: &Plan, pages_max: u64) -> Option<String> {
-    let (pages, rows, walked) = (plan.pages(), plan.rows(), plan.walked());
-    let is_wrong = pages > pages_max || rows > ROWS_MAX || !walked.is_empty() || plan.is_compiled();
-    is_wrong.then(|| {
+    let (pages, rows, scanned) = (plan.pages(), plan.rows(), plan.sequential_scans());
+    let is_faulty = pages > pages_max || rows > ROWS_MAX || !scanned.is_empty() || plan.is_compiled();
+    is_faulty.then(|| {
         format!(
-            "{pages} pages, {rows} rows, {:?}, walked {walked:?}, compiled: {}",
+            "{pages} pages, {rows} rows, {:?}, scanned {scanned:?}, compiled: {}",
             plan.indexes(),
             plan.is_compiled()
         )
     })
 }
 
-/// Asks it, and answers what was sent, with the pages that it may touch.
-async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
-    let store = &scene.store;
+/// Makes all other calls; returns the captured statements with the pages that each may touch.
+async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
+    let store = &setup.store;
     let unknown = LeaseKey {
         order_id: OrderId(1),
         fence: 9,
         node: NODE_A,
     };
     store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
-    // As they were, for the plan.
+    // Restores the rows, so that the plan is executed on the same data.
     let expired = format!(
         "delete from orderly.second_line where order_id > {RUNNING};
         insert into orderly.leases (order_id, fence, node, version, attempt, started_at, started_in, expires_at, outside,
@@ -66,11 +66,11 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
         select order_id, fence + 1, 7, version + 1, attempts + 1, now(), 1, now(), false, false
         from orderly.orders where order_id > {RUNNING} and order_id <= {EXPIRED}"
     );
-    scene.admin.batch_execute(&expired).await.unwrap();
+    setup.admin.batch_execute(&expired).await.unwrap();
     store.renew(heartbeat(NODE_A, &[unknown])).await.unwrap();
     store.settle(unknown, Outcome::COMPLETED).await.unwrap();
     store.queue().await.unwrap();
-    store.standing(OrderId(1)).await.unwrap();
+    store.explain(OrderId(1)).await.unwrap();
     store.history(OrderId(1), 0).await.unwrap();
     store.events_after(None, PAGE_ORDERS).await.unwrap();
     store.cancel(OrderId(1)).await.unwrap();
@@ -80,7 +80,7 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
         accepted.unwrap();
     }
     store.accept([new_order()].into(), None).await.unwrap();
-    // After the cancel, whose statement has the same part.
+    // Captured after the cancel, whose statement contains the same part.
     store.order_view(OrderId(1)).await.unwrap();
     let mut asked = Vec::new();
     for (status, code) in [(OrderStatus::Failed, 3), (OrderStatus::Cancelled, 4)] {
@@ -99,17 +99,17 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
             };
             let types = format!("int8, timestamptz, int8{types}");
             let values = format!("{}, null, 101{values}", i64::MAX);
-            let matching = Caught::of(scene, &what, "as ended", &types, &values);
+            let matching = CapturedStatement::of(setup, &what, "as ended", &types, &values);
             asked.push((matching, PAGES_MAX));
         }
     }
     let server = "select extract(epoch from pg_postmaster_start_time())::text || ' ' || oid from pg_database
         where datname = current_database()";
-    let server: String = scene.admin.query_one(server, &[]).await.unwrap().get(0);
+    let server: String = setup.admin.query_one(server, &[]).await.unwrap().get(0);
     let mut push = |what: &str, part: &str, types: &str, values: &str, pages_max: u64| {
-        asked.push((Caught::of(scene, what, part, types, values), pages_max));
+        asked.push((CapturedStatement::of(setup, what, part, types, values), pages_max));
     };
-    let functions = scene
+    let functions = setup
         .database
         .named(":accept( :accept_keyed( :settle( :view_orders(")
         .await;
@@ -195,7 +195,7 @@ async fn everything_else(scene: &Scene) -> Vec<(Caught, u64)> {
         COMPLETED_LATER,
     ] {
         push(
-            &format!("standing of {id}"),
+            &format!("explain {id}"),
             "Where order $1 stands",
             "int8, int8",
             &format!("{id}, 100"),

@@ -1,31 +1,31 @@
-//! A lock on one row of any table in which an open order has one: each call goes on with the other orders, and with that one
-//! when it is free (issue 14).
+//! A lock on one order's row in any table: each call continues with the other orders, and with that one once it is unlocked
+//! (issue 14).
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use orderly::lease::{Lease, Outcome};
 use orderly::order::{OrderId, OrderStatus};
-use orderly::store::{Acted, Held, OutsideHold, Settled};
+use orderly::store::{Acted, ExternalHold, ExternalLease, Settled};
 
-use super::locked::{Locker, accept, claim};
-use super::scene::Scene;
+use super::locked_claims::{Locker, accept, claim};
+use super::setup::Setup;
 use crate::support::make::{LEASE, NODE_A, claim_by, give_back_by, heartbeat, order_of, retry_after};
 use crate::support::until;
 
-/// Orders of a scene; the second one is locked.
+/// Orders of a test; the second one is locked.
 const ORDERS: usize = 3;
 
-/// A place in which the orders of a scene stand.
+/// The state of the orders, which determines the tables of their rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     FirstLine,
-    /// Due in an hour.
+    /// The order is in backoff, due in an hour.
     BacksOff,
     Due,
-    /// The order waits behind another one of its user, which runs.
+    /// Blocked by a running order of the same user.
     Blocked,
-    /// Due in an hour, before a claim has given any order its turn.
+    /// The order is in backoff, due in an hour, and no claim has given any order its turn yet.
     BlockedAndBacksOff,
     Leased,
 }
@@ -41,25 +41,26 @@ impl Place {
         [table, "orders"]
     }
 
-    fn is_in_turn(self) -> bool {
+    fn needs_turns(self) -> bool {
         matches!(self, Place::Blocked | Place::BlockedAndBacksOff)
     }
 }
 
-struct Stage {
-    scene: Scene,
+/// Orders in one state, one of which gets locked.
+struct LockTest {
+    setup: Setup,
     ids: Vec<OrderId>,
-    /// The attempts that run: of these orders, or of those that they wait for.
+    /// Leases of the running attempts: of these orders, or of those that block them.
     leases: Vec<Lease>,
 }
 
-impl Stage {
-    async fn set(place: Place) -> Option<Stage> {
-        let scene = Scene::new().await?;
-        let store = &scene.store;
-        if place.is_in_turn() {
+impl LockTest {
+    async fn set_up(place: Place) -> Option<LockTest> {
+        let setup = Setup::new().await?;
+        let store = &setup.store;
+        if place.needs_turns() {
             let by_user = "update orderly.queue set ordering = 1";
-            scene.admin.batch_execute(by_user).await.unwrap();
+            setup.admin.batch_execute(by_user).await.unwrap();
         }
         let orders: Vec<_> = (1..=ORDERS)
             .map(|user| order_of(user.try_into().unwrap()))
@@ -81,15 +82,15 @@ impl Stage {
             Place::FirstLine | Place::Leased => {}
         }
         let stands = format!("select count(*) from orderly.{}", place.tables()[0]);
-        assert_eq!(scene.number(&stands).await, 3, "{place:?}");
-        Some(Stage { scene, ids, leases })
+        assert_eq!(setup.number(&stands).await, 3, "{place:?}");
+        Some(LockTest { setup, ids, leases })
     }
 
     async fn lock(&self, table: &str) -> Locker {
-        Locker::of_rows(&self.scene, table, &self.ids[1..2]).await
+        Locker::of_rows(&self.setup, table, &self.ids[1..2]).await
     }
 
-    /// Makes the calls while the row is locked, and frees it when so many others are done.
+    /// Makes the calls while the row is locked, and unlocks it once the query `done` counts two finished ones.
     async fn around_lock<T>(
         &self,
         table: &str,
@@ -99,7 +100,7 @@ impl Stage {
         let locker = self.lock(table).await;
         let (answers, ()) = tokio::join!(join_all(calls), async {
             until(&format!("the others are done: {done}"), async || {
-                self.scene.number(done).await >= 2
+                self.setup.number(done).await >= 2
             })
             .await;
             locker.release().await;
@@ -108,51 +109,50 @@ impl Stage {
     }
 }
 
-/// Every place with each of its tables.
+/// Runs a test in each state, with a lock in each table of that state.
 macro_rules! staged {
     ($places:expr, $test:expr) => {
         for place in $places {
             for table in Place::tables(place) {
-                let Some(stage) = Stage::set(place).await else {
+                let Some(test) = LockTest::set_up(place).await else {
                     return;
                 };
-                $test(&stage, table).await;
-                stage.scene.end().await;
+                $test(&test, table).await;
+                test.setup.end().await;
             }
         }
     };
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_starts_all_but_the_order_whose_place_is_locked() {
+async fn a_claim_starts_all_but_the_locked_order() {
     staged!(
         [Place::FirstLine, Place::Due, Place::Blocked],
-        async |stage: &Stage, table: &str| {
-            let ids = &stage.ids;
-            for lease in &stage.leases {
-                stage
-                    .scene
+        async |test: &LockTest, table: &str| {
+            let ids = &test.ids;
+            for lease in &test.leases {
+                test.setup
                     .store
                     .settle(lease.key(), Outcome::COMPLETED)
                     .await
                     .unwrap();
             }
-            let locker = stage.lock(table).await;
-            // No claim writes the orders themselves.
+            let locker = test.lock(table).await;
+            // A claim does not write the table of orders.
             let (others, then) = match table {
                 "orders" => (ids.clone(), vec![]),
                 _ => (vec![ids[0], ids[2]], vec![ids[1]]),
             };
-            assert_eq!(claim(&*stage.scene.store, 10).await, others, "{table}");
-            assert_eq!(claim(&*stage.scene.store, 10).await, [], "{table}");
+            assert_eq!(claim(&*test.setup.store, 10).await, others, "{table}");
+            assert_eq!(claim(&*test.setup.store, 10).await, [], "{table}");
             locker.release().await;
-            assert_eq!(claim(&*stage.scene.store, 10).await, then, "{table}");
+            assert_eq!(claim(&*test.setup.store, 10).await, then, "{table}");
         }
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancel_waits_for_its_own_order_wherever_that_is() {
+async fn a_cancel_waits_only_for_rows_of_its_own_order() {
     let places = [
         Place::FirstLine,
         Place::Due,
@@ -161,47 +161,44 @@ async fn a_cancel_waits_for_its_own_order_wherever_that_is() {
         Place::BlockedAndBacksOff,
         Place::Leased,
     ];
-    staged!(places, async |stage: &Stage, table: &str| {
-        let cancel = async |id: &OrderId| stage.scene.store.cancel(*id).await.unwrap();
+    staged!(places, async |test: &LockTest, table: &str| {
+        let cancel = async |id: &OrderId| test.setup.store.cancel(*id).await.unwrap();
         let done = "select count(*) from orderly.cancelled";
-        for acted in stage.around_lock(table, stage.ids.iter().map(cancel), done).await {
+        for acted in test.around_lock(table, test.ids.iter().map(cancel), done).await {
             assert!(matches!(acted, Acted::Done(_)), "{table}: {acted:?}");
         }
-        assert_eq!(stage.scene.number(done).await, 3);
+        assert_eq!(test.setup.number(done).await, 3);
     });
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redrive_waits_for_its_own_order_wherever_that_is() {
+async fn a_redrive_waits_only_for_rows_of_its_own_order() {
     staged!(
         [Place::BacksOff, Place::BlockedAndBacksOff],
-        async |stage: &Stage, table: &str| {
-            let redrive = async |id: &OrderId| stage.scene.store.redrive(*id).await.unwrap();
+        async |test: &LockTest, table: &str| {
+            let redrive = async |id: &OrderId| test.setup.store.redrive(*id).await.unwrap();
             let done = "select count(*) from orderly.batches where kind = 8";
-            for acted in stage
-                .around_lock(table, stage.ids.iter().map(redrive), done)
-                .await
-            {
+            for acted in test.around_lock(table, test.ids.iter().map(redrive), done).await {
                 assert!(matches!(acted, Acted::Done(_)), "{table}: {acted:?}");
             }
-            // By the times of their redrives.
-            let mut started = claim(&*stage.scene.store, 10).await;
+            // Sorted by the times of their redrives.
+            let mut started = claim(&*test.setup.store, 10).await;
             started.sort_unstable();
-            assert_eq!(started, stage.ids);
+            assert_eq!(started, test.ids);
         }
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_are_stored_around_a_locked_lease_or_order() {
-    staged!([Place::Leased], async |stage: &Stage, table: &str| {
+async fn a_locked_lease_or_order_does_not_affect_other_results() {
+    staged!([Place::Leased], async |test: &LockTest, table: &str| {
         let settle = async |lease: &Lease| {
-            let settled = stage.scene.store.settle(lease.key(), Outcome::COMPLETED).await;
+            let settled = test.setup.store.settle(lease.key(), Outcome::COMPLETED).await;
             settled.unwrap()
         };
         let done = "select count(*) from orderly.orders where status = 2";
-        for settled in stage
-            .around_lock(table, stage.leases.iter().map(settle), done)
+        for settled in test
+            .around_lock(table, test.leases.iter().map(settle), done)
             .await
         {
             assert_eq!(settled, Settled::Done(OrderStatus::Completed), "{table}");
@@ -210,39 +207,36 @@ async fn results_are_stored_around_a_locked_lease_or_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hold_waits_for_its_own_lease_alone() {
-    staged!([Place::Leased], async |stage: &Stage, table: &str| {
+async fn an_external_hold_waits_only_for_its_own_lease() {
+    staged!([Place::Leased], async |test: &LockTest, table: &str| {
         let hold = async |lease: &Lease| {
-            let hold = OutsideHold {
+            let hold = ExternalHold {
                 lease: LEASE,
                 run_max: LEASE * 2,
             };
-            stage.scene.store.hold_outside(lease.key(), hold).await.unwrap()
+            test.setup.store.hold_external(lease.key(), hold).await.unwrap()
         };
         let done = "select count(*) from orderly.leases where outside";
-        for held in stage
-            .around_lock(table, stage.leases.iter().map(hold), done)
-            .await
-        {
-            assert!(matches!(held, Held::Until(_)), "{table}: {held:?}");
+        for held in test.around_lock(table, test.leases.iter().map(hold), done).await {
+            assert!(matches!(held, ExternalLease::Until(_)), "{table}: {held:?}");
         }
     });
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_renews_all_but_the_locked_lease() {
-    staged!([Place::Leased], async |stage: &Stage, table: &str| {
-        let keys: Vec<_> = stage.leases.iter().map(Lease::key).collect();
-        let locker = stage.lock(table).await;
+    staged!([Place::Leased], async |test: &LockTest, table: &str| {
+        let keys: Vec<_> = test.leases.iter().map(Lease::key).collect();
+        let locker = test.lock(table).await;
         let mut beat = heartbeat(NODE_A, &keys);
         beat.lease = Duration::from_hours(2);
-        let renewed = stage.scene.store.renew(beat).await.unwrap();
+        let renewed = test.setup.store.renew(beat).await.unwrap();
         let left = if table == "leases" { vec![keys[1]] } else { vec![] };
         assert_eq!((renewed.lost, &renewed.locked), (vec![], &left), "{table}");
         let long =
             "select count(*) from orderly.leases where expires_at > clock_timestamp() + interval '1 hour'";
         assert_eq!(
-            stage.scene.number(long).await,
+            test.setup.number(long).await,
             3 - i64::try_from(left.len()).unwrap()
         );
         locker.release().await;
@@ -250,14 +244,14 @@ async fn a_heartbeat_renews_all_but_the_locked_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_but_the_locked_order_are_taken_back() {
-    staged!([Place::Leased], async |stage: &Stage, table: &str| {
+async fn a_sweep_takes_back_all_but_the_locked_order() {
+    staged!([Place::Leased], async |test: &LockTest, table: &str| {
         let run_out = "update orderly.leases set expires_at = clock_timestamp() - interval '1 second'";
-        stage.scene.admin.batch_execute(run_out).await.unwrap();
-        let locker = stage.lock(table).await;
+        test.setup.admin.batch_execute(run_out).await.unwrap();
+        let locker = test.lock(table).await;
         for (pending, locker) in [(2, Some(locker)), (1, None)] {
-            let given_back = stage
-                .scene
+            let given_back = test
+                .setup
                 .store
                 .give_back_expired(give_back_by(NODE_A))
                 .await
@@ -274,22 +268,22 @@ async fn all_but_the_locked_order_are_taken_back() {
     });
 }
 
-/// The earlier order of its user comes back, and takes the turn away from one that is locked where it waits.
+/// An earlier order of the user returns to Pending and takes the turn from a locked one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_turn_goes_on_when_it_is_free() {
-    let Some(stage) = Stage::set(Place::Blocked).await else {
+async fn a_locked_turn_passes_once_it_is_unlocked() {
+    let Some(test) = LockTest::set_up(Place::Blocked).await else {
         return;
     };
-    let store = &stage.scene.store;
-    let earlier: Vec<OrderId> = stage.leases.iter().map(|lease| lease.order.order_id).collect();
-    for lease in &stage.leases {
+    let store = &test.setup.store;
+    let earlier: Vec<OrderId> = test.leases.iter().map(|lease| lease.order.order_id).collect();
+    for lease in &test.leases {
         store.cancel(lease.order.order_id).await.unwrap();
     }
-    // Gives the later ones their turns.
+    // Gives the turn to the later orders.
     assert_eq!(claim(&**store, 0).await, []);
     let waits = "select count(*) from orderly.first_line";
-    assert_eq!(stage.scene.number(waits).await, 3);
-    let locker = stage.lock("first_line").await;
+    assert_eq!(test.setup.number(waits).await, 3);
+    let locker = test.lock("first_line").await;
     for id in &earlier {
         store.redrive(*id).await.unwrap();
     }
@@ -298,5 +292,5 @@ async fn a_locked_turn_goes_on_when_it_is_free() {
     assert_eq!(claim(&**store, 10).await, []);
     locker.release().await;
     assert_eq!(claim(&**store, 10).await, [earlier[1]]);
-    stage.scene.end().await;
+    test.setup.end().await;
 }

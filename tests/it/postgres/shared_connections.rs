@@ -1,18 +1,18 @@
-//! Nodes that share what a role may have of connections, as nodes come and go (issue 13, point 2).
+//! Nodes that share the connection limit of a role, while nodes come and go (issue 13, point 2).
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::scarce::{Limited, named, place, stop};
-use super::scene::{has_postgres, node, number, until_ready};
+use super::few_connections::{LimitedDatabase, named, place, stop};
+use super::setup::{has_postgres, node, number, until_ready};
 use crate::support::client::{Request, http, post};
 use crate::support::postgres::connect;
 use crate::support::process::Process;
 use crate::support::until;
 
-/// Clients that ask as fast as they are answered, until this is dropped.
+/// Clients that send requests without pause until this is dropped.
 struct Load {
     _clients: Vec<AbortOnDropHandle<()>>,
 }
@@ -31,7 +31,7 @@ impl Load {
                         user_id: 1,
                         cents: 1,
                     };
-                    // Whatever comes back: the node is kept busy.
+                    // The answer does not matter; the node is kept busy.
                     let _ = tokio::join!(
                         post(&http, &url, &request),
                         http.get(format!("{url}/orders?limit=1")).send(),
@@ -49,12 +49,12 @@ impl Load {
     }
 }
 
-/// A node's URL, so that its sessions can be told apart.
-fn url_of(limited: &Limited, node: &str) -> String {
+/// URL of a node with its own application name, which identifies its sessions.
+fn url_of(limited: &LimitedDatabase, node: &str) -> String {
     format!("{}?application_name={node}", limited.url())
 }
 
-async fn sessions_of(limited: &Limited, node: &str) -> i64 {
+async fn sessions_of(limited: &LimitedDatabase, node: &str) -> i64 {
     let counted = format!(
         "select count(*) from pg_stat_activity where datname = current_database() and application_name = '{node}'"
     );
@@ -62,14 +62,14 @@ async fn sessions_of(limited: &Limited, node: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_node_makes_room_for_one_that_comes_later() {
+async fn a_busy_node_yields_connections_to_a_later_node() {
     const CONNECTIONS: usize = 6;
     const SHARE: i64 = 3;
     const ORDERS: usize = 20;
     if !has_postgres() {
         return;
     }
-    let limited = Limited::to(CONNECTIONS).await;
+    let limited = LimitedDatabase::with_connections(CONNECTIONS).await;
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let first = Process::start(node(folders[0].path(), &url_of(&limited, "first"))).await;
     until_ready(&first).await;
@@ -104,15 +104,15 @@ async fn a_busy_node_makes_room_for_one_that_comes_later() {
     stop(first).await;
 }
 
-/// A node that died is on the list for a while, and then no more.
+/// A dead node stays on the list for a while.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_takes_the_connections_of_one_that_died() {
+async fn a_node_takes_over_the_connections_of_a_dead_node() {
     const CONNECTIONS: usize = 6;
     const SHARE: i64 = 3;
     if !has_postgres() {
         return;
     }
-    let limited = Limited::to(CONNECTIONS).await;
+    let limited = LimitedDatabase::with_connections(CONNECTIONS).await;
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let first = Process::start(node(folders[0].path(), &url_of(&limited, "first"))).await;
     until_ready(&first).await;
@@ -127,14 +127,14 @@ async fn a_node_takes_the_connections_of_one_that_died() {
     stop(second).await;
 }
 
-/// The settings are changed while nodes run.
+/// The connection limit changes while nodes run.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_finds_out_that_it_may_have_more() {
+async fn a_node_notices_a_raised_connection_limit() {
     const CONNECTIONS: usize = 3;
     if !has_postgres() {
         return;
     }
-    let limited = Limited::to(CONNECTIONS).await;
+    let limited = LimitedDatabase::with_connections(CONNECTIONS).await;
     let folder = tempfile::tempdir().unwrap();
     let node = Process::start(node(folder.path(), &url_of(&limited, "first"))).await;
     until_ready(&node).await;
@@ -150,13 +150,13 @@ async fn a_node_finds_out_that_it_may_have_more() {
 
 /// Other programs use the connections of the role for a while.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_logs_that_it_lacks_connections_and_that_it_has_them_again() {
+async fn a_node_logs_a_shortage_of_connections_and_its_end() {
     const CONNECTIONS: usize = 6;
-    const OF_OTHERS: usize = 4;
+    const OTHER_CONNECTIONS: usize = 4;
     if !has_postgres() {
         return;
     }
-    let limited = Limited::to(CONNECTIONS).await;
+    let limited = LimitedDatabase::with_connections(CONNECTIONS).await;
     let folder = tempfile::tempdir().unwrap();
     let node = Process::start(node(folder.path(), &url_of(&limited, "first"))).await;
     until_ready(&node).await;
@@ -164,7 +164,7 @@ async fn a_node_logs_that_it_lacks_connections_and_that_it_has_them_again() {
     until("the other programs are connected", async || {
         let other = connect(&limited.url()).await;
         others.borrow_mut().extend(other.ok());
-        others.borrow().len() == OF_OTHERS
+        others.borrow().len() == OTHER_CONNECTIONS
     })
     .await;
     let _load = Load::on(&node);

@@ -1,4 +1,4 @@
-//! The answer to a commit is lost: whoever asked does not know, asks again under the same key, and has one order.
+//! Lost answers to commits: the client does not know the outcome, repeats the request with the same key, and has one order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use orderly::store::{Settled, StoreError};
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::scene::{Scene, accept_keyed, has_postgres, node, through, until_ready, warnings_with};
+use super::setup::{Setup, accept_keyed, has_postgres, node, through, until_ready, warnings_with};
 use crate::support::client::{Answer, Request, http, post};
 use crate::support::make::{NODE_A, NODE_B, claim_by, failed, retry_after};
 use crate::support::postgres::Server;
@@ -25,13 +25,16 @@ fn accepts(flight: &Flight) -> bool {
     flight.sql().contains("from orderly.accept")
 }
 
-/// Loses the answer to every other flight that accepts, as long as `go_on` says so, and counts them.
-fn lose_answers(proxy: &Proxy, go_on: impl Fn(usize) -> bool + Send + Sync + 'static) -> Arc<AtomicUsize> {
+/// Loses the answer to every other flight that accepts while `lose_more` returns true. Returns the number of lost answers.
+fn lose_answers(
+    proxy: &Proxy,
+    lose_more: impl Fn(usize) -> bool + Send + Sync + 'static,
+) -> Arc<AtomicUsize> {
     let lost = Arc::new(AtomicUsize::new(0));
     let (counted, seen) = (lost.clone(), AtomicUsize::new(0));
     proxy.on_flight(move |flight| {
         let is_hit = accepts(flight) && seen.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
-        if is_hit && go_on(counted.load(Ordering::SeqCst)) {
+        if is_hit && lose_more(counted.load(Ordering::SeqCst)) {
             counted.fetch_add(1, Ordering::SeqCst);
             return Action::LoseAnswer;
         }
@@ -41,27 +44,27 @@ fn lose_answers(proxy: &Proxy, go_on: impl Fn(usize) -> bool + Send + Sync + 'st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_lost_commits_leave_one_order_for_each_key() {
-    let Some(scene) = Scene::new().await else { return };
-    // Keys whose orders were stored by a commit whose answer was lost: the repetition found them.
+async fn two_hundred_lost_answers_leave_one_order_per_key() {
+    let Some(setup) = Setup::new().await else { return };
+    // Keys whose orders were stored by a commit with a lost answer, and found by the repeated request.
     let replayed = AtomicUsize::new(0);
     let enough = Arc::new(AtomicBool::new(false));
     let is_enough = enough.clone();
-    lose_answers(&scene.proxy, move |_| !is_enough.load(Ordering::SeqCst));
+    lose_answers(&setup.proxy, move |_| !is_enough.load(Ordering::SeqCst));
     let unknown = AtomicUsize::new(0);
-    let lost = || usize::try_from(scene.proxy.lost_answer_count()).expect("a test loses few answers");
+    let lost = || usize::try_from(setup.proxy.lost_answer_count()).expect("a test loses few answers");
     let caller = async |caller: usize| {
         let mut ids = Vec::new();
         while !enough.load(Ordering::SeqCst) {
             let name = format!("order {} of caller {caller}", ids.len());
             ids.push(loop {
-                match accept_keyed(&*scene.store, &name).await {
+                match accept_keyed(&*setup.store, &name).await {
                     Ok(accepted) => {
                         replayed.fetch_add(usize::from(accepted.replayed), Ordering::SeqCst);
                         break accepted.order_ids[0];
                     }
                     Err(StoreError::Unexpected { .. }) => unknown.fetch_add(1, Ordering::SeqCst),
-                    Err(other) => panic!("a lost answer is no certain one: {other}"),
+                    Err(other) => panic!("a lost answer is an unknown outcome, not {other}"),
                 };
             });
             let replayed = replayed.load(Ordering::SeqCst);
@@ -73,9 +76,9 @@ async fn two_hundred_lost_commits_leave_one_order_for_each_key() {
     let asked = ids.len();
     ids.sort_unstable();
     ids.dedup();
-    assert_eq!(ids.len(), asked, "no order answers two keys");
-    let stored = scene.number("select count(*) from orderly.orders").await;
-    let keys = scene
+    assert_eq!(ids.len(), asked, "each key has its own order");
+    let stored = setup.number("select count(*) from orderly.orders").await;
+    let keys = setup
         .number("select count(distinct reference) from orderly.orders")
         .await;
     assert_eq!((stored, keys), (count(asked), count(asked)));
@@ -84,28 +87,28 @@ async fn two_hundred_lost_commits_leave_one_order_for_each_key() {
         lost >= ANSWERS_LOST && unknown >= lost,
         "{lost} answers lost, {unknown} calls without one"
     );
-    scene.end().await;
+    setup.end().await;
 }
 
 fn count(orders: usize) -> i64 {
     i64::try_from(orders).expect("a test stores few orders")
 }
 
-/// Without the loss the same story has no repetition in it: what the other test counts is the fault.
+/// The control: without lost answers no request is repeated, so the other test counts the fault.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_loss_nothing_is_repeated() {
-    let Some(scene) = Scene::new().await else { return };
-    let lost = lose_answers(&scene.proxy, |_| false);
+async fn without_lost_answers_no_request_is_repeated() {
+    let Some(setup) = Setup::new().await else { return };
+    let lost = lose_answers(&setup.proxy, |_| false);
     for number in 0..50 {
-        let accepted = accept_keyed(&*scene.store, &format!("order {number}")).await;
+        let accepted = accept_keyed(&*setup.store, &format!("order {number}")).await;
         assert!(!accepted.unwrap().replayed);
     }
     assert_eq!(lost.load(Ordering::SeqCst), 0);
-    scene.end().await;
+    setup.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_does_not_know_is_told_so_and_repeats() {
+async fn a_client_with_an_unknown_outcome_repeats_and_gets_its_order() {
     if !has_postgres() {
         return;
     }
@@ -144,7 +147,7 @@ fn settles(flight: &Flight) -> bool {
     flight.sql().contains("from orderly.settle")
 }
 
-/// Loses the answers to the next so many flights that settle.
+/// Loses the answers to the next `losses` flights that settle.
 fn lose_results(proxy: &Proxy, losses: usize) {
     let seen = AtomicUsize::new(0);
     proxy.on_flight(move |flight| {
@@ -157,9 +160,9 @@ fn lose_results(proxy: &Proxy, losses: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_whose_answer_was_lost_is_known_when_it_is_sent_again() {
-    let Some(scene) = Scene::new().await else { return };
-    let store = &*scene.store;
+async fn a_resent_result_is_recognised_after_a_lost_answer() {
+    let Some(setup) = Setup::new().await else { return };
+    let store = &*setup.store;
     let start = async |node| {
         let claimed = store.claim(claim_by(node, 1)).await.unwrap().leases;
         claimed[0].key()
@@ -176,11 +179,11 @@ async fn a_result_whose_answer_was_lost_is_known_when_it_is_sent_again() {
     ] {
         accept_keyed(store, &format!("{outcome:?}")).await.unwrap();
         let key = start(NODE_A).await;
-        lose_results(&scene.proxy, 2);
+        lose_results(&setup.proxy, 2);
         assert_unknown(key, outcome.clone()).await;
-        // The second finds nothing to end any more, and nobody hears of that either.
+        // The second attempt finds the attempt ended, and its answer is lost too.
         assert_unknown(key, outcome.clone()).await;
-        // Whoever goes on with the order takes nothing from what is known of this attempt.
+        // A later change of the order does not affect what is known about this attempt.
         let later = match status {
             OrderStatus::Pending => Some(start(NODE_B).await),
             _ => None,
@@ -188,20 +191,20 @@ async fn a_result_whose_answer_was_lost_is_known_when_it_is_sent_again() {
         let again = store.settle(key, outcome.clone()).await.unwrap();
         assert_eq!(again, Settled::Done(status), "{outcome:?}");
         let once_more = store.settle(key, outcome.clone()).await.unwrap();
-        assert_eq!(once_more, Settled::Stale, "an answer is given once");
+        assert_eq!(once_more, Settled::Stale, "the result is recognised only once");
         if let Some(later) = later {
             let ended = store.settle(later, Outcome::COMPLETED).await.unwrap();
             assert_eq!(ended, Settled::Done(OrderStatus::Completed));
         }
     }
-    scene.end().await;
+    setup.end().await;
 }
 
-/// What was lost is not always a result of one's own.
+/// The lost answer may have been a refusal.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_result_whose_answer_was_lost_stays_late() {
-    let Some(scene) = Scene::new().await else { return };
-    let store = &*scene.store;
+async fn a_late_result_stays_late_after_a_lost_answer() {
+    let Some(setup) = Setup::new().await else { return };
+    let store = &*setup.store;
     accept_keyed(store, "cancelled").await.unwrap();
     let lease = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
     store.cancel(lease.order.order_id).await.unwrap();
@@ -211,17 +214,17 @@ async fn a_late_result_whose_answer_was_lost_stays_late() {
     let taken = store.claim(claim_by(NODE_B, 1)).await.unwrap().leases.remove(0);
     store.settle(taken.key(), Outcome::COMPLETED).await.unwrap();
     for key in [lease.key(), released.key()] {
-        lose_results(&scene.proxy, 1);
+        lose_results(&setup.proxy, 1);
         let lost = store.settle(key, Outcome::COMPLETED).await;
         assert!(matches!(lost, Err(StoreError::Unexpected { .. })), "{lost:?}");
         let again = store.settle(key, Outcome::COMPLETED).await.unwrap();
         assert_eq!(again, Settled::Stale);
     }
-    scene.end().await;
+    setup.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_counts_an_attempt_whose_answer_was_lost_as_completed() {
+async fn a_node_counts_a_completed_attempt_despite_a_lost_answer() {
     if !has_postgres() {
         return;
     }

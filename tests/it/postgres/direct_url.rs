@@ -1,12 +1,12 @@
-//! A way past the pooler carries what the pooler keeps back.
+//! The direct URL: notifications bypass the pooler, which does not deliver them.
 
 use orderly::config::{Database, PostgresDatabase, PostgresUrl};
 use orderly::metrics::Metrics;
 use orderly::store::clock::system_clock;
 use orderly::store::open::{OpenOptions, migrate, open};
 
-use super::scene::{
-    HEARS_WITHIN, accept_keyed, database_at, has_pgbouncer, has_postgres, node, store_at, until_ready,
+use super::setup::{
+    NOTIFIED_WITHIN, accept_keyed, database_at, has_pgbouncer, has_postgres, node, store_at, until_ready,
     warnings_with,
 };
 use crate::support::make::{NODE_A, NODE_B, heartbeat};
@@ -15,7 +15,7 @@ use crate::support::process::Process;
 use crate::support::until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_behind_a_pooler_is_woken_over_the_direct_way() {
+async fn a_node_behind_a_pooler_is_woken_through_the_direct_url() {
     if !has_pgbouncer() {
         return;
     }
@@ -51,16 +51,16 @@ async fn a_node_behind_a_pooler_is_woken_over_the_direct_way() {
             }
         }
     };
-    tokio::time::timeout(HEARS_WITHIN, woken)
+    tokio::time::timeout(NOTIFIED_WITHIN, woken)
         .await
-        .expect("it hears of an order in time");
+        .expect("it is notified of an order in time");
     hearing.close().await;
     speaking.close().await;
 }
 
-/// Issue 15, finding F9: not a word was said of it.
+/// Issue 15, finding F9: nothing was logged.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_direct_way_that_leads_nowhere_is_warned_about_once() {
+async fn an_unreachable_direct_url_is_warned_about_once() {
     if !has_postgres() {
         return;
     }
@@ -72,7 +72,7 @@ async fn a_direct_way_that_leads_nowhere_is_warned_about_once() {
     command.env("RUST_LOG", "info,orderly::store::postgres::notify=debug");
     let node = Process::start(command).await;
     until_ready(&node).await;
-    until("it has tried more than once", async || {
+    until("the node has tried more than once", async || {
         node.times_logged("cannot listen for other nodes' notifications") > 1
     })
     .await;

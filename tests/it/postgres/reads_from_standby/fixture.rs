@@ -1,4 +1,4 @@
-//! A node that reads from a standby, and what a client reads of it.
+//! The fixture for reads from a standby: a pair of servers, a node that reads from the standby, and a client of it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,31 +8,31 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_postgres::Client;
 
-use crate::postgres::scene::{node, number, until_ready};
+use crate::postgres::setup::{node, number, until_ready};
 use crate::support::client::{http, http_within};
 use crate::support::postgres::{Pair, TestDatabase};
 use crate::support::process::Process;
 use crate::support::until;
 
-/// The longest that a read takes which is answered by the primary in the end: the standby's 3 s, and a slow machine's time.
+/// The longest time of a read that falls back to the primary: 3 s for the standby, plus time for a slow machine.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(8);
 
-/// A pair with a database, and a node on the primary that reads from the standby.
-pub struct Shop {
+/// A primary and a standby with a database, and a node on the primary that reads from the standby.
+pub struct ReplicaFixture {
     pub pair: Pair,
     pub database: TestDatabase,
     pub folder: TempDir,
     pub node: Process,
 }
 
-impl Shop {
-    async fn open() -> Shop {
+impl ReplicaFixture {
+    async fn open() -> ReplicaFixture {
         let pair = Pair::start().await;
         let database = pair.primary.create_database().await;
         let folder = tempfile::tempdir().unwrap();
         let read_url = database.on(&pair.standby).url();
         let node = reading_node(folder.path(), &database, &read_url).await;
-        Shop {
+        ReplicaFixture {
             pair,
             database,
             folder,
@@ -40,20 +40,20 @@ impl Shop {
         }
     }
 
-    /// Opens one with this many orders that have ended, on both servers.
-    pub async fn with_orders(count: usize) -> Shop {
-        let shop = Shop::open().await;
-        shop.place(count).await;
-        shop.pair.caught_up().await;
-        shop.until_standby_serves().await;
-        shop
+    /// Opens a fixture with `count` completed orders on both servers.
+    pub async fn with_orders(count: usize) -> ReplicaFixture {
+        let fixture = ReplicaFixture::open().await;
+        fixture.place(count).await;
+        fixture.pair.caught_up().await;
+        fixture.until_standby_serves().await;
+        fixture
     }
 
     pub async fn standby(&self) -> Client {
         self.database.on(&self.pair.standby).admin().await
     }
 
-    /// Keeps the standby from showing anything new.
+    /// Pauses the replay, so that the standby shows nothing new.
     pub async fn pause_replay(&self) {
         self.pair.caught_up().await;
         let standby = self.standby().await;
@@ -68,11 +68,11 @@ impl Shop {
         .await;
     }
 
-    /// Places orders and waits until they have ended and have their places in the feed.
+    /// Places orders and waits until they are completed and all their events are numbered.
     pub async fn place(&self, count: usize) {
         place_at(&self.node, count).await;
         let admin = self.database.admin().await;
-        until("the orders have ended, and have their places", async || {
+        until("the orders are completed and numbered", async || {
             let left = "select (select count(*) from orderly.batches where first_position is null)
                 + (select count(*) from orderly.order_state where finished_at is null)";
             number(&admin, left).await == 0
@@ -88,7 +88,7 @@ impl Shop {
         until_standby_serves(&self.node).await;
     }
 
-    /// A node that reads from the primary alone, for what is true.
+    /// Starts a node that reads only from the primary, for comparison.
     pub async fn node_on_primary(&self, folder: &Path) -> Process {
         let url = self.database.url();
         reading_node(folder, &self.database, &url).await
@@ -139,7 +139,7 @@ async fn until_standby_serves(node: &Process) {
 
 pub struct Page {
     pub body: Value,
-    /// `Orderly-Cursor`, of a list.
+    /// The header `Orderly-Cursor`; only lists have it.
     pub cursor: Option<String>,
 }
 
@@ -175,7 +175,7 @@ pub async fn list(node: &Process, query: &str) -> Page {
     get(node, &format!("/orders?{query}")).await
 }
 
-/// The feed from a cursor, or from its beginning, to its end.
+/// Events of the feed from a cursor, or from the beginning, to its end.
 pub async fn feed(node: &Process, after: Option<&str>, limit: usize) -> Vec<Value> {
     let mut after = after.map(str::to_owned);
     let mut events = Vec::new();

@@ -1,25 +1,25 @@
-//! A store with a past, and statistics that are wrong about it.
+//! A store with many orders of every kind, and planner statistics that are wrong about it.
 
 use orderly::order::{OrderId, OrderStatus};
 
-use super::super::scene::Scene;
+use super::super::setup::Setup;
 use super::PAGE_ORDERS;
 use super::plan::Session;
 use crate::support::make::{NODE_A, claim_by};
 
-/// Enough that a walk past them shows, at some hundreds of pages of each table.
+/// Finished orders. They fill hundreds of pages of each table, so that reading past them shows.
 pub const FINISHED: i64 = 20_000;
-/// Of every kind of the other orders.
+/// Orders of each other kind.
 pub const OF_EACH_KIND: i64 = 15;
-/// Of those that wait for a time to come.
+/// Orders in backoff, for each of the two kinds that are not due.
 pub const WAITING: i64 = 2_000;
-/// Events in one batch, where an event is not alone in it.
+/// Events per batch, for batches of several events.
 pub const BATCH_EVENTS: i64 = 100;
-/// Whose the finished orders are, and whose the others.
+/// The user of the finished orders, and the user of the others.
 pub const BIG_USER: i64 = 1;
 pub const SMALL_USER: i64 = 7;
 
-/// The last ids of the kinds of other orders, in this order; then come the finished ones.
+/// The last id of each kind of other orders. The finished orders follow.
 pub const FIRST_LINE: i64 = OF_EACH_KIND;
 pub const DUE: i64 = FIRST_LINE + OF_EACH_KIND;
 pub const BACKING_OFF: i64 = DUE + WAITING;
@@ -29,30 +29,30 @@ pub const RUNNING: i64 = SUSPECTS + OF_EACH_KIND;
 pub const EXPIRED: i64 = RUNNING + OF_EACH_KIND;
 pub const FAILED: i64 = EXPIRED + OF_EACH_KIND;
 pub const CANCELLED: i64 = FAILED + OF_EACH_KIND;
-/// The finished orders: first those that were completed, then as many that were cancelled or failed.
+/// The last id of each kind of finished orders. Half of them are completed, the others cancelled or failed.
 pub const COMPLETED_LATER: i64 = CANCELLED + FINISHED / 2;
 pub const CANCELLED_LATER: i64 = COMPLETED_LATER + FINISHED / 4;
 pub const FAILED_LATER: i64 = CANCELLED_LATER + FINISHED / 4;
-/// Places in the feed: one batch for each finished order, and from this place on batches of many events.
+/// The position up to which every batch has one event. Later batches have many.
 pub const LAST_PLACE: i64 = 3 * FINISHED + CANCELLED;
 
-/// A store, and a session that has worked on it since it was empty.
-pub struct Story {
-    pub scene: Scene,
+/// A store, and a session that has used it since it was empty.
+pub struct Dataset {
+    pub setup: Setup,
     pub session: Session,
 }
 
-/// What the planner believes, which is true in the first case alone.
+/// The statistics that the planner uses. Only the first variant is accurate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Statistics {
     Fresh,
-    /// Nothing, and the session's plans of functions are from before anything was stored.
+    /// No statistics, and the session's function plans are from an empty store.
     NeverGathered,
-    /// From before anything was stored.
+    /// Gathered in an empty store.
     OfAnEmptyTable,
-    /// From when all orders that are finished now had this status.
+    /// Gathered when all finished orders had this status.
     AllIn(OrderStatus),
-    /// Gathered when all of them waited for another order of their user.
+    /// Gathered when all of them were blocked.
     AllBlocked,
     /// Gathered when no order was open; the tables of open orders had been large.
     OfEmptiedTables,
@@ -71,8 +71,8 @@ pub const ALL_STATISTICS: [Statistics; 10] = [
     Statistics::OfEmptiedTables,
 ];
 
-/// Both lines, the second with what is due and what is not, with suspects and without; leases that run and that ran out; what
-/// ended. Each order has its events in one batch.
+/// Orders of both lines (due and not due, suspects and others), running and expired leases, and ended orders. Each order has its
+/// events in one batch.
 const OTHERS: &str = "
 create temporary table others as
 select order_id, kind, suspect, now() + due as at,
@@ -101,7 +101,7 @@ select order_id, 2, 7, 4, 2, now(), batch, at, false, false from others where ki
 insert into orderly.failed select order_id, :small_user from others where kind = 'failed';
 insert into orderly.cancelled select order_id, :small_user from others where kind = 'cancelled';";
 
-/// Finished orders with a key each, and beside them as many long histories of orders that are not there.
+/// Finished orders with a key each, and as many rows of long histories whose orders do not exist.
 const FINISHED_ORDERS: &str = "
 create temporary table finished as
 select n, nextval('orderly.order_ids') as order_id,
@@ -135,8 +135,8 @@ select batch, 3 * :finished + min(order_id), 0, now(), array_agg(order_id order 
 select setval('orderly.batch_ids', (select max(batch) from orderly.batches));
 update orderly.queue set last_position = 3 * :finished + (select count(*) from others);";
 
-/// Puts the finished orders where all orders with this status stand.
-fn as_they_were(statistics: Statistics) -> &'static str {
+/// Moves the finished orders to the tables of the status that the statistics assume.
+fn as_assumed_by(statistics: Statistics) -> &'static str {
     match statistics {
         Statistics::AllIn(OrderStatus::Pending) => {
             "update orderly.orders set status = 0 where user_id = :big_user;
@@ -177,7 +177,7 @@ fn as_they_were(statistics: Statistics) -> &'static str {
     }
 }
 
-const AS_THEY_ARE: &str = "
+const BACK_TO_THEIR_STATUS: &str = "
 update orderly.orders as o set status = finished.status from finished
 where o.order_id = finished.order_id and o.status <> finished.status;
 delete from orderly.first_line where order_id in (select order_id from finished);
@@ -198,8 +198,8 @@ update orderly.counters set
     cancelled = (select count(*) from orderly.cancelled)
 where slot = 0";
 
-/// A session keeps the plans of functions: the one that explains has those from when there was nothing, unless a table was
-/// changed, cleaned up or analyzed since. Nothing is stored.
+/// Makes the session cache plans of functions in an empty store. It keeps them unless a table is changed, vacuumed or analyzed.
+/// Stores nothing.
 const USED_WHILE_EMPTY: &str = "
 begin;
 select from :accept('{}', '{}', '{}', '{}', '{}', 1::int2);
@@ -214,7 +214,7 @@ select from :settle('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 
 select from :view_orders('{}');
 rollback;";
 
-/// The tables that grow.
+/// Tables that grow.
 pub const TABLES: [&str; 12] = [
     "orders",
     "history",
@@ -230,7 +230,7 @@ pub const TABLES: [&str; 12] = [
     "idempotency_keys",
 ];
 
-/// Those that are empty whenever all work is done.
+/// Tables that are empty when no order is open.
 const EMPTIED: [&str; 6] = [
     "first_line",
     "second_line",
@@ -240,42 +240,41 @@ const EMPTIED: [&str; 6] = [
     "leases",
 ];
 
-async fn analyze(scene: &Scene) {
+async fn analyze(setup: &Setup) {
     for table in TABLES {
         let analyze = format!("analyze orderly.{table}");
-        scene.admin.batch_execute(&analyze).await.unwrap();
+        setup.admin.batch_execute(&analyze).await.unwrap();
     }
 }
 
-/// The feed of such a store, as if nobody had numbered it until now: the statistics are from before. Answers how many pages
-/// may have to be read past what the numbering left dead, until that is cleaned up.
+/// Numbers the whole feed at once, with statistics from before. Returns the number of pages with dead entries of the numbering that
+/// a read may have to skip until they are vacuumed.
 ///
-/// Readers clean up behind themselves, but only what they know that nobody needs. Their idea of that is coarse: while a
-/// transaction writes anywhere on the server, in another test's database too, the first of them may have to walk past
-/// everything.
-pub async fn numbered_late(scene: &Scene) -> u64 {
+/// Readers remove dead entries only if no transaction can need them. While a transaction is open anywhere on the server, even in
+/// another test's database, the first reader may have to skip all of them.
+pub async fn number_late(setup: &Setup) -> u64 {
     let unnumber =
         "update orderly.batches set first_position = null; update orderly.queue set last_position = 0;
         vacuum orderly.batches";
     for statement in unnumber.split(';') {
-        scene.admin.batch_execute(statement).await.unwrap();
+        setup.admin.batch_execute(statement).await.unwrap();
     }
-    analyze(scene).await;
-    while scene.store.events_after(None, 1).await.unwrap().unplaced {
-        scene.store.history(OrderId(FAILED_LATER), 0).await.unwrap();
+    analyze(setup).await;
+    while setup.store.events_after(None, 1).await.unwrap().unplaced {
+        setup.store.history(OrderId(FAILED_LATER), 0).await.unwrap();
     }
     let dead = "select (pg_relation_size('orderly.batches') + pg_relation_size('orderly.batches_unnumbered'))
         / current_setting('block_size')::int8";
-    u64::try_from(scene.number(dead).await).unwrap()
+    u64::try_from(setup.number(dead).await).unwrap()
 }
 
-/// A store with orders of every kind, and accepted after them so many that are finished: whatever walks past orders instead of
-/// finding them walks far.
-pub async fn story(statistics: Statistics, finished: i64) -> Option<Story> {
-    let scene = Scene::new().await?;
-    // To be caught. It finds nothing.
+/// Creates a store with orders of every kind, followed by this many finished ones, so that a statement that reads past orders
+/// instead of finding them by index reads many.
+pub async fn dataset(statistics: Statistics, finished: i64) -> Option<Dataset> {
+    let setup = Setup::new().await?;
+    // Sent to be captured. It finds nothing.
     let claim = claim_by(NODE_A, PAGE_ORDERS);
-    scene.store.claim(claim).await.unwrap();
+    setup.store.claim(claim).await.unwrap();
     let run = async |statements: &str| {
         let statements = statements
             .replace(":finished", &finished.to_string())
@@ -284,7 +283,7 @@ pub async fn story(statistics: Statistics, finished: i64) -> Option<Story> {
             .replace(":waiting", &WAITING.to_string())
             .replace(":big_user", &BIG_USER.to_string())
             .replace(":small_user", &SMALL_USER.to_string());
-        let run = scene.admin.batch_execute(&statements).await;
+        let run = setup.admin.batch_execute(&statements).await;
         run.unwrap_or_else(|error| panic!("{error:?} in {statements}"));
     };
     for table in TABLES {
@@ -294,30 +293,30 @@ pub async fn story(statistics: Statistics, finished: i64) -> Option<Story> {
         .await;
     }
     if statistics == Statistics::OfAnEmptyTable {
-        analyze(&scene).await;
+        analyze(&setup).await;
     }
-    // The first temporary table of a session makes a schema, which has all sessions plan anew.
+    // The first temporary table of a session creates a schema, which makes all sessions replan.
     run("create temporary table first ()").await;
-    let session = Session::open(&scene.database.url()).await;
-    let used = scene.database.named(USED_WHILE_EMPTY).await;
+    let session = Session::open(&setup.database.url()).await;
+    let used = setup.database.named(USED_WHILE_EMPTY).await;
     session.client.batch_execute(&used).await.unwrap();
     run(OTHERS).await;
     run(FINISHED_ORDERS).await;
-    let before = as_they_were(statistics);
+    let before = as_assumed_by(statistics);
     if !before.is_empty() {
         run(before).await;
-        analyze(&scene).await;
-        run(AS_THEY_ARE).await;
+        analyze(&setup).await;
+        run(BACK_TO_THEIR_STATUS).await;
     }
     run(COUNTED).await;
-    // Dead entries are another subject; this gathers no statistics.
+    // Removes dead entries without gathering statistics.
     if statistics != Statistics::NeverGathered {
         for table in TABLES {
             run(&format!("vacuum (index_cleanup on) orderly.{table}")).await;
         }
     }
     if statistics == Statistics::Fresh {
-        analyze(&scene).await;
+        analyze(&setup).await;
     }
     if statistics == Statistics::OfEmptiedTables {
         for table in EMPTIED {
@@ -327,5 +326,5 @@ pub async fn story(statistics: Statistics, finished: i64) -> Option<Story> {
             .await;
         }
     }
-    Some(Story { scene, session })
+    Some(Dataset { setup, session })
 }

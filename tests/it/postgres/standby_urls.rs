@@ -1,14 +1,14 @@
-//! A standby: what reads one, and how a node finds the primary beside one.
+//! URLs that lead to a standby: commands that can read it, and nodes that look for the primary.
 
 use std::path::Path;
 
-use super::scene::{accept_keyed, has_postgres, node, number, store_at, until_ready};
+use super::setup::{accept_keyed, has_postgres, node, number, store_at, until_ready};
 use crate::support::client::{Answer, Request, http, post};
 use crate::support::postgres::{Pair, Server, TestDatabase};
 use crate::support::process::Process;
 use crate::support::until;
 
-/// A pair with a database of three orders on both.
+/// A primary and a standby, with a database of three orders.
 async fn pair_with_orders() -> (Pair, TestDatabase) {
     let pair = Pair::start().await;
     let database = pair.primary.create_database().await;
@@ -21,7 +21,7 @@ async fn pair_with_orders() -> (Pair, TestDatabase) {
     (pair, database)
 }
 
-/// The database on the standby, or on both with the standby first.
+/// URL of the database on the standby.
 fn standby_url(pair: &Pair, database: &TestDatabase) -> String {
     database.url_at("127.0.0.1", pair.standby.address().port())
 }
@@ -31,7 +31,7 @@ fn url_of_both(pair: &Pair, database: &TestDatabase) -> String {
     database.url_at(&host, pair.primary.address().port())
 }
 
-async fn told(folder: &Path, url: &str, arguments: &[&str]) -> (Option<i32>, String) {
+async fn run_orderly(folder: &Path, url: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let output = node(folder, url).args(arguments).output().await.unwrap();
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     (output.status.code(), said)
@@ -47,13 +47,13 @@ async fn verify_doctor_and_copy_read_a_standby() {
     let folder = tempfile::tempdir().unwrap();
     let standby = standby_url(&pair, &database);
     for url in [&standby, &format!("{standby}?target_session_attrs=standby")] {
-        let (exit, said) = told(folder.path(), url, &["verify"]).await;
+        let (exit, said) = run_orderly(folder.path(), url, &["verify"]).await;
         assert_eq!(exit, Some(0), "{said}");
         assert!(said.contains("3 orders"), "{said}");
-        let (exit, said) = told(folder.path(), url, &["migrate", "--dry-run"]).await;
+        let (exit, said) = run_orderly(folder.path(), url, &["migrate", "--dry-run"]).await;
         assert_eq!(exit, Some(0), "{said}");
     }
-    let (exit, said) = told(folder.path(), &standby, &["doctor"]).await;
+    let (exit, said) = run_orderly(folder.path(), &standby, &["doctor"]).await;
     assert_eq!(exit, Some(1), "{said}");
     for part in [
         "is sound: 3 orders",
@@ -67,7 +67,7 @@ async fn verify_doctor_and_copy_read_a_standby() {
     }
     let empty = Server::shared().await.create_database().await;
     let copy = ["copy", "--from", &standby, "--to", &empty.url()];
-    let (exit, said) = told(folder.path(), "sqlite:none.db", &copy).await;
+    let (exit, said) = run_orderly(folder.path(), "sqlite:none.db", &copy).await;
     assert_eq!(exit, Some(0), "{said}");
     assert!(
         said.contains("copied 3 orders") && said.contains("nothing differs"),
@@ -75,16 +75,16 @@ async fn verify_doctor_and_copy_read_a_standby() {
     );
 }
 
-/// Issue 15, finding F9: with a standby first such a node was never ready.
+/// Issue 15, finding F9: a node whose URL listed the standby first never became ready.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_and_commands_find_the_primary_behind_a_standby() {
+async fn nodes_and_commands_find_the_primary_listed_after_a_standby() {
     if !has_postgres() {
         return;
     }
     let (pair, database) = pair_with_orders().await;
     let folder = tempfile::tempdir().unwrap();
     let both = url_of_both(&pair, &database);
-    let (_, said) = told(folder.path(), &both, &["doctor"]).await;
+    let (_, said) = run_orderly(folder.path(), &both, &["doctor"]).await;
     assert!(said.contains("is sound: 3 orders"), "{said}");
     assert!(!said.contains("read-only"), "{said}");
     let node = Process::start(node(folder.path(), &both)).await;
@@ -93,7 +93,7 @@ async fn a_node_and_commands_find_the_primary_behind_a_standby() {
     assert_eq!(node.terminate().await, Some(0));
 }
 
-/// Issue 15, point 3: sessions outlive such a change, and each of them refused a request.
+/// Issue 15, point 3: sessions survive the change of the server, and each of them refused a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_leaves_a_server_that_became_read_only() {
     if !has_postgres() {

@@ -1,20 +1,20 @@
-//! Nothing costs more for the orders that wait and those that run, in a session whose plans are from when there were none.
+//! Costs do not grow with the number of Pending and Processing orders, in a session whose plans are from an empty store.
 
 use orderly::order::OrderId;
 
-use super::super::away::last_floor;
-use super::plan::{Caught, caught, of_message, of_transaction};
-use super::story::{ALL_STATISTICS, FINISHED, Statistics, Story, story};
-use super::whatever_else::fault;
+use super::super::database_outage::last_lower_bound;
+use super::dataset::{ALL_STATISTICS, Dataset, FINISHED, Statistics, dataset};
+use super::other_statements::fault;
+use super::plan::{CapturedStatement, last_message_with, of_message, of_transaction};
 use super::{CLAIM, PAGE_ORDERS, PAGES_MAX};
 use crate::support::make::{NODE_A, claim_by, heartbeat, new_order};
 use crate::support::until;
 
-/// Pages of the database that a claim of ten orders touches at most: each is found and locked in its line, and written.
+/// Database pages that a claim of ten orders touches at most: each is found and locked in its line, and written.
 const CLAIM_PAGES_MAX: u64 = 600;
 
-/// Orders in the first line, behind all others; in the second line, due after all others; and with leases. Each order has its events
-/// in one batch.
+/// Orders at the end of the first line, orders at the end of the second line, and orders with leases. Each order has its events in
+/// one batch.
 const WAITING: &str = "
 insert into orderly.orders (order_id, user_id, total_amount, created_at, accepted_in, item_ids)
 select n, 9, 100, now(), 1000000 + n / 100, '1,2' from generate_series(100001, 160000) as n;
@@ -28,32 +28,32 @@ select n, 1, 10, 2, 1, now(), 1000000 + n / 100, now() + interval '1 hour', fals
 from generate_series(140001, 160000) as n;
 update orderly.counters set pending = pending + 40000, processing = processing + 20000 where slot = 0;";
 
-/// Joined the other way round, every order that waits would be compared with every one that was chosen.
+/// The join order matters: with the opposite one, every Pending order would be compared with every chosen one.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_to_an_order_costs_the_same_with_sixty_thousand_open_ones() {
-    let mut wrong = Vec::new();
+async fn calls_on_an_order_cost_the_same_with_sixty_thousand_open_orders() {
+    let mut faults = Vec::new();
     for statistics in ALL_STATISTICS {
-        let Some(Story { scene, session }) = story(statistics, FINISHED).await else {
+        let Some(Dataset { setup, session }) = dataset(statistics, FINISHED).await else {
             return;
         };
-        scene.admin.batch_execute(WAITING).await.unwrap();
+        setup.admin.batch_execute(WAITING).await.unwrap();
         let mut found = |what: &str, fault: Option<String>| {
-            wrong.extend(fault.map(|fault| format!("{statistics:?}: {what}: {fault}")));
+            faults.extend(fault.map(|fault| format!("{statistics:?}: {what}: {fault}")));
         };
-        scene.store.claim(claim_by(NODE_A, PAGE_ORDERS)).await.unwrap();
-        let claim = of_message(&scene, &session, CLAIM).await;
+        setup.store.claim(claim_by(NODE_A, PAGE_ORDERS)).await.unwrap();
+        let claim = of_message(&setup, &session, CLAIM).await;
         found("claim", fault(&claim, CLAIM_PAGES_MAX));
         let settle = "select from :settle('{140001,140002}', '{1,1}', '{10,10}', '{2,3}', '{2,0}', '{f,f}', '{null,1}',
             '{null,no}', '{null,no}', '{null,null}', '{f,f}', 3::int2)";
-        let settle = scene.database.named(settle).await;
+        let settle = setup.database.named(settle).await;
         found("settle", fault(&session.plan(&settle).await, PAGES_MAX));
-        scene.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
-        scene.store.cancel(OrderId(100_001)).await.unwrap();
-        scene.store.redrive(OrderId(120_001)).await.unwrap();
-        scene.store.order_view(OrderId(140_001)).await.unwrap();
-        scene.store.history(OrderId(140_001), 0).await.unwrap();
-        scene.store.queue().await.unwrap();
-        let view_orders = scene.database.named(":view_orders(").await;
+        setup.store.renew(heartbeat(NODE_A, &[])).await.unwrap();
+        setup.store.cancel(OrderId(100_001)).await.unwrap();
+        setup.store.redrive(OrderId(120_001)).await.unwrap();
+        setup.store.order_view(OrderId(140_001)).await.unwrap();
+        setup.store.history(OrderId(140_001), 0).await.unwrap();
+        setup.store.queue().await.unwrap();
+        let view_orders = setup.database.named(":view_orders(").await;
         for (what, part, types, values) in [
             (
                 "heartbeat",
@@ -94,14 +94,16 @@ async fn what_happens_to_an_order_costs_the_same_with_sixty_thousand_open_ones()
             ),
             ("queue", "Reads the numbers", "int8, text", "0, ''"),
         ] {
-            let plan = Caught::of(&scene, what, part, types, values).plan(&session).await;
+            let plan = CapturedStatement::of(&setup, what, part, types, values)
+                .plan(&session)
+                .await;
             found(what, fault(&plan, PAGES_MAX));
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// Orders of one user that wait for each other, of which nothing is to be seen to, and of many that the next claim sees to.
+/// Blocked orders of one user, and of many users whose turns the next claim checks.
 const BLOCKED: &str = "
 insert into orderly.blocked (order_id, user_id, since, due_at, suspect)
 select -n, 9, now(), null, false from generate_series(1, 20000) as n;
@@ -110,76 +112,71 @@ select -n, n, now() - interval '1 hour', null, false from generate_series(20001,
 insert into orderly.unseen (user_id) select n from generate_series(20001, 40000) as n;
 update orderly.queue set ordering = 2";
 
-/// Pages for the orders that are counted and for the users looked for among those that claims see to.
+/// Database pages for the counted orders, and for the lookup of their users among those whose turns are to be checked.
 const COUNTED_PAGES_MAX: u64 = 45_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_blocks_an_order_is_found_among_forty_thousand_blocked_ones() {
-    let mut wrong = Vec::new();
+async fn a_predecessor_is_found_among_forty_thousand_blocked_orders() {
+    let mut faults = Vec::new();
     for statistics in ALL_STATISTICS {
-        let Some(Story { scene, session }) = story(statistics, FINISHED).await else {
+        let Some(Dataset { setup, session }) = dataset(statistics, FINISHED).await else {
             return;
         };
-        scene.admin.batch_execute(BLOCKED).await.unwrap();
+        setup.admin.batch_execute(BLOCKED).await.unwrap();
         let in_turn = "update orderly.queue set ordering = 1";
-        scene.admin.batch_execute(in_turn).await.unwrap();
-        scene.store.queue().await.unwrap();
-        scene.store.standing(OrderId(1)).await.unwrap();
-        let queue = Caught::of(
-            &scene,
+        setup.admin.batch_execute(in_turn).await.unwrap();
+        setup.store.queue().await.unwrap();
+        setup.store.explain(OrderId(1)).await.unwrap();
+        let queue = CapturedStatement::of(
+            &setup,
             "blocked",
             "whose turn the next claim decides; how many",
             "int8, text, int8",
             "0, '', 10000",
         );
         let plan = queue.plan(&session).await;
-        // As many as are counted, and no more.
+        // At most as many rows as are counted.
         let (pages, rows) = (plan.pages(), plan.rows());
         if pages > COUNTED_PAGES_MAX || rows > 10_000 || plan.is_compiled() {
-            wrong.push(format!(
+            faults.push(format!(
                 "{statistics:?}: queue: {pages} pages, {rows} rows, {plan}"
             ));
         }
-        let standing = Caught::of(
-            &scene,
-            "standing",
-            "Where order $1 stands",
-            "int8, int8",
-            "1, 100",
-        );
-        let plan = standing.plan(&session).await;
-        wrong.extend(fault(&plan, 3 * PAGES_MAX).map(|fault| format!("{statistics:?}: standing: {fault}")));
+        let explain =
+            CapturedStatement::of(&setup, "explain", "Where order $1 stands", "int8, int8", "1, 100");
+        let plan = explain.plan(&session).await;
+        faults.extend(fault(&plan, 3 * PAGES_MAX).map(|fault| format!("{statistics:?}: explain: {fault}")));
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// They were in the first line, and left it: while somebody holds an old snapshot, their entries stay.
+/// Claims orders of the first line. While a session holds an old snapshot, their dead index entries stay.
 const CLAIMED_BEFORE: &str = "
 insert into orderly.first_line select generate_series(100001, 120000);
 delete from orderly.first_line where order_id > 100000;
 select setval('orderly.order_ids', 120000)";
-/// Pages of the table and its index that these entries fill.
+/// Pages of the table and its index that the dead entries fill.
 const PAGES_OF_CLAIMED: u64 = 100;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_an_old_snapshot_a_claim_does_not_walk_past_what_was_claimed() {
-    let Some(Story { scene, session }) = story(Statistics::Fresh, 0).await else {
+async fn a_claim_skips_dead_entries_under_an_old_snapshot() {
+    let Some(Dataset { setup, session }) = dataset(Statistics::Fresh, 0).await else {
         return;
     };
-    let old = scene.database.admin().await;
+    let old = setup.database.admin().await;
     let hold = "begin isolation level repeatable read; select count(*) from orderly.first_line";
     old.batch_execute(hold).await.unwrap();
-    scene.admin.batch_execute(CLAIMED_BEFORE).await.unwrap();
-    // A transaction of another test on the same server keeps the floor down for as long as it is open.
-    until("the floor is above them", async || {
-        scene.store.accept([new_order()].into(), None).await.unwrap();
-        scene.store.claim(claim_by(NODE_A, 100)).await.unwrap();
-        last_floor(&scene) > 120_000
+    setup.admin.batch_execute(CLAIMED_BEFORE).await.unwrap();
+    // An open transaction of another test on the same server keeps the lower bound from rising.
+    until("the lower bound is above them", async || {
+        setup.store.accept([new_order()].into(), None).await.unwrap();
+        setup.store.claim(claim_by(NODE_A, 100)).await.unwrap();
+        last_lower_bound(&setup) > 120_000
     })
     .await;
-    scene.store.accept([new_order()].into(), None).await.unwrap();
-    let message = caught(&scene, CLAIM);
-    let floor = format!("above => {}", last_floor(&scene));
+    setup.store.accept([new_order()].into(), None).await.unwrap();
+    let message = last_message_with(&setup, CLAIM);
+    let floor = format!("above => {}", last_lower_bound(&setup));
     let with_it = of_transaction(&session, &message).await.pages();
     let without = of_transaction(&session, &message.replace(&floor, "above => 0"))
         .await

@@ -1,6 +1,5 @@
-//! Few connections: a role that may have three to fifteen, two nodes that share them, a pooler that lends each for a whole
-//! session. Everything goes on, more slowly, and work that frees other work gets a connection (issue 13, points 2
-//! and 28).
+//! Few connections: a role limited to three to fifteen, two nodes that share them, and a pooler in session mode. All work
+//! continues, more slowly, and work that other work waits for gets a connection (issue 13, points 2 and 28).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-use super::scene::{
+use super::setup::{
     has_pgbouncer, has_postgres, node, number, status_of, store_at, until_ready, warnings_with,
 };
 use crate::support::client::{Answer, Request, http, post};
@@ -23,15 +22,15 @@ use crate::support::process::Process;
 use crate::support::proxy::{Action, Proxy};
 use crate::support::until;
 
-/// A database whose owner may have only so many connections.
-pub struct Limited {
+/// A database whose owner has a connection limit.
+pub struct LimitedDatabase {
     pub database: TestDatabase,
     pub admin: Client,
     pub role: String,
 }
 
-impl Limited {
-    pub async fn to(connections: usize) -> Limited {
+impl LimitedDatabase {
+    pub async fn with_connections(connections: usize) -> LimitedDatabase {
         let database = Server::shared().await.create_database().await;
         let admin = database.admin().await;
         let name = database.name().to_owned();
@@ -40,7 +39,7 @@ impl Limited {
             "create role {role} login connection limit {connections}; alter database {name} owner to {role}"
         );
         admin.batch_execute(&create).await.unwrap();
-        Limited {
+        LimitedDatabase {
             database,
             admin,
             role,
@@ -48,10 +47,10 @@ impl Limited {
     }
 
     pub fn url(&self) -> String {
-        self.of_role(&self.database.url())
+        self.url_for_role(&self.database.url())
     }
 
-    pub fn of_role(&self, url: &str) -> String {
+    pub fn url_for_role(&self, url: &str) -> String {
         url.replace("postgres://postgres@", &format!("postgres://{}@", self.role))
     }
 
@@ -76,11 +75,11 @@ pub fn named(prefix: &str, orders: usize) -> Vec<Request> {
         .collect()
 }
 
-/// All at once; each is asked again until it is stored.
+/// Sends all requests at once, and repeats each until it is stored.
 pub async fn place(node: &Process, requests: &[Request]) {
     let http = http();
     join_all(requests.iter().map(async |request| {
-        until("an order is taken", async || {
+        until("an order is accepted", async || {
             matches!(post(&http, &node.url, request).await, Answer::Created(_))
         })
         .await;
@@ -92,40 +91,40 @@ pub async fn stop(node: Process) {
     assert_eq!(node.terminate().await, Some(0));
 }
 
-/// Then silence: nothing that a client asks for brings the node another connection.
+/// No client sends a request after the orders, so none makes the node open another connection.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_completes_everything_on_three_connections_and_more() {
+async fn a_node_completes_all_orders_with_three_to_fifteen_connections() {
     if !has_postgres() {
         return;
     }
     for connections in 3..=15 {
-        let limited = Limited::to(connections).await;
+        let limited = LimitedDatabase::with_connections(connections).await;
         let folder = tempfile::tempdir().unwrap();
         let node = Process::start(node(folder.path(), &limited.url())).await;
         until_ready(&node).await;
         place(&node, &named("order", connections)).await;
-        until("everything is completed", async || {
+        until("every order is completed", async || {
             limited.orders_with_status("Completed").await == connections
         })
         .await;
         until_ready(&node).await;
         stop(node).await;
-        let told = warnings_with(folder.path(), "too few connections");
+        let warnings = warnings_with(folder.path(), "too few connections");
         assert_eq!(
-            told.len(),
+            warnings.len(),
             usize::from(connections < 15),
-            "{connections}: {told:?}"
+            "{connections}: {warnings:?}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_with_few_connections_hands_its_orders_back() {
+async fn a_stopping_node_gives_back_its_orders_with_few_connections() {
     if !has_postgres() {
         return;
     }
     for connections in [3, 5, 8, 12] {
-        let limited = Limited::to(connections).await;
+        let limited = LimitedDatabase::with_connections(connections).await;
         let folder = tempfile::tempdir().unwrap();
         let mut slow = node(folder.path(), &limited.url());
         slow.env("ORDERLY_SIMULATED_SPEED", "0.001")
@@ -133,7 +132,7 @@ async fn a_node_with_few_connections_hands_its_orders_back() {
         let node = Process::start(slow).await;
         until_ready(&node).await;
         place(&node, &named("order", connections)).await;
-        until("everything is started", async || {
+        until("every order is started", async || {
             limited.orders_with_status("Processing").await == connections
         })
         .await;
@@ -148,14 +147,14 @@ async fn two_nodes_share_a_few_connections() {
         return;
     }
     for connections in [3, 5, 8, 16] {
-        let limited = Limited::to(connections).await;
+        let limited = LimitedDatabase::with_connections(connections).await;
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let first = Process::start(node(folders[0].path(), &limited.url())).await;
         until_ready(&first).await;
         let second = Process::start(node(folders[1].path(), &limited.url())).await;
         let (ours, theirs) = (named("first", connections), named("second", connections));
         tokio::join!(place(&first, &ours), place(&second, &theirs));
-        until("everything is completed", async || {
+        until("every order is completed", async || {
             limited.orders_with_status("Completed").await == 2 * connections
         })
         .await;
@@ -166,19 +165,19 @@ async fn two_nodes_share_a_few_connections() {
     }
 }
 
-/// Connections are used up from outside while orders run, and come back later.
+/// Other sessions use all connections while orders run, and free them later.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_without_connections_goes_on_when_there_are_some() {
+async fn a_node_without_connections_continues_when_some_are_free() {
     const CONNECTIONS: usize = 5;
     if !has_postgres() {
         return;
     }
-    let limited = Limited::to(CONNECTIONS).await;
+    let limited = LimitedDatabase::with_connections(CONNECTIONS).await;
     let folder = tempfile::tempdir().unwrap();
     let node = Process::start(node(folder.path(), &limited.url())).await;
     until_ready(&node).await;
     place(&node, &named("before", CONNECTIONS)).await;
-    // From here on the node has no connection, nor gets one.
+    // Now the node has no connection and cannot open one.
     let limit = format!("alter role {} connection limit 0", limited.role);
     limited.admin.batch_execute(&limit).await.unwrap();
     Server::shared().await.terminate_backends(&limited.database).await;
@@ -190,7 +189,7 @@ async fn a_node_without_connections_goes_on_when_there_are_some() {
     limited.admin.batch_execute(&limit).await.unwrap();
     until_ready(&node).await;
     place(&node, &named("after", CONNECTIONS)).await;
-    until("everything is completed", async || {
+    until("every order is completed", async || {
         limited.orders_with_status("Completed").await == 2 * CONNECTIONS
     })
     .await;
@@ -198,7 +197,7 @@ async fn a_node_without_connections_goes_on_when_there_are_some() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_in_session_mode_with_a_small_pool_is_enough() {
+async fn a_small_pool_in_session_mode_is_sufficient() {
     const ORDERS: usize = 12;
     if !has_pgbouncer() {
         return;
@@ -217,7 +216,7 @@ async fn a_pooler_in_session_mode_with_a_small_pool_is_enough() {
         until_ready(first).await;
         place(first, &named("order", ORDERS)).await;
         let admin = database.admin().await;
-        until("everything is completed", async || {
+        until("every order is completed", async || {
             let completed = "select count(*) from orderly.orders where status = 2";
             usize::try_from(number(&admin, completed).await) == Ok(ORDERS)
         })
@@ -229,19 +228,19 @@ async fn a_pooler_in_session_mode_with_a_small_pool_is_enough() {
     }
 }
 
-/// With enough connections and with few.
+/// Runs with enough connections and with few.
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_that_hang_keep_no_operator_waiting() {
+async fn hanging_lists_do_not_delay_operators() {
     const LISTS: usize = 30;
     if !has_postgres() {
         return;
     }
     for connections in [5, 15] {
-        let limited = Limited::to(connections).await;
+        let limited = LimitedDatabase::with_connections(connections).await;
         let proxy = Proxy::before(Server::shared().await.address()).await;
         let url = limited.database.url_at("127.0.0.1", proxy.address().port());
         let folder = tempfile::tempdir().unwrap();
-        let node = Process::start(node(folder.path(), &limited.of_role(&url))).await;
+        let node = Process::start(node(folder.path(), &limited.url_for_role(&url))).await;
         until_ready(&node).await;
         let hanging = Arc::new(AtomicUsize::new(0));
         let counted = hanging.clone();
@@ -279,12 +278,12 @@ async fn lists_that_hang_keep_no_operator_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_compares_what_is_allowed_with_what_is_wanted() {
+async fn doctor_compares_allowed_and_wanted_connections() {
     if !has_postgres() {
         return;
     }
     for (connections, state) in [(2, "fail"), (12, "warn"), (40, "ok")] {
-        let limited = Limited::to(connections).await;
+        let limited = LimitedDatabase::with_connections(connections).await;
         let folder = tempfile::tempdir().unwrap();
         let migrated = node(folder.path(), &limited.url()).arg("migrate").output().await;
         assert!(migrated.unwrap().status.success());
@@ -308,11 +307,11 @@ async fn doctor_compares_what_is_allowed_with_what_is_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_says_what_to_do_when_every_connection_is_in_use() {
+async fn doctor_gives_advice_when_every_connection_is_in_use() {
     if !has_postgres() {
         return;
     }
-    let limited = Limited::to(1).await;
+    let limited = LimitedDatabase::with_connections(1).await;
     let _stranger = crate::support::postgres::connect(&limited.url()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut doctor = node(folder.path(), &limited.url());
@@ -330,16 +329,16 @@ async fn doctor_says_what_to_do_when_every_connection_is_in_use() {
     );
 }
 
-/// The only connection is kept by a list that hangs.
+/// A hanging list occupies the only connection.
 #[tokio::test(flavor = "multi_thread")]
-async fn results_without_a_connection_make_a_node_unready_and_idle() {
+async fn a_node_that_cannot_store_results_is_unready_and_claims_nothing() {
     if !has_postgres() {
         return;
     }
-    let limited = Limited::to(1).await;
+    let limited = LimitedDatabase::with_connections(1).await;
     let proxy = Proxy::before(Server::shared().await.address()).await;
     let url = limited.database.url_at("127.0.0.1", proxy.address().port());
-    let store = store_at(&limited.of_role(&url)).await;
+    let store = store_at(&limited.url_for_role(&url)).await;
     let orders = [new_order(), new_order()];
     store.accept(orders.into(), None).await.unwrap();
     let lease = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases.remove(0);
@@ -349,7 +348,7 @@ async fn results_without_a_connection_make_a_node_unready_and_idle() {
         if !flight.sql().contains("order by order_id desc") {
             return Action::Forward;
         }
-        // The receiver is gone at the end of the test.
+        // Fails only after the end of the test.
         let _ = hangs.send(());
         Action::Silence
     });

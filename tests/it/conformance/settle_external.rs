@@ -1,4 +1,4 @@
-//! `settle_outside`: results of external workers, identified by order and token (issue 14, point 7).
+//! `settle_external`: results of external workers, identified by order and token (issue 14, point 7).
 
 use futures_util::future::join_all;
 use orderly::epoch::{FENCE_BITS, Token, TokenSecret};
@@ -6,7 +6,7 @@ use orderly::event::EventKind;
 use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
 use orderly::portable_json::JsonText;
-use orderly::store::{LatestClaim, SettledOutside, StoreError};
+use orderly::store::{LatestClaim, SettledExternal, StoreError};
 
 use super::external_leases::{take, take_only};
 use crate::support::Harness;
@@ -29,7 +29,7 @@ async fn a_result_with_the_current_token_settles_and_returns_the_order(harness: 
     ] {
         let id = harness.accept_one().await;
         let lease = take_only(harness, id).await;
-        let SettledOutside::Done(order) = bring(harness, id, lease.token, outcome).await else {
+        let SettledExternal::Done(order) = bring(harness, id, lease.token, outcome).await else {
             panic!("the token is valid")
         };
         assert_eq!((order.status, &order), (status, &harness.order(id).await));
@@ -49,7 +49,7 @@ async fn a_result_with_a_stale_token_changes_nothing(harness: &mut Harness) {
         Outcome::COMPLETED,
     )
     .await;
-    assert!(matches!(unknown, SettledOutside::UnknownOrder), "{unknown:?}");
+    assert!(matches!(unknown, SettledExternal::UnknownOrder), "{unknown:?}");
     let id = harness.accept_one().await;
     assert_lost(harness, id, 0).await;
     assert_lost(harness, id, 1).await;
@@ -73,13 +73,13 @@ async fn a_result_with_a_foreign_token_changes_nothing(harness: &mut Harness) {
     let of_another_epoch = TokenSecret::of([7; 16]).token(id, fence + (1 << FENCE_BITS));
     for token in [foreign, of_another_epoch, harness.token(other, 1).await] {
         match bring(harness, id, token, Outcome::COMPLETED).await {
-            SettledOutside::Lost(_) => {}
+            SettledExternal::Lost(_) => {}
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(harness.counters().await.processing, 2);
     let settled = bring(harness, id, leases[0].token, Outcome::COMPLETED).await;
-    assert!(matches!(settled, SettledOutside::Done(_)), "{settled:?}");
+    assert!(matches!(settled, SettledExternal::Done(_)), "{settled:?}");
 }
 
 async fn a_result_for_an_order_not_handed_out_changes_nothing(harness: &mut Harness) {
@@ -98,11 +98,11 @@ async fn a_refused_external_result_does_not_affect_other_results(harness: &mut H
         .await;
     let results = leases.iter().map(|lease| {
         let (store, id, token) = (harness.store().clone(), lease.order.order_id, lease.token);
-        async move { store.settle_outside(id, token, Outcome::COMPLETED).await }
+        async move { store.settle_external(id, token, Outcome::COMPLETED).await }
     });
     for (id, settled) in ids.iter().zip(join_all(results).await) {
         match settled {
-            Ok(SettledOutside::Done(order)) => assert_eq!(order.order_id, *id),
+            Ok(SettledExternal::Done(order)) => assert_eq!(order.order_id, *id),
             Err(StoreError::Refused { .. }) => assert_eq!(*id, ids[7]),
             other => panic!("{other:?}"),
         }
@@ -111,8 +111,8 @@ async fn a_refused_external_result_does_not_affect_other_results(harness: &mut H
     assert_eq!((counters.completed, counters.processing), (19, 1));
 }
 
-async fn bring(harness: &Harness, id: OrderId, token: Token, outcome: Outcome) -> SettledOutside {
-    let settled = harness.store().settle_outside(id, token, outcome).await;
+async fn bring(harness: &Harness, id: OrderId, token: Token, outcome: Outcome) -> SettledExternal {
+    let settled = harness.store().settle_external(id, token, outcome).await;
     settled.unwrap()
 }
 
@@ -122,7 +122,7 @@ async fn assert_lost(harness: &Harness, id: OrderId, claim: u64) {
     let before = latest(harness, id).await;
     for outcome in [with_result("7"), failed(), Outcome::Released] {
         match bring(harness, id, token, outcome).await {
-            SettledOutside::Lost(claim) => assert_eq!(claim, before),
+            SettledExternal::Lost(claim) => assert_eq!(claim, before),
             other => panic!("{other:?}"),
         }
     }

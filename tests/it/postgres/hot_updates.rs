@@ -1,19 +1,19 @@
-//! The end of an attempt changes the row of its order in place: it writes no entry of an index.
+//! Ending an attempt is a heap-only (HOT) update of the order's row: it writes no index entry.
 
 use futures_util::future::join_all;
 use orderly::lease::Outcome;
 use orderly::order::BATCH_ORDERS_MAX;
 
-use super::scene::{Scene, assert_sound};
+use super::setup::{Setup, assert_sound};
 use crate::support::make::{NODE_A, claim_by, new_order};
 use crate::support::until;
 
 const BATCHES: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_an_attempt_writes_no_index_of_the_orders() {
-    let Some(scene) = Scene::new().await else { return };
-    let store = &scene.store;
+async fn ending_an_attempt_writes_no_index_entry_of_orders() {
+    let Some(setup) = Setup::new().await else { return };
+    let store = &setup.store;
     for _ in 0..BATCHES {
         let orders = vec![new_order(); BATCH_ORDERS_MAX];
         store.accept(orders.into(), None).await.unwrap();
@@ -30,16 +30,16 @@ async fn the_end_of_an_attempt_writes_no_index_of_the_orders() {
         }
     }
     let orders = i64::try_from(BATCHES * BATCH_ORDERS_MAX).unwrap();
-    // Sessions that end tell what they did.
+    // A session reports its statistics when it ends.
     assert_sound(&**store).await;
     store.close().await;
     let updates = "select n_tup_upd from pg_stat_user_tables where relid = 'orderly.orders'::regclass";
     until("the updates are counted", async || {
-        scene.number(updates).await >= orders
+        setup.number(updates).await >= orders
     })
     .await;
-    let hot = scene.number(&updates.replace("n_tup_upd", "n_tup_hot_upd")).await;
-    let updates = scene.number(updates).await;
+    let hot = setup.number(&updates.replace("n_tup_upd", "n_tup_hot_upd")).await;
+    let updates = setup.number(updates).await;
     assert_eq!(updates, orders, "each order is written once after it is accepted");
     assert!(hot * 10 >= updates * 9, "{hot} of {updates}");
 }

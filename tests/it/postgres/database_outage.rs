@@ -1,5 +1,5 @@
-//! The database is away: at the start, for the time of a restart, for the blink in which all sessions are ended. A node
-//! refuses what it cannot store, keeps what it acknowledged, and finds back by itself.
+//! The database is unreachable: at the start, during a restart, or while all sessions are terminated. A node refuses orders that
+//! it cannot store, keeps those it acknowledged, and recovers by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,8 +10,8 @@ use orderly::verify;
 use reqwest::StatusCode;
 use tokio::task::JoinSet;
 
-use super::scene::{
-    Scene, accept_keyed, database_at, has_postgres, node, number, status_of, through, until_ready,
+use super::setup::{
+    Setup, accept_keyed, database_at, has_postgres, node, number, status_of, through, until_ready,
 };
 use crate::support::client::{Answer, Log, Request, http, post};
 use crate::support::make::{NODE_A, claim_by};
@@ -21,7 +21,7 @@ use crate::support::proxy::Proxy;
 use crate::support::until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_starts_without_its_database_and_is_ready_when_that_comes() {
+async fn a_node_starts_without_its_database_and_becomes_ready_with_it() {
     if !has_postgres() {
         return;
     }
@@ -49,7 +49,7 @@ async fn a_node_starts_without_its_database_and_is_ready_when_that_comes() {
 
     server.start_again().await;
     until_ready(&node).await;
-    assert_eq!(orders_in(&database).await, 0, "what was refused was not stored");
+    assert_eq!(orders_in(&database).await, 0, "no refused order was stored");
     let log = Log::default();
     match post(&http(), &node.url, &request).await {
         Answer::Created(order) => log.acknowledge(&request, &order),
@@ -60,10 +60,10 @@ async fn a_node_starts_without_its_database_and_is_ready_when_that_comes() {
     assert_sound(&database).await;
 }
 
-/// Whoever watches over the node finds it alive, although nothing comes back from the database's host (issue 15, point 4).
+/// `/livez` answers although the database's host sends no answer (issue 15, point 4).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_listens_while_its_first_connection_hangs() {
-    /// An attempt to connect takes as long.
+    /// Time limit of an attempt to connect.
     const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
     if !has_postgres() {
         return;
@@ -83,15 +83,15 @@ async fn a_node_listens_while_its_first_connection_hangs() {
     assert_eq!(node.terminate().await, Some(0));
 }
 
-/// Shops that want every order taken, and keep a log of those that were.
+/// Clients that repeat each order until it is accepted, and log the accepted ones.
 struct Load {
     log: Arc<Log>,
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
-    shops: JoinSet<()>,
+    clients: JoinSet<()>,
 }
 
-const SHOPS: usize = 4;
+const CLIENTS: usize = 4;
 
 impl Load {
     fn start(url: &str) -> Load {
@@ -99,22 +99,22 @@ impl Load {
             log: Arc::default(),
             stop: Arc::default(),
             refused: Arc::default(),
-            shops: JoinSet::new(),
+            clients: JoinSet::new(),
         };
-        for shop in 0..SHOPS {
+        for client in 0..CLIENTS {
             let (log, stop, refused) = (load.log.clone(), load.stop.clone(), load.refused.clone());
             let url = url.to_owned();
-            load.shops.spawn(async move {
+            load.clients.spawn(async move {
                 let http = http();
                 let mut number = 0;
                 while !stop.load(Ordering::SeqCst) {
                     let request = Request {
-                        key: format!("order {number} of shop {shop}"),
-                        user_id: shop as u64 + 1,
+                        key: format!("order {number} of client {client}"),
+                        user_id: client as u64 + 1,
                         cents: number,
                     };
                     number += 1;
-                    // Until it is taken, also when the shop is to stop: so every key has an order.
+                    // Repeats until the order is accepted, even when the load is to stop, so that every key has an order.
                     let order = loop {
                         match post(&http, &url, &request).await {
                             Answer::Created(order) => break order,
@@ -132,17 +132,17 @@ impl Load {
         load
     }
 
-    /// Waits until so many more are acknowledged.
-    async fn goes_on(&self) {
+    /// Waits until more orders are acknowledged.
+    async fn until_more_accepted(&self) {
         let before = self.log.len();
-        until("orders are taken", async || {
+        until("more orders are accepted", async || {
             tokio::task::yield_now().await;
             self.log.len() >= before + 20
         })
         .await;
     }
 
-    async fn is_refused(&self) {
+    async fn until_refused(&self) {
         let before = self.refused.load(Ordering::SeqCst);
         until("orders are refused", async || {
             tokio::task::yield_now().await;
@@ -153,12 +153,12 @@ impl Load {
 
     async fn stop(self) -> Arc<Log> {
         self.stop.store(true, Ordering::SeqCst);
-        self.shops.join_all().await;
+        self.clients.join_all().await;
         self.log
     }
 }
 
-/// Whatever happened before: every acknowledged order is there once, and ended.
+/// Asserts that every acknowledged order is stored once and has ended.
 async fn assert_nothing_lost(load: Load, node: Process, database: &TestDatabase) {
     let log = load.stop().await;
     until_ready(&node).await;
@@ -188,7 +188,7 @@ async fn assert_sound(database: &TestDatabase) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_of_the_database_loses_nothing_that_was_acknowledged() {
+async fn a_database_restart_loses_no_acknowledged_order() {
     if !has_postgres() {
         return;
     }
@@ -197,23 +197,23 @@ async fn a_restart_of_the_database_loses_nothing_that_was_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let node = Process::start(node(folder.path(), &database.url())).await;
     let load = Load::start(&node.url);
-    load.goes_on().await;
+    load.until_more_accepted().await;
     for how in [Stop::Fast, Stop::Killed, Stop::Fast, Stop::Killed] {
         server.stop(how).await;
-        load.is_refused().await;
+        load.until_refused().await;
         until("the node is not ready", async || {
             status_of(&node, "/readyz").await == StatusCode::SERVICE_UNAVAILABLE
         })
         .await;
         server.start_again().await;
         until_ready(&node).await;
-        load.goes_on().await;
+        load.until_more_accepted().await;
     }
     assert_nothing_lost(load, node, &database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ended_sessions_lose_nothing_that_was_acknowledged() {
+async fn terminated_sessions_lose_no_acknowledged_order() {
     if !has_postgres() {
         return;
     }
@@ -224,20 +224,20 @@ async fn ended_sessions_lose_nothing_that_was_acknowledged() {
     let load = Load::start(&node.url);
     let mut ended = 0;
     for _ in 0..8 {
-        load.goes_on().await;
+        load.until_more_accepted().await;
         ended += server.terminate_backends(&database).await;
     }
     assert!(ended >= 8, "{ended} sessions were ended");
-    load.goes_on().await;
+    load.until_more_accepted().await;
     assert_nothing_lost(load, node, &database).await;
 }
 
-/// However many ask a node, it does not storm a database that cannot be reached.
+/// A node does not flood an unreachable database with attempts to connect, however many clients it has.
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_to_connect_are_few_while_the_database_is_away() {
+async fn connection_attempts_are_limited_while_the_database_is_away() {
     const AWAY: Duration = Duration::from_secs(8);
-    /// Pauses that double from a tenth of a second to five: eight fit, each ended by whichever connections are wanted at
-    /// that moment.
+    /// Pauses double from 0.1 s to 5 s, so eight of them fit into the outage. After each pause, every class that wants a
+    /// connection may try.
     const ATTEMPTS_MAX: u64 = 25;
     if !has_postgres() {
         return;
@@ -248,12 +248,12 @@ async fn attempts_to_connect_are_few_while_the_database_is_away() {
     let folder = tempfile::tempdir().unwrap();
     let node = Process::start(node(folder.path(), &through(&proxy, &database))).await;
     let load = Load::start(&node.url);
-    load.goes_on().await;
+    load.until_more_accepted().await;
     proxy.refuse(true);
     proxy.cut_all();
     let (cut, connected) = (Instant::now(), proxy.connection_count());
     until("the database was away for a while", async || {
-        load.is_refused().await;
+        load.until_refused().await;
         cut.elapsed() >= AWAY
     })
     .await;
@@ -263,13 +263,13 @@ async fn attempts_to_connect_are_few_while_the_database_is_away() {
         "{attempts} attempts in {AWAY:?}"
     );
     proxy.refuse(false);
-    load.goes_on().await;
+    load.until_more_accepted().await;
     assert_nothing_lost(load, node, &database).await;
 }
 
-/// The part of the last claim that says which orders it passes over.
-pub fn last_floor(scene: &Scene) -> i64 {
-    let flights = scene.proxy.flights();
+/// The lower bound in the last claim that was sent.
+pub fn last_lower_bound(setup: &Setup) -> i64 {
+    let flights = setup.proxy.flights();
     let claim = flights
         .iter()
         .rev()
@@ -279,11 +279,11 @@ pub fn last_floor(scene: &Scene) -> i64 {
     floor.parse().unwrap()
 }
 
-/// Or every claim after a lost connection would walk past all that was claimed before, under the lock of all claims.
+/// Otherwise every claim after a lost connection would read past all claimed orders, while it holds the lock of all claims.
 #[tokio::test(flavor = "multi_thread")]
-async fn claims_over_a_new_connection_to_the_same_server_begin_where_the_old_ones_ended() {
-    let Some(scene) = Scene::new().await else { return };
-    let store = &*scene.store;
+async fn claims_on_a_new_connection_keep_the_lower_bound() {
+    let Some(setup) = Setup::new().await else { return };
+    let store = &*setup.store;
     let accept_next = async || {
         let key = rand::random::<u64>().to_string();
         accept_keyed(store, &key).await.unwrap().order_ids[0]
@@ -292,18 +292,18 @@ async fn claims_over_a_new_connection_to_the_same_server_begin_where_the_old_one
         let claimed = store.claim(claim_by(NODE_A, 1)).await.unwrap().leases;
         claimed[0].order.order_id
     };
-    // A transaction of another test on the same server keeps the floor down for as long as it is open.
-    until("the floor rises", async || {
+    // An open transaction of another test on the same server keeps the lower bound from rising.
+    until("the lower bound rises", async || {
         let accepted = accept_next().await;
         assert_eq!(claim_next().await, accepted);
-        last_floor(&scene) > 0
+        last_lower_bound(&setup) > 0
     })
     .await;
-    let floor = last_floor(&scene);
+    let floor = last_lower_bound(&setup);
     let waiting = [accept_next().await, accept_next().await];
-    scene.proxy.cut_all();
-    // A claim that was on its way may have arrived, and lost its answer.
+    setup.proxy.cut_all();
+    // A claim under way may have been carried out, although its answer was lost.
     assert!(waiting.contains(&claim_next().await));
-    assert!(last_floor(&scene) >= floor);
-    scene.end().await;
+    assert!(last_lower_bound(&setup) >= floor);
+    setup.end().await;
 }

@@ -1,9 +1,10 @@
-//! Several hosts in the URL: one that is no use keeps no node from the one that writes, and each is named when none serves.
+//! Several hosts in the URL: an unusable host does not keep a node from the writable one, and an error names every host if none is
+//! usable.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::scene::{accept_keyed, has_postgres, node, store_at, until_ready};
+use super::setup::{accept_keyed, has_postgres, node, store_at, until_ready};
 use crate::support::client::{Answer, Request, http, post};
 use crate::support::postgres::{Server, TestDatabase};
 use crate::support::process::Process;
@@ -13,12 +14,12 @@ use crate::support::until;
 
 /// `connect_timeout` of the URLs here.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
-/// A node is to be ready within 4 s. A loaded machine has five times as long.
+/// A node should be ready within 4 s; a loaded machine gets five times as long.
 const READY_WITHIN: Duration = Duration::from_secs(20);
-/// Requests whose connections were cut before.
+/// Requests sent after their connections were cut.
 const ROUNDS: usize = 5;
 
-/// The database at several hosts of one URL.
+/// A URL of the database with several hosts.
 fn url_at(database: &TestDatabase, hosts: &[SocketAddr], parameters: &str) -> String {
     let hosts: Vec<String> = hosts.iter().map(SocketAddr::to_string).collect();
     let url = database.url();
@@ -35,20 +36,20 @@ async fn place(node: &Process, number: usize) {
         user_id: 1,
         cents: 1,
     };
-    // A connection may be lost with the request.
+    // The request may be lost with its connection.
     until("the order is accepted", async || {
         matches!(post(&http(), &node.url, &request).await, Answer::Created(_))
     })
     .await;
 }
 
-/// Starts a node whose URL names a host first that is no use, and loses its connections again and again.
-async fn serves_behind(useless: &UnresponsiveHost) {
+/// Asserts that a node serves requests although the first host of its URL is unusable and its connections are cut repeatedly.
+async fn assert_serves_despite(unusable: &UnresponsiveHost) {
     let server = Server::shared().await;
     let database = server.create_database().await;
     let url = url_at(
         &database,
-        &[useless.address(), server.address()],
+        &[unusable.address(), server.address()],
         "connect_timeout=3",
     );
     let folder = tempfile::tempdir().unwrap();
@@ -64,28 +65,28 @@ async fn serves_behind(useless: &UnresponsiveHost) {
         place(&node, round).await;
         slow.extend(Some(asked.elapsed()).filter(|elapsed| *elapsed >= CONNECT_TIME));
     }
-    // A session that is ended while it logs in leads to the next host.
+    // A session that is terminated during its login makes the node try the next host.
     assert!(slow.len() <= 1, "{slow:?}");
     assert_eq!(node.terminate().await, Some(0));
 }
 
-/// Issue 15, point 3: such a node was never ready.
+/// Issue 15, point 3: such a node never became ready.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_first_host_stops_no_start_and_no_later_request() {
+async fn a_frozen_first_host_blocks_neither_start_nor_requests() {
     if has_postgres() {
-        serves_behind(&UnresponsiveHost::frozen().await).await;
+        assert_serves_despite(&UnresponsiveHost::frozen().await).await;
     }
 }
 
-/// Issue 15, point 3: every new connection took as long as the attempt at this host.
+/// Issue 15, point 3: every new connection first waited for the attempt at this host.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vanished_first_host_stops_no_start_and_no_later_request() {
+async fn a_vanished_first_host_blocks_neither_start_nor_requests() {
     if has_postgres() {
-        serves_behind(&UnresponsiveHost::gone().await).await;
+        assert_serves_despite(&UnresponsiveHost::gone().await).await;
     }
 }
 
-/// A proxy whose server says that it takes no writes.
+/// A proxy that makes the server look read-only.
 async fn read_only_proxy(server: &Server) -> Proxy {
     let proxy = Proxy::before(server.address()).await;
     proxy.on_flight(|_| Action::Rewrite {
@@ -96,7 +97,7 @@ async fn read_only_proxy(server: &Server) -> Proxy {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_hosts_lead_to_the_one_that_writes_unless_told_otherwise() {
+async fn the_writable_host_is_used_unless_configured_otherwise() {
     if !has_postgres() {
         return;
     }
@@ -117,7 +118,7 @@ async fn several_hosts_lead_to_the_one_that_writes_unless_told_otherwise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_host_is_named_with_its_reason_when_none_serves() {
+async fn the_error_names_every_host_and_its_reason_if_none_serves() {
     let url = "postgres://me:canary-7f6e5d@127.0.0.1:1,nowhere.invalid:7/orders";
     let folder = tempfile::tempdir().unwrap();
     for command in [&["verify"][..], &["doctor"], &["migrate"]] {
