@@ -24,9 +24,11 @@ pub(super) const TRUSTED_IDLE_MAX: Duration = Duration::from_secs(15);
 /// The limit for checking a connection.
 pub(super) const CHECK_TIME_MAX: Duration = Duration::from_secs(2);
 /// The pause after a failed attempt to connect. It doubles from the first value to the last; meanwhile callers are
-/// refused at once. A failover takes at most the longest pause beyond the start of the new primary.
+/// refused at once. A failover takes at most the longest pause, and a brief attempt at each unresponsive server, beyond
+/// the start of the new primary.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// Opens connections to one URL, and remembers for the whole node how that went.
 pub(super) struct Connector {
     servers: Servers,

@@ -377,24 +377,4 @@ fn all_of(mut failures: Vec<(String, PgFailure)>) -> PgFailure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Database, PasswordSources};
-
-    #[tokio::test(start_paused = true)]
-    async fn an_unresponsive_server_gets_little_time_once_another_answered() {
-        let parsed = Database::parse("postgres://me:x@a,b/db", &PasswordSources::default()).unwrap();
-        let Database::Postgres(database) = parsed.0 else {
-            panic!()
-        };
-        let servers = Servers::new(&database.url).unwrap();
-        let (full, brief) = (servers.time_max, BRIEF_TIME_MAX);
-        let times = || [false, true].map(|answered| servers.time_max_of(0, answered));
-        servers.note_unresponsive(0, Instant::now());
-        assert_eq!(times(), [full, brief]);
-        tokio::time::advance(UNRESPONSIVE_FOR / 2).await;
-        servers.note_unresponsive(0, Instant::now());
-        tokio::time::advance(UNRESPONSIVE_FOR / 2).await;
-        assert_eq!(times(), [full, full]);
-    }
-}
+mod tests;
