@@ -9,6 +9,8 @@ use crate::portable_json::JsonText;
 
 /// Start of the error of an attempt whose result the store refused for good.
 pub const RESULT_REFUSED: &str = "the store refused the result";
+/// Start of the error of an attempt whose service broke off before an answer.
+pub const NO_ANSWER: &str = "the service gave no answer";
 
 /// Maximum bytes of a stored error text; the rest is cut off between characters. A service's reason of one KiB, and
 /// some words around it.

@@ -11,6 +11,7 @@ use crate::time::Timestamp;
 pub const INTEGER_MAX: i64 = 9_007_199_254_740_991;
 pub const ITEMS_MAX: usize = 1_000;
 pub const REFERENCE_CHARS_MAX: usize = 200;
+pub const REASON_CHARS_MAX: usize = 500;
 pub const METADATA_BYTES_MAX: usize = 8_192;
 /// Maximum size of a processor's result.
 pub const RESULT_BYTES_MAX: usize = 8_192;
@@ -177,28 +178,46 @@ impl ItemIds {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference(Box<str>);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReferenceError {
-    #[error("must have 1 to {REFERENCE_CHARS_MAX} characters")]
-    Length,
-    #[error("must not contain control characters")]
-    ControlCharacter,
-}
-
 impl Reference {
-    pub fn parse(text: &str) -> Result<Reference, ReferenceError> {
-        if text.is_empty() || text.chars().count() > REFERENCE_CHARS_MAX {
-            return Err(ReferenceError::Length);
-        }
-        if text.chars().any(char::is_control) {
-            return Err(ReferenceError::ControlCharacter);
-        }
-        Ok(Reference(text.into()))
+    pub fn parse(text: &str) -> Result<Reference, PlainTextError> {
+        plain_text(text, REFERENCE_CHARS_MAX).map(Reference)
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// A person's reason for an action: 1 to [`REASON_CHARS_MAX`] characters, no control characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason(Box<str>);
+
+impl Reason {
+    pub fn parse(text: &str) -> Result<Reason, PlainTextError> {
+        plain_text(text, REASON_CHARS_MAX).map(Reason)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlainTextError {
+    #[error("must have 1 to {0} characters")]
+    Length(usize),
+    #[error("must not contain control characters")]
+    ControlCharacter,
+}
+
+fn plain_text(text: &str, chars_max: usize) -> Result<Box<str>, PlainTextError> {
+    if text.is_empty() || text.chars().count() > chars_max {
+        return Err(PlainTextError::Length(chars_max));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(PlainTextError::ControlCharacter);
+    }
+    Ok(text.into())
 }
 
 /// Parses the decimal text of an integer from 1 to [`INTEGER_MAX`]; the error is fit for an API answer.
@@ -262,12 +281,15 @@ mod tests {
     #[test]
     fn references_are_counted_in_characters() {
         assert!(Reference::parse(&"é".repeat(REFERENCE_CHARS_MAX)).is_ok());
-        assert_eq!(Reference::parse(""), Err(ReferenceError::Length));
-        assert_eq!(Reference::parse(&"a".repeat(201)), Err(ReferenceError::Length));
-        assert_eq!(Reference::parse("a\u{0}b"), Err(ReferenceError::ControlCharacter));
+        assert_eq!(Reference::parse(""), Err(PlainTextError::Length(200)));
+        assert_eq!(
+            Reference::parse(&"a".repeat(201)),
+            Err(PlainTextError::Length(200))
+        );
+        assert_eq!(Reference::parse("a\u{0}b"), Err(PlainTextError::ControlCharacter));
         assert_eq!(
             Reference::parse("a\u{85}b"),
-            Err(ReferenceError::ControlCharacter)
+            Err(PlainTextError::ControlCharacter)
         );
     }
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, OrderId};
+use crate::order::{NewOrder, OrderId, Reason};
 
 mod accept;
 mod cancel;
@@ -39,6 +39,7 @@ mod settle;
 pub mod snapshot;
 pub mod sqlite;
 pub mod survey;
+pub mod vitals;
 pub mod wakeups;
 
 pub use accept::{Accepted, IDEMPOTENCY_RETENTION, IdempotencyKey, ORDERS_WAITING_MAX};
@@ -54,17 +55,18 @@ pub use external_lease::{ExternalHold, ExternalLease, LatestClaim, SettledExtern
 pub use feed::{FEED_EVENTS_MAX, FeedBounds, FeedEvent, FeedPage};
 pub use give_back::{GiveBack, GivenBack, SWEEP_ORDERS_MAX};
 pub use health::StoreHealth;
-pub use nodes::{Breaker, Heartbeat, NODES_MAX, Node, Renewed};
+pub use nodes::{Breaker, Heartbeat, NODES_MAX, Node, NodeReport, Renewed};
 pub use prune::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
 pub use reads::{
     AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, Explanation, HISTORY_EVENTS_MAX, History, LockHolder,
-    LogPosition, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX, PAGE_ROWS_EXAMINED_MAX, Place,
+    LogPosition, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX, PAGE_ROWS_EXAMINED_MAX, Pause, Place,
     Predecessor, QueueState,
 };
 pub use redrive::{RedriveQuery, Redriven};
 pub use refusals::{RefusedChange, log_refused};
 pub use settle::Settled;
 pub use snapshot::Snapshot;
+pub use vitals::{Activity, Vitals};
 pub use wakeups::Wakeups;
 
 /// Orders with their events and leases. Methods take durations, never points in time, because the driver owns the clock.
@@ -141,8 +143,12 @@ pub trait Store: Send + Sync + 'static {
     /// no position yet are left for a later round.
     async fn prune(&self, request: Prune) -> Result<Pruned, StoreError>;
 
-    /// Pauses or resumes the queue for all nodes, across restarts. No order starts after a pause has returned.
-    async fn set_paused(&self, paused: bool) -> Result<(), StoreError>;
+    /// Pauses the queue for all nodes, across restarts. No order starts after it has returned. A paused queue stays paused since
+    /// then, and takes a new reason if one is given.
+    async fn pause(&self, reason: Option<Reason>) -> Result<(), StoreError>;
+
+    /// Ends a pause.
+    async fn resume(&self) -> Result<(), StoreError>;
 
     /// Reads an order with the cursor from which to follow it; `None` if the order is unknown.
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError>;
@@ -169,10 +175,16 @@ pub trait Store: Send + Sync + 'static {
     /// Reads the state of the queue and the list of nodes.
     async fn queue(&self) -> Result<QueueState, StoreError>;
 
-    /// Reads the queue for the answer to [`Store::set_paused`], without waiting for other readers of the queue.
+    /// Reads the queue for the answer to [`Store::pause`] and [`Store::resume`], without waiting for other readers of the queue.
     async fn queue_just_set(&self) -> Result<QueueState, StoreError> {
         self.queue().await
     }
+
+    /// Keeps what a node counted, under the node's own number for the row: writing a row again replaces it.
+    async fn record_activity(&self, node: NodeId, number: u64, activity: Activity) -> Result<(), StoreError>;
+
+    /// What tells whether orders flow and what holds them up, at a cost that does not grow with the number of orders.
+    async fn vitals(&self) -> Result<Vitals, StoreError>;
 
     /// Opens a snapshot, for `verify` and `doctor`.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError>;

@@ -72,6 +72,8 @@ pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
         live: live.feed(),
         outside,
         heartbeat: http::HEARTBEAT,
+        service: None,
+        judged_by: orderly::diagnosis::Settings::default(),
         draining: draining.clone(),
     });
     let limits = listener::Limits::new(CONNECTIONS_MAX);

@@ -216,19 +216,33 @@ create table orderly.nodes (
     -- The node's ordering, coded as in orderly.queue.
     ordering smallint not null default 0,
     -- The node's processor, coded as in orderly.queue; null if the node named none.
-    processor smallint
+    processor smallint,
+    -- ORDERLY_NODE_NAME, for people, and the version of its program.
+    name text not null default '', version text not null default '',
+    -- How far its clock was ahead of the database's at its last heartbeat, in microseconds; null if it did not say.
+    clock_ahead bigint,
+    last_start_at timestamptz
 ) with (fillfactor = 50);
+
+-- What happened in the last 24 hours: a row per node and minute in which something happened.
+create table orderly.activity (
+    node bigint not null,
+    -- The node numbers its rows, so that a repeated write changes nothing.
+    number bigint not null,
+    recorded_at timestamptz not null,
+    accepted bigint not null, started bigint not null, completed bigint not null, retried bigint not null,
+    failed bigint not null, leases_lost bigint not null, leases_refused bigint not null,
+    primary key (node, number)
+);
+
+create index activity_recorded on orderly.activity (recorded_at);
 
 -- The counters are the sums of the rows. Each writing connection changes one row, in the transaction that changes what it
 -- counts, so that writers do not wait for each other's commit.
 create table orderly.counters (
     slot smallint primary key,
-    pending bigint not null default 0,
-    processing bigint not null default 0,
-    completed bigint not null default 0,
-    failed bigint not null default 0,
-    cancelled bigint not null default 0,
-    processing_micros bigint not null default 0
+    pending bigint not null default 0, processing bigint not null default 0, completed bigint not null default 0,
+    failed bigint not null default 0, cancelled bigint not null default 0, processing_micros bigint not null default 0
 ) with (fillfactor = 20, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
 insert into orderly.counters (slot) select generate_series(0, 127);
@@ -236,6 +250,8 @@ insert into orderly.counters (slot) select generate_series(0, 127);
 create table orderly.queue (
     id smallint primary key check (id = 1),
     paused boolean not null,
+    -- When and why it was paused; null if it is not, or if no reason was given.
+    paused_at timestamptz, pause_reason text,
     -- The last position given out; never reused, whatever is deleted.
     last_position bigint not null,
     -- The low-water mark: the highest position of an event removed with its order. After it the feed has no holes.
@@ -246,7 +262,8 @@ create table orderly.queue (
     ordering_from bigint not null default 0,
     -- The processor: 0 simulated, 1 a service, 2 external workers, 3 or 4 the program itself. Nodes with another setting start
     -- nothing.
-    processor smallint not null default 0
+    processor smallint not null default 0,
+    check (paused = (paused_at is not null))
 );
 
 insert into orderly.queue (id, paused, last_position) values (1, false, 0);

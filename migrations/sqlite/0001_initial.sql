@@ -117,8 +117,32 @@ create table nodes (
     breaker integer not null default 0,
     -- The node's processor: 0 simulated, 1 a service, 2 external workers, 3 or 4 the program itself; null if the node named
     -- none.
-    processor integer
+    processor integer,
+    -- ORDERLY_NODE_NAME, for people.
+    name text not null default '',
+    -- Version of its program.
+    version text not null default '',
+    -- Its latest start of an order; null before the first.
+    last_start_at integer
 ) strict;
+
+-- What happened in the last 24 hours: a row per node and minute in which something happened.
+create table activity (
+    node integer not null,
+    -- The node numbers its rows, so that a repeated write changes nothing.
+    number integer not null,
+    recorded_at integer not null,
+    accepted integer not null,
+    started integer not null,
+    completed integer not null,
+    retried integer not null,
+    failed integer not null,
+    leases_lost integer not null,
+    leases_refused integer not null,
+    primary key (node, number)
+) strict, without rowid;
+
+create index activity_recorded on activity (recorded_at);
 
 -- One row, changed in the transaction that changes what it counts.
 create table counters (
@@ -138,10 +162,14 @@ create table counters (
     -- The ordering: 0 none, 1 per user, 2 per user, where failed orders block later ones.
     ordering integer not null,
     -- The highest order id given out at the last change of the ordering. Later orders never started by another rule.
-    ordering_from integer not null
+    ordering_from integer not null,
+    -- When and why the queue was paused; null if it is not, or if no reason was given.
+    paused_at integer,
+    pause_reason text,
+    check (paused = (paused_at is not null))
 ) strict;
 
-insert into counters values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+insert into counters values (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, null);
 
 -- Stretches of the store's life. The first begins with the store, each later one when it is restored from a backup. See
 -- docs/decisions/0021-an-epoch-begins-where-history-may-fork.md.

@@ -110,14 +110,16 @@ async fn write(
     target
         .write_epochs(&epochs, source.last_order_id().await?)
         .await?;
-    let paused = source.queue().await?.paused;
+    let pause = source.queue().await?.pause;
     // The copy has no turns until a server with `ORDERLY_ORDERING=user` opens it.
     let rule = source.start_rule().await?;
     let ordering_from = match rule.ordering {
         Ordering::None => rule.from,
         Ordering::User(_) => source.last_order_id().await?,
     };
-    target.write_numbers(&counters, paused, ordering_from).await?;
+    target
+        .write_numbers(&counters, pause.as_ref(), ordering_from)
+        .await?;
     Ok(Copied {
         orders: orders.done,
         events: events.done,

@@ -41,6 +41,38 @@ pub enum StoreError {
 
 impl std::error::Error for StoreError {}
 
+impl StoreError {
+    /// Makes the same error for another caller; of its source only the text is kept.
+    #[must_use]
+    pub fn repeated(&self) -> StoreError {
+        let text = |source: &anyhow::Error| anyhow::anyhow!(with_causes(source.as_ref()));
+        match self {
+            StoreError::Busy => StoreError::Busy,
+            StoreError::QueueFull => StoreError::QueueFull,
+            StoreError::Closed => StoreError::Closed,
+            StoreError::DiskFull => StoreError::DiskFull,
+            StoreError::KeyReused => StoreError::KeyReused,
+            StoreError::Unavailable { attempted, source } => StoreError::Unavailable {
+                attempted,
+                source: text(source),
+            },
+            StoreError::Refused {
+                attempted,
+                reason,
+                source,
+            } => StoreError::Refused {
+                attempted,
+                reason: reason.clone(),
+                source: text(source),
+            },
+            StoreError::Unexpected { attempted, source } => StoreError::Unexpected {
+                attempted,
+                source: text(source),
+            },
+        }
+    }
+}
+
 impl Display for StoreError {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
         let text = match self {

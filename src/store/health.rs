@@ -104,7 +104,10 @@ fn set(known: &mut StoreHealth, health: StoreHealth) {
         match (&*known, &health) {
             (_, StoreHealth::Ready) => tracing::info!("the store can be written again"),
             (StoreHealth::Ready, StoreHealth::NotReady(reason)) => {
-                tracing::warn!(reason, "the store cannot be written");
+                tracing::warn!(
+                    reason,
+                    "the store cannot be written; `orderly doctor` says what to do"
+                );
             }
             // Another reason for the same state is not worth a warning.
             (StoreHealth::NotReady(_), StoreHealth::NotReady(reason)) => {

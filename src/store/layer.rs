@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
 use super::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease, FeedPage,
-    FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
+    Accepted, Acted, Activity, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease,
+    FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
     OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled,
-    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Wakeups,
+    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
 };
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, OrderId};
+use crate::order::{NewOrder, OrderId, Reason};
 
 /// A call of the store behind a layer. It begins with the first poll; a layer that drops it before has not called the store.
 pub type InnerCall<'c, T> = BoxFuture<'c, Result<T, StoreError>>;
@@ -188,7 +188,8 @@ verbs! {
     redrive(id: OrderId) -> Acted;
     redrive_matching(query: RedriveQuery) -> Redriven;
     prune(request: Prune) -> Pruned;
-    set_paused(paused: bool) -> ();
+    pause(reason: Option<Reason>) -> ();
+    resume() -> ();
     order_view(id: OrderId) -> Option<OrderView>;
     explain(id: OrderId) -> Option<Explanation>;
     orders(query: OrderQuery) -> OrderPage;
@@ -197,5 +198,7 @@ verbs! {
     counters() -> Counters;
     queue() -> QueueState;
     queue_just_set() -> QueueState;
+    record_activity(node: NodeId, number: u64, activity: Activity) -> ();
+    vitals() -> Vitals;
     snapshot() -> Box<dyn Snapshot>;
 }

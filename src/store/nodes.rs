@@ -1,10 +1,14 @@
 //! Nodes: the heartbeat, its answer, and the list of nodes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::RefusedOrder;
 use crate::lease::{LeaseKey, NodeId, ProcessorKind};
 use crate::time::Timestamp;
+
+/// Version of this program, as its heartbeats say it.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Nodes listed in one `QueueState`, at most.
 pub const NODES_MAX: usize = 1_000;
@@ -21,6 +25,18 @@ pub struct Heartbeat {
     pub lease: Duration,
     pub breaker: Breaker,
     pub processor: Option<ProcessorKind>,
+    pub report: NodeReport,
+}
+
+/// What a node says about itself, for people who look for a node that is unlike the others.
+#[derive(Clone, Debug, Default)]
+pub struct NodeReport {
+    /// `ORDERLY_NODE_NAME`.
+    pub name: Arc<str>,
+    /// Its own clock when it sent the heartbeat.
+    pub clock: Option<Timestamp>,
+    /// Time since it last started an order; `None` before the first.
+    pub last_start_age: Option<Duration>,
 }
 
 /// The state of a node's breaker.
@@ -46,7 +62,7 @@ pub struct Renewed {
     pub refused: Vec<RefusedOrder>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub node: NodeId,
     pub slots: u32,
@@ -62,4 +78,12 @@ pub struct Node {
     pub processor: Option<ProcessorKind>,
     /// Its configuration agrees with that of the store's other nodes. If not, it starts no order.
     pub agrees: bool,
+    /// `ORDERLY_NODE_NAME`.
+    pub name: String,
+    /// Version of its program.
+    pub version: String,
+    /// Microseconds by which its clock was ahead of the store's at its last heartbeat; negative if it was behind.
+    pub clock_ahead_micros: Option<i64>,
+    /// Its latest start of an order.
+    pub last_start_at: Option<Timestamp>,
 }

@@ -14,15 +14,14 @@ use tokio_util::task::TaskTracker;
 use crate::config::PostgresDatabase;
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, OrderId};
+use crate::order::{NewOrder, OrderId, Reason};
 use crate::store::accept::WaitingOrders;
-use crate::store::claim::distinct_given;
 use crate::store::opening::{OpenError, OpenOptions};
 use crate::store::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease, FeedPage,
-    FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
+    Accepted, Acted, Activity, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease,
+    FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
     OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled,
-    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Wakeups,
+    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
 };
 
 mod accept;
@@ -81,6 +80,7 @@ mod standing;
 mod tls;
 mod turns;
 mod view;
+mod vitals;
 
 pub use commands::{migrate, open_offline, open_snapshot, rehearse, survey};
 pub use connection_limit::is_refusal_text;
@@ -89,7 +89,7 @@ pub use restored::{begin_epoch, require_unused};
 pub use tls::connector as tls_connector;
 
 use accept::Accept;
-use claim::{Choice, Claims};
+use claim::Claims;
 use class_connection::ClassConnection;
 use class_pool::ClassPool;
 use classes::Class;
@@ -98,7 +98,7 @@ use database_state::DatabaseState;
 use failure::to_store_result;
 use feed::Feed;
 use group::Groups;
-use pool::{Pool, STARVED};
+use pool::Pool;
 use schema::Schema;
 use settle::Settle;
 use shared::Shared;
@@ -176,8 +176,7 @@ impl Postgres {
             origin.clone(),
         ));
         tasks.close();
-        // Two groups that compare the queue with the limit at the same time would both find room. Other nodes still
-        // may: each node checks for itself.
+        // Two groups at once would both find room below the limit. Other nodes may: each checks for itself.
         let accepting = options.pending_max.map_or(Class::Accept.most(), |_| 1);
         Ok(Postgres {
             accepts: Groups::start(&pool, accepting, &shared),
@@ -222,14 +221,11 @@ impl Store for Postgres {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        self.claims.claim(Choice::Next, &request, "claim orders").await
+        self.claims.next(&request).await
     }
 
     async fn start(&self, order_ids: Arc<[OrderId]>, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        let given = distinct_given(&order_ids);
-        self.claims
-            .claim(Choice::Given(&given), &request, "start orders")
-            .await
+        self.claims.start(&order_ids, &request).await
     }
 
     async fn settle(&self, key: LeaseKey, outcome: Outcome) -> Result<Settled, StoreError> {
@@ -272,12 +268,9 @@ impl Store for Postgres {
         to_store_result(sweep.await, "give back expired leases")
     }
 
-    /// Announces the node. Other nodes may hold leases; the sweep after the first heartbeat finds those of dead
-    /// nodes.
+    /// Other nodes may hold leases; the sweep after the first heartbeat finds those of dead nodes.
     async fn join(&self, heartbeat: Heartbeat, _crashes_max: u32) -> Result<GivenBack, StoreError> {
-        let mut connection = self.heartbeat_connection().await?;
-        let joined = nodes::renew(&mut connection, &self.shared, &self.state, &heartbeat).await;
-        to_store_result(joined, "announce the node").map(|_| GivenBack::default())
+        self.renew(heartbeat).await.map(|_| GivenBack::default())
     }
 
     async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
@@ -306,9 +299,18 @@ impl Store for Postgres {
         to_store_result(prune::prune(&self.control, &request).await, "take out old orders")
     }
 
-    async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
-        let set = pause::set_paused(&self.control, &self.shared, paused).await;
-        to_store_result(set, "pause or resume the queue")
+    async fn pause(&self, reason: Option<Reason>) -> Result<(), StoreError> {
+        to_store_result(
+            pause::pause(&self.control, reason.as_ref()).await,
+            "pause the queue",
+        )
+    }
+
+    async fn resume(&self) -> Result<(), StoreError> {
+        to_store_result(
+            pause::resume(&self.control, &self.shared).await,
+            "resume the queue",
+        )
     }
 
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
@@ -343,28 +345,31 @@ impl Store for Postgres {
     }
 
     async fn queue(&self) -> Result<QueueState, StoreError> {
-        let queue = query::queue(&self.monitoring, &self.shared.lower_bound()).await;
-        to_store_result(queue, "read the queue")
+        query::queue_state(&self.monitoring, &self.shared).await
     }
 
     async fn queue_just_set(&self) -> Result<QueueState, StoreError> {
-        let queue = query::queue(&self.control, &self.shared.lower_bound()).await;
-        to_store_result(queue, "read the queue")
+        query::queue_state(&self.control, &self.shared).await
+    }
+
+    async fn record_activity(&self, node: NodeId, number: u64, activity: Activity) -> Result<(), StoreError> {
+        let recorded = vitals::record_activity(&self.control, node, number, activity).await;
+        to_store_result(recorded, "store what a node counted")
+    }
+
+    async fn vitals(&self) -> Result<Vitals, StoreError> {
+        let vitals = vitals::vitals(&self.monitoring, &self.shared.lower_bound()).await;
+        to_store_result(vitals, "read the vitals")
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
-        if self.shared.closing.is_cancelled() {
-            return Err(StoreError::Closed);
-        }
-        let opened = async { PostgresSnapshot::open(self.connector.connect_to_read().await?).await };
-        Ok(Box::new(to_store_result(opened.await, "open a snapshot")?))
+        Ok(Box::new(
+            PostgresSnapshot::of(&self.connector, &self.shared).await?,
+        ))
     }
 
     fn health(&self) -> StoreHealth {
-        match self.state.health() {
-            StoreHealth::Ready if self.pool.is_starved() => StoreHealth::NotReady(STARVED.to_owned()),
-            health => health,
-        }
+        probe::health(&self.state, &self.pool)
     }
 
     fn weaknesses(&self) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Counters, Epochs, FeedCursor, FeedEvent, Node};
 use crate::lease::NodeId;
-use crate::order::{Order, OrderId, OrderStatus};
+use crate::order::{Order, OrderId, OrderStatus, Reason};
 use crate::time::Timestamp;
 
 /// Orders per page of a listing, at most.
@@ -123,7 +123,7 @@ impl fmt::Display for LockHolder {
 }
 
 /// The place of an order that could start now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// Orders ahead of it in its line, counted up to [`AHEAD_MAX`].
     pub ahead: u64,
@@ -147,12 +147,21 @@ pub struct History {
 #[derive(Clone, Debug)]
 pub struct QueueState {
     pub counters: Counters,
-    pub paused: bool,
+    /// `None` if the queue is not paused.
+    pub pause: Option<Pause>,
     /// The longest time that an order has been able to start; `None` if no order can start.
     pub oldest_waiting: Option<Duration>,
     pub blocked: Blocked,
     /// Nodes that joined and did not leave, at most [`super::NODES_MAX`], latest heartbeat first.
     pub nodes: Vec<Node>,
+}
+
+/// A pause of the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    pub at: Timestamp,
+    /// The latest reason that was given for it.
+    pub reason: Option<Reason>,
 }
 
 /// The blocked orders: Pending ones that wait for an earlier order of their user.

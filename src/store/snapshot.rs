@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Counters, FeedBounds, QueueState, StoreError};
+use super::vitals::LongTransaction;
+use super::{Counters, FeedBounds, QueueState, StoreError, Vitals};
 use crate::event::Event;
 use crate::lease::NodeId;
 use crate::order::{Order, OrderId, Ordering};
@@ -63,6 +64,14 @@ pub trait Snapshot: Send {
 
     /// Reads the state of the queue.
     async fn queue(&mut self) -> Result<QueueState, StoreError>;
+
+    /// As [`Store::vitals`](super::Store::vitals).
+    async fn vitals(&mut self) -> Result<Vitals, StoreError>;
+
+    /// Long transactions and those that others wait for, which can be read while tables are locked.
+    async fn transactions(&mut self) -> Result<Vec<LongTransaction>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// Reads the bounds of the feed, and the committed events that wait for their positions.
     async fn feed(&mut self) -> Result<FeedState, StoreError>;

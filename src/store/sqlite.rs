@@ -6,20 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
+use rusqlite::Connection;
 
 use crate::epoch::Token;
 use crate::lease::{LeaseKey, NodeId, Outcome};
-use crate::order::{NewOrder, OrderId};
+use crate::order::{NewOrder, OrderId, Reason};
 use crate::store::accept::WaitingOrders;
 use crate::store::claim::distinct_given;
 use crate::store::clock::SteadyClock;
 use crate::store::opening::{OpenError, OpenOptions};
 use crate::store::refusals::{Refusals, RefusedChange, log_refused};
 use crate::store::{
-    Accepted, Acted, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease, FeedPage,
-    FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
+    Accepted, Acted, Activity, ClaimRequest, Claimed, Counters, Explanation, ExternalHold, ExternalLease,
+    FeedPage, FeedPosition, GiveBack, GivenBack, Heartbeat, History, IdempotencyKey, LatestClaim, OrderPage,
     OrderQuery, OrderView, Prune, Pruned, QueueState, RedriveQuery, Redriven, Renewed, Settled,
-    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Wakeups,
+    SettledExternal, Snapshot, Store, StoreError, StoreHealth, Vitals, Wakeups,
 };
 use crate::time::Timestamp;
 
@@ -30,6 +31,7 @@ mod checkpoints;
 mod choose;
 mod claim;
 mod connection;
+mod damage;
 mod epochs;
 mod explain;
 mod external_lease;
@@ -58,6 +60,7 @@ mod statements;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod vitals;
 mod writer;
 
 use call::SETTLE;
@@ -154,6 +157,15 @@ impl Sqlite {
             server_lock: std::sync::Mutex::new(Some(server_lock)),
         })
     }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        kind: ReadKind,
+        attempted: &'static str,
+        query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.readers.read(kind, attempted, query).await
+    }
 }
 
 #[async_trait]
@@ -197,11 +209,8 @@ impl Store for Sqlite {
 
     async fn renew(&self, heartbeat: Heartbeat) -> Result<Renewed, StoreError> {
         let sole_server = self.sole_server.clone();
-        self.writer
-            .call("renew leases", move |group| {
-                nodes::renew(group, &sole_server, &heartbeat)
-            })
-            .await
+        let change = move |group: &mut Group<'_>| nodes::renew(group, &sole_server, &heartbeat);
+        self.writer.call("renew leases", change).await
     }
 
     async fn hold_external(&self, key: LeaseKey, hold: ExternalHold) -> Result<ExternalLease, StoreError> {
@@ -222,11 +231,8 @@ impl Store for Sqlite {
     }
 
     async fn claimed(&self, id: OrderId) -> Result<Option<LatestClaim>, StoreError> {
-        self.readers
-            .read(ReadKind::Point, "read an order's claim", move |connection| {
-                external_lease::latest_claim(connection, id)
-            })
-            .await
+        let read = move |connection: &Connection| external_lease::latest_claim(connection, id);
+        self.read(ReadKind::Point, "read an order's claim", read).await
     }
 
     async fn give_back_expired(&self, request: GiveBack) -> Result<GivenBack, StoreError> {
@@ -240,20 +246,14 @@ impl Store for Sqlite {
 
     async fn join(&self, heartbeat: Heartbeat, crashes_max: u32) -> Result<GivenBack, StoreError> {
         let sole_server = self.sole_server.clone();
-        self.writer
-            .call("announce the node", move |group| {
-                nodes::join(group, &sole_server, &heartbeat, crashes_max)
-            })
-            .await
+        let change = move |group: &mut Group<'_>| nodes::join(group, &sole_server, &heartbeat, crashes_max);
+        self.writer.call("announce the node", change).await
     }
 
     async fn leave(&self, node: NodeId) -> Result<(), StoreError> {
         self.sole_server.forget(node);
-        self.writer
-            .call("remove the node from the list", move |group| {
-                nodes::leave(group, node)
-            })
-            .await
+        let change = move |group: &mut Group<'_>| nodes::leave(group, node);
+        self.writer.call("remove the node from the list", change).await
     }
 
     async fn cancel(&self, id: OrderId) -> Result<Acted, StoreError> {
@@ -270,12 +270,8 @@ impl Store for Sqlite {
 
     async fn redrive_matching(&self, query: RedriveQuery) -> Result<Redriven, StoreError> {
         if query.dry_run {
-            return self
-                .readers
-                .read(ReadKind::List, "count orders to redrive", move |connection| {
-                    redrive::count_matching(connection, &query)
-                })
-                .await;
+            let count = move |connection: &Connection| redrive::count_matching(connection, &query);
+            return self.read(ReadKind::List, "count orders to redrive", count).await;
         }
         let redriven = self.writer.try_call("redrive orders", move |group| {
             redrive::redrive_matching(group, &query)
@@ -291,75 +287,70 @@ impl Store for Sqlite {
             .await
     }
 
-    async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
-        self.writer
-            // Waits rather than fails when too many calls wait: an operator pauses the queue just when it is overloaded.
-            .call("pause or resume the queue", move |group| {
-                pause::set_paused(group, paused);
-                Ok(())
-            })
-            .await?;
-        if !paused {
-            self.wakeups.notify_resumed();
-        }
+    async fn pause(&self, reason: Option<Reason>) -> Result<(), StoreError> {
+        // Waits rather than fails when too many calls wait: an operator pauses the queue just when it is overloaded.
+        let pause = move |group: &mut Group<'_>| Ok(pause::pause(group, reason.as_ref())?);
+        self.writer.call("pause the queue", pause).await
+    }
+
+    async fn resume(&self) -> Result<(), StoreError> {
+        let resume = |group: &mut Group<'_>| Ok(pause::resume(group)?);
+        self.writer.call("resume the queue", resume).await?;
+        self.wakeups.notify_resumed();
         Ok(())
     }
 
     async fn order_view(&self, id: OrderId) -> Result<Option<OrderView>, StoreError> {
-        self.readers
-            .read(ReadKind::Point, "read an order", move |connection| {
-                query::order_view(connection, id)
-            })
-            .await
+        let read = move |connection: &Connection| query::order_view(connection, id);
+        self.read(ReadKind::Point, "read an order", read).await
     }
 
     async fn explain(&self, id: OrderId) -> Result<Option<Explanation>, StoreError> {
         let now = self.clock.now();
-        let explanation = self
-            .readers
-            .read(ReadKind::List, "explain an order", move |connection| {
-                explain::explain(connection, id, now)
-            });
+        let explanation = self.read(ReadKind::List, "explain an order", move |connection| {
+            explain::explain(connection, id, now)
+        });
         Ok(self.refusals.with_refusal(explanation.await?))
     }
 
     async fn orders(&self, query: OrderQuery) -> Result<OrderPage, StoreError> {
-        self.readers
-            .read(ReadKind::List, "list orders", move |connection| {
-                listing::orders(connection, &query)
-            })
-            .await
+        let read = move |connection: &Connection| listing::orders(connection, &query);
+        self.read(ReadKind::List, "list orders", read).await
     }
 
     async fn history(&self, id: OrderId, after: u32) -> Result<Option<History>, StoreError> {
-        self.readers
-            .read(ReadKind::List, "read an order's events", move |connection| {
-                feed::history(connection, id, after)
-            })
-            .await
+        let read = move |connection: &Connection| feed::history(connection, id, after);
+        self.read(ReadKind::List, "read an order's events", read).await
     }
 
     async fn events_after(&self, after: Option<FeedPosition>, limit: usize) -> Result<FeedPage, StoreError> {
         let now = self.clock.now();
-        self.readers
-            .read(ReadKind::Control, "read the feed", move |connection| {
-                feed::events_after(connection, after, limit, now)
-            })
-            .await
+        let read = move |connection: &Connection| feed::events_after(connection, after, limit, now);
+        self.read(ReadKind::Control, "read the feed", read).await
     }
 
     async fn counters(&self) -> Result<Counters, StoreError> {
-        self.readers
-            .read(ReadKind::Point, "read the counters", |connection| {
-                Ok(Totals::read(connection)?.counters)
-            })
-            .await
+        self.read(ReadKind::Point, "read the counters", |connection| {
+            Ok(Totals::read(connection)?.counters)
+        })
+        .await
     }
 
     async fn queue(&self) -> Result<QueueState, StoreError> {
         let now = self.clock.now();
-        let read = move |connection: &rusqlite::Connection| query::queue(connection, now);
-        self.readers.read(ReadKind::Control, "read the queue", read).await
+        let read = move |connection: &Connection| query::queue(connection, now);
+        self.read(ReadKind::Control, "read the queue", read).await
+    }
+
+    async fn record_activity(&self, node: NodeId, number: u64, activity: Activity) -> Result<(), StoreError> {
+        let change = move |group: &mut Group<'_>| vitals::record_activity(group, node, number, activity);
+        self.writer.call("store what a node counted", change).await
+    }
+
+    async fn vitals(&self) -> Result<Vitals, StoreError> {
+        let now = self.clock.now();
+        let read = move |connection: &Connection| vitals::vitals(connection, now);
+        self.read(ReadKind::Control, "read the vitals", read).await
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {

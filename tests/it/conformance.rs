@@ -66,3 +66,4 @@ mod start;
 mod suspects;
 mod time;
 mod turns;
+mod vitals;

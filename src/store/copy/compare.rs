@@ -70,7 +70,7 @@ impl Comparison<'_> {
         if self.source.counters().await? != self.copy.counters().await? {
             self.differences.add("the counters differ".to_owned());
         }
-        if self.source.queue().await?.paused != self.copy.queue().await?.paused {
+        if self.source.queue().await?.pause != self.copy.queue().await?.pause {
             self.differences
                 .add("one queue is paused, the other is not".to_owned());
         }

@@ -160,7 +160,7 @@ async fn a_missing_event_is_found() {
 #[tokio::test]
 async fn counters_pause_and_epochs_are_compared() {
     assert_eq!(
-        found("update counters set failed = 2, paused = 1").await,
+        found("update counters set failed = 2, paused = 1, paused_at = 5").await,
         ["the counters differ", "one queue is paused, the other is not"]
     );
     assert_eq!(

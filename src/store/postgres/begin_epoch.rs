@@ -74,7 +74,7 @@ fn warn(begun: &NewEpoch, was: &str, now_is: &str) {
         after_position = after.0,
         "the database has changed from {was} to {now_is}: epoch {number} begins with order {first_order_id} and after position \
          {} of the feed. Orders and results that were confirmed {since} may be missing if the replication was asynchronous or \
-         a backup was restored",
+         a backup was restored; see After restoring a backup in docs/OPERATIONS.md",
         after.0
     );
 }

@@ -22,6 +22,7 @@ use super::settle::micros;
 use super::shared::Shared;
 use super::turns;
 use crate::order::{OrderId, Ordering};
+use crate::store::claim::distinct_given;
 use crate::store::{CLAIM_ORDERS_MAX, ClaimRequest, Claimed, StoreError, codes};
 
 mod answer;
@@ -97,9 +98,20 @@ impl Claims {
         }
     }
 
-    /// Claims the next orders, or starts given ones. Fails without asking the database when the store takes no
+    /// Claims the next orders.
+    pub async fn next(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
+        self.claim(Choice::Next, request, "claim orders").await
+    }
+
+    /// Starts given orders.
+    pub async fn start(&self, order_ids: &[OrderId], request: &ClaimRequest) -> Result<Claimed, StoreError> {
+        let given = distinct_given(order_ids);
+        self.claim(Choice::Given(&given), request, "start orders").await
+    }
+
+    /// Fails without asking the database when the store takes no
     /// results, because attempts could not end.
-    pub async fn claim(
+    async fn claim(
         &self,
         choice: Choice<'_>,
         request: &ClaimRequest,

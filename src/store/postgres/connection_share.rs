@@ -65,7 +65,9 @@ pub(super) async fn set_initial_share(pool: &Arc<Pool>) -> Option<ConnectionBudg
     };
     pool.set_share(share(limit.allowed, nodes));
     if let Some(shortage) = limit.shortage(nodes) {
-        tracing::warn!("too few connections to the database; nodes work more slowly: {shortage}");
+        tracing::warn!(
+            "too few connections to the database; nodes work more slowly until the limit is raised: {shortage}"
+        );
     }
     Some(limit)
 }

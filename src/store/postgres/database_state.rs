@@ -157,7 +157,7 @@ impl DatabaseState {
             .is_some_and(|reason| &*reason != WAITS_FOR_STANDBY);
         if is_news {
             tracing::warn!(
-                "{WAITS_FOR_STANDBY}: nothing is accepted, started or settled until it confirms them"
+                "{WAITS_FOR_STANDBY}: nothing is accepted, started or settled until it confirms them. Bring the standby back"
             );
         }
         self.hang.send_modify(|hang| {
@@ -361,7 +361,9 @@ impl DatabaseState {
         let mut known = self.known_weaknesses();
         if *known != found {
             for weakness in &found {
-                tracing::warn!("orders may be lost in a crash of the database: {weakness}");
+                tracing::warn!(
+                    "orders may be lost in a crash of the database: {weakness}. Change that setting"
+                );
             }
             *known = found;
         }

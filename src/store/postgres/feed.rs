@@ -262,7 +262,7 @@ impl Feed {
                         pause = (pause * 2).min(NUMBERING_INTERVAL_MAX);
                         if failing.set() {
                             let error = failure.to_error("number the feed");
-                            tracing::warn!(%error, "cannot number the feed; trying again");
+                            tracing::warn!(%error, "cannot number the feed; trying again. If it goes on, `orderly doctor` says why");
                         }
                     }
                 }

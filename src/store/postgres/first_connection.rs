@@ -24,7 +24,9 @@ pub(super) async fn connect(
     let mut first = tokio::spawn(async move { connecting.connect_to_read().await });
     let Ok(connected) = timeout(FIRST_WAIT_MAX, &mut first).await else {
         let text = format!("not connected within {FIRST_WAIT_MAX:?}, still trying");
-        tracing::warn!("cannot reach the database at {location} so far: {text}");
+        tracing::warn!(
+            "cannot reach the database at {location} so far: {text}. `orderly doctor` says what to do"
+        );
         connector.state().failed(&PgFailure::Unavailable(text.into()));
         let pool = pool.clone();
         tokio::spawn(async move {

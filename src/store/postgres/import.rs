@@ -15,11 +15,11 @@ use super::rows;
 use super::schema;
 use super::snapshot::PostgresSnapshot;
 use crate::config::PostgresDatabase;
-use crate::order::{OrderId, Reference};
+use crate::order::{OrderId, Reason, Reference};
 use crate::portable_json::JsonText;
 use crate::store::error::CopyError;
 use crate::store::snapshot::{EVERY_EARLIER, EventRecord, KeyRecord, OrderRecord};
-use crate::store::{Counters, Epochs, Snapshot, StoreError, codes};
+use crate::store::{Counters, Epochs, Pause, Snapshot, StoreError, codes};
 
 /// An import under way. Dropping it rolls everything back.
 pub(in crate::store) struct Import {
@@ -194,7 +194,7 @@ impl Import {
     pub async fn write_numbers(
         &self,
         counters: &Counters,
-        paused: bool,
+        pause: Option<&Pause>,
         ordering_from: OrderId,
     ) -> Result<(), StoreError> {
         let numbers = [
@@ -228,13 +228,16 @@ impl Import {
             ],
         )
         .await?;
+        let reason = pause.and_then(|pause| pause.reason.as_ref()).map(Reason::as_str);
         self.write(
-            "update orderly.queue set paused = $1, complete_after = $2, last_position = $3, ordering = 0, ordering_from = $4",
+            "update orderly.queue set paused = $5::timestamptz is not null, paused_at = $5, pause_reason = $1, complete_after = $2,
+                 last_position = $3, ordering = 0, ordering_from = $4",
             &[
-                (&paused, Type::BOOL),
+                (&reason, Type::TEXT),
                 (&self.complete_after, Type::INT8),
                 (&self.last_position, Type::INT8),
                 (&ordering_from.0, Type::INT8),
+                (&pause.map(|pause| pause.at), Type::TIMESTAMPTZ),
             ],
         )
         .await?;

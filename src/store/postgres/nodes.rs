@@ -18,6 +18,7 @@ use super::settle::micros;
 use super::shared::Shared;
 use crate::lease::NodeId;
 use crate::order::OrderId;
+use crate::store::nodes::VERSION;
 use crate::store::{Heartbeat, Renewed, StoreError, codes};
 
 /// The limit for the answer to a heartbeat as a fraction of the lease: there must be time for another heartbeat after
@@ -92,6 +93,9 @@ async fn renew_all(
     let breaker = codes::breaker_code(heartbeat.breaker);
     let ordering = codes::ordering_code(shared.configured_ordering());
     let processor = heartbeat.processor.map(codes::processor_code);
+    let report = &heartbeat.report;
+    let (name, clock) = (&*report.name, report.clock);
+    let last_start_micros = report.last_start_age.map(micros);
     let answer = connection
         .execute_idempotent_within(
             answer_time_max(heartbeat.lease),
@@ -106,6 +110,10 @@ async fn renew_all(
                 (&breaker, Type::INT2),
                 (&ordering, Type::INT2),
                 (&processor, Type::INT2),
+                (&name, Type::TEXT),
+                (&VERSION, Type::TEXT),
+                (&clock, Type::TIMESTAMPTZ),
+                (&last_start_micros, Type::INT8),
             ],
         )
         .await;

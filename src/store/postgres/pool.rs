@@ -74,7 +74,7 @@ impl Pool {
                 self.starved.clear();
             } else if self.starved.set() {
                 tracing::warn!(
-                    "results find no connection to the database; starting no order until one is free"
+                    "results find no connection to the database; starting no order until one is free. `orderly doctor` says what to do"
                 );
             }
         }

@@ -14,6 +14,7 @@ use super::database_state::DatabaseState;
 use super::failure::PgFailure;
 use super::functions::named;
 use super::message::with_numbers;
+use super::pool::{Pool, STARVED};
 use super::rows;
 use super::shared::Shared;
 use crate::store::StoreHealth;
@@ -28,6 +29,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const AWAY_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The space that a probe allocates after the disk was full: more than is free on the last pages of the tables.
 const SPACE_KILOBYTES: i64 = 128;
+
+/// Returns the health of the store: a database without a connection for results is of no use.
+pub(super) fn health(state: &DatabaseState, pool: &Pool) -> StoreHealth {
+    match state.health() {
+        StoreHealth::Ready if pool.is_starved() => StoreHealth::NotReady(STARVED.to_owned()),
+        health => health,
+    }
+}
 
 /// Probes whenever it is doubtful whether orders can be stored, until the store closes.
 pub(super) async fn probe(state: Arc<DatabaseState>, pool: ClassPool, shared: Arc<Shared>) {

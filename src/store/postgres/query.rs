@@ -7,18 +7,18 @@ use tokio_postgres::types::Type;
 
 use super::class_pool::{ClassPool, ReadSource};
 use super::connect::Parameters;
-use super::failure::PgFailure;
+use super::failure::{PgFailure, to_store_result};
 use super::id_range::id_range;
 use super::listing::{self, Listing};
 use super::lower_bound::LowerBound;
 use super::rows;
 use super::shared::Shared;
 use crate::epoch::EpochIdentity;
-use crate::order::{Order, OrderId, Ordering};
+use crate::order::{Order, OrderId, Ordering, Reason};
 use crate::store::columns::order_columns;
 use crate::store::{
     BLOCKED_MAX, Blocked, Counters, FeedBounds, FeedPosition, LogPosition, NODES_MAX, Node, OrderPage,
-    OrderQuery, PAGE_ORDERS_MAX, QueueState,
+    OrderQuery, PAGE_ORDERS_MAX, Pause, QueueState, StoreError,
 };
 
 pub(super) async fn order(source: &impl ReadSource, id: OrderId) -> Result<Option<Order>, PgFailure> {
@@ -157,6 +157,11 @@ const QUEUE_AND_BLOCKED: &str = concat!(
     ") as blocked"
 );
 
+/// Reads the queue for a call of the store.
+pub(super) async fn queue_state(pool: &ClassPool, shared: &Shared) -> Result<QueueState, StoreError> {
+    to_store_result(queue(pool, &shared.lower_bound()).await, "read the queue")
+}
+
 pub(super) async fn queue(
     source: &impl ReadSource,
     lower_bound: &LowerBound,
@@ -174,10 +179,10 @@ pub(super) async fn queue(
         // Everything is read again, so that the numbers belong to one instant.
         found = source.read(QUEUE_AND_BLOCKED, parameters).await?;
         let row = rows::only(&found)?;
-        oldest_undecided = age(row, 9)?;
+        oldest_undecided = age(row, 10)?;
         blocked = Blocked {
-            orders: rows::large_count(row, 10)?,
-            oldest_age: age(row, 11)?,
+            orders: rows::large_count(row, 11)?,
+            oldest_age: age(row, 12)?,
         };
     }
     let row = rows::only(&found)?;
@@ -187,18 +192,29 @@ pub(super) async fn queue(
         .read(
             "select node, slots, busy, started_at, heartbeat_at, expires_at >= clock_timestamp(), breaker, processor,
                  exists (select from orderly.queue as q where q.id = 1 and q.ordering = nodes.ordering
-                     and q.processor = coalesce(nodes.processor, q.processor))
+                     and q.processor = coalesce(nodes.processor, q.processor)),
+                 name, version, clock_ahead, last_start_at
              from orderly.nodes order by heartbeat_at desc, node limit $1",
             &[(&limit, Type::INT8)],
         )
         .await?;
     Ok(QueueState {
         counters: counters_of(row)?,
-        paused: rows::column(row, 6)?,
+        pause: pause(row)?,
         oldest_waiting,
         blocked,
         nodes: nodes.iter().map(node).collect::<Result<_, _>>()?,
     })
+}
+
+fn pause(row: &Row) -> Result<Option<Pause>, PgFailure> {
+    let Some(at) = rows::column(row, 6)? else {
+        return Ok(None);
+    };
+    let reason = rows::column::<Option<&str>>(row, 9)?;
+    let reason = reason.map(Reason::parse).transpose();
+    let reason = reason.map_err(|error| PgFailure::undecodable("a reason", error))?;
+    Ok(Some(Pause { at, reason }))
 }
 
 /// Reads an age in microseconds. It is zero if a clock was set back.
@@ -218,5 +234,9 @@ fn node(row: &Row) -> Result<Node, PgFailure> {
         breaker: rows::breaker(row, 6)?,
         processor: rows::processor(row, 7)?,
         agrees: rows::column(row, 8)?,
+        name: rows::column(row, 9)?,
+        version: rows::column(row, 10)?,
+        clock_ahead_micros: rows::column(row, 11)?,
+        last_start_at: rows::column(row, 12)?,
     })
 }

@@ -1,7 +1,8 @@
 -- A heartbeat: the node is alive, and those of its leases that it still has ($1 orders by rising id, $2 fences) last $3
 -- microseconds from now. Also reads the settings, the run of the server, and whether there are unnumbered events (served by
 -- batches_unnumbered; no other statement finds them when the node that committed them died or never knew). $4: node, $5:
--- slots, $6: running orders, $7: breaker, $8: ordering, $9: processor.
+-- slots, $6: running orders, $7: breaker, $8: ordering, $9: processor, $10: name,
+-- $11: version, $12: its clock, $13: microseconds since it last started an order.
 with moment as materialized (
     select clock_timestamp() as at, $3::int8 * interval '1 microsecond' as lease
 ), mine as materialized (
@@ -9,12 +10,17 @@ with moment as materialized (
 ), beat as (
     update orderly.nodes as n set
         slots = $5, busy = $6, heartbeat_at = at, expires_at = at + lease, breaker = $7, ordering = $8,
-        processor = $9
+        processor = $9, name = $10, version = $11, clock_ahead = (extract(epoch from $12 - at) * 1000000)::int8,
+        last_start_at = coalesce(at - $13::int8 * interval '1 microsecond', n.last_start_at)
     from moment, mine
     where n.node = mine.node
 ), joined as (
-    insert into orderly.nodes as n (node, slots, busy, started_at, heartbeat_at, expires_at, breaker, ordering, processor)
-    select $4, $5, $6, at, at, at + lease, $7, $8, $9 from moment
+    insert into orderly.nodes as n (
+        node, slots, busy, started_at, heartbeat_at, expires_at, breaker, ordering, processor, name, version, clock_ahead,
+        last_start_at)
+    select $4, $5, $6, at, at, at + lease, $7, $8, $9, $10, $11, (extract(epoch from $12 - at) * 1000000)::int8,
+        at - $13::int8 * interval '1 microsecond'
+    from moment
     where not exists (select from orderly.nodes where node = $4)
     on conflict (node) do nothing
 ), held as materialized (

@@ -1,6 +1,6 @@
 //! The whole database at one instant, over a connection of its own with an open read transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,37 +9,46 @@ use tokio_postgres::types::Type;
 
 use super::await_answer::{await_answer, await_answer_within};
 use super::class_pool::ReadSource;
-use super::connect::{Connection, Parameters};
+use super::connect::{Connection, Connector, Parameters};
 use super::connection_share;
 use super::durability::Durability;
-use super::failure::PgFailure;
+use super::failure::{PgFailure, to_store_result};
 use super::id_range::ACCEPT_TIME_MAX;
 use super::lower_bound::LowerBound;
 use super::query;
-use super::rows::{self, EVENT_COLUMNS, EVENT_COLUMNS_COUNT};
+use super::rows;
+use super::shared::Shared;
 use super::standbys;
+use super::vitals;
 use crate::order::OrderId;
 use crate::store::columns::{ORDER_COLUMNS, order_columns};
 use crate::store::snapshot::{
     ConnectionBudget, EventRecord, FEED_WAITING_MAX, FeedState, FeedWaiting, KeyName, KeyRecord, LeaseRecord,
     OrderRecord, Snapshot, Standbys, StartRule,
 };
-use crate::store::{Counters, FEED_EVENTS_MAX, FeedBounds, FeedPosition, QueueState, StoreError};
+use crate::store::vitals::LongTransaction;
+use crate::store::{Counters, FeedBounds, FeedPosition, QueueState, StoreError, Vitals};
 use crate::time::Timestamp;
+
+mod events;
 
 /// The limit for one statement: some read the whole database.
 const ANSWER_TIME_MAX: Duration = Duration::from_mins(10);
-
-/// The first position of unnumbered events: a snapshot numbers nothing, and shows them after the numbered ones in the
-/// order in which they will be numbered. The low bits are the place in the batch, the others the batch.
-const UNNUMBERED: i64 = 1 << 61;
-const PLACE_BITS: u32 = 20;
 
 pub(super) struct PostgresSnapshot {
     connection: Connection,
 }
 
 impl PostgresSnapshot {
+    /// Opens a snapshot for a call of the store.
+    pub async fn of(connector: &Connector, shared: &Shared) -> Result<PostgresSnapshot, StoreError> {
+        if shared.closing.is_cancelled() {
+            return Err(StoreError::Closed);
+        }
+        let opened = async { PostgresSnapshot::open(connector.connect_to_read().await?).await };
+        to_store_result(opened.await, "open a snapshot")
+    }
+
     pub async fn open(connection: Connection) -> Result<PostgresSnapshot, PgFailure> {
         // The first read fixes the transaction's view, not its beginning.
         let begin = "begin isolation level repeatable read read only; select 1";
@@ -81,7 +90,7 @@ impl Snapshot for PostgresSnapshot {
         after: Option<i64>,
         limit: usize,
     ) -> Result<Vec<EventRecord>, StoreError> {
-        let records = events(self, after.unwrap_or(0), limit).await;
+        let records = events::after(self, after.unwrap_or(0), limit).await;
         records.map_err(|failure| failure.to_error("read the feed of a snapshot"))
     }
 
@@ -157,6 +166,16 @@ impl Snapshot for PostgresSnapshot {
     async fn queue(&mut self) -> Result<QueueState, StoreError> {
         let queue = query::queue(self, &LowerBound::default()).await;
         queue.map_err(|failure| failure.to_error("read the queue of a snapshot"))
+    }
+
+    async fn vitals(&mut self) -> Result<Vitals, StoreError> {
+        let vitals = vitals::vitals(self, &LowerBound::default()).await;
+        vitals.map_err(|failure| failure.to_error("read the vitals of a snapshot"))
+    }
+
+    async fn transactions(&mut self) -> Result<Vec<LongTransaction>, StoreError> {
+        let transactions = vitals::transactions(self).await;
+        transactions.map_err(|failure| failure.to_error("read the sessions of the database"))
     }
 
     async fn feed(&mut self) -> Result<FeedState, StoreError> {
@@ -253,7 +272,7 @@ async fn orders_after(
         .await?;
     let mut records = found.iter().map(record).collect::<Result<Vec<_>, _>>()?;
     let order_ids: Vec<i64> = records.iter().map(|record| record.order.order_id.0).collect();
-    let mut events = events_of(source, &order_ids).await?;
+    let mut events = events::of(source, &order_ids).await?;
     for record in &mut records {
         record.events = events.remove(&record.order.order_id).unwrap_or_default();
     }
@@ -280,82 +299,6 @@ fn record(row: &Row) -> Result<OrderRecord, PgFailure> {
         crashes: rows::count(row, ORDER_COLUMNS)?,
         events: Vec::new(),
     })
-}
-
-/// The earlier orders that the claim of a first start passed over.
-const PASSED_OVER: &str = "case when kind = 1 and version = 2 then
-    array(select id from unnest(passed_over) as id where id < order_id order by id) end";
-
-/// Reads the events of orders, by version. An event that is missing in its batch has position 0.
-async fn events_of(
-    source: &impl ReadSource,
-    order_ids: &[i64],
-) -> Result<HashMap<OrderId, Vec<EventRecord>>, PgFailure> {
-    let statement = format!(
-        "select {EVENT_COLUMNS},
-             coalesce(place + coalesce(first_position - 1, {UNNUMBERED} + (batch << {PLACE_BITS})), 0), {PASSED_OVER}
-         from (
-             select e.*, b.first_position, b.passed_over, array_position(b.order_ids, e.order_id) as place
-             from unnest($1::int8[]) as asked (id)
-                 cross join lateral (select * from orderly.order_events where order_id = asked.id offset 0) as e
-                 left join lateral (select * from orderly.batches as b where b.batch = e.batch offset 0) as b on true
-         ) as found
-         order by order_id, version"
-    );
-    let order_ids = order_ids.to_vec();
-    let found = source.read(&statement, &[(&order_ids, Type::INT8_ARRAY)]).await?;
-    let mut events: HashMap<OrderId, Vec<EventRecord>> = HashMap::new();
-    for row in &found {
-        let record = event_record(row)?;
-        events.entry(record.event.order_id).or_default().push(record);
-    }
-    Ok(events)
-}
-
-fn event_record(row: &Row) -> Result<EventRecord, PgFailure> {
-    let passed_over: Option<Vec<i64>> = rows::column(row, EVENT_COLUMNS_COUNT + 1)?;
-    Ok(EventRecord {
-        position: rows::column(row, EVENT_COLUMNS_COUNT)?,
-        event: rows::event(row, 0)?,
-        passed_over: passed_over.unwrap_or_default().into_iter().map(OrderId).collect(),
-    })
-}
-
-/// Reads numbered events, then unnumbered ones. Events of removed orders are left out.
-async fn events(source: &impl ReadSource, after: i64, limit: usize) -> Result<Vec<EventRecord>, PgFailure> {
-    let limit = rows::limit(limit.min(FEED_EVENTS_MAX));
-    let is_there = "exists (select from orderly.orders as o where o.order_id = events.order_id)";
-    let statement = format!(
-        "select {EVENT_COLUMNS}, position, {PASSED_OVER}
-         from orderly.events
-         where first_position >= coalesce(
-                 (select first_position from orderly.batches
-                 where first_position <= $1 order by first_position desc limit 1), 0)
-             and position > $1 and {is_there}
-         order by first_position, place limit $2"
-    );
-    let numbered = source
-        .read(&statement, &[(&after, Type::INT8), (&limit, Type::INT8)])
-        .await?;
-    if !numbered.is_empty() {
-        return numbered.iter().map(event_record).collect();
-    }
-    let after = after.max(UNNUMBERED) - UNNUMBERED;
-    let batch = after >> PLACE_BITS;
-    let place = after - (batch << PLACE_BITS);
-    let statement = format!(
-        "select {EVENT_COLUMNS}, {UNNUMBERED} + (batch << {PLACE_BITS}) + place, {PASSED_OVER}
-         from orderly.events
-         where first_position is null and batch >= $1 and (batch > $1 or place > $2) and {is_there}
-         order by batch, place limit $3"
-    );
-    let unnumbered = source
-        .read(
-            &statement,
-            &[(&batch, Type::INT8), (&place, Type::INT8), (&limit, Type::INT8)],
-        )
-        .await?;
-    unnumbered.iter().map(event_record).collect()
 }
 
 async fn last_order_id(source: &impl ReadSource) -> Result<OrderId, PgFailure> {

@@ -19,6 +19,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStor
 use tokio_postgres::config::SslNegotiation;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::certificates::{Peer, notice_after};
 use crate::config::{PostgresUrl, Roots, TlsMode, TlsVersions};
 use crate::log_lines::Latch;
 use crate::tls_roots::roots_of_machine;
@@ -160,6 +161,14 @@ impl Verifier {
         }
     }
 
+    fn note_end(&self, anchors: &Anchors, presented: Presented) {
+        let later = Presented {
+            now: notice_after(presented.now),
+            ..presented
+        };
+        Peer::Database.set_ends_soon(self.check_chain(anchors, later).is_err());
+    }
+
     fn check_all(
         &self,
         anchors: &Anchors,
@@ -202,19 +211,23 @@ impl ServerCertVerifier for Verifier {
                 anchors,
                 location,
                 logged,
-            } => {
-                if let Err(error) = self.check_all(anchors, presented, name)
-                    && logged.set()
-                {
-                    tracing::warn!(
-                        "the connection to {location} is encrypted, but its certificate does not verify ({error}): \
+            } => match self.check_all(anchors, presented, name) {
+                Ok(()) => self.note_end(anchors, presented),
+                Err(error) if logged.set() => tracing::warn!(
+                    "the connection to {location} is encrypted, but its certificate does not verify ({error}): \
                          an attacker in between could pose as the database; set sslmode=verify-full and sslrootcert \
                          to prevent that"
-                    );
-                }
+                ),
+                Err(_) => {}
+            },
+            Demand::Chain(anchors) => {
+                self.check_chain(anchors, presented)?;
+                self.note_end(anchors, presented);
             }
-            Demand::Chain(anchors) => self.check_chain(anchors, presented)?,
-            Demand::ChainAndName(anchors) => self.check_all(anchors, presented, name)?,
+            Demand::ChainAndName(anchors) => {
+                self.check_all(anchors, presented, name)?;
+                self.note_end(anchors, presented);
+            }
         }
         Ok(ServerCertVerified::assertion())
     }

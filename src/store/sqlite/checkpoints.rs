@@ -94,7 +94,7 @@ impl Reporter {
             Err(error) => {
                 self.failed(&SqliteFailure::of(&error));
                 let thread = thread::current();
-                tracing::warn!(error = %error, thread = thread.name(), "a checkpoint failed");
+                tracing::warn!(error = %error, thread = thread.name(), "a checkpoint failed: the -wal file grows until one succeeds; look at the disk");
                 None
             }
         }

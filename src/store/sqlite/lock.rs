@@ -34,7 +34,7 @@ impl Drop for ServerLock {
     /// copy of the descriptor.
     fn drop(&mut self) {
         if let Err(error) = self.held().unlock() {
-            tracing::warn!(%error, "cannot unlock the lock file of the database");
+            tracing::warn!(%error, "cannot unlock the lock file of the database; the end of the process does");
         }
     }
 }
@@ -84,7 +84,7 @@ impl ServerLock {
         match try_lock(&self.path) {
             Ok(Some(file)) => {
                 tracing::warn!(
-                    "{path} was deleted or replaced while this server runs; it was created and locked again"
+                    "{path} was deleted or replaced while this server runs; it was created and locked again. Leave it there"
                 );
                 *held = file;
                 Ok(())

@@ -4,6 +4,7 @@ use super::give_back;
 use super::group::{CallError, Group};
 use super::sole_server::SoleServer;
 use crate::lease::{LeaseKey, NodeId};
+use crate::store::nodes::VERSION;
 use crate::store::{GivenBack, Heartbeat, Renewed, codes};
 
 /// Announces a node and takes back all leases of earlier nodes: a file has one server at a time, so those nodes are gone.
@@ -52,12 +53,14 @@ fn beat(group: &Group<'_>, sole_server: &SoleServer, heartbeat: &Heartbeat) -> R
     group
         .connection
         .prepare_cached(
-            "insert into nodes (node, slots, busy, started_at, heartbeat_at, expires_at, breaker, processor)
-             values (?1, ?2, ?3, ?8, ?4, ?5, ?6, ?7)
+            "insert into nodes (
+                 node, slots, busy, started_at, heartbeat_at, expires_at, breaker, processor, name, version, last_start_at)
+             values (?1, ?2, ?3, ?8, ?4, ?5, ?6, ?7, ?9, ?10, ?11)
              on conflict (node) do update set
                  slots = excluded.slots, busy = excluded.busy,
                  heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at,
-                 breaker = excluded.breaker, processor = excluded.processor",
+                 breaker = excluded.breaker, processor = excluded.processor, name = excluded.name,
+                 version = excluded.version, last_start_at = coalesce(excluded.last_start_at, last_start_at)",
         )?
         .execute((
             heartbeat.node,
@@ -68,6 +71,9 @@ fn beat(group: &Group<'_>, sole_server: &SoleServer, heartbeat: &Heartbeat) -> R
             codes::breaker_code(heartbeat.breaker),
             heartbeat.processor.map(codes::processor_code),
             sole_server.node_started_at(heartbeat.node, group.now),
+            &*heartbeat.report.name,
+            VERSION,
+            heartbeat.report.last_start_age.map(|age| group.now.minus(age)),
         ))?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::group::Totals;
 use super::{feed, rows};
 use crate::order::{Order, OrderId};
 use crate::store::columns::order_columns;
-use crate::store::{BLOCKED_MAX, Blocked, NODES_MAX, Node, OrderView, QueueState};
+use crate::store::{BLOCKED_MAX, Blocked, NODES_MAX, Node, OrderView, Pause, QueueState};
 use crate::time::Timestamp;
 
 pub(super) fn order(connection: &Connection, order_id: OrderId) -> Result<Option<Order>, rusqlite::Error> {
@@ -37,11 +37,26 @@ pub(super) fn queue(connection: &Connection, now: Timestamp) -> Result<QueueStat
     let totals = Totals::read(connection)?;
     Ok(QueueState {
         counters: totals.counters,
-        paused: totals.paused,
+        pause: if totals.paused {
+            Some(pause(connection)?)
+        } else {
+            None
+        },
         oldest_waiting: oldest_waiting(connection, now)?,
         blocked: blocked(connection, now)?,
         nodes: nodes(connection, now)?,
     })
+}
+
+fn pause(connection: &Connection) -> Result<Pause, rusqlite::Error> {
+    connection
+        .prepare_cached("select paused_at, pause_reason from counters where id = 1")?
+        .query_row([], |row| {
+            Ok(Pause {
+                at: row.get(0)?,
+                reason: row.get(1)?,
+            })
+        })
 }
 
 fn oldest_waiting(connection: &Connection, now: Timestamp) -> Result<Option<Duration>, rusqlite::Error> {
@@ -81,8 +96,9 @@ fn blocked(connection: &Connection, now: Timestamp) -> Result<Blocked, rusqlite:
 fn nodes(connection: &Connection, now: Timestamp) -> Result<Vec<Node>, rusqlite::Error> {
     connection
         .prepare_cached(
-            "select node, slots, busy, started_at, heartbeat_at, expires_at >= ?1, breaker, processor from nodes
-             order by heartbeat_at desc, node limit ?2",
+            "select node, slots, busy, started_at, heartbeat_at, expires_at >= ?1, breaker, processor, name, version,
+                 last_start_at
+             from nodes order by heartbeat_at desc, node limit ?2",
         )?
         .query_map((now, NODES_MAX), |row| {
             Ok(Node {
@@ -96,6 +112,11 @@ fn nodes(connection: &Connection, now: Timestamp) -> Result<Vec<Node>, rusqlite:
                 processor: row.get(7)?,
                 // A file has one server.
                 agrees: true,
+                name: row.get(8)?,
+                version: row.get(9)?,
+                // The store's clock is this node's.
+                clock_ahead_micros: None,
+                last_start_at: row.get(10)?,
             })
         })?
         .collect()

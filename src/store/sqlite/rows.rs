@@ -6,7 +6,9 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use crate::event::{Event, EventKind};
 use crate::lease::{NodeId, ProcessorKind};
 use crate::money::Money;
-use crate::order::{BATCH_ORDERS_MAX, ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering, Reference};
+use crate::order::{
+    BATCH_ORDERS_MAX, ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering, Reason, Reference,
+};
 use crate::portable_json::JsonText;
 use crate::store::{Breaker, codes};
 use crate::time::Timestamp;
@@ -162,6 +164,12 @@ impl FromSql for ItemIds {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<ItemIds> {
         let text = value.as_str()?;
         ItemIds::from_stored(text).ok_or_else(|| FromSqlError::Other("not a list of item ids".into()))
+    }
+}
+
+impl FromSql for Reason {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Reason> {
+        Reason::parse(value.as_str()?).map_err(FromSqlError::other)
     }
 }
 

@@ -14,7 +14,7 @@ use super::failure::SqliteFailure;
 use super::group::Totals;
 use super::lock::ServerLock;
 use super::rows::{self, OrderCount};
-use super::{feed, query};
+use super::{damage, feed, query, vitals};
 use crate::lease::NodeId;
 use crate::order::OrderId;
 use crate::store::clock::SteadyClock;
@@ -22,7 +22,7 @@ use crate::store::columns::{EVENT_COLUMNS, EVENT_COLUMNS_COUNT, ORDER_COLUMNS, o
 use crate::store::snapshot::{
     EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot, StartRule,
 };
-use crate::store::{Counters, FEED_EVENTS_MAX, QueueState, StoreError};
+use crate::store::{Counters, FEED_EVENTS_MAX, QueueState, StoreError, Vitals};
 use crate::time::Timestamp;
 
 pub(super) struct SqliteSnapshot {
@@ -206,6 +206,14 @@ impl Snapshot for SqliteSnapshot {
         .await
     }
 
+    async fn vitals(&mut self) -> Result<Vitals, StoreError> {
+        let now = self.clock.now();
+        self.read("read the vitals of a snapshot", move |connection| {
+            vitals::vitals(connection, now)
+        })
+        .await
+    }
+
     /// Nothing waits, because an event gets its position in the transaction that writes it.
     async fn feed(&mut self) -> Result<FeedState, StoreError> {
         self.read("read the state of the feed of a snapshot", |connection| {
@@ -226,66 +234,8 @@ impl Snapshot for SqliteSnapshot {
     }
 
     async fn damage(&mut self) -> Result<Vec<String>, StoreError> {
-        self.read("check the file of a snapshot", |connection| {
-            let mut findings = connection
-                .prepare("pragma integrity_check")?
-                .query_map([], |row| row.get::<_, String>(0))?
-                .collect::<Result<Vec<_>, _>>()?;
-            findings.retain(|finding| finding != "ok");
-            findings.extend(inconsistencies(connection)?);
-            Ok(findings)
-        })
-        .await
+        self.read("check the file of a snapshot", damage::find).await
     }
-}
-
-/// Inconsistencies that no single order shows: events without an order, a next number that is taken, a feed with gaps.
-fn inconsistencies(connection: &Connection) -> Result<Vec<String>, rusqlite::Error> {
-    let number = |statement: &str| connection.query_row(statement, [], |row| row.get::<_, Option<i64>>(0));
-    let orphans = number(
-        "select count(*) from events
-         where not exists (select 1 from orders where orders.order_id = events.order_id)",
-    )?;
-    let totals = Totals::read(connection)?;
-    let mut findings = Vec::new();
-    if orphans != Some(0) {
-        findings.push(format!(
-            "{} events belong to no order",
-            orphans.unwrap_or_default()
-        ));
-    }
-    for (what, given_out, newest) in [
-        (
-            "order id",
-            totals.last_order_id,
-            number("select max(order_id) from orders")?,
-        ),
-        (
-            "event position",
-            totals.last_position,
-            number("select max(position) from events")?,
-        ),
-    ] {
-        if newest.is_some_and(|newest| newest > given_out) {
-            findings.push(format!(
-                "the next {what} would be {}, which is taken",
-                given_out + 1
-            ));
-        }
-    }
-    let (complete_after, last) = (totals.complete_after, totals.last_position);
-    let stored = connection.query_row(
-        "select count(*) from events where position > ?1",
-        [complete_after],
-        |row| row.get::<_, i64>(0),
-    )?;
-    if stored != last - complete_after {
-        findings.push(format!(
-            "the feed has {stored} events after position {complete_after}, {} were written",
-            last - complete_after
-        ));
-    }
-    Ok(findings)
 }
 
 fn orders_after(

@@ -49,8 +49,8 @@ async fn slow_listings_do_not_delay_pause_queue_or_feed() {
         }));
         tokio::task::yield_now().await;
     }
-    store.set_paused(true).await.unwrap();
-    assert!(store.queue().await.unwrap().paused);
+    store.pause(None).await.unwrap();
+    assert!(store.queue().await.unwrap().pause.is_some());
     store.counters().await.unwrap();
     store.events_after(None, 10).await.unwrap();
     let sweep = Prune {

@@ -364,7 +364,7 @@ impl WriterThread {
         self.checkpoints
             .finish(&self.parts.connection, &self.parts.reporter);
         if let Err((_, error)) = self.parts.connection.close() {
-            tracing::warn!(error = %error, "the database did not close cleanly");
+            tracing::warn!(error = %error, "the database did not close cleanly; the next start repairs it");
         }
     }
 }

@@ -14,7 +14,9 @@ use crate::order::{ItemIds, NewOrder, Order, OrderId, OrderStatus, Ordering};
 use crate::store::snapshot::{
     EventRecord, FeedState, KeyName, KeyRecord, LeaseRecord, OrderRecord, Snapshot, StartRule,
 };
-use crate::store::{Counters, Epoch, Epochs, FeedBounds, FeedPosition, QueueState, StoreError, first_epoch};
+use crate::store::{
+    Counters, Epoch, Epochs, FeedBounds, FeedPosition, QueueState, StoreError, Vitals, first_epoch,
+};
 use crate::time::Timestamp;
 
 use EventKind::{
@@ -217,6 +219,10 @@ impl Snapshot for FakeStore {
     ) -> Result<Vec<OrderRecord>, StoreError> {
         let later = |record: &&OrderRecord| Some(record.order.order_id) > after;
         Ok(self.orders.iter().filter(later).take(limit).cloned().collect())
+    }
+
+    async fn vitals(&mut self) -> Result<Vitals, StoreError> {
+        unreachable!("the promises are about stored orders")
     }
 
     async fn events_after(

@@ -217,12 +217,12 @@ async fn a_store_with_waiting_or_running_orders_is_not_idle(harness: &mut Harnes
     harness.order_in(OrderStatus::Failed).await;
     let failed = harness.order_in(OrderStatus::Failed).await;
     harness.redrive(failed).await;
-    harness.store().set_paused(true).await.unwrap();
+    harness.store().pause(None).await.unwrap();
     assert!(!is_idle(harness).await, "the order was redriven");
 }
 
 async fn a_paused_store_with_a_pending_order_is_not_idle(harness: &mut Harness) {
-    harness.store().set_paused(true).await.unwrap();
+    harness.store().pause(None).await.unwrap();
     assert!(is_idle(harness).await);
     harness.accept_one().await;
     assert!(!is_idle(harness).await);

@@ -183,11 +183,11 @@ async fn the_queue_shows_the_same_counters(harness: &mut Harness) {
 async fn the_snapshot_shows_the_same_counters(harness: &mut Harness) {
     harness.accept_some(3).await;
     harness.claim(1).await;
-    harness.store().set_paused(true).await.unwrap();
+    harness.store().pause(None).await.unwrap();
     let mut snapshot = harness.store().snapshot().await.unwrap();
     assert_eq!(snapshot.counters().await.unwrap(), harness.counters().await);
     let queue = snapshot.queue().await.unwrap();
-    assert!(queue.paused);
+    assert!(queue.pause.is_some());
     assert_eq!(queue.counters.pending, 2);
     assert_eq!(snapshot.damage().await.unwrap(), Vec::<String>::new());
 }
@@ -244,7 +244,7 @@ async fn a_blocked_order_is_not_counted_as_waiting(harness: &mut Harness) {
     assert_blocked(harness, 1, 20).await;
     harness.accept(vec![order_of(2)]).await;
     harness.advance(Duration::from_secs(5)).await;
-    harness.store().set_paused(true).await.unwrap();
+    harness.store().pause(None).await.unwrap();
     harness.claim(1).await;
     assert_blocked(harness, 1, 25).await;
 }

@@ -49,7 +49,7 @@ async fn a_snapshot_shows_one_instant(harness: &mut Harness) {
     let mut snapshot = harness.store().snapshot().await.unwrap();
     harness.accept_some(3).await;
     harness.claim(2).await;
-    harness.store().set_paused(true).await.unwrap();
+    harness.store().pause(None).await.unwrap();
 
     let records = snapshot.orders_after(None, 10).await.unwrap();
     assert_eq!(records.len(), 1);
@@ -58,7 +58,7 @@ async fn a_snapshot_shows_one_instant(harness: &mut Harness) {
     assert_eq!(records[0].events.len(), 1);
     let counters = snapshot.counters().await.unwrap();
     assert_eq!((counters.pending, counters.total()), (1, 1));
-    assert!(!snapshot.queue().await.unwrap().paused);
+    assert!(snapshot.queue().await.unwrap().pause.is_none());
 }
 
 async fn a_snapshot_includes_data_hidden_by_the_api(harness: &mut Harness) {
@@ -181,10 +181,10 @@ async fn given_back_orders_wake_waiting_dispatchers(harness: &mut Harness) {
 }
 
 async fn a_resumed_queue_wakes_waiting_dispatchers(harness: &mut Harness) {
-    harness.store().set_paused(true).await.unwrap();
+    harness.store().pause(None).await.unwrap();
     harness.accept_one().await;
     drain_work(harness);
-    harness.store().set_paused(false).await.unwrap();
+    harness.store().resume().await.unwrap();
     harness.store().wakeups().work().await;
 }
 
@@ -241,7 +241,8 @@ async fn a_closed_store_refuses_everything(harness: &mut Harness) {
         ("cancel", store.cancel(id).await.err()),
         ("redrive", store.redrive(id).await.err()),
         ("redrive_matching", store.redrive_matching(redrive).await.err()),
-        ("set_paused", store.set_paused(true).await.err()),
+        ("pause", store.pause(None).await.err()),
+        ("resume", store.resume().await.err()),
         ("order", store.order_view(id).await.err()),
         ("orders", store.orders(list).await.err()),
         ("history", store.history(id, 0).await.err()),

@@ -215,7 +215,13 @@ impl Run {
                 assert_eq!(matches!(acted, Acted::Done(_)), self.model.redrive(id, now));
             }
             Step::Pause(paused) => {
-                self.harness.store().set_paused(paused).await.unwrap();
+                let store = self.harness.store();
+                let changed = if paused {
+                    store.pause(None).await
+                } else {
+                    store.resume().await
+                };
+                changed.unwrap();
                 self.model.paused = paused;
             }
             Step::Advance { sevens } => self.harness.advance(Duration::from_secs(7 * sevens)).await,

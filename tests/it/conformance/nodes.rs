@@ -142,7 +142,7 @@ async fn a_node_that_joins_again_keeps_its_place_in_the_list(harness: &mut Harne
 async fn only_node(harness: &Harness) -> Node {
     let nodes = nodes(harness).await;
     assert_eq!(nodes.len(), 1);
-    nodes[0]
+    nodes[0].clone()
 }
 
 async fn nodes(harness: &Harness) -> Vec<Node> {

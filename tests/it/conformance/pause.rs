@@ -1,8 +1,10 @@
-//! `set_paused`: no order starts, everything else continues.
+//! `pause` and `resume`: no order starts, everything else continues.
+
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use orderly::lease::Outcome;
-use orderly::order::OrderStatus;
+use orderly::order::{OrderStatus, Reason};
 
 use crate::support::Harness;
 use crate::support::harness::ids_of;
@@ -15,7 +17,7 @@ conformance! {
     a_claim_reports_whether_the_queue_is_paused,
     a_resume_has_a_wake_up_separate_from_work,
     a_pause_shows_in_the_queue,
-    pausing_twice_has_no_further_effect,
+    a_pause_keeps_its_beginning_and_its_latest_reason,
     a_paused_queue_accepts_and_settles_orders,
     no_order_starts_after_a_pause_returned,
 }
@@ -77,15 +79,32 @@ async fn a_pause_shows_in_the_queue(harness: &mut Harness) {
     for paused in [true, false] {
         pause(harness, paused).await;
         let answered = harness.store().queue_just_set().await.unwrap();
-        assert_eq!((answered.paused, harness.paused().await), (paused, paused));
+        assert_eq!(
+            (answered.pause.is_some(), harness.paused().await),
+            (paused, paused)
+        );
     }
 }
 
-async fn pausing_twice_has_no_further_effect(harness: &mut Harness) {
-    pause(harness, true).await;
-    pause(harness, true).await;
+async fn a_pause_keeps_its_beginning_and_its_latest_reason(harness: &mut Harness) {
+    let reason = |text: &str| Some(Reason::parse(text).unwrap());
+    let given = [None, reason("the bank's test's \\ ☂"), None, reason("longer")];
+    let mut seen = Vec::new();
+    for reason in given.clone() {
+        harness.store().pause(reason).await.unwrap();
+        seen.push(harness.store().queue().await.unwrap().pause.unwrap());
+        harness.advance(Duration::from_secs(1)).await;
+    }
+    harness.reopen().await;
+    let last = harness.store().queue().await.unwrap().pause.unwrap();
+    assert_eq!(seen.pop().as_ref(), Some(&last));
+    let reasons: Vec<_> = seen.iter().map(|pause| pause.reason.clone()).collect();
+    assert_eq!(reasons, [None, given[1].clone(), given[1].clone()]);
+    assert!(seen.iter().all(|pause| pause.at == last.at), "{seen:?}");
     pause(harness, false).await;
-    assert!(!harness.paused().await);
+    pause(harness, true).await;
+    let anew = harness.store().queue().await.unwrap().pause.unwrap();
+    assert!(anew.at > last.at && anew.reason.is_none(), "{anew:?}");
 }
 
 async fn a_paused_queue_accepts_and_settles_orders(harness: &mut Harness) {
@@ -118,5 +137,9 @@ async fn no_order_starts_after_a_pause_returned(harness: &mut Harness) {
 }
 
 async fn pause(harness: &Harness, paused: bool) {
-    harness.store().set_paused(paused).await.unwrap();
+    if paused {
+        harness.store().pause(None).await.unwrap();
+    } else {
+        harness.store().resume().await.unwrap();
+    }
 }

@@ -199,14 +199,14 @@ async fn a_start_records_whether_it_hands_orders_out(harness: &mut Harness) {
 
 async fn no_given_order_starts_while_the_queue_is_paused(harness: &mut Harness) {
     let ids = harness.accept_some(2).await;
-    harness.store().set_paused(true).await.unwrap();
+    harness.store().pause(None).await.unwrap();
     let claimed = harness
         .store()
         .start(ids.clone().into(), claim_by(NODE_A, 2))
         .await;
     let claimed = claimed.unwrap();
     assert!(claimed.paused && claimed.leases.is_empty() && !claimed.idle);
-    harness.store().set_paused(false).await.unwrap();
+    harness.store().resume().await.unwrap();
     assert_eq!(start(harness, &ids).await, ids);
 }
 

@@ -339,7 +339,7 @@ impl Harness {
     }
 
     pub async fn paused(&self) -> bool {
-        self.store.queue().await.unwrap().paused
+        self.store.queue().await.unwrap().pause.is_some()
     }
 
     /// All orders by rising id, read at one instant.

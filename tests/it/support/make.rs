@@ -6,7 +6,7 @@ use orderly::epoch::FENCE_BITS;
 use orderly::lease::{LeaseKey, NodeId, Outcome};
 use orderly::money::Money;
 use orderly::order::{ItemIds, NewOrder, Reference};
-use orderly::store::{Breaker, ClaimRequest, GiveBack, Heartbeat, IdempotencyKey};
+use orderly::store::{Breaker, ClaimRequest, GiveBack, Heartbeat, IdempotencyKey, NodeReport};
 
 pub const NODE_A: NodeId = NodeId(0xA);
 pub const NODE_B: NodeId = NodeId(0xB);
@@ -70,6 +70,7 @@ pub fn heartbeat(node: NodeId, leases: &[LeaseKey]) -> Heartbeat {
         lease: LEASE,
         breaker: Breaker::Closed,
         processor: None,
+        report: NodeReport::default(),
     }
 }
 

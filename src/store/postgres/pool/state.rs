@@ -225,7 +225,7 @@ impl PoolState {
             let error = failure.to_error("connect");
             tracing::warn!(
                 %error,
-                "the database allows this node {} of its {} connections: it works more slowly",
+                "the database allows this node {} of its {} connections: it works more slowly until the limit is raised",
                 self.allowed,
                 self.share,
             );

@@ -21,7 +21,7 @@ impl StandbyReader {
         status.serves = false;
         if status.logged.set() {
             tracing::warn!(
-                "DATABASE_READ_URL leads to no server that serves reads; lists and feed pages come from the primary: {reason}"
+                "DATABASE_READ_URL leads to no server that serves reads; lists and feed pages come from the primary: {reason}. `orderly doctor` says what to do"
             );
         }
         self.failed.notify_one();

@@ -10,7 +10,7 @@ use crate::lease::NodeId;
 use crate::metrics::Metrics;
 use crate::store::clock::system_clock;
 use crate::store::opening::OpenOptions;
-use crate::store::{Breaker, Heartbeat, Store, StoreError, StoreHealth};
+use crate::store::{Breaker, Heartbeat, NodeReport, Store, StoreError, StoreHealth};
 
 const CRASHES_MAX: u32 = 5;
 
@@ -34,6 +34,7 @@ fn heartbeat(node: u64) -> Heartbeat {
         lease: Duration::from_secs(30),
         breaker: Breaker::Closed,
         processor: None,
+        report: NodeReport::default(),
     }
 }
 

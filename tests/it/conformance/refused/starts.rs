@@ -203,7 +203,7 @@ async fn claims_of_a_paused_queue_do_not_poll_refused_orders(harness: &mut Harne
     let bad = harness.accept_some(1).await;
     harness.refuse_starts(&bad).await;
     assert_started(harness, CLAIMED_AT_ONCE, &[]).await;
-    harness.store().set_paused(true).await.unwrap();
+    harness.store().pause(None).await.unwrap();
     let claimed = harness.store().claim(claim_by(NODE_A, 1)).await.unwrap();
     assert!(claimed.paused);
     assert_eq!(claimed.next_due_in, None);

@@ -1,6 +1,7 @@
 //! A temporary certificate authority and server certificates: signed by it for some names, or self-signed.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::{ClientConfig, RootCertStore};
@@ -65,10 +66,19 @@ impl Authority {
     }
 
     pub fn certificate_for(&self, names: &[&str]) -> Certificate {
+        self.sign(&params(names))
+    }
+
+    /// Makes a certificate that ends at a time.
+    pub fn certificate_until(&self, names: &[&str], end: SystemTime) -> Certificate {
+        let mut params = params(names);
+        params.not_after = end.into();
+        self.sign(&params)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Certificate {
         let key = KeyPair::generate().expect("a key");
-        let certificate = params(names)
-            .signed_by(&key, &self.issuer)
-            .expect("a certificate");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Certificate {
             chain: certificate.pem(),
             key: key.serialize_pem(),
