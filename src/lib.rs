@@ -18,6 +18,9 @@ pub mod time;
 
 pub mod store;
 
+pub mod certificates;
+pub mod diagnosis;
+
 pub mod processor;
 pub mod pull;
 

@@ -10,11 +10,13 @@ use reqwest::header::{CONTENT_TYPE, USER_AGENT};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
 use rustls::ClientConfig;
+use rustls::client::WebPkiServerVerifier;
 use tokio::time::{Instant, timeout};
 
 use super::{Attempt, Cause, Processed, ProcessingError, Processor, Reason};
+use crate::certificates::{Noting, Peer};
 use crate::config::HttpService;
-use crate::lease::ProcessorKind;
+use crate::lease::{NO_ANSWER, ProcessorKind};
 use crate::order::Order;
 use crate::order_json::OrderBody;
 use crate::tls_roots::roots_of_machine;
@@ -138,11 +140,22 @@ impl Processor for Http {
 /// Returns the TLS settings for a service behind `https://`. Reads the root certificates, so it blocks for some
 /// milliseconds.
 pub fn tls() -> ClientConfig {
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .expect("ring knows the versions of TLS")
-        .with_root_certificates(roots_of_machine())
-        .with_no_client_auth()
+        .expect("ring knows the versions of TLS");
+    let roots = Arc::new(roots_of_machine());
+    match WebPkiServerVerifier::builder_with_provider(roots.clone(), provider).build() {
+        Ok(inner) => config
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Noting {
+                inner,
+                peer: Peer::Service,
+            })),
+        // Without roots every certificate is refused, with a reason that names it.
+        Err(_) => config.with_root_certificates(roots),
+    }
+    .with_no_client_auth()
 }
 
 /// Turns a failed request into its processing error. The innermost source is specific; the outer ones repeat generic
@@ -159,7 +172,7 @@ fn no_answer(error: &reqwest::Error) -> ProcessingError {
         }
     } else {
         ProcessingError::Ailing {
-            error: Cause::new(Reason::NoAnswer, format!("the service gave no answer: {cause}")),
+            error: Cause::new(Reason::NoAnswer, format!("{NO_ANSWER}: {cause}")),
             retry_after: None,
         }
     }

@@ -36,7 +36,7 @@ pub(super) async fn meaning(
         // The order is done whatever happens to the body: a repeated call would repeat the effect.
         200..=299 => {
             let result = result(answer, read_until).await.unwrap_or_else(|why| {
-                tracing::warn!(order.id = %order_id, "order {order_id} completed but its result is lost: {why}");
+                tracing::warn!(order.id = %order_id, "order {order_id} completed but its result is lost: {why}; change what the service answers");
                 None
             });
             Ok(Processed::Completed { result })
