@@ -57,6 +57,8 @@ pub struct ConfigError {
 pub struct Config {
     /// Addresses to listen on: all those of the host name.
     pub listen: Vec<SocketAddr>,
+    /// Name of the node for people; `None` for the machine's name and the port.
+    pub node_name: Option<String>,
     pub database: Database,
     /// Set to leave the database alone after some idle time, so that a serverless one can sleep.
     pub idle_sleep: bool,

@@ -68,6 +68,8 @@ macro_rules! metrics {
 metrics! {
     /// Orders stored by this process.
     orders_accepted: Counter;
+    /// Attempts started by this process.
+    orders_started: Counter;
     /// Attempts ended by this process.
     attempts: Family<AttemptLabels, Counter>;
     /// Results refused because the lease was no longer valid.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, is_this_machine, on_this_machine};
+use crate::diagnosis;
 use crate::http::listener::{self, Limits};
 use crate::http::{self, App, HEARTBEAT};
 use crate::janitor;
@@ -152,6 +153,7 @@ fn announce(config: &Config, server: &Server) {
         target: telemetry::START_TARGET,
         address = address.to_string(),
         node = %server.node,
+        name = &*server.name,
         "orderly {ready} at {url}, orders are kept in {location}; try: \
          curl -X POST {url}/orders -H 'Content-Type: application/json'{key} \
          -d '{{\"user_id\": 104, \"item_ids\": [101,102,103], \"total_amount\": 250.75}}'"
@@ -162,6 +164,7 @@ fn announce(config: &Config, server: &Server) {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     node: NodeId,
+    name: Arc<str>,
     store: Arc<dyn Store>,
     worker: Worker,
     http: JoinHandle<()>,
@@ -200,19 +203,21 @@ impl Server {
         metrics: Metrics,
     ) -> Result<Server, ServeError> {
         let listeners = bind(&config.listen).await?;
-        let addresses = listeners
+        let addresses: Vec<SocketAddr> = listeners
             .iter()
             .filter_map(|listener| listener.local_addr().ok())
             .collect();
         let node = NodeId(rand::random());
         let slots = processor.as_ref().map_or(0, |_| config.concurrency);
         let kind = processor.as_ref().map_or(ProcessorKind::Pull, |own| own.kind());
-        joining::join(&*store, node, (slots, kind), config).await?;
+        let name = node_name(config, &addresses);
+        joining::join(&*store, node, &name, (slots, kind), config).await?;
 
         let draining = CancellationToken::new();
         let stopped = CancellationToken::new();
         let settings = WorkerSettings {
             node,
+            name: name.clone(),
             slots,
             lease: config.lease,
             attempt_timeout: config.attempt_timeout,
@@ -258,6 +263,11 @@ impl Server {
                 janitor::retention::run(store.clone(), older_than, worker.awake(), stopped.clone());
             janitors.push(tokio::spawn(retention));
         }
+        let calls_max = match kind {
+            ProcessorKind::Simulated | ProcessorKind::Pull => 0,
+            ProcessorKind::Http | ProcessorKind::Own | ProcessorKind::OwnDelivering => slots,
+        };
+        let connections_max = descriptors::connections(config.connections_max, calls_max);
         let router = http::router(App {
             store: store.clone(),
             metrics: metrics.clone(),
@@ -266,13 +276,14 @@ impl Server {
             live: live.feed(),
             outside,
             heartbeat: HEARTBEAT,
+            service: Some(worker.service()),
+            judged_by: diagnosis::Settings {
+                connections_max: Some(connections_max as u64),
+                ..diagnosis::Settings::of(config)
+            },
             draining: draining.clone(),
         });
-        let calls_max = match kind {
-            ProcessorKind::Simulated | ProcessorKind::Pull => 0,
-            ProcessorKind::Http | ProcessorKind::Own | ProcessorKind::OwnDelivering => slots,
-        };
-        let limits = Limits::new(descriptors::connections(config.connections_max, calls_max));
+        let limits = Limits::new(connections_max);
         let http = tokio::spawn(listener::serve(
             listeners,
             router,
@@ -283,6 +294,7 @@ impl Server {
         Ok(Server {
             addresses,
             node,
+            name,
             store,
             worker,
             http,
@@ -313,7 +325,9 @@ impl Server {
         let http_ended = async {
             if timeout_at(hand_back_at, self.http).await.is_err() {
                 cut_off.abort();
-                tracing::warn!("closing connections that are still open at the end of the drain time");
+                tracing::warn!(
+                    "closing connections that are still open at the end of the drain time; ORDERLY_SHUTDOWN_GRACE gives them more"
+                );
             }
         };
         let drained = async {
@@ -331,7 +345,7 @@ impl Server {
         self.stopped.cancel();
         let closed = async {
             if let Err(error) = self.store.leave(self.node).await {
-                tracing::warn!(%error, "cannot remove this node from the list of nodes");
+                tracing::warn!(%error, "cannot remove this node from the list of nodes; others call it silent for a while");
             }
             self.store.close().await;
             for janitor in self.janitors {
@@ -350,6 +364,16 @@ impl Server {
             tracing::error!("the store did not close in time; everything it confirmed is durable");
         }
     }
+}
+
+/// Returns the configured name of the node, or the machine's name and the port.
+fn node_name(config: &Config, addresses: &[SocketAddr]) -> Arc<str> {
+    if let Some(name) = &config.node_name {
+        return name.as_str().into();
+    }
+    let host = whoami::hostname().unwrap_or_else(|_| "localhost".to_owned());
+    let port = addresses.first().map_or(0, SocketAddr::port);
+    format!("{host}:{port}").into()
 }
 
 /// Listens on each address. Skips addresses that this machine lacks (such as `::1` without IPv6) if another one works.

@@ -67,7 +67,7 @@ pub fn start(log: &LogConfig) -> Result<Telemetry, TelemetryError> {
         .try_init()?;
     if let Some(error) = refused {
         tracing::warn!(
-            "no log file: cannot write to the folder {}: {error}",
+            "no log file: cannot write to the folder {}: {error}. Make it writable or set ORDERLY_LOG_DIR",
             log.dir.display()
         );
     }

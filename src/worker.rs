@@ -18,6 +18,7 @@ use crate::pull::LeaseRequests;
 use crate::retry::RetryPolicy;
 use crate::store::Store;
 
+mod activity;
 mod backoff;
 mod dispatcher;
 mod executor;
@@ -28,19 +29,25 @@ mod outside;
 mod reports;
 mod results;
 mod running;
+mod service_trouble;
 mod waits;
 
+use activity::Starts;
 use guard::Guard;
 use reports::Reports;
 use running::Running;
+use service_trouble::LastFailure;
+pub use service_trouble::{ServiceTrouble, ServiceWatch};
 
 /// Interval of polls and of heartbeats while no order is open. Even after [`jittered`] it is above 30 s: two polls and
 /// two heartbeats a minute.
 const QUIET_INTERVAL: Duration = Duration::from_secs(34);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WorkerSettings {
     pub node: NodeId,
+    /// `ORDERLY_NODE_NAME`.
+    pub name: Arc<str>,
     /// Maximum number of running attempts, at least 1; 0 if external workers process the orders.
     pub slots: u32,
     /// Duration of a lease without renewal.
@@ -59,6 +66,7 @@ pub struct Worker {
     shared: Arc<Shared>,
     dispatcher: JoinHandle<()>,
     heartbeat: JoinHandle<()>,
+    activity: JoinHandle<()>,
 }
 
 /// State shared by the tasks of one worker.
@@ -79,6 +87,8 @@ struct Shared {
     results: Arc<Semaphore>,
     /// Number of running attempts.
     busy: AtomicU32,
+    starts: Starts,
+    last_failure: LastFailure,
     executors: TaskTracker,
     /// Cancelled to stop claims.
     draining: CancellationToken,
@@ -137,6 +147,7 @@ impl Worker {
         Worker {
             dispatcher: tokio::spawn(dispatcher::run(shared.clone())),
             heartbeat: tokio::spawn(heartbeat::run(shared.clone())),
+            activity: tokio::spawn(activity::run(shared.clone())),
             shared,
         }
     }
@@ -152,6 +163,7 @@ impl Worker {
         Worker {
             dispatcher: tokio::spawn(outside::run(shared.clone(), requests)),
             heartbeat: tokio::spawn(heartbeat::run(shared.clone())),
+            activity: tokio::spawn(activity::run(shared.clone())),
             shared,
         }
     }
@@ -166,7 +178,6 @@ impl Worker {
         Arc::new(Shared {
             store,
             processor,
-            settings,
             guard: Guard::new(settings.slots, settings.rate_limit, metrics.clone()),
             metrics,
             reports: Reports::default(),
@@ -174,7 +185,10 @@ impl Worker {
             pace: watch::Sender::new(Pace::Working),
             slots: Arc::new(Semaphore::new(settings.slots as usize)),
             results: Arc::new(Semaphore::new(settings.slots as usize)),
+            settings,
             busy: AtomicU32::new(0),
+            starts: Starts::default(),
+            last_failure: LastFailure::default(),
             executors: TaskTracker::new(),
             draining: CancellationToken::new(),
             hand_back: CancellationToken::new(),
@@ -200,6 +214,12 @@ impl Worker {
         shared.executors.wait().await;
         shared.stopped.cancel();
         ended("heartbeat", self.heartbeat.await);
+        ended("activity", self.activity.await);
+    }
+
+    /// Shows why the service is not asked, while that is so.
+    pub fn service(&self) -> ServiceWatch {
+        ServiceWatch(self.shared.clone())
     }
 
     /// Notified after every stored heartbeat while orders are open anywhere: this node has just renewed its leases.

@@ -74,6 +74,7 @@ impl Reader<'_> {
 
     fn server(&mut self) -> Option<Config> {
         let listen = self.listen();
+        let node_name = self.node_name();
         let database = self.database();
         if let Some(Database::Postgres(database)) = &database {
             self.check_sessions(database);
@@ -105,6 +106,7 @@ impl Reader<'_> {
         }
         Some(Config {
             listen: listen?,
+            node_name,
             database: database?,
             idle_sleep: idle_sleep?,
             migrate: migrate?,

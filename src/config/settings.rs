@@ -96,6 +96,7 @@ macro_rules! settings {
 settings! {
     host: "HOST", Public, Server;
     port: "PORT", Public, Server => u16 = number(0..=u16::MAX);
+    node_name: "ORDERLY_NODE_NAME", Public, Server => String = values::node_name;
     database_url: "DATABASE_URL", Url, Store;
     database_direct_url: "DATABASE_DIRECT_URL", Url, Store;
     database_read_url: "DATABASE_READ_URL", Url, Store;

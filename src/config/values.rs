@@ -153,6 +153,19 @@ pub fn api_key(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(text.to_owned()))
 }
 
+/// Maximum length of a node's name.
+const NODE_NAME_CHARS_MAX: usize = 100;
+
+pub fn node_name(text: &str) -> Result<String, String> {
+    let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !visible || text.len() > NODE_NAME_CHARS_MAX {
+        return Err(format!(
+            "must be 1 to {NODE_NAME_CHARS_MAX} visible ASCII characters without spaces"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 /// Parses an `http` or `https` address and removes trailing slashes.
 pub fn server_url(text: &str) -> Result<String, String> {
     let rest = text

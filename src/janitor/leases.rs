@@ -30,7 +30,7 @@ pub async fn run(
             () = heartbeat.notified() => {}
         }
         if let Some(error) = failing.new_failure(&sweep(&*store, request, &mut refused).await) {
-            tracing::warn!(%error, "cannot sweep expired leases; retrying");
+            tracing::warn!(%error, "cannot sweep expired leases; retrying. If it goes on, `orderly doctor` says why");
         }
     }
 }
@@ -56,7 +56,7 @@ async fn sweep(
             tracing::warn!(
                 pending = given_back.pending,
                 poisoned = given_back.poisoned,
-                "took back orders whose leases expired"
+                "took back orders whose leases expired; they start again. `orderly doctor` names orders that lose them again and again"
             );
         }
         request.after = given_back.next;

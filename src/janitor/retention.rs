@@ -67,7 +67,7 @@ pub async fn run(
         if let Some(error) = failing.new_failure(&ended)
             && !stopped.is_cancelled()
         {
-            tracing::warn!(%error, "cannot remove old orders; retrying");
+            tracing::warn!(%error, "cannot remove old orders; retrying. If it goes on, `orderly doctor` says why");
         }
     }
 }

@@ -101,7 +101,7 @@ impl<'s> Tail<'s> {
                 Err(error) => {
                     self.measure(Duration::ZERO, Some(began));
                     if self.failing.set() {
-                        tracing::warn!(%error, "cannot follow the feed; retrying");
+                        tracing::warn!(%error, "cannot follow the feed; retrying. If it goes on, `orderly doctor` says why");
                     }
                     if self.is_over() {
                         return Ok(());
@@ -188,7 +188,7 @@ impl<'s> Tail<'s> {
             self.lagging.clear();
         } else if self.lagging.set() {
             tracing::warn!(
-                "the feed is {:.1} s behind; subscribers get changes late",
+                "the feed is {:.1} s behind; subscribers get changes late. `orderly doctor` says why",
                 lag.as_secs_f64()
             );
         }

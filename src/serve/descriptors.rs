@@ -36,7 +36,7 @@ fn raised() -> Option<u64> {
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => maximum,
         Err(error) => {
-            tracing::warn!(%error, "cannot raise the limit of open files");
+            tracing::warn!(%error, "cannot raise the limit of open files; raise it from outside (ulimit -Hn, LimitNOFILE= of systemd)");
             current
         }
     }

@@ -120,6 +120,7 @@ async fn claim(
     // An attempt here whose order was cancelled on another node learns of it at the next heartbeat, which should be soon.
     claimed.idle &= shared.running.is_empty();
     shared.set_pace(if claimed.idle { Pace::Idle } else { Pace::Working });
+    shared.starts.count(claimed.leases.len(), &shared.metrics);
     let mut started = 0;
     for lease in std::mem::take(&mut claimed.leases) {
         let Some(slot) = slots.split(1) else { break };

@@ -256,7 +256,7 @@ pub(super) fn log_abandoned(lease: &Lease, end: HoldEnd) {
         }
         HoldEnd::Expired => {
             tracing::warn!(order.id = %order_id,
-                "abandoned the attempt at order {order_id}: its lease could not be renewed in time");
+                "abandoned the attempt at order {order_id}: its lease could not be renewed in time; another attempt follows");
         }
     }
 }

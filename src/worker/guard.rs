@@ -156,7 +156,7 @@ impl Guard {
             (Breaker::Closed, Breaker::Open) => tracing::warn!(
                 reason,
                 status,
-                "the processor is down: orders stay pending; probing until it recovers"
+                "the processor is down: orders stay pending; probing until it recovers. `orderly doctor` shows its last answer"
             ),
             (_, Breaker::Closed) => tracing::info!("the processor is back: orders start again"),
             (_, Breaker::Open | Breaker::HalfOpen) => {

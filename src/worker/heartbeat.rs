@@ -12,7 +12,8 @@ use super::backoff::Backoff;
 use super::{Pace, QUIET_INTERVAL, Shared, jittered};
 use crate::lease::LeaseKey;
 use crate::log_lines::Latch;
-use crate::store::{Breaker, Heartbeat, RefusedChange, StoreError, StoreHealth, log_refused};
+use crate::store::clock::system_clock;
+use crate::store::{Breaker, Heartbeat, NodeReport, RefusedChange, StoreError, StoreHealth, log_refused};
 
 /// Heartbeats per validity of one: two may fail before the node counts as dead.
 const BEATS_PER_VALIDITY: u32 = 3;
@@ -60,11 +61,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 // Not retried: that would keep the database awake. The list shows the node as dead for a while.
                 announced = wanted;
                 failing.clear();
-                tracing::warn!(%error, "cannot remove this node from the list before it sleeps");
+                tracing::warn!(%error, "cannot remove this node from the list before it sleeps; until it wakes, others call it silent");
             }
             Err(error) => {
                 if failing.set() {
-                    tracing::warn!(%error, "cannot renew leases; retrying");
+                    tracing::warn!(%error, "cannot renew leases; retrying. If it goes on, `orderly doctor` says why");
                 }
             }
         }
@@ -152,6 +153,11 @@ async fn send(shared: &Shared, breaker: Breaker, validity: Duration) -> Result<(
             leases: leases.clone(),
             breaker,
             processor: Some(shared.processor_kind()),
+            report: NodeReport {
+                name: shared.settings.name.clone(),
+                clock: Some(system_clock()()),
+                last_start_age: shared.starts.age(),
+            },
         })
         .await?;
     log_refused(RefusedChange::Renewal, &renewed.refused);

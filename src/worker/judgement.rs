@@ -50,6 +50,7 @@ pub(super) fn judge(shared: &Shared, guarded: GuardedAttempt, error: ProcessingE
         ProcessingError::Denied { error } => (Evidence::Denied, error, None),
         ProcessingError::Ailing { error, retry_after } => (Evidence::Ailing, error, retry_after),
     };
+    shared.last_failure.set(&error);
     match guarded.bad(evidence, error.reason()) {
         Judged::Counts => Judgement::Failed(Failure::new(error, retry_after)),
         Judged::GivenBack => Judgement::GivenBack {

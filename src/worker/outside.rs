@@ -88,6 +88,7 @@ async fn claim(shared: &Shared, batch: &ClaimBatch, suspect: bool) -> Result<Cla
         })
         .await?;
     shared.set_pace(if claimed.idle { Pace::Idle } else { Pace::Working });
+    shared.starts.count(claimed.leases.len(), &shared.metrics);
     for lease in &claimed.leases {
         observe_wait(shared, lease);
     }
@@ -120,7 +121,7 @@ async fn give_back(shared: Arc<Shared>, lease: Lease) {
         let is_over = matches!(error, StoreError::Closed | StoreError::Refused { .. });
         if is_over || Instant::now() >= until || shared.hand_back.is_cancelled() {
             tracing::warn!(order.id = %order_id, %error,
-                "cannot give back order {order_id}, which no worker took; its lease will expire");
+                "cannot give back order {order_id}, which no worker took; it starts again when its lease expires");
             return;
         }
         sleep(retries.pause()).await;

@@ -49,6 +49,6 @@ impl Reports {
     pub fn failed(&self, lease: &Lease, error: &Cause) {
         let (order_id, reason) = (lease.order.order_id, error.reason());
         tracing::warn!(order.id = %order_id, attempt = lease.order.attempts, reason = reason.name(),
-            status = reason.status(), "order {order_id} failed for good; last_error says why");
+            status = reason.status(), "order {order_id} failed for good; last_error says why (`orderly orders get {order_id}`)");
     }
 }

@@ -114,7 +114,7 @@ where
             }
             Err(error) if failing.set() => {
                 tracing::warn!(order.id = %order_id, %error,
-                    "cannot store the result of order {order_id}; retrying");
+                    "cannot store the result of order {order_id}; retrying. If it goes on, `orderly doctor` says why");
             }
             Err(_) => {}
         }
@@ -134,7 +134,8 @@ fn result_of(lease: &Lease, settled: Settled, outcome: &Outcome) -> AttemptResul
         Settled::Stale => {
             let order_id = lease.order.order_id;
             tracing::warn!(order.id = %order_id, fence = lease.fence,
-                "the result of order {order_id} came too late and was refused");
+                "the result of order {order_id} came too late and was refused: the order is no longer this node's; if it happens often, \
+                 raise ORDERLY_LEASE");
             return AttemptResult::abandoned;
         }
     };

@@ -78,10 +78,10 @@ async fn a_permanent_failure_is_not_retried() {
 #[tokio::test(start_paused = true)]
 async fn a_panic_counts_as_a_failed_attempt() {
     let world = World::new(Setting::default()).await;
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     let id = world.harness.accept_one().await;
     world.script.order(id, &[Step::Panic, Step::Complete]);
-    world.harness.store().set_paused(false).await.unwrap();
+    world.harness.store().resume().await.unwrap();
     world.until_status(id, OrderStatus::Completed).await;
     assert_eq!(
         world.harness.events(id).await,

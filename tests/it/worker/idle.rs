@@ -118,7 +118,7 @@ async fn after_two_idle_minutes_a_sleeping_node_makes_no_calls() {
 #[tokio::test(start_paused = true)]
 async fn a_node_does_not_sleep_while_orders_are_open() {
     let world = World::new(SLEEPY).await;
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     world.harness.accept_one().await;
     let look = async |world: &World| assert!(world.listed().await.is_some());
     world.pass_long(Duration::from_mins(20), look).await;
@@ -185,7 +185,7 @@ async fn assert_taken_up_at_once(world: &World) -> OrderId {
 async fn orders_accepted_while_paused_cause_few_claims() {
     let link = StoreLink::new();
     let world = World::with_store(Setting::default(), |store| layered(store, link.clone())).await;
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     let paused = Instant::now();
     let look = async |world: &World| {
         world.harness.accept_one().await;
@@ -204,10 +204,10 @@ async fn orders_accepted_while_paused_cause_few_claims() {
 async fn an_order_starts_as_soon_as_the_queue_resumes() {
     let world = World::new(Setting::default()).await;
     for _ in 0..5 {
-        world.harness.store().set_paused(true).await.unwrap();
+        world.harness.store().pause(None).await.unwrap();
         let id = world.harness.accept_one().await;
         world.pass(STEP).await;
-        world.harness.store().set_paused(false).await.unwrap();
+        world.harness.store().resume().await.unwrap();
         let resumed = Instant::now();
         world.until_status(id, OrderStatus::Completed).await;
         assert!(resumed.elapsed() <= 2 * STEP, "{:?}", resumed.elapsed());

@@ -76,10 +76,10 @@ async fn an_order_in_backoff_does_not_hold_up_others() {
     })
     .await;
     world.script.otherwise(Step::Take(Duration::from_millis(50)));
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     let ids = world.harness.accept_some(5).await;
     world.script.order(ids[0], &[Step::Fail, Step::Complete]);
-    world.harness.store().set_paused(false).await.unwrap();
+    world.harness.store().resume().await.unwrap();
     for id in &ids {
         world.until_status(*id, OrderStatus::Completed).await;
     }
@@ -96,10 +96,10 @@ async fn new_orders_do_not_starve_a_retry() {
     })
     .await;
     world.script.otherwise(Step::Take(Duration::from_millis(500)));
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     let ids = world.harness.accept_some(200).await;
     world.script.order(ids[0], &[Step::Fail]);
-    world.harness.store().set_paused(false).await.unwrap();
+    world.harness.store().resume().await.unwrap();
     world.until_status(ids[0], OrderStatus::Completed).await;
     let last = world.harness.order(ids[199]).await.status;
     assert_eq!(last, OrderStatus::Pending, "the retry waited for the whole line");
@@ -109,11 +109,11 @@ async fn new_orders_do_not_starve_a_retry() {
 #[tokio::test(start_paused = true)]
 async fn nothing_starts_while_the_queue_is_paused() {
     let world = World::new(Setting::default()).await;
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     let ids = world.harness.accept_some(3).await;
     world.pass(Duration::from_secs(30)).await;
     assert!(world.script.started().is_empty());
-    world.harness.store().set_paused(false).await.unwrap();
+    world.harness.store().resume().await.unwrap();
     for id in ids {
         world.until_status(id, OrderStatus::Completed).await;
     }

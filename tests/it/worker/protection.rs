@@ -167,13 +167,13 @@ async fn failing_orders_among_good_ones_do_not_open_the_breaker() {
         };
         let world = World::new(setting).await;
         world.script.otherwise(Step::Take(Duration::from_millis(50)));
-        world.harness.store().set_paused(true).await.unwrap();
+        world.harness.store().pause(None).await.unwrap();
         let ids = world.harness.accept_some(300).await;
         let (failing, good): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| id.0 % 5 < 2);
         for id in &failing {
             world.script.order(*id, &[bad; 100]);
         }
-        world.harness.store().set_paused(false).await.unwrap();
+        world.harness.store().resume().await.unwrap();
         until_all_completed(&world, &good).await;
         assert_eq!(breaker_openings(&world), 0, "{bad:?}");
         world.end().await;
@@ -237,13 +237,13 @@ async fn a_node_with_an_open_breaker_stops_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_pause_stops_breaker_probes() {
     let (world, ids) = world_with_dead_service(Setting::default(), 3, Step::Refuse).await;
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     world.pass(Duration::from_millis(200)).await;
     let paused = Instant::now();
     world.script.otherwise(Step::Complete);
     world.pass_long(MINUTE, async |_| {}).await;
     assert_eq!(world.script.attempts_since(paused), 0);
-    world.harness.store().set_paused(false).await.unwrap();
+    world.harness.store().resume().await.unwrap();
     until_all_completed(&world, &ids).await;
     assert_eq!(world.harness.events(ids[2]).await.last(), Some(&Completed));
     world.end().await;

@@ -11,11 +11,11 @@ use super::world::{Setting, Step, World};
 #[tokio::test(start_paused = true)]
 async fn a_stop_finishes_what_it_can_and_gives_back_the_rest() {
     let mut world = World::new(Setting::default()).await;
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     let ids = world.harness.accept_some(10).await;
     world.script.order(ids[0], &[Step::Take(Duration::from_secs(3))]);
     world.script.otherwise(Step::Hang);
-    world.harness.store().set_paused(false).await.unwrap();
+    world.harness.store().resume().await.unwrap();
     world
         .until("four attempts to begin", async |world| world.script.now() == 4)
         .await;

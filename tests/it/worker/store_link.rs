@@ -21,6 +21,8 @@ pub enum Call {
     Settle,
     Renew,
     Prune,
+    /// The counts of a minute.
+    Activity,
     /// Other calls of the worker and janitor: a sweep, or leaving the node list.
     Other,
 }
@@ -58,6 +60,7 @@ impl StoreLink {
             Call::Settle,
             Call::Renew,
             Call::Prune,
+            Call::Activity,
             Call::Other,
         ]);
         self.not_ready.store(true, Ordering::SeqCst);
@@ -166,8 +169,11 @@ impl Layer for StoreLink {
         inner.health()
     }
 
-    async fn around<T: Send>(&self, _verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
-        self.note(Call::Other)?;
+    async fn around<T: Send>(&self, verb: Verb, call: InnerCall<'_, T>) -> Result<T, StoreError> {
+        self.note(match verb {
+            Verb::record_activity => Call::Activity,
+            _ => Call::Other,
+        })?;
         call.await
     }
 }

@@ -13,7 +13,7 @@ use crate::support::make::{LONGER_THAN_A_LEASE, NODE_B};
 async fn a_node_sweeps_lost_leases_while_the_queue_is_paused() {
     let mut world = World::new(Setting::default()).await;
     let id = held_by_another(&mut world, Setting::default()).await;
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     assert_taken_back(&world, id).await;
     world.end().await;
 }

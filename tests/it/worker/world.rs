@@ -10,7 +10,7 @@ use orderly::metrics::Metrics;
 use orderly::order::{OrderId, OrderStatus};
 use orderly::pull::LeaseRequests;
 use orderly::retry::RetryPolicy;
-use orderly::store::{Breaker, GiveBack, Heartbeat, Node, Store};
+use orderly::store::{Breaker, GiveBack, Heartbeat, Node, NodeReport, Store};
 use orderly::worker::{Worker, WorkerSettings};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -73,6 +73,7 @@ impl Setting {
     fn worker(self) -> WorkerSettings {
         WorkerSettings {
             node: NODE,
+            name: "world".into(),
             slots: self.slots,
             lease: LEASE,
             attempt_timeout: self.attempt_timeout,
@@ -176,6 +177,7 @@ impl World {
             lease: LEASE,
             breaker: Breaker::Closed,
             processor: None,
+            report: NodeReport::default(),
         };
         store.join(heartbeat, CRASHES_MAX).await.unwrap();
         let node = start(store, script.clone(), metrics.clone());

@@ -19,12 +19,12 @@ async fn the_rate_limit_holds_under_load_and_failures() {
         ..Setting::default()
     };
     let world = World::with_store(setting, |store| layered(store, link.clone())).await;
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     let ids = world.harness.accept_some(600).await;
     for id in ids.iter().step_by(3) {
         world.script.order(*id, &[Step::Fail]);
     }
-    world.harness.store().set_paused(false).await.unwrap();
+    world.harness.store().resume().await.unwrap();
     let began = Instant::now();
     world.pass(MINUTE + Duration::from_secs(30)).await;
     let attempts: Vec<Instant> = world.script.attempts().iter().map(|started| started.at).collect();
@@ -76,12 +76,12 @@ async fn retries_after_a_burst_of_failures_are_spread_out() {
         ..Setting::default()
     };
     let world = World::new(setting).await;
-    world.harness.store().set_paused(true).await.unwrap();
+    world.harness.store().pause(None).await.unwrap();
     let ids = world.harness.accept_some(600).await;
     for id in &ids {
         world.script.order(*id, &[Step::Fail]);
     }
-    world.harness.store().set_paused(false).await.unwrap();
+    world.harness.store().resume().await.unwrap();
     until_all_completed(&world, &ids).await;
     let retries = world.script.attempts().into_iter();
     let retries: Vec<Instant> = retries

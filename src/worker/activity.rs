@@ -1,0 +1,91 @@
+//! What this node did, kept in the store: a row a minute, and only if something happened.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Shared, jittered};
+use crate::metrics::{AttemptLabels, AttemptResult, Metrics, RequestLabels};
+use crate::store::{Activity, StoreError};
+
+/// Time between two rows.
+const INTERVAL: Duration = Duration::from_mins(1);
+
+/// Remembers the node's latest start of an order.
+#[derive(Default)]
+pub(super) struct Starts(Mutex<Option<Instant>>);
+
+impl Starts {
+    /// Counts orders that a claim started.
+    pub fn count(&self, orders: usize, metrics: &Metrics) {
+        if orders > 0 {
+            metrics.orders_started.inc_by(orders as u64);
+            *self.0.lock().expect("no code panics while it holds this lock") = Some(Instant::now());
+        }
+    }
+
+    /// Returns the time since the latest start.
+    pub fn age(&self) -> Option<Duration> {
+        let latest = *self.0.lock().expect("no code panics while it holds this lock");
+        latest.map(|at| at.elapsed())
+    }
+}
+
+/// Stores this process's counts until the worker stops, and once more then.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let (mut stored, mut number) = (Activity::default(), 1);
+    let mut failing = false;
+    loop {
+        let stops = tokio::select! {
+            () = shared.stopped.cancelled() => true,
+            () = sleep(jittered(INTERVAL)) => false,
+        };
+        let counted = counted(&shared.metrics);
+        let new = counted.since(&stored);
+        if new != Activity::default() {
+            match shared
+                .store
+                .record_activity(shared.settings.node, number, new)
+                .await
+            {
+                Ok(()) => {
+                    stored = counted;
+                    number += 1;
+                    failing = false;
+                }
+                // The next attempt writes the same row with what came since, whether or not this one was stored.
+                Err(error) => {
+                    if !failing && !matches!(error, StoreError::Closed) {
+                        tracing::warn!(%error, "cannot store this minute's counts of orders; the next minute's row includes them");
+                    }
+                    failing = true;
+                }
+            }
+        }
+        if stops {
+            return;
+        }
+    }
+}
+
+/// Reads what this process counted since its start.
+fn counted(metrics: &Metrics) -> Activity {
+    let attempts = |result| metrics.attempts.get_or_create(&AttemptLabels { result }).get();
+    Activity {
+        accepted: metrics.orders_accepted.get(),
+        started: metrics.orders_started.get(),
+        completed: attempts(AttemptResult::completed),
+        retried: attempts(AttemptResult::retry),
+        failed: attempts(AttemptResult::failed),
+        leases_lost: metrics.leases_lost.get(),
+        leases_refused: metrics
+            .http_requests
+            .get_or_create(&RequestLabels {
+                method: "POST",
+                route: "/leases",
+                status: 401,
+            })
+            .get(),
+    }
+}
