@@ -8,10 +8,12 @@ use axum::body::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
+use crate::diagnosis::{self, Monitor};
 use crate::live::Feed;
 use crate::metrics::{Metrics, RequestLabels};
 use crate::pull::Outside;
 use crate::store::Store;
+use crate::worker::{ServiceTrouble, ServiceWatch};
 
 mod accept;
 mod auth;
@@ -64,6 +66,10 @@ pub struct App {
     pub outside: Outside,
     /// The time a stream may be silent before a heartbeat is sent.
     pub heartbeat: Duration,
+    /// The service that this node sends orders to; `None` without one.
+    pub service: Option<ServiceWatch>,
+    /// Settings of this node, for the judgement whether orders flow.
+    pub judged_by: diagnosis::Settings,
     /// Cancelled when the server stops: probes report it and long polls end.
     pub draining: CancellationToken,
 }
@@ -94,6 +100,8 @@ fn begin_at_zero(metrics: &Metrics, route: &'static Route) {
 /// Shared by all requests, behind an `Arc`.
 struct Shared {
     store: Arc<dyn Store>,
+    monitor: Arc<Monitor>,
+    service: Option<ServiceWatch>,
     metrics: Metrics,
     draining: CancellationToken,
     api_key: Option<auth::KeyDigest>,
@@ -108,8 +116,14 @@ struct Shared {
 }
 
 impl Shared {
+    fn service_trouble(&self) -> Option<ServiceTrouble> {
+        self.service.as_ref()?.trouble()
+    }
+
     fn new(app: App) -> Shared {
         Shared {
+            monitor: Monitor::new(app.store.clone(), app.judged_by, app.metrics.clone()),
+            service: app.service,
             store: app.store,
             metrics: app.metrics,
             draining: app.draining,

@@ -8,7 +8,9 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 
 use super::Shared;
+use super::listener::ClientAddress;
 use super::problem::{Problem, ProblemType};
+use super::request::RequestId;
 use crate::order::{OrderId, parse_integer};
 
 /// The client that sent a request. Idempotency keys of different callers never meet.
@@ -31,6 +33,7 @@ impl Caller {
 pub struct Call {
     pub shared: Arc<Shared>,
     pub caller: Caller,
+    pub id: RequestId,
     pub head: Parts,
     pub body: Body,
     /// The decoded value of the path's parameter; `None` if the path has none or it is not UTF-8.
@@ -38,11 +41,18 @@ pub struct Call {
 }
 
 impl Call {
-    pub fn new(shared: Arc<Shared>, caller: Caller, request: Request, parameter: Option<String>) -> Call {
+    pub fn new(
+        shared: Arc<Shared>,
+        caller: Caller,
+        id: RequestId,
+        request: Request,
+        parameter: Option<String>,
+    ) -> Call {
         let (head, body) = request.into_parts();
         Call {
             shared,
             caller,
+            id,
             head,
             body,
             parameter,
@@ -51,6 +61,13 @@ impl Call {
 
     pub fn headers(&self) -> &HeaderMap {
         &self.head.headers
+    }
+
+    /// Returns the address of the client or of a proxy in front, for the log.
+    pub fn client_address(&self) -> String {
+        let address = self.head.extensions.get::<ClientAddress>();
+        let address = address.and_then(|ClientAddress(address)| *address);
+        address.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
     }
 
     pub fn query(&self) -> Option<&str> {

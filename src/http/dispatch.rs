@@ -87,7 +87,7 @@ impl Dispatch {
                 let parameter = found.params.iter().next().and_then(|(_, value)| decoded(value));
                 self.answer_at(found.value, parameter, request).await
             }
-            Err(_) => answered(&self.no_path, request, async |_, _| Err(no_route())).await,
+            Err(_) => answered(&self.no_path, request, async |_, _, _| Err(no_route())).await,
         };
         if let Some(length) = response.body().size_hint().exact() {
             let length_header = response.headers_mut().entry(CONTENT_LENGTH);
@@ -106,7 +106,7 @@ impl Dispatch {
             _ => None,
         };
         let Some(route) = route else {
-            let mut refused = answered(&methods.context, request, async |_, _| Err(not_allowed())).await;
+            let mut refused = answered(&methods.context, request, async |_, _, _| Err(not_allowed())).await;
             if refused.status() == StatusCode::METHOD_NOT_ALLOWED {
                 let allow = HeaderValue::from_static(methods.allow);
                 refused.headers_mut().insert(ALLOW, allow);
@@ -114,7 +114,8 @@ impl Dispatch {
             return refused;
         };
         let shared = self.shared.clone();
-        let handle = move |caller, request| (route.handler)(Call::new(shared, caller, request, parameter));
+        let handle =
+            move |caller, id, request| (route.handler)(Call::new(shared, caller, id, request, parameter));
         answered(&methods.context, request, handle).await
     }
 }

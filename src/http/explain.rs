@@ -7,19 +7,23 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 mod estimate;
+mod reason;
 
 use estimate::{EstimateBody, estimate};
+pub use reason::Reason;
 
 use super::body;
 use super::call::{Call, unknown_order};
 use super::openapi::StatusName;
 use super::openapi::UnknownOrder;
 use super::problem::Problem;
+use crate::diagnosis::Finding;
 use crate::lease::RESULT_REFUSED;
 use crate::order::{Order, OrderStatus};
 use crate::order_json::Time;
 use crate::store::{AHEAD_MAX, Breaker, CurrentLease, Explanation, Node, Place, Predecessor, QueueState};
 use crate::time::Timestamp;
+use crate::worker::ServiceTrouble;
 
 /// Explain why an order waits
 #[utoipa::path(
@@ -31,9 +35,17 @@ use crate::time::Timestamp;
     )
 )]
 pub async fn explain(call: Call) -> Result<Response, Problem> {
-    let explanation = call.shared.store.explain(call.order_id()?).await?;
-    let explanation = explanation.ok_or_else(unknown_order)?;
-    body::json(StatusCode::OK, &ExplanationBody::of(&explanation))
+    let monitor = &call.shared.monitor;
+    let explained = call.shared.store.explain(call.order_id()?).await?;
+    let explained = explained.ok_or_else(unknown_order)?;
+    let mut explanation = ExplanationBody::of(&explained, monitor.settings().rate_limit);
+    if explained.order.status == OrderStatus::Pending {
+        explanation.add_advice(&monitor.findings().await);
+    }
+    if let Some(trouble) = call.shared.service_trouble() {
+        explanation.add_trouble(&trouble);
+    }
+    body::json(StatusCode::OK, &explanation)
 }
 
 /// The reasons why an order waits, read at about the same time.
@@ -70,44 +82,8 @@ pub struct ReasonBody {
     until: Option<Time>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// The order is Completed, Failed or Cancelled.
-    Ended,
-    /// The order has started.
-    Processing,
-    /// The queue is paused.
-    Paused,
-    /// The order waits for the time of its next attempt.
-    BackOff,
-    /// Another session of the database has locked the order.
-    Locked,
-    /// The database refuses to start the order or to store the end of its attempt: a trigger, a check, a missing
-    /// permission.
-    Refused,
-    /// An earlier order of the same user comes first.
-    UserOrder,
-    /// No live node processes orders.
-    NoNode,
-    /// External workers take orders from these nodes; none has taken this one.
-    WaitsForWorker,
-    /// The processor is down for every live node.
-    BreakerOpen,
-    /// The processor was down a moment ago; few orders start at a time.
-    BreakerHalfOpen,
-    /// Every live node is busy.
-    NoFreeSlot,
-    /// The order lost leases before; a node runs one such order at a time.
-    Suspect,
-    /// Other orders come first.
-    BehindOrder,
-    /// No known reason: the order starts within about a second, or as `ORDERLY_RATE_LIMIT` allows.
-    Next,
-}
-
 impl ExplanationBody {
-    fn of(explanation: &Explanation) -> ExplanationBody {
+    fn of(explanation: &Explanation, rate_limit: Option<f64>) -> ExplanationBody {
         let order = &explanation.order;
         let reasons = match order.status {
             OrderStatus::Pending => waiting(explanation),
@@ -128,8 +104,36 @@ impl ExplanationBody {
             status: order.status.name(),
             position: explanation.place.map(|place| place.ahead + 1),
             position_at_least: explanation.place.is_some_and(|place| place.ahead >= AHEAD_MAX),
-            estimated_start: estimate(explanation, &reasons),
+            estimated_start: estimate(explanation, &reasons, rate_limit),
             reasons,
+        }
+    }
+}
+
+impl ExplanationBody {
+    /// Adds cause and advice of the findings on which the reasons rest: what `orderly doctor` says.
+    fn add_advice(&mut self, findings: &[Finding]) {
+        for given in &mut self.reasons {
+            let rules = given.reason.rules();
+            let Some(found) = findings.iter().find(|finding| rules.contains(&finding.rule)) else {
+                continue;
+            };
+            let because = found
+                .because
+                .as_ref()
+                .map_or_else(String::new, |because| format!(" ({because})"));
+            given.detail = format!("{}{because}: {}", given.detail, found.action);
+        }
+    }
+
+    /// Adds the service's last answer to this node to the reason that rests on it.
+    fn add_trouble(&mut self, trouble: &ServiceTrouble) {
+        let mut reasons = self.reasons.iter_mut();
+        let waits_for_service =
+            |given: &&mut ReasonBody| matches!(given.reason, Reason::BreakerOpen | Reason::BreakerHalfOpen);
+        if let Some(given) = reasons.find(waits_for_service) {
+            given.detail = format!("{}; its last answer: {}", given.detail, trouble.error);
+            given.until = trouble.next_try_at.map(Time);
         }
     }
 }
@@ -184,11 +188,8 @@ fn processing(order: &Order, lease: Option<CurrentLease>) -> ReasonBody {
 fn waiting(explanation: &Explanation) -> Vec<ReasonBody> {
     let queue = &explanation.queue;
     let mut reasons = Vec::new();
-    if queue.paused {
-        reasons.push(reason(
-            Reason::Paused,
-            "the queue is paused; POST /queue/resume resumes it",
-        ));
+    if queue.pause.is_some() {
+        reasons.push(reason(Reason::Paused, "the queue is paused"));
     }
     reasons.extend(locked(explanation));
     reasons.extend(refused_now(explanation));
@@ -277,7 +278,10 @@ fn back_off(order: &Order, now: Timestamp) -> Option<ReasonBody> {
             Reason::BackOff,
             match order.attempts {
                 0 => "the order was given back and waits for its time".to_owned(),
-                attempt => format!("attempt {attempt} failed; the next one waits for its backoff"),
+                attempt => format!(
+                    "attempt {attempt} failed; the next one waits for its backoff, and POST /orders/{}/retry makes it due now",
+                    order.order_id
+                ),
             },
         )
     })

@@ -1,6 +1,7 @@
 //! Liveness and readiness probes, answered from the last known state so that they cost the store nothing.
 
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -9,6 +10,7 @@ use super::call::Call;
 use super::openapi::NotReady;
 use super::problem::{CheckBody, Problem};
 use super::{Shared, body};
+use crate::diagnosis::{Finding, Severity};
 
 /// Check that the process lives
 #[utoipa::path(get, operation_id = "checkLive", path = "/livez", tag = "operation", security(()),
@@ -17,6 +19,7 @@ pub async fn livez(_call: Call) -> Result<Response, Problem> {
     let answer = HealthBody {
         status: "alive",
         checks: Vec::new(),
+        findings: None,
     };
     body::json(StatusCode::OK, &answer)
 }
@@ -29,7 +32,7 @@ pub async fn livez(_call: Call) -> Result<Response, Problem> {
         NotReady,
     ))]
 pub async fn readyz(call: Call) -> Result<Response, Problem> {
-    readiness(&call.shared, call.query())
+    readiness(&call.shared, &call.head).await
 }
 
 /// Check readiness, as /readyz does
@@ -40,7 +43,7 @@ pub async fn readyz(call: Call) -> Result<Response, Problem> {
         NotReady,
     ))]
 pub async fn healthz(call: Call) -> Result<Response, Problem> {
-    readiness(&call.shared, call.query())
+    readiness(&call.shared, &call.head).await
 }
 
 /// State of the server.
@@ -53,6 +56,40 @@ struct HealthBody {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     checks: Vec<CheckBody>,
+    /// Findings of `orderly doctor` about the flow of orders, worst first, with `?verbose` only. Missing if the store has never
+    /// been read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    findings: Option<Vec<FindingBody>>,
+}
+
+/// A problem with its cause and its remedy.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Finding)]
+struct FindingBody {
+    /// Name of the rule, an anchor in docs/OPERATIONS.md.
+    rule: &'static str,
+    /// `fail`: orders do not start or end as they should. `warn`: they will not, or some do not.
+    severity: &'static str,
+    what: String,
+    #[schema(required)]
+    because: Option<String>,
+    action: String,
+}
+
+impl From<Finding> for FindingBody {
+    fn from(finding: Finding) -> FindingBody {
+        FindingBody {
+            rule: finding.rule.name(),
+            severity: match finding.severity {
+                Severity::Fail => "fail",
+                Severity::Warn => "warn",
+            },
+            what: finding.what,
+            because: finding.because,
+            action: finding.action,
+        }
+    }
 }
 
 /// Reported without making the node unready: the setting is the database's, so other nodes would do no better.
@@ -60,9 +97,12 @@ const WEAK: &str = "the database confirms commits before they are safe; the log 
 
 /// Names every failed check, and lists all checks if the client asks. Probes are open to every client, so the reasons
 /// are a closed set; the database's own words are in the log.
-fn readiness(shared: &Shared, query: Option<&str>) -> Result<Response, Problem> {
-    let verbose =
-        form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(name, _)| name == "verbose");
+async fn readiness(shared: &Shared, head: &Parts) -> Result<Response, Problem> {
+    let query = head.uri.query().unwrap_or_default();
+    let verbose = form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "verbose");
+    if verbose && let Some(key) = &shared.api_key {
+        key.admit(&head.headers)?;
+    }
     let serving = !shared.draining.is_cancelled();
     let why_not = shared.store.health().public_reason();
     let needed = [
@@ -86,6 +126,13 @@ fn readiness(shared: &Shared, query: Option<&str>) -> Result<Response, Problem> 
     let answer = HealthBody {
         status: "ready",
         checks: listed,
+        findings: if verbose { findings(shared).await } else { None },
     };
     body::json(StatusCode::OK, &answer)
+}
+
+async fn findings(shared: &Shared) -> Option<Vec<FindingBody>> {
+    let known = shared.monitor.read().await.ok()?;
+    let found = shared.monitor.diagnose(&known);
+    Some(found.into_iter().map(FindingBody::from).collect())
 }

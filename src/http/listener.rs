@@ -7,6 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{CONNECTION, CONTENT_TYPE};
@@ -23,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
+use tower::{Layer, Service};
 
 use super::{dispatch, observed_stream::ObservedStream};
 use crate::log_lines::Throttle;
@@ -44,7 +45,7 @@ mod takeover;
 mod watch;
 
 pub use limits::{CONNECTIONS_ABOVE_THE_LIMIT, Limits};
-pub use new_client::NewClient;
+pub use new_client::{ClientAddress, NewClient};
 pub use takeover::Takeover;
 
 /// Media type of answers that last until the server drains.
@@ -166,7 +167,7 @@ impl<R: Answers> Server<R> {
             return;
         }
         if self.failing.due((), Instant::now()).is_some() {
-            tracing::warn!(%error, "cannot accept connections; retrying");
+            tracing::warn!(%error, "cannot accept connections; retrying. If files run out, raise ulimit -n or lower ORDERLY_MAX_CONNECTIONS");
         }
         tokio::select! {
             () = tokio::time::sleep(ACCEPT_PAUSE) => {}
@@ -225,6 +226,7 @@ impl Connection {
     async fn serve(self, router: impl Answers, draining: CancellationToken) {
         let watch = Arc::new(Watch::new(self.limits));
         let _registration = self.place.register(watch.clone());
+        let router = Extension(ClientAddress(self.stream.peer_addr().ok())).layer(router);
         serve_connection(self.stream, router, watch, self.limits, &draining).await;
     }
 }

@@ -4,14 +4,10 @@
 use std::fmt::Write;
 
 use axum::body::Body;
-use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use axum::http::header::{ACCEPT, AGE, CONTENT_TYPE, VARY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -19,9 +15,11 @@ use super::call::Call;
 use super::negotiation::{self, Form};
 use super::problem::Problem;
 use super::{Shared, body};
+use crate::diagnosis::Known;
 use crate::metrics::process;
-use crate::order::OrderStatus;
 use crate::store::{Counters, QueueState};
+
+mod store;
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -42,8 +40,10 @@ pub async fn negotiated(call: Call) -> Result<Response, Problem> {
         .filter_map(|value| value.to_str().ok());
     let mut response = match negotiation::choose(accept) {
         Form::Json => {
-            let state = shared.store.queue().await?;
-            body::json(StatusCode::OK, &MetricsBody::from(&state))?
+            let known = shared.monitor.read().await?;
+            let mut response = body::json(StatusCode::OK, &MetricsBody::from(&known.vitals.queue))?;
+            tell_age(&known, &mut response);
+            response
         }
         Form::Text => exposition(shared, TEXT).await?,
         Form::OpenMetrics => exposition(shared, OPEN_METRICS).await?,
@@ -52,6 +52,14 @@ pub async fn negotiated(call: Call) -> Result<Response, Problem> {
         .headers_mut()
         .insert(VARY, HeaderValue::from_static("Accept"));
     Ok(response)
+}
+
+/// Says how old the numbers are, unless they are fresh.
+fn tell_age(known: &Known, response: &mut Response) {
+    if !known.is_fresh {
+        let seconds = HeaderValue::from(known.age.as_secs());
+        response.headers_mut().insert(AGE, seconds);
+    }
 }
 
 /// Read the metrics as Prometheus text
@@ -96,7 +104,7 @@ impl From<&QueueState> for MetricsBody {
             cancelled_orders: counters.cancelled,
             average_processing_time_seconds: average_seconds(counters),
             oldest_waiting_seconds: state.oldest_waiting.map(|age| age.as_secs_f64()),
-            queue_paused: state.paused,
+            queue_paused: state.pause.is_some(),
             blocked_orders: state.blocked.orders,
             oldest_blocked_seconds: state.blocked.oldest_age.map(|age| age.as_secs_f64()),
         }
@@ -115,89 +123,29 @@ fn average_seconds(counters: &Counters) -> String {
 
 /// Shows the process's own metrics even if the store cannot be read, when they are needed most.
 async fn exposition(shared: &Shared, content_type: &'static str) -> Result<Response, Problem> {
-    let state = match shared.store.queue().await {
-        Ok(state) => Some(state),
+    let known = match shared.monitor.read().await {
+        Ok(known) => Some(known),
         Err(error) => {
-            tracing::warn!(%error, "cannot read the store; this scrape lacks the metrics of orders");
+            tracing::warn!(%error, "cannot read the store; this scrape lacks the metrics of orders. `orderly doctor` says why");
             None
         }
     };
     let mut text = String::new();
     text::encode_registry(&mut text, &shared.metrics.registry).map_err(Problem::unexpected)?;
-    text::encode_registry(&mut text, &table_registry(state.as_ref())).map_err(Problem::unexpected)?;
+    let of_store = store::registry(known.as_ref(), &shared.monitor);
+    text::encode_registry(&mut text, &of_store).map_err(Problem::unexpected)?;
     text::encode_registry(&mut text, &process::registry()).map_err(Problem::unexpected)?;
     text::encode_eof(&mut text).map_err(Problem::unexpected)?;
     if content_type == TEXT {
         text = classic(&text).map_err(Problem::unexpected)?;
     }
     let mut response = Response::new(Body::from(text));
+    if let Some(known) = &known {
+        tell_age(known, &mut response);
+    }
     let content_type = HeaderValue::from_static(content_type);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     Ok(response)
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StatusLabels {
-    status: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BuildLabels {
-    version: &'static str,
-}
-
-/// Built for every scrape from one snapshot of the store.
-fn table_registry(state: Option<&QueueState>) -> Registry {
-    let mut registry = Registry::with_prefix("orderly");
-    let build = Family::<BuildLabels, Gauge>::default();
-    let labels = BuildLabels {
-        version: env!("CARGO_PKG_VERSION"),
-    };
-    build.get_or_create(&labels).set(1);
-    registry.register("build_info", "Version of the running program", build);
-    let up = Gauge::<i64>::default();
-    up.set(i64::from(state.is_some()));
-    registry.register("store_up", "1 if the store could be read for this scrape", up);
-    let Some(state) = state else {
-        return registry;
-    };
-
-    let orders = Family::<StatusLabels, Gauge>::default();
-    for status in OrderStatus::ALL {
-        let labels = StatusLabels {
-            status: status.name(),
-        };
-        let count = i64::try_from(state.counters.of(status)).unwrap_or(i64::MAX);
-        orders.get_or_create(&labels).set(count);
-    }
-    registry.register("orders", "Orders in the store", orders);
-    let oldest = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
-    oldest.set(state.oldest_waiting.unwrap_or_default().as_secs_f64());
-    registry.register_with_unit(
-        "oldest_waiting",
-        "Longest wait of an order that could have started, 0 if none waits",
-        Unit::Seconds,
-        oldest,
-    );
-    let blocked = Gauge::<i64>::default();
-    blocked.set(i64::try_from(state.blocked.orders).unwrap_or(i64::MAX));
-    registry.register(
-        "blocked_orders",
-        "Pending orders that wait for an earlier order of their user, counted up to 10,000",
-        blocked,
-    );
-    let oldest = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
-    oldest.set(state.blocked.oldest_age.unwrap_or_default().as_secs_f64());
-    registry.register_with_unit(
-        "oldest_blocked",
-        "Longest wait of a blocked order, 0 if there is none",
-        Unit::Seconds,
-        oldest,
-    );
-    let paused = Gauge::<i64>::default();
-    paused.set(i64::from(state.paused));
-    registry.register("queue_paused", "1 if the queue is paused", paused);
-    registry
 }
 
 /// Rewrites OpenMetrics as Prometheus text 0.0.4: counter families are named like their samples, units and the end mark
@@ -226,7 +174,8 @@ fn classic(open_metrics: &str) -> Result<String, std::fmt::Error> {
 mod tests {
     use super::*;
     use crate::metrics::{DurationLabels, Metrics, RequestLabels};
-    use crate::store::Blocked;
+    use crate::store::{Blocked, Pause};
+    use crate::time::Timestamp;
     use std::collections::BTreeSet;
     use std::time::Duration;
 
@@ -239,7 +188,10 @@ mod tests {
                 processing_micros: 241_500_000,
                 ..Counters::default()
             },
-            paused: true,
+            pause: Some(Pause {
+                at: Timestamp::from_micros(0),
+                reason: None,
+            }),
             oldest_waiting: Some(Duration::from_millis(1_500)),
             blocked: Blocked {
                 orders: 2,
@@ -267,7 +219,7 @@ mod tests {
             .observe(0.001);
         let mut text = String::new();
         text::encode_registry(&mut text, &metrics.registry).unwrap();
-        text::encode_registry(&mut text, &table_registry(Some(&state()))).unwrap();
+        text::encode_registry(&mut text, &store::of_queue(Some(&state()))).unwrap();
         text::encode_eof(&mut text).unwrap();
         text
     }
@@ -319,7 +271,6 @@ mod tests {
             "orderly_queue_paused 1\n",
             "orderly_blocked_orders 2\n",
             "orderly_oldest_blocked_seconds 60.0\n",
-            "orderly_store_up 1\n",
             concat!(
                 "orderly_build_info{version=\"",
                 env!("CARGO_PKG_VERSION"),
@@ -340,14 +291,6 @@ mod tests {
         assert!(text.contains(
             "orderly_http_requests_total{method=\"GET\",route=\"/orders/{id}\",status=\"200\"} 1\n"
         ));
-    }
-
-    #[test]
-    fn a_scrape_without_the_store_shows_the_process_only() {
-        let mut text = String::new();
-        text::encode_registry(&mut text, &table_registry(None)).unwrap();
-        assert!(text.contains("orderly_store_up 0\n"));
-        assert!(!text.contains("orderly_orders"));
     }
 
     #[test]

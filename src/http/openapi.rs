@@ -130,13 +130,18 @@ struct OptionalBodies;
 
 impl Modify for OptionalBodies {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let item = document.paths.paths.get_mut("/leases");
-        let operation = item.and_then(|item| item.post.as_mut());
-        if let Some(RefOr::T(body)) = operation.and_then(|operation| operation.request_body.as_mut()) {
-            body.required = Some(Required::False);
+        for path in OPTIONAL_BODIES {
+            let item = document.paths.paths.get_mut(path);
+            let operation = item.and_then(|item| item.post.as_mut());
+            if let Some(RefOr::T(body)) = operation.and_then(|operation| operation.request_body.as_mut()) {
+                body.required = Some(Required::False);
+            }
         }
     }
 }
+
+/// Paths whose POST takes a body or none.
+const OPTIONAL_BODIES: [&str; 3] = ["/leases", "/queue/pause", "/queue/resume"];
 
 /// Any JSON.
 pub struct JsonSchema;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use tokio::time::Instant;
@@ -171,13 +172,23 @@ pub async fn retry_matching(call: Call) -> Result<Response, Problem> {
 }
 
 /// Reads the body of an action: none, or an object without members. Other content is refused rather than ignored.
-pub(super) async fn read_action(call: Call) -> Result<Arc<Shared>, Problem> {
-    let body = body::read(call.body, ORDER_BODY_BYTES_MAX).await?;
-    if !body.is_empty() {
-        body::require_json(&call.head.headers)?;
-        wire::read_action(body::text(&body)?)?;
-    }
+async fn read_action(call: Call) -> Result<Arc<Shared>, Problem> {
+    read_if_any(call.body, &call.head.headers, wire::read_action).await?;
     Ok(call.shared)
+}
+
+/// Reads the body of an action unless it is empty.
+pub(super) async fn read_if_any<T>(
+    body: Body,
+    headers: &HeaderMap,
+    read: impl FnOnce(&str) -> Result<T, Problem>,
+) -> Result<Option<T>, Problem> {
+    let body = body::read(body, ORDER_BODY_BYTES_MAX).await?;
+    if body.is_empty() {
+        return Ok(None);
+    }
+    body::require_json(headers)?;
+    read(body::text(&body)?).map(Some)
 }
 
 /// Returns the order once it is final, or as it is when the time is over or the server stops.

@@ -135,7 +135,7 @@ fn report_key_check(request: &Request, report: fn(&NewClient)) {
 pub async fn answered<F>(
     context: &Context,
     request: Request,
-    answer: impl FnOnce(Caller, Request) -> F,
+    answer: impl FnOnce(Caller, RequestId, Request) -> F,
 ) -> Response
 where
     F: Future<Output = Result<Response, Problem>>,
@@ -145,7 +145,8 @@ where
     let method = method_index(request.method());
     let answered = match context.admit(&request) {
         Ok(caller) => {
-            let answering = AssertUnwindSafe(async { answer(caller, request).await }).catch_unwind();
+            let answering =
+                AssertUnwindSafe(async { answer(caller, id.clone(), request).await }).catch_unwind();
             // The panic hook has logged the cause and the place, but not the request.
             let answered = answering.await;
             answered.unwrap_or_else(|_panic| Err(Problem::unexpected(HandlerPanicked)))
@@ -188,7 +189,8 @@ fn written_out(problem: Problem, id: &str) -> Response {
     problem.render(id)
 }
 
-/// Id of one request in answers, problems and logs.
+/// Id of one request in answers, problems and logs. Cheap to clone.
+#[derive(Clone)]
 pub struct RequestId(Bytes);
 
 impl RequestId {

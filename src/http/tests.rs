@@ -70,6 +70,8 @@ impl Served {
             live: live.clone(),
             outside: outside.clone(),
             heartbeat: HEARTBEAT,
+            service: None,
+            judged_by: crate::diagnosis::Settings::default(),
             draining: draining.clone(),
         });
         Served {
@@ -324,12 +326,14 @@ async fn a_failure_is_a_problem_and_one_log_line_with_the_request_id() {
         live: served.live.clone(),
         outside: served.outside.clone(),
         heartbeat: HEARTBEAT,
+        service: None,
+        judged_by: crate::diagnosis::Settings::default(),
         draining: served.draining.clone(),
     }));
     let context = request::Context::new(shared, "/fails", Access::Open);
     let router = tower::service_fn(move |request: Request<Body>| {
         let context = context.clone();
-        let fails = async |_, request: Request<Body>| {
+        let fails = async |_, _, request: Request<Body>| {
             if request.uri().path() == "/panic" {
                 // Logs like the panic hook.
                 tracing::error!("panicked");

@@ -19,5 +19,5 @@ pub use description::read;
 pub use events::{EventBody, EventsBody, FeedBody};
 pub use leases::{Complete, Fail, LeaseBody, LeasesBody, Release, Renew, RenewalBody, Take};
 pub use messages::{BadMessage, ClientMessage, ServerMessage, SubscriptionId, event_message, read_message};
-pub use requests::{NewOrders, Redrive, read_action, read_batch_lines};
+pub use requests::{NewOrders, QueueAction, Redrive, read_action, read_batch_lines};
 pub use time::{PLUS_DECODED, TIME_EXPECTED, lost_a_plus, parse_time};

@@ -1,8 +1,13 @@
-//! Lets the routes tell a connection's listener whether its client sent the key.
+//! What the listener and the routes tell each other of a connection's client.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::watch::{KeyCheck, Watch};
+
+/// Request extension: the other end of the connection, a proxy's where one is in front; `None` if the system cannot tell.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAddress(pub Option<SocketAddr>);
 
 /// Request extension, present until the key check of the connection is decided.
 #[derive(Clone)]

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use crate::lease::ProcessorKind;
 use crate::order_json::{OrderBody, Time};
 use crate::store::{Breaker, Node, QueueState, Redriven};
+use crate::worker::ServiceTrouble;
 
 /// The orders of a batch, in the order given.
 #[derive(ToSchema)]
@@ -83,11 +84,46 @@ pub struct QueueBody {
     #[schema(required)]
     oldest_blocked_seconds: Option<f64>,
     paused: bool,
+    /// Null if the queue is not paused.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    paused_at: Option<Time>,
+    /// The reason given for the pause; null without one.
+    #[schema(required)]
+    pause_reason: Option<String>,
     nodes: Vec<NodeBody>,
+    /// Last bad answer of the service to the node that answers this request, while its breaker is not closed; otherwise null.
+    #[schema(required)]
+    service_trouble: Option<ServiceTroubleBody>,
 }
 
-impl From<&QueueState> for QueueBody {
-    fn from(state: &QueueState) -> QueueBody {
+/// The last bad answer of the service to a node whose breaker is not closed.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ServiceTrouble)]
+pub struct ServiceTroubleBody {
+    /// The service's answer, or the reason why there was none.
+    error: String,
+    #[schema(required)]
+    status: Option<u16>,
+    #[schema(value_type = String, format = DateTime)]
+    at: Time,
+    /// The time before which the node sends the service nothing.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    next_try_at: Option<Time>,
+}
+
+impl From<ServiceTrouble> for ServiceTroubleBody {
+    fn from(trouble: ServiceTrouble) -> ServiceTroubleBody {
+        ServiceTroubleBody {
+            error: trouble.error,
+            status: trouble.status,
+            at: Time(trouble.at),
+            next_try_at: trouble.next_try_at.map(Time),
+        }
+    }
+}
+
+impl QueueBody {
+    pub fn of(state: &QueueState, trouble: Option<ServiceTrouble>) -> QueueBody {
         QueueBody {
             pending: state.counters.pending,
             processing: state.counters.processing,
@@ -97,8 +133,14 @@ impl From<&QueueState> for QueueBody {
             oldest_waiting_seconds: state.oldest_waiting.map(|age| age.as_secs_f64()),
             blocked: state.blocked.orders,
             oldest_blocked_seconds: state.blocked.oldest_age.map(|age| age.as_secs_f64()),
-            paused: state.paused,
+            paused: state.pause.is_some(),
+            paused_at: state.pause.as_ref().map(|pause| Time(pause.at)),
+            pause_reason: state
+                .pause
+                .as_ref()
+                .and_then(|pause| Some(pause.reason.as_ref()?.as_str().to_owned())),
             nodes: state.nodes.iter().map(NodeBody::from).collect(),
+            service_trouble: trouble.map(ServiceTroubleBody::from),
         }
     }
 }
@@ -108,6 +150,10 @@ impl From<&QueueState> for QueueBody {
 #[schema(as = Node)]
 pub struct NodeBody {
     node: String,
+    /// `ORDERLY_NODE_NAME`, by default the machine's name and the port.
+    name: String,
+    /// Version of its program.
+    version: String,
     /// Maximum number of orders it processes at once.
     slots: u32,
     busy: u32,
@@ -124,6 +170,13 @@ pub struct NodeBody {
     /// False while its processor or ordering differs from that of the other live nodes: it starts no order until they
     /// are gone.
     starts_orders: bool,
+    /// Its latest start of an order; null if it has started none.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    last_start_at: Option<Time>,
+    /// Seconds by which its clock was ahead of the database's at its last heartbeat, negative if it was behind; null on
+    /// SQLite.
+    #[schema(required)]
+    clock_ahead_seconds: Option<f64>,
 }
 
 /// State of a node's breaker: `closed` claims orders, `open` claims none while the processor is down, `half_open` tries
@@ -147,10 +200,21 @@ impl From<Breaker> for BreakerName {
     }
 }
 
+fn seconds(micros: i64) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "clocks that differ by centuries need no microseconds"
+    )]
+    let micros = micros as f64;
+    micros / 1e6
+}
+
 impl From<&Node> for NodeBody {
     fn from(node: &Node) -> NodeBody {
         NodeBody {
             node: node.node.to_string(),
+            name: node.name.clone(),
+            version: node.version.clone(),
             slots: node.slots,
             busy: node.busy,
             started_at: Time(node.started_at),
@@ -159,6 +223,8 @@ impl From<&Node> for NodeBody {
             breaker: node.breaker.into(),
             processor: node.processor.map(ProcessorKind::name),
             starts_orders: node.agrees,
+            last_start_at: node.last_start_at.map(Time),
+            clock_ahead_seconds: node.clock_ahead_micros.map(seconds),
         }
     }
 }

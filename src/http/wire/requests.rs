@@ -13,8 +13,8 @@ use crate::http::openapi::{self, NO_CONTROLS};
 use crate::http::problem::Problem;
 use crate::money::Money;
 use crate::order::{
-    BATCH_ORDERS_MAX, ITEMS_MAX, ItemIds, METADATA_BYTES_MAX, NewOrder, OrderStatus, REFERENCE_CHARS_MAX,
-    Reference, parse_integer,
+    BATCH_ORDERS_MAX, ITEMS_MAX, ItemIds, METADATA_BYTES_MAX, NewOrder, OrderStatus, REASON_CHARS_MAX,
+    REFERENCE_CHARS_MAX, Reason, Reference, parse_integer,
 };
 use crate::portable_json;
 use crate::time::Timestamp;
@@ -47,6 +47,13 @@ body! {
         user_id: Option<i64> = Optional(id()),
         created_before: Option<Timestamp> = Optional(time()),
         dry_run: Option<bool> = Optional(boolean("Count without a change")),
+    }
+}
+
+body! {
+    /// Body of `POST /queue/pause` and `POST /queue/resume`.
+    pub struct QueueAction {
+        reason: Option<Reason> = Optional(reason()),
     }
 }
 
@@ -169,6 +176,19 @@ fn reference() -> impl Value<Read = Reference> {
             "type": "string",
             "minLength": 1,
             "maxLength": REFERENCE_CHARS_MAX,
+            "pattern": NO_CONTROLS,
+        })
+    })
+}
+
+fn reason() -> impl Value<Read = Reason> {
+    let parse = |text: &str| Reason::parse(&required_string(text)?).map_err(|error| error.to_string());
+    value(parse, || {
+        json!({
+            "description": "The reason, for the log and for other operators",
+            "type": "string",
+            "minLength": 1,
+            "maxLength": REASON_CHARS_MAX,
             "pattern": NO_CONTROLS,
         })
     })

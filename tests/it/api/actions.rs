@@ -235,9 +235,13 @@ async fn the_queue_shows_counts_oldest_age_and_nodes() {
       "blocked":0,
       "oldest_blocked_seconds":null,
       "paused":false,
+      "paused_at":null,
+      "pause_reason":null,
       "nodes":[
         {
           "node":"000000000000000a",
+          "name":"",
+          "version":"0.1.0",
           "slots":10,
           "busy":0,
           "started_at":"2026-01-01T00:00:00.000000Z",
@@ -245,9 +249,12 @@ async fn the_queue_shows_counts_oldest_age_and_nodes() {
           "alive":true,
           "breaker":"closed",
           "processor":null,
-          "starts_orders":true
+          "starts_orders":true,
+          "last_start_at":null,
+          "clock_ahead_seconds":null
         }
-      ]
+      ],
+      "service_trouble":null
     }
     "#);
     api.harness.advance(LONGER_THAN_A_LEASE).await;
@@ -255,6 +262,40 @@ async fn the_queue_shows_counts_oldest_age_and_nodes() {
     assert_eq!(
         queue["nodes"][0]["alive"], false,
         "the heartbeat is older than the lease"
+    );
+    api.close().await;
+}
+
+#[tokio::test]
+async fn a_pause_shows_its_reason_and_resuming_forgets_it() {
+    let api = Api::open().await;
+    let paused = api
+        .post("/queue/pause", r#"{"reason":"the bank is down"}"#)
+        .await
+        .ok();
+    assert_eq!(paused["pause_reason"], "the bank is down");
+    assert!(paused["paused_at"].is_string(), "{paused}");
+    api.harness.accept_one().await;
+    let explained = api.get("/orders/1/explain").await.ok();
+    let detail = explained["reasons"][0]["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("the bank is down") && detail.contains("orderly resume"),
+        "{detail}"
+    );
+    for reason in [r#""""#, "1", r#""a\nb""#, &format!("\"{}\"", "a".repeat(501))] {
+        let answer = api
+            .post("/queue/resume", format!(r#"{{"reason":{reason}}}"#))
+            .await;
+        answer.assert_refused_at(422, "invalid-fields", &["#/reason"]);
+    }
+    assert!(api.harness.paused().await);
+    let resumed = api
+        .post("/queue/resume", r#"{"reason":"it is up again"}"#)
+        .await
+        .ok();
+    assert_eq!(
+        (&resumed["paused_at"], &resumed["pause_reason"]),
+        (&json!(null), &json!(null))
     );
     api.close().await;
 }

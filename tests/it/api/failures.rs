@@ -235,3 +235,14 @@ async fn every_problem_type_has_a_page() {
         .assert_refused(404, "not-found");
     api.close_empty().await;
 }
+
+/// Scrapes matter most while the store is unavailable: process metrics still appear, the table's do not.
+#[tokio::test]
+async fn a_scrape_without_the_store_still_has_process_metrics() {
+    let api = Api::layered(Fails(|| StoreError::DiskFull)).await;
+    let scraped = api.get("/metrics/prometheus").await;
+    assert_eq!(scraped.exposition().value("orderly_store_up").to_string(), "0");
+    assert!(!scraped.text().contains("orderly_orders{"), "{}", scraped.text());
+    api.get("/metrics").await.assert_refused(503, "disk-full");
+    api.close_empty().await;
+}

@@ -145,6 +145,8 @@ impl Api {
             live: live.feed(),
             outside,
             heartbeat: setup.heartbeat,
+            service: None,
+            judged_by: orderly::diagnosis::Settings::default(),
             draining: draining.clone(),
         });
         Api {

@@ -8,13 +8,11 @@ use orderly::lease::Outcome;
 use orderly::order::{OrderId, OrderStatus};
 use orderly::processor::simulated::Simulated;
 use orderly::retry::RetryPolicy;
-use orderly::store::StoreError;
 use orderly::worker::{Worker, WorkerSettings};
 use tokio::time::Instant;
 
 use super::exposition::{Exposition, Format};
 use super::in_process::{Answer, Api, JSON, ORDER};
-use crate::support::layers::Fails;
 use crate::support::make::{LEASE, NODE_A};
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,7 +20,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 impl Answer {
     #[track_caller]
-    fn exposition(&self) -> Exposition {
+    pub(super) fn exposition(&self) -> Exposition {
         let format = match self.header("content-type") {
             TEXT => Format::Classic,
             OPEN_METRICS => Format::OpenMetrics,
@@ -178,6 +176,7 @@ async fn the_set_of_metric_families_is_stable() {
         .collect();
     assert_snapshot!(families.join("\n"), @r#"
     counter orderly_orders_accepted
+    counter orderly_orders_started
     counter orderly_attempts
     counter orderly_stale_results_rejected
     counter orderly_leases_lost
@@ -205,12 +204,16 @@ async fn the_set_of_metric_families_is_stable() {
     counter orderly_connections_refused
     counter orderly_log_lines_dropped
     gauge orderly_build_info
-    gauge orderly_store_up
     gauge orderly_orders
     gauge orderly_oldest_waiting_seconds
     gauge orderly_blocked_orders
     gauge orderly_oldest_blocked_seconds
     gauge orderly_queue_paused
+    gauge orderly_store_up
+    gauge orderly_store_numbers_age_seconds
+    gauge orderly_oldest_processing_seconds
+    gauge orderly_oldest_transaction_seconds
+    gauge orderly_finding
     counter process_cpu_seconds
     gauge process_start_time_seconds
     gauge process_resident_memory_bytes
@@ -332,6 +335,7 @@ async fn each_processed_order_is_counted_once() {
     };
     let settings = WorkerSettings {
         node: NODE_A,
+        name: "api".into(),
         slots: 2,
         lease: LEASE,
         attempt_timeout: LEASE,
@@ -384,15 +388,4 @@ async fn a_pause_shows_in_every_metrics_format() {
         "1"
     );
     api.close().await;
-}
-
-/// Scrapes matter most while the store is unavailable: process metrics still appear, the table's do not.
-#[tokio::test]
-async fn a_scrape_without_the_store_still_has_process_metrics() {
-    let api = Api::layered(Fails(|| StoreError::DiskFull)).await;
-    let scraped = api.get("/metrics/prometheus").await;
-    assert_eq!(scraped.exposition().value("orderly_store_up").to_string(), "0");
-    assert!(!scraped.text().contains("orderly_orders{"), "{}", scraped.text());
-    api.get("/metrics").await.assert_refused(503, "disk-full");
-    api.close_empty().await;
 }

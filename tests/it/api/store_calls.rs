@@ -36,6 +36,7 @@ async fn store_calls_are_timed_by_verb_and_outcome() {
     };
     let settings = WorkerSettings {
         node: NODE_A,
+        name: "api".into(),
         slots: 1,
         lease: LEASE,
         attempt_timeout: LEASE,
@@ -62,7 +63,7 @@ async fn store_calls_are_timed_by_verb_and_outcome() {
         ("accept", "ok"),
         ("accept", "refused"),
         ("settle", "ok"),
-        ("queue", "ok"),
+        ("vitals", "ok"),
     ] {
         let count = calls(&scraped, "count", verb, outcome);
         assert_eq!(count.to_string(), "1", "{verb} {outcome}");
@@ -74,7 +75,7 @@ async fn store_calls_are_timed_by_verb_and_outcome() {
         ("claim", "ok"),
         ("settle", "ok"),
         ("order_view", "ok"),
-        ("queue", "ok"),
+        ("vitals", "ok"),
     ] {
         assert!(calls(&scraped, "sum", verb, outcome) > 0.0, "{verb} {outcome}");
     }

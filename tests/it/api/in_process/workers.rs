@@ -15,32 +15,35 @@ use super::{Api, Setup};
 use crate::support::make::NODE_A;
 
 /// Backoff takes no time.
-const SETTINGS: WorkerSettings = WorkerSettings {
-    node: NODE_A,
-    slots: 0,
-    lease: Duration::from_secs(30),
-    attempt_timeout: Duration::from_mins(5),
-    retry: RetryPolicy {
-        attempts_max: 2,
-        base: Duration::ZERO,
-        cap: Duration::ZERO,
-    },
-    rate_limit: None,
-    idle_sleep: false,
-};
+fn settings() -> WorkerSettings {
+    WorkerSettings {
+        node: NODE_A,
+        name: "api".into(),
+        slots: 0,
+        lease: Duration::from_secs(30),
+        attempt_timeout: Duration::from_mins(5),
+        retry: RetryPolicy {
+            attempts_max: 2,
+            base: Duration::ZERO,
+            cap: Duration::ZERO,
+        },
+        rate_limit: None,
+        idle_sleep: false,
+    }
+}
 
 /// State of the worker routes, and the dispatcher that claims for them.
 pub(super) fn outside(store: &Arc<dyn Store>, metrics: &Metrics, pull: bool) -> (Outside, Option<Worker>) {
     let lease_requests = pull.then(|| LeaseRequests::new(store.wakeups(), metrics.clone()));
     let worker = lease_requests
         .clone()
-        .map(|lease_requests| Worker::start_for(lease_requests, store.clone(), SETTINGS, metrics.clone()));
+        .map(|lease_requests| Worker::start_for(lease_requests, store.clone(), settings(), metrics.clone()));
     let outside = Outside {
         store: store.clone(),
         settings: OutsideSettings {
-            lease: SETTINGS.lease,
-            attempt_timeout: SETTINGS.attempt_timeout,
-            retry: SETTINGS.retry,
+            lease: settings().lease,
+            attempt_timeout: settings().attempt_timeout,
+            retry: settings().retry,
         },
         lease_requests,
         metrics: metrics.clone(),
