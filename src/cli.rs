@@ -8,7 +8,6 @@ use clap::error::ContextKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::failure::Failure;
-use self::queue::Act;
 use crate::config::settings::OPENS_THE_SERVER;
 
 mod arguments;
@@ -62,9 +61,9 @@ enum Command {
     /// Show the queue: counts, the oldest waiting order, the nodes
     Queue(queue::Args),
     /// Stop starting orders on all nodes, across restarts; orders are still accepted
-    Pause(queue::Args),
+    Pause(queue::ActionArgs),
     /// Start orders again
-    Resume(queue::Args),
+    Resume(queue::ActionArgs),
     /// Follow changes of orders as they happen, through a running server
     Tail(tail::Args),
     /// Check every promise against the store; a server may run meanwhile
@@ -149,9 +148,9 @@ fn carry_out(command: Command) -> Result<Verdict, Failure> {
         Command::Migrate(args) => run_here(migrate::run(&args)),
         Command::Orders(command) => run_here(orders::run(&command)),
         Command::Status(args) => run_here(queue::status(&args)),
-        Command::Queue(args) => run_here(queue::run(&args, Act::Nothing)),
-        Command::Pause(args) => run_here(queue::run(&args, Act::Pause)),
-        Command::Resume(args) => run_here(queue::run(&args, Act::Resume)),
+        Command::Queue(args) => run_here(queue::show(&args)),
+        Command::Pause(args) => run_here(queue::pause(&args)),
+        Command::Resume(args) => run_here(queue::resume(&args)),
         Command::Tail(args) => run_here(tail::run(&args)),
         Command::Verify(args) => run_here(verify::run(&args)),
         Command::Copy(args) => run_here(copy::run(&args)),

@@ -1,22 +1,24 @@
-//! `orderly doctor`: checks everything that orders need to flow and gives advice on problems. `verify` checks the
-//! promises about stored orders.
+//! `orderly doctor`: why are orders not processed, and what to do about it, within three seconds. Shows the worst first.
+//! `verify` checks the promises about stored orders.
 
-use futures_util::future::BoxFuture;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, OptionFuture, join_all};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::failure::Failure;
 use super::flags::{Flags, Server};
 use super::{Verdict, output};
 use crate::config::{Config, ConfigError, Database, Layers, Loaded, PostgresDatabase, Shown};
+use crate::diagnosis::{self, Local, Severity};
+use crate::store::QueueState;
 use crate::store::open;
 use crate::store::survey::Survey;
 
 mod advice;
-mod agreement;
-mod breaker;
-mod disk;
 mod feed;
-mod log;
 mod processor;
 mod room;
 mod server;
@@ -24,47 +26,55 @@ mod servers;
 mod standby;
 mod store;
 
+/// Time for each thing that is asked; all are asked at once.
+const ASK_TIME_MAX: Duration = Duration::from_millis(2_500);
+const MEBIBYTE: u64 = 1024 * 1024;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Show the settings and their origins, too
+    #[arg(long)]
+    settings: bool,
     #[command(flatten)]
     flags: Flags<Server>,
 }
 
-/// All checks, in the order in which they are shown: the name, and the judge of what it needs.
+/// All checks: the name, and the judge of what it needs. Of checks with the same result the first is shown first.
 #[rustfmt::skip] // one line per check
-const CHECKS: [(&str, Judge); 20] = {
-    use Judge::{Node, Place, Servers, Settings, Store};
+const CHECKS: [(&str, Judge); 16] = {
+    use Judge::{Flow, Local, Node, Server, Servers, Store};
     [
-        ("configuration", Settings(judge_settings)),
-        ("disk", Place(disk::check)),
+        ("disk", Local),
         ("store", Store(|facts, _| facts.contents.clone())),
         ("writes", Store(|facts, database| Some(store::judge_writes(database, facts.only_reads.as_ref()?)))),
+        ("processor", Node(|config| Box::pin(processor::check(config)))),
+        ("flow", Flow),
+        // Behind the sessions that may be its cause.
+        ("store", Store(|facts, _| facts.unread.clone())),
         ("durability", Store(|facts, _| Some(store::judge_durability(facts.weaknesses.as_ref()?)))),
         ("standby", Store(|facts, _| Some(standby::judge(facts.standbys?)))),
-        ("queue", Store(|facts, _| Some(store::judge_queue(facts.queue.as_ref()?)))),
-        ("agreement", Store(|facts, _| agreement::judge(facts.queue.as_ref()?))),
-        ("breaker", Store(|facts, _| Some(breaker::judge(facts.queue.as_ref()?)))),
-        ("connections", Store(|facts, _| Some(room::judge(facts.room.as_ref()?, facts.queue.as_ref()?)))),
-        ("feed", Store(|facts, _| Some(feed::judge(facts.feed.as_ref()?, facts.queue.as_ref()?)))),
-        ("clock", Store(|facts, database| Some(store::judge_clock(database, facts.ahead?)))),
-        ("store", Store(|facts, _| facts.unread.clone())),
+        ("server", Server),
         ("hosts", Servers(|survey, database| servers::judge_hosts(&survey.hosts, database))),
         ("direct way", Servers(|survey, _| Some(servers::judge_direct(survey.direct.as_ref()?)))),
         ("read way", Servers(|survey, _| Some(servers::judge_read(survey.read.as_ref()?)))),
         ("pooler", Servers(|survey, _| Some(servers::judge_pgbouncer(survey.pgbouncer.as_ref()?)))),
-        ("log", Node(|config| Box::pin(async move { Some(log::check(&config.log.dir)) }))),
-        ("processor", Node(|config| Box::pin(processor::check(config)))),
-        ("server", Node(|config| Box::pin(async move { Some(server::check(config).await) }))),
+        ("connections", Store(|facts, _| Some(room::judge(facts.room.as_ref()?, facts.queue()?)))),
+        ("feed", Store(|facts, _| Some(feed::judge(facts.feed.as_ref()?, facts.queue()?)))),
+        ("clock", Store(|facts, database| Some(store::judge_clock(database, facts.ahead?)))),
     ]
 };
 
 /// Judges what a check needs; skipped without it. `None` if there is nothing to report.
 enum Judge {
-    Settings(fn(&Result<Loaded, ConfigError>) -> Vec<Finding>),
-    Place(fn(&Database) -> Option<Finding>),
+    /// This machine, by the rules of `diagnosis`.
+    Local,
+    /// Whether orders flow, by the rules of `diagnosis`.
+    Flow,
+    /// The server at the configured address, with what it finds itself.
+    Server,
     Store(fn(&store::Facts, &Database) -> Option<Finding>),
     Servers(fn(&Survey, &PostgresDatabase) -> Option<Finding>),
     Node(for<'c> fn(&'c Config) -> BoxFuture<'c, Option<Finding>>),
@@ -78,15 +88,20 @@ type Check = (&'static str, Finding);
 struct Finding {
     state: State,
     text: String,
+    /// The cause, where it is known.
+    because: Option<String>,
     /// Remedy; `None` if all is well.
     advice: Option<String>,
+    /// Shown after others of its state: some orders are concerned, or none yet.
+    is_minor: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
-    Ok,
-    Warn,
+    /// Somebody has to act: the command fails.
     Fail,
+    Warn,
+    Ok,
 }
 
 impl State {
@@ -104,7 +119,9 @@ impl Finding {
         Finding {
             state: State::Ok,
             text: text.into(),
+            because: None,
             advice: None,
+            is_minor: false,
         }
     }
 
@@ -125,54 +142,193 @@ impl Finding {
     }
 }
 
+impl From<diagnosis::Finding> for Finding {
+    /// Whatever the rules find needs a person.
+    fn from(found: diagnosis::Finding) -> Finding {
+        Finding {
+            because: found.because,
+            is_minor: found.severity == Severity::Warn,
+            ..Finding::fail(found.what, found.action)
+        }
+    }
+}
+
 pub async fn run(args: &Args) -> Result<Verdict, Failure> {
     let layers = args.flags.layers();
-    let checks = examine(&layers).await;
+    let checks = Box::pin(examine(&layers)).await;
     let healthy = checks.iter().all(|(_, finding)| finding.state != State::Fail);
-    if args.json {
-        output::json(&as_json(&checks, &layers.shown(), healthy))?;
+    let settings = if args.settings || args.json {
+        layers.shown()
     } else {
-        output::result(&as_text(&checks, &layers.shown()))?;
+        Vec::new()
+    };
+    if args.json {
+        output::json(&as_json(&checks, &settings, healthy))?;
+    } else {
+        output::result(&as_text(&checks, &settings))?;
     }
     Ok(if healthy { Verdict::Good } else { Verdict::Bad })
 }
 
-/// Runs all checks, as far as earlier failures allow, so that one run shows everything.
+/// Runs all checks, as far as earlier failures allow, so that one run shows everything: the worst first.
 async fn examine(layers: &Layers) -> Vec<Check> {
     let loaded = layers.server();
+    let config = loaded.as_ref().ok().map(|loaded| &loaded.config);
     // Migration at start is the default; the setting cannot be read here.
-    let migrates = loaded.as_ref().map_or(true, |loaded| loaded.config.migrate);
+    let migrates = config.is_none_or(|config| config.migrate);
     // The warnings of the database are among those of the configuration.
     let database = layers.database().ok().map(|(database, _)| database);
-    let (mut facts, mut survey) = (None, None);
-    if let Some(database) = &database {
-        facts = Some((store::Facts::of(database, migrates).await, database));
-    }
-    if let Some(Database::Postgres(database)) = &database {
-        survey = Some((open::survey(database).await, &**database));
-    }
-    let mut checks = Vec::new();
+    let reading = database
+        .as_ref()
+        .map(|database| store::Facts::of(database, migrates));
+    let surveying = match &database {
+        Some(Database::Postgres(database)) => Some(timeout(ASK_TIME_MAX, open::survey(database))),
+        Some(Database::Sqlite(_)) | None => None,
+    };
+    let asking = CHECKS.iter().filter_map(|(name, judge)| match judge {
+        Judge::Node(judge) => Some(ask(name, *judge, config?)),
+        Judge::Local | Judge::Flow | Judge::Server | Judge::Store(_) | Judge::Servers(_) => None,
+    });
+    let settings = settings_of(config, database.as_ref());
+    let looked_at = settings.clone();
+    let look = tokio::task::spawn_blocking(move || Local::look(&looked_at));
+    let (facts, survey, answers, server, local) = tokio::join!(
+        OptionFuture::from(reading),
+        OptionFuture::from(surveying),
+        join_all(asking),
+        OptionFuture::from(config.map(server::look)),
+        timeout(ASK_TIME_MAX, look)
+    );
+    // A server that does not answer in time is the finding of another check.
+    let survey = survey.and_then(Result::ok);
+    let local = local.ok().and_then(Result::ok).unwrap_or_default();
+    let mut checks: Vec<Check> = judge_settings(&loaded)
+        .map(|finding| ("configuration", finding))
+        .collect();
     for (name, judge) in CHECKS {
-        let found = match judge {
-            Judge::Settings(judge) => judge(&loaded),
-            Judge::Place(judge) => database.iter().filter_map(judge).collect(),
-            Judge::Store(judge) => facts.iter().filter_map(|(facts, of)| judge(facts, of)).collect(),
-            Judge::Servers(judge) => survey
-                .iter()
-                .filter_map(|(survey, of)| judge(survey, of))
-                .collect(),
-            Judge::Node(judge) => match &loaded {
-                Ok(loaded) => judge(&loaded.config).await.into_iter().collect(),
-                Err(_) => Vec::new(),
-            },
-        };
-        checks.extend(found.into_iter().map(|finding| (name, finding)));
+        match judge {
+            Judge::Local => checks.extend(judge_local(&local)),
+            Judge::Flow => checks.extend(facts.iter().flat_map(|facts| facts.flow(&settings))),
+            Judge::Server => checks.extend(server.iter().map(|server| (name, server.finding.clone()))),
+            Judge::Store(judge) => {
+                let known = facts.as_ref().zip(database.as_ref());
+                let found = known.and_then(|(facts, database)| judge(facts, database));
+                checks.extend(found.map(|found| (name, found)));
+            }
+            Judge::Servers(judge) => {
+                if let (Some(survey), Some(Database::Postgres(database))) = (&survey, &database) {
+                    checks.extend(judge(survey, database).map(|found| (name, found)));
+                }
+            }
+            Judge::Node(_) => {
+                let answered = answers.iter().flatten().filter(|(asked, _)| *asked == name);
+                checks.extend(answered.cloned());
+            }
+        }
+    }
+    if let (Some(facts), Some(Database::Sqlite(file))) = (&facts, &database)
+        && let Some(queue) = facts.queue()
+    {
+        name_the_server_of(file, queue, &mut checks);
+    }
+    if let Some(server) = server {
+        add_what_the_server_knows(server, &mut checks);
+    }
+    checks.sort_by_key(|(name, finding)| {
+        let is_about_settings = finding.state == State::Warn && *name == "configuration";
+        (finding.state, finding.is_minor || is_about_settings)
+    });
+    checks
+}
+
+fn settings_of(config: Option<&Config>, database: Option<&Database>) -> diagnosis::Settings {
+    let settings = config.map(diagnosis::Settings::of).unwrap_or_default();
+    diagnosis::Settings {
+        store_file: match database {
+            Some(Database::Sqlite(path)) => Some(path.clone()),
+            Some(Database::Postgres(_)) | None => None,
+        },
+        ..settings
+    }
+}
+
+fn judge_local(local: &Local) -> Vec<Check> {
+    let found = diagnosis::diagnose_local(local);
+    let mut checks: Vec<Check> = found
+        .into_iter()
+        .map(|found| (found.rule.name(), Finding::from(found)))
+        .collect();
+    if checks.is_empty() {
+        let disks = [("orders", &local.store), ("log", &local.log)];
+        let room: Vec<String> = disks
+            .into_iter()
+            .filter_map(|(what, disk)| {
+                let disk = disk.as_ref()?;
+                let free = disk.free.as_ref().ok()? / MEBIBYTE;
+                Some(format!(
+                    "{free} MiB free for the {what} at {}",
+                    disk.folder.display()
+                ))
+            })
+            .collect();
+        checks.extend((!room.is_empty()).then(|| ("disk", Finding::ok(room.join(", ")))));
     }
     checks
 }
 
-fn judge_settings(loaded: &Result<Loaded, ConfigError>) -> Vec<Finding> {
-    match loaded {
+/// Names the server that has the file, where none listens at the configured address: a second one cannot open it.
+fn name_the_server_of(file: &Path, queue: &QueueState, checks: &mut [Check]) {
+    let Some(node) = queue.nodes.iter().find(|node| node.alive) else {
+        return;
+    };
+    let not_listening = |(name, finding): &&mut Check| *name == "server" && finding.state == State::Warn;
+    if let Some((_, finding)) = checks.iter_mut().find(not_listening) {
+        let what = format!(
+            "{}, but node {} has {} open",
+            finding.text,
+            node.name,
+            file.display()
+        );
+        *finding = Finding::fail(
+            what,
+            "use the address of that server (HOST, PORT), or another DATABASE_URL: one server per file",
+        );
+    }
+}
+
+/// Adds the findings that only the server can have, and the last bad answer of its service.
+fn add_what_the_server_knows(server: server::Server, checks: &mut Vec<Check>) {
+    for (rule, finding) in server.findings {
+        if checks.iter().all(|(name, _)| *name != rule) {
+            checks.push((rule, finding));
+        }
+    }
+    if let Some(trouble) = server.service_trouble {
+        let down = checks
+            .iter_mut()
+            .filter(|(name, _)| *name == diagnosis::Rule::ServiceDown.name());
+        down.for_each(|(_, finding)| finding.because = Some(format!("its last answer, {trouble}")));
+    }
+}
+
+/// Asks something outside the store, within [`ASK_TIME_MAX`].
+async fn ask(
+    name: &'static str,
+    judge: for<'a> fn(&'a Config) -> BoxFuture<'a, Option<Finding>>,
+    config: &Config,
+) -> Option<Check> {
+    let found = timeout(ASK_TIME_MAX, judge(config)).await;
+    let late = |_| {
+        Some(Finding::fail(
+            format!("no answer within {ASK_TIME_MAX:?}"),
+            "it takes connections and hangs, or the network drops what is sent to it",
+        ))
+    };
+    found.unwrap_or_else(late).map(|found| (name, found))
+}
+
+fn judge_settings(loaded: &Result<Loaded, ConfigError>) -> impl Iterator<Item = Finding> {
+    let found: Vec<Finding> = match loaded {
         Ok(loaded) if loaded.warnings.is_empty() => vec![Finding::ok("complete")],
         Ok(loaded) => {
             let warnings = loaded.warnings.iter();
@@ -184,7 +340,8 @@ fn judge_settings(loaded: &Result<Loaded, ConfigError>) -> Vec<Finding> {
             let fail = |problem: &String| Finding::fail(problem, advice);
             error.problems.iter().map(fail).collect()
         }
-    }
+    };
+    found.into_iter()
 }
 
 fn as_json(checks: &[Check], settings: &[Shown], healthy: bool) -> serde_json::Value {
@@ -193,6 +350,7 @@ fn as_json(checks: &[Check], settings: &[Shown], healthy: bool) -> serde_json::V
             "name": name,
             "state": finding.state.name(),
             "finding": finding.text,
+            "because": finding.because,
             "advice": finding.advice,
         })
     };
@@ -214,9 +372,12 @@ fn as_text(checks: &[Check], settings: &[Shown]) -> String {
     let mut lines = Vec::new();
     for (name, finding) in checks {
         let text = output::printable(&finding.text);
-        lines.push(format!("{:4}  {name:13}  {text}", finding.state.name()));
+        lines.push(format!("{:4}  {name:19}  {text}", finding.state.name()));
+        if let Some(cause) = &finding.because {
+            lines.push(format!("      {:19}  {}", "because", output::printable(cause)));
+        }
         if let Some(advice) = &finding.advice {
-            lines.push(format!("{:21}{advice}", ""));
+            lines.push(format!("      {:19}  {advice}", "do"));
         }
     }
     let rows: Vec<[String; 3]> = settings
@@ -229,7 +390,9 @@ fn as_text(checks: &[Check], settings: &[Shown]) -> String {
             ]
         })
         .collect();
-    lines.push(String::new());
-    lines.push(output::table(["SETTING", "VALUE", "ORIGIN"], &rows));
+    if !rows.is_empty() {
+        lines.push(String::new());
+        lines.push(output::table(["SETTING", "VALUE", "ORIGIN"], &rows));
+    }
     lines.join("\n")
 }

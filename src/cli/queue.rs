@@ -17,28 +17,33 @@ pub struct Args {
     flags: Flags<flags::Client>,
 }
 
-/// Action on the queue before the command shows it.
-#[derive(Clone, Copy)]
-pub enum Act {
-    Nothing,
-    Pause,
-    Resume,
+#[derive(clap::Args)]
+pub struct ActionArgs {
+    /// Why, for the log and for other operators
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    args: Args,
 }
 
-pub async fn run(args: &Args, act: Act) -> Result<Verdict, Failure> {
-    let client = args.client()?;
-    let answer = match act {
-        Act::Nothing => client.get("/queue", &[]).await,
-        Act::Pause => client.post("/queue/pause", None).await,
-        Act::Resume => client.post("/queue/resume", None).await,
-    }?;
-    let text = if args.json {
-        answer
-    } else {
-        fields::read(&answer)?.in_full()
-    };
-    output::result(&text)?;
-    Ok(Verdict::Good)
+pub async fn show(args: &Args) -> Result<Verdict, Failure> {
+    args.show(&args.client()?.get("/queue", &[]).await?)
+}
+
+pub async fn pause(args: &ActionArgs) -> Result<Verdict, Failure> {
+    args.act("/queue/pause").await
+}
+
+pub async fn resume(args: &ActionArgs) -> Result<Verdict, Failure> {
+    args.act("/queue/resume").await
+}
+
+impl ActionArgs {
+    async fn act(&self, path: &str) -> Result<Verdict, Failure> {
+        let body = self.reason.as_ref().map(|reason| json!({ "reason": reason }));
+        let answer = self.args.client()?.post(path, body.as_ref()).await?;
+        self.args.show(&answer)
+    }
 }
 
 /// Shows readiness, and the queue even if the server is not ready, when it can read it.
@@ -81,6 +86,15 @@ pub async fn status(args: &Args) -> Result<Verdict, Failure> {
 }
 
 impl Args {
+    fn show(&self, queue: &str) -> Result<Verdict, Failure> {
+        if self.json {
+            output::result(queue)?;
+        } else {
+            output::result(&fields::read(queue)?.in_full())?;
+        }
+        Ok(Verdict::Good)
+    }
+
     fn client(&self) -> Result<Client, Failure> {
         Client::new(self.flags.layers().client()?)
     }

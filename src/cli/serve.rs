@@ -73,7 +73,7 @@ async fn count_lost_lines(telemetry: &Telemetry, metrics: &Metrics) -> Infallibl
         if lost > counted && !warned_lately {
             tracing::warn!(
                 lost,
-                "log lines are lost: the log's disk is full, or its reader is too slow"
+                "log lines are lost: make room on the log's disk, or read its output faster"
             );
             warned_at = Some(Instant::now());
         }

@@ -123,7 +123,11 @@ const POSTGRES: [(&str, &str); 13] = [
 
 const WRITABLE: &str = "mount the disk writable and give this user write permission";
 
-const SQLITE: [(&str, &str); 9] = [
+const SQLITE: [(&str, &str); 10] = [
+    (
+        "no answer within",
+        "another program may hold the file (a shell, a backup): end it; or the disk hangs",
+    ),
     ("already exists", OTHER_PROGRAM),
     (
         "not a database",

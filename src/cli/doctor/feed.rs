@@ -75,10 +75,14 @@ mod tests {
             breaker: Breaker::Closed,
             processor: None,
             agrees: true,
+            name: String::new(),
+            version: String::new(),
+            clock_ahead_micros: None,
+            last_start_at: None,
         };
         QueueState {
             counters: Counters::default(),
-            paused: false,
+            pause: None,
             oldest_waiting: None,
             blocked: Blocked::default(),
             nodes: vec![node],

@@ -44,13 +44,30 @@ async fn reach(service: &HttpService) -> Result<(), Problem> {
     let stream = connect
         .map_err(late)?
         .map_err(|error| (error.to_string(), ADVICE))?;
-    if url.scheme() == "http" {
-        return Ok(());
-    }
     let host = host.to_owned();
+    let is_plain = url.scheme() == "http";
+    let time_max = if is_plain { PLAIN_TIME_MAX } else { time_max };
     let greeted = tokio::task::spawn_blocking(move || greet(stream, host, time_max)).await;
     let greeted = greeted.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    if is_plain {
+        return match greeted {
+            Err(error) if !is_of_certificate(&error) => Ok(()),
+            Ok(()) | Err(_) => Err((
+                "it speaks TLS".to_owned(),
+                "write https:// instead of http:// in ORDERLY_PROCESSOR_URL",
+            )),
+        };
+    }
     greeted.map_err(|error| refusal(&error, time_max))
+}
+
+/// Time for a service behind `http://` to show that it speaks TLS. One that does not answers with an error at once, or waits for
+/// more.
+const PLAIN_TIME_MAX: Duration = Duration::from_millis(500);
+
+fn is_of_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(Error::InvalidCertificate(_)))
 }
 
 /// Carries out the TLS handshake of a delivery, then disconnects.

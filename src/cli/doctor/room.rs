@@ -30,7 +30,7 @@ mod tests {
     fn too_few_connections_are_reported_with_the_setting() {
         let queue = QueueState {
             counters: Counters::default(),
-            paused: false,
+            pause: None,
             oldest_waiting: None,
             blocked: Blocked::default(),
             nodes: Vec::new(),

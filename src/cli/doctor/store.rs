@@ -1,17 +1,19 @@
-//! Checks the store: it can be read or created, is sound and durable, its orders move, and the clock agrees with it.
+//! Checks the store: it can be read or created and is durable, its orders flow, and the clock agrees with it.
 
 use std::time::Duration;
 
-use super::{Finding, advice};
+use tokio::time::{Instant, timeout_at};
+
+use super::{ASK_TIME_MAX, Check, Finding, advice};
 use crate::causes::with_causes;
 use crate::config::Database;
+use crate::diagnosis;
 use crate::store::clock::system_clock;
 use crate::store::open::{self, OpenError};
 use crate::store::snapshot::{ConnectionBudget, FeedState, Standbys, newest_time};
-use crate::store::{QueueState, Snapshot, StoreError};
+use crate::store::vitals::LongTransaction;
+use crate::store::{QueueState, Snapshot, StoreError, Vitals};
 
-/// Waiting time of a startable order above which slots are too few or a node is stuck.
-const WAIT_WARN: Duration = Duration::from_mins(5);
 /// Maximum lead of a stored time over the clock: two readings of one clock, or of two synchronized clocks.
 const CLOCK_AHEAD_WARN: Duration = Duration::from_secs(2);
 const NO_MIGRATION: &str = "run `orderly migrate`: with ORDERLY_MIGRATE=off a start does not migrate";
@@ -25,7 +27,9 @@ pub(super) struct Facts {
     pub only_reads: Option<String>,
     pub weaknesses: Option<Vec<String>>,
     pub standbys: Option<Standbys>,
-    pub queue: Option<QueueState>,
+    /// Read first, since a locked table holds up the rest.
+    pub transactions: Vec<LongTransaction>,
+    pub vitals: Option<Vitals>,
     pub room: Option<ConnectionBudget>,
     pub feed: Option<FeedState>,
     /// Lead of its newest time over this machine's clock.
@@ -35,36 +39,94 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Reads the store. `migrates` is true if a start creates or changes the schema.
+    /// Reads the store, within [`ASK_TIME_MAX`]. `migrates` is true if a start creates or changes the schema.
     pub async fn of(database: &Database, migrates: bool) -> Facts {
+        let deadline = Instant::now() + ASK_TIME_MAX;
         let mut facts = Facts::default();
-        match open::open_snapshot(database).await {
-            Ok(mut snapshot) => {
-                if let Err(error) = facts.read(database, &mut *snapshot).await {
-                    facts.unread = Some(failed(database, with_causes(&error)));
-                }
-            }
+        let late = || {
+            let text = format!("no answer within {ASK_TIME_MAX:?}");
+            let advice = advice::of(database, &text);
+            Finding::fail(text, advice)
+        };
+        match timeout_at(deadline, open::open_snapshot(database)).await {
+            Ok(Ok(mut snapshot)) => match timeout_at(deadline, facts.read(database, &mut *snapshot)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => facts.unread = Some(failed(database, with_causes(&error))),
+                Err(_) => facts.unread = Some(late()),
+            },
             // A file may exist without a schema in it.
-            Err(OpenError::Missing { .. } | OpenError::SchemaOlder { found: 0, .. }) => {
-                facts.contents = Some(missing(database, migrates).await);
+            Ok(Err(OpenError::Missing { .. } | OpenError::SchemaOlder { found: 0, .. })) => {
+                let rehearsed = timeout_at(deadline, missing(database, migrates)).await;
+                facts.contents = Some(rehearsed.unwrap_or_else(|_| late()));
             }
-            Err(error) => facts.contents = Some(unopened(database, &error, migrates)),
+            Ok(Err(error)) => facts.contents = Some(unopened(database, &error, migrates)),
+            Err(_) => facts.contents = Some(late()),
         }
         facts
     }
 
+    pub fn queue(&self) -> Option<&QueueState> {
+        self.vitals.as_ref().map(|vitals| &vitals.queue)
+    }
+
+    /// Judges whether orders flow, and adds the numbers it rests on.
+    pub fn flow(&self, settings: &diagnosis::Settings) -> Vec<Check> {
+        let (found, numbers) = match &self.vitals {
+            Some(vitals) => (diagnosis::diagnose(vitals, settings), Some(numbers(vitals))),
+            None => (diagnosis::diagnose_sessions(&self.transactions), None),
+        };
+        let found = found
+            .into_iter()
+            .map(|found| (found.rule.name(), Finding::from(found)));
+        let numbers = numbers.map(|numbers| ("orders", Finding::ok(numbers)));
+        found.chain(numbers).collect()
+    }
+
     async fn read(&mut self, database: &Database, snapshot: &mut dyn Snapshot) -> Result<(), StoreError> {
-        self.contents = Some(contents(database, snapshot).await?);
+        self.transactions = snapshot.transactions().await?;
         self.only_reads = snapshot.only_reads().await?;
+        let vitals = snapshot.vitals().await?;
+        self.contents = Some(contents(database, &vitals.queue));
+        self.vitals = Some(vitals);
         self.weaknesses = Some(snapshot.weaknesses().await?);
         self.standbys = snapshot.standbys().await?;
-        self.queue = Some(snapshot.queue().await?);
         self.room = snapshot.connection_budget().await?;
         self.feed = Some(snapshot.feed().await?);
         let newest = newest_time(snapshot).await?;
         self.ahead = Some(newest.map_or(Duration::ZERO, |newest| newest.since(system_clock()())));
         Ok(())
     }
+}
+
+/// What an operator always wants to know.
+fn numbers(vitals: &Vitals) -> String {
+    let (queue, activity) = (&vitals.queue, &vitals.activity);
+    let alive = queue.nodes.iter().filter(|node| node.alive);
+    let (nodes, slots, busy) = alive.fold((0_u64, 0_u64, 0_u64), |(nodes, slots, busy), node| {
+        (
+            nodes + 1,
+            slots + u64::from(node.slots),
+            busy + u64::from(node.busy.min(node.slots)),
+        )
+    });
+    let ago = |span: Duration| humantime::format_duration(Duration::from_secs(span.as_secs())).to_string();
+    let oldest = queue.oldest_waiting.map_or_else(
+        || "none waits for its start".to_owned(),
+        |age| format!("the oldest for {}", ago(age)),
+    );
+    let last_start = vitals.last_start_at().map_or_else(
+        || "unknown".to_owned(),
+        |at| format!("{} ago", ago(vitals.read_at.since(at))),
+    );
+    format!(
+        "{} pending, {oldest}; last start {last_start}; {busy} of {slots} slots busy on {}; last 5 min: {} accepted, {} started, {} completed, {} failed",
+        queue.counters.pending,
+        diagnosis::counted(nodes, "live node"),
+        activity.accepted,
+        activity.started,
+        activity.completed,
+        activity.failed
+    )
 }
 
 fn failed(database: &Database, text: String) -> Finding {
@@ -127,29 +189,17 @@ pub(super) fn judge_writes(database: &Database, reason: &str) -> Finding {
     Finding::fail(reason, advice)
 }
 
-async fn contents(database: &Database, snapshot: &mut dyn Snapshot) -> Result<Finding, StoreError> {
-    let location = open::location(database);
-    let damage = snapshot.damage().await?;
-    if let Some(first) = damage.first() {
-        let finding = format!(
-            "{location} is damaged: {} findings, the first: {first}",
-            damage.len()
-        );
-        let advice = match database {
-            Database::Sqlite(_) => "stop the server, keep a copy of the files, restore a backup",
-            Database::Postgres(_) => "stop all nodes, keep a dump, restore a backup",
-        };
-        return Ok(Finding::fail(finding, advice));
-    }
-    let counters = snapshot.counters().await?;
-    let finding = format!(
-        "{location} is sound: {} orders, {} pending, {} processing, {} failed",
+/// `orderly verify` looks for damage; that reads everything.
+fn contents(database: &Database, queue: &QueueState) -> Finding {
+    let counters = &queue.counters;
+    Finding::ok(format!(
+        "{}: {} orders, {} pending, {} processing, {} failed",
+        open::location(database),
         counters.total(),
         counters.pending,
         counters.processing,
         counters.failed
-    );
-    Ok(Finding::ok(finding))
+    ))
 }
 
 pub(super) fn judge_durability(weaknesses: &[String]) -> Finding {
@@ -161,40 +211,6 @@ pub(super) fn judge_durability(weaknesses: &[String]) -> Finding {
         "until you change it, an order answered with 201 can be lost: the setting may come from the server, the \
          database, the role, the URL's `options`, the pooler, or Patroni (`patronictl edit-config`)",
     )
-}
-
-pub(super) fn judge_queue(queue: &QueueState) -> Finding {
-    let alive = queue.nodes.iter().filter(|node| node.alive).count();
-    let waiting = queue.oldest_waiting.filter(|age| *age > WAIT_WARN);
-    let unfinished = queue.counters.pending + queue.counters.processing;
-    let finding = format!(
-        "{}, {alive} of {} nodes alive{}",
-        if queue.paused { "paused" } else { "running" },
-        queue.nodes.len(),
-        waiting.map_or_else(String::new, |age| format!(
-            ", the oldest order has waited {}",
-            humantime::format_duration(Duration::from_secs(age.as_secs()))
-        ))
-    );
-    if queue.paused {
-        Finding::warn(finding, "run `orderly resume` to start orders again")
-    } else if alive == 0 && unfinished > 0 {
-        Finding::warn(finding, "no node processes the orders: start `orderly serve`")
-    } else if let Some(age) = queue.blocked.oldest_age.filter(|age| *age > WAIT_WARN) {
-        let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
-        let finding = format!(
-            "{finding}, {} wait for another order of their user, for up to {age}",
-            queue.blocked.orders
-        );
-        let advice = "GET /orders/{id}/explain of a waiting order names the one before it; if that is Failed, retry or \
-            cancel it";
-        Finding::warn(finding, advice)
-    } else if waiting.is_some() {
-        let advice = "raise ORDERLY_CONCURRENCY, or check the log for what delays the node";
-        Finding::warn(finding, advice)
-    } else {
-        Finding::ok(finding)
-    }
 }
 
 pub(super) fn judge_clock(database: &Database, ahead: Duration) -> Finding {
@@ -222,45 +238,6 @@ pub(super) fn judge_clock(database: &Database, ahead: Duration) -> Finding {
 mod tests {
     use super::super::State;
     use super::*;
-    use crate::store::{Blocked, Counters};
-
-    fn idle() -> QueueState {
-        QueueState {
-            counters: Counters::default(),
-            paused: false,
-            oldest_waiting: None,
-            blocked: Blocked::default(),
-            nodes: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_queue_that_does_not_move_is_reported_with_its_reason() {
-        assert_eq!(judge_queue(&idle()).state, State::Ok);
-        let mut deserted = idle();
-        deserted.counters.pending = 1;
-        assert!(judge_queue(&deserted).advice.unwrap().contains("orderly serve"));
-        let mut paused = idle();
-        paused.paused = true;
-        assert!(judge_queue(&paused).advice.unwrap().contains("resume"));
-        let mut blocked = idle();
-        blocked.blocked.orders = 3;
-        blocked.blocked.oldest_age = Some(WAIT_WARN * 2);
-        let blocked = judge_queue(&blocked);
-        assert!(
-            blocked
-                .text
-                .ends_with("3 wait for another order of their user, for up to 10m"),
-            "{}",
-            blocked.text
-        );
-        assert!(blocked.advice.unwrap().contains("retry or cancel"));
-        let mut late = idle();
-        late.oldest_waiting = Some(WAIT_WARN * 2);
-        let late = judge_queue(&late);
-        assert!(late.text.ends_with("waited 10m"), "{}", late.text);
-        assert!(late.advice.unwrap().contains("ORDERLY_CONCURRENCY"));
-    }
 
     #[test]
     fn a_clock_behind_the_store_is_a_warning() {

@@ -56,7 +56,13 @@ async fn doctor_finds_an_unwritable_folder() {
     ];
     let output = doctor(folder.path(), &settings).await;
     assert_check(&output, "store", "fail", "none can be created", "DATABASE_URL");
-    assert_check(&output, "log", "warn", "no log file", "ORDERLY_LOG_DIR");
+    assert_check(
+        &output,
+        "log-unwritable",
+        "fail",
+        "no log file",
+        "ORDERLY_LOG_DIR",
+    );
     assert_eq!(output.exit, Some(1));
     // Writing there fails for root too.
     if Path::new("/proc/self").exists() {

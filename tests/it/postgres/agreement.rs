@@ -135,13 +135,16 @@ async fn a_node_left_at_simulated_completes_nothing_and_reports_it() {
     assert_eq!(said.status.code(), Some(1));
     let said: Value = serde_json::from_slice(&said.stdout).unwrap();
     let checks = said["checks"].as_array().unwrap();
-    let check = checks.iter().find(|check| check["name"] == "agreement").unwrap();
+    let check = checks
+        .iter()
+        .find(|check| check["name"] == "node-differs")
+        .unwrap();
     assert_eq!(check["state"], "fail", "{check}");
     assert!(
         check["finding"]
             .as_str()
             .unwrap()
-            .contains("(processor simulated)"),
+            .contains("ORDERLY_PROCESSOR=simulated"),
         "{check}"
     );
     // An external worker still gets the order.

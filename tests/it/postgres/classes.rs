@@ -71,8 +71,8 @@ async fn hanging_counter_reads_do_not_delay_control_calls() {
     for _ in 0..2 {
         frozen.recv().await.unwrap();
     }
-    store.set_paused(true).await.unwrap();
-    store.set_paused(false).await.unwrap();
+    store.pause(None).await.unwrap();
+    store.resume().await.unwrap();
     accept_keyed(&**store, "meanwhile").await.unwrap();
     store.give_back_expired(give_back_by(NODE_A)).await.unwrap();
     assert_eq!(store.events_after(None, 10).await.unwrap().events.len(), 2);

@@ -216,7 +216,7 @@ async fn a_pause_that_meets_a_locked_row_is_refused_quickly() {
     let Some(setup) = Setup::new().await else { return };
     let queue = Locker::of(&setup, "orderly.queue").await;
     let began = Instant::now();
-    let refused = setup.store.set_paused(true).await;
+    let refused = setup.store.pause(None).await;
     assert!(
         began.elapsed() < CLAIM_PATIENCE,
         "claims were blocked for too long"
@@ -228,7 +228,7 @@ async fn a_pause_that_meets_a_locked_row_is_refused_quickly() {
     let ids = accept(&*setup.store, 1).await;
     assert_eq!(claim(&*setup.store, 1).await, ids);
     queue.release().await;
-    setup.store.set_paused(true).await.unwrap();
+    setup.store.pause(None).await.unwrap();
     setup.end().await;
 }
 

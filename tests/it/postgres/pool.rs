@@ -246,9 +246,9 @@ async fn hanging_lists_delay_only_other_lists() {
     let waiting = read();
     accept_keyed(&**store, "meanwhile").await.unwrap();
     // Issue 13, point 28: calls of operators wait for no list.
-    store.set_paused(true).await.unwrap();
-    assert!(store.queue().await.unwrap().paused);
-    store.set_paused(false).await.unwrap();
+    store.pause(None).await.unwrap();
+    assert!(store.queue().await.unwrap().pause.is_some());
+    store.resume().await.unwrap();
     store.counters().await.unwrap();
     store.events_after(None, 10).await.unwrap();
     store.give_back_expired(give_back_by(NODE_A)).await.unwrap();

@@ -58,8 +58,8 @@ async fn calls_on_an_order_cost_the_same_with_sixty_thousand_open_orders() {
             (
                 "heartbeat",
                 "A heartbeat",
-                "int8[], int8[], int8, int8, int4, int4, int2, int2, int2",
-                "'{140001, 140002}', '{1, 1}', 1, 10, 1, 1, 0, 0, null",
+                "int8[], int8[], int8, int8, int4, int4, int2, int2, int2, text, text, timestamptz, int8",
+                "'{140001, 140002}', '{1, 1}', 1, 10, 1, 1, 0, 0, null, 'a', '1', now(), null",
             ),
             (
                 "cancel in the first line",

@@ -150,8 +150,8 @@ async fn all_other_statements(setup: &Setup) -> Vec<(CapturedStatement, u64)> {
     push(
         "heartbeat",
         "A heartbeat",
-        "int8[], int8[], int8, int8, int4, int4, int2, int2, int2",
-        &format!("'{{{RUNNING}}}', '{{2}}', 1, 7, 1, 1, 0, 0, null"),
+        "int8[], int8[], int8, int8, int4, int4, int2, int2, int2, text, text, timestamptz, int8",
+        &format!("'{{{RUNNING}}}', '{{2}}', 1, 7, 1, 1, 0, 0, null, 'a', '1', now(), null"),
         PAGES_MAX,
     );
     for (what, kind, status, due, error) in [
