@@ -218,11 +218,11 @@ async fn copied_leases_stay_valid_until_they_expire(harness: Harness) {
 
 async fn a_paused_queue_stays_paused(harness: Harness) {
     harness.accept_one().await;
-    harness.store().set_paused(true).await.unwrap();
+    harness.store().pause(None).await.unwrap();
     check(harness.move_to_postgres().await, async |copy: &mut Harness| {
         assert!(copy.paused().await);
         assert!(copy.claim(10).await.is_empty());
-        copy.store().set_paused(false).await.unwrap();
+        copy.store().resume().await.unwrap();
         assert_eq!(copy.claim(10).await.len(), 1);
     })
     .await;

@@ -13,5 +13,5 @@ mod pull_fenced;
 mod pull_killed;
 pub mod receiver;
 mod results;
-mod tls;
+pub mod tls;
 mod waiting;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+mod faults;
 mod stuck;
 
 /// Reports whether the test runs in full instead of as a slice.

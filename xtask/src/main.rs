@@ -17,7 +17,7 @@ mod server;
 use needs::Mounts;
 
 /// Modules of `tests/it/soak`.
-const SOAKS: [&str; 1] = ["stuck"];
+const SOAKS: [&str; 2] = ["faults", "stuck"];
 
 const USAGE: &str = "\
 usage: cargo xtask <command>

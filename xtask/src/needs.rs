@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::debian;
 
 /// Programs and their Debian packages.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 13] = [
     // Injects failures of system calls: a sync, a write.
     ("strace", "strace"),
     // Gives a server a small disk for a test to fill.
@@ -21,6 +21,9 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("pgbouncer", "pgbouncer"),
     // Runs as reverse proxy, configured as in docs/OPERATIONS.md.
     ("nginx", "nginx"),
+    // Evaluate the alerts.
+    ("promtool", "prometheus"),
+    ("prometheus", "prometheus"),
     // Follows the feed as browsers do, driven by chromedriver.
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),

@@ -23,13 +23,13 @@ use crate::support::process::{Process, orderly};
 use crate::support::until;
 
 /// A service that completes every order over TLS; stopped when dropped.
-struct Secured {
-    address: SocketAddr,
+pub struct Secured {
+    pub address: SocketAddr,
     _end: DropGuard,
 }
 
 impl Secured {
-    async fn start(certificate: &Certificate) -> Secured {
+    pub async fn start(certificate: &Certificate) -> Secured {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let chain = CertificateDer::pem_slice_iter(certificate.chain.as_bytes());
         let config = ServerConfig::builder_with_provider(provider)

@@ -14,7 +14,7 @@ const DOMAIN: [&str; 8] = [
 ];
 
 /// Modules that each module may name besides itself and, if set, the domain. The rest may name everything.
-const ARROWS: [(&str, bool, &[&str]); 26] = [
+const ARROWS: [(&str, bool, &[&str]); 28] = [
     ("causes", false, &[]),
     ("order", true, &[]),
     ("money", true, &[]),
@@ -29,14 +29,26 @@ const ARROWS: [(&str, bool, &[&str]); 26] = [
     ("metrics", false, &[]),
     ("telemetry", false, &["config", "metrics"]),
     ("tls_roots", false, &[]),
+    ("certificates", false, &[]),
     ("token_bucket", false, &[]),
     (
         "store",
         true,
-        &["causes", "config", "log_lines", "metrics", "tls_roots"],
+        &[
+            "causes",
+            "certificates",
+            "config",
+            "log_lines",
+            "metrics",
+            "tls_roots",
+        ],
     ),
     ("order_json", true, &[]),
-    ("processor", true, &["order_json", "config", "tls_roots"]),
+    (
+        "processor",
+        true,
+        &["certificates", "order_json", "config", "tls_roots"],
+    ),
     ("pull", true, &["store", "metrics"]),
     (
         "worker",
@@ -50,6 +62,7 @@ const ARROWS: [(&str, bool, &[&str]); 26] = [
             "token_bucket",
         ],
     ),
+    ("diagnosis", true, &["certificates", "config", "metrics", "store"]),
     ("janitor", true, &["store", "log_lines"]),
     ("live", true, &["store", "log_lines", "metrics"]),
     (
@@ -57,6 +70,8 @@ const ARROWS: [(&str, bool, &[&str]); 26] = [
         true,
         &[
             "causes",
+            "diagnosis",
+            "worker",
             "order_json",
             "store",
             "live",

@@ -28,9 +28,11 @@ fn file_of(verb: Verb) -> Option<&'static str> {
         Verb::redrive | Verb::redrive_matching => Some("redrive"),
         Verb::prune => Some("prune"),
         Verb::history | Verb::events_after => Some("feed"),
+        Verb::record_activity | Verb::vitals => Some("vitals"),
         Verb::snapshot => Some("snapshot"),
         // A flag without a rule, and reads.
-        Verb::set_paused
+        Verb::pause
+        | Verb::resume
         | Verb::order_view
         | Verb::explain
         | Verb::orders
