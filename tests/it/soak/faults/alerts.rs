@@ -175,7 +175,7 @@ fn samples(text: &str) -> impl Iterator<Item = (&str, &str)> {
         .filter_map(|line| line.rsplit_once(' '))
 }
 
-/// A Prometheus that scrapes one node every second.
+/// A Prometheus that scrapes one node every three seconds: an answer takes up to two when the store hangs.
 struct Prometheus {
     url: String,
     _process: Child,
