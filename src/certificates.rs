@@ -12,7 +12,7 @@ use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 /// Time before the end of a certificate from which on it is reported: Let's Encrypt's are renewed 30 days before theirs.
 pub const NOTICE: Duration = Duration::from_hours(14 * 24);
 
-/// Who showed a certificate.
+/// The machine that showed a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     Service,

@@ -26,7 +26,7 @@ pub const STANDSTILL: Duration = Duration::from_secs(10);
 pub const BEHIND: Duration = Duration::from_mins(1);
 /// Time in processing from which on an order can be suspicious, however short orders usually take.
 pub const SLOW_MIN: Duration = Duration::from_secs(30);
-/// The same, as a multiple of the mean.
+/// Multiple of the mean time in processing above which an order is suspicious.
 pub const SLOW_FACTOR: u32 = 3;
 /// Share of orders that fail for good, in percent, above which it is more than bad orders.
 pub const FAILED_PERCENT: u64 = 5;
@@ -34,7 +34,7 @@ pub const FAILED_PERCENT: u64 = 5;
 pub const FAILED_MIN: u64 = 3;
 /// Difference between the clocks of a node and the store.
 pub const CLOCK_OFF: Duration = Duration::from_secs(2);
-/// Age of a transaction that blocks nobody.
+/// Age from which on a transaction is reported even if it blocks no session.
 pub const TRANSACTION_LONG: Duration = Duration::from_mins(5);
 /// Time for which nodes may run different versions: an upgrade takes a while.
 pub const UPGRADE_MAX: Duration = Duration::from_mins(15);
@@ -54,7 +54,7 @@ pub struct Finding {
 pub enum Severity {
     /// Orders do not start or end as they should.
     Fail,
-    /// They will not, or some do not.
+    /// Orders will soon not start or end as they should, or only some are affected.
     Warn,
 }
 

@@ -298,11 +298,12 @@ fn name_the_server_of(file: &Path, queue: &QueueState, checks: &mut [Check]) {
 
 /// Adds the findings that only the server can have, and the last bad answer of its service.
 fn add_what_the_server_knows(server: server::Server, checks: &mut Vec<Check>) {
-    for (rule, finding) in server.findings {
-        if checks.iter().all(|(name, _)| *name != rule) {
-            checks.push((rule, finding));
-        }
-    }
+    let known: Vec<&str> = checks.iter().map(|(name, _)| *name).collect();
+    let new = server
+        .findings
+        .into_iter()
+        .filter(|(rule, _)| !known.contains(rule));
+    checks.extend(new.collect::<Vec<_>>());
     if let Some(trouble) = server.service_trouble {
         let down = checks
             .iter_mut()
@@ -377,7 +378,7 @@ fn as_text(checks: &[Check], settings: &[Shown]) -> String {
             lines.push(format!("      {:19}  {}", "because", output::printable(cause)));
         }
         if let Some(advice) = &finding.advice {
-            lines.push(format!("      {:19}  {advice}", "do"));
+            lines.push(format!("      {:19}  {}", "do", output::printable(advice)));
         }
     }
     let rows: Vec<[String; 3]> = settings

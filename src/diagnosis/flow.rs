@@ -96,6 +96,19 @@ fn standing(vitals: &Vitals, settings: &Settings, nodes: &[&Node], findings: &mu
         }
     } else if findings.iter().any(|known| known.rule == Rule::Locked) {
         // The session that holds the locks is the cause.
+    } else if pulls && vitals.running_outside > 0 {
+        findings.push(
+            finding(
+                Rule::Behind,
+                Severity::Warn,
+                format!("{}, {last_start}", waiting(vitals)),
+                "add workers, or let them take more orders at a time",
+            )
+            .because(format!(
+                "external workers have {}",
+                counted(vitals.running_outside, "order")
+            )),
+        );
     } else if pulls {
         findings.push(
             finding(

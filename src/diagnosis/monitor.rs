@@ -130,7 +130,7 @@ impl Monitor {
             let settings = monitor.settings.clone();
             let look = tokio::task::spawn_blocking(move || Local::look(&settings));
             let local = look.await.unwrap_or_default();
-            // Whoever waits for a later read starts it on the change below.
+            // A caller that waits for a later read starts it on the change below.
             monitor.reading.store(false, Ordering::Release);
             monitor.latest.send_modify(|latest| {
                 latest.began = Some(began);

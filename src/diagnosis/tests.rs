@@ -375,3 +375,15 @@ fn an_order_at_which_the_service_breaks_off_again_and_again_is_named() {
     assert_eq!(rules(&vitals), ["no-answer"]);
     assert!(first(&vitals).what.contains("48 (4 attempts)"));
 }
+
+#[test]
+fn workers_that_are_only_busy_are_not_missing() {
+    let mut vitals = standing();
+    for node in &mut vitals.queue.nodes {
+        node.processor = Some(ProcessorKind::Pull);
+        node.slots = 0;
+    }
+    vitals.running_outside = 4;
+    assert_eq!(rules(&vitals), ["behind"]);
+    assert!(first(&vitals).because.unwrap().contains("4 orders"));
+}

@@ -1,4 +1,4 @@
-//! The reasons why an order waits, and the rules of suspicion that judge the same.
+//! The reasons why an order waits, and the rules whose findings explain them.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -42,7 +42,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Returns the rules of suspicion that judge the same.
+    /// Returns the rules whose findings explain this reason.
     pub(super) fn rules(self) -> &'static [Rule] {
         match self {
             Reason::Paused => &[Rule::Paused],

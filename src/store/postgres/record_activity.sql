@@ -9,6 +9,6 @@ insert into orderly.activity (
     node, number, recorded_at, accepted, started, completed, retried, failed, leases_lost, leases_refused)
 select $1, $2, at, $3, $4, $5, $6, $7, $8, $9 from moment
 on conflict (node, number) do update set
-    accepted = excluded.accepted, started = excluded.started, completed = excluded.completed, retried = excluded.retried,
+    recorded_at = excluded.recorded_at, accepted = excluded.accepted, started = excluded.started, completed = excluded.completed, retried = excluded.retried,
     failed = excluded.failed, leases_lost = excluded.leases_lost,
     leases_refused = excluded.leases_refused
