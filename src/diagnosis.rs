@@ -39,7 +39,7 @@ pub const TRANSACTION_LONG: Duration = Duration::from_mins(5);
 /// Time for which nodes may run different versions: an upgrade takes a while.
 pub const UPGRADE_MAX: Duration = Duration::from_mins(15);
 
-/// What is wrong, why, and what to do about it.
+/// A problem with its cause and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub rule: Rule,
@@ -86,7 +86,7 @@ rules! {
     NoNode = "no-node";
     /// A node starts nothing, because its settings differ from the store's.
     NodeDiffers = "node-differs";
-    /// What processes the orders is down for all or some nodes.
+    /// The service that processes the orders is down for all or some nodes.
     ServiceDown = "service-down";
     /// A session of the database holds locks that others wait for.
     Locked = "locked";

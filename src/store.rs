@@ -183,7 +183,7 @@ pub trait Store: Send + Sync + 'static {
     /// Keeps what a node counted, under the node's own number for the row: writing a row again replaces it.
     async fn record_activity(&self, node: NodeId, number: u64, activity: Activity) -> Result<(), StoreError>;
 
-    /// What tells whether orders flow and what holds them up, at a cost that does not grow with the number of orders.
+    /// Reads what shows whether orders flow and what holds them up, at a cost that does not grow with the number of orders.
     async fn vitals(&self) -> Result<Vitals, StoreError>;
 
     /// Opens a snapshot, for `verify` and `doctor`.

@@ -71,7 +71,7 @@ const CHECKS: [(&str, Judge); 16] = {
 enum Judge {
     /// This machine, by the rules of `diagnosis`.
     Local,
-    /// Whether orders flow, by the rules of `diagnosis`.
+    /// The flow of orders, by the rules of `diagnosis`.
     Flow,
     /// The server at the configured address, with what it finds itself.
     Server,

@@ -19,7 +19,7 @@ pub struct Args {
 
 #[derive(clap::Args)]
 pub struct ActionArgs {
-    /// Why, for the log and for other operators
+    /// Reason, for the log and for other operators
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]

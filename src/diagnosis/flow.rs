@@ -233,7 +233,7 @@ fn differs(alive: &[&Node], findings: &mut Vec<Finding>) {
     ));
 }
 
-/// How many orders wait, and for how long.
+/// Writes the number of orders that wait, and the longest wait.
 fn waiting(vitals: &Vitals) -> String {
     let queue = &vitals.queue;
     let pending = counted(queue.counters.pending, "order");

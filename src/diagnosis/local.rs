@@ -1,5 +1,4 @@
-//! What a node sees of itself and of its machine: room on its disks, its connections, and certificates near their end. Other nodes
-//! do not see it.
+//! Facts that only the node itself sees: room on its disks, its connections, and certificates near their end.
 
 use std::path::{Path, PathBuf};
 

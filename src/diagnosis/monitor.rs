@@ -26,7 +26,7 @@ pub struct Monitor {
 
 #[derive(Clone, Default)]
 struct Latest {
-    /// When the read that ended last began.
+    /// The beginning of the read that ended last.
     began: Option<Instant>,
     error: Option<Arc<StoreError>>,
     known: Option<Known>,

@@ -28,7 +28,7 @@ pub struct Heartbeat {
     pub report: NodeReport,
 }
 
-/// What a node says about itself, for people who look for a node that is unlike the others.
+/// A node's report about itself, for people who look for a node that is unlike the others.
 #[derive(Clone, Debug, Default)]
 pub struct NodeReport {
     /// `ORDERLY_NODE_NAME`.

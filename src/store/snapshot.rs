@@ -65,7 +65,7 @@ pub trait Snapshot: Send {
     /// Reads the state of the queue.
     async fn queue(&mut self) -> Result<QueueState, StoreError>;
 
-    /// As [`Store::vitals`](super::Store::vitals).
+    /// Reads the vitals, like [`Store::vitals`](super::Store::vitals).
     async fn vitals(&mut self) -> Result<Vitals, StoreError>;
 
     /// Long transactions and those that others wait for, which can be read while tables are locked.

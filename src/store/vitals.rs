@@ -25,7 +25,7 @@ pub const LONG_TRANSACTION: Duration = Duration::from_mins(1);
 /// Time for which others have waited for a transaction's locks from which on it is named.
 pub const BLOCKS_OTHERS: Duration = Duration::from_secs(2);
 
-/// What happened to orders in a span of time.
+/// Counts of what happened to orders in a span of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Activity {
     pub accepted: u64,
@@ -173,7 +173,7 @@ pub struct LongTransaction {
 pub struct Vitals {
     pub read_at: Timestamp,
     pub queue: QueueState,
-    /// Of the last [`ACTIVITY_WINDOW`]; the last minute of it may be missing.
+    /// Counts of the last [`ACTIVITY_WINDOW`]; its last minute may be missing.
     pub activity: Activity,
     /// The order that has been in processing longest.
     pub oldest_running: Option<Running>,

@@ -1,4 +1,4 @@
-//! What this node did, kept in the store: a row a minute, and only if something happened.
+//! Stores what this node did: a row a minute, and only if something happened.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -11,10 +11,10 @@ use crate::store::Breaker;
 use crate::store::clock::system_clock;
 use crate::time::Timestamp;
 
-/// Why this node's breaker is not closed.
+/// The reason why this node's breaker is not closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceTrouble {
-    /// What the service answered last, or why there was no answer, as in an order's `last_error`.
+    /// The service's last answer, or the reason for its absence, as in an order's `last_error`.
     pub error: String,
     /// Its HTTP status, if it answered with one.
     pub status: Option<u16>,

@@ -20,7 +20,7 @@ const ANSWER_BYTES_READ: usize = 1024 * 1024;
 /// A server, as it describes itself.
 pub struct Server {
     pub finding: Finding,
-    /// What it found by the rules of `diagnosis`.
+    /// Its own findings by the rules of `diagnosis`.
     pub findings: Vec<Check>,
     /// The last bad answer of its service.
     pub service_trouble: Option<String>,

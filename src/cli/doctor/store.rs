@@ -98,7 +98,7 @@ impl Facts {
     }
 }
 
-/// What an operator always wants to know.
+/// Writes the numbers that an operator always wants to know.
 fn numbers(vitals: &Vitals) -> String {
     let (queue, activity) = (&vitals.queue, &vitals.activity);
     let alive = queue.nodes.iter().filter(|node| node.alive);

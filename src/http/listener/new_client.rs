@@ -1,4 +1,4 @@
-//! What the listener and the routes tell each other of a connection's client.
+//! Facts about a connection's client that the listener and the routes tell each other.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

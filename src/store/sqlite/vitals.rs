@@ -1,4 +1,4 @@
-//! Whether orders flow, and what holds them up: few rows each, whatever the number of orders.
+//! Reads whether orders flow, and what holds them up: few rows each, whatever the number of orders.
 
 use rusqlite::Connection;
 

@@ -26,9 +26,9 @@ mod service;
 
 /// The doctor's limit with a slack of five, and the start of its process.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
-/// Until the rules, some of which wait for minutes, name a fault.
+/// Maximum time until the rules, some of which wait for minutes, name a fault.
 const PATIENCE: Duration = Duration::from_mins(7);
-/// The same for those of an ordinary run.
+/// Maximum time for the faults of an ordinary run.
 const PATIENCE_OF_A_SLICE: Duration = Duration::from_mins(1);
 
 /// Faults planted at the same time.
