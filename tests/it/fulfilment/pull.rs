@@ -32,6 +32,8 @@ pub struct Fixture {
     /// Forwards all requests to the current server.
     proxy: Option<Cutter>,
     http: reqwest::Client,
+    /// Lease of servers started from now on.
+    pub lease_seconds: u64,
     pub orders: Vec<u64>,
 }
 
@@ -50,6 +52,7 @@ impl Fixture {
             server: None,
             proxy: None,
             http: http(),
+            lease_seconds: LEASE_SECONDS,
             orders: Vec::new(),
         };
         fixture.start().await;
@@ -159,7 +162,7 @@ impl Fixture {
         configure(&mut command, self.folder.path());
         command
             .env("ORDERLY_URL", self.url())
-            .env("WORKER_LEASE_SECONDS", LEASE_SECONDS.to_string())
+            .env("WORKER_LEASE_SECONDS", self.lease_seconds.to_string())
             .env("WORKER_THREADS", THREADS.to_string());
         WorkerProcess::start(command)
     }
@@ -187,12 +190,12 @@ impl Fixture {
         let mut command = orderly(self.folder.path());
         command.envs([
             ("ORDERLY_PROCESSOR", "pull"),
-            ("ORDERLY_LEASE", "1s"),
             ("ORDERLY_RETRY_BASE", "10ms"),
             // Workers are killed often here, and orders must not be poisoned by that.
             ("ORDERLY_MAX_CRASHES", "1000"),
             ("RUST_LOG", "info,orderly::worker=error,orderly::janitor=error"),
         ]);
+        command.env("ORDERLY_LEASE", format!("{}s", self.lease_seconds));
         if let Some(database) = &self.database {
             command.env("DATABASE_URL", database.url());
         }
