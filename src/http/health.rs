@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::call::Call;
-use super::openapi::NotReady;
+use super::openapi::{KeyNeeded, NotReady};
 use super::problem::{CheckBody, Problem};
 use super::{Shared, body};
 use crate::diagnosis::{Finding, Severity};
@@ -26,9 +26,10 @@ pub async fn livez(_call: Call) -> Result<Response, Problem> {
 
 /// Check that the server can take orders
 #[utoipa::path(get, operation_id = "checkReady", path = "/readyz", tag = "operation", security(()),
-    params(("verbose" = Option<String>, Query, description = "List the checks")),
+    params(("verbose" = Option<String>, Query, description = "List the checks; needs the API key where one is set")),
     responses(
         (status = 200, description = "The server takes orders; with `durability` not ok, its confirmations are weaker than promised", body = HealthBody),
+        KeyNeeded,
         NotReady,
     ))]
 pub async fn readyz(call: Call) -> Result<Response, Problem> {
@@ -37,9 +38,10 @@ pub async fn readyz(call: Call) -> Result<Response, Problem> {
 
 /// Check readiness, as /readyz does
 #[utoipa::path(get, operation_id = "checkHealth", path = "/healthz", tag = "operation", security(()),
-    params(("verbose" = Option<String>, Query, description = "List the checks")),
+    params(("verbose" = Option<String>, Query, description = "List the checks; needs the API key where one is set")),
     responses(
         (status = 200, description = "The server takes orders", body = HealthBody),
+        KeyNeeded,
         NotReady,
     ))]
 pub async fn healthz(call: Call) -> Result<Response, Problem> {

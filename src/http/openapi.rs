@@ -23,7 +23,7 @@ mod refusals;
 use parameters::ParameterSchemas;
 pub use parameters::{NO_CONTROLS, integers};
 pub use refusals::{
-    HasMembers, InvalidFields, InvalidParameters, KeyInFlight, LeaseLost, NotReady, UnknownOrder,
+    HasMembers, InvalidFields, InvalidParameters, KeyInFlight, KeyNeeded, LeaseLost, NotReady, UnknownOrder,
 };
 
 /// Returns the document of these operations and schemas, for servers with and without a key.

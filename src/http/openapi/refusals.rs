@@ -23,6 +23,7 @@ macro_rules! refusals {
 
 refusals! {
     InvalidParameters: "400", "Invalid parameters, listed in the answer";
+    KeyNeeded: "401", "The list of checks needs the API key";
     UnknownOrder: "404", "No such order";
     KeyInFlight: "409", "The first request with this key is in flight";
     LeaseLost: "409", "The lease is lost; nothing changed";
