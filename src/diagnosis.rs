@@ -17,7 +17,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
-pub use local::{Disk, Local};
+pub use local::{Disk, Local, Looker};
 pub use monitor::{Known, Monitor};
 
 /// Wait of an order from which on a queue that starts nothing is suspicious.
@@ -32,10 +32,12 @@ pub const SLOW_FACTOR: u32 = 3;
 pub const FAILED_PERCENT: u64 = 5;
 /// Fewest failed orders that can be too many.
 pub const FAILED_MIN: u64 = 3;
+/// Wait of a user's orders from which on the order before them is suspicious.
+pub const BLOCKED_LONG: Duration = Duration::from_secs(30);
 /// Difference between the clocks of a node and the store.
 pub const CLOCK_OFF: Duration = Duration::from_secs(2);
-/// Age from which on a transaction is reported even if it blocks no session.
-pub const TRANSACTION_LONG: Duration = Duration::from_mins(5);
+/// Age from which on a transaction is a finding even if it blocks no session.
+pub const OLD_TRANSACTION: Duration = Duration::from_mins(5);
 /// Time for which nodes may run different versions: an upgrade takes a while.
 pub const UPGRADE_MAX: Duration = Duration::from_mins(15);
 

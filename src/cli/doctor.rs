@@ -2,6 +2,7 @@
 //! `verify` checks the promises about stored orders.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, OptionFuture, join_all};
@@ -12,7 +13,7 @@ use super::failure::Failure;
 use super::flags::{Flags, Server};
 use super::{Verdict, output};
 use crate::config::{Config, ConfigError, Database, Layers, Loaded, PostgresDatabase, Shown};
-use crate::diagnosis::{self, Local, Severity};
+use crate::diagnosis::{self, Local, Looker, Severity};
 use crate::store::QueueState;
 use crate::store::open;
 use crate::store::survey::Survey;
@@ -189,19 +190,17 @@ async fn examine(layers: &Layers) -> Vec<Check> {
         Judge::Node(judge) => Some(ask(name, *judge, config?)),
         Judge::Local | Judge::Flow | Judge::Server | Judge::Store(_) | Judge::Servers(_) => None,
     });
-    let settings = settings_of(config, database.as_ref());
-    let looked_at = settings.clone();
-    let look = tokio::task::spawn_blocking(move || Local::look(&looked_at));
+    let settings = Arc::new(settings_of(config, database.as_ref()));
+    let looker = Looker::default();
     let (facts, survey, answers, server, local) = tokio::join!(
         OptionFuture::from(reading),
         OptionFuture::from(surveying),
         join_all(asking),
         OptionFuture::from(config.map(server::look)),
-        timeout(ASK_TIME_MAX, look)
+        looker.look(&settings)
     );
     // A server that does not answer in time is the finding of another check.
     let survey = survey.and_then(Result::ok);
-    let local = local.ok().and_then(Result::ok).unwrap_or_default();
     let mut checks: Vec<Check> = judge_settings(&loaded)
         .map(|finding| ("configuration", finding))
         .collect();

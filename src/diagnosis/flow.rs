@@ -94,8 +94,6 @@ fn standing(vitals: &Vitals, settings: &Settings, nodes: &[&Node], findings: &mu
         if oldest >= BEHIND && vitals.activity.accepted > vitals.activity.started {
             findings.push(behind(vitals, settings, nodes, (slots, busy)));
         }
-    } else if findings.iter().any(|known| known.rule == Rule::Locked) {
-        // The session that holds the locks is the cause.
     } else if pulls && vitals.running_outside > 0 {
         findings.push(
             finding(
@@ -149,7 +147,8 @@ fn standing(vitals: &Vitals, settings: &Settings, nodes: &[&Node], findings: &mu
             Some(cause) => finding.because(cause),
             None => finding,
         });
-    } else {
+    } else if !findings.iter().any(|known| known.rule == Rule::Locked) {
+        // Otherwise the session that holds the locks is the cause.
         let finding = finding(
             Rule::Standstill,
             Severity::Fail,

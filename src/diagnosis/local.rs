@@ -1,6 +1,12 @@
 //! Facts that only the node itself sees: room on its disks, its connections, and certificates near their end.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::{Finding, Rule, Settings, Severity, finding};
 use crate::certificates::Peer;
@@ -10,6 +16,9 @@ const MEBIBYTE: u64 = 1024 * 1024;
 pub const FREE_BYTES_FAIL: u64 = 64 * MEBIBYTE;
 /// Free space below which somebody should make room.
 pub const FREE_BYTES_WARN: u64 = 1024 * MEBIBYTE;
+
+/// Time within which a disk says how much room it has, unless it hangs.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Facts about one node.
 #[derive(Clone, Debug, Default)]
@@ -31,16 +40,56 @@ pub struct Disk {
 }
 
 impl Local {
-    /// Looks at the disks. Blocks.
+    /// Looks at the disks. Blocks, on a disk that hangs for as long as it hangs.
     pub fn look(settings: &Settings) -> Local {
+        Local::of_disks(settings, Disk::of)
+    }
+
+    /// Says of every disk that it could not be looked at.
+    pub fn unseen(settings: &Settings, reason: &str) -> Local {
+        Local::of_disks(settings, |folder| Disk {
+            folder: folder.to_owned(),
+            free: Err(reason.to_owned()),
+        })
+    }
+
+    fn of_disks(settings: &Settings, disk: impl Fn(&Path) -> Disk) -> Local {
         Local {
             store: settings.store_file.as_deref().map(|file| {
                 let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-                Disk::of(file.parent().unwrap_or(Path::new("/")))
+                disk(file.parent().unwrap_or(Path::new("/")))
             }),
-            log: settings.log_dir.as_deref().map(Disk::of),
+            log: settings.log_dir.as_deref().map(disk),
             connections: None,
         }
+    }
+}
+
+/// Looks at the disks of a node without waiting for one that hangs: one look is under way at a time.
+#[derive(Default)]
+pub struct Looker(Mutex<Option<JoinHandle<Local>>>);
+
+impl Looker {
+    /// Returns what the disks are like; of those that do not answer within [`LOOK_TIME_MAX`], that they did not.
+    pub async fn look(&self, settings: &Arc<Settings>) -> Local {
+        self.look_with(settings, Local::look).await
+    }
+
+    async fn look_with(
+        &self,
+        settings: &Arc<Settings>,
+        look: impl FnOnce(&Settings) -> Local + Send + 'static,
+    ) -> Local {
+        let mut under_way = self.0.lock().await;
+        let looking = under_way.get_or_insert_with(|| {
+            let settings = settings.clone();
+            tokio::task::spawn_blocking(move || look(&settings))
+        });
+        let Ok(looked) = timeout(LOOK_TIME_MAX, looking).await else {
+            return Local::unseen(settings, &format!("no answer within {LOOK_TIME_MAX:?}"));
+        };
+        *under_way = None;
+        looked.unwrap_or_else(|panicked| Local::unseen(settings, &panicked.to_string()))
     }
 }
 
@@ -89,7 +138,9 @@ fn store(disk: &Disk) -> Option<Finding> {
         Ok(FREE_BYTES_WARN..) => return None,
     };
     let action = match &disk.free {
-        Err(_) => "give this user the right to write there",
+        Err(_) => {
+            "give this user the right to write there; if the disk hangs, the log of the kernel says why"
+        }
         Ok(_) => {
             "make room on the disk: when it is full no order is accepted; ORDERLY_RETENTION removes old orders"
         }
@@ -171,6 +222,30 @@ mod tests {
         assert_eq!(of(FREE_BYTES_WARN), []);
         assert_eq!(of(FREE_BYTES_WARN - 1), [(Rule::DiskFilling, Severity::Warn)]);
         assert_eq!(of(FREE_BYTES_FAIL - 1), [(Rule::DiskFilling, Severity::Fail)]);
+    }
+
+    /// The answer to the look during which the disk hung is the answer to a later one.
+    #[tokio::test]
+    async fn a_disk_that_hangs_is_named_and_looked_at_once() {
+        let looker = Looker::default();
+        let settings = Arc::new(Settings {
+            store_file: Some("/data/orderly.db".into()),
+            ..Settings::default()
+        });
+        let (thaw, frozen) = std::sync::mpsc::channel();
+        let hangs = move |settings: &Settings| {
+            frozen.recv().expect("the disk thaws");
+            Local::unseen(settings, "the first look")
+        };
+        let local = looker.look_with(&settings, hangs).await;
+        assert_eq!(rules(&local), [(Rule::DiskFilling, Severity::Fail)]);
+        let disk = local.store.unwrap();
+        assert_eq!(disk.folder, Path::new("/data"));
+        assert_eq!(disk.free, Err("no answer within 1s".to_owned()));
+        thaw.send(()).unwrap();
+        let never = |_: &Settings| unreachable!("a look is under way");
+        let local = looker.look_with(&settings, never).await;
+        assert_eq!(local.store.unwrap().free, Err("the first look".to_owned()));
     }
 
     #[test]

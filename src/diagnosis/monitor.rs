@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::{Finding, Local, Settings, diagnose, diagnose_local};
+use super::{Finding, Local, Looker, Settings, diagnose, diagnose_local};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError, Vitals};
 
@@ -20,6 +20,7 @@ pub struct Monitor {
     store: Arc<dyn Store>,
     settings: Arc<Settings>,
     metrics: Metrics,
+    looker: Looker,
     reading: AtomicBool,
     latest: watch::Sender<Latest>,
 }
@@ -50,6 +51,7 @@ impl Monitor {
             store,
             settings: Arc::new(settings),
             metrics,
+            looker: Looker::default(),
             reading: AtomicBool::new(false),
             latest: watch::Sender::new(Latest::default()),
         })
@@ -120,16 +122,14 @@ impl Monitor {
             let began = Instant::now();
             let store = monitor.store.clone();
             // In a task of its own, so that a panic is an error like any other.
-            let read = tokio::spawn(async move { store.vitals().await }).await;
+            let read = tokio::spawn(async move { store.vitals().await });
+            let (read, local) = tokio::join!(read, monitor.looker.look(&monitor.settings));
             let read = read.unwrap_or_else(|panicked| {
                 Err(StoreError::Unexpected {
                     attempted: "read the vitals",
                     source: panicked.into(),
                 })
             });
-            let settings = monitor.settings.clone();
-            let look = tokio::task::spawn_blocking(move || Local::look(&settings));
-            let local = look.await.unwrap_or_default();
             // A caller that waits for a later read starts it on the change below.
             monitor.reading.store(false, Ordering::Release);
             monitor.latest.send_modify(|latest| {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    FAILED_MIN, FAILED_PERCENT, Finding, Rule, SLOW_FACTOR, SLOW_MIN, STANDSTILL, Severity, counted, finding,
-    shown,
+    BLOCKED_LONG, FAILED_MIN, FAILED_PERCENT, Finding, Rule, SLOW_FACTOR, SLOW_MIN, Severity, counted,
+    finding, shown,
 };
 use crate::lease::NO_ANSWER;
 use crate::order::OrderStatus;
@@ -153,11 +153,8 @@ fn user_blocked(vitals: &Vitals) -> Option<Finding> {
                 .queue
                 .blocked
                 .oldest_age
-                .is_some_and(|age| age > SLOW_MIN.max(STANDSTILL));
-            vitals
-                .blocking
-                .first()
-                .filter(|first| long && first.status == OrderStatus::Pending)
+                .is_some_and(|age| age > BLOCKED_LONG);
+            vitals.blocking.first().filter(|first| long && first.backing_off)
         })?;
     let (order, waiting) = (blocking.order_id, counted(blocking.orders, "order"));
     Some(if blocking.status == OrderStatus::Failed {

@@ -1,6 +1,6 @@
 //! Rules about other sessions of the database: they hold locks, old snapshots, or its log.
 
-use super::{Finding, Rule, Severity, TRANSACTION_LONG, counted, finding};
+use super::{Finding, OLD_TRANSACTION, Rule, Severity, counted, finding};
 use crate::store::Vitals;
 use crate::store::vitals::LongTransaction;
 
@@ -41,7 +41,7 @@ pub(super) fn transaction(transaction: &LongTransaction) -> Option<Finding> {
             action,
         ));
     }
-    let is_long = session.open_for.is_some_and(|age| age >= TRANSACTION_LONG);
+    let is_long = session.open_for.is_some_and(|age| age >= OLD_TRANSACTION);
     is_long.then(|| {
         finding(
             Rule::LongTransaction,

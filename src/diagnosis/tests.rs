@@ -272,16 +272,19 @@ fn the_order_that_blocks_a_user_is_named() {
     let mut vitals = healthy();
     vitals.queue.blocked.orders = 48;
     vitals.queue.blocked.oldest_age = Some(Duration::from_secs(100));
-    let blocking = |status| Blocking {
+    let blocking = |status, backing_off| Blocking {
         order_id: OrderId(48),
         status,
+        backing_off,
         orders: 48,
     };
-    // The order before runs: the others wait their turn.
-    vitals.blocking = vec![blocking(OrderStatus::Processing)];
-    assert_eq!(rules(&vitals), [""; 0]);
-    for status in [OrderStatus::Failed, OrderStatus::Pending] {
-        vitals.blocking = vec![blocking(status)];
+    // The order before runs, or is about to start: the others wait their turn.
+    for status in [OrderStatus::Processing, OrderStatus::Pending] {
+        vitals.blocking = vec![blocking(status, false)];
+        assert_eq!(rules(&vitals), [""; 0]);
+    }
+    for (status, backing_off) in [(OrderStatus::Failed, false), (OrderStatus::Pending, true)] {
+        vitals.blocking = vec![blocking(status, backing_off)];
         assert_eq!(rules(&vitals), ["user-blocked"]);
         assert!(first(&vitals).action.contains("orderly orders cancel 48"));
     }

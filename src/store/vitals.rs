@@ -21,7 +21,7 @@ pub const RETRYING_LOOKED_AT_MAX: usize = 200;
 /// Most groups of failures, blocking orders, suspects and sessions that are named.
 pub const NAMED_MAX: usize = 5;
 /// Age of a transaction from which on it is named: it keeps the database from cleaning up after itself.
-pub const LONG_TRANSACTION: Duration = Duration::from_mins(1);
+pub const NAMED_TRANSACTION: Duration = Duration::from_mins(1);
 /// Time for which others have waited for a transaction's locks from which on it is named.
 pub const BLOCKS_OTHERS: Duration = Duration::from_secs(2);
 
@@ -67,7 +67,7 @@ pub struct Running {
     pub outside: bool,
 }
 
-/// Recently Failed orders with the same reason.
+/// Orders that failed within [`ACTIVITY_WINDOW`] for the same reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailureGroup {
     pub error: String,
@@ -86,11 +86,12 @@ pub(super) struct Failed {
     pub at: Timestamp,
 }
 
-/// Groups Failed orders, latest first, by their reasons without the numbers in them: the same trouble names another order or
-/// item each time. Returns the [`NAMED_MAX`] commonest.
-pub(super) fn group_failures(failed: Vec<Failed>) -> Vec<FailureGroup> {
+/// Groups the orders, latest first, that failed within [`ACTIVITY_WINDOW`] by their reasons without the numbers in them: the
+/// same trouble names another order or item each time. Returns the [`NAMED_MAX`] commonest.
+pub(super) fn group_failures(failed: Vec<Failed>, now: Timestamp) -> Vec<FailureGroup> {
+    let from = now.minus(ACTIVITY_WINDOW);
     let mut groups: BTreeMap<String, FailureGroup> = BTreeMap::new();
-    for order in failed {
+    for order in failed.into_iter().filter(|order| order.at >= from) {
         let group = groups
             .entry(without_numbers(&order.error))
             .or_insert_with(|| FailureGroup {
@@ -155,6 +156,8 @@ pub(super) fn unanswered(retrying: Vec<Retrying>) -> Vec<Unanswered> {
 pub struct Blocking {
     pub order_id: OrderId,
     pub status: OrderStatus,
+    /// It waits for its next attempt, which is not due yet.
+    pub backing_off: bool,
     /// Orders that wait for it.
     pub orders: u64,
 }
@@ -232,11 +235,18 @@ mod tests {
             error: error.to_owned(),
             at: Timestamp::from_micros(order_id),
         };
-        let groups = group_failures(vec![
-            failed(9, "the service answered 500: order 9, item 1200"),
-            failed(8, "poisoned"),
-            failed(7, "the service answered 500: order 7, item 42"),
-        ]);
+        let now = Timestamp::from_micros(6).plus(ACTIVITY_WINDOW);
+        let groups = group_failures(
+            vec![
+                failed(9, "the service answered 500: order 9, item 1200"),
+                failed(8, "poisoned"),
+                failed(7, "the service answered 500: order 7, item 42"),
+                // These failed before the window.
+                failed(5, "poisoned"),
+                failed(4, "poisoned"),
+            ],
+            now,
+        );
         let shown: Vec<_> = groups
             .iter()
             .map(|group| (group.orders, group.order_id.0))

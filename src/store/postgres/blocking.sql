@@ -1,5 +1,7 @@
--- Orders that others of their user wait for, and how many wait, among the $1 that have waited longest: the $2 that most wait for.
-select first.order_id, state.status, waiting.orders
+-- Orders that others of their user wait for, how many wait, and whether the order's next attempt is not due yet, among the $1 that
+-- have waited longest: the $2 that most wait for.
+select first.order_id, state.status, waiting.orders,
+    exists (select from orderly.second_line as l where l.order_id = first.order_id and l.due_at > (select clock_timestamp()))
 from (
     select user_id, count(*) as orders
     from (select user_id from orderly.blocked order by since, order_id limit $1) as longest

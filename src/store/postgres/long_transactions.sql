@@ -1,10 +1,18 @@
--- Client sessions of this database with a transaction older than $1 microseconds, or that others have waited for as long as $2:
--- the $3 oldest. The server shows the age of a transaction only to roles with rights over its session.
+-- Client sessions of this database with a transaction older than $1 microseconds, or that statements on the orders' tables have
+-- waited for as long as $2: the $3 oldest. A statement that waits has locked a table or waits for one. The server shows the age of
+-- a transaction only to roles with rights over its session.
 with waiting as materialized (
-    select unnest(pg_blocking_pids(pid)) as holder
-    from pg_stat_activity
-    where datname = current_database() and wait_event_type = 'Lock'
-        and state_change < clock_timestamp() - $2::int8 * interval '1 microsecond'
+    select unnest(pg_blocking_pids(wanted.pid)) as holder
+    from (
+        select distinct pid from pg_locks
+        where not granted and waitstart < clock_timestamp() - $2::int8 * interval '1 microsecond'
+    ) as wanted
+    where exists (
+        select from pg_locks as lock
+        join pg_class as class on class.oid = lock.relation
+        join pg_namespace as namespace on namespace.oid = class.relnamespace
+        where lock.pid = wanted.pid and namespace.nspname = 'orderly'
+            and lock.database = (select oid from pg_database where datname = current_database()))
 ), blocked as materialized (
     select holder, count(*) as sessions from waiting group by holder
 )

@@ -15,7 +15,7 @@ use crate::lease::NodeId;
 use crate::order::OrderId;
 use crate::store::vitals::{
     ACTIVITY_KEPT, ACTIVITY_WINDOW, Activity, BLOCKS_OTHERS, Blocking, FAILURES_LOOKED_AT_MAX, Failed,
-    LONG_TRANSACTION, LongTransaction, NAMED_MAX, RETRYING_LOOKED_AT_MAX, Retrying, Running, Vitals,
+    LongTransaction, NAMED_MAX, NAMED_TRANSACTION, RETRYING_LOOKED_AT_MAX, Retrying, Running, Vitals,
     group_failures, unanswered,
 };
 use crate::store::{BLOCKED_MAX, LockHolder};
@@ -92,12 +92,13 @@ pub(super) async fn vitals(source: &impl ReadSource, lower_bound: &LowerBound) -
         )
         .await?;
     let failures = failures.iter().map(failed).collect::<Result<Vec<_>, _>>()?;
+    let read_at = rows::column(row, 0)?;
     Ok(Vitals {
-        read_at: rows::column(row, 0)?,
+        read_at,
         activity,
         oldest_running: running(row)?,
         running_outside: rows::large_count(row, 12)?,
-        failures: group_failures(failures),
+        failures: group_failures(failures, read_at),
         blocking: if queue.blocked.orders > 0 {
             blocking(source, blocked_max).await?
         } else {
@@ -144,6 +145,7 @@ async fn blocking(source: &impl ReadSource, blocked_max: i64) -> Result<Vec<Bloc
             order_id: OrderId(rows::column(row, 0)?),
             status: rows::status(row, 1)?,
             orders: rows::large_count(row, 2)?,
+            backing_off: rows::column(row, 3)?,
         })
     };
     found.iter().map(blocking).collect()
@@ -185,7 +187,7 @@ pub(super) async fn transactions(source: &impl ReadSource) -> Result<Vec<LongTra
         .read(
             include_str!("long_transactions.sql"),
             &[
-                (&micros(LONG_TRANSACTION), Type::INT8),
+                (&micros(NAMED_TRANSACTION), Type::INT8),
                 (&micros(BLOCKS_OTHERS), Type::INT8),
                 (&rows::limit(NAMED_MAX), Type::INT8),
             ],

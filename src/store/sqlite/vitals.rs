@@ -59,9 +59,9 @@ pub(super) fn vitals(connection: &Connection, now: Timestamp) -> Result<Vitals, 
         activity: recent(connection, now)?,
         oldest_running: oldest_running(connection, now)?,
         running_outside,
-        failures: group_failures(latest_failures(connection)?),
+        failures: group_failures(latest_failures(connection)?, now),
         blocking: if queue.blocked.orders > 0 {
-            blocking(connection)?
+            blocking(connection, now)?
         } else {
             Vec::new()
         },
@@ -128,7 +128,7 @@ fn latest_failures(connection: &Connection) -> Result<Vec<Failed>, rusqlite::Err
         .collect()
 }
 
-fn blocking(connection: &Connection) -> Result<Vec<Blocking>, rusqlite::Error> {
+fn blocking(connection: &Connection, now: Timestamp) -> Result<Vec<Blocking>, rusqlite::Error> {
     let Ordering::User(on_failure) = Totals::read(connection)?.ordering else {
         return Ok(Vec::new());
     };
@@ -148,11 +148,18 @@ fn blocking(connection: &Connection) -> Result<Vec<Blocking>, rusqlite::Error> {
             None => turns::first_open(connection, user_id, on_failure)?,
             running => running,
         };
-        blocking.extend(first.map(|(order_id, status)| Blocking {
+        let Some((order_id, status)) = first else {
+            continue;
+        };
+        let backing_off = connection
+            .prepare_cached("select status = 0 and coalesce(due_at, 0) > ?2 from orders where order_id = ?1")?
+            .query_row((order_id, now), |row| row.get(0))?;
+        blocking.push(Blocking {
             order_id,
             status,
+            backing_off,
             orders,
-        }));
+        });
     }
     Ok(blocking)
 }

@@ -16,8 +16,10 @@ conformance! {
     the_order_that_has_been_in_processing_longest_is_named,
     orders_at_external_workers_are_counted,
     failures_are_grouped_by_their_reason,
+    failures_before_the_window_are_left_out,
     an_order_without_an_answer_is_named_from_its_second_attempt,
     an_order_that_blocks_its_user_is_named,
+    an_order_that_backs_off_is_told_from_one_about_to_start,
     an_empty_store_has_no_vitals_to_speak_of,
 }
 
@@ -93,6 +95,21 @@ async fn failures_are_grouped_by_their_reason(harness: &mut Harness) {
     assert_eq!((failures[0].orders, failures[0].order_id), (3, OrderId(3)));
 }
 
+async fn failures_before_the_window_are_left_out(harness: &mut Harness) {
+    harness.accept_some(2).await;
+    let leases = harness.claim(2).await;
+    harness.settle(&leases[1], failed()).await;
+    harness.advance(ACTIVITY_WINDOW + Duration::from_secs(1)).await;
+    assert_eq!(vitals(harness).await.failures, []);
+    harness.settle(&leases[0], failed()).await;
+    let failures = vitals(harness).await.failures;
+    let named: Vec<_> = failures
+        .iter()
+        .map(|group| (group.orders, group.order_id))
+        .collect();
+    assert_eq!(named, [(1, OrderId(1))]);
+}
+
 async fn an_order_without_an_answer_is_named_from_its_second_attempt(harness: &mut Harness) {
     let no_answer = || Outcome::Retry {
         error: "the service gave no answer: connection reset".to_owned(),
@@ -136,6 +153,31 @@ async fn an_order_that_blocks_its_user_is_named(harness: &mut Harness) {
         .map(|blocking| (blocking.order_id, blocking.status, blocking.orders))
         .collect();
     assert_eq!(named, [(OrderId(1), OrderStatus::Failed, 2)]);
+}
+
+async fn an_order_that_backs_off_is_told_from_one_about_to_start(harness: &mut Harness) {
+    harness
+        .reopen_with_ordering(Ordering::User(OnFailure::Skip))
+        .await;
+    harness.accept(vec![order_of(1); 3]).await;
+    let lease = harness.claim(1).await.remove(0);
+    let named = async |harness: &mut Harness| {
+        let blocking = vitals(harness).await.blocking;
+        let named = blocking
+            .iter()
+            .map(|blocking| (blocking.order_id, blocking.status, blocking.backing_off));
+        named.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        named(harness).await,
+        [(OrderId(1), OrderStatus::Processing, false)]
+    );
+    harness.settle(&lease, retry_after(10)).await;
+    // A claim gives the turn back.
+    assert!(harness.claim(1).await.is_empty());
+    assert_eq!(named(harness).await, [(OrderId(1), OrderStatus::Pending, true)]);
+    harness.advance(Duration::from_secs(11)).await;
+    assert_eq!(named(harness).await, [(OrderId(1), OrderStatus::Pending, false)]);
 }
 
 async fn an_empty_store_has_no_vitals_to_speak_of(harness: &mut Harness) {
