@@ -15,6 +15,7 @@ mod machine;
 mod password_file;
 mod postgres_url;
 mod read;
+mod redis_server;
 mod service;
 mod service_file;
 pub mod settings;
@@ -29,6 +30,7 @@ pub use machine::{
     is_this_machine, names_this_machine, on_this_machine, url_names_this_machine, without_brackets,
 };
 pub use password_file::PasswordSources;
+pub use redis_server::RedisServer;
 pub use service::{HttpService, ServiceUrl, SigningKey};
 pub use values::{address_of, without_password};
 
@@ -60,6 +62,8 @@ pub struct Config {
     /// Name of the node for people; `None` for the machine's name and the port.
     pub node_name: Option<String>,
     pub database: Database,
+    /// Redis, which hands out the work of a shared store; `None` without it.
+    pub redis: Option<RedisServer>,
     /// Set to leave the database alone after some idle time, so that a serverless one can sleep.
     pub idle_sleep: bool,
     /// Set to migrate at start; otherwise an old schema is refused.

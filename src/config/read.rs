@@ -7,8 +7,8 @@ use super::layers::{Layers, Origin};
 use super::settings::{RETENTION, Setting};
 use super::values::{self, DatabaseUrl};
 use super::{
-    ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, PostgresDatabase, PostgresUrl, Session,
-    is_this_machine, without_brackets,
+    ClientConfig, Config, ConfigError, Database, Loaded, LogConfig, PostgresDatabase, PostgresUrl,
+    RedisServer, Session, is_this_machine, without_brackets,
 };
 use crate::order::Ordering;
 use crate::retry::RetryPolicy;
@@ -100,7 +100,7 @@ impl Reader<'_> {
             self.check_access(listen, open);
         }
         self.warn_of_short_key();
-        self.warn_of_redis();
+        let redis = self.redis(database.as_ref());
         if let (Some(Database::Sqlite(_)), Some(true)) = (&database, idle_sleep) {
             self.warn_of_no_meaning("idle_sleep");
         }
@@ -108,6 +108,7 @@ impl Reader<'_> {
             listen: listen?,
             node_name,
             database: database?,
+            redis,
             idle_sleep: idle_sleep?,
             migrate: migrate?,
             concurrency: concurrency?,
@@ -271,12 +272,16 @@ impl Reader<'_> {
         }
     }
 
-    fn warn_of_redis(&mut self) {
-        if self.layers.get("redis_url").is_some() {
-            let warning = "set, but Redis is not supported yet: the database distributes the work";
-            self.warnings
-                .push(format!("{} is {warning}", self.name("redis_url")));
+    fn redis(&mut self, database: Option<&Database>) -> Option<RedisServer> {
+        let (server, prefix) = (self.redis_url(), self.redis_prefix());
+        if let (Some(_), Some(Database::Sqlite(_))) = (&server, database) {
+            let problem = "is for several nodes on PostgreSQL: one node on SQLite needs none, remove it";
+            self.problem("redis_url", problem);
         }
+        Some(RedisServer {
+            prefix: prefix?,
+            ..server?
+        })
     }
 
     fn warn_of_no_meaning(&mut self, key: &'static str) {

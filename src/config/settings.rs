@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::read::{ProcessorName, Reader};
+use super::redis_server::{self, RedisServer};
 use super::values::{self, choice, switch};
 use super::{LogFormat, Secret, ServiceUrl, SigningKey};
 use crate::order::OnFailure;
@@ -100,7 +101,8 @@ settings! {
     database_url: "DATABASE_URL", Url, Store;
     database_direct_url: "DATABASE_DIRECT_URL", Url, Store;
     database_read_url: "DATABASE_READ_URL", Url, Store;
-    redis_url: "REDIS_URL", Address, Server;
+    redis_url: "REDIS_URL", Address, Server => RedisServer = RedisServer::parse;
+    redis_prefix: "ORDERLY_REDIS_PREFIX", Public, Server => String = redis_server::prefix;
     idle_sleep: "ORDERLY_IDLE_SLEEP", Public, Server => bool = switch;
     migrate: "ORDERLY_MIGRATE", Public, Server => bool = switch;
     concurrency: "ORDERLY_CONCURRENCY", Public, Server => u32 = number(1..=10_000);

@@ -288,14 +288,15 @@ fn only_loopback_needs_no_key() {
 }
 
 #[test]
-fn redis_causes_a_warning_that_it_is_not_supported() {
-    let warnings = given()
-        .variable("REDIS_URL", "redis://host")
-        .load()
-        .unwrap()
-        .warnings;
-    assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].contains("Redis is not supported yet"), "{warnings:?}");
+fn redis_is_for_postgres_only() {
+    let with_redis = given().variable("REDIS_URL", "redis://:hunter2@host");
+    assert!(with_redis.problem().contains("one node on SQLite needs none"));
+    let config = with_redis
+        .variable("DATABASE_URL", "postgres://me@host/db")
+        .config();
+    let redis = config.redis.unwrap();
+    assert_eq!((&*redis.location, &*redis.prefix), ("redis://host", "orderly"));
+    assert!(given().config().redis.is_none());
 }
 
 const POOLED: &str = "postgresql://me:hunter2@ep-a-pooler.aws.neon.tech/db?sslmode=require";

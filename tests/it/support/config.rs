@@ -11,6 +11,7 @@ use orderly::retry::RetryPolicy;
 /// Few slots, instant processing, any free port. The test opens the database before it starts the server.
 pub fn config() -> Config {
     Config {
+        redis: None,
         node_name: None,
         idle_sleep: false,
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
