@@ -74,6 +74,7 @@ impl Queue {
             metrics: Metrics::new(),
             clock: system_clock(),
             ordering: None,
+            peers: None,
         };
         let runtime = Runtime::new().expect("a runtime can be started");
         let store = {

@@ -76,6 +76,7 @@ impl Bench {
             metrics: Metrics::new(),
             clock: system_clock(),
             ordering: None,
+            peers: None,
         };
         let store = open(&database, options).await?;
         if store.counters().await?.total() > 0 {

@@ -58,16 +58,16 @@ pub use health::StoreHealth;
 pub use nodes::{Breaker, Heartbeat, NODES_MAX, Node, NodeReport, Renewed};
 pub use prune::{PRUNE_EVENTS_MAX, PRUNE_ORDERS_MAX, Prune, Pruned};
 pub use reads::{
-    AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, Explanation, HISTORY_EVENTS_MAX, History, LockHolder,
-    LogPosition, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX, PAGE_ROWS_EXAMINED_MAX, Pause, Place,
-    Predecessor, QueueState,
+    AHEAD_MAX, BLOCKED_MAX, Blocked, CurrentLease, Explanation, HISTORY_EVENTS_MAX, HandoutMode,
+    HandoutStatus, History, LockHolder, LogPosition, OrderPage, OrderQuery, OrderView, PAGE_ORDERS_MAX,
+    PAGE_ROWS_EXAMINED_MAX, Pause, Place, Predecessor, QueueState,
 };
 pub use redrive::{RedriveQuery, Redriven};
 pub use refusals::{RefusedChange, log_refused};
 pub use settle::Settled;
 pub use snapshot::Snapshot;
 pub use vitals::{Activity, Vitals};
-pub use wakeups::Wakeups;
+pub use wakeups::{News, PeerNews, Wakeups};
 
 /// Orders with their events and leases. Methods take durations, never points in time, because the driver owns the clock.
 ///

@@ -32,6 +32,7 @@ pub async fn rate(database_url: &str, callers: Callers, time: Duration) -> anyho
     let (database, _) =
         Database::parse(database_url, &PasswordSources::default()).map_err(anyhow::Error::msg)?;
     let options = OpenOptions {
+        peers: None,
         migrate: true,
         pending_max: None,
         metrics: Metrics::new(),

@@ -1,5 +1,8 @@
 //! Options for opening a store, and the errors of it. `open` and the drivers open stores.
 
+use std::sync::Arc;
+
+use super::PeerNews;
 use super::clock::WallClock;
 use crate::metrics::Metrics;
 use crate::order::Ordering;
@@ -15,6 +18,8 @@ pub struct OpenOptions {
     pub clock: WallClock,
     /// The ordering among the orders of one user; `None` keeps the stored one.
     pub ordering: Option<Ordering>,
+    /// Another way for news between nodes, beside the store's own.
+    pub peers: Option<Arc<PeerNews>>,
 }
 
 /// The failure of opening a store.

@@ -149,7 +149,7 @@ impl Postgres {
         if first_connection::connect(&connector, &pool, location).await? && !database.url.looks_pooled() {
             limit = connection_share::set_initial_share(&pool).await;
         }
-        let shared = Arc::new(Shared::new(options.metrics, options.ordering));
+        let shared = Arc::new(Shared::new(options.metrics, options.ordering, options.peers));
         let control = ClassPool::new(&pool, Class::Control);
         let monitoring = ClassPool::new(&pool, Class::Monitoring);
         let tasks = TaskTracker::new();
@@ -166,7 +166,7 @@ impl Postgres {
                 limit,
             ));
         }
-        tasks.spawn(notify::notify(shared.clone(), control.clone(), origin.clone()));
+        tasks.spawn(notify::exchange(shared.clone(), control.clone(), origin.clone()));
         let route = notify::ListenRoute::of(direct, &connector, database.url.looks_pooled());
         tasks.spawn(notify::listen(
             shared.clone(),

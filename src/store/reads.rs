@@ -152,8 +152,55 @@ pub struct QueueState {
     /// The longest time that an order has been able to start; `None` if no order can start.
     pub oldest_waiting: Option<Duration>,
     pub blocked: Blocked,
+    /// The hand-out by Redis; `None` without Redis.
+    pub handout: Option<HandoutStatus>,
     /// Nodes that joined and did not leave, at most [`super::NODES_MAX`], latest heartbeat first.
     pub nodes: Vec<Node>,
+}
+
+/// The hand-out by Redis as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HandoutStatus {
+    pub mode: HandoutMode,
+    /// The reason for which Redis cannot be used; `None` while it can.
+    pub trouble: Option<String>,
+    /// Orders in the stream; `None` if Redis does not tell, as with the following.
+    pub depth: Option<u64>,
+    /// Orders in the stream that no node took yet.
+    pub lag: Option<u64>,
+    /// Orders that silent nodes took and did not start.
+    pub abandoned: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HandoutMode {
+    /// Nodes take orders from the stream.
+    Stream,
+    /// The stream lacks orders: claims from the store go first until they have caught up.
+    #[default]
+    CatchingUp,
+    /// Users' orders wait for each other: nodes claim from the store, and Redis carries messages.
+    News,
+    /// Redis cannot be used: nodes claim from the store.
+    Store,
+}
+
+impl HandoutMode {
+    pub const ALL: [HandoutMode; 4] = [
+        HandoutMode::Stream,
+        HandoutMode::CatchingUp,
+        HandoutMode::News,
+        HandoutMode::Store,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            HandoutMode::Stream => "stream",
+            HandoutMode::CatchingUp => "catching_up",
+            HandoutMode::News => "news",
+            HandoutMode::Store => "store",
+        }
+    }
 }
 
 /// A pause of the queue.

@@ -15,10 +15,100 @@ pub struct Wakeups {
     /// Separate from `work`: while the queue is paused, `work` fires on every accept and is ignored.
     resumed: Notify,
     changed: Notify,
+    /// Another node cancelled an order that may run here.
+    cancelled: Notify,
     /// Written by the store. False while it may miss commits of other nodes.
     hears_all: watch::Sender<bool>,
     /// Woken and removed when the order becomes final; one entry per live [`FinalWaiter`].
     finals: Mutex<HashMap<OrderId, Vec<oneshot::Sender<()>>>>,
+}
+
+/// News between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// There is work for other nodes, and there are new events.
+    Work,
+    /// There are new events only.
+    Events,
+    /// An order in processing was cancelled: its node should learn that it lost the lease.
+    Cancelled,
+}
+
+impl News {
+    pub const ALL: [News; 3] = [News::Work, News::Events, News::Cancelled];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            News::Work => "work",
+            News::Events => "events",
+            News::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// News between nodes over another way than the store's own.
+#[derive(Default)]
+pub struct PeerNews {
+    outgoing: Inbox,
+    incoming: Inbox,
+}
+
+/// News that nobody took yet, each kind once.
+#[derive(Default)]
+struct Inbox {
+    waiting: Mutex<Vec<News>>,
+    grown: Notify,
+}
+
+impl Inbox {
+    fn put(&self, news: News) {
+        let mut waiting = self
+            .waiting
+            .lock()
+            .expect("no code panics while it holds this lock");
+        if !waiting.contains(&news) {
+            waiting.push(news);
+        }
+        drop(waiting);
+        self.grown.notify_one();
+    }
+
+    async fn take(&self) -> Vec<News> {
+        loop {
+            let taken = std::mem::take(
+                &mut *self
+                    .waiting
+                    .lock()
+                    .expect("no code panics while it holds this lock"),
+            );
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.grown.notified().await;
+        }
+    }
+}
+
+impl PeerNews {
+    /// Tells the other nodes, soon.
+    pub fn send(&self, news: News) {
+        self.outgoing.put(news);
+    }
+
+    /// Waits for what is to be sent. Only one task may call this.
+    pub async fn to_send(&self) -> Vec<News> {
+        self.outgoing.take().await
+    }
+
+    /// Notes what another node told.
+    pub fn hear(&self, news: News) {
+        self.incoming.put(news);
+    }
+
+    /// Waits for what other nodes told. Only one task may call this.
+    pub async fn heard(&self) -> Vec<News> {
+        self.incoming.take().await
+    }
 }
 
 /// A waiter for one order to become final.
@@ -56,6 +146,15 @@ impl Wakeups {
 
     pub fn notify_changed(&self) {
         self.changed.notify_one();
+    }
+
+    /// Waits until another node has cancelled an order that may run here. Only one task may call this.
+    pub async fn cancelled_elsewhere(&self) {
+        self.cancelled.notified().await;
+    }
+
+    pub fn notify_cancelled_elsewhere(&self) {
+        self.cancelled.notify_one();
     }
 
     /// Reports whether every commit of every node causes a wake-up. Then polling rarely finds anything new.

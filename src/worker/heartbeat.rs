@@ -21,6 +21,8 @@ const BEATS_PER_VALIDITY: u32 = 3;
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// First wait after a failed heartbeat.
 const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Time for which cancels on other nodes are gathered before a heartbeat asks which orders they were.
+const CANCELS_GATHERED: Duration = Duration::from_millis(50);
 /// Interval of checks of the store's health, which need no query.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -87,6 +89,7 @@ async fn until_due(
     breaker: &mut watch::Receiver<Breaker>,
     announced: Announced,
 ) {
+    let wakeups = shared.store.wakeups();
     let due = match announced.pace {
         Pace::Working | Pace::Idle => Some(Instant::now() + jittered(interval(shared, announced.pace))),
         Pace::Asleep => None,
@@ -105,6 +108,11 @@ async fn until_due(
             () = sleep_until(due.map_or(look, |due| due.min(look))) => {}
             changed = pace.changed() => changed.expect("the sender is shared with this task"),
             changed = breaker.changed() => changed.expect("the sender is shared with this task"),
+            // The heartbeat's answer names the order. Many cancels in a row share one.
+            () = wakeups.cancelled_elsewhere(), if !shared.running.is_empty() => {
+                sleep(CANCELS_GATHERED).await;
+                return;
+            }
         }
     }
 }

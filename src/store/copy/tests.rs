@@ -17,6 +17,7 @@ use crate::store::{ClaimRequest, IdempotencyKey};
 /// Stores three orders with a key each: one Completed, one Failed, one Pending.
 async fn store_of_three(path: &Path) {
     let options = OpenOptions {
+        peers: None,
         migrate: true,
         pending_max: None,
         metrics: Metrics::new(),

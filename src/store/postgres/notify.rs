@@ -28,6 +28,7 @@ use super::server_info::read_only_reason;
 use super::servers::{Opened, RawConnection};
 use super::shared::Shared;
 use crate::log_lines::Latch;
+use crate::store::News;
 
 /// The shortest time between two notifications of one node.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
@@ -44,8 +45,13 @@ const WORK: &str = " work";
 /// The suffix of a notification about new events only, which claims ignore.
 const ONLY_EVENTS: &str = " events";
 
+/// Tells the other nodes what was committed here, and hears them over another way than notifications, until the store closes.
+pub(super) async fn exchange(shared: Arc<Shared>, control: ClassPool, origin: String) {
+    tokio::join!(notify(shared.clone(), control, origin), hear_peers(shared));
+}
+
 /// Sends a notification whenever `shared.peer_news` asks for one, until the store closes.
-pub(super) async fn notify(shared: Arc<Shared>, control: ClassPool, origin: String) {
+async fn notify(shared: Arc<Shared>, control: ClassPool, origin: String) {
     loop {
         tokio::select! {
             () = shared.closing.cancelled() => return,
@@ -56,6 +62,9 @@ pub(super) async fn notify(shared: Arc<Shared>, control: ClassPool, origin: Stri
             continue;
         }
         let work = shared.work_news.swap(false, Ordering::SeqCst);
+        if let Some(peers) = &shared.peers {
+            peers.send(if work { News::Work } else { News::Events });
+        }
         let mark = if work { WORK } else { ONLY_EVENTS };
         let pause = match send(&control, &format!("{origin}{mark}")).await {
             Ok(()) => {
@@ -74,6 +83,24 @@ pub(super) async fn notify(shared: Arc<Shared>, control: ClassPool, origin: Stri
         tokio::select! {
             () = shared.closing.cancelled() => return,
             () = sleep(pause) => {}
+        }
+    }
+}
+
+/// Turns news that came over another way into wake-ups, until the store closes.
+async fn hear_peers(shared: Arc<Shared>) {
+    let Some(peers) = &shared.peers else { return };
+    loop {
+        let heard = tokio::select! {
+            () = shared.closing.cancelled() => return,
+            heard = peers.heard() => heard,
+        };
+        for news in heard {
+            match news {
+                News::Work => heard_of(&shared, true),
+                News::Events => heard_of(&shared, false),
+                News::Cancelled => shared.wakeups.notify_cancelled_elsewhere(),
+            }
         }
     }
 }
@@ -221,7 +248,7 @@ async fn listen_once(
         if payload.starts_with(origin) {
             own.send_modify(|heard| *heard += 1);
         } else {
-            heard_peer(shared, payload);
+            heard_of(shared, !payload.ends_with(ONLY_EVENTS));
         }
     });
     let follow = async {
@@ -245,10 +272,11 @@ async fn listen_once(
     ended
 }
 
-fn heard_peer(shared: &Shared, payload: &str) {
+/// Notes commits of another node.
+fn heard_of(shared: &Shared, work: bool) {
     // Otherwise the peer would not hear of commits here until the next heartbeat.
     shared.set_has_peers(true);
-    if !payload.ends_with(ONLY_EVENTS) {
+    if work {
         shared.wakeups.notify_work();
     }
     shared.events_available();

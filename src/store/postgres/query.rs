@@ -203,6 +203,7 @@ pub(super) async fn queue(
         pause: pause(row)?,
         oldest_waiting,
         blocked,
+        handout: None,
         nodes: nodes.iter().map(node).collect::<Result<_, _>>()?,
     })
 }

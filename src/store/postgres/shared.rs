@@ -13,8 +13,8 @@ use super::lost_answers::LostAnswers;
 use super::lower_bound::LowerBound;
 use crate::metrics::Metrics;
 use crate::order::{self, OrderId};
-use crate::store::Wakeups;
 use crate::store::refusals::Refusals;
+use crate::store::{PeerNews, Wakeups};
 
 /// The number of counter rows in the schema. It is far above the number of concurrent statements, since two that
 /// change the same row wait for each other.
@@ -59,12 +59,18 @@ pub(super) struct Shared {
     /// Results that were sent and not answered.
     pub lost_answers: LostAnswers,
     pub epochs: KnownEpochs,
+    /// Another way for news between nodes.
+    pub peers: Option<Arc<PeerNews>>,
     /// The store takes no further calls.
     pub closing: CancellationToken,
 }
 
 impl Shared {
-    pub fn new(metrics: Metrics, configured_ordering: Option<order::Ordering>) -> Shared {
+    pub fn new(
+        metrics: Metrics,
+        configured_ordering: Option<order::Ordering>,
+        peers: Option<Arc<PeerNews>>,
+    ) -> Shared {
         Shared {
             wakeups: Arc::default(),
             metrics,
@@ -84,6 +90,7 @@ impl Shared {
             refusals: Refusals::default(),
             lost_answers: LostAnswers::default(),
             epochs: KnownEpochs::default(),
+            peers,
             closing: CancellationToken::new(),
         }
     }

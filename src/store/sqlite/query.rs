@@ -44,6 +44,7 @@ pub(super) fn queue(connection: &Connection, now: Timestamp) -> Result<QueueStat
         },
         oldest_waiting: oldest_waiting(connection, now)?,
         blocked: blocked(connection, now)?,
+        handout: None,
         nodes: nodes(connection, now)?,
     })
 }

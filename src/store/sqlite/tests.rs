@@ -23,6 +23,7 @@ pub(super) fn batch() -> Arc<[NewOrder]> {
 
 fn store_at(path: &Path) -> Sqlite {
     let options = OpenOptions {
+        peers: None,
         migrate: true,
         pending_max: None,
         metrics: Metrics::new(),

@@ -254,6 +254,7 @@ async fn the_queue_shows_counts_oldest_age_and_nodes() {
           "clock_ahead_seconds":null
         }
       ],
+      "redis":null,
       "service_trouble":null
     }
     "#);

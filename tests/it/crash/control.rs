@@ -34,6 +34,7 @@ async fn serve_as_child_process_of_the_control() {
     let database = Database::Sqlite(PathBuf::from(path));
     let metrics = Metrics::new();
     let options = OpenOptions {
+        peers: None,
         migrate: true,
         pending_max: None,
         metrics: metrics.clone(),

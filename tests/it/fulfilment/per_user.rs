@@ -98,6 +98,7 @@ impl Fixture {
         let mut stores = Vec::new();
         for _ in 0..nodes {
             let options = OpenOptions {
+                peers: None,
                 migrate: true,
                 pending_max: None,
                 metrics: Metrics::new(),

@@ -28,6 +28,7 @@ async fn a_node_behind_a_pooler_is_woken_through_the_direct_url() {
         read: None,
     };
     let options = OpenOptions {
+        peers: None,
         migrate: true,
         pending_max: None,
         metrics: Metrics::new(),

@@ -232,6 +232,7 @@ async fn the_functions_of_two_builds_coexist_in_a_store() {
     assert!(others > 5, "{others}");
 
     let options = OpenOptions {
+        peers: None,
         migrate: false,
         pending_max: None,
         metrics: Metrics::new(),

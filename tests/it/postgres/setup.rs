@@ -102,6 +102,7 @@ pub async fn store_at(url: &str) -> Arc<dyn Store> {
 
 pub async fn store_that_counts(url: &str, metrics: &Metrics) -> Arc<dyn Store> {
     let options = OpenOptions {
+        peers: None,
         migrate: true,
         pending_max: None,
         metrics: metrics.clone(),

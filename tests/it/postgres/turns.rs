@@ -14,6 +14,7 @@ async fn a_node_with_another_ordering_starts_nothing_while_others_are_alive() {
     // A node without the setting uses the stored ordering, which has no turns.
     setup.store.renew(heartbeat(NODE_B, &[])).await.unwrap();
     let options = OpenOptions {
+        peers: None,
         migrate: true,
         pending_max: None,
         metrics: orderly::metrics::Metrics::new(),

@@ -184,6 +184,7 @@ async fn open_store(
     ordering: Option<Ordering>,
 ) -> Arc<dyn Store> {
     let options = OpenOptions {
+        peers: None,
         migrate: true,
         pending_max,
         metrics: metrics.clone(),

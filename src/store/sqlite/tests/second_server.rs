@@ -16,6 +16,7 @@ const CRASHES_MAX: u32 = 5;
 
 fn open(path: &Path, lock_of: &Path) -> Sqlite {
     let options = OpenOptions {
+        peers: None,
         migrate: true,
         pending_max: None,
         metrics: Metrics::new(),
