@@ -126,6 +126,8 @@ rules! {
     LongTransaction = "long-transaction";
     /// A replication slot without a client fills the database's disk.
     SlotWithoutClient = "slot-without-client";
+    /// Redis cannot be used: the database hands out the work.
+    RedisAway = "redis-away";
     /// A certificate of the service or of the database ends soon.
     CertificateEnds = "certificate-ends";
     /// The log cannot be written, or its disk is full.

@@ -24,6 +24,7 @@ pub mod diagnosis;
 pub mod processor;
 pub mod pull;
 
+pub mod handout;
 pub mod janitor;
 pub mod live;
 pub mod worker;

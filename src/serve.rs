@@ -21,8 +21,7 @@ use crate::live::{Live, LiveSettings};
 use crate::metrics::Metrics;
 use crate::processor::Processor;
 use crate::pull::{LeaseRequests, Outside, OutsideSettings};
-use crate::store::clock::system_clock;
-use crate::store::open::{self, OpenError, OpenOptions};
+use crate::store::open::{self, OpenError};
 use crate::store::{GiveBack, Store, StoreError, StoreHealth};
 use crate::telemetry;
 use crate::worker::{Worker, WorkerSettings};
@@ -32,6 +31,7 @@ mod descriptors;
 mod joining;
 mod processing;
 mod signals;
+mod store;
 
 use signals::Signals;
 
@@ -86,18 +86,7 @@ async fn serve(
     metrics: Metrics,
 ) -> Result<(), ServeError> {
     let mut signals = Signals::listen().map_err(ServeError::Signals)?;
-    let store = open::open(
-        &config.database,
-        OpenOptions {
-            migrate: config.migrate,
-            pending_max: config.pending_max,
-            metrics: metrics.clone(),
-            clock: system_clock(),
-            ordering: Some(config.ordering),
-        },
-    )
-    .await?;
-    clock::compare(&*store, &config.database).await;
+    let store = store::open(&config, &metrics).await?;
     let started = match processor {
         Some(processor) => Server::start(&config, store.clone(), processor, metrics).await,
         None => Server::start_for_workers(&config, store.clone(), metrics).await,

@@ -21,6 +21,7 @@ use crate::store::survey::Survey;
 mod advice;
 mod feed;
 mod processor;
+mod redis;
 mod room;
 mod server;
 mod servers;
@@ -45,7 +46,7 @@ pub struct Args {
 
 /// All checks: the name, and the judge of what it needs. Of checks with the same result the first is shown first.
 #[rustfmt::skip] // one line per check
-const CHECKS: [(&str, Judge); 16] = {
+const CHECKS: [(&str, Judge); 17] = {
     use Judge::{Flow, Local, Node, Server, Servers, Store};
     [
         ("disk", Local),
@@ -58,6 +59,7 @@ const CHECKS: [(&str, Judge); 16] = {
         ("durability", Store(|facts, _| Some(store::judge_durability(facts.weaknesses.as_ref()?)))),
         ("standby", Store(|facts, _| Some(standby::judge(facts.standbys?)))),
         ("server", Server),
+        ("redis", Node(|config| Box::pin(redis::check(config)))),
         ("hosts", Servers(|survey, database| servers::judge_hosts(&survey.hosts, database))),
         ("direct way", Servers(|survey, _| Some(servers::judge_direct(survey.direct.as_ref()?)))),
         ("read way", Servers(|survey, _| Some(servers::judge_read(survey.read.as_ref()?)))),

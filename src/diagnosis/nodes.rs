@@ -1,4 +1,4 @@
-//! Rules about single nodes: silent, with a clock that is off, or of another version.
+//! Rules about nodes: silent, with a clock that is off, of another version, or without their Redis.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -22,6 +22,18 @@ pub(super) fn judge(vitals: &Vitals, findings: &mut Vec<Finding>) {
     }
     findings.extend(alive.iter().filter_map(|node| clock(node)));
     findings.extend(versions(vitals, &alive));
+    findings.extend(redis(vitals));
+}
+
+fn redis(vitals: &Vitals) -> Option<Finding> {
+    let trouble = vitals.queue.handout.as_ref()?.trouble.as_ref()?;
+    let found = finding(
+        Rule::RedisAway,
+        Severity::Warn,
+        "Redis cannot be used: nodes claim from the database, and orders go on",
+        "bring Redis back, or correct REDIS_URL; nodes use it again by themselves",
+    );
+    Some(found.because(trouble))
 }
 
 fn clock(node: &Node) -> Option<Finding> {
@@ -53,4 +65,33 @@ fn versions(vitals: &Vitals, alive: &[&Node]) -> Option<Finding> {
             "finish the upgrade: `orderly queue` shows each node's version",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::diagnosis::tests::{ago, first, healthy, rules};
+    use crate::store::HandoutStatus;
+
+    #[test]
+    fn a_silent_node_is_named() {
+        let mut vitals = healthy();
+        vitals.queue.nodes[1].alive = false;
+        vitals.queue.nodes[1].heartbeat_at = ago(63);
+        assert_eq!(rules(&vitals), ["node-silent"]);
+        let what = first(&vitals).what;
+        assert!(what.contains("shop-2") && what.contains("1m 3s"), "{what}");
+    }
+
+    #[test]
+    fn a_redis_that_cannot_be_used_is_named_with_its_reason() {
+        let mut vitals = healthy();
+        vitals.queue.handout = Some(HandoutStatus::default());
+        assert_eq!(rules(&vitals), [""; 0]);
+        vitals.queue.handout = Some(HandoutStatus {
+            trouble: Some("NOAUTH".to_owned()),
+            ..HandoutStatus::default()
+        });
+        assert_eq!(rules(&vitals), ["redis-away"]);
+        assert_eq!(first(&vitals).because.as_deref(), Some("NOAUTH"));
+    }
 }

@@ -192,6 +192,7 @@ mod tests {
                 at: Timestamp::from_micros(0),
                 reason: None,
             }),
+            handout: None,
             oldest_waiting: Some(Duration::from_millis(1_500)),
             blocked: Blocked {
                 orders: 2,

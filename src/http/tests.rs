@@ -37,6 +37,7 @@ impl Served {
         let folder = tempfile::tempdir().unwrap();
         let metrics = Metrics::new();
         let options = OpenOptions {
+            peers: None,
             migrate: true,
             pending_max: None,
             metrics: metrics.clone(),

@@ -83,6 +83,7 @@ mod tests {
         QueueState {
             counters: Counters::default(),
             pause: None,
+            handout: None,
             oldest_waiting: None,
             blocked: Blocked::default(),
             nodes: vec![node],

@@ -31,6 +31,7 @@ mod tests {
         let queue = QueueState {
             counters: Counters::default(),
             pause: None,
+            handout: None,
             oldest_waiting: None,
             blocked: Blocked::default(),
             nodes: Vec::new(),

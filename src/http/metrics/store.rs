@@ -10,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::diagnosis::{Finding, Known, Monitor, Rule};
 use crate::order::OrderStatus;
-use crate::store::QueueState;
+use crate::store::{HandoutMode, HandoutStatus, QueueState};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StatusLabels {
@@ -73,6 +73,45 @@ pub(super) fn registry(known: Option<&Known>, monitor: &Monitor) -> Registry {
     registry
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModeLabels {
+    mode: &'static str,
+}
+
+/// The metrics of Redis, with Redis only.
+fn of_handout(handout: &HandoutStatus, registry: &mut Registry) {
+    let modes = Family::<ModeLabels, Gauge>::default();
+    for mode in HandoutMode::ALL {
+        let labels = ModeLabels { mode: mode.name() };
+        modes.get_or_create(&labels).set(i64::from(handout.mode == mode));
+    }
+    registry.register(
+        "redis_mode",
+        "1 for the way in which this node gets orders: from the stream, from the store while it catches up, or from the store",
+        modes,
+    );
+    let numbers = [
+        ("redis_stream_orders", "Orders in the stream", handout.depth),
+        (
+            "redis_stream_lag",
+            "Orders in the stream that no node took yet",
+            handout.lag,
+        ),
+        (
+            "redis_stream_abandoned",
+            "Orders that silent nodes took and did not start",
+            handout.abandoned,
+        ),
+    ];
+    for (name, help, number) in numbers {
+        if let Some(number) = number {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
+    }
+}
+
 fn findings(found: &[Finding]) -> Family<RuleLabels, Gauge> {
     let family = Family::<RuleLabels, Gauge>::default();
     for &rule in Rule::ALL {
@@ -131,6 +170,9 @@ pub(super) fn of_queue(state: Option<&QueueState>) -> Registry {
     let paused = Gauge::<i64>::default();
     paused.set(i64::from(state.pause.is_some()));
     registry.register("queue_paused", "1 if the queue is paused", paused);
+    if let Some(handout) = &state.handout {
+        of_handout(handout, &mut registry);
+    }
     registry
 }
 

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::lease::ProcessorKind;
 use crate::order_json::{OrderBody, Time};
-use crate::store::{Breaker, Node, QueueState, Redriven};
+use crate::store::{Breaker, HandoutStatus, Node, QueueState, Redriven};
 use crate::worker::ServiceTrouble;
 
 /// The orders of a batch, in the order given.
@@ -91,9 +91,46 @@ pub struct QueueBody {
     #[schema(required)]
     pause_reason: Option<String>,
     nodes: Vec<NodeBody>,
+    /// The hand-out of orders by Redis; null without Redis.
+    #[schema(required)]
+    redis: Option<HandoutBody>,
     /// Last bad answer of the service to the node that answers this request, while its breaker is not closed; otherwise null.
     #[schema(required)]
     service_trouble: Option<ServiceTroubleBody>,
+}
+
+/// The hand-out of orders by Redis, as the node that answers sees it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Handout)]
+pub struct HandoutBody {
+    /// `stream`: nodes take orders from Redis. `catching_up`: claims from the database go first until they have caught up with what
+    /// Redis lacks. `news`: with `ORDERLY_ORDERING=user` nodes claim from the database, and Redis carries messages. `store`: Redis
+    /// cannot be used, and nodes claim from the database.
+    mode: &'static str,
+    /// The reason for which Redis cannot be used; null while it can.
+    #[schema(required)]
+    trouble: Option<String>,
+    /// Orders in the stream; null if Redis does not tell, as with the following.
+    #[schema(required)]
+    depth: Option<u64>,
+    /// Orders in the stream that no node took yet.
+    #[schema(required)]
+    lag: Option<u64>,
+    /// Orders that silent nodes took and did not start; other nodes take them over.
+    #[schema(required)]
+    abandoned: Option<u64>,
+}
+
+impl From<&HandoutStatus> for HandoutBody {
+    fn from(status: &HandoutStatus) -> HandoutBody {
+        HandoutBody {
+            mode: status.mode.name(),
+            trouble: status.trouble.clone(),
+            depth: status.depth,
+            lag: status.lag,
+            abandoned: status.abandoned,
+        }
+    }
 }
 
 /// The last bad answer of the service to a node whose breaker is not closed.
@@ -140,6 +177,7 @@ impl QueueBody {
                 .as_ref()
                 .and_then(|pause| Some(pause.reason.as_ref()?.as_str().to_owned())),
             nodes: state.nodes.iter().map(NodeBody::from).collect(),
+            redis: state.handout.as_ref().map(HandoutBody::from),
             service_trouble: trouble.map(ServiceTroubleBody::from),
         }
     }

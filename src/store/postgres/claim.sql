@@ -22,9 +22,14 @@ declare
     current_epoch bigint;
 begin
     select here.number, here.identity into current_epoch, epoch_identity from :epoch_here() as here;
-    -- The claims of all nodes run one at a time. Each statement of a function has its own view, so each claim sees
-    -- everything that was committed before it: first in, first out.
-    perform pg_advisory_xact_lock(claim_lock);
+    -- Claims that choose run one at a time. Each statement of a function has its own view, so each claim sees everything that
+    -- was committed before it: first in, first out. Starts of given orders run side by side; a claim that chooses, a pause and
+    -- a change of the ordering wait for them, and they for those. Where turns must be settled first, a start waits like a claim.
+    if wanted is null or known_ordering > 0 then
+        perform pg_advisory_xact_lock(claim_lock);
+    else
+        perform pg_advisory_xact_lock_shared(claim_lock);
+    end if;
     -- Read before this transaction gets its id: every order id up to it was drawn by an earlier transaction. Also read
     -- before the claim takes its own view: it sees everything that ended before the oldest transaction now running.
     select case when is_called then last_value else 0 end, pg_snapshot_xmin(pg_current_snapshot())
@@ -34,7 +39,7 @@ begin
         not q.paused and q.ordering = known_ordering and (known_processor < 0 or q.processor = known_processor)
     into stored_ordering, stored_processor, running
     from orderly.queue as q where q.id = 1;
-    if stored_ordering > 0 then
+    if stored_ordering > 0 and (wanted is null or known_ordering > 0) then
         unseen := :see_to_turns(unseen_max, stored_ordering = 2, stepped_around);
     end if;
     if running and wanted is null then

@@ -14,7 +14,7 @@ const DOMAIN: [&str; 8] = [
 ];
 
 /// Modules that each module may name besides itself and, if set, the domain. The rest may name everything.
-const ARROWS: [(&str, bool, &[&str]); 28] = [
+const ARROWS: [(&str, bool, &[&str]); 29] = [
     ("causes", false, &[]),
     ("order", true, &[]),
     ("money", true, &[]),
@@ -63,6 +63,7 @@ const ARROWS: [(&str, bool, &[&str]); 28] = [
         ],
     ),
     ("diagnosis", true, &["certificates", "config", "metrics", "store"]),
+    ("handout", true, &["config", "log_lines", "store"]),
     ("janitor", true, &["store", "log_lines"]),
     ("live", true, &["store", "log_lines", "metrics"]),
     (

@@ -10,7 +10,11 @@ use super::{FILE_LINES_COMFORTABLE, FILE_LINES_MAX, Source, all_sources, assert_
 const LONG_FILES: [(&str, &str); 0] = [];
 
 /// Test files that let real time pass, each with its reason.
-const SLEEPING_FILES: [(&str, &str); 3] = [
+const SLEEPING_FILES: [(&str, &str); 4] = [
+    (
+        "tests/it/soak/redis.rs",
+        "faults come at random instants, not after an event",
+    ),
     (
         "tests/it/cluster/faults.rs",
         "the length of a freeze is the fault under test",
