@@ -3,11 +3,11 @@
 
 mod faults;
 mod live;
-mod load;
+pub mod load;
 mod long_run;
-mod nodes;
+pub mod nodes;
 mod operator;
-mod oracle;
+pub mod oracle;
 mod rolling;
 mod wakeups;
-mod zombie;
+pub mod zombie;

@@ -13,6 +13,7 @@ mod crash;
 mod cuts;
 mod fulfilment;
 mod postgres;
+mod redis;
 mod soak;
 mod support;
 mod tidy;

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 mod faults;
+mod redis;
 mod stuck;
 
 /// Reports whether the test runs in full instead of as a slice.
-fn in_full() -> bool {
+pub fn in_full() -> bool {
     std::env::var_os("ORDERLY_SOAK").is_some_and(|value| value == "1")
 }
 

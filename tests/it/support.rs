@@ -17,6 +17,7 @@ pub mod make;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod redis;
 pub mod small_disk;
 pub mod socket;
 pub mod unresponsive;

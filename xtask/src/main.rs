@@ -17,7 +17,7 @@ mod server;
 use needs::Mounts;
 
 /// Modules of `tests/it/soak`.
-const SOAKS: [&str; 2] = ["faults", "stuck"];
+const SOAKS: [&str; 3] = ["faults", "redis", "stuck"];
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
@@ -25,6 +25,7 @@ usage: cargo xtask <command>
   test [ARGS]  install what the tests need and run all of them, none skipped; ARGS go to cargo test
   soak NAME    run the long test of this name in full; without a name, all of them
   bench peers [ROUNDS]  compare this program with other queues on PostgreSQL over 100,000 jobs; 5 rounds
+  bench redis [ROUNDS]  compare nodes with Redis and without, on PostgreSQL; 3 rounds
   bench yardsticks [LOAD...] [--postgres] [--OPTION VALUE]...  compare this program with its yardsticks
   ha [SCENARIO...] [--way WAY]...  test that orders survive failures of a highly available PostgreSQL; as root
   ci           formatting, lints and all tests, as .ci/run does";
@@ -81,7 +82,27 @@ fn soak(name: Option<&String>) -> Result<()> {
         "--nocapture",
     ];
     let mounts = needs::bring()?;
-    cargo_test(mounts, &arguments.map(str::to_owned), &[("ORDERLY_SOAK", "1")])
+    cargo_test(mounts, &arguments.map(str::to_owned), &[("ORDERLY_SOAK", "1")])?;
+    if name.is_none_or(|name| name == "redis") {
+        // Tests of real servers once more, with Redis under every one on PostgreSQL. The oracle's own test needs the order by id.
+        let arguments = [
+            "--package",
+            "orderly",
+            "--test",
+            "it",
+            "--",
+            "cluster::",
+            "fulfilment::",
+            "--skip",
+            "oracle::",
+        ];
+        cargo_test(
+            mounts,
+            &arguments.map(str::to_owned),
+            &[("ORDERLY_TEST_REDIS", "1")],
+        )?;
+    }
+    Ok(())
 }
 
 fn test(arguments: &[String]) -> Result<()> {

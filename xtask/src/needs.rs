@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::debian;
 
 /// Programs and their Debian packages.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 14] = [
     // Injects failures of system calls: a sync, a write.
     ("strace", "strace"),
     // Gives a server a small disk for a test to fill.
@@ -19,6 +19,8 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("initdb", "postgresql"),
     // Runs between nodes and some of them.
     ("pgbouncer", "pgbouncer"),
+    // Hands out the work of some nodes.
+    ("redis-server", "redis-server"),
     // Runs as reverse proxy, configured as in docs/OPERATIONS.md.
     ("nginx", "nginx"),
     // Evaluate the alerts.
@@ -44,7 +46,13 @@ const PROGRAMS_FOR_HA: [(&str, &str); 7] = [
     ("pgbouncer", "pgbouncer"),
 ];
 /// Programs for the measurements.
-const PROGRAMS_FOR_BENCH: [(&str, &str); 3] = [("initdb", "postgresql"), ("node", "nodejs"), ("npm", "npm")];
+const PROGRAMS_FOR_BENCH: [(&str, &str); 5] = [
+    ("initdb", "postgresql"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("pgbouncer", "pgbouncer"),
+    ("redis-server", "redis-server"),
+];
 /// Package for `python3 -m venv` if Python itself lacks its files.
 const VENV_PACKAGE: &str = "python3-venv";
 /// Folder of programs that may be missing from the path.

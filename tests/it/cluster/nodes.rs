@@ -18,6 +18,7 @@ use tokio::process::Command;
 use crate::support::client::http;
 use crate::support::postgres::{self, Server, TestDatabase};
 use crate::support::process::{Process, configure, run};
+use crate::support::redis::{self, Redis};
 use crate::support::required;
 
 /// The shortest possible lease, so that many are lost in a short test.
@@ -34,6 +35,7 @@ const SNAPSHOT_PAGE_ORDERS: usize = 500;
 pub struct Cluster {
     pub database: TestDatabase,
     settings: Settings,
+    redis: Option<Redis>,
     folder: TempDir,
     started: AtomicUsize,
 }
@@ -54,12 +56,41 @@ impl Cluster {
         if !required("a private PostgreSQL", postgres::is_installed()) {
             return None;
         }
+        Cluster::on(settings, None).await
+    }
+
+    /// Makes a cluster with a Redis of its own. Returns `None` without either.
+    pub async fn with_redis(settings: Settings) -> Option<Cluster> {
+        if !required("a private Redis", redis::is_installed()) {
+            return None;
+        }
+        Cluster::with(settings, Redis::start().await).await
+    }
+
+    pub async fn with(settings: Settings, redis: Redis) -> Option<Cluster> {
+        if !required("a private PostgreSQL", postgres::is_installed()) {
+            return None;
+        }
+        Cluster::on(settings, Some(redis)).await
+    }
+
+    async fn on(settings: Settings, redis: Option<Redis>) -> Option<Cluster> {
         Some(Cluster {
             database: Server::shared().await.create_database().await,
             settings,
+            redis,
             folder: tempfile::tempdir().expect("a temporary folder"),
             started: AtomicUsize::new(0),
         })
+    }
+
+    pub fn redis(&self) -> &Redis {
+        self.redis.as_ref().expect("the cluster has a Redis")
+    }
+
+    /// The name of a key in its Redis.
+    pub fn redis_key(name: &str) -> String {
+        format!("{{orderly}}:{name}")
     }
 
     pub async fn start(&self) -> Node {
@@ -84,6 +115,7 @@ impl Cluster {
             ("RUST_LOG", "info,orderly::worker=error"),
         ]);
         command.envs(self.settings.iter().copied());
+        command.envs(self.redis.iter().map(|redis| ("REDIS_URL", redis.url())));
         let process = Process::start(command).await;
         Node {
             id: process.node(),

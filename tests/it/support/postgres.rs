@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, NoTls, Socket};
 
-mod certificates;
+pub mod certificates;
 mod database;
 mod pair;
 mod pgbouncer;
@@ -21,6 +21,8 @@ pub use certificates::{Authority, Certificate};
 pub use database::TestDatabase;
 pub use pair::Pair;
 pub use pgbouncer::PgBouncer;
+pub use running::on_a_free_port;
+pub use supervised::{StartSigns, Supervised};
 
 use running::Running;
 
@@ -232,7 +234,7 @@ where
 }
 
 /// Runs blocking work, such as starting and stopping programs.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work)
         .await
         .expect("the work does not panic")

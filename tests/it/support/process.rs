@@ -61,6 +61,7 @@ pub fn configure(command: &mut Command, folder: &Path) {
 impl Process {
     /// Waits until the log names the address.
     pub async fn start(mut command: Command) -> Process {
+        super::redis::put_under(&mut command).await;
         let mut child = command.spawn().expect("the program can be started");
         let output = Arc::new(Mutex::new(VecDeque::new()));
         let (said, mut announcement) = watch::channel(None);
