@@ -10,14 +10,19 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::run;
 
 mod peers;
+mod redis;
+mod shop;
 mod yardsticks;
 
 const USAGE: &str = "\
 cargo xtask bench peers [ROUNDS]
+cargo xtask bench redis [ROUNDS]
 cargo xtask bench yardsticks [LOAD]... [--postgres] [--OPTION VALUE]...
   loads:   accept (the default), batch, status, mixed, end-to-end
   options: --rounds, and of `orderly bench`: --connections, --duration, --users, --batch-size, --set, --program";
 const ROUNDS_DEFAULT: usize = 5;
+/// A round of `redis` takes about three minutes.
+const REDIS_ROUNDS_DEFAULT: usize = 3;
 const ROUNDS_MAX: usize = 100;
 /// Folder of the data of a run; its disk is measured.
 const FOLDER: &str = "target/bench";
@@ -28,6 +33,8 @@ pub fn bench(root: &Path, arguments: &[String]) -> Result<()> {
     match arguments {
         [what] if what == "peers" => peers::bench(root, ROUNDS_DEFAULT),
         [what, count] if what == "peers" => peers::bench(root, rounds(count)?),
+        [what] if what == "redis" => redis::bench(root, REDIS_ROUNDS_DEFAULT),
+        [what, count] if what == "redis" => redis::bench(root, rounds(count)?),
         [what, options @ ..] if what == "yardsticks" => yardsticks::bench(root, options),
         _ => bail!("usage:\n{USAGE}"),
     }

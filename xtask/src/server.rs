@@ -19,6 +19,18 @@ const SETTINGS: [&str; 2] = ["shared_buffers=1GB", "max_wal_size=4GB"];
 /// User that the server runs as if the measurement runs as root.
 const USER: &str = "postgres";
 
+/// Word of the statements that claim or start orders.
+const CLAIMS: &str = "claimed, exhausted";
+/// Linux counts processor time in hundredths of a second.
+const MICROS_PER_TICK: f64 = 10_000.0;
+
+/// Waits for locks of a millisecond or more.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LockWaits {
+    pub all: u64,
+    pub of_claims: u64,
+}
+
 pub struct Server {
     process: Child,
     programs: PathBuf,
@@ -29,6 +41,11 @@ pub struct Server {
 impl Server {
     /// Starts a server with new data in `folder`, which must not exist.
     pub fn start(folder: &Path) -> Result<Server> {
+        Server::start_with(folder, &[])
+    }
+
+    /// Starts a server with more settings than those of every measurement.
+    pub fn start_with(folder: &Path, settings: &[&str]) -> Result<Server> {
         let programs = needs::newest_postgres()?;
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         if debian::is_root()? {
@@ -56,7 +73,7 @@ impl Server {
             .arg(&data)
             .args(["-h", "127.0.0.1", "-p", &port.to_string()]);
         command.arg("-k").arg(folder);
-        for setting in SETTINGS {
+        for setting in SETTINGS.iter().chain(settings) {
             command.args(["-c", setting]);
         }
         let log = fs::File::create(folder.join("log")).context("create the server's log")?;
@@ -93,6 +110,67 @@ impl Server {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns the answer to a statement, as plain text.
+    pub fn query(&self, database: &str, statement: &str) -> Result<String> {
+        let mut command = Command::new(self.programs.join("psql"));
+        command.args([
+            "-X",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            database,
+            "-c",
+            statement,
+        ]);
+        let output = command.output().with_context(|| format!("run {command:?}"))?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{statement} failed: {error}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Counts the waits for locks that the log has so far.
+    pub fn lock_waits(&self) -> Result<LockWaits> {
+        let log = fs::read(self.folder.join("log")).context("read the server's log")?;
+        let mut waits = LockWaits::default();
+        let mut is_wait = false;
+        for line in String::from_utf8_lossy(&log).lines() {
+            if line.contains("still waiting for") {
+                waits.all += 1;
+                is_wait = true;
+            } else if line.contains("STATEMENT:") {
+                waits.of_claims += u64::from(is_wait && line.contains(CLAIMS));
+                is_wait = false;
+            } else if is_wait && line.contains(CLAIMS) {
+                // A statement of several lines.
+                waits.of_claims += 1;
+                is_wait = false;
+            }
+        }
+        Ok(waits)
+    }
+
+    /// Returns the processor time that the server has taken, with all its sessions.
+    pub fn cpu_micros(&self) -> Result<f64> {
+        let own = self.process.id();
+        let mut ticks = 0;
+        for process in fs::read_dir("/proc")
+            .context("read /proc")?
+            .filter_map(Result::ok)
+        {
+            // Gone in between, or not a process.
+            let Ok(stat) = fs::read_to_string(process.path().join("stat")) else {
+                continue;
+            };
+            ticks += ticks_of(&stat, own).unwrap_or(0);
+        }
+        Ok(ticks as f64 * MICROS_PER_TICK)
+    }
+
     /// Runs the measurement on a new, empty database.
     pub fn with_database<T>(&self, measure: impl FnOnce(&str) -> Result<T>) -> Result<T> {
         const NAME: &str = "measured";
@@ -123,8 +201,29 @@ impl Drop for Server {
     }
 }
 
+/// Returns the ticks of a process of the server by its `/proc/PID/stat`; of the first one with those of ended sessions.
+fn ticks_of(stat: &str, server: u32) -> Option<u64> {
+    let (head, tail) = stat.rsplit_once(')')?;
+    let pid: u32 = head.split_once(' ')?.0.parse().ok()?;
+    // The state comes first.
+    let fields: Vec<&str> = tail.split_whitespace().collect();
+    let parent: u32 = fields.get(1)?.parse().ok()?;
+    let used = if pid == server {
+        11..15
+    } else if parent == server {
+        11..13
+    } else {
+        return None;
+    };
+    fields
+        .get(used)?
+        .iter()
+        .map(|field| field.parse::<u64>().ok())
+        .sum()
+}
+
 /// Returns a command that runs as another user if this one is root, which PostgreSQL refuses.
-fn as_user(program: &Path) -> Result<Command> {
+pub fn as_user(program: &Path) -> Result<Command> {
     if !debian::is_root()? {
         return Ok(Command::new(program));
     }
@@ -139,4 +238,19 @@ fn finish(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("run {command:?}"))?;
     ensure!(status.success(), "{command:?} failed: {status}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_count_for_their_server() {
+        let stat = |pid, parent| {
+            format!("{pid} (postgres: a ) b) S {parent} 1 1 0 -1 0 0 0 0 0 100 20 3 4 20 0 1 0 99 0 0")
+        };
+        assert_eq!(ticks_of(&stat(7, 1), 7), Some(127));
+        assert_eq!(ticks_of(&stat(8, 7), 7), Some(120));
+        assert_eq!(ticks_of(&stat(9, 1), 7), None);
+    }
 }
