@@ -1,12 +1,18 @@
 //! `orderly queue`, `pause`, `resume` and `status`: the queue and readiness of a running server.
 
+use std::time::Duration;
+
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::client::{Client, Refused, read};
 use super::failure::Failure;
 use super::flags::{self, Flags};
 use super::{Verdict, fields, output};
+
+/// Time for the queue of a server; a store that hangs takes longer.
+const QUEUE_TIME_MAX: Duration = Duration::from_millis(2_500);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -49,7 +55,12 @@ impl ActionArgs {
 /// Shows readiness, and the queue even if the server is not ready, when it can read it.
 pub async fn status(args: &Args) -> Result<Verdict, Failure> {
     let client = args.client()?;
-    let not_ready = match client.get("/readyz", &[("verbose", String::new())]).await {
+    let verbose = [("verbose", String::new())];
+    let (ready, queue) = tokio::join!(
+        client.get("/readyz", &verbose),
+        timeout(QUEUE_TIME_MAX, client.get("/queue", &[]))
+    );
+    let not_ready = match ready {
         Ok(_) => None,
         Err(failure) => match Refused::of(&failure) {
             Some(refused) if refused.is_unavailable && refused.detail.is_some() => refused.detail.clone(),
@@ -57,18 +68,20 @@ pub async fn status(args: &Args) -> Result<Verdict, Failure> {
             Some(_) | None => return Err(failure),
         },
     };
-    let queue = match (client.get("/queue", &[]).await, &not_ready) {
-        (Ok(queue), _) => Some(queue),
-        (Err(failure), None) => return Err(failure),
-        (Err(_), Some(_)) => None,
+    let queue = match (queue, &not_ready) {
+        (Ok(Ok(queue)), _) => Some(queue),
+        (Ok(Err(failure)), None) => return Err(failure),
+        (Ok(Err(_)) | Err(_), _) => None,
     };
     if args.json {
         let queue: Option<Box<RawValue>> = queue.as_deref().map(read).transpose()?;
         output::json(&json!({"ready": not_ready.is_none(), "reason": not_ready, "queue": queue}))?;
     } else {
-        let readiness = not_ready
-            .as_deref()
-            .map_or_else(|| "ready".to_owned(), |reason| format!("not ready: {reason}"));
+        let readiness = match (not_ready.as_deref(), &queue) {
+            (Some(reason), _) => format!("not ready: {reason}; `orderly doctor` says what to do"),
+            (None, None) => "ready, but its queue cannot be read now; `orderly doctor` says why".to_owned(),
+            (None, Some(_)) => "ready".to_owned(),
+        };
         output::result(&format!(
             "{} is {}",
             client.shown_url(),
